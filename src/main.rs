@@ -1,0 +1,3 @@
+//! The command line of calry-gitops.
+
+fn main() {}

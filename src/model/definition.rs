@@ -1,0 +1,173 @@
+//! Integration definitions: as git wants them, as Calry has them, and the update that leads from one to the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use jiff::civil::Date;
+
+use super::{DesiredPartnerKey, PartnerKey, Provider};
+
+/// The fields of one group that are on. A field not named is off.
+pub type FieldSet = BTreeSet<String>;
+
+/// Group, then field, then whether it is synced: every field that Calry knows, the false ones included.
+pub type LiveFields = BTreeMap<String, BTreeMap<String, bool>>;
+
+/// What git wants of one provider. What is absent is not managed and stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// The provider.
+    pub provider: Provider,
+    /// The icon, where it is managed.
+    pub icon: Option<Icon>,
+    /// The managed halves of the partner key.
+    pub partner_key: DesiredPartnerKey,
+    /// The managed groups, each with the fields that are on.
+    pub fields: BTreeMap<String, FieldSet>,
+    /// Whether changes to this provider are held back.
+    pub hold: Option<Hold>,
+}
+
+/// An absolute http or https URL.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Icon(String);
+
+/// A text that cannot be an icon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an icon is an absolute http or https URL without a user or password, of at most {} characters", Icon::MAX_LEN)]
+pub struct InvalidIcon;
+
+impl Icon {
+    /// The longest URL that is taken, in bytes.
+    pub const MAX_LEN: usize = 2048;
+
+    /// Parses an icon's URL. The text is kept as it is written: Calry is sent what git says.
+    ///
+    /// # Errors
+    /// [`InvalidIcon`] for anything but an absolute http or https URL.
+    pub fn parse(text: &str) -> Result<Self, InvalidIcon> {
+        let plain = text.len() <= Self::MAX_LEN && !text.chars().any(|c| c.is_control() || c.is_whitespace());
+        let absolute = url::Url::parse(text).is_ok_and(|url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+        });
+        // The URL standard reads `https:host` and `https:\\host` as absolute; a person would not.
+        let written_so =
+            ["http://", "https://"].iter().any(|p| text.get(..p.len()).is_some_and(|t| t.eq_ignore_ascii_case(p)));
+        if plain && absolute && written_so { Ok(Self(text.to_owned())) } else { Err(InvalidIcon) }
+    }
+
+    /// The URL as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Icon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A stop to all changes of a provider, until a day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// In force to the end of this day, UTC.
+    pub until: Date,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+impl Hold {
+    /// Whether the hold is in force on a day (UTC).
+    #[must_use]
+    pub fn in_force(&self, today: Date) -> bool {
+        today <= self.until
+    }
+}
+
+/// One integration definition as Calry answered with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// Calry's id, a UUID.
+    pub id: String,
+    /// A name for people, such as "Hostaway Integration".
+    pub name: String,
+    /// The provider.
+    pub provider: Provider,
+    /// The icon's URL.
+    pub icon: Option<String>,
+    /// The partner key; its values may be masks.
+    pub partner_key: PartnerKey,
+    /// Every group with every field.
+    pub fields: LiveFields,
+    /// RFC 3339, with milliseconds; moves with every update.
+    pub updated_at: String,
+}
+
+/// The body of an update: what is `None` is not sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// The icon.
+    pub icon: Option<String>,
+    /// The whole partner key: an update that touches it carries both halves in full (trap 4).
+    pub partner_key: Option<PartnerKey>,
+    /// Of every group, the fields that are on; each is sent as `true` and no other is named (traps 1-3).
+    pub fields: Option<BTreeMap<String, FieldSet>>,
+}
+
+/// The HTTP method of an update. Calry's pages do not name it; every other update of the API is PATCH.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpdateMethod {
+    /// Absent top-level fields stay as they are.
+    #[default]
+    Patch,
+    /// Absent top-level fields may be cleared: an update carries all three (trap 5).
+    Put,
+}
+
+impl UpdateMethod {
+    /// As HTTP writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Patch => "PATCH",
+            Self::Put => "PUT",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_icon_is_an_absolute_web_address() {
+        for good in ["https://cdn.example.com/a.png", "http://x/", "HTTPS://x/y?z"] {
+            assert!(Icon::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "a.png",
+            "//cdn/x",
+            "ftp://x/y",
+            "https:x",
+            "https://",
+            "javascript:alert(1)",
+            "https://u:p@x/",
+            "https://x/ y",
+        ] {
+            assert_eq!(Icon::parse(bad), Err(InvalidIcon), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_hold_lasts_to_the_end_of_its_day() {
+        let hold = Hold { until: jiff::civil::date(2026, 3, 1), reason: None };
+        assert!(hold.in_force(jiff::civil::date(2026, 3, 1)));
+        assert!(!hold.in_force(jiff::civil::date(2026, 3, 2)));
+    }
+}

@@ -1,0 +1,103 @@
+//! Problems in definition files, as data: where, what, and what would be right. How they look is for `render` to say.
+
+/// Whether a file can be used in spite of a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// The file is not used.
+    Error,
+    /// The file is used; `--strict` makes it an error.
+    Warning,
+}
+
+/// The kind of a problem, stable across versions: what scripts match and what a flood is counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    /// The file cannot be read: missing, not a regular file, too large, outside the directory, not UTF-8.
+    Unreadable,
+    /// The file is not YAML, or uses what this format leaves out: aliases, tags, several documents.
+    Syntax,
+    /// A key that the format does not have.
+    UnknownKey,
+    /// A key, or a field, that is there twice.
+    DuplicateKey,
+    /// A key that must be there and is not.
+    MissingKey,
+    /// A value of the wrong type.
+    WrongType,
+    /// A value of the right type that is not allowed.
+    InvalidValue,
+    /// The file's name does not fit its provider.
+    FileName,
+    /// Two files for one provider.
+    DuplicateProvider,
+    /// A secret that is referred to and not at hand.
+    MissingSecret,
+    /// A provider that nobody knows, or that the workspace does not have.
+    UnknownProvider,
+    /// A group or field that nobody knows.
+    UnknownField,
+    /// A value that looks like a credential and is written out.
+    PlainCredential,
+    /// A group, or a partner key, without anything in it.
+    Empty,
+    /// A hold without a reason, or one that is over.
+    Hold,
+    /// More problems than are worth telling.
+    TooMany,
+}
+
+impl Code {
+    /// The name in output, in kebab case.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::Syntax => "syntax",
+            Self::UnknownKey => "unknown-key",
+            Self::DuplicateKey => "duplicate-key",
+            Self::MissingKey => "missing-key",
+            Self::WrongType => "wrong-type",
+            Self::InvalidValue => "invalid-value",
+            Self::FileName => "file-name",
+            Self::DuplicateProvider => "duplicate-provider",
+            Self::MissingSecret => "missing-secret",
+            Self::UnknownProvider => "unknown-provider",
+            Self::UnknownField => "unknown-field",
+            Self::PlainCredential => "plain-credential",
+            Self::Empty => "empty",
+            Self::Hold => "hold",
+            Self::TooMany => "too-many",
+        }
+    }
+}
+
+/// One problem of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Error or warning.
+    pub severity: Severity,
+    /// Its kind.
+    pub code: Code,
+    /// The file's name within the definitions directory.
+    pub file: String,
+    /// Where in the file, and the line itself; `None` where the problem is the file as a whole.
+    pub excerpt: Option<Excerpt>,
+    /// What is wrong, as a sentence. Holds no value that stands below `partnerKey`.
+    pub message: String,
+    /// What would be right.
+    pub help: Option<String>,
+}
+
+/// A place in a file with the line's text, already masked: it holds nothing that may not be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// The line, from 1.
+    pub line: usize,
+    /// The column of the first character that is meant, from 1, in characters.
+    pub column: usize,
+    /// How many characters are meant, at least 1.
+    pub width: usize,
+    /// The line's text, masked, without its line break. Where masking took the place itself away, it is padded so that
+    /// `column` still points into it.
+    pub text: String,
+}

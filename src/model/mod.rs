@@ -1,0 +1,28 @@
+//! The vocabulary that every other room speaks: providers, definitions (desired and live), fields, partner keys, secrets.
+//!
+//! Parsing happens at the edges, into these types; what they hold is valid. This room never reads a file, opens a socket,
+//! looks at a clock or knows a serialization format.
+
+mod catalogue;
+mod definition;
+mod diagnostic;
+mod partner_key;
+mod provider;
+mod revision;
+mod secret;
+mod template;
+mod text;
+mod workspace;
+
+pub use catalogue::{Catalogue, KNOWN_LISTING_FIELDS, KNOWN_PROVIDERS, closest};
+pub use definition::{Desired, FieldSet, Hold, Icon, InvalidIcon, Live, LiveFields, Update, UpdateMethod};
+pub use diagnostic::{Code, Diagnostic, Excerpt, Severity};
+pub use partner_key::{
+    DesiredPartnerKey, DesiredValue, Half, InvalidHeader, PartnerKey, check_header_name, check_header_value,
+};
+pub use provider::{InvalidProvider, Provider};
+pub use revision::Revision;
+pub use secret::{InvalidSecretName, Scrubber, Secret, SecretName};
+pub use template::{InvalidTemplate, Template};
+pub use text::{ellipsize, printable};
+pub use workspace::{InvalidSlug, Slug, Workspace};

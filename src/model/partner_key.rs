@@ -1,0 +1,154 @@
+//! How a workspace identifies itself to a provider: headers and query parameters, whose values are secrets.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::{Secret, SecretName, Template};
+
+/// One of the two halves of a partner key. Each is managed, or left alone, by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Half {
+    /// HTTP headers; their names are case-insensitive (RFC 9110, section 5.1).
+    Headers,
+    /// Query parameters; their names are case-sensitive.
+    QueryParams,
+}
+
+impl Half {
+    /// Both halves, in the order in which they are written.
+    pub const BOTH: [Self; 2] = [Self::Headers, Self::QueryParams];
+
+    /// The key under `partnerKey`.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Headers => "headers",
+            Self::QueryParams => "queryParams",
+        }
+    }
+
+    /// A name in the form in which two equal names of this half are the same text.
+    #[must_use]
+    pub fn fold(self, name: &str) -> String {
+        match self {
+            Self::Headers => name.to_ascii_lowercase(),
+            Self::QueryParams => name.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Half {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.key())
+    }
+}
+
+/// A partner key with its values: what Calry holds, or what an update sends. An absent half is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartnerKey {
+    /// HTTP headers.
+    pub headers: Option<BTreeMap<String, Secret>>,
+    /// Query parameters.
+    pub query_params: Option<BTreeMap<String, Secret>>,
+}
+
+impl PartnerKey {
+    /// One half.
+    #[must_use]
+    pub fn half(&self, half: Half) -> Option<&BTreeMap<String, Secret>> {
+        match half {
+            Half::Headers => self.headers.as_ref(),
+            Half::QueryParams => self.query_params.as_ref(),
+        }
+    }
+
+    /// One half, to change.
+    pub fn half_mut(&mut self, half: Half) -> &mut Option<BTreeMap<String, Secret>> {
+        match half {
+            Half::Headers => &mut self.headers,
+            Half::QueryParams => &mut self.query_params,
+        }
+    }
+
+    /// Every value of both halves.
+    pub fn values(&self) -> impl Iterator<Item = &Secret> {
+        self.headers.iter().chain(&self.query_params).flat_map(BTreeMap::values)
+    }
+}
+
+/// A value that git wants below `partnerKey`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredValue {
+    /// What the file says.
+    pub template: Template,
+    /// What it amounts to; `None` where its secrets are not at hand, and will be resolved at apply time.
+    pub value: Option<Secret>,
+}
+
+impl DesiredValue {
+    /// The secrets it refers to; none for a value that is written out.
+    pub fn references(&self) -> impl Iterator<Item = &SecretName> {
+        self.template.references()
+    }
+}
+
+/// The halves of a partner key that git manages; an absent half is left alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DesiredPartnerKey {
+    /// HTTP headers.
+    pub headers: Option<BTreeMap<String, DesiredValue>>,
+    /// Query parameters.
+    pub query_params: Option<BTreeMap<String, DesiredValue>>,
+}
+
+impl DesiredPartnerKey {
+    /// One half.
+    #[must_use]
+    pub fn half(&self, half: Half) -> Option<&BTreeMap<String, DesiredValue>> {
+        match half {
+            Half::Headers => self.headers.as_ref(),
+            Half::QueryParams => self.query_params.as_ref(),
+        }
+    }
+
+    /// One half, to change.
+    pub fn half_mut(&mut self, half: Half) -> &mut Option<BTreeMap<String, DesiredValue>> {
+        match half {
+            Half::Headers => &mut self.headers,
+            Half::QueryParams => &mut self.query_params,
+        }
+    }
+
+    /// Every value of both halves.
+    pub fn values(&self) -> impl Iterator<Item = &DesiredValue> {
+        self.headers.iter().chain(&self.query_params).flat_map(BTreeMap::values)
+    }
+}
+
+/// A header that cannot be sent. It never repeats the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidHeader {
+    /// The name is not a token.
+    #[error("a header name is a token of RFC 9110: letters, digits and !#$%&'*+-.^_`|~")]
+    Name,
+    /// The value holds a control character.
+    #[error("a header value holds no control characters, such as a line break")]
+    Value,
+}
+
+/// Checks a header's name: a token of RFC 9110, section 5.6.2.
+///
+/// # Errors
+/// [`InvalidHeader::Name`].
+pub fn check_header_name(name: &str) -> Result<(), InvalidHeader> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if !name.is_empty() && name.bytes().all(token) { Ok(()) } else { Err(InvalidHeader::Name) }
+}
+
+/// Checks a header's value: no control characters.
+///
+/// # Errors
+/// [`InvalidHeader::Value`].
+pub fn check_header_value(value: &Secret) -> Result<(), InvalidHeader> {
+    if value.expose().chars().any(char::is_control) { Err(InvalidHeader::Value) } else { Ok(()) }
+}

@@ -1,0 +1,60 @@
+//! The key of a definition: which property-management system it is about.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A property-management provider, such as `HOSTAWAY`: `[A-Z][A-Z0-9_]*`, at most [`Provider::MAX_LEN`] bytes.
+///
+/// The list of providers grows on Calry's side, so any name of that form is a provider; whether the workspace has it is
+/// for the live state to say.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Provider(Arc<str>);
+
+/// A name that cannot be a provider.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "a provider is written in capitals, digits and underscores, begins with a letter and has at most {} characters",
+    Provider::MAX_LEN
+)]
+pub struct InvalidProvider;
+
+impl Provider {
+    /// The longest name that is taken, in bytes.
+    pub const MAX_LEN: usize = 64;
+
+    /// Parses a provider's name.
+    ///
+    /// # Errors
+    /// [`InvalidProvider`] where the name is not of the form `[A-Z][A-Z0-9_]*` or is too long.
+    pub fn parse(name: &str) -> Result<Self, InvalidProvider> {
+        let mut bytes = name.bytes();
+        let valid = name.len() <= Self::MAX_LEN
+            && bytes.next().is_some_and(|first| first.is_ascii_uppercase())
+            && bytes.all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+        if valid { Ok(Self(name.into())) } else { Err(InvalidProvider) }
+    }
+
+    /// The name as Calry writes it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name of its definition file without the ending: the provider in lower case.
+    #[must_use]
+    pub fn file_stem(&self) -> String {
+        self.0.to_ascii_lowercase()
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,25 @@
+//! The git commit that definitions were read from.
+
+/// A commit, and whether the files differ from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    /// The commit's id, in hexadecimal digits.
+    pub commit: String,
+    /// The first line of its message.
+    pub subject: String,
+    /// The author's name.
+    pub author: String,
+    /// When it was committed: RFC 3339, UTC, seconds.
+    pub time: String,
+    /// Whether the definition files differ from what the commit holds.
+    pub dirty: bool,
+}
+
+impl Revision {
+    /// The commit in the short form that people read, with a mark where the files differ from it.
+    #[must_use]
+    pub fn short(&self) -> String {
+        let commit = self.commit.get(..10).unwrap_or(&self.commit);
+        if self.dirty { format!("{commit}+dirty") } else { commit.to_owned() }
+    }
+}

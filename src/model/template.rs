@@ -1,0 +1,128 @@
+//! Values below `partnerKey` as a file writes them: literal text and `${secret:NAME}` references.
+
+use super::{Secret, SecretName};
+
+/// A value with references to secrets. `$${` stands for a literal `${`; any other `${` is an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+/// Literal text is held as a secret too: by its position it may be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(Secret),
+    Reference(SecretName),
+}
+
+/// A template that cannot be read. It says where, never what: the text around may be a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTemplate {
+    /// `${` that does not begin a reference.
+    #[error(
+        "`${{` begins a reference, and the only reference is `${{secret:NAME}}`; a literal `${{` is written `$${{`"
+    )]
+    NotAReference,
+    /// `${secret:` without its closing brace.
+    #[error("the reference is not closed: write `${{secret:NAME}}`")]
+    Unclosed,
+    /// A name of another form.
+    #[error("{0}", super::InvalidSecretName)]
+    Name,
+}
+
+impl Template {
+    /// Parses a value.
+    ///
+    /// # Errors
+    /// [`InvalidTemplate`], for the first thing that is wrong.
+    pub fn parse(text: &str) -> Result<Self, InvalidTemplate> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find("${") {
+            let (before, from) = rest.split_at(at);
+            if let Some(before) = before.strip_suffix('$') {
+                literal.push_str(before);
+                literal.push_str("${");
+                rest = from.strip_prefix("${").unwrap_or_default();
+                continue;
+            }
+            literal.push_str(before);
+            let reference = from.strip_prefix("${secret:").ok_or(InvalidTemplate::NotAReference)?;
+            let (name, after) = reference.split_once('}').ok_or(InvalidTemplate::Unclosed)?;
+            let name = SecretName::parse(name).map_err(|_| InvalidTemplate::Name)?;
+            if !literal.is_empty() {
+                parts.push(Part::Literal(Secret::new(std::mem::take(&mut literal))));
+            }
+            parts.push(Part::Reference(name));
+            rest = after;
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            parts.push(Part::Literal(Secret::new(literal)));
+        }
+        Ok(Self { parts })
+    }
+
+    /// The secrets that are referred to, in order.
+    pub fn references(&self) -> impl Iterator<Item = &SecretName> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Reference(name) => Some(name),
+            Part::Literal(_) => None,
+        })
+    }
+
+    /// Fills the references in.
+    ///
+    /// # Errors
+    /// The names for which `lookup` has nothing, in order.
+    pub fn resolve(&self, mut lookup: impl FnMut(&SecretName) -> Option<Secret>) -> Result<Secret, Vec<SecretName>> {
+        let mut value = String::new();
+        let mut missing = Vec::new();
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => value.push_str(text.expose()),
+                Part::Reference(name) => match lookup(name) {
+                    Some(secret) => value.push_str(secret.expose()),
+                    None => missing.push(name.clone()),
+                },
+            }
+        }
+        if missing.is_empty() { Ok(Secret::new(value)) } else { Err(missing) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str) -> Result<String, InvalidTemplate> {
+        let filled = Template::parse(text)?.resolve(|name| Some(Secret::new(format!("<{name}>"))));
+        Ok(filled.unwrap().expose().to_owned())
+    }
+
+    #[test]
+    fn references_are_filled_in_and_dollars_are_kept() {
+        assert_eq!(resolve("Bearer ${secret:a-token}").unwrap(), "Bearer <a-token>");
+        assert_eq!(resolve("${secret:a}${secret:b}").unwrap(), "<a><b>");
+        assert_eq!(resolve("$${secret:a}").unwrap(), "${secret:a}");
+        assert_eq!(resolve("$ $5 }{ $").unwrap(), "$ $5 }{ $");
+        assert_eq!(resolve("").unwrap(), "");
+    }
+
+    #[test]
+    fn a_filled_in_secret_is_not_read_as_a_template_again() {
+        let t = Template::parse("${secret:a}").unwrap();
+        assert_eq!(t.resolve(|_| Some(Secret::new("${secret:b}"))).unwrap().expose(), "${secret:b}");
+    }
+
+    #[test]
+    fn every_other_reference_is_refused() {
+        assert_eq!(resolve("${env:HOME}"), Err(InvalidTemplate::NotAReference));
+        assert_eq!(resolve("${"), Err(InvalidTemplate::NotAReference));
+        assert_eq!(resolve("${secret:a"), Err(InvalidTemplate::Unclosed));
+        assert_eq!(resolve("${secret:../etc}"), Err(InvalidTemplate::Name));
+        assert_eq!(resolve("${secret:}"), Err(InvalidTemplate::Name));
+    }
+}

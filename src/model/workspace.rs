@@ -1,0 +1,47 @@
+//! The workspace that an API key belongs to.
+
+use std::fmt;
+
+/// A workspace as Calry answered with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workspace {
+    /// A UUID.
+    pub id: String,
+    /// A name for people.
+    pub name: String,
+    /// The short name that `workspace.yaml` pins.
+    pub slug: String,
+}
+
+/// A workspace's short name as a file pins it: letters, digits, `-`, `_` and `.`, at most 128.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slug(String);
+
+/// A text that cannot be a slug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a slug is written in letters, digits, `-`, `_` and `.`, and has at most 128 characters")]
+pub struct InvalidSlug;
+
+impl Slug {
+    /// Parses a slug.
+    ///
+    /// # Errors
+    /// [`InvalidSlug`] where the text has another form.
+    pub fn parse(text: &str) -> Result<Self, InvalidSlug> {
+        let valid = (1..=128).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidSlug) }
+    }
+
+    /// The slug as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Slug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

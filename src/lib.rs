@@ -26,6 +26,7 @@
 //! `tests/architecture.rs` reads the code and holds it to this table.
 
 pub mod model;
+pub mod plan;
 pub mod remote;
 pub mod repo;
 pub mod sandbox;

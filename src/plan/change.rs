@@ -1,0 +1,151 @@
+//! One difference between two definitions, as data that can be shown: a value below `partnerKey` is never in it.
+
+use crate::model::{Half, SecretName};
+
+/// A difference at one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The icon.
+    Icon {
+        /// Live.
+        before: Option<String>,
+        /// Desired.
+        after: Option<String>,
+    },
+    /// A field of a group. A field that a definition does not have is `None`.
+    Field {
+        /// The group, such as `listing`.
+        group: String,
+        /// The field.
+        field: String,
+        /// Live.
+        before: Option<bool>,
+        /// Desired.
+        after: bool,
+    },
+    /// A value below `partnerKey`.
+    Key {
+        /// Which half.
+        half: Half,
+        /// The header or parameter.
+        name: String,
+        /// What happens to it.
+        change: KeyChange,
+        /// The secrets that the desired value refers to; none where it is written out.
+        secrets: Vec<SecretName>,
+    },
+}
+
+/// What happens to a value that cannot be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyChange {
+    /// Live has no such name.
+    Added,
+    /// Git has no such name.
+    Removed,
+    /// The value differs.
+    Changed,
+    /// Calry shows a mask, and what stands behind it is not what was last applied, or nobody knows.
+    Masked,
+}
+
+/// A value as it may be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Nothing there, or nothing that may be shown.
+    None,
+    /// On or off.
+    Bool(bool),
+    /// Text.
+    Text(String),
+}
+
+/// A field that Calry did not take over: what was sent, and what it answered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Where.
+    pub path: String,
+    /// What was sent; `None` where it may not be shown.
+    pub sent: Value,
+    /// What Calry kept; `None` where it may not be shown.
+    pub kept: Value,
+    /// Whether the values are withheld.
+    pub sensitive: bool,
+}
+
+impl Change {
+    /// Where, such as `fieldsToSync.listing.pictures`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        match self {
+            Self::Icon { .. } => "icon".to_owned(),
+            Self::Field { group, field, .. } => dotted(&["fieldsToSync", group, field]),
+            Self::Key { half, name, .. } => dotted(&["partnerKey", half.key(), name]),
+        }
+    }
+
+    /// The live value.
+    #[must_use]
+    pub fn before(&self) -> Value {
+        match self {
+            Self::Icon { before, .. } => before.clone().map_or(Value::None, Value::Text),
+            Self::Field { before, .. } => before.map_or(Value::None, Value::Bool),
+            Self::Key { .. } => Value::None,
+        }
+    }
+
+    /// The desired value.
+    #[must_use]
+    pub fn after(&self) -> Value {
+        match self {
+            Self::Icon { after, .. } => after.clone().map_or(Value::None, Value::Text),
+            Self::Field { after, .. } => Value::Bool(*after),
+            Self::Key { .. } => Value::None,
+        }
+    }
+
+    /// Whether its values are withheld.
+    #[must_use]
+    pub const fn sensitive(&self) -> bool {
+        matches!(self, Self::Key { .. })
+    }
+
+    /// The same difference, told after an update that should have ended it.
+    #[must_use]
+    pub fn into_mismatch(self) -> Mismatch {
+        Mismatch { path: self.path(), sent: self.after(), kept: self.before(), sensitive: self.sensitive() }
+    }
+}
+
+/// A path with its segments joined by dots. A segment that is not a plain word is quoted, so that every path reads in one
+/// way only.
+#[must_use]
+pub fn dotted(segments: &[&str]) -> String {
+    let mut path = String::new();
+    for segment in segments {
+        let plain =
+            !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        if plain {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(segment);
+        } else {
+            path.push_str("[\"");
+            path.push_str(&segment.replace('\\', "\\\\").replace('"', "\\\""));
+            path.push_str("\"]");
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_reads_in_one_way_only() {
+        assert_eq!(dotted(&["partnerKey", "headers", "x-api-key"]), "partnerKey.headers.x-api-key");
+        assert_eq!(dotted(&["partnerKey", "queryParams", "a.b\"c"]), "partnerKey.queryParams[\"a.b\\\"c\"]");
+    }
+}

@@ -1,0 +1,307 @@
+//! The comparison, and the update that follows from it.
+//!
+//! Traps 1 to 7 of the API are handled here and nowhere else: see [`payload`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::civil::Date;
+
+use super::change::{Change, KeyChange, Mismatch, Value, dotted};
+use super::{Cause, Digest, Entry, Payload, Plan, Step, Unresolved, Verdict};
+use crate::model::{
+    Desired, DesiredValue, Half, Live, PartnerKey, Provider, Revision, Secret, Update, UpdateMethod, Workspace,
+};
+
+/// One definition file, as far as the plan needs it.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// The file's name.
+    pub file: String,
+    /// Its provider, where the file or its name says one.
+    pub provider: Option<Provider>,
+    /// What it wants; `None` where it has errors.
+    pub desired: Option<Arc<Desired>>,
+}
+
+/// The desired state that was last applied, or found in place, of each provider.
+pub type Applied = BTreeMap<Provider, Arc<Desired>>;
+
+/// What a plan depends on beside files and live state.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The day in UTC, for holds.
+    pub today: Date,
+    /// PATCH or PUT.
+    pub method: UpdateMethod,
+    /// What this process remembers.
+    pub applied: &'a Applied,
+}
+
+/// Compares files with the live state.
+#[must_use]
+pub fn plan(
+    workspace: Workspace,
+    revision: Option<Revision>,
+    files: impl IntoIterator<Item = Input>,
+    live: impl IntoIterator<Item = Live>,
+    unreadable: &[(Provider, String)],
+    context: Context<'_>,
+) -> Plan {
+    let mut live: BTreeMap<Provider, Live> = live.into_iter().map(|l| (l.provider.clone(), l)).collect();
+    let mut managed = BTreeSet::new();
+    let mut entries: Vec<Entry> = Vec::new();
+    for Input { file, provider, desired } in files {
+        let mut unresolved = Vec::new();
+        managed.extend(provider.clone());
+        let verdict = match (&provider, desired) {
+            (Some(provider), Some(desired)) => {
+                if let Some((_, problem)) = unreadable.iter().find(|(p, _)| p == provider) {
+                    Verdict::Unreadable(problem.clone())
+                } else if let Some(live) = live.remove(provider) {
+                    let compared = compare(&desired, &live, context.applied.get(provider).map(|d| &**d));
+                    unresolved = compared.unresolved;
+                    verdict(desired, Arc::new(live), compared.changes, context)
+                } else {
+                    Verdict::Missing
+                }
+            }
+            _ => Verdict::Invalid,
+        };
+        entries.push(Entry { provider, file: Some(file), verdict, unresolved });
+    }
+    entries.extend(live.into_keys().filter(|provider| !managed.contains(provider)).map(|provider| Entry {
+        provider: Some(provider),
+        file: None,
+        verdict: Verdict::Unmanaged,
+        unresolved: Vec::new(),
+    }));
+    entries.sort_by(|a, b| {
+        (a.provider.is_none(), &a.provider, &a.file).cmp(&(b.provider.is_none(), &b.provider, &b.file))
+    });
+    let digest =
+        entries.iter().all(|e| e.unresolved.is_empty()).then(|| Digest::of(&workspace, context.method, &entries));
+    Plan { workspace, revision, entries, digest }
+}
+
+fn verdict(desired: Arc<Desired>, live: Arc<Live>, changes: Vec<Change>, context: Context<'_>) -> Verdict {
+    if let Some(hold) = desired.hold.as_ref().filter(|hold| hold.in_force(context.today)) {
+        return Verdict::Held { hold: hold.clone(), pending: changes };
+    }
+    if changes.is_empty() {
+        return Verdict::InSync(desired);
+    }
+    let known = context.applied.get(&desired.provider);
+    let cause = if known.is_some_and(|known| same_state(known, &desired)) { Cause::Drift } else { Cause::Change };
+    let payload = payload(&desired, &live, &changes, context.method);
+    Verdict::Update(Box::new(Step { desired, live, changes, cause, payload }))
+}
+
+/// Whether two desired states want the same; a hold says when, not what.
+fn same_state(a: &Desired, b: &Desired) -> bool {
+    let Desired { provider, icon, partner_key, fields, hold: _ } = a;
+    *provider == b.provider && *icon == b.icon && *partner_key == b.partner_key && *fields == b.fields
+}
+
+/// A provider that was read again just before its update.
+#[derive(Clone, Debug)]
+pub enum Refreshed {
+    /// The same changes are still due; carried-over parts are the fresh ones.
+    Due(Box<Step>),
+    /// Somebody already made it as desired.
+    InSync,
+    /// Other changes would be due than those that were planned.
+    Moved,
+}
+
+/// Plans one provider anew against a fresher live state, so that what changed meanwhile is not overwritten.
+#[must_use]
+pub fn refresh(step: &Step, live: Live, context: Context<'_>) -> Refreshed {
+    let changes = compare(&step.desired, &live, context.applied.get(&step.desired.provider).map(|d| &**d)).changes;
+    if changes.is_empty() {
+        return Refreshed::InSync;
+    }
+    if changes != step.changes {
+        return Refreshed::Moved;
+    }
+    let payload = payload(&step.desired, &live, &changes, context.method);
+    Refreshed::Due(Box::new(Step { live: Arc::new(live), payload, ..step.clone() }))
+}
+
+/// What an answer still differs in from what was wanted: git's part, and what the update carried over (trap 6).
+#[must_use]
+pub fn verify(desired: &Desired, sent: &Update, answer: &Live) -> Vec<Mismatch> {
+    let mut mismatches: Vec<Mismatch> =
+        compare(desired, answer, Some(desired)).changes.into_iter().map(Change::into_mismatch).collect();
+    let Update { icon, partner_key, fields } = sent;
+    if desired.icon.is_none() && icon.is_some() && *icon != answer.icon {
+        let text = |icon: &Option<String>| icon.clone().map_or(Value::None, Value::Text);
+        mismatches.push(Mismatch {
+            path: "icon".to_owned(),
+            sent: text(icon),
+            kept: text(&answer.icon),
+            sensitive: false,
+        });
+    }
+    for half in Half::BOTH {
+        let (Some(key), None) = (partner_key, desired.partner_key.half(half)) else { continue };
+        let empty = BTreeMap::new();
+        let sent = key.half(half).unwrap_or(&empty);
+        let kept = answer.partner_key.half(half).unwrap_or(&empty);
+        for name in sent.keys().chain(kept.keys()).collect::<BTreeSet<_>>() {
+            let same = match (sent.get(name), kept.get(name)) {
+                (Some(sent), Some(kept)) => sent == kept || kept.is_mask(),
+                _ => false,
+            };
+            if !same {
+                let path = dotted(&["partnerKey", half.key(), name]);
+                mismatches.push(Mismatch { path, sent: Value::None, kept: Value::None, sensitive: true });
+            }
+        }
+    }
+    for (group, on) in fields.iter().flatten().filter(|(group, _)| !desired.fields.contains_key(*group)) {
+        let empty = BTreeMap::new();
+        let kept = answer.fields.get(group).unwrap_or(&empty);
+        for field in on.iter().chain(kept.keys()).collect::<BTreeSet<_>>() {
+            let (sent, kept) = (on.contains(field), kept.get(field).copied());
+            if sent != kept.unwrap_or(false) {
+                mismatches.push(Mismatch {
+                    path: dotted(&["fieldsToSync", group, field]),
+                    sent: Value::Bool(sent),
+                    kept: kept.map_or(Value::None, Value::Bool),
+                    sensitive: false,
+                });
+            }
+        }
+    }
+    mismatches
+}
+
+struct Compared {
+    changes: Vec<Change>,
+    unresolved: Vec<Unresolved>,
+}
+
+/// Every difference in what git manages, sorted as a definition is written.
+fn compare(desired: &Desired, live: &Live, applied: Option<&Desired>) -> Compared {
+    // Destructured in full, so that a new managed part does not compile until somebody has compared it.
+    let Desired { provider: _, icon, partner_key, fields, hold: _ } = desired;
+    let mut changes = Vec::new();
+    let mut unresolved = Vec::new();
+    if let Some(icon) = icon
+        && live.icon.as_deref() != Some(icon.as_str())
+    {
+        changes.push(Change::Icon { before: live.icon.clone(), after: Some(icon.as_str().to_owned()) });
+    }
+    for half in Half::BOTH {
+        if let Some(wanted) = partner_key.half(half) {
+            let applied = applied.and_then(|applied| applied.partner_key.half(half));
+            compare_half(half, wanted, live.partner_key.half(half), applied, &mut changes, &mut unresolved);
+        }
+    }
+    for (group, on) in fields {
+        let empty = BTreeMap::new();
+        let now = live.fields.get(group).unwrap_or(&empty);
+        for field in on.iter().chain(now.keys()).collect::<BTreeSet<_>>() {
+            let (before, after) = (now.get(field).copied(), on.contains(field));
+            if before.unwrap_or(false) != after {
+                changes.push(Change::Field { group: group.clone(), field: field.clone(), before, after });
+            }
+        }
+    }
+    Compared { changes, unresolved }
+}
+
+fn compare_half(
+    half: Half,
+    wanted: &BTreeMap<String, DesiredValue>,
+    live: Option<&BTreeMap<String, Secret>>,
+    applied: Option<&BTreeMap<String, DesiredValue>>,
+    changes: &mut Vec<Change>,
+    unresolved: &mut Vec<Unresolved>,
+) {
+    let mut rest: BTreeMap<String, Vec<(&String, &Secret)>> = BTreeMap::new();
+    for (name, value) in live.into_iter().flatten() {
+        rest.entry(half.fold(name)).or_default().push((name, value));
+    }
+    for (name, value) in wanted {
+        let secrets: Vec<_> = value.references().cloned().collect();
+        let now = rest.remove(&half.fold(name)).unwrap_or_default();
+        let change = match (now.as_slice(), &value.value) {
+            ([], _) => Some(KeyChange::Added),
+            ([(_, now)], _) if now.is_mask() => {
+                let known = applied.and_then(|applied| applied.get(name)).and_then(|known| known.value.as_ref());
+                match &value.value {
+                    Some(wanted) => (known != Some(wanted)).then_some(KeyChange::Masked),
+                    None => {
+                        unresolved.push(Unresolved {
+                            path: dotted(&["partnerKey", half.key(), name]),
+                            secrets: secrets.clone(),
+                        });
+                        None
+                    }
+                }
+            }
+            (_, None) => {
+                unresolved
+                    .push(Unresolved { path: dotted(&["partnerKey", half.key(), name]), secrets: secrets.clone() });
+                None
+            }
+            ([(_, now)], Some(wanted)) => (*now != wanted).then_some(KeyChange::Changed),
+            // The same header twice, in two spellings: only a whole partner key makes it one again.
+            (_, Some(_)) => Some(KeyChange::Changed),
+        };
+        if let Some(change) = change {
+            changes.push(Change::Key { half, name: name.clone(), change, secrets });
+        }
+    }
+    for (name, _) in rest.into_values().flatten() {
+        changes.push(Change::Key { half, name: name.clone(), change: KeyChange::Removed, secrets: Vec::new() });
+    }
+}
+
+/// The update that leads from live to desired.
+///
+/// - Traps 1 and 2: of a group that is sent, exactly the fields that are to be on are named, each as `true`.
+/// - Trap 3: a `fieldsToSync` that is sent names every group of the live definition, the unmanaged ones as they are.
+/// - Trap 4: a `partnerKey` that is sent has both halves, the unmanaged one as it is.
+/// - Trap 5: under PUT all three top-level fields are sent.
+/// - Trap 7: a masked value is never carried over.
+fn payload(desired: &Desired, live: &Live, changes: &[Change], method: UpdateMethod) -> Payload {
+    let put = method == UpdateMethod::Put;
+    let mut update = Update::default();
+    if put || changes.iter().any(|c| matches!(c, Change::Icon { .. })) {
+        update.icon = desired.icon.as_ref().map(|icon| icon.as_str().to_owned()).or_else(|| live.icon.clone());
+    }
+    if put || changes.iter().any(|c| matches!(c, Change::Key { .. })) {
+        let mut key = PartnerKey::default();
+        for half in Half::BOTH {
+            *key.half_mut(half) = match desired.partner_key.half(half) {
+                Some(wanted) => {
+                    let values: Option<BTreeMap<_, _>> =
+                        wanted.iter().map(|(name, v)| Some((name.clone(), v.value.clone()?))).collect();
+                    let Some(values) = values else { return Payload::SecretsUnavailable };
+                    Some(values)
+                }
+                None => match live.partner_key.half(half) {
+                    Some(values) if values.values().any(Secret::is_mask) => return Payload::Masked(half),
+                    carried => carried.cloned(),
+                },
+            };
+        }
+        let absent = key == PartnerKey::default() && live.partner_key == PartnerKey::default();
+        update.partner_key = (!absent).then_some(key);
+    }
+    if put || changes.iter().any(|c| matches!(c, Change::Field { .. })) {
+        let mut groups: BTreeMap<String, BTreeSet<String>> = live
+            .fields
+            .iter()
+            .map(|(group, fields)| {
+                (group.clone(), fields.iter().filter(|(_, on)| **on).map(|(f, _)| f.clone()).collect())
+            })
+            .collect();
+        groups.extend(desired.fields.iter().map(|(group, on)| (group.clone(), on.clone())));
+        update.fields = Some(groups);
+    }
+    Payload::Ready(update)
+}

@@ -1,0 +1,113 @@
+//! The name of a plan: the same files and the same live state give the same one.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Change, Entry, Value, Verdict};
+use crate::model::{Half, UpdateMethod, Workspace};
+
+/// `sha256:` and 64 hexadecimal digits.
+///
+/// Of values below `partnerKey` only the position, the references and whether they differ go into it, written-out ones
+/// included: nobody can guess one from a digest. What stands behind them is covered by `updatedAt` on the live side.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Digest(String);
+
+/// A text that is not a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a digest is `sha256:` and 64 hexadecimal digits, as `plan` prints it")]
+pub struct InvalidDigest;
+
+impl Digest {
+    /// Parses a digest.
+    ///
+    /// # Errors
+    /// [`InvalidDigest`] for a text of another form.
+    pub fn parse(text: &str) -> Result<Self, InvalidDigest> {
+        let hex = text.strip_prefix("sha256:").ok_or(InvalidDigest)?;
+        let valid = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+        if valid { Ok(Self(text.to_ascii_lowercase())) } else { Err(InvalidDigest) }
+    }
+
+    pub(super) fn of(workspace: &Workspace, method: UpdateMethod, entries: &[Entry]) -> Self {
+        let mut hash = Hash(Sha256::new());
+        hash.text("calry-gitops plan 1");
+        hash.text(&workspace.id);
+        hash.text(method.as_str());
+        for entry in entries.iter().filter(|e| !matches!(e.verdict, Verdict::Unmanaged)) {
+            hash.text(entry.label());
+            hash.text(entry.file.as_deref().unwrap_or_default());
+            hash.text(entry.verdict.state());
+            match &entry.verdict {
+                Verdict::Update(step) => {
+                    hash.text(&step.live.id);
+                    hash.text(&step.live.updated_at);
+                    for half in Half::BOTH {
+                        for (name, value) in step.desired.partner_key.half(half).into_iter().flatten() {
+                            hash.text(half.key());
+                            hash.text(name);
+                            hash.list(value.references().map(ToString::to_string));
+                        }
+                    }
+                    for (group, on) in &step.desired.fields {
+                        hash.text(group);
+                        hash.list(on.iter().cloned());
+                    }
+                }
+                Verdict::Held { hold, .. } => hash.text(&hold.until.to_string()),
+                Verdict::Unreadable(problem) => hash.text(problem),
+                Verdict::InSync(_) | Verdict::Invalid | Verdict::Missing | Verdict::Unmanaged => {}
+            }
+            hash.number(entry.changes().len());
+            for change in entry.changes() {
+                hash.text(&change.path());
+                hash.value(&change.before());
+                hash.value(&change.after());
+                if let Change::Key { change, secrets, .. } = change {
+                    hash.text(&format!("{change:?}"));
+                    hash.list(secrets.iter().map(ToString::to_string));
+                }
+            }
+        }
+        let hex: String = hash.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Self(format!("sha256:{hex}"))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Every part is written with its length, so that no two different plans are the same bytes.
+struct Hash(Sha256);
+
+impl Hash {
+    fn number(&mut self, n: usize) {
+        self.0.update((n as u64).to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.number(text.len());
+        self.0.update(text.as_bytes());
+    }
+
+    fn list(&mut self, items: impl Iterator<Item = String>) {
+        let items: Vec<String> = items.collect();
+        self.number(items.len());
+        items.iter().for_each(|item| self.text(item));
+    }
+
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::None => self.text("none"),
+            Value::Bool(on) => self.text(if *on { "true" } else { "false" }),
+            Value::Text(text) => {
+                self.text("text");
+                self.text(text);
+            }
+        }
+    }
+}

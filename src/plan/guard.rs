@@ -1,0 +1,87 @@
+//! What a plan must pass before anything is sent.
+
+use super::{Digest, Plan};
+
+/// The limits that the operator set.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// The most providers that one plan may change.
+    pub max_changes: Option<usize>,
+    /// The plan that a person looked at and let through.
+    pub approve: Option<Digest>,
+}
+
+/// A plan that may be applied. Only [`Plan::approve`] makes one.
+#[derive(Clone, Debug)]
+pub struct Approved(Plan);
+
+impl Approved {
+    /// The plan.
+    #[must_use]
+    pub const fn plan(&self) -> &Plan {
+        &self.0
+    }
+}
+
+/// A plan that may not be applied, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refused {
+    /// The plan.
+    pub plan: Box<Plan>,
+    /// Why.
+    pub reason: Refusal,
+}
+
+/// Why a plan is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// More changes than the limit.
+    #[error(
+        "the plan is refused: it would change {changes} providers, and --max-changes allows {max}; look at it, and let \
+         exactly this plan through with: apply --approve {digest}"
+    )]
+    TooManyChanges {
+        /// How many providers it would change.
+        changes: usize,
+        /// The limit.
+        max: usize,
+        /// Its digest.
+        digest: Digest,
+    },
+    /// Another plan than the one that was approved.
+    #[error(
+        "the plan is refused: {approved} was approved, and this plan is {digest}; files or live state have changed \
+         since: look at the new plan and approve that"
+    )]
+    NotTheApprovedPlan {
+        /// What was approved.
+        approved: Digest,
+        /// What was planned.
+        digest: Digest,
+    },
+    /// A plan without a digest cannot be applied.
+    #[error("the plan is refused: it was made without secrets at hand")]
+    SecretsUnavailable,
+}
+
+impl Plan {
+    /// Holds the plan against the limits.
+    ///
+    /// # Errors
+    /// [`Refused`], with the plan, where it may not be applied.
+    pub fn approve(self, limits: &Limits) -> Result<Approved, Refused> {
+        let changes = self.steps().count();
+        let reason = match (&self.digest, &limits.approve, limits.max_changes) {
+            (None, _, _) => Refusal::SecretsUnavailable,
+            (Some(digest), Some(approved), _) if digest != approved => {
+                Refusal::NotTheApprovedPlan { approved: approved.clone(), digest: digest.clone() }
+            }
+            (Some(digest), None, Some(max)) if changes > max => {
+                Refusal::TooManyChanges { changes, max, digest: digest.clone() }
+            }
+            _ => return Ok(Approved(self)),
+        };
+        Err(Refused { plan: Box::new(self), reason })
+    }
+}

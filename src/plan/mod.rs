@@ -1,0 +1,207 @@
+//! Desired and live state to a plan, and the plan past the guard. Everything here is pure: today's date is an argument,
+//! and there is no clock, no I/O and no log.
+//!
+//! What it never does: send anything. A [`Plan`] is data; only an [`Approved`] one can be applied, and only
+//! [`Plan::approve`] makes one.
+
+mod change;
+mod diff;
+mod digest;
+mod guard;
+
+use std::sync::Arc;
+
+use crate::model::{Desired, Half, Hold, Live, Provider, Revision, SecretName, Update, Workspace};
+
+pub use change::{Change, KeyChange, Mismatch, Value, dotted};
+pub use diff::{Applied, Context, Input, Refreshed, plan, refresh, verify};
+pub use digest::{Digest, InvalidDigest};
+pub use guard::{Approved, Limits, Refusal, Refused};
+
+/// What would change, provider by provider, and why the rest would not.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The workspace it is for.
+    pub workspace: Workspace,
+    /// The git revision of the files; `None` outside a checkout.
+    pub revision: Option<Revision>,
+    /// Sorted by provider; files whose provider is not known come last, by name.
+    pub entries: Vec<Entry>,
+    /// The plan's name; `None` where secrets were not at hand.
+    pub digest: Option<Digest>,
+}
+
+/// One provider's part of a plan.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The provider; `None` for an invalid file that does not say.
+    pub provider: Option<Provider>,
+    /// The definition file's name; `None` where git does not manage the provider.
+    pub file: Option<String>,
+    /// What is to be done, or why nothing is.
+    pub verdict: Verdict,
+    /// Values that cannot be compared here because their secrets are not at hand.
+    pub unresolved: Vec<Unresolved>,
+}
+
+/// What is to be done about one provider.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Live is as desired.
+    InSync(Arc<Desired>),
+    /// Live differs.
+    Update(Box<Step>),
+    /// Live may differ, and the file says not to touch it.
+    Held {
+        /// Until when, and why.
+        hold: Hold,
+        /// What would change without the hold.
+        pending: Vec<Change>,
+    },
+    /// The file has errors.
+    Invalid,
+    /// The workspace has no such provider.
+    Missing,
+    /// Calry's answer for this provider cannot be read; the sentence says why.
+    Unreadable(String),
+    /// There is no file: git does not manage it.
+    Unmanaged,
+}
+
+/// The update of one provider.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What git wants.
+    pub desired: Arc<Desired>,
+    /// What Calry had when the plan was made.
+    pub live: Arc<Live>,
+    /// What differs; never empty.
+    pub changes: Vec<Change>,
+    /// Whether the file changed, or the live state.
+    pub cause: Cause,
+    /// What would be sent.
+    pub payload: Payload,
+}
+
+/// Why live and desired differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The desired state is not the one that was last applied.
+    Change,
+    /// The desired state was applied before, and somebody changed the live one since.
+    Drift,
+}
+
+/// What an update would send.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// A complete update.
+    Ready(Update),
+    /// It would carry values whose secrets are not at hand.
+    SecretsUnavailable,
+    /// It would have to carry a half that Calry shows as a mask only (trap 7).
+    Masked(Half),
+}
+
+impl Payload {
+    /// Why it cannot be sent, as a sentence.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Ready(_) => None,
+            Self::SecretsUnavailable => {
+                Some("its secrets are not at hand here; it can be applied where they are".to_owned())
+            }
+            Self::Masked(half) => Some(format!(
+                "nothing is sent: the update would have to carry partnerKey.{half}, which git does not manage and whose \
+                 values Calry shows as masks; bring partnerKey.{half} into the file, as ${{secret:…}} references"
+            )),
+        }
+    }
+}
+
+/// A value below `partnerKey` that could not be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// Its path, such as `partnerKey.headers.x-api-key`.
+    pub path: String,
+    /// The secrets that it refers to.
+    pub secrets: Vec<SecretName>,
+}
+
+/// How many providers are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Live is as desired.
+    pub in_sync: usize,
+    /// An update is pending.
+    pub update: usize,
+    /// The file has errors, or Calry's answer for it cannot be read.
+    pub invalid: usize,
+    /// The workspace has no such provider.
+    pub missing: usize,
+    /// Held.
+    pub held: usize,
+    /// Not managed.
+    pub unmanaged: usize,
+}
+
+impl Verdict {
+    /// The state's name in every output.
+    #[must_use]
+    pub const fn state(&self) -> &'static str {
+        match self {
+            Self::InSync(_) => "inSync",
+            Self::Update(_) => "update",
+            Self::Held { .. } => "held",
+            Self::Invalid | Self::Unreadable(_) => "invalid",
+            Self::Missing => "missing",
+            Self::Unmanaged => "unmanaged",
+        }
+    }
+}
+
+impl Entry {
+    /// What differs, whether or not it will be changed.
+    #[must_use]
+    pub fn changes(&self) -> &[Change] {
+        match &self.verdict {
+            Verdict::Update(step) => &step.changes,
+            Verdict::Held { pending, .. } => pending,
+            _ => &[],
+        }
+    }
+
+    /// The provider's name, or the file's where the provider is not known.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        self.provider.as_ref().map(Provider::as_str).or(self.file.as_deref()).unwrap_or("?")
+    }
+}
+
+impl Plan {
+    /// The updates, sorted by provider.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.entries.iter().filter_map(|entry| match &entry.verdict {
+            Verdict::Update(step) => Some(&**step),
+            _ => None,
+        })
+    }
+
+    /// The states, counted.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        for entry in &self.entries {
+            *match entry.verdict {
+                Verdict::InSync(_) => &mut summary.in_sync,
+                Verdict::Update(_) => &mut summary.update,
+                Verdict::Held { .. } => &mut summary.held,
+                Verdict::Invalid | Verdict::Unreadable(_) => &mut summary.invalid,
+                Verdict::Missing => &mut summary.missing,
+                Verdict::Unmanaged => &mut summary.unmanaged,
+            } += 1;
+        }
+        summary
+    }
+}

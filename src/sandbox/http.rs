@@ -1,6 +1,7 @@
 //! The API over HTTP: routes, keys, errors in the documented shape, and the faults carried out. What an update does is for
 //! the store to say.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use axum::response::Response;
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::connection::Connection;
@@ -182,11 +184,12 @@ fn respond(shared: &Shared, call: &Call) -> Answer {
         Mask::ReadKeys => permission == Permission::Read,
         Mask::Always => true,
     };
-    let show = |definition: &Value| if masks { store::masked(definition) } else { definition.clone() };
     let found = match route {
         Route::Workspace => return Answer::json(state.store.workspace()),
-        Route::Definitions => return Answer::json(&state.store.definitions().values().map(show).collect()),
-        Route::Definition(provider) if call.method == Method::GET => state.store.definitions().get(&provider).map(show),
+        Route::Definitions => {
+            return Answer::json(&state.store.definitions().values().map(|one| shown(one, masks)).collect::<Vec<_>>());
+        }
+        Route::Definition(provider) if call.method == Method::GET => state.store.definitions().get(&provider),
         Route::Definition(provider) => {
             if permission == Permission::Read {
                 return error(StatusCode::FORBIDDEN, "The API key's permission is READ; an update needs WRITE");
@@ -199,13 +202,17 @@ fn respond(shared: &Shared, call: &Call) -> Answer {
             };
             let method = if call.method == Method::PUT { UpdateMethod::Put } else { UpdateMethod::Patch };
             let semantics = state.semantics;
-            state.store.update(&provider, &update, method, semantics, Timestamp::now()).map(show)
+            state.store.update(&provider, &update, method, semantics, Timestamp::now())
         }
     };
     match found {
-        Some(definition) => Answer::json(&definition),
+        Some(definition) => Answer::json(&shown(definition, masks)),
         None => error(StatusCode::NOT_FOUND, "The workspace has no integration definition for this provider"),
     }
+}
+
+fn shown(definition: &Value, masks: bool) -> Cow<'_, Value> {
+    if masks { Cow::Owned(store::masked(definition)) } else { Cow::Borrowed(definition) }
 }
 
 fn update_of(call: &Call) -> Result<Update, (&'static str, Vec<String>)> {
@@ -267,8 +274,9 @@ impl Answer {
         Self { status: StatusCode::OK, header: None, body }
     }
 
-    fn json(value: &Value) -> Self {
-        Self::ok(value.to_string().into_bytes())
+    fn json(value: &impl Serialize) -> Self {
+        // JSON values and lists of them cannot fail to be written.
+        Self::ok(serde_json::to_vec(value).unwrap_or_default())
     }
 
     /// An error in the one shape that the API has for all of them.

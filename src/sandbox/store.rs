@@ -1,0 +1,348 @@
+//! What the sandbox's workspace holds, and what an update does to it. Pure: the time is an argument, and it never sees
+//! HTTP, a clock or a file.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::contract::{self, Update};
+use crate::model::{Half, UpdateMethod};
+
+/// What an update means where Calry's documentation is silent or ambiguous. The default is the reading of each point
+/// that does most harm to a careless client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Semantics {
+    /// What "specified" means in "only specified fields will be set to true".
+    pub fields: SpecifiedFields,
+    /// Whether an update that names only some groups switches the fields of the other groups off.
+    pub across_groups: AcrossGroups,
+    /// What an update with a partial `partnerKey` does.
+    pub partner_key: PartialPartnerKey,
+    /// What a PUT does to the top-level fields that it does not name.
+    pub put_absent: PutAbsent,
+    /// Which keys see the values of partner keys as mask characters.
+    pub mask: Mask,
+}
+
+impl Default for Semantics {
+    fn default() -> Self {
+        Self {
+            fields: SpecifiedFields::TrueMeansTrue,
+            across_groups: AcrossGroups::Yes,
+            partner_key: PartialPartnerKey::Replaces,
+            put_absent: PutAbsent::Clears,
+            mask: Mask::Never,
+        }
+    }
+}
+
+/// Which fields of a group an update switches on; all the others of the group are switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpecifiedFields {
+    /// Those that it names as `true`.
+    TrueMeansTrue,
+    /// Those that it names, as `false` too.
+    PresentMeansTrue,
+}
+
+/// Whether "all others to false" reaches the groups that an update does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcrossGroups {
+    /// Their fields are switched off.
+    Yes,
+    /// They stay as they are.
+    No,
+}
+
+/// What an update with a partial `partnerKey` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartialPartnerKey {
+    /// An absent half stays, and in a half that is named the absent names stay. Names are compared as they are written.
+    Merges,
+    /// What was sent is all there is.
+    Replaces,
+}
+
+/// What a PUT does to the top-level fields that it does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutAbsent {
+    /// The icon and the partner key are removed, and every field is switched off.
+    Clears,
+    /// They stay, as under PATCH.
+    Keeps,
+}
+
+/// Who sees the values of partner keys masked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mask {
+    /// Nobody.
+    Never,
+    /// READ keys.
+    ReadKeys,
+    /// Every key.
+    Always,
+}
+
+/// The workspace and its definitions, as JSON, so that tests can make Calry answer with what it never should.
+pub(super) struct Store {
+    workspace: Value,
+    definitions: BTreeMap<String, Value>,
+}
+
+impl Store {
+    pub(super) fn new(workspace: Value, definitions: BTreeMap<String, Value>) -> Self {
+        Self { workspace, definitions }
+    }
+
+    pub(super) fn workspace(&self) -> &Value {
+        &self.workspace
+    }
+
+    pub(super) fn workspace_mut(&mut self) -> &mut Value {
+        &mut self.workspace
+    }
+
+    /// Every definition, by provider.
+    pub(super) fn definitions(&self) -> &BTreeMap<String, Value> {
+        &self.definitions
+    }
+
+    /// Carries an update out, and answers with the definition after it; `None` where there is none for the provider.
+    /// Groups and fields that the definition does not know are passed over in silence.
+    pub(super) fn update(
+        &mut self,
+        provider: &str,
+        update: &Update,
+        method: UpdateMethod,
+        semantics: Semantics,
+        now: Timestamp,
+    ) -> Option<&Value> {
+        let clears = method == UpdateMethod::Put && semantics.put_absent == PutAbsent::Clears;
+        self.modify(provider, now, |definition| {
+            let Some(definition) = definition.as_object_mut() else { return };
+            match update.icon() {
+                Some(icon) => drop(definition.insert("icon".to_owned(), icon.clone())),
+                None if clears => drop(definition.remove("icon")),
+                None => {}
+            }
+            match update.partner_key() {
+                Some(sent) => set_partner_key(definition, sent, semantics.partner_key),
+                None if clears => drop(definition.remove("partnerKey")),
+                None => {}
+            }
+            let nothing = Map::new();
+            if let Some(sent) = update.fields().or(clears.then_some(&nothing)) {
+                let reach = if clears { AcrossGroups::Yes } else { semantics.across_groups };
+                set_fields(definition, sent, semantics.fields, reach);
+            }
+        })
+    }
+
+    /// Changes a definition in any way, as a click in a console does, and moves its `updatedAt`.
+    pub(super) fn modify(&mut self, provider: &str, now: Timestamp, change: impl FnOnce(&mut Value)) -> Option<&Value> {
+        let definition = self.definitions.get_mut(provider)?;
+        let before = updated_at(definition);
+        change(definition);
+        touch(definition, before, now);
+        Some(definition)
+    }
+
+    /// Puts a definition in the place of the one there was, if any, and moves its `updatedAt`.
+    pub(super) fn set(&mut self, provider: &str, mut definition: Value, now: Timestamp) {
+        let before = self.definitions.get(provider).and_then(updated_at);
+        touch(&mut definition, before, now);
+        self.definitions.insert(provider.to_owned(), definition);
+    }
+
+    pub(super) fn remove(&mut self, provider: &str) -> Option<Value> {
+        self.definitions.remove(provider)
+    }
+}
+
+/// A definition with each value of its partner key replaced by mask characters.
+pub(super) fn masked(definition: &Value) -> Value {
+    let mut definition = definition.clone();
+    let halves = definition.get_mut("partnerKey").and_then(Value::as_object_mut);
+    for half in halves.into_iter().flat_map(Map::values_mut) {
+        match half.as_object_mut() {
+            Some(half) => half.values_mut().for_each(|value| *value = json!("********")),
+            None => *half = json!("********"),
+        }
+    }
+    definition
+}
+
+fn set_partner_key(definition: &mut Map<String, Value>, sent: &Map<String, Value>, partial: PartialPartnerKey) {
+    let key = definition.entry("partnerKey").or_insert_with(|| json!({}));
+    match (partial, key.as_object_mut()) {
+        (PartialPartnerKey::Merges, Some(key)) => {
+            for half in Half::BOTH.map(Half::key) {
+                let Some(Value::Object(values)) = sent.get(half) else { continue };
+                let kept = key.entry(half).or_insert_with(|| json!({}));
+                if let Some(kept) = kept.as_object_mut() {
+                    kept.extend(values.clone());
+                }
+            }
+        }
+        _ => *key = Value::Object(sent.clone()),
+    }
+}
+
+fn set_fields(
+    definition: &mut Map<String, Value>,
+    sent: &Map<String, Value>,
+    reading: SpecifiedFields,
+    reach: AcrossGroups,
+) {
+    let groups = definition.get_mut("fieldsToSync").and_then(Value::as_object_mut);
+    for (group, fields) in groups.into_iter().flatten() {
+        let named = sent.get(group);
+        if named.is_none() && reach == AcrossGroups::No {
+            continue;
+        }
+        for (field, on) in fields.as_object_mut().into_iter().flatten() {
+            let specified = named.and_then(|group| group.get(field));
+            *on = Value::Bool(match reading {
+                SpecifiedFields::TrueMeansTrue => specified == Some(&Value::Bool(true)),
+                SpecifiedFields::PresentMeansTrue => specified.is_some(),
+            });
+        }
+    }
+}
+
+fn updated_at(definition: &Value) -> Option<Timestamp> {
+    definition.get("updatedAt")?.as_str()?.parse().ok()
+}
+
+/// Moves `updatedAt`, by a millisecond where the clock has not moved or went back.
+fn touch(definition: &mut Value, before: Option<Timestamp>, now: Timestamp) {
+    let next = before.map_or(i64::MIN, |before| before.as_millisecond().saturating_add(1));
+    let moved = Timestamp::from_millisecond(now.as_millisecond().max(next)).unwrap_or(now);
+    if let Some(definition) = definition.as_object_mut() {
+        definition.insert("updatedAt".to_owned(), json!(contract::time(moved)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+    const MERGES: Semantics = Semantics {
+        fields: SpecifiedFields::PresentMeansTrue,
+        across_groups: AcrossGroups::No,
+        partner_key: PartialPartnerKey::Merges,
+        put_absent: PutAbsent::Keeps,
+        mask: Mask::Never,
+    };
+
+    fn definition() -> Value {
+        json!({
+            "provider": "HOSTAWAY",
+            "icon": "https://example.com/a.png",
+            "partnerKey": {"headers": {"a": "1", "b": "2"}, "queryParams": {"q": "3"}},
+            "fieldsToSync": {"listing": {"name": true, "type": false, "rooms": true}, "rates": {"base": true}},
+            "updatedAt": "2026-01-02T03:04:05.678Z"
+        })
+    }
+
+    fn after(method: UpdateMethod, semantics: Semantics, update: Value) -> Value {
+        let mut store = Store::new(json!({}), BTreeMap::from([("HOSTAWAY".to_owned(), definition())]));
+        let update = Update::parse(update).unwrap();
+        store.update("HOSTAWAY", &update, method, semantics, NOW).unwrap().clone()
+    }
+
+    fn patched(semantics: Semantics, update: Value) -> Value {
+        after(UpdateMethod::Patch, semantics, update)
+    }
+
+    #[test]
+    fn a_field_left_out_is_switched_off_under_both_readings() {
+        let update = json!({"fieldsToSync": {"listing": {"type": true}}});
+        for semantics in [Semantics::default(), MERGES] {
+            let listing = &patched(semantics, update.clone())["fieldsToSync"]["listing"];
+            assert_eq!(listing, &json!({"name": false, "type": true, "rooms": false}));
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_named_as_false_is_off_or_on_by_the_reading() {
+        let update = json!({"fieldsToSync": {"listing": {"name": false}}});
+        assert_eq!(patched(Semantics::default(), update.clone())["fieldsToSync"]["listing"]["name"], false);
+        assert_eq!(patched(MERGES, update)["fieldsToSync"]["listing"]["name"], true);
+    }
+
+    #[test]
+    fn a_group_left_out_is_switched_off_or_kept_by_the_reach() {
+        let update = json!({"fieldsToSync": {"listing": {"name": true}}});
+        assert_eq!(patched(Semantics::default(), update.clone())["fieldsToSync"]["rates"]["base"], false);
+        assert_eq!(patched(MERGES, update)["fieldsToSync"]["rates"]["base"], true);
+    }
+
+    #[test]
+    fn unknown_groups_and_fields_are_passed_over_in_silence() {
+        let update =
+            json!({"fieldsToSync": {"listing": {"nope": true}, "other": {"x": true}, "rates": {"base": true}}});
+        let fields = json!({"listing": {"name": false, "type": false, "rooms": false}, "rates": {"base": true}});
+        assert_eq!(patched(Semantics::default(), update)["fieldsToSync"], fields);
+    }
+
+    #[test]
+    fn a_partial_partner_key_replaces_or_merges() {
+        let update = json!({"partnerKey": {"headers": {"b": "9"}}});
+        let replaced = json!({"headers": {"b": "9"}});
+        let merged = json!({"headers": {"a": "1", "b": "9"}, "queryParams": {"q": "3"}});
+        assert_eq!(patched(Semantics::default(), update.clone())["partnerKey"], replaced);
+        assert_eq!(patched(MERGES, update)["partnerKey"], merged);
+    }
+
+    #[test]
+    fn a_put_clears_or_keeps_what_it_leaves_out() {
+        let cleared = after(UpdateMethod::Put, Semantics::default(), json!({}));
+        assert_eq!((cleared.get("icon"), cleared.get("partnerKey")), (None, None));
+        assert_eq!(cleared["fieldsToSync"]["listing"]["name"], false);
+        assert_eq!(cleared["fieldsToSync"]["rates"]["base"], false);
+        let kept = after(UpdateMethod::Put, MERGES, json!({}));
+        for key in ["icon", "partnerKey", "fieldsToSync"] {
+            assert_eq!(kept[key], definition()[key], "{key}");
+        }
+    }
+
+    #[test]
+    fn a_patch_keeps_what_it_leaves_out_under_every_semantics() {
+        for semantics in [Semantics::default(), MERGES] {
+            let patched = patched(semantics, json!({"icon": "https://example.com/b.png"}));
+            assert_eq!(patched["icon"], "https://example.com/b.png");
+            assert_eq!(patched["partnerKey"], definition()["partnerKey"]);
+            assert_eq!(patched["fieldsToSync"], definition()["fieldsToSync"]);
+        }
+    }
+
+    #[test]
+    fn updated_at_moves_at_every_update_even_if_the_clock_does_not() {
+        let mut store = Store::new(json!({}), BTreeMap::from([("HOSTAWAY".to_owned(), definition())]));
+        for expected in ["2026-01-02T03:04:05.679Z", "2026-01-02T03:04:05.680Z"] {
+            assert_eq!(store.modify("HOSTAWAY", NOW, |_| ()).unwrap()["updatedAt"], expected);
+        }
+        store.set("HOSTAWAY", json!({}), NOW);
+        assert_eq!(store.definitions()["HOSTAWAY"]["updatedAt"], "2026-01-02T03:04:05.681Z");
+        let later = "2030-01-01T00:00:00.9999Z".parse().unwrap();
+        assert_eq!(store.modify("HOSTAWAY", later, |_| ()).unwrap()["updatedAt"], "2030-01-01T00:00:00.999Z");
+    }
+
+    #[test]
+    fn a_mask_covers_every_value_and_nothing_else() {
+        let mut expected = definition();
+        expected["partnerKey"] =
+            json!({"headers": {"a": "********", "b": "********"}, "queryParams": {"q": "********"}});
+        assert_eq!(masked(&definition()), expected);
+    }
+
+    #[test]
+    fn an_unknown_provider_has_nothing_to_update() {
+        let mut store = Store::new(json!({}), BTreeMap::new());
+        let update = Update::parse(json!({})).unwrap();
+        assert!(store.update("X", &update, UpdateMethod::Patch, Semantics::default(), NOW).is_none());
+    }
+}

@@ -25,8 +25,10 @@
 //!
 //! `tests/architecture.rs` reads the code and holds it to this table.
 
+pub mod apply;
 pub mod model;
 pub mod plan;
 pub mod remote;
+pub mod render;
 pub mod repo;
 pub mod sandbox;

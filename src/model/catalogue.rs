@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Live;
+use super::{Live, Provider};
 
 /// The providers that Calry's public reference names (the update call's page, and AVANTIO, BOOM, ELINA, MR_ALFRED from
 /// newer pages of the same API). The list grows; an unknown name is a warning, never an error.
@@ -69,13 +69,19 @@ pub enum Catalogue {
 }
 
 impl Catalogue {
-    /// The catalogue that a live state shows.
+    /// The catalogue that a live state shows. Of a provider whose definition cannot be read only the name is known.
     #[must_use]
-    pub fn of<'a>(live: impl IntoIterator<Item = &'a Live>) -> Self {
+    pub fn of<'a>(
+        live: impl IntoIterator<Item = &'a Live>,
+        unreadable: impl IntoIterator<Item = &'a Provider>,
+    ) -> Self {
         let groups = |live: &Live| {
             live.fields.iter().map(|(group, fields)| (group.clone(), fields.keys().cloned().collect())).collect()
         };
-        Self::Workspace(live.into_iter().map(|l| (l.provider.as_str().to_owned(), groups(l))).collect())
+        let mut providers: BTreeMap<_, _> =
+            unreadable.into_iter().map(|p| (p.as_str().to_owned(), BTreeMap::new())).collect();
+        providers.extend(live.into_iter().map(|l| (l.provider.as_str().to_owned(), groups(l))));
+        Self::Workspace(providers)
     }
 
     /// The known providers, sorted.

@@ -1,0 +1,264 @@
+//! An approved plan and a writer to a report: one update per changed provider, several at once, each verified.
+//!
+//! What it never does: write twice without reading in between, write what somebody changed since the plan was made, or
+//! stop at the first failure. It cannot be given a plan that has not passed the guard.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{Desired, Live, Provider, UpdateMethod};
+use crate::plan::{Applied, Approved, Cause, Change, Context, Mismatch, Payload, Refreshed, Step, refresh, verify};
+use crate::remote::{Backoff, Error, ReadCalry, WriteCalry};
+
+/// How an update is sent.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many updates may be under way at once; at least 1.
+    pub concurrency: usize,
+    /// PATCH or PUT; what the plan was made for.
+    pub method: UpdateMethod,
+    /// The day in UTC.
+    pub today: jiff::civil::Date,
+    /// When the live state of the plan was asked for.
+    pub fetched: Instant,
+    /// When the pass is over, retries included.
+    pub deadline: Instant,
+    /// Providers that are not to be tried in this pass, each with the reason.
+    pub resting: BTreeMap<Provider, String>,
+    /// No update starts after this was cancelled; those under way have [`GRACE`] to end.
+    pub stop: CancellationToken,
+}
+
+/// A plan older than this is checked against the live state, provider by provider, before it is carried out.
+pub const STALE: Duration = Duration::from_secs(5);
+
+/// How long an update that is under way may take to end after a stop.
+pub const GRACE: Duration = Duration::from_secs(20);
+
+/// What happened, provider by provider, sorted.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// One for each provider that the plan would change.
+    pub results: Vec<UpdateResult>,
+}
+
+/// What happened to one provider.
+#[derive(Clone, Debug)]
+pub struct UpdateResult {
+    /// The provider.
+    pub provider: Provider,
+    /// What git wants of it.
+    pub desired: Arc<Desired>,
+    /// What was to change.
+    pub changes: Vec<Change>,
+    /// Why it was to change.
+    pub cause: Cause,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took, waiting included.
+    pub took: Duration,
+}
+
+/// How one update ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Calry answered with the definition that was wanted.
+    Applied,
+    /// It was as desired already when it was read again.
+    Unchanged,
+    /// Calry took the update, and its answer still differs.
+    NotConverged(Vec<Mismatch>),
+    /// It was not updated, or nobody knows; the sentence says which.
+    Failed(String),
+    /// It was not tried; the sentence says why.
+    Skipped(String),
+}
+
+impl Outcome {
+    /// The name in every output.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::NotConverged(_) => "notConverged",
+            Self::Failed(_) => "failed",
+            Self::Skipped(_) => "skipped",
+        }
+    }
+
+    /// Whether the provider is now as git wants it.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        matches!(self, Self::Applied | Self::Unchanged)
+    }
+
+    /// What went wrong, as a sentence.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        match self {
+            Self::Applied | Self::Unchanged => None,
+            Self::Failed(why) | Self::Skipped(why) => Some(why.clone()),
+            Self::NotConverged(mismatches) => {
+                let paths: Vec<&str> = mismatches.iter().map(|m| m.path.as_str()).collect();
+                Some(format!("Calry took the update, but kept other values in: {}", paths.join(", ")))
+            }
+        }
+    }
+}
+
+/// Carries an approved plan out. `progress` is told of every provider that is finished, in the order in which they are.
+pub async fn apply<R: ReadCalry, W: WriteCalry>(
+    approved: &Approved,
+    reader: &R,
+    writer: &W,
+    options: &Options,
+    progress: impl Fn(&UpdateResult),
+) -> Report {
+    let run = Run { reader, writer, options, halted: Mutex::new(None) };
+    let mut results: Vec<UpdateResult> = stream::iter(approved.plan().steps())
+        .map(|step| run.finish(step))
+        .buffer_unordered(options.concurrency.max(1))
+        .inspect(&progress)
+        .collect()
+        .await;
+    results.sort_by(|a, b| a.provider.cmp(&b.provider));
+    Report { results }
+}
+
+struct Run<'a, R, W> {
+    reader: &'a R,
+    writer: &'a W,
+    options: &'a Options,
+    /// Why no further update is sent: the key is not accepted, for example, and would not be for the others.
+    halted: Mutex<Option<String>>,
+}
+
+impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
+    async fn finish(&self, step: &Step) -> UpdateResult {
+        let started = Instant::now();
+        let outcome = tokio::select! {
+            outcome = self.update(step) => outcome,
+            // What is dropped here is a request under way: it may arrive, and the next pass reads before it writes.
+            () = self.grace_is_over() => Outcome::Failed(
+                "stopped while the update was under way; it may have arrived".to_owned()
+            ),
+        };
+        UpdateResult {
+            provider: step.desired.provider.clone(),
+            desired: Arc::clone(&step.desired),
+            changes: step.changes.clone(),
+            cause: step.cause,
+            outcome,
+            took: started.elapsed(),
+        }
+    }
+
+    async fn grace_is_over(&self) {
+        self.options.stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    }
+
+    async fn update(&self, step: &Step) -> Outcome {
+        let provider = &step.desired.provider;
+        if let Some(reason) = self.options.resting.get(provider) {
+            return Outcome::Skipped(reason.clone());
+        }
+        let mut step = step.clone();
+        let mut fetched = self.options.fetched;
+        let mut backoff = Backoff::default();
+        loop {
+            if let Some(reason) = self.must_not_start() {
+                return Outcome::Skipped(reason);
+            }
+            if fetched.elapsed() > STALE {
+                fetched = Instant::now();
+                match self.reader.definition(provider).await {
+                    Err(error) => return self.failed(&error),
+                    Ok(live) => match self.replan(&step, live) {
+                        Ok(fresh) => step = *fresh,
+                        Err(outcome) => return outcome,
+                    },
+                }
+                continue;
+            }
+            let Payload::Ready(update) = &step.payload else {
+                return Outcome::Failed(step.payload.refusal().unwrap_or_default());
+            };
+            let error = match self.writer.update(provider, update).await {
+                Ok(answer) => return judge(&step, &answer),
+                Err(error) => error,
+            };
+            let pause = if error.is_transient() { backoff.next(&error, self.options.deadline) } else { None };
+            let Some(pause) = pause else { return self.failed(&error) };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.options.stop.cancelled() => {}
+            }
+            if error.may_have_arrived() {
+                // Written again only after it was read: the update may have arrived.
+                fetched = Instant::now();
+                match self.reader.definition(provider).await {
+                    Err(second) => {
+                        return Outcome::Failed(format!(
+                            "{error}; the update may have arrived, and the definition could not be read to find out: {second}"
+                        ));
+                    }
+                    Ok(live) => {
+                        if live.updated_at != step.live.updated_at && judge(&step, &live) == Outcome::Applied {
+                            return Outcome::Applied;
+                        }
+                        match self.replan(&step, live) {
+                            Ok(fresh) => step = *fresh,
+                            Err(outcome) => return outcome,
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn must_not_start(&self) -> Option<String> {
+        if self.options.stop.is_cancelled() {
+            return Some("stopped before the update was sent".to_owned());
+        }
+        self.halted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn failed(&self, error: &Error) -> Outcome {
+        let sentence = error.to_string();
+        if error.is_fatal_for_workspace() {
+            let mut halted = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
+            halted.get_or_insert_with(|| {
+                format!("not tried, because another update failed for a reason that concerns all: {sentence}")
+            });
+        }
+        Outcome::Failed(sentence)
+    }
+
+    fn replan(&self, step: &Step, live: Live) -> Result<Box<Step>, Outcome> {
+        let applied = Applied::new();
+        let context = Context { today: self.options.today, method: self.options.method, applied: &applied };
+        match refresh(step, live, context) {
+            Refreshed::Due(fresh) => Ok(fresh),
+            Refreshed::InSync => Err(Outcome::Unchanged),
+            Refreshed::Moved => Err(Outcome::Skipped(
+                "nothing was sent: the live definition changed after the plan was made, so that other changes are due now; \
+                 plan again"
+                    .to_owned(),
+            )),
+        }
+    }
+}
+
+/// Success means verified: an update counts when the definition that Calry answers with is the one wanted.
+fn judge(step: &Step, answer: &Live) -> Outcome {
+    let Payload::Ready(update) = &step.payload else { return Outcome::NotConverged(Vec::new()) };
+    let mismatches = verify(&step.desired, update, answer);
+    if mismatches.is_empty() { Outcome::Applied } else { Outcome::NotConverged(mismatches) }
+}

@@ -1,0 +1,233 @@
+//! One pass of the daemon. It cannot fail: what went wrong is part of what it reports.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Memory, Mode, Settings};
+use crate::apply::{self, Report, UpdateResult};
+use crate::model::{Diagnostic, Severity};
+use crate::pass::{self, Failure, Look};
+use crate::plan::{Cause, Entry, Limits, Plan, Refusal, Verdict};
+use crate::remote::ReadCalry as _;
+
+/// Why a pass runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// The daemon started.
+    Start,
+    /// The interval was over.
+    Interval,
+    /// Files changed.
+    Files,
+    /// Somebody asked, by SIGHUP.
+    Request,
+}
+
+impl Trigger {
+    /// The word in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Interval => "interval",
+            Self::Files => "files",
+            Self::Request => "request",
+        }
+    }
+}
+
+/// How a pass went.
+#[derive(Debug)]
+pub struct PassReport {
+    /// Its number, from 1.
+    pub number: u64,
+    /// Why it ran.
+    pub trigger: Trigger,
+    /// How long it took.
+    pub took: Duration,
+    /// What came of it.
+    pub result: PassResult,
+    /// Problems of the files; empty where they are the same as at the last pass.
+    pub news: Vec<Diagnostic>,
+    /// How many files have errors.
+    pub errors: usize,
+    /// Differences that are not changed and were not told before, each with its cause.
+    pub differences: Vec<(Entry, Option<Cause>)>,
+    /// How long until the next one; `None` where there is none.
+    pub next: Option<Duration>,
+}
+
+/// What came of a pass.
+#[derive(Debug)]
+pub enum PassResult {
+    /// It failed as a whole: nothing was changed.
+    Failed(Failure),
+    /// The guard refused the plan: nothing was changed.
+    Refused(Box<Plan>, Refusal),
+    /// The plan was only looked at.
+    Observed(Plan),
+    /// The plan was carried out.
+    Applied(Plan, Report),
+}
+
+impl PassResult {
+    /// The plan, where there is one.
+    #[must_use]
+    pub const fn plan(&self) -> Option<&Plan> {
+        match self {
+            Self::Failed(_) => None,
+            Self::Refused(plan, _) => Some(plan),
+            Self::Observed(plan) | Self::Applied(plan, _) => Some(plan),
+        }
+    }
+}
+
+pub(super) async fn pass(
+    settings: &Settings,
+    memory: &mut Memory,
+    trigger: Trigger,
+    unsettled: &[String],
+    stop: &CancellationToken,
+) -> PassReport {
+    let started = Instant::now();
+    memory.passes += 1;
+    let mut report = PassReport {
+        number: memory.passes,
+        trigger,
+        took: Duration::ZERO,
+        result: PassResult::Failed(Failure::Pin),
+        news: Vec::new(),
+        errors: 0,
+        differences: Vec::new(),
+        next: None,
+    };
+    report.result = match attempt(settings, memory, &mut report, unsettled, stop).await {
+        Ok(result) => result,
+        Err(failure) => PassResult::Failed(failure),
+    };
+    report.took = started.elapsed();
+    report
+}
+
+async fn attempt(
+    settings: &Settings,
+    memory: &mut Memory,
+    report: &mut PassReport,
+    unsettled: &[String],
+    stop: &CancellationToken,
+) -> Result<PassResult, Failure> {
+    let deadline = Instant::now() + settings.timeout;
+    let source = settings.source.clone();
+    // Files may be on a file system that hangs: the loop must not.
+    let loading = tokio::task::spawn_blocking(move || pass::load(&source));
+    let mut desired = match tokio::time::timeout_at(deadline, loading).await {
+        Ok(Ok(loaded)) => loaded?,
+        Ok(Err(panicked)) => return Err(Failure::Internal(panicked.to_string())),
+        Err(_) => return Err(Failure::Internal("reading the definitions took longer than the whole pass may".to_owned())),
+    };
+    desired.loaded.leave_out(unsettled);
+    let tell_problems = |memory: &mut Memory, report: &mut PassReport, loaded: &crate::repo::Loaded| {
+        report.errors = loaded.files.iter().filter(|file| file.desired.is_none()).count();
+        if memory.problems != loaded.diagnostics {
+            memory.problems.clone_from(&loaded.diagnostics);
+            report.news.clone_from(&loaded.diagnostics);
+        }
+    };
+
+    let key = match settings.key.read() {
+        Ok(key) => key,
+        Err(error) => {
+            tell_problems(memory, report, &desired.loaded);
+            return Err(error.into());
+        }
+    };
+    let known = memory.workspace_of(key.secret());
+    let reader = settings.api.reader(&key, deadline, pass::scrubber(&desired));
+    let looked =
+        pass::look(&settings.source, &mut desired, &reader, known, settings.api.method(), &memory.applied).await;
+    tell_problems(memory, report, &desired.loaded);
+    let Look { plan, fetched, today } = looked?;
+    memory.learn_workspace(key.secret(), &plan.workspace);
+    memory.learn_plan(&plan);
+
+    if settings.mode == Mode::Observe {
+        tell_differences(memory, report, &plan, true);
+        return Ok(PassResult::Observed(plan));
+    }
+    tell_differences(memory, report, &plan, false);
+    let limits = Limits { max_changes: settings.max_changes, approve: None };
+    let approved = match plan.approve(&limits) {
+        Ok(approved) => approved,
+        Err(refused) => {
+            tell_differences(memory, report, &refused.plan, true);
+            return Ok(PassResult::Refused(refused.plan, refused.reason));
+        }
+    };
+    let options = apply::Options {
+        concurrency: settings.concurrency,
+        method: settings.api.method(),
+        today,
+        fetched,
+        deadline,
+        resting: memory.resting(approved.plan(), report.trigger == Trigger::Request),
+        stop: stop.clone(),
+    };
+    let writer = settings.api.writer(&reader);
+    let applied = apply::apply(&approved, &reader, &writer, &options, |_: &UpdateResult| {}).await;
+    for result in &applied.results {
+        memory.learn_result(result, settings.interval);
+    }
+    Ok(PassResult::Applied(approved.into_plan(), applied))
+}
+
+/// Notes what differs and stays so, where that is news: held providers, and with `updates` the pending updates too.
+fn tell_differences(memory: &mut Memory, report: &mut PassReport, plan: &Plan, updates: bool) {
+    report.differences.clear();
+    let mut told = std::collections::BTreeMap::new();
+    for entry in &plan.entries {
+        let cause = match &entry.verdict {
+            Verdict::Update(step) if updates => Some(step.cause),
+            Verdict::Held { pending, .. } if !pending.is_empty() => None,
+            _ => continue,
+        };
+        let Some(provider) = entry.provider.clone() else { continue };
+        if memory.told.get(&provider).map(Vec::as_slice) != Some(entry.changes()) {
+            report.differences.push((entry.clone(), cause));
+        }
+        told.insert(provider, entry.changes().to_vec());
+    }
+    memory.told = told;
+}
+
+impl PassReport {
+    /// Whether everything is as git wants it, what is held aside.
+    #[must_use]
+    pub fn exit(&self) -> (bool, bool) {
+        let invalid_files = self.errors > 0;
+        match &self.result {
+            PassResult::Failed(failure) => (!failure.is_invalid_definitions(), true),
+            PassResult::Refused(..) => (true, invalid_files),
+            PassResult::Observed(plan) => (unreadable(plan), invalid_files || missing(plan)),
+            PassResult::Applied(plan, report) => {
+                let failed = report.results.iter().any(|result| !result.outcome.is_done());
+                (failed || unreadable(plan), invalid_files || missing(plan))
+            }
+        }
+    }
+}
+
+fn unreadable(plan: &Plan) -> bool {
+    plan.entries.iter().any(|entry| matches!(entry.verdict, Verdict::Unreadable(_)))
+}
+
+fn missing(plan: &Plan) -> bool {
+    plan.entries.iter().any(|entry| matches!(entry.verdict, Verdict::Missing))
+}
+
+/// Whether a problem keeps its file out.
+#[must_use]
+pub fn is_error(diagnostic: &Diagnostic) -> bool {
+    diagnostic.severity == Severity::Error
+}

@@ -1,0 +1,186 @@
+//! One pass up to its plan: load, fetch, pin, compare. Every command and the daemon go this way; who may write goes on
+//! with [`crate::apply`].
+//!
+//! What it never does: write. It is given a reader, and a reader has no way to.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use tokio::time::Instant;
+
+use crate::model::{Catalogue, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
+use crate::plan::{Applied, Context, Input, Plan, plan};
+use crate::remote::{self, ReadCalry};
+use crate::repo::{self, DirectoryError, Loaded, MissingSecrets, Pin, SecretSources};
+
+/// Where desired state comes from, and how strictly it is read.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The definitions directory.
+    pub definitions: PathBuf,
+    /// Where secrets are.
+    pub secrets: SecretSources,
+    /// What to do about a secret that is not at hand.
+    pub missing: MissingSecrets,
+    /// Whether warnings are errors.
+    pub strict: bool,
+    /// The only providers that count; empty for all.
+    pub only: Vec<Provider>,
+}
+
+/// Desired state with its secrets, and the revision it was read from.
+#[derive(Debug)]
+pub struct Desired {
+    /// The files and their problems.
+    pub loaded: Loaded,
+    /// The git revision; `None` outside a checkout.
+    pub revision: Option<Revision>,
+}
+
+/// Why there is no plan at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The definitions cannot be read.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// `--only` names a provider that has no file.
+    #[error("there is no definition file for {0}, which --only names; add {stem}.yaml, or leave it out", stem = .0.file_stem())]
+    NoFile(Provider),
+    /// `workspace.yaml` has errors: nobody knows which workspace the files are for.
+    #[error("workspace.yaml is invalid, so it is not known which workspace these definitions are for; nothing is planned")]
+    Pin,
+    /// The key belongs to another workspace than the files.
+    #[error(
+        "these definitions are for the workspace {pinned} (workspace.yaml), and the API key belongs to {found}; nothing is \
+         planned: use a key of {pinned}, or the definitions of {found}"
+    )]
+    WrongWorkspace {
+        /// What `workspace.yaml` says.
+        pinned: Slug,
+        /// What Calry says.
+        found: String,
+    },
+    /// There is no usable API key.
+    #[error(transparent)]
+    Key(#[from] remote::KeyError),
+    /// Calry could not be asked.
+    #[error(transparent)]
+    Remote(#[from] remote::Error),
+    /// A part of the program failed; it is reported and the pass is over.
+    #[error("the pass ended by an internal error: {0}")]
+    Internal(String),
+}
+
+impl Failure {
+    /// Whether the definitions are at fault, and not the world around them.
+    #[must_use]
+    pub const fn is_invalid_definitions(&self) -> bool {
+        matches!(self, Self::NoFile(_))
+    }
+}
+
+/// A plan, and what it was made from.
+#[derive(Debug)]
+pub struct Look {
+    /// The plan.
+    pub plan: Plan,
+    /// When the live state was asked for.
+    pub fetched: Instant,
+    /// The day for which it was made, UTC.
+    pub today: Date,
+}
+
+/// Loads the files and fills their secrets in.
+///
+/// # Errors
+/// [`Failure::Directory`] and [`Failure::NoFile`]; problems of single files are in [`Loaded::diagnostics`].
+pub fn load(source: &Source) -> Result<Desired, Failure> {
+    let mut loaded = repo::load(&source.definitions)?;
+    if !source.only.is_empty() {
+        for provider in &source.only {
+            if !loaded.files.iter().any(|file| file.provider.as_ref() == Some(provider)) {
+                return Err(Failure::NoFile(provider.clone()));
+            }
+        }
+        loaded.keep_only(&source.only);
+    }
+    loaded.resolve(&source.secrets, source.missing);
+    let revision = repo::revision(&loaded.directory);
+    Ok(Desired { loaded, revision })
+}
+
+/// What must never appear in a text that somebody else wrote.
+#[must_use]
+pub fn scrubber(desired: &Desired) -> Scrubber {
+    let mut scrubber = Scrubber::default();
+    desired.loaded.secrets().for_each(|secret| scrubber.learn(&secret));
+    scrubber
+}
+
+/// Fetches the live state and plans. `known` is the workspace, where the same key was asked before.
+///
+/// # Errors
+/// [`Failure`] where nothing can be planned.
+pub async fn look<R: ReadCalry>(
+    source: &Source,
+    desired: &mut Desired,
+    reader: &R,
+    known: Option<Workspace>,
+    method: UpdateMethod,
+    applied: &Applied,
+) -> Result<Look, Failure> {
+    if matches!(desired.loaded.pin, Pin::Invalid) {
+        return Err(Failure::Pin);
+    }
+    let fetched = Instant::now();
+    let workspace = async {
+        match known {
+            Some(workspace) => Ok(workspace),
+            None => reader.workspace().await,
+        }
+    };
+    let (workspace, listing) = tokio::join!(workspace, reader.definitions());
+    let workspace = workspace?;
+    if let Pin::Slug(pinned) = &desired.loaded.pin
+        && pinned.as_str() != workspace.slug
+    {
+        return Err(Failure::WrongWorkspace {
+            pinned: pinned.clone(),
+            found: crate::model::ellipsize(&crate::model::printable(&workspace.slug), 128),
+        });
+    }
+    let listing = listing?;
+    let today = today();
+
+    let loaded = &mut desired.loaded;
+    let unreadable: Vec<(Provider, String)> =
+        listing.unreadable.into_iter().filter_map(|u| Some((u.provider?, u.problem))).collect();
+    loaded.check(&Catalogue::of(&listing.live, unreadable.iter().map(|(provider, _)| provider)));
+    if source.strict {
+        loaded.deny_warnings();
+    }
+    let inputs: Vec<Input> = loaded
+        .files
+        .iter()
+        .map(|file| Input { file: file.name.clone(), provider: file.provider.clone(), desired: file.desired.clone() })
+        .collect();
+    let live = listing.live.into_iter().filter(|live| source.only.is_empty() || source.only.contains(&live.provider));
+    let context = Context { today, method, applied };
+    let plan = plan(workspace, desired.revision.clone(), inputs, live, &unreadable, context);
+    Ok(Look { plan, fetched, today })
+}
+
+/// Today, UTC.
+#[must_use]
+pub fn today() -> Date {
+    Timestamp::now().to_zoned(TimeZone::UTC).date()
+}
+
+/// How a directory is shown: as the operator wrote it.
+#[must_use]
+pub fn shown(directory: &Path) -> Arc<str> {
+    directory.display().to_string().into()
+}

@@ -1,0 +1,8 @@
+//! Plans, reports and problems to text and JSON. Data in, string out: nothing here prints, reads or decides.
+//!
+//! What it never does: see a secret. It is given types that hold none, or that have no way to show one; masking is by
+//! position, before rendering.
+
+pub mod json;
+pub mod text;
+mod view;

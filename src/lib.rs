@@ -25,8 +25,22 @@
 //!
 //! `tests/architecture.rs` reads the code and holds it to this table.
 
+// What input can reach must not end the process, and everything that is printed goes through one place.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::dbg_macro,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
 pub mod apply;
+pub mod cli;
+pub mod daemon;
 pub mod model;
+pub mod pass;
 pub mod plan;
 pub mod remote;
 pub mod render;

@@ -1,3 +1,7 @@
-//! The command line of calry-gitops.
+//! The command line of calry-gitops. Everything is in the library; this returns its exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    calry_gitops::cli::main()
+}

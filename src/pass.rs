@@ -3,8 +3,7 @@
 //!
 //! What it never does: write. It is given a reader, and a reader has no way to.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -17,7 +16,7 @@ use crate::remote::{self, ReadCalry};
 use crate::repo::{self, DirectoryError, Loaded, MissingSecrets, Pin, SecretSources};
 
 /// Where desired state comes from, and how strictly it is read.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Source {
     /// The definitions directory.
     pub definitions: PathBuf,
@@ -50,7 +49,9 @@ pub enum Failure {
     #[error("there is no definition file for {0}, which --only names; add {stem}.yaml, or leave it out", stem = .0.file_stem())]
     NoFile(Provider),
     /// `workspace.yaml` has errors: nobody knows which workspace the files are for.
-    #[error("workspace.yaml is invalid, so it is not known which workspace these definitions are for; nothing is planned")]
+    #[error(
+        "workspace.yaml is invalid, so it is not known which workspace these definitions are for; nothing is planned"
+    )]
     Pin,
     /// The key belongs to another workspace than the files.
     #[error(
@@ -100,10 +101,8 @@ pub struct Look {
 pub fn load(source: &Source) -> Result<Desired, Failure> {
     let mut loaded = repo::load(&source.definitions)?;
     if !source.only.is_empty() {
-        for provider in &source.only {
-            if !loaded.files.iter().any(|file| file.provider.as_ref() == Some(provider)) {
-                return Err(Failure::NoFile(provider.clone()));
-            }
+        if let Some(provider) = loaded.first_without_file(&source.only) {
+            return Err(Failure::NoFile(provider.clone()));
         }
         loaded.keep_only(&source.only);
     }
@@ -116,7 +115,7 @@ pub fn load(source: &Source) -> Result<Desired, Failure> {
 #[must_use]
 pub fn scrubber(desired: &Desired) -> Scrubber {
     let mut scrubber = Scrubber::default();
-    desired.loaded.secrets().for_each(|secret| scrubber.learn(&secret));
+    desired.loaded.secrets().for_each(|secret| scrubber.learn(secret));
     scrubber
 }
 
@@ -177,10 +176,4 @@ pub async fn look<R: ReadCalry>(
 #[must_use]
 pub fn today() -> Date {
     Timestamp::now().to_zoned(TimeZone::UTC).date()
-}
-
-/// How a directory is shown: as the operator wrote it.
-#[must_use]
-pub fn shown(directory: &Path) -> Arc<str> {
-    directory.display().to_string().into()
 }

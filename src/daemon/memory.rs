@@ -65,14 +65,18 @@ impl Memory {
         let now = Instant::now();
         self.resting.retain(|provider, rest| {
             let same = plan.steps().any(|step| step.desired.provider == *provider && step.desired == rest.desired);
-            same && !(asked && !rest.not_converged)
+            same && (!asked || rest.not_converged)
         });
         self.resting
             .iter()
             .filter(|(_, rest)| rest.until > now)
             .map(|(provider, rest)| {
                 let left = Duration::from_secs((rest.until - now).as_secs() + 1);
-                let why = format!("tried again in {} or when its file changes: {}", humantime::format_duration(left), rest.why);
+                let why = format!(
+                    "tried again in {} or when its file changes: {}",
+                    humantime::format_duration(left),
+                    rest.why
+                );
                 (provider.clone(), why)
             })
             .collect()

@@ -2,9 +2,11 @@
 //!
 //! What it never does: end because a pass failed. A pass is infallible here; what went wrong is in its [`PassReport`].
 
+pub mod log;
 mod memory;
 mod pass;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -31,7 +33,7 @@ pub enum Mode {
 /// Everything that one workspace's loop needs.
 pub struct Settings {
     /// Files, secrets, strictness.
-    pub source: Source,
+    pub source: Arc<Source>,
     /// Where the API key is; read anew at each pass.
     pub key: KeySource,
     /// The API of this workspace.

@@ -1,5 +1,6 @@
 //! One pass of the daemon. It cannot fail: what went wrong is part of what it reports.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,10 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Memory, Mode, Settings};
 use crate::apply::{self, Report, UpdateResult};
-use crate::model::{Diagnostic, Severity};
+use crate::model::Diagnostic;
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Entry, Limits, Plan, Refusal, Verdict};
-use crate::remote::ReadCalry as _;
 
 /// Why a pass runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,13 +119,15 @@ async fn attempt(
     stop: &CancellationToken,
 ) -> Result<PassResult, Failure> {
     let deadline = Instant::now() + settings.timeout;
-    let source = settings.source.clone();
+    let source = Arc::clone(&settings.source);
     // Files may be on a file system that hangs: the loop must not.
     let loading = tokio::task::spawn_blocking(move || pass::load(&source));
     let mut desired = match tokio::time::timeout_at(deadline, loading).await {
         Ok(Ok(loaded)) => loaded?,
         Ok(Err(panicked)) => return Err(Failure::Internal(panicked.to_string())),
-        Err(_) => return Err(Failure::Internal("reading the definitions took longer than the whole pass may".to_owned())),
+        Err(_) => {
+            return Err(Failure::Internal("reading the definitions took longer than the whole pass may".to_owned()));
+        }
     };
     desired.loaded.leave_out(unsettled);
     let tell_problems = |memory: &mut Memory, report: &mut PassReport, loaded: &crate::repo::Loaded| {
@@ -202,9 +204,9 @@ fn tell_differences(memory: &mut Memory, report: &mut PassReport, plan: &Plan, u
 }
 
 impl PassReport {
-    /// Whether everything is as git wants it, what is held aside.
+    /// Whether something failed, and whether the definitions are at fault.
     #[must_use]
-    pub fn exit(&self) -> (bool, bool) {
+    pub fn faults(&self) -> (bool, bool) {
         let invalid_files = self.errors > 0;
         match &self.result {
             PassResult::Failed(failure) => (!failure.is_invalid_definitions(), true),
@@ -224,10 +226,4 @@ fn unreadable(plan: &Plan) -> bool {
 
 fn missing(plan: &Plan) -> bool {
     plan.entries.iter().any(|entry| matches!(entry.verdict, Verdict::Missing))
-}
-
-/// Whether a problem keeps its file out.
-#[must_use]
-pub fn is_error(diagnostic: &Diagnostic) -> bool {
-    diagnostic.severity == Severity::Error
 }

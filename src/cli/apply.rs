@@ -1,0 +1,153 @@
+//! `apply`: plan, ask, change, verify.
+
+use std::io::{IsTerminal, Write as _};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::options::{LiveArgs, Setup};
+use super::plan::{Format, Looked, cannot_be_applied, look};
+use super::{Exit, Output, signals};
+use crate::apply;
+use crate::pass;
+use crate::plan::{Approved, Digest, Limits};
+use crate::render::{json, text};
+use crate::repo::MissingSecrets;
+
+#[derive(Args)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    live: LiveArgs,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Refuse a plan that would change more providers than this
+    #[arg(long, env = "CALRY_MAX_CHANGES", hide_env_values = true, value_name = "N")]
+    max_changes: Option<usize>,
+    /// Let exactly the plan with this digest through, whatever --max-changes says
+    #[arg(long, value_parser = Digest::parse, value_name = "DIGEST")]
+    approve: Option<Digest>,
+    /// How many updates may be under way at once
+    #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = concurrency, value_name = "N")]
+    concurrency: usize,
+    /// How plan and report are printed
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json")]
+    format: Format,
+}
+
+/// A number of updates that are under way at once.
+pub(super) fn concurrency(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=64) => Ok(n),
+        _ => Err("a number from 1 to 64".to_owned()),
+    }
+}
+
+pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exit> {
+    let stop = signals::stop_token()?;
+    let setup = args.live.set_up(MissingSecrets::Error).await?;
+    let looked = match look(&setup).await {
+        Ok(looked) => looked,
+        Err(failed) => return Ok(failed.tell(&setup, args.format, output)),
+    };
+    let diagnostics = &looked.desired.loaded.diagnostics;
+    output.diagnostics(diagnostics, &setup.shown, looked.desired.loaded.files.len());
+    let plan = &looked.look.plan;
+    // What is shown before the question is not the result of a command whose result is JSON.
+    match args.format {
+        Format::Text => output.result(&text::plan(plan)),
+        Format::Json if !args.yes => output.note(&text::plan(plan)),
+        Format::Json => {}
+    }
+    let give_up = |exit: Exit, sentence: &str| {
+        if args.format == Format::Json {
+            output.result(&json::plan(plan, diagnostics, None, Some(sentence)));
+        }
+        output.error(sentence);
+        Ok(exit)
+    };
+    if looked.is_invalid() {
+        let exit = Exit::of(cannot_be_applied(plan), true, false);
+        return give_up(
+            exit,
+            "the definitions are invalid, and nothing was changed; mend them, or name with --only what is to be applied",
+        );
+    }
+    let limits = Limits { max_changes: args.max_changes, approve: args.approve.clone() };
+    let approved = match plan.clone().approve(&limits) {
+        Ok(approved) => approved,
+        Err(refused) => return give_up(Exit::Failed, &refused.to_string()),
+    };
+    let count = plan.steps().count();
+    if count > 0 && !args.yes {
+        if !std::io::stdin().is_terminal() {
+            return give_up(
+                Exit::Failed,
+                "nothing was changed: there is no terminal to ask on; look at the plan, and apply it with --yes",
+            );
+        }
+        if !ask(count, output, &stop).await? {
+            return give_up(Exit::Failed, "nothing was changed: the answer was not yes");
+        }
+    }
+
+    let report = carry_out(args, &setup, &looked, &approved, stop, output).await?;
+    match args.format {
+        Format::Text if count > 0 => output.result(&text::report(&report)),
+        Format::Text => {}
+        Format::Json => output.result(&json::plan(plan, diagnostics, Some(&report), None)),
+    }
+    let failed = report.results.iter().any(|result| !result.outcome.is_done()) || cannot_be_applied(plan);
+    Ok(Exit::of(failed, false, false))
+}
+
+async fn carry_out(
+    args: &ApplyArgs,
+    setup: &Setup,
+    looked: &Looked,
+    approved: &Approved,
+    stop: CancellationToken,
+    output: &Output,
+) -> anyhow::Result<apply::Report> {
+    // A person may have taken his time; the changes get a time limit of their own, and the key as it is now.
+    let deadline = Instant::now() + setup.timeout;
+    let reader = setup.api.reader(&setup.key.read()?, deadline, pass::scrubber(&looked.desired));
+    let writer = setup.api.writer(&reader);
+    let options = apply::Options {
+        concurrency: args.concurrency,
+        method: setup.api.method(),
+        today: looked.look.today,
+        fetched: looked.look.fetched,
+        deadline,
+        resting: std::collections::BTreeMap::new(),
+        stop,
+    };
+    let bar = ProgressBar::new(approved.plan().steps().count() as u64);
+    bar.set_draw_target(if output.is_watched() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+    if let Ok(style) = ProgressStyle::with_template("updating {pos}/{len} {bar:30} {msg}") {
+        bar.set_style(style);
+    }
+    let report = apply::apply(approved, &reader, &writer, &options, |result| {
+        bar.set_message(result.provider.to_string());
+        bar.inc(1);
+    })
+    .await;
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+async fn ask(count: usize, output: &Output, stop: &CancellationToken) -> anyhow::Result<bool> {
+    let noun = if count == 1 { "provider" } else { "providers" };
+    output.note(&format!("Change {count} {noun} in Calry? Only yes is taken for yes: "));
+    std::io::stderr().flush()?;
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    tokio::select! {
+        () = stop.cancelled() => Ok(false),
+        answer = answer => Ok(answer??.trim().eq_ignore_ascii_case("yes")),
+    }
+}

@@ -1,0 +1,148 @@
+//! The command line: one file per command, and the exit codes that all of them share.
+//!
+//! What it never does: decide what changes, or show what others did not already make fit to be shown.
+
+mod apply;
+mod options;
+mod output;
+mod plan;
+mod run;
+mod sandbox;
+mod signals;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use output::Output;
+
+/// How a command ended. Where several hold, `Failed` goes before `Invalid` and that before `Pending`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    /// Done, or in sync.
+    Done = 0,
+    /// Something failed: network, authorization, an update, a refused plan, a wrong workspace.
+    Failed = 1,
+    /// Changes are pending (`plan --detailed-exitcode`).
+    Pending = 2,
+    /// The definitions are invalid, or name a provider that the workspace does not have.
+    Invalid = 3,
+    /// The command line is wrong.
+    Usage = 64,
+}
+
+impl Exit {
+    const fn of(failed: bool, invalid: bool, pending: bool) -> Self {
+        match (failed, invalid, pending) {
+            (true, _, _) => Self::Failed,
+            (_, true, _) => Self::Invalid,
+            (_, _, true) => Self::Pending,
+            _ => Self::Done,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Keeps the integration definitions of a Calry workspace equal to a directory of YAML files in git.
+#[derive(Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, or in sync; 1 something failed; 2 changes are pending (plan --detailed-exitcode);\n\
+                  3 the definitions are invalid; 64 the command line is wrong.\n\n\
+                  Try it, with nothing to set up:  calry-gitops run --sandbox"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    output: output::OutputArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check the definition files, offline, without any key or secret
+    Validate(validate::ValidateArgs),
+    /// Show what would change; changes nothing
+    Plan(plan::PlanArgs),
+    /// Plan, ask, change, verify
+    Apply(apply::ApplyArgs),
+    /// The daemon: keep the workspace equal to the files
+    Run(run::RunArgs),
+    /// A local Calry, for trying, demos and tests
+    Sandbox(sandbox::SandboxArgs),
+}
+
+/// Runs the command that the process's arguments name.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let usage = error.use_stderr();
+            // Nothing is left to do where this cannot be printed.
+            let _ = error.print();
+            return if usage { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    let long_running = matches!(cli.command, Command::Run(_) | Command::Sandbox(_));
+    let output = Output::new(&cli.output, long_running);
+    let result = match cli.command {
+        Command::Validate(args) => validate::run(&args, &output),
+        Command::Plan(args) => block_on(plan::run(&args, &output)),
+        Command::Apply(args) => block_on(apply::run(&args, &output)),
+        Command::Run(args) => block_on(run::run(&args, &output)),
+        Command::Sandbox(args) => block_on(sandbox::run(&args, &output)),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => match error.downcast::<UsageError>() {
+            Ok(usage) => {
+                let _ = Cli::command().error(clap::error::ErrorKind::ValueValidation, usage.0).print();
+                Exit::Usage.into()
+            }
+            Err(error) => {
+                output.error(&format!("{error:#}"));
+                Exit::Failed.into()
+            }
+        },
+    }
+}
+
+/// A command line that is wrong in a way that the parser does not see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+fn block_on(future: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(future);
+    // A prompt that nobody answered, or a file system that hangs, must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn where_several_exit_codes_hold_1_goes_before_3_and_3_before_2() {
+        assert_eq!(Exit::of(true, true, true), Exit::Failed);
+        assert_eq!(Exit::of(false, true, true), Exit::Invalid);
+        assert_eq!(Exit::of(false, false, true), Exit::Pending);
+        assert_eq!(Exit::of(false, false, false), Exit::Done);
+    }
+}

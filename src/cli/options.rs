@@ -1,0 +1,171 @@
+//! The options that commands share, and what they set up.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+
+use super::UsageError;
+use crate::model::{Provider, Secret, UpdateMethod};
+use crate::pass::Source;
+use crate::remote::{Api, ApiUrl, Http, HttpSettings, KeySource};
+use crate::repo::{self, MissingSecrets, Pin, SecretSources};
+use crate::sandbox::{Config, Sandbox, Seed};
+
+/// Which files are meant.
+#[derive(Args)]
+#[command(next_help_heading = "Definitions")]
+pub(super) struct FileArgs {
+    /// The directory of definition files
+    #[arg(
+        short,
+        long,
+        env = "CALRY_DEFINITIONS",
+        hide_env_values = true,
+        default_value = "definitions",
+        value_name = "DIR"
+    )]
+    pub(super) definitions: PathBuf,
+    /// Only this provider; repeatable. The errors of other files do not count
+    #[arg(long, value_parser = provider, value_name = "PROVIDER")]
+    pub(super) only: Vec<Provider>,
+    /// Make warnings errors
+    #[arg(long)]
+    pub(super) strict: bool,
+}
+
+/// Everything that a command needs to read the live state.
+#[derive(Args)]
+pub(super) struct LiveArgs {
+    #[command(flatten)]
+    pub(super) files: FileArgs,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Calry")]
+struct ApiArgs {
+    /// Calry's address
+    #[arg(
+        long,
+        env = "CALRY_API_URL",
+        hide_env_values = true,
+        default_value = "https://zepl.calry.app",
+        value_name = "URL"
+    )]
+    api_url: String,
+    /// The file that holds the API key; without it, the variable CALRY_API_KEY does. Read anew at each pass
+    #[arg(long, env = "CALRY_API_KEY_FILE", hide_env_values = true, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Send the key over plain http to another machine, where everybody on the way can read it
+    #[arg(long, env = "CALRY_INSECURE_HTTP", hide_env_values = true)]
+    insecure_http: bool,
+    /// The HTTP method of an update
+    #[arg(long, env = "CALRY_UPDATE_METHOD", hide_env_values = true, value_enum, default_value_t = Method::Patch, hide_possible_values = true, value_name = "patch|put")]
+    update_method: Method,
+    /// The directory of secrets, one file each; without a file, the variable CALRY_SECRET_NAME counts
+    #[arg(long, env = "CALRY_SECRETS_DIR", hide_env_values = true, value_name = "DIR")]
+    secrets_dir: Option<PathBuf>,
+    /// How long a whole pass may take, retries included
+    #[arg(long, env = "CALRY_TIMEOUT", hide_env_values = true, default_value = "60s", value_parser = duration, value_name = "TIME")]
+    timeout: Duration,
+    /// Start a local Calry and use that: real keys and addresses are ignored, missing secrets get placeholders
+    #[arg(long)]
+    sandbox: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Method {
+    Patch,
+    Put,
+}
+
+impl From<Method> for UpdateMethod {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Patch => Self::Patch,
+            Method::Put => Self::Put,
+        }
+    }
+}
+
+/// What the options amount to.
+pub(super) struct Setup {
+    pub(super) source: Source,
+    pub(super) api: Api,
+    pub(super) key: KeySource,
+    pub(super) timeout: Duration,
+    /// The definitions directory as the operator wrote it.
+    pub(super) shown: String,
+    /// It lives as long as the command.
+    pub(super) sandbox: Option<Sandbox>,
+}
+
+impl LiveArgs {
+    /// Sets up what reading the live state takes.
+    pub(super) async fn set_up(&self, missing: MissingSecrets) -> anyhow::Result<Setup> {
+        let FileArgs { definitions, only, strict } = &self.files;
+        let ApiArgs { api_url, api_key_file, insecure_http, update_method, secrets_dir, timeout, sandbox } = &self.api;
+        let method = UpdateMethod::from(*update_method);
+        let sandbox = if *sandbox { Some(start_sandbox(definitions, method).await?) } else { None };
+        let (url, key, missing) = match &sandbox {
+            Some(sandbox) => {
+                let key = KeySource::Variable(Some(Secret::new(sandbox.keys().write.clone())));
+                // A pull request's view stays what it is; everything else gets placeholders.
+                let missing = if missing == MissingSecrets::Error { MissingSecrets::Placeholder } else { missing };
+                (ApiUrl::parse(&sandbox.url(), false), key, missing)
+            }
+            None => {
+                let key = match api_key_file {
+                    Some(file) => KeySource::File(file.clone()),
+                    None => KeySource::Variable(std::env::var("CALRY_API_KEY").ok().map(Secret::new)),
+                };
+                (ApiUrl::parse(api_url, *insecure_http), key, missing)
+            }
+        };
+        let url = url.map_err(|error| UsageError(format!("--api-url: {error}")))?;
+        let http = Http::new(&url, HttpSettings::default())?;
+        Ok(Setup {
+            source: Source {
+                definitions: definitions.clone(),
+                secrets: SecretSources::new(secrets_dir.clone()),
+                missing,
+                strict: *strict,
+                only: only.clone(),
+            },
+            api: Api::new(http, url, method),
+            key,
+            timeout: *timeout,
+            shown: definitions.display().to_string(),
+            sandbox,
+        })
+    }
+}
+
+/// A sandbox whose workspace is the one that the definitions are for.
+async fn start_sandbox(definitions: &Path, update_method: UpdateMethod) -> anyhow::Result<Sandbox> {
+    let mut seed = Seed::builtin();
+    // A directory that cannot be read is the pass's to report.
+    if let Ok(loaded) = repo::load(definitions)
+        && let Pin::Slug(slug) = loaded.pin
+    {
+        seed = seed.with_slug(slug);
+    }
+    Sandbox::start(Config { seed, update_method, ..Config::default() }).await.context("the sandbox cannot be started")
+}
+
+fn provider(text: &str) -> Result<Provider, String> {
+    Provider::parse(text).map_err(|error| error.to_string())
+}
+
+/// A duration as a person writes it: `90s`, `5m`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|_| "a duration is written as 90s, 5m or 1h30m".to_owned())?;
+    if duration < Duration::from_millis(1) || duration > Duration::from_secs(31 * 86_400) {
+        return Err("a duration is between 1ms and 31 days".to_owned());
+    }
+    Ok(duration)
+}

@@ -1,0 +1,131 @@
+//! Where things are printed: results to standard output, everything else to standard error.
+
+use std::io::{IsTerminal, Write};
+
+use anstream::{AutoStream, ColorChoice};
+use clap::{ArgAction, Args, ValueEnum};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::format::{FmtSpan, debug_fn};
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::model::{Diagnostic, Severity};
+use crate::render;
+
+/// Options of every command.
+#[derive(Args)]
+#[command(next_help_heading = "Output")]
+pub(super) struct OutputArgs {
+    /// Colours: auto is for terminals only, and honours NO_COLOR
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, hide_possible_values = true, value_name = "auto|always|never")]
+    color: Color,
+    /// How log lines are written
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "CALRY_LOG_FORMAT", hide_env_values = true, hide_possible_values = true, value_name = "text|json")]
+    log_format: LogFormat,
+    /// Say more; twice for everything (never a secret)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The two streams, as the operator wants them.
+pub(super) struct Output {
+    color: ColorChoice,
+    quiet: bool,
+}
+
+impl Output {
+    /// Sets the log up. Only this program's own lines are logged at any verbosity: what libraries say at their highest
+    /// levels may hold what must not be shown.
+    pub(super) fn new(args: &OutputArgs, long_running: bool) -> Self {
+        let color = match args.color {
+            Color::Auto => ColorChoice::Auto,
+            Color::Always => ColorChoice::Always,
+            Color::Never => ColorChoice::Never,
+        };
+        let level = match (args.quiet, args.verbose, long_running) {
+            (true, _, _) => LevelFilter::ERROR,
+            (_, 0, false) => LevelFilter::WARN,
+            (_, 0, true) | (_, 1, false) => LevelFilter::INFO,
+            (_, 1, true) => LevelFilter::DEBUG,
+            _ => LevelFilter::TRACE,
+        };
+        let filter = tracing_subscriber::filter::Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
+        let registry = tracing_subscriber::registry().with(filter);
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
+        match args.log_format {
+            LogFormat::Json => registry.with(layer.json().flatten_event(true).with_target(false)).init(),
+            LogFormat::Text => {
+                let ansi = match color {
+                    ColorChoice::Auto => AutoStream::choice(&std::io::stderr()) != ColorChoice::Never,
+                    choice => choice != ColorChoice::Never,
+                };
+                // A person reads the sentence; its fields are the same facts for machines.
+                let sentence = debug_fn(
+                    |writer, field, value| {
+                        if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
+                    },
+                );
+                registry.with(layer.with_ansi(ansi).with_target(false).with_timer(Seconds).fmt_fields(sentence)).init();
+            }
+        }
+        Self { color, quiet: args.quiet }
+    }
+
+    /// Prints a result.
+    pub(super) fn result(&self, text: &str) {
+        // A reader that went away, as `head` does, has what it wanted.
+        let _ = AutoStream::new(std::io::stdout(), self.color).write_all(text.as_bytes());
+        let _ = std::io::stdout().flush();
+    }
+
+    /// Prints something on the way to a result.
+    pub(super) fn note(&self, text: &str) {
+        let _ = AutoStream::new(std::io::stderr(), self.color).write_all(text.as_bytes());
+    }
+
+    /// Prints why the command failed.
+    pub(super) fn error(&self, sentence: &str) {
+        const RED: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();
+        self.note(&format!("{RED}error{RED:#}: {sentence}\n"));
+    }
+
+    /// Prints problems of definition files.
+    pub(super) fn diagnostics(&self, list: &[Diagnostic], directory: &str, files: usize) {
+        let shown: Vec<Diagnostic> =
+            list.iter().filter(|d| !self.quiet || d.severity == Severity::Error).cloned().collect();
+        if !shown.is_empty() {
+            self.note(&render::diagnostics(&shown, directory, files));
+        }
+    }
+
+    /// Whether a person watches standard error.
+    pub(super) fn is_watched(&self) -> bool {
+        !self.quiet && std::io::stderr().is_terminal()
+    }
+}
+
+/// RFC 3339, UTC, whole seconds.
+struct Seconds;
+
+impl FormatTime for Seconds {
+    fn format_time(&self, writer: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{:.0}", jiff::Timestamp::now())
+    }
+}

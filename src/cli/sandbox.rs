@@ -1,0 +1,87 @@
+//! `sandbox`: a Calry of one's own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::options::{Method, duration};
+use super::{Exit, Output, signals};
+use crate::sandbox::{
+    AcrossGroups, Chance, Config, Mask, PartialPartnerKey, PutAbsent, Rate, Sandbox, Seed, Semantics, SpecifiedFields,
+};
+
+#[derive(Args)]
+pub(super) struct SandboxArgs {
+    /// Where it listens; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:4010", value_name = "ADDR")]
+    listen: SocketAddr,
+    /// A JSON file {"workspace": {…}, "definitions": […]} to begin with
+    #[arg(long, value_name = "FILE")]
+    seed: Option<PathBuf>,
+    /// How long each answer takes
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    latency: Option<Duration>,
+    /// How many requests are answered; the others get 429
+    #[arg(long, value_name = "10/s")]
+    rate_limit: Option<Rate>,
+    /// The share of requests that fail, from 0 to 1
+    #[arg(long, default_value = "0", value_name = "SHARE")]
+    fail: Chance,
+    /// Let other machines in: listen on an address that is not loopback
+    #[arg(long)]
+    allow_remote: bool,
+    #[command(flatten)]
+    semantics: SemanticsArgs,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Where Calry's documentation is silent")]
+struct SemanticsArgs {
+    /// Which fields of an update are switched on: those that are true, or all that are present
+    #[arg(long, default_value = "true", value_name = "true|present")]
+    fields: SpecifiedFields,
+    /// Whether an update of one group switches the fields of other groups off
+    #[arg(long, default_value = "yes", value_name = "yes|no")]
+    across_groups: AcrossGroups,
+    /// Whether a partial partnerKey is merged or replaces the whole
+    #[arg(long, default_value = "replace", value_name = "merge|replace")]
+    partner_key: PartialPartnerKey,
+    /// Which method updates: PATCH alone, or PUT as well
+    #[arg(long, value_enum, default_value_t = Method::Patch, hide_possible_values = true, value_name = "patch|put")]
+    update_method: Method,
+    /// Whether PUT clears or keeps what an update leaves out
+    #[arg(long, default_value = "clear", value_name = "clear|keep")]
+    put: PutAbsent,
+    /// Whether answers show masks in place of partner keys: never, to READ keys, always
+    #[arg(long, default_value = "never", value_name = "never|read|always")]
+    mask: Mask,
+}
+
+pub(super) async fn run(args: &SandboxArgs, output: &Output) -> anyhow::Result<Exit> {
+    let stop = signals::stop_token()?;
+    let seed = match &args.seed {
+        Some(path) => Seed::read(path)?,
+        None => Seed::builtin(),
+    };
+    let SemanticsArgs { fields, across_groups, partner_key, update_method, put, mask } = args.semantics;
+    let config = Config {
+        listen: args.listen,
+        allow_remote: args.allow_remote,
+        seed,
+        update_method: update_method.into(),
+        semantics: Semantics { fields, across_groups, partner_key, put_absent: put, mask },
+        latency: args.latency.unwrap_or_default(),
+        rate_limit: args.rate_limit,
+        fail: args.fail,
+        dice_seed: fastrand::u64(..),
+        ..Config::default()
+    };
+    let sandbox = Sandbox::start(config).await.context("the sandbox cannot be started")?;
+    output.result(&sandbox.banner());
+    stop.cancelled().await;
+    sandbox.shutdown().await;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,170 @@
+//! What the daemon says: one line per pass and one per change, for a person and for a machine.
+//!
+//! The message is the sentence that a person reads; the fields are the same facts for a machine (`--log-format json`). A
+//! quiet pass says nothing of single providers.
+
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::{Mode, PassReport, PassResult};
+use crate::apply::{Outcome, UpdateResult};
+use crate::model::{Diagnostic, Severity, ellipsize, printable};
+use crate::plan::{Cause, Entry, Plan, Verdict};
+use crate::render::text::{counts, mismatched, named};
+
+/// Logs a pass.
+pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
+    for diagnostic in &report.news {
+        problem(diagnostic, directory);
+    }
+    for (entry, cause) in &report.differences {
+        difference(entry, *cause);
+    }
+    if let PassResult::Applied(plan, applied) = &report.result {
+        for result in &applied.results {
+            update(plan, result);
+        }
+    }
+    let (number, trigger) = (report.number, report.trigger.as_str());
+    let took = rounded(report.took);
+    let next = report.next.map(|next| format!("; next pass in {}", rounded(next))).unwrap_or_default();
+    let duration_seconds = report.took.as_secs_f64();
+    match &report.result {
+        PassResult::Failed(failure) => {
+            error!(
+                pass = number,
+                trigger,
+                duration_seconds,
+                result = "failed",
+                "pass {number} ({trigger}) failed in {took}: {failure}{next}"
+            );
+        }
+        PassResult::Refused(plan, refusal) => {
+            let digest = plan.digest.as_ref().map(ToString::to_string);
+            error!(
+                pass = number,
+                trigger,
+                duration_seconds,
+                result = "refused",
+                digest,
+                "pass {number} ({trigger}): {refusal}{next}"
+            );
+        }
+        PassResult::Observed(plan) | PassResult::Applied(plan, _) => {
+            let summary = plan.summary();
+            let revision = plan.revision.as_ref().map(crate::model::Revision::short);
+            let at = revision.as_ref().map(|r| format!(" at {r}")).unwrap_or_default();
+            let (result, done) = match &report.result {
+                PassResult::Applied(_, applied) if !applied.results.is_empty() => {
+                    let done = applied.results.iter().filter(|r| r.outcome.is_done()).count();
+                    let result = if done == applied.results.len() { "applied" } else { "incomplete" };
+                    (result, format!("{done} of {} updated, ", applied.results.len()))
+                }
+                _ => ("ok", String::new()),
+            };
+            let told = if done.is_empty() { counts(&summary) } else { format!("{done}{}", rest(plan)) };
+            let observing = if mode == Mode::Observe { " (observe: nothing is written)" } else { "" };
+            info!(
+                pass = number,
+                trigger,
+                duration_seconds,
+                result,
+                revision,
+                in_sync = summary.in_sync,
+                update = summary.update,
+                held = summary.held,
+                invalid = summary.invalid,
+                missing = summary.missing,
+                unmanaged = summary.unmanaged,
+                "pass {number} ({trigger}){at} took {took}{observing}: {told}{next}"
+            );
+        }
+    }
+}
+
+fn rest(plan: &Plan) -> String {
+    let all = counts(&plan.summary());
+    all.split_once(", ").map_or(all.clone(), |(_, rest)| rest.to_owned())
+}
+
+fn update(plan: &Plan, result: &UpdateResult) {
+    let provider = result.provider.as_str();
+    let cause = word(result.cause);
+    let revision = plan.revision.as_ref().map(crate::model::Revision::short);
+    let duration_seconds = result.took.as_secs_f64();
+    let outcome = result.outcome.as_str();
+    let paths = result.changes.iter().map(|c| printable(&c.path())).collect::<Vec<_>>().join(" ");
+    let what = named(&result.changes);
+    match &result.outcome {
+        Outcome::Applied => {
+            let why = match result.cause {
+                Cause::Change => "updated",
+                Cause::Drift => "drifted, and was put back",
+            };
+            info!(provider, cause, revision, outcome, duration_seconds, paths, "{provider} {why}: {what}");
+        }
+        Outcome::Unchanged => {
+            info!(
+                provider,
+                cause, revision, outcome, duration_seconds, "{provider} was as desired already when it was read again"
+            );
+        }
+        Outcome::NotConverged(mismatches) => {
+            let fields = mismatches.iter().take(8).map(mismatched).collect::<Vec<_>>().join("; ");
+            warn!(provider, cause, revision, outcome, duration_seconds, paths, "{provider} did not converge: {fields}");
+        }
+        Outcome::Failed(why) => {
+            error!(provider, cause, revision, outcome, duration_seconds, paths, "{provider} was not updated: {why}");
+        }
+        // A provider that rests was told of when it failed.
+        Outcome::Skipped(why) => tracing::debug!(provider, cause, outcome, "{provider} was not tried: {why}"),
+    }
+}
+
+fn difference(entry: &Entry, cause: Option<Cause>) {
+    let provider = entry.label();
+    let what = named(entry.changes());
+    match (&entry.verdict, cause) {
+        (Verdict::Held { hold, .. }, _) => {
+            let reason =
+                hold.reason.as_deref().map(|r| format!(" ({})", ellipsize(&printable(r), 200))).unwrap_or_default();
+            info!(provider, state = "held", "{provider} is held until {}{reason}; it differs in: {what}", hold.until);
+        }
+        (_, Some(cause)) => {
+            let cause = word(cause);
+            warn!(provider, state = "update", cause, "{provider} differs and is left so ({cause}): {what}");
+        }
+        _ => {}
+    }
+}
+
+fn problem(diagnostic: &Diagnostic, directory: &str) {
+    let Diagnostic { severity, code, file, excerpt, message, help } = diagnostic;
+    let code = code.as_str();
+    let place = excerpt.as_ref().map(|e| format!(":{}:{}", e.line, e.column)).unwrap_or_default();
+    let help = help.as_deref().map(|h| format!(" ({h})")).unwrap_or_default();
+    let (line, column) = (excerpt.as_ref().map(|e| e.line), excerpt.as_ref().map(|e| e.column));
+    match severity {
+        Severity::Error => error!(file, line, column, code, "{directory}/{file}{place}: {message}{help}"),
+        Severity::Warning => warn!(file, line, column, code, "{directory}/{file}{place}: {message}{help}"),
+    }
+}
+
+fn word(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Change => "change",
+        Cause::Drift => "drift",
+    }
+}
+
+/// A duration as a person reads it: milliseconds below a second, whole seconds above ten.
+fn rounded(duration: Duration) -> humantime::FormattedDuration {
+    let unit = match duration {
+        d if d < Duration::from_secs(1) => 1,
+        d if d < Duration::from_secs(10) => 100,
+        _ => 1000,
+    };
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) / unit * unit;
+    humantime::format_duration(Duration::from_millis(millis))
+}

@@ -1,0 +1,251 @@
+//! The plan's laws, over made-up states: no socket, no file, no clock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use calry_gitops::model::{
+    Desired, DesiredPartnerKey, DesiredValue, Half, Icon, Live, PartnerKey, Provider, Secret, Template, Update,
+    UpdateMethod, Workspace,
+};
+use calry_gitops::plan::{Applied, Context, Digest, Input, Limits, Payload, Plan, Refusal, Verdict, plan, verify};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+
+fn name() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["a", "b", "c", "d", "x-y"]).prop_map(str::to_owned)
+}
+
+fn secret() -> impl Strategy<Value = Secret> {
+    prop::sample::select(vec!["one", "two", "three", ""]).prop_map(Secret::new)
+}
+
+fn icon() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["https://e.com/1", "https://e.com/2"]).prop_map(str::to_owned)
+}
+
+fn provider() -> impl Strategy<Value = Provider> {
+    prop::sample::select(vec!["P1", "P2", "P3", "P4"]).prop_map(|p| Provider::parse(p).unwrap())
+}
+
+fn desired(provider: Provider) -> impl Strategy<Value = Desired> {
+    let value = || {
+        secret()
+            .prop_map(|secret| DesiredValue { template: Template::parse("${secret:s}").unwrap(), value: Some(secret) })
+    };
+    let half = || option::of(btree_map(name(), value(), 0..3));
+    (option::of(icon()), half(), half(), btree_map(name(), btree_set(name(), 0..4), 0..3)).prop_map(
+        move |(icon, headers, query_params, fields)| Desired {
+            provider: provider.clone(),
+            icon: icon.map(|icon: String| Icon::parse(&icon).unwrap()),
+            partner_key: DesiredPartnerKey { headers, query_params },
+            fields,
+            hold: None,
+        },
+    )
+}
+
+fn live(provider: Provider) -> impl Strategy<Value = Live> {
+    let half = || option::of(btree_map(name(), secret(), 0..3));
+    (option::of(icon()), half(), half(), btree_map(name(), btree_map(name(), any::<bool>(), 0..4), 0..3)).prop_map(
+        move |(icon, headers, query_params, fields)| Live {
+            id: "id".to_owned(),
+            name: "name".to_owned(),
+            provider: provider.clone(),
+            icon,
+            partner_key: PartnerKey { headers, query_params },
+            fields,
+            updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+        },
+    )
+}
+
+fn states() -> impl Strategy<Value = (Vec<Desired>, Vec<Live>)> {
+    (btree_set(provider(), 1..4), btree_set(provider(), 1..4)).prop_flat_map(|(wanted, present)| {
+        (
+            wanted.into_iter().map(|p| desired(p).boxed()).collect::<Vec<_>>(),
+            present.into_iter().map(|p| live(p).boxed()).collect::<Vec<_>>(),
+        )
+    })
+}
+
+fn make(desired: &[Desired], live: &[Live], method: UpdateMethod) -> Plan {
+    let inputs = desired.iter().map(|d| Input {
+        file: format!("{}.yaml", d.provider.file_stem()),
+        provider: Some(d.provider.clone()),
+        desired: Some(Arc::new(d.clone())),
+    });
+    let workspace = Workspace { id: "w".to_owned(), name: "W".to_owned(), slug: "w".to_owned() };
+    let applied = Applied::new();
+    let context = Context { today: jiff::civil::date(2026, 1, 1), method, applied: &applied };
+    plan(workspace, None, inputs, live.to_vec(), &[], context)
+}
+
+/// What Calry makes of an update, in the reading that does most harm.
+fn carry_out(live: &Live, update: &Update, method: UpdateMethod) -> Live {
+    let mut after = live.clone();
+    let put = method == UpdateMethod::Put;
+    if put || update.icon.is_some() {
+        after.icon.clone_from(&update.icon);
+    }
+    if put || update.partner_key.is_some() {
+        after.partner_key = update.partner_key.clone().unwrap_or_default();
+    }
+    if put || update.fields.is_some() {
+        let sent = update.fields.clone().unwrap_or_default();
+        after.fields.values_mut().flat_map(BTreeMap::values_mut).for_each(|on| *on = false);
+        for (group, on) in sent {
+            after.fields.entry(group).or_default().extend(on.into_iter().map(|field| (field, true)));
+        }
+    }
+    after
+}
+
+fn unmanaged_part(desired: &Desired, live: &Live) -> (Option<String>, PartnerKey, BTreeMap<String, Vec<String>>) {
+    let mut key = live.partner_key.clone();
+    for half in Half::BOTH {
+        if desired.partner_key.half(half).is_some() {
+            *key.half_mut(half) = None;
+        }
+    }
+    let on = |fields: &BTreeMap<String, bool>| fields.iter().filter(|(_, on)| **on).map(|(f, _)| f.clone()).collect();
+    let groups = live.fields.iter().filter(|(g, _)| !desired.fields.contains_key(*g)).map(|(g, f)| (g.clone(), on(f)));
+    (live.icon.clone().filter(|_| desired.icon.is_none()), key, groups.collect())
+}
+
+fn method() -> impl Strategy<Value = UpdateMethod> {
+    prop::sample::select(vec![UpdateMethod::Patch, UpdateMethod::Put])
+}
+
+fn without_case_twins(live: &Live) -> bool {
+    live.partner_key.headers.iter().flatten().count()
+        == live
+            .partner_key
+            .headers
+            .iter()
+            .flatten()
+            .map(|(n, _)| n.to_lowercase())
+            .collect::<std::collections::BTreeSet<_>>()
+            .len()
+}
+
+proptest! {
+    #[test]
+    fn applying_a_plan_gives_the_desired_state_and_leaves_the_rest((wanted, live) in states(), method in method()) {
+        let first = make(&wanted, &live, method);
+        let mut after = live.clone();
+        for step in first.steps() {
+            let Payload::Ready(update) = &step.payload else { panic!("every secret is at hand") };
+            let place = after.iter_mut().find(|l| l.provider == step.desired.provider).unwrap();
+            let answer = carry_out(place, update, method);
+            prop_assert_eq!(unmanaged_part(&step.desired, place), unmanaged_part(&step.desired, &answer));
+            prop_assert!(verify(&step.desired, update, &answer).is_empty());
+            *place = answer;
+        }
+        let second = make(&wanted, &after, method);
+        prop_assert_eq!(second.steps().count(), 0, "a second plan is empty");
+        for (old, new) in live.iter().zip(&after) {
+            if !wanted.iter().any(|d| d.provider == old.provider) {
+                prop_assert_eq!(old, new, "what git does not manage is what it was");
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_files_and_of_answers_is_irrelevant((wanted, live) in states(), method in method()) {
+        let forth = make(&wanted, &live, method);
+        let (wanted, live): (Vec<_>, Vec<_>) = (wanted.into_iter().rev().collect(), live.into_iter().rev().collect());
+        let back = make(&wanted, &live, method);
+        prop_assert_eq!(format!("{forth:?}"), format!("{back:?}"));
+    }
+
+    #[test]
+    fn every_provider_is_in_one_entry_and_in_one_count((wanted, live) in states()) {
+        let plan = make(&wanted, &live, UpdateMethod::Patch);
+        let names: std::collections::BTreeSet<_> = wanted.iter().map(|d| &d.provider).chain(live.iter().map(|l| &l.provider)).collect();
+        prop_assert_eq!(plan.entries.len(), names.len());
+        let s = plan.summary();
+        prop_assert_eq!(s.in_sync + s.update + s.invalid + s.missing + s.held + s.unmanaged, names.len());
+        prop_assert!(plan.entries.is_sorted_by(|a, b| a.provider < b.provider));
+    }
+
+    #[test]
+    fn a_plan_above_the_limit_is_refused_and_its_digest_lets_it_through((wanted, live) in states(), max in 0usize..3) {
+        let plan = make(&wanted, &live, UpdateMethod::Patch);
+        let changes = plan.steps().count();
+        let digest = plan.digest.clone().unwrap();
+        let limits = Limits { max_changes: Some(max), approve: None };
+        let refused = plan.clone().approve(&limits);
+        prop_assert_eq!(refused.is_err(), changes > max);
+        let limits = Limits { approve: Some(digest), ..limits };
+        prop_assert!(plan.clone().approve(&limits).is_ok());
+        let other = Digest::parse(&format!("sha256:{}", "0".repeat(64))).unwrap();
+        let limits = Limits { approve: Some(other), ..limits };
+        let wrong = plan.approve(&limits).unwrap_err();
+        let is_wrong = matches!(wrong.reason, Refusal::NotTheApprovedPlan { .. });
+        prop_assert!(is_wrong);
+    }
+
+    #[test]
+    fn nothing_secret_is_in_what_a_plan_shows((wanted, mut live) in states(), canary in "canary[0-9]{8}") {
+        let mut wanted = wanted;
+        for desired in &mut wanted {
+            for half in Half::BOTH {
+                for value in desired.partner_key.half_mut(half).iter_mut().flatten().map(|(_, v)| v) {
+                    *value = DesiredValue { template: Template::parse(&canary).unwrap(), value: Some(Secret::new(canary.clone())) };
+                }
+            }
+        }
+        for live in &mut live {
+            for half in Half::BOTH {
+                for value in live.partner_key.half_mut(half).iter_mut().flatten().map(|(_, v)| v) {
+                    *value = Secret::new(format!("live-{canary}"));
+                }
+            }
+        }
+        prop_assume!(live.iter().all(without_case_twins));
+        let plan = make(&wanted, &live, UpdateMethod::Patch);
+        let json = calry_gitops::render::json::plan(&plan, &[], None, None);
+        for shown in [calry_gitops::render::text::plan(&plan), json, format!("{plan:?}")] {
+            prop_assert!(!shown.contains(&canary), "{}", shown);
+        }
+    }
+
+    #[test]
+    fn a_digest_knows_the_live_state_and_no_secret((wanted, live) in states(), pick in vec(any::<bool>(), 4)) {
+        let plan = make(&wanted, &live, UpdateMethod::Patch);
+        prop_assume!(plan.steps().count() > 0);
+        let mut moved = live.clone();
+        let first = plan.steps().next().unwrap().desired.provider.clone();
+        moved.iter_mut().find(|l| l.provider == first).unwrap().updated_at = "2027".to_owned();
+        prop_assert_ne!(plan.digest.clone(), make(&wanted, &moved, UpdateMethod::Patch).digest);
+        // Another secret that differs from the live one just as much gives the same digest.
+        let mut other = wanted.clone();
+        for (desired, _) in other.iter_mut().zip(pick) {
+            for half in Half::BOTH {
+                for value in desired.partner_key.half_mut(half).iter_mut().flatten().map(|(_, v)| v) {
+                    value.value = Some(Secret::new("quite another"));
+                }
+            }
+        }
+        let again = make(&other, &live, UpdateMethod::Patch);
+        let paths = |p: &Plan| p.entries.iter().flat_map(|e| e.changes().iter().map(|c| c.path())).collect::<Vec<_>>();
+        if paths(&plan) == paths(&again) {
+            prop_assert_eq!(plan.digest, again.digest);
+        }
+    }
+}
+
+#[test]
+fn a_missing_provider_an_invalid_file_and_an_unmanaged_provider_are_told_apart() {
+    let p = |n: &str| Provider::parse(n).unwrap();
+    let d = |n: &str| Desired {
+        provider: p(n),
+        icon: None,
+        partner_key: DesiredPartnerKey::default(),
+        fields: BTreeMap::new(),
+        hold: None,
+    };
+    let plan = make(&[d("GONE")], &[], UpdateMethod::Patch);
+    assert!(matches!(plan.entries[0].verdict, Verdict::Missing));
+}

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Does what a newcomer does: starts the first command of the README, edits a file, clicks in the sandbox by the curl line
+# that is printed, and looks whether each is followed. Needs cargo and curl.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+command=$(grep -om1 'cargo run --release -- run --sandbox' README.md)
+work=$(mktemp -d)
+cp -r definitions "$work/definitions"
+daemon=
+finish() {
+    if [ -n "$daemon" ]; then kill "$daemon" 2>/dev/null || true; fi
+    rm -rf "$work"
+}
+trap finish EXIT
+
+# Built first, so that the process that is started below is the one that a signal reaches.
+cargo build --quiet --locked --release
+CALRY_DEFINITIONS="$work/definitions" ${command/cargo run --release --/target/release/calry-gitops} --interval 5s >"$work/out" 2>&1 &
+daemon=$!
+
+expect() {
+    for _ in $(seq 200); do
+        if grep -q -- "$1" "$work/out"; then
+            printf 'seen: %s\n' "$(grep -m1 -- "$1" "$work/out")"
+            return
+        fi
+        sleep 0.05
+    done
+    printf 'not seen: %s\n' "$1" >&2
+    cat "$work/out" >&2
+    exit 1
+}
+
+expect 'pass 1 (start).*12 of 12 updated'
+url=$(grep -oEm1 'http://127\.0\.0\.1:[0-9]+' "$work/out")
+key=$(grep -oEm1 'zepl\.sandbox-read\.[^ ]+' "$work/out")
+icon() {
+    curl -sS -H "x-calry-api-key: $key" "$url/api/v1/integration-definition/$1" | grep -o '"icon":"[^"]*"'
+}
+
+echo 'icon: https://cdn.example.com/icons/guesty-2.png' >>"$work/definitions/guesty.yaml"
+expect 'GUESTY updated: icon'
+[ "$(icon GUESTY)" = '"icon":"https://cdn.example.com/icons/guesty-2.png"' ]
+
+# The very line that is printed, continuation lines and all.
+sed -n '/^ *curl /,/[^\\]$/p' "$work/out" | bash >/dev/null
+expect 'HOSTAWAY drifted, and was put back: icon'
+[ "$(icon HOSTAWAY)" = '"icon":"https://cdn.example.com/icons/hostaway.png"' ]
+
+kill -TERM "$daemon"
+wait "$daemon"
+daemon=
+expect 'stopped'
+echo "the quick start does what the README says"

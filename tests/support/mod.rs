@@ -1,0 +1,228 @@
+//! What the black-box tests share: a sandbox in this process, a directory of definitions, and the real binary.
+
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use calry_gitops::sandbox::{Config, RequestRecord, Sandbox, Seed};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+/// How long a test waits for something that should happen at once.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A sandbox, a definitions directory and the binary between them.
+pub struct World {
+    pub sandbox: Sandbox,
+    pub dir: tempfile::TempDir,
+    pub env: BTreeMap<String, String>,
+    _runtime: Runtime,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new(Config::default())
+    }
+}
+
+impl World {
+    pub fn new(config: Config) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let sandbox = runtime.block_on(Sandbox::start(config)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("definitions")).unwrap();
+        let env = BTreeMap::from([
+            ("CALRY_API_URL".to_owned(), sandbox.url()),
+            ("CALRY_API_KEY".to_owned(), sandbox.keys().write.clone()),
+        ]);
+        Self { sandbox, dir, env, _runtime: runtime }
+    }
+
+    /// A world whose workspace holds just these definitions.
+    pub fn with(definitions: Value, config: Config) -> Self {
+        let seed = serde_json::json!({
+            "workspace": {"id": "5f0c1f7e-0000-4000-8000-000000000001", "name": "Acme", "slug": "acme-production",
+                "defaultCurrency": "EUR", "createdAt": "2026-01-01T00:00:00.000Z", "updatedAt": "2026-01-01T00:00:00.000Z"},
+            "definitions": definitions,
+        });
+        let seed = Seed::parse(seed.to_string().as_bytes()).unwrap();
+        Self::new(Config { seed, ..config })
+    }
+
+    pub fn definitions(&self) -> PathBuf {
+        self.dir.path().join("definitions")
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> &Self {
+        std::fs::write(self.definitions().join(name), text).unwrap();
+        self
+    }
+
+    pub fn env(&mut self, name: &str, value: &str) -> &mut Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_calry-gitops"));
+        command.args(args).current_dir(self.dir.path()).env_clear().envs(&self.env).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the binary to its end.
+    pub fn run(&self, args: &[&str]) -> Ran {
+        Ran::of(self.command(args).output().unwrap())
+    }
+
+    pub fn live(&self, provider: &str) -> Value {
+        self.sandbox.definition(provider).unwrap()
+    }
+
+    pub fn requests(&self) -> Vec<RequestRecord> {
+        self.sandbox.requests()
+    }
+
+    /// The updates that arrived.
+    pub fn updates(&self) -> Vec<RequestRecord> {
+        self.requests().into_iter().filter(|r| ["PATCH", "PUT"].contains(&r.method.as_str())).collect()
+    }
+
+    /// Starts the daemon.
+    pub fn daemon(&self, args: &[&str]) -> Daemon {
+        let mut all = vec!["run"];
+        all.extend(args);
+        Daemon::start(self.command(&all))
+    }
+}
+
+/// What a finished command left.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "--- out\n{}\n--- err\n{}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        let flat = |t: &str| t.split_whitespace().collect::<Vec<_>>().join(" ");
+        let all = flat(&format!("{} {}", self.out, self.err));
+        assert!(all.contains(&flat(text)), "{text:?} is not in\n--- out\n{}\n--- err\n{}", self.out, self.err);
+        self
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.out))
+    }
+}
+
+/// A running daemon; it is killed when dropped.
+pub struct Daemon {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    pub seen: Vec<String>,
+}
+
+impl Daemon {
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (send, lines) = mpsc::channel();
+        let out = child.stdout.take().unwrap();
+        let err = child.stderr.take().unwrap();
+        let other = send.clone();
+        std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).for_each(|l| drop(other.send(l))));
+        std::thread::spawn(move || BufReader::new(err).lines().map_while(Result::ok).for_each(|l| drop(send.send(l))));
+        Self { child, lines, seen: Vec::new() }
+    }
+
+    /// Waits for a line that holds a text.
+    #[track_caller]
+    pub fn line(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            self.seen.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+        panic!("no line with {text:?} came in:\n{}", self.seen.join("\n"));
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end and returns the exit code.
+    #[track_caller]
+    pub fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.seen.extend(self.lines.iter());
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the daemon did not end:\n{}", self.seen.join("\n"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came true that {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A live definition with the fields of `listing` that are on and off.
+pub fn live(provider: &str, on: &[&str], off: &[&str]) -> Value {
+    let fields: serde_json::Map<String, Value> = on
+        .iter()
+        .map(|f| ((*f).to_owned(), true.into()))
+        .chain(off.iter().map(|f| ((*f).to_owned(), false.into())))
+        .collect();
+    serde_json::json!({
+        "id": "5f0c1f7e-0000-4000-8000-0000000000ff", "name": format!("{provider} Integration"), "provider": provider,
+        "fieldsToSync": {"listing": fields},
+        "createdAt": "2026-01-01T00:00:00.000Z", "updatedAt": "2026-01-01T00:00:00.000Z",
+    })
+}
+
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,5 +1,7 @@
 //! Problems in definition files, as data: where, what, and what would be right. How they look is for `render` to say.
 
+use std::ops::Range;
+
 /// Whether a file can be used in spite of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -88,16 +90,22 @@ pub struct Diagnostic {
     pub help: Option<String>,
 }
 
-/// A place in a file with the line's text, already masked: it holds nothing that may not be shown.
+/// A place in a file with the line's text, already masked and printable: it holds nothing that may not be shown, or that
+/// would act on a terminal.
+///
+/// The text need not be the line character by character: what is secret is `***` whatever its length, what would act is
+/// escaped, and of a long line only the surroundings of the place are there. So `mark` says where to point within `text`,
+/// and `line`, `column` and `width` where an editor would.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt {
     /// The line, from 1.
     pub line: usize,
-    /// The column of the first character that is meant, from 1, in characters.
+    /// The column of the first character that is meant, from 1, in characters of the file.
     pub column: usize,
-    /// How many characters are meant, at least 1.
+    /// How many characters of the file are meant, at least 1; 1 where the place is masked, so that no length shows.
     pub width: usize,
-    /// The line's text, masked, without its line break. Where masking took the place itself away, it is padded so that
-    /// `column` still points into it.
+    /// The line's text, or its part around the place, without its line break.
     pub text: String,
+    /// The bytes of `text` that are meant; on character boundaries, empty at the end of a line.
+    pub mark: Range<usize>,
 }

@@ -21,6 +21,12 @@ impl Approved {
     pub const fn plan(&self) -> &Plan {
         &self.0
     }
+
+    /// The plan, after it was carried out.
+    #[must_use]
+    pub fn into_plan(self) -> Plan {
+        self.0
+    }
 }
 
 /// A plan that may not be applied, and why.

@@ -105,6 +105,12 @@ impl Api {
         Self { http, url, method, pace: Arc::default() }
     }
 
+    /// Where it is.
+    #[must_use]
+    pub const fn url(&self) -> &ApiUrl {
+        &self.url
+    }
+
     /// How updates are sent.
     #[must_use]
     pub const fn method(&self) -> UpdateMethod {

@@ -3,6 +3,9 @@
 //! What it never does: see a secret. It is given types that hold none, or that have no way to show one; masking is by
 //! position, before rendering.
 
+mod diagnostics;
 pub mod json;
 pub mod text;
 mod view;
+
+pub use diagnostics::diagnostics;

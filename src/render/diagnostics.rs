@@ -1,0 +1,167 @@
+//! Problems of definition files, as rustc would tell them. It shows what the diagnostics hold and looks into no file.
+
+use std::collections::HashMap;
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
+use anstyle::{AnsiColor, Effects, Style};
+
+use crate::model::{Code, Diagnostic, Excerpt, Severity, printable};
+
+/// How many warnings of one code are shown; the rest is counted.
+const ALIKE: usize = 20;
+
+/// The problems with their lines, coloured for a terminal (the caller strips that where it is not wanted), then a summary.
+/// `directory` is how the user named the definitions directory, `files` how many definition files there are.
+#[must_use]
+pub fn diagnostics(list: &[Diagnostic], directory: &str, files: usize) -> String {
+    let mut out = String::new();
+    let mut alike: HashMap<Code, usize> = HashMap::new();
+    for diagnostic in list {
+        let seen = alike.entry(diagnostic.code).or_default();
+        if diagnostic.severity == Severity::Warning {
+            *seen += 1;
+        }
+        if diagnostic.severity == Severity::Error || *seen <= ALIKE {
+            out.push_str(&one(diagnostic, directory));
+            out.push_str("\n\n");
+        }
+    }
+    let mut hidden: Vec<_> = alike.into_iter().filter(|(_, seen)| *seen > ALIKE).collect();
+    hidden.sort_unstable();
+    for (code, seen) in hidden {
+        out.push_str(&format!(
+            "and {} like these: warning[{}]\n\n",
+            count(seen - ALIKE, "more warning"),
+            code.as_str()
+        ));
+    }
+    out.push_str(&summary(list, files));
+    out.push('\n');
+    out
+}
+
+fn one(diagnostic: &Diagnostic, directory: &str) -> String {
+    let level = match diagnostic.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let path = printable(&format!("{}/{}", directory.trim_end_matches('/'), diagnostic.file));
+    let title = level.primary_title(printable(&diagnostic.message)).id(diagnostic.code.as_str());
+    let mut group = match &diagnostic.excerpt {
+        None => title.element(Origin::path(path.as_str())),
+        Some(excerpt) => {
+            let mark = AnnotationKind::Primary.span(excerpt.mark.clone());
+            title.element(Snippet::source(excerpt.text.as_str()).line_start(excerpt.line).annotation(mark))
+        }
+    };
+    if let Some(help) = &diagnostic.help {
+        group = group.element(Level::HELP.message(printable(help)));
+    }
+    let rendered = Renderer::styled().decor_style(DecorStyle::Ascii).render(&[group]);
+    match (&diagnostic.excerpt, rendered.split_once('\n')) {
+        // The renderer would count the column in the excerpt, which need not have the file's columns.
+        (Some(Excerpt { line, column, .. }), Some((title, rest))) => {
+            let margin = " ".repeat(line.to_string().len());
+            format!("{title}\n{margin}{ARROW}-->{ARROW:#} {path}:{line}:{column}\n{rest}")
+        }
+        _ => rendered,
+    }
+}
+
+/// How the renderer shows its own arrows.
+const ARROW: Style = AnsiColor::BrightBlue.on_default().effects(Effects::BOLD);
+
+/// How many problems there are, in how many files.
+fn summary(list: &[Diagnostic], files: usize) -> String {
+    let of = |severity| list.iter().filter(|d| d.severity == severity).count();
+    let found = match (of(Severity::Error), of(Severity::Warning)) {
+        (0, 0) => "no problems".to_owned(),
+        (errors, 0) => count(errors, "error"),
+        (0, warnings) => count(warnings, "warning"),
+        (errors, warnings) => format!("{}, {}", count(errors, "error"), count(warnings, "warning")),
+    };
+    format!("{found} in {}", count(files, "file"))
+}
+
+fn count(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(severity: Severity, code: Code, excerpt: Option<Excerpt>) -> Diagnostic {
+        Diagnostic { severity, code, file: "a.yaml".into(), excerpt, message: "it is wrong".into(), help: None }
+    }
+
+    fn plain(list: &[Diagnostic]) -> String {
+        anstream::adapter::strip_str(&diagnostics(list, "definitions/", 20)).to_string()
+    }
+
+    #[test]
+    fn a_problem_is_shown_at_its_line_with_what_is_wrong_and_what_would_be_right() {
+        let excerpt = Excerpt { line: 12, column: 3, width: 4, text: "  hots: x".into(), mark: 2..6 };
+        let help = Some("did you mean `host`?".into());
+        let error = Diagnostic { help, ..problem(Severity::Error, Code::UnknownKey, Some(excerpt)) };
+        insta::assert_snapshot!(plain(&[error]), @r"
+        error[unknown-key]: it is wrong
+          --> definitions/a.yaml:12:3
+           |
+        12 |   hots: x
+           |   ^^^^
+           |
+           = help: did you mean `host`?
+
+        1 error in 20 files
+        ");
+    }
+
+    #[test]
+    fn the_place_is_the_files_own_where_the_line_is_masked_or_cut() {
+        let excerpt = Excerpt { line: 7, column: 321, width: 1, text: "…x-api-key: ***".into(), mark: 14..17 };
+        insta::assert_snapshot!(plain(&[problem(Severity::Warning, Code::PlainCredential, Some(excerpt))]), @r"
+        warning[plain-credential]: it is wrong
+         --> definitions/a.yaml:7:321
+          |
+        7 | …x-api-key: ***
+          |             ^^^
+
+        1 warning in 20 files
+        ");
+    }
+
+    #[test]
+    fn a_problem_of_a_file_as_a_whole_has_no_line() {
+        insta::assert_snapshot!(plain(&[problem(Severity::Error, Code::Unreadable, None)]), @r"
+        error[unreadable]: it is wrong
+        --> definitions/a.yaml
+
+        1 error in 20 files
+        ");
+    }
+
+    #[test]
+    fn a_flood_of_alike_warnings_is_counted_and_errors_are_all_shown() {
+        let mut list = vec![problem(Severity::Warning, Code::UnknownField, None); 30];
+        list.extend(vec![problem(Severity::Error, Code::UnknownKey, None); 25]);
+        let text = plain(&list);
+        assert_eq!(text.matches("warning[unknown-field]: it is wrong").count(), ALIKE);
+        assert_eq!(text.matches("error[unknown-key]: it is wrong").count(), 25);
+        assert!(text.ends_with(
+            "\nand 10 more warnings like these: warning[unknown-field]\n\n25 errors, 30 warnings in 20 files\n"
+        ));
+    }
+
+    #[test]
+    fn a_file_name_cannot_act_on_the_terminal() {
+        let named = Diagnostic { file: "\u{1b}[2J.yaml".into(), ..problem(Severity::Error, Code::FileName, None) };
+        assert!(plain(&[named]).contains("definitions/\\u{1b}[2J.yaml"));
+    }
+
+    #[test]
+    fn nothing_wrong_is_said_in_a_line() {
+        assert_eq!(plain(&[]), "no problems in 20 files\n");
+    }
+}

@@ -1,0 +1,541 @@
+//! A tree to what git wants of one provider, with every problem of the file in one reading.
+//!
+//! It goes on after a problem wherever the rest still has a meaning. It knows the format and nothing else: not the file
+//! system, not which providers and fields exist, not where secrets are. Its messages repeat a key only where that is a
+//! valid name, and a value never.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::civil::Date;
+
+use super::mask::{is_boolean_elsewhere, is_name};
+use super::source::{Problem, Problems, Source, Told};
+use super::yaml::{Node, Span, Tree, Value};
+use crate::model::{
+    Code, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Half, Hold, Icon, InvalidHeader, Provider, Slug,
+    Template, check_header_name, closest,
+};
+
+/// The keys of a definition.
+const KEYS: [&str; 5] = ["provider", "icon", "partnerKey", "fieldsToSync", "hold"];
+/// The longest name of a group or field, in characters.
+const MAX_NAME: usize = 100;
+/// The longest name of a header or query parameter, in characters.
+const MAX_PARAMETER_NAME: usize = 256;
+/// The most headers, or query parameters, of a definition.
+const MAX_PARAMETERS: usize = 100;
+/// The longest value below `partnerKey`, in bytes, as it is written and as it is sent. Servers take less.
+pub(super) const MAX_VALUE: usize = 16 << 10;
+/// The longest reason of a hold, in characters.
+const MAX_REASON: usize = 500;
+
+/// What a definition file says.
+pub(super) struct Definition {
+    /// The provider, where that much is readable.
+    pub(super) provider: Option<Provider>,
+    /// `None` where the file has an error.
+    pub(super) desired: Option<Desired>,
+    pub(super) places: Places,
+    pub(super) told: Told,
+}
+
+/// Where in a file things stand that are judged later, by others.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// The provider's name, where it is valid.
+    pub(super) provider: Option<Span>,
+    /// Every group, with every field that it names.
+    pub(super) groups: Vec<Group>,
+    /// The values below `partnerKey`.
+    pub(super) values: Vec<(Half, String, Span)>,
+}
+
+/// A group of fields as the file names it.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) name: String,
+    pub(super) at: Span,
+    pub(super) fields: Vec<(String, Span)>,
+}
+
+/// Reads a definition.
+pub(super) fn definition(source: &Source, tree: &Tree<'_>) -> Definition {
+    let mut reader = Reader::new(source, tree);
+    let mut places = Places::default();
+    let (provider, desired) = reader.definition(tree, &mut places);
+    let told = reader.problems.done();
+    Definition { provider, desired: desired.filter(|_| !told.errors), places, told }
+}
+
+/// Reads a workspace's pin; `None` where it is invalid.
+pub(super) fn workspace(source: &Source, tree: &Tree<'_>) -> (Option<Slug>, Told) {
+    let mut reader = Reader::new(source, tree);
+    let slug = reader.workspace(tree);
+    let told = reader.problems.done();
+    (slug.filter(|_| !told.errors), told)
+}
+
+/// A key and its value.
+struct Entry<'n> {
+    name: &'n str,
+    at: Span,
+    value: &'n Node<'n>,
+}
+
+/// A name to repeat in a message, where it is one.
+pub(super) fn named(name: &str, noun: &str) -> String {
+    if is_name(name) { format!("`{name}`") } else { format!("this {noun}") }
+}
+
+fn did_you_mean(name: &str, candidates: &[&str]) -> Option<String> {
+    closest(name, candidates.iter().copied()).map(|meant| format!("did you mean `{meant}`?"))
+}
+
+fn kind(value: &Value<'_>) -> &'static str {
+    match value {
+        Value::Null | Value::Refused => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Other => "a number or a boolean",
+        Value::Text(_) => "a text",
+        Value::List(_) => "a list",
+        Value::Map(_) => "a map",
+    }
+}
+
+struct Reader<'s> {
+    source: &'s Source,
+    problems: Problems<'s>,
+}
+
+impl<'s> Reader<'s> {
+    fn new(source: &'s Source, tree: &Tree<'_>) -> Self {
+        let mut problems = Problems::after(source, 0);
+        for problem in &tree.problems {
+            problems
+                .error(Code::Syntax, Some(problem.at), || problem.message.clone().into_owned())
+                .help(|| problem.help.map(str::to_owned));
+        }
+        Self { source, problems }
+    }
+
+    fn error(&mut self, code: Code, at: Span, message: impl FnOnce() -> String) -> Problem<'_> {
+        self.problems.error(code, Some(at), message)
+    }
+
+    fn warning(&mut self, code: Code, at: Span, message: impl FnOnce() -> String) -> Problem<'_> {
+        self.problems.warning(code, Some(at), message)
+    }
+
+    /// Says that a value is of the wrong type.
+    fn wrong(&mut self, what: &str, key: Span, node: &Node<'_>, wanted: &str, help: Option<&str>) {
+        // What has no extent of its own is shown by its key.
+        let at = if node.span.is_empty() { key } else { node.span };
+        let message = || match &node.value {
+            Value::Null => format!("{what} has no value and must be {wanted}"),
+            value => format!("{what} is {} and must be {wanted}", kind(value)),
+        };
+        if !matches!(node.value, Value::Refused) {
+            self.error(Code::WrongType, at, message).help(|| help.map(str::to_owned));
+        }
+    }
+
+    /// The entries of a map: the first of every key. `what` names the map, `key` is where its own key stands.
+    fn entries<'n>(&mut self, what: &str, key: Span, node: &'n Node<'n>, help: Option<&str>) -> Option<Vec<Entry<'n>>> {
+        let Value::Map(map) = &node.value else {
+            self.wrong(what, key, node, "a map", help);
+            return None;
+        };
+        let mut entries: Vec<Entry<'n>> = Vec::with_capacity(map.len());
+        let mut seen = HashMap::with_capacity(map.len());
+        for (key, value) in map {
+            let Some(name) = key.text() else {
+                if !matches!(key.value, Value::Refused) {
+                    let help = key.is_scalar().then(|| "put it in quotes".to_owned());
+                    self.error(Code::WrongType, key.span, || {
+                        format!("a key must be a text and is {}", kind(&key.value))
+                    })
+                    .help(|| help);
+                }
+                continue;
+            };
+            if name == "<<" {
+                self.error(Code::Syntax, key.span, || "merge keys are left out of this format".to_owned())
+                    .help(|| Some("write the entries themselves".to_owned()));
+            } else if let Some(first) = seen.insert(name, key.span) {
+                self.twice(&named(name, "key"), key.span, first);
+                seen.insert(name, first);
+            } else {
+                entries.push(Entry { name, at: key.span, value });
+            }
+        }
+        Some(entries)
+    }
+
+    fn twice(&mut self, what: &str, at: Span, first: Span) {
+        let source = self.source;
+        self.error(Code::DuplicateKey, at, || format!("{what} is there twice")).help(|| {
+            Some(format!("it is there already in line {}: remove one of the two", source.line(first.start())))
+        });
+    }
+
+    fn unknown(&mut self, entry: &Entry<'_>, whose: &str, known: &[&str]) {
+        let message = || format!("{} is not a key of {whose}", named(entry.name, "key"));
+        let list = || known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+        self.error(Code::UnknownKey, entry.at, message)
+            .help(|| did_you_mean(entry.name, known).or_else(|| Some(format!("the keys are {}", list()))));
+    }
+
+    /// A text.
+    fn text<'n>(&mut self, what: &str, entry: &Entry<'n>, help: Option<&str>) -> Option<&'n str> {
+        let text = entry.value.text();
+        if text.is_none() {
+            let quote = matches!(entry.value.value, Value::Bool(_) | Value::Other).then_some("put it in quotes");
+            self.wrong(what, entry.at, entry.value, "a text", quote.or(help));
+        }
+        text
+    }
+
+    fn definition(&mut self, tree: &Tree<'_>, places: &mut Places) -> (Option<Provider>, Option<Desired>) {
+        let Some(entries) = self.root(tree, "a definition", "begin with `provider: NAME`") else {
+            return (None, None);
+        };
+        let mut provider = None;
+        let mut unsaid = true;
+        let mut desired = (None, DesiredPartnerKey::default(), BTreeMap::new(), None);
+        let leave = Some("to leave it as it is in Calry, remove the line");
+        for entry in &entries {
+            match entry.name {
+                "provider" => {
+                    unsaid = false;
+                    provider = self.provider(entry);
+                    places.provider = provider.is_some().then_some(entry.value.span);
+                }
+                "icon" => {
+                    desired.0 = self.text("`icon`", entry, leave).and_then(|text| {
+                        let icon = Icon::parse(text);
+                        icon.map_err(|error| {
+                            self.error(Code::InvalidValue, entry.value.span, || error.to_string());
+                        })
+                        .ok()
+                    });
+                }
+                "partnerKey" => desired.1 = self.partner_key(entry, places),
+                "fieldsToSync" => desired.2 = self.fields(entry, places),
+                "hold" => desired.3 = self.hold(entry),
+                _ => self.unknown(entry, "a definition", &KEYS),
+            }
+        }
+        if unsaid {
+            let stem = self.source.name().rsplit_once('.').map_or("", |(stem, _)| stem);
+            let guess = Provider::parse(&stem.to_ascii_uppercase());
+            let at = entries.first().map_or(Span::default(), |entry| entry.at);
+            self.error(Code::MissingKey, at, || "the definition does not say its provider".to_owned())
+                .help(|| Some(format!("add `provider: {}`", guess.as_ref().map_or("NAME", Provider::as_str))));
+        }
+        let (icon, partner_key, fields, hold) = desired;
+        let desired = provider.clone().map(|provider| Desired { provider, icon, partner_key, fields, hold });
+        (provider, desired)
+    }
+
+    /// The entries of the document, which is `what`.
+    fn root<'n>(&mut self, tree: &'n Tree<'n>, what: &str, help: &str) -> Option<Vec<Entry<'n>>> {
+        match &tree.root {
+            Some(root) if !matches!(root.value, Value::Null) => self.entries(what, Span::default(), root, Some(help)),
+            _ => {
+                self.problems
+                    .error(Code::MissingKey, None, || format!("the file is empty, and {what} is not"))
+                    .help(|| Some(help.to_owned()));
+                None
+            }
+        }
+    }
+
+    fn provider(&mut self, entry: &Entry<'_>) -> Option<Provider> {
+        let text = self.text("`provider`", entry, None)?;
+        let provider = Provider::parse(text)
+            .map_err(|error| {
+                let upper = text.to_ascii_uppercase();
+                self.error(Code::InvalidValue, entry.value.span, || error.to_string())
+                    .help(|| Provider::parse(&upper).ok().map(|meant| format!("did you mean `{meant}`?")));
+            })
+            .ok()?;
+        let source = self.source;
+        let (stem, ending) = source.name().rsplit_once('.').unwrap_or((source.name(), "yaml"));
+        let wanted = provider.file_stem();
+        if stem != wanted {
+            let message = || format!("the definition of {provider} is not in the file that is named after it");
+            self.error(Code::FileName, entry.value.span, message)
+                .help(|| Some(format!("rename the file to `{wanted}.{ending}`, or mend the provider")));
+        }
+        Some(provider)
+    }
+
+    fn partner_key(&mut self, entry: &Entry<'_>, places: &mut Places) -> DesiredPartnerKey {
+        let mut key = DesiredPartnerKey::default();
+        let help =
+            "write `headers` and `queryParams` below it, `{}` for none, or remove it to leave all as it is in Calry";
+        let Some(halves) = self.entries("`partnerKey`", entry.at, entry.value, Some(help)) else { return key };
+        if matches!(&entry.value.value, Value::Map(map) if map.is_empty()) {
+            let message = "`partnerKey` is empty: every header and query parameter will be removed from Calry";
+            self.warning(Code::Empty, entry.at, || message.to_owned())
+                .help(|| Some("to leave them as they are, remove the line".to_owned()));
+            return DesiredPartnerKey { headers: Some(BTreeMap::new()), query_params: Some(BTreeMap::new()) };
+        }
+        for entry in &halves {
+            match Half::BOTH.into_iter().find(|half| half.key() == entry.name) {
+                Some(half) => *key.half_mut(half) = self.half(half, entry, places),
+                None => self.unknown(entry, "`partnerKey`", &Half::BOTH.map(Half::key)),
+            }
+        }
+        key
+    }
+
+    fn half(&mut self, half: Half, entry: &Entry<'_>, places: &mut Places) -> Option<BTreeMap<String, DesiredValue>> {
+        let help = "write `name: value` below it, `{}` for none, or remove it to leave all as it is in Calry";
+        let entries = self.entries(&format!("`{half}`"), entry.at, entry.value, Some(help))?;
+        if entries.len() > MAX_PARAMETERS {
+            let message = || format!("`{half}` has {} entries, and at most {MAX_PARAMETERS} are taken", entries.len());
+            self.error(Code::InvalidValue, entry.at, message);
+            return None;
+        }
+        let mut values = BTreeMap::new();
+        let mut folded = HashMap::new();
+        for entry in &entries {
+            if !self.parameter_name(half, entry) {
+                continue;
+            }
+            if let Some(first) = folded.insert(half.fold(entry.name), entry.at) {
+                self.twice(&format!("{}, in another case,", named(entry.name, "name")), entry.at, first);
+                continue;
+            }
+            if let Some(template) = self.template(half, entry) {
+                places.values.push((half, entry.name.to_owned(), entry.value.span));
+                let value = template.resolve(|_| None).ok();
+                values.insert(entry.name.to_owned(), DesiredValue { template, value });
+            }
+        }
+        Some(values)
+    }
+
+    fn parameter_name(&mut self, half: Half, entry: &Entry<'_>) -> bool {
+        let problem = match half {
+            Half::Headers => check_header_name(entry.name).err().map(|error| error.to_string()),
+            Half::QueryParams if entry.name.is_empty() || entry.name.contains(char::is_control) => {
+                Some("the name of a query parameter is not empty and holds no control characters".to_owned())
+            }
+            Half::QueryParams => None,
+        };
+        let too_long = || format!("this name has more than {MAX_PARAMETER_NAME} characters");
+        let long = entry.name.chars().nth(MAX_PARAMETER_NAME).is_some();
+        match problem.or_else(|| long.then(too_long)) {
+            Some(problem) => {
+                self.error(Code::InvalidValue, entry.at, || problem);
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn template(&mut self, half: Half, entry: &Entry<'_>) -> Option<Template> {
+        let text = self.text(
+            &format!("the value of {}", named(entry.name, "key")),
+            entry,
+            Some("write `\"\"` for an empty text"),
+        )?;
+        let at = entry.value.span;
+        if text.len() > MAX_VALUE {
+            self.error(Code::InvalidValue, at, || format!("the value is longer than {} KiB", MAX_VALUE >> 10));
+            return None;
+        }
+        if half == Half::Headers && text.contains(char::is_control) {
+            self.error(Code::InvalidValue, at, || InvalidHeader::Value.to_string());
+            return None;
+        }
+        let template =
+            Template::parse(text).map_err(|e| _ = self.error(Code::InvalidValue, at, || e.to_string())).ok()?;
+        if !text.is_empty() && template.references().next().is_none() && looks_like_a_credential(entry.name) {
+            let message = || format!("{} looks like a credential and is written out", named(entry.name, "name"));
+            let help = "keep it as a secret and refer to it: `${secret:NAME}`; what was committed once is known, so replace it";
+            self.warning(Code::PlainCredential, at, message).help(|| Some(help.to_owned()));
+        }
+        Some(template)
+    }
+
+    fn fields(&mut self, entry: &Entry<'_>, places: &mut Places) -> BTreeMap<String, FieldSet> {
+        let mut fields = BTreeMap::new();
+        let help = "write groups of fields below it, such as `listing: [name, type]`";
+        let Some(groups) = self.entries("`fieldsToSync`", entry.at, entry.value, Some(help)) else { return fields };
+        if matches!(&entry.value.value, Value::Map(map) if map.is_empty()) {
+            self.warning(Code::Empty, entry.at, || "`fieldsToSync` is empty: it manages no group".to_owned())
+                .help(|| Some("name the groups to manage, or remove the line".to_owned()));
+        }
+        for entry in &groups {
+            if !self.field_name(entry.name, entry.at, "group") {
+                continue;
+            }
+            let mut named_fields = Vec::new();
+            let Some(on) = self.group(entry, &mut named_fields) else { continue };
+            places.groups.push(Group { name: entry.name.to_owned(), at: entry.at, fields: named_fields });
+            if on.is_empty() {
+                let group = named(entry.name, "group");
+                self.warning(Code::Empty, entry.at, || format!("this switches every field of {group} off"))
+                    .help(|| Some("to leave the group as it is in Calry, remove it".to_owned()));
+            }
+            fields.insert(entry.name.to_owned(), on);
+        }
+        fields
+    }
+
+    /// The fields of a group that are on; `None` where the group has an error.
+    fn group(&mut self, entry: &Entry<'_>, all: &mut Vec<(String, Span)>) -> Option<FieldSet> {
+        let what = named(entry.name, "group");
+        match &entry.value.value {
+            Value::List(items) => {
+                let mut on = FieldSet::new();
+                let mut seen = HashMap::with_capacity(items.len());
+                let mut valid = true;
+                for item in items {
+                    let item =
+                        Entry { name: "", at: if item.span.is_empty() { entry.at } else { item.span }, value: item };
+                    let field =
+                        self.text("a field", &item, None).filter(|name| self.field_name(name, item.at, "field"));
+                    let Some(field) = field else {
+                        valid = false;
+                        continue;
+                    };
+                    if let Some(first) = seen.insert(field, item.at) {
+                        self.twice(&named(field, "field"), item.at, first);
+                        seen.insert(field, first);
+                        continue;
+                    }
+                    on.insert(field.to_owned());
+                    all.push((field.to_owned(), item.at));
+                }
+                valid.then_some(on)
+            }
+            Value::Map(_) => {
+                let mut on = FieldSet::new();
+                let mut valid = true;
+                for field in &self.entries(&what, entry.at, entry.value, None)? {
+                    let state = self.field_state(field);
+                    if !self.field_name(field.name, field.at, "field") || state.is_none() {
+                        valid = false;
+                        continue;
+                    }
+                    if state == Some(true) {
+                        on.insert(field.name.to_owned());
+                    }
+                    all.push((field.name.to_owned(), field.at));
+                }
+                valid.then_some(on)
+            }
+            _ => {
+                let help =
+                    "write `[]` to switch every field off, or remove the line to leave the group as it is in Calry";
+                self.wrong(&what, entry.at, entry.value, "a list of fields, or a map of `field: true`", Some(help));
+                None
+            }
+        }
+    }
+
+    fn field_state(&mut self, field: &Entry<'_>) -> Option<bool> {
+        match &field.value.value {
+            Value::Bool(on) => Some(*on),
+            value => {
+                let spelt =
+                    matches!(value, Value::Other) || matches!(value, Value::Text(word) if is_boolean_elsewhere(word));
+                let help = spelt.then_some("booleans are spelt `true` and `false`, in lower case and without quotes");
+                self.wrong(&named(field.name, "field"), field.at, field.value, "`true` or `false`", help);
+                None
+            }
+        }
+    }
+
+    fn field_name(&mut self, name: &str, at: Span, noun: &str) -> bool {
+        let valid = !name.is_empty()
+            && name.chars().nth(MAX_NAME).is_none()
+            && !name.contains(|c: char| c.is_control() || c.is_whitespace());
+        if !valid {
+            let message = || format!("the name of a {noun} has 1 to {MAX_NAME} characters, and no space among them");
+            self.error(Code::InvalidValue, at, message);
+        }
+        valid
+    }
+
+    fn hold(&mut self, entry: &Entry<'_>) -> Option<Hold> {
+        let help = "write `until: YYYY-MM-DD` and `reason: …` below it, or remove it";
+        let entries = self.entries("`hold`", entry.at, entry.value, Some(help))?;
+        let (mut until, mut reason) = (None, None);
+        let (mut dated, mut reasoned) = (false, false);
+        for entry in &entries {
+            match entry.name {
+                "until" => {
+                    dated = true;
+                    let text = self.text("`until`", entry, Some("write a day: `YYYY-MM-DD`"));
+                    until = text.and_then(day);
+                    if text.is_some() && until.is_none() {
+                        self.error(Code::InvalidValue, entry.value.span, || "`until` is not a day".to_owned())
+                            .help(|| Some("write it as `YYYY-MM-DD`".to_owned()));
+                    }
+                }
+                "reason" => {
+                    reasoned = true;
+                    reason = self.text("`reason`", entry, None).map(|text| text.trim().to_owned());
+                    if reason.as_ref().is_some_and(|text| text.chars().nth(MAX_REASON).is_some()) {
+                        let message = || format!("the reason has more than {MAX_REASON} characters");
+                        self.error(Code::InvalidValue, entry.value.span, message);
+                    }
+                    reasoned &= reason.as_ref().is_none_or(|text| !text.is_empty());
+                }
+                _ => self.unknown(entry, "`hold`", &["until", "reason"]),
+            }
+        }
+        if !dated {
+            self.error(Code::MissingKey, entry.at, || "the hold does not say until when".to_owned())
+                .help(|| Some("add `until: YYYY-MM-DD`, the last day on which it is in force".to_owned()));
+        }
+        if !reasoned {
+            self.warning(Code::Hold, entry.at, || "the hold does not say why".to_owned())
+                .help(|| Some("add `reason: …`, so that whoever finds it knows".to_owned()));
+        }
+        until.map(|until| Hold { until, reason: reason.filter(|text| !text.is_empty()) })
+    }
+
+    fn workspace(&mut self, tree: &Tree<'_>) -> Option<Slug> {
+        let entries = self.root(tree, "a workspace's pin", "write `slug: NAME`, or remove the file")?;
+        let mut slug = None;
+        for entry in &entries {
+            match entry.name {
+                "slug" => {
+                    let text = self.text("`slug`", entry, None);
+                    slug = text.map(|text| {
+                        Slug::parse(text)
+                            .map_err(|e| _ = self.error(Code::InvalidValue, entry.value.span, || e.to_string()))
+                    });
+                    slug = slug.or(Some(Err(())));
+                }
+                _ => self.unknown(entry, "a workspace's pin", &["slug"]),
+            }
+        }
+        if slug.is_none() {
+            let at = entries.first().map_or(Span::default(), |entry| entry.at);
+            self.error(Code::MissingKey, at, || "the file does not say the workspace's slug".to_owned())
+                .help(|| Some("add `slug: NAME`".to_owned()));
+        }
+        slug.and_then(Result::ok)
+    }
+}
+
+/// A day, written `YYYY-MM-DD` and no other way.
+fn day(text: &str) -> Option<Date> {
+    let form = |(at, b): (usize, u8)| if matches!(at, 4 | 7) { b == b'-' } else { b.is_ascii_digit() };
+    (text.len() == 10 && text.bytes().enumerate().all(form)).then(|| text.parse().ok()).flatten()
+}
+
+fn looks_like_a_credential(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    // Of the words that people look for, those that others contain (authorization, password) need not be named.
+    ["key", "token", "secret", "passw", "auth", "credential", "signature", "cookie"]
+        .iter()
+        .any(|word| name.contains(word))
+}

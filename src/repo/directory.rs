@@ -1,0 +1,258 @@
+//! Listing a directory and reading its files, where both may have been made by somebody who means harm, and may be swapped
+//! for others in the middle of it. It never writes, never waits for a pipe, and never reads what lies outside the directory.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use rustix::fs::OFlags;
+
+/// The largest definition file, in bytes.
+pub(super) const MAX_FILE: u64 = 1 << 20;
+/// The largest sum of all definition files, in bytes. 10,000 files of usual size are 15 MB.
+const MAX_TOTAL: u64 = 64 << 20;
+/// The most entries of a directory.
+const MAX_ENTRIES: usize = 50_000;
+/// How often a directory that changes while it is read is read.
+const ATTEMPTS: usize = 3;
+
+/// A directory of definitions that cannot be used. Nothing is known of what it should say.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// It cannot be opened or listed.
+    #[error("the definitions directory {} cannot be read: {source}", .directory.display())]
+    Unreadable {
+        /// As it was named.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("the definitions directory {} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// It holds no definition file.
+    #[error("the definitions directory {} holds no definition file (*.yaml, *.yml); an empty directory changes nothing", .0.display())]
+    Empty(PathBuf),
+    /// It holds more entries than will be looked at.
+    #[error("the definitions directory {} holds more than {MAX_ENTRIES} entries; is it the right one?", .0.display())]
+    TooManyEntries(PathBuf),
+    /// Its files together are larger than will be read.
+    #[error("the files of the definitions directory {} amount to more than {} MiB; is it the right one?", .0.display(), MAX_TOTAL >> 20)]
+    TooLarge(PathBuf),
+    /// It was replaced each time that it was read.
+    #[error("the definitions directory {} was replaced each of the {ATTEMPTS} times that it was read", .0.display())]
+    Unsettled(PathBuf),
+}
+
+/// A file that is there and cannot be used. The sentences complete "`name` …".
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    #[error("is gone")]
+    Gone,
+    #[error("is a link to something that does not exist")]
+    Dangling,
+    #[error("is a link that leads out of the directory")]
+    Outside,
+    #[error("is not a regular file")]
+    NotAFile,
+    #[error("is larger than {} KiB", .0 >> 10)]
+    TooLarge(u64),
+    #[error("cannot be read: {0}")]
+    Unreadable(io::Error),
+}
+
+/// What `read` found.
+pub(super) struct Listing<T> {
+    /// The directory without any link in its path.
+    pub(super) directory: PathBuf,
+    /// What was made of each YAML file, sorted by name.
+    pub(super) files: Vec<T>,
+}
+
+/// Reads the YAML files of a directory and makes something of each, on all processors.
+///
+/// A directory that is replaced while it is read (by git-sync, or as a mounted ConfigMap) is read again.
+///
+/// # Errors
+/// [`DirectoryError`] where the directory as a whole cannot be used. What is wrong with one file goes to `each`.
+pub(super) fn read<T: Send>(
+    directory: &Path,
+    each: impl Fn(&str, Result<Vec<u8>, FileError>) -> T + Sync,
+) -> Result<Listing<T>, DirectoryError> {
+    let mut attempts = 1;
+    loop {
+        let (listing, settled) = attempt(directory, &each)?;
+        match settled {
+            Settled::Yes => return Ok(listing),
+            // A link that leads nowhere looks like one that is being replaced, but stays so.
+            Settled::FilesGone if attempts == ATTEMPTS => return Ok(listing),
+            Settled::No if attempts == ATTEMPTS => return Err(DirectoryError::Unsettled(directory.to_owned())),
+            _ => attempts += 1,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    Yes,
+    FilesGone,
+    No,
+}
+
+struct Entry {
+    name: OsString,
+    kind: Option<fs::FileType>,
+}
+
+/// What was made of a file.
+struct Made<T> {
+    made: T,
+    /// Where the link leads, for a file that is one.
+    link: Option<PathBuf>,
+    gone: bool,
+}
+
+fn attempt<T: Send>(
+    directory: &Path,
+    each: &(impl Fn(&str, Result<Vec<u8>, FileError>) -> T + Sync),
+) -> Result<(Listing<T>, Settled), DirectoryError> {
+    let unreadable = |source| DirectoryError::Unreadable { directory: directory.to_owned(), source };
+    let root = fs::canonicalize(directory).map_err(unreadable)?;
+    let entries = list(&root, directory)?;
+
+    let total = AtomicU64::new(0);
+    let make = |entry: &Entry| {
+        let link = match entry.kind {
+            Some(kind) if kind.is_file() => Ok(None),
+            Some(kind) if !kind.is_symlink() => Err(FileError::NotAFile),
+            _ => target(&root, &entry.name).map(Some),
+        };
+        let content = match &link {
+            Ok(None) => contents(&root.join(&entry.name), MAX_FILE),
+            Ok(Some(target)) => contents(target, MAX_FILE),
+            Err(_) => Ok(Vec::new()),
+        };
+        let (link, content) = match link {
+            Ok(link) => (link, content),
+            Err(error) => (None, Err(error)),
+        };
+        let size = content.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let small = total.fetch_add(size, Ordering::Relaxed) + size <= MAX_TOTAL;
+        // What is too much is let go of at once; the directory is refused below.
+        let content = if small { content } else { Err(FileError::TooLarge(MAX_TOTAL)) };
+        let gone = matches!(content, Err(FileError::Gone | FileError::Dangling));
+        Made { made: each(&entry.name.to_string_lossy(), content), link, gone }
+    };
+    let made = in_parallel(&entries, make);
+    if total.into_inner() > MAX_TOTAL {
+        return Err(DirectoryError::TooLarge(directory.to_owned()));
+    }
+
+    let moved = |(entry, file): (&Entry, &Made<T>)| {
+        file.link.as_ref().is_some_and(|was| target(&root, &entry.name).ok().as_ref() != Some(was))
+    };
+    let replaced = fs::canonicalize(directory).ok().as_ref() != Some(&root);
+    let settled = if replaced || entries.iter().zip(&made).any(moved) {
+        Settled::No
+    } else if made.iter().any(|file| file.gone) {
+        Settled::FilesGone
+    } else {
+        Settled::Yes
+    };
+    Ok((Listing { directory: root, files: made.into_iter().map(|file| file.made).collect() }, settled))
+}
+
+/// The YAML files of a directory, sorted by name.
+fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
+    let unreadable = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotADirectory => DirectoryError::NotADirectory(named.to_owned()),
+        _ => DirectoryError::Unreadable { directory: named.to_owned(), source },
+    };
+    let mut entries = Vec::new();
+    for (count, entry) in fs::read_dir(root).map_err(unreadable)?.enumerate() {
+        if count >= MAX_ENTRIES {
+            return Err(DirectoryError::TooManyEntries(named.to_owned()));
+        }
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name();
+        if is_definition(&name) {
+            entries.push(Entry { name, kind: entry.file_type().ok() });
+        }
+    }
+    if entries.is_empty() {
+        return Err(DirectoryError::Empty(named.to_owned()));
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// Whether a directory entry of this name is read: a `*.yaml` or `*.yml` that is not hidden.
+pub(super) fn is_definition(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    !name.starts_with(b".") && (name.ends_with(b".yaml") || name.ends_with(b".yml"))
+}
+
+/// Where a link in a directory leads, without any link in the path: always to a place within the directory. `root` has no
+/// link in its path.
+///
+/// # Errors
+/// [`FileError`], [`FileError::Gone`] where there is nothing of that name.
+pub(super) fn target(root: &Path, name: impl AsRef<Path>) -> Result<PathBuf, FileError> {
+    let path = root.join(name);
+    let target = fs::canonicalize(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound if fs::symlink_metadata(&path).is_ok() => FileError::Dangling,
+        io::ErrorKind::NotFound => FileError::Gone,
+        _ => FileError::Unreadable(error),
+    })?;
+    if target.starts_with(root) { Ok(target) } else { Err(FileError::Outside) }
+}
+
+/// What a regular file holds, if that is at most `max` bytes. `path` has no link in it.
+///
+/// # Errors
+/// [`FileError`], [`FileError::Gone`] where there is nothing at that path.
+pub(super) fn contents(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => FileError::Gone,
+        _ => FileError::Unreadable(error),
+    };
+    // Opening a pipe would wait for somebody to write to it.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(FileError::NotAFile);
+    }
+    if metadata.len() > max {
+        return Err(FileError::TooLarge(max));
+    }
+    // The size of a moment ago is a hint: the file may be growing.
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len() + 1).unwrap_or_default());
+    file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > max { Err(FileError::TooLarge(max)) } else { Ok(bytes) }
+}
+
+/// `items` through `f` on all processors, in order.
+pub(super) fn in_parallel<I: Sync, T: Send>(items: &[I], f: impl Fn(&I) -> T + Sync) -> Vec<T> {
+    /// Fewer items than this are not worth a thread.
+    const SMALL: usize = 64;
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let chunk = items.len().div_ceil(processors).max(SMALL);
+    if items.len() <= chunk {
+        return items.iter().map(f).collect();
+    }
+    let f = &f;
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            items.chunks(chunk).map(|chunk| scope.spawn(move || chunk.iter().map(f).collect::<Vec<T>>())).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, Vec<T>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().flat_map(join).collect()
+    })
+}

@@ -1,0 +1,454 @@
+//! A directory to desired state: every file read and judged by itself, then all of them together.
+//!
+//! What is wrong with a file keeps only that file out. Nothing here knows the network; what exists (the catalogue) and
+//! where secrets are come in as arguments.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::definition::{self, Definition, MAX_VALUE, Places, named};
+use super::directory::{self, DirectoryError, FileError};
+use super::secrets::{SecretError, SecretSources};
+use super::source::{Problems, Source, Told};
+use super::yaml::Span;
+use crate::model::{
+    Catalogue, Code, Desired, Diagnostic, Half, Provider, Secret, SecretName, Severity, Slug, Template,
+    check_header_value, closest,
+};
+
+/// A directory of definitions, as it is at one moment.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The directory, without any link in its path.
+    pub directory: PathBuf,
+    /// The workspace that the definitions are for.
+    pub pin: Pin,
+    /// The definition files, sorted by name.
+    pub files: Vec<DefinitionFile>,
+    /// Every problem, sorted by file and line.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The secrets that were found.
+    found: Vec<Secret>,
+}
+
+/// What `workspace.yaml` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// There is none: the definitions are for whatever workspace the API key belongs to.
+    None,
+    /// The definitions are for this workspace and no other.
+    Slug(Slug),
+    /// It cannot be read: nothing may be done.
+    Invalid,
+}
+
+/// One definition file.
+#[derive(Debug)]
+pub struct DefinitionFile {
+    /// Its name within the directory.
+    pub name: String,
+    /// The provider that it is about: as it says, or by its name where it does not say so legibly.
+    pub provider: Option<Provider>,
+    /// What it wants; `None` where it has an error.
+    pub desired: Option<Arc<Desired>>,
+    source: Source,
+    places: Places,
+    /// How many of its problems were told.
+    told: usize,
+}
+
+/// What becomes of a reference to a secret that no source has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingSecrets {
+    /// It is an error of the file.
+    Error,
+    /// The value stays unknown, to be resolved at apply time.
+    Unavailable,
+    /// The value is made up: `sandbox-NAME`.
+    Placeholder,
+}
+
+/// Reads a directory of definitions.
+///
+/// # Errors
+/// [`DirectoryError`] where the directory as a whole cannot be used, an empty one included. Problems of single files are
+/// among [`Loaded::diagnostics`].
+pub fn load(directory: &Path) -> Result<Loaded, DirectoryError> {
+    let listing = directory::read(directory, read_file)?;
+    let mut loaded = Loaded {
+        directory: listing.directory,
+        pin: Pin::None,
+        files: Vec::with_capacity(listing.files.len()),
+        diagnostics: Vec::new(),
+        found: Vec::new(),
+    };
+    let mut pins = Vec::new();
+    for (read, diagnostics) in listing.files {
+        loaded.diagnostics.extend(diagnostics);
+        match read {
+            Read::Definition(file) => loaded.files.push(*file),
+            Read::Workspace(source, slug) => pins.push((source, slug)),
+        }
+    }
+    if loaded.files.is_empty() {
+        return Err(DirectoryError::Empty(directory.to_owned()));
+    }
+    loaded.files.sort_by(|a, b| a.name.cmp(&b.name));
+    loaded.pin(pins);
+    loaded.refuse_two_files_for_one_provider();
+    loaded.sort();
+    Ok(loaded)
+}
+
+enum Read {
+    Definition(Box<DefinitionFile>),
+    Workspace(Source, Option<Slug>),
+}
+
+fn read_file(name: &str, content: Result<Vec<u8>, FileError>) -> (Read, Vec<Diagnostic>) {
+    let (source, problem) = match content.map(String::from_utf8) {
+        // A byte-order mark is no part of the text.
+        Ok(Ok(text)) => (Source::new(name, text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)), None),
+        Ok(Err(error)) => {
+            let at = error.utf8_error().valid_up_to();
+            let source = Source::new(name, String::from_utf8_lossy(error.as_bytes()).into_owned());
+            let problem = (
+                Code::Unreadable,
+                Some(Span::new(at, at)),
+                "the file is not UTF-8 from here on".to_owned(),
+                Some("save it as UTF-8"),
+            );
+            (source, Some(problem))
+        }
+        Err(error) => {
+            (Source::new(name, String::new()), Some((Code::Unreadable, None, format!("the file {error}"), None)))
+        }
+    };
+    let tree = match problem {
+        Some(problem) => Err(problem),
+        None => source.parse().map_err(|p| (Code::Syntax, Some(p.at), p.message.into_owned(), p.help)),
+    };
+    let unread = |(code, at, message, help): (Code, Option<Span>, String, Option<&str>)| {
+        let mut problems = Problems::after(&source, 0);
+        problems.error(code, at, || message).help(|| help.map(str::to_owned));
+        problems.done()
+    };
+    if is_workspace(name) {
+        let (slug, told) = match &tree {
+            Ok(tree) => definition::workspace(&source, tree),
+            Err(_) => (None, Told::default()),
+        };
+        let told = tree.err().map(unread).unwrap_or(told);
+        return (Read::Workspace(source, slug), told.list);
+    }
+    let Definition { provider, desired, places, told } = match tree {
+        Ok(tree) => definition::definition(&source, &tree),
+        Err(problem) => Definition { provider: None, desired: None, places: Places::default(), told: unread(problem) },
+    };
+    let by_name = || Provider::parse(&name.rsplit_once('.')?.0.to_ascii_uppercase()).ok();
+    let file = DefinitionFile {
+        name: name.to_owned(),
+        provider: provider.or_else(by_name),
+        desired: desired.map(Arc::new),
+        source,
+        places,
+        told: told.list.len(),
+    };
+    (Read::Definition(Box::new(file)), told.list)
+}
+
+fn is_workspace(name: &str) -> bool {
+    matches!(name, "workspace.yaml" | "workspace.yml")
+}
+
+impl DefinitionFile {
+    /// Judges the file again, for a reason that its text alone does not give. An error makes it invalid, where `fatal`.
+    fn judge(&mut self, fatal: bool, judge: impl FnOnce(&mut Problems<'_>)) -> Vec<Diagnostic> {
+        let mut problems = Problems::after(&self.source, self.told);
+        judge(&mut problems);
+        let Told { list, errors } = problems.done();
+        self.told += list.len();
+        if errors && fatal {
+            self.desired = None;
+        }
+        list
+    }
+}
+
+impl Loaded {
+    fn sort(&mut self) {
+        let place = |d: &Diagnostic| d.excerpt.as_ref().map_or((0, 0), |excerpt| (excerpt.line, excerpt.column));
+        self.diagnostics.sort_by(|a, b| {
+            let key = |d: &Diagnostic| (d.code == Code::TooMany, place(d));
+            a.file.cmp(&b.file).then_with(|| key(a).cmp(&key(b)))
+        });
+    }
+
+    fn pin(&mut self, mut pins: Vec<(Source, Option<Slug>)>) {
+        self.pin = match (pins.pop(), pins.is_empty()) {
+            (None, _) => Pin::None,
+            (Some((_, slug)), true) => slug.map_or(Pin::Invalid, Pin::Slug),
+            (Some((source, _)), false) => {
+                let message = "the workspace is pinned by two files, `workspace.yaml` and `workspace.yml`".to_owned();
+                let mut problem = source.diagnostic(Severity::Error, Code::DuplicateProvider, None, message);
+                problem.help = Some("remove one of the two".to_owned());
+                self.diagnostics.push(problem);
+                Pin::Invalid
+            }
+        };
+    }
+
+    fn refuse_two_files_for_one_provider(&mut self) {
+        let mut files: HashMap<Provider, Vec<usize>> = HashMap::with_capacity(self.files.len());
+        for (at, file) in self.files.iter().enumerate() {
+            if let Some(provider) = &file.provider {
+                files.entry(provider.clone()).or_default().push(at);
+            }
+        }
+        for (provider, files) in files.into_iter().filter(|(_, files)| files.len() > 1) {
+            let name = |at: Option<&usize>| at.and_then(|at| self.files.get(*at)).map(|file| file.name.clone());
+            let names = [name(files.first()), name(files.get(1))].map(Option::unwrap_or_default);
+            let more = match files.len() - 2 {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            for at in files {
+                let Some(file) = self.files.get_mut(at) else { continue };
+                let [first, second] = &names;
+                let other = if file.name == *first { second } else { first };
+                let place = file.places.provider;
+                self.diagnostics.extend(file.judge(true, |problems| {
+                    let message = || format!("{provider} has another file: `{other}`{more}");
+                    problems.error(Code::DuplicateProvider, place, message).help(|| {
+                        Some("one provider has one file: remove the others, or mend their `provider`".to_owned())
+                    });
+                }));
+            }
+        }
+    }
+
+    /// Forgets every file but those of some providers, with its problems. Those of `workspace.yaml` stay.
+    pub fn keep_only(&mut self, only: &[Provider]) {
+        self.files.retain(|file| file.provider.as_ref().is_some_and(|provider| only.contains(provider)));
+        let kept: Vec<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
+        self.diagnostics.retain(|d| is_workspace(&d.file) || kept.binary_search(&d.file.as_str()).is_ok());
+    }
+
+    /// Compares providers, groups and fields with what is known.
+    ///
+    /// A group or field that is not known is a warning. So is a provider, offline; a provider that the workspace does not
+    /// have is an error of its file, which stays readable: the plan calls it missing.
+    pub fn check(&mut self, catalogue: &Catalogue) {
+        for file in &mut self.files {
+            let Some(provider) = file.provider.clone() else { continue };
+            let places = std::mem::take(&mut file.places);
+            self.diagnostics.extend(file.judge(false, |problems| {
+                if let Some(at) = places.provider {
+                    check_provider(problems, &provider, at, catalogue);
+                }
+                if catalogue.groups(provider.as_str()).is_some() {
+                    check_fields(problems, &provider, &places, catalogue);
+                }
+            }));
+            file.places = places;
+        }
+        self.sort();
+    }
+
+    /// Fills the values below `partnerKey` in. Every secret is looked for once.
+    ///
+    /// A secret that is there and cannot be used is an error of each file that refers to it, whatever `missing` says; an
+    /// empty one counts as missing where missing ones are tolerated.
+    pub fn resolve(&mut self, sources: &SecretSources, missing: MissingSecrets) {
+        let mut vault = Vault { sources, missing, values: BTreeMap::new() };
+        for file in &mut self.files {
+            let Some(mut desired) = file.desired.clone() else { continue };
+            if desired.partner_key.values().all(|value| value.references().next().is_none()) {
+                continue;
+            }
+            let wanted = Arc::make_mut(&mut desired);
+            let places = std::mem::take(&mut file.places);
+            self.diagnostics.extend(file.judge(true, |problems| {
+                for (half, name, at) in &places.values {
+                    let value = wanted.partner_key.half_mut(*half).as_mut().and_then(|values| values.get_mut(name));
+                    if let Some(value) = value {
+                        value.value = vault.resolve(problems, *half, name, *at, &value.template);
+                    }
+                }
+            }));
+            file.places = places;
+            file.desired = file.desired.is_some().then_some(desired);
+        }
+        self.found = vault.values.into_values().filter_map(|value| value.ok().flatten()).collect();
+        self.sort();
+    }
+
+    /// Every secret that was found and every value below `partnerKey`, to scrub other people's texts of.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let desired = self.files.iter().filter_map(|file| file.desired.as_ref());
+        let values = desired.flat_map(|desired| desired.partner_key.values()).filter_map(|value| value.value.as_ref());
+        self.found.iter().chain(values)
+    }
+
+    /// Makes every warning an error, and its file invalid.
+    pub fn deny_warnings(&mut self) {
+        for diagnostic in self.diagnostics.iter_mut().filter(|d| d.severity == Severity::Warning) {
+            diagnostic.severity = Severity::Error;
+            let file = self.files.binary_search_by(|file| file.name.as_str().cmp(&diagnostic.file));
+            if let Some(file) = file.ok().and_then(|at| self.files.get_mut(at)) {
+                file.desired = None;
+            } else if let Pin::Slug(_) = self.pin {
+                self.pin = Pin::Invalid;
+            }
+        }
+    }
+
+    /// Keeps files out that somebody is still writing. When they are finished, that is a change of the directory.
+    pub fn leave_out(&mut self, unsettled: &[String]) {
+        for file in self.files.iter_mut().filter(|file| unsettled.contains(&file.name)) {
+            self.diagnostics.extend(file.judge(true, |problems| {
+                let message = || "somebody is still writing the file; it is read when there is a pause".to_owned();
+                problems.error(Code::Unreadable, None, message);
+            }));
+        }
+        self.sort();
+    }
+
+    /// The first of some providers that no file is about.
+    #[must_use]
+    pub fn first_without_file<'a>(&self, providers: &'a [Provider]) -> Option<&'a Provider> {
+        providers.iter().find(|provider| !self.files.iter().any(|file| file.provider.as_ref() == Some(provider)))
+    }
+
+    /// Whether any problem is an error.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(|d| d.severity == Severity::Error)
+    }
+}
+
+fn check_provider(problems: &mut Problems<'_>, provider: &Provider, at: Span, catalogue: &Catalogue) {
+    let known = catalogue.providers();
+    if known.binary_search(&provider.as_str()).is_ok() {
+        return;
+    }
+    let (severity, message) = match catalogue {
+        Catalogue::Reference => {
+            (Severity::Warning, format!("{provider} is not among the providers that Calry's reference names"))
+        }
+        Catalogue::Workspace(_) => (Severity::Error, format!("the workspace has no provider {provider}")),
+    };
+    let meant = closest(provider.as_str(), known);
+    let help = match catalogue {
+        Catalogue::Reference => "if it is a new one, all is well",
+        Catalogue::Workspace(_) => "Calry provides the definitions; ask for it there, or remove the file",
+    };
+    problems
+        .push(severity, Code::UnknownProvider, Some(at), || message)
+        .help(|| Some(meant.map_or_else(|| help.to_owned(), |meant| format!("did you mean `{meant}`?"))));
+}
+
+fn check_fields(problems: &mut Problems<'_>, provider: &Provider, places: &Places, catalogue: &Catalogue) {
+    let provider = provider.as_str();
+    for group in &places.groups {
+        let Some(fields) = catalogue.fields(provider, &group.name) else {
+            let groups = catalogue.groups(provider).unwrap_or_default();
+            unknown(problems, "group", &group.name, group.at, &groups);
+            continue;
+        };
+        for (field, at) in &group.fields {
+            if fields.binary_search(&field.as_str()).is_err() {
+                unknown(problems, "field", field, *at, &fields);
+            }
+        }
+    }
+}
+
+fn unknown(problems: &mut Problems<'_>, noun: &str, name: &str, at: Span, known: &[&str]) {
+    let message = || format!("nothing is known of a {noun} `{}`", crate::model::printable(name));
+    problems.warning(Code::UnknownField, Some(at), message).help(|| {
+        let meant = closest(name, known.iter().copied());
+        Some(
+            meant
+                .map_or_else(|| "Calry may not have it: check its name".to_owned(), |m| format!("did you mean `{m}`?")),
+        )
+    });
+}
+
+/// The secrets of one moment.
+struct Vault<'a> {
+    sources: &'a SecretSources,
+    missing: MissingSecrets,
+    values: BTreeMap<SecretName, Result<Option<Secret>, SecretError>>,
+}
+
+impl Vault<'_> {
+    /// A value with its references filled in; `None` where that cannot be done, which is a problem or is tolerated.
+    fn resolve(
+        &mut self,
+        problems: &mut Problems<'_>,
+        half: Half,
+        name: &str,
+        at: Span,
+        template: &Template,
+    ) -> Option<Secret> {
+        let mut size = 0;
+        let mut complete = true;
+        for reference in template.references() {
+            match self.get(reference) {
+                Ok(Some(secret)) => {
+                    size += secret.expose().len();
+                    if half == Half::Headers && check_header_value(secret).is_err() {
+                        let message = || {
+                            format!(
+                                "the secret `{reference}` holds a control character, such as a line break, and cannot be sent as {}",
+                                named(name, "header")
+                            )
+                        };
+                        problems.error(Code::InvalidValue, Some(at), message);
+                        complete = false;
+                    }
+                }
+                Ok(None) => {
+                    complete = false;
+                    if self.missing == MissingSecrets::Error {
+                        let message = || format!("the secret `{reference}` is not at hand");
+                        let advice = self.sources.advice(reference);
+                        problems.error(Code::MissingSecret, Some(at), message).help(|| Some(advice));
+                    }
+                }
+                Err(error) => {
+                    complete = false;
+                    let message = error.to_string();
+                    problems.error(Code::MissingSecret, Some(at), || message);
+                }
+            }
+        }
+        if size > MAX_VALUE {
+            let message = || {
+                format!("with its secrets, the value of {} is longer than {} KiB", named(name, "key"), MAX_VALUE >> 10)
+            };
+            problems.error(Code::InvalidValue, Some(at), message);
+            complete = false;
+        }
+        if !complete {
+            return None;
+        }
+        template.resolve(|reference| self.values.get(reference)?.as_ref().ok()?.clone()).ok()
+    }
+
+    fn get(&mut self, name: &SecretName) -> &Result<Option<Secret>, SecretError> {
+        let (sources, missing) = (self.sources, self.missing);
+        self.values.entry(name.clone()).or_insert_with(|| {
+            let found = match sources.find(name) {
+                Err(SecretError::Empty { .. }) if missing != MissingSecrets::Error => Ok(None),
+                found => found,
+            };
+            match found {
+                Ok(None) if missing == MissingSecrets::Placeholder => Ok(Some(Secret::new(format!("sandbox-{name}")))),
+                found => found,
+            }
+        })
+    }
+}

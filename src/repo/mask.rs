@@ -1,0 +1,138 @@
+//! Which parts of a file may be shown, decided by position: the one place that keeps what stands below `partnerKey` out of
+//! quoted source lines.
+//!
+//! It lists what may be shown and hides the rest, so that a misspelt `partnerkey`, a half under the wrong key or a list
+//! where a map belongs hides too much rather than too little. It never looks at whether a value looks secret.
+
+use super::yaml::{Node, Span, Tree, Value};
+use crate::model::check_header_name;
+
+/// The parts of a file that parses.
+#[derive(Default)]
+pub(super) struct Mask {
+    /// What may not be shown, in order.
+    hidden: Vec<Span>,
+    /// The keys within it that may, in order.
+    keys: Vec<Span>,
+}
+
+/// A key and its value.
+type Entry<'a> = (Node<'a>, Node<'a>);
+
+impl Mask {
+    /// The mask of a tree that was read from a text of `length` bytes.
+    pub(super) fn of(tree: &Tree<'_>, length: usize) -> Self {
+        let mut mask = Self::default();
+        match tree.root.as_ref().map(|root| &root.value) {
+            Some(Value::Map(entries)) => each(entries, tree.end, |entry, end| mask.top(entry, end)),
+            _ => mask.hidden.push(Span::new(0, tree.end)),
+        }
+        mask.hidden.push(Span::new(tree.end, length));
+        mask
+    }
+
+    /// One entry of the document. What belongs to it, comments and all, reaches to `end`.
+    fn top(&mut self, entry: &Entry<'_>, end: usize) {
+        let (key, value) = entry;
+        match (key.text(), &value.value) {
+            (Some("provider" | "icon" | "slug"), _) if value.is_scalar() => {}
+            (Some("fieldsToSync"), Value::Map(groups)) => each(groups, end, |group, end| self.group(group, end)),
+            (Some("hold"), Value::Map(entries)) => each(entries, end, |entry, end| {
+                let known = matches!(entry.0.text(), Some("until" | "reason"));
+                if !(known && entry.1.is_scalar()) {
+                    self.hide(entry, end);
+                }
+            }),
+            (Some("partnerKey"), Value::Map(halves)) => {
+                self.hide(entry, end);
+                for half in halves {
+                    self.show_key(&half.0);
+                    if let (Some("headers" | "queryParams"), Value::Map(names)) = (half.0.text(), &half.1.value) {
+                        names.iter().for_each(|(name, _)| self.show_key(name));
+                    }
+                }
+            }
+            _ => self.hide(entry, end),
+        }
+    }
+
+    /// One group below `fieldsToSync`.
+    fn group(&mut self, entry: &Entry<'_>, end: usize) {
+        match &entry.1.value {
+            Value::Null => {}
+            Value::List(fields) if fields.iter().all(Node::is_scalar) => {}
+            Value::Map(fields) => each(fields, end, |field, end| {
+                let shown = match &field.1.value {
+                    Value::Null | Value::Bool(_) => true,
+                    Value::Text(word) => is_boolean_elsewhere(word),
+                    Value::Other | Value::List(_) | Value::Map(_) | Value::Refused => false,
+                };
+                if !shown {
+                    self.hide(field, end);
+                }
+            }),
+            _ => self.hide(entry, end),
+        }
+    }
+
+    fn hide(&mut self, entry: &Entry<'_>, end: usize) {
+        self.hidden.push(Span::new(entry.0.span.start(), end));
+        self.show_key(&entry.0);
+    }
+
+    fn show_key(&mut self, key: &Node<'_>) {
+        if key.text().is_some_and(is_name) {
+            self.keys.push(key.span);
+        }
+    }
+
+    /// How much of a line may be shown, from its beginning; `None` where all of it may. `line` begins at byte `start`.
+    pub(super) fn visible<'t>(&self, line: &'t str, start: usize) -> Option<&'t str> {
+        let end = start + line.len();
+        let from = self.hidden.partition_point(|span| span.end() <= start);
+        // An empty line within a hidden range is hidden, too: whether it is empty may not show.
+        self.hidden.get(from).filter(|span| span.start() < end.max(start + 1))?;
+        let first = self.keys.get(self.keys.partition_point(|key| key.start() < start));
+        let shown = first.filter(|key| key.end() <= end).and_then(|key| {
+            let before = line.get(..key.start() - start)?;
+            let after = line.get(key.end() - start..)?;
+            let gap = after.len() - after.trim_start_matches(' ').len();
+            let colon = after.get(gap..)?.starts_with(':');
+            (colon && before.bytes().all(|b| b == b' ')).then(|| line.get(..key.end() - start + gap + 1))?
+        });
+        Some(shown.unwrap_or_else(|| indentation(line)))
+    }
+}
+
+/// How much of a line of a file that does not parse may be shown: its first key, where the line begins like one.
+pub(super) fn visible_unparsed(line: &str) -> &str {
+    let indentation = indentation(line);
+    let rest = line.get(indentation.len()..).unwrap_or_default();
+    match rest.split_once(':') {
+        Some((key, value)) if is_name(key) && (value.is_empty() || value.starts_with([' ', '\t'])) => {
+            line.get(..=indentation.len() + key.len()).unwrap_or_default()
+        }
+        _ => indentation,
+    }
+}
+
+/// Whether a text is a key's name and nothing else, so that it may be repeated.
+pub(super) fn is_name(text: &str) -> bool {
+    text.len() <= 64 && check_header_name(text).is_ok()
+}
+
+/// Whether a text is a boolean to readers of YAML 1.1.
+pub(super) fn is_boolean_elsewhere(word: &str) -> bool {
+    ["yes", "no", "on", "off", "y", "n"].iter().any(|boolean| word.eq_ignore_ascii_case(boolean))
+}
+
+fn indentation(line: &str) -> &str {
+    let rest = line.trim_start_matches(' ');
+    line.get(..(line.len() - rest.len()).min(64)).unwrap_or_default()
+}
+
+/// Calls `f` for each entry with the place where the next one begins, or the last one ends.
+fn each<'n, 't>(entries: &'n [Entry<'t>], end: usize, mut f: impl FnMut(&'n Entry<'t>, usize)) {
+    let ends = entries.iter().skip(1).map(|(key, _)| key.span.start()).chain([end]);
+    entries.iter().zip(ends).for_each(|(entry, end)| f(entry, end));
+}

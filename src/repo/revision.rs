@@ -1,0 +1,170 @@
+//! The git commit that the definitions directory stands at, and whether its files are those of the commit.
+//!
+//! Whoever can write to the directory can write a `.git` next to it, so a repository is hostile input. It is opened with
+//! reduced trust, whoever owns it: no value of its configuration is used, nor any of the user, the system or the
+//! environment, and no filter, hook or other program is ever run. That makes git's `safe.directory` needless as well,
+//! which matters where git-sync has written the checkout as another user.
+//!
+//! This module never writes, never walks the history, and never fails: a directory without a readable repository has no
+//! revision.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use gix::discover::upwards;
+use gix::objs::Kind;
+use gix::sec::Trust;
+use gix::{ObjectId, Repository};
+
+use super::watch::is_definition_file;
+use crate::model::{Revision, ellipsize};
+
+/// The longest subject and the longest name of an author, in characters.
+const MAX_TEXT: usize = 200;
+/// A commit or a tree beyond this size, in bytes, is not read.
+const MAX_OBJECT: u64 = 8 << 20;
+/// A file beyond this size, in bytes, is no definition and counts as differing.
+const MAX_FILE: u64 = 1 << 20;
+/// Definition files beyond this number are not compared: the directory counts as differing.
+const MAX_FILES: usize = 20_000;
+
+/// The commit checked out at a directory, or at the nearest of its parents that is a checkout. `None` where there is none
+/// before the file system ends (a mounted volume does not belong to the repository around it), where nothing has been
+/// committed, and where the repository cannot be read; the log says why at level debug.
+///
+/// The nearest repository counts, even where it does not know the directory: a directory that git ignores is dirty, not
+/// part of some repository further up. Content is compared byte by byte with the commit, not with the index, and line ends
+/// are content; the subject and the author are foreign text. Reads files, so it may block.
+#[must_use]
+pub fn revision(directory: &Path) -> Option<Revision> {
+    read(directory)
+        .inspect_err(|trouble| tracing::debug!("no git revision is known of {}: {trouble}", directory.display()))
+        .ok()
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Git(#[from] gix::Error),
+    #[error(transparent)]
+    Time(#[from] jiff::Error),
+    #[error("the repository has no checkout around the directory")]
+    NoCheckout,
+    #[error("object {0} has {1} bytes, which is too much to read")]
+    TooLarge(ObjectId, u64),
+}
+
+fn read(directory: &Path) -> Result<Revision, Trouble> {
+    let directory = fs::canonicalize(directory)?;
+    let repository = open(&directory)?;
+    let root = fs::canonicalize(repository.workdir().ok_or(Trouble::NoCheckout)?)?;
+    let path = directory.strip_prefix(&root).map_err(|_| Trouble::NoCheckout)?;
+
+    let id = repository.head_id()?.detach();
+    let commit = object(&repository, id)?.try_into_commit()?;
+    let time = jiff::Timestamp::from_second(commit.committer()?.time()?.seconds)?;
+    let committed = match tree_at(&repository, commit.tree_id()?.detach(), path)? {
+        Some(tree) => committed_files(&repository, tree)?,
+        None => BTreeMap::new(),
+    };
+    Ok(Revision {
+        commit: id.to_string(),
+        subject: ellipsize(&commit.message()?.summary().to_string(), MAX_TEXT),
+        author: ellipsize(&commit.author()?.name.to_string(), MAX_TEXT),
+        time: time.to_string(),
+        dirty: differ(&directory, &committed, repository.object_hash())?,
+    })
+}
+
+fn open(directory: &Path) -> Result<Repository, Trouble> {
+    let search = upwards::Options {
+        trust: upwards::TrustPolicy::Assume(Trust::Reduced),
+        dot_git_only: true,
+        cross_fs: false,
+        ..upwards::Options::default()
+    };
+    let options = || gix::open::Options::isolated().filter_config_section(|_| false);
+    let trust = gix::sec::trust::Mapping { full: options(), reduced: options() };
+    Ok(gix::ThreadSafeRepository::discover_opts(directory, search, trust)?.to_thread_local())
+}
+
+fn object(repository: &Repository, id: ObjectId) -> Result<gix::Object<'_>, Trouble> {
+    let size = repository.find_header(id)?.size();
+    if size > MAX_OBJECT {
+        return Err(Trouble::TooLarge(id, size));
+    }
+    Ok(repository.find_object(id)?)
+}
+
+/// The tree at a path below another one, where there is one.
+fn tree_at(repository: &Repository, root: ObjectId, path: &Path) -> Result<Option<ObjectId>, Trouble> {
+    let mut at = root;
+    for name in path {
+        let tree = object(repository, at)?.try_into_tree()?;
+        match tree.find_entry(name.as_bytes()) {
+            Some(entry) if entry.mode().is_tree() => at = entry.object_id(),
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(at))
+}
+
+/// What git says of a file: what it is, and the id of its content.
+#[derive(Debug, PartialEq, Eq)]
+struct Content {
+    link: bool,
+    id: ObjectId,
+}
+
+fn committed_files(repository: &Repository, tree: ObjectId) -> Result<BTreeMap<OsString, Content>, Trouble> {
+    let tree = object(repository, tree)?.try_into_tree()?;
+    let mut files = BTreeMap::new();
+    for entry in tree.iter() {
+        let entry = entry?;
+        let name = OsString::from_vec(entry.filename().to_vec());
+        if entry.mode().is_blob_or_symlink() && is_definition_file(&name) {
+            files.insert(name, Content { link: entry.mode().is_link(), id: entry.object_id() });
+        }
+    }
+    Ok(files)
+}
+
+/// Whether the definition files of a directory are others than the committed ones.
+fn differ(directory: &Path, committed: &BTreeMap<OsString, Content>, hash: gix::hash::Kind) -> Result<bool, Trouble> {
+    let mut same = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let kind = entry.file_type()?;
+        if !is_definition_file(&name) || kind.is_dir() {
+            continue;
+        }
+        let Some(expected) = committed.get(&name).filter(|_| same < MAX_FILES) else { return Ok(true) };
+        let content = if kind.is_symlink() {
+            fs::read_link(entry.path()).ok().map(|target| target.into_os_string().into_vec())
+        } else if kind.is_file() {
+            read_bounded(&entry.path())
+        } else {
+            None
+        };
+        let Some(content) = content else { return Ok(true) };
+        let id = gix::objs::compute_hash(hash, Kind::Blob, &content)?;
+        if *expected != (Content { link: kind.is_symlink(), id }) {
+            return Ok(true);
+        }
+        same += 1;
+    }
+    Ok(same != committed.len())
+}
+
+fn read_bounded(file: &Path) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    let length = File::open(file).ok()?.take(MAX_FILE + 1).read_to_end(&mut content).ok()?;
+    u64::try_from(length).is_ok_and(|length| length <= MAX_FILE).then_some(content)
+}

@@ -1,0 +1,147 @@
+//! Where secrets come from: the operator's side alone. A definition file names a secret, and can name nothing else; this
+//! module never repeats a value, and never looks further once it has found something that it cannot use.
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+
+use super::directory::{FileError, contents, target};
+use crate::model::{Secret, SecretName};
+
+/// The largest secret, in bytes.
+const MAX_SECRET: u64 = 64 << 10;
+
+/// A directory of secrets (a mounted Kubernetes Secret), then the environment.
+pub struct SecretSources {
+    directory: Option<PathBuf>,
+    variable: Box<Environment>,
+}
+
+/// Looks a variable up.
+type Environment = dyn Fn(&str) -> Option<OsString> + Send + Sync;
+
+impl fmt::Debug for SecretSources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretSources").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+/// A secret that is there and cannot be used. The sentences hold no value.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The directory itself cannot be opened.
+    #[error("the secrets directory {directory} cannot be read: {source}")]
+    Directory {
+        /// As it was named.
+        directory: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Its file cannot be read.
+    #[error("the file of the secret `{name}` in the secrets directory {reason}")]
+    File {
+        /// The secret.
+        name: SecretName,
+        /// The rest of the sentence.
+        reason: String,
+    },
+    /// Its value is not text.
+    #[error("the secret `{name}`, {}, is not UTF-8", place(.name, *.file))]
+    NotText {
+        /// The secret.
+        name: SecretName,
+        /// Whether it is a file's.
+        file: bool,
+    },
+    /// Its value has nothing in it.
+    #[error("the secret `{name}`, {}, is empty", place(.name, *.file))]
+    Empty {
+        /// The secret.
+        name: SecretName,
+        /// Whether it is a file's.
+        file: bool,
+    },
+    /// Its value is too large.
+    #[error("the secret `{name}`, {}, is larger than {} KiB", place(.name, *.file), MAX_SECRET >> 10)]
+    TooLarge {
+        /// The secret.
+        name: SecretName,
+        /// Whether it is a file's.
+        file: bool,
+    },
+}
+
+fn place(name: &SecretName, file: bool) -> String {
+    if file { "a file of the secrets directory".to_owned() } else { format!("the variable {}", name.variable()) }
+}
+
+impl SecretSources {
+    /// The files of a directory, where one is given, then the variables of the environment.
+    #[must_use]
+    pub fn new(directory: Option<PathBuf>) -> Self {
+        Self { directory, variable: Box::new(|name| env::var_os(name)) }
+    }
+
+    /// The same with another environment.
+    #[must_use]
+    pub fn with_variables(self, variable: impl Fn(&str) -> Option<OsString> + Send + Sync + 'static) -> Self {
+        Self { variable: Box::new(variable), ..self }
+    }
+
+    /// The value of a secret as it is now; `None` where no source has it.
+    ///
+    /// # Errors
+    /// [`SecretError`] where a source has it in a form that cannot be used: that is no reason to look on.
+    pub fn find(&self, name: &SecretName) -> Result<Option<Secret>, SecretError> {
+        if let Some(bytes) = self.file(name)? {
+            let mut text =
+                String::from_utf8(bytes).map_err(|_| SecretError::NotText { name: name.clone(), file: true })?;
+            if text.ends_with('\n') {
+                text.truncate(text.len() - if text.ends_with("\r\n") { 2 } else { 1 });
+            }
+            return checked(name, text, true).map(Some);
+        }
+        let Some(value) = (self.variable)(&name.variable()) else { return Ok(None) };
+        let value = value.into_string().map_err(|_| SecretError::NotText { name: name.clone(), file: false })?;
+        checked(name, value, false).map(Some)
+    }
+
+    /// Where a secret can be put, as advice.
+    pub(super) fn advice(&self, name: &SecretName) -> String {
+        let variable = name.variable();
+        match &self.directory {
+            Some(directory) => {
+                format!("put it into the file {}, or the variable {variable}", directory.join(name.as_str()).display())
+            }
+            None => format!(
+                "put it into the variable {variable}, or into a file of that name and point --secrets-dir to its directory"
+            ),
+        }
+    }
+
+    fn file(&self, name: &SecretName) -> Result<Option<Vec<u8>>, SecretError> {
+        let Some(directory) = &self.directory else { return Ok(None) };
+        let failed = |source| SecretError::Directory { directory: directory.display().to_string(), source };
+        let root = fs::canonicalize(directory).map_err(failed)?;
+        // A mounted Secret may be replaced between the two steps: its link leads elsewhere the second time.
+        let read = || target(&root, name.as_str()).and_then(|path| contents(&path, MAX_SECRET));
+        match read().or_else(|error| if matches!(error, FileError::Gone) { read() } else { Err(error) }) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(FileError::Gone) => Ok(None),
+            Err(FileError::TooLarge(_)) => Err(SecretError::TooLarge { name: name.clone(), file: true }),
+            Err(error) => Err(SecretError::File { name: name.clone(), reason: error.to_string() }),
+        }
+    }
+}
+
+fn checked(name: &SecretName, value: String, file: bool) -> Result<Secret, SecretError> {
+    if value.is_empty() {
+        Err(SecretError::Empty { name: name.clone(), file })
+    } else if value.len() as u64 > MAX_SECRET {
+        Err(SecretError::TooLarge { name: name.clone(), file })
+    } else {
+        Ok(Secret::new(value))
+    }
+}

@@ -1,0 +1,201 @@
+//! The text of one file, places in it, and the problems that point there. Everything that leaves here is masked.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use super::mask::{Mask, visible_unparsed};
+use super::yaml::{self, Span, Tree};
+use crate::model::{Code, Diagnostic, Excerpt, Severity, printable};
+
+/// How many problems of one file are told.
+pub(super) const MAX_PROBLEMS: usize = 100;
+
+/// A file's name and text. Its `Debug` shows the name only.
+pub(super) struct Source {
+    name: String,
+    text: String,
+    /// `None` until the text is known to parse: what cannot be masked by position is masked line by line.
+    mask: OnceLock<Mask>,
+    /// The byte at which each line begins.
+    lines: OnceLock<Vec<u32>>,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({})", self.name)
+    }
+}
+
+impl Source {
+    pub(super) fn new(name: &str, text: String) -> Self {
+        Self { name: name.to_owned(), text, mask: OnceLock::new(), lines: OnceLock::new() }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads the text as YAML; from then on it is masked by position.
+    pub(super) fn parse(&self) -> Result<Tree<'_>, yaml::Problem> {
+        let tree = yaml::read(&self.text)?;
+        let _ = self.mask.set(Mask::of(&tree, self.text.len()));
+        Ok(tree)
+    }
+
+    /// The line in which a byte stands, from 1.
+    pub(super) fn line(&self, at: usize) -> usize {
+        self.lines().partition_point(|start| *start as usize <= at).max(1)
+    }
+
+    fn lines(&self) -> &[u32] {
+        self.lines.get_or_init(|| {
+            let bytes = self.text.as_bytes();
+            let breaks = bytes.iter().zip(bytes.iter().skip(1).chain([&0])).enumerate();
+            let after = breaks.filter(|(_, (byte, next))| **byte == b'\n' || (**byte == b'\r' && **next != b'\n'));
+            [0].into_iter().chain(after.filter_map(|(at, _)| u32::try_from(at + 1).ok())).collect()
+        })
+    }
+
+    fn excerpt(&self, span: Span) -> Excerpt {
+        let number = self.line(span.start());
+        let start = self.lines().get(number - 1).map_or(0, |at| *at as usize);
+        let end = self.lines().get(number).map_or(self.text.len(), |at| *at as usize);
+        let line = self.text.get(start..end).unwrap_or_default().trim_end_matches(['\n', '\r']);
+        let from = boundary(line, span.start() - start);
+        let to = boundary(line, span.end() - start).max(from);
+        let column = chars(line.get(..from)) + 1;
+
+        let visible = match self.mask.get() {
+            Some(mask) => mask.visible(line, start),
+            None => Some(visible_unparsed(line)),
+        };
+        match visible {
+            Some(visible) if to > visible.len() || visible.len() == from => {
+                let gap = if visible.ends_with(':') { " " } else { "" };
+                let text = format!("{}{gap}***", printable(visible));
+                let mark = text.len() - 3..text.len();
+                Excerpt { line: number, column, width: 1, text, mark }
+            }
+            _ => {
+                let shown = visible.unwrap_or(line);
+                let width = chars(line.get(from..to)).max(1);
+                let (text, mark) = window(shown, from, to, if visible.is_some() { " ***" } else { "" });
+                Excerpt { line: number, column, width, text, mark }
+            }
+        }
+    }
+
+    /// A problem, at a place in the file or of the file as a whole.
+    pub(super) fn diagnostic(&self, severity: Severity, code: Code, at: Option<Span>, message: String) -> Diagnostic {
+        let excerpt = at.map(|span| self.excerpt(span));
+        Diagnostic { severity, code, file: self.name.clone(), excerpt, message, help: None }
+    }
+}
+
+/// The part of a line around `from..to`, printable, with that range in it.
+fn window(line: &str, from: usize, to: usize, suffix: &str) -> (String, std::ops::Range<usize>) {
+    /// Lines of at most so many bytes are shown whole.
+    const WHOLE: usize = 200;
+    /// Of a longer one, so many characters before the place and after its beginning.
+    const BEFORE: usize = 60;
+    const AFTER: usize = 120;
+
+    let (before, rest) = line.split_at_checked(from).unwrap_or((line, ""));
+    let (mut left, mut right) = (0, rest.len());
+    if line.len() > WHOLE {
+        left = before.char_indices().rev().nth(BEFORE - 1).map_or(0, |(at, _)| at);
+        right = rest.char_indices().nth(AFTER).map_or(rest.len(), |(at, _)| at);
+    }
+    let meant = boundary(rest, to - from).min(right);
+    let mut text = if left > 0 { "…".to_owned() } else { String::new() };
+    text.push_str(&printable(before.get(left..).unwrap_or_default()));
+    let start = text.len();
+    text.push_str(&printable(rest.get(..meant).unwrap_or_default()));
+    let mark = start..text.len();
+    text.push_str(&printable(rest.get(meant..right).unwrap_or_default()));
+    text.push_str(if right < rest.len() { "…" } else { suffix });
+    (text, mark)
+}
+
+fn boundary(text: &str, at: usize) -> usize {
+    text.floor_char_boundary(at)
+}
+
+fn chars(text: Option<&str>) -> usize {
+    text.unwrap_or_default().chars().count()
+}
+
+/// Collects problems of one file, the first [`MAX_PROBLEMS`] of them in full.
+pub(super) struct Problems<'a> {
+    source: &'a Source,
+    list: Vec<Diagnostic>,
+    /// How many more may be told.
+    room: usize,
+    untold: Option<Severity>,
+    /// Whether more problems than that were found before.
+    flooded: bool,
+    errors: bool,
+}
+
+/// What was collected.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) list: Vec<Diagnostic>,
+    /// Whether there was an error, told or not.
+    pub(super) errors: bool,
+}
+
+impl<'a> Problems<'a> {
+    /// Begins to collect, where `told` problems of the file were told before.
+    pub(super) fn after(source: &'a Source, told: usize) -> Self {
+        let room = MAX_PROBLEMS.saturating_sub(told);
+        Self { source, list: Vec::new(), room, untold: None, flooded: told > MAX_PROBLEMS, errors: false }
+    }
+
+    pub(super) fn error(&mut self, code: Code, at: Option<Span>, message: impl FnOnce() -> String) -> Problem<'_> {
+        self.push(Severity::Error, code, at, message)
+    }
+
+    pub(super) fn warning(&mut self, code: Code, at: Option<Span>, message: impl FnOnce() -> String) -> Problem<'_> {
+        self.push(Severity::Warning, code, at, message)
+    }
+
+    pub(super) fn push(
+        &mut self,
+        severity: Severity,
+        code: Code,
+        at: Option<Span>,
+        message: impl FnOnce() -> String,
+    ) -> Problem<'_> {
+        self.errors |= severity == Severity::Error;
+        if self.room == 0 {
+            self.untold = self.untold.min(Some(severity)).or(Some(severity));
+            return Problem(None);
+        }
+        self.room -= 1;
+        self.list.push(self.source.diagnostic(severity, code, at, message()));
+        Problem(self.list.last_mut())
+    }
+
+    /// Ends collecting.
+    pub(super) fn done(mut self) -> Told {
+        // A flood that was warned of before is mentioned again only where it now holds an error.
+        if let Some(severity) = self.untold.filter(|s| !self.flooded || *s == Severity::Error) {
+            let message = format!("there are more problems than the {MAX_PROBLEMS} that are told");
+            self.list.push(self.source.diagnostic(severity, Code::TooMany, None, message));
+        }
+        Told { list: self.list, errors: self.errors }
+    }
+}
+
+/// The problem that was collected last, where it is told.
+pub(super) struct Problem<'a>(Option<&'a mut Diagnostic>);
+
+impl Problem<'_> {
+    /// Says what would be right.
+    pub(super) fn help(self, help: impl FnOnce() -> Option<String>) {
+        if let Some(diagnostic) = self.0 {
+            diagnostic.help = help();
+        }
+    }
+}

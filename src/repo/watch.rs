@@ -1,0 +1,672 @@
+//! Noticing that the definitions directory is another one than it was: a file written, renamed, new or gone, a symbolic
+//! link on the way to it flipped, the directory itself gone or back.
+//!
+//! File events are hints and nothing more. What counts is the [`Fingerprint`]: names, inodes, sizes and times, taken anew
+//! after each hint and, because some file systems send no events (NFS) and some events get lost, every few seconds as
+//! well. A thread of its own does this, so that a slow file system holds nothing else up.
+//!
+//! This module never reads what a file holds, never decides what a change means, and never fails: without events it
+//! lives on looking.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecursiveMode, Watcher as _};
+use tokio::sync::{oneshot, watch};
+
+/// As many links as Linux follows before it calls a path a loop.
+const MAX_LINKS: usize = 40;
+/// Files beyond this number are counted and not looked at; far fewer are ever loaded.
+const MAX_FILES: usize = 20_000;
+/// Directories that are watched; links could otherwise use up what the machine's other programs need too.
+const MAX_WATCHES: usize = 64;
+/// Looking takes at most this share of the time, so that ten thousand files, too, cost next to nothing.
+const LOOK_SHARE: u32 = 500;
+/// However long a look takes, the next one is not later than this.
+const MAX_POLL: Duration = Duration::from_secs(60);
+/// How often watches that could not be had are tried again.
+const RETRY_WATCHES: Duration = Duration::from_secs(60);
+
+/// Whether a file of this name is one of the definitions: not hidden, and YAML.
+pub(super) fn is_definition_file(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    !name.starts_with(b".") && (name.ends_with(b".yaml") || name.ends_with(b".yml"))
+}
+
+/// How patiently to watch.
+#[derive(Clone, Debug)]
+pub struct WatchOptions {
+    /// A directory in which nothing has happened for this long is no longer being written.
+    pub quiet: Duration,
+    /// How often to look without a hint. Where a look is expensive it is done less often.
+    pub poll: Duration,
+    /// How long to wait for somebody who doesn't stop writing.
+    pub patience: Duration,
+    /// Whether to ask for file events at all.
+    pub events: bool,
+}
+
+impl Default for WatchOptions {
+    fn default() -> Self {
+        Self {
+            quiet: Duration::from_millis(250),
+            poll: Duration::from_secs(2),
+            patience: Duration::from_secs(30),
+            events: true,
+        }
+    }
+}
+
+/// What the directory looked like at one moment. Two that are equal say that there is nothing new to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint(Arc<Sight>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Sight {
+    /// Nobody is left to look.
+    Unwatched,
+    /// There is no directory, or none that can be read.
+    Nothing(io::ErrorKind),
+    Directory {
+        /// With every link resolved: another directory with the same files is another one.
+        real: PathBuf,
+        files: BTreeMap<OsString, Stamp>,
+        /// How many more files there are.
+        uncounted: usize,
+    },
+}
+
+/// One file, its links followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stamp {
+    File {
+        inode: (u64, u64),
+        size: u64,
+        modified: (i64, i64),
+        /// Sees what the modification time doesn't: permissions mended, times put back.
+        changed: (i64, i64),
+    },
+    /// A directory, a pipe, anything that is not read.
+    Other {
+        inode: (u64, u64),
+    },
+    Unreadable(io::ErrorKind),
+    /// Somebody is writing it. Unlike every finished state of the same file, so that its end is a change.
+    Moving,
+}
+
+impl Stamp {
+    fn take(path: &Path, revalidate: bool) -> Self {
+        match fs::metadata(path) {
+            Ok(known) if known.is_file() && revalidate => {
+                // A network file system may answer from its cache for seconds; opening a file makes it ask again.
+                let fresh = File::open(path).and_then(|file| file.metadata());
+                Self::of(&fresh.unwrap_or(known))
+            }
+            Ok(known) => Self::of(&known),
+            Err(error) => Self::Unreadable(error.kind()),
+        }
+    }
+
+    fn of(metadata: &Metadata) -> Self {
+        let inode = (metadata.dev(), metadata.ino());
+        if metadata.is_file() {
+            let modified = (metadata.mtime(), metadata.mtime_nsec());
+            let changed = (metadata.ctime(), metadata.ctime_nsec());
+            Self::File { inode, size: metadata.size(), modified, changed }
+        } else {
+            Self::Other { inode }
+        }
+    }
+
+    /// How long ago it was written to. `None` where its times lie in the future: such a clock says nothing.
+    fn age(&self, now: SystemTime) -> Option<Duration> {
+        let Self::File { modified, changed, .. } = self else { return None };
+        let since = |(seconds, nanos): (i64, i64)| {
+            let at = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
+            now.duration_since(SystemTime::UNIX_EPOCH.checked_add(at)?).ok()
+        };
+        since(*modified).into_iter().chain(since(*changed)).min()
+    }
+}
+
+impl Fingerprint {
+    fn files(&self) -> impl Iterator<Item = (&OsString, &Stamp)> {
+        let files = match &*self.0 {
+            Sight::Directory { files, .. } => Some(files),
+            Sight::Unwatched | Sight::Nothing(_) => None,
+        };
+        files.into_iter().flatten()
+    }
+
+    /// The age of the file written last, where that is less than `limit`.
+    fn youngest(&self, limit: Duration) -> Option<Duration> {
+        let now = SystemTime::now();
+        self.files().filter_map(|(_, stamp)| stamp.age(now)).min().filter(|age| *age < limit)
+    }
+
+    /// The files that have another stamp than in `before`, or were written less than `limit` ago.
+    fn moving(&self, before: &Self, limit: Duration) -> BTreeSet<OsString> {
+        let now = SystemTime::now();
+        let before: BTreeMap<_, _> = before.files().collect();
+        self.files()
+            .filter(|(name, stamp)| {
+                before.get(name).is_none_or(|before| before != stamp) || stamp.age(now).is_some_and(|age| age < limit)
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    fn with_moving(&self, names: &BTreeSet<OsString>) -> Self {
+        let mut sight = (*self.0).clone();
+        if let Sight::Directory { files, .. } = &mut sight {
+            files.extend(names.iter().map(|name| (name.clone(), Stamp::Moving)));
+        }
+        Self(Arc::new(sight))
+    }
+}
+
+/// What made a change known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundBy {
+    /// A file event.
+    Event,
+    /// Looking without one.
+    Poll,
+}
+
+/// The directory at a moment at which nobody was writing, or at which waiting for it was given up.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// What it looked like. Taken before anything is read, so that what is written meanwhile is another change.
+    pub fingerprint: Fingerprint,
+    /// What made it known.
+    pub by: FoundBy,
+    /// The names of the files that somebody was still writing when patience ended: not to be acted on. When they are
+    /// finished, that is a change. Foreign text.
+    pub unsettled: Vec<String>,
+}
+
+/// Watches one definitions directory until it is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    mailbox: Arc<Mailbox>,
+    settled: watch::Receiver<Option<Settled>>,
+    seen: Option<Fingerprint>,
+}
+
+impl Watcher {
+    /// Starts watching. The directory need not be there.
+    ///
+    /// # Panics
+    /// Where the system has no thread left to give.
+    #[must_use]
+    pub fn new(definitions: PathBuf, options: WatchOptions) -> Self {
+        let mailbox = Arc::new(Mailbox::default());
+        let (publish, settled) = watch::channel(None);
+        let lookout = Lookout::new(definitions, options, Arc::clone(&mailbox), publish);
+        std::thread::spawn(move || lookout.run());
+        Self { mailbox, settled, seen: None }
+    }
+
+    /// Waits until the directory is another one than was last [`seen`](Self::seen), and nobody is writing any more.
+    /// Before anything was seen, that is as soon as it has been looked at. Goes on answering the same until told what was
+    /// seen. Cancelling it loses nothing.
+    pub async fn changed(&mut self) -> Settled {
+        loop {
+            let settled = self.settled.borrow_and_update().clone();
+            if let Some(settled) = settled.filter(|settled| self.seen.as_ref() != Some(&settled.fingerprint)) {
+                return settled;
+            }
+            if self.settled.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Looks at the directory now, and waits until nobody is writing; for a pass that has another reason than a change.
+    /// Takes no longer than [`WatchOptions::patience`], unless the file system itself hangs. Cancelling it loses nothing.
+    pub async fn settle(&mut self) -> Settled {
+        let (answer, settled) = oneshot::channel();
+        self.mailbox.post(|mail| {
+            mail.asked.retain(|asked| !asked.is_closed());
+            mail.asked.push(answer);
+        });
+        settled.await.unwrap_or_else(|_| {
+            tracing::error!("nobody watches the definitions any more: changes are found when the interval is over");
+            Settled { fingerprint: Fingerprint(Arc::new(Sight::Unwatched)), by: FoundBy::Poll, unsettled: Vec::new() }
+        })
+    }
+
+    /// Says what was read: from now on, only another fingerprint is a change.
+    pub fn seen(&mut self, fingerprint: Fingerprint) {
+        self.seen = Some(fingerprint);
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.mailbox.post(|mail| mail.closed = true);
+    }
+}
+
+/// What reaches the watching thread. Hints coalesce, so a storm of events takes no memory.
+#[derive(Debug, Default)]
+struct Mailbox {
+    mail: Mutex<Mail>,
+    bell: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Mail {
+    hint: Option<Hint>,
+    asked: Vec<oneshot::Sender<Settled>>,
+    closed: bool,
+}
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Hint {
+    /// A file in the directory.
+    File,
+    /// A directory or link on the way: what is watched may be gone, even where its successor looks the same, because
+    /// inode numbers are used again.
+    Way,
+}
+
+impl Mailbox {
+    fn lock(&self) -> MutexGuard<'_, Mail> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn post(&self, write: impl FnOnce(&mut Mail)) {
+        write(&mut self.lock());
+        self.bell.notify_one();
+    }
+
+    /// Everything that has come, as soon as there is something, or at `until`.
+    fn wait(&self, until: Instant) -> Mail {
+        let left = until.saturating_duration_since(Instant::now());
+        let quiet = |mail: &mut Mail| mail.hint.is_none() && mail.asked.is_empty() && !mail.closed;
+        let (mut mail, _) =
+            self.bell.wait_timeout_while(self.lock(), left, quiet).unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut mail)
+    }
+}
+
+/// The watching thread.
+struct Lookout {
+    eyes: Eyes,
+    options: WatchOptions,
+    mailbox: Arc<Mailbox>,
+    publish: watch::Sender<Option<Settled>>,
+    asked: Vec<oneshot::Sender<Settled>>,
+    last: Option<Fingerprint>,
+    next_poll: Instant,
+    unrest: Option<Unrest>,
+}
+
+/// Something is going on.
+#[derive(Clone, Copy)]
+struct Unrest {
+    since: Instant,
+    moved: Instant,
+    by: FoundBy,
+}
+
+impl Lookout {
+    fn new(
+        definitions: PathBuf,
+        options: WatchOptions,
+        mailbox: Arc<Mailbox>,
+        publish: watch::Sender<Option<Settled>>,
+    ) -> Self {
+        let eyes = Eyes {
+            definitions: std::path::absolute(&definitions).unwrap_or(definitions),
+            mailbox: options.events.then(|| Arc::clone(&mailbox)),
+            watches: None,
+            retry: None,
+            rearm: false,
+        };
+        Self { eyes, options, mailbox, publish, asked: Vec::new(), last: None, next_poll: Instant::now(), unrest: None }
+    }
+
+    fn run(mut self) {
+        loop {
+            let deadline = match self.unrest {
+                None => self.next_poll,
+                Some(Unrest { since, moved, .. }) => (moved + self.options.quiet).min(since + self.options.patience),
+            };
+            let mail = self.mailbox.wait(deadline);
+            if mail.closed {
+                return;
+            }
+            let now = Instant::now();
+            let asked_in_peace = !mail.asked.is_empty() && self.unrest.is_none();
+            self.asked.extend(mail.asked);
+            if let Some(hint) = mail.hint {
+                self.eyes.rearm |= hint == Hint::Way;
+                let since = self.unrest.map_or(now, |unrest| unrest.since);
+                self.unrest = Some(Unrest { since, moved: now, by: FoundBy::Event });
+            }
+            if now >= deadline || asked_in_peace {
+                self.look(now);
+            }
+        }
+    }
+
+    /// Looks, and says so if the directory has come to rest.
+    fn look(&mut self, now: Instant) {
+        let Self { options, .. } = self;
+        let (quiet, patience) = (options.quiet, options.patience);
+        // Without an event there is only the file system's word that nobody writes.
+        let doubtful = !self.asked.is_empty() || self.unrest.is_some_and(|unrest| unrest.by == FoundBy::Poll);
+        let look = self.eyes.look(doubtful);
+        self.next_poll = Instant::now() + options.poll.max((look.cost * LOOK_SHARE).min(MAX_POLL));
+        let moved = self.last.as_ref() != Some(&look.fingerprint);
+        let young = look.fingerprint.youngest(quiet);
+        self.last = Some(look.fingerprint.clone());
+
+        let Some(unrest) = self.unrest else {
+            if moved || young.is_some() {
+                self.unrest = Some(Unrest { since: now, moved: now, by: FoundBy::Poll });
+            } else if !self.asked.is_empty() {
+                self.say(Settled { fingerprint: look.fingerprint, by: FoundBy::Poll, unsettled: Vec::new() });
+            }
+            return;
+        };
+        // An event names the moment of the last write; without one, two looks that are the same must stand for it.
+        let moved_at = match (young, unrest.by) {
+            (Some(age), _) => now.checked_sub(age).unwrap_or(now).max(unrest.moved),
+            (None, FoundBy::Poll) if moved => now,
+            (None, _) => unrest.moved,
+        };
+        if moved_at + quiet <= now {
+            self.unrest = None;
+            self.say(Settled { fingerprint: look.fingerprint, by: unrest.by, unsettled: Vec::new() });
+        } else if unrest.since + patience <= now {
+            self.lose_patience(&look.fingerprint, unrest.by);
+        } else {
+            self.unrest = Some(Unrest { moved: moved_at, ..unrest });
+        }
+    }
+
+    /// Says what there is but for the files that are still moving, and goes on waiting for those.
+    fn lose_patience(&mut self, before: &Fingerprint, by: FoundBy) {
+        std::thread::sleep(self.options.quiet);
+        let fingerprint = self.eyes.look(true).fingerprint;
+        let moving = fingerprint.moving(before, self.options.quiet);
+        let now = Instant::now();
+        self.last = Some(fingerprint.clone());
+        self.unrest = Some(Unrest { since: now, moved: now, by });
+        let unsettled = moving.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+        self.say(Settled { fingerprint: fingerprint.with_moving(&moving), by, unsettled });
+    }
+
+    fn say(&mut self, settled: Settled) {
+        // First: whoever gets an answer and has seen it must not find an older state here.
+        self.publish.send_replace(Some(settled.clone()));
+        for asked in self.asked.drain(..) {
+            // Whoever asked may have stopped waiting.
+            let _ = asked.send(settled.clone());
+        }
+    }
+}
+
+/// What looks at the file system.
+struct Eyes {
+    definitions: PathBuf,
+    /// Where hints go; `None` where no events are wanted.
+    mailbox: Option<Arc<Mailbox>>,
+    watches: Option<Watches>,
+    /// When to try again to watch what could not be watched.
+    retry: Option<Instant>,
+    rearm: bool,
+}
+
+/// File events that are being received.
+struct Watches {
+    trail: Arc<Trail>,
+    /// Dropping it ends the events.
+    _notify: notify::RecommendedWatcher,
+}
+
+struct Look {
+    fingerprint: Fingerprint,
+    trail: Trail,
+    cost: Duration,
+}
+
+impl Eyes {
+    /// Looks, and sees to it that what was looked at is watched from before the look.
+    fn look(&mut self, revalidate: bool) -> Look {
+        let look = Look::take(&self.definitions, revalidate);
+        let Some(mailbox) = self.mailbox.clone() else { return look };
+        let watched = self.watches.as_ref().is_some_and(|watches| *watches.trail == look.trail);
+        let retry = self.retry.is_some_and(|retry| retry <= Instant::now());
+        if (watched && !self.rearm && !retry) || (self.watches.is_none() && self.retry.is_some() && !retry) {
+            return look;
+        }
+        self.rearm = false;
+        self.arm(look.trail, &mailbox);
+        let look = Look::take(&self.definitions, revalidate);
+        if self.watches.as_ref().is_some_and(|watches| *watches.trail != look.trail) {
+            // The way there changed while it was being watched.
+            mailbox.post(|mail| mail.hint = Some(Hint::Way));
+        }
+        look
+    }
+
+    /// Watches the places of a trail and nothing else. Always begins anew: a watch outlives the directory it was set on.
+    fn arm(&mut self, trail: Trail, mailbox: &Arc<Mailbox>) {
+        self.watches = None;
+        let trail = Arc::new(trail);
+        let (hints, places) = (Arc::clone(mailbox), Arc::clone(&trail));
+        let handler = move |event: notify::Result<Event>| {
+            if let Some(hint) = places.hint(&event) {
+                hints.post(|mail| mail.hint = mail.hint.max(Some(hint)));
+            }
+        };
+        let trouble = match notify::recommended_watcher(handler) {
+            Err(error) => Some(error),
+            Ok(mut notify) => {
+                let failed = trail.0.keys().filter_map(|place| notify.watch(place, RecursiveMode::NonRecursive).err());
+                // A place that is gone by now is found out by the look that follows.
+                let trouble = failed.filter(|error| !is_gone(error)).last();
+                self.watches = Some(Watches { trail, _notify: notify });
+                trouble
+            }
+        };
+        match (&trouble, self.retry) {
+            (Some(error), None) => tracing::warn!(
+                "some file events of {} cannot be had, so that changes are found a little later, by looking: {error}. \
+                 Where this is a limit of the system, raise fs.inotify.max_user_instances and \
+                 fs.inotify.max_user_watches",
+                self.definitions.display()
+            ),
+            (None, Some(_)) => tracing::info!("file events of {} can be had again", self.definitions.display()),
+            _ => {}
+        }
+        self.retry = trouble.map(|_| Instant::now() + RETRY_WATCHES);
+    }
+}
+
+fn is_gone(error: &notify::Error) -> bool {
+    match &error.kind {
+        notify::ErrorKind::PathNotFound => true,
+        notify::ErrorKind::Io(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        _ => false,
+    }
+}
+
+impl Look {
+    fn take(definitions: &Path, revalidate: bool) -> Self {
+        let begun = Instant::now();
+        let mut trail = Trail::default();
+        let sight =
+            Self::sight(definitions, revalidate, &mut trail).unwrap_or_else(|error| Sight::Nothing(error.kind()));
+        Self { fingerprint: Fingerprint(Arc::new(sight)), trail, cost: begun.elapsed() }
+    }
+
+    fn sight(definitions: &Path, revalidate: bool, trail: &mut Trail) -> io::Result<Sight> {
+        let real = follow(Path::new("/"), definitions, |directory, name| trail.add(directory, name))?;
+        let entries = fs::read_dir(&real)?;
+        trail.add_definitions(&real);
+        let mut files = BTreeMap::new();
+        let mut uncounted = 0;
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !is_definition_file(&name) {
+                continue;
+            }
+            if files.len() == MAX_FILES {
+                uncounted += 1;
+                continue;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                // A ConfigMap's files are links through its link `..data`. Where a link leads out of the directory it is
+                // not watched: a pull request has no say in that.
+                let _ = follow(&real, Path::new(&name), |directory, name| {
+                    if directory.starts_with(&real) {
+                        trail.add(directory, name);
+                    }
+                });
+            }
+            let stamp = Stamp::take(&entry.path(), revalidate);
+            files.insert(name, stamp);
+        }
+        Ok(Sight::Directory { real, files, uncounted })
+    }
+}
+
+/// Resolves a path, beginning at a directory that is free of links, and names every place whose change would make it
+/// lead elsewhere: each link, what is missing, and the end. A place is a directory, free of links, and a name in it.
+fn follow(from: &Path, path: &Path, mut place: impl FnMut(&Path, &OsStr)) -> io::Result<PathBuf> {
+    let mut at = from.to_owned();
+    let mut ahead = Vec::new();
+    push_steps(&mut ahead, path);
+    let mut links = 0;
+    while let Some(step) = ahead.pop() {
+        let name = match step {
+            Step::Root => {
+                at = PathBuf::from("/");
+                continue;
+            }
+            Step::Up => {
+                at.pop();
+                continue;
+            }
+            Step::Into(name) => name,
+        };
+        let next = at.join(&name);
+        let is_link = match fs::symlink_metadata(&next) {
+            Ok(metadata) => metadata.is_symlink(),
+            Err(error) => {
+                place(&at, &name);
+                return Err(error);
+            }
+        };
+        if is_link || ahead.is_empty() {
+            place(&at, &name);
+        }
+        if is_link {
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            push_steps(&mut ahead, &fs::read_link(&next)?);
+        } else {
+            at = next;
+        }
+    }
+    Ok(at)
+}
+
+enum Step {
+    Root,
+    Up,
+    Into(OsString),
+}
+
+fn push_steps(ahead: &mut Vec<Step>, path: &Path) {
+    ahead.extend(path.components().rev().filter_map(|component| match component {
+        Component::RootDir => Some(Step::Root),
+        Component::ParentDir => Some(Step::Up),
+        Component::Normal(name) => Some(Step::Into(name.to_owned())),
+        Component::CurDir | Component::Prefix(_) => None,
+    }));
+}
+
+/// The directories to watch, free of links, and what matters in each. Only ever directories: a watch on a file or
+/// through a link fires once, and then never again.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Trail(BTreeMap<PathBuf, Place>);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Place {
+    /// Device, inode and birth.
+    identity: Option<(u64, u64, Option<SystemTime>)>,
+    names: BTreeSet<OsString>,
+    /// Whether definition files matter, whatever their names.
+    definitions: bool,
+}
+
+impl Trail {
+    fn add(&mut self, directory: &Path, name: &OsStr) {
+        if let Some(place) = self.place(directory)
+            && !(place.definitions && is_definition_file(name))
+        {
+            place.names.insert(name.to_owned());
+        }
+    }
+
+    fn add_definitions(&mut self, directory: &Path) {
+        if let Some(place) = self.place(directory) {
+            place.definitions = true;
+        }
+    }
+
+    fn place(&mut self, directory: &Path) -> Option<&mut Place> {
+        if !self.0.contains_key(directory) {
+            if self.0.len() == MAX_WATCHES {
+                return None;
+            }
+            let identity = fs::metadata(directory).ok().map(|known| (known.dev(), known.ino(), known.created().ok()));
+            self.0.insert(directory.to_owned(), Place { identity, ..Place::default() });
+        }
+        self.0.get_mut(directory)
+    }
+
+    /// What an event has to say, if anything. Reading causes events too; those would make us hear ourselves.
+    fn hint(&self, event: &notify::Result<Event>) -> Option<Hint> {
+        let Ok(event) = event else { return Some(Hint::Way) };
+        match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
+            EventKind::Access(_) => return None,
+            _ if event.need_rescan() => return Some(Hint::Way),
+            _ => {}
+        }
+        event.paths.iter().filter_map(|path| self.matters(path)).max()
+    }
+
+    fn matters(&self, path: &Path) -> Option<Hint> {
+        if self.0.contains_key(path) {
+            return Some(Hint::Way);
+        }
+        let (place, name) = (self.0.get(path.parent()?)?, path.file_name()?);
+        if place.names.contains(name) {
+            Some(Hint::Way)
+        } else {
+            (place.definitions && is_definition_file(name)).then_some(Hint::File)
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Text to a tree of nodes, each with its place: the only module that knows the YAML reading crate.
+//!
+//! It reads serde-saphyr's parser event by event instead of deserializing through serde: events carry exact byte spans,
+//! tags and anchors, and leave duplicate keys to the caller, so that many problems of one file can be told at once.
+//! It never expands an alias, never resolves a tag, and never repeats a word of the file in a message: a file that cannot
+//! be read as YAML cannot be masked by position either.
+
+use std::borrow::Cow;
+
+use serde_saphyr::granit_parser::{self, ErrorKind, Event, Parser, ScalarStyle, StructureStyle};
+
+/// How deeply lists and maps may stand in one another. A definition needs 4.
+const MAX_DEPTH: usize = 16;
+
+/// How many nodes a file may hold. A definition with every field of `listing` needs about 100.
+const MAX_NODES: usize = 20_000;
+
+/// How many problems are collected; what is more than that is not told anyway.
+const MAX_PROBLEMS: usize = 128;
+
+/// A range of bytes in a text of at most 4 GiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    pub(super) fn new(start: usize, end: usize) -> Self {
+        let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        Self { start: narrow(start), end: narrow(end.max(start)) }
+    }
+
+    pub(super) const fn start(self) -> usize {
+        self.start as usize
+    }
+
+    pub(super) const fn end(self) -> usize {
+        self.end as usize
+    }
+
+    pub(super) const fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+impl From<granit_parser::Span> for Span {
+    fn from(span: granit_parser::Span) -> Self {
+        // Parsers over a `&str` always know byte offsets.
+        let range = span.byte_range().unwrap_or_default();
+        Self::new(range.start, range.end)
+    }
+}
+
+/// A node and its place. A block list or map has the place where it begins, of no length.
+#[derive(Debug)]
+pub(super) struct Node<'a> {
+    pub(super) span: Span,
+    pub(super) value: Value<'a>,
+}
+
+/// What a node is, by YAML 1.2's core schema with strict booleans.
+#[derive(Debug)]
+pub(super) enum Value<'a> {
+    Null,
+    Bool(bool),
+    /// A number, or a boolean in another spelling than `true` and `false`: other YAML readers would not take it for a text.
+    Other,
+    Text(Cow<'a, str>),
+    List(Vec<Node<'a>>),
+    Map(Vec<(Node<'a>, Node<'a>)>),
+    /// Something that is already among the tree's problems.
+    Refused,
+}
+
+impl Node<'_> {
+    /// The text of a text node.
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether the node is neither a list nor a map.
+    pub(super) const fn is_scalar(&self) -> bool {
+        matches!(self.value, Value::Null | Value::Bool(_) | Value::Other | Value::Text(_))
+    }
+}
+
+/// The first document of a text.
+#[derive(Debug)]
+pub(super) struct Tree<'a> {
+    /// `None` where the text holds no node at all.
+    pub(super) root: Option<Node<'a>>,
+    /// Where the document ends; what follows was not read.
+    pub(super) end: usize,
+    /// What is valid YAML and left out of this format: tags, anchors, aliases, a second document.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Something wrong with the text as YAML. It repeats nothing of the text.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) at: Span,
+    pub(super) message: Cow<'static, str>,
+    pub(super) help: Option<&'static str>,
+}
+
+/// Reads a text.
+///
+/// # Errors
+/// The first thing that makes the text unreadable as YAML, or too large.
+pub(super) fn read(text: &str) -> Result<Tree<'_>, Problem> {
+    if let Some((at, c)) = text.char_indices().find(|(_, c)| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
+        // The parser would take a NUL for the end of the text.
+        return Err(Problem {
+            at: Span::new(at, at + c.len_utf8()),
+            message: "a control character cannot stand in YAML".into(),
+            help: Some("remove it, or write it as an escape in double quotes"),
+        });
+    }
+    let options = granit_parser::options! {
+        disallow_directives: true,
+        emit_unresolved_aliases: true,
+        emit_anchor_events: true,
+        emit_comments: false,
+        flow_nesting_limit: MAX_DEPTH,
+        block_nesting_limit: MAX_DEPTH,
+    };
+    let parser = Parser::new_from_str_with_options(text, options);
+    Reader { parser, length: text.len(), nodes: 0, problems: Vec::new() }.tree()
+}
+
+struct Reader<'a> {
+    parser: Parser<'a, granit_parser::StrInput<'a>>,
+    length: usize,
+    nodes: usize,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Reader<'a> {
+    fn tree(mut self) -> Result<Tree<'a>, Problem> {
+        let mut root = None;
+        let mut end = self.length;
+        let mut documents = 0;
+        while let Some((event, span)) = self.next()? {
+            match event {
+                Event::StreamStart | Event::DocumentEnd => {}
+                Event::StreamEnd => break,
+                Event::DocumentStart(..) => {
+                    documents += 1;
+                    if documents > 1 {
+                        end = span.start();
+                        self.refuse(span, "a second document begins here", "write one definition in one file");
+                        break;
+                    }
+                }
+                event => root = Some(self.node(event, span, 0)?),
+            }
+        }
+        Ok(Tree { root, end, problems: self.problems })
+    }
+
+    /// The next event that is not an anchor: anchors are refused in passing.
+    fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Problem> {
+        loop {
+            match self.parser.next() {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(self.unreadable(&error)),
+                Some(Ok((Event::Anchor(..), span))) => {
+                    self.refuse(span.into(), "anchors are left out of this format", "remove it");
+                }
+                Some(Ok((event, span))) => {
+                    if let Some(tag) = span.tag_span() {
+                        self.refuse(tag.into(), "tags are left out of this format", "remove it");
+                    }
+                    return Ok(Some((event, span.into())));
+                }
+            }
+        }
+    }
+
+    /// The node that begins with an event. `depth` counts the lists and maps around it.
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node<'a>, Problem> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(Problem {
+                at: span,
+                message: format!("the file holds more than {MAX_NODES} values").into(),
+                help: Some("one file is one provider's definition; is this one?"),
+            });
+        }
+        if depth > MAX_DEPTH {
+            return Err(too_deep(span));
+        }
+        let value = match event {
+            Event::Scalar(text, style, ..) => scalar(text, style),
+            Event::SequenceStart(style, ..) => {
+                let mut list = Vec::new();
+                let end = loop {
+                    match self.inner(span)? {
+                        (Event::SequenceEnd, end) => break end,
+                        (event, span) => list.push(self.node(event, span, depth + 1)?),
+                    }
+                };
+                return Ok(Node { span: extent(style, span, end), value: Value::List(list) });
+            }
+            Event::MappingStart(style, ..) => {
+                let mut map = Vec::new();
+                let end = loop {
+                    match self.inner(span)? {
+                        (Event::MappingEnd, end) => break end,
+                        (event, at) => {
+                            let key = self.node(event, at, depth + 1)?;
+                            let (event, at) = self.inner(span)?;
+                            map.push((key, self.node(event, at, depth + 1)?));
+                        }
+                    }
+                };
+                return Ok(Node { span: extent(style, span, end), value: Value::Map(map) });
+            }
+            Event::Alias(_) | Event::UnresolvedAlias(_) => {
+                self.refuse(
+                    span,
+                    "aliases are left out of this format",
+                    "write the value itself; quote it if it begins with `*`",
+                );
+                Value::Refused
+            }
+            _ => return Err(not_yaml(span)),
+        };
+        Ok(Node { span, value })
+    }
+
+    /// The next event within the list or map that began at `opened`.
+    fn inner(&mut self, opened: Span) -> Result<(Event<'a>, Span), Problem> {
+        self.next()?.ok_or_else(|| not_yaml(opened))
+    }
+
+    fn refuse(&mut self, at: Span, message: &'static str, help: &'static str) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(Problem { at, message: message.into(), help: Some(help) });
+        }
+    }
+
+    fn unreadable(&self, error: &granit_parser::ScanError) -> Problem {
+        let at = error.marker().byte_offset().unwrap_or_default().min(self.length);
+        explain(error.kind(), Span::new(at, at))
+    }
+}
+
+fn extent(style: StructureStyle, start: Span, end: Span) -> Span {
+    match style {
+        StructureStyle::Flow => Span::new(start.start(), end.end()),
+        StructureStyle::Block => Span::new(start.start(), start.start()),
+    }
+}
+
+fn scalar(text: Cow<'_, str>, style: ScalarStyle) -> Value<'_> {
+    if style != ScalarStyle::Plain {
+        return Value::Text(text);
+    }
+    match text.as_ref() {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        "true" => Value::Bool(true),
+        "false" => Value::Bool(false),
+        "True" | "TRUE" | "False" | "FALSE" => Value::Other,
+        word if is_number(word) => Value::Other,
+        _ => Value::Text(text),
+    }
+}
+
+/// A number of YAML 1.2's core schema, section 10.3.2.
+fn is_number(word: &str) -> bool {
+    let all = |digits: &str, is: fn(&u8) -> bool| !digits.is_empty() && digits.as_bytes().iter().all(is);
+    if let Some(digits) = word.strip_prefix("0o") {
+        return all(digits, |b| matches!(b, b'0'..=b'7'));
+    }
+    if let Some(digits) = word.strip_prefix("0x") {
+        return all(digits, u8::is_ascii_hexdigit);
+    }
+    if matches!(word, ".nan" | ".NaN" | ".NAN") {
+        return true;
+    }
+    let word = word.strip_prefix(['-', '+']).unwrap_or(word);
+    // Rust reads a few words more than the schema does, and none of them begins like this.
+    word.starts_with(|c: char| c.is_ascii_digit() || c == '.') && word.parse::<f64>().is_ok()
+        || matches!(word, ".inf" | ".Inf" | ".INF")
+}
+
+fn too_deep(at: Span) -> Problem {
+    Problem { at, message: format!("lists and maps are nested more than {MAX_DEPTH} deep").into(), help: None }
+}
+
+fn not_yaml(at: Span) -> Problem {
+    Problem { at, message: "this is not valid YAML".into(), help: None }
+}
+
+/// The parser's reason in words of our own: some of its messages quote the text.
+fn explain(kind: &ErrorKind, at: Span) -> Problem {
+    use ErrorKind as E;
+    let quote = "a text with a special character in it is written in quotes";
+    let (message, help) = match kind {
+        E::RecursionLimitExceeded => return too_deep(at),
+        E::UnclosedQuotedScalar | E::DocumentIndicatorInQuotedScalar => ("a quoted text is not closed", None),
+        E::InvalidQuotedScalarIndent => {
+            ("a quoted text goes on over several lines without indentation", Some("is its closing quote missing?"))
+        }
+        E::InvalidTrailingSingleQuotedScalar | E::InvalidTrailingDoubleQuotedScalar => (
+            "something follows a quoted text",
+            Some("put the whole text in quotes; a single quote in single quotes is written twice"),
+        ),
+        E::UnknownQuotedScalarEscape
+        | E::InvalidQuotedScalarHexEscape
+        | E::InvalidLowSurrogateHexEscape
+        | E::InvalidLowSurrogate
+        | E::MissingLowSurrogate
+        | E::UnpairedLowSurrogate
+        | E::InvalidUnicodeEscape => (
+            "this is not an escape of a double-quoted text",
+            Some("write a backslash twice, or put the text in single quotes"),
+        ),
+        E::UnclosedFlowCollection { .. }
+        | E::UnexpectedEofFlowSequence
+        | E::UnexpectedEofFlowMapping
+        | E::UnexpectedEofImplicitFlowMapping => ("a `[` or `{` is not closed", None),
+        E::MisplacedFlowCollectionEnd | E::MismatchedFlowCollectionEnd { .. } => {
+            ("a closing bracket does not fit what was opened", None)
+        }
+        E::ExpectedFlowMappingSeparator | E::ExpectedFlowSequenceSeparator => {
+            ("a `,` or a closing bracket is missing", None)
+        }
+        E::TabNotAllowed
+        | E::TabInBlockIndentation
+        | E::TabInIndentation
+        | E::TabAtBlockScalarStart
+        | E::TabInPlainScalar => ("a tab stands where YAML takes spaces only", Some("indent with spaces")),
+        E::InvalidIndentation | E::InvalidFlowScalarIndent | E::InvalidBlockScalarIndent => {
+            ("the indentation does not fit the lines above", None)
+        }
+        E::DirectiveDisallowed => ("directives are left out of this format", Some("remove the line")),
+        E::ExpectedBlockMappingKey | E::SimpleKeyExpected | E::InvalidSimpleKey => {
+            ("`key: value` is expected", Some("is a `:` missing here or in the line above, or the indentation wrong?"))
+        }
+        E::MappingValueNotAllowed | E::MappingKeyNotAllowed | E::InvalidColonPlacement => {
+            ("a `:` stands where no key can be", Some("a text with `: ` in it is written in quotes"))
+        }
+        E::BlockSequenceEntryNotAllowed | E::BlockEntryInFlowCollection | E::ExpectedBlockSequenceEntry => {
+            ("a `-` stands where no list can be, or is missing in a list", None)
+        }
+        E::UnexpectedCharacter { .. } | E::PlainScalarStartsWithDashFlowIndicator => {
+            ("a text cannot begin with this character", Some(quote))
+        }
+        E::MissingAnchorOrAliasName => ("anchors and aliases are left out of this format", Some(quote)),
+        E::ExpectedTagBang
+        | E::UndeclaredTagHandle
+        | E::InvalidGlobalTagCharacter
+        | E::InvalidTagTerminator
+        | E::MissingTagUri
+        | E::UnclosedVerbatimTag
+        | E::InvalidTagEscape => ("tags are left out of this format", Some(quote)),
+        E::BomInsideDocument => ("a byte-order mark stands within the text", Some("remove it")),
+        _ => return not_yaml(at),
+    };
+    Problem { at, message: message.into(), help }
+}

@@ -232,7 +232,8 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
 
     fn failed(&self, error: &Error) -> Outcome {
         let sentence = error.to_string();
-        if error.is_fatal_for_workspace() {
+        // 403: the key may not write, which is the same for every provider.
+        if error.is_fatal_for_workspace() || error.status() == Some(403) {
             let mut halted = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
             halted.get_or_insert_with(|| {
                 format!("not tried, because another update failed for a reason that concerns all: {sentence}")

@@ -252,6 +252,38 @@ async fn reading_the_files_wakes_nobody() {
 }
 
 #[tokio::test]
+async fn a_reader_who_never_stops_holds_nobody_up() {
+    let (_room, definitions) = room();
+    let mut watcher = watch(&definitions, by_events()).await;
+    let file = definitions.join("hostaway.yaml");
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let reader = std::thread::spawn({
+        let file = file.clone();
+        move || {
+            while stopped.recv_timeout(QUIET / 20).is_err() {
+                fs::read(&file).unwrap();
+            }
+        }
+    });
+    fs::write(&file, "provider: HOSTAWAY\nicon: two\n").unwrap();
+    change(&mut watcher).await;
+    stop.send(()).unwrap();
+    reader.join().unwrap();
+}
+
+#[tokio::test]
+async fn where_nobody_writes_nobody_waits() {
+    let (_room, definitions) = room();
+    let quiet = Duration::from_secs(1);
+    let mut watcher = watch(&definitions, WatchOptions { quiet, ..by_events() }).await;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        timeout(LONG, watcher.settle()).await.unwrap();
+        assert!(begun.elapsed() < quiet);
+    }
+}
+
+#[tokio::test]
 async fn without_events_everything_is_found_by_looking() {
     let (_room, definitions) = room();
     let file = definitions.join("hostaway.yaml");
@@ -322,8 +354,8 @@ async fn a_writer_who_never_stops_is_named_and_his_end_is_another_change() {
     for events in [true, false] {
         let (_room, definitions) = room();
         let options = if events { by_events() } else { by_looking() };
-        let patience = Duration::from_millis(600);
-        let mut watcher = watch(&definitions, WatchOptions { patience, ..options }).await;
+        let patience = LONGER_QUIET * 2;
+        let mut watcher = watch(&definitions, WatchOptions { quiet: LONGER_QUIET, patience, ..options }).await;
         let path = definitions.join("hostaway.yaml");
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let writer = std::thread::spawn(move || {

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use super::UsageError;
 use crate::model::{Provider, Secret, UpdateMethod};
 use crate::pass::Source;
-use crate::remote::{Api, ApiUrl, Http, HttpSettings, KeySource};
+use crate::remote::{Api, ApiUrl, Http, KeySource, Settings, install_tls};
 use crate::repo::{self, MissingSecrets, Pin, SecretSources};
 use crate::sandbox::{Config, Sandbox, Seed};
 
@@ -126,7 +126,8 @@ impl LiveArgs {
             }
         };
         let url = url.map_err(|error| UsageError(format!("--api-url: {error}")))?;
-        let http = Http::new(&url, HttpSettings::default())?;
+        install_tls();
+        let http = Http::new(Settings::default())?;
         Ok(Setup {
             source: Source {
                 definitions: definitions.clone(),
@@ -135,7 +136,7 @@ impl LiveArgs {
                 strict: *strict,
                 only: only.clone(),
             },
-            api: Api::new(http, url, method),
+            api: Api::new(&http, url, method)?,
             key,
             timeout: *timeout,
             shown: definitions.display().to_string(),

@@ -1,6 +1,8 @@
 //! Values that no channel may show, and the scrubbing of texts that others wrote.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -39,6 +41,12 @@ impl PartialEq for Secret {
 }
 
 impl Eq for Secret {}
+
+impl Hash for Secret {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.expose().hash(state);
+    }
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,7 +111,8 @@ impl fmt::Display for SecretName {
 /// Masking by position is how this project keeps secrets in; scrubbing is only for texts whose positions it cannot know.
 #[derive(Clone, Default)]
 pub struct Scrubber {
-    secrets: Vec<Secret>,
+    // A set: an API decides how many there are, so learning one more must not look at all the others.
+    secrets: HashSet<Secret>,
 }
 
 impl fmt::Debug for Scrubber {
@@ -120,7 +129,7 @@ impl Scrubber {
     /// Makes one more secret known.
     pub fn learn(&mut self, secret: &Secret) {
         if !secret.expose().is_empty() {
-            self.secrets.push(secret.clone());
+            self.secrets.insert(secret.clone());
         }
     }
 

@@ -1,108 +1,122 @@
-//! The client: one pool of connections, one pace per workspace, bounded in time and size.
+//! The client: one request at a time to one workspace, bounded in time and size, and the errors made of its answers.
 
 use std::error::Error as StdError;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::iter::successors;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Response, StatusCode};
-use tokio::time::Instant;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, ClientBuilder, Method, Response};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::error::{Error, Problem};
-use super::pace::Pace;
-use super::retry::retry_after;
-use super::{ApiKey, ApiUrl, Backoff, Listing, ReadCalry, WriteCalry, wire};
+use super::error::Cause;
+use super::pace::{NoTurn, Pace};
+use super::wire::{self, Problem};
+use super::{ApiKey, ApiUrl, Backoff, Error, Listing, Operation, ReadCalry, WriteCalry, retry};
 use crate::model::{Live, Provider, Scrubber, Update, UpdateMethod, Workspace, ellipsize, printable};
 
-const KEY_HEADER: HeaderName = HeaderName::from_static("x-calry-api-key");
-
-/// The most bytes of the list of definitions, after decompression.
+/// The largest list of definitions, in bytes after decompression.
 const MAX_LISTING: usize = 32 << 20;
 
-/// The most bytes of any other answer, after decompression.
-const MAX_ANSWER: usize = 1 << 20;
+/// The largest error body that is looked at, in bytes. A longer one is not quoted: it cannot be cut before it is scrubbed,
+/// and scrubbing takes time with its length.
+const MAX_ERROR: usize = 4 << 10;
 
-/// The most characters of Calry's `message` that are shown.
-const MAX_MESSAGE: usize = 300;
+/// The longest quotation of an API error's message, in characters.
+const MAX_QUOTE: usize = 300;
 
-/// Makes ring the process's TLS provider. To be called once, first thing; further calls do nothing.
+/// Chooses ring for TLS, for the whole process. The first thing that `main` does; more calls do no harm.
 pub fn install_tls() {
-    // Fails where one is installed already, which is as good.
+    // It fails only where a provider is installed already, and then there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// Time limits of single requests.
+/// The time-outs of a single request; the deadline of a session bounds them all.
 #[derive(Clone, Copy, Debug)]
-pub struct HttpSettings {
-    /// For a connection to stand.
-    pub connect_timeout: Duration,
-    /// For a whole request, answer included.
-    pub request_timeout: Duration,
+pub struct Settings {
+    /// For a connection, TLS included.
+    pub connect: Duration,
+    /// For a request as a whole, to the end of its answer.
+    pub request: Duration,
 }
 
-impl Default for HttpSettings {
+impl Default for Settings {
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(5), request_timeout: Duration::from_secs(10) }
+        Self { connect: Duration::from_secs(5), request: Duration::from_secs(10) }
     }
 }
 
-/// The HTTP client: connections are reused, also across workspaces.
-#[derive(Clone, Debug)]
-pub struct Http {
-    client: Client,
-    settings: HttpSettings,
+/// The HTTP client cannot be set up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// [`install_tls`] was not called.
+    #[error("no TLS library was chosen before the first connection: this is a fault of calry-gitops, please report it")]
+    NoProvider,
+    /// No certificates, or another trouble with TLS.
+    #[error(
+        "cannot prepare TLS: {0}; https needs the CA certificates of the system (Debian's package ca-certificates), or a file of them named by SSL_CERT_FILE"
+    )]
+    Tls(String),
 }
 
-/// The client could not be set up.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the HTTPS client cannot be set up: {reason}; where certificates are the trouble, install the system's CA certificates \
-     (Debian: ca-certificates) or name a bundle with SSL_CERT_FILE"
-)]
-pub struct SetupError {
-    reason: String,
+/// The connections of the process. Cheap to clone; workspaces share it.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// For https: by the system's proxies and its CA certificates.
+    secure: Result<Client, SetupError>,
+    /// For plain http: never by a proxy, which would see the key, and without any need of certificates.
+    plain: Client,
+    settings: Settings,
 }
 
 impl Http {
-    /// A client for an address. Proxies come from the environment (HTTPS_PROXY, NO_PROXY) and certificates from the
-    /// system; plain http uses neither, since the key must not reach a proxy in the clear.
+    /// Sets the clients up; nothing is connected yet. Missing CA certificates are an error only of an [`Api`] over https.
     ///
     /// # Errors
-    /// [`SetupError`], where the system has no CA certificates, for example.
-    pub fn new(url: &ApiUrl, settings: HttpSettings) -> Result<Self, SetupError> {
-        install_tls();
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let mut builder = Client::builder()
-            .user_agent(concat!("calry-gitops/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(settings.connect_timeout);
-        builder = if url.is_plain() {
-            // No certificates are loaded for a connection that has none: it saves most of the start.
-            builder.no_proxy().tls_certs_only([])
-        } else {
-            builder.https_only(true)
+    /// [`SetupError`].
+    pub fn new(settings: Settings) -> Result<Self, SetupError> {
+        // reqwest panics without a provider.
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            return Err(SetupError::NoProvider);
+        }
+        let client = |kind: fn(ClientBuilder) -> ClientBuilder| {
+            kind(Client::builder())
+                .user_agent(concat!("calry-gitops/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(settings.connect)
+                .redirect(reqwest::redirect::Policy::none())
+                .referer(false)
+                // An update is sent once. Trying again is decided here, where a read can come first.
+                .retry(reqwest::retry::never())
+                .build()
+                .map_err(|error| SetupError::Tls(root_cause(error)))
         };
-        let client = builder.build().map_err(|error| SetupError { reason: cause(&error) })?;
-        Ok(Self { client, settings })
+        Ok(Self {
+            secure: client(|c| c.https_only(true)),
+            plain: client(|c| c.no_proxy().tls_certs_only([]))?,
+            settings,
+        })
     }
 }
 
-/// The API as one workspace uses it.
+/// The API of one workspace, for as long as the process works on it: its connections and its pace outlast a pass.
 #[derive(Clone, Debug)]
 pub struct Api {
-    http: Http,
+    client: Client,
+    settings: Settings,
     url: ApiUrl,
     method: UpdateMethod,
     pace: Arc<Pace>,
 }
 
 impl Api {
-    /// An API at an address.
-    #[must_use]
-    pub fn new(http: Http, url: ApiUrl, method: UpdateMethod) -> Self {
-        Self { http, url, method, pace: Arc::default() }
+    /// The API at a URL. Each workspace needs one of its own: a rate limit is a workspace's.
+    ///
+    /// # Errors
+    /// [`SetupError`] where the URL is https and TLS cannot be set up.
+    pub fn new(http: &Http, url: ApiUrl, method: UpdateMethod) -> Result<Self, SetupError> {
+        let client = if url.is_secure() { http.secure.clone()? } else { http.plain.clone() };
+        Ok(Self { client, settings: http.settings, url, method, pace: Arc::default() })
     }
 
     /// Where it is.
@@ -117,37 +131,73 @@ impl Api {
         self.method
     }
 
-    /// A reader for one pass. `scrubber` holds the secrets that are known already; it learns those that are seen.
+    /// Begins a session that can read, up to a deadline. The scrubber may know secrets already; it learns the key and
+    /// every value below `partnerKey` that passes by.
     #[must_use]
     pub fn reader(&self, key: &ApiKey, deadline: Instant, mut scrubber: Scrubber) -> Reader {
         scrubber.learn(key.secret());
-        Reader {
-            session: Arc::new(Session {
-                api: self.clone(),
-                key: key.clone(),
-                deadline,
-                scrubber: Mutex::new(scrubber),
-            }),
-        }
+        let session = Session { api: self.clone(), key: key.clone(), deadline, scrubber: Mutex::new(scrubber) };
+        Reader(Arc::new(session))
     }
 
-    /// A writer for the same pass as a reader.
+    /// Adds the right to write to a session.
     #[must_use]
     pub fn writer(&self, reader: &Reader) -> Writer {
-        Writer { session: Arc::clone(&reader.session) }
+        Writer(Arc::clone(&reader.0))
     }
 }
 
-/// Reads, with retries. It has no way to write.
+/// A session that reads. It has no way to write.
 #[derive(Clone, Debug)]
-pub struct Reader {
-    session: Arc<Session>,
+pub struct Reader(Arc<Session>);
+
+/// A session that writes.
+#[derive(Clone, Debug)]
+pub struct Writer(Arc<Session>);
+
+impl ReadCalry for Reader {
+    async fn workspace(&self) -> Result<Workspace, Error> {
+        let body = self.0.read(&Operation::Workspace, "/api/v1/workspace", wire::MAX_DEFINITION).await?;
+        wire::workspace(&body).map_err(|problem| unusable(&Operation::Workspace, problem))
+    }
+
+    async fn definitions(&self) -> Result<Listing, Error> {
+        let body = self.0.read(&Operation::Definitions, "/api/v1/integration-definition", MAX_LISTING).await?;
+        let mut scrubber = self.0.scrubber();
+        wire::listing(&body, |secret| scrubber.learn(secret))
+            .map_err(|problem| unusable(&Operation::Definitions, problem))
+    }
+
+    async fn definition(&self, provider: &Provider) -> Result<Live, Error> {
+        let operation = Operation::Definition(provider.clone());
+        let body = self.0.read(&operation, &path_of(provider), wire::MAX_DEFINITION).await?;
+        self.0.definition(&operation, provider, &body)
+    }
 }
 
-/// Writes, one attempt for each call.
-#[derive(Clone, Debug)]
-pub struct Writer {
-    session: Arc<Session>,
+impl WriteCalry for Writer {
+    async fn update(&self, provider: &Provider, update: &Update) -> Result<Live, Error> {
+        for secret in update.partner_key.iter().flat_map(|key| key.values()) {
+            self.0.scrubber().learn(secret);
+        }
+        let operation = Operation::Update(provider.clone());
+        let body = Some(wire::update(update));
+        let answer = self.0.once(&operation, &path_of(provider), body, wire::MAX_DEFINITION).await?;
+        self.0.definition(&operation, provider, &answer)
+    }
+}
+
+/// A provider's name needs no escaping in a URL.
+fn path_of(provider: &Provider) -> String {
+    format!("/api/v1/integration-definition/{provider}")
+}
+
+fn unusable(operation: &Operation, problem: Problem) -> Error {
+    let cause = match problem {
+        Problem::NotJson => Cause::NotJson { status: 200 },
+        Problem::Shape(problem) => Cause::Unreadable { problem },
+    };
+    Error::new(operation.clone(), cause)
 }
 
 #[derive(Debug)]
@@ -158,205 +208,161 @@ struct Session {
     scrubber: Mutex<Scrubber>,
 }
 
-struct Ask<'a> {
-    operation: &'a str,
-    method: Method,
-    path: String,
-    limit: usize,
-    body: Option<Vec<u8>>,
-}
-
-impl ReadCalry for Reader {
-    async fn workspace(&self) -> Result<Workspace, Error> {
-        let operation = "reading the workspace";
-        self.session.get(operation, "api/v1/workspace", MAX_ANSWER, wire::workspace).await
-    }
-
-    async fn definitions(&self) -> Result<Listing, Error> {
-        let operation = "reading the live definitions";
-        let listing =
-            self.session.get(operation, "api/v1/integration-definition", MAX_LISTING, wire::definitions).await?;
-        self.session.learn(&listing.live);
-        Ok(listing)
-    }
-
-    async fn definition(&self, provider: &Provider) -> Result<Live, Error> {
-        let operation = format!("reading {provider}");
-        let path = format!("api/v1/integration-definition/{provider}");
-        let live = self.session.get(&operation, &path, MAX_ANSWER, wire::definition).await?;
-        self.session.learn([&live]);
-        self.session.expect_provider(&operation, provider, live)
-    }
-}
-
-impl WriteCalry for Writer {
-    async fn update(&self, provider: &Provider, update: &Update) -> Result<Live, Error> {
-        let session = &self.session;
-        let operation = format!("updating {provider}");
-        {
-            let mut scrubber = session.scrubber.lock().unwrap_or_else(PoisonError::into_inner);
-            update.partner_key.iter().flat_map(|key| key.values()).for_each(|secret| scrubber.learn(secret));
-        }
-        let ask = Ask {
-            operation: &operation,
-            method: match session.api.method {
-                UpdateMethod::Patch => Method::PATCH,
-                UpdateMethod::Put => Method::PUT,
-            },
-            path: format!("api/v1/integration-definition/{provider}"),
-            limit: MAX_ANSWER,
-            // Maps of strings and booleans always serialize.
-            body: Some(serde_json::to_vec(&wire::Body(update)).unwrap_or_default()),
-        };
-        let live = session.once(&ask, wire::definition).await?;
-        session.learn([&live]);
-        session.expect_provider(&operation, provider, live)
-    }
-}
-
 impl Session {
-    async fn get<T>(
-        &self,
-        operation: &str,
-        path: &str,
-        limit: usize,
-        parse: impl Fn(&[u8]) -> Result<T, String>,
-    ) -> Result<T, Error> {
-        let ask = Ask { operation, method: Method::GET, path: path.to_owned(), limit, body: None };
+    /// Reads, again and again where that makes sense.
+    async fn read(&self, operation: &Operation, path: &str, limit: usize) -> Result<Vec<u8>, Error> {
         let mut backoff = Backoff::default();
-        let mut attempts = 1;
         loop {
-            let error = match self.once(&ask, &parse).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => Error { attempts, ..error },
+            let error = match self.once(operation, path, None, limit).await {
+                Ok(body) => return Ok(body),
+                Err(error) => error,
             };
-            let pause = if error.is_transient() { backoff.next(&error, self.deadline) } else { None };
-            let Some(pause) = pause else { return Err(error) };
-            tracing::debug!(operation, kind = error.kind(), ?pause, "{error}; trying again");
-            tokio::time::sleep(pause).await;
-            attempts += 1;
+            match backoff.next(&error, self.deadline) {
+                Some(pause) => {
+                    tracing::debug!(%error, ?pause, "trying again");
+                    sleep(pause).await;
+                }
+                None => return Err(error.after(backoff.attempts())),
+            }
         }
     }
 
-    async fn once<T>(&self, ask: &Ask<'_>, parse: impl Fn(&[u8]) -> Result<T, String>) -> Result<T, Error> {
-        let fail = |problem| Error { operation: ask.operation.to_owned(), problem, attempts: 1 };
-        let place = self.api.pace.place();
-        if place >= self.deadline {
-            return Err(fail(Problem::Deadline));
+    /// One attempt, in its turn. With a body it is an update, without one it is a read.
+    async fn once(
+        &self,
+        operation: &Operation,
+        path: &str,
+        body: Option<Vec<u8>>,
+        limit: usize,
+    ) -> Result<Vec<u8>, Error> {
+        let failed = |cause| Error::new(operation.clone(), cause);
+        let pace = &self.api.pace;
+        let started = pace.start(self.deadline).await.map_err(|e| match e {
+            NoTurn::Paused(wait) => failed(Cause::Paused { wait }),
+            NoTurn::TooLate => failed(Cause::TooLate),
+        })?;
+        let end = self.deadline.min(started + self.api.settings.request);
+        let given = end.saturating_duration_since(started);
+        let answer = timeout_at(end, self.exchange(path, body, limit)).await.unwrap_or(Err(Cause::TimedOut { given }));
+        tracing::debug!(%operation, took = ?started.elapsed(), ok = answer.is_ok(), "asked Calry");
+        match &answer {
+            Ok(_) => pace.speed_up(),
+            Err(Cause::Status { status: 429, retry_after, .. }) => pace.slow_down(started, *retry_after),
+            Err(_) => {}
         }
-        tokio::time::sleep_until(place).await;
+        answer.map_err(failed)
+    }
 
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let limit = self.api.http.settings.request_timeout.min(left);
-        let started = Instant::now();
-        let answered = tokio::time::timeout(limit, self.exchange(ask)).await;
-        let (status, retry_after, body) = match answered {
-            Err(_) if left <= limit => return Err(fail(Problem::Deadline)),
-            Err(_) => return Err(fail(Problem::Timeout { after: limit })),
-            Ok(Err(problem)) => return Err(fail(problem)),
-            Ok(Ok(answer)) => answer,
+    async fn exchange(&self, path: &str, body: Option<Vec<u8>>, limit: usize) -> Result<Vec<u8>, Cause> {
+        let method = match (&body, self.api.method) {
+            (None, _) => Method::GET,
+            (Some(_), UpdateMethod::Patch) => Method::PATCH,
+            (Some(_), UpdateMethod::Put) => Method::PUT,
         };
-        let took = started.elapsed();
-        tracing::debug!(operation = ask.operation, method = %ask.method, status = status.as_u16(), ?took, "Calry answered");
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            self.api.pace.slow_down(retry_after);
-        } else {
-            self.api.pace.ease();
-        }
-        if status.is_success() {
-            return parse(&body).map_err(|reason| fail(Problem::Malformed { reason }));
-        }
-        let (message, expired) = self.message(&body);
-        let source = self.key.source.clone();
-        Err(fail(match status.as_u16() {
-            401 => Problem::Key { source, expired, message },
-            403 => Problem::Permission { source, message },
-            429 => Problem::RateLimit { retry_after, message },
-            300..=399 => Problem::Redirect { status: status.as_u16() },
-            status => Problem::Status { status, retry_after, message },
-        }))
-    }
-
-    /// One request and its whole answer.
-    async fn exchange(&self, ask: &Ask<'_>) -> Result<(StatusCode, Option<Duration>, Vec<u8>), Problem> {
+        let broken = |error| self.broken(error);
+        // A key is printable ASCII, so it is always a header value.
+        let mut key = HeaderValue::from_str(self.key.secret().expose()).unwrap_or(HeaderValue::from_static(""));
+        key.set_sensitive(true);
         let mut request = self
             .api
-            .http
             .client
-            .request(ask.method.clone(), self.api.url.join(&ask.path))
-            .header(KEY_HEADER, self.key.header());
-        if let Some(body) = &ask.body {
-            request = request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body.clone());
+            .request(method, self.api.url.at(path))
+            .header("x-calry-api-key", key)
+            .header(ACCEPT, "application/json");
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
-        let mut response: Response = request.send().await.map_err(|error| self.broken(&error))?;
-        let status = response.status();
+        let mut response = request.send().await.map_err(broken)?;
+        if !response.status().is_success() {
+            return Err(self.refusal(response).await);
+        }
+        match bounded(&mut response, limit).await {
+            Ok(Some(body)) => Ok(body),
+            Ok(None) => Err(Cause::TooLarge { limit }),
+            Err(error) => Err(broken(error)),
+        }
+    }
+
+    /// What an answer that is not a success says. A body that cannot be read to its end takes nothing from the status.
+    async fn refusal(&self, mut response: Response) -> Cause {
+        let status = response.status().as_u16();
         let retry_after = response
             .headers()
             .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| retry_after(value, SystemTime::now()));
-        // An error's body is small; of a larger one nothing is shown.
-        let limit = if status.is_success() { ask.limit } else { MAX_ANSWER };
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(&error))? {
-            if body.len() + chunk.len() > limit {
-                return if status.is_success() {
-                    Err(Problem::TooLarge { limit })
-                } else {
-                    Ok((status, retry_after, Vec::new()))
-                };
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok((status, retry_after, body))
-    }
-
-    fn broken(&self, error: &reqwest::Error) -> Problem {
-        let reason = ellipsize(&printable(&self.scrub(&cause(error))), MAX_MESSAGE);
-        if error.is_connect() {
-            Problem::Connect { reason }
-        } else if error.is_timeout() {
-            Problem::Timeout { after: self.api.http.settings.connect_timeout }
-        } else {
-            Problem::Broken { reason }
+            .and_then(|value| retry::retry_after(value.to_str().ok()?, SystemTime::now()));
+        let body = bounded(&mut response, MAX_ERROR).await.ok().flatten();
+        let message = body.and_then(|body| wire::message(&body));
+        Cause::Status {
+            status,
+            expired: message.as_ref().is_some_and(|m| m.to_lowercase().contains("expire")),
+            message: message.map(|message| self.quote(&message)),
+            key: self.key.source().to_owned(),
+            retry_after,
         }
     }
 
-    fn scrub(&self, text: &str) -> String {
-        self.scrubber.lock().unwrap_or_else(PoisonError::into_inner).scrub(text)
-    }
-
-    /// Calry's `message`, fit to be shown, and whether it speaks of an expired key.
-    fn message(&self, body: &[u8]) -> (String, bool) {
-        let message = wire::message(body).unwrap_or_default();
-        let expired = message.to_ascii_lowercase().contains("expire");
-        // Scrubbed before it is cut: half a secret is not found any more.
-        (ellipsize(&printable(&self.scrub(&message)), MAX_MESSAGE), expired)
-    }
-
-    fn learn<'a>(&self, live: impl IntoIterator<Item = &'a Live>) {
-        let mut scrubber = self.scrubber.lock().unwrap_or_else(PoisonError::into_inner);
-        live.into_iter().flat_map(|live| live.partner_key.values()).for_each(|secret| scrubber.learn(secret));
-    }
-
-    fn expect_provider(&self, operation: &str, provider: &Provider, live: Live) -> Result<Live, Error> {
-        if live.provider == *provider {
-            return Ok(live);
+    fn broken(&self, error: reqwest::Error) -> Cause {
+        Cause::Broken {
+            sent: !error.is_connect(),
+            lasting: is_distrust(&error),
+            api: self.api.url.to_string(),
+            reason: if error.is_timeout() { "it timed out".to_owned() } else { self.quote(&root_cause(error)) },
         }
-        let problem = Problem::Malformed { reason: "it is about another provider".to_owned() };
-        Err(Error { operation: operation.to_owned(), problem, attempts: 1 })
+    }
+
+    fn definition(&self, operation: &Operation, provider: &Provider, body: &[u8]) -> Result<Live, Error> {
+        let mut scrubber = self.scrubber();
+        wire::definition(body, provider, |secret| scrubber.learn(secret))
+            .map_err(|problem| unusable(operation, problem))
+    }
+
+    /// Somebody else's text, fit to be shown: scrubbed before anything can hide a secret from the scrubber.
+    fn quote(&self, text: &str) -> String {
+        ellipsize(&printable(&self.scrubber().scrub(text)), MAX_QUOTE)
+    }
+
+    fn scrubber(&self) -> MutexGuard<'_, Scrubber> {
+        self.scrubber.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The innermost cause: what a person can act on. The outer ones repeat the URL.
-fn cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn StdError = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+/// The body after decompression; `None` where it is larger than `limit`, and then the rest is not read.
+async fn bounded(response: &mut Response, limit: usize) -> reqwest::Result<Option<Vec<u8>>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > limit {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
     }
-    if std::ptr::addr_eq(cause, error as &dyn StdError) {
-        "the request could not be sent".to_owned()
-    } else {
-        cause.to_string()
+    Ok(Some(body))
+}
+
+/// The innermost reason, such as "Connection refused". The outer ones say less, and reqwest's repeats the URL.
+fn root_cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    causes(&error).last().unwrap_or(&error).to_string()
+}
+
+/// Whether TLS failed for a reason that a second attempt will meet again, such as a certificate that is not trusted.
+fn is_distrust(error: &reqwest::Error) -> bool {
+    use rustls::Error as Tls;
+    causes(error).any(|cause| {
+        matches!(
+            cause.downcast_ref(),
+            Some(Tls::InvalidCertificate(_) | Tls::InvalidMessage(_) | Tls::PeerIncompatible(_))
+        )
+    })
+}
+
+/// What lies below an error, outermost first.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    fn below<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+        // An io::Error passes over the error that it wraps: its source is that one's source.
+        match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => cause.source(),
+        }
     }
+    successors(error.source(), |cause| below(*cause))
 }

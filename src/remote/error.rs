@@ -1,183 +1,274 @@
-//! What can go wrong between this program and Calry, as sentences for the person who must act.
+//! What can go wrong between here and Calry, as sentences for the person who must act.
+//!
+//! What an error holds is already scrubbed, printable and cut: neither its text nor its `Debug` can show a secret.
 
 use std::fmt;
 use std::time::Duration;
 
-/// A request that did not bring what was asked for.
-///
-/// Its text holds no secret: of an answer only the status and the scrubbed `message` are shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error {
-    /// What was attempted, such as "reading the workspace".
-    pub(super) operation: String,
-    pub(super) problem: Problem,
-    /// How often it was tried.
-    pub(super) attempts: u32,
+use crate::model::Provider;
+
+/// What was attempted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Reading the workspace.
+    Workspace,
+    /// Reading every definition.
+    Definitions,
+    /// Reading one definition.
+    Definition(Provider),
+    /// Changing one definition.
+    Update(Provider),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Problem {
-    /// 401. Says where the key came from, and whether Calry calls it expired.
-    Key { source: String, expired: bool, message: String },
-    /// 403.
-    Permission { source: String, message: String },
-    /// 429.
-    RateLimit { retry_after: Option<Duration>, message: String },
-    /// 3xx.
-    Redirect { status: u16 },
-    /// Any other status that is not a success.
-    Status { status: u16, retry_after: Option<Duration>, message: String },
-    /// No answer in time.
-    Timeout { after: Duration },
-    /// No connection.
-    Connect { reason: String },
-    /// The connection broke, before or in the middle of the answer.
-    Broken { reason: String },
-    /// More bytes than any answer of this kind has.
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workspace => f.write_str("read the workspace"),
+            Self::Definitions => f.write_str("read the definitions"),
+            Self::Definition(provider) => write!(f, "read {provider}"),
+            Self::Update(provider) => write!(f, "update {provider}"),
+        }
+    }
+}
+
+/// A call to Calry that failed. Its text is one sentence: what was attempted, what happened, what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", self.sentence())]
+pub struct Error {
+    operation: Operation,
+    cause: Box<Cause>,
+    attempts: u32,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug)]
+pub(super) enum Cause {
+    /// An answer whose status is not a success.
+    Status { status: u16, message: Option<String>, expired: bool, key: String, retry_after: Option<Duration> },
+    /// A success whose body is not JSON.
+    NotJson { status: u16 },
+    /// A success whose body is not what it should be; names positions, never values.
+    Unreadable { problem: String },
+    /// A body above its bound; `limit` in bytes.
     TooLarge { limit: usize },
-    /// Not the JSON that the contract promises.
-    Malformed { reason: String },
-    /// The pass has no time left.
-    Deadline,
+    /// No answer in the time that was given.
+    TimedOut { given: Duration },
+    /// No connection, or one that broke. `sent`: the request may have got through. `lasting`: trying again is no use.
+    Broken { reason: String, api: String, sent: bool, lasting: bool },
+    /// Not sent: the workspace is paused after a 429, for longer than there is time.
+    Paused { wait: Duration },
+    /// Not sent: the time was over while it waited for its turn.
+    TooLate,
 }
 
 impl Error {
-    /// Whether trying again may help.
-    #[must_use]
-    pub const fn is_transient(&self) -> bool {
-        match &self.problem {
-            Problem::RateLimit { .. } | Problem::Timeout { .. } | Problem::Connect { .. } | Problem::Broken { .. } => {
-                true
-            }
-            Problem::Status { status, .. } => matches!(status, 502..=504),
-            Problem::Key { .. }
-            | Problem::Permission { .. }
-            | Problem::Redirect { .. }
-            | Problem::TooLarge { .. }
-            | Problem::Malformed { .. }
-            | Problem::Deadline => false,
-        }
+    pub(super) fn new(operation: Operation, cause: Cause) -> Self {
+        Self { operation, cause: Box::new(cause), attempts: 1 }
     }
 
-    /// Whether an update that ended so may have reached Calry all the same.
+    /// The same error, saying after how many attempts it was given up.
     #[must_use]
-    pub const fn may_have_arrived(&self) -> bool {
-        match &self.problem {
-            Problem::Timeout { .. } | Problem::Broken { .. } | Problem::TooLarge { .. } | Problem::Malformed { .. } => {
-                true
-            }
-            Problem::Status { status, .. } => *status >= 500,
-            Problem::Key { .. }
-            | Problem::Permission { .. }
-            | Problem::RateLimit { .. }
-            | Problem::Redirect { .. }
-            | Problem::Connect { .. }
-            | Problem::Deadline => false,
-        }
+    pub fn after(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
     }
 
-    /// Whether every other request of this workspace would fail alike.
+    /// What was attempted.
     #[must_use]
-    pub const fn is_fatal_for_workspace(&self) -> bool {
-        matches!(self.problem, Problem::Key { .. } | Problem::Permission { .. } | Problem::Deadline)
+    pub fn operation(&self) -> &Operation {
+        &self.operation
     }
 
-    /// How long Calry asked to wait.
+    /// The status of the answer, where there was one that is not a success.
     #[must_use]
-    pub const fn retry_after(&self) -> Option<Duration> {
-        match &self.problem {
-            Problem::RateLimit { retry_after, .. } | Problem::Status { retry_after, .. } => *retry_after,
+    pub fn status(&self) -> Option<u16> {
+        match *self.cause {
+            Cause::Status { status, .. } => Some(status),
             _ => None,
         }
     }
 
-    /// A word for what went wrong, for logs and metrics.
+    /// Whether the same call may succeed a little later: 429, 502 to 504, a time-out, a broken connection.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match &self.problem {
-            Problem::Key { .. } => "key",
-            Problem::Permission { .. } => "permission",
-            Problem::RateLimit { .. } => "rate-limit",
-            Problem::Redirect { .. } => "redirect",
-            Problem::Status { .. } => "status",
-            Problem::Timeout { .. } => "timeout",
-            Problem::Connect { .. } => "connect",
-            Problem::Broken { .. } => "broken",
-            Problem::TooLarge { .. } => "too-large",
-            Problem::Malformed { .. } => "malformed",
-            Problem::Deadline => "deadline",
+    pub fn is_transient(&self) -> bool {
+        match *self.cause {
+            Cause::Status { status, .. } => matches!(status, 429 | 502..=504),
+            Cause::TimedOut { .. } | Cause::Paused { .. } | Cause::TooLate => true,
+            Cause::Broken { lasting, .. } => !lasting,
+            Cause::NotJson { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. } => false,
+        }
+    }
+
+    /// Whether Calry may have acted on the request although this call failed. A write that may have arrived must be
+    /// followed by a read, not by the same write.
+    #[must_use]
+    pub fn may_have_arrived(&self) -> bool {
+        match *self.cause {
+            Cause::Status { status, .. } => status >= 500,
+            Cause::Broken { sent, .. } => sent,
+            Cause::Paused { .. } | Cause::TooLate => false,
+            Cause::NotJson { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. } | Cause::TimedOut { .. } => true,
+        }
+    }
+
+    /// How long Calry asked to wait before the next request.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match *self.cause {
+            Cause::Status { retry_after, .. } => retry_after,
+            Cause::Paused { wait } => Some(wait),
+            _ => None,
+        }
+    }
+
+    /// Whether no other call with this key can succeed: the key is wrong or has expired.
+    #[must_use]
+    pub fn is_fatal_for_workspace(&self) -> bool {
+        self.status() == Some(401)
+    }
+
+    /// Whether the workspace has no such definition.
+    #[must_use]
+    pub fn is_missing_provider(&self) -> bool {
+        self.status() == Some(404) && matches!(self.operation, Operation::Definition(_) | Operation::Update(_))
+    }
+
+    fn sentence(&self) -> String {
+        let attempts =
+            if self.attempts > 1 { format!(" (given up after {} attempts)", self.attempts) } else { String::new() };
+        format!("cannot {}: {}{attempts}", self.operation, self.reason())
+    }
+
+    fn reason(&self) -> String {
+        match &*self.cause {
+            Cause::Status { status, message, expired, key, retry_after } => {
+                let said = match message {
+                    Some(message) => format!("{status}, \"{message}\""),
+                    None => status.to_string(),
+                };
+                self.status_reason(*status, &said, *expired, key, *retry_after)
+            }
+            Cause::NotJson { status } => {
+                format!(
+                    "the answer ({status}) is not JSON, so it does not come from Calry: check the API URL and what stands between"
+                )
+            }
+            Cause::Unreadable { problem } => format!("Calry's answer is not what its reference says: {problem}"),
+            Cause::TooLarge { limit } => {
+                format!("the answer is larger than {} MiB and was not read to its end: check the API URL", limit >> 20)
+            }
+            Cause::TimedOut { given } => format!("Calry did not answer within {}", spoken(*given)),
+            Cause::Broken { reason, api, sent: false, .. } => format!("no connection to {api}: {reason}"),
+            Cause::Broken { reason, api, sent: true, .. } => format!("the connection to {api} broke: {reason}"),
+            Cause::Paused { wait } => format!(
+                "nothing was sent, as the rate limit is reached and Calry asked to wait another {}, which is longer than the time left",
+                spoken(*wait)
+            ),
+            Cause::TooLate => "nothing was sent, as the time for it (--timeout) was over first".to_owned(),
+        }
+    }
+
+    fn status_reason(&self, status: u16, said: &str, expired: bool, key: &str, wait: Option<Duration>) -> String {
+        let wait = wait.map_or_else(String::new, |w| format!("; Calry asks to wait {}", spoken(w)));
+        match (status, &self.operation) {
+            (300..=399, _) => format!(
+                "the API URL answers with a redirect ({status}), which is never followed, as the API key would go along: give the address that it leads to as --api-url"
+            ),
+            (401, _) if expired => format!(
+                "the API key from {key} has expired ({said}): make a new one in Calry and put it there (keys live 180 days unless told otherwise, the initial setup key 24 hours)"
+            ),
+            (401, _) => format!(
+                "Calry does not know the API key from {key} ({said}): check that it is complete and was not revoked"
+            ),
+            (403, Operation::Update(_)) => {
+                format!("the API key from {key} has no WRITE permission ({said}): use a key that was made with WRITE")
+            }
+            (403, _) => format!("the API key from {key} may not read this ({said}): use a key with READ or WRITE"),
+            (404, Operation::Definition(_) | Operation::Update(_)) => {
+                format!("the workspace has no definition for this provider ({said})")
+            }
+            (404, _) => format!("nothing is at this address ({said}): check the API URL"),
+            (405, Operation::Update(_)) => {
+                format!("Calry does not take updates by this method ({said}): try the other --update-method")
+            }
+            (400..=499, Operation::Update(_)) if status != 429 => format!("Calry refused the update ({said})"),
+            (429, _) => format!("Calry's rate limit is reached ({said}){wait}"),
+            (500..=599, _) => format!("Calry is in trouble ({said}){wait}"),
+            _ => format!("Calry's answer was unexpected ({said})"),
         }
     }
 }
 
-impl std::error::Error for Error {}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} failed", self.operation)?;
-        if self.attempts > 1 {
-            write!(f, " after {} attempts", self.attempts)?;
-        }
-        f.write_str(": ")?;
-        let quoted = |message: &str| if message.is_empty() { String::new() } else { format!(", \"{message}\"") };
-        match &self.problem {
-            Problem::Key { source, expired: true, message } => write!(
-                f,
-                "the API key from {source} has expired (401{}); create a new one in Calry and put it there: a key lives \
-                 180 days unless told otherwise, the first setup key 24 hours",
-                quoted(message)
-            ),
-            Problem::Key { source, expired: false, message } => write!(
-                f,
-                "Calry does not accept the API key from {source} (401{}); check that it is whole, belongs to this \
-                 environment and was not revoked",
-                quoted(message)
-            ),
-            Problem::Permission { source, message } => write!(
-                f,
-                "the API key from {source} may not do that (403{}); updates need a key with the permission WRITE, and a \
-                 key with READ is enough for plan and observe",
-                quoted(message)
-            ),
-            Problem::RateLimit { retry_after, message } => {
-                write!(f, "Calry's rate limit is reached (429{})", quoted(message))?;
-                match retry_after {
-                    Some(pause) => write!(
-                        f,
-                        "; it asked to wait {}, which is longer than this pass may take (--timeout)",
-                        humantime::format_duration(Duration::from_secs(pause.as_secs()))
-                    ),
-                    None => f.write_str("; try again later, or allow the pass more time (--timeout)"),
-                }
-            }
-            Problem::Redirect { status } => write!(
-                f,
-                "the answer is a redirect ({status}), which is not followed because the API key would travel with it; \
-                 check --api-url"
-            ),
-            Problem::Status { status: 404, message, .. } => {
-                write!(f, "Calry does not know it (404{}); check --api-url", quoted(message))
-            }
-            Problem::Status { status, message, .. } => write!(f, "Calry answered {status}{}", quoted(message)),
-            Problem::Timeout { after } => {
-                write!(f, "there was no answer within {}", humantime::format_duration(round(*after)))
-            }
-            Problem::Connect { reason } => {
-                write!(f, "no connection: {reason}; check --api-url, the network and HTTPS_PROXY")
-            }
-            Problem::Broken { reason } => write!(f, "the connection broke: {reason}"),
-            Problem::TooLarge { limit } => {
-                write!(f, "the answer is larger than {limit} bytes; check that --api-url is Calry's")
-            }
-            Problem::Malformed { reason } => {
-                write!(f, "the answer is not what Calry's contract promises ({reason}); check --api-url")
-            }
-            Problem::Deadline => f.write_str("the time for the whole pass is over (--timeout)"),
-        }
-    }
+/// A duration to the millisecond, or to the second where it is long.
+fn spoken(duration: Duration) -> String {
+    let whole = if duration < Duration::from_secs(10) {
+        Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    } else {
+        Duration::from_secs(duration.as_secs_f64().round() as u64)
+    };
+    humantime::format_duration(whole).to_string()
 }
 
-/// Whole milliseconds: what a person reads.
-fn round(duration: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(status: u16, expired: bool, operation: Operation) -> Error {
+        let key = "the file /run/key".to_owned();
+        Error::new(operation, Cause::Status { status, message: Some("No.".into()), expired, key, retry_after: None })
+    }
+
+    fn update() -> Operation {
+        Operation::Update(Provider::parse("HOSTAWAY").unwrap())
+    }
+
+    #[test]
+    fn each_trouble_with_the_key_has_a_sentence_of_its_own() {
+        insta::assert_snapshot!(
+            [
+                super::super::KeySource::Variable(None).read().unwrap_err().to_string(),
+                status(401, false, Operation::Workspace).to_string(),
+                status(401, true, Operation::Workspace).to_string(),
+                status(403, false, update()).to_string(),
+            ]
+            .join("\n"),
+            @r#"
+        there is no API key: name its file with --api-key-file, or set the variable CALRY_API_KEY
+        cannot read the workspace: Calry does not know the API key from the file /run/key (401, "No."): check that it is complete and was not revoked
+        cannot read the workspace: the API key from the file /run/key has expired (401, "No."): make a new one in Calry and put it there (keys live 180 days unless told otherwise, the initial setup key 24 hours)
+        cannot update HOSTAWAY: the API key from the file /run/key has no WRITE permission (403, "No."): use a key that was made with WRITE
+        "#
+        );
+    }
+
+    #[test]
+    fn what_is_transient_and_what_may_have_arrived_are_different_questions() {
+        let verdict = |cause| {
+            let error = Error::new(update(), cause);
+            (error.is_transient(), error.may_have_arrived())
+        };
+        let broken = |sent| Cause::Broken { reason: String::new(), api: String::new(), sent, lasting: false };
+        let by_status = |code| {
+            let error = status(code, false, update());
+            (error.is_transient(), error.may_have_arrived())
+        };
+        assert_eq!(by_status(429), (true, false));
+        assert_eq!(by_status(503), (true, true));
+        assert_eq!(by_status(500), (false, true));
+        for refused in [301, 400, 401, 403, 404, 422] {
+            assert_eq!(by_status(refused), (false, false), "{refused}");
+        }
+        assert_eq!(verdict(Cause::TimedOut { given: Duration::ZERO }), (true, true));
+        assert_eq!(verdict(broken(true)), (true, true));
+        assert_eq!(verdict(broken(false)), (true, false));
+        assert_eq!(verdict(Cause::Paused { wait: Duration::ZERO }), (true, false));
+        // It answered with success: it arrived, whatever the answer says.
+        assert_eq!(verdict(Cause::NotJson { status: 200 }), (false, true));
+    }
+
+    #[test]
+    fn durations_are_said_as_a_person_would() {
+        assert_eq!(spoken(Duration::from_micros(1_234_567)), "1s 234ms");
+        assert_eq!(spoken(Duration::from_micros(119_999_567)), "2m");
+    }
 }

@@ -1,99 +1,115 @@
-//! The API key, read anew for each pass, so that it can be rotated under a running daemon.
+//! API keys: where they come from, and what may be one. A key is never an argument, never shown and never kept longer than
+//! the session that uses it.
 
+use std::fmt;
+use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use reqwest::header::HeaderValue;
-
 use crate::model::Secret;
 
-/// Where the operator keeps the API key.
-#[derive(Clone, Debug)]
+/// An API key's longest form, in bytes, surrounding white space included.
+const MAX_LEN: usize = 4096;
+
+/// Where the operator put the API key.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// A file, such as a mounted Kubernetes Secret.
+    /// A file, read anew for each session so that rotation needs no restart.
     File(PathBuf),
-    /// The variable `CALRY_API_KEY`, as it was when the program started; `None` where it is not set.
+    /// The variable `CALRY_API_KEY`, as it was when the process started.
     Variable(Option<Secret>),
 }
 
-/// A key that can be sent.
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "the file {}", path.display()),
+            Self::Variable(_) => f.write_str("the variable CALRY_API_KEY"),
+        }
+    }
+}
+
+/// An API key that can be sent. Two are equal where the keys are, wherever they come from.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
     secret: Secret,
-    header: HeaderValue,
-    /// For sentences: "the API key from …".
-    pub(super) source: String,
+    source: String,
 }
 
-/// There is no key that could be sent.
-#[derive(Debug, thiserror::Error)]
+impl PartialEq for ApiKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.secret == other.secret
+    }
+}
+
+impl Eq for ApiKey {}
+
+/// No usable API key is at hand. It never repeats what was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Nobody gave one.
-    #[error(
-        "there is no API key: put it into a file and name that with --api-key-file, or set the variable CALRY_API_KEY"
-    )]
-    None,
+    /// The operator gave none.
+    #[error("there is no API key: name its file with --api-key-file, or set the variable CALRY_API_KEY")]
+    Missing,
     /// The file cannot be read.
-    #[error("the API key cannot be read from the file {}: {reason}", path.display())]
+    #[error("cannot read the API key from {from}: {cause}")]
     Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The system's word.
-        reason: String,
+        /// The source, for a person.
+        from: String,
+        /// What the operating system said.
+        cause: String,
     },
-    /// Nothing in it.
-    #[error("{0} is empty: it should hold an API key (zepl.…)")]
+    /// Nothing but white space.
+    #[error("{0} holds no API key: it is empty")]
     Empty(String),
-    /// Something that cannot be a key.
-    #[error("{0} does not hold an API key: a key is one line of plain characters (zepl.…), of at most {MAX} bytes")]
-    Malformed(String),
+    /// Something else than a key.
+    #[error(
+        "{0} does not hold an API key: a key is one line of printable ASCII without spaces, of at most {MAX_LEN} bytes"
+    )]
+    Invalid(String),
 }
-
-const MAX: usize = 4096;
 
 impl KeySource {
-    /// Reads the key.
+    /// Reads the key, anew at each call. White space around it is dropped.
     ///
     /// # Errors
-    /// [`KeyError`], which never repeats what was read.
+    /// [`KeyError`].
     pub fn read(&self) -> Result<ApiKey, KeyError> {
-        let (source, text) = match self {
-            Self::Variable(None) => return Err(KeyError::None),
-            Self::Variable(Some(key)) => ("the variable CALRY_API_KEY".to_owned(), key.expose().to_owned()),
+        let source = self.to_string();
+        let bytes = match self {
+            Self::Variable(None) => return Err(KeyError::Missing),
+            Self::Variable(Some(value)) => value.expose().as_bytes().to_vec(),
             Self::File(path) => {
-                let unreadable =
-                    |reason: std::io::Error| KeyError::Unreadable { path: path.clone(), reason: reason.to_string() };
                 let mut bytes = Vec::new();
-                let file = std::fs::File::open(path).map_err(unreadable)?;
-                file.take(MAX as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-                let source = format!("the file {}", path.display());
-                let text = String::from_utf8(bytes).map_err(|_| KeyError::Malformed(source.clone()))?;
-                (source, text)
+                File::open(path)
+                    .and_then(|file| file.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes))
+                    .map_err(|e| KeyError::Unreadable { from: source.clone(), cause: e.to_string() })?;
+                bytes
             }
         };
-        let text = text.trim();
-        if text.is_empty() {
+        let key = bytes.trim_ascii();
+        if key.is_empty() && bytes.len() <= MAX_LEN {
             return Err(KeyError::Empty(source));
         }
-        let plain = text.len() <= MAX && text.bytes().all(|b| b.is_ascii_graphic());
-        let mut header = match HeaderValue::from_str(text) {
-            Ok(header) if plain => header,
-            _ => return Err(KeyError::Malformed(source)),
-        };
-        header.set_sensitive(true);
-        Ok(ApiKey { secret: Secret::new(text), header, source })
+        match std::str::from_utf8(key) {
+            Ok(text) if bytes.len() <= MAX_LEN && key.iter().all(u8::is_ascii_graphic) => {
+                Ok(ApiKey { secret: Secret::new(text), source })
+            }
+            _ => Err(KeyError::Invalid(source)),
+        }
     }
 }
 
 impl ApiKey {
-    /// The key itself, to compare it with the one of the last pass and to scrub it out of foreign texts.
+    /// The key, for the header that carries it.
     #[must_use]
-    pub const fn secret(&self) -> &Secret {
+    pub fn secret(&self) -> &Secret {
         &self.secret
     }
 
-    pub(super) fn header(&self) -> HeaderValue {
-        self.header.clone()
+    /// Where it came from, for a sentence: "the file /run/key".
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
     }
 }
 
@@ -101,26 +117,43 @@ impl ApiKey {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_key_file_is_trimmed_and_read_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        let source = KeySource::File(path.clone());
-        assert!(matches!(source.read(), Err(KeyError::Unreadable { .. })));
-        for (text, good) in
-            [("zepl.a.b.c\n", true), ("zepl.d\r\n", true), ("  \n", false), ("two\nlines", false), ("ümlaut", false)]
-        {
-            std::fs::write(&path, text).unwrap();
-            assert_eq!(source.read().is_ok(), good, "{text:?}");
-        }
-        std::fs::write(&path, "x".repeat(5000)).unwrap();
-        let error = source.read().unwrap_err().to_string();
-        assert!(error.contains("does not hold an API key") && !error.contains("xxx"), "{error}");
+    fn variable(value: &str) -> Result<ApiKey, KeyError> {
+        KeySource::Variable(Some(Secret::new(value))).read()
     }
 
     #[test]
-    fn a_key_shows_nothing_in_debug() {
-        let key = KeySource::Variable(Some(Secret::new("zepl.canary"))).read().unwrap();
-        assert!(!format!("{key:?}").contains("canary"));
+    fn a_file_is_read_anew_and_trimmed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let source = KeySource::File(path.clone());
+        std::fs::write(&path, "zepl.a.b.c\n").unwrap();
+        let first = source.read().unwrap();
+        assert_eq!(first.secret().expose(), "zepl.a.b.c");
+        assert_eq!(first.source(), format!("the file {}", path.display()));
+        std::fs::write(&path, " zepl.d.e.f\r\n").unwrap();
+        assert_ne!(source.read().unwrap(), first);
+        assert_eq!(source.read().unwrap(), variable("zepl.d.e.f").unwrap());
+    }
+
+    #[test]
+    fn what_cannot_be_a_key_is_refused_without_repeating_it() {
+        for bad in ["two words", "two\nlines", "schlüssel", "nul\0", &"x".repeat(MAX_LEN + 1)] {
+            let error = variable(bad).unwrap_err();
+            assert!(matches!(error, KeyError::Invalid(_)), "{bad}");
+            assert!(!error.to_string().contains(bad));
+        }
+        assert!(matches!(variable(" \n"), Err(KeyError::Empty(_))));
+        assert_eq!(KeySource::Variable(None).read(), Err(KeyError::Missing));
+    }
+
+    #[test]
+    fn a_file_without_end_is_not_read_to_its_end() {
+        assert!(matches!(KeySource::File("/dev/zero".into()).read(), Err(KeyError::Invalid(_))));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = KeySource::File("/nowhere/key".into()).read().unwrap_err().to_string();
+        assert!(error.starts_with("cannot read the API key from the file /nowhere/key: No such file"), "{error}");
     }
 }

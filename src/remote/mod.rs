@@ -1,16 +1,19 @@
-//! HTTP to live state: reading a workspace's definitions, and updating one.
+//! HTTP to live state: what Calry has, and the one way to change it.
 //!
-//! What it never does: compare, decide, or write twice. A [`Reader`] has no way to write:
+//! A [`Reader`] reads and retries; a [`Writer`] sends one update, once. They are different types, so that what only looks
+//! cannot write:
 //!
-//! ```compile_fail,E0599
-//! # use calry_gitops::{model::{Provider, Update}, remote::Reader};
-//! async fn plan(reader: &Reader, provider: &Provider) {
-//!     let _ = reader.update(provider, &Update::default()).await;
+//! ```compile_fail,E0277
+//! # use calry_gitops::{model::{Provider, Update}, remote::{Reader, WriteCalry}};
+//! fn may_write(_: &impl WriteCalry) {}
+//! fn looks(reader: &Reader) {
+//!     may_write(reader);
 //! }
 //! ```
 //!
-//! A [`Writer`] makes exactly one attempt for each call: whether an update is sent again is for `apply` to decide, after
-//! it has read what became of the first.
+//! This room never follows a redirect, never sends a key in the clear to another host or through a proxy, never reads an
+//! answer without a bound, and never quotes of an API error more than its status and its scrubbed `message`. It decides
+//! nothing: what to change is for `plan`, and whether a write is tried again is for `apply`, which reads first.
 
 mod api;
 mod error;
@@ -20,48 +23,59 @@ mod retry;
 mod url;
 mod wire;
 
+use std::fmt;
 use std::future::Future;
+
+pub use self::api::{Api, Http, Reader, Settings, SetupError, Writer, install_tls};
+pub use self::error::{Error, Operation};
+pub use self::key::{ApiKey, KeyError, KeySource};
+pub use self::retry::Backoff;
+pub use self::url::{ApiUrl, InvalidApiUrl};
 
 use crate::model::{Live, Provider, Update, Workspace};
 
-pub use api::{Api, Http, HttpSettings, Reader, SetupError, Writer, install_tls};
-pub use error::Error;
-pub use key::{ApiKey, KeyError, KeySource};
-pub use retry::Backoff;
-pub use url::{ApiUrl, InvalidUrl};
-
-/// Reads. Retries what is worth retrying, within the pass's deadline.
+/// Reading Calry. Every call is retried where that makes sense, within the deadline of its session.
 pub trait ReadCalry: Send + Sync {
-    /// The workspace that the key belongs to.
+    /// The workspace that the API key belongs to.
     fn workspace(&self) -> impl Future<Output = Result<Workspace, Error>> + Send;
 
-    /// Every integration definition of the workspace.
+    /// Every definition of the workspace, in one request.
     fn definitions(&self) -> impl Future<Output = Result<Listing, Error>> + Send;
 
-    /// One of them.
+    /// One definition, as it is at this moment.
     fn definition(&self, provider: &Provider) -> impl Future<Output = Result<Live, Error>> + Send;
 }
 
-/// Writes.
+/// Changing Calry.
 pub trait WriteCalry: Send + Sync {
-    /// Sends one update, once, and returns the definition that Calry answers with.
+    /// Sends one update, exactly once, and answers with the definition after it. Where the error
+    /// [may have arrived](Error::may_have_arrived), the definition must be read before it is written again.
     fn update(&self, provider: &Provider, update: &Update) -> impl Future<Output = Result<Live, Error>> + Send;
 }
 
-/// The live definitions.
-#[derive(Debug, Default)]
+/// Every definition of a workspace. One that is malformed or doubled spoils only itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Those that could be read, sorted by provider.
+    /// The definitions, sorted by provider, each provider once.
     pub live: Vec<Live>,
-    /// Those that could not: each spoils only itself.
+    /// What else the answer held.
     pub unreadable: Vec<Unreadable>,
 }
 
-/// A definition in an answer that cannot be read.
-#[derive(Debug)]
+/// A definition in Calry's list that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// The provider, where the item says it.
+    /// Whose it is, where that can be read.
     pub provider: Option<Provider>,
-    /// Why, as a sentence without any value.
+    /// What is wrong with it. It names positions and never quotes a value.
     pub problem: String,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.provider {
+            Some(provider) => write!(f, "Calry's definition of {provider} cannot be read: {}", self.problem),
+            None => write!(f, "one of Calry's definitions cannot be read: {}", self.problem),
+        }
+    }
 }

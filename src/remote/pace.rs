@@ -1,89 +1,220 @@
-//! How fast one workspace asks: at full speed, until Calry says that it is too much.
+//! The pace of one workspace: a 429 slows every request down, not only the one that got it.
 //!
-//! A 429 concerns everybody, not only the request that got it: the gate closes for all, and afterwards requests start one
-//! after another, at a distance that grows with each further 429 and shrinks with each success.
+//! Requests start in turn. A 429 shuts a gate for a while and doubles the spacing between starts; each success shortens it
+//! a little, so the rate settles just below what Calry allows, whatever that is. It knows no socket, only time.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// The pace of one workspace.
+/// The spacing after the first 429; below it, after successes, there is none.
+const FIRST_SPACING: Duration = Duration::from_millis(50);
+const WIDEST_SPACING: Duration = Duration::from_secs(2);
+
+/// Without a `Retry-After`, the gate stays shut for this many spacings: 250 ms at first, 10 s at most.
+const GATE_SPACINGS: u32 = 5;
+
+/// A `Retry-After` shuts the gate for no longer than this: a mistaken one must not stop a workspace for a day.
+const LONGEST_GATE: Duration = Duration::from_secs(5 * 60);
+
+/// What each success leaves of the spacing: half is left after 34.
+const DECAY: f64 = 0.98;
+
+/// The pace of one workspace, shared by all of its requests.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
+    /// Who holds it is next to start. tokio's mutex is fair: first come, first served.
+    turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// No request starts before this.
-    next: Option<Instant>,
-    /// The distance between two starts; zero at full speed.
-    distance: Duration,
-    /// When the distance last grew: the answers to requests that were under way together count once.
-    grown: Option<Instant>,
+    spacing: Duration,
+    last_start: Option<Instant>,
+    shut_until: Option<Instant>,
+    last_slowed: Option<Instant>,
 }
 
-const FIRST: Duration = Duration::from_millis(50);
-const LONGEST: Duration = Duration::from_secs(2);
+/// A request could not start in time.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoTurn {
+    /// The gate stays shut for this long, beyond the deadline.
+    Paused(Duration),
+    /// The deadline came while others went first.
+    TooLate,
+}
 
 impl Pace {
-    /// When a request may start, which takes the place.
-    pub(super) fn place(&self) -> Instant {
-        let now = Instant::now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = state.next.map_or(now, |next| next.max(now));
-        state.next = Some(start + state.distance);
-        start
+    /// Waits for this request's turn and returns when it started.
+    pub(super) async fn start(&self, deadline: Instant) -> Result<Instant, NoTurn> {
+        self.check_gate(deadline)?;
+        timeout_at(deadline, async {
+            let _turn = self.turn.lock().await;
+            // Looked at again after each wait: the gate may have been shut meanwhile.
+            loop {
+                self.check_gate(deadline)?;
+                let now = Instant::now();
+                let ready = {
+                    let mut state = self.state();
+                    let spaced = state.last_start.map(|last| last + state.spacing);
+                    let ready = spaced.max(state.shut_until).unwrap_or(now);
+                    if ready <= now {
+                        state.last_start = Some(now);
+                        return Ok(now);
+                    }
+                    ready
+                };
+                sleep_until(ready).await;
+            }
+        })
+        .await
+        .unwrap_or(Err(NoTurn::TooLate))
     }
 
-    /// Calry said 429.
-    pub(super) fn slow_down(&self, retry_after: Option<Duration>) {
+    /// A request that started then was answered with 429.
+    pub(super) fn slow_down(&self, started: Instant, retry_after: Option<Duration>) {
         let now = Instant::now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.grown.is_none_or(|grown| now.duration_since(grown) >= state.distance.max(FIRST)) {
-            state.distance = (state.distance * 2).clamp(FIRST, LONGEST);
-            state.grown = Some(now);
+        let mut state = self.state();
+        // Several requests in flight hit the same limit: only the first of them doubles the spacing.
+        if state.last_slowed.is_none_or(|at| started > at) {
+            state.spacing = (state.spacing * 2).clamp(FIRST_SPACING, WIDEST_SPACING);
+            state.last_slowed = Some(now);
         }
-        let gate = now + retry_after.unwrap_or(state.distance).min(Duration::from_secs(300));
-        state.next = Some(state.next.map_or(gate, |next| next.max(gate)));
+        let shut = retry_after.unwrap_or(state.spacing * GATE_SPACINGS).min(LONGEST_GATE);
+        state.shut_until = state.shut_until.max(Some(now + shut));
+        tracing::debug!(spacing = ?state.spacing, shut = ?shut, "Calry's rate limit is reached: slowing this workspace down");
     }
 
-    /// Calry answered.
-    pub(super) fn ease(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.distance = state.distance.mul_f64(0.95);
-        if state.distance < Duration::from_millis(5) {
-            state.distance = Duration::ZERO;
+    /// A request was served.
+    pub(super) fn speed_up(&self) {
+        let mut state = self.state();
+        let spacing = state.spacing.mul_f64(DECAY);
+        state.spacing = if spacing < FIRST_SPACING / 2 { Duration::ZERO } else { spacing };
+    }
+
+    fn check_gate(&self, deadline: Instant) -> Result<(), NoTurn> {
+        match self.state().shut_until {
+            Some(until) if until >= deadline && until > Instant::now() => {
+                Err(NoTurn::Paused(until.saturating_duration_since(Instant::now())))
+            }
+            _ => Ok(()),
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{StreamExt, stream};
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_429_slows_every_request_down_and_success_brings_the_speed_back() {
-        let pace = Pace::default();
-        let now = Instant::now();
-        assert_eq!((pace.place(), pace.place()), (now, now), "full speed");
-        pace.slow_down(Some(Duration::from_secs(2)));
-        assert_eq!(pace.place(), now + Duration::from_secs(2), "the gate is closed for everybody");
-        assert_eq!(pace.place(), now + Duration::from_secs(2) + FIRST, "one after another");
-        (0..100).for_each(|_| pace.ease());
-        tokio::time::advance(Duration::from_secs(3)).await;
-        let now = Instant::now();
-        assert_eq!((pace.place(), pace.place()), (now, now), "full speed again");
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn later(seconds: u32) -> Instant {
+        Instant::now() + SECOND * seconds
     }
 
     #[tokio::test(start_paused = true)]
-    async fn answers_to_requests_that_were_under_way_together_count_once() {
+    async fn nothing_waits_while_nothing_is_refused() {
+        let (pace, begin) = (Pace::default(), Instant::now());
+        for _ in 0..1000 {
+            pace.start(later(60)).await.unwrap();
+            pace.speed_up();
+        }
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_refusal_holds_every_request_back() {
+        let (pace, begin) = (Pace::default(), Instant::now());
+        pace.slow_down(begin, Some(SECOND * 3));
+        let starts = stream::iter(0..3).map(|_| pace.start(later(60))).buffered(3).map(|at| at.unwrap() - begin);
+        let starts: Vec<_> = starts.collect().await;
+        assert!(starts[0] >= SECOND * 3 && starts[0] < SECOND * 3 + FIRST_SPACING, "{starts:?}");
+        assert!(starts[1] - starts[0] >= FIRST_SPACING && starts[2] - starts[1] >= FIRST_SPACING, "{starts:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_of_one_burst_count_once() {
         let pace = Pace::default();
-        (0..8).for_each(|_| pace.slow_down(None));
-        assert_eq!(pace.state.lock().unwrap().distance, FIRST);
-        tokio::time::advance(Duration::from_millis(60)).await;
-        pace.slow_down(None);
-        assert_eq!(pace.state.lock().unwrap().distance, FIRST * 2);
+        let started = Instant::now();
+        for _ in 0..8 {
+            pace.slow_down(started, None);
+        }
+        assert_eq!(pace.state().spacing, FIRST_SPACING);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gate_beyond_the_deadline_fails_at_once_and_says_how_long() {
+        let (pace, begin) = (Pace::default(), Instant::now());
+        pace.slow_down(begin, Some(SECOND * 90));
+        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused(SECOND * 90)));
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mistaken_wait_does_not_stop_a_workspace_for_a_day() {
+        let pace = Pace::default();
+        pace.slow_down(Instant::now(), Some(SECOND * 86_400));
+        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused(LONGEST_GATE)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_outlasts_the_deadline_is_left() {
+        let pace = Pace::default();
+        pace.slow_down(Instant::now(), None);
+        let late: Vec<_> = stream::iter(0..100).map(|_| pace.start(later(1))).buffered(100).collect().await;
+        assert!(late.iter().any(Result::is_ok));
+        assert_eq!(late.last(), Some(&Err(NoTurn::TooLate)));
+    }
+
+    /// Two hundred updates, eight in flight, each answered after 20 ms, against a limit of ten per second: counted per
+    /// second with `Retry-After`, or as a bucket without it.
+    async fn two_hundred_updates(retry_after: bool) -> (Duration, usize) {
+        let (pace, begin) = (Pace::default(), Instant::now());
+        let (refused, window) = (std::cell::Cell::new(0), std::cell::Cell::new((0.0, 10.0)));
+        let allows = || {
+            let now = begin.elapsed().as_secs_f64();
+            let (at, tokens) = window.get();
+            let tokens = match retry_after {
+                true if now.floor() > at => 10.0,
+                true => tokens,
+                false => f64::min(10.0, tokens + (now - at) * 10.0),
+            };
+            let allowed = tokens >= 1.0;
+            window.set((if retry_after { now.floor() } else { now }, if allowed { tokens - 1.0 } else { tokens }));
+            allowed
+        };
+        let one = |_| async {
+            loop {
+                let started = pace.start(later(600)).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                let allowed = allows();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                if allowed {
+                    return pace.speed_up();
+                }
+                refused.set(refused.get() + 1);
+                pace.slow_down(started, retry_after.then_some(SECOND));
+            }
+        };
+        stream::iter(0..200).map(one).buffer_unordered(8).collect::<Vec<_>>().await;
+        (begin.elapsed(), refused.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_hundred_updates_settle_below_the_limit_without_a_storm() {
+        for retry_after in [true, false] {
+            let (took, refused) = two_hundred_updates(retry_after).await;
+            println!("Retry-After {retry_after}: {took:?}, {refused} refused");
+            // Ten per second is 19 s at best.
+            assert!(took < SECOND * 45 && refused < 30, "Retry-After {retry_after}: {took:?}, {refused} refused");
+        }
     }
 }

@@ -1,88 +1,81 @@
-//! Where the API is: an address that the key may be sent to.
+//! Where the API is. A URL that would carry the key in the clear to another host does not parse.
 
 use std::fmt;
 
 use url::{Host, Url};
 
-/// The API's base URL: https, or plain http to this machine.
+/// The base URL of the API: https, or http to this machine alone.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ApiUrl {
-    base: Url,
-}
+pub struct ApiUrl(Url);
 
-/// An address that the API key is not sent to.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidUrl {
-    /// Not a URL.
-    #[error("the API URL is not an absolute http or https URL, such as https://zepl.calry.app")]
-    NotAUrl,
-    /// User, password, query or fragment.
-    #[error("the API URL holds a user, password, query or fragment; give only scheme, host, port and path")]
-    Extras,
+/// A text that cannot be the API's URL. It never repeats the text, which may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidApiUrl {
+    /// Not an absolute http or https URL.
+    #[error("the API URL must be an absolute URL such as https://zepl.calry.app")]
+    Form,
+    /// Credentials in the URL.
+    #[error("the API URL must not hold a user or password: Calry knows nothing but the API key")]
+    Credentials,
+    /// A query or fragment.
+    #[error("the API URL must not hold a query (?) or a fragment (#): give the address up to the path before /api/v1")]
+    Query,
     /// Plain http to another machine.
     #[error(
-        "the API URL is plain http to another machine, and everybody on the way could read the API key; use https, or \
-         --insecure-http if you accept that"
+        "the API URL is plain http, which would send the API key in the clear: use https (only addresses of this machine, such as http://localhost, may do without)"
     )]
-    Plain,
+    Clear,
 }
 
 impl ApiUrl {
-    /// Parses the base URL.
+    /// Parses the base URL; path prefixes are kept and trailing slashes do not matter. `insecure_http` lets plain http
+    /// through to any host; without it only 127.0.0.0/8, `[::1]` and `localhost` may do without TLS.
     ///
     /// # Errors
-    /// [`InvalidUrl`] where the key must not be sent there.
-    pub fn parse(text: &str, insecure_http: bool) -> Result<Self, InvalidUrl> {
-        let mut base = Url::parse(text).map_err(|_| InvalidUrl::NotAUrl)?;
-        if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
-            return Err(InvalidUrl::NotAUrl);
-        }
-        let extras = !base.username().is_empty()
-            || base.password().is_some()
-            || base.query().is_some()
-            || base.fragment().is_some();
-        if extras {
-            return Err(InvalidUrl::Extras);
-        }
-        let loopback = match base.host() {
-            Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-            Some(Host::Ipv4(ip)) => ip.is_loopback(),
-            Some(Host::Ipv6(ip)) => ip.is_loopback(),
-            None => false,
+    /// [`InvalidApiUrl`].
+    pub fn parse(text: &str, insecure_http: bool) -> Result<Self, InvalidApiUrl> {
+        let url = Url::parse(text.trim()).map_err(|_| InvalidApiUrl::Form)?;
+        let (Some(host), "http" | "https") = (url.host(), url.scheme()) else {
+            return Err(InvalidApiUrl::Form);
         };
-        if base.scheme() == "http" && !loopback && !insecure_http {
-            return Err(InvalidUrl::Plain);
+        let loopback = match host {
+            Host::Domain(name) => name == "localhost",
+            Host::Ipv4(ip) => ip.is_loopback(),
+            Host::Ipv6(ip) => ip.is_loopback(),
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            Err(InvalidApiUrl::Credentials)
+        } else if url.query().is_some() || url.fragment().is_some() {
+            Err(InvalidApiUrl::Query)
+        } else if url.scheme() == "http" && !loopback && !insecure_http {
+            Err(InvalidApiUrl::Clear)
+        } else {
+            Ok(Self(url))
         }
-        if !base.path().ends_with('/') {
-            let path = format!("{}/", base.path());
-            base.set_path(&path);
-        }
-        Ok(Self { base })
     }
 
-    /// Whether it is plain http.
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
-        self.base.scheme() == "http"
+    /// Whether requests go over TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.0.scheme() == "https"
     }
 
-    /// The address of a resource; `path` has no leading slash and consists of unreserved characters.
-    pub(super) fn join(&self, path: &str) -> Url {
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}{path}", self.base.path()));
+    /// The URL of a path below the base. The path begins with a slash and needs no escaping.
+    pub(super) fn at(&self, path: &str) -> Url {
+        let mut url = self.0.clone();
+        url.set_path(&format!("{}{path}", self.0.path().trim_end_matches('/')));
         url
     }
 }
 
 impl fmt::Display for ApiUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.base.as_str().trim_end_matches('/'))
+        f.write_str(self.0.as_str().trim_end_matches('/'))
     }
 }
 
 impl fmt::Debug for ApiUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
+        write!(f, "ApiUrl({self})")
     }
 }
 
@@ -90,40 +83,41 @@ impl fmt::Debug for ApiUrl {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<String, InvalidApiUrl> {
+        ApiUrl::parse(text, false).map(|url| url.at("/api/v1/workspace").to_string())
+    }
+
     #[test]
-    fn plain_http_goes_to_this_machine_only() {
-        for good in [
-            "http://127.0.0.1:4010",
-            "http://127.9.9.9",
-            "http://[::1]:1",
-            "http://LOCALHOST/x",
-            "https://zepl.calry.app",
+    fn prefixes_are_kept_and_trailing_slashes_do_not_matter() {
+        for (text, want) in [
+            ("https://zepl.calry.app", "https://zepl.calry.app/api/v1/workspace"),
+            ("https://zepl.calry.app/", "https://zepl.calry.app/api/v1/workspace"),
+            ("https://gateway:8443/calry//\n", "https://gateway:8443/calry/api/v1/workspace"),
         ] {
-            assert!(ApiUrl::parse(good, false).is_ok(), "{good}");
+            assert_eq!(parse(text).as_deref(), Ok(want));
         }
-        for bad in
-            ["http://zepl.calry.app", "http://localhost.example.com", "http://10.0.0.1", "http://0x7f.1.example/"]
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_alone() {
+        for local in
+            ["http://127.0.0.1:1", "http://127.9.9.9", "http://[::1]:8080/", "http://localhost", "HTTP://LOCALHOST"]
         {
-            assert_eq!(ApiUrl::parse(bad, false), Err(InvalidUrl::Plain), "{bad}");
-            assert!(ApiUrl::parse(bad, true).is_ok(), "{bad}");
+            assert!(parse(local).is_ok(), "{local}");
+        }
+        for far in ["http://zepl.calry.app", "http://10.0.0.1", "http://localhost.example.com", "http://[::2]"] {
+            assert_eq!(parse(far), Err(InvalidApiUrl::Clear), "{far}");
+            assert!(ApiUrl::parse(far, true).is_ok(), "{far}");
         }
     }
 
     #[test]
-    fn an_address_with_extras_is_refused() {
-        for bad in ["https://u@h", "https://u:p@h", "https://h/?q", "https://h/#f"] {
-            assert_eq!(ApiUrl::parse(bad, true), Err(InvalidUrl::Extras), "{bad}");
+    fn a_url_that_hides_something_is_refused_without_repeating_it() {
+        assert_eq!(parse("https://u:hunter2@x"), Err(InvalidApiUrl::Credentials));
+        assert_eq!(parse("https://x/?key=hunter2"), Err(InvalidApiUrl::Query));
+        assert_eq!(parse("https://x/#hunter2"), Err(InvalidApiUrl::Query));
+        for bad in ["", "zepl.calry.app", "ftp://x", "https://", "file:///etc/passwd", "hunter2:hunter2"] {
+            assert_eq!(parse(bad), Err(InvalidApiUrl::Form), "{bad}");
         }
-        for bad in ["", "zepl.calry.app", "file:///etc/passwd", "ftp://h"] {
-            assert_eq!(ApiUrl::parse(bad, true), Err(InvalidUrl::NotAUrl), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_path_prefix_is_kept() {
-        let joined = |base: &str| ApiUrl::parse(base, false).unwrap().join("api/v1/workspace").to_string();
-        assert_eq!(joined("https://h"), "https://h/api/v1/workspace");
-        assert_eq!(joined("https://h/proxy"), "https://h/proxy/api/v1/workspace");
-        assert_eq!(joined("https://h/proxy/"), "https://h/proxy/api/v1/workspace");
     }
 }

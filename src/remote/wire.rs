@@ -1,223 +1,431 @@
-//! Calry's JSON, as `calry-openapi.yaml` describes it. Unknown keys are passed over; unknown providers, groups and fields
-//! work.
+//! JSON, as Calry writes and reads it. The only place in this room that knows it.
+//!
+//! Unknown fields are passed over. No problem reported here quotes a value: serde's own messages would, so definitions are
+//! taken apart by hand, by position.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::{Listing, Unreadable};
-use crate::model::{Live, LiveFields, PartnerKey, Provider, Secret, Update, Workspace};
+use crate::model::{
+    FieldSet, Half, Live, LiveFields, PartnerKey, Provider, Secret, Update, Workspace, ellipsize, printable,
+};
 
-#[derive(Deserialize)]
-struct WireWorkspace {
-    id: String,
-    name: String,
-    slug: String,
+/// The most definitions that a workspace is believed to have; Calry's reference names 20 providers.
+const MAX_DEFINITIONS: usize = 20_000;
+
+/// The most values that a partner key is believed to have.
+const MAX_VALUES: usize = 200;
+
+/// The largest single definition, in bytes of JSON, in a list or alone.
+pub(super) const MAX_DEFINITION: usize = 1 << 20;
+
+/// Why an answer cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// It is not JSON at all.
+    NotJson,
+    /// It is JSON of another shape; the text names positions, never values.
+    Shape(String),
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WireDefinition {
-    id: String,
-    #[serde(default)]
-    name: Option<String>,
-    provider: String,
-    #[serde(default)]
-    icon: Option<String>,
-    #[serde(default)]
-    partner_key: Option<WireKey>,
-    #[serde(default)]
-    fields_to_sync: Option<LiveFields>,
-    updated_at: String,
+/// Reads a workspace.
+pub(super) fn workspace(body: &[u8]) -> Result<Workspace, Problem> {
+    let mut object = object(body)?;
+    let mut text = |key| text(&mut object, key).map_err(Problem::Shape);
+    Ok(Workspace { id: text("id")?, name: text("name")?, slug: text("slug")? })
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WireKey {
-    #[serde(default)]
-    headers: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    query_params: Option<BTreeMap<String, String>>,
+/// Reads the definition of one provider. `learn` is told every value below `partnerKey`, of an unusable one too.
+pub(super) fn definition(body: &[u8], asked: &Provider, learn: impl FnMut(&Secret)) -> Result<Live, Problem> {
+    let live = live(object(body)?, learn).map_err(|unreadable| Problem::Shape(unreadable.problem))?;
+    if live.provider == *asked { Ok(live) } else { Err(Problem::Shape("it is about another provider".to_owned())) }
 }
 
-/// Only as much as is needed to say whom a broken item is about.
-#[derive(Deserialize)]
-struct Named {
-    provider: String,
-}
-
-#[derive(Deserialize)]
-struct WireError {
-    message: String,
-}
-
-/// The `message` of an error in the documented shape.
-pub(super) fn message(body: &[u8]) -> Option<String> {
-    serde_json::from_slice::<WireError>(body).ok().map(|error| error.message)
-}
-
-pub(super) fn workspace(body: &[u8]) -> Result<Workspace, String> {
-    let WireWorkspace { id, name, slug } = parse(body)?;
-    Ok(Workspace { id, name, slug })
-}
-
-pub(super) fn definition(body: &[u8]) -> Result<Live, String> {
-    live(parse(body)?)
-}
-
-pub(super) fn definitions(body: &[u8]) -> Result<Listing, String> {
-    // Item by item, so that one that is malformed spoils only itself.
-    let items: Vec<&RawValue> = parse(body)?;
+/// Reads the list of definitions.
+pub(super) fn listing(body: &[u8], mut learn: impl FnMut(&Secret)) -> Result<Listing, Problem> {
+    let items: Items<'_> = serde_json::from_slice(body).map_err(|error| {
+        if error.is_data() {
+            Problem::Shape(format!("it is not a list of at most {MAX_DEFINITIONS} definitions"))
+        } else {
+            Problem::NotJson
+        }
+    })?;
+    let mut by_provider: BTreeMap<Provider, Vec<Result<Live, String>>> = BTreeMap::new();
     let mut listing = Listing::default();
-    let mut seen = BTreeSet::new();
-    let mut doubled = BTreeSet::new();
-    for item in items {
-        let bytes = item.get().as_bytes();
-        match parse(bytes).and_then(live) {
-            Ok(live) => {
-                if !seen.insert(live.provider.clone()) {
-                    doubled.insert(live.provider.clone());
-                }
-                listing.live.push(live);
+    for (at, item) in items.0.iter().enumerate() {
+        let read = if item.get().len() > MAX_DEFINITION {
+            Err(Unreadable { provider: None, problem: format!("it is larger than {} MiB", MAX_DEFINITION >> 20) })
+        } else {
+            match serde_json::from_str(item.get()) {
+                Ok(object) => live(object, &mut learn),
+                Err(_) => Err(Unreadable { provider: None, problem: "it is not an object".to_owned() }),
             }
-            Err(problem) => {
-                let provider = parse::<Named>(bytes).ok().and_then(|named| Provider::parse(&named.provider).ok());
-                listing
-                    .unreadable
-                    .push(Unreadable { provider, problem: format!("Calry's answer for it cannot be read: {problem}") });
+        };
+        match read {
+            Ok(live) => by_provider.entry(live.provider.clone()).or_default().push(Ok(live)),
+            Err(Unreadable { provider: Some(provider), problem }) => {
+                by_provider.entry(provider).or_default().push(Err(problem));
+            }
+            Err(Unreadable { provider: None, problem }) => {
+                let problem = format!("number {} of the list: {problem}", at + 1);
+                listing.unreadable.push(Unreadable { provider: None, problem });
             }
         }
     }
-    listing.live.retain(|live| !doubled.contains(&live.provider));
-    listing.live.sort_by(|a, b| a.provider.cmp(&b.provider));
-    listing.unreadable.extend(doubled.into_iter().map(|provider| Unreadable {
-        provider: Some(provider),
-        problem: "Calry lists it more than once, and it is not clear which one counts".to_owned(),
-    }));
+    for (provider, mut found) in by_provider {
+        let problem = match (found.len(), found.pop()) {
+            (1, Some(Ok(live))) => {
+                listing.live.push(live);
+                continue;
+            }
+            (1, Some(Err(problem))) => problem,
+            (times, _) => format!("it is in the list {times} times"),
+        };
+        listing.unreadable.push(Unreadable { provider: Some(provider), problem });
+    }
     Ok(listing)
 }
 
-fn live(wire: WireDefinition) -> Result<Live, String> {
-    let secrets = |half: BTreeMap<String, String>| half.into_iter().map(|(k, v)| (k, Secret::new(v))).collect();
-    let key = wire
-        .partner_key
-        .map(|key| PartnerKey { headers: key.headers.map(secrets), query_params: key.query_params.map(secrets) });
-    Ok(Live {
-        id: wire.id,
-        name: wire.name.unwrap_or_default(),
-        provider: Provider::parse(&wire.provider)
-            .map_err(|_| "its provider is not a name of the form [A-Z][A-Z0-9_]*".to_owned())?,
-        icon: wire.icon,
-        partner_key: key.unwrap_or_default(),
-        fields: wire.fields_to_sync.unwrap_or_default(),
-        updated_at: wire.updated_at,
-    })
-}
-
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(body).map_err(|error| {
-        // The parser's own words may quote a value, and a value may be a partner key.
-        let what = match error.classify() {
-            serde_json::error::Category::Io | serde_json::error::Category::Syntax => "it is not JSON",
-            serde_json::error::Category::Eof => "it ends too early",
-            serde_json::error::Category::Data => "a key is missing or has a value of the wrong type",
-        };
-        format!("{what}, line {} column {}", error.line(), error.column())
-    })
-}
-
-/// The body of an update.
-pub(super) struct Body<'a>(pub(super) &'a Update);
-
-impl Serialize for Body<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Update { icon, partner_key, fields } = self.0;
-        let mut map = serializer.serialize_map(None)?;
-        if let Some(icon) = icon {
-            map.serialize_entry("icon", icon)?;
-        }
-        if let Some(key) = partner_key {
-            let exposed = |half: &BTreeMap<String, Secret>| -> BTreeMap<String, String> {
-                half.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
-            };
-            let mut halves = BTreeMap::new();
-            if let Some(headers) = &key.headers {
-                halves.insert("headers", exposed(headers));
-            }
-            if let Some(params) = &key.query_params {
-                halves.insert("queryParams", exposed(params));
-            }
-            map.serialize_entry("partnerKey", &halves)?;
-        }
-        if let Some(groups) = fields {
-            let on: BTreeMap<&str, BTreeMap<&str, bool>> = groups
-                .iter()
-                .map(|(group, on)| (group.as_str(), on.iter().map(|field| (field.as_str(), true)).collect()))
-                .collect();
-            map.serialize_entry("fieldsToSync", &on)?;
-        }
-        map.end()
+/// The `message` of an error's body, as it came; `None` where the body is not an error of Calry's.
+pub(super) fn message(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Body {
+        message: String,
     }
+    serde_json::from_slice(body).ok().map(|Body { message }| message)
+}
+
+/// Writes the body of an update: of every group the fields that are on, each as `true`, and no other (traps 1 and 2).
+pub(super) fn update<'a>(update: &'a Update) -> Vec<u8> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Body<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        icon: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        partner_key: Option<BTreeMap<&'static str, BTreeMap<&'a str, &'a str>>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fields_to_sync: Option<BTreeMap<&'a str, BTreeMap<&'a str, bool>>>,
+    }
+    let half = |values: &'a BTreeMap<String, Secret>| values.iter().map(|(k, v)| (k.as_str(), v.expose())).collect();
+    let on = |fields: &'a FieldSet| fields.iter().map(|field| (field.as_str(), true)).collect();
+    let body = Body {
+        icon: update.icon.as_deref(),
+        partner_key: update
+            .partner_key
+            .as_ref()
+            .map(|key| Half::BOTH.iter().filter_map(|h| Some((h.key(), half(key.half(*h)?)))).collect()),
+        fields_to_sync: update.fields.as_ref().map(|groups| groups.iter().map(|(g, f)| (g.as_str(), on(f))).collect()),
+    };
+    // Maps with text keys cannot fail to serialize.
+    serde_json::to_vec(&body).unwrap_or_default()
+}
+
+/// The items of a list, unread: what is wrong with one of them is nobody else's trouble, and none takes memory before its
+/// size is known.
+struct Items<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Vec<&'de RawValue>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    if items.len() == MAX_DEFINITIONS {
+                        return Err(serde::de::Error::custom("too long"));
+                    }
+                    items.push(item);
+                }
+                Ok(items)
+            }
+        }
+        deserializer.deserialize_seq(List).map(Items)
+    }
+}
+
+fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        if error.is_data() { Problem::Shape("it is not an object".to_owned()) } else { Problem::NotJson }
+    })
+}
+
+fn live(mut object: Map<String, Value>, learn: impl FnMut(&Secret)) -> Result<Live, Unreadable> {
+    let partner_key = object.remove("partnerKey").unwrap_or_default();
+    let bounded = learn_values(&partner_key, learn);
+    let provider = text(&mut object, "provider")
+        .and_then(|name| Provider::parse(&name).map_err(|e| format!("`provider` is not one: {e}")))
+        .map_err(|problem| Unreadable { provider: None, problem })?;
+    let read = || {
+        bounded?;
+        Ok(Live {
+            id: text(&mut object, "id")?,
+            name: text(&mut object, "name")?,
+            provider: provider.clone(),
+            icon: match object.remove("icon") {
+                None | Some(Value::Null) => None,
+                Some(Value::String(icon)) => Some(icon),
+                Some(_) => return Err("`icon` is not a text".to_owned()),
+            },
+            partner_key: partner_key_of(partner_key)?,
+            fields: fields(object.remove("fieldsToSync"))?,
+            updated_at: text(&mut object, "updatedAt")?,
+        })
+    };
+    read().map_err(|problem| Unreadable { provider: Some(provider.clone()), problem })
+}
+
+fn text(object: &mut Map<String, Value>, key: &str) -> Result<String, String> {
+    match object.remove(key) {
+        Some(Value::String(text)) => Ok(text),
+        None => Err(format!("`{key}` is absent")),
+        Some(_) => Err(format!("`{key}` is not a text")),
+    }
+}
+
+/// What stands below `partnerKey` is secret whatever its shape. The number of values is bounded, as each makes every later
+/// scrubbing dearer.
+fn learn_values(partner_key: &Value, mut learn: impl FnMut(&Secret)) -> Result<(), String> {
+    let mut below = vec![partner_key];
+    let mut learned = 0;
+    while let Some(value) = below.pop() {
+        let secret = match value {
+            Value::Object(values) => {
+                below.extend(values.values());
+                continue;
+            }
+            Value::Array(values) => {
+                below.extend(values);
+                continue;
+            }
+            Value::String(text) => Secret::new(text.as_str()),
+            Value::Number(number) => Secret::new(number.to_string()),
+            Value::Null | Value::Bool(_) => continue,
+        };
+        if learned == MAX_VALUES {
+            return Err(format!("`partnerKey` holds more than {MAX_VALUES} values"));
+        }
+        learn(&secret);
+        learned += 1;
+    }
+    Ok(())
+}
+
+fn partner_key_of(value: Value) -> Result<PartnerKey, String> {
+    let mut key = PartnerKey::default();
+    let mut halves = match value {
+        Value::Null => return Ok(key),
+        Value::Object(halves) => halves,
+        _ => return Err("`partnerKey` is not an object".to_owned()),
+    };
+    for half in Half::BOTH {
+        let values = match halves.remove(half.key()) {
+            None | Some(Value::Null) => continue,
+            Some(Value::Object(values)) => values,
+            Some(_) => return Err(format!("`partnerKey.{half}` is not an object")),
+        };
+        let secret = |(name, value): (String, Value)| match value {
+            Value::String(value) => Ok((name, Secret::new(value))),
+            _ => Err(format!("`partnerKey.{half}.{}` is not a text", shown(&name))),
+        };
+        *key.half_mut(half) = Some(values.into_iter().map(secret).collect::<Result<_, _>>()?);
+    }
+    Ok(key)
+}
+
+fn fields(value: Option<Value>) -> Result<LiveFields, String> {
+    let groups = match value {
+        Some(Value::Object(groups)) => groups,
+        None => return Err("`fieldsToSync` is absent".to_owned()),
+        Some(_) => return Err("`fieldsToSync` is not an object".to_owned()),
+    };
+    let group = |(group, value): (String, Value)| {
+        let Value::Object(fields) = value else {
+            return Err(format!("`fieldsToSync.{}` is not an object", shown(&group)));
+        };
+        let field = |(field, value): (String, Value)| match value {
+            Value::Bool(on) => Ok((field, on)),
+            _ => Err(format!("`fieldsToSync.{}.{}` is neither true nor false", shown(&group), shown(&field))),
+        };
+        let fields = fields.into_iter().map(field).collect::<Result<_, _>>()?;
+        Ok((group, fields))
+    };
+    groups.into_iter().map(group).collect()
+}
+
+/// A name out of an answer, fit for a sentence.
+fn shown(name: &str) -> String {
+    ellipsize(&printable(name), 80)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    const ONE: &str = r#"{"id":"1","name":"A","provider":"NEWER","fieldsToSync":{"listing":{"name":true},"rates":{"x":false}},
-        "partnerKey":{"headers":{"h":"canary"},"unknown":1},"unknown":[{}],"createdAt":"c","updatedAt":"u"}"#;
+    fn item(provider: &str) -> Value {
+        json!({
+            "id": "1", "name": "n", "provider": provider, "updatedAt": "2026-01-01T00:00:00.000Z", "new": [1],
+            "fieldsToSync": {"listing": {"name": true, "type": false}, "later": {}},
+        })
+    }
 
-    #[test]
-    fn unknown_keys_providers_and_groups_are_taken_in_stride() {
-        let live = definition(ONE.as_bytes()).unwrap();
-        assert_eq!(live.provider.as_str(), "NEWER");
-        assert_eq!(live.fields.len(), 2);
+    fn list(items: &[Value]) -> Listing {
+        listing(json!(items).to_string().as_bytes(), |_| ()).unwrap()
+    }
+
+    fn with(path: &str, value: Value) -> Value {
+        let mut item = item("HOSTAWAY");
+        item[path] = value;
+        item
     }
 
     #[test]
-    fn a_malformed_item_spoils_only_itself() {
-        let body = format!(
-            r#"[{ONE}, {{"provider":"BAD","partnerKey":{{"headers":{{"h":["canary"]}}}}}}, 7, {{"provider":"low"}}]"#
-        );
-        let listing = definitions(body.as_bytes()).unwrap();
-        assert_eq!(listing.live.len(), 1);
-        assert_eq!(listing.unreadable.len(), 3);
-        assert_eq!(listing.unreadable[0].provider.as_ref().unwrap().as_str(), "BAD");
-        assert!(listing.unreadable.iter().all(|u| !u.problem.contains("canary")));
+    fn what_calry_adds_later_still_reads() {
+        let live = &list(&[item("BRAND_NEW")]).live[0];
+        assert_eq!(live.provider.as_str(), "BRAND_NEW");
+        assert_eq!(live.fields.keys().collect::<Vec<_>>(), ["later", "listing"]);
     }
 
     #[test]
-    fn a_provider_that_is_listed_twice_is_not_guessed_at() {
-        let listing = definitions(format!("[{ONE},{ONE}]").as_bytes()).unwrap();
-        assert!(listing.live.is_empty());
-        assert!(listing.unreadable[0].problem.contains("more than once"));
+    fn null_is_absent() {
+        let mut item = with("partnerKey", json!({"headers": null, "queryParams": {}}));
+        item["icon"] = Value::Null;
+        let live = &list(&[item, self::item("ELINA"), {
+            let mut item = self::item("GUESTY");
+            item["partnerKey"] = Value::Null;
+            item
+        }])
+        .live;
+        assert_eq!(live.len(), 3);
+        assert_eq!(live[2].icon, None);
+        assert_eq!(live[2].partner_key, PartnerKey { headers: None, query_params: Some(BTreeMap::new()) });
+        assert!(live[..2].iter().all(|l| l.partner_key == PartnerKey::default()));
     }
 
     #[test]
-    fn no_problem_quotes_a_value() {
-        for body in
-            [r#"{"id":"canary""#, r#"{"id":["canary"]}"#, r#"{"id":"1","provider":"canary","updatedAt":"u"}"#, "canary"]
-        {
-            let problem = definition(body.as_bytes()).unwrap_err();
-            assert!(!problem.contains("canary"), "{problem}");
+    fn a_malformed_definition_spoils_only_itself_and_shows_no_value() {
+        let broken = [
+            with("partnerKey", json!({"headers": {"x-api-key": 12_345_678}})),
+            with("partnerKey", json!({"queryParams": ["hunter2"]})),
+            with("partnerKey", json!("hunter2")),
+            with("fieldsToSync", json!({"listing": {"name": "hunter2"}})),
+            with("fieldsToSync", json!({"listing": "hunter2"})),
+            with("fieldsToSync", Value::Null),
+            with("partnerKey", json!({"headers": {}, "other": vec!["hunter2"; MAX_VALUES + 1]})),
+            with("icon", json!(["hunter2"])),
+            with("updatedAt", json!(12_345_678)),
+        ];
+        for broken in broken {
+            let listing = list(&[item("GUESTY"), broken, item("ELINA")]);
+            let live: Vec<_> = listing.live.iter().map(|l| l.provider.as_str()).collect();
+            assert_eq!(live, ["ELINA", "GUESTY"]);
+            assert_eq!(listing.unreadable.len(), 1);
+            let unreadable = &listing.unreadable[0];
+            assert_eq!(unreadable.provider.as_ref().map(Provider::as_str), Some("HOSTAWAY"));
+            assert!(!unreadable.problem.contains("hunter2") && !unreadable.problem.contains("12345678"));
         }
     }
 
     #[test]
-    fn deep_nesting_is_refused() {
-        let deep = "[".repeat(100_000);
-        assert!(definitions(deep.as_bytes()).is_err());
+    fn what_belongs_to_no_provider_is_named_by_its_place() {
+        let listing = list(&[item("GUESTY"), item("hunter2"), json!("hunter2"), json!({})]);
+        assert_eq!(listing.live.len(), 1);
+        let said: Vec<_> = listing.unreadable.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), 3);
+        assert!(said[0].contains("number 2 of the list") && !said.concat().contains("hunter2"), "{said:?}");
     }
 
     #[test]
-    fn trap_2_only_fields_that_are_on_are_named() {
+    fn of_a_doubled_provider_neither_is_used() {
+        let listing = list(&[item("GUESTY"), item("HOSTAWAY"), with("icon", json!(1)), item("GUESTY")]);
+        assert!(listing.live.is_empty());
+        let said: Vec<_> = listing.unreadable.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            ["GUESTY", "HOSTAWAY"]
+                .map(|p| format!("Calry's definition of {p} cannot be read: it is in the list 2 times"))
+        );
+    }
+
+    #[test]
+    fn what_is_no_list_of_definitions_is_refused_as_a_whole() {
+        assert_eq!(listing(b"<html>", |_| ()), Err(Problem::NotJson));
+        assert_eq!(listing(b"[{}", |_| ()), Err(Problem::NotJson));
+        assert_eq!(listing(b"\xff", |_| ()), Err(Problem::NotJson));
+        assert!(matches!(listing(br#"{"a": 1}"#, |_| ()), Err(Problem::Shape(_))));
+        let many = format!("[{}0]", "0,".repeat(MAX_DEFINITIONS));
+        assert!(matches!(listing(many.as_bytes(), |_| ()), Err(Problem::Shape(_))));
+    }
+
+    #[test]
+    fn a_nested_or_oversized_item_spoils_only_itself() {
+        let (deep, long) = ("[".repeat(100_000) + &"]".repeat(100_000), "x".repeat(MAX_DEFINITION));
+        let body = format!(r#"[{deep}, {{"partnerKey": {deep}}}, "{long}", {}]"#, item("GUESTY"));
+        let listing = listing(body.as_bytes(), |_| ()).unwrap();
+        assert_eq!((listing.live.len(), listing.unreadable.len()), (1, 3));
+    }
+
+    #[test]
+    fn every_value_below_partner_key_is_learned_even_of_an_unusable_definition() {
+        let mut learned = Vec::new();
+        let mut broken = with("partnerKey", json!({"headers": {"a": "s1"}, "other": [{"b": "s2"}, 33_333], "c": true}));
+        broken["provider"] = Value::Null;
+        listing(json!([broken]).to_string().as_bytes(), |s| learned.push(s.expose().to_owned())).unwrap();
+        learned.sort();
+        assert_eq!(learned, ["33333", "s1", "s2"]);
+    }
+
+    #[test]
+    fn an_answer_about_another_provider_is_refused() {
+        let asked = Provider::parse("GUESTY").unwrap();
+        let answer = item("HOSTAWAY").to_string();
+        assert!(matches!(definition(answer.as_bytes(), &asked, |_| ()), Err(Problem::Shape(_))));
+    }
+
+    #[test]
+    fn an_update_names_only_what_is_on_and_sends_only_what_is_there() {
+        let body = |u: &Update| serde_json::from_slice::<Value>(&super::update(u)).unwrap();
+        assert_eq!(body(&Update::default()), json!({}));
         let update = Update {
-            fields: Some([("listing".to_owned(), ["name".to_owned()].into()), ("rates".to_owned(), [].into())].into()),
-            ..Update::default()
+            icon: Some("https://x/".into()),
+            partner_key: Some(PartnerKey {
+                headers: Some(BTreeMap::from([("a".to_owned(), Secret::new("b\"c"))])),
+                query_params: None,
+            }),
+            fields: Some(BTreeMap::from([
+                ("listing".to_owned(), FieldSet::from(["name".to_owned(), "type".to_owned()])),
+                ("none".to_owned(), FieldSet::new()),
+            ])),
         };
-        let body = serde_json::to_string(&Body(&update)).unwrap();
-        assert_eq!(body, r#"{"fieldsToSync":{"listing":{"name":true},"rates":{}}}"#);
+        assert_eq!(
+            body(&update),
+            json!({
+                "icon": "https://x/",
+                "partnerKey": {"headers": {"a": "b\"c"}},
+                "fieldsToSync": {"listing": {"name": true, "type": true}, "none": {}},
+            })
+        );
+    }
+
+    #[test]
+    fn only_calrys_own_errors_have_a_message() {
+        assert_eq!(message(br#"{"message": "No.", "path": "/x", "details": [1]}"#).as_deref(), Some("No."));
+        for other in ["<html>", "\"text\"", r#"{"message": {"a": 1}}"#, r#"{"error": "x"}"#, ""] {
+            assert_eq!(message(other.as_bytes()), None, "{other}");
+        }
     }
 }

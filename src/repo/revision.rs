@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gix::discover::upwards;
 use gix::objs::Kind;
@@ -62,8 +62,7 @@ enum Trouble {
 
 fn read(directory: &Path) -> Result<Revision, Trouble> {
     let directory = fs::canonicalize(directory)?;
-    let repository = open(&directory)?;
-    let root = fs::canonicalize(repository.workdir().ok_or(Trouble::NoCheckout)?)?;
+    let (repository, root) = open(&directory)?;
     let path = directory.strip_prefix(&root).map_err(|_| Trouble::NoCheckout)?;
 
     let id = repository.head_id()?.detach();
@@ -82,16 +81,19 @@ fn read(directory: &Path) -> Result<Revision, Trouble> {
     })
 }
 
-fn open(directory: &Path) -> Result<Repository, Trouble> {
+/// The repository around a directory, and the root of its checkout: where its `.git` lies, whatever it says itself.
+fn open(directory: &Path) -> Result<(Repository, PathBuf), Trouble> {
     let search = upwards::Options {
         trust: upwards::TrustPolicy::Assume(Trust::Reduced),
         dot_git_only: true,
         cross_fs: false,
         ..upwards::Options::default()
     };
-    let options = || gix::open::Options::isolated().filter_config_section(|_| false);
-    let trust = gix::sec::trust::Mapping { full: options(), reduced: options() };
-    Ok(gix::ThreadSafeRepository::discover_opts(directory, search, trust)?.to_thread_local())
+    let (found, trust) = gix::discover::upwards_opts(directory, search)?;
+    let (git_directory, root) = found.into_repository_and_work_tree_directories();
+    let root = fs::canonicalize(root.ok_or(Trouble::NoCheckout)?)?;
+    let options = gix::open::Options::isolated().with(trust).filter_config_section(|_| false).open_path_as_is(true);
+    Ok((options.open(git_directory)?.to_thread_local(), root))
 }
 
 fn object(repository: &Repository, id: ObjectId) -> Result<gix::Object<'_>, Trouble> {

@@ -322,6 +322,18 @@ struct Unrest {
     by: FoundBy,
 }
 
+impl Unrest {
+    /// When somebody last wrote, as far as a look at `now` can tell that found something moved and a file this young.
+    fn last_write(&self, now: Instant, moved: bool, young: Option<Duration>) -> Instant {
+        match (young, self.by) {
+            (Some(age), _) => now.checked_sub(age).unwrap_or(now).max(self.moved),
+            // Without events, and with a clock on the other side that may be wrong, only two equal looks prove rest.
+            (None, FoundBy::Poll) if moved => now,
+            (None, _) => self.moved,
+        }
+    }
+}
+
 impl Lookout {
     fn new(
         definitions: PathBuf,
@@ -383,19 +395,14 @@ impl Lookout {
             }
             return;
         };
-        // An event names the moment of the last write; without one, two looks that are the same must stand for it.
-        let moved_at = match (young, unrest.by) {
-            (Some(age), _) => now.checked_sub(age).unwrap_or(now).max(unrest.moved),
-            (None, FoundBy::Poll) if moved => now,
-            (None, _) => unrest.moved,
-        };
-        if moved_at + quiet <= now {
+        let last_write = unrest.last_write(now, moved, young);
+        if last_write + quiet <= now {
             self.unrest = None;
             self.say(Settled { fingerprint: look.fingerprint, by: unrest.by, unsettled: Vec::new() });
         } else if unrest.since + patience <= now {
             self.lose_patience(&look.fingerprint, unrest.by);
         } else {
-            self.unrest = Some(Unrest { moved: moved_at, ..unrest });
+            self.unrest = Some(Unrest { moved: last_write, ..unrest });
         }
     }
 
@@ -613,8 +620,8 @@ struct Trail(BTreeMap<PathBuf, Place>);
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Place {
-    /// Device, inode and birth.
-    identity: Option<(u64, u64, Option<SystemTime>)>,
+    /// Device and inode.
+    identity: Option<(u64, u64)>,
     names: BTreeSet<OsString>,
     /// Whether definition files matter, whatever their names.
     definitions: bool,
@@ -640,7 +647,7 @@ impl Trail {
             if self.0.len() == MAX_WATCHES {
                 return None;
             }
-            let identity = fs::metadata(directory).ok().map(|known| (known.dev(), known.ino(), known.created().ok()));
+            let identity = fs::metadata(directory).ok().map(|known| (known.dev(), known.ino()));
             self.0.insert(directory.to_owned(), Place { identity, ..Place::default() });
         }
         self.0.get_mut(directory)
@@ -668,5 +675,38 @@ impl Trail {
         } else {
             (place.definitions && is_definition_file(name)).then_some(Hint::File)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGO: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn without_events_only_two_equal_looks_prove_rest() {
+        let now = Instant::now();
+        let unrest = |by| Unrest { since: now - 3 * AGO, moved: now - 2 * AGO, by };
+        assert_eq!(unrest(FoundBy::Poll).last_write(now, true, None), now);
+        assert_eq!(unrest(FoundBy::Poll).last_write(now, false, None), now - 2 * AGO);
+        assert_eq!(unrest(FoundBy::Event).last_write(now, true, None), now - 2 * AGO);
+    }
+
+    #[test]
+    fn a_files_age_can_only_prolong_the_wait() {
+        let now = Instant::now();
+        let unrest = Unrest { since: now - 3 * AGO, moved: now - 2 * AGO, by: FoundBy::Event };
+        assert_eq!(unrest.last_write(now, true, Some(AGO)), now - AGO);
+        assert_eq!(unrest.last_write(now, true, Some(3 * AGO)), now - 2 * AGO);
+    }
+
+    #[test]
+    fn a_time_in_the_future_is_no_age() {
+        let stamp = |changed| Stamp::File { inode: (0, 0), size: 0, modified: (i64::MAX, 0), changed };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        assert_eq!(stamp((1001, 0)).age(now), None);
+        assert_eq!(stamp((999, 0)).age(now), Some(Duration::from_secs(1)));
+        assert_eq!(stamp((-1, 0)).age(now), None);
     }
 }

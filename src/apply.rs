@@ -3,7 +3,7 @@
 //! What it never does: write twice without reading in between, write what somebody changed since the plan was made, or
 //! stop at the first failure. It cannot be given a plan that has not passed the guard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{Desired, Live, Provider, UpdateMethod};
 use crate::plan::{Applied, Approved, Cause, Change, Context, Mismatch, Payload, Refreshed, Step, refresh, verify};
-use crate::remote::{Backoff, Error, ReadCalry, WriteCalry};
+use crate::remote::{Backoff, Error, Operation, ReadCalry, WriteCalry};
 
 /// How an update is sent.
 #[derive(Clone, Debug)]
@@ -205,13 +205,14 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 fetched = Instant::now();
                 match self.reader.definition(provider).await {
                     Err(second) => {
+                        self.halt_where_all_are_concerned(&second);
                         return Outcome::Failed(format!(
                             "{error}; the update may have arrived, and the definition could not be read to find out: {second}"
                         ));
                     }
                     Ok(live) => {
-                        if live.updated_at != step.live.updated_at && judge(&step, &live) == Outcome::Applied {
-                            return Outcome::Applied;
+                        if let Some(outcome) = arrived(&step, &live) {
+                            return outcome;
                         }
                         match self.replan(&step, live) {
                             Ok(fresh) => step = *fresh,
@@ -231,15 +232,23 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
     }
 
     fn failed(&self, error: &Error) -> Outcome {
-        let sentence = error.to_string();
+        self.halt_where_all_are_concerned(error);
+        Outcome::Failed(match error.operation() {
+            Operation::Update(_) if error.may_have_arrived() => {
+                format!("{error}; the update may have arrived: plan again to see")
+            }
+            _ => error.to_string(),
+        })
+    }
+
+    fn halt_where_all_are_concerned(&self, error: &Error) {
         // 403: the key may not write, which is the same for every provider.
         if error.is_fatal_for_workspace() || error.status() == Some(403) {
             let mut halted = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
             halted.get_or_insert_with(|| {
-                format!("not tried, because another update failed for a reason that concerns all: {sentence}")
+                format!("not tried, because another update failed for a reason that concerns all: {error}")
             });
         }
-        Outcome::Failed(sentence)
     }
 
     fn replan(&self, step: &Step, live: Live) -> Result<Box<Step>, Outcome> {
@@ -254,6 +263,23 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                     .to_owned(),
             )),
         }
+    }
+}
+
+/// What became of an update without an answer, where the definition that was read since shows that it arrived: it moved,
+/// and less is missing than before, in nothing else than what was to change.
+fn arrived(step: &Step, live: &Live) -> Option<Outcome> {
+    if live.updated_at == step.live.updated_at {
+        return None;
+    }
+    let outcome = judge(step, live);
+    let partly = |mismatches: &[Mismatch]| {
+        let due: BTreeSet<String> = step.changes.iter().map(Change::path).collect();
+        mismatches.len() < due.len() && mismatches.iter().all(|mismatch| due.contains(&mismatch.path))
+    };
+    match &outcome {
+        Outcome::NotConverged(mismatches) if !partly(mismatches) => None,
+        _ => Some(outcome),
     }
 }
 

@@ -237,7 +237,12 @@ impl Session {
     ) -> Result<Vec<u8>, Error> {
         let failed = |cause| Error::new(operation.clone(), cause);
         let pace = &self.api.pace;
-        let started = pace.start(self.deadline).await.map_err(|e| match e {
+        // An update does not wait out a pause in here: what it carries grows old meanwhile, and a stop could not reach it.
+        let turn = match &body {
+            None => pace.start(self.deadline).await,
+            Some(_) => pace.start_unless_paused(self.deadline).await,
+        };
+        let started = turn.map_err(|e| match e {
             NoTurn::Paused(wait) => failed(Cause::Paused { wait }),
             NoTurn::TooLate => failed(Cause::TooLate),
         })?;

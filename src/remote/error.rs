@@ -55,7 +55,7 @@ pub(super) enum Cause {
     TimedOut { given: Duration },
     /// No connection, or one that broke. `sent`: the request may have got through. `lasting`: trying again is no use.
     Broken { reason: String, api: String, sent: bool, lasting: bool },
-    /// Not sent: the workspace is paused after a 429, for longer than there is time.
+    /// Not sent: the workspace is paused after a 429, a read for longer than there is time, an update for as long as it is.
     Paused { wait: Duration },
     /// Not sent: the time was over while it waited for its turn.
     TooLate,
@@ -119,6 +119,11 @@ impl Error {
             Cause::Paused { wait } => Some(wait),
             _ => None,
         }
+    }
+
+    /// Whether nothing was sent because the workspace is paused for [so long](Self::retry_after).
+    pub(super) fn is_pause(&self) -> bool {
+        matches!(*self.cause, Cause::Paused { .. })
     }
 
     /// Whether no other call with this key can succeed: the key is wrong or has expired.

@@ -49,7 +49,8 @@ pub trait ReadCalry: Send + Sync {
 /// Changing Calry.
 pub trait WriteCalry: Send + Sync {
     /// Sends one update, exactly once, and answers with the definition after it. Where the error
-    /// [may have arrived](Error::may_have_arrived), the definition must be read before it is written again.
+    /// [may have arrived](Error::may_have_arrived), the definition must be read before it is written again. While the
+    /// workspace is paused after a 429 nothing is sent, and the error says [how long](Error::retry_after) that lasts.
     fn update(&self, provider: &Provider, update: &Update) -> impl Future<Output = Result<Live, Error>> + Send;
 }
 

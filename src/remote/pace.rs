@@ -40,7 +40,7 @@ struct State {
 /// A request could not start in time.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NoTurn {
-    /// The gate stays shut for this long, beyond the deadline.
+    /// The gate stays shut for this long, which is longer than the request may wait.
     Paused(Duration),
     /// The deadline came while others went first.
     TooLate,
@@ -49,12 +49,25 @@ pub(super) enum NoTurn {
 impl Pace {
     /// Waits for this request's turn and returns when it started.
     pub(super) async fn start(&self, deadline: Instant) -> Result<Instant, NoTurn> {
-        self.check_gate(deadline)?;
+        self.turn(deadline, deadline).await
+    }
+
+    /// The same, but without waiting where the gate is shut.
+    pub(super) async fn start_unless_paused(&self, deadline: Instant) -> Result<Instant, NoTurn> {
+        self.turn(deadline, Instant::now()).await
+    }
+
+    /// Waits until `deadline` for others to go first, and at a gate only where it opens before `patience` ends.
+    async fn turn(&self, deadline: Instant, patience: Instant) -> Result<Instant, NoTurn> {
+        self.check_gate(patience)?;
+        if Instant::now() >= deadline {
+            return Err(NoTurn::TooLate);
+        }
         timeout_at(deadline, async {
             let _turn = self.turn.lock().await;
             // Looked at again after each wait: the gate may have been shut meanwhile.
             loop {
-                self.check_gate(deadline)?;
+                self.check_gate(patience)?;
                 let now = Instant::now();
                 let ready = {
                     let mut state = self.state();
@@ -94,9 +107,9 @@ impl Pace {
         state.spacing = if spacing < FIRST_SPACING / 2 { Duration::ZERO } else { spacing };
     }
 
-    fn check_gate(&self, deadline: Instant) -> Result<(), NoTurn> {
+    fn check_gate(&self, patience: Instant) -> Result<(), NoTurn> {
         match self.state().shut_until {
-            Some(until) if until >= deadline && until > Instant::now() => {
+            Some(until) if until >= patience && until > Instant::now() => {
                 Err(NoTurn::Paused(until.saturating_duration_since(Instant::now())))
             }
             _ => Ok(()),
@@ -156,6 +169,20 @@ mod tests {
         pace.slow_down(begin, Some(SECOND * 90));
         assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused(SECOND * 90)));
         assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_may_not_wait_at_the_gate_learns_when_it_opens() {
+        let pace = Pace::default();
+        pace.slow_down(Instant::now(), Some(SECOND * 3));
+        assert_eq!(pace.start_unless_paused(later(60)).await, Err(NoTurn::Paused(SECOND * 3)));
+        sleep_until(later(3)).await;
+        assert!(pace.start_unless_paused(later(60)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_starts_after_the_deadline() {
+        assert_eq!(Pace::default().start(Instant::now()).await, Err(NoTurn::TooLate));
     }
 
     #[tokio::test(start_paused = true)]

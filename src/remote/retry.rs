@@ -37,8 +37,9 @@ impl Backoff {
         if !error.is_transient() {
             return None;
         }
-        // Full jitter: uniform in [0, delay]. backon's own jitter only ever adds to the delay.
-        let pause = self.series.next()?.mul_f64(fastrand::f64());
+        // Full jitter: uniform in [0, delay]. backon's own jitter only ever adds to the delay. A pause of the workspace was
+        // no attempt, and who goes first after it is settled there.
+        let pause = if error.is_pause() { Duration::ZERO } else { self.series.next()?.mul_f64(fastrand::f64()) };
         let pause = pause.max(error.retry_after().unwrap_or_default());
         (pause < deadline.saturating_duration_since(Instant::now())).then_some(pause)
     }

@@ -176,7 +176,7 @@ fn definition<'a>(entry: &'a Entry, diagnostics: &[Diagnostic], report: Option<&
     };
     let error = result.and_then(|r| r.outcome.error()).or_else(|| match &entry.verdict {
         Verdict::Update(step) if report.is_none() => step.payload.refusal(),
-        Verdict::Unreadable(problem) => Some(printable(problem)),
+        Verdict::Unreadable(problem) => Some(format!("Calry's definition cannot be read: {}", printable(problem))),
         Verdict::Missing => Some("the workspace does not have this provider".to_owned()),
         Verdict::Invalid => {
             let errors = diagnostics

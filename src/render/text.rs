@@ -124,7 +124,9 @@ fn untouched(entry: &Entry) -> Option<String> {
         }
         Verdict::Invalid => format!("invalid: {file} has errors"),
         Verdict::Missing => format!("missing: {file} names it, and the workspace does not have it"),
-        Verdict::Unreadable(problem) => format!("unreadable: {}", printable(problem)),
+        Verdict::Unreadable(problem) => {
+            format!("unreadable: Calry's definition cannot be read: {}", printable(problem))
+        }
         Verdict::Unmanaged => "unmanaged: it has no file".to_owned(),
     };
     let label = printable(entry.label());

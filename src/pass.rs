@@ -79,7 +79,7 @@ impl Failure {
     /// Whether the definitions are at fault, and not the world around them.
     #[must_use]
     pub const fn is_invalid_definitions(&self) -> bool {
-        matches!(self, Self::NoFile(_))
+        matches!(self, Self::NoFile(_) | Self::Pin)
     }
 }
 

@@ -18,8 +18,6 @@ use crate::repo::MissingSecrets;
 
 #[derive(Args)]
 pub(super) struct ApplyArgs {
-    #[command(flatten)]
-    live: LiveArgs,
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
@@ -35,6 +33,9 @@ pub(super) struct ApplyArgs {
     /// How plan and report are printed
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json")]
     format: Format,
+    // Last: its headings hold for what follows.
+    #[command(flatten)]
+    live: LiveArgs,
 }
 
 /// A number of updates that are under way at once.

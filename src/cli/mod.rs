@@ -11,6 +11,7 @@ mod sandbox;
 mod signals;
 mod validate;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -55,8 +56,12 @@ impl From<Exit> for ExitCode {
 #[command(
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done, or in sync; 1 something failed; 2 changes are pending (plan --detailed-exitcode);\n\
-                  3 the definitions are invalid; 64 the command line is wrong.\n\n\
+    after_help = "Exit codes:\n  \
+                  0   done, or in sync\n  \
+                  1   something failed: network, authorization, an update, a refused plan\n  \
+                  2   changes are pending (only plan --detailed-exitcode)\n  \
+                  3   the definitions are invalid, or name a provider that is not there\n  \
+                  64  the command line is wrong\n\n\
                   Try it, with nothing to set up:  calry-gitops run --sandbox"
 )]
 struct Cli {
@@ -87,8 +92,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let usage = error.use_stderr();
-            // Nothing is left to do where this cannot be printed.
-            let _ = error.print();
+            print_parse_error(&error);
             return if usage { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };
@@ -115,6 +119,31 @@ pub fn main() -> ExitCode {
         },
     }
 }
+
+/// Prints what the parser says, help included. An API key that somebody gave as an argument is not repeated: what is
+/// printed goes to more logs than arguments do.
+fn print_parse_error(error: &clap::Error) {
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    let keys: Vec<String> = arguments
+        .filter_map(|argument| {
+            let value = argument.split_once('=').map_or(argument.as_str(), |(_, value)| value);
+            value.starts_with(KEY_PREFIX).then(|| value.to_owned())
+        })
+        .collect();
+    // Nothing is left to do where this cannot be printed.
+    if keys.is_empty() {
+        let _ = error.print();
+        return;
+    }
+    let text = keys.iter().fold(error.render().ansi().to_string(), |text, key| text.replace(key, "***"));
+    let _ = anstream::AutoStream::auto(std::io::stderr()).write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(KEY_ARGUMENT.as_bytes());
+}
+
+/// How Calry's API keys begin.
+const KEY_PREFIX: &str = "zepl.";
+const KEY_ARGUMENT: &str = "\nAn API key is never an argument, which other users see: put it into a file and name that with \
+    --api-key-file,\nor set the variable CALRY_API_KEY. Consider the key that was just given as known to others.\n";
 
 /// A command line that is wrong in a way that the parser does not see.
 #[derive(Debug, thiserror::Error)]

@@ -68,7 +68,11 @@ impl Output {
         };
         let filter = tracing_subscriber::filter::Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
         let registry = tracing_subscriber::registry().with(filter);
-        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
+        // Where standard error is gone there is nowhere to say so, and trying would panic.
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_span_events(FmtSpan::NONE)
+            .log_internal_errors(false);
         match args.log_format {
             LogFormat::Json => registry.with(layer.json().flatten_event(true).with_target(false)).init(),
             LogFormat::Text => {

@@ -13,8 +13,6 @@ use crate::repo::MissingSecrets;
 
 #[derive(Args)]
 pub(super) struct PlanArgs {
-    #[command(flatten)]
-    live: LiveArgs,
     /// How the plan is printed
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json")]
     format: Format,
@@ -24,6 +22,9 @@ pub(super) struct PlanArgs {
     /// Compare everything but the values whose secrets are not at hand, as in a pull-request job
     #[arg(long)]
     secrets_unavailable: bool,
+    // Last: its headings hold for what follows.
+    #[command(flatten)]
+    live: LiveArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

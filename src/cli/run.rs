@@ -13,8 +13,6 @@ use crate::repo::MissingSecrets;
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    #[command(flatten)]
-    live: LiveArgs,
     /// How often drift is looked for; a file that changes is acted on at once
     #[arg(long, env = "CALRY_INTERVAL", hide_env_values = true, default_value = "60s", value_parser = interval, value_name = "TIME")]
     interval: Duration,
@@ -30,6 +28,9 @@ pub(super) struct RunArgs {
     /// Run one pass and end
     #[arg(long)]
     once: bool,
+    // Last: its headings hold for what follows.
+    #[command(flatten)]
+    live: LiveArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -227,26 +227,18 @@ fn compare_half(
     for (name, value) in wanted {
         let secrets: Vec<_> = value.references().cloned().collect();
         let now = rest.remove(&half.fold(name)).unwrap_or_default();
+        if value.value.is_none() {
+            // One that is added is no riddle, and cannot be sent all the same.
+            let path = dotted(&["partnerKey", half.key(), name]);
+            unresolved.push(Unresolved { path, secrets: secrets.clone() });
+        }
         let change = match (now.as_slice(), &value.value) {
             ([], _) => Some(KeyChange::Added),
             ([(_, now)], _) if now.is_mask() => {
                 let known = applied.and_then(|applied| applied.get(name)).and_then(|known| known.value.as_ref());
-                match &value.value {
-                    Some(wanted) => (known != Some(wanted)).then_some(KeyChange::Masked),
-                    None => {
-                        unresolved.push(Unresolved {
-                            path: dotted(&["partnerKey", half.key(), name]),
-                            secrets: secrets.clone(),
-                        });
-                        None
-                    }
-                }
+                value.value.as_ref().filter(|wanted| known != Some(*wanted)).map(|_| KeyChange::Masked)
             }
-            (_, None) => {
-                unresolved
-                    .push(Unresolved { path: dotted(&["partnerKey", half.key(), name]), secrets: secrets.clone() });
-                None
-            }
+            (_, None) => None,
             ([(_, now)], Some(wanted)) => (*now != wanted).then_some(KeyChange::Changed),
             // The same header twice, in two spellings: only a whole partner key makes it one again.
             (_, Some(_)) => Some(KeyChange::Changed),

@@ -10,6 +10,11 @@ use crate::apply::{Outcome, Report};
 use crate::model::{ellipsize, printable};
 use crate::plan::{Change, Entry, Mismatch, Payload, Plan, Step, Summary, Value, Verdict};
 
+/// The columns of a terminal.
+const WIDTH: usize = 80;
+/// The columns of a provider's name, where others stand below it.
+const LABEL: usize = 17;
+
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 const GREEN: Style = AnsiColor::Green.on_default();
@@ -22,11 +27,13 @@ const CYAN: Style = AnsiColor::Cyan.on_default();
 pub fn plan(plan: &Plan) -> String {
     let mut out = String::new();
     let workspace = &plan.workspace;
-    let _ =
-        write!(out, "{BOLD}{}{BOLD:#} ({})", printable(&workspace.slug), ellipsize(&printable(&workspace.name), 40));
+    let (slug, name) = (printable(&workspace.slug), ellipsize(&printable(&workspace.name), 40));
+    let _ = write!(out, "{BOLD}{slug}{BOLD:#} ({name})");
     if let Some(revision) = &plan.revision {
-        let subject = ellipsize(&printable(&revision.subject), 40);
-        let _ = write!(out, " at {} {DIM}{subject}{DIM:#}", revision.short());
+        let at = format!(" at {} ", revision.short());
+        let taken = [&slug, &name, &at].iter().map(|text| text.chars().count()).sum::<usize>() + 3;
+        let subject = ellipsize(&printable(&revision.subject), WIDTH.saturating_sub(taken).max(20));
+        let _ = write!(out, "{at}{DIM}{subject}{DIM:#}");
     }
     out.push_str("\n\n");
     for entry in &plan.entries {
@@ -34,11 +41,11 @@ pub fn plan(plan: &Plan) -> String {
             changes(&mut out, entry, step);
         }
     }
-    let untouched: Vec<String> = plan.entries.iter().filter_map(untouched).collect();
+    let untouched: Vec<(String, String)> = plan.entries.iter().filter_map(untouched).collect();
     if !untouched.is_empty() {
         let _ = writeln!(out, "{BOLD}Not touched{BOLD:#}");
-        for line in untouched {
-            let _ = writeln!(out, "  {line}");
+        for (label, why) in untouched {
+            let _ = writeln!(out, "  {label:<LABEL$} {}", wrapped(&why, 2 + column(&label), LABEL + 3));
         }
         out.push('\n');
     }
@@ -90,22 +97,20 @@ fn changes(out: &mut String, entry: &Entry, step: &Step) {
         }
     }
     for unresolved in &entry.unresolved {
-        let _ = writeln!(
-            out,
-            "  {DIM}{}: {} will be resolved at apply time{DIM:#}",
-            printable(&unresolved.path),
-            references(&unresolved.secrets)
-        );
+        let references = references(&unresolved.secrets);
+        let told = format!("{}: {references} will be resolved at apply time", printable(&unresolved.path));
+        let _ = writeln!(out, "  {DIM}{}{DIM:#}", wrapped(&told, 2, 4));
     }
     if !matches!(step.payload, Payload::SecretsUnavailable)
         && let Some(why) = step.payload.refusal()
     {
-        let _ = writeln!(out, "  {RED}{why}{RED:#}");
+        let _ = writeln!(out, "  {RED}{}{RED:#}", wrapped(&why, 2, 4));
     }
     out.push('\n');
 }
 
-fn untouched(entry: &Entry) -> Option<String> {
+/// The provider, or the file, and why it stays as it is.
+fn untouched(entry: &Entry) -> Option<(String, String)> {
     let file = entry.file.as_deref().map(printable).unwrap_or_default();
     let why = match &entry.verdict {
         Verdict::Update(_) => return None,
@@ -129,8 +134,7 @@ fn untouched(entry: &Entry) -> Option<String> {
         }
         Verdict::Unmanaged => "unmanaged: it has no file".to_owned(),
     };
-    let label = printable(entry.label());
-    Some(format!("{label:<17} {why}"))
+    Some((printable(entry.label()), why))
 }
 
 /// The changes of one provider in few words: `3 fields on, 1 off, icon, header x-api-key`.
@@ -191,21 +195,23 @@ pub fn report(report: &Report) -> String {
             Outcome::NotConverged(_) => "not converged",
             ref other => other.as_str(),
         };
-        let _ = write!(out, "{:<17} {style}{word}{style:#}", result.provider);
+        let label = result.provider.as_str();
+        let _ = write!(out, "{label:<LABEL$} {style}{word}{style:#}");
+        let at = column(label) + word.len() + 2;
         match &result.outcome {
             Outcome::Applied => {
-                let _ = writeln!(out, "  {DIM}{}{DIM:#}", named(&result.changes));
+                let _ = writeln!(out, "  {DIM}{}{DIM:#}", wrapped(&named(&result.changes), at, LABEL + 1));
             }
             Outcome::Unchanged => {
                 let _ = writeln!(out, "  {DIM}it was as desired already{DIM:#}");
             }
             Outcome::Failed(why) | Outcome::Skipped(why) => {
-                let _ = writeln!(out, ": {why}");
+                let _ = writeln!(out, ": {}", wrapped(why, at, LABEL + 1));
             }
             Outcome::NotConverged(mismatches) => {
-                let _ = writeln!(out, ": Calry took the update, but its answer differs in");
+                let _ = writeln!(out, ": Calry took the update, but its answer differs:");
                 for mismatch in mismatches {
-                    let _ = writeln!(out, "  {}", mismatched(mismatch));
+                    let _ = writeln!(out, "  {}", wrapped(&mismatched(mismatch), 2, 4));
                 }
             }
         }
@@ -240,4 +246,46 @@ pub fn mismatched(mismatch: &Mismatch) -> String {
         Value::Text(text) => printable(text),
     };
     format!("{path}: sent {}, Calry kept {}", show(&mismatch.sent), show(&mismatch.kept))
+}
+
+/// Where the text after a label begins.
+fn column(label: &str) -> usize {
+    label.chars().count().max(LABEL) + 1
+}
+
+/// A text whose first line begins at column `at`, and every other one at column `indent`. A word that is longer than a line
+/// stays whole, so that it can be copied.
+fn wrapped(text: &str, at: usize, indent: usize) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut column = at;
+    for word in text.split(' ') {
+        let width = word.chars().count();
+        if !out.is_empty() {
+            if column + 1 + width > WIDTH {
+                out.push('\n');
+                out.push_str(&" ".repeat(indent));
+                column = indent;
+            } else {
+                out.push(' ');
+                column += 1;
+            }
+        }
+        out.push_str(word);
+        column += width;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_sentence_goes_on_under_its_beginning() {
+        let text = wrapped(&"0123456789 ".repeat(9), 20, 20);
+        assert!(text.lines().all(|line| line.trim_start().len() <= 60));
+        assert_eq!(text.lines().nth(1).unwrap(), format!("{}{}", " ".repeat(20), "0123456789 ".repeat(4)));
+        assert_eq!(wrapped("short", 20, 20), "short");
+        assert_eq!(wrapped(&"x".repeat(99), 20, 20), "x".repeat(99));
+    }
 }

@@ -158,10 +158,12 @@ async fn attempt(
         tell_differences(memory, report, &plan, true);
         return Ok(PassResult::Observed(plan));
     }
-    tell_differences(memory, report, &plan, false);
     let limits = Limits { max_changes: settings.max_changes, approve: None };
     let approved = match plan.approve(&limits) {
-        Ok(approved) => approved,
+        Ok(approved) => {
+            tell_differences(memory, report, approved.plan(), false);
+            approved
+        }
         Err(refused) => {
             tell_differences(memory, report, &refused.plan, true);
             return Ok(PassResult::Refused(refused.plan, refused.reason));
@@ -184,9 +186,9 @@ async fn attempt(
     Ok(PassResult::Applied(approved.into_plan(), applied))
 }
 
-/// Notes what differs and stays so, where that is news: held providers, and with `updates` the pending updates too.
+/// Notes what differs and stays so, where that is news: held providers, and with `updates` the pending updates too. Once
+/// for each pass: what it is told is what the next pass takes for known.
 fn tell_differences(memory: &mut Memory, report: &mut PassReport, plan: &Plan, updates: bool) {
-    report.differences.clear();
     let mut told = std::collections::BTreeMap::new();
     for entry in &plan.entries {
         let cause = match &entry.verdict {

@@ -50,6 +50,10 @@ impl Pace {
     /// Waits for this request's turn and returns when it started.
     pub(super) async fn start(&self, deadline: Instant) -> Result<Instant, NoTurn> {
         self.check_gate(deadline)?;
+        // A time limit that is over already still lets what is ready go first: it would send, and not wait for the answer.
+        if Instant::now() >= deadline {
+            return Err(NoTurn::TooLate);
+        }
         timeout_at(deadline, async {
             let _turn = self.turn.lock().await;
             // Looked at again after each wait: the gate may have been shut meanwhile.
@@ -172,6 +176,11 @@ mod tests {
         let late: Vec<_> = stream::iter(0..100).map(|_| pace.start(later(1))).buffered(100).collect().await;
         assert!(late.iter().any(Result::is_ok));
         assert_eq!(late.last(), Some(&Err(NoTurn::TooLate)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_starts_after_the_deadline() {
+        assert_eq!(Pace::default().start(Instant::now()).await, Err(NoTurn::TooLate));
     }
 
     /// Two hundred updates, eight in flight, each answered after 20 ms, against a limit of ten per second: counted per

@@ -87,9 +87,13 @@ pub(super) async fn look(setup: &Setup) -> Result<Looked, Failed> {
     let fail = |failure| Failed { failure, diagnostics: Vec::new(), files: 0 };
     let deadline = Instant::now() + setup.timeout;
     let mut desired = pass::load(&setup.source).map_err(fail)?;
-    let key = setup.key.read().map_err(|error| fail(error.into()))?;
-    let reader = setup.api.reader(&key, deadline, pass::scrubber(&desired));
-    let looked = pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await;
+    let looked = match setup.key.read() {
+        Ok(key) => {
+            let reader = setup.api.reader(&key, deadline, pass::scrubber(&desired));
+            pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await
+        }
+        Err(error) => Err(error.into()),
+    };
     match looked {
         Ok(look) => Ok(Looked { desired, look }),
         Err(failure) => {

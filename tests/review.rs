@@ -13,7 +13,7 @@ use calry_gitops::model::{
 use calry_gitops::plan::{Applied, Context, Input, Refreshed, Verdict, plan, refresh, verify};
 use calry_gitops::sandbox::Config;
 use serde_json::json;
-use support::{World, live};
+use support::{Daemon, World, live};
 
 fn world() -> World {
     let world = World::with(json!([live("HOSTAWAY", &["name"], &["rooms"])]), Config::default());
@@ -63,17 +63,19 @@ fn a_plan_that_adds_a_value_whose_secret_is_not_at_hand_has_no_digest() {
 }
 
 #[test]
-fn the_daemon_ends_at_once_when_calry_does_not_answer() {
+fn a_signal_ends_at_once_what_waits_for_a_calry_that_does_not_answer() {
     let mut world = world();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     world.env("CALRY_API_URL", &format!("http://{}", silent.local_addr().unwrap()));
-    let mut daemon = world.daemon(&[]);
-    let _asked = silent.accept().unwrap();
-    let stopped = Instant::now();
-    daemon.signal("TERM");
-    assert_eq!(daemon.wait(), Some(0), "{:?}", daemon.seen);
-    // One request alone may take ten seconds, and is tried again for a minute.
-    assert!(stopped.elapsed() < Duration::from_secs(5), "{:?}", stopped.elapsed());
+    for (command, signal, code) in [(&["run"][..], "TERM", 0), (&["apply", "--yes"], "INT", 1)] {
+        let mut running = Daemon::start(world.command(command));
+        let _asked = [silent.accept().unwrap(), silent.accept().unwrap()];
+        let stopped = Instant::now();
+        running.signal(signal);
+        assert_eq!(running.wait(), Some(code), "{command:?}: {:?}", running.seen);
+        // One request alone may take ten seconds, and is tried again for a minute.
+        assert!(stopped.elapsed() < Duration::from_secs(5), "{command:?}: {:?}", stopped.elapsed());
+    }
 }
 
 #[test]

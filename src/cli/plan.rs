@@ -71,6 +71,10 @@ pub(super) struct Failed {
 }
 
 impl Failed {
+    pub(super) const fn stopped() -> Self {
+        Self { failure: Failure::Stopped, diagnostics: Vec::new(), files: 0 }
+    }
+
     pub(super) fn tell(self, setup: &Setup, format: Format, output: &Output) -> Exit {
         output.diagnostics(&self.diagnostics, &setup.shown, self.files);
         let sentence = self.failure.to_string();

@@ -11,8 +11,8 @@ use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Desired, Live, Provider, UpdateMethod};
-use crate::plan::{Applied, Approved, Cause, Change, Context, Mismatch, Payload, Refreshed, Step, refresh, verify};
+use crate::model::{Desired, Live, Provider, UpdateMethod, printable};
+use crate::plan::{Approved, Cause, Change, Mismatch, Payload, Refreshed, Step, refresh, verify};
 use crate::remote::{Backoff, Error, Operation, ReadCalry, WriteCalry};
 
 /// How an update is sent.
@@ -105,7 +105,7 @@ impl Outcome {
             Self::Applied | Self::Unchanged => None,
             Self::Failed(why) | Self::Skipped(why) => Some(why.clone()),
             Self::NotConverged(mismatches) => {
-                let paths: Vec<&str> = mismatches.iter().map(|m| m.path.as_str()).collect();
+                let paths: Vec<String> = mismatches.iter().map(|m| printable(&m.path)).collect();
                 Some(format!("Calry took the update, but kept other values in: {}", paths.join(", ")))
             }
         }
@@ -252,9 +252,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
     }
 
     fn replan(&self, step: &Step, live: Live) -> Result<Box<Step>, Outcome> {
-        let applied = Applied::new();
-        let context = Context { today: self.options.today, method: self.options.method, applied: &applied };
-        match refresh(step, live, context) {
+        match refresh(step, live, self.options.method) {
             Refreshed::Due(fresh) => Ok(fresh),
             Refreshed::InSync => Err(Outcome::Unchanged),
             Refreshed::Moved => Err(Outcome::Skipped(

@@ -70,6 +70,9 @@ pub enum Failure {
     /// Calry could not be asked.
     #[error(transparent)]
     Remote(#[from] remote::Error),
+    /// A signal came before there was a plan.
+    #[error("stopped before there was a plan; nothing was changed")]
+    Stopped,
     /// A part of the program failed; it is reported and the pass is over.
     #[error("the pass ended by an internal error: {0}")]
     Internal(String),
@@ -155,8 +158,19 @@ pub async fn look<R: ReadCalry>(
     let today = today();
 
     let loaded = &mut desired.loaded;
-    let unreadable: Vec<(Provider, String)> =
-        listing.unreadable.into_iter().filter_map(|u| Some((u.provider?, u.problem))).collect();
+    let (known, nameless): (Vec<_>, Vec<_>) = listing.unreadable.into_iter().partition(|u| u.provider.is_some());
+    let mut unreadable: Vec<(Provider, String)> =
+        known.into_iter().filter_map(|u| Some((u.provider?, u.problem))).collect();
+    // Whose a nameless one is nobody can say: a provider that is not in the list may be there after all.
+    if let Some(nameless) = nameless.first() {
+        let listed = |provider: &Provider| {
+            listing.live.iter().any(|live| live.provider == *provider) || unreadable.iter().any(|(p, _)| p == provider)
+        };
+        let unlisted: Vec<_> =
+            loaded.files.iter().filter_map(|file| file.provider.clone()).filter(|p| !listed(p)).collect();
+        let problem = format!("it is not in Calry's list, and {nameless}");
+        unreadable.extend(unlisted.into_iter().map(|provider| (provider, problem.clone())));
+    }
     loaded.check(&Catalogue::of(&listing.live, unreadable.iter().map(|(provider, _)| provider)));
     if source.strict {
         loaded.deny_warnings();

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::options::{LiveArgs, Setup};
-use super::plan::{Format, Looked, cannot_be_applied, look};
+use super::plan::{Failed, Format, Looked, cannot_be_applied, look};
 use super::{Exit, Output, signals};
 use crate::apply;
 use crate::pass;
@@ -49,7 +49,11 @@ pub(super) fn concurrency(text: &str) -> Result<usize, String> {
 pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exit> {
     let stop = signals::stop_token()?;
     let setup = args.live.set_up(MissingSecrets::Error).await?;
-    let looked = match look(&setup).await {
+    let looked = tokio::select! {
+        looked = look(&setup) => looked,
+        () = stop.cancelled() => Err(Failed::stopped()),
+    };
+    let looked = match looked {
         Ok(looked) => looked,
         Err(failed) => return Ok(failed.tell(&setup, args.format, output)),
     };

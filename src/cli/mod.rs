@@ -12,9 +12,11 @@ mod signals;
 mod validate;
 
 use std::io::Write as _;
+use std::panic::Location;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use output::Output;
 
@@ -88,7 +90,11 @@ enum Command {
 /// Runs the command that the process's arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    std::panic::set_hook(Box::new(|info| {
+        let _ = writeln!(std::io::stderr(), "{}", fault(info.location()));
+    }));
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed.map_err(|error| error.format(&mut command())) {
         Ok(cli) => cli,
         Err(error) => {
             let usage = error.use_stderr();
@@ -109,7 +115,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => match error.downcast::<UsageError>() {
             Ok(usage) => {
-                let _ = Cli::command().error(clap::error::ErrorKind::ValueValidation, usage.0).print();
+                let _ = command().error(clap::error::ErrorKind::ValueValidation, usage.0).print();
                 Exit::Usage.into()
             }
             Err(error) => {
@@ -145,6 +151,23 @@ const KEY_PREFIX: &str = "zepl.";
 const KEY_ARGUMENT: &str = "\nAn API key is never an argument, which other users see: put it into a file and name that with \
     --api-key-file,\nor set the variable CALRY_API_KEY. Consider the key that was just given as known to others.\n";
 
+/// The command line. A variable that is set to nothing counts as unset, as a manifest leaves it where a value is optional.
+fn command() -> clap::Command {
+    fn without_empty_variables(command: clap::Command) -> clap::Command {
+        let empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        command
+            .mut_args(|arg| if empty(&arg) { arg.env(Resettable::Reset) } else { arg })
+            .mut_subcommands(without_empty_variables)
+    }
+    without_empty_variables(Cli::command())
+}
+
+/// What is said of a panic. Its own message may quote the text that it was about, and that may be a secret.
+fn fault(location: Option<&Location<'_>>) -> String {
+    let at = location.map(|at| format!(" at {at}")).unwrap_or_default();
+    format!("error: a fault of calry-gitops{at}; please report it")
+}
+
 /// A command line that is wrong in a way that the parser does not see.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -165,6 +188,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_panic_is_told_by_its_place_alone() {
+        let here = Location::caller();
+        assert_eq!(fault(Some(here)), format!("error: a fault of calry-gitops at {here}; please report it"));
     }
 
     #[test]

@@ -120,7 +120,9 @@ impl LiveArgs {
             None => {
                 let key = match api_key_file {
                     Some(file) => KeySource::File(file.clone()),
-                    None => KeySource::Variable(std::env::var("CALRY_API_KEY").ok().map(Secret::new)),
+                    None => KeySource::Variable(
+                        std::env::var("CALRY_API_KEY").ok().filter(|key| !key.is_empty()).map(Secret::new),
+                    ),
                 };
                 (ApiUrl::parse(api_url, *insecure_http), key, missing)
             }

@@ -72,6 +72,10 @@ pub(super) struct Failed {
 }
 
 impl Failed {
+    pub(super) const fn stopped() -> Self {
+        Self { failure: Failure::Stopped, diagnostics: Vec::new(), files: 0 }
+    }
+
     pub(super) fn tell(self, setup: &Setup, format: Format, output: &Output) -> Exit {
         output.diagnostics(&self.diagnostics, &setup.shown, self.files);
         let sentence = self.failure.to_string();
@@ -88,9 +92,13 @@ pub(super) async fn look(setup: &Setup) -> Result<Looked, Failed> {
     let fail = |failure| Failed { failure, diagnostics: Vec::new(), files: 0 };
     let deadline = Instant::now() + setup.timeout;
     let mut desired = pass::load(&setup.source).map_err(fail)?;
-    let key = setup.key.read().map_err(|error| fail(error.into()))?;
-    let reader = setup.api.reader(&key, deadline, pass::scrubber(&desired));
-    let looked = pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await;
+    let looked = match setup.key.read() {
+        Ok(key) => {
+            let reader = setup.api.reader(&key, deadline, pass::scrubber(&desired));
+            pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await
+        }
+        Err(error) => Err(error.into()),
+    };
     match looked {
         Ok(look) => Ok(Looked { desired, look }),
         Err(failure) => {

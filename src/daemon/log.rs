@@ -131,6 +131,10 @@ fn difference(entry: &Entry, cause: Option<Cause>) {
                 hold.reason.as_deref().map(|r| format!(" ({})", ellipsize(&printable(r), 200))).unwrap_or_default();
             info!(provider, state = "held", "{provider} is held until {}{reason}; it differs in: {what}", hold.until);
         }
+        (Verdict::Unreadable(problem), _) => {
+            let problem = printable(problem);
+            error!(provider, state = "invalid", "Calry's definition of {provider} cannot be read: {problem}");
+        }
         (_, Some(cause)) => {
             let cause = word(cause);
             warn!(provider, state = "update", cause, "{provider} differs and is left so ({cause}): {what}");
@@ -145,9 +149,12 @@ fn problem(diagnostic: &Diagnostic, directory: &str) {
     let place = excerpt.as_ref().map(|e| format!(":{}:{}", e.line, e.column)).unwrap_or_default();
     let help = help.as_deref().map(|h| format!(" ({h})")).unwrap_or_default();
     let (line, column) = (excerpt.as_ref().map(|e| e.line), excerpt.as_ref().map(|e| e.column));
+    // A file's name is foreign text, and messages repeat names of other files.
+    let sentence = printable(&format!("{directory}/{file}{place}: {message}{help}"));
+    let file = printable(file);
     match severity {
-        Severity::Error => error!(file, line, column, code, "{directory}/{file}{place}: {message}{help}"),
-        Severity::Warning => warn!(file, line, column, code, "{directory}/{file}{place}: {message}{help}"),
+        Severity::Error => error!(file, line, column, code, "{sentence}"),
+        Severity::Warning => warn!(file, line, column, code, "{sentence}"),
     }
 }
 

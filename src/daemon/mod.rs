@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::pass::Source;
+use crate::pass::{Failure, Source};
 use crate::remote::{Api, KeySource};
 use crate::repo::{WatchOptions, Watcher};
 
@@ -72,6 +72,9 @@ pub async fn run(
         };
         watcher.seen(settled.fingerprint);
         let passed = pass::pass(settings, &mut memory, trigger, &settled.unsettled, &stop).await;
+        if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
+            return;
+        }
         let pause = memory.pause(settings.interval, &passed);
         report(&PassReport { next: Some(pause), ..passed });
         let wake = Instant::now() + pause;

@@ -122,9 +122,14 @@ async fn attempt(
     let source = Arc::clone(&settings.source);
     // Files may be on a file system that hangs: the loop must not.
     let loading = tokio::task::spawn_blocking(move || pass::load(&source));
-    let mut desired = match tokio::time::timeout_at(deadline, loading).await {
+    let loading = tokio::select! {
+        loaded = tokio::time::timeout_at(deadline, loading) => loaded,
+        () = stop.cancelled() => return Err(Failure::Stopped),
+    };
+    let mut desired = match loading {
         Ok(Ok(loaded)) => loaded?,
-        Ok(Err(panicked)) => return Err(Failure::Internal(panicked.to_string())),
+        // What the panic says may quote what it was about.
+        Ok(Err(_)) => return Err(Failure::Internal("reading the definitions ended by a fault".to_owned())),
         Err(_) => {
             return Err(Failure::Internal("reading the definitions took longer than the whole pass may".to_owned()));
         }
@@ -147,8 +152,11 @@ async fn attempt(
     };
     let known = memory.workspace_of(key.secret());
     let reader = settings.api.reader(&key, deadline, pass::scrubber(&desired));
-    let looked =
-        pass::look(&settings.source, &mut desired, &reader, known, settings.api.method(), &memory.applied).await;
+    // Reading may be dropped at any moment, and may be tried again for longer than whoever stops us waits.
+    let looked = tokio::select! {
+        looked = pass::look(&settings.source, &mut desired, &reader, known, settings.api.method(), &memory.applied) => looked,
+        () = stop.cancelled() => return Err(Failure::Stopped),
+    };
     tell_problems(memory, report, &desired.loaded);
     let Look { plan, fetched, today } = looked?;
     memory.learn_workspace(key.secret(), &plan.workspace);
@@ -169,6 +177,7 @@ async fn attempt(
             return Ok(PassResult::Refused(refused.plan, refused.reason));
         }
     };
+    tell_differences(memory, report, approved.plan(), false);
     let options = apply::Options {
         concurrency: settings.concurrency,
         method: settings.api.method(),
@@ -186,14 +195,15 @@ async fn attempt(
     Ok(PassResult::Applied(approved.into_plan(), applied))
 }
 
-/// Notes what differs and stays so, where that is news: held providers, and with `updates` the pending updates too. Once
-/// for each pass: what it is told is what the next pass takes for known.
+/// Notes what differs and stays so, where that is news: held and unreadable providers, and with `updates` the pending
+/// updates too. Once per pass: it forgets what it is not told again.
 fn tell_differences(memory: &mut Memory, report: &mut PassReport, plan: &Plan, updates: bool) {
     let mut told = std::collections::BTreeMap::new();
     for entry in &plan.entries {
         let cause = match &entry.verdict {
             Verdict::Update(step) if updates => Some(step.cause),
             Verdict::Held { pending, .. } if !pending.is_empty() => None,
+            Verdict::Unreadable(_) => None,
             _ => continue,
         };
         let Some(provider) = entry.provider.clone() else { continue };

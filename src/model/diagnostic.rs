@@ -42,7 +42,7 @@ pub enum Code {
     PlainCredential,
     /// A group, or a partner key, without anything in it.
     Empty,
-    /// A hold without a reason, or one that is over.
+    /// A hold without a reason.
     Hold,
     /// More problems than are worth telling.
     TooMany,

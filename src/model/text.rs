@@ -16,7 +16,9 @@ pub fn printable(text: &str) -> String {
     out
 }
 
-fn acts(c: char) -> bool {
+/// Whether a character could act instead of being read; see [`printable`].
+#[must_use]
+pub fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{00ad}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'

@@ -94,7 +94,8 @@ fn verdict(desired: Arc<Desired>, live: Arc<Live>, changes: Vec<Change>, context
     let known = context.applied.get(&desired.provider);
     let cause = if known.is_some_and(|known| same_state(known, &desired)) { Cause::Drift } else { Cause::Change };
     let payload = payload(&desired, &live, &changes, context.method);
-    Verdict::Update(Box::new(Step { desired, live, changes, cause, payload }))
+    let applied = known.cloned();
+    Verdict::Update(Box::new(Step { desired, live, applied, changes, cause, payload }))
 }
 
 /// Whether two desired states want the same; a hold says when, not what.
@@ -116,15 +117,15 @@ pub enum Refreshed {
 
 /// Plans one provider anew against a fresher live state, so that what changed meanwhile is not overwritten.
 #[must_use]
-pub fn refresh(step: &Step, live: Live, context: Context<'_>) -> Refreshed {
-    let changes = compare(&step.desired, &live, context.applied.get(&step.desired.provider).map(|d| &**d)).changes;
+pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> Refreshed {
+    let changes = compare(&step.desired, &live, step.applied.as_deref()).changes;
     if changes.is_empty() {
         return Refreshed::InSync;
     }
     if changes != step.changes {
         return Refreshed::Moved;
     }
-    let payload = payload(&step.desired, &live, &changes, context.method);
+    let payload = payload(&step.desired, &live, &changes, method);
     Refreshed::Due(Box::new(Step { live: Arc::new(live), payload, ..step.clone() }))
 }
 
@@ -145,9 +146,10 @@ pub fn verify(desired: &Desired, sent: &Update, answer: &Live) -> Vec<Mismatch> 
     }
     for half in Half::BOTH {
         let (Some(key), None) = (partner_key, desired.partner_key.half(half)) else { continue };
-        let empty = BTreeMap::new();
-        let sent = key.half(half).unwrap_or(&empty);
-        let kept = answer.partner_key.half(half).unwrap_or(&empty);
+        let folded = |values: Option<&BTreeMap<String, Secret>>| -> BTreeMap<String, Secret> {
+            values.into_iter().flatten().map(|(name, value)| (half.fold(name), value.clone())).collect()
+        };
+        let (sent, kept) = (folded(key.half(half)), folded(answer.partner_key.half(half)));
         for name in sent.keys().chain(kept.keys()).collect::<BTreeSet<_>>() {
             let same = match (sent.get(name), kept.get(name)) {
                 (Some(sent), Some(kept)) => sent == kept || kept.is_mask(),
@@ -234,11 +236,11 @@ fn compare_half(
         }
         let change = match (now.as_slice(), &value.value) {
             ([], _) => Some(KeyChange::Added),
-            ([(_, now)], _) if now.is_mask() => {
-                let known = applied.and_then(|applied| applied.get(name)).and_then(|known| known.value.as_ref());
-                value.value.as_ref().filter(|wanted| known != Some(*wanted)).map(|_| KeyChange::Masked)
-            }
             (_, None) => None,
+            ([(_, now)], Some(wanted)) if now.is_mask() => {
+                let known = applied.and_then(|applied| applied.get(name)).and_then(|known| known.value.as_ref());
+                (known != Some(wanted)).then_some(KeyChange::Masked)
+            }
             ([(_, now)], Some(wanted)) => (*now != wanted).then_some(KeyChange::Changed),
             // The same header twice, in two spellings: only a whole partner key makes it one again.
             (_, Some(_)) => Some(KeyChange::Changed),

@@ -75,6 +75,8 @@ pub struct Step {
     pub desired: Arc<Desired>,
     /// What Calry had when the plan was made.
     pub live: Arc<Live>,
+    /// What was applied before, where this process remembers it: what a masked value is compared with.
+    pub applied: Option<Arc<Desired>>,
     /// What differs; never empty.
     pub changes: Vec<Change>,
     /// Whether the file changed, or the live state.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::apply::{Outcome, Report};
-use crate::model::{Diagnostic, Severity, printable};
+use crate::model::{Diagnostic, Severity, acts, printable};
 use crate::plan::{Change, Entry, KeyChange, Mismatch, Plan, Value, Verdict};
 
 #[derive(Serialize)]
@@ -134,9 +134,7 @@ pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, er
         diagnostics: diagnostics.iter().map(problem).collect(),
         error,
     };
-    let mut text = serde_json::to_string_pretty(&document).unwrap_or_default();
-    text.push('\n');
-    text
+    escaped(&serde_json::to_string_pretty(&document).unwrap_or_default())
 }
 
 /// The document of a pass that failed before there was a plan.
@@ -144,7 +142,22 @@ pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, er
 pub fn failure(error: &str, diagnostics: &[Diagnostic]) -> String {
     let problems: Vec<Problem<'_>> = diagnostics.iter().map(problem).collect();
     let document = serde_json::json!({ "error": error, "diagnostics": problems });
-    format!("{document:#}\n")
+    escaped(&format!("{document:#}"))
+}
+
+/// The same document, fit for a terminal: what could act on it is written as an escape, which every
+/// reader of JSON takes for the character itself. serde_json does so below U+0020 only.
+fn escaped(document: &str) -> String {
+    let mut text = String::with_capacity(document.len() + 1);
+    for c in document.chars() {
+        if c != '\n' && acts(c) {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            text.push(c);
+        }
+    }
+    text.push('\n');
+    text
 }
 
 fn problem(diagnostic: &Diagnostic) -> Problem<'_> {
@@ -244,5 +257,19 @@ fn value(value: &Value) -> serde_json::Value {
         Value::None => serde_json::Value::Null,
         Value::Bool(on) => (*on).into(),
         Value::Text(text) => text.as_str().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_act_on_a_terminal_is_escaped_and_means_the_same() {
+        let hostile = "a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\u{e0041}ü\n";
+        let text = failure(hostile, &[]);
+        assert!(text.chars().all(|c| c == '\n' || !acts(c)), "{text:?}");
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["error"], hostile);
     }
 }

@@ -20,7 +20,7 @@ use gix::objs::Kind;
 use gix::sec::Trust;
 use gix::{ObjectId, Repository};
 
-use super::watch::is_definition_file;
+use super::directory::is_definition;
 use crate::model::{Revision, ellipsize};
 
 /// The longest subject and the longest name of an author, in characters.
@@ -130,7 +130,7 @@ fn committed_files(repository: &Repository, tree: ObjectId) -> Result<BTreeMap<O
     for entry in tree.iter() {
         let entry = entry?;
         let name = OsString::from_vec(entry.filename().to_vec());
-        if entry.mode().is_blob_or_symlink() && is_definition_file(&name) {
+        if entry.mode().is_blob_or_symlink() && is_definition(&name) {
             files.insert(name, Content { link: entry.mode().is_link(), id: entry.object_id() });
         }
     }
@@ -144,7 +144,7 @@ fn differ(directory: &Path, committed: &BTreeMap<OsString, Content>, hash: gix::
         let entry = entry?;
         let name = entry.file_name();
         let kind = entry.file_type()?;
-        if !is_definition_file(&name) || kind.is_dir() {
+        if !is_definition(&name) || kind.is_dir() {
             continue;
         }
         let Some(expected) = committed.get(&name).filter(|_| same < MAX_FILES) else { return Ok(true) };

@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,6 +20,8 @@ use std::time::{Duration, Instant, SystemTime};
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::{oneshot, watch};
+
+use super::directory::is_definition;
 
 /// As many links as Linux follows before it calls a path a loop.
 const MAX_LINKS: usize = 40;
@@ -34,12 +35,6 @@ const LOOK_SHARE: u32 = 500;
 const MAX_POLL: Duration = Duration::from_secs(60);
 /// How often watches that could not be had are tried again.
 const RETRY_WATCHES: Duration = Duration::from_secs(60);
-
-/// Whether a file of this name is one of the definitions: not hidden, and YAML.
-pub(super) fn is_definition_file(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    !name.starts_with(b".") && (name.ends_with(b".yaml") || name.ends_with(b".yml"))
-}
 
 /// How patiently to watch.
 #[derive(Clone, Debug)]
@@ -532,7 +527,7 @@ impl Look {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            if !is_definition_file(&name) {
+            if !is_definition(&name) {
                 continue;
             }
             if files.len() == MAX_FILES {
@@ -630,7 +625,7 @@ struct Place {
 impl Trail {
     fn add(&mut self, directory: &Path, name: &OsStr) {
         if let Some(place) = self.place(directory)
-            && !(place.definitions && is_definition_file(name))
+            && !(place.definitions && is_definition(name))
         {
             place.names.insert(name.to_owned());
         }
@@ -673,7 +668,7 @@ impl Trail {
         if place.names.contains(name) {
             Some(Hint::Way)
         } else {
-            (place.definitions && is_definition_file(name)).then_some(Hint::File)
+            (place.definitions && is_definition(name)).then_some(Hint::File)
         }
     }
 }

@@ -1,0 +1,162 @@
+//! What reading the contract line by line brought up.
+
+mod support;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use calry_gitops::model::{
+    Desired, DesiredPartnerKey, DesiredValue, Icon, Live, PartnerKey, Provider, Secret, Template, Update, UpdateMethod,
+    Workspace,
+};
+use calry_gitops::plan::{Applied, Context, Input, Refreshed, Verdict, plan, refresh, verify};
+use calry_gitops::sandbox::Config;
+use serde_json::json;
+use support::{Daemon, World, live};
+
+fn world() -> World {
+    let world = World::with(json!([live("HOSTAWAY", &["name"], &["rooms"])]), Config::default());
+    world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, rooms]\n");
+    world
+}
+
+#[test]
+fn a_variable_that_is_set_to_nothing_counts_as_unset() {
+    let mut world = world();
+    for name in ["CALRY_API_KEY_FILE", "CALRY_SECRETS_DIR", "CALRY_TIMEOUT", "CALRY_UPDATE_METHOD", "CALRY_DEFINITIONS"]
+    {
+        world.env(name, "");
+    }
+    world.run(&["plan"]).exits(0);
+    world.env("CALRY_API_KEY", "");
+    world.run(&["plan"]).exits(1).says("there is no API key");
+}
+
+#[test]
+fn a_pin_that_is_invalid_is_an_invalid_definition_to_every_command() {
+    let world = world();
+    world.write("workspace.yaml", "slug: two words\n");
+    for command in
+        [&["validate"][..], &["plan"], &["apply", "--yes"], &["run", "--once"], &["plan", "--only", "HOSTAWAY"]]
+    {
+        world.run(command).exits(3);
+    }
+    assert!(world.requests().is_empty());
+}
+
+#[test]
+fn problems_of_the_files_are_told_without_an_api_key_too() {
+    let mut world = world();
+    world.write("guesty.yaml", "provider: GUESTY\nicno: x\n");
+    world.env.remove("CALRY_API_KEY");
+    world.run(&["plan"]).exits(1).says("there is no API key").says("did you mean `icon`?");
+}
+
+#[test]
+fn a_plan_that_adds_a_value_whose_secret_is_not_at_hand_has_no_digest() {
+    let world = world();
+    world.write("hostaway.yaml", "provider: HOSTAWAY\npartnerKey:\n  headers:\n    x-new: ${secret:new}\n");
+    let plan = world.run(&["plan", "--secrets-unavailable", "--format", "json"]).exits(0).json();
+    assert!(plan["digest"].is_null(), "{plan:#}");
+    assert_eq!(plan["definitions"][0]["unresolved"][0]["path"], "partnerKey.headers.x-new");
+}
+
+#[test]
+fn a_signal_ends_at_once_what_waits_for_a_calry_that_does_not_answer() {
+    let mut world = world();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    world.env("CALRY_API_URL", &format!("http://{}", silent.local_addr().unwrap()));
+    for (command, signal, code) in [(&["run"][..], "TERM", 0), (&["apply", "--yes"], "INT", 1)] {
+        let mut running = Daemon::start(world.command(command));
+        let _asked = [silent.accept().unwrap(), silent.accept().unwrap()];
+        let stopped = Instant::now();
+        running.signal(signal);
+        assert_eq!(running.wait(), Some(code), "{command:?}: {:?}", running.seen);
+        // One request alone may take ten seconds, and is tried again for a minute.
+        assert!(stopped.elapsed() < Duration::from_secs(5), "{command:?}: {:?}", stopped.elapsed());
+    }
+}
+
+#[test]
+fn a_refused_plan_says_once_what_differs() {
+    let world = world();
+    let mut daemon = world.daemon(&["--max-changes", "0", "--interval", "1s"]);
+    daemon.line("pass 3 ");
+    let said = daemon.seen.iter().filter(|line| line.contains("differs and is left so")).count();
+    assert_eq!(said, 1, "{}", daemon.seen.join("\n"));
+}
+
+#[test]
+fn a_file_name_cannot_act_on_the_terminal_of_who_reads_the_log() {
+    let world = world();
+    world.write("\u{1b}[2J\u{202e}.yaml", "provider: GUESTY\n");
+    let ran = world.run(&["run", "--once"]).exits(3).says("\\u{1b}[2J\\u{202e}.yaml");
+    assert!(!ran.err.contains("\u{1b}[2J") && !ran.err.contains('\u{202e}'), "{:?}", ran.err);
+}
+
+#[test]
+fn a_provider_that_may_hide_in_an_unreadable_item_is_not_called_missing() {
+    let world = world();
+    let mut other = live("HOSTAWAY", &["name"], &[]);
+    other["provider"] = json!("hostaway");
+    world.sandbox.set_definition("HOSTAWAY", other);
+    let said = "`provider` is not one";
+    let plan = world.run(&["plan", "--format", "json"]).exits(1).json();
+    assert_eq!(plan["definitions"][0]["state"], "invalid", "{plan:#}");
+    world.run(&["plan"]).exits(1).says(said);
+    world.run(&["run", "--once"]).exits(1).says(said);
+}
+
+fn hostaway() -> Provider {
+    Provider::parse("HOSTAWAY").unwrap()
+}
+
+fn wanted(icon: &str) -> Desired {
+    let value = DesiredValue { template: Template::parse("${secret:s}").unwrap(), value: Some(Secret::new("value")) };
+    Desired {
+        provider: hostaway(),
+        icon: Some(Icon::parse(icon).unwrap()),
+        partner_key: DesiredPartnerKey { headers: Some([("x-key".to_owned(), value)].into()), query_params: None },
+        fields: [].into(),
+        hold: None,
+    }
+}
+
+fn found(header: &str, value: &str) -> Live {
+    let headers = Some([(header.to_owned(), Secret::new(value))].into());
+    Live {
+        id: "id".to_owned(),
+        name: "name".to_owned(),
+        provider: hostaway(),
+        icon: None,
+        partner_key: PartnerKey { headers, query_params: None },
+        fields: [].into(),
+        updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+    }
+}
+
+#[test]
+fn trap_7_what_was_applied_still_counts_when_a_provider_is_read_again() {
+    let applied = Applied::from([(hostaway(), Arc::new(wanted("https://e.com/old")))]);
+    let context = Context { today: jiff::civil::date(2026, 1, 1), method: UpdateMethod::Patch, applied: &applied };
+    let file = Input {
+        file: "hostaway.yaml".to_owned(),
+        provider: Some(hostaway()),
+        desired: Some(Arc::new(wanted("https://e.com/new"))),
+    };
+    let workspace = Workspace { id: "w".to_owned(), name: "W".to_owned(), slug: "w".to_owned() };
+    let masked = found("x-key", "****");
+    let plan = plan(workspace, None, [file], [masked.clone()], &[], context);
+    let Verdict::Update(step) = &plan.entries[0].verdict else { panic!("{plan:?}") };
+    assert_eq!(step.changes.len(), 1, "only the icon differs");
+    assert!(matches!(refresh(step, masked, UpdateMethod::Patch), Refreshed::Due(_)));
+}
+
+#[test]
+fn a_carried_over_header_is_the_same_in_another_case() {
+    let desired = Desired { partner_key: DesiredPartnerKey::default(), icon: None, ..wanted("https://e.com/") };
+    let sent = Update { partner_key: Some(found("X-Key", "value").partner_key), ..Update::default() };
+    assert_eq!(verify(&desired, &sent, &found("x-key", "value")), []);
+    assert_eq!(verify(&desired, &sent, &found("x-key", "other")).len(), 1);
+}

@@ -85,13 +85,17 @@ impl Failed {
 
 /// Loads, fetches and compares, for one-shot commands.
 pub(super) async fn look(setup: &Setup) -> Result<Looked, Failed> {
-    let fail = |failure| Failed { failure, diagnostics: Vec::new(), files: 0 };
     let deadline = Instant::now() + setup.timeout;
-    let mut desired = pass::load(&setup.source).map_err(fail)?;
-    let key = setup.key.read().map_err(|error| fail(error.into()))?;
-    let reader = setup.api.reader(&key, deadline, pass::scrubber(&desired));
-    let looked = pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await;
-    match looked {
+    let mut desired = match pass::load(&setup.source) {
+        Ok(desired) => desired,
+        Err(failure) => return Err(Failed { failure, diagnostics: Vec::new(), files: 0 }),
+    };
+    let looked = async {
+        let key = setup.key.read()?;
+        let reader = setup.api.reader(&key, deadline, pass::scrubber(&desired));
+        pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await
+    };
+    match looked.await {
         Ok(look) => Ok(Looked { desired, look }),
         Err(failure) => {
             let loaded = desired.loaded;

@@ -82,10 +82,10 @@ fn an_exit_code_says_how_it_ended_and_is_the_same_in_every_format() {
     for (files, key, args, code) in cases {
         for format in ["text", "json"] {
             let mut world = world(files[0]);
-            files.get(1).map(|text| {
+            if let Some(text) = files.get(1) {
                 let name = if *text == BROKEN { "guesty.yaml" } else { "boom.yaml" };
                 world.write(name, text);
-            });
+            }
             if !key {
                 world.env("CALRY_API_KEY", "zepl.unknown.key.acme");
             }
@@ -174,6 +174,9 @@ fn each_trouble_with_the_key_has_a_sentence_that_says_what_to_do() {
     let mut world = world(UPDATE);
     let keys = world.sandbox.keys().clone();
     world.env.remove("CALRY_API_KEY");
+    world.write("boom.yaml", "provider: BOOM\nicons: x\n");
+    world.run(&["plan"]).exits(1).says("definitions/boom.yaml:2:1").says("there is no API key");
+    std::fs::remove_file(world.definitions().join("boom.yaml")).unwrap();
     world.run(&["plan"]).exits(1).says("there is no API key: name its file with --api-key-file, or set the variable");
     world.env("CALRY_API_KEY", "zepl.wrong.key.acme").run(&["plan"]).exits(1);
     world.run(&["plan"]).says("does not know the API key from the variable CALRY_API_KEY").says("was not revoked");

@@ -89,17 +89,17 @@ impl Failed {
 
 /// Loads, fetches and compares, for one-shot commands.
 pub(super) async fn look(setup: &Setup) -> Result<Looked, Failed> {
-    let fail = |failure| Failed { failure, diagnostics: Vec::new(), files: 0 };
     let deadline = Instant::now() + setup.timeout;
-    let mut desired = pass::load(&setup.source).map_err(fail)?;
-    let looked = match setup.key.read() {
-        Ok(key) => {
-            let reader = setup.api.reader(&key, deadline, pass::scrubber(&desired));
-            pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await
-        }
-        Err(error) => Err(error.into()),
+    let mut desired = match pass::load(&setup.source) {
+        Ok(desired) => desired,
+        Err(failure) => return Err(Failed { failure, diagnostics: Vec::new(), files: 0 }),
     };
-    match looked {
+    let looked = async {
+        let key = setup.key.read()?;
+        let reader = setup.api.reader(&key, deadline, pass::scrubber(&desired));
+        pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await
+    };
+    match looked.await {
         Ok(look) => Ok(Looked { desired, look }),
         Err(failure) => {
             let loaded = desired.loaded;

@@ -47,7 +47,16 @@ pub(super) struct Places {
     /// Every group, with every field that it names.
     pub(super) groups: Vec<Group>,
     /// The values below `partnerKey`.
-    pub(super) values: Vec<(Half, String, Span)>,
+    pub(super) values: Vec<Parameter>,
+}
+
+/// A header or query parameter as the file gives it.
+#[derive(Debug)]
+pub(super) struct Parameter {
+    pub(super) half: Half,
+    pub(super) name: String,
+    pub(super) at: Span,
+    pub(super) template: Template,
 }
 
 /// A group of fields as the file names it.
@@ -243,7 +252,7 @@ impl<'s> Reader<'s> {
             Some(root) if !matches!(root.value, Value::Null) => self.entries(what, Span::default(), root, Some(help)),
             _ => {
                 self.problems
-                    .error(Code::MissingKey, None, || format!("the file is empty, and {what} is not"))
+                    .error(Code::MissingKey, None, || "the file is empty".to_owned())
                     .help(|| Some(help.to_owned()));
                 None
             }
@@ -309,8 +318,9 @@ impl<'s> Reader<'s> {
                 continue;
             }
             if let Some(template) = self.template(half, entry) {
-                places.values.push((half, entry.name.to_owned(), entry.value.span));
                 let value = template.resolve(|_| None).ok();
+                let name = entry.name.to_owned();
+                places.values.push(Parameter { half, name, at: entry.value.span, template: template.clone() });
                 values.insert(entry.name.to_owned(), DesiredValue { template, value });
             }
         }
@@ -373,9 +383,10 @@ impl<'s> Reader<'s> {
             if !self.field_name(entry.name, entry.at, "group") {
                 continue;
             }
-            let mut named_fields = Vec::new();
-            let Some(on) = self.group(entry, &mut named_fields) else { continue };
-            places.groups.push(Group { name: entry.name.to_owned(), at: entry.at, fields: named_fields });
+            let mut group = Group { name: entry.name.to_owned(), at: entry.at, fields: Vec::new() };
+            let on = self.group(entry, &mut group.fields);
+            places.groups.push(group);
+            let Some(on) = on else { continue };
             if on.is_empty() {
                 let group = named(entry.name, "group");
                 self.warning(Code::Empty, entry.at, || format!("this switches every field of {group} off"))

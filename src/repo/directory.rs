@@ -66,6 +66,7 @@ pub(super) enum FileError {
 }
 
 /// What `read` found.
+#[derive(Debug)]
 pub(super) struct Listing<T> {
     /// The directory without any link in its path.
     pub(super) directory: PathBuf,
@@ -255,4 +256,107 @@ pub(super) fn in_parallel<I: Sync, T: Send>(items: &[I], f: impl Fn(&I) -> T + S
         };
         threads.into_iter().flat_map(join).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// A directory as Kubernetes mounts a ConfigMap, of two generations, and how to go from one to the other.
+    fn config_map() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for generation in ["..1", "..2"] {
+            fs::create_dir(dir.path().join(generation)).unwrap();
+            for name in ["a.yaml", "b.yaml"] {
+                fs::write(dir.path().join(generation).join(name), generation).unwrap();
+            }
+        }
+        symlink("..1", dir.path().join("..data")).unwrap();
+        for name in ["a.yaml", "b.yaml"] {
+            symlink(Path::new("..data").join(name), dir.path().join(name)).unwrap();
+        }
+        dir
+    }
+
+    fn flip(dir: &Path, to: &str) {
+        symlink(to, dir.join("..tmp")).unwrap();
+        fs::rename(dir.join("..tmp"), dir.join("..data")).unwrap();
+    }
+
+    fn text(content: Result<Vec<u8>, FileError>) -> String {
+        content.map_or_else(|error| error.to_string(), |bytes| String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn a_config_map_that_is_swapped_while_it_is_read_is_never_seen_half_and_half() {
+        let dir = config_map();
+        let seen = AtomicUsize::new(0);
+        let listing = read(dir.path(), |_, content| {
+            if seen.fetch_add(1, Ordering::Relaxed) == 0 {
+                flip(dir.path(), "..2");
+                fs::remove_dir_all(dir.path().join("..1")).unwrap();
+            }
+            text(content)
+        });
+        assert_eq!(listing.unwrap().files, ["..2", "..2"]);
+    }
+
+    /// Two checkouts, and a link to the first of them.
+    fn checkouts() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        for commit in ["one", "two"] {
+            fs::create_dir(dir.path().join(commit)).unwrap();
+            fs::write(dir.path().join(commit).join("a.yaml"), commit).unwrap();
+        }
+        symlink("one", dir.path().join("current")).unwrap();
+        let current = dir.path().join("current");
+        (dir, current)
+    }
+
+    fn check_out(current: &Path, commit: &str) {
+        let next = current.with_file_name("next");
+        symlink(commit, &next).unwrap();
+        fs::rename(next, current).unwrap();
+    }
+
+    #[test]
+    fn a_checkout_whose_link_is_replaced_while_it_is_read_is_read_again() {
+        let (_dir, current) = checkouts();
+        let listing = read(&current, |_, content| {
+            check_out(&current, "two");
+            text(content)
+        });
+        assert_eq!(listing.unwrap().files, ["two"]);
+    }
+
+    #[test]
+    fn a_directory_that_never_settles_is_an_error() {
+        let (_dir, current) = checkouts();
+        let listing = read(&current, |_, content| {
+            check_out(&current, if text(content) == "one" { "two" } else { "one" });
+        });
+        assert!(matches!(listing, Err(DirectoryError::Unsettled(_))));
+    }
+
+    #[test]
+    fn a_file_that_stays_gone_is_told_after_the_last_attempt() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink("nowhere", dir.path().join("a.yaml")).unwrap();
+        let seen = AtomicUsize::new(0);
+        let listing = read(dir.path(), |_, content| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            text(content)
+        });
+        assert_eq!(listing.unwrap().files, ["is a link to something that does not exist"]);
+        assert_eq!(seen.into_inner(), ATTEMPTS);
+    }
+
+    #[test]
+    fn many_files_keep_their_order() {
+        let items: Vec<usize> = (0..1_000).collect();
+        assert_eq!(in_parallel(&items, |n| n * 2), items.iter().map(|n| n * 2).collect::<Vec<_>>());
+    }
 }

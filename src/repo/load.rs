@@ -3,18 +3,18 @@
 //! What is wrong with a file keeps only that file out. Nothing here knows the network; what exists (the catalogue) and
 //! where secrets are come in as arguments.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::definition::{self, Definition, MAX_VALUE, Places, named};
+use super::definition::{self, Definition, MAX_VALUE, Parameter, Places, named};
 use super::directory::{self, DirectoryError, FileError};
 use super::secrets::{SecretError, SecretSources};
 use super::source::{Problems, Source, Told};
 use super::yaml::Span;
 use crate::model::{
-    Catalogue, Code, Desired, Diagnostic, Half, Provider, Secret, SecretName, Severity, Slug, Template,
-    check_header_value, closest,
+    Catalogue, Code, Desired, Diagnostic, Half, Provider, Secret, SecretName, Severity, Slug, check_header_value,
+    closest,
 };
 
 /// A directory of definitions, as it is at one moment.
@@ -164,9 +164,9 @@ fn is_workspace(name: &str) -> bool {
 
 impl DefinitionFile {
     /// Judges the file again, for a reason that its text alone does not give. An error makes it invalid, where `fatal`.
-    fn judge(&mut self, fatal: bool, judge: impl FnOnce(&mut Problems<'_>)) -> Vec<Diagnostic> {
+    fn judge(&mut self, fatal: bool, judge: impl FnOnce(&mut Problems<'_>, &Places)) -> Vec<Diagnostic> {
         let mut problems = Problems::after(&self.source, self.told);
-        judge(&mut problems);
+        judge(&mut problems, &self.places);
         let Told { list, errors } = problems.done();
         self.told += list.len();
         if errors && fatal {
@@ -217,10 +217,9 @@ impl Loaded {
                 let Some(file) = self.files.get_mut(at) else { continue };
                 let [first, second] = &names;
                 let other = if file.name == *first { second } else { first };
-                let place = file.places.provider;
-                self.diagnostics.extend(file.judge(true, |problems| {
+                self.diagnostics.extend(file.judge(true, |problems, places| {
                     let message = || format!("{provider} has another file: `{other}`{more}");
-                    problems.error(Code::DuplicateProvider, place, message).help(|| {
+                    problems.error(Code::DuplicateProvider, places.provider, message).help(|| {
                         Some("one provider has one file: remove the others, or mend their `provider`".to_owned())
                     });
                 }));
@@ -240,18 +239,17 @@ impl Loaded {
     /// A group or field that is not known is a warning. So is a provider, offline; a provider that the workspace does not
     /// have is an error of its file, which stays readable: the plan calls it missing.
     pub fn check(&mut self, catalogue: &Catalogue) {
+        let known = catalogue.providers();
         for file in &mut self.files {
             let Some(provider) = file.provider.clone() else { continue };
-            let places = std::mem::take(&mut file.places);
-            self.diagnostics.extend(file.judge(false, |problems| {
+            self.diagnostics.extend(file.judge(false, |problems, places| {
                 if let Some(at) = places.provider {
-                    check_provider(problems, &provider, at, catalogue);
+                    check_provider(problems, &provider, at, catalogue, &known);
                 }
                 if catalogue.groups(provider.as_str()).is_some() {
-                    check_fields(problems, &provider, &places, catalogue);
+                    check_fields(problems, &provider, places, catalogue);
                 }
             }));
-            file.places = places;
         }
         self.sort();
     }
@@ -261,26 +259,26 @@ impl Loaded {
     /// A secret that is there and cannot be used is an error of each file that refers to it, whatever `missing` says; an
     /// empty one counts as missing where missing ones are tolerated.
     pub fn resolve(&mut self, sources: &SecretSources, missing: MissingSecrets) {
-        let mut vault = Vault { sources, missing, values: BTreeMap::new() };
+        let mut vault = Vault { sources, missing, found: BTreeMap::new() };
         for file in &mut self.files {
-            let Some(mut desired) = file.desired.clone() else { continue };
-            if desired.partner_key.values().all(|value| value.references().next().is_none()) {
+            if file.places.values.iter().all(|value| value.template.references().next().is_none()) {
                 continue;
             }
-            let wanted = Arc::make_mut(&mut desired);
-            let places = std::mem::take(&mut file.places);
-            self.diagnostics.extend(file.judge(true, |problems| {
-                for (half, name, at) in &places.values {
-                    let value = wanted.partner_key.half_mut(*half).as_mut().and_then(|values| values.get_mut(name));
-                    if let Some(value) = value {
-                        value.value = vault.resolve(problems, *half, name, *at, &value.template);
+            let mut desired = file.desired.clone();
+            let mut partner_key = desired.as_mut().map(|desired| &mut Arc::make_mut(desired).partner_key);
+            self.diagnostics.extend(file.judge(true, |problems, places| {
+                for parameter in &places.values {
+                    let value = vault.resolve(problems, parameter);
+                    let half = partner_key.as_mut().and_then(|key| key.half_mut(parameter.half).as_mut());
+                    if let Some(wanted) = half.and_then(|half| half.get_mut(&parameter.name)) {
+                        wanted.value = value;
                     }
                 }
             }));
-            file.places = places;
-            file.desired = file.desired.is_some().then_some(desired);
+            file.desired = file.desired.take().and(desired);
         }
-        self.found = vault.values.into_values().filter_map(|value| value.ok().flatten()).collect();
+        let found = vault.found.into_values().filter_map(|found| found.ok().flatten());
+        self.found = found.map(|found| found.secret).collect();
         self.sort();
     }
 
@@ -307,7 +305,7 @@ impl Loaded {
     /// Keeps files out that somebody is still writing. When they are finished, that is a change of the directory.
     pub fn leave_out(&mut self, unsettled: &[String]) {
         for file in self.files.iter_mut().filter(|file| unsettled.contains(&file.name)) {
-            self.diagnostics.extend(file.judge(true, |problems| {
+            self.diagnostics.extend(file.judge(true, |problems, _| {
                 let message = || "somebody is still writing the file; it is read when there is a pause".to_owned();
                 problems.error(Code::Unreadable, None, message);
             }));
@@ -328,8 +326,7 @@ impl Loaded {
     }
 }
 
-fn check_provider(problems: &mut Problems<'_>, provider: &Provider, at: Span, catalogue: &Catalogue) {
-    let known = catalogue.providers();
+fn check_provider(problems: &mut Problems<'_>, provider: &Provider, at: Span, catalogue: &Catalogue, known: &[&str]) {
     if known.binary_search(&provider.as_str()).is_ok() {
         return;
     }
@@ -339,7 +336,7 @@ fn check_provider(problems: &mut Problems<'_>, provider: &Provider, at: Span, ca
         }
         Catalogue::Workspace(_) => (Severity::Error, format!("the workspace has no provider {provider}")),
     };
-    let meant = closest(provider.as_str(), known);
+    let meant = closest(provider.as_str(), known.iter().copied());
     let help = match catalogue {
         Catalogue::Reference => "if it is a new one, all is well",
         Catalogue::Workspace(_) => "Calry provides the definitions; ask for it there, or remove the file",
@@ -380,75 +377,79 @@ fn unknown(problems: &mut Problems<'_>, noun: &str, name: &str, at: Span, known:
 struct Vault<'a> {
     sources: &'a SecretSources,
     missing: MissingSecrets,
-    values: BTreeMap<SecretName, Result<Option<Secret>, SecretError>>,
+    found: BTreeMap<SecretName, Result<Option<Found>, SecretError>>,
+}
+
+struct Found {
+    secret: Secret,
+    /// Whether it can stand in a header.
+    fits_headers: bool,
 }
 
 impl Vault<'_> {
     /// A value with its references filled in; `None` where that cannot be done, which is a problem or is tolerated.
-    fn resolve(
-        &mut self,
-        problems: &mut Problems<'_>,
-        half: Half,
-        name: &str,
-        at: Span,
-        template: &Template,
-    ) -> Option<Secret> {
-        let mut size = 0;
+    fn resolve(&mut self, problems: &mut Problems<'_>, parameter: &Parameter) -> Option<Secret> {
+        let Parameter { half, name, at, template } = parameter;
+        let at = Some(*at);
         let mut complete = true;
-        for reference in template.references() {
+        for reference in template.references().collect::<BTreeSet<_>>() {
             match self.get(reference) {
-                Ok(Some(secret)) => {
-                    size += secret.expose().len();
-                    if half == Half::Headers && check_header_value(secret).is_err() {
+                Ok(Some(found)) => {
+                    if *half == Half::Headers && !found.fits_headers {
+                        complete = false;
+                        let header = named(name, "header");
                         let message = || {
                             format!(
-                                "the secret `{reference}` holds a control character, such as a line break, and cannot be sent as {}",
-                                named(name, "header")
+                                "the secret `{reference}` holds a control character, such as a line break, and cannot be sent in {header}"
                             )
                         };
-                        problems.error(Code::InvalidValue, Some(at), message);
-                        complete = false;
+                        problems.error(Code::InvalidValue, at, message);
                     }
                 }
                 Ok(None) => {
                     complete = false;
                     if self.missing == MissingSecrets::Error {
-                        let message = || format!("the secret `{reference}` is not at hand");
                         let advice = self.sources.advice(reference);
-                        problems.error(Code::MissingSecret, Some(at), message).help(|| Some(advice));
+                        let message = || format!("the secret `{reference}` is not at hand");
+                        problems.error(Code::MissingSecret, at, message).help(|| Some(advice));
                     }
                 }
                 Err(error) => {
                     complete = false;
                     let message = error.to_string();
-                    problems.error(Code::MissingSecret, Some(at), || message);
+                    problems.error(Code::MissingSecret, at, || message);
                 }
             }
         }
+        // A short value can refer to a long secret a thousand times.
+        let size: usize = template.references().filter_map(|name| self.held(name)).map(|s| s.expose().len()).sum();
         if size > MAX_VALUE {
-            let message = || {
-                format!("with its secrets, the value of {} is longer than {} KiB", named(name, "key"), MAX_VALUE >> 10)
-            };
-            problems.error(Code::InvalidValue, Some(at), message);
             complete = false;
+            let name = named(name, "key");
+            let message = || format!("with its secrets, the value of {name} is longer than {} KiB", MAX_VALUE >> 10);
+            problems.error(Code::InvalidValue, at, message);
         }
-        if !complete {
-            return None;
-        }
-        template.resolve(|reference| self.values.get(reference)?.as_ref().ok()?.clone()).ok()
+        if complete { template.resolve(|name| self.held(name).cloned()).ok() } else { None }
     }
 
-    fn get(&mut self, name: &SecretName) -> &Result<Option<Secret>, SecretError> {
+    fn held(&self, name: &SecretName) -> Option<&Secret> {
+        self.found.get(name)?.as_ref().ok()?.as_ref().map(|found| &found.secret)
+    }
+
+    fn get(&mut self, name: &SecretName) -> &Result<Option<Found>, SecretError> {
         let (sources, missing) = (self.sources, self.missing);
-        self.values.entry(name.clone()).or_insert_with(|| {
-            let found = match sources.find(name) {
-                Err(SecretError::Empty { .. }) if missing != MissingSecrets::Error => Ok(None),
-                found => found,
+        self.found.entry(name.clone()).or_insert_with(|| {
+            let secret = match sources.find(name) {
+                Ok(Some(secret)) => secret,
+                Ok(None) | Err(SecretError::Empty { .. }) if missing == MissingSecrets::Placeholder => {
+                    Secret::new(format!("sandbox-{name}"))
+                }
+                Err(SecretError::Empty { .. }) if missing == MissingSecrets::Unavailable => return Ok(None),
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(error),
             };
-            match found {
-                Ok(None) if missing == MissingSecrets::Placeholder => Ok(Some(Secret::new(format!("sandbox-{name}")))),
-                found => found,
-            }
+            let fits_headers = check_header_value(&secret).is_ok();
+            Ok(Some(Found { secret, fits_headers }))
         })
     }
 }

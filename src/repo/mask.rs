@@ -8,11 +8,10 @@ use super::yaml::{Node, Span, Tree, Value};
 use crate::model::check_header_name;
 
 /// The parts of a file that parses.
-#[derive(Default)]
 pub(super) struct Mask {
     /// What may not be shown, in order.
     hidden: Vec<Span>,
-    /// The keys within it that may, in order.
+    /// The keys that may be shown even there, in order.
     keys: Vec<Span>,
 }
 
@@ -20,76 +19,24 @@ pub(super) struct Mask {
 type Entry<'a> = (Node<'a>, Node<'a>);
 
 impl Mask {
-    /// The mask of a tree that was read from a text of `length` bytes.
-    pub(super) fn of(tree: &Tree<'_>, length: usize) -> Self {
-        let mut mask = Self::default();
+    /// The mask of a tree that was read from a text.
+    pub(super) fn of(tree: &Tree<'_>, text: &str) -> Self {
+        let mut mask = Masking { text, mask: Self { hidden: Vec::new(), keys: Vec::new() } };
         match tree.root.as_ref().map(|root| &root.value) {
             Some(Value::Map(entries)) => each(entries, tree.end, |entry, end| mask.top(entry, end)),
-            _ => mask.hidden.push(Span::new(0, tree.end)),
+            _ => mask.mask.hidden.push(Span::new(0, tree.end)),
         }
-        mask.hidden.push(Span::new(tree.end, length));
-        mask
-    }
-
-    /// One entry of the document. What belongs to it, comments and all, reaches to `end`.
-    fn top(&mut self, entry: &Entry<'_>, end: usize) {
-        let (key, value) = entry;
-        match (key.text(), &value.value) {
-            (Some("provider" | "icon" | "slug"), _) if value.is_scalar() => {}
-            (Some("fieldsToSync"), Value::Map(groups)) => each(groups, end, |group, end| self.group(group, end)),
-            (Some("hold"), Value::Map(entries)) => each(entries, end, |entry, end| {
-                let known = matches!(entry.0.text(), Some("until" | "reason"));
-                if !(known && entry.1.is_scalar()) {
-                    self.hide(entry, end);
-                }
-            }),
-            (Some("partnerKey"), Value::Map(halves)) => {
-                self.hide(entry, end);
-                for half in halves {
-                    self.show_key(&half.0);
-                    if let (Some("headers" | "queryParams"), Value::Map(names)) = (half.0.text(), &half.1.value) {
-                        names.iter().for_each(|(name, _)| self.show_key(name));
-                    }
-                }
-            }
-            _ => self.hide(entry, end),
-        }
-    }
-
-    /// One group below `fieldsToSync`.
-    fn group(&mut self, entry: &Entry<'_>, end: usize) {
-        match &entry.1.value {
-            Value::Null => {}
-            Value::List(fields) if fields.iter().all(Node::is_scalar) => {}
-            Value::Map(fields) => each(fields, end, |field, end| {
-                let shown = match &field.1.value {
-                    Value::Null | Value::Bool(_) => true,
-                    Value::Text(word) => is_boolean_elsewhere(word),
-                    Value::Other | Value::List(_) | Value::Map(_) | Value::Refused => false,
-                };
-                if !shown {
-                    self.hide(field, end);
-                }
-            }),
-            _ => self.hide(entry, end),
-        }
-    }
-
-    fn hide(&mut self, entry: &Entry<'_>, end: usize) {
-        self.hidden.push(Span::new(entry.0.span.start(), end));
-        self.show_key(&entry.0);
-    }
-
-    fn show_key(&mut self, key: &Node<'_>) {
-        if key.text().is_some_and(is_name) {
-            self.keys.push(key.span);
-        }
+        mask.mask.hidden.push(Span::new(tree.end, text.len()));
+        mask.mask
     }
 
     /// How much of a line may be shown, from its beginning; `None` where all of it may. `line` begins at byte `start`.
     pub(super) fn visible<'t>(&self, line: &'t str, start: usize) -> Option<&'t str> {
         let end = start + line.len();
-        let from = self.hidden.partition_point(|span| span.end() <= start);
+        // What is hidden ends with the indentation of the next key.
+        let blank = line.len() - line.trim_start_matches(' ').len();
+        let begin = if blank < line.len() { start + blank } else { start };
+        let from = self.hidden.partition_point(|span| span.end() <= begin);
         // An empty line within a hidden range is hidden, too: whether it is empty may not show.
         self.hidden.get(from).filter(|span| span.start() < end.max(start + 1))?;
         let first = self.keys.get(self.keys.partition_point(|key| key.start() < start));
@@ -98,9 +45,82 @@ impl Mask {
             let after = line.get(key.end() - start..)?;
             let gap = after.len() - after.trim_start_matches(' ').len();
             let colon = after.get(gap..)?.starts_with(':');
-            (colon && before.bytes().all(|b| b == b' ')).then(|| line.get(..key.end() - start + gap + 1))?
+            (colon && before.bytes().all(|b| matches!(b, b' ' | b'{')))
+                .then(|| line.get(..key.end() - start + gap + 1))?
         });
         Some(shown.unwrap_or_else(|| indentation(line)))
+    }
+}
+
+/// A mask in the making.
+struct Masking<'t> {
+    text: &'t str,
+    mask: Mask,
+}
+
+impl Masking<'_> {
+    /// One entry of the document. What belongs to it, comments and all, reaches to `end`.
+    fn top(&mut self, (key, value): &Entry<'_>, end: usize) {
+        self.show_key(key);
+        match (key.text(), &value.value) {
+            (Some("provider" | "icon" | "slug"), _) if self.is_short((key, value)) => {}
+            (Some("fieldsToSync"), Value::Map(groups)) => each(groups, end, |group, end| self.group(group, end)),
+            (Some("hold"), Value::Map(entries)) => each(entries, end, |(key, value), end| {
+                self.show_key(key);
+                if !(matches!(key.text(), Some("until" | "reason")) && self.is_short((key, value))) {
+                    self.hide(key, end);
+                }
+            }),
+            (Some("partnerKey"), Value::Map(halves)) => {
+                self.hide(key, end);
+                for (key, names) in halves {
+                    self.show_key(key);
+                    if let (Some("headers" | "queryParams"), Value::Map(names)) = (key.text(), &names.value) {
+                        names.iter().for_each(|(name, _)| self.show_key(name));
+                    }
+                }
+            }
+            _ => self.hide(key, end),
+        }
+    }
+
+    /// One group below `fieldsToSync`.
+    fn group(&mut self, (key, value): &Entry<'_>, end: usize) {
+        self.show_key(key);
+        match &value.value {
+            Value::Null => {}
+            Value::List(fields) if fields.iter().all(Node::is_scalar) => {}
+            Value::Map(fields) => each(fields, end, |(key, value), end| {
+                self.show_key(key);
+                let shown = match &value.value {
+                    Value::Null | Value::Bool(_) => true,
+                    Value::Text(word) => is_boolean_elsewhere(word),
+                    Value::Other | Value::List(_) | Value::Map(_) | Value::Refused => false,
+                };
+                if !shown {
+                    self.hide(key, end);
+                }
+            }),
+            _ => self.hide(key, end),
+        }
+    }
+
+    /// Whether an entry is a scalar in one line: a longer one, such as a text whose closing quote is missing, may have
+    /// swallowed what stands below it.
+    fn is_short(&self, (key, value): (&Node<'_>, &Node<'_>)) -> bool {
+        let entry = self.text.get(key.span.start()..value.span.end().max(key.span.end()));
+        value.is_scalar() && entry.is_some_and(|entry| !entry.contains(['\n', '\r']))
+    }
+
+    /// Hides an entry, from its key to where the next one begins.
+    fn hide(&mut self, key: &Node<'_>, end: usize) {
+        self.mask.hidden.push(Span::new(key.span.start(), end));
+    }
+
+    fn show_key(&mut self, key: &Node<'_>) {
+        if key.text().is_some_and(is_name) {
+            self.mask.keys.push(key.span);
+        }
     }
 }
 

@@ -145,3 +145,73 @@ fn checked(name: &SecretName, value: String, file: bool) -> Result<Secret, Secre
         Ok(Secret::new(value))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn name(name: &str) -> SecretName {
+        SecretName::parse(name).unwrap()
+    }
+
+    fn none(_: &str) -> Option<OsString> {
+        None
+    }
+
+    fn found(sources: &SecretSources, of: &str) -> Result<Option<String>, String> {
+        sources.find(&name(of)).map(|s| s.map(|s| s.expose().to_owned())).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_goes_before_a_variable_and_one_line_break_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("a", "one\n"), ("b", "two\r\n"), ("c", "three\n\n"), ("d", " four ")] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let sources = SecretSources::new(Some(dir.path().into()))
+            .with_variables(|name| (name != "CALRY_SECRET_NONE").then(|| format!("{name}\n").into()));
+        let all = ["a", "b", "c", "d", "e.f-g", "none"].map(|name| found(&sources, name).unwrap());
+        let expected = [Some("one"), Some("two"), Some("three\n"), Some(" four "), Some("CALRY_SECRET_E_F_G\n"), None];
+        assert_eq!(all, expected.map(|value| value.map(str::to_owned)));
+    }
+
+    #[test]
+    fn a_mounted_secret_is_read_through_its_links_and_nothing_outside_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        fs::write(outside.path(), "CANARY").unwrap();
+        fs::create_dir(dir.path().join("..2024")).unwrap();
+        fs::write(dir.path().join("..2024/a"), "one").unwrap();
+        symlink("..2024", dir.path().join("..data")).unwrap();
+        symlink("..data/a", dir.path().join("a")).unwrap();
+        symlink(outside.path(), dir.path().join("b")).unwrap();
+        let sources = SecretSources::new(Some(dir.path().into())).with_variables(|_| Some("variable".into()));
+        assert_eq!(found(&sources, "a").unwrap().unwrap(), "one");
+        assert!(found(&sources, "b").unwrap_err().contains("leads out of the directory"));
+    }
+
+    #[test]
+    fn a_secret_that_is_there_and_cannot_be_used_is_an_error_and_no_reason_to_look_on() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("empty"), "\n").unwrap();
+        fs::write(dir.path().join("bytes"), b"CANARY\xff").unwrap();
+        fs::write(dir.path().join("large"), "x".repeat(70_000)).unwrap();
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        symlink("nowhere", dir.path().join("dangling")).unwrap();
+        let sources = SecretSources::new(Some(dir.path().into())).with_variables(|_| Some("variable".into()));
+        for name in ["empty", "bytes", "large", "dir", "dangling"] {
+            let error = found(&sources, name).unwrap_err();
+            assert!(error.contains(&format!("`{name}`")) && !error.contains("CANARY"), "{error}");
+        }
+        let missing = SecretSources::new(Some(dir.path().join("none"))).with_variables(none);
+        assert!(found(&missing, "a").unwrap_err().contains("the secrets directory"));
+    }
+
+    #[test]
+    fn the_advice_names_every_place_that_is_looked_at() {
+        let advice = SecretSources::new(Some("/run/secrets".into())).advice(&name("a-b"));
+        assert!(advice.contains("/run/secrets/a-b") && advice.contains("CALRY_SECRET_A_B"));
+    }
+}

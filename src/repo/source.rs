@@ -38,7 +38,7 @@ impl Source {
     /// Reads the text as YAML; from then on it is masked by position.
     pub(super) fn parse(&self) -> Result<Tree<'_>, yaml::Problem> {
         let tree = yaml::read(&self.text)?;
-        let _ = self.mask.set(Mask::of(&tree, self.text.len()));
+        let _ = self.mask.set(Mask::of(&tree, &self.text));
         Ok(tree)
     }
 

@@ -365,3 +365,125 @@ fn explain(kind: &ErrorKind, at: Span) -> Problem {
     };
     Problem { at, message: message.into(), help }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every scalar with the text at its place.
+    fn scalars(text: &str) -> Vec<(String, String)> {
+        fn walk(text: &str, node: &Node<'_>, out: &mut Vec<(String, String)>) {
+            let place = text[node.span.start()..node.span.end()].to_owned();
+            match &node.value {
+                Value::List(items) => items.iter().for_each(|item| walk(text, item, out)),
+                Value::Map(entries) => entries.iter().for_each(|(key, value)| {
+                    walk(text, key, out);
+                    walk(text, value, out);
+                }),
+                Value::Text(value) => out.push((format!("{value:?}"), place)),
+                value => out.push((format!("{value:?}"), place)),
+            }
+        }
+        let mut out = Vec::new();
+        walk(text, read(text).unwrap().root.as_ref().unwrap(), &mut out);
+        out
+    }
+
+    fn first(text: &str) -> Value<'_> {
+        read(text).unwrap().root.unwrap().value
+    }
+
+    #[test]
+    fn places_are_bytes_of_the_text_whatever_its_style() {
+        let text = "ä: [ü, 'b''c']\n\"d\\n\": {e: , f: 1}\ng: |\n  h\n";
+        let expected = [
+            (r#""ä""#, "ä"),
+            (r#""ü""#, "ü"),
+            (r#""b'c""#, "'b''c'"),
+            (r#""d\n""#, r#""d\n""#),
+            (r#""e""#, "e"),
+            ("Null", ""),
+            (r#""f""#, "f"),
+            ("Other", "1"),
+            (r#""g""#, "g"),
+            (r#""h\n""#, "h\n"),
+        ];
+        assert_eq!(scalars(text), expected.map(|(value, place)| (value.to_owned(), place.to_owned())));
+    }
+
+    #[test]
+    fn plain_words_are_what_the_core_schema_says_with_strict_booleans() {
+        for text in [
+            "a",
+            "yes",
+            "on",
+            "2099-12-31",
+            "1_000",
+            "0b1",
+            "1e",
+            "infinity",
+            "nan",
+            "+",
+            "0xg",
+            "1.2.3",
+            "'1'",
+            "\"true\"",
+        ] {
+            assert!(matches!(first(text), Value::Text(_)), "{text}");
+        }
+        for text in
+            ["1", "-1", "+1.5", ".5", "1.", "1e3", "0o17", "0xfF", ".inf", "-.INF", ".NaN", "True", "FALSE", "007"]
+        {
+            assert!(matches!(first(text), Value::Other), "{text}");
+        }
+        for text in ["~", "null", "NULL"] {
+            assert!(matches!(first(text), Value::Null), "{text}");
+        }
+        assert!(matches!((first("true"), first("false")), (Value::Bool(true), Value::Bool(false))));
+    }
+
+    #[test]
+    fn what_the_format_leaves_out_is_told_all_at_once_and_the_rest_is_read() {
+        let tree = read("a: &x 1\nb: *x\nc: !t 2\nd: *unknown\ne: 3\n---\n*z").unwrap();
+        let places: Vec<_> = tree.problems.iter().map(|problem| problem.at.start()).collect();
+        assert_eq!(places, [3, 11, 17, 25, 39]);
+        assert_eq!(tree.end, 39);
+        assert!(matches!(tree.root.unwrap().value, Value::Map(entries) if entries.len() == 5));
+    }
+
+    #[test]
+    fn the_limits_are_just_above_what_is_refused() {
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(read(&nested(MAX_DEPTH)).is_ok() && read(&nested(MAX_DEPTH + 1)).is_err());
+        let wide = |nodes: usize| format!("[{}]", "a,".repeat(nodes - 1));
+        assert!(read(&wide(MAX_NODES)).is_ok() && read(&wide(MAX_NODES + 1)).is_err());
+    }
+
+    #[test]
+    fn nothing_after_a_nul_is_passed_over() {
+        assert_eq!(read("a: b\n\0c: d\n").unwrap_err().at.start(), 5);
+    }
+
+    #[test]
+    fn no_reason_repeats_a_word_of_the_text() {
+        for text in [
+            "a: 'CANARY",
+            "CANARY: [b\nc: d",
+            "a: \"\\CANARY\"",
+            "a: 'CANARY' CANARY",
+            "a: CANARY: CANARY",
+            "!CANARY!x a",
+            "%CANARY\n---\n",
+            "a: @CANARY",
+            "a: [CANARY",
+            "a: |CANARY\n",
+            "&CANARY CANARY: *",
+            "- a\nCANARY: x",
+            "{CANARY: }]",
+        ] {
+            let problems = read(text).map_or_else(|problem| vec![problem], |tree| tree.problems);
+            assert!(!problems.is_empty(), "{text}");
+            assert!(!format!("{problems:?}").contains("CANARY"), "{text}: {problems:?}");
+        }
+    }
+}

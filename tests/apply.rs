@@ -188,12 +188,18 @@ fn a_key_that_is_refused_while_an_update_is_read_back_stops_the_others_too() {
     assert_eq!((world.updates().len(), count(&outcomes, "skipped")), (1, 4));
 }
 
+/// A workspace that limits the first update, when the second is under way already; that one ends when everybody knows of
+/// the limit.
+fn limited(providers: usize, retry_after: &str) -> World {
+    let world = changed(providers, Config { latency: Duration::from_millis(50), ..Config::default() });
+    world.sandbox.inject(update_fault(status(429, Some(retry_after))).at("/P00"));
+    world.sandbox.inject(update_fault(FaultKind::Delay(Duration::from_millis(300))).at("/P01"));
+    world
+}
+
 #[test]
 fn a_rate_limit_that_one_update_meets_slows_all_of_them() {
-    let world = changed(6, Config::default());
-    world.sandbox.inject(update_fault(status(429, Some("1"))).at("/P00"));
-    // The other one under way ends when everybody knows of the limit.
-    world.sandbox.inject(update_fault(FaultKind::Delay(Duration::from_millis(300))).at("/P01"));
+    let world = limited(6, "1");
     run(&world, &["--concurrency", "2"]).exits(0);
     let updates = world.updates();
     let limited = updates.iter().find(|u| u.status == Some(StatusCode::TOO_MANY_REQUESTS)).unwrap();
@@ -332,9 +338,7 @@ fn after_a_time_out_an_update_that_arrived_counts_as_applied_and_is_not_sent_twi
 
 #[test]
 fn what_waits_at_a_rate_limit_is_not_sent_after_a_stop() {
-    let world = changed(4, Config::default());
-    world.sandbox.inject(update_fault(status(429, Some("5"))).at("/P00"));
-    world.sandbox.inject(update_fault(FaultKind::Delay(Duration::from_millis(300))).at("/P01"));
+    let world = limited(4, "5");
     let (report, took) = Runtime::new().unwrap().block_on(async {
         let (reader, writer, approved, mut options) = planned(&world, Duration::from_secs(10)).await;
         options.concurrency = 2;
@@ -362,9 +366,7 @@ fn what_waits_at_a_rate_limit_is_not_sent_after_a_stop() {
 
 #[test]
 fn a_plan_that_grows_old_at_a_rate_limit_is_read_again() {
-    let world = changed(4, Config::default());
-    world.sandbox.inject(update_fault(status(429, Some("2"))).at("/P00"));
-    world.sandbox.inject(update_fault(FaultKind::Delay(Duration::from_millis(300))).at("/P01"));
+    let world = limited(4, "2");
     let report = Runtime::new().unwrap().block_on(async {
         let (reader, writer, approved, mut options) = planned(&world, Duration::from_secs(10)).await;
         options.concurrency = 2;

@@ -1,0 +1,179 @@
+//! How fast it is, in two figures: a pass over many files, and an apply against the least time that its round trips take.
+
+#![allow(missing_docs)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use calry_gitops::model::{
+    KNOWN_LISTING_FIELDS, Live, PartnerKey, Provider, Secret, SecretName, UpdateMethod, Workspace,
+};
+use calry_gitops::pass::{self, Source};
+use calry_gitops::plan::{Applied, Context, Input, plan};
+use calry_gitops::remote::{Error, Listing, ReadCalry};
+use calry_gitops::repo::{MissingSecrets, SecretSources};
+use calry_gitops::sandbox::{Config, Seed};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use support::World;
+use tokio::runtime::Runtime;
+
+/// How long Calry takes for an answer.
+const LATENCY: Duration = Duration::from_millis(50);
+
+/// How many updates are under way at once, by default.
+const CONCURRENCY: usize = 8;
+
+/// Writes files of 40 lines, each of which wants the first `on` fields.
+fn write(directory: &Path, files: usize, on: usize) {
+    std::fs::create_dir_all(directory).unwrap();
+    for n in 0..files {
+        let mut text = format!(
+            "# One\n# Two\n# Three\n# Four\n# Five\nprovider: P{n:05}\nicon: https://cdn.example.com/icons/{n}.png\n\
+             partnerKey:\n  headers:\n    x-api-key: ${{secret:p{n}}}\n  queryParams:\n    client_id: acme-travel\n\
+             fieldsToSync:\n  listing:\n"
+        );
+        for (at, field) in KNOWN_LISTING_FIELDS.iter().enumerate() {
+            text.push_str(&format!("    {field}: {}\n", at < on));
+        }
+        assert_eq!(text.lines().count(), 40);
+        std::fs::write(directory.join(format!("p{n:05}.yaml")), text).unwrap();
+    }
+}
+
+/// A Calry in memory, of which every provider differs from its file in six fields.
+struct InMemory(Vec<Live>);
+
+impl InMemory {
+    fn new(providers: usize) -> Self {
+        let live = |n| Live {
+            id: format!("00000000-0000-4000-8000-{n:012x}"),
+            name: format!("P{n:05} Integration"),
+            provider: Provider::parse(&format!("P{n:05}")).unwrap(),
+            icon: Some(format!("https://cdn.example.com/icons/{n}.png")),
+            partner_key: PartnerKey {
+                headers: Some([("x-api-key".to_owned(), Secret::new(format!("sandbox-p{n}")))].into()),
+                query_params: Some([("client_id".to_owned(), Secret::new("acme-travel"))].into()),
+            },
+            fields: [("listing".to_owned(), KNOWN_LISTING_FIELDS.iter().map(|f| ((*f).to_owned(), true)).collect())]
+                .into(),
+            updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+        };
+        Self((0..providers).map(live).collect())
+    }
+}
+
+fn workspace() -> Workspace {
+    Workspace { id: "1".to_owned(), name: "Acme".to_owned(), slug: "acme".to_owned() }
+}
+
+impl ReadCalry for InMemory {
+    async fn workspace(&self) -> Result<Workspace, Error> {
+        Ok(workspace())
+    }
+
+    async fn definitions(&self) -> Result<Listing, Error> {
+        Ok(Listing { live: self.0.clone(), unreadable: Vec::new() })
+    }
+
+    async fn definition(&self, _: &Provider) -> Result<Live, Error> {
+        unreachable!("a plan reads the list")
+    }
+}
+
+/// Files on disk to a plan, with Calry in memory; and the comparison alone.
+fn look(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let mut group = criterion.benchmark_group("files");
+    group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(5));
+    for files in [1_000, 10_000] {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), files, 20);
+        let source = Source {
+            definitions: dir.path().to_owned(),
+            secrets: SecretSources::new(None),
+            missing: MissingSecrets::Placeholder,
+            strict: false,
+            only: Vec::new(),
+        };
+        let calry = InMemory::new(files);
+        let applied = Applied::new();
+        let once = || {
+            let mut desired = pass::load(&source).unwrap();
+            let looked = pass::look(&source, &mut desired, &calry, None, UpdateMethod::Patch, &applied);
+            let looked = runtime.block_on(looked).unwrap();
+            assert_eq!(looked.plan.steps().count(), files);
+            (desired, looked)
+        };
+        group.throughput(Throughput::Elements(files as u64));
+        group.bench_function(BenchmarkId::new("load, check, plan", files), |b| b.iter_with_large_drop(once));
+
+        let (desired, looked) = once();
+        let inputs: Vec<Input> = desired
+            .loaded
+            .files
+            .iter()
+            .map(|f| Input { file: f.name.clone(), provider: f.provider.clone(), desired: f.desired.clone() })
+            .collect();
+        let context = Context { today: looked.today, method: UpdateMethod::Patch, applied: &applied };
+        group.bench_function(BenchmarkId::new("diff", files), |b| {
+            b.iter_batched(
+                || (inputs.clone(), calry.0.clone()),
+                |(inputs, live)| plan(workspace(), None, inputs, live, &[], context),
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// The binary, from its start to its end, against a Calry that takes 50 ms for each answer. The floor counts the two reads
+/// one after the other and the updates eight at a time; the reads may run at the same time, so that it can be beaten.
+fn apply(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("apply");
+    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(1));
+    for providers in [16, 200] {
+        let seed = Seed::synthetic(providers);
+        let mut world = World::new(Config { seed, latency: LATENCY, ..Config::default() });
+        for n in 0..providers {
+            let name = SecretName::parse(&format!("p{n}")).unwrap();
+            world.env(&name.variable(), "for-trying");
+        }
+        // Each run changes every provider, from one of these to the other and back.
+        let directories = [20, 21].map(|on| world.dir.path().join(format!("on-{on}")));
+        directories.iter().zip([20, 21]).for_each(|(directory, on)| write(directory, providers, on));
+        let mut turn = directories.iter().cycle();
+        let mut runs = Vec::new();
+        group.bench_function(BenchmarkId::from_parameter(providers), |b| {
+            b.iter_custom(|times| {
+                let mut total = Duration::ZERO;
+                for _ in 0..times {
+                    let directory = turn.next().unwrap().to_str().unwrap();
+                    let before = world.updates().len();
+                    let begin = Instant::now();
+                    world.run(&["apply", "--yes", "--quiet", "-d", directory]).exits(0);
+                    let took = begin.elapsed();
+                    assert_eq!(world.updates().len() - before, providers);
+                    runs.push(took);
+                    total += took;
+                }
+                total
+            });
+        });
+        let trips = 2 + providers.div_ceil(CONCURRENCY);
+        let floor = LATENCY * u32::try_from(trips).unwrap();
+        runs.sort();
+        if let (Some(best), Some(median)) = (runs.first(), runs.get(runs.len() / 2)) {
+            let ratio = median.as_secs_f64() / floor.as_secs_f64();
+            println!(
+                "apply of {providers}: median {median:.0?}, best {best:.0?}; floor of {trips} round trips {floor:?}; median is {ratio:.2} of it"
+            );
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, look, apply);
+criterion_main!(benches);

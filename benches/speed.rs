@@ -117,7 +117,7 @@ fn look(criterion: &mut Criterion) {
             .iter()
             .map(|f| Input { file: f.name.clone(), provider: f.provider.clone(), desired: f.desired.clone() })
             .collect();
-        let context = Context { today: looked.today, method: UpdateMethod::Patch, applied: &applied };
+        let context = Context { today: calry_gitops::pass::today(), method: UpdateMethod::Patch, applied: &applied };
         group.bench_function(BenchmarkId::new("diff", files), |b| {
             b.iter_batched(
                 || (inputs.clone(), calry.0.clone()),

@@ -22,8 +22,6 @@ pub struct Options {
     pub concurrency: usize,
     /// PATCH or PUT; what the plan was made for.
     pub method: UpdateMethod,
-    /// The day in UTC.
-    pub today: jiff::civil::Date,
     /// When the live state of the plan was asked for.
     pub fetched: Instant,
     /// When the pass is over, retries included.

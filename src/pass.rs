@@ -93,8 +93,6 @@ pub struct Look {
     pub plan: Plan,
     /// When the live state was asked for.
     pub fetched: Instant,
-    /// The day for which it was made, UTC.
-    pub today: Date,
 }
 
 /// Loads the files and fills their secrets in.
@@ -183,7 +181,7 @@ pub async fn look<R: ReadCalry>(
     let live = listing.live.into_iter().filter(|live| source.only.is_empty() || source.only.contains(&live.provider));
     let context = Context { today, method, applied };
     let plan = plan(workspace, desired.revision.clone(), inputs, live, &unreadable, context);
-    Ok(Look { plan, fetched, today })
+    Ok(Look { plan, fetched })
 }
 
 /// Today, UTC.

@@ -312,7 +312,6 @@ fn options() -> Options {
     Options {
         concurrency: 8,
         method: UpdateMethod::Patch,
-        today: jiff::civil::date(2026, 1, 1),
         fetched: Instant::now(),
         deadline: Instant::now() + Duration::from_secs(60),
         resting: BTreeMap::new(),
@@ -469,7 +468,7 @@ fn faked(providers: usize, takes: Duration) -> (Fake, Approved) {
     });
     let workspace = Workspace { id: text("1"), name: text("Acme"), slug: text("acme") };
     let applied = Applied::new();
-    let context = Context { today: options().today, method: UpdateMethod::Patch, applied: &applied };
+    let context = Context { today: jiff::civil::date(2026, 1, 1), method: UpdateMethod::Patch, applied: &applied };
     let plan = plan(workspace, None, files, (0..providers).map(live), &[], context);
     let fake = Fake {
         live: Mutex::new((0..providers).map(|n| (provider(n), live(n))).collect()),

@@ -123,7 +123,6 @@ async fn carry_out(
     let options = apply::Options {
         concurrency: args.concurrency,
         method: setup.api.method(),
-        today: looked.look.today,
         fetched: looked.look.fetched,
         deadline,
         resting: std::collections::BTreeMap::new(),

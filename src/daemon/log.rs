@@ -15,10 +15,10 @@ use crate::render::text::{counts, mismatched, named};
 
 /// Logs a pass.
 pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
-    for diagnostic in &report.news {
+    for diagnostic in &report.told.news {
         problem(diagnostic, directory);
     }
-    for (entry, cause) in &report.differences {
+    for (entry, cause) in &report.told.differences {
         difference(entry, *cause);
     }
     if let PassResult::Applied(plan, applied) = &report.result {

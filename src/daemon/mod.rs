@@ -18,7 +18,7 @@ use crate::remote::{Api, KeySource};
 use crate::repo::{WatchOptions, Watcher};
 
 pub use memory::Memory;
-pub use pass::{PassReport, PassResult, Trigger};
+pub use pass::{PassReport, PassResult, Told, Trigger};
 
 /// Whether drift is undone or only reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

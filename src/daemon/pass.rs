@@ -49,14 +49,21 @@ pub struct PassReport {
     pub took: Duration,
     /// What came of it.
     pub result: PassResult,
+    /// What there is to say of files and providers beside it.
+    pub told: Told,
+    /// How long until the next one; `None` where there is none.
+    pub next: Option<Duration>,
+}
+
+/// What a pass found out about files and providers that is news.
+#[derive(Debug, Default)]
+pub struct Told {
     /// Problems of the files; empty where they are the same as at the last pass.
     pub news: Vec<Diagnostic>,
     /// How many files have errors.
     pub errors: usize,
     /// Differences that are not changed and were not told before, each with its cause.
     pub differences: Vec<(Entry, Option<Cause>)>,
-    /// How long until the next one; `None` where there is none.
-    pub next: Option<Duration>,
 }
 
 /// What came of a pass.
@@ -93,28 +100,23 @@ pub(super) async fn pass(
 ) -> PassReport {
     let started = Instant::now();
     memory.passes += 1;
-    let mut report = PassReport {
+    let mut told = Told::default();
+    let attempt = attempt(settings, memory, trigger, &mut told, unsettled, stop).await;
+    PassReport {
         number: memory.passes,
         trigger,
-        took: Duration::ZERO,
-        result: PassResult::Failed(Failure::Pin),
-        news: Vec::new(),
-        errors: 0,
-        differences: Vec::new(),
+        took: started.elapsed(),
+        result: attempt.unwrap_or_else(PassResult::Failed),
+        told,
         next: None,
-    };
-    report.result = match attempt(settings, memory, &mut report, unsettled, stop).await {
-        Ok(result) => result,
-        Err(failure) => PassResult::Failed(failure),
-    };
-    report.took = started.elapsed();
-    report
+    }
 }
 
 async fn attempt(
     settings: &Settings,
     memory: &mut Memory,
-    report: &mut PassReport,
+    trigger: Trigger,
+    told: &mut Told,
     unsettled: &[String],
     stop: &CancellationToken,
 ) -> Result<PassResult, Failure> {
@@ -135,18 +137,18 @@ async fn attempt(
         }
     };
     desired.loaded.leave_out(unsettled);
-    let tell_problems = |memory: &mut Memory, report: &mut PassReport, loaded: &crate::repo::Loaded| {
-        report.errors = loaded.files.iter().filter(|file| file.desired.is_none()).count();
+    let tell_problems = |memory: &mut Memory, told: &mut Told, loaded: &crate::repo::Loaded| {
+        told.errors = loaded.files.iter().filter(|file| file.desired.is_none()).count();
         if memory.problems != loaded.diagnostics {
             memory.problems.clone_from(&loaded.diagnostics);
-            report.news.clone_from(&loaded.diagnostics);
+            told.news.clone_from(&loaded.diagnostics);
         }
     };
 
     let key = match settings.key.read() {
         Ok(key) => key,
         Err(error) => {
-            tell_problems(memory, report, &desired.loaded);
+            tell_problems(memory, told, &desired.loaded);
             return Err(error.into());
         }
     };
@@ -157,34 +159,33 @@ async fn attempt(
         looked = pass::look(&settings.source, &mut desired, &reader, known, settings.api.method(), &memory.applied) => looked,
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
-    tell_problems(memory, report, &desired.loaded);
-    let Look { plan, fetched, today } = looked?;
+    tell_problems(memory, told, &desired.loaded);
+    let Look { plan, fetched } = looked?;
     memory.learn_workspace(key.secret(), &plan.workspace);
     memory.learn_plan(&plan);
 
     if settings.mode == Mode::Observe {
-        tell_differences(memory, report, &plan, true);
+        tell_differences(memory, told, &plan, true);
         return Ok(PassResult::Observed(plan));
     }
     let limits = Limits { max_changes: settings.max_changes, approve: None };
     let approved = match plan.approve(&limits) {
         Ok(approved) => {
-            tell_differences(memory, report, approved.plan(), false);
+            tell_differences(memory, told, approved.plan(), false);
             approved
         }
         Err(refused) => {
-            tell_differences(memory, report, &refused.plan, true);
+            tell_differences(memory, told, &refused.plan, true);
             return Ok(PassResult::Refused(refused.plan, refused.reason));
         }
     };
-    tell_differences(memory, report, approved.plan(), false);
+    tell_differences(memory, told, approved.plan(), false);
     let options = apply::Options {
         concurrency: settings.concurrency,
         method: settings.api.method(),
-        today,
         fetched,
         deadline,
-        resting: memory.resting(approved.plan(), report.trigger == Trigger::Request),
+        resting: memory.resting(approved.plan(), trigger == Trigger::Request),
         stop: stop.clone(),
     };
     let writer = settings.api.writer(&reader);
@@ -197,7 +198,7 @@ async fn attempt(
 
 /// Notes what differs and stays so, where that is news: held and unreadable providers, and with `updates` the pending
 /// updates too. Once per pass: it forgets what it is not told again.
-fn tell_differences(memory: &mut Memory, report: &mut PassReport, plan: &Plan, updates: bool) {
+fn tell_differences(memory: &mut Memory, news: &mut Told, plan: &Plan, updates: bool) {
     let mut told = std::collections::BTreeMap::new();
     for entry in &plan.entries {
         let cause = match &entry.verdict {
@@ -208,7 +209,7 @@ fn tell_differences(memory: &mut Memory, report: &mut PassReport, plan: &Plan, u
         };
         let Some(provider) = entry.provider.clone() else { continue };
         if memory.told.get(&provider).map(Vec::as_slice) != Some(entry.changes()) {
-            report.differences.push((entry.clone(), cause));
+            news.differences.push((entry.clone(), cause));
         }
         told.insert(provider, entry.changes().to_vec());
     }
@@ -219,7 +220,7 @@ impl PassReport {
     /// Whether something failed, and whether the definitions are at fault.
     #[must_use]
     pub fn faults(&self) -> (bool, bool) {
-        let invalid_files = self.errors > 0;
+        let invalid_files = self.told.errors > 0;
         match &self.result {
             PassResult::Failed(failure) => (!failure.is_invalid_definitions(), true),
             PassResult::Refused(..) => (true, invalid_files),

@@ -110,7 +110,7 @@ fn look(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(files as u64));
         group.bench_function(BenchmarkId::new("load, check, plan", files), |b| b.iter_with_large_drop(once));
 
-        let (desired, looked) = once();
+        let (desired, _) = once();
         let inputs: Vec<Input> = desired
             .loaded
             .files

@@ -1,5 +1,6 @@
 //! One pass of the daemon. It cannot fail: what went wrong is part of what it reports.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Memory, Mode, Settings};
 use crate::apply::{self, Report, UpdateResult};
-use crate::model::Diagnostic;
+use crate::model::{Diagnostic, Provider};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Entry, Limits, Plan, Refusal, Verdict};
 
@@ -55,6 +56,8 @@ pub struct PassReport {
     pub errors: usize,
     /// Differences that are not changed and were not told before, each with its cause.
     pub differences: Vec<(Entry, Option<Cause>)>,
+    /// Providers whose updates failed, and how long until they are tried again.
+    pub rests: BTreeMap<Provider, Duration>,
     /// How long until the next one; `None` where there is none.
     pub next: Option<Duration>,
 }
@@ -101,12 +104,14 @@ pub(super) async fn pass(
         news: Vec::new(),
         errors: 0,
         differences: Vec::new(),
+        rests: BTreeMap::new(),
         next: None,
     };
     report.result = match attempt(settings, memory, &mut report, unsettled, stop).await {
         Ok(result) => result,
         Err(failure) => PassResult::Failed(failure),
     };
+    report.rests = memory.rests();
     report.took = started.elapsed();
     report
 }
@@ -122,7 +127,11 @@ async fn attempt(
     let source = Arc::clone(&settings.source);
     // Files may be on a file system that hangs: the loop must not.
     let loading = tokio::task::spawn_blocking(move || pass::load(&source));
-    let mut desired = match tokio::time::timeout_at(deadline, loading).await {
+    let loaded = tokio::select! {
+        loaded = tokio::time::timeout_at(deadline, loading) => loaded,
+        () = stop.cancelled() => return Err(Failure::Stopped),
+    };
+    let mut desired = match loaded {
         Ok(Ok(loaded)) => loaded?,
         Ok(Err(panicked)) => return Err(Failure::Internal(panicked.to_string())),
         Err(_) => {
@@ -147,8 +156,12 @@ async fn attempt(
     };
     let known = memory.workspace_of(key.secret());
     let reader = settings.api.reader(&key, deadline, pass::scrubber(&desired));
-    let looked =
-        pass::look(&settings.source, &mut desired, &reader, known, settings.api.method(), &memory.applied).await;
+    let looking = pass::look(&settings.source, &mut desired, &reader, known, settings.api.method(), &memory.applied);
+    let looked = tokio::select! {
+        looked = looking => looked,
+        // Reading changes nothing, so that nobody has to wait for its end.
+        () = stop.cancelled() => return Err(Failure::Stopped),
+    };
     tell_problems(memory, report, &desired.loaded);
     let Look { plan, fetched, today } = looked?;
     memory.learn_workspace(key.secret(), &plan.workspace);
@@ -189,7 +202,7 @@ async fn attempt(
 /// Notes what differs and stays so, where that is news: held providers, and with `updates` the pending updates too. Once
 /// for each pass: what it is told is what the next pass takes for known.
 fn tell_differences(memory: &mut Memory, report: &mut PassReport, plan: &Plan, updates: bool) {
-    let mut told = std::collections::BTreeMap::new();
+    let mut told = BTreeMap::new();
     for entry in &plan.entries {
         let cause = match &entry.verdict {
             Verdict::Update(step) if updates => Some(step.cause),

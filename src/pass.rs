@@ -70,8 +70,8 @@ pub enum Failure {
     /// Calry could not be asked.
     #[error(transparent)]
     Remote(#[from] remote::Error),
-    /// A signal came before there was a plan.
-    #[error("stopped before there was a plan; nothing was changed")]
+    /// The program was told to end before there was a plan.
+    #[error("told to end before anything was planned; nothing was changed")]
     Stopped,
     /// A part of the program failed; it is reported and the pass is over.
     #[error("the pass ended by an internal error: {0}")]

@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use axum::http::{Method, StatusCode};
@@ -66,7 +67,7 @@ fn attempts(world: &World, provider: &str) -> Vec<Instant> {
 }
 
 /// The API key in a file that the daemon reads.
-fn key_file(world: &mut World) -> std::path::PathBuf {
+fn key_file(world: &mut World) -> PathBuf {
     let path = world.dir.path().join("key");
     fs::write(&path, &world.sandbox.keys().write).unwrap();
     world.env.remove("CALRY_API_KEY");
@@ -101,7 +102,7 @@ fn a_file_that_is_rewritten_replaced_new_or_gone_is_acted_on() {
 
     world.write("guesty.yml", &file("GUESTY", "rooms"));
     daemon.line("GUESTY updated");
-    assert!(daemon.line("(files)").contains("2 in sync") || told(&daemon, "1 of 1 updated") > 0);
+    assert!(daemon.line("(files)").contains("1 updated, 1 in sync"));
 
     let before = world.live("HOSTAWAY");
     let updates = world.updates().len();
@@ -234,14 +235,12 @@ fn drift_is_undone_within_the_interval_and_told_from_a_change() {
         let line: Value = serde_json::from_str(&daemon.line("\"outcome\":\"applied\"")).unwrap();
         line["cause"].as_str().unwrap().to_owned()
     };
+    let rewrite = || {
+        world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));
+    };
     assert_eq!(cause(&|| click(&world, "HOSTAWAY")), "drift");
     assert_eq!(on(&world), ["name"]);
-    assert_eq!(
-        cause(&|| {
-            world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));
-        }),
-        "change"
-    );
+    assert_eq!(cause(&rewrite), "change");
     assert_eq!(cause(&|| click(&world, "HOSTAWAY")), "drift");
     assert_eq!(on(&world), ["name", "rooms"]);
 }
@@ -274,7 +273,7 @@ fn a_plan_that_is_refused_sends_nothing_and_is_told_once_a_pass() {
     pass(&mut daemon);
     pass(&mut daemon);
     assert_eq!(told(&daemon, "apply --approve sha256:"), 3);
-    assert_eq!(told(&daemon, "HOSTAWAY differs"), 1, "{:#?}", daemon.seen);
+    assert_eq!(told(&daemon, "HOSTAWAY would be updated"), 1, "{:#?}", daemon.seen);
     assert!(world.updates().is_empty());
     world.write("guesty.yaml", &file("GUESTY", "name"));
     until_on(&world, &["rooms"]);
@@ -364,9 +363,8 @@ fn a_provider_that_fails_pauses_longer_each_time_and_slows_nobody() {
     }
     let tried = attempts(&world, "GUESTY");
     assert!(tried[1] - tried[0] >= Duration::from_secs(1) && tried[2] - tried[1] >= Duration::from_secs(2));
-    let passes = told(&daemon, "(interval)");
-    assert!(passes >= 3, "{:#?}", daemon.seen);
-    assert!(attempts(&world, "HOSTAWAY").len() > tried.len());
+    // The other one was put back while it paused.
+    assert!(attempts(&world, "HOSTAWAY").iter().any(|at| (tried[1]..tried[2]).contains(at)));
     // The file is changed: at once.
     world.write("guesty.yaml", &file("GUESTY", "pictures"));
     daemon.line("(files)");
@@ -384,7 +382,7 @@ fn what_did_not_converge_is_left_alone_for_a_growing_while_and_tried_at_once_whe
     for (pause, pair) in (0..).zip(tried.windows(2)) {
         assert!(pair[1] - pair[0] >= Duration::from_secs(1 << pause), "{tried:?}");
     }
-    assert_eq!(told(&daemon, "did not converge"), tried.len());
+    assert_eq!(told(&daemon, "kept other values"), tried.len());
     world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));
     daemon.line("(files)");
     assert_eq!(on(&world), ["name", "rooms"]);
@@ -453,7 +451,7 @@ fn sigterm_lets_the_update_under_way_end_and_starts_no_other() {
     assert_eq!(daemon.wait(), Some(0));
     assert_eq!(world.updates().len(), 1);
     assert_eq!(told(&daemon, "BOOM updated"), 1, "{:#?}", daemon.seen);
-    assert_eq!(told(&daemon, "1 of 3 updated"), 1, "{:#?}", daemon.seen);
+    assert_eq!(told(&daemon, ": 1 updated, 2 waiting"), 1, "{:#?}", daemon.seen);
 }
 
 #[test]

@@ -87,10 +87,13 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
     });
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        "calry-gitops {} keeps {} equal to {shown}/, looking every {}",
+        "calry-gitops {} {} {} {} {shown}/, looking every {}{}",
         env!("CARGO_PKG_VERSION"),
+        if mode == Mode::Observe { "compares" } else { "keeps" },
         settings.api.url(),
-        humantime::format_duration(args.interval)
+        if mode == Mode::Observe { "with" } else { "equal to" },
+        humantime::format_duration(args.interval),
+        if mode == Mode::Observe { "; it only observes, and writes nothing" } else { "" }
     );
     daemon::run(&settings, requests, stop, log).await;
     tracing::info!("stopped");

@@ -3,13 +3,15 @@
 //! The message is the sentence that a person reads; the fields are the same facts for a machine (`--log-format json`). A
 //! quiet pass says nothing of single providers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
 use super::{Mode, PassReport, PassResult};
 use crate::apply::{Outcome, UpdateResult};
-use crate::model::{Diagnostic, Severity, ellipsize, printable};
+use crate::model::{Diagnostic, Provider, Severity, ellipsize, printable, spoken};
+use crate::pass::Failure;
 use crate::plan::{Cause, Entry, Plan, Verdict};
 use crate::render::text::{counts, mismatched, named};
 
@@ -23,21 +25,24 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
     }
     if let PassResult::Applied(plan, applied) = &report.result {
         for result in &applied.results {
-            update(plan, result);
+            update(plan, result, &report.told.rests);
         }
     }
     let (number, trigger) = (report.number, report.trigger.as_str());
-    let took = rounded(report.took);
-    let next = report.next.map(|next| format!("; next pass in {}", rounded(next))).unwrap_or_default();
+    let took = spoken(report.took);
+    let next = report.next.map(|next| format!("; next pass in {}", spoken(next))).unwrap_or_default();
     let duration_seconds = report.took.as_secs_f64();
     match &report.result {
+        PassResult::Failed(failure @ Failure::Stopped) => {
+            info!(pass = number, trigger, duration_seconds, result = "stopped", "pass {number} ({trigger}): {failure}");
+        }
         PassResult::Failed(failure) => {
             error!(
                 pass = number,
                 trigger,
                 duration_seconds,
                 result = "failed",
-                "pass {number} ({trigger}) failed in {took}: {failure}{next}"
+                "pass {number} ({trigger}) failed after {took}: {failure}{next}"
             );
         }
         PassResult::Refused(plan, refusal) => {
@@ -55,15 +60,10 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
             let summary = plan.summary();
             let revision = plan.revision.as_ref().map(crate::model::Revision::short);
             let at = revision.as_ref().map(|r| format!(" at {r}")).unwrap_or_default();
-            let (result, done) = match &report.result {
-                PassResult::Applied(_, applied) if !applied.results.is_empty() => {
-                    let done = applied.results.iter().filter(|r| r.outcome.is_done()).count();
-                    let result = if done == applied.results.len() { "applied" } else { "incomplete" };
-                    (result, format!("{done} of {} updated, ", applied.results.len()))
-                }
-                _ => ("ok", String::new()),
+            let (result, told) = match &report.result {
+                PassResult::Applied(_, applied) => carried_out(plan, &applied.results),
+                _ => ("ok", counts(&summary)),
             };
-            let told = if done.is_empty() { counts(&summary) } else { format!("{done}{}", rest(plan)) };
             let observing = if mode == Mode::Observe { " (observe: nothing is written)" } else { "" };
             info!(
                 pass = number,
@@ -83,12 +83,36 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
     }
 }
 
+/// What came of a plan, in a word and in counts. What was just updated counts as such, and not as in sync.
+fn carried_out(plan: &Plan, results: &[UpdateResult]) -> (&'static str, String) {
+    let count = |kind: fn(&Outcome) -> bool| results.iter().filter(|result| kind(&result.outcome)).count();
+    let done = count(Outcome::is_done);
+    let mut told: Vec<String> = [
+        (done, "updated"),
+        (count(|outcome| matches!(outcome, Outcome::Failed(_))), "failed"),
+        (count(|outcome| matches!(outcome, Outcome::NotConverged(_))), "not converged"),
+        (count(|outcome| matches!(outcome, Outcome::Skipped(_))), "waiting"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, word)| format!("{count} {word}"))
+    .collect();
+    told.push(rest(plan));
+    let result = match results.len() {
+        0 => "ok",
+        all if all == done => "applied",
+        _ => "incomplete",
+    };
+    (result, told.join(", "))
+}
+
+/// The counts of a plan but for its updates.
 fn rest(plan: &Plan) -> String {
     let all = counts(&plan.summary());
     all.split_once(", ").map_or(all.clone(), |(_, rest)| rest.to_owned())
 }
 
-fn update(plan: &Plan, result: &UpdateResult) {
+fn update(plan: &Plan, result: &UpdateResult, rests: &BTreeMap<Provider, Duration>) {
     let provider = result.provider.as_str();
     let cause = word(result.cause);
     let revision = plan.revision.as_ref().map(crate::model::Revision::short);
@@ -96,6 +120,10 @@ fn update(plan: &Plan, result: &UpdateResult) {
     let outcome = result.outcome.as_str();
     let paths = result.changes.iter().map(|c| printable(&c.path())).collect::<Vec<_>>().join(" ");
     let what = named(&result.changes);
+    let again = rests
+        .get(&result.provider)
+        .map(|rest| format!("; tried again in {}, or when its file changes", spoken(*rest)))
+        .unwrap_or_default();
     match &result.outcome {
         Outcome::Applied => {
             let why = match result.cause {
@@ -112,10 +140,21 @@ fn update(plan: &Plan, result: &UpdateResult) {
         }
         Outcome::NotConverged(mismatches) => {
             let fields = mismatches.iter().take(8).map(mismatched).collect::<Vec<_>>().join("; ");
-            warn!(provider, cause, revision, outcome, duration_seconds, paths, "{provider} did not converge: {fields}");
+            warn!(
+                provider,
+                cause,
+                revision,
+                outcome,
+                duration_seconds,
+                paths,
+                "{provider} took the update and kept other values: {fields}{again}"
+            );
         }
         Outcome::Failed(why) => {
-            error!(provider, cause, revision, outcome, duration_seconds, paths, "{provider} was not updated: {why}");
+            error!(
+                provider,
+                cause, revision, outcome, duration_seconds, paths, "{provider} was not updated: {why}{again}"
+            );
         }
         // A provider that rests was told of when it failed.
         Outcome::Skipped(why) => tracing::debug!(provider, cause, outcome, "{provider} was not tried: {why}"),
@@ -136,8 +175,12 @@ fn difference(entry: &Entry, cause: Option<Cause>) {
             error!(provider, state = "invalid", "Calry's definition of {provider} cannot be read: {problem}");
         }
         (_, Some(cause)) => {
+            let would = match cause {
+                Cause::Change => "would be updated",
+                Cause::Drift => "has drifted, and would be put back",
+            };
             let cause = word(cause);
-            warn!(provider, state = "update", cause, "{provider} differs and is left so ({cause}): {what}");
+            warn!(provider, state = "update", cause, "{provider} {would}: {what}");
         }
         _ => {}
     }
@@ -163,15 +206,4 @@ fn word(cause: Cause) -> &'static str {
         Cause::Change => "change",
         Cause::Drift => "drift",
     }
-}
-
-/// A duration as a person reads it: milliseconds below a second, whole seconds above ten.
-fn rounded(duration: Duration) -> humantime::FormattedDuration {
-    let unit = match duration {
-        d if d < Duration::from_secs(1) => 1,
-        d if d < Duration::from_secs(10) => 100,
-        _ => 1000,
-    };
-    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) / unit * unit;
-    humantime::format_duration(Duration::from_millis(millis))
 }

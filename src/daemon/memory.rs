@@ -82,6 +82,15 @@ impl Memory {
             .collect()
     }
 
+    /// Whose updates failed, and how long until they are tried again.
+    pub(super) fn rests(&self) -> BTreeMap<Provider, Duration> {
+        let now = Instant::now();
+        self.resting
+            .iter()
+            .map(|(provider, rest)| (provider.clone(), rest.until.saturating_duration_since(now)))
+            .collect()
+    }
+
     /// Takes over what a plan found in place, and forgets what git no longer manages.
     pub(super) fn learn_plan(&mut self, plan: &Plan) {
         let managed: Vec<&Provider> = plan

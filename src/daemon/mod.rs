@@ -71,12 +71,17 @@ pub async fn run(
             settled = watcher.settle() => settled,
         };
         watcher.seen(settled.fingerprint);
+        // The pass that begins now is the one that was asked for.
+        if let Ok(asked) = requests.try_recv() {
+            trigger = asked;
+        }
         let passed = pass::pass(settings, &mut memory, trigger, &settled.unsettled, &stop).await;
         if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
             return;
         }
         let pause = memory.pause(settings.interval, &passed);
-        report(&PassReport { next: Some(pause), ..passed });
+        let next = (!stop.is_cancelled()).then_some(pause);
+        report(&PassReport { next, ..passed });
         let wake = Instant::now() + pause;
         trigger = tokio::select! {
             // Cancel-safe: waiting for a token, a point in time, a channel. `changed` keeps what it saw in the watcher.

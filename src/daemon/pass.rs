@@ -1,5 +1,6 @@
 //! One pass of the daemon. It cannot fail: what went wrong is part of what it reports.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Memory, Mode, Settings};
 use crate::apply::{self, Report, UpdateResult};
-use crate::model::Diagnostic;
+use crate::model::{Diagnostic, Provider};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Entry, Limits, Plan, Refusal, Verdict};
 
@@ -64,6 +65,8 @@ pub struct Told {
     pub errors: usize,
     /// Differences that are not changed and were not told before, each with its cause.
     pub differences: Vec<(Entry, Option<Cause>)>,
+    /// Providers whose updates failed, and how long until they are tried again.
+    pub rests: BTreeMap<Provider, Duration>,
 }
 
 /// What came of a pass.
@@ -107,7 +110,7 @@ pub(super) async fn pass(
         trigger,
         took: started.elapsed(),
         result: attempt.unwrap_or_else(PassResult::Failed),
-        told,
+        told: Told { rests: memory.rests(), ..told },
         next: None,
     }
 }
@@ -199,7 +202,7 @@ async fn attempt(
 /// Notes what differs and stays so, where that is news: held and unreadable providers, and with `updates` the pending
 /// updates too. Once per pass: it forgets what it is not told again.
 fn tell_differences(memory: &mut Memory, news: &mut Told, plan: &Plan, updates: bool) {
-    let mut told = std::collections::BTreeMap::new();
+    let mut told = BTreeMap::new();
     for entry in &plan.entries {
         let cause = match &entry.verdict {
             Verdict::Update(step) if updates => Some(step.cause),

@@ -24,5 +24,5 @@ pub use provider::{InvalidProvider, Provider};
 pub use revision::Revision;
 pub use secret::{InvalidSecretName, Scrubber, Secret, SecretName};
 pub use template::{InvalidTemplate, Template};
-pub use text::{acts, ellipsize, printable};
+pub use text::{acts, ellipsize, printable, spoken};
 pub use workspace::{InvalidSlug, Slug, Workspace};

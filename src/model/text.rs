@@ -1,5 +1,7 @@
 //! Making foreign text safe to show: on a terminal, in a log line, in a page.
 
+use std::time::Duration;
+
 /// The text with every character escaped that could act instead of being read: control characters (a terminal obeys
 /// them), and the invisible and bidirectional formatting characters that make a text read as another one. Spaces stay;
 /// line breaks and tabs are escaped.
@@ -14,6 +16,25 @@ pub fn printable(text: &str) -> String {
         }
     }
     out
+}
+
+/// A duration as a person says it: `25ms`, `2.9s`, `42s`, `4m 5s`, `1h 30m`.
+#[must_use]
+pub fn spoken(duration: Duration) -> String {
+    let (millis, seconds) = (duration.as_micros().div_ceil(1000), duration.as_secs_f64());
+    match duration {
+        _ if millis < 1000 => format!("{millis}ms"),
+        // What rounds up to 10.0 is said as the next line says it.
+        _ if seconds < 9.95 => format!("{seconds:.1}s").replace(".0s", "s"),
+        // A minute is made of whole seconds, an hour of whole minutes.
+        _ if seconds < 3600.0 => whole(duration, 1),
+        _ => whole(duration, 60),
+    }
+}
+
+fn whole(duration: Duration, unit: u64) -> String {
+    let units = (duration.as_secs_f64() / unit as f64).round() as u64;
+    humantime::format_duration(Duration::from_secs(units * unit)).to_string()
 }
 
 /// Whether a character could act instead of being read; see [`printable`].
@@ -43,6 +64,14 @@ pub fn ellipsize(text: &str, max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_said_as_a_person_would() {
+        let said = |seconds| spoken(Duration::from_secs_f64(seconds));
+        let all =
+            [0.0, 0.000_2, 0.025, 0.999_9, 1.0, 2.94, 9.96, 42.4, 119.999, 245.0, 5400.0, 3586.4, 86_399.9].map(said);
+        insta::assert_snapshot!(all.join(", "), @"0ms, 1ms, 25ms, 1s, 1s, 2.9s, 10s, 42s, 2m, 4m 5s, 1h 30m, 59m 46s, 1day");
+    }
 
     #[test]
     fn what_would_act_is_escaped() {

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::model::Provider;
+use crate::model::{Provider, spoken};
 
 /// What was attempted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,16 +204,6 @@ impl Error {
     }
 }
 
-/// A duration to the millisecond, or to the second where it is long.
-fn spoken(duration: Duration) -> String {
-    let whole = if duration < Duration::from_secs(10) {
-        Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-    } else {
-        Duration::from_secs(duration.as_secs_f64().round() as u64)
-    };
-    humantime::format_duration(whole).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,11 +259,5 @@ mod tests {
         assert_eq!(verdict(Cause::Paused { wait: Duration::ZERO }), (true, false));
         // It answered with success: it arrived, whatever the answer says.
         assert_eq!(verdict(Cause::NotJson { status: 200 }), (false, true));
-    }
-
-    #[test]
-    fn durations_are_said_as_a_person_would() {
-        assert_eq!(spoken(Duration::from_micros(1_234_567)), "1s 234ms");
-        assert_eq!(spoken(Duration::from_micros(119_999_567)), "2m");
     }
 }

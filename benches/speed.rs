@@ -168,7 +168,10 @@ fn apply(criterion: &mut Criterion) {
         if let (Some(best), Some(median)) = (runs.first(), runs.get(runs.len() / 2)) {
             let ratio = median.as_secs_f64() / floor.as_secs_f64();
             println!(
-                "apply of {providers}: median {median:.0?}, best {best:.0?}; floor of {trips} round trips {floor:?}; median is {ratio:.2} of it"
+                "apply of {providers}: median {} ms, best {} ms; {trips} round trips take {} ms; the median is {ratio:.2} of that",
+                median.as_millis(),
+                best.as_millis(),
+                floor.as_millis()
             );
         }
     }

@@ -22,6 +22,8 @@ pub struct Memory {
     resting: BTreeMap<Provider, Rest>,
     /// The workspace of the API key that was used last.
     known: Option<(Secret, Workspace)>,
+    /// The id of the workspace that everything else here is about.
+    home: Option<String>,
     /// Passes that failed as a whole, in a row.
     failures: u32,
     /// How many passes there were.
@@ -56,7 +58,24 @@ impl Memory {
         }
     }
 
+    /// Whether another key than the last one may belong to another workspace: then that is to be asked before anything is
+    /// compared with what was applied.
+    pub(super) const fn may_have_moved(&self) -> bool {
+        self.known.is_none() && self.home.is_some()
+    }
+
+    /// Takes over which workspace the rest is about. Whether the definitions are for it is not known yet.
+    pub(super) fn learn_home(&mut self, workspace: &Workspace) {
+        // What was applied to one workspace says nothing of another.
+        if self.home.as_ref().is_some_and(|home| *home != workspace.id) {
+            self.applied.clear();
+        }
+        self.home = Some(workspace.id.clone());
+    }
+
+    /// Takes over the workspace of a key, after the definitions were found to be for it.
     pub(super) fn learn_workspace(&mut self, key: &Secret, workspace: &Workspace) {
+        self.learn_home(workspace);
         self.known = Some((key.clone(), workspace.clone()));
     }
 
@@ -138,7 +157,8 @@ impl Memory {
         }
         let pause = if self.failures == 0 { interval } else { growing(interval, self.failures) };
         // A tenth up or down, so that a fleet of daemons does not ask in step.
-        pause.mul_f64(0.9 + 0.2 * fastrand::f64())
+        let spread = pause.mul_f64(0.9 + 0.2 * fastrand::f64());
+        if self.failures == 0 { spread } else { spread.min(LONGEST_PAUSE.max(interval)) }
     }
 }
 
@@ -159,5 +179,26 @@ mod tests {
         assert_eq!(pauses, [60, 120, 240, 300, 300]);
         assert_eq!(growing(Duration::from_secs(900), 7).as_secs(), 900);
         assert_eq!(growing(Duration::from_secs(1), u32::MAX).as_secs(), 300);
+    }
+
+    #[test]
+    fn what_was_applied_to_one_workspace_is_not_taken_for_applied_to_another() {
+        let workspace = |id: &str| Workspace { id: id.to_owned(), name: String::new(), slug: String::new() };
+        let provider = Provider::parse("HOSTAWAY").unwrap();
+        let desired = Desired {
+            provider: provider.clone(),
+            icon: None,
+            partner_key: crate::model::DesiredPartnerKey::default(),
+            fields: BTreeMap::new(),
+            hold: None,
+        };
+        let mut memory = Memory::default();
+        memory.learn_workspace(&Secret::new("one"), &workspace("a"));
+        memory.applied.insert(provider, Arc::new(desired));
+        assert!(memory.workspace_of(&Secret::new("two")).is_none() && memory.may_have_moved());
+        memory.learn_workspace(&Secret::new("two"), &workspace("a"));
+        assert_eq!(memory.applied.len(), 1, "a rotated key of the same workspace");
+        memory.learn_workspace(&Secret::new("three"), &workspace("b"));
+        assert!(memory.applied.is_empty());
     }
 }

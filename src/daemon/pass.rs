@@ -12,6 +12,7 @@ use crate::apply::{self, Report, UpdateResult};
 use crate::model::{Diagnostic, Provider};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Entry, Limits, Plan, Refusal, Verdict};
+use crate::remote::ReadCalry as _;
 
 /// Why a pass runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,9 +158,20 @@ async fn attempt(
     };
     let known = memory.workspace_of(key.secret());
     let reader = settings.api.reader(&key, deadline, pass::scrubber(&desired));
+    let looking = async {
+        let known = match known {
+            None if memory.may_have_moved() => {
+                let workspace = reader.workspace().await?;
+                memory.learn_home(&workspace);
+                Some(workspace)
+            }
+            known => known,
+        };
+        pass::look(&settings.source, &mut desired, &reader, known, settings.api.method(), &memory.applied).await
+    };
     // Reading may be dropped at any moment, and may be tried again for longer than whoever stops us waits.
     let looked = tokio::select! {
-        looked = pass::look(&settings.source, &mut desired, &reader, known, settings.api.method(), &memory.applied) => looked,
+        looked = looking => looked,
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
     tell_problems(memory, told, &desired.loaded);

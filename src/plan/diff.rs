@@ -202,14 +202,18 @@ fn compare(desired: &Desired, live: &Live, applied: Option<&Desired>) -> Compare
         }
     }
     for (group, on) in fields {
-        let empty = BTreeMap::new();
-        let now = live.fields.get(group).unwrap_or(&empty);
-        for field in on.iter().chain(now.keys()).collect::<BTreeSet<_>>() {
-            let (before, after) = (now.get(field).copied(), on.contains(field));
-            if before.unwrap_or(false) != after {
-                changes.push(Change::Field { group: group.clone(), field: field.clone(), before, after });
-            }
-        }
+        let now = live.fields.get(group);
+        let known = now.into_iter().flatten().map(|(field, before)| (field, Some(*before), on.contains(field)));
+        let fresh = on.iter().filter(|field| !now.is_some_and(|now| now.contains_key(*field))).map(|f| (f, None, true));
+        let mut differing: Vec<_> =
+            known.chain(fresh).filter(|(_, before, after)| before.unwrap_or(false) != *after).collect();
+        differing.sort_unstable();
+        changes.extend(differing.into_iter().map(|(field, before, after)| Change::Field {
+            group: group.clone(),
+            field: field.clone(),
+            before,
+            after,
+        }));
     }
     Compared { changes, unresolved }
 }

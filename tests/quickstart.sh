@@ -32,7 +32,7 @@ expect() {
     exit 1
 }
 
-expect 'pass 1 (start).*12 of 12 updated'
+expect 'pass 1 (start).*12 updated'
 url=$(grep -oEm1 'http://127\.0\.0\.1:[0-9]+' "$work/out")
 key=$(grep -oEm1 'zepl\.sandbox-read\.[^ ]+' "$work/out")
 icon() {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::civil::Date;
 
-use super::mask::{is_boolean_elsewhere, is_name};
+use super::mask::{is_boolean_elsewhere, is_name, is_part_of_a_partner_key};
 use super::source::{Problem, Problems, Source, Told};
 use super::yaml::{Node, Span, Tree, Value};
 use crate::model::{
@@ -380,6 +380,12 @@ impl<'s> Reader<'s> {
                 .help(|| Some("name the groups to manage, or remove the line".to_owned()));
         }
         for entry in &groups {
+            if is_part_of_a_partner_key(entry.name) {
+                // Its values would be taken for fields, and shown.
+                let message = || format!("`{}` is no group of fields: it is part of a partner key", entry.name);
+                self.error(Code::UnknownKey, entry.at, message).help(|| Some("mend the indentation".to_owned()));
+                continue;
+            }
             if !self.field_name(entry.name, entry.at, "group") {
                 continue;
             }

@@ -88,6 +88,7 @@ impl Masking<'_> {
     fn group(&mut self, (key, value): &Entry<'_>, end: usize) {
         self.show_key(key);
         match &value.value {
+            _ if key.text().is_none_or(is_part_of_a_partner_key) => self.hide(key, end),
             Value::Null => {}
             Value::List(fields) if fields.iter().all(Node::is_scalar) => {}
             Value::Map(fields) => each(fields, end, |(key, value), end| {
@@ -97,7 +98,7 @@ impl Masking<'_> {
                     Value::Text(word) => is_boolean_elsewhere(word),
                     Value::Other | Value::List(_) | Value::Map(_) | Value::Refused => false,
                 };
-                if !shown {
+                if !(shown && key.is_scalar()) {
                     self.hide(key, end);
                 }
             }),
@@ -139,6 +140,11 @@ pub(super) fn visible_unparsed(line: &str) -> &str {
 /// Whether a text is a key's name and nothing else, so that it may be repeated.
 pub(super) fn is_name(text: &str) -> bool {
     text.len() <= 64 && check_header_name(text).is_ok()
+}
+
+/// Whether a key belongs to a partner key: below `fieldsToSync` it slipped under the wrong one.
+pub(super) fn is_part_of_a_partner_key(key: &str) -> bool {
+    matches!(key, "partnerKey" | "headers" | "queryParams")
 }
 
 /// Whether a text is a boolean to readers of YAML 1.1.

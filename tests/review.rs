@@ -83,7 +83,7 @@ fn a_refused_plan_says_once_what_differs() {
     let world = world();
     let mut daemon = world.daemon(&["--max-changes", "0", "--interval", "1s"]);
     daemon.line("pass 3 ");
-    let said = daemon.seen.iter().filter(|line| line.contains("differs and is left so")).count();
+    let said = daemon.seen.iter().filter(|line| line.contains("HOSTAWAY would be updated")).count();
     assert_eq!(said, 1, "{}", daemon.seen.join("\n"));
 }
 

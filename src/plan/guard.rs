@@ -44,8 +44,9 @@ pub struct Refused {
 pub enum Refusal {
     /// More changes than the limit.
     #[error(
-        "the plan is refused: it would change {changes} providers, and --max-changes allows {max}; look at it, and let \
-         exactly this plan through with: apply --approve {digest}"
+        "the plan is refused: it would change {changes} {}, and --max-changes allows {max}; look at it, and let exactly this \
+         plan through with: apply --approve {digest}",
+        if *changes == 1 { "provider" } else { "providers" }
     )]
     TooManyChanges {
         /// How many providers it would change.

@@ -13,7 +13,7 @@ use super::{Exit, Output, signals};
 use crate::apply;
 use crate::pass;
 use crate::plan::{Approved, Digest, Limits};
-use crate::render::{json, text};
+use crate::render::{github, json, markdown, text};
 use crate::repo::MissingSecrets;
 
 #[derive(Args)]
@@ -31,7 +31,7 @@ pub(super) struct ApplyArgs {
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = concurrency, value_name = "N")]
     concurrency: usize,
     /// How plan and report are printed
-    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json")]
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|markdown|github")]
     format: Format,
     // Last: its headings hold for what follows.
     #[command(flatten)]
@@ -63,12 +63,18 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     // What is shown before the question is not the result of a command whose result is JSON.
     match args.format {
         Format::Text => output.result(&text::plan(plan)),
-        Format::Json if !args.yes => output.note(&text::plan(plan)),
-        Format::Json => {}
+        _ if !args.yes => output.note(&text::plan(plan)),
+        _ => {}
     }
     let give_up = |exit: Exit, sentence: &str| {
-        if args.format == Format::Json {
-            output.result(&json::plan(plan, diagnostics, None, Some(sentence)));
+        match args.format {
+            Format::Text => {}
+            Format::Json => output.result(&json::plan(plan, diagnostics, None, Some(sentence))),
+            Format::Markdown => output.result(&markdown::failure(sentence, diagnostics, &setup.shown)),
+            Format::Github => {
+                output.result(&github::diagnostics(diagnostics, &setup.shown));
+                output.result(&github::failure(sentence));
+            }
         }
         output.error(sentence);
         Ok(exit)
@@ -103,6 +109,11 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         Format::Text if count > 0 => output.result(&text::report(&report)),
         Format::Text => {}
         Format::Json => output.result(&json::plan(plan, diagnostics, Some(&report), None)),
+        Format::Markdown => output.result(&markdown::plan(plan, diagnostics, Some(&report), &setup.shown)),
+        Format::Github => {
+            output.result(&github::diagnostics(diagnostics, &setup.shown));
+            output.result(&github::report(&report));
+        }
     }
     let failed = report.results.iter().any(|result| !result.outcome.is_done()) || cannot_be_applied(plan);
     Ok(Exit::of(failed, false, false))

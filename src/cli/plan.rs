@@ -8,13 +8,13 @@ use super::{Exit, Output};
 use crate::model::Diagnostic;
 use crate::pass::{self, Desired, Failure, Look};
 use crate::plan::{Applied, Payload, Plan, Verdict};
-use crate::render::{json, text};
+use crate::render::{github, json, markdown, text};
 use crate::repo::MissingSecrets;
 
 #[derive(Args)]
 pub(super) struct PlanArgs {
     /// How the plan is printed
-    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json")]
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|markdown|github")]
     format: Format,
     /// Exit with 2 where changes are pending
     #[arg(long)]
@@ -31,6 +31,8 @@ pub(super) struct PlanArgs {
 pub(super) enum Format {
     Text,
     Json,
+    Markdown,
+    Github,
 }
 
 pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit> {
@@ -45,6 +47,11 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     match args.format {
         Format::Text => output.result(&text::plan(&look.plan)),
         Format::Json => output.result(&json::plan(&look.plan, &desired.loaded.diagnostics, None, None)),
+        Format::Markdown => output.result(&markdown::plan(&look.plan, &desired.loaded.diagnostics, None, &setup.shown)),
+        Format::Github => {
+            output.result(&github::diagnostics(&desired.loaded.diagnostics, &setup.shown));
+            output.result(&github::plan(&look.plan, &setup.shown));
+        }
     }
     let pending = args.detailed_exitcode && look.plan.steps().next().is_some();
     Ok(Exit::of(cannot_be_applied(&look.plan), looked.is_invalid(), pending))
@@ -79,8 +86,14 @@ impl Failed {
     pub(super) fn tell(self, setup: &Setup, format: Format, output: &Output) -> Exit {
         output.diagnostics(&self.diagnostics, &setup.shown, self.files);
         let sentence = self.failure.to_string();
-        if format == Format::Json {
-            output.result(&json::failure(&sentence, &self.diagnostics));
+        match format {
+            Format::Text => {}
+            Format::Json => output.result(&json::failure(&sentence, &self.diagnostics)),
+            Format::Markdown => output.result(&markdown::failure(&sentence, &self.diagnostics, &setup.shown)),
+            Format::Github => {
+                output.result(&github::diagnostics(&self.diagnostics, &setup.shown));
+                output.result(&github::failure(&sentence));
+            }
         }
         output.error(&sentence);
         if self.failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed }

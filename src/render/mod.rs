@@ -4,7 +4,9 @@
 //! position, before rendering.
 
 mod diagnostics;
+pub mod github;
 pub mod json;
+pub mod markdown;
 pub mod text;
 mod view;
 

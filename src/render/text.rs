@@ -3,9 +3,8 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use similar::TextDiff;
 
-use super::view::{before_and_after, references};
+use super::view::{DiffLine, diff, references};
 use crate::apply::{Outcome, Report};
 use crate::model::{ellipsize, printable};
 use crate::plan::{Change, Entry, Mismatch, Payload, Plan, Step, Summary, Value, Verdict};
@@ -82,19 +81,13 @@ pub fn counts(summary: &Summary) -> String {
 fn changes(out: &mut String, entry: &Entry, step: &Step) {
     let file = entry.file.as_deref().unwrap_or_default();
     let _ = writeln!(out, "{BOLD}{}{BOLD:#}  {DIM}{}{DIM:#}  {}", entry.label(), printable(file), brief(&step.changes));
-    let (before, after) = before_and_after(step);
-    let diff = TextDiff::from_lines(&before, &after);
-    for hunk in diff.unified_diff().context_radius(2).iter_hunks() {
-        let _ = writeln!(out, "  {CYAN}{}{CYAN:#}", hunk.header());
-        for change in hunk.iter_changes() {
-            let style = match change.tag() {
-                similar::ChangeTag::Delete => RED,
-                similar::ChangeTag::Insert => GREEN,
-                similar::ChangeTag::Equal => Style::new(),
-            };
-            let line = printable(change.value().trim_end_matches('\n'));
-            let _ = writeln!(out, "  {style}{}{line}{style:#}", change.tag());
-        }
+    for line in diff(step) {
+        let _ = match line {
+            DiffLine::Hunk(header) => writeln!(out, "  {CYAN}{header}{CYAN:#}"),
+            DiffLine::Same(text) => writeln!(out, "   {text}"),
+            DiffLine::Gone(text) => writeln!(out, "  {RED}-{text}{RED:#}"),
+            DiffLine::New(text) => writeln!(out, "  {GREEN}+{text}{GREEN:#}"),
+        };
     }
     for unresolved in &entry.unresolved {
         let references = references(&unresolved.secrets);

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use similar::{ChangeTag, TextDiff};
 
-use crate::model::{Desired, Half, Live, SecretName};
+use crate::model::{Desired, Half, Live, SecretName, printable};
 use crate::plan::{Change, KeyChange, Step};
 
 #[derive(Serialize)]
@@ -28,9 +29,35 @@ struct KeyView {
     query_params: Option<BTreeMap<String, String>>,
 }
 
-/// The live definition, and the one that the update leads to, each as YAML.
-pub(super) fn before_and_after(step: &Step) -> (String, String) {
-    (yaml(&before(step)), yaml(&after(step)))
+/// A line of the diff from the live definition to the one that the update leads to, printable.
+pub(super) enum DiffLine {
+    /// Where a part of the diff stands.
+    Hunk(String),
+    /// The same on both sides.
+    Same(String),
+    /// Live only.
+    Gone(String),
+    /// Desired only.
+    New(String),
+}
+
+/// The diff of both as canonical YAML, with two lines of context.
+pub(super) fn diff(step: &Step) -> Vec<DiffLine> {
+    let (before, after) = (yaml(&before(step)), yaml(&after(step)));
+    let diff = TextDiff::from_lines(&before, &after);
+    let mut lines = Vec::new();
+    for hunk in diff.unified_diff().context_radius(2).iter_hunks() {
+        lines.push(DiffLine::Hunk(hunk.header().to_string()));
+        lines.extend(hunk.iter_changes().map(|change| {
+            let text = printable(change.value().trim_end_matches('\n'));
+            match change.tag() {
+                ChangeTag::Delete => DiffLine::Gone(text),
+                ChangeTag::Insert => DiffLine::New(text),
+                ChangeTag::Equal => DiffLine::Same(text),
+            }
+        }));
+    }
+    lines
 }
 
 /// How a list of references reads: `${secret:a}, ${secret:b}`.

@@ -44,18 +44,24 @@ impl fmt::Display for Half {
 }
 
 /// A partner key with its values: what Calry holds, or what an update sends. An absent half is `None`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PartnerKey {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartnerKey<V = Secret> {
     /// HTTP headers.
-    pub headers: Option<BTreeMap<String, Secret>>,
+    pub headers: Option<BTreeMap<String, V>>,
     /// Query parameters.
-    pub query_params: Option<BTreeMap<String, Secret>>,
+    pub query_params: Option<BTreeMap<String, V>>,
 }
 
-impl PartnerKey {
+impl<V> Default for PartnerKey<V> {
+    fn default() -> Self {
+        Self { headers: None, query_params: None }
+    }
+}
+
+impl<V> PartnerKey<V> {
     /// One half.
     #[must_use]
-    pub fn half(&self, half: Half) -> Option<&BTreeMap<String, Secret>> {
+    pub fn half(&self, half: Half) -> Option<&BTreeMap<String, V>> {
         match half {
             Half::Headers => self.headers.as_ref(),
             Half::QueryParams => self.query_params.as_ref(),
@@ -63,7 +69,7 @@ impl PartnerKey {
     }
 
     /// One half, to change.
-    pub fn half_mut(&mut self, half: Half) -> &mut Option<BTreeMap<String, Secret>> {
+    pub fn half_mut(&mut self, half: Half) -> &mut Option<BTreeMap<String, V>> {
         match half {
             Half::Headers => &mut self.headers,
             Half::QueryParams => &mut self.query_params,
@@ -71,7 +77,7 @@ impl PartnerKey {
     }
 
     /// Every value of both halves.
-    pub fn values(&self) -> impl Iterator<Item = &Secret> {
+    pub fn values(&self) -> impl Iterator<Item = &V> {
         self.headers.iter().chain(&self.query_params).flat_map(BTreeMap::values)
     }
 }
@@ -93,37 +99,7 @@ impl DesiredValue {
 }
 
 /// The halves of a partner key that git manages; an absent half is left alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DesiredPartnerKey {
-    /// HTTP headers.
-    pub headers: Option<BTreeMap<String, DesiredValue>>,
-    /// Query parameters.
-    pub query_params: Option<BTreeMap<String, DesiredValue>>,
-}
-
-impl DesiredPartnerKey {
-    /// One half.
-    #[must_use]
-    pub fn half(&self, half: Half) -> Option<&BTreeMap<String, DesiredValue>> {
-        match half {
-            Half::Headers => self.headers.as_ref(),
-            Half::QueryParams => self.query_params.as_ref(),
-        }
-    }
-
-    /// One half, to change.
-    pub fn half_mut(&mut self, half: Half) -> &mut Option<BTreeMap<String, DesiredValue>> {
-        match half {
-            Half::Headers => &mut self.headers,
-            Half::QueryParams => &mut self.query_params,
-        }
-    }
-
-    /// Every value of both halves.
-    pub fn values(&self) -> impl Iterator<Item = &DesiredValue> {
-        self.headers.iter().chain(&self.query_params).flat_map(BTreeMap::values)
-    }
-}
+pub type DesiredPartnerKey = PartnerKey<DesiredValue>;
 
 /// A header that cannot be sent. It never repeats the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

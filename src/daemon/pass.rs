@@ -185,10 +185,7 @@ async fn attempt(
     }
     let limits = Limits { max_changes: settings.max_changes, approve: None };
     let approved = match plan.approve(&limits) {
-        Ok(approved) => {
-            tell_differences(memory, told, approved.plan(), false);
-            approved
-        }
+        Ok(approved) => approved,
         Err(refused) => {
             tell_differences(memory, told, &refused.plan, true);
             return Ok(PassResult::Refused(refused.plan, refused.reason));

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use calry_gitops::model::{
-    KNOWN_LISTING_FIELDS, Live, PartnerKey, Provider, Secret, SecretName, UpdateMethod, Workspace,
+    KNOWN_LISTING_FIELDS, Live, LiveValue, PartnerKey, Provider, Secret, SecretName, UpdateMethod, Workspace,
 };
 use calry_gitops::pass::{self, Source};
 use calry_gitops::plan::{Applied, Context, Input, plan};
@@ -56,7 +56,8 @@ impl InMemory {
             partner_key: PartnerKey {
                 headers: Some([("x-api-key".to_owned(), Secret::new(format!("sandbox-p{n}")))].into()),
                 query_params: Some([("client_id".to_owned(), Secret::new("acme-travel"))].into()),
-            },
+            }
+            .map(LiveValue::from),
             fields: [("listing".to_owned(), KNOWN_LISTING_FIELDS.iter().map(|f| ((*f).to_owned(), true)).collect())]
                 .into(),
             updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
@@ -97,6 +98,7 @@ fn look(criterion: &mut Criterion) {
             missing: MissingSecrets::Placeholder,
             strict: false,
             only: Vec::new(),
+            base: None,
         };
         let calry = InMemory::new(files);
         let applied = Applied::new();
@@ -117,7 +119,8 @@ fn look(criterion: &mut Criterion) {
             .iter()
             .map(|f| Input { file: f.name.clone(), provider: f.provider.clone(), desired: f.desired.clone() })
             .collect();
-        let context = Context { today: calry_gitops::pass::today(), method: UpdateMethod::Patch, applied: &applied };
+        let context =
+            Context { today: calry_gitops::pass::today(), method: UpdateMethod::Patch, applied: &applied, base: None };
         group.bench_function(BenchmarkId::new("diff", files), |b| {
             b.iter_batched(
                 || (inputs.clone(), calry.0.clone()),

@@ -8,8 +8,13 @@
 //! 4. [`apply`] sends one update per changed provider and verifies each answer.
 //! 5. [`render`] says what happened.
 //!
-//! [`pass`] is that order in code; [`cli`] walks it once and [`daemon`] for ever. [`model`] is the vocabulary of all of
-//! them, and [`sandbox`] a Calry of one's own to try it on.
+//! [`pull`] goes the other way: live state to files, for who begins with this, or adopts a drift.
+//!
+//! [`pass`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`admin`] tells of over HTTP.
+//! [`model`] is the vocabulary of all of them, [`saved`] a plan that was reviewed, and [`sandbox`] a Calry of one's own to
+//! try it on.
+//!
+//! What a hostile pull request may do, and what not, is told in [`threat_model`].
 //!
 //! # Who may import whom
 //!
@@ -18,9 +23,12 @@
 //! | `model` | nothing |
 //! | `repo`, `remote`, `plan`, `sandbox` | `model` |
 //! | `apply` | `model`, `remote`, `plan` |
-//! | `render` | `model`, `plan`, `apply` |
+//! | `pull` | `model`, `repo`, `plan` |
+//! | `render` | `model`, `plan`, `apply`, `pull` |
+//! | `saved` | `model`, `plan` |
 //! | `pass` | `model`, `repo`, `remote`, `plan`, `apply` |
 //! | `daemon` | all of these but `sandbox` |
+//! | `admin` | `model`, `plan`, `render`, `daemon` |
 //! | `cli` | everything; nothing imports it |
 //!
 //! `tests/architecture.rs` reads the code and holds it to this table.
@@ -36,13 +44,18 @@
     clippy::print_stderr
 )]
 
+pub mod admin;
 pub mod apply;
 pub mod cli;
 pub mod daemon;
 pub mod model;
 pub mod pass;
 pub mod plan;
+pub mod pull;
 pub mod remote;
 pub mod render;
 pub mod repo;
 pub mod sandbox;
+pub mod saved;
+#[doc = include_str!("threat_model.md")]
+pub mod threat_model {}

@@ -10,9 +10,9 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use crate::model::{Catalogue, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
-use crate::plan::{Applied, Context, Input, Plan, plan};
-use crate::remote::{self, ReadCalry};
+use crate::model::{Catalogue, Live, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
+use crate::plan::{Applied, Base, BaseFile, Context, Input, Plan, plan};
+use crate::remote::{self, Listing, ReadCalry};
 use crate::repo::{self, DirectoryError, Loaded, MissingSecrets, Pin, SecretSources};
 
 /// Where desired state comes from, and how strictly it is read.
@@ -28,6 +28,8 @@ pub struct Source {
     pub strict: bool,
     /// The only providers that count; empty for all.
     pub only: Vec<Provider>,
+    /// The git revision that this branch is compared with, to tell its changes from those that were due before.
+    pub base: Option<String>,
 }
 
 /// Desired state with its secrets, and the revision it was read from.
@@ -37,6 +39,8 @@ pub struct Desired {
     pub loaded: Loaded,
     /// The git revision; `None` outside a checkout.
     pub revision: Option<Revision>,
+    /// What this branch began with, where that was asked for.
+    pub base: Option<Base>,
 }
 
 /// Why there is no plan at all.
@@ -45,6 +49,9 @@ pub enum Failure {
     /// The definitions cannot be read.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// The definitions as they were cannot be read.
+    #[error(transparent)]
+    Base(#[from] repo::BaseError),
     /// `--only` names a provider that has no file.
     #[error("there is no definition file for {0}, which --only names; add {stem}.yaml, or leave it out", stem = .0.file_stem())]
     NoFile(Provider),
@@ -70,6 +77,9 @@ pub enum Failure {
     /// Calry could not be asked.
     #[error(transparent)]
     Remote(#[from] remote::Error),
+    /// There is no snapshot to stand for it.
+    #[error(transparent)]
+    Snapshot(#[from] remote::SnapshotError),
     /// The program was told to end before there was a plan.
     #[error("told to end before anything was planned; nothing was changed")]
     Stopped,
@@ -98,7 +108,7 @@ pub struct Look {
 /// Loads the files and fills their secrets in.
 ///
 /// # Errors
-/// [`Failure::Directory`] and [`Failure::NoFile`]; problems of single files are in [`Loaded::diagnostics`].
+/// [`Failure::Directory`], [`Failure::Base`] and [`Failure::NoFile`]; problems of single files are in [`Loaded::diagnostics`].
 pub fn load(source: &Source) -> Result<Desired, Failure> {
     let mut loaded = repo::load(&source.definitions)?;
     if !source.only.is_empty() {
@@ -109,7 +119,18 @@ pub fn load(source: &Source) -> Result<Desired, Failure> {
     }
     loaded.resolve(&source.secrets, source.missing);
     let revision = repo::revision(&loaded.directory);
-    Ok(Desired { loaded, revision })
+    let base = source.base.as_deref().map(|reference| base(&loaded, reference, &source.only)).transpose()?;
+    Ok(Desired { loaded, revision, base })
+}
+
+fn base(loaded: &Loaded, reference: &str, only: &[Provider]) -> Result<Base, Failure> {
+    let repo::Base { commit, loaded } = repo::base(&loaded.directory, reference)?;
+    let counts = |provider: &Provider| only.is_empty() || only.contains(provider);
+    let files = loaded.files.into_iter().filter_map(|file| {
+        let provider = file.provider.filter(counts)?;
+        Some((provider, BaseFile { file: file.name, desired: file.desired }))
+    });
+    Ok(Base { commit, desired: files.collect() })
 }
 
 /// What must never appear in a text that somebody else wrote.
@@ -120,22 +141,18 @@ pub fn scrubber(desired: &Desired) -> Scrubber {
     scrubber
 }
 
-/// Fetches the live state and plans. `known` is the workspace, where the same key was asked before.
+/// Reads the workspace and its definitions, at the same time. `known` is the workspace, where the same key was asked before.
 ///
 /// # Errors
-/// [`Failure`] where nothing can be planned.
-pub async fn look<R: ReadCalry>(
-    source: &Source,
-    desired: &mut Desired,
+/// [`Failure::Pin`], [`Failure::WrongWorkspace`] and [`Failure::Remote`].
+pub async fn fetch<R: ReadCalry>(
     reader: &R,
+    pin: &Pin,
     known: Option<Workspace>,
-    method: UpdateMethod,
-    applied: &Applied,
-) -> Result<Look, Failure> {
-    if matches!(desired.loaded.pin, Pin::Invalid) {
+) -> Result<(Workspace, Listing), Failure> {
+    if matches!(pin, Pin::Invalid) {
         return Err(Failure::Pin);
     }
-    let fetched = Instant::now();
     let workspace = async {
         match known {
             Some(workspace) => Ok(workspace),
@@ -144,7 +161,7 @@ pub async fn look<R: ReadCalry>(
     };
     let (workspace, listing) = tokio::join!(workspace, reader.definitions());
     let workspace = workspace?;
-    if let Pin::Slug(pinned) = &desired.loaded.pin
+    if let Pin::Slug(pinned) = pin
         && pinned.as_str() != workspace.slug
     {
         return Err(Failure::WrongWorkspace {
@@ -152,10 +169,23 @@ pub async fn look<R: ReadCalry>(
             found: crate::model::ellipsize(&crate::model::printable(&workspace.slug), 128),
         });
     }
-    let listing = listing?;
-    let today = today();
+    Ok((workspace, listing?))
+}
 
-    let loaded = &mut desired.loaded;
+/// A live state, as far as it counts, with what cannot be read of it.
+#[derive(Debug)]
+pub struct Judged {
+    /// The definitions that count.
+    pub live: Vec<Live>,
+    /// Providers whose definitions cannot be read, and why.
+    pub unreadable: Vec<(Provider, String)>,
+    /// Of definitions that cannot be read, and whose provider nobody can tell: sentences.
+    pub nameless: Vec<String>,
+}
+
+/// Judges the files by what Calry has.
+#[must_use]
+pub fn judge(source: &Source, loaded: &mut Loaded, listing: Listing) -> Judged {
     let (known, nameless): (Vec<_>, Vec<_>) = listing.unreadable.into_iter().partition(|u| u.provider.is_some());
     let mut unreadable: Vec<(Provider, String)> =
         known.into_iter().filter_map(|u| Some((u.provider?, u.problem))).collect();
@@ -173,13 +203,31 @@ pub async fn look<R: ReadCalry>(
     if source.strict {
         loaded.deny_warnings();
     }
-    let inputs: Vec<Input> = loaded
-        .files
-        .iter()
+    let counts = |live: &Live| source.only.is_empty() || source.only.contains(&live.provider);
+    let live = listing.live.into_iter().filter(counts).collect();
+    Judged { live, unreadable, nameless: nameless.iter().map(ToString::to_string).collect() }
+}
+
+/// Fetches the live state and plans. `known` is the workspace, where the same key was asked before.
+///
+/// # Errors
+/// [`Failure`] where nothing can be planned.
+pub async fn look<R: ReadCalry>(
+    source: &Source,
+    desired: &mut Desired,
+    reader: &R,
+    known: Option<Workspace>,
+    method: UpdateMethod,
+    applied: &Applied,
+) -> Result<Look, Failure> {
+    let fetched = Instant::now();
+    let (workspace, listing) = fetch(reader, &desired.loaded.pin, known).await?;
+    let Judged { live, unreadable, nameless: _ } = judge(source, &mut desired.loaded, listing);
+    let files = desired.loaded.files.iter();
+    let inputs: Vec<Input> = files
         .map(|file| Input { file: file.name.clone(), provider: file.provider.clone(), desired: file.desired.clone() })
         .collect();
-    let live = listing.live.into_iter().filter(|live| source.only.is_empty() || source.only.contains(&live.provider));
-    let context = Context { today, method, applied };
+    let context = Context { today: today(), method, applied, base: desired.base.as_ref() };
     let plan = plan(workspace, desired.revision.clone(), inputs, live, &unreadable, context);
     Ok(Look { plan, fetched })
 }

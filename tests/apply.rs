@@ -9,8 +9,8 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use calry_gitops::apply::{GRACE, Options, Outcome, Report, STALE, apply};
 use calry_gitops::model::{
-    Desired, DesiredPartnerKey, DesiredValue, Live, PartnerKey, Provider, Scrubber, Secret, Template, Update,
-    UpdateMethod, Workspace,
+    Desired, DesiredPartnerKey, DesiredValue, Live, LiveValue, PartnerKey, Provider, Scrubber, Secret, Template,
+    Update, UpdateMethod, Workspace,
 };
 use calry_gitops::pass;
 use calry_gitops::plan::{Applied, Approved, Context, Input, Limits, plan};
@@ -301,6 +301,7 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
         missing: MissingSecrets::Error,
         strict: false,
         only: Vec::new(),
+        base: None,
     };
     let mut desired = pass::load(&source).unwrap();
     let look = pass::look(&source, &mut desired, &reader, None, api.method(), &Applied::new()).await.unwrap();
@@ -421,7 +422,9 @@ impl WriteCalry for Fake {
         sleep(self.takes).await;
         let mut all = self.live.lock().unwrap();
         let live = all.get_mut(provider).unwrap();
-        live.partner_key = update.partner_key.clone().unwrap_or(live.partner_key.clone());
+        if let Some(key) = update.partner_key.clone() {
+            live.partner_key = key.map(LiveValue::from);
+        }
         for (group, on) in update.fields.iter().flatten() {
             live.fields.get_mut(group).unwrap().iter_mut().for_each(|(field, is)| *is = on.contains(field));
         }
@@ -431,6 +434,10 @@ impl WriteCalry for Fake {
 
 fn half(name: &str, value: &str) -> BTreeMap<String, Secret> {
     BTreeMap::from([(name.to_owned(), Secret::new(value))])
+}
+
+fn live_half(name: &str, value: &str) -> BTreeMap<String, LiveValue> {
+    BTreeMap::from([(name.to_owned(), LiveValue::Value(Secret::new(value)))])
 }
 
 /// So many providers, of each of which git wants another header value and the field `pictures`; query parameters and the
@@ -443,7 +450,8 @@ fn faked(providers: usize, takes: Duration) -> (Fake, Approved) {
         name: "name".to_owned(),
         provider: provider(n),
         icon: None,
-        partner_key: PartnerKey { headers: Some(half("x", "old")), query_params: Some(half("q", "kept")) },
+        partner_key: PartnerKey { headers: Some(half("x", "old")), query_params: Some(half("q", "kept")) }
+            .map(LiveValue::from),
         fields: BTreeMap::from([
             (text("listing"), BTreeMap::from([(text("name"), true), (text("pictures"), false)])),
             (text("rates"), BTreeMap::from([(text("nightly"), true), (text("weekly"), false)])),
@@ -468,7 +476,8 @@ fn faked(providers: usize, takes: Duration) -> (Fake, Approved) {
     });
     let workspace = Workspace { id: text("1"), name: text("Acme"), slug: text("acme") };
     let applied = Applied::new();
-    let context = Context { today: jiff::civil::date(2026, 1, 1), method: UpdateMethod::Patch, applied: &applied };
+    let context =
+        Context { today: jiff::civil::date(2026, 1, 1), method: UpdateMethod::Patch, applied: &applied, base: None };
     let plan = plan(workspace, None, files, (0..providers).map(live), &[], context);
     let fake = Fake {
         live: Mutex::new((0..providers).map(|n| (provider(n), live(n))).collect()),
@@ -502,7 +511,7 @@ async fn a_plan_is_read_again_only_where_it_is_old() {
 #[tokio::test(start_paused = true)]
 async fn what_git_does_not_manage_and_changed_meanwhile_is_carried_over_as_it_is_now() {
     let (fake, outcome) = applied_late(OLD, |live| {
-        live.partner_key.query_params = Some(half("q", "clicked"));
+        live.partner_key.query_params = Some(live_half("q", "clicked"));
         live.fields.get_mut("rates").unwrap().insert("weekly".to_owned(), true);
     })
     .await;
@@ -525,7 +534,7 @@ async fn what_git_manages_and_somebody_changed_meanwhile_is_not_overwritten() {
 #[tokio::test(start_paused = true)]
 async fn what_is_as_desired_by_now_is_left_alone() {
     let (fake, outcome) = applied_late(OLD, |live| {
-        live.partner_key.headers = Some(half("x", "new"));
+        live.partner_key.headers = Some(live_half("x", "new"));
         live.fields.get_mut("listing").unwrap().insert("pictures".to_owned(), true);
     })
     .await;

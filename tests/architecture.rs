@@ -19,8 +19,11 @@ fn allowed() -> BTreeMap<String, BTreeSet<String>> {
     for (room, may) in &mut table {
         match room.as_str() {
             "daemon" => {
-                *may =
-                    everybody.iter().filter(|r| !["daemon", "sandbox", "cli"].contains(&r.as_str())).cloned().collect()
+                *may = everybody
+                    .iter()
+                    .filter(|r| !["daemon", "sandbox", "admin", "cli"].contains(&r.as_str()))
+                    .cloned()
+                    .collect()
             }
             "cli" => *may = everybody.clone(),
             _ => {}

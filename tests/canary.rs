@@ -10,7 +10,7 @@ use serde_json::json;
 use support::{World, live};
 
 /// What must never come out. Each holds characters that JSON, URLs and Base64 write in another way.
-const CANARIES: [(&str, &str); 9] = [
+const CANARIES: [(&str, &str); 10] = [
     ("live header", "canary-live\"header\\Qx1/7+=&zz"),
     ("live parameter", "canary-live-param%41&b=c d/7"),
     ("live, unmanaged", "canary-live<unmanaged>'q'"),
@@ -19,6 +19,7 @@ const CANARIES: [(&str, &str); 9] = [
     ("literal header", "canary-literal-header-4711"),
     ("literal parameter", "canary-literal-param-4712"),
     ("second literal", "canary-second-4713"),
+    ("fingerprint key", "canary-fingerprint-key-0123456789-4714"),
     ("READ key", "zepl.canaryRead.k9Jx2Qm7Zr.acme-production"),
 ];
 const WRITE_KEY: &str = "zepl.canaryWrite.p0Lw8Vn3Tb.acme-production";
@@ -123,6 +124,7 @@ fn world() -> World {
     std::fs::write(secrets.join("from-file"), format!("{}\n", canary("file"))).unwrap();
     world.env("CALRY_SECRETS_DIR", secrets.to_str().unwrap());
     world.env("CALRY_SECRET_FROM_VARIABLE", canary("variable"));
+    world.env("CALRY_FINGERPRINT_KEY", canary("fingerprint key"));
     world.write(
         "hostaway.yaml",
         "provider: HOSTAWAY\npartnerKey:\n  headers:\n    x-api-key: Bearer ${secret:from-file}\n    x-new: ${secret:from-file}\n\
@@ -149,15 +151,21 @@ const LOUD: [&[&str]; 4] = [&[], &["-vv"], &["-vv", "--log-format", "json"], &["
 
 /// Runs every command at every verbosity, each in a world made anew.
 fn every_command(change: impl Fn(&mut World)) -> Vec<Said> {
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 14] = [
         &["validate"],
         &["validate", "--strict"],
         &["plan"],
         &["plan", "--format", "json"],
         &["plan", "--secrets-unavailable", "--format", "json"],
+        &["plan", "--format", "markdown"],
+        &["plan", "--format", "github"],
+        &["snapshot"],
         &["apply", "--yes"],
         &["apply", "--yes", "--format", "json"],
         &["run", "--once"],
+        &["pull"],
+        &["pull", "--fields", "partnerKey,icon,listing"],
+        &["schema"],
     ];
     let mut said = Vec::new();
     for command in commands {
@@ -251,6 +259,15 @@ fn a_daemon_that_undoes_drift_and_is_refused_lets_nothing_out() {
         let world = world();
         let args = [&["--interval", "1s"], *loud].concat();
         let mut daemon = world.daemon(&args);
+        let address = daemon.address();
+        let url = format!("http://{address}");
+        let tells = || {
+            let served = support::get(&address, "/api/v1/status", "");
+            is_silent(&Said("the status".to_owned(), served.body.clone().into_bytes()));
+            is_silent(&run(&world, &["status", "--address", &url]));
+            is_silent(&run(&world, &["status", "--address", &url, "--format", "json"]));
+            served.body
+        };
         let updates = |n: usize| support::until("the daemon updates", || world.updates().len() >= n);
         updates(2);
         for (kind, reply) in [(FaultKind::EchoBodyInError, 3), (FaultKind::Garbage, 4), (FaultKind::TruncateBody, 5)] {
@@ -259,9 +276,18 @@ fn a_daemon_that_undoes_drift_and_is_refused_lets_nothing_out() {
             drifted["partnerKey"]["headers"]["x-api-key"] = canary("live header").into();
             world.sandbox.set_definition("LODGIFY", drifted);
             updates(reply);
+            tells();
         }
         world.write("lodgify.yaml", &format!("provider: LODGIFY\npartnerKey: '{}\n", canary("second literal")));
         support::until("the change is read", || world.requests().len() > 12);
+        support::until("the status tells of the file", || tells().contains("lodgify.yaml"));
+        let told = tells();
+        for part in ["partnerKey.headers.x-api-key", "\"sensitive\": true", "failed"] {
+            assert!(told.contains(part), "{part} is not in {told}");
+        }
+        for path in ["/healthz", "/readyz"] {
+            is_silent(&Said(path.to_owned(), support::get(&address, path, "").body.into_bytes()));
+        }
         daemon.signal("TERM");
         assert_eq!(daemon.wait(), Some(0));
         is_silent(&Said(format!("run {args:?}"), daemon.seen.join("\n").into_bytes()));

@@ -139,6 +139,108 @@ fn validate_exits_with_0_or_3_and_with_1_where_there_is_nothing_to_validate() {
 }
 
 #[test]
+fn validate_says_the_same_and_exits_the_same_in_every_format() {
+    let world = world("provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictuers]\n");
+    world.write("guesty.yaml", BROKEN);
+    for (args, code, problems) in [
+        (&["--only", "HOSTAWAY"][..], 0, 1),
+        (&["--only", "HOSTAWAY", "--strict"], 3, 1),
+        (&[], 3, 2),
+        (&["--only", "LODGIFY"], 3, 0),
+        (&["-d", "nowhere"], 1, 0),
+    ] {
+        let run = |format| world.run(&[&["validate", "--format", format][..], args].concat()).exits(code);
+        let text = run("text");
+        let [json, github, sarif] = ["json", "github", "sarif"].map(run);
+        for other in [&json, &github, &sarif] {
+            assert_eq!(other.err, text.err, "{args:?}");
+        }
+        assert_eq!(json.json()["diagnostics"].as_array().unwrap().len(), problems);
+        let log = &sarif.json()["runs"][0];
+        assert_eq!(log["results"].as_array().unwrap().len(), problems);
+        let failed = problems == 0;
+        assert_eq!(log["invocations"][0]["executionSuccessful"], !failed);
+        assert_eq!(json.json().get("error").is_some(), failed);
+        let commands = github.out.lines().filter(|line| line.starts_with("::")).count();
+        assert_eq!(commands, problems + usize::from(failed), "{}", github.out);
+    }
+    let plan = world.run(&["plan", "--only", "HOSTAWAY", "--format", "json"]).json();
+    let validate = world.run(&["validate", "--only", "HOSTAWAY", "--format", "json"]).json();
+    has_keys(&validate, &["diagnostics", "summary"]);
+    assert_eq!(validate["diagnostics"], plan["diagnostics"]);
+    assert_eq!(validate["summary"], json!({"files": 1, "errors": 0, "warnings": 1}));
+}
+
+#[test]
+fn code_scanning_is_given_paths_from_the_root_of_the_repository() {
+    let world = world(IN_SYNC);
+    world.write("guesty.yaml", BROKEN);
+    let absolute = world.definitions().canonicalize().unwrap();
+    for directory in ["definitions", "./definitions/", absolute.to_str().unwrap()] {
+        let log = world.run(&["validate", "--format", "sarif", "-d", directory]).exits(3).json();
+        let place = &log["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
+        assert_eq!(place["artifactLocation"]["uri"], "definitions/guesty.yaml", "{directory}");
+        assert_eq!(place["region"], json!({"startLine": 3, "startColumn": 12, "endColumn": 13}));
+    }
+}
+
+#[test]
+fn one_plan_is_written_in_several_formats_and_asked_for_once() {
+    let mut world = world(UPDATE);
+    let also =
+        ["plan", "--detailed-exitcode", "--also", "markdown=plan.md", "--also", "json=plan.json", "--also", "text=p"];
+    let read = |world: &World, name| std::fs::read_to_string(world.dir.path().join(name)).unwrap();
+    let ran = world.run(&also).exits(2);
+    assert_eq!(world.requests().len(), 2);
+    assert_eq!(read(&world, "p"), ran.out);
+    assert!(read(&world, "plan.md").starts_with("### Calry `acme-production`: 1 to update"));
+    let plan: Value = serde_json::from_str(&read(&world, "plan.json")).unwrap();
+    assert_eq!(plan["summary"]["update"], 1);
+    world.env("CALRY_API_KEY", "zepl.unknown.key.acme").run(&also).exits(1);
+    for name in ["p", "plan.md", "plan.json"] {
+        assert!(read(&world, name).contains("does not know the API key"), "{name}");
+    }
+    world.run(&["plan", "--also", "json=nowhere/plan.json"]).exits(1).says("nowhere/plan.json, which --also names");
+    for wrong in ["json", "json=", "xml=x", "=x"] {
+        world.run(&["plan", "--also", wrong]).exits(64).says("as in markdown=plan.md");
+    }
+}
+
+// Made from the command line's own definitions
+
+#[test]
+fn every_shell_gets_a_script_that_names_every_command() {
+    let world = world(IN_SYNC);
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = world.run(&["completions", shell]).exits(0).out;
+        for part in ["validate", "plan", "apply", "sandbox", "detailed-exitcode"] {
+            assert!(script.contains(part), "{shell}: {part}");
+        }
+    }
+    world.run(&["completions", "csh"]).exits(64);
+    let power = world.run(&["completions", "powershell"]).out;
+    assert!(power.contains("Register-ArgumentCompleter -Native -CommandName 'calry-gitops'"), "{power}");
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command_that_help_shows() {
+    let mut world = world(IN_SYNC);
+    world.env("SOURCE_DATE_EPOCH", "1767225600").run(&["man", "--dir", "man"]).exits(0);
+    let read = |name: &str| std::fs::read_to_string(world.dir.path().join("man").join(name)).unwrap();
+    let main = world.run(&["man"]).exits(0).out;
+    assert_eq!(read("calry-gitops.1"), main);
+    for part in
+        ["2026-01-01", "CALRY_API_KEY", "CALRY_SECRET_NAME", "\\fB64\\fR", "workspace.yaml", "calry\\-gitops\\-plan(1)"]
+    {
+        assert!(main.contains(part), "{part} is not in\n{main}");
+    }
+    assert!(!main.contains("gitops\\-man"), "it is for packages");
+    let validate = read("calry-gitops-validate.1");
+    assert!(validate.contains("CALRY_DEFINITIONS") && !validate.contains("CALRY_API_KEY"), "{validate}");
+    world.env("SOURCE_DATE_EPOCH", "today").run(&["man"]).exits(64).says("SOURCE_DATE_EPOCH holds no time");
+}
+
+#[test]
 fn a_wrong_command_line_is_64_and_help_is_0() {
     let mut world = world(IN_SYNC);
     for args in [
@@ -155,6 +257,7 @@ fn a_wrong_command_line_is_64_and_help_is_0() {
         &["apply", "--concurrency", "0"],
         &["run", "--interval", "10ms"],
         &["sandbox", "--fail", "2"],
+        &["pull", "--fields", "icon.x"],
         &["validate", "--api-key-file", "x"],
     ] {
         let ran = world.run(args).exits(64);
@@ -355,7 +458,8 @@ fn without_secrets_at_hand_everything_else_is_compared_and_there_is_no_digest() 
     assert_eq!(json["digest"], Value::Null);
     assert_eq!(json["summary"]["update"], 2);
     let guesty = json["definitions"].as_array().unwrap().iter().find(|d| d["provider"] == "GUESTY").unwrap().clone();
-    assert_eq!(guesty["unresolved"], json!([{"path": "partnerKey.headers.x-api-key", "secrets": ["guesty-key"]}]));
+    let unresolved = json!([{"path": "partnerKey.headers.x-api-key", "secrets": ["guesty-key"], "missing": "secret"}]);
+    assert_eq!(guesty["unresolved"], unresolved);
     let paths: Vec<&Value> = guesty["changes"].as_array().unwrap().iter().map(|change| &change["path"]).collect();
     assert_eq!(paths, ["partnerKey.headers.x-api-key", "fieldsToSync.listing.pictures"], "an added key is known");
     // Where there is a live value, nobody can say here whether it is another one.
@@ -590,7 +694,7 @@ fn errors_point_into_the_files() {
 #[test]
 fn help_reads_well_on_80_and_on_100_columns() {
     let world = world(IN_SYNC);
-    for command in ["", "validate", "plan", "apply", "run", "sandbox"] {
+    for command in ["", "validate", "plan", "apply", "run", "status", "pull", "sandbox", "schema", "completions"] {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
         for columns in [80, 100] {
             let ran = world.command(&args).env("COLUMNS", columns.to_string()).output().unwrap();

@@ -6,7 +6,7 @@ mod support;
 
 use calry_gitops::sandbox::{Config, Seed};
 use serde_json::json;
-use support::{World, live};
+use support::{World, live, outside_code};
 
 fn hostile() -> Vec<&'static str> {
     vec![
@@ -18,34 +18,6 @@ fn hostile() -> Vec<&'static str> {
         "\u{202e}kcab",
         "\u{1b}[31m",
     ]
-}
-
-/// The comment with every code span and block taken out: what Markdown would act on.
-fn outside_code(comment: &str) -> String {
-    let mut out = String::new();
-    let mut block: Option<String> = None;
-    for line in comment.lines() {
-        let fence: String = line.chars().take_while(|c| *c == '`').collect();
-        match &block {
-            Some(open) if line == open => block = None,
-            Some(_) => {}
-            None if fence.len() >= 3 && line.ends_with("diff") => block = Some(fence),
-            None => {
-                let mut rest = line;
-                while let Some(at) = rest.find('`') {
-                    out.push_str(&rest[..at]);
-                    let run: String = rest[at..].chars().take_while(|c| *c == '`').collect();
-                    let after = &rest[at + run.len()..];
-                    let end = after.find(&run).unwrap_or_else(|| panic!("a span is not closed: {line}"));
-                    rest = &after[end + run.len()..];
-                }
-                out.push_str(rest);
-                out.push('\n');
-            }
-        }
-    }
-    assert!(block.is_none(), "a block is not closed:\n{comment}");
-    out
 }
 
 #[test]
@@ -93,7 +65,11 @@ fn annotations_stand_at_the_file_and_line() {
     world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictures]\n");
     world.write("guesty.yaml", "provider: GUESTY\nicn: x\n");
     let ran = world.run(&["plan", "--format", "github"]).exits(3);
-    assert!(ran.out.contains("::error file=definitions/guesty.yaml,line=2,col=1,title=unknown-key::"), "{}", ran.out);
+    assert!(
+        ran.out.contains("::error file=definitions/guesty.yaml,line=2,endLine=2,col=1,endColumn=4,title=unknown-key::"),
+        "{}",
+        ran.out
+    );
     assert!(
         ran.out.contains("::notice file=definitions/hostaway.yaml,title=will change::HOSTAWAY: 1 field on\n"),
         "{}",

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use calry_gitops::model::{
-    Desired, DesiredPartnerKey, DesiredValue, Half, Icon, Live, PartnerKey, Provider, Secret, Template, Update,
-    UpdateMethod, Workspace,
+    Desired, DesiredPartnerKey, DesiredValue, Half, Icon, Live, LivePartnerKey, LiveValue, PartnerKey, Provider,
+    Secret, Template, Update, UpdateMethod, Workspace,
 };
 use calry_gitops::plan::{Applied, Context, Digest, Input, Limits, Payload, Plan, Refusal, Verdict, plan, verify};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -53,7 +53,7 @@ fn live(provider: Provider) -> impl Strategy<Value = Live> {
             name: "name".to_owned(),
             provider: provider.clone(),
             icon,
-            partner_key: PartnerKey { headers, query_params },
+            partner_key: PartnerKey { headers, query_params }.map(LiveValue::from),
             fields,
             updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
         },
@@ -77,7 +77,7 @@ fn make(desired: &[Desired], live: &[Live], method: UpdateMethod) -> Plan {
     });
     let workspace = Workspace { id: "w".to_owned(), name: "W".to_owned(), slug: "w".to_owned() };
     let applied = Applied::new();
-    let context = Context { today: jiff::civil::date(2026, 1, 1), method, applied: &applied };
+    let context = Context { today: jiff::civil::date(2026, 1, 1), method, applied: &applied, base: None };
     plan(workspace, None, inputs, live.to_vec(), &[], context)
 }
 
@@ -89,7 +89,7 @@ fn carry_out(live: &Live, update: &Update, method: UpdateMethod) -> Live {
         after.icon.clone_from(&update.icon);
     }
     if put || update.partner_key.is_some() {
-        after.partner_key = update.partner_key.clone().unwrap_or_default();
+        after.partner_key = update.partner_key.clone().unwrap_or_default().map(LiveValue::from);
     }
     if put || update.fields.is_some() {
         let sent = update.fields.clone().unwrap_or_default();
@@ -101,7 +101,7 @@ fn carry_out(live: &Live, update: &Update, method: UpdateMethod) -> Live {
     after
 }
 
-fn unmanaged_part(desired: &Desired, live: &Live) -> (Option<String>, PartnerKey, BTreeMap<String, Vec<String>>) {
+fn unmanaged_part(desired: &Desired, live: &Live) -> (Option<String>, LivePartnerKey, BTreeMap<String, Vec<String>>) {
     let mut key = live.partner_key.clone();
     for half in Half::BOTH {
         if desired.partner_key.half(half).is_some() {
@@ -199,7 +199,7 @@ proptest! {
         for live in &mut live {
             for half in Half::BOTH {
                 for value in live.partner_key.half_mut(half).iter_mut().flatten().map(|(_, v)| v) {
-                    *value = Secret::new(format!("live-{canary}"));
+                    *value = LiveValue::Value(Secret::new(format!("live-{canary}")));
                 }
             }
         }

@@ -1,13 +1,14 @@
 //! `apply`: plan, ask, change, verify.
 
 use std::io::{IsTerminal, Write as _};
+use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::options::{LiveArgs, Setup};
+use super::options::{FingerprintArgs, LiveArgs, Setup};
 use super::plan::{Failed, Format, Looked, cannot_be_applied, look};
 use super::{Exit, Output, signals};
 use crate::apply;
@@ -15,6 +16,7 @@ use crate::pass;
 use crate::plan::{Approved, Digest, Limits};
 use crate::render::{github, json, markdown, text};
 use crate::repo::MissingSecrets;
+use crate::saved::{self, Saved};
 
 #[derive(Args)]
 pub(super) struct ApplyArgs {
@@ -27,6 +29,9 @@ pub(super) struct ApplyArgs {
     /// Let exactly the plan with this digest through, whatever --max-changes says
     #[arg(long, value_parser = Digest::parse, value_name = "DIGEST")]
     approve: Option<Digest>,
+    /// Apply the plan that plan --out wrote to this file, without asking; refused where anything is another than then
+    #[arg(long = "plan", value_name = "FILE", conflicts_with_all = ["approve", "only"])]
+    saved: Option<PathBuf>,
     /// How many updates may be under way at once
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = concurrency, value_name = "N")]
     concurrency: usize,
@@ -36,6 +41,8 @@ pub(super) struct ApplyArgs {
     // Last: its headings hold for what follows.
     #[command(flatten)]
     live: LiveArgs,
+    #[command(flatten)]
+    fingerprints: FingerprintArgs,
 }
 
 /// A number of updates that are under way at once.
@@ -48,9 +55,18 @@ pub(super) fn concurrency(text: &str) -> Result<usize, String> {
 
 pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exit> {
     let stop = signals::stop_token()?;
-    let setup = args.live.set_up(MissingSecrets::Error).await?;
+    let mut setup = args.live.set_up(MissingSecrets::Error).await?;
+    let saved = match &args.saved {
+        Some(path) => {
+            let saved = Saved::open(path)?;
+            setup.source.only = saved.only(path)?;
+            Some((path, saved, args.fingerprints.key()?))
+        }
+        None => None,
+    };
+    let reviewed = args.yes || saved.is_some();
     let looked = tokio::select! {
-        looked = look(&setup) => looked,
+        looked = look(&setup, None) => looked,
         () = stop.cancelled() => Err(Failed::stopped()),
     };
     let looked = match looked {
@@ -63,7 +79,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     // What is shown before the question is not the result of a command whose result is JSON.
     match args.format {
         Format::Text => output.result(&text::plan(plan)),
-        _ if !args.yes => output.note(&text::plan(plan)),
+        _ if !reviewed => output.note(&text::plan(plan)),
         _ => {}
     }
     let give_up = |exit: Exit, sentence: &str| {
@@ -86,13 +102,26 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
             "the definitions are invalid, and nothing was changed; mend them, or name with --only what is to be applied",
         );
     }
-    let limits = Limits { max_changes: args.max_changes, approve: args.approve.clone() };
+    let mut approve = args.approve.clone();
+    if let Some((path, saved, key)) = &saved {
+        let differences = saved.differences(path, plan, setup.api.method(), key.as_ref())?;
+        if !differences.is_empty() {
+            let sentence = format!(
+                "the plan {} is refused, as something has changed since: {}; nothing was changed: make the plan anew and look at it",
+                path.display(),
+                saved::told(&differences)
+            );
+            return give_up(Exit::Failed, &sentence);
+        }
+        approve = saved.digest();
+    }
+    let limits = Limits { max_changes: args.max_changes, approve };
     let approved = match plan.clone().approve(&limits) {
         Ok(approved) => approved,
         Err(refused) => return give_up(Exit::Failed, &refused.to_string()),
     };
     let count = plan.steps().count();
-    if count > 0 && !args.yes {
+    if count > 0 && !reviewed {
         if !std::io::stdin().is_terminal() {
             return give_up(
                 Exit::Failed,

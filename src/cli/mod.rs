@@ -3,12 +3,18 @@
 //! What it never does: decide what changes, or show what others did not already make fit to be shown.
 
 mod apply;
+mod completions;
+mod man;
 mod options;
 mod output;
 mod plan;
+mod pull;
 mod run;
 mod sandbox;
+mod schema;
 mod signals;
+mod snapshot;
+mod status;
 mod validate;
 
 use std::io::Write as _;
@@ -47,6 +53,20 @@ impl Exit {
     }
 }
 
+/// Every exit code, as help and manual tell it.
+const EXITS: [(Exit, &str); 5] = [
+    (Exit::Done, "done, or in sync"),
+    (Exit::Failed, "something failed: network, authorization, an update, a refused plan"),
+    (Exit::Pending, "changes are pending (only plan --detailed-exitcode)"),
+    (Exit::Invalid, "the definitions are invalid, or name a provider that is not there"),
+    (Exit::Usage, "the command line is wrong"),
+];
+
+fn after_help() -> String {
+    let exits: String = EXITS.iter().map(|(exit, meaning)| format!("  {:<4}{meaning}\n", *exit as u8)).collect();
+    format!("Exit codes:\n{exits}\nTry it, with nothing to set up:  calry-gitops run --sandbox")
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
@@ -58,13 +78,7 @@ impl From<Exit> for ExitCode {
 #[command(
     version,
     max_term_width = 100,
-    after_help = "Exit codes:\n  \
-                  0   done, or in sync\n  \
-                  1   something failed: network, authorization, an update, a refused plan\n  \
-                  2   changes are pending (only plan --detailed-exitcode)\n  \
-                  3   the definitions are invalid, or name a provider that is not there\n  \
-                  64  the command line is wrong\n\n\
-                  Try it, with nothing to set up:  calry-gitops run --sandbox"
+    after_help = after_help()
 )]
 struct Cli {
     #[command(subcommand)]
@@ -83,8 +97,21 @@ enum Command {
     Apply(apply::ApplyArgs),
     /// The daemon: keep the workspace equal to the files
     Run(run::RunArgs),
+    /// Print the live state without its secrets, to plan against where there is no API key
+    Snapshot(snapshot::SnapshotArgs),
+    /// Write definition files from the live state; changes nothing in Calry
+    Pull(pull::PullArgs),
+    /// Ask a running daemon how it stands
+    Status(status::StatusArgs),
     /// A local Calry, for trying, demos and tests
     Sandbox(sandbox::SandboxArgs),
+    /// Print the JSON Schema of a definition file, for editors
+    Schema(schema::SchemaArgs),
+    /// Print the completion script of a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the manual, for packages
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 /// Runs the command that the process's arguments name.
@@ -109,7 +136,13 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => block_on(plan::run(&args, &output)),
         Command::Apply(args) => block_on(apply::run(&args, &output)),
         Command::Run(args) => block_on(run::run(&args, &output)),
+        Command::Snapshot(args) => block_on(snapshot::run(&args, &output)),
+        Command::Pull(args) => block_on(pull::run(&args, &output)),
+        Command::Status(args) => block_on(status::run(&args, &output)),
         Command::Sandbox(args) => block_on(sandbox::run(&args, &output)),
+        Command::Schema(args) => Ok(schema::run(&args, &output)),
+        Command::Completions(args) => completions::run(&args, &output),
+        Command::Man(args) => man::run(&args, &output),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -1,5 +1,8 @@
 //! The options that commands share, and what they set up.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,9 +10,10 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
 use super::UsageError;
-use crate::model::{Provider, Secret, UpdateMethod};
+use crate::model::{FingerprintKey, Provider, Secret, UpdateMethod};
 use crate::pass::Source;
-use crate::remote::{Api, ApiUrl, Http, KeySource, Settings, install_tls};
+use crate::pull::Names;
+use crate::remote::{Api, ApiUrl, Http, KeySource, Settings, SnapshotUrl, install_tls};
 use crate::repo::{self, MissingSecrets, Pin, SecretSources};
 use crate::sandbox::{Config, Sandbox, Seed};
 
@@ -76,6 +80,51 @@ struct ApiArgs {
     sandbox: bool,
 }
 
+/// The key that values below `partnerKey` are compared by where they may not be.
+#[derive(Args)]
+#[command(next_help_heading = "Snapshots")]
+pub(super) struct FingerprintArgs {
+    /// The file that holds the key of fingerprints, at least 32 characters that nobody can guess; without it, the variable
+    /// CALRY_FINGERPRINT_KEY does
+    #[arg(long, env = "CALRY_FINGERPRINT_KEY_FILE", hide_env_values = true, value_name = "FILE")]
+    fingerprint_key_file: Option<PathBuf>,
+}
+
+impl FingerprintArgs {
+    /// The key; `None` where the operator gave none.
+    pub(super) fn key(&self) -> anyhow::Result<Option<FingerprintKey>> {
+        /// Enough for any key, in bytes.
+        const MAX: u64 = 4096;
+        let (text, from) = match &self.fingerprint_key_file {
+            Some(path) => {
+                let from = format!("the file {}", path.display());
+                let mut text = String::new();
+                let read = File::open(path).and_then(|file| file.take(MAX).read_to_string(&mut text));
+                read.with_context(|| format!("cannot read the fingerprint key from {from}"))?;
+                (text, from)
+            }
+            None => match std::env::var("CALRY_FINGERPRINT_KEY").ok().filter(|key| !key.is_empty()) {
+                Some(text) => (text, "the variable CALRY_FINGERPRINT_KEY".to_owned()),
+                None => return Ok(None),
+            },
+        };
+        FingerprintKey::new(&Secret::new(text)).map(Some).with_context(|| format!("{from} holds no fingerprint key"))
+    }
+}
+
+/// Where the live state comes from, where Calry itself is not asked.
+pub(super) enum LiveSource {
+    File(PathBuf),
+    Url(SnapshotUrl),
+}
+
+impl LiveSource {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let url = SnapshotUrl::parse(text).map_err(|error| error.to_string())?;
+        Ok(url.map_or_else(|| Self::File(text.into()), Self::Url))
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum Method {
     Patch,
@@ -101,6 +150,7 @@ pub(super) struct Setup {
     pub(super) shown: String,
     /// It lives as long as the command.
     pub(super) sandbox: Option<Sandbox>,
+    pub(super) http: Http,
 }
 
 impl LiveArgs {
@@ -110,11 +160,18 @@ impl LiveArgs {
         let ApiArgs { api_url, api_key_file, insecure_http, update_method, secrets_dir, timeout, sandbox } = &self.api;
         let method = UpdateMethod::from(*update_method);
         let sandbox = if *sandbox { Some(start_sandbox(definitions, method).await?) } else { None };
+        let mut secrets = SecretSources::new(secrets_dir.clone());
         let (url, key, missing) = match &sandbox {
             Some(sandbox) => {
                 let key = KeySource::Variable(Some(Secret::new(sandbox.keys().write.clone())));
                 // A pull request's view stays what it is; everything else gets placeholders.
                 let missing = if missing == MissingSecrets::Error { MissingSecrets::Placeholder } else { missing };
+                if missing == MissingSecrets::Placeholder {
+                    let stand_ins = stand_ins(&Seed::builtin());
+                    secrets = secrets.with_variables(move |name| {
+                        std::env::var_os(name).or_else(|| stand_ins.get(name).map(Into::into))
+                    });
+                }
                 (ApiUrl::parse(&sandbox.url(), false), key, missing)
             }
             None => {
@@ -133,18 +190,32 @@ impl LiveArgs {
         Ok(Setup {
             source: Source {
                 definitions: definitions.clone(),
-                secrets: SecretSources::new(secrets_dir.clone()),
+                secrets,
                 missing,
                 strict: *strict,
                 only: only.clone(),
+                base: None,
             },
             api: Api::new(&http, url, method)?,
             key,
             timeout: *timeout,
             shown: definitions.display().to_string(),
             sandbox,
+            http,
         })
     }
+}
+
+/// What the sandbox's own secrets are, by variable, under the names that `pull` gives them: so that definitions that were
+/// pulled from a sandbox are in sync with the next one.
+fn stand_ins(seed: &Seed) -> BTreeMap<String, String> {
+    let mut names = Names::default();
+    let keys = seed.partner_keys().into_iter();
+    keys.filter_map(|(provider, name, value)| {
+        let secret = names.next(&Provider::parse(provider).ok()?, name)?;
+        Some((secret.variable(), value.to_owned()))
+    })
+    .collect()
 }
 
 /// A sandbox whose workspace is the one that the definitions are for.

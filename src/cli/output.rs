@@ -99,6 +99,23 @@ impl Output {
         let _ = std::io::stdout().flush();
     }
 
+    /// Draws a screen in the place of the last one: as much of it as the terminal has lines for.
+    pub(super) fn draw(&self, text: &str) {
+        let rows = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+        let rows = if rows < 2 { usize::MAX } else { rows - 1 };
+        let plain = match self.color {
+            ColorChoice::Auto => AutoStream::choice(&std::io::stdout()) == ColorChoice::Never,
+            choice => choice == ColorChoice::Never,
+        };
+        let text = if plain { anstream::adapter::strip_str(text).to_string() } else { text.to_owned() };
+        // Each line is cleared to its end and then what is below all of them, so that nothing flickers. The cursor moves
+        // whatever is thought of colours.
+        let lines: String = text.lines().take(rows).map(|line| format!("{line}\x1b[K\n")).collect();
+        let mut out = std::io::stdout();
+        let _ = out.write_all(format!("\x1b[H{lines}\x1b[0m\x1b[J").as_bytes());
+        let _ = out.flush();
+    }
+
     /// Prints something on the way to a result.
     pub(super) fn note(&self, text: &str) {
         let _ = AutoStream::new(std::io::stderr(), self.color).write_all(text.as_bytes());

@@ -1,30 +1,54 @@
 //! `plan`: what would change. It is given a client that has no way to write.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
 use tokio::time::Instant;
 
-use super::options::{LiveArgs, Setup};
+use super::options::{FingerprintArgs, LiveArgs, LiveSource, Setup};
 use super::{Exit, Output};
-use crate::model::Diagnostic;
+use crate::model::{Diagnostic, FingerprintKey};
 use crate::pass::{self, Desired, Failure, Look};
-use crate::plan::{Applied, Payload, Plan, Verdict};
+use crate::plan::{Applied, Origin, Payload, Plan, Verdict};
+use crate::remote::{Snapshot, SnapshotError};
 use crate::render::{github, json, markdown, text};
-use crate::repo::MissingSecrets;
+use crate::repo::{MissingSecrets, Writing};
+use crate::saved::Saved;
 
 #[derive(Args)]
 pub(super) struct PlanArgs {
     /// How the plan is printed
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|markdown|github")]
     format: Format,
+    /// Write the plan in another format to a file as well; repeatable
+    #[arg(long, value_parser = also, value_name = "FORMAT=FILE")]
+    also: Vec<Also>,
     /// Exit with 2 where changes are pending
     #[arg(long)]
     detailed_exitcode: bool,
     /// Compare everything but the values whose secrets are not at hand, as in a pull-request job
     #[arg(long)]
     secrets_unavailable: bool,
+    /// Tell this branch's changes from drift that was there before, by the definitions at the commit where the branch left
+    /// this git revision, such as origin/main. Only this branch's changes are pending then
+    #[arg(long, value_name = "REVISION")]
+    base: Option<String>,
+    /// Let drift that was there before count as pending, too
+    #[arg(long, requires = "base", requires = "detailed_exitcode")]
+    fail_on_drift: bool,
+    /// Plan against a snapshot in place of Calry, without an API key
+    #[arg(long = "live", value_name = "FILE|URL", value_parser = |text: &str| LiveSource::parse(text).map(Arc::new), conflicts_with = "sandbox")]
+    snapshot: Option<Arc<LiveSource>>,
+    /// Write the plan to a file, too, for apply --plan
+    #[arg(long, value_name = "FILE", conflicts_with = "secrets_unavailable")]
+    out: Option<PathBuf>,
     // Last: its headings hold for what follows.
     #[command(flatten)]
     live: LiveArgs,
+    #[command(flatten)]
+    fingerprints: FingerprintArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,26 +59,66 @@ pub(super) enum Format {
     Github,
 }
 
+/// One plan in one more format: what is printed twice must not be asked for twice, for it could differ.
+#[derive(Clone)]
+struct Also {
+    format: Format,
+    file: PathBuf,
+}
+
+fn also(text: &str) -> Result<Also, String> {
+    let parsed = text.split_once('=').filter(|(_, file)| !file.is_empty());
+    let parsed = parsed.and_then(|(format, file)| Some((Format::from_str(format, false).ok()?, file)));
+    let (format, file) = parsed.ok_or("a format and a file, as in markdown=plan.md")?;
+    Ok(Also { format, file: file.into() })
+}
+
+fn write(also: &[Also], print: impl Fn(Format) -> String) -> anyhow::Result<()> {
+    for Also { format, file } in also {
+        let text = print(*format);
+        std::fs::write(file, anstream::adapter::strip_str(&text).to_string())
+            .with_context(|| format!("cannot write the plan to the file {}, which --also names", file.display()))?;
+    }
+    Ok(())
+}
+
 pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit> {
     let missing = if args.secrets_unavailable { MissingSecrets::Unavailable } else { MissingSecrets::Error };
-    let setup = args.live.set_up(missing).await?;
-    let looked = match look(&setup).await {
+    let mut setup = args.live.set_up(missing).await?;
+    setup.source.base.clone_from(&args.base);
+    let key = args.fingerprints.key()?;
+    let snapshot = args.snapshot.as_deref().map(|source| (source, key.as_ref()));
+    let looked = match look(&setup, snapshot).await {
         Ok(looked) => looked,
-        Err(failed) => return Ok(failed.tell(&setup, args.format, output)),
+        Err(failed) => {
+            let exit = failed.tell(&setup, args.format, output);
+            write(&args.also, |format| failed.print(format, &setup.shown))?;
+            return Ok(exit);
+        }
     };
     let Looked { desired, look } = &looked;
     output.diagnostics(&desired.loaded.diagnostics, &setup.shown, desired.loaded.files.len());
-    match args.format {
-        Format::Text => output.result(&text::plan(&look.plan)),
-        Format::Json => output.result(&json::plan(&look.plan, &desired.loaded.diagnostics, None, None)),
-        Format::Markdown => output.result(&markdown::plan(&look.plan, &desired.loaded.diagnostics, None, &setup.shown)),
-        Format::Github => {
-            output.result(&github::diagnostics(&desired.loaded.diagnostics, &setup.shown));
-            output.result(&github::plan(&look.plan, &setup.shown));
+    output.result(&looked.print(args.format, &setup.shown));
+    write(&args.also, |format| looked.print(format, &setup.shown))?;
+    let mut failed = cannot_be_applied(&look.plan);
+    if let Some(file) = &args.out {
+        let saved = Saved::of(&look.plan, setup.api.method(), &setup.source.only, key.as_ref());
+        match saved.filter(|_| !looked.is_invalid()) {
+            Some(saved) => write_file(file, saved.to_json())?,
+            None => {
+                let why =
+                    if looked.is_invalid() { "the definitions are invalid" } else { "not all values were at hand" };
+                output.error(&format!("{} is not written: {why}, and the plan could not be applied", file.display()));
+                failed |= !looked.is_invalid();
+            }
         }
     }
-    let pending = args.detailed_exitcode && look.plan.steps().next().is_some();
-    Ok(Exit::of(cannot_be_applied(&look.plan), looked.is_invalid(), pending))
+    let due = |origin| look.plan.entries.iter().any(|entry| entry.is_due_to(origin));
+    let pending = match &args.base {
+        None => look.plan.steps().next().is_some(),
+        Some(_) => due(Origin::Branch) || args.fail_on_drift && due(Origin::Drift),
+    };
+    Ok(Exit::of(failed, looked.is_invalid(), args.detailed_exitcode && pending))
 }
 
 /// Desired and live state, compared.
@@ -68,6 +132,16 @@ impl Looked {
     pub(super) fn is_invalid(&self) -> bool {
         let missing = self.look.plan.entries.iter().any(|entry| matches!(entry.verdict, Verdict::Missing));
         self.desired.loaded.has_errors() || missing
+    }
+
+    fn print(&self, format: Format, directory: &str) -> String {
+        let (plan, diagnostics) = (&self.look.plan, &self.desired.loaded.diagnostics);
+        match format {
+            Format::Text => text::plan(plan),
+            Format::Json => json::plan(plan, diagnostics, None, None),
+            Format::Markdown => markdown::plan(plan, diagnostics, None, directory),
+            Format::Github => github::diagnostics(diagnostics, directory) + &github::plan(plan, directory),
+        }
     }
 }
 
@@ -83,31 +157,47 @@ impl Failed {
         Self { failure: Failure::Stopped, diagnostics: Vec::new(), files: 0 }
     }
 
-    pub(super) fn tell(self, setup: &Setup, format: Format, output: &Output) -> Exit {
+    pub(super) fn tell(&self, setup: &Setup, format: Format, output: &Output) -> Exit {
         output.diagnostics(&self.diagnostics, &setup.shown, self.files);
+        if format != Format::Text {
+            output.result(&self.print(format, &setup.shown));
+        }
+        output.error(&self.failure.to_string());
+        if self.failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed }
+    }
+
+    fn print(&self, format: Format, directory: &str) -> String {
         let sentence = self.failure.to_string();
         match format {
-            Format::Text => {}
-            Format::Json => output.result(&json::failure(&sentence, &self.diagnostics)),
-            Format::Markdown => output.result(&markdown::failure(&sentence, &self.diagnostics, &setup.shown)),
-            Format::Github => {
-                output.result(&github::diagnostics(&self.diagnostics, &setup.shown));
-                output.result(&github::failure(&sentence));
-            }
+            Format::Text => format!("error: {sentence}\n"),
+            Format::Json => json::failure(&sentence, &self.diagnostics),
+            Format::Markdown => markdown::failure(&sentence, &self.diagnostics, directory),
+            Format::Github => github::diagnostics(&self.diagnostics, directory) + &github::failure(&sentence),
         }
-        output.error(&sentence);
-        if self.failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed }
     }
 }
 
 /// Loads, fetches and compares, for one-shot commands.
-pub(super) async fn look(setup: &Setup) -> Result<Looked, Failed> {
+pub(super) async fn look(
+    setup: &Setup,
+    snapshot: Option<(&LiveSource, Option<&FingerprintKey>)>,
+) -> Result<Looked, Failed> {
     let deadline = Instant::now() + setup.timeout;
     let mut desired = match pass::load(&setup.source) {
         Ok(desired) => desired,
         Err(failure) => return Err(Failed { failure, diagnostics: Vec::new(), files: 0 }),
     };
     let looked = async {
+        if let Some((source, key)) = snapshot {
+            let snapshot = match source {
+                LiveSource::File(path) => Snapshot::open(path, key).map_err(SnapshotError::from)?,
+                LiveSource::Url(url) => Snapshot::fetch(&setup.http, url, deadline, key).await?,
+            };
+            let (source, method) = (&setup.source, setup.api.method());
+            let mut look = pass::look(source, &mut desired, &snapshot, None, method, &Applied::new()).await?;
+            look.plan.snapshot = Some(snapshot.taken_at);
+            return Ok(look);
+        }
         let key = setup.key.read()?;
         let reader = setup.api.reader(&key, deadline, pass::scrubber(&desired));
         pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await
@@ -125,4 +215,11 @@ pub(super) async fn look(setup: &Setup) -> Result<Looked, Failed> {
 pub(super) fn cannot_be_applied(plan: &Plan) -> bool {
     plan.entries.iter().any(|entry| matches!(entry.verdict, Verdict::Unreadable(_)))
         || plan.steps().any(|step| matches!(step.payload, Payload::Masked(_)))
+}
+
+/// Writes a file, whole or not at all.
+fn write_file(path: &Path, text: String) -> anyhow::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    Writing::own(name, text).write(directory, false).map(drop).map_err(|error| anyhow!("{} {error}", path.display()))
 }

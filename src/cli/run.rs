@@ -1,14 +1,19 @@
 //! `run`: the daemon.
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Args, ValueEnum};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::options::{LiveArgs, duration};
 use super::{Exit, Output, apply, signals};
-use crate::daemon::{self, Mode, PassReport, Settings, Trigger};
+use crate::admin::{Admin, Host};
+use crate::daemon::{self, Board, Mode, PassReport, Settings, Trigger};
 use crate::repo::MissingSecrets;
 
 #[derive(Args)]
@@ -25,7 +30,13 @@ pub(super) struct RunArgs {
     /// How many updates may be under way at once
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = apply::concurrency, value_name = "N")]
     concurrency: usize,
-    /// Run one pass and end
+    /// Where status, health and readiness are told over HTTP; port 0 takes a free one, off none [default: 127.0.0.1:8080]
+    #[arg(long, env = "CALRY_LISTEN", hide_env_values = true, value_parser = listen, value_name = "ADDR|off")]
+    listen: Option<Listen>,
+    /// A host to answer for beside this machine and the address itself; repeatable
+    #[arg(long, env = "CALRY_ADMIN_HOST", hide_env_values = true, value_delimiter = ',', value_name = "NAME")]
+    admin_host: Vec<Host>,
+    /// Run one pass and end; nothing is told over HTTP
     #[arg(long)]
     once: bool,
     // Last: its headings hold for what follows.
@@ -37,6 +48,42 @@ pub(super) struct RunArgs {
 enum ModeArg {
     Enforce,
     Observe,
+}
+
+#[derive(Clone, Copy)]
+enum Listen {
+    Off,
+    On(SocketAddr),
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    match text {
+        "off" => Ok(Listen::Off),
+        _ => text.parse().map(Listen::On).map_err(|_| {
+            "an address is written as 127.0.0.1:8080, or 0.0.0.0:8080 for every interface; off is none".to_owned()
+        }),
+    }
+}
+
+/// The admin server's socket. An address that was asked for must be had; the default one need not.
+async fn open(listen: Option<Listen>) -> anyhow::Result<Option<TcpListener>> {
+    let address = match listen {
+        Some(Listen::Off) => return Ok(None),
+        Some(Listen::On(address)) => address,
+        None => SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+    };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if listen.is_none() => {
+            tracing::warn!(
+                %address,
+                "cannot listen on {address}: {error}; the daemon goes on without status and health over HTTP: choose an \
+                 address with --listen, or off"
+            );
+            Ok(None)
+        }
+        Err(error) => bail!("cannot listen on {address}: {error}; choose another address with --listen, or off"),
+    }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -78,6 +125,8 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
         let (failed, invalid) = report.faults();
         return Ok(Exit::of(failed, invalid, false));
     }
+    let board = Arc::new(Board::new(&settings, &shown));
+    let listener = open(args.listen).await?;
     let (ask, requests) = mpsc::channel(1);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -95,7 +144,17 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
         humantime::format_duration(args.interval),
         if mode == Mode::Observe { "; it only observes, and writes nothing" } else { "" }
     );
-    daemon::run(&settings, requests, stop, log).await;
+    // It ends when this function does.
+    let _admin = match listener {
+        Some(listener) => {
+            let admin = Admin::start(listener, vec![Arc::clone(&board)], args.admin_host.clone())?;
+            let address = admin.address();
+            tracing::info!(%address, "status and health at http://{address}/api/v1/status, /healthz, /readyz");
+            Some(admin)
+        }
+        None => None,
+    };
+    daemon::run(&settings, requests, stop, &board, log).await;
     tracing::info!("stopped");
     Ok(Exit::Done)
 }

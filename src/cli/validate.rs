@@ -1,33 +1,75 @@
 //! `validate`: the files, offline. It opens no socket and needs no key and no secret.
 
-use clap::Args;
+use std::path::Path;
+
+use clap::{Args, ValueEnum};
 
 use super::options::FileArgs;
 use super::{Exit, Output};
-use crate::model::{Catalogue, Severity};
+use crate::model::{Catalogue, Severity, printable};
 use crate::pass::Failure;
-use crate::repo;
+use crate::render::{github, json, sarif};
+use crate::repo::{self, Loaded};
 
 #[derive(Args)]
 pub(super) struct ValidateArgs {
+    /// How problems are printed
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|github|sarif")]
+    format: Format,
+    // Last: its heading holds for what follows.
     #[command(flatten)]
     files: FileArgs,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Github,
+    Sarif,
+}
+
 pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> {
-    let FileArgs { definitions, only, strict } = &args.files;
-    let shown = definitions.display().to_string();
-    let mut loaded = match repo::load(definitions) {
+    let definitions = &args.files.definitions;
+    let shown = printable(&definitions.display().to_string());
+    let loaded = match load(&args.files) {
         Ok(loaded) => loaded,
-        Err(error) => {
-            output.error(&error.to_string());
-            return Ok(Exit::Failed);
+        Err(failure) => {
+            let sentence = failure.to_string();
+            match args.format {
+                Format::Text => {}
+                Format::Json => output.result(&json::failure(&sentence, &[])),
+                Format::Github => output.result(&github::failure(&sentence)),
+                Format::Sarif => output.result(&sarif::failure(&sentence)),
+            }
+            output.error(&sentence);
+            return Ok(if failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed });
         }
     };
+    let (problems, files) = (&loaded.diagnostics, loaded.files.len());
+    output.diagnostics(problems, &shown, files);
+    let noun = if files == 1 { "definition is" } else { "definitions are" };
+    let warned = match problems.iter().filter(|d| d.severity == Severity::Warning).count() {
+        0 => String::new(),
+        1 => ", with 1 warning".to_owned(),
+        n => format!(", with {n} warnings"),
+    };
+    let valid = if loaded.has_errors() { String::new() } else { format!("{shown}: {files} {noun} valid{warned}\n") };
+    match args.format {
+        Format::Text => output.result(&valid),
+        Format::Json => output.result(&json::diagnostics(problems, files)),
+        // What is no command is a line of the job's log.
+        Format::Github => output.result(&(github::diagnostics(problems, &shown) + &valid)),
+        Format::Sarif => output.result(&sarif::diagnostics(problems, from_here(definitions))),
+    }
+    Ok(if loaded.has_errors() { Exit::Invalid } else { Exit::Done })
+}
+
+fn load(FileArgs { definitions, only, strict }: &FileArgs) -> Result<Loaded, Failure> {
+    let mut loaded = repo::load(definitions)?;
     if !only.is_empty() {
         if let Some(provider) = loaded.first_without_file(only) {
-            output.error(&Failure::NoFile(provider.clone()).to_string());
-            return Ok(Exit::Invalid);
+            return Err(Failure::NoFile(provider.clone()));
         }
         loaded.keep_only(only);
     }
@@ -35,18 +77,11 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
     if *strict {
         loaded.deny_warnings();
     }
-    let files = loaded.files.len();
-    output.diagnostics(&loaded.diagnostics, &shown, files);
-    if loaded.has_errors() {
-        return Ok(Exit::Invalid);
-    }
-    let warnings = loaded.diagnostics.iter().filter(|d| d.severity == Severity::Warning).count();
-    let noun = if files == 1 { "definition is" } else { "definitions are" };
-    let warned = match warnings {
-        0 => String::new(),
-        1 => ", with 1 warning".to_owned(),
-        n => format!(", with {n} warnings"),
-    };
-    output.result(&format!("{shown}: {files} {noun} valid{warned}\n"));
-    Ok(Exit::Done)
+    Ok(loaded)
+}
+
+/// The directory from where the command runs: code scanning knows files by their path in the repository.
+fn from_here(directory: &Path) -> &Path {
+    let here = std::env::current_dir().unwrap_or_default();
+    directory.strip_prefix(here).unwrap_or(directory)
 }

@@ -60,10 +60,11 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
             let summary = plan.summary();
             let revision = plan.revision.as_ref().map(crate::model::Revision::short);
             let at = revision.as_ref().map(|r| format!(" at {r}")).unwrap_or_default();
-            let (result, told) = match &report.result {
+            let told = match &report.result {
                 PassResult::Applied(_, applied) => carried_out(plan, &applied.results),
-                _ => ("ok", counts(&summary)),
+                _ => counts(&summary),
             };
+            let result = report.result.ended().as_str();
             let observing = if mode == Mode::Observe { " (observe: nothing is written)" } else { "" };
             info!(
                 pass = number,
@@ -83,12 +84,11 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
     }
 }
 
-/// What came of a plan, in a word and in counts. What was just updated counts as such, and not as in sync.
-fn carried_out(plan: &Plan, results: &[UpdateResult]) -> (&'static str, String) {
+/// What came of a plan, in counts. What was just updated counts as such, and not as in sync.
+fn carried_out(plan: &Plan, results: &[UpdateResult]) -> String {
     let count = |kind: fn(&Outcome) -> bool| results.iter().filter(|result| kind(&result.outcome)).count();
-    let done = count(Outcome::is_done);
     let mut told: Vec<String> = [
-        (done, "updated"),
+        (count(Outcome::is_done), "updated"),
         (count(|outcome| matches!(outcome, Outcome::Failed(_))), "failed"),
         (count(|outcome| matches!(outcome, Outcome::NotConverged(_))), "not converged"),
         (count(|outcome| matches!(outcome, Outcome::Skipped(_))), "waiting"),
@@ -98,12 +98,7 @@ fn carried_out(plan: &Plan, results: &[UpdateResult]) -> (&'static str, String) 
     .map(|(count, word)| format!("{count} {word}"))
     .collect();
     told.push(rest(plan));
-    let result = match results.len() {
-        0 => "ok",
-        all if all == done => "applied",
-        _ => "incomplete",
-    };
-    (result, told.join(", "))
+    told.join(", ")
 }
 
 /// The counts of a plan but for its updates.

@@ -5,30 +5,24 @@
 pub mod log;
 mod memory;
 mod pass;
+pub mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::apply;
 use crate::pass::{Failure, Source};
 use crate::remote::{Api, KeySource};
 use crate::repo::{WatchOptions, Watcher};
 
 pub use memory::Memory;
-pub use pass::{PassReport, PassResult, Told, Trigger};
+pub use pass::{PassReport, PassResult, Told};
+pub use status::Board;
 
-/// Whether drift is undone or only reported.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// What differs is updated.
-    #[default]
-    Enforce,
-    /// What differs is reported; nothing is written.
-    Observe,
-}
+pub use crate::render::status::{Mode, Trigger};
 
 /// Everything that one workspace's loop needs.
 pub struct Settings {
@@ -54,40 +48,45 @@ pub struct Settings {
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Runs passes until `stop` is cancelled. `requests` asks for a pass out of turn; one that comes during a pass makes one
-/// more pass after it. `report` is told of each pass.
+/// more pass after it. The board shows each pass, and that the loop is alive; `report` is told of each pass.
 pub async fn run(
     settings: &Settings,
     mut requests: mpsc::Receiver<Trigger>,
     stop: CancellationToken,
+    board: &Board,
     mut report: impl FnMut(&PassReport),
 ) {
     let mut memory = Memory::default();
-    let mut watcher = Watcher::new(settings.source.definitions.clone(), WatchOptions::default());
+    let watching = WatchOptions::default();
+    let settling = watching.patience * 2;
+    let mut watcher = Watcher::new(settings.source.definitions.clone(), watching);
     let mut trigger = Trigger::Start;
     loop {
         // A file that is still being written is not acted on, whoever asked for the pass.
         let settled = tokio::select! {
             () = stop.cancelled() => return,
-            settled = watcher.settle() => settled,
+            settled = board.beating(settling, watcher.settle()) => settled,
         };
         watcher.seen(settled.fingerprint);
         // The pass that begins now is the one that was asked for.
         if let Ok(asked) = requests.try_recv() {
             trigger = asked;
         }
-        let passed = pass::pass(settings, &mut memory, trigger, &settled.unsettled, &stop).await;
+        board.began(memory.passes + 1, trigger);
+        let passing = pass::pass(settings, &mut memory, trigger, &settled.unsettled, &stop);
+        let passed = board.beating(settings.timeout + apply::GRACE, passing).await;
         if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
             return;
         }
         let pause = memory.pause(settings.interval, &passed);
-        let next = (!stop.is_cancelled()).then_some(pause);
-        report(&PassReport { next, ..passed });
-        let wake = Instant::now() + pause;
+        let passed = PassReport { next: (!stop.is_cancelled()).then_some(pause), ..passed };
+        board.ended(&passed);
+        report(&passed);
         trigger = tokio::select! {
             // Cancel-safe: waiting for a token, a point in time, a channel. `changed` keeps what it saw in the watcher.
             () = stop.cancelled() => return,
             // Drift is looked for, and a failed pass is tried again.
-            () = tokio::time::sleep_until(wake) => Trigger::Interval,
+            () = board.beating(pause, tokio::time::sleep(pause)) => Trigger::Interval,
             // What is in git is what runs, at once.
             _ = watcher.changed() => Trigger::Files,
             // Somebody asked. The channel never closes before the loop ends: its sender may have gone, then nobody asks.

@@ -7,38 +7,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Memory, Mode, Settings};
+use super::{Memory, Mode, Settings, Trigger};
 use crate::apply::{self, Report, UpdateResult};
 use crate::model::{Diagnostic, Provider};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Entry, Limits, Plan, Refusal, Verdict};
 use crate::remote::ReadCalry as _;
-
-/// Why a pass runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trigger {
-    /// The daemon started.
-    Start,
-    /// The interval was over.
-    Interval,
-    /// Files changed.
-    Files,
-    /// Somebody asked, by SIGHUP.
-    Request,
-}
-
-impl Trigger {
-    /// The word in logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Interval => "interval",
-            Self::Files => "files",
-            Self::Request => "request",
-        }
-    }
-}
+use crate::render::status::Ended;
 
 /// How a pass went.
 #[derive(Debug)]
@@ -53,6 +28,8 @@ pub struct PassReport {
     pub result: PassResult,
     /// What there is to say of files and providers beside it.
     pub told: Told,
+    /// Every problem of the files, as far as they could be read.
+    pub problems: Vec<Diagnostic>,
     /// How long until the next one; `None` where there is none.
     pub next: Option<Duration>,
 }
@@ -93,6 +70,38 @@ impl PassResult {
             Self::Observed(plan) | Self::Applied(plan, _) => Some(plan),
         }
     }
+
+    /// The updates that were due, with what came of each.
+    #[must_use]
+    pub fn updates(&self) -> &[UpdateResult] {
+        match self {
+            Self::Applied(_, report) => &report.results,
+            Self::Failed(_) | Self::Refused(..) | Self::Observed(_) => &[],
+        }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub fn ended(&self) -> Ended {
+        match self {
+            Self::Failed(_) => Ended::Failed,
+            Self::Refused(..) => Ended::Refused,
+            Self::Observed(_) => Ended::Ok,
+            Self::Applied(_, report) if report.results.is_empty() => Ended::Ok,
+            Self::Applied(_, report) if report.results.iter().all(|r| r.outcome.is_done()) => Ended::Applied,
+            Self::Applied(..) => Ended::Incomplete,
+        }
+    }
+
+    /// Why nothing was changed, where something kept the pass from it.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        match self {
+            Self::Failed(failure) => Some(failure.to_string()),
+            Self::Refused(_, refusal) => Some(refusal.to_string()),
+            Self::Observed(_) | Self::Applied(..) => None,
+        }
+    }
 }
 
 pub(super) async fn pass(
@@ -112,6 +121,7 @@ pub(super) async fn pass(
         took: started.elapsed(),
         result: attempt.unwrap_or_else(PassResult::Failed),
         told: Told { rests: memory.rests(), ..told },
+        problems: memory.problems.clone(),
         next: None,
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use jiff::civil::Date;
 
-use super::{DesiredPartnerKey, PartnerKey, Provider};
+use super::{DesiredPartnerKey, LivePartnerKey, PartnerKey, Provider};
 
 /// The fields of one group that are on. A field not named is off.
 pub type FieldSet = BTreeSet<String>;
@@ -100,8 +100,8 @@ pub struct Live {
     pub provider: Provider,
     /// The icon's URL.
     pub icon: Option<String>,
-    /// The partner key; its values may be masks.
-    pub partner_key: PartnerKey,
+    /// The partner key, as far as it is known.
+    pub partner_key: LivePartnerKey,
     /// Every group with every field.
     pub fields: LiveFields,
     /// RFC 3339, with milliseconds; moves with every update.

@@ -49,6 +49,26 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every kind, in the order of the declaration.
+    pub const ALL: [Self; 16] = [
+        Self::Unreadable,
+        Self::Syntax,
+        Self::UnknownKey,
+        Self::DuplicateKey,
+        Self::MissingKey,
+        Self::WrongType,
+        Self::InvalidValue,
+        Self::FileName,
+        Self::DuplicateProvider,
+        Self::MissingSecret,
+        Self::UnknownProvider,
+        Self::UnknownField,
+        Self::PlainCredential,
+        Self::Empty,
+        Self::Hold,
+        Self::TooMany,
+    ];
+
     /// The name in output, in kebab case.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -6,6 +6,7 @@
 mod catalogue;
 mod definition;
 mod diagnostic;
+mod fingerprint;
 mod partner_key;
 mod provider;
 mod revision;
@@ -17,12 +18,14 @@ mod workspace;
 pub use catalogue::{Catalogue, KNOWN_LISTING_FIELDS, KNOWN_PROVIDERS, closest};
 pub use definition::{Desired, FieldSet, Hold, Icon, InvalidIcon, Live, LiveFields, Update, UpdateMethod};
 pub use diagnostic::{Code, Diagnostic, Excerpt, Severity};
+pub use fingerprint::{Fingerprint, FingerprintKey, InvalidFingerprintKey, LiveValue, Place};
 pub use partner_key::{
-    DesiredPartnerKey, DesiredValue, Half, InvalidHeader, PartnerKey, check_header_name, check_header_value,
+    DesiredPartnerKey, DesiredValue, Half, InvalidHeader, LivePartnerKey, PartnerKey, check_header_name,
+    check_header_value,
 };
 pub use provider::{InvalidProvider, Provider};
-pub use revision::Revision;
+pub use revision::{Revision, short_commit};
 pub use secret::{InvalidSecretName, Scrubber, Secret, SecretName};
 pub use template::{InvalidTemplate, Template};
-pub use text::{acts, ellipsize, printable, spoken};
+pub use text::{acts, ellipsize, printable, printable_json, spoken};
 pub use workspace::{InvalidSlug, Slug, Workspace};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Secret, SecretName, Template};
+use super::{LiveValue, Secret, SecretName, Template};
 
 /// One of the two halves of a partner key. Each is managed, or left alone, by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,7 +43,7 @@ impl fmt::Display for Half {
     }
 }
 
-/// A partner key with its values: what Calry holds, or what an update sends. An absent half is `None`.
+/// A partner key with its values; by default what an update sends. An absent half is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartnerKey<V = Secret> {
     /// HTTP headers.
@@ -76,6 +76,15 @@ impl<V> PartnerKey<V> {
         }
     }
 
+    /// The same key with other values.
+    #[must_use]
+    pub fn map<W>(self, mut value: impl FnMut(V) -> W) -> PartnerKey<W> {
+        let mut half = |values: Option<BTreeMap<String, V>>| {
+            Some(values?.into_iter().map(|(name, v)| (name, value(v))).collect::<BTreeMap<_, _>>())
+        };
+        PartnerKey { headers: half(self.headers), query_params: half(self.query_params) }
+    }
+
     /// Every value of both halves.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.headers.iter().chain(&self.query_params).flat_map(BTreeMap::values)
@@ -100,6 +109,9 @@ impl DesiredValue {
 
 /// The halves of a partner key that git manages; an absent half is left alone.
 pub type DesiredPartnerKey = PartnerKey<DesiredValue>;
+
+/// A partner key as Calry shows it, or as a snapshot tells of it.
+pub type LivePartnerKey = PartnerKey<LiveValue>;
 
 /// A header that cannot be sent. It never repeats the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

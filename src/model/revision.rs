@@ -19,7 +19,13 @@ impl Revision {
     /// The commit in the short form that people read, with a mark where the files differ from it.
     #[must_use]
     pub fn short(&self) -> String {
-        let commit = self.commit.get(..10).unwrap_or(&self.commit);
+        let commit = short_commit(&self.commit);
         if self.dirty { format!("{commit}+dirty") } else { commit.to_owned() }
     }
+}
+
+/// A commit's id in the short form that people read.
+#[must_use]
+pub fn short_commit(id: &str) -> &str {
+    id.get(..10).unwrap_or(id)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The text with every character escaped that could act instead of being read: control characters (a terminal obeys
 /// them), and the invisible and bidirectional formatting characters that make a text read as another one. Spaces stay;
-/// line breaks and tabs are escaped.
+/// line breaks and tabs are escaped. So is `##[`, which begins a command wherever it stands in the log of a workflow.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -15,8 +15,11 @@ pub fn printable(text: &str) -> String {
             out.push(c);
         }
     }
-    out
+    if out.contains(COMMAND) { out.replace(COMMAND, "#\\u{23}[") } else { out }
 }
+
+/// What the runner of GitHub's workflows obeys anywhere in a line.
+const COMMAND: &str = "##[";
 
 /// A duration as a person says it: `25ms`, `2.9s`, `42s`, `4m 5s`, `1h 30m`.
 #[must_use]
@@ -47,6 +50,22 @@ pub fn acts(c: char) -> bool {
             | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// A JSON document with a line break at its end, fit for a terminal: what could act on it is written as an escape, which
+/// every reader of JSON takes for the character itself. serde_json does so below U+0020 only.
+#[must_use]
+pub fn printable_json(document: &str) -> String {
+    let mut text = String::with_capacity(document.len() + 1);
+    for c in document.chars() {
+        if c != '\n' && acts(c) {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            text.push(c);
+        }
+    }
+    text.push('\n');
+    if text.contains(COMMAND) { text.replace(COMMAND, "#\\u0023[") } else { text }
+}
+
 /// The text cut to at most `max` characters, the last one an ellipsis where anything was cut.
 #[must_use]
 pub fn ellipsize(text: &str, max: usize) -> String {
@@ -75,7 +94,17 @@ mod tests {
 
     #[test]
     fn what_would_act_is_escaped() {
+        assert_eq!(printable("a ##[set-output name=x]y ###[ #["), "a #\\u{23}[set-output name=x]y ##\\u{23}[ #[");
         assert_eq!(printable("a\u{1b}[31mb\u{202e}c\nd é"), "a\\u{1b}[31mb\\u{202e}c\\u{a}d é");
+    }
+
+    #[test]
+    fn a_document_that_could_act_on_a_terminal_means_the_same_when_it_is_escaped() {
+        let hostile = "##[x]a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\u{e0041}ü\n";
+        let text = printable_json(&serde_json::json!({ "error": hostile }).to_string());
+        assert!(text.chars().all(|c| c == '\n' || !acts(c)) && !text.contains("##["), "{text:?}");
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["error"], hostile);
     }
 
     #[test]

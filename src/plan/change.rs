@@ -47,6 +47,8 @@ pub enum KeyChange {
     Changed,
     /// Calry shows a mask, and what stands behind it is not what was last applied, or nobody knows.
     Masked,
+    /// This branch wrote another value, and whether it is the live one can only be said where both are at hand.
+    Unresolved,
 }
 
 /// A value as it may be shown.

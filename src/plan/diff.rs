@@ -8,9 +8,10 @@ use std::sync::Arc;
 use jiff::civil::Date;
 
 use super::change::{Change, KeyChange, Mismatch, Value, dotted};
-use super::{Cause, Digest, Entry, Payload, Plan, Step, Unresolved, Verdict};
+use super::{Base, Cause, Digest, Entry, Missing, Payload, Plan, Step, Unresolved, Verdict};
 use crate::model::{
-    Desired, DesiredValue, Half, Live, PartnerKey, Provider, Revision, Secret, Update, UpdateMethod, Workspace,
+    Desired, DesiredValue, Half, Live, LivePartnerKey, LiveValue, PartnerKey, Provider, Revision, Secret, Update,
+    UpdateMethod, Workspace,
 };
 
 /// One definition file, as far as the plan needs it.
@@ -36,6 +37,8 @@ pub struct Context<'a> {
     pub method: UpdateMethod,
     /// What this process remembers.
     pub applied: &'a Applied,
+    /// What this branch began with, where it is to be told whose a change is.
+    pub base: Option<&'a Base>,
 }
 
 /// Compares files with the live state.
@@ -53,14 +56,18 @@ pub fn plan(
     let mut entries: Vec<Entry> = Vec::new();
     for Input { file, provider, desired } in files {
         let mut unresolved = Vec::new();
+        let mut origins = None;
         managed.extend(provider.clone());
         let verdict = match (&provider, desired) {
             (Some(provider), Some(desired)) => {
                 if let Some((_, problem)) = unreadable.iter().find(|(p, _)| p == provider) {
                     Verdict::Unreadable(problem.clone())
                 } else if let Some(live) = live.remove(provider) {
-                    let compared = compare(&desired, &live, context.applied.get(provider).map(|d| &**d));
+                    let applied = context.applied.get(provider).map(|d| &**d);
+                    let compared = compare(&desired, &live, applied, context.base);
                     unresolved = compared.unresolved;
+                    let held = desired.hold.as_ref().is_some_and(|hold| hold.in_force(context.today));
+                    origins = context.base.map(|base| base.origins(&compared.changes, &desired, held, context.today));
                     verdict(desired, Arc::new(live), compared.changes, context)
                 } else {
                     Verdict::Missing
@@ -68,20 +75,23 @@ pub fn plan(
             }
             _ => Verdict::Invalid,
         };
-        entries.push(Entry { provider, file: Some(file), verdict, unresolved });
+        entries.push(Entry { provider, file: Some(file), verdict, unresolved, origins, released: None });
     }
     entries.extend(live.into_keys().filter(|provider| !managed.contains(provider)).map(|provider| Entry {
+        released: context.base.and_then(|base| Some(base.desired.get(&provider)?.file.clone())),
         provider: Some(provider),
         file: None,
         verdict: Verdict::Unmanaged,
         unresolved: Vec::new(),
+        origins: None,
     }));
     entries.sort_by(|a, b| {
         (a.provider.is_none(), &a.provider, &a.file).cmp(&(b.provider.is_none(), &b.provider, &b.file))
     });
     let digest =
         entries.iter().all(|e| e.unresolved.is_empty()).then(|| Digest::of(&workspace, context.method, &entries));
-    Plan { workspace, revision, entries, digest }
+    let base = context.base.map(|base| base.commit.clone());
+    Plan { workspace, revision, entries, digest, base, snapshot: None }
 }
 
 fn verdict(desired: Arc<Desired>, live: Arc<Live>, changes: Vec<Change>, context: Context<'_>) -> Verdict {
@@ -118,7 +128,7 @@ pub enum Refreshed {
 /// Plans one provider anew against a fresher live state, so that what changed meanwhile is not overwritten.
 #[must_use]
 pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> Refreshed {
-    let changes = compare(&step.desired, &live, step.applied.as_deref()).changes;
+    let changes = compare(&step.desired, &live, step.applied.as_deref(), None).changes;
     if changes.is_empty() {
         return Refreshed::InSync;
     }
@@ -133,7 +143,7 @@ pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> Refreshed {
 #[must_use]
 pub fn verify(desired: &Desired, sent: &Update, answer: &Live) -> Vec<Mismatch> {
     let mut mismatches: Vec<Mismatch> =
-        compare(desired, answer, Some(desired)).changes.into_iter().map(Change::into_mismatch).collect();
+        compare(desired, answer, Some(desired), None).changes.into_iter().map(Change::into_mismatch).collect();
     let Update { icon, partner_key, fields } = sent;
     if desired.icon.is_none() && icon.is_some() && *icon != answer.icon {
         let text = |icon: &Option<String>| icon.clone().map_or(Value::None, Value::Text);
@@ -146,13 +156,11 @@ pub fn verify(desired: &Desired, sent: &Update, answer: &Live) -> Vec<Mismatch> 
     }
     for half in Half::BOTH {
         let (Some(key), None) = (partner_key, desired.partner_key.half(half)) else { continue };
-        let folded = |values: Option<&BTreeMap<String, Secret>>| -> BTreeMap<String, Secret> {
-            values.into_iter().flatten().map(|(name, value)| (half.fold(name), value.clone())).collect()
-        };
-        let (sent, kept) = (folded(key.half(half)), folded(answer.partner_key.half(half)));
+        let (sent, kept) = (folded(half, key.half(half)), folded(half, answer.partner_key.half(half)));
         for name in sent.keys().chain(kept.keys()).collect::<BTreeSet<_>>() {
             let same = match (sent.get(name), kept.get(name)) {
-                (Some(sent), Some(kept)) => sent == kept || kept.is_mask(),
+                // What stands behind a mask cannot be held against what was sent.
+                (Some(sent), Some(kept)) => kept.is(sent) != Some(false),
                 _ => false,
             };
             if !same {
@@ -179,13 +187,18 @@ pub fn verify(desired: &Desired, sent: &Update, answer: &Live) -> Vec<Mismatch> 
     mismatches
 }
 
+/// One half by the names in the form in which equal ones are the same text.
+fn folded<V>(half: Half, values: Option<&BTreeMap<String, V>>) -> BTreeMap<String, &V> {
+    values.into_iter().flatten().map(|(name, value)| (half.fold(name), value)).collect()
+}
+
 struct Compared {
     changes: Vec<Change>,
     unresolved: Vec<Unresolved>,
 }
 
 /// Every difference in what git manages, sorted as a definition is written.
-fn compare(desired: &Desired, live: &Live, applied: Option<&Desired>) -> Compared {
+fn compare(desired: &Desired, live: &Live, applied: Option<&Desired>, base: Option<&Base>) -> Compared {
     // Destructured in full, so that a new managed part does not compile until somebody has compared it.
     let Desired { provider: _, icon, partner_key, fields, hold: _ } = desired;
     let mut changes = Vec::new();
@@ -198,7 +211,9 @@ fn compare(desired: &Desired, live: &Live, applied: Option<&Desired>) -> Compare
     for half in Half::BOTH {
         if let Some(wanted) = partner_key.half(half) {
             let applied = applied.and_then(|applied| applied.partner_key.half(half));
-            compare_half(half, wanted, live.partner_key.half(half), applied, &mut changes, &mut unresolved);
+            let rewritten = |name: &str| base.is_some_and(|base| base.rewrites(half, name, desired));
+            let live = live.partner_key.half(half);
+            compare_half(half, wanted, live, applied, rewritten, &mut changes, &mut unresolved);
         }
     }
     for (group, on) in fields {
@@ -221,31 +236,37 @@ fn compare(desired: &Desired, live: &Live, applied: Option<&Desired>) -> Compare
 fn compare_half(
     half: Half,
     wanted: &BTreeMap<String, DesiredValue>,
-    live: Option<&BTreeMap<String, Secret>>,
+    live: Option<&BTreeMap<String, LiveValue>>,
     applied: Option<&BTreeMap<String, DesiredValue>>,
+    rewritten: impl Fn(&str) -> bool,
     changes: &mut Vec<Change>,
     unresolved: &mut Vec<Unresolved>,
 ) {
-    let mut rest: BTreeMap<String, Vec<(&String, &Secret)>> = BTreeMap::new();
+    let mut rest: BTreeMap<String, Vec<(&String, &LiveValue)>> = BTreeMap::new();
     for (name, value) in live.into_iter().flatten() {
         rest.entry(half.fold(name)).or_default().push((name, value));
     }
     for (name, value) in wanted {
         let secrets: Vec<_> = value.references().cloned().collect();
         let now = rest.remove(&half.fold(name)).unwrap_or_default();
-        if value.value.is_none() {
+        let missing = match (&value.value, now.as_slice()) {
             // One that is added is no riddle, and cannot be sent all the same.
+            (None, _) => Some(Missing::Secret),
+            (Some(_), [(_, LiveValue::Withheld)]) => Some(Missing::Live),
+            _ => None,
+        };
+        if let Some(missing) = missing {
             let path = dotted(&["partnerKey", half.key(), name]);
-            unresolved.push(Unresolved { path, secrets: secrets.clone() });
+            unresolved.push(Unresolved { path, secrets: secrets.clone(), missing });
         }
         let change = match (now.as_slice(), &value.value) {
             ([], _) => Some(KeyChange::Added),
-            (_, None) => None,
-            ([(_, now)], Some(wanted)) if now.is_mask() => {
+            (_, None) | ([(_, LiveValue::Withheld)], _) => rewritten(name).then_some(KeyChange::Unresolved),
+            ([(_, LiveValue::Mask)], Some(wanted)) => {
                 let known = applied.and_then(|applied| applied.get(name)).and_then(|known| known.value.as_ref());
                 (known != Some(wanted)).then_some(KeyChange::Masked)
             }
-            ([(_, now)], Some(wanted)) => (*now != wanted).then_some(KeyChange::Changed),
+            ([(_, now)], Some(wanted)) => (now.is(wanted) == Some(false)).then_some(KeyChange::Changed),
             // The same header twice, in two spellings: only a whole partner key makes it one again.
             (_, Some(_)) => Some(KeyChange::Changed),
         };
@@ -278,16 +299,18 @@ fn payload(desired: &Desired, live: &Live, changes: &[Change], method: UpdateMet
                 Some(wanted) => {
                     let values: Option<BTreeMap<_, _>> =
                         wanted.iter().map(|(name, v)| Some((name.clone(), v.value.clone()?))).collect();
-                    let Some(values) = values else { return Payload::SecretsUnavailable };
+                    let Some(values) = values else { return Payload::Incomplete };
                     Some(values)
                 }
-                None => match live.partner_key.half(half) {
-                    Some(values) if values.values().any(Secret::is_mask) => return Payload::Masked(half),
-                    carried => carried.cloned(),
+                None => match live.partner_key.half(half).map(carried) {
+                    None => None,
+                    Some(Ok(values)) => Some(values),
+                    Some(Err(LiveValue::Mask)) => return Payload::Masked(half),
+                    Some(Err(_)) => return Payload::Incomplete,
                 },
             };
         }
-        let absent = key == PartnerKey::default() && live.partner_key == PartnerKey::default();
+        let absent = key == PartnerKey::default() && live.partner_key == LivePartnerKey::default();
         update.partner_key = (!absent).then_some(key);
     }
     if put || changes.iter().any(|c| matches!(c, Change::Field { .. })) {
@@ -302,4 +325,15 @@ fn payload(desired: &Desired, live: &Live, changes: &[Change], method: UpdateMet
         update.fields = Some(groups);
     }
     Payload::Ready(update)
+}
+
+/// The values of a half that is sent as it is; otherwise the first that is not at hand.
+fn carried(values: &BTreeMap<String, LiveValue>) -> Result<BTreeMap<String, Secret>, &LiveValue> {
+    values
+        .iter()
+        .map(|(name, value)| match value {
+            LiveValue::Value(secret) => Ok((name.clone(), secret.clone())),
+            LiveValue::Mask | LiveValue::Fingerprint(_) | LiveValue::Withheld => Err(value),
+        })
+        .collect()
 }

@@ -36,42 +36,18 @@ impl Digest {
         hash.text(&workspace.id);
         hash.text(method.as_str());
         for entry in entries.iter().filter(|e| !matches!(e.verdict, Verdict::Unmanaged)) {
-            hash.text(entry.label());
-            hash.text(entry.file.as_deref().unwrap_or_default());
-            hash.text(entry.verdict.state());
-            match &entry.verdict {
-                Verdict::Update(step) => {
-                    hash.text(&step.live.id);
-                    hash.text(&step.live.updated_at);
-                    for half in Half::BOTH {
-                        for (name, value) in step.desired.partner_key.half(half).into_iter().flatten() {
-                            hash.text(half.key());
-                            hash.text(name);
-                            hash.list(value.references().map(ToString::to_string));
-                        }
-                    }
-                    for (group, on) in &step.desired.fields {
-                        hash.text(group);
-                        hash.list(on.iter().cloned());
-                    }
-                }
-                Verdict::Held { hold, .. } => hash.text(&hold.until.to_string()),
-                Verdict::Unreadable(problem) => hash.text(problem),
-                Verdict::InSync(_) | Verdict::Invalid | Verdict::Missing | Verdict::Unmanaged => {}
-            }
-            hash.number(entry.changes().len());
-            for change in entry.changes() {
-                hash.text(&change.path());
-                hash.value(&change.before());
-                hash.value(&change.after());
-                if let Change::Key { change, secrets, .. } = change {
-                    hash.text(&format!("{change:?}"));
-                    hash.list(secrets.iter().map(ToString::to_string));
-                }
-            }
+            hash.entry(entry);
         }
-        let hex: String = hash.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Self(format!("sha256:{hex}"))
+        hash.finish()
+    }
+
+    /// The digest of one provider's part of a plan.
+    #[must_use]
+    pub fn of_entry(entry: &Entry) -> Self {
+        let mut hash = Hash(Sha256::new());
+        hash.text("calry-gitops plan 1, entry");
+        hash.entry(entry);
+        hash.finish()
     }
 }
 
@@ -85,6 +61,47 @@ impl fmt::Display for Digest {
 struct Hash(Sha256);
 
 impl Hash {
+    fn finish(self) -> Digest {
+        let hex: String = self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Digest(format!("sha256:{hex}"))
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        self.text(entry.label());
+        self.text(entry.file.as_deref().unwrap_or_default());
+        self.text(entry.verdict.state());
+        match &entry.verdict {
+            Verdict::Update(step) => {
+                self.text(&step.live.id);
+                self.text(&step.live.updated_at);
+                for half in Half::BOTH {
+                    for (name, value) in step.desired.partner_key.half(half).into_iter().flatten() {
+                        self.text(half.key());
+                        self.text(name);
+                        self.list(value.references().map(ToString::to_string));
+                    }
+                }
+                for (group, on) in &step.desired.fields {
+                    self.text(group);
+                    self.list(on.iter().cloned());
+                }
+            }
+            Verdict::Held { hold, .. } => self.text(&hold.until.to_string()),
+            Verdict::Unreadable(problem) => self.text(problem),
+            Verdict::InSync(_) | Verdict::Invalid | Verdict::Missing | Verdict::Unmanaged => {}
+        }
+        self.number(entry.changes().len());
+        for change in entry.changes() {
+            self.text(&change.path());
+            self.value(&change.before());
+            self.value(&change.after());
+            if let Change::Key { change, secrets, .. } = change {
+                self.text(&format!("{change:?}"));
+                self.list(secrets.iter().map(ToString::to_string));
+            }
+        }
+    }
+
     fn number(&mut self, n: usize) {
         self.0.update((n as u64).to_le_bytes());
     }

@@ -68,8 +68,8 @@ pub enum Refusal {
         digest: Digest,
     },
     /// A plan without a digest cannot be applied.
-    #[error("the plan is refused: it was made without secrets at hand")]
-    SecretsUnavailable,
+    #[error("the plan is refused: not all values were at hand when it was made")]
+    Incomplete,
 }
 
 impl Plan {
@@ -80,7 +80,7 @@ impl Plan {
     pub fn approve(self, limits: &Limits) -> Result<Approved, Refused> {
         let changes = self.steps().count();
         let reason = match (&self.digest, &limits.approve, limits.max_changes) {
-            (None, _, _) => Refusal::SecretsUnavailable,
+            (None, _, _) => Refusal::Incomplete,
             (Some(digest), Some(approved), _) if digest != approved => {
                 Refusal::NotTheApprovedPlan { approved: approved.clone(), digest: digest.clone() }
             }

@@ -8,6 +8,7 @@ mod change;
 mod diff;
 mod digest;
 mod guard;
+mod origin;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ pub use change::{Change, KeyChange, Mismatch, Value, dotted};
 pub use diff::{Applied, Context, Input, Refreshed, plan, refresh, verify};
 pub use digest::{Digest, InvalidDigest};
 pub use guard::{Approved, Limits, Refusal, Refused};
+pub use origin::{Base, BaseFile, Origin};
 
 /// What would change, provider by provider, and why the rest would not.
 #[derive(Clone, Debug)]
@@ -27,8 +29,12 @@ pub struct Plan {
     pub revision: Option<Revision>,
     /// Sorted by provider; files whose provider is not known come last, by name.
     pub entries: Vec<Entry>,
-    /// The plan's name; `None` where secrets were not at hand.
+    /// The plan's name; `None` where not all values were at hand.
     pub digest: Option<Digest>,
+    /// The id of the commit that this branch began with, where changes are told apart by their origin.
+    pub base: Option<String>,
+    /// When the snapshot was taken that stands for the live state (RFC 3339); `None` where Calry itself was asked.
+    pub snapshot: Option<String>,
 }
 
 /// One provider's part of a plan.
@@ -40,8 +46,12 @@ pub struct Entry {
     pub file: Option<String>,
     /// What is to be done, or why nothing is.
     pub verdict: Verdict,
-    /// Values that cannot be compared here because their secrets are not at hand.
+    /// Values that cannot be compared here.
     pub unresolved: Vec<Unresolved>,
+    /// Where each of the [changes](Self::changes) comes from, in their order; `None` without a base.
+    pub origins: Option<Vec<Origin>>,
+    /// The file that this branch took away; git managed the provider until then.
+    pub released: Option<String>,
 }
 
 /// What is to be done about one provider.
@@ -99,8 +109,8 @@ pub enum Cause {
 pub enum Payload {
     /// A complete update.
     Ready(Update),
-    /// It would carry values whose secrets are not at hand.
-    SecretsUnavailable,
+    /// It would carry values that are not at hand here: secrets, or live ones of which a snapshot tells nothing.
+    Incomplete,
     /// It would have to carry a half that Calry shows as a mask only (trap 7).
     Masked(Half),
 }
@@ -111,8 +121,8 @@ impl Payload {
     pub fn refusal(&self) -> Option<String> {
         match self {
             Self::Ready(_) => None,
-            Self::SecretsUnavailable => {
-                Some("its secrets are not at hand here; it can be applied where they are".to_owned())
+            Self::Incomplete => {
+                Some("values that it would carry are not at hand here; it can be applied where they are".to_owned())
             }
             Self::Masked(half) => Some(format!(
                 "nothing is sent: the update would have to carry partnerKey.{half}, which git does not manage and whose \
@@ -129,6 +139,17 @@ pub struct Unresolved {
     pub path: String,
     /// The secrets that it refers to.
     pub secrets: Vec<SecretName>,
+    /// Which side of the comparison is not at hand.
+    pub missing: Missing,
+}
+
+/// What a comparison lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// A secret that the desired value refers to.
+    Secret,
+    /// The live value: the snapshot holds nothing of it, or a fingerprint whose key is not at hand.
+    Live,
 }
 
 /// How many providers are in which state.

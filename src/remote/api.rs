@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::error::Cause;
 use super::pace::{NoTurn, Pace};
 use super::wire::{self, Problem};
-use super::{ApiKey, ApiUrl, Backoff, Error, Listing, Operation, ReadCalry, WriteCalry, retry};
+use super::{ApiKey, ApiUrl, Backoff, Error, Listing, Operation, ReadCalry, SnapshotUrl, WriteCalry, retry};
 use crate::model::{Live, Provider, Scrubber, Update, UpdateMethod, Workspace, ellipsize, printable};
 
 /// The largest list of definitions, in bytes after decompression.
@@ -97,6 +97,61 @@ impl Http {
             settings,
         })
     }
+
+    pub(super) fn client(&self, secure: bool) -> Result<Client, SetupError> {
+        if secure { self.secure.clone() } else { Ok(self.plain.clone()) }
+    }
+}
+
+impl Http {
+    /// Reads a document at an address, again and again where that makes sense. Nothing is sent that not everybody knows.
+    pub(super) async fn document(
+        &self,
+        address: &SnapshotUrl,
+        deadline: Instant,
+        limit: usize,
+    ) -> Result<Vec<u8>, Error> {
+        let mut backoff = Backoff::default();
+        loop {
+            let end = deadline.min(Instant::now() + self.settings.request);
+            let given = end.saturating_duration_since(Instant::now());
+            let answer = timeout_at(end, self.exchange(address, limit)).await.unwrap_or(Err(Cause::TimedOut { given }));
+            let error = match answer {
+                Ok(body) => return Ok(body),
+                Err(cause) => Error::new(Operation::Snapshot, cause),
+            };
+            match backoff.next(&error, deadline) {
+                Some(pause) => sleep(pause).await,
+                None => return Err(error.after(backoff.attempts())),
+            }
+        }
+    }
+
+    async fn exchange(&self, address: &SnapshotUrl, limit: usize) -> Result<Vec<u8>, Cause> {
+        let broken = |error: reqwest::Error| Cause::Broken {
+            sent: !error.is_connect(),
+            lasting: is_distrust(&error),
+            api: address.to_string(),
+            reason: ellipsize(&printable(&root_cause(error)), MAX_QUOTE),
+        };
+        let setup = |error: &SetupError| Cause::Broken {
+            sent: false,
+            lasting: true,
+            api: address.to_string(),
+            reason: error.to_string(),
+        };
+        let client = match address.url().scheme() {
+            "https" => self.secure.as_ref().map_err(setup)?,
+            _ => &self.plain,
+        };
+        let mut response = client.get(address.url().clone()).send().await.map_err(broken)?;
+        let status = response.status();
+        if !status.is_success() {
+            let (key, retry_after) = (String::new(), None);
+            return Err(Cause::Status { status: status.as_u16(), message: None, expired: false, key, retry_after });
+        }
+        bounded(&mut response, limit).await.map_err(broken)?.ok_or(Cause::TooLarge { limit })
+    }
 }
 
 /// The API of one workspace, for as long as the process works on it: its connections and its pace outlast a pass.
@@ -115,8 +170,7 @@ impl Api {
     /// # Errors
     /// [`SetupError`] where the URL is https and TLS cannot be set up.
     pub fn new(http: &Http, url: ApiUrl, method: UpdateMethod) -> Result<Self, SetupError> {
-        let client = if url.is_secure() { http.secure.clone()? } else { http.plain.clone() };
-        Ok(Self { client, settings: http.settings, url, method, pace: Arc::default() })
+        Ok(Self { client: http.client(url.is_secure())?, settings: http.settings, url, method, pace: Arc::default() })
     }
 
     /// Where it is.
@@ -332,7 +386,7 @@ impl Session {
 }
 
 /// The body after decompression; `None` where it is larger than `limit`, and then the rest is not read.
-async fn bounded(response: &mut Response, limit: usize) -> reqwest::Result<Option<Vec<u8>>> {
+pub(super) async fn bounded(response: &mut Response, limit: usize) -> reqwest::Result<Option<Vec<u8>>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > limit {
@@ -344,7 +398,7 @@ async fn bounded(response: &mut Response, limit: usize) -> reqwest::Result<Optio
 }
 
 /// The innermost reason, such as "Connection refused". The outer ones say less, and reqwest's repeats the URL.
-fn root_cause(error: reqwest::Error) -> String {
+pub(super) fn root_cause(error: reqwest::Error) -> String {
     let error = error.without_url();
     causes(&error).last().unwrap_or(&error).to_string()
 }

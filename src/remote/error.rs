@@ -18,6 +18,8 @@ pub enum Operation {
     Definition(Provider),
     /// Changing one definition.
     Update(Provider),
+    /// Fetching a snapshot, from wherever the operator keeps it.
+    Snapshot,
 }
 
 impl fmt::Display for Operation {
@@ -27,6 +29,7 @@ impl fmt::Display for Operation {
             Self::Definitions => f.write_str("read the definitions"),
             Self::Definition(provider) => write!(f, "read {provider}"),
             Self::Update(provider) => write!(f, "update {provider}"),
+            Self::Snapshot => f.write_str("fetch the snapshot"),
         }
     }
 }
@@ -64,6 +67,13 @@ pub(super) enum Cause {
 impl Error {
     pub(super) fn new(operation: Operation, cause: Cause) -> Self {
         Self { operation, cause: Box::new(cause), attempts: 1 }
+    }
+
+    /// The workspace has no such definition, and nobody needed to be asked.
+    pub(super) fn no_such_definition(provider: &Provider) -> Self {
+        let (status, key) = (404, String::new());
+        let cause = Cause::Status { status, message: None, expired: false, key, retry_after: None };
+        Self::new(Operation::Definition(provider.clone()), cause)
     }
 
     /// The same error, saying after how many attempts it was given up.
@@ -160,9 +170,16 @@ impl Error {
             }
             Cause::Unreadable { problem } => format!("Calry's answer is not what its reference says: {problem}"),
             Cause::TooLarge { limit } => {
-                format!("the answer is larger than {} MiB and was not read to its end: check the API URL", limit >> 20)
+                let address = if matches!(self.operation, Operation::Snapshot) { "address" } else { "API URL" };
+                format!(
+                    "the answer is larger than {} MiB and was not read to its end: check the {address}",
+                    limit >> 20
+                )
             }
-            Cause::TimedOut { given } => format!("Calry did not answer within {}", spoken(*given)),
+            Cause::TimedOut { given } => {
+                let who = if matches!(self.operation, Operation::Snapshot) { "its address" } else { "Calry" };
+                format!("{who} did not answer within {}", spoken(*given))
+            }
             Cause::Broken { reason, api, sent: false, .. } => format!("no connection to {api}: {reason}"),
             Cause::Broken { reason, api, sent: true, .. } => format!("the connection to {api} broke: {reason}"),
             Cause::Paused { wait } => format!(
@@ -176,6 +193,10 @@ impl Error {
     fn status_reason(&self, status: u16, said: &str, expired: bool, key: &str, wait: Option<Duration>) -> String {
         let wait = wait.map_or_else(String::new, |w| format!("; Calry asks to wait {}", spoken(w)));
         match (status, &self.operation) {
+            (300..=399, Operation::Snapshot) => {
+                format!("its address answers with a redirect ({status}), which is not followed: give the final address")
+            }
+            (_, Operation::Snapshot) => format!("its address answers with {said}{wait}"),
             (300..=399, _) => format!(
                 "the API URL answers with a redirect ({status}), which is never followed, as the API key would go along: give the address that it leads to as --api-url"
             ),

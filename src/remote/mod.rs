@@ -11,15 +11,19 @@
 //! }
 //! ```
 //!
+//! A [`Daemon`] asks a running daemon for its status, with the same clients and without any key.
+//!
 //! This room never follows a redirect, never sends a key in the clear to another host or through a proxy, never reads an
 //! answer without a bound, and never quotes of an API error more than its status and its scrubbed `message`. It decides
 //! nothing: what to change is for `plan`, and whether a write is tried again is for `apply`, which reads first.
 
 mod api;
+mod daemon;
 mod error;
 mod key;
 mod pace;
 mod retry;
+mod snapshot;
 mod url;
 mod wire;
 
@@ -27,9 +31,11 @@ use std::fmt;
 use std::future::Future;
 
 pub use self::api::{Api, Http, Reader, Settings, SetupError, Writer, install_tls};
+pub use self::daemon::{Answer, AskError, Daemon, DaemonUrl, InvalidDaemonUrl};
 pub use self::error::{Error, Operation};
 pub use self::key::{ApiKey, KeyError, KeySource};
 pub use self::retry::Backoff;
+pub use self::snapshot::{InvalidSnapshot, InvalidSnapshotUrl, Snapshot, SnapshotError, SnapshotUrl, snapshot};
 pub use self::url::{ApiUrl, InvalidApiUrl};
 
 use crate::model::{Live, Provider, Update, Workspace};

@@ -38,11 +38,7 @@ impl ApiUrl {
         let (Some(host), "http" | "https") = (url.host(), url.scheme()) else {
             return Err(InvalidApiUrl::Form);
         };
-        let loopback = match host {
-            Host::Domain(name) => name == "localhost",
-            Host::Ipv4(ip) => ip.is_loopback(),
-            Host::Ipv6(ip) => ip.is_loopback(),
-        };
+        let loopback = is_loopback(&host);
         if !url.username().is_empty() || url.password().is_some() {
             Err(InvalidApiUrl::Credentials)
         } else if url.query().is_some() || url.fragment().is_some() {
@@ -64,6 +60,15 @@ impl ApiUrl {
         let mut url = self.0.clone();
         url.set_path(&format!("{}{path}", self.0.path().trim_end_matches('/')));
         url
+    }
+}
+
+/// Whether a host is this machine.
+pub(super) fn is_loopback(host: &Host<&str>) -> bool {
+    match host {
+        Host::Domain(name) => *name == "localhost",
+        Host::Ipv4(ip) => ip.is_loopback(),
+        Host::Ipv6(ip) => ip.is_loopback(),
     }
 }
 

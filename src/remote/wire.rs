@@ -13,11 +13,12 @@ use serde_json::{Map, Value};
 
 use super::{Listing, Unreadable};
 use crate::model::{
-    FieldSet, Half, Live, LiveFields, PartnerKey, Provider, Secret, Update, Workspace, ellipsize, printable,
+    FieldSet, Half, Live, LiveFields, LivePartnerKey, LiveValue, Provider, Secret, Update, Workspace, ellipsize,
+    printable,
 };
 
 /// The most definitions that a workspace is believed to have; Calry's reference names 20 providers.
-const MAX_DEFINITIONS: usize = 20_000;
+pub(super) const MAX_DEFINITIONS: usize = 20_000;
 
 /// The most values that a partner key is believed to have.
 const MAX_VALUES: usize = 200;
@@ -36,8 +37,11 @@ pub(super) enum Problem {
 
 /// Reads a workspace.
 pub(super) fn workspace(body: &[u8]) -> Result<Workspace, Problem> {
-    let mut object = object(body)?;
-    let mut text = |key| text(&mut object, key).map_err(Problem::Shape);
+    workspace_of(object(body)?).map_err(Problem::Shape)
+}
+
+pub(super) fn workspace_of(mut object: Map<String, Value>) -> Result<Workspace, String> {
+    let mut text = |key| text(&mut object, key);
     Ok(Workspace { id: text("id")?, name: text("name")?, slug: text("slug")? })
 }
 
@@ -156,38 +160,52 @@ impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
     }
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
     serde_json::from_slice(body).map_err(|error| {
         if error.is_data() { Problem::Shape("it is not an object".to_owned()) } else { Problem::NotJson }
     })
 }
 
 fn live(mut object: Map<String, Value>, learn: impl FnMut(&Secret)) -> Result<Live, Unreadable> {
+    let bounded = learn_values(object.get("partnerKey").unwrap_or(&Value::Null), learn);
+    let value = |_: &Provider, _: Half, _: &str, value| match value {
+        Value::String(text) => Ok(LiveValue::from(Secret::new(text))),
+        _ => Err("is not a text"),
+    };
+    live_with(&mut object, value).and_then(|live| match bounded {
+        Ok(()) => Ok(live),
+        Err(problem) => Err(Unreadable { provider: Some(live.provider), problem }),
+    })
+}
+
+/// Reads one definition, each value below `partnerKey` by a reading of the caller's, which says what is wrong with one.
+pub(super) fn live_with(
+    object: &mut Map<String, Value>,
+    value: impl Fn(&Provider, Half, &str, Value) -> Result<LiveValue, &'static str>,
+) -> Result<Live, Unreadable> {
     let partner_key = object.remove("partnerKey").unwrap_or_default();
-    let bounded = learn_values(&partner_key, learn);
-    let provider = text(&mut object, "provider")
+    let provider = text(object, "provider")
         .and_then(|name| Provider::parse(&name).map_err(|e| format!("`provider` is not one: {e}")))
         .map_err(|problem| Unreadable { provider: None, problem })?;
     let read = || {
-        bounded?;
         Ok(Live {
-            id: text(&mut object, "id")?,
-            name: text(&mut object, "name")?,
+            id: text(object, "id")?,
+            name: text(object, "name")?,
             provider: provider.clone(),
             icon: match object.remove("icon") {
                 None | Some(Value::Null) => None,
                 Some(Value::String(icon)) => Some(icon),
                 Some(_) => return Err("`icon` is not a text".to_owned()),
             },
-            partner_key: partner_key_of(partner_key)?,
+            partner_key: partner_key_of(partner_key, |half, name, json| value(&provider, half, name, json))?,
             fields: fields(object.remove("fieldsToSync"))?,
-            updated_at: text(&mut object, "updatedAt")?,
+            updated_at: text(object, "updatedAt")?,
         })
     };
     read().map_err(|problem| Unreadable { provider: Some(provider.clone()), problem })
 }
 
-fn text(object: &mut Map<String, Value>, key: &str) -> Result<String, String> {
+pub(super) fn text(object: &mut Map<String, Value>, key: &str) -> Result<String, String> {
     match object.remove(key) {
         Some(Value::String(text)) => Ok(text),
         None => Err(format!("`{key}` is absent")),
@@ -223,8 +241,11 @@ fn learn_values(partner_key: &Value, mut learn: impl FnMut(&Secret)) -> Result<(
     Ok(())
 }
 
-fn partner_key_of(value: Value) -> Result<PartnerKey, String> {
-    let mut key = PartnerKey::default();
+fn partner_key_of(
+    value: Value,
+    read: impl Fn(Half, &str, Value) -> Result<LiveValue, &'static str>,
+) -> Result<LivePartnerKey, String> {
+    let mut key = LivePartnerKey::default();
     let mut halves = match value {
         Value::Null => return Ok(key),
         Value::Object(halves) => halves,
@@ -236,9 +257,9 @@ fn partner_key_of(value: Value) -> Result<PartnerKey, String> {
             Some(Value::Object(values)) => values,
             Some(_) => return Err(format!("`partnerKey.{half}` is not an object")),
         };
-        let secret = |(name, value): (String, Value)| match value {
-            Value::String(value) => Ok((name, Secret::new(value))),
-            _ => Err(format!("`partnerKey.{half}.{}` is not a text", shown(&name))),
+        let secret = |(name, value): (String, Value)| match read(half, &name, value) {
+            Ok(value) => Ok((name, value)),
+            Err(problem) => Err(format!("`partnerKey.{half}.{}` {problem}", shown(&name))),
         };
         *key.half_mut(half) = Some(values.into_iter().map(secret).collect::<Result<_, _>>()?);
     }
@@ -275,6 +296,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::PartnerKey;
 
     fn item(provider: &str) -> Value {
         json!({
@@ -312,8 +334,8 @@ mod tests {
         .live;
         assert_eq!(live.len(), 3);
         assert_eq!(live[2].icon, None);
-        assert_eq!(live[2].partner_key, PartnerKey { headers: None, query_params: Some(BTreeMap::new()) });
-        assert!(live[..2].iter().all(|l| l.partner_key == PartnerKey::default()));
+        assert_eq!(live[2].partner_key, LivePartnerKey { headers: None, query_params: Some(BTreeMap::new()) });
+        assert!(live[..2].iter().all(|l| l.partner_key == LivePartnerKey::default()));
     }
 
     #[test]

@@ -59,6 +59,8 @@ fn one(diagnostic: &Diagnostic, directory: &str) -> String {
         group = group.element(Level::HELP.message(printable(help)));
     }
     let rendered = Renderer::styled().decor_style(DecorStyle::Ascii).render(&[group]);
+    // Parts that are harmless by themselves may meet in a line.
+    let rendered = rendered.replace("##[", "#\\u{23}[");
     match (&diagnostic.excerpt, rendered.split_once('\n')) {
         // The renderer would count the column in the excerpt, which need not have the file's columns.
         (Some(Excerpt { line, column, .. }), Some((title, rest))) => {

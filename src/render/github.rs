@@ -5,10 +5,12 @@
 
 use std::fmt::Write as _;
 
-use super::text::{brief, counts, mismatched};
+use super::path_from_root;
+use super::text::{brief, counts, mismatched, origins};
+use super::view::parts;
 use crate::apply::{Outcome, Report};
-use crate::model::{Diagnostic, Severity, ellipsize, printable};
-use crate::plan::{Plan, Verdict};
+use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, printable};
+use crate::plan::{Origin, Payload, Plan, Verdict};
 
 /// One annotation for each problem.
 #[must_use]
@@ -19,7 +21,7 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let place = diagnostic.excerpt.as_ref().map(|e| (e.line, e.column));
+        let place = diagnostic.excerpt.as_ref();
         let help = diagnostic.help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
         let message = format!("{}{help}", diagnostic.message);
         annotation(&mut out, level, directory, &diagnostic.file, place, diagnostic.code.as_str(), &message);
@@ -31,14 +33,22 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
 #[must_use]
 pub fn plan(plan: &Plan, directory: &str) -> String {
     let mut out = String::new();
+    for (origin, part) in parts(plan).iter().flat_map(|(origin, parts)| parts.iter().map(move |part| (origin, part))) {
+        let file = part.entry.file.as_deref().unwrap_or_default();
+        let (level, title, message) = match (&part.step.payload, origin) {
+            (Payload::Masked(_), _) => {
+                ("warning", "cannot be applied", part.step.payload.refusal().unwrap_or_default())
+            }
+            (_, Some(Origin::Drift)) => ("notice", "drift that was there before", brief(part.changes.iter().copied())),
+            (_, Some(Origin::Branch)) => ("notice", "this branch changes", brief(part.changes.iter().copied())),
+            (_, None) => ("notice", "will change", brief(part.changes.iter().copied())),
+        };
+        annotation(&mut out, level, directory, file, None, title, &format!("{}: {message}", part.entry.label()));
+    }
     for entry in &plan.entries {
         let Some(file) = entry.file.as_deref() else { continue };
         let label = entry.label();
         let (level, title, message) = match &entry.verdict {
-            Verdict::Update(step) => match step.payload.refusal() {
-                None => ("notice", "will change", format!("{label}: {}", brief(&step.changes))),
-                Some(why) => ("warning", "cannot be applied here", format!("{label}: {why}")),
-            },
             Verdict::Held { hold, pending } if !pending.is_empty() => {
                 ("notice", "held", format!("{label} is held until {} (pending: {})", hold.until, brief(pending)))
             }
@@ -48,11 +58,12 @@ pub fn plan(plan: &Plan, directory: &str) -> String {
         };
         annotation(&mut out, level, directory, file, None, title, &message);
     }
+    let origins = if plan.base.is_some() { format!(". {}", origins(plan)) } else { String::new() };
     let digest = plan.digest.as_ref().map(|digest| format!(" ({digest})")).unwrap_or_default();
     let _ = writeln!(
         out,
         "::notice title=Calry plan::{}",
-        data(&format!("{}: {}{digest}", plan.workspace.slug, counts(&plan.summary())))
+        data(&format!("{}: {}{origins}{digest}", plan.workspace.slug, counts(&plan.summary())))
     );
     out
 }
@@ -90,12 +101,16 @@ fn annotation(
     level: &str,
     directory: &str,
     file: &str,
-    place: Option<(usize, usize)>,
+    place: Option<&Excerpt>,
     title: &str,
     message: &str,
 ) {
-    let path = format!("{}/{file}", directory.trim_end_matches('/').trim_start_matches("./"));
-    let place = place.map(|(line, column)| format!(",line={line},col={column}")).unwrap_or_default();
+    let path = path_from_root(directory, file);
+    let place = place
+        .map(|e| {
+            format!(",line={line},endLine={line},col={},endColumn={}", e.column, e.column + e.width, line = e.line)
+        })
+        .unwrap_or_default();
     let _ = writeln!(out, "::{level} file={}{place},title={}::{}", property(&path), property(title), data(message));
 }
 
@@ -110,7 +125,7 @@ fn property(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Code, Excerpt};
+    use crate::model::Code;
 
     #[test]
     fn a_file_name_cannot_begin_a_command_of_its_own() {
@@ -125,7 +140,7 @@ mod tests {
         let out = diagnostics(&[problem], "./definitions/");
         assert_eq!(
             out,
-            "::error file=definitions/a%2Cline=9%3A%3Ab\\u{a}%3A%3Aset-output name=x%3A%3Ay.yaml,line=4,col=2,title=unknown-key\
+            "::error file=definitions/a%2Cline=9%3A%3Ab\\u{a}%3A%3Aset-output name=x%3A%3Ay.yaml,line=4,endLine=4,col=2,endColumn=3,title=unknown-key\
              ::100%25 wrong\\u{d}\\u{a}really\n"
         );
     }

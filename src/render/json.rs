@@ -1,49 +1,40 @@
 //! Plans and reports as JSON. The keys are a contract: scripts rely on them, and none is ever renamed.
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::apply::{Outcome, Report};
-use crate::model::{Diagnostic, Severity, acts, printable};
-use crate::plan::{Change, Entry, KeyChange, Mismatch, Plan, Value, Verdict};
+use crate::model::{self, Diagnostic, Severity, printable, printable_json};
+use crate::plan::{self, Change, Entry, KeyChange, Mismatch, Missing, Plan, Verdict};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
-    workspace: Workspace<'a>,
-    revision: Option<Revision<'a>>,
+    workspace: Workspace,
+    revision: Option<Revision>,
     summary: Summary,
     digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<BaseCommit<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<Snapshot<'a>>,
     definitions: Vec<Definition<'a>>,
-    diagnostics: Vec<Problem<'a>>,
+    diagnostics: Vec<Problem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
 }
 
+/// Where this branch began.
 #[derive(Serialize)]
-struct Workspace<'a> {
-    id: &'a str,
-    name: &'a str,
-    slug: &'a str,
-}
-
-#[derive(Serialize)]
-struct Revision<'a> {
+struct BaseCommit<'a> {
     commit: &'a str,
-    subject: &'a str,
-    author: &'a str,
-    time: &'a str,
-    dirty: bool,
 }
 
+/// What stands for the live state.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Summary {
-    in_sync: usize,
-    update: usize,
-    invalid: usize,
-    missing: usize,
-    held: usize,
-    unmanaged: usize,
+struct Snapshot<'a> {
+    taken_at: &'a str,
 }
 
 #[derive(Serialize)]
@@ -53,8 +44,11 @@ struct Definition<'a> {
     file: Option<&'a str>,
     state: &'static str,
     changes: Vec<ChangeItem>,
+    /// The file that this branch removed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    hold: Option<Hold<'a>>,
+    released: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold: Option<Hold>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unresolved: Vec<Unresolved<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,118 +56,216 @@ struct Definition<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    not_converged: Vec<Kept<'a>>,
-}
-
-#[derive(Serialize)]
-struct Hold<'a> {
-    until: String,
-    reason: Option<&'a str>,
+    not_converged: Vec<Kept>,
 }
 
 #[derive(Serialize)]
 struct Unresolved<'a> {
     path: &'a str,
     secrets: Vec<&'a str>,
+    /// What is not at hand: `secret`, or `live`, which a snapshot does not tell.
+    missing: &'static str,
 }
 
-#[derive(Serialize)]
-struct ChangeItem {
-    path: String,
-    before: serde_json::Value,
-    after: serde_json::Value,
-    sensitive: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    change: Option<&'static str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    secrets: Vec<String>,
+/// The workspace that the API key belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Workspace {
+    /// A UUID.
+    pub id: String,
+    /// A name for people.
+    pub name: String,
+    /// The short name that workspace.yaml pins.
+    pub slug: String,
 }
 
-#[derive(Serialize)]
-struct Kept<'a> {
-    path: &'a str,
-    sent: serde_json::Value,
-    kept: serde_json::Value,
-    sensitive: bool,
+/// The git commit that the definitions were read from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Revision {
+    /// The commit's id, in hexadecimal digits.
+    pub commit: String,
+    /// The first line of its message.
+    pub subject: String,
+    /// The author's name.
+    pub author: String,
+    /// When it was committed: RFC 3339, UTC.
+    pub time: String,
+    /// Whether the definition files differ from what the commit holds.
+    pub dirty: bool,
 }
 
-#[derive(Serialize)]
-struct Problem<'a> {
-    severity: &'static str,
-    code: &'static str,
-    file: &'a str,
-    line: Option<usize>,
-    column: Option<usize>,
-    message: &'a str,
-    help: Option<&'a str>,
+/// How many providers are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// Live is as git wants it.
+    pub in_sync: usize,
+    /// Live differs.
+    pub update: usize,
+    /// The file has errors, or Calry's answer for it cannot be read.
+    pub invalid: usize,
+    /// The workspace has no such provider.
+    pub missing: usize,
+    /// The file says not to touch it.
+    pub held: usize,
+    /// There is no file.
+    pub unmanaged: usize,
+}
+
+/// Until when a provider is left alone, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Hold {
+    /// The last day, UTC.
+    pub until: String,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// One difference between git and Calry. Of a value below partnerKey only the position is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ChangeItem {
+    /// Where, such as `fieldsToSync.listing.pictures`.
+    pub path: String,
+    /// The live value; null where there is none, or where it is sensitive.
+    pub before: Option<Shown>,
+    /// The desired value; null where it is sensitive.
+    pub after: Option<Shown>,
+    /// Whether the values are withheld.
+    pub sensitive: bool,
+    /// Whose difference it is; known where there is a base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// What happens to a value that is withheld.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Kind>,
+    /// The secrets that a value that is withheld refers to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+}
+
+/// What happens to a value that is withheld.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Kind {
+    /// Live has no such name.
+    Added,
+    /// Git has no such name.
+    Removed,
+    /// The value differs.
+    Changed,
+    /// Calry shows a mask in its place.
+    Masked,
+    /// Whether it differs cannot be told here.
+    Unresolved,
+}
+
+/// Whose a difference is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Origin {
+    /// This branch wants it.
+    Branch,
+    /// It was due before.
+    Drift,
+}
+
+/// A value that may be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Shown {
+    /// On or off.
+    Bool(bool),
+    /// Text.
+    Text(String),
+}
+
+/// A field that Calry did not take over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Kept {
+    /// Where.
+    pub path: String,
+    /// What was sent; null where it is sensitive.
+    pub sent: Option<Shown>,
+    /// What Calry kept; null where there is nothing, or where it is sensitive.
+    pub kept: Option<Shown>,
+    /// Whether the values are withheld.
+    pub sensitive: bool,
+}
+
+/// A problem of a definition file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Problem {
+    /// Whether the file can be used in spite of it.
+    pub severity: Level,
+    /// Its kind, such as `unknown-key`.
+    pub code: String,
+    /// The file's name within the definitions directory.
+    pub file: String,
+    /// From 1; null where the file as a whole is meant.
+    pub line: Option<usize>,
+    /// From 1, in characters.
+    pub column: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub help: Option<String>,
+}
+
+/// Whether a file can be used in spite of a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Level {
+    /// It is not used.
+    Error,
+    /// It is used.
+    Warning,
 }
 
 /// The document of `plan` and, with a report, of `apply`. `error` is why the pass did not go on: a refusal, for example.
 #[must_use]
 pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, error: Option<&str>) -> String {
-    let summary = plan.summary();
     let document = Document {
-        workspace: Workspace { id: &plan.workspace.id, name: &plan.workspace.name, slug: &plan.workspace.slug },
-        revision: plan.revision.as_ref().map(|r| Revision {
-            commit: &r.commit,
-            subject: &r.subject,
-            author: &r.author,
-            time: &r.time,
-            dirty: r.dirty,
-        }),
-        summary: Summary {
-            in_sync: summary.in_sync,
-            update: summary.update,
-            invalid: summary.invalid,
-            missing: summary.missing,
-            held: summary.held,
-            unmanaged: summary.unmanaged,
-        },
+        workspace: (&plan.workspace).into(),
+        revision: plan.revision.as_ref().map(Revision::from),
+        summary: plan.summary().into(),
         digest: plan.digest.as_ref().map(ToString::to_string),
+        base: plan.base.as_deref().map(|commit| BaseCommit { commit }),
+        snapshot: plan.snapshot.as_deref().map(|taken_at| Snapshot { taken_at }),
         definitions: plan.entries.iter().map(|entry| definition(entry, diagnostics, report)).collect(),
-        diagnostics: diagnostics.iter().map(problem).collect(),
+        diagnostics: diagnostics.iter().map(Problem::from).collect(),
         error,
     };
-    escaped(&serde_json::to_string_pretty(&document).unwrap_or_default())
+    pretty(&document)
+}
+
+/// The document of `validate`: the problems of so many files.
+#[must_use]
+pub fn diagnostics(diagnostics: &[Diagnostic], files: usize) -> String {
+    let problems: Vec<Problem> = diagnostics.iter().map(Problem::from).collect();
+    let of = |severity| diagnostics.iter().filter(|d| d.severity == severity).count();
+    let summary = serde_json::json!({
+        "files": files, "errors": of(Severity::Error), "warnings": of(Severity::Warning)
+    });
+    pretty(&serde_json::json!({ "summary": summary, "diagnostics": problems }))
 }
 
 /// The document of a pass that failed before there was a plan.
 #[must_use]
 pub fn failure(error: &str, diagnostics: &[Diagnostic]) -> String {
-    let problems: Vec<Problem<'_>> = diagnostics.iter().map(problem).collect();
-    let document = serde_json::json!({ "error": error, "diagnostics": problems });
-    escaped(&format!("{document:#}"))
+    let problems: Vec<Problem> = diagnostics.iter().map(Problem::from).collect();
+    pretty(&serde_json::json!({ "error": error, "diagnostics": problems }))
 }
 
-/// The same document, fit for a terminal: what could act on it is written as an escape, which every
-/// reader of JSON takes for the character itself. serde_json does so below U+0020 only.
-fn escaped(document: &str) -> String {
-    let mut text = String::with_capacity(document.len() + 1);
-    for c in document.chars() {
-        if c != '\n' && acts(c) {
-            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
-        } else {
-            text.push(c);
-        }
-    }
-    text.push('\n');
-    text
+/// Any document as JSON that a terminal can be shown.
+#[must_use]
+pub fn pretty(document: &impl Serialize) -> String {
+    // Types of this crate always serialize.
+    printable_json(&serde_json::to_string_pretty(document).unwrap_or_default())
 }
 
-fn problem(diagnostic: &Diagnostic) -> Problem<'_> {
-    let Diagnostic { severity, code, file, excerpt, message, help } = diagnostic;
-    Problem {
-        severity: match severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        },
-        code: code.as_str(),
-        file,
-        line: excerpt.as_ref().map(|e| e.line),
-        column: excerpt.as_ref().map(|e| e.column),
-        message,
-        help: help.as_deref(),
-    }
+/// Any document as one line.
+#[must_use]
+pub fn line(document: &impl Serialize) -> String {
+    printable_json(&serde_json::to_string(document).unwrap_or_default())
 }
 
 fn definition<'a>(entry: &'a Entry, diagnostics: &[Diagnostic], report: Option<&'a Report>) -> Definition<'a> {
@@ -184,11 +276,51 @@ fn definition<'a>(entry: &'a Entry, diagnostics: &[Diagnostic], report: Option<&
         (None, _) => "skipped",
     });
     let not_converged = match result.map(|r| &r.outcome) {
-        Some(Outcome::NotConverged(mismatches)) => mismatches.iter().map(kept).collect(),
+        Some(Outcome::NotConverged(mismatches)) => mismatches.iter().map(Kept::from).collect(),
         _ => Vec::new(),
     };
     let error = result.and_then(|r| r.outcome.error()).or_else(|| match &entry.verdict {
         Verdict::Update(step) if report.is_none() => step.payload.refusal(),
+        _ => fault(entry, diagnostics),
+    });
+    Definition {
+        provider: entry.provider.as_ref().map(|p| p.as_str()),
+        file: entry.file.as_deref(),
+        state: entry.verdict.state(),
+        changes: changes(entry),
+        released: entry.released.as_deref(),
+        hold: hold(entry),
+        unresolved: entry
+            .unresolved
+            .iter()
+            .map(|u| Unresolved {
+                path: &u.path,
+                secrets: u.secrets.iter().map(|s| s.as_str()).collect(),
+                missing: match u.missing {
+                    Missing::Secret => "secret",
+                    Missing::Live => "live",
+                },
+            })
+            .collect(),
+        outcome,
+        error,
+        not_converged,
+    }
+}
+
+/// The differences of one provider, each with whose it is.
+fn changes(entry: &Entry) -> Vec<ChangeItem> {
+    let origin = |origin: &plan::Origin| match origin {
+        plan::Origin::Branch => Origin::Branch,
+        plan::Origin::Drift => Origin::Drift,
+    };
+    let origins = entry.origins.iter().flatten().map(origin).map(Some).chain(std::iter::repeat(None));
+    entry.changes().iter().zip(origins).map(|(change, origin)| ChangeItem { origin, ..change.into() }).collect()
+}
+
+/// Why a provider cannot be brought to what git wants, whatever is tried.
+pub(super) fn fault(entry: &Entry, diagnostics: &[Diagnostic]) -> Option<String> {
+    match &entry.verdict {
         Verdict::Unreadable(problem) => Some(format!("Calry's definition cannot be read: {}", printable(problem))),
         Verdict::Missing => Some("the workspace does not have this provider".to_owned()),
         Verdict::Invalid => {
@@ -199,77 +331,93 @@ fn definition<'a>(entry: &'a Entry, diagnostics: &[Diagnostic], report: Option<&
             Some(format!("the file has {errors} {}; see diagnostics", if errors == 1 { "error" } else { "errors" }))
         }
         _ => None,
-    });
-    Definition {
-        provider: entry.provider.as_ref().map(|p| p.as_str()),
-        file: entry.file.as_deref(),
-        state: entry.verdict.state(),
-        changes: entry.changes().iter().map(change).collect(),
-        hold: match &entry.verdict {
-            Verdict::Held { hold, .. } => Some(Hold { until: hold.until.to_string(), reason: hold.reason.as_deref() }),
-            _ => None,
-        },
-        unresolved: entry
-            .unresolved
-            .iter()
-            .map(|u| Unresolved { path: &u.path, secrets: u.secrets.iter().map(|s| s.as_str()).collect() })
-            .collect(),
-        outcome,
-        error,
-        not_converged,
     }
 }
 
-fn change(change: &Change) -> ChangeItem {
-    let (kind, secrets) = match change {
-        Change::Key { change, secrets, .. } => {
-            let kind = match change {
-                KeyChange::Added => "added",
-                KeyChange::Removed => "removed",
-                KeyChange::Changed => "changed",
-                KeyChange::Masked => "masked",
-            };
-            (Some(kind), secrets.iter().map(ToString::to_string).collect())
+pub(super) fn hold(entry: &Entry) -> Option<Hold> {
+    match &entry.verdict {
+        Verdict::Held { hold, .. } => Some(Hold { until: hold.until.to_string(), reason: hold.reason.clone() }),
+        _ => None,
+    }
+}
+
+impl From<&model::Workspace> for Workspace {
+    fn from(workspace: &model::Workspace) -> Self {
+        let model::Workspace { id, name, slug } = workspace.clone();
+        Self { id, name, slug }
+    }
+}
+
+impl From<&model::Revision> for Revision {
+    fn from(revision: &model::Revision) -> Self {
+        let model::Revision { commit, subject, author, time, dirty } = revision.clone();
+        Self { commit, subject, author, time, dirty }
+    }
+}
+
+impl From<plan::Summary> for Summary {
+    fn from(summary: plan::Summary) -> Self {
+        let plan::Summary { in_sync, update, invalid, missing, held, unmanaged } = summary;
+        Self { in_sync, update, invalid, missing, held, unmanaged }
+    }
+}
+
+impl From<&Diagnostic> for Problem {
+    fn from(diagnostic: &Diagnostic) -> Self {
+        let Diagnostic { severity, code, file, excerpt, message, help } = diagnostic;
+        Self {
+            severity: match severity {
+                Severity::Error => Level::Error,
+                Severity::Warning => Level::Warning,
+            },
+            code: code.as_str().to_owned(),
+            file: file.clone(),
+            line: excerpt.as_ref().map(|e| e.line),
+            column: excerpt.as_ref().map(|e| e.column),
+            message: message.clone(),
+            help: help.clone(),
         }
-        Change::Icon { .. } | Change::Field { .. } => (None, Vec::new()),
-    };
-    ChangeItem {
-        path: change.path(),
-        before: value(&change.before()),
-        after: value(&change.after()),
-        sensitive: change.sensitive(),
-        change: kind,
-        secrets,
     }
 }
 
-fn kept(mismatch: &Mismatch) -> Kept<'_> {
-    Kept {
-        path: &mismatch.path,
-        sent: value(&mismatch.sent),
-        kept: value(&mismatch.kept),
-        sensitive: mismatch.sensitive,
+impl From<&Change> for ChangeItem {
+    fn from(change: &Change) -> Self {
+        let (kind, secrets) = match change {
+            Change::Key { change, secrets, .. } => {
+                let kind = match change {
+                    KeyChange::Added => Kind::Added,
+                    KeyChange::Removed => Kind::Removed,
+                    KeyChange::Changed => Kind::Changed,
+                    KeyChange::Masked => Kind::Masked,
+                    KeyChange::Unresolved => Kind::Unresolved,
+                };
+                (Some(kind), secrets.iter().map(ToString::to_string).collect())
+            }
+            Change::Icon { .. } | Change::Field { .. } => (None, Vec::new()),
+        };
+        Self {
+            path: change.path(),
+            before: shown(change.before()),
+            after: shown(change.after()),
+            sensitive: change.sensitive(),
+            origin: None,
+            change: kind,
+            secrets,
+        }
     }
 }
 
-fn value(value: &Value) -> serde_json::Value {
+impl From<&Mismatch> for Kept {
+    fn from(mismatch: &Mismatch) -> Self {
+        let Mismatch { path, sent, kept, sensitive } = mismatch.clone();
+        Self { path, sent: shown(sent), kept: shown(kept), sensitive }
+    }
+}
+
+fn shown(value: plan::Value) -> Option<Shown> {
     match value {
-        Value::None => serde_json::Value::Null,
-        Value::Bool(on) => (*on).into(),
-        Value::Text(text) => text.as_str().into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_could_act_on_a_terminal_is_escaped_and_means_the_same() {
-        let hostile = "a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\u{e0041}ü\n";
-        let text = failure(hostile, &[]);
-        assert!(text.chars().all(|c| c == '\n' || !acts(c)), "{text:?}");
-        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(read["error"], hostile);
+        plan::Value::None => None,
+        plan::Value::Bool(on) => Some(Shown::Bool(on)),
+        plan::Value::Text(text) => Some(Shown::Text(text)),
     }
 }

@@ -5,11 +5,11 @@
 
 use std::fmt::Write as _;
 
-use super::text::{brief, counts};
-use super::view::{DiffLine, diff};
+use super::text::{brief, counts, named, not_compared};
+use super::view::{DiffLine, Part, diff, parts};
 use crate::apply::Report;
-use crate::model::{Diagnostic, ellipsize, printable};
-use crate::plan::{Entry, Plan, Step, Verdict};
+use crate::model::{Diagnostic, ellipsize, printable, short_commit};
+use crate::plan::{Change, Entry, Origin, Payload, Plan, Verdict};
 
 /// The most characters of a comment; GitHub takes 65,536.
 pub const MAX: usize = 60_000;
@@ -20,24 +20,21 @@ const MAX_TABLE: usize = 20_000;
 /// The plan as Markdown, of at most [`MAX`] characters; with a report, what became of it.
 #[must_use]
 pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, directory: &str) -> String {
-    let summary = plan.summary();
     let mut out = Page { text: String::new(), limit: MAX };
-    let verdict = match (summary.update, summary.invalid + summary.missing) {
-        (0, 0) => "in sync".to_owned(),
-        _ => counts(&summary),
-    };
-    out.always(&format!("### Calry {}: {verdict}\n\n", code(&plan.workspace.slug, 128)));
+    out.always(&format!("### Calry {}: {}\n\n", code(&plan.workspace.slug, 128), verdict(plan, report)));
+    if plan.base.is_some() {
+        let drifted = plan.entries.iter().filter(|entry| entry.is_due_to(Origin::Drift)).count();
+        out.always(&format!("{}; {drifted} had drifted before.\n\n", counts(&plan.summary())));
+    }
 
-    table(&mut out, plan, report);
+    let parts = parts(plan);
+    table(&mut out, plan, &parts, report);
     problems(&mut out, diagnostics, directory);
 
     let mut cut = Vec::new();
-    for (entry, step) in plan.entries.iter().filter_map(|entry| match &entry.verdict {
-        Verdict::Update(step) => Some((entry, step)),
-        _ => None,
-    }) {
-        if !out.fits(&details(entry, step), footer(plan).chars().count() + 8_000) {
-            cut.push(entry.label());
+    for (origin, part) in each(&parts) {
+        if !out.fits(&details(origin, part), footer(plan).chars().count() + 8_000) {
+            cut.push(part.entry.label());
         }
     }
     if !cut.is_empty() {
@@ -49,6 +46,32 @@ pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, di
     }
     out.always(&footer(plan));
     out.text
+}
+
+fn each<'a, 'p>(
+    parts: &'a [(Option<Origin>, Vec<Part<'p>>)],
+) -> impl Iterator<Item = (Option<Origin>, &'a Part<'p>)> + use<'a, 'p> {
+    parts.iter().flat_map(|(origin, parts)| parts.iter().map(|part| (*origin, part)))
+}
+
+/// What a reviewer reads first.
+fn verdict(plan: &Plan, report: Option<&Report>) -> String {
+    if let Some(report) = report.filter(|report| !report.results.is_empty()) {
+        let done = report.results.iter().filter(|result| result.outcome.is_done()).count();
+        return format!("{done} of {} applied", report.results.len());
+    }
+    let summary = plan.summary();
+    if summary.invalid + summary.missing > 0 {
+        return counts(&summary);
+    }
+    let due = plan.entries.iter().filter(|entry| entry.is_due_to(Origin::Branch)).count();
+    match (&plan.base, due, summary.update) {
+        (Some(_), 0, _) => "this branch changes nothing".to_owned(),
+        (Some(_), 1, _) => "this branch changes 1 provider".to_owned(),
+        (Some(_), n, _) => format!("this branch changes {n} providers"),
+        (None, _, 0) => "in sync".to_owned(),
+        (None, _, _) => counts(&summary),
+    }
 }
 
 /// Why there is no plan, or why it was not carried out, as Markdown.
@@ -81,23 +104,32 @@ impl Page {
     }
 }
 
-fn table(out: &mut Page, plan: &Plan, report: Option<&Report>) {
-    let told = |entry: &&Entry| !matches!(entry.verdict, Verdict::InSync(_) | Verdict::Unmanaged);
-    if !plan.entries.iter().any(|entry| told(&entry)) {
+fn table(out: &mut Page, plan: &Plan, parts: &[(Option<Origin>, Vec<Part<'_>>)], report: Option<&Report>) {
+    let updates = each(parts).map(|(origin, part)| {
+        let file = code(part.entry.file.as_deref().unwrap_or_default(), 80);
+        let result = report.and_then(|r| r.results.iter().find(|r| part.entry.provider.as_ref() == Some(&r.provider)));
+        let why = match (result, &part.step.payload, origin) {
+            (Some(result), _, _) => {
+                let error = result.outcome.error().map(|error| format!(": {}", code(&error, 300))).unwrap_or_default();
+                format!("**{}**{error}", result.outcome.as_str())
+            }
+            (None, Payload::Masked(_), _) => code(&part.step.payload.refusal().unwrap_or_default(), 300),
+            (None, _, Some(Origin::Branch)) => format!("**this branch**: {file}"),
+            (None, _, Some(Origin::Drift)) => format!("drift that was there before: {file}"),
+            (None, _, None) => format!("{file} says so"),
+        };
+        (part.entry.label(), in_short(&part.changes), why)
+    });
+    let others = plan.entries.iter().filter_map(|entry| untouched(entry).map(|(what, why)| (entry.label(), what, why)));
+    let rows: Vec<(&str, String, String)> = updates.chain(others).collect();
+    if rows.is_empty() {
         return;
     }
     out.always("| provider | what changes | why |\n| --- | --- | --- |\n");
     let mut cut = Vec::new();
-    for entry in plan.entries.iter().filter(told) {
-        let (what, mut why) = what_and_why(entry);
-        let result = report.and_then(|r| r.results.iter().find(|r| entry.provider.as_ref() == Some(&r.provider)));
-        if let Some(result) = result {
-            let error = result.outcome.error().map(|error| format!(": {}", code(&error, 300))).unwrap_or_default();
-            why = format!("**{}**{error}", result.outcome.as_str());
-        }
-        let row = format!("| {} | {what} | {why} |\n", code(entry.label(), 80));
-        if !out.fits(&row, MAX - MAX_TABLE) {
-            cut.push(entry.label());
+    for (label, what, why) in rows {
+        if !out.fits(&format!("| {} | {what} | {why} |\n", code(label, 80)), MAX - MAX_TABLE) {
+            cut.push(label);
         }
     }
     out.always("\n");
@@ -106,13 +138,16 @@ fn table(out: &mut Page, plan: &Plan, report: Option<&Report>) {
     }
 }
 
-fn what_and_why(entry: &Entry) -> (String, String) {
+/// Few changes by name, many by number.
+fn in_short(changes: &[&Change]) -> String {
+    if changes.len() <= 3 { code(&named(changes.iter().copied()), 200) } else { brief(changes.iter().copied()) }
+}
+
+/// What is pending of a provider that is not updated, and why it is not, where that is worth a reviewer's time.
+fn untouched(entry: &Entry) -> Option<(String, String)> {
     let file = entry.file.as_deref().map(|file| code(file, 80)).unwrap_or_default();
-    match &entry.verdict {
-        Verdict::Update(step) => {
-            let why = step.payload.refusal().map_or_else(|| format!("{file} says so"), |refusal| code(&refusal, 300));
-            (brief(&step.changes), why)
-        }
+    let why = match &entry.verdict {
+        Verdict::Update(_) | Verdict::InSync(_) => return None,
         Verdict::Held { hold, pending } => {
             let reason = hold.reason.as_deref().map(|reason| format!(": {}", code(reason, 200))).unwrap_or_default();
             let what = if pending.is_empty() {
@@ -120,14 +155,17 @@ fn what_and_why(entry: &Entry) -> (String, String) {
             } else {
                 format!("nothing (pending: {})", brief(pending))
             };
-            (what, format!("held until {}{reason}", hold.until))
+            return Some((what, format!("held until {}{reason}", hold.until)));
         }
-        Verdict::Invalid => ("nothing".to_owned(), format!("{file} has errors")),
-        Verdict::Missing => ("nothing".to_owned(), format!("{file} names it, and the workspace does not have it")),
-        Verdict::Unreadable(problem) => ("nothing".to_owned(), code(problem, 300)),
-        Verdict::InSync(_) => ("nothing".to_owned(), "in sync".to_owned()),
-        Verdict::Unmanaged => ("nothing".to_owned(), "it has no file".to_owned()),
-    }
+        Verdict::Invalid => format!("{file} has errors"),
+        Verdict::Missing => format!("{file} names it, and the workspace does not have it"),
+        Verdict::Unreadable(problem) => code(problem, 300),
+        Verdict::Unmanaged => {
+            let file = code(entry.released.as_deref()?, 80);
+            format!("**this branch** removes {file}: git no longer manages it, and Calry keeps what it has")
+        }
+    };
+    Some(("nothing".to_owned(), why))
 }
 
 fn problems(out: &mut Page, diagnostics: &[Diagnostic], directory: &str) {
@@ -156,8 +194,8 @@ fn problems(out: &mut Page, diagnostics: &[Diagnostic], directory: &str) {
     }
 }
 
-fn details(entry: &Entry, step: &Step) -> String {
-    let lines: Vec<String> = diff(step)
+fn details(origin: Option<Origin>, part: &Part<'_>) -> String {
+    let lines: Vec<String> = diff(part)
         .into_iter()
         .map(|line| match line {
             DiffLine::Hunk(header) => header,
@@ -168,11 +206,12 @@ fn details(entry: &Entry, step: &Step) -> String {
         .collect();
     let body = lines.join("\n");
     let fence = "`".repeat(longest_run(&body).max(2) + 1);
+    let origin = if origin == Some(Origin::Drift) { " (drift that was there before)" } else { "" };
     // A provider's name is made of capitals, digits and underscores: it may stand in HTML.
     format!(
-        "<details><summary><b>{}</b> {}</summary>\n\n{fence}diff\n{body}\n{fence}\n\n</details>\n\n",
-        entry.provider.as_ref().map(ToString::to_string).unwrap_or_default(),
-        brief(&step.changes)
+        "<details><summary><b>{}</b> {}{origin}</summary>\n\n{fence}diff\n{body}\n{fence}\n\n</details>\n\n",
+        part.entry.provider.as_ref().map(ToString::to_string).unwrap_or_default(),
+        brief(part.changes.iter().copied())
     )
 }
 
@@ -180,18 +219,20 @@ fn footer(plan: &Plan) -> String {
     let mut out = String::new();
     match &plan.digest {
         Some(digest) => {
-            let _ = writeln!(out, "Plan `{digest}`\n");
+            let _ = writeln!(out, "Plan `{digest}`  ");
         }
         None => {
-            let values: usize = plan.entries.iter().map(|e| e.unresolved.len()).sum();
-            let _ = writeln!(
-                out,
-                "{values} values below `partnerKey` were not compared: their secrets are not at hand here, and are resolved at apply time."
-            );
+            let _ = writeln!(out, "{}  ", not_compared(plan));
         }
     }
     if let Some(revision) = &plan.revision {
-        let _ = writeln!(out, "Revision {} {}", code(&revision.short(), 80), code(&revision.subject, 100));
+        let _ = writeln!(out, "Revision {} {}  ", code(&revision.short(), 80), code(&revision.subject, 100));
+    }
+    if let Some(base) = &plan.base {
+        let _ = writeln!(out, "This branch began at {}  ", code(short_commit(base), 80));
+    }
+    if let Some(taken) = &plan.snapshot {
+        let _ = writeln!(out, "Live state as of {}, from a snapshot  ", code(taken, 80));
     }
     out
 }
@@ -211,7 +252,8 @@ fn names(labels: &[&str], max: usize) -> String {
 
 /// Foreign text as a code span that it cannot leave, also in a table.
 fn code(text: &str, max: usize) -> String {
-    let text = ellipsize(&printable(text), max).replace('|', "\\|");
+    // An escaped pipe ends a cell all the same where a backslash stands before it.
+    let text = ellipsize(&printable(text), max).replace('|', "\\u{7c}");
     if text.is_empty() {
         return String::new();
     }
@@ -236,7 +278,7 @@ mod tests {
     fn foreign_text_cannot_leave_its_span() {
         assert_eq!(code("plain", 80), "`plain`");
         assert_eq!(code("a `b` ``c", 80), "``` a `b` ``c ```");
-        assert_eq!(code("a|b", 80), "`a\\|b`");
+        assert_eq!(code("a\\|b", 80), "`a\\\\u{7c}b`");
         assert_eq!(code("a\nb\u{202e}c", 80), "`a\\u{a}b\\u{202e}c`");
         assert_eq!(code("@team <script> [x](https://e.com)", 80), "`@team <script> [x](https://e.com)`");
     }

@@ -7,7 +7,18 @@ mod diagnostics;
 pub mod github;
 pub mod json;
 pub mod markdown;
+pub mod pull;
+pub mod sarif;
+pub mod status;
 pub mod text;
 mod view;
 
 pub use diagnostics::diagnostics;
+
+/// Where a file is for a forge, which knows no `./`: from the root of the repository, in which commands run there.
+fn path_from_root(directory: &str, file: &str) -> String {
+    match directory.trim_end_matches('/').trim_start_matches("./") {
+        "" | "." => file.to_owned(),
+        directory => format!("{directory}/{file}"),
+    }
+}

@@ -4,21 +4,21 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
-use super::view::{DiffLine, diff, references};
+use super::view::{DiffLine, Part, diff, parts, references};
 use crate::apply::{Outcome, Report};
-use crate::model::{ellipsize, printable};
-use crate::plan::{Change, Entry, Mismatch, Payload, Plan, Step, Summary, Value, Verdict};
+use crate::model::{ellipsize, printable, short_commit};
+use crate::plan::{Change, Entry, Mismatch, Missing, Origin, Payload, Plan, Summary, Unresolved, Value, Verdict};
 
 /// The columns of a terminal.
-const WIDTH: usize = 80;
+pub(super) const WIDTH: usize = 80;
 /// The columns of a provider's name, where others stand below it.
-const LABEL: usize = 17;
+pub(super) const LABEL: usize = 17;
 
-const BOLD: Style = Style::new().bold();
-const DIM: Style = Style::new().dimmed();
-const GREEN: Style = AnsiColor::Green.on_default();
-const RED: Style = AnsiColor::Red.on_default();
-const YELLOW: Style = AnsiColor::Yellow.on_default();
+pub(super) const BOLD: Style = Style::new().bold();
+pub(super) const DIM: Style = Style::new().dimmed();
+pub(super) const GREEN: Style = AnsiColor::Green.on_default();
+pub(super) const RED: Style = AnsiColor::Red.on_default();
+pub(super) const YELLOW: Style = AnsiColor::Yellow.on_default();
 const CYAN: Style = AnsiColor::Cyan.on_default();
 
 /// The plan: a diff for each provider that changes, why the others do not, and a summary line.
@@ -34,11 +34,19 @@ pub fn plan(plan: &Plan) -> String {
         let subject = ellipsize(&printable(&revision.subject), WIDTH.saturating_sub(taken).max(20));
         let _ = write!(out, "{at}{DIM}{subject}{DIM:#}");
     }
-    out.push_str("\n\n");
-    for entry in &plan.entries {
-        if let Verdict::Update(step) = &entry.verdict {
-            changes(&mut out, entry, step);
+    out.push('\n');
+    if let Some(base) = &plan.base {
+        let _ = writeln!(out, "{DIM}this branch began at {}{DIM:#}", short_commit(base));
+    }
+    if let Some(taken) = &plan.snapshot {
+        let _ = writeln!(out, "{DIM}live state as of {}, from a snapshot{DIM:#}", printable(taken));
+    }
+    out.push('\n');
+    for (origin, parts) in parts(plan) {
+        if let Some(origin) = origin.filter(|_| !parts.is_empty()) {
+            let _ = writeln!(out, "{BOLD}{}{BOLD:#}\n", heading(origin));
         }
+        parts.iter().for_each(|part| changes(&mut out, part));
     }
     let untouched: Vec<(String, String)> = plan.entries.iter().filter_map(untouched).collect();
     if !untouched.is_empty() {
@@ -51,13 +59,15 @@ pub fn plan(plan: &Plan) -> String {
     let summary = plan.summary();
     let style = if summary.update > 0 { YELLOW } else { GREEN };
     let _ = writeln!(out, "{style}{BOLD}Plan: {}.{BOLD:#}{style:#}", counts(&summary));
+    if plan.base.is_some() {
+        let _ = writeln!(out, "{}", origins(plan));
+    }
     match (&plan.digest, summary.update) {
         (Some(digest), 1..) => {
             let _ = writeln!(out, "{DIM}{digest}{DIM:#}");
         }
         (None, _) => {
-            let values: usize = plan.entries.iter().map(|e| e.unresolved.len()).sum();
-            let _ = writeln!(out, "{values} values below partnerKey were not compared: their secrets are not at hand.");
+            let _ = writeln!(out, "{}", wrapped(&not_compared(plan), 0, 0));
         }
         _ => {}
     }
@@ -78,10 +88,50 @@ pub fn counts(summary: &Summary) -> String {
     parts.join(", ")
 }
 
-fn changes(out: &mut String, entry: &Entry, step: &Step) {
+/// How changes of one origin are called.
+fn heading(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Branch => "This branch changes",
+        Origin::Drift => "Drift that was there before",
+    }
+}
+
+/// Whose changes a plan with a base has: `This branch changes 1 provider; 2 had drifted before.`
+pub(super) fn origins(plan: &Plan) -> String {
+    let count = |origin| plan.entries.iter().filter(|entry| entry.is_due_to(origin)).count();
+    let branch = match count(Origin::Branch) {
+        0 => "This branch changes nothing in Calry".to_owned(),
+        1 => "This branch changes 1 provider".to_owned(),
+        n => format!("This branch changes {n} providers"),
+    };
+    match count(Origin::Drift) {
+        0 => format!("{branch}; none had drifted before."),
+        n => format!("{branch}; {n} had drifted before."),
+    }
+}
+
+/// What could not be compared, and why.
+pub(super) fn not_compared(plan: &Plan) -> String {
+    let count = |missing| plan.entries.iter().flat_map(|e| &e.unresolved).filter(|u| u.missing == missing).count();
+    let values = |n: usize| if n == 1 { "1 value".to_owned() } else { format!("{n} values") };
+    let mut parts = Vec::new();
+    for (missing, why) in [
+        (Missing::Secret, "their secrets are not at hand here, and are resolved at apply time"),
+        (Missing::Live, "the snapshot has no fingerprint of them whose key is at hand here"),
+    ] {
+        if count(missing) > 0 {
+            parts.push(format!("{} below partnerKey: {why}", values(count(missing))));
+        }
+    }
+    format!("Not compared: {}.", parts.join("; "))
+}
+
+fn changes(out: &mut String, part: &Part<'_>) {
+    let Part { entry, step, .. } = part;
     let file = entry.file.as_deref().unwrap_or_default();
-    let _ = writeln!(out, "{BOLD}{}{BOLD:#}  {DIM}{}{DIM:#}  {}", entry.label(), printable(file), brief(&step.changes));
-    for line in diff(step) {
+    let brief = brief(part.changes.iter().copied());
+    let _ = writeln!(out, "{BOLD}{}{BOLD:#}  {DIM}{}{DIM:#}  {brief}", entry.label(), printable(file));
+    for line in diff(part) {
         let _ = match line {
             DiffLine::Hunk(header) => writeln!(out, "  {CYAN}{header}{CYAN:#}"),
             DiffLine::Same(text) => writeln!(out, "   {text}"),
@@ -90,16 +140,23 @@ fn changes(out: &mut String, entry: &Entry, step: &Step) {
         };
     }
     for unresolved in &entry.unresolved {
-        let references = references(&unresolved.secrets);
-        let told = format!("{}: {references} will be resolved at apply time", printable(&unresolved.path));
+        let told = format!("{}: {}", printable(&unresolved.path), later(unresolved));
         let _ = writeln!(out, "  {DIM}{}{DIM:#}", wrapped(&told, 2, 4));
     }
-    if !matches!(step.payload, Payload::SecretsUnavailable)
+    if !matches!(step.payload, Payload::Incomplete)
         && let Some(why) = step.payload.refusal()
     {
         let _ = writeln!(out, "  {RED}{}{RED:#}", wrapped(&why, 2, 4));
     }
     out.push('\n');
+}
+
+/// Why a value was not compared.
+fn later(unresolved: &Unresolved) -> String {
+    match unresolved.missing {
+        Missing::Secret => format!("{} will be resolved at apply time", references(&unresolved.secrets)),
+        Missing::Live => "the snapshot does not tell whether it differs".to_owned(),
+    }
 }
 
 /// The provider, or the file, and why it stays as it is.
@@ -110,7 +167,7 @@ fn untouched(entry: &Entry) -> Option<(String, String)> {
         Verdict::InSync(_) if entry.unresolved.is_empty() => return None,
         Verdict::InSync(_) => {
             let paths: Vec<String> = entry.unresolved.iter().map(|u| printable(&u.path)).collect();
-            format!("in sync, but for what is resolved at apply time: {}", paths.join(", "))
+            format!("in sync, but for what cannot be compared here: {}", paths.join(", "))
         }
         Verdict::Held { hold, pending } => {
             let reason = hold.reason.as_deref().map_or_else(|| "no reason given".to_owned(), printable);
@@ -125,14 +182,18 @@ fn untouched(entry: &Entry) -> Option<(String, String)> {
         Verdict::Unreadable(problem) => {
             format!("unreadable: Calry's definition cannot be read: {}", printable(problem))
         }
-        Verdict::Unmanaged => "unmanaged: it has no file".to_owned(),
+        Verdict::Unmanaged => match &entry.released {
+            None => "unmanaged: it has no file".to_owned(),
+            Some(file) => format!("unmanaged: this branch removes {}, and Calry keeps what it has", printable(file)),
+        },
     };
     Some((printable(entry.label()), why))
 }
 
-/// The changes of one provider in few words: `3 fields on, 1 off, icon, header x-api-key`.
+/// The changes of one provider in few words: `icon, 1 partner key value, 3 fields on, 1 field off`.
 #[must_use]
-pub fn brief(changes: &[Change]) -> String {
+pub fn brief<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
+    let changes: Vec<&Change> = changes.into_iter().collect();
     let on = changes.iter().filter(|c| matches!(c, Change::Field { after: true, .. })).count();
     let off = changes.iter().filter(|c| matches!(c, Change::Field { after: false, .. })).count();
     let mut parts = Vec::new();
@@ -154,8 +215,9 @@ pub fn brief(changes: &[Change]) -> String {
 
 /// The changes of one provider by name, at most eight of them: `pictures on, rating off, icon, headers.x-api-key`.
 #[must_use]
-pub fn named(changes: &[Change]) -> String {
+pub fn named<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
     const MOST: usize = 8;
+    let changes: Vec<&Change> = changes.into_iter().collect();
     let mut parts: Vec<String> = changes
         .iter()
         .take(MOST)
@@ -242,13 +304,13 @@ pub fn mismatched(mismatch: &Mismatch) -> String {
 }
 
 /// Where the text after a label begins.
-fn column(label: &str) -> usize {
+pub(super) fn column(label: &str) -> usize {
     label.chars().count().max(LABEL) + 1
 }
 
 /// A text whose first line begins at column `at`, and every other one at column `indent`. A word that is longer than a line
 /// stays whole, so that it can be copied.
-fn wrapped(text: &str, at: usize, indent: usize) -> String {
+pub(super) fn wrapped(text: &str, at: usize, indent: usize) -> String {
     let mut out = String::with_capacity(text.len());
     let mut column = at;
     for word in text.split(' ') {

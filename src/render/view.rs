@@ -6,27 +6,27 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
-use crate::model::{Desired, Half, Live, SecretName, printable};
-use crate::plan::{Change, KeyChange, Step};
+use crate::model::{Half, Live, SecretName, printable};
+use crate::plan::{Change, Entry, KeyChange, Origin, Plan, Step, Verdict};
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct View<'a> {
     provider: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     icon: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    partner_key: Option<KeyView>,
+    partner_key: Option<KeyView<'a>>,
     fields_to_sync: BTreeMap<&'a str, BTreeMap<&'a str, bool>>,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct KeyView {
+struct KeyView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    headers: Option<BTreeMap<String, String>>,
+    headers: Option<BTreeMap<&'a str, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    query_params: Option<BTreeMap<String, String>>,
+    query_params: Option<BTreeMap<&'a str, String>>,
 }
 
 /// A line of the diff from the live definition to the one that the update leads to, printable.
@@ -41,9 +41,54 @@ pub(super) enum DiffLine {
     New(String),
 }
 
-/// The diff of both as canonical YAML, with two lines of context.
-pub(super) fn diff(step: &Step) -> Vec<DiffLine> {
-    let (before, after) = (yaml(&before(step)), yaml(&after(step)));
+/// The changes of one provider that have one origin, or all of them where nobody asked for it.
+pub(super) struct Part<'a> {
+    pub(super) entry: &'a Entry,
+    pub(super) step: &'a Step,
+    pub(super) changes: Vec<&'a Change>,
+    /// What is due anyway, and shown apart.
+    anyway: Vec<&'a Change>,
+}
+
+/// The updates of a plan, by what they come from: one heading where it was not asked for, else the branch's before the
+/// others.
+pub(super) fn parts(plan: &Plan) -> Vec<(Option<Origin>, Vec<Part<'_>>)> {
+    let part = |entry, step, origin: Option<Origin>| {
+        let of = |origin| Entry::changes_of(entry, origin).collect();
+        let (changes, anyway) = match origin {
+            None => (entry.changes().iter().collect(), Vec::new()),
+            Some(Origin::Branch) => (of(Origin::Branch), of(Origin::Drift)),
+            Some(Origin::Drift) => (of(Origin::Drift), Vec::new()),
+        };
+        Part { entry, step, changes, anyway }
+    };
+    let of = |origin| {
+        let parts = plan.entries.iter().filter_map(|entry| match &entry.verdict {
+            Verdict::Update(step) => Some(part(entry, &**step, origin)),
+            _ => None,
+        });
+        (origin, parts.filter(|part| !part.changes.is_empty()).collect())
+    };
+    match plan.base {
+        None => vec![of(None)],
+        Some(_) => Origin::BOTH.map(|origin| of(Some(origin))).into(),
+    }
+}
+
+/// The diff that a part of an update makes, as canonical YAML, with two lines of context.
+pub(super) fn diff(part: &Part<'_>) -> Vec<DiffLine> {
+    let mut view = View::of(&part.step.live);
+    part.anyway.iter().for_each(|change| view.carry_out(change, "(sensitive)"));
+    let mut after = view.clone();
+    for change in &part.changes {
+        view.mark(change);
+        let sensitive = match change {
+            Change::Key { secrets, .. } if !secrets.is_empty() => format!("(sensitive, {})", references(secrets)),
+            _ => "(sensitive, as the file says)".to_owned(),
+        };
+        after.carry_out(change, &sensitive);
+    }
+    let (before, after) = (yaml(&view), yaml(&after));
     let diff = TextDiff::from_lines(&before, &after);
     let mut lines = Vec::new();
     for hunk in diff.unified_diff().context_radius(2).iter_hunks() {
@@ -65,83 +110,66 @@ pub(super) fn references(secrets: &[SecretName]) -> String {
     secrets.iter().map(|name| format!("${{secret:{name}}}")).collect::<Vec<_>>().join(", ")
 }
 
-fn before(step: &Step) -> View<'_> {
-    let live: &Live = &step.live;
-    let key = half_by_half(|half| {
-        let values = live.partner_key.half(half)?;
-        let shown = values.keys().map(|name| {
-            let text = match change_of(step, half, name) {
-                None => "(sensitive)",
-                Some((KeyChange::Masked, _)) => "(sensitive, masked by Calry)",
-                Some(_) => "(sensitive, live)",
-            };
-            (name.clone(), text.to_owned())
-        });
-        Some(shown.collect())
-    });
-    View {
-        provider: live.provider.as_str(),
-        icon: live.icon.as_deref(),
-        partner_key: key,
-        fields_to_sync: live_fields(live),
-    }
-}
-
-fn after(step: &Step) -> View<'_> {
-    let (desired, live): (&Desired, &Live) = (&step.desired, &step.live);
-    let key = half_by_half(|half| {
-        let now = live.partner_key.half(half);
-        let Some(wanted) = desired.partner_key.half(half) else {
-            return now.map(|values| values.keys().map(|name| (name.clone(), "(sensitive)".to_owned())).collect());
+impl<'a> View<'a> {
+    fn of(live: &'a Live) -> Self {
+        let half = |half| {
+            let values = live.partner_key.half(half)?;
+            Some(values.keys().map(|name| (name.as_str(), "(sensitive)".to_owned())).collect())
         };
-        // What is absent and what is empty are the same; the view does not make a difference of it.
-        if wanted.is_empty() && now.is_none() {
-            return None;
+        let key = KeyView { headers: half(Half::Headers), query_params: half(Half::QueryParams) };
+        let fields = live
+            .fields
+            .iter()
+            .map(|(group, fields)| (group.as_str(), fields.iter().map(|(field, on)| (field.as_str(), *on)).collect()));
+        Self {
+            provider: live.provider.as_str(),
+            icon: live.icon.as_deref(),
+            partner_key: (key.headers.is_some() || key.query_params.is_some()).then_some(key),
+            fields_to_sync: fields.collect(),
         }
-        let shown = wanted.keys().map(|name| match change_of(step, half, name) {
-            Some((_, [])) => (name.clone(), "(sensitive, as the file says)".to_owned()),
-            Some((_, secrets)) => (name.clone(), format!("(sensitive, {})", references(secrets))),
-            None => {
-                let spelled = now.into_iter().flatten().map(|(name, _)| name).find(|n| half.fold(n) == half.fold(name));
-                (spelled.unwrap_or(name).clone(), "(sensitive)".to_owned())
+    }
+
+    /// Shows which value a change is about.
+    fn mark(&mut self, change: &Change) {
+        let Change::Key { half, name, change, .. } = change else { return };
+        let shown = match change {
+            KeyChange::Masked => "(sensitive, masked by Calry)",
+            KeyChange::Added | KeyChange::Removed | KeyChange::Changed | KeyChange::Unresolved => "(sensitive, live)",
+        };
+        let Some(key) = &mut self.partner_key else { return };
+        for (spelled, value) in key.half(*half).iter_mut().flatten() {
+            if half.fold(spelled) == half.fold(name) {
+                shown.clone_into(value);
             }
-        });
-        Some(shown.collect())
-    });
-    let mut fields = live_fields(live);
-    for (group, on) in &desired.fields {
-        let group = fields.entry(group).or_default();
-        group.values_mut().for_each(|value| *value = false);
-        group.extend(on.iter().map(|field| (field.as_str(), true)));
-    }
-    fields.retain(|group, fields| !fields.is_empty() || live.fields.contains_key(*group));
-    View {
-        provider: desired.provider.as_str(),
-        icon: desired.icon.as_ref().map(|icon| icon.as_str()).or(live.icon.as_deref()),
-        partner_key: key,
-        fields_to_sync: fields,
-    }
-}
-
-fn half_by_half(show: impl Fn(Half) -> Option<BTreeMap<String, String>>) -> Option<KeyView> {
-    let view = KeyView { headers: show(Half::Headers), query_params: show(Half::QueryParams) };
-    (view.headers.is_some() || view.query_params.is_some()).then_some(view)
-}
-
-fn change_of<'a>(step: &'a Step, half: Half, name: &str) -> Option<(KeyChange, &'a [SecretName])> {
-    step.changes.iter().find_map(|change| match change {
-        Change::Key { half: h, name: n, change, secrets } if *h == half && half.fold(n) == half.fold(name) => {
-            Some((*change, secrets.as_slice()))
         }
-        _ => None,
-    })
+    }
+
+    /// Makes a change; a value below `partnerKey` is then shown as `sensitive`.
+    fn carry_out(&mut self, change: &'a Change, sensitive: &str) {
+        match change {
+            Change::Icon { after, .. } => self.icon = after.as_deref(),
+            Change::Field { group, field, after, .. } => {
+                self.fields_to_sync.entry(group).or_default().insert(field, *after);
+            }
+            Change::Key { half, name, change, .. } => {
+                let values = self.partner_key.get_or_insert_default().half(*half).get_or_insert_default();
+                // Where live spells a header twice, each in its own case, one remains.
+                values.retain(|spelled, _| half.fold(spelled) != half.fold(name));
+                if *change != KeyChange::Removed {
+                    values.insert(name, sensitive.to_owned());
+                }
+            }
+        }
+    }
 }
 
-fn live_fields(live: &Live) -> BTreeMap<&str, BTreeMap<&str, bool>> {
-    live.fields
-        .iter()
-        .map(|(group, fields)| (group.as_str(), fields.iter().map(|(field, on)| (field.as_str(), *on)).collect()))
-        .collect()
+impl<'a> KeyView<'a> {
+    fn half(&mut self, half: Half) -> &mut Option<BTreeMap<&'a str, String>> {
+        match half {
+            Half::Headers => &mut self.headers,
+            Half::QueryParams => &mut self.query_params,
+        }
+    }
 }
 
 fn yaml(view: &View<'_>) -> String {

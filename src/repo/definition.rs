@@ -17,17 +17,17 @@ use crate::model::{
 };
 
 /// The keys of a definition.
-const KEYS: [&str; 5] = ["provider", "icon", "partnerKey", "fieldsToSync", "hold"];
+pub(super) const KEYS: [&str; 5] = ["provider", "icon", "partnerKey", "fieldsToSync", "hold"];
 /// The longest name of a group or field, in characters.
-const MAX_NAME: usize = 100;
+pub(super) const MAX_NAME: usize = 100;
 /// The longest name of a header or query parameter, in characters.
-const MAX_PARAMETER_NAME: usize = 256;
+pub(super) const MAX_PARAMETER_NAME: usize = 256;
 /// The most headers, or query parameters, of a definition.
-const MAX_PARAMETERS: usize = 100;
+pub const MAX_PARAMETERS: usize = 100;
 /// The longest value below `partnerKey`, in bytes, as it is written and as it is sent. Servers take less.
 pub(super) const MAX_VALUE: usize = 16 << 10;
 /// The longest reason of a hold, in characters.
-const MAX_REASON: usize = 500;
+pub(super) const MAX_REASON: usize = 500;
 
 /// What a definition file says.
 pub(super) struct Definition {
@@ -109,6 +109,39 @@ fn kind(value: &Value<'_>) -> &'static str {
         Value::List(_) => "a list",
         Value::Map(_) => "a map",
     }
+}
+
+/// Whether a text can name a field.
+#[must_use]
+pub fn is_field_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.chars().nth(MAX_NAME).is_none()
+        && !name.contains(|c: char| c.is_control() || c.is_whitespace())
+}
+
+/// Whether a text can name a group.
+#[must_use]
+pub fn is_group_name(name: &str) -> bool {
+    is_field_name(name) && !is_part_of_a_partner_key(name)
+}
+
+/// Whether a text can name a header or query parameter.
+#[must_use]
+pub fn is_parameter_name(half: Half, name: &str) -> bool {
+    parameter_name(half, name).is_none()
+}
+
+/// What is wrong with the name of a header or query parameter.
+fn parameter_name(half: Half, name: &str) -> Option<String> {
+    let problem = match half {
+        Half::Headers => check_header_name(name).err().map(|error| error.to_string()),
+        Half::QueryParams if name.is_empty() || name.contains(char::is_control) => {
+            Some("the name of a query parameter is not empty and holds no control characters".to_owned())
+        }
+        Half::QueryParams => None,
+    };
+    let too_long = || format!("this name has more than {MAX_PARAMETER_NAME} characters");
+    problem.or_else(|| name.chars().nth(MAX_PARAMETER_NAME).is_some().then(too_long))
 }
 
 struct Reader<'s> {
@@ -328,22 +361,12 @@ impl<'s> Reader<'s> {
     }
 
     fn parameter_name(&mut self, half: Half, entry: &Entry<'_>) -> bool {
-        let problem = match half {
-            Half::Headers => check_header_name(entry.name).err().map(|error| error.to_string()),
-            Half::QueryParams if entry.name.is_empty() || entry.name.contains(char::is_control) => {
-                Some("the name of a query parameter is not empty and holds no control characters".to_owned())
-            }
-            Half::QueryParams => None,
-        };
-        let too_long = || format!("this name has more than {MAX_PARAMETER_NAME} characters");
-        let long = entry.name.chars().nth(MAX_PARAMETER_NAME).is_some();
-        match problem.or_else(|| long.then(too_long)) {
-            Some(problem) => {
-                self.error(Code::InvalidValue, entry.at, || problem);
-                false
-            }
-            None => true,
+        let problem = parameter_name(half, entry.name);
+        let valid = problem.is_none();
+        if let Some(problem) = problem {
+            self.error(Code::InvalidValue, entry.at, || problem);
         }
+        valid
     }
 
     fn template(&mut self, half: Half, entry: &Entry<'_>) -> Option<Template> {
@@ -469,9 +492,7 @@ impl<'s> Reader<'s> {
     }
 
     fn field_name(&mut self, name: &str, at: Span, noun: &str) -> bool {
-        let valid = !name.is_empty()
-            && name.chars().nth(MAX_NAME).is_none()
-            && !name.contains(|c: char| c.is_control() || c.is_whitespace());
+        let valid = is_field_name(name);
         if !valid {
             let message = || format!("the name of a {noun} has 1 to {MAX_NAME} characters, and no space among them");
             self.error(Code::InvalidValue, at, message);

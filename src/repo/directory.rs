@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 /// The largest definition file, in bytes.
 pub(super) const MAX_FILE: u64 = 1 << 20;
 /// The largest sum of all definition files, in bytes. 10,000 files of usual size are 15 MB.
-const MAX_TOTAL: u64 = 64 << 20;
+pub(super) const MAX_TOTAL: u64 = 64 << 20;
 /// The most entries of a directory.
 const MAX_ENTRIES: usize = 50_000;
 /// How often a directory that changes while it is read is read.

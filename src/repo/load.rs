@@ -6,15 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use super::definition::{self, Definition, MAX_VALUE, Parameter, Places, named};
 use super::directory::{self, DirectoryError, FileError};
+use super::edit::Edit;
+use super::format;
 use super::secrets::{SecretError, SecretSources};
 use super::source::{Problems, Source, Told};
+use super::write::Writing;
 use super::yaml::Span;
 use crate::model::{
-    Catalogue, Code, Desired, Diagnostic, Half, Provider, Secret, SecretName, Severity, Slug, check_header_value,
-    closest,
+    Catalogue, Code, Desired, Diagnostic, Half, PartnerKey, Provider, Secret, SecretName, Severity, Slug,
+    check_header_value, closest,
 };
 
 /// A directory of definitions, as it is at one moment.
@@ -76,37 +80,35 @@ pub enum MissingSecrets {
 /// among [`Loaded::diagnostics`].
 pub fn load(directory: &Path) -> Result<Loaded, DirectoryError> {
     let listing = directory::read(directory, read_file)?;
-    let mut loaded = Loaded {
-        directory: listing.directory,
-        pin: Pin::None,
-        files: Vec::with_capacity(listing.files.len()),
-        diagnostics: Vec::new(),
-        found: Vec::new(),
-    };
-    let mut pins = Vec::new();
-    for (read, diagnostics) in listing.files {
-        loaded.diagnostics.extend(diagnostics);
-        match read {
-            Read::Definition(file) => loaded.files.push(*file),
-            Read::Workspace(source, slug) => pins.push((source, slug)),
-        }
-    }
-    if loaded.files.is_empty() {
-        return Err(DirectoryError::Empty(directory.to_owned()));
-    }
-    loaded.files.sort_by(|a, b| a.name.cmp(&b.name));
-    loaded.pin(pins);
-    loaded.refuse_two_files_for_one_provider();
-    loaded.sort();
-    Ok(loaded)
+    let loaded = Loaded::of(listing.directory, listing.files);
+    if loaded.files.is_empty() { Err(DirectoryError::Empty(directory.to_owned())) } else { Ok(loaded) }
 }
 
-enum Read {
+/// Reads a directory that may be empty, or missing, because somebody is about to write its first files.
+///
+/// # Errors
+/// [`DirectoryError`] where what is there cannot be used.
+pub fn load_or_begin(directory: &Path) -> Result<Loaded, DirectoryError> {
+    let canonical = match directory::read(directory, read_file) {
+        Ok(listing) => return Ok(Loaded::of(listing.directory, listing.files)),
+        Err(DirectoryError::Empty(_)) => fs::canonicalize(directory),
+        Err(DirectoryError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(directory.to_owned())
+        }
+        Err(error) => return Err(error),
+    };
+    let unreadable = |source| DirectoryError::Unreadable { directory: directory.to_owned(), source };
+    Ok(Loaded::of(canonical.map_err(unreadable)?, []))
+}
+
+/// What a single file turned out to be.
+pub(super) enum Read {
     Definition(Box<DefinitionFile>),
     Workspace(Source, Option<Slug>),
 }
 
-fn read_file(name: &str, content: Result<Vec<u8>, FileError>) -> (Read, Vec<Diagnostic>) {
+/// Reads one file by itself.
+pub(super) fn read_file(name: &str, content: Result<Vec<u8>, FileError>) -> (Read, Vec<Diagnostic>) {
     let (source, problem) = match content.map(String::from_utf8) {
         // A byte-order mark is no part of the text.
         Ok(Ok(text)) => (Source::new(name, text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)), None),
@@ -162,7 +164,56 @@ fn is_workspace(name: &str) -> bool {
     matches!(name, "workspace.yaml" | "workspace.yml")
 }
 
+/// The file of a provider that has none yet, with what the changes give it. `None` where that cannot be written.
+#[must_use]
+pub fn draft(provider: &Provider, edits: &[Edit]) -> Option<Writing> {
+    let fields = BTreeMap::new();
+    let nothing =
+        Desired { provider: provider.clone(), icon: None, partner_key: PartnerKey::default(), fields, hold: None };
+    let wanted = changed(nothing, edits)?;
+    let name = format!("{}.yaml", provider.file_stem());
+    let text = format::definition(&wanted);
+    says(&name, &text, &wanted).then(|| Writing::new(&name, text))
+}
+
+/// A `workspace.yaml` for a workspace.
+#[must_use]
+pub fn draft_pin(slug: &Slug) -> Writing {
+    Writing::new("workspace.yaml", format::workspace(slug))
+}
+
+/// What is wanted after changes, with no secret filled in.
+fn changed(mut desired: Desired, edits: &[Edit]) -> Option<Desired> {
+    for half in Half::BOTH {
+        desired
+            .partner_key
+            .half_mut(half)
+            .iter_mut()
+            .flat_map(BTreeMap::values_mut)
+            .for_each(|value| value.value = None);
+    }
+    edits.iter().try_for_each(|edit| edit.apply(&mut desired))?;
+    Some(desired)
+}
+
+/// Whether a file of this name and text is valid and wants just this.
+fn says(name: &str, text: &str, wanted: &Desired) -> bool {
+    let (Read::Definition(file), _) = read_file(name, Ok(text.as_bytes().to_vec())) else { return false };
+    file.desired.and_then(|desired| changed(Arc::unwrap_or_clone(desired), &[])).as_ref() == Some(wanted)
+}
+
 impl DefinitionFile {
+    /// The file after some changes; `None` where its form is one that cannot be edited in place.
+    #[must_use]
+    pub fn edited(&self, edits: &[Edit]) -> Option<Writing> {
+        /// An edit reads the whole text: more of them are a file to write anew.
+        const MAX_EDITS: usize = 1_000;
+        let wanted = changed(Desired::clone(self.desired.as_ref()?), edits)?;
+        let text = (edits.len() <= MAX_EDITS)
+            .then(|| edits.iter().try_fold(self.source.text().to_owned(), |text, edit| edit.edit(&text)))??;
+        says(&self.name, &text, &wanted).then(|| Writing::over(&self.name, self.source.text(), text))
+    }
+
     /// Judges the file again, for a reason that its text alone does not give. An error makes it invalid, where `fatal`.
     fn judge(&mut self, fatal: bool, judge: impl FnOnce(&mut Problems<'_>, &Places)) -> Vec<Diagnostic> {
         let mut problems = Problems::after(&self.source, self.told);
@@ -177,6 +228,30 @@ impl DefinitionFile {
 }
 
 impl Loaded {
+    /// Puts files together that were read by themselves.
+    pub(super) fn of(directory: PathBuf, files: impl IntoIterator<Item = (Read, Vec<Diagnostic>)>) -> Self {
+        let mut loaded =
+            Self { directory, pin: Pin::None, files: Vec::new(), diagnostics: Vec::new(), found: Vec::new() };
+        let mut pins = Vec::new();
+        for (read, diagnostics) in files {
+            loaded.diagnostics.extend(diagnostics);
+            match read {
+                Read::Definition(file) => loaded.files.push(*file),
+                Read::Workspace(source, slug) => pins.push((source, slug)),
+            }
+        }
+        loaded.files.sort_by(|a, b| a.name.cmp(&b.name));
+        loaded.pin(pins);
+        loaded.refuse_two_files_for_one_provider();
+        loaded.sort();
+        loaded
+    }
+
+    /// The secrets that any file refers to, one that is otherwise invalid included.
+    pub fn references(&self) -> impl Iterator<Item = &SecretName> {
+        self.files.iter().flat_map(|file| &file.places.values).flat_map(|value| value.template.references())
+    }
+
     fn sort(&mut self) {
         let place = |d: &Diagnostic| d.excerpt.as_ref().map_or((0, 0), |excerpt| (excerpt.line, excerpt.column));
         self.diagnostics.sort_by(|a, b| {

@@ -4,22 +4,33 @@
 //! `definition` makes [`Desired`](crate::model::Desired) of the tree, and `load` puts the files together, compares them
 //! with what is known and fills secrets in from `secrets`. What goes wrong on the way becomes a
 //! [`Diagnostic`](crate::model::Diagnostic) in `source`, where `mask` takes out of the quoted line what may not be shown.
-//! `watch` notices that the directory is another one than it was, and `revision` says which commit it holds.
+//! `watch` notices that the directory is another one than it was, and `revision` says which commit it holds, and what another one held.
 //!
-//! This room never writes, never opens a socket, and lets a file name a secret but never a place to find one in.
+//! The way back, for `pull`: `edit` changes a file's text in place, `format` says what a new file looks like (and, as a JSON
+//! Schema, any file), and `write` puts either into the directory, whole or not at all.
+//!
+//! Nothing here writes but `write`, and only where `pull` asks for it. This room never opens a socket, and lets a file name a
+//! secret but never a place to find one in.
 
 mod definition;
 mod directory;
+mod edit;
+mod format;
 mod load;
 mod mask;
 mod revision;
 mod secrets;
 mod source;
 mod watch;
+mod write;
 mod yaml;
 
+pub use definition::{MAX_PARAMETERS, is_field_name, is_group_name, is_parameter_name};
 pub use directory::DirectoryError;
-pub use load::{DefinitionFile, Loaded, MissingSecrets, Pin, load};
-pub use revision::revision;
+pub use edit::{Edit, NewValue};
+pub use format::{DEFINITION_SCHEMA, WORKSPACE_SCHEMA, definition_schema, workspace_schema};
+pub use load::{DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_begin};
+pub use revision::{Base, BaseError, base, revision};
 pub use secrets::{SecretError, SecretSources};
 pub use watch::{Fingerprint, FoundBy, Settled, WatchOptions, Watcher};
+pub use write::{WriteError, Writing, Written};

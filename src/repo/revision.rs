@@ -5,13 +5,13 @@
 //! environment, and no filter, hook or other program is ever run. That makes git's `safe.directory` needless as well,
 //! which matters where git-sync has written the checkout as another user.
 //!
-//! This module never writes, never walks the history, and never fails: a directory without a readable repository has no
-//! revision.
+//! This module never writes. [`revision`] never walks the history and never fails: a directory without a readable
+//! repository has no revision. [`base`] walks it as far as the commit where two branches parted.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -20,15 +20,14 @@ use gix::objs::Kind;
 use gix::sec::Trust;
 use gix::{ObjectId, Repository};
 
-use super::directory::is_definition;
-use crate::model::{Revision, ellipsize};
+use super::directory::{FileError, MAX_FILE, MAX_TOTAL, is_definition};
+use super::load::{Loaded, Read, read_file};
+use crate::model::{Diagnostic, Revision, ellipsize, printable};
 
 /// The longest subject and the longest name of an author, in characters.
 const MAX_TEXT: usize = 200;
 /// A commit or a tree beyond this size, in bytes, is not read.
 const MAX_OBJECT: u64 = 8 << 20;
-/// A file beyond this size, in bytes, is no definition and counts as differing.
-const MAX_FILE: u64 = 1 << 20;
 /// Definition files beyond this number are not compared: the directory counts as differing.
 const MAX_FILES: usize = 20_000;
 
@@ -46,6 +45,87 @@ pub fn revision(directory: &Path) -> Option<Revision> {
         .ok()
 }
 
+/// The definitions as they were where this branch left another one.
+#[derive(Debug)]
+pub struct Base {
+    /// The commit's id, in hexadecimal digits.
+    pub commit: String,
+    /// Its definition files. None of their problems counts: a file that cannot be used wants nothing.
+    pub loaded: Loaded,
+}
+
+/// The definitions as they were cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseError {
+    /// There is no repository, or no commit.
+    #[error("--base needs the definitions in a git checkout with a commit: {0}")]
+    NoCheckout(String),
+    /// Nothing of that name.
+    #[error(
+        "--base: this clone has no commit {0}; fetch it first (a job that checks out a single commit needs its history: \
+         fetch-depth: 0)"
+    )]
+    Unknown(String),
+    /// No common ancestor.
+    #[error(
+        "--base: {0} and the checked-out commit have no common ancestor in this clone; fetch the history of both \
+         (fetch-depth: 0)"
+    )]
+    Unrelated(String),
+    /// The commit is there, and its files cannot be read.
+    #[error("--base: the definitions of commit {0} cannot be read: {1}")]
+    Unreadable(String, String),
+}
+
+/// Reads the definition files as they were at the commit where the checked-out branch left `reference`: the merge base of
+/// both. A directory that was not there then has no files; a file that was a link is not followed. May block.
+///
+/// # Errors
+/// [`BaseError`].
+pub fn base(directory: &Path, reference: &str) -> Result<Base, BaseError> {
+    let no_checkout = |trouble: Trouble| BaseError::NoCheckout(trouble.to_string());
+    let shown = ellipsize(&printable(reference), MAX_TEXT);
+    let directory = fs::canonicalize(directory).map_err(|error| no_checkout(error.into()))?;
+    let (repository, root) = open(&directory).map_err(no_checkout)?;
+    let path = directory.strip_prefix(&root).map_err(|_| no_checkout(Trouble::NoCheckout))?;
+    let head = repository.head_id().map_err(|error| no_checkout(error.into()))?;
+    let tip = repository
+        .rev_parse_single(format!("{reference}^{{commit}}").as_str())
+        .map_err(|_| BaseError::Unknown(shown.clone()))?;
+    let commit = match repository.merge_base(head, tip) {
+        Ok(Some(id)) => id.detach(),
+        Ok(None) | Err(_) => return Err(BaseError::Unrelated(shown)),
+    };
+    let files = files_of(&repository, commit, path)
+        .map_err(|trouble| BaseError::Unreadable(commit.to_string(), trouble.to_string()))?;
+    Ok(Base { commit: commit.to_string(), loaded: Loaded::of(directory, files) })
+}
+
+fn files_of(repository: &Repository, commit: ObjectId, path: &Path) -> Result<Vec<(Read, Vec<Diagnostic>)>, Trouble> {
+    let tree = object(repository, commit)?.try_into_commit()?.tree_id()?.detach();
+    let Some(tree) = tree_at(repository, tree, path)? else { return Ok(Vec::new()) };
+    let mut files = Vec::new();
+    let mut total = 0;
+    for (name, content) in committed_files(repository, tree)? {
+        // A name that is not UTF-8 is shown so, as in a directory.
+        let name = name.to_string_lossy();
+        let size = repository.find_header(content.id)?.size();
+        let bytes = if content.link {
+            Err(FileError::NotAFile)
+        } else if size > MAX_FILE {
+            Err(FileError::TooLarge(MAX_FILE))
+        } else {
+            total += size;
+            Ok(object(repository, content.id)?.detach().data)
+        };
+        if files.len() == MAX_FILES || total > MAX_TOTAL {
+            return Err(Trouble::TooMuch);
+        }
+        files.push(read_file(&name, bytes));
+    }
+    Ok(files)
+}
+
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
     #[error(transparent)]
@@ -56,6 +136,8 @@ enum Trouble {
     Time(#[from] jiff::Error),
     #[error("the repository has no checkout around the directory")]
     NoCheckout,
+    #[error("there are more than {MAX_FILES} definition files, or they amount to more than {} MiB", MAX_TOTAL >> 20)]
+    TooMuch,
     #[error("object {0} has {1} bytes, which is too much to read")]
     TooLarge(ObjectId, u64),
 }

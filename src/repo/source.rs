@@ -35,6 +35,11 @@ impl Source {
         &self.name
     }
 
+    /// The text, as nobody may show it.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Reads the text as YAML; from then on it is masked by position.
     pub(super) fn parse(&self) -> Result<Tree<'_>, yaml::Problem> {
         let tree = yaml::read(&self.text)?;

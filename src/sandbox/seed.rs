@@ -140,6 +140,19 @@ impl Seed {
         Self { definitions: (0..providers).map(definition).collect(), ..Self::builtin() }
     }
 
+    /// Every provider's headers and query parameters with their values, which are made for trying.
+    #[must_use]
+    pub fn partner_keys(&self) -> Vec<(&str, &str, &str)> {
+        let mut keys = Vec::new();
+        for (provider, definition) in &self.definitions {
+            let halves = definition.get("partnerKey").and_then(Value::as_object).into_iter().flat_map(Map::values);
+            for (name, value) in halves.filter_map(Value::as_object).flatten() {
+                keys.extend(value.as_str().map(|value| (provider.as_str(), name.as_str(), value)));
+            }
+        }
+        keys
+    }
+
     /// The same seed for a workspace with another slug.
     #[must_use]
     pub fn with_slug(mut self, slug: Slug) -> Self {

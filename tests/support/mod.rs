@@ -3,13 +3,16 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use calry_gitops::sandbox::{Config, RequestRecord, Sandbox, Seed};
+use gix::objs::tree::{Entry, EntryKind};
+use gix::{ObjectId, Repository};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -39,6 +42,8 @@ impl World {
         let env = BTreeMap::from([
             ("CALRY_API_URL".to_owned(), sandbox.url()),
             ("CALRY_API_KEY".to_owned(), sandbox.keys().write.clone()),
+            // Tests run side by side.
+            ("CALRY_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
         ]);
         Self { sandbox, dir, env, _runtime: runtime }
     }
@@ -168,6 +173,27 @@ impl Daemon {
         panic!("no line with {text:?} came in:\n{}", self.seen.join("\n"));
     }
 
+    /// Where it tells of itself.
+    #[track_caller]
+    pub fn address(&mut self) -> String {
+        const LINE: &str = "status and health at http://";
+        let seen = self.seen.iter().find(|line| line.contains(LINE)).cloned();
+        let line = seen.unwrap_or_else(|| self.line(LINE));
+        line.split_once(LINE).unwrap().1.split('/').next().unwrap().to_owned()
+    }
+
+    /// What it answers with at a path of its own.
+    #[track_caller]
+    pub fn get(&mut self, path: &str) -> Answer {
+        get(&self.address(), path, "")
+    }
+
+    /// The status of its one workspace.
+    #[track_caller]
+    pub fn status(&mut self) -> Value {
+        self.get("/api/v1/status").json()["workspaces"][0].clone()
+    }
+
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
@@ -199,6 +225,45 @@ impl Drop for Daemon {
     }
 }
 
+/// An answer of a daemon.
+#[derive(Debug)]
+pub struct Answer {
+    pub code: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let headers = self.head.lines().filter_map(|line| line.split_once(": "));
+        headers.into_iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+/// Sends bytes to an address and reads the answer to its end.
+#[track_caller]
+pub fn send(address: &str, request: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { code, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// Asks for a path; more headers end in a line break each.
+#[track_caller]
+pub fn get(address: &str, path: &str, more: &str) -> Answer {
+    send(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{more}\r\n"))
+}
+
 /// Waits until something holds.
 #[track_caller]
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -225,4 +290,83 @@ pub fn live(provider: &str, on: &[&str], off: &[&str]) -> Value {
 
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The comment with every code span and block taken out: what Markdown would act on.
+pub fn outside_code(comment: &str) -> String {
+    let mut out = String::new();
+    let mut block: Option<String> = None;
+    for line in comment.lines() {
+        let fence: String = line.chars().take_while(|c| *c == '`').collect();
+        match &block {
+            Some(open) if line == open => block = None,
+            Some(_) => {}
+            None if fence.len() >= 3 && line.ends_with("diff") => block = Some(fence),
+            None => {
+                let mut rest = line;
+                while let Some(at) = rest.find('`') {
+                    out.push_str(&rest[..at]);
+                    let run: String = rest[at..].chars().take_while(|c| *c == '`').collect();
+                    let after = &rest[at + run.len()..];
+                    let end = after.find(&run).unwrap_or_else(|| panic!("a span is not closed: {line}"));
+                    rest = &after[end + run.len()..];
+                }
+                out.push_str(rest);
+                out.push('\n');
+            }
+        }
+    }
+    assert!(block.is_none(), "a block is not closed:\n{comment}");
+    out
+}
+
+/// A git checkout around a world's definitions, made without git: `main` holds them as they are when it is made.
+pub struct Checkout {
+    pub world: World,
+    pub repository: Repository,
+    pub main: ObjectId,
+}
+
+impl Checkout {
+    pub fn of(world: World) -> Self {
+        let repository = gix::ThreadSafeRepository::init_opts(
+            world.dir.path(),
+            gix::create::Kind::WithWorktree,
+            gix::create::Options::default(),
+            gix::open::Options::isolated(),
+        )
+        .unwrap()
+        .to_thread_local();
+        let mut checkout = Self { world, repository, main: ObjectId::null(gix::hash::Kind::Sha1) };
+        checkout.main = checkout.commit("refs/heads/main", &[]);
+        checkout
+    }
+
+    /// Commits the definitions as they are in the directory.
+    pub fn commit(&self, reference: &str, parents: &[ObjectId]) -> ObjectId {
+        let blob = |entry: std::fs::DirEntry| {
+            let oid = self.repository.write_blob(std::fs::read(entry.path()).unwrap()).unwrap().detach();
+            let filename = entry.file_name().into_string().unwrap().into();
+            Entry { mode: EntryKind::Blob.into(), filename, oid }
+        };
+        let mut entries: Vec<Entry> =
+            std::fs::read_dir(self.world.definitions()).unwrap().map(|entry| blob(entry.unwrap())).collect();
+        entries.sort();
+        let oid = self.repository.write_object(&gix::objs::Tree { entries }).unwrap().detach();
+        let root = vec![Entry { mode: EntryKind::Tree.into(), filename: "definitions".into(), oid }];
+        let tree = self.repository.write_object(&gix::objs::Tree { entries: root }).unwrap().detach();
+        let who = gix::actor::SignatureRef { name: "Ada".into(), email: "ada@x".into(), time: "1790000000 +0000" };
+        let message = format!("A commit to {}", reference.rsplit('/').next().unwrap());
+        let commit = self.repository.new_commit_as(who, who, &message, tree, parents.to_vec()).unwrap().id;
+        std::fs::write(self.world.dir.path().join(".git").join(reference), format!("{commit}\n")).unwrap();
+        commit
+    }
+
+    /// Writes a file and commits it to the branch `topic`, which is then checked out.
+    pub fn branch(&self, name: &str, text: &str) -> &Self {
+        std::fs::write(self.world.dir.path().join(".git/HEAD"), "ref: refs/heads/topic\n").unwrap();
+        self.world.write(name, text);
+        self.commit("refs/heads/topic", &[self.main]);
+        self
+    }
 }

@@ -1,0 +1,75 @@
+//! Connections with bounds: so many at once, one request each, so many bytes of headers, and an end after so much time,
+//! however slowly somebody writes or reads. It knows nothing of what is asked.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::host::CameTo;
+
+/// More connections wait until one of these ends.
+const AT_ONCE: usize = 64;
+/// From the first byte of a request to the end of its headers.
+const HEADERS: Duration = Duration::from_secs(5);
+/// From the beginning of a connection to its end.
+const WHOLE: Duration = Duration::from_secs(10);
+/// The most bytes of a request's headers.
+const HEADER_BYTES: usize = 16 << 10;
+/// After an attempt to accept that failed, as it does where there are too many open files.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Answers connections until told to stop.
+pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let accepted = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = accepted => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            // Who was cut off, or went away, is told nothing more.
+            let _ = tokio::time::timeout(WHOLE, answer(stream, router)).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn answer(stream: TcpStream, router: Router) -> hyper::Result<()> {
+    let came_to = stream.local_addr().ok().map(|address| CameTo(address.ip()));
+    let service = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(came_to) = came_to {
+            request.extensions_mut().insert(came_to);
+        }
+        let answer = service.call(request);
+        async move { Ok::<Response, Infallible>(answer.await.unwrap_or_default()) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .max_buf_size(HEADER_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}

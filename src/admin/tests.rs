@@ -1,0 +1,123 @@
+//! Time-outs and the heartbeat, on a clock that jumps.
+
+use std::time::Duration;
+
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::*;
+use crate::daemon::status::for_tests;
+
+async fn code(router: &Router, path: &str) -> u16 {
+    let request = Request::builder().uri(path).body(axum::body::Body::empty()).unwrap();
+    TowerToHyperService::new(router.clone()).call(request).await.unwrap().status().as_u16()
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
+    let board = Arc::new(for_tests());
+    let router = router(vec![Arc::clone(&board)], Vec::new());
+    let step = |at_most, step| {
+        let board = Arc::clone(&board);
+        tokio::spawn(async move { board.beating(at_most, step).await })
+    };
+    // An hour of waiting, and a pass that takes as long as it may.
+    for length in [seconds(3600), seconds(79)] {
+        let waiting = step(length, tokio::time::sleep(length));
+        for _ in 0..9 {
+            tokio::time::sleep(length / 10).await;
+            assert_eq!(code(&router, "/healthz").await, 200);
+        }
+        waiting.await.unwrap();
+    }
+    // A step that never ends.
+    let hanging = step(seconds(80), tokio::time::sleep(Duration::MAX));
+    tokio::time::sleep(seconds(100)).await;
+    assert_eq!((code(&router, "/healthz").await, board.status().alive), (200, true));
+    tokio::time::sleep(seconds(20)).await;
+    assert_eq!((code(&router, "/healthz").await, board.status().alive), (503, false));
+    // A loop that is gone.
+    hanging.abort();
+    board.beating(seconds(1), async {}).await;
+    assert_eq!(code(&router, "/healthz").await, 200);
+    tokio::time::sleep(seconds(31)).await;
+    assert_eq!(code(&router, "/healthz").await, 503);
+}
+
+/// A server, and how to reach it.
+async fn server() -> (Admin, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin = Admin::start(listener, vec![Arc::new(for_tests())], Vec::new()).unwrap();
+    let address = admin.address();
+    (admin, address)
+}
+
+/// How long it takes until the other side ends the connection, and what it said.
+async fn ends(stream: &mut TcpStream) -> (Duration, String) {
+    let started = Instant::now();
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said).await;
+    (started.elapsed(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_end_his_request_is_cut_off() {
+    let (_admin, address) = server().await;
+    for begun in ["", "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let (took, said) = ends(&mut stream).await;
+        assert!(took >= seconds(4) && took <= seconds(6), "{took:?}");
+        assert!(!said.contains("200"), "{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_his_answer_is_cut_off() {
+    const LENGTH: usize = 64 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/", get(|| async { "x".repeat(LENGTH) }));
+    tokio::spawn(connection::serve(listener, router, CancellationToken::new()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.readable().await.unwrap();
+    tokio::time::sleep(seconds(11)).await;
+    let (_, said) = ends(&mut stream).await;
+    assert!(said.starts_with("HTTP/1.1 200") && said.len() < LENGTH, "{}", said.len());
+}
+
+#[tokio::test]
+async fn connections_are_counted_and_the_next_one_waits_for_a_place() {
+    let (_admin, address) = server().await;
+    let mut idle = Vec::new();
+    for _ in 0..64 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let answered = tokio::time::timeout(Duration::from_millis(100), stream.readable()).await;
+    assert!(answered.is_err(), "the house is full");
+    idle.pop();
+    let (_, said) = ends(&mut stream).await;
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+}
+
+#[tokio::test]
+async fn headers_are_bounded() {
+    let (_admin, address) = server().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(64 << 10));
+    // It need not be read to its end.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 431");
+}

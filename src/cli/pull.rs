@@ -1,0 +1,110 @@
+//! `pull`: definition files from the live state. It is given a client that has no way to write to Calry.
+
+use clap::Args;
+use tokio::time::Instant;
+
+use super::options::LiveArgs;
+use super::{Exit, Output};
+use crate::model::{Live, closest, printable};
+use crate::pass::{self, Desired, Judged};
+use crate::pull::{File, Names, Part, Scope, State, first_unknown, prepare};
+use crate::render;
+use crate::repo::{self, MissingSecrets};
+
+#[derive(Args)]
+pub(super) struct PullArgs {
+    /// Only these parts, as plan prints them, such as icon,listing.pictures; one that a file leaves out is managed from
+    /// then on. Repeatable
+    #[arg(long, value_parser = parts, value_name = "PATH")]
+    fields: Vec<Parts>,
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    // Last: its headings hold for what follows.
+    #[command(flatten)]
+    live: LiveArgs,
+}
+
+#[derive(Clone)]
+struct Parts(Vec<Part>);
+
+fn parts(text: &str) -> Result<Parts, String> {
+    Part::parse_list(text).map(Parts).map_err(|error| error.to_string())
+}
+
+pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit> {
+    let setup = args.live.set_up(MissingSecrets::Unavailable).await?;
+    let source = &setup.source;
+    let mut loaded = repo::load_or_begin(&source.definitions)?;
+    let names = Names::of(&loaded);
+    if !source.only.is_empty() {
+        loaded.keep_only(&source.only);
+    }
+    loaded.resolve(&source.secrets, source.missing);
+    let mut desired = Desired { loaded, revision: None, base: None };
+    let fetched = async {
+        let key = setup.key.read()?;
+        let reader = setup.api.reader(&key, Instant::now() + setup.timeout, pass::scrubber(&desired));
+        pass::fetch(&reader, &desired.loaded.pin, None).await
+    };
+    let fetched =
+        fetched.await.map(|(workspace, listing)| (workspace, pass::judge(source, &mut desired.loaded, listing)));
+    let loaded = &desired.loaded;
+    output.diagnostics(&loaded.diagnostics, &setup.shown, loaded.files.len());
+    let (workspace, Judged { live, unreadable, nameless }) = match fetched {
+        Ok(fetched) => fetched,
+        Err(failure) => {
+            output.error(&failure.to_string());
+            return Ok(if failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed });
+        }
+    };
+    let readable = live.iter().map(|live| &live.provider);
+    let providers: Vec<_> = readable.chain(unreadable.iter().map(|(provider, _)| provider)).collect();
+    let missing: Vec<_> = source.only.iter().filter(|provider| !providers.contains(provider)).collect();
+    for provider in &missing {
+        output.error(&format!("the workspace has no provider {provider}, which --only names"));
+    }
+    let parts: Vec<Part> = args.fields.iter().flat_map(|parts| parts.0.clone()).collect();
+    if let Some(part) = first_unknown(&parts, loaded, &live).filter(|_| missing.is_empty()) {
+        output.error(&unknown(part, &live));
+        return Ok(Exit::Failed);
+    }
+
+    nameless.iter().for_each(|sentence| output.error(sentence));
+    let scope = Scope { parts: &parts, only: &source.only };
+    let mut pull = prepare(loaded, &workspace, &live, scope, names, &source.secrets);
+    for (provider, problem) in unreadable.iter().filter(|(p, _)| source.only.is_empty() || source.only.contains(p)) {
+        let why = format!("cannot be made: Calry's definition of {provider} cannot be read: {problem}");
+        pull.files.push(File::refused(&format!("{}.yaml", provider.file_stem()), why));
+    }
+    if !args.dry_run {
+        std::fs::create_dir_all(&loaded.directory)
+            .map_err(|error| anyhow::anyhow!("the directory {} cannot be made: {error}", setup.shown))?;
+    }
+    // Whatever becomes of links in its path from here on, this is the directory that is written to.
+    let directory = std::fs::canonicalize(&loaded.directory).unwrap_or_else(|_| loaded.directory.clone());
+    pull.write(&directory, args.dry_run);
+    output.result(&render::pull::pull(&pull, args.dry_run));
+    let failed = !nameless.is_empty() || pull.files.iter().any(|file| matches!(file.state, State::Refused(_)));
+    Ok(Exit::of(failed, loaded.has_errors() || !missing.is_empty(), false))
+}
+
+fn unknown(part: &Part, live: &[Live]) -> String {
+    let meant = match part {
+        Part::Field(_, name) | Part::Group(name) => {
+            let fields = || live.iter().flat_map(|live| &live.fields);
+            let groups = fields().map(|(group, _)| group.as_str());
+            closest(name, groups.chain(fields().flat_map(|(_, fields)| fields.keys().map(String::as_str))))
+        }
+        Part::Value(_, name) => {
+            let keys = live.iter().flat_map(|live| [&live.partner_key.headers, &live.partner_key.query_params]);
+            closest(name, keys.flatten().flat_map(|values| values.keys().map(String::as_str)))
+        }
+        Part::Icon | Part::PartnerKey | Part::Half(_) | Part::Fields => None,
+    };
+    let help = meant.map(|meant| format!("; did you mean `{}`?", printable(meant))).unwrap_or_default();
+    format!(
+        "no provider has {}, which --fields names, neither in Calry nor in its file{help}",
+        printable(&part.to_string())
+    )
+}

@@ -1,0 +1,178 @@
+//! `status`: asks a running daemon. What it answers with is foreign text.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use reqwest::header::HeaderValue;
+use serde::Deserialize as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::options::duration;
+use super::{Exit, Output, UsageError, signals};
+use crate::model::{ellipsize, printable};
+use crate::remote::{Daemon, DaemonUrl, Http, Settings, install_tls};
+use crate::render::json;
+use crate::render::status::{self, Status};
+
+/// Between two questions of --watch.
+const BETWEEN: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+#[command(after_help = "Exit codes:\n  \
+                        0   git is what runs, or what differs is as it should be: held, observed, under way\n  \
+                        1   the daemon cannot be reached or hangs, its last pass failed or was refused, an update failed\n      \
+                        or did not converge, or a definition is invalid or missing from the workspace\n  \
+                        64  the command line is wrong")]
+pub(super) struct StatusArgs {
+    /// Where the daemon listens
+    #[arg(
+        long,
+        env = "CALRY_ADMIN_URL",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL"
+    )]
+    address: String,
+    /// How the status is printed; json is what the daemon answers with
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json")]
+    format: Format,
+    /// Go on, and show every change, until Ctrl-C; with json, one line each
+    #[arg(long)]
+    watch: bool,
+    /// How long the daemon may take to answer
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
+    timeout: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Exit> {
+    let url = DaemonUrl::parse(&args.address).map_err(|error| UsageError(format!("--address: {error}")))?;
+    install_tls();
+    let http = Http::new(Settings { connect: args.timeout, request: args.timeout })?;
+    let mut asked = Asked { daemon: Daemon::new(&http, url, args.timeout)?, tag: None, known: None, clock: None };
+    if args.watch {
+        let stop = signals::stop_token()?;
+        return Ok(watch(&mut asked, args.format, output, &stop).await);
+    }
+    asked.ask().await?;
+    if let Some(known) = &asked.known {
+        output.result(&match args.format {
+            Format::Text => status::text(&known.status, asked.now()),
+            Format::Json => json::pretty(&known.document),
+        });
+    }
+    Ok(asked.exit())
+}
+
+/// A daemon, and what it said last.
+struct Asked {
+    daemon: Daemon,
+    tag: Option<HeaderValue>,
+    known: Option<Known>,
+    /// The daemon's clock, and when it was read.
+    clock: Option<(Timestamp, Instant)>,
+}
+
+struct Known {
+    /// As it came: a newer daemon may say more than this version knows of.
+    document: serde_json::Value,
+    status: Status,
+}
+
+impl Asked {
+    /// Asks once; whether the answer is another one than before.
+    async fn ask(&mut self) -> anyhow::Result<bool> {
+        let answer = self.daemon.status(&mut self.tag).await?;
+        self.clock = answer.time.and_then(|time| Timestamp::try_from(time).ok()).map(|time| (time, Instant::now()));
+        let Some(body) = answer.body else { return Ok(false) };
+        let known = serde_json::from_slice(&body)
+            .and_then(|document: serde_json::Value| Ok(Known { status: Status::deserialize(&document)?, document }));
+        match known {
+            Ok(known) => self.known = Some(known),
+            Err(error) => {
+                // What cannot be read is not known.
+                self.tag = None;
+                bail!(
+                    "what the daemon answers with is no status that calry-gitops {} can read ({}): check --address, and use \
+                     the daemon's version",
+                    env!("CARGO_PKG_VERSION"),
+                    ellipsize(&printable(&error.to_string()), 200)
+                );
+            }
+        }
+        Ok(true)
+    }
+
+    /// The time on the daemon's clock; on this one, where it does not say.
+    fn now(&self) -> Timestamp {
+        let now = self.clock.and_then(|(time, read)| time.checked_add(read.elapsed()).ok());
+        now.unwrap_or_else(Timestamp::now)
+    }
+
+    fn exit(&self) -> Exit {
+        let trouble = self.known.as_ref().is_none_or(|known| known.status.is_in_trouble());
+        Exit::of(trouble, false, false)
+    }
+}
+
+/// Follows a daemon until told to stop, through its restarts.
+async fn watch(asked: &mut Asked, format: Format, output: &Output, stop: &CancellationToken) -> Exit {
+    let drawing = format == Format::Text && std::io::stdout().is_terminal();
+    let mut drawn = String::new();
+    let mut lost: Option<Instant> = None;
+    loop {
+        let told = tokio::select! {
+            told = asked.ask() => told,
+            () = stop.cancelled() => break,
+        };
+        let (news, why) = match told {
+            Ok(news) => (news, None),
+            Err(why) => (false, Some(format!("{why:#}"))),
+        };
+        if drawing {
+            let mut text = String::new();
+            if let Some(why) = &why {
+                let since = lost.unwrap_or_else(Instant::now);
+                text = status::no_contact(why, since.elapsed(), asked.known.is_some());
+                text.push('\n');
+            }
+            if let Some(known) = &asked.known {
+                text.push_str(&status::text(&known.status, asked.now()));
+            }
+            if text != drawn {
+                output.draw(&text);
+                drawn = text;
+            }
+        } else {
+            match (&why, lost) {
+                (Some(why), None) => output.error(&format!("no contact: {why}")),
+                (None, Some(_)) => output.note("in contact again\n"),
+                _ => {}
+            }
+            if let Some(known) = asked.known.as_ref().filter(|_| news) {
+                output.result(&match format {
+                    Format::Text => status::text(&known.status, asked.now()) + "\n",
+                    Format::Json => json::line(&known.document),
+                });
+            }
+        }
+        lost = why.map(|_| lost.unwrap_or_else(Instant::now));
+        tokio::select! {
+            () = tokio::time::sleep(BETWEEN) => {}
+            () = stop.cancelled() => break,
+        }
+    }
+    match lost {
+        Some(_) => Exit::Failed,
+        None => asked.exit(),
+    }
+}

@@ -1,0 +1,390 @@
+//! The status board: what one workspace's loop publishes, and readers take without ever making the loop wait.
+//!
+//! The loop's heart beats here, too, and only the loop makes it beat: while it waits as well as during a pass, but never
+//! for longer than that step may take. So a loop that hangs is seen, wherever it hangs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::{Timestamp, Unit};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::pass::{PassReport, PassResult};
+use super::{Settings, Trigger};
+use crate::apply::{Outcome, UpdateResult};
+use crate::model::{Provider, Revision};
+use crate::plan::{Cause, Change, Entry};
+use crate::render::json::Summary;
+use crate::render::status::{Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, WorkspaceStatus};
+
+/// Between two beats of the loop's heart.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// A loop whose heart has not beaten for this long hangs.
+pub const LIFELESS: Duration = Duration::from_secs(30);
+
+/// How many passes, and how many changes, are remembered.
+const REMEMBERED: usize = 100;
+
+/// How many of one provider's changes are remembered.
+const FIRST_CHANGES: usize = 20;
+
+/// The status of one workspace's loop.
+#[derive(Debug)]
+pub struct Board {
+    status: watch::Sender<Arc<WorkspaceStatus>>,
+    /// When the heart beat last, in milliseconds since `born`.
+    beat: AtomicU64,
+    born: Instant,
+}
+
+impl Board {
+    /// A board for a loop that is about to start. `directory` is that of the definitions, as the operator wrote it.
+    #[must_use]
+    pub fn new(settings: &Settings, directory: &str) -> Self {
+        Self::of(WorkspaceStatus {
+            directory: directory.to_owned(),
+            api: settings.api.url().to_string(),
+            mode: settings.mode,
+            interval_seconds: settings.interval.as_secs_f64(),
+            ..WorkspaceStatus::default()
+        })
+    }
+
+    fn of(status: WorkspaceStatus) -> Self {
+        Self { status: watch::Sender::new(Arc::new(status)), beat: AtomicU64::new(0), born: Instant::now() }
+    }
+
+    /// What was published last.
+    #[must_use]
+    pub fn status(&self) -> WorkspaceStatus {
+        let published = Arc::clone(&self.status.borrow());
+        WorkspaceStatus { alive: self.silence() < LIFELESS, ..(*published).clone() }
+    }
+
+    /// Whether definitions and live state were read once without an error.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.status.borrow().ready
+    }
+
+    /// How long the heart has been silent. It is dead after [`LIFELESS`].
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.born.elapsed().saturating_sub(Duration::from_millis(self.beat.load(Ordering::Relaxed)))
+    }
+
+    fn beat(&self) {
+        let age = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.beat.store(age, Ordering::Relaxed);
+    }
+
+    /// Takes a step of the loop. The heart beats meanwhile, but for no longer than the step may take.
+    pub async fn beating<T>(&self, at_most: Duration, step: impl Future<Output = T>) -> T {
+        let end = Instant::now() + at_most;
+        tokio::pin!(step);
+        loop {
+            self.beat();
+            if Instant::now() >= end {
+                return step.await;
+            }
+            tokio::select! {
+                done = &mut step => return done,
+                () = tokio::time::sleep_until(end.min(Instant::now() + BEAT)) => {}
+            }
+        }
+    }
+
+    /// Publishes that a pass began.
+    pub(super) fn began(&self, number: u64, trigger: Trigger) {
+        self.publish(|status| {
+            status.pass = Some(Begun { number, trigger, began: now() });
+            status.next_pass = None;
+        });
+    }
+
+    /// Publishes what came of the pass.
+    pub(super) fn ended(&self, report: &PassReport) {
+        self.publish(|status| record(status, report, now()));
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut WorkspaceStatus)) {
+        // Changed aside, so that a reader waits for no more than the exchange of two pointers.
+        let mut status = WorkspaceStatus::clone(&self.status.borrow());
+        change(&mut status);
+        self.status.send_replace(Arc::new(status));
+    }
+}
+
+/// The time, as precisely as anybody wants to read it.
+#[must_use]
+pub fn now() -> Timestamp {
+    rounded(Timestamp::now())
+}
+
+fn after(now: Timestamp, pause: Duration) -> Option<Timestamp> {
+    now.checked_add(pause).ok().map(rounded)
+}
+
+fn rounded(time: Timestamp) -> Timestamp {
+    time.round(Unit::Millisecond).unwrap_or(time)
+}
+
+/// Takes over what came of a pass. Pure: the time is an argument.
+fn record(status: &mut WorkspaceStatus, report: &PassReport, now: Timestamp) {
+    status.diagnostics = report.problems.iter().map(Into::into).collect();
+    if let Some(plan) = report.result.plan() {
+        let before = std::mem::take(&mut status.providers);
+        let moved = status.workspace.as_ref().is_some_and(|workspace| workspace.id != plan.workspace.id);
+        let before: BTreeMap<_, _> =
+            before.iter().filter(|_| !moved).map(|one| ((one.provider.as_deref(), one.file.as_deref()), one)).collect();
+        let results: BTreeMap<_, _> = report.result.updates().iter().map(|one| (&one.provider, one)).collect();
+        let provider = |entry: &Entry| {
+            let key = (entry.provider.as_ref().map(Provider::as_str), entry.file.as_deref());
+            let result = entry.provider.as_ref().and_then(|provider| results.get(provider).copied());
+            provider(ProviderStatus::of(entry, &report.problems, now), before.get(&key).copied(), result, report, now)
+        };
+        status.providers = plan.entries.iter().map(provider).collect();
+        status.summary = Some(count(&status.providers));
+        status.workspace = Some((&plan.workspace).into());
+        status.revision = plan.revision.as_ref().map(Into::into);
+        status.ready = true;
+    }
+
+    let records = records(report, now);
+    let pass = Pass {
+        number: report.number,
+        trigger: report.trigger,
+        began: status.pass.take().map_or(now, |pass| pass.began),
+        duration_seconds: report.took.as_secs_f64(),
+        result: report.result.ended(),
+        error: report.result.error(),
+        digest: match &report.result {
+            PassResult::Refused(plan, _) => plan.digest.as_ref().map(ToString::to_string),
+            _ => None,
+        },
+        revision: revision(report),
+        times: 1,
+    };
+    let noisy = !(records.is_empty() && report.told.differences.is_empty() && report.told.news.is_empty());
+    records.into_iter().for_each(|record| remember_change(&mut status.history, record));
+    let before = status.last_pass.take();
+    status.last_pass = Some(remember_pass(&mut status.history, before.as_ref(), pass, noisy));
+    status.next_pass = report.next.and_then(|pause| after(now, pause));
+}
+
+fn revision(report: &PassReport) -> Option<String> {
+    report.result.plan().and_then(|plan| plan.revision.as_ref()).map(Revision::short)
+}
+
+/// What came of one provider, and what is known of it from before.
+fn provider(
+    mut provider: ProviderStatus,
+    before: Option<&ProviderStatus>,
+    result: Option<&UpdateResult>,
+    report: &PassReport,
+    now: Timestamp,
+) -> ProviderStatus {
+    provider.last_update = before.and_then(|before| before.last_update.clone());
+    if let Some(UpdateResult { provider: name, outcome, cause, .. }) = result {
+        let rest = report.told.rests.get(name).filter(|rest| !rest.is_zero());
+        provider.retry_at = rest.and_then(|rest| after(now, *rest));
+        provider.outcome = Some(outcome.into());
+        provider.error = outcome.error();
+        match outcome {
+            Outcome::Applied | Outcome::Unchanged => {
+                provider.state = State::InSync;
+                provider.changes.clear();
+                provider.cause = None;
+                provider.outcome = None;
+            }
+            Outcome::NotConverged(mismatches) => provider.not_converged = mismatches.iter().map(Into::into).collect(),
+            Outcome::Failed(_) => {}
+            // What it rests from says more than that it rests.
+            Outcome::Skipped(_) => {
+                if let Some(before) = before.filter(|before| rest.is_some() && before.outcome.is_some()) {
+                    provider.outcome = before.outcome;
+                    provider.error.clone_from(&before.error);
+                    provider.not_converged.clone_from(&before.not_converged);
+                }
+            }
+        }
+        if matches!(outcome, Outcome::Applied) {
+            provider.last_update = Some(LastUpdate { time: now, revision: revision(report), cause: (*cause).into() });
+        }
+    }
+    if let Some(before) = before.filter(|before| before.state == provider.state) {
+        provider.since = before.since;
+    }
+    provider
+}
+
+/// What a pass found out of differences, and what it did about them.
+fn records(report: &PassReport, now: Timestamp) -> Vec<Record> {
+    let record = |provider: &Provider, cause: Cause, outcome: Option<&Outcome>, changes: &[Change]| Record {
+        time: now,
+        provider: provider.to_string(),
+        cause: cause.into(),
+        revision: revision(report),
+        outcome: outcome.map(Into::into),
+        error: outcome.and_then(Outcome::error),
+        changes: changes.iter().take(FIRST_CHANGES).map(Into::into).collect(),
+        more: changes.len().saturating_sub(FIRST_CHANGES),
+        times: 1,
+    };
+    let found = report.told.differences.iter().filter_map(|(entry, cause)| {
+        let provider = entry.provider.as_ref()?;
+        cause.map(|cause| record(provider, cause, None, entry.changes()))
+    });
+    let tried =
+        report.result.updates().iter().filter(|r| !matches!(r.outcome, Outcome::Skipped(_) | Outcome::Unchanged));
+    found.chain(tried.map(|r| record(&r.provider, r.cause, Some(&r.outcome), &r.changes))).collect()
+}
+
+/// Puts a change in front. What fails again and again is one entry, so that it does not drive the others out.
+fn remember_change(history: &mut History, record: Record) {
+    let changes = &mut history.changes;
+    let last = changes.iter().position(|last| last.provider == record.provider);
+    let again = last.filter(|at| {
+        let same = |last: &Record| {
+            (last.outcome, last.cause, &last.changes) == (record.outcome, record.cause, &record.changes)
+        };
+        record.error.is_some() && changes.get(*at).is_some_and(same)
+    });
+    let times = again.map_or(0, |at| changes.remove(at).times) + 1;
+    changes.insert(0, Record { times, ..record });
+    changes.truncate(REMEMBERED);
+}
+
+/// Puts a pass in front, unless it was a quiet one, and counts those that go wrong in the same way in a row.
+fn remember_pass(history: &mut History, before: Option<&Pass>, pass: Pass, noisy: bool) -> Pass {
+    let wrong = |pass: &Pass| matches!(pass.result, Ended::Failed | Ended::Refused);
+    let recovered = before.is_some_and(wrong);
+    let again = before.filter(|before| wrong(&pass) && before.result == pass.result);
+    let pass = Pass { times: again.map_or(0, |before| before.times) + 1, ..pass };
+    if noisy || wrong(&pass) || recovered {
+        if again.is_some() && !history.passes.is_empty() {
+            history.passes.remove(0);
+        }
+        history.passes.insert(0, pass.clone());
+        history.passes.truncate(REMEMBERED);
+    }
+    pass
+}
+
+fn count(providers: &[ProviderStatus]) -> Summary {
+    let count = |state| providers.iter().filter(|provider| provider.state == state).count();
+    Summary {
+        in_sync: count(State::InSync),
+        update: count(State::Update),
+        invalid: count(State::Invalid),
+        missing: count(State::Missing),
+        held: count(State::Held),
+        unmanaged: count(State::Unmanaged),
+    }
+}
+
+/// A board without a loop.
+#[cfg(test)]
+pub(crate) fn for_tests() -> Board {
+    Board::of(WorkspaceStatus::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Diagnostic, Workspace};
+    use crate::pass::Failure;
+    use crate::plan::{Plan, Verdict};
+    use crate::render::status::Outcome as Word;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn report(number: u64, result: PassResult) -> PassReport {
+        PassReport {
+            number,
+            trigger: Trigger::Interval,
+            took: Duration::ZERO,
+            result,
+            told: crate::daemon::Told::default(),
+            problems: Vec::<Diagnostic>::new(),
+            next: None,
+        }
+    }
+
+    fn looked(verdict: Verdict) -> PassResult {
+        let provider = Provider::parse("HOSTAWAY").ok();
+        let workspace = Workspace { id: "a".to_owned(), name: String::new(), slug: String::new() };
+        let entry = Entry { provider, file: None, verdict, unresolved: Vec::new(), origins: None, released: None };
+        let plan = Plan { workspace, revision: None, entries: vec![entry], digest: None, base: None, snapshot: None };
+        PassResult::Observed(plan)
+    }
+
+    #[test]
+    fn quiet_passes_leave_no_trace_and_failures_in_a_row_are_one_entry() {
+        let mut status = WorkspaceStatus::default();
+        for number in 1..=3 {
+            record(&mut status, &report(number, looked(Verdict::Unmanaged)), at(1));
+        }
+        assert!(status.history.passes.is_empty() && status.ready);
+        for number in 4..=500 {
+            record(&mut status, &report(number, PassResult::Failed(Failure::Pin)), at(2));
+        }
+        let seen = |status: &WorkspaceStatus| -> Vec<(u64, Ended, u64)> {
+            status.history.passes.iter().map(|pass| (pass.number, pass.result, pass.times)).collect()
+        };
+        assert_eq!(seen(&status), [(500, Ended::Failed, 497)]);
+        // What was known stays known, and the end of the trouble is worth an entry.
+        assert_eq!(status.providers.len(), 1);
+        record(&mut status, &report(501, looked(Verdict::Unmanaged)), at(3));
+        record(&mut status, &report(502, looked(Verdict::Unmanaged)), at(4));
+        record(&mut status, &report(503, PassResult::Failed(Failure::Pin)), at(5));
+        assert_eq!(seen(&status), [(503, Ended::Failed, 1), (501, Ended::Ok, 1), (500, Ended::Failed, 497)]);
+    }
+
+    #[test]
+    fn a_provider_remembers_since_when_it_is_in_its_state() {
+        let mut status = WorkspaceStatus::default();
+        let mut since = |second, verdict| {
+            record(&mut status, &report(1, looked(verdict)), at(second));
+            status.providers.first().map(|provider| provider.since.as_second()).unwrap()
+        };
+        assert_eq!(since(1, Verdict::Unmanaged), 1);
+        assert_eq!(since(2, Verdict::Unmanaged), 1);
+        assert_eq!(since(3, Verdict::Missing), 3);
+        assert_eq!(since(4, Verdict::Missing), 3);
+        assert_eq!(since(5, Verdict::Unmanaged), 5);
+    }
+
+    #[test]
+    fn the_history_is_bounded_and_what_fails_again_and_again_is_one_entry() {
+        let record = |provider: &str, outcome, error: Option<&str>| Record {
+            time: at(0),
+            provider: provider.to_owned(),
+            cause: crate::render::status::Cause::Drift,
+            revision: None,
+            outcome: Some(outcome),
+            error: error.map(str::to_owned),
+            changes: Vec::new(),
+            more: 0,
+            times: 1,
+        };
+        let mut history = History::default();
+        for _ in 0..500 {
+            remember_change(&mut history, record("A", Word::Failed, Some("no")));
+            remember_change(&mut history, record("B", Word::Failed, Some("no")));
+        }
+        let times: Vec<u64> = history.changes.iter().map(|record| record.times).collect();
+        assert_eq!(times, [500, 500]);
+        for _ in 0..500 {
+            remember_change(&mut history, record("A", Word::Applied, None));
+        }
+        assert_eq!(history.changes.len(), REMEMBERED);
+        assert!(history.changes.iter().all(|record| record.times == 1));
+    }
+}

@@ -1,0 +1,204 @@
+//! Keyed fingerprints: how two values that may not be shown are compared across machines.
+//!
+//! A fingerprint is an HMAC-SHA-256 (RFC 2104, FIPS 180-4) of a value and its place. Without the key nobody can try values
+//! against it, and the same value at two places has two fingerprints, so that not even sameness shows.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+use super::{Half, Provider, Secret};
+
+/// The operator's key for fingerprints: at least [`FingerprintKey::MIN_LEN`] bytes that nobody can guess.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FingerprintKey(Secret);
+
+/// A text that cannot be a fingerprint key. It never repeats the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a fingerprint key has at least {} characters, and is made by chance: `openssl rand -hex 32` makes one",
+    FingerprintKey::MIN_LEN
+)]
+pub struct InvalidFingerprintKey;
+
+/// Where a value stands; part of what is fingerprinted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The workspace's id.
+    pub workspace: String,
+    /// The provider.
+    pub provider: Provider,
+    /// The half of the partner key.
+    pub half: Half,
+    /// The header or parameter, in any case in which it means the same.
+    pub name: String,
+}
+
+impl FingerprintKey {
+    /// The shortest key that is taken, in bytes: as long as the hash.
+    pub const MIN_LEN: usize = 32;
+
+    /// Takes a key; white space around it is dropped.
+    ///
+    /// # Errors
+    /// [`InvalidFingerprintKey`] where it is too short to keep anybody from guessing values.
+    pub fn new(key: &Secret) -> Result<Self, InvalidFingerprintKey> {
+        let key = key.expose().trim();
+        if key.len() < Self::MIN_LEN { Err(InvalidFingerprintKey) } else { Ok(Self(Secret::new(key))) }
+    }
+
+    /// A name of the key that tells nothing of it: two fingerprints can be compared where their keys have the same.
+    #[must_use]
+    pub fn id(&self) -> String {
+        hex(self.mac(&["key"]).get(..8).unwrap_or_default())
+    }
+
+    /// The fingerprint of a value at its place.
+    #[must_use]
+    pub fn fingerprint(&self, place: &Place, value: &Secret) -> String {
+        let Place { workspace, provider, half, name } = place;
+        let mac = self.mac(&["value", workspace, provider.as_str(), half.key(), &half.fold(name), value.expose()]);
+        format!("{PREFIX}{}", hex(&mac))
+    }
+
+    /// Every part goes in with its length, so that no two different lists are the same bytes.
+    fn mac(&self, parts: &[&str]) -> Vec<u8> {
+        // A key of any length is taken by HMAC; this cannot fail.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.0.expose().as_bytes()) else { return Vec::new() };
+        mac.update(b"calry-gitops fingerprint 1");
+        for part in parts {
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part.as_bytes());
+        }
+        mac.finalize().into_bytes().to_vec()
+    }
+}
+
+/// How a fingerprint begins in a document.
+const PREFIX: &str = "hmac-sha256:";
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The fingerprint of a value that is not at hand, with what it takes to hold another value against it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Fingerprint {
+    key: FingerprintKey,
+    place: Place,
+    fingerprint: String,
+}
+
+impl Fingerprint {
+    /// A fingerprint as it stands in a document; `None` where it is none.
+    #[must_use]
+    pub fn new(key: FingerprintKey, place: Place, text: &str) -> Option<Self> {
+        Self::is_one(text).then(|| Self { key, place, fingerprint: text.to_owned() })
+    }
+
+    /// Whether a text has the form of a fingerprint.
+    #[must_use]
+    pub fn is_one(text: &str) -> bool {
+        text.strip_prefix(PREFIX).is_some_and(|digits| {
+            digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+        })
+    }
+
+    /// Whether it is the fingerprint of this value.
+    #[must_use]
+    pub fn is_of(&self, value: &Secret) -> bool {
+        let other = self.key.fingerprint(&self.place, value);
+        self.fingerprint.as_bytes().ct_eq(other.as_bytes()).into()
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.fingerprint)
+    }
+}
+
+/// What is known of a live value below `partnerKey`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LiveValue {
+    /// The value itself.
+    Value(Secret),
+    /// Calry shows mask characters in its place (trap 7 of the API).
+    Mask,
+    /// Its fingerprint in a snapshot.
+    Fingerprint(Fingerprint),
+    /// A snapshot that says nothing of it, or nothing that can be compared here.
+    Withheld,
+}
+
+impl LiveValue {
+    /// Whether it is this value; `None` where that cannot be said.
+    #[must_use]
+    pub fn is(&self, value: &Secret) -> Option<bool> {
+        match self {
+            Self::Value(live) => Some(live == value),
+            Self::Fingerprint(fingerprint) => Some(fingerprint.is_of(value)),
+            Self::Mask | Self::Withheld => None,
+        }
+    }
+}
+
+impl From<Secret> for LiveValue {
+    /// A value as Calry answered with it.
+    fn from(value: Secret) -> Self {
+        if value.is_mask() { Self::Mask } else { Self::Value(value) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> FingerprintKey {
+        FingerprintKey::new(&Secret::new(text)).unwrap()
+    }
+
+    fn place(half: Half, name: &str) -> Place {
+        let provider = Provider::parse("HOSTAWAY").unwrap();
+        Place { workspace: "w".to_owned(), provider, half, name: name.to_owned() }
+    }
+
+    #[test]
+    fn a_value_is_known_by_its_fingerprint_and_by_nothing_else() {
+        let (key, place) = (key(&"k".repeat(32)), place(Half::Headers, "x-api-key"));
+        let text = key.fingerprint(&place, &Secret::new("hunter2"));
+        let fingerprint = Fingerprint::new(key, place, &text).unwrap();
+        assert!(fingerprint.is_of(&Secret::new("hunter2")) && !fingerprint.is_of(&Secret::new("hunter3")));
+        assert!(!format!("{:?}", LiveValue::Fingerprint(fingerprint)).contains("hunter2"));
+    }
+
+    #[test]
+    fn the_same_value_at_another_place_or_under_another_key_has_another_fingerprint() {
+        let value = Secret::new("hunter2");
+        let one = key(&"k".repeat(32));
+        let of = |place: Place| one.fingerprint(&place, &value);
+        let here = of(place(Half::Headers, "x-api-key"));
+        assert_eq!(here, of(place(Half::Headers, "X-API-Key")), "a header's name has no case");
+        assert_ne!(here, of(place(Half::Headers, "x-api-token")));
+        assert_ne!(here, of(place(Half::QueryParams, "x-api-key")));
+        assert_ne!(here, of(Place { workspace: "v".to_owned(), ..place(Half::Headers, "x-api-key") }));
+        let other = key(&"l".repeat(32));
+        assert_ne!(here, other.fingerprint(&place(Half::Headers, "x-api-key"), &value));
+        assert_ne!(one.id(), other.id());
+    }
+
+    #[test]
+    fn a_key_that_could_be_guessed_is_refused() {
+        assert_eq!(FingerprintKey::new(&Secret::new("x".repeat(31))), Err(InvalidFingerprintKey));
+        assert_eq!(key(&format!("{}\n", "x".repeat(32))), key(&"x".repeat(32)));
+    }
+
+    #[test]
+    fn only_a_fingerprint_is_read_as_one() {
+        for text in ["", "hmac-sha256:", "hmac-sha256:00", &format!("hmac-sha256:{}", "G".repeat(64))] {
+            assert_eq!(Fingerprint::new(key(&"k".repeat(32)), place(Half::Headers, "a"), text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Whose a change is: this branch's, or one that was due before it.
+//!
+//! A change was due before where the definition that the branch began with already wanted the same at that place. It is
+//! the branch's otherwise, also where the base held the provider back, or did not manage it at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::civil::Date;
+
+use super::{Change, Entry, Verdict};
+use crate::model::{Desired, Half, Provider};
+
+/// Where a change comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// This branch wants it.
+    Branch,
+    /// It was due before: Calry was changed, or what git wanted was not applied.
+    Drift,
+}
+
+impl Origin {
+    /// Both, in the order in which they are told.
+    pub const BOTH: [Self; 2] = [Self::Branch, Self::Drift];
+
+    /// The name in every output.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Branch => "branch",
+            Self::Drift => "drift",
+        }
+    }
+}
+
+/// The definitions as they were where this branch began.
+#[derive(Clone, Debug, Default)]
+pub struct Base {
+    /// The commit's id, in hexadecimal digits.
+    pub commit: String,
+    /// What each provider's file wanted; one that could not be used wanted nothing.
+    pub desired: BTreeMap<Provider, BaseFile>,
+}
+
+/// One file of the base.
+#[derive(Clone, Debug)]
+pub struct BaseFile {
+    /// Its name.
+    pub file: String,
+    /// What it wanted.
+    pub desired: Option<Arc<Desired>>,
+}
+
+impl Base {
+    /// Where each of some changes of a provider comes from. `held`: whether it is held now.
+    pub(super) fn origins(&self, changes: &[Change], desired: &Desired, held: bool, today: Date) -> Vec<Origin> {
+        let base = self.desired.get(&desired.provider).and_then(|base| base.desired.as_deref());
+        // A branch that ends a hold brings all of it about.
+        let base = base.filter(|base| held || !base.hold.as_ref().is_some_and(|hold| hold.in_force(today)));
+        let origin = |change| match base {
+            Some(base) if wanted_before(change, base, desired) => Origin::Drift,
+            _ => Origin::Branch,
+        };
+        changes.iter().map(origin).collect()
+    }
+
+    /// Whether this branch wrote another value below `partnerKey` than the base had there.
+    pub(super) fn rewrites(&self, half: Half, name: &str, desired: &Desired) -> bool {
+        let base = self.desired.get(&desired.provider).and_then(|base| base.desired.as_deref());
+        base.is_none_or(|base| !same_value(half, name, base, desired))
+    }
+}
+
+fn wanted_before(change: &Change, base: &Desired, desired: &Desired) -> bool {
+    match change {
+        Change::Icon { .. } => base.icon == desired.icon,
+        Change::Field { group, field, after, .. } => {
+            base.fields.get(group).is_some_and(|on| on.contains(field) == *after)
+        }
+        Change::Key { half, name, .. } => same_value(*half, name, base, desired),
+    }
+}
+
+/// Whether both manage the half, and want the same there: the same text, or nothing of that name.
+fn same_value(half: Half, name: &str, base: &Desired, desired: &Desired) -> bool {
+    let value = |of: &Desired| {
+        let values = of.partner_key.half(half)?;
+        let same = values.iter().find(|(other, _)| half.fold(other) == half.fold(name));
+        Some(same.map(|(_, value)| value.template.clone()))
+    };
+    let before = value(base);
+    before.is_some() && before == value(desired)
+}
+
+impl Entry {
+    /// The changes of one origin. Without a base there is none of either.
+    pub fn changes_of(&self, origin: Origin) -> impl Iterator<Item = &Change> {
+        let origins = self.origins.iter().flatten();
+        self.changes().iter().zip(origins).filter(move |(_, of)| **of == origin).map(|(change, _)| change)
+    }
+
+    /// Whether an update is due for a change of this origin.
+    #[must_use]
+    pub fn is_due_to(&self, origin: Origin) -> bool {
+        matches!(self.verdict, Verdict::Update(_)) && self.changes_of(origin).next().is_some()
+    }
+}

@@ -1,0 +1,161 @@
+//! Asking a running daemon for its status. No API key ever goes there, and its answer is foreign text.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{DATE, ETAG, HeaderValue, IF_NONE_MATCH};
+use reqwest::{Client, StatusCode};
+use serde_json::Value;
+use url::Url;
+
+use super::api::{bounded, root_cause};
+use super::{Http, SetupError};
+use crate::model::{ellipsize, printable, spoken};
+
+/// The largest status, in bytes.
+const MAX_STATUS: usize = 8 << 20;
+
+/// The longest quotation of what the other side says, in characters.
+const MAX_QUOTE: usize = 300;
+
+/// Where a daemon listens.
+#[derive(Clone, Debug)]
+pub struct DaemonUrl(Url);
+
+/// A text that cannot be a daemon's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a daemon's address is written as http://127.0.0.1:8080, without user, password, query and fragment; it is where the \
+     daemon listens (--listen)"
+)]
+pub struct InvalidDaemonUrl;
+
+/// A daemon that can be asked.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    client: Client,
+    url: DaemonUrl,
+    timeout: Duration,
+}
+
+/// What a daemon says.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The time on its clock, to the second, where it says.
+    pub time: Option<SystemTime>,
+    /// Its status, as it came; `None` where that is the same as before.
+    pub body: Option<Vec<u8>>,
+}
+
+/// Why there is no status.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot ask the daemon at {url}: {reason}")]
+pub struct AskError {
+    url: String,
+    reason: String,
+}
+
+impl DaemonUrl {
+    /// Parses an address. Slashes at the end do not matter.
+    ///
+    /// # Errors
+    /// [`InvalidDaemonUrl`].
+    pub fn parse(text: &str) -> Result<Self, InvalidDaemonUrl> {
+        let url = Url::parse(text.trim()).map_err(|_| InvalidDaemonUrl)?;
+        let plain =
+            url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+        if plain && url.has_host() && matches!(url.scheme(), "http" | "https") {
+            Ok(Self(url))
+        } else {
+            Err(InvalidDaemonUrl)
+        }
+    }
+
+    fn status(&self) -> Url {
+        let mut url = self.0.clone();
+        url.set_path(&format!("{}/api/v1/status", self.0.path().trim_end_matches('/')));
+        url
+    }
+}
+
+impl fmt::Display for DaemonUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str().trim_end_matches('/'))
+    }
+}
+
+impl Daemon {
+    /// The daemon at an address; each question may take this long.
+    ///
+    /// # Errors
+    /// [`SetupError`] where the address is https and TLS cannot be set up.
+    pub fn new(http: &Http, url: DaemonUrl, timeout: Duration) -> Result<Self, SetupError> {
+        Ok(Self { client: http.client(url.0.scheme() == "https")?, url, timeout })
+    }
+
+    /// Asks once. `known` is the tag of the status that is known already, and becomes that of the new one.
+    ///
+    /// # Errors
+    /// [`AskError`], whose text is fit to be shown.
+    pub async fn status(&self, known: &mut Option<HeaderValue>) -> Result<Answer, AskError> {
+        let late = || Err(format!("it did not answer within {}", spoken(self.timeout)));
+        let asked = tokio::time::timeout(self.timeout, self.ask(known)).await.unwrap_or_else(|_| late());
+        asked.map_err(|reason| AskError { url: printable(&self.url.to_string()), reason })
+    }
+
+    async fn ask(&self, known: &mut Option<HeaderValue>) -> Result<Answer, String> {
+        let broken = |error: reqwest::Error| {
+            let refused = error.is_connect();
+            let reason = quote(&root_cause(error));
+            if refused {
+                format!("{reason}; is it running, and is --address where it listens (--listen)?")
+            } else {
+                reason
+            }
+        };
+        let mut request = self.client.get(self.url.status());
+        if let Some(tag) = known.as_ref() {
+            request = request.header(IF_NONE_MATCH, tag);
+        }
+        let mut response = request.send().await.map_err(broken)?;
+        let status = response.status();
+        let date = response.headers().get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        if status == StatusCode::NOT_MODIFIED {
+            return Ok(Answer { time: date, body: None });
+        }
+        let tag = response.headers().get(ETAG).cloned();
+        let body = bounded(&mut response, MAX_STATUS).await.map_err(broken)?;
+        let body = body.ok_or_else(|| format!("its answer is larger than {} MiB", MAX_STATUS >> 20))?;
+        if status != StatusCode::OK {
+            let said = serde_json::from_slice::<Value>(&body).ok();
+            let said = said.as_ref().and_then(|said| said.get("error")?.as_str()).map(quote);
+            return Err(match said {
+                Some(said) => format!("{}, {said}", status.as_u16()),
+                None => {
+                    format!("it answers with {}, so this is no calry-gitops daemon: check --address", status.as_u16())
+                }
+            });
+        }
+        *known = tag;
+        Ok(Answer { time: date, body: Some(body) })
+    }
+}
+
+fn quote(text: &str) -> String {
+    ellipsize(&printable(text), MAX_QUOTE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_an_absolute_url_without_anything_that_could_be_a_secret() {
+        let at = |text: &str| DaemonUrl::parse(text).map(|url| url.status().to_string());
+        assert_eq!(at("http://127.0.0.1:8080/").unwrap(), "http://127.0.0.1:8080/api/v1/status");
+        assert_eq!(at("https://ops.example.com/calry//").unwrap(), "https://ops.example.com/calry/api/v1/status");
+        for wrong in ["127.0.0.1:8080", "localhost:8080", "ftp://x", "http://u:p@x", "http://x?y", "http://x#y", ""] {
+            assert!(at(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The live state as a document that stands for Calry where nobody has an API key, such as a pull request from a fork.
+//!
+//! It holds no value below `partnerKey`: a keyed fingerprint of it where the operator gave a key, otherwise nothing. Reading
+//! one is safe in the same way: a document that has values there is refused, and nothing in it is taken for a secret.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use url::Url;
+
+use super::url::is_loopback;
+use super::wire::{self, Problem};
+use super::{Error, Http, Listing, ReadCalry, Unreadable};
+use crate::model::{
+    Fingerprint, FingerprintKey, Half, Live, LivePartnerKey, LiveValue, Place, Provider, Workspace, ellipsize,
+    printable,
+};
+
+/// What every snapshot says of itself.
+const KIND: &str = "calry-gitops snapshot";
+/// The form that is written, and the only one that is read.
+const VERSION: u64 = 1;
+/// The largest snapshot that is read, in bytes.
+pub(super) const MAX_SNAPSHOT: usize = 32 << 20;
+/// What stands in place of a value that Calry itself shows as a mask.
+const MASKED: &str = "masked";
+
+/// The live state of one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// When it was taken: RFC 3339, UTC.
+    pub taken_at: String,
+    workspace: Workspace,
+    listing: Listing,
+}
+
+/// A document that is no snapshot. It never repeats the document.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSnapshot {
+    /// It cannot be read at all.
+    #[error("the snapshot {0} cannot be read: {1}")]
+    Unreadable(String, String),
+    /// It is too large.
+    #[error("the snapshot {name} is larger than {} MiB; is it one?", MAX_SNAPSHOT >> 20)]
+    TooLarge {
+        /// As the operator called it.
+        name: String,
+    },
+    /// It is something else.
+    #[error("{0} is no snapshot of calry-gitops: {1}; `calry-gitops snapshot` makes one")]
+    Form(String, String),
+    /// It is one of another version.
+    #[error(
+        "the snapshot {0} has version {1}, and this calry-gitops reads version {VERSION}: use the same release for both"
+    )]
+    Version(String, String),
+}
+
+/// There is no snapshot to plan against.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// Its address does not answer with it.
+    #[error(transparent)]
+    Remote(#[from] Error),
+    /// It is none.
+    #[error(transparent)]
+    Invalid(#[from] InvalidSnapshot),
+}
+
+/// Where a snapshot can be fetched: https, or http from this machine. What it shows of itself is the address without its
+/// query, which may be a signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotUrl(Url);
+
+/// A text that cannot be the address of a snapshot. It never repeats the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a snapshot's address is an https URL without a user or password (only addresses of this machine may do with http): what \
+     others can change on the way would be taken for the live state"
+)]
+pub struct InvalidSnapshotUrl;
+
+impl SnapshotUrl {
+    /// Reads an address; `None` for a text that does not begin like one, and names a file.
+    ///
+    /// # Errors
+    /// [`InvalidSnapshotUrl`] for an address that will not be asked.
+    pub fn parse(text: &str) -> Result<Option<Self>, InvalidSnapshotUrl> {
+        if !text.contains("://") {
+            return Ok(None);
+        }
+        let url = Url::parse(text).map_err(|_| InvalidSnapshotUrl)?;
+        let safe =
+            url.scheme() == "https" || url.scheme() == "http" && url.host().is_some_and(|host| is_loopback(&host));
+        let plain = url.username().is_empty() && url.password().is_none();
+        if safe && plain { Ok(Some(Self(url))) } else { Err(InvalidSnapshotUrl) }
+    }
+
+    /// The address, to be asked.
+    pub(super) const fn url(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl fmt::Display for SnapshotUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut url = self.0.clone();
+        url.set_query(None);
+        url.set_fragment(None);
+        f.write_str(url.as_str())
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    kind: &'static str,
+    version: u64,
+    taken_at: &'a str,
+    workspace: BTreeMap<&'static str, &'a str>,
+    /// The name of the key that the fingerprints were made with.
+    fingerprint_key: Option<String>,
+    definitions: Vec<Definition<'a>>,
+    unreadable: Vec<Spoilt<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Definition<'a> {
+    provider: &'a str,
+    id: &'a str,
+    name: &'a str,
+    icon: Option<&'a str>,
+    partner_key: BTreeMap<&'static str, BTreeMap<&'a str, Option<String>>>,
+    fields_to_sync: &'a crate::model::LiveFields,
+    updated_at: &'a str,
+}
+
+#[derive(Serialize)]
+struct Spoilt<'a> {
+    provider: Option<&'a str>,
+    problem: &'a str,
+}
+
+/// Writes the live state as a snapshot, fit for a terminal.
+#[must_use]
+pub fn snapshot(workspace: &Workspace, listing: &Listing, key: Option<&FingerprintKey>, taken_at: &str) -> String {
+    let document = Document {
+        kind: KIND,
+        version: VERSION,
+        taken_at,
+        workspace: BTreeMap::from([
+            ("id", workspace.id.as_str()),
+            ("name", workspace.name.as_str()),
+            ("slug", workspace.slug.as_str()),
+        ]),
+        fingerprint_key: key.map(FingerprintKey::id),
+        definitions: listing.live.iter().map(|live| definition(workspace, live, key)).collect(),
+        unreadable: listing
+            .unreadable
+            .iter()
+            .map(|u| Spoilt { provider: u.provider.as_ref().map(Provider::as_str), problem: &u.problem })
+            .collect(),
+    };
+    // Maps with text keys cannot fail to serialize.
+    crate::model::printable_json(&serde_json::to_string_pretty(&document).unwrap_or_default())
+}
+
+fn definition<'a>(workspace: &Workspace, live: &'a Live, key: Option<&FingerprintKey>) -> Definition<'a> {
+    // Destructured in full, so that a new part does not compile until somebody has thought about what of it may be shown.
+    let Live { id, name, provider, icon, partner_key, fields, updated_at } = live;
+    let shown = |half, name: &str, value: &LiveValue| match value {
+        LiveValue::Value(secret) => {
+            let place = place(workspace, provider, half, name);
+            key.map(|key| key.fingerprint(&place, secret))
+        }
+        LiveValue::Mask => Some(MASKED.to_owned()),
+        LiveValue::Fingerprint(_) | LiveValue::Withheld => None,
+    };
+    let half = |half| {
+        let values = LivePartnerKey::half(partner_key, half)?;
+        let shown = values.iter().map(|(name, value)| (name.as_str(), shown(half, name, value)));
+        Some((half.key(), shown.collect()))
+    };
+    Definition {
+        provider: provider.as_str(),
+        id,
+        name,
+        icon: icon.as_deref(),
+        partner_key: Half::BOTH.into_iter().filter_map(half).collect(),
+        fields_to_sync: fields,
+        updated_at,
+    }
+}
+
+fn place(workspace: &Workspace, provider: &Provider, half: Half, name: &str) -> Place {
+    Place { workspace: workspace.id.clone(), provider: provider.clone(), half, name: name.to_owned() }
+}
+
+impl Snapshot {
+    /// Reads the snapshot in a file.
+    ///
+    /// # Errors
+    /// [`InvalidSnapshot`].
+    pub fn open(path: &Path, key: Option<&FingerprintKey>) -> Result<Self, InvalidSnapshot> {
+        let name = path.display().to_string();
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_SNAPSHOT as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|error| InvalidSnapshot::Unreadable(name.clone(), error.to_string()))?;
+        Self::read(&name, &bytes, key)
+    }
+
+    /// Reads the snapshot at an address. No API key is sent, and no redirect is followed.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub async fn fetch(
+        http: &Http,
+        address: &SnapshotUrl,
+        deadline: Instant,
+        key: Option<&FingerprintKey>,
+    ) -> Result<Self, SnapshotError> {
+        let body = http.document(address, deadline, MAX_SNAPSHOT).await?;
+        Ok(Self::read(&address.to_string(), &body, key)?)
+    }
+
+    /// Reads a snapshot. `name` is how the operator called it. Fingerprints count where `key` is the one that made them.
+    ///
+    /// # Errors
+    /// [`InvalidSnapshot`].
+    pub fn read(name: &str, bytes: &[u8], key: Option<&FingerprintKey>) -> Result<Self, InvalidSnapshot> {
+        if bytes.len() > MAX_SNAPSHOT {
+            return Err(InvalidSnapshot::TooLarge { name: name.to_owned() });
+        }
+        let form = |problem: String| InvalidSnapshot::Form(name.to_owned(), problem);
+        let mut document = wire::object(bytes).map_err(|problem| match problem {
+            Problem::NotJson => form("it is not JSON".to_owned()),
+            Problem::Shape(problem) => form(problem),
+        })?;
+        if wire::text(&mut document, "kind").ok().as_deref() != Some(KIND) {
+            return Err(form(format!("it does not say `\"kind\": \"{KIND}\"`")));
+        }
+        match document.remove("version") {
+            Some(Value::Number(version)) if version.as_u64() == Some(VERSION) => {}
+            Some(Value::Number(version)) => {
+                return Err(InvalidSnapshot::Version(name.to_owned(), ellipsize(&version.to_string(), 20)));
+            }
+            _ => return Err(form("`version` is no number".to_owned())),
+        }
+        let taken_at = wire::text(&mut document, "takenAt").map_err(form)?;
+        if taken_at.parse::<jiff::Timestamp>().is_err() {
+            return Err(form("`takenAt` is no time".to_owned()));
+        }
+        let Some(Value::Object(workspace)) = document.remove("workspace") else {
+            return Err(form("`workspace` is no object".to_owned()));
+        };
+        let workspace = wire::workspace_of(workspace).map_err(|problem| form(format!("`workspace`: {problem}")))?;
+        let made_with = document.remove("fingerprintKey");
+        let key = key.filter(|key| made_with.as_ref().and_then(Value::as_str) == Some(&key.id()));
+        let listing = listing(&workspace, &mut document, key).map_err(form)?;
+        Ok(Self { taken_at, workspace, listing })
+    }
+}
+
+fn listing(
+    workspace: &Workspace,
+    document: &mut Map<String, Value>,
+    key: Option<&FingerprintKey>,
+) -> Result<Listing, String> {
+    let list = |document: &mut Map<String, Value>, name: &str| match document.remove(name) {
+        Some(Value::Array(items)) if items.len() <= wire::MAX_DEFINITIONS => Ok(items),
+        Some(Value::Array(_)) => Err(format!("`{name}` has more than {} items", wire::MAX_DEFINITIONS)),
+        _ => Err(format!("`{name}` is no list")),
+    };
+    let value = |provider: &Provider, half: Half, name: &str, value| match value {
+        Value::Null => Ok(LiveValue::Withheld),
+        Value::String(text) if text == MASKED => Ok(LiveValue::Mask),
+        Value::String(text) => {
+            // Whether it is one is looked at without the key, too: a value in its place must not go unnoticed.
+            if !Fingerprint::is_one(&text) {
+                return Err("is no fingerprint");
+            }
+            let place = place(workspace, provider, half, name);
+            let fingerprint = key.and_then(|key| Fingerprint::new(key.clone(), place, &text));
+            Ok(fingerprint.map_or(LiveValue::Withheld, LiveValue::Fingerprint))
+        }
+        _ => Err("is no fingerprint"),
+    };
+    let mut live: BTreeMap<Provider, Live> = BTreeMap::new();
+    for item in list(document, "definitions")? {
+        let Value::Object(mut object) = item else { return Err("a definition is no object".to_owned()) };
+        let read = wire::live_with(&mut object, value).map_err(|unreadable| match unreadable.provider {
+            Some(provider) => format!("{provider}: {}", unreadable.problem),
+            None => unreadable.problem,
+        })?;
+        let provider = read.provider.clone();
+        if live.insert(provider.clone(), read).is_some() {
+            return Err(format!("{provider} is in it twice"));
+        }
+    }
+    let mut unreadable = Vec::new();
+    for item in list(document, "unreadable")? {
+        let Value::Object(mut object) = item else { return Err("an unreadable definition is no object".to_owned()) };
+        let provider = match object.remove("provider") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(name)) => Some(Provider::parse(&name).map_err(|error| error.to_string())?),
+            Some(_) => return Err("the provider of an unreadable definition is no text".to_owned()),
+        };
+        let problem = ellipsize(&printable(&wire::text(&mut object, "problem")?), 300);
+        unreadable.push(Unreadable { provider, problem });
+    }
+    Ok(Listing { live: live.into_values().collect(), unreadable })
+}
+
+impl ReadCalry for Snapshot {
+    async fn workspace(&self) -> Result<Workspace, Error> {
+        Ok(self.workspace.clone())
+    }
+
+    async fn definitions(&self) -> Result<Listing, Error> {
+        Ok(self.listing.clone())
+    }
+
+    async fn definition(&self, provider: &Provider) -> Result<Live, Error> {
+        let live = self.listing.live.iter().find(|live| live.provider == *provider);
+        live.cloned().ok_or_else(|| Error::no_such_definition(provider))
+    }
+}

@@ -1,0 +1,266 @@
+//! The status of a daemon as a person reads it on a terminal of 80 columns. It came over the wire: every text in it is
+//! foreign.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anstyle::Style;
+use jiff::Timestamp;
+
+use super::{Cause, Ended, Mode, Outcome, Pass, ProviderStatus, Record, State, Status, WorkspaceStatus};
+use crate::model::{ellipsize, printable, spoken};
+use crate::render::json::{ChangeItem, Level, Problem, Shown};
+use crate::render::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, wrapped};
+
+/// How much of the history is shown.
+const RECENT: usize = 6;
+/// How many problems of files are shown.
+const PROBLEMS: usize = 10;
+/// The columns of how long ago something was.
+const AGO: usize = 13;
+
+/// The status, for each workspace the verdict first. `now` is the time on the daemon's clock.
+#[must_use]
+pub fn text(status: &Status, now: Timestamp) -> String {
+    let workspaces = status.workspaces.iter().map(|workspace| one(status, workspace, now));
+    workspaces.collect::<Vec<_>>().join("\n")
+}
+
+/// What stands above a status that is not fresh, or in its place where there is none.
+#[must_use]
+pub fn no_contact(why: &str, since: Duration, stale: bool) -> String {
+    let below = if stale { "; what follows is what the daemon said last" } else { "" };
+    let told = format!("No contact for {}: {}{below}", spoken(since), printable(why));
+    format!("{RED}{}{RED:#}\n", wrapped(&told, 0, 2))
+}
+
+fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
+    let mut out = String::new();
+    let label = match &workspace.workspace {
+        Some(known) => {
+            let (slug, name) = (printable(&known.slug), ellipsize(&printable(&known.name), 40));
+            let _ = write!(out, "{BOLD}{slug}{BOLD:#} ({name}): ");
+            slug.chars().count() + name.chars().count() + 5
+        }
+        None => {
+            let directory = ellipsize(&printable(&workspace.directory), 40);
+            let _ = write!(out, "{BOLD}{directory}/{BOLD:#}: ");
+            directory.chars().count() + 3
+        }
+    };
+    let (style, verdict) = verdict(workspace, now);
+    let _ = writeln!(out, "{style}{BOLD}{}{BOLD:#}{style:#}\n", wrapped(&verdict, label, 2));
+    facts(&mut out, status, workspace, now);
+
+    let noisy: Vec<&ProviderStatus> = workspace
+        .providers
+        .iter()
+        .filter(|provider| !matches!(provider.state, State::InSync | State::Unmanaged))
+        .collect();
+    if !noisy.is_empty() {
+        let _ = writeln!(out, "\n{BOLD}Not as in git{BOLD:#}");
+    }
+    for provider in noisy {
+        let label = printable(provider.provider.as_deref().or(provider.file.as_deref()).unwrap_or("?"));
+        let style = if provider.is_in_trouble() { RED } else { YELLOW };
+        let told = wrapped(&standing(provider, now), 2 + column(&label), LABEL + 3);
+        let _ = writeln!(out, "  {label:<LABEL$} {style}{told}{style:#}");
+    }
+    problems(&mut out, workspace);
+    recent(&mut out, workspace, now);
+    out
+}
+
+/// The verdict, and how good it is.
+fn verdict(workspace: &WorkspaceStatus, now: Timestamp) -> (Style, String) {
+    let is = |count: usize, one: &str, many: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        n => Some(format!("{n} {many}")),
+    };
+    let count = |state| workspace.providers.iter().filter(|provider| provider.state == state).count();
+    if !workspace.alive {
+        return (RED, "the daemon hangs: its loop does not go on; restart it".to_owned());
+    }
+    let Some(last) = &workspace.last_pass else {
+        let length = workspace.pass.map(|pass| format!(", for {}", spoken(between(pass.began, now))));
+        return (YELLOW, format!("the first pass is under way{}", length.unwrap_or_default()));
+    };
+    if let Some(error) = &last.error {
+        let times = if last.times > 1 { format!("{} times in a row", last.times) } else { String::new() };
+        let told = match (last.result, last.times) {
+            (Ended::Refused, 1) => "the last plan was refused".to_owned(),
+            (Ended::Refused, _) => format!("the last plan was refused {times}"),
+            (_, 1) => "the last pass failed".to_owned(),
+            _ => format!("the last pass failed, {times}"),
+        };
+        return (RED, format!("{told}: {}", printable(error)));
+    }
+    let parts: Vec<String> = [
+        is(count(State::Update), "provider differs", "providers differ"),
+        is(count(State::Invalid), "definition is invalid", "definitions are invalid"),
+        is(count(State::Missing), "provider is missing from the workspace", "providers are missing from the workspace"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let trouble = workspace.providers.iter().any(ProviderStatus::is_in_trouble);
+    match (parts.is_empty(), is(count(State::Held), "is held", "are held")) {
+        (false, _) => (if trouble { RED } else { YELLOW }, parts.join(", ")),
+        (true, Some(held)) => (GREEN, format!("git is what runs; {held}")),
+        (true, None) => (GREEN, "git is what runs".to_owned()),
+    }
+}
+
+fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Timestamp) {
+    let mut fact = |name: &str, text: &str| {
+        let _ = writeln!(out, "  {name:<9} {}", wrapped(text, 12, 12));
+    };
+    if let Some(revision) = &workspace.revision {
+        let commit: String = printable(&revision.commit).chars().take(10).collect();
+        let dirty = if revision.dirty { "+dirty" } else { "" };
+        let room = WIDTH.saturating_sub(13 + commit.chars().count() + dirty.len());
+        fact("revision", &format!("{commit}{dirty} {}", ellipsize(&printable(&revision.subject), room)));
+    }
+    if let Some(Pass { number, trigger, began, duration_seconds, .. }) = &workspace.last_pass {
+        let took = spoken(Duration::try_from_secs_f64(*duration_seconds).unwrap_or_default());
+        fact(
+            "last pass",
+            &format!("{number} ({}), {} ago, took {took}", trigger.as_str(), spoken(between(*began, now))),
+        );
+    }
+    match (workspace.pass, workspace.next_pass) {
+        (Some(pass), _) => {
+            let since = spoken(between(pass.began, now));
+            fact("next pass", &format!("{} ({}), under way for {since}", pass.number, pass.trigger.as_str()));
+        }
+        (None, Some(next)) if next > now => fact("next pass", &format!("in {}", spoken(between(now, next)))),
+        (None, Some(_)) => fact("next pass", "now"),
+        (None, None) => {}
+    }
+    let mode = match workspace.mode {
+        Mode::Enforce => "enforces",
+        Mode::Observe => "observes, and writes nothing",
+    };
+    let interval = spoken(Duration::try_from_secs_f64(workspace.interval_seconds).unwrap_or_default());
+    let (version, started) = (printable(&status.version), spoken(between(status.started, now)));
+    fact("daemon", &format!("calry-gitops {version}, {mode}, every {interval}; up for {started}"));
+}
+
+/// How a provider stands that is not quiet.
+fn standing(provider: &ProviderStatus, now: Timestamp) -> String {
+    let since = spoken(between(provider.since, now));
+    let cause = match provider.cause {
+        Some(Cause::Drift) => " by drift",
+        _ => "",
+    };
+    let mut told = match (provider.state, provider.outcome) {
+        (State::Update, Some(Outcome::Failed)) => format!("failed, and differs{cause} for {since}"),
+        (State::Update, Some(Outcome::NotConverged)) => format!("not converged for {since}"),
+        (State::Update, Some(_)) => format!("waits, and differs{cause} for {since}"),
+        (State::Update, None) => format!("differs{cause} for {since}"),
+        (State::Held, _) => match &provider.hold {
+            Some(hold) => {
+                let reason = hold.reason.as_deref().map_or_else(|| "no reason given".to_owned(), printable);
+                format!("held until {}: {reason}", printable(&hold.until))
+            }
+            None => "held".to_owned(),
+        },
+        (State::Invalid, _) => format!("invalid for {since}"),
+        (State::Missing, _) => format!("missing for {since}"),
+        (State::InSync | State::Unmanaged, _) => String::new(),
+    };
+    if !provider.changes.is_empty() {
+        let _ = write!(told, "; {}", named(&provider.changes, 0));
+    }
+    if let Some(error) = &provider.error {
+        let _ = write!(told, "; {}", printable(error));
+    }
+    if let Some(retry) = provider.retry_at {
+        let left = if retry > now { format!("in {}", spoken(between(now, retry))) } else { "now".to_owned() };
+        let _ = write!(told, "; tried again {left}, or when its file changes");
+    }
+    told
+}
+
+fn problems(out: &mut String, workspace: &WorkspaceStatus) {
+    let errors: Vec<&Problem> = workspace.diagnostics.iter().filter(|p| p.severity == Level::Error).collect();
+    if errors.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n{BOLD}Errors in the files{BOLD:#}");
+    for Problem { file, line, column, message, .. } in errors.iter().take(PROBLEMS) {
+        let place = line.zip(*column).map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
+        let told = format!("{}{place}: {}", printable(file), printable(message));
+        let _ = writeln!(out, "  {RED}{}{RED:#}", wrapped(&told, 2, 4));
+    }
+    if errors.len() > PROBLEMS {
+        let _ = writeln!(out, "  and {} more", errors.len() - PROBLEMS);
+    }
+}
+
+fn recent(out: &mut String, workspace: &WorkspaceStatus, now: Timestamp) {
+    let wrong = workspace.history.passes.iter().filter_map(|pass| Some((pass.began, failed(pass)?)));
+    let changes = workspace.history.changes.iter().map(|record| (record.time, happened(record)));
+    let mut lines: Vec<(Timestamp, String)> = wrong.chain(changes).collect();
+    lines.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+    if !lines.is_empty() {
+        let _ = writeln!(out, "\n{BOLD}Recent{BOLD:#}");
+    }
+    for (time, what) in lines.iter().take(RECENT) {
+        let ago = format!("{} ago", spoken(between(*time, now)));
+        let _ = writeln!(out, "  {DIM}{ago:<AGO$}{DIM:#} {}", wrapped(what, AGO + 3, AGO + 3));
+    }
+}
+
+fn failed(pass: &Pass) -> Option<String> {
+    let error = printable(pass.error.as_deref()?);
+    Some(format!("pass {} ({}) went wrong{}: {error}", pass.number, pass.trigger.as_str(), times(pass.times)))
+}
+
+fn happened(record: &Record) -> String {
+    let Record { cause, outcome, changes, more, error, .. } = record;
+    let provider = printable(&record.provider);
+    let what = named(changes, *more);
+    let done = match (outcome, cause) {
+        (None, Cause::Change) => "would be updated",
+        (None, Cause::Drift) => "has drifted",
+        (Some(Outcome::Applied | Outcome::Unchanged), Cause::Change) => "updated",
+        (Some(Outcome::Applied | Outcome::Unchanged), Cause::Drift) => "drifted, and was put back",
+        (Some(Outcome::NotConverged), _) => "did not converge",
+        (Some(Outcome::Failed | Outcome::Skipped), _) => "was not updated",
+    };
+    let error = error.as_deref().map(|error| format!("; {}", printable(error))).unwrap_or_default();
+    format!("{provider} {done}{}: {what}{error}", times(record.times))
+}
+
+fn times(times: u64) -> String {
+    if times > 1 { format!(", {times} times") } else { String::new() }
+}
+
+/// Changes by name, at most eight of them: `listing.pictures on, icon, headers.x-api-key`.
+fn named(changes: &[ChangeItem], more: usize) -> String {
+    const MOST: usize = 8;
+    let mut parts: Vec<String> = changes
+        .iter()
+        .take(MOST)
+        .map(|change| {
+            let path = printable(&change.path);
+            let path = path.strip_prefix("fieldsToSync.").or(path.strip_prefix("partnerKey.")).unwrap_or(&path);
+            match change.after {
+                Some(Shown::Bool(on)) => format!("{path} {}", if on { "on" } else { "off" }),
+                _ => path.to_owned(),
+            }
+        })
+        .collect();
+    let rest = changes.len().saturating_sub(MOST).saturating_add(more);
+    if rest > 0 {
+        parts.push(format!("and {rest} more"));
+    }
+    parts.join(", ")
+}
+
+/// From one time to another; nothing where clocks disagree.
+fn between(from: Timestamp, to: Timestamp) -> Duration {
+    to.duration_since(from).try_into().unwrap_or_default()
+}

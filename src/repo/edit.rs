@@ -1,0 +1,505 @@
+//! Changes to a definition, and how they are made to the text of its file: in place, so that comments, order, quoting and
+//! the form that a person chose stay as they are.
+//!
+//! It works on the places of the tree that `yaml` reads, one change after another. It never decides what is right: whoever
+//! edits loads the new text again and compares ([`Edit::apply`]), so that a form that this module cannot handle costs an edit
+//! and never a definition.
+
+use std::collections::BTreeMap;
+
+use super::definition::KEYS;
+use super::mask::is_boolean_elsewhere;
+use super::yaml::{self, Node, Value};
+use crate::model::{Desired, DesiredValue, FieldSet, Half, Icon, SecretName, Template};
+
+/// One change to what a file wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// The icon is this one, or is not managed any longer.
+    Icon(Option<Icon>),
+    /// A field of a managed group is on or off.
+    Field {
+        /// The group.
+        group: String,
+        /// The field.
+        field: String,
+        /// Whether it is on.
+        on: bool,
+    },
+    /// A group is managed from now on.
+    Group {
+        /// The group.
+        group: String,
+        /// The fields that are on.
+        on: FieldSet,
+    },
+    /// A header or parameter of a managed half has this value, or is gone.
+    Value {
+        /// The half.
+        half: Half,
+        /// The name, as the file writes it where it has it.
+        name: String,
+        /// The value.
+        value: Option<NewValue>,
+    },
+    /// A half is managed from now on.
+    Half {
+        /// The half.
+        half: Half,
+        /// Its values.
+        values: BTreeMap<String, NewValue>,
+    },
+}
+
+/// A value below `partnerKey` that may be written into a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewValue {
+    /// A reference to a secret.
+    Secret(SecretName),
+    /// The empty text: there is nothing to keep secret, and no secret is empty.
+    Empty,
+}
+
+impl NewValue {
+    fn text(&self) -> String {
+        match self {
+            Self::Secret(name) => format!("${{secret:{name}}}"),
+            Self::Empty => String::new(),
+        }
+    }
+
+    fn desired(&self) -> Option<DesiredValue> {
+        Some(DesiredValue { template: Template::parse(&self.text()).ok()?, value: None })
+    }
+}
+
+impl Edit {
+    /// Makes the change to what is wanted. `None` where it does not fit.
+    pub(super) fn apply(&self, desired: &mut Desired) -> Option<()> {
+        match self {
+            Self::Icon(icon) => desired.icon.clone_from(icon),
+            Self::Field { group, field, on: true } => _ = desired.fields.get_mut(group)?.insert(field.clone()),
+            Self::Field { group, field, on: false } => _ = desired.fields.get_mut(group)?.remove(field),
+            Self::Group { group, on } => _ = desired.fields.insert(group.clone(), on.clone()),
+            Self::Value { half, name, value } => {
+                let values = desired.partner_key.half_mut(*half).as_mut()?;
+                match value {
+                    Some(value) => values.insert(name.clone(), value.desired()?),
+                    None => values.remove(name),
+                };
+            }
+            Self::Half { half, values } => {
+                let values = values.iter().map(|(name, value)| Some((name.clone(), value.desired()?)));
+                *desired.partner_key.half_mut(*half) = Some(values.collect::<Option<_>>()?);
+            }
+        }
+        Some(())
+    }
+
+    /// Makes the change to a text. `None` where its form is beyond this module.
+    pub(super) fn edit(&self, text: &str) -> Option<String> {
+        let tree = yaml::read(text).ok()?;
+        let editor = Editor { text, root: tree.root.as_ref()? };
+        match self {
+            Self::Icon(Some(icon)) => editor.put(&["icon"], New::Text(icon.as_str().to_owned())),
+            Self::Icon(None) => editor.remove(&["icon"]),
+            Self::Field { group, field, on } => {
+                let (key, value) = editor.find(&["fieldsToSync", group])?;
+                match (&value.value, on) {
+                    (Value::Map(_), on) => editor.put(&["fieldsToSync", group, field], New::Bool(*on)),
+                    (Value::List(items), true) => editor.append(value, items, field),
+                    (Value::List(items), false) => {
+                        let at = items.iter().position(|item| item.text() == Some(field))?;
+                        let places =
+                            items.iter().map(|item| place(editor.text, item, item)).collect::<Option<Vec<_>>>()?;
+                        editor.take_out(key, value, &places, at)
+                    }
+                    _ => None,
+                }
+            }
+            Self::Group { group, on } => {
+                editor.put(&["fieldsToSync", group], New::List(on.iter().map(String::as_str).collect()))
+            }
+            Self::Value { half, name, value: None } => editor.remove(&["partnerKey", half.key(), name]),
+            Self::Value { half, name, value: Some(value) } => {
+                // An empty partner key has two halves, both empty: the other one stays so.
+                let (_, partner_key) = editor.find(&["partnerKey"])?;
+                if matches!(&partner_key.value, Value::Map(halves) if halves.is_empty()) {
+                    let both = Half::BOTH.map(|half| (half.key(), New::Map(Vec::new())));
+                    return self.edit(&editor.put(&["partnerKey"], New::Map(both.into()))?);
+                }
+                editor.put(&["partnerKey", half.key(), name], New::Text(value.text()))
+            }
+            Self::Half { half, values } => {
+                let values = values.iter().map(|(name, value)| (name.as_str(), New::Text(value.text())));
+                editor.put(&["partnerKey", half.key()], New::Map(values.collect()))
+            }
+        }
+    }
+}
+
+/// What is put into a text.
+enum New<'a> {
+    Bool(bool),
+    Text(String),
+    List(Vec<&'a str>),
+    Map(Vec<(&'a str, New<'a>)>),
+}
+
+impl New<'_> {
+    /// On one line, within brackets or not.
+    fn inline(&self, flow: bool) -> String {
+        match self {
+            Self::Bool(on) => on.to_string(),
+            Self::Text(text) => scalar(text, flow),
+            Self::List(items) => format!("[{}]", items.iter().map(|i| scalar(i, true)).collect::<Vec<_>>().join(", ")),
+            Self::Map(entries) => {
+                let entry = |(key, new): &(&str, New<'_>)| format!("{}: {}", scalar(key, true), new.inline(true));
+                format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
+    /// An entry on lines of its own.
+    fn lines(&self, key: &str, indent: usize, step: usize, lines: &mut Vec<String>) {
+        let at = " ".repeat(indent);
+        let key = scalar(key, false);
+        match self {
+            Self::List(items) if !items.is_empty() => {
+                lines.push(format!("{at}{key}:"));
+                let inner = " ".repeat(indent + step);
+                lines.extend(items.iter().map(|item| format!("{inner}- {}", scalar(item, false))));
+            }
+            Self::Map(entries) if !entries.is_empty() => {
+                lines.push(format!("{at}{key}:"));
+                entries.iter().for_each(|(key, new)| new.lines(key, indent + step, step, lines));
+            }
+            new => lines.push(format!("{at}{key}: {}", new.inline(false))),
+        }
+    }
+}
+
+/// A text in the plainest form in which every reader of YAML takes it for that text.
+fn scalar(text: &str, flow: bool) -> String {
+    let reference = !flow && text.starts_with("${");
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+~=?&".contains(c) || (reference && "${}".contains(c));
+    let plain = (text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') || reference)
+        && text.chars().all(fits)
+        && !text.ends_with(':')
+        && !is_boolean_elsewhere(text)
+        && yaml::read(text).is_ok_and(|tree| tree.root.as_ref().and_then(Node::text) == Some(text));
+    if plain { text.to_owned() } else { quoted(text) }
+}
+
+/// A text in double quotes.
+fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric() => out.push(c),
+            c => out.push_str(&format!("\\U{:08X}", u32::from(c))),
+        }
+    }
+    out.push('"');
+    out
+}
+
+type Entry<'t> = (Node<'t>, Node<'t>);
+
+/// A text, and the tree that was read from it.
+struct Editor<'t> {
+    text: &'t str,
+    root: &'t Node<'t>,
+}
+
+/// Bytes that become others.
+type Splice = (usize, usize, String);
+
+impl<'t> Editor<'t> {
+    fn spliced(&self, mut splices: Vec<Splice>) -> Option<String> {
+        splices.sort_unstable();
+        let mut text = self.text.to_owned();
+        for (start, end, new) in splices.into_iter().rev() {
+            text.get(start..end)?;
+            text.replace_range(start..end, &new);
+        }
+        Some(text)
+    }
+
+    fn find(&self, path: &[&str]) -> Option<&'t Entry<'t>> {
+        let mut node = self.root;
+        let mut found = None;
+        for key in path {
+            let Value::Map(entries) = &node.value else { return None };
+            found = entries.iter().find(|(name, _)| name.text() == Some(key));
+            node = &found?.1;
+        }
+        found
+    }
+
+    /// Sets what stands at a path. What is missing on the way to it comes with it.
+    fn put(&self, path: &[&str], new: New<'_>) -> Option<String> {
+        if let Some((key, value)) = self.find(path) {
+            return self.replace(key, value, new, self.is_flow(path.split_last()?.1));
+        }
+        let there = (1..path.len()).rev().find(|depth| path.get(..*depth).and_then(|path| self.find(path)).is_some());
+        let (above, below) = path.split_at_checked(there.unwrap_or_default())?;
+        let (key, rest) = below.split_first()?;
+        self.insert(above, key, rest.iter().rev().fold(new, |new, key| New::Map(vec![(key, new)])))
+    }
+
+    /// Whether the entries of the map at a path stand within brackets.
+    fn is_flow(&self, path: &[&str]) -> bool {
+        let below = (1..=path.len()).filter_map(|depth| self.find(path.get(..depth)?)).map(|(_, value)| value);
+        [self.root].into_iter().chain(below).any(|node| !node.span.is_empty())
+    }
+
+    /// Puts a value in the place of a scalar, or of an empty map. `flow` says whether that stands within brackets.
+    fn replace(&self, key: &Node<'_>, value: &Node<'_>, new: New<'_>, flow: bool) -> Option<String> {
+        let (mut start, end) = place(self.text, value, value)?;
+        match (&value.value, new) {
+            (Value::Map(entries), New::Map(new)) if entries.is_empty() && !flow => {
+                self.unfold(self.bare(key, value)?, value, self.column(key.span.start()), &new)
+            }
+            (Value::Map(entries), new) if entries.is_empty() => self.spliced(vec![(start, end, new.inline(flow))]),
+            (Value::Map(_) | Value::List(_), _) => None,
+            (_, new) => {
+                let after = self.colon(key)?;
+                let between = self.text.get(after..start)?;
+                let header = between.trim_start();
+                if header.starts_with(['|', '>']) {
+                    start = after + between.len() - header.len();
+                }
+                let text = match (&new, self.text.get(start..)?.chars().next()) {
+                    (New::Text(text), Some('"')) => quoted(text),
+                    (New::Text(text), Some('\'')) if text.bytes().all(|b| b.is_ascii_graphic()) => {
+                        format!("'{}'", text.replace('\'', "''"))
+                    }
+                    (new, _) => new.inline(flow),
+                };
+                self.spliced(vec![(start, end, text)])
+            }
+        }
+    }
+
+    /// Adds an entry to the map at a path: to the document in the order of its keys, elsewhere at the end.
+    fn insert(&self, path: &[&str], key: &str, new: New<'_>) -> Option<String> {
+        let (name, map) = self.find(path).map_or((None, self.root), |(name, map)| (Some(name), map));
+        let Value::Map(entries) = &map.value else { return None };
+        if let (Some(name), Some((_, above))) = (name, path.split_last())
+            && entries.is_empty()
+            && !self.is_flow(above)
+            && let Some(colon) = self.bare(name, map)
+        {
+            return self.unfold(colon, map, self.column(name.span.start()), &[(key, new)]);
+        }
+        let rank = |entry: &Entry<'_>| KEYS.iter().position(|known| entry.0.text() == Some(known));
+        let wanted = KEYS.iter().position(|known| *known == key);
+        let mut before = entries.iter().enumerate().filter(|(_, entry)| name.is_some() || rank(entry) < wanted);
+        let last = if name.is_some() { before.next_back() } else { before.max_by_key(|(_, entry)| rank(entry)) };
+        if !map.span.is_empty() {
+            let places = self.places(entries)?;
+            let text = format!("{}: {}", scalar(key, true), new.inline(true));
+            return self.insert_within(map, &places, last.map(|(at, _)| at), &text);
+        }
+        let mut lines = Vec::new();
+        new.lines(key, self.column(entries.first()?.0.span.start()), self.step(), &mut lines);
+        let (_, above) = last?;
+        self.spliced(vec![self.lines_after(self.end(&above.1)?, &lines)])
+    }
+
+    /// Where the value of `name: {}` may begin, if that is on one line and nothing else is.
+    fn bare(&self, name: &Node<'_>, map: &Node<'_>) -> Option<usize> {
+        let colon = self.colon(name)?;
+        let text = self.text.get(colon..map.span.end())?;
+        (text.replace(' ', "") == "{}").then_some(colon)
+    }
+
+    /// Writes an empty map anew, with entries on lines of their own.
+    fn unfold(&self, colon: usize, map: &Node<'_>, indent: usize, entries: &[(&str, New<'_>)]) -> Option<String> {
+        let (end, step) = (map.span.end(), self.step());
+        let mut lines = Vec::new();
+        entries.iter().for_each(|(key, new)| new.lines(key, indent + step, step, &mut lines));
+        self.spliced(vec![(colon, end, String::new()), self.lines_after(end, &lines)])
+    }
+
+    /// Adds an item to a list.
+    fn append(&self, list: &Node<'_>, items: &[Node<'_>], item: &str) -> Option<String> {
+        if !list.span.is_empty() {
+            let places = items.iter().map(|item| place(self.text, item, item)).collect::<Option<Vec<_>>>()?;
+            return self.insert_within(list, &places, items.len().checked_sub(1), &scalar(item, true));
+        }
+        let last = items.last()?;
+        let prefix = self.text.get(self.line_start(last.span.start())..last.span.start())?;
+        let dash = prefix.trim() == "-" && !prefix.contains('\t');
+        let line = dash.then(|| format!("{prefix}{}", scalar(item, false)))?;
+        self.spliced(vec![self.lines_after(self.end(last)?, &[line])])
+    }
+
+    /// Adds something to a list or map within brackets, after one of those that are there.
+    fn insert_within(
+        &self,
+        node: &Node<'_>,
+        places: &[(usize, usize)],
+        after: Option<usize>,
+        new: &str,
+    ) -> Option<String> {
+        let (open, close) = (node.span.start() + 1, node.span.end().checked_sub(1)?);
+        let Some(after) = after else {
+            let inner = self.text.get(open..close)?;
+            let end = if inner.trim().is_empty() { close } else { open };
+            return self.spliced(vec![(open, end, new.to_owned())]);
+        };
+        let (start, end) = *places.get(after)?;
+        let comma = self.comma(end, close);
+        let line = self.line_start(start);
+        let next = self.line_end(comma.unwrap_or(end));
+        // One on each line: the new one gets a line, too.
+        if line >= open && next <= close && self.text.get(line..start)?.trim().is_empty() {
+            let indent = self.text.get(line..start)?;
+            let (mine, its) = if comma.is_some() { ("", ",") } else { (",", "") };
+            let new = format!("{indent}{new}{its}");
+            return self.spliced(vec![(end, end, mine.to_owned()), self.lines_after(comma.unwrap_or(end), &[new])]);
+        }
+        self.spliced(vec![(end, end, format!(", {new}"))])
+    }
+
+    /// Removes the entry at a path.
+    fn remove(&self, path: &[&str]) -> Option<String> {
+        let (last, above) = path.split_last()?;
+        let (name, map) = self.find(above).map_or((self.root, self.root), |(name, map)| (name, map));
+        let Value::Map(entries) = &map.value else { return None };
+        let at = entries.iter().position(|(key, _)| key.text() == Some(last))?;
+        self.take_out(name, map, &self.places(entries)?, at)
+    }
+
+    /// Removes one of the items or entries of a list or map that is called `name`.
+    fn take_out(&self, name: &Node<'_>, node: &Node<'_>, places: &[(usize, usize)], at: usize) -> Option<String> {
+        let (start, end) = *places.get(at)?;
+        if !node.span.is_empty() {
+            return self.take_out_of_brackets(node, places, at);
+        }
+        let mut splices = vec![self.without_lines(start, end)?];
+        if places.len() == 1 {
+            let none = if matches!(node.value, Value::List(_)) { " []" } else { " {}" };
+            let colon = self.colon(name)?;
+            splices.push((colon, colon, none.to_owned()));
+        }
+        self.spliced(splices)
+    }
+
+    fn take_out_of_brackets(&self, node: &Node<'_>, places: &[(usize, usize)], at: usize) -> Option<String> {
+        let (open, close) = (node.span.start() + 1, node.span.end().checked_sub(1)?);
+        let (start, end) = *places.get(at)?;
+        let comma = self.comma(end, close);
+        let after = comma.map_or(end, |comma| comma + 1);
+        let (line, next) = (self.line_start(start), self.line_end(after));
+        let rest = self.text.get(after..next)?.trim();
+        let alone = self.text.get(line..start)?.trim().is_empty() && (rest.is_empty() || rest.starts_with('#'));
+        if alone && line >= open && next <= close {
+            return self.spliced(vec![(line, next, String::new())]);
+        }
+        let blanks = |text: &str| text.len() - text.trim_end_matches([' ', '\t']).len();
+        let before = self.text.get(open..start)?;
+        let bare = start - blanks(before);
+        let (from, to) = if comma.is_some() {
+            let rest = self.text.get(after..close)?;
+            let kept = rest.trim_start_matches([' ', '\t']);
+            let to = after + rest.len() - kept.len();
+            if kept.is_empty() || kept.starts_with(['\r', '\n']) { (bare, to) } else { (start, to) }
+        } else if self.text.get(..bare)?.ends_with(',') {
+            (bare - 1, end)
+        } else {
+            (start, end)
+        };
+        // Nothing is left but blanks.
+        let inner = [self.text.get(open..from)?, self.text.get(to..close)?];
+        let (from, to) = if inner.iter().all(|text| text.trim().is_empty()) { (open, close) } else { (from, to) };
+        self.spliced(vec![(from, to, String::new())])
+    }
+
+    fn places(&self, entries: &[Entry<'_>]) -> Option<Vec<(usize, usize)>> {
+        entries.iter().map(|(key, value)| Some((key.span.start(), self.end(value)?))).collect()
+    }
+
+    /// Where a node ends, without the line breaks after it.
+    fn end(&self, node: &Node<'_>) -> Option<usize> {
+        match &node.value {
+            Value::List(items) if node.span.is_empty() => self.end(items.last()?),
+            Value::Map(entries) if node.span.is_empty() => self.end(&entries.last()?.1),
+            _ => place(self.text, node, node).map(|(_, end)| end),
+        }
+    }
+
+    /// Where the value of a key may begin.
+    fn colon(&self, key: &Node<'_>) -> Option<usize> {
+        let rest = self.text.get(key.span.end()..)?;
+        rest.trim_start().starts_with(':').then(|| key.span.end() + rest.len() - rest.trim_start().len() + 1)
+    }
+
+    /// The comma after an item, where one stands before `limit`.
+    fn comma(&self, from: usize, limit: usize) -> Option<usize> {
+        let mut at = from;
+        loop {
+            let rest = self.text.get(at..limit)?;
+            let blank = rest.len() - rest.trim_start().len();
+            at += blank;
+            match rest.trim_start().chars().next()? {
+                ',' => return Some(at),
+                '#' => at = self.line_end(at),
+                _ => return None,
+            }
+        }
+    }
+
+    /// By how much one level is indented more than the one above.
+    fn step(&self) -> usize {
+        let Value::Map(entries) = &self.root.value else { return 2 };
+        let inner = |(key, value): &Entry<'_>| {
+            let inside = !value.is_scalar() && value.span.is_empty();
+            inside.then(|| self.column(value.span.start()).saturating_sub(self.column(key.span.start())))
+        };
+        entries.iter().filter_map(inner).find(|step| *step > 0).unwrap_or(2)
+    }
+
+    fn column(&self, at: usize) -> usize {
+        at - self.line_start(at)
+    }
+
+    fn line_start(&self, at: usize) -> usize {
+        self.text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1)
+    }
+
+    /// Where the line after the one of a place begins.
+    fn line_end(&self, at: usize) -> usize {
+        self.text.get(at..).and_then(|rest| rest.find('\n')).map_or(self.text.len(), |length| at + length + 1)
+    }
+
+    /// Lines after the one in which a place stands.
+    fn lines_after(&self, at: usize, lines: &[String]) -> Splice {
+        let at = self.line_end(at);
+        let end = if self.text.contains("\r\n") { "\r\n" } else { "\n" };
+        let lines = lines.join(end);
+        let unended = !self.text.get(..at).is_some_and(|before| before.ends_with('\n'));
+        (at, at, if unended { format!("{end}{lines}") } else { format!("{lines}{end}") })
+    }
+
+    /// The lines of an item or entry, gone.
+    fn without_lines(&self, start: usize, end: usize) -> Option<Splice> {
+        let (mut from, to) = (self.line_start(start), self.line_end(end));
+        let before = self.text.get(from..start)?.trim();
+        if !self.text.get(..to)?.ends_with('\n') {
+            // The last line had no line break, and neither has the one that is the last now.
+            from = self.text.get(..from)?.trim_end_matches(['\r', '\n']).len();
+        }
+        matches!(before, "" | "-").then(|| (from, to, String::new()))
+    }
+}
+
+/// From where one node begins to where another one ends, without the line breaks after that.
+fn place(text: &str, first: &Node<'_>, last: &Node<'_>) -> Option<(usize, usize)> {
+    let start = last.span.start();
+    let content = text.get(start..last.span.end())?;
+    Some((first.span.start(), start + content.trim_end().len()))
+}

@@ -1,0 +1,182 @@
+//! Files that are written whole or not at all, and never outside their directory: text goes into a hidden file beside the
+//! one that is meant, to disk, and under its name in one step.
+//!
+//! It never follows a link, never overwrites what it was not made for, and leaves nothing half-written where a reader looks.
+
+use std::fmt;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Component, Path};
+
+use super::directory::{FileError, MAX_FILE, contents};
+
+/// A file to write. Its `Debug` shows the name only.
+pub struct Writing {
+    name: String,
+    before: Before,
+    text: String,
+}
+
+/// What has to be in the place of a file for it to be written.
+enum Before {
+    Nothing,
+    Text(String),
+    Anything,
+}
+
+/// What is in the place of a file.
+enum Place {
+    Vacant,
+    /// The same text.
+    Same,
+    /// Another text, and whether a byte-order mark goes before it.
+    Other(Permissions, bool),
+}
+
+/// What became of a file, or would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is new.
+    Created,
+    /// It holds another text than before.
+    Changed,
+    /// It held this text already.
+    Same,
+}
+
+/// Why a file is not written. The sentences complete "`name` …".
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// It would be another file than the one that was read.
+    #[error(
+        "is a symbolic link, and only a regular file is written over; mend what it leads to, or put a file in its place"
+    )]
+    Link,
+    /// It cannot be read as what it was.
+    #[error("is not a regular file")]
+    NotAFile,
+    /// Somebody was faster.
+    #[error("was changed meanwhile; it is left as it is: pull again")]
+    Changed,
+    /// Something of that name is there.
+    #[error("is there already, and is left as it is")]
+    Exists,
+    /// The file system refused.
+    #[error("cannot be written: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl fmt::Debug for Writing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Writing({})", self.name)
+    }
+}
+
+impl Writing {
+    /// A file that is not there yet.
+    pub(super) fn new(name: &str, text: String) -> Self {
+        Self { name: name.to_owned(), before: Before::Nothing, text }
+    }
+
+    /// A file that holds a text, and shall hold another one.
+    pub(super) fn over(name: &str, before: &str, text: String) -> Self {
+        Self { name: name.to_owned(), before: Before::Text(before.to_owned()), text }
+    }
+
+    /// A file that nobody else writes.
+    #[must_use]
+    pub fn own(name: &str, text: String) -> Self {
+        Self { name: name.to_owned(), before: Before::Anything, text }
+    }
+
+    /// The name of the file.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Looks at what is in the file's place.
+    fn place(&self, directory: &Path) -> Result<Place, WriteError> {
+        let path = directory.join(&self.name);
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return if matches!(self.before, Before::Text(_)) {
+                    Err(WriteError::Changed)
+                } else {
+                    Ok(Place::Vacant)
+                };
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match metadata.file_type() {
+            kind if kind.is_symlink() => return Err(WriteError::Link),
+            kind if !kind.is_file() => return Err(WriteError::NotAFile),
+            _ => {}
+        }
+        let bytes = match contents(&path, MAX_FILE) {
+            Ok(bytes) => bytes,
+            Err(FileError::Unreadable(error)) => return Err(error.into()),
+            Err(FileError::NotAFile) => return Err(WriteError::NotAFile),
+            Err(FileError::TooLarge(_)) if matches!(self.before, Before::Anything) => {
+                return Ok(Place::Other(metadata.permissions(), false));
+            }
+            Err(_) => return Err(WriteError::Changed),
+        };
+        let (mark, text) = match bytes.strip_prefix("\u{feff}".as_bytes()) {
+            Some(text) => (true, text),
+            None => (false, bytes.as_slice()),
+        };
+        match &self.before {
+            Before::Nothing => return Err(WriteError::Exists),
+            Before::Text(before) if before.as_bytes() != text => return Err(WriteError::Changed),
+            _ => {}
+        }
+        let same = text == self.text.as_bytes();
+        Ok(if same { Place::Same } else { Place::Other(metadata.permissions(), mark) })
+    }
+
+    /// Writes the file, or finds out (`dry_run`) what that would do. An existing one keeps its mode and its byte-order mark.
+    ///
+    /// # Errors
+    /// [`WriteError`] where it is not written; then its place is as it was.
+    pub fn write(&self, directory: &Path, dry_run: bool) -> Result<Written, WriteError> {
+        // With one plain name the path cannot leave the directory.
+        let mut components = Path::new(&self.name).components();
+        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+            return Err(io::Error::from(io::ErrorKind::InvalidFilename).into());
+        }
+        let (permissions, mark, written) = match self.place(directory)? {
+            Place::Same => return Ok(Written::Same),
+            Place::Vacant => (None, false, Written::Created),
+            Place::Other(permissions, mark) => (Some(permissions), mark, Written::Changed),
+        };
+        if dry_run {
+            return Ok(written);
+        }
+        // Hidden and without the ending of a definition: neither a reader nor a watcher takes it for one.
+        let mut file = tempfile::Builder::new()
+            .prefix(".calry-gitops-")
+            .suffix(".tmp")
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(directory)?;
+        if mark {
+            file.write_all("\u{feff}".as_bytes())?;
+        }
+        file.write_all(self.text.as_bytes())?;
+        if let Some(permissions) = &permissions {
+            file.as_file().set_permissions(permissions.clone())?;
+        }
+        file.as_file().sync_all()?;
+        let path = directory.join(&self.name);
+        let moved = if permissions.is_some() { file.persist(&path) } else { file.persist_noclobber(&path) };
+        moved.map_err(|error| match error.error.kind() {
+            io::ErrorKind::AlreadyExists => WriteError::Exists,
+            _ => error.error.into(),
+        })?;
+        // Where a directory cannot be synced, its file system orders these things itself.
+        let _ = File::open(directory).and_then(|directory| directory.sync_all());
+        Ok(written)
+    }
+}

@@ -1,0 +1,280 @@
+//! A plan as a file: what was reviewed, to be held against what is about to be applied.
+//!
+//! A saved plan is never carried out itself. It is compared with the plan of the moment, and where both are the same, that one
+//! is approved: whoever tampers with the file can only have it refused, or approve what anybody with the same rights could.
+//! It holds no secret: of values below `partnerKey` the references, and fingerprints where the operator gave a key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    FingerprintKey, Half, Place, Provider, UpdateMethod, Workspace, ellipsize, printable, printable_json,
+};
+use crate::plan::{Change, Digest, Entry, Plan, Verdict, dotted};
+
+/// What every saved plan says of itself.
+const KIND: &str = "calry-gitops plan";
+/// The form that is written, and the only one that is read.
+const VERSION: u64 = 1;
+/// The largest file that is read, in bytes. A plan of 10,000 changed providers has about 12 MB.
+const MAX: u64 = 64 << 20;
+/// How many differences are told one by one.
+const MOST: usize = 10;
+
+/// What was planned.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Saved {
+    kind: String,
+    version: u64,
+    workspace: SavedWorkspace,
+    revision: Option<String>,
+    update_method: String,
+    only: Vec<String>,
+    digest: String,
+    /// The name of the key that fingerprints were made with.
+    fingerprint_key: Option<String>,
+    definitions: Vec<SavedDefinition>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SavedWorkspace {
+    id: String,
+    slug: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SavedDefinition {
+    /// The provider, or the file where its provider is not known.
+    name: String,
+    state: String,
+    digest: String,
+    /// Where it changes.
+    changes: Vec<String>,
+    /// The fingerprint of every value that an update would send and that a secret is in, by its path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    secrets: BTreeMap<String, String>,
+}
+
+/// A file that holds no saved plan, or not one for here.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSaved {
+    /// It cannot be read.
+    #[error("the plan {0} cannot be read: {1}")]
+    Unreadable(String, String),
+    /// It is something else.
+    #[error("{0} is no plan that `plan --out` wrote: {1}")]
+    Form(String, String),
+    /// Its fingerprints cannot be compared.
+    #[error(
+        "the plan {0} holds fingerprints of its secrets, and the key that made them is not at hand; name it with \
+         --fingerprint-key-file, so that a secret that was replaced since is noticed"
+    )]
+    Key(String),
+}
+
+impl Saved {
+    /// A plan to be saved. `only` are the providers that it was made for; none for all. `None` where the plan has no digest:
+    /// it could not be applied.
+    #[must_use]
+    pub fn of(plan: &Plan, method: UpdateMethod, only: &[Provider], key: Option<&FingerprintKey>) -> Option<Self> {
+        let definitions = plan.entries.iter().filter(|entry| !matches!(entry.verdict, Verdict::Unmanaged));
+        Some(Self {
+            kind: KIND.to_owned(),
+            version: VERSION,
+            workspace: SavedWorkspace { id: plan.workspace.id.clone(), slug: plan.workspace.slug.clone() },
+            revision: plan.revision.as_ref().map(|revision| revision.commit.clone()),
+            update_method: method.as_str().to_owned(),
+            only: only.iter().map(ToString::to_string).collect(),
+            digest: plan.digest.as_ref()?.to_string(),
+            fingerprint_key: key.map(FingerprintKey::id),
+            definitions: definitions.map(|entry| SavedDefinition::of(&plan.workspace, entry, key)).collect(),
+        })
+    }
+
+    /// The document.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Texts, numbers, lists and maps with text keys always serialize.
+        printable_json(&serde_json::to_string_pretty(self).unwrap_or_default())
+    }
+
+    /// Reads a saved plan.
+    ///
+    /// # Errors
+    /// [`InvalidSaved`].
+    pub fn open(path: &Path) -> Result<Self, InvalidSaved> {
+        let name = path.display().to_string();
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX + 1).read_to_end(&mut bytes))
+            .map_err(|error| InvalidSaved::Unreadable(name.clone(), error.to_string()))?;
+        let form = |problem: String| InvalidSaved::Form(name.clone(), problem);
+        if bytes.len() as u64 > MAX {
+            return Err(form(format!("it is larger than {} MiB", MAX >> 20)));
+        }
+        // The error itself may quote the file, and nobody knows what was given here by mistake.
+        let saved: Self = serde_json::from_slice(&bytes)
+            .map_err(|error| form(format!("line {} is not what stands in one", error.line())))?;
+        if saved.kind != KIND || saved.version != VERSION {
+            return Err(form(format!("it is not a `{KIND}` of version {VERSION}: use the same release for both")));
+        }
+        if Digest::parse(&saved.digest).is_err() {
+            return Err(form("its digest is none".to_owned()));
+        }
+        Ok(saved)
+    }
+
+    /// The providers that it was made for; none for all.
+    ///
+    /// # Errors
+    /// [`InvalidSaved::Form`] where one is none.
+    pub fn only(&self, path: &Path) -> Result<Vec<Provider>, InvalidSaved> {
+        let parse = |name: &String| {
+            Provider::parse(name).map_err(|e| InvalidSaved::Form(path.display().to_string(), e.to_string()))
+        };
+        self.only.iter().map(parse).collect()
+    }
+
+    /// Its digest.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        Digest::parse(&self.digest).ok()
+    }
+
+    /// What differs between it and the plan of the moment, as sentences; none where both are the same.
+    ///
+    /// # Errors
+    /// [`InvalidSaved::Key`] where nobody can say whether secrets have changed.
+    pub fn differences(
+        &self,
+        path: &Path,
+        plan: &Plan,
+        method: UpdateMethod,
+        key: Option<&FingerprintKey>,
+    ) -> Result<Vec<String>, InvalidSaved> {
+        let key = match (&self.fingerprint_key, key) {
+            (None, _) => None,
+            (Some(id), Some(key)) if key.id() == *id => Some(key),
+            (Some(_), _) => return Err(InvalidSaved::Key(path.display().to_string())),
+        };
+        let Some(now) = Self::of(plan, method, &[], key) else {
+            return Ok(vec!["not all values are at hand now".to_owned()]);
+        };
+        let mut differences = Vec::new();
+        if (&self.workspace.id, &self.workspace.slug) != (&now.workspace.id, &now.workspace.slug) {
+            differences.push(format!(
+                "it is for the workspace {}, and the API key belongs to {}",
+                shown(&self.workspace.slug),
+                shown(&now.workspace.slug)
+            ));
+        }
+        if self.update_method != now.update_method {
+            differences.push(format!("it is for updates by {}", shown(&self.update_method)));
+        }
+        let (was, is) = (self.by_name(), now.by_name());
+        for name in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
+            if let Some(difference) = difference(was.get(name).copied(), is.get(name).copied()) {
+                differences.push(format!("{}: {difference}", shown(name)));
+            }
+        }
+        if differences.is_empty() && self.digest != now.digest {
+            differences.push("its digest is another one".to_owned());
+        }
+        Ok(differences)
+    }
+
+    fn by_name(&self) -> BTreeMap<&str, &SavedDefinition> {
+        self.definitions.iter().map(|definition| (definition.name.as_str(), definition)).collect()
+    }
+}
+
+impl SavedDefinition {
+    fn of(workspace: &Workspace, entry: &Entry, key: Option<&FingerprintKey>) -> Self {
+        Self {
+            name: entry.label().to_owned(),
+            state: entry.verdict.state().to_owned(),
+            digest: Digest::of_entry(entry).to_string(),
+            changes: entry.changes().iter().map(Change::path).collect(),
+            secrets: key.map(|key| secrets(workspace, entry, key)).unwrap_or_default(),
+        }
+    }
+}
+
+fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeMap<String, String> {
+    let Verdict::Update(step) = &entry.verdict else { return BTreeMap::new() };
+    if !step.changes.iter().any(Change::sensitive) {
+        return BTreeMap::new();
+    }
+    let mut secrets = BTreeMap::new();
+    for half in Half::BOTH {
+        for (name, value) in step.desired.partner_key.half(half).into_iter().flatten() {
+            if let Some(secret) = value.value.as_ref().filter(|_| value.references().next().is_some()) {
+                let (workspace, provider) = (workspace.id.clone(), step.desired.provider.clone());
+                let place = Place { workspace, provider, half, name: name.clone() };
+                secrets.insert(dotted(&["partnerKey", half.key(), name]), key.fingerprint(&place, secret));
+            }
+        }
+    }
+    secrets
+}
+
+/// What happened to one provider since, where anything did.
+fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Option<String> {
+    let (was, is) = match (was, is) {
+        (Some(was), Some(is)) => (was, is),
+        (Some(was), None) => return Some(format!("it was {}, and git no longer manages it", shown(&was.state))),
+        (None, Some(is)) => return Some(format!("git manages it now, and it is {}", shown(&is.state))),
+        (None, None) => return None,
+    };
+    if was.state != is.state {
+        return Some(format!("it was {}, and is {}", shown(&was.state), shown(&is.state)));
+    }
+    let set = |definition: &'_ SavedDefinition| definition.changes.iter().cloned().collect::<BTreeSet<_>>();
+    let (before, after) = (set(was), set(is));
+    let list = |paths: Vec<&String>| {
+        let more = paths.len().saturating_sub(MOST);
+        let mut text = paths.iter().take(MOST).map(|path| shown(path)).collect::<Vec<_>>().join(", ");
+        if more > 0 {
+            text.push_str(&format!(" and {more} more"));
+        }
+        text
+    };
+    let (fresh, gone): (Vec<_>, Vec<_>) = (after.difference(&before).collect(), before.difference(&after).collect());
+    let mut parts = Vec::new();
+    if !fresh.is_empty() {
+        parts.push(format!("would also change {}", list(fresh)));
+    }
+    if !gone.is_empty() {
+        parts.push(format!("would no longer change {}", list(gone)));
+    }
+    if !parts.is_empty() {
+        return Some(parts.join(", and "));
+    }
+    if was.digest != is.digest {
+        return Some("the same would change, and its file or Calry's definition is another one than then".to_owned());
+    }
+    let changed: Vec<&String> =
+        is.secrets.iter().filter(|(path, print)| was.secrets.get(*path) != Some(print)).map(|(path, _)| path).collect();
+    (!changed.is_empty()).then(|| format!("another secret would be sent in {}", list(changed)))
+}
+
+/// The differences in a sentence, the first ones by name.
+#[must_use]
+pub fn told(differences: &[String]) -> String {
+    let mut text = differences.iter().take(MOST).cloned().collect::<Vec<_>>().join("; ");
+    if differences.len() > MOST {
+        text.push_str(&format!("; and {} more", differences.len() - MOST));
+    }
+    text
+}
+
+fn shown(text: &str) -> String {
+    ellipsize(&printable(text), 128)
+}

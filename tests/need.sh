@@ -1,0 +1,36 @@
+# Sourced by the scripts beside it, to install what they need.
+# shellcheck shell=bash
+
+# need PROGRAM…: those that are missing, each from the Debian package of its name.
+need() {
+    local program missing=() as=()
+    for program; do
+        if ! command -v "$program" >/dev/null; then missing+=("$program"); fi
+    done
+    if [ ${#missing[@]} -gt 0 ]; then
+        if [ "$(id -u)" != 0 ]; then as=(sudo); fi
+        "${as[@]}" apt-get update -qq
+        "${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    fi
+}
+
+# python_tool PACKAGE VERSION, node_tool PACKAGE VERSION: where its programs are, in a directory of its own.
+python_tool() {
+    local at=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/$1-$2
+    if [ ! -e "$at/complete" ]; then
+        rm -rf "$at"
+        python3 -m venv "$at"
+        timeout 300 "$at/bin/pip" install --quiet --disable-pip-version-check "$1==$2" >&2
+        touch "$at/complete"
+    fi
+    printf '%s/bin\n' "$at"
+}
+node_tool() {
+    local at=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/${1##*/}-$2
+    if [ ! -e "$at/complete" ]; then
+        rm -rf "$at"
+        timeout 300 npm install --silent --no-audit --no-fund --prefix "$at" "$1@$2" >&2
+        touch "$at/complete"
+    fi
+    printf '%s/node_modules/.bin\n' "$at"
+}

@@ -1,0 +1,465 @@
+//! What editing in place claims, over files in every form and live states of every kind.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // Helpers of tests are not seen as tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use calry_gitops::model::{Live, LiveValue, PartnerKey, Provider, Secret, UpdateMethod, Workspace};
+use calry_gitops::plan::{Applied, Context, Input, Verdict, plan};
+use calry_gitops::pull::{Names, Pull, Scope, State, prepare};
+use calry_gitops::repo::{Loaded, MissingSecrets, SecretSources, load};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use similar::{ChangeTag, TextDiff};
+
+/// How a file is written, decision by decision.
+struct Writer {
+    choices: Vec<u8>,
+    at: usize,
+    comments: usize,
+    text: String,
+    flow: bool,
+}
+
+impl Writer {
+    fn pick(&mut self, of: u8) -> u8 {
+        let choice = self.choices[self.at % self.choices.len()];
+        self.at += 1;
+        choice % of
+    }
+
+    /// An own-line comment, or an empty line, or nothing.
+    fn above(&mut self, indent: usize) {
+        if self.flow {
+            return;
+        }
+        match self.pick(6) {
+            0 => {
+                self.comments += 1;
+                writeln!(self.text, "{}# own {} of, [these: {{]", " ".repeat(indent), self.comments).unwrap();
+            }
+            1 => self.text.push('\n'),
+            _ => {}
+        }
+    }
+
+    /// The end of a line, with the comment of what stands in it.
+    fn end(&mut self, of: &str) {
+        if self.pick(4) == 0 {
+            self.comments += 1;
+            write!(self.text, "  # its {} {of}", self.comments).unwrap();
+        }
+        self.text.push('\n');
+    }
+
+    fn scalar(&mut self, text: &str) -> String {
+        let special = text.is_empty() || text.ends_with(':') || text.contains(['$', '{', '[', ',', '#', ' ']);
+        match self.pick(4) {
+            0 => format!("\"{text}\""),
+            1 => format!("'{text}'"),
+            _ if special => format!("\"{text}\""),
+            _ => text.to_owned(),
+        }
+    }
+
+    fn list(&mut self, indent: usize, group: &str, on: &[&str]) {
+        match self.pick(if self.flow { 1 } else { 4 }) {
+            _ if on.is_empty() => {
+                let inner = ["", " "][usize::from(self.pick(2))];
+                write!(self.text, " [{inner}]").unwrap();
+                self.end_unless_flow(group);
+            }
+            0 => {
+                let items: Vec<String> = on.iter().map(|field| self.scalar(field)).collect();
+                let comma = ["", ",", " ,"][usize::from(self.pick(3))];
+                let between = [", ", ",", " , "][usize::from(self.pick(3))];
+                write!(self.text, " [{}{comma}]", items.join(between)).unwrap();
+                self.end_unless_flow(group);
+            }
+            1 => {
+                self.text.push_str(" [");
+                self.end("");
+                for (at, field) in on.iter().enumerate() {
+                    self.above(indent + 2);
+                    let item = self.scalar(field);
+                    let comma = if at + 1 < on.len() || self.pick(2) == 0 { "," } else { "" };
+                    write!(self.text, "{}{item}{comma}", " ".repeat(indent + 2)).unwrap();
+                    self.end(field);
+                }
+                writeln!(self.text, "{}]", " ".repeat(indent + 1)).unwrap();
+            }
+            style => {
+                self.end("");
+                let deep = indent + if style == 2 { 2 } else { 0 };
+                for field in on {
+                    self.above(deep);
+                    let item = self.scalar(field);
+                    let gap = [" ", "   "][usize::from(self.pick(2))];
+                    write!(self.text, "{}-{gap}{item}", " ".repeat(deep)).unwrap();
+                    self.end(field);
+                }
+            }
+        }
+    }
+
+    fn end_unless_flow(&mut self, of: &str) {
+        if !self.flow {
+            self.end(of);
+        }
+    }
+
+    /// A map of texts.
+    fn map(&mut self, indent: usize, name: &str, entries: &[(String, String)]) {
+        match self.pick(if self.flow { 1 } else { 3 }) {
+            _ if entries.is_empty() => {
+                self.text.push_str(" {}");
+                self.end_unless_flow(name);
+            }
+            0 => {
+                let entries: Vec<String> = entries.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+                let comma = ["", ","][usize::from(self.pick(2))];
+                write!(self.text, " {{{}{comma}}}", entries.join(", ")).unwrap();
+                self.end_unless_flow(name);
+            }
+            1 => {
+                self.text.push_str(" {");
+                self.end("");
+                for (at, (key, value)) in entries.iter().enumerate() {
+                    let comma = if at + 1 < entries.len() || self.pick(2) == 0 { "," } else { "" };
+                    write!(self.text, "{}{key}: {value}{comma}", " ".repeat(indent + 2)).unwrap();
+                    self.end(key);
+                }
+                writeln!(self.text, "{}}}", " ".repeat(indent + 1)).unwrap();
+            }
+            _ => {
+                self.end("");
+                for (key, value) in entries {
+                    self.above(indent + 2);
+                    write!(self.text, "{}{key}: {value}", " ".repeat(indent + 2)).unwrap();
+                    self.end(key);
+                }
+            }
+        }
+    }
+
+    /// A map of maps or lists below a key of the document.
+    fn section(&mut self, name: &str, count: usize, mut entry: impl FnMut(&mut Self, usize, usize)) {
+        let flow_here = self.flow || self.pick(4) == 0;
+        let outer = std::mem::replace(&mut self.flow, flow_here);
+        write!(self.text, "{name}:").unwrap();
+        if flow_here {
+            self.text.push_str(" {");
+            for at in 0..count {
+                self.text.push_str(if at > 0 { ", " } else { "" });
+                entry(self, 0, at);
+            }
+            self.text.push('}');
+        } else {
+            self.end("");
+            let indent = 2 + 2 * usize::from(self.pick(2));
+            for at in 0..count {
+                self.above(indent);
+                self.text.push_str(&" ".repeat(indent));
+                entry(self, indent, at);
+            }
+        }
+        self.flow = outer;
+        if flow_here && !outer {
+            self.end(name);
+        }
+    }
+}
+
+type Values = BTreeMap<String, String>;
+
+/// What a file says, without its form.
+#[derive(Clone, Debug)]
+struct Said {
+    icon: Option<String>,
+    headers: Option<Values>,
+    query_params: Option<Values>,
+    groups: BTreeMap<String, BTreeMap<String, bool>>,
+    choices: Vec<u8>,
+}
+
+impl Said {
+    fn text(&self) -> String {
+        let mut w = Writer { choices: self.choices.clone(), at: 0, comments: 0, text: String::new(), flow: false };
+        w.flow = w.pick(8) == 0;
+        let crlf = w.pick(4) == 0;
+        let unended = w.pick(4) == 0;
+        let mut sections: Vec<u8> = vec![0, 1, 2];
+        let first = w.pick(3);
+        sections.rotate_left(first.into());
+        if w.flow {
+            w.text.push('{');
+        }
+        w.above(0);
+        w.text.push_str("provider: P1");
+        w.end_unless_flow("provider");
+        for section in sections {
+            let there = match section {
+                0 => self.icon.is_some(),
+                1 => self.headers.is_some() || self.query_params.is_some(),
+                _ => !self.groups.is_empty(),
+            };
+            if !there {
+                continue;
+            }
+            w.text.push_str(if w.flow { ", " } else { "" });
+            w.above(0);
+            match section {
+                0 => {
+                    let icon = self.icon.as_deref().unwrap();
+                    let folded = !w.flow && w.pick(5) == 0;
+                    if folded {
+                        writeln!(w.text, "icon: >-\n  {icon}").unwrap();
+                    } else {
+                        let icon = w.scalar(icon);
+                        write!(w.text, "icon: {icon}").unwrap();
+                        w.end_unless_flow("icon");
+                    }
+                }
+                1 => {
+                    let halves = [("headers", &self.headers), ("queryParams", &self.query_params)];
+                    let halves: Vec<_> = halves.into_iter().filter_map(|(n, h)| Some((n, h.as_ref()?))).collect();
+                    if halves.len() == 2 && halves.iter().all(|(_, values)| values.is_empty()) {
+                        w.text.push_str("partnerKey: {}");
+                        w.end_unless_flow("partnerKey");
+                        continue;
+                    }
+                    w.section("partnerKey", halves.len(), |w, indent, at| {
+                        let (name, values) = halves[at];
+                        let values: Vec<_> = values.iter().map(|(key, value)| (key.clone(), w.scalar(value))).collect();
+                        write!(w.text, "{name}:").unwrap();
+                        w.map(indent, name, &values);
+                    });
+                }
+                _ => {
+                    let groups: Vec<_> = self.groups.iter().collect();
+                    w.section("fieldsToSync", groups.len(), |w, indent, at| {
+                        let (group, fields) = groups[at];
+                        write!(w.text, "{group}:").unwrap();
+                        if w.pick(2) == 0 {
+                            let on: Vec<_> = fields.iter().filter(|(_, on)| **on).map(|(f, _)| f.as_str()).collect();
+                            w.list(indent, group, &on);
+                        } else {
+                            let entries: Vec<_> = fields.iter().map(|(f, on)| (f.clone(), on.to_string())).collect();
+                            w.map(indent, group, &entries);
+                        }
+                    });
+                }
+            }
+        }
+        if w.flow {
+            w.text.push_str("}\n");
+        }
+        let text = w.text.trim_end().to_owned() + if unended { "" } else { "\n" };
+        if crlf { text.replace('\n', "\r\n") } else { text }
+    }
+}
+
+fn field() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["name", "pictures", "rooms", "type", "no", "true", "1st", "é#", "null"])
+        .prop_map(str::to_owned)
+}
+
+fn plain_field() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["name", "pictures", "rooms", "type"]).prop_map(str::to_owned)
+}
+
+fn header() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["x-api-key", "X-Token", "authorization"]).prop_map(str::to_owned)
+}
+
+fn group() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["listing", "rates"]).prop_map(str::to_owned)
+}
+
+fn icon() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["https://e.com/1.png", "http://e.com/a?b=c,d", "https://e.com/#x'y", "https://e.com/a:"])
+        .prop_map(str::to_owned)
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    let value = prop::sample::select(vec!["${secret:one}", "${secret:none}", "written", "", "Bearer ${secret:one}"]);
+    let half = || option::of(btree_map(header(), value.clone().prop_map(str::to_owned), 0..3));
+    let groups = btree_map(group(), btree_map(plain_field(), any::<bool>(), 0..4), 0..3);
+    (option::of(icon()), half(), half(), groups, vec(any::<u8>(), 40..90)).prop_map(
+        |(icon, headers, query_params, groups, choices)| Said {
+            icon: icon.map(|icon| icon.replace('\'', "")),
+            headers,
+            query_params,
+            groups,
+            choices,
+        },
+    )
+}
+
+fn live_value(text: &str) -> LiveValue {
+    if text.contains('*') { LiveValue::Mask } else { LiveValue::Value(Secret::new(text)) }
+}
+
+fn live() -> impl Strategy<Value = Live> {
+    let value = prop::sample::select(vec!["first", "Bearer first", "second", "", "written", "****"]);
+    let half = || option::of(btree_map(header(), value.clone().prop_map(live_value), 0..3));
+    let groups = btree_map(group(), btree_map(field(), any::<bool>(), 0..6), 0..3);
+    (option::of(icon()), half(), half(), groups).prop_map(|(icon, headers, query_params, fields)| Live {
+        id: "id".to_owned(),
+        name: "name".to_owned(),
+        provider: Provider::parse("P1").unwrap(),
+        icon,
+        partner_key: PartnerKey { headers, query_params },
+        fields,
+        updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+    })
+}
+
+fn workspace() -> Workspace {
+    Workspace { id: "id".to_owned(), name: "name".to_owned(), slug: "acme".to_owned() }
+}
+
+fn sources(values: &BTreeMap<String, String>) -> SecretSources {
+    let values = values.clone();
+    SecretSources::new(None).with_variables(move |name| values.get(name).map(Into::into))
+}
+
+fn loaded(dir: &Path, secrets: &BTreeMap<String, String>) -> Loaded {
+    let mut loaded = load(dir).unwrap();
+    loaded.resolve(&sources(secrets), MissingSecrets::Unavailable);
+    loaded
+}
+
+fn pull(dir: &Path, live: &Live, secrets: &BTreeMap<String, String>) -> Pull {
+    let loaded = loaded(dir, secrets);
+    assert!(
+        !loaded.has_errors(),
+        "{:#?}\n{}",
+        loaded.diagnostics,
+        std::fs::read_to_string(dir.join("p1.yaml")).unwrap()
+    );
+    let scope = Scope { parts: &[], only: &[] };
+    let names = Names::of(&loaded);
+    let mut pull = prepare(&loaded, &workspace(), std::slice::from_ref(live), scope, names, &sources(secrets));
+    pull.write(dir, false);
+    pull
+}
+
+fn state(pull: &Pull) -> &State {
+    &pull.files.iter().find(|file| file.name == "p1.yaml").unwrap().state
+}
+
+/// The secrets that a pull asks for, as they are in Calry, where it shows them.
+fn provide(pull: &Pull, live: &Live, secrets: &mut BTreeMap<String, String>) {
+    for (name, needed) in &pull.secrets {
+        for (_, path) in &needed.uses {
+            let (half, name_in_half) = path.strip_prefix("partnerKey.").unwrap().split_once('.').unwrap();
+            let half = if half == "headers" { &live.partner_key.headers } else { &live.partner_key.query_params };
+            let same = |other: &&String| other.eq_ignore_ascii_case(name_in_half);
+            if name.as_str().starts_with("p1-") {
+                let values = half.as_ref().unwrap();
+                if let LiveValue::Value(value) = &values[values.keys().find(same).unwrap()] {
+                    secrets.insert(name.variable(), value.expose().to_owned());
+                }
+            }
+        }
+    }
+}
+
+/// The lines of a text, the last one as if it had a line break.
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().collect()
+}
+
+/// The comments of a text.
+fn comments(text: &str) -> Vec<&str> {
+    text.lines()
+        .filter_map(|line| line.split_once("# ").map(|(_, comment)| comment))
+        .filter(|c| c.starts_with("its") || c.starts_with("own"))
+        .collect()
+}
+
+fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
+    let dir = tempfile::tempdir().unwrap();
+    let text = said.text();
+    std::fs::write(dir.path().join("p1.yaml"), &text).unwrap();
+    let mut secrets = BTreeMap::from([("CALRY_SECRET_ONE".to_owned(), "first".to_owned())]);
+    let first = pull(dir.path(), live, &secrets);
+    let after = std::fs::read_to_string(dir.path().join("p1.yaml")).unwrap();
+    let told = format!("{:?}\n--- before\n{text}\n--- after\n{after}", state(&first));
+    prop_assert!(!matches!(state(&first), State::Refused(_) | State::Invalid), "{told}");
+    let changes = match state(&first) {
+        State::Updated(changes) => changes.clone(),
+        _ => Vec::new(),
+    };
+
+    // No value of Calry is in it that was not.
+    for value in ["second", "Bearer first"] {
+        prop_assert!(!after.contains(value), "{told}");
+    }
+    // Comments and lines stay.
+    let gone = |of: &str| {
+        changes.iter().any(|change| {
+            change.split(' ').next().unwrap().ends_with(&format!(".{of}"))
+                || (of == "icon" && change.starts_with("icon removed"))
+        })
+    };
+    for comment in comments(&text) {
+        let of = comment.rsplit_once(' ').unwrap().1;
+        let removed = comment.starts_with("its") && gone(of);
+        prop_assert!(removed || after.contains(&format!("# {comment}")), "{comment} is gone\n{told}");
+    }
+    let (old, new) = (lines(&text), lines(&after));
+    let diff = TextDiff::from_slices(&old, &new);
+    let lost = diff.iter_all_changes().filter(|c| c.tag() == ChangeTag::Delete && !c.value().is_empty()).count();
+    prop_assert!(lost <= 2 * changes.len(), "{lost} lines for {changes:?}\n{told}");
+    prop_assert_eq!(
+        after.matches('\n').count(),
+        after.matches(if text.contains("\r\n") { "\r\n" } else { "\n" }).count()
+    );
+    prop_assert_eq!(text.ends_with('\n'), after.ends_with('\n'), "{}", told);
+
+    // Again: nothing to change, and a plan that is empty but for secrets that are outdated.
+    provide(&first, live, &mut secrets);
+    let second = pull(dir.path(), live, &secrets);
+    prop_assert_eq!(state(&second), &State::Unchanged, "{}", told);
+    let loaded = loaded(dir.path(), &secrets);
+    let inputs = loaded.files.iter().map(|f| Input {
+        file: f.name.clone(),
+        provider: f.provider.clone(),
+        desired: f.desired.clone(),
+    });
+    let context = Context {
+        today: jiff::civil::date(2026, 1, 1),
+        method: UpdateMethod::Patch,
+        applied: &Applied::new(),
+        base: None,
+    };
+    let plan = plan(workspace(), None, inputs, [live.clone()], &[], context);
+    let outdated: BTreeSet<&str> = second
+        .secrets
+        .values()
+        .filter(|n| n.outdated)
+        .flat_map(|n| n.uses.iter().map(|(_, path)| path.as_str()))
+        .collect();
+    if let Verdict::Update(step) = &plan.entries[0].verdict {
+        for change in &step.changes {
+            let path = change.path();
+            let masked = format!("{change:?}").contains("Masked");
+            prop_assert!(masked || outdated.contains(path.as_str()), "{path} would change\n{told}");
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_file_in_any_form_takes_over_any_live_state_and_keeps_its_comments_and_lines(said in said(), live in live()) {
+        check(&said, &live)?;
+    }
+}

@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# The check of a pull request: what is wrong with the definitions, and what they would change. action.yml runs it, in the
+# root of the repository, and says what each variable means. It needs bash, curl and jq.
+#
+# What definitions and live state say is hostile: it reaches the log between stop-commands only, or escaped by
+# calry-gitops, and the comment as calry-gitops made it. The token and the keys are in no argument, which other users see.
+set -euo pipefail
+
+export -n TOKEN # what is started here has no use for it
+for name in SECRETS_UNAVAILABLE FAIL_ON_DRIFT STRICT COMMENT; do
+    case ${!name} in
+    true | false) ;;
+    *)
+        printf '::error title=Calry::%s is true or false\n' "${name,,}"
+        exit 64
+        ;;
+    esac
+done
+
+if [ -z "$BINARY" ]; then
+    BINARY=${CARGO_TARGET_DIR:-$GITHUB_ACTION_PATH/../../target}/release/calry-gitops
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+touch "$work/plan.md"
+
+say() {
+    printf '::%s title=Calry::%s\n' "$1" "$2"
+}
+
+# Shows a file to the reader of the log, not to the runner, which would take lines of it for commands.
+show() {
+    local token
+    token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+    printf '::stop-commands::%s\n' "$token"
+    cat "$1"
+    printf '\n::%s::\n' "$token"
+}
+
+# Runs calry-gitops, shows what it has to say, annotations last, and leaves its exit code in $code.
+check() {
+    code=0
+    "$BINARY" --color never "$@" >"$work/annotations" 2>"$work/log" || code=$?
+    if [ -s "$work/log" ]; then show "$work/log"; fi
+    cat "$work/annotations"
+}
+
+options=(--definitions "$DEFINITIONS")
+if [ "$STRICT" = true ]; then options+=(--strict); fi
+
+if [ -n "$SARIF" ]; then
+    "$BINARY" validate "${options[@]}" --quiet --format sarif >"$SARIF" 2>/dev/null || [ -s "$SARIF" ]
+fi
+
+changes='' digest='' drifted=0
+if [ -z "${CALRY_API_KEY:-}" ] && [ -z "$LIVE" ]; then
+    check validate "${options[@]}" --format github
+    say notice "there is neither an API key nor a snapshot here: the files were checked, and nothing was planned"
+    printf '### Calry: the files were checked, and nothing was planned\n\n%s\n' \
+        "There is neither an API key nor a snapshot at hand." >"$work/summary.md"
+else
+    plan=(plan "${options[@]}" --detailed-exitcode --format github
+        --also "json=$work/plan.json" --also "markdown=$work/plan.md")
+    if [ -n "$LIVE" ]; then plan+=(--live="$LIVE"); fi
+    if [ "$SECRETS_UNAVAILABLE" = true ]; then plan+=(--secrets-unavailable); fi
+    if [ -n "$BASE" ]; then
+        plan+=(--base="$BASE")
+        if [ "$FAIL_ON_DRIFT" = true ]; then plan+=(--fail-on-drift); fi
+    fi
+    check "${plan[@]}"
+    if [ -s "$work/plan.json" ] && jq --exit-status .definitions "$work/plan.json" >"$work/found"; then
+        differing() {
+            jq "[.definitions[] | select(.state == \"update\" and any(.changes[]; .origin != \"$1\"))] | length" "$work/plan.json"
+        }
+        # Without a base, what differs is as much the one as the other.
+        changes=$(differing drift)
+        drifted=$(differing branch)
+        digest=$(jq --raw-output '.digest // ""' "$work/plan.json")
+    fi
+    cp "$work/plan.md" "$work/summary.md"
+fi
+
+{
+    printf 'changes=%s\n' "$changes"
+    printf 'digest=%s\n' "$digest"
+    printf 'exitcode=%s\n' "$code"
+} >>"${GITHUB_OUTPUT:-/dev/null}"
+cat "$work/summary.md" >>"${GITHUB_STEP_SUMMARY:-/dev/null}"
+
+# Asks GitHub: a method, an address and a file to send. Leaves the answer in a file and prints its status.
+github() {
+    local ask=(--silent --show-error --max-time 30 --request "$1" --output "$work/answer" --write-out '%{http_code}'
+        --header 'accept: application/vnd.github+json' --header 'x-github-api-version: 2022-11-28')
+    if [ "$1" = GET ]; then ask+=(--retry 2); fi
+    if [ -n "${3:-}" ]; then ask+=(--header 'content-type: application/json' --data-binary "@$3"); fi
+    curl "${ask[@]}" --config <(printf 'header = "authorization: Bearer %s"\n' "$TOKEN") "$2" 2>"$work/trouble" || true
+}
+
+# Whose the token is. /user is closed to apps, and their names are told with or without what marks them; a person's name
+# holds no bracket.
+me() {
+    if [ "$(github GET "$API_URL/user")" = 200 ]; then
+        jq --exit-status --raw-output '.login // empty' "$work/answer"
+        return
+    fi
+    echo '{"query": "{ viewer { login } }"}' >"$work/query"
+    [ "$(github POST "${API_URL%/v3}/graphql" "$work/query")" = 200 ] &&
+        jq --exit-status --raw-output '.data.viewer.login // empty | rtrimstr("[bot]") + "[bot]"' "$work/answer"
+}
+
+# Finds the comment that the token's owner wrote for this workspace: its number in $id, its text in a file. Anybody
+# can write the marker; what others wrote is theirs.
+find_comment() {
+    local login page
+    id=''
+    login=$(me) || return 1
+    for page in {1..100}; do
+        [ "$(github GET "$comments?per_page=100&page=$page")" = 200 ] || return 1
+        jq --arg login "$login" --arg marker "$marker" \
+            'map(select(.user.login == $login and (.body | startswith($marker)))) | first // empty' \
+            "$work/answer" >"$work/found"
+        if [ -s "$work/found" ]; then
+            id=$(jq .id "$work/found")
+            return
+        fi
+        if [ "$(jq length "$work/answer")" -lt 100 ]; then return; fi
+    done
+}
+
+keep_comment() {
+    local slug marker id status comments=$API_URL/repos/$GITHUB_REPOSITORY/issues/$PULL_REQUEST/comments
+    # Where there is no plan, the pin names the workspace, so that its comment does not go on telling an older plan.
+    slug=$(jq --raw-output '.workspace.slug // empty' "$work/plan.json" 2>/dev/null) || true
+    if [ -z "$slug" ]; then
+        slug=$(sed -nE 's/^slug: *"?([A-Za-z0-9_-]+)"? *(#.*)?$/\1/p' "$DEFINITIONS"/workspace.y*ml 2>/dev/null | head -n 1) || true
+    fi
+    marker="<!-- calry-gitops:$(printf %s "$slug" | tr -cs 'A-Za-z0-9._' -) -->"
+    if [ -z "$slug" ]; then return; fi
+    if ! find_comment; then
+        say warning "the comments of this pull request cannot be read; the plan is in the summary of this job"
+        return
+    fi
+    jq --null-input --arg marker "$marker" --rawfile plan "$work/plan.md" '{body: ($marker + "\n" + $plan)}' >"$work/body"
+    if [ -z "$id" ]; then
+        # Nothing to say is no reason to speak, but it is one to correct what was said.
+        if [ "$code" = 0 ] && [ "$changes" = 0 ]; then return; fi
+        status=$(github POST "$comments" "$work/body")
+    elif jq --exit-status --slurpfile body "$work/body" \
+        'def text: gsub("\\r"; "") | sub("\\s+$"; ""); (.body | text) == ($body[0].body | text)' "$work/found" >"$work/same"; then
+        return
+    else
+        status=$(github PATCH "$API_URL/repos/$GITHUB_REPOSITORY/issues/comments/$id" "$work/body")
+    fi
+    case $status in
+    200 | 201) ;;
+    401 | 403 | 404) say notice "the token may not comment here, as one of a fork; the plan is in the summary of this job" ;;
+    *) say warning "the comment was not kept, for GitHub answered $status; the plan is in the summary of this job" ;;
+    esac
+}
+
+if [ "$COMMENT" = true ] && [ -n "$PULL_REQUEST" ] && [ -n "$TOKEN" ] && [ -s "$work/plan.md" ]; then
+    keep_comment
+fi
+
+# A change is what a pull request is for; drift fails its check where that was asked for.
+if [ "$code" = 2 ] && { [ "$FAIL_ON_DRIFT" = false ] || [ "$drifted" = 0 ]; }; then code=0; fi
+exit "$code"

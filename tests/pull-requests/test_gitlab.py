@@ -1,0 +1,88 @@
+"""The GitLab template, its jobs run for real by gitlab-ci-local."""
+
+import json
+import os
+import shutil
+import subprocess
+import unittest
+from pathlib import Path
+
+from forge import ALICE
+from world import BINARY, MARKER, ROOT, World
+
+TOKEN = "ghp_alice-may-write"
+
+
+class Template(World):
+    def setUp(self):
+        super().setUp()
+        shutil.copy(ROOT / "deploy/gitlab/calry-gitops.gitlab-ci.yml", self.repo)
+        (self.repo / ".gitlab-ci.yml").write_text("include:\n  - local: calry-gitops.gitlab-ci.yml\n")
+        (self.repo / ".gitignore").write_text(".gitlab-ci-local\n")
+        self.git("remote", "add", "origin", "git@gitlab.example.com:acme/definitions.git")
+        self.base = self.commit("template")
+        (self.work / "bin").mkdir()
+        (self.work / "bin/calry-gitops").symlink_to(Path(BINARY).resolve())
+
+    def gitlab(self, *args, **given):
+        variables = {
+            "CI_PIPELINE_SOURCE": "merge_request_event", "CI_MERGE_REQUEST_DIFF_BASE_SHA": self.base,
+            "CI_MERGE_REQUEST_IID": "7", "CI_PROJECT_ID": "42", "CI_API_V4_URL": f"{self.forge.url}/api/v4",
+            "CALRY_API_URL": self.calry, "CALRY_API_KEY": self.key, "CALRY_GITLAB_TOKEN": TOKEN,
+        } | given  # fmt: skip
+        pairs = [word for name, value in variables.items() if value for word in ("--variable", f"{name}={value}")]
+        ran = subprocess.run(
+            [os.environ["GITLAB_CI_LOCAL"], "--force-shell-executor", "--home", self.work, *args, *pairs],
+            cwd=self.repo, capture_output=True, text=True,
+            env={"PATH": f"{self.work}/bin:{self.path}", "HOME": str(self.work)},
+        )  # fmt: skip
+        self.log, self.code = ran.stdout + ran.stderr, ran.returncode
+        seen = self.arguments.read_text() if self.arguments.exists() else ""
+        curls = [line for line in seen.splitlines() if "=" not in line]
+        self.assertNotIn(TOKEN, self.log + "".join(curls))
+
+    def test_jobs_are_for_merge_requests_and_a_plan_needs_a_key_or_a_snapshot(self):
+        self.gitlab("--list")
+        self.assertIn("calry-validate", self.log)
+        self.assertIn("calry-plan", self.log)
+        self.gitlab("--list", CALRY_API_KEY="")
+        self.assertNotIn("calry-plan", self.log)
+        self.gitlab("--list", CALRY_API_KEY="", CALRY_LIVE="snapshot.json")
+        self.assertIn("calry-plan", self.log)
+        self.gitlab("--list", CI_PIPELINE_SOURCE="push")
+        self.assertNotIn("calry-validate", self.log)
+
+    def test_problems_are_a_code_quality_report(self):
+        self.write("guesty.yaml", "provider: GUESTY\nicn: x\n")
+        self.gitlab("calry-validate")
+        self.assertEqual(self.code, 1, self.log)  # gitlab-ci-local's own, of a job that failed
+        self.assertIn("unknown-key", self.log)
+        [problem] = json.loads((self.repo / "gl-code-quality-report.json").read_text())
+        self.assertEqual(problem["location"], {"path": "definitions/guesty.yaml", "lines": {"begin": 2}})
+        self.assertEqual((problem["check_name"], problem["severity"]), ("unknown-key", "major"))
+        self.assertTrue(problem["fingerprint"] and problem["description"])
+
+    def test_one_note_is_kept_and_nobody_elses_is_touched(self):
+        for n in range(120):
+            self.forge.add({"login": "mallory", "id": 1, "type": "User"}, f"{MARKER}\nI was here first")
+        for change in ["one", "two"]:
+            self.change(change)
+            self.gitlab("calry-plan")
+            self.assertEqual(self.code, 0, self.log)
+        self.assertEqual([method for method, _ in self.forge.writes()], ["POST", "PUT"], self.log)
+        own = [c for c in self.forge.comments if c["user"]["login"] == ALICE["login"]]
+        self.assertEqual(len(own), 1)
+        self.assertTrue(own[0]["body"].startswith(MARKER) and "two.png" in own[0]["body"])
+        self.assertTrue(all(c["body"].endswith("first") for c in self.forge.comments[:120]))
+        self.assertEqual(json.loads((self.repo / "calry-plan.json").read_text())["summary"]["invalid"], 0)
+
+        self.gitlab("calry-plan", CALRY_API_KEY="zepl.unknown.key.acme")
+        self.assertEqual(self.code, 1)
+        self.assertIn("failed", own[0]["body"])
+        self.gitlab("calry-plan", CALRY_GITLAB_TOKEN="revoked")
+        self.assertEqual(self.code, 0)
+        self.assertIn("could not be kept", self.log)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -101,6 +101,10 @@ impl Faults {
         }
     }
 
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
     /// What befalls a request: the first scripted fault that fits, else what the dice say.
     pub(super) fn befall(&mut self, method: &Method, path: &str) -> Option<FaultKind> {
         let fitting = self.waiting.iter_mut().enumerate().find(|(_, fault)| fault.fits(method, path));

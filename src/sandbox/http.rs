@@ -35,7 +35,6 @@ const MAX_DRAINED: usize = 16 << 20;
 
 /// Everything that requests share.
 pub(super) struct Shared {
-    pub(super) keys: Keys,
     pub(super) update_method: UpdateMethod,
     pub(super) latency: Duration,
     pub(super) limiter: Limiter,
@@ -44,6 +43,7 @@ pub(super) struct Shared {
 
 /// What requests and tests change.
 pub(super) struct Mutable {
+    pub(super) keys: Keys,
     pub(super) store: Store,
     pub(super) semantics: Semantics,
     pub(super) faults: Faults,
@@ -65,16 +65,21 @@ pub(super) async fn answer(
 ) -> Response {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
-    let number = shared.lock().log.begin(RequestRecord {
-        method: head.method.clone(),
-        path: path.clone(),
-        permission: shared.keys.permission(api_key(&head.headers)).ok(),
-        body: None,
-        status: None,
-        at: Instant::now(),
-        finished: None,
-    });
-    let call = Call { method: head.method, path, headers: head.headers, body: read(body).await };
+    let number = {
+        let mut state = shared.lock();
+        let permission = state.keys.permission(api_key(&head.headers)).ok();
+        state.log.begin(RequestRecord {
+            method: head.method.clone(),
+            path: path.clone(),
+            permission,
+            body: None,
+            changed: None,
+            status: None,
+            at: Instant::now(),
+            finished: None,
+        })
+    };
+    let call = Call { number, method: head.method, path, headers: head.headers, body: read(body).await };
     if let (Ok(bytes), Some(record)) = (&call.body, shared.lock().log.get_mut(number)) {
         record.body = serde_json::from_slice(bytes).ok();
     }
@@ -92,6 +97,7 @@ pub(super) async fn answer(
 
 /// A request, read in full.
 struct Call {
+    number: usize,
     method: Method,
     path: String,
     headers: HeaderMap,
@@ -174,11 +180,11 @@ fn respond(shared: &Shared, call: &Call) -> Answer {
         let allowed: Vec<_> = allowed.iter().map(Method::as_str).collect();
         return error(StatusCode::METHOD_NOT_ALLOWED, &message).with(ALLOW, &allowed.join(", "));
     }
-    let permission = match shared.keys.permission(api_key(&call.headers)) {
+    let mut state = shared.lock();
+    let permission = match state.keys.permission(api_key(&call.headers)) {
         Ok(permission) => permission,
         Err(message) => return error(StatusCode::UNAUTHORIZED, message),
     };
-    let mut state = shared.lock();
     let masks = match state.semantics.mask {
         Mask::Never => false,
         Mask::ReadKeys => permission == Permission::Read,
@@ -201,8 +207,13 @@ fn respond(shared: &Shared, call: &Call) -> Answer {
                 }
             };
             let method = if call.method == Method::PUT { UpdateMethod::Put } else { UpdateMethod::Patch };
-            let semantics = state.semantics;
-            state.store.update(&provider, &update, method, semantics, Timestamp::now())
+            let Mutable { store, semantics, log, .. } = &mut *state;
+            let before = store.definitions().get(&provider).cloned();
+            let after = store.update(&provider, &update, method, *semantics, Timestamp::now());
+            if let Some(record) = log.get_mut(call.number) {
+                record.changed = Some(!store::same(before.as_ref(), after));
+            }
+            after
         }
     };
     match found {

@@ -24,6 +24,8 @@ pub struct RequestRecord {
     pub permission: Option<Permission>,
     /// The body, where it is JSON; never masked.
     pub body: Option<Value>,
+    /// Of an update that was carried out: whether the definition held another value after it, its `updatedAt` aside.
+    pub changed: Option<bool>,
     /// The status of the answer; `None` where there is none yet, or never was one because the connection was cut.
     pub status: Option<StatusCode>,
     /// When the request arrived.
@@ -34,7 +36,7 @@ pub struct RequestRecord {
 
 impl fmt::Debug for RequestRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { method, path, permission, body, status, at: _, finished } = self;
+        let Self { method, path, permission, body, changed: _, status, at: _, finished } = self;
         let status = match (status, finished) {
             (Some(status), _) => status.as_str(),
             (None, Some(_)) => "cut",
@@ -84,6 +86,7 @@ mod tests {
             path: path.to_owned(),
             permission: Some(Permission::Write),
             body: Some(json!({"partnerKey": {"headers": {"a": "hunter2"}}})),
+            changed: None,
             status: None,
             at: Instant::now(),
             finished: None,

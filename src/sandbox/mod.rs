@@ -156,11 +156,11 @@ impl Sandbox {
         })?;
         let address = inner.local_addr()?;
         let shared = Arc::new(Shared {
-            keys: keys.unwrap_or_else(|| Keys::of(&seed.slug)),
             update_method,
             latency,
             limiter: Limiter::new(rate_limit),
             state: Mutex::new(Mutable {
+                keys: keys.unwrap_or_else(|| Keys::of(&seed.slug)),
                 store: Store::new(seed.workspace, seed.definitions),
                 semantics,
                 faults: Faults::new(fail, dice_seed),
@@ -191,8 +191,14 @@ impl Sandbox {
 
     /// Its keys.
     #[must_use]
-    pub fn keys(&self) -> &Keys {
-        &self.shared.keys
+    pub fn keys(&self) -> Keys {
+        self.shared.lock().keys.clone()
+    }
+
+    /// Puts another WRITE key in the place of the one there is, which has expired from then on.
+    pub fn rotate_write_key(&self, key: impl Into<String>) {
+        let keys = &mut self.shared.lock().keys;
+        keys.expired = std::mem::replace(&mut keys.write, key.into());
     }
 
     /// What was asked of it, in the order of arrival: the last 100,000 requests.
@@ -231,6 +237,11 @@ impl Sandbox {
     /// Lets a fault wait for the requests that it fits, behind those that wait already.
     pub fn inject(&self, fault: Fault) {
         self.shared.lock().faults.inject(fault);
+    }
+
+    /// Forgets the faults that wait.
+    pub fn clear_faults(&self) {
+        self.shared.lock().faults.clear();
     }
 
     /// What updates mean now.

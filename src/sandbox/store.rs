@@ -160,6 +160,16 @@ impl Store {
     }
 }
 
+/// Whether two definitions hold the same, their `updatedAt` aside.
+pub(super) fn same(one: Option<&Value>, other: Option<&Value>) -> bool {
+    let rest = |definition: &Value| {
+        let mut definition = definition.clone();
+        definition.as_object_mut().map(|definition| definition.remove("updatedAt"));
+        definition
+    };
+    one.map(rest) == other.map(rest)
+}
+
 /// A definition with each value of its partner key replaced by mask characters.
 pub(super) fn masked(definition: &Value) -> Value {
     let mut definition = definition.clone();

@@ -173,6 +173,11 @@ impl Daemon {
         panic!("no line with {text:?} came in:\n{}", self.seen.join("\n"));
     }
 
+    /// Takes the lines that came in since.
+    pub fn drain(&mut self) {
+        self.seen.extend(self.lines.try_iter());
+    }
+
     /// Where it tells of itself.
     #[track_caller]
     pub fn address(&mut self) -> String {

@@ -275,7 +275,7 @@ fn a_wrong_command_line_is_64_and_help_is_0() {
 #[test]
 fn each_trouble_with_the_key_has_a_sentence_that_says_what_to_do() {
     let mut world = world(UPDATE);
-    let keys = world.sandbox.keys().clone();
+    let keys = world.sandbox.keys();
     world.env.remove("CALRY_API_KEY");
     world.write("boom.yaml", "provider: BOOM\nicons: x\n");
     world.run(&["plan"]).exits(1).says("definitions/boom.yaml:2:1").says("there is no API key");

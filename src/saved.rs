@@ -2,7 +2,8 @@
 //!
 //! A saved plan is never carried out itself. It is compared with the plan of the moment, and where both are the same, that one
 //! is approved: whoever tampers with the file can only have it refused, or approve what anybody with the same rights could.
-//! It holds no secret: of values below `partnerKey` the references, and fingerprints where the operator gave a key.
+//! It holds no secret: of values below `partnerKey` the references, and fingerprints where the operator gave a key. Without one, a
+//! plan that sets a value which a file writes out is not saved: nobody could notice that the file says another one later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     FingerprintKey, Half, Place, Provider, UpdateMethod, Workspace, ellipsize, printable, printable_json,
 };
-use crate::plan::{Change, Digest, Entry, Plan, Verdict, dotted};
+use crate::plan::{Change, Digest, Entry, KeyChange, Plan, Verdict, dotted};
 
 /// What every saved plan says of itself.
 const KIND: &str = "calry-gitops plan";
@@ -57,9 +58,23 @@ struct SavedDefinition {
     digest: String,
     /// Where it changes.
     changes: Vec<String>,
-    /// The fingerprint of every value that an update would send and that a secret is in, by its path.
+    /// The fingerprint of every value below `partnerKey` that an update would send, by its path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     secrets: BTreeMap<String, String>,
+}
+
+/// A plan that is not saved: it could not be held against what is about to be applied. The sentences complete "because".
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CannotSave {
+    /// It has no digest.
+    #[error("not all values were at hand, and the plan could not be applied")]
+    NoDigest,
+    /// It sets a value of which it could say nothing.
+    #[error(
+        "the file of {0} writes {1} out, and without a fingerprint key nobody would notice that it says another value later; \
+         name one with --fingerprint-key-file, or make the value a reference to a secret"
+    )]
+    WrittenOut(String, String),
 }
 
 /// A file that holds no saved plan, or not one for here.
@@ -80,19 +95,29 @@ pub enum InvalidSaved {
 }
 
 impl Saved {
-    /// A plan to be saved. `only` are the providers that it was made for; none for all. `None` where the plan has no digest:
-    /// it could not be applied.
-    #[must_use]
-    pub fn of(plan: &Plan, method: UpdateMethod, only: &[Provider], key: Option<&FingerprintKey>) -> Option<Self> {
+    /// A plan to be saved. `only` are the providers that it was made for; none for all.
+    ///
+    /// # Errors
+    /// [`CannotSave`].
+    pub fn of(
+        plan: &Plan,
+        method: UpdateMethod,
+        only: &[Provider],
+        key: Option<&FingerprintKey>,
+    ) -> Result<Self, CannotSave> {
+        let digest = plan.digest.as_ref().ok_or(CannotSave::NoDigest)?.to_string();
+        if let Some((entry, change)) = written_out(plan).filter(|_| key.is_none()) {
+            return Err(CannotSave::WrittenOut(entry.label().to_owned(), shown(&change.path())));
+        }
         let definitions = plan.entries.iter().filter(|entry| !matches!(entry.verdict, Verdict::Unmanaged));
-        Some(Self {
+        Ok(Self {
             kind: KIND.to_owned(),
             version: VERSION,
             workspace: SavedWorkspace { id: plan.workspace.id.clone(), slug: plan.workspace.slug.clone() },
             revision: plan.revision.as_ref().map(|revision| revision.commit.clone()),
             update_method: method.as_str().to_owned(),
             only: only.iter().map(ToString::to_string).collect(),
-            digest: plan.digest.as_ref()?.to_string(),
+            digest,
             fingerprint_key: key.map(FingerprintKey::id),
             definitions: definitions.map(|entry| SavedDefinition::of(&plan.workspace, entry, key)).collect(),
         })
@@ -164,8 +189,9 @@ impl Saved {
             (Some(id), Some(key)) if key.id() == *id => Some(key),
             (Some(_), _) => return Err(InvalidSaved::Key(path.display().to_string())),
         };
-        let Some(now) = Self::of(plan, method, &[], key) else {
-            return Ok(vec!["not all values are at hand now".to_owned()]);
+        let now = match Self::of(plan, method, &[], key) {
+            Ok(now) => now,
+            Err(error) => return Ok(vec![error.to_string()]),
         };
         let mut differences = Vec::new();
         if (&self.workspace.id, &self.workspace.slug) != (&now.workspace.id, &now.workspace.slug) {
@@ -215,7 +241,7 @@ fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeM
     let mut secrets = BTreeMap::new();
     for half in Half::BOTH {
         for (name, value) in step.desired.partner_key.half(half).into_iter().flatten() {
-            if let Some(secret) = value.value.as_ref().filter(|_| value.references().next().is_some()) {
+            if let Some(secret) = &value.value {
                 let (workspace, provider) = (workspace.id.clone(), step.desired.provider.clone());
                 let place = Place { workspace, provider, half, name: name.clone() };
                 secrets.insert(dotted(&["partnerKey", half.key(), name]), key.fingerprint(&place, secret));
@@ -223,6 +249,16 @@ fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeM
         }
     }
     secrets
+}
+
+/// The first change to a value that a file writes out. A digest says nothing of it, for it could be guessed from that.
+fn written_out(plan: &Plan) -> Option<(&Entry, &Change)> {
+    let changes = plan.entries.iter().filter(|entry| matches!(entry.verdict, Verdict::Update(_)));
+    let mut changes = changes.flat_map(|entry| entry.changes().iter().map(move |change| (entry, change)));
+    changes.find(|(_, change)| match change {
+        Change::Key { change, secrets, .. } => *change != KeyChange::Removed && secrets.is_empty(),
+        Change::Icon { .. } | Change::Field { .. } => false,
+    })
 }
 
 /// What happened to one provider since, where anything did.
@@ -262,7 +298,7 @@ fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Op
     }
     let changed: Vec<&String> =
         is.secrets.iter().filter(|(path, print)| was.secrets.get(*path) != Some(print)).map(|(path, _)| path).collect();
-    (!changed.is_empty()).then(|| format!("another secret would be sent in {}", list(changed)))
+    (!changed.is_empty()).then(|| format!("another value would be sent in {}", list(changed)))
 }
 
 /// The differences in a sentence, the first ones by name.

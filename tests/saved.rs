@@ -116,7 +116,7 @@ fn a_secret_that_was_replaced_since_is_noticed_where_a_fingerprint_key_is_at_han
     world.env("CALRY_FINGERPRINT_KEY", KEY);
     save(&world, &[]);
     world.env("CALRY_SECRET_KEY", "rotated-value");
-    is_refused(&world, "HOSTAWAY: another secret would be sent in partnerKey.headers.x-api-key");
+    is_refused(&world, "HOSTAWAY: another value would be sent in partnerKey.headers.x-api-key");
     // A check that is silently left out is none.
     world.env.remove("CALRY_FINGERPRINT_KEY");
     apply(&world).exits(1).says("the key that made them is not at hand");
@@ -124,6 +124,42 @@ fn a_secret_that_was_replaced_since_is_noticed_where_a_fingerprint_key_is_at_han
     apply(&world).exits(1).says("the key that made them is not at hand");
     world.env("CALRY_FINGERPRINT_KEY", KEY).env("CALRY_SECRET_KEY", "wanted-value");
     apply(&world).exits(0);
+}
+
+/// The file of HOSTAWAY, with a value that it writes out.
+fn writes_out(world: &World, value: &str) {
+    let text = format!("provider: HOSTAWAY\npartnerKey:\n  headers:\n    x-api-key: {value}\n");
+    world.write("hostaway.yaml", &text);
+}
+
+#[test]
+fn a_written_out_value_that_was_replaced_since_is_noticed() {
+    let mut world = world();
+    world.env("CALRY_FINGERPRINT_KEY", KEY);
+    writes_out(&world, "reviewed-value");
+    let saved = save(&world, &[]);
+    assert!(!saved.contains("reviewed-value"), "{saved}");
+    writes_out(&world, "other-value");
+    is_refused(&world, "HOSTAWAY: another value would be sent in partnerKey.headers.x-api-key");
+    writes_out(&world, "reviewed-value");
+    apply(&world).exits(0);
+}
+
+#[test]
+fn a_written_out_value_is_not_saved_where_nobody_could_notice_another_one() {
+    let world = world();
+    save(&world, &[]);
+    writes_out(&world, "other-value");
+    is_refused(&world, "the file of HOSTAWAY writes partnerKey.headers.x-api-key out");
+    let refused = world.run(&["plan", "--out", "new.plan"]).exits(1);
+    refused.says("new.plan is not written: the file of HOSTAWAY writes partnerKey.headers.x-api-key out");
+    assert!(!world.dir.path().join("new.plan").exists());
+    // What Calry has already is no change, and another value would be one.
+    writes_out(&world, "live-value");
+    save(&world, &[]);
+    writes_out(&world, "other-value");
+    apply(&world).exits(1);
+    assert!(world.updates().is_empty());
 }
 
 #[test]

@@ -102,14 +102,16 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     write(&args.also, |format| looked.print(format, &setup.shown))?;
     let mut failed = cannot_be_applied(&look.plan);
     if let Some(file) = &args.out {
-        let saved = Saved::of(&look.plan, setup.api.method(), &setup.source.only, key.as_ref());
-        match saved.filter(|_| !looked.is_invalid()) {
-            Some(saved) => write_file(file, saved.to_json())?,
-            None => {
-                let why =
-                    if looked.is_invalid() { "the definitions are invalid" } else { "not all values were at hand" };
-                output.error(&format!("{} is not written: {why}, and the plan could not be applied", file.display()));
-                failed |= !looked.is_invalid();
+        if looked.is_invalid() {
+            let why = "the definitions are invalid, and the plan could not be applied";
+            output.error(&format!("{} is not written: {why}", file.display()));
+        } else {
+            match Saved::of(&look.plan, setup.api.method(), &setup.source.only, key.as_ref()) {
+                Ok(saved) => write_file(file, saved.to_json())?,
+                Err(why) => {
+                    output.error(&format!("{} is not written: {why}", file.display()));
+                    failed = true;
+                }
             }
         }
     }

@@ -620,6 +620,18 @@ fn a_reader_that_went_away_is_no_reason_to_panic() {
 }
 
 #[test]
+fn a_result_that_was_not_written_is_no_success() {
+    let world = example();
+    for args in
+        [&["snapshot"][..], &["plan", "--detailed-exitcode"], &["validate"], &["schema"], &["completions", "bash"]]
+    {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let ran = Ran::of(world.command(args).stdout(full).output().unwrap());
+        ran.exits(1).says("the result cannot be written to standard output");
+    }
+}
+
+#[test]
 fn results_go_to_standard_output_and_everything_else_to_standard_error() {
     let world = world(UPDATE);
     world.write("guesty.yaml", BROKEN);

@@ -144,7 +144,11 @@ pub fn main() -> ExitCode {
         Command::Completions(args) => completions::run(&args, &output),
         Command::Man(args) => man::run(&args, &output),
     };
+    if let Some(error) = output.lost() {
+        output.error(&format!("the result cannot be written to standard output: {error}"));
+    }
     match result {
+        Ok(_) if output.lost().is_some() => Exit::Failed.into(),
         Ok(exit) => exit.into(),
         Err(error) => match error.downcast::<UsageError>() {
             Ok(usage) => {

@@ -1,6 +1,7 @@
 //! Where things are printed: results to standard output, everything else to standard error.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use anstream::{AutoStream, ColorChoice};
 use clap::{ArgAction, Args, ValueEnum};
@@ -48,6 +49,8 @@ enum LogFormat {
 pub(super) struct Output {
     color: ColorChoice,
     quiet: bool,
+    /// Why a result was not printed.
+    lost: OnceLock<io::Error>,
 }
 
 impl Output {
@@ -89,14 +92,23 @@ impl Output {
                 registry.with(layer.with_ansi(ansi).with_target(false).with_timer(Seconds).fmt_fields(sentence)).init();
             }
         }
-        Self { color, quiet: args.quiet }
+        Self { color, quiet: args.quiet, lost: OnceLock::new() }
     }
 
     /// Prints a result.
     pub(super) fn result(&self, text: &str) {
-        // A reader that went away, as `head` does, has what it wanted.
-        let _ = AutoStream::new(std::io::stdout(), self.color).write_all(text.as_bytes());
-        let _ = std::io::stdout().flush();
+        let printed = AutoStream::new(std::io::stdout(), self.color).write_all(text.as_bytes());
+        match printed.and_then(|()| std::io::stdout().flush()) {
+            Ok(()) => {}
+            // A reader that went away, as `head` does, has what it wanted.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => _ = self.lost.set(error),
+        }
+    }
+
+    /// Why a result was not printed as a whole: whoever reads it later must not take it for one.
+    pub(super) fn lost(&self) -> Option<&io::Error> {
+        self.lost.get()
     }
 
     /// Draws a screen in the place of the last one: as much of it as the terminal has lines for.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     FingerprintKey, Half, Place, Provider, UpdateMethod, Workspace, ellipsize, printable, printable_json,
 };
-use crate::plan::{Change, Digest, Entry, KeyChange, Plan, Verdict, dotted};
+use crate::plan::{Change, Digest, Entry, Plan, Verdict, dotted};
 
 /// What every saved plan says of itself.
 const KIND: &str = "calry-gitops plan";
@@ -63,7 +63,7 @@ struct SavedDefinition {
     secrets: BTreeMap<String, String>,
 }
 
-/// A plan that is not saved: it could not be held against what is about to be applied. The sentences complete "because".
+/// A plan that is not saved: it could not be held against what is about to be applied. The sentences follow a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CannotSave {
     /// It has no digest.
@@ -251,14 +251,22 @@ fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeM
     secrets
 }
 
-/// The first change to a value that a file writes out. A digest says nothing of it, for it could be guessed from that.
+/// The first change to a value that a file writes out, in whole or around a reference. A digest says nothing of that text, for
+/// it could be guessed from it.
 fn written_out(plan: &Plan) -> Option<(&Entry, &Change)> {
-    let changes = plan.entries.iter().filter(|entry| matches!(entry.verdict, Verdict::Update(_)));
-    let mut changes = changes.flat_map(|entry| entry.changes().iter().map(move |change| (entry, change)));
-    changes.find(|(_, change)| match change {
-        Change::Key { change, secrets, .. } => *change != KeyChange::Removed && secrets.is_empty(),
+    let steps = plan.entries.iter().filter_map(|entry| match &entry.verdict {
+        Verdict::Update(step) => Some((entry, step)),
+        _ => None,
+    });
+    let mut changes = steps.flat_map(|(entry, step)| step.changes.iter().map(move |change| (entry, step, change)));
+    let found = changes.find(|(_, step, change)| match change {
+        Change::Key { half, name, .. } => {
+            let values = step.desired.partner_key.half(*half);
+            values.and_then(|values| values.get(name)).is_some_and(|value| value.template.writes_out())
+        }
         Change::Icon { .. } | Change::Field { .. } => false,
-    })
+    });
+    found.map(|(entry, _, change)| (entry, change))
 }
 
 /// What happened to one provider since, where anything did.

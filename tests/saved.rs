@@ -163,6 +163,19 @@ fn a_written_out_value_is_not_saved_where_nobody_could_notice_another_one() {
 }
 
 #[test]
+fn the_text_around_a_reference_that_was_replaced_since_is_noticed() {
+    let mut world = world();
+    world.env("CALRY_SECRET_KEY", "wanted-value");
+    writes_out(&world, "Bearer ${secret:key}");
+    save(&world, &[]);
+    writes_out(&world, "Token ${secret:key}");
+    is_refused(&world, "HOSTAWAY: the same would change, and its file or Calry's definition is another one than then");
+    // What is no scheme may be a secret, of which a plan without a key could say nothing.
+    writes_out(&world, "acme-${secret:key}");
+    world.run(&["plan", "--out", "new.plan"]).exits(1).says("writes partnerKey.headers.x-api-key out");
+}
+
+#[test]
 fn what_could_not_be_applied_is_not_written() {
     let mut world = world();
     let out = world.dir.path().join("the.plan");

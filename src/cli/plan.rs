@@ -33,7 +33,7 @@ pub(super) struct PlanArgs {
     secrets_unavailable: bool,
     /// Tell this branch's changes from drift that was there before, by the definitions at the commit where the branch left
     /// this git revision, such as origin/main. Only this branch's changes are pending then
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new(), value_name = "REVISION")]
     base: Option<String>,
     /// Let drift that was there before count as pending, too
     #[arg(long, requires = "base", requires = "detailed_exitcode")]

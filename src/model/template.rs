@@ -15,6 +15,10 @@ enum Part {
     Reference(SecretName),
 }
 
+/// Authentication schemes (RFC 9110, section 11.1) that APIs of this field use: the one literal text before a reference that is
+/// no secret for certain.
+const SCHEMES: [&str; 6] = ["ApiKey", "Basic", "Bearer", "Digest", "Key", "Token"];
+
 /// A template that cannot be read. It says where, never what: the text around may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTemplate {
@@ -73,6 +77,20 @@ impl Template {
         })
     }
 
+    /// The authentication scheme before its one reference, as in `Bearer ${secret:NAME}`.
+    #[must_use]
+    pub fn scheme(&self) -> Option<&'static str> {
+        let [Part::Literal(text), Part::Reference(_)] = self.parts.as_slice() else { return None };
+        let text = text.expose().strip_suffix(' ')?;
+        SCHEMES.into_iter().find(|scheme| *scheme == text)
+    }
+
+    /// Whether it writes text out that may be a secret: anything but references and a scheme.
+    #[must_use]
+    pub fn writes_out(&self) -> bool {
+        self.scheme().is_none() && self.parts.iter().any(|part| matches!(part, Part::Literal(_)))
+    }
+
     /// Fills the references in.
     ///
     /// # Errors
@@ -115,6 +133,18 @@ mod tests {
     fn a_filled_in_secret_is_not_read_as_a_template_again() {
         let t = Template::parse("${secret:a}").unwrap();
         assert_eq!(t.resolve(|_| Some(Secret::new("${secret:b}"))).unwrap().expose(), "${secret:b}");
+    }
+
+    #[test]
+    fn a_scheme_is_no_secret_and_any_other_text_may_be_one() {
+        let template = |text| Template::parse(text).unwrap();
+        assert_eq!(template("Bearer ${secret:a}").scheme(), Some("Bearer"));
+        for open in ["Bearer ${secret:a}", "${secret:a}", "${secret:a}${secret:b}"] {
+            assert!(!template(open).writes_out(), "{open}");
+        }
+        for text in ["Bearer hunter2", "hunter2${secret:a}", "Bearer ${secret:a}hunter2", "Bearer  ${secret:a}", "$${a}"] {
+            assert!(template(text).writes_out() && template(text).scheme().is_none(), "{text}");
+        }
     }
 
     #[test]

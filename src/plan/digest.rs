@@ -9,8 +9,8 @@ use crate::model::{Half, UpdateMethod, Workspace};
 
 /// `sha256:` and 64 hexadecimal digits.
 ///
-/// Of values below `partnerKey` only the position, the references and whether they differ go into it, written-out ones
-/// included: nobody can guess one from a digest. What stands behind them is covered by `updatedAt` on the live side.
+/// Of values below `partnerKey` only the position, the references, an authentication scheme before one and whether they
+/// differ go into it, written-out ones included: nobody can guess one from a digest. What stands behind them is covered by `updatedAt` on the live side.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Digest(String);
 
@@ -32,7 +32,7 @@ impl Digest {
 
     pub(super) fn of(workspace: &Workspace, method: UpdateMethod, entries: &[Entry]) -> Self {
         let mut hash = Hash(Sha256::new());
-        hash.text("calry-gitops plan 1");
+        hash.text("calry-gitops plan 2");
         hash.text(&workspace.id);
         hash.text(method.as_str());
         for entry in entries.iter().filter(|e| !matches!(e.verdict, Verdict::Unmanaged)) {
@@ -45,7 +45,7 @@ impl Digest {
     #[must_use]
     pub fn of_entry(entry: &Entry) -> Self {
         let mut hash = Hash(Sha256::new());
-        hash.text("calry-gitops plan 1, entry");
+        hash.text("calry-gitops plan 2, entry");
         hash.entry(entry);
         hash.finish()
     }
@@ -78,6 +78,7 @@ impl Hash {
                     for (name, value) in step.desired.partner_key.half(half).into_iter().flatten() {
                         self.text(half.key());
                         self.text(name);
+                        self.text(value.template.scheme().unwrap_or_default());
                         self.list(value.references().map(ToString::to_string));
                     }
                 }

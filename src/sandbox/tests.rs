@@ -344,7 +344,7 @@ async fn the_banner_fits_a_terminal_and_its_command_makes_drift() {
     let banner = sandbox.banner();
     assert!(banner.lines().all(|line| line.chars().count() <= 100), "{banner}");
     let Keys { read, write, expired } = sandbox.keys();
-    assert!([read, write, expired, &sandbox.url()].iter().all(|needle| banner.contains(*needle)));
+    assert!([&read, &write, &expired, &sandbox.url()].iter().all(|needle| banner.contains(*needle)));
 
     let body = banner.split("-d '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
     assert!(banner.contains(&format!("curl -X PATCH {}{ONE} \\\n", sandbox.url())));

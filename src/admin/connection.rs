@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::host::CameTo;
+use super::limit::Peer;
 
 /// More connections wait until one of these ends.
 const AT_ONCE: usize = 64;
@@ -57,10 +58,14 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
 
 async fn answer(stream: TcpStream, router: Router) -> hyper::Result<()> {
     let came_to = stream.local_addr().ok().map(|address| CameTo(address.ip()));
+    let peer = stream.peer_addr().ok().map(|address| Peer(address.ip().to_canonical()));
     let service = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(came_to) = came_to {
             request.extensions_mut().insert(came_to);
+        }
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
         }
         let answer = service.call(request);
         async move { Ok::<Response, Infallible>(answer.await.unwrap_or_default()) }

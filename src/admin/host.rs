@@ -6,9 +6,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::http::header::HOST;
-use axum::http::uri::Authority;
+use axum::http::header::{HOST, HeaderValue, ORIGIN};
+use axum::http::uri::{Authority, InvalidUri};
+use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -54,6 +54,7 @@ impl Host {
         if authority.as_str().contains('@') { None } else { authority.host().parse().ok() }
     }
 
+    /// Whether it is this machine, whoever says so.
     fn is_loopback(&self) -> bool {
         match self {
             Self::Ip(ip) => ip.is_loopback(),
@@ -62,16 +63,40 @@ impl Host {
     }
 }
 
+/// Every host that a request names.
+fn named(request: &Request) -> Vec<Result<Authority, InvalidUri>> {
+    let target = request.uri().authority().map(|authority| Ok(authority.clone()));
+    let headers = request.headers().get_all(HOST).iter().map(|value| Authority::try_from(value.as_bytes()));
+    target.into_iter().chain(headers).collect()
+}
+
+/// Whether a request names this machine as one on it does, and no name that a proxy may lead from elsewhere.
+pub(super) fn names_loopback(request: &Request) -> bool {
+    named(request).iter().flatten().all(|named| Host::of(named).is_some_and(|host| host.is_loopback()))
+}
+
+/// Whether a browser says that a page of another origin sent this. Who is no browser says nothing of the kind.
+pub(super) fn is_cross_site(request: &Request, hosts: &[Host]) -> bool {
+    let named = named(request);
+    let own = |origin: &HeaderValue| {
+        let Ok(origin) = Uri::try_from(origin.as_bytes()) else { return false };
+        let (Some(scheme), Some(authority)) = (origin.scheme_str(), origin.authority()) else { return false };
+        let usual = if scheme == "https" { 443 } else { 80 };
+        let place = |authority: &Authority| Some((Host::of(authority)?, authority.port_u16().unwrap_or(usual)));
+        let Some((host, port)) = place(authority) else { return false };
+        // A proxy may pass on another Host than the browser's.
+        (port == usual && hosts.contains(&host))
+            || named.iter().flatten().any(|named| place(named).is_some_and(|named| named == (host.clone(), port)))
+    };
+    let elsewhere = |site: &HeaderValue| !matches!(site.as_bytes(), b"same-origin" | b"none");
+    request.headers().get_all("sec-fetch-site").iter().any(elsewhere)
+        || !request.headers().get_all(ORIGIN).iter().all(own)
+}
+
 /// Lets a request through that names this machine, the address that it came to, or a host that the operator named.
 pub(super) async fn guard(State(hosts): State<Arc<[Host]>>, request: Request, next: Next) -> Response {
     let came_to = request.extensions().get::<CameTo>().map(|CameTo(ip)| Host::Ip(ip.to_canonical()));
-    let named: Vec<Result<Authority, _>> = request
-        .uri()
-        .authority()
-        .map(|authority| Ok(authority.clone()))
-        .into_iter()
-        .chain(request.headers().get_all(HOST).iter().map(|value| Authority::try_from(value.as_bytes())))
-        .collect();
+    let named = named(&request);
     let ours = |named: &Result<Authority, _>| {
         let host = named.as_ref().ok().and_then(Host::of);
         host.is_some_and(|host| host.is_loopback() || Some(&host) == came_to.as_ref() || hosts.contains(&host))

@@ -1,14 +1,19 @@
-//! The daemon over HTTP: whether it is alive, whether it is ready, and its status.
+//! The daemon over HTTP: whether it is alive, whether it is ready, its status, and how it is asked for a pass.
 //!
-//! It reads status boards and nothing else: no request reaches Calry, a file or a secret, and none makes a pass wait.
-//! What is asked of it is bounded in size, time and number, and it only answers for hosts that are its own, so that no
-//! web page can read it through the browser of somebody near it.
+//! It reads status boards, and asks loops for a pass: no request reaches Calry or a definition file, and none makes a pass
+//! wait. What is asked of it is bounded in size, time and number, and it only answers for hosts that are its own, so that
+//! no web page can read it through the browser of somebody near it.
 
+mod ask;
 mod connection;
+mod hook;
 mod host;
+mod limit;
+mod secret;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::Router;
@@ -25,12 +30,27 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::daemon::Board;
 use crate::daemon::status::{LIFELESS, now};
+use crate::daemon::{Board, Handle};
 use crate::model::spoken;
 use crate::render::{json, status::Status};
 
+pub use hook::Hooks;
 pub use host::{Host, InvalidHost};
+pub use secret::{SecretFile, SecretFileError};
+
+/// Who may come, and how often.
+#[derive(Debug)]
+pub struct Access {
+    /// The server's names beside this machine's and the address itself.
+    pub hosts: Vec<Host>,
+    /// The token of those who may ask; without one, whoever is on this machine may.
+    pub token: Option<SecretFile>,
+    /// The secrets of the git hosts that may tell of a push.
+    pub hooks: Hooks,
+    /// The most requests a minute of one sender.
+    pub rate: NonZeroU32,
+}
 
 /// A server that listens. It ends when it is dropped.
 pub struct Admin {
@@ -45,14 +65,14 @@ struct Shared {
 }
 
 impl Admin {
-    /// Answers on a socket for these loops, one for each workspace. `hosts` are its names beside the address itself.
+    /// Answers on a socket for these loops, one for each workspace.
     ///
     /// # Errors
     /// Where the socket has no address.
-    pub fn start(listener: TcpListener, boards: Vec<Arc<Board>>, hosts: Vec<Host>) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, loops: Vec<Handle>, access: Access) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
-        tokio::spawn(connection::serve(listener, router(boards, hosts), stop.clone()));
+        tokio::spawn(connection::serve(listener, router(loops, access), stop.clone()));
         Ok(Self { address, _stop: stop.drop_guard() })
     }
 
@@ -63,14 +83,23 @@ impl Admin {
     }
 }
 
-fn router(boards: Vec<Arc<Board>>, hosts: Vec<Host>) -> Router {
+fn router(loops: Vec<Handle>, access: Access) -> Router {
+    let boards = loops.iter().map(|one| Arc::clone(one.board())).collect();
     let shared = Arc::new(Shared { boards, started: now() });
+    let limit = Arc::new(limit::Limit::new(access.rate));
+    let hosts: Arc<[Host]> = access.hosts.clone().into();
     // A probe of Kubernetes names the pod's address, and a load balancer anything. They say nothing but yes or no.
     let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
     let rest = Router::new()
         .route("/api/v1/status", get(status))
-        .layer(middleware::from_fn_with_state(Arc::<[Host]>::from(hosts), host::guard));
-    probes.merge(rest).fallback(not_found).method_not_allowed_fallback(not_allowed).with_state(shared)
+        .layer(middleware::from_fn_with_state(Arc::clone(&hosts), host::guard));
+    probes
+        .merge(rest)
+        .with_state(shared)
+        .merge(ask::router(loops, access, hosts))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .layer(middleware::from_fn_with_state(limit, limit::guard))
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
@@ -129,8 +158,14 @@ async fn not_allowed(method: Method) -> Response {
     )
 }
 
+/// What an answer says in a sentence, for the log.
+#[derive(Clone)]
+struct Said(String);
+
 fn error(status: StatusCode, sentence: &str) -> Response {
-    answer(status, &json!({"error": sentence}))
+    let mut response = answer(status, &json!({"error": sentence}));
+    response.extensions_mut().insert(Said(sentence.to_owned()));
+    response
 }
 
 fn answer(status: StatusCode, body: &impl Serialize) -> Response {

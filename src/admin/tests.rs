@@ -11,6 +11,10 @@ use tokio::time::Instant;
 use super::*;
 use crate::daemon::status::for_tests;
 
+fn access() -> Access {
+    Access { hosts: Vec::new(), token: None, hooks: Hooks::default(), rate: NonZeroU32::MAX }
+}
+
 async fn code(router: &Router, path: &str) -> u16 {
     let request = Request::builder().uri(path).body(axum::body::Body::empty()).unwrap();
     TowerToHyperService::new(router.clone()).call(request).await.unwrap().status().as_u16()
@@ -22,8 +26,9 @@ fn seconds(seconds: u64) -> Duration {
 
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
-    let board = Arc::new(for_tests());
-    let router = router(vec![Arc::clone(&board)], Vec::new());
+    let handle = Handle::new(for_tests());
+    let board = Arc::clone(handle.board());
+    let router = router(vec![handle], access());
     let step = |at_most, step| {
         let board = Arc::clone(&board);
         tokio::spawn(async move { board.beating(at_most, step).await })
@@ -54,7 +59,7 @@ async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
 /// A server, and how to reach it.
 async fn server() -> (Admin, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let admin = Admin::start(listener, vec![Arc::new(for_tests())], Vec::new()).unwrap();
+    let admin = Admin::start(listener, vec![Handle::new(for_tests())], access()).unwrap();
     let address = admin.address();
     (admin, address)
 }

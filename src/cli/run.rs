@@ -1,19 +1,19 @@
 //! `run`: the daemon.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
 use super::options::{LiveArgs, duration};
 use super::{Exit, Output, apply, signals};
-use crate::admin::{Admin, Host};
-use crate::daemon::{self, Board, Mode, PassReport, Settings, Trigger};
+use crate::admin::{Access, Admin, Hooks, Host, SecretFile};
+use crate::daemon::{self, Board, Handle, Mode, PassReport, Settings, Trigger};
 use crate::repo::MissingSecrets;
 
 #[derive(Args)]
@@ -36,12 +36,54 @@ pub(super) struct RunArgs {
     /// A host to answer for beside this machine and the address itself; repeatable
     #[arg(long, env = "CALRY_ADMIN_HOST", hide_env_values = true, value_delimiter = ',', value_name = "NAME")]
     admin_host: Vec<Host>,
+    #[command(flatten)]
+    asking: AskingArgs,
     /// Run one pass and end; nothing is told over HTTP
     #[arg(long)]
     once: bool,
     // Last: its headings hold for what follows.
     #[command(flatten)]
     live: LiveArgs,
+}
+
+/// Who may ask for a pass over HTTP.
+#[derive(Args)]
+struct AskingArgs {
+    /// The file of the token that asking for a pass over HTTP takes; without it, only this machine itself may ask
+    #[arg(long, env = "CALRY_ADMIN_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+    /// How many HTTP requests a minute are let in from one address, probes aside
+    #[arg(long, env = "CALRY_ADMIN_RATE", hide_env_values = true, default_value = "60", value_name = "N")]
+    admin_rate: NonZeroU32,
+    /// The file of the secret of GitHub's webhook; opens /hooks/github, by which a push reconciles at once
+    #[arg(long, env = "CALRY_GITHUB_HOOK_SECRET_FILE", hide_env_values = true, value_name = "FILE")]
+    github_hook_secret_file: Option<PathBuf>,
+    /// The file of the signing token (whsec_...) or the secret token of GitLab's webhook; opens /hooks/gitlab
+    #[arg(long, env = "CALRY_GITLAB_HOOK_SECRET_FILE", hide_env_values = true, value_name = "FILE")]
+    gitlab_hook_secret_file: Option<PathBuf>,
+    /// The file of the secret of any other hook, which sends X-Signature-256: sha256=HMAC; opens /hooks/generic
+    #[arg(long, env = "CALRY_GENERIC_HOOK_SECRET_FILE", hide_env_values = true, value_name = "FILE")]
+    generic_hook_secret_file: Option<PathBuf>,
+}
+
+impl AskingArgs {
+    /// What they amount to. A secret that cannot be read now is told now, and not when somebody asks.
+    fn access(&self, hosts: &[Host]) -> anyhow::Result<Access> {
+        let secret = |path: &Option<PathBuf>| {
+            let file = path.as_ref().map(SecretFile::new);
+            file.map(|file| file.read().map(|_| file)).transpose()
+        };
+        Ok(Access {
+            hosts: hosts.to_vec(),
+            token: secret(&self.admin_token_file)?,
+            hooks: Hooks {
+                github: secret(&self.github_hook_secret_file)?,
+                gitlab: secret(&self.gitlab_hook_secret_file)?,
+                generic: secret(&self.generic_hook_secret_file)?,
+            },
+            rate: self.admin_rate,
+        })
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -125,13 +167,13 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
         let (failed, invalid) = report.faults();
         return Ok(Exit::of(failed, invalid, false));
     }
-    let board = Arc::new(Board::new(&settings, &shown));
+    let handle = Handle::new(Board::new(&settings, &shown));
+    let access = args.asking.access(&args.admin_host)?;
     let listener = open(args.listen).await?;
-    let (ask, requests) = mpsc::channel(1);
+    let asked = handle.clone();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            // A request that waits already is as good as two.
-            let _ = ask.try_send(Trigger::Request);
+            asked.ask(Trigger::Request);
         }
     });
     tracing::info!(
@@ -147,14 +189,14 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
     // It ends when this function does.
     let _admin = match listener {
         Some(listener) => {
-            let admin = Admin::start(listener, vec![Arc::clone(&board)], args.admin_host.clone())?;
+            let admin = Admin::start(listener, vec![handle.clone()], access)?;
             let address = admin.address();
             tracing::info!(%address, "status and health at http://{address}/api/v1/status, /healthz, /readyz");
             Some(admin)
         }
         None => None,
     };
-    daemon::run(&settings, requests, stop, &board, log).await;
+    daemon::run(&settings, &handle, stop, log).await;
     tracing::info!("stopped");
     Ok(Exit::Done)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{Mode, PassReport, PassResult};
+use super::{Approval, Mode, PassReport, PassResult};
 use crate::apply::{Outcome, UpdateResult};
 use crate::model::{Diagnostic, Provider, Severity, ellipsize, printable, spoken};
 use crate::pass::Failure;
@@ -22,6 +22,15 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
     }
     for (entry, cause) in &report.told.differences {
         difference(entry, *cause);
+    }
+    match &report.told.approval {
+        Some(Approval::Used(digest)) => {
+            info!(%digest, "the plan {digest} was approved, and let through whatever --max-changes says");
+        }
+        Some(Approval::Forgotten(digest)) => {
+            warn!(%digest, "the approval of {digest} is forgotten: files or live state have changed since");
+        }
+        None => {}
     }
     if let PassResult::Applied(plan, applied) = &report.result {
         for result in &applied.results {

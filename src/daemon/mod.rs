@@ -2,6 +2,7 @@
 //!
 //! What it never does: end because a pass failed. A pass is infallible here; what went wrong is in its [`PassReport`].
 
+mod ask;
 pub mod log;
 mod memory;
 mod pass;
@@ -10,7 +11,6 @@ pub mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply;
@@ -18,8 +18,10 @@ use crate::pass::{Failure, Source};
 use crate::remote::{Api, KeySource};
 use crate::repo::{WatchOptions, Watcher};
 
+use ask::Asked;
+pub use ask::{Handle, NotPending};
 pub use memory::Memory;
-pub use pass::{PassReport, PassResult, Told};
+pub use pass::{Approval, PassReport, PassResult, Told};
 pub use status::Board;
 
 pub use crate::render::status::{Mode, Trigger};
@@ -47,15 +49,10 @@ pub struct Settings {
 /// The longest pause after passes that failed, where the interval is not longer itself.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// Runs passes until `stop` is cancelled. `requests` asks for a pass out of turn; one that comes during a pass makes one
-/// more pass after it. The board shows each pass, and that the loop is alive; `report` is told of each pass.
-pub async fn run(
-    settings: &Settings,
-    mut requests: mpsc::Receiver<Trigger>,
-    stop: CancellationToken,
-    board: &Board,
-    mut report: impl FnMut(&PassReport),
-) {
+/// Runs passes until `stop` is cancelled. By its handle the loop is asked for a pass out of turn; a request that comes during
+/// a pass makes one more pass after it. The board shows each pass, and that the loop is alive; `report` is told of each pass.
+pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, mut report: impl FnMut(&PassReport)) {
+    let (board, asked) = (handle.board(), handle.asked());
     let mut memory = Memory::default();
     let watching = WatchOptions::default();
     let settling = watching.patience * 2;
@@ -69,11 +66,13 @@ pub async fn run(
         };
         watcher.seen(settled.fingerprint);
         // The pass that begins now is the one that was asked for.
-        if let Ok(asked) = requests.try_recv() {
+        if let Some(asked) = asked.take()
+            && trigger != Trigger::Request
+        {
             trigger = asked;
         }
         board.began(memory.passes + 1, trigger);
-        let passing = pass::pass(settings, &mut memory, trigger, &settled.unsettled, &stop);
+        let passing = pass::pass(settings, &mut memory, asked, trigger, &settled.unsettled, &stop);
         let passed = board.beating(settings.timeout + apply::GRACE, passing).await;
         if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
             return;
@@ -83,19 +82,19 @@ pub async fn run(
         board.ended(&passed);
         report(&passed);
         trigger = tokio::select! {
-            // Cancel-safe: waiting for a token, a point in time, a channel. `changed` keeps what it saw in the watcher.
+            // Cancel-safe: waiting for a token, a point in time, a note. `changed` keeps what it saw in the watcher.
             () = stop.cancelled() => return,
             // Drift is looked for, and a failed pass is tried again.
             () = board.beating(pause, tokio::time::sleep(pause)) => Trigger::Interval,
             // What is in git is what runs, at once.
             _ = watcher.changed() => Trigger::Files,
-            // Somebody asked. The channel never closes before the loop ends: its sender may have gone, then nobody asks.
-            Some(trigger) = requests.recv() => trigger,
+            // Somebody asked.
+            trigger = asked.next() => trigger,
         };
     }
 }
 
 /// Runs one pass and says how it went.
 pub async fn once(settings: &Settings, stop: &CancellationToken) -> PassReport {
-    pass::pass(settings, &mut Memory::default(), Trigger::Start, &[], stop).await
+    pass::pass(settings, &mut Memory::default(), &Asked::default(), Trigger::Start, &[], stop).await
 }

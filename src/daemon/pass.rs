@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ask::Asked;
 use super::{Memory, Mode, Settings, Trigger};
 use crate::apply::{self, Report, UpdateResult};
 use crate::model::{Diagnostic, Provider};
 use crate::pass::{self, Failure, Look};
-use crate::plan::{Cause, Entry, Limits, Plan, Refusal, Verdict};
+use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
 use crate::remote::ReadCalry as _;
 use crate::render::status::Ended;
 
@@ -45,6 +46,17 @@ pub struct Told {
     pub differences: Vec<(Entry, Option<Cause>)>,
     /// Providers whose updates failed, and how long until they are tried again.
     pub rests: BTreeMap<Provider, Duration>,
+    /// What became of the approval of a refused plan.
+    pub approval: Option<Approval>,
+}
+
+/// What became of the approval of a refused plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Approval {
+    /// It let the plan of this name through.
+    Used(Digest),
+    /// It was for this one, and the plan is another one now.
+    Forgotten(Digest),
 }
 
 /// What came of a pass.
@@ -107,6 +119,7 @@ impl PassResult {
 pub(super) async fn pass(
     settings: &Settings,
     memory: &mut Memory,
+    asked: &Asked,
     trigger: Trigger,
     unsettled: &[String],
     stop: &CancellationToken,
@@ -114,7 +127,7 @@ pub(super) async fn pass(
     let started = Instant::now();
     memory.passes += 1;
     let mut told = Told::default();
-    let attempt = attempt(settings, memory, trigger, &mut told, unsettled, stop).await;
+    let attempt = attempt(settings, memory, asked, trigger, &mut told, unsettled, stop).await;
     PassReport {
         number: memory.passes,
         trigger,
@@ -129,6 +142,7 @@ pub(super) async fn pass(
 async fn attempt(
     settings: &Settings,
     memory: &mut Memory,
+    asked: &Asked,
     trigger: Trigger,
     told: &mut Told,
     unsettled: &[String],
@@ -193,10 +207,17 @@ async fn attempt(
         tell_differences(memory, told, &plan, true);
         return Ok(PassResult::Observed(plan));
     }
-    let limits = Limits { max_changes: settings.max_changes, approve: None };
+    let approval = asked.take_approval();
+    let approve = approval.clone().filter(|approved| plan.digest.as_ref() == Some(approved));
+    told.approval = approval.map(if approve.is_some() { Approval::Used } else { Approval::Forgotten });
+    let limits = Limits { max_changes: settings.max_changes, approve };
     let approved = match plan.approve(&limits) {
-        Ok(approved) => approved,
+        Ok(approved) => {
+            asked.planned(None);
+            approved
+        }
         Err(refused) => {
+            asked.planned(refused.plan.digest.clone());
             tell_differences(memory, told, &refused.plan, true);
             return Ok(PassResult::Refused(refused.plan, refused.reason));
         }

@@ -65,6 +65,12 @@ impl Board {
         WorkspaceStatus { alive: self.silence() < LIFELESS, ..(*published).clone() }
     }
 
+    /// The workspace's slug; `None` before it was read for the first time.
+    #[must_use]
+    pub fn slug(&self) -> Option<String> {
+        self.status.borrow().workspace.as_ref().map(|workspace| workspace.slug.clone())
+    }
+
     /// Whether definitions and live state were read once without an error.
     #[must_use]
     pub fn is_ready(&self) -> bool {

@@ -11,6 +11,7 @@ mod partner_key;
 mod provider;
 mod revision;
 mod secret;
+mod shared_secret;
 mod template;
 mod text;
 mod workspace;
@@ -26,6 +27,7 @@ pub use partner_key::{
 pub use provider::{InvalidProvider, Provider};
 pub use revision::{Revision, short_commit};
 pub use secret::{InvalidSecretName, Scrubber, Secret, SecretName};
+pub use shared_secret::{InvalidSharedSecret, SharedSecret, Signing};
 pub use template::{InvalidTemplate, Template};
 pub use text::{acts, ellipsize, printable, printable_json, spoken};
 pub use workspace::{InvalidSlug, Slug, Workspace};

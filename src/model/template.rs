@@ -142,7 +142,9 @@ mod tests {
         for open in ["Bearer ${secret:a}", "${secret:a}", "${secret:a}${secret:b}"] {
             assert!(!template(open).writes_out(), "{open}");
         }
-        for text in ["Bearer hunter2", "hunter2${secret:a}", "Bearer ${secret:a}hunter2", "Bearer  ${secret:a}", "$${a}"] {
+        for text in
+            ["Bearer hunter2", "hunter2${secret:a}", "Bearer ${secret:a}hunter2", "Bearer  ${secret:a}", "$${a}"]
+        {
             assert!(template(text).writes_out() && template(text).scheme().is_none(), "{text}");
         }
     }

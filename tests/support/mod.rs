@@ -44,6 +44,8 @@ impl World {
             ("CALRY_API_KEY".to_owned(), sandbox.keys().write.clone()),
             // Tests run side by side.
             ("CALRY_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+            // Tests look more often than people do.
+            ("CALRY_ADMIN_RATE".to_owned(), "1000000".to_owned()),
         ]);
         Self { sandbox, dir, env, _runtime: runtime }
     }

@@ -88,6 +88,8 @@ pub enum Trigger {
     Files,
     /// Somebody asked.
     Request,
+    /// A git host told of a push.
+    Hook,
 }
 
 /// A pass that is under way.
@@ -118,7 +120,7 @@ pub struct Pass {
     /// Why it failed or was refused, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The plan that was refused; `apply --approve` lets it through.
+    /// The plan that was refused; approving it lets it through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// The commit that it was about, in short.
@@ -374,6 +376,7 @@ impl Trigger {
             Self::Interval => "interval",
             Self::Files => "files",
             Self::Request => "request",
+            Self::Hook => "hook",
         }
     }
 }

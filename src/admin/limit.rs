@@ -1,0 +1,138 @@
+//! How often one sender is let in. A sender is an address, or in IPv6 the network of /64 that one subscriber has. How many of
+//! them are remembered is bounded, too.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{HeaderValue, RETRY_AFTER};
+use axum::middleware::Next;
+use axum::response::Response;
+use governor::clock::{Clock, DefaultClock};
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+
+use super::error;
+
+/// The most senders that are told apart. Any more are taken for one.
+const SENDERS: usize = 4096;
+
+/// The address that a connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Sender {
+    One(IpAddr),
+    Others,
+}
+
+/// The requests of each sender, counted.
+pub(super) struct Limit<C: Clock = DefaultClock> {
+    senders: RateLimiter<Sender, HashMapStateStore<Sender>, C, NoOpMiddleware<C::Instant>>,
+    clock: C,
+    rate: NonZeroU32,
+}
+
+impl Limit {
+    /// So many requests a minute of each sender.
+    pub(super) fn new(rate: NonZeroU32) -> Self {
+        Self::with_clock(rate, DefaultClock::default())
+    }
+}
+
+impl<C: Clock + Clone> Limit<C> {
+    fn with_clock(rate: NonZeroU32, clock: C) -> Self {
+        Self { senders: RateLimiter::hashmap_with_clock(Quota::per_minute(rate), clock.clone()), clock, rate }
+    }
+
+    /// Counts a request; where it is one too many, the whole seconds after which to come again.
+    fn seconds_to_wait(&self, peer: Option<Peer>) -> Option<u64> {
+        if self.senders.len() >= SENDERS {
+            self.senders.retain_recent();
+        }
+        let sender = match peer {
+            Some(Peer(address)) if self.senders.len() < SENDERS => Sender::One(network(address)),
+            _ => Sender::Others,
+        };
+        let too_early = self.senders.check_key(&sender).err()?;
+        let wait = too_early.wait_time_from(self.clock.now());
+        Some(wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX))
+    }
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// Turns away whoever comes too often. Probes are always let in: they say nothing but yes or no.
+pub(super) async fn guard(State(limit): State<Arc<Limit>>, request: Request, next: Next) -> Response {
+    if matches!(request.uri().path(), "/healthz" | "/readyz") {
+        return next.run(request).await;
+    }
+    let peer = request.extensions().get::<Peer>().copied();
+    let Some(seconds) = limit.seconds_to_wait(peer) else { return next.run(request).await };
+    // Not a line of the log for each: whoever comes too often would fill that.
+    tracing::debug!(peer = peer.map(|Peer(peer)| peer.to_string()), "somebody comes too often");
+    let sentence = format!(
+        "too many requests: {} a minute are let in from one address (--admin-rate); come again in {seconds} s",
+        limit.rate
+    );
+    let mut response = error(StatusCode::TOO_MANY_REQUESTS, &sentence);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+
+    fn limit(rate: u32) -> (Limit<FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        (Limit::with_clock(rate.try_into().unwrap(), clock.clone()), clock)
+    }
+
+    fn peer(text: &str) -> Option<Peer> {
+        Some(Peer(text.parse().unwrap()))
+    }
+
+    #[test]
+    fn a_sender_is_let_in_so_often_a_minute_and_told_when_to_come_again() {
+        let (limit, clock) = limit(60);
+        let come = |times: usize| (0..times).filter(|_| limit.seconds_to_wait(peer("10.0.0.1")).is_none()).count();
+        assert_eq!(come(100), 60);
+        assert_eq!(limit.seconds_to_wait(peer("10.0.0.1")), Some(1));
+        assert_eq!(limit.seconds_to_wait(peer("10.0.0.2")), None, "another one is not held back");
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(come(100), 2);
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_are_one_sender() {
+        let (limit, _) = limit(1);
+        assert_eq!(limit.seconds_to_wait(peer("2001:db8:0:1::1")), None);
+        assert_eq!(limit.seconds_to_wait(peer("2001:db8:0:1:ffff::2")), Some(60));
+        assert_eq!(limit.seconds_to_wait(peer("2001:db8:0:2::1")), None);
+    }
+
+    #[test]
+    fn however_many_senders_come_only_so_many_are_remembered() {
+        let (limit, clock) = limit(1);
+        let from = |n: usize| Some(Peer(IpAddr::from(u32::try_from(n).unwrap().to_be_bytes())));
+        let let_in = (0..2 * SENDERS).filter(|n| limit.seconds_to_wait(from(*n)).is_none()).count();
+        assert_eq!((limit.senders.len(), let_in), (SENDERS + 1, SENDERS + 1));
+        clock.advance(Duration::from_secs(120));
+        assert_eq!(limit.seconds_to_wait(from(0)), None);
+        assert_eq!(limit.senders.len(), 1, "who did not come again is forgotten");
+    }
+}

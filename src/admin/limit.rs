@@ -46,7 +46,7 @@ impl Limit {
 
 impl<C: Clock + Clone> Limit<C> {
     fn with_clock(rate: NonZeroU32, clock: C) -> Self {
-        Self { senders: RateLimiter::hashmap_with_clock(Quota::per_minute(rate), clock.clone()), clock, rate }
+        Self { senders: RateLimiter::hashmap_with_clock(quota(rate), clock.clone()), clock, rate }
     }
 
     /// Counts a request; where it is one too many, the whole seconds after which to come again.
@@ -62,6 +62,13 @@ impl<C: Clock + Clone> Limit<C> {
         let wait = too_early.wait_time_from(self.clock.now());
         Some(wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX))
     }
+}
+
+/// A third at once and the rest over the minute: in no minute is anybody let in more often than that.
+fn quota(rate: NonZeroU32) -> Quota {
+    let burst = NonZeroU32::new(rate.get() / 3).unwrap_or(NonZeroU32::MIN);
+    let steady = NonZeroU32::new(rate.get() - burst.get()).unwrap_or(NonZeroU32::MIN);
+    Quota::per_minute(steady).allow_burst(burst)
 }
 
 fn network(address: IpAddr) -> IpAddr {
@@ -110,11 +117,24 @@ mod tests {
     fn a_sender_is_let_in_so_often_a_minute_and_told_when_to_come_again() {
         let (limit, clock) = limit(60);
         let come = |times: usize| (0..times).filter(|_| limit.seconds_to_wait(peer("10.0.0.1")).is_none()).count();
-        assert_eq!(come(100), 60);
-        assert_eq!(limit.seconds_to_wait(peer("10.0.0.1")), Some(1));
+        assert_eq!(come(100), 20);
+        assert_eq!(limit.seconds_to_wait(peer("10.0.0.1")), Some(2));
         assert_eq!(limit.seconds_to_wait(peer("10.0.0.2")), None, "another one is not held back");
-        clock.advance(Duration::from_secs(2));
+        clock.advance(Duration::from_secs(3));
         assert_eq!(come(100), 2);
+    }
+
+    #[test]
+    fn in_no_minute_is_a_sender_let_in_more_often_than_that() {
+        for rate in [2, 10, 60, 600] {
+            let (limit, clock) = limit(rate);
+            let mut let_in = 0;
+            for _ in 0..59_900 / 20 {
+                clock.advance(Duration::from_millis(20));
+                let_in += u32::from(limit.seconds_to_wait(peer("10.0.0.1")).is_none());
+            }
+            assert!(let_in <= rate && let_in >= rate - 1, "{let_in} of {rate}");
+        }
     }
 
     #[test]

@@ -18,8 +18,8 @@ use crate::remote::{Daemon, DaemonUrl, Http, Settings, install_tls};
 use crate::render::json;
 use crate::render::status::{self, Status};
 
-/// Between two questions of --watch.
-const BETWEEN: Duration = Duration::from_secs(1);
+/// Between two questions of --watch: half of what a daemon lets in.
+const BETWEEN: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 #[command(after_help = "Exit codes:\n  \

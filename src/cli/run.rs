@@ -14,7 +14,7 @@ use super::options::{LiveArgs, duration};
 use super::{Exit, Output, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host, SecretFile};
 use crate::daemon::{self, Board, Handle, Mode, PassReport, Settings, Trigger};
-use crate::repo::MissingSecrets;
+use crate::repo::{MissingSecrets, WatchOptions};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
@@ -159,6 +159,7 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
         max_changes: args.max_changes,
         concurrency: args.concurrency,
         timeout: setup.timeout,
+        watching: WatchOptions::default(),
     };
     let log = |report: &PassReport| daemon::log::pass(report, mode, &shown);
     if args.once {

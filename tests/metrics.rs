@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::http::{Method, StatusCode};
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
 use serde_json::{Value, json};
-use support::{Checkout, Daemon, World, live, send, until};
+use support::{Checkout, Daemon, World, live, repository, send, until};
 
 fn file(provider: &str, fields: &str) -> String {
     format!("provider: {provider}\nfieldsToSync:\n  listing: [{fields}]\n")
@@ -113,6 +113,10 @@ impl Scrape {
 
     fn values(&self, label: &str) -> BTreeSet<&str> {
         self.0.keys().filter_map(|(_, labels)| labels.get(label)).map(String::as_str).collect()
+    }
+
+    fn names(&self) -> BTreeSet<&str> {
+        self.0.keys().map(|(name, _)| name.as_str()).collect()
     }
 }
 
@@ -373,4 +377,50 @@ fn a_provider_costs_five_series_and_a_workspace_about_a_hundred() {
     until("all are managed", || Scrape::of(&mut daemon).values("provider").len() == 20);
     assert_eq!(Scrape::of(&mut daemon).0.len() - none, 20 * 5);
     assert!(none <= 8 + 110, "{none}");
+}
+
+/// Every name of a metric of ours, or of a process, that a text speaks of.
+fn spoken_of(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("calry_gitops_") || word.starts_with("process_")).collect()
+}
+
+#[test]
+fn rules_and_dashboard_speak_of_nothing_that_is_not_exported() {
+    let checkout = {
+        let world = world(&["HOSTAWAY"]);
+        world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+        Checkout::of(world)
+    };
+    let mut daemon = waiting(&checkout.world, &[]);
+    let scrape = Scrape::of(&mut daemon);
+    for name in ["calry-gitops.rules.yaml", "calry-gitops.dashboard.json"] {
+        let text = std::fs::read_to_string(repository().join("deploy/monitoring").join(name)).unwrap();
+        let spoken_of = spoken_of(&text);
+        assert!(spoken_of.len() > 10, "{name}: {spoken_of:?}");
+        let unknown: Vec<_> = spoken_of.difference(&scrape.names()).copied().collect();
+        assert!(unknown.is_empty(), "{name} speaks of {unknown:?}");
+    }
+}
+
+#[test]
+fn the_dashboard_lets_data_source_and_workspace_be_chosen_in_every_panel() {
+    let text = std::fs::read_to_string(repository().join("deploy/monitoring/calry-gitops.dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let variables: Vec<_> = dashboard["templating"]["list"].as_array().unwrap().iter().map(|v| &v["name"]).collect();
+    assert_eq!(variables, ["datasource", "workspace"]);
+    let panels = dashboard["panels"].as_array().unwrap();
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), panels.len());
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty(), "{panel:#}");
+        for target in targets {
+            assert_eq!(target["datasource"]["uid"], "${datasource}");
+            let expression = target["expr"].as_str().unwrap();
+            let of_a_workspace = expression.contains("workspace=~\"$workspace\"");
+            let of_the_process = expression.contains("process_") || expression.contains("build_info");
+            assert!(of_a_workspace || of_the_process, "{expression}");
+        }
+    }
 }

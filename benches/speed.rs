@@ -1,4 +1,5 @@
-//! How fast it is, in two figures: a pass over many files, and an apply against the least time that its round trips take.
+//! How fast it is, in three figures: a pass over many files, an apply against the least time that its round trips take, and
+//! the metrics of many providers and of many workspaces.
 
 #![allow(missing_docs)]
 
@@ -6,15 +7,18 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use calry_gitops::daemon::{Board, Mode, PassReport, PassResult, Settings, Told, Trigger};
+use calry_gitops::metrics::{Metrics, WorkspaceMetrics};
 use calry_gitops::model::{
     KNOWN_LISTING_FIELDS, Live, LiveValue, PartnerKey, Provider, Secret, SecretName, UpdateMethod, Workspace,
 };
 use calry_gitops::pass::{self, Source};
-use calry_gitops::plan::{Applied, Context, Input, plan};
-use calry_gitops::remote::{Error, Listing, ReadCalry};
-use calry_gitops::repo::{MissingSecrets, SecretSources};
+use calry_gitops::plan::{Applied, Context, Entry, Input, Plan, Verdict, plan};
+use calry_gitops::remote::{self, Api, ApiUrl, Error, Http, KeySource, Listing, ReadCalry, install_tls};
+use calry_gitops::repo::{MissingSecrets, SecretSources, WatchOptions};
 use calry_gitops::sandbox::{Config, Seed};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::World;
@@ -84,6 +88,17 @@ impl ReadCalry for InMemory {
     }
 }
 
+fn source(definitions: &Path) -> Source {
+    Source {
+        definitions: definitions.to_owned(),
+        secrets: SecretSources::new(None),
+        missing: MissingSecrets::Placeholder,
+        strict: false,
+        only: Vec::new(),
+        base: None,
+    }
+}
+
 /// Files on disk to a plan, with Calry in memory; and the comparison alone.
 fn look(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
@@ -92,14 +107,7 @@ fn look(criterion: &mut Criterion) {
     for files in [1_000, 10_000] {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), files, 20);
-        let source = Source {
-            definitions: dir.path().to_owned(),
-            secrets: SecretSources::new(None),
-            missing: MissingSecrets::Placeholder,
-            strict: false,
-            only: Vec::new(),
-            base: None,
-        };
+        let source = source(dir.path());
         let calry = InMemory::new(files);
         let applied = Applied::new();
         let once = || {
@@ -181,5 +189,58 @@ fn apply(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, look, apply);
+/// A workspace after a pass over so many providers.
+fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
+    install_tls();
+    let http = Http::new(remote::Settings::default()).unwrap();
+    let url = ApiUrl::parse("http://127.0.0.1:1", false).unwrap();
+    let settings = Settings {
+        source: Arc::new(source(Path::new("definitions"))),
+        key: KeySource::Variable(None),
+        api: Api::new(&http, url, UpdateMethod::Patch).unwrap(),
+        interval: Duration::from_secs(60),
+        mode: Mode::Observe,
+        max_changes: None,
+        concurrency: CONCURRENCY,
+        timeout: Duration::from_secs(60),
+        watching: WatchOptions::default(),
+    };
+    let metrics = WorkspaceMetrics::new(name, &settings, Arc::new(Board::new(&settings, name)));
+    let entry = |n| Entry {
+        provider: Provider::parse(&format!("P{n:05}")).ok(),
+        file: None,
+        verdict: Verdict::Missing,
+        unresolved: Vec::new(),
+        origins: None,
+        released: None,
+    };
+    let entries = (0..providers).map(entry).collect();
+    let plan = Plan { workspace: workspace(), revision: None, entries, digest: None, base: None, snapshot: None };
+    metrics.passed(&PassReport {
+        number: 1,
+        trigger: Trigger::Start,
+        took: Duration::ZERO,
+        result: PassResult::Observed(plan),
+        told: Told::default(),
+        problems: Vec::new(),
+        next: None,
+    });
+    Arc::new(metrics)
+}
+
+/// The text of the metrics, and what it holds.
+fn scrape(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("metrics");
+    group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    for (workspaces, providers) in [(1, 20), (1, 4_000), (1_000, 20)] {
+        let metrics = Metrics::new((0..workspaces).map(|n| counted(&format!("acme-{n}"), providers)).collect());
+        let text = metrics.text();
+        let series = text.lines().filter(|line| !line.starts_with('#')).count();
+        println!("{workspaces} workspaces of {providers} providers: {series} series, {} kB", text.len() / 1000);
+        group.bench_function(format!("{workspaces} x {providers}"), |b| b.iter(|| metrics.text()));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, look, apply, scrape);
 criterion_main!(benches);

@@ -383,3 +383,17 @@ fn a_wrong_listen_or_host_is_a_wrong_command_line() {
         world.run(&[&["run"], &args[..]].concat()).exits(64);
     }
 }
+
+#[test]
+fn a_body_that_nobody_asked_for_is_not_waited_for() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+    let mut daemon = waiting(&world, &[]);
+    let address = daemon.address();
+    // Announced, and never sent.
+    let body = "Content-Length: 1000000000000\r\n";
+    for (method, path, code) in [("GET", "/healthz", 200), ("GET", "/metrics", 200), ("POST", "/api/v1/status", 405)] {
+        let answer = send(&address, &format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{body}\r\n"));
+        assert_eq!(answer.code, code, "{method} {path}");
+    }
+}

@@ -22,12 +22,13 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// Lives on events alone.
 fn by_events() -> WatchOptions {
-    WatchOptions { quiet: QUIET, poll: NEVER, patience: PATIENCE, events: true }
+    WatchOptions { quiet: QUIET, poll: NEVER, patience: PATIENCE, ..WatchOptions::default() }
 }
 
 /// Gets no events, as on NFS.
 fn by_looking() -> WatchOptions {
-    WatchOptions { quiet: QUIET, poll: Duration::from_millis(20), patience: PATIENCE, events: false }
+    let poll = Duration::from_millis(20);
+    WatchOptions { quiet: QUIET, poll, patience: PATIENCE, events: false, ..WatchOptions::default() }
 }
 
 /// A watcher that has seen what there is.

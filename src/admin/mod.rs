@@ -1,6 +1,7 @@
-//! The daemon over HTTP: whether it is alive, whether it is ready, its status, and how it is asked for a pass.
+//! The daemon over HTTP: whether it is alive, whether it is ready, its status, its metrics, and how it is asked for
+//! a pass.
 //!
-//! It reads status boards, and asks loops for a pass: no request reaches Calry or a definition file, and none makes a pass
+//! It reads status boards and counters, and asks loops for a pass: no request reaches Calry or a definition file, and none makes a pass
 //! wait. What is asked of it is bounded in size, time and number, and it only answers for hosts that are its own, so that
 //! no web page can read it through the browser of somebody near it.
 
@@ -11,27 +12,32 @@ mod host;
 mod limit;
 mod secret;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::stream;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::daemon::status::{LIFELESS, now};
 use crate::daemon::{Board, Handle};
+use crate::metrics::Metrics;
 use crate::model::spoken;
 use crate::render::{json, status::Status};
 
@@ -62,17 +68,24 @@ pub struct Admin {
 struct Shared {
     boards: Vec<Arc<Board>>,
     started: Timestamp,
+    metrics: Metrics,
+    scrapes: Arc<Semaphore>,
 }
+
+/// How many answers with metrics may be on their way at once; they can be megabytes each, and a slow reader keeps his.
+const SCRAPES: usize = 4;
+/// The part of such an answer that is handed on at once, in bytes.
+const PART: usize = 64 << 10;
 
 impl Admin {
     /// Answers on a socket for these loops, one for each workspace.
     ///
     /// # Errors
     /// Where the socket has no address.
-    pub fn start(listener: TcpListener, loops: Vec<Handle>, access: Access) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, loops: Vec<Handle>, metrics: Metrics, access: Access) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
-        tokio::spawn(connection::serve(listener, router(loops, access), stop.clone()));
+        tokio::spawn(connection::serve(listener, router(loops, metrics, access), stop.clone()));
         Ok(Self { address, _stop: stop.drop_guard() })
     }
 
@@ -83,15 +96,17 @@ impl Admin {
     }
 }
 
-fn router(loops: Vec<Handle>, access: Access) -> Router {
+fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
     let boards = loops.iter().map(|one| Arc::clone(one.board())).collect();
-    let shared = Arc::new(Shared { boards, started: now() });
+    let shared = Arc::new(Shared { boards, started: now(), metrics, scrapes: Arc::new(Semaphore::new(SCRAPES)) });
     let limit = Arc::new(limit::Limit::new(access.rate));
     let hosts: Arc<[Host]> = access.hosts.clone().into();
     // A probe of Kubernetes names the pod's address, and a load balancer anything. They say nothing but yes or no.
     let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
     let rest = Router::new()
         .route("/api/v1/status", get(status))
+        // Prometheus names the address that it scrapes, which is ours.
+        .route("/metrics", get(scrape))
         .layer(middleware::from_fn_with_state(Arc::clone(&hosts), host::guard));
     probes
         .merge(rest)
@@ -146,8 +161,31 @@ async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
     response
 }
 
+async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
+    let Ok(place) = Arc::clone(&shared.scrapes).acquire_owned().await else { return Response::default() };
+    // With a thousand workspaces it would hold up what else this thread has to do.
+    let Ok(text) = tokio::task::spawn_blocking(move || shared.metrics.text()).await else {
+        return error(StatusCode::INTERNAL_SERVER_ERROR, "writing the metrics ended by a fault");
+    };
+    let mut rest = Bytes::from(text);
+    let parts = stream::iter(std::iter::from_fn(move || {
+        // It is free again when the last part is on its way, or nobody wants it any more.
+        let _place = &place;
+        (!rest.is_empty()).then(|| Ok::<_, Infallible>(rest.split_to(PART.min(rest.len()))))
+    }));
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static(Metrics::CONTENT_TYPE)),
+        (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    (headers, Body::from_stream(parts)).into_response()
+}
+
 async fn not_found(request: Request) -> Response {
-    let sentence = format!("there is nothing at {}; the status is at /api/v1/status", request.uri().path());
+    let sentence = format!(
+        "there is nothing at {}; the status is at /api/v1/status, metrics are at /metrics",
+        request.uri().path()
+    );
     error(StatusCode::NOT_FOUND, &sentence)
 }
 

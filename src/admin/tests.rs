@@ -28,7 +28,7 @@ fn seconds(seconds: u64) -> Duration {
 async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
     let handle = Handle::new(for_tests());
     let board = Arc::clone(handle.board());
-    let router = router(vec![handle], access());
+    let router = router(vec![handle], Metrics::new(Vec::new()), access());
     let step = |at_most, step| {
         let board = Arc::clone(&board);
         tokio::spawn(async move { board.beating(at_most, step).await })
@@ -59,7 +59,7 @@ async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
 /// A server, and how to reach it.
 async fn server() -> (Admin, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let admin = Admin::start(listener, vec![Handle::new(for_tests())], access()).unwrap();
+    let admin = Admin::start(listener, vec![Handle::new(for_tests())], Metrics::new(Vec::new()), access()).unwrap();
     let address = admin.address();
     (admin, address)
 }
@@ -113,6 +113,22 @@ async fn connections_are_counted_and_the_next_one_waits_for_a_place() {
     idle.pop();
     let (_, said) = ends(&mut stream).await;
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+}
+
+#[tokio::test]
+async fn answers_with_metrics_that_nobody_reads_are_counted_and_the_next_one_waits() {
+    let router = router(Vec::new(), Metrics::new(Vec::new()), access());
+    let scrape = || {
+        let request = Request::builder().uri("/metrics").header("host", "localhost").body(Body::empty()).unwrap();
+        TowerToHyperService::new(router.clone()).call(request)
+    };
+    let mut unread = Vec::new();
+    for _ in 0..SCRAPES {
+        unread.push(scrape().await.unwrap());
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(100), scrape()).await.is_err());
+    unread.pop();
+    assert_eq!(scrape().await.unwrap().status(), 200);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -14,7 +15,8 @@ use super::options::{LiveArgs, duration};
 use super::{Exit, Output, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host, SecretFile};
 use crate::daemon::{self, Board, Handle, Mode, PassReport, Settings, Trigger};
-use crate::repo::MissingSecrets;
+use crate::metrics::{Metrics, WorkspaceMetrics};
+use crate::repo::{MissingSecrets, WatchOptions};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
@@ -30,7 +32,7 @@ pub(super) struct RunArgs {
     /// How many updates may be under way at once
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = apply::concurrency, value_name = "N")]
     concurrency: usize,
-    /// Where status, health and readiness are told over HTTP; port 0 takes a free one, off none [default: 127.0.0.1:8080]
+    /// Where status, metrics and health are told over HTTP; port 0 takes a free one, off none [default: 127.0.0.1:8080]
     #[arg(long, env = "CALRY_LISTEN", hide_env_values = true, value_parser = listen, value_name = "ADDR|off")]
     listen: Option<Listen>,
     /// A host to answer for beside this machine and the address itself; repeatable
@@ -150,7 +152,7 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
             "\nOr change a file in {shown}/ and save it. What happens is told below; Ctrl-C ends it.\n\n"
         ));
     }
-    let settings = Settings {
+    let mut settings = Settings {
         source: setup.source.into(),
         key: setup.key,
         api: setup.api,
@@ -159,6 +161,7 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
         max_changes: args.max_changes,
         concurrency: args.concurrency,
         timeout: setup.timeout,
+        watching: WatchOptions::default(),
     };
     let log = |report: &PassReport| daemon::log::pass(report, mode, &shown);
     if args.once {
@@ -168,6 +171,8 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
         return Ok(Exit::of(failed, invalid, false));
     }
     let handle = Handle::new(Board::new(&settings, &shown));
+    let metrics = Arc::new(WorkspaceMetrics::new(&shown, &settings, Arc::clone(handle.board())));
+    settings.api = settings.api.observed_by(Arc::clone(&metrics) as _);
     let access = args.asking.access(&args.admin_host)?;
     let listener = open(args.listen).await?;
     let asked = handle.clone();
@@ -189,14 +194,18 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
     // It ends when this function does.
     let _admin = match listener {
         Some(listener) => {
-            let admin = Admin::start(listener, vec![handle.clone()], access)?;
+            let admin = Admin::start(listener, vec![handle.clone()], Metrics::new(vec![Arc::clone(&metrics)]), access)?;
             let address = admin.address();
-            tracing::info!(%address, "status and health at http://{address}/api/v1/status, /healthz, /readyz");
+            tracing::info!(%address, "status and health at http://{address}/api/v1/status, /metrics, /healthz, /readyz");
             Some(admin)
         }
         None => None,
     };
-    daemon::run(&settings, &handle, stop, log).await;
+    let report = |report: &PassReport| {
+        metrics.passed(report);
+        log(report);
+    };
+    daemon::run(&settings, &handle, stop, report).await;
     tracing::info!("stopped");
     Ok(Exit::Done)
 }

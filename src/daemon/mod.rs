@@ -44,6 +44,8 @@ pub struct Settings {
     pub concurrency: usize,
     /// A whole pass, retries included.
     pub timeout: Duration,
+    /// How patiently the definitions are watched.
+    pub watching: WatchOptions,
 }
 
 /// The longest pause after passes that failed, where the interval is not longer itself.
@@ -54,9 +56,8 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, mut report: impl FnMut(&PassReport)) {
     let (board, asked) = (handle.board(), handle.asked());
     let mut memory = Memory::default();
-    let watching = WatchOptions::default();
-    let settling = watching.patience * 2;
-    let mut watcher = Watcher::new(settings.source.definitions.clone(), watching);
+    let settling = settings.watching.patience * 2;
+    let mut watcher = Watcher::new(settings.source.definitions.clone(), settings.watching.clone());
     let mut trigger = Trigger::Start;
     loop {
         // A file that is still being written is not acted on, whoever asked for the pass.

@@ -61,8 +61,13 @@ impl Board {
     /// What was published last.
     #[must_use]
     pub fn status(&self) -> WorkspaceStatus {
-        let published = Arc::clone(&self.status.borrow());
-        WorkspaceStatus { alive: self.silence() < LIFELESS, ..(*published).clone() }
+        WorkspaceStatus { alive: self.silence() < LIFELESS, ..(*self.published()).clone() }
+    }
+
+    /// What was published last, without a copy. `alive` is not kept up in it: [`silence`](Self::silence) says that.
+    #[must_use]
+    pub fn published(&self) -> Arc<WorkspaceStatus> {
+        Arc::clone(&self.status.borrow())
     }
 
     /// The workspace's slug; `None` before it was read for the first time.

@@ -1,5 +1,6 @@
 //! The client: one request at a time to one workspace, bounded in time and size, and the errors made of its answers.
 
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::io;
 use std::iter::successors;
@@ -13,7 +14,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::error::Cause;
 use super::pace::{NoTurn, Pace};
 use super::wire::{self, Problem};
-use super::{ApiKey, ApiUrl, Backoff, Error, Listing, Operation, ReadCalry, SnapshotUrl, WriteCalry, retry};
+use super::{
+    ApiKey, ApiUrl, Backoff, End, Error, Exchange, Listing, Observer, Operation, ReadCalry, SnapshotUrl, WriteCalry,
+    retry,
+};
 use crate::model::{Live, Provider, Scrubber, Update, UpdateMethod, Workspace, ellipsize, printable};
 
 /// The largest list of definitions, in bytes after decompression.
@@ -161,6 +165,7 @@ pub struct Api {
     settings: Settings,
     url: ApiUrl,
     method: UpdateMethod,
+    observer: Arc<dyn Observer>,
     pace: Arc<Pace>,
 }
 
@@ -170,7 +175,14 @@ impl Api {
     /// # Errors
     /// [`SetupError`] where the URL is https and TLS cannot be set up.
     pub fn new(http: &Http, url: ApiUrl, method: UpdateMethod) -> Result<Self, SetupError> {
-        Ok(Self { client: http.client(url.is_secure())?, settings: http.settings, url, method, pace: Arc::default() })
+        let client = http.client(url.is_secure())?;
+        Ok(Self { client, settings: http.settings, url, method, observer: Arc::new(()), pace: Arc::default() })
+    }
+
+    /// The same API, whose requests somebody is told of.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
+        Self { pace: Arc::new(Pace::observed_by(Arc::clone(&observer))), observer, ..self }
     }
 
     /// Where it is.
@@ -190,7 +202,13 @@ impl Api {
     #[must_use]
     pub fn reader(&self, key: &ApiKey, deadline: Instant, mut scrubber: Scrubber) -> Reader {
         scrubber.learn(key.secret());
-        let session = Session { api: self.clone(), key: key.clone(), deadline, scrubber: Mutex::new(scrubber) };
+        let session = Session {
+            api: self.clone(),
+            key: key.clone(),
+            deadline,
+            scrubber: Mutex::new(scrubber),
+            in_vain: Mutex::default(),
+        };
         Reader(Arc::new(session))
     }
 
@@ -234,10 +252,17 @@ impl WriteCalry for Writer {
         for secret in update.partner_key.iter().flat_map(|key| key.values()) {
             self.0.scrubber().learn(secret);
         }
+        let in_vain = || self.0.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_vain().contains(provider) {
+            self.0.api.observer.retried();
+        }
         let operation = Operation::Update(provider.clone());
         let body = Some(wire::update(update));
-        let answer = self.0.once(&operation, &path_of(provider), body, wire::MAX_DEFINITION).await?;
-        self.0.definition(&operation, provider, &answer)
+        let answer = self.0.once(&operation, &path_of(provider), body, wire::MAX_DEFINITION).await;
+        if answer.as_ref().is_err_and(|error| error.is_transient() && !error.is_pause()) {
+            in_vain().insert(provider.clone());
+        }
+        self.0.definition(&operation, provider, &answer?)
     }
 }
 
@@ -260,6 +285,8 @@ struct Session {
     key: ApiKey,
     deadline: Instant,
     scrubber: Mutex<Scrubber>,
+    /// Whose updates were sent in vain.
+    in_vain: Mutex<BTreeSet<Provider>>,
 }
 
 impl Session {
@@ -275,6 +302,7 @@ impl Session {
                 Some(pause) => {
                     tracing::debug!(%error, ?pause, "trying again");
                     sleep(pause).await;
+                    self.api.observer.retried();
                 }
                 None => return Err(error.after(backoff.attempts())),
             }
@@ -302,7 +330,9 @@ impl Session {
         })?;
         let end = self.deadline.min(started + self.api.settings.request);
         let given = end.saturating_duration_since(started);
+        let update = body.is_some();
         let answer = timeout_at(end, self.exchange(path, body, limit)).await.unwrap_or(Err(Cause::TimedOut { given }));
+        self.api.observer.requested(&Exchange { update, end: ended(&answer), took: started.elapsed() });
         tracing::debug!(%operation, took = ?started.elapsed(), ok = answer.is_ok(), "asked Calry");
         match &answer {
             Ok(_) => pace.speed_up(),
@@ -382,6 +412,15 @@ impl Session {
 
     fn scrubber(&self) -> MutexGuard<'_, Scrubber> {
         self.scrubber.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ended(answer: &Result<Vec<u8>, Cause>) -> End {
+    match *answer {
+        Err(Cause::Status { status, .. } | Cause::NotJson { status }) => End::Status(status),
+        Err(Cause::TimedOut { .. }) => End::TimedOut,
+        Err(Cause::Broken { .. } | Cause::Paused { .. } | Cause::TooLate) => End::Broken,
+        Ok(_) | Err(Cause::Unreadable { .. } | Cause::TooLarge { .. }) => End::Status(200),
     }
 }
 

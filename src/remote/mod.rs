@@ -21,6 +21,7 @@ mod api;
 mod daemon;
 mod error;
 mod key;
+mod observer;
 mod pace;
 mod retry;
 mod snapshot;
@@ -34,6 +35,7 @@ pub use self::api::{Api, Http, Reader, Settings, SetupError, Writer, install_tls
 pub use self::daemon::{Answer, AskError, Daemon, DaemonUrl, InvalidDaemonUrl};
 pub use self::error::{Error, Operation};
 pub use self::key::{ApiKey, KeyError, KeySource};
+pub use self::observer::{End, Exchange, Observer};
 pub use self::retry::Backoff;
 pub use self::snapshot::{InvalidSnapshot, InvalidSnapshotUrl, Snapshot, SnapshotError, SnapshotUrl, snapshot};
 pub use self::url::{ApiUrl, InvalidApiUrl};

@@ -3,10 +3,12 @@
 //! Requests start in turn. A 429 shuts a gate for a while and doubles the spacing between starts; each success shortens it
 //! a little, so the rate settles just below what Calry allows, whatever that is. It knows no socket, only time.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::Observer;
 
 /// The spacing after the first 429; below it, after successes, there is none.
 const FIRST_SPACING: Duration = Duration::from_millis(50);
@@ -22,11 +24,18 @@ const LONGEST_GATE: Duration = Duration::from_secs(5 * 60);
 const DECAY: f64 = 0.98;
 
 /// The pace of one workspace, shared by all of its requests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pace {
     /// Who holds it is next to start. tokio's mutex is fair: first come, first served.
     turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    observer: Arc<dyn Observer>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self::observed_by(Arc::new(()))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +56,11 @@ pub(super) enum NoTurn {
 }
 
 impl Pace {
+    /// A pace that tells when it holds somebody back.
+    pub(super) fn observed_by(observer: Arc<dyn Observer>) -> Self {
+        Self { turn: tokio::sync::Mutex::default(), state: Mutex::default(), observer }
+    }
+
     /// Waits for this request's turn and returns when it started.
     pub(super) async fn start(&self, deadline: Instant) -> Result<Instant, NoTurn> {
         self.turn(deadline, deadline).await
@@ -78,6 +92,8 @@ impl Pace {
                         state.last_start = Some(now);
                         return Ok(now);
                     }
+                    // The gate's time was told of when it was shut.
+                    self.tell(ready.saturating_duration_since(state.shut_until.unwrap_or(now).max(now)));
                     ready
                 };
                 sleep_until(ready).await;
@@ -97,7 +113,9 @@ impl Pace {
             state.last_slowed = Some(now);
         }
         let shut = retry_after.unwrap_or(state.spacing * GATE_SPACINGS).min(LONGEST_GATE);
-        state.shut_until = state.shut_until.max(Some(now + shut));
+        let until = state.shut_until.unwrap_or(now).max(now);
+        self.tell((now + shut).saturating_duration_since(until));
+        state.shut_until = Some(until.max(now + shut));
         tracing::debug!(spacing = ?state.spacing, shut = ?shut, "Calry's rate limit is reached: slowing this workspace down");
     }
 
@@ -106,6 +124,12 @@ impl Pace {
         let mut state = self.state();
         let spacing = state.spacing.mul_f64(DECAY);
         state.spacing = if spacing < FIRST_SPACING / 2 { Duration::ZERO } else { spacing };
+    }
+
+    fn tell(&self, pause: Duration) {
+        if !pause.is_zero() {
+            self.observer.held_back(pause);
+        }
     }
 
     fn check_gate(&self, patience: Instant) -> Result<(), NoTurn> {
@@ -152,6 +176,33 @@ mod tests {
         let starts: Vec<_> = starts.collect().await;
         assert!(starts[0] >= SECOND * 3 && starts[0] < SECOND * 3 + FIRST_SPACING, "{starts:?}");
         assert!(starts[1] - starts[0] >= FIRST_SPACING && starts[2] - starts[1] >= FIRST_SPACING, "{starts:?}");
+    }
+
+    #[derive(Debug, Default)]
+    struct Told(Mutex<Vec<Duration>>);
+
+    impl Observer for Told {
+        fn requested(&self, _: &super::super::Exchange) {}
+        fn retried(&self) {}
+        fn held_back(&self, pause: Duration) {
+            self.0.lock().unwrap().push(pause);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_told_of_pauses_is_the_time_that_passes_in_them() {
+        let told = Arc::new(Told::default());
+        let (pace, begin) = (Pace::observed_by(Arc::clone(&told) as _), Instant::now());
+        // A burst of refusals, the last of which asks for a second more.
+        for wish in [3, 3, 1, 4] {
+            pace.slow_down(begin, Some(SECOND * wish));
+        }
+        let starts = stream::iter(0..3).map(|_| pace.start(later(60))).buffered(3).map(|at| at.unwrap() - begin);
+        let starts: Vec<_> = starts.collect().await;
+        let pauses = told.0.lock().unwrap();
+        assert_eq!(pauses[..2], [SECOND * 3, SECOND], "{pauses:?}");
+        let sum: Duration = pauses.iter().sum();
+        assert!(starts[2].abs_diff(sum) < Duration::from_millis(10), "{pauses:?} {starts:?}");
     }
 
     #[tokio::test(start_paused = true)]

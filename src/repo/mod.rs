@@ -32,5 +32,5 @@ pub use format::{DEFINITION_SCHEMA, WORKSPACE_SCHEMA, definition_schema, workspa
 pub use load::{DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_begin};
 pub use revision::{Base, BaseError, base, revision};
 pub use secrets::{SecretError, SecretSources};
-pub use watch::{Fingerprint, FoundBy, Settled, WatchOptions, Watcher};
+pub use watch::{Fingerprint, FoundBy, Settled, WatchCounts, WatchOptions, Watcher};
 pub use write::{WriteError, Writing, Written};

@@ -14,6 +14,7 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -47,6 +48,29 @@ pub struct WatchOptions {
     pub patience: Duration,
     /// Whether to ask for file events at all.
     pub events: bool,
+    /// Where what happens is counted.
+    pub counts: Arc<WatchCounts>,
+}
+
+/// What a watcher counts, for whoever wants to know.
+#[derive(Debug, Default)]
+pub struct WatchCounts {
+    events: AtomicU64,
+    polls: AtomicU64,
+}
+
+impl WatchCounts {
+    /// The file events that were about the definitions.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    /// The looks at the directory that no event asked for, and nobody else.
+    #[must_use]
+    pub fn polls(&self) -> u64 {
+        self.polls.load(Ordering::Relaxed)
+    }
 }
 
 impl Default for WatchOptions {
@@ -56,6 +80,7 @@ impl Default for WatchOptions {
             poll: Duration::from_secs(2),
             patience: Duration::from_secs(30),
             events: true,
+            counts: Arc::default(),
         }
     }
 }
@@ -339,6 +364,7 @@ impl Lookout {
         let eyes = Eyes {
             definitions: std::path::absolute(&definitions).unwrap_or(definitions),
             mailbox: options.events.then(|| Arc::clone(&mailbox)),
+            counts: Arc::clone(&options.counts),
             watches: None,
             retry: None,
             rearm: false,
@@ -363,6 +389,9 @@ impl Lookout {
                 self.eyes.rearm |= hint == Hint::Way;
                 let since = self.unrest.map_or(now, |unrest| unrest.since);
                 self.unrest = Some(Unrest { since, moved: now, by: FoundBy::Event });
+            }
+            if self.unrest.is_none() && !asked_in_peace && now >= deadline {
+                self.options.counts.polls.fetch_add(1, Ordering::Relaxed);
             }
             if now >= deadline || asked_in_peace {
                 self.look(now);
@@ -428,6 +457,7 @@ struct Eyes {
     definitions: PathBuf,
     /// Where hints go; `None` where no events are wanted.
     mailbox: Option<Arc<Mailbox>>,
+    counts: Arc<WatchCounts>,
     watches: Option<Watches>,
     /// When to try again to watch what could not be watched.
     retry: Option<Instant>,
@@ -471,9 +501,10 @@ impl Eyes {
     fn arm(&mut self, trail: Trail, mailbox: &Arc<Mailbox>) {
         self.watches = None;
         let trail = Arc::new(trail);
-        let (hints, places) = (Arc::clone(mailbox), Arc::clone(&trail));
+        let (hints, places, counts) = (Arc::clone(mailbox), Arc::clone(&trail), Arc::clone(&self.counts));
         let handler = move |event: notify::Result<Event>| {
             if let Some(hint) = places.hint(&event) {
+                counts.events.fetch_add(1, Ordering::Relaxed);
                 hints.post(|mail| mail.hint = mail.hint.max(Some(hint)));
             }
         };

@@ -487,8 +487,8 @@ fn sixty_requests_a_minute_are_let_in_and_every_probe() {
         let_in += 1;
         assert!(let_in < 200);
     };
-    // Where this machine is slow, some are let in by time.
-    assert!(let_in >= 60, "{let_in}");
+    // A third at once, and where this machine is slow, some more by time.
+    assert!((20..=60).contains(&let_in), "{let_in}");
     is_refused(&turned_away, 429, "60 a minute are let in from one address");
     assert!(turned_away.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
     for _ in 0..70 {

@@ -10,7 +10,8 @@
 //!
 //! [`pull`] goes the other way: live state to files, for who begins with this, or adopts a drift.
 //!
-//! [`pass`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`admin`] tells of over HTTP.
+//! [`pass`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`admin`] tells of over HTTP
+//! and [`notifications`] by themselves.
 //! [`model`] is the vocabulary of all of them, [`saved`] a plan that was reviewed, and [`sandbox`] a Calry of one's own to
 //! try it on.
 //!
@@ -28,6 +29,7 @@
 //! | `saved` | `model`, `plan` |
 //! | `pass` | `model`, `repo`, `remote`, `plan`, `apply` |
 //! | `daemon` | all of these but `sandbox` |
+//! | `notifications` | `model`, `remote`, `plan`, `apply`, `render`, `pass`, `daemon` |
 //! | `admin` | `model`, `plan`, `render`, `daemon` |
 //! | `cli` | everything; nothing imports it |
 //!
@@ -49,6 +51,7 @@ pub mod apply;
 pub mod cli;
 pub mod daemon;
 pub mod model;
+pub mod notifications;
 pub mod pass;
 pub mod plan;
 pub mod pull;

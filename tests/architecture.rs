@@ -21,7 +21,7 @@ fn allowed() -> BTreeMap<String, BTreeSet<String>> {
             "daemon" => {
                 *may = everybody
                     .iter()
-                    .filter(|r| !["daemon", "sandbox", "admin", "cli"].contains(&r.as_str()))
+                    .filter(|r| !["daemon", "sandbox", "notifications", "admin", "cli"].contains(&r.as_str()))
                     .cloned()
                     .collect()
             }

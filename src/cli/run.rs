@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -13,7 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::options::{LiveArgs, duration};
 use super::{Exit, Output, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host, SecretFile};
-use crate::daemon::{self, Board, Handle, Mode, PassReport, Settings, Trigger};
+use crate::daemon::{self, Applying, Board, Handle, Mode, PassReport, Settings, Trigger};
+use crate::notifications::Notifier;
 use crate::repo::MissingSecrets;
 
 #[derive(Args)]
@@ -150,6 +152,10 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
             "\nOr change a file in {shown}/ and save it. What happens is told below; Ctrl-C ends it.\n\n"
         ));
     }
+    // Who is notified is for the configuration file to say.
+    let notifier = Notifier::start(Vec::new(), &setup.http);
+    let teller = Arc::new(notifier.teller(None));
+    let applying = Arc::clone(&teller);
     let settings = Settings {
         source: setup.source.into(),
         key: setup.key,
@@ -159,6 +165,7 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
         max_changes: args.max_changes,
         concurrency: args.concurrency,
         timeout: setup.timeout,
+        applying: Applying::to(move |plan| applying.applying(plan)),
     };
     let log = |report: &PassReport| daemon::log::pass(report, mode, &shown);
     if args.once {
@@ -196,7 +203,12 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
         }
         None => None,
     };
-    daemon::run(&settings, &handle, stop, log).await;
+    let report = |report: &PassReport| {
+        log(report);
+        teller.pass(report);
+    };
+    daemon::run(&settings, &handle, stop, report).await;
+    notifier.stop().await;
     tracing::info!("stopped");
     Ok(Exit::Done)
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::ask::Asked;
 use super::{Memory, Mode, Settings, Trigger};
 use crate::apply::{self, Report, UpdateResult};
-use crate::model::{Diagnostic, Provider};
+use crate::model::{Diagnostic, Provider, Revision};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
 use crate::remote::ReadCalry as _;
@@ -46,6 +46,8 @@ pub struct Told {
     pub differences: Vec<(Entry, Option<Cause>)>,
     /// Providers whose updates failed, and how long until they are tried again.
     pub rests: BTreeMap<Provider, Duration>,
+    /// The git revision of the files that were read, also where the pass failed after that.
+    pub revision: Option<Revision>,
     /// What became of the approval of a refused plan.
     pub approval: Option<Approval>,
 }
@@ -165,6 +167,7 @@ async fn attempt(
         }
     };
     desired.loaded.leave_out(unsettled);
+    told.revision.clone_from(&desired.revision);
     let tell_problems = |memory: &mut Memory, told: &mut Told, loaded: &crate::repo::Loaded| {
         told.errors = loaded.files.iter().filter(|file| file.desired.is_none()).count();
         if memory.problems != loaded.diagnostics {
@@ -223,6 +226,7 @@ async fn attempt(
         }
     };
     tell_differences(memory, told, approved.plan(), false);
+    settings.applying.tell(approved.plan());
     let options = apply::Options {
         concurrency: settings.concurrency,
         method: settings.api.method(),

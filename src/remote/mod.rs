@@ -22,6 +22,7 @@ mod api;
 mod daemon;
 mod error;
 mod key;
+mod otlp;
 mod pace;
 mod post;
 mod retry;
@@ -36,6 +37,7 @@ pub use self::api::{Api, Http, Reader, Settings, SetupError, Writer, install_tls
 pub use self::daemon::{Answer, AskError, Daemon, DaemonUrl, InvalidDaemonUrl};
 pub use self::error::{Error, Operation};
 pub use self::key::{ApiKey, KeyError, KeySource};
+pub use self::otlp::Collector;
 pub use self::post::{Address, InvalidAddress, Proof, Reply, SecretFile, UnusableSecret};
 pub use self::retry::Backoff;
 pub use self::snapshot::{InvalidSnapshot, InvalidSnapshotUrl, Snapshot, SnapshotError, SnapshotUrl, snapshot};

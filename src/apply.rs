@@ -10,8 +10,10 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
-use crate::model::{Desired, Live, Provider, UpdateMethod, printable};
+use crate::model::{Desired, Live, Provider, SPANS, UpdateMethod, printable};
 use crate::plan::{Approved, Cause, Change, Mismatch, Payload, Refreshed, Step, refresh, verify};
 use crate::remote::{Backoff, Error, Operation, ReadCalry, WriteCalry};
 
@@ -140,13 +142,19 @@ struct Run<'a, R, W> {
 impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
     async fn finish(&self, step: &Step) -> UpdateResult {
         let started = Instant::now();
+        let provider = step.desired.provider.as_str();
+        let span = tracing::info_span!(target: SPANS, "update", provider, outcome = Empty, otel.status_code = Empty);
         let outcome = tokio::select! {
-            outcome = self.update(step) => outcome,
+            outcome = self.update(step).instrument(span.clone()) => outcome,
             // What is dropped here is a request under way: it may arrive, and the next pass reads before it writes.
             () = self.grace_is_over() => Outcome::Failed(
                 "stopped while the update was under way; it may have arrived".to_owned()
             ),
         };
+        span.record("outcome", outcome.as_str());
+        if matches!(outcome, Outcome::Failed(_) | Outcome::NotConverged(_)) {
+            span.record("otel.status_code", "ERROR");
+        }
         UpdateResult {
             provider: step.desired.provider.clone(),
             desired: Arc::clone(&step.desired),

@@ -10,9 +10,9 @@
 //!
 //! [`pull`] goes the other way: live state to files, for who begins with this, or adopts a drift.
 //!
-//! [`pass`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`metrics`] tells of in numbers and
-//! [`admin`] over HTTP. [`model`] is the vocabulary of all of them, [`saved`] a plan that was reviewed, and [`sandbox`] a
-//! Calry of one's own to try it on.
+//! [`pass`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`metrics`] tells of in numbers,
+//! [`admin`] over HTTP and [`notifications`] by themselves. [`model`] is the vocabulary of all of them, [`saved`] a plan that
+//! was reviewed, and [`sandbox`] a Calry of one's own to try it on.
 //!
 //! What a hostile pull request may do, and what not, is told in [`threat_model`].
 //!
@@ -29,6 +29,7 @@
 //! | `pass` | `model`, `repo`, `remote`, `plan`, `apply` |
 //! | `daemon` | all of these but `sandbox` |
 //! | `metrics` | `model`, `repo`, `remote`, `plan`, `apply`, `render`, `daemon` |
+//! | `notifications` | `model`, `remote`, `plan`, `apply`, `render`, `pass`, `daemon` |
 //! | `admin` | `model`, `plan`, `render`, `daemon`, `metrics` |
 //! | `cli` | everything; nothing imports it |
 //!
@@ -51,6 +52,7 @@ pub mod cli;
 pub mod daemon;
 pub mod metrics;
 pub mod model;
+pub mod notifications;
 pub mod pass;
 pub mod plan;
 pub mod pull;

@@ -21,7 +21,9 @@ fn allowed() -> BTreeMap<String, BTreeSet<String>> {
             "daemon" => {
                 *may = everybody
                     .iter()
-                    .filter(|r| !["daemon", "sandbox", "metrics", "admin", "cli"].contains(&r.as_str()))
+                    .filter(|r| {
+                        !["daemon", "sandbox", "metrics", "notifications", "admin", "cli"].contains(&r.as_str())
+                    })
                     .cloned()
                     .collect()
             }

@@ -15,6 +15,7 @@ mod schema;
 mod signals;
 mod snapshot;
 mod status;
+mod telemetry;
 mod validate;
 
 use std::io::Write as _;

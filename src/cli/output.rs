@@ -6,11 +6,13 @@ use std::sync::OnceLock;
 use anstream::{AutoStream, ColorChoice};
 use clap::{ArgAction, Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer as _;
 use tracing_subscriber::fmt::format::{FmtSpan, debug_fn};
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::telemetry::Telemetry;
 use crate::model::{Diagnostic, Severity};
 use crate::render;
 
@@ -51,6 +53,8 @@ pub(super) struct Output {
     quiet: bool,
     /// Why a result was not printed.
     lost: OnceLock<io::Error>,
+    /// It sends what waits when this ends.
+    _telemetry: Option<Telemetry>,
 }
 
 impl Output {
@@ -70,14 +74,28 @@ impl Output {
             _ => LevelFilter::TRACE,
         };
         let filter = tracing_subscriber::filter::Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
-        let registry = tracing_subscriber::registry().with(filter);
+        let telemetry = if long_running { Telemetry::from_environment() } else { None };
+        let (telemetry, trouble) = match telemetry {
+            Some(Ok(telemetry)) => (Some(telemetry), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, None),
+        };
+        let traces = telemetry.as_ref().map(|telemetry| {
+            let layer = tracing_opentelemetry::layer().with_tracer(telemetry.tracer()).with_level(false);
+            let layer =
+                layer.with_location(false).with_threads(false).with_tracked_inactivity(false).with_target(false);
+            layer.with_filter(Telemetry::filter())
+        });
+        let registry = tracing_subscriber::registry().with(traces);
         // Where standard error is gone there is nowhere to say so, and trying would panic.
         let layer = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
             .with_span_events(FmtSpan::NONE)
             .log_internal_errors(false);
         match args.log_format {
-            LogFormat::Json => registry.with(layer.json().flatten_event(true).with_target(false)).init(),
+            LogFormat::Json => {
+                registry.with(layer.json().flatten_event(true).with_target(false).with_filter(filter)).init()
+            }
             LogFormat::Text => {
                 let ansi = match color {
                     ColorChoice::Auto => AutoStream::choice(&std::io::stderr()) != ColorChoice::Never,
@@ -89,10 +107,14 @@ impl Output {
                         if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
                     },
                 );
-                registry.with(layer.with_ansi(ansi).with_target(false).with_timer(Seconds).fmt_fields(sentence)).init();
+                let layer = layer.with_ansi(ansi).with_target(false).with_timer(Seconds).fmt_fields(sentence);
+                registry.with(layer.with_filter(filter)).init();
             }
         }
-        Self { color, quiet: args.quiet, lost: OnceLock::new() }
+        if let Some(why) = trouble {
+            tracing::warn!("there are no traces for OpenTelemetry: {why}");
+        }
+        Self { color, quiet: args.quiet, lost: OnceLock::new(), _telemetry: telemetry }
     }
 
     /// Prints a result.

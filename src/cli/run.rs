@@ -14,8 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::options::{LiveArgs, duration};
 use super::{Exit, Output, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host, SecretFile};
-use crate::daemon::{self, Board, Handle, Mode, PassReport, Settings, Trigger};
+use crate::daemon::{self, Applying, Board, Handle, Mode, PassReport, Settings, Trigger};
 use crate::metrics::{Metrics, WorkspaceMetrics};
+use crate::notifications::Notifier;
 use crate::repo::{MissingSecrets, WatchOptions};
 
 #[derive(Args)]
@@ -152,6 +153,10 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
             "\nOr change a file in {shown}/ and save it. What happens is told below; Ctrl-C ends it.\n\n"
         ));
     }
+    // Who is notified is for the configuration file to say.
+    let notifier = Notifier::start(Vec::new(), &setup.http);
+    let teller = Arc::new(notifier.teller(None));
+    let applying = Arc::clone(&teller);
     let mut settings = Settings {
         source: setup.source.into(),
         key: setup.key,
@@ -162,6 +167,7 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
         concurrency: args.concurrency,
         timeout: setup.timeout,
         watching: WatchOptions::default(),
+        applying: Applying::to(move |plan| applying.applying(plan)),
     };
     let log = |report: &PassReport| daemon::log::pass(report, mode, &shown);
     if args.once {
@@ -204,8 +210,10 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
     let report = |report: &PassReport| {
         metrics.passed(report);
         log(report);
+        teller.pass(report);
     };
     daemon::run(&settings, &handle, stop, report).await;
+    notifier.stop().await;
     tracing::info!("stopped");
     Ok(Exit::Done)
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply;
 use crate::pass::{Failure, Source};
+use crate::plan::Plan;
 use crate::remote::{Api, KeySource};
 use crate::repo::{WatchOptions, Watcher};
 
@@ -46,6 +47,27 @@ pub struct Settings {
     pub timeout: Duration,
     /// How patiently the definitions are watched.
     pub watching: WatchOptions,
+    /// Who is told of a plan that is about to be carried out.
+    pub applying: Applying,
+}
+
+/// Who is told of a plan that is about to be carried out: in the middle of the pass, so it must neither wait nor fail.
+#[derive(Default)]
+pub struct Applying(Option<Box<Hears>>);
+
+type Hears = dyn Fn(&Plan) + Send + Sync;
+
+impl Applying {
+    /// Tells this one.
+    pub fn to(told: impl Fn(&Plan) + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(told)))
+    }
+
+    fn tell(&self, plan: &Plan) {
+        if let Some(told) = &self.0 {
+            told(plan);
+        }
+    }
 }
 
 /// The longest pause after passes that failed, where the interval is not longer itself.
@@ -97,5 +119,10 @@ pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, 
 
 /// Runs one pass and says how it went.
 pub async fn once(settings: &Settings, stop: &CancellationToken) -> PassReport {
-    pass::pass(settings, &mut Memory::default(), &Asked::default(), Trigger::Start, &[], stop).await
+    step(settings, &mut Memory::default(), stop).await
+}
+
+/// Runs one pass with what was remembered of those before it.
+pub async fn step(settings: &Settings, memory: &mut Memory, stop: &CancellationToken) -> PassReport {
+    pass::pass(settings, memory, &Asked::default(), Trigger::Start, &[], stop).await
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::ask::Asked;
 use super::{Memory, Mode, Settings, Trigger};
 use crate::apply::{self, Report, UpdateResult};
-use crate::model::{Diagnostic, Provider};
+use crate::model::{Diagnostic, Provider, Revision, SPANS};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
 use crate::remote::ReadCalry as _;
@@ -46,6 +48,8 @@ pub struct Told {
     pub differences: Vec<(Entry, Option<Cause>)>,
     /// Providers whose updates failed, and how long until they are tried again.
     pub rests: BTreeMap<Provider, Duration>,
+    /// The git revision of the files that were read, also where the pass failed after that.
+    pub revision: Option<Revision>,
     /// What became of the approval of a refused plan.
     pub approval: Option<Approval>,
 }
@@ -127,12 +131,27 @@ pub(super) async fn pass(
     let started = Instant::now();
     memory.passes += 1;
     let mut told = Told::default();
-    let attempt = attempt(settings, memory, asked, trigger, &mut told, unsettled, stop).await;
+    let span = tracing::info_span!(
+        target: SPANS,
+        "pass",
+        number = memory.passes,
+        trigger = trigger.as_str(),
+        result = Empty,
+        revision = Empty,
+        otel.status_code = Empty,
+    );
+    let attempt = attempt(settings, memory, asked, trigger, &mut told, unsettled, stop).instrument(span.clone()).await;
+    let result = attempt.unwrap_or_else(PassResult::Failed);
+    span.record("result", result.ended().as_str());
+    span.record("revision", told.revision.as_ref().map(|revision| revision.commit.as_str()));
+    if matches!(result.ended(), Ended::Failed | Ended::Refused | Ended::Incomplete) {
+        span.record("otel.status_code", "ERROR");
+    }
     PassReport {
         number: memory.passes,
         trigger,
         took: started.elapsed(),
-        result: attempt.unwrap_or_else(PassResult::Failed),
+        result,
         told: Told { rests: memory.rests(), ..told },
         problems: memory.problems.clone(),
         next: None,
@@ -165,6 +184,7 @@ async fn attempt(
         }
     };
     desired.loaded.leave_out(unsettled);
+    told.revision.clone_from(&desired.revision);
     let tell_problems = |memory: &mut Memory, told: &mut Told, loaded: &crate::repo::Loaded| {
         told.errors = loaded.files.iter().filter(|file| file.desired.is_none()).count();
         if memory.problems != loaded.diagnostics {
@@ -223,6 +243,7 @@ async fn attempt(
         }
     };
     tell_differences(memory, told, approved.plan(), false);
+    settings.applying.tell(approved.plan());
     let options = apply::Options {
         concurrency: settings.concurrency,
         method: settings.api.method(),

@@ -31,3 +31,6 @@ pub use shared_secret::{InvalidSharedSecret, SharedSecret, Signing};
 pub use template::{InvalidTemplate, Template};
 pub use text::{acts, ellipsize, printable, printable_json, spoken};
 pub use workspace::{InvalidSlug, Slug, Workspace};
+
+/// The target of every span: what is traced, and never logged.
+pub const SPANS: &str = "otel";

@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, ClientBuilder, Method, Response};
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use super::error::Cause;
 use super::pace::{NoTurn, Pace};
@@ -18,7 +20,7 @@ use super::{
     ApiKey, ApiUrl, Backoff, End, Error, Exchange, Listing, Observer, Operation, ReadCalry, SnapshotUrl, WriteCalry,
     retry,
 };
-use crate::model::{Live, Provider, Scrubber, Update, UpdateMethod, Workspace, ellipsize, printable};
+use crate::model::{Live, Provider, SPANS, Scrubber, Update, UpdateMethod, Workspace, ellipsize, printable};
 
 /// The largest list of definitions, in bytes after decompression.
 const MAX_LISTING: usize = 32 << 20;
@@ -331,7 +333,17 @@ impl Session {
         let end = self.deadline.min(started + self.api.settings.request);
         let given = end.saturating_duration_since(started);
         let update = body.is_some();
-        let answer = timeout_at(end, self.exchange(path, body, limit)).await.unwrap_or(Err(Cause::TimedOut { given }));
+        let span = self.span(operation, update);
+        let exchange = self.exchange(path, body, limit).instrument(span.clone());
+        let answer = timeout_at(end, exchange).await.unwrap_or(Err(Cause::TimedOut { given }));
+        match &answer {
+            Ok(_) => span.record("http.response.status_code", 200),
+            Err(Cause::Status { status, .. }) => span.record("http.response.status_code", *status),
+            Err(_) => &span,
+        };
+        if answer.is_err() {
+            span.record("otel.status_code", "ERROR");
+        }
         self.api.observer.requested(&Exchange { update, end: ended(&answer), took: started.elapsed() });
         tracing::debug!(%operation, took = ?started.elapsed(), ok = answer.is_ok(), "asked Calry");
         match &answer {
@@ -342,12 +354,29 @@ impl Session {
         answer.map_err(failed)
     }
 
-    async fn exchange(&self, path: &str, body: Option<Vec<u8>>, limit: usize) -> Result<Vec<u8>, Cause> {
-        let method = match (&body, self.api.method) {
-            (None, _) => Method::GET,
-            (Some(_), UpdateMethod::Patch) => Method::PATCH,
-            (Some(_), UpdateMethod::Put) => Method::PUT,
+    /// What is traced of a request: its method and its route.
+    fn span(&self, operation: &Operation, update: bool) -> Span {
+        let method = method(update.then_some(self.api.method));
+        let route = match operation {
+            Operation::Workspace => "/api/v1/workspace",
+            Operation::Definitions => "/api/v1/integration-definition",
+            Operation::Definition(_) | Operation::Update(_) => "/api/v1/integration-definition/{provider}",
+            Operation::Snapshot => "",
         };
+        tracing::info_span!(
+            target: SPANS,
+            "request",
+            otel.name = format!("{method} {route}"),
+            otel.kind = "client",
+            otel.status_code = Empty,
+            http.request.method = method.as_str(),
+            http.route = route,
+            http.response.status_code = Empty,
+        )
+    }
+
+    async fn exchange(&self, path: &str, body: Option<Vec<u8>>, limit: usize) -> Result<Vec<u8>, Cause> {
+        let method = method(body.is_some().then_some(self.api.method));
         let broken = |error| self.broken(error);
         // A key is printable ASCII, so it is always a header value.
         let mut key = HeaderValue::from_str(self.key.secret().expose()).unwrap_or(HeaderValue::from_static(""));
@@ -421,6 +450,15 @@ fn ended(answer: &Result<Vec<u8>, Cause>) -> End {
         Err(Cause::TimedOut { .. }) => End::TimedOut,
         Err(Cause::Broken { .. } | Cause::Paused { .. } | Cause::TooLate) => End::Broken,
         Ok(_) | Err(Cause::Unreadable { .. } | Cause::TooLarge { .. }) => End::Status(200),
+    }
+}
+
+/// The HTTP method of an update, or of a read.
+fn method(update: Option<UpdateMethod>) -> Method {
+    match update {
+        None => Method::GET,
+        Some(UpdateMethod::Patch) => Method::PATCH,
+        Some(UpdateMethod::Put) => Method::PUT,
     }
 }
 

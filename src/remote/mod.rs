@@ -11,7 +11,8 @@
 //! }
 //! ```
 //!
-//! A [`Daemon`] asks a running daemon for its status, with the same clients and without any key.
+//! A [`Daemon`] asks a running daemon for its status, with the same clients and without any key, and [`Http::post`] takes a
+//! notification to another service.
 //!
 //! This room never follows a redirect, never sends a key in the clear to another host or through a proxy, never reads an
 //! answer without a bound, and never quotes of an API error more than its status and its scrubbed `message`. It decides
@@ -22,7 +23,9 @@ mod daemon;
 mod error;
 mod key;
 mod observer;
+mod otlp;
 mod pace;
+mod post;
 mod retry;
 mod snapshot;
 mod url;
@@ -36,6 +39,8 @@ pub use self::daemon::{Answer, AskError, Daemon, DaemonUrl, InvalidDaemonUrl};
 pub use self::error::{Error, Operation};
 pub use self::key::{ApiKey, KeyError, KeySource};
 pub use self::observer::{End, Exchange, Observer};
+pub use self::otlp::Collector;
+pub use self::post::{Address, InvalidAddress, Proof, Reply, SecretFile, UnusableSecret};
 pub use self::retry::Backoff;
 pub use self::snapshot::{InvalidSnapshot, InvalidSnapshotUrl, Snapshot, SnapshotError, SnapshotUrl, snapshot};
 pub use self::url::{ApiUrl, InvalidApiUrl};

@@ -1,0 +1,66 @@
+//! Traces for OpenTelemetry, where the standard variables name a collector.
+//!
+//! A span is a pass, a request to Calry or the update of a provider: names, states and times, and never a value. Spans have
+//! a target of their own, [`SPANS`], so that no log line ever shows one.
+
+use std::time::Duration;
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{SpanExporter, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
+
+use crate::model::SPANS;
+use crate::remote::Collector;
+
+/// How long one export may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the last one may take, at the end.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// The exporter. When it is dropped, what waits is sent, for [`FLUSH`] at most.
+pub(super) struct Telemetry(SdkTracerProvider);
+
+impl Telemetry {
+    /// What the standard variables ask for; `None` where they name no collector.
+    pub(super) fn from_environment() -> Option<Result<Self, String>> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let named = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+        let off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+            || variable("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none");
+        if off || !named.into_iter().any(|name| variable(name).is_some()) {
+            return None;
+        }
+        let named = variable("OTEL_SERVICE_NAME").is_some()
+            || variable("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|value| value.contains("service.name="));
+        Some(Self::start(named))
+    }
+
+    fn start(named: bool) -> Result<Self, String> {
+        let exporter = SpanExporter::builder().with_http().with_http_client(Collector::new(PATIENCE)?).build();
+        // What the error quotes may hold a token.
+        let exporter = exporter.map_err(|_| "a variable OTEL_EXPORTER_OTLP_… cannot be understood".to_owned())?;
+        let resource = Resource::builder()
+            .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+        let resource = if named { resource } else { resource.with_service_name("calry-gitops") };
+        let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build());
+        Ok(Self(provider.build()))
+    }
+
+    pub(super) fn tracer(&self) -> Tracer {
+        self.0.tracer("calry-gitops")
+    }
+
+    /// What is a span, and nothing else.
+    pub(super) fn filter() -> tracing_subscriber::filter::Targets {
+        tracing_subscriber::filter::Targets::new().with_target(SPANS, tracing::Level::INFO)
+    }
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        // A collector that is not there is nothing to fail for.
+        let _ = self.0.shutdown_with_timeout(FLUSH);
+    }
+}

@@ -1,0 +1,185 @@
+//! What a pass means for the commit that it was about: whether Calry has it. Everything here is pure.
+
+use crate::apply::Outcome;
+use crate::daemon::{PassReport, PassResult};
+use crate::model::Revision;
+use crate::pass::Failure;
+use crate::plan::{Plan, Verdict};
+
+use super::config::Rules;
+
+/// How many providers a description names.
+const NAMED: usize = 3;
+
+/// What a forge shows at a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitStatus {
+    /// The full id of the commit.
+    pub sha: String,
+    /// How it stands.
+    pub state: CommitState,
+    /// A sentence of at most 140 characters: providers and counts, and nothing that others wrote.
+    pub description: String,
+}
+
+/// How a commit stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitState {
+    /// Calry does not have it yet.
+    Pending,
+    /// Calry has it.
+    Success,
+    /// Calry does not have it, and somebody must act.
+    Failure,
+}
+
+/// What one target was told of one workspace's commits.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    told: Option<CommitStatus>,
+    failures: u32,
+}
+
+impl Standing {
+    /// A plan is about to be carried out: its commit is pending, unless Calry had it already and only drift is put back.
+    pub fn applying(&mut self, plan: &Plan) -> Option<CommitStatus> {
+        let sha = sha(plan.revision.as_ref())?;
+        let due = plan.steps().count();
+        let had = self.told.as_ref().is_some_and(|told| told.sha == sha && told.state != CommitState::Pending);
+        if due == 0 || had {
+            return None;
+        }
+        self.news(sha, CommitState::Pending, format!("{} to update", providers(due)))
+    }
+
+    /// What a pass means for its commit; `None` where the forge shows that already.
+    pub fn ended(&mut self, report: &PassReport, rules: &Rules) -> Option<CommitStatus> {
+        let sha = sha(report.told.revision.as_ref());
+        let (state, description) = match &report.result {
+            PassResult::Failed(Failure::Stopped) => return None,
+            PassResult::Failed(failure) => {
+                self.failures = self.failures.saturating_add(1);
+                // A network that fails for a moment says nothing of the commit.
+                let lasting = failure.is_invalid_definitions() || self.failures >= rules.failed_passes;
+                (lasting.then_some(CommitState::Failure)?, "the pass failed: see the daemon's log".to_owned())
+            }
+            other => {
+                self.failures = 0;
+                judge(other, report)?
+            }
+        };
+        self.news(sha?, state, description)
+    }
+
+    fn news(&mut self, sha: String, state: CommitState, description: String) -> Option<CommitStatus> {
+        let status = CommitStatus { sha, state, description };
+        let known = self.told.as_ref() == Some(&status);
+        self.told = Some(status);
+        self.told.clone().filter(|_| !known)
+    }
+}
+
+/// The full id of a commit whose files are what is read: one that differs from its commit says nothing of it.
+fn sha(revision: Option<&Revision>) -> Option<String> {
+    let Revision { commit, dirty, .. } = revision?;
+    let full =
+        matches!(commit.len(), 40 | 64) && commit.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'));
+    (full && !dirty).then(|| commit.clone())
+}
+
+fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, String)> {
+    let plan = result.plan()?;
+    let labels = |wanted: fn(&Verdict) -> bool| -> Vec<&str> {
+        plan.entries
+            .iter()
+            .filter(|entry| wanted(&entry.verdict))
+            .map(|entry| entry.provider.as_ref().map_or("?", |p| p.as_str()))
+            .collect()
+    };
+    let invalid = labels(|verdict| matches!(verdict, Verdict::Invalid | Verdict::Missing | Verdict::Unreadable(_)));
+    let held = labels(|verdict| matches!(verdict, Verdict::Held { pending, .. } if !pending.is_empty()));
+    let updates = |wanted: &dyn Fn(&Outcome) -> bool| -> Vec<&str> {
+        result.updates().iter().filter(|one| wanted(&one.outcome)).map(|one| one.provider.as_str()).collect()
+    };
+    let rests = |name: &&str| report.told.rests.keys().any(|provider| provider.as_str() == *name);
+    let failed = updates(&|outcome| matches!(outcome, Outcome::Failed(_)));
+    let kept = updates(&|outcome| matches!(outcome, Outcome::NotConverged(_)));
+    let (resting, waiting): (Vec<&str>, Vec<&str>) =
+        updates(&|outcome| matches!(outcome, Outcome::Skipped(_))).into_iter().partition(rests);
+    let observed = matches!(result, PassResult::Observed(_));
+    let due = plan.steps().count();
+    use CommitState::{Failure, Pending, Success};
+    Some(if matches!(result, PassResult::Refused(..)) {
+        (Failure, format!("refused: it would change {}, more than is allowed", providers(due)))
+    } else if !failed.is_empty() || !resting.is_empty() {
+        (Failure, format!("not updated: {}", named(&[failed, resting].concat())))
+    } else if !kept.is_empty() {
+        (Failure, format!("Calry kept other values: {}", named(&kept)))
+    } else if !invalid.is_empty() || report.told.errors > 0 {
+        (Failure, format!("cannot be used: {}", named(&invalid)))
+    } else if !waiting.is_empty() {
+        (Pending, format!("not tried yet: {}", named(&waiting)))
+    } else if observed && due > 0 {
+        (Pending, format!("{} would be updated; it is only observed", providers(due)))
+    } else if !held.is_empty() {
+        (Pending, format!("held: {}", named(&held)))
+    } else {
+        (Success, "Calry has it".to_owned())
+    })
+}
+
+fn providers(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "provider" } else { "providers" })
+}
+
+/// The first few; a name is cut so that it stays a sentence.
+fn named(labels: &[&str]) -> String {
+    let more = labels.len().saturating_sub(NAMED);
+    let first: Vec<String> = labels.iter().take(NAMED).map(|label| crate::model::ellipsize(label, 32)).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    first.join(", ") + &more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notifications::tests::{applied, failed, report};
+
+    fn of(commit: &str, dirty: bool, result: PassResult) -> PassReport {
+        let revision = Revision {
+            commit: commit.to_owned(),
+            subject: String::new(),
+            author: String::new(),
+            time: String::new(),
+            dirty,
+        };
+        let mut report = report(result);
+        report.told.revision = Some(revision);
+        report
+    }
+
+    #[test]
+    fn only_the_full_id_of_a_clean_checkout_gets_a_status_and_each_status_once() {
+        let full = "0123456789abcdef0123456789abcdef01234567";
+        let mut standing = Standing::default();
+        let rules = Rules::default();
+        for (commit, dirty) in
+            [("0123456789", false), (full, true), ("../../../0123456789abcdef0123456789abcde", false)]
+        {
+            assert_eq!(standing.ended(&of(commit, dirty, applied(&[], &[])), &rules), None, "{commit}");
+        }
+        let told = standing.ended(&of(full, false, applied(&[], &[])), &rules).unwrap();
+        assert_eq!((told.sha.as_str(), told.state), (full, CommitState::Success));
+        assert_eq!(standing.ended(&of(full, false, applied(&[], &[])), &rules), None);
+    }
+
+    #[test]
+    fn a_commit_fails_by_a_failing_network_only_where_that_lasts() {
+        let full = "0123456789abcdef0123456789abcdef01234567";
+        let mut standing = Standing::default();
+        let states: Vec<Option<CommitState>> = (0..5)
+            .map(|_| standing.ended(&of(full, false, failed()), &Rules::default()).map(|told| told.state))
+            .collect();
+        assert_eq!(states, [None, None, Some(CommitState::Failure), None, None]);
+    }
+}

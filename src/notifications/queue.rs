@@ -1,0 +1,314 @@
+//! The queue of one target: bounded, in order, tried again within bounds, and never waited for.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::commit::CommitStatus;
+use super::config::{Channel, ForgeKind, Target, WebhookUrl};
+use super::message::{self, Notification};
+use crate::model::spoken;
+use crate::remote::{Address, Http, Proof, Reply, SecretFile, UnusableSecret};
+use crate::render::json;
+
+/// How many notifications wait for one target. What is older is dropped for what is newer.
+pub(super) const LENGTH: usize = 1024;
+
+/// How long one attempt may take, and reading its secrets from a file system that may hang.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// How long one notification is tried.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The longest wish to be left alone that is granted.
+const LONGEST_REST: Duration = Duration::from_secs(3600);
+
+/// Something to send.
+#[derive(Clone, Debug)]
+pub(super) enum Job {
+    /// A message.
+    Message(Box<Notification>),
+    /// The status of a commit, for a workspace of this name.
+    Commit(CommitStatus, Option<String>),
+}
+
+impl Job {
+    /// Whether this one says what is to be said in the other one's place.
+    fn replaces(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Commit(a, name), Self::Commit(b, other)) => a.sha == b.sha && name == other,
+            _ => false,
+        }
+    }
+}
+
+/// The queue of one target.
+pub(super) struct Queue {
+    pub(super) target: Target,
+    http: Http,
+    jobs: Mutex<VecDeque<Job>>,
+    wake: Notify,
+    stop: CancellationToken,
+    pub(super) sent: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) dropped: AtomicU64,
+}
+
+/// Why something was not sent.
+struct Fault {
+    why: String,
+    /// Whether a second attempt may help.
+    passing: bool,
+    retry_after: Option<Duration>,
+}
+
+impl Fault {
+    fn lasting(why: impl ToString) -> Self {
+        Self { why: why.to_string(), passing: false, retry_after: None }
+    }
+}
+
+impl Queue {
+    pub(super) fn new(target: Target, http: Http, stop: CancellationToken) -> Self {
+        Self {
+            target,
+            http,
+            jobs: Mutex::default(),
+            wake: Notify::new(),
+            stop,
+            sent: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, VecDeque<Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.jobs().len()
+    }
+
+    /// Puts something at the end, without ever waiting.
+    pub(super) fn push(&self, job: Job) {
+        let full = {
+            let mut jobs = self.jobs();
+            jobs.retain(|waiting| !job.replaces(waiting));
+            let full = jobs.len() >= LENGTH && jobs.pop_front().is_some();
+            jobs.push_back(job);
+            full
+        };
+        if full {
+            let dropped = self.dropped.fetch_add(1, Relaxed) + 1;
+            // Not one line each.
+            if dropped.is_power_of_two() {
+                let name = &self.target.name;
+                tracing::warn!(
+                    notified = name,
+                    dropped,
+                    "the notifications for {name} do not get through fast enough: {dropped} of the oldest were dropped so far"
+                );
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Sends what comes, until the stop and the end of the queue.
+    pub(super) async fn work(&self) {
+        loop {
+            let job = self.jobs().pop_front();
+            let Some(job) = job else {
+                tokio::select! {
+                    () = self.wake.notified() => continue,
+                    () = self.stop.cancelled() => {}
+                }
+                if self.waiting() == 0 {
+                    return;
+                }
+                continue;
+            };
+            if let Some(rest) = self.deliver(job).await {
+                tokio::select! {
+                    () = sleep_until(rest) => {}
+                    // The other side asked to be left alone: what waits is lost.
+                    () = self.stop.cancelled() => return,
+                }
+            }
+        }
+    }
+
+    /// Sends one, again and again where that makes sense. Answers with when the other side wants to hear from us again.
+    async fn deliver(&self, job: Job) -> Option<Instant> {
+        let (name, kind) = (&self.target.name, self.target.channel.as_str());
+        let end = Instant::now() + PATIENCE;
+        let pauses =
+            ExponentialBuilder::new().with_min_delay(Duration::from_secs(1)).with_max_delay(Duration::from_secs(60));
+        let mut pauses = pauses.without_max_times().build();
+        for attempt in 1_u32.. {
+            let fault = match self.send(&job).await {
+                Ok(()) => {
+                    self.sent.fetch_add(1, Relaxed);
+                    tracing::debug!(notified = name, kind, attempt, "{name} was notified");
+                    return None;
+                }
+                Err(fault) => fault,
+            };
+            let jittered = pauses.next().unwrap_or(ATTEMPT).mul_f64(0.5 + 0.5 * fastrand::f64());
+            let pause = fault.retry_after.unwrap_or_default().min(LONGEST_REST).max(jittered);
+            let rest = fault.retry_after.map(|wish| Instant::now() + wish.min(LONGEST_REST));
+            if !fault.passing || Instant::now() + pause >= end || self.stop.is_cancelled() {
+                self.failed.fetch_add(1, Relaxed);
+                let why = &fault.why;
+                tracing::warn!(notified = name, kind, attempts = attempt, "{name} was not notified: {why}");
+                return rest;
+            }
+            tracing::debug!(
+                notified = name,
+                kind,
+                attempt,
+                "{name} is notified again in {}: {}",
+                spoken(pause),
+                fault.why
+            );
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.stop.cancelled() => {
+                    // One more attempt is made at the end, unless that was asked not to be.
+                    if rest.is_some() {
+                        self.failed.fetch_add(1, Relaxed);
+                        tracing::warn!(notified = name, kind, attempts = attempt, "{name} was not notified: {}", fault.why);
+                        return rest;
+                    }
+                }
+            }
+            if self.jobs().iter().any(|newer| newer.replaces(&job)) {
+                return None;
+            }
+        }
+        None
+    }
+
+    async fn send(&self, job: &Job) -> Result<(), Fault> {
+        let target = self.target.clone();
+        let id = match job {
+            Job::Message(notification) => notification.id.clone(),
+            Job::Commit(..) => String::new(),
+        };
+        // Files may be on a file system that hangs.
+        let reading = tokio::task::spawn_blocking(move || secrets(&target, id));
+        let (address, proof) = match tokio::time::timeout(ATTEMPT, reading).await {
+            Ok(Ok(read)) => read.map_err(|error| Fault { passing: true, ..Fault::lasting(error) })?,
+            Ok(Err(_)) => return Err(Fault::lasting("reading its secrets ended by a fault")),
+            Err(_) => return Err(Fault { passing: true, ..Fault::lasting("reading its secrets takes too long") }),
+        };
+        let (address, document) = match (job, &self.target.channel) {
+            (Job::Message(notification), Channel::Slack { .. }) => (address, json::line(&notification.slack())),
+            (Job::Message(notification), _) => (address, json::line(notification)),
+            (Job::Commit(status, name), Channel::Commit(forge)) => {
+                let (path, document) = message::commit(forge, status, name.as_deref());
+                (address.below(&path), json::line(&document))
+            }
+            (Job::Commit(..), _) => return Err(Fault::lasting("it shows no commits")),
+        };
+        let accept = match &self.target.channel {
+            Channel::Commit(forge) if forge.kind == ForgeKind::GitHub => "application/vnd.github+json",
+            _ => "*/*",
+        };
+        let reply = self.http.post(&address, &proof, accept, document.into_bytes(), ATTEMPT).await;
+        self.judge(&reply.map_err(|why| Fault { why, passing: true, retry_after: None })?)
+    }
+
+    fn judge(&self, reply: &Reply) -> Result<(), Fault> {
+        let Reply { status, retry_after, body } = reply;
+        let gitlab = matches!(&self.target.channel, Channel::Commit(forge) if forge.kind == ForgeKind::GitLab);
+        // GitLab refuses to be told what it knows.
+        let known = gitlab && *status == 400 && String::from_utf8_lossy(body).contains("Cannot transition status");
+        if known || (200..300).contains(status) {
+            return Ok(());
+        }
+        let why = match status {
+            300..=399 => format!("it answers with {status}, and redirects are not followed"),
+            401 | 403 if retry_after.is_none() => format!("it answers with {status}: its secret is not accepted"),
+            404 => "it answers with 404: there is no such place, or its secret may not see it".to_owned(),
+            status => format!("it answers with {status}"),
+        };
+        // A rate limit of GitHub is a 403 that says until when.
+        let passing = matches!(status, 408 | 425 | 429 | 500..) || (*status == 403 && retry_after.is_some());
+        Err(Fault { why, passing, retry_after: *retry_after })
+    }
+}
+
+/// What the files of a target hold at this moment.
+fn secrets(target: &Target, id: String) -> Result<(Address, Proof), UnusableSecret> {
+    let address = |file: &SecretFile| file.address(target.insecure_http);
+    match &target.channel {
+        Channel::Slack { url } => Ok((address(url)?, Proof::None)),
+        Channel::Webhook { url, secret } => {
+            let address = match url {
+                WebhookUrl::Written(address) => address.clone(),
+                WebhookUrl::File(file) => address(file)?,
+            };
+            let proof = match secret {
+                Some(secret) => Proof::Signature { secret: secret.read()?, id },
+                None => Proof::None,
+            };
+            Ok((address, proof))
+        }
+        Channel::Commit(forge) => {
+            let token = forge.token.read()?;
+            let proof = match forge.kind {
+                ForgeKind::GitHub => Proof::Bearer(token),
+                ForgeKind::GitLab => Proof::PrivateToken(token),
+            };
+            Ok((forge.api.clone(), proof))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::commit::CommitState;
+    use super::*;
+
+    fn queue() -> Queue {
+        crate::remote::install_tls();
+        let github = serde_json::json!({"repository": "a/b", "tokenFile": "t"});
+        let target = serde_json::from_value(serde_json::json!({"name": "x", "github": github})).unwrap();
+        Queue::new(target, Http::new(crate::remote::Settings::default()).unwrap(), CancellationToken::new())
+    }
+
+    fn job(sha: usize, state: CommitState, workspace: &str) -> Job {
+        let status = CommitStatus { sha: sha.to_string(), state, description: String::new() };
+        Job::Commit(status, Some(workspace.to_owned()))
+    }
+
+    #[test]
+    fn of_a_commit_and_context_only_the_newest_status_waits() {
+        let queue = queue();
+        for state in [CommitState::Pending, CommitState::Success] {
+            queue.push(job(1, state, "eu"));
+            queue.push(job(1, state, "us"));
+            queue.push(job(2, state, "eu"));
+        }
+        assert_eq!((queue.waiting(), queue.dropped.load(Relaxed)), (3, 0));
+        let all_newest =
+            queue.jobs().iter().all(|job| matches!(job, Job::Commit(s, _) if s.state == CommitState::Success));
+        assert!(all_newest);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_the_oldest_is_dropped_and_counted() {
+        let queue = queue();
+        (0..LENGTH + 7).for_each(|sha| queue.push(job(sha, CommitState::Success, "eu")));
+        assert_eq!((queue.waiting(), queue.dropped.load(Relaxed)), (LENGTH, 7));
+        assert!(matches!(queue.jobs().front(), Some(Job::Commit(status, _)) if status.sha == "7"));
+    }
+}

@@ -1,0 +1,195 @@
+//! What of many passes is told, whatever their order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::civil::{Date, date};
+use proptest::prelude::*;
+
+use super::*;
+use crate::apply::{Outcome, Report, UpdateResult};
+use crate::daemon::{PassResult, Told, Trigger};
+use crate::model::{Desired, DesiredPartnerKey, Hold, Live, LivePartnerKey, Provider};
+use crate::pass::Failure;
+use crate::plan::{Cause, Change, Entry, Payload, Plan, Step, Verdict};
+
+pub(super) fn report(result: PassResult) -> PassReport {
+    PassReport {
+        number: 1,
+        trigger: Trigger::Interval,
+        took: Duration::ZERO,
+        result,
+        told: Told::default(),
+        problems: Vec::new(),
+        next: None,
+    }
+}
+
+pub(super) fn failed() -> PassResult {
+    PassResult::Failed(Failure::Internal("no network".to_owned()))
+}
+
+fn desired(provider: &str) -> Arc<Desired> {
+    Arc::new(Desired {
+        provider: Provider::parse(provider).unwrap(),
+        icon: None,
+        partner_key: DesiredPartnerKey::default(),
+        fields: Default::default(),
+        hold: None,
+    })
+}
+
+fn change() -> Change {
+    Change::Field { group: "listing".to_owned(), field: "name".to_owned(), before: Some(false), after: true }
+}
+
+fn entry(provider: &str, verdict: Verdict) -> Entry {
+    let provider = Provider::parse(provider).ok();
+    Entry { provider, file: None, verdict, unresolved: Vec::new(), origins: None, released: None }
+}
+
+fn due(provider: &str, cause: Cause) -> Entry {
+    let desired = desired(provider);
+    let live = Live {
+        id: String::new(),
+        name: String::new(),
+        provider: desired.provider.clone(),
+        icon: None,
+        partner_key: LivePartnerKey::default(),
+        fields: Default::default(),
+        updated_at: String::new(),
+    };
+    let step = Step {
+        desired,
+        live: Arc::new(live),
+        applied: None,
+        changes: vec![change()],
+        cause,
+        payload: Payload::Incomplete,
+    };
+    entry(provider, Verdict::Update(Box::new(step)))
+}
+
+fn plan(entries: Vec<Entry>) -> Plan {
+    let workspace = Workspace { id: "a".to_owned(), name: String::new(), slug: "acme".to_owned() };
+    Plan { workspace, revision: None, entries, digest: None, base: None, snapshot: None }
+}
+
+/// A plan that was carried out: these providers were due, and came out like that; the others are as the verdicts say.
+pub(super) fn applied(updates: &[(&str, Cause, Outcome)], others: &[(&str, Verdict)]) -> PassResult {
+    let mut entries: Vec<Entry> = updates.iter().map(|(provider, cause, _)| due(provider, *cause)).collect();
+    entries.extend(others.iter().map(|(provider, verdict)| entry(provider, verdict.clone())));
+    let result = |(provider, cause, outcome): &(&str, Cause, Outcome)| UpdateResult {
+        provider: Provider::parse(provider).unwrap(),
+        desired: desired(provider),
+        changes: vec![change()],
+        cause: *cause,
+        outcome: outcome.clone(),
+        took: Duration::ZERO,
+    };
+    PassResult::Applied(plan(entries), Report { results: updates.iter().map(result).collect() })
+}
+
+const TODAY: Date = date(2026, 11, 24);
+
+fn kinds(memory: &mut Memory, result: PassResult) -> Vec<EventKind> {
+    let rules = Rules { failed_passes: 2, hold_days: 3 };
+    events(memory, &report(result), &rules, TODAY).into_iter().map(|event| event.kind).collect()
+}
+
+#[test]
+fn a_provider_that_rests_after_a_failure_has_not_recovered() {
+    let memory = &mut Memory::default();
+    let failed = || applied(&[("A", Cause::Change, Outcome::Failed("no".to_owned()))], &[]);
+    let resting = || applied(&[("A", Cause::Change, Outcome::Skipped("tried again in 60s".to_owned()))], &[]);
+    assert_eq!(kinds(memory, failed()), []);
+    assert_eq!(kinds(memory, resting()), [EventKind::Failed]);
+    assert_eq!(kinds(memory, resting()), []);
+    assert_eq!(kinds(memory, failed()), []);
+    // While a whole pass fails, nobody knows.
+    assert_eq!(kinds(memory, self::failed()), []);
+    let done = applied(&[("A", Cause::Change, Outcome::Applied)], &[]);
+    assert_eq!(kinds(memory, done), [EventKind::Applied, EventKind::Recovered]);
+}
+
+#[test]
+fn what_does_not_converge_is_told_once_until_it_does() {
+    let memory = &mut Memory::default();
+    let mismatch = || change().into_mismatch();
+    let kept = || applied(&[("A", Cause::Change, Outcome::NotConverged(vec![mismatch()]))], &[]);
+    let rests = || applied(&[("A", Cause::Change, Outcome::Skipped("later".to_owned()))], &[]);
+    assert_eq!(kinds(memory, kept()), [EventKind::NotConverged]);
+    for result in [rests(), kept(), rests(), kept()] {
+        assert_eq!(kinds(memory, result), []);
+    }
+    assert_eq!(kinds(memory, applied(&[], &[("A", Verdict::InSync(desired("A")))])), [EventKind::Recovered]);
+    assert_eq!(kinds(memory, kept()), [EventKind::NotConverged]);
+}
+
+#[test]
+fn drift_that_stands_is_told_once_and_a_hold_is_told_when_its_end_is_near() {
+    let memory = &mut Memory::default();
+    let observed = || PassResult::Observed(plan(vec![due("A", Cause::Drift)]));
+    assert_eq!(kinds(memory, observed()), [EventKind::Drift]);
+    assert_eq!(kinds(memory, observed()), []);
+    assert_eq!(kinds(memory, applied(&[], &[("A", Verdict::InSync(desired("A")))])), []);
+    assert_eq!(kinds(memory, observed()), [EventKind::Drift]);
+    let held = |until| {
+        let hold = Hold { until, reason: Some("Vertrag".to_owned()) };
+        applied(&[], &[("B", Verdict::Held { hold, pending: vec![change()] })])
+    };
+    assert_eq!(kinds(memory, held(date(2027, 3, 1))), []);
+    assert_eq!(kinds(memory, held(date(2026, 11, 27))), [EventKind::HoldExpiring]);
+    assert_eq!(kinds(memory, held(date(2026, 11, 27))), []);
+    assert_eq!(kinds(memory, held(date(2026, 11, 26))), [EventKind::HoldExpiring], "another day is another hold");
+}
+
+proptest! {
+    /// However passes go: a failure is told when it has lasted, once, and its end is told if and only if it was.
+    #[test]
+    fn failures_and_recoveries_take_turns(passes in proptest::collection::vec(any::<bool>(), 1..60)) {
+        let mut memory = Memory::default();
+        let (mut row, mut told) = (0, false);
+        for fails in passes {
+            let result = if fails { failed() } else { applied(&[], &[]) };
+            let seen = kinds(&mut memory, result);
+            row = if fails { row + 1 } else { 0 };
+            let expected = match (fails, row, told) {
+                (true, 2, _) => vec![EventKind::Failed],
+                (false, _, true) => vec![EventKind::Recovered],
+                _ => vec![],
+            };
+            prop_assert_eq!(seen, expected);
+            told = fails && row >= 2;
+        }
+    }
+
+    /// However providers fare: no event lists more than it may, and drift of one pass is one event.
+    #[test]
+    fn one_event_of_a_kind_for_each_pass(fates in proptest::collection::vec((0..40usize, 0..4u8), 0..60)) {
+        let names: Vec<String> = (0..40).map(|n| format!("P{n}")).collect();
+        let fates: std::collections::BTreeMap<usize, u8> = fates.into_iter().collect();
+        let updates: Vec<(&str, Cause, Outcome)> = fates.iter().map(|(n, fate)| {
+            let outcome = match fate {
+                0 | 1 => Outcome::Applied,
+                2 => Outcome::Failed("no".to_owned()),
+                _ => Outcome::Skipped("later".to_owned()),
+            };
+            (names[*n].as_str(), if *fate == 0 { Cause::Change } else { Cause::Drift }, outcome)
+        }).collect();
+        let mut memory = Memory::default();
+        let events = events(&mut memory, &report(applied(&updates, &[])), &Rules { failed_passes: 1, hold_days: 3 }, TODAY);
+        let kinds: std::collections::BTreeSet<EventKind> = events.iter().map(|event| event.kind).collect();
+        prop_assert_eq!(kinds.len(), events.len());
+        for event in events {
+            let of = fates.values().filter(|fate| match event.kind {
+                EventKind::Applied => **fate == 0,
+                EventKind::Drift => **fate > 0,
+                EventKind::Failed => **fate == 2,
+                _ => false,
+            });
+            prop_assert_eq!(event.providers.len() + event.more, of.count());
+            prop_assert!(event.providers.len() <= LISTED && !event.providers.is_empty());
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -10,10 +11,10 @@ use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::options::{LiveArgs, duration};
+use super::options::{FingerprintArgs, LiveArgs, duration};
 use super::{Exit, Output, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host, SecretFile};
-use crate::daemon::{self, Board, Handle, Mode, PassReport, Settings, Trigger};
+use crate::daemon::{self, Board, Handle, Mode, PassReport, Settings, State, Trigger};
 use crate::repo::MissingSecrets;
 
 #[derive(Args)]
@@ -38,12 +39,18 @@ pub(super) struct RunArgs {
     admin_host: Vec<Host>,
     #[command(flatten)]
     asking: AskingArgs,
+    /// The directory in which the daemon remembers what it applied, so that after a restart it still tells drift from a
+    /// change, sends no masked value twice, and leaves alone what did not converge. No partner key is in it
+    #[arg(long, env = "CALRY_STATE_DIR", hide_env_values = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// Run one pass and end; nothing is told over HTTP
     #[arg(long)]
     once: bool,
     // Last: its headings hold for what follows.
     #[command(flatten)]
     live: LiveArgs,
+    #[command(flatten)]
+    fingerprints: FingerprintArgs,
 }
 
 /// Who may ask for a pass over HTTP.
@@ -159,6 +166,10 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
         max_changes: args.max_changes,
         concurrency: args.concurrency,
         timeout: setup.timeout,
+        state: Arc::new(match &args.state_dir {
+            Some(directory) => State::open(directory, args.fingerprints.key()?)?,
+            None => State::in_process()?,
+        }),
     };
     let log = |report: &PassReport| daemon::log::pass(report, mode, &shown);
     if args.once {

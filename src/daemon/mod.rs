@@ -6,6 +6,7 @@ mod ask;
 pub mod log;
 mod memory;
 mod pass;
+mod state;
 pub mod status;
 
 use std::sync::Arc;
@@ -20,8 +21,9 @@ use crate::repo::{WatchOptions, Watcher};
 
 use ask::Asked;
 pub use ask::{Handle, NotPending};
-pub use memory::Memory;
+pub use memory::{Memory, Rest};
 pub use pass::{Approval, PassReport, PassResult, Told};
+pub use state::{NoRandomness, State};
 pub use status::Board;
 
 pub use crate::render::status::{Mode, Trigger};
@@ -44,6 +46,8 @@ pub struct Settings {
     pub concurrency: usize,
     /// A whole pass, retries included.
     pub timeout: Duration,
+    /// Where the memory is kept; several workspaces may share it.
+    pub state: Arc<State>,
 }
 
 /// The longest pause after passes that failed, where the interval is not longer itself.
@@ -53,7 +57,7 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// a pass makes one more pass after it. The board shows each pass, and that the loop is alive; `report` is told of each pass.
 pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, mut report: impl FnMut(&PassReport)) {
     let (board, asked) = (handle.board(), handle.asked());
-    let mut memory = Memory::default();
+    let mut memory = Memory::new(&settings.state);
     let watching = WatchOptions::default();
     let settling = watching.patience * 2;
     let mut watcher = Watcher::new(settings.source.definitions.clone(), watching);
@@ -96,5 +100,5 @@ pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, 
 
 /// Runs one pass and says how it went.
 pub async fn once(settings: &Settings, stop: &CancellationToken) -> PassReport {
-    pass::pass(settings, &mut Memory::default(), &Asked::default(), Trigger::Start, &[], stop).await
+    pass::pass(settings, &mut Memory::new(&settings.state), &Asked::default(), Trigger::Start, &[], stop).await
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calry_gitops::daemon::{Board, Mode, PassReport, PassResult, Settings, Told, Trigger};
+use calry_gitops::daemon::{Applying, Board, Mode, PassReport, PassResult, Settings, State, Told, Trigger};
 use calry_gitops::metrics::{Metrics, WorkspaceMetrics};
 use calry_gitops::model::{
     KNOWN_LISTING_FIELDS, Live, LiveValue, PartnerKey, Provider, Secret, SecretName, UpdateMethod, Workspace,
@@ -204,6 +204,8 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         concurrency: CONCURRENCY,
         timeout: Duration::from_secs(60),
         watching: WatchOptions::default(),
+        applying: Applying::default(),
+        state: Arc::new(State::in_process().expect("chance")),
     };
     let metrics = WorkspaceMetrics::new(name, &settings, Arc::new(Board::new(&settings, name)));
     let entry = |n| Entry {

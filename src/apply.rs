@@ -1,13 +1,15 @@
 //! An approved plan and a writer to a report: one update per changed provider, several at once, each verified.
 //!
-//! What it never does: write twice without reading in between, write what somebody changed since the plan was made, or
-//! stop at the first failure. It cannot be given a plan that has not passed the guard.
+//! A fault in one update is that update's failure. What it never does: write twice without reading in between, write what
+//! somebody changed since the plan was made, or stop at the first failure. It cannot be given a plan that has not passed
+//! the guard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt as _, StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -60,6 +62,10 @@ pub struct UpdateResult {
     pub cause: Cause,
     /// How it ended.
     pub outcome: Outcome,
+    /// How many update requests were sent for it.
+    pub sent: u32,
+    /// Calry's `updatedAt` in the definition by which the outcome was judged; `None` where there was none.
+    pub updated_at: Option<String>,
     /// How long it took, waiting included.
     pub took: Duration,
 }
@@ -131,6 +137,13 @@ pub async fn apply<R: ReadCalry, W: WriteCalry>(
     Report { results }
 }
 
+/// What an update did on its way.
+#[derive(Default)]
+struct Trace {
+    sent: u32,
+    updated_at: Option<String>,
+}
+
 struct Run<'a, R, W> {
     reader: &'a R,
     writer: &'a W,
@@ -144,8 +157,14 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         let started = Instant::now();
         let provider = step.desired.provider.as_str();
         let span = tracing::info_span!(target: SPANS, "update", provider, outcome = Empty, otel.status_code = Empty);
+        let mut trace = Trace::default();
+        // What a fault left behind is the trace alone, and that is true at any moment.
+        let updating = AssertUnwindSafe(self.update(step, &mut trace).instrument(span.clone())).catch_unwind();
         let outcome = tokio::select! {
-            outcome = self.update(step).instrument(span.clone()) => outcome,
+            // What the panic says may quote what it was about.
+            outcome = updating => outcome.unwrap_or_else(|_| Outcome::Failed(
+                "the update ended by a fault of calry-gitops; it may have arrived".to_owned()
+            )),
             // What is dropped here is a request under way: it may arrive, and the next pass reads before it writes.
             () = self.grace_is_over() => Outcome::Failed(
                 "stopped while the update was under way; it may have arrived".to_owned()
@@ -161,6 +180,8 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
             changes: step.changes.clone(),
             cause: step.cause,
             outcome,
+            sent: trace.sent,
+            updated_at: trace.updated_at,
             took: started.elapsed(),
         }
     }
@@ -170,7 +191,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         tokio::time::sleep(GRACE).await;
     }
 
-    async fn update(&self, step: &Step) -> Outcome {
+    async fn update(&self, step: &Step, trace: &mut Trace) -> Outcome {
         let provider = &step.desired.provider;
         if let Some(reason) = self.options.resting.get(provider) {
             return Outcome::Skipped(reason.clone());
@@ -186,18 +207,25 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 fetched = Instant::now();
                 match self.reader.definition(provider).await {
                     Err(error) => return self.failed(&error),
-                    Ok(live) => match self.replan(&step, live) {
-                        Ok(fresh) => step = *fresh,
-                        Err(outcome) => return outcome,
-                    },
+                    Ok(live) => {
+                        trace.updated_at = Some(live.updated_at.clone());
+                        match self.replan(&step, live) {
+                            Ok(fresh) => step = *fresh,
+                            Err(outcome) => return outcome,
+                        }
+                    }
                 }
                 continue;
             }
             let Payload::Ready(update) = &step.payload else {
                 return Outcome::Failed(step.payload.refusal().unwrap_or_default());
             };
+            trace.sent += 1;
             let error = match self.writer.update(provider, update).await {
-                Ok(answer) => return judge(&step, &answer),
+                Ok(answer) => {
+                    trace.updated_at = Some(answer.updated_at.clone());
+                    return judge(&step, &answer);
+                }
                 Err(error) => error,
             };
             let pause = if error.is_transient() { backoff.next(&error, self.options.deadline) } else { None };
@@ -217,6 +245,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                         ));
                     }
                     Ok(live) => {
+                        trace.updated_at = Some(live.updated_at.clone());
                         if let Some(outcome) = arrived(&step, &live) {
                             return outcome;
                         }

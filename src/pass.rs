@@ -117,6 +117,7 @@ pub fn load(source: &Source) -> Result<Desired, Failure> {
         }
         loaded.keep_only(&source.only);
     }
+    loaded.check_holds(today());
     loaded.resolve(&source.secrets, source.missing);
     let revision = repo::revision(&loaded.directory);
     let base = source.base.as_deref().map(|reference| base(&loaded, reference, &source.only)).transpose()?;

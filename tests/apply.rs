@@ -432,6 +432,26 @@ impl WriteCalry for Fake {
     }
 }
 
+/// A writer that breaks at one provider.
+struct Faulty<'a>(&'a Fake);
+
+impl WriteCalry for Faulty<'_> {
+    async fn update(&self, provider: &Provider, update: &Update) -> Result<Live, Error> {
+        assert_ne!(provider.as_str(), "P01", "hunter2");
+        self.0.update(provider, update).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_in_one_update_is_its_failure_alone_and_repeats_nothing() {
+    let (fake, approved) = faked(3, Duration::from_secs(1));
+    let report = apply(&approved, &fake, &Faulty(&fake), &options(), |_| {}).await;
+    assert!(matches!(outcome(&report, "P01"), Outcome::Failed(why) if why.contains("a fault of calry-gitops")));
+    assert_eq!(report.results[1].sent, 1, "it may have arrived");
+    assert_eq!((outcome(&report, "P00"), outcome(&report, "P02")), (Outcome::Applied, Outcome::Applied));
+    assert!(!format!("{report:?}").contains("hunter2"));
+}
+
 fn half(name: &str, value: &str) -> BTreeMap<String, Secret> {
     BTreeMap::from([(name.to_owned(), Secret::new(value))])
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use calry_gitops::model::{
-    Desired, DesiredPartnerKey, DesiredValue, Icon, Live, LiveValue, PartnerKey, Provider, Secret, Template, Update,
-    UpdateMethod, Workspace,
+    Desired, DesiredPartnerKey, DesiredValue, FingerprintKey, Icon, Live, LiveValue, PartnerKey, Provider, Secret,
+    Template, Update, UpdateMethod, Workspace,
 };
-use calry_gitops::plan::{Applied, Context, Input, Refreshed, Verdict, plan, refresh, verify};
+use calry_gitops::plan::{Applied, Context, Imprint, Input, Refreshed, Verdict, plan, refresh, verify};
 use calry_gitops::sandbox::Config;
 use serde_json::json;
 use support::{Daemon, World, live};
@@ -141,7 +141,9 @@ fn found(header: &str, value: &str) -> Live {
 
 #[test]
 fn trap_7_what_was_applied_still_counts_when_a_provider_is_read_again() {
-    let applied = Applied::from([(hostaway(), Arc::new(wanted("https://e.com/old")))]);
+    let key = FingerprintKey::new(&Secret::new("k".repeat(32))).unwrap();
+    let imprint = Imprint::of(&wanted("https://e.com/old"), &key, "w", Some("2025".to_owned()));
+    let applied = Applied::from([(hostaway(), Arc::new(imprint))]);
     let context =
         Context { today: jiff::civil::date(2026, 1, 1), method: UpdateMethod::Patch, applied: &applied, base: None };
     let file = Input {

@@ -119,7 +119,13 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
-        let _ = writeln!(std::io::stderr(), "{}", fault(info.location()));
+        let fault = fault(info.location());
+        // The log of a daemon is read by machines: a line of another form would be lost on them.
+        if tracing::event_enabled!(tracing::Level::ERROR) {
+            tracing::error!("{fault}");
+        } else {
+            let _ = writeln!(std::io::stderr(), "error: {fault}");
+        }
     }));
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed.map_err(|error| error.format(&mut command())) {
@@ -203,7 +209,7 @@ fn command() -> clap::Command {
 /// What is said of a panic. Its own message may quote the text that it was about, and that may be a secret.
 fn fault(location: Option<&Location<'_>>) -> String {
     let at = location.map(|at| format!(" at {at}")).unwrap_or_default();
-    format!("error: a fault of calry-gitops{at}; please report it")
+    format!("a fault of calry-gitops{at}; please report it")
 }
 
 /// A command line that is wrong in a way that the parser does not see.
@@ -231,7 +237,7 @@ mod tests {
     #[test]
     fn a_panic_is_told_by_its_place_alone() {
         let here = Location::caller();
-        assert_eq!(fault(Some(here)), format!("error: a fault of calry-gitops at {here}; please report it"));
+        assert_eq!(fault(Some(here)), format!("a fault of calry-gitops at {here}; please report it"));
     }
 
     #[test]

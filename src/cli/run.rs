@@ -11,10 +11,10 @@ use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::options::{LiveArgs, duration};
+use super::options::{FingerprintArgs, LiveArgs, duration};
 use super::{Exit, Output, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host, SecretFile};
-use crate::daemon::{self, Applying, Board, Handle, Mode, PassReport, Settings, Trigger};
+use crate::daemon::{self, Applying, Board, Handle, Mode, PassReport, Settings, State, Trigger};
 use crate::metrics::{Metrics, WorkspaceMetrics};
 use crate::notifications::Notifier;
 use crate::repo::{MissingSecrets, WatchOptions};
@@ -41,12 +41,18 @@ pub(super) struct RunArgs {
     admin_host: Vec<Host>,
     #[command(flatten)]
     asking: AskingArgs,
+    /// The directory in which the daemon remembers what it applied, so that after a restart it still tells drift from a
+    /// change, sends no masked value twice, and leaves alone what did not converge. No partner key is in it
+    #[arg(long, env = "CALRY_STATE_DIR", hide_env_values = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// Run one pass and end; nothing is told over HTTP
     #[arg(long)]
     once: bool,
     // Last: its headings hold for what follows.
     #[command(flatten)]
     live: LiveArgs,
+    #[command(flatten)]
+    fingerprints: FingerprintArgs,
 }
 
 /// Who may ask for a pass over HTTP.
@@ -168,6 +174,10 @@ pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit>
         timeout: setup.timeout,
         watching: WatchOptions::default(),
         applying: Applying::to(move |plan| applying.applying(plan)),
+        state: Arc::new(match &args.state_dir {
+            Some(directory) => State::open(directory, args.fingerprints.key()?)?,
+            None => State::in_process()?,
+        }),
     };
     let log = |report: &PassReport| daemon::log::pass(report, mode, &shown);
     if args.once {

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::options::FileArgs;
 use super::{Exit, Output};
 use crate::model::{Catalogue, Severity, printable};
-use crate::pass::Failure;
+use crate::pass::{self, Failure};
 use crate::render::{github, json, sarif};
 use crate::repo::{self, Loaded};
 
@@ -74,6 +74,7 @@ fn load(FileArgs { definitions, only, strict }: &FileArgs) -> Result<Loaded, Fai
         loaded.keep_only(only);
     }
     loaded.check(&Catalogue::Reference);
+    loaded.check_holds(pass::today());
     if *strict {
         loaded.deny_warnings();
     }

@@ -3,19 +3,16 @@
 //! The message is the sentence that a person reads; the fields are the same facts for a machine (`--log-format json`). A
 //! quiet pass says nothing of single providers.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use tracing::{debug, error, info, warn};
 
-use tracing::{error, info, warn};
-
-use super::{Approval, Mode, PassReport, PassResult};
+use super::{Approval, Mode, PassReport, PassResult, Rest};
 use crate::apply::{Outcome, UpdateResult};
-use crate::model::{Diagnostic, Provider, Severity, ellipsize, printable, spoken};
+use crate::model::{Diagnostic, Revision, Severity, ellipsize, printable, spoken};
 use crate::pass::Failure;
 use crate::plan::{Cause, Entry, Plan, Verdict};
 use crate::render::text::{counts, mismatched, named};
 
-/// Logs a pass.
+/// Logs a pass, but for its updates, which were logged when they ended.
 pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
     for diagnostic in &report.told.news {
         problem(diagnostic, directory);
@@ -31,11 +28,6 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
             warn!(%digest, "the approval of {digest} is forgotten: files or live state have changed since");
         }
         None => {}
-    }
-    if let PassResult::Applied(plan, applied) = &report.result {
-        for result in &applied.results {
-            update(plan, result, &report.told.rests);
-        }
     }
     let (number, trigger) = (report.number, report.trigger.as_str());
     let took = spoken(report.took);
@@ -67,7 +59,7 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
         }
         PassResult::Observed(plan) | PassResult::Applied(plan, _) => {
             let summary = plan.summary();
-            let revision = plan.revision.as_ref().map(crate::model::Revision::short);
+            let revision = plan.revision.as_ref().map(Revision::short);
             let at = revision.as_ref().map(|r| format!(" at {r}")).unwrap_or_default();
             let told = match &report.result {
                 PassResult::Applied(_, applied) => carried_out(plan, &applied.results),
@@ -116,52 +108,53 @@ fn rest(plan: &Plan) -> String {
     all.split_once(", ").map_or(all.clone(), |(_, rest)| rest.to_owned())
 }
 
-fn update(plan: &Plan, result: &UpdateResult, rests: &BTreeMap<Provider, Duration>) {
-    let provider = result.provider.as_str();
-    let cause = word(result.cause);
-    let revision = plan.revision.as_ref().map(crate::model::Revision::short);
-    let duration_seconds = result.took.as_secs_f64();
-    let outcome = result.outcome.as_str();
-    let paths = result.changes.iter().map(|c| printable(&c.path())).collect::<Vec<_>>().join(" ");
-    let what = named(&result.changes);
-    let again = rests
-        .get(&result.provider)
-        .map(|rest| format!("; tried again in {}, or when its file changes", spoken(*rest)))
+/// Logs how an update ended, as soon as it did. Where a request was sent for it this is its audit line (`audit`): the log of
+/// all writes, whatever becomes of the pass. Paths are separated by spaces; one that is no plain words is quoted.
+pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<Rest>) {
+    let UpdateResult { provider, changes, outcome, sent, .. } = result;
+    let provider = provider.as_str();
+    let what = named(changes);
+    let again = rest
+        .map(|rest| format!("; tried again in {}, or when its file changes", spoken(rest.left)))
         .unwrap_or_default();
-    match &result.outcome {
+    // What is held is not updated.
+    let over = result.desired.hold.as_ref().map(|hold| format!(" (its hold until {} is over)", hold.until));
+    let over = over.unwrap_or_default();
+    let revision = plan.revision.as_ref();
+    let audit = (*sent > 0).then_some(true);
+    macro_rules! line {
+        ($level:ident, $($message:tt)*) => {
+            $level!(
+                audit,
+                workspace = printable(&plan.workspace.slug),
+                provider,
+                cause = word(result.cause),
+                revision = revision.map(Revision::short),
+                commit = revision.map(|revision| revision.commit.as_str()),
+                outcome = outcome.as_str(),
+                sent,
+                duration_seconds = result.took.as_secs_f64(),
+                paths = changes.iter().map(|c| printable(&c.path())).collect::<Vec<_>>().join(" "),
+                $($message)*
+            )
+        };
+    }
+    match outcome {
         Outcome::Applied => {
             let why = match result.cause {
                 Cause::Change => "updated",
                 Cause::Drift => "drifted, and was put back",
             };
-            info!(provider, cause, revision, outcome, duration_seconds, paths, "{provider} {why}: {what}");
+            line!(info, "{provider} {why}{over}: {what}");
         }
-        Outcome::Unchanged => {
-            info!(
-                provider,
-                cause, revision, outcome, duration_seconds, "{provider} was as desired already when it was read again"
-            );
-        }
+        Outcome::Unchanged => line!(info, "{provider} was as desired already when it was read again"),
         Outcome::NotConverged(mismatches) => {
             let fields = mismatches.iter().take(8).map(mismatched).collect::<Vec<_>>().join("; ");
-            warn!(
-                provider,
-                cause,
-                revision,
-                outcome,
-                duration_seconds,
-                paths,
-                "{provider} took the update and kept other values: {fields}{again}"
-            );
+            line!(warn, "{provider} took the update and kept other values: {fields}{again}");
         }
-        Outcome::Failed(why) => {
-            error!(
-                provider,
-                cause, revision, outcome, duration_seconds, paths, "{provider} was not updated: {why}{again}"
-            );
-        }
+        Outcome::Failed(why) => line!(error, "{provider} was not updated: {why}{again}"),
         // A provider that rests was told of when it failed.
-        Outcome::Skipped(why) => tracing::debug!(provider, cause, outcome, "{provider} was not tried: {why}"),
+        Outcome::Skipped(why) => line!(debug, "{provider} was not tried: {why}"),
     }
 }
 
@@ -184,7 +177,9 @@ fn difference(entry: &Entry, cause: Option<Cause>) {
                 Cause::Drift => "has drifted, and would be put back",
             };
             let cause = word(cause);
-            warn!(provider, state = "update", cause, "{provider} {would}: {what}");
+            let over = entry.ended_hold().map(|hold| format!(" (its hold until {} is over)", hold.until));
+            let over = over.unwrap_or_default();
+            warn!(provider, state = "update", cause, "{provider} {would}{over}: {what}");
         }
         _ => {}
     }

@@ -1,25 +1,39 @@
-//! What the daemon remembers between passes: the desired state that it last applied, whom to leave alone for a while, and
-//! how often it failed. Nothing of it outlives the process.
+//! What the daemon remembers between passes: what it last applied, whom to leave alone for a while, and how often it
+//! failed. Where there is a state directory, what was applied and what did not converge outlive the process.
+//!
+//! What it never does: keep a value from below `partnerKey`, or decide whether there is a difference that shows.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::LONGEST_PAUSE;
 use super::pass::{PassReport, PassResult};
+use super::state::{self, LOST_AT_END, Remembered, RememberedField, State};
+use super::status::now;
 use crate::apply::{Outcome, UpdateResult};
 use crate::model::{Desired, Diagnostic, Provider, Secret, Workspace};
-use crate::plan::{Applied, Change, Plan, Verdict};
+use crate::plan::{Applied, Cause, Change, Imprint, Mismatch, Plan, Step, Verdict};
+
+/// How long the file of the memory is waited for. What takes longer is a file system that hangs.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What one workspace's loop remembers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Memory {
+    state: Arc<State>,
     /// The desired state last applied, or found in place.
     pub(super) applied: Applied,
     /// Providers whose last update failed.
-    resting: BTreeMap<Provider, Rest>,
+    failing: BTreeMap<Provider, Failing>,
+    /// What Calry took and did not keep, by path. The desired state that it is about is the one last applied.
+    kept: BTreeMap<Provider, BTreeMap<String, Kept>>,
     /// The workspace of the API key that was used last.
     known: Option<(Secret, Workspace)>,
     /// The id of the workspace that everything else here is about.
@@ -32,82 +46,222 @@ pub struct Memory {
     pub(super) told: BTreeMap<Provider, Vec<Change>>,
     /// The problems that were last said.
     pub(super) problems: Vec<Diagnostic>,
+    file: Filed,
+    /// Makes the next pass end by a fault.
+    #[cfg(test)]
+    pub(super) faulty: bool,
+}
+
+/// How the file stands to the memory.
+#[derive(Debug, Default)]
+struct Filed {
+    /// The digest of what it holds, as far as this process knows.
+    written: Option<[u8; 32]>,
+    /// A write that was not waited for.
+    writing: Option<JoinHandle<std::io::Result<()>>>,
+    /// Whether it was said that it cannot be written.
+    told: bool,
+}
+
+/// A growing pause.
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    failures: u32,
+    until: Instant,
+    /// The same on the clock, for the next process.
+    until_on_clock: Timestamp,
 }
 
 #[derive(Debug)]
-struct Rest {
-    desired: Arc<Desired>,
-    failures: u32,
-    until: Instant,
+struct Failing {
+    desired: Imprint,
+    pause: Pause,
     why: String,
-    /// Calry took the update and kept other values: trying again is of no use before something changes.
-    not_converged: bool,
+}
+
+#[derive(Debug)]
+struct Kept {
+    mismatch: Mismatch,
+    cause: Cause,
+    pause: Pause,
+}
+
+/// A provider whose update did not do.
+#[derive(Debug)]
+pub struct Rest {
+    /// How long until it is tried again, unless something else about it changes.
+    pub left: Duration,
+    /// How the last attempt ended.
+    pub outcome: Outcome,
+}
+
+impl Pause {
+    fn after(failures: u32, interval: Duration) -> Self {
+        let pause = growing(interval, failures);
+        let until_on_clock = now().checked_add(pause).unwrap_or(Timestamp::MAX);
+        Self { failures, until: Instant::now() + pause, until_on_clock }
+    }
+
+    /// A pause that another process began. Whatever its file says, it is no longer than one that begins now.
+    fn resumed(failures: u32, until_on_clock: Timestamp, interval: Duration) -> Self {
+        let left = Duration::try_from(until_on_clock.duration_since(now())).unwrap_or_default();
+        let most = growing(interval, failures);
+        if left > most {
+            Self::after(failures, interval)
+        } else {
+            Self { failures, until: Instant::now() + left, until_on_clock }
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
 }
 
 impl Memory {
+    /// A memory of nothing.
+    #[must_use]
+    pub fn new(state: &Arc<State>) -> Self {
+        Self {
+            state: Arc::clone(state),
+            applied: Applied::new(),
+            failing: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            known: None,
+            home: None,
+            failures: 0,
+            passes: 0,
+            told: BTreeMap::new(),
+            problems: Vec::new(),
+            file: Filed::default(),
+            #[cfg(test)]
+            faulty: false,
+        }
+    }
+
     /// The workspace, where this key was asked before. Another key clears what is known and lets everybody try again.
     pub(super) fn workspace_of(&mut self, key: &Secret) -> Option<Workspace> {
         match &self.known {
             Some((known, workspace)) if known == key => Some(workspace.clone()),
             Some(_) => {
                 self.known = None;
-                self.resting.clear();
+                self.failing.clear();
                 None
             }
             None => None,
         }
     }
 
-    /// Whether another key than the last one may belong to another workspace: then that is to be asked before anything is
-    /// compared with what was applied.
-    pub(super) const fn may_have_moved(&self) -> bool {
-        self.known.is_none() && self.home.is_some()
+    /// Whether what is remembered may be about another workspace than the key, or is yet to be read: then whose the key is
+    /// is to be asked before anything is compared with what was applied.
+    pub(super) fn may_be_elsewhere(&self) -> bool {
+        self.known.is_none() && (self.home.is_some() || self.state.outlives())
     }
 
-    /// Takes over which workspace the rest is about. Whether the definitions are for it is not known yet.
-    pub(super) fn learn_home(&mut self, workspace: &Workspace) {
+    /// Takes over which workspace the rest is about, and what another process remembered of it. Whether the definitions are
+    /// for it is not known yet.
+    pub(super) async fn move_to(&mut self, workspace: &Workspace, interval: Duration) {
+        if self.home.as_ref() == Some(&workspace.id) {
+            return;
+        }
         // What was applied to one workspace says nothing of another.
-        if self.home.as_ref().is_some_and(|home| *home != workspace.id) {
-            self.applied.clear();
+        self.applied.clear();
+        self.failing.clear();
+        self.kept.clear();
+        self.file = Filed::default();
+        if self.state.outlives() {
+            let (state, id) = (Arc::clone(&self.state), workspace.id.clone());
+            let loading = tokio::task::spawn_blocking(move || state.load(&id));
+            match tokio::time::timeout(PATIENCE, loading).await {
+                Ok(Ok(remembered)) => self.take_up(remembered, interval),
+                Ok(Err(_)) | Err(_) => {
+                    tracing::warn!("the state file cannot be read in time; nothing is remembered of before")
+                }
+            }
         }
         self.home = Some(workspace.id.clone());
     }
 
+    fn take_up(&mut self, remembered: BTreeMap<Provider, Remembered>, interval: Duration) {
+        if !remembered.is_empty() {
+            tracing::info!(
+                providers = remembered.len(),
+                "remembers what was applied to {} of the providers",
+                remembered.len()
+            );
+        }
+        for (provider, Remembered { imprint, kept }) in remembered {
+            let kept: BTreeMap<String, Kept> = kept
+                .into_iter()
+                .map(|RememberedField { kept, cause, failures, until }| {
+                    let pause = Pause::resumed(failures, until, interval);
+                    (kept.path.clone(), Kept { mismatch: kept.into(), cause: cause.into(), pause })
+                })
+                .collect();
+            if !kept.is_empty() {
+                self.kept.insert(provider.clone(), kept);
+            }
+            self.applied.insert(provider, Arc::new(imprint));
+        }
+    }
+
     /// Takes over the workspace of a key, after the definitions were found to be for it.
     pub(super) fn learn_workspace(&mut self, key: &Secret, workspace: &Workspace) {
-        self.learn_home(workspace);
+        self.home.get_or_insert_with(|| workspace.id.clone());
         self.known = Some((key.clone(), workspace.clone()));
     }
 
-    /// The providers of a plan that are not to be tried now. A new desired state is tried at once.
-    pub(super) fn resting(&mut self, plan: &Plan, asked: bool) -> BTreeMap<Provider, String> {
-        let now = Instant::now();
-        self.resting.retain(|provider, rest| {
-            let same = plan.steps().any(|step| step.desired.provider == *provider && step.desired == rest.desired);
-            same && (!asked || rest.not_converged)
-        });
-        self.resting
-            .iter()
-            .filter(|(_, rest)| rest.until > now)
-            .map(|(provider, rest)| {
-                let left = Duration::from_secs((rest.until - now).as_secs() + 1);
-                let why = format!(
-                    "tried again in {} or when its file changes: {}",
-                    humantime::format_duration(left),
-                    rest.why
-                );
-                (provider.clone(), why)
-            })
-            .collect()
+    fn imprint(&self, desired: &Desired, updated_at: Option<String>) -> Imprint {
+        Imprint::of(desired, self.state.key(), self.home.as_deref().unwrap_or_default(), updated_at)
     }
 
-    /// Whose updates failed, and how long until they are tried again.
-    pub(super) fn rests(&self) -> BTreeMap<Provider, Duration> {
-        let now = Instant::now();
-        self.resting
-            .iter()
-            .map(|(provider, rest)| (provider.clone(), rest.until.saturating_duration_since(now)))
-            .collect()
+    /// The providers of a plan that are not to be tried now, each with the reason.
+    ///
+    /// Who failed is left alone as a whole, until it is asked for. Who did not converge is left alone where nothing but what
+    /// did not converge is due: any other field is updated at once, and as an update carries the whole set, those that rest
+    /// are carried along. A new desired state is tried at once.
+    pub(super) fn resting(&mut self, plan: &Plan, asked: bool) -> BTreeMap<Provider, String> {
+        let steps: BTreeMap<&Provider, &Step> = plan.steps().map(|step| (&step.desired.provider, step)).collect();
+        self.failing.retain(|provider, failing| {
+            !asked && steps.get(provider).is_some_and(|step| failing.desired.is_of(&step.desired))
+        });
+        let applied = &self.applied;
+        self.kept.retain(|provider, _| {
+            let same = |step: &&Step| applied.get(provider).is_some_and(|known| known.is_of(&step.desired));
+            steps.get(provider).is_none_or(same)
+        });
+        let why = |step: &Step| {
+            let provider = &step.desired.provider;
+            let (left, why) = match self.failing.get(provider) {
+                Some(failing) => (failing.pause.left(), failing.why.clone()),
+                None => {
+                    let kept = self.kept.get(provider)?;
+                    let due = step.changes.iter().map(|change| kept.get(&change.path()));
+                    let due = due.collect::<Option<Vec<_>>>()?;
+                    let left = due.iter().map(|field| field.pause.left()).min()?;
+                    (left, not_converged(kept).error().unwrap_or_default())
+                }
+            };
+            let told = humantime::format_duration(Duration::from_secs(left.as_secs() + 1));
+            (!left.is_zero()).then(|| format!("tried again in {told} or when its file changes: {why}"))
+        };
+        steps.into_iter().filter_map(|(provider, step)| Some((provider.clone(), why(step)?))).collect()
+    }
+
+    /// A provider whose update did not do.
+    pub(super) fn rest(&self, provider: &Provider) -> Option<Rest> {
+        if let Some(Failing { pause, why, .. }) = self.failing.get(provider) {
+            return Some(Rest { left: pause.left(), outcome: Outcome::Failed(why.clone()) });
+        }
+        let kept = self.kept.get(provider)?;
+        let left = kept.values().map(|field| field.pause.left()).min()?;
+        Some(Rest { left, outcome: not_converged(kept) })
+    }
+
+    /// All of them.
+    pub(super) fn rests(&self) -> BTreeMap<Provider, Rest> {
+        let providers = self.failing.keys().chain(self.kept.keys());
+        providers.filter_map(|provider| Some((provider.clone(), self.rest(provider)?))).collect()
     }
 
     /// Takes over what a plan found in place, and forgets what git no longer manages.
@@ -119,32 +273,116 @@ impl Memory {
             .filter_map(|entry| entry.provider.as_ref())
             .collect();
         self.applied.retain(|provider, _| managed.binary_search(&provider).is_ok());
+        self.kept.retain(|provider, _| managed.binary_search(&provider).is_ok());
         for entry in &plan.entries {
-            if let Verdict::InSync(desired) = &entry.verdict {
-                self.applied.insert(desired.provider.clone(), Arc::clone(desired));
+            if let Verdict::InSync(desired, live) = &entry.verdict {
+                let imprint = self.imprint(desired, Some(live.updated_at.clone()));
+                self.kept.remove(&desired.provider);
+                match self.applied.entry(desired.provider.clone()) {
+                    Slot::Occupied(slot) if **slot.get() == imprint => {}
+                    slot => drop(slot.insert_entry(Arc::new(imprint))),
+                }
             }
         }
     }
 
     /// Takes over how an update ended.
     pub(super) fn learn_result(&mut self, result: &UpdateResult, interval: Duration) {
-        match &result.outcome {
+        let UpdateResult { provider, desired, changes, cause, outcome, updated_at, .. } = result;
+        match outcome {
             Outcome::Applied | Outcome::Unchanged => {
-                self.applied.insert(result.provider.clone(), Arc::clone(&result.desired));
-                self.resting.remove(&result.provider);
+                let imprint = self.imprint(desired, updated_at.clone());
+                self.applied.insert(provider.clone(), Arc::new(imprint));
+                self.failing.remove(provider);
+                self.kept.remove(provider);
             }
             Outcome::Skipped(_) => {}
-            Outcome::Failed(_) | Outcome::NotConverged(_) => {
-                let failures = self.resting.get(&result.provider).map_or(0, |rest| rest.failures) + 1;
-                let rest = Rest {
-                    desired: Arc::clone(&result.desired),
-                    failures,
-                    until: Instant::now() + growing(interval, failures),
-                    why: result.outcome.error().unwrap_or_default(),
-                    not_converged: matches!(result.outcome, Outcome::NotConverged(_)),
-                };
-                self.resting.insert(result.provider.clone(), rest);
+            Outcome::Failed(why) => {
+                let failures = self.failing.get(provider).map_or(0, |failing| failing.pause.failures).saturating_add(1);
+                let (desired, pause) = (self.imprint(desired, None), Pause::after(failures, interval));
+                self.failing.insert(provider.clone(), Failing { desired, pause, why: why.clone() });
+                // The update may have arrived: which value stands behind a mask now, nobody knows.
+                if result.sent > 0 && changes.iter().any(Change::sensitive) {
+                    self.doubt(provider);
+                }
             }
+            Outcome::NotConverged(mismatches) => {
+                self.failing.remove(provider);
+                let mut before = self.kept.remove(provider).unwrap_or_default();
+                let field = |mismatch: &Mismatch| {
+                    let (cause, pause) = match before.remove(&mismatch.path) {
+                        // It rests, and was carried along by an update for another field's sake: that is no new try.
+                        Some(Kept { cause, pause, .. }) if !pause.left().is_zero() => (cause, pause),
+                        Some(Kept { cause, pause, .. }) => {
+                            (cause, Pause::after(pause.failures.saturating_add(1), interval))
+                        }
+                        None => (*cause, Pause::after(1, interval)),
+                    };
+                    (mismatch.path.clone(), Kept { mismatch: mismatch.clone(), cause, pause })
+                };
+                let kept: BTreeMap<String, Kept> = mismatches.iter().map(field).collect();
+                let mut imprint = self.imprint(desired, updated_at.clone());
+                imprint.kept = kept.iter().map(|(path, field)| (path.clone(), field.cause)).collect();
+                self.applied.insert(provider.clone(), Arc::new(imprint));
+                self.kept.insert(provider.clone(), kept);
+            }
+        }
+    }
+
+    /// Forgets what stands behind all masks: a fault may have kept the outcome of an update from it.
+    pub(super) fn doubt_all(&mut self) {
+        self.applied.values_mut().for_each(|known| Arc::make_mut(known).updated_at = None);
+    }
+
+    /// Forgets what stands behind a provider's masks.
+    fn doubt(&mut self, provider: &Provider) {
+        if let Some(known) = self.applied.get_mut(provider) {
+            Arc::make_mut(known).updated_at = None;
+        }
+    }
+
+    /// Writes what outlives the process, where it is not written already. It cannot fail; what it cannot do is told of once.
+    pub(super) async fn save(&mut self) {
+        let Some(home) = &self.home else { return };
+        let Some(path) = self.state.file(home) else { return };
+        let fields = |provider| {
+            let fields = self.kept.get(provider).into_iter().flatten();
+            let field = |(_, Kept { mismatch, cause, pause }): (&String, &Kept)| RememberedField {
+                kept: mismatch.into(),
+                cause: (*cause).into(),
+                failures: pause.failures,
+                until: pause.until_on_clock,
+            };
+            fields.map(field).collect()
+        };
+        let providers = self.applied.iter().map(|(provider, imprint)| (provider, &**imprint, fields(provider)));
+        let document = self.state.document(home, providers);
+        let digest: [u8; 32] = Sha256::digest(&document).into();
+        if self.file.written == Some(digest) || self.file.writing.as_ref().is_some_and(|write| !write.is_finished()) {
+            return;
+        }
+        let shown = path.display().to_string();
+        let mut writing = tokio::task::spawn_blocking(move || state::write(&path, &document));
+        let error = match tokio::time::timeout(PATIENCE, &mut writing).await {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(error))) => Some(error.to_string()),
+            Ok(Err(_)) => Some("writing ended by a fault".to_owned()),
+            Err(_) => {
+                self.file.writing = Some(writing);
+                Some("the file system does not answer".to_owned())
+            }
+        };
+        self.file.written = error.is_none().then_some(digest);
+        match error {
+            Some(error) if !self.file.told => {
+                tracing::warn!("cannot write the state file {shown}: {error}; {LOST_AT_END}, until it can be written");
+                self.file.told = true;
+            }
+            None if self.file.told => {
+                tracing::info!("the state file {shown} can be written again");
+                self.file.told = false;
+            }
+            _ => {}
         }
     }
 
@@ -160,6 +398,10 @@ impl Memory {
         let spread = pause.mul_f64(0.9 + 0.2 * fastrand::f64());
         if self.failures == 0 { spread } else { spread.min(LONGEST_PAUSE.max(interval)) }
     }
+}
+
+fn not_converged(kept: &BTreeMap<String, Kept>) -> Outcome {
+    Outcome::NotConverged(kept.values().map(|field| field.mismatch.clone()).collect())
 }
 
 /// The interval, doubled with each failure but the first, to at most five minutes (or the interval, where that is longer).
@@ -181,24 +423,80 @@ mod tests {
         assert_eq!(growing(Duration::from_secs(1), u32::MAX).as_secs(), 300);
     }
 
-    #[test]
-    fn what_was_applied_to_one_workspace_is_not_taken_for_applied_to_another() {
-        let workspace = |id: &str| Workspace { id: id.to_owned(), name: String::new(), slug: String::new() };
-        let provider = Provider::parse("HOSTAWAY").unwrap();
-        let desired = Desired {
-            provider: provider.clone(),
+    fn memory() -> Memory {
+        Memory::new(&Arc::new(State::in_process().unwrap()))
+    }
+
+    fn desired() -> Arc<Desired> {
+        Arc::new(Desired {
+            provider: Provider::parse("HOSTAWAY").unwrap(),
             icon: None,
             partner_key: crate::model::DesiredPartnerKey::default(),
             fields: BTreeMap::new(),
             hold: None,
-        };
-        let mut memory = Memory::default();
+        })
+    }
+
+    #[tokio::test]
+    async fn what_was_applied_to_one_workspace_is_not_taken_for_applied_to_another() {
+        let workspace = |id: &str| Workspace { id: id.to_owned(), name: String::new(), slug: String::new() };
+        let (mut memory, desired, second) = (memory(), desired(), Duration::from_secs(1));
         memory.learn_workspace(&Secret::new("one"), &workspace("a"));
-        memory.applied.insert(provider, Arc::new(desired));
-        assert!(memory.workspace_of(&Secret::new("two")).is_none() && memory.may_have_moved());
-        memory.learn_workspace(&Secret::new("two"), &workspace("a"));
+        memory.applied.insert(desired.provider.clone(), Arc::new(memory.imprint(&desired, None)));
+        assert!(memory.workspace_of(&Secret::new("two")).is_none() && memory.may_be_elsewhere());
+        memory.move_to(&workspace("a"), second).await;
         assert_eq!(memory.applied.len(), 1, "a rotated key of the same workspace");
-        memory.learn_workspace(&Secret::new("three"), &workspace("b"));
+        memory.move_to(&workspace("b"), second).await;
         assert!(memory.applied.is_empty());
+    }
+
+    /// Takes over that Calry kept these fields as they were.
+    fn keeps(memory: &mut Memory, paths: &[&str]) {
+        let mismatch = |path: &&str| Mismatch {
+            path: (*path).to_owned(),
+            sent: crate::plan::Value::Bool(true),
+            kept: crate::plan::Value::None,
+            sensitive: false,
+        };
+        let result = UpdateResult {
+            provider: Provider::parse("HOSTAWAY").unwrap(),
+            desired: desired(),
+            changes: Vec::new(),
+            cause: Cause::Change,
+            outcome: Outcome::NotConverged(paths.iter().map(mismatch).collect()),
+            sent: 1,
+            updated_at: None,
+            took: Duration::ZERO,
+        };
+        memory.learn_result(&result, Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_field_that_is_carried_along_keeps_its_pause_and_one_that_is_tried_again_has_a_longer_one() {
+        let mut memory = memory();
+        let left = |memory: &Memory| -> Vec<(String, u64)> {
+            let fields = memory.kept.values().flatten();
+            fields.map(|(path, field)| (path.clone(), field.pause.left().as_secs())).collect()
+        };
+        let is = |fields: &[(&str, u64)]| fields.iter().map(|(f, s)| ((*f).to_owned(), *s)).collect::<Vec<_>>();
+        keeps(&mut memory, &["a"]);
+        tokio::time::advance(Duration::from_secs(4)).await;
+        keeps(&mut memory, &["a", "b"]);
+        assert_eq!(left(&memory), is(&[("a", 6), ("b", 10)]));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        keeps(&mut memory, &["a", "b"]);
+        assert_eq!(left(&memory), is(&[("a", 20), ("b", 3)]));
+        keeps(&mut memory, &["b"]);
+        assert_eq!(left(&memory), is(&[("b", 3)]));
+    }
+
+    #[test]
+    fn a_pause_that_a_file_tells_of_is_no_longer_than_one_that_begins_now() {
+        let interval = Duration::from_secs(60);
+        let left = |failures, until| Pause::resumed(failures, until, interval).left().as_secs_f64().round();
+        assert_eq!(left(1, Timestamp::MAX), 60.0);
+        assert_eq!(left(u32::MAX, Timestamp::MAX), 300.0);
+        assert_eq!(left(9, Timestamp::MIN), 0.0);
+        assert_eq!(left(9, now() + Duration::from_secs(100)), 100.0);
     }
 }

@@ -6,6 +6,7 @@ mod ask;
 pub mod log;
 mod memory;
 mod pass;
+mod state;
 pub mod status;
 
 use std::sync::Arc;
@@ -21,8 +22,9 @@ use crate::repo::{WatchOptions, Watcher};
 
 use ask::Asked;
 pub use ask::{Handle, NotPending};
-pub use memory::Memory;
+pub use memory::{Memory, Rest};
 pub use pass::{Approval, PassReport, PassResult, Told};
+pub use state::{NoRandomness, State};
 pub use status::Board;
 
 pub use crate::render::status::{Mode, Trigger};
@@ -49,6 +51,8 @@ pub struct Settings {
     pub watching: WatchOptions,
     /// Who is told of a plan that is about to be carried out.
     pub applying: Applying,
+    /// Where the memory is kept; several workspaces may share it.
+    pub state: Arc<State>,
 }
 
 /// Who is told of a plan that is about to be carried out: in the middle of the pass, so it must neither wait nor fail.
@@ -77,7 +81,7 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// a pass makes one more pass after it. The board shows each pass, and that the loop is alive; `report` is told of each pass.
 pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, mut report: impl FnMut(&PassReport)) {
     let (board, asked) = (handle.board(), handle.asked());
-    let mut memory = Memory::default();
+    let mut memory = Memory::new(&settings.state);
     let settling = settings.watching.patience * 2;
     let mut watcher = Watcher::new(settings.source.definitions.clone(), settings.watching.clone());
     let mut trigger = Trigger::Start;
@@ -119,7 +123,7 @@ pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, 
 
 /// Runs one pass and says how it went.
 pub async fn once(settings: &Settings, stop: &CancellationToken) -> PassReport {
-    step(settings, &mut Memory::default(), stop).await
+    step(settings, &mut Memory::new(&settings.state), stop).await
 }
 
 /// Runs one pass with what was remembered of those before it.

@@ -1,16 +1,18 @@
 //! One pass of the daemon. It cannot fail: what went wrong is part of what it reports.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::ask::Asked;
-use super::{Memory, Mode, Settings, Trigger};
+use super::{Memory, Mode, Rest, Settings, Trigger, log};
 use crate::apply::{self, Report, UpdateResult};
 use crate::model::{Diagnostic, Provider, Revision, SPANS};
 use crate::pass::{self, Failure, Look};
@@ -46,8 +48,8 @@ pub struct Told {
     pub errors: usize,
     /// Differences that are not changed and were not told before, each with its cause.
     pub differences: Vec<(Entry, Option<Cause>)>,
-    /// Providers whose updates failed, and how long until they are tried again.
-    pub rests: BTreeMap<Provider, Duration>,
+    /// Providers whose updates did not do.
+    pub rests: BTreeMap<Provider, Rest>,
     /// The git revision of the files that were read, also where the pass failed after that.
     pub revision: Option<Revision>,
     /// What became of the approval of a refused plan.
@@ -140,7 +142,14 @@ pub(super) async fn pass(
         revision = Empty,
         otel.status_code = Empty,
     );
-    let attempt = attempt(settings, memory, asked, trigger, &mut told, unsettled, stop).instrument(span.clone()).await;
+    let attempt = attempt(settings, memory, asked, trigger, &mut told, unsettled, stop).instrument(span.clone());
+    // What the panic says may quote what it was about; where it was has been told. The memory takes over the outcome of an
+    // update as soon as there is one, so that it lacks no more than those that were under way.
+    let attempt = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|_| {
+        memory.doubt_all();
+        Err(Failure::Internal("a fault of calry-gitops, told above".to_owned()))
+    });
+    memory.save().await;
     let result = attempt.unwrap_or_else(PassResult::Failed);
     span.record("result", result.ended().as_str());
     span.record("revision", told.revision.as_ref().map(|revision| revision.commit.as_str()));
@@ -185,6 +194,8 @@ async fn attempt(
     };
     desired.loaded.leave_out(unsettled);
     told.revision.clone_from(&desired.revision);
+    #[cfg(test)]
+    assert!(!memory.faulty, "hunter2");
     let tell_problems = |memory: &mut Memory, told: &mut Told, loaded: &crate::repo::Loaded| {
         told.errors = loaded.files.iter().filter(|file| file.desired.is_none()).count();
         if memory.problems != loaded.diagnostics {
@@ -204,9 +215,9 @@ async fn attempt(
     let reader = settings.api.reader(&key, deadline, pass::scrubber(&desired));
     let looking = async {
         let known = match known {
-            None if memory.may_have_moved() => {
+            None if memory.may_be_elsewhere() => {
                 let workspace = reader.workspace().await?;
-                memory.learn_home(&workspace);
+                memory.move_to(&workspace, settings.interval).await;
                 Some(workspace)
             }
             known => known,
@@ -253,10 +264,13 @@ async fn attempt(
         stop: stop.clone(),
     };
     let writer = settings.api.writer(&reader);
-    let applied = apply::apply(&approved, &reader, &writer, &options, |_: &UpdateResult| {}).await;
-    for result in &applied.results {
+    let learning = Mutex::new(memory);
+    let applied = apply::apply(&approved, &reader, &writer, &options, |result: &UpdateResult| {
+        let mut memory = learning.lock().unwrap_or_else(PoisonError::into_inner);
         memory.learn_result(result, settings.interval);
-    }
+        log::update(approved.plan(), result, memory.rest(&result.provider));
+    })
+    .await;
     Ok(PassResult::Applied(approved.into_plan(), applied))
 }
 
@@ -303,4 +317,51 @@ fn unreadable(plan: &Plan) -> bool {
 
 fn missing(plan: &Plan) -> bool {
     plan.entries.iter().any(|entry| matches!(entry.verdict, Verdict::Missing))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::State;
+    use crate::model::{Secret, UpdateMethod};
+    use crate::remote::{self, Api, ApiUrl, Http, KeySource};
+    use crate::repo::{MissingSecrets, SecretSources};
+
+    #[tokio::test]
+    async fn a_fault_ends_the_pass_and_not_the_daemon_and_repeats_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("hostaway.yaml"), "provider: HOSTAWAY\n").unwrap();
+        remote::install_tls();
+        let http = Http::new(remote::Settings::default()).unwrap();
+        let settings = Settings {
+            source: Arc::new(pass::Source {
+                definitions: directory.path().to_owned(),
+                secrets: SecretSources::new(None),
+                missing: MissingSecrets::Error,
+                strict: false,
+                only: Vec::new(),
+                base: None,
+            }),
+            // There is no key, so that nothing is asked.
+            key: KeySource::Variable(None::<Secret>),
+            api: Api::new(&http, ApiUrl::parse("http://127.0.0.1:9", false).unwrap(), UpdateMethod::Patch).unwrap(),
+            interval: Duration::from_secs(60),
+            mode: Mode::Enforce,
+            max_changes: None,
+            concurrency: 1,
+            timeout: Duration::from_secs(60),
+            watching: crate::repo::WatchOptions::default(),
+            applying: super::super::Applying::default(),
+            state: Arc::new(State::in_process().unwrap()),
+        };
+        let mut memory = Memory::new(&settings.state);
+        memory.faulty = true;
+        let stop = CancellationToken::new();
+        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Start, &[], &stop).await;
+        assert!(matches!(report.result, PassResult::Failed(Failure::Internal(_))), "{report:?}");
+        assert!(!format!("{report:?}").contains("hunter2"));
+        memory.faulty = false;
+        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Interval, &[], &stop).await;
+        assert!(matches!(report.result, PassResult::Failed(Failure::Key(_))) && report.number == 2, "{report:?}");
+    }
 }

@@ -201,11 +201,16 @@ fn provider(
 ) -> ProviderStatus {
     provider.last_update = before.and_then(|before| before.last_update.clone());
     if let Some(UpdateResult { provider: name, outcome, cause, .. }) = result {
-        let rest = report.told.rests.get(name).filter(|rest| !rest.is_zero());
-        provider.retry_at = rest.and_then(|rest| after(now, *rest));
-        provider.outcome = Some(outcome.into());
-        provider.error = outcome.error();
-        match outcome {
+        let rest = report.told.rests.get(name).filter(|rest| !rest.left.is_zero());
+        provider.retry_at = rest.and_then(|rest| after(now, rest.left));
+        // What it rests from says more than that it rests.
+        let told = match (outcome, rest) {
+            (Outcome::Skipped(_), Some(rest)) => &rest.outcome,
+            _ => outcome,
+        };
+        provider.outcome = Some(told.into());
+        provider.error = told.error();
+        match told {
             Outcome::Applied | Outcome::Unchanged => {
                 provider.state = State::InSync;
                 provider.changes.clear();
@@ -213,15 +218,7 @@ fn provider(
                 provider.outcome = None;
             }
             Outcome::NotConverged(mismatches) => provider.not_converged = mismatches.iter().map(Into::into).collect(),
-            Outcome::Failed(_) => {}
-            // What it rests from says more than that it rests.
-            Outcome::Skipped(_) => {
-                if let Some(before) = before.filter(|before| rest.is_some() && before.outcome.is_some()) {
-                    provider.outcome = before.outcome;
-                    provider.error.clone_from(&before.error);
-                    provider.not_converged.clone_from(&before.not_converged);
-                }
-            }
+            Outcome::Failed(_) | Outcome::Skipped(_) => {}
         }
         if matches!(outcome, Outcome::Applied) {
             provider.last_update = Some(LastUpdate { time: now, revision: revision(report), cause: (*cause).into() });

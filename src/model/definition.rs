@@ -82,6 +82,16 @@ pub struct Hold {
 }
 
 impl Hold {
+    /// In the last days of a hold, this many before the last one included, it is worth saying that it ends.
+    pub const NEAR: i32 = 3;
+
+    /// How many days are left after a day (UTC), 0 on the last one; negative where it is over.
+    #[must_use]
+    pub fn days_left(&self, today: Date) -> i32 {
+        // Without a larger unit the difference is in days.
+        today.until(self.until).map_or(0, |span| span.get_days())
+    }
+
     /// Whether the hold is in force on a day (UTC).
     #[must_use]
     pub fn in_force(&self, today: Date) -> bool {
@@ -169,5 +179,7 @@ mod tests {
         let hold = Hold { until: jiff::civil::date(2026, 3, 1), reason: None };
         assert!(hold.in_force(jiff::civil::date(2026, 3, 1)));
         assert!(!hold.in_force(jiff::civil::date(2026, 3, 2)));
+        let left = |month, day| hold.days_left(jiff::civil::date(2026, month, day));
+        assert_eq!((left(3, 1), left(2, 27), left(3, 2), left(1, 1)), (0, 2, -1, 59));
     }
 }

@@ -44,13 +44,16 @@ pub enum Code {
     Empty,
     /// A hold without a reason.
     Hold,
+    /// A hold whose last day has passed. It comes by time and not by a commit: `--strict` does not make it an error, for
+    /// that would keep the provider out just when it is to be resumed.
+    HoldOver,
     /// More problems than are worth telling.
     TooMany,
 }
 
 impl Code {
     /// Every kind, in the order of the declaration.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Unreadable,
         Self::Syntax,
         Self::UnknownKey,
@@ -66,6 +69,7 @@ impl Code {
         Self::PlainCredential,
         Self::Empty,
         Self::Hold,
+        Self::HoldOver,
         Self::TooMany,
     ];
 
@@ -88,6 +92,7 @@ impl Code {
             Self::PlainCredential => "plain-credential",
             Self::Empty => "empty",
             Self::Hold => "hold",
+            Self::HoldOver => "hold-over",
             Self::TooMany => "too-many",
         }
     }

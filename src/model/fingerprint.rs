@@ -106,6 +106,12 @@ impl Fingerprint {
         })
     }
 
+    /// As it stands in a document.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.fingerprint
+    }
+
     /// Whether it is the fingerprint of this value.
     #[must_use]
     pub fn is_of(&self, value: &Secret) -> bool {

@@ -269,7 +269,7 @@ fn trouble(entry: &Entry, report: &PassReport, before: bool) -> Option<String> {
                 _ => None,
             }
         }
-        Verdict::InSync(_) | Verdict::Held { .. } | Verdict::Unmanaged => None,
+        Verdict::InSync(..) | Verdict::Held { .. } | Verdict::Unmanaged => None,
     }
 }
 

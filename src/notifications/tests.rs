@@ -48,20 +48,27 @@ fn entry(provider: &str, verdict: Verdict) -> Entry {
     Entry { provider, file: None, verdict, unresolved: Vec::new(), origins: None, released: None }
 }
 
-fn due(provider: &str, cause: Cause) -> Entry {
-    let desired = desired(provider);
-    let live = Live {
+fn live(provider: &str) -> Arc<Live> {
+    Arc::new(Live {
         id: String::new(),
         name: String::new(),
-        provider: desired.provider.clone(),
+        provider: Provider::parse(provider).unwrap(),
         icon: None,
         partner_key: LivePartnerKey::default(),
         fields: Default::default(),
         updated_at: String::new(),
-    };
+    })
+}
+
+fn in_sync(provider: &str) -> Verdict {
+    Verdict::InSync(desired(provider), live(provider))
+}
+
+fn due(provider: &str, cause: Cause) -> Entry {
+    let desired = desired(provider);
     let step = Step {
         desired,
-        live: Arc::new(live),
+        live: live(provider),
         applied: None,
         changes: vec![change()],
         cause,
@@ -85,6 +92,8 @@ pub(super) fn applied(updates: &[(&str, Cause, Outcome)], others: &[(&str, Verdi
         changes: vec![change()],
         cause: *cause,
         outcome: outcome.clone(),
+        sent: 1,
+        updated_at: None,
         took: Duration::ZERO,
     };
     PassResult::Applied(plan(entries), Report { results: updates.iter().map(result).collect() })
@@ -122,7 +131,7 @@ fn what_does_not_converge_is_told_once_until_it_does() {
     for result in [rests(), kept(), rests(), kept()] {
         assert_eq!(kinds(memory, result), []);
     }
-    assert_eq!(kinds(memory, applied(&[], &[("A", Verdict::InSync(desired("A")))])), [EventKind::Recovered]);
+    assert_eq!(kinds(memory, applied(&[], &[("A", in_sync("A"))])), [EventKind::Recovered]);
     assert_eq!(kinds(memory, kept()), [EventKind::NotConverged]);
 }
 
@@ -132,7 +141,7 @@ fn drift_that_stands_is_told_once_and_a_hold_is_told_when_its_end_is_near() {
     let observed = || PassResult::Observed(plan(vec![due("A", Cause::Drift)]));
     assert_eq!(kinds(memory, observed()), [EventKind::Drift]);
     assert_eq!(kinds(memory, observed()), []);
-    assert_eq!(kinds(memory, applied(&[], &[("A", Verdict::InSync(desired("A")))])), []);
+    assert_eq!(kinds(memory, applied(&[], &[("A", in_sync("A"))])), []);
     assert_eq!(kinds(memory, observed()), [EventKind::Drift]);
     let held = |until| {
         let hold = Hold { until, reason: Some("Vertrag".to_owned()) };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::civil::Date;
 
 use super::change::{Change, KeyChange, Mismatch, Value, dotted};
-use super::{Base, Cause, Digest, Entry, Missing, Payload, Plan, Step, Unresolved, Verdict};
+use super::{Applied, Base, Cause, Digest, Entry, Imprint, Missing, Payload, Plan, Step, Unresolved, Verdict};
 use crate::model::{
     Desired, DesiredValue, Half, Live, LivePartnerKey, LiveValue, PartnerKey, Provider, Revision, Secret, Update,
     UpdateMethod, Workspace,
@@ -25,9 +25,6 @@ pub struct Input {
     pub desired: Option<Arc<Desired>>,
 }
 
-/// The desired state that was last applied, or found in place, of each provider.
-pub type Applied = BTreeMap<Provider, Arc<Desired>>;
-
 /// What a plan depends on beside files and live state.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
@@ -35,7 +32,7 @@ pub struct Context<'a> {
     pub today: Date,
     /// PATCH or PUT.
     pub method: UpdateMethod,
-    /// What this process remembers.
+    /// What the daemon remembers.
     pub applied: &'a Applied,
     /// What this branch began with, where it is to be told whose a change is.
     pub base: Option<&'a Base>,
@@ -63,8 +60,8 @@ pub fn plan(
                 if let Some((_, problem)) = unreadable.iter().find(|(p, _)| p == provider) {
                     Verdict::Unreadable(problem.clone())
                 } else if let Some(live) = live.remove(provider) {
-                    let applied = context.applied.get(provider).map(|d| &**d);
-                    let compared = compare(&desired, &live, applied, context.base);
+                    let behind = Behind::Applied(context.applied.get(provider).map(|known| &**known));
+                    let compared = compare(&desired, &live, behind, context.base);
                     unresolved = compared.unresolved;
                     let held = desired.hold.as_ref().is_some_and(|hold| hold.in_force(context.today));
                     origins = context.base.map(|base| base.origins(&compared.changes, &desired, held, context.today));
@@ -99,19 +96,12 @@ fn verdict(desired: Arc<Desired>, live: Arc<Live>, changes: Vec<Change>, context
         return Verdict::Held { hold: hold.clone(), pending: changes };
     }
     if changes.is_empty() {
-        return Verdict::InSync(desired);
+        return Verdict::InSync(desired, live);
     }
-    let known = context.applied.get(&desired.provider);
-    let cause = if known.is_some_and(|known| same_state(known, &desired)) { Cause::Drift } else { Cause::Change };
+    let applied = context.applied.get(&desired.provider).cloned();
+    let cause = applied.as_ref().map_or(Cause::Change, |known| known.cause(&desired, &changes));
     let payload = payload(&desired, &live, &changes, context.method);
-    let applied = known.cloned();
     Verdict::Update(Box::new(Step { desired, live, applied, changes, cause, payload }))
-}
-
-/// Whether two desired states want the same; a hold says when, not what.
-fn same_state(a: &Desired, b: &Desired) -> bool {
-    let Desired { provider, icon, partner_key, fields, hold: _ } = a;
-    *provider == b.provider && *icon == b.icon && *partner_key == b.partner_key && *fields == b.fields
 }
 
 /// A provider that was read again just before its update.
@@ -128,7 +118,7 @@ pub enum Refreshed {
 /// Plans one provider anew against a fresher live state, so that what changed meanwhile is not overwritten.
 #[must_use]
 pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> Refreshed {
-    let changes = compare(&step.desired, &live, step.applied.as_deref(), None).changes;
+    let changes = compare(&step.desired, &live, Behind::Applied(step.applied.as_deref()), None).changes;
     if changes.is_empty() {
         return Refreshed::InSync;
     }
@@ -143,7 +133,7 @@ pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> Refreshed {
 #[must_use]
 pub fn verify(desired: &Desired, sent: &Update, answer: &Live) -> Vec<Mismatch> {
     let mut mismatches: Vec<Mismatch> =
-        compare(desired, answer, Some(desired), None).changes.into_iter().map(Change::into_mismatch).collect();
+        compare(desired, answer, Behind::Sent, None).changes.into_iter().map(Change::into_mismatch).collect();
     let Update { icon, partner_key, fields } = sent;
     if desired.icon.is_none() && icon.is_some() && *icon != answer.icon {
         let text = |icon: &Option<String>| icon.clone().map_or(Value::None, Value::Text);
@@ -192,13 +182,22 @@ fn folded<V>(half: Half, values: Option<&BTreeMap<String, V>>) -> BTreeMap<Strin
     values.into_iter().flatten().map(|(name, value)| (half.fold(name), value)).collect()
 }
 
+/// What is known of the values that Calry shows as masks.
+#[derive(Clone, Copy)]
+enum Behind<'a> {
+    /// What was applied before, if anything.
+    Applied(Option<&'a Imprint>),
+    /// They were sent just now.
+    Sent,
+}
+
 struct Compared {
     changes: Vec<Change>,
     unresolved: Vec<Unresolved>,
 }
 
 /// Every difference in what git manages, sorted as a definition is written.
-fn compare(desired: &Desired, live: &Live, applied: Option<&Desired>, base: Option<&Base>) -> Compared {
+fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Base>) -> Compared {
     // Destructured in full, so that a new managed part does not compile until somebody has compared it.
     let Desired { provider: _, icon, partner_key, fields, hold: _ } = desired;
     let mut changes = Vec::new();
@@ -210,10 +209,13 @@ fn compare(desired: &Desired, live: &Live, applied: Option<&Desired>, base: Opti
     }
     for half in Half::BOTH {
         if let Some(wanted) = partner_key.half(half) {
-            let applied = applied.and_then(|applied| applied.partner_key.half(half));
+            let is_behind = |name: &str, value: &Secret| match behind {
+                Behind::Applied(known) => known.is_some_and(|known| known.is_behind(live, half, name, value)),
+                Behind::Sent => true,
+            };
             let rewritten = |name: &str| base.is_some_and(|base| base.rewrites(half, name, desired));
             let live = live.partner_key.half(half);
-            compare_half(half, wanted, live, applied, rewritten, &mut changes, &mut unresolved);
+            compare_half(half, wanted, live, is_behind, rewritten, &mut changes, &mut unresolved);
         }
     }
     for (group, on) in fields {
@@ -237,7 +239,7 @@ fn compare_half(
     half: Half,
     wanted: &BTreeMap<String, DesiredValue>,
     live: Option<&BTreeMap<String, LiveValue>>,
-    applied: Option<&BTreeMap<String, DesiredValue>>,
+    is_behind: impl Fn(&str, &Secret) -> bool,
     rewritten: impl Fn(&str) -> bool,
     changes: &mut Vec<Change>,
     unresolved: &mut Vec<Unresolved>,
@@ -262,10 +264,7 @@ fn compare_half(
         let change = match (now.as_slice(), &value.value) {
             ([], _) => Some(KeyChange::Added),
             (_, None) | ([(_, LiveValue::Withheld)], _) => rewritten(name).then_some(KeyChange::Unresolved),
-            ([(_, LiveValue::Mask)], Some(wanted)) => {
-                let known = applied.and_then(|applied| applied.get(name)).and_then(|known| known.value.as_ref());
-                (known != Some(wanted)).then_some(KeyChange::Masked)
-            }
+            ([(_, LiveValue::Mask)], Some(wanted)) => (!is_behind(name, wanted)).then_some(KeyChange::Masked),
             ([(_, now)], Some(wanted)) => (now.is(wanted) == Some(false)).then_some(KeyChange::Changed),
             // The same header twice, in two spellings: only a whole partner key makes it one again.
             (_, Some(_)) => Some(KeyChange::Changed),

@@ -5,7 +5,7 @@ use std::fmt;
 use sha2::{Digest as _, Sha256};
 
 use super::{Change, Entry, Value, Verdict};
-use crate::model::{Half, UpdateMethod, Workspace};
+use crate::model::{Desired, Half, UpdateMethod, Workspace};
 
 /// `sha256:` and 64 hexadecimal digits.
 ///
@@ -37,6 +37,21 @@ impl Digest {
         hash.text(method.as_str());
         for entry in entries.iter().filter(|e| !matches!(e.verdict, Verdict::Unmanaged)) {
             hash.entry(entry);
+        }
+        hash.finish()
+    }
+
+    /// The digest of what git wants of a provider but for values below `partnerKey`.
+    pub(super) fn of_parts(desired: &Desired) -> Self {
+        // Destructured in full, so that a new managed part does not compile until somebody has put it in.
+        let Desired { provider, icon, partner_key: _, fields, hold: _ } = desired;
+        let mut hash = Hash(Sha256::new());
+        hash.text("calry-gitops parts 1");
+        hash.text(provider.as_str());
+        hash.list(icon.iter().map(|icon| icon.as_str().to_owned()));
+        for (group, on) in fields {
+            hash.text(group);
+            hash.list(on.iter().cloned());
         }
         hash.finish()
     }
@@ -89,7 +104,7 @@ impl Hash {
             }
             Verdict::Held { hold, .. } => self.text(&hold.until.to_string()),
             Verdict::Unreadable(problem) => self.text(problem),
-            Verdict::InSync(_) | Verdict::Invalid | Verdict::Missing | Verdict::Unmanaged => {}
+            Verdict::InSync(..) | Verdict::Invalid | Verdict::Missing | Verdict::Unmanaged => {}
         }
         self.number(entry.changes().len());
         for change in entry.changes() {

@@ -4,6 +4,7 @@
 //! What it never does: send anything. A [`Plan`] is data; only an [`Approved`] one can be applied, and only
 //! [`Plan::approve`] makes one.
 
+mod applied;
 mod change;
 mod diff;
 mod digest;
@@ -14,8 +15,9 @@ use std::sync::Arc;
 
 use crate::model::{Desired, Half, Hold, Live, Provider, Revision, SecretName, Update, Workspace};
 
+pub use applied::{Applied, Imprint};
 pub use change::{Change, KeyChange, Mismatch, Value, dotted};
-pub use diff::{Applied, Context, Input, Refreshed, plan, refresh, verify};
+pub use diff::{Context, Input, Refreshed, plan, refresh, verify};
 pub use digest::{Digest, InvalidDigest};
 pub use guard::{Approved, Limits, Refusal, Refused};
 pub use origin::{Base, BaseFile, Origin};
@@ -58,7 +60,7 @@ pub struct Entry {
 #[derive(Clone, Debug)]
 pub enum Verdict {
     /// Live is as desired.
-    InSync(Arc<Desired>),
+    InSync(Arc<Desired>, Arc<Live>),
     /// Live differs.
     Update(Box<Step>),
     /// Live may differ, and the file says not to touch it.
@@ -85,8 +87,8 @@ pub struct Step {
     pub desired: Arc<Desired>,
     /// What Calry had when the plan was made.
     pub live: Arc<Live>,
-    /// What was applied before, where this process remembers it: what a masked value is compared with.
-    pub applied: Option<Arc<Desired>>,
+    /// What was applied before, where that is remembered: what a masked value is compared with.
+    pub applied: Option<Arc<Imprint>>,
     /// What differs; never empty.
     pub changes: Vec<Change>,
     /// Whether the file changed, or the live state.
@@ -174,7 +176,7 @@ impl Verdict {
     #[must_use]
     pub const fn state(&self) -> &'static str {
         match self {
-            Self::InSync(_) => "inSync",
+            Self::InSync(..) => "inSync",
             Self::Update(_) => "update",
             Self::Held { .. } => "held",
             Self::Invalid | Self::Unreadable(_) => "invalid",
@@ -192,6 +194,16 @@ impl Entry {
             Verdict::Update(step) => &step.changes,
             Verdict::Held { pending, .. } => pending,
             _ => &[],
+        }
+    }
+
+    /// The hold of its file, where its last day has passed: what differs now is due because of that.
+    #[must_use]
+    pub fn ended_hold(&self) -> Option<&Hold> {
+        match &self.verdict {
+            Verdict::Update(step) => step.desired.hold.as_ref(),
+            Verdict::InSync(desired, _) => desired.hold.as_ref(),
+            _ => None,
         }
     }
 
@@ -217,7 +229,7 @@ impl Plan {
         let mut summary = Summary::default();
         for entry in &self.entries {
             *match entry.verdict {
-                Verdict::InSync(_) => &mut summary.in_sync,
+                Verdict::InSync(..) => &mut summary.in_sync,
                 Verdict::Update(_) => &mut summary.update,
                 Verdict::Held { .. } => &mut summary.held,
                 Verdict::Invalid | Verdict::Unreadable(_) => &mut summary.invalid,

@@ -49,6 +49,9 @@ struct Definition<'a> {
     released: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hold: Option<Hold>,
+    /// The hold that is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_hold: Option<Hold>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unresolved: Vec<Unresolved<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -272,7 +275,7 @@ fn definition<'a>(entry: &'a Entry, diagnostics: &[Diagnostic], report: Option<&
     let result = report.and_then(|report| report.results.iter().find(|r| entry.provider.as_ref() == Some(&r.provider)));
     let outcome = report.map(|_| match (result, &entry.verdict) {
         (Some(result), _) => result.outcome.as_str(),
-        (None, Verdict::InSync(_)) => "unchanged",
+        (None, Verdict::InSync(..)) => "unchanged",
         (None, _) => "skipped",
     });
     let not_converged = match result.map(|r| &r.outcome) {
@@ -290,6 +293,7 @@ fn definition<'a>(entry: &'a Entry, diagnostics: &[Diagnostic], report: Option<&
         changes: changes(entry),
         released: entry.released.as_deref(),
         hold: hold(entry),
+        ended_hold: entry.ended_hold().map(Hold::from),
         unresolved: entry
             .unresolved
             .iter()
@@ -336,8 +340,14 @@ pub(super) fn fault(entry: &Entry, diagnostics: &[Diagnostic]) -> Option<String>
 
 pub(super) fn hold(entry: &Entry) -> Option<Hold> {
     match &entry.verdict {
-        Verdict::Held { hold, .. } => Some(Hold { until: hold.until.to_string(), reason: hold.reason.clone() }),
+        Verdict::Held { hold, .. } => Some(hold.into()),
         _ => None,
+    }
+}
+
+impl From<&model::Hold> for Hold {
+    fn from(hold: &model::Hold) -> Self {
+        Self { until: hold.until.to_string(), reason: hold.reason.clone() }
     }
 }
 
@@ -411,6 +421,18 @@ impl From<&Mismatch> for Kept {
     fn from(mismatch: &Mismatch) -> Self {
         let Mismatch { path, sent, kept, sensitive } = mismatch.clone();
         Self { path, sent: shown(sent), kept: shown(kept), sensitive }
+    }
+}
+
+impl From<Kept> for Mismatch {
+    fn from(told: Kept) -> Self {
+        let value = |shown| match shown {
+            None => plan::Value::None,
+            Some(Shown::Bool(on)) => plan::Value::Bool(on),
+            Some(Shown::Text(text)) => plan::Value::Text(text),
+        };
+        let Kept { path, sent, kept, sensitive } = told;
+        Self { path, sent: value(sent), kept: value(kept), sensitive }
     }
 }
 

@@ -147,7 +147,7 @@ fn in_short(changes: &[&Change]) -> String {
 fn untouched(entry: &Entry) -> Option<(String, String)> {
     let file = entry.file.as_deref().map(|file| code(file, 80)).unwrap_or_default();
     let why = match &entry.verdict {
-        Verdict::Update(_) | Verdict::InSync(_) => return None,
+        Verdict::Update(_) | Verdict::InSync(..) => return None,
         Verdict::Held { hold, pending } => {
             let reason = hold.reason.as_deref().map(|reason| format!(": {}", code(reason, 200))).unwrap_or_default();
             let what = if pending.is_empty() {

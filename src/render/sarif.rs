@@ -253,6 +253,7 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
             "Empty means none, and switches off what is on; leave the key out where that is not meant.",
         ),
         Code::Hold => ("The hold gives no reason.", "Write a reason, so that others know what they wait for."),
+        Code::HoldOver => ("The hold is over.", "Remove it, or set another day: it holds nothing back any more."),
         Code::TooMany => {
             ("The file has more problems than are told.", "Mend those that are told, and check the file again.")
         }

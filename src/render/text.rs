@@ -139,6 +139,9 @@ fn changes(out: &mut String, part: &Part<'_>) {
             DiffLine::New(text) => writeln!(out, "  {GREEN}+{text}{GREEN:#}"),
         };
     }
+    if let Some(hold) = entry.ended_hold() {
+        let _ = writeln!(out, "  {YELLOW}its hold until {} is over{YELLOW:#}", hold.until);
+    }
     for unresolved in &entry.unresolved {
         let told = format!("{}: {}", printable(&unresolved.path), later(unresolved));
         let _ = writeln!(out, "  {DIM}{}{DIM:#}", wrapped(&told, 2, 4));
@@ -164,8 +167,8 @@ fn untouched(entry: &Entry) -> Option<(String, String)> {
     let file = entry.file.as_deref().map(printable).unwrap_or_default();
     let why = match &entry.verdict {
         Verdict::Update(_) => return None,
-        Verdict::InSync(_) if entry.unresolved.is_empty() => return None,
-        Verdict::InSync(_) => {
+        Verdict::InSync(..) if entry.unresolved.is_empty() => return None,
+        Verdict::InSync(..) => {
             let paths: Vec<String> = entry.unresolved.iter().map(|u| printable(&u.path)).collect();
             format!("in sync, but for what cannot be compared here: {}", paths.join(", "))
         }

@@ -48,6 +48,8 @@ pub(super) struct Places {
     pub(super) groups: Vec<Group>,
     /// The values below `partnerKey`.
     pub(super) values: Vec<Parameter>,
+    /// The hold.
+    pub(super) hold: Option<Span>,
 }
 
 /// A header or query parameter as the file gives it.
@@ -263,7 +265,10 @@ impl<'s> Reader<'s> {
                 }
                 "partnerKey" => desired.1 = self.partner_key(entry, places),
                 "fieldsToSync" => desired.2 = self.fields(entry, places),
-                "hold" => desired.3 = self.hold(entry),
+                "hold" => {
+                    places.hold = Some(entry.at);
+                    desired.3 = self.hold(entry);
+                }
                 _ => self.unknown(entry, "a definition", &KEYS),
             }
         }

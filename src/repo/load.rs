@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
+use jiff::civil::Date;
+
 use super::definition::{self, Definition, MAX_VALUE, Parameter, Places, named};
 use super::directory::{self, DirectoryError, FileError};
 use super::edit::Edit;
@@ -17,7 +19,7 @@ use super::source::{Problems, Source, Told};
 use super::write::Writing;
 use super::yaml::Span;
 use crate::model::{
-    Catalogue, Code, Desired, Diagnostic, Half, PartnerKey, Provider, Secret, SecretName, Severity, Slug,
+    Catalogue, Code, Desired, Diagnostic, Half, Hold, PartnerKey, Provider, Secret, SecretName, Severity, Slug,
     check_header_value, closest,
 };
 
@@ -329,6 +331,20 @@ impl Loaded {
         self.sort();
     }
 
+    /// Warns of holds whose last day has passed. `today` is the day in UTC.
+    pub fn check_holds(&mut self, today: Date) {
+        for file in &mut self.files {
+            let hold = file.desired.as_ref().and_then(|desired| desired.hold.clone());
+            let Some(Hold { until, .. }) = hold.filter(|hold| !hold.in_force(today)) else { continue };
+            self.diagnostics.extend(file.judge(false, |problems, places| {
+                problems
+                    .warning(Code::HoldOver, places.hold, || format!("the hold is over: its last day was {until}"))
+                    .help(|| Some("remove it, or set another day".to_owned()));
+            }));
+        }
+        self.sort();
+    }
+
     /// Fills the values below `partnerKey` in. Every secret is looked for once.
     ///
     /// A secret that is there and cannot be used is an error of each file that refers to it, whatever `missing` says; an
@@ -366,7 +382,8 @@ impl Loaded {
 
     /// Makes every warning an error, and its file invalid.
     pub fn deny_warnings(&mut self) {
-        for diagnostic in self.diagnostics.iter_mut().filter(|d| d.severity == Severity::Warning) {
+        let counts = |d: &&mut Diagnostic| d.severity == Severity::Warning && d.code != Code::HoldOver;
+        for diagnostic in self.diagnostics.iter_mut().filter(counts) {
             diagnostic.severity = Severity::Error;
             let file = self.files.binary_search_by(|file| file.name.as_str().cmp(&diagnostic.file));
             if let Some(file) = file.ok().and_then(|at| self.files.get_mut(at)) {

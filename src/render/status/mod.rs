@@ -6,13 +6,14 @@
 mod text;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
 use super::json::{self, ChangeItem, Hold, Kept, Level, Problem, Revision, Summary};
 use crate::apply;
-use crate::model::Diagnostic;
+use crate::model::{self, Diagnostic};
 use crate::plan::{self, Entry, Verdict};
 
 pub use text::{no_contact, text};
@@ -166,6 +167,12 @@ pub struct ProviderStatus {
     /// Until when it is left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// How many days are left of the hold after this one, UTC: 0 on its last day. There where it ends soon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_days_left: Option<i32>,
+    /// The hold that is over: what differs, or was changed, is due because of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_hold: Option<Hold>,
     /// How the last attempt to update it ended, where it still differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
@@ -303,6 +310,14 @@ impl ProviderStatus {
                 _ => None,
             },
             hold: json::hold(entry),
+            hold_days_left: match &entry.verdict {
+                Verdict::Held { hold, .. } => {
+                    let left = hold.days_left(now.to_zoned(TimeZone::UTC).date()).max(0);
+                    (left <= model::Hold::NEAR).then_some(left)
+                }
+                _ => None,
+            },
+            ended_hold: entry.ended_hold().map(Hold::from),
             outcome: None,
             error: json::fault(entry, problems),
             not_converged: Vec::new(),
@@ -322,7 +337,7 @@ impl ProviderStatus {
 impl From<&Verdict> for State {
     fn from(verdict: &Verdict) -> Self {
         match verdict {
-            Verdict::InSync(_) => Self::InSync,
+            Verdict::InSync(..) => Self::InSync,
             Verdict::Update(_) => Self::Update,
             Verdict::Held { .. } => Self::Held,
             Verdict::Invalid | Verdict::Unreadable(_) => Self::Invalid,
@@ -337,6 +352,15 @@ impl From<plan::Cause> for Cause {
         match cause {
             plan::Cause::Change => Self::Change,
             plan::Cause::Drift => Self::Drift,
+        }
+    }
+}
+
+impl From<Cause> for plan::Cause {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Change => Self::Change,
+            Cause::Drift => Self::Drift,
         }
     }
 }

@@ -10,12 +10,14 @@ use jiff::Timestamp;
 use super::{Cause, Ended, Mode, Outcome, Pass, ProviderStatus, Record, State, Status, WorkspaceStatus};
 use crate::model::{ellipsize, printable, spoken};
 use crate::render::json::{ChangeItem, Level, Problem, Shown};
-use crate::render::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, wrapped};
+use crate::render::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, mismatched, wrapped};
 
 /// How much of the history is shown.
 const RECENT: usize = 6;
 /// How many problems of files are shown.
 const PROBLEMS: usize = 10;
+/// How many fields that did not converge are shown of a provider.
+const MISMATCHES: usize = 8;
 /// The columns of how long ago something was.
 const AGO: usize = 13;
 
@@ -162,7 +164,13 @@ fn standing(provider: &ProviderStatus, now: Timestamp) -> String {
         (State::Held, _) => match &provider.hold {
             Some(hold) => {
                 let reason = hold.reason.as_deref().map_or_else(|| "no reason given".to_owned(), printable);
-                format!("held until {}: {reason}", printable(&hold.until))
+                let left = match provider.hold_days_left {
+                    Some(0) => " (its last day)".to_owned(),
+                    Some(1) => " (1 day left)".to_owned(),
+                    Some(days) => format!(" ({days} days left)"),
+                    None => String::new(),
+                };
+                format!("held until {}{left}: {reason}", printable(&hold.until))
             }
             None => "held".to_owned(),
         },
@@ -173,8 +181,20 @@ fn standing(provider: &ProviderStatus, now: Timestamp) -> String {
     if !provider.changes.is_empty() {
         let _ = write!(told, "; {}", named(&provider.changes, 0));
     }
-    if let Some(error) = &provider.error {
+    if let Some(hold) = &provider.ended_hold {
+        let _ = write!(told, "; its hold until {} is over", printable(&hold.until));
+    }
+    if provider.not_converged.is_empty()
+        && let Some(error) = &provider.error
+    {
         let _ = write!(told, "; {}", printable(error));
+    }
+    for field in provider.not_converged.iter().take(MISMATCHES) {
+        let _ = write!(told, "; {}", mismatched(&field.clone().into()));
+    }
+    let more = provider.not_converged.len().saturating_sub(MISMATCHES);
+    if more > 0 {
+        let _ = write!(told, "; and {more} more");
     }
     if let Some(retry) = provider.retry_at {
         let left = if retry > now { format!("in {}", spoken(between(now, retry))) } else { "now".to_owned() };

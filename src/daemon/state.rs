@@ -1,0 +1,331 @@
+//! The memory on disk: one small file for each workspace, in a directory that several may share.
+//!
+//! What it never does: hold a value from below `partnerKey`, stop a pass, or decide more than the memory does. A file that
+//! cannot be used is put aside, and costs what it remembered; a directory that cannot be written is told of once.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::model::{Fingerprint, FingerprintKey, Half, PartnerKey, Place, Provider, Secret};
+use crate::plan::{Digest, Imprint};
+use crate::render::json::Kept;
+use crate::render::status::Cause;
+
+/// The form of the file; one of another form is put aside.
+const VERSION: u32 = 1;
+/// The largest file that is read, in bytes: some ten thousand providers.
+const MAX: u64 = 16 << 20;
+/// The largest fingerprint key that is read, in bytes.
+const MAX_KEY: u64 = 4096;
+/// The file of the key that this program made.
+const KEY_FILE: &str = "fingerprint.key";
+
+/// What memories are made with, and where they outlive the process.
+#[derive(Clone, Debug)]
+pub struct State {
+    key: FingerprintKey,
+    directory: Option<PathBuf>,
+}
+
+/// There is no randomness to make a key of.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random numbers to make a fingerprint key of: {0}")]
+pub struct NoRandomness(getrandom::Error);
+
+/// What a file remembers of one provider.
+pub(super) struct Remembered {
+    pub(super) imprint: Imprint,
+    pub(super) kept: Vec<RememberedField>,
+}
+
+/// A field that Calry did not take over. The file's own form of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct RememberedField {
+    #[serde(flatten)]
+    pub(super) kept: Kept,
+    pub(super) cause: Cause,
+    pub(super) failures: u32,
+    pub(super) until: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    version: u32,
+    workspace: String,
+    /// The name of the key that the fingerprints are made with.
+    fingerprint_key: String,
+    providers: BTreeMap<String, Item>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Item {
+    parts: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    headers: Option<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    query_params: Option<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    updated_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    not_converged: Vec<RememberedField>,
+}
+
+impl State {
+    /// For a memory that ends with the process.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn in_process() -> Result<Self, NoRandomness> {
+        Ok(Self { key: random_key()?, directory: None })
+    }
+
+    /// For memories that outlive the process. Without the operator's key there is one in the directory, which is made where
+    /// it is missing. A directory that cannot be used is warned of, and is no error.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn open(directory: &Path, key: Option<FingerprintKey>) -> Result<Self, NoRandomness> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        let key = match (made, key) {
+            (Ok(()), Some(key)) => Ok(key),
+            (Ok(()), None) => own_key(directory)?,
+            (Err(error), _) => Err(error),
+        };
+        match key {
+            Ok(key) => Ok(Self { key, directory: Some(directory.to_owned()) }),
+            Err(error) => {
+                tracing::warn!("the state directory {} cannot be used: {error}; {LOST_AT_END}", directory.display());
+                Self::in_process()
+            }
+        }
+    }
+
+    pub(super) const fn key(&self) -> &FingerprintKey {
+        &self.key
+    }
+
+    /// Whether memories outlive the process.
+    pub(super) const fn outlives(&self) -> bool {
+        self.directory.is_some()
+    }
+
+    /// The file of a workspace, where memories outlive the process.
+    pub(super) fn file(&self, workspace: &str) -> Option<PathBuf> {
+        // An id is foreign text: one that is no UUID names no path.
+        let plain = (1..=64).contains(&workspace.len())
+            && workspace.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+        let name = if plain { workspace.to_owned() } else { format!("sha256-{}", hex(&Sha256::digest(workspace))) };
+        self.directory.as_ref().map(|directory| directory.join(format!("{name}.json")))
+    }
+
+    /// What was remembered of a workspace. May take as long as its file system does.
+    pub(super) fn load(&self, workspace: &str) -> BTreeMap<Provider, Remembered> {
+        let Some(path) = self.file(workspace) else { return BTreeMap::new() };
+        let read = match read(&path, MAX) {
+            Ok(None) => return BTreeMap::new(),
+            Ok(Some(bytes)) => self.parse(workspace, &bytes),
+            Err(why) => Err(why),
+        };
+        read.unwrap_or_else(|why| {
+            put_aside(
+                &path,
+                &why,
+                "what is drift and what a change cannot be told until each provider was in sync once, values that Calry \
+                 masks are sent once more, and what did not converge is tried again",
+            );
+            BTreeMap::new()
+        })
+    }
+
+    fn parse(&self, workspace: &str, bytes: &[u8]) -> Result<BTreeMap<Provider, Remembered>, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u64,
+        }
+        // What a parser says may quote the text.
+        let foreign = || "it is not what this program writes".to_owned();
+        let Version { version } = serde_json::from_slice(bytes).map_err(|_| foreign())?;
+        if version != u64::from(VERSION) {
+            return Err(format!("it is of version {version}, and this program reads version {VERSION}"));
+        }
+        let document: Document = serde_json::from_slice(bytes).map_err(|_| foreign())?;
+        if document.workspace != workspace {
+            return Err("it is about another workspace".to_owned());
+        }
+        let same_key = document.fingerprint_key == self.key.id();
+        if !same_key {
+            tracing::warn!(
+                "the state was written with another fingerprint key: of providers with a partnerKey nothing is remembered"
+            );
+        }
+        let usable = |(_, item): &(String, Item)| same_key || (item.headers.is_none() && item.query_params.is_none());
+        let providers = document.providers.into_iter().filter(usable).map(|(provider, item)| {
+            let provider = Provider::parse(&provider).ok()?;
+            let remembered = self.remembered(workspace, &provider, item)?;
+            Some((provider, remembered))
+        });
+        providers.collect::<Option<_>>().ok_or_else(foreign)
+    }
+
+    /// `None` where something in it has not its form.
+    fn remembered(&self, workspace: &str, provider: &Provider, item: Item) -> Option<Remembered> {
+        let Item { parts, headers, query_params, updated_at, not_converged } = item;
+        let values = |half: Half, values: Option<BTreeMap<String, String>>| {
+            let print = |(name, text): (String, String)| {
+                let (workspace, provider) = (workspace.to_owned(), provider.clone());
+                let place = Place { workspace, provider, half, name: name.clone() };
+                Some((name, Fingerprint::new(self.key.clone(), place, &text)?))
+            };
+            match values {
+                None => Some(None),
+                Some(values) => values.into_iter().map(print).collect::<Option<BTreeMap<_, _>>>().map(Some),
+            }
+        };
+        let partner_key = PartnerKey {
+            headers: values(Half::Headers, headers)?,
+            query_params: values(Half::QueryParams, query_params)?,
+        };
+        let kept = not_converged.iter().map(|field| (field.kept.path.clone(), field.cause.into())).collect();
+        let parts = Digest::parse(&parts).ok()?;
+        let imprint = Imprint { parts, partner_key, updated_at, restored: true, kept };
+        Some(Remembered { imprint, kept: not_converged })
+    }
+
+    /// The file of a workspace, as text. The same memory is the same text.
+    pub(super) fn document<'a>(
+        &self,
+        workspace: &str,
+        providers: impl Iterator<Item = (&'a Provider, &'a Imprint, Vec<RememberedField>)>,
+    ) -> Vec<u8> {
+        let item = |(provider, imprint, not_converged): (&Provider, &Imprint, _)| {
+            let Imprint { parts, partner_key, updated_at, restored: _, kept: _ } = imprint;
+            let values = |half| {
+                let values: &BTreeMap<String, Fingerprint> = partner_key.half(half)?;
+                Some(values.iter().map(|(name, print)| (name.clone(), print.as_str().to_owned())).collect())
+            };
+            let item = Item {
+                parts: parts.to_string(),
+                headers: values(Half::Headers),
+                query_params: values(Half::QueryParams),
+                updated_at: updated_at.clone(),
+                not_converged,
+            };
+            (provider.to_string(), item)
+        };
+        let document = Document {
+            version: VERSION,
+            workspace: workspace.to_owned(),
+            fingerprint_key: self.key.id(),
+            providers: providers.map(item).collect(),
+        };
+        // Maps of strings always serialize.
+        let mut text = serde_json::to_vec_pretty(&document).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+}
+
+/// What a directory that cannot be used costs.
+pub(super) const LOST_AT_END: &str = "the daemon goes on, and forgets at its end what is drift, what stands behind \
+    masks and what did not converge";
+
+/// What a regular file holds; `None` where there is none.
+fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
+    // Neither a link nor a pipe that nobody writes to leads us on.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("it cannot be read: {error}")),
+    };
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Err("it is no regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| format!("it cannot be read: {error}"))?;
+    if bytes.len() as u64 > max { Err(format!("it has more than {max} bytes")) } else { Ok(Some(bytes)) }
+}
+
+/// Renames a file that is of no use, so that somebody can look at it. The last one is kept.
+fn put_aside(path: &Path, why: &str, lost: &str) {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".damaged");
+    let done = match fs::rename(path, &aside) {
+        Ok(()) => "it is put aside as .damaged".to_owned(),
+        Err(error) => format!("it cannot be put aside: {error}"),
+    };
+    tracing::warn!("the state file {} cannot be used: {why}; {done}. What is lost: {lost}", path.display());
+}
+
+/// Writes a file whole or not at all, for nobody else to read.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    written(directory, bytes)?.persist(path)?;
+    // So that the name outlives the machine, too; where that cannot be had, the file is there all the same.
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+    Ok(())
+}
+
+fn written(directory: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::Builder::new().prefix(".state-").tempfile_in(directory)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+/// The key that this program made, or makes now; the inner error where it cannot be kept.
+fn own_key(directory: &Path) -> Result<io::Result<FingerprintKey>, NoRandomness> {
+    let path = directory.join(KEY_FILE);
+    let existing = || match read(&path, MAX_KEY) {
+        Ok(Some(bytes)) => {
+            let text = String::from_utf8(bytes).ok();
+            let key = text.and_then(|text| FingerprintKey::new(&Secret::new(text)).ok());
+            key.map(Some).ok_or_else(|| "it holds no key".to_owned())
+        }
+        Ok(None) => Ok(None),
+        Err(why) => Err(why),
+    };
+    match existing() {
+        Ok(Some(key)) => return Ok(Ok(key)),
+        Ok(None) => {}
+        Err(why) => put_aside(&path, &why, "what is remembered of providers with a partnerKey"),
+    }
+    let text = random()?;
+    let made = written(directory, format!("{text}\n").as_bytes())
+        .and_then(|file| file.persist_noclobber(&path).map_err(|error| error.error));
+    match made {
+        Ok(_) => Ok(Ok(key_of(text)?)),
+        // Another daemon was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(existing().ok().flatten().ok_or(error)),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+fn random_key() -> Result<FingerprintKey, NoRandomness> {
+    key_of(random()?)
+}
+
+fn key_of(text: String) -> Result<FingerprintKey, NoRandomness> {
+    // 64 characters are enough for any key.
+    FingerprintKey::new(&Secret::new(text)).map_err(|_| NoRandomness(getrandom::Error::UNEXPECTED))
+}
+
+fn random() -> Result<String, NoRandomness> {
+    let mut bytes = [0; FingerprintKey::MIN_LEN];
+    getrandom::fill(&mut bytes).map_err(NoRandomness)?;
+    Ok(hex(&bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -205,7 +205,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         timeout: Duration::from_secs(60),
         watching: WatchOptions::default(),
         applying: Applying::default(),
-        state: Arc::new(State::in_process().expect("chance")),
+        state: Arc::new(State::in_process().unwrap()),
     };
     let metrics = WorkspaceMetrics::new(name, &settings, Arc::new(Board::new(&settings, name)));
     let entry = |n| Entry {

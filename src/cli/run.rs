@@ -9,27 +9,29 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tracing::{Instrument as _, Span};
 
+use super::config::{Configuration, Configured};
 use super::options::{LiveArgs, duration};
-use super::{Exit, Output, apply, signals};
+use super::output::OF_WORKSPACE;
+use super::{Command, Exit, Output, UsageError, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host, SecretFile};
-use crate::daemon::{self, Board, Handle, Mode, PassReport, Settings, Trigger};
+use crate::daemon::{self, Board, Fleet, Handle, Mode, PassReport, Seat, Settings, Trigger};
+use crate::remote::{self, Http, install_tls};
 use crate::repo::MissingSecrets;
+use crate::sandbox::Sandbox;
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    /// How often drift is looked for; a file that changes is acted on at once
-    #[arg(long, env = "CALRY_INTERVAL", hide_env_values = true, default_value = "60s", value_parser = interval, value_name = "TIME")]
-    interval: Duration,
-    /// enforce undoes drift; observe reports it and writes nothing
-    #[arg(long, env = "CALRY_MODE", hide_env_values = true, value_enum, default_value_t = ModeArg::Enforce, hide_possible_values = true, value_name = "enforce|observe")]
-    mode: ModeArg,
-    /// Refuse a plan that would change more providers than this
-    #[arg(long, env = "CALRY_MAX_CHANGES", hide_env_values = true, value_name = "N")]
-    max_changes: Option<usize>,
-    /// How many updates may be under way at once
-    #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = apply::concurrency, value_name = "N")]
-    concurrency: usize,
+    #[command(flatten)]
+    pace: LoopArgs,
+    /// The configuration file: what these flags say, and several workspaces. Read once, at the start
+    #[arg(long, env = "CALRY_CONFIG", hide_env_values = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Print what holds and where each value came from, as a configuration file, and end; contacts nothing
+    #[arg(long)]
+    print_config: bool,
     /// Where status, health and readiness are told over HTTP; port 0 takes a free one, off none [default: 127.0.0.1:8080]
     #[arg(long, env = "CALRY_LISTEN", hide_env_values = true, value_parser = listen, value_name = "ADDR|off")]
     listen: Option<Listen>,
@@ -86,6 +88,23 @@ impl AskingArgs {
     }
 }
 
+/// How a loop goes about its work. Each workspace can have its own.
+#[derive(Args)]
+pub(super) struct LoopArgs {
+    /// How often drift is looked for; a file that changes is acted on at once
+    #[arg(long, env = "CALRY_INTERVAL", hide_env_values = true, default_value = "60s", value_parser = interval, value_name = "TIME")]
+    interval: Duration,
+    /// enforce undoes drift; observe reports it and writes nothing
+    #[arg(long, env = "CALRY_MODE", hide_env_values = true, value_enum, default_value_t = ModeArg::Enforce, hide_possible_values = true, value_name = "enforce|observe")]
+    mode: ModeArg,
+    /// Refuse a plan that would change more providers than this
+    #[arg(long, env = "CALRY_MAX_CHANGES", hide_env_values = true, value_name = "N")]
+    max_changes: Option<usize>,
+    /// How many updates may be under way at once
+    #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = apply::concurrency, value_name = "N")]
+    concurrency: usize,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum ModeArg {
     Enforce,
@@ -135,68 +154,170 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit> {
-    let stop = signals::stop_token()?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let setup = args.live.set_up(MissingSecrets::Error).await?;
-    let shown = setup.shown.clone();
-    let mode = match args.mode {
-        ModeArg::Enforce => Mode::Enforce,
-        ModeArg::Observe => Mode::Observe,
-    };
-    if let Some(sandbox) = &setup.sandbox {
-        output.result(&sandbox.banner());
-        output.result(&format!(
-            "\nOr change a file in {shown}/ and save it. What happens is told below; Ctrl-C ends it.\n\n"
-        ));
+/// One workspace, ready to be kept.
+struct Ready {
+    settings: Settings,
+    /// The definitions directory as the operator wrote it.
+    shown: String,
+    /// What the log calls the workspace.
+    span: Span,
+    /// It lives as long as the daemon.
+    sandbox: Option<Sandbox>,
+}
+
+impl Ready {
+    fn log(&self, report: &PassReport) {
+        daemon::log::pass(report, self.settings.mode, &self.shown);
     }
+}
+
+async fn ready(workspace: &Configured, http: &Http, seat: Seat) -> anyhow::Result<Ready> {
+    let RunArgs { pace, live, .. } = &workspace.args;
+    let setup = live.set_up_on(http.clone(), MissingSecrets::Error).await?;
+    let span =
+        workspace.name.as_deref().map_or_else(Span::none, |name| tracing::error_span!(OF_WORKSPACE, workspace = name));
     let settings = Settings {
         source: setup.source.into(),
         key: setup.key,
         api: setup.api,
-        interval: args.interval,
-        mode,
-        max_changes: args.max_changes,
-        concurrency: args.concurrency,
+        interval: pace.interval,
+        mode: match pace.mode {
+            ModeArg::Enforce => Mode::Enforce,
+            ModeArg::Observe => Mode::Observe,
+        },
+        max_changes: pace.max_changes,
+        concurrency: pace.concurrency,
         timeout: setup.timeout,
+        seat,
     };
-    let log = |report: &PassReport| daemon::log::pass(report, mode, &shown);
-    if args.once {
-        let report = daemon::once(&settings, &stop).await;
-        log(&report);
-        let (failed, invalid) = report.faults();
-        return Ok(Exit::of(failed, invalid, false));
+    Ok(Ready { settings, shown: setup.shown, span, sandbox: setup.sandbox })
+}
+
+/// Every workspace, ready to be kept.
+async fn all_ready(configuration: &Configuration) -> anyhow::Result<Vec<Ready>> {
+    install_tls();
+    let http = Http::new(remote::Settings::default())?;
+    let names = configuration.workspaces.iter().map(|workspace| workspace.name.clone()).collect();
+    let mut all = Vec::new();
+    for (workspace, seat) in configuration.workspaces.iter().zip(Fleet::seats(names)) {
+        all.push(ready(workspace, &http, seat).await.map_err(|error| match (&workspace.name, error.downcast()) {
+            (Some(name), Ok(UsageError(why))) => UsageError(format!("workspace {name}: {why}")).into(),
+            (None, Ok(usage)) => usage.into(),
+            (Some(name), Err(error)) => error.context(format!("workspace {name}")),
+            (None, Err(error)) => error,
+        })?);
     }
-    let handle = Handle::new(Board::new(&settings, &shown));
+    Ok(all)
+}
+
+/// What a person needs to try the sandboxes of the workspaces.
+fn banner(all: &[Ready]) -> String {
+    match all {
+        [Ready { sandbox: Some(sandbox), shown, .. }] => format!(
+            "{}\nOr change a file in {shown}/ and save it. What happens is told below; Ctrl-C ends it.\n\n",
+            sandbox.banner()
+        ),
+        _ => {
+            let line = |ready: &Ready| {
+                let (sandbox, name) = (ready.sandbox.as_ref()?, ready.settings.seat.name()?);
+                Some(format!(
+                    "A Calry for {name} listens on {}; its WRITE key is {}\n",
+                    sandbox.url(),
+                    sandbox.keys().write
+                ))
+            };
+            all.iter().filter_map(line).collect()
+        }
+    }
+}
+
+/// What is about to happen, in a sentence.
+fn greeting(all: &[Ready]) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match all {
+        [Ready { settings, shown, .. }] => {
+            let (api, every) = (settings.api.url(), humantime::format_duration(settings.interval));
+            match settings.mode {
+                Mode::Enforce => format!("calry-gitops {version} keeps {api} equal to {shown}/, looking every {every}"),
+                Mode::Observe => format!(
+                    "calry-gitops {version} compares {api} with {shown}/, looking every {every}; it only observes, and writes \
+                     nothing"
+                ),
+            }
+        }
+        all => {
+            let observed = all.iter().filter(|ready| ready.settings.mode == Mode::Observe).count();
+            let observed = if observed == 0 { String::new() } else { format!(", {observed} of them only observed") };
+            format!("calry-gitops {version} keeps {} workspaces{observed}", all.len())
+        }
+    }
+}
+
+/// Lets the process have as many open files as it may: many workspaces with as many APIs need more than the usual 1,024.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where that is refused, the usual number is enough for all but the largest configurations.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyhow::Result<Exit> {
+    // What the command line says of the daemon as a whole, with the top of the configuration file below it.
+    let Command::Run(args) = &configuration.cli.command else { return Ok(Exit::Done) };
+    if args.print_config {
+        for workspace in &configuration.workspaces {
+            workspace.args.live.api_url()?;
+        }
+        output.result(&configuration.print());
+        return Ok(Exit::Done);
+    }
+    raise_open_files();
+    let stop = signals::stop_token()?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let all = all_ready(configuration).await?;
+    output.result(&banner(&all));
+    if args.once {
+        let passes = all.iter().map(|ready| {
+            let pass = async {
+                let report = daemon::once(&ready.settings, &stop).await;
+                ready.log(&report);
+                report.faults()
+            };
+            pass.instrument(ready.span.clone())
+        });
+        let faults = futures_util::future::join_all(passes).await;
+        let any = |kind: fn(&(bool, bool)) -> bool| faults.iter().any(kind);
+        return Ok(Exit::of(any(|(failed, _)| *failed), any(|(_, invalid)| *invalid), false));
+    }
+    let handles: Vec<_> = all.iter().map(|ready| Handle::new(Board::new(&ready.settings, &ready.shown))).collect();
     let access = args.asking.access(&args.admin_host)?;
     let listener = open(args.listen).await?;
-    let asked = handle.clone();
+    let asked = handles.clone();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            asked.ask(Trigger::Request);
+            asked.iter().for_each(|one| one.ask(Trigger::Request));
         }
     });
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        "calry-gitops {} {} {} {} {shown}/, looking every {}{}",
-        env!("CARGO_PKG_VERSION"),
-        if mode == Mode::Observe { "compares" } else { "keeps" },
-        settings.api.url(),
-        if mode == Mode::Observe { "with" } else { "equal to" },
-        humantime::format_duration(args.interval),
-        if mode == Mode::Observe { "; it only observes, and writes nothing" } else { "" }
-    );
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", greeting(&all));
     // It ends when this function does.
     let _admin = match listener {
         Some(listener) => {
-            let admin = Admin::start(listener, vec![handle.clone()], access)?;
+            let admin = Admin::start(listener, handles.clone(), access)?;
             let address = admin.address();
             tracing::info!(%address, "status and health at http://{address}/api/v1/status, /healthz, /readyz");
             Some(admin)
         }
         None => None,
     };
-    daemon::run(&settings, &handle, stop, log).await;
+    let mut loops = JoinSet::new();
+    for (ready, handle) in all.into_iter().zip(handles) {
+        let (span, stop) = (ready.span.clone(), stop.clone());
+        let keeping = async move {
+            daemon::run(&ready.settings, &handle, stop, |report| ready.log(report)).await;
+        };
+        loops.spawn(keeping.instrument(span));
+    }
+    while loops.join_next().await.is_some() {}
     tracing::info!("stopped");
     Ok(Exit::Done)
 }

@@ -37,6 +37,10 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
             update(plan, result, &report.told.rests);
         }
     }
+    if report.told.also_is_news {
+        let also = report.told.also.join(", ");
+        error!(also, "{}", crate::render::status::also(&report.told.also));
+    }
     let (number, trigger) = (report.number, report.trigger.as_str());
     let took = spoken(report.took);
     let next = report.next.map(|next| format!("; next pass in {}", spoken(next))).unwrap_or_default();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::LONGEST_PAUSE;
@@ -32,6 +33,10 @@ pub struct Memory {
     pub(super) told: BTreeMap<Provider, Vec<Change>>,
     /// The problems that were last said.
     pub(super) problems: Vec<Diagnostic>,
+    /// Reading the definitions that was begun and given up, and hangs as far as anybody knows.
+    pub(super) reading: Option<JoinHandle<()>>,
+    /// The names of the other workspaces of the configuration that are the same one of Calry.
+    pub(super) also: Vec<String>,
 }
 
 #[derive(Debug)]

@@ -1,9 +1,12 @@
 //! One pass of the daemon. It cannot fail: what went wrong is part of what it reports.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +49,10 @@ pub struct Told {
     pub differences: Vec<(Entry, Option<Cause>)>,
     /// Providers whose updates failed, and how long until they are tried again.
     pub rests: BTreeMap<Provider, Duration>,
+    /// The names of the other workspaces of the configuration that are the same one of Calry.
+    pub also: Vec<String>,
+    /// Whether that is news.
+    pub also_is_news: bool,
     /// What became of the approval of a refused plan.
     pub approval: Option<Approval>,
 }
@@ -121,19 +128,22 @@ pub(super) async fn pass(
     memory: &mut Memory,
     asked: &Asked,
     trigger: Trigger,
-    unsettled: &[String],
+    unsettled: Option<&[String]>,
     stop: &CancellationToken,
 ) -> PassReport {
     let started = Instant::now();
     memory.passes += 1;
     let mut told = Told::default();
-    let attempt = attempt(settings, memory, asked, trigger, &mut told, unsettled, stop).await;
+    let attempt =
+        AssertUnwindSafe(attempt(settings, memory, asked, trigger, &mut told, unsettled, stop)).catch_unwind().await;
+    // What the panic says may quote what it was about; its place was printed when it happened.
+    let fault = |_| Err(Failure::Internal("a fault of calry-gitops; please report it".to_owned()));
     PassReport {
         number: memory.passes,
         trigger,
         took: started.elapsed(),
-        result: attempt.unwrap_or_else(PassResult::Failed),
-        told: Told { rests: memory.rests(), ..told },
+        result: attempt.unwrap_or_else(fault).unwrap_or_else(PassResult::Failed),
+        told: Told { rests: memory.rests(), also: memory.also.clone(), ..told },
         problems: memory.problems.clone(),
         next: None,
     }
@@ -145,25 +155,20 @@ async fn attempt(
     asked: &Asked,
     trigger: Trigger,
     told: &mut Told,
-    unsettled: &[String],
+    unsettled: Option<&[String]>,
     stop: &CancellationToken,
 ) -> Result<PassResult, Failure> {
     let deadline = Instant::now() + settings.timeout;
-    let source = Arc::clone(&settings.source);
     // Files may be on a file system that hangs: the loop must not.
-    let loading = tokio::task::spawn_blocking(move || pass::load(&source));
     let loading = tokio::select! {
-        loaded = tokio::time::timeout_at(deadline, loading) => loaded,
+        loaded = tokio::time::timeout_at(deadline, load(settings, memory)) => loaded,
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
-    let mut desired = match loading {
-        Ok(Ok(loaded)) => loaded?,
-        // What the panic says may quote what it was about.
-        Ok(Err(_)) => return Err(Failure::Internal("reading the definitions ended by a fault".to_owned())),
-        Err(_) => {
-            return Err(Failure::Internal("reading the definitions took longer than the whole pass may".to_owned()));
-        }
-    };
+    let mut desired = loading
+        .map_err(|_| Failure::Internal("reading the definitions took longer than the whole pass may".to_owned()))??;
+    // Nobody knows what is being written where looking hangs.
+    let unsettled = unsettled
+        .ok_or_else(|| Failure::Internal("looking at the definitions took longer than it ever should".to_owned()))?;
     desired.loaded.leave_out(unsettled);
     let tell_problems = |memory: &mut Memory, told: &mut Told, loaded: &crate::repo::Loaded| {
         told.errors = loaded.files.iter().filter(|file| file.desired.is_none()).count();
@@ -200,6 +205,10 @@ async fn attempt(
     };
     tell_problems(memory, told, &desired.loaded);
     let Look { plan, fetched } = looked?;
+    let claimed = settings.seat.claim(&settings.api.url().to_string(), &plan.workspace.id);
+    let before = std::mem::take(&mut memory.also);
+    memory.also = claimed?;
+    told.also_is_news = !memory.also.is_empty() && memory.also != before;
     memory.learn_workspace(key.secret(), &plan.workspace);
     memory.learn_plan(&plan);
 
@@ -237,6 +246,25 @@ async fn attempt(
         memory.learn_result(result, settings.interval);
     }
     Ok(PassResult::Applied(approved.into_plan(), applied))
+}
+
+/// Reads the definitions, when its turn has come. What was begun for an earlier pass and hangs is waited for first, so that
+/// a file system that hangs takes one thread of a workspace, and not one more with each pass.
+async fn load(settings: &Settings, memory: &mut Memory) -> Result<pass::Desired, Failure> {
+    if let Some(before) = &mut memory.reading {
+        let _ = before.await;
+        memory.reading = None;
+    }
+    let source = Arc::clone(&settings.source);
+    let reading = async {
+        let (send, loaded) = oneshot::channel();
+        memory.reading = Some(tokio::task::spawn_blocking(move || drop(send.send(pass::load(&source)))));
+        loaded.await
+    };
+    let loaded = settings.seat.reading().within(reading).await;
+    memory.reading = None;
+    // What the panic says may quote what it was about.
+    loaded.unwrap_or_else(|_| Err(Failure::Internal("reading the definitions ended by a fault".to_owned())))
 }
 
 /// Notes what differs and stays so, where that is news: held and unreadable providers, and with `updates` the pending

@@ -206,6 +206,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         watching: WatchOptions::default(),
         applying: Applying::default(),
         state: Arc::new(State::in_process().unwrap()),
+        seat: Fleet::seats(vec![None]).remove(0),
     };
     let metrics = WorkspaceMetrics::new(name, &settings, Arc::new(Board::new(&settings, name)));
     let entry = |n| Entry {

@@ -127,12 +127,10 @@ pub async fn apply<R: ReadCalry, W: WriteCalry>(
     progress: impl Fn(&UpdateResult),
 ) -> Report {
     let run = Run { reader, writer, options, halted: Mutex::new(None) };
-    let mut results: Vec<UpdateResult> = stream::iter(approved.plan().steps())
-        .map(|step| run.finish(step))
-        .buffer_unordered(options.concurrency.max(1))
-        .inspect(&progress)
-        .collect()
-        .await;
+    // Collected, though none of them begins before its turn: a closure that makes them on the way cannot go to another thread.
+    let updates: Vec<_> = approved.plan().steps().map(|step| run.finish(step)).collect();
+    let mut results: Vec<UpdateResult> =
+        stream::iter(updates).buffer_unordered(options.concurrency.max(1)).inspect(&progress).collect().await;
     results.sort_by(|a, b| a.provider.cmp(&b.provider));
     Report { results }
 }

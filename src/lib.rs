@@ -11,8 +11,8 @@
 //! [`pull`] goes the other way: live state to files, for who begins with this, or adopts a drift.
 //!
 //! [`pass`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`metrics`] tells of in numbers,
-//! [`admin`] over HTTP and [`notifications`] by themselves. [`model`] is the vocabulary of all of them, [`saved`] a plan that
-//! was reviewed, and [`sandbox`] a Calry of one's own to try it on.
+//! [`admin`] over HTTP and [`notifications`] by themselves. [`model`] is the vocabulary of all of them, [`places`] keeps many of
+//! them out of each other's way, [`saved`] is a plan that was reviewed, and [`sandbox`] a Calry of one's own to try it on.
 //!
 //! What a hostile pull request may do, and what not, is told in [`threat_model`].
 //!
@@ -20,8 +20,9 @@
 //!
 //! | room | may import |
 //! | --- | --- |
-//! | `model` | nothing |
-//! | `repo`, `remote`, `plan`, `sandbox` | `model` |
+//! | `model`, `places` | nothing |
+//! | `repo`, `plan`, `sandbox` | `model` |
+//! | `remote` | `model`, `places` |
 //! | `apply` | `model`, `remote`, `plan` |
 //! | `pull` | `model`, `repo`, `plan` |
 //! | `render` | `model`, `plan`, `apply`, `pull` |
@@ -54,6 +55,7 @@ pub mod metrics;
 pub mod model;
 pub mod notifications;
 pub mod pass;
+pub mod places;
 pub mod plan;
 pub mod pull;
 pub mod remote;

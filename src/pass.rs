@@ -71,6 +71,12 @@ pub enum Failure {
         /// What Calry says.
         found: String,
     },
+    /// Two workspaces of the configuration are one workspace of Calry.
+    #[error(
+        "this API key belongs to the workspace that `{0}` of the configuration keeps already, and two would fight over it; \
+         nothing is planned: give each an API key of its own, or take one of them out"
+    )]
+    Taken(String),
     /// There is no usable API key.
     #[error(transparent)]
     Key(#[from] remote::KeyError),

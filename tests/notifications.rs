@@ -11,7 +11,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use calry_gitops::daemon::{self, Applying, Mode, PassReport, State};
+use calry_gitops::daemon::{self, Applying, Fleet, Mode, PassReport, State};
 use calry_gitops::model::{Secret, UpdateMethod};
 use calry_gitops::notifications::{Notifier, Target, Teller};
 use calry_gitops::pass::Source;
@@ -178,6 +178,7 @@ impl Loop {
             watching: calry_gitops::repo::WatchOptions::default(),
             applying: Applying::to(move |plan| told.applying(plan)),
             state: Arc::new(State::in_process().unwrap()),
+            seat: Fleet::seats(vec![None]).remove(0),
         };
         let memory = daemon::Memory::new(&settings.state);
         Self { settings, teller, memory }

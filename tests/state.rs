@@ -325,7 +325,7 @@ fn every_write_has_its_audit_line() {
     let commit = checkout.main.to_string();
     let facts = |line: &Value| {
         assert!(line["duration_seconds"].is_f64(), "{line}");
-        let fields = ["workspace", "provider", "cause", "outcome", "paths", "commit", "revision", "sent"];
+        let fields = ["slug", "provider", "cause", "outcome", "paths", "commit", "revision", "sent"];
         fields.map(|field| line[field].clone())
     };
     let is = |provider: &str, outcome: &str, paths: &str| {

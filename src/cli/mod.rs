@@ -4,6 +4,7 @@
 
 mod apply;
 mod completions;
+mod config;
 mod man;
 mod options;
 mod output;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use config::Defaults;
 use output::Output;
 
 /// How a command ended. Where several hold, `Failed` goes before `Invalid` and that before `Pending`.
@@ -39,7 +41,7 @@ enum Exit {
     Pending = 2,
     /// The definitions are invalid, or name a provider that the workspace does not have.
     Invalid = 3,
-    /// The command line is wrong.
+    /// The command line, or the configuration file, is wrong.
     Usage = 64,
 }
 
@@ -60,7 +62,7 @@ const EXITS: [(Exit, &str); 5] = [
     (Exit::Failed, "something failed: network, authorization, an update, a refused plan"),
     (Exit::Pending, "changes are pending (only plan --detailed-exitcode)"),
     (Exit::Invalid, "the definitions are invalid, or name a provider that is not there"),
-    (Exit::Usage, "the command line is wrong"),
+    (Exit::Usage, "the command line, or the configuration file of run, is wrong"),
 ];
 
 fn after_help() -> String {
@@ -127,8 +129,9 @@ pub fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "error: {fault}");
         }
     }));
-    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
-    let cli = match parsed.map_err(|error| error.format(&mut command())) {
+    let nothing = Defaults::new();
+    let parsed = command(&nothing).try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed.map_err(|error| error.format(&mut command(&nothing))) {
         Ok(cli) => cli,
         Err(error) => {
             let usage = error.use_stderr();
@@ -137,12 +140,24 @@ pub fn main() -> ExitCode {
         }
     };
     let long_running = matches!(cli.command, Command::Run(_) | Command::Sandbox(_));
+    if let Command::Run(args) = &cli.command {
+        // The configuration file has a say in how it is logged.
+        return match config::load(args.config.as_deref()) {
+            Ok(configuration) => {
+                let output = Output::new(&configuration.cli.output, long_running);
+                let running = run::run(&configuration, &output);
+                ended(block_on_for(configuration.workspaces.len(), running), &output)
+            }
+            Err(trouble) => trouble.tell(&Output::new(&cli.output, long_running)).into(),
+        };
+    }
     let output = Output::new(&cli.output, long_running);
     let result = match cli.command {
         Command::Validate(args) => validate::run(&args, &output),
         Command::Plan(args) => block_on(plan::run(&args, &output)),
         Command::Apply(args) => block_on(apply::run(&args, &output)),
-        Command::Run(args) => block_on(run::run(&args, &output)),
+        // It was seen to above.
+        Command::Run(_) => Ok(Exit::Done),
         Command::Snapshot(args) => block_on(snapshot::run(&args, &output)),
         Command::Pull(args) => block_on(pull::run(&args, &output)),
         Command::Status(args) => block_on(status::run(&args, &output)),
@@ -151,6 +166,11 @@ pub fn main() -> ExitCode {
         Command::Completions(args) => completions::run(&args, &output),
         Command::Man(args) => man::run(&args, &output),
     };
+    ended(result, &output)
+}
+
+/// Says why a command failed, where it did, and how the process ends.
+fn ended(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
     if let Some(error) = output.lost() {
         output.error(&format!("the result cannot be written to standard output: {error}"));
     }
@@ -159,7 +179,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => match error.downcast::<UsageError>() {
             Ok(usage) => {
-                let _ = command().error(clap::error::ErrorKind::ValueValidation, usage.0).print();
+                let _ = command(&Defaults::new()).error(clap::error::ErrorKind::ValueValidation, usage.0).print();
                 Exit::Usage.into()
             }
             Err(error) => {
@@ -195,15 +215,16 @@ const KEY_PREFIX: &str = "zepl.";
 const KEY_ARGUMENT: &str = "\nAn API key is never an argument, which other users see: put it into a file and name that with \
     --api-key-file,\nor set the variable CALRY_API_KEY. Consider the key that was just given as known to others.\n";
 
-/// The command line. A variable that is set to nothing counts as unset, as a manifest leaves it where a value is optional.
-fn command() -> clap::Command {
+/// The command line, with values below its flags and variables. A variable that is set to nothing counts as unset, as a
+/// manifest leaves it where a value is optional.
+fn command(defaults: &Defaults) -> clap::Command {
     fn without_empty_variables(command: clap::Command) -> clap::Command {
         let empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
         command
             .mut_args(|arg| if empty(&arg) { arg.env(Resettable::Reset) } else { arg })
             .mut_subcommands(without_empty_variables)
     }
-    without_empty_variables(Cli::command())
+    without_empty_variables(config::below(Cli::command(), defaults))
 }
 
 /// What is said of a panic. Its own message may quote the text that it was about, and that may be a secret.
@@ -218,7 +239,15 @@ fn fault(location: Option<&Location<'_>>) -> String {
 struct UsageError(String);
 
 fn block_on(future: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    block_on_for(1, future)
+}
+
+/// Runs a command that is about so many workspaces.
+fn block_on_for(workspaces: usize, future: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    // Where each of them is looked at and read, and all of that hangs, there is still a thread for the next one.
+    let blocking = workspaces * 2 + 64;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(blocking).enable_all().build()?;
     let result = runtime.block_on(future);
     // A prompt that nobody answered, or a file system that hangs, must not keep the process.
     runtime.shutdown_background();

@@ -153,11 +153,31 @@ pub(super) struct Setup {
     pub(super) http: Http,
 }
 
+/// The groups of options that each workspace can have of its own.
+pub(super) fn groups_of_workspaces() -> [Option<clap::Id>; 2] {
+    [FileArgs::group_id(), ApiArgs::group_id()]
+}
+
 impl LiveArgs {
     /// Sets up what reading the live state takes.
     pub(super) async fn set_up(&self, missing: MissingSecrets) -> anyhow::Result<Setup> {
+        install_tls();
+        self.set_up_on(Http::new(Settings::default())?, missing).await
+    }
+
+    /// Calry's address.
+    ///
+    /// # Errors
+    /// Where it cannot be one.
+    pub(super) fn api_url(&self) -> Result<ApiUrl, UsageError> {
+        ApiUrl::parse(&self.api.api_url, self.api.insecure_http)
+            .map_err(|error| UsageError(format!("--api-url: {error}")))
+    }
+
+    /// The same, on connections that others use as well.
+    pub(super) async fn set_up_on(&self, http: Http, missing: MissingSecrets) -> anyhow::Result<Setup> {
         let FileArgs { definitions, only, strict } = &self.files;
-        let ApiArgs { api_url, api_key_file, insecure_http, update_method, secrets_dir, timeout, sandbox } = &self.api;
+        let ApiArgs { api_key_file, update_method, secrets_dir, timeout, sandbox, .. } = &self.api;
         let method = UpdateMethod::from(*update_method);
         let sandbox = if *sandbox { Some(start_sandbox(definitions, method).await?) } else { None };
         let mut secrets = SecretSources::new(secrets_dir.clone());
@@ -172,7 +192,7 @@ impl LiveArgs {
                         std::env::var_os(name).or_else(|| stand_ins.get(name).map(Into::into))
                     });
                 }
-                (ApiUrl::parse(&sandbox.url(), false), key, missing)
+                (ApiUrl::parse(&sandbox.url(), false)?, key, missing)
             }
             None => {
                 let key = match api_key_file {
@@ -181,12 +201,9 @@ impl LiveArgs {
                         std::env::var("CALRY_API_KEY").ok().filter(|key| !key.is_empty()).map(Secret::new),
                     ),
                 };
-                (ApiUrl::parse(api_url, *insecure_http), key, missing)
+                (self.api_url()?, key, missing)
             }
         };
-        let url = url.map_err(|error| UsageError(format!("--api-url: {error}")))?;
-        install_tls();
-        let http = Http::new(Settings::default())?;
         Ok(Setup {
             source: Source {
                 definitions: definitions.clone(),

@@ -1,15 +1,19 @@
 //! Where things are printed: results to standard output, everything else to standard error.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
 use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
 use clap::{ArgAction, Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer as _;
-use tracing_subscriber::fmt::format::{FmtSpan, debug_fn};
-use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::format::{FmtSpan, Writer, debug_fn};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::telemetry::Telemetry;
@@ -94,7 +98,9 @@ impl Output {
             .log_internal_errors(false);
         match args.log_format {
             LogFormat::Json => {
-                registry.with(layer.json().flatten_event(true).with_target(false).with_filter(filter)).init()
+                let json = layer.json().flatten_event(true).with_target(false);
+                let json = json.with_current_span(false).with_span_list(false);
+                registry.with(json.map_event_format(Document).with_filter(filter)).init();
             }
             LogFormat::Text => {
                 let ansi = match color {
@@ -102,12 +108,15 @@ impl Output {
                     choice => choice != ColorChoice::Never,
                 };
                 // A person reads the sentence; its fields are the same facts for machines.
-                let sentence = debug_fn(
-                    |writer, field, value| {
-                        if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
-                    },
-                );
-                let layer = layer.with_ansi(ansi).with_target(false).with_timer(Seconds).fmt_fields(sentence);
+                let sentence = debug_fn(|writer, field, value| {
+                    // Spans alone have the field `workspace`: it is what the line begins with.
+                    match field.name() {
+                        "message" => write!(writer, "{value:?}"),
+                        "workspace" => write!(writer, "{}", format!("{value:?}").trim_matches('"')),
+                        _ => Ok(()),
+                    }
+                });
+                let layer = layer.with_ansi(ansi).fmt_fields(sentence).event_format(Line);
                 registry.with(layer.with_filter(filter)).init();
             }
         }
@@ -176,11 +185,61 @@ impl Output {
     }
 }
 
-/// RFC 3339, UTC, whole seconds.
-struct Seconds;
+/// The span within which everything is about one workspace of several. Its one field is `workspace`.
+pub(super) const OF_WORKSPACE: &str = "workspace";
 
-impl FormatTime for Seconds {
-    fn format_time(&self, writer: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
-        write!(writer, "{:.0}", jiff::Timestamp::now())
+/// Which workspace an event is about, where there are several, as the fields of its span were formatted.
+fn workspace<S, N>(context: &FmtContext<'_, S, N>) -> Option<String>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    let span = context.event_scope()?.find(|span| span.name() == OF_WORKSPACE)?;
+    span.extensions().get::<FormattedFields<N>>().map(|fields| fields.fields.clone())
+}
+
+const DIM: Style = Style::new().dimmed();
+
+/// A line for a person: when (RFC 3339, UTC, whole seconds), how grave, about which workspace, and the sentence.
+struct Line;
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let level = *event.metadata().level();
+        let (dim, style) = match (writer.has_ansi_escapes(), level) {
+            (false, _) => (Style::new(), Style::new()),
+            (true, Level::ERROR) => (DIM, AnsiColor::Red.on_default()),
+            (true, Level::WARN) => (DIM, AnsiColor::Yellow.on_default()),
+            (true, Level::INFO) => (DIM, AnsiColor::Green.on_default()),
+            (true, _) => (DIM, AnsiColor::Blue.on_default()),
+        };
+        write!(writer, "{dim}{:.0}{dim:#} {style}{level:>5}{style:#} ", jiff::Timestamp::now())?;
+        if let Some(workspace) = workspace(context) {
+            write!(writer, "{workspace}: ")?;
+        }
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// A line for a machine: one JSON object.
+struct Document<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Document<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let Some(workspace) = workspace(context) else { return self.0.format_event(context, writer, event) };
+        let mut line = String::new();
+        self.0.format_event(context, Writer::new(&mut line), event)?;
+        let workspace = workspace.trim_start_matches('{').trim_end_matches('}');
+        write!(writer, "{{{workspace},{}", line.strip_prefix('{').unwrap_or(&line))
     }
 }

@@ -10,29 +10,31 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tracing::{Instrument as _, Span};
 
+use super::config::{Configuration, Configured};
 use super::options::{FingerprintArgs, LiveArgs, duration};
-use super::{Exit, Output, apply, signals};
+use super::output::OF_WORKSPACE;
+use super::{Command, Exit, Output, UsageError, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host, SecretFile};
-use crate::daemon::{self, Applying, Board, Handle, Mode, PassReport, Settings, State, Trigger};
+use crate::daemon::{self, Applying, Board, Fleet, Handle, Mode, PassReport, Seat, Settings, State, Trigger};
 use crate::metrics::{Metrics, WorkspaceMetrics};
-use crate::notifications::Notifier;
+use crate::notifications::{Notifier, Teller};
+use crate::remote::{self, Http, install_tls};
 use crate::repo::{MissingSecrets, WatchOptions};
+use crate::sandbox::Sandbox;
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    /// How often drift is looked for; a file that changes is acted on at once
-    #[arg(long, env = "CALRY_INTERVAL", hide_env_values = true, default_value = "60s", value_parser = interval, value_name = "TIME")]
-    interval: Duration,
-    /// enforce undoes drift; observe reports it and writes nothing
-    #[arg(long, env = "CALRY_MODE", hide_env_values = true, value_enum, default_value_t = ModeArg::Enforce, hide_possible_values = true, value_name = "enforce|observe")]
-    mode: ModeArg,
-    /// Refuse a plan that would change more providers than this
-    #[arg(long, env = "CALRY_MAX_CHANGES", hide_env_values = true, value_name = "N")]
-    max_changes: Option<usize>,
-    /// How many updates may be under way at once
-    #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = apply::concurrency, value_name = "N")]
-    concurrency: usize,
+    #[command(flatten)]
+    pace: LoopArgs,
+    /// The configuration file: what these flags say, and several workspaces. Read once, at the start
+    #[arg(long, env = "CALRY_CONFIG", hide_env_values = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Print what holds and where each value came from, as a configuration file, and end; contacts nothing
+    #[arg(long)]
+    print_config: bool,
     /// Where status, metrics and health are told over HTTP; port 0 takes a free one, off none [default: 127.0.0.1:8080]
     #[arg(long, env = "CALRY_LISTEN", hide_env_values = true, value_parser = listen, value_name = "ADDR|off")]
     listen: Option<Listen>,
@@ -95,6 +97,23 @@ impl AskingArgs {
     }
 }
 
+/// How a loop goes about its work. Each workspace can have its own.
+#[derive(Args)]
+pub(super) struct LoopArgs {
+    /// How often drift is looked for; a file that changes is acted on at once
+    #[arg(long, env = "CALRY_INTERVAL", hide_env_values = true, default_value = "60s", value_parser = interval, value_name = "TIME")]
+    interval: Duration,
+    /// enforce undoes drift; observe reports it and writes nothing
+    #[arg(long, env = "CALRY_MODE", hide_env_values = true, value_enum, default_value_t = ModeArg::Enforce, hide_possible_values = true, value_name = "enforce|observe")]
+    mode: ModeArg,
+    /// Refuse a plan that would change more providers than this
+    #[arg(long, env = "CALRY_MAX_CHANGES", hide_env_values = true, value_name = "N")]
+    max_changes: Option<usize>,
+    /// How many updates may be under way at once
+    #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = apply::concurrency, value_name = "N")]
+    concurrency: usize,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum ModeArg {
     Enforce,
@@ -144,86 +163,208 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-pub(super) async fn run(args: &RunArgs, output: &Output) -> anyhow::Result<Exit> {
-    let stop = signals::stop_token()?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let setup = args.live.set_up(MissingSecrets::Error).await?;
-    let shown = setup.shown.clone();
-    let mode = match args.mode {
-        ModeArg::Enforce => Mode::Enforce,
-        ModeArg::Observe => Mode::Observe,
-    };
-    if let Some(sandbox) = &setup.sandbox {
-        output.result(&sandbox.banner());
-        output.result(&format!(
-            "\nOr change a file in {shown}/ and save it. What happens is told below; Ctrl-C ends it.\n\n"
-        ));
+/// What the workspaces share.
+struct Shared {
+    http: Http,
+    state: Arc<State>,
+    notifier: Notifier,
+}
+
+/// One workspace, ready to be kept.
+struct Ready {
+    settings: Settings,
+    handle: Handle,
+    metrics: Arc<WorkspaceMetrics>,
+    teller: Arc<Teller>,
+    /// The definitions directory as the operator wrote it.
+    shown: String,
+    /// What the log calls the workspace.
+    span: Span,
+    /// It lives as long as the daemon.
+    sandbox: Option<Sandbox>,
+}
+
+impl Ready {
+    fn log(&self, report: &PassReport) {
+        daemon::log::pass(report, self.settings.mode, &self.shown);
     }
-    // Who is notified is for the configuration file to say.
-    let notifier = Notifier::start(Vec::new(), &setup.http);
-    let teller = Arc::new(notifier.teller(None));
+
+    /// Tells everybody of a pass.
+    fn tell(&self, report: &PassReport) {
+        self.metrics.passed(report);
+        self.log(report);
+        self.teller.pass(report);
+    }
+}
+
+async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::Result<Ready> {
+    let RunArgs { pace, live, .. } = &workspace.args;
+    let setup = live.set_up_on(shared.http.clone(), MissingSecrets::Error).await?;
+    let span =
+        workspace.name.as_deref().map_or_else(Span::none, |name| tracing::error_span!(OF_WORKSPACE, workspace = name));
+    let teller = Arc::new(shared.notifier.teller(seat.name()));
     let applying = Arc::clone(&teller);
     let mut settings = Settings {
         source: setup.source.into(),
         key: setup.key,
         api: setup.api,
-        interval: args.interval,
-        mode,
-        max_changes: args.max_changes,
-        concurrency: args.concurrency,
+        interval: pace.interval,
+        mode: match pace.mode {
+            ModeArg::Enforce => Mode::Enforce,
+            ModeArg::Observe => Mode::Observe,
+        },
+        max_changes: pace.max_changes,
+        concurrency: pace.concurrency,
         timeout: setup.timeout,
         watching: WatchOptions::default(),
         applying: Applying::to(move |plan| applying.applying(plan)),
+        state: Arc::clone(&shared.state),
+        seat,
+    };
+    let shown = setup.shown;
+    let handle = Handle::new(Board::new(&settings, &shown));
+    let name = settings.seat.name().unwrap_or(&shown).to_owned();
+    let metrics = Arc::new(WorkspaceMetrics::new(&name, &settings, Arc::clone(handle.board())));
+    settings.api = settings.api.observed_by(Arc::clone(&metrics) as _);
+    Ok(Ready { settings, handle, metrics, teller, shown, span, sandbox: setup.sandbox })
+}
+
+/// Every workspace, ready to be kept.
+async fn all_ready(configuration: &Configuration, shared: &Shared) -> anyhow::Result<Vec<Ready>> {
+    let names = configuration.workspaces.iter().map(|workspace| workspace.name.clone()).collect();
+    let mut all = Vec::new();
+    for (workspace, seat) in configuration.workspaces.iter().zip(Fleet::seats(names)) {
+        all.push(ready(workspace, seat, shared).await.map_err(|error| match (&workspace.name, error.downcast()) {
+            (Some(name), Ok(UsageError(why))) => UsageError(format!("workspace {name}: {why}")).into(),
+            (None, Ok(usage)) => usage.into(),
+            (Some(name), Err(error)) => error.context(format!("workspace {name}")),
+            (None, Err(error)) => error,
+        })?);
+    }
+    Ok(all)
+}
+
+/// What a person needs to try the sandboxes of the workspaces.
+fn banner(all: &[Ready]) -> String {
+    match all {
+        [Ready { sandbox: Some(sandbox), shown, .. }] => format!(
+            "{}\nOr change a file in {shown}/ and save it. What happens is told below; Ctrl-C ends it.\n\n",
+            sandbox.banner()
+        ),
+        _ => {
+            let line = |ready: &Ready| {
+                let (sandbox, name) = (ready.sandbox.as_ref()?, ready.settings.seat.name()?);
+                Some(format!(
+                    "A Calry for {name} listens on {}; its WRITE key is {}\n",
+                    sandbox.url(),
+                    sandbox.keys().write
+                ))
+            };
+            all.iter().filter_map(line).collect()
+        }
+    }
+}
+
+/// What is about to happen, in a sentence.
+fn greeting(all: &[Ready]) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match all {
+        [Ready { settings, shown, .. }] => {
+            let (api, every) = (settings.api.url(), humantime::format_duration(settings.interval));
+            match settings.mode {
+                Mode::Enforce => format!("calry-gitops {version} keeps {api} equal to {shown}/, looking every {every}"),
+                Mode::Observe => format!(
+                    "calry-gitops {version} compares {api} with {shown}/, looking every {every}; it only observes, and writes \
+                     nothing"
+                ),
+            }
+        }
+        all => {
+            let observed = all.iter().filter(|ready| ready.settings.mode == Mode::Observe).count();
+            let observed = if observed == 0 { String::new() } else { format!(", {observed} of them only observed") };
+            format!("calry-gitops {version} keeps {} workspaces{observed}", all.len())
+        }
+    }
+}
+
+/// Lets the process have as many open files as it may: many workspaces with as many APIs need more than the usual 1,024.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where that is refused, the usual number is enough for all but the largest configurations.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyhow::Result<Exit> {
+    // What the command line says of the daemon as a whole, with the top of the configuration file below it.
+    let Command::Run(args) = &configuration.cli.command else { return Ok(Exit::Done) };
+    if args.print_config {
+        for workspace in &configuration.workspaces {
+            workspace.args.live.api_url()?;
+        }
+        output.result(&configuration.print());
+        return Ok(Exit::Done);
+    }
+    raise_open_files();
+    let stop = signals::stop_token()?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    install_tls();
+    let http = Http::new(remote::Settings::default())?;
+    let shared = Shared {
+        // Who is notified is for the configuration file to say.
+        notifier: Notifier::start(Vec::new(), &http),
+        http,
         state: Arc::new(match &args.state_dir {
             Some(directory) => State::open(directory, args.fingerprints.key()?)?,
             None => State::in_process()?,
         }),
     };
-    let log = |report: &PassReport| daemon::log::pass(report, mode, &shown);
+    let all = all_ready(configuration, &shared).await?;
+    output.result(&banner(&all));
     if args.once {
-        let report = daemon::once(&settings, &stop).await;
-        log(&report);
-        let (failed, invalid) = report.faults();
-        return Ok(Exit::of(failed, invalid, false));
+        let passes = all.iter().map(|ready| {
+            let pass = async {
+                let report = daemon::once(&ready.settings, &stop).await;
+                ready.log(&report);
+                report.faults()
+            };
+            pass.instrument(ready.span.clone())
+        });
+        let faults = futures_util::future::join_all(passes).await;
+        let any = |kind: fn(&(bool, bool)) -> bool| faults.iter().any(kind);
+        return Ok(Exit::of(any(|(failed, _)| *failed), any(|(_, invalid)| *invalid), false));
     }
-    let handle = Handle::new(Board::new(&settings, &shown));
-    let metrics = Arc::new(WorkspaceMetrics::new(&shown, &settings, Arc::clone(handle.board())));
-    settings.api = settings.api.observed_by(Arc::clone(&metrics) as _);
+    let handles: Vec<_> = all.iter().map(|ready| ready.handle.clone()).collect();
+    let metrics = Metrics::new(all.iter().map(|ready| Arc::clone(&ready.metrics)).collect());
     let access = args.asking.access(&args.admin_host)?;
     let listener = open(args.listen).await?;
-    let asked = handle.clone();
+    let asked = handles.clone();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            asked.ask(Trigger::Request);
+            asked.iter().for_each(|one| one.ask(Trigger::Request));
         }
     });
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        "calry-gitops {} {} {} {} {shown}/, looking every {}{}",
-        env!("CARGO_PKG_VERSION"),
-        if mode == Mode::Observe { "compares" } else { "keeps" },
-        settings.api.url(),
-        if mode == Mode::Observe { "with" } else { "equal to" },
-        humantime::format_duration(args.interval),
-        if mode == Mode::Observe { "; it only observes, and writes nothing" } else { "" }
-    );
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", greeting(&all));
     // It ends when this function does.
     let _admin = match listener {
         Some(listener) => {
-            let admin = Admin::start(listener, vec![handle.clone()], Metrics::new(vec![Arc::clone(&metrics)]), access)?;
+            let admin = Admin::start(listener, handles, metrics, access)?;
             let address = admin.address();
             tracing::info!(%address, "status and health at http://{address}/api/v1/status, /metrics, /healthz, /readyz");
             Some(admin)
         }
         None => None,
     };
-    let report = |report: &PassReport| {
-        metrics.passed(report);
-        log(report);
-        teller.pass(report);
-    };
-    daemon::run(&settings, &handle, stop, report).await;
-    notifier.stop().await;
+    let mut loops = JoinSet::new();
+    for ready in all {
+        let (span, stop) = (ready.span.clone(), stop.clone());
+        let keeping = async move {
+            daemon::run(&ready.settings, &ready.handle, stop, |report| ready.tell(report)).await;
+        };
+        loops.spawn(keeping.instrument(span));
+    }
+    while loops.join_next().await.is_some() {}
+    shared.notifier.stop().await;
     tracing::info!("stopped");
     Ok(Exit::Done)
 }

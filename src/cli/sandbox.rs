@@ -30,6 +30,9 @@ pub(super) struct SandboxArgs {
     /// The share of requests that fail, from 0 to 1
     #[arg(long, default_value = "0", value_name = "SHARE")]
     fail: Chance,
+    /// How many workspaces there are; the second one has the slug of the first with -1 behind it, and so have its keys
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
+    workspaces: u16,
     /// Let other machines in: listen on an address that is not loopback
     #[arg(long)]
     allow_remote: bool,
@@ -77,6 +80,7 @@ pub(super) async fn run(args: &SandboxArgs, output: &Output) -> anyhow::Result<E
         rate_limit: args.rate_limit,
         fail: args.fail,
         dice_seed: fastrand::u64(..),
+        copies: usize::from(args.workspaces) - 1,
         ..Config::default()
     };
     let sandbox = Sandbox::start(config).await.context("the sandbox cannot be started")?;

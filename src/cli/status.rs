@@ -16,7 +16,7 @@ use super::{Exit, Output, UsageError, signals};
 use crate::model::{ellipsize, printable};
 use crate::remote::{Daemon, DaemonUrl, Http, Settings, install_tls};
 use crate::render::json;
-use crate::render::status::{self, Status};
+use crate::render::status::{self, Status, WorkspaceStatus};
 
 /// Between two questions of --watch: half of what a daemon lets in.
 const BETWEEN: Duration = Duration::from_secs(2);
@@ -40,6 +40,9 @@ pub(super) struct StatusArgs {
     /// How the status is printed; json is what the daemon answers with
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json")]
     format: Format,
+    /// Only this workspace, by its name in the configuration file or its slug
+    #[arg(long, value_name = "NAME")]
+    workspace: Option<String>,
     /// Go on, and show every change, until Ctrl-C; with json, one line each
     #[arg(long)]
     watch: bool,
@@ -58,7 +61,8 @@ pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Ex
     let url = DaemonUrl::parse(&args.address).map_err(|error| UsageError(format!("--address: {error}")))?;
     install_tls();
     let http = Http::new(Settings { connect: args.timeout, request: args.timeout })?;
-    let mut asked = Asked { daemon: Daemon::new(&http, url, args.timeout)?, tag: None, known: None, clock: None };
+    let daemon = Daemon::new(&http, url, args.timeout)?;
+    let mut asked = Asked { daemon, only: args.workspace.clone(), tag: None, known: None, clock: None };
     if args.watch {
         let stop = signals::stop_token()?;
         return Ok(watch(&mut asked, args.format, output, &stop).await);
@@ -76,6 +80,8 @@ pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Ex
 /// A daemon, and what it said last.
 struct Asked {
     daemon: Daemon,
+    /// The only workspace that counts.
+    only: Option<String>,
     tag: Option<HeaderValue>,
     known: Option<Known>,
     /// The daemon's clock, and when it was read.
@@ -88,6 +94,28 @@ struct Known {
     status: Status,
 }
 
+impl Known {
+    fn keep_only(&mut self, only: &str) -> anyhow::Result<()> {
+        let workspaces = &self.status.workspaces;
+        let is_meant = |one: &WorkspaceStatus| {
+            one.name.as_deref() == Some(only) || one.workspace.as_ref().is_some_and(|known| known.slug == only)
+        };
+        let meant: Vec<bool> = workspaces.iter().map(is_meant).collect();
+        if !meant.contains(&true) {
+            let names = workspaces.iter().map(|one| one.name.as_deref().unwrap_or(&one.directory));
+            let names = names.map(printable).collect::<Vec<_>>().join(", ");
+            bail!("the daemon keeps no workspace `{}`; it keeps {}", printable(only), ellipsize(&names, 400));
+        }
+        let mut kept = meant.iter();
+        self.status.workspaces.retain(|_| kept.next() == Some(&true));
+        if let Some(list) = self.document.get_mut("workspaces").and_then(serde_json::Value::as_array_mut) {
+            let mut kept = meant.iter();
+            list.retain(|_| kept.next() == Some(&true));
+        }
+        Ok(())
+    }
+}
+
 impl Asked {
     /// Asks once; whether the answer is another one than before.
     async fn ask(&mut self) -> anyhow::Result<bool> {
@@ -97,7 +125,12 @@ impl Asked {
         let known = serde_json::from_slice(&body)
             .and_then(|document: serde_json::Value| Ok(Known { status: Status::deserialize(&document)?, document }));
         match known {
-            Ok(known) => self.known = Some(known),
+            Ok(mut known) => {
+                if let Some(only) = &self.only {
+                    known.keep_only(only)?;
+                }
+                self.known = Some(known);
+            }
             Err(error) => {
                 // What cannot be read is not known.
                 self.tag = None;

@@ -29,6 +29,10 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
         }
         None => {}
     }
+    if report.told.also_is_news {
+        let also = report.told.also.join(", ");
+        error!(also, "{}", crate::render::status::also(&report.told.also));
+    }
     let (number, trigger) = (report.number, report.trigger.as_str());
     let took = spoken(report.took);
     let next = report.next.map(|next| format!("; next pass in {}", spoken(next))).unwrap_or_default();
@@ -126,7 +130,7 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<Rest>) {
         ($level:ident, $($message:tt)*) => {
             $level!(
                 audit,
-                workspace = printable(&plan.workspace.slug),
+                slug = printable(&plan.workspace.slug),
                 provider,
                 cause = word(result.cause),
                 revision = revision.map(Revision::short),

@@ -46,6 +46,10 @@ pub struct Memory {
     pub(super) told: BTreeMap<Provider, Vec<Change>>,
     /// The problems that were last said.
     pub(super) problems: Vec<Diagnostic>,
+    /// Reading the definitions that was begun and given up, and hangs as far as anybody knows.
+    pub(super) reading: Option<JoinHandle<()>>,
+    /// The names of the other workspaces of the configuration that are the same one of Calry.
+    pub(super) also: Vec<String>,
     file: Filed,
     /// Makes the next pass end by a fault.
     #[cfg(test)]
@@ -123,6 +127,8 @@ impl Memory {
     #[must_use]
     pub fn new(state: &Arc<State>) -> Self {
         Self {
+            reading: None,
+            also: Vec::new(),
             state: Arc::clone(state),
             applied: Applied::new(),
             failing: BTreeMap::new(),

@@ -3,6 +3,7 @@
 //! What it never does: end because a pass failed. A pass is infallible here; what went wrong is in its [`PassReport`].
 
 mod ask;
+mod fleet;
 pub mod log;
 mod memory;
 mod pass;
@@ -22,6 +23,7 @@ use crate::repo::{WatchOptions, Watcher};
 
 use ask::Asked;
 pub use ask::{Handle, NotPending};
+pub use fleet::{Fleet, Seat};
 pub use memory::{Memory, Rest};
 pub use pass::{Approval, PassReport, PassResult, Told};
 pub use state::{NoRandomness, State};
@@ -53,6 +55,8 @@ pub struct Settings {
     pub applying: Applying,
     /// Where the memory is kept; several workspaces may share it.
     pub state: Arc<State>,
+    /// Its place among the loops of the process.
+    pub seat: Seat,
 }
 
 /// Who is told of a plan that is about to be carried out: in the middle of the pass, so it must neither wait nor fail.
@@ -74,6 +78,9 @@ impl Applying {
     }
 }
 
+/// How many directories are looked at in a second where no file event calls for it, at most.
+const LOOKS_PER_SECOND: u32 = 50;
+
 /// The longest pause after passes that failed, where the interval is not longer itself.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -82,16 +89,30 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, mut report: impl FnMut(&PassReport)) {
     let (board, asked) = (handle.board(), handle.asked());
     let mut memory = Memory::new(&settings.state);
-    let settling = settings.watching.patience * 2;
-    let mut watcher = Watcher::new(settings.source.definitions.clone(), settings.watching.clone());
+    let mut watching = settings.watching.clone();
+    let settling = watching.patience * 2;
+    let seat = &settings.seat;
+    watching.poll = watching.poll.max(Duration::from_secs(1) * seat.count() / LOOKS_PER_SECOND);
     let mut trigger = Trigger::Start;
+    let delay = seat.delay(settings.interval);
+    if !delay.is_zero() {
+        // Not all at once; who asks for a pass need not wait.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = board.beating(delay, tokio::time::sleep(delay)) => {}
+            by = asked.next() => trigger = by,
+        }
+    }
+    let mut watcher = Watcher::new(settings.source.definitions.clone(), watching);
     loop {
         // A file that is still being written is not acted on, whoever asked for the pass.
         let settled = tokio::select! {
             () = stop.cancelled() => return,
-            settled = board.beating(settling, watcher.settle()) => settled,
+            settled = board.beating(settling, tokio::time::timeout(settling, watcher.settle())) => settled,
         };
-        watcher.seen(settled.fingerprint);
+        if let Ok(settled) = &settled {
+            watcher.seen(settled.fingerprint.clone());
+        }
         // The pass that begins now is the one that was asked for.
         if let Some(asked) = asked.take()
             && trigger != Trigger::Request
@@ -99,12 +120,14 @@ pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, 
             trigger = asked;
         }
         board.began(memory.passes + 1, trigger);
-        let passing = pass::pass(settings, &mut memory, asked, trigger, &settled.unsettled, &stop);
+        let unsettled = settled.as_ref().ok().map(|settled| settled.unsettled.as_slice());
+        let passing = pass::pass(settings, &mut memory, asked, trigger, unsettled, &stop);
         let passed = board.beating(settings.timeout + apply::GRACE, passing).await;
         if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
             return;
         }
-        let pause = memory.pause(settings.interval, &passed);
+        let interval = if memory.passes == 1 { seat.first_pause(settings.interval) } else { settings.interval };
+        let pause = memory.pause(interval, &passed);
         let passed = PassReport { next: (!stop.is_cancelled()).then_some(pause), ..passed };
         board.ended(&passed);
         report(&passed);
@@ -128,5 +151,5 @@ pub async fn once(settings: &Settings, stop: &CancellationToken) -> PassReport {
 
 /// Runs one pass with what was remembered of those before it.
 pub async fn step(settings: &Settings, memory: &mut Memory, stop: &CancellationToken) -> PassReport {
-    pass::pass(settings, memory, &Asked::default(), Trigger::Start, &[], stop).await
+    pass::pass(settings, memory, &Asked::default(), Trigger::Start, Some(&[]), stop).await
 }

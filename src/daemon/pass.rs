@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -52,6 +53,10 @@ pub struct Told {
     pub rests: BTreeMap<Provider, Rest>,
     /// The git revision of the files that were read, also where the pass failed after that.
     pub revision: Option<Revision>,
+    /// The names of the other workspaces of the configuration that are the same one of Calry.
+    pub also: Vec<String>,
+    /// Whether that is news.
+    pub also_is_news: bool,
     /// What became of the approval of a refused plan.
     pub approval: Option<Approval>,
 }
@@ -127,7 +132,7 @@ pub(super) async fn pass(
     memory: &mut Memory,
     asked: &Asked,
     trigger: Trigger,
-    unsettled: &[String],
+    unsettled: Option<&[String]>,
     stop: &CancellationToken,
 ) -> PassReport {
     let started = Instant::now();
@@ -161,7 +166,7 @@ pub(super) async fn pass(
         trigger,
         took: started.elapsed(),
         result,
-        told: Told { rests: memory.rests(), ..told },
+        told: Told { rests: memory.rests(), also: memory.also.clone(), ..told },
         problems: memory.problems.clone(),
         next: None,
     }
@@ -173,25 +178,20 @@ async fn attempt(
     asked: &Asked,
     trigger: Trigger,
     told: &mut Told,
-    unsettled: &[String],
+    unsettled: Option<&[String]>,
     stop: &CancellationToken,
 ) -> Result<PassResult, Failure> {
     let deadline = Instant::now() + settings.timeout;
-    let source = Arc::clone(&settings.source);
     // Files may be on a file system that hangs: the loop must not.
-    let loading = tokio::task::spawn_blocking(move || pass::load(&source));
     let loading = tokio::select! {
-        loaded = tokio::time::timeout_at(deadline, loading) => loaded,
+        loaded = tokio::time::timeout_at(deadline, load(settings, memory)) => loaded,
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
-    let mut desired = match loading {
-        Ok(Ok(loaded)) => loaded?,
-        // What the panic says may quote what it was about.
-        Ok(Err(_)) => return Err(Failure::Internal("reading the definitions ended by a fault".to_owned())),
-        Err(_) => {
-            return Err(Failure::Internal("reading the definitions took longer than the whole pass may".to_owned()));
-        }
-    };
+    let mut desired = loading
+        .map_err(|_| Failure::Internal("reading the definitions took longer than the whole pass may".to_owned()))??;
+    // Nobody knows what is being written where looking hangs.
+    let unsettled = unsettled
+        .ok_or_else(|| Failure::Internal("looking at the definitions took longer than it ever should".to_owned()))?;
     desired.loaded.leave_out(unsettled);
     told.revision.clone_from(&desired.revision);
     #[cfg(test)]
@@ -231,6 +231,10 @@ async fn attempt(
     };
     tell_problems(memory, told, &desired.loaded);
     let Look { plan, fetched } = looked?;
+    let claimed = settings.seat.claim(&settings.api.url().to_string(), &plan.workspace.id);
+    let before = std::mem::take(&mut memory.also);
+    memory.also = claimed?;
+    told.also_is_news = !memory.also.is_empty() && memory.also != before;
     memory.learn_workspace(key.secret(), &plan.workspace);
     memory.learn_plan(&plan);
 
@@ -272,6 +276,25 @@ async fn attempt(
     })
     .await;
     Ok(PassResult::Applied(approved.into_plan(), applied))
+}
+
+/// Reads the definitions, when its turn has come. What was begun for an earlier pass and hangs is waited for first, so that
+/// a file system that hangs takes one thread of a workspace, and not one more with each pass.
+async fn load(settings: &Settings, memory: &mut Memory) -> Result<pass::Desired, Failure> {
+    if let Some(before) = &mut memory.reading {
+        let _ = before.await;
+        memory.reading = None;
+    }
+    let source = Arc::clone(&settings.source);
+    let reading = async {
+        let (send, loaded) = oneshot::channel();
+        memory.reading = Some(tokio::task::spawn_blocking(move || drop(send.send(pass::load(&source)))));
+        loaded.await
+    };
+    let loaded = settings.seat.reading().within(reading).await;
+    memory.reading = None;
+    // What the panic says may quote what it was about.
+    loaded.unwrap_or_else(|_| Err(Failure::Internal("reading the definitions ended by a fault".to_owned())))
 }
 
 /// Notes what differs and stays so, where that is news: held and unreadable providers, and with `updates` the pending
@@ -353,15 +376,16 @@ mod tests {
             watching: crate::repo::WatchOptions::default(),
             applying: super::super::Applying::default(),
             state: Arc::new(State::in_process().unwrap()),
+            seat: crate::daemon::Fleet::seats(vec![None]).remove(0),
         };
         let mut memory = Memory::new(&settings.state);
         memory.faulty = true;
         let stop = CancellationToken::new();
-        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Start, &[], &stop).await;
+        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Start, Some(&[]), &stop).await;
         assert!(matches!(report.result, PassResult::Failed(Failure::Internal(_))), "{report:?}");
         assert!(!format!("{report:?}").contains("hunter2"));
         memory.faulty = false;
-        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Interval, &[], &stop).await;
+        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Interval, Some(&[]), &stop).await;
         assert!(matches!(report.result, PassResult::Failed(Failure::Key(_))) && report.number == 2, "{report:?}");
     }
 }

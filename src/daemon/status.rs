@@ -46,6 +46,7 @@ impl Board {
     #[must_use]
     pub fn new(settings: &Settings, directory: &str) -> Self {
         Self::of(WorkspaceStatus {
+            name: settings.seat.name().map(str::to_owned),
             directory: directory.to_owned(),
             api: settings.api.url().to_string(),
             mode: settings.mode,
@@ -146,6 +147,7 @@ fn rounded(time: Timestamp) -> Timestamp {
 
 /// Takes over what came of a pass. Pure: the time is an argument.
 fn record(status: &mut WorkspaceStatus, report: &PassReport, now: Timestamp) {
+    status.also.clone_from(&report.told.also);
     status.diagnostics = report.problems.iter().map(Into::into).collect();
     if let Some(plan) = report.result.plan() {
         let before = std::mem::take(&mut status.providers);

@@ -1,6 +1,6 @@
 //! The client: one request at a time to one workspace, bounded in time and size, and the errors made of its answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as StdError;
 use std::io;
 use std::iter::successors;
@@ -21,6 +21,7 @@ use super::{
     retry,
 };
 use crate::model::{Live, Provider, SPANS, Scrubber, Update, UpdateMethod, Workspace, ellipsize, printable};
+use crate::places::Places;
 
 /// The largest list of definitions, in bytes after decompression.
 const MAX_LISTING: usize = 32 << 20;
@@ -28,6 +29,18 @@ const MAX_LISTING: usize = 32 << 20;
 /// The largest error body that is looked at, in bytes. A longer one is not quoted: it cannot be cut before it is scrubbed,
 /// and scrubbing takes time with its length.
 const MAX_ERROR: usize = 4 << 10;
+
+/// How many requests of the process are under way to one host, first come, first served, whichever workspace they are of.
+const AT_ONCE: usize = 64;
+
+/// How many more there may be that wait for an answer for longer than [`SLOW`].
+const HANGING: usize = 192;
+
+/// Who waits for an answer for longer lets the next one go first: a workspace that Calry does not answer holds up no other.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// How many connections to one host are kept for the next request.
+const IDLE: usize = 16;
 
 /// The longest quotation of an API error's message, in characters.
 const MAX_QUOTE: usize = 300;
@@ -74,6 +87,8 @@ pub struct Http {
     /// For plain http: never by a proxy, which would see the key, and without any need of certificates.
     plain: Client,
     settings: Settings,
+    /// By the hosts' addresses.
+    hosts: Arc<Mutex<BTreeMap<String, Arc<Places>>>>,
 }
 
 impl Http {
@@ -90,6 +105,7 @@ impl Http {
             kind(Client::builder())
                 .user_agent(concat!("calry-gitops/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(settings.connect)
+                .pool_max_idle_per_host(IDLE)
                 .redirect(reqwest::redirect::Policy::none())
                 .referer(false)
                 // An update is sent once. Trying again is decided here, where a read can come first.
@@ -101,7 +117,15 @@ impl Http {
             secure: client(|c| c.https_only(true)),
             plain: client(|c| c.no_proxy().tls_certs_only([]))?,
             settings,
+            hosts: Arc::default(),
         })
+    }
+
+    /// Places for requests to a host; the same for all who share these connections.
+    fn places(&self, url: &ApiUrl) -> Arc<Places> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = hosts.entry(url.host()).or_insert_with(|| Arc::new(Places::new(AT_ONCE, HANGING, SLOW)));
+        Arc::clone(places)
     }
 
     pub(super) fn client(&self, secure: bool) -> Result<Client, SetupError> {
@@ -169,6 +193,7 @@ pub struct Api {
     method: UpdateMethod,
     observer: Arc<dyn Observer>,
     pace: Arc<Pace>,
+    places: Arc<Places>,
 }
 
 impl Api {
@@ -177,8 +202,9 @@ impl Api {
     /// # Errors
     /// [`SetupError`] where the URL is https and TLS cannot be set up.
     pub fn new(http: &Http, url: ApiUrl, method: UpdateMethod) -> Result<Self, SetupError> {
-        let client = http.client(url.is_secure())?;
-        Ok(Self { client, settings: http.settings, url, method, observer: Arc::new(()), pace: Arc::default() })
+        let (client, places) = (http.client(url.is_secure())?, http.places(&url));
+        let observer = Arc::new(());
+        Ok(Self { client, settings: http.settings, url, method, observer, pace: Arc::default(), places })
     }
 
     /// The same API, whose requests somebody is told of.
@@ -326,16 +352,25 @@ impl Session {
             None => pace.start(self.deadline).await,
             Some(_) => pace.start_unless_paused(self.deadline).await,
         };
-        let started = turn.map_err(|e| match e {
+        turn.map_err(|e| match e {
             NoTurn::Paused(wait) => failed(Cause::Paused { wait }),
             NoTurn::TooLate => failed(Cause::TooLate),
         })?;
-        let end = self.deadline.min(started + self.api.settings.request);
-        let given = end.saturating_duration_since(started);
         let update = body.is_some();
         let span = self.span(operation, update);
-        let exchange = self.exchange(path, body, limit).instrument(span.clone());
-        let answer = timeout_at(end, exchange).await.unwrap_or(Err(Cause::TimedOut { given }));
+        // The time for an answer begins when the request does.
+        let mut started = None;
+        let exchange = async {
+            let now = Instant::now();
+            started = Some(now);
+            let end = self.deadline.min(now + self.api.settings.request);
+            let given = end.saturating_duration_since(now);
+            timeout_at(end, self.exchange(path, body, limit)).await.unwrap_or(Err(Cause::TimedOut { given }))
+        };
+        let exchange = self.api.places.within(exchange.instrument(span.clone()));
+        let answer = timeout_at(self.deadline, exchange).await;
+        let started = started.ok_or_else(|| failed(Cause::TooLate))?;
+        let answer = answer.unwrap_or(Err(Cause::TimedOut { given: started.elapsed() }));
         match &answer {
             Ok(_) => span.record("http.response.status_code", 200),
             Err(Cause::Status { status, .. }) => span.record("http.response.status_code", *status),

@@ -12,7 +12,8 @@ use crate::model::{Code, Diagnostic, Excerpt, Severity, printable};
 const ALIKE: usize = 20;
 
 /// The problems with their lines, coloured for a terminal (the caller strips that where it is not wanted), then a summary.
-/// `directory` is how the user named the definitions directory, `files` how many definition files there are.
+/// `directory` is how the user named the definitions directory, empty where a file's name is its whole path; `files` is
+/// how many files there are.
 #[must_use]
 pub fn diagnostics(list: &[Diagnostic], directory: &str, files: usize) -> String {
     let mut out = String::new();
@@ -46,7 +47,10 @@ fn one(diagnostic: &Diagnostic, directory: &str) -> String {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let path = printable(&format!("{}/{}", directory.trim_end_matches('/'), diagnostic.file));
+    let path = match directory {
+        "" => printable(&diagnostic.file),
+        _ => printable(&format!("{}/{}", directory.trim_end_matches('/'), diagnostic.file)),
+    };
     let title = level.primary_title(printable(&diagnostic.message)).id(diagnostic.code.as_str());
     let mut group = match &diagnostic.excerpt {
         None => title.element(Origin::path(path.as_str())),

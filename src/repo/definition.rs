@@ -87,10 +87,10 @@ pub(super) fn workspace(source: &Source, tree: &Tree<'_>) -> (Option<Slug>, Told
 }
 
 /// A key and its value.
-struct Entry<'n> {
-    name: &'n str,
-    at: Span,
-    value: &'n Node<'n>,
+pub(super) struct Entry<'n> {
+    pub(super) name: &'n str,
+    pub(super) at: Span,
+    pub(super) value: &'n Node<'n>,
 }
 
 /// A name to repeat in a message, where it is one.
@@ -146,13 +146,14 @@ fn parameter_name(half: Half, name: &str) -> Option<String> {
     problem.or_else(|| name.chars().nth(MAX_PARAMETER_NAME).is_some().then(too_long))
 }
 
-struct Reader<'s> {
+/// Reads maps whose keys are known, and collects what is wrong with them.
+pub(super) struct Reader<'s> {
     source: &'s Source,
-    problems: Problems<'s>,
+    pub(super) problems: Problems<'s>,
 }
 
 impl<'s> Reader<'s> {
-    fn new(source: &'s Source, tree: &Tree<'_>) -> Self {
+    pub(super) fn new(source: &'s Source, tree: &Tree<'_>) -> Self {
         let mut problems = Problems::after(source, 0);
         for problem in &tree.problems {
             problems
@@ -162,7 +163,7 @@ impl<'s> Reader<'s> {
         Self { source, problems }
     }
 
-    fn error(&mut self, code: Code, at: Span, message: impl FnOnce() -> String) -> Problem<'_> {
+    pub(super) fn error(&mut self, code: Code, at: Span, message: impl FnOnce() -> String) -> Problem<'_> {
         self.problems.error(code, Some(at), message)
     }
 
@@ -171,7 +172,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Says that a value is of the wrong type.
-    fn wrong(&mut self, what: &str, key: Span, node: &Node<'_>, wanted: &str, help: Option<&str>) {
+    pub(super) fn wrong(&mut self, what: &str, key: Span, node: &Node<'_>, wanted: &str, help: Option<&str>) {
         // What has no extent of its own is shown by its key.
         let at = if node.span.is_empty() { key } else { node.span };
         let message = || match &node.value {
@@ -184,7 +185,13 @@ impl<'s> Reader<'s> {
     }
 
     /// The entries of a map: the first of every key. `what` names the map, `key` is where its own key stands.
-    fn entries<'n>(&mut self, what: &str, key: Span, node: &'n Node<'n>, help: Option<&str>) -> Option<Vec<Entry<'n>>> {
+    pub(super) fn entries<'n>(
+        &mut self,
+        what: &str,
+        key: Span,
+        node: &'n Node<'n>,
+        help: Option<&str>,
+    ) -> Option<Vec<Entry<'n>>> {
         let Value::Map(map) = &node.value else {
             self.wrong(what, key, node, "a map", help);
             return None;
@@ -215,14 +222,14 @@ impl<'s> Reader<'s> {
         Some(entries)
     }
 
-    fn twice(&mut self, what: &str, at: Span, first: Span) {
+    pub(super) fn twice(&mut self, what: &str, at: Span, first: Span) {
         let source = self.source;
         self.error(Code::DuplicateKey, at, || format!("{what} is there twice")).help(|| {
             Some(format!("it is there already in line {}: remove one of the two", source.line(first.start())))
         });
     }
 
-    fn unknown(&mut self, entry: &Entry<'_>, whose: &str, known: &[&str]) {
+    pub(super) fn unknown(&mut self, entry: &Entry<'_>, whose: &str, known: &[&str]) {
         let message = || format!("{} is not a key of {whose}", named(entry.name, "key"));
         let list = || known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
         self.error(Code::UnknownKey, entry.at, message)
@@ -230,7 +237,7 @@ impl<'s> Reader<'s> {
     }
 
     /// A text.
-    fn text<'n>(&mut self, what: &str, entry: &Entry<'n>, help: Option<&str>) -> Option<&'n str> {
+    pub(super) fn text<'n>(&mut self, what: &str, entry: &Entry<'n>, help: Option<&str>) -> Option<&'n str> {
         let text = entry.value.text();
         if text.is_none() {
             let quote = matches!(entry.value.value, Value::Bool(_) | Value::Other).then_some("put it in quotes");
@@ -285,7 +292,7 @@ impl<'s> Reader<'s> {
     }
 
     /// The entries of the document, which is `what`.
-    fn root<'n>(&mut self, tree: &'n Tree<'n>, what: &str, help: &str) -> Option<Vec<Entry<'n>>> {
+    pub(super) fn root<'n>(&mut self, tree: &'n Tree<'n>, what: &str, help: &str) -> Option<Vec<Entry<'n>>> {
         match &tree.root {
             Some(root) if !matches!(root.value, Value::Null) => self.entries(what, Span::default(), root, Some(help)),
             _ => {

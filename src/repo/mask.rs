@@ -7,6 +7,11 @@
 use super::yaml::{Node, Span, Tree, Value};
 use crate::model::check_header_name;
 
+/// The key of the list of workspaces in the operator's configuration file.
+pub(super) const WORKSPACES: &str = "workspaces";
+/// How Calry's API keys begin.
+const KEY_PREFIX: &str = "zepl.";
+
 /// The parts of a file that parses.
 pub(super) struct Mask {
     /// What may not be shown, in order.
@@ -30,6 +35,18 @@ impl Mask {
         mask.mask
     }
 
+    /// The mask of a tree of settings. Of a setting that `shown` does not know by its key, the key alone is shown: somebody
+    /// may have written a secret where only its file is to be named.
+    pub(super) fn of_settings(tree: &Tree<'_>, text: &str, shown: &dyn Fn(&str) -> bool) -> Self {
+        let mut mask = Masking { text, mask: Self { hidden: Vec::new(), keys: Vec::new() } };
+        match tree.root.as_ref().map(|root| &root.value) {
+            Some(Value::Map(entries)) => mask.settings(entries, tree.end, shown),
+            _ => mask.mask.hidden.push(Span::new(0, tree.end)),
+        }
+        mask.mask.hidden.push(Span::new(tree.end, text.len()));
+        mask.mask
+    }
+
     /// How much of a line may be shown, from its beginning; `None` where all of it may. `line` begins at byte `start`.
     pub(super) fn visible<'t>(&self, line: &'t str, start: usize) -> Option<&'t str> {
         let end = start + line.len();
@@ -45,7 +62,7 @@ impl Mask {
             let after = line.get(key.end() - start..)?;
             let gap = after.len() - after.trim_start_matches(' ').len();
             let colon = after.get(gap..)?.starts_with(':');
-            (colon && before.bytes().all(|b| matches!(b, b' ' | b'{')))
+            (colon && before.bytes().all(|b| matches!(b, b' ' | b'{' | b'-')))
                 .then(|| line.get(..key.end() - start + gap + 1))?
         });
         Some(shown.unwrap_or_else(|| indentation(line)))
@@ -81,6 +98,47 @@ impl Masking<'_> {
                 }
             }
             _ => self.hide(key, end),
+        }
+    }
+
+    /// Settings, or those of one workspace.
+    fn settings(&mut self, entries: &[Entry<'_>], end: usize, shown: &dyn Fn(&str) -> bool) {
+        let harmless = |value: &Node<'_>| !value.text().is_some_and(|text| text.trim_start().starts_with(KEY_PREFIX));
+        each(entries, end, |(key, value), end| {
+            self.show_key(key);
+            match &value.value {
+                Value::List(items) if key.text() == Some(WORKSPACES) => {
+                    let ends = items.iter().skip(1).map(|item| item.span.start()).chain([end]);
+                    for (item, end) in items.iter().zip(ends) {
+                        match &item.value {
+                            Value::Map(entries) => self.settings(entries, end, shown),
+                            _ => self.mask.hidden.push(Span::new(item.span.start(), end)),
+                        }
+                    }
+                }
+                Value::List(items)
+                    if key.text().is_some_and(shown)
+                        && items.iter().all(|item| self.is_short((item, item)) && harmless(item)) => {}
+                _ if key.text().is_some_and(shown) && self.is_short((key, value)) && harmless(value) => {}
+                _ => {
+                    self.hide(key, end);
+                    if key.text().is_some_and(shown) {
+                        self.show_keys(value);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Of what is hidden, every key may be shown.
+    fn show_keys(&mut self, node: &Node<'_>) {
+        match &node.value {
+            Value::List(items) => items.iter().for_each(|item| self.show_keys(item)),
+            Value::Map(entries) => entries.iter().for_each(|(key, value)| {
+                self.show_key(key);
+                self.show_keys(value);
+            }),
+            _ => {}
         }
     }
 

@@ -9,6 +9,8 @@
 //! The way back, for `pull`: `edit` changes a file's text in place, `format` says what a new file looks like (and, as a JSON
 //! Schema, any file), and `write` puts either into the directory, whole or not at all.
 //!
+//! `settings` reads the operator's configuration file by the same way, with keys that its caller knows.
+//!
 //! Nothing here writes but `write`, and only where `pull` asks for it. This room never opens a socket, and lets a file name a
 //! secret but never a place to find one in.
 
@@ -20,6 +22,7 @@ mod load;
 mod mask;
 mod revision;
 mod secrets;
+mod settings;
 mod source;
 mod watch;
 mod write;
@@ -32,5 +35,8 @@ pub use format::{DEFINITION_SCHEMA, WORKSPACE_SCHEMA, definition_schema, workspa
 pub use load::{DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_begin};
 pub use revision::{Base, BaseError, base, revision};
 pub use secrets::{SecretError, SecretSources};
+pub use settings::{
+    Kind, MAX_WORKSPACE_NAME, Place, Section, Setting, Settings, SettingsError, WORKSPACE_NAME, WorkspaceSection,
+};
 pub use watch::{Fingerprint, FoundBy, Settled, WatchCounts, WatchOptions, Watcher};
 pub use write::{WriteError, Writing, Written};

@@ -47,6 +47,14 @@ impl Source {
         Ok(tree)
     }
 
+    /// Reads the text as YAML of at most so many nodes that holds settings; of a setting, `shown` says by its key whether
+    /// it may be.
+    pub(super) fn parse_settings(&self, limit: usize, shown: &dyn Fn(&str) -> bool) -> Result<Tree<'_>, yaml::Problem> {
+        let tree = yaml::read_at_most(&self.text, limit)?;
+        let _ = self.mask.set(Mask::of_settings(&tree, &self.text, shown));
+        Ok(tree)
+    }
+
     /// The line in which a byte stands, from 1.
     pub(super) fn line(&self, at: usize) -> usize {
         self.lines().partition_point(|start| *start as usize <= at).max(1)

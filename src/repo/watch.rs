@@ -3,7 +3,7 @@
 //!
 //! File events are hints and nothing more. What counts is the [`Fingerprint`]: names, inodes, sizes and times, taken anew
 //! after each hint and, because some file systems send no events (NFS) and some events get lost, every few seconds as
-//! well. A thread of its own does this, so that a slow file system holds nothing else up.
+//! well. It is done where blocking is allowed, one look at a time, so that a slow file system holds nothing else up.
 //!
 //! This module never reads what a file holds, never decides what a change means, and never fails: without events it
 //! lives on looking.
@@ -14,15 +14,18 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecursiveMode, Watcher as _};
-use tokio::sync::{oneshot, watch};
+use notify::{Event, EventKind};
+use tokio::sync::{Notify, oneshot, watch};
 
+use self::events::Ear;
 use super::directory::is_definition;
+
+mod events;
 
 /// As many links as Linux follows before it calls a path a loop.
 const MAX_LINKS: usize = 40;
@@ -227,13 +230,13 @@ impl Watcher {
     /// Starts watching. The directory need not be there.
     ///
     /// # Panics
-    /// Where the system has no thread left to give.
+    /// Outside a tokio runtime.
     #[must_use]
     pub fn new(definitions: PathBuf, options: WatchOptions) -> Self {
         let mailbox = Arc::new(Mailbox::default());
         let (publish, settled) = watch::channel(None);
         let lookout = Lookout::new(definitions, options, Arc::clone(&mailbox), publish);
-        std::thread::spawn(move || lookout.run());
+        tokio::spawn(lookout.run());
         Self { mailbox, settled, seen: None }
     }
 
@@ -278,11 +281,11 @@ impl Drop for Watcher {
     }
 }
 
-/// What reaches the watching thread. Hints coalesce, so a storm of events takes no memory.
+/// What reaches the one who looks. Hints coalesce, so a storm of events takes no memory.
 #[derive(Debug, Default)]
 struct Mailbox {
     mail: Mutex<Mail>,
-    bell: Condvar,
+    bell: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -313,16 +316,21 @@ impl Mailbox {
     }
 
     /// Everything that has come, as soon as there is something, or at `until`.
-    fn wait(&self, until: Instant) -> Mail {
-        let left = until.saturating_duration_since(Instant::now());
-        let quiet = |mail: &mut Mail| mail.hint.is_none() && mail.asked.is_empty() && !mail.closed;
-        let (mut mail, _) =
-            self.bell.wait_timeout_while(self.lock(), left, quiet).unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut mail)
+    async fn wait(&self, until: Instant) -> Mail {
+        loop {
+            {
+                let mut mail = self.lock();
+                if mail.hint.is_some() || !mail.asked.is_empty() || mail.closed || until <= Instant::now() {
+                    return std::mem::take(&mut mail);
+                }
+            }
+            // It rings for one who waits, or else for the next who does.
+            let _ = tokio::time::timeout_at(until.into(), self.bell.notified()).await;
+        }
     }
 }
 
-/// The watching thread.
+/// The one who looks.
 struct Lookout {
     eyes: Eyes,
     options: WatchOptions,
@@ -372,13 +380,13 @@ impl Lookout {
         Self { eyes, options, mailbox, publish, asked: Vec::new(), last: None, next_poll: Instant::now(), unrest: None }
     }
 
-    fn run(mut self) {
+    async fn run(mut self) {
         loop {
             let deadline = match self.unrest {
                 None => self.next_poll,
                 Some(Unrest { since, moved, .. }) => (moved + self.options.quiet).min(since + self.options.patience),
             };
-            let mail = self.mailbox.wait(deadline);
+            let mail = self.mailbox.wait(deadline).await;
             if mail.closed {
                 return;
             }
@@ -394,7 +402,13 @@ impl Lookout {
                 self.options.counts.polls.fetch_add(1, Ordering::Relaxed);
             }
             if now >= deadline || asked_in_peace {
-                self.look(now);
+                let looking = tokio::task::spawn_blocking(move || {
+                    self.look(now);
+                    self
+                });
+                // It ends where looking panicked, or the runtime does.
+                let Ok(looked) = looking.await else { return };
+                self = looked;
             }
         }
     }
@@ -458,17 +472,10 @@ struct Eyes {
     /// Where hints go; `None` where no events are wanted.
     mailbox: Option<Arc<Mailbox>>,
     counts: Arc<WatchCounts>,
-    watches: Option<Watches>,
+    watches: Option<Ear>,
     /// When to try again to watch what could not be watched.
     retry: Option<Instant>,
     rearm: bool,
-}
-
-/// File events that are being received.
-struct Watches {
-    trail: Arc<Trail>,
-    /// Dropping it ends the events.
-    _notify: notify::RecommendedWatcher,
 }
 
 struct Look {
@@ -482,7 +489,7 @@ impl Eyes {
     fn look(&mut self, revalidate: bool) -> Look {
         let look = Look::take(&self.definitions, revalidate);
         let Some(mailbox) = self.mailbox.clone() else { return look };
-        let watched = self.watches.as_ref().is_some_and(|watches| *watches.trail == look.trail);
+        let watched = self.watches.as_ref().is_some_and(|watches| *watches.trail() == look.trail);
         let retry = self.retry.is_some_and(|retry| retry <= Instant::now());
         if (watched && !self.rearm && !retry) || (self.watches.is_none() && self.retry.is_some() && !retry) {
             return look;
@@ -490,7 +497,7 @@ impl Eyes {
         self.rearm = false;
         self.arm(look.trail, &mailbox);
         let look = Look::take(&self.definitions, revalidate);
-        if self.watches.as_ref().is_some_and(|watches| *watches.trail != look.trail) {
+        if self.watches.as_ref().is_some_and(|watches| *watches.trail() != look.trail) {
             // The way there changed while it was being watched.
             mailbox.post(|mail| mail.hint = Some(Hint::Way));
         }
@@ -500,26 +507,11 @@ impl Eyes {
     /// Watches the places of a trail and nothing else. Always begins anew: a watch outlives the directory it was set on.
     fn arm(&mut self, trail: Trail, mailbox: &Arc<Mailbox>) {
         self.watches = None;
-        let trail = Arc::new(trail);
-        let (hints, places, counts) = (Arc::clone(mailbox), Arc::clone(&trail), Arc::clone(&self.counts));
-        let handler = move |event: notify::Result<Event>| {
-            if let Some(hint) = places.hint(&event) {
-                counts.events.fetch_add(1, Ordering::Relaxed);
-                hints.post(|mail| mail.hint = mail.hint.max(Some(hint)));
-            }
-        };
-        let trouble = match notify::recommended_watcher(handler) {
-            Err(error) => Some(error),
-            Ok(mut notify) => {
-                let failed = trail.0.keys().filter_map(|place| notify.watch(place, RecursiveMode::NonRecursive).err());
-                // A place that is gone by now is found out by the look that follows.
-                let trouble = failed.filter(|error| !is_gone(error)).last();
-                self.watches = Some(Watches { trail, _notify: notify });
-                trouble
-            }
-        };
+        let (ear, trouble) = Ear::listen(trail, Arc::clone(mailbox), Arc::clone(&self.counts));
+        self.watches = ear;
         match (&trouble, self.retry) {
-            (Some(error), None) => tracing::warn!(
+            // One for all who watch: it is the same system's limit.
+            (Some(error), None) if !WARNED.swap(true, Ordering::Relaxed) => tracing::warn!(
                 "some file events of {} cannot be had, so that changes are found a little later, by looking: {error}. \
                  Where this is a limit of the system, raise fs.inotify.max_user_instances and \
                  fs.inotify.max_user_watches",
@@ -532,13 +524,8 @@ impl Eyes {
     }
 }
 
-fn is_gone(error: &notify::Error) -> bool {
-    match &error.kind {
-        notify::ErrorKind::PathNotFound => true,
-        notify::ErrorKind::Io(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
-        _ => false,
-    }
-}
+/// Whether it was said that file events cannot be had.
+static WARNED: AtomicBool = AtomicBool::new(false);
 
 impl Look {
     fn take(definitions: &Path, revalidate: bool) -> Self {

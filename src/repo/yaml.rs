@@ -12,7 +12,7 @@ use serde_saphyr::granit_parser::{self, ErrorKind, Event, Parser, ScalarStyle, S
 /// How deeply lists and maps may stand in one another. A definition needs 4.
 const MAX_DEPTH: usize = 16;
 
-/// How many nodes a file may hold. A definition with every field of `listing` needs about 100.
+/// How many nodes a definition file may hold. One with every field of `listing` needs about 100.
 const MAX_NODES: usize = 20_000;
 
 /// How many problems are collected; what is more than that is not told anyway.
@@ -107,11 +107,19 @@ pub(super) struct Problem {
     pub(super) help: Option<&'static str>,
 }
 
-/// Reads a text.
+/// Reads the text of a definition.
 ///
 /// # Errors
 /// The first thing that makes the text unreadable as YAML, or too large.
 pub(super) fn read(text: &str) -> Result<Tree<'_>, Problem> {
+    read_at_most(text, MAX_NODES)
+}
+
+/// Reads a text of at most so many nodes.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_at_most(text: &str, limit: usize) -> Result<Tree<'_>, Problem> {
     if let Some((at, c)) = text.char_indices().find(|(_, c)| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
         // The parser would take a NUL for the end of the text.
         return Err(Problem {
@@ -129,12 +137,13 @@ pub(super) fn read(text: &str) -> Result<Tree<'_>, Problem> {
         block_nesting_limit: MAX_DEPTH,
     };
     let parser = Parser::new_from_str_with_options(text, options);
-    Reader { parser, length: text.len(), nodes: 0, problems: Vec::new() }.tree()
+    Reader { parser, length: text.len(), limit, nodes: 0, problems: Vec::new() }.tree()
 }
 
 struct Reader<'a> {
     parser: Parser<'a, granit_parser::StrInput<'a>>,
     length: usize,
+    limit: usize,
     nodes: usize,
     problems: Vec<Problem>,
 }
@@ -152,7 +161,7 @@ impl<'a> Reader<'a> {
                     documents += 1;
                     if documents > 1 {
                         end = span.start();
-                        self.refuse(span, "a second document begins here", "write one definition in one file");
+                        self.refuse(span, "a second document begins here", "write one document in one file");
                         break;
                     }
                 }
@@ -184,11 +193,11 @@ impl<'a> Reader<'a> {
     /// The node that begins with an event. `depth` counts the lists and maps around it.
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node<'a>, Problem> {
         self.nodes += 1;
-        if self.nodes > MAX_NODES {
+        if self.nodes > self.limit {
             return Err(Problem {
                 at: span,
-                message: format!("the file holds more than {MAX_NODES} values").into(),
-                help: Some("one file is one provider's definition; is this one?"),
+                message: format!("the file holds more than {} values", self.limit).into(),
+                help: Some("is it the right file?"),
             });
         }
         if depth > MAX_DEPTH {

@@ -2,6 +2,7 @@
 //! the store to say.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ const MAX_DRAINED: usize = 16 << 20;
 
 /// Everything that requests share.
 pub(super) struct Shared {
+    /// More workspaces, by each of their keys.
+    pub(super) others: HashMap<String, Arc<Shared>>,
     pub(super) update_method: UpdateMethod,
     pub(super) latency: Duration,
     pub(super) limiter: Limiter,
@@ -64,6 +67,7 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let (head, body) = request.into_parts();
+    let shared = api_key(&head.headers).and_then(|key| shared.others.get(key)).map_or(shared.clone(), Arc::clone);
     let path = head.uri.path().to_owned();
     let number = {
         let mut state = shared.lock();

@@ -11,6 +11,7 @@ mod log;
 mod seed;
 mod store;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -59,6 +60,8 @@ pub struct Config {
     pub fail: Chance,
     /// Where the dice for that begin.
     pub dice_seed: u64,
+    /// How many workspaces like it there are beside, told apart by their keys. For measuring; this handle knows the first.
+    pub copies: usize,
 }
 
 impl Default for Config {
@@ -74,6 +77,7 @@ impl Default for Config {
             rate_limit: None,
             fail: Chance::default(),
             dice_seed: 0,
+            copies: 0,
         }
     }
 }
@@ -138,8 +142,7 @@ impl Sandbox {
     /// # Errors
     /// Where it cannot listen on the address, or must not because other machines would reach it.
     pub async fn start(config: Config) -> io::Result<Self> {
-        let Config { listen, allow_remote, seed, keys, update_method, semantics, latency, rate_limit, fail, dice_seed } =
-            config;
+        let Config { listen, allow_remote, seed, keys, copies, .. } = config.clone();
         if !listen.ip().is_loopback() && !allow_remote {
             let sentence = format!(
                 "the sandbox does not listen on {listen}, where other machines could reach it: choose a loopback \
@@ -155,18 +158,29 @@ impl Sandbox {
             )
         })?;
         let address = inner.local_addr()?;
-        let shared = Arc::new(Shared {
-            update_method,
-            latency,
-            limiter: Limiter::new(rate_limit),
+        let of = |seed: Seed, keys: Keys, others| Shared {
+            others,
+            update_method: config.update_method,
+            latency: config.latency,
+            limiter: Limiter::new(config.rate_limit),
             state: Mutex::new(Mutable {
-                keys: keys.unwrap_or_else(|| Keys::of(&seed.slug)),
+                keys,
                 store: Store::new(seed.workspace, seed.definitions),
-                semantics,
-                faults: Faults::new(fail, dice_seed),
+                semantics: config.semantics,
+                faults: Faults::new(config.fail, config.dice_seed),
                 log: log::Log::default(),
             }),
-        });
+        };
+        let mut others = HashMap::new();
+        for copy in 1..=copies {
+            let seed = seed.copy(copy);
+            let keys = Keys::of(&seed.slug);
+            let names = [keys.read.clone(), keys.write.clone(), keys.expired.clone()];
+            let shared = Arc::new(of(seed, keys, HashMap::new()));
+            others.extend(names.map(|key| (key, Arc::clone(&shared))));
+        }
+        let keys = keys.unwrap_or_else(|| Keys::of(&seed.slug));
+        let shared = Arc::new(of(seed, keys, others));
         let stop = CancellationToken::new();
         let service = Router::new().fallback(http::answer).with_state(Arc::clone(&shared));
         let server = axum::serve(

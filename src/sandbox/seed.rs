@@ -70,6 +70,16 @@ impl Seed {
         Self::parse(include_bytes!("seed.json")).expect("the embedded seed is valid")
     }
 
+    /// The same definitions in another workspace: number `copy`, with an id and a slug of its own.
+    pub(super) fn copy(&self, copy: usize) -> Self {
+        let slug = Slug::parse(&format!("{}-{copy}", self.slug)).unwrap_or_else(|_| self.slug.clone());
+        let mut seed = self.clone().with_slug(slug);
+        if let Some(workspace) = seed.workspace.as_object_mut() {
+            workspace.insert("id".to_owned(), format!("00000000-0000-4000-8000-{copy:012x}").into());
+        }
+        seed
+    }
+
     /// Reads a seed file.
     ///
     /// # Errors

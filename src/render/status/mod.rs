@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::json::{self, ChangeItem, Hold, Kept, Level, Problem, Revision, Summary};
 use crate::apply;
-use crate::model::{self, Diagnostic};
+use crate::model::{self, Diagnostic, printable};
 use crate::plan::{self, Entry, Verdict};
 
 pub use text::{no_contact, text};
@@ -34,6 +34,13 @@ pub struct Status {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkspaceStatus {
+    /// What the operator's configuration file calls it, where that names several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The names of other workspaces of the configuration file that are the same workspace of Calry: an error. This one
+    /// goes on, and those write nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     /// The workspace; null before it was read for the first time.
     pub workspace: Option<json::Workspace>,
     /// The definitions directory, as the operator wrote it.
@@ -288,6 +295,7 @@ impl Status {
         self.workspaces.iter().any(|workspace| {
             let ended = workspace.last_pass.as_ref().map(|pass| pass.result);
             !workspace.alive
+                || !workspace.also.is_empty()
                 || matches!(ended, Some(Ended::Failed | Ended::Refused))
                 || workspace.diagnostics.iter().any(|problem| problem.severity == Level::Error)
                 || workspace.providers.iter().any(ProviderStatus::is_in_trouble)
@@ -403,6 +411,16 @@ impl Trigger {
             Self::Hook => "hook",
         }
     }
+}
+
+/// What is wrong where other workspaces of the configuration are the same workspace of Calry as this one.
+#[must_use]
+pub fn also(others: &[String]) -> String {
+    let names = others.iter().map(|name| format!("`{}`", printable(name))).collect::<Vec<_>>().join(", ");
+    format!(
+        "the API key of {names} belongs to this workspace, too: this one goes on, and {names} writes nothing; give each an \
+         API key of its own, or take one of them out"
+    )
 }
 
 /// The JSON Schema (2020-12) of the document.

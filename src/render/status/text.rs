@@ -38,18 +38,21 @@ pub fn no_contact(why: &str, since: Duration, stale: bool) -> String {
 
 fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
     let mut out = String::new();
-    let label = match &workspace.workspace {
-        Some(known) => {
-            let (slug, name) = (printable(&known.slug), ellipsize(&printable(&known.name), 40));
-            let _ = write!(out, "{BOLD}{slug}{BOLD:#} ({name}): ");
-            slug.chars().count() + name.chars().count() + 5
-        }
-        None => {
-            let directory = ellipsize(&printable(&workspace.directory), 40);
-            let _ = write!(out, "{BOLD}{directory}/{BOLD:#}: ");
-            directory.chars().count() + 3
-        }
-    };
+    let named = workspace.name.as_deref().map(|name| format!("{}: ", printable(name))).unwrap_or_default();
+    let _ = write!(out, "{BOLD}{named}{BOLD:#}");
+    let label = named.chars().count()
+        + match &workspace.workspace {
+            Some(known) => {
+                let (slug, name) = (printable(&known.slug), ellipsize(&printable(&known.name), 40));
+                let _ = write!(out, "{BOLD}{slug}{BOLD:#} ({name}): ");
+                slug.chars().count() + name.chars().count() + 5
+            }
+            None => {
+                let directory = ellipsize(&printable(&workspace.directory), 40);
+                let _ = write!(out, "{BOLD}{directory}/{BOLD:#}: ");
+                directory.chars().count() + 3
+            }
+        };
     let (style, verdict) = verdict(workspace, now);
     let _ = writeln!(out, "{style}{BOLD}{}{BOLD:#}{style:#}\n", wrapped(&verdict, label, 2));
     facts(&mut out, status, workspace, now);
@@ -88,6 +91,9 @@ fn verdict(workspace: &WorkspaceStatus, now: Timestamp) -> (Style, String) {
         let length = workspace.pass.map(|pass| format!(", for {}", spoken(between(pass.began, now))));
         return (YELLOW, format!("the first pass is under way{}", length.unwrap_or_default()));
     };
+    if !workspace.also.is_empty() {
+        return (RED, super::also(&workspace.also));
+    }
     if let Some(error) = &last.error {
         let times = if last.times > 1 { format!("{} times in a row", last.times) } else { String::new() };
         let told = match (last.result, last.times) {

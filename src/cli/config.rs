@@ -1,0 +1,507 @@
+//! The operator's configuration file, laid below the command line of `run`.
+//!
+//! Every flag of `run` is a key of the file, by its name in camel case, and nothing but the flag says what it takes: the
+//! file's values become the flag's defaults, so that flags win over variables, variables over the file, and the file over
+//! what is built in. Where the file names several workspaces, the same command line is read once for each of them.
+//!
+//! What it never does: read a key or a secret, or contact anything.
+
+use std::any::TypeId;
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args as _, FromArgMatches as _, Id};
+use serde_json::{Map, Value, json};
+
+use super::options;
+use super::run::{LoopArgs, RunArgs};
+use super::{Cli, Exit, Output, UsageError};
+use crate::model::{Code, Diagnostic, closest};
+use crate::repo::{Kind, MAX_WORKSPACE_NAME, Section, Settings, SettingsError, WORKSPACE_NAME};
+
+/// Flags of one call, which say nothing of how the daemon is to be: they have no key.
+const OF_ONE_CALL: [&str; 8] = ["config", "print_config", "once", "color", "verbose", "quiet", "help", "version"];
+
+/// Flags that can only ever be about one workspace. Where the file names several, each of them says it for itself.
+const OF_ONE_WORKSPACE: [&str; 4] = ["definitions", "only", "api_key_file", "secrets_dir"];
+
+/// The variable that holds an API key itself.
+const API_KEY: &str = "CALRY_API_KEY";
+
+/// Values that stand below the command line, by the ids of their flags.
+pub(super) type Defaults = BTreeMap<Id, Vec<String>>;
+
+/// A setting: a flag of `run`, and what it is in the file.
+struct Key {
+    name: String,
+    arg: Arg,
+    kind: Kind,
+    /// Whether a workspace can say it.
+    inner: bool,
+}
+
+impl Key {
+    fn is_path(&self) -> bool {
+        self.is(TypeId::of::<PathBuf>())
+    }
+
+    fn is(&self, kind: TypeId) -> bool {
+        self.arg.get_value_parser().type_id() == kind
+    }
+
+    /// What is wrong with a value, by the judgement of the flag itself.
+    fn judge(&self, text: &str) -> Result<(), (String, Option<String>)> {
+        if self.kind == Kind::Flag {
+            return Ok(());
+        }
+        let arg = Arg::new("value").long("value").value_parser(self.arg.get_value_parser().clone());
+        let command = clap::Command::new("judge").no_binary_name(true).arg(arg);
+        let Err(error) = command.try_get_matches_from([format!("--value={text}")]) else { return Ok(()) };
+        let name = &self.name;
+        let valid = match error.get(ContextKind::ValidValue) {
+            Some(ContextValue::Strings(valid)) if error.kind() == ErrorKind::InvalidValue => valid.as_slice(),
+            _ => &[],
+        };
+        if valid.is_empty() {
+            let why = error.source().map_or_else(|| "it has no value".to_owned(), ToString::to_string);
+            return Err((format!("`{name}` cannot be this: {why}"), None));
+        }
+        let meant = closest(text, valid.iter().map(String::as_str)).map(|meant| format!("did you mean `{meant}`?"));
+        Err((format!("`{name}` is one of {}", valid.join(", ")), meant))
+    }
+}
+
+/// Every setting, in the order of the help.
+fn keys() -> Vec<Key> {
+    let command = super::command(&Defaults::new());
+    let Some(run) = command.find_subcommand("run") else { return Vec::new() };
+    let inner: Vec<&Id> = run
+        .get_groups()
+        .filter(|group| {
+            let of = [LoopArgs::group_id()].into_iter().chain(options::groups_of_workspaces());
+            of.flatten().any(|id| id == *group.get_id())
+        })
+        .flat_map(clap::ArgGroup::get_args)
+        .collect();
+    let args = run.get_arguments().chain(command.get_arguments().filter(|arg| arg.is_global_set()));
+    args.filter(|arg| !OF_ONE_CALL.contains(&arg.get_id().as_str()))
+        .filter_map(|arg| {
+            let kind = match arg.get_action() {
+                ArgAction::SetTrue => Kind::Flag,
+                ArgAction::Append => Kind::List,
+                _ => Kind::Text,
+            };
+            let inner = inner.contains(&arg.get_id());
+            let key = Key { name: camel(arg.get_long()?), arg: arg.clone(), kind, inner };
+            let number = kind == Kind::Text && key.judge("1").is_ok() && key.judge("one").is_err();
+            Some(Key { kind: if number { Kind::Number } else { kind }, ..key })
+        })
+        .collect()
+}
+
+/// `api-key-file` as `apiKeyFile`.
+fn camel(long: &str) -> String {
+    let mut words = long.split('-');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let mut letters = word.chars();
+        name + &letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default() + letters.as_str()
+    })
+}
+
+/// What holds for a run.
+pub(super) struct Configuration {
+    /// The command line with the top of the file below it.
+    pub(super) cli: Cli,
+    /// One for each workspace.
+    pub(super) workspaces: Vec<Configured>,
+    file: Option<PathBuf>,
+    top: Vec<Resolved>,
+}
+
+/// What holds for one workspace.
+pub(super) struct Configured {
+    /// Its name, where there are several.
+    pub(super) name: Option<String>,
+    /// The command line with the workspace's settings below it.
+    pub(super) args: RunArgs,
+    resolved: Vec<Resolved>,
+}
+
+/// A setting that holds, and where it came from.
+struct Resolved {
+    key: String,
+    kind: Kind,
+    inner: bool,
+    values: Vec<String>,
+    from: Origin,
+}
+
+/// Where a value came from.
+enum Origin {
+    Flag(String),
+    Variable(String),
+    Line(usize),
+    BuiltIn,
+    /// There is no value.
+    Nowhere,
+}
+
+/// Why nothing holds.
+pub(super) enum Trouble {
+    File(SettingsError),
+    Problems(Vec<Diagnostic>),
+    Usage(UsageError),
+    CommandLine(clap::Error),
+}
+
+impl Trouble {
+    /// Says it.
+    pub(super) fn tell(self, output: &Output) -> Exit {
+        match self {
+            Self::File(error) => output.error(&error.to_string()),
+            Self::Problems(problems) => output.diagnostics(&problems, "", 1),
+            Self::Usage(error) => output.error(&error.to_string()),
+            Self::CommandLine(error) => super::print_parse_error(&error.format(&mut super::command(&Defaults::new()))),
+        }
+        Exit::Usage
+    }
+}
+
+/// Reads the file, where there is one, and lays it below the command line.
+///
+/// # Errors
+/// Every problem of the file at once, or what the command line and the file cannot both mean.
+pub(super) fn load(file: Option<&Path>) -> Result<Configuration, Trouble> {
+    let keys = keys();
+    let kinds = keys.iter().map(|key| (key.name.clone(), (key.kind, key.inner))).collect();
+    let mut settings = file.map(|file| Settings::read(file, &kinds)).transpose().map_err(Trouble::File)?;
+    let mut top = Section::new();
+    let mut sections = Vec::new();
+    let mut several = false;
+    if let Some(settings) = &mut settings {
+        (top, several) = (std::mem::take(&mut settings.top), settings.workspaces.is_some());
+        sections = settings.workspaces.take().unwrap_or_default();
+        let all = std::iter::once(&top).chain(sections.iter().map(|workspace| &workspace.settings));
+        for (name, setting) in all.flatten() {
+            let Some(key) = keys.iter().find(|key| key.name == *name) else { continue };
+            for text in &setting.texts {
+                if let Err((message, help)) = key.judge(text) {
+                    settings.problem(Code::InvalidValue, setting.place, message, help);
+                }
+            }
+        }
+        let directory = file.and_then(Path::parent).unwrap_or(Path::new(""));
+        let mut all: Vec<&mut Section> = vec![&mut top];
+        all.extend(sections.iter_mut().map(|workspace| &mut workspace.settings));
+        for (name, setting) in all.into_iter().flatten() {
+            if keys.iter().any(|key| key.name == *name && key.is_path()) {
+                for text in &mut setting.texts {
+                    *text = directory.join(&*text).display().to_string();
+                }
+            }
+        }
+        let problems = settings.problems();
+        if !problems.is_empty() {
+            return Err(Trouble::Problems(problems));
+        }
+    }
+    let variable = std::env::var_os(API_KEY).is_some_and(|key| !key.is_empty());
+    if variable && !several {
+        // A variable wins over the file.
+        top.remove("apiKeyFile");
+    }
+
+    let (cli, matches) = parse(&keys, &[&top])?;
+    let resolved = |matches: &ArgMatches, sections: &[&Section]| -> Vec<Resolved> {
+        keys.iter().map(|key| resolve(key, matches, sections)).collect()
+    };
+    let top_resolved = resolved(&matches, &[&top]);
+    let mut workspaces = Vec::new();
+    if several {
+        one_for_each(&keys, &matches, variable)?;
+        for workspace in &sections {
+            let below = [&workspace.settings, &top];
+            let (_, matches) = parse(&keys, &below)?;
+            let args = RunArgs::from_arg_matches(&matches).map_err(Trouble::CommandLine)?;
+            workspaces.push(Configured {
+                name: Some(workspace.name.clone()),
+                args,
+                resolved: resolved(&matches, &below),
+            });
+        }
+    } else {
+        let args = RunArgs::from_arg_matches(&matches).map_err(Trouble::CommandLine)?;
+        workspaces.push(Configured { name: None, args, resolved: resolved(&matches, &[&top]) });
+    }
+    if let Some(settings) = settings.as_mut().filter(|_| several) {
+        let mut seen: BTreeMap<(String, String), &str> = BTreeMap::new();
+        for (configured, section) in workspaces.iter().zip(&sections) {
+            let value = |key: &str| configured.value(key).map(str::to_owned);
+            let sandbox = value("sandbox").as_deref() == Some("true");
+            let help = || Some("give each workspace an `apiKeyFile` of its own".to_owned());
+            match value("apiKeyFile") {
+                _ if sandbox => {}
+                None => {
+                    let message = format!("the workspace `{}` has no API key", section.name);
+                    settings.problem(Code::MissingKey, section.place, message, help());
+                }
+                Some(file) => {
+                    let key = (value("apiUrl").unwrap_or_default(), file);
+                    if let Some(first) = seen.insert(key, &section.name) {
+                        let message = format!(
+                            "the workspace `{}` has the API key of `{first}`, and would fight it over one workspace of Calry",
+                            section.name
+                        );
+                        settings.problem(Code::InvalidValue, section.place, message, help());
+                    }
+                }
+            }
+        }
+        let problems = settings.problems();
+        if !problems.is_empty() {
+            return Err(Trouble::Problems(problems));
+        }
+    }
+    Ok(Configuration { cli, workspaces, file: file.map(Path::to_owned), top: top_resolved })
+}
+
+/// Reads the command line with these sections below it, the first one uppermost.
+fn parse(keys: &[Key], sections: &[&Section]) -> Result<(Cli, ArgMatches), Trouble> {
+    let below = |key: &Key| sections.iter().find_map(|section| section.get(&key.name));
+    let defaults: Defaults =
+        keys.iter().filter_map(|key| Some((key.arg.get_id().clone(), below(key)?.texts.clone()))).collect();
+    let mut matches = super::command(&defaults).try_get_matches().map_err(Trouble::CommandLine)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(Trouble::CommandLine)?;
+    let (_, run) = matches.remove_subcommand().unwrap_or_default();
+    Ok((cli, run))
+}
+
+/// Refuses what can only be about one workspace, where there are several.
+fn one_for_each(keys: &[Key], matches: &ArgMatches, api_key: bool) -> Result<(), Trouble> {
+    let sandbox = matches.get_flag("sandbox");
+    for key in keys.iter().filter(|key| OF_ONE_WORKSPACE.contains(&key.arg.get_id().as_str())) {
+        let what = match resolve(key, matches, &[]).from {
+            Origin::Flag(flag) => flag,
+            Origin::Variable(name) => format!("the variable {name}"),
+            Origin::Line(_) | Origin::BuiltIn | Origin::Nowhere => continue,
+        };
+        return Err(Trouble::Usage(UsageError(format!(
+            "{what} is about one workspace, and the configuration file names several: leave it out, and write `{}` for each \
+             of them",
+            key.name
+        ))));
+    }
+    if api_key && !sandbox {
+        return Err(Trouble::Usage(UsageError(format!(
+            "the variable {API_KEY} holds the key of one workspace, and the configuration file names several: leave it out, \
+             and write `apiKeyFile` for each of them"
+        ))));
+    }
+    Ok(())
+}
+
+fn resolve(key: &Key, matches: &ArgMatches, sections: &[&Section]) -> Resolved {
+    let id = key.arg.get_id().as_str();
+    let raw = matches.get_raw(id).into_iter().flatten();
+    let mut values: Vec<String> = raw.map(|value| value.to_string_lossy().into_owned()).collect();
+    if key.kind == Kind::Flag {
+        values = vec![matches.get_flag(id).to_string()];
+    }
+    let line = || sections.iter().find_map(|section| section.get(&key.name)).map(|setting| setting.line);
+    let from = match matches.value_source(id) {
+        Some(ValueSource::CommandLine) => Origin::Flag(format!("--{}", key.arg.get_long().unwrap_or_default())),
+        Some(ValueSource::EnvVariable) => {
+            Origin::Variable(key.arg.get_env().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
+        }
+        Some(_) => line().map_or(Origin::BuiltIn, Origin::Line),
+        None => Origin::Nowhere,
+    };
+    if key.is_path() {
+        for value in &mut values {
+            *value = std::path::absolute(&*value).map_or_else(|_| value.clone(), |path| path.display().to_string());
+        }
+    }
+    Resolved { key: key.name.clone(), kind: key.kind, inner: key.inner, values, from }
+}
+
+impl Configured {
+    fn value(&self, key: &str) -> Option<&str> {
+        self.resolved.iter().find(|resolved| resolved.key == key)?.values.first().map(String::as_str)
+    }
+}
+
+impl Configuration {
+    /// What holds, as a configuration file with where each value came from. Of a secret it knows the file at most.
+    pub(super) fn print(&self) -> String {
+        let mut out = String::from("# What holds for `calry-gitops run`, and where it came from.\n");
+        let file = self.file.as_ref().map(|file| file.display().to_string());
+        let _ = writeln!(
+            out,
+            "# Flags win over variables, variables over {}.\n",
+            file.as_ref().map_or_else(
+                || "what is built in; there is no configuration file".to_owned(),
+                |file| format!("{file}, and that over what is built in")
+            )
+        );
+        let file = file.unwrap_or_default();
+        let several = self.workspaces.iter().any(|workspace| workspace.name.is_some());
+        for resolved in self.top.iter().filter(|resolved| !(several && resolved.inner)) {
+            out.push_str(&resolved.line("", &file));
+        }
+        if several {
+            out.push_str("workspaces:\n");
+        }
+        for workspace in self.workspaces.iter().filter(|workspace| workspace.name.is_some()) {
+            let _ = writeln!(out, "  - name: {}", scalar(workspace.name.as_deref().unwrap_or_default()));
+            for resolved in workspace.resolved.iter().filter(|resolved| resolved.inner) {
+                out.push_str(&resolved.line("    ", &file));
+            }
+        }
+        out
+    }
+}
+
+impl Resolved {
+    fn line(&self, indentation: &str, file: &str) -> String {
+        let key = &self.key;
+        let value = match self.kind {
+            Kind::List | Kind::Documents => serde_json::to_string(&self.values).unwrap_or_default(),
+            Kind::Text => self.values.first().map(|value| scalar(value)).unwrap_or_default(),
+            Kind::Number | Kind::Flag => self.values.first().cloned().unwrap_or_default(),
+        };
+        let from = match &self.from {
+            Origin::Flag(flag) => format!("the flag {flag}"),
+            Origin::Variable(name) => format!("the variable {name}"),
+            Origin::Line(line) => format!("{file}:{line}"),
+            Origin::BuiltIn => "built in".to_owned(),
+            Origin::Nowhere if key == "apiKeyFile" && std::env::var_os(API_KEY).is_some_and(|key| !key.is_empty()) => {
+                return format!("{indentation}# {key}: the variable {API_KEY} holds the key itself\n");
+            }
+            Origin::Nowhere => return format!("{indentation}# {key}: not set\n"),
+        };
+        format!("{indentation}{key}: {value} # {}\n", crate::model::printable(&from))
+    }
+}
+
+/// A text as YAML, in one line.
+fn scalar(text: &str) -> String {
+    let yaml = serde_yaml::to_string(text).unwrap_or_default();
+    let yaml = yaml.trim_end();
+    // JSON is YAML, and breaks no line.
+    if yaml.contains('\n') { serde_json::to_string(text).unwrap_or_default() } else { yaml.to_owned() }
+}
+
+/// The JSON Schema (2020-12) of the file, made of the flags.
+pub(super) fn schema() -> String {
+    let keys = keys();
+    let of = |inner: bool| -> Map<String, Value> {
+        keys.iter().filter(|key| key.inner || !inner).map(|key| (key.name.clone(), key.schema())).collect()
+    };
+    let mut workspace = of(true);
+    let name = json!({
+        "type": "string", "pattern": WORKSPACE_NAME, "maxLength": MAX_WORKSPACE_NAME,
+        "description": "What log, status and metrics call it.",
+    });
+    workspace.insert("name".to_owned(), name);
+    let mut top = of(false);
+    let workspaces = json!({
+        "type": "array", "minItems": 1,
+        "description": "Several workspaces, kept side by side and apart from each other. What stands at the top of the file \
+                        holds for each that does not say otherwise. Without it, the top is the one workspace.",
+        "items": {"type": "object", "properties": workspace, "required": ["name"], "additionalProperties": false},
+    });
+    top.insert("workspaces".to_owned(), workspaces);
+    crate::render::json::pretty(&json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The configuration of calry-gitops run",
+        "description": "Every key is a flag of `calry-gitops run`. Flags win over variables, variables over this file. \
+                        Relative paths are relative to the directory of this file.",
+        "type": "object",
+        "properties": top,
+        "additionalProperties": false,
+    }))
+}
+
+impl Key {
+    fn schema(&self) -> Value {
+        let possible = self.arg.get_possible_values();
+        let mut text = Map::from_iter([("type".to_owned(), json!("string"))]);
+        if !possible.is_empty() && self.kind == Kind::Text {
+            let names: Vec<&str> = possible.iter().map(clap::builder::PossibleValue::get_name).collect();
+            text.insert("enum".to_owned(), json!(names));
+        } else if self.is(TypeId::of::<std::time::Duration>()) {
+            text.insert("examples".to_owned(), json!(["90s", "5m"]));
+        }
+        let mut schema = match self.kind {
+            Kind::Text => Value::Object(text),
+            Kind::Number => json!({"type": "integer", "minimum": usize::from(self.judge("0").is_err())}),
+            Kind::Flag => json!({"type": "boolean"}),
+            Kind::List => json!({"anyOf": [{"type": "array", "items": text}, text]}),
+            Kind::Documents => json!({"type": "array", "items": {"type": "object"}}),
+        };
+        if let (Some(schema), Some(help)) = (schema.as_object_mut(), self.arg.get_help()) {
+            schema.insert("description".to_owned(), json!(format!("{help}.")));
+            let default = self.arg.get_default_values().first().filter(|_| self.kind == Kind::Text);
+            if let Some(default) = default {
+                schema.insert("default".to_owned(), json!(default.to_string_lossy()));
+            }
+        }
+        schema
+    }
+}
+
+/// The command with these values below every flag's variable.
+pub(super) fn below(command: clap::Command, defaults: &Defaults) -> clap::Command {
+    if defaults.is_empty() {
+        return command;
+    }
+    let set = |arg: Arg| match defaults.get(arg.get_id()) {
+        Some(values) => arg.default_values(values.clone()),
+        None => arg,
+    };
+    command.mut_args(set).mut_subcommand("run", |run| run.mut_args(set))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_of_run_is_a_key_and_every_key_a_flag() {
+        let mut command = super::super::command(&Defaults::new());
+        command.build();
+        let run = command.find_subcommand("run").unwrap();
+        let flags: BTreeSet<String> = run
+            .get_arguments()
+            .filter(|arg| !OF_ONE_CALL.contains(&arg.get_id().as_str()))
+            .map(|arg| camel(arg.get_long().unwrap()))
+            .collect();
+        let schema: Value = serde_json::from_str(&schema()).unwrap();
+        let keys = schema["properties"].as_object().unwrap().keys().cloned();
+        assert_eq!(keys.filter(|key| key != "workspaces").collect::<BTreeSet<_>>(), flags);
+        assert!(flags.len() > 15, "{flags:?}");
+    }
+
+    #[test]
+    fn what_is_left_out_of_the_file_or_bound_to_one_workspace_is_still_a_flag() {
+        let mut command = super::super::command(&Defaults::new());
+        command.build();
+        let run = command.find_subcommand("run").unwrap();
+        let flags: Vec<&str> = run.get_arguments().map(|arg| arg.get_id().as_str()).collect();
+        for id in OF_ONE_CALL.iter().chain(&OF_ONE_WORKSPACE).filter(|id| **id != "version") {
+            assert!(flags.contains(id), "{id}");
+        }
+        let inner: Vec<String> = keys().into_iter().filter(|key| key.inner).map(|key| key.name).collect();
+        for key in ["definitions", "apiKeyFile", "secretsDir", "apiUrl", "updateMethod", "interval", "mode", "strict"] {
+            assert!(inner.iter().any(|inner| inner == key), "{key}");
+        }
+        assert!(!inner.iter().any(|key| ["listen", "adminHost", "logFormat"].contains(&key.as_str())), "{inner:?}");
+    }
+}

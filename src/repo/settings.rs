@@ -1,0 +1,374 @@
+//! The operator's configuration file: which settings it names, as texts with their places.
+//!
+//! It knows the form of the file and nothing of any setting but its kind, which its caller tells: what a text means, and
+//! what holds in the end, is for whoever knows the command line. It trusts the file no more than a definition: it is
+//! bounded, all of its problems are told at once, and a value is quoted only where its setting is known.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde_json::Value as Json;
+
+use super::definition::{Entry, Reader};
+use super::mask::WORKSPACES;
+use super::source::{Problems, Source};
+use super::yaml::{Node, Span, Value};
+use crate::model::{Code, Diagnostic};
+
+/// The largest configuration file, in bytes.
+const MAX_FILE: u64 = 8 << 20;
+/// How many values it may hold: a workspace takes about twenty.
+const MAX_NODES: usize = 200_000;
+/// How many workspaces one daemon keeps.
+const MAX_WORKSPACES: usize = 5000;
+/// The longest name of a workspace, in characters: it is part of file names.
+pub const MAX_WORKSPACE_NAME: usize = 63;
+/// What a workspace's name is, as a regular expression.
+pub const WORKSPACE_NAME: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
+
+/// What a setting is in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A text.
+    Text,
+    /// A whole number.
+    Number,
+    /// `true` or `false`.
+    Flag,
+    /// A list of texts, or a single one.
+    List,
+    /// A list of maps, whose form others know.
+    Documents,
+}
+
+/// Where in the file something stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Place(Span);
+
+/// A setting as the file gives it.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Its texts; a single one but for a [`Kind::List`].
+    pub texts: Vec<String>,
+    /// The maps of [`Kind::Documents`], each with its place.
+    pub documents: Vec<(Json, Place)>,
+    /// Where its value stands.
+    pub place: Place,
+    /// The line of its key, from 1.
+    pub line: usize,
+}
+
+/// Settings by their keys.
+pub type Section = BTreeMap<String, Setting>;
+
+/// The settings of one workspace.
+#[derive(Debug)]
+pub struct WorkspaceSection {
+    /// Its name, unlike that of every other.
+    pub name: String,
+    /// Where it begins.
+    pub place: Place,
+    /// The line of its beginning, from 1.
+    pub line: usize,
+    /// What it says.
+    pub settings: Section,
+}
+
+/// The operator's configuration file.
+#[derive(Debug)]
+pub struct Settings {
+    source: Source,
+    problems: Vec<Diagnostic>,
+    /// What holds for the daemon, or for each workspace that does not say otherwise.
+    pub top: Section,
+    /// The workspaces; `None` where the file names none, and the top is the one workspace.
+    pub workspaces: Option<Vec<WorkspaceSection>>,
+}
+
+/// The file cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The system says why.
+    #[error("the configuration file {0} cannot be read: {1}")]
+    Unreadable(String, io::Error),
+    /// It is too large.
+    #[error("the configuration file {0} is larger than {mib} MiB; is it the right one?", mib = MAX_FILE >> 20)]
+    TooLarge(String),
+    /// It is no text.
+    #[error("the configuration file {0} is not UTF-8")]
+    NotText(String),
+}
+
+impl Settings {
+    /// Reads the file. `keys` are the keys that may stand at its top, with whether they may stand in a workspace, too.
+    /// What is wrong with what it says is among its [problems](Self::problems).
+    ///
+    /// # Errors
+    /// [`SettingsError`] where there is nothing to read.
+    pub fn read(path: &Path, keys: &BTreeMap<String, (Kind, bool)>) -> Result<Self, SettingsError> {
+        let name = path.display().to_string();
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+            .map_err(|error| SettingsError::Unreadable(name.clone(), error))?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(SettingsError::TooLarge(name));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| SettingsError::NotText(name.clone()))?;
+        Ok(Self::of(&name, text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text), keys))
+    }
+
+    fn of(name: &str, text: String, keys: &BTreeMap<String, (Kind, bool)>) -> Self {
+        let source = Source::new(name, text);
+        let mut read = Self { source, problems: Vec::new(), top: Section::new(), workspaces: None };
+        let shown = |key: &str| key == "name" || keys.contains_key(key);
+        let (top, workspaces, problems) = match read.source.parse_settings(MAX_NODES, &shown) {
+            Err(problem) => {
+                let mut problems = Problems::after(&read.source, 0);
+                problems
+                    .error(Code::Syntax, Some(problem.at), || problem.message.into_owned())
+                    .help(|| problem.help.map(str::to_owned));
+                (Section::new(), None, problems.done().list)
+            }
+            Ok(tree) => {
+                let mut former = Former { source: &read.source, reader: Reader::new(&read.source, &tree), keys };
+                let entries = former.reader.root(&tree, "a configuration", "write `key: value`, one setting in a line");
+                let (top, workspaces) = former.top(entries.unwrap_or_default());
+                (top, workspaces, former.reader.problems.done().list)
+            }
+        };
+        (read.top, read.workspaces, read.problems) = (top, workspaces, problems);
+        read
+    }
+
+    /// Adds a problem that whoever knows the settings found.
+    pub fn problem(&mut self, code: Code, at: Place, message: String, help: Option<String>) {
+        let mut problems = Problems::after(&self.source, self.problems.len());
+        problems.error(code, Some(at.0), || message).help(|| help);
+        self.problems.extend(problems.done().list);
+    }
+
+    /// Every problem, sorted by line.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Diagnostic> {
+        let mut problems = self.problems.clone();
+        problems.sort_by_key(|problem| problem.excerpt.as_ref().map_or((usize::MAX, 0), |at| (at.line, at.column)));
+        problems
+    }
+}
+
+struct Former<'s> {
+    source: &'s Source,
+    reader: Reader<'s>,
+    keys: &'s BTreeMap<String, (Kind, bool)>,
+}
+
+impl Former<'_> {
+    fn top(&mut self, entries: Vec<Entry<'_>>) -> (Section, Option<Vec<WorkspaceSection>>) {
+        let mut known: Vec<&str> = self.keys.keys().map(String::as_str).collect();
+        known.push(WORKSPACES);
+        let mut workspaces = None;
+        let mut top = Section::new();
+        for entry in &entries {
+            match self.keys.get(entry.name) {
+                _ if entry.name == WORKSPACES => workspaces = Some(self.workspaces(entry)),
+                Some((kind, _)) => self.setting(*kind, entry, &mut top),
+                None => self.reader.unknown(entry, "a configuration", &known),
+            }
+        }
+        (top, workspaces)
+    }
+
+    fn workspaces(&mut self, entry: &Entry<'_>) -> Vec<WorkspaceSection> {
+        let help = "write `- name: NAME` below it, with the settings of that workspace";
+        let items = match &entry.value.value {
+            Value::List(items) if items.is_empty() => &[],
+            Value::List(items) => items.as_slice(),
+            _ => {
+                self.reader.wrong("`workspaces`", entry.at, entry.value, "a list of workspaces", Some(help));
+                return Vec::new();
+            }
+        };
+        if items.is_empty() || items.len() > MAX_WORKSPACES {
+            let message = || format!("`workspaces` names {}, and takes 1 to {MAX_WORKSPACES}", items.len());
+            self.reader.error(Code::InvalidValue, entry.at, message).help(|| Some(help.to_owned()));
+            return Vec::new();
+        }
+        let mut names = BTreeMap::new();
+        items.iter().filter_map(|item| self.workspace(entry.at, item, &mut names)).collect()
+    }
+
+    fn workspace(
+        &mut self,
+        list: Span,
+        item: &Node<'_>,
+        names: &mut BTreeMap<String, Span>,
+    ) -> Option<WorkspaceSection> {
+        let entries = self.reader.entries("a workspace", list, item, Some("begin with `name: NAME`"))?;
+        let known: Vec<&str> = self.keys.iter().filter(|(_, (_, inner))| *inner).map(|(key, _)| key.as_str()).collect();
+        let known_or_name: Vec<&str> = known.iter().copied().chain(["name"]).collect();
+        let mut settings = Section::new();
+        let (mut name, mut named) = (None, false);
+        for entry in &entries {
+            match self.keys.get(entry.name) {
+                _ if entry.name == "name" => {
+                    named = true;
+                    name = self.name(entry, names);
+                }
+                Some((kind, true)) => self.setting(*kind, entry, &mut settings),
+                Some((_, false)) => {
+                    let message = || format!("`{}` is a setting of the whole daemon, not of a workspace", entry.name);
+                    let help = || Some("write it at the top of the file".to_owned());
+                    self.reader.error(Code::UnknownKey, entry.at, message).help(help);
+                }
+                None => self.reader.unknown(entry, "a workspace", &known_or_name),
+            }
+        }
+        let at = entries.first().map_or(item.span, |entry| entry.at);
+        if !named {
+            let message = || "the workspace has no name".to_owned();
+            let help = || Some("add `name: NAME`: log, status and metrics call it by that".to_owned());
+            self.reader.error(Code::MissingKey, at, message).help(help);
+        }
+        Some(WorkspaceSection { name: name?, place: Place(at), line: self.source.line(at.start()), settings })
+    }
+
+    fn name(&mut self, entry: &Entry<'_>, names: &mut BTreeMap<String, Span>) -> Option<String> {
+        let name = self.reader.text("`name`", entry, None)?;
+        let at = entry.value.span;
+        if !is_workspace_name(name) {
+            let message = || {
+                format!(
+                    "a workspace's name has 1 to {MAX_WORKSPACE_NAME} of `a` to `z`, `0` to `9` and `-`, and no `-` at an end"
+                )
+            };
+            self.reader.error(Code::InvalidValue, at, message);
+            return None;
+        }
+        if let Some(first) = names.get(name) {
+            self.reader.twice(&format!("a workspace `{name}`"), at, *first);
+            return None;
+        }
+        names.insert(name.to_owned(), at);
+        Some(name.to_owned())
+    }
+
+    fn setting(&mut self, kind: Kind, entry: &Entry<'_>, into: &mut Section) {
+        let what = format!("`{}`", entry.name);
+        let leave = Some("to leave it as it is, remove the line");
+        let mut documents = Vec::new();
+        let texts = match (kind, &entry.value.value) {
+            (Kind::Documents, Value::List(items)) if items.iter().all(|item| matches!(item.value, Value::Map(_))) => {
+                for item in items {
+                    let document = self.json(&format!("an entry of {what}"), entry.at, item);
+                    let at = match &item.value {
+                        Value::Map(entries) => entries.first().map_or(item.span, |(key, _)| key.span),
+                        _ => item.span,
+                    };
+                    documents.extend(document.map(|document| (document, Place(at))));
+                }
+                Vec::new()
+            }
+            (Kind::Documents, _) => return self.reader.wrong(&what, entry.at, entry.value, "a list of maps", leave),
+            (Kind::Text | Kind::List, Value::Text(text)) => vec![text.clone().into_owned()],
+            (Kind::Text, _) => {
+                self.reader.text(&what, entry, leave);
+                return;
+            }
+            (Kind::Number, Value::Other) if self.written(entry.value).bytes().all(|byte| byte.is_ascii_digit()) => {
+                vec![self.written(entry.value).to_owned()]
+            }
+            (Kind::Number, _) => return self.reader.wrong(&what, entry.at, entry.value, "a whole number", leave),
+            (Kind::Flag, Value::Bool(set)) => vec![set.to_string()],
+            (Kind::Flag, _) => return self.reader.wrong(&what, entry.at, entry.value, "`true` or `false`", leave),
+            (Kind::List, Value::List(items)) => {
+                for item in items.iter().filter(|item| item.text().is_none()) {
+                    self.reader.wrong(
+                        &format!("an entry of {what}"),
+                        entry.at,
+                        item,
+                        "a text",
+                        Some("put it in quotes"),
+                    );
+                }
+                items.iter().filter_map(|item| item.text().map(str::to_owned)).collect()
+            }
+            (Kind::List, _) => return self.reader.wrong(&what, entry.at, entry.value, "a list of texts", leave),
+        };
+        // What has no extent of its own is shown by its key.
+        let at = if entry.value.span.is_empty() { entry.at } else { entry.value.span };
+        let line = self.source.line(entry.at.start());
+        into.insert(entry.name.to_owned(), Setting { texts, documents, place: Place(at), line });
+    }
+
+    /// A node as JSON; `None` where it has none, and then there is a problem.
+    fn json(&mut self, what: &str, key: Span, node: &Node<'_>) -> Option<Json> {
+        match &node.value {
+            Value::Null => Some(Json::Null),
+            Value::Bool(set) => Some(Json::Bool(*set)),
+            Value::Text(text) => Some(Json::String(text.clone().into_owned())),
+            Value::Other => {
+                let number = serde_json::from_str(self.written(node)).ok();
+                if number.is_none() {
+                    self.reader.wrong(what, key, node, "a text or a whole number", Some("put it in quotes"));
+                }
+                number
+            }
+            Value::List(items) => items.iter().map(|item| self.json(what, key, item)).collect(),
+            Value::Map(_) => {
+                let entries = self.reader.entries(what, key, node, None)?;
+                let json = |entry: &Entry<'_>| {
+                    let what = format!("`{}`", entry.name);
+                    Some((entry.name.to_owned(), self.json(&what, entry.at, entry.value)?))
+                };
+                entries.iter().map(json).collect()
+            }
+            Value::Refused => None,
+        }
+    }
+
+    fn written(&self, node: &Node<'_>) -> &str {
+        self.source.text().get(node.span.start()..node.span.end()).unwrap_or_default()
+    }
+}
+
+/// Whether a text fits [`WORKSPACE_NAME`].
+fn is_workspace_name(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=MAX_WORKSPACE_NAME).contains(&name.len())
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn documents_are_read_with_their_places_and_only_their_keys_are_shown() {
+        let keys = BTreeMap::from([("notifications".to_owned(), (Kind::Documents, false))]);
+        let of = |text: &str| Settings::of("c.yaml", text.to_owned(), &keys);
+        let mut read =
+            of("notifications:\n  - name: ops\n    slack: {urlFile: CANARY}\n    holdDays: 3\n  - {a: [b, true]}\n");
+        assert!(read.problems().is_empty(), "{:?}", read.problems());
+        let documents = read.top["notifications"].documents.clone();
+        let values: Vec<&Json> = documents.iter().map(|(value, _)| value).collect();
+        let slack = json!({"name": "ops", "slack": {"urlFile": "CANARY"}, "holdDays": 3});
+        assert_eq!(values, [&slack, &json!({"a": ["b", true]})]);
+        read.problem(Code::InvalidValue, documents[1].1, "no".to_owned(), None);
+        read.problem(Code::InvalidValue, documents[0].1, "no".to_owned(), None);
+        let shown: Vec<(usize, usize, String)> =
+            read.problems().into_iter().filter_map(|p| p.excerpt).map(|e| (e.line, e.column, e.text)).collect();
+        assert_eq!(shown, [(2, 5, "  - name: ***".to_owned()), (5, 6, "  - {a: ***".to_owned())]);
+
+        let twice = of("notifications: [{a: CANARY, a: CANARY}, {b: 1.x}, {c: .inf}]").problems();
+        assert_eq!(twice.iter().map(|p| p.code).collect::<Vec<_>>(), [Code::DuplicateKey, Code::WrongType]);
+        assert!(!format!("{twice:?}").contains("CANARY"));
+        assert_eq!(of("notifications: {a: b}").problems()[0].code, Code::WrongType);
+    }
+}

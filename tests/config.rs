@@ -1,0 +1,399 @@
+//! The operator's configuration file, and several workspaces in one daemon: the real binary between several Calrys.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // Helpers of tests are not seen as tests.
+
+mod support;
+
+use std::fs;
+use std::time::Duration;
+
+use boon::{Compiler, Schemas};
+use calry_gitops::sandbox::{Config, Fault, FaultKind};
+use serde_json::{Value, json};
+use support::{Daemon, World, live, repository, until};
+
+fn file(fields: &str) -> String {
+    format!("provider: HOSTAWAY\nfieldsToSync:\n  listing: [{fields}]\n")
+}
+
+/// A workspace of Calry in which HOSTAWAY has `name` on, and definitions that want these fields.
+fn calry(fields: &str, config: Config) -> World {
+    let world = World::with(json!([live("HOSTAWAY", &["name"], &["rooms", "pictures"])]), config);
+    fs::write(world.dir.path().join("key"), &world.sandbox.keys().write).unwrap();
+    if !fields.is_empty() {
+        world.write("hostaway.yaml", &file(fields));
+    }
+    world
+}
+
+/// An operator's directory with a configuration file, and nothing else to go by.
+fn operator(config: &str) -> World {
+    let mut world = World::default();
+    world.env.remove("CALRY_API_KEY");
+    world.env.remove("CALRY_API_URL");
+    fs::write(world.dir.path().join("calry-gitops.yaml"), config).unwrap();
+    world
+}
+
+fn entry(name: &str, calry: &World, more: &str) -> String {
+    let dir = calry.dir.path().display();
+    format!(
+        "  - name: {name}\n    definitions: {dir}/definitions\n    apiKeyFile: {dir}/key\n    apiUrl: {}\n{more}",
+        calry.sandbox.url()
+    )
+}
+
+const RUN: [&str; 3] = ["run", "--config", "calry-gitops.yaml"];
+
+fn start(world: &World) -> Daemon {
+    world.daemon(&RUN[1..])
+}
+
+fn on(world: &World) -> Vec<String> {
+    let definition = world.live("HOSTAWAY");
+    let fields = definition["fieldsToSync"]["listing"].as_object().unwrap();
+    fields.iter().filter(|(_, on)| **on == true).map(|(field, _)| field.clone()).collect()
+}
+
+fn status(daemon: &mut Daemon) -> Value {
+    daemon.get("/api/v1/status").json()
+}
+
+#[test]
+fn every_problem_is_told_at_once_at_its_place_and_no_value_that_may_be_a_secret() {
+    let world = operator(
+        r#"intervall: 60s
+interval: 60s
+interval: 2m
+mode: enforse
+timeout: 5x
+strict: "yes"
+maxChanges: many
+apiKey: zepl.id.CANARY.acme
+apiKeyFile: zepl.id.CANARY.acme
+apiKeyFile: zepl.id.CANARY.acme
+adminHost: [a, 3]
+notes: [CANARY]
+timeout: &x 3s
+workspaces:
+  - name: Acme
+    listen: off
+    slug: CANARY
+  - definitions: b
+  - CANARY
+  - name: x
+  - name: x
+"#,
+    );
+    let ran = world.run(&RUN).exits(64);
+    assert!(!ran.err.contains("CANARY"), "{}", ran.err);
+    insta::assert_snapshot!(ran.err);
+    for broken in ["a: [CANARY", "- CANARY", "CANARY", "", "a: b\n---\nc: CANARY"] {
+        fs::write(world.dir.path().join("calry-gitops.yaml"), broken).unwrap();
+        let ran = world.run(&RUN).exits(64).says("calry-gitops.yaml");
+        assert!(!ran.err.contains("CANARY"), "{broken}: {}", ran.err);
+    }
+    world.run(&["run", "--config", "nowhere.yaml"]).exits(64).says("nowhere.yaml cannot be read");
+}
+
+#[test]
+fn flags_win_over_variables_over_the_file_over_what_is_built_in() {
+    let mut world = operator(
+        "interval: 1m\nmode: observe\nmaxChanges: 7\ndefinitions: defs\napiKeyFile: /run/key\nadminHost: [a.example, b.example]\n",
+    );
+    world.env("CALRY_MODE", "enforce").env("CALRY_INTERVAL", "2m").env("CALRY_UPDATE_METHOD", "");
+    let args = [&RUN[..], &["--print-config", "--interval", "3m", "--strict"]].concat();
+    let printed = world.run(&args).exits(0).out;
+    let dir = world.dir.path().display();
+    for line in [
+        "interval: 3m # the flag --interval",
+        "mode: enforce # the variable CALRY_MODE",
+        "maxChanges: 7 # calry-gitops.yaml:3",
+        &format!("definitions: {dir}/defs # calry-gitops.yaml:4"),
+        "apiKeyFile: /run/key # calry-gitops.yaml:5",
+        "adminHost: [\"a.example\",\"b.example\"] # calry-gitops.yaml:6",
+        "strict: true # the flag --strict",
+        "updateMethod: patch # built in",
+        "listen: 127.0.0.1:0 # the variable CALRY_LISTEN",
+        "# secretsDir: not set",
+    ] {
+        assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");
+    }
+    // The key itself is never told, and is a variable, too.
+    world.env("CALRY_API_KEY", "zepl.id.CANARY.acme");
+    let printed = world.run(&args).exits(0).out;
+    assert!(printed.contains("# apiKeyFile: the variable CALRY_API_KEY holds the key itself\n"), "{printed}");
+    assert!(!printed.contains("CANARY") && world.requests().is_empty());
+}
+
+#[test]
+fn what_print_config_prints_is_a_configuration_that_says_the_same() {
+    let mut world = operator(
+        "interval: 1m\nworkspaces:\n  - {name: one, apiKeyFile: one, only: [HOSTAWAY]}\n  - {name: two, apiKeyFile: 'a # b', \
+         mode: observe, timeout: 5s}\n",
+    );
+    let values = |printed: &str| -> Vec<String> {
+        let lines = printed.lines().filter(|line| !line.trim_start().starts_with('#'));
+        lines.map(|line| line.rsplit_once(" # ").map_or(line, |(value, _)| value).to_owned()).collect()
+    };
+    let first = world.run(&[&RUN[..], &["--print-config", "--concurrency", "3"]].concat()).exits(0).out;
+    assert!(first.contains("# calry-gitops.yaml:1\n") && first.contains("a # b"), "{first}");
+    fs::write(world.dir.path().join("printed.yaml"), &first).unwrap();
+    world.env.remove("CALRY_LISTEN");
+    let second = world.run(&["run", "--config", "printed.yaml", "--print-config"]).exits(0).out;
+    assert_eq!(values(&first), values(&second));
+}
+
+#[test]
+fn a_setting_of_one_workspace_is_refused_for_several() {
+    let mut world = operator("workspaces:\n  - {name: one, apiKeyFile: a}\n  - {name: two, apiKeyFile: b}\n");
+    for (flag, key) in
+        [("--definitions", "definitions"), ("--api-key-file", "apiKeyFile"), ("--secrets-dir", "secretsDir")]
+    {
+        let ran = world.run(&[&RUN[..], &[flag, "x", "--print-config"]].concat()).exits(64);
+        ran.says(&format!("{flag} is about one workspace")).says(&format!("write `{key}` for each of them"));
+    }
+    world.run(&[&RUN[..], &["--only", "HOSTAWAY", "--print-config"]].concat()).exits(64);
+    world.env("CALRY_API_KEY", "zepl.x").run(&RUN).exits(64).says("the variable CALRY_API_KEY holds the key of one");
+    world.env.remove("CALRY_API_KEY");
+    world
+        .env("CALRY_DEFINITIONS", "x")
+        .run(&RUN)
+        .exits(64)
+        .says("the variable CALRY_DEFINITIONS is about one workspace");
+}
+
+#[test]
+fn several_workspaces_need_keys_of_their_own() {
+    let world = operator(
+        "apiKeyFile: one\nworkspaces:\n  - name: a\n  - name: b\n  - {name: c, apiUrl: 'https://other.example'}\n",
+    );
+    let ran = world.run(&RUN).exits(64).says("calry-gitops.yaml:4:5").says("`b` has the API key of `a`");
+    assert!(ran.err.contains("1 error in 1 file"), "another API has keys of its own: {}", ran.err);
+    operator("workspaces:\n  - name: a\n").run(&RUN).exits(64).says("the workspace `a` has no API key");
+}
+
+#[test]
+fn paths_are_relative_to_the_file_and_a_single_workspace_needs_no_list() {
+    let calry = calry("rooms", Config::default());
+    let config =
+        format!("definitions: definitions\napiKeyFile: key\napiUrl: {}\nlogFormat: json\n", calry.sandbox.url());
+    fs::write(calry.dir.path().join("config.yaml"), config).unwrap();
+    let elsewhere = operator("");
+    let path = calry.dir.path().join("config.yaml").display().to_string();
+    let ran = elsewhere.run(&["run", "--once", "--config", &path]).exits(0);
+    assert!(ran.err.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{}", ran.err);
+    assert_eq!(on(&calry), ["rooms"]);
+}
+
+#[test]
+fn workspaces_are_kept_side_by_side_and_the_trouble_of_one_is_not_the_others() {
+    let [good, other] = [calry("rooms", Config::default()), calry("pictures", Config::default())];
+    let silent = calry("rooms", Config { latency: Duration::from_secs(3600), ..Config::default() });
+    let empty = calry("", Config::default());
+    let world = operator(&format!(
+        "interval: 1h\nworkspaces:\n{}{}{}{}",
+        entry("silent", &silent, ""),
+        entry("empty", &empty, ""),
+        entry("good", &good, ""),
+        entry("other", &other, "    mode: observe\n"),
+    ));
+    let mut daemon = start(&world);
+    daemon.line("INFO calry-gitops 0.1.0 keeps 4 workspaces, 1 of them only observed");
+    until("the good one is kept", || on(&good) == ["rooms"]);
+    // The next change, too, while the silent one waits for its answer.
+    good.write("hostaway.yaml", &file("pictures"));
+    until("it is kept again", || on(&good) == ["pictures"]);
+    daemon.line("empty: pass 1 (start) failed");
+    daemon.line("other: HOSTAWAY would be updated");
+    assert_eq!(on(&other), ["name"], "it is only observed");
+
+    let told = status(&mut daemon);
+    let of = |key: &str| -> Vec<Value> {
+        told["workspaces"].as_array().unwrap().iter().map(|one| one[key].clone()).collect()
+    };
+    assert_eq!(of("name"), ["silent", "empty", "good", "other"]);
+    assert_eq!(of("ready"), [false, false, true, true]);
+    assert_eq!(of("mode"), ["enforce", "enforce", "enforce", "observe"]);
+    assert!(of("alive").iter().all(|alive| *alive == true));
+    assert_eq!(daemon.get("/healthz").code, 200);
+
+    let address = format!("http://{}", daemon.address());
+    let ask = |args: &[&str]| world.run(&[&["status", "--address", &address], args].concat());
+    ask(&["--workspace", "good"]).exits(0).says("good: acme-production (Acme): git is what runs");
+    ask(&["--workspace", "empty"]).exits(1).says("holds no definition file");
+    ask(&["--workspace", "nobody"])
+        .exits(1)
+        .says("the daemon keeps no workspace `nobody`; it keeps silent, empty, good, other");
+    ask(&[])
+        .exits(1)
+        .says("good: acme-production (Acme): git is what runs")
+        .says("other: acme-production (Acme): 1 provider differs");
+    let json = ask(&["--workspace", "good", "--format", "json"]).json();
+    assert_eq!(json["workspaces"].as_array().unwrap().len(), 1);
+
+    // SIGHUP is for all of them.
+    daemon.signal("HUP");
+    until("all who can have had a pass", || {
+        let told = status(&mut daemon);
+        (1..4).all(|at| told["workspaces"][at]["lastPass"]["trigger"] == "request")
+    });
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+}
+
+#[test]
+fn a_workspace_without_a_pass_of_its_own_pace_waits_for_no_other() {
+    let [quick, slow] = [calry("rooms", Config::default()), calry("rooms", Config::default())];
+    slow.sandbox.inject(Fault::once(FaultKind::Delay(Duration::from_secs(1))).times(9));
+    let world = operator(&format!(
+        "workspaces:\n{}{}",
+        entry("slow", &slow, "    interval: 1h\n"),
+        entry("quick", &quick, "    interval: 1s\n")
+    ));
+    let mut daemon = start(&world);
+    daemon.line("quick: pass 3 (interval)");
+    assert!(daemon.seen.iter().all(|line| !line.contains("slow: pass 2")), "{:#?}", daemon.seen);
+}
+
+#[test]
+fn two_workspaces_that_are_the_same_one_of_calry_are_told_in_both_and_the_second_writes_nothing() {
+    let calry = calry("rooms", Config::default());
+    let dir = calry.dir.path();
+    fs::create_dir(dir.join("second")).unwrap();
+    fs::write(dir.join("second/hostaway.yaml"), file("pictures")).unwrap();
+    fs::copy(dir.join("key"), dir.join("copy")).unwrap();
+    let second = entry("second", &calry, "").replace("/definitions\n", "/second\n").replace("/key\n", "/copy\n");
+    let world = operator(&format!("interval: 1s\nworkspaces:\n{}{second}", entry("first", &calry, "")));
+    let mut daemon = start(&world);
+    daemon.line("first: the API key of `second` belongs to this workspace, too");
+    until("both know of it", || {
+        let told = status(&mut daemon);
+        let last = &told["workspaces"][1]["lastPass"];
+        told["workspaces"][0]["also"] == json!(["second"])
+            && last["error"].as_str().is_some_and(|e| e.contains("`first`"))
+    });
+    until("passes go on", || status(&mut daemon)["workspaces"][0]["lastPass"]["number"].as_u64().unwrap() > 4);
+    assert_eq!((on(&calry), calry.updates().len()), (vec!["rooms".to_owned()], 1));
+    let address = format!("http://{}", daemon.address());
+    let told = daemon.seen.iter().filter(|line| line.contains("belongs to this workspace, too")).count();
+    assert_eq!(told, 1, "once is enough: {:#?}", daemon.seen);
+    world
+        .run(&["status", "--address", &address, "--workspace", "first"])
+        .exits(1)
+        .says("give each an API key of its own");
+}
+
+#[test]
+fn json_lines_carry_the_workspace() {
+    let calry = calry("rooms", Config::default());
+    let world = operator(&format!("logFormat: json\nworkspaces:\n{}", entry("acme", &calry, "")));
+    let ran = world.run(&[&RUN[..], &["--once"]].concat()).exits(0);
+    let lines: Vec<Value> = ran.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line["provider"] == "HOSTAWAY"), "{}", ran.err);
+    assert!(lines.iter().all(|line| line["workspace"] == "acme"), "{}", ran.err);
+}
+
+#[test]
+fn each_workspace_can_have_a_sandbox() {
+    let world =
+        operator("sandbox: true\nworkspaces:\n  - {name: one, definitions: one}\n  - {name: two, definitions: two}\n");
+    for name in ["one", "two"] {
+        fs::create_dir(world.dir.path().join(name)).unwrap();
+        fs::write(world.dir.path().join(name).join("hostaway.yaml"), file("rooms")).unwrap();
+    }
+    let ran = world.run(&[&RUN[..], &["--once"]].concat());
+    ran.exits(0).says("A Calry for one listens on").says("A Calry for two listens on").says("two: HOSTAWAY updated");
+}
+
+#[test]
+fn the_committed_schema_is_that_of_the_flags_and_judges_as_the_reader_does() {
+    let world = operator("");
+    let schema = world.run(&["schema", "config"]).exits(0).out;
+    let path = repository().join("deploy/schemas/config.schema.json");
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        fs::write(&path, &schema).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == schema, "write it with UPDATE_SCHEMAS=1 cargo test --test config");
+
+    let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+    compiler.add_resource("http://schemas/it.json", serde_json::from_str(&schema).unwrap()).unwrap();
+    let at = compiler.compile("http://schemas/it.json", &mut schemas).unwrap();
+    let key = json!("k");
+    for (good, config) in [
+        (true, json!({"apiKeyFile": "k", "interval": "90s", "mode": "observe", "maxChanges": 3, "strict": true})),
+        (true, json!({"adminHost": ["a", "b"], "listen": "off", "logFormat": "json"})),
+        (true, json!({"adminHost": "a"})),
+        (true, json!({"interval": "5m", "workspaces": [{"name": "a-1", "apiKeyFile": key, "timeout": "5s"}]})),
+        (false, json!({"intervall": "90s"})),
+        (false, json!({"interval": 90})),
+        (false, json!({"mode": "watch"})),
+        (false, json!({"maxChanges": "3"})),
+        (false, json!({"strict": "true"})),
+        (false, json!({"adminHost": [1]})),
+        (false, json!({"workspaces": []})),
+        (false, json!({"workspaces": [{"apiKeyFile": key}]})),
+        (false, json!({"workspaces": [{"name": "A", "apiKeyFile": key}]})),
+        (false, json!({"workspaces": [{"name": "a", "apiKeyFile": key, "listen": "off"}]})),
+        (false, json!([])),
+    ] {
+        assert_eq!(schemas.validate(&config, at).is_ok(), good, "the schema of {config}");
+        fs::write(world.dir.path().join("calry-gitops.yaml"), config.to_string()).unwrap();
+        let ran = world.run(&[&RUN[..], &["--print-config"]].concat());
+        assert_eq!(ran.code == 0, good, "the reader of {config}: {}", ran.err);
+    }
+}
+
+#[test]
+fn the_example_names_its_schema_and_is_taken() {
+    let example = repository().join("deploy/config/calry-gitops.yaml");
+    let text = fs::read_to_string(&example).unwrap();
+    let schema = text.lines().next().unwrap().strip_prefix("# yaml-language-server: $schema=").unwrap();
+    assert!(
+        example.parent().unwrap().join(schema).canonicalize().unwrap().ends_with("deploy/schemas/config.schema.json")
+    );
+    let world = operator("");
+    let printed = world.run(&["run", "--print-config", "--config", &example.display().to_string()]).exits(0).out;
+    assert_eq!(printed.matches("\n  - name: ").count(), 2, "{printed}");
+}
+
+/// More directories than a user may have inotify instances, often 128, in a process that may open 256 files.
+#[test]
+fn many_workspaces_are_watched_with_few_files_and_threads() {
+    let calry = calry("", Config { copies: 199, ..Config::default() });
+    let mut config = format!("interval: 1h\napiUrl: {}\nworkspaces:\n", calry.sandbox.url());
+    for n in 0..200 {
+        let dir = calry.dir.path().join(format!("w{n}"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("hostaway.yaml"), file("name")).unwrap();
+        let slug = if n == 0 { String::new() } else { format!("-{n}") };
+        fs::write(dir.join("key"), format!("zepl.sandbox-write.not-a-secret.acme-production{slug}")).unwrap();
+        config.push_str(&format!("  - {{name: w{n}, definitions: w{n}, apiKeyFile: w{n}/key}}\n"));
+    }
+    let path = calry.dir.path().join("many.yaml");
+    fs::write(&path, config).unwrap();
+    let world = operator("");
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -n 256; exec \"$0\" run --config \"$1\"", env!("CARGO_BIN_EXE_calry-gitops")]);
+    limited
+        .arg(&path)
+        .env_clear()
+        .env("CALRY_LISTEN", "127.0.0.1:0")
+        .env("CALRY_ADMIN_RATE", "100000")
+        .env("PATH", std::env::var_os("PATH").unwrap());
+    let mut daemon = Daemon::start(limited);
+    daemon.line("keeps 200 workspaces");
+    until("each had a pass", || {
+        let told = status(&mut daemon);
+        told["workspaces"].as_array().unwrap().iter().all(|one| one["ready"] == true)
+    });
+    let threads = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().count();
+    assert!(threads < 64, "{threads} threads");
+    for n in [0, 77, 199] {
+        fs::write(calry.dir.path().join(format!("w{n}/hostaway.yaml")), file("rooms")).unwrap();
+        daemon.line(&format!("w{n}: HOSTAWAY updated"));
+    }
+    assert!(daemon.seen.iter().all(|line| !line.contains("file events")), "{:#?}", daemon.seen);
+    assert!(world.requests().is_empty() && on(&calry) == ["rooms"]);
+}

@@ -37,6 +37,9 @@ pub(super) struct StatusArgs {
         value_name = "URL"
     )]
     address: String,
+    /// Only the workspace of this slug, of a daemon that keeps several
+    #[arg(long, value_name = "SLUG")]
+    workspace: Option<String>,
     /// How the status is printed; json is what the daemon answers with
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json")]
     format: Format,
@@ -58,7 +61,8 @@ pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Ex
     let url = DaemonUrl::parse(&args.address).map_err(|error| UsageError(format!("--address: {error}")))?;
     install_tls();
     let http = Http::new(Settings { connect: args.timeout, request: args.timeout })?;
-    let mut asked = Asked { daemon: Daemon::new(&http, url, args.timeout)?, tag: None, known: None, clock: None };
+    let daemon = Daemon::new(&http, url, args.timeout)?;
+    let mut asked = Asked { daemon, only: args.workspace.clone(), tag: None, known: None, clock: None };
     if args.watch {
         let stop = signals::stop_token()?;
         return Ok(watch(&mut asked, args.format, output, &stop).await);
@@ -76,6 +80,8 @@ pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Ex
 /// A daemon, and what it said last.
 struct Asked {
     daemon: Daemon,
+    /// The workspace that is meant; all of them where there is none.
+    only: Option<String>,
     tag: Option<HeaderValue>,
     known: Option<Known>,
     /// The daemon's clock, and when it was read.
@@ -94,9 +100,21 @@ impl Asked {
         let answer = self.daemon.status(&mut self.tag).await?;
         self.clock = answer.time.and_then(|time| Timestamp::try_from(time).ok()).map(|time| (time, Instant::now()));
         let Some(body) = answer.body else { return Ok(false) };
-        let known = serde_json::from_slice(&body)
-            .and_then(|document: serde_json::Value| Ok(Known { status: Status::deserialize(&document)?, document }));
+        let known = serde_json::from_slice(&body).and_then(|mut document: serde_json::Value| {
+            let all = document.get_mut("workspaces").and_then(serde_json::Value::as_array_mut);
+            if let (Some(slug), Some(all)) = (&self.only, all) {
+                all.retain(|one| one.pointer("/workspace/slug").is_some_and(|known| known == slug));
+            }
+            Ok(Known { status: Status::deserialize(&document)?, document })
+        });
         match known {
+            Ok(Known { status, .. }) if status.workspaces.is_empty() && self.only.is_some() => {
+                self.tag = None;
+                bail!(
+                    "the daemon keeps no workspace {}, or has not read it yet; without --workspace it tells of all",
+                    printable(self.only.as_deref().unwrap_or_default())
+                );
+            }
             Ok(known) => self.known = Some(known),
             Err(error) => {
                 // What cannot be read is not known.

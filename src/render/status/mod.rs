@@ -4,6 +4,7 @@
 //! the same types. `deploy/schemas/status.schema.json` is made of them.
 
 mod text;
+mod verdict;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -16,6 +17,10 @@ use crate::model::Diagnostic;
 use crate::plan::{self, Entry, Verdict};
 
 pub use text::{no_contact, text};
+pub use verdict::{Standing, Tone, standing};
+
+pub(super) use text::between;
+pub(super) use verdict::counted;
 
 /// The state of a daemon and of every workspace that it keeps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

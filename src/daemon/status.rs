@@ -36,6 +36,8 @@ const FIRST_CHANGES: usize = 20;
 #[derive(Debug)]
 pub struct Board {
     status: watch::Sender<Arc<WorkspaceStatus>>,
+    /// How often something was published.
+    edition: AtomicU64,
     /// When the heart beat last, in milliseconds since `born`.
     beat: AtomicU64,
     born: Instant,
@@ -55,19 +57,47 @@ impl Board {
     }
 
     fn of(status: WorkspaceStatus) -> Self {
-        Self { status: watch::Sender::new(Arc::new(status)), beat: AtomicU64::new(0), born: Instant::now() }
+        Self {
+            status: watch::Sender::new(Arc::new(WorkspaceStatus { alive: true, ..status })),
+            edition: AtomicU64::new(0),
+            beat: AtomicU64::new(0),
+            born: Instant::now(),
+        }
+    }
+
+    /// What was published last. Nothing is copied, unless the loop hangs.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<WorkspaceStatus> {
+        let published = self.published();
+        if self.is_alive() {
+            published
+        } else {
+            Arc::new(WorkspaceStatus { alive: false, ..WorkspaceStatus::clone(&published) })
+        }
     }
 
     /// What was published last.
     #[must_use]
     pub fn status(&self) -> WorkspaceStatus {
-        WorkspaceStatus { alive: self.silence() < LIFELESS, ..(*self.published()).clone() }
+        WorkspaceStatus::clone(&self.snapshot())
     }
 
     /// What was published last, without a copy. `alive` is not kept up in it: [`silence`](Self::silence) says that.
     #[must_use]
     pub fn published(&self) -> Arc<WorkspaceStatus> {
         Arc::clone(&self.status.borrow())
+    }
+
+    /// How often something was published: another number, another status.
+    #[must_use]
+    pub fn edition(&self) -> u64 {
+        self.edition.load(Ordering::Acquire)
+    }
+
+    /// Whether the loop is alive.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.silence() < LIFELESS
     }
 
     /// The workspace's slug; `None` before it was read for the first time.
@@ -127,6 +157,7 @@ impl Board {
         let mut status = WorkspaceStatus::clone(&self.status.borrow());
         change(&mut status);
         self.status.send_replace(Arc::new(status));
+        self.edition.fetch_add(1, Ordering::Release);
     }
 }
 

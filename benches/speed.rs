@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calry_gitops::daemon::{Applying, Board, Mode, PassReport, PassResult, Settings, State, Told, Trigger};
+use calry_gitops::daemon::{Applying, Board, Fleet, Mode, PassReport, PassResult, Settings, State, Told, Trigger};
 use calry_gitops::metrics::{Metrics, WorkspaceMetrics};
 use calry_gitops::model::{
     KNOWN_LISTING_FIELDS, Live, LiveValue, PartnerKey, Provider, Secret, SecretName, UpdateMethod, Workspace,

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 
 use axum::http::{Method, StatusCode};
@@ -312,12 +312,100 @@ fn a_foreign_host_is_refused_wherever_it_is_named() {
     assert!(told["error"].as_str().unwrap().contains("--admin-host"), "{told}");
 }
 
+// The page.
+
+#[test]
+fn the_page_is_told_to_the_browser_with_everything_forbidden_that_it_does_not_need() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+    let mut daemon = waiting(&world, &[]);
+    let page = daemon.get("/");
+    assert_eq!((page.code, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe") && !policy.contains("http"));
+    assert!(policy.contains("frame-ancestors 'none'") && policy.contains("form-action 'self'"), "{policy}");
+    assert_eq!(page.header("cache-control"), Some("no-store"));
+    assert!(page.body.contains("<h1>Git is what runs</h1>"));
+    // Whatever it loads is here, and nothing is written into it that a policy would have to allow.
+    let mut addresses: Vec<&str> = page.body.split("src=\"").chain(page.body.split("href=\"")).collect();
+    addresses.retain(|rest| rest.starts_with("/assets/"));
+    assert_eq!(addresses.len(), 3);
+    for rest in addresses {
+        assert_eq!(daemon.get(rest.split('"').next().unwrap()).code, 200);
+    }
+    assert!(!page.body.contains("style=") && !page.body.contains(" onclick") && !page.body.contains("<script>"));
+    // A part of it is what is exchanged; a workspace may be named.
+    let part = daemon.get("/?part&workspace=acme-production");
+    assert!(part.code == 200 && part.body.starts_with("<main ") && part.body.ends_with("</main>"));
+    let none = daemon.get("/?workspace=%3Cscript%3E");
+    assert!(none.code == 404 && none.body.contains("&lt;script&gt;"), "{none:?}");
+}
+
+/// Reads events until one is there, and tells its kind and its id.
+fn event(stream: &mut impl BufRead) -> (String, Option<String>) {
+    let (mut kind, mut id) = (None, None);
+    loop {
+        let mut line = String::new();
+        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "the stream ended");
+        match line.trim_end().split_once(": ") {
+            Some(("event", name)) => kind = Some(name.to_owned()),
+            Some(("id", name)) => id = Some(name.to_owned()),
+            _ if line.trim_end().is_empty() && kind.is_some() => return (kind.unwrap(), id),
+            _ => {}
+        }
+    }
+}
+
+fn events(address: &str, more: &str) -> BufReader<TcpStream> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    write!(stream, "GET /api/v1/events HTTP/1.1\r\nHost: {address}\r\n{more}\r\n").unwrap();
+    BufReader::new(stream)
+}
+
+#[test]
+fn an_event_says_that_something_is_new_and_who_knows_it_is_not_told_again() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+    let mut daemon = waiting(&world, &[]);
+    let address = daemon.address();
+    let mut stream = events(&address, "");
+    let (kind, first) = event(&mut stream);
+    assert_eq!(kind, "state");
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));
+    daemon.line("(files)");
+    let (kind, second) = event(&mut stream);
+    assert!(kind == "state" && second.is_some() && second != first, "{second:?}");
+    until("the page has the newest id", || {
+        let newest = event(&mut events(&address, "")).1.unwrap();
+        daemon.get("/").body.contains(&format!("data-id=\"{newest}\""))
+    });
+    let newest = event(&mut events(&address, "")).1.unwrap();
+    assert_eq!(event(&mut events(&address, &format!("Last-Event-ID: {newest}\r\n"))).0, "beat");
+    assert_eq!(event(&mut events(&address, "Last-Event-ID: another\r\n")).0, "state");
+}
+
+#[test]
+fn another_sites_page_gets_neither_the_page_nor_a_stream() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+    let mut daemon = waiting(&world, &[]);
+    let address = daemon.address();
+    for path in ["/", "/assets/page.js", "/api/v1/events"] {
+        let rebound = send(&address, &format!("GET {path} HTTP/1.1\r\nHost: evil.example\r\n\r\n"));
+        assert_eq!(rebound.code, 421, "{path}");
+    }
+    for site in ["cross-site", "same-site"] {
+        assert_eq!(get(&address, "/api/v1/events", &format!("Sec-Fetch-Site: {site}\r\n")).code, 403);
+    }
+}
+
 #[test]
 fn what_is_not_there_and_what_is_not_allowed_is_said_in_json() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let mut daemon = waiting(&world, &[]);
-    for path in ["/", "/api/v1", "/api/v1/status/", "/healthz/x", "/%1b"] {
+    for path in ["/assets/x", "/api/v1", "/api/v1/status/", "/healthz/x", "/%1b"] {
         let answer = daemon.get(path);
         assert_eq!((answer.code, answer.json()["error"].is_string()), (404, true), "{path}");
     }

@@ -255,7 +255,7 @@ fn what_is_asked_wrongly_is_said() {
     let mut daemon = waiting(&world, &[]);
     let address = daemon.address();
     for (path, body, code, sentence) in [
-        ("/api/v1/reconcile?workspace=other", "", 404, "no workspace of this slug"),
+        ("/api/v1/reconcile?workspace=other", "", 404, "no workspace of this name"),
         ("/api/v1/reconcile?worskpace=acme-production", "", 400, "the one parameter is workspace"),
         ("/api/v1/reconcile", "{\"mode\": \"force\"}", 400, "unknown field"),
         ("/api/v1/reconcile", "[", 400, "the body is not"),

@@ -264,6 +264,7 @@ fn a_daemon_that_undoes_drift_and_is_refused_lets_nothing_out() {
         let tells = || {
             let served = support::get(&address, "/api/v1/status", "");
             is_silent(&Said("the status".to_owned(), served.body.clone().into_bytes()));
+            is_silent(&Said("the page".to_owned(), support::get(&address, "/", "").body.into_bytes()));
             is_silent(&run(&world, &["status", "--address", &url]));
             is_silent(&run(&world, &["status", "--address", &url, "--format", "json"]));
             served.body

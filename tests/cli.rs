@@ -532,7 +532,7 @@ fn the_keys_of_a_plan_in_json_are_those_of_the_contract() {
         "change": "changed", "secrets": ["guesty-key"]});
     assert_eq!(of("GUESTY")["changes"], json!([key]));
     assert_eq!((&of("BOOM")["state"], &of("ELINA")["state"]), (&json!("missing"), &json!("invalid")));
-    has_keys(&plan["diagnostics"][0], &["severity", "code", "file", "line", "column", "message", "help"]);
+    has_keys(&plan["diagnostics"][0], &["severity", "code", "file", "line", "column", "message", "help", "excerpt"]);
 }
 
 #[test]

@@ -99,6 +99,40 @@ fn json_is_what_the_daemon_answers_with() {
 }
 
 #[test]
+fn one_workspace_of_several_can_be_asked_for() {
+    let world = world();
+    let mut daemon = waiting(&world, &[]);
+    let address = daemon.address();
+    ask(&world, &address, &["--workspace", "acme-production"])
+        .exits(0)
+        .says("acme-production (Acme): git is what runs");
+    ask(&world, &address, &["--workspace", "acme-staging"]).exits(1).says("the daemon keeps no workspace acme-staging");
+}
+
+#[test]
+fn of_several_workspaces_those_in_trouble_are_told_first_and_in_full() {
+    let world = world();
+    let mut daemon = waiting(&world, &[]);
+    let mut status: Status = serde_json::from_value(daemon.get("/api/v1/status").json()).unwrap();
+    let named = |slug: &str, alive| {
+        let mut one = status.workspaces[0].clone();
+        one.workspace.as_mut().unwrap().slug = slug.to_owned();
+        one.alive = alive;
+        one
+    };
+    let all = [named("well", true)].into_iter().chain((0..9).map(|n| named(&format!("hangs-{n}"), false))).collect();
+    status.workspaces = all;
+    let told = anstream::adapter::strip_str(&text(&status, jiff::Timestamp::now())).to_string();
+    assert!(
+        told.starts_with("In 1 of 10 workspaces git is what runs\n\n  hangs-0           the daemon hangs"),
+        "{told}"
+    );
+    assert!(told.find("hangs-8").unwrap() < told.find("  well              git is what runs").unwrap(), "{told}");
+    assert_eq!(told.matches("(Acme): the daemon hangs").count(), 5, "{told}");
+    assert!(!told.contains("well (Acme)") && told.contains("and 4 more that are not well"), "{told}");
+}
+
+#[test]
 fn a_wrong_address_is_a_wrong_command_line() {
     let world = world();
     for address in ["127.0.0.1:8080", "http://user:secret@localhost", "ftp://x", "http://x/?y"] {

@@ -180,7 +180,7 @@ async fn approve(State(asking): State<Arc<Asking>>, request: Request) -> Result<
         match one.approve(&digest) {
             Ok(()) => {
                 let body =
-                    json!({"asked": "approve", "digest": digest.to_string(), "workspaces": [one.board().slug()]});
+                    json!({"asked": "approve", "digest": digest.to_string(), "workspaces": [one.board().label()]});
                 return Ok(done(StatusCode::ACCEPTED, Some(&body), format!("the plan {digest} is let through")));
             }
             Err(another @ NotPending::Another(_)) => why = another,
@@ -195,22 +195,23 @@ pub(super) fn asked(loops: &[&Handle], trigger: Trigger, word: &str, what: &str)
     for one in loops {
         one.ask(trigger);
     }
-    let slugs: Vec<Option<String>> = loops.iter().map(|one| one.board().slug()).collect();
-    let of: Vec<&str> = slugs.iter().flatten().map(String::as_str).collect();
-    let of = if of.len() == 1 { format!(" of {}", of.join("")) } else { format!(" of {} workspaces", slugs.len()) };
-    done(StatusCode::ACCEPTED, Some(&json!({"asked": word, "workspaces": slugs})), format!("{what}{of}"))
+    let labels: Vec<String> = loops.iter().map(|one| one.board().label()).collect();
+    let of = match labels.as_slice() {
+        [one] => format!(" of {one}"),
+        all => format!(" of {} workspaces", all.len()),
+    };
+    done(StatusCode::ACCEPTED, Some(&json!({"asked": word, "workspaces": labels})), format!("{what}{of}"))
 }
 
 impl Asking {
     /// The loop of this workspace, or all of them.
     fn chosen(&self, workspace: Option<&str>) -> Result<Vec<&Handle>, Refused> {
         let Some(workspace) = workspace else { return Ok(self.loops.iter().collect()) };
-        match self.loops.iter().find(|one| one.board().slug().as_deref() == Some(workspace)) {
+        match self.loops.iter().find(|one| one.board().is_called(workspace)) {
             Some(one) => Ok(vec![one]),
             None => Err(Refused(
                 StatusCode::NOT_FOUND,
-                "the daemon keeps no workspace of this slug, or has not read it yet; /api/v1/status lists those that it keeps"
-                    .to_owned(),
+                "the daemon keeps no workspace of this name; /api/v1/status lists those that it keeps".to_owned(),
             )),
         }
     }
@@ -221,7 +222,7 @@ fn queried(query: &str) -> Result<Option<String>, Refused> {
     let mut workspace = None;
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         if name != "workspace" || workspace.is_some() {
-            return Err(Refused(StatusCode::BAD_REQUEST, "the one parameter is workspace=SLUG".to_owned()));
+            return Err(Refused(StatusCode::BAD_REQUEST, "the one parameter is workspace=NAME".to_owned()));
         }
         workspace = Some(value.into_owned());
     }

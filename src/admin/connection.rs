@@ -1,8 +1,10 @@
 //! Connections with bounds: so many at once, one request each, so many bytes of headers, and an end after so much time,
-//! however slowly somebody writes or reads. It knows nothing of what is asked.
+//! however slowly somebody writes or reads. An answer that says so may last longer, as long as somebody reads it. It knows
+//! nothing of what is asked.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +17,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use super::host::CameTo;
@@ -26,10 +30,16 @@ const AT_ONCE: usize = 64;
 const HEADERS: Duration = Duration::from_secs(5);
 /// From the beginning of a connection to its end.
 const WHOLE: Duration = Duration::from_secs(10);
+/// A write that is not taken for so long is the last one.
+const WRITE: Duration = Duration::from_secs(10);
 /// The most bytes of a request's headers.
 const HEADER_BYTES: usize = 16 << 10;
 /// After an attempt to accept that failed, as it does where there are too many open files.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// In the extensions of an answer that lasts longer than others: for how long, from its beginning to its end.
+#[derive(Clone, Copy)]
+pub(super) struct Lasting(pub(super) Duration);
 
 /// Answers connections until told to stop.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
@@ -49,17 +59,18 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
         };
         let router = router.clone();
         tokio::spawn(async move {
-            // Who was cut off, or went away, is told nothing more.
-            let _ = tokio::time::timeout(WHOLE, answer(stream, router)).await;
+            answer(stream, router).await;
             drop(slot);
         });
     }
 }
 
-async fn answer(stream: TcpStream, router: Router) -> hyper::Result<()> {
+async fn answer(stream: TcpStream, router: Router) {
     let came_to = stream.local_addr().ok().map(|address| CameTo(address.ip()));
     let peer = stream.peer_addr().ok().map(|address| Peer(address.ip().to_canonical()));
     let service = TowerToHyperService::new(router);
+    let lasts = Arc::new(OnceLock::new());
+    let longer = Arc::clone(&lasts);
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(came_to) = came_to {
             request.extensions_mut().insert(came_to);
@@ -67,14 +78,30 @@ async fn answer(stream: TcpStream, router: Router) -> hyper::Result<()> {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        let answer = service.call(request);
-        async move { Ok::<Response, Infallible>(answer.await.unwrap_or_default()) }
+        let (answer, longer) = (service.call(request), Arc::clone(&longer));
+        async move {
+            let answer: Response = answer.await.unwrap_or_default();
+            if let Some(Lasting(time)) = answer.extensions().get() {
+                // There is one request.
+                let _ = longer.set(*time);
+            }
+            Ok::<Response, Infallible>(answer)
+        }
     });
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
-        .max_buf_size(HEADER_BYTES)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS)
+            .max_buf_size(HEADER_BYTES)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(Box::pin(stream)), service)
+    );
+    // Who was cut off, or went away, is told nothing more.
+    if timeout(WHOLE, &mut connection).await.is_err()
+        && let Some(time) = lasts.get()
+    {
+        let _ = timeout(*time, connection).await;
+    }
 }

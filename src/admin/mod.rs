@@ -1,8 +1,8 @@
-//! The daemon over HTTP: whether it is alive, whether it is ready, its status, its metrics, and how it is asked for
-//! a pass.
+//! The daemon over HTTP: whether it is alive, whether it is ready, its status, its metrics, a page that shows it to a
+//! person, and how it is asked for a pass.
 //!
-//! It reads status boards and counters, and asks loops for a pass: no request reaches Calry or a definition file, and none makes a pass
-//! wait. What is asked of it is bounded in size, time and number, and it only answers for hosts that are its own, so that
+//! It reads status boards and counters, and asks loops for a pass: no request reaches Calry or a definition file, and
+//! none makes a pass wait. What is asked of it is bounded in size, time and number, and it only answers for hosts that are its own, so that
 //! no web page can read it through the browser of somebody near it.
 
 mod ask;
@@ -10,6 +10,7 @@ mod connection;
 mod hook;
 mod host;
 mod limit;
+mod page;
 mod secret;
 
 use std::convert::Infallible;
@@ -70,6 +71,8 @@ struct Shared {
     started: Timestamp,
     metrics: Metrics,
     scrapes: Arc<Semaphore>,
+    /// The places for event streams.
+    streams: Arc<Semaphore>,
 }
 
 /// How many answers with metrics may be on their way at once; they can be megabytes each, and a slow reader keeps his.
@@ -98,7 +101,13 @@ impl Admin {
 
 fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
     let boards = loops.iter().map(|one| Arc::clone(one.board())).collect();
-    let shared = Arc::new(Shared { boards, started: now(), metrics, scrapes: Arc::new(Semaphore::new(SCRAPES)) });
+    let shared = Arc::new(Shared {
+        boards,
+        started: now(),
+        metrics,
+        scrapes: Arc::new(Semaphore::new(SCRAPES)),
+        streams: Arc::new(Semaphore::new(page::STREAMS)),
+    });
     let limit = Arc::new(limit::Limit::new(access.rate));
     let hosts: Arc<[Host]> = access.hosts.clone().into();
     // A probe of Kubernetes names the pod's address, and a load balancer anything. They say nothing but yes or no.
@@ -107,6 +116,7 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
         .route("/api/v1/status", get(status))
         // Prometheus names the address that it scrapes, which is ours.
         .route("/metrics", get(scrape))
+        .merge(page::routes())
         .layer(middleware::from_fn_with_state(Arc::clone(&hosts), host::guard));
     probes
         .merge(rest)
@@ -183,7 +193,7 @@ async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn not_found(request: Request) -> Response {
     let sentence = format!(
-        "there is nothing at {}; the status is at /api/v1/status, metrics are at /metrics",
+        "there is nothing at {}; the status is at / and /api/v1/status, metrics are at /metrics",
         request.uri().path()
     );
     error(StatusCode::NOT_FOUND, &sentence)

@@ -99,6 +99,70 @@ async fn who_does_not_read_his_answer_is_cut_off() {
     assert!(said.starts_with("HTTP/1.1 200") && said.len() < LENGTH, "{}", said.len());
 }
 
+const EVENTS: &[u8] = b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[tokio::test(start_paused = true)]
+async fn an_event_stream_outlives_other_answers_and_ends_by_itself() {
+    let (_admin, address) = server().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(EVENTS).await.unwrap();
+    let (took, said) = ends(&mut stream).await;
+    assert!(took >= seconds(15 * 60) && took <= seconds(15 * 60 + 5), "{took:?}");
+    assert!(said.ends_with("0\r\n\r\n"), "it ends as it should: {said}");
+    let count = |event: &str| said.matches(&format!("event: {event}\n")).count();
+    // The state at first, and that no heart beats.
+    assert_eq!(count("state"), 2, "{said}");
+    assert!((85..=90).contains(&count("beat")), "{}", count("beat"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_that_nobody_reads_is_cut_off() {
+    const MORE_THAN_IS_BUFFERED: usize = 64 << 20;
+    let endless = || async {
+        let body = futures_util::stream::repeat_with(|| Ok::<_, std::convert::Infallible>(vec![b'x'; 64 << 10]));
+        let mut answer = axum::body::Body::from_stream(body).into_response();
+        answer.extensions_mut().insert(connection::Lasting(seconds(3600)));
+        answer
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/", get(endless));
+    tokio::spawn(connection::serve(listener, router, CancellationToken::new()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.readable().await.unwrap();
+    tokio::time::sleep(seconds(25)).await;
+    let mut said = Vec::new();
+    let _ = (&mut stream).take(MORE_THAN_IS_BUFFERED as u64).read_to_end(&mut said).await;
+    assert!(!said.is_empty() && said.len() < MORE_THAN_IS_BUFFERED, "{}", said.len());
+}
+
+#[tokio::test]
+async fn event_streams_are_few_and_leave_room_for_everything_else() {
+    let (_admin, address) = server().await;
+    let listen = async || {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(EVENTS).await.unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await.unwrap();
+        (String::from_utf8_lossy(&start).into_owned(), stream)
+    };
+    let mut streams = Vec::new();
+    for _ in 0..page::STREAMS {
+        let (start, stream) = listen().await;
+        assert_eq!(start, "HTTP/1.1 200");
+        streams.push(stream);
+    }
+    assert_eq!(listen().await.0, "HTTP/1.1 503");
+    let mut other = TcpStream::connect(address).await.unwrap();
+    other.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(ends(&mut other).await.1.starts_with("HTTP/1.1 200"));
+    // Who goes away makes room.
+    streams.pop();
+    let freed = async { while listen().await.0 != "HTTP/1.1 200" {} };
+    tokio::time::timeout(seconds(10), freed).await.unwrap();
+}
+
 #[tokio::test]
 async fn connections_are_counted_and_the_next_one_waits_for_a_place() {
     let (_admin, address) = server().await;

@@ -97,12 +97,10 @@ struct Known {
 impl Known {
     fn keep_only(&mut self, only: &str) -> anyhow::Result<()> {
         let workspaces = &self.status.workspaces;
-        let is_meant = |one: &WorkspaceStatus| {
-            one.name.as_deref() == Some(only) || one.workspace.as_ref().is_some_and(|known| known.slug == only)
-        };
+        let is_meant = |one: &WorkspaceStatus| one.is_called(only);
         let meant: Vec<bool> = workspaces.iter().map(is_meant).collect();
         if !meant.contains(&true) {
-            let names = workspaces.iter().map(|one| one.name.as_deref().unwrap_or(&one.directory));
+            let names = workspaces.iter().map(WorkspaceStatus::label);
             let names = names.map(printable).collect::<Vec<_>>().join(", ");
             bail!("the daemon keeps no workspace `{}`; it keeps {}", printable(only), ellipsize(&names, 400));
         }

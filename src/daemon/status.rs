@@ -36,6 +36,8 @@ const FIRST_CHANGES: usize = 20;
 #[derive(Debug)]
 pub struct Board {
     status: watch::Sender<Arc<WorkspaceStatus>>,
+    /// How often something was published.
+    edition: AtomicU64,
     /// When the heart beat last, in milliseconds since `born`.
     beat: AtomicU64,
     born: Instant,
@@ -56,13 +58,29 @@ impl Board {
     }
 
     fn of(status: WorkspaceStatus) -> Self {
-        Self { status: watch::Sender::new(Arc::new(status)), beat: AtomicU64::new(0), born: Instant::now() }
+        Self {
+            status: watch::Sender::new(Arc::new(WorkspaceStatus { alive: true, ..status })),
+            edition: AtomicU64::new(0),
+            beat: AtomicU64::new(0),
+            born: Instant::now(),
+        }
+    }
+
+    /// What was published last. Nothing is copied, unless the loop hangs.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<WorkspaceStatus> {
+        let published = self.published();
+        if self.is_alive() {
+            published
+        } else {
+            Arc::new(WorkspaceStatus { alive: false, ..WorkspaceStatus::clone(&published) })
+        }
     }
 
     /// What was published last.
     #[must_use]
     pub fn status(&self) -> WorkspaceStatus {
-        WorkspaceStatus { alive: self.silence() < LIFELESS, ..(*self.published()).clone() }
+        WorkspaceStatus::clone(&self.snapshot())
     }
 
     /// What was published last, without a copy. `alive` is not kept up in it: [`silence`](Self::silence) says that.
@@ -71,10 +89,28 @@ impl Board {
         Arc::clone(&self.status.borrow())
     }
 
-    /// The workspace's slug; `None` before it was read for the first time.
+    /// How often something was published: another number, another status.
     #[must_use]
-    pub fn slug(&self) -> Option<String> {
-        self.status.borrow().workspace.as_ref().map(|workspace| workspace.slug.clone())
+    pub fn edition(&self) -> u64 {
+        self.edition.load(Ordering::Acquire)
+    }
+
+    /// Whether the loop is alive.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.silence() < LIFELESS
+    }
+
+    /// What the workspace is called.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.status.borrow().label().to_owned()
+    }
+
+    /// Whether somebody who says this means it.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.status.borrow().is_called(name)
     }
 
     /// Whether definitions and live state were read once without an error.
@@ -128,6 +164,7 @@ impl Board {
         let mut status = WorkspaceStatus::clone(&self.status.borrow());
         change(&mut status);
         self.status.send_replace(Arc::new(status));
+        self.edition.fetch_add(1, Ordering::Release);
     }
 }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::apply::{Outcome, Report};
-use crate::model::{self, Diagnostic, Severity, printable, printable_json};
+use crate::model::{self, Diagnostic, Excerpt, Severity, printable, printable_json};
 use crate::plan::{self, Change, Entry, KeyChange, Mismatch, Missing, Plan, Verdict};
 
 #[derive(Serialize)]
@@ -211,6 +211,20 @@ pub struct Problem {
     pub message: String,
     /// What would be right.
     pub help: Option<String>,
+    /// The line itself, or its part around the place, with what is secret masked; absent where the file as a whole is meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excerpt: Option<Quote>,
+}
+
+/// A quoted line and the place in it that is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Quote {
+    /// The text.
+    pub text: String,
+    /// Where the place begins, in characters of the text, from 0.
+    pub from: usize,
+    /// How many characters are meant; 0 at the end of a line.
+    pub length: usize,
 }
 
 /// Whether a file can be used in spite of a problem.
@@ -386,7 +400,15 @@ impl From<&Diagnostic> for Problem {
             column: excerpt.as_ref().map(|e| e.column),
             message: message.clone(),
             help: help.clone(),
+            excerpt: excerpt.as_ref().map(Quote::from),
         }
+    }
+}
+
+impl From<&Excerpt> for Quote {
+    fn from(Excerpt { text, mark, .. }: &Excerpt) -> Self {
+        let characters = |range| text.get(range).map_or(0, |part: &str| part.chars().count());
+        Self { text: text.clone(), from: characters(0..mark.start), length: characters(mark.clone()) }
     }
 }
 

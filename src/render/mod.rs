@@ -7,6 +7,7 @@ mod diagnostics;
 pub mod github;
 pub mod json;
 pub mod markdown;
+pub mod page;
 pub mod pull;
 pub mod sarif;
 pub mod status;

@@ -4,6 +4,7 @@
 //! the same types. `deploy/schemas/status.schema.json` is made of them.
 
 mod text;
+mod verdict;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -17,6 +18,10 @@ use crate::model::{self, Diagnostic, printable};
 use crate::plan::{self, Entry, Verdict};
 
 pub use text::{no_contact, text};
+pub use verdict::{Standing, Tone, standing};
+
+pub(super) use text::between;
+pub(super) use verdict::counted;
 
 /// The state of a daemon and of every workspace that it keeps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -300,6 +305,21 @@ impl Status {
                 || workspace.diagnostics.iter().any(|problem| problem.severity == Level::Error)
                 || workspace.providers.iter().any(ProviderStatus::is_in_trouble)
         })
+    }
+}
+
+impl WorkspaceStatus {
+    /// What it is called: by the operator, else by Calry, else, before that was read, by its directory.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        let slug = || self.workspace.as_ref().map(|known| known.slug.as_str());
+        self.name.as_deref().or_else(slug).unwrap_or(&self.directory)
+    }
+
+    /// Whether somebody who says this means it.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.label() == name || self.workspace.as_ref().is_some_and(|known| known.slug == name)
     }
 }
 

@@ -7,11 +7,14 @@ use std::time::Duration;
 use anstyle::Style;
 use jiff::Timestamp;
 
-use super::{Cause, Ended, Mode, Outcome, Pass, ProviderStatus, Record, State, Status, WorkspaceStatus};
+use super::verdict::{Standing, Tone, standing};
+use super::{Cause, Mode, Outcome, Pass, ProviderStatus, Record, State, Status, WorkspaceStatus};
 use crate::model::{ellipsize, printable, spoken};
 use crate::render::json::{ChangeItem, Level, Problem, Shown};
 use crate::render::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, mismatched, wrapped};
 
+/// Of several workspaces, how many that are not well are shown in full.
+const IN_FULL: usize = 5;
 /// How much of the history is shown.
 const RECENT: usize = 6;
 /// How many problems of files are shown.
@@ -21,11 +24,40 @@ const MISMATCHES: usize = 8;
 /// The columns of how long ago something was.
 const AGO: usize = 13;
 
-/// The status, for each workspace the verdict first. `now` is the time on the daemon's clock.
+/// The status, the verdict first. Of several workspaces a line each, trouble on top, and then those that are not well. `now`
+/// is the time on the daemon's clock.
 #[must_use]
 pub fn text(status: &Status, now: Timestamp) -> String {
-    let workspaces = status.workspaces.iter().map(|workspace| one(status, workspace, now));
-    workspaces.collect::<Vec<_>>().join("\n")
+    if let [workspace] = status.workspaces.as_slice() {
+        return one(status, workspace, now);
+    }
+    let mut all: Vec<(Standing, &WorkspaceStatus)> =
+        status.workspaces.iter().map(|workspace| (standing(workspace, now), workspace)).collect();
+    all.sort_by_key(|(standing, _)| standing.tone);
+    let good = all.iter().filter(|(standing, _)| standing.tone == Tone::Good).count();
+    let mut out = format!("{BOLD}In {good} of {} workspaces git is what runs{BOLD:#}\n\n", all.len());
+    for (Standing { tone, headline, .. }, workspace) in &all {
+        let (label, style) = (ellipsize(&printable(workspace.label()), 40), style(*tone));
+        let told = wrapped(headline, 2 + column(&label), LABEL + 3);
+        let _ = writeln!(out, "  {label:<LABEL$} {style}{told}{style:#}");
+    }
+    let unwell = all.iter().filter(|(standing, _)| standing.tone != Tone::Good);
+    for (_, workspace) in unwell.clone().take(IN_FULL) {
+        let _ = write!(out, "\n{}", one(status, workspace, now));
+    }
+    let rest = unwell.count().saturating_sub(IN_FULL);
+    if rest > 0 {
+        let _ = writeln!(out, "\nand {rest} more that are not well; --workspace shows one of them");
+    }
+    out
+}
+
+const fn style(tone: Tone) -> Style {
+    match tone {
+        Tone::Bad => RED,
+        Tone::Differs | Tone::Waiting => YELLOW,
+        Tone::Good => GREEN,
+    }
 }
 
 /// What stands above a status that is not fresh, or in its place where there is none.
@@ -53,7 +85,9 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
                 directory.chars().count() + 3
             }
         };
-    let (style, verdict) = verdict(workspace, now);
+    let Standing { tone, headline, detail } = standing(workspace, now);
+    let style = style(tone);
+    let verdict = detail.map_or(headline.clone(), |detail| format!("{headline}: {detail}"));
     let _ = writeln!(out, "{style}{BOLD}{}{BOLD:#}{style:#}\n", wrapped(&verdict, label, 2));
     facts(&mut out, status, workspace, now);
 
@@ -68,56 +102,12 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
     for provider in noisy {
         let label = printable(provider.provider.as_deref().or(provider.file.as_deref()).unwrap_or("?"));
         let style = if provider.is_in_trouble() { RED } else { YELLOW };
-        let told = wrapped(&standing(provider, now), 2 + column(&label), LABEL + 3);
+        let told = wrapped(&state(provider, now), 2 + column(&label), LABEL + 3);
         let _ = writeln!(out, "  {label:<LABEL$} {style}{told}{style:#}");
     }
     problems(&mut out, workspace);
     recent(&mut out, workspace, now);
     out
-}
-
-/// The verdict, and how good it is.
-fn verdict(workspace: &WorkspaceStatus, now: Timestamp) -> (Style, String) {
-    let is = |count: usize, one: &str, many: &str| match count {
-        0 => None,
-        1 => Some(format!("1 {one}")),
-        n => Some(format!("{n} {many}")),
-    };
-    let count = |state| workspace.providers.iter().filter(|provider| provider.state == state).count();
-    if !workspace.alive {
-        return (RED, "the daemon hangs: its loop does not go on; restart it".to_owned());
-    }
-    let Some(last) = &workspace.last_pass else {
-        let length = workspace.pass.map(|pass| format!(", for {}", spoken(between(pass.began, now))));
-        return (YELLOW, format!("the first pass is under way{}", length.unwrap_or_default()));
-    };
-    if !workspace.also.is_empty() {
-        return (RED, super::also(&workspace.also));
-    }
-    if let Some(error) = &last.error {
-        let times = if last.times > 1 { format!("{} times in a row", last.times) } else { String::new() };
-        let told = match (last.result, last.times) {
-            (Ended::Refused, 1) => "the last plan was refused".to_owned(),
-            (Ended::Refused, _) => format!("the last plan was refused {times}"),
-            (_, 1) => "the last pass failed".to_owned(),
-            _ => format!("the last pass failed, {times}"),
-        };
-        return (RED, format!("{told}: {}", printable(error)));
-    }
-    let parts: Vec<String> = [
-        is(count(State::Update), "provider differs", "providers differ"),
-        is(count(State::Invalid), "definition is invalid", "definitions are invalid"),
-        is(count(State::Missing), "provider is missing from the workspace", "providers are missing from the workspace"),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    let trouble = workspace.providers.iter().any(ProviderStatus::is_in_trouble);
-    match (parts.is_empty(), is(count(State::Held), "is held", "are held")) {
-        (false, _) => (if trouble { RED } else { YELLOW }, parts.join(", ")),
-        (true, Some(held)) => (GREEN, format!("git is what runs; {held}")),
-        (true, None) => (GREEN, "git is what runs".to_owned()),
-    }
 }
 
 fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Timestamp) {
@@ -129,6 +119,10 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         let dirty = if revision.dirty { "+dirty" } else { "" };
         let room = WIDTH.saturating_sub(13 + commit.chars().count() + dirty.len());
         fact("revision", &format!("{commit}{dirty} {}", ellipsize(&printable(&revision.subject), room)));
+        let author = ellipsize(&printable(&revision.author), 40);
+        let made =
+            revision.time.parse().map(|time| format!(", {} ago", spoken(between(time, now)))).unwrap_or_default();
+        fact("", &format!("by {author}{made}"));
     }
     if let Some(Pass { number, trigger, began, duration_seconds, .. }) = &workspace.last_pass {
         let took = spoken(Duration::try_from_secs_f64(*duration_seconds).unwrap_or_default());
@@ -156,7 +150,7 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
 }
 
 /// How a provider stands that is not quiet.
-fn standing(provider: &ProviderStatus, now: Timestamp) -> String {
+fn state(provider: &ProviderStatus, now: Timestamp) -> String {
     let since = spoken(between(provider.since, now));
     let cause = match provider.cause {
         Some(Cause::Drift) => " by drift",
@@ -253,8 +247,10 @@ fn happened(record: &Record) -> String {
         (None, Cause::Drift) => "has drifted",
         (Some(Outcome::Applied | Outcome::Unchanged), Cause::Change) => "updated",
         (Some(Outcome::Applied | Outcome::Unchanged), Cause::Drift) => "drifted, and was put back",
-        (Some(Outcome::NotConverged), _) => "did not converge",
-        (Some(Outcome::Failed | Outcome::Skipped), _) => "was not updated",
+        (Some(Outcome::NotConverged), Cause::Change) => "did not converge",
+        (Some(Outcome::NotConverged), Cause::Drift) => "drifted, and did not converge",
+        (Some(Outcome::Failed | Outcome::Skipped), Cause::Change) => "was not updated",
+        (Some(Outcome::Failed | Outcome::Skipped), Cause::Drift) => "drifted, and was not put back",
     };
     let error = error.as_deref().map(|error| format!("; {}", printable(error))).unwrap_or_default();
     format!("{provider} {done}{}: {what}{error}", times(record.times))
@@ -287,6 +283,6 @@ fn named(changes: &[ChangeItem], more: usize) -> String {
 }
 
 /// From one time to another; nothing where clocks disagree.
-fn between(from: Timestamp, to: Timestamp) -> Duration {
+pub(in crate::render) fn between(from: Timestamp, to: Timestamp) -> Duration {
     to.duration_since(from).try_into().unwrap_or_default()
 }

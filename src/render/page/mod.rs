@@ -1,0 +1,201 @@
+//! The page that a daemon shows to a person: a status as HTML, complete without a script.
+//!
+//! Data in, string out. Every text that comes from files, from git or from Calry goes through `safe`, which
+//! neutralises what would act or mislead, and is then escaped by maud. It never shows what the status withholds, and
+//! loads nothing from another host. The script beside it only exchanges `<main>` for a newer one and asks the daemon for
+//! things.
+
+mod overview;
+mod parts;
+mod workspace;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::status::{Tone, WorkspaceStatus};
+use crate::model::printable;
+use parts::{safe, sprite, stamp};
+
+/// The style sheet, served at `/assets/page.css`.
+pub const STYLE: &str = include_str!("page.css");
+/// The script, served at `/assets/page.js`.
+pub const SCRIPT: &str = include_str!("page.js");
+
+/// What the browser may do with the page: nothing but what it needs.
+pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                          base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// What a page shows.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The version of calry-gitops.
+    pub version: &'a str,
+    /// When the daemon started.
+    pub started: Timestamp,
+    /// The time on the daemon's clock.
+    pub now: Timestamp,
+    /// A name for this very state, which changes when the state does.
+    pub id: &'a str,
+    /// The workspaces that the daemon keeps.
+    pub workspaces: &'a [Arc<WorkspaceStatus>],
+    /// The workspace that is asked for, by the name that [`name`] gives it.
+    pub only: Option<&'a str>,
+}
+
+/// What is shown of a view.
+enum Shown<'a> {
+    One(&'a WorkspaceStatus),
+    All,
+    Nothing,
+}
+
+impl View<'_> {
+    /// Whether there is something to show: false where a workspace is asked for that the daemon does not keep.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        !matches!(self.shown(), Shown::Nothing)
+    }
+
+    fn shown(&self) -> Shown<'_> {
+        match (self.only, self.workspaces) {
+            (Some(asked), all) => {
+                all.iter().find(|one| one.is_called(asked)).map_or(Shown::Nothing, |one| Shown::One(one))
+            }
+            (None, [one]) => Shown::One(one),
+            (None, _) => Shown::All,
+        }
+    }
+}
+
+/// The whole document.
+#[must_use]
+pub fn page(view: &View<'_>) -> String {
+    let (title, tone) = match view.shown() {
+        Shown::One(one) => (workspace::title(one, view.now), workspace::tone(one, view.now)),
+        Shown::All => overview::title(view),
+        Shown::Nothing => ("No such workspace".to_owned(), Tone::Bad),
+    };
+    let head = html! {
+        meta charset="utf-8";
+        meta name="viewport" content="width=device-width, initial-scale=1";
+        meta name="color-scheme" content="light dark";
+        meta name="robots" content="noindex";
+        title { (title) }
+        link rel="icon" type="image/svg+xml" href={ "/assets/" (word(tone)) ".svg" };
+        link rel="stylesheet" href="/assets/page.css";
+        script src="/assets/page.js" defer {}
+    };
+    let body = html! {
+        (sprite())
+        a.skip href="#main" { "Skip to the status" }
+        header.bar {
+            a.brand href="/" { (parts::icon("logo")) span { "calry-gitops" } }
+            p #contact .contact { span.dot {} span.text { "This page does not update itself without JavaScript" } }
+            button #reconcile .button type="button" hidden {
+                (parts::icon("again")) span { "Reconcile" span.wide { " now" } }
+            }
+        }
+        p #lost .lost hidden {}
+        p #answer .answer role="status" {}
+        p #told .unseen role="status" {}
+        (PreEscaped(content(view)))
+        footer.foot {
+            p {
+                "calry-gitops " (safe(view.version, 40)) ", up since " (stamp(view.started)) ". "
+                "The same as JSON: " a href="/api/v1/status" { "/api/v1/status" } ". In a terminal: "
+                code { "calry-gitops status --watch" } "."
+            }
+        }
+        dialog #ask aria-labelledby="ask-title" {
+            form method="dialog" {
+                h2 #ask-title {}
+                p #ask-text {}
+                label #ask-label hidden {
+                    "Token" input #ask-token type="password" autocomplete="off" spellcheck="false";
+                }
+                p.actions {
+                    // The first one that submits is what the Enter key presses.
+                    button #ask-no .button .quiet type="button" { "Cancel" }
+                    button #ask-yes .button .strong type="submit" value="yes" {}
+                }
+            }
+        }
+    };
+    html! { (DOCTYPE) html lang="en" { head { (head) } body { (body) } } }.into_string()
+}
+
+/// The part of the document that changes: its `<main>`.
+#[must_use]
+pub fn content(view: &View<'_>) -> String {
+    let (title, tone, told, inner) = match view.shown() {
+        Shown::One(one) => (
+            workspace::title(one, view.now),
+            workspace::tone(one, view.now),
+            workspace::headline(one, view.now),
+            workspace::content(one, view),
+        ),
+        Shown::All => {
+            let (title, tone) = overview::title(view);
+            (title.clone(), tone, title, overview::content(view))
+        }
+        Shown::Nothing => {
+            let told = "No such workspace".to_owned();
+            (told.clone(), Tone::Bad, told, nothing(view))
+        }
+    };
+    let asked = match view.shown() {
+        Shown::One(WorkspaceStatus { workspace: Some(known), .. }) => printable(&known.slug),
+        _ => String::new(),
+    };
+    html! {
+        main #main tabindex="-1" data-id=(view.id) data-version=(view.version) data-now=(view.now) data-title=(title)
+            data-tone=(word(tone)) data-told=(told) data-workspace=(asked) { (inner) }
+    }
+    .into_string()
+}
+
+fn nothing(view: &View<'_>) -> Markup {
+    html! {
+        section.verdict.bad {
+            (parts::icon("bad"))
+            div {
+                h1 { "No such workspace" }
+                p {
+                    "This daemon does not keep " q { (safe(view.only.unwrap_or_default(), 80)) } ". "
+                    a href="/" { "What it keeps" }
+                }
+            }
+        }
+    }
+}
+
+/// The word for how good it is: a class, an icon and a file.
+const fn word(tone: Tone) -> &'static str {
+    match tone {
+        Tone::Good => "good",
+        Tone::Waiting => "wait",
+        Tone::Differs => "differs",
+        Tone::Bad => "bad",
+    }
+}
+
+/// The icon of a tab that shows a status this good; none where there is no such word.
+#[must_use]
+pub fn tab_icon(word: &str) -> Option<String> {
+    const DISC: &str = r#"<circle cx="8" cy="8" r="8"/>"#;
+    let (colour, shape, sign) = match word {
+        "good" => ("#1a7f4b", DISC, "m4.2 8.3 2.6 2.6 5-5.4"),
+        "wait" => ("#57606a", DISC, "M8 3.8v4.5l3 1.7"),
+        "differs" => ("#b35900", r#"<path d="M8 0l8 15H0z"/>"#, "M8 5v5m0 1.5v1.6"),
+        "bad" => ("#c9242d", r#"<path d="M4.7 0h6.6L16 4.7v6.6L11.3 16H4.7L0 11.3V4.7z"/>"#, "m5 5 6 6m0-6-6 6"),
+        _ => return None,
+    };
+    let frame = r#"svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16""#;
+    let sign = format!(r#"<path d="{sign}" fill="none" stroke="white" stroke-width="2"/>"#);
+    Some(format!(r#"<{frame} fill="{colour}">{shape}{sign}</svg>"#))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! The workspaces of a daemon at a glance, trouble on top.
+
+use maud::{Markup, html};
+
+use super::parts::{ago, icon, safe};
+use super::{View, word, workspace};
+use crate::model::short_commit;
+use crate::render::status::{Standing, State, Tone, WorkspaceStatus, counted, standing};
+
+/// The title of the page, and how good it all is.
+pub(super) fn title(view: &View<'_>) -> (String, Tone) {
+    let tones: Vec<Tone> = view.workspaces.iter().map(|one| standing(one, view.now).tone).collect();
+    let count = |tone| tones.iter().filter(|one| **one == tone).count();
+    let told = if let Some(bad) = counted(count(Tone::Bad), "workspace is in trouble", "workspaces are in trouble") {
+        bad
+    } else if let Some(differ) = counted(count(Tone::Differs), "workspace differs", "workspaces differ") {
+        differ
+    } else if tones.is_empty() {
+        "No workspaces".to_owned()
+    } else if count(Tone::Good) == 0 {
+        "The first passes are under way".to_owned()
+    } else {
+        "Git is what runs".to_owned()
+    };
+    (told, tones.into_iter().min().unwrap_or(Tone::Waiting))
+}
+
+pub(super) fn content(view: &View<'_>) -> Markup {
+    let (title, tone) = title(view);
+    let mut all: Vec<(Standing, &WorkspaceStatus)> =
+        view.workspaces.iter().map(|one| (standing(one, view.now), &**one)).collect();
+    all.sort_by(|(left, a), (right, b)| (left.tone, a.label()).cmp(&(right.tone, b.label())));
+    let providers: usize = all.iter().map(|(_, one)| one.providers.len()).sum();
+    html! {
+        section class={ "verdict " (word(tone)) } {
+            (icon(word(tone)))
+            div {
+                h1 { (title) }
+                p { (all.len()) " workspaces, " (providers) " providers" }
+            }
+        }
+        section.panel aria-labelledby="workspaces" {
+            div.head {
+                h2 #workspaces { "Workspaces" }
+                (filter("Filter workspaces"))
+            }
+            table.rows data-filtered {
+                thead {
+                    tr {
+                        th scope="col" { "Workspace" }
+                        th scope="col" { "State" }
+                        th.wide scope="col" { "Revision" }
+                        th.wide scope="col" { "Last pass" }
+                    }
+                }
+                tbody {
+                    @for (standing, one) in all { (row(&standing, one, view)) }
+                }
+            }
+        }
+    }
+}
+
+fn row(told: &Standing, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
+    let tone = word(told.tone);
+    let address: String = url::form_urlencoded::byte_serialize(one.label().as_bytes()).collect();
+    let in_sync = one.providers.iter().filter(|provider| provider.state == State::InSync).count();
+    html! {
+        tr data-k={ "w-" (safe(one.label(), 80)) } {
+            th scope="row" {
+                a href={ "/?workspace=" (address) } { (safe(one.label(), 80)) }
+                @if let Some(known) = &one.workspace { small { (safe(&known.name, 60)) } }
+            }
+            td class=(tone) {
+                span.state { (icon(tone)) span { (workspace::headline(one, view.now)) } }
+                small {
+                    @if let Some(detail) = &told.detail { (safe(detail, 140)) } @else { (in_sync) " in sync" }
+                }
+            }
+            td.wide {
+                @if let Some(revision) = &one.revision {
+                    code { (safe(short_commit(&revision.commit), 12)) } small { (safe(&revision.subject, 60)) }
+                }
+            }
+            td.wide { @if let Some(pass) = &one.last_pass { (ago(pass.began, view.now)) } }
+        }
+    }
+}
+
+/// The box to look for something in what is below it; only a script can use it, and shows it.
+pub(super) fn filter(label: &str) -> Markup {
+    html! {
+        search.filter hidden {
+            label {
+                span.unseen { (label) }
+                input type="search" placeholder=(label) autocomplete="off" spellcheck="false";
+            }
+            span.found role="status" {}
+        }
+    }
+}

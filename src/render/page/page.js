@@ -1,0 +1,284 @@
+// Keeps the page true: it exchanges <main> when the daemon says that something is new, says so when it lost contact,
+// and asks the daemon for things. Without it the page is complete, and stands still.
+"use strict";
+(() => {
+  const by = (id) => document.getElementById(id);
+  const contact = by("contact"), lost = by("lost"), answer = by("answer"), told = by("told"), button = by("reconcile");
+  const QUIET = 25000, SLOWEST = 15000;
+  const version = by("main").dataset.version;
+  let events = null, timer = 0, tries = 0, heard = Date.now(), since = 0, asking = false, again = false;
+  let token = "", skew = Date.parse(by("main").dataset.now) - Date.now();
+
+  // Times
+
+  const now = () => Date.now() + skew;
+  const rough = (ms) => {
+    const s = Math.max(0, Math.floor(ms / 1000));
+    if (s < 60) return s + "s";
+    if (s < 3600) return Math.floor(s / 60) + "m";
+    return s < 172800 ? Math.floor(s / 3600) + "h" : Math.floor(s / 86400) + "d";
+  };
+  const put = (element, text) => { if (element.textContent !== text) element.textContent = text; };
+  const tick = () => {
+    for (const time of document.querySelectorAll("time.ago, time.in")) {
+      const at = Date.parse(time.dateTime), passed = now() - at;
+      if (time.className === "in") put(time, passed < 0 ? "in " + rough(999 - passed) : "now");
+      else put(time, passed < 5000 ? "just now" : rough(passed) + " ago");
+    }
+    if (since) put(lost, `No contact with the daemon for ${rough(Date.now() - since)}, since ` +
+      `${new Date(since).toLocaleTimeString()}. What you see is what it said last. Trying again.`);
+  };
+
+  // Exchanging <main> in place: what is open, in focus, selected or scrolled stays so.
+
+  const key = (node) => node.nodeType === 1 ? node.id || node.dataset.k || "" : "";
+  const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && key(a) === key(b);
+  const morph = (old, fresh) => {
+    if (old.nodeType !== 1) {
+      if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
+      return;
+    }
+    if (old.classList.contains("filter")) return;
+    const stays = (name) => name === "hidden" || (name === "open" && old.nodeName === "DETAILS");
+    for (const { name } of [...old.attributes]) {
+      if (!stays(name) && !fresh.hasAttribute(name)) old.removeAttribute(name);
+    }
+    for (const { name, value } of fresh.attributes) {
+      if (!stays(name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
+    }
+    const keyed = new Map();
+    for (const child of old.childNodes) if (key(child)) keyed.set(key(child), child);
+    let at = old.firstChild;
+    for (const next of [...fresh.childNodes]) {
+      let same = key(next) ? keyed.get(key(next)) : at;
+      if (!same || !alike(same, next)) same = null;
+      if (same) {
+        if (same === at) at = at.nextSibling;
+        else old.insertBefore(same, at);
+        morph(same, next);
+      } else {
+        old.insertBefore(next, at);
+      }
+    }
+    while (at) {
+      const gone = at;
+      at = at.nextSibling;
+      gone.remove();
+    }
+  };
+
+  const adopt = (text) => {
+    const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("main");
+    const main = by("main");
+    if (!fresh) throw new Error("no page");
+    if (fresh.dataset.version !== version) return location.reload();
+    const news = fresh.dataset.told !== main.dataset.told;
+    skew = Date.parse(fresh.dataset.now) - Date.now();
+    morph(main, fresh);
+    // Only the verdict is spoken; everything else would chatter.
+    if (news) put(told, main.dataset.told);
+    dress();
+  };
+
+  // What only a script can do, and how the tab looks.
+  const dress = () => {
+    const { title, tone } = by("main").dataset;
+    if (document.title !== title) document.title = title;
+    const icon = document.querySelector("link[rel=icon]"), wanted = `/assets/${tone}.svg`;
+    if (icon.getAttribute("href") !== wanted) icon.setAttribute("href", wanted);
+    for (const hidden of document.querySelectorAll(".filter[hidden], [data-approve][hidden]")) hidden.hidden = false;
+    document.querySelectorAll(".filter input").forEach(sift);
+    tick();
+  };
+
+  // One at a time, and where much changes or a page is large, with pauses that grow with what it costs.
+  const refresh = async () => {
+    if (asking) { again = true; return; }
+    asking = true;
+    again = false;
+    const began = Date.now();
+    let pause = 0;
+    try {
+      const address = new URL(location.href);
+      address.searchParams.set("part", "");
+      address.hash = "";
+      const response = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(10000) });
+      if (response.status === 429) {
+        // Who is turned away is in contact; a minute lets more requests in.
+        pause = 1000 * Math.min(60, Number(response.headers.get("retry-after")) || 15);
+        again = true;
+      } else {
+        adopt(await response.text());
+      }
+      reached();
+    } finally {
+      setTimeout(() => {
+        asking = false;
+        if (again) refresh().catch(missed);
+      }, pause || Math.min(SLOWEST, Math.max(2000, 10 * (Date.now() - began))));
+    }
+  };
+
+  // Contact
+
+  const show = (state, text) => {
+    if (contact.dataset.state !== state) contact.dataset.state = state;
+    put(contact.querySelector(".text"), text);
+  };
+  const reached = () => {
+    heard = Date.now();
+    tries = 0;
+    if (since) { since = 0; put(told, "In contact with the daemon again"); }
+    lost.hidden = true;
+    document.body.classList.remove("stale");
+    show("live", events ? "live" : "up to date");
+  };
+  const missed = () => {
+    // Spoken once; what is written counts the seconds.
+    if (!since) { since = heard; put(told, "No contact with the daemon"); }
+    show("lost", "no contact");
+    document.body.classList.add("stale");
+    lost.hidden = false;
+    tick();
+  };
+  const close = () => { if (events) events.close(); events = null; };
+  const later = (wait) => { clearTimeout(timer); timer = setTimeout(connect, wait); };
+  // No stream: whoever answers a plain question is in contact all the same.
+  const failed = () => {
+    close();
+    later(Math.min(SLOWEST, 500 * 2 ** tries++) * (0.75 + Math.random() / 2));
+    refresh().catch(missed);
+  };
+  const connect = () => {
+    close();
+    // Browsers open few connections to one host: a tab that nobody sees asks now and then.
+    if (document.hidden) { refresh().catch(missed); return later(30000); }
+    events = new EventSource("/api/v1/events" + location.search);
+    events.addEventListener("beat", reached);
+    events.addEventListener("state", (event) => {
+      const news = JSON.parse(event.data);
+      if (news.version !== version) return location.reload();
+      reached();
+      if (news.id !== by("main").dataset.id) refresh().catch(failed);
+    });
+    events.onerror = failed;
+  };
+  setInterval(() => {
+    tick();
+    if (events && Date.now() - heard > QUIET) failed();
+  }, 1000);
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) later(60000);
+    else if (!events) connect();
+    else clearTimeout(timer);
+  });
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", (event) => { if (event.persisted) connect(); });
+
+  // Filters: each for what is filtered in its section.
+
+  const sift = (input) => {
+    const words = input.value.trim().toLowerCase(), all = input.closest("main");
+    let found = 0, count = 0;
+    for (const list of all.querySelectorAll("[data-filtered]")) {
+      const rows = list.tBodies ? list.tBodies[0].rows : list.children;
+      for (const row of rows) {
+        const fits = (row.querySelector(".name, th") || row).textContent.toLowerCase().includes(words);
+        row.hidden = !fits;
+        count++;
+        found += fits;
+      }
+      const fold = list.closest("details");
+      if (fold && words) fold.open = true;
+    }
+    put(input.closest(".filter").querySelector(".found"), words ? `${found} of ${count}` : "");
+  };
+  document.addEventListener("input", (event) => { if (event.target.closest(".filter")) sift(event.target); });
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest("input, textarea, dialog");
+    if (event.key === "Escape" && event.target.closest(".filter")) { event.target.value = ""; sift(event.target); }
+    if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const box = document.querySelector(".filter input");
+    if (box) { event.preventDefault(); box.focus(); }
+  });
+
+  // Asking
+
+  const ask = (title, text, yes, secret) => new Promise((done) => {
+    const dialog = by("ask"), input = by("ask-token");
+    put(by("ask-title"), title);
+    put(by("ask-text"), text);
+    put(by("ask-yes"), yes);
+    by("ask-label").hidden = !secret;
+    input.value = "";
+    input.required = secret;
+    dialog.returnValue = "";
+    dialog.addEventListener("close", () => {
+      const value = input.value;
+      input.value = "";
+      done(dialog.returnValue === "yes" ? value || "yes" : "");
+    }, { once: true });
+    dialog.showModal();
+    if (secret) input.focus();
+  });
+  by("ask-no").addEventListener("click", () => by("ask").close());
+  const say = (tone, text) => { answer.className = "answer " + tone; put(answer, text); };
+  const post = async (path, body, done) => {
+    try {
+      for (;;) {
+        const headers = { "content-type": "application/json" };
+        // Kept in this variable alone: it is gone with the page.
+        if (token) headers.authorization = "Bearer " + token;
+        const response = await fetch(path, {
+          method: "POST", headers, body: JSON.stringify(body), signal: AbortSignal.timeout(10000),
+        });
+        if (response.ok) return say("good", done);
+        if (response.status === 401) {
+          const wrong = token !== "";
+          token = await ask(wrong ? "This token is not right" : "The daemon wants a token",
+            "It is what the file of --admin-token-file holds. This page forgets it when it is closed or loaded anew.",
+            "Go on", true);
+          if (token) continue;
+          return say("bad", "Nothing was asked: the daemon wants a token.");
+        }
+        let why = "";
+        try { why = (await response.json()).error || ""; } catch { /* it is no JSON */ }
+        if (response.status === 429) {
+          const wait = response.headers.get("retry-after");
+          return say("bad", `The daemon takes no more requests for now${wait ? `; ask again in ${wait}s` : ""}.`);
+        }
+        why = why ? ": " + why : ".";
+        if (response.status === 403) return say("bad", "The daemon does not take this from here" + why);
+        return say("bad", `The daemon did not take it (${response.status})${why}`);
+      }
+    } catch {
+      say("bad", "The daemon did not answer. Nothing is known of what came of it; it may be tried again.");
+    }
+  };
+  const scope = () => { const slug = by("main").dataset.workspace; return slug ? { workspace: slug } : {}; };
+  const busy = async (element, work) => {
+    element.setAttribute("aria-disabled", "true");
+    try { await work(); } finally { element.removeAttribute("aria-disabled"); }
+  };
+  document.addEventListener("click", (event) => {
+    const pressed = event.target.closest("button");
+    if (!pressed || pressed.getAttribute("aria-disabled")) return;
+    const digest = pressed.dataset.approve;
+    if (pressed === button) {
+      const done = "The daemon was asked for a pass. What comes of it appears here.";
+      busy(button, () => post("/api/v1/reconcile", scope(), done));
+    } else if (digest) {
+      busy(pressed, async () => {
+        const what = `The daemon then makes exactly the changes of the plan ${digest} in Calry.`;
+        const sure = await ask("Approve this plan?", what, "Approve", false);
+        const done = "The plan is approved. What comes of it appears here.";
+        if (sure) await post("/api/v1/approve", { digest, ...scope() }, done);
+      });
+    }
+  });
+
+  button.hidden = false;
+  show("live", "connecting");
+  dress();
+  connect();
+})();

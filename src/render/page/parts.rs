@@ -1,0 +1,243 @@
+//! What the page is made of: icons, times, foreign texts, masked diffs.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use maud::{Markup, PreEscaped, html};
+
+use crate::model::{ellipsize, printable};
+use crate::render::json::{ChangeItem, Kept, Kind, Problem, Shown};
+use crate::render::status::{Cause, between};
+
+/// The most characters of a quoted line's three parts, each.
+const QUOTED: usize = 200;
+
+/// A foreign text that can be shown: what would act or mislead is written as an escape, and it is at most so long. It
+/// is not HTML yet; maud escapes it where it is put.
+pub(super) fn safe(text: &str, most: usize) -> String {
+    // Cut before, too: an escape takes longer than its character, and a text may be long.
+    ellipsize(&printable(&ellipsize(text, most)), most)
+}
+
+/// An icon of the sprite. It says nothing to a screen reader: a word stands beside it.
+pub(super) fn icon(name: &str) -> Markup {
+    html! { svg.i aria-hidden="true" { use href={ "#i-" (name) } {} } }
+}
+
+/// The icons. Each state has a shape of its own, so that none is told by its colour alone.
+pub(super) fn sprite() -> Markup {
+    PreEscaped(include_str!("icons.svg").to_owned())
+}
+
+/// A time, as a date.
+pub(super) fn stamp(time: Timestamp) -> Markup {
+    let said = time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+    html! { time datetime=(time) { (said) } }
+}
+
+/// How long ago a time was; the script keeps it true.
+pub(super) fn ago(time: Timestamp, now: Timestamp) -> Markup {
+    html! { time.ago datetime=(short(time)) title=(short(time)) { (long_ago(between(time, now))) } }
+}
+
+/// In how long a time will be; the script counts down.
+pub(super) fn until(time: Timestamp, now: Timestamp) -> Markup {
+    let said = if time > now { format!("in {}", rough(between(now, time))) } else { "now".to_owned() };
+    html! { time.in datetime=(time) title=(short(time)) { (said) } }
+}
+
+/// A time to the second.
+fn short(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn long_ago(length: Duration) -> String {
+    if length < Duration::from_secs(5) { "just now".to_owned() } else { format!("{} ago", rough(length)) }
+}
+
+/// A duration in its largest unit; `page.js` says it in the same words.
+fn rough(length: Duration) -> String {
+    match length.as_secs() {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds @ 60..3600 => format!("{}m", seconds / 60),
+        seconds @ 3600..172_800 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86400),
+    }
+}
+
+/// With a capital letter.
+pub(super) fn capitalised(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().map(|first| first.to_uppercase().chain(rest).collect()).unwrap_or_default()
+}
+
+/// Who changed something, as a badge.
+pub(super) fn cause(cause: Cause) -> Markup {
+    match cause {
+        Cause::Change => html! { span.badge.change { (icon("change")) "change in git" } },
+        Cause::Drift => html! { span.badge.drift { (icon("drift")) "drift" } },
+    }
+}
+
+/// What differs, as a diff of YAML in which nothing secret stands: live is what goes, git is what comes. `most`
+/// differences of them; `more` are not there at all.
+pub(super) fn diff(changes: &[ChangeItem], most: usize, more: usize) -> Markup {
+    let mut above: (&str, &str) = ("", "");
+    let rest = changes.len().saturating_sub(most) + more;
+    html! {
+        pre.diff tabindex="0" role="group" aria-label="Differences, live to git" {
+            @for change in changes.iter().take(most) {
+                @let (group, field) = placed(&change.path);
+                @if group.0 != above.0 && !group.0.is_empty() { span { (safe(group.0, 60)) ":" } }
+                @if group != above && !group.1.is_empty() { span { "  " (safe(group.1, 60)) ":" } }
+                @let indent = if group.1.is_empty() { "" } else { "    " };
+                @let (before, after) = sides(change);
+                @if let Some(before) = before { del { "- " (indent) (safe(field, 100)) ": " (before) } }
+                @if let Some(after) = after { ins { "+ " (indent) (safe(field, 100)) ": " (after) } }
+                @let () = above = group;
+            }
+            @if rest > 0 { span.more { "  and " (rest) " more" } }
+        }
+    }
+}
+
+/// A path's two groups, and what is in them: `fieldsToSync`, `listing` and `pictures`.
+fn placed(path: &str) -> ((&str, &str), &str) {
+    let (outer, rest) = segment(path);
+    let (inner, name) = segment(rest);
+    match (rest, name) {
+        ("", _) => (("", ""), outer),
+        (_, "") => ((outer, ""), inner),
+        _ => ((outer, inner), segment(name).0),
+    }
+}
+
+/// A path's first segment and the rest of it. A segment that is no plain word is quoted: `["a.b"]`.
+fn segment(path: &str) -> (&str, &str) {
+    if let Some(quoted) = path.strip_prefix("[\"") {
+        let mut escaped = false;
+        let end = quoted.char_indices().find(|(_, c)| {
+            let ends = *c == '"' && !escaped;
+            escaped = *c == '\\' && !escaped;
+            ends
+        });
+        let (name, rest) = quoted.split_at(end.map_or(quoted.len(), |(at, _)| at));
+        return (name, rest.trim_start_matches("\"]").trim_start_matches('.'));
+    }
+    let (name, rest) = path.split_at(path.find(['.', '[']).unwrap_or(path.len()));
+    (name, rest.trim_start_matches('.'))
+}
+
+/// The live value and the desired one, masked by position.
+fn sides(change: &ChangeItem) -> (Option<String>, Option<String>) {
+    if !change.sensitive {
+        let field = matches!((&change.before, &change.after), (Some(Shown::Bool(_)), _) | (_, Some(Shown::Bool(_))));
+        // An icon that is not there is nothing; a field that is not there, too.
+        let side = |value: &Option<Shown>| value.as_ref().map(shown);
+        let (before, after) = (side(&change.before), side(&change.after));
+        return if field || after.is_some() { (before, after) } else { (before, Some("none".to_owned())) };
+    }
+    let git = if change.secrets.is_empty() {
+        "(sensitive, as the file says)".to_owned()
+    } else {
+        let named: Vec<String> = change.secrets.iter().map(|name| format!("${{secret:{name}}}")).collect();
+        format!("(sensitive, {})", safe(&named.join(", "), 200))
+    };
+    let live = |text: &str| Some(text.to_owned());
+    match change.change {
+        Some(Kind::Added) => (None, Some(git)),
+        Some(Kind::Removed) => (live("(sensitive, live)"), None),
+        Some(Kind::Masked) => (live("(sensitive, masked by Calry)"), Some(git)),
+        Some(Kind::Changed | Kind::Unresolved) | None => (live("(sensitive, live)"), Some(git)),
+    }
+}
+
+fn shown(value: &Shown) -> String {
+    match value {
+        Shown::Bool(on) => on.to_string(),
+        Shown::Text(text) => safe(text, 200),
+    }
+}
+
+/// What Calry did not take over, field by field.
+pub(super) fn kept(fields: &[Kept], most: usize) -> Markup {
+    let told = |value: &Option<Shown>, sensitive| match value {
+        _ if sensitive => "(sensitive)".to_owned(),
+        None => "nothing".to_owned(),
+        Some(value) => shown(value),
+    };
+    html! {
+        div.scroll tabindex="0" role="group" aria-label="What Calry kept" {
+            table.kept {
+                caption { "Calry confirmed the update and kept other values" }
+                thead { tr { th scope="col" { "Field" } th scope="col" { "Sent" } th scope="col" { "Calry kept" } } }
+                tbody {
+                    @for Kept { path, sent, kept, sensitive } in fields.iter().take(most) {
+                        tr {
+                            th scope="row" { (safe(path, 160)) }
+                            td { (told(sent, *sensitive)) }
+                            td {
+                                @if *sensitive { "another value (sensitive)" } @else { (told(kept, false)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        @if fields.len() > most { p.more { "and " (fields.len() - most) " more" } }
+    }
+}
+
+/// A problem of a file with its line.
+pub(super) fn problem(problem: &Problem, directory: &str) -> Markup {
+    let error = problem.severity == crate::render::json::Level::Error;
+    let place = problem.line.zip(problem.column).map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
+    html! {
+        li.problem {
+            p {
+                span.badge.bad[error].differs[!error] {
+                    @if error { (icon("bad")) "error" } @else { (icon("differs")) "warning" }
+                }
+                " " strong { (safe(&problem.message, 400)) }
+            }
+            p.place {
+                code { (safe(directory, 80)) "/" (safe(&problem.file, 120)) (place) } " · " (safe(&problem.code, 40))
+            }
+            @if let (Some(quote), Some(line)) = (&problem.excerpt, problem.line) {
+                @let part = |from, length| quote.text.chars().skip(from).take(length).collect::<String>();
+                @let part = |from, length| safe(&part(from, length), QUOTED);
+                @let end = quote.from.saturating_add(quote.length);
+                pre.excerpt tabindex="0" role="group" aria-label={ "Line " (line) } {
+                    span.line { (line) } " "
+                    (part(0, quote.from)) mark { (part(quote.from, quote.length)) } (part(end, QUOTED))
+                }
+            }
+            @if let Some(help) = &problem.help { p.help { (capitalised(&safe(help, 300))) } }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_read_as_it_was_written() {
+        use crate::plan::dotted;
+        for (group, name) in [("listing", "pictures"), ("a.b", "c\"]d"), ("x\\", "\"y"), ("[", "é")] {
+            let path = dotted(&["fieldsToSync", group, name]);
+            let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+            assert_eq!(placed(&path), (("fieldsToSync", &*quoted(group)), &*quoted(name)), "{path}");
+        }
+        assert_eq!(placed("icon"), (("", ""), "icon"));
+        assert_eq!(placed("a.b"), (("a", ""), "b"));
+        assert_eq!(placed("[\"never"), (("", ""), "never"));
+    }
+
+    #[test]
+    fn times_are_told_in_their_largest_unit() {
+        let said = |seconds| long_ago(Duration::from_secs(seconds));
+        let all = [0, 5, 59, 60, 3599, 3600, 172_799, 172_800].map(said);
+        assert_eq!(all.join(", "), "just now, 5s ago, 59s ago, 1m ago, 59m ago, 1h ago, 47h ago, 2d ago");
+    }
+}

@@ -1,0 +1,115 @@
+//! What is shown is escaped, neutral and small, whatever it came from.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::render::status::Status;
+
+/// What would act in HTML, in an attribute, in an address, on a terminal or on the eye.
+const HOSTILE: &str = "</main><script>alert(1)</script><img src=x onerror=alert(1)>\"' onclick='x' javascript:\
+                       \u{202e}\u{200b}\u{1b}[2J\u{0}&amp;";
+
+fn now() -> Timestamp {
+    "2026-01-02T03:04:05Z".parse().unwrap()
+}
+
+/// A workspace that has everything there is to show, with `text` wherever text is foreign.
+fn workspace(text: &str, providers: usize, changes: usize) -> Value {
+    let time = "2026-01-02T03:00:00Z";
+    let change = |n: usize| match n * 3 / changes.max(1) {
+        0 => json!({"path": format!("partnerKey.headers.{text}{n}"), "before": null, "after": null, "sensitive": true,
+            "change": "changed", "secrets": [text]}),
+        1 => {
+            let path = format!("fieldsToSync.listing.{text}{n}");
+            json!({"path": path, "before": false, "after": true, "sensitive": false})
+        }
+        _ => json!({"path": "icon", "before": text, "after": text, "sensitive": false}),
+    };
+    let changes: Vec<Value> = (0..changes).map(change).collect();
+    let kept = json!({"path": text, "sent": text, "kept": true, "sensitive": false});
+    let provider = |n: usize| {
+        let state = ["update", "held", "invalid", "missing", "update", "update"][n % 6];
+        json!({"provider": format!("{text}{n}"), "file": format!("{text}.yaml"), "state": state, "since": time,
+            "changes": changes, "cause": "drift", "hold": {"until": text, "reason": text}, "outcome": "notConverged",
+            "error": text, "notConverged": [kept], "retryAt": "2026-01-02T04:00:00Z",
+            "lastUpdate": {"time": time, "revision": text, "cause": "drift"}})
+    };
+    let problem = json!({"severity": "error", "code": text, "file": text, "line": 3, "column": 2, "message": text,
+        "help": text, "excerpt": {"text": text, "from": 3, "length": 9}});
+    let pass = json!({"number": 7, "trigger": "interval", "began": time, "durationSeconds": 0.5, "result": "refused",
+        "error": text, "digest": text, "revision": text, "times": 3});
+    let record = json!({"time": time, "provider": text, "cause": "change", "revision": text, "outcome": "failed",
+        "error": text, "changes": changes, "more": 5, "times": 2});
+    json!({"workspace": {"id": text, "name": text, "slug": text}, "directory": text, "api": text, "mode": "observe",
+        "intervalSeconds": 60.0, "alive": true, "ready": true,
+        "revision": {"commit": text, "subject": text, "author": text, "time": text, "dirty": true},
+        "summary": {"inSync": 0, "update": 0, "invalid": 0, "missing": 0, "held": 0, "unmanaged": 0},
+        "pass": null, "lastPass": pass, "nextPass": "2026-01-02T03:05:00Z",
+        "providers": (0..providers).map(provider).collect::<Vec<_>>(), "diagnostics": vec![problem; 200],
+        "history": {"passes": vec![pass; 100], "changes": vec![record; 100]}})
+}
+
+fn shown(workspaces: Vec<Value>, only: Option<&str>) -> String {
+    let status = json!({"version": "0.1.0", "started": "2026-01-01T00:00:00Z", "workspaces": workspaces});
+    let status: Status = serde_json::from_value(status).unwrap();
+    let workspaces: Vec<_> = status.workspaces.into_iter().map(Arc::new).collect();
+    page(&View {
+        version: &status.version,
+        started: status.started,
+        now: now(),
+        id: "1",
+        workspaces: &workspaces,
+        only,
+    })
+}
+
+#[test]
+fn no_foreign_text_acts_wherever_it_stands() {
+    let harmless = shown(vec![workspace("harmless", 12, 4)], None);
+    let tags = |html: &str| html.matches('<').count();
+    let pages = [
+        (shown(vec![workspace(HOSTILE, 12, 4)], None), harmless),
+        (
+            shown(vec![workspace(HOSTILE, 1, 1), workspace(HOSTILE, 1, 1)], None),
+            shown(vec![workspace("harmless", 1, 1), workspace("harmless", 1, 1)], None),
+        ),
+        (shown(Vec::new(), Some(HOSTILE)), shown(Vec::new(), Some("harmless"))),
+    ];
+    for (hostile, harmless) in pages {
+        assert!(hostile.contains("&lt;script&gt;alert(1)"), "it is shown");
+        // Not one element more than a harmless text makes, and no attribute that runs anything.
+        assert_eq!(tags(&hostile), tags(&harmless));
+        assert!(!hostile.contains("<img") && !hostile.contains("\" onclick") && !hostile.contains("=javascript"));
+        let acting: Vec<char> = hostile.chars().filter(|c| *c != '\n' && crate::model::acts(*c)).collect();
+        assert!(acting.is_empty(), "{acting:?}");
+    }
+}
+
+#[test]
+fn a_page_of_twenty_providers_in_the_worst_of_states_is_small() {
+    let long = "x".repeat(30);
+    let page = shown(vec![workspace(&long, 20, 40)], None);
+    assert!(page.len() < 100_000, "{}", page.len());
+    // What is cut is counted.
+    assert!(page.contains("and 32 more") && page.contains("and 188 more"));
+}
+
+#[test]
+fn a_page_is_bounded_whatever_the_length_of_its_texts() {
+    let page = shown(vec![workspace(&"\u{202e}".repeat(5_000), 20, 40)], None);
+    assert!(page.len() < 400_000, "{}", page.len());
+}
+
+#[test]
+fn trouble_is_on_top_and_a_workspace_has_a_page_of_its_own() {
+    let mut well = workspace("a", 0, 0);
+    well["lastPass"]["error"] = Value::Null;
+    well["workspace"]["slug"] = json!("well & good");
+    let ill = workspace("ill", 1, 1);
+    let all = shown(vec![well.clone(), ill.clone()], None);
+    let (first, second) = (all.find("/?workspace=ill").unwrap(), all.find("/?workspace=well+%26+good").unwrap());
+    assert!(first < second);
+    assert!(all.contains("<h1>1 workspace is in trouble</h1>"));
+    let one = shown(vec![well, ill], Some("well & good"));
+    assert!(one.contains("data-workspace=\"well &amp; good\"") && one.contains("<h1>Git is what runs</h1>"));
+}

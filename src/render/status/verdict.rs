@@ -1,0 +1,84 @@
+//! How a workspace stands, in a sentence and in how good that is: the first thing that a person wants to know.
+
+use jiff::Timestamp;
+
+use super::text::between;
+use super::{Ended, ProviderStatus, State, WorkspaceStatus};
+use crate::model::{printable, spoken};
+
+/// How good it is; in the order in which a person wants to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tone {
+    /// Somebody must act.
+    Bad,
+    /// Something differs, and that is all.
+    Differs,
+    /// Nothing is known yet.
+    Waiting,
+    /// Git is what runs.
+    Good,
+}
+
+/// What is said of a workspace first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// How good it is.
+    pub tone: Tone,
+    /// It, in a few words without a full stop; printable.
+    pub headline: String,
+    /// Why; printable.
+    pub detail: Option<String>,
+}
+
+/// How a workspace stands. `now` is the time on the daemon's clock.
+#[must_use]
+pub fn standing(workspace: &WorkspaceStatus, now: Timestamp) -> Standing {
+    let told = |tone, headline: String| Standing { tone, headline, detail: None };
+    let count = |state| workspace.providers.iter().filter(|provider| provider.state == state).count();
+    if !workspace.alive {
+        return told(Tone::Bad, "the daemon hangs: its loop does not go on; restart it".to_owned());
+    }
+    let Some(last) = &workspace.last_pass else {
+        let length = workspace.pass.map(|pass| format!(", for {}", spoken(between(pass.began, now))));
+        return told(Tone::Waiting, format!("the first pass is under way{}", length.unwrap_or_default()));
+    };
+    if !workspace.also.is_empty() {
+        return told(Tone::Bad, super::also(&workspace.also));
+    }
+    if let Some(error) = &last.error {
+        let headline = match (last.result, last.times) {
+            (Ended::Refused, 1) => "the last plan was refused".to_owned(),
+            (Ended::Refused, times) => format!("the last plan was refused {times} times in a row"),
+            (_, 1) => "the last pass failed".to_owned(),
+            (_, times) => format!("the last pass failed, {times} times in a row"),
+        };
+        return Standing { detail: Some(printable(error)), ..told(Tone::Bad, headline) };
+    }
+    let parts: Vec<String> = [
+        counted(count(State::Update), "provider differs", "providers differ"),
+        counted(count(State::Invalid), "definition is invalid", "definitions are invalid"),
+        counted(
+            count(State::Missing),
+            "provider is missing from the workspace",
+            "providers are missing from the workspace",
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let trouble = workspace.providers.iter().any(ProviderStatus::is_in_trouble);
+    match (parts.is_empty(), counted(count(State::Held), "is held", "are held")) {
+        (false, _) => told(if trouble { Tone::Bad } else { Tone::Differs }, parts.join(", ")),
+        (true, Some(held)) => told(Tone::Good, format!("git is what runs; {held}")),
+        (true, None) => told(Tone::Good, "git is what runs".to_owned()),
+    }
+}
+
+/// So many of something; nothing where there are none.
+pub(in crate::render) fn counted(count: usize, one: &str, many: &str) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        n => Some(format!("{n} {many}")),
+    }
+}

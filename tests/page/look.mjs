@@ -1,0 +1,384 @@
+// What the page must do in a browser. Each claim is a test by name; they run in this order on one daemon.
+
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+const { CALRY_GITOPS: binary, PLAYWRIGHT, AXE, SHOTS } = process.env;
+const { chromium } = createRequire(import.meta.url)(PLAYWRIGHT);
+const axe = readFileSync(AXE, "utf8");
+const work = mkdtempSync(join(tmpdir(), "calry-page-"));
+const definitions = join(work, "definitions");
+const PATIENCE = 20_000;
+/** What would act, if anything of it were taken for HTML. */
+const HOSTILE = `<img src=x onerror="window.hit=1"><script>window.hit=1</script>"'>`;
+
+const processes = [];
+/** Starts a program and waits for a line; what the line matched is the answer. */
+function start(args, line) {
+  const env = { ...process.env, CALRY_API_KEY: key, NO_COLOR: "1" };
+  const child = spawn(binary, args, { env, cwd: work, stdio: ["ignore", "pipe", "pipe"] });
+  processes.push(child);
+  let said = "";
+  return new Promise((done, fail) => {
+    const hear = (data) => {
+      said += data;
+      const match = said.match(line);
+      if (match) done({ child, match });
+    };
+    child.stdout.on("data", hear);
+    child.stderr.on("data", hear);
+    child.on("exit", (code) => fail(new Error(`${args[0]} ended with ${code}:\n${said}`)));
+    setTimeout(() => fail(new Error(`${args[0]} did not say ${line}:\n${said}`)), PATIENCE).unref();
+  });
+}
+async function stop(child) {
+  child.removeAllListeners("exit");
+  const gone = new Promise((done) => child.once("exit", done));
+  child.kill("SIGTERM");
+  await gone;
+}
+function git(...args) {
+  const author = ["-c", "user.name=Maria", "-c", "user.email=m@example.com"];
+  const { status, stderr } = spawnSync("git", [...author, ...args], { cwd: work });
+  assert.equal(status, 0, String(stderr));
+}
+
+const names = Array.from({ length: 20 }, (_, n) => (n ? `PROVIDER_${n}` : "HOSTAWAY"));
+const key = "zepl.sandbox-write.not-a-secret.acme-production";
+const file = (name) => join(definitions, `${name.toLowerCase()}.yaml`);
+const wanted = (name) => `provider: ${name}\nfieldsToSync:\n  listing: [name, rooms]\n`;
+const page_of = (port) => `http://127.0.0.1:${port}`;
+
+let sandbox, daemon, port, browser;
+const drift = async (name, icon, listing) => {
+  const response = await fetch(`${sandbox}/api/v1/integration-definition/${name}`, {
+    method: "PATCH",
+    headers: { "x-calry-api-key": key, "content-type": "application/json" },
+    body: JSON.stringify(listing ? { fieldsToSync: { listing } } : { icon }),
+  });
+  assert.equal(response.status, 200, await response.text());
+};
+const run = async (listen) => {
+  const args = ["run", "--definitions", "definitions", "--api-url", sandbox, "--listen", `127.0.0.1:${listen}`,
+    "--interval", "1s", "--mode", "observe", "--admin-rate", "6000"];
+  const { child, match } = await start(args, /http:\/\/127\.0\.0\.1:(\d+)\/[^]*pass 1 /);
+  daemon = child;
+  port = match[1];
+};
+
+async function set_up() {
+  mkdirSync(definitions);
+  for (const name of names.slice(0, 18)) writeFileSync(file(name), wanted(name));
+  const quoted = HOSTILE.replaceAll("'", "''");
+  writeFileSync(file(names[17]), `${wanted(names[17])}hold: {until: 2099-12-31, reason: '${quoted}'}\n`);
+  git("init", "-q");
+  git("add", ".");
+  git("commit", "-qm", `sync ${HOSTILE}`);
+  const live = names.map((provider, n) => ({
+    id: `5f0c1f7e-0000-4000-8000-0000000000${10 + n}`, name: provider, provider,
+    fieldsToSync: { listing: { name: true, rooms: true, pictures: false, [`x${HOSTILE}`]: false } },
+    createdAt: "2026-01-01T00:00:00.000Z", updatedAt: "2026-01-01T00:00:00.000Z",
+  }));
+  const workspace = {
+    id: "4e551557-b685-5ec0-a8fa-cae52500c5a7", name: HOSTILE, slug: "acme-production", defaultCurrency: "EUR",
+    defaultDiscountPercentage: 0, createdAt: "2026-01-01T00:00:00.000Z", updatedAt: "2026-01-01T00:00:00.000Z",
+  };
+  writeFileSync(join(work, "seed.json"), JSON.stringify({ workspace, definitions: live }));
+  const args = ["sandbox", "--listen", "127.0.0.1:0", "--seed", "seed.json"];
+  const started = await start(args, /(http:\/\/127\.0\.0\.1:\d+)\s/);
+  sandbox = started.match[1];
+  await run(0);
+  const flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking " +
+    "--disable-component-update --disable-sync";
+  browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: flags.split(" ") });
+}
+
+const complaints = [];
+/** A tab in which everything that must not happen is written down. */
+async function open(options = {}, path = "/") {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+  const page = await context.newPage();
+  page.setDefaultTimeout(PATIENCE);
+  page.on("console", (message) => {
+    // What is lost, or refused on purpose, the browser tells by itself.
+    if (["error", "warning"].includes(message.type()) && !/Failed to load resource|ERR_/.test(message.text())) {
+      complaints.push(message.text());
+    }
+  });
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.on("request", (request) => {
+    if (new URL(request.url()).host !== `127.0.0.1:${port}`) complaints.push(`asked ${request.url()}`);
+  });
+  await page.goto(page_of(port) + path);
+  return page;
+}
+const says = (page, text, where = "main") => page.locator(where, { hasText: text }).first().waitFor();
+const verdict = (page, text) => page.locator("h1", { hasText: text }).waitFor();
+
+const claims = {
+  async "the page is complete without a script"() {
+    const page = await open({ javaScriptEnabled: false });
+    await verdict(page, "Git is what runs; 1 is held");
+    await says(page, "17 of 18 managed providers are in sync");
+    assert.equal(await page.locator(".rows.short tbody tr").count(), 17);
+    assert.equal(await page.locator("#reconcile").isVisible(), false);
+    await page.context().close();
+  },
+
+  async "it updates itself when drift is made, and says what differs"() {
+    const page = await open();
+    await says(page, "live", "#contact");
+    await drift("HOSTAWAY", "https://cdn.example.com/x.png");
+    await drift("PROVIDER_1", null, { name: true });
+    await verdict(page, "1 provider differs");
+    const card = page.locator('[data-k="c-PROVIDER_1"]');
+    assert.match(await card.innerText(), /drift/);
+    assert.match(await card.locator("del").innerText(), /rooms: false/);
+    assert.match(await card.locator("ins").innerText(), /rooms: true/);
+    assert.match(await page.title(), /^1 provider differs/);
+    assert.equal(await page.locator("link[rel=icon]").getAttribute("href"), "/assets/differs.svg");
+    assert.match(await page.locator("#told").innerText(), /1 provider differs/);
+    await says(page, "PROVIDER_1 has drifted", ".events");
+    await drift("PROVIDER_1", null, { name: true, rooms: true });
+    await verdict(page, "Git is what runs");
+    await page.context().close();
+  },
+
+  async "what is open, typed and in focus stays so through updates"() {
+    await drift("PROVIDER_2", null, { name: true });
+    const page = await open();
+    const card = page.locator('[data-k="c-PROVIDER_2"]');
+    await card.locator("summary").click();
+    assert.equal(await card.evaluate((one) => one.open), false);
+    await page.locator(".filter input").fill("provider_1");
+    const id = await page.locator("main").getAttribute("data-id");
+    await page.waitForFunction((id) => document.getElementById("main").dataset.id !== id, id);
+    assert.equal(await card.evaluate((one) => one.open), false);
+    assert.equal(await page.locator(".filter input").inputValue(), "provider_1");
+    assert.equal(await page.evaluate(() => document.activeElement.type), "search");
+    // PROVIDER_1, and 10 to 16; the one that is held, and two without a file.
+    assert.equal(await page.locator(".rows.short tbody tr:visible").count(), 8);
+    assert.match(await page.locator(".found").innerText(), /^11 of 20$/);
+    await drift("PROVIDER_2", null, { name: true, rooms: true });
+    await verdict(page, "Git is what runs");
+    await page.context().close();
+  },
+
+  async "it says when contact is lost, and goes on after a restart"() {
+    const page = await open();
+    await says(page, "live", "#contact");
+    await page.evaluate(() => { window.same = true; });
+    await stop(daemon);
+    await says(page, "no contact", "#contact");
+    await says(page, /No contact with the daemon for \d+s, since \d.*what it said last/, "#lost");
+    assert.match(await page.locator("#told").innerText(), /^No contact with the daemon$/);
+    if (SHOTS) await page.screenshot({ path: join(SHOTS, "lost.png") });
+    await drift("PROVIDER_3", null, { name: true });
+    await run(port);
+    await verdict(page, "1 provider differs");
+    await says(page, "live", "#contact");
+    assert.equal(await page.locator("#lost").isVisible(), false);
+    assert.equal(await page.evaluate(() => window.same), true, "it need not load anew");
+    await drift("PROVIDER_3", null, { name: true, rooms: true });
+    await page.context().close();
+  },
+
+  async "another version of the daemon is another page"() {
+    const page = await open();
+    await page.route("**/*part*", async (route) => {
+      const response = await route.fetch();
+      const body = (await response.text()).replace(/data-version="[^"]*"/, 'data-version="9"');
+      await route.fulfill({ response, body });
+    });
+    await page.evaluate(() => { window.same = true; });
+    await page.waitForFunction(() => !window.same);
+    await page.context().close();
+  },
+
+  async "where every stream is taken it asks instead, and is up to date"() {
+    const page = await open();
+    await page.context().close();
+    const poor = await browser.newContext();
+    const tab = await poor.newPage();
+    await tab.route("**/api/v1/events", (route) => route.fulfill({ status: 503, body: "{}" }));
+    await tab.goto(page_of(port));
+    await says(tab, "up to date", "#contact");
+    await drift("PROVIDER_4", null, { name: true });
+    await verdict(tab, "1 provider differs");
+    assert.equal(await tab.locator("#lost").isVisible(), false);
+    await drift("PROVIDER_4", null, { name: true, rooms: true });
+    await poor.close();
+  },
+
+  async "reconcile now asks, and every answer is told"() {
+    const page = await open();
+    const answers = [];
+    const asked = [];
+    await page.route("**/api/v1/reconcile", async (route) => {
+      const request = route.request();
+      const { "content-type": type, authorization } = request.headers();
+      asked.push([request.method(), type, authorization, request.postData()]);
+      const answer = answers.shift();
+      await (answer ? route.fulfill({ contentType: "application/json", ...answer }) : route.abort());
+    });
+    const button = page.locator("#reconcile");
+    const press = async (answer, text) => {
+      if (answer) answers.push(answer);
+      await button.click();
+      await says(page, text, "#answer");
+    };
+    await press({ status: 202, body: "{}" }, "was asked for a pass");
+    assert.deepEqual(asked.pop(), ["POST", "application/json", undefined, '{"workspace":"acme-production"}']);
+    await press({ status: 403, body: '{"error":"only here"}' }, "does not take this from here: only here");
+    await press({ status: 429, headers: { "retry-after": "7" }, body: "{}" }, "ask again in 7s");
+    await press(null, "did not answer");
+    // A token: asked for, sent, remembered in memory alone.
+    answers.push(...[401, 401, 202, 202].map((status) => ({ status, body: "{}" })));
+    await button.click();
+    await page.locator("#ask-token").fill("wrong");
+    await page.keyboard.press("Enter");
+    await says(page, "This token is not right", "#ask");
+    await page.locator("#ask-token").fill("right");
+    await page.locator("#ask-yes").click();
+    await says(page, "was asked for a pass", "#answer");
+    await button.click();
+    await page.waitForFunction(() => !document.getElementById("reconcile").hasAttribute("aria-disabled"));
+    assert.deepEqual(asked.slice(-2).map((one) => one[2]), ["Bearer right", "Bearer right"]);
+    assert.equal(await page.evaluate(() => localStorage.length + sessionStorage.length + document.cookie.length), 0);
+    await page.context().close();
+  },
+
+  async "reconcile now makes a pass of the daemon's own"() {
+    const page = await open();
+    await page.locator("#reconcile").click();
+    await says(page, "was asked for a pass", "#answer");
+    const requested = async () => {
+      const { workspaces: [{ lastPass, pass }] } = await (await fetch(`${page_of(port)}/api/v1/status`)).json();
+      return [lastPass, pass].some((one) => one?.trigger === "request");
+    };
+    const deadline = Date.now() + PATIENCE;
+    while (!(await requested())) assert.ok(Date.now() < deadline, "no pass was made");
+    await page.context().close();
+  },
+
+  async "a refused plan is approved by its digest, after a question"() {
+    const digest = "sha256:" + "a".repeat(64);
+    const context = await browser.newContext();
+    const page = await context.newPage();
+    const approved = [];
+    await page.route("**/api/v1/approve", (route) => {
+      approved.push(route.request().postData());
+      return route.fulfill({ status: 202, contentType: "application/json", body: "{}" });
+    });
+    await page.route("**/", async (route) => {
+      const response = await route.fetch();
+      const approve = `<button type="button" hidden data-approve="${digest}">Approve this plan</button>`;
+      await route.fulfill({ response, body: (await response.text()).replace("</main>", `${approve}</main>`) });
+    });
+    await page.route("**/api/v1/events", (route) => route.abort());
+    await page.route("**/*part*", (route) => route.abort());
+    await page.goto(page_of(port));
+    const button = page.locator("[data-approve]");
+    await button.click();
+    await page.locator("dialog button", { hasText: "Cancel" }).click();
+    assert.deepEqual(approved, []);
+    await button.click();
+    assert.match(await page.locator("dialog").innerText(), new RegExp(digest));
+    await page.locator("#ask-yes").click();
+    await says(page, "The plan is approved", "#answer");
+    assert.deepEqual(approved, [JSON.stringify({ digest, workspace: "acme-production" })]);
+    await context.close();
+  },
+
+  async "nothing hostile acts, and nothing may be loaded or run from elsewhere"() {
+    const field = `'${HOSTILE.replaceAll("'", "''")}'`;
+    writeFileSync(file(names[16]), `${wanted(names[16]).replace("rooms", field)}icn: x\n`);
+    await drift("PROVIDER_5", null, { name: true, [`x${HOSTILE}`]: true });
+    const page = await open();
+    await verdict(page, "1 definition is invalid");
+    await says(page, "sync <img src=x onerror");
+    await says(page, "<img src=x", ".problems");
+    await says(page, `x<img src=x`, ".diff");
+    assert.equal(await page.evaluate(() => window.hit), undefined);
+    assert.equal(await page.locator("main img, main script, body > script").count(), 0);
+    if (SHOTS) await page.screenshot({ path: join(SHOTS, "hostile.png"), fullPage: true });
+    await page.context().close();
+
+    const response = await fetch(page_of(port));
+    const policy = response.headers.get("content-security-policy");
+    for (const part of ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "form-action 'self'"]) {
+      assert.ok(policy.includes(part), policy);
+    }
+    assert.ok(!policy.includes("unsafe"), policy);
+    assert.ok((await response.text()).length < 100_000);
+  },
+
+  async "in both themes and at every width a checker of accessibility finds nothing, and nothing scrolls sideways"() {
+    for (const colorScheme of ["light", "dark"]) {
+      for (const width of [360, 1920]) {
+        const page = await open({ colorScheme, viewport: { width, height: 900 } });
+        await verdict(page, "1 definition is invalid");
+        await page.evaluate(() => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+        await page.evaluate(axe);
+        const found = await page.evaluate(async () => (await window.axe.run()).violations.map(({ id, nodes }) =>
+          `${id}: ${nodes.map(({ target, failureSummary }) => `${target} ${failureSummary}`).join("; ")}`));
+        assert.deepEqual(found, [], `${colorScheme}, ${width}`);
+        const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        assert.ok(wider <= 0, `${wider} pixels too wide at ${width}`);
+        if (SHOTS) await page.screenshot({ path: join(SHOTS, `real-${width}-${colorScheme}.png`), fullPage: true });
+        await page.context().close();
+      }
+    }
+  },
+
+  async "everything is reached by the keyboard, and one sees where one is"() {
+    const page = await open();
+    await verdict(page, "1 definition is invalid");
+    await page.keyboard.press("Tab");
+    assert.equal(await page.evaluate(() => document.activeElement.className), "skip");
+    await page.keyboard.press("Enter");
+    assert.equal(await page.evaluate(() => document.activeElement.id), "main");
+    const reached = new Set();
+    for (let n = 0; n < 60; n++) {
+      await page.keyboard.press("Tab");
+      const [what, seen] = await page.evaluate(() => {
+        const one = document.activeElement, { outlineStyle, outlineWidth } = getComputedStyle(one);
+        const seen = outlineStyle !== "none" && parseFloat(outlineWidth) >= 2;
+        return [`${one.nodeName}.${one.className || one.type || ""}`, seen];
+      });
+      if (what.startsWith("BODY")) break;
+      assert.ok(seen, `${what} has no visible focus`);
+      reached.add(what.split(" ")[0]);
+    }
+    for (const what of ["A.good", "SUMMARY.", "PRE.diff", "PRE.excerpt", "INPUT.search"]) {
+      assert.ok(reached.has(what), `${what} among ${[...reached]}`);
+    }
+    await page.keyboard.press("/");
+    await page.context().close();
+  },
+};
+
+const keep = setInterval(() => {}, 1000);
+let failed = "";
+try {
+  await set_up();
+  for (const [claim, test] of Object.entries(claims)) {
+    failed = claim;
+    await test();
+    assert.deepEqual(complaints, [], "what the browser complained about, or asked elsewhere");
+    console.log(`ok: ${claim}`);
+  }
+  failed = "";
+} catch (error) {
+  console.error(`FAILED: ${failed || "setting up"}\n`, error);
+  process.exitCode = 1;
+} finally {
+  clearInterval(keep);
+  await browser?.close();
+  for (const child of processes) { child.removeAllListeners("exit"); child.kill("SIGKILL"); }
+  rmSync(work, { recursive: true, force: true });
+}

@@ -5,12 +5,15 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use boon::{Compiler, Schemas};
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
 use serde_json::{Value, json};
-use support::{Daemon, World, live, repository, until};
+use support::{Daemon, PATIENCE, World, live, repository, until};
 
 fn file(fields: &str) -> String {
     format!("provider: HOSTAWAY\nfieldsToSync:\n  listing: [{fields}]\n")
@@ -83,6 +86,13 @@ workspaces:
   - CANARY
   - name: x
   - name: x
+notifications:
+  - {name: ops, slack: {urlFile: a}, workspaces: [xx]}
+  - {name: ops, webhook: {url: "https://example.com/CANARY?token=CANARY", secretFile: a}}
+  - {name: other, slack: CANARY}
+  - {name: other, slack: {url: "https://hooks.slack.example/CANARY"}}
+  - {name: other, github: {repository: a/b, tokenFile: a}, holdDays: CANARY}
+  - {name: other}
 "#,
     );
     let ran = world.run(&RUN).exits(64);
@@ -130,7 +140,7 @@ fn flags_win_over_variables_over_the_file_over_what_is_built_in() {
 fn what_print_config_prints_is_a_configuration_that_says_the_same() {
     let mut world = operator(
         "interval: 1m\nworkspaces:\n  - {name: one, apiKeyFile: one, only: [HOSTAWAY]}\n  - {name: two, apiKeyFile: 'a # b', \
-         mode: observe, timeout: 5s}\n",
+         mode: observe, timeout: 5s}\nnotifications:\n  - {name: ops, slack: {urlFile: hook}, workspaces: [two]}\n",
     );
     let values = |printed: &str| -> Vec<String> {
         let lines = printed.lines().filter(|line| !line.trim_start().starts_with('#'));
@@ -227,7 +237,7 @@ fn workspaces_are_kept_side_by_side_and_the_trouble_of_one_is_not_the_others() {
         .says("the daemon keeps no workspace `nobody`; it keeps silent, empty, good, other");
     ask(&[])
         .exits(1)
-        .says("good: acme-production (Acme): git is what runs")
+        .says("In 1 of 4 workspaces git is what runs")
         .says("other: acme-production (Acme): 1 provider differs");
     let json = ask(&["--workspace", "good", "--format", "json"]).json();
     assert_eq!(json["workspaces"].as_array().unwrap().len(), 1);
@@ -336,6 +346,10 @@ fn the_committed_schema_is_that_of_the_flags_and_judges_as_the_reader_does() {
         (false, json!({"workspaces": [{"apiKeyFile": key}]})),
         (false, json!({"workspaces": [{"name": "A", "apiKeyFile": key}]})),
         (false, json!({"workspaces": [{"name": "a", "apiKeyFile": key, "listen": "off"}]})),
+        (true, json!({"notifications": [{"name": "ops", "slack": {"urlFile": "a"}, "events": ["drift"]}]})),
+        (false, json!({"notifications": [{"name": "ops", "slack": {"urlFile": "a"}, "webhook": {"urlFile": "a"}}]})),
+        (false, json!({"notifications": [{"name": "ops", "slack": {"urlFile": "a"}, "events": ["drifted"]}]})),
+        (false, json!({"notifications": {"name": "ops"}})),
         (false, json!([])),
     ] {
         assert_eq!(schemas.validate(&config, at).is_ok(), good, "the schema of {config}");
@@ -356,6 +370,40 @@ fn the_example_names_its_schema_and_is_taken() {
     let world = operator("");
     let printed = world.run(&["run", "--print-config", "--config", &example.display().to_string()]).exits(0).out;
     assert_eq!(printed.matches("\n  - name: ").count(), 2, "{printed}");
+}
+
+#[test]
+fn who_the_file_names_is_notified_of_what_happens_in_the_workspaces_that_it_names() {
+    let (one, two) = (calry("name, rooms", Config::default()), calry("name, pictures", Config::default()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let world = operator(&format!(
+        "workspaces:\n{}{}notifications:\n  - {{name: ops, webhook: {{url: {url}, secretFile: secret}}, workspaces: [two]}}\n",
+        entry("one", &one, ""),
+        entry("two", &two, "")
+    ));
+    fs::write(world.dir.path().join("secret"), "a-secret-that-is-long-enough-to-sign").unwrap();
+    let mut daemon = start(&world);
+    // The test would wait for ever where nobody comes.
+    let (send, came) = mpsc::channel();
+    std::thread::spawn(move || send.send(listener.accept().unwrap().0));
+    let mut stream = came.recv_timeout(PATIENCE).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let head: Vec<String> = reader.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+    let header = |name: &str| {
+        let header = head.iter().find(|line| line.to_lowercase().starts_with(&format!("{name}: ")));
+        header.unwrap_or_else(|| panic!("{name}: {head:?}")).split_once(": ").unwrap().1.to_owned()
+    };
+    let mut body = vec![0; header("content-length").parse().unwrap()];
+    reader.read_exact(&mut body).unwrap();
+    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    assert!(header("webhook-signature").starts_with("v1,"));
+    let told: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((&told["event"], &told["providers"][0]["provider"]), (&json!("applied"), &json!("HOSTAWAY")), "{told}");
+    assert_eq!(told["name"], json!("two"), "{told}");
+    until("both are kept", || on(&one) == ["name", "rooms"] && on(&two) == ["name", "pictures"]);
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
 }
 
 /// More directories than a user may have inotify instances, often 128, in a process that may open 256 files.

@@ -458,7 +458,7 @@ fn a_merge_shows_its_green_tick_when_calry_has_it_and_its_red_cross_when_it_cann
         world.sandbox.inject(
             Fault::once(FaultKind::Status {
                 code: StatusCode::BAD_REQUEST,
-                message: format!("No {CANARY}"),
+                message: "No message-4713".to_owned(),
                 retry_after: None,
             })
             .on(axum::http::Method::PATCH),

@@ -15,19 +15,25 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, FromArgMatches as _, Id};
+use schemars::generate::SchemaSettings;
+use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
 use super::options;
 use super::run::{LoopArgs, RunArgs};
 use super::{Cli, Exit, Output, UsageError};
 use crate::model::{Code, Diagnostic, closest};
-use crate::repo::{Kind, MAX_WORKSPACE_NAME, Section, Settings, SettingsError, WORKSPACE_NAME};
+use crate::notifications::Target;
+use crate::repo::{Kind, MAX_WORKSPACE_NAME, Section, Setting, Settings, SettingsError, WORKSPACE_NAME};
 
 /// Flags of one call, which say nothing of how the daemon is to be: they have no key.
 const OF_ONE_CALL: [&str; 8] = ["config", "print_config", "once", "color", "verbose", "quiet", "help", "version"];
 
 /// Flags that can only ever be about one workspace. Where the file names several, each of them says it for itself.
 const OF_ONE_WORKSPACE: [&str; 4] = ["definitions", "only", "api_key_file", "secrets_dir"];
+
+/// The one key that is no flag: who is notified.
+const NOTIFICATIONS: &str = "notifications";
 
 /// The variable that holds an API key itself.
 const API_KEY: &str = "CALRY_API_KEY";
@@ -119,8 +125,18 @@ pub(super) struct Configuration {
     pub(super) cli: Cli,
     /// One for each workspace.
     pub(super) workspaces: Vec<Configured>,
+    pub(super) notifications: Notifications,
     file: Option<PathBuf>,
     top: Vec<Resolved>,
+}
+
+/// Who is notified.
+#[derive(Default)]
+pub(super) struct Notifications {
+    pub(super) targets: Vec<Target>,
+    /// The same as they are written, with absolute paths.
+    documents: Vec<Value>,
+    line: usize,
 }
 
 /// What holds for one workspace.
@@ -178,11 +194,13 @@ impl Trouble {
 /// Every problem of the file at once, or what the command line and the file cannot both mean.
 pub(super) fn load(file: Option<&Path>) -> Result<Configuration, Trouble> {
     let keys = keys();
-    let kinds = keys.iter().map(|key| (key.name.clone(), (key.kind, key.inner))).collect();
+    let mut kinds: BTreeMap<_, _> = keys.iter().map(|key| (key.name.clone(), (key.kind, key.inner))).collect();
+    kinds.insert(NOTIFICATIONS.to_owned(), (Kind::Documents, false));
     let mut settings = file.map(|file| Settings::read(file, &kinds)).transpose().map_err(Trouble::File)?;
     let mut top = Section::new();
     let mut sections = Vec::new();
     let mut several = false;
+    let mut notifications = Notifications::default();
     if let Some(settings) = &mut settings {
         (top, several) = (std::mem::take(&mut settings.top), settings.workspaces.is_some());
         sections = settings.workspaces.take().unwrap_or_default();
@@ -204,6 +222,10 @@ pub(super) fn load(file: Option<&Path>) -> Result<Configuration, Trouble> {
                     *text = directory.join(&*text).display().to_string();
                 }
             }
+        }
+        if let Some(setting) = top.remove(NOTIFICATIONS) {
+            let names: Vec<&str> = sections.iter().map(|workspace| workspace.name.as_str()).collect();
+            notifications = Notifications::of(setting, directory, &names, settings);
         }
         let problems = settings.problems();
         if !problems.is_empty() {
@@ -267,7 +289,7 @@ pub(super) fn load(file: Option<&Path>) -> Result<Configuration, Trouble> {
             return Err(Trouble::Problems(problems));
         }
     }
-    Ok(Configuration { cli, workspaces, file: file.map(Path::to_owned), top: top_resolved })
+    Ok(Configuration { cli, workspaces, notifications, file: file.map(Path::to_owned), top: top_resolved })
 }
 
 /// Reads the command line with these sections below it, the first one uppermost.
@@ -329,6 +351,69 @@ fn resolve(key: &Key, matches: &ArgMatches, sections: &[&Section]) -> Resolved {
     Resolved { key: key.name.clone(), kind: key.kind, inner: key.inner, values, from }
 }
 
+impl Notifications {
+    /// Reads the entries, and says of each what is wrong with it.
+    fn of(setting: Setting, directory: &Path, workspaces: &[&str], settings: &mut Settings) -> Self {
+        let mut read = Self { line: setting.line, ..Self::default() };
+        for (mut document, place) in setting.documents {
+            let target = match Target::deserialize(&document) {
+                Ok(target) => target,
+                Err(error) => {
+                    settings.problem(Code::InvalidValue, place, without_values(error.to_string(), &document), None);
+                    continue;
+                }
+            };
+            if read.targets.iter().any(|other| other.name == target.name) {
+                let message = format!("there are two notifications named `{}`", target.name);
+                settings.problem(Code::InvalidValue, place, message, None);
+            }
+            for name in target.workspaces.iter().filter(|name| !workspaces.contains(&name.as_str())) {
+                let message = format!("`workspaces` names `{}`, and there is no such workspace", short(name));
+                let meant = closest(name, workspaces.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
+                settings.problem(Code::InvalidValue, place, message, meant);
+            }
+            make_absolute(&mut document, directory);
+            read.targets.push(target.relative_to(directory));
+            read.documents.push(document);
+        }
+        read
+    }
+}
+
+/// A sentence about a document, without the texts that the document holds: where a secret belongs into a file, somebody may
+/// have written it out.
+fn without_values(mut sentence: String, document: &Value) -> String {
+    match document {
+        Value::String(text) if !text.is_empty() => {
+            for (open, close) in [("\"", "\""), ("`", "`")] {
+                sentence = sentence.replace(&format!("{open}{text}{close}"), "this");
+            }
+            sentence
+        }
+        Value::Array(items) => items.iter().fold(sentence, without_values),
+        Value::Object(entries) => entries.values().fold(sentence, without_values),
+        _ => sentence,
+    }
+}
+
+/// Makes the paths of a document absolute: the values of keys such as `urlFile`.
+fn make_absolute(document: &mut Value, directory: &Path) {
+    let Some(entries) = document.as_object_mut() else { return };
+    for (key, value) in entries {
+        match value {
+            Value::String(path) if key.ends_with("File") => {
+                let place = directory.join(&*path);
+                *path = std::path::absolute(&place).unwrap_or(place).display().to_string();
+            }
+            other => make_absolute(other, directory),
+        }
+    }
+}
+
+fn short(text: &str) -> String {
+    crate::model::ellipsize(&crate::model::printable(text), 100)
+}
+
 impl Configured {
     fn value(&self, key: &str) -> Option<&str> {
         self.resolved.iter().find(|resolved| resolved.key == key)?.values.first().map(String::as_str)
@@ -352,6 +437,13 @@ impl Configuration {
         let several = self.workspaces.iter().any(|workspace| workspace.name.is_some());
         for resolved in self.top.iter().filter(|resolved| !(several && resolved.inner)) {
             out.push_str(&resolved.line("", &file));
+        }
+        if !self.notifications.documents.is_empty() {
+            let _ = writeln!(out, "{NOTIFICATIONS}: # {}", short(&format!("{file}:{}", self.notifications.line)));
+            for document in &self.notifications.documents {
+                // JSON is YAML, too.
+                let _ = writeln!(out, "  - {document}");
+            }
         }
         if several {
             out.push_str("workspaces:\n");
@@ -416,10 +508,20 @@ pub(super) fn schema() -> String {
         "items": {"type": "object", "properties": workspace, "required": ["name"], "additionalProperties": false},
     });
     top.insert("workspaces".to_owned(), workspaces);
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    let notifications = json!({
+        "type": "array",
+        "description": "Who is told what happened. Secrets stand in files, and are read anew each time.",
+        "items": settings.into_generator().into_root_schema_for::<Target>(),
+    });
+    top.insert(NOTIFICATIONS.to_owned(), notifications);
     crate::render::json::pretty(&json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "The configuration of calry-gitops run",
-        "description": "Every key is a flag of `calry-gitops run`. Flags win over variables, variables over this file. \
+        "description": "Every key but two is a flag of `calry-gitops run`. Flags win over variables, variables over this file. \
                         Relative paths are relative to the directory of this file.",
         "type": "object",
         "properties": top,
@@ -485,7 +587,10 @@ mod tests {
             .collect();
         let schema: Value = serde_json::from_str(&schema()).unwrap();
         let keys = schema["properties"].as_object().unwrap().keys().cloned();
-        assert_eq!(keys.filter(|key| key != "workspaces").collect::<BTreeSet<_>>(), flags);
+        assert_eq!(
+            keys.filter(|key| !["workspaces", NOTIFICATIONS].contains(&key.as_str())).collect::<BTreeSet<_>>(),
+            flags
+        );
         assert!(flags.len() > 15, "{flags:?}");
     }
 

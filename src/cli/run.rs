@@ -311,8 +311,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     install_tls();
     let http = Http::new(remote::Settings::default())?;
     let shared = Shared {
-        // Who is notified is for the configuration file to say.
-        notifier: Notifier::start(Vec::new(), &http),
+        notifier: Notifier::start(configuration.notifications.targets.clone(), &http),
         http,
         state: Arc::new(match &args.state_dir {
             Some(directory) => State::open(directory, args.fingerprints.key()?)?,

@@ -213,7 +213,7 @@ impl JsonSchema for Target {
 
 /// One that is notified.
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a map")]
 #[schemars(extend("oneOf" = [{"required": ["slack"]}, {"required": ["webhook"]}, {"required": ["github"]}, {"required": ["gitlab"]}]))]
 struct Written {
     /// What log and metrics call it.
@@ -245,7 +245,7 @@ struct Written {
 
 /// An incoming webhook of Slack.
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a map")]
 struct WrittenSlack {
     /// The file that holds its address, which is a secret.
     url_file: PathBuf,
@@ -253,7 +253,7 @@ struct WrittenSlack {
 
 /// A webhook of one's own.
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a map")]
 struct WrittenWebhook {
     /// Its address, where that is no secret.
     url: Option<String>,
@@ -265,7 +265,7 @@ struct WrittenWebhook {
 
 /// The status of a commit at GitHub.
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a map")]
 struct WrittenGitHub {
     /// The repository, as owner/name.
     repository: String,
@@ -283,7 +283,7 @@ struct WrittenGitHub {
 
 /// The status of a commit at GitLab.
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a map")]
 struct WrittenGitLab {
     /// The project's path, such as group/name, or its number.
     project: String,

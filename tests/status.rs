@@ -106,7 +106,9 @@ fn one_workspace_of_several_can_be_asked_for() {
     ask(&world, &address, &["--workspace", "acme-production"])
         .exits(0)
         .says("acme-production (Acme): git is what runs");
-    ask(&world, &address, &["--workspace", "acme-staging"]).exits(1).says("the daemon keeps no workspace acme-staging");
+    ask(&world, &address, &["--workspace", "acme-staging"])
+        .exits(1)
+        .says("the daemon keeps no workspace `acme-staging`");
 }
 
 #[test]

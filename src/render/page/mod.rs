@@ -40,7 +40,7 @@ pub struct View<'a> {
     pub id: &'a str,
     /// The workspaces that the daemon keeps.
     pub workspaces: &'a [Arc<WorkspaceStatus>],
-    /// The workspace that is asked for, by the name that [`name`] gives it.
+    /// The workspace that is asked for, as it is called.
     pub only: Option<&'a str>,
 }
 

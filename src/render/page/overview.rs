@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::parts::{ago, icon, safe};
+use super::parts::{ago, filter, icon, safe};
 use super::{View, word, workspace};
 use crate::model::short_commit;
 use crate::render::status::{Standing, State, Tone, WorkspaceStatus, counted, standing};
@@ -83,19 +83,6 @@ fn row(told: &Standing, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 }
             }
             td.wide { @if let Some(pass) = &one.last_pass { (ago(pass.began, view.now)) } }
-        }
-    }
-}
-
-/// The box to look for something in what is below it; only a script can use it, and shows it.
-pub(super) fn filter(label: &str) -> Markup {
-    html! {
-        search.filter hidden {
-            label {
-                span.unseen { (label) }
-                input type="search" placeholder=(label) autocomplete="off" spellcheck="false";
-            }
-            span.found role="status" {}
         }
     }
 }

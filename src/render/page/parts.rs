@@ -217,6 +217,19 @@ pub(super) fn problem(problem: &Problem, directory: &str) -> Markup {
     }
 }
 
+/// The box to look for something in what is below it; only a script can use it, and shows it.
+pub(super) fn filter(label: &str) -> Markup {
+    html! {
+        search.filter hidden {
+            label {
+                span.unseen { (label) }
+                input type="search" placeholder=(label) autocomplete="off" spellcheck="false";
+            }
+            span.found role="status" {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,8 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::overview::filter;
-use super::parts::{ago, capitalised, cause, diff, icon, kept, problem, safe, until};
+use super::parts::{ago, capitalised, cause, diff, filter, icon, kept, problem, safe, until};
 use super::{View, word};
 use crate::model::{short_commit, spoken};
 use crate::render::json::{Level, Problem};

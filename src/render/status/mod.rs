@@ -20,7 +20,7 @@ use crate::plan::{self, Entry, Verdict};
 pub use text::{no_contact, text};
 pub use verdict::{Standing, Tone, standing};
 
-pub(super) use text::between;
+pub(super) use verdict::between;
 pub(super) use verdict::counted;
 
 /// The state of a daemon and of every workspace that it keeps.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anstyle::Style;
 use jiff::Timestamp;
 
-use super::verdict::{Standing, Tone, standing};
+use super::verdict::{Standing, Tone, between, standing};
 use super::{Cause, Mode, Outcome, Pass, ProviderStatus, Record, State, Status, WorkspaceStatus};
 use crate::model::{ellipsize, printable, spoken};
 use crate::render::json::{ChangeItem, Level, Problem, Shown};
@@ -280,9 +280,4 @@ fn named(changes: &[ChangeItem], more: usize) -> String {
         parts.push(format!("and {rest} more"));
     }
     parts.join(", ")
-}
-
-/// From one time to another; nothing where clocks disagree.
-pub(in crate::render) fn between(from: Timestamp, to: Timestamp) -> Duration {
-    to.duration_since(from).try_into().unwrap_or_default()
 }

@@ -1,8 +1,9 @@
 //! How a workspace stands, in a sentence and in how good that is: the first thing that a person wants to know.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
-use super::text::between;
 use super::{Ended, ProviderStatus, State, WorkspaceStatus};
 use crate::model::{printable, spoken};
 
@@ -81,4 +82,9 @@ pub(in crate::render) fn counted(count: usize, one: &str, many: &str) -> Option<
         1 => Some(format!("1 {one}")),
         n => Some(format!("{n} {many}")),
     }
+}
+
+/// From one time to another; nothing where clocks disagree.
+pub(in crate::render) fn between(from: Timestamp, to: Timestamp) -> Duration {
+    to.duration_since(from).try_into().unwrap_or_default()
 }

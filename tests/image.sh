@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The image: hadolint judges the Dockerfile; buildah makes its last stage, word for word, upon what distroless has (glibc, CA
-# certificates, users), taken from this machine, for no registry is asked; and tests/image/live.py starts its binary there.
+# The image: hadolint judges the Dockerfile; buildah makes its last stage, word for word, upon what distroless has (glibc,
+# CA certificates, users), taken from this machine, for no registry is asked; and tests/image/live.py starts its binary
+# there.
 #
-# Needs cargo, python3, root or sudo, and a Debian of which it may install packages. It builds what is shipped, which takes
-# minutes the first time.
+# Needs cargo, python3, root or sudo, and a Debian of which it may install packages. It builds what is shipped, which
+# takes minutes the first time.
 set -euo pipefail
 
 hadolint_version=2.15.1

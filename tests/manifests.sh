@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The manifests for Kubernetes: built with kustomize and Helm, and held to what tests/manifests/test_manifests.py says. With
-# --update it first writes the alerts into both again, from deploy/monitoring.
+# The manifests for Kubernetes: built with kustomize and Helm, and held to what tests/manifests/test_manifests.py says.
+# With --update it first writes the alerts into both again, from deploy/monitoring.
 #
-# Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), python3 and go. What else it needs it
-# installs into a cache.
+# Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), python3 and go. What else it needs
+# it installs into a cache.
 set -euo pipefail
 
 helm_version=v3.22.0

@@ -14,8 +14,8 @@ need() {
     fi
 }
 
-# python_tool PACKAGE VERSION, node_tool PACKAGE VERSION, go_tool PACKAGE VERSION: where its programs are, in a directory of its
-# own.
+# python_tool PACKAGE VERSION, node_tool PACKAGE VERSION, go_tool PACKAGE VERSION: where its programs are, in a directory
+# of its own.
 python_tool() {
     local at=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/$1-$2
     if [ ! -e "$at/complete" ]; then

@@ -1,5 +1,6 @@
 """What the manifests promise: kustomize and Helm make the same, under the restricted Pod Security profile, and what the
-manifests ask of the program it can do. HELM, KUSTOMIZE, VALIDATE and CALRY_GITOPS name the programs; nothing is contacted."""
+manifests ask of the program it can do. HELM, KUSTOMIZE, VALIDATE and CALRY_GITOPS name the programs; nothing is
+contacted."""
 
 import copy
 import functools
@@ -127,7 +128,9 @@ def not_restricted(spec):
     broken = []
     if any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
         broken.append("host namespaces")
-    allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+    allowed = {
+        "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
+    }
     broken += [f"volume {volume['name']}" for volume in spec["volumes"] if set(volume) - {"name"} - allowed]
     whole = spec.get("securityContext", {})
     for container in spec["containers"] + spec.get("initContainers", []):
@@ -137,7 +140,7 @@ def not_restricted(spec):
         rules = {
             "privileged": not own.get("privileged"),
             "privilege escalation": own.get("allowPrivilegeEscalation") is False,
-            "capabilities": capabilities.get("drop") == ["ALL"] and set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"},
+            "capabilities": capabilities.get("drop") == ["ALL"] and not capabilities.get("add"),
             "root": both.get("runAsNonRoot") is True,
             "user": both.get("runAsUser") != 0,
             "seccomp": both.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
@@ -198,14 +201,18 @@ class Manifests(unittest.TestCase):
 
     def test_what_is_not_restricted_is_found(self):
         good = pod(objects(kustomized("base")))
+
+        def own(spec):
+            return spec["containers"][0]["securityContext"]
+
         faults = {
             "host namespaces": lambda spec: spec.update(hostNetwork=True),
             "volume definitions": lambda spec: spec["volumes"][0].update(hostPath={"path": "/"}),
-            "privileged": lambda spec: spec["containers"][0]["securityContext"].update(privileged=True),
-            "privilege escalation": lambda spec: spec["containers"][0]["securityContext"].pop("allowPrivilegeEscalation"),
-            "capabilities": lambda spec: spec["containers"][0]["securityContext"].pop("capabilities"),
+            "privileged": lambda spec: own(spec).update(privileged=True),
+            "privilege escalation": lambda spec: own(spec).pop("allowPrivilegeEscalation"),
+            "capabilities": lambda spec: own(spec).pop("capabilities"),
             "root": lambda spec: spec["securityContext"].pop("runAsNonRoot"),
-            "user": lambda spec: spec["containers"][0]["securityContext"].update(runAsUser=0),
+            "user": lambda spec: own(spec).update(runAsUser=0),
             "seccomp": lambda spec: spec["securityContext"].pop("seccompProfile"),
         }
         for rule, fault in faults.items():
@@ -253,7 +260,8 @@ class Manifests(unittest.TestCase):
             used = {mount["name"] for container in pod(made)["containers"] for mount in container["volumeMounts"]}
             self.assertEqual(volumes, used)
             self.assertIn("--listen=0.0.0.0:8080", daemon(made)["args"])
-            self.assertEqual([(port["name"], port["containerPort"]) for port in daemon(made)["ports"]], [("http", 8080)])
+            ports = [(port["name"], port["containerPort"]) for port in daemon(made)["ports"]]
+            self.assertEqual(ports, [("http", 8080)])
             for probe, path in {"livenessProbe": "/healthz", "readinessProbe": "/readyz"}.items():
                 self.assertEqual(daemon(made)[probe]["httpGet"], {"path": path, "port": "http"})
 
@@ -263,8 +271,8 @@ class Manifests(unittest.TestCase):
         self.assertEqual(spec["priorityClassName"], "system")
         self.assertEqual(spec["topologySpreadConstraints"][0]["topologyKey"], "zone")
         self.assertEqual(daemon(made)["args"][8:], [
-            "--interval=90s", "--api-url=https://calry.example.com", "--max-changes=0", "--admin-host=gitops.example.com",
-            "--admin-host=other.example.com", "--concurrency=2", "--strict",
+            "--interval=90s", "--api-url=https://calry.example.com", "--max-changes=0",
+            "--admin-host=gitops.example.com", "--admin-host=other.example.com", "--concurrency=2", "--strict",
         ])
         state = next(volume for volume in pod(objects(helmed(*VALUES[0])))["volumes"] if volume["name"] == "state")
         self.assertEqual(state, {"name": "state", "persistentVolumeClaim": {"claimName": "calry-state"}})

@@ -56,6 +56,7 @@ REFUSED = {
     "image.tag": ["image.tag=latest"],
     "image.digest": ["image.digest=sha256:1"],
     "git.repository": ["git.repository=http://git.example.com/a.git"],
+    "a password in git.repository": ["git.repository=https://bot:secret@git.example.com/a.git"],
     "git.directory": ["git.directory=a/../../etc"],
     "git.auth.type": ["git.auth.type=password"],
     "git.image.tag": ["git.image.tag="],

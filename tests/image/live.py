@@ -98,7 +98,7 @@ def until(holds, process, log):
 
 
 def main():
-    work = Path(tempfile.mkdtemp(dir="/tmp"))
+    work = Path(tempfile.mkdtemp(dir=IMAGE.parent))
     config = json.loads(IMAGE.read_text())["OCIv1"]["config"]
     check(config["User"] == "65532:65532", "the user is not root")
     check(config["Cmd"] == ["run"], "it runs the daemon")

@@ -14,7 +14,8 @@ need() {
     fi
 }
 
-# python_tool PACKAGE VERSION, node_tool PACKAGE VERSION: where its programs are, in a directory of its own.
+# python_tool PACKAGE VERSION, node_tool PACKAGE VERSION, go_tool PACKAGE VERSION: where its programs are, in a directory
+# of its own.
 python_tool() {
     local at=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/$1-$2
     if [ ! -e "$at/complete" ]; then
@@ -33,4 +34,14 @@ node_tool() {
         touch "$at/complete"
     fi
     printf '%s/node_modules/.bin\n' "$at"
+}
+go_tool() {
+    local name=${1%/v[0-9]}
+    local at=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/${name##*/}-$2
+    if [ ! -e "$at/complete" ]; then
+        rm -rf "$at"
+        GOBIN=$at/bin CGO_ENABLED=0 timeout 900 go install -ldflags='-s -w' "$1@$2" >&2
+        touch "$at/complete"
+    fi
+    printf '%s/bin\n' "$at"
 }

@@ -78,9 +78,11 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Turns away whoever comes too often. Probes are always let in: they say nothing but yes or no.
+/// Turns away whoever comes too often. Probes are always let in: they say nothing but yes or no. So are the constants that
+/// the page is made of: without its style and script it would neither be legible nor mend itself.
 pub(super) async fn guard(State(limit): State<Arc<Limit>>, request: Request, next: Next) -> Response {
-    if matches!(request.uri().path(), "/healthz" | "/readyz") {
+    let path = request.uri().path();
+    if matches!(path, "/healthz" | "/readyz") || path.starts_with("/assets/") {
         return next.run(request).await;
     }
     let peer = request.extensions().get::<Peer>().copied();

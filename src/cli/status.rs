@@ -18,8 +18,8 @@ use crate::remote::{Daemon, DaemonUrl, Http, Settings, install_tls};
 use crate::render::json;
 use crate::render::status::{self, Status, WorkspaceStatus};
 
-/// Between two questions of --watch: half of what a daemon lets in.
-const BETWEEN: Duration = Duration::from_secs(2);
+/// Between two questions of --watch: with an open page beside it no more than a daemon lets in.
+const BETWEEN: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 #[command(after_help = "Exit codes:\n  \

@@ -108,7 +108,7 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
         scrapes: Arc::new(Semaphore::new(SCRAPES)),
         streams: Arc::new(Semaphore::new(page::STREAMS)),
     });
-    let limit = Arc::new(limit::Limit::new(access.rate));
+    let limit = Arc::new(limit::Limits::new(access.rate));
     let hosts: Arc<[Host]> = access.hosts.clone().into();
     // A probe of Kubernetes names the pod's address, and a load balancer anything. They say nothing but yes or no.
     let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));

@@ -97,7 +97,8 @@ struct Known {
 impl Known {
     fn keep_only(&mut self, only: &str) -> anyhow::Result<()> {
         let workspaces = &self.status.workspaces;
-        let is_meant = |one: &WorkspaceStatus| one.is_called(only);
+        let one = status::meant(workspaces, only, |one| one);
+        let is_meant = |workspace: &WorkspaceStatus| one.is_some_and(|one| std::ptr::eq(one, workspace));
         let meant: Vec<bool> = workspaces.iter().map(is_meant).collect();
         if !meant.contains(&true) {
             let names = workspaces.iter().map(WorkspaceStatus::label);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::status::{Tone, WorkspaceStatus};
+use super::status::{Tone, WorkspaceStatus, meant};
 use crate::model::printable;
 use parts::{safe, sprite, stamp};
 
@@ -61,7 +61,7 @@ impl View<'_> {
     fn shown(&self) -> Shown<'_> {
         match (self.only, self.workspaces) {
             (Some(asked), all) => {
-                all.iter().find(|one| one.is_called(asked)).map_or(Shown::Nothing, |one| Shown::One(one))
+                meant(all, asked, |one| Arc::clone(one)).map_or(Shown::Nothing, |one| Shown::One(one))
             }
             (None, [one]) => Shown::One(one),
             (None, _) => Shown::All,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::{DATE, ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use url::Url;
 
 use super::api::{bounded, root_cause};
@@ -121,9 +121,10 @@ impl Daemon {
                 None => request.send(),
             }
         };
+        let patience = Instant::now() + self.timeout * 3 / 4;
         let mut response = send().await.map_err(broken)?;
         // Others at this address may have used up what is let in; the daemon says when there is more.
-        if let Some(wait) = pause(&response).filter(|wait| *wait <= self.timeout / 2) {
+        while let Some(wait) = pause(&response).filter(|wait| Instant::now() + *wait < patience) {
             sleep(wait).await;
             response = send().await.map_err(broken)?;
         }

@@ -146,7 +146,8 @@ pub fn content(view: &View<'_>) -> String {
         }
     };
     let asked = match view.shown() {
-        Shown::One(WorkspaceStatus { workspace: Some(known), .. }) => printable(&known.slug),
+        // Before the first pass a workspace without a name is the only one, and is called something else after it.
+        Shown::One(one) if one.name.is_some() || one.workspace.is_some() => printable(one.label()),
         _ => String::new(),
     };
     html! {

@@ -86,8 +86,12 @@ impl Admin {
     ///
     /// # Errors
     /// Where the socket has no address.
-    pub fn start(listener: TcpListener, loops: Vec<Handle>, metrics: Metrics, access: Access) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, loops: Vec<Handle>, metrics: Metrics, mut access: Access) -> io::Result<Self> {
         let address = listener.local_addr()?;
+        if address.ip().is_unspecified() {
+            // It is the address that the log names, and that a person then asks at.
+            access.hosts.push(Host::Ip(address.ip()));
+        }
         let stop = CancellationToken::new();
         tokio::spawn(connection::serve(listener, router(loops, metrics, access), stop.clone()));
         Ok(Self { address, _stop: stop.drop_guard() })

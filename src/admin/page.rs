@@ -27,8 +27,8 @@ use super::connection::Lasting;
 use super::{Shared, error};
 use crate::daemon::Board;
 use crate::daemon::status::now;
-use crate::render::status::meant;
 use crate::render::page::{POLICY, SCRIPT, STYLE, View, content, page, tab_icon};
+use crate::render::status::meant;
 
 /// The most event streams at once. They leave room among the connections for everything else.
 pub(super) const STREAMS: usize = 32;

@@ -60,9 +60,7 @@ impl View<'_> {
 
     fn shown(&self) -> Shown<'_> {
         match (self.only, self.workspaces) {
-            (Some(asked), all) => {
-                meant(all, asked, |one| Arc::clone(one)).map_or(Shown::Nothing, |one| Shown::One(one))
-            }
+            (Some(asked), all) => meant(all, asked, Arc::clone).map_or(Shown::Nothing, |one| Shown::One(one)),
             (None, [one]) => Shown::One(one),
             (None, _) => Shown::All,
         }

@@ -312,6 +312,18 @@ fn a_foreign_host_is_refused_wherever_it_is_named() {
     assert!(told["error"].as_str().unwrap().contains("--admin-host"), "{told}");
 }
 
+#[test]
+fn a_daemon_on_every_interface_answers_at_the_address_that_its_log_names() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+    let mut daemon = waiting(&world, &["--listen", "0.0.0.0:0"]);
+    let address = daemon.address();
+    assert!(address.starts_with("0.0.0.0:"), "{address}");
+    assert_eq!(daemon.get("/api/v1/status").code, 200);
+    let rebound = send(&address, "GET /api/v1/status HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+    assert_eq!(rebound.code, 421);
+}
+
 // The page.
 
 #[test]

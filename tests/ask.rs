@@ -494,4 +494,18 @@ fn sixty_requests_a_minute_are_let_in_and_every_probe() {
     for _ in 0..70 {
         assert_eq!((get(&address, "/healthz", "").code, get(&address, "/readyz", "").code), (200, 200));
     }
+    // A page that was let in gets what it is made of, and who only comes for that is no better than others.
+    let assets = ["/assets/page.css", "/assets/page.js", "/assets/good.svg"];
+    let codes: Vec<u16> = (0..190).map(|n| get(&address, assets[n % 3], "").code).collect();
+    assert!(codes[..60].iter().all(|code| *code == 200) && codes.contains(&429), "{codes:?}");
+}
+
+#[test]
+fn status_waits_where_others_used_up_what_is_let_in() {
+    let mut world = world();
+    world.env("CALRY_ADMIN_RATE", "");
+    let mut daemon = waiting(&world, &[]);
+    let address = daemon.address();
+    while get(&address, "/api/v1/status", "").code == 200 {}
+    world.run(&["status", "--address", &format!("http://{address}")]).exits(0);
 }

@@ -227,6 +227,12 @@ fn workspaces_are_kept_side_by_side_and_the_trouble_of_one_is_not_the_others() {
     assert_eq!(of("mode"), ["enforce", "enforce", "enforce", "observe"]);
     assert!(of("alive").iter().all(|alive| *alive == true));
     assert_eq!(daemon.get("/healthz").code, 200);
+    let ready = daemon.get("/readyz");
+    assert!(ready.code == 503 && ready.body.contains("of 2 of 4 workspaces were not read"), "{}", ready.body);
+    // Whatever is found behind a key, the series of a workspace stay the same ones: all of these have one slug.
+    for name in ["silent", "empty", "good", "other"] {
+        assert!(daemon.get("/metrics").body.contains(&format!("calry_gitops_ready{{workspace=\"{name}\"}}")), "{name}");
+    }
 
     let address = format!("http://{}", daemon.address());
     let ask = |args: &[&str]| world.run(&[&["status", "--address", &address], args].concat());
@@ -292,6 +298,24 @@ fn two_workspaces_that_are_the_same_one_of_calry_are_told_in_both_and_the_second
         .run(&["status", "--address", &address, "--workspace", "first"])
         .exits(1)
         .says("give each an API key of its own");
+}
+
+#[test]
+fn a_name_is_meant_before_a_slug_that_another_workspace_has() {
+    let [first, second] = [calry("rooms", Config::default()), calry("pictures", Config::default())];
+    let world = operator(&format!(
+        "interval: 1h\nworkspaces:\n{}{}",
+        entry("first", &first, ""),
+        entry("acme-production", &second, "")
+    ));
+    let mut daemon = start(&world);
+    until("both are kept", || on(&first) == ["rooms"] && on(&second) == ["pictures"]);
+    let address = format!("http://{}", daemon.address());
+    let page = daemon.get("/?workspace=acme-production").body;
+    assert!(page.contains("· acme-production</title>"), "{page}");
+    let args = ["status", "--address", &address, "--workspace", "acme-production", "--format", "json"];
+    let told = world.run(&args).json();
+    assert_eq!((&told["workspaces"][0]["name"], &told["workspaces"][1]), (&json!("acme-production"), &Value::Null));
 }
 
 #[test]

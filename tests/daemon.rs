@@ -273,6 +273,9 @@ fn a_plan_that_is_refused_sends_nothing_and_is_told_once_a_pass() {
     pass(&mut daemon);
     pass(&mut daemon);
     assert_eq!(told(&daemon, "apply --approve sha256:"), 3);
+    // The way that fits who looks at the daemon and not at a terminal.
+    assert_eq!(told(&daemon, "the button on its page, or POST /api/v1/approve"), 3);
+    assert!(daemon.status()["lastPass"]["error"].as_str().unwrap().contains("POST /api/v1/approve"));
     assert_eq!(told(&daemon, "HOSTAWAY would be updated"), 1, "{:#?}", daemon.seen);
     assert!(world.updates().is_empty());
     world.write("guesty.yaml", &file("GUESTY", "name"));
@@ -329,6 +332,25 @@ fn a_quiet_pass_is_one_request_and_a_rotated_key_asks_whose_it_is() {
     world.sandbox.modify_workspace(|workspace| workspace["slug"] = json!("acme-production"));
     daemon.signal("HUP");
     daemon.line("HOSTAWAY drifted");
+}
+
+#[test]
+fn a_key_file_that_hangs_ends_the_pass_and_holds_nothing_else_up() {
+    let mut world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "rooms"));
+    let key = world.dir.path().join("key");
+    assert!(std::process::Command::new("mkfifo").arg(&key).status().unwrap().success());
+    world.env("CALRY_API_KEY_FILE", key.to_str().unwrap());
+    let mut daemon = world.daemon(&["--interval", "1s", "--timeout", "1s"]);
+    daemon.line("pass 1 (start) failed after 1");
+    daemon.line("pass 2 (interval) failed after 1");
+    let pipe = world.dir.path().join("pipe");
+    std::fs::rename(&key, &pipe).unwrap();
+    std::fs::write(&key, &world.sandbox.keys().write).unwrap();
+    std::fs::write(&pipe, "what hung goes on").unwrap();
+    until_on(&world, &["rooms"]);
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
 }
 
 #[test]

@@ -22,6 +22,7 @@ use super::{Access, Host, Said, SecretFile, answer, error, hook, host};
 use crate::daemon::{Handle, NotPending, Trigger};
 use crate::model::{SharedSecret, printable};
 use crate::plan::Digest;
+use crate::render::status::meant;
 
 /// The largest body of a request to the API, in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -207,7 +208,7 @@ impl Asking {
     /// The loop of this workspace, or all of them.
     fn chosen(&self, workspace: Option<&str>) -> Result<Vec<&Handle>, Refused> {
         let Some(workspace) = workspace else { return Ok(self.loops.iter().collect()) };
-        match self.loops.iter().find(|one| one.board().is_called(workspace)) {
+        match meant(&self.loops, workspace, |one| one.board().published()) {
             Some(one) => Ok(vec![one]),
             None => Err(Refused(
                 StatusCode::NOT_FOUND,

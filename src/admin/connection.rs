@@ -1,10 +1,12 @@
 //! Connections with bounds: so many at once, one request each, so many bytes of headers, and an end after so much time,
-//! however slowly somebody writes or reads. An answer that says so may last longer, as long as somebody reads it. It knows
-//! nothing of what is asked.
+//! however slowly somebody writes or reads. An answer that says so may last longer, as long as somebody reads it. Where every
+//! place is taken, whoever has been there longest without asking for anything makes room, so that idle connections keep no
+//! probe out. It knows nothing of what is asked.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -24,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use super::host::CameTo;
 use super::limit::Peer;
 
-/// More connections wait until one of these ends.
-const AT_ONCE: usize = 64;
+/// More connections wait until one of these ends, where none of them is silent.
+pub(super) const AT_ONCE: usize = 128;
 /// From the first byte of a request to the end of its headers.
 const HEADERS: Duration = Duration::from_secs(5);
 /// From the beginning of a connection to its end.
@@ -41,13 +43,29 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy)]
 pub(super) struct Lasting(pub(super) Duration);
 
+/// The connections that have not asked for anything yet, in the order in which they came, and how each is ended.
+#[derive(Clone, Default)]
+struct Silent(Arc<Mutex<BTreeMap<u64, CancellationToken>>>);
+
+impl Silent {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, CancellationToken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Answers connections until told to stop.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(AT_ONCE));
-    loop {
+    let silent = Silent::default();
+    for number in 0_u64.. {
         let accepted = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
+            let accepted = listener.accept().await;
+            if slots.available_permits() == 0
+                && let Some((_, end)) = silent.all().pop_first()
+            {
+                end.cancel();
+            }
+            (Arc::clone(&slots).acquire_owned().await, accepted)
         };
         let (slot, accepted) = tokio::select! {
             () = stop.cancelled() => return,
@@ -57,21 +75,32 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let router = router.clone();
+        let (router, silent, end) = (router.clone(), silent.clone(), CancellationToken::new());
+        silent.all().insert(number, end.clone());
         tokio::spawn(async move {
-            answer(stream, router).await;
+            let asked = {
+                let silent = silent.clone();
+                move || drop(silent.all().remove(&number))
+            };
+            tokio::select! {
+                () = answer(stream, router, asked) => {}
+                () = end.cancelled() => {}
+            }
+            silent.all().remove(&number);
             drop(slot);
         });
     }
 }
 
-async fn answer(stream: TcpStream, router: Router) {
+/// Answers one connection; `asked` is told when its request has come.
+async fn answer(stream: TcpStream, router: Router, asked: impl Fn()) {
     let came_to = stream.local_addr().ok().map(|address| CameTo(address.ip()));
     let peer = stream.peer_addr().ok().map(|address| Peer(address.ip().to_canonical()));
     let service = TowerToHyperService::new(router);
     let lasts = Arc::new(OnceLock::new());
     let longer = Arc::clone(&lasts);
     let service = service_fn(move |mut request: Request<Incoming>| {
+        asked();
         if let Some(came_to) = came_to {
             request.extensions_mut().insert(came_to);
         }

@@ -78,11 +78,30 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Turns away whoever comes too often. Probes are always let in: they say nothing but yes or no.
-pub(super) async fn guard(State(limit): State<Arc<Limit>>, request: Request, next: Next) -> Response {
-    if matches!(request.uri().path(), "/healthz" | "/readyz") {
-        return next.run(request).await;
+/// What a page is made of: its style, its script and the icon of its tab.
+const ASSETS: NonZeroU32 = NonZeroU32::new(3).unwrap();
+
+/// The limits of one server.
+pub(super) struct Limits {
+    asked: Limit,
+    /// What a page that was let in is made of: without it, it would neither be legible nor mend itself.
+    assets: Limit,
+}
+
+impl Limits {
+    /// So many requests a minute of each sender, and what pages are made of beside them.
+    pub(super) fn new(rate: NonZeroU32) -> Self {
+        Self { asked: Limit::new(rate), assets: Limit::new(rate.saturating_mul(ASSETS)) }
     }
+}
+
+/// Turns away whoever comes too often. Probes are always let in: they say nothing but yes or no.
+pub(super) async fn guard(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
+    let limit = match request.uri().path() {
+        "/healthz" | "/readyz" => return next.run(request).await,
+        path if path.starts_with("/assets/") => &limits.assets,
+        _ => &limits.asked,
+    };
     let peer = request.extensions().get::<Peer>().copied();
     let Some(seconds) = limit.seconds_to_wait(peer) else { return next.run(request).await };
     // Not a line of the log for each: whoever comes too often would fill that.

@@ -18,6 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -85,8 +86,12 @@ impl Admin {
     ///
     /// # Errors
     /// Where the socket has no address.
-    pub fn start(listener: TcpListener, loops: Vec<Handle>, metrics: Metrics, access: Access) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, loops: Vec<Handle>, metrics: Metrics, mut access: Access) -> io::Result<Self> {
         let address = listener.local_addr()?;
+        if address.ip().is_unspecified() {
+            // It is the address that the log names, and that a person then asks at.
+            access.hosts.push(Host::Ip(address.ip()));
+        }
         let stop = CancellationToken::new();
         tokio::spawn(connection::serve(listener, router(loops, metrics, access), stop.clone()));
         Ok(Self { address, _stop: stop.drop_guard() })
@@ -108,7 +113,7 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
         scrapes: Arc::new(Semaphore::new(SCRAPES)),
         streams: Arc::new(Semaphore::new(page::STREAMS)),
     });
-    let limit = Arc::new(limit::Limit::new(access.rate));
+    let limit = Arc::new(limit::Limits::new(access.rate));
     let hosts: Arc<[Host]> = access.hosts.clone().into();
     // A probe of Kubernetes names the pod's address, and a load balancer anything. They say nothing but yes or no.
     let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
@@ -128,26 +133,38 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
-    let silence = shared.boards.iter().map(|board| board.silence()).max().unwrap_or_default();
-    let told = spoken(silence);
-    if silence < LIFELESS {
-        probe(true, &format!("the loop is alive: its heart beat {told} ago"))
-    } else {
-        probe(
+    let silences: Vec<Duration> = shared.boards.iter().map(|board| board.silence()).collect();
+    let told = spoken(silences.iter().copied().max().unwrap_or_default());
+    match silences.iter().filter(|silence| **silence >= LIFELESS).count() {
+        0 => probe(true, &format!("the loop is alive: its heart beat {told} ago")),
+        hanging => probe(
             false,
-            &format!("the loop hangs: its heart has not beaten for {told}, though it beats while it waits, too"),
-        )
+            &format!(
+                "the loop{} hangs: its heart has not beaten for {told}, though it beats while it waits, too",
+                of(hanging, &shared)
+            ),
+        ),
+    }
+}
+
+/// How many of several workspaces something is about. Which ones, a probe does not say: it answers to everybody.
+fn of(count: usize, shared: &Shared) -> String {
+    match shared.boards.len() {
+        1 => String::new(),
+        all => format!(" of {count} of {all} workspaces"),
     }
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    if shared.boards.iter().all(|board| board.is_ready()) {
-        probe(true, "definitions and live state were read")
-    } else {
-        probe(
+    match shared.boards.iter().filter(|board| !board.is_ready()).count() {
+        0 => probe(true, "definitions and live state were read"),
+        missing => probe(
             false,
-            "definitions and live state were not read without an error yet; the log and /api/v1/status say why",
-        )
+            &format!(
+                "definitions and live state{} were not read without an error yet; the log and /api/v1/status say why",
+                of(missing, &shared)
+            ),
+        ),
     }
 }
 

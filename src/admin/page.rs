@@ -28,6 +28,7 @@ use super::{Shared, error};
 use crate::daemon::Board;
 use crate::daemon::status::now;
 use crate::render::page::{POLICY, SCRIPT, STYLE, View, content, page, tab_icon};
+use crate::render::status::meant;
 
 /// The most event streams at once. They leave room among the connections for everything else.
 pub(super) const STREAMS: usize = 32;
@@ -67,8 +68,8 @@ impl Asked {
 impl Shared {
     /// The boards that a page is about: that of one workspace, or all.
     fn about(&self, only: Option<&str>) -> Vec<Arc<Board>> {
-        let named = |board: &&Arc<Board>| only.is_some_and(|only| board.is_called(only));
-        self.boards.iter().find(named).map_or_else(|| self.boards.clone(), |board| vec![Arc::clone(board)])
+        let named = only.and_then(|only| meant(&self.boards, only, |board| board.published()));
+        named.map_or_else(|| self.boards.clone(), |board| vec![Arc::clone(board)])
     }
 
     /// A name for what boards say now. It is another one after a restart.

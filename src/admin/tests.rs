@@ -164,19 +164,57 @@ async fn event_streams_are_few_and_leave_room_for_everything_else() {
 }
 
 #[tokio::test]
-async fn connections_are_counted_and_the_next_one_waits_for_a_place() {
+async fn connections_that_ask_for_nothing_keep_no_probe_out() {
     let (_admin, address) = server().await;
     let mut idle = Vec::new();
-    for _ in 0..64 {
-        idle.push(TcpStream::connect(address).await.unwrap());
+    for n in 0..connection::AT_ONCE * 3 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Some say nothing, and some never end what they say.
+        stream.write_all(if n % 2 == 0 { b"" } else { b"GET /healthz HTTP/1.1\r\nHost:" }).await.unwrap();
+        idle.push(stream);
     }
+    let began = Instant::now();
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    let answered = tokio::time::timeout(Duration::from_millis(100), stream.readable()).await;
-    assert!(answered.is_err(), "the house is full");
-    idle.pop();
     let (_, said) = ends(&mut stream).await;
-    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    assert!(said.starts_with("HTTP/1.1 200") && began.elapsed() < seconds(2), "{:?}: {said}", began.elapsed());
+    // Whoever came first made room.
+    assert_eq!(ends(&mut idle[0]).await.1, "");
+}
+
+#[tokio::test]
+async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let open = Arc::new(Semaphore::new(0));
+    let (doors, reached) = (Arc::clone(&open), Arc::new(Semaphore::new(0)));
+    let counted = Arc::clone(&reached);
+    let slow = move || async move {
+        counted.add_permits(1);
+        doors.acquire().await.unwrap().forget();
+        "done"
+    };
+    let router = Router::new().route("/slow", get(slow)).route("/", get(|| async { "quick" }));
+    tokio::spawn(connection::serve(listener, router, CancellationToken::new()));
+    let ask = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+    };
+    let mut asked = Vec::new();
+    for _ in 0..connection::AT_ONCE {
+        asked.push(ask("/slow").await);
+    }
+    let all = u32::try_from(connection::AT_ONCE).unwrap();
+    reached.acquire_many(all).await.unwrap().forget();
+    let mut next = ask("/").await;
+    assert!(tokio::time::timeout(Duration::from_millis(100), next.readable()).await.is_err(), "the house is full");
+    open.add_permits(1);
+    assert!(ends(&mut next).await.1.ends_with("quick"));
+    open.add_permits(connection::AT_ONCE);
+    for mut one in asked {
+        assert!(ends(&mut one).await.1.ends_with("done"));
+    }
 }
 
 #[tokio::test]

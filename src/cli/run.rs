@@ -63,7 +63,7 @@ struct AskingArgs {
     /// The file of the token that asking for a pass over HTTP takes; without it, only this machine itself may ask
     #[arg(long, env = "CALRY_ADMIN_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
     admin_token_file: Option<PathBuf>,
-    /// How many HTTP requests a minute are let in from one address, probes aside
+    /// How many HTTP requests a minute are let in from one address, beside probes and what the page is made of
     #[arg(long, env = "CALRY_ADMIN_RATE", hide_env_values = true, default_value = "60", value_name = "N")]
     admin_rate: NonZeroU32,
     /// The file of the secret of GitHub's webhook; opens /hooks/github, by which a push reconciles at once

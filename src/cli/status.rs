@@ -18,8 +18,8 @@ use crate::remote::{Daemon, DaemonUrl, Http, Settings, install_tls};
 use crate::render::json;
 use crate::render::status::{self, Status, WorkspaceStatus};
 
-/// Between two questions of --watch: half of what a daemon lets in.
-const BETWEEN: Duration = Duration::from_secs(2);
+/// Between two questions of --watch: with an open page beside it no more than a daemon lets in.
+const BETWEEN: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 #[command(after_help = "Exit codes:\n  \
@@ -97,7 +97,8 @@ struct Known {
 impl Known {
     fn keep_only(&mut self, only: &str) -> anyhow::Result<()> {
         let workspaces = &self.status.workspaces;
-        let is_meant = |one: &WorkspaceStatus| one.is_called(only);
+        let one = status::meant(workspaces, only, |one| one);
+        let is_meant = |workspace: &WorkspaceStatus| one.is_some_and(|one| std::ptr::eq(one, workspace));
         let meant: Vec<bool> = workspaces.iter().map(is_meant).collect();
         if !meant.contains(&true) {
             let names = workspaces.iter().map(WorkspaceStatus::label);

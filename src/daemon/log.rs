@@ -50,7 +50,8 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
                 "pass {number} ({trigger}) failed after {took}: {failure}{next}"
             );
         }
-        PassResult::Refused(plan, refusal) => {
+        PassResult::Refused(plan, _) => {
+            let refusal = report.result.error().unwrap_or_default();
             let digest = plan.digest.as_ref().map(ToString::to_string);
             error!(
                 pass = number,

@@ -18,7 +18,7 @@ use crate::apply::{self, Report, UpdateResult};
 use crate::model::{Diagnostic, Provider, Revision, SPANS};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
-use crate::remote::ReadCalry as _;
+use crate::remote::{self, ReadCalry as _};
 use crate::render::status::Ended;
 
 /// How a pass went.
@@ -121,6 +121,9 @@ impl PassResult {
     pub fn error(&self) -> Option<String> {
         match self {
             Self::Failed(failure) => Some(failure.to_string()),
+            Self::Refused(_, refusal @ Refusal::TooManyChanges { .. }) => {
+                Some(format!("{refusal}; a daemon also takes it by the button on its page, or POST /api/v1/approve"))
+            }
             Self::Refused(_, refusal) => Some(refusal.to_string()),
             Self::Observed(_) | Self::Applied(..) => None,
         }
@@ -187,8 +190,8 @@ async fn attempt(
         loaded = tokio::time::timeout_at(deadline, load(settings, memory)) => loaded,
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
-    let mut desired = loading
-        .map_err(|_| Failure::Internal("reading the definitions took longer than the whole pass may".to_owned()))??;
+    let late = "reading the definitions and the API key took longer than the whole pass may";
+    let (mut desired, key) = loading.map_err(|_| Failure::Internal(late.to_owned()))??;
     // Nobody knows what is being written where looking hangs.
     let unsettled = unsettled
         .ok_or_else(|| Failure::Internal("looking at the definitions took longer than it ever should".to_owned()))?;
@@ -204,7 +207,7 @@ async fn attempt(
         }
     };
 
-    let key = match settings.key.read() {
+    let key = match key {
         Ok(key) => key,
         Err(error) => {
             tell_problems(memory, told, &desired.loaded);
@@ -278,17 +281,21 @@ async fn attempt(
     Ok(PassResult::Applied(approved.into_plan(), applied))
 }
 
-/// Reads the definitions, when its turn has come. What was begun for an earlier pass and hangs is waited for first, so that
-/// a file system that hangs takes one thread of a workspace, and not one more with each pass.
-async fn load(settings: &Settings, memory: &mut Memory) -> Result<pass::Desired, Failure> {
+/// Reads the definitions and the API key, when its turn has come. What was begun for an earlier pass and hangs is waited for
+/// first, so that a file system that hangs takes one thread of a workspace, and not one more with each pass.
+async fn load(
+    settings: &Settings,
+    memory: &mut Memory,
+) -> Result<(pass::Desired, Result<remote::ApiKey, remote::KeyError>), Failure> {
     if let Some(before) = &mut memory.reading {
         let _ = before.await;
         memory.reading = None;
     }
-    let source = Arc::clone(&settings.source);
+    let (source, key) = (Arc::clone(&settings.source), settings.key.clone());
     let reading = async {
         let (send, loaded) = oneshot::channel();
-        memory.reading = Some(tokio::task::spawn_blocking(move || drop(send.send(pass::load(&source)))));
+        let read = move || pass::load(&source).map(|desired| (desired, key.read()));
+        memory.reading = Some(tokio::task::spawn_blocking(move || drop(send.send(read()))));
         loaded.await
     };
     let loaded = settings.seat.reading().within(reading).await;

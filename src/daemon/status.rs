@@ -107,12 +107,6 @@ impl Board {
         self.status.borrow().label().to_owned()
     }
 
-    /// Whether somebody who says this means it.
-    #[must_use]
-    pub fn is_called(&self, name: &str) -> bool {
-        self.status.borrow().is_called(name)
-    }
-
     /// Whether definitions and live state were read once without an error.
     #[must_use]
     pub fn is_ready(&self) -> bool {

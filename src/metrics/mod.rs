@@ -1,7 +1,7 @@
 //! What is told to Prometheus: counters of what happened, and the status boards as numbers.
 //!
 //! It reads boards, and is told of passes and requests; it decides nothing, and no pass waits for a reader of it. Nothing
-//! foreign is a label's value but what is bounded: of a workspace its slug and its revision, of a provider its name.
+//! foreign is a label's value but what is bounded: of a workspace its name or slug and its revision, of a provider its name.
 //!
 //! # How many series
 //!
@@ -9,8 +9,8 @@
 //! the start, with 0, so that `rate()` sees the first one that is counted. Series of a provider that git no longer manages,
 //! and of the revision before, go away.
 //!
-//! The label `workspace` is the slug. Until the workspace was read for the first time it is what the operator calls the
-//! workspace: the definitions directory, as it was written.
+//! The label `workspace` is the name in the configuration file. Without one it is the slug, and until the workspace was read
+//! for the first time the definitions directory, as it was written.
 
 mod process;
 mod text;

@@ -94,7 +94,7 @@ pub(super) struct Seen {
 
 impl WorkspaceMetrics {
     /// Counts for a loop that is about to start. `name` is what the operator calls the workspace: it is the label
-    /// `workspace` until the workspace itself was read.
+    /// `workspace`; where that is but its directory, until the workspace itself was read.
     #[must_use]
     pub fn new(name: &str, settings: &Settings, board: Arc<Board>) -> Self {
         Self::of(name, settings.api.method(), Arc::clone(&settings.watching.counts), board)
@@ -144,9 +144,11 @@ impl WorkspaceMetrics {
     /// What there is now.
     pub(super) fn look(&self) -> Seen {
         let status = self.board.published();
-        let slug = status.workspace.as_ref().filter(|workspace| Slug::parse(&workspace.slug).is_ok());
+        let known = status.workspace.as_ref().filter(|workspace| Slug::parse(&workspace.slug).is_ok());
+        // Series of a workspace that has a name stay what they are, whatever is found behind its key.
+        let slug = known.filter(|_| status.name.is_none()).map(|workspace| workspace.slug.clone());
         let mut seen = Seen {
-            label: slug.map_or_else(|| self.name.clone(), |workspace| workspace.slug.clone()),
+            label: slug.unwrap_or_else(|| self.name.clone()),
             alive: self.board.silence() < LIFELESS,
             held: 0,
             failed: 0,

@@ -103,13 +103,13 @@ pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Da
             }
             return events;
         }
-        PassResult::Refused(plan, refusal) => {
+        PassResult::Refused(plan, _) => {
             let digest = plan.digest.as_ref().map(ToString::to_string).unwrap_or_default();
             if memory.refused.as_ref() != Some(&digest) {
                 let due = plan.steps().map(|step| subject(step.desired.provider.as_str(), &step.changes, None));
                 let refused = event(EventKind::Refused, "the plan was refused, and nothing was changed".to_owned());
                 events.push(Event {
-                    reason: Some(reason(&refusal.to_string())),
+                    reason: report.result.error().map(|why| reason(&why)),
                     digest: Some(digest.clone()).filter(|digest| !digest.is_empty()),
                     ..about(refused, due.collect())
                 });

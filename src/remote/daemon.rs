@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{DATE, ETAG, HeaderValue, IF_NONE_MATCH};
-use reqwest::{Client, StatusCode};
+use reqwest::header::{DATE, ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
+use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 use url::Url;
 
 use super::api::{bounded, root_cause};
@@ -113,11 +114,20 @@ impl Daemon {
                 reason
             }
         };
-        let mut request = self.client.get(self.url.status());
-        if let Some(tag) = known.as_ref() {
-            request = request.header(IF_NONE_MATCH, tag);
+        let send = || {
+            let request = self.client.get(self.url.status());
+            match known.as_ref() {
+                Some(tag) => request.header(IF_NONE_MATCH, tag).send(),
+                None => request.send(),
+            }
+        };
+        let patience = Instant::now() + self.timeout * 3 / 4;
+        let mut response = send().await.map_err(broken)?;
+        // Others at this address may have used up what is let in; the daemon says when there is more.
+        while let Some(wait) = pause(&response).filter(|wait| Instant::now() + *wait < patience) {
+            sleep(wait).await;
+            response = send().await.map_err(broken)?;
         }
-        let mut response = request.send().await.map_err(broken)?;
         let status = response.status();
         let date = response.headers().get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         if status == StatusCode::NOT_MODIFIED {
@@ -139,6 +149,12 @@ impl Daemon {
         *known = tag;
         Ok(Answer { time: date, body: Some(body) })
     }
+}
+
+/// How long somebody who comes too often is told to wait.
+fn pause(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER).filter(|_| response.status() == StatusCode::TOO_MANY_REQUESTS)?;
+    Some(Duration::from_secs(seconds.to_str().ok()?.parse().ok()?))
 }
 
 fn quote(text: &str) -> String {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::status::{Tone, WorkspaceStatus};
+use super::status::{Tone, WorkspaceStatus, meant};
 use crate::model::printable;
 use parts::{safe, sprite, stamp};
 
@@ -60,9 +60,7 @@ impl View<'_> {
 
     fn shown(&self) -> Shown<'_> {
         match (self.only, self.workspaces) {
-            (Some(asked), all) => {
-                all.iter().find(|one| one.is_called(asked)).map_or(Shown::Nothing, |one| Shown::One(one))
-            }
+            (Some(asked), all) => meant(all, asked, Arc::clone).map_or(Shown::Nothing, |one| Shown::One(one)),
             (None, [one]) => Shown::One(one),
             (None, _) => Shown::All,
         }
@@ -146,7 +144,8 @@ pub fn content(view: &View<'_>) -> String {
         }
     };
     let asked = match view.shown() {
-        Shown::One(WorkspaceStatus { workspace: Some(known), .. }) => printable(&known.slug),
+        // Before the first pass a workspace without a name is the only one, and is called something else after it.
+        Shown::One(one) if one.name.is_some() || one.workspace.is_some() => printable(one.label()),
         _ => String::new(),
     };
     html! {

@@ -4,7 +4,8 @@
 (() => {
   const by = (id) => document.getElementById(id);
   const contact = by("contact"), lost = by("lost"), answer = by("answer"), told = by("told"), button = by("reconcile");
-  const QUIET = 25000, SLOWEST = 15000;
+  // Between two newer pages: with a terminal that follows the status, too, no more than a daemon lets in.
+  const BETWEEN = 4000, QUIET = 25000, SLOWEST = 15000;
   const version = by("main").dataset.version;
   let events = null, timer = 0, tries = 0, heard = Date.now(), since = 0, asking = false, again = false;
   let token = "", skew = Date.parse(by("main").dataset.now) - Date.now();
@@ -115,7 +116,7 @@
       setTimeout(() => {
         asking = false;
         if (again) refresh().catch(missed);
-      }, pause || Math.min(SLOWEST, Math.max(2000, 10 * (Date.now() - began))));
+      }, pause || Math.min(SLOWEST, Math.max(BETWEEN, 10 * (Date.now() - began))));
     }
   };
 

@@ -113,3 +113,17 @@ fn trouble_is_on_top_and_a_workspace_has_a_page_of_its_own() {
     let one = shown(vec![well, ill], Some("well & good"));
     assert!(one.contains("data-workspace=\"well &amp; good\"") && one.contains("<h1>Git is what runs</h1>"));
 }
+
+#[test]
+fn what_a_page_asks_for_is_for_its_workspace_alone_whatever_is_known_of_it() {
+    let [mut first, mut second, mut unread] = [(); 3].map(|()| workspace("acme", 0, 0));
+    unread["workspace"] = Value::Null;
+    for (one, name) in [(&mut first, "first"), (&mut second, "second"), (&mut unread, "unread")] {
+        one["name"] = json!(name);
+    }
+    for name in ["first", "second", "unread"] {
+        let page = shown(vec![first.clone(), second.clone(), unread.clone()], Some(name));
+        assert!(page.contains(&format!("data-workspace=\"{name}\"")), "{name}");
+    }
+    assert!(shown(vec![first, second, unread], None).contains("data-workspace=\"\""), "all of them");
+}

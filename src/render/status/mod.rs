@@ -6,6 +6,8 @@
 mod text;
 mod verdict;
 
+use std::ops::Deref;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use schemars::JsonSchema;
@@ -316,11 +318,18 @@ impl WorkspaceStatus {
         self.name.as_deref().or_else(slug).unwrap_or(&self.directory)
     }
 
-    /// Whether somebody who says this means it.
-    #[must_use]
-    pub fn is_called(&self, name: &str) -> bool {
-        self.label() == name || self.workspace.as_ref().is_some_and(|known| known.slug == name)
+    fn has_slug(&self, slug: &str) -> bool {
+        self.workspace.as_ref().is_some_and(|known| known.slug == slug)
     }
+}
+
+/// Which of these somebody means who says this: a name, or a slug where none has that name.
+pub fn meant<'a, T, S>(all: &'a [T], said: &str, status: impl Fn(&'a T) -> S) -> Option<&'a T>
+where
+    S: Deref<Target = WorkspaceStatus>,
+{
+    let named = all.iter().find(|one| status(one).label() == said);
+    named.or_else(|| all.iter().find(|one| status(one).has_slug(said)))
 }
 
 impl ProviderStatus {

@@ -350,22 +350,19 @@ mod tests {
     use crate::remote::{self, Api, ApiUrl, Http, KeySource};
     use crate::repo::{MissingSecrets, SecretSources};
 
-    #[tokio::test]
-    async fn a_fault_ends_the_pass_and_not_the_daemon_and_repeats_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("hostaway.yaml"), "provider: HOSTAWAY\n").unwrap();
+    /// There is no key, so that nothing is asked.
+    fn settings(definitions: &std::path::Path) -> Settings {
         remote::install_tls();
         let http = Http::new(remote::Settings::default()).unwrap();
-        let settings = Settings {
+        Settings {
             source: Arc::new(pass::Source {
-                definitions: directory.path().to_owned(),
+                definitions: definitions.to_owned(),
                 secrets: SecretSources::new(None),
                 missing: MissingSecrets::Error,
                 strict: false,
                 only: Vec::new(),
                 base: None,
             }),
-            // There is no key, so that nothing is asked.
             key: KeySource::Variable(None::<Secret>),
             api: Api::new(&http, ApiUrl::parse("http://127.0.0.1:9", false).unwrap(), UpdateMethod::Patch).unwrap(),
             interval: Duration::from_secs(60),
@@ -377,7 +374,14 @@ mod tests {
             applying: super::super::Applying::default(),
             state: Arc::new(State::in_process().unwrap()),
             seat: crate::daemon::Fleet::seats(vec![None]).remove(0),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fault_ends_the_pass_and_not_the_daemon_and_repeats_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("hostaway.yaml"), "provider: HOSTAWAY\n").unwrap();
+        let settings = settings(directory.path());
         let mut memory = Memory::new(&settings.state);
         memory.faulty = true;
         let stop = CancellationToken::new();
@@ -387,5 +391,20 @@ mod tests {
         memory.faulty = false;
         let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Interval, Some(&[]), &stop).await;
         assert!(matches!(report.result, PassResult::Failed(Failure::Key(_))) && report.number == 2, "{report:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fault_outside_of_a_pass_costs_no_more_than_a_pause() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path());
+        let handle = super::super::Handle::new(super::super::Board::new(&settings, "definitions"));
+        let (stop, mut told) = (CancellationToken::new(), Vec::new());
+        super::super::run(&settings, &handle, stop.clone(), |report| {
+            told.push(report.number);
+            assert!(told.len() > 2, "hunter2");
+            stop.cancel();
+        })
+        .await;
+        assert_eq!(told, [1, 2, 3]);
     }
 }

@@ -236,7 +236,7 @@ async fn attempt(
     memory.also = claimed?;
     told.also_is_news = !memory.also.is_empty() && memory.also != before;
     memory.learn_workspace(key.secret(), &plan.workspace);
-    memory.learn_plan(&plan);
+    memory.learn_plan(&plan, &settings.source.only);
 
     if settings.mode == Mode::Observe {
         tell_differences(memory, told, &plan, true);

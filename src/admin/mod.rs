@@ -128,14 +128,17 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
-    let silence = shared.boards.iter().map(|board| board.silence()).max().unwrap_or_default();
+    let most = shared.boards.iter().map(|board| (board.silence(), board)).max_by_key(|(silence, _)| *silence);
+    let silence = most.map(|(silence, _)| silence).unwrap_or_default();
     let told = spoken(silence);
     if silence < LIFELESS {
         probe(true, &format!("the loop is alive: its heart beat {told} ago"))
     } else {
+        let several = most.filter(|_| shared.boards.len() > 1);
+        let whose = several.map(|(_, board)| format!(" of {}", board.label())).unwrap_or_default();
         probe(
             false,
-            &format!("the loop hangs: its heart has not beaten for {told}, though it beats while it waits, too"),
+            &format!("the loop{whose} hangs: its heart has not beaten for {told}, though it beats while it waits, too"),
         )
     }
 }

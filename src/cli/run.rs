@@ -335,6 +335,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     }
     let handles: Vec<_> = all.iter().map(|ready| ready.handle.clone()).collect();
     let metrics = Metrics::new(all.iter().map(|ready| Arc::clone(&ready.metrics)).collect());
+    let metrics = metrics.notifying(shared.notifier.tally());
     let access = args.asking.access(&args.admin_host)?;
     let listener = open(args.listen).await?;
     let asked = handles.clone();

@@ -18,7 +18,7 @@ use crate::apply::{self, Report, UpdateResult};
 use crate::model::{Diagnostic, Provider, Revision, SPANS};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
-use crate::remote::ReadCalry as _;
+use crate::remote::{ApiKey, KeyError, ReadCalry as _};
 use crate::render::status::Ended;
 
 /// How a pass went.
@@ -187,8 +187,10 @@ async fn attempt(
         loaded = tokio::time::timeout_at(deadline, load(settings, memory)) => loaded,
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
-    let mut desired = loading
-        .map_err(|_| Failure::Internal("reading the definitions took longer than the whole pass may".to_owned()))??;
+    let (desired, key) = loading.map_err(|_| {
+        Failure::Internal("reading the definitions and the API key took longer than the whole pass may".to_owned())
+    })??;
+    let mut desired = desired?;
     // Nobody knows what is being written where looking hangs.
     let unsettled = unsettled
         .ok_or_else(|| Failure::Internal("looking at the definitions took longer than it ever should".to_owned()))?;
@@ -204,7 +206,7 @@ async fn attempt(
         }
     };
 
-    let key = match settings.key.read() {
+    let key = match key {
         Ok(key) => key,
         Err(error) => {
             tell_problems(memory, told, &desired.loaded);
@@ -278,23 +280,26 @@ async fn attempt(
     Ok(PassResult::Applied(approved.into_plan(), applied))
 }
 
-/// Reads the definitions, when its turn has come. What was begun for an earlier pass and hangs is waited for first, so that
+/// What is read of files.
+type Read = (Result<pass::Desired, Failure>, Result<ApiKey, KeyError>);
+
+/// Reads the definitions and the API key, when its turn has come. What was begun for an earlier pass and hangs is waited for first, so that
 /// a file system that hangs takes one thread of a workspace, and not one more with each pass.
-async fn load(settings: &Settings, memory: &mut Memory) -> Result<pass::Desired, Failure> {
+async fn load(settings: &Settings, memory: &mut Memory) -> Result<Read, Failure> {
     if let Some(before) = &mut memory.reading {
         let _ = before.await;
         memory.reading = None;
     }
-    let source = Arc::clone(&settings.source);
+    let (source, key) = (Arc::clone(&settings.source), settings.key.clone());
     let reading = async {
         let (send, loaded) = oneshot::channel();
-        memory.reading = Some(tokio::task::spawn_blocking(move || drop(send.send(pass::load(&source)))));
+        memory.reading = Some(tokio::task::spawn_blocking(move || drop(send.send((pass::load(&source), key.read())))));
         loaded.await
     };
     let loaded = settings.seat.reading().within(reading).await;
     memory.reading = None;
     // What the panic says may quote what it was about.
-    loaded.unwrap_or_else(|_| Err(Failure::Internal("reading the definitions ended by a fault".to_owned())))
+    loaded.map_err(|_| Failure::Internal("reading the definitions ended by a fault".to_owned()))
 }
 
 /// Notes what differs and stays so, where that is news: held and unreadable providers, and with `updates` the pending

@@ -365,6 +365,7 @@ fn watching_goes_on_through_a_restart_and_ends_on_ctrl_c() {
     let mut second = waiting(&world, &[]);
     *door.leads_to.lock().unwrap() = Some(second.address());
     text.line(", enforces, every");
+    json.line("\"mode\":\"enforce\"");
     for watching in [&mut text, &mut json] {
         watching.signal("INT");
         assert_eq!(watching.wait(), Some(0));

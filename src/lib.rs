@@ -29,9 +29,9 @@
 //! | `saved` | `model`, `plan` |
 //! | `pass` | `model`, `repo`, `remote`, `plan`, `apply` |
 //! | `daemon` | all of these but `sandbox` |
-//! | `metrics` | `model`, `repo`, `remote`, `plan`, `apply`, `render`, `daemon` |
 //! | `notifications` | `model`, `remote`, `plan`, `apply`, `render`, `pass`, `daemon` |
-//! | `admin` | `model`, `plan`, `render`, `daemon`, `metrics` |
+//! | `metrics` | `model`, `repo`, `remote`, `plan`, `apply`, `render`, `daemon`, `notifications` |
+//! | `admin` | `model`, `remote`, `plan`, `render`, `daemon`, `metrics` |
 //! | `cli` | everything; nothing imports it |
 //!
 //! `tests/architecture.rs` reads the code and holds it to this table.

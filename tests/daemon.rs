@@ -166,6 +166,22 @@ fn a_directory_that_vanishes_changes_nothing_and_is_read_again_when_it_is_back()
 }
 
 #[test]
+fn an_api_key_on_a_file_system_that_hangs_fails_passes_and_keeps_nobody_from_ending() {
+    let mut world = World::default();
+    world.write("hostaway.yaml", "provider: HOSTAWAY\n");
+    world.env.remove("CALRY_API_KEY");
+    world.env("CALRY_API_KEY_FILE", "key");
+    // Whoever opens it waits for a writer.
+    let pipe = world.dir.path().join("key");
+    assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    let mut daemon = world.daemon(&["--timeout", "1s", "--interval", "1s"]);
+    daemon.line("pass 1 (start) failed");
+    daemon.line("pass 2 ");
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+}
+
+#[test]
 fn an_empty_directory_changes_nothing() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));

@@ -379,6 +379,29 @@ fn a_provider_costs_five_series_and_a_workspace_about_a_hundred() {
     assert!(none <= 8 + 110, "{none}");
 }
 
+/// The flags of a daemon that tells somebody who is not there.
+fn notifying(world: &World) -> [&'static str; 2] {
+    let text = format!("notifications:\n  - name: ops\n    webhook: {{url: '{}/nowhere'}}\n", world.sandbox.url());
+    std::fs::write(world.dir.path().join("calry-gitops.yaml"), text).unwrap();
+    ["--config", "calry-gitops.yaml"]
+}
+
+#[test]
+fn what_becomes_of_notifications_is_counted_from_zero() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+    let mut daemon = waiting(&world, &notifying(&world));
+    let counted = |daemon: &mut Daemon| {
+        let scrape = Scrape::of(daemon);
+        ["sent", "failed", "dropped"].map(|result| {
+            scrape.get("calry_gitops_notifications_total", &[("target", "ops"), ("result", result)]) as u64
+        })
+    };
+    assert_eq!(counted(&mut daemon), [0, 0, 0]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "rooms"));
+    until("it was given up", || counted(&mut daemon) == [0, 1, 0]);
+}
+
 /// Every name of a metric of ours, or of a process, that a text speaks of.
 fn spoken_of(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -392,7 +415,7 @@ fn rules_and_dashboard_speak_of_nothing_that_is_not_exported() {
         world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
         Checkout::of(world)
     };
-    let mut daemon = waiting(&checkout.world, &[]);
+    let mut daemon = waiting(&checkout.world, &notifying(&checkout.world));
     let scrape = Scrape::of(&mut daemon);
     for name in ["calry-gitops.rules.yaml", "calry-gitops.dashboard.json"] {
         let text = std::fs::read_to_string(repository().join("deploy/monitoring").join(name)).unwrap();

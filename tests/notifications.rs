@@ -238,7 +238,7 @@ fn each_happening_is_told_once_with_its_place_and_without_a_value() {
             (&json!("put back"), &json!("acme-production"))
         );
         assert!(stand_in.posted().iter().all(|posted| !posted.body.contains(LIVE)));
-        let counts = notifier.counts().remove(0);
+        let counts = notifier.tally().counts().remove(0);
         assert_eq!((counts.kind, counts.sent, counts.failed, counts.dropped), ("webhook", 6, 0, 0));
         notifier.stop().await;
     });
@@ -541,7 +541,7 @@ fn who_fails_is_tried_again_and_no_pass_waits_for_it() {
         let redirected = gone.wait(5).await;
         assert!(redirected.iter().all(|posted| posted.path == "/hook"), "a redirect was followed");
         let stopping = Instant::now();
-        let counts = notifier.counts();
+        let counts = notifier.tally().counts();
         notifier.stop().await;
         assert!(stopping.elapsed() < Duration::from_secs(8), "{:?}", stopping.elapsed());
         resets.abort();
@@ -578,6 +578,9 @@ fn no_log_line_holds_an_address_or_a_token_however_it_fails() {
         moved.wait(1).await;
         notifier.stop().await;
         let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+        for name in ["clear", "nowhere"] {
+            assert!(log.contains(&format!("{name} cannot be notified until this is mended: ")), "{name}:\n{log}");
+        }
         for name in ["gh", "gl", "moved", "denied", "refused", "clear", "nowhere"] {
             assert!(log.contains(&format!("{name} was not notified: ")), "nothing of {name} in:\n{log}");
         }

@@ -105,7 +105,7 @@ impl Soak {
             fs::create_dir(world.dir.path().join(directory)).unwrap();
         }
         world.env.remove("CALRY_API_KEY");
-        world.env("CALRY_API_KEY_FILE", "key").env("CALRY_SECRETS_DIR", "secrets");
+        world.env("CALRY_API_KEY_FILE", "key").env("CALRY_SECRETS_DIR", "secrets").env("CALRY_STATE_DIR", "state");
         fs::write(world.dir.path().join("key"), &world.sandbox.keys().write).unwrap();
         let daemon = start(&world);
         let canaries = vec!["canary-first".to_owned(), world.sandbox.keys().write];
@@ -146,7 +146,10 @@ impl Soak {
                 std::thread::sleep(Duration::from_millis(self.dice.u64(0..400)));
                 fs::rename(&away, &here).unwrap();
             }
-            13 => self.daemon.signal("HUP"),
+            13 => {
+                self.hears();
+                self.daemon.signal("HUP");
+            }
             14 => self.restart("KILL"),
             _ => self.restart("TERM"),
         }
@@ -271,10 +274,16 @@ impl Soak {
         }
     }
 
-    fn restart(&mut self, signal: &str) {
-        // Before it says its first word, it does not listen to signals.
-        if signal == "TERM" && self.daemon.seen.is_empty() {
+    /// Before it says its first word, the daemon does not listen to signals.
+    fn hears(&mut self) {
+        if self.daemon.seen.is_empty() {
             self.daemon.line("");
+        }
+    }
+
+    fn restart(&mut self, signal: &str) {
+        if signal == "TERM" {
+            self.hears();
         }
         self.daemon.signal(signal);
         if signal == "KILL" {
@@ -303,6 +312,7 @@ impl Soak {
             std::thread::sleep(Duration::from_millis(20));
             if asked.elapsed() > Duration::from_secs(2) {
                 asked = Instant::now();
+                self.hears();
                 self.daemon.signal("HUP");
             }
         }

@@ -81,6 +81,43 @@ fn after_a_restart_drift_is_drift_and_a_change_is_a_change() {
 }
 
 #[test]
+fn what_a_run_was_not_about_is_not_forgotten() {
+    let definitions = ["GUESTY", "HOSTAWAY"].map(|provider| live(provider, &["name"], &["pictures"]));
+    let mut world = World::with(json!(definitions), Config::default());
+    world.write("hostaway.yaml", HOSTAWAY).write("guesty.yaml", &HOSTAWAY.replace("HOSTAWAY", "GUESTY"));
+    world.env("CALRY_STATE_DIR", "state").env("CALRY_LOG_FORMAT", "json");
+    drop(start(&world));
+    world.run(&["run", "--once", "--only", "GUESTY"]).exits(0);
+    click(&world);
+    assert_eq!(causes(&start(&world)), ["drift"]);
+    // Nor is that whose file cannot be read for a while.
+    world.write("hostaway.yaml", "provider: [\n");
+    drop(start(&world));
+    click(&world);
+    world.write("hostaway.yaml", HOSTAWAY);
+    assert_eq!(causes(&start(&world)), ["drift"]);
+    // A file that is gone is another thing.
+    fs::remove_file(world.definitions().join("hostaway.yaml")).unwrap();
+    drop(start(&world));
+    click(&world);
+    world.write("hostaway.yaml", HOSTAWAY);
+    assert_eq!(causes(&start(&world)), ["change"]);
+}
+
+#[test]
+fn what_a_killed_writer_left_is_removed_and_what_is_being_written_is_not() {
+    let world = world(HOSTAWAY);
+    drop(start(&world));
+    let [old, new] = [".state-old", ".state-new"].map(|name| world.dir.path().join("state").join(name));
+    fs::write(&old, "{").unwrap();
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    fs::File::options().write(true).open(&old).unwrap().set_modified(hour_ago).unwrap();
+    fs::write(&new, "{").unwrap();
+    drop(start(&world));
+    assert_eq!((old.exists(), new.exists()), (false, true));
+}
+
+#[test]
 fn a_secret_that_was_rotated_between_is_a_change_and_one_that_was_not_leaves_drift_drift() {
     for own_key in [true, false] {
         let mut world = world(KEYED);

@@ -18,10 +18,11 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::limit::Peer;
-use super::{Access, Host, Said, SecretFile, answer, error, hook, host};
+use super::{Access, Host, Said, answer, error, hook, host};
 use crate::daemon::{Handle, NotPending, Trigger};
 use crate::model::{SharedSecret, printable};
 use crate::plan::Digest;
+use crate::remote::SecretFile;
 use crate::render::status::meant;
 
 /// The largest body of a request to the API, in bytes.
@@ -140,7 +141,7 @@ fn is_from_here(request: &Request) -> bool {
 pub(super) async fn read(file: &SecretFile) -> Result<SharedSecret, Refused> {
     let file = file.clone();
     // It may be on a file system that hangs.
-    let why = match tokio::task::spawn_blocking(move || file.read()).await {
+    let why = match tokio::task::spawn_blocking(move || file.shared()).await {
         Ok(Ok(secret)) => return Ok(secret),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "reading it ended by a fault".to_owned(),

@@ -14,11 +14,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt as _;
 
-use super::SecretFile;
 use super::ask::{Asking, Refused, asked, done, read, single};
 use crate::daemon::status::now;
 use crate::daemon::{Handle, Trigger};
 use crate::model::{SharedSecret, Signing};
+use crate::remote::SecretFile;
 
 /// The largest body, in bytes: a push of some thousand commits. A larger one is found by the interval.
 const MAX_BODY: usize = 4 << 20;

@@ -11,7 +11,6 @@ mod hook;
 mod host;
 mod limit;
 mod page;
-mod secret;
 
 use std::convert::Infallible;
 use std::io;
@@ -41,11 +40,11 @@ use crate::daemon::status::{LIFELESS, now};
 use crate::daemon::{Board, Handle};
 use crate::metrics::Metrics;
 use crate::model::spoken;
+use crate::remote::SecretFile;
 use crate::render::{json, status::Status};
 
 pub use hook::Hooks;
 pub use host::{Host, InvalidHost};
-pub use secret::{SecretFile, SecretFileError};
 
 /// Who may come, and how often.
 #[derive(Debug)]

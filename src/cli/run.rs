@@ -17,11 +17,11 @@ use super::config::{Configuration, Configured};
 use super::options::{FingerprintArgs, LiveArgs, duration};
 use super::output::OF_WORKSPACE;
 use super::{Command, Exit, Output, UsageError, apply, signals};
-use crate::admin::{Access, Admin, Hooks, Host, SecretFile};
+use crate::admin::{Access, Admin, Hooks, Host};
 use crate::daemon::{self, Applying, Board, Fleet, Handle, Mode, PassReport, Seat, Settings, State, Trigger};
 use crate::metrics::{Metrics, WorkspaceMetrics};
 use crate::notifications::{Notifier, Teller};
-use crate::remote::{self, Http, install_tls};
+use crate::remote::{self, Http, SecretFile, install_tls};
 use crate::repo::{MissingSecrets, WatchOptions};
 use crate::sandbox::Sandbox;
 
@@ -82,7 +82,7 @@ impl AskingArgs {
     fn access(&self, hosts: &[Host]) -> anyhow::Result<Access> {
         let secret = |path: &Option<PathBuf>| {
             let file = path.as_ref().map(SecretFile::new);
-            file.map(|file| file.read().map(|_| file)).transpose()
+            file.map(|file| file.shared().map(|_| file)).transpose()
         };
         Ok(Access {
             hosts: hosts.to_vec(),
@@ -335,6 +335,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     }
     let handles: Vec<_> = all.iter().map(|ready| ready.handle.clone()).collect();
     let metrics = Metrics::new(all.iter().map(|ready| Arc::clone(&ready.metrics)).collect());
+    let metrics = metrics.notifying(shared.notifier.tally());
     let access = args.asking.access(&args.admin_host)?;
     let listener = open(args.listen).await?;
     let asked = handles.clone();

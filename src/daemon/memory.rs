@@ -270,16 +270,22 @@ impl Memory {
         providers.filter_map(|provider| Some((provider.clone(), self.rest(provider)?))).collect()
     }
 
-    /// Takes over what a plan found in place, and forgets what git no longer manages.
-    pub(super) fn learn_plan(&mut self, plan: &Plan) {
+    /// Takes over what a plan found in place, and forgets what git no longer manages. Of providers other than `only` the plan
+    /// says nothing, where there are any.
+    pub(super) fn learn_plan(&mut self, plan: &Plan, only: &[Provider]) {
         let managed: Vec<&Provider> = plan
             .entries
             .iter()
             .filter(|entry| !matches!(entry.verdict, Verdict::Unmanaged))
             .filter_map(|entry| entry.provider.as_ref())
             .collect();
-        self.applied.retain(|provider, _| managed.binary_search(&provider).is_ok());
-        self.kept.retain(|provider, _| managed.binary_search(&provider).is_ok());
+        // Whose a file is that cannot be read at all, nobody knows: anybody's.
+        let nameless = plan.entries.iter().any(|entry| entry.provider.is_none());
+        let stays = |provider: &Provider| {
+            nameless || managed.binary_search(&provider).is_ok() || !(only.is_empty() || only.contains(provider))
+        };
+        self.applied.retain(|provider, _| stays(provider));
+        self.kept.retain(|provider, _| stays(provider));
         for entry in &plan.entries {
             if let Verdict::InSync(desired, live) = &entry.verdict {
                 let imprint = self.imprint(desired, Some(live.updated_at.clone()));

@@ -10,12 +10,15 @@ mod pass;
 mod state;
 pub mod status;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply;
+use crate::model::spoken;
 use crate::pass::{Failure, Source};
 use crate::plan::Plan;
 use crate::remote::{Api, KeySource};
@@ -86,9 +89,32 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Runs passes until `stop` is cancelled. By its handle the loop is asked for a pass out of turn; a request that comes during
 /// a pass makes one more pass after it. The board shows each pass, and that the loop is alive; `report` is told of each pass.
+///
+/// A fault outside of a pass, which ends by its own, is told and costs no more than the pause until the loop begins anew.
 pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, mut report: impl FnMut(&PassReport)) {
-    let (board, asked) = (handle.board(), handle.asked());
     let mut memory = Memory::new(&settings.state);
+    loop {
+        let passes = passes(settings, handle, &stop, &mut memory, &mut report);
+        if AssertUnwindSafe(passes).catch_unwind().await.is_ok() {
+            return;
+        }
+        let pause = settings.interval;
+        tracing::error!("the loop ended by a fault of calry-gitops, told above; it begins anew in {}", spoken(pause));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = handle.board().beating(pause, tokio::time::sleep(pause)) => {}
+        }
+    }
+}
+
+async fn passes(
+    settings: &Settings,
+    handle: &Handle,
+    stop: &CancellationToken,
+    memory: &mut Memory,
+    report: &mut impl FnMut(&PassReport),
+) {
+    let (board, asked) = (handle.board(), handle.asked());
     let mut watching = settings.watching.clone();
     let settling = watching.patience * 2;
     let seat = &settings.seat;
@@ -121,7 +147,7 @@ pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, 
         }
         board.began(memory.passes + 1, trigger);
         let unsettled = settled.as_ref().ok().map(|settled| settled.unsettled.as_slice());
-        let passing = pass::pass(settings, &mut memory, asked, trigger, unsettled, &stop);
+        let passing = pass::pass(settings, memory, asked, trigger, unsettled, stop);
         let passed = board.beating(settings.timeout + apply::GRACE, passing).await;
         if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
             return;

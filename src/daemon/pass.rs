@@ -18,7 +18,7 @@ use crate::apply::{self, Report, UpdateResult};
 use crate::model::{Diagnostic, Provider, Revision, SPANS};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
-use crate::remote::{self, ReadCalry as _};
+use crate::remote::{ApiKey, KeyError, ReadCalry as _};
 use crate::render::status::Ended;
 
 /// How a pass went.
@@ -190,8 +190,10 @@ async fn attempt(
         loaded = tokio::time::timeout_at(deadline, load(settings, memory)) => loaded,
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
-    let late = "reading the definitions and the API key took longer than the whole pass may";
-    let (mut desired, key) = loading.map_err(|_| Failure::Internal(late.to_owned()))??;
+    let (desired, key) = loading.map_err(|_| {
+        Failure::Internal("reading the definitions and the API key took longer than the whole pass may".to_owned())
+    })??;
+    let mut desired = desired?;
     // Nobody knows what is being written where looking hangs.
     let unsettled = unsettled
         .ok_or_else(|| Failure::Internal("looking at the definitions took longer than it ever should".to_owned()))?;
@@ -239,7 +241,7 @@ async fn attempt(
     memory.also = claimed?;
     told.also_is_news = !memory.also.is_empty() && memory.also != before;
     memory.learn_workspace(key.secret(), &plan.workspace);
-    memory.learn_plan(&plan);
+    memory.learn_plan(&plan, &settings.source.only);
 
     if settings.mode == Mode::Observe {
         tell_differences(memory, told, &plan, true);
@@ -281,12 +283,12 @@ async fn attempt(
     Ok(PassResult::Applied(approved.into_plan(), applied))
 }
 
-/// Reads the definitions and the API key, when its turn has come. What was begun for an earlier pass and hangs is waited for
-/// first, so that a file system that hangs takes one thread of a workspace, and not one more with each pass.
-async fn load(
-    settings: &Settings,
-    memory: &mut Memory,
-) -> Result<(pass::Desired, Result<remote::ApiKey, remote::KeyError>), Failure> {
+/// What is read of files.
+type Read = (Result<pass::Desired, Failure>, Result<ApiKey, KeyError>);
+
+/// Reads the definitions and the API key, when its turn has come. What was begun for an earlier pass and hangs is waited for first, so that
+/// a file system that hangs takes one thread of a workspace, and not one more with each pass.
+async fn load(settings: &Settings, memory: &mut Memory) -> Result<Read, Failure> {
     if let Some(before) = &mut memory.reading {
         let _ = before.await;
         memory.reading = None;
@@ -294,14 +296,13 @@ async fn load(
     let (source, key) = (Arc::clone(&settings.source), settings.key.clone());
     let reading = async {
         let (send, loaded) = oneshot::channel();
-        let read = move || pass::load(&source).map(|desired| (desired, key.read()));
-        memory.reading = Some(tokio::task::spawn_blocking(move || drop(send.send(read()))));
+        memory.reading = Some(tokio::task::spawn_blocking(move || drop(send.send((pass::load(&source), key.read())))));
         loaded.await
     };
     let loaded = settings.seat.reading().within(reading).await;
     memory.reading = None;
     // What the panic says may quote what it was about.
-    loaded.unwrap_or_else(|_| Err(Failure::Internal("reading the definitions ended by a fault".to_owned())))
+    loaded.map_err(|_| Failure::Internal("reading the definitions ended by a fault".to_owned()))
 }
 
 /// Notes what differs and stays so, where that is news: held and unreadable providers, and with `updates` the pending
@@ -357,22 +358,19 @@ mod tests {
     use crate::remote::{self, Api, ApiUrl, Http, KeySource};
     use crate::repo::{MissingSecrets, SecretSources};
 
-    #[tokio::test]
-    async fn a_fault_ends_the_pass_and_not_the_daemon_and_repeats_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("hostaway.yaml"), "provider: HOSTAWAY\n").unwrap();
+    /// There is no key, so that nothing is asked.
+    fn settings(definitions: &std::path::Path) -> Settings {
         remote::install_tls();
         let http = Http::new(remote::Settings::default()).unwrap();
-        let settings = Settings {
+        Settings {
             source: Arc::new(pass::Source {
-                definitions: directory.path().to_owned(),
+                definitions: definitions.to_owned(),
                 secrets: SecretSources::new(None),
                 missing: MissingSecrets::Error,
                 strict: false,
                 only: Vec::new(),
                 base: None,
             }),
-            // There is no key, so that nothing is asked.
             key: KeySource::Variable(None::<Secret>),
             api: Api::new(&http, ApiUrl::parse("http://127.0.0.1:9", false).unwrap(), UpdateMethod::Patch).unwrap(),
             interval: Duration::from_secs(60),
@@ -384,7 +382,14 @@ mod tests {
             applying: super::super::Applying::default(),
             state: Arc::new(State::in_process().unwrap()),
             seat: crate::daemon::Fleet::seats(vec![None]).remove(0),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fault_ends_the_pass_and_not_the_daemon_and_repeats_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("hostaway.yaml"), "provider: HOSTAWAY\n").unwrap();
+        let settings = settings(directory.path());
         let mut memory = Memory::new(&settings.state);
         memory.faulty = true;
         let stop = CancellationToken::new();
@@ -394,5 +399,20 @@ mod tests {
         memory.faulty = false;
         let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Interval, Some(&[]), &stop).await;
         assert!(matches!(report.result, PassResult::Failed(Failure::Key(_))) && report.number == 2, "{report:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fault_outside_of_a_pass_costs_no_more_than_a_pause() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path());
+        let handle = super::super::Handle::new(super::super::Board::new(&settings, "definitions"));
+        let (stop, mut told) = (CancellationToken::new(), Vec::new());
+        super::super::run(&settings, &handle, stop.clone(), |report| {
+            told.push(report.number);
+            assert!(told.len() > 2, "hunter2");
+            stop.cancel();
+        })
+        .await;
+        assert_eq!(told, [1, 2, 3]);
     }
 }

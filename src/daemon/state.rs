@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::fs::OFlags;
@@ -25,6 +26,10 @@ const VERSION: u32 = 1;
 const MAX: u64 = 16 << 20;
 /// The largest fingerprint key that is read, in bytes.
 const MAX_KEY: u64 = 4096;
+/// How the name of a file begins that is being written.
+const UNFINISHED: &str = ".state-";
+/// A file that has been written for this long is not being written any more: its writer was killed.
+const STALE: Duration = Duration::from_secs(600);
 /// The file of the key that this program made.
 const KEY_FILE: &str = "fingerprint.key";
 
@@ -97,8 +102,13 @@ impl State {
     pub fn open(directory: &Path, key: Option<FingerprintKey>) -> Result<Self, NoRandomness> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
         let key = match (made, key) {
-            (Ok(()), Some(key)) => Ok(key),
-            (Ok(()), None) => own_key(directory)?,
+            (Ok(()), key) => {
+                sweep(directory);
+                match key {
+                    Some(key) => Ok(key),
+                    None => own_key(directory)?,
+                }
+            }
             (Err(error), _) => Err(error),
         };
         match key {
@@ -277,10 +287,22 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn written(directory: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
-    let mut file = tempfile::Builder::new().prefix(".state-").tempfile_in(directory)?;
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     Ok(file)
+}
+
+/// Removes what writers left that were killed. Another daemon may be writing now.
+fn sweep(directory: &Path) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes())) {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
+        if age.is_ok_and(|age| age.is_ok_and(|age| age > STALE)) {
+            // What cannot be removed is in nobody's way.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// The key that this program made, or makes now; the inner error where it cannot be kept.

@@ -335,6 +335,11 @@ pub(crate) fn for_tests() -> Board {
 }
 
 #[cfg(test)]
+pub(crate) fn named_for_tests(name: &str) -> Board {
+    Board::of(WorkspaceStatus { name: Some(name.to_owned()), ..WorkspaceStatus::default() })
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{Diagnostic, Workspace};

@@ -5,7 +5,7 @@
 //!
 //! # How many series
 //!
-//! 8 of the process, 109 of a workspace, and 5 more of each provider that git manages there. Those that count exist from
+//! 8 of the process, 3 of each target of notifications, 109 of a workspace, and 5 more of each provider that git manages there. Those that count exist from
 //! the start, with 0, so that `rate()` sees the first one that is counted. Series of a provider that git no longer manages,
 //! and of the revision before, go away.
 //!
@@ -23,15 +23,16 @@ use jiff::Timestamp;
 
 use self::text::{Kind, Page};
 use self::workspace::{ENDS, Seen, TRIED};
+use crate::notifications::{Counts, Tally};
 use crate::render::json::Summary;
 use crate::render::status::{Ended, Mode};
 
 pub use workspace::WorkspaceMetrics;
 
 /// The metrics of a process.
-#[derive(Debug)]
 pub struct Metrics {
     workspaces: Vec<Arc<WorkspaceMetrics>>,
+    notified: Option<Tally>,
     started: Option<f64>,
 }
 
@@ -42,7 +43,13 @@ impl Metrics {
     /// The metrics of a process that keeps these workspaces.
     #[must_use]
     pub fn new(workspaces: Vec<Arc<WorkspaceMetrics>>) -> Self {
-        Self { workspaces, started: process::started() }
+        Self { workspaces, notified: None, started: process::started() }
+    }
+
+    /// The same, which tell of notifications, too.
+    #[must_use]
+    pub fn notifying(self, notified: Tally) -> Self {
+        Self { notified: Some(notified), ..self }
     }
 
     /// Everything there is, in Prometheus' text format 0.0.4.
@@ -52,6 +59,15 @@ impl Metrics {
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         page.family(Kind::Gauge, "calry_gitops_build_info", "The version that runs.").sample(&version, 1);
         process::write(&mut page, self.started);
+        if let Some(notified) = &self.notified {
+            let help = "What became of notifications: given up (failed), or dropped for newer ones.";
+            let mut family = page.family(Kind::Counter, "calry_gitops_notifications_total", help);
+            for Counts { name, sent, failed, dropped, .. } in notified.counts() {
+                for (result, count) in [("sent", sent), ("failed", failed), ("dropped", dropped)] {
+                    family.sample(&[("target", &name), ("result", result)], count);
+                }
+            }
+        }
         let seen = self.look();
         for (kind, name, help, value) in PLAIN {
             let mut family = page.family(*kind, name, help);

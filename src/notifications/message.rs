@@ -83,7 +83,8 @@ impl Notification {
     pub(super) fn slack(&self) -> Value {
         let mut text = format!("{} {}", icon(self.event), code(&self.message));
         if let Some(revision) = &self.revision {
-            text += &format!(" at {}", code(short_commit(&revision.commit)));
+            let dirty = if revision.dirty { "+dirty" } else { "" };
+            text += &format!(" at {}", code(&format!("{}{dirty}", short_commit(&revision.commit))));
         }
         if let Some(reason) = &self.reason {
             text += &format!("\n{}", code(reason));

@@ -47,6 +47,26 @@ pub struct Notifier {
     tasks: JoinSet<()>,
 }
 
+/// Tells what became of the notifications so far, for as long as anybody wants to know.
+#[derive(Clone)]
+pub struct Tally(Vec<Arc<Queue>>);
+
+impl Tally {
+    /// What became of the notifications so far, target by target.
+    #[must_use]
+    pub fn counts(&self) -> Vec<Counts> {
+        let counts = |queue: &Arc<Queue>| Counts {
+            name: queue.target.name.clone(),
+            kind: queue.target.channel.as_str(),
+            sent: queue.sent.load(Relaxed),
+            failed: queue.failed.load(Relaxed),
+            dropped: queue.dropped.load(Relaxed),
+            waiting: queue.waiting(),
+        };
+        self.0.iter().map(counts).collect()
+    }
+}
+
 /// What became of the notifications for one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counts {
@@ -90,18 +110,10 @@ impl Notifier {
         }
     }
 
-    /// What became of the notifications so far.
+    /// Who tells what became of the notifications.
     #[must_use]
-    pub fn counts(&self) -> Vec<Counts> {
-        let counts = |queue: &Arc<Queue>| Counts {
-            name: queue.target.name.clone(),
-            kind: queue.target.channel.as_str(),
-            sent: queue.sent.load(Relaxed),
-            failed: queue.failed.load(Relaxed),
-            dropped: queue.dropped.load(Relaxed),
-            waiting: queue.waiting(),
-        };
-        self.queues.iter().map(counts).collect()
+    pub fn tally(&self) -> Tally {
+        Tally(self.queues.clone())
     }
 
     /// Sends what waits, for [`DRAIN`] at most; nothing is tried twice.

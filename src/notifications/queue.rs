@@ -123,6 +123,11 @@ impl Queue {
 
     /// Sends what comes, until the stop and the end of the queue.
     pub(super) async fn work(&self) {
+        // What is wrong with a file is told now, and not when a notification was given up.
+        if let Err(Fault { why, .. }) = self.secrets(String::new()).await {
+            let (name, kind) = (&self.target.name, self.target.channel.as_str());
+            tracing::warn!(notified = name, kind, "{name} cannot be notified until this is mended: {why}");
+        }
         loop {
             let job = self.jobs().pop_front();
             let Some(job) = job else {
@@ -196,19 +201,24 @@ impl Queue {
         None
     }
 
-    async fn send(&self, job: &Job) -> Result<(), Fault> {
+    /// What the files of the target hold at this moment.
+    async fn secrets(&self, id: String) -> Result<(Address, Proof), Fault> {
         let target = self.target.clone();
+        // Files may be on a file system that hangs.
+        let reading = tokio::task::spawn_blocking(move || secrets(&target, id));
+        match tokio::time::timeout(ATTEMPT, reading).await {
+            Ok(Ok(read)) => read.map_err(|error| Fault { passing: true, ..Fault::lasting(error) }),
+            Ok(Err(_)) => Err(Fault::lasting("reading its secrets ended by a fault")),
+            Err(_) => Err(Fault { passing: true, ..Fault::lasting("reading its secrets takes too long") }),
+        }
+    }
+
+    async fn send(&self, job: &Job) -> Result<(), Fault> {
         let id = match job {
             Job::Message(notification) => notification.id.clone(),
             Job::Commit(..) => String::new(),
         };
-        // Files may be on a file system that hangs.
-        let reading = tokio::task::spawn_blocking(move || secrets(&target, id));
-        let (address, proof) = match tokio::time::timeout(ATTEMPT, reading).await {
-            Ok(Ok(read)) => read.map_err(|error| Fault { passing: true, ..Fault::lasting(error) })?,
-            Ok(Err(_)) => return Err(Fault::lasting("reading its secrets ended by a fault")),
-            Err(_) => return Err(Fault { passing: true, ..Fault::lasting("reading its secrets takes too long") }),
-        };
+        let (address, proof) = self.secrets(id).await?;
         let (address, document) = match (job, &self.target.channel) {
             (Job::Message(notification), Channel::Slack { .. }) => (address, json::line(&notification.slack())),
             (Job::Message(notification), _) => (address, json::line(notification)),

@@ -202,3 +202,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_chat_is_told_that_files_differ_from_the_commit() {
+    let revision = |dirty| crate::model::Revision {
+        commit: "0123456789abcdef".to_owned(),
+        subject: String::new(),
+        author: String::new(),
+        time: String::new(),
+        dirty,
+    };
+    for (dirty, said) in [(true, "at `0123456789+dirty`"), (false, "at `0123456789`")] {
+        let revision = revision(dirty);
+        let about =
+            About { id: String::new(), time: now(), name: None, workspace: None, revision: Some(&revision), pass: 1 };
+        let event =
+            events(&mut Memory::default(), &report(failed()), &Rules { failed_passes: 1, hold_days: 0 }, today());
+        let told = Notification::of(event.into_iter().next().unwrap(), about).slack().to_string();
+        assert!(told.contains(said), "{told}");
+    }
+}

@@ -19,7 +19,7 @@ use url::Url;
 use super::api::{bounded, root_cause};
 use super::url::is_loopback;
 use super::{Http, retry};
-use crate::model::{Secret, ellipsize, printable};
+use crate::model::{InvalidSharedSecret, Secret, SharedSecret, ellipsize, printable};
 
 /// The longest secret in a file, in bytes, surrounding white space included.
 const MAX_SECRET: usize = 4096;
@@ -48,6 +48,14 @@ pub enum UnusableSecret {
     /// Something else than one line.
     #[error("the file {} must hold one line of printable ASCII, of at most {MAX_SECRET} bytes", .0.display())]
     Form(PathBuf),
+    /// The line is no secret that nobody can guess.
+    #[error("the file {} holds no secret: {cause}", .file.display())]
+    Guessable {
+        /// The file.
+        file: PathBuf,
+        /// What a secret is.
+        cause: InvalidSharedSecret,
+    },
     /// The line is no address.
     #[error("the file {} holds no usable address: {why}", .file.display())]
     Address {
@@ -89,6 +97,15 @@ impl SecretFile {
             }
             _ => Err(UnusableSecret::Form(self.0.clone())),
         }
+    }
+
+    /// Reads it as a secret that others show, or sign with.
+    ///
+    /// # Errors
+    /// [`UnusableSecret`].
+    pub fn shared(&self) -> Result<SharedSecret, UnusableSecret> {
+        let secret = SharedSecret::new(&self.read()?);
+        secret.map_err(|cause| UnusableSecret::Guessable { file: self.0.clone(), cause })
     }
 
     /// Reads it as an address.

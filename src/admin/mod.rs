@@ -154,17 +154,23 @@ fn of(count: usize, shared: &Shared) -> String {
     }
 }
 
+/// One workspace is ready once it was read without an error. Of several each must have had its first pass, and one must have gone
+/// well: what ails one of them is told by status and alerts, and is no reason to take the page of all of them away.
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.boards.iter().filter(|board| !board.is_ready()).count() {
-        0 => probe(true, "definitions and live state were read"),
-        missing => probe(
-            false,
-            &format!(
-                "definitions and live state{} were not read without an error yet; the log and /api/v1/status say why",
-                of(missing, &shared)
-            ),
-        ),
+    let count = |is: fn(&Board) -> bool| shared.boards.iter().filter(|board| !is(board)).count();
+    let (untried, unread) = (count(Board::is_tried), count(Board::is_ready));
+    let missing = if untried > 0 { untried } else { unread };
+    if untried == 0 && unread < shared.boards.len() {
+        let rest = if unread > 0 { format!(", but for those{}", of(unread, &shared)) } else { String::new() };
+        return probe(true, &format!("definitions and live state were read{rest}"));
     }
+    probe(
+        false,
+        &format!(
+            "definitions and live state{} were not read without an error yet; the log and /api/v1/status say why",
+            of(missing, &shared)
+        ),
+    )
 }
 
 fn probe(ok: bool, reason: &str) -> Response {

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::*;
-use crate::daemon::status::{for_tests, named_for_tests};
+use crate::daemon::status::for_tests;
 
 fn access() -> Access {
     Access { hosts: Vec::new(), token: None, hooks: Hooks::default(), rate: NonZeroU32::MAX }
@@ -57,15 +57,15 @@ async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_several_loops_the_one_that_hangs_is_named() {
-    let handles = vec![Handle::new(for_tests()), Handle::new(named_for_tests("eu"))];
+async fn one_loop_of_several_that_hangs_is_told() {
+    let handles = vec![Handle::new(for_tests()), Handle::new(for_tests())];
     let alive = Arc::clone(handles[0].board());
     let router = router(handles, Metrics::new(Vec::new()), access());
     alive.beating(seconds(40), tokio::time::sleep(seconds(40))).await;
     let request = Request::builder().uri("/healthz").body(axum::body::Body::empty()).unwrap();
     let answer = TowerToHyperService::new(router.clone()).call(request).await.unwrap();
     let body = axum::body::to_bytes(answer.into_body(), 4096).await.unwrap();
-    assert!(String::from_utf8_lossy(&body).contains("the loop of eu hangs"), "{body:?}");
+    assert!(String::from_utf8_lossy(&body).contains("the loop of 1 of 2 workspaces hangs"), "{body:?}");
 }
 
 /// A server, and how to reach it.

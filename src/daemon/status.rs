@@ -113,6 +113,12 @@ impl Board {
         self.status.borrow().ready
     }
 
+    /// Whether a pass has ended, however it went.
+    #[must_use]
+    pub fn is_tried(&self) -> bool {
+        self.status.borrow().last_pass.is_some()
+    }
+
     /// How long the heart has been silent. It is dead after [`LIFELESS`].
     #[must_use]
     pub fn silence(&self) -> Duration {
@@ -332,11 +338,6 @@ fn count(providers: &[ProviderStatus]) -> Summary {
 #[cfg(test)]
 pub(crate) fn for_tests() -> Board {
     Board::of(WorkspaceStatus::default())
-}
-
-#[cfg(test)]
-pub(crate) fn named_for_tests(name: &str) -> Board {
-    Board::of(WorkspaceStatus { name: Some(name.to_owned()), ..WorkspaceStatus::default() })
 }
 
 #[cfg(test)]

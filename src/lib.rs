@@ -30,7 +30,7 @@
 //! | `pass` | `model`, `repo`, `remote`, `plan`, `apply` |
 //! | `daemon` | all of these but `sandbox` |
 //! | `metrics` | `model`, `repo`, `remote`, `plan`, `apply`, `render`, `daemon` |
-//! | `notifications` | `model`, `remote`, `plan`, `apply`, `render`, `pass`, `daemon` |
+//! | `notifications` | `model`, `repo`, `remote`, `plan`, `apply`, `render`, `pass`, `daemon` |
 //! | `admin` | `model`, `plan`, `render`, `daemon`, `metrics` |
 //! | `cli` | everything; nothing imports it |
 //!

@@ -96,6 +96,7 @@ fn source(definitions: &Path) -> Source {
         strict: false,
         only: Vec::new(),
         base: None,
+        trust: None,
     }
 }
 

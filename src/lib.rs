@@ -29,7 +29,7 @@
 //! | `saved` | `model`, `plan` |
 //! | `pass` | `model`, `repo`, `remote`, `plan`, `apply` |
 //! | `daemon` | all of these but `sandbox` |
-//! | `notifications` | `model`, `remote`, `plan`, `apply`, `render`, `pass`, `daemon` |
+//! | `notifications` | `model`, `repo`, `remote`, `plan`, `apply`, `render`, `pass`, `daemon` |
 //! | `metrics` | `model`, `repo`, `remote`, `plan`, `apply`, `render`, `daemon`, `notifications` |
 //! | `admin` | `model`, `remote`, `plan`, `render`, `daemon`, `metrics` |
 //! | `cli` | everything; nothing imports it |

@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use crate::model::{Catalogue, Live, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
 use crate::plan::{Applied, Base, BaseFile, Context, Input, Plan, plan};
 use crate::remote::{self, Listing, ReadCalry};
-use crate::repo::{self, DirectoryError, Loaded, MissingSecrets, Pin, SecretSources};
+use crate::repo::{
+    self, DirectoryError, Loaded, MissingSecrets, Pin, Refused, SecretSources, Trust, TrustError, Trusted,
+};
 
 /// Where desired state comes from, and how strictly it is read.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Source {
     pub only: Vec<Provider>,
     /// The git revision that this branch is compared with, to tell its changes from those that were due before.
     pub base: Option<String>,
+    /// Whose definitions count; `None` where those of the directory do, whoever made them.
+    pub trust: Option<Trust>,
 }
 
 /// Desired state with its secrets, and the revision it was read from.
@@ -41,6 +45,8 @@ pub struct Desired {
     pub revision: Option<Revision>,
     /// What this branch began with, where that was asked for.
     pub base: Option<Base>,
+    /// What is checked out, where it is not trusted and the revision is another one.
+    pub refused: Option<Refused>,
 }
 
 /// Why there is no plan at all.
@@ -52,6 +58,12 @@ pub enum Failure {
     /// The definitions as they were cannot be read.
     #[error(transparent)]
     Base(#[from] repo::BaseError),
+    /// There are no trusted definitions.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// What is checked out is not trusted, and nothing else was asked for.
+    #[error("{0}; nothing is planned: check out a commit that an allowed signer signed")]
+    Refused(Refused),
     /// `--only` names a provider that has no file.
     #[error("there is no definition file for {0}, which --only names; add {stem}.yaml, or leave it out", stem = .0.file_stem())]
     NoFile(Provider),
@@ -114,9 +126,16 @@ pub struct Look {
 /// Loads the files and fills their secrets in.
 ///
 /// # Errors
-/// [`Failure::Directory`], [`Failure::Base`] and [`Failure::NoFile`]; problems of single files are in [`Loaded::diagnostics`].
+/// [`Failure::Directory`], [`Failure::Trust`], [`Failure::Base`] and [`Failure::NoFile`]; problems of single files are in
+/// [`Loaded::diagnostics`].
 pub fn load(source: &Source) -> Result<Desired, Failure> {
-    let mut loaded = repo::load(&source.definitions)?;
+    let (mut loaded, trusted, refused) = match &source.trust {
+        Some(trust) => {
+            let Trusted { loaded, revision, refused } = repo::trusted(&source.definitions, trust)?;
+            (loaded, Some(revision), refused)
+        }
+        None => (repo::load(&source.definitions)?, None, None),
+    };
     if !source.only.is_empty() {
         if let Some(provider) = loaded.first_without_file(&source.only) {
             return Err(Failure::NoFile(provider.clone()));
@@ -125,9 +144,9 @@ pub fn load(source: &Source) -> Result<Desired, Failure> {
     }
     loaded.check_holds(today());
     loaded.resolve(&source.secrets, source.missing);
-    let revision = repo::revision(&loaded.directory);
+    let revision = trusted.or_else(|| repo::revision(&loaded.directory));
     let base = source.base.as_deref().map(|reference| base(&loaded, reference, &source.only)).transpose()?;
-    Ok(Desired { loaded, revision, base })
+    Ok(Desired { loaded, revision, base, refused })
 }
 
 fn base(loaded: &Loaded, reference: &str, only: &[Provider]) -> Result<Base, Failure> {

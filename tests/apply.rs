@@ -302,6 +302,7 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
         strict: false,
         only: Vec::new(),
         base: None,
+        trust: None,
     };
     let mut desired = pass::load(&source).unwrap();
     let look = pass::look(&source, &mut desired, &reader, None, api.method(), &Applied::new()).await.unwrap();

@@ -415,8 +415,11 @@ fn rules_and_dashboard_speak_of_nothing_that_is_not_exported() {
         world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
         Checkout::of(world)
     };
-    let mut daemon = waiting(&checkout.world, &notifying(&checkout.world));
+    let main = checkout.main.to_string();
+    let args = [notifying(&checkout.world).as_slice(), &["--trusted-revision", &main]].concat();
+    let mut daemon = waiting(&checkout.world, &args);
     let scrape = Scrape::of(&mut daemon);
+    assert_eq!(scrape.get("calry_gitops_revision_trusted", &[]), 1.0);
     for name in ["calry-gitops.rules.yaml", "calry-gitops.dashboard.json"] {
         let text = std::fs::read_to_string(repository().join("deploy/monitoring").join(name)).unwrap();
         let spoken_of = spoken_of(&text);

@@ -167,6 +167,7 @@ impl Loop {
                 strict: false,
                 only: Vec::new(),
                 base: None,
+                trust: None,
             }),
             key: KeySource::Variable(Some(Secret::new(world.sandbox.keys().write.clone()))),
             api: Api::new(&http(), api, UpdateMethod::Patch).unwrap(),

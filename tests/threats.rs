@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use calry_gitops::sandbox::Config;
 use serde_json::json;
-use support::{Ran, World, live, outside_code, repository};
+use support::{Checkout, Ran, Signer, World, live, outside_code, repository};
 
 const CANARY: &str = "canary-4711-of-the-operator";
 
@@ -267,4 +267,33 @@ fn it_cannot_confirm_a_guess_from_a_fork() {
         ran.json()["definitions"].clone()
     };
     assert_eq!(guess("live-value-4712"), guess("something-else"));
+}
+
+#[test]
+fn it_cannot_run_what_nobody_signed() {
+    let checkout = Checkout::of(world());
+    let signers = checkout.allow(&[&Signer::new(1)]);
+    let ran = |refused: &str| {
+        for command in [&["plan"][..], &["apply", "--yes"], &["run", "--once"]] {
+            checkout.world.run(&[command, &["--allowed-signers", &signers]].concat()).exits(1).says(refused);
+        }
+        assert!(checkout.world.requests().is_empty());
+    };
+    let pushed = "provider: HOSTAWAY\nicon: https://attacker.example/i.png\n";
+    checkout.world.write("hostaway.yaml", pushed);
+    checkout.commit("refs/heads/main", &[]);
+    ran("the commit is not signed");
+    // A list of the branch's own, and a key of the attacker's.
+    checkout.world.write("allowed_signers", &format!("ada@x {}\n", Signer::new(2).public()));
+    let signed = checkout.signed(&Signer::new(2), &[]);
+    ran("not among the allowed signers");
+    // The signature of somebody who counts, under something else.
+    let other = checkout.repository.find_object(signed).unwrap().detach().data;
+    let good = Signer::new(1).sign(b"tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\n\n");
+    let good = String::from_utf8(good).unwrap();
+    let header = good.split_once("\ngpgsig ").unwrap().1.split_once("\n\n").unwrap().0.to_owned();
+    let (head, rest) = std::str::from_utf8(&other).unwrap().split_once("gpgsig ").unwrap();
+    let message = rest.split_once("\n\n").unwrap().1;
+    checkout.raw_commit(format!("{head}gpgsig {header}\n\n{message}").as_bytes());
+    ran("is forged");
 }

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::options::{FingerprintArgs, LiveArgs, Setup};
+use super::options::{FingerprintArgs, LiveArgs, Setup, TrustArgs};
 use super::plan::{Failed, Format, Looked, cannot_be_applied, look};
 use super::{Exit, Output, signals};
 use crate::apply;
@@ -42,6 +42,8 @@ pub(super) struct ApplyArgs {
     #[command(flatten)]
     live: LiveArgs,
     #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
     fingerprints: FingerprintArgs,
 }
 
@@ -56,6 +58,7 @@ pub(super) fn concurrency(text: &str) -> Result<usize, String> {
 pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exit> {
     let stop = signals::stop_token()?;
     let mut setup = args.live.set_up(MissingSecrets::Error).await?;
+    setup.source.trust = args.trust.trust();
     let saved = match &args.saved {
         Some(path) => {
             let saved = Saved::open(path)?;

@@ -14,7 +14,7 @@ use crate::model::{FingerprintKey, Provider, Secret, UpdateMethod};
 use crate::pass::Source;
 use crate::pull::Names;
 use crate::remote::{Api, ApiUrl, Http, KeySource, Settings, SnapshotUrl, install_tls};
-use crate::repo::{self, MissingSecrets, Pin, SecretSources};
+use crate::repo::{self, CommitId, MissingSecrets, Pin, SecretSources, Trust};
 use crate::sandbox::{Config, Sandbox, Seed};
 
 /// Which files are meant.
@@ -37,6 +37,28 @@ pub(super) struct FileArgs {
     /// Make warnings errors
     #[arg(long)]
     pub(super) strict: bool,
+}
+
+/// Whose definitions count.
+#[derive(Args)]
+#[command(next_help_heading = "Trust")]
+pub(super) struct TrustArgs {
+    /// Act only on a commit with a valid SSH signature by a key of this file (gpg.ssh.allowedSignersFile of git). Definitions
+    /// are then read from the commit, and not from the directory
+    #[arg(long, env = "CALRY_ALLOWED_SIGNERS", hide_env_values = true, value_name = "FILE")]
+    allowed_signers: Option<PathBuf>,
+    /// Trust this one commit without a signature; its full id. Without --allowed-signers, no other is trusted
+    #[arg(long, env = "CALRY_TRUSTED_REVISION", hide_env_values = true, value_parser = CommitId::parse, value_name = "COMMIT")]
+    trusted_revision: Option<CommitId>,
+}
+
+impl TrustArgs {
+    /// What they amount to; `None` where whatever is in the directory counts.
+    pub(super) fn trust(&self) -> Option<Trust> {
+        let Self { allowed_signers, trusted_revision } = self;
+        (allowed_signers.is_some() || trusted_revision.is_some())
+            .then(|| Trust::new(allowed_signers.clone(), *trusted_revision))
+    }
 }
 
 /// Everything that a command needs to read the live state.
@@ -154,8 +176,8 @@ pub(super) struct Setup {
 }
 
 /// The groups of options that each workspace can have of its own.
-pub(super) fn groups_of_workspaces() -> [Option<clap::Id>; 2] {
-    [FileArgs::group_id(), ApiArgs::group_id()]
+pub(super) fn groups_of_workspaces() -> [Option<clap::Id>; 3] {
+    [FileArgs::group_id(), ApiArgs::group_id(), TrustArgs::group_id()]
 }
 
 impl LiveArgs {
@@ -212,6 +234,7 @@ impl LiveArgs {
                 strict: *strict,
                 only: only.clone(),
                 base: None,
+                trust: None,
             },
             api: Api::new(&http, url, method)?,
             key,

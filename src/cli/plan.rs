@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
 use tokio::time::Instant;
 
-use super::options::{FingerprintArgs, LiveArgs, LiveSource, Setup};
+use super::options::{FingerprintArgs, LiveArgs, LiveSource, Setup, TrustArgs};
 use super::{Exit, Output};
 use crate::model::{Diagnostic, FingerprintKey};
 use crate::pass::{self, Desired, Failure, Look};
@@ -48,6 +48,8 @@ pub(super) struct PlanArgs {
     #[command(flatten)]
     live: LiveArgs,
     #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
     fingerprints: FingerprintArgs,
 }
 
@@ -86,6 +88,7 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     let missing = if args.secrets_unavailable { MissingSecrets::Unavailable } else { MissingSecrets::Error };
     let mut setup = args.live.set_up(missing).await?;
     setup.source.base.clone_from(&args.base);
+    setup.source.trust = args.trust.trust();
     let key = args.fingerprints.key()?;
     let snapshot = args.snapshot.as_deref().map(|source| (source, key.as_ref()));
     let looked = match look(&setup, snapshot).await {
@@ -190,6 +193,10 @@ pub(super) async fn look(
         Err(failure) => return Err(Failed { failure, diagnostics: Vec::new(), files: 0 }),
     };
     let looked = async {
+        // The last good revision is for who runs for ever; who asks now means what is checked out.
+        if let Some(refused) = desired.refused.take() {
+            return Err(Failure::Refused(refused));
+        }
         if let Some((source, key)) = snapshot {
             let snapshot = match source {
                 LiveSource::File(path) => Snapshot::open(path, key).map_err(SnapshotError::from)?,

@@ -41,7 +41,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         loaded.keep_only(&source.only);
     }
     loaded.resolve(&source.secrets, source.missing);
-    let mut desired = Desired { loaded, revision: None, base: None };
+    let mut desired = Desired { loaded, revision: None, base: None, refused: None };
     let fetched = async {
         let key = setup.key.read()?;
         let reader = setup.api.reader(&key, Instant::now() + setup.timeout, pass::scrubber(&desired));

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
 use super::config::{Configuration, Configured};
-use super::options::{FingerprintArgs, LiveArgs, duration};
+use super::options::{FingerprintArgs, LiveArgs, TrustArgs, duration};
 use super::output::OF_WORKSPACE;
 use super::{Command, Exit, Output, UsageError, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host};
@@ -53,6 +53,8 @@ pub(super) struct RunArgs {
     // Last: its headings hold for what follows.
     #[command(flatten)]
     live: LiveArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
     #[command(flatten)]
     fingerprints: FingerprintArgs,
 }
@@ -198,8 +200,9 @@ impl Ready {
 }
 
 async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::Result<Ready> {
-    let RunArgs { pace, live, .. } = &workspace.args;
-    let setup = live.set_up_on(shared.http.clone(), MissingSecrets::Error).await?;
+    let RunArgs { pace, live, trust, .. } = &workspace.args;
+    let mut setup = live.set_up_on(shared.http.clone(), MissingSecrets::Error).await?;
+    setup.source.trust = trust.trust();
     let span =
         workspace.name.as_deref().map_or_else(Span::none, |name| tracing::error_span!(OF_WORKSPACE, workspace = name));
     let teller = Arc::new(shared.notifier.teller(seat.name()));

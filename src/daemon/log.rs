@@ -29,6 +29,16 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
         }
         None => {}
     }
+    // Where nothing is in force, that is why the pass failed.
+    if let Some(revision) = report.told.revision.as_ref().filter(|_| report.told.trust_is_news) {
+        match &report.told.trust {
+            Some(Err(refused)) => {
+                let revision = revision.short();
+                error!(refused = refused.commit, revision, "{refused}; revision {revision} is in force");
+            }
+            _ => info!(revision = revision.short(), "what is checked out is trusted again"),
+        }
+    }
     if report.told.also_is_news {
         let also = report.told.also.join(", ");
         error!(also, "{}", crate::render::status::also(&report.told.also));

@@ -20,6 +20,7 @@ use super::status::now;
 use crate::apply::{Outcome, UpdateResult};
 use crate::model::{Desired, Diagnostic, Provider, Secret, Workspace};
 use crate::plan::{Applied, Cause, Change, Imprint, Mismatch, Plan, Step, Verdict};
+use crate::repo::Refused;
 
 /// How long the file of the memory is waited for. What takes longer is a file system that hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -46,6 +47,8 @@ pub struct Memory {
     pub(super) told: BTreeMap<Provider, Vec<Change>>,
     /// The problems that were last said.
     pub(super) problems: Vec<Diagnostic>,
+    /// Whether what was checked out was trusted.
+    pub(super) trust: Option<Result<(), Refused>>,
     /// Reading the definitions that was begun and given up, and hangs as far as anybody knows.
     pub(super) reading: Option<JoinHandle<()>>,
     /// The names of the other workspaces of the configuration that are the same one of Calry.
@@ -127,6 +130,7 @@ impl Memory {
     #[must_use]
     pub fn new(state: &Arc<State>) -> Self {
         Self {
+            trust: None,
             reading: None,
             also: Vec::new(),
             state: Arc::clone(state),

@@ -20,6 +20,7 @@ use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
 use crate::remote::{ApiKey, KeyError, ReadCalry as _};
 use crate::render::status::Ended;
+use crate::repo::{Refused, TrustError};
 
 /// How a pass went.
 #[derive(Debug)]
@@ -53,6 +54,10 @@ pub struct Told {
     pub rests: BTreeMap<Provider, Rest>,
     /// The git revision of the files that were read, also where the pass failed after that.
     pub revision: Option<Revision>,
+    /// Whether what is checked out is trusted; `None` where no signatures are asked for, or could be looked at.
+    pub trust: Option<Result<(), Refused>>,
+    /// Whether that is news.
+    pub trust_is_news: bool,
     /// The names of the other workspaces of the configuration that are the same one of Calry.
     pub also: Vec<String>,
     /// Whether that is news.
@@ -190,14 +195,28 @@ async fn attempt(
         loaded = tokio::time::timeout_at(deadline, load(settings, memory)) => loaded,
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
-    let (desired, key) = loading.map_err(|_| {
+    let (loaded, key) = loading.map_err(|_| {
         Failure::Internal("reading the definitions and the API key took longer than the whole pass may".to_owned())
     })??;
-    let mut desired = desired?;
+    let signed = settings.source.trust.is_some();
+    let trust = match &loaded {
+        Ok(desired) => signed.then(|| desired.refused.clone().map_or(Ok(()), Err)),
+        Err(Failure::Trust(TrustError::Nothing(refused))) => Some(Err(refused.clone())),
+        Err(_) => None,
+    };
+    if trust.is_some() {
+        let before = memory.trust.take();
+        told.trust_is_news = trust != before && (before.is_some() || trust != Some(Ok(())));
+        memory.trust.clone_from(&trust);
+    }
+    told.trust = trust;
+    let mut desired = loaded?;
     // Nobody knows what is being written where looking hangs.
     let unsettled = unsettled
         .ok_or_else(|| Failure::Internal("looking at the definitions took longer than it ever should".to_owned()))?;
-    desired.loaded.leave_out(unsettled);
+    if !signed {
+        desired.loaded.leave_out(unsettled);
+    }
     told.revision.clone_from(&desired.revision);
     #[cfg(test)]
     assert!(!memory.faulty, "hunter2");
@@ -330,13 +349,14 @@ impl PassReport {
     #[must_use]
     pub fn faults(&self) -> (bool, bool) {
         let invalid_files = self.told.errors > 0;
+        let refused = matches!(self.told.trust, Some(Err(_)));
         match &self.result {
             PassResult::Failed(failure) => (!failure.is_invalid_definitions(), true),
             PassResult::Refused(..) => (true, invalid_files),
-            PassResult::Observed(plan) => (unreadable(plan), invalid_files || missing(plan)),
+            PassResult::Observed(plan) => (refused || unreadable(plan), invalid_files || missing(plan)),
             PassResult::Applied(plan, report) => {
                 let failed = report.results.iter().any(|result| !result.outcome.is_done());
-                (failed || unreadable(plan), invalid_files || missing(plan))
+                (refused || failed || unreadable(plan), invalid_files || missing(plan))
             }
         }
     }
@@ -370,6 +390,7 @@ mod tests {
                 strict: false,
                 only: Vec::new(),
                 base: None,
+                trust: None,
             }),
             key: KeySource::Variable(None::<Secret>),
             api: Api::new(&http, ApiUrl::parse("http://127.0.0.1:9", false).unwrap(), UpdateMethod::Patch).unwrap(),

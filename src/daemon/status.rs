@@ -18,7 +18,9 @@ use crate::apply::{Outcome, UpdateResult};
 use crate::model::{Provider, Revision};
 use crate::plan::{Cause, Change, Entry};
 use crate::render::json::Summary;
-use crate::render::status::{Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, WorkspaceStatus};
+use crate::render::status::{
+    Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, Trust, WorkspaceStatus,
+};
 
 /// Between two beats of the loop's heart.
 const BEAT: Duration = Duration::from_secs(5);
@@ -185,6 +187,14 @@ fn rounded(time: Timestamp) -> Timestamp {
 /// Takes over what came of a pass. Pure: the time is an argument.
 fn record(status: &mut WorkspaceStatus, report: &PassReport, now: Timestamp) {
     status.also.clone_from(&report.told.also);
+    if let Some(trust) = &report.told.trust {
+        let refused = trust.as_ref().err();
+        status.trust = Some(Trust {
+            trusted: refused.is_none(),
+            commit: refused.and_then(|refused| refused.commit.clone()),
+            reason: refused.map(|refused| refused.reason.to_string()),
+        });
+    }
     status.diagnostics = report.problems.iter().map(Into::into).collect();
     if let Some(plan) = report.result.plan() {
         let before = std::mem::take(&mut status.providers);

@@ -195,6 +195,13 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
             family.sample(&[("workspace", &one.label), ("revision", &revision.commit), ("dirty", dirty)], 1);
         }
     }
+    let help = "Whether what is checked out is trusted (1) or refused (0). Absent where no signatures are asked for.";
+    let mut family = page.family(Kind::Gauge, "calry_gitops_revision_trusted", help);
+    for one in seen {
+        if let Some(trust) = &one.status.trust {
+            family.sample(&[("workspace", &one.label)], u8::from(trust.trusted));
+        }
+    }
     let help = "Passes that ended, by what came of them and why they ran.";
     let mut family = page.family(Kind::Counter, "calry_gitops_passes_total", help);
     for one in seen {

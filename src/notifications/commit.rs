@@ -5,6 +5,7 @@ use crate::daemon::{PassReport, PassResult};
 use crate::model::Revision;
 use crate::pass::Failure;
 use crate::plan::{Plan, Verdict};
+use crate::repo::{Distrust, Refused};
 
 use super::config::Rules;
 
@@ -37,6 +38,8 @@ pub enum CommitState {
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     told: Option<CommitStatus>,
+    /// The commit that is checked out and not trusted; what is told is about the one in force.
+    refused: Option<String>,
     failures: u32,
 }
 
@@ -54,6 +57,17 @@ impl Standing {
 
     /// What a pass means for its commit; `None` where the forge shows that already.
     pub fn ended(&mut self, report: &PassReport, rules: &Rules) -> Option<CommitStatus> {
+        let refused = match &report.told.trust {
+            // Of one that differs, the commit itself is trusted.
+            Some(Err(Refused { commit, reason })) if *reason != Distrust::Dirty => commit.clone(),
+            _ => None,
+        };
+        if std::mem::replace(&mut self.refused, refused) != self.refused
+            && let Some(sha) = self.refused.clone()
+        {
+            let description = "not trusted, and not applied: see the daemon's log".to_owned();
+            return Some(CommitStatus { sha, state: CommitState::Failure, description });
+        }
         let sha = sha(report.told.revision.as_ref());
         let (state, description) = match &report.result {
             PassResult::Failed(Failure::Stopped) => return None,
@@ -171,6 +185,23 @@ mod tests {
         let told = standing.ended(&of(full, false, applied(&[], &[])), &rules).unwrap();
         assert_eq!((told.sha.as_str(), told.state), (full, CommitState::Success));
         assert_eq!(standing.ended(&of(full, false, applied(&[], &[])), &rules), None);
+    }
+
+    #[test]
+    fn a_commit_that_is_not_trusted_fails_once_and_the_one_in_force_is_told_as_ever() {
+        let (full, other) = ("0123456789abcdef0123456789abcdef01234567", "1123456789abcdef0123456789abcdef01234567");
+        let mut standing = Standing::default();
+        let mut ended = |trust| {
+            let mut report = of(full, false, applied(&[], &[]));
+            report.told.trust = Some(trust);
+            standing.ended(&report, &Rules::default()).map(|told| (told.sha, told.state))
+        };
+        let refused = || Err(Refused { commit: Some(other.to_owned()), reason: Distrust::Unsigned });
+        assert_eq!(ended(refused()), Some((other.to_owned(), CommitState::Failure)));
+        assert_eq!(ended(refused()), Some((full.to_owned(), CommitState::Success)));
+        assert_eq!(ended(refused()), None);
+        assert_eq!(ended(Ok(())), None);
+        assert_eq!(ended(Err(Refused { commit: Some(full.to_owned()), reason: Distrust::Dirty })), None);
     }
 
     #[test]

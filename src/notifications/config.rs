@@ -57,7 +57,7 @@ pub enum EventKind {
     Failed,
     /// What was told to have failed works again.
     Recovered,
-    /// The guard refused a plan.
+    /// The guard refused a plan, or what is checked out is not trusted.
     Refused,
     /// Calry took an update and kept other values.
     NotConverged,

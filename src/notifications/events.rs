@@ -13,6 +13,7 @@ use crate::apply::{Outcome, UpdateResult};
 use crate::daemon::{PassReport, PassResult};
 use crate::model::{Desired, Provider, ellipsize, printable};
 use crate::plan::{Cause, Change, Entry, Plan, Verdict};
+use crate::repo::Refused;
 
 /// How many providers one notification lists; the rest is counted.
 pub const LISTED: usize = 10;
@@ -62,6 +63,8 @@ pub struct Memory {
     troubled: BTreeMap<String, Trouble>,
     /// The plan that was told as refused last; none after a pass that was not.
     refused: Option<String>,
+    /// What is checked out and was told as not trusted.
+    untrusted: Option<Refused>,
     /// Drift that stands.
     drifted: BTreeMap<Provider, Vec<Change>>,
     /// What was wanted where Calry kept other values, and where it did.
@@ -122,7 +125,18 @@ pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Da
     let updates = report.result.updates();
     let mut recovered = Vec::new();
     let refused = matches!(report.result, PassResult::Refused(..));
-    let again = std::mem::take(&mut memory.passes).told || (!refused && memory.refused.take().is_some());
+    let mut again = std::mem::take(&mut memory.passes).told || (!refused && memory.refused.take().is_some());
+    match &report.told.trust {
+        Some(Err(untrusted)) => {
+            if memory.untrusted.as_ref() != Some(untrusted) {
+                let sentence = "what is checked out is not trusted, and the last trusted revision stays in force";
+                let reason = Some(reason(&untrusted.to_string()));
+                events.push(Event { reason, ..event(EventKind::Refused, sentence.to_owned()) });
+            }
+            memory.untrusted = Some(untrusted.clone());
+        }
+        _ => again |= memory.untrusted.take().is_some(),
+    }
 
     push(&mut events, EventKind::Drift, "drift was found", drift(memory, plan, updates));
     let applied = updates.iter().filter(|one| one.cause == Cause::Change && one.outcome == Outcome::Applied);

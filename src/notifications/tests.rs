@@ -12,6 +12,7 @@ use crate::daemon::{PassResult, Told, Trigger};
 use crate::model::{Desired, DesiredPartnerKey, Hold, Live, LivePartnerKey, Provider};
 use crate::pass::Failure;
 use crate::plan::{Cause, Change, Entry, Payload, Plan, Step, Verdict};
+use crate::repo::{Distrust, Refused};
 
 pub(super) fn report(result: PassResult) -> PassReport {
     PassReport {
@@ -119,6 +120,28 @@ fn a_provider_that_rests_after_a_failure_has_not_recovered() {
     assert_eq!(kinds(memory, self::failed()), []);
     let done = applied(&[("A", Cause::Change, Outcome::Applied)], &[]);
     assert_eq!(kinds(memory, done), [EventKind::Applied, EventKind::Recovered]);
+}
+
+#[test]
+fn what_is_not_trusted_is_told_once_and_again_when_it_is_something_else() {
+    let memory = &mut Memory::default();
+    let mut kinds = |trust| {
+        let mut report = report(applied(&[], &[]));
+        report.told.trust = Some(trust);
+        let events = events(memory, &report, &Rules::default(), TODAY);
+        events.into_iter().map(|event| (event.kind, event.reason)).collect::<Vec<_>>()
+    };
+    let refused = |commit: &str| Err(Refused { commit: Some(commit.to_owned()), reason: Distrust::Unsigned });
+    let told = |commit| {
+        let reason = format!("what is checked out ({commit}) is refused: the commit is not signed");
+        vec![(EventKind::Refused, Some(reason))]
+    };
+    assert_eq!(kinds(Ok(())), []);
+    assert_eq!(kinds(refused("a")), told("a"));
+    assert_eq!(kinds(refused("a")), []);
+    assert_eq!(kinds(refused("b")), told("b"));
+    assert_eq!(kinds(Ok(())), [(EventKind::Recovered, None)]);
+    assert_eq!(kinds(Ok(())), []);
 }
 
 #[test]

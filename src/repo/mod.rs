@@ -4,7 +4,9 @@
 //! `definition` makes [`Desired`](crate::model::Desired) of the tree, and `load` puts the files together, compares them
 //! with what is known and fills secrets in from `secrets`. What goes wrong on the way becomes a
 //! [`Diagnostic`](crate::model::Diagnostic) in `source`, where `mask` takes out of the quoted line what may not be shown.
-//! `watch` notices that the directory is another one than it was, and `revision` says which commit it holds, and what another one held.
+//! `watch` notices that the directory is another one than it was, and `revision` says which commit it holds, and what another
+//! one held. Where only signed commits count, `trusted` reads the files of the commit in place of those of the directory, and
+//! judges it by its `signature` and the list of `signers`.
 //!
 //! The way back, for `pull`: `edit` changes a file's text in place, `format` says what a new file looks like (and, as a JSON
 //! Schema, any file), and `write` puts either into the directory, whole or not at all.
@@ -23,7 +25,10 @@ mod mask;
 mod revision;
 mod secrets;
 mod settings;
+mod signature;
+mod signers;
 mod source;
+mod trusted;
 mod watch;
 mod write;
 mod yaml;
@@ -38,5 +43,8 @@ pub use secrets::{SecretError, SecretSources};
 pub use settings::{
     Kind, MAX_WORKSPACE_NAME, Place, Section, Setting, Settings, SettingsError, WORKSPACE_NAME, WorkspaceSection,
 };
+pub use signature::Distrust;
+pub use signers::SignersError;
+pub use trusted::{CommitId, Refused, Trust, TrustError, Trusted, trusted};
 pub use watch::{Fingerprint, FoundBy, Settled, WatchCounts, WatchOptions, Watcher};
 pub use write::{WriteError, Writing, Written};

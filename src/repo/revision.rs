@@ -16,7 +16,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use gix::discover::upwards;
-use gix::objs::Kind;
+use gix::objs::{CommitRef, Kind};
 use gix::sec::Trust;
 use gix::{ObjectId, Repository};
 
@@ -96,38 +96,60 @@ pub fn base(directory: &Path, reference: &str) -> Result<Base, BaseError> {
         Ok(Some(id)) => id.detach(),
         Ok(None) | Err(_) => return Err(BaseError::Unrelated(shown)),
     };
-    let files = files_of(&repository, commit, path)
-        .map_err(|trouble| BaseError::Unreadable(commit.to_string(), trouble.to_string()))?;
-    Ok(Base { commit: commit.to_string(), loaded: Loaded::of(directory, files) })
+    let files = || files_of(&repository, object(&repository, commit)?.try_into_commit()?.tree_id()?.detach(), path);
+    let files = files().map_err(|trouble| BaseError::Unreadable(commit.to_string(), trouble.to_string()))?;
+    Ok(Base { commit: commit.to_string(), loaded: Loaded::of(directory, files.iter().map(Committed::read)) })
 }
 
-fn files_of(repository: &Repository, commit: ObjectId, path: &Path) -> Result<Vec<(Read, Vec<Diagnostic>)>, Trouble> {
-    let tree = object(repository, commit)?.try_into_commit()?.tree_id()?.detach();
+/// A definition file as a commit has it.
+pub(super) struct Committed {
+    name: String,
+    content: Content,
+}
+
+enum Content {
+    Bytes(Vec<u8>),
+    Link,
+    TooLarge,
+}
+
+impl Committed {
+    pub(super) fn read(&self) -> (Read, Vec<Diagnostic>) {
+        let content = match &self.content {
+            Content::Bytes(bytes) => Ok(bytes.clone()),
+            Content::Link => Err(FileError::NotAFile),
+            Content::TooLarge => Err(FileError::TooLarge(MAX_FILE)),
+        };
+        read_file(&self.name, content)
+    }
+}
+
+/// The definition files of a commit's tree, in the directory at a path in it.
+pub(super) fn files_of(repository: &Repository, tree: ObjectId, path: &Path) -> Result<Vec<Committed>, Trouble> {
     let Some(tree) = tree_at(repository, tree, path)? else { return Ok(Vec::new()) };
     let mut files = Vec::new();
     let mut total = 0;
-    for (name, content) in committed_files(repository, tree)? {
-        // A name that is not UTF-8 is shown so, as in a directory.
-        let name = name.to_string_lossy();
-        let size = repository.find_header(content.id)?.size();
-        let bytes = if content.link {
-            Err(FileError::NotAFile)
+    for (name, entry) in committed_files(repository, tree)? {
+        let size = repository.find_header(entry.id)?.size();
+        let content = if entry.link {
+            Content::Link
         } else if size > MAX_FILE {
-            Err(FileError::TooLarge(MAX_FILE))
+            Content::TooLarge
         } else {
             total += size;
-            Ok(object(repository, content.id)?.detach().data)
+            Content::Bytes(object(repository, entry.id)?.detach().data)
         };
         if files.len() == MAX_FILES || total > MAX_TOTAL {
             return Err(Trouble::TooMuch);
         }
-        files.push(read_file(&name, bytes));
+        // A name that is not UTF-8 is shown so, as in a directory.
+        files.push(Committed { name: name.to_string_lossy().into_owned(), content });
     }
     Ok(files)
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+pub(super) enum Trouble {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -140,6 +162,8 @@ enum Trouble {
     TooMuch,
     #[error("object {0} has {1} bytes, which is too much to read")]
     TooLarge(ObjectId, u64),
+    #[error("what is stored as object {0} is another one")]
+    Replaced(ObjectId),
 }
 
 fn read(directory: &Path) -> Result<Revision, Trouble> {
@@ -149,22 +173,39 @@ fn read(directory: &Path) -> Result<Revision, Trouble> {
 
     let id = repository.head_id()?.detach();
     let commit = object(&repository, id)?.try_into_commit()?;
+    let commit = commit.decode()?;
+    let dirty = is_dirty(&repository, commit.tree(), &directory, path)?;
+    Ok(Revision { dirty, ..told(id, &commit)? })
+}
+
+/// What is told of a commit whose files are those of the directory.
+pub(super) fn told(id: ObjectId, commit: &CommitRef<'_>) -> Result<Revision, Trouble> {
     let time = jiff::Timestamp::from_second(commit.committer()?.time()?.seconds)?;
-    let committed = match tree_at(&repository, commit.tree_id()?.detach(), path)? {
-        Some(tree) => committed_files(&repository, tree)?,
-        None => BTreeMap::new(),
-    };
     Ok(Revision {
         commit: id.to_string(),
-        subject: ellipsize(&commit.message()?.summary().to_string(), MAX_TEXT),
+        subject: ellipsize(&commit.message().summary().to_string(), MAX_TEXT),
         author: ellipsize(&commit.author()?.name.to_string(), MAX_TEXT),
         time: time.to_string(),
-        dirty: differ(&directory, &committed, repository.object_hash())?,
+        dirty: false,
     })
 }
 
+/// Whether the definition files of a directory are others than those of a commit's tree, at a path in it.
+pub(super) fn is_dirty(
+    repository: &Repository,
+    tree: ObjectId,
+    directory: &Path,
+    path: &Path,
+) -> Result<bool, Trouble> {
+    let committed = match tree_at(repository, tree, path)? {
+        Some(tree) => committed_files(repository, tree)?,
+        None => BTreeMap::new(),
+    };
+    differ(directory, &committed, repository.object_hash())
+}
+
 /// The repository around a directory, and the root of its checkout: where its `.git` lies, whatever it says itself.
-fn open(directory: &Path) -> Result<(Repository, PathBuf), Trouble> {
+pub(super) fn open(directory: &Path) -> Result<(Repository, PathBuf), Trouble> {
     let search = upwards::Options {
         trust: upwards::TrustPolicy::Assume(Trust::Reduced),
         dot_git_only: true,
@@ -178,12 +219,18 @@ fn open(directory: &Path) -> Result<(Repository, PathBuf), Trouble> {
     Ok((options.open(git_directory)?.to_thread_local(), root))
 }
 
-fn object(repository: &Repository, id: ObjectId) -> Result<gix::Object<'_>, Trouble> {
+/// An object that is not too large and is what its id says: whoever can write to a repository can store another one in
+/// its place, or have it replaced.
+pub(super) fn object(repository: &Repository, id: ObjectId) -> Result<gix::Object<'_>, Trouble> {
     let size = repository.find_header(id)?.size();
     if size > MAX_OBJECT {
         return Err(Trouble::TooLarge(id, size));
     }
-    Ok(repository.find_object(id)?)
+    let object = repository.find_object(id)?;
+    if gix::objs::compute_hash(id.kind(), object.kind, &object.data)? != id {
+        return Err(Trouble::Replaced(id));
+    }
+    Ok(object)
 }
 
 /// The tree at a path below another one, where there is one.
@@ -201,26 +248,26 @@ fn tree_at(repository: &Repository, root: ObjectId, path: &Path) -> Result<Optio
 
 /// What git says of a file: what it is, and the id of its content.
 #[derive(Debug, PartialEq, Eq)]
-struct Content {
+struct TreeFile {
     link: bool,
     id: ObjectId,
 }
 
-fn committed_files(repository: &Repository, tree: ObjectId) -> Result<BTreeMap<OsString, Content>, Trouble> {
+fn committed_files(repository: &Repository, tree: ObjectId) -> Result<BTreeMap<OsString, TreeFile>, Trouble> {
     let tree = object(repository, tree)?.try_into_tree()?;
     let mut files = BTreeMap::new();
     for entry in tree.iter() {
         let entry = entry?;
         let name = OsString::from_vec(entry.filename().to_vec());
         if entry.mode().is_blob_or_symlink() && is_definition(&name) {
-            files.insert(name, Content { link: entry.mode().is_link(), id: entry.object_id() });
+            files.insert(name, TreeFile { link: entry.mode().is_link(), id: entry.object_id() });
         }
     }
     Ok(files)
 }
 
 /// Whether the definition files of a directory are others than the committed ones.
-fn differ(directory: &Path, committed: &BTreeMap<OsString, Content>, hash: gix::hash::Kind) -> Result<bool, Trouble> {
+fn differ(directory: &Path, committed: &BTreeMap<OsString, TreeFile>, hash: gix::hash::Kind) -> Result<bool, Trouble> {
     let mut same = 0;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -239,7 +286,7 @@ fn differ(directory: &Path, committed: &BTreeMap<OsString, Content>, hash: gix::
         };
         let Some(content) = content else { return Ok(true) };
         let id = gix::objs::compute_hash(hash, Kind::Blob, &content)?;
-        if *expected != (Content { link: kind.is_symlink(), id }) {
+        if *expected != (TreeFile { link: kind.is_symlink(), id }) {
             return Ok(true);
         }
         same += 1;

@@ -11,9 +11,13 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use calry_gitops::sandbox::{Config, RequestRecord, Sandbox, Seed};
+use gix::objs::Write as _;
 use gix::objs::tree::{Entry, EntryKind};
 use gix::{ObjectId, Repository};
+use ring::signature::KeyPair as _;
 use serde_json::Value;
+use ssh_key::public::{Ed25519PublicKey, KeyData};
+use ssh_key::{Algorithm, HashAlg, LineEnding, PublicKey, Signature, SshSig};
 use tokio::runtime::Runtime;
 
 /// How long a test waits for something that should happen at once.
@@ -327,6 +331,33 @@ pub fn outside_code(comment: &str) -> String {
     out
 }
 
+/// A person with an ed25519 key.
+pub struct Signer(ring::signature::Ed25519KeyPair);
+
+impl Signer {
+    pub fn new(seed: u8) -> Self {
+        Self(ring::signature::Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap())
+    }
+
+    fn key(&self) -> KeyData {
+        KeyData::Ed25519(Ed25519PublicKey(self.0.public_key().as_ref().try_into().unwrap()))
+    }
+
+    pub fn public(&self) -> String {
+        PublicKey::from(self.key()).to_openssh().unwrap()
+    }
+
+    /// The commit with a signature, as git writes it.
+    pub fn sign(&self, commit: &[u8]) -> Vec<u8> {
+        let about = SshSig::signed_data("git", HashAlg::Sha512, commit).unwrap();
+        let made = Signature::new(Algorithm::Ed25519, self.0.sign(&about).as_ref()).unwrap();
+        let text = SshSig::new(self.key(), "git", HashAlg::Sha512, made).unwrap().to_pem(LineEnding::LF).unwrap();
+        let header = format!("gpgsig {}\n", text.trim_end().replace('\n', "\n "));
+        let end = commit.windows(2).position(|two| two == b"\n\n").unwrap() + 1;
+        [&commit[..end], header.as_bytes(), &commit[end..]].concat()
+    }
+}
+
 /// A git checkout around a world's definitions, made without git: `main` holds them as they are when it is made.
 pub struct Checkout {
     pub world: World,
@@ -367,6 +398,28 @@ impl Checkout {
         let commit = self.repository.new_commit_as(who, who, &message, tree, parents.to_vec()).unwrap().id;
         std::fs::write(self.world.dir.path().join(".git").join(reference), format!("{commit}\n")).unwrap();
         commit
+    }
+
+    /// Commits the definitions as they are in the directory to the branch `main`, with a signature.
+    pub fn signed(&self, key: &Signer, parents: &[ObjectId]) -> ObjectId {
+        let commit = self.commit("refs/heads/main", parents);
+        let raw = self.repository.find_object(commit).unwrap().detach().data;
+        self.raw_commit(&key.sign(&raw))
+    }
+
+    /// Stores a commit, and has it checked out.
+    pub fn raw_commit(&self, raw: &[u8]) -> ObjectId {
+        let commit = self.repository.objects.write_buf(gix::objs::Kind::Commit, raw).unwrap();
+        std::fs::write(self.world.dir.path().join(".git/refs/heads/main"), format!("{commit}\n")).unwrap();
+        commit
+    }
+
+    /// Says whose signature counts; the path of the file.
+    pub fn allow(&self, signers: &[&Signer]) -> String {
+        let path = self.world.dir.path().join("allowed_signers");
+        let lines: Vec<String> = signers.iter().map(|signer| format!("ada@x {}\n", signer.public())).collect();
+        std::fs::write(&path, lines.concat()).unwrap();
+        path.display().to_string()
     }
 
     /// Writes a file and commits it to the branch `topic`, which is then checked out.

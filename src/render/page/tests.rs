@@ -43,6 +43,7 @@ fn workspace(text: &str, providers: usize, changes: usize) -> Value {
     json!({"workspace": {"id": text, "name": text, "slug": text}, "directory": text, "api": text, "mode": "observe",
         "intervalSeconds": 60.0, "alive": true, "ready": true,
         "revision": {"commit": text, "subject": text, "author": text, "time": text, "dirty": true},
+        "trust": {"trusted": false, "commit": text, "reason": text},
         "summary": {"inSync": 0, "update": 0, "invalid": 0, "missing": 0, "held": 0, "unmanaged": 0},
         "pass": null, "lastPass": pass, "nextPass": "2026-01-02T03:05:00Z",
         "providers": (0..providers).map(provider).collect::<Vec<_>>(), "diagnostics": vec![problem; 200],
@@ -104,6 +105,7 @@ fn a_page_is_bounded_whatever_the_length_of_its_texts() {
 fn trouble_is_on_top_and_a_workspace_has_a_page_of_its_own() {
     let mut well = workspace("a", 0, 0);
     well["lastPass"]["error"] = Value::Null;
+    well["trust"] = json!({"trusted": true});
     well["workspace"]["slug"] = json!("well & good");
     let ill = workspace("ill", 1, 1);
     let all = shown(vec![well.clone(), ill.clone()], None);

@@ -380,6 +380,17 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 } @else if one.summary.is_some() {
                     dt { "Revision" } dd { "The definitions are not in a git checkout" }
                 }
+                @if let Some(trust) = &one.trust {
+                    dt { "Signature" }
+                    dd {
+                        @if trust.trusted { "Trusted" }
+                        @else {
+                            span.badge.invalid { (icon("invalid")) "refused" }
+                            @if let Some(commit) = &trust.commit { " " code { (safe(short_commit(commit), 12)) } }
+                            small { (safe(trust.reason.as_deref().unwrap_or_default(), 300)) }
+                        }
+                    }
+                }
                 @if let Some(pass) = &one.last_pass {
                     dt { "Last pass" }
                     dd { (ended(pass.result)) " " (ago(pass.began, now))

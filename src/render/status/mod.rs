@@ -64,6 +64,9 @@ pub struct WorkspaceStatus {
     pub ready: bool,
     /// The revision of the last plan; null outside a git checkout.
     pub revision: Option<Revision>,
+    /// Whether what is checked out is trusted; absent where no signatures are asked for, and before they were looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
     /// The providers below, counted; null before there was a plan.
     pub summary: Option<Summary>,
     /// The pass that is under way.
@@ -78,6 +81,19 @@ pub struct WorkspaceStatus {
     pub diagnostics: Vec<Problem>,
     /// What happened before, newest first.
     pub history: History,
+}
+
+/// Whether what is checked out is trusted. Where not, the revision in force is another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Trust {
+    /// Whether it is.
+    pub trusted: bool,
+    /// The full id of the commit that is refused, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Why it is refused, as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Whether drift is undone or only reported.
@@ -295,14 +311,15 @@ pub struct Record {
 }
 
 impl Status {
-    /// Whether something is not as it should be: a loop that hangs, a pass that failed or was refused, an update that
-    /// failed, a file that cannot be used. What is held, or only observed, is as it should be.
+    /// Whether something is not as it should be: a loop that hangs, a pass that failed or was refused, a revision that
+    /// is not trusted, an update that failed, a file that cannot be used. What is held, or only observed, is as it should be.
     #[must_use]
     pub fn is_in_trouble(&self) -> bool {
         self.workspaces.iter().any(|workspace| {
             let ended = workspace.last_pass.as_ref().map(|pass| pass.result);
             !workspace.alive
                 || !workspace.also.is_empty()
+                || workspace.refused().is_some()
                 || matches!(ended, Some(Ended::Failed | Ended::Refused))
                 || workspace.diagnostics.iter().any(|problem| problem.severity == Level::Error)
                 || workspace.providers.iter().any(ProviderStatus::is_in_trouble)
@@ -320,6 +337,12 @@ impl WorkspaceStatus {
 
     fn has_slug(&self, slug: &str) -> bool {
         self.workspace.as_ref().is_some_and(|known| known.slug == slug)
+    }
+
+    /// What is checked out and not trusted.
+    #[must_use]
+    pub fn refused(&self) -> Option<&Trust> {
+        self.trust.as_ref().filter(|trust| !trust.trusted)
     }
 }
 

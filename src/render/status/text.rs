@@ -124,6 +124,12 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
             revision.time.parse().map(|time| format!(", {} ago", spoken(between(time, now)))).unwrap_or_default();
         fact("", &format!("by {author}{made}"));
     }
+    if let Some(trust) = &workspace.trust {
+        let commit: String = trust.commit.as_deref().map(printable).unwrap_or_default().chars().take(10).collect();
+        let reason = trust.reason.as_deref().map(printable).unwrap_or_default();
+        let refused = format!("{commit} refused: {reason}");
+        fact("signature", if trust.trusted { "trusted" } else { refused.trim_start() });
+    }
     if let Some(Pass { number, trigger, began, duration_seconds, .. }) = &workspace.last_pass {
         let took = spoken(Duration::try_from_secs_f64(*duration_seconds).unwrap_or_default());
         fact(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Ended, ProviderStatus, State, WorkspaceStatus};
-use crate::model::{printable, spoken};
+use crate::model::{printable, short_commit, spoken};
 
 /// How good it is; in the order in which a person wants to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +54,13 @@ pub fn standing(workspace: &WorkspaceStatus, now: Timestamp) -> Standing {
             (_, times) => format!("the last pass failed, {times} times in a row"),
         };
         return Standing { detail: Some(printable(error)), ..told(Tone::Bad, headline) };
+    }
+    if let Some(refused) = workspace.refused() {
+        let id = |commit: &str| printable(short_commit(commit));
+        let what = refused.commit.as_deref().map(|commit| format!(" ({})", id(commit))).unwrap_or_default();
+        let force = workspace.revision.as_ref().map(|revision| format!(", and {} is in force", id(&revision.commit)));
+        let headline = format!("what is checked out{what} is refused{}", force.unwrap_or_default());
+        return Standing { detail: refused.reason.as_deref().map(printable), ..told(Tone::Bad, headline) };
     }
     let parts: Vec<String> = [
         counted(count(State::Update), "provider differs", "providers differ"),

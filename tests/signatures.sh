@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# Whose commits are applied, with commits made by git and keys made by ssh-keygen: signed, unsigned, wrongly signed, expired
+# and forged ones, and what git itself says of each.
+#
+# Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), git, ssh-keygen and curl, which are installed
+# from Debian where they are missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+calry=${CALRY_GITOPS:-$root/target/debug/calry-gitops}
+# shellcheck source=tests/need.sh
+. tests/need.sh
+need git curl
+command -v ssh-keygen >/dev/null || need openssh-client
+work=$(mktemp -d)
+daemon=
+finish() {
+    if [ -n "$daemon" ]; then kill "$daemon" 2>/dev/null || true; fi
+    rm -rf "$work"
+}
+trap finish EXIT
+
+# Nothing of the machine's own configuration counts.
+export HOME=$work GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=$work/gitconfig
+git config --global user.name Ada
+git config --global user.email ada@example.com
+git config --global init.defaultBranch main
+git config --global gpg.format ssh
+git config --global gpg.ssh.allowedSignersFile "$work/signers"
+
+key() { ssh-keygen -q -N '' -C '' -f "$work/$1" "${@:2}"; }
+key ed25519 -t ed25519
+key ecdsa256 -t ecdsa -b 256
+key ecdsa384 -t ecdsa -b 384
+key rsa -t rsa -b 3072
+key stranger -t ed25519
+key old -t ed25519
+key files -t ed25519
+{
+    echo '# whose commits are applied'
+    for name in ed25519 ecdsa256 ecdsa384 rsa; do echo "ada@example.com $(cat "$work/$name.pub")"; done
+    echo "*@example.com namespaces=\"git\",valid-after=\"20200101Z\",valid-before=\"20210101Z\" $(cat "$work/old.pub")"
+    echo "ada@example.com namespaces=\"file\" $(cat "$work/files.pub")"
+} >"$work/signers"
+
+cp -r definitions "$work/definitions"
+mkdir "$work/repo"
+mv "$work/definitions" "$work/repo/definitions"
+cd "$work/repo"
+git init --quiet
+git add --all
+
+number=0
+# commit KEY: one more commit, signed by it; by none where it is `none`.
+commit() {
+    number=$((number + 1))
+    echo "icon: https://cdn.example.com/$number.png" >definitions/icon
+    sed -i '/^icon:/d' definitions/guesty.yaml
+    cat definitions/icon >>definitions/guesty.yaml
+    rm definitions/icon
+    if [ "$1" = none ]; then
+        git commit --quiet --all --no-gpg-sign --message "$number"
+    else
+        git -c "user.signingKey=$work/$1.pub" commit --quiet --all --gpg-sign --message "$number"
+    fi
+}
+
+# judged WHAT SAID: what calry-gitops and git say of the commit that is checked out.
+judged() {
+    local theirs=refused ours=refused
+    if git verify-commit HEAD >"$work/git" 2>&1; then theirs=trusted; fi
+    if "$calry" plan --sandbox --allowed-signers "$work/signers" >"$work/said" 2>&1; then ours=trusted; fi
+    if [ "$ours" != "$1" ] || [ "$theirs" != "${3:-$1}" ] || ! grep -qF -- "$2" "$work/said"; then
+        printf 'not as expected (%s, %s): %s, by git: %s\n' "$1" "$2" "$ours" "$theirs" >&2
+        cat "$work/said" "$work/git" >&2
+        exit 1
+    fi
+    printf 'seen: %s: %s\n' "$1" "$2"
+}
+
+for name in ed25519 ecdsa256 ecdsa384 rsa; do
+    commit "$name"
+    judged trusted GUESTY
+done
+
+commit none
+judged refused 'the commit is not signed'
+commit stranger
+judged refused 'is not among the allowed signers'
+commit old
+judged refused 'was not valid at the time of the commit'
+GIT_COMMITTER_DATE='2020-06-01T00:00:00Z' commit old
+judged trusted GUESTY
+commit files
+judged refused 'the signature was not made for git'
+
+# A signature of another commit, a message that somebody changed, and two signatures.
+commit ed25519
+good=$(git rev-parse HEAD)
+forged() {
+    git reset --quiet --hard "$(git cat-file commit "$good" | "$@" | git hash-object -t commit -w --stdin --literally)"
+}
+forged sed "s/^$number\$/another message/"
+judged refused 'is forged'
+forged sed "s/^tree .*/tree $(git rev-parse "HEAD~1^{tree}")/"
+judged refused 'is forged'
+forged sed '/^gpgsig /,/-----END/{p}' # every line twice
+judged refused 'the signature of the commit cannot be read'
+# By a key that is trusted, of the very commit, for something else than git.
+git cat-file commit "$good" | sed '/^gpgsig /,/-----END/d' >"$work/payload"
+ssh-keygen -q -Y sign -f "$work/ed25519" -n file "$work/payload" 2>/dev/null
+sed -e '1s/^/gpgsig /' -e '2,$s/^/ /' "$work/payload.sig" >"$work/header"
+forged sed -e '/^gpgsig /,/-----END/d' -e "/^committer /r $work/header"
+judged refused 'the signature was not made for git'
+# A merge of an unsigned branch counts by the signature of the merge.
+git reset --quiet --hard "$good"
+git checkout --quiet -b side
+echo 'words' >README.md
+git add README.md
+git commit --quiet --no-gpg-sign --message side
+git checkout --quiet main
+git -c "user.signingKey=$work/rsa.pub" merge --quiet --no-ff --gpg-sign --message merge side
+judged trusted GUESTY
+# What is in the directory and in no commit is not applied, whoever wrote it.
+echo '# not committed' >>definitions/guesty.yaml
+judged refused 'nobody signed the difference' trusted
+git checkout --quiet definitions
+
+# The daemon: a signed commit is applied, an unsigned one is not, and what was in force stays in force.
+"$calry" run --sandbox --listen off --interval 1s --allowed-signers "$work/signers" >"$work/log" 2>&1 &
+daemon=$!
+expect() {
+    for _ in $(seq 200); do
+        if grep -q -- "$1" "$work/log"; then
+            printf 'seen: %s\n' "$(grep -m1 -- "$1" "$work/log")"
+            return
+        fi
+        sleep 0.05
+    done
+    printf 'not seen: %s\n' "$1" >&2
+    cat "$work/log" >&2
+    exit 1
+}
+expect 'pass 1 (start).*updated'
+commit none
+expect "what is checked out ($(git rev-parse HEAD | cut -c1-10)) is refused: the commit is not signed; revision"
+sed -n '/^ *curl /,/[^\\]$/p' "$work/log" | bash >/dev/null 2>&1
+[ "$(grep -c 'GUESTY updated: icon' "$work/log")" = 1 ]
+expect 'drifted, and was put back'
+commit ed25519
+expect 'what is checked out is trusted again'
+[ "$(grep -c 'GUESTY updated: icon' "$work/log")" = 2 ]
+kill -TERM "$daemon"
+wait "$daemon"
+daemon=
+echo "only what was signed runs"

@@ -147,7 +147,8 @@ async fn passes(
         }
         board.began(memory.passes + 1, trigger);
         let unsettled = settled.as_ref().ok().map(|settled| settled.unsettled.as_slice());
-        let passing = pass::pass(settings, memory, asked, trigger, unsettled, stop);
+        // What a pass needs on its way is large, and a loop that waits has no use for it.
+        let passing = Box::pin(pass::pass(settings, memory, asked, trigger, unsettled, stop));
         let passed = board.beating(settings.timeout + apply::GRACE, passing).await;
         if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
             return;

@@ -436,4 +436,14 @@ mod tests {
         .await;
         assert_eq!(told, [1, 2, 3]);
     }
+
+    #[test]
+    fn a_loop_that_waits_weighs_little() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path());
+        let handle = super::super::Handle::new(super::super::Board::new(&settings, "definitions"));
+        let waiting = super::super::run(&settings, &handle, CancellationToken::new(), |_| {});
+        let bytes = std::mem::size_of_val(&waiting);
+        assert!(bytes < 8 << 10, "{bytes}");
+    }
 }

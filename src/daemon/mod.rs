@@ -158,6 +158,8 @@ async fn passes(
         let passed = PassReport { next: (!stop.is_cancelled()).then_some(pause), ..passed };
         board.ended(&passed);
         report(&passed);
+        // It holds the whole live state, which a loop that waits has no use for either.
+        drop(passed);
         trigger = tokio::select! {
             // Cancel-safe: waiting for a token, a point in time, a note. `changed` keeps what it saw in the watcher.
             () = stop.cancelled() => return,

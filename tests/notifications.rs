@@ -544,8 +544,9 @@ fn who_fails_is_tried_again_and_no_pass_waits_for_it() {
         let redirected = gone.wait(5).await;
         assert!(redirected.iter().all(|posted| posted.path == "/hook"), "a redirect was followed");
         let stopping = Instant::now();
-        let counts = notifier.tally().counts();
+        let tally = notifier.tally();
         notifier.stop().await;
+        let counts = tally.counts();
         assert!(stopping.elapsed() < Duration::from_secs(8), "{:?}", stopping.elapsed());
         resets.abort();
         let of = |name: &str| counts.iter().find(|counts| counts.name == name).unwrap();

@@ -31,7 +31,7 @@ mkdir first
     exit 1
 }
 rm -f first/workspace.yaml
-ls first/*.yaml | tail -n +21 | xargs rm -f
+find first -name "*.yaml" | sort | tail -n +21 | xargs rm -f
 python3 - "$count" "$url" <<'PY'
 import pathlib, re, shutil, sys
 count, url = int(sys.argv[1]), sys.argv[2]
@@ -51,7 +51,7 @@ print(f"{count} workspaces of {len(files)} providers each")
 PY
 "$binary" run --config calry-gitops.yaml >daemon.out 2>&1 &
 daemon=$!
-pids+=($daemon)
+pids+=("$daemon")
 disown
 until address=$(grep -om1 'status and health at http://[^/]*' daemon.out); do
     kill -0 "$daemon" || { cat daemon.out; exit 1; }

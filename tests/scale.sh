@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Many workspaces in one daemon, measured: N workspaces of 20 providers each (1000 unless told otherwise), at an interval
-# of 60 s, on one sandbox of this machine, for some seconds from the
-# start (150 unless told otherwise).
+# of 60 s, on one sandbox of this machine, for some seconds from the start (150 unless told otherwise).
 #   tests/scale.sh [N] [SECONDS]    CALRY_GITOPS is the binary, where it is not to be built
 # Prints what the daemon takes, and how its passes are spread; fails where that is more than the limits below, which are
 # meant for 1,000 workspaces on an idle machine.

@@ -224,6 +224,10 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                     trace.updated_at = Some(answer.updated_at.clone());
                     return judge(&step, &answer);
                 }
+                Err(error) if error.is_not_permitted() => {
+                    trace.sent -= 1;
+                    return Outcome::Skipped(self.halt(error.to_string()));
+                }
                 Err(error) => error,
             };
             let pause = if error.is_transient() { backoff.next(&error, self.options.deadline) } else { None };
@@ -277,11 +281,14 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
     fn halt_where_all_are_concerned(&self, error: &Error) {
         // 403: the key may not write, which is the same for every provider.
         if error.is_fatal_for_workspace() || error.status() == Some(403) {
-            let mut halted = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
-            halted.get_or_insert_with(|| {
-                format!("not tried, because another update failed for a reason that concerns all: {error}")
-            });
+            self.halt(format!("not tried, because another update failed for a reason that concerns all: {error}"));
         }
+    }
+
+    /// No further update is sent; answers with the first reason for that.
+    fn halt(&self, why: String) -> String {
+        let mut halted = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
+        halted.get_or_insert(why).clone()
     }
 
     fn replan(&self, step: &Step, live: Live) -> Result<Box<Step>, Outcome> {

@@ -15,10 +15,11 @@ use tracing::{Instrument as _, Span};
 
 use super::error::Cause;
 use super::pace::{NoTurn, Pace};
+use super::permission::Permit;
 use super::wire::{self, Problem};
 use super::{
-    ApiKey, ApiUrl, Backoff, End, Error, Exchange, Listing, Observer, Operation, ReadCalry, SnapshotUrl, WriteCalry,
-    retry,
+    ApiKey, ApiUrl, Backoff, End, Error, Exchange, Listing, Observer, Operation, Permission, ReadCalry, SnapshotUrl,
+    WriteCalry, retry,
 };
 use crate::model::{Live, Provider, SPANS, Scrubber, Update, UpdateMethod, Workspace, ellipsize, printable};
 use crate::places::Places;
@@ -192,6 +193,7 @@ pub struct Api {
     url: ApiUrl,
     method: UpdateMethod,
     observer: Arc<dyn Observer>,
+    permission: Arc<dyn Permission>,
     pace: Arc<Pace>,
     places: Arc<Places>,
 }
@@ -203,14 +205,20 @@ impl Api {
     /// [`SetupError`] where the URL is https and TLS cannot be set up.
     pub fn new(http: &Http, url: ApiUrl, method: UpdateMethod) -> Result<Self, SetupError> {
         let (client, places) = (http.client(url.is_secure())?, http.places(&url));
-        let observer = Arc::new(());
-        Ok(Self { client, settings: http.settings, url, method, observer, pace: Arc::default(), places })
+        let (observer, permission, pace) = (Arc::new(()), Arc::new(()), Arc::default());
+        Ok(Self { client, settings: http.settings, url, method, observer, permission, pace, places })
     }
 
     /// The same API, whose requests somebody is told of.
     #[must_use]
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
         Self { pace: Arc::new(Pace::observed_by(Arc::clone(&observer))), observer, ..self }
+    }
+
+    /// The same API, to which an update is sent only where somebody permits it.
+    #[must_use]
+    pub fn permitted_by(self, permission: Arc<dyn Permission>) -> Self {
+        Self { permission, ..self }
     }
 
     /// Where it is.
@@ -361,14 +369,22 @@ impl Session {
         // The time for an answer begins when the request does.
         let mut started = None;
         let exchange = async {
+            // The last thing before it is sent: waiting for a turn may have taken long.
+            let permit = update.then(|| Permit::ask(&self.api.permission)).transpose();
+            let permit = permit.map_err(|why| Cause::NotPermitted { why })?;
             let now = Instant::now();
             started = Some(now);
-            let end = self.deadline.min(now + self.api.settings.request);
+            let at_most = permit.as_ref().map_or(Duration::MAX, |permit| permit.at_most);
+            let end = self.deadline.min(now + self.api.settings.request.min(at_most));
             let given = end.saturating_duration_since(now);
             timeout_at(end, self.exchange(path, body, limit)).await.unwrap_or(Err(Cause::TimedOut { given }))
         };
         let exchange = self.api.places.within(exchange.instrument(span.clone()));
         let answer = timeout_at(self.deadline, exchange).await;
+        let answer = match answer {
+            Ok(Err(cause @ Cause::NotPermitted { .. })) => return Err(failed(cause)),
+            answer => answer,
+        };
         let started = started.ok_or_else(|| failed(Cause::TooLate))?;
         let answer = answer.unwrap_or(Err(Cause::TimedOut { given: started.elapsed() }));
         match &answer {
@@ -483,7 +499,7 @@ fn ended(answer: &Result<Vec<u8>, Cause>) -> End {
     match *answer {
         Err(Cause::Status { status, .. } | Cause::NotJson { status }) => End::Status(status),
         Err(Cause::TimedOut { .. }) => End::TimedOut,
-        Err(Cause::Broken { .. } | Cause::Paused { .. } | Cause::TooLate) => End::Broken,
+        Err(Cause::Broken { .. } | Cause::Paused { .. } | Cause::NotPermitted { .. } | Cause::TooLate) => End::Broken,
         Ok(_) | Err(Cause::Unreadable { .. } | Cause::TooLarge { .. }) => End::Status(200),
     }
 }

@@ -60,6 +60,8 @@ pub(super) enum Cause {
     Broken { reason: String, api: String, sent: bool, lasting: bool },
     /// Not sent: the workspace is paused after a 429, a read for longer than there is time, an update for as long as it is.
     Paused { wait: Duration },
+    /// Not sent: whoever says when updates may be sent forbids it.
+    NotPermitted { why: String },
     /// Not sent: the time was over while it waited for its turn.
     TooLate,
 }
@@ -105,7 +107,9 @@ impl Error {
             Cause::Status { status, .. } => matches!(status, 429 | 502..=504),
             Cause::TimedOut { .. } | Cause::Paused { .. } | Cause::TooLate => true,
             Cause::Broken { lasting, .. } => !lasting,
-            Cause::NotJson { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. } => false,
+            Cause::NotJson { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. } | Cause::NotPermitted { .. } => {
+                false
+            }
         }
     }
 
@@ -116,7 +120,7 @@ impl Error {
         match *self.cause {
             Cause::Status { status, .. } => status >= 500,
             Cause::Broken { sent, .. } => sent,
-            Cause::Paused { .. } | Cause::TooLate => false,
+            Cause::Paused { .. } | Cause::NotPermitted { .. } | Cause::TooLate => false,
             Cause::NotJson { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. } | Cause::TimedOut { .. } => true,
         }
     }
@@ -134,6 +138,12 @@ impl Error {
     /// Whether nothing was sent because the workspace is paused for [so long](Self::retry_after).
     pub(super) fn is_pause(&self) -> bool {
         matches!(*self.cause, Cause::Paused { .. })
+    }
+
+    /// Whether nothing was sent because [`Permission`](super::Permission) was not given.
+    #[must_use]
+    pub fn is_not_permitted(&self) -> bool {
+        matches!(*self.cause, Cause::NotPermitted { .. })
     }
 
     /// Whether no other call with this key can succeed: the key is wrong or has expired.
@@ -186,6 +196,7 @@ impl Error {
                 "nothing was sent, as the rate limit is reached and Calry asked to wait another {}, which is longer than the time left",
                 spoken(*wait)
             ),
+            Cause::NotPermitted { why } => format!("nothing was sent: {why}"),
             Cause::TooLate => "nothing was sent, as the time for it (--timeout) was over first".to_owned(),
         }
     }

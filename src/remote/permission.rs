@@ -1,0 +1,48 @@
+//! Whether an update may be sent at this moment: asked of somebody else, right before each one. This room does not know why
+//! somebody may forbid it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Says whether an update may be sent now. It is asked in the middle of the work: it must not wait.
+pub trait Permission: fmt::Debug + Send + Sync {
+    /// An update is about to be sent. Each that may be is followed by an [`end`](Self::end).
+    ///
+    /// # Errors
+    /// Why none may be sent now, as a part of a sentence.
+    fn begin(&self) -> Result<AtMost, String>;
+    /// That update is over: answered, or given up.
+    fn end(&self);
+}
+
+/// How long an update that begins now may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtMost(pub Duration);
+
+/// Nobody forbids it.
+impl Permission for () {
+    fn begin(&self) -> Result<AtMost, String> {
+        Ok(AtMost(Duration::MAX))
+    }
+    fn end(&self) {}
+}
+
+/// An update that may be under way for as long as this lives.
+pub(super) struct Permit {
+    permission: Arc<dyn Permission>,
+    pub(super) at_most: Duration,
+}
+
+impl Permit {
+    pub(super) fn ask(permission: &Arc<dyn Permission>) -> Result<Self, String> {
+        let AtMost(at_most) = permission.begin()?;
+        Ok(Self { permission: Arc::clone(permission), at_most })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.permission.end();
+    }
+}

@@ -208,6 +208,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         applying: Applying::default(),
         state: Arc::new(State::in_process().unwrap()),
         seat: Fleet::seats(vec![None]).remove(0),
+        leadership: calry_gitops::daemon::Leadership::default(),
     };
     let metrics = WorkspaceMetrics::new(name, &settings, Arc::new(Board::new(&settings, name)));
     let entry = |n| Entry {

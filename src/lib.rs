@@ -11,8 +11,9 @@
 //! [`pull`] goes the other way: live state to files, for who begins with this, or adopts a drift.
 //!
 //! [`pass`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`metrics`] tells of in numbers,
-//! [`admin`] over HTTP and [`notifications`] by themselves. [`model`] is the vocabulary of all of them, [`places`] keeps many of
-//! them out of each other's way, [`saved`] is a plan that was reviewed, and [`sandbox`] a Calry of one's own to try it on.
+//! [`admin`] over HTTP and [`notifications`] by themselves; [`kubernetes`] decides which of several replicas writes. [`model`] is
+//! the vocabulary of all of them, [`places`] keeps many of them out of each other's way, [`saved`] is a plan that was reviewed,
+//! and [`sandbox`] a Calry of one's own to try it on.
 //!
 //! What a hostile pull request may do, and what not, is told in [`threat_model`].
 //!
@@ -31,6 +32,7 @@
 //! | `daemon` | all of these but `sandbox` |
 //! | `notifications` | `model`, `repo`, `remote`, `plan`, `apply`, `render`, `pass`, `daemon` |
 //! | `metrics` | `model`, `repo`, `remote`, `plan`, `apply`, `render`, `daemon`, `notifications` |
+//! | `kubernetes` | `model`, `pass`, `render`, `daemon`, `notifications` |
 //! | `admin` | `model`, `remote`, `plan`, `render`, `daemon`, `metrics` |
 //! | `cli` | everything; nothing imports it |
 //!
@@ -51,6 +53,8 @@ pub mod admin;
 pub mod apply;
 pub mod cli;
 pub mod daemon;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod metrics;
 pub mod model;
 pub mod notifications;

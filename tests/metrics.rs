@@ -172,7 +172,7 @@ fn before_the_first_pass_ends_everything_is_there_and_nothing_is_counted() {
         assert_eq!(scrape.get(name, &[("workspace", "definitions")]), value, "{name}");
     }
     for (name, series) in [
-        ("calry_gitops_passes_total", 5 * 5),
+        ("calry_gitops_passes_total", 5 * 6),
         ("calry_gitops_api_requests_total", 2 * 10),
         ("calry_gitops_definitions", 6),
         ("calry_gitops_pending_updates", 2),
@@ -376,7 +376,7 @@ fn a_provider_costs_five_series_and_a_workspace_about_a_hundred() {
     }
     until("all are managed", || Scrape::of(&mut daemon).values("provider").len() == 20);
     assert_eq!(Scrape::of(&mut daemon).0.len() - none, 20 * 5);
-    assert!(none <= 8 + 110, "{none}");
+    assert!(none <= 8 + 115, "{none}");
 }
 
 /// The flags of a daemon that tells somebody who is not there.

@@ -180,6 +180,7 @@ impl Loop {
             applying: Applying::to(move |plan| told.applying(plan)),
             state: Arc::new(State::in_process().unwrap()),
             seat: Fleet::seats(vec![None]).remove(0),
+            leadership: daemon::Leadership::default(),
         };
         let memory = daemon::Memory::new(&settings.state);
         Self { settings, teller, memory }

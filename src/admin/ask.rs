@@ -168,7 +168,7 @@ async fn reconcile(State(asking): State<Arc<Asking>>, request: Request) -> Resul
     let named = queried(request.uri().query().unwrap_or_default())?;
     let Reconcile { workspace } = body(request).await?.unwrap_or_default();
     let chosen = asking.chosen(workspace.or(named).as_deref())?;
-    Ok(asked(&chosen, Trigger::Request, "reconcile", "a pass"))
+    asked(chosen, Trigger::Request, "reconcile", "a pass")
 }
 
 async fn approve(State(asking): State<Arc<Asking>>, request: Request) -> Result<Response, Refused> {
@@ -176,7 +176,7 @@ async fn approve(State(asking): State<Arc<Asking>>, request: Request) -> Result<
     let wanted = "the body is {\"digest\": \"sha256:…\"}, and names the plan that is let through";
     let Approve { digest, workspace } = body(request).await?.ok_or_else(|| bad(wanted.to_owned()))?;
     let digest = Digest::parse(&digest).map_err(|error| bad(error.to_string()))?;
-    let chosen = asking.chosen(workspace.as_deref())?;
+    let chosen = leading(asking.chosen(workspace.as_deref())?)?;
     let mut why = NotPending::Nothing;
     for one in chosen {
         match one.approve(&digest) {
@@ -192,9 +192,25 @@ async fn approve(State(asking): State<Arc<Asking>>, request: Request) -> Result<
     Err(Refused(StatusCode::CONFLICT, why.to_string()))
 }
 
-/// Asks these loops for a pass.
-pub(super) fn asked(loops: &[&Handle], trigger: Trigger, word: &str, what: &str) -> Response {
-    for one in loops {
+/// Those of the loops that lead: a standby carries nothing out.
+fn leading(loops: Vec<&Handle>) -> Result<Vec<&Handle>, Refused> {
+    let mut holder = None;
+    let (elsewhere, here): (Vec<&Handle>, Vec<&Handle>) = loops.into_iter().partition(|one| {
+        let led = one.board().published().led_elsewhere().map(|holder| holder.map(printable));
+        led.map(|by| holder = by).is_some()
+    });
+    if here.is_empty() && !elsewhere.is_empty() {
+        let leader = holder
+            .map_or_else(|| "and nobody leads now: ask again".to_owned(), |by| format!("and {by} leads: ask that one"));
+        return Err(Refused(StatusCode::CONFLICT, format!("this replica stands by, {leader}")));
+    }
+    Ok(here)
+}
+
+/// Asks those of these loops for a pass that lead.
+pub(super) fn asked(loops: Vec<&Handle>, trigger: Trigger, word: &str, what: &str) -> Result<Response, Refused> {
+    let loops = leading(loops)?;
+    for one in &loops {
         one.ask(trigger);
     }
     let labels: Vec<String> = loops.iter().map(|one| one.board().label()).collect();
@@ -202,7 +218,7 @@ pub(super) fn asked(loops: &[&Handle], trigger: Trigger, word: &str, what: &str)
         [one] => format!(" of {one}"),
         all => format!(" of {} workspaces", all.len()),
     };
-    done(StatusCode::ACCEPTED, Some(&json!({"asked": word, "workspaces": labels})), format!("{what}{of}"))
+    Ok(done(StatusCode::ACCEPTED, Some(&json!({"asked": word, "workspaces": labels})), format!("{what}{of}")))
 }
 
 impl Asking {

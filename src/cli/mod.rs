@@ -3,6 +3,7 @@
 //! What it never does: decide what changes, or show what others did not already make fit to be shown.
 
 mod apply;
+mod cluster;
 mod completions;
 mod config;
 mod man;
@@ -99,7 +100,7 @@ enum Command {
     /// Plan, ask, change, verify
     Apply(apply::ApplyArgs),
     /// The daemon: keep the workspace equal to the files
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Print the live state without its secrets, to plan against where there is no API key
     Snapshot(snapshot::SnapshotArgs),
     /// Write definition files from the live state; changes nothing in Calry

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
+use super::cluster::{ClusterArgs, Clustered, EventTeller};
 use super::config::{Configuration, Configured};
 use super::options::{FingerprintArgs, LiveArgs, TrustArgs, duration};
 use super::output::OF_WORKSPACE;
@@ -57,6 +58,8 @@ pub(super) struct RunArgs {
     trust: TrustArgs,
     #[command(flatten)]
     fingerprints: FingerprintArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Who may ask for a pass over HTTP.
@@ -170,6 +173,7 @@ struct Shared {
     http: Http,
     state: Arc<State>,
     notifier: Notifier,
+    cluster: Clustered,
 }
 
 /// One workspace, ready to be kept.
@@ -178,6 +182,7 @@ struct Ready {
     handle: Handle,
     metrics: Arc<WorkspaceMetrics>,
     teller: Arc<Teller>,
+    events: Option<EventTeller>,
     /// The definitions directory as the operator wrote it.
     shown: String,
     /// What the log calls the workspace.
@@ -195,7 +200,11 @@ impl Ready {
     fn tell(&self, report: &PassReport) {
         self.metrics.passed(report);
         self.log(report);
-        self.teller.pass(report);
+        // Who leads tells the world.
+        if !report.told.standby {
+            self.teller.pass(report);
+            self.events.iter().for_each(|events| events.pass(report));
+        }
     }
 }
 
@@ -222,14 +231,17 @@ async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::R
         watching: WatchOptions::default(),
         applying: Applying::to(move |plan| applying.applying(plan)),
         state: Arc::clone(&shared.state),
+        leadership: shared.cluster.leadership(seat.name()),
         seat,
     };
+    let events = shared.cluster.teller(settings.seat.name());
     let shown = setup.shown;
     let handle = Handle::new(Board::new(&settings, &shown));
     let name = settings.seat.name().unwrap_or(&shown).to_owned();
     let metrics = Arc::new(WorkspaceMetrics::new(&name, &settings, Arc::clone(handle.board())));
-    settings.api = settings.api.observed_by(Arc::clone(&metrics) as _);
-    Ok(Ready { settings, handle, metrics, teller, shown, span, sandbox: setup.sandbox })
+    let permission = Arc::new(settings.leadership.clone());
+    settings.api = settings.api.observed_by(Arc::clone(&metrics) as _).permitted_by(permission);
+    Ok(Ready { settings, handle, metrics, teller, events, shown, span, sandbox: setup.sandbox })
 }
 
 /// Every workspace, ready to be kept.
@@ -314,6 +326,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     install_tls();
     let http = Http::new(remote::Settings::default())?;
     let shared = Shared {
+        cluster: args.cluster.set_up(args.once).await?,
         notifier: Notifier::start(configuration.notifications.targets.clone(), &http),
         http,
         state: Arc::new(match &args.state_dir {
@@ -322,6 +335,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         }),
     };
     let all = all_ready(configuration, &shared).await?;
+    let Shared { cluster, notifier, .. } = shared;
     output.result(&banner(&all));
     if args.once {
         let passes = all.iter().map(|ready| {
@@ -338,7 +352,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     }
     let handles: Vec<_> = all.iter().map(|ready| ready.handle.clone()).collect();
     let metrics = Metrics::new(all.iter().map(|ready| Arc::clone(&ready.metrics)).collect());
-    let metrics = metrics.notifying(shared.notifier.tally());
+    let metrics = metrics.notifying(notifier.tally());
     let access = args.asking.access(&args.admin_host)?;
     let listener = open(args.listen).await?;
     let asked = handles.clone();
@@ -358,6 +372,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         }
         None => None,
     };
+    let keeping = cluster.keep(all.iter().map(|ready| (ready.settings.seat.name(), &ready.handle)));
     let mut loops = JoinSet::new();
     for ready in all {
         let (span, stop) = (ready.span.clone(), stop.clone());
@@ -367,7 +382,9 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         loops.spawn(keeping.instrument(span));
     }
     while loops.join_next().await.is_some() {}
-    shared.notifier.stop().await;
+    // No update is under way any more: whoever stands by may begin.
+    keeping.stop().await;
+    notifier.stop().await;
     tracing::info!("stopped");
     Ok(Exit::Done)
 }

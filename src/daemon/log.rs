@@ -81,7 +81,11 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
                 _ => counts(&summary),
             };
             let result = report.result.ended().as_str();
-            let observing = if mode == Mode::Observe { " (observe: nothing is written)" } else { "" };
+            let observing = match mode {
+                _ if report.told.standby => " (standby: nothing is written)",
+                Mode::Observe => " (observe: nothing is written)",
+                Mode::Enforce => "",
+            };
             info!(
                 pass = number,
                 trigger,

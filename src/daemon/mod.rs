@@ -4,6 +4,7 @@
 
 mod ask;
 mod fleet;
+mod leadership;
 pub mod log;
 mod memory;
 mod pass;
@@ -27,6 +28,7 @@ use crate::repo::{WatchOptions, Watcher};
 use ask::Asked;
 pub use ask::{Handle, NotPending};
 pub use fleet::{Fleet, Seat};
+pub use leadership::{Leadership, Moment, Term};
 pub use memory::{Memory, Rest};
 pub use pass::{Approval, PassReport, PassResult, Told};
 pub use state::{NoRandomness, State};
@@ -60,6 +62,8 @@ pub struct Settings {
     pub state: Arc<State>,
     /// Its place among the loops of the process.
     pub seat: Seat,
+    /// Whether this replica may write; the API asks the same one before each update.
+    pub leadership: Leadership,
 }
 
 /// Who is told of a plan that is about to be carried out: in the middle of the pass, so it must neither wait nor fail.

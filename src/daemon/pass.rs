@@ -44,6 +44,8 @@ pub struct PassReport {
 /// What a pass found out about files and providers that is news.
 #[derive(Debug, Default)]
 pub struct Told {
+    /// Whether another replica leads: this one only looked, and who leads tells the world.
+    pub standby: bool,
     /// Problems of the files; empty where they are the same as at the last pass.
     pub news: Vec<Diagnostic>,
     /// How many files have errors.
@@ -145,7 +147,7 @@ pub(super) async fn pass(
 ) -> PassReport {
     let started = Instant::now();
     memory.passes += 1;
-    let mut told = Told::default();
+    let mut told = Told { standby: !settings.leadership.leads(), ..Told::default() };
     let span = tracing::info_span!(
         target: SPANS,
         "pass",
@@ -155,7 +157,8 @@ pub(super) async fn pass(
         revision = Empty,
         otel.status_code = Empty,
     );
-    let attempt = attempt(settings, memory, asked, trigger, &mut told, unsettled, stop).instrument(span.clone());
+    let attempt = attempt(settings, memory, asked, trigger, &mut told, unsettled, stop);
+    let attempt = attempt.instrument(span.clone());
     // What the panic says may quote what it was about; where it was has been told. The memory takes over the outcome of an
     // update as soon as there is one, so that it lacks no more than those that were under way.
     let attempt = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|_| {
@@ -262,6 +265,9 @@ async fn attempt(
     memory.learn_workspace(key.secret(), &plan.workspace);
     memory.learn_plan(&plan, &settings.source.only);
 
+    if told.standby {
+        return Ok(PassResult::Observed(plan));
+    }
     if settings.mode == Mode::Observe {
         tell_differences(memory, told, &plan, true);
         return Ok(PassResult::Observed(plan));
@@ -403,6 +409,7 @@ mod tests {
             applying: super::super::Applying::default(),
             state: Arc::new(State::in_process().unwrap()),
             seat: crate::daemon::Fleet::seats(vec![None]).remove(0),
+            leadership: crate::daemon::Leadership::default(),
         }
     }
 

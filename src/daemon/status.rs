@@ -4,8 +4,8 @@
 //! for longer than that step may take. So a loop that hangs is seen, wherever it hangs.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
@@ -19,7 +19,7 @@ use crate::model::{Provider, Revision};
 use crate::plan::{Cause, Change, Entry};
 use crate::render::json::Summary;
 use crate::render::status::{
-    Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, Trust, WorkspaceStatus,
+    Begun, Ended, History, LastUpdate, Leadership, Pass, ProviderStatus, Record, State, Trust, WorkspaceStatus,
 };
 
 /// Between two beats of the loop's heart.
@@ -38,6 +38,8 @@ const FIRST_CHANGES: usize = 20;
 #[derive(Debug)]
 pub struct Board {
     status: watch::Sender<Arc<WorkspaceStatus>>,
+    /// Held by whoever publishes.
+    publishing: Mutex<()>,
     /// How often something was published.
     edition: AtomicU64,
     /// When the heart beat last, in milliseconds since `born`.
@@ -55,6 +57,7 @@ impl Board {
             api: settings.api.url().to_string(),
             mode: settings.mode,
             interval_seconds: settings.interval.as_secs_f64(),
+            leadership: settings.leadership.status(),
             ..WorkspaceStatus::default()
         })
     }
@@ -62,6 +65,7 @@ impl Board {
     fn of(status: WorkspaceStatus) -> Self {
         Self {
             status: watch::Sender::new(Arc::new(WorkspaceStatus { alive: true, ..status })),
+            publishing: Mutex::default(),
             edition: AtomicU64::new(0),
             beat: AtomicU64::new(0),
             born: Instant::now(),
@@ -161,7 +165,13 @@ impl Board {
         self.publish(|status| record(status, report, now()));
     }
 
+    /// Publishes who leads.
+    pub fn led(&self, leadership: Option<Leadership>) {
+        self.publish(|status| status.leadership = leadership);
+    }
+
     fn publish(&self, change: impl FnOnce(&mut WorkspaceStatus)) {
+        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         // Changed aside, so that a reader waits for no more than the exchange of two pointers.
         let mut status = WorkspaceStatus::clone(&self.status.borrow());
         change(&mut status);

@@ -25,7 +25,7 @@ use self::text::{Kind, Page};
 use self::workspace::{ENDS, Seen, TRIED};
 use crate::notifications::{Counts, Tally};
 use crate::render::json::Summary;
-use crate::render::status::{Ended, Mode};
+use crate::render::status::{Ended, Lead, Mode};
 
 pub use workspace::WorkspaceMetrics;
 
@@ -200,6 +200,13 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
     for one in seen {
         if let Some(trust) = &one.status.trust {
             family.sample(&[("workspace", &one.label)], u8::from(trust.trusted));
+        }
+    }
+    let help = "Whether this replica leads (1) or stands by (0). Absent where it is the only one.";
+    let mut family = page.family(Kind::Gauge, "calry_gitops_leader", help);
+    for one in seen {
+        if let Some(leadership) = &one.status.leadership {
+            family.sample(&[("workspace", &one.label)], u8::from(leadership.state == Lead::Leader));
         }
     }
     let help = "Passes that ended, by what came of them and why they ran.";

@@ -25,7 +25,8 @@ const PASS_BOUNDS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 const CALL_BOUNDS: [f64; 9] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 const RESULTS: [Ended; 5] = [Ended::Ok, Ended::Applied, Ended::Incomplete, Ended::Refused, Ended::Failed];
-const TRIGGERS: [Trigger; 5] = [Trigger::Start, Trigger::Interval, Trigger::Files, Trigger::Request, Trigger::Hook];
+const TRIGGERS: [Trigger; 6] =
+    [Trigger::Start, Trigger::Interval, Trigger::Files, Trigger::Request, Trigger::Hook, Trigger::Leadership];
 /// How a request can end.
 pub(super) const ENDS: [&str; 10] = ["2xx", "3xx", "401", "403", "404", "429", "4xx", "5xx", "timeout", "connection"];
 /// How an update that was tried can end.
@@ -227,11 +228,11 @@ impl Passes {
             self.last_success = Some(now);
         }
         if let Some(plan) = report.result.plan() {
-            self.count_providers(plan, report.result.updates());
+            self.count_providers(plan, report);
         }
     }
 
-    fn count_providers(&mut self, plan: &Plan, updates: &[UpdateResult]) {
+    fn count_providers(&mut self, plan: &Plan, report: &PassReport) {
         let mut before = std::mem::take(&mut self.providers);
         for entry in &plan.entries {
             let Some(provider) = entry.provider.as_ref().filter(|_| !matches!(entry.verdict, Verdict::Unmanaged))
@@ -240,12 +241,14 @@ impl Passes {
             };
             let counts =
                 self.providers.entry(provider.clone()).or_insert_with(|| before.remove(provider).unwrap_or_default());
-            let drifted = matches!(&entry.verdict, Verdict::Update(step) if step.cause == Cause::Drift);
+            // What a standby sees, the leader counts.
+            let drifted =
+                !report.told.standby && matches!(&entry.verdict, Verdict::Update(step) if step.cause == Cause::Drift);
             // One that stays, because it is only observed or cannot be undone, is one drift.
             counts.drifts += u64::from(drifted && !counts.drifting);
             counts.drifting = drifted;
         }
-        for UpdateResult { provider, outcome, .. } in updates {
+        for UpdateResult { provider, outcome, .. } in report.result.updates() {
             let Some(counts) = self.providers.get_mut(provider) else { continue };
             let tried = TRIED.iter().zip(&mut counts.updates).find(|(name, _)| **name == outcome.as_str());
             if let Some((_, count)) = tried {

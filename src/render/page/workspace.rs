@@ -10,8 +10,8 @@ use super::{View, word};
 use crate::model::{short_commit, spoken};
 use crate::render::json::{Level, Problem};
 use crate::render::status::{
-    Cause, Ended, Mode, Outcome, Pass, ProviderStatus, Record, Standing, State, Tone, WorkspaceStatus, counted,
-    standing,
+    Cause, Ended, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, Standing, State, Tone,
+    WorkspaceStatus, counted, standing,
 };
 
 /// The most differences on a page, shared by the providers that differ; so a page stays small enough to be sent often.
@@ -388,6 +388,18 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                             span.badge.invalid { (icon("invalid")) "refused" }
                             @if let Some(commit) = &trust.commit { " " code { (safe(short_commit(commit), 12)) } }
                             small { (safe(trust.reason.as_deref().unwrap_or_default(), 300)) }
+                        }
+                    }
+                }
+                @if let Some(Leadership { lease, state, holder }) = &one.leadership {
+                    dt { "Leader" }
+                    dd {
+                        @if *state == Lead::Leader { "This replica" }
+                        @else if let Some(holder) = holder { code { (safe(holder, 128)) } }
+                        @else { "Nobody" }
+                        small {
+                            @if *state == Lead::Standby { "this replica stands by; " }
+                            "Lease " (safe(lease, 128))
                         }
                     }
                 }

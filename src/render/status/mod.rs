@@ -58,6 +58,9 @@ pub struct WorkspaceStatus {
     pub mode: Mode,
     /// Between two quiet passes, before jitter.
     pub interval_seconds: f64,
+    /// Whether this replica leads; absent where it is the only one (no `--leader-election`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leadership: Option<Leadership>,
     /// Whether the loop is alive: false where it hangs.
     pub alive: bool,
     /// Whether definitions and live state were read once without an error.
@@ -96,6 +99,27 @@ pub struct Trust {
     pub reason: Option<String>,
 }
 
+/// Which of several replicas writes to the workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Leadership {
+    /// The Lease that decides it, as namespace/name.
+    pub lease: String,
+    /// Whether it is this replica.
+    pub state: Lead,
+    /// Who holds the Lease, as far as this replica knows; null where nobody does.
+    pub holder: Option<String>,
+}
+
+/// What a replica does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Lead {
+    /// It keeps the workspace equal to git.
+    Leader,
+    /// It only looks, and is ready to take over.
+    Standby,
+}
+
 /// Whether drift is undone or only reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -121,6 +145,8 @@ pub enum Trigger {
     Request,
     /// A git host told of a push.
     Hook,
+    /// This replica leads now.
+    Leadership,
 }
 
 /// A pass that is under way.
@@ -335,6 +361,13 @@ impl WorkspaceStatus {
         self.name.as_deref().or_else(slug).unwrap_or(&self.directory)
     }
 
+    /// Who leads, where this replica stands by; nobody knows whom to ask where that is `None`.
+    #[must_use]
+    pub fn led_elsewhere(&self) -> Option<Option<&str>> {
+        let Leadership { state, holder, .. } = self.leadership.as_ref()?;
+        (*state == Lead::Standby).then_some(holder.as_deref())
+    }
+
     fn has_slug(&self, slug: &str) -> bool {
         self.workspace.as_ref().is_some_and(|known| known.slug == slug)
     }
@@ -461,6 +494,7 @@ impl Trigger {
             Self::Files => "files",
             Self::Request => "request",
             Self::Hook => "hook",
+            Self::Leadership => "leadership",
         }
     }
 }

@@ -8,7 +8,7 @@ use anstyle::Style;
 use jiff::Timestamp;
 
 use super::verdict::{Standing, Tone, between, standing};
-use super::{Cause, Mode, Outcome, Pass, ProviderStatus, Record, State, Status, WorkspaceStatus};
+use super::{Cause, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, State, Status, WorkspaceStatus};
 use crate::model::{ellipsize, printable, spoken};
 use crate::render::json::{ChangeItem, Level, Problem, Shown};
 use crate::render::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, mismatched, wrapped};
@@ -150,6 +150,15 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         Mode::Enforce => "enforces",
         Mode::Observe => "observes, and writes nothing",
     };
+    if let Some(Leadership { lease, state, holder }) = &workspace.leadership {
+        let (lease, holder) = (printable(lease), holder.as_deref().map(printable));
+        let told = match (state, holder) {
+            (Lead::Leader, _) => format!("this replica, by the Lease {lease}"),
+            (Lead::Standby, Some(holder)) => format!("{holder} holds the Lease {lease}; this replica stands by"),
+            (Lead::Standby, None) => format!("nobody holds the Lease {lease}; this replica stands by"),
+        };
+        fact("leader", &told);
+    }
     let interval = spoken(Duration::try_from_secs_f64(workspace.interval_seconds).unwrap_or_default());
     let (version, started) = (printable(&status.version), spoken(between(status.started, now)));
     fact("daemon", &format!("calry-gitops {version}, {mode}, every {interval}; up for {started}"));

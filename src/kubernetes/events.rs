@@ -1,0 +1,208 @@
+//! Events on the Pod: what `kubectl describe` and `kubectl get events` show of changes, drift and failures.
+//!
+//! They are what notifications are, in the form of `events.k8s.io/v1`. What it never does: make a pass wait, show a value of a
+//! definition, or try anything twice.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Cluster, said};
+use crate::daemon::PassReport;
+use crate::model::{ellipsize, printable};
+use crate::notifications::{self, Event, EventKind, Rules, Subject};
+use crate::pass::today;
+
+/// How many may wait.
+const LENGTH: usize = 64;
+
+/// How long the API server may take for one.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// How long those that wait may take at the end.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// The longest note, in bytes: what `events.k8s.io/v1` takes.
+const NOTE: usize = 1024;
+
+/// The longest name of a Pod that is quoted in a name, in characters.
+const NAME: usize = 200;
+
+/// Puts Events into a queue, which a task empties.
+#[derive(Clone)]
+pub struct Events {
+    queue: mpsc::Sender<api::Event>,
+    pod: ObjectReference,
+    /// Whether it was said that some were dropped.
+    told: Arc<AtomicBool>,
+}
+
+/// Tells of one workspace.
+pub struct EventTeller {
+    events: Events,
+    name: Option<String>,
+    memory: Mutex<notifications::Memory>,
+}
+
+/// The Pod does not know itself.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error(
+    "Events are about a Pod, and its name and uid are not known: set POD_NAME, POD_NAMESPACE and POD_UID by the downward \
+     API, as deploy/kubernetes/base does, or leave --kubernetes-events out"
+)]
+pub struct NoPod;
+
+impl Events {
+    /// Starts the task. It ends when nobody can tell anything any more, or a little after `task` is
+    /// [drained](drain).
+    ///
+    /// # Errors
+    /// [`NoPod`].
+    pub fn start(cluster: &Cluster) -> Result<(Self, JoinHandle<()>), NoPod> {
+        let (Some(name), Some(uid)) = (cluster.pod.name.clone(), cluster.pod.uid.clone()) else { return Err(NoPod) };
+        let pod = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(name),
+            namespace: Some(cluster.namespace.clone()),
+            uid: Some(uid),
+            ..ObjectReference::default()
+        };
+        let (queue, mut waiting) = mpsc::channel::<api::Event>(LENGTH);
+        let to: Api<api::Event> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+        let task = tokio::spawn(async move {
+            let mut failing = None;
+            while let Some(event) = waiting.recv().await {
+                let params = PostParams::default();
+                let sent = tokio::time::timeout(ATTEMPT, to.create(&params, &event)).await;
+                let why = match sent {
+                    Ok(Ok(_)) => None,
+                    Ok(Err(error)) => Some(said(&error)),
+                    Err(_) => Some("the API server did not answer in time".to_owned()),
+                };
+                if let Some(why) = &why
+                    && failing.as_ref() != Some(why)
+                {
+                    tracing::warn!("an Event was not taken: {why}");
+                }
+                failing = why;
+            }
+        });
+        Ok((Self { queue, pod, told: Arc::default() }, task))
+    }
+
+    /// Who tells of one workspace, by its name in the configuration file.
+    #[must_use]
+    pub fn teller(&self, workspace: Option<&str>) -> EventTeller {
+        EventTeller { events: self.clone(), name: workspace.map(str::to_owned), memory: Mutex::default() }
+    }
+
+    pub(super) fn leads(&self, lease: &str) {
+        self.push("LeaderElected", false, "Elect", format!("this replica leads by the Lease {lease}"));
+    }
+
+    pub(super) fn stands_by(&self, lease: &str) {
+        let note = format!("this replica no longer leads by the Lease {lease}, and writes nothing");
+        self.push("LeadershipLost", true, "Elect", note);
+    }
+
+    fn push(&self, reason: &str, warning: bool, action: &str, note: String) {
+        let now = MicroTime(Timestamp::now());
+        let pod = ellipsize(self.pod.name.as_deref().unwrap_or_default(), NAME);
+        let event = api::Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{pod}.{:016x}", fastrand::u64(..))),
+                namespace: self.pod.namespace.clone(),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(now),
+            action: Some(action.to_owned()),
+            reason: Some(reason.to_owned()),
+            type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
+            note: Some(cut(note)),
+            regarding: Some(self.pod.clone()),
+            reporting_controller: Some("calry-gitops".to_owned()),
+            reporting_instance: Some(pod.chars().take(128).collect()),
+            ..api::Event::default()
+        };
+        if self.queue.try_send(event).is_err() && !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!("too many Events wait for the API server; some are dropped, and this is said once");
+        }
+    }
+}
+
+/// Waits for a while until those that wait are sent; every [`Events`] must be gone.
+pub async fn drain(task: JoinHandle<()>) {
+    let _ = tokio::time::timeout(DRAIN, task).await;
+}
+
+impl EventTeller {
+    /// A pass is over.
+    pub fn pass(&self, report: &PassReport) {
+        // Kubernetes forgets Events by itself, so a failure is told when it comes.
+        let rules = Rules { failed_passes: 1, ..Rules::default() };
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in notifications::events(&mut memory, report, &rules, today()) {
+            let (reason, warning) = reason(event.kind);
+            self.events.push(reason, warning, "Reconcile", note(self.name.as_deref(), report, event));
+        }
+    }
+}
+
+const fn reason(kind: EventKind) -> (&'static str, bool) {
+    match kind {
+        EventKind::Applied => ("ChangeApplied", false),
+        EventKind::Drift => ("DriftFound", true),
+        EventKind::Failed => ("ReconcileFailed", true),
+        EventKind::Recovered => ("Recovered", false),
+        EventKind::Refused => ("PlanRefused", true),
+        EventKind::NotConverged => ("NotConverged", true),
+        EventKind::HoldExpiring => ("HoldExpiring", false),
+    }
+}
+
+/// What happened, in a sentence.
+fn note(workspace: Option<&str>, report: &PassReport, event: Event) -> String {
+    let Event { sentence, reason, providers, more, .. } = event;
+    let slug = report.result.plan().map(|plan| plan.workspace.slug.as_str());
+    let mut note = workspace.or(slug).map(|name| format!("{}: ", printable(name))).unwrap_or_default();
+    note += &sentence;
+    if let Some(revision) = &report.told.revision {
+        note += &format!(" at {}", revision.short());
+    }
+    if let Some(reason) = reason {
+        note += &format!(": {reason}");
+    }
+    let about = |Subject { provider, paths, detail }: Subject| {
+        let detail = detail.map(|detail| format!(" {detail}")).unwrap_or_default();
+        let paths = if paths.is_empty() { String::new() } else { format!(" ({})", paths.join(", ")) };
+        format!("{provider}{detail}{paths}")
+    };
+    let mut told: Vec<String> = providers.into_iter().map(about).collect();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    if !told.is_empty() {
+        note += &format!(": {}", told.join("; "));
+    }
+    note
+}
+
+/// No longer than Kubernetes takes.
+fn cut(mut note: String) -> String {
+    if note.len() > NOTE {
+        let end = (0..=NOTE - '…'.len_utf8()).rev().find(|at| note.is_char_boundary(*at)).unwrap_or(0);
+        note.truncate(end);
+        note.push('…');
+    }
+    note
+}

@@ -1,0 +1,113 @@
+//! What the daemon asks of the cluster that it runs in: Leases, by which one of several replicas leads, and Events, which say
+//! on the Pod what happened.
+//!
+//! What it never does: read or change any other object, or hold a pass up. The API server away, whoever leads writes until
+//! its term is over, and then nobody does.
+
+mod election;
+mod events;
+mod lease;
+
+use std::time::Duration;
+
+use kube::config::KubeConfigOptions;
+use kube::{Client, Config};
+
+pub use election::{Election, Record, Step, Times};
+pub use events::{EventTeller, Events, NoPod, drain};
+pub use lease::{Lease, Shards};
+
+use crate::model::{ellipsize, printable};
+
+/// How long a connection to the API server may take.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// The longest quotation of what the API server says, in characters.
+const MAX_QUOTE: usize = 300;
+
+/// The API server, and who asks it.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    namespace: String,
+    pod: Pod,
+}
+
+/// The Pod that this process runs in, as the downward API tells of it.
+#[derive(Clone, Debug, Default)]
+pub struct Pod {
+    /// `metadata.name`.
+    pub name: Option<String>,
+    /// `metadata.namespace`.
+    pub namespace: Option<String>,
+    /// `metadata.uid`.
+    pub uid: Option<String>,
+}
+
+/// Why there is no API server to ask.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// In a cluster, and without what a Pod needs.
+    #[error("cannot ask the API server of this cluster: {0}; mount the token of a service account into the container")]
+    InCluster(String),
+    /// Outside of one, and without a kubeconfig.
+    #[error("cannot tell where the API server is: {0}; run it in a cluster, or name a kubeconfig by KUBECONFIG")]
+    Kubeconfig(String),
+    /// The client cannot be set up.
+    #[error("cannot set the client of the API server up: {0}")]
+    Client(String),
+}
+
+impl Cluster {
+    /// Finds the API server: by `KUBECONFIG`, else that of the cluster that the process runs in, else by the usual kubeconfig.
+    /// Nothing is asked yet.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn find(pod: Pod) -> Result<Self, ClusterError> {
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let mut config = if !set("KUBECONFIG") && set("KUBERNETES_SERVICE_HOST") {
+            Config::incluster().map_err(|error| ClusterError::InCluster(quoted(&error.to_string())))?
+        } else {
+            let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await;
+            config.map_err(|error| ClusterError::Kubeconfig(quoted(&error.to_string())))?
+        };
+        config.connect_timeout = Some(CONNECT);
+        // Whether anything is tried again, and when, is decided here. And it is near: a proxy is for Calry and git.
+        config.default_retry = false;
+        config.proxy_url = None;
+        let namespace = pod.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let client = Client::try_from(config).map_err(|error| ClusterError::Client(said(&error)))?;
+        Ok(Self { client, namespace, pod })
+    }
+
+    /// A name for this process that no other ever has.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let name = self.pod.name.clone().unwrap_or_else(host);
+        format!("{}_{:016x}", ellipsize(&printable(&name), 200), fastrand::u64(..))
+    }
+}
+
+/// What the API server says, or what kept it from that.
+fn said(error: &kube::Error) -> String {
+    let told = match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => innermost(other),
+    };
+    quoted(&told)
+}
+
+fn quoted(text: &str) -> String {
+    ellipsize(&printable(text), MAX_QUOTE)
+}
+
+/// The innermost reason, such as "Connection refused": the outer ones say less.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

@@ -1,0 +1,45 @@
+"""Serves the bare repositories below a directory over HTTP on loopback, by git http-backend: serve.py DIRECTORY PORT. Port 0
+takes a free one; which one is printed."""
+
+import http.server
+import os
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+
+class Backend(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        url = urlsplit(self.path)
+        said = {
+            "GIT_PROJECT_ROOT": sys.argv[1],
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "GIT_PROTOCOL": self.headers.get("git-protocol", ""),
+            "HTTP_CONTENT_ENCODING": self.headers.get("content-encoding", ""),
+            "PATH_INFO": url.path,
+            "QUERY_STRING": url.query,
+            "REMOTE_ADDR": self.client_address[0],
+            "REQUEST_METHOD": self.command,
+            "CONTENT_TYPE": self.headers.get("content-type", ""),
+        }
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        environment = os.environ | said
+        made = subprocess.run(["git", "http-backend"], input=body, stdout=subprocess.PIPE, env=environment, check=False)
+        head, _, content = made.stdout.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
+        self.send_response(int(headers.pop("Status", "200").split()[0]))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Backend)
+print(server.server_port, flush=True)
+server.serve_forever()

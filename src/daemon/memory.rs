@@ -302,6 +302,15 @@ impl Memory {
         }
     }
 
+    /// Forgets what was applied where git wants something else now: another replica is about to apply that, and whether it
+    /// did is not known here before live is found so.
+    pub(super) fn leave_to_another(&mut self, plan: &Plan) {
+        for step in plan.steps().filter(|step| step.cause == Cause::Change) {
+            self.applied.remove(&step.desired.provider);
+            self.kept.remove(&step.desired.provider);
+        }
+    }
+
     /// Takes over how an update ended.
     pub(super) fn learn_result(&mut self, result: &UpdateResult, interval: Duration) {
         let UpdateResult { provider, desired, changes, cause, outcome, updated_at, .. } = result;

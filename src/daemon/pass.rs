@@ -266,6 +266,7 @@ async fn attempt(
     memory.learn_plan(&plan, &settings.source.only);
 
     if told.standby {
+        memory.leave_to_another(&plan);
         return Ok(PassResult::Observed(plan));
     }
     if settings.mode == Mode::Observe {

@@ -168,7 +168,7 @@ async fn reconcile(State(asking): State<Arc<Asking>>, request: Request) -> Resul
     let named = queried(request.uri().query().unwrap_or_default())?;
     let Reconcile { workspace } = body(request).await?.unwrap_or_default();
     let chosen = asking.chosen(workspace.or(named).as_deref())?;
-    asked(chosen, Trigger::Request, "reconcile", "a pass")
+    Ok(asked(&leading(chosen)?, Trigger::Request, "reconcile", "a pass"))
 }
 
 async fn approve(State(asking): State<Arc<Asking>>, request: Request) -> Result<Response, Refused> {
@@ -207,10 +207,9 @@ fn leading(loops: Vec<&Handle>) -> Result<Vec<&Handle>, Refused> {
     Ok(here)
 }
 
-/// Asks those of these loops for a pass that lead.
-pub(super) fn asked(loops: Vec<&Handle>, trigger: Trigger, word: &str, what: &str) -> Result<Response, Refused> {
-    let loops = leading(loops)?;
-    for one in &loops {
+/// Asks these loops for a pass.
+pub(super) fn asked(loops: &[&Handle], trigger: Trigger, word: &str, what: &str) -> Response {
+    for one in loops {
         one.ask(trigger);
     }
     let labels: Vec<String> = loops.iter().map(|one| one.board().label()).collect();
@@ -218,7 +217,7 @@ pub(super) fn asked(loops: Vec<&Handle>, trigger: Trigger, word: &str, what: &st
         [one] => format!(" of {one}"),
         all => format!(" of {} workspaces", all.len()),
     };
-    Ok(done(StatusCode::ACCEPTED, Some(&json!({"asked": word, "workspaces": labels})), format!("{what}{of}")))
+    done(StatusCode::ACCEPTED, Some(&json!({"asked": word, "workspaces": labels})), format!("{what}{of}"))
 }
 
 impl Asking {

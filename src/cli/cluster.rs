@@ -3,12 +3,10 @@
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-use clap::Args;
-use sha2::{Digest as _, Sha256};
-
 use super::UsageError;
 use super::options::duration;
 use crate::daemon::{Handle, Leadership};
+use clap::Args;
 
 /// The most Leases: each is asked for by every replica.
 const MOST_SHARDS: u8 = 64;
@@ -84,31 +82,23 @@ impl ClusterArgs {
         }
         Ok(())
     }
-
-    /// The names of the Leases; none without an election.
-    fn leases(&self) -> Vec<String> {
-        match (self.leader_election, self.shards.get()) {
-            (false, _) => Vec::new(),
-            (true, 1) => vec![self.lease_name.clone()],
-            (true, shards) => (0..shards).map(|shard| format!("{}-{shard}", self.lease_name)).collect(),
-        }
-    }
-}
-
-/// Of so many, the shard that a workspace belongs to: always the same, whatever other workspaces there are.
-fn shard(workspace: Option<&str>, of: usize) -> usize {
-    let digest = Sha256::digest(workspace.unwrap_or_default());
-    let number = digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
-    usize::try_from(number % u64::try_from(of.max(1)).unwrap_or(1)).unwrap_or_default()
 }
 
 #[cfg(feature = "kubernetes")]
 mod built_in {
+    use sha2::{Digest as _, Sha256};
     use tokio::task::{JoinHandle, JoinSet};
     use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::kubernetes::{Cluster, EventTeller, Events, Lease, Pod, Shards, Times, drain};
+
+    /// Of so many, the shard that a workspace belongs to: always the same, whatever other workspaces there are.
+    pub(super) fn shard(workspace: Option<&str>, of: usize) -> usize {
+        let digest = Sha256::digest(workspace.unwrap_or_default());
+        let number = digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
+        usize::try_from(number % u64::try_from(of.max(1)).unwrap_or(1)).unwrap_or_default()
+    }
 
     /// The candidates for the Leases, and who tells of Events.
     #[derive(Default)]
@@ -125,6 +115,15 @@ mod built_in {
     }
 
     impl ClusterArgs {
+        /// The names of the Leases; none without an election.
+        fn leases(&self) -> Vec<String> {
+            match (self.leader_election, self.shards.get()) {
+                (false, _) => Vec::new(),
+                (true, 1) => vec![self.lease_name.clone()],
+                (true, shards) => (0..shards).map(|shard| format!("{}-{shard}", self.lease_name)).collect(),
+            }
+        }
+
         /// Finds the cluster, where anything is asked of it.
         pub(in crate::cli) async fn set_up(&self, once: bool) -> anyhow::Result<Clustered> {
             self.check(once)?;
@@ -170,7 +169,8 @@ mod built_in {
             }
             let (events, task) = self.events.unzip();
             let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
-            for (lease, loops) in self.leases.into_iter().zip(of_shard) {
+            // Nobody needs the Lease of a shard without workspaces, and it counts as nobody's share.
+            for (lease, loops) in self.leases.into_iter().zip(of_shard).filter(|(_, loops)| !loops.is_empty()) {
                 tasks.spawn(lease.keep(loops, events.clone(), stop.clone()));
             }
             Keeping { tasks, stop, events: task }
@@ -237,9 +237,9 @@ pub(super) use built_in::Clustered;
 #[cfg(not(feature = "kubernetes"))]
 pub(super) use built_in::EventTeller;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "kubernetes"))]
 mod tests {
-    use super::*;
+    use super::built_in::shard;
 
     #[test]
     fn a_workspace_stays_in_its_shard_and_every_shard_gets_some() {

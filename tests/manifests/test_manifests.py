@@ -4,6 +4,7 @@ contacted."""
 
 import copy
 import functools
+import ipaddress
 import os
 import re
 import shlex
@@ -30,10 +31,20 @@ PAIRS = {
     ],
     "overlays/configmap": ["source=configmap"],
     "overlays/monitoring": ["monitoring.enabled=true"],
+    "overlays/signed": [
+        "git.repository=ssh://git@git.example.com/acme/definitions.git", "git.auth.type=ssh",
+        "allowedSigners.configMapName=calry-gitops-allowed-signers",
+    ],
+    "overlays/single": [
+        "replicas=1", "leaderElection.enabled=false", "events.enabled=false", "state.claimName=calry-gitops-state",
+    ],
 }
 # And what only values make.
 VALUES = [
-    ["git.auth.type=token", "git.directory=", "image.digest=sha256:" + "a" * 64, "state.claimName=calry-state"],
+    [
+        "git.auth.type=token", "git.directory=", "image.digest=sha256:" + "a" * 64, "state.claimName=calry-state",
+        "replicas=1", "events.enabled=false", "git.depth=0",
+    ],
     [
         "priorityClassName=system", "topologySpreadConstraints[0].maxSkew=1",
         "topologySpreadConstraints[0].topologyKey=zone", "topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule",
@@ -45,8 +56,12 @@ VALUES = [
         "extraVolumes[0].secret.secretName=more", "extraVolumeMounts[0].name=more",
         "extraVolumeMounts[0].mountPath=/run/calry/more", "extraVolumeMounts[0].readOnly=true",
         "serviceAccount.annotations.a=b", "networkPolicy.ingressNamespaces={ingress,monitoring}",
-        "monitoring.enabled=true", "monitoring.labels.release=prometheus",
+        "monitoring.enabled=true", "monitoring.labels.release=prometheus", "replicas=3", "shards=3",
+        "leaderElection.leaseName=acme", "leaderElection.leaseDuration=30s", "leaderElection.renewDeadline=20s",
+        "leaderElection.retryPeriod=4s", "networkPolicy.apiServer.port=8443",
+        "networkPolicy.apiServer.cidrs={192.0.2.1/32}",
     ],
+    ["replicas=1", "leaderElection.enabled=false"],
 ]
 REFUSED = {
     "source": ["source=svn"],
@@ -61,12 +76,24 @@ REFUSED = {
     "git.auth.type": ["git.auth.type=password"],
     "git.image.tag": ["git.image.tag="],
     "calry.apiUrl": ["calry.apiUrl=calry.example.com"],
-    "replicas": ["replicas=2"],
+    "replicas": ["replicas=-1"],
+    "replicas without leader election": ["leaderElection.enabled=false"],
+    "replicas that share a claim": ["state.claimName=calry-state"],
+    "leaderElection.leaseDuration": ["leaderElection.leaseDuration=15"],
+    "shards": ["shards=0"],
+    "shards without leader election": ["shards=2", "replicas=1", "leaderElection.enabled=false"],
+    "allowedSigners": ["allowedSigners.configMapName=signers", "source=configmap"],
+    "git.depth": ["git.depth=-1"],
+    "networkPolicy.apiServer": ["networkPolicy.apiServer.port=https"],
     "apiKey": ["calry.apiKey.value=zepl.secret"],
     "resources": ["resources.limits.memory=null"],
     "networkPolicy.egress": ["networkPolicy.egress=null"],
     "extraArgs": ["extraArgs={plan}"],
 }
+
+
+# What the schema says, and what templates say where one value does not go with another.
+REFUSALS = r"don't meet the specifications|(replicas|shards) is more than 1 and |allowedSigners is set and "
 
 
 def run(*command):
@@ -106,6 +133,11 @@ def pod(made):
 
 def daemon(made):
     return next(container for container in pod(made)["containers"] if container["name"] == "calry-gitops")
+
+
+def asks(made):
+    """Whether the daemon asks something of the API server: for a Lease, or to post Events."""
+    return bool({"--leader-election", "--kubernetes-events"} & set(daemon(made)["args"]))
 
 
 def bare(value):
@@ -185,16 +217,23 @@ class Manifests(unittest.TestCase):
             dns = made["NetworkPolicy"]["spec"]["egress"][0]["to"][0]["podSelector"]["matchLabels"]
             self.assertEqual(dns, {"k8s-app": "kube-dns"})
 
-    def test_only_scrapes_come_in_and_only_dns_calry_and_git_are_reached(self):
+    def test_only_scrapes_come_in_and_only_dns_calry_git_and_the_api_server_are_reached(self):
         for made in self.each():
             policy = made["NetworkPolicy"]["spec"]
             self.assertEqual(policy["policyTypes"], ["Ingress", "Egress"])
             self.assertEqual([port["port"] for rule in policy["ingress"] for port in rule["ports"]], ["http"])
             self.assertTrue(all("namespaceSelector" in peer for rule in policy["ingress"] for peer in rule["from"]))
-            names, world = policy["egress"]
+            names, world, *servers = policy["egress"]
             self.assertEqual({port["port"] for port in names["ports"]}, {53})
             git = any(container["name"] == "git-sync" for container in pod(made)["containers"])
             self.assertEqual([port["port"] for port in world["ports"]], [443, 22] if git else [443])
+            self.assertEqual(len(servers), int(asks(made)))
+            for server in servers:
+                self.assertEqual(len(server["ports"]), 1)
+                for peer in server["to"]:
+                    # 192.0.2.0/24 is for documentation.
+                    network = ipaddress.ip_network(peer["ipBlock"]["cidr"])
+                    self.assertTrue(network.is_private or network == ipaddress.ip_network("100.64.0.0/10"), network)
 
     def test_every_pod_is_restricted(self):
         for made in self.each():
@@ -221,11 +260,8 @@ class Manifests(unittest.TestCase):
             fault(spec)
             self.assertTrue(any(rule in broken for broken in not_restricted(spec)), rule)
 
-    def test_containers_are_bounded_pinned_read_only_and_have_no_token(self):
+    def test_containers_are_bounded_pinned_and_read_only(self):
         for made in self.each():
-            self.assertIs(made["ServiceAccount"]["automountServiceAccountToken"], False)
-            self.assertIs(pod(made)["automountServiceAccountToken"], False)
-            self.assertEqual(pod(made)["serviceAccountName"], made["ServiceAccount"]["metadata"]["name"])
             for container in pod(made)["containers"]:
                 self.assertRegex(container["image"], r"(:v?\d+\.\d+\.\d+|@sha256:[0-9a-f]{64})$")
                 self.assertLessEqual({"requests", "limits"}, set(container["resources"]))
@@ -233,11 +269,80 @@ class Manifests(unittest.TestCase):
                 self.assertIn("memory", container["resources"]["limits"])
                 self.assertIs(container["securityContext"]["readOnlyRootFilesystem"], True)
 
-    def test_one_daemon_at_a_time_that_is_given_the_time_to_stop(self):
+    def test_the_daemon_alone_has_a_token_where_it_asks_something_and_an_hour_is_its_end(self):
         for made in self.each():
-            self.assertEqual(made["Deployment"]["spec"]["replicas"], 1)
-            self.assertEqual(made["Deployment"]["spec"]["strategy"], {"type": "Recreate"})
+            self.assertIs(made["ServiceAccount"]["automountServiceAccountToken"], False)
+            self.assertIs(pod(made)["automountServiceAccountToken"], False)
+            self.assertEqual(pod(made)["serviceAccountName"], made["ServiceAccount"]["metadata"]["name"])
+            tokens = {
+                volume["name"]: source["serviceAccountToken"] for volume in pod(made)["volumes"]
+                for source in volume.get("projected", {}).get("sources", []) if "serviceAccountToken" in source
+            }
+            # What is asked for with 3607 seconds, an API server gives for a year.
+            self.assertEqual(list(tokens.values()), [{"path": "token", "expirationSeconds": 3600}] * asks(made))
+            mounts = [
+                (container["name"], mount["mountPath"], mount.get("readOnly")) for container in pod(made)["containers"]
+                for mount in container["volumeMounts"] if mount["name"] in tokens
+            ]
+            place = ("calry-gitops", "/var/run/secrets/kubernetes.io/serviceaccount", True)
+            self.assertEqual(mounts, [place] * asks(made))
+
+    def test_it_may_use_its_leases_and_post_events_and_nothing_else(self):
+        for made in self.each():
+            self.assertEqual("Role" in made, asks(made))
+            self.assertEqual("RoleBinding" in made, asks(made))
+            if not asks(made):
+                continue
+            flags = dict(argument.partition("=")[::2] for argument in daemon(made)["args"])
+            name, shards = flags.get("--lease-name"), int(flags.get("--shards", 1))
+            names = [name] if shards == 1 else [f"{name}-{shard}" for shard in range(shards)]
+            leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+            events = {"apiGroups": ["events.k8s.io"], "resources": ["events"]}
+            wanted = []
+            if "--leader-election" in flags:
+                wanted += [leases | {"verbs": ["create"]}]
+                wanted += [leases | {"resourceNames": names, "verbs": ["get", "update"]}]
+            if "--kubernetes-events" in flags:
+                wanted += [events | {"verbs": ["create"]}]
+            self.assertEqual(made["Role"]["rules"], wanted)
+            binding = made["RoleBinding"]
+            role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": made["Role"]["metadata"]["name"]}
+            self.assertEqual(binding["roleRef"], role)
+            account = {"kind": "ServiceAccount", "name": pod(made)["serviceAccountName"]}
+            self.assertEqual(binding["subjects"], [account])
+            fields = {
+                variable["name"]: variable["valueFrom"]["fieldRef"]["fieldPath"]
+                for variable in daemon(made)["env"] if variable["name"].startswith("POD_")
+            }
+            self.assertEqual(fields, {
+                "POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace", "POD_UID": "metadata.uid",
+            })
+
+    def test_several_run_only_with_a_lease_and_what_cannot_be_shared_ends_before_the_next_begins(self):
+        seen = set()
+        for made in self.each():
+            spec = made["Deployment"]["spec"]
+            elects = "--leader-election" in daemon(made)["args"]
+            claims = any("persistentVolumeClaim" in volume for volume in pod(made)["volumes"])
+            seen.add((elects, claims))
+            if elects and not claims:
+                hand_over = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+                self.assertEqual(spec["strategy"], hand_over)
+            else:
+                self.assertEqual(spec["replicas"], 1)
+                self.assertEqual(spec["strategy"], {"type": "Recreate"})
             self.assertGreater(pod(made)["terminationGracePeriodSeconds"], 20 + 3 + 3)
+        self.assertEqual(seen, {(True, False), (True, True), (False, True), (False, False)})
+        self.assertEqual(objects(kustomized("base"))["Deployment"]["spec"]["replicas"], 2)
+
+    def test_replicas_go_to_different_nodes_and_those_of_a_rollout_among_themselves(self):
+        for tool in (kustomized("base"), helmed()):
+            made = objects(tool)
+            (spread,) = pod(made)["topologySpreadConstraints"]
+            self.assertEqual(spread["labelSelector"], made["Deployment"]["spec"]["selector"])
+            self.assertEqual(spread["matchLabelKeys"], ["pod-template-hash"])
+            self.assertEqual(spread["topologyKey"], "kubernetes.io/hostname")
+            self.assertEqual(spread["whenUnsatisfiable"], "ScheduleAnyway")
 
     def test_the_program_takes_the_arguments_and_variables_that_it_is_given(self):
         for made in self.each():
@@ -247,6 +352,8 @@ class Manifests(unittest.TestCase):
             for argument in daemon(made)["args"][1:]:
                 self.assertRegex(known, rf"(?m)^ +(-\w, )?{re.escape(argument.split('=')[0])}\b")
             for variable in daemon(made).get("env", []):
+                if variable["name"].startswith("POD_"):
+                    continue
                 self.assertRegex(re.sub(r"\s+", " ", known), rf"\[env: {variable['name']}\]")
 
     def test_every_path_among_the_arguments_is_in_a_volume_and_the_probes_reach_the_port(self):
@@ -273,14 +380,20 @@ class Manifests(unittest.TestCase):
         self.assertEqual(spec["topologySpreadConstraints"][0]["topologyKey"], "zone")
         self.assertEqual(daemon(made)["args"][8:], [
             "--interval=90s", "--api-url=https://calry.example.com", "--max-changes=0",
-            "--admin-host=gitops.example.com", "--admin-host=other.example.com", "--concurrency=2", "--strict",
+            "--admin-host=gitops.example.com", "--admin-host=other.example.com", "--leader-election",
+            "--lease-name=acme", "--lease-duration=30s", "--lease-renew-deadline=20s", "--lease-retry-period=4s",
+            "--shards=3", "--kubernetes-events", "--concurrency=2", "--strict",
         ])
+        self.assertEqual(made["Deployment"]["spec"]["replicas"], 3)
+        server = made["NetworkPolicy"]["spec"]["egress"][2]
+        self.assertEqual(server["to"], [{"ipBlock": {"cidr": "192.0.2.1/32"}}])
+        self.assertEqual(server["ports"], [{"port": 8443, "protocol": "TCP"}])
         state = next(volume for volume in pod(objects(helmed(*VALUES[0])))["volumes"] if volume["name"] == "state")
         self.assertEqual(state, {"name": "state", "persistentVolumeClaim": {"claimName": "calry-state"}})
 
     def test_wrong_values_are_refused(self):
         for name, values in REFUSED.items():
-            with self.subTest(name), self.assertRaisesRegex(AssertionError, "don't meet the specifications"):
+            with self.subTest(name), self.assertRaisesRegex(AssertionError, REFUSALS):
                 helmed(*values)
 
     def test_every_value_is_in_the_schema(self):

@@ -34,6 +34,22 @@ labels:
 {{ .repository }}{{ with .digest }}@{{ . }}{{ else }}:{{ .tag }}{{ end }}
 {{- end }}
 
+{{- define "calry-gitops.leases" -}}
+{{- $name := .Values.leaderElection.leaseName | default (include "calry-gitops.fullname" .) }}
+{{- if gt (int .Values.shards) 1 }}
+{{- range $shard := until (int .Values.shards) }}
+- {{ $name }}-{{ $shard }}
+{{- end }}
+{{- else }}
+- {{ $name }}
+{{- end }}
+{{- end }}
+
+{{- /* Not empty where the daemon asks something of the API server. */}}
+{{- define "calry-gitops.asks" -}}
+{{- if or .Values.leaderElection.enabled .Values.events.enabled }}yes{{ end }}
+{{- end }}
+
 {{- define "calry-gitops.restricted" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true

@@ -411,15 +411,26 @@ fn spoken_of(text: &str) -> BTreeSet<&str> {
 #[test]
 fn rules_and_dashboard_speak_of_nothing_that_is_not_exported() {
     let checkout = {
-        let world = world(&["HOSTAWAY"]);
+        let mut world = world(&["HOSTAWAY"]);
         world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+        // An API server that is not there.
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "it",
+            "clusters": [{"name": "it", "cluster": {"server": "http://127.0.0.1:9"}}],
+            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+            "users": [{"name": "it", "user": {}}],
+        });
+        let path = world.dir.path().join("kubeconfig");
+        std::fs::write(&path, kubeconfig.to_string()).unwrap();
+        world.env("KUBECONFIG", path.to_str().unwrap());
         Checkout::of(world)
     };
     let main = checkout.main.to_string();
-    let args = [notifying(&checkout.world).as_slice(), &["--trusted-revision", &main]].concat();
+    let args = [notifying(&checkout.world).as_slice(), &["--trusted-revision", &main, "--leader-election"]].concat();
     let mut daemon = waiting(&checkout.world, &args);
     let scrape = Scrape::of(&mut daemon);
     assert_eq!(scrape.get("calry_gitops_revision_trusted", &[]), 1.0);
+    assert_eq!(scrape.get("calry_gitops_leader", &[]), 0.0);
     for name in ["calry-gitops.rules.yaml", "calry-gitops.dashboard.json"] {
         let text = std::fs::read_to_string(repository().join("deploy/monitoring").join(name)).unwrap();
         let spoken_of = spoken_of(&text);

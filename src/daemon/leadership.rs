@@ -76,6 +76,10 @@ struct State {
     holder: Option<String>,
     /// Updates under way.
     writing: usize,
+    /// Until when any of them may be, and any before them.
+    lasts: Moment,
+    /// Until when those may be under way that were given up.
+    given_up: Moment,
 }
 
 impl Leadership {
@@ -113,6 +117,13 @@ impl Leadership {
         }
     }
 
+    /// Whether an update that was given up may still be under way: then another replica must not lead before this one's
+    /// term is over.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.0.as_ref().is_some_and(|elected| Moment::now() < elected.state().given_up)
+    }
+
     /// As the status shows it; `None` without an election.
     #[must_use]
     pub fn status(&self) -> Option<status::Leadership> {
@@ -144,18 +155,24 @@ impl Permission for Leadership {
     fn begin(&self) -> Result<AtMost, String> {
         let Some(elected) = &self.0 else { return ().begin() };
         let mut state = elected.state();
-        match state.at_most(Moment::now()) {
+        let now = Moment::now();
+        match state.at_most(now) {
             Some(left) => {
                 state.writing += 1;
+                state.lasts = now.after(left);
                 Ok(AtMost(left))
             }
             None => Err(format!("this replica does not lead by the Lease {}", elected.lease)),
         }
     }
 
-    fn end(&self) {
+    fn end(&self, over: bool) {
         if let Some(elected) = &self.0 {
             let mut state = elected.state();
+            if !over {
+                // What is left of the term is the most that it was given.
+                state.given_up = state.lasts;
+            }
             state.writing = state.writing.saturating_sub(1);
             if state.writing == 0 {
                 elected.idle.notify_waiters();
@@ -197,10 +214,23 @@ mod tests {
         let idle = leadership.idle();
         tokio::pin!(idle);
         assert_eq!((&mut idle).now_or_never(), None);
-        leadership.end();
+        leadership.end(true);
         assert_eq!((&mut idle).now_or_never(), None);
-        leadership.end();
+        leadership.end(true);
         assert_eq!(idle.now_or_never(), Some(()));
+    }
+
+    #[test]
+    fn an_update_that_was_given_up_may_be_under_way_until_its_term_is_over() {
+        let leadership = Leadership::elected_by("calry/calry-gitops".to_owned());
+        let (now, hour) = (Moment::now(), Duration::from_secs(3600));
+        leadership.decided(Some(Term { renew_by: now.after(hour), ends: now.after(hour * 2) }), Some("me"));
+        leadership.begin().unwrap();
+        leadership.end(true);
+        assert!(!leadership.is_in_doubt());
+        leadership.begin().unwrap();
+        leadership.end(false);
+        assert!(leadership.is_in_doubt());
     }
 
     #[test]

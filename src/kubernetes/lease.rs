@@ -113,6 +113,10 @@ impl Lease {
     /// is shown on the boards of these loops, and they are asked for a pass as soon as this process does.
     pub async fn keep(mut self, loops: Vec<Handle>, events: Option<Events>, stop: CancellationToken) {
         loop {
+            if self.told.is_some() {
+                // A term may have ended during the pause.
+                self.tell(&loops, events.as_ref());
+            }
             // What is dropped here may have arrived: whoever gives the Lease up looks again.
             let turn = tokio::select! {
                 turn = self.turn() => turn,
@@ -126,7 +130,10 @@ impl Lease {
                 () = stop.cancelled() => break,
             }
         }
-        if self.holds() {
+        if self.holds() && self.leadership.is_in_doubt() {
+            let lease = &self.shown;
+            tracing::warn!(lease, "the Lease {lease} runs out: an update was given up that may still be under way");
+        } else if self.holds() {
             let released = tokio::time::timeout(RELEASE, self.release()).await;
             match released {
                 Ok(Ok(())) => tracing::info!(lease = self.shown, "the Lease {} is released", self.shown),
@@ -237,6 +244,9 @@ impl Lease {
         self.leadership.decided(None, self.election.holder());
         // No longer than the term lasts that was just given up: each update is bounded by that.
         self.leadership.idle().await;
+        if self.leadership.is_in_doubt() {
+            return Ok(());
+        }
         self.release().await
     }
 

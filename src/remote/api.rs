@@ -377,7 +377,9 @@ impl Session {
             let at_most = permit.as_ref().map_or(Duration::MAX, |permit| permit.at_most);
             let end = self.deadline.min(now + self.api.settings.request.min(at_most));
             let given = end.saturating_duration_since(now);
-            timeout_at(end, self.exchange(path, body, limit)).await.unwrap_or(Err(Cause::TimedOut { given }))
+            let answer = timeout_at(end, self.exchange(path, body, limit)).await;
+            permit.into_iter().for_each(Permit::over);
+            answer.unwrap_or(Err(Cause::TimedOut { given }))
         };
         let exchange = self.api.places.within(exchange.instrument(span.clone()));
         let answer = timeout_at(self.deadline, exchange).await;

@@ -12,8 +12,9 @@ pub trait Permission: fmt::Debug + Send + Sync {
     /// # Errors
     /// Why none may be sent now, as a part of a sentence.
     fn begin(&self) -> Result<AtMost, String>;
-    /// That update is over: answered, or given up.
-    fn end(&self);
+    /// Nobody waits for that update any more. It is over where it was answered or had its time, and may still be under way
+    /// where its caller gave it up.
+    fn end(&self, over: bool);
 }
 
 /// How long an update that begins now may take.
@@ -25,24 +26,30 @@ impl Permission for () {
     fn begin(&self) -> Result<AtMost, String> {
         Ok(AtMost(Duration::MAX))
     }
-    fn end(&self) {}
+    fn end(&self, _: bool) {}
 }
 
 /// An update that may be under way for as long as this lives.
 pub(super) struct Permit {
     permission: Arc<dyn Permission>,
     pub(super) at_most: Duration,
+    over: bool,
 }
 
 impl Permit {
     pub(super) fn ask(permission: &Arc<dyn Permission>) -> Result<Self, String> {
         let AtMost(at_most) = permission.begin()?;
-        Ok(Self { permission: Arc::clone(permission), at_most })
+        Ok(Self { permission: Arc::clone(permission), at_most, over: false })
+    }
+
+    /// The update is over.
+    pub(super) fn over(mut self) {
+        self.over = true;
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.permission.end();
+        self.permission.end(self.over);
     }
 }

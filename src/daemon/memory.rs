@@ -25,6 +25,9 @@ use crate::repo::Refused;
 /// How long the file of the memory is waited for. What takes longer is a file system that hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// After how long a standby looks again at what the leader has yet to put right, at first.
+const SOON: Duration = Duration::from_secs(5);
+
 /// What one workspace's loop remembers.
 #[derive(Debug)]
 pub struct Memory {
@@ -41,6 +44,8 @@ pub struct Memory {
     home: Option<String>,
     /// Passes that failed as a whole, in a row.
     failures: u32,
+    /// Passes of a standby that found something that the leader has yet to put right, in a row.
+    behind: u32,
     /// How many passes there were.
     pub(super) passes: u64,
     /// What was last said of each provider that differs and is not changed, so that a quiet pass says nothing.
@@ -140,6 +145,7 @@ impl Memory {
             known: None,
             home: None,
             failures: 0,
+            behind: 0,
             passes: 0,
             told: BTreeMap::new(),
             problems: Vec::new(),
@@ -411,14 +417,21 @@ impl Memory {
         }
     }
 
-    /// How long to wait after a pass: the interval with jitter, and growing after passes that failed as a whole.
+    /// How long to wait after a pass: the interval with jitter, and growing after passes that failed as a whole. A standby that
+    /// saw something differ looks soon whether the leader has put it right, and less and less often.
     pub(super) fn pause(&mut self, interval: Duration, report: &PassReport) -> Duration {
         if matches!(report.result, PassResult::Failed(_)) {
             self.failures = self.failures.saturating_add(1);
         } else {
             self.failures = 0;
         }
-        let pause = if self.failures == 0 { interval } else { growing(interval, self.failures) };
+        let differs = report.result.plan().is_some_and(|plan| plan.steps().next().is_some());
+        self.behind = if report.told.standby && differs { self.behind.saturating_add(1) } else { 0 };
+        let pause = match (self.failures, self.behind) {
+            (0, 0) => interval,
+            (0, behind) => growing(SOON, behind).min(interval),
+            (failures, _) => growing(interval, failures),
+        };
         // A tenth up or down, so that a fleet of daemons does not ask in step.
         let spread = pause.mul_f64(0.9 + 0.2 * fastrand::f64());
         if self.failures == 0 { spread } else { spread.min(LONGEST_PAUSE.max(interval)) }

@@ -134,6 +134,9 @@ fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                     @if one.mode == Mode::Observe {
                         span.badge.observe { (icon("eye")) "observes, writes nothing" }
                     }
+                    @if one.led_elsewhere().is_some() {
+                        span.badge.observe { (icon("eye")) "stands by, writes nothing" }
+                    }
                 }
                 h1 { (headline(one, view.now)) }
                 @if let Some(detail) = detail {
@@ -321,6 +324,9 @@ fn advice(provider: &ProviderStatus, one: &WorkspaceStatus, failing: Option<Outc
             _ => "It is only observed here: nothing is written.",
         },
         (State::Update, None) if refused => "It is part of the plan that was refused.",
+        (State::Update, None) if one.led_elsewhere().is_some() => {
+            "The replica that leads updates it; this one stands by."
+        }
         (State::Update, None) => "It is updated by the next pass that goes well.",
         (State::Held, _) if provider.changes.is_empty() => "Nothing differs.",
         (State::Held, _) => "This is what will be updated when the hold is over.",

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Kubernetes for real: manifests, permissions and leader election are shown to an API server with etcd behind it, which are
+# started on this machine's loopback and end with the tests. Arguments go to python's unittest, such as -k NAME.
+#
+# Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), python3 and go. What else it needs it
+# installs, into a cache or from Debian; the first time, that builds Kubernetes.
+set -euo pipefail
+
+helm_version=v3.22.0
+cd "$(dirname "$0")/.."
+export CALRY_GITOPS=${CALRY_GITOPS:-$PWD/target/debug/calry-gitops}
+# shellcheck source=tests/need.sh
+. tests/need.sh
+# shellcheck source=tests/cluster/tools.sh
+. tests/cluster/tools.sh
+need faketime openssl
+
+HELM=$(go_tool helm.sh/helm/v3/cmd/helm "$helm_version")/helm
+KUBERNETES=$(kubernetes_tools)
+export HELM KUBERNETES
+exec python3 -B -m unittest discover --start-directory tests/cluster "$@"

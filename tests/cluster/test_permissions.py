@@ -1,0 +1,142 @@
+"""What the daemon's account may do, tried with its token: what leader election and Events need, and nothing else."""
+
+import unittest
+
+from test_manifests import DEPLOY, OnACluster
+
+LEASE = "calry-gitops"
+GROUP = "/apis/coordination.k8s.io/v1"
+# What it may do with which resources, beyond what every account may.
+ALLOWED = {
+    ("coordination.k8s.io", "leases"): {"create", "get", "update"},
+    ("events.k8s.io", "events"): {"create"},
+}
+# What every account may: ask about itself, and read certificates that are there for everybody.
+EVERYBODY = {"selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews", "clustertrustbundles"}
+ASKED_BY = {"create": "POST", "delete": "DELETE", "deletecollection": "DELETE", "get": "GET", "list": "GET",
+            "patch": "PATCH", "update": "PUT", "watch": "GET"}
+
+# Until the manifests have them.
+STAND_IN = """
+{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "calry-gitops"}, "rules": [
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["calry-gitops"],
+        "verbs": ["get", "update"]},
+    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}
+]}
+{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "calry-gitops"},
+    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "calry-gitops"},
+    "subjects": [{"kind": "ServiceAccount", "name": "calry-gitops"}]}
+"""
+
+
+def lease(name, **spec):
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": spec}
+
+
+class Permissions(OnACluster):
+    def setUp(self):
+        self.namespace = self.cluster.namespace()
+        made = self.apply(self.namespace, "--kustomize", DEPLOY / "kubernetes" / "base")
+        if not any(one["kind"] == "Role" for one in made):
+            made += self.apply(self.namespace, "--filename=-", stdin=STAND_IN)
+        kinds = {one["kind"]: one for one in made}
+        self.account = kinds["ServiceAccount"]["metadata"]["name"]
+        self.assertEqual([one["name"] for one in kinds["RoleBinding"]["subjects"]], [self.account])
+        self.token = self.cluster.token(self.namespace, self.account)
+        self.leases = f"{GROUP}/namespaces/{self.namespace}/leases"
+
+    def ask(self, method, path, body=None, **more):
+        return self.cluster.request(method, path, body, token=self.token, **more)
+
+    def test_it_holds_its_lease_and_says_what_happened(self):
+        status, made = self.ask("POST", self.leases, lease(LEASE))
+        self.assertEqual(status, 201, made)
+        made["spec"] = {"holderIdentity": "a", "leaseDurationSeconds": 15}
+        status, held = self.ask("PUT", f"{self.leases}/{LEASE}", made)
+        self.assertEqual(status, 200, held)
+        status, read = self.ask("GET", f"{self.leases}/{LEASE}")
+        self.assertEqual((status, read["spec"]["holderIdentity"]), (200, "a"))
+        # Who comes second with what both have read does not get it.
+        made["spec"]["holderIdentity"] = "b"
+        status, refused = self.ask("PUT", f"{self.leases}/{LEASE}", made)
+        self.assertEqual((status, refused["reason"]), (409, "Conflict"))
+        status, event = self.ask("POST", f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events", {
+            "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"generateName": "calry-gitops-"},
+            "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal", "action": "Update", "reason": "Applied",
+            "reportingController": "calry-gitops", "reportingInstance": "a", "note": "one",
+            "regarding": {"kind": "Pod", "namespace": self.namespace, "name": "a"},
+        })
+        self.assertEqual(status, 201, event)
+
+    def resources(self):
+        """Everything that the API server serves: group, path of the version, and what it says of the resource."""
+        for version in self.cluster.get("/api")["versions"]:
+            for resource in self.cluster.get(f"/api/{version}")["resources"]:
+                yield "", f"/api/{version}", resource
+        for group in self.cluster.get("/apis")["groups"]:
+            for version in group["versions"]:
+                path = f"/apis/{version['groupVersion']}"
+                for resource in self.cluster.get(path)["resources"]:
+                    yield group["name"], path, resource
+
+    def attempts(self):
+        """Each verb on each resource, in its namespace and others and over all of them: group, resource, verb, namespace,
+        path of the request."""
+        for group, path, resource in self.resources():
+            name, _, part = resource["name"].partition("/")
+            places = {None: path}
+            if resource["namespaced"]:
+                places |= {at: f"{path}/namespaces/{at}" for at in (self.namespace, "default", "kube-system")}
+            for verb in resource["verbs"]:
+                for namespace, place in places.items():
+                    if resource["namespaced"] and namespace is None and (part or verb not in ("list", "watch")):
+                        continue
+                    at = f"{place}/{name}"
+                    if part or verb in ("get", "update", "patch", "delete"):
+                        at += f"/{LEASE}"
+                    if part:
+                        at += f"/{part}"
+                    yield group, resource["name"], verb, namespace, at + ("?watch=1" if verb == "watch" else "")
+
+    def test_whatever_else_there_is_it_may_not(self):
+        # Without a body: whoever may make a thing is told of that, and makes none.
+        allowed, tried, groups = set(), 0, set()
+        for group, name, verb, namespace, path in self.attempts():
+            if name in EVERYBODY:
+                continue
+            status, answer = self.ask(ASKED_BY[verb], path, content_type="application/merge-patch+json" if verb == "patch"
+                                      else "application/json")
+            tried, groups = tried + 1, groups | {group}
+            if status != 403:
+                self.assertNotEqual(status, 401, answer)
+                allowed.add((group, name, verb, namespace))
+        self.assertGreater(tried, 1000)
+        self.assertLessEqual({"", "apps", "rbac.authorization.k8s.io", "monitoring.coreos.com"}, groups)
+        self.assertEqual(allowed, {
+            (group, name, verb, self.namespace) for (group, name), verbs in ALLOWED.items() for verb in verbs
+        })
+
+    def test_of_leases_it_reads_and_renews_its_own_alone(self):
+        for namespace, name in ((self.namespace, "another"), ("default", LEASE), ("kube-system", LEASE)):
+            path = f"{GROUP}/namespaces/{namespace}/leases"
+            status, made = self.cluster.request("POST", path, lease(name, holderIdentity="another"))
+            self.assertIn(status, (201, 409), made)
+            self.assertEqual(self.ask("GET", f"{path}/{name}")[0], 403)
+            self.assertEqual(self.ask("PUT", f"{path}/{name}", made)[0], 403)
+            self.assertEqual(self.cluster.get(f"{path}/{name}")["spec"]["holderIdentity"], "another")
+
+    def test_it_becomes_nobody_else_and_reads_nothing_of_the_server(self):
+        self.assertEqual(self.ask("GET", "/api/v1/nodes", headers={"Impersonate-User": "admin"})[0], 403)
+        for path in ("/metrics", "/logs", "/debug/pprof/", "/configz"):
+            self.assertEqual(self.ask("GET", path)[0], 403, path)
+
+    def test_without_its_role_it_may_nothing(self):
+        self.cluster.kubectl("delete", "rolebinding", "--all", f"--namespace={self.namespace}")
+        self.assertEqual(self.ask("POST", self.leases, lease(LEASE))[0], 403)
+
+
+del OnACluster
+
+if __name__ == "__main__":
+    unittest.main()

@@ -181,6 +181,12 @@ class Cluster:
     def log(self, name):
         return "\n".join((self.work / f"{name}.log").read_text(errors="replace").splitlines()[-20:])
 
+    def audit(self, namespace):
+        """What was asked of a namespace, with answers where it was a Lease: events of audit.k8s.io/v1."""
+        whole, _, _ = (self.work / "audit.log").read_text().rpartition("\n")
+        events = map(json.loads, whole.splitlines())
+        return [event for event in events if event.get("objectRef", {}).get("namespace") == namespace]
+
     # Those who ask it
 
     def request(self, method, path, body=None, token=None, content_type="application/json", headers=None):

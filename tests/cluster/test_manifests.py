@@ -44,9 +44,10 @@ class OnACluster(unittest.TestCase):
     def setUpClass(cls):
         cls.cluster = cluster()
 
-    def apply(self, namespace, *what, stdin=None):
+    @classmethod
+    def apply(cls, namespace, *what, stdin=None):
         """The objects that came of it, as the API server has them."""
-        made = self.cluster.kubectl(
+        made = cls.cluster.kubectl(
             "apply", "--server-side", "--validate=strict", f"--namespace={namespace}", "--output=json", *what, stdin=stdin
         )
         made = json.loads(made)

@@ -1,5 +1,6 @@
 """What the daemon's account may do, tried with its token: what leader election and Events need, and nothing else."""
 
+import json
 import unittest
 
 from test_manifests import DEPLOY, OnACluster
@@ -16,18 +17,31 @@ EVERYBODY = {"selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrules
 ASKED_BY = {"create": "POST", "delete": "DELETE", "deletecollection": "DELETE", "get": "GET", "list": "GET",
             "patch": "PATCH", "update": "PUT", "watch": "GET"}
 
-# Until the manifests have them.
-STAND_IN = """
-{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "calry-gitops"}, "rules": [
-    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
-    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["calry-gitops"],
-        "verbs": ["get", "update"]},
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}
-]}
-{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "calry-gitops"},
-    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "calry-gitops"},
-    "subjects": [{"kind": "ServiceAccount", "name": "calry-gitops"}]}
-"""
+
+def stand_in(leases):
+    """A Role as the manifests will have it, until they do."""
+    group = "rbac.authorization.k8s.io"
+    return "\n".join(json.dumps({"apiVersion": f"{group}/v1", "metadata": {"name": "calry-gitops"}, **more}) for more in (
+        {"kind": "Role", "rules": [
+            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": leases,
+             "verbs": ["get", "update"]},
+            {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+        ]},
+        {"kind": "RoleBinding", "roleRef": {"apiGroup": group, "kind": "Role", "name": "calry-gitops"},
+         "subjects": [{"kind": "ServiceAccount", "name": "calry-gitops"}]},
+    ))
+
+
+def account(test, namespace, leases=(LEASE,)):
+    """The name of the daemon's account in a namespace to which the manifests were applied."""
+    made = test.apply(namespace, "--kustomize", DEPLOY / "kubernetes" / "base")
+    if leases != (LEASE,) or not any(one["kind"] == "Role" for one in made):
+        made += test.apply(namespace, "--filename=-", stdin=stand_in(list(leases)))
+    kinds = {one["kind"]: one for one in made}
+    (subject,) = kinds["RoleBinding"]["subjects"]
+    assert subject["name"] == kinds["ServiceAccount"]["metadata"]["name"]
+    return subject["name"]
 
 
 def lease(name, **spec):
@@ -37,13 +51,7 @@ def lease(name, **spec):
 class Permissions(OnACluster):
     def setUp(self):
         self.namespace = self.cluster.namespace()
-        made = self.apply(self.namespace, "--kustomize", DEPLOY / "kubernetes" / "base")
-        if not any(one["kind"] == "Role" for one in made):
-            made += self.apply(self.namespace, "--filename=-", stdin=STAND_IN)
-        kinds = {one["kind"]: one for one in made}
-        self.account = kinds["ServiceAccount"]["metadata"]["name"]
-        self.assertEqual([one["name"] for one in kinds["RoleBinding"]["subjects"]], [self.account])
-        self.token = self.cluster.token(self.namespace, self.account)
+        self.token = self.cluster.token(self.namespace, account(self, self.namespace))
         self.leases = f"{GROUP}/namespaces/{self.namespace}/leases"
 
     def ask(self, method, path, body=None, **more):

@@ -6,7 +6,7 @@ monitoring_version=v0.95.1
 controller_tools_version=v0.23.0
 
 # kubernetes_tools: the directory of etcd, kube-apiserver, kubectl, and of crds/, which are the kinds of the Prometheus
-# operator, made of its Go types as it makes them. The first time takes ten minutes and 4 GB, of which 300 MB stay.
+# operator, made of its Go types as it makes them. The first time takes ten minutes and 4 GB, of which 200 MB stay.
 kubernetes_tools() (
     # Said again, because a command substitution forgets it.
     set -euo pipefail

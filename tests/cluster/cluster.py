@@ -87,6 +87,8 @@ class Cluster:
         self.temporary = tempfile.TemporaryDirectory(prefix="calry-gitops-cluster-")
         self.work = Path(self.temporary.name)
         self.running = {}
+        # When the API server was started, and when it was ready; between, it knows nobody's permissions.
+        self.starts = []
         self.port, self.etcd_port = free_port(), free_port()
         self.slowed = Slowed(self.port)
         self.admin = secrets.token_hex(16)
@@ -127,6 +129,7 @@ class Cluster:
     # The API server
 
     def start(self):
+        began = time.time()
         self.spawn(
             "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
             "--bind-address=127.0.0.1", f"--secure-port={self.port}", "--advertise-address=127.0.0.1",
@@ -140,6 +143,7 @@ class Cluster:
             "--audit-policy-file=audit.yaml", "--audit-log-path=audit.log", "--audit-log-mode=blocking-strict",
         )
         until("the API server is ready", self.is_ready, pause=0.05)
+        self.starts.append((began, time.time()))
 
     def is_ready(self):
         code = self.running["kube-apiserver"].poll()

@@ -1,0 +1,40 @@
+"""The judge judges: each way in which a write is wrong is found, and what is right is left alone."""
+
+import unittest
+
+from fight import DEADLINE, Turn, Write, judge
+
+
+def turn(holder, at):
+    return Turn("calry-gitops", holder and f"{holder}_x", holder, at, at + 0.01, 4)
+
+
+def write(replica, began, ended=None):
+    return Write(replica, "acme", "BOOM", began, began + 0.1 if ended is None else ended)
+
+
+class Judge(unittest.TestCase):
+    turns = [turn("a", 0), turn("a", 1), turn("b", 5), turn("", 6), turn("a", 7)]
+
+    def found(self, *writes, thaws=()):
+        return " ".join(judge(writes, self.turns, thaws))
+
+    def test_what_is_right_is_left_alone(self):
+        good = [write("a", 0.1), write("a", 1 + DEADLINE), write("b", 5.1), write("b", 5.9), write("b", 6.1), write("a", 7.1)]
+        self.assertEqual(judge(good, self.turns), [])
+
+    def test_each_wrong_is_found(self):
+        self.assertIn("never held", self.found(write("c", 1)))
+        self.assertIn("never held", self.found(write("b", 4.9)))
+        self.assertIn("after it renewed", self.found(write("a", 4.4)))
+        self.assertIn("although calry-gitops went to b", self.found(write("a", 3.9, ended=5.2)))
+        self.assertIn("although calry-gitops went to b", self.found(write("a", 3.9, ended=float("inf"))))
+        self.assertIn("although calry-gitops went to a", self.found(write("b", 7.1)))
+        self.assertIn("meanwhile", self.found(write("a", 3.9, ended=5.2), write("b", 5.1)))
+
+    def test_one_request_of_who_was_frozen_is_excused(self):
+        thaws = [("a", 5.1)]
+        self.assertEqual(self.found(write("a", 5.2), write("b", 5.2), thaws=thaws), "")
+        self.assertIn("after it renewed", self.found(write("a", 5.2), write("a", 5.4), thaws=thaws))
+        self.assertIn("after it renewed", self.found(write("a", 6.2), thaws=thaws))
+        self.assertIn("after it renewed", self.found(write("a", 5), thaws=thaws))

@@ -1,5 +1,5 @@
-"""A Kubernetes API server on loopback, with etcd behind it and nothing else: no controllers, no scheduler, no kubelet. It
-can be stopped, paused and slowed. The directory that KUBERNETES names holds its programs."""
+"""A Kubernetes API server on loopback, with etcd behind it and nothing else: no controllers, no scheduler, no kubelet.
+It can be stopped, paused and slowed. The directory that KUBERNETES names holds its programs."""
 
 import contextlib
 import http.client

@@ -1,5 +1,5 @@
-"""What replicas fight over: a Calry that takes down who writes what and when, definitions that change all the time, and a
-judge who knows from the API server's audit log who held which Lease when."""
+"""What replicas fight over: a Calry that takes down who writes what and when, definitions that change all the time, and
+a judge who knows from the API server's audit log who held which Lease when."""
 
 import contextlib
 import datetime
@@ -11,7 +11,6 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -83,8 +82,8 @@ def turns(cluster, namespace):
 
 
 def judge(writes, turns, thaws=()):
-    """What is wrong with the writes of one workspace, by the turns of its Lease: a sentence for each. A replica that was
-    frozen may have had one request in flight, which lands late: (replica, when it went on)."""
+    """What is wrong with the writes of one workspace, by the turns of its Lease: a sentence for each. A replica that
+    was frozen may have had one request in flight, which lands late: (replica, when it went on)."""
     faults, excused = [], {}
     for write in sorted(writes, key=lambda write: write.began):
         own = [number for number, turn in enumerate(turns)
@@ -198,8 +197,9 @@ class Calry:
 
     def drift(self, slug, provider, icon):
         """A click in the console."""
+        url = f"http://127.0.0.1:{self.port}/api/v1/integration-definition/{provider}"
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/api/v1/integration-definition/{provider}", json.dumps({"icon": icon}).encode(),
+            url, json.dumps({"icon": icon}).encode(),
             {"x-calry-api-key": self.key(slug), "Content-Type": "application/json"}, method="PATCH",
         )
         urllib.request.urlopen(request, timeout=10).close()
@@ -219,7 +219,8 @@ class Replica:
     door: Door
     log: Path
     clock: Path
-    ended: int | None = None
+    ended: float = 0.0
+    frozen: bool = False
     thaws: list = field(default_factory=list)
 
     def alive(self):
@@ -246,11 +247,14 @@ class Replica:
         return {one["workspace"]["slug"] for one in told if (one["leadership"] or {}).get("state") == "leader"}
 
     def freeze(self):
+        self.frozen = True
         self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self):
-        self.thaws.append((self.name, time.time()))
-        self.process.send_signal(signal.SIGCONT)
+        if self.frozen:
+            self.thaws.append((self.name, time.time()))
+            self.process.send_signal(signal.SIGCONT)
+            self.frozen = False
 
     def end(self, how):
         """Its exit code."""
@@ -321,9 +325,9 @@ class World:
         clock.write_text(f"{days * 86400:+d}\n")
         config = self.work / f"{name}.yaml"
         config.write_text(json.dumps({
-            "apiUrl": door.url, "listen": "127.0.0.1:0", "adminRate": 100_000, "interval": "1s", "concurrency": 1, "leaderElection": True,
-            "leaseDuration": f"{DURATION:g}s", "leaseRenewDeadline": f"{DEADLINE:g}s", "leaseRetryPeriod": f"{RETRY * 1000:g}ms",
-            "kubernetesEvents": True,
+            "apiUrl": door.url, "interval": "1s", "concurrency": 1, "listen": "127.0.0.1:0", "adminRate": 100_000,
+            "leaderElection": True, "leaseDuration": f"{DURATION:g}s", "leaseRenewDeadline": f"{DEADLINE:g}s",
+            "leaseRetryPeriod": f"{RETRY * 1000:g}ms", "kubernetesEvents": True,
             "workspaces": [
                 {"name": slug, "definitions": str(self.work / slug), "apiKeyFile": str(self.work / f"{slug}.key")}
                 for slug in self.calry.slugs
@@ -367,11 +371,14 @@ class World:
 
     def asked(self):
         """What the daemons asked of the API server: verb, resource, and whether they may."""
+        def at_a_start(event):
+            at = when(event, "requestReceivedTimestamp")
+            return any(began <= at <= ready for began, ready in self.cluster.starts)
+
         return {
             (event["verb"], event["objectRef"]["resource"], event["responseStatus"]["code"] != 403)
             for event in self.cluster.audit(self.namespace)
-            if event["user"]["username"].startswith("system:serviceaccount:")
-            and not any(began <= when(event, "requestReceivedTimestamp") <= ready for began, ready in self.cluster.starts)
+            if event["user"].get("username", "").startswith("system:serviceaccount:") and not at_a_start(event)
         }
 
     def faults(self, leases):

@@ -20,8 +20,8 @@ class Judge(unittest.TestCase):
         return " ".join(judge(writes, self.turns, thaws))
 
     def test_what_is_right_is_left_alone(self):
-        good = [write("a", 0.1), write("a", 1 + DEADLINE), write("b", 5.1), write("b", 5.9), write("b", 6.1), write("a", 7.1)]
-        self.assertEqual(judge(good, self.turns), [])
+        good = [("a", 0.1), ("a", 1 + DEADLINE), ("b", 5.1), ("b", 5.9), ("b", 6.1), ("a", 7.1)]
+        self.assertEqual(judge([write(*one) for one in good], self.turns), [])
 
     def test_each_wrong_is_found(self):
         self.assertIn("never held", self.found(write("c", 1)))

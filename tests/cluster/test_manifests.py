@@ -1,5 +1,5 @@
-"""What the manifests promise, judged by the API server that is to take them: that it takes them, without a warning, where
-the restricted profile is enforced."""
+"""What the manifests promise, judged by the API server that is to take them: that it does, without a warning, where the
+restricted profile is enforced."""
 
 import atexit
 import functools
@@ -48,7 +48,8 @@ class OnACluster(unittest.TestCase):
     def apply(cls, namespace, *what, stdin=None):
         """The objects that came of it, as the API server has them."""
         made = cls.cluster.kubectl(
-            "apply", "--server-side", "--validate=strict", f"--namespace={namespace}", "--output=json", *what, stdin=stdin
+            "apply", "--server-side", "--validate=strict", "--output=json", f"--namespace={namespace}", *what,
+            stdin=stdin,
         )
         made = json.loads(made)
         return made["items"] if made["kind"] == "List" else [made]

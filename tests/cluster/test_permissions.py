@@ -21,7 +21,8 @@ ASKED_BY = {"create": "POST", "delete": "DELETE", "deletecollection": "DELETE", 
 def stand_in(leases):
     """A Role as the manifests will have it, until they do."""
     group = "rbac.authorization.k8s.io"
-    return "\n".join(json.dumps({"apiVersion": f"{group}/v1", "metadata": {"name": "calry-gitops"}, **more}) for more in (
+    common = {"apiVersion": f"{group}/v1", "metadata": {"name": "calry-gitops"}}
+    return "\n".join(json.dumps({**common, **more}) for more in (
         {"kind": "Role", "rules": [
             {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
             {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": leases,
@@ -89,8 +90,8 @@ class Permissions(OnACluster):
                     yield group["name"], path, resource
 
     def attempts(self):
-        """Each verb on each resource, in its namespace and others and over all of them: group, resource, verb, namespace,
-        path of the request."""
+        """Each verb on each resource, in its namespace and others and over all of them: group, resource, verb,
+        namespace, path of the request."""
         for group, path, resource in self.resources():
             name, _, part = resource["name"].partition("/")
             places = {None: path}
@@ -113,8 +114,8 @@ class Permissions(OnACluster):
         for group, name, verb, namespace, path in self.attempts():
             if name in EVERYBODY:
                 continue
-            status, answer = self.ask(ASKED_BY[verb], path, content_type="application/merge-patch+json" if verb == "patch"
-                                      else "application/json")
+            content = "application/merge-patch+json" if verb == "patch" else "application/json"
+            status, answer = self.ask(ASKED_BY[verb], path, content_type=content)
             tried, groups = tried + 1, groups | {group}
             if status != 403:
                 self.assertNotEqual(status, 401, answer)

@@ -290,7 +290,7 @@ class Shards(Fight):
 
     @classmethod
     def account(cls, namespace):
-        return account(cls, namespace, [f"{LEASE}-{number}" for number in range(3)])
+        return account(cls, namespace, shards=3)
 
     def leases(self):
         told = json.loads(self.world.alive()[0].ask("/api/v1/status")[1])["workspaces"]

@@ -15,7 +15,10 @@ from cluster import PROGRAMS, Cluster
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm" / "calry-gitops"
 DIRECTORIES = sorted(path.parent for path in (DEPLOY / "kubernetes").rglob("kustomization.yaml"))
-VALUES = [[], ["source=configmap"], ["monitoring.enabled=true"]]
+VALUES = [
+    [], ["source=configmap"], ["monitoring.enabled=true"], ["shards=3", "replicas=3"],
+    ["replicas=1", "leaderElection.enabled=false", "events.enabled=false", "state.claimName=calry-gitops-state"],
+]
 
 
 def template(*values):

@@ -1,9 +1,8 @@
 """What the daemon's account may do, tried with its token: what leader election and Events need, and nothing else."""
 
-import json
 import unittest
 
-from test_manifests import DEPLOY, OnACluster
+from test_manifests import DEPLOY, OnACluster, template
 
 LEASE = "calry-gitops"
 GROUP = "/apis/coordination.k8s.io/v1"
@@ -18,27 +17,12 @@ ASKED_BY = {"create": "POST", "delete": "DELETE", "deletecollection": "DELETE", 
             "patch": "PATCH", "update": "PUT", "watch": "GET"}
 
 
-def stand_in(leases):
-    """A Role as the manifests will have it, until they do."""
-    group = "rbac.authorization.k8s.io"
-    common = {"apiVersion": f"{group}/v1", "metadata": {"name": "calry-gitops"}}
-    return "\n".join(json.dumps({**common, **more}) for more in (
-        {"kind": "Role", "rules": [
-            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
-            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": leases,
-             "verbs": ["get", "update"]},
-            {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
-        ]},
-        {"kind": "RoleBinding", "roleRef": {"apiGroup": group, "kind": "Role", "name": "calry-gitops"},
-         "subjects": [{"kind": "ServiceAccount", "name": "calry-gitops"}]},
-    ))
-
-
-def account(test, namespace, leases=(LEASE,)):
-    """The name of the daemon's account in a namespace to which the manifests were applied."""
-    made = test.apply(namespace, "--kustomize", DEPLOY / "kubernetes" / "base")
-    if leases != (LEASE,) or not any(one["kind"] == "Role" for one in made):
-        made += test.apply(namespace, "--filename=-", stdin=stand_in(list(leases)))
+def account(test, namespace, shards=1):
+    """The daemon's account in a namespace to which the manifests were applied."""
+    if shards == 1:
+        made = test.apply(namespace, "--kustomize", DEPLOY / "kubernetes" / "base")
+    else:
+        made = test.apply(namespace, "--filename=-", stdin=template(f"shards={shards}"))
     kinds = {one["kind"]: one for one in made}
     (subject,) = kinds["RoleBinding"]["subjects"]
     assert subject["name"] == kinds["ServiceAccount"]["metadata"]["name"]
@@ -140,9 +124,23 @@ class Permissions(OnACluster):
         for path in ("/metrics", "/logs", "/debug/pprof/", "/configz"):
             self.assertEqual(self.ask("GET", path)[0], 403, path)
 
-    def test_without_its_role_it_may_nothing(self):
-        self.cluster.kubectl("delete", "rolebinding", "--all", f"--namespace={self.namespace}")
-        self.assertEqual(self.ask("POST", self.leases, lease(LEASE))[0], 403)
+    def test_with_shards_it_has_as_many_leases(self):
+        namespace = self.cluster.namespace()
+        token = self.cluster.token(namespace, account(self, namespace, shards=3))
+        path = f"{GROUP}/namespaces/{namespace}/leases"
+        for name, its in {f"{LEASE}-0": True, f"{LEASE}-2": True, f"{LEASE}-3": False, LEASE: False}.items():
+            status, made = self.cluster.request("POST", path, lease(name), token=token)
+            self.assertEqual(status, 201, made)
+            for method, body in (("GET", None), ("PUT", made)):
+                status, answer = self.cluster.request(method, f"{path}/{name}", body, token=token)
+                self.assertEqual(status, 200 if its else 403, answer)
+
+    def test_a_single_replica_may_nothing(self):
+        namespace = self.cluster.namespace()
+        self.apply(namespace, "--kustomize", DEPLOY / "kubernetes" / "overlays" / "single")
+        token = self.cluster.token(namespace, "calry-gitops")
+        for path in (f"{GROUP}/namespaces/{namespace}/leases", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"):
+            self.assertEqual(self.cluster.request("POST", path, lease(LEASE), token=token)[0], 403)
 
 
 del OnACluster

@@ -197,9 +197,11 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         let mut step = step.clone();
         let mut fetched = self.options.fetched;
         let mut backoff = Backoff::default();
+        // An update that was sent, and may have arrived.
+        let mut doubt: Option<Error> = None;
         loop {
             if let Some(reason) = self.must_not_start() {
-                return Outcome::Skipped(reason);
+                return given_up(doubt.as_ref(), reason);
             }
             if fetched.elapsed() > STALE {
                 fetched = Instant::now();
@@ -226,7 +228,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 }
                 Err(error) if error.is_not_permitted() => {
                     trace.sent -= 1;
-                    return Outcome::Skipped(self.halt(error.to_string()));
+                    return given_up(doubt.as_ref(), self.halt(error.to_string()));
                 }
                 Err(error) => error,
             };
@@ -257,6 +259,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                         }
                     }
                 }
+                doubt = Some(error);
             }
         }
     }
@@ -301,6 +304,16 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                     .to_owned(),
             )),
         }
+    }
+}
+
+/// What became of an update that is not tried, or not again.
+fn given_up(doubt: Option<&Error>, reason: String) -> Outcome {
+    match doubt {
+        Some(error) => {
+            Outcome::Failed(format!("{error}; the update may have arrived, and was not tried again: {reason}"))
+        }
+        None => Outcome::Skipped(reason),
     }
 }
 

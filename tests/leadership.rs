@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use calry_gitops::sandbox::Config;
+use calry_gitops::sandbox::{Config, Fault, FaultKind};
 use serde_json::{Value, json};
 use support::{Daemon, World, get, live, send, until};
 use tokio::runtime::Runtime;
@@ -24,11 +24,22 @@ struct Kept {
     version: u64,
     /// The status of every answer.
     out_of_order: Option<u16>,
+    /// What is written is written, and never answered.
+    mute: bool,
 }
 
 type Server = Arc<Mutex<Kept>>;
 
 async fn answer(State(server): State<Server>, request: Request) -> Response {
+    let write = request.method() != Method::GET;
+    let answer = carry_out(&server, request).await;
+    if write && server.lock().unwrap().mute {
+        std::future::pending::<()>().await;
+    }
+    answer
+}
+
+async fn carry_out(server: &Server, request: Request) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
     let mut body: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -55,10 +66,14 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
                 }
                 Method::POST => {
                     let name = body["metadata"]["name"].as_str().unwrap().to_owned();
+                    if kept.leases.contains_key(&name) {
+                        return status(409, "AlreadyExists");
+                    }
                     body["metadata"]["resourceVersion"] = json!(version);
                     kept.leases.insert(name, body.clone());
                     (StatusCode::CREATED, Json(body)).into_response()
                 }
+                _ if !kept.leases.contains_key(&name) => status(404, "NotFound"),
                 _ if kept.leases[&name]["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] => {
                     status(409, "Conflict")
                 }
@@ -171,6 +186,55 @@ fn one_replica_writes_and_the_other_stands_by_ready_and_takes_over_when_the_firs
     replicas.world.write("hostaway.yaml", &file("name"));
     other.line("HOSTAWAY updated");
     assert_eq!(replicas.world.updates().len(), 2);
+}
+
+#[test]
+fn a_lease_is_not_released_while_an_update_without_an_answer_may_be_under_way() {
+    let mut replicas = Replicas::new();
+    let mut one = replicas.start("one", &[]);
+    one.line("(leadership)");
+    replicas.world.sandbox.inject(Fault::once(FaultKind::DropAfter).on(Method::PATCH));
+    replicas.world.write("hostaway.yaml", &file("name, rooms"));
+    one.line("HOSTAWAY updated");
+    one.signal("TERM");
+    one.line("the Lease calry/calry-gitops runs out: an update was given up that may still be under way");
+    assert_eq!(one.wait(), Some(0));
+    assert!(replicas.kept(|kept| kept.holders.last().unwrap().starts_with("one_")));
+}
+
+#[test]
+fn a_lease_that_was_taken_without_an_answer_is_released_at_the_end() {
+    let mut replicas = Replicas::new();
+    let mut one = replicas.start("one", &[]);
+    one.line("there was no Lease");
+    replicas.kept(|kept| kept.mute = true);
+    until("it is taken", || replicas.kept(|kept| kept.holders.len() == 1));
+    replicas.kept(|kept| kept.mute = false);
+    one.signal("TERM");
+    one.line("the Lease calry/calry-gitops is released");
+    assert_eq!(one.wait(), Some(0));
+}
+
+#[test]
+fn who_reads_nothing_takes_no_lease_and_hands_it_to_one_who_does() {
+    let mut replicas = Replicas::new();
+    let mut one = replicas.start("one", &["--definitions=elsewhere"]);
+    one.line("(start) failed");
+    let mut other = replicas.start("other", &[]);
+    other.line("leads by the Lease");
+    other.line("(leadership)");
+    let (here, elsewhere) = (replicas.world.definitions(), replicas.world.dir.path().join("elsewhere"));
+    let aside = here.with_file_name("aside");
+    std::fs::rename(&here, &aside).unwrap();
+    other.line("(files) failed");
+    until("the other has failed three times", || {
+        assert_eq!(post(&mut other, "/api/v1/reconcile").code, 202);
+        other.status()["lastPass"]["times"].as_u64() >= Some(3)
+    });
+    assert_eq!(replicas.kept(|kept| kept.holders.len()), 1, "nobody else can do anything with it");
+    std::fs::rename(&aside, &elsewhere).unwrap();
+    one.line("leads by the Lease");
+    other.line("no longer leads by the Lease calry/calry-gitops");
 }
 
 #[test]

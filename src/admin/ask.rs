@@ -196,12 +196,14 @@ async fn approve(State(asking): State<Arc<Asking>>, request: Request) -> Result<
 fn leading(loops: Vec<&Handle>) -> Result<Vec<&Handle>, Refused> {
     let mut holder = None;
     let (elsewhere, here): (Vec<&Handle>, Vec<&Handle>) = loops.into_iter().partition(|one| {
-        let led = one.board().published().led_elsewhere().map(|holder| holder.map(printable));
+        let led = one.board().snapshot().led_elsewhere().map(|holder| holder.map(printable));
         led.map(|by| holder = by).is_some()
     });
     if here.is_empty() && !elsewhere.is_empty() {
-        let leader = holder
-            .map_or_else(|| "and nobody leads now: ask again".to_owned(), |by| format!("and {by} leads: ask that one"));
+        let leader = holder.map_or_else(
+            || "and nobody is known to lead: ask again".to_owned(),
+            |by| format!("and {by} leads: ask that one"),
+        );
         return Err(Refused(StatusCode::CONFLICT, format!("this replica stands by, {leader}")));
     }
     Ok(here)

@@ -27,7 +27,8 @@ impl Moment {
         const CLOCK: ClockId = ClockId::Boottime;
         #[cfg(not(target_os = "linux"))]
         const CLOCK: ClockId = ClockId::Monotonic;
-        Self(Duration::try_from(clock_gettime(CLOCK)).unwrap_or_default())
+        // Without a time, every term is over.
+        Self(Duration::try_from(clock_gettime(CLOCK)).unwrap_or(Duration::MAX))
     }
 
     /// So long after the machine started.
@@ -73,7 +74,11 @@ struct Elected {
 #[derive(Debug, Default)]
 struct State {
     term: Option<Term>,
+    /// How many terms began that did not follow upon another.
+    terms: u64,
     holder: Option<String>,
+    /// Whether it is known who leads, or that nobody does.
+    known: bool,
     /// Updates under way.
     writing: usize,
     /// Until when any of them may be, and any before them.
@@ -100,9 +105,31 @@ impl Leadership {
     pub fn decided(&self, term: Option<Term>, holder: Option<&str>) {
         if let Some(elected) = &self.0 {
             let mut state = elected.state();
+            if term.is_some() && !state.leads(Moment::now()) {
+                state.terms += 1;
+            }
             state.term = term;
             state.holder = holder.map(str::to_owned);
         }
+    }
+
+    /// It was found out who leads, or that nobody does.
+    pub fn known(&self) {
+        if let Some(elected) = &self.0 {
+            elected.state().known = true;
+        }
+    }
+
+    /// Whether it was found out once who leads, or that nobody does. Without an election there is nothing to find out.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.0.as_ref().is_none_or(|elected| elected.state().known)
+    }
+
+    /// Another number for each time that this replica began to lead: between two of them another one may have written.
+    #[must_use]
+    pub fn terms(&self) -> u64 {
+        self.0.as_ref().map_or(0, |elected| elected.state().terms)
     }
 
     /// Waits until no update is under way. None begins while this replica does not lead.
@@ -142,7 +169,7 @@ impl Elected {
 
 impl State {
     fn leads(&self, now: Moment) -> bool {
-        self.term.is_some_and(|term| now < term.renew_by)
+        self.at_most(now).is_some()
     }
 
     /// How long an update that begins now may take.

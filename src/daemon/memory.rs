@@ -46,6 +46,8 @@ pub struct Memory {
     failures: u32,
     /// Passes of a standby that found something that the leader has yet to put right, in a row.
     behind: u32,
+    /// Of which term of this replica the rest is.
+    term: u64,
     /// How many passes there were.
     pub(super) passes: u64,
     /// What was last said of each provider that differs and is not changed, so that a quiet pass says nothing.
@@ -146,6 +148,7 @@ impl Memory {
             home: None,
             failures: 0,
             behind: 0,
+            term: 0,
             passes: 0,
             told: BTreeMap::new(),
             problems: Vec::new(),
@@ -314,6 +317,15 @@ impl Memory {
         for step in plan.steps().filter(|step| step.cause == Cause::Change) {
             self.applied.remove(&step.desired.provider);
             self.kept.remove(&step.desired.provider);
+        }
+    }
+
+    /// Takes over which term of this replica it is. What it applied in another one, others may have changed since.
+    pub(super) fn in_term(&mut self, term: u64, standby: bool) {
+        if std::mem::replace(&mut self.term, term) != term || standby {
+            self.applied.values_mut().filter(|known| !known.restored).for_each(|known| {
+                Arc::make_mut(known).restored = true;
+            });
         }
     }
 

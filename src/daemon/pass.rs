@@ -147,6 +147,7 @@ pub(super) async fn pass(
 ) -> PassReport {
     let started = Instant::now();
     memory.passes += 1;
+    memory.in_term(settings.leadership.terms(), !settings.leadership.leads());
     let mut told = Told { standby: !settings.leadership.leads(), ..Told::default() };
     let span = tracing::info_span!(
         target: SPANS,

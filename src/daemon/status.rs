@@ -13,13 +13,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::pass::{PassReport, PassResult};
-use super::{Settings, Trigger};
+use super::{Leadership, Settings, Trigger};
 use crate::apply::{Outcome, UpdateResult};
 use crate::model::{Provider, Revision};
 use crate::plan::{Cause, Change, Entry};
 use crate::render::json::Summary;
 use crate::render::status::{
-    Begun, Ended, History, LastUpdate, Leadership, Pass, ProviderStatus, Record, State, Trust, WorkspaceStatus,
+    Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, Trust, WorkspaceStatus,
 };
 
 /// Between two beats of the loop's heart.
@@ -38,6 +38,7 @@ const FIRST_CHANGES: usize = 20;
 #[derive(Debug)]
 pub struct Board {
     status: watch::Sender<Arc<WorkspaceStatus>>,
+    leadership: Leadership,
     /// Held by whoever publishes.
     publishing: Mutex<()>,
     /// How often something was published.
@@ -51,19 +52,21 @@ impl Board {
     /// A board for a loop that is about to start. `directory` is that of the definitions, as the operator wrote it.
     #[must_use]
     pub fn new(settings: &Settings, directory: &str) -> Self {
-        Self::of(WorkspaceStatus {
+        let status = WorkspaceStatus {
             name: settings.seat.name().map(str::to_owned),
             directory: directory.to_owned(),
             api: settings.api.url().to_string(),
             mode: settings.mode,
             interval_seconds: settings.interval.as_secs_f64(),
-            leadership: settings.leadership.status(),
             ..WorkspaceStatus::default()
-        })
+        };
+        Self::of(status, settings.leadership.clone())
     }
 
-    fn of(status: WorkspaceStatus) -> Self {
+    fn of(status: WorkspaceStatus, leadership: Leadership) -> Self {
+        let status = WorkspaceStatus { leadership: leadership.status(), ..status };
         Self {
+            leadership,
             status: watch::Sender::new(Arc::new(WorkspaceStatus { alive: true, ..status })),
             publishing: Mutex::default(),
             edition: AtomicU64::new(0),
@@ -72,14 +75,14 @@ impl Board {
         }
     }
 
-    /// What was published last. Nothing is copied, unless the loop hangs.
+    /// What was published last. Nothing is copied, unless the loop hangs or a term has just ended.
     #[must_use]
     pub fn snapshot(&self) -> Arc<WorkspaceStatus> {
-        let published = self.published();
-        if self.is_alive() {
+        let (published, alive, leadership) = (self.published(), self.is_alive(), self.leadership.status());
+        if alive && published.leadership == leadership {
             published
         } else {
-            Arc::new(WorkspaceStatus { alive: false, ..WorkspaceStatus::clone(&published) })
+            Arc::new(WorkspaceStatus { alive, leadership, ..WorkspaceStatus::clone(&published) })
         }
     }
 
@@ -89,7 +92,7 @@ impl Board {
         WorkspaceStatus::clone(&self.snapshot())
     }
 
-    /// What was published last, without a copy. `alive` is not kept up in it: [`silence`](Self::silence) says that.
+    /// What was published last, without a copy. `alive` and `leadership` are not kept up in it.
     #[must_use]
     pub fn published(&self) -> Arc<WorkspaceStatus> {
         Arc::clone(&self.status.borrow())
@@ -113,10 +116,10 @@ impl Board {
         self.status.borrow().label().to_owned()
     }
 
-    /// Whether definitions and live state were read once without an error.
+    /// Whether definitions and live state were read once without an error, and it is known who leads.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.status.borrow().ready
+        self.status.borrow().ready && self.leadership.is_known()
     }
 
     /// Whether a pass has ended, however it went.
@@ -166,8 +169,8 @@ impl Board {
     }
 
     /// Publishes who leads.
-    pub fn led(&self, leadership: Option<Leadership>) {
-        self.publish(|status| status.leadership = leadership);
+    pub fn led(&self) {
+        self.publish(|status| status.leadership = self.leadership.status());
     }
 
     fn publish(&self, change: impl FnOnce(&mut WorkspaceStatus)) {
@@ -357,7 +360,7 @@ fn count(providers: &[ProviderStatus]) -> Summary {
 /// A board without a loop.
 #[cfg(test)]
 pub(crate) fn for_tests() -> Board {
-    Board::of(WorkspaceStatus::default())
+    Board::of(WorkspaceStatus::default(), Leadership::default())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::{Cluster, said};
 use crate::daemon::PassReport;
-use crate::model::{ellipsize, printable};
+use crate::model::printable;
 use crate::notifications::{self, Event, EventKind, Rules, Subject};
 use crate::pass::today;
 
@@ -34,8 +34,8 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// The longest note, in bytes: what `events.k8s.io/v1` takes.
 const NOTE: usize = 1024;
 
-/// The longest name of a Pod that is quoted in a name, in characters.
-const NAME: usize = 200;
+/// How much of a Pod's name is quoted in a name, in characters: `reportingInstance` takes no more.
+const NAME: usize = 128;
 
 /// Puts Events into a queue, which a task empties.
 #[derive(Clone)]
@@ -80,7 +80,7 @@ impl Events {
         let (queue, mut waiting) = mpsc::channel::<api::Event>(LENGTH);
         let to: Api<api::Event> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
         let task = tokio::spawn(async move {
-            let mut failing = None;
+            let mut failing = false;
             while let Some(event) = waiting.recv().await {
                 let params = PostParams::default();
                 let sent = tokio::time::timeout(ATTEMPT, to.create(&params, &event)).await;
@@ -90,11 +90,11 @@ impl Events {
                     Err(_) => Some("the API server did not answer in time".to_owned()),
                 };
                 if let Some(why) = &why
-                    && failing.as_ref() != Some(why)
+                    && !failing
                 {
-                    tracing::warn!("an Event was not taken: {why}");
+                    tracing::warn!("an Event was not taken, nor may be those after it: {why}");
                 }
-                failing = why;
+                failing = why.is_some();
             }
         });
         Ok((Self { queue, pod, told: Arc::default() }, task))
@@ -117,7 +117,8 @@ impl Events {
 
     fn push(&self, reason: &str, warning: bool, action: &str, note: String) {
         let now = MicroTime(Timestamp::now());
-        let pod = ellipsize(self.pod.name.as_deref().unwrap_or_default(), NAME);
+        let pod: String = self.pod.name.as_deref().unwrap_or_default().chars().take(NAME).collect();
+        let pod = pod.trim_end_matches(['-', '.']);
         let event = api::Event {
             metadata: ObjectMeta {
                 name: Some(format!("{pod}.{:016x}", fastrand::u64(..))),
@@ -131,7 +132,7 @@ impl Events {
             note: Some(cut(note)),
             regarding: Some(self.pod.clone()),
             reporting_controller: Some("calry-gitops".to_owned()),
-            reporting_instance: Some(pod.chars().take(128).collect()),
+            reporting_instance: Some(pod.to_owned()),
             ..api::Event::default()
         };
         if self.queue.try_send(event).is_err() && !self.told.swap(true, Ordering::Relaxed) {

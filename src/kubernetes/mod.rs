@@ -10,10 +10,15 @@ mod lease;
 
 use std::time::Duration;
 
+use axum::http::Response;
+use http_body_util::Limited;
+use kube::client::{AuthError, ClientBuilder, DynBody};
 use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
+use tokio::runtime::Handle;
+use tower::util::MapResponseLayer;
 
-pub use election::{Election, Record, Step, Times};
+pub use election::{Claim, Election, Record, Step, Times};
 pub use events::{EventTeller, Events, NoPod, drain};
 pub use lease::{Lease, Shards};
 
@@ -21,6 +26,12 @@ use crate::model::{ellipsize, printable};
 
 /// How long a connection to the API server may take.
 const CONNECT: Duration = Duration::from_secs(3);
+
+/// How long finding the API server may take: a kubeconfig may name a program that has the credentials.
+const FIND: Duration = Duration::from_secs(15);
+
+/// The largest answer of the API server, in bytes.
+const MAX_ANSWER: usize = 1 << 20;
 
 /// The longest quotation of what the API server says, in characters.
 const MAX_QUOTE: usize = 300;
@@ -56,6 +67,15 @@ pub enum ClusterError {
     /// The client cannot be set up.
     #[error("cannot set the client of the API server up: {0}")]
     Client(String),
+    /// Something that is asked for credentials does not answer.
+    #[error(
+        "the credentials for the API server were not had within {}; see what the kubeconfig asks for them",
+        crate::model::spoken(FIND)
+    )]
+    Late,
+    /// `POD_NAMESPACE` is none.
+    #[error("POD_NAMESPACE is {0:?}, and that is no name of a namespace")]
+    Namespace(String),
 }
 
 impl Cluster {
@@ -65,6 +85,21 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn find(pod: Pod) -> Result<Self, ClusterError> {
+        // A program that a kubeconfig names is waited for by the thread.
+        let runtime = Handle::current();
+        let finding = tokio::task::spawn_blocking(move || runtime.block_on(Self::found(pod)));
+        match tokio::time::timeout(FIND, finding).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) => Err(ClusterError::Client("a fault of calry-gitops, told above".to_owned())),
+            Err(_) => Err(ClusterError::Late),
+        }
+    }
+
+    async fn found(pod: Pod) -> Result<Self, ClusterError> {
+        let of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if let Some(namespace) = pod.namespace.as_ref().filter(|name| name.len() > 63 || !name.chars().all(of_name)) {
+            return Err(ClusterError::Namespace(ellipsize(&printable(namespace), MAX_QUOTE)));
+        }
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let mut config = if !set("KUBECONFIG") && set("KUBERNETES_SERVICE_HOST") {
             Config::incluster().map_err(|error| ClusterError::InCluster(quoted(&error.to_string())))?
@@ -77,8 +112,11 @@ impl Cluster {
         config.default_retry = false;
         config.proxy_url = None;
         let namespace = pod.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).map_err(|error| ClusterError::Client(said(&error)))?;
-        Ok(Self { client, namespace, pod })
+        let client = ClientBuilder::try_from(config).map_err(|error| ClusterError::Client(said(&error)))?;
+        // kube reads an answer to its end, however long it is.
+        let bounded =
+            MapResponseLayer::new(|answer: Response<Box<DynBody>>| answer.map(|body| Limited::new(body, MAX_ANSWER)));
+        Ok(Self { client: client.with_layer(&bounded).build(), namespace, pod })
     }
 
     /// A name for this process that no other ever has.
@@ -94,6 +132,10 @@ impl Cluster {
 fn said(error: &kube::Error) -> String {
     let told = match error {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        // What such a program printed may be a token.
+        kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
+            format!("the program that the kubeconfig names for credentials ended with {}", out.status)
+        }
         other => innermost(other),
     };
     quoted(&told)

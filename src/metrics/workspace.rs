@@ -144,7 +144,7 @@ impl WorkspaceMetrics {
 
     /// What there is now.
     pub(super) fn look(&self) -> Seen {
-        let status = self.board.published();
+        let status = self.board.snapshot();
         let known = status.workspace.as_ref().filter(|workspace| Slug::parse(&workspace.slug).is_ok());
         // Series of a workspace that has a name stay what they are, whatever is found behind its key.
         let slug = known.filter(|_| status.name.is_none()).map(|workspace| workspace.slug.clone());

@@ -378,8 +378,11 @@ impl Session {
             let end = self.deadline.min(now + self.api.settings.request.min(at_most));
             let given = end.saturating_duration_since(now);
             let answer = timeout_at(end, self.exchange(path, body, limit)).await;
-            permit.into_iter().for_each(Permit::over);
-            answer.unwrap_or(Err(Cause::TimedOut { given }))
+            let answer = answer.unwrap_or(Err(Cause::TimedOut { given }));
+            if !matches!(answer, Err(Cause::TimedOut { .. } | Cause::Broken { sent: true, .. })) {
+                permit.into_iter().for_each(Permit::over);
+            }
+            answer
         };
         let exchange = self.api.places.within(exchange.instrument(span.clone()));
         let answer = timeout_at(self.deadline, exchange).await;

@@ -12,8 +12,8 @@ pub trait Permission: fmt::Debug + Send + Sync {
     /// # Errors
     /// Why none may be sent now, as a part of a sentence.
     fn begin(&self) -> Result<AtMost, String>;
-    /// Nobody waits for that update any more. It is over where it was answered or had its time, and may still be under way
-    /// where its caller gave it up.
+    /// Nobody waits for that update any more. It is over where it was answered or never sent, and may else be carried out at
+    /// any later time.
     fn end(&self, over: bool);
 }
 

@@ -402,7 +402,7 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                     dd {
                         @if *state == Lead::Leader { "This replica" }
                         @else if let Some(holder) = holder { code { (safe(holder, 128)) } }
-                        @else { "Nobody" }
+                        @else { "Nobody, as far as is known" }
                         small {
                             @if *state == Lead::Standby { "this replica stands by; " }
                             "Lease " (safe(lease, 128))

@@ -337,7 +337,7 @@ pub struct Record {
 }
 
 impl Status {
-    /// Whether something is not as it should be: a loop that hangs, a pass that failed or was refused, a revision that
+    /// Whether something is not as it should be: a loop that hangs, several replicas of which none leads, a pass that failed or was refused, a revision that
     /// is not trusted, an update that failed, a file that cannot be used. What is held, or only observed, is as it should be.
     #[must_use]
     pub fn is_in_trouble(&self) -> bool {
@@ -345,6 +345,7 @@ impl Status {
             let ended = workspace.last_pass.as_ref().map(|pass| pass.result);
             !workspace.alive
                 || !workspace.also.is_empty()
+                || workspace.led_elsewhere() == Some(None)
                 || workspace.refused().is_some()
                 || matches!(ended, Some(Ended::Failed | Ended::Refused))
                 || workspace.diagnostics.iter().any(|problem| problem.severity == Level::Error)

@@ -155,7 +155,7 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         let told = match (state, holder) {
             (Lead::Leader, _) => format!("this replica, by the Lease {lease}"),
             (Lead::Standby, Some(holder)) => format!("{holder} holds the Lease {lease}; this replica stands by"),
-            (Lead::Standby, None) => format!("nobody holds the Lease {lease}; this replica stands by"),
+            (Lead::Standby, None) => format!("nobody is known to hold the Lease {lease}; this replica stands by"),
         };
         fact("leader", &told);
     }

@@ -1,6 +1,9 @@
 # Sourced by the scripts beside it, to install what they need.
 # shellcheck shell=bash
 
+# What fails in $(…) fails, or a tool that could not be installed would count as installed.
+shopt -s inherit_errexit
+
 # need PROGRAM…: those that are missing, each from the Debian package of its name.
 need() {
     local program missing=() as=()

@@ -365,6 +365,11 @@ fn who_may_not_use_leases_is_told_what_it_needs_and_writes_nothing() {
         "{line}"
     );
     one.line("(standby: nothing is written)");
+    let unready = one.get("/readyz");
+    assert!(unready.code == 503 && unready.body.contains("the Lease was not read yet"), "{unready:?}");
+    let address = format!("http://{}", one.address());
+    let told = replicas.world.run(&["status", "--address", &address]);
+    told.exits(1).says("nobody is known to hold the Lease calry/calry-gitops; this replica stands by");
     one.signal("TERM");
     assert_eq!(one.wait(), Some(0));
     assert!(!one.seen.join("").contains("hunter2"));

@@ -155,7 +155,7 @@ fn of(count: usize, shared: &Shared) -> String {
 }
 
 /// One workspace is ready once it was read without an error. Of several each must have had its first pass, and one must have gone
-/// well: what ails one of them is told by status and alerts, and is no reason to take the page of all of them away.
+/// well, and who leads must be known: what ails one of them is told by status and alerts, and is no reason to take the page of all of them away.
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let count = |is: fn(&Board) -> bool| shared.boards.iter().filter(|board| !is(board)).count();
     let (untried, unread) = (count(Board::is_tried), count(Board::is_ready));
@@ -163,6 +163,14 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     if untried == 0 && unread < shared.boards.len() {
         let rest = if unread > 0 { format!(", but for those{}", of(unread, &shared)) } else { String::new() };
         return probe(true, &format!("definitions and live state were read{rest}"));
+    }
+    let unknown = count(Board::knows_the_leader);
+    if unknown > 0 {
+        let of = of(unknown, &shared);
+        return probe(
+            false,
+            &format!("the Lease{of} was not read yet, so that nobody knows who leads; the log says why"),
+        );
     }
     probe(
         false,

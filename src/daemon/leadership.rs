@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
-use crate::remote::{AtMost, Permission};
+use crate::remote::Permission;
 use crate::render::status::{self, Lead};
 
 /// A point in time: how long the machine has been up, sleep included.
@@ -179,7 +179,7 @@ impl State {
 }
 
 impl Permission for Leadership {
-    fn begin(&self) -> Result<AtMost, String> {
+    fn begin(&self) -> Result<Duration, String> {
         let Some(elected) = &self.0 else { return ().begin() };
         let mut state = elected.state();
         let now = Moment::now();
@@ -187,7 +187,7 @@ impl Permission for Leadership {
             Some(left) => {
                 state.writing += 1;
                 state.lasts = now.after(left);
-                Ok(AtMost(left))
+                Ok(left)
             }
             None => Err(format!("this replica does not lead by the Lease {}", elected.lease)),
         }

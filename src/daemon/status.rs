@@ -119,7 +119,13 @@ impl Board {
     /// Whether definitions and live state were read once without an error, and it is known who leads.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.status.borrow().ready && self.leadership.is_known()
+        self.status.borrow().ready && self.knows_the_leader()
+    }
+
+    /// Whether it was found out once who leads, or that nobody does.
+    #[must_use]
+    pub fn knows_the_leader(&self) -> bool {
+        self.leadership.is_known()
     }
 
     /// Whether a pass has ended, however it went.

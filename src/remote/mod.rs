@@ -41,7 +41,7 @@ pub use self::error::{Error, Operation};
 pub use self::key::{ApiKey, KeyError, KeySource};
 pub use self::observer::{End, Exchange, Observer};
 pub use self::otlp::Collector;
-pub use self::permission::{AtMost, Permission};
+pub use self::permission::Permission;
 pub use self::post::{Address, InvalidAddress, Proof, Reply, SecretFile, UnusableSecret};
 pub use self::retry::Backoff;
 pub use self::snapshot::{InvalidSnapshot, InvalidSnapshotUrl, Snapshot, SnapshotError, SnapshotUrl, snapshot};

@@ -7,24 +7,20 @@ use std::time::Duration;
 
 /// Says whether an update may be sent now. It is asked in the middle of the work: it must not wait.
 pub trait Permission: fmt::Debug + Send + Sync {
-    /// An update is about to be sent. Each that may be is followed by an [`end`](Self::end).
+    /// An update is about to be sent. How long it may take; then an [`end`](Self::end) follows.
     ///
     /// # Errors
     /// Why none may be sent now, as a part of a sentence.
-    fn begin(&self) -> Result<AtMost, String>;
+    fn begin(&self) -> Result<Duration, String>;
     /// Nobody waits for that update any more. It is over where it was answered or never sent, and may else be carried out at
     /// any later time.
     fn end(&self, over: bool);
 }
 
-/// How long an update that begins now may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AtMost(pub Duration);
-
 /// Nobody forbids it.
 impl Permission for () {
-    fn begin(&self) -> Result<AtMost, String> {
-        Ok(AtMost(Duration::MAX))
+    fn begin(&self) -> Result<Duration, String> {
+        Ok(Duration::MAX)
     }
     fn end(&self, _: bool) {}
 }
@@ -38,8 +34,7 @@ pub(super) struct Permit {
 
 impl Permit {
     pub(super) fn ask(permission: &Arc<dyn Permission>) -> Result<Self, String> {
-        let AtMost(at_most) = permission.begin()?;
-        Ok(Self { permission: Arc::clone(permission), at_most, over: false })
+        Ok(Self { at_most: permission.begin()?, permission: Arc::clone(permission), over: false })
     }
 
     /// The update is over.

@@ -223,8 +223,8 @@ class Cluster:
             raise AssertionError(f"kubectl {arguments}: {done.stderr}{done.stdout}")
         return done.stdout
 
-    def token(self, namespace, account):
-        return self.kubectl("create", "token", account, f"--namespace={namespace}", "--duration=1h").strip()
+    def token(self, namespace, account, *more):
+        return self.kubectl("create", "token", account, f"--namespace={namespace}", "--duration=1h", *more).strip()
 
     def kubeconfig(self, token, namespace, port=None):
         """A file for a client with this token; unless told otherwise, by the way that can be slowed."""

@@ -16,8 +16,8 @@ def write(replica, began, ended=None):
 class Judge(unittest.TestCase):
     turns = [turn("a", 0), turn("a", 1), turn("b", 5), turn("", 6), turn("a", 7)]
 
-    def found(self, *writes, thaws=()):
-        return " ".join(judge(writes, self.turns, thaws))
+    def found(self, *writes, **more):
+        return " ".join(judge(writes, self.turns, **more))
 
     def test_what_is_right_is_left_alone(self):
         good = [("a", 0.1), ("a", 1 + DEADLINE), ("b", 5.1), ("b", 5.9), ("b", 6.1), ("a", 7.1)]
@@ -38,3 +38,8 @@ class Judge(unittest.TestCase):
         self.assertIn("after it renewed", self.found(write("a", 5.2), write("a", 5.4), thaws=thaws))
         self.assertIn("after it renewed", self.found(write("a", 6.2), thaws=thaws))
         self.assertIn("after it renewed", self.found(write("a", 5), thaws=thaws))
+
+    def test_of_who_was_frozen_as_many_requests_are_excused_as_it_has_at_once(self):
+        late = [write("a", 5.2), write("a", 5.2), write("a", 5.3)]
+        self.assertEqual(self.found(*late[:2], write("b", 5.2), thaws=[("a", 5.1)], in_flight=2), "")
+        self.assertIn("after it renewed", self.found(*late, thaws=[("a", 5.1)], in_flight=2))

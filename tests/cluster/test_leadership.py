@@ -19,13 +19,15 @@ SOON = 2.0
 
 
 class Fight(OnACluster):
-    workspaces, arguments, replicas = 1, (), 2
+    workspaces, concurrency, arguments, replicas = 1, 1, (), 2
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
         namespace = cls.cluster.namespace()
-        cls.world = World(cls.cluster, namespace, cls.account(namespace), cls.workspaces, cls.arguments)
+        cls.world = World(
+            cls.cluster, namespace, cls.account(namespace), cls.workspaces, cls.concurrency, cls.arguments
+        )
         cls.addClassCleanup(cls.world.close)
         for _ in range(cls.replicas):
             cls.world.start()
@@ -82,7 +84,6 @@ class Fight(OnACluster):
         """A replica writes, so many seconds after a moment at the latest."""
         until(f"{replica.name} writes", lambda: self.world.writes(since, by=replica), seconds + 30, 0.02)
         self.assertLess(self.world.writes(since, by=replica)[0].began - since, seconds)
-
 
     def is_taken_after(self, seconds, since):
         """A replica gets the Lease so many seconds after a moment, no sooner and not much later."""

@@ -1,6 +1,7 @@
 """Leader election, fought out: two daemons and one Lease on a real API server, which is stopped, paused, slowed and
 restarted, while daemons are killed and frozen and clocks are wrong. Whatever happens, no two write at once."""
 
+import itertools
 import json
 import os
 import random
@@ -84,6 +85,15 @@ class Fight(OnACluster):
         """A replica writes, so many seconds after a moment at the latest."""
         until(f"{replica.name} writes", lambda: self.world.writes(since, by=replica), seconds + 30, 0.02)
         self.assertLess(self.world.writes(since, by=replica)[0].began - since, seconds)
+
+    def edit(self, holder):
+        """Somebody writes a name into the Lease: the moment when that was asked for."""
+        began, patch = time.time(), json.dumps({"spec": {"holderIdentity": holder}})
+        self.cluster.kubectl(
+            "patch", "lease", LEASE, f"--namespace={self.world.namespace}", "--type=merge", f"--patch={patch}"
+        )
+        return next(turn.received for turn in self.world.turns()
+                    if turn.received > began and (turn.holder, turn.replica) == (holder, ""))
 
     def is_taken_after(self, seconds, since):
         """A replica gets the Lease so many seconds after a moment, no sooner and not much later."""
@@ -266,6 +276,36 @@ class OneLease(Fight):
                 self.assertIn(status, (200, 201), answer)
                 self.is_taken_after(least, made)
 
+    def test_a_holder_that_its_replica_did_not_write_is_not_believed(self):
+        standby = self.world.leader()
+        # Its name is known by the turn that it had.
+        standby.freeze()
+        (leader,) = self.world.others(standby)
+        self.takes_over(leader, time.time(), DURATION + 2 * RETRY + SOON)
+        standby.thaw()
+        until(f"{standby.name} stands by", lambda: "no longer leads" in standby.said(), 10)
+        name = [turn.holder for turn in self.world.turns() if turn.replica == standby.name][-1]
+        self.is_taken_after(DURATION, self.edit(name))
+        self.world.leader()
+        self.is_taken_after(DURATION, self.edit(""))
+
+    def test_who_can_read_nothing_is_not_ready_and_takes_nothing(self):
+        leader = self.world.leader()
+        (other,) = self.world.others(leader)
+        self.assertEqual(other.end(signal.SIGTERM), 0)
+        since = time.time()
+        blind = self.world.start(definitions=self.world.work / "missing")
+        self.addCleanup(blind.end, signal.SIGKILL)
+        until(f"{blind.name} stands by", lambda: f"stands by: {self.world.turns()[-1].holder}" in blind.said(), 20)
+        self.assertEqual((leader.ask("/readyz")[0], blind.ask("/readyz")[0]), (200, 503))
+        self.assertTrue(self.world.writes(since, by=leader))
+        self.assertEqual(leader.end(signal.SIGTERM), 0)
+        time.sleep(DURATION + 2 * RETRY)
+        self.assertEqual((self.holders(since), blind.ask("/readyz")[0]), ([], 503))
+        sighted = self.world.start()
+        self.is_ready(sighted)
+        self.takes_over(sighted, time.time(), 2 * RETRY + SOON)
+
     def test_what_happens_is_told_by_events_of_the_pod(self):
         leader = self.world.leader()
 
@@ -331,13 +371,44 @@ class Shards(Fight):
         until("the other writes all", lambda: self.all_are_written(other, one.ended), 2 * RETRY + 2 * SOON)
 
 
+class InAPod(Fight):
+    replicas = 0
+
+    def test_it_goes_by_its_account_and_reads_a_token_again_that_was_replaced(self):
+        namespace, mounted = self.world.namespace, self.world.work / "mounted"
+        self.cluster.kubectl("create", "secret", "generic", "first", f"--namespace={namespace}")
+        first = self.cluster.token(
+            namespace, self.world.account, "--bound-object-kind=Secret", "--bound-object-name=first"
+        )
+        mounted.mkdir()
+        (mounted / "ca.crt").write_bytes((self.cluster.work / "server.crt").read_bytes())
+        (mounted / "namespace").write_text(namespace)
+        (mounted / "token").write_text(first)
+        replica = self.world.start(mounted=mounted)
+        self.is_ready(replica)
+        self.assertIs(self.world.leader(), replica)
+
+        (mounted / "new").write_text(self.cluster.token(namespace, self.world.account))
+        (mounted / "new").rename(mounted / "token")
+        # It is read again each minute, by the wall clock.
+        replica.turn_clock(1)
+        self.cluster.kubectl("delete", "secret", "first", f"--namespace={namespace}")
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{LEASE}"
+        until("the first token is refused", lambda: self.cluster.request("GET", path, token=first)[0] == 401, 30)
+        refused = time.time()
+        time.sleep(DURATION)
+        self.assertTrue(self.world.writes(refused + DEADLINE, by=replica))
+        self.assertNotIn("cannot be kept up", replica.said())
+
+
 class AnythingGoes(Fight):
-    replicas = 3
+    replicas, concurrency = 3, 3
 
     def test_whatever_happens_no_two_write_at_once(self):
         seed = int(os.environ.get("SEED") or random.randrange(10**6))
         print(f"a random fight; again with SEED={seed}", flush=True)
         dice, timers = random.Random(seed), []
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{self.world.namespace}/leases/{LEASE}"
         over = time.monotonic() + float(os.environ.get("SECONDS_OF_FIGHT", 60))
 
         def awake():
@@ -366,8 +437,14 @@ class AnythingGoes(Fight):
             self.cluster.resume()
 
         def delete():
-            path = f"/apis/coordination.k8s.io/v1/namespaces/{self.world.namespace}/leases/{LEASE}"
             self.assertIn(self.cluster.request("DELETE", path)[0], (200, 404))
+
+        def edit():
+            holder = dice.choice(["", *sorted({turn.holder for turn in self.world.turns() if turn.replica})])
+            status, _ = self.cluster.request(
+                "PATCH", path, {"spec": {"holderIdentity": holder}}, content_type="application/merge-patch+json"
+            )
+            self.assertIn(status, (200, 404))
 
         actions = {
             "freeze": freeze,
@@ -379,6 +456,7 @@ class AnythingGoes(Fight):
             "clock": lambda: dice.choice(awake()).turn_clock(dice.choice([-1, 0, 1])),
             "calry": lambda: setattr(self.world.calry, "patience", dice.choice([0.02, PATIENCE, 0.5, 2])),
             "delete": delete,
+            "edit": edit,
         }
         try:
             while time.monotonic() < over:
@@ -394,7 +472,11 @@ class AnythingGoes(Fight):
                 timer.join()
         self.calm()
         self.assertGreater(len(self.holders(self.began)), 1)
-        self.assertGreater(len(self.world.writes(self.began)), 20)
+        writes = self.world.writes(self.began)
+        self.assertGreater(len(writes), 20)
+        self.assertTrue(any(
+            one.replica == other.replica and other.began < one.ended for one, other in itertools.pairwise(writes)
+        ))
 
 
 del Fight, OnACluster

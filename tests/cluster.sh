@@ -2,8 +2,8 @@
 # Kubernetes for real: manifests, permissions and leader election are shown to an API server with etcd behind it, which are
 # started on this machine's loopback and end with the tests. Arguments go to python's unittest, such as -k NAME.
 #
-# Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), python3 and go. What else it needs it
-# installs, into a cache or from Debian; the first time, that builds Kubernetes.
+# Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), python3, go, and root or sudo. What
+# else it needs it installs, into a cache or from Debian; the first time, that builds Kubernetes.
 set -euo pipefail
 
 helm_version=v3.22.0
@@ -18,4 +18,7 @@ need faketime openssl
 HELM=$(go_tool helm.sh/helm/v3/cmd/helm "$helm_version")/helm
 KUBERNETES=$(kubernetes_tools)
 export HELM KUBERNETES
-exec python3 -B -m unittest discover --start-directory tests/cluster "$@"
+# Only root may give a process mounts of its own.
+as=()
+if [ "$(id -u)" != 0 ]; then as=(sudo --preserve-env); fi
+exec "${as[@]}" python3 -B -m unittest discover --start-directory tests/cluster "$@"

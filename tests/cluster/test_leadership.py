@@ -86,14 +86,14 @@ class Fight(OnACluster):
         until(f"{replica.name} writes", lambda: self.world.writes(since, by=replica), seconds + 30, 0.02)
         self.assertLess(self.world.writes(since, by=replica)[0].began - since, seconds)
 
-    def edit(self, holder):
-        """Somebody writes a name into the Lease: the moment when that was asked for."""
-        began, patch = time.time(), json.dumps({"spec": {"holderIdentity": holder}})
+    def edit(self, **spec):
+        """Somebody writes this into the Lease: the moment when that was asked for."""
+        began, patch = time.time(), json.dumps({"spec": spec})
         self.cluster.kubectl(
             "patch", "lease", LEASE, f"--namespace={self.world.namespace}", "--type=merge", f"--patch={patch}"
         )
         return next(turn.received for turn in self.world.turns()
-                    if turn.received > began and (turn.holder, turn.replica) == (holder, ""))
+                    if turn.received > began and (turn.holder, turn.replica) == (spec["holderIdentity"], ""))
 
     def is_taken_after(self, seconds, since):
         """A replica gets the Lease so many seconds after a moment, no sooner and not much later."""
@@ -285,9 +285,9 @@ class OneLease(Fight):
         standby.thaw()
         until(f"{standby.name} stands by", lambda: "no longer leads" in standby.said(), 10)
         name = [turn.holder for turn in self.world.turns() if turn.replica == standby.name][-1]
-        self.is_taken_after(DURATION, self.edit(name))
+        self.is_taken_after(DURATION, self.edit(holderIdentity=name))
         self.world.leader()
-        self.is_taken_after(DURATION, self.edit(""))
+        self.is_taken_after(DURATION, self.edit(holderIdentity=""))
 
     def test_who_can_read_nothing_is_not_ready_and_takes_nothing(self):
         leader = self.world.leader()

@@ -78,7 +78,8 @@ def when(event, key):
 def turns(cluster, namespace):
     """The history of the namespace's Leases, in its order. A deletion is none: a new Lease belongs to nobody."""
     made = [(event["responseObject"], event) for event in cluster.audit(namespace)
-            if event.get("responseObject", {}).get("kind") == "Lease" and event["verb"] in ("create", "update", "patch")]
+            if event["verb"] in ("create", "update", "patch")
+            and event.get("responseObject", {}).get("kind") == "Lease"]
     history, claims = [], {}
     for lease, event in sorted(made, key=lambda one: int(one[0]["metadata"]["resourceVersion"])):
         name, spec = lease["metadata"]["name"], lease["spec"]
@@ -352,12 +353,13 @@ class World:
                 for slug in self.calry.slugs
             ],
         }))
-        access = {"KUBECONFIG": str(self.kubeconfig), "POD_NAMESPACE": self.namespace}
+        mount, access = [], {"KUBECONFIG": str(self.kubeconfig), "POD_NAMESPACE": self.namespace}
         if mounted:
+            mount = [*MOUNT, mounted]
             access = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(self.cluster.slowed.port)}
         with open(log, "wb") as out:
             process = subprocess.Popen(
-                [*MORTAL, *([*MOUNT, mounted] if mounted else []), BINARY, "run", f"--config={config}", *self.arguments],
+                [*MORTAL, *mount, BINARY, "run", f"--config={config}", *self.arguments],
                 stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=self.work,
                 env={
                     "PATH": os.environ["PATH"], **access, "POD_NAME": name, "POD_UID": str(uuid.uuid4()),

@@ -326,7 +326,10 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     install_tls();
     let http = Http::new(remote::Settings::default())?;
     let shared = Shared {
-        cluster: args.cluster.set_up(args.once).await?,
+        cluster: tokio::select! {
+            cluster = args.cluster.set_up(args.once) => cluster?,
+            () = stop.cancelled() => return Ok(Exit::Done),
+        },
         notifier: Notifier::start(configuration.notifications.targets.clone(), &http),
         http,
         state: Arc::new(match &args.state_dir {

@@ -2,7 +2,7 @@
 //! what the API server says comes in and what to ask of it goes out.
 //!
 //! No wall clock decides anything. A holder counts its term from before it asked for it; everybody else counts from when
-//! it first saw the claim that the holder wrote, which is later. So a term is over for its holder before it is for others.
+//! it first saw what the holder wrote, which is later. So a term is over for its holder before it is for others.
 //! Anybody may write into a Lease: nothing is believed that its holder did not write, not even one's own name.
 
 use std::time::Duration;
@@ -16,9 +16,6 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// The duration in a Lease that its holder gave up: with no holder beside it, it may be taken at once.
 pub(super) const RELEASED: Duration = Duration::from_secs(1);
-
-/// How many requests without an answer are remembered: each is followed by a look, which finds what became of it.
-const UNANSWERED: usize = 16;
 
 /// How a Lease is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,22 +31,8 @@ pub struct Times {
 /// A Lease as the API server has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Who holds it, since when and for how long.
-    pub claim: Claim,
-    /// Who asked its holder to hand it over.
-    pub wanted_by: Option<String>,
-    /// Whether its holder gives it to anybody who asks, because it can do nothing with it.
-    pub offered: bool,
-}
-
-/// What a holder writes, another one at each renewal. The rest of a Lease is anybody's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Claim {
-    /// Of which Lease it is: one that was made anew is another one.
-    pub uid: String,
-    /// Its `resourceVersion`, where nobody holds it by a renewal that can be told apart: any change of it may hide a holder
-    /// in between.
-    pub version: Option<String>,
+    /// Its `resourceVersion`: another one after each change, whoever made it.
+    pub version: String,
     /// Who holds it.
     pub holder: Option<String>,
     /// When that one says that it renewed it: told apart from others, and never compared with a clock. Without it, nobody
@@ -57,8 +40,10 @@ pub struct Claim {
     pub renewed: Option<Timestamp>,
     /// How long its holder wants to be left alone after each renewal.
     pub duration: Option<Duration>,
-    /// How often the holder changed.
-    pub transitions: i32,
+    /// Who asked its holder to hand it over.
+    pub wanted_by: Option<String>,
+    /// Whether its holder gives it to anybody who asks, because it can do nothing with it.
+    pub offered: bool,
 }
 
 /// What to do next.
@@ -72,60 +57,104 @@ pub enum Step {
     Wait,
 }
 
+/// A request of this candidate to be written into the Lease, whose answer may have been lost.
+#[derive(Debug)]
+struct Claim {
+    /// What it has as `renewed`.
+    renewed: Timestamp,
+    asked: Moment,
+    /// Over which version.
+    over: String,
+    /// As which version, where that was answered.
+    made: Option<String>,
+}
+
 /// One candidate for one Lease.
 #[derive(Debug)]
 pub struct Election {
     me: String,
     times: Times,
-    /// What was seen last, and when its claim was seen first.
+    /// What was seen last, and when that version was seen first.
     seen: Option<(Record, Moment)>,
+    /// Whether that is what this candidate wrote.
+    mine: bool,
     term: Option<Term>,
-    /// What this candidate asked to be written as `renewed` since it last knew that it holds the Lease: the answers may have
-    /// been lost.
-    asked: Vec<Timestamp>,
+    claims: Vec<Claim>,
+    /// What was claimed last.
+    last: Option<Timestamp>,
 }
 
 impl Election {
     /// A candidate that knows nothing. `me` is no other's name, not even that of an earlier process.
     #[must_use]
     pub fn new(me: String, times: Times) -> Self {
-        Self { me, times, seen: None, term: None, asked: Vec::new() }
+        Self { me, times, seen: None, mine: false, term: None, claims: Vec::new(), last: None }
     }
 
     /// The API server was asked for the Lease, and has this, or none.
     pub fn saw(&mut self, record: Option<Record>, now: Moment) {
         let first = match (&self.seen, &record) {
-            (Some((known, first)), Some(record)) if known.claim == record.claim => *first,
+            (Some((known, first)), Some(record)) if known.version == record.version => *first,
             _ => now,
         };
+        self.mine = record.as_ref().is_some_and(|record| self.is_mine(record, now));
+        match &record {
+            // What was sent over another version than this can only fail. Were it remembered, it would count as one's own
+            // again where somebody puts an old Lease back.
+            Some(Record { version, renewed, .. }) => {
+                let mine = renewed.filter(|_| self.mine);
+                self.claims.retain(|claim| claim.over == *version || Some(claim.renewed) == mine);
+            }
+            None => self.claims.clear(),
+        }
         self.seen = record.map(|record| (record, first));
-        if !self.holds() {
+        if !self.mine {
             self.term = None;
         }
     }
 
-    /// What to write as `renewed`; `clock` is what the wall clock says. It is another one each time, even if the clock stands
-    /// still or goes back: others tell by it that the holder is alive.
-    pub fn claim(&mut self, clock: Timestamp) -> Timestamp {
-        let after = |last: &Timestamp| Timestamp::from_microsecond(last.as_microsecond() + 1).unwrap_or(clock);
-        let clock = Timestamp::from_microsecond(clock.as_microsecond()).unwrap_or(clock);
-        let claim = self.asked.last().map_or(clock, |last| clock.max(after(last)));
-        if self.asked.len() == UNANSWERED {
-            self.asked.remove(0);
-        }
-        self.asked.push(claim);
-        claim
+    /// Whether this candidate wrote it, and nobody can have held the Lease since: it was too short a time ago for that, or
+    /// nobody has written since.
+    fn is_mine(&self, record: &Record, now: Moment) -> bool {
+        record.holder.as_ref() == Some(&self.me)
+            && self.claims.iter().any(|Claim { renewed, asked, made, .. }| {
+                Some(*renewed) == record.renewed
+                    && (now.since(*asked) < self.times.duration || made.as_ref() == Some(&record.version))
+            })
     }
 
-    /// The Lease was written as this record, by a request that was sent at `asked`, and this candidate holds it.
+    /// This candidate asks for the Lease now, over what it saw. What to write as `renewed`; `clock` is what the wall clock
+    /// says, and it is another one each time, even if that stands still or goes back.
+    pub fn claim(&mut self, clock: Timestamp, asked: Moment) -> Timestamp {
+        let after = |last: Timestamp| Timestamp::from_microsecond(last.as_microsecond() + 1).unwrap_or(clock);
+        let clock = Timestamp::from_microsecond(clock.as_microsecond()).unwrap_or(clock);
+        let renewed = self.last.map_or(clock, |last| clock.max(after(last)));
+        self.last = Some(renewed);
+        let over = self.record().map(|record| record.version.clone()).unwrap_or_default();
+        self.claims.push(Claim { renewed, asked, over, made: None });
+        renewed
+    }
+
+    /// The Lease was written as this record, by the request that was sent at `asked`.
     pub fn held(&mut self, record: Record, asked: Moment) {
         let Times { duration, renew_deadline, .. } = self.times;
-        self.asked.retain(|asked| record.claim.renewed == Some(*asked));
-        self.seen = Some((record, asked));
+        for claim in &mut self.claims {
+            if Some(claim.renewed) == record.renewed {
+                claim.made = Some(record.version.clone());
+            }
+        }
+        self.saw(Some(record), asked);
         // Clocks do not run alike, and an update that is given up may be on its way for another moment.
         let margin = duration.saturating_sub(renew_deadline) / 4;
         let term = Term { renew_by: asked.after(renew_deadline), ends: asked.after(duration - margin) };
-        self.term = self.holds().then_some(term);
+        self.term = self.mine.then_some(term);
+    }
+
+    /// This candidate wrote something into the Lease, over the version that it saw, that says nothing of its holder.
+    pub fn noted(&mut self, record: Record) {
+        if let Some((known, _)) = &mut self.seen {
+            *known = record;
+        }
     }
 
     /// The Lease is given up, before anybody is told.
@@ -142,15 +171,13 @@ impl Election {
     /// Who holds the Lease, as far as is known.
     #[must_use]
     pub fn holder(&self) -> Option<&str> {
-        self.record()?.claim.holder.as_deref()
+        self.record()?.holder.as_deref()
     }
 
     /// Whether this candidate holds it, by a claim of its own.
     #[must_use]
-    pub fn holds(&self) -> bool {
-        self.record().is_some_and(|Record { claim: Claim { holder, renewed, .. }, .. }| {
-            holder.as_ref() == Some(&self.me) && renewed.is_some_and(|renewed| self.asked.contains(&renewed))
-        })
+    pub const fn holds(&self) -> bool {
+        self.mine
     }
 
     /// The term of this candidate, where it has one that is not over.
@@ -165,9 +192,9 @@ impl Election {
         let Some((record, first)) = &self.seen else { return Step::Create };
         let age = now.since(*first);
         let Times { duration, retry_period, .. } = self.times;
-        let Claim { holder, renewed, duration: theirs, .. } = &record.claim;
+        let Record { holder, renewed, duration: theirs, .. } = record;
         let free = match (holder, renewed) {
-            _ if self.holds() => true,
+            _ if self.mine => true,
             // Whoever asked for it goes first.
             (None, Some(_)) if *theirs == Some(RELEASED) => {
                 record.wanted_by.as_ref().is_none_or(|by| *by == self.me) || age >= retry_period * 2
@@ -203,14 +230,19 @@ mod tests {
     /// A record that its holder wrote as its nth; without a holder it is one that was released.
     fn record(n: i64, holder: Option<&str>) -> Record {
         let duration = if holder.is_some() { TIMES.duration } else { RELEASED };
-        let holder = holder.map(str::to_owned);
-        let claim = Claim { holder, renewed: Some(renewed(n)), duration: Some(duration), ..Claim::default() };
-        Record { claim, wanted_by: None, offered: false }
+        Record {
+            version: n.to_string(),
+            holder: holder.map(str::to_owned),
+            renewed: Some(renewed(n)),
+            duration: Some(duration),
+            wanted_by: None,
+            offered: false,
+        }
     }
 
     /// One that nobody ever held.
     fn unused() -> Record {
-        Record { claim: Claim::default(), wanted_by: None, offered: false }
+        Record { renewed: None, duration: None, ..record(0, None) }
     }
 
     #[test]
@@ -223,26 +255,20 @@ mod tests {
         one.saw(Some(record(2, Some("other"))), at(15_000));
         assert_eq!((one.step(at(29_999)), one.step(at(30_000))), (Step::Wait, Step::Hold));
         // Whoever wants to be left alone for longer is.
-        let lasting = |seconds| {
-            let mut record = record(3, Some("other"));
-            record.claim.duration = Some(Duration::from_secs(seconds));
-            record
-        };
+        let lasting = |seconds| Record { duration: Some(Duration::from_secs(seconds)), ..record(3, Some("other")) };
         one.saw(Some(lasting(60)), at(30_000));
         assert_eq!((one.step(at(89_999)), one.step(at(90_000))), (Step::Wait, Step::Hold));
         // But not for ever.
+        one.saw(None, at(0));
         one.saw(Some(lasting(u64::MAX)), at(0));
         assert_eq!((one.step(at(3_599_999)), one.step(at(3_600_000))), (Step::Wait, Step::Hold));
     }
 
     #[test]
-    fn a_change_that_is_no_renewal_prolongs_nothing() {
+    fn who_asks_for_a_lease_prolongs_nothing_for_itself() {
         let mut one = Election::new("one".to_owned(), TIMES);
         one.saw(Some(record(1, Some("dead"))), at(0));
-        for n in 1..=3 {
-            let wanted_by = Some(n.to_string());
-            one.saw(Some(Record { wanted_by, ..record(1, Some("dead")) }), at(n * 5_000 - 1));
-        }
+        one.noted(Record { version: "2".to_owned(), wanted_by: Some("one".to_owned()), ..record(1, Some("dead")) });
         assert_eq!((one.step(at(14_999)), one.step(at(15_000))), (Step::Wait, Step::Hold));
     }
 
@@ -251,15 +277,43 @@ mod tests {
         let mut one = Election::new("one".to_owned(), TIMES);
         one.saw(Some(record(1, Some("other"))), at(0));
         // Somebody took the holder out, and nobody knows whether that one knows.
-        let mut edited = record(1, Some("other"));
-        edited.claim.holder = None;
-        one.saw(Some(edited.clone()), at(1_000));
+        let edited = |version: &str, holder: Option<&str>| {
+            let holder = holder.map(str::to_owned);
+            Record { version: version.to_owned(), holder, ..record(1, Some("other")) }
+        };
+        one.saw(Some(edited("2", None)), at(1_000));
         assert_eq!((one.step(at(15_999)), one.step(at(16_000))), (Step::Wait, Step::Hold));
         // Somebody wrote this candidate's name into it.
-        edited.claim.holder = Some("one".to_owned());
-        one.saw(Some(edited), at(2_000));
+        one.saw(Some(edited("3", Some("one"))), at(2_000));
         assert!(!one.holds());
         assert_eq!((one.step(at(16_999)), one.step(at(17_000))), (Step::Wait, Step::Hold));
+    }
+
+    #[test]
+    fn an_old_lease_that_is_put_back_is_waited_for_even_where_it_was_ones_own() {
+        let mut one = Election::new("one".to_owned(), TIMES);
+        one.saw(Some(record(0, None)), at(0));
+        let old = Record { renewed: Some(one.claim(renewed(1), at(0))), ..record(1, Some("one")) };
+        one.held(old.clone(), at(0));
+        let again = |version: &str| Record { version: version.to_owned(), ..old.clone() };
+        // An annotation, say, while nobody else can have taken it.
+        one.saw(Some(again("2")), at(9_000));
+        assert!(one.holds());
+        // It was released, and another one holds it.
+        one.saw(Some(record(3, Some("other"))), at(10_000));
+        one.saw(Some(again("4")), at(11_000));
+        assert!(!one.holds());
+        assert_eq!((one.step(at(25_999)), one.step(at(26_000))), (Step::Wait, Step::Hold));
+        // Of who was frozen, nobody knows whether another one held it meanwhile.
+        let mut two = Election::new("one".to_owned(), TIMES);
+        two.saw(Some(record(0, None)), at(0));
+        let asked = two.claim(renewed(1), at(0));
+        let first = Record { renewed: Some(asked), ..record(1, Some("one")) };
+        two.held(first.clone(), at(0));
+        two.saw(Some(first.clone()), at(60_000));
+        assert!(two.holds(), "nobody has written since");
+        two.saw(Some(Record { version: "9".to_owned(), ..first }), at(60_000));
+        assert_eq!(two.step(at(60_000)), Step::Wait);
     }
 
     #[test]
@@ -285,12 +339,12 @@ mod tests {
     #[test]
     fn a_term_counts_from_before_it_was_asked_for_and_ends_when_another_holder_is_seen() {
         let mut one = Election::new("one".to_owned(), TIMES);
-        assert_eq!(one.claim(renewed(1)), renewed(1));
+        assert_eq!(one.claim(renewed(1), at(1_000)), renewed(1));
         one.held(record(1, Some("one")), at(1_000));
         let term = one.term(at(9_000)).unwrap();
         assert_eq!((term.renew_by, term.ends), (at(11_000), at(14_750)));
         assert_eq!(one.term(at(11_000)), None);
-        assert_eq!(one.claim(renewed(2)), renewed(2));
+        assert_eq!(one.claim(renewed(2), at(8_000)), renewed(2));
         // An answer that never came: it is in the record all the same, and taken up by asking again.
         one.saw(Some(record(2, Some("one"))), at(9_000));
         assert!(one.term(at(9_000)).is_some());
@@ -302,7 +356,7 @@ mod tests {
     #[test]
     fn a_renewal_is_another_one_even_where_the_clock_stands_still_or_goes_back() {
         let mut one = Election::new("one".to_owned(), TIMES);
-        let claims = [5, 5, 1, 9].map(|n| one.claim(renewed(n)).as_microsecond());
+        let claims = [5, 5, 1, 9].map(|n| one.claim(renewed(n), at(0)).as_microsecond());
         assert_eq!(claims, [5_000_000, 5_000_001, 5_000_002, 9_000_000]);
     }
 
@@ -310,44 +364,46 @@ mod tests {
     #[derive(Default)]
     struct Server {
         version: u64,
-        lease: Option<Versioned>,
+        lease: Option<Record>,
+        history: Vec<Record>,
     }
 
-    /// A record, and which of them it is.
-    type Versioned = (u64, Record);
-
     impl Server {
-        fn write(&mut self, record: Record, over: Option<u64>) -> Option<Versioned> {
-            if self.lease.as_ref().map(|(version, _)| *version) != over {
+        fn write(&mut self, record: Record, over: Option<&str>) -> Option<Record> {
+            if self.lease.as_ref().map(|lease| lease.version.as_str()) != over {
                 return None;
             }
             self.version += 1;
-            let made = self.version.to_string();
-            let uid = self.lease.take().map_or(made, |(_, record)| record.claim.uid);
-            let renewed = record.claim.holder.is_some() && record.claim.renewed.is_some();
-            let version = (!renewed).then(|| self.version.to_string());
-            self.lease = Some((self.version, Record { claim: Claim { uid, version, ..record.claim }, ..record }));
+            self.lease = Some(Record { version: self.version.to_string(), ..record });
+            self.history.extend(self.lease.clone());
             self.lease.clone()
         }
 
         /// Somebody does something to the Lease by hand.
         fn meddle(&mut self, random: &mut fastrand::Rng) {
-            let Some((version, mut record)) = self.lease.clone() else { return };
-            match random.u8(..4) {
+            let Some(lease) = self.lease.clone() else { return };
+            let version = lease.version.clone();
+            let meddled = match random.u8(..6) {
                 0 => return self.lease = None,
-                1 if random.bool() => record = unused(),
-                1 => record.claim.holder = None,
-                2 => record.claim.holder = Some(random.u8(..3).to_string()),
-                _ => record.wanted_by = Some(random.u8(..3).to_string()),
-            }
-            self.write(record, Some(version));
+                1 => unused(),
+                2 => Record { holder: None, ..lease },
+                3 => Record { holder: Some(random.u8(..3).to_string()), ..lease },
+                4 => Record { wanted_by: Some(random.u8(..3).to_string()), ..lease },
+                // An old one is put back. One that was released is a release: who writes that takes the holder's word upon him.
+                _ => {
+                    let held: Vec<&Record> =
+                        self.history.iter().filter(|old| old.holder.is_some()).rev().take(8).collect();
+                    if held.is_empty() { return } else { held[random.usize(..held.len())].clone() }
+                }
+            };
+            self.write(meddled, Some(&version));
         }
     }
 
     #[derive(Clone)]
     enum Ask {
         Get,
-        Write { record: Record, over: Option<u64> },
+        Write { record: Record, over: Option<String> },
     }
 
     /// A request on its way: when it gets there, when its answer is back, and until when that is waited for.
@@ -358,13 +414,12 @@ mod tests {
         lands: u64,
         answers: u64,
         given_up: u64,
-        answer: Option<Option<Versioned>>,
+        answer: Option<Option<Record>>,
     }
 
     struct Replica {
         me: String,
         election: Election,
-        version: Option<u64>,
         /// Its machine was started at another time.
         uptime: u64,
         flight: Option<Flight>,
@@ -389,14 +444,15 @@ mod tests {
         }
 
         fn write(&mut self, record: Record, now: u64, random: &mut fastrand::Rng) {
-            self.ask(Ask::Write { record, over: self.version }, now, random);
+            let over = self.election.record().map(|record| record.version.clone());
+            self.ask(Ask::Write { record, over }, now, random);
         }
 
         fn hold(&mut self, now: u64, random: &mut fastrand::Rng) {
             // Its clock stands still, or goes back, but is no other's clock.
-            let renewed = self.election.claim(renewed(random.i64(0..3) + i64::try_from(self.uptime).unwrap()));
-            let mut record = record(0, Some(&self.me));
-            record.claim.renewed = Some(renewed);
+            let clock = renewed(random.i64(0..3) + i64::try_from(self.uptime).unwrap());
+            let renewed = self.election.claim(clock, self.moment(now));
+            let record = Record { renewed: Some(renewed), ..record(0, Some(&self.me)) };
             self.write(record, now, random);
         }
 
@@ -418,8 +474,7 @@ mod tests {
                 Some(Flight { answer: Some(answer), ask, asked, answers, .. }) if answers <= now => match (ask, answer)
                 {
                     (Ask::Get, found) => {
-                        self.version = found.as_ref().map(|(version, _)| *version);
-                        self.election.saw(found.map(|(_, record)| record), self.moment(now));
+                        self.election.saw(found, self.moment(now));
                         match self.election.step(self.moment(now)) {
                             Step::Hold => self.hold(now, random),
                             Step::Create => self.write(unused(), now, random),
@@ -432,9 +487,10 @@ mod tests {
                         }
                     }
                     (Ask::Write { .. }, None) => self.ask(Ask::Get, now, random),
-                    (Ask::Write { record: wanted, .. }, Some((version, record))) => {
-                        self.version = Some(version);
-                        if wanted.wanted_by.is_none() && wanted.claim.holder.as_ref() == Some(&self.me) {
+                    (Ask::Write { record: wanted, .. }, Some(record)) => {
+                        if wanted.wanted_by.is_some() {
+                            self.election.noted(record);
+                        } else if wanted.holder.as_ref() == Some(&self.me) {
                             self.election.held(record, asked);
                         } else {
                             self.election.saw(Some(record), self.moment(now));
@@ -460,7 +516,7 @@ mod tests {
             let mut replicas: Vec<Replica> = (0..3).map(|n: u64| {
                 let (me, uptime) = (n.to_string(), random.u64(..10_000_000));
                 let election = Election::new(me.clone(), TIMES);
-                Replica { me, election, version: None, uptime, flight: None, frozen: 0, turn: 0, writes: 0 }
+                Replica { me, election, uptime, flight: None, frozen: 0, turn: 0, writes: 0 }
             }).collect();
             let (mut now, mut led) = (0, 0);
             for _ in 0..4_000 {
@@ -476,7 +532,7 @@ mod tests {
                     if flight.answer.is_none() && flight.lands <= now {
                         flight.answer = Some(match &flight.ask {
                             Ask::Get => server.lease.clone(),
-                            Ask::Write { record, over } => server.write(record.clone(), *over),
+                            Ask::Write { record, over } => server.write(record.clone(), over.as_deref()),
                         });
                     }
                 }

@@ -78,12 +78,19 @@ impl Events {
             ..ObjectReference::default()
         };
         let (queue, mut waiting) = mpsc::channel::<api::Event>(LENGTH);
-        let to: Api<api::Event> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+        let to = |cluster: &Cluster| Api::<api::Event>::namespaced(cluster.client.clone(), &cluster.namespace);
+        let (mut api, pod_of) = (to(cluster), cluster.pod.clone());
         let task = tokio::spawn(async move {
             let mut failing = false;
             while let Some(event) = waiting.recv().await {
                 let params = PostParams::default();
-                let sent = tokio::time::timeout(ATTEMPT, to.create(&params, &event)).await;
+                let sent = tokio::time::timeout(ATTEMPT, api.create(&params, &event)).await;
+                if let Ok(Err(kube::Error::Api(status))) = &sent
+                    && status.code == 401
+                    && let Ok(cluster) = Cluster::find(pod_of.clone()).await
+                {
+                    api = to(&cluster);
+                }
                 let why = match sent {
                     Ok(Ok(_)) => None,
                     Ok(Err(error)) => Some(said(&error)),

@@ -17,7 +17,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 
-use super::election::{Claim, Election, RELEASED, Record, Step, Times};
+use super::election::{Election, RELEASED, Record, Step, Times};
 use super::events::Events;
 use super::{Cluster, said};
 use crate::daemon::{Handle, Leadership, Moment, Trigger};
@@ -44,6 +44,7 @@ const RELEASE: Duration = Duration::from_secs(3);
 
 /// A candidate for one Lease.
 pub struct Lease {
+    cluster: Cluster,
     api: Api<coordination::Lease>,
     name: String,
     /// `namespace/name`.
@@ -116,6 +117,7 @@ impl Lease {
         let shown = format!("{}/{name}", cluster.namespace);
         Self {
             api: Api::namespaced(cluster.client.clone(), &cluster.namespace),
+            cluster: cluster.clone(),
             leadership: Leadership::elected_by(shown.clone()),
             election: Election::new(me.clone(), times),
             name,
@@ -153,6 +155,9 @@ impl Lease {
                 }),
                 () = stop.cancelled() => break,
             };
+            if matches!(turn, Err(Trouble::Other(Kind::Status(401), _))) {
+                self.begin_anew().await;
+            }
             self.note(&turn);
             self.tell(events.as_ref());
             let pause = self.pause();
@@ -181,6 +186,14 @@ impl Lease {
             Ok(Ok(false)) => {}
             Ok(Err(trouble)) => tracing::warn!(lease, "the Lease {lease} runs out: {}", trouble.sentence()),
             Err(_) => tracing::warn!(lease, "the Lease {lease} runs out: no answer in time"),
+        }
+    }
+
+    /// Asks for the credentials again: kube reads a token's file again by the wall clock, which may have been set back.
+    async fn begin_anew(&mut self) {
+        if let Ok(cluster) = Cluster::find(self.cluster.pod.clone()).await {
+            self.api = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+            self.cluster = cluster;
         }
     }
 
@@ -252,7 +265,8 @@ impl Lease {
     /// Writes this candidate into the Lease.
     async fn hold(&mut self) -> Result<(), Trouble> {
         let Some(mut lease) = self.object.clone() else { return Err(Trouble::Conflict) };
-        let now = MicroTime(self.election.claim(Timestamp::now()));
+        let asked = Moment::now();
+        let now = MicroTime(self.election.claim(Timestamp::now(), asked));
         let spec = lease.spec.get_or_insert_default();
         if !self.election.holds() {
             spec.acquire_time = Some(now.clone());
@@ -268,7 +282,6 @@ impl Lease {
             lease.annotations_mut().insert(OFFERED.to_owned(), "true".to_owned());
         }
         self.unanswered = true;
-        let asked = Moment::now();
         let lease = self.write(lease).await?;
         self.unanswered = false;
         self.election.held(record(&lease), asked);
@@ -323,7 +336,7 @@ impl Lease {
     async fn ask_for_it(&mut self) -> Result<(), Trouble> {
         let now = Moment::now();
         let Some(record) = self.election.record().filter(|record| record.wanted_by.is_none()) else { return Ok(()) };
-        let Some(holder) = record.claim.holder.as_deref().filter(|_| self.is_fit()) else { return Ok(()) };
+        let Some(holder) = record.holder.as_deref().filter(|_| self.is_fit()) else { return Ok(()) };
         {
             let mut held = self.shards.held();
             let waits = held.asked.is_some_and(|asked| now.since(asked) < self.times.duration);
@@ -335,7 +348,9 @@ impl Lease {
         let Some(mut lease) = self.object.clone() else { return Ok(()) };
         lease.annotations_mut().insert(WANTED_BY.to_owned(), self.me.clone());
         let lease = self.write(lease).await?;
-        self.saw(Some(lease))
+        self.election.noted(self::record(&lease));
+        self.object = Some(lease);
+        Ok(())
     }
 
     /// Writes over what was seen, and over nothing else.
@@ -510,15 +525,13 @@ fn shown(name: &str) -> String {
 fn record(lease: &coordination::Lease) -> Record {
     let spec = lease.spec.clone().unwrap_or_default();
     let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    let holder = spec.holder_identity.filter(|holder| !holder.is_empty());
-    let claim = Claim {
-        uid: lease.uid().unwrap_or_default(),
-        version: lease.resource_version().filter(|_| holder.is_none() || spec.renew_time.is_none()),
-        holder,
+    let annotations = lease.annotations();
+    Record {
+        version: lease.resource_version().unwrap_or_default(),
+        holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
         renewed: spec.renew_time.map(|MicroTime(time)| time),
         duration: seconds.map(Duration::from_secs),
-        transitions: spec.lease_transitions.unwrap_or(0),
-    };
-    let annotations = lease.annotations();
-    Record { claim, wanted_by: annotations.get(WANTED_BY).cloned(), offered: annotations.contains_key(OFFERED) }
+        wanted_by: annotations.get(WANTED_BY).cloned(),
+        offered: annotations.contains_key(OFFERED),
+    }
 }

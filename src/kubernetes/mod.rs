@@ -18,7 +18,7 @@ use kube::{Client, Config};
 use tokio::runtime::Handle;
 use tower::util::MapResponseLayer;
 
-pub use election::{Claim, Election, Record, Step, Times};
+pub use election::{Election, Record, Step, Times};
 pub use events::{EventTeller, Events, NoPod, drain};
 pub use lease::{Lease, Shards};
 

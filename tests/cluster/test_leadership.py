@@ -289,6 +289,19 @@ class OneLease(Fight):
         self.world.leader()
         self.is_taken_after(DURATION, self.edit(holderIdentity=""))
 
+    def test_a_lease_that_is_set_back_to_an_earlier_turn_is_not_believed(self):
+        standby = self.world.leader()
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{self.world.namespace}/leases/{LEASE}"
+        standby.freeze()
+        (leader,) = self.world.others(standby)
+        saved = self.cluster.get(path)["spec"]
+        self.takes_over(leader, time.time(), DURATION + 2 * RETRY + SOON)
+        standby.thaw()
+        until(f"{standby.name} stands by", lambda: self.world.leader() is leader and not standby.leads(), 10)
+        # There is always an update under way.
+        self.world.calry.patience = 0.5
+        self.is_taken_after(DURATION, self.edit(**saved))
+
     def test_who_can_read_nothing_is_not_ready_and_takes_nothing(self):
         leader = self.world.leader()
         (other,) = self.world.others(leader)
@@ -373,6 +386,29 @@ class Shards(Fight):
 
 class InAPod(Fight):
     replicas = 0
+
+    def test_a_token_that_is_refused_is_read_again_though_the_wall_clock_was_set_back(self):
+        namespace, mounted = self.world.namespace, self.world.work / "mounted-2"
+        self.cluster.kubectl("create", "secret", "generic", "second", f"--namespace={namespace}")
+        first = self.cluster.token(
+            namespace, self.world.account, "--bound-object-kind=Secret", "--bound-object-name=second"
+        )
+        mounted.mkdir()
+        (mounted / "ca.crt").write_bytes((self.cluster.work / "server.crt").read_bytes())
+        (mounted / "namespace").write_text(namespace)
+        (mounted / "token").write_text(first)
+        replica = self.world.start(1, mounted=mounted)
+        self.is_ready(replica)
+        self.addCleanup(replica.end, signal.SIGKILL)
+        replica.turn_clock(0)
+        (mounted / "new").write_text(self.cluster.token(namespace, self.world.account))
+        (mounted / "new").rename(mounted / "token")
+        self.cluster.kubectl("delete", "secret", "second", f"--namespace={namespace}")
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{LEASE}"
+        until("the first token is refused", lambda: self.cluster.request("GET", path, token=first)[0] == 401, 30)
+        until(f"{replica.name} writes", lambda: self.world.writes(time.time() - 1, by=replica), 5)
+        time.sleep(DURATION)
+        self.assertTrue(self.world.writes(time.time() - 1, by=replica))
 
     def test_it_goes_by_its_account_and_reads_a_token_again_that_was_replaced(self):
         namespace, mounted = self.world.namespace, self.world.work / "mounted"

@@ -17,6 +17,9 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// The duration in a Lease that its holder gave up: with no holder beside it, it may be taken at once.
 pub(super) const RELEASED: Duration = Duration::from_secs(1);
 
+/// How many claims without an answer are remembered. One that is forgotten and was written is waited for like another's.
+const CLAIMS: usize = 16;
+
 /// How a Lease is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
@@ -131,6 +134,9 @@ impl Election {
         let renewed = self.last.map_or(clock, |last| clock.max(after(last)));
         self.last = Some(renewed);
         let over = self.record().map(|record| record.version.clone()).unwrap_or_default();
+        if self.claims.len() == CLAIMS {
+            self.claims.remove(0);
+        }
         self.claims.push(Claim { renewed, asked, over, made: None });
         renewed
     }

@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it, to install what they need.
+# Sourced by the scripts beside it: to install what they need, and to wait for what they test.
 # shellcheck shell=bash
 
 # What fails in $(…) fails, or a tool that could not be installed would count as installed.
@@ -47,4 +47,18 @@ go_tool() {
         touch "$at/complete"
     fi
     printf '%s/bin\n' "$at"
+}
+
+# expect LOG PATTERN: waits for ten seconds until a line of a log matches, and shows it.
+expect() {
+    for _ in $(seq 200); do
+        if grep -q -- "$2" "$1"; then
+            printf 'seen: %s\n' "$(grep -m1 -- "$2" "$1")"
+            return
+        fi
+        sleep 0.05
+    done
+    printf 'not seen: %s\n' "$2" >&2
+    cat "$1" >&2
+    exit 1
 }

@@ -3,6 +3,8 @@
 # that is printed, and looks whether each is followed. Needs cargo and curl.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=tests/need.sh
+. tests/need.sh
 
 command=$(grep -om1 'cargo run --release -- run --sandbox' README.md)
 work=$(mktemp -d)
@@ -19,20 +21,7 @@ cargo build --quiet --locked --release
 CALRY_DEFINITIONS="$work/definitions" ${command/cargo run --release --/target/release/calry-gitops} --interval 5s >"$work/out" 2>&1 &
 daemon=$!
 
-expect() {
-    for _ in $(seq 200); do
-        if grep -q -- "$1" "$work/out"; then
-            printf 'seen: %s\n' "$(grep -m1 -- "$1" "$work/out")"
-            return
-        fi
-        sleep 0.05
-    done
-    printf 'not seen: %s\n' "$1" >&2
-    cat "$work/out" >&2
-    exit 1
-}
-
-expect 'pass 1 (start).*12 updated'
+expect "$work/out" 'pass 1 (start).*12 updated'
 url=$(grep -oEm1 'http://127\.0\.0\.1:[0-9]+' "$work/out")
 key=$(grep -oEm1 'zepl\.sandbox-read\.[^ ]+' "$work/out")
 icon() {
@@ -40,16 +29,16 @@ icon() {
 }
 
 echo 'icon: https://cdn.example.com/icons/guesty-2.png' >>"$work/definitions/guesty.yaml"
-expect 'GUESTY updated: icon'
+expect "$work/out" 'GUESTY updated: icon'
 [ "$(icon GUESTY)" = '"icon":"https://cdn.example.com/icons/guesty-2.png"' ]
 
 # The very line that is printed, continuation lines and all.
 sed -n '/^ *curl /,/[^\\]$/p' "$work/out" | bash >/dev/null
-expect 'HOSTAWAY drifted, and was put back: icon'
+expect "$work/out" 'HOSTAWAY drifted, and was put back: icon'
 [ "$(icon HOSTAWAY)" = '"icon":"https://cdn.example.com/icons/hostaway.png"' ]
 
 kill -TERM "$daemon"
 wait "$daemon"
 daemon=
-expect 'stopped'
+expect "$work/out" 'stopped'
 echo "the quick start does what the README says"

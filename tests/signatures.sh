@@ -129,26 +129,14 @@ git checkout --quiet definitions
 # The daemon: a signed commit is applied, an unsigned one is not, and what was in force stays in force.
 "$calry" run --sandbox --listen off --interval 1s --allowed-signers "$work/signers" >"$work/log" 2>&1 &
 daemon=$!
-expect() {
-    for _ in $(seq 200); do
-        if grep -q -- "$1" "$work/log"; then
-            printf 'seen: %s\n' "$(grep -m1 -- "$1" "$work/log")"
-            return
-        fi
-        sleep 0.05
-    done
-    printf 'not seen: %s\n' "$1" >&2
-    cat "$work/log" >&2
-    exit 1
-}
-expect 'pass 1 (start).*updated'
+expect "$work/log" 'pass 1 (start).*updated'
 commit none
-expect "what is checked out ($(git rev-parse HEAD | cut -c1-10)) is refused: the commit is not signed; revision"
+expect "$work/log" "what is checked out ($(git rev-parse HEAD | cut -c1-10)) is refused: the commit is not signed; revision"
 sed -n '/^ *curl /,/[^\\]$/p' "$work/log" | bash >/dev/null 2>&1
 [ "$(grep -c 'GUESTY updated: icon' "$work/log")" = 1 ]
-expect 'drifted, and was put back'
+expect "$work/log" 'drifted, and was put back'
 commit ed25519
-expect 'what is checked out is trusted again'
+expect "$work/log" 'what is checked out is trusted again'
 [ "$(grep -c 'GUESTY updated: icon' "$work/log")" = 2 ]
 kill -TERM "$daemon"
 wait "$daemon"

@@ -387,16 +387,22 @@ class Shards(Fight):
 class InAPod(Fight):
     replicas = 0
 
-    def test_a_token_that_is_refused_is_read_again_though_the_wall_clock_was_set_back(self):
-        namespace, mounted = self.world.namespace, self.world.work / "mounted-2"
-        self.cluster.kubectl("create", "secret", "generic", "second", f"--namespace={namespace}")
-        first = self.cluster.token(
-            namespace, self.world.account, "--bound-object-kind=Secret", "--bound-object-name=second"
+    def mounted(self, name):
+        """What a Pod has of its account: a directory, and the token in it, which lasts as long as the Secret of this name."""
+        namespace, mounted = self.world.namespace, self.world.work / f"mounted-{name}"
+        self.cluster.kubectl("create", "secret", "generic", name, f"--namespace={namespace}")
+        token = self.cluster.token(
+            namespace, self.world.account, "--bound-object-kind=Secret", f"--bound-object-name={name}"
         )
         mounted.mkdir()
         (mounted / "ca.crt").write_bytes((self.cluster.work / "server.crt").read_bytes())
         (mounted / "namespace").write_text(namespace)
-        (mounted / "token").write_text(first)
+        (mounted / "token").write_text(token)
+        return mounted, token
+
+    def test_a_token_that_is_refused_is_read_again_though_the_wall_clock_was_set_back(self):
+        namespace = self.world.namespace
+        mounted, first = self.mounted("second")
         replica = self.world.start(1, mounted=mounted)
         self.is_ready(replica)
         self.addCleanup(replica.end, signal.SIGKILL)
@@ -411,15 +417,8 @@ class InAPod(Fight):
         self.assertTrue(self.world.writes(time.time() - 1, by=replica))
 
     def test_it_goes_by_its_account_and_reads_a_token_again_that_was_replaced(self):
-        namespace, mounted = self.world.namespace, self.world.work / "mounted"
-        self.cluster.kubectl("create", "secret", "generic", "first", f"--namespace={namespace}")
-        first = self.cluster.token(
-            namespace, self.world.account, "--bound-object-kind=Secret", "--bound-object-name=first"
-        )
-        mounted.mkdir()
-        (mounted / "ca.crt").write_bytes((self.cluster.work / "server.crt").read_bytes())
-        (mounted / "namespace").write_text(namespace)
-        (mounted / "token").write_text(first)
+        namespace = self.world.namespace
+        mounted, first = self.mounted("first")
         replica = self.world.start(mounted=mounted)
         self.is_ready(replica)
         self.assertIs(self.world.leader(), replica)

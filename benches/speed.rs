@@ -217,10 +217,17 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         verdict: Verdict::Missing,
         unresolved: Vec::new(),
         origins: None,
-        released: None,
     };
     let entries = (0..providers).map(entry).collect();
-    let plan = Plan { workspace: workspace(), revision: None, entries, digest: None, base: None, snapshot: None };
+    let plan = Plan {
+        workspace: workspace(),
+        revision: None,
+        entries,
+        digest: None,
+        base: None,
+        loosened: Vec::new(),
+        snapshot: None,
+    };
     metrics.passed(&PassReport {
         number: 1,
         trigger: Trigger::Start,

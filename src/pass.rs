@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
 use crate::model::{Catalogue, Live, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
-use crate::plan::{Applied, Base, BaseFile, Context, Input, Plan, plan};
+use crate::plan::{Applied, Base, BaseFile, Context, Input, PinChange, Plan, plan};
 use crate::remote::{self, Listing, ReadCalry};
 use crate::repo::{
     self, DirectoryError, Loaded, MissingSecrets, Pin, Refused, SecretSources, Trust, TrustError, Trusted,
@@ -150,13 +150,20 @@ pub fn load(source: &Source) -> Result<Desired, Failure> {
 }
 
 fn base(loaded: &Loaded, reference: &str, only: &[Provider]) -> Result<Base, Failure> {
-    let repo::Base { commit, loaded } = repo::base(&loaded.directory, reference)?;
+    let repo::Base { commit, loaded: before } = repo::base(&loaded.directory, reference)?;
+    let pin = match (before.pin, &loaded.pin) {
+        (Pin::Slug(before), Pin::Slug(after)) if before == *after => None,
+        (Pin::Slug(before), Pin::Slug(after)) => Some(PinChange { before, after: Some(after.clone()) }),
+        (Pin::Slug(before), Pin::None) => Some(PinChange { before, after: None }),
+        // An invalid pin stops everything by itself.
+        (Pin::Slug(_), Pin::Invalid) | (Pin::None | Pin::Invalid, _) => None,
+    };
     let counts = |provider: &Provider| only.is_empty() || only.contains(provider);
-    let files = loaded.files.into_iter().filter_map(|file| {
+    let files = before.files.into_iter().filter_map(|file| {
         let provider = file.provider.filter(counts)?;
         Some((provider, BaseFile { file: file.name, desired: file.desired }))
     });
-    Ok(Base { commit, desired: files.collect() })
+    Ok(Base { commit, desired: files.collect(), pin })
 }
 
 /// What must never appear in a text that somebody else wrote.

@@ -155,17 +155,147 @@ fn a_new_file_a_new_group_and_the_end_of_a_hold_are_the_branchs() {
     );
 }
 
+/// A branch of a repository where everything is in sync, pinned and managed.
+fn protected() -> Checkout {
+    let mut hostaway = live("HOSTAWAY", &["name"], &["rooms"]);
+    hostaway["icon"] = json!("https://cdn.example.com/a.png");
+    hostaway["partnerKey"] = json!({"headers": {"x-tenant": "acme"}, "queryParams": {"client": "acme"}});
+    let world = World::with(json!([hostaway, live("LODGIFY", &["name"], &[])]), Config::default());
+    world.write("hostaway.yaml", PROTECTED).write("lodgify.yaml", LODGIFY);
+    world.write("workspace.yaml", "slug: acme-production\n");
+    Checkout::of(world)
+}
+
+const PROTECTED: &str = "provider: HOSTAWAY\nicon: https://cdn.example.com/a.png\npartnerKey:\n  headers: {x-tenant: acme}\n  \
+    queryParams: {client: acme}\nfieldsToSync:\n  listing: [name]\n";
+const LODGIFY: &str = "provider: LODGIFY\nfieldsToSync:\n  listing: [name]\n";
+const HOLD: &str = "hold: {until: 2099-12-31, reason: OPS-1}\n";
+
 #[test]
-fn a_removed_file_is_told_and_changes_nothing() {
-    let checkout = pull_request();
-    std::fs::remove_file(checkout.world.definitions().join("lodgify.yaml")).unwrap();
-    checkout.branch("guesty.yaml", GUESTY);
-    let said = "this branch removes lodgify.yaml, and Calry keeps what it has";
-    checkout.plan(&["--detailed-exitcode"]).exits(0).says(said);
-    checkout.plan(&["--format", "markdown"]).exits(0).says("**this branch** removes `lodgify.yaml`");
-    let json = checkout.plan(&["--format", "json"]).exits(0).json();
-    let lodgify = json["definitions"].as_array().unwrap().iter().find(|d| d["provider"] == "LODGIFY").unwrap().clone();
-    assert_eq!((lodgify["state"].as_str(), lodgify["released"].as_str()), (Some("unmanaged"), Some("lodgify.yaml")));
+fn what_a_branch_stops_protecting_is_shown_in_every_format_and_can_be_pending() {
+    let without = |part: &str| PROTECTED.replace(part, "");
+    let item = |provider: Value, what: &str, path: &str| json!({"provider": provider, "what": what, "path": path});
+    let hostaway = |part: &str| item(json!("HOSTAWAY"), "part", part);
+    // (the file, what becomes of it, what that loosens, how GitHub shows it)
+    let cases = [
+        (
+            "lodgify.yaml",
+            None,
+            vec![item(json!("LODGIFY"), "file", "lodgify.yaml")],
+            "::warning title=no longer protected::LODGIFY: lodgify.yaml is removed",
+        ),
+        (
+            "workspace.yaml",
+            None,
+            vec![item(Value::Null, "pin", "workspace.yaml")],
+            "::warning title=no longer protected::workspace.yaml: the pin to the workspace acme-production is removed",
+        ),
+        (
+            "lodgify.yaml",
+            Some(format!("{LODGIFY}{HOLD}")),
+            vec![item(json!("LODGIFY"), "hold", "hold")],
+            "::warning file=definitions/lodgify.yaml,title=no longer protected::LODGIFY: put on hold until 2099-12-31",
+        ),
+        (
+            "hostaway.yaml",
+            Some(without("icon: https://cdn.example.com/a.png\n")),
+            vec![hostaway("icon")],
+            "::warning file=definitions/hostaway.yaml,title=no longer protected::HOSTAWAY: icon is no longer managed",
+        ),
+        (
+            "hostaway.yaml",
+            Some(without("fieldsToSync:\n  listing: [name]\n")),
+            vec![hostaway("fieldsToSync.listing")],
+            "::warning file=definitions/hostaway.yaml,title=no longer protected::HOSTAWAY: fieldsToSync.listing",
+        ),
+        (
+            "hostaway.yaml",
+            Some(without("  headers: {x-tenant: acme}\n")),
+            vec![hostaway("partnerKey.headers")],
+            "::warning file=definitions/hostaway.yaml,title=no longer protected::HOSTAWAY: partnerKey.headers",
+        ),
+        (
+            "hostaway.yaml",
+            Some(without("partnerKey:\n  headers: {x-tenant: acme}\n  queryParams: {client: acme}\n")),
+            vec![hostaway("partnerKey.headers"), hostaway("partnerKey.queryParams")],
+            "::warning file=definitions/hostaway.yaml,title=no longer protected::HOSTAWAY: partnerKey.queryParams",
+        ),
+    ];
+    for (file, text, loosened, annotation) in cases {
+        let checkout = protected();
+        match text {
+            Some(text) => _ = checkout.branch(file, &text),
+            None => {
+                std::fs::remove_file(checkout.world.definitions().join(file)).unwrap();
+                checkout.branch("notes.txt", "");
+            }
+        }
+        let json = checkout.plan(&["--format", "json", "--detailed-exitcode"]).exits(0).json();
+        assert_eq!(json["loosened"], json!(loosened));
+        let places = if loosened.len() == 1 { "1 place".to_owned() } else { format!("{} places", loosened.len()) };
+        let headline = format!("this branch changes nothing in Calry and loosens protection in {places}");
+        checkout.plan(&[]).exits(0).says("This branch stops protecting").says(&headline[1..]);
+        let comment = checkout.plan(&["--format", "markdown"]).exits(0).out;
+        assert!(comment.lines().next().unwrap().ends_with(&headline), "{comment}");
+        assert_eq!(comment.lines().filter(|line| line.starts_with("- ")).count(), loosened.len(), "{comment}");
+        let github = checkout.plan(&["--format", "github"]).exits(0).out;
+        assert!(github.lines().any(|line| line.starts_with(annotation)), "{annotation}\n{github}");
+        checkout.plan(&["--detailed-exitcode", "--fail-on-loosened"]).exits(2);
+    }
+    // Asking for one half of it is a mistake that nobody would notice.
+    let checkout = protected();
+    checkout.plan(&["--fail-on-loosened"]).exits(64);
+    checkout.world.run(&["plan", "--fail-on-loosened", "--detailed-exitcode"]).exits(64);
+}
+
+#[test]
+fn a_hold_that_gets_longer_loosens_and_one_that_ends_sooner_or_is_over_does_not() {
+    for (before, after, loosened) in [
+        ("2099-12-30", Some("2099-12-31"), 1),
+        ("2099-12-31", Some("2099-12-31"), 0),
+        ("2099-12-31", Some("2099-12-30"), 0),
+        ("2099-12-31", None, 0),
+        ("2020-01-01", Some("2099-12-31"), 1),
+        ("2020-01-01", Some("2020-01-02"), 0),
+    ] {
+        let mut checkout = protected();
+        let hold = |until: &str| format!("{LODGIFY}hold: {{until: {until}, reason: OPS-1}}\n");
+        checkout.world.write("lodgify.yaml", &hold(before));
+        checkout.main = checkout.commit("refs/heads/main", &[checkout.main]);
+        checkout.branch("lodgify.yaml", &after.map_or_else(|| LODGIFY.to_owned(), hold));
+        let json = checkout.plan(&["--format", "json"]).exits(0).json();
+        assert_eq!(json["loosened"].as_array().unwrap().len(), loosened, "{before} {after:?}");
+    }
+}
+
+#[test]
+fn what_is_still_protected_is_not_called_loosened() {
+    let checkout = protected();
+    // The file is renamed, its parts are in another order, a group is empty: all of it is managed as before.
+    std::fs::rename(
+        checkout.world.definitions().join("lodgify.yaml"),
+        checkout.world.definitions().join("lodgify.yml"),
+    )
+    .unwrap();
+    checkout.branch("hostaway.yaml", &PROTECTED.replace("[name]", "[]"));
+    checkout.branch("guesty.yaml", &format!("{}{HOLD}", LODGIFY.replace("LODGIFY", "GUESTY")));
+    let json = checkout.plan(&["--format", "json"]).json();
+    assert_eq!(json["loosened"], json!([]));
+    // Without a base nothing is known of it.
+    let json = checkout.world.run(&["plan", "--format", "json"]).json();
+    assert_eq!(json.get("loosened"), None);
+    // A pin of another workspace stops the plan by itself; an invalid file is an error by itself.
+    checkout.branch("workspace.yaml", "slug: acme-staging\n");
+    checkout.plan(&[]).exits(1).says("acme-staging");
+    let checkout = protected();
+    checkout.branch("hostaway.yaml", "provider: HOSTAWAY\nicn: x\n");
+    assert_eq!(checkout.plan(&["--format", "json"]).exits(3).json()["loosened"], json!([]));
+    // Other providers do not count where one is named; the pin always does.
+    let checkout = protected();
+    std::fs::remove_file(checkout.world.definitions().join("workspace.yaml")).unwrap();
+    checkout.branch("hostaway.yaml", "provider: HOSTAWAY\n");
+    let json = checkout.plan(&["--format", "json", "--only", "LODGIFY"]).exits(0).json();
+    assert_eq!(json["loosened"], json!([{"provider": null, "what": "pin", "path": "workspace.yaml"}]));
 }
 
 #[test]

@@ -38,6 +38,10 @@ pub(super) struct PlanArgs {
     /// Let drift that was there before count as pending, too
     #[arg(long, requires = "base", requires = "detailed_exitcode")]
     fail_on_drift: bool,
+    /// Exit with 2 as well when the branch stops protecting something: a removed file or workspace pin, a part that is no
+    /// longer managed, a new or longer hold
+    #[arg(long, requires = "base", requires = "detailed_exitcode")]
+    fail_on_loosened: bool,
     /// Plan against a snapshot in place of Calry, without an API key
     #[arg(long = "live", value_name = "FILE|URL", value_parser = |text: &str| LiveSource::parse(text).map(Arc::new), conflicts_with = "sandbox")]
     snapshot: Option<Arc<LiveSource>>,
@@ -121,7 +125,11 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     let due = |origin| look.plan.entries.iter().any(|entry| entry.is_due_to(origin));
     let pending = match &args.base {
         None => look.plan.steps().next().is_some(),
-        Some(_) => due(Origin::Branch) || args.fail_on_drift && due(Origin::Drift),
+        Some(_) => {
+            due(Origin::Branch)
+                || args.fail_on_drift && due(Origin::Drift)
+                || args.fail_on_loosened && !look.plan.loosened.is_empty()
+        }
     };
     Ok(Exit::of(failed, looked.is_invalid(), args.detailed_exitcode && pending))
 }

@@ -396,8 +396,16 @@ mod tests {
     fn looked(verdict: Verdict) -> PassResult {
         let provider = Provider::parse("HOSTAWAY").ok();
         let workspace = Workspace { id: "a".to_owned(), name: String::new(), slug: String::new() };
-        let entry = Entry { provider, file: None, verdict, unresolved: Vec::new(), origins: None, released: None };
-        let plan = Plan { workspace, revision: None, entries: vec![entry], digest: None, base: None, snapshot: None };
+        let entry = Entry { provider, file: None, verdict, unresolved: Vec::new(), origins: None };
+        let plan = Plan {
+            workspace,
+            revision: None,
+            entries: vec![entry],
+            digest: None,
+            base: None,
+            loosened: Vec::new(),
+            snapshot: None,
+        };
         PassResult::Observed(plan)
     }
 

@@ -46,7 +46,7 @@ fn change() -> Change {
 
 fn entry(provider: &str, verdict: Verdict) -> Entry {
     let provider = Provider::parse(provider).ok();
-    Entry { provider, file: None, verdict, unresolved: Vec::new(), origins: None, released: None }
+    Entry { provider, file: None, verdict, unresolved: Vec::new(), origins: None }
 }
 
 fn live(provider: &str) -> Arc<Live> {
@@ -80,7 +80,7 @@ fn due(provider: &str, cause: Cause) -> Entry {
 
 fn plan(entries: Vec<Entry>) -> Plan {
     let workspace = Workspace { id: "a".to_owned(), name: String::new(), slug: "acme".to_owned() };
-    Plan { workspace, revision: None, entries, digest: None, base: None, snapshot: None }
+    Plan { workspace, revision: None, entries, digest: None, base: None, loosened: Vec::new(), snapshot: None }
 }
 
 /// A plan that was carried out: these providers were due, and came out like that; the others are as the verdicts say.

@@ -48,6 +48,8 @@ pub fn plan(
     unreadable: &[(Provider, String)],
     context: Context<'_>,
 ) -> Plan {
+    let files: Vec<Input> = files.into_iter().collect();
+    let loosened = context.base.map(|base| base.loosened(&files, context.today)).unwrap_or_default();
     let mut live: BTreeMap<Provider, Live> = live.into_iter().map(|l| (l.provider.clone(), l)).collect();
     let mut managed = BTreeSet::new();
     let mut entries: Vec<Entry> = Vec::new();
@@ -72,10 +74,9 @@ pub fn plan(
             }
             _ => Verdict::Invalid,
         };
-        entries.push(Entry { provider, file: Some(file), verdict, unresolved, origins, released: None });
+        entries.push(Entry { provider, file: Some(file), verdict, unresolved, origins });
     }
     entries.extend(live.into_keys().filter(|provider| !managed.contains(provider)).map(|provider| Entry {
-        released: context.base.and_then(|base| Some(base.desired.get(&provider)?.file.clone())),
         provider: Some(provider),
         file: None,
         verdict: Verdict::Unmanaged,
@@ -88,7 +89,7 @@ pub fn plan(
     let digest =
         entries.iter().all(|e| e.unresolved.is_empty()).then(|| Digest::of(&workspace, context.method, &entries));
     let base = context.base.map(|base| base.commit.clone());
-    Plan { workspace, revision, entries, digest, base, snapshot: None }
+    Plan { workspace, revision, entries, digest, base, loosened, snapshot: None }
 }
 
 fn verdict(desired: Arc<Desired>, live: Arc<Live>, changes: Vec<Change>, context: Context<'_>) -> Verdict {

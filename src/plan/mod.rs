@@ -9,6 +9,7 @@ mod change;
 mod diff;
 mod digest;
 mod guard;
+mod loosened;
 mod origin;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use change::{Change, KeyChange, Mismatch, Value, dotted};
 pub use diff::{Context, Input, Refreshed, plan, refresh, verify};
 pub use digest::{Digest, InvalidDigest};
 pub use guard::{Approved, Limits, Refusal, Refused};
+pub use loosened::{Loosened, PinChange};
 pub use origin::{Base, BaseFile, Origin};
 
 /// What would change, provider by provider, and why the rest would not.
@@ -35,6 +37,8 @@ pub struct Plan {
     pub digest: Option<Digest>,
     /// The id of the commit that this branch began with, where changes are told apart by their origin.
     pub base: Option<String>,
+    /// What this branch stops protecting, in comparison with its base.
+    pub loosened: Vec<Loosened>,
     /// When the snapshot was taken that stands for the live state (RFC 3339); `None` where Calry itself was asked.
     pub snapshot: Option<String>,
 }
@@ -52,8 +56,6 @@ pub struct Entry {
     pub unresolved: Vec<Unresolved>,
     /// Where each of the [changes](Self::changes) comes from, in their order; `None` without a base.
     pub origins: Option<Vec<Origin>>,
-    /// The file that this branch took away; git managed the provider until then.
-    pub released: Option<String>,
 }
 
 /// What is to be done about one provider.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 
-use super::{Change, Entry, Verdict};
+use super::{Change, Entry, PinChange, Verdict};
 use crate::model::{Desired, Half, Provider};
 
 /// Where a change comes from.
@@ -41,6 +41,8 @@ pub struct Base {
     pub commit: String,
     /// What each provider's file wanted; one that could not be used wanted nothing.
     pub desired: BTreeMap<Provider, BaseFile>,
+    /// The workspace pin, where this branch removed or changed it.
+    pub pin: Option<PinChange>,
 }
 
 /// One file of the base.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::path_from_root;
 use super::text::{brief, counts, mismatched, origins};
-use super::view::parts;
+use super::view::{loosened, parts};
 use crate::apply::{Outcome, Report};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, printable};
 use crate::plan::{Origin, Payload, Plan, Verdict};
@@ -24,7 +24,7 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
         let place = diagnostic.excerpt.as_ref();
         let help = diagnostic.help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
         let message = format!("{}{help}", diagnostic.message);
-        annotation(&mut out, level, directory, &diagnostic.file, place, diagnostic.code.as_str(), &message);
+        annotation(&mut out, level, directory, Some(&diagnostic.file), place, diagnostic.code.as_str(), &message);
     }
     out
 }
@@ -33,8 +33,20 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
 #[must_use]
 pub fn plan(plan: &Plan, directory: &str) -> String {
     let mut out = String::new();
+    for item in &plan.loosened {
+        let (label, sentence) = loosened(item, printable);
+        annotation(
+            &mut out,
+            "warning",
+            directory,
+            item.file(),
+            None,
+            "no longer protected",
+            &format!("{label}: {sentence}"),
+        );
+    }
     for (origin, part) in parts(plan).iter().flat_map(|(origin, parts)| parts.iter().map(move |part| (origin, part))) {
-        let file = part.entry.file.as_deref().unwrap_or_default();
+        let file = part.entry.file.as_deref();
         let (level, title, message) = match (&part.step.payload, origin) {
             (Payload::Masked(_), _) => {
                 ("warning", "cannot be applied", part.step.payload.refusal().unwrap_or_default())
@@ -56,7 +68,7 @@ pub fn plan(plan: &Plan, directory: &str) -> String {
             // A missing provider is among the diagnostics, at its line.
             _ => continue,
         };
-        annotation(&mut out, level, directory, file, None, title, &message);
+        annotation(&mut out, level, directory, Some(file), None, title, &message);
     }
     let origins = if plan.base.is_some() { format!(". {}", origins(plan)) } else { String::new() };
     let digest = plan.digest.as_ref().map(|digest| format!(" ({digest})")).unwrap_or_default();
@@ -100,18 +112,18 @@ fn annotation(
     out: &mut String,
     level: &str,
     directory: &str,
-    file: &str,
+    file: Option<&str>,
     place: Option<&Excerpt>,
     title: &str,
     message: &str,
 ) {
-    let path = path_from_root(directory, file);
+    let file = file.map(|file| format!("file={},", property(&path_from_root(directory, file)))).unwrap_or_default();
     let place = place
         .map(|e| {
-            format!(",line={line},endLine={line},col={},endColumn={}", e.column, e.column + e.width, line = e.line)
+            format!("line={line},endLine={line},col={},endColumn={},", e.column, e.column + e.width, line = e.line)
         })
         .unwrap_or_default();
-    let _ = writeln!(out, "::{level} file={}{place},title={}::{}", property(&path), property(title), data(message));
+    let _ = writeln!(out, "::{level} {file}{place}title={}::{}", property(title), data(message));
 }
 
 fn data(text: &str) -> String {

@@ -19,9 +19,21 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<Snapshot<'a>>,
     definitions: Vec<Definition<'a>>,
+    /// Known where there is a base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loosened: Option<Vec<LoosenedItem<'a>>>,
     diagnostics: Vec<Problem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+}
+
+/// What this branch stops protecting.
+#[derive(Serialize)]
+struct LoosenedItem<'a> {
+    /// Null for the workspace pin.
+    provider: Option<&'a str>,
+    what: &'static str,
+    path: &'a str,
 }
 
 /// Where this branch began.
@@ -44,9 +56,6 @@ struct Definition<'a> {
     file: Option<&'a str>,
     state: &'static str,
     changes: Vec<ChangeItem>,
-    /// The file that this branch removed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    released: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hold: Option<Hold>,
     /// The hold that is over.
@@ -248,6 +257,7 @@ pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, er
         base: plan.base.as_deref().map(|commit| BaseCommit { commit }),
         snapshot: plan.snapshot.as_deref().map(|taken_at| Snapshot { taken_at }),
         definitions: plan.entries.iter().map(|entry| definition(entry, diagnostics, report)).collect(),
+        loosened: plan.base.is_some().then(|| plan.loosened.iter().map(LoosenedItem::from).collect()),
         diagnostics: diagnostics.iter().map(Problem::from).collect(),
         error,
     };
@@ -305,7 +315,6 @@ fn definition<'a>(entry: &'a Entry, diagnostics: &[Diagnostic], report: Option<&
         file: entry.file.as_deref(),
         state: entry.verdict.state(),
         changes: changes(entry),
-        released: entry.released.as_deref(),
         hold: hold(entry),
         ended_hold: entry.ended_hold().map(Hold::from),
         unresolved: entry
@@ -376,6 +385,12 @@ impl From<&model::Revision> for Revision {
     fn from(revision: &model::Revision) -> Self {
         let model::Revision { commit, subject, author, time, dirty } = revision.clone();
         Self { commit, subject, author, time, dirty }
+    }
+}
+
+impl<'a> From<&'a plan::Loosened> for LoosenedItem<'a> {
+    fn from(item: &'a plan::Loosened) -> Self {
+        Self { provider: item.provider().map(|p| p.as_str()), what: item.what(), path: item.path() }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::text::{brief, counts, named, not_compared};
-use super::view::{DiffLine, Part, diff, parts};
+use super::view::{DiffLine, Part, branch, diff, loosened, parts};
 use crate::apply::Report;
 use crate::model::{Diagnostic, ellipsize, printable, short_commit};
 use crate::plan::{Change, Entry, Origin, Payload, Plan, Verdict};
@@ -27,6 +27,20 @@ pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, di
         out.always(&format!("{}; {drifted} had drifted before.\n\n", counts(&plan.summary())));
     }
 
+    if !plan.loosened.is_empty() {
+        out.always("**This branch stops protecting:**\n\n");
+        let mut cut = 0;
+        for item in &plan.loosened {
+            let (label, sentence) = loosened(item, |text| code(text, 80));
+            if !out.fits(&format!("- {}: {sentence}\n", code(label, 80)), MAX - MAX_TABLE / 2) {
+                cut += 1;
+            }
+        }
+        if cut > 0 {
+            out.always(&format!("- and {cut} more\n"));
+        }
+        out.always("\n");
+    }
     let parts = parts(plan);
     table(&mut out, plan, &parts, report);
     problems(&mut out, diagnostics, directory);
@@ -61,15 +75,10 @@ fn verdict(plan: &Plan, report: Option<&Report>) -> String {
         return format!("{done} of {} applied", report.results.len());
     }
     let summary = plan.summary();
-    if summary.invalid + summary.missing > 0 {
-        return counts(&summary);
-    }
-    let due = plan.entries.iter().filter(|entry| entry.is_due_to(Origin::Branch)).count();
-    match (&plan.base, due, summary.update) {
-        (Some(_), 0, _) => "this branch changes nothing".to_owned(),
-        (Some(_), 1, _) => "this branch changes 1 provider".to_owned(),
-        (Some(_), n, _) => format!("this branch changes {n} providers"),
-        (None, _, 0) => "in sync".to_owned(),
+    match (&plan.base, summary.update, summary.invalid + summary.missing) {
+        (Some(_), _, 0) => branch(plan),
+        (Some(_), _, _) => format!("{}; {}", counts(&summary), branch(plan)),
+        (None, 0, 0) => "in sync".to_owned(),
         (None, _, _) => counts(&summary),
     }
 }
@@ -147,7 +156,7 @@ fn in_short(changes: &[&Change]) -> String {
 fn untouched(entry: &Entry) -> Option<(String, String)> {
     let file = entry.file.as_deref().map(|file| code(file, 80)).unwrap_or_default();
     let why = match &entry.verdict {
-        Verdict::Update(_) | Verdict::InSync(..) => return None,
+        Verdict::Update(_) | Verdict::InSync(..) | Verdict::Unmanaged => return None,
         Verdict::Held { hold, pending } => {
             let reason = hold.reason.as_deref().map(|reason| format!(": {}", code(reason, 200))).unwrap_or_default();
             let what = if pending.is_empty() {
@@ -160,10 +169,6 @@ fn untouched(entry: &Entry) -> Option<(String, String)> {
         Verdict::Invalid => format!("{file} has errors"),
         Verdict::Missing => format!("{file} names it, and the workspace does not have it"),
         Verdict::Unreadable(problem) => code(problem, 300),
-        Verdict::Unmanaged => {
-            let file = code(entry.released.as_deref()?, 80);
-            format!("**this branch** removes {file}: git no longer manages it, and Calry keeps what it has")
-        }
     };
     Some(("nothing".to_owned(), why))
 }

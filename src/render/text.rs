@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
-use super::view::{DiffLine, Part, diff, parts, references};
+use super::view::{DiffLine, Part, branch, diff, loosened, parts, references};
 use crate::apply::{Outcome, Report};
 use crate::model::{ellipsize, printable, short_commit};
 use crate::plan::{Change, Entry, Mismatch, Missing, Origin, Payload, Plan, Summary, Unresolved, Value, Verdict};
@@ -42,6 +42,14 @@ pub fn plan(plan: &Plan) -> String {
         let _ = writeln!(out, "{DIM}live state as of {}, from a snapshot{DIM:#}", printable(taken));
     }
     out.push('\n');
+    if !plan.loosened.is_empty() {
+        let _ = writeln!(out, "{RED}{BOLD}This branch stops protecting{BOLD:#}{RED:#}");
+        for item in &plan.loosened {
+            let (label, sentence) = loosened(item, printable);
+            let _ = writeln!(out, "  {label:<LABEL$} {}", wrapped(&sentence, 2 + column(label), LABEL + 3));
+        }
+        out.push('\n');
+    }
     for (origin, parts) in parts(plan) {
         if let Some(origin) = origin.filter(|_| !parts.is_empty()) {
             let _ = writeln!(out, "{BOLD}{}{BOLD:#}\n", heading(origin));
@@ -98,13 +106,8 @@ fn heading(origin: Origin) -> &'static str {
 
 /// Whose changes a plan with a base has: `This branch changes 1 provider; 2 had drifted before.`
 pub(super) fn origins(plan: &Plan) -> String {
-    let count = |origin| plan.entries.iter().filter(|entry| entry.is_due_to(origin)).count();
-    let branch = match count(Origin::Branch) {
-        0 => "This branch changes nothing in Calry".to_owned(),
-        1 => "This branch changes 1 provider".to_owned(),
-        n => format!("This branch changes {n} providers"),
-    };
-    match count(Origin::Drift) {
+    let branch = branch(plan).replacen('t', "T", 1);
+    match plan.entries.iter().filter(|entry| entry.is_due_to(Origin::Drift)).count() {
         0 => format!("{branch}; none had drifted before."),
         n => format!("{branch}; {n} had drifted before."),
     }
@@ -185,10 +188,7 @@ fn untouched(entry: &Entry) -> Option<(String, String)> {
         Verdict::Unreadable(problem) => {
             format!("unreadable: Calry's definition cannot be read: {}", printable(problem))
         }
-        Verdict::Unmanaged => match &entry.released {
-            None => "unmanaged: it has no file".to_owned(),
-            Some(file) => format!("unmanaged: this branch removes {}, and Calry keeps what it has", printable(file)),
-        },
+        Verdict::Unmanaged => "unmanaged: it has no file".to_owned(),
     };
     Some((printable(entry.label()), why))
 }

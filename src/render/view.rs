@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
-use crate::model::{Half, Live, SecretName, printable};
-use crate::plan::{Change, Entry, KeyChange, Origin, Plan, Step, Verdict};
+use crate::model::{Half, Live, Provider, SecretName, printable};
+use crate::plan::{Change, Entry, KeyChange, Loosened, Origin, PinChange, Plan, Step, Verdict};
 
 #[derive(Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -103,6 +103,41 @@ pub(super) fn diff(part: &Part<'_>) -> Vec<DiffLine> {
         }));
     }
     lines
+}
+
+/// Which provider, or file, a branch stops protecting, and how. Foreign text in the sentence goes through `quote`.
+pub(super) fn loosened(item: &Loosened, quote: impl Fn(&str) -> String) -> (&str, String) {
+    let label = item.provider().map_or(Loosened::PIN_FILE, Provider::as_str);
+    let sentence = match item {
+        Loosened::File { file, .. } => {
+            format!("{} is removed: no longer managed, Calry keeps what it has", quote(file))
+        }
+        Loosened::Part { path, .. } => format!("{} is no longer managed", quote(path)),
+        Loosened::Hold { until, before: None, .. } => format!("put on hold until {until}"),
+        Loosened::Hold { until, before: Some(before), .. } => format!("hold extended from {before} to {until}"),
+        Loosened::Pin(PinChange { before, after: None }) => {
+            format!("the pin to the workspace {} is removed", quote(before.as_str()))
+        }
+        Loosened::Pin(PinChange { before, after: Some(after) }) => {
+            format!("the pin changes from {} to {}", quote(before.as_str()), quote(after.as_str()))
+        }
+    };
+    (label, sentence)
+}
+
+/// What a branch does to Calry and to what git protects there: `this branch changes nothing and loosens protection in 2
+/// places`.
+pub(super) fn branch(plan: &Plan) -> String {
+    let changes = match plan.entries.iter().filter(|entry| entry.is_due_to(Origin::Branch)).count() {
+        0 => "changes nothing in Calry".to_owned(),
+        1 => "changes 1 provider".to_owned(),
+        n => format!("changes {n} providers"),
+    };
+    match plan.loosened.len() {
+        0 => format!("this branch {changes}"),
+        1 => format!("this branch {changes} and loosens protection in 1 place"),
+        n => format!("this branch {changes} and loosens protection in {n} places"),
+    }
 }
 
 /// How a list of references reads: `${secret:a}, ${secret:b}`.

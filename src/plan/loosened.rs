@@ -1,0 +1,140 @@
+//! What a branch stops protecting: a difference between the base's files and the branch's that changes nothing in Calry, and
+//! after which console edits survive that git undid before.
+//!
+//! Only files are compared: the live state has no say. A file that is renamed still manages its provider. A file that is
+//! invalid on either side says nothing here; that is an error by itself.
+
+use std::collections::BTreeMap;
+
+use jiff::civil::Date;
+
+use super::{Base, BaseFile, Input, dotted};
+use crate::model::{Desired, Half, Hold, Provider, Slug};
+
+/// One protection that the branch takes away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loosened {
+    /// No file manages the provider any more.
+    File {
+        /// The provider.
+        provider: Provider,
+        /// The file that was removed.
+        file: String,
+    },
+    /// The provider's file no longer manages a part.
+    Part {
+        /// The provider.
+        provider: Provider,
+        /// Its file.
+        file: String,
+        /// The part: `icon`, a section of the partner key, or a group of fields.
+        path: String,
+    },
+    /// Changes to the provider are suspended, or for longer than before.
+    Hold {
+        /// The provider.
+        provider: Provider,
+        /// Its file.
+        file: String,
+        /// The last day of the hold.
+        until: Date,
+        /// The last day that the base had, where it had a hold in force.
+        before: Option<Date>,
+    },
+    /// The pin of the workspace.
+    Pin(PinChange),
+}
+
+/// A workspace pin that the branch removed or changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinChange {
+    /// The workspace that the base was pinned to.
+    pub before: Slug,
+    /// The workspace that the branch is pinned to.
+    pub after: Option<Slug>,
+}
+
+impl Loosened {
+    /// The file that pins the workspace.
+    pub const PIN_FILE: &'static str = "workspace.yaml";
+
+    /// The provider that loses a protection; `None` for the pin, which protects all of them.
+    #[must_use]
+    pub const fn provider(&self) -> Option<&Provider> {
+        match self {
+            Self::File { provider, .. } | Self::Part { provider, .. } | Self::Hold { provider, .. } => Some(provider),
+            Self::Pin(_) => None,
+        }
+    }
+
+    /// The kind's name in every output.
+    #[must_use]
+    pub const fn what(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "file",
+            Self::Part { .. } => "part",
+            Self::Hold { .. } => "hold",
+            Self::Pin(_) => "pin",
+        }
+    }
+
+    /// What is lost: a file's name for `file` and `pin`, a place in the file for `part` and `hold`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::File { file, .. } => file,
+            Self::Part { path, .. } => path,
+            Self::Hold { .. } => "hold",
+            Self::Pin(_) => Self::PIN_FILE,
+        }
+    }
+
+    /// The file of the branch that shows it; `None` where the branch has none.
+    #[must_use]
+    pub fn file(&self) -> Option<&str> {
+        match self {
+            Self::Part { file, .. } | Self::Hold { file, .. } => Some(file),
+            Self::Pin(PinChange { after: Some(_), .. }) => Some(Self::PIN_FILE),
+            Self::Pin(PinChange { after: None, .. }) | Self::File { .. } => None,
+        }
+    }
+}
+
+impl Base {
+    /// What the branch with these files stops protecting: the pin, then provider by provider.
+    pub(super) fn loosened(&self, files: &[Input], today: Date) -> Vec<Loosened> {
+        let now: BTreeMap<&Provider, &Input> =
+            files.iter().filter_map(|file| Some((file.provider.as_ref()?, file))).collect();
+        let mut all: Vec<Loosened> = self.pin.iter().cloned().map(Loosened::Pin).collect();
+        for (provider, BaseFile { file, desired: before }) in &self.desired {
+            match now.get(provider) {
+                None => all.push(Loosened::File { provider: provider.clone(), file: file.clone() }),
+                Some(Input { file, desired: Some(after), .. }) => {
+                    let Some(before) = before else { continue };
+                    for path in parts(before).into_iter().filter(|path| !parts(after).contains(path)) {
+                        all.push(Loosened::Part { provider: provider.clone(), file: file.clone(), path });
+                    }
+                    let in_force = |hold: &Option<Hold>| hold.as_ref().filter(|h| h.in_force(today)).map(|h| h.until);
+                    if let Some(until) = in_force(&after.hold)
+                        && in_force(&before.hold) < Some(until)
+                    {
+                        let (provider, file) = (provider.clone(), file.clone());
+                        all.push(Loosened::Hold { provider, file, until, before: in_force(&before.hold) });
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        all
+    }
+}
+
+/// The paths of the parts that a definition manages.
+fn parts(desired: &Desired) -> Vec<String> {
+    // Destructured in full, so that a new managed part does not compile until its removal is noticed.
+    let Desired { provider: _, icon, partner_key, fields, hold: _ } = desired;
+    let icon = icon.iter().map(|_| "icon".to_owned());
+    let sections = Half::BOTH.into_iter().filter(|half| partner_key.half(*half).is_some());
+    let sections = sections.map(|half| dotted(&["partnerKey", half.key()]));
+    icon.chain(sections).chain(fields.keys().map(|group| dotted(&["fieldsToSync", group]))).collect()
+}

@@ -17,7 +17,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 
-use super::election::{Election, RELEASED, Record, Step, Times};
+use super::election::{Election, Record, Step, Times};
 use super::events::Events;
 use super::{Cluster, said};
 use crate::daemon::{Handle, Leadership, Moment, Trigger};
@@ -296,7 +296,7 @@ impl Lease {
             let Some(mut lease) = self.object.clone() else { break };
             let spec = lease.spec.get_or_insert_default();
             spec.holder_identity = Some(String::new());
-            spec.lease_duration_seconds = Some(i32::try_from(RELEASED.as_secs()).unwrap_or(1));
+            spec.lease_duration_seconds = Some(i32::try_from(self.election.release().as_secs()).unwrap_or(1));
             spec.renew_time = Some(MicroTime(Timestamp::now()));
             lease.annotations_mut().remove(OFFERED);
             match self.write(lease).await {
@@ -304,7 +304,10 @@ impl Lease {
                     self.saw(Some(lease))?;
                     return Ok(true);
                 }
-                Err(Trouble::Conflict) => self.look().await?,
+                Err(Trouble::Conflict) => {
+                    self.election.not_released();
+                    self.look().await?;
+                }
                 Err(trouble) => return Err(trouble),
             }
         }

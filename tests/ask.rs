@@ -307,7 +307,7 @@ fn exactly_the_plan_that_was_approved_is_let_through_and_once() {
 
     // The limit holds for the next plan.
     world.write("hostaway.yaml", &file("HOSTAWAY", "name")).write("guesty.yaml", &file("GUESTY", "name"));
-    daemon.line("the plan is refused");
+    daemon.line("plan refused");
     until("it is told", || daemon.status()["lastPass"]["result"] == "refused");
     assert_ne!(pending(&mut daemon), digest);
     is_refused(&approve(&mut daemon, &digest), 409, "files or live state have changed since");
@@ -322,12 +322,12 @@ fn an_approval_is_forgotten_when_the_plan_is_another() {
     assert!(world.sandbox.modify("GUESTY", |live| live["fieldsToSync"]["listing"]["pictures"] = json!(true)));
     assert_eq!(approve(&mut daemon, &digest).code, 202);
     daemon.line("is forgotten: files or live state have changed since");
-    daemon.line("pass 2 (request): the plan is refused");
+    daemon.line("pass 2 (request): plan refused");
     assert!(world.updates().is_empty());
     // Neither does it come back with the plan.
     assert!(world.sandbox.modify("GUESTY", |live| live["fieldsToSync"]["listing"]["pictures"] = json!(false)));
     post(&daemon.address(), "/api/v1/reconcile", "", "");
-    daemon.line("pass 3 (request): the plan is refused");
+    daemon.line("pass 3 (request): plan refused");
     assert!(world.updates().is_empty());
 }
 

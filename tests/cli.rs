@@ -354,7 +354,7 @@ fn validate_opens_no_socket_and_needs_no_key_and_no_secret() {
 #[test]
 fn apply_without_yes_and_without_a_terminal_refuses_and_sends_nothing() {
     let world = world(UPDATE);
-    world.run(&["apply"]).exits(1).says("there is no terminal to ask on").says("apply it with --yes");
+    world.run(&["apply"]).exits(1).says("there is no terminal for the prompt").says("apply it with --yes");
     assert!(world.updates().is_empty());
     world.write("hostaway.yaml", IN_SYNC).run(&["apply"]).exits(0);
 }
@@ -365,7 +365,7 @@ fn apply_with_an_invalid_file_changes_nothing_and_plan_shows_the_rest() {
     world.write("guesty.yaml", BROKEN);
     let plan = world.run(&["plan", "--format", "json"]).exits(3).says("definitions/guesty.yaml:3:12");
     assert_eq!((state(&plan, "HOSTAWAY"), state(&plan, "GUESTY")), ("update".to_owned(), "invalid".to_owned()));
-    world.run(&["apply", "--yes"]).exits(3).says("nothing was changed; mend them");
+    world.run(&["apply", "--yes"]).exits(3).says("nothing was changed; fix them");
     assert!(world.updates().is_empty());
 }
 
@@ -452,8 +452,8 @@ fn without_secrets_at_hand_everything_else_is_compared_and_there_is_no_digest() 
     let world = world(UPDATE);
     world.write("guesty.yaml", &format!("{SECRET}fieldsToSync:\n  listing: [name, pictures]\n"));
     let text = world.run(&["plan", "--secrets-unavailable"]).exits(0);
-    let text = text.says("partnerKey.headers.x-api-key: ${secret:guesty-key} will be resolved at apply time");
-    assert!(text.out.contains("+    pictures: true") && !text.out.contains("sha256:"), "{}", text.out);
+    let text = text.says("partnerKey.headers.x-api-key: ${secret:guesty-key} is resolved at apply time");
+    assert!(text.out.contains("+ pictures  off -> on") && !text.out.contains("sha256:"), "{}", text.out);
     let json = world.run(&["plan", "--secrets-unavailable", "--detailed-exitcode", "--format", "json"]).exits(2).json();
     assert_eq!(json["digest"], Value::Null);
     assert_eq!(json["summary"]["update"], 2);
@@ -480,7 +480,7 @@ fn too_many_changes_are_refused_and_an_approved_digest_lets_exactly_that_plan_th
     world.write("guesty.yaml", &UPDATE.replace("HOSTAWAY", "GUESTY"));
     let digest = world.run(&["plan", "--format", "json"]).json()["digest"].as_str().unwrap().to_owned();
     let refused = world.run(&["apply", "--yes", "--max-changes", "1"]).exits(1);
-    refused.says("would change 2 providers, and --max-changes allows 1").says(&format!("apply --approve {digest}"));
+    refused.says("it changes 2 providers; --max-changes allows 1").says(&format!("apply --approve {digest}"));
     world.run(&["run", "--once", "--max-changes", "1"]).exits(1).says(&digest);
     let other = format!("sha256:{}", "0".repeat(64));
     for limit in [&[][..], &["--max-changes", "1"]] {
@@ -495,7 +495,7 @@ fn too_many_changes_are_refused_and_an_approved_digest_lets_exactly_that_plan_th
         changed
     });
     let approve = ["apply", "--yes", "--max-changes", "1", "--approve"];
-    world.run(&[&approve[..], &[&digest]].concat()).exits(1).says("look at the new plan");
+    world.run(&[&approve[..], &[&digest]].concat()).exits(1).says("Review the new plan");
     assert!(world.updates().is_empty());
     let digest = world.run(&["plan", "--format", "json"]).json()["digest"].as_str().unwrap().to_owned();
     world.run(&[&approve[..], &[&digest]].concat()).exits(0);
@@ -584,7 +584,7 @@ fn every_outcome_has_its_name_in_json() {
 fn the_built_in_sandbox_serves_the_repositorys_own_definitions_and_real_keys_stay_at_home() {
     let mut world = example();
     world.env("CALRY_API_KEY_FILE", "/nowhere/key");
-    world.run(&["plan", "--sandbox"]).exits(0).says("Plan: 12 to update, 7 in sync, 1 held, 2 unmanaged.");
+    world.run(&["plan", "--sandbox"]).exits(0).says("Plan: 12 providers to update, 7 in sync, 1 on hold, 2 unmanaged.");
     world.run(&["plan", "--sandbox", "--detailed-exitcode"]).exits(2);
     world.run(&["apply", "--sandbox", "--yes"]).exits(0).says("Apply: 12 of 12 applied.");
     world.run(&["run", "--once", "--sandbox"]).exits(0).says("12 updated, 7 in sync, 1 held, 2 unmanaged");
@@ -638,7 +638,7 @@ fn results_go_to_standard_output_and_everything_else_to_standard_error() {
     let ran = world.run(&["plan", "--format", "json"]);
     assert!(ran.json().is_object() && ran.err.contains("error[wrong-type]"));
     let quiet = world.run(&["plan", "-q", "--only", "HOSTAWAY"]).exits(0);
-    assert!(quiet.err.is_empty() && quiet.out.contains("Plan: 1 to update"));
+    assert!(quiet.err.is_empty() && quiet.out.contains("Plan: 1 provider to update, 0 in sync"));
     let plain = world.run(&["plan"]);
     assert!(!plain.out.contains('\u{1b}') && !plain.err.contains('\u{1b}'));
     let coloured = world.run(&["plan", "--color", "always"]);
@@ -681,6 +681,84 @@ fn a_plan_reads_well_on_80_columns() {
     let blind = world.run(&["plan", "--sandbox", "--secrets-unavailable"]).exits(3);
     fits(&blind.out, 80);
     insta::assert_snapshot!("plan_without_secrets", settled(&blind.out));
+}
+
+#[test]
+fn a_diff_has_the_parent_keys_of_every_change_and_no_line_numbers_of_a_file_that_does_not_exist() {
+    let world = example();
+    for command in [&["plan", "--sandbox", "--diff"][..], &["apply", "--sandbox", "--diff", "--yes"]] {
+        let text = world.run(command).exits(0).out;
+        assert!(!text.contains("@@"), "{text}");
+        let (_, hospitable) = text.split_once("~ HOSPITABLE").unwrap();
+        let (hospitable, _) = hospitable.split_once("\n\n").unwrap();
+        let all = |prefix: &str| hospitable.lines().filter(|line| line.starts_with(prefix)).count();
+        assert_eq!((all("    -    contact: true"), all("    +    contact: false")), (1, 1), "{text}");
+        assert_eq!((all("     fieldsToSync:"), all("       listing:")), (1, 1), "{text}");
+    }
+    let markdown = world.run(&["plan", "--sandbox", "--format", "markdown"]).exits(0).out;
+    assert!(!markdown.contains("@@"), "{markdown}");
+    for block in markdown.split("```diff\n").skip(1).filter_map(|block| block.split("\n```").next()) {
+        let top = block.lines().find(|line| !line.trim_start_matches([' ', '+', '-']).starts_with('#')).unwrap();
+        assert!(!top.get(1..).unwrap().starts_with(' '), "a block begins with a top key:\n{block}");
+    }
+}
+
+#[test]
+fn a_field_that_is_switched_off_is_marked_and_counted() {
+    let world = world("provider: HOSTAWAY\nfieldsToSync:\n  listing: [pictures]\n");
+    let text = world.run(&["plan", "--color", "always"]).exits(0).out;
+    assert!(text.contains("\u{1b}[1m\u{1b}[31m- name      on  -> OFF\u{1b}[0m"), "{text:?}");
+    let text = world.run(&["plan"]).exits(0).says("+ pictures  off -> on").says("- name on -> OFF");
+    text.says("Changes: 1 field on, 1 field OFF.").says("Digest: sha256:").says("Next: calry-gitops apply");
+    let markdown = world.run(&["plan", "--format", "markdown"]).exits(0);
+    markdown.says("1 field on, **1 field OFF**").says("`listing.name` **OFF**, `listing.pictures` on");
+}
+
+#[test]
+fn the_next_step_is_the_command_that_applies_what_was_shown() {
+    let world = world(UPDATE);
+    assert!(world.run(&["plan"]).exits(0).out.ends_with("Next: calry-gitops apply\n"));
+    world.run(&["plan", "--only", "HOSTAWAY"]).exits(0).says("Next: calry-gitops apply, with the same options");
+    world.run(&["plan", "--out", "p.json"]).exits(0).says("Next: calry-gitops apply --plan p.json");
+    for args in [&["plan", "--secrets-unavailable", "--format", "json"][..], &["apply", "--yes"], &["plan"]] {
+        assert!(!world.run(args).exits(0).out.contains("Next:"), "{args:?}");
+    }
+}
+
+#[test]
+fn without_changes_the_plan_says_so_in_one_line() {
+    let world = world(IN_SYNC);
+    let ran = world.run(&["plan", "-d", "./definitions/"]).exits(0);
+    assert!(
+        ran.out.ends_with("No changes. acme-production matches ./definitions/ (1 provider; 1 unmanaged).\n"),
+        "{}",
+        ran.out
+    );
+    world.write("guesty.yaml", &HELD.replace("HOSTAWAY", "GUESTY"));
+    world.run(&["plan"]).exits(0).says("No changes. acme-production matches definitions/ (1 provider; 1 on hold).");
+    world.write("boom.yaml", MISSING);
+    assert!(!world.run(&["plan"]).exits(3).out.contains("No changes"));
+}
+
+#[test]
+fn many_missing_secrets_are_one_problem_and_a_missing_key_goes_before_them() {
+    let mut world =
+        world("provider: HOSTAWAY\npartnerKey:\n  headers:\n    x-a: ${secret:one}\n    x-b: ${secret:two}\n");
+    world.write("guesty.yaml", SECRET);
+    let ran = world.run(&["plan"]).exits(3);
+    assert_eq!(ran.err.matches("error[missing-secret]").count(), 1, "{}", ran.err);
+    for row in
+        ["guesty.yaml:3:", "hostaway.yaml:4:10  secret `one` not found", "hostaway.yaml:5:10  secret `two` not found"]
+    {
+        assert!(ran.err.contains(row), "{row} is not in\n{}", ran.err);
+    }
+    ran.says("3 secret references not available").says("--secrets-dir").says("--secrets-unavailable");
+    // Each keeps its place where machines read it.
+    let json = world.run(&["plan", "--format", "json"]).exits(3).json();
+    assert_eq!(json["diagnostics"].as_array().unwrap().len(), 3);
+    world.env.remove("CALRY_API_KEY");
+    let ran = world.run(&["plan"]).exits(1).says("there is no API key");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
 }
 
 #[test]

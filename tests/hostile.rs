@@ -136,7 +136,7 @@ fn two_files_for_one_provider_are_both_refused() {
         world.write(name, "provider: GUESTY\n");
     }
     let ran = world.run(&["plan"]).exits(3).says("definitions/guesty.yaml:1:11").says("definitions/guesty.yml:1:11");
-    assert!(ran.out.contains("Plan: 1 to update, 0 in sync, 2 invalid."), "{}", ran.out);
+    assert!(ran.out.contains("Plan: 1 provider to update, 0 in sync, 2 invalid."), "{}", ran.out);
 }
 
 #[test]

@@ -546,7 +546,7 @@ fn a_missing_secret_is_an_error_left_open_or_made_up() {
     let sources = || variables(&[("CALRY_SECRET_A", "one"), ("CALRY_SECRET_B", "")]);
     let mut strict = loaded(WITH_SECRETS);
     strict.resolve(&variables(&[("CALRY_SECRET_A", "one")]), MissingSecrets::Error);
-    assert_eq!(told(&strict.diagnostics), "5:16:1 missing-secret the secret `b` is not at hand\n");
+    assert_eq!(told(&strict.diagnostics), "5:16:1 missing-secret secret `b` not found\n");
     assert!(strict.diagnostics[0].help.as_ref().unwrap().contains("CALRY_SECRET_B"));
     assert!(strict.files[0].desired.is_none());
 

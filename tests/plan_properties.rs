@@ -8,6 +8,7 @@ use calry_gitops::model::{
     Secret, Template, Update, UpdateMethod, Workspace,
 };
 use calry_gitops::plan::{Applied, Context, Digest, Input, Limits, Payload, Plan, Refusal, Verdict, plan, verify};
+use calry_gitops::render::text;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -206,7 +207,8 @@ proptest! {
         prop_assume!(live.iter().all(without_case_twins));
         let plan = make(&wanted, &live, UpdateMethod::Patch);
         let json = calry_gitops::render::json::plan(&plan, &[], None, None);
-        for shown in [calry_gitops::render::text::plan(&plan), json, format!("{plan:?}")] {
+        let diff = text::Layout { diff: true, ..text::Layout::default() };
+        for shown in [text::plan(&plan, text::Layout::default()), text::plan(&plan, diff), json, format!("{plan:?}")] {
             prop_assert!(!shown.contains(&canary), "{}", shown);
         }
     }

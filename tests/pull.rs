@@ -62,7 +62,10 @@ fn a_workspace_that_is_pulled_is_in_sync_once_its_secrets_are_made() {
     let pulled = world.run(&["pull"]).exits(0).says("Pull: 25 created.");
     assert!(world.updates().is_empty());
     make_secrets(&mut world, &pulled);
-    world.run(&["plan", "--detailed-exitcode"]).exits(0).says("Plan: 0 to update, 22 in sync.");
+    world
+        .run(&["plan", "--detailed-exitcode"])
+        .exits(0)
+        .says("No changes. acme-production matches definitions/ (22 providers).");
 
     let before = files(&world);
     let again = world.run(&["pull"]).exits(0);
@@ -127,7 +130,10 @@ fn a_new_file_manages_everything_that_calry_has() {
 fn a_sandbox_that_is_pulled_is_in_sync_with_the_next_sandbox() {
     let world = World::default();
     world.run(&["pull", "--sandbox"]).exits(0);
-    world.run(&["plan", "--sandbox", "--detailed-exitcode"]).exits(0).says("Plan: 0 to update, 22 in sync.");
+    world
+        .run(&["plan", "--sandbox", "--detailed-exitcode"])
+        .exits(0)
+        .says("No changes. acme-production matches definitions/ (22 providers).");
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn apply(world: &World) -> Ran {
 #[track_caller]
 fn is_refused(world: &World, said: &str) {
     let before = world.updates().len();
-    apply(world).exits(1).says("the.plan is refused, as something has changed since:").says(said);
+    apply(world).exits(1).says("plan the.plan refused, as something has changed since:").says(said);
     assert_eq!(world.updates().len(), before);
 }
 

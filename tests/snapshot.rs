@@ -132,7 +132,7 @@ fn without_secrets_and_without_a_key_everything_else_is_compared() {
     world.write("guesty.yaml", "provider: GUESTY\nfieldsToSync:\n  listing: []\n");
     let ran = plan(&world, &["--secrets-unavailable", "--detailed-exitcode", "--format", "json"]).exits(2);
     assert_eq!(changes(&ran), ["fieldsToSync.listing.name null"]);
-    plan(&world, &[]).exits(3).says("the secret `key` is not at hand");
+    plan(&world, &[]).exits(3).says("secret `key` not found");
 }
 
 #[test]

@@ -190,7 +190,7 @@ fn it_cannot_loosen_what_the_operator_limits() {
         world.write("workspace.yaml", &format!("slug: acme-production\n{extra}\n"));
         world.run(&["apply", "--yes", "--max-changes", "0"]).exits(3);
         std::fs::remove_file(world.definitions().join("workspace.yaml")).unwrap();
-        world.run(&["apply", "--yes", "--max-changes", "0"]).exits(1).says("the plan is refused");
+        world.run(&["apply", "--yes", "--max-changes", "0"]).exits(1).says("plan refused");
     }
     world.write("workspace.yaml", "slug: acme-staging\n");
     world.run(&["apply", "--yes"]).exits(1).says("nothing is planned");
@@ -247,7 +247,7 @@ fn it_cannot_act_on_what_shows_it() {
     }
     world.write("hostaway.yaml", &format!("provider: HOSTAWAY\nhold:\n  until: 2099-01-01\n  reason: \"{hostile}\"\n"));
     let comment = world.run(&["plan", "--format", "markdown"]).out;
-    assert!(comment.contains("held until 2099-01-01"), "{comment}");
+    assert!(comment.contains("on hold until 2099-01-01"), "{comment}");
     let outside = outside_code(&comment);
     for acting in ["@everybody", "<img", "evil.example", "@team"] {
         assert!(!outside.contains(acting), "{acting} acts in\n{comment}");

@@ -1,4 +1,4 @@
-//! `apply`: plan, ask, change, verify.
+//! `apply`: plans, confirms, updates, verifies.
 
 use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
@@ -12,24 +12,26 @@ use super::options::{FingerprintArgs, LiveArgs, Setup, TrustArgs};
 use super::plan::{Failed, Format, Looked, cannot_be_applied, look};
 use super::{Exit, Output, signals};
 use crate::apply;
+use crate::model::printable;
 use crate::pass;
 use crate::plan::{Approved, Digest, Limits};
+use crate::render::text::Layout;
 use crate::render::{github, json, markdown, text};
 use crate::repo::MissingSecrets;
 use crate::saved::{self, Saved};
 
 #[derive(Args)]
 pub(super) struct ApplyArgs {
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(short, long)]
     yes: bool,
-    /// Refuse a plan that would change more providers than this
+    /// Refuse a plan that changes more providers than this
     #[arg(long, env = "CALRY_MAX_CHANGES", hide_env_values = true, value_name = "N")]
     max_changes: Option<usize>,
-    /// Let exactly the plan with this digest through, whatever --max-changes says
+    /// Apply exactly the plan with this digest, whatever --max-changes allows
     #[arg(long, value_parser = Digest::parse, value_name = "DIGEST")]
     approve: Option<Digest>,
-    /// Apply the plan that plan --out wrote to this file, without asking; refused where anything is another than then
+    /// Apply the plan that plan --out wrote to this file, without a prompt; refused if files or live state have changed since
     #[arg(long = "plan", value_name = "FILE", conflicts_with_all = ["approve", "only"])]
     saved: Option<PathBuf>,
     /// How many updates may be under way at once
@@ -38,6 +40,9 @@ pub(super) struct ApplyArgs {
     /// How plan and report are printed
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|markdown|github")]
     format: Format,
+    /// Show a unified diff of YAML, with secrets masked, in place of a line for each change (text)
+    #[arg(long)]
+    diff: bool,
     // Last: its headings hold for what follows.
     #[command(flatten)]
     live: LiveArgs,
@@ -80,9 +85,10 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     output.diagnostics(diagnostics, &setup.shown, looked.desired.loaded.files.len());
     let plan = &looked.look.plan;
     // What is shown before the question is not the result of a command whose result is JSON.
+    let layout = Layout { diff: args.diff, directory: &setup.shown, next: None };
     match args.format {
-        Format::Text => output.result(&text::plan(plan)),
-        _ if !reviewed => output.note(&text::plan(plan)),
+        Format::Text => output.result(&text::plan(plan, layout)),
+        _ if !reviewed => output.note(&text::plan(plan, layout)),
         _ => {}
     }
     let give_up = |exit: Exit, sentence: &str| {
@@ -102,7 +108,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         let exit = Exit::of(cannot_be_applied(plan), true, false);
         return give_up(
             exit,
-            "the definitions are invalid, and nothing was changed; mend them, or name with --only what is to be applied",
+            "the definitions are invalid, and nothing was changed; fix them, or name the providers to apply with --only",
         );
     }
     let mut approve = args.approve.clone();
@@ -110,7 +116,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         let differences = saved.differences(path, plan, setup.api.method(), key.as_ref())?;
         if !differences.is_empty() {
             let sentence = format!(
-                "the plan {} is refused, as something has changed since: {}; nothing was changed: make the plan anew and look at it",
+                "plan {} refused, as something has changed since: {}; nothing was changed: make the plan again and review it",
                 path.display(),
                 saved::told(&differences)
             );
@@ -128,10 +134,10 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         if !std::io::stdin().is_terminal() {
             return give_up(
                 Exit::Failed,
-                "nothing was changed: there is no terminal to ask on; look at the plan, and apply it with --yes",
+                "nothing was changed: there is no terminal for the prompt; review the plan, and apply it with --yes",
             );
         }
-        if !ask(count, output, &stop).await? {
+        if !confirmed(count, &plan.workspace.slug, output, &stop).await? {
             return give_up(Exit::Failed, "nothing was changed: the answer was not yes");
         }
     }
@@ -185,9 +191,9 @@ async fn carry_out(
     Ok(report)
 }
 
-async fn ask(count: usize, output: &Output, stop: &CancellationToken) -> anyhow::Result<bool> {
+async fn confirmed(count: usize, slug: &str, output: &Output, stop: &CancellationToken) -> anyhow::Result<bool> {
     let noun = if count == 1 { "provider" } else { "providers" };
-    output.note(&format!("Change {count} {noun} in Calry? Only yes is taken for yes: "));
+    output.note(&format!("Apply these changes to {count} {noun} in {}? Type \"yes\" to confirm: ", printable(slug)));
     std::io::stderr().flush()?;
     let answer = tokio::task::spawn_blocking(|| {
         let mut line = String::new();

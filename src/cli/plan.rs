@@ -9,10 +9,11 @@ use tokio::time::Instant;
 
 use super::options::{FingerprintArgs, LiveArgs, LiveSource, Setup, TrustArgs};
 use super::{Exit, Output};
-use crate::model::{Diagnostic, FingerprintKey};
+use crate::model::{Code, Diagnostic, FingerprintKey, printable};
 use crate::pass::{self, Desired, Failure, Look};
 use crate::plan::{Applied, Origin, Payload, Plan, Verdict};
 use crate::remote::{Snapshot, SnapshotError};
+use crate::render::text::Layout;
 use crate::render::{github, json, markdown, text};
 use crate::repo::{MissingSecrets, Writing};
 use crate::saved::Saved;
@@ -22,27 +23,30 @@ pub(super) struct PlanArgs {
     /// How the plan is printed
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|markdown|github")]
     format: Format,
+    /// Show a unified diff of YAML, with secrets masked, in place of a line for each change (text)
+    #[arg(long)]
+    diff: bool,
     /// Write the plan in another format to a file as well; repeatable
     #[arg(long, value_parser = also, value_name = "FORMAT=FILE")]
     also: Vec<Also>,
-    /// Exit with 2 where changes are pending
+    /// Exit with 2 if changes are pending
     #[arg(long)]
     detailed_exitcode: bool,
-    /// Compare everything but the values whose secrets are not at hand, as in a pull-request job
+    /// Compare everything but the values whose secrets are missing, as in a pull-request job
     #[arg(long)]
     secrets_unavailable: bool,
-    /// Tell this branch's changes from drift that was there before, by the definitions at the commit where the branch left
-    /// this git revision, such as origin/main. Only this branch's changes are pending then
+    /// Compare with the merge base of REVISION (such as origin/main), to tell this branch's changes from earlier drift. Only
+    /// this branch's changes are pending then
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new(), value_name = "REVISION")]
     base: Option<String>,
-    /// Let drift that was there before count as pending, too
+    /// Count earlier drift as pending, too
     #[arg(long, requires = "base", requires = "detailed_exitcode")]
     fail_on_drift: bool,
     /// Exit with 2 as well when the branch stops protecting something: a removed file or workspace pin, a part that is no
     /// longer managed, a new or longer hold
     #[arg(long, requires = "base", requires = "detailed_exitcode")]
     fail_on_loosened: bool,
-    /// Plan against a snapshot in place of Calry, without an API key
+    /// Plan against a snapshot instead of Calry, without an API key
     #[arg(long = "live", value_name = "FILE|URL", value_parser = |text: &str| LiveSource::parse(text).map(Arc::new), conflicts_with = "sandbox")]
     snapshot: Option<Arc<LiveSource>>,
     /// Write the plan to a file, too, for apply --plan
@@ -104,9 +108,16 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
         }
     };
     let Looked { desired, look } = &looked;
+    let next = match &args.out {
+        Some(file) => Some(format!("calry-gitops apply --plan {}", printable(&file.display().to_string()))),
+        None if args.base.is_some() || args.snapshot.is_some() => None,
+        None if std::env::args_os().len() > 2 => Some("calry-gitops apply, with the same options".to_owned()),
+        None => Some("calry-gitops apply".to_owned()),
+    };
+    let layout = Layout { diff: args.diff, directory: &setup.shown, next: next.as_deref() };
     output.diagnostics(&desired.loaded.diagnostics, &setup.shown, desired.loaded.files.len());
-    output.result(&looked.print(args.format, &setup.shown));
-    write(&args.also, |format| looked.print(format, &setup.shown))?;
+    output.result(&looked.print(args.format, layout));
+    write(&args.also, |format| looked.print(format, layout))?;
     let mut failed = cannot_be_applied(&look.plan);
     if let Some(file) = &args.out {
         if looked.is_invalid() {
@@ -147,10 +158,11 @@ impl Looked {
         self.desired.loaded.has_errors() || missing
     }
 
-    fn print(&self, format: Format, directory: &str) -> String {
+    fn print(&self, format: Format, layout: Layout<'_>) -> String {
         let (plan, diagnostics) = (&self.look.plan, &self.desired.loaded.diagnostics);
+        let directory = layout.directory;
         match format {
-            Format::Text => text::plan(plan),
+            Format::Text => text::plan(plan, layout),
             Format::Json => json::plan(plan, diagnostics, None, None),
             Format::Markdown => markdown::plan(plan, diagnostics, None, directory),
             Format::Github => github::diagnostics(diagnostics, directory) + &github::plan(plan, directory),
@@ -222,7 +234,11 @@ pub(super) async fn look(
     match looked.await {
         Ok(look) => Ok(Looked { desired, look }),
         Err(failure) => {
-            let loaded = desired.loaded;
+            let mut loaded = desired.loaded;
+            // Without a key the secrets are the second problem, and a long one.
+            if matches!(failure, Failure::Key(_)) {
+                loaded.diagnostics.retain(|d| d.code != Code::MissingSecret);
+            }
             Err(Failed { failure, files: loaded.files.len(), diagnostics: loaded.diagnostics })
         }
     }

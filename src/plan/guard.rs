@@ -44,8 +44,8 @@ pub struct Refused {
 pub enum Refusal {
     /// More changes than the limit.
     #[error(
-        "the plan is refused: it would change {changes} {}, and --max-changes allows {max}; look at it, and let exactly this \
-         plan through with: apply --approve {digest}",
+        "plan refused: it changes {changes} {}; --max-changes allows {max}. Review it, then approve this exact plan with: \
+         apply --approve {digest}",
         if *changes == 1 { "provider" } else { "providers" }
     )]
     TooManyChanges {
@@ -58,8 +58,8 @@ pub enum Refusal {
     },
     /// Another plan than the one that was approved.
     #[error(
-        "the plan is refused: {approved} was approved, and this plan is {digest}; files or live state have changed \
-         since: look at the new plan and approve that"
+        "plan refused: {approved} was approved, and this plan is {digest}; files or live state have changed since. Review \
+         the new plan and approve that"
     )]
     NotTheApprovedPlan {
         /// What was approved.
@@ -68,7 +68,7 @@ pub enum Refusal {
         digest: Digest,
     },
     /// A plan without a digest cannot be applied.
-    #[error("the plan is refused: not all values were at hand when it was made")]
+    #[error("plan refused: not all values were available when it was made")]
     Incomplete,
 }
 

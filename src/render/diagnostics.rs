@@ -1,9 +1,9 @@
-//! Problems of definition files, as rustc would tell them. It shows what the diagnostics hold and looks into no file.
+//! Problems of definition files in the form of rustc. It shows what the diagnostics hold and looks into no file.
 
 use std::collections::HashMap;
 
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use anstyle::{AnsiColor, Effects, Style};
 
 use crate::model::{Code, Diagnostic, Excerpt, Severity, printable};
@@ -18,7 +18,10 @@ const ALIKE: usize = 20;
 pub fn diagnostics(list: &[Diagnostic], directory: &str, files: usize) -> String {
     let mut out = String::new();
     let mut alike: HashMap<Code, usize> = HashMap::new();
-    for diagnostic in list {
+    // Missing secrets have one cause: the place where they are. One by one they would hide every other problem.
+    let missing: Vec<&Diagnostic> = list.iter().filter(|d| d.code == Code::MissingSecret).collect();
+    let missing = if missing.len() > 1 { missing } else { Vec::new() };
+    for diagnostic in list.iter().filter(|d| d.code != Code::MissingSecret || missing.is_empty()) {
         let seen = alike.entry(diagnostic.code).or_default();
         if diagnostic.severity == Severity::Warning {
             *seen += 1;
@@ -37,9 +40,49 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str, files: usize) -> String
             code.as_str()
         ));
     }
+    if !missing.is_empty() {
+        out.push_str(&secrets(&missing, directory));
+    }
     out.push_str(&summary(list, files));
     out.push('\n');
     out
+}
+
+/// Several missing secrets as one problem: a line for each place that refers to one.
+fn secrets(missing: &[&Diagnostic], directory: &str) -> String {
+    /// More than that are counted.
+    const MOST: usize = 100;
+    let rows: Vec<(String, String)> = missing
+        .iter()
+        .take(MOST)
+        .map(|diagnostic| {
+            let place = diagnostic.excerpt.as_ref().map(|e| format!(":{}:{}", e.line, e.column)).unwrap_or_default();
+            (format!("{}{place}", path(directory, &diagnostic.file)), printable(&diagnostic.message))
+        })
+        .collect();
+    let width = rows.iter().map(|(place, _)| place.chars().count()).max().unwrap_or(0);
+    let title = format!("{} not available", count(missing.len(), "secret reference"));
+    let title = Level::ERROR.primary_title(title).id(Code::MissingSecret.as_str());
+    let mut out = Renderer::styled().decor_style(DecorStyle::Ascii).render(&[Group::with_title(title)]);
+    for (place, message) in rows {
+        out.push_str(&format!("\n  {place:<width$}  {message}"));
+    }
+    if missing.len() > MOST {
+        out.push_str(&format!("\n  and {} more", missing.len() - MOST));
+    }
+    out.push_str(&format!(
+        "\n  {ARROW}={ARROW:#} {BOLD}help{BOLD:#}: put each secret into the directory that --secrets-dir names, or into its variable\n          \
+         (CALRY_SECRET_NAME); plan --secrets-unavailable compares everything else\n\n"
+    ));
+    out
+}
+
+/// A file as the user can open it.
+fn path(directory: &str, file: &str) -> String {
+    match directory {
+        "" => printable(file),
+        _ => printable(&format!("{}/{file}", directory.trim_end_matches('/'))),
+    }
 }
 
 fn one(diagnostic: &Diagnostic, directory: &str) -> String {
@@ -47,10 +90,7 @@ fn one(diagnostic: &Diagnostic, directory: &str) -> String {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let path = match directory {
-        "" => printable(&diagnostic.file),
-        _ => printable(&format!("{}/{}", directory.trim_end_matches('/'), diagnostic.file)),
-    };
+    let path = path(directory, &diagnostic.file);
     let title = level.primary_title(printable(&diagnostic.message)).id(diagnostic.code.as_str());
     let mut group = match &diagnostic.excerpt {
         None => title.element(Origin::path(path.as_str())),
@@ -77,6 +117,7 @@ fn one(diagnostic: &Diagnostic, directory: &str) -> String {
 
 /// How the renderer shows its own arrows.
 const ARROW: Style = AnsiColor::BrightBlue.on_default().effects(Effects::BOLD);
+const BOLD: Style = Style::new().bold();
 
 /// How many problems there are, in how many files.
 fn summary(list: &[Diagnostic], files: usize) -> String {

@@ -5,11 +5,11 @@
 
 use std::fmt::Write as _;
 
-use super::text::{brief, counts, named, not_compared};
+use super::text::{brief, counts, due, gap, named, not_compared, total};
 use super::view::{DiffLine, Part, branch, diff, loosened, parts};
 use crate::apply::Report;
 use crate::model::{Diagnostic, ellipsize, printable, short_commit};
-use crate::plan::{Change, Entry, Origin, Payload, Plan, Verdict};
+use crate::plan::{Change, Entry, Origin, Payload, Plan, Verdict, dotted};
 
 /// The most characters of a comment; GitHub takes 65,536.
 pub const MAX: usize = 60_000;
@@ -22,6 +22,10 @@ const MAX_TABLE: usize = 20_000;
 pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, directory: &str) -> String {
     let mut out = Page { text: String::new(), limit: MAX };
     out.always(&format!("### Calry {}: {}\n\n", code(&plan.workspace.slug, 128), verdict(plan, report)));
+    let numbers = in_numbers(due(plan));
+    if report.is_none() && !numbers.is_empty() {
+        out.always(&format!("{}{numbers}.\n\n", if plan.base.is_some() { "This branch: " } else { "" }));
+    }
     if plan.base.is_some() {
         let drifted = plan.entries.iter().filter(|entry| entry.is_due_to(Origin::Drift)).count();
         out.always(&format!("{}; {drifted} had drifted before.\n\n", counts(&plan.summary())));
@@ -124,7 +128,7 @@ fn table(out: &mut Page, plan: &Plan, parts: &[(Option<Origin>, Vec<Part<'_>>)],
             }
             (None, Payload::Masked(_), _) => code(&part.step.payload.refusal().unwrap_or_default(), 300),
             (None, _, Some(Origin::Branch)) => format!("**this branch**: {file}"),
-            (None, _, Some(Origin::Drift)) => format!("drift that was there before: {file}"),
+            (None, _, Some(Origin::Drift)) => format!("earlier drift: {file}"),
             (None, _, None) => format!("{file} says so"),
         };
         (part.entry.label(), in_short(&part.changes), why)
@@ -147,9 +151,24 @@ fn table(out: &mut Page, plan: &Plan, parts: &[(Option<Origin>, Vec<Part<'_>>)],
     }
 }
 
-/// Few changes by name, many by number.
+/// Few changes by name, many by number. What is switched off is bold.
 fn in_short(changes: &[&Change]) -> String {
-    if changes.len() <= 3 { code(&named(changes.iter().copied()), 200) } else { brief(changes.iter().copied()) }
+    if changes.len() > 3 {
+        return in_numbers(changes.iter().copied());
+    }
+    let named = changes.iter().map(|change| match change {
+        Change::Field { group, field, after, .. } => {
+            format!("{} {}", code(&dotted(&[group, field]), 80), if *after { "on" } else { "**OFF**" })
+        }
+        Change::Icon { .. } | Change::Key { .. } => code(&named([*change]), 80),
+    });
+    named.collect::<Vec<_>>().join(", ")
+}
+
+/// Changes by number: `2 fields on, **1 field OFF**`.
+fn in_numbers<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
+    let kinds = total(changes).into_iter().map(|(words, off)| if off { format!("**{words}**") } else { words });
+    kinds.collect::<Vec<_>>().join(", ")
 }
 
 /// What is pending of a provider that is not updated, and why it is not, where that is worth a reviewer's time.
@@ -164,7 +183,7 @@ fn untouched(entry: &Entry) -> Option<(String, String)> {
             } else {
                 format!("nothing (pending: {})", brief(pending))
             };
-            return Some((what, format!("held until {}{reason}", hold.until)));
+            return Some((what, format!("on hold until {}{reason}", hold.until)));
         }
         Verdict::Invalid => format!("{file} has errors"),
         Verdict::Missing => format!("{file} names it, and the workspace does not have it"),
@@ -192,7 +211,7 @@ fn problems(out: &mut Page, diagnostics: &[Diagnostic], directory: &str) {
         }
     }
     if cut > 0 {
-        out.always(&format!("- and {cut} more, which `validate` tells\n"));
+        out.always(&format!("- and {cut} more, which `validate` lists\n"));
     }
     if !diagnostics.is_empty() {
         out.always("\n");
@@ -203,7 +222,7 @@ fn details(origin: Option<Origin>, part: &Part<'_>) -> String {
     let lines: Vec<String> = diff(part)
         .into_iter()
         .map(|line| match line {
-            DiffLine::Hunk(header) => header,
+            DiffLine::Gap(lines) => format!(" {}", gap(lines)),
             DiffLine::Same(text) => format!(" {text}"),
             DiffLine::Gone(text) => format!("-{text}"),
             DiffLine::New(text) => format!("+{text}"),
@@ -211,7 +230,7 @@ fn details(origin: Option<Origin>, part: &Part<'_>) -> String {
         .collect();
     let body = lines.join("\n");
     let fence = "`".repeat(longest_run(&body).max(2) + 1);
-    let origin = if origin == Some(Origin::Drift) { " (drift that was there before)" } else { "" };
+    let origin = if origin == Some(Origin::Drift) { " (earlier drift)" } else { "" };
     // A provider's name is made of capitals, digits and underscores: it may stand in HTML.
     format!(
         "<details><summary><b>{}</b> {}{origin}</summary>\n\n{fence}diff\n{body}\n{fence}\n\n</details>\n\n",

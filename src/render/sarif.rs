@@ -232,7 +232,7 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
             "One provider has one file: remove the others, or mend their provider.",
         ),
         Code::MissingSecret => (
-            "A secret that the file refers to is not at hand.",
+            "A secret that the file refers to is not available.",
             "Put it into the secrets directory or into its variable, or mend the name in the reference.",
         ),
         Code::UnknownProvider => (

@@ -7,7 +7,9 @@ use anstyle::{AnsiColor, Style};
 use super::view::{DiffLine, Part, branch, diff, loosened, parts, references};
 use crate::apply::{Outcome, Report};
 use crate::model::{ellipsize, printable, short_commit};
-use crate::plan::{Change, Entry, Mismatch, Missing, Origin, Payload, Plan, Summary, Unresolved, Value, Verdict};
+use crate::plan::{
+    Change, Entry, KeyChange, Mismatch, Missing, Origin, Payload, Plan, Summary, Unresolved, Value, Verdict, dotted,
+};
 
 /// The columns of a terminal.
 pub(super) const WIDTH: usize = 80;
@@ -19,11 +21,23 @@ pub(super) const DIM: Style = Style::new().dimmed();
 pub(super) const GREEN: Style = AnsiColor::Green.on_default();
 pub(super) const RED: Style = AnsiColor::Red.on_default();
 pub(super) const YELLOW: Style = AnsiColor::Yellow.on_default();
-const CYAN: Style = AnsiColor::Cyan.on_default();
+/// What a reader must not miss: fields that are switched off, protections that end.
+const DANGER: Style = AnsiColor::Red.on_default().bold();
 
-/// The plan: a diff for each provider that changes, why the others do not, and a summary line.
+/// How a plan is laid out.
+#[derive(Clone, Copy, Default)]
+pub struct Layout<'a> {
+    /// A unified diff of canonical YAML in place of one line for each change.
+    pub diff: bool,
+    /// The definitions directory, as the user named it.
+    pub directory: &'a str,
+    /// The command that applies the plan, where that is the next step.
+    pub next: Option<&'a str>,
+}
+
+/// The plan: what changes of each provider, why the others do not, and a summary.
 #[must_use]
-pub fn plan(plan: &Plan) -> String {
+pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
     let mut out = String::new();
     let workspace = &plan.workspace;
     let (slug, name) = (printable(&workspace.slug), ellipsize(&printable(&workspace.name), 40));
@@ -36,50 +50,109 @@ pub fn plan(plan: &Plan) -> String {
     }
     out.push('\n');
     if let Some(base) = &plan.base {
-        let _ = writeln!(out, "{DIM}this branch began at {}{DIM:#}", short_commit(base));
+        let _ = writeln!(out, "{DIM}compared with the base at {}{DIM:#}", short_commit(base));
     }
     if let Some(taken) = &plan.snapshot {
         let _ = writeln!(out, "{DIM}live state as of {}, from a snapshot{DIM:#}", printable(taken));
     }
+    let parts = parts(plan);
+    if layout.diff && parts.iter().any(|(_, parts)| !parts.is_empty()) {
+        let _ = writeln!(out, "{RED}- live in Calry{RED:#}  {GREEN}+ after apply{GREEN:#}");
+    }
     out.push('\n');
     if !plan.loosened.is_empty() {
-        let _ = writeln!(out, "{RED}{BOLD}This branch stops protecting{BOLD:#}{RED:#}");
+        let _ = writeln!(out, "{DANGER}This branch stops protecting{DANGER:#}");
         for item in &plan.loosened {
             let (label, sentence) = loosened(item, printable);
             let _ = writeln!(out, "  {label:<LABEL$} {}", wrapped(&sentence, 2 + column(label), LABEL + 3));
         }
         out.push('\n');
     }
-    for (origin, parts) in parts(plan) {
+    for (origin, parts) in parts {
         if let Some(origin) = origin.filter(|_| !parts.is_empty()) {
             let _ = writeln!(out, "{BOLD}{}{BOLD:#}\n", heading(origin));
         }
-        parts.iter().for_each(|part| changes(&mut out, part));
+        parts.iter().for_each(|part| provider(&mut out, part, layout.diff));
     }
-    let untouched: Vec<(String, String)> = plan.entries.iter().filter_map(untouched).collect();
-    if !untouched.is_empty() {
-        let _ = writeln!(out, "{BOLD}Not touched{BOLD:#}");
-        for (label, why) in untouched {
-            let _ = writeln!(out, "  {label:<LABEL$} {}", wrapped(&why, 2 + column(&label), LABEL + 3));
+    untouched(&mut out, plan);
+    summary(&mut out, plan, layout);
+    out
+}
+
+/// What an apply would do, then the name of the plan and the next command.
+fn summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
+    let counts = plan.summary();
+    let in_order = counts.update + counts.invalid + counts.missing == 0;
+    if in_order {
+        let (slug, directory) = (printable(&plan.workspace.slug), printable(layout.directory.trim_end_matches('/')));
+        let managed = format!("{} {}", counts.in_sync, if counts.in_sync == 1 { "provider" } else { "providers" });
+        let others = others(&counts).split_off(1).join(", ");
+        let others = if others.is_empty() { others } else { format!("; {others}") };
+        let extent = if plan.digest.is_some() { "" } else { " as far as values were compared" };
+        let sentence = format!("{slug} matches {directory}/{extent} ({managed}{others}).");
+        let _ = writeln!(out, "{GREEN}{BOLD}No changes.{BOLD:#}{GREEN:#} {}", wrapped(&sentence, 12, 0));
+    } else {
+        let noun = if counts.update == 1 { "provider" } else { "providers" };
+        let others = others(&counts).join(", ");
+        let _ = writeln!(out, "{YELLOW}{BOLD}Plan: {} {noun} to update{BOLD:#}{YELLOW:#}, {others}.", counts.update);
+        let changes = total(due(plan)).into_iter();
+        let changes: Vec<String> =
+            changes.map(|(words, off)| if off { format!("{DANGER}{words}{DANGER:#}") } else { words }).collect();
+        if !changes.is_empty() {
+            let whose = if plan.base.is_some() { "Changes of this branch" } else { "Changes" };
+            let _ = writeln!(out, "{whose}: {}.", changes.join(", "));
         }
-        out.push('\n');
     }
-    let summary = plan.summary();
-    let style = if summary.update > 0 { YELLOW } else { GREEN };
-    let _ = writeln!(out, "{style}{BOLD}Plan: {}.{BOLD:#}{style:#}", counts(&summary));
     if plan.base.is_some() {
-        let _ = writeln!(out, "{}", origins(plan));
+        let _ = writeln!(out, "{}", wrapped(&origins(plan), 0, 0));
     }
-    match (&plan.digest, summary.update) {
-        (Some(digest), 1..) => {
-            let _ = writeln!(out, "{DIM}{digest}{DIM:#}");
+    match &plan.digest {
+        Some(digest) if counts.update > 0 => {
+            let _ = writeln!(out, "Digest: {digest}");
+            if let Some(next) = layout.next {
+                let _ = writeln!(out, "Nothing was changed. Next: {next}");
+            }
         }
-        (None, _) => {
+        Some(_) => {}
+        None => {
             let _ = writeln!(out, "{}", wrapped(&not_compared(plan), 0, 0));
         }
-        _ => {}
     }
-    out
+}
+
+/// The changes that are due: with a base, only those of the branch.
+pub(super) fn due(plan: &Plan) -> impl Iterator<Item = &Change> {
+    parts(plan).into_iter().take(1).flat_map(|(_, parts)| parts).flat_map(|part| part.changes)
+}
+
+/// How many providers are not updated, by state: those in sync first.
+fn others(summary: &Summary) -> Vec<String> {
+    // Destructured in full, so that a new state does not compile until it is shown.
+    let Summary { in_sync, update: _, invalid, missing, held, unmanaged } = *summary;
+    let others = [(held, "on hold"), (invalid, "invalid"), (missing, "missing"), (unmanaged, "unmanaged")];
+    let others = others.into_iter().filter(|(count, _)| *count > 0);
+    std::iter::once((in_sync, "in sync")).chain(others).map(|(count, word)| format!("{count} {word}")).collect()
+}
+
+/// Changes by kind, as words, each with whether fields are switched off: `4 fields on`, `5 fields OFF`, `2 icons`.
+pub(super) fn total<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<(String, bool)> {
+    let (mut on, mut off, mut keys, mut icons) = (0, 0, 0, 0);
+    for change in changes {
+        *match change {
+            Change::Field { after: true, .. } => &mut on,
+            Change::Field { after: false, .. } => &mut off,
+            Change::Key { .. } => &mut keys,
+            Change::Icon { .. } => &mut icons,
+        } += 1;
+    }
+    let kinds = [
+        (on, "field on", "fields on", false),
+        (off, "field OFF", "fields OFF", true),
+        (keys, "partner key value", "partner key values", false),
+        (icons, "icon", "icons", false),
+    ];
+    let kinds = kinds.into_iter().filter(|(count, ..)| *count > 0);
+    kinds.map(|(count, one, many, off)| (format!("{count} {}", if count == 1 { one } else { many }), off)).collect()
 }
 
 /// The counts of a plan, as words: `12 to update, 7 in sync, 1 held`.
@@ -100,7 +173,7 @@ pub fn counts(summary: &Summary) -> String {
 fn heading(origin: Origin) -> &'static str {
     match origin {
         Origin::Branch => "This branch changes",
-        Origin::Drift => "Drift that was there before",
+        Origin::Drift => "Earlier drift",
     }
 }
 
@@ -119,78 +192,165 @@ pub(super) fn not_compared(plan: &Plan) -> String {
     let values = |n: usize| if n == 1 { "1 value".to_owned() } else { format!("{n} values") };
     let mut parts = Vec::new();
     for (missing, why) in [
-        (Missing::Secret, "their secrets are not at hand here, and are resolved at apply time"),
-        (Missing::Live, "the snapshot has no fingerprint of them whose key is at hand here"),
+        (Missing::Secret, "their secrets are not available here"),
+        (Missing::Live, "the snapshot has no fingerprint of them whose key is available here"),
     ] {
         if count(missing) > 0 {
-            parts.push(format!("{} below partnerKey: {why}", values(count(missing))));
+            parts.push(format!("{} below partnerKey ({why})", values(count(missing))));
         }
     }
     format!("Not compared: {}.", parts.join("; "))
 }
 
-fn changes(out: &mut String, part: &Part<'_>) {
+/// One provider that is updated.
+fn provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
     let Part { entry, step, .. } = part;
-    let file = entry.file.as_deref().unwrap_or_default();
-    let brief = brief(part.changes.iter().copied());
-    let _ = writeln!(out, "{BOLD}{}{BOLD:#}  {DIM}{}{DIM:#}  {brief}", entry.label(), printable(file));
-    for line in diff(part) {
-        let _ = match line {
-            DiffLine::Hunk(header) => writeln!(out, "  {CYAN}{header}{CYAN:#}"),
-            DiffLine::Same(text) => writeln!(out, "   {text}"),
-            DiffLine::Gone(text) => writeln!(out, "  {RED}-{text}{RED:#}"),
-            DiffLine::New(text) => writeln!(out, "  {GREEN}+{text}{GREEN:#}"),
-        };
+    let file = printable(entry.file.as_deref().unwrap_or_default());
+    let _ = writeln!(out, "{YELLOW}~{YELLOW:#} {BOLD}{}{BOLD:#}  {DIM}{file}{DIM:#}", entry.label());
+    if as_diff {
+        for line in diff(part) {
+            let _ = match line {
+                DiffLine::Gap(lines) => writeln!(out, "    {DIM}{}{DIM:#}", gap(lines)),
+                DiffLine::Same(text) => writeln!(out, "     {text}"),
+                DiffLine::Gone(text) => writeln!(out, "    {RED}-{text}{RED:#}"),
+                DiffLine::New(text) => writeln!(out, "    {GREEN}+{text}{GREEN:#}"),
+            };
+        }
+    } else {
+        changes(out, part);
     }
     if let Some(hold) = entry.ended_hold() {
-        let _ = writeln!(out, "  {YELLOW}its hold until {} is over{YELLOW:#}", hold.until);
+        let _ = writeln!(out, "    {YELLOW}its hold ended on {}{YELLOW:#}", hold.until);
     }
     for unresolved in &entry.unresolved {
-        let told = format!("{}: {}", printable(&unresolved.path), later(unresolved));
-        let _ = writeln!(out, "  {DIM}{}{DIM:#}", wrapped(&told, 2, 4));
+        let sentence = format!("{}: {}", printable(&unresolved.path), later(unresolved));
+        let _ = writeln!(out, "    {DIM}{}{DIM:#}", wrapped(&sentence, 4, 6));
     }
     if !matches!(step.payload, Payload::Incomplete)
         && let Some(why) = step.payload.refusal()
     {
-        let _ = writeln!(out, "  {RED}{}{RED:#}", wrapped(&why, 2, 4));
+        let _ = writeln!(out, "    {RED}{}{RED:#}", wrapped(&why, 4, 6));
     }
     out.push('\n');
+}
+
+/// What a diff leaves out.
+pub(super) fn gap(lines: usize) -> String {
+    format!("# {lines} unchanged {}", if lines == 1 { "line" } else { "lines" })
+}
+
+/// A line for each change, the fields below their group.
+fn changes(out: &mut String, part: &Part<'_>) {
+    let width = |names: &mut dyn Iterator<Item = String>| names.map(|name| name.chars().count()).max().unwrap_or(0);
+    let paths =
+        width(&mut part.changes.iter().filter(|c| !matches!(c, Change::Field { .. })).map(|c| printable(&c.path())));
+    let mut heading = None;
+    for change in &part.changes {
+        let path = printable(&change.path());
+        match change {
+            Change::Icon { before, after } => {
+                let shown = |url: &Option<String>| url.as_deref().map_or_else(|| "(none)".to_owned(), printable);
+                let values = format!("{} -> {}", shown(before), shown(after));
+                let _ = writeln!(out, "    {path:<paths$}  {}", wrapped(&values, 6 + paths, 6 + paths));
+            }
+            Change::Key { change, secrets, .. } => {
+                let before = match change {
+                    KeyChange::Added => "(none)",
+                    KeyChange::Removed | KeyChange::Changed => "(sensitive)",
+                    KeyChange::Masked => "(masked by Calry)",
+                    KeyChange::Unresolved => "(not compared)",
+                };
+                let style = if *change == KeyChange::Removed { RED } else { Style::new() };
+                let after = match (change, secrets.is_empty()) {
+                    (KeyChange::Removed, _) => "removed".to_owned(),
+                    (_, false) => references(secrets),
+                    (_, true) => "(sensitive, literal)".to_owned(),
+                };
+                let values = wrapped(&format!("{before} -> {after}"), 6 + paths, 6 + paths);
+                let _ = writeln!(out, "    {style}{path:<paths$}  {values}{style:#}");
+            }
+            Change::Field { group, field, before, after } => {
+                if heading != Some(group) {
+                    let _ = writeln!(out, "    {}", printable(&dotted(&["fieldsToSync", group])));
+                    heading = Some(group);
+                }
+                let fields = width(&mut part.changes.iter().filter_map(|change| match change {
+                    Change::Field { group: of, field, .. } if of == group => Some(printable(field)),
+                    _ => None,
+                }));
+                let before = match before {
+                    Some(true) => "on",
+                    Some(false) => "off",
+                    None => "(none)",
+                };
+                let (sign, style, after) = if *after { ('+', GREEN, "on") } else { ('-', DANGER, "OFF") };
+                let _ =
+                    writeln!(out, "      {style}{sign} {:<fields$}  {before:<3} -> {after}{style:#}", printable(field));
+            }
+        }
+    }
 }
 
 /// Why a value was not compared.
 fn later(unresolved: &Unresolved) -> String {
     match unresolved.missing {
-        Missing::Secret => format!("{} will be resolved at apply time", references(&unresolved.secrets)),
-        Missing::Live => "the snapshot does not tell whether it differs".to_owned(),
+        Missing::Secret => format!("{} is resolved at apply time", references(&unresolved.secrets)),
+        Missing::Live => "the snapshot does not show whether it differs".to_owned(),
     }
 }
 
-/// The provider, or the file, and why it stays as it is.
-fn untouched(entry: &Entry) -> Option<(String, String)> {
+/// The providers that stay as they are, and why; those that are simply in sync are only counted.
+fn untouched(out: &mut String, plan: &Plan) {
+    let rows = plan.entries.iter().filter_map(|entry| Some((printable(entry.label()), why_untouched(entry)?)));
+    let of = |chosen: fn(&Entry) -> bool| {
+        let labels: Vec<&str> = plan.entries.iter().filter(|entry| chosen(entry)).map(Entry::label).collect();
+        (!labels.is_empty()).then(|| listed(&labels))
+    };
+    let unresolved = of(|entry| matches!(entry.verdict, Verdict::InSync(..)) && !entry.unresolved.is_empty());
+    let unmanaged = of(|entry| matches!(entry.verdict, Verdict::Unmanaged));
+    let unresolved =
+        unresolved.map(|labels| ("in sync".to_owned(), format!("{labels} (except for values that are not compared)")));
+    let unmanaged = unmanaged.map(|labels| ("unmanaged".to_owned(), format!("{labels} (no file)")));
+    let rows: Vec<(String, String)> = rows.chain(unresolved).chain(unmanaged).collect();
+    if rows.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "{BOLD}Not changed{BOLD:#}");
+    for (label, why) in rows {
+        let _ = writeln!(out, "  {label:<LABEL$} {}", wrapped(&why, 2 + column(&label), LABEL + 3));
+    }
+    out.push('\n');
+}
+
+/// Labels in one line; of many the first ones.
+fn listed(labels: &[&str]) -> String {
+    const MOST: usize = 30;
+    let mut text = labels.iter().take(MOST).map(|label| printable(label)).collect::<Vec<_>>().join(", ");
+    if labels.len() > MOST {
+        let _ = write!(text, " and {} more", labels.len() - MOST);
+    }
+    text
+}
+
+/// Why a provider, or a file, stays as it is, where that takes a line of its own.
+fn why_untouched(entry: &Entry) -> Option<String> {
     let file = entry.file.as_deref().map(printable).unwrap_or_default();
-    let why = match &entry.verdict {
-        Verdict::Update(_) => return None,
-        Verdict::InSync(..) if entry.unresolved.is_empty() => return None,
-        Verdict::InSync(..) => {
-            let paths: Vec<String> = entry.unresolved.iter().map(|u| printable(&u.path)).collect();
-            format!("in sync, but for what cannot be compared here: {}", paths.join(", "))
-        }
+    Some(match &entry.verdict {
+        Verdict::Update(_) | Verdict::InSync(..) | Verdict::Unmanaged => return None,
         Verdict::Held { hold, pending } => {
             let reason = hold.reason.as_deref().map_or_else(|| "no reason given".to_owned(), printable);
             let pending = match pending.len() {
                 0 => "nothing pending".to_owned(),
                 _ => format!("pending: {}", brief(pending)),
             };
-            format!("held until {}: {reason} ({pending})", hold.until)
+            format!("on hold until {}: {reason} ({pending})", hold.until)
         }
         Verdict::Invalid => format!("invalid: {file} has errors"),
         Verdict::Missing => format!("missing: {file} names it, and the workspace does not have it"),
         Verdict::Unreadable(problem) => {
             format!("unreadable: Calry's definition cannot be read: {}", printable(problem))
         }
-        Verdict::Unmanaged => "unmanaged: it has no file".to_owned(),
-    };
-    Some((printable(entry.label()), why))
+    })
 }
 
 /// The changes of one provider in few words: `icon, 1 partner key value, 3 fields on, 1 field off`.

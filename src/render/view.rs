@@ -31,8 +31,8 @@ struct KeyView<'a> {
 
 /// A line of the diff from the live definition to the one that the update leads to, printable.
 pub(super) enum DiffLine {
-    /// Where a part of the diff stands.
-    Hunk(String),
+    /// So many lines that are the same on both sides and left out.
+    Gap(usize),
     /// The same on both sides.
     Same(String),
     /// Live only.
@@ -75,7 +75,8 @@ pub(super) fn parts(plan: &Plan) -> Vec<(Option<Origin>, Vec<Part<'_>>)> {
     }
 }
 
-/// The diff that a part of an update makes, as canonical YAML, with two lines of context.
+/// The diff that a part of an update makes, as canonical YAML: each changed line with two lines of context, below all of its
+/// parent keys.
 pub(super) fn diff(part: &Part<'_>) -> Vec<DiffLine> {
     let mut view = View::of(&part.step.live);
     part.anyway.iter().for_each(|change| view.carry_out(change, "(sensitive)"));
@@ -84,25 +85,54 @@ pub(super) fn diff(part: &Part<'_>) -> Vec<DiffLine> {
         view.mark(change);
         let sensitive = match change {
             Change::Key { secrets, .. } if !secrets.is_empty() => format!("(sensitive, {})", references(secrets)),
-            _ => "(sensitive, as the file says)".to_owned(),
+            _ => format!("(sensitive, literal in {})", part.entry.file.as_deref().unwrap_or_default()),
         };
         after.carry_out(change, &sensitive);
     }
     let (before, after) = (yaml(&view), yaml(&after));
     let diff = TextDiff::from_lines(&before, &after);
+    let all: Vec<(ChangeTag, &str)> =
+        diff.iter_all_changes().map(|change| (change.tag(), change.value().trim_end_matches('\n'))).collect();
     let mut lines = Vec::new();
-    for hunk in diff.unified_diff().context_radius(2).iter_hunks() {
-        lines.push(DiffLine::Hunk(hunk.header().to_string()));
-        lines.extend(hunk.iter_changes().map(|change| {
-            let text = printable(change.value().trim_end_matches('\n'));
-            match change.tag() {
-                ChangeTag::Delete => DiffLine::Gone(text),
-                ChangeTag::Insert => DiffLine::New(text),
-                ChangeTag::Equal => DiffLine::Same(text),
-            }
-        }));
+    let mut left_out = 0;
+    for ((tag, text), shown) in all.iter().zip(shown(&all)) {
+        if !shown {
+            left_out += 1;
+            continue;
+        }
+        if left_out > 0 {
+            lines.push(DiffLine::Gap(std::mem::take(&mut left_out)));
+        }
+        let text = printable(text);
+        lines.push(match tag {
+            ChangeTag::Delete => DiffLine::Gone(text),
+            ChangeTag::Insert => DiffLine::New(text),
+            ChangeTag::Equal => DiffLine::Same(text),
+        });
     }
     lines
+}
+
+/// Which lines of a diff are shown: the changed ones, those around them, and the keys above any of these.
+fn shown(lines: &[(ChangeTag, &str)]) -> Vec<bool> {
+    const CONTEXT: usize = 2;
+    let changed: Vec<usize> =
+        lines.iter().enumerate().filter(|(_, (tag, _))| *tag != ChangeTag::Equal).map(|(at, _)| at).collect();
+    let mut shown = vec![false; lines.len()];
+    for at in &changed {
+        shown.iter_mut().take(at + CONTEXT + 1).skip(at.saturating_sub(CONTEXT)).for_each(|shown| *shown = true);
+    }
+    let indent = |text: &str| text.len() - text.trim_start_matches(' ').len();
+    // From the end, so that the parents of a parent are found by the same walk.
+    let mut wanted = 0;
+    for ((_, text), shown) in lines.iter().zip(&mut shown).rev() {
+        let at = indent(text);
+        *shown |= at < wanted;
+        if *shown {
+            wanted = at;
+        }
+    }
+    shown
 }
 
 /// Which provider, or file, a branch stops protecting, and how. Foreign text in the sentence goes through `quote`.

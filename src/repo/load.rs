@@ -502,7 +502,7 @@ impl Vault<'_> {
                     complete = false;
                     if self.missing == MissingSecrets::Error {
                         let advice = self.sources.advice(reference);
-                        let message = || format!("the secret `{reference}` is not at hand");
+                        let message = || format!("secret `{reference}` not found");
                         problems.error(Code::MissingSecret, at, message).help(|| Some(advice));
                     }
                 }

@@ -1,32 +1,47 @@
-#!/usr/bin/env bash
+#!/bin/bash -p
 # The check of a pull request: what is wrong with the definitions, and what they would change. action.yml runs it, in the
 # root of the repository, and says what each variable means. It needs bash, curl and jq.
 #
-# What definitions and live state say is hostile: it reaches the log between stop-commands only, or escaped by
-# calry-gitops, and the comment as calry-gitops made it. The token and the keys are in no argument, which other users see.
+# The checkout is hostile: no program comes from it, and no file is written through a link in it. So are definitions and live
+# state: they reach the log between stop-commands only, or escaped by calry-gitops, and the comment as calry-gitops made it.
+# The token and the keys are in no argument, which other users see.
 set -euo pipefail
+# shellcheck source=deploy/github-action/programs.sh
+. "${BASH_SOURCE[0]%/*}/programs.sh"
 
 export -n TOKEN # what is started here has no use for it
-for name in SECRETS_UNAVAILABLE FAIL_ON_DRIFT STRICT COMMENT; do
+for name in SECRETS_UNAVAILABLE FAIL_ON_DRIFT FAIL_ON_LOOSENED STRICT COMMENT; do
     case ${!name} in
     true | false) ;;
     *)
-        printf '::error title=Calry::%s is true or false\n' "${name,,}"
+        printf '::error title=Calry::%s is true or false\n' "$(tr _ - <<<"${name,,}")"
         exit 64
         ;;
     esac
 done
 
-if [ -z "$BINARY" ]; then
-    BINARY=${CARGO_TARGET_DIR:-$GITHUB_ACTION_PATH/../../target}/release/calry-gitops
+say() {
+    printf '::%s title=Calry::%s\n' "$1" "$2"
+}
+refuse() {
+    say error "$1"
+    exit 64
+}
+
+if [ -z "$BINARY" ]; then BINARY=$RUNNER_TEMP/calry-gitops/target/release/calry-gitops; fi
+if [[ $BINARY == */* ]]; then
+    real=$(realpath -- "$BINARY") || refuse "there is no binary $BINARY"
+    if in_checkout "${real%/*}"; then
+        refuse "binary is in the checkout, where a pull request can replace it; put it elsewhere, such as into RUNNER_TEMP"
+    fi
+fi
+if [ "$FAIL_ON_LOOSENED" = true ]; then
+    if [ -z "$BASE" ]; then refuse "fail-on-loosened needs a base to compare with"; fi
+    if [ -z "${CALRY_API_KEY:-}" ] && [ -z "$LIVE" ]; then refuse "fail-on-loosened needs an API key or a snapshot"; fi
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 touch "$work/plan.md"
-
-say() {
-    printf '::%s title=Calry::%s\n' "$1" "$2"
-}
 
 # Shows a file to the reader of the log, not to the runner, which would take lines of it for commands.
 show() {
@@ -49,10 +64,12 @@ options=(--definitions "$DEFINITIONS")
 if [ "$STRICT" = true ]; then options+=(--strict); fi
 
 if [ -n "$SARIF" ]; then
-    "$BINARY" validate "${options[@]}" --quiet --format sarif >"$SARIF" 2>/dev/null || [ -s "$SARIF" ]
+    "$BINARY" validate "${options[@]}" --quiet --format sarif >"$work/sarif" 2>/dev/null || [ -s "$work/sarif" ]
+    rm -f -- "$SARIF" # a link may be committed there
+    cp -- "$work/sarif" "$SARIF"
 fi
 
-changes='' digest='' drifted=0
+changes='' digest='' loosened='' drifted=0
 if [ -z "${CALRY_API_KEY:-}" ] && [ -z "$LIVE" ]; then
     check validate "${options[@]}" --format github
     say notice "there is neither an API key nor a snapshot here: the files were checked, and nothing was planned"
@@ -66,6 +83,7 @@ else
     if [ -n "$BASE" ]; then
         plan+=(--base="$BASE")
         if [ "$FAIL_ON_DRIFT" = true ]; then plan+=(--fail-on-drift); fi
+        if [ "$FAIL_ON_LOOSENED" = true ]; then plan+=(--fail-on-loosened); fi
     fi
     check "${plan[@]}"
     if [ -s "$work/plan.json" ] && jq --exit-status .definitions "$work/plan.json" >"$work/found"; then
@@ -75,6 +93,7 @@ else
         # Without a base, what differs is as much the one as the other.
         changes=$(differing drift)
         drifted=$(differing branch)
+        loosened=$(jq --raw-output '.loosened | if . then length else "" end' "$work/plan.json")
         digest=$(jq --raw-output '.digest // ""' "$work/plan.json")
     fi
     cp "$work/plan.md" "$work/summary.md"
@@ -82,6 +101,7 @@ fi
 
 {
     printf 'changes=%s\n' "$changes"
+    printf 'loosened=%s\n' "$loosened"
     printf 'digest=%s\n' "$digest"
     printf 'exitcode=%s\n' "$code"
 } >>"${GITHUB_OUTPUT:-/dev/null}"
@@ -143,7 +163,7 @@ keep_comment() {
     jq --null-input --arg marker "$marker" --rawfile plan "$work/plan.md" '{body: ($marker + "\n" + $plan)}' >"$work/body"
     if [ -z "$id" ]; then
         # Nothing to say is no reason to speak, but it is one to correct what was said.
-        if [ "$code" = 0 ] && [ "$changes" = 0 ]; then return; fi
+        if [ "$code" = 0 ] && [ "$changes" = 0 ] && [ "${loosened:-0}" = 0 ]; then return; fi
         status=$(github POST "$comments" "$work/body")
     elif jq --exit-status --slurpfile body "$work/body" \
         'def text: gsub("\\r"; "") | sub("\\s+$"; ""); (.body | text) == ($body[0].body | text)' "$work/found" >"$work/same"; then
@@ -162,6 +182,8 @@ if [ "$COMMENT" = true ] && [ -n "$PULL_REQUEST" ] && [ -n "$TOKEN" ] && [ -s "$
     keep_comment
 fi
 
-# A change is what a pull request is for; drift fails its check where that was asked for.
-if [ "$code" = 2 ] && { [ "$FAIL_ON_DRIFT" = false ] || [ "$drifted" = 0 ]; }; then code=0; fi
+# A change is what a pull request is for; drift and lost protection fail its check if that was asked for.
+if [ "$FAIL_ON_DRIFT" = false ]; then drifted=0; fi
+if [ "$FAIL_ON_LOOSENED" = false ]; then loosened=0; fi
+if [ "$code" = 2 ] && [ "$drifted" = 0 ] && [ "${loosened:-0}" = 0 ]; then code=0; fi
 exit "$code"

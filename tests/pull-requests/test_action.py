@@ -1,11 +1,12 @@
 """The GitHub action's script, run for real."""
 
 import re
+import shlex
 import subprocess
 import unittest
 
 from forge import ALICE, BOT
-from world import BINARY, MARKER, ROOT, World
+from world import BINARY, LOOSENED, MARKER, ROOT, World
 
 FINGERPRINT_KEY = "a-fingerprint-key-that-is-long-enough-for-this"
 TOKEN = "ghs_bot-may-write"
@@ -31,7 +32,8 @@ def executed(log):
 
 
 class Action(World):
-    def check(self, **given):
+    def check(self, action=None, **given):
+        """Runs check.sh, or the steps of an action as the runner does."""
         output, summary = self.work / "output", self.work / "summary"
         output.write_text("")
         summary.write_text("")
@@ -40,13 +42,26 @@ class Action(World):
             "GITHUB_REPOSITORY": "acme/definitions", "GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary),
             "DEFINITIONS": "definitions", "BINARY": BINARY, "CALRY_API_URL": self.calry, "CALRY_API_KEY": self.key,
             "LIVE": "", "CALRY_FINGERPRINT_KEY": "", "SECRETS_UNAVAILABLE": "true", "BASE": self.base,
-            "FAIL_ON_DRIFT": "false", "STRICT": "false", "SARIF": "", "COMMENT": "true", "TOKEN": TOKEN,
+            "FAIL_ON_DRIFT": "false", "FAIL_ON_LOOSENED": "false", "STRICT": "false", "SARIF": "", "COMMENT": "true", "TOKEN": TOKEN,
             "API_URL": self.forge.url, "PULL_REQUEST": "7",
         } | given  # fmt: skip
-        ran = subprocess.run(
-            [ROOT / "deploy/github-action/check.sh"], cwd=self.repo, env=environment, capture_output=True, text=True
-        )
-        self.log, self.summary, self.code = ran.stdout + ran.stderr, summary.read_text(), ran.returncode
+        environment["GITHUB_WORKSPACE"] = str(self.repo)
+        steps = [[str(ROOT / "deploy/github-action/check.sh")]]
+        if action:
+            environment |= {"GITHUB_ACTION_PATH": str(action), "RUNNER_TEMP": str(self.work / "runner"), "BINARY": ""}
+            (self.work / "runner").mkdir(exist_ok=True)
+            steps = re.findall(r"shell: (.*)\n *run: '(.*)'\n", (action / "action.yml").read_text())
+            self.assertEqual(len(steps), 2)
+            for number, (shell, script) in enumerate(steps):
+                (self.work / f"step{number}").write_text(script)
+                steps[number] = shlex.split(shell.format(self.work / f"step{number}"))
+        self.log = ""
+        for step in steps:
+            ran = subprocess.run(step, cwd=self.repo, env=environment, capture_output=True, text=True)
+            self.log += ran.stdout + ran.stderr
+            if ran.returncode:
+                break
+        self.summary, self.code = summary.read_text(), ran.returncode
         self.outputs = dict(line.split("=", 1) for line in output.read_text().splitlines())
         seen = self.arguments.read_text() if self.arguments.exists() else ""
         for secret in [TOKEN, environment["TOKEN"], environment["CALRY_API_KEY"], FINGERPRINT_KEY]:
@@ -112,6 +127,59 @@ class Action(World):
         self.check(BASE="", FAIL_ON_DRIFT="true")
         self.assertEqual(self.code, 2)
 
+    def test_lost_protection_is_commented_and_annotated_and_fails_if_that_is_asked_for(self):
+        self.protect()
+        self.check()
+        self.assertEqual((self.code, self.outputs["loosened"], self.forge.writes()), (0, "0", []), self.log)
+        for what in LOOSENED:
+            self.loosen(what)
+            self.forge.comments.clear()
+            self.check()
+            self.assertEqual((self.code, self.outputs["changes"]), (0, "0"), self.log)
+            self.assertGreaterEqual(int(self.outputs["loosened"]), 1, what)
+            self.assertEqual(len(self.own()), 1, what)
+            warnings = [c for c in executed(self.log) if c[0] == "warning" and "title=no longer protected" in c[1]]
+            self.assertEqual(len(warnings), int(self.outputs["loosened"]), self.log)
+            self.check(FAIL_ON_LOOSENED="true")
+            self.assertEqual((self.code, self.outputs["exitcode"]), (2, "2"), self.log)
+        self.git("checkout", "--quiet", "--force", "-B", "branch", self.base)
+        self.check(FAIL_ON_LOOSENED="true")
+        self.assertEqual((self.code, self.outputs["loosened"]), (0, "0"), self.log)
+        self.assertEqual(self.forge.writes()[-1][0], "PATCH", "what a branch no longer loosens is corrected")
+
+    def test_a_check_of_protection_that_cannot_be_made_is_64(self):
+        for missing in [{"BASE": ""}, {"CALRY_API_KEY": ""}]:
+            self.check(FAIL_ON_LOOSENED="true", **missing)
+            self.assertEqual(self.code, 64, self.log)
+
+    def test_no_program_of_a_checkout_runs(self):
+        action = self.source() / "deploy/github-action"
+        ran, head = self.hostile()
+        self.change("one")
+        for what in ["rust-toolchain.toml", ".cargo/config.toml"]:
+            self.obey(what)
+            self.forge.comments.clear()
+            self.check(action=action, PATH=f"{head}:{self.path}", CARGO_TARGET_DIR="target", **self.cargo())
+            self.assertFalse(ran.exists(), ran.exists() and ran.read_text())
+            self.assertEqual((self.code, self.outputs["changes"], len(self.own())), (0, "1", 1), self.log)
+        # The action itself may be in a directory of the checkout.
+        self.git("clone", "--quiet", str(self.work / "source"), str(self.repo / "action"))
+        self.check(action=self.repo / "action/deploy/github-action", PATH=f"{head}:{self.path}", **self.cargo())
+        self.assertFalse(ran.exists(), ran.exists() and ran.read_text())
+        self.assertEqual((self.code, self.outputs["changes"]), (0, "1"), self.log)
+        self.check(BINARY="target/release/calry-gitops")
+        self.assertEqual(self.code, 64, self.log)
+        self.assertFalse(ran.exists())
+
+    def test_nothing_is_written_through_a_link_of_a_checkout(self):
+        victim = self.work / "victim"
+        victim.write_text("untouched")
+        (self.repo / "problems.sarif").symlink_to(victim)
+        self.commit("link")
+        self.check(SARIF="problems.sarif")
+        self.assertEqual((self.code, victim.read_text()), (0, "untouched"), self.log)
+        self.assertIn('"version"', (self.repo / "problems.sarif").read_text())
+
     def test_what_a_branch_no_longer_does_is_corrected(self):
         self.change("one")
         self.check()
@@ -133,7 +201,7 @@ class Action(World):
         self.change("one")
         self.check()
         self.check(CALRY_API_KEY="zepl.unknown.key.acme")
-        self.assertEqual((self.code, self.outputs), (1, {"changes": "", "digest": "", "exitcode": "1"}), self.log)
+        self.assertEqual((self.code, self.outputs), (1, {"changes": "", "loosened": "", "digest": "", "exitcode": "1"}), self.log)
         self.assertIn("failed", self.own()[0]["body"])
         self.assertIn("does not know the API key", self.summary)
         self.assertEqual(len(self.forge.comments), 1)

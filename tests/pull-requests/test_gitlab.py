@@ -8,7 +8,7 @@ import unittest
 from pathlib import Path
 
 from forge import ALICE
-from world import BINARY, MARKER, ROOT, World
+from world import BINARY, LOOSENED, MARKER, ROOT, World
 
 TOKEN = "ghp_alice-may-write"
 
@@ -24,7 +24,7 @@ class Template(World):
         (self.work / "bin").mkdir()
         (self.work / "bin/calry-gitops").symlink_to(Path(BINARY).resolve())
 
-    def gitlab(self, *args, **given):
+    def gitlab(self, *args, environment=None, **given):
         variables = {
             "CI_PIPELINE_SOURCE": "merge_request_event", "CI_MERGE_REQUEST_DIFF_BASE_SHA": self.base,
             "CI_MERGE_REQUEST_IID": "7", "CI_PROJECT_ID": "42", "CI_API_V4_URL": f"{self.forge.url}/api/v4",
@@ -34,7 +34,7 @@ class Template(World):
         ran = subprocess.run(
             [os.environ["GITLAB_CI_LOCAL"], "--force-shell-executor", "--home", self.work, *args, *pairs],
             cwd=self.repo, capture_output=True, text=True,
-            env={"PATH": f"{self.work}/bin:{self.path}", "HOME": str(self.work)},
+            env={"PATH": f"{self.work}/bin:{self.path}", "HOME": str(self.work)} | (environment or {}),
         )  # fmt: skip
         self.log, self.code = ran.stdout + ran.stderr, ran.returncode
         seen = self.arguments.read_text() if self.arguments.exists() else ""
@@ -82,6 +82,40 @@ class Template(World):
         self.gitlab("calry-plan", CALRY_GITLAB_TOKEN="revoked")
         self.assertEqual(self.code, 0)
         self.assertIn("could not be kept", self.log)
+
+    def test_lost_protection_is_in_the_note_and_fails_if_that_is_asked_for(self):
+        self.protect()
+        self.gitlab("calry-plan", CALRY_FAIL_ON_LOOSENED="true")
+        self.assertEqual((self.code, self.forge.writes()), (0, []), self.log)
+        for what in LOOSENED:
+            self.loosen(what)
+            self.forge.comments.clear()
+            self.gitlab("calry-plan")
+            self.assertEqual((self.code, len(self.forge.comments)), (0, 1), f"{what}: {self.log}")
+        self.gitlab("calry-plan", CALRY_FAIL_ON_LOOSENED="true")
+        self.assertEqual(self.code, 1, self.log)  # gitlab-ci-local's own, of a job that failed
+
+    def test_no_program_of_a_checkout_runs_and_nothing_is_written_through_a_link_of_it(self):
+        source = self.source()
+        # What gitlab-ci-local itself starts is not of the template.
+        ran, head = self.hostile(leave_out=["bash", "git", "env", "rm", "cat", "mktemp", "cp"])
+        victim = self.work / "victim"
+        victim.write_text("untouched")
+        outputs = ["calry-problems.json", "calry-problems.sarif", "gl-code-quality-report.json", "calry-plan.json", "calry-plan.md"]
+        for name in outputs:
+            (self.repo / name).symlink_to(victim)
+        self.change("one")
+        environment = {"PATH": f"{head}:{self.path}"} | self.cargo()
+        for what in ["rust-toolchain.toml", ".cargo/config.toml"]:
+            self.obey(what)
+            self.gitlab(
+                "calry-validate", "calry-plan", environment=environment, CALRY_GITOPS_SOURCE=f"file://{source}",
+            )  # fmt: skip
+            self.assertFalse(ran.exists(), ran.exists() and ran.read_text())
+            self.assertEqual((self.code, victim.read_text()), (0, "untouched"), self.log)
+            self.assertFalse(any((self.repo / name).is_symlink() for name in outputs))
+            self.git("checkout", "--quiet", "--force", "HEAD", "--", *outputs)
+        self.assertIn("one.png", self.forge.comments[-1]["body"])
 
 
 if __name__ == "__main__":

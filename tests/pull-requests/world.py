@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -12,6 +13,17 @@ from forge import Forge
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = os.environ["CALRY_GITOPS"]
+# A branch that only takes protection away, and what the plan calls that.
+LOOSENED = {
+    "file": lambda files: (files / "guesty.yaml").unlink(),
+    "hold": lambda files: (files / "guesty.yaml").write_text(GUESTY + "hold:\n  until: 2099-12-31\n"),
+    "part": lambda files: (files / "guesty.yaml").write_text("provider: GUESTY\nfieldsToSync:\n  listing: [name]\n"),
+    "pin": lambda files: (files / "workspace.yaml").unlink(),
+}
+GUESTY = "provider: GUESTY\nicon: https://cdn.example.com/a.png\nfieldsToSync:\n  listing: [name]\n"
+# Programs that a checkout could offer in the place of those that the checks start.
+PROGRAMS = ["bash", "calry-gitops", "cargo", "cat", "cp", "curl", "env", "git", "jq", "mktemp", "od", "realpath", "rm", "rustc",
+            "rustup", "sed", "tar", "tr"]  # fmt: skip
 MARKER = "<!-- calry-gitops:acme-production -->"
 
 
@@ -57,14 +69,18 @@ class World(unittest.TestCase):
             shim.chmod(0o755)
         self.path = f"{shims}:{os.environ['PATH']}"
 
-    def git(self, *args):
+    def git(self, *args, at=None):
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"]
-        return subprocess.run(["git", *identity, *args], cwd=self.repo, check=True, capture_output=True, text=True).stdout
+        ran = subprocess.run(["git", *identity, *args], cwd=at or self.repo, check=True, capture_output=True, text=True)
+        return ran.stdout
+
+    def commit_of(self, revision):
+        return self.git("rev-parse", revision).strip()
 
     def commit(self, message):
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", message)
-        return self.git("rev-parse", "HEAD").strip()
+        return self.commit_of("HEAD")
 
     def write(self, name, text):
         (self.repo / "definitions" / name).write_text(text)
@@ -73,3 +89,60 @@ class World(unittest.TestCase):
     def change(self, field):
         """Something that only this branch wants: GUESTY is in sync at the base."""
         self.write("guesty.yaml", f"provider: GUESTY\nicon: https://cdn.example.com/{field}.png\n")
+
+    def protect(self):
+        """A base with parts that can be left out; what differs from Calry there is drift."""
+        self.write("guesty.yaml", GUESTY)
+        self.base = self.commit_of("HEAD")
+
+    def loosen(self, what):
+        self.git("checkout", "--quiet", "--force", "-B", "branch", self.base)
+        LOOSENED[what](self.repo / "definitions")
+        self.commit(what)
+
+    def source(self):
+        """A repository of calry-gitops that takes a second to build: its program starts the real one."""
+        source = self.work / "source"
+        shutil.copytree(ROOT / "deploy/github-action", source / "deploy/github-action")
+        (source / "Cargo.toml").write_text('[package]\nname = "calry-gitops"\nversion = "0.1.0"\nedition = "2024"\n')
+        (source / "Cargo.lock").write_text('version = 4\n\n[[package]]\nname = "calry-gitops"\nversion = "0.1.0"\n')
+        (source / "src").mkdir()
+        (source / "src/main.rs").write_text(
+            "use std::os::unix::process::CommandExt;\n"
+            f'fn main() {{ panic!("{{}}", std::process::Command::new("{Path(BINARY).resolve()}")'
+            ".args(std::env::args_os().skip(1)).exec()) }\n"
+        )
+        self.git("init", "--quiet", "--initial-branch=main", at=source)
+        self.git("add", "--all", at=source)
+        self.git("commit", "--quiet", "--message", "source", at=source)
+        self.git("tag", "v0.1.0", at=source)
+        return source
+
+    def cargo(self):
+        """Variables by which cargo and rustup work in another home."""
+        rustup = os.environ.get("RUSTUP_HOME", Path.home() / ".rustup")
+        return {"RUSTUP_HOME": str(rustup), "CARGO_HOME": str(self.work / "cargo")}
+
+    def hostile(self, leave_out=()):
+        """A checkout that offers programs in every way; returns what ran of them, and the head of PATH that finds them."""
+        ran = self.work / "ran"
+        program = f'#!/bin/sh\necho "$0" >>{shlex.quote(str(ran))}\nexit 1\n'
+        places = [".", ".calry-gitops/bin", "evil/bin", "target/release"]
+        for place in places:
+            (self.repo / place).mkdir(parents=True, exist_ok=True)
+            for name in set(PROGRAMS) - set(leave_out):
+                (self.repo / place / name).write_text(program)
+                (self.repo / place / name).chmod(0o755)
+        (self.repo / "evil/lib").mkdir()
+        self.commit("programs")
+        return ran, ":".join(["", ".", ".calry-gitops/bin", *(str(self.repo / place) for place in places)])
+
+    def obey(self, what):
+        """Commits a file that cargo or rustup obeys where they start."""
+        self.git("rm", "--quiet", "-r", "--ignore-unmatch", ".cargo", "rust-toolchain.toml")
+        if what == "rust-toolchain.toml":
+            (self.repo / what).write_text(f'[toolchain]\npath = "{self.repo}/evil"\n')
+        else:
+            (self.repo / ".cargo").mkdir(exist_ok=True)
+            (self.repo / what).write_text('[build]\nrustc-wrapper = "./evil/bin/rustc"\n')
+        self.commit(what)

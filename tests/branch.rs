@@ -194,31 +194,31 @@ fn what_a_branch_stops_protecting_is_shown_in_every_format_and_can_be_pending() 
             "lodgify.yaml",
             Some(format!("{LODGIFY}{HOLD}")),
             vec![item(json!("LODGIFY"), "hold", "hold")],
-            "::warning file=definitions/lodgify.yaml,title=no longer protected::LODGIFY: put on hold until 2099-12-31",
+            "::warning file=definitions/lodgify.yaml,line=4,endLine=4,col=1,endColumn=5,title=no longer protected::LODGIFY: put on hold until 2099-12-31",
         ),
         (
             "hostaway.yaml",
             Some(without("icon: https://cdn.example.com/a.png\n")),
             vec![hostaway("icon")],
-            "::warning file=definitions/hostaway.yaml,title=no longer protected::HOSTAWAY: icon is no longer managed",
+            "::warning file=definitions/hostaway.yaml,line=1,endLine=1,col=11,endColumn=19,title=no longer protected::HOSTAWAY: icon is no longer managed",
         ),
         (
             "hostaway.yaml",
             Some(without("fieldsToSync:\n  listing: [name]\n")),
             vec![hostaway("fieldsToSync.listing")],
-            "::warning file=definitions/hostaway.yaml,title=no longer protected::HOSTAWAY: fieldsToSync.listing",
+            "::warning file=definitions/hostaway.yaml,line=1,endLine=1,col=11,endColumn=19,title=no longer protected::HOSTAWAY: fieldsToSync.listing",
         ),
         (
             "hostaway.yaml",
             Some(without("  headers: {x-tenant: acme}\n")),
             vec![hostaway("partnerKey.headers")],
-            "::warning file=definitions/hostaway.yaml,title=no longer protected::HOSTAWAY: partnerKey.headers",
+            "::warning file=definitions/hostaway.yaml,line=1,endLine=1,col=11,endColumn=19,title=no longer protected::HOSTAWAY: partnerKey.headers",
         ),
         (
             "hostaway.yaml",
             Some(without("partnerKey:\n  headers: {x-tenant: acme}\n  queryParams: {client: acme}\n")),
             vec![hostaway("partnerKey.headers"), hostaway("partnerKey.queryParams")],
-            "::warning file=definitions/hostaway.yaml,title=no longer protected::HOSTAWAY: partnerKey.queryParams",
+            "::warning file=definitions/hostaway.yaml,line=1,endLine=1,col=11,endColumn=19,title=no longer protected::HOSTAWAY: partnerKey.queryParams",
         ),
     ];
     for (file, text, loosened, annotation) in cases {

@@ -172,16 +172,48 @@ fn validate_says_the_same_and_exits_the_same_in_every_format() {
 }
 
 #[test]
-fn code_scanning_is_given_paths_from_the_root_of_the_repository() {
-    let world = world(IN_SYNC);
+fn forges_are_given_paths_from_the_root_of_the_repository_wherever_the_command_runs() {
+    let mut world = world(IN_SYNC);
     world.write("guesty.yaml", BROKEN);
-    let absolute = world.definitions().canonicalize().unwrap();
-    for directory in ["definitions", "./definitions/", absolute.to_str().unwrap()] {
-        let log = world.run(&["validate", "--format", "sarif", "-d", directory]).exits(3).json();
+    let root = world.dir.path().canonicalize().unwrap();
+    std::fs::create_dir(root.join("sub")).unwrap();
+    std::os::unix::fs::symlink("definitions", root.join("link")).unwrap();
+    let absolute = root.join("definitions").display().to_string();
+    let checks = |world: &World, directory: &str, definitions: &str| {
+        let run = |args: &[&str]| {
+            let args = [args, &["-d", definitions]].concat();
+            Ran::of(world.command(&args).current_dir(root.join(directory)).output().unwrap()).exits(3)
+        };
+        let log = run(&["validate", "--format", "sarif"]).json();
         let place = &log["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
-        assert_eq!(place["artifactLocation"]["uri"], "definitions/guesty.yaml", "{directory}");
+        assert_eq!(place["artifactLocation"]["uri"], "definitions/guesty.yaml", "{directory} {definitions}");
         assert_eq!(place["region"], json!({"startLine": 3, "startColumn": 12, "endColumn": 13}));
-    }
+        for command in ["validate", "plan"] {
+            let out = run(&[command, "--format", "github"]).out;
+            assert!(out.contains("::error file=definitions/guesty.yaml,line=3,"), "{directory} {definitions}\n{out}");
+        }
+        let out = run(&["plan", "--format", "markdown"]).out;
+        assert!(out.contains("`definitions/guesty.yaml:3:12`"), "{directory} {definitions}\n{out}");
+    };
+    let forms = [
+        (".", "definitions"),
+        (".", "./definitions/"),
+        (".", "definitions//"),
+        (".", "sub/../definitions"),
+        (".", "link"),
+        (".", &absolute),
+        ("definitions", "."),
+        ("sub", "../definitions"),
+        ("sub", &absolute),
+    ];
+    // Without a repository it is the working directory that counts, and before that the workspace of the job.
+    forms.iter().filter(|(directory, _)| *directory == ".").for_each(|(cwd, form)| checks(&world, cwd, form));
+    world.env("GITHUB_WORKSPACE", root.to_str().unwrap());
+    forms.iter().for_each(|(cwd, form)| checks(&world, cwd, form));
+    world.env.remove("GITHUB_WORKSPACE");
+    // A checkout with a worktree's `.git` file is one as well.
+    std::fs::write(root.join(".git"), "gitdir: /nowhere\n").unwrap();
+    forms.iter().for_each(|(cwd, form)| checks(&world, cwd, form));
 }
 
 #[test]

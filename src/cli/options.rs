@@ -175,6 +175,26 @@ pub(super) struct Setup {
     pub(super) http: Http,
 }
 
+impl Setup {
+    /// The definitions directory, by its path from the root of the repository.
+    pub(super) fn from_root(&self) -> String {
+        from_root(&self.source.definitions)
+    }
+}
+
+/// A directory by its path from the root of the repository, as forges know files; without a repository, from the workspace of
+/// the job or from the working directory.
+pub(super) fn from_root(directory: &Path) -> String {
+    let within = |root: PathBuf| {
+        let directory = std::fs::canonicalize(directory).ok()?;
+        directory.strip_prefix(std::fs::canonicalize(root).ok()?).ok().map(Path::to_owned)
+    };
+    let path = repo::path_in_checkout(directory)
+        .or_else(|| std::env::var_os("GITHUB_WORKSPACE").and_then(|root| within(root.into())))
+        .or_else(|| std::env::current_dir().ok().and_then(within));
+    path.unwrap_or_else(|| directory.to_owned()).display().to_string()
+}
+
 /// The groups of options that each workspace can have of its own.
 pub(super) fn groups_of_workspaces() -> [Option<clap::Id>; 3] {
     [FileArgs::group_id(), ApiArgs::group_id(), TrustArgs::group_id()]

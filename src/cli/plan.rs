@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use super::options::{FingerprintArgs, LiveArgs, LiveSource, Setup, TrustArgs};
 use super::{Exit, Output};
-use crate::model::{Code, Diagnostic, FingerprintKey, printable};
+use crate::model::{Code, Diagnostic, Excerpt, FingerprintKey, printable};
 use crate::pass::{self, Desired, Failure, Look};
-use crate::plan::{Applied, Origin, Payload, Plan, Verdict};
+use crate::plan::{Applied, Change, Origin, Payload, Plan, Verdict};
 use crate::remote::{Snapshot, SnapshotError};
 use crate::render::text::Layout;
 use crate::render::{github, json, markdown, text};
-use crate::repo::{MissingSecrets, Writing};
+use crate::repo::{MissingSecrets, Subject, Writing};
 use crate::saved::Saved;
 
 #[derive(Args)]
@@ -103,7 +103,7 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
         Ok(looked) => looked,
         Err(failed) => {
             let exit = failed.tell(&setup, args.format, output);
-            write(&args.also, |format| failed.print(format, &setup.shown))?;
+            write(&args.also, |format| failed.print(format, &setup.from_root()))?;
             return Ok(exit);
         }
     };
@@ -116,8 +116,8 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     };
     let layout = Layout { diff: args.diff, directory: &setup.shown, next: next.as_deref() };
     output.diagnostics(&desired.loaded.diagnostics, &setup.shown, desired.loaded.files.len());
-    output.result(&looked.print(args.format, layout));
-    write(&args.also, |format| looked.print(format, layout))?;
+    output.result(&looked.print(args.format, layout, &setup.from_root()));
+    write(&args.also, |format| looked.print(format, layout, &setup.from_root()))?;
     let mut failed = cannot_be_applied(&look.plan);
     if let Some(file) = &args.out {
         if looked.is_invalid() {
@@ -158,15 +158,29 @@ impl Looked {
         self.desired.loaded.has_errors() || missing
     }
 
-    fn print(&self, format: Format, layout: Layout<'_>) -> String {
+    /// The plan in a format. `directory` is the path of the definitions from the root of the repository.
+    fn print(&self, format: Format, layout: Layout<'_>, directory: &str) -> String {
         let (plan, diagnostics) = (&self.look.plan, &self.desired.loaded.diagnostics);
-        let directory = layout.directory;
         match format {
             Format::Text => text::plan(plan, layout),
             Format::Json => json::plan(plan, diagnostics, None, None),
             Format::Markdown => markdown::plan(plan, diagnostics, None, directory),
-            Format::Github => github::diagnostics(diagnostics, directory) + &github::plan(plan, directory),
+            Format::Github => github::plan(plan, diagnostics, directory, |file, target| self.place(file, target)),
         }
+    }
+}
+
+impl Looked {
+    /// Where a file speaks of what a plan shows.
+    fn place(&self, file: &str, target: github::Target<'_>) -> Option<Excerpt> {
+        let subject = match target {
+            github::Target::File => Subject::Definition,
+            github::Target::Hold => Subject::Hold,
+            github::Target::Change(Change::Icon { .. }) => Subject::Icon,
+            github::Target::Change(Change::Key { half, name, .. }) => Subject::Parameter(*half, name),
+            github::Target::Change(Change::Field { group, field, .. }) => Subject::Field { group, field },
+        };
+        self.desired.loaded.place(file, subject)
     }
 }
 
@@ -185,7 +199,7 @@ impl Failed {
     pub(super) fn tell(&self, setup: &Setup, format: Format, output: &Output) -> Exit {
         output.diagnostics(&self.diagnostics, &setup.shown, self.files);
         if format != Format::Text {
-            output.result(&self.print(format, &setup.shown));
+            output.result(&self.print(format, &setup.from_root()));
         }
         output.error(&self.failure.to_string());
         if self.failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed }

@@ -1,10 +1,8 @@
 //! `validate`: the files, offline. It opens no socket and needs no key and no secret.
 
-use std::path::Path;
-
 use clap::{Args, ValueEnum};
 
-use super::options::FileArgs;
+use super::options::{FileArgs, from_root};
 use super::{Exit, Output};
 use crate::model::{Catalogue, Severity, printable};
 use crate::pass::{self, Failure};
@@ -59,8 +57,8 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
         Format::Text => output.result(&valid),
         Format::Json => output.result(&json::diagnostics(problems, files)),
         // What is no command is a line of the job's log.
-        Format::Github => output.result(&(github::diagnostics(problems, &shown) + &valid)),
-        Format::Sarif => output.result(&sarif::diagnostics(problems, from_here(definitions))),
+        Format::Github => output.result(&(github::diagnostics(problems, &from_root(definitions)) + &valid)),
+        Format::Sarif => output.result(&sarif::diagnostics(problems, &from_root(definitions))),
     }
     Ok(if loaded.has_errors() { Exit::Invalid } else { Exit::Done })
 }
@@ -79,10 +77,4 @@ fn load(FileArgs { definitions, only, strict }: &FileArgs) -> Result<Loaded, Fai
         loaded.deny_warnings();
     }
     Ok(loaded)
-}
-
-/// The directory from where the command runs: code scanning knows files by their path in the repository.
-fn from_here(directory: &Path) -> &Path {
-    let here = std::env::current_dir().unwrap_or_default();
-    directory.strip_prefix(here).unwrap_or(directory)
 }

@@ -6,78 +6,129 @@
 use std::fmt::Write as _;
 
 use super::path_from_root;
-use super::text::{brief, counts, mismatched, origins};
+use super::text::{brief, counts, mismatched, named, origins};
 use super::view::{loosened, parts};
 use crate::apply::{Outcome, Report};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, printable};
-use crate::plan::{Origin, Payload, Plan, Verdict};
+use crate::plan::{Change, Loosened, Origin, Payload, Plan, Verdict};
 
-/// One annotation for each problem.
-#[must_use]
-pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
-    let mut out = String::new();
-    for diagnostic in list {
-        let level = match diagnostic.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
-        let place = diagnostic.excerpt.as_ref();
-        let help = diagnostic.help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
-        let message = format!("{}{help}", diagnostic.message);
-        annotation(&mut out, level, directory, Some(&diagnostic.file), place, diagnostic.code.as_str(), &message);
-    }
-    out
+/// What an annotation of a plan points to.
+#[derive(Clone, Copy)]
+pub enum Target<'a> {
+    /// A file as a whole.
+    File,
+    /// Its hold.
+    Hold,
+    /// What it wants at the place of a change.
+    Change(&'a Change),
 }
 
-/// One annotation for each provider that changes or cannot, and one for the whole.
+/// How grave an annotation is. GitHub shows the first ten of each level of a step; all are in its log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Error,
+    Warning,
+    Notice,
+}
+
+/// One annotation for each problem, the errors first.
 #[must_use]
-pub fn plan(plan: &Plan, directory: &str) -> String {
-    let mut out = String::new();
-    for item in &plan.loosened {
-        let (label, sentence) = loosened(item, printable);
-        annotation(
-            &mut out,
-            "warning",
-            directory,
-            item.file(),
-            None,
-            "no longer protected",
-            &format!("{label}: {sentence}"),
-        );
-    }
-    for (origin, part) in parts(plan).iter().flat_map(|(origin, parts)| parts.iter().map(move |part| (origin, part))) {
-        let file = part.entry.file.as_deref();
-        let (level, title, message) = match (&part.step.payload, origin) {
-            (Payload::Masked(_), _) => {
-                ("warning", "cannot be applied", part.step.payload.refusal().unwrap_or_default())
-            }
-            (_, Some(Origin::Drift)) => ("notice", "drift that was there before", brief(part.changes.iter().copied())),
-            (_, Some(Origin::Branch)) => ("notice", "this branch changes", brief(part.changes.iter().copied())),
-            (_, None) => ("notice", "will change", brief(part.changes.iter().copied())),
-        };
-        annotation(&mut out, level, directory, file, None, title, &format!("{}: {message}", part.entry.label()));
-    }
-    for entry in &plan.entries {
-        let Some(file) = entry.file.as_deref() else { continue };
-        let label = entry.label();
-        let (level, title, message) = match &entry.verdict {
-            Verdict::Held { hold, pending } if !pending.is_empty() => {
-                ("notice", "held", format!("{label} is held until {} (pending: {})", hold.until, brief(pending)))
-            }
-            Verdict::Unreadable(problem) => ("error", "unreadable", format!("{label}: {problem}")),
-            // A missing provider is among the diagnostics, at its line.
-            _ => continue,
-        };
-        annotation(&mut out, level, directory, Some(file), None, title, &message);
-    }
+pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
+    let mut out = Annotations { text: String::new(), directory };
+    out.problems(list, Severity::Error);
+    out.problems(list, Severity::Warning);
+    out.text
+}
+
+/// The plan in one annotation, then one for each problem, for what this branch stops protecting, and for each line of a file
+/// that changes something. `place` finds a target in its file.
+#[must_use]
+pub fn plan(
+    plan: &Plan,
+    diagnostics: &[Diagnostic],
+    directory: &str,
+    place: impl Fn(&str, Target<'_>) -> Option<Excerpt>,
+) -> String {
+    let mut out = Annotations { text: String::new(), directory };
     let origins = if plan.base.is_some() { format!(". {}", origins(plan)) } else { String::new() };
     let digest = plan.digest.as_ref().map(|digest| format!(" ({digest})")).unwrap_or_default();
-    let _ = writeln!(
-        out,
-        "::notice title=Calry plan::{}",
-        data(&format!("{}: {}{origins}{digest}", plan.workspace.slug, counts(&plan.summary())))
-    );
-    out
+    let summary = format!("{}: {}{origins}{digest}", plan.workspace.slug, counts(&plan.summary()));
+    out.add(Level::Notice, None, None, "Calry plan", &summary);
+
+    out.problems(diagnostics, Severity::Error);
+    for entry in &plan.entries {
+        // A missing provider is among the problems, at its line.
+        let (Some(file), Verdict::Unreadable(problem)) = (entry.file.as_deref(), &entry.verdict) else { continue };
+        let place = place(file, Target::File);
+        out.add(Level::Error, Some(file), place, "unreadable", &format!("{}: {problem}", entry.label()));
+    }
+    for item in &plan.loosened {
+        let target = if matches!(item, Loosened::Hold { .. }) { Target::Hold } else { Target::File };
+        let place = item.file().and_then(|file| place(file, target));
+        let (label, sentence) = loosened(item, printable);
+        out.add(Level::Warning, item.file(), place, "no longer protected", &format!("{label}: {sentence}"));
+    }
+    let mut changes = changes(plan, &place);
+    changes.sort_by_key(|change| change.level != Level::Warning);
+    for Annotation { level, file, place, title, message } in changes {
+        out.add(level, Some(file), place, title, &message);
+    }
+    out.problems(diagnostics, Severity::Warning);
+    for entry in &plan.entries {
+        let (Some(file), Verdict::Held { hold, pending }) = (entry.file.as_deref(), &entry.verdict) else { continue };
+        if !pending.is_empty() {
+            let message = format!("{} is on hold until {} (pending: {})", entry.label(), hold.until, brief(pending));
+            out.add(Level::Notice, Some(file), place(file, Target::Hold), "on hold", &message);
+        }
+    }
+    out.text
+}
+
+struct Annotation<'a> {
+    level: Level,
+    file: &'a str,
+    place: Option<Excerpt>,
+    title: &'static str,
+    message: String,
+}
+
+/// The changes of a plan, those of one line in one annotation: what is switched off as a warning, what was due before as a
+/// notice.
+fn changes<'a>(plan: &'a Plan, place: &dyn Fn(&str, Target<'_>) -> Option<Excerpt>) -> Vec<Annotation<'a>> {
+    let mut all = Vec::new();
+    for (origin, part) in
+        parts(plan).into_iter().flat_map(|(origin, parts)| parts.into_iter().map(move |p| (origin, p)))
+    {
+        let Some(file) = part.entry.file.as_deref() else { continue };
+        let label = part.entry.label();
+        if let Payload::Masked(_) = &part.step.payload {
+            let message = format!("{label}: {}", part.step.payload.refusal().unwrap_or_default());
+            let (level, place) = (Level::Warning, place(file, Target::File));
+            all.push(Annotation { level, file, place, title: "cannot be applied", message });
+            continue;
+        }
+        let is_off = |change: &Change| matches!(change, Change::Field { after: false, .. });
+        let mut lines: Vec<(bool, Option<Excerpt>, Vec<&Change>)> = Vec::new();
+        for change in part.changes {
+            let (off, place) = (is_off(change), place(file, Target::Change(change)));
+            let line = place.as_ref().map(|place| place.line);
+            match lines.iter_mut().find(|(o, at, _)| *o == off && at.as_ref().map(|at| at.line) == line) {
+                Some((.., changes)) => changes.push(change),
+                None => lines.push((off, place, vec![change])),
+            }
+        }
+        for (off, place, changes) in lines {
+            let (level, title) = match (origin, off) {
+                (Some(Origin::Drift), _) => (Level::Notice, "earlier drift"),
+                (Some(Origin::Branch), true) => (Level::Warning, "this branch switches off"),
+                (Some(Origin::Branch), false) => (Level::Notice, "this branch changes"),
+                (None, true) => (Level::Warning, "will be switched off"),
+                (None, false) => (Level::Notice, "will change"),
+            };
+            all.push(Annotation { level, file, place, title, message: format!("{label}: {}", named(changes)) });
+        }
+    }
+    all
 }
 
 /// One annotation for each update that did not succeed, and one for the whole.
@@ -108,22 +159,37 @@ pub fn failure(sentence: &str) -> String {
     format!("::error title=Calry::{}\n", data(sentence))
 }
 
-fn annotation(
-    out: &mut String,
-    level: &str,
-    directory: &str,
-    file: Option<&str>,
-    place: Option<&Excerpt>,
-    title: &str,
-    message: &str,
-) {
-    let file = file.map(|file| format!("file={},", property(&path_from_root(directory, file)))).unwrap_or_default();
-    let place = place
-        .map(|e| {
-            format!("line={line},endLine={line},col={},endColumn={},", e.column, e.column + e.width, line = e.line)
-        })
-        .unwrap_or_default();
-    let _ = writeln!(out, "::{level} {file}{place}title={}::{}", property(title), data(message));
+/// Annotations of files in one directory, which is given by its path from the root of the repository.
+struct Annotations<'a> {
+    text: String,
+    directory: &'a str,
+}
+
+impl Annotations<'_> {
+    fn problems(&mut self, list: &[Diagnostic], severity: Severity) {
+        let level = match severity {
+            Severity::Error => Level::Error,
+            Severity::Warning => Level::Warning,
+        };
+        for Diagnostic { code, file, excerpt, message, help, .. } in list.iter().filter(|d| d.severity == severity) {
+            let help = help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
+            self.add(level, Some(file), excerpt.clone(), code.as_str(), &format!("{message}{help}"));
+        }
+    }
+
+    fn add(&mut self, level: Level, file: Option<&str>, place: Option<Excerpt>, title: &str, message: &str) {
+        let level = match level {
+            Level::Error => "error",
+            Level::Warning => "warning",
+            Level::Notice => "notice",
+        };
+        let file = file.map(|file| format!("file={},", property(&path_from_root(self.directory, file))));
+        let place = place.map(|Excerpt { line, column, width, .. }| {
+            format!("line={line},endLine={line},col={column},endColumn={},", column + width)
+        });
+        let (file, place) = (file.unwrap_or_default(), place.unwrap_or_default());
+        let _ = writeln!(self.text, "::{level} {file}{place}title={}::{}", property(title), data(message));
+    }
 }
 
 fn data(text: &str) -> String {
@@ -149,7 +215,7 @@ mod tests {
             message: "100% wrong\r\nreally".to_owned(),
             help: None,
         };
-        let out = diagnostics(&[problem], "./definitions/");
+        let out = diagnostics(&[problem], "definitions");
         assert_eq!(
             out,
             "::error file=definitions/a%2Cline=9%3A%3Ab\\u{a}%3A%3Aset-output name=x%3A%3Ay.yaml,line=4,endLine=4,col=2,endColumn=3,title=unknown-key\

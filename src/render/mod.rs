@@ -16,10 +16,7 @@ mod view;
 
 pub use diagnostics::diagnostics;
 
-/// Where a file is for a forge, which knows no `./`: from the root of the repository, in which commands run there.
+/// A file for a forge, which knows it by its path from the root of the repository, as the directory is given.
 fn path_from_root(directory: &str, file: &str) -> String {
-    match directory.trim_end_matches('/').trim_start_matches("./") {
-        "" | "." => file.to_owned(),
-        directory => format!("{directory}/{file}"),
-    }
+    if directory.is_empty() { file.to_owned() } else { format!("{directory}/{file}") }
 }

@@ -3,7 +3,6 @@
 //! What it never does: show a line of a file. A result says what is wrong and where; whoever may read the file can look.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -116,10 +115,9 @@ struct Fingerprints {
     diagnostic: String,
 }
 
-/// The problems of a directory that was read. A path is relative to the root of the repository where `directory` is.
+/// The problems of a directory, which is given by its path from the root of the repository.
 #[must_use]
-pub fn diagnostics(list: &[Diagnostic], directory: &Path) -> String {
-    let directory = directory.to_string_lossy();
+pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
     let mut alike: HashMap<[u8; 32], usize> = HashMap::new();
     let results = list.iter().map(|diagnostic| {
         let Diagnostic { severity, code, file, excerpt, message, help } = diagnostic;
@@ -139,7 +137,7 @@ pub fn diagnostics(list: &[Diagnostic], directory: &Path) -> String {
             message: plain(&format!("{message}{help}")),
             locations: [Location {
                 physical_location: PhysicalLocation {
-                    artifact_location: ArtifactLocation { uri: uri(&path_from_root(&directory, file)) },
+                    artifact_location: ArtifactLocation { uri: uri(&path_from_root(directory, file)) },
                     region: Region {
                         start_line: excerpt.as_ref().map_or(1, |excerpt| excerpt.line),
                         start_column: excerpt.as_ref().map(|excerpt| excerpt.column),
@@ -277,7 +275,7 @@ mod tests {
     }
 
     fn results(list: &[Diagnostic], directory: &str) -> Vec<serde_json::Value> {
-        let log: serde_json::Value = serde_json::from_str(&diagnostics(list, Path::new(directory))).unwrap();
+        let log: serde_json::Value = serde_json::from_str(&diagnostics(list, directory)).unwrap();
         log["runs"][0]["results"].as_array().unwrap().clone()
     }
 
@@ -303,8 +301,8 @@ mod tests {
             results(&[problem(1, "x")], directory)[0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
                 .clone()
         };
-        assert_eq!(uri("./defs/"), "defs/a.yaml");
-        assert_eq!(uri("."), "a.yaml");
+        assert_eq!(uri("defs"), "defs/a.yaml");
+        assert_eq!(uri(""), "a.yaml");
         assert_eq!(uri("a b#ü?%:/x"), "a%20b%23%C3%BC%3F%25%3A/x/a.yaml");
         assert_eq!(uri("/a b"), "file:///a%20b/a.yaml");
     }

@@ -39,11 +39,15 @@ pub(super) struct Definition {
     pub(super) told: Told,
 }
 
-/// Where in a file things stand that are judged later, by others.
+/// Where in a file things stand that are judged later, by others, or shown with a change.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     /// The provider's name, where it is valid.
     pub(super) provider: Option<Span>,
+    /// The key of the icon.
+    icon: Option<Span>,
+    /// The key of each section of the partner key.
+    sections: Vec<(Half, Span)>,
     /// Every group, with every field that it names.
     pub(super) groups: Vec<Group>,
     /// The values below `partnerKey`.
@@ -52,11 +56,56 @@ pub(super) struct Places {
     pub(super) hold: Option<Span>,
 }
 
+/// A part of a definition, to find its place in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject<'a> {
+    /// The definition as a whole.
+    Definition,
+    /// The icon.
+    Icon,
+    /// A header or query parameter.
+    Parameter(Half, &'a str),
+    /// A field of a group.
+    Field {
+        /// The group.
+        group: &'a str,
+        /// The field.
+        field: &'a str,
+    },
+    /// The hold.
+    Hold,
+}
+
+impl Places {
+    /// The place of a part; of one that the file does not name, that of what it belongs to.
+    pub(super) fn of(&self, subject: Subject<'_>) -> Option<Span> {
+        let place = match subject {
+            Subject::Definition => None,
+            Subject::Icon => self.icon,
+            Subject::Hold => self.hold,
+            Subject::Parameter(half, name) => {
+                let same = |value: &&Parameter| value.half == half && half.fold(&value.name) == half.fold(name);
+                let section = || self.sections.iter().find(|(of, _)| *of == half).map(|(_, at)| *at);
+                self.values.iter().find(same).map(|value| value.key).or_else(section)
+            }
+            Subject::Field { group, field } => self
+                .groups
+                .iter()
+                .find(|of| of.name == group)
+                .map(|group| group.fields.iter().find(|(name, _)| name == field).map_or(group.at, |(_, at)| *at)),
+        };
+        place.or(self.provider)
+    }
+}
+
 /// A header or query parameter as the file gives it.
 #[derive(Debug)]
 pub(super) struct Parameter {
     pub(super) half: Half,
     pub(super) name: String,
+    /// The name.
+    key: Span,
+    /// The value.
     pub(super) at: Span,
     pub(super) template: Template,
 }
@@ -262,6 +311,7 @@ impl<'s> Reader<'s> {
                     places.provider = provider.is_some().then_some(entry.value.span);
                 }
                 "icon" => {
+                    places.icon = Some(entry.at);
                     desired.0 = self.text("`icon`", entry, leave).and_then(|text| {
                         let icon = Icon::parse(text);
                         icon.map_err(|error| {
@@ -337,7 +387,10 @@ impl<'s> Reader<'s> {
         }
         for entry in &halves {
             match Half::BOTH.into_iter().find(|half| half.key() == entry.name) {
-                Some(half) => *key.half_mut(half) = self.half(half, entry, places),
+                Some(half) => {
+                    places.sections.push((half, entry.at));
+                    *key.half_mut(half) = self.half(half, entry, places);
+                }
                 None => self.unknown(entry, "`partnerKey`", &Half::BOTH.map(Half::key)),
             }
         }
@@ -365,7 +418,8 @@ impl<'s> Reader<'s> {
             if let Some(template) = self.template(half, entry) {
                 let value = template.resolve(|_| None).ok();
                 let name = entry.name.to_owned();
-                places.values.push(Parameter { half, name, at: entry.value.span, template: template.clone() });
+                let (key, at) = (entry.at, entry.value.span);
+                places.values.push(Parameter { half, name, key, at, template: template.clone() });
                 values.insert(entry.name.to_owned(), DesiredValue { template, value });
             }
         }

@@ -10,7 +10,7 @@ use std::{fs, io};
 
 use jiff::civil::Date;
 
-use super::definition::{self, Definition, MAX_VALUE, Parameter, Places, named};
+use super::definition::{self, Definition, MAX_VALUE, Parameter, Places, Subject, named};
 use super::directory::{self, DirectoryError, FileError};
 use super::edit::Edit;
 use super::format;
@@ -19,8 +19,8 @@ use super::source::{Problems, Source, Told};
 use super::write::Writing;
 use super::yaml::Span;
 use crate::model::{
-    Catalogue, Code, Desired, Diagnostic, Half, Hold, PartnerKey, Provider, Secret, SecretName, Severity, Slug,
-    check_header_value, closest,
+    Catalogue, Code, Desired, Diagnostic, Excerpt, Half, Hold, PartnerKey, Provider, Secret, SecretName, Severity,
+    Slug, check_header_value, closest,
 };
 
 /// A directory of definitions, as it is at one moment.
@@ -254,6 +254,14 @@ impl Loaded {
         self.files.iter().flat_map(|file| &file.places.values).flat_map(|value| value.template.references())
     }
 
+    /// The place of a part of a definition in its file.
+    #[must_use]
+    pub fn place(&self, file: &str, subject: Subject<'_>) -> Option<Excerpt> {
+        let at = self.files.binary_search_by(|other| other.name.as_str().cmp(file)).ok()?;
+        let file = self.files.get(at)?;
+        file.places.of(subject).map(|span| file.source.excerpt(span))
+    }
+
     fn sort(&mut self) {
         let place = |d: &Diagnostic| d.excerpt.as_ref().map_or((0, 0), |excerpt| (excerpt.line, excerpt.column));
         self.diagnostics.sort_by(|a, b| {
@@ -481,7 +489,7 @@ struct Found {
 impl Vault<'_> {
     /// A value with its references filled in; `None` where that cannot be done, which is a problem or is tolerated.
     fn resolve(&mut self, problems: &mut Problems<'_>, parameter: &Parameter) -> Option<Secret> {
-        let Parameter { half, name, at, template } = parameter;
+        let Parameter { half, name, at, template, .. } = parameter;
         let at = Some(*at);
         let mut complete = true;
         for reference in template.references().collect::<BTreeSet<_>>() {

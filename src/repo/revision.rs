@@ -45,6 +45,15 @@ pub fn revision(directory: &Path) -> Option<Revision> {
         .ok()
 }
 
+/// The path of a directory from the root of the checkout that it is in: the nearest parent with a `.git`. `None` where it is
+/// in none, or cannot be found. Nothing of the repository is read.
+#[must_use]
+pub fn path_in_checkout(directory: &Path) -> Option<PathBuf> {
+    let directory = fs::canonicalize(directory).ok()?;
+    let root = directory.ancestors().find(|parent| fs::symlink_metadata(parent.join(".git")).is_ok())?;
+    directory.strip_prefix(root).ok().map(Path::to_owned)
+}
+
 /// The definitions as they were where this branch left another one.
 #[derive(Debug)]
 pub struct Base {

@@ -69,7 +69,7 @@ impl Source {
         })
     }
 
-    fn excerpt(&self, span: Span) -> Excerpt {
+    pub(super) fn excerpt(&self, span: Span) -> Excerpt {
         let number = self.line(span.start());
         let start = self.lines().get(number - 1).map_or(0, |at| *at as usize);
         let end = self.lines().get(number).map_or(self.text.len(), |at| *at as usize);

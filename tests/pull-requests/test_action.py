@@ -88,7 +88,8 @@ class Action(World):
         self.assertEqual(len(self.own()), 1)
         self.assertIn("GUESTY", self.own()[0]["body"])
         self.assertIn("GUESTY", self.summary)
-        self.assertIn(" file=definitions/guesty.yaml,title=this branch changes", [c[1] for c in executed(self.log)])
+        at = r" file=definitions/guesty\.yaml,line=\d+,endLine=\d+,col=\d+,endColumn=\d+,title=this branch changes"
+        self.assertTrue(any(re.fullmatch(at, c[1]) for c in executed(self.log)), self.log)
 
         self.check()
         self.assertEqual(len(self.forge.writes()), 1, "the same is not said again")

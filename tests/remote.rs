@@ -14,8 +14,10 @@ use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
 use calry_gitops::model::{PartnerKey, Provider, Scrubber, Secret, Update, UpdateMethod};
 use calry_gitops::remote::{
-    Api, ApiKey, ApiUrl, Error, Http, KeySource, ReadCalry, Reader, Settings, WriteCalry, Writer, install_tls,
+    Address, Api, ApiKey, ApiUrl, Error, Http, KeySource, Proof, ReadCalry, Reader, Settings, Snapshot, SnapshotError,
+    SnapshotUrl, WriteCalry, Writer, install_tls,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
@@ -102,7 +104,8 @@ fn secs(seconds: u64) -> Duration {
 
 fn api(url: &str) -> Api {
     install_tls();
-    let http = Http::new(Settings { connect: secs(1), request: Duration::from_millis(500) }).unwrap();
+    let http =
+        Http::new(Settings { connect: secs(1), request: Duration::from_millis(500), ..Settings::default() }).unwrap();
     Api::new(&http, ApiUrl::parse(url, false).unwrap(), UpdateMethod::Patch).unwrap()
 }
 
@@ -232,7 +235,7 @@ async fn a_body_that_does_not_come_is_waited_for_no_longer_than_a_request_may_ta
     })
     .await;
     let error = update_of(&format!("http://{address}")).await;
-    assert_eq!(error.to_string(), "cannot update HOSTAWAY: Calry did not answer within 500ms");
+    assert_eq!(error.to_string(), "cannot update HOSTAWAY: Calry did not answer within 500ms (--request-timeout)");
     assert!(error.is_transient() && error.may_have_arrived());
 }
 
@@ -274,14 +277,14 @@ async fn what_will_not_change_is_asked_once() {
         let fake = Fake::answering(move |_, _| refusal(status, "No.")).await;
         let error = reader(&fake.url, secs(5)).definition(&hostaway()).await.unwrap_err();
         assert_eq!((error.status(), fake.requests()), (Some(status), 1));
-        assert_eq!((error.is_fatal_for_workspace(), error.is_missing_provider()), (status == 401, status == 404));
+        assert_eq!(error.is_fatal_for_workspace(), status == 401);
         assert!(error.to_string().contains(&format!("({status}, \"No.\")")), "{error}");
     }
 }
 
 #[tokio::test]
 async fn a_read_is_tried_again_after_trouble_that_passes() {
-    for status in [429, 502, 503, 504] {
+    for status in [408, 425, 429, 502, 503, 504, 520, 524, 530] {
         let fake = Fake::answering(move |n, _| if n < 3 { refusal(status, "") } else { answer(200, WORKSPACE) }).await;
         reader(&fake.url, secs(10)).workspace().await.unwrap();
         assert_eq!(fake.requests(), 3, "{status}");
@@ -318,9 +321,14 @@ async fn the_deadline_ends_the_retries_and_the_error_counts_them() {
 
 #[tokio::test]
 async fn an_update_is_sent_once_whatever_comes_back() {
-    for (status, transient, arrived) in
-        [(400, false, false), (429, true, false), (500, false, true), (502, true, true), (503, true, true)]
-    {
+    for (status, transient, arrived) in [
+        (400, false, false),
+        (408, true, true),
+        (429, true, false),
+        (500, false, true),
+        (503, true, true),
+        (522, true, true),
+    ] {
         let fake = Fake::answering(move |_, _| refusal(status, "")).await;
         let error = update_of(&fake.url).await;
         assert_eq!((error.is_transient(), error.may_have_arrived()), (transient, arrived), "{error}");
@@ -383,7 +391,11 @@ async fn of_an_error_only_status_and_message_are_shown() {
     }
     let refused = |what: &str| format!("cannot update HOSTAWAY: Calry refused the update ({what})");
     assert_eq!(said[0], refused(r#"400, "bad \u{1b}[31mthing\u{202e}""#));
-    assert_eq!(said[1], refused("400"));
+    assert!(
+        said[1].contains("(400) is not in the form of Calry's errors") && !said[1].contains("secret"),
+        "{}",
+        said[1]
+    );
     assert_eq!(said[2], refused(&format!("400, \"{}…\"", "x".repeat(299))));
     assert_eq!(said[3], refused("400"));
 }
@@ -395,6 +407,49 @@ async fn an_expired_key_and_a_wrong_one_are_told_apart() {
     let reader = reader(&fake.url, secs(5));
     assert!(reader.workspace().await.unwrap_err().to_string().contains("has expired"));
     assert!(reader.workspace().await.unwrap_err().to_string().contains("does not know the API key"));
+}
+
+#[tokio::test]
+async fn what_is_in_front_of_calry_is_not_taken_for_it() {
+    let page = format!("<html>{}</html>", "x".repeat(100_000));
+    for (status, body) in
+        [(401, page.clone()), (403, "error code: 1020".to_owned()), (404, page), (401, r#"{"message": "No"}"#.into())]
+    {
+        let body_of = body.clone();
+        let fake = Fake::answering(move |_, _| answer(status, body_of.clone())).await;
+        let said = update_of(&fake.url).await.to_string();
+        assert!(said.contains("gateway or proxy in between") && !said.contains("--update-method"), "{said}");
+        assert!(!said.contains("CALRY_API_KEY") && !said.contains("WRITE"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn several_messages_of_one_error_are_all_shown() {
+    let body = json!({"statusCode": 400, "message": ["icon must be a URL", "name is unknown"], "error": "Bad Request"});
+    let fake = Fake::answering(move |_, _| answer(400, body.to_string())).await;
+    let said = update_of(&fake.url).await.to_string();
+    assert!(said.contains(r#"(400, "icon must be a URL; name is unknown")"#), "{said}");
+}
+
+#[tokio::test]
+async fn a_route_that_is_not_there_suggests_the_other_method() {
+    let fake = Fake::answering(|_, _| refusal(404, "Cannot PATCH /api/v1/integration-definition/HOSTAWAY")).await;
+    let said = update_of(&fake.url).await.to_string();
+    assert!(said.ends_with("try --update-method put"), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_whose_clock_is_wrong_is_waited_for_as_long_as_it_asks() {
+    let in_a_year = SystemTime::now() + secs(365 * 86_400);
+    let (date, until) = (httpdate::fmt_http_date(in_a_year), httpdate::fmt_http_date(in_a_year + secs(2)));
+    let fake = Fake::answering(move |n, _| match n {
+        1 => ([("retry-after", &until), ("date", &date)], refusal(503, "soon")).into_response(),
+        _ => answer(200, WORKSPACE),
+    })
+    .await;
+    let begin = Instant::now();
+    reader(&fake.url, secs(10)).workspace().await.unwrap();
+    assert!(begin.elapsed() >= secs(2) && begin.elapsed() < secs(8), "{:?}", begin.elapsed());
 }
 
 const LIVE: &str = "l1ve \"quoted\"/val&ue";
@@ -479,10 +534,14 @@ async fn fifty_requests_share_one_connection() {
     assert_eq!((fake.requests(), fake.connections.load(SeqCst)), (50, 1));
 }
 
-/// Runs [`child`] in a process of its own, whose environment can be chosen, and returns what it said.
+/// Runs [`child`] in a process of its own, whose environment can be chosen, and returns its outcome.
 async fn in_a_child(url: &str, variables: &[(&str, &str)]) -> String {
+    in_the_child("child", url, variables).await
+}
+
+async fn in_the_child(name: &str, url: &str, variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "child", "--ignored", "--nocapture"]);
+    command.args(["--exact", name, "--ignored", "--nocapture"]);
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
         command.env_remove(name).env_remove(name.to_lowercase());
     }
@@ -509,6 +568,145 @@ async fn child() {
         },
     };
     println!("OUTCOME {outcome}");
+}
+
+/// How the server behaves on its first connection, after the first answer there.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    /// What is in between takes everything and passes nothing on.
+    Swallowed,
+    /// It answers pings, and no request.
+    Unanswered,
+}
+
+/// A Calry over TLS and HTTP/2 whose first connection dies without being closed.
+async fn over_http_2(then: Then) -> String {
+    install_tls();
+    let certificate = CertificateDer::from_pem_file(CERTIFICATE).unwrap();
+    let key = PrivateKeyDer::from_pem_file(PRIVATE_KEY).unwrap();
+    let mut config =
+        rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    config.alpn_protocols = vec!["h2".into()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let dead = Arc::new(tokio::sync::Notify::new());
+    let (to_be_dead, all) = (Arc::clone(&dead), AtomicUsize::new(0));
+    let all = Arc::new(all);
+    let server = raw(move |_, stream| {
+        let (acceptor, dead, all) = (acceptor.clone(), Arc::clone(&to_be_dead), Arc::clone(&all));
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let service = hyper::service::service_fn(move |_| {
+                let (dead, number) = (Arc::clone(&dead), all.fetch_add(1, SeqCst));
+                async move {
+                    if number == 0 && then == Then::Swallowed {
+                        tokio::spawn(async move {
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                            dead.notify_one();
+                        });
+                    }
+                    // The second request comes on the first connection.
+                    if number == 1 && then == Then::Unanswered {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, std::convert::Infallible>(answer(200, WORKSPACE))
+                }
+            });
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        }
+    })
+    .await;
+    raw(move |number, mut client| {
+        let (server, dead) = (server.clone(), Arc::clone(&dead));
+        async move {
+            let mut server = TcpStream::connect(server).await.unwrap();
+            let relayed = copy_bidirectional(&mut client, &mut server);
+            if number > 1 {
+                let _ = relayed.await;
+                return;
+            }
+            tokio::select! {
+                _ = relayed => {}
+                // Both sides stay open, and the kernel acknowledges what they send.
+                () = dead.notified() => std::future::pending().await,
+            }
+        }
+    })
+    .await
+}
+
+/// Asks once, waits, and counts how often it has to ask until there is an answer again.
+#[tokio::test]
+#[ignore = "other tests run it in a process of its own"]
+async fn child_that_asks_again() {
+    install_tls();
+    let url = std::env::var("TEST_URL").unwrap();
+    let caller = std::env::var("TEST_CALLER").unwrap();
+    let millis = |name| Duration::from_millis(std::env::var(name).unwrap().parse().unwrap());
+    let request = millis("TEST_REQUEST");
+    let http = Http::new(Settings { request, keep_alive: millis("TEST_KEEP_ALIVE"), ..Settings::default() }).unwrap();
+    let api = Api::new(&http, ApiUrl::parse(&url, false).unwrap(), UpdateMethod::Patch).unwrap();
+    let ask = async || -> Result<(), String> {
+        match caller.as_str() {
+            "api" => session(&api, secs(20)).0.workspace().await.map(drop).map_err(|error| error.to_string()),
+            "webhook" => {
+                let address = Address::parse(&url, false).unwrap();
+                http.post(&address, &Proof::None, "application/json", b"{}".to_vec(), request).await.map(drop)
+            }
+            _ => {
+                let address = SnapshotUrl::parse(&url).unwrap().unwrap();
+                let deadline = tokio::time::Instant::now() + secs(20);
+                match Snapshot::fetch(&http, &address, deadline, None).await {
+                    // It is no snapshot, but it came.
+                    Ok(_) | Err(SnapshotError::Invalid(_)) => Ok(()),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+        }
+    };
+    ask().await.unwrap();
+    tokio::time::sleep(secs(2)).await;
+    for attempt in 1..=4 {
+        if ask().await.is_ok() {
+            println!("OUTCOME {attempt}");
+            return;
+        }
+    }
+    println!("OUTCOME never");
+}
+
+#[tokio::test]
+async fn a_connection_that_fell_silent_while_idle_is_not_used_again() {
+    for caller in ["api", "webhook", "snapshot"] {
+        let calry = over_http_2(Then::Swallowed).await;
+        let variables = [
+            ("SSL_CERT_FILE", CERTIFICATE),
+            ("TEST_CALLER", caller),
+            ("TEST_REQUEST", "3000"),
+            ("TEST_KEEP_ALIVE", "300"),
+        ];
+        let begin = Instant::now();
+        let said = in_the_child("child_that_asks_again", &format!("https://{calry}"), &variables).await;
+        // No request waited out its time.
+        assert!(said == "1" && begin.elapsed() < secs(5), "{caller}: {said} after {:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_connection_on_which_a_request_timed_out_is_not_used_again() {
+    // A webhook is sent once at a time; what reads tries again by itself.
+    for (caller, attempts) in [("api", "1"), ("webhook", "2"), ("snapshot", "1")] {
+        let calry = over_http_2(Then::Unanswered).await;
+        let variables = [
+            ("SSL_CERT_FILE", CERTIFICATE),
+            ("TEST_CALLER", caller),
+            ("TEST_REQUEST", "1000"),
+            ("TEST_KEEP_ALIVE", "3600000"),
+        ];
+        let said = in_the_child("child_that_asks_again", &format!("https://{calry}"), &variables).await;
+        assert_eq!(said, attempts, "{caller}");
+    }
 }
 
 /// A Calry over TLS that offers `protocol` alone; each entry of the log is what a client agreed to and asked for.
@@ -575,8 +773,46 @@ async fn an_unreachable_proxy_is_named_without_its_password() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let proxy = format!("http://user:hunter2@{free}");
     let said = in_a_child("https://calry.test", &[("SSL_CERT_FILE", CERTIFICATE), ("HTTPS_PROXY", &proxy)]).await;
-    assert!(said.contains("no connection to https://calry.test: Connection refused"), "{said}");
+    let through =
+        format!("no connection to https://calry.test through the proxy http://{free} (HTTPS_PROXY or ALL_PROXY)");
+    assert!(said.contains(&format!("{through}: Connection refused")), "{said}");
     assert!(!said.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_asked_once_and_named() {
+    for (status, why) in [(407, "demands a user and a password"), (403, "refuses the connection")] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let proxy = raw(move |_, mut stream| {
+            count.fetch_add(1, SeqCst);
+            async move {
+                head(&mut stream).await;
+                let _ = stream.write_all(format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n").as_bytes()).await;
+            }
+        })
+        .await;
+        let variable = format!("http://user:hunter2@{proxy}");
+        let said =
+            in_a_child("https://calry.test", &[("SSL_CERT_FILE", CERTIFICATE), ("HTTPS_PROXY", &variable)]).await;
+        assert!(said.contains(&format!("http://{proxy}")) && said.contains(why), "{said}");
+        assert_eq!((asked.load(SeqCst), said.contains("hunter2")), (1, false), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_kind_of_proxy_that_is_not_supported_ends_at_once() {
+    let variables = [("SSL_CERT_FILE", CERTIFICATE), ("ALL_PROXY", "socks5://user:hunter2@127.0.0.1:1080")];
+    let said = in_a_child("https://calry.test", &variables).await;
+    assert!(said.contains("the proxy socks5://127.0.0.1:1080") && said.contains("is not supported"), "{said}");
+    assert!(!said.contains("attempts") && !said.contains("hunter2"), "{said}");
+}
+
+#[tokio::test]
+async fn https_to_a_port_of_plain_http_is_said() {
+    let fake = Fake::answering(|_, _| answer(200, WORKSPACE)).await;
+    let said = in_a_child(&fake.url.replace("http:", "https:"), &[("SSL_CERT_FILE", CERTIFICATE)]).await;
+    assert!(said.contains("does not use TLS") && !said.contains("attempts"), "{said}");
 }
 
 #[tokio::test]
@@ -606,14 +842,16 @@ async fn a_certificate_that_is_not_trusted_fails_at_once() {
     let begin = Instant::now();
     let error = session(&api, secs(60)).0.workspace().await.unwrap_err();
     assert!(begin.elapsed() < secs(5) && !error.is_transient() && !error.may_have_arrived(), "{error}");
-    assert!(error.to_string().contains("invalid peer certificate"), "{error}");
+    assert!(error.to_string().contains("its certificate ") && error.to_string().contains("SSL_CERT_FILE"), "{error}");
 }
 
 #[tokio::test]
 async fn without_ca_certificates_https_is_refused_in_a_sentence_and_plain_http_works() {
-    let none = [("SSL_CERT_FILE", "/nowhere/file"), ("SSL_CERT_DIR", "/nowhere/dir")];
+    let none = [("SSL_CERT_DIR", "/nowhere/dir")];
     let said = in_a_child("https://calry.test", &none).await;
     assert!(said.starts_with("cannot prepare TLS: ") && said.contains("ca-certificates"), "{said}");
+    let said = in_a_child("https://calry.test", &[("SSL_CERT_FILE", "/nowhere/file")]).await;
+    assert!(said.contains("SSL_CERT_FILE names the file /nowhere/file, which cannot be read"), "{said}");
     let fake = Fake::answering(|_, _| answer(200, WORKSPACE)).await;
     assert_eq!(in_a_child(&fake.url, &none).await, "acme-production");
 }

@@ -68,8 +68,17 @@ const EXITS: [(Exit, &str); 5] = [
 
 fn after_help() -> String {
     let exits: String = EXITS.iter().map(|(exit, meaning)| format!("  {:<4}{meaning}\n", *exit as u8)).collect();
-    format!("Exit codes:\n{exits}\nTry it, with nothing to set up:  calry-gitops run --sandbox")
+    format!("Exit codes:\n{exits}\n{NETWORK}\nTry it, with nothing to set up:  calry-gitops run --sandbox")
 }
+
+/// The variables of the network, which are no flags.
+const NETWORK: &str = "\
+Network:
+  HTTPS_PROXY, ALL_PROXY  the proxy for https, as http://user:password@host:port
+  NO_PROXY                hosts, domains and networks that are reached without it
+  SSL_CERT_FILE           a PEM file of the CA certificates to trust, in place of the system's
+  SSL_CERT_DIR            directories of such files
+";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {

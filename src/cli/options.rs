@@ -97,6 +97,9 @@ struct ApiArgs {
     /// How long a whole pass may take, retries included
     #[arg(long, env = "CALRY_TIMEOUT", hide_env_values = true, default_value = "60s", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
+    /// How long a single request may take, within --timeout
+    #[arg(long, env = "CALRY_REQUEST_TIMEOUT", hide_env_values = true, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    request_timeout: Duration,
     /// Start a local Calry and use that: real keys and addresses are ignored, missing secrets get placeholders
     #[arg(long)]
     sandbox: bool,
@@ -204,7 +207,8 @@ impl LiveArgs {
     /// Sets up what reading the live state takes.
     pub(super) async fn set_up(&self, missing: MissingSecrets) -> anyhow::Result<Setup> {
         install_tls();
-        self.set_up_on(Http::new(Settings::default())?, missing).await
+        let settings = Settings { request: self.api.request_timeout, ..Settings::default() };
+        self.set_up_on(Http::new(settings)?, missing).await
     }
 
     /// Calry's address.
@@ -219,7 +223,7 @@ impl LiveArgs {
     /// The same, on connections that others use as well.
     pub(super) async fn set_up_on(&self, http: Http, missing: MissingSecrets) -> anyhow::Result<Setup> {
         let FileArgs { definitions, only, strict } = &self.files;
-        let ApiArgs { api_key_file, update_method, secrets_dir, timeout, sandbox, .. } = &self.api;
+        let ApiArgs { api_key_file, update_method, secrets_dir, timeout, request_timeout, sandbox, .. } = &self.api;
         let method = UpdateMethod::from(*update_method);
         let sandbox = if *sandbox { Some(start_sandbox(definitions, method).await?) } else { None };
         let mut secrets = SecretSources::new(secrets_dir.clone());
@@ -256,7 +260,7 @@ impl LiveArgs {
                 base: None,
                 trust: None,
             },
-            api: Api::new(&http, url, method)?,
+            api: Api::new(&http, url, method)?.answering_within(*request_timeout),
             key,
             timeout: *timeout,
             shown: definitions.display().to_string(),

@@ -60,7 +60,7 @@ enum Format {
 pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Exit> {
     let url = DaemonUrl::parse(&args.address).map_err(|error| UsageError(format!("--address: {error}")))?;
     install_tls();
-    let http = Http::new(Settings { connect: args.timeout, request: args.timeout })?;
+    let http = Http::new(Settings { connect: args.timeout, request: args.timeout, ..Settings::default() })?;
     let daemon = Daemon::new(&http, url, args.timeout)?;
     let mut asked = Asked { daemon, only: args.workspace.clone(), tag: None, known: None, clock: None };
     if args.watch {

@@ -1,28 +1,27 @@
 //! The client: one request at a time to one workspace, bounded in time and size, and the errors made of its answers.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error as StdError;
-use std::io;
-use std::iter::successors;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, ClientBuilder, Method, Response};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::{Client, Method, Response};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
-use super::error::Cause;
+use super::client::{Current, Failure, Route, beginning, bounded};
+use super::error::{Cause, Refusal, TimeLimit};
 use super::pace::{NoTurn, Pace};
 use super::permission::Permit;
-use super::wire::{self, Problem};
+use super::retry::{self, Attempts, Unreachable};
+use super::wire::{self, ErrorBody, Problem};
 use super::{
-    ApiKey, ApiUrl, Backoff, End, Error, Exchange, Listing, Observer, Operation, Permission, ReadCalry, SnapshotUrl,
-    WriteCalry, retry,
+    ApiKey, ApiUrl, Attempt, End, Error, Exchange, Http, Listing, Observer, Operation, Permission, ReadCalry,
+    SetupError, SnapshotUrl, WriteCalry,
 };
 use crate::model::{Live, Provider, SPANS, Scrubber, Update, UpdateMethod, Workspace, ellipsize, printable};
-use crate::places::Places;
 
 /// The largest list of definitions, in bytes after decompression.
 const MAX_LISTING: usize = 32 << 20;
@@ -31,108 +30,8 @@ const MAX_LISTING: usize = 32 << 20;
 /// and scrubbing takes time with its length.
 const MAX_ERROR: usize = 4 << 10;
 
-/// How many requests of the process are under way to one host, first come, first served, whichever workspace they are of.
-const AT_ONCE: usize = 64;
-
-/// How many more there may be that wait for an answer for longer than [`SLOW`].
-const HANGING: usize = 192;
-
-/// Who waits for an answer for longer lets the next one go first: a workspace that Calry does not answer holds up no other.
-const SLOW: Duration = Duration::from_secs(2);
-
-/// How many connections to one host are kept for the next request.
-const IDLE: usize = 16;
-
 /// The longest quotation of an API error's message, in characters.
 const MAX_QUOTE: usize = 300;
-
-/// Chooses ring for TLS, for the whole process. The first thing that `main` does; more calls do no harm.
-pub fn install_tls() {
-    // It fails only where a provider is installed already, and then there is one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
-/// The time-outs of a single request; the deadline of a session bounds them all.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// For a connection, TLS included.
-    pub connect: Duration,
-    /// For a request as a whole, to the end of its answer.
-    pub request: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { connect: Duration::from_secs(5), request: Duration::from_secs(10) }
-    }
-}
-
-/// The HTTP client cannot be set up.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SetupError {
-    /// [`install_tls`] was not called.
-    #[error("no TLS library was chosen before the first connection: this is a fault of calry-gitops, please report it")]
-    NoProvider,
-    /// No certificates, or another trouble with TLS.
-    #[error(
-        "cannot prepare TLS: {0}; https needs the CA certificates of the system (Debian's package ca-certificates), or a file of them named by SSL_CERT_FILE"
-    )]
-    Tls(String),
-}
-
-/// The connections of the process. Cheap to clone; workspaces share it.
-#[derive(Clone, Debug)]
-pub struct Http {
-    /// For https: by the system's proxies and its CA certificates.
-    secure: Result<Client, SetupError>,
-    /// For plain http: never by a proxy, which would see the key, and without any need of certificates.
-    plain: Client,
-    settings: Settings,
-    /// By the hosts' addresses.
-    hosts: Arc<Mutex<BTreeMap<String, Arc<Places>>>>,
-}
-
-impl Http {
-    /// Sets the clients up; nothing is connected yet. Missing CA certificates are an error only of an [`Api`] over https.
-    ///
-    /// # Errors
-    /// [`SetupError`].
-    pub fn new(settings: Settings) -> Result<Self, SetupError> {
-        // reqwest panics without a provider.
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            return Err(SetupError::NoProvider);
-        }
-        let client = |kind: fn(ClientBuilder) -> ClientBuilder| {
-            kind(Client::builder())
-                .user_agent(concat!("calry-gitops/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(settings.connect)
-                .pool_max_idle_per_host(IDLE)
-                .redirect(reqwest::redirect::Policy::none())
-                .referer(false)
-                // An update is sent once. Trying again is decided here, where a read can come first.
-                .retry(reqwest::retry::never())
-                .build()
-                .map_err(|error| SetupError::Tls(root_cause(error)))
-        };
-        Ok(Self {
-            secure: client(|c| c.https_only(true)),
-            plain: client(|c| c.no_proxy().tls_certs_only([]))?,
-            settings,
-            hosts: Arc::default(),
-        })
-    }
-
-    /// Places for requests to a host; the same for all who share these connections.
-    fn places(&self, url: &ApiUrl) -> Arc<Places> {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = hosts.entry(url.host()).or_insert_with(|| Arc::new(Places::new(AT_ONCE, HANGING, SLOW)));
-        Arc::clone(places)
-    }
-
-    pub(super) fn client(&self, secure: bool) -> Result<Client, SetupError> {
-        if secure { self.secure.clone() } else { Ok(self.plain.clone()) }
-    }
-}
 
 impl Http {
     /// Reads a document at an address, again and again where that makes sense. Nothing is sent that not everybody knows.
@@ -142,60 +41,48 @@ impl Http {
         deadline: Instant,
         limit: usize,
     ) -> Result<Vec<u8>, Error> {
-        let mut backoff = Backoff::default();
+        let failed = |cause| Error::new(Operation::Snapshot, cause);
+        let broken = |failure| failed(Cause::Broken { api: address.to_string(), failure });
+        let route = self.route(address.url()).map_err(|error| broken(Failure::of_setup(&error)))?;
+        let (warned, unreachable) = (AtomicBool::new(false), Unreachable::default());
+        let mut attempts = Attempts::new(deadline, &warned, &());
         loop {
-            let end = deadline.min(Instant::now() + self.settings.request);
-            let given = end.saturating_duration_since(Instant::now());
-            let answer = timeout_at(end, self.exchange(address, limit)).await.unwrap_or(Err(Cause::TimedOut { given }));
-            let error = match answer {
+            let (end, given) = TimeLimit::earliest(deadline, self.settings.request, Duration::MAX);
+            let used = route.current();
+            let answer = timeout_at(end, document(&used, &route, address, limit)).await.unwrap_or_else(|_| {
+                route.renew(&used);
+                Err(Cause::TimedOut { given })
+            });
+            match answer {
                 Ok(body) => return Ok(body),
-                Err(cause) => Error::new(Operation::Snapshot, cause),
-            };
-            match backoff.next(&error, deadline) {
-                Some(pause) => sleep(pause).await,
-                None => return Err(error.after(backoff.attempts())),
+                Err(cause) => sleep(attempts.next(unreachable.judge(failed(cause)))?).await,
             }
         }
     }
+}
 
-    async fn exchange(&self, address: &SnapshotUrl, limit: usize) -> Result<Vec<u8>, Cause> {
-        let broken = |error: reqwest::Error| Cause::Broken {
-            sent: !error.is_connect(),
-            lasting: is_distrust(&error),
-            api: address.to_string(),
-            reason: ellipsize(&printable(&root_cause(error)), MAX_QUOTE),
-        };
-        let setup = |error: &SetupError| Cause::Broken {
-            sent: false,
-            lasting: true,
-            api: address.to_string(),
-            reason: error.to_string(),
-        };
-        let client = match address.url().scheme() {
-            "https" => self.secure.as_ref().map_err(setup)?,
-            _ => &self.plain,
-        };
-        let mut response = client.get(address.url().clone()).send().await.map_err(broken)?;
-        let status = response.status();
-        if !status.is_success() {
-            let (key, retry_after) = (String::new(), None);
-            return Err(Cause::Status { status: status.as_u16(), message: None, expired: false, key, retry_after });
-        }
-        bounded(&mut response, limit).await.map_err(broken)?.ok_or(Cause::TooLarge { limit })
+async fn document(used: &Current, route: &Route, address: &SnapshotUrl, limit: usize) -> Result<Vec<u8>, Cause> {
+    let broken = |error| Cause::Broken { api: address.to_string(), failure: route.failure(error) };
+    let mut response = used.client.get(address.url().clone()).send().await.map_err(broken)?;
+    let status = response.status();
+    if !status.is_success() {
+        let retry_after = retry::wish(response.headers());
+        return Err(Cause::Status(Refusal { status: status.as_u16(), retry_after, ..Refusal::default() }));
     }
+    bounded(&mut response, limit).await.map_err(broken)?.ok_or(Cause::TooLarge { limit })
 }
 
 /// The API of one workspace, for as long as the process works on it: its connections and its pace outlast a pass.
 #[derive(Clone, Debug)]
 pub struct Api {
-    client: Client,
-    settings: Settings,
+    route: Arc<Route>,
+    request_timeout: Duration,
+    one_shot: bool,
     url: ApiUrl,
     method: UpdateMethod,
     observer: Arc<dyn Observer>,
     permission: Arc<dyn Permission>,
     pace: Arc<Pace>,
-    places: Arc<Places>,
 }
 
 impl Api {
@@ -204,9 +91,21 @@ impl Api {
     /// # Errors
     /// [`SetupError`] where the URL is https and TLS cannot be set up.
     pub fn new(http: &Http, url: ApiUrl, method: UpdateMethod) -> Result<Self, SetupError> {
-        let (client, places) = (http.client(url.is_secure())?, http.places(&url));
+        let (route, request_timeout) = (http.route(&url.at("/"))?, http.settings.request);
         let (observer, permission, pace) = (Arc::new(()), Arc::new(()), Arc::default());
-        Ok(Self { client, settings: http.settings, url, method, observer, permission, pace, places })
+        Ok(Self { route, request_timeout, one_shot: false, url, method, observer, permission, pace })
+    }
+
+    /// The same API, whose requests may each take this long.
+    #[must_use]
+    pub fn answering_within(self, request_timeout: Duration) -> Self {
+        Self { request_timeout, ..self }
+    }
+
+    /// The same API, for a command that a person waits for: a host that cannot be reached is given up after a few attempts.
+    #[must_use]
+    pub fn for_one_command(self) -> Self {
+        Self { one_shot: true, ..self }
     }
 
     /// The same API, whose requests somebody is told of.
@@ -244,6 +143,8 @@ impl Api {
             deadline,
             scrubber: Mutex::new(scrubber),
             in_vain: Mutex::default(),
+            warned: AtomicBool::new(false),
+            unreachable: self.one_shot.then(Unreachable::default),
         };
         Reader(Arc::new(session))
     }
@@ -289,14 +190,24 @@ impl WriteCalry for Writer {
             self.0.scrubber().learn(secret);
         }
         let in_vain = || self.0.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
-        if in_vain().contains(provider) {
+        let before = in_vain().get(provider).copied().unwrap_or_default();
+        if before > 0 {
             self.0.api.observer.retried();
         }
         let operation = Operation::Update(provider.clone());
         let body = Some(wire::update(update));
+        let waiting = Waiting::begin(&self.0, &operation);
+        waiting.attempt(before + 1);
         let answer = self.0.once(&operation, &path_of(provider), body, wire::MAX_DEFINITION).await;
-        if answer.as_ref().is_err_and(|error| error.is_transient() && !error.is_pause()) {
-            in_vain().insert(provider.clone());
+        if let Err(error) = &answer
+            && error.is_transient()
+            && !error.is_pause()
+        {
+            in_vain().insert(provider.clone(), before + 1);
+            // In a daemon the result of each update is a line of the log.
+            if self.0.api.one_shot {
+                retry::warn(error, self.0.deadline, &self.0.warned, &*self.0.api.observer);
+            }
         }
         self.0.definition(&operation, provider, &answer?)
     }
@@ -321,27 +232,27 @@ struct Session {
     key: ApiKey,
     deadline: Instant,
     scrubber: Mutex<Scrubber>,
-    /// Whose updates were sent in vain.
-    in_vain: Mutex<BTreeSet<Provider>>,
+    /// Whose updates were sent in vain, and how often.
+    in_vain: Mutex<BTreeMap<Provider, u32>>,
+    /// Whether the log says already that something is tried again.
+    warned: AtomicBool,
+    /// Since when the host cannot be reached, where that ends the session.
+    unreachable: Option<Unreachable>,
 }
 
 impl Session {
     /// Reads, again and again where that makes sense.
     async fn read(&self, operation: &Operation, path: &str, limit: usize) -> Result<Vec<u8>, Error> {
-        let mut backoff = Backoff::default();
+        let mut attempts = Attempts::new(self.deadline, &self.warned, &*self.api.observer);
+        let waiting = Waiting::begin(self, operation);
         loop {
+            waiting.attempt(attempts.failed() + 1);
             let error = match self.once(operation, path, None, limit).await {
                 Ok(body) => return Ok(body),
                 Err(error) => error,
             };
-            match backoff.next(&error, self.deadline) {
-                Some(pause) => {
-                    tracing::debug!(%error, ?pause, "trying again");
-                    sleep(pause).await;
-                    self.api.observer.retried();
-                }
-                None => return Err(error.after(backoff.attempts())),
-            }
+            sleep(attempts.next(error)?).await;
+            self.api.observer.retried();
         }
     }
 
@@ -361,13 +272,14 @@ impl Session {
             Some(_) => pace.start_unless_paused(self.deadline).await,
         };
         turn.map_err(|e| match e {
-            NoTurn::Paused(wait) => failed(Cause::Paused { wait }),
+            NoTurn::Paused { wait, asked } => failed(Cause::Paused { wait, asked }),
             NoTurn::TooLate => failed(Cause::TooLate),
         })?;
         let update = body.is_some();
         let span = self.span(operation, update);
         // The time for an answer begins when the request does.
         let mut started = None;
+        let mut used = None;
         let exchange = async {
             // The last thing before it is sent: waiting for a turn may have taken long.
             let permit = update.then(|| Permit::ask(&self.api.permission)).transpose();
@@ -375,39 +287,54 @@ impl Session {
             let now = Instant::now();
             started = Some(now);
             let at_most = permit.as_ref().map_or(Duration::MAX, |permit| permit.at_most);
-            let end = self.deadline.min(now + self.api.settings.request.min(at_most));
-            let given = end.saturating_duration_since(now);
-            let answer = timeout_at(end, self.exchange(path, body, limit)).await;
+            let (end, given) = TimeLimit::earliest(self.deadline, self.api.request_timeout, at_most);
+            let client = &used.insert(self.api.route.current()).client;
+            let answer = timeout_at(end, self.exchange(client, path, body, limit)).await;
             let answer = answer.unwrap_or(Err(Cause::TimedOut { given }));
-            if !matches!(answer, Err(Cause::TimedOut { .. } | Cause::Broken { sent: true, .. })) {
+            let may_come = match &answer {
+                Err(Cause::TimedOut { .. }) => true,
+                Err(Cause::Broken { failure, .. }) => failure.sent,
+                _ => false,
+            };
+            if !may_come {
                 permit.into_iter().for_each(Permit::over);
             }
             answer
         };
-        let exchange = self.api.places.within(exchange.instrument(span.clone()));
+        let exchange = self.api.route.places.within(exchange.instrument(span.clone()));
         let answer = timeout_at(self.deadline, exchange).await;
         let answer = match answer {
             Ok(Err(cause @ Cause::NotPermitted { .. })) => return Err(failed(cause)),
             answer => answer,
         };
         let started = started.ok_or_else(|| failed(Cause::TooLate))?;
-        let answer = answer.unwrap_or(Err(Cause::TimedOut { given: started.elapsed() }));
+        let answer = answer.unwrap_or(Err(Cause::TimedOut { given: TimeLimit::Deadline(started.elapsed()) }));
+        if let (Err(Cause::TimedOut { .. }), Some(used)) = (&answer, &used) {
+            self.api.route.renew(used);
+        }
         match &answer {
             Ok(_) => span.record("http.response.status_code", 200),
-            Err(Cause::Status { status, .. }) => span.record("http.response.status_code", *status),
+            Err(Cause::Status(refusal)) => span.record("http.response.status_code", refusal.status),
             Err(_) => &span,
         };
         if answer.is_err() {
             span.record("otel.status_code", "ERROR");
         }
         self.api.observer.requested(&Exchange { update, end: ended(&answer), took: started.elapsed() });
-        tracing::debug!(%operation, took = ?started.elapsed(), ok = answer.is_ok(), "asked Calry");
         match &answer {
             Ok(_) => pace.speed_up(),
-            Err(Cause::Status { status: 429, retry_after, .. }) => pace.slow_down(started, *retry_after),
+            Err(Cause::Status(Refusal { status: 429, retry_after, .. })) => pace.slow_down(started, *retry_after),
             Err(_) => {}
         }
-        answer.map_err(failed)
+        let answer = answer.map_err(failed);
+        let error = answer.as_ref().err().map(tracing::field::display);
+        tracing::debug!(%operation, address = %self.api.url, took = ?started.elapsed(), error, "asked Calry");
+        match &self.unreachable {
+            Some(unreachable) if answer.is_ok() => unreachable.reached(),
+            Some(unreachable) => return answer.map_err(|error| unreachable.judge(error)),
+            None => {}
+        }
+        answer
     }
 
     /// What is traced of a request: its method and its route.
@@ -431,18 +358,20 @@ impl Session {
         )
     }
 
-    async fn exchange(&self, path: &str, body: Option<Vec<u8>>, limit: usize) -> Result<Vec<u8>, Cause> {
+    async fn exchange(
+        &self,
+        client: &Client,
+        path: &str,
+        body: Option<Vec<u8>>,
+        limit: usize,
+    ) -> Result<Vec<u8>, Cause> {
         let method = method(body.is_some().then_some(self.api.method));
         let broken = |error| self.broken(error);
         // A key is printable ASCII, so it is always a header value.
         let mut key = HeaderValue::from_str(self.key.secret().expose()).unwrap_or(HeaderValue::from_static(""));
         key.set_sensitive(true);
-        let mut request = self
-            .api
-            .client
-            .request(method, self.api.url.at(path))
-            .header("x-calry-api-key", key)
-            .header(ACCEPT, "application/json");
+        let request = client.request(method, self.api.url.at(path));
+        let mut request = request.header("x-calry-api-key", key).header(ACCEPT, "application/json");
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
@@ -459,29 +388,24 @@ impl Session {
 
     /// What an answer that is not a success says. A body that cannot be read to its end takes nothing from the status.
     async fn refusal(&self, mut response: Response) -> Cause {
-        let status = response.status().as_u16();
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| retry::retry_after(value.to_str().ok()?, SystemTime::now()));
-        let body = bounded(&mut response, MAX_ERROR).await.ok().flatten();
-        let message = body.and_then(|body| wire::message(&body));
-        Cause::Status {
+        let (status, retry_after) = (response.status().as_u16(), retry::wish(response.headers()));
+        let body = beginning(&mut response, MAX_ERROR).await;
+        let ErrorBody { message, is_calrys } = body.map_or_else(wire::cut_error, |whole| wire::error(&whole));
+        Cause::Status(Refusal {
             status,
+            is_calrys,
             expired: message.as_ref().is_some_and(|m| m.to_lowercase().contains("expire")),
             message: message.map(|message| self.quote(&message)),
             key: self.key.source().to_owned(),
+            method: self.api.method,
             retry_after,
-        }
+        })
     }
 
     fn broken(&self, error: reqwest::Error) -> Cause {
-        Cause::Broken {
-            sent: !error.is_connect(),
-            lasting: is_distrust(&error),
-            api: self.api.url.to_string(),
-            reason: if error.is_timeout() { "it timed out".to_owned() } else { self.quote(&root_cause(error)) },
-        }
+        let mut failure = self.api.route.failure(error);
+        failure.reason = self.quote(&failure.reason);
+        Cause::Broken { api: self.api.url.to_string(), failure }
     }
 
     fn definition(&self, operation: &Operation, provider: &Provider, body: &[u8]) -> Result<Live, Error> {
@@ -500,9 +424,32 @@ impl Session {
     }
 }
 
+/// The observer learns what is waited for, and that it is over, however that comes.
+struct Waiting<'a> {
+    session: &'a Session,
+    operation: &'a Operation,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(session: &'a Session, operation: &'a Operation) -> Self {
+        Self { session, operation }
+    }
+
+    fn attempt(&self, number: u32) {
+        let Self { session, operation } = self;
+        session.api.observer.waits(&Attempt { operation, number, deadline: session.deadline });
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.session.api.observer.waited(self.operation);
+    }
+}
+
 fn ended(answer: &Result<Vec<u8>, Cause>) -> End {
     match *answer {
-        Err(Cause::Status { status, .. } | Cause::NotJson { status }) => End::Status(status),
+        Err(Cause::Status(Refusal { status, .. }) | Cause::NotJson { status }) => End::Status(status),
         Err(Cause::TimedOut { .. }) => End::TimedOut,
         Err(Cause::Broken { .. } | Cause::Paused { .. } | Cause::NotPermitted { .. } | Cause::TooLate) => End::Broken,
         Ok(_) | Err(Cause::Unreadable { .. } | Cause::TooLarge { .. }) => End::Status(200),
@@ -516,45 +463,4 @@ fn method(update: Option<UpdateMethod>) -> Method {
         Some(UpdateMethod::Patch) => Method::PATCH,
         Some(UpdateMethod::Put) => Method::PUT,
     }
-}
-
-/// The body after decompression; `None` where it is larger than `limit`, and then the rest is not read.
-pub(super) async fn bounded(response: &mut Response, limit: usize) -> reqwest::Result<Option<Vec<u8>>> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > limit {
-            return Ok(None);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Some(body))
-}
-
-/// The innermost reason, such as "Connection refused". The outer ones say less, and reqwest's repeats the URL.
-pub(super) fn root_cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    causes(&error).last().unwrap_or(&error).to_string()
-}
-
-/// Whether TLS failed for a reason that a second attempt will meet again, such as a certificate that is not trusted.
-fn is_distrust(error: &reqwest::Error) -> bool {
-    use rustls::Error as Tls;
-    causes(error).any(|cause| {
-        matches!(
-            cause.downcast_ref(),
-            Some(Tls::InvalidCertificate(_) | Tls::InvalidMessage(_) | Tls::PeerIncompatible(_))
-        )
-    })
-}
-
-/// What lies below an error, outermost first.
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-    fn below<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-        // An io::Error passes over the error that it wraps: its source is that one's source.
-        match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(wrapped) => Some(wrapped),
-            None => cause.source(),
-        }
-    }
-    successors(error.source(), |cause| below(*cause))
 }

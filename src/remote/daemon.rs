@@ -1,6 +1,7 @@
 //! Asking a running daemon for its status. No API key ever goes there, and its answer is foreign text.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{DATE, ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
@@ -9,7 +10,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use url::Url;
 
-use super::api::{bounded, root_cause};
+use super::client::{Route, bounded};
 use super::{Http, SetupError};
 use crate::model::{ellipsize, printable, spoken};
 
@@ -34,7 +35,7 @@ pub struct InvalidDaemonUrl;
 /// A daemon that can be asked.
 #[derive(Clone, Debug)]
 pub struct Daemon {
-    client: Client,
+    route: Arc<Route>,
     url: DaemonUrl,
     timeout: Duration,
 }
@@ -91,7 +92,7 @@ impl Daemon {
     /// # Errors
     /// [`SetupError`] where the address is https and TLS cannot be set up.
     pub fn new(http: &Http, url: DaemonUrl, timeout: Duration) -> Result<Self, SetupError> {
-        Ok(Self { client: http.client(url.0.scheme() == "https")?, url, timeout })
+        Ok(Self { route: http.route(&url.0)?, url, timeout })
     }
 
     /// Asks once. `known` is the tag of the status that is known already, and becomes that of the new one.
@@ -100,22 +101,25 @@ impl Daemon {
     /// [`AskError`], whose text is fit to be shown.
     pub async fn status(&self, known: &mut Option<HeaderValue>) -> Result<Answer, AskError> {
         let late = || Err(format!("it did not answer within {}", spoken(self.timeout)));
-        let asked = tokio::time::timeout(self.timeout, self.ask(known)).await.unwrap_or_else(|_| late());
+        let used = self.route.current();
+        let asked = tokio::time::timeout(self.timeout, self.ask(&used.client, known)).await.unwrap_or_else(|_| {
+            self.route.renew(&used);
+            late()
+        });
         asked.map_err(|reason| AskError { url: printable(&self.url.to_string()), reason })
     }
 
-    async fn ask(&self, known: &mut Option<HeaderValue>) -> Result<Answer, String> {
+    async fn ask(&self, client: &Client, known: &mut Option<HeaderValue>) -> Result<Answer, String> {
         let broken = |error: reqwest::Error| {
-            let refused = error.is_connect();
-            let reason = quote(&root_cause(error));
-            if refused {
-                format!("{reason}; is it running, and is --address where it listens (--listen)?")
+            let failure = self.route.failure(error);
+            if failure.sent {
+                failure.to_string()
             } else {
-                reason
+                format!("{failure}; is it running, and is --address where it listens (--listen)?")
             }
         };
         let send = || {
-            let request = self.client.get(self.url.status());
+            let request = client.get(self.url.status());
             match known.as_ref() {
                 Some(tag) => request.header(IF_NONE_MATCH, tag).send(),
                 None => request.send(),

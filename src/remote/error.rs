@@ -5,7 +5,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::model::{Provider, spoken};
+use tokio::time::Instant;
+
+use super::client::Failure;
+use crate::model::{Provider, UpdateMethod, spoken};
 
 /// What was attempted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +50,7 @@ pub struct Error {
 #[derive(Clone, Debug)]
 pub(super) enum Cause {
     /// An answer whose status is not a success.
-    Status { status: u16, message: Option<String>, expired: bool, key: String, retry_after: Option<Duration> },
+    Status(Refusal),
     /// A success whose body is not JSON.
     NotJson { status: u16 },
     /// A success whose body is not what it should be; names positions, never values.
@@ -55,15 +58,77 @@ pub(super) enum Cause {
     /// A body above its bound; `limit` in bytes.
     TooLarge { limit: usize },
     /// No answer in the time that was given.
-    TimedOut { given: Duration },
-    /// No connection, or one that broke. `sent`: the request may have got through. `lasting`: trying again is no use.
-    Broken { reason: String, api: String, sent: bool, lasting: bool },
+    TimedOut { given: TimeLimit },
+    /// No connection, or one that broke.
+    Broken { api: String, failure: Failure },
     /// Not sent: the workspace is paused after a 429, a read for longer than there is time, an update for as long as it is.
-    Paused { wait: Duration },
+    /// `asked`: Calry asked for it.
+    Paused { wait: Duration, asked: bool },
     /// Not sent: whoever says when updates may be sent forbids it.
     NotPermitted { why: String },
     /// Not sent: the time was over while it waited for its turn.
     TooLate,
+}
+
+/// An answer whose status is not a success.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    pub(super) message: Option<String>,
+    /// Whether it has the form of Calry's errors; else something in between answered.
+    pub(super) is_calrys: bool,
+    /// Whether the API key has expired.
+    pub(super) expired: bool,
+    /// Where the API key is from.
+    pub(super) key: String,
+    /// How updates are sent.
+    pub(super) method: UpdateMethod,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// Whether no update can be sent this way: the provider is known, and the path is not found or takes another method.
+    fn is_of_method(&self, operation: &Operation) -> bool {
+        matches!(operation, Operation::Update(_)) && self.is_calrys && matches!(self.status, 404 | 405)
+    }
+}
+
+/// Which limit of time an answer did not keep, and how long that was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TimeLimit {
+    /// That of a single request.
+    Request(Duration),
+    /// What was left of the time for all of it.
+    Deadline(Duration),
+    /// The time for which this replica is sure to be the only one that writes.
+    Permit(Duration),
+}
+
+impl TimeLimit {
+    /// The limit that comes first, counted from now, and when it is.
+    pub(super) fn earliest(deadline: Instant, request: Duration, permit: Duration) -> (Instant, Self) {
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        if left <= request.min(permit) {
+            (deadline, Self::Deadline(left))
+        } else if request <= permit {
+            (now + request, Self::Request(request))
+        } else {
+            (now + permit, Self::Permit(permit))
+        }
+    }
+}
+
+impl fmt::Display for TimeLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(time) => write!(f, "within {} (--request-timeout)", spoken(*time)),
+            Self::Deadline(time) => write!(f, "within the {} that were left of --timeout", spoken(*time)),
+            Self::Permit(time) => {
+                write!(f, "within the {} for which this replica is sure to be the leader", spoken(*time))
+            }
+        }
+    }
 }
 
 impl Error {
@@ -73,15 +138,22 @@ impl Error {
 
     /// The workspace has no such definition, and nobody needed to be asked.
     pub(super) fn no_such_definition(provider: &Provider) -> Self {
-        let (status, key) = (404, String::new());
-        let cause = Cause::Status { status, message: None, expired: false, key, retry_after: None };
-        Self::new(Operation::Definition(provider.clone()), cause)
+        let refusal = Refusal { status: 404, is_calrys: true, ..Refusal::default() };
+        Self::new(Operation::Definition(provider.clone()), Cause::Status(refusal))
     }
 
     /// The same error, saying after how many attempts it was given up.
     #[must_use]
     pub fn after(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
+        self
+    }
+
+    /// The same error, after which trying again is no use.
+    pub(super) fn lasting(mut self) -> Self {
+        if let Cause::Broken { failure, .. } = &mut *self.cause {
+            failure.lasting = true;
+        }
         self
     }
 
@@ -94,19 +166,20 @@ impl Error {
     /// The status of the answer, where there was one that is not a success.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
-        match *self.cause {
-            Cause::Status { status, .. } => Some(status),
+        match &*self.cause {
+            Cause::Status(refusal) => Some(refusal.status),
             _ => None,
         }
     }
 
-    /// Whether the same call may succeed a little later: 429, 502 to 504, a time-out, a broken connection.
+    /// Whether the same call may succeed a little later: a status that says so, a time-out, a broken connection.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        match *self.cause {
-            Cause::Status { status, .. } => matches!(status, 429 | 502..=504),
+        match &*self.cause {
+            // Above 504 those of the networks in front of many APIs: the origin is down, out of reach or slow.
+            Cause::Status(refusal) => matches!(refusal.status, 408 | 425 | 429 | 502..=504 | 520..=524 | 530),
             Cause::TimedOut { .. } | Cause::Paused { .. } | Cause::TooLate => true,
-            Cause::Broken { lasting, .. } => !lasting,
+            Cause::Broken { failure, .. } => !failure.lasting,
             Cause::NotJson { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. } | Cause::NotPermitted { .. } => {
                 false
             }
@@ -117,9 +190,9 @@ impl Error {
     /// followed by a read, not by the same write.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {
-        match *self.cause {
-            Cause::Status { status, .. } => status >= 500,
-            Cause::Broken { sent, .. } => sent,
+        match &*self.cause {
+            Cause::Status(refusal) => refusal.status >= 500 || matches!(refusal.status, 408 | 425),
+            Cause::Broken { failure, .. } => failure.sent,
             Cause::Paused { .. } | Cause::NotPermitted { .. } | Cause::TooLate => false,
             Cause::NotJson { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. } | Cause::TimedOut { .. } => true,
         }
@@ -128,11 +201,21 @@ impl Error {
     /// How long Calry asked to wait before the next request.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        match *self.cause {
-            Cause::Status { retry_after, .. } => retry_after,
-            Cause::Paused { wait } => Some(wait),
+        match &*self.cause {
+            Cause::Status(refusal) => refusal.retry_after,
+            Cause::Paused { wait, .. } => Some(*wait),
             _ => None,
         }
+    }
+
+    /// Whether the host is not known, or nothing listens there.
+    pub(super) fn is_unreachable(&self) -> bool {
+        matches!(&*self.cause, Cause::Broken { failure, .. } if failure.unreachable)
+    }
+
+    /// Whether the time for all of it was over before this attempt was.
+    pub(super) fn is_cut_off(&self) -> bool {
+        matches!(*self.cause, Cause::TimedOut { given: TimeLimit::Deadline(_) } | Cause::TooLate)
     }
 
     /// Whether nothing was sent because the workspace is paused for [so long](Self::retry_after).
@@ -152,12 +235,6 @@ impl Error {
         self.status() == Some(401)
     }
 
-    /// Whether the workspace has no such definition.
-    #[must_use]
-    pub fn is_missing_provider(&self) -> bool {
-        self.status() == Some(404) && matches!(self.operation, Operation::Definition(_) | Operation::Update(_))
-    }
-
     fn sentence(&self) -> String {
         let attempts =
             if self.attempts > 1 { format!(" (given up after {} attempts)", self.attempts) } else { String::new() };
@@ -166,13 +243,7 @@ impl Error {
 
     fn reason(&self) -> String {
         match &*self.cause {
-            Cause::Status { status, message, expired, key, retry_after } => {
-                let said = match message {
-                    Some(message) => format!("{status}, \"{message}\""),
-                    None => status.to_string(),
-                };
-                self.status_reason(*status, &said, *expired, key, *retry_after)
-            }
+            Cause::Status(refusal) => self.status_reason(refusal),
             Cause::NotJson { status } => {
                 format!(
                     "the answer ({status}) is not JSON, so it does not come from Calry: check the API URL and what stands between"
@@ -188,12 +259,20 @@ impl Error {
             }
             Cause::TimedOut { given } => {
                 let who = if matches!(self.operation, Operation::Snapshot) { "its address" } else { "Calry" };
-                format!("{who} did not answer within {}", spoken(*given))
+                format!("{who} did not answer {given}")
             }
-            Cause::Broken { reason, api, sent: false, .. } => format!("no connection to {api}: {reason}"),
-            Cause::Broken { reason, api, sent: true, .. } => format!("the connection to {api} broke: {reason}"),
-            Cause::Paused { wait } => format!(
+            Cause::Broken { api, failure } if failure.sent => {
+                format!("the connection to {api}{} broke: {}", failure.through(), failure.reason)
+            }
+            Cause::Broken { api, failure } => {
+                format!("no connection to {api}{}: {}", failure.through(), failure.reason)
+            }
+            Cause::Paused { wait, asked: true } => format!(
                 "nothing was sent, as the rate limit is reached and Calry asked to wait another {}, which is longer than the time left",
+                spoken(*wait)
+            ),
+            Cause::Paused { wait, asked: false } => format!(
+                "nothing was sent, as the rate limit is reached and requests are paused for another {}, which is longer than the time left",
                 spoken(*wait)
             ),
             Cause::NotPermitted { why } => format!("nothing was sent: {why}"),
@@ -201,9 +280,19 @@ impl Error {
         }
     }
 
-    fn status_reason(&self, status: u16, said: &str, expired: bool, key: &str, wait: Option<Duration>) -> String {
-        let wait = wait.map_or_else(String::new, |w| format!("; Calry asks to wait {}", spoken(w)));
-        match (status, &self.operation) {
+    fn status_reason(&self, refusal: &Refusal) -> String {
+        let Refusal { status, message, is_calrys, expired, key, method, retry_after } = refusal;
+        let said = match message {
+            Some(message) => format!("{status}, \"{message}\""),
+            None => status.to_string(),
+        };
+        let who = if *is_calrys { "Calry" } else { "it" };
+        let wait = retry_after.map_or_else(String::new, |wait| format!("; {who} asks to wait {}", spoken(wait)));
+        let (sent, other) = match method {
+            UpdateMethod::Patch => ("PATCH", "put"),
+            UpdateMethod::Put => ("PUT", "patch"),
+        };
+        match (*status, &self.operation) {
             (300..=399, Operation::Snapshot) => {
                 format!("its address answers with a redirect ({status}), which is not followed: give the final address")
             }
@@ -211,7 +300,16 @@ impl Error {
             (300..=399, _) => format!(
                 "the API URL answers with a redirect ({status}), which is never followed, as the API key would go along: give the address that it leads to as --api-url"
             ),
-            (401, _) if expired => format!(
+            (407, _) if !is_calrys => format!(
+                "a proxy in between demands a user and a password ({said}); they stand in its URL, as in HTTPS_PROXY=http://user:password@host:port"
+            ),
+            (_, _) if !is_calrys => {
+                let key = if matches!(status, 401 | 403) { "; it says nothing of the API key" } else { "" };
+                format!(
+                    "the answer ({said}) is not in the form of Calry's errors, so it comes from a gateway or proxy in between, or from another service{key}: check the API URL and what stands between{wait}"
+                )
+            }
+            (401, _) if *expired => format!(
                 "the API key from {key} has expired ({said}): make a new one in Calry and put it there (keys live 180 days unless told otherwise, the initial setup key 24 hours)"
             ),
             (401, _) => format!(
@@ -221,16 +319,16 @@ impl Error {
                 format!("the API key from {key} has no WRITE permission ({said}): use a key that was made with WRITE")
             }
             (403, _) => format!("the API key from {key} may not read this ({said}): use a key with READ or WRITE"),
-            (404, Operation::Definition(_) | Operation::Update(_)) => {
+            (_, Operation::Update(_)) if refusal.is_of_method(&self.operation) => format!(
+                "Calry lists this provider and takes no update of it by {sent} ({said}): try --update-method {other}"
+            ),
+            (404, Operation::Definition(_)) => {
                 format!("the workspace has no definition for this provider ({said})")
             }
             (404, _) => format!("nothing is at this address ({said}): check the API URL"),
-            (405, Operation::Update(_)) => {
-                format!("Calry does not take updates by this method ({said}): try the other --update-method")
-            }
-            (400..=499, Operation::Update(_)) if status != 429 => format!("Calry refused the update ({said})"),
             (429, _) => format!("Calry's rate limit is reached ({said}){wait}"),
-            (500..=599, _) => format!("Calry is in trouble ({said}){wait}"),
+            (408 | 425 | 500..=599, _) => format!("Calry is in trouble ({said}){wait}"),
+            (400..=499, Operation::Update(_)) => format!("Calry refused the update ({said})"),
             _ => format!("Calry's answer was unexpected ({said})"),
         }
     }
@@ -241,8 +339,9 @@ mod tests {
     use super::*;
 
     fn status(status: u16, expired: bool, operation: Operation) -> Error {
-        let key = "the file /run/key".to_owned();
-        Error::new(operation, Cause::Status { status, message: Some("No.".into()), expired, key, retry_after: None })
+        let (key, message) = ("the file /run/key".to_owned(), Some("No.".into()));
+        let refusal = Refusal { status, is_calrys: true, message, expired, key, ..Refusal::default() };
+        Error::new(operation, Cause::Status(refusal))
     }
 
     fn update() -> Operation {
@@ -269,26 +368,72 @@ mod tests {
     }
 
     #[test]
+    fn an_update_that_finds_no_route_suggests_the_other_method() {
+        for (method, other) in [(UpdateMethod::Patch, "put"), (UpdateMethod::Put, "patch")] {
+            for status in [404, 405] {
+                let refusal = Refusal { status, is_calrys: true, method, ..Refusal::default() };
+                let said = Error::new(update(), Cause::Status(refusal)).to_string();
+                assert!(said.ends_with(&format!("try --update-method {other}")), "{said}");
+            }
+        }
+        let read = status(404, false, Operation::Definition(Provider::parse("HOSTAWAY").unwrap()));
+        assert!(read.to_string().contains("has no definition for this provider"));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_calrys_is_named_as_such_whatever_its_status() {
+        for status in [400, 401, 403, 404, 405, 407, 429, 500, 503, 520] {
+            for operation in [Operation::Workspace, update()] {
+                let key = "the file /run/key".to_owned();
+                let refusal = Refusal { status, key, expired: true, ..Refusal::default() };
+                let said = Error::new(operation, Cause::Status(refusal)).to_string();
+                assert!(said.contains("in between"), "{said}");
+                for wrong in ["/run/key", "Calry is", "Calry does", "Calry refused", "WRITE", "--update-method"] {
+                    assert!(!said.contains(wrong), "{wrong}: {said}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_that_comes_first_is_the_one_that_is_named() {
+        let limit = |left, request, permit| {
+            let seconds = Duration::from_secs;
+            let (end, limit) = TimeLimit::earliest(Instant::now() + seconds(left), seconds(request), seconds(permit));
+            assert_eq!(end, Instant::now() + seconds(left.min(request).min(permit)));
+            limit.to_string()
+        };
+        assert_eq!(limit(60, 30, 99), "within 30s (--request-timeout)");
+        assert_eq!(limit(4, 30, 99), "within the 4s that were left of --timeout");
+        assert!(limit(60, 30, 7).contains("within the 7s for which this replica"));
+    }
+
+    #[test]
     fn what_is_transient_and_what_may_have_arrived_are_different_questions() {
         let verdict = |cause| {
             let error = Error::new(update(), cause);
             (error.is_transient(), error.may_have_arrived())
         };
-        let broken = |sent| Cause::Broken { reason: String::new(), api: String::new(), sent, lasting: false };
+        let broken = |sent| {
+            let (lasting, unreachable, proxy, reason) = (false, false, None, String::new());
+            Cause::Broken { api: String::new(), failure: Failure { sent, lasting, unreachable, proxy, reason } }
+        };
         let by_status = |code| {
             let error = status(code, false, update());
             (error.is_transient(), error.may_have_arrived())
         };
         assert_eq!(by_status(429), (true, false));
-        assert_eq!(by_status(503), (true, true));
+        for passing in [408, 425, 502, 503, 504, 520, 522, 524, 530] {
+            assert_eq!(by_status(passing), (true, true), "{passing}");
+        }
         assert_eq!(by_status(500), (false, true));
         for refused in [301, 400, 401, 403, 404, 422] {
             assert_eq!(by_status(refused), (false, false), "{refused}");
         }
-        assert_eq!(verdict(Cause::TimedOut { given: Duration::ZERO }), (true, true));
+        assert_eq!(verdict(Cause::TimedOut { given: TimeLimit::Request(Duration::ZERO) }), (true, true));
         assert_eq!(verdict(broken(true)), (true, true));
         assert_eq!(verdict(broken(false)), (true, false));
-        assert_eq!(verdict(Cause::Paused { wait: Duration::ZERO }), (true, false));
+        assert_eq!(verdict(Cause::Paused { wait: Duration::ZERO, asked: true }), (true, false));
         // It answered with success: it arrived, whatever the answer says.
         assert_eq!(verdict(Cause::NotJson { status: 200 }), (false, true));
     }

@@ -19,6 +19,7 @@
 //! nothing: what to change is for `plan`, and whether a write is tried again is for `apply`, which reads first.
 
 mod api;
+mod client;
 mod daemon;
 mod error;
 mod key;
@@ -35,11 +36,12 @@ mod wire;
 use std::fmt;
 use std::future::Future;
 
-pub use self::api::{Api, Http, Reader, Settings, SetupError, Writer, install_tls};
+pub use self::api::{Api, Reader, Writer};
+pub use self::client::{Http, Settings, SetupError, install_tls};
 pub use self::daemon::{Answer, AskError, Daemon, DaemonUrl, InvalidDaemonUrl};
 pub use self::error::{Error, Operation};
 pub use self::key::{ApiKey, KeyError, KeySource};
-pub use self::observer::{End, Exchange, Observer};
+pub use self::observer::{Attempt, End, Exchange, Observer};
 pub use self::otlp::Collector;
 pub use self::permission::Permission;
 pub use self::post::{Address, InvalidAddress, Proof, Reply, SecretFile, UnusableSecret};

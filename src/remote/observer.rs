@@ -3,6 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::Operation;
+
 /// Is told what happens between here and Calry. It is told in the middle of the work: it must neither wait nor fail.
 pub trait Observer: fmt::Debug + Send + Sync {
     /// A request ended.
@@ -11,6 +15,23 @@ pub trait Observer: fmt::Debug + Send + Sync {
     fn retried(&self);
     /// The workspace is held back for so long, because Calry's rate limit was reached. Pauses do not overlap.
     fn held_back(&self, pause: Duration);
+    /// An attempt begins.
+    fn waits(&self, _: &Attempt<'_>) {}
+    /// What was waited for is over, whether it succeeded or not.
+    fn waited(&self, _: &Operation) {}
+    /// A line of the log follows at once.
+    fn speaks(&self) {}
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// What is attempted.
+    pub operation: &'a Operation,
+    /// Which attempt it is, from 1.
+    pub number: u32,
+    /// When no further one begins.
+    pub deadline: Instant,
 }
 
 /// A request that was sent, and how it ended.

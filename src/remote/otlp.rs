@@ -9,10 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use tokio::runtime::{Builder, Runtime};
+use url::Url;
 
-use super::api::{bounded, root_cause};
+use super::client::bounded;
 use super::{Http, SetupError};
-use crate::model::{ellipsize, printable};
 
 /// How much of an answer is read, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
@@ -42,9 +42,10 @@ impl Collector {
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, String> {
         let (head, body) = request.into_parts();
-        let client = self.http.client(head.uri.scheme_str() == Some("https")).map_err(|error| error.to_string())?;
-        let broken = |error: reqwest::Error| ellipsize(&printable(&root_cause(error)), 200);
-        let request = client.request(head.method, head.uri.to_string()).headers(head.headers).body(body);
+        let url = Url::parse(&head.uri.to_string()).map_err(|error| error.to_string())?;
+        let route = self.http.route(&url).map_err(|error| error.to_string())?;
+        let broken = |error| route.failure(error).to_string();
+        let request = route.current().client.request(head.method, url).headers(head.headers).body(body);
         let mut answer = request.send().await.map_err(broken)?;
         let status = answer.status();
         let headers = answer.headers().clone();

@@ -43,14 +43,21 @@ struct State {
     spacing: Duration,
     last_start: Option<Instant>,
     shut_until: Option<Instant>,
+    /// Whether the gate is shut because Calry asked for it, and not by our own judgement.
+    asked: bool,
     last_slowed: Option<Instant>,
 }
 
 /// A request could not start in time.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NoTurn {
-    /// The gate stays shut for this long, which is longer than the request may wait.
-    Paused(Duration),
+    /// The gate stays shut for longer than the request may wait.
+    Paused {
+        /// For how long.
+        wait: Duration,
+        /// Whether Calry asked for it.
+        asked: bool,
+    },
     /// The deadline came while others went first.
     TooLate,
 }
@@ -115,6 +122,9 @@ impl Pace {
         let shut = retry_after.unwrap_or(state.spacing * GATE_SPACINGS).min(LONGEST_GATE);
         let until = state.shut_until.unwrap_or(now).max(now);
         self.tell((now + shut).saturating_duration_since(until));
+        if now + shut >= until {
+            state.asked = retry_after.is_some();
+        }
         state.shut_until = Some(until.max(now + shut));
         tracing::debug!(spacing = ?state.spacing, shut = ?shut, "Calry's rate limit is reached: slowing this workspace down");
     }
@@ -133,9 +143,10 @@ impl Pace {
     }
 
     fn check_gate(&self, patience: Instant) -> Result<(), NoTurn> {
-        match self.state().shut_until {
-            Some(until) if until >= patience && until > Instant::now() => {
-                Err(NoTurn::Paused(until.saturating_duration_since(Instant::now())))
+        let (now, state) = (Instant::now(), self.state());
+        match state.shut_until {
+            Some(until) if until >= patience && until > now => {
+                Err(NoTurn::Paused { wait: until.saturating_duration_since(now), asked: state.asked })
             }
             _ => Ok(()),
         }
@@ -219,15 +230,31 @@ mod tests {
     async fn a_gate_beyond_the_deadline_fails_at_once_and_says_how_long() {
         let (pace, begin) = (Pace::default(), Instant::now());
         pace.slow_down(begin, Some(SECOND * 90));
-        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused(SECOND * 90)));
+        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused { wait: SECOND * 90, asked: true }));
         assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_calry_did_not_ask_for_is_not_its_wish() {
+        let (pace, begin) = (Pace::default(), Instant::now());
+        let asked = async || match pace.start_unless_paused(later(60)).await {
+            Err(NoTurn::Paused { asked, .. }) => Some(asked),
+            _ => None,
+        };
+        pace.slow_down(begin, None);
+        assert_eq!(asked().await, Some(false));
+        pace.slow_down(begin, Some(SECOND * 3));
+        assert_eq!(asked().await, Some(true));
+        // A shorter pause of our own changes nothing.
+        pace.slow_down(begin, None);
+        assert_eq!(asked().await, Some(true));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_may_not_wait_at_the_gate_learns_when_it_opens() {
         let pace = Pace::default();
         pace.slow_down(Instant::now(), Some(SECOND * 3));
-        assert_eq!(pace.start_unless_paused(later(60)).await, Err(NoTurn::Paused(SECOND * 3)));
+        assert_eq!(pace.start_unless_paused(later(60)).await, Err(NoTurn::Paused { wait: SECOND * 3, asked: true }));
         sleep_until(later(3)).await;
         assert!(pace.start_unless_paused(later(60)).await.is_ok());
     }
@@ -236,7 +263,7 @@ mod tests {
     async fn a_mistaken_wait_does_not_stop_a_workspace_for_a_day() {
         let pace = Pace::default();
         pace.slow_down(Instant::now(), Some(SECOND * 86_400));
-        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused(LONGEST_GATE)));
+        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused { wait: LONGEST_GATE, asked: true }));
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,23 +12,20 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use sha2::Sha256;
 use url::Url;
 
-use super::api::{bounded, root_cause};
+use super::client::bounded;
 use super::url::is_loopback;
 use super::{Http, retry};
-use crate::model::{InvalidSharedSecret, Secret, SharedSecret, ellipsize, printable};
+use crate::model::{InvalidSharedSecret, Secret, SharedSecret, spoken};
 
 /// The longest secret in a file, in bytes, surrounding white space included.
 const MAX_SECRET: usize = 4096;
 
 /// How much of an answer is looked at, in bytes.
 const MAX_ANSWER: usize = 16 << 10;
-
-/// The longest quotation of why there was no answer, in characters.
-const MAX_QUOTE: usize = 300;
 
 /// A file that holds one line of text that nobody may see. It is read anew each time, so that rotation needs no restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,8 +208,10 @@ impl Http {
         document: Vec<u8>,
         patience: Duration,
     ) -> Result<Reply, String> {
-        let client = self.client(address.0.scheme() == "https").map_err(|error| error.to_string())?;
-        let mut request = client
+        let route = self.route(&address.0).map_err(|error| error.to_string())?;
+        let used = route.current();
+        let mut request = used
+            .client
             .post(address.0.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, HeaderValue::from_static(accept));
@@ -220,18 +219,18 @@ impl Http {
             request = request.header(name, value);
         }
         let exchange = async {
-            let broken = |error: reqwest::Error| ellipsize(&printable(&root_cause(error)), MAX_QUOTE);
+            let broken = |error| route.failure(error).to_string();
             let mut response = request.body(document).send().await.map_err(broken)?;
-            let wish = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-            let retry_after = wish.and_then(|wish| retry::retry_after(wish, SystemTime::now()));
+            let retry_after = retry::wish(response.headers());
             let status = response.status().as_u16();
             // What cannot be read of the body takes nothing from the status.
             let body = bounded(&mut response, MAX_ANSWER).await.ok().flatten().unwrap_or_default();
             Ok(Reply { status, retry_after, body })
         };
-        tokio::time::timeout(patience, exchange)
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer within {}", crate::model::spoken(patience))))
+        tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_| {
+            route.renew(&used);
+            Err(format!("no answer within {}", spoken(patience)))
+        })
     }
 }
 

@@ -1,13 +1,17 @@
 //! When to try again: exponential back-off with full jitter, `Retry-After` honoured, within a deadline.
 //!
-//! It only computes pauses; it neither sleeps nor sends.
+//! It computes pauses and warns of the first failed attempt; it neither sleeps nor sends.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use tokio::time::Instant;
 
-use super::Error;
+use super::{Error, Observer};
+use crate::model::spoken;
 
 const BASE: Duration = Duration::from_millis(250);
 const CAP: Duration = Duration::from_secs(10);
@@ -51,8 +55,94 @@ impl Backoff {
     }
 }
 
+/// The attempts of one read.
+pub(super) struct Attempts<'a> {
+    backoff: Backoff,
+    deadline: Instant,
+    before: Option<Error>,
+    warned: &'a AtomicBool,
+    observer: &'a dyn Observer,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(deadline: Instant, warned: &'a AtomicBool, observer: &'a dyn Observer) -> Self {
+        Self { backoff: Backoff::default(), deadline, before: None, warned, observer }
+    }
+
+    /// How many attempts failed so far.
+    pub(super) fn failed(&self) -> u32 {
+        self.backoff.attempts()
+    }
+
+    /// How long to wait after an attempt that failed.
+    ///
+    /// # Errors
+    /// There is no further attempt. The error is the most telling one: that the time was over while the last attempt was
+    /// under way says less than why the one before it failed.
+    pub(super) fn next(&mut self, error: Error) -> Result<Duration, Error> {
+        if let Some(pause) = self.backoff.next(&error, self.deadline) {
+            tracing::debug!(%error, ?pause, "trying again");
+            warn(&error, self.deadline, self.warned, self.observer);
+            if !error.is_cut_off() {
+                self.before = Some(error);
+            }
+            return Ok(pause);
+        }
+        let telling = self.before.take().filter(|_| error.is_cut_off()).unwrap_or(error);
+        Err(telling.after(self.backoff.attempts()))
+    }
+}
+
+/// Warns that an attempt failed and that there will be others, once for each flag.
+pub(super) fn warn(error: &Error, deadline: Instant, warned: &AtomicBool, observer: &dyn Observer) {
+    if !warned.swap(true, Relaxed) {
+        observer.speaks();
+        let left = deadline.saturating_duration_since(Instant::now());
+        tracing::warn!("{error}; trying again for up to {}", spoken(left));
+    }
+}
+
+/// For how long a host has been out of reach.
+#[derive(Debug, Default)]
+pub(super) struct Unreachable(Mutex<Option<(Instant, u32)>>);
+
+impl Unreachable {
+    /// A host that is still out of reach after this time and so many attempts is taken for wrong.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    const ATTEMPTS: u32 = 3;
+
+    /// The host answered, whatever it said.
+    pub(super) fn reached(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The error of an attempt; after a few that did not reach the host, it is one that lasts.
+    pub(super) fn judge(&self, error: Error) -> Error {
+        if !error.is_unreachable() {
+            self.reached();
+            return error;
+        }
+        let now = Instant::now();
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, attempts) = since.get_or_insert((now, 0));
+        *attempts += 1;
+        if *attempts >= Self::ATTEMPTS && now.duration_since(*first) >= Self::PATIENCE {
+            error.lasting()
+        } else {
+            error
+        }
+    }
+}
+
+/// How long an answer asks to wait. A date is compared with the answer's own, so that no clock needs to be right.
+pub(super) fn wish(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let now = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or_else(SystemTime::now);
+    retry_after(text(RETRY_AFTER)?, now)
+}
+
 /// Reads a `Retry-After`: seconds or an HTTP date (RFC 9110, section 10.2.3). A date that has passed is no wait.
-pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let wait = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         value.parse().map_or(LONGEST_WAIT, Duration::from_secs)
@@ -67,14 +157,12 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::super::Operation;
-    use super::super::error::Cause;
+    use super::super::error::{Cause, Refusal, TimeLimit};
     use super::*;
 
     fn answered(status: u16, retry_after: Option<Duration>) -> Error {
-        Error::new(
-            Operation::Workspace,
-            Cause::Status { status, message: None, expired: false, key: String::new(), retry_after },
-        )
+        let refusal = Refusal { status, is_calrys: true, retry_after, ..Refusal::default() };
+        Error::new(Operation::Workspace, Cause::Status(refusal))
     }
 
     #[tokio::test(start_paused = true)]
@@ -115,6 +203,34 @@ mod tests {
             assert_eq!(backoff.next(&answered(status, None), Instant::now() + CAP), None, "{status}");
             assert_eq!(backoff.attempts(), 1);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_error_is_the_most_telling_one_and_counts_every_attempt() {
+        let cut_off = || Error::new(Operation::Workspace, Cause::TimedOut { given: TimeLimit::Deadline(BASE) });
+        let warned = AtomicBool::new(false);
+        let mut attempts = Attempts::new(Instant::now() + CAP, &warned, &());
+        attempts.next(answered(503, None)).unwrap();
+        tokio::time::advance(CAP).await;
+        let error = attempts.next(cut_off()).unwrap_err();
+        assert_eq!(error.status(), Some(503));
+        assert!(error.to_string().ends_with("(given up after 2 attempts)"), "{error}");
+        let mut attempts = Attempts::new(Instant::now(), &warned, &());
+        assert!(attempts.next(cut_off()).unwrap_err().to_string().contains("--timeout"));
+    }
+
+    #[test]
+    fn a_date_to_wait_for_is_compared_with_the_clock_that_it_comes_from() {
+        let headers = |date: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, "Sun, 06 Nov 1994 08:49:47 GMT".parse().unwrap());
+            date.map(|date| headers.insert(DATE, date.parse().unwrap()));
+            headers
+        };
+        assert_eq!(wish(&headers(Some("Sun, 06 Nov 1994 08:49:37 GMT"))), Some(Duration::from_secs(10)));
+        assert_eq!(wish(&headers(None)), Some(Duration::ZERO));
+        assert_eq!(wish(&headers(Some("today"))), Some(Duration::ZERO));
+        assert_eq!(wish(&HeaderMap::new()), None);
     }
 
     #[test]

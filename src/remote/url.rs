@@ -50,16 +50,6 @@ impl ApiUrl {
         }
     }
 
-    /// Whether requests go over TLS.
-    pub(super) fn is_secure(&self) -> bool {
-        self.0.scheme() == "https"
-    }
-
-    /// The host and port that it leads to.
-    pub(super) fn host(&self) -> String {
-        self.0.origin().ascii_serialization()
-    }
-
     /// The URL of a path below the base. The path begins with a slash and needs no escaping.
     pub(super) fn at(&self, path: &str) -> Url {
         let mut url = self.0.clone();

@@ -96,13 +96,32 @@ pub(super) fn listing(body: &[u8], mut learn: impl FnMut(&Secret)) -> Result<Lis
     Ok(listing)
 }
 
-/// The `message` of an error's body, as it came; `None` where the body is not an error of Calry's.
-pub(super) fn message(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Body {
-        message: String,
-    }
-    serde_json::from_slice(body).ok().map(|Body { message }| message)
+/// What an answer that is not a success says of itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ErrorBody {
+    /// Its message, as it came; several are joined.
+    pub(super) message: Option<String>,
+    /// Whether it has the form of Calry's errors. What else answers in front of Calry has forms of its own.
+    pub(super) is_calrys: bool,
+}
+
+/// Reads the body of an error.
+pub(super) fn error(body: &[u8]) -> ErrorBody {
+    let body: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
+    let message = match body.get("message") {
+        Some(Value::String(message)) => Some(message.clone()),
+        Some(Value::Array(all)) => Some(all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ")),
+        _ => None,
+    };
+    let is_calrys =
+        message.is_some() && ["timestamp", "path", "details", "statusCode"].iter().any(|k| body.contains_key(*k));
+    ErrorBody { message: message.filter(|message| !message.is_empty()), is_calrys }
+}
+
+/// The same for a body of which only the beginning is known, which cannot be scrubbed and is not quoted.
+pub(super) fn cut_error(beginning: Vec<u8>) -> ErrorBody {
+    let beginning = beginning.trim_ascii_start();
+    ErrorBody { message: None, is_calrys: beginning.is_empty() || beginning.starts_with(b"{") }
 }
 
 /// Writes the body of an update: of every group the fields that are on, each as `true`, and no other (traps 1 and 2).
@@ -444,10 +463,17 @@ mod tests {
     }
 
     #[test]
-    fn only_calrys_own_errors_have_a_message() {
-        assert_eq!(message(br#"{"message": "No.", "path": "/x", "details": [1]}"#).as_deref(), Some("No."));
-        for other in ["<html>", "\"text\"", r#"{"message": {"a": 1}}"#, r#"{"error": "x"}"#, ""] {
-            assert_eq!(message(other.as_bytes()), None, "{other}");
+    fn the_form_of_an_error_shows_whose_it_is_and_several_messages_are_joined() {
+        let read = |body: &str| error(body.as_bytes());
+        let calrys = |message: &str| ErrorBody { message: Some(message.to_owned()), is_calrys: true };
+        assert_eq!(read(r#"{"message": "No.", "path": "/x", "details": [1]}"#), calrys("No."));
+        assert_eq!(read(r#"{"statusCode": 400, "message": ["a", "b", 3], "error": "x"}"#), calrys("a; b"));
+        // What some gateways answer with.
+        let gateways = ErrorBody { message: Some("Forbidden".to_owned()), is_calrys: false };
+        assert_eq!(read(r#"{"message": "Forbidden"}"#), gateways);
+        for other in ["<html>", "\"text\"", r#"{"message": {"a": 1}, "path": "/x"}"#, r#"{"error": "x"}"#, ""] {
+            assert_eq!(read(other), ErrorBody { message: None, is_calrys: false }, "{other}");
         }
+        assert!(!cut_error(b"<html>".to_vec()).is_calrys && cut_error(b"\n{\"message".to_vec()).is_calrys);
     }
 }

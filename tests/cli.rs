@@ -836,3 +836,35 @@ fn a_sandbox_on_a_taken_port_says_so() {
     world.run(&["sandbox", "--listen", &address]).exits(1).says("choose another address");
     world.run(&["sandbox", "--seed", "nowhere.json"]).exits(1).says("cannot read the seed");
 }
+
+// Waiting.
+
+#[test]
+fn a_port_that_nothing_listens_on_is_given_up_after_a_few_attempts() {
+    let mut world = World::default();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    world.env("CALRY_API_URL", &format!("http://{free}"));
+    world.write("hostaway.yaml", "provider: HOSTAWAY\n");
+    let began = std::time::Instant::now();
+    let ran = world.run(&["plan"]).exits(1).says("Connection refused (os error 111) (given up after");
+    assert!(began.elapsed() < std::time::Duration::from_secs(25), "{:?}", began.elapsed());
+    // Both reads fail, and one line says that they are tried again.
+    assert_eq!(ran.err.matches("trying again for up to").count(), 1, "{}", ran.err);
+    assert!(ran.err.lines().next().unwrap().contains("WARN"), "{}", ran.err);
+    world.run(&["plan", "--quiet"]).exits(1);
+}
+
+#[test]
+fn a_first_attempt_that_fails_is_a_warning_and_debugging_shows_every_fact() {
+    let world = World::default();
+    world.write("hostaway.yaml", "provider: HOSTAWAY\n");
+    let fault = FaultKind::Status { code: StatusCode::SERVICE_UNAVAILABLE, message: "down".into(), retry_after: None };
+    for args in [&["plan"][..], &["plan", "-vv"]] {
+        world.sandbox.inject(Fault::once(fault.clone()).on(Method::GET));
+        let ran = world.run(args).exits(0);
+        assert_eq!(ran.err.matches("WARN").count(), 1, "{}", ran.err);
+        assert!(ran.err.contains("(503, \"down\"); trying again for up to"), "{}", ran.err);
+        let facts = [format!("address={}", world.sandbox.url()), "pause=".to_owned(), "error=cannot".to_owned()];
+        assert_eq!(facts.iter().filter(|fact| ran.err.contains(*fact)).count(), (args.len() - 1) * 3, "{}", ran.err);
+    }
+}

@@ -2,9 +2,9 @@
 
 use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -62,7 +62,7 @@ pub(super) fn concurrency(text: &str) -> Result<usize, String> {
 
 pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exit> {
     let stop = signals::stop_token()?;
-    let mut setup = args.live.set_up(MissingSecrets::Error).await?;
+    let mut setup = args.live.set_up(MissingSecrets::Error, output).await?;
     setup.source.trust = args.trust.trust();
     let saved = match &args.saved {
         Some(path) => {
@@ -142,7 +142,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         }
     }
 
-    let report = carry_out(args, &setup, &looked, &approved, stop, output).await?;
+    let report = carry_out(args, &setup, &looked, &approved, stop).await?;
     match args.format {
         Format::Text if count > 0 => output.result(&text::report(&report)),
         Format::Text => {}
@@ -163,7 +163,6 @@ async fn carry_out(
     looked: &Looked,
     approved: &Approved,
     stop: CancellationToken,
-    output: &Output,
 ) -> anyhow::Result<apply::Report> {
     // A person may have taken his time; the changes get a time limit of their own, and the key as it is now.
     let deadline = Instant::now() + setup.timeout;
@@ -177,17 +176,12 @@ async fn carry_out(
         resting: std::collections::BTreeMap::new(),
         stop,
     };
-    let bar = ProgressBar::new(approved.plan().steps().count() as u64);
-    bar.set_draw_target(if output.is_watched() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
-    if let Ok(style) = ProgressStyle::with_template("updating {pos}/{len} {bar:30} {msg}") {
-        bar.set_style(style);
-    }
-    let report = apply::apply(approved, &reader, &writer, &options, |result| {
-        bar.set_message(result.provider.to_string());
-        bar.inc(1);
+    let (all, done) = (approved.plan().steps().count(), AtomicUsize::new(0));
+    setup.progress.updated(0, all);
+    let report = apply::apply(approved, &reader, &writer, &options, |_| {
+        setup.progress.updated(done.fetch_add(1, Relaxed) + 1, all);
     })
     .await;
-    bar.finish_and_clear();
     Ok(report)
 }
 

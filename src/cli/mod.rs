@@ -10,6 +10,7 @@ mod man;
 mod options;
 mod output;
 mod plan;
+mod progress;
 mod pull;
 mod run;
 mod sandbox;

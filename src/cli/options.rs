@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
-use super::UsageError;
+use super::progress::Progress;
+use super::{Output, UsageError};
 use crate::model::{FingerprintKey, Provider, Secret, UpdateMethod};
 use crate::pass::Source;
 use crate::pull::Names;
@@ -176,6 +178,8 @@ pub(super) struct Setup {
     /// It lives as long as the command.
     pub(super) sandbox: Option<Sandbox>,
     pub(super) http: Http,
+    /// What a person sees while the command waits.
+    pub(super) progress: Arc<Progress>,
 }
 
 impl Setup {
@@ -205,10 +209,13 @@ pub(super) fn groups_of_workspaces() -> [Option<clap::Id>; 3] {
 
 impl LiveArgs {
     /// Sets up what reading the live state takes.
-    pub(super) async fn set_up(&self, missing: MissingSecrets) -> anyhow::Result<Setup> {
+    pub(super) async fn set_up(&self, missing: MissingSecrets, output: &Output) -> anyhow::Result<Setup> {
         install_tls();
         let settings = Settings { request: self.api.request_timeout, ..Settings::default() };
-        self.set_up_on(Http::new(settings)?, missing).await
+        let mut setup = self.set_up_on(Http::new(settings)?, missing).await?;
+        setup.progress = Arc::new(Progress::new(output.is_watched()));
+        setup.api = setup.api.for_one_command().observed_by(Arc::clone(&setup.progress) as _);
+        Ok(setup)
     }
 
     /// Calry's address.
@@ -266,6 +273,7 @@ impl LiveArgs {
             shown: definitions.display().to_string(),
             sandbox,
             http,
+            progress: Arc::new(Progress::new(false)),
         })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use clap::{ArgAction, Args, ValueEnum};
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer as _;
@@ -17,7 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::telemetry::Telemetry;
-use crate::model::{Diagnostic, Severity};
+use crate::model::{Diagnostic, Severity, printable};
 use crate::render;
 
 /// Options of every command.
@@ -73,8 +74,8 @@ impl Output {
         let level = match (args.quiet, args.verbose, long_running) {
             (true, _, _) => LevelFilter::ERROR,
             (_, 0, false) => LevelFilter::WARN,
-            (_, 0, true) | (_, 1, false) => LevelFilter::INFO,
-            (_, 1, true) => LevelFilter::DEBUG,
+            (_, 0, true) => LevelFilter::INFO,
+            (_, 1, _) => LevelFilter::DEBUG,
             _ => LevelFilter::TRACE,
         };
         let filter = tracing_subscriber::filter::Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
@@ -222,7 +223,23 @@ where
             write!(writer, "{workspace}: ")?;
         }
         context.format_fields(writer.by_ref(), event)?;
+        // What is only there to find a fault shows its facts; elsewhere the sentence says them.
+        if level >= Level::DEBUG {
+            event.record(&mut Facts(&mut writer));
+        }
         writeln!(writer)
+    }
+}
+
+/// Writes the fields of an event behind its sentence.
+struct Facts<'a, 'w>(&'a mut Writer<'w>);
+
+impl Visit for Facts<'_, '_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() != "message" {
+            // A log that cannot be written to loses its lines.
+            let _ = write!(self.0, " {}={}", field.name(), printable(&format!("{value:?}")));
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Exit, Output};
 use crate::model::{Code, Diagnostic, Excerpt, FingerprintKey, printable};
 use crate::pass::{self, Desired, Failure, Look};
 use crate::plan::{Applied, Change, Origin, Payload, Plan, Verdict};
-use crate::remote::{Snapshot, SnapshotError};
+use crate::remote::{Operation, Snapshot, SnapshotError};
 use crate::render::text::Layout;
 use crate::render::{github, json, markdown, text};
 use crate::repo::{MissingSecrets, Subject, Writing};
@@ -94,7 +94,7 @@ fn write(also: &[Also], print: impl Fn(Format) -> String) -> anyhow::Result<()> 
 
 pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit> {
     let missing = if args.secrets_unavailable { MissingSecrets::Unavailable } else { MissingSecrets::Error };
-    let mut setup = args.live.set_up(missing).await?;
+    let mut setup = args.live.set_up(missing, output).await?;
     setup.source.base.clone_from(&args.base);
     setup.source.trust = args.trust.trust();
     let key = args.fingerprints.key()?;
@@ -234,7 +234,12 @@ pub(super) async fn look(
         if let Some((source, key)) = snapshot {
             let snapshot = match source {
                 LiveSource::File(path) => Snapshot::open(path, key).map_err(SnapshotError::from)?,
-                LiveSource::Url(url) => Snapshot::fetch(&setup.http, url, deadline, key).await?,
+                LiveSource::Url(url) => {
+                    setup.progress.begin(&Operation::Snapshot, 1, deadline);
+                    let fetched = Snapshot::fetch(&setup.http, url, deadline, key).await;
+                    setup.progress.end(&Operation::Snapshot);
+                    fetched?
+                }
             };
             let (source, method) = (&setup.source, setup.api.method());
             let mut look = pass::look(source, &mut desired, &snapshot, None, method, &Applied::new()).await?;

@@ -33,7 +33,7 @@ fn parts(text: &str) -> Result<Parts, String> {
 }
 
 pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit> {
-    let setup = args.live.set_up(MissingSecrets::Unavailable).await?;
+    let setup = args.live.set_up(MissingSecrets::Unavailable, output).await?;
     let source = &setup.source;
     let mut loaded = repo::load_or_begin(&source.definitions)?;
     let names = Names::of(&loaded);

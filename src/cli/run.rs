@@ -240,6 +240,9 @@ async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::R
     let name = settings.seat.name().unwrap_or(&shown).to_owned();
     let metrics = Arc::new(WorkspaceMetrics::new(&name, &settings, Arc::clone(handle.board())));
     let permission = Arc::new(settings.leadership.clone());
+    if workspace.args.once {
+        settings.api = settings.api.for_one_command();
+    }
     settings.api = settings.api.observed_by(Arc::clone(&metrics) as _).permitted_by(permission);
     Ok(Ready { settings, handle, metrics, teller, events, shown, span, sandbox: setup.sandbox })
 }

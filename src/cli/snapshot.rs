@@ -19,7 +19,7 @@ pub(super) struct SnapshotArgs {
 }
 
 pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<Exit> {
-    let setup = args.live.set_up(MissingSecrets::Unavailable).await?;
+    let setup = args.live.set_up(MissingSecrets::Unavailable, output).await?;
     let key = args.fingerprints.key()?;
     let only = &setup.source.only;
     // The files are not looked at, and need not be there; where they say which workspace they are for, it must be that one.

@@ -6,6 +6,7 @@ mod apply;
 mod cluster;
 mod completions;
 mod config;
+mod log_queue;
 mod man;
 mod options;
 mod output;
@@ -190,6 +191,7 @@ fn ended(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => match error.downcast::<UsageError>() {
             Ok(usage) => {
+                output.flush();
                 let _ = command(&Defaults::new()).error(clap::error::ErrorKind::ValueValidation, usage.0).print();
                 Exit::Usage.into()
             }

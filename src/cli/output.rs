@@ -7,16 +7,19 @@ use std::sync::OnceLock;
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use clap::{ArgAction, Args, ValueEnum};
+use serde_json::json;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::fmt::format::{FmtSpan, Writer, debug_fn};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::log_queue::LogQueue;
 use super::telemetry::Telemetry;
 use crate::model::{Diagnostic, Severity, printable};
 use crate::render;
@@ -58,6 +61,8 @@ pub(super) struct Output {
     quiet: bool,
     /// Why a result was not printed.
     lost: OnceLock<io::Error>,
+    /// Standard error of a command that runs for long, which must not wait for its reader.
+    queue: Option<LogQueue>,
     /// It sends what waits when this ends.
     _telemetry: Option<Telemetry>,
 }
@@ -92,9 +97,19 @@ impl Output {
             layer.with_filter(Telemetry::filter())
         });
         let registry = tracing_subscriber::registry().with(traces);
+        let dropped_line = match args.log_format {
+            LogFormat::Json => dropped_document,
+            LogFormat::Text => dropped_text,
+        };
+        // A one-shot command waits for its reader: what it prints is its result.
+        let queue = if long_running { LogQueue::start(std::io::stderr(), dropped_line).ok() } else { None };
+        let writer = match &queue {
+            Some(queue) => BoxMakeWriter::new(queue.clone()),
+            None => BoxMakeWriter::new(std::io::stderr),
+        };
         // Where standard error is gone there is nowhere to say so, and trying would panic.
         let layer = tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
+            .with_writer(writer)
             .with_span_events(FmtSpan::NONE)
             .log_internal_errors(false);
         match args.log_format {
@@ -124,7 +139,7 @@ impl Output {
         if let Some(why) = trouble {
             tracing::warn!("there are no traces for OpenTelemetry: {why}");
         }
-        Self { color, quiet: args.quiet, lost: OnceLock::new(), _telemetry: telemetry }
+        Self { color, quiet: args.quiet, lost: OnceLock::new(), queue, _telemetry: telemetry }
     }
 
     /// Prints a result.
@@ -162,7 +177,22 @@ impl Output {
 
     /// Prints something on the way to a result.
     pub(super) fn note(&self, text: &str) {
-        let _ = AutoStream::new(std::io::stderr(), self.color).write_all(text.as_bytes());
+        let Some(queue) = &self.queue else {
+            let _ = AutoStream::new(std::io::stderr(), self.color).write_all(text.as_bytes());
+            return;
+        };
+        let color = match self.color {
+            ColorChoice::Auto => AutoStream::choice(&std::io::stderr()),
+            choice => choice,
+        };
+        let mut text_in_color = AutoStream::new(Vec::new(), color);
+        let _ = text_in_color.write_all(text.as_bytes());
+        queue.push(&text_in_color.into_inner());
+    }
+
+    /// Waits, within bounds, until standard error has everything.
+    pub(super) fn flush(&self) {
+        self.queue.iter().for_each(LogQueue::flush);
     }
 
     /// Prints why the command failed.
@@ -184,6 +214,28 @@ impl Output {
     pub(super) fn is_watched(&self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()
     }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// What a line says of those that were dropped before it.
+fn dropped_sentence(count: u64) -> String {
+    let lines = if count == 1 { "line was" } else { "lines were" };
+    format!("{count} log {lines} dropped: standard error was not read")
+}
+
+fn dropped_text(count: u64) -> String {
+    format!("{:.0}  WARN {}\n", jiff::Timestamp::now(), dropped_sentence(count))
+}
+
+fn dropped_document(count: u64) -> String {
+    let timestamp = format!("{:.6}", jiff::Timestamp::now());
+    let message = dropped_sentence(count);
+    format!("{}\n", json!({"timestamp": timestamp, "level": "WARN", "message": message, "dropped": count}))
 }
 
 /// The span within which everything is about one workspace of several. Its one field is `workspace`.

@@ -314,6 +314,9 @@ fn raise_open_files() {
 }
 
 pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyhow::Result<Exit> {
+    // First of all: a signal that arrives before its handler kills the process.
+    let stop = signals::stop_token()?;
+    let mut hangup = signal(SignalKind::hangup())?;
     // What the command line says of the daemon as a whole, with the top of the configuration file below it.
     let Command::Run(args) = &configuration.cli.command else { return Ok(Exit::Done) };
     if args.print_config {
@@ -324,14 +327,18 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         return Ok(Exit::Done);
     }
     raise_open_files();
-    let stop = signals::stop_token()?;
-    let mut hangup = signal(SignalKind::hangup())?;
     install_tls();
     let http = Http::new(remote::Settings::default())?;
     let shared = Shared {
         cluster: tokio::select! {
             cluster = args.cluster.set_up(args.once) => cluster?,
-            () = stop.cancelled() => return Ok(Exit::Done),
+            () = stop.cancelled() => {
+                // A daemon that is stopped has done what it was asked for; a reconciliation that did not run has not.
+                if args.once {
+                    bail!("stopped before anything was reconciled; nothing was changed");
+                }
+                return Ok(Exit::Done);
+            }
         },
         notifier: Notifier::start(configuration.notifications.targets.clone(), &http),
         http,

@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT: the first one ends in order, the second at once.
+//! Handles SIGTERM and SIGINT: the first one ends the program in order, the second one at once.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// A token that the first signal cancels.
@@ -10,17 +10,21 @@ pub(super) fn stop_token() -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
     let stop = token.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping: no new update starts, and those under way may end; a second signal ends at once");
+        either(&mut terminate, &mut interrupt).await;
         stop.cancel();
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        // Standard error may be a pipe that nobody reads: neither this task nor the second signal waits for it.
+        tokio::task::spawn_blocking(|| {
+            tracing::info!("stopping: no new update starts, and those under way may end; a second signal ends at once");
+        });
+        either(&mut terminate, &mut interrupt).await;
         std::process::exit(1);
     });
     Ok(token)
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
 }

@@ -85,6 +85,16 @@ impl Standing {
         self.news(sha?, state, description)
     }
 
+    /// The forge did not get what was last said of a commit: the next reconciliation that is about it says it again.
+    pub fn forget(&mut self, sha: &str) {
+        if self.told.as_ref().is_some_and(|told| told.sha == sha) {
+            self.told = None;
+        }
+        if self.refused.as_deref() == Some(sha) {
+            self.refused = None;
+        }
+    }
+
     fn news(&mut self, sha: String, state: CommitState, description: String) -> Option<CommitStatus> {
         let status = CommitStatus { sha, state, description };
         let known = self.told.as_ref() == Some(&status);
@@ -212,5 +222,17 @@ mod tests {
             .map(|_| standing.ended(&of(full, false, failed()), &Rules::default()).map(|told| told.state))
             .collect();
         assert_eq!(states, [None, None, Some(CommitState::Failure), None, None]);
+    }
+
+    #[test]
+    fn a_status_that_the_forge_did_not_get_is_said_again_and_another_is_not() {
+        let (full, other) = ("0123456789abcdef0123456789abcdef01234567", "1123456789abcdef0123456789abcdef01234567");
+        let (mut standing, rules) = (Standing::default(), Rules::default());
+        let ended = |standing: &mut Standing| standing.ended(&of(full, false, applied(&[], &[])), &rules);
+        assert!(ended(&mut standing).is_some());
+        standing.forget(other);
+        assert_eq!(ended(&mut standing), None);
+        standing.forget(full);
+        assert_eq!(ended(&mut standing).map(|told| told.sha), Some(full.to_owned()));
     }
 }

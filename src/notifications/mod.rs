@@ -163,6 +163,9 @@ impl Teller {
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
             let Target { channel, rules, events: wanted, .. } = &queue.target;
             if let Channel::Commit(_) = channel {
+                for sha in queue.take_lost(self.name.as_deref()) {
+                    known.standing.forget(&sha);
+                }
                 let news = known.standing.ended(report, rules);
                 news.into_iter().for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
                 continue;

@@ -1,7 +1,7 @@
 //! The queue of one target: bounded, in order, tried again within bounds, and never waited for.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,11 +23,21 @@ pub(super) const LENGTH: usize = 1024;
 /// How long one attempt may take, and reading its secrets from a file system that may hang.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// How long one notification is tried.
+/// How long one notification is tried, beside the waits that the other side asks for.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The longest wish to be left alone that is granted.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
+
+/// How long the other side may ask one notification to wait, all in all.
+const LONGEST_WAIT: Duration = Duration::from_secs(2 * 3600);
+
+/// How many commits whose status was lost are remembered.
+const LOST: usize = 64;
+
+/// How long after a status was lost it is made up for, at first and at last.
+const FIRST_MAKE_UP: Duration = Duration::from_secs(30);
+const LAST_MAKE_UP: Duration = Duration::from_secs(3600);
 
 /// Something to send.
 #[derive(Clone, Debug)]
@@ -55,9 +65,23 @@ pub(super) struct Queue {
     jobs: Mutex<VecDeque<Job>>,
     wake: Notify,
     stop: CancellationToken,
+    /// What was pushed, and neither delivered, given up nor replaced yet.
+    unsettled: AtomicUsize,
+    lost: Mutex<Lost>,
     pub(super) sent: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) dropped: AtomicU64,
+}
+
+/// Statuses of commits that the forge did not get.
+#[derive(Default)]
+struct Lost {
+    /// Which commits, each for the workspace of this name.
+    commits: BTreeSet<(Option<String>, String)>,
+    /// Statuses lost in a row.
+    failures: u32,
+    /// When they may be made up for: a secret that is not accepted is no reason to ask again with each reconciliation.
+    until: Option<Instant>,
 }
 
 /// Why something was not sent.
@@ -82,6 +106,8 @@ impl Queue {
             jobs: Mutex::default(),
             wake: Notify::new(),
             stop,
+            unsettled: AtomicUsize::new(0),
+            lost: Mutex::default(),
             sent: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
@@ -97,16 +123,57 @@ impl Queue {
         self.jobs().len()
     }
 
+    /// Whether everything that was pushed has been delivered, given up or replaced.
+    pub(super) fn is_settled(&self) -> bool {
+        self.unsettled.load(Relaxed) == 0
+    }
+
+    /// The commits whose last status was lost, for the workspace of this name; each is answered once.
+    pub(super) fn take_lost(&self, name: Option<&str>) -> Vec<String> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if lost.until.is_some_and(|until| Instant::now() < until) {
+            return Vec::new();
+        }
+        let (mine, others) = std::mem::take(&mut lost.commits).into_iter().partition(|(of, _)| of.as_deref() == name);
+        lost.commits = others;
+        let mine: BTreeSet<(Option<String>, String)> = mine;
+        mine.into_iter().map(|(_, sha)| sha).collect()
+    }
+
+    /// Notes that something was not delivered and is not tried any more.
+    fn lose(&self, job: &Job) {
+        let Job::Commit(status, name) = job else { return };
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.commits.insert((name.clone(), status.sha.clone()));
+        if lost.commits.len() > LOST {
+            lost.commits.pop_first();
+        }
+        let pause = FIRST_MAKE_UP.saturating_mul(2_u32.saturating_pow(lost.failures.min(16))).min(LAST_MAKE_UP);
+        lost.failures = lost.failures.saturating_add(1);
+        lost.until = Some(Instant::now() + pause);
+    }
+
+    /// Notes that the other side takes what it gets.
+    fn got_through(&self) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        (lost.failures, lost.until) = (0, None);
+    }
+
     /// Puts something at the end, without ever waiting.
     pub(super) fn push(&self, job: Job) {
-        let full = {
+        let oldest = {
             let mut jobs = self.jobs();
+            let before = jobs.len();
             jobs.retain(|waiting| !job.replaces(waiting));
-            let full = jobs.len() >= LENGTH && jobs.pop_front().is_some();
+            self.unsettled.fetch_sub(before - jobs.len(), Relaxed);
+            let oldest = if jobs.len() >= LENGTH { jobs.pop_front() } else { None };
             jobs.push_back(job);
-            full
+            self.unsettled.fetch_add(1, Relaxed);
+            oldest
         };
-        if full {
+        if let Some(oldest) = oldest {
+            self.unsettled.fetch_sub(1, Relaxed);
+            self.lose(&oldest);
             let dropped = self.dropped.fetch_add(1, Relaxed) + 1;
             // Not one line each.
             if dropped.is_power_of_two() {
@@ -140,39 +207,64 @@ impl Queue {
                 }
                 continue;
             };
-            if let Some(rest) = self.deliver(job).await {
+            let rest = self.deliver(&job).await;
+            self.unsettled.fetch_sub(1, Relaxed);
+            if let Some(rest) = rest {
                 tokio::select! {
                     () = sleep_until(rest) => {}
                     // The other side asked to be left alone: what waits is lost.
-                    () = self.stop.cancelled() => return,
+                    () = self.stop.cancelled() => {}
+                }
+                if self.stop.is_cancelled() {
+                    let (name, waiting) = (&self.target.name, self.waiting());
+                    if waiting > 0 {
+                        self.failed.fetch_add(u64::try_from(waiting).unwrap_or(u64::MAX), Relaxed);
+                        tracing::warn!(
+                            notified = name,
+                            waiting,
+                            "{name} asked to wait until after the end: {waiting} were not sent"
+                        );
+                    }
+                    return;
                 }
             }
         }
     }
 
-    /// Sends one, again and again where that makes sense. Answers with when the other side wants to hear from us again.
-    async fn deliver(&self, job: Job) -> Option<Instant> {
+    /// Sends one, again and again if that makes sense. Answers with when the other side wants to hear from us again, if what
+    /// it asked for is not over.
+    async fn deliver(&self, job: &Job) -> Option<Instant> {
         let (name, kind) = (&self.target.name, self.target.channel.as_str());
-        let end = Instant::now() + PATIENCE;
+        let began = Instant::now();
+        let mut waited = Duration::ZERO;
         let pauses =
             ExponentialBuilder::new().with_min_delay(Duration::from_secs(1)).with_max_delay(Duration::from_secs(60));
         let mut pauses = pauses.without_max_times().build();
         for attempt in 1_u32.. {
-            let fault = match self.send(&job).await {
+            let fault = match self.send(job).await {
                 Ok(()) => {
                     self.sent.fetch_add(1, Relaxed);
+                    self.got_through();
                     tracing::debug!(notified = name, kind, attempt, "{name} was notified");
                     return None;
                 }
                 Err(fault) => fault,
             };
-            let jittered = pauses.next().unwrap_or(ATTEMPT).mul_f64(0.5 + 0.5 * fastrand::f64());
-            let pause = fault.retry_after.unwrap_or_default().min(LONGEST_REST).max(jittered);
-            let rest = fault.retry_after.map(|wish| Instant::now() + wish.min(LONGEST_REST));
-            if !fault.passing || Instant::now() + pause >= end || self.stop.is_cancelled() {
+            let give_up = || {
                 self.failed.fetch_add(1, Relaxed);
+                self.lose(job);
                 let why = &fault.why;
                 tracing::warn!(notified = name, kind, attempts = attempt, "{name} was not notified: {why}");
+            };
+            let jittered = pauses.next().unwrap_or(ATTEMPT).mul_f64(0.5 + 0.5 * fastrand::f64());
+            let wish = fault.retry_after.map(|wish| wish.min(LONGEST_REST));
+            let pause = wish.unwrap_or_default().max(jittered);
+            let rest = wish.map(|wish| Instant::now() + wish);
+            // A wait that the other side asks for is not held against the notification.
+            waited += wish.unwrap_or_default();
+            let late = Instant::now() + pause >= began + PATIENCE + waited || waited > LONGEST_WAIT;
+            if !fault.passing || late || self.stop.is_cancelled() {
+                give_up();
                 return rest;
             }
             tracing::debug!(
@@ -188,13 +280,12 @@ impl Queue {
                 () = self.stop.cancelled() => {
                     // One more attempt is made at the end, unless that was asked not to be.
                     if rest.is_some() {
-                        self.failed.fetch_add(1, Relaxed);
-                        tracing::warn!(notified = name, kind, attempts = attempt, "{name} was not notified: {}", fault.why);
+                        give_up();
                         return rest;
                     }
                 }
             }
-            if self.jobs().iter().any(|newer| newer.replaces(&job)) {
+            if self.jobs().iter().any(|newer| newer.replaces(job)) {
                 return None;
             }
         }
@@ -245,13 +336,15 @@ impl Queue {
             return Ok(());
         }
         let why = match status {
+            _ if reply.is_rate_limited() => {
+                format!("it answers with {status}: too many requests")
+            }
             300..=399 => format!("it answers with {status}, and redirects are not followed"),
-            401 | 403 if retry_after.is_none() => format!("it answers with {status}: its secret is not accepted"),
+            401 | 403 => format!("it answers with {status}: its secret is not accepted"),
             404 => "it answers with 404: there is no such place, or its secret may not see it".to_owned(),
             status => format!("it answers with {status}"),
         };
-        // A rate limit of GitHub is a 403 that says until when.
-        let passing = matches!(status, 408 | 425 | 429 | 500..) || (*status == 403 && retry_after.is_some());
+        let passing = matches!(status, 408 | 425 | 429 | 500..) || reply.is_rate_limited();
         Err(Fault { why, passing, retry_after: *retry_after })
     }
 }
@@ -320,5 +413,36 @@ mod tests {
         (0..LENGTH + 7).for_each(|sha| queue.push(job(sha, CommitState::Success, "eu")));
         assert_eq!((queue.waiting(), queue.dropped.load(Relaxed)), (LENGTH, 7));
         assert!(matches!(queue.jobs().front(), Some(Job::Commit(status, _)) if status.sha == "7"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_status_that_was_lost_is_made_up_for_once_and_less_and_less_often() {
+        let queue = queue();
+        let lost = || queue.take_lost(Some("eu"));
+        for pause in [30, 60, 120, 240, 480, 960, 1920, 3600, 3600] {
+            queue.lose(&job(1, CommitState::Success, "eu"));
+            assert_eq!(lost(), [""; 0], "not at once");
+            tokio::time::advance(Duration::from_secs(pause - 1)).await;
+            assert_eq!(lost(), [""; 0]);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(lost(), ["1"]);
+            assert_eq!(lost(), [""; 0], "once");
+        }
+        queue.got_through();
+        queue.lose(&job(1, CommitState::Success, "us"));
+        tokio::time::advance(FIRST_MAKE_UP).await;
+        assert_eq!((lost(), queue.take_lost(Some("us"))), (Vec::new(), vec!["1".to_owned()]));
+    }
+
+    #[test]
+    fn what_was_dropped_or_replaced_is_settled_and_a_status_that_was_dropped_is_lost() {
+        let queue = queue();
+        for sha in 0..=LENGTH {
+            queue.push(job(sha, CommitState::Pending, "eu"));
+            queue.push(job(sha, CommitState::Success, "eu"));
+        }
+        assert_eq!((queue.unsettled.load(Relaxed), queue.is_settled()), (LENGTH, false));
+        queue.lost.lock().unwrap().until = None;
+        assert_eq!(queue.take_lost(Some("eu")), ["0"]);
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue};
 use sha2::Sha256;
 use url::Url;
 
@@ -23,6 +23,9 @@ use crate::model::{InvalidSharedSecret, Secret, SharedSecret, spoken};
 
 /// The longest secret in a file, in bytes, surrounding white space included.
 const MAX_SECRET: usize = 4096;
+
+/// How long a rate limit is waited for that does not say how long it lasts: what GitHub asks for.
+const UNSAID_WAIT: Duration = Duration::from_secs(60);
 
 /// How much of an answer is looked at, in bytes.
 const MAX_ANSWER: usize = 16 << 10;
@@ -195,6 +198,36 @@ pub struct Reply {
     pub body: Vec<u8>,
 }
 
+impl Reply {
+    /// Whether it says that too many requests were sent, and not that this one is wrong. GitHub does so by 403, too.
+    #[must_use]
+    pub const fn is_rate_limited(&self) -> bool {
+        matches!(self.status, 403 | 429) && self.retry_after.is_some()
+    }
+
+    fn of(status: u16, headers: &HeaderMap, body: Vec<u8>, now: SystemTime) -> Self {
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+        // The other side counts by its own clock.
+        let now = header(DATE.as_str()).and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or(now);
+        let asked = retry::wish(headers);
+        let limited = matches!(status, 403 | 429);
+        // GitHub's primary limit: no request is left until a time, in seconds since 1970.
+        let is_used_up = limited && header("x-ratelimit-remaining") == Some("0");
+        let reset = || {
+            let reset = Duration::from_secs(header("x-ratelimit-reset")?.parse().ok()?);
+            Some(reset.saturating_sub(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()))
+        };
+        // Its secondary limit may say so in the text alone, and then asks for a minute.
+        let is_said = || limited && String::from_utf8_lossy(&body).to_ascii_lowercase().contains("rate limit");
+        let retry_after = match asked {
+            Some(wish) => Some(wish),
+            None if is_used_up => Some(reset().unwrap_or(UNSAID_WAIT)),
+            None => is_said().then_some(UNSAID_WAIT),
+        };
+        Self { status, retry_after, body }
+    }
+}
+
 impl Http {
     /// Posts a JSON document, once, within `patience`. Redirects are not followed.
     ///
@@ -221,11 +254,10 @@ impl Http {
         let exchange = async {
             let broken = |error| route.failure(error).to_string();
             let mut response = request.body(document).send().await.map_err(broken)?;
-            let retry_after = retry::wish(response.headers());
-            let status = response.status().as_u16();
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
             // What cannot be read of the body takes nothing from the status.
             let body = bounded(&mut response, MAX_ANSWER).await.ok().flatten().unwrap_or_default();
-            Ok(Reply { status, retry_after, body })
+            Ok(Reply::of(status, &headers, body, SystemTime::now()))
         };
         tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_| {
             route.renew(&used);
@@ -284,6 +316,32 @@ mod tests {
         let signed = signature(&secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", br#"{"test": 2432232314}"#);
         assert_eq!(signed.as_deref(), Ok("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="));
         assert!(signature(&Secret::new("whsec_?"), "a", "1", b"").is_err());
+    }
+
+    #[test]
+    fn a_rate_limit_is_known_from_a_refusal_and_says_until_when() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let reply = |status: u16, headers: &[(&'static str, &str)], body: &str| {
+            let header = |(name, value): &(&'static str, &str)| {
+                (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+            };
+            let reply = Reply::of(status, &headers.iter().map(header).collect(), body.into(), now);
+            (reply.is_rate_limited(), reply.retry_after.map(|wish| wish.as_secs()))
+        };
+        let (none, reset) = (("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1000090"));
+        assert_eq!(reply(403, &[none, reset], ""), (true, Some(90)));
+        assert_eq!(reply(429, &[none, reset], ""), (true, Some(90)));
+        assert_eq!(reply(403, &[none, reset, ("retry-after", "7")], ""), (true, Some(7)));
+        assert_eq!(reply(403, &[none], ""), (true, Some(60)));
+        assert_eq!(reply(403, &[none, ("x-ratelimit-reset", "999")], ""), (true, Some(0)));
+        // An hour off: the time of the answer counts.
+        let date = ("date", "Mon, 12 Jan 1970 14:46:50 GMT");
+        assert_eq!(reply(403, &[none, ("x-ratelimit-reset", "1003690"), date], ""), (true, Some(80)));
+        assert_eq!(reply(403, &[], "You have exceeded a secondary rate limit."), (true, Some(60)));
+        assert_eq!(reply(403, &[("x-ratelimit-remaining", "4999"), reset], "Resource not accessible"), (false, None));
+        assert_eq!(reply(403, &[], ""), (false, None));
+        assert_eq!(reply(401, &[none, reset], ""), (false, None));
+        assert_eq!(reply(201, &[none, reset], ""), (false, None));
     }
 
     #[test]

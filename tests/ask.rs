@@ -509,3 +509,34 @@ fn status_waits_where_others_used_up_what_is_let_in() {
     while get(&address, "/api/v1/status", "").code == 200 {}
     world.run(&["status", "--address", &format!("http://{address}")]).exits(0);
 }
+
+#[test]
+fn what_proves_its_sender_is_not_counted_with_strangers_of_its_address() {
+    let mut world = world();
+    world.env("CALRY_ADMIN_RATE", "");
+    let (token, hook) = (secret(&world, "token", TOKEN), secret(&world, "hook", TOKEN));
+    let mut daemon = waiting(&world, &["--admin-token-file", &token, "--github-hook-secret-file", &hook]);
+    let address = daemon.address();
+    let signature = |body: &str, key: &str| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).unwrap();
+        mac.update(body.as_bytes());
+        let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("X-Hub-Signature-256: sha256={hex}\r\n")
+    };
+    let event = |event: &str, key: &str| {
+        let more = format!("X-GitHub-Event: {event}\r\n{}", signature("{}", key));
+        post(&address, "/hooks/github", &more, "{}").code
+    };
+    let ask = |token: &str| post(&address, "/api/v1/reconcile", &bearer(token), "").code;
+    // Strangers behind the same address: an ingress, say.
+    while get(&address, "/nothing", "").code != 429 {}
+    let signed: Vec<u16> = (0..40).map(|_| event("issues", TOKEN)).collect();
+    assert!(signed.iter().all(|code| *code == 204), "{signed:?}");
+    assert!((event("push", TOKEN), ask(TOKEN)) == (202, 202));
+    // Whoever proves nothing is one of them.
+    assert_eq!((event("push", "another-secret-that-nobody-guesses"), ask("another-token")), (429, 429));
+    assert_eq!(get(&address, "/nothing", "").code, 429);
+    // And what may be tried has its bound, too.
+    let tried = (0..700).map(|_| event("push", "another-secret-that-nobody-guesses"));
+    assert!(tried.into_iter().all(|code| code == 429) && event("push", TOKEN) == 429);
+}

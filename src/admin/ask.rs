@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::limit::Peer;
+use super::limit::{Peer, Proved};
 use super::{Access, Host, Said, answer, error, hook, host};
 use crate::daemon::{Handle, NotPending, Trigger};
 use crate::model::{SharedSecret, printable};
@@ -111,6 +111,11 @@ async fn permitted(State(asking): State<Arc<Asking>>, request: Request, next: Ne
         )),
     };
     match permitted {
+        Ok(()) if asking.access.token.is_some() => {
+            let mut response = next.run(request).await;
+            response.extensions_mut().insert(Proved);
+            response
+        }
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
     }

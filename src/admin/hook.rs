@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt as _;
 
 use super::ask::{Asking, Refused, asked, done, read, single};
+use super::limit::Proved;
 use crate::daemon::status::now;
 use crate::daemon::{Handle, Trigger};
 use crate::model::{SharedSecret, Signing};
@@ -88,12 +89,14 @@ async fn hear(teller: Teller, State(asking): State<Arc<Asking>>, request: Reques
         let sentence = format!("it is not signed with the secret of {flag}, or too long ago by this machine's clock");
         return Err(Refused(StatusCode::FORBIDDEN, sentence));
     }
-    Ok(match event(teller, &head.headers) {
+    let mut response = match event(teller, &head.headers) {
         // A standby looks, too: git hosts give up on who refuses them.
         Event::Push => asked(&asking.loops.iter().collect::<Vec<&Handle>>(), Trigger::Hook, "reconcile", "a pass"),
         Event::Ping => done(StatusCode::NO_CONTENT, None, "nothing but whether it is there".to_owned()),
         Event::Other => done(StatusCode::NO_CONTENT, None, "nothing: this is no push".to_owned()),
-    })
+    };
+    response.extensions_mut().insert(Proved);
+    Ok(response)
 }
 
 fn event(teller: Teller, headers: &HeaderMap) -> Event {

@@ -6,8 +6,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::http::header::{HeaderValue, RETRY_AFTER};
+use axum::http::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use governor::clock::{Clock, DefaultClock};
@@ -81,9 +81,18 @@ fn network(address: IpAddr) -> IpAddr {
 /// What a page is made of: its style, its script and the icon of its tab.
 const ASSETS: NonZeroU32 = NonZeroU32::new(3).unwrap();
 
+/// How often a request may try to prove who sent it, in comparison with those that prove nothing.
+const PROOFS: NonZeroU32 = NonZeroU32::new(10).unwrap();
+
+/// Marks the answer to a request that proved who sent it: it was signed, or showed the token.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proved;
+
 /// The limits of one server.
 pub(super) struct Limits {
     asked: Limit,
+    /// Requests that may prove who sent them. Those that do are not counted with strangers behind the same address.
+    proofs: Limit,
     /// What a page that was let in is made of: without it, it would neither be legible nor mend itself.
     assets: Limit,
 }
@@ -91,21 +100,48 @@ pub(super) struct Limits {
 impl Limits {
     /// So many requests a minute of each sender, and what pages are made of beside them.
     pub(super) fn new(rate: NonZeroU32) -> Self {
-        Self { asked: Limit::new(rate), assets: Limit::new(rate.saturating_mul(ASSETS)) }
+        Self {
+            asked: Limit::new(rate),
+            proofs: Limit::new(rate.saturating_mul(PROOFS)),
+            assets: Limit::new(rate.saturating_mul(ASSETS)),
+        }
     }
 }
 
-/// Turns away whoever comes too often. Probes are always let in: they say nothing but yes or no.
+/// Whether a request may prove who sent it, and does nothing if it does not.
+fn may_prove(request: &Request) -> bool {
+    let path = request.uri().path();
+    let shows = || request.headers().contains_key(AUTHORIZATION);
+    request.method() == Method::POST && (path.starts_with("/hooks/") || path.starts_with("/api/") && shows())
+}
+
+/// Turns away senders that come too often. Probes are always let in: they say nothing but yes or no.
 pub(super) async fn guard(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().copied();
+    let may_prove = may_prove(&request);
     let limit = match request.uri().path() {
         "/healthz" | "/readyz" => return next.run(request).await,
         path if path.starts_with("/assets/") => &limits.assets,
+        _ if may_prove => &limits.proofs,
         _ => &limits.asked,
     };
-    let peer = request.extensions().get::<Peer>().copied();
-    let Some(seconds) = limit.seconds_to_wait(peer) else { return next.run(request).await };
-    // Not a line of the log for each: whoever comes too often would fill that.
-    tracing::debug!(peer = peer.map(|Peer(peer)| peer.to_string()), "somebody comes too often");
+    if let Some(seconds) = limit.seconds_to_wait(peer) {
+        return too_many(limit, peer, seconds);
+    }
+    let response = next.run(request).await;
+    if !may_prove || response.extensions().get::<Proved>().is_some() {
+        return response;
+    }
+    // It proved nothing: it is a stranger's after all.
+    match limits.asked.seconds_to_wait(peer) {
+        Some(seconds) if !response.status().is_success() => too_many(&limits.asked, peer, seconds),
+        _ => response,
+    }
+}
+
+fn too_many(limit: &Limit, peer: Option<Peer>, seconds: u64) -> Response {
+    // Not a line of the log for each: a sender that comes too often would fill it.
+    tracing::debug!(peer = peer.map(|Peer(peer)| peer.to_string()), "too many requests from one address");
     let sentence = format!(
         "too many requests: {} a minute are let in from one address (--admin-rate); come again in {seconds} s",
         limit.rate

@@ -97,6 +97,7 @@ fn source(definitions: &Path) -> Source {
         only: Vec::new(),
         base: None,
         trust: None,
+        workspace: None,
     }
 }
 
@@ -207,6 +208,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         watching: WatchOptions::default(),
         applying: Applying::default(),
         state: Arc::new(State::in_process().unwrap()),
+        loop_file: Arc::default(),
         seat: Fleet::seats(vec![None]).remove(0),
         leadership: calry_gitops::daemon::Leadership::default(),
     };

@@ -34,6 +34,16 @@ pub struct Source {
     pub base: Option<String>,
     /// Whose definitions count; `None` where those of the directory do, whoever made them.
     pub trust: Option<Trust>,
+    /// The one workspace that the operator allows; `None` for any that the files allow.
+    pub workspace: Option<Slug>,
+}
+
+impl Source {
+    /// Which workspace may be planned for.
+    #[must_use]
+    pub const fn pins<'a>(&'a self, file: &'a Pin) -> Pins<'a> {
+        Pins { file, operator: self.workspace.as_ref() }
+    }
 }
 
 /// Desired state with its secrets, and the revision it was read from.
@@ -83,6 +93,44 @@ pub enum Failure {
         /// What Calry says.
         found: String,
     },
+    /// The key belongs to another workspace than the operator allows.
+    #[error(
+        "only the workspace {pinned} is allowed (--workspace), and the API key belongs to {found}; nothing is planned: use a \
+         key of {pinned}, or change --workspace"
+    )]
+    NotAllowed {
+        /// What the operator says.
+        pinned: Slug,
+        /// What Calry says.
+        found: String,
+    },
+    /// The operator allows another workspace than the one that the files are for.
+    #[error(
+        "these definitions are for the workspace {file} (workspace.yaml), and only {operator} is allowed (--workspace); \
+         nothing is planned"
+    )]
+    PinsDiffer {
+        /// What `workspace.yaml` says.
+        file: Slug,
+        /// What the operator says.
+        operator: Slug,
+    },
+    /// The key belongs to another workspace than before, and nothing says that this is meant.
+    #[error(
+        "the API key belongs to the workspace {found}, and until now it belonged to {before}; nothing is planned: use a key of \
+         {before}, or, if the move is intended, {}",
+        moving(slug, file.as_deref())
+    )]
+    Moved {
+        /// The workspace that was reconciled last.
+        before: String,
+        /// What Calry says.
+        found: String,
+        /// The slug of what Calry says.
+        slug: String,
+        /// The file that remembers it, if it outlives the process.
+        file: Option<String>,
+    },
     /// Two workspaces of the configuration are one workspace of Calry.
     #[error(
         "this API key belongs to the workspace that `{0}` of the configuration keeps already, and two would fight over it; \
@@ -104,6 +152,13 @@ pub enum Failure {
     /// A part of the program failed; it is reported and the pass is over.
     #[error("the pass ended by an internal error: {0}")]
     Internal(String),
+}
+
+fn moving(slug: &str, file: Option<&str>) -> String {
+    match file {
+        Some(file) => format!("start with --workspace {slug}, or remove {file}"),
+        None => "restart the daemon".to_owned(),
+    }
 }
 
 impl Failure {
@@ -174,18 +229,66 @@ pub fn scrubber(desired: &Desired) -> Scrubber {
     scrubber
 }
 
+/// Which workspace may be planned for: what the files say and what the operator says. Both must allow it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pins<'a> {
+    /// `workspace.yaml`.
+    pub file: &'a Pin,
+    /// `--workspace`.
+    pub operator: Option<&'a Slug>,
+}
+
+impl Pins<'_> {
+    /// Whether anything but the API key decides which workspace it is.
+    #[must_use]
+    pub const fn is_pinned(&self) -> bool {
+        matches!(self.file, Pin::Slug(_)) || self.operator.is_some()
+    }
+
+    /// Whether any workspace can be the right one.
+    ///
+    /// # Errors
+    /// [`Failure::Pin`] and [`Failure::PinsDiffer`].
+    pub fn check(&self) -> Result<(), Failure> {
+        match (self.file, self.operator) {
+            (Pin::Invalid, _) => Err(Failure::Pin),
+            (Pin::Slug(file), Some(operator)) if file != operator => {
+                Err(Failure::PinsDiffer { file: file.clone(), operator: operator.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this workspace is the right one.
+    ///
+    /// # Errors
+    /// [`Failure::NotAllowed`], [`Failure::WrongWorkspace`], and those of [`Self::check`].
+    pub fn allow(&self, workspace: &Workspace) -> Result<(), Failure> {
+        self.check()?;
+        let is_another = |pinned: &Slug| pinned.as_str() != workspace.slug;
+        let found = || crate::model::ellipsize(&crate::model::printable(&workspace.slug), 128);
+        match (self.operator, self.file) {
+            (Some(pinned), _) if is_another(pinned) => {
+                Err(Failure::NotAllowed { pinned: pinned.clone(), found: found() })
+            }
+            (_, Pin::Slug(pinned)) if is_another(pinned) => {
+                Err(Failure::WrongWorkspace { pinned: pinned.clone(), found: found() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Reads the workspace and its definitions, at the same time. `known` is the workspace, where the same key was asked before.
 ///
 /// # Errors
-/// [`Failure::Pin`], [`Failure::WrongWorkspace`] and [`Failure::Remote`].
+/// Those of [`Pins::allow`], and [`Failure::Remote`].
 pub async fn fetch<R: ReadCalry>(
     reader: &R,
-    pin: &Pin,
+    pins: Pins<'_>,
     known: Option<Workspace>,
 ) -> Result<(Workspace, Listing), Failure> {
-    if matches!(pin, Pin::Invalid) {
-        return Err(Failure::Pin);
-    }
+    pins.check()?;
     let workspace = async {
         match known {
             Some(workspace) => Ok(workspace),
@@ -194,14 +297,7 @@ pub async fn fetch<R: ReadCalry>(
     };
     let (workspace, listing) = tokio::join!(workspace, reader.definitions());
     let workspace = workspace?;
-    if let Pin::Slug(pinned) = pin
-        && pinned.as_str() != workspace.slug
-    {
-        return Err(Failure::WrongWorkspace {
-            pinned: pinned.clone(),
-            found: crate::model::ellipsize(&crate::model::printable(&workspace.slug), 128),
-        });
-    }
+    pins.allow(&workspace)?;
     Ok((workspace, listing?))
 }
 
@@ -254,7 +350,7 @@ pub async fn look<R: ReadCalry>(
     applied: &Applied,
 ) -> Result<Look, Failure> {
     let fetched = Instant::now();
-    let (workspace, listing) = fetch(reader, &desired.loaded.pin, known).await?;
+    let (workspace, listing) = fetch(reader, source.pins(&desired.loaded.pin), known).await?;
     let Judged { live, unreadable, nameless: _ } = judge(source, &mut desired.loaded, listing);
     let files = desired.loaded.files.iter();
     let inputs: Vec<Input> = files

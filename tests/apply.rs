@@ -303,6 +303,7 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
         only: Vec::new(),
         base: None,
         trust: None,
+        workspace: None,
     };
     let mut desired = pass::load(&source).unwrap();
     let look = pass::look(&source, &mut desired, &reader, None, api.method(), &Applied::new()).await.unwrap();

@@ -129,6 +129,9 @@ fn flags_win_over_variables_over_the_file_over_what_is_built_in() {
     ] {
         assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");
     }
+    world.env.remove("CALRY_LISTEN");
+    let printed = world.run(&args).exits(0).out;
+    assert!(printed.lines().any(|line| line == "listen: 127.0.0.1:8080 # built in"), "{printed}");
     // The key itself is never told, and is a variable, too.
     world.env("CALRY_API_KEY", "zepl.id.CANARY.acme");
     let printed = world.run(&args).exits(0).out;
@@ -155,22 +158,91 @@ fn what_print_config_prints_is_a_configuration_that_says_the_same() {
 }
 
 #[test]
-fn a_setting_of_one_workspace_is_refused_for_several() {
-    let mut world = operator("workspaces:\n  - {name: one, apiKeyFile: a}\n  - {name: two, apiKeyFile: b}\n");
-    for (flag, key) in
-        [("--definitions", "definitions"), ("--api-key-file", "apiKeyFile"), ("--secrets-dir", "secretsDir")]
-    {
-        let ran = world.run(&[&RUN[..], &[flag, "x", "--print-config"]].concat()).exits(64);
-        ran.says(&format!("{flag} is about one workspace")).says(&format!("write `{key}` for each of them"));
+fn what_can_be_about_one_workspace_only_is_refused_if_one_of_several_has_none_of_its_own() {
+    const SEVERAL: [(&str, &str); 4] = [
+        ("--definitions", "definitions"),
+        ("--api-key-file", "apiKeyFile"),
+        ("--only", "only"),
+        ("--workspace", "workspace"),
+    ];
+    for (flag, key) in SEVERAL {
+        let operator =
+            |one: &str, two: &str| operator(&format!("workspaces:\n  - {{name: one{one}}}\n  - {{name: two{two}}}\n"));
+        let own = format!(", apiKeyFile: a, {key}: HOSTAWAY").replace("apiKeyFile: a, apiKeyFile", "apiKeyFile");
+        let other = own.replace(": a,", ": b,").replace("apiKeyFile: HOSTAWAY", "apiKeyFile: c");
+        let args = [&RUN[..], &[flag, "GUESTY", "--print-config"]].concat();
+        let ran = operator(&own, ", apiKeyFile: b".trim_matches(|_| key == "apiKeyFile")).run(&args).exits(64);
+        ran.says(&format!("{flag} is about one workspace")).says(&format!("of which `two` has no `{key}` of its own"));
+        // If each says it for itself, the flag is about none of them.
+        let printed = operator(&own, &other).run(&args).exits(0).out;
+        assert!(!printed.contains("GUESTY"), "{printed}");
     }
-    world.run(&[&RUN[..], &["--only", "HOSTAWAY", "--print-config"]].concat()).exits(64);
-    world.env("CALRY_API_KEY", "zepl.x").run(&RUN).exits(64).says("the variable CALRY_API_KEY holds the key of one");
+    let mut world = operator("workspaces:\n  - {name: one, apiKeyFile: a}\n  - {name: two}\n");
+    let ran = world.env("CALRY_API_KEY", "zepl.CANARY").run(&RUN).exits(64);
+    assert!(!ran.err.contains("CANARY"));
+    ran.says("the key in the variable CALRY_API_KEY is about one workspace");
     world.env.remove("CALRY_API_KEY");
-    world
-        .env("CALRY_DEFINITIONS", "x")
-        .run(&RUN)
-        .exits(64)
-        .says("the variable CALRY_DEFINITIONS is about one workspace");
+    let ran = world.env("CALRY_DEFINITIONS", "x").run(&RUN).exits(64);
+    ran.says("the variable CALRY_DEFINITIONS is about one workspace");
+}
+
+#[test]
+fn what_one_workspace_says_for_itself_wins_over_what_is_said_for_all() {
+    let mut world = operator(
+        "mode: enforce\nmaxChanges: 50\ntimeout: 7s\nworkspaces:\n  - {name: careful, apiKeyFile: a, mode: observe, maxChanges: 2, \
+         strict: false, interval: 5m, secretsDir: own, allowedSigners: ours, workspace: acme}\n  - {name: plain, apiKeyFile: b}\n",
+    );
+    world.env("CALRY_UPDATE_METHOD", "put").env("CALRY_MAX_CHANGES", "70").env("CALRY_SECRETS_DIR", "env");
+    let flags = ["--mode=enforce", "--interval=60s", "--strict", "--secrets-dir=all", "--allowed-signers=others"];
+    let printed = world.run(&[&RUN[..], &["--print-config"], &flags].concat()).exits(0).out;
+    let dir = world.dir.path().display();
+    let (_, workspaces) = printed.split_once("- name: careful\n").unwrap();
+    let (careful, plain) = workspaces.split_once("- name: plain\n").unwrap();
+    let has = |section: &str, line: &str| assert!(section.lines().any(|one| one.trim() == line), "{line}\n{printed}");
+    for line in ["mode: observe", "maxChanges: 2", "strict: false", "interval: 5m", "workspace: acme"] {
+        has(careful, &format!("{line} # calry-gitops.yaml:5"));
+    }
+    has(careful, &format!("secretsDir: {dir}/own # calry-gitops.yaml:5"));
+    has(careful, &format!("allowedSigners: {dir}/ours # calry-gitops.yaml:5"));
+    has(careful, "updateMethod: put # the variable CALRY_UPDATE_METHOD");
+    for line in [
+        "mode: enforce # the flag --mode",
+        "maxChanges: 70 # the variable CALRY_MAX_CHANGES",
+        "strict: true # the flag --strict",
+        "interval: 60s # the flag --interval",
+        &format!("secretsDir: {dir}/all # the flag --secrets-dir"),
+        "timeout: 7s # calry-gitops.yaml:3",
+    ] {
+        has(plain, line);
+    }
+}
+
+#[test]
+fn a_workspace_that_is_only_observed_is_not_written_to_whatever_the_flags_say() {
+    let [observed, kept] = [calry("rooms", Config::default()), calry("rooms", Config::default())];
+    let world = operator(&format!(
+        "workspaces:\n{}{}",
+        entry("observed", &observed, "    mode: observe\n"),
+        entry("kept", &kept, "")
+    ));
+    let ran = world.run(&[&RUN[..], &["--once", "--mode=enforce", "--mode", "enforce"]].concat()).exits(0);
+    assert_eq!((on(&observed), on(&kept)), (vec!["name".to_owned()], vec!["rooms".to_owned()]));
+    assert!(observed.updates().is_empty());
+    ran.says("--mode does not hold for observed");
+}
+
+#[test]
+fn of_one_flag_given_twice_the_last_wins_and_what_is_repeatable_adds_up() {
+    let mut world = operator("");
+    world.env("CALRY_API_KEY", "zepl.x");
+    let twice = ["--mode=enforce", "--mode=observe", "--interval", "1h", "--interval=2s", "--strict", "--strict"];
+    let only = ["--only", "GUESTY", "--only=HOSTAWAY", "--log-format=json", "--log-format=text", "--listen=off"];
+    let printed = world.run(&[&["run", "--print-config", "--listen=[::1]:1"], &twice[..], &only].concat()).exits(0).out;
+    for line in ["mode: observe", "interval: 2s", "strict: true", "only: [\"GUESTY\",\"HOSTAWAY\"]", "logFormat: text"]
+    {
+        assert!(printed.lines().any(|one| one.starts_with(line)), "{line}\n{printed}");
+    }
+    assert!(printed.lines().any(|one| one.starts_with("listen: ") && one.contains("off")), "{printed}");
 }
 
 #[test]
@@ -431,6 +503,38 @@ fn who_the_file_names_is_notified_of_what_happens_in_the_workspaces_that_it_name
     until("both are kept", || on(&one) == ["name", "rooms"] && on(&two) == ["name", "pictures"]);
     daemon.signal("TERM");
     assert_eq!(daemon.wait(), Some(0));
+}
+
+#[test]
+fn a_file_that_changed_since_the_start_is_named_at_sighup_with_what_differs() {
+    let calry = calry("rooms", Config::default());
+    let config = |more: &str| format!("interval: 1h\nworkspaces:\n{}{more}", entry("acme", &calry, ""));
+    let world = operator(&config(""));
+    let mut daemon = start(&world);
+    until("it is kept", || on(&calry) == ["rooms"]);
+    let mut hangup = |config: &str, line: &str| {
+        fs::write(world.dir.path().join("calry-gitops.yaml"), config).unwrap();
+        daemon.signal("HUP");
+        daemon.line(line)
+    };
+    let observed = config("    mode: observe\n  - {name: new, apiKeyFile: a}\n").replace("1h", "2h");
+    let said = hangup(&observed, "has changed since the start");
+    assert!(said.contains("WARN") && said.contains("restart the daemon to use it"), "{said}");
+    for change in ["the new workspace new", "mode of acme", "interval of acme"] {
+        assert!(said.contains(change), "{change}: {said}");
+    }
+    let said = hangup(&observed.replace("observe", "obsserve"), "cannot be used any more");
+    assert!(said.contains("line 7: `mode` is one of enforce, observe"), "{said}");
+    let gone = hangup("", "cannot be used any more");
+    assert!(gone.contains("keeps the configuration that it started with"), "{gone}");
+    // As it was, there is nothing to say.
+    let before = daemon.seen.len();
+    fs::write(world.dir.path().join("calry-gitops.yaml"), config("")).unwrap();
+    daemon.signal("HUP");
+    daemon.line("(request)");
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+    assert!(daemon.seen[before..].iter().all(|line| !line.contains("WARN")), "{:#?}", daemon.seen);
 }
 
 /// More directories than a user may have inotify instances, often 128, in a process that may open 256 files.

@@ -11,7 +11,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use calry_gitops::daemon::{self, Applying, Fleet, Mode, PassReport, State};
+use calry_gitops::daemon::{self, Applying, Fleet, LoopFile, Mode, PassReport, State};
 use calry_gitops::model::{Secret, UpdateMethod};
 use calry_gitops::notifications::{Notifier, Target, Teller};
 use calry_gitops::pass::Source;
@@ -168,6 +168,7 @@ impl Loop {
                 only: Vec::new(),
                 base: None,
                 trust: None,
+                workspace: None,
             }),
             key: KeySource::Variable(Some(Secret::new(world.sandbox.keys().write.clone()))),
             api: Api::new(&http(), api, UpdateMethod::Patch).unwrap(),
@@ -179,11 +180,24 @@ impl Loop {
             watching: calry_gitops::repo::WatchOptions::default(),
             applying: Applying::to(move |plan| told.applying(plan)),
             state: Arc::new(State::in_process().unwrap()),
+            loop_file: Arc::default(),
             seat: Fleet::seats(vec![None]).remove(0),
             leadership: daemon::Leadership::default(),
         };
         let memory = daemon::Memory::new(&settings.state);
         Self { settings, teller, memory }
+    }
+
+    /// A loop whose memory outlives it, of a process that starts now.
+    fn restarted(world: &World, notifier: &Notifier) -> Self {
+        let mut this = Self::new(world, notifier);
+        let state = State::open(&world.dir.path().join("state"), None).unwrap();
+        let (definitions, api) = (world.definitions(), world.sandbox.url());
+        let observer = Arc::clone(&this.teller);
+        this.settings.loop_file = Arc::new(LoopFile::new(&state, None, &definitions, &api, observer));
+        this.settings.state = Arc::new(state);
+        this.memory = daemon::Memory::new(&this.settings.state);
+        this
     }
 
     fn new(world: &World, notifier: &Notifier) -> Self {
@@ -390,6 +404,120 @@ fn what_a_webhook_gets_fits_the_schema_in_the_repository() {
             schemas.validate(&posted.json(), schema).unwrap_or_else(|error| panic!("{error:#}\n{}", posted.body));
         }
         notifier.stop().await;
+    });
+}
+
+#[test]
+fn after_a_restart_nothing_is_repeated_and_the_end_of_a_failure_is_reported() {
+    let world = world(&["HOSTAWAY", "GUESTY", "LODGIFY"]);
+    let until = calry_gitops::pass::today().tomorrow().unwrap();
+    let hold = format!("hold:\n  until: {until}\n  reason: OPS-1\n");
+    world.write("lodgify.yaml", &(file("LODGIFY", "rooms") + &hold));
+    world.write("hostaway.yaml", "provider: HOSTAWAY\nicon: [\n");
+    multi(async {
+        let stand_in = StandIn::new().await;
+        let events = json!({"failedPasses": 1});
+        // A process that reconciles so often, delivers what there is to say, and ends.
+        let process = async |passes: usize| {
+            let before = stand_in.posted().len();
+            let notifier = Notifier::start(vec![hook(&stand_in, events.clone())], &http());
+            let mut daemon = Loop::restarted(&world, &notifier);
+            for _ in 0..passes {
+                daemon.pass().await;
+            }
+            notifier.stop().await;
+            daemon.settings.loop_file.save().await;
+            let mut said = stand_in.events().split_off(before);
+            said.sort();
+            said
+        };
+        assert_eq!(process(1).await, ["failed", "holdExpiring"]);
+        assert_eq!(process(2).await, [""; 0]);
+        // The last one has failed in another way since: that it goes on is no news either.
+        world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync: [\n");
+        assert_eq!(process(1).await, [""; 0]);
+        world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+        assert_eq!(process(1).await, ["recovered"]);
+        assert_eq!(process(1).await, [""; 0]);
+        // So it is with a reconciliation that failed as a whole.
+        std::fs::rename(world.definitions(), world.dir.path().join("gone")).unwrap();
+        assert_eq!(process(1).await, ["failed"]);
+        assert_eq!(process(1).await, [""; 0]);
+        std::fs::rename(world.dir.path().join("gone"), world.definitions()).unwrap();
+        assert_eq!(process(1).await, ["recovered"]);
+
+        // With another target that has not heard of it, there is all of it to say.
+        let late = StandIn::new().await;
+        let targets = vec![hook(&stand_in, events.clone()), hook(&late, json!({"name": "late", "failedPasses": 1}))];
+        let before = stand_in.posted().len();
+        let notifier = Notifier::start(targets, &http());
+        Loop::restarted(&world, &notifier).pass().await;
+        notifier.stop().await;
+        assert_eq!((late.events(), stand_in.posted().len()), (vec!["holdExpiring".to_owned()], before));
+    });
+    // No value of a definition is remembered.
+    for entry in std::fs::read_dir(world.dir.path().join("state")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        assert!(!text.contains(LIVE) && !text.contains("OPS-1"), "{text}");
+    }
+}
+
+#[test]
+fn what_did_not_get_through_before_the_end_is_said_again() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", "provider: HOSTAWAY\nicon: [\n");
+    multi(async {
+        let busy =
+            StandIn::answering(|_| (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "60")]).into_response()).await;
+        let notifier = Notifier::start(vec![hook(&busy, json!({"failedPasses": 1}))], &http());
+        let mut daemon = Loop::restarted(&world, &notifier);
+        daemon.pass().await;
+        busy.wait(1).await;
+        // The process is killed.
+        daemon.settings.loop_file.save().await;
+        drop(notifier);
+        let stand_in = StandIn::new().await;
+        let notifier = Notifier::start(vec![hook(&stand_in, json!({"failedPasses": 1}))], &http());
+        Loop::restarted(&world, &notifier).pass().await;
+        notifier.stop().await;
+        assert_eq!(stand_in.events(), ["failed"]);
+    });
+}
+
+#[test]
+fn a_rate_limit_of_github_is_waited_for_and_the_status_is_sent_then() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+    let checkout = Checkout::of(world);
+    let world = &checkout.world;
+    multi(async {
+        let limited = StandIn::answering(|number| {
+            let reset = jiff::Timestamp::now().as_second() + 2;
+            match number {
+                1 => {
+                    let headers = [("x-ratelimit-remaining", "0".to_owned()), ("x-ratelimit-reset", reset.to_string())];
+                    (StatusCode::FORBIDDEN, headers).into_response()
+                }
+                _ => StatusCode::CREATED.into_response(),
+            }
+        })
+        .await;
+        let mut targets = forges(world, &limited);
+        targets.truncate(1);
+        let notifier = Notifier::start(targets, &http());
+        let tally = notifier.tally();
+        let mut daemon = Loop::new(world, &notifier);
+        let began = Instant::now();
+        daemon.pass().await;
+        daemon.pass().await;
+        limited.wait(2).await;
+        assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+        notifier.stop().await;
+        let counts = tally.counts().remove(0);
+        assert_eq!((counts.sent, counts.failed), (1, 0));
+        let states: Vec<(String, String)> = told(&limited, "/api/v3");
+        let success = (checkout.main.to_string(), "success".to_owned());
+        assert_eq!(states, [success.clone(), success]);
     });
 }
 

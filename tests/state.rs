@@ -140,14 +140,16 @@ fn a_secret_that_was_rotated_between_is_a_change_and_one_that_was_not_leaves_dri
 
 #[test]
 fn a_memory_of_another_workspace_says_nothing() {
-    let world = world(HOSTAWAY);
+    let mut world = world(HOSTAWAY);
     drop(start(&world));
+    // The operator means the other ones.
+    world.env("CALRY_WORKSPACE", "acme-production");
     world.sandbox.modify_workspace(|workspace| workspace["id"] = json!("../../of another/form"));
     click(&world);
     assert_eq!(causes(&start(&world)), ["change"]);
-    // Each has its file, and none is outside of the directory.
+    // Each has its file, as the loop has, and none is outside of the directory.
     let names = fs::read_dir(world.dir.path().join("state")).unwrap().map(|entry| entry.unwrap().file_name());
-    assert_eq!(names.filter(|name| name.to_string_lossy().ends_with(".json")).count(), 2);
+    assert_eq!(names.filter(|name| name.to_string_lossy().ends_with(".json")).count(), 3);
     fs::copy(file(&world), file(&world).with_extension("copy")).unwrap();
     world.sandbox.modify_workspace(|workspace| workspace["id"] = json!(WORKSPACE.replace('1', "2")));
     fs::rename(
@@ -265,7 +267,7 @@ fn the_files_hold_no_secret_and_are_for_nobody_else_and_a_quiet_pass_writes_none
     pass(&mut daemon);
     assert_ne!(inode(), first);
     let entries: Vec<_> = fs::read_dir(world.dir.path().join("state")).unwrap().map(Result::unwrap).collect();
-    assert_eq!(entries.len(), 2, "{entries:?}");
+    assert_eq!(entries.len(), 3, "{entries:?}");
     for entry in entries {
         assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!fs::read_to_string(entry.path()).unwrap().contains("first-value"));

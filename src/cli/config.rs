@@ -1,17 +1,20 @@
 //! The operator's configuration file, laid below the command line of `run`.
 //!
-//! Every flag of `run` is a key of the file, by its name in camel case, and nothing but the flag says what it takes: the
-//! file's values become the flag's defaults, so that flags win over variables, variables over the file, and the file over
-//! what is built in. Where the file names several workspaces, the same command line is read once for each of them.
+//! Every flag of `run` is a key of the file, by its name in camel case, and nothing but the flag says what it takes. A
+//! workspace's own key wins over flags, flags over variables, variables over the top of the file, and that over what is
+//! built in. So a setting for all workspaces never loosens what one of them says for itself.
 //!
-//! What it never does: read a key or a secret, or contact anything.
+//! Never: reads a key or a secret, or contacts anything.
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, FromArgMatches as _, Id};
@@ -24,16 +27,21 @@ use super::run::{LoopArgs, RunArgs};
 use super::{Cli, Exit, Output, UsageError};
 use crate::model::{Code, Diagnostic, closest};
 use crate::notifications::Target;
-use crate::repo::{Kind, MAX_WORKSPACE_NAME, Section, Setting, Settings, SettingsError, WORKSPACE_NAME};
+use crate::repo::{
+    Kind, MAX_WORKSPACE_NAME, Section, Setting, Settings, SettingsError, WORKSPACE_NAME, WorkspaceSection,
+};
 
 /// Flags of one call, which say nothing of how the daemon is to be: they have no key.
 const OF_ONE_CALL: [&str; 8] = ["config", "print_config", "once", "color", "verbose", "quiet", "help", "version"];
 
-/// Flags that can only ever be about one workspace. Where the file names several, each of them says it for itself.
-const OF_ONE_WORKSPACE: [&str; 4] = ["definitions", "only", "api_key_file", "secrets_dir"];
+/// Flags that can only ever be about one workspace. If the file names several, a workspace without its own is an error.
+const OF_ONE_WORKSPACE: [&str; 4] = ["definitions", "only", "api_key_file", "workspace"];
 
 /// The one key that is no flag: who is notified.
 const NOTIFICATIONS: &str = "notifications";
+
+/// How long the file is waited for when it is compared.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The variable that holds an API key itself.
 const API_KEY: &str = "CALRY_API_KEY";
@@ -128,6 +136,8 @@ pub(super) struct Configuration {
     pub(super) notifications: Notifications,
     file: Option<PathBuf>,
     top: Vec<Resolved>,
+    /// Flags that a workspace's own key wins over, each with the names of those workspaces.
+    overridden: Vec<(String, Vec<String>)>,
 }
 
 /// Who is notified.
@@ -151,13 +161,16 @@ pub(super) struct Configured {
 /// A setting that holds, and where it came from.
 struct Resolved {
     key: String,
+    long: String,
     kind: Kind,
     inner: bool,
-    values: Vec<String>,
+    is_path: bool,
+    values: Vec<OsString>,
     from: Origin,
 }
 
 /// Where a value came from.
+#[derive(Clone)]
 enum Origin {
     Flag(String),
     Variable(String),
@@ -176,6 +189,23 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
+    /// The first problem, in one line.
+    fn sentence(&self) -> String {
+        match self {
+            Self::File(error) => error.to_string(),
+            Self::Problems(problems) => {
+                let first = problems.first();
+                let line = first.and_then(|problem| problem.excerpt.as_ref()).map(|at| format!("line {}: ", at.line));
+                let message = first.map(|problem| problem.message.as_str()).unwrap_or_default();
+                let more = problems.len().saturating_sub(1);
+                let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+                crate::model::printable(&format!("{}{message}{more}", line.unwrap_or_default()))
+            }
+            Self::Usage(error) => error.to_string(),
+            Self::CommandLine(_) => "it does not fit the command line".to_owned(),
+        }
+    }
+
     /// Says it.
     pub(super) fn tell(self, output: &Output) -> Exit {
         match self {
@@ -238,32 +268,35 @@ pub(super) fn load(file: Option<&Path>) -> Result<Configuration, Trouble> {
         top.remove("apiKeyFile");
     }
 
-    let (cli, matches) = parse(&keys, &[&top])?;
-    let resolved = |matches: &ArgMatches, sections: &[&Section]| -> Vec<Resolved> {
-        keys.iter().map(|key| resolve(key, matches, sections)).collect()
-    };
-    let top_resolved = resolved(&matches, &[&top]);
+    let (cli, matches) = parse(&keys, &top)?;
+    let top_resolved: Vec<Resolved> = keys.iter().map(|key| resolve(key, &matches, &top)).collect();
     let mut workspaces = Vec::new();
+    let mut overridden: BTreeMap<String, Vec<String>> = BTreeMap::new();
     if several {
-        one_for_each(&keys, &matches, variable)?;
-        for workspace in &sections {
-            let below = [&workspace.settings, &top];
-            let (_, matches) = parse(&keys, &below)?;
-            let args = RunArgs::from_arg_matches(&matches).map_err(Trouble::CommandLine)?;
-            workspaces.push(Configured {
-                name: Some(workspace.name.clone()),
-                args,
-                resolved: resolved(&matches, &below),
-            });
+        one_for_each(&keys, &top_resolved, &sections, variable && !matches.get_flag("sandbox"))?;
+        for WorkspaceSection { name, settings, .. } in &sections {
+            let own = |key: &Key| settings.get(&key.name).map(|setting| Resolved::of(key, setting));
+            let resolved: Vec<Resolved> =
+                keys.iter().map(|key| own(key).unwrap_or_else(|| resolve(key, &matches, &top))).collect();
+            for (general, own) in top_resolved.iter().zip(&resolved) {
+                if let Origin::Flag(flag) = &general.from
+                    && general.values != own.values
+                {
+                    overridden.entry(flag.clone()).or_default().push(name.clone());
+                }
+            }
+            let args = of_resolved(&resolved)?;
+            workspaces.push(Configured { name: Some(name.clone()), args, resolved });
         }
     } else {
         let args = RunArgs::from_arg_matches(&matches).map_err(Trouble::CommandLine)?;
-        workspaces.push(Configured { name: None, args, resolved: resolved(&matches, &[&top]) });
+        let resolved = keys.iter().map(|key| resolve(key, &matches, &top)).collect();
+        workspaces.push(Configured { name: None, args, resolved });
     }
     if let Some(settings) = settings.as_mut().filter(|_| several) {
         let mut seen: BTreeMap<(String, String), &str> = BTreeMap::new();
         for (configured, section) in workspaces.iter().zip(&sections) {
-            let value = |key: &str| configured.value(key).map(str::to_owned);
+            let value = |key: &str| configured.value(key);
             let sandbox = value("sandbox").as_deref() == Some("true");
             let help = || Some("give each workspace an `apiKeyFile` of its own".to_owned());
             match value("apiKeyFile") {
@@ -289,12 +322,13 @@ pub(super) fn load(file: Option<&Path>) -> Result<Configuration, Trouble> {
             return Err(Trouble::Problems(problems));
         }
     }
-    Ok(Configuration { cli, workspaces, notifications, file: file.map(Path::to_owned), top: top_resolved })
+    let (file, overridden) = (file.map(Path::to_owned), overridden.into_iter().collect());
+    Ok(Configuration { cli, workspaces, notifications, file, top: top_resolved, overridden })
 }
 
-/// Reads the command line with these sections below it, the first one uppermost.
-fn parse(keys: &[Key], sections: &[&Section]) -> Result<(Cli, ArgMatches), Trouble> {
-    let below = |key: &Key| sections.iter().find_map(|section| section.get(&key.name));
+/// Reads the command line with the top of the file below it.
+fn parse(keys: &[Key], top: &Section) -> Result<(Cli, ArgMatches), Trouble> {
+    let below = |key: &Key| top.get(&key.name);
     let defaults: Defaults =
         keys.iter().filter_map(|key| Some((key.arg.get_id().clone(), below(key)?.texts.clone()))).collect();
     let mut matches = super::command(&defaults).try_get_matches().map_err(Trouble::CommandLine)?;
@@ -303,52 +337,62 @@ fn parse(keys: &[Key], sections: &[&Section]) -> Result<(Cli, ArgMatches), Troub
     Ok((cli, run))
 }
 
-/// Refuses what can only be about one workspace, where there are several.
-fn one_for_each(keys: &[Key], matches: &ArgMatches, api_key: bool) -> Result<(), Trouble> {
-    let sandbox = matches.get_flag("sandbox");
-    for key in keys.iter().filter(|key| OF_ONE_WORKSPACE.contains(&key.arg.get_id().as_str())) {
-        let what = match resolve(key, matches, &[]).from {
-            Origin::Flag(flag) => flag,
+/// What settings mean that were resolved already: nothing but these counts, no variable included.
+fn of_resolved(resolved: &[Resolved]) -> Result<RunArgs, Trouble> {
+    fn without_variables(command: clap::Command) -> clap::Command {
+        command.mut_args(|arg| arg.env(Resettable::Reset)).mut_subcommands(without_variables)
+    }
+    let given = resolved.iter().filter(|one| !matches!(one.from, Origin::BuiltIn | Origin::Nowhere));
+    let arguments = given.flat_map(Resolved::arguments);
+    let command = without_variables(super::command(&Defaults::new()));
+    let program = ["calry-gitops", "run"].map(OsString::from);
+    let mut matches =
+        command.try_get_matches_from(program.into_iter().chain(arguments)).map_err(Trouble::CommandLine)?;
+    let (_, run) = matches.remove_subcommand().unwrap_or_default();
+    RunArgs::from_arg_matches(&run).map_err(Trouble::CommandLine)
+}
+
+/// Refuses what can only be about one workspace and would be about several.
+fn one_for_each(keys: &[Key], top: &[Resolved], sections: &[WorkspaceSection], api_key: bool) -> Result<(), Trouble> {
+    let without = |key: &str| sections.iter().find(|section| !section.settings.contains_key(key));
+    let refused = |what: &str, key: &str, workspace: &str| {
+        Err(Trouble::Usage(UsageError(format!(
+            "{what} is about one workspace, and the configuration file names several, of which `{workspace}` has no `{key}` \
+             of its own: leave it out, and write `{key}` for each of them"
+        ))))
+    };
+    for (key, resolved) in keys.iter().zip(top) {
+        let what = match &resolved.from {
+            Origin::Flag(flag) => flag.clone(),
             Origin::Variable(name) => format!("the variable {name}"),
             Origin::Line(_) | Origin::BuiltIn | Origin::Nowhere => continue,
         };
-        return Err(Trouble::Usage(UsageError(format!(
-            "{what} is about one workspace, and the configuration file names several: leave it out, and write `{}` for each \
-             of them",
-            key.name
-        ))));
+        let of_one = OF_ONE_WORKSPACE.contains(&key.arg.get_id().as_str());
+        if let Some(workspace) = without(&key.name).filter(|_| of_one) {
+            return refused(&what, &key.name, &workspace.name);
+        }
     }
-    if api_key && !sandbox {
-        return Err(Trouble::Usage(UsageError(format!(
-            "the variable {API_KEY} holds the key of one workspace, and the configuration file names several: leave it out, \
-             and write `apiKeyFile` for each of them"
-        ))));
+    match without("apiKeyFile").filter(|_| api_key) {
+        Some(workspace) => refused(&format!("the key in the variable {API_KEY}"), "apiKeyFile", &workspace.name),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn resolve(key: &Key, matches: &ArgMatches, sections: &[&Section]) -> Resolved {
+fn resolve(key: &Key, matches: &ArgMatches, top: &Section) -> Resolved {
     let id = key.arg.get_id().as_str();
-    let raw = matches.get_raw(id).into_iter().flatten();
-    let mut values: Vec<String> = raw.map(|value| value.to_string_lossy().into_owned()).collect();
-    if key.kind == Kind::Flag {
-        values = vec![matches.get_flag(id).to_string()];
-    }
-    let line = || sections.iter().find_map(|section| section.get(&key.name)).map(|setting| setting.line);
+    let values = match key.kind {
+        Kind::Flag => vec![matches.get_flag(id).to_string().into()],
+        _ => matches.get_raw(id).into_iter().flatten().map(ToOwned::to_owned).collect(),
+    };
     let from = match matches.value_source(id) {
         Some(ValueSource::CommandLine) => Origin::Flag(format!("--{}", key.arg.get_long().unwrap_or_default())),
         Some(ValueSource::EnvVariable) => {
             Origin::Variable(key.arg.get_env().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
         }
-        Some(_) => line().map_or(Origin::BuiltIn, Origin::Line),
+        Some(_) => top.get(&key.name).map_or(Origin::BuiltIn, |setting| Origin::Line(setting.line)),
         None => Origin::Nowhere,
     };
-    if key.is_path() {
-        for value in &mut values {
-            *value = std::path::absolute(&*value).map_or_else(|_| value.clone(), |path| path.display().to_string());
-        }
-    }
-    Resolved { key: key.name.clone(), kind: key.kind, inner: key.inner, values, from }
+    Resolved { values, from, ..Resolved::nothing(key) }
 }
 
 impl Notifications {
@@ -415,26 +459,105 @@ fn short(text: &str) -> String {
 }
 
 impl Configured {
-    fn value(&self, key: &str) -> Option<&str> {
-        self.resolved.iter().find(|resolved| resolved.key == key)?.values.first().map(String::as_str)
+    fn value(&self, key: &str) -> Option<String> {
+        let resolved = self.resolved.iter().find(|resolved| resolved.key == key)?;
+        resolved.values.first().map(|value| resolved.shown(value))
     }
 }
 
 impl Configuration {
+    /// Whether an operator set this, in any way.
+    pub(super) fn is_set(&self, key: &str) -> bool {
+        let set = |one: &Resolved| one.key == key && !matches!(one.from, Origin::BuiltIn | Origin::Nowhere);
+        self.top.iter().any(set)
+    }
+
+    fn is_for_several(&self) -> bool {
+        self.workspaces.iter().any(|workspace| workspace.name.is_some())
+    }
+
+    /// A sentence for each flag that does not hold for every workspace.
+    pub(super) fn overridden(&self) -> impl Iterator<Item = String> {
+        self.overridden.iter().map(|(flag, names)| {
+            format!("{flag} does not hold for {}: the configuration file says otherwise there", listed(names))
+        })
+    }
+
+    /// Logs what the configuration file says otherwise than at the start, if it does.
+    pub(super) async fn report_changes(&self) {
+        let Some(file) = self.file.clone() else { return };
+        let shown = file.display().to_string();
+        // It may be on a file system that hangs.
+        let reading = tokio::task::spawn_blocking(move || load(Some(&file)));
+        match tokio::time::timeout(PATIENCE, reading).await {
+            Ok(Ok(Ok(fresh))) => {
+                let differences = self.differences(&fresh);
+                if !differences.is_empty() {
+                    let changed = listed(&differences);
+                    tracing::warn!(
+                        changed,
+                        "the configuration file {shown} has changed since the start: {changed}; restart the daemon to use it"
+                    );
+                }
+            }
+            Ok(Ok(Err(trouble))) => tracing::warn!(
+                "the configuration file {shown} cannot be used any more: {}; until a restart the daemon keeps the \
+                 configuration that it started with",
+                trouble.sentence()
+            ),
+            Ok(Err(_)) | Err(_) => tracing::warn!("the configuration file {shown} cannot be read in time"),
+        }
+    }
+
+    /// The settings that another configuration has with other values, such as `interval` or `mode of staging`.
+    pub(super) fn differences(&self, other: &Self) -> Vec<String> {
+        let changed = |ours: &[Resolved], theirs: &[Resolved], inner: Option<bool>| -> Vec<String> {
+            let pairs = ours.iter().zip(theirs).filter(|(one, _)| inner.is_none_or(|inner| one.inner == inner));
+            pairs.filter(|(one, other)| one.values != other.values).map(|(one, _)| one.key.clone()).collect()
+        };
+        let several = self.is_for_several() || other.is_for_several();
+        let mut differences = changed(&self.top, &other.top, several.then_some(false));
+        let workspaces = |configuration: &'_ Self| -> BTreeMap<String, usize> {
+            let named = configuration.workspaces.iter().enumerate();
+            named.filter_map(|(at, workspace)| Some((workspace.name.clone()?, at))).collect()
+        };
+        let (ours, theirs) = (workspaces(self), workspaces(other));
+        for name in theirs.keys().filter(|name| !ours.contains_key(*name)) {
+            differences.push(format!("the new workspace {name}"));
+        }
+        for (name, at) in &ours {
+            let ours = self.workspaces.get(*at);
+            let theirs = theirs.get(name).and_then(|at| other.workspaces.get(*at));
+            match (ours, theirs) {
+                (Some(ours), Some(theirs)) => {
+                    let keys = changed(&ours.resolved, &theirs.resolved, Some(true));
+                    differences.extend(keys.into_iter().map(|key| format!("{key} of {name}")));
+                }
+                _ => differences.push(format!("the removed workspace {name}")),
+            }
+        }
+        if self.notifications.documents != other.notifications.documents {
+            differences.push(NOTIFICATIONS.to_owned());
+        }
+        differences
+    }
+
     /// What holds, as a configuration file with where each value came from. Of a secret it knows the file at most.
     pub(super) fn print(&self) -> String {
-        let mut out = String::from("# What holds for `calry-gitops run`, and where it came from.\n");
+        let mut out =
+            String::from("# The effective configuration of `calry-gitops run`, with the source of each value.\n");
         let file = self.file.as_ref().map(|file| file.display().to_string());
+        let several = self.is_for_several();
+        let own = if several { "A workspace's own key wins over flags, flags" } else { "Flags win" };
         let _ = writeln!(
             out,
-            "# Flags win over variables, variables over {}.\n",
+            "# {own} over variables, variables over {}.\n",
             file.as_ref().map_or_else(
                 || "what is built in; there is no configuration file".to_owned(),
-                |file| format!("{file}, and that over what is built in")
+                |file| format!("{}{file}, and that over what is built in", if several { "the top of " } else { "" })
             )
         );
         let file = file.unwrap_or_default();
-        let several = self.workspaces.iter().any(|workspace| workspace.name.is_some());
         for resolved in self.top.iter().filter(|resolved| !(several && resolved.inner)) {
             out.push_str(&resolved.line("", &file));
         }
@@ -458,13 +581,62 @@ impl Configuration {
     }
 }
 
+/// The first few of many names.
+fn listed(names: &[String]) -> String {
+    const NAMED: usize = 8;
+    let more = names.len().saturating_sub(NAMED);
+    let first = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{first} and {more} more") } else { first }
+}
+
 impl Resolved {
+    fn nothing(key: &Key) -> Self {
+        Self {
+            key: key.name.clone(),
+            long: key.arg.get_long().unwrap_or_default().to_owned(),
+            kind: key.kind,
+            inner: key.inner,
+            is_path: key.is_path(),
+            values: Vec::new(),
+            from: Origin::Nowhere,
+        }
+    }
+
+    /// A workspace's own setting.
+    fn of(key: &Key, setting: &Setting) -> Self {
+        let values = setting.texts.iter().map(OsString::from).collect();
+        Self { values, from: Origin::Line(setting.line), ..Self::nothing(key) }
+    }
+
+    /// The same on the command line.
+    fn arguments(&self) -> Vec<OsString> {
+        let flag = format!("--{}", self.long);
+        match self.kind {
+            Kind::Flag if self.values.iter().any(|value| value == "true") => vec![flag.into()],
+            Kind::Flag => Vec::new(),
+            Kind::Text | Kind::Number | Kind::List | Kind::Documents => {
+                let argument = |value: &OsString| {
+                    let mut argument = OsString::from(format!("{flag}="));
+                    argument.push(value);
+                    argument
+                };
+                self.values.iter().map(argument).collect()
+            }
+        }
+    }
+
+    fn shown(&self, value: &OsString) -> String {
+        let absolute = if self.is_path { std::path::absolute(value).ok() } else { None };
+        absolute.map_or_else(|| value.to_string_lossy().into_owned(), |path| path.display().to_string())
+    }
+
     fn line(&self, indentation: &str, file: &str) -> String {
         let key = &self.key;
+        let values: Vec<String> = self.values.iter().map(|value| self.shown(value)).collect();
         let value = match self.kind {
-            Kind::List | Kind::Documents => serde_json::to_string(&self.values).unwrap_or_default(),
-            Kind::Text => self.values.first().map(|value| scalar(value)).unwrap_or_default(),
-            Kind::Number | Kind::Flag => self.values.first().cloned().unwrap_or_default(),
+            Kind::List | Kind::Documents => serde_json::to_string(&values).unwrap_or_default(),
+            Kind::Text => values.first().map(|value| scalar(value)).unwrap_or_default(),
+            Kind::Number | Kind::Flag => values.first().cloned().unwrap_or_default(),
         };
         let from = match &self.from {
             Origin::Flag(flag) => format!("the flag {flag}"),
@@ -521,8 +693,8 @@ pub(super) fn schema() -> String {
     crate::render::json::pretty(&json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "The configuration of calry-gitops run",
-        "description": "Every key but two is a flag of `calry-gitops run`. Flags win over variables, variables over this file. \
-                        Relative paths are relative to the directory of this file.",
+        "description": "Every key but two is a flag of `calry-gitops run`. A workspace's own key wins over flags, flags over \
+                        variables, variables over the top of this file. Relative paths are relative to the directory of this file.",
         "type": "object",
         "properties": top,
         "additionalProperties": false,

@@ -92,6 +92,8 @@ impl From<Exit> for ExitCode {
 #[derive(Parser)]
 #[command(
     version,
+    // Of one flag given twice the last wins, so that a manifest can add to what another one renders.
+    args_override_self = true,
     max_term_width = 100,
     after_help = after_help()
 )]
@@ -274,6 +276,34 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_flag_of_any_command_is_refused_for_being_given_twice() {
+        fn check(command: &clap::Command, parents: &[&str]) -> usize {
+            let path: Vec<&str> = parents.iter().copied().chain([command.get_name()]).collect();
+            let below: usize = command.get_subcommands().map(|command| check(command, &path)).sum();
+            let flags =
+                command.get_opts().chain(command.get_arguments().filter(|arg| !arg.get_action().takes_values()));
+            let flags: Vec<&clap::Arg> =
+                flags.filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())).collect();
+            for arg in &flags {
+                let long = arg.get_long().unwrap();
+                let flag = if arg.get_action().takes_values() { format!("--{long}=1") } else { format!("--{long}") };
+                let any = clap::builder::StringValueParser::new;
+                let command = super::command(&Defaults::new());
+                let command = command.mut_subcommands(|command| {
+                    command.mut_args(|arg| if arg.get_action().takes_values() { arg.value_parser(any()) } else { arg })
+                });
+                let given = path.iter().map(|name| (*name).to_owned()).chain([flag.clone(), flag.clone()]);
+                let refused = command.try_get_matches_from(given).err().map(|error| error.kind());
+                assert_ne!(refused, Some(clap::error::ErrorKind::ArgumentConflict), "{path:?} {flag}");
+            }
+            flags.len() + below
+        }
+        let mut command = super::command(&Defaults::new());
+        command.build();
+        assert!(check(&command, &[]) > 50);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 
 use super::progress::Progress;
 use super::{Output, UsageError};
-use crate::model::{FingerprintKey, Provider, Secret, UpdateMethod};
+use crate::model::{FingerprintKey, Provider, Secret, Slug, UpdateMethod};
 use crate::pass::Source;
 use crate::pull::Names;
 use crate::remote::{Api, ApiUrl, Http, KeySource, Settings, SnapshotUrl, install_tls};
@@ -87,6 +87,9 @@ struct ApiArgs {
     /// The file that holds the API key; without it, the variable CALRY_API_KEY does. Read anew at each pass
     #[arg(long, env = "CALRY_API_KEY_FILE", hide_env_values = true, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// Plan and write only if the API key belongs to this workspace, whatever workspace.yaml says
+    #[arg(long, env = "CALRY_WORKSPACE", hide_env_values = true, value_parser = Slug::parse, value_name = "SLUG")]
+    workspace: Option<Slug>,
     /// Send the key over plain http to another machine, where everybody on the way can read it
     #[arg(long, env = "CALRY_INSECURE_HTTP", hide_env_values = true)]
     insecure_http: bool,
@@ -230,9 +233,10 @@ impl LiveArgs {
     /// The same, on connections that others use as well.
     pub(super) async fn set_up_on(&self, http: Http, missing: MissingSecrets) -> anyhow::Result<Setup> {
         let FileArgs { definitions, only, strict } = &self.files;
-        let ApiArgs { api_key_file, update_method, secrets_dir, timeout, request_timeout, sandbox, .. } = &self.api;
+        let ApiArgs { api_key_file, update_method, secrets_dir, timeout, request_timeout, sandbox, workspace, .. } =
+            &self.api;
         let method = UpdateMethod::from(*update_method);
-        let sandbox = if *sandbox { Some(start_sandbox(definitions, method).await?) } else { None };
+        let sandbox = if *sandbox { Some(start_sandbox(definitions, workspace.as_ref(), method).await?) } else { None };
         let mut secrets = SecretSources::new(secrets_dir.clone());
         let (url, key, missing) = match &sandbox {
             Some(sandbox) => {
@@ -266,6 +270,7 @@ impl LiveArgs {
                 only: only.clone(),
                 base: None,
                 trust: None,
+                workspace: workspace.clone(),
             },
             api: Api::new(&http, url, method)?.answering_within(*request_timeout),
             key,
@@ -291,12 +296,18 @@ fn stand_ins(seed: &Seed) -> BTreeMap<String, String> {
 }
 
 /// A sandbox whose workspace is the one that the definitions are for.
-async fn start_sandbox(definitions: &Path, update_method: UpdateMethod) -> anyhow::Result<Sandbox> {
+async fn start_sandbox(
+    definitions: &Path,
+    operator: Option<&Slug>,
+    update_method: UpdateMethod,
+) -> anyhow::Result<Sandbox> {
     let mut seed = Seed::builtin();
     // A directory that cannot be read is the pass's to report.
-    if let Ok(loaded) = repo::load(definitions)
-        && let Pin::Slug(slug) = loaded.pin
-    {
+    let pinned = match repo::load(definitions).map(|loaded| loaded.pin) {
+        Ok(Pin::Slug(slug)) => Some(slug),
+        _ => operator.cloned(),
+    };
+    if let Some(slug) = pinned {
         seed = seed.with_slug(slug);
     }
     Sandbox::start(Config { seed, update_method, ..Config::default() }).await.context("the sandbox cannot be started")

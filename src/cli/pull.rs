@@ -45,7 +45,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
     let fetched = async {
         let key = setup.key.read()?;
         let reader = setup.api.reader(&key, Instant::now() + setup.timeout, pass::scrubber(&desired));
-        pass::fetch(&reader, &desired.loaded.pin, None).await
+        pass::fetch(&reader, source.pins(&desired.loaded.pin), None).await
     };
     let fetched =
         fetched.await.map(|(workspace, listing)| (workspace, pass::judge(source, &mut desired.loaded, listing)));

@@ -1,6 +1,6 @@
 //! `run`: the daemon.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,9 @@ use super::options::{FingerprintArgs, LiveArgs, TrustArgs, duration};
 use super::output::OF_WORKSPACE;
 use super::{Command, Exit, Output, UsageError, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host};
-use crate::daemon::{self, Applying, Board, Fleet, Handle, Mode, PassReport, Seat, Settings, State, Trigger};
+use crate::daemon::{
+    self, Applying, Board, Fleet, Handle, LoopEnd, LoopFile, Mode, PassReport, Seat, Settings, State, Trigger,
+};
 use crate::metrics::{Metrics, WorkspaceMetrics};
 use crate::notifications::{Notifier, Teller};
 use crate::remote::{self, Http, SecretFile, install_tls};
@@ -36,9 +38,9 @@ pub(super) struct RunArgs {
     /// Print what holds and where each value came from, as a configuration file, and end; contacts nothing
     #[arg(long)]
     print_config: bool,
-    /// Where status, metrics and health are told over HTTP; port 0 takes a free one, off none [default: 127.0.0.1:8080]
-    #[arg(long, env = "CALRY_LISTEN", hide_env_values = true, value_parser = listen, value_name = "ADDR|off")]
-    listen: Option<Listen>,
+    /// Where status, metrics and health are told over HTTP; port 0 takes a free one, off none
+    #[arg(long, env = "CALRY_LISTEN", hide_env_values = true, default_value = "127.0.0.1:8080", value_parser = listen, value_name = "ADDR|off")]
+    listen: Listen,
     /// A host to answer for beside this machine and the address itself; repeatable
     #[arg(long, env = "CALRY_ADMIN_HOST", hide_env_values = true, value_delimiter = ',', value_name = "NAME")]
     admin_host: Vec<Host>,
@@ -140,16 +142,15 @@ fn listen(text: &str) -> Result<Listen, String> {
     }
 }
 
-/// The admin server's socket. An address that was asked for must be had; the default one need not.
-async fn open(listen: Option<Listen>) -> anyhow::Result<Option<TcpListener>> {
+/// The admin server's socket. The default address may be taken by another program; one that was asked for may not.
+async fn open(listen: Listen, is_asked_for: bool) -> anyhow::Result<Option<TcpListener>> {
     let address = match listen {
-        Some(Listen::Off) => return Ok(None),
-        Some(Listen::On(address)) => address,
-        None => SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+        Listen::Off => return Ok(None),
+        Listen::On(address) => address,
     };
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(Some(listener)),
-        Err(error) if listen.is_none() => {
+        Err(error) if !is_asked_for => {
             tracing::warn!(
                 %address,
                 "cannot listen on {address}: {error}; the daemon goes on without status and health over HTTP: choose an \
@@ -216,6 +217,13 @@ async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::R
         workspace.name.as_deref().map_or_else(Span::none, |name| tracing::error_span!(OF_WORKSPACE, workspace = name));
     let teller = Arc::new(shared.notifier.teller(seat.name()));
     let applying = Arc::clone(&teller);
+    let api = match &setup.sandbox {
+        // Its address is another one at each start.
+        Some(_) => "the sandbox".to_owned(),
+        None => setup.api.url().to_string(),
+    };
+    let definitions = &setup.source.definitions;
+    let loop_file = LoopFile::new(&shared.state, seat.name(), definitions, &api, Arc::clone(&teller) as _);
     let mut settings = Settings {
         source: setup.source.into(),
         key: setup.key,
@@ -231,6 +239,7 @@ async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::R
         watching: WatchOptions::default(),
         applying: Applying::to(move |plan| applying.applying(plan)),
         state: Arc::clone(&shared.state),
+        loop_file: Arc::new(loop_file),
         leadership: shared.cluster.leadership(seat.name()),
         seat,
     };
@@ -326,6 +335,9 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         output.result(&configuration.print());
         return Ok(Exit::Done);
     }
+    for sentence in configuration.overridden() {
+        tracing::warn!("{sentence}");
+    }
     raise_open_files();
     install_tls();
     let http = Http::new(remote::Settings::default())?;
@@ -367,13 +379,8 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     let metrics = Metrics::new(all.iter().map(|ready| Arc::clone(&ready.metrics)).collect());
     let metrics = metrics.notifying(notifier.tally());
     let access = args.asking.access(&args.admin_host)?;
-    let listener = open(args.listen).await?;
+    let listener = open(args.listen, configuration.is_set("listen")).await?;
     let asked = handles.clone();
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            asked.iter().for_each(|one| one.ask(Trigger::Request));
-        }
-    });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", greeting(&all));
     // It ends when this function does.
     let _admin = match listener {
@@ -386,18 +393,37 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         None => None,
     };
     let keeping = cluster.keep(all.iter().map(|ready| (ready.settings.seat.name(), &ready.handle)));
+    let loop_files: Vec<_> = all.iter().map(|ready| Arc::clone(&ready.settings.loop_file)).collect();
     let mut loops = JoinSet::new();
     for ready in all {
         let (span, stop) = (ready.span.clone(), stop.clone());
-        let keeping = async move {
-            daemon::run(&ready.settings, &ready.handle, stop, |report| ready.tell(report)).await;
-        };
+        let keeping =
+            async move { daemon::run(&ready.settings, &ready.handle, stop, |report| ready.tell(report)).await };
         loops.spawn(keeping.instrument(span));
     }
-    while loops.join_next().await.is_some() {}
+    let ended = async {
+        let mut moved = false;
+        while let Some(end) = loops.join_next().await {
+            moved |= matches!(end, Ok(LoopEnd::WorkspaceMoved));
+        }
+        moved
+    };
+    let hangups = async {
+        while hangup.recv().await.is_some() {
+            asked.iter().for_each(|one| one.ask(Trigger::Request));
+            configuration.report_changes().await;
+        }
+        std::future::pending().await
+    };
+    let moved = tokio::select! {
+        moved = ended => moved,
+        never = hangups => never,
+    };
     // No update is under way any more: whoever stands by may begin.
     keeping.stop().await;
     notifier.stop().await;
+    // What was delivered at the end need not be repeated after a restart.
+    futures_util::future::join_all(loop_files.iter().map(|file| file.save())).await;
     tracing::info!("stopped");
-    Ok(Exit::Done)
+    Ok(Exit::of(moved, false, false))
 }

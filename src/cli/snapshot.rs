@@ -26,7 +26,7 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
     let pin = repo::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let deadline = Instant::now() + setup.timeout;
     let reader = setup.api.reader(&setup.key.read()?, deadline, Scrubber::default());
-    let (workspace, mut listing) = match pass::fetch(&reader, &pin, None).await {
+    let (workspace, mut listing) = match pass::fetch(&reader, setup.source.pins(&pin), None).await {
         Ok(fetched) => fetched,
         Err(failure) => {
             output.error(&failure.to_string());

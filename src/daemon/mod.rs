@@ -6,6 +6,7 @@ mod ask;
 mod fleet;
 mod leadership;
 pub mod log;
+mod loop_file;
 mod memory;
 mod pass;
 mod state;
@@ -29,6 +30,7 @@ use ask::Asked;
 pub use ask::{Handle, NotPending};
 pub use fleet::{Fleet, Seat};
 pub use leadership::{Leadership, Moment, Term};
+pub use loop_file::{LoopFile, Observer};
 pub use memory::{Memory, Rest};
 pub use pass::{Approval, PassReport, PassResult, Told};
 pub use state::{NoRandomness, State};
@@ -60,6 +62,8 @@ pub struct Settings {
     pub applying: Applying,
     /// Where the memory is kept; several workspaces may share it.
     pub state: Arc<State>,
+    /// What this loop remembers beside the workspace.
+    pub loop_file: Arc<LoopFile>,
     /// Its place among the loops of the process.
     pub seat: Seat,
     /// Whether this replica may write; the API asks the same one before each update.
@@ -91,21 +95,35 @@ const LOOKS_PER_SECOND: u32 = 50;
 /// The longest pause after passes that failed, where the interval is not longer itself.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
+/// Why a loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoopEnd {
+    /// It was asked to.
+    Stopped,
+    /// The API key belongs to another workspace than before. A loop that is one of several goes on without writing.
+    WorkspaceMoved,
+}
+
 /// Runs passes until `stop` is cancelled. By its handle the loop is asked for a pass out of turn; a request that comes during
 /// a pass makes one more pass after it. The board shows each pass, and that the loop is alive; `report` is told of each pass.
 ///
 /// A fault outside of a pass, which ends by its own, is told and costs no more than the pause until the loop begins anew.
-pub async fn run(settings: &Settings, handle: &Handle, stop: CancellationToken, mut report: impl FnMut(&PassReport)) {
+pub async fn run(
+    settings: &Settings,
+    handle: &Handle,
+    stop: CancellationToken,
+    mut report: impl FnMut(&PassReport),
+) -> LoopEnd {
     let mut memory = Memory::new(&settings.state);
     loop {
         let passes = passes(settings, handle, &stop, &mut memory, &mut report);
-        if AssertUnwindSafe(passes).catch_unwind().await.is_ok() {
-            return;
+        if let Ok(end) = AssertUnwindSafe(passes).catch_unwind().await {
+            return end;
         }
         let pause = settings.interval;
         tracing::error!("the loop ended by a fault of calry-gitops, told above; it begins anew in {}", spoken(pause));
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return LoopEnd::Stopped,
             () = handle.board().beating(pause, tokio::time::sleep(pause)) => {}
         }
     }
@@ -117,7 +135,7 @@ async fn passes(
     stop: &CancellationToken,
     memory: &mut Memory,
     report: &mut impl FnMut(&PassReport),
-) {
+) -> LoopEnd {
     let (board, asked) = (handle.board(), handle.asked());
     let mut watching = settings.watching.clone();
     let settling = watching.patience * 2;
@@ -128,7 +146,7 @@ async fn passes(
     if !delay.is_zero() {
         // Not all at once; who asks for a pass need not wait.
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return LoopEnd::Stopped,
             () = board.beating(delay, tokio::time::sleep(delay)) => {}
             by = asked.next() => trigger = by,
         }
@@ -137,7 +155,7 @@ async fn passes(
     loop {
         // A file that is still being written is not acted on, whoever asked for the pass.
         let settled = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return LoopEnd::Stopped,
             settled = board.beating(settling, tokio::time::timeout(settling, watcher.settle())) => settled,
         };
         if let Ok(settled) = &settled {
@@ -155,18 +173,23 @@ async fn passes(
         let passing = Box::pin(pass::pass(settings, memory, asked, trigger, unsettled, stop));
         let passed = board.beating(settings.timeout + apply::GRACE, passing).await;
         if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
-            return;
+            return LoopEnd::Stopped;
         }
         let interval = if memory.passes == 1 { seat.first_pause(settings.interval) } else { settings.interval };
         let pause = memory.pause(interval, &passed);
         let passed = PassReport { next: (!stop.is_cancelled()).then_some(pause), ..passed };
         board.ended(&passed);
         report(&passed);
+        settings.loop_file.save().await;
+        // Of several, the others go on, and this one says at each try what is wrong.
+        if matches!(passed.result, PassResult::Failed(Failure::Moved { file: Some(_), .. })) && seat.count() == 1 {
+            return LoopEnd::WorkspaceMoved;
+        }
         // It holds the whole live state, which a loop that waits has no use for either.
         drop(passed);
         trigger = tokio::select! {
             // Cancel-safe: waiting for a token, a point in time, a note. `changed` keeps what it saw in the watcher.
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return LoopEnd::Stopped,
             // Drift is looked for, and a failed pass is tried again.
             () = board.beating(pause, tokio::time::sleep(pause)) => Trigger::Interval,
             // What is in git is what runs, at once.

@@ -13,9 +13,9 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::ask::Asked;
-use super::{Memory, Mode, Rest, Settings, Trigger, log};
+use super::{LoopFile, Memory, Mode, Rest, Settings, Trigger, log};
 use crate::apply::{self, Report, UpdateResult};
-use crate::model::{Diagnostic, Provider, Revision, SPANS};
+use crate::model::{Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, printable};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
 use crate::remote::{ApiKey, KeyError, ReadCalry as _};
@@ -158,6 +158,7 @@ pub(super) async fn pass(
         revision = Empty,
         otel.status_code = Empty,
     );
+    settings.loop_file.read().await;
     let attempt = attempt(settings, memory, asked, trigger, &mut told, unsettled, stop);
     let attempt = attempt.instrument(span.clone());
     // What the panic says may quote what it was about; where it was has been told. The memory takes over the outcome of an
@@ -167,6 +168,7 @@ pub(super) async fn pass(
         Err(Failure::Internal("a fault of calry-gitops, told above".to_owned()))
     });
     memory.save().await;
+    settings.loop_file.save().await;
     let result = attempt.unwrap_or_else(PassResult::Failed);
     span.record("result", result.ended().as_str());
     span.record("revision", told.revision.as_ref().map(|revision| revision.commit.as_str()));
@@ -245,6 +247,11 @@ async fn attempt(
         let known = match known {
             None if memory.may_be_elsewhere() => {
                 let workspace = reader.workspace().await?;
+                let pins = settings.source.pins(&desired.loaded.pin);
+                pins.allow(&workspace)?;
+                if !pins.is_pinned() {
+                    stays(&settings.loop_file, &workspace)?;
+                }
                 memory.move_to(&workspace, settings.interval).await;
                 Some(workspace)
             }
@@ -264,6 +271,7 @@ async fn attempt(
     memory.also = claimed?;
     told.also_is_news = !memory.also.is_empty() && memory.also != before;
     memory.learn_workspace(key.secret(), &plan.workspace);
+    settings.loop_file.learn_workspace(&plan.workspace);
     memory.learn_plan(&plan, &settings.source.only);
 
     if told.standby {
@@ -308,6 +316,23 @@ async fn attempt(
     })
     .await;
     Ok(PassResult::Applied(approved.into_plan(), applied))
+}
+
+/// Whether the workspace is the one that was reconciled before. Nothing but the API key says that it is this one: a key
+/// that was exchanged by mistake must not write these definitions there.
+fn stays(loop_file: &LoopFile, workspace: &Workspace) -> Result<(), Failure> {
+    let Some(before) = loop_file.workspace().filter(|before| before.id != workspace.id) else { return Ok(()) };
+    let short = |text: &str| ellipsize(&printable(text), 128);
+    let name = |slug: &str, id: &str| match before.slug == workspace.slug {
+        true => format!("{} (id {})", short(slug), short(id)),
+        false => short(slug),
+    };
+    Err(Failure::Moved {
+        before: name(&before.slug, &before.id),
+        found: name(&workspace.slug, &workspace.id),
+        slug: short(&workspace.slug),
+        file: loop_file.path().map(|path| path.display().to_string()),
+    })
 }
 
 /// What is read of files.
@@ -399,6 +424,7 @@ mod tests {
                 only: Vec::new(),
                 base: None,
                 trust: None,
+                workspace: None,
             }),
             key: KeySource::Variable(None::<Secret>),
             api: Api::new(&http, ApiUrl::parse("http://127.0.0.1:9", false).unwrap(), UpdateMethod::Patch).unwrap(),
@@ -410,6 +436,7 @@ mod tests {
             watching: crate::repo::WatchOptions::default(),
             applying: super::super::Applying::default(),
             state: Arc::new(State::in_process().unwrap()),
+            loop_file: Arc::default(),
             seat: crate::daemon::Fleet::seats(vec![None]).remove(0),
             leadership: crate::daemon::Leadership::default(),
         }

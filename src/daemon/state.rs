@@ -124,6 +124,11 @@ impl State {
         &self.key
     }
 
+    /// Where memories outlive the process.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
     /// Whether memories outlive the process.
     pub(super) const fn outlives(&self) -> bool {
         self.directory.is_some()
@@ -250,7 +255,7 @@ pub(super) const LOST_AT_END: &str = "the daemon goes on, and forgets at its end
     masks and what did not converge";
 
 /// What a regular file holds; `None` where there is none.
-fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
+pub(super) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
     // Neither a link nor a pipe that nobody writes to leads us on.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -267,7 +272,7 @@ fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
 }
 
 /// Renames a file that is of no use, so that somebody can look at it. The last one is kept.
-fn put_aside(path: &Path, why: &str, lost: &str) {
+pub(super) fn put_aside(path: &Path, why: &str, lost: &str) {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".damaged");
     let done = match fs::rename(path, &aside) {
@@ -348,6 +353,6 @@ fn random() -> Result<String, NoRandomness> {
     Ok(hex(&bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::config::{EventKind, Rules};
 use crate::apply::{Outcome, UpdateResult};
 use crate::daemon::{PassReport, PassResult};
-use crate::model::{Desired, Provider, ellipsize, printable};
+use crate::model::{Desired, ellipsize, printable};
 use crate::plan::{Cause, Change, Entry, Plan, Verdict};
-use crate::repo::Refused;
 
 /// How many providers one notification lists; the rest is counted.
 pub const LISTED: usize = 10;
@@ -54,28 +54,52 @@ pub struct Subject {
     pub detail: Option<String>,
 }
 
-/// What one target was told of one workspace.
-#[derive(Clone, Debug, Default)]
+/// What was reported to one target about one workspace. It outlives the process in the file of the loop, and holds no value
+/// of a definition.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Memory {
     /// Passes that failed as a whole, in a row.
     passes: Trouble,
     /// Providers that are in trouble, by their label.
     troubled: BTreeMap<String, Trouble>,
-    /// The plan that was told as refused last; none after a pass that was not.
+    /// The plan that was reported as refused last; none after a pass that was not.
     refused: Option<String>,
-    /// What is checked out and was told as not trusted.
-    untrusted: Option<Refused>,
-    /// Drift that stands.
-    drifted: BTreeMap<Provider, Vec<Change>>,
-    /// What was wanted where Calry kept other values, and where it did.
-    not_converged: BTreeMap<Provider, (Arc<Desired>, Vec<String>)>,
-    /// Holds that were told of.
-    holds: BTreeMap<Provider, Date>,
+    /// What is checked out and was reported as not trusted, as the sentence that says so.
+    untrusted: Option<String>,
+    /// Drift that stands, by its provider.
+    drifted: BTreeMap<String, Drift>,
+    /// Where Calry kept other values, by its provider.
+    not_converged: BTreeMap<String, Mismatched>,
+    /// Holds that were reported, by their provider.
+    holds: BTreeMap<String, Date>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The name of a set of changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Drift(String);
+
+impl Drift {
+    fn of(changes: &[Change]) -> Self {
+        // No change shows a value below `partnerKey`.
+        let digest = Sha256::digest(format!("{changes:?}"));
+        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Mismatched {
+    paths: Vec<String>,
+    /// What was wanted. After a restart that is not known, and taken to be the same.
+    #[serde(skip)]
+    wanted: Option<Arc<Desired>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 struct Trouble {
     passes: u32,
+    #[serde(rename = "reported")]
     told: bool,
 }
 
@@ -128,12 +152,12 @@ pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Da
     let mut again = std::mem::take(&mut memory.passes).told || (!refused && memory.refused.take().is_some());
     match &report.told.trust {
         Some(Err(untrusted)) => {
-            if memory.untrusted.as_ref() != Some(untrusted) {
+            let why = reason(&untrusted.to_string());
+            if memory.untrusted.as_ref() != Some(&why) {
                 let sentence = "what is checked out is not trusted, and the last trusted revision stays in force";
-                let reason = Some(reason(&untrusted.to_string()));
-                events.push(Event { reason, ..event(EventKind::Refused, sentence.to_owned()) });
+                events.push(Event { reason: Some(why.clone()), ..event(EventKind::Refused, sentence.to_owned()) });
             }
-            memory.untrusted = Some(untrusted.clone());
+            memory.untrusted = Some(why);
         }
         _ => again |= memory.untrusted.take().is_some(),
     }
@@ -194,7 +218,8 @@ fn drift(memory: &mut Memory, plan: &Plan, updates: &[UpdateResult]) -> Vec<Subj
     let mut standing = BTreeMap::new();
     for step in plan.steps().filter(|step| step.cause == Cause::Drift) {
         let provider = &step.desired.provider;
-        let known = memory.drifted.get(provider) == Some(&step.changes);
+        let drift = Drift::of(&step.changes);
+        let known = memory.drifted.get(provider.as_str()) == Some(&drift);
         let result = updates.iter().find(|result| result.provider == *provider).map(|result| &result.outcome);
         let detail = match result {
             Some(Outcome::Applied) => "put back",
@@ -206,7 +231,7 @@ fn drift(memory: &mut Memory, plan: &Plan, updates: &[UpdateResult]) -> Vec<Subj
             news.push(subject(provider.as_str(), &step.changes, Some(detail)));
         }
         if !result.is_some_and(Outcome::is_done) {
-            standing.insert(provider.clone(), step.changes.clone());
+            standing.insert(provider.to_string(), drift);
         }
     }
     memory.drifted = standing;
@@ -221,10 +246,10 @@ fn not_converged(
     recovered: &mut Vec<Subject>,
 ) -> Vec<Subject> {
     memory.not_converged.retain(|provider, _| {
-        let due = plan.steps().any(|step| step.desired.provider == *provider);
-        let done = updates.iter().any(|one| one.provider == *provider && one.outcome.is_done());
+        let due = plan.steps().any(|step| step.desired.provider.as_str() == provider);
+        let done = updates.iter().any(|one| one.provider.as_str() == provider && one.outcome.is_done());
         if !due || done {
-            recovered.push(subject(provider.as_str(), &[], None));
+            recovered.push(subject(provider, &[], None));
         }
         due && !done
     });
@@ -232,12 +257,15 @@ fn not_converged(
     for result in updates {
         let Outcome::NotConverged(mismatches) = &result.outcome else { continue };
         let kept: Vec<String> = mismatches.iter().map(|mismatch| path(&mismatch.path)).collect();
-        let known = (Arc::clone(&result.desired), kept.clone());
-        if memory.not_converged.get(&result.provider) != Some(&known) {
-            let paths = kept.into_iter().take(PATHS).collect();
+        let known = memory.not_converged.get(result.provider.as_str()).is_some_and(|known| {
+            known.paths == kept && known.wanted.as_ref().is_none_or(|wanted| *wanted == result.desired)
+        });
+        if !known {
+            let paths = kept.iter().take(PATHS).cloned().collect();
             news.push(Subject { paths, ..subject(result.provider.as_str(), &[], None) });
-            memory.not_converged.insert(result.provider.clone(), known);
         }
+        let wanted = Some(Arc::clone(&result.desired));
+        memory.not_converged.insert(result.provider.to_string(), Mismatched { paths: kept, wanted });
     }
     news
 }
@@ -297,12 +325,12 @@ fn holds(memory: &mut Memory, plan: &Plan, rules: &Rules, today: Date) -> Vec<Su
         if left > i32::try_from(rules.hold_days).unwrap_or(i32::MAX) {
             continue;
         }
-        if memory.holds.get(provider) != Some(&hold.until) {
+        if memory.holds.get(provider.as_str()) != Some(&hold.until) {
             let why = hold.reason.as_deref().map(|why| format!(" ({})", ellipsize(&printable(why), 120)));
             let detail = format!("held until {}{}", hold.until, why.unwrap_or_default());
             news.push(subject(provider.as_str(), pending, Some(&detail)));
         }
-        told.insert(provider.clone(), hold.until);
+        told.insert(provider.to_string(), hold.until);
     }
     memory.holds = told;
     news

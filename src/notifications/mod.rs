@@ -5,7 +5,8 @@
 //!
 //! What it never does: make a pass wait, or fail one. No document holds a value of a definition, and no log line holds an
 //! address or a token; whoever is notified gets one message per pass and kind of event, whatever the number of providers.
-//! What was told is remembered by this process alone: after a restart, what still stands is told once more.
+//! What was delivered outlives the process in the file of the loop, if there is one: after a restart it is not repeated, and
+//! its end is reported. What was not delivered is reported again.
 
 mod commit;
 mod config;
@@ -19,11 +20,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::PassReport;
 use crate::daemon::status::now;
+use crate::daemon::{Observer, PassReport};
 use crate::model::Workspace;
 use crate::pass::today;
 use crate::plan::Plan;
@@ -139,7 +141,36 @@ pub struct Teller {
 #[derive(Default)]
 struct Known {
     memory: Memory,
+    /// The memory as it was when everything in it had been delivered.
+    delivered: Memory,
     standing: Standing,
+}
+
+impl Observer for Teller {
+    fn restore(&self, known: &Map<String, Value>) {
+        for (queue, target) in &self.targets {
+            let saved = known.get(&queue.target.name).cloned();
+            // What another version wrote is reported again.
+            if let Some(memory) = saved.and_then(|saved| serde_json::from_value::<Memory>(saved).ok()) {
+                let mut target = target.lock().unwrap_or_else(PoisonError::into_inner);
+                target.delivered = memory.clone();
+                target.memory = memory;
+            }
+        }
+    }
+
+    fn known(&self) -> Map<String, Value> {
+        // A commit's status is posted again after a restart: that changes nothing, and makes up for one that was lost.
+        let targets = self.targets.iter().filter(|(queue, _)| !matches!(queue.target.channel, Channel::Commit(_)));
+        let known = |(queue, known): &(Arc<Queue>, Mutex<Known>)| {
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            if queue.is_settled() {
+                known.delivered = known.memory.clone();
+            }
+            Some((queue.target.name.clone(), serde_json::to_value(&known.delivered).ok()?))
+        };
+        targets.filter_map(known).collect()
+    }
 }
 
 impl Teller {

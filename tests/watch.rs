@@ -375,6 +375,61 @@ async fn a_writer_who_never_stops_is_named_and_his_end_is_another_change() {
 }
 
 #[tokio::test]
+async fn a_writer_who_never_stops_keeps_no_other_file_waiting() {
+    for events in [true, false] {
+        let (_room, definitions) = room();
+        let options = if events { by_events() } else { by_looking() };
+        let restless = LONGER_QUIET * 2;
+        // The patience of the whole directory is not what this is about.
+        let options = WatchOptions { quiet: LONGER_QUIET, restless, patience: LONG * 9, ..options };
+        let mut watcher = watch(&definitions, options).await;
+        let path = definitions.join("hostaway.yaml");
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let writer = std::thread::spawn(move || {
+            let mut file = File::create(path).unwrap();
+            while stopped.recv_timeout(Duration::from_millis(20)).is_err() {
+                file.write_all(b"# more\n").unwrap();
+            }
+        });
+        assert_eq!(change(&mut watcher).await.unsettled, ["hostaway.yaml"]);
+        // Whoever asks is answered, and so is whoever waits for another file.
+        let settled = timeout(LONG, watcher.settle()).await.unwrap();
+        assert_eq!(settled.unsettled, ["hostaway.yaml"]);
+        watcher.seen(settled.fingerprint);
+        fs::write(definitions.join("guesty.yml"), "provider: GUESTY\nicon: two\n").unwrap();
+        assert_eq!(change(&mut watcher).await.unsettled, ["hostaway.yaml"]);
+        stop.send(()).unwrap();
+        writer.join().unwrap();
+        assert!(change(&mut watcher).await.unsettled.is_empty(), "the end of the writing is a change");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_the_operators_and_a_directory_of_secrets_are_watched() {
+    let room = TempDir::new().unwrap();
+    let (key, secrets) = (room.path().join("keys/key"), room.path().join("secrets"));
+    fs::create_dir(key.parent().unwrap()).unwrap();
+    let mut watcher = Watcher::of_files(Some(key.clone()), Some(secrets.clone()), by_events());
+    let settled = timeout(LONG, watcher.settle()).await.unwrap();
+    watcher.seen(settled.fingerprint);
+    fs::write(&key, "one").unwrap();
+    change(&mut watcher).await;
+    // As Kubernetes mounts a Secret.
+    fill(&secrets.join("..2026_01"), "one");
+    symlink("..2026_01", secrets.join("..data")).unwrap();
+    symlink("..data/hostaway.yaml", secrets.join("token")).unwrap();
+    change(&mut watcher).await;
+    fill(&secrets.join("..2026_02"), "two");
+    flip(&secrets.join("..data"), "..2026_02");
+    change(&mut watcher).await;
+    fs::write(key.with_file_name("other"), "nobody reads it").unwrap();
+    fs::write(secrets.join(".hidden"), "nobody reads it").unwrap();
+    assert!(timeout(QUIET * 3, watcher.changed()).await.is_err(), "woken for nothing");
+    fs::remove_file(&key).unwrap();
+    change(&mut watcher).await;
+}
+
+#[tokio::test]
 async fn a_file_from_the_future_blocks_nobody() {
     let (_room, definitions) = room();
     let mut watcher = watch(&definitions, by_looking()).await;

@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::directory::{FileError, contents, target};
 use crate::model::{Secret, SecretName};
@@ -82,6 +82,12 @@ impl SecretSources {
     #[must_use]
     pub fn new(directory: Option<PathBuf>) -> Self {
         Self { directory, variable: Box::new(|name| env::var_os(name)) }
+    }
+
+    /// The directory of files, where there is one.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
     }
 
     /// The same with another environment.

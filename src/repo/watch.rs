@@ -1,5 +1,6 @@
 //! Noticing that the definitions directory is another one than it was: a file written, renamed, new or gone, a symbolic
-//! link on the way to it flipped, the directory itself gone or back.
+//! link on the way to it flipped, the directory itself gone or back. A file and a directory of the operator's are watched
+//! in the same way.
 //!
 //! File events are hints and nothing more. What counts is the [`Fingerprint`]: names, inodes, sizes and times, taken anew
 //! after each hint and, because some file systems send no events (NFS) and some events get lost, every few seconds as
@@ -10,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -35,6 +37,8 @@ const MAX_FILES: usize = 20_000;
 const MAX_WATCHES: usize = 64;
 /// Looking takes at most this share of the time, so that ten thousand files, too, cost next to nothing.
 const LOOK_SHARE: u32 = 500;
+/// Of a directory that moves, looks take at most such a share.
+const UNREST_SHARE: u32 = 10;
 /// However long a look takes, the next one is not later than this.
 const MAX_POLL: Duration = Duration::from_secs(60);
 /// How often watches that could not be had are tried again.
@@ -47,8 +51,10 @@ pub struct WatchOptions {
     pub quiet: Duration,
     /// How often to look without a hint. Where a look is expensive it is done less often.
     pub poll: Duration,
-    /// How long to wait for somebody who doesn't stop writing.
+    /// How long to wait for writers who don't stop.
     pub patience: Duration,
+    /// A file that is written for this long without a pause is not waited for any more if nothing else moves.
+    pub restless: Duration,
     /// Whether to ask for file events at all.
     pub events: bool,
     /// Where what happens is counted.
@@ -82,6 +88,7 @@ impl Default for WatchOptions {
             quiet: Duration::from_millis(250),
             poll: Duration::from_secs(2),
             patience: Duration::from_secs(30),
+            restless: Duration::from_secs(2),
             events: true,
             counts: Arc::default(),
         }
@@ -176,6 +183,12 @@ impl Fingerprint {
         self.files().filter_map(|(_, stamp)| stamp.age(now)).min().filter(|age| *age < limit)
     }
 
+    /// The files that were there in `before` and are not any more.
+    fn gone<'a>(&self, before: &'a Self) -> impl Iterator<Item = &'a OsString> {
+        let now: BTreeSet<OsString> = self.files().map(|(name, _)| name.clone()).collect();
+        before.files().map(|(name, _)| name).filter(move |name| !now.contains(*name))
+    }
+
     /// The files that have another stamp than in `before`, or were written less than `limit` ago.
     fn moving(&self, before: &Self, limit: Duration) -> BTreeSet<OsString> {
         let now = SystemTime::now();
@@ -233,9 +246,23 @@ impl Watcher {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn new(definitions: PathBuf, options: WatchOptions) -> Self {
+        Self::start(Watched::Definitions(absolute(definitions)), options)
+    }
+
+    /// Starts watching one file, and every visible file of a directory. Neither need be there.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn of_files(file: Option<PathBuf>, directory: Option<PathBuf>, options: WatchOptions) -> Self {
+        let watched = Watched::Files { file: file.map(absolute), directory: directory.map(absolute) };
+        Self::start(watched, options)
+    }
+
+    fn start(watched: Watched, options: WatchOptions) -> Self {
         let mailbox = Arc::new(Mailbox::default());
         let (publish, settled) = watch::channel(None);
-        let lookout = Lookout::new(definitions, options, Arc::clone(&mailbox), publish);
+        let lookout = Lookout::new(watched, options, Arc::clone(&mailbox), publish);
         tokio::spawn(lookout.run());
         Self { mailbox, settled, seen: None }
     }
@@ -338,8 +365,18 @@ struct Lookout {
     publish: watch::Sender<Option<Settled>>,
     asked: Vec<oneshot::Sender<Settled>>,
     last: Option<Fingerprint>,
+    looked: Instant,
     next_poll: Instant,
     unrest: Option<Unrest>,
+    /// The files that move, or did so less than `quiet` ago.
+    motion: BTreeMap<OsString, Motion>,
+}
+
+/// A file that is being written.
+#[derive(Clone, Copy)]
+struct Motion {
+    since: Instant,
+    last: Instant,
 }
 
 /// Something is going on.
@@ -364,27 +401,32 @@ impl Unrest {
 
 impl Lookout {
     fn new(
-        definitions: PathBuf,
+        watched: Watched,
         options: WatchOptions,
         mailbox: Arc<Mailbox>,
         publish: watch::Sender<Option<Settled>>,
     ) -> Self {
         let eyes = Eyes {
-            definitions: std::path::absolute(&definitions).unwrap_or(definitions),
+            watched,
             mailbox: options.events.then(|| Arc::clone(&mailbox)),
             counts: Arc::clone(&options.counts),
             watches: None,
             retry: None,
             rearm: false,
         };
-        Self { eyes, options, mailbox, publish, asked: Vec::new(), last: None, next_poll: Instant::now(), unrest: None }
+        let (now, motion) = (Instant::now(), BTreeMap::new());
+        let (asked, last, unrest) = (Vec::new(), None, None);
+        Self { eyes, options, mailbox, publish, asked, last, looked: now, next_poll: now, unrest, motion }
     }
 
     async fn run(mut self) {
         loop {
             let deadline = match self.unrest {
                 None => self.next_poll,
-                Some(Unrest { since, moved, .. }) => (moved + self.options.quiet).min(since + self.options.patience),
+                // A file that never stops must not keep the others from being looked at.
+                Some(Unrest { since, moved, .. }) => {
+                    (moved.min(self.looked) + self.options.quiet).min(since + self.options.patience)
+                }
             };
             let mail = self.mailbox.wait(deadline).await;
             if mail.closed {
@@ -395,6 +437,9 @@ impl Lookout {
             self.asked.extend(mail.asked);
             if let Some(hint) = mail.hint {
                 self.eyes.rearm |= hint == Hint::Way;
+                if self.unrest.is_none() {
+                    self.looked = now;
+                }
                 let since = self.unrest.map_or(now, |unrest| unrest.since);
                 self.unrest = Some(Unrest { since, moved: now, by: FoundBy::Event });
             }
@@ -421,8 +466,10 @@ impl Lookout {
         let doubtful = !self.asked.is_empty() || self.unrest.is_some_and(|unrest| unrest.by == FoundBy::Poll);
         let look = self.eyes.look(doubtful);
         self.next_poll = Instant::now() + options.poll.max((look.cost * LOOK_SHARE).min(MAX_POLL));
+        self.looked = Instant::now() + look.cost * UNREST_SHARE;
         let moved = self.last.as_ref() != Some(&look.fingerprint);
         let young = look.fingerprint.youngest(quiet);
+        self.note_motion(&look.fingerprint, now);
         self.last = Some(look.fingerprint.clone());
 
         let Some(unrest) = self.unrest else {
@@ -436,11 +483,39 @@ impl Lookout {
         let last_write = unrest.last_write(now, moved, young);
         if last_write + quiet <= now {
             self.unrest = None;
+            self.motion.clear();
             self.say(Settled { fingerprint: look.fingerprint, by: unrest.by, unsettled: Vec::new() });
         } else if unrest.since + patience <= now {
             self.lose_patience(&look.fingerprint, unrest.by);
         } else {
             self.unrest = Some(Unrest { moved: last_write, ..unrest });
+            let restless = |motion: &Motion| motion.since + self.options.restless <= now;
+            if !self.motion.is_empty() && self.motion.values().all(restless) {
+                let moving = self.motion.keys().cloned().collect();
+                self.say_but_for(&moving, look.fingerprint, unrest.by);
+            }
+        }
+    }
+
+    /// Takes over which files move at a look.
+    fn note_motion(&mut self, fingerprint: &Fingerprint, now: Instant) {
+        let quiet = self.options.quiet;
+        let before = self.last.as_ref().unwrap_or(fingerprint);
+        let mut moving = fingerprint.moving(before, quiet);
+        moving.extend(fingerprint.gone(before).cloned());
+        self.motion.retain(|name, motion| moving.contains(name) || motion.last + quiet > now);
+        for name in moving {
+            self.motion.entry(name).or_insert(Motion { since: now, last: now }).last = now;
+        }
+    }
+
+    /// Says what there is but for the files that are moving; nothing where that was said and nobody asks.
+    fn say_but_for(&mut self, moving: &BTreeSet<OsString>, fingerprint: Fingerprint, by: FoundBy) {
+        let fingerprint = fingerprint.with_moving(moving);
+        let known = self.publish.borrow().as_ref().is_some_and(|settled| settled.fingerprint == fingerprint);
+        if !known || !self.asked.is_empty() {
+            let unsettled = moving.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+            self.say(Settled { fingerprint, by, unsettled });
         }
     }
 
@@ -452,8 +527,10 @@ impl Lookout {
         let now = Instant::now();
         self.last = Some(fingerprint.clone());
         self.unrest = Some(Unrest { since: now, moved: now, by });
-        let unsettled = moving.iter().map(|name| name.to_string_lossy().into_owned()).collect();
-        self.say(Settled { fingerprint: fingerprint.with_moving(&moving), by, unsettled });
+        // Whoever asks next need not wait for these again.
+        let since = now.checked_sub(self.options.restless).unwrap_or(now);
+        self.motion = moving.iter().map(|name| (name.clone(), Motion { since, last: now })).collect();
+        self.say_but_for(&moving, fingerprint, by);
     }
 
     fn say(&mut self, settled: Settled) {
@@ -466,9 +543,34 @@ impl Lookout {
     }
 }
 
+/// What is watched; absolute.
+#[derive(Debug)]
+enum Watched {
+    /// A directory of definitions.
+    Definitions(PathBuf),
+    /// A file, and the visible files of a directory.
+    Files { file: Option<PathBuf>, directory: Option<PathBuf> },
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+impl fmt::Display for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Definitions(directory) => write!(f, "{}", directory.display()),
+            Self::Files { file, directory } => {
+                let all: Vec<String> = file.iter().chain(directory).map(|path| path.display().to_string()).collect();
+                f.write_str(&all.join(" and "))
+            }
+        }
+    }
+}
+
 /// What looks at the file system.
 struct Eyes {
-    definitions: PathBuf,
+    watched: Watched,
     /// Where hints go; `None` where no events are wanted.
     mailbox: Option<Arc<Mailbox>>,
     counts: Arc<WatchCounts>,
@@ -487,7 +589,7 @@ struct Look {
 impl Eyes {
     /// Looks, and sees to it that what was looked at is watched from before the look.
     fn look(&mut self, revalidate: bool) -> Look {
-        let look = Look::take(&self.definitions, revalidate);
+        let look = Look::take(&self.watched, revalidate);
         let Some(mailbox) = self.mailbox.clone() else { return look };
         let watched = self.watches.as_ref().is_some_and(|watches| *watches.trail() == look.trail);
         let retry = self.retry.is_some_and(|retry| retry <= Instant::now());
@@ -496,7 +598,7 @@ impl Eyes {
         }
         self.rearm = false;
         self.arm(look.trail, &mailbox);
-        let look = Look::take(&self.definitions, revalidate);
+        let look = Look::take(&self.watched, revalidate);
         if self.watches.as_ref().is_some_and(|watches| *watches.trail() != look.trail) {
             // The way there changed while it was being watched.
             mailbox.post(|mail| mail.hint = Some(Hint::Way));
@@ -515,9 +617,9 @@ impl Eyes {
                 "some file events of {} cannot be had, so that changes are found a little later, by looking: {error}. \
                  Where this is a limit of the system, raise fs.inotify.max_user_instances and \
                  fs.inotify.max_user_watches",
-                self.definitions.display()
+                self.watched
             ),
-            (None, Some(_)) => tracing::info!("file events of {} can be had again", self.definitions.display()),
+            (None, Some(_)) => tracing::info!("file events of {} can be had again", self.watched),
             _ => {}
         }
         self.retry = trouble.map(|_| Instant::now() + RETRY_WATCHES);
@@ -528,24 +630,51 @@ impl Eyes {
 static WARNED: AtomicBool = AtomicBool::new(false);
 
 impl Look {
-    fn take(definitions: &Path, revalidate: bool) -> Self {
+    fn take(watched: &Watched, revalidate: bool) -> Self {
         let begun = Instant::now();
         let mut trail = Trail::default();
-        let sight =
-            Self::sight(definitions, revalidate, &mut trail).unwrap_or_else(|error| Sight::Nothing(error.kind()));
+        let sight = match watched {
+            Watched::Definitions(directory) => {
+                let listed = Self::list(directory, Listed::Definitions, revalidate, &mut trail);
+                listed.unwrap_or_else(|error| Sight::Nothing(error.kind()))
+            }
+            Watched::Files { file, directory } => {
+                Self::files(file.as_deref(), directory.as_deref(), revalidate, &mut trail)
+            }
+        };
         Self { fingerprint: Fingerprint(Arc::new(sight)), trail, cost: begun.elapsed() }
     }
 
-    fn sight(definitions: &Path, revalidate: bool, trail: &mut Trail) -> io::Result<Sight> {
-        let real = follow(Path::new("/"), definitions, |directory, name| trail.add(directory, name))?;
+    /// A file, and the files of a directory. What is not there is part of how it looks.
+    fn files(file: Option<&Path>, directory: Option<&Path>, revalidate: bool, trail: &mut Trail) -> Sight {
+        let mut all = BTreeMap::new();
+        if let Some(file) = file {
+            // What leads nowhere is named as far as it goes.
+            let _ = follow(Path::new("/"), file, |directory, name| trail.add(directory, name));
+            all.insert(file.into(), Stamp::take(file, revalidate));
+        }
+        let (mut real, mut uncounted) = (PathBuf::new(), 0);
+        match directory.map(|directory| (directory, Self::list(directory, Listed::Visible, revalidate, trail))) {
+            Some((_, Ok(Sight::Directory { real: at, files, uncounted: more }))) => {
+                (real, uncounted) = (at, more);
+                all.extend(files);
+            }
+            Some((directory, Err(error))) => drop(all.insert(directory.into(), Stamp::Unreadable(error.kind()))),
+            Some((_, Ok(_))) | None => {}
+        }
+        Sight::Directory { real, files: all, uncounted }
+    }
+
+    fn list(directory: &Path, listed: Listed, revalidate: bool, trail: &mut Trail) -> io::Result<Sight> {
+        let real = follow(Path::new("/"), directory, |directory, name| trail.add(directory, name))?;
         let entries = fs::read_dir(&real)?;
-        trail.add_definitions(&real);
+        trail.add_listed(&real, listed);
         let mut files = BTreeMap::new();
         let mut uncounted = 0;
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            if !is_definition(&name) {
+            if !listed.holds(&name) {
                 continue;
             }
             if files.len() == MAX_FILES {
@@ -636,22 +765,45 @@ struct Place {
     /// Device and inode.
     identity: Option<(u64, u64)>,
     names: BTreeSet<OsString>,
-    /// Whether definition files matter, whatever their names.
-    definitions: bool,
+    /// The files that matter whatever their names.
+    listed: Option<Listed>,
+}
+
+/// Which files of a directory count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listed {
+    Definitions,
+    /// Those that are not hidden.
+    Visible,
+}
+
+impl Listed {
+    fn holds(self, name: &OsStr) -> bool {
+        match self {
+            Self::Definitions => is_definition(name),
+            Self::Visible => !name.as_encoded_bytes().starts_with(b"."),
+        }
+    }
+}
+
+impl Place {
+    fn lists(&self, name: &OsStr) -> bool {
+        self.listed.is_some_and(|listed| listed.holds(name))
+    }
 }
 
 impl Trail {
     fn add(&mut self, directory: &Path, name: &OsStr) {
         if let Some(place) = self.place(directory)
-            && !(place.definitions && is_definition(name))
+            && !place.lists(name)
         {
             place.names.insert(name.to_owned());
         }
     }
 
-    fn add_definitions(&mut self, directory: &Path) {
+    fn add_listed(&mut self, directory: &Path, listed: Listed) {
         if let Some(place) = self.place(directory) {
-            place.definitions = true;
+            place.listed = Some(listed);
         }
     }
 
@@ -683,11 +835,7 @@ impl Trail {
             return Some(Hint::Way);
         }
         let (place, name) = (self.0.get(path.parent()?)?, path.file_name()?);
-        if place.names.contains(name) {
-            Some(Hint::Way)
-        } else {
-            (place.definitions && is_definition(name)).then_some(Hint::File)
-        }
+        if place.names.contains(name) { Some(Hint::Way) } else { place.lists(name).then_some(Hint::File) }
     }
 }
 

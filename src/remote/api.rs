@@ -201,7 +201,7 @@ impl WriteCalry for Writer {
         let answer = self.0.once(&operation, &path_of(provider), body, wire::MAX_DEFINITION).await;
         if let Err(error) = &answer
             && error.is_transient()
-            && !error.is_pause()
+            && !error.is_paused()
         {
             in_vain().insert(provider.clone(), before + 1);
             // In a daemon the result of each update is a line of the log.
@@ -324,6 +324,12 @@ impl Session {
         match &answer {
             Ok(_) => pace.speed_up(),
             Err(Cause::Status(Refusal { status: 429, retry_after, .. })) => pace.slow_down(started, *retry_after),
+            // What befalls one provider says nothing of the others.
+            Err(Cause::Status(Refusal { retry_after: Some(wait), .. }))
+                if matches!(operation, Operation::Workspace | Operation::Definitions) =>
+            {
+                pace.pause(*wait);
+            }
             Err(_) => {}
         }
         let answer = answer.map_err(failed);

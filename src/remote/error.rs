@@ -219,7 +219,8 @@ impl Error {
     }
 
     /// Whether nothing was sent because the workspace is paused for [so long](Self::retry_after).
-    pub(super) fn is_pause(&self) -> bool {
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
         matches!(*self.cause, Cause::Paused { .. })
     }
 
@@ -268,7 +269,7 @@ impl Error {
                 format!("no connection to {api}{}: {}", failure.through(), failure.reason)
             }
             Cause::Paused { wait, asked: true } => format!(
-                "nothing was sent, as the rate limit is reached and Calry asked to wait another {}, which is longer than the time left",
+                "nothing was sent, as Calry asked to wait another {}, which is longer than the time left",
                 spoken(*wait)
             ),
             Cause::Paused { wait, asked: false } => format!(

@@ -129,6 +129,16 @@ impl Pace {
         tracing::debug!(spacing = ?state.spacing, shut = ?shut, "Calry's rate limit is reached: slowing this workspace down");
     }
 
+    /// Calry asked for a pause for another reason than the rate: nothing starts before it is over.
+    pub(super) fn pause(&self, retry_after: Duration) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let wish = now + retry_after.min(LONGEST_GATE);
+        if state.shut_until.is_none_or(|until| until <= wish) {
+            (state.shut_until, state.asked) = (Some(wish), true);
+        }
+    }
+
     /// A request was served.
     pub(super) fn speed_up(&self) {
         let mut state = self.state();
@@ -248,6 +258,20 @@ mod tests {
         // A shorter pause of our own changes nothing.
         pace.slow_down(begin, None);
         assert_eq!(asked().await, Some(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_is_kept_and_slows_nothing_after_it() {
+        let (pace, begin) = (Pace::default(), Instant::now());
+        pace.pause(SECOND * 90);
+        pace.pause(SECOND * 30);
+        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused { wait: SECOND * 90, asked: true }));
+        for _ in 0..2 {
+            pace.start(later(100)).await.unwrap();
+            assert_eq!(begin.elapsed().as_secs(), 90);
+        }
+        pace.pause(SECOND * 86_400);
+        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused { wait: LONGEST_GATE, asked: true }));
     }
 
     #[tokio::test(start_paused = true)]

@@ -43,7 +43,7 @@ impl Backoff {
         }
         // Full jitter: uniform in [0, delay]. backon's own jitter only ever adds to the delay. A pause of the workspace was
         // no attempt, and who goes first after it is settled there.
-        let pause = if error.is_pause() { Duration::ZERO } else { self.series.next()?.mul_f64(fastrand::f64()) };
+        let pause = if error.is_paused() { Duration::ZERO } else { self.series.next()?.mul_f64(fastrand::f64()) };
         let pause = pause.max(error.retry_after().unwrap_or_default());
         (pause < deadline.saturating_duration_since(Instant::now())).then_some(pause)
     }

@@ -10,20 +10,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt, stream};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::model::{Desired, Live, Provider, SPANS, UpdateMethod, printable};
+use crate::places::Places;
 use crate::plan::{Approved, Cause, Change, Mismatch, Payload, Refreshed, Step, refresh, verify};
 use crate::remote::{Backoff, Error, Operation, ReadCalry, WriteCalry};
 
 /// How an update is sent.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many updates may be under way at once; at least 1.
-    pub concurrency: usize,
+    /// How many updates are under way at once, and what follows a failed attempt.
+    pub caller: Caller,
     /// PATCH or PUT; what the plan was made for.
     pub method: UpdateMethod,
     /// When the live state of the plan was asked for.
@@ -34,6 +36,45 @@ pub struct Options {
     pub resting: BTreeMap<Provider, String>,
     /// No update starts after this was cancelled; those under way have [`GRACE`] to end.
     pub stop: CancellationToken,
+}
+
+/// Who waits for the updates.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// A command that does nothing else: an attempt that failed for a reason that may pass is repeated until the deadline.
+    Command {
+        /// How many updates may be under way at once; at least 1.
+        concurrency: usize,
+    },
+    /// A loop that comes back: each update is attempted once, and begins only while git still wants it.
+    Loop {
+        /// The turns of all updates of the loop.
+        turns: Arc<Places>,
+        /// What git does not want any more.
+        withdrawn: watch::Receiver<Withdrawn>,
+    },
+}
+
+/// The providers of which git wants something else than the plan says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// None.
+    #[default]
+    Nothing,
+    /// These.
+    These(BTreeSet<Provider>),
+    /// All, or it is not known which.
+    All,
+}
+
+impl Withdrawn {
+    fn contains(&self, provider: &Provider) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::These(providers) => providers.contains(provider),
+            Self::All => true,
+        }
+    }
 }
 
 /// A plan older than this is checked against the live state, provider by provider, before it is carried out.
@@ -66,8 +107,32 @@ pub struct UpdateResult {
     pub sent: u32,
     /// Calry's `updatedAt` in the definition by which the outcome was judged; `None` where there was none.
     pub updated_at: Option<String>,
+    /// Of a failure that may pass by itself: how long Calry asked to wait before the next attempt, at least.
+    pub transient: Option<Duration>,
     /// How long it took, waiting included.
     pub took: Duration,
+}
+
+impl UpdateResult {
+    /// Of a step that was not tried.
+    #[must_use]
+    pub fn skipped(step: &Step, why: String) -> Self {
+        Self::of(step, Outcome::Skipped(why), Trace::default(), Duration::ZERO)
+    }
+
+    fn of(step: &Step, outcome: Outcome, trace: Trace, took: Duration) -> Self {
+        Self {
+            provider: step.desired.provider.clone(),
+            desired: Arc::clone(&step.desired),
+            changes: step.changes.clone(),
+            cause: step.cause,
+            outcome,
+            sent: trace.sent,
+            updated_at: trace.updated_at,
+            transient: trace.transient,
+            took,
+        }
+    }
 }
 
 /// How one update ended.
@@ -128,9 +193,14 @@ pub async fn apply<R: ReadCalry, W: WriteCalry>(
 ) -> Report {
     let run = Run { reader, writer, options, halted: Mutex::new(None) };
     // Collected, though none of them begins before its turn: a closure that makes them on the way cannot go to another thread.
-    let updates: Vec<_> = approved.plan().steps().map(|step| run.finish(step)).collect();
+    let updates: Vec<_> = approved.plan().steps().map(|step| run.in_turn(step)).collect();
+    let at_once = match options.caller {
+        Caller::Command { concurrency } => concurrency.max(1),
+        // Each waits for its own turn.
+        Caller::Loop { .. } => usize::MAX,
+    };
     let mut results: Vec<UpdateResult> =
-        stream::iter(updates).buffer_unordered(options.concurrency.max(1)).inspect(&progress).collect().await;
+        stream::iter(updates).buffer_unordered(at_once).inspect(&progress).collect().await;
     results.sort_by(|a, b| a.provider.cmp(&b.provider));
     Report { results }
 }
@@ -140,7 +210,12 @@ pub async fn apply<R: ReadCalry, W: WriteCalry>(
 struct Trace {
     sent: u32,
     updated_at: Option<String>,
+    transient: Option<Duration>,
 }
+
+/// Why an update did not begin.
+const STOPPED: &str = "stopped before the update was sent";
+const WITHDRAWN: &str = "nothing was sent: the files changed after the plan was made, so that it is made again";
 
 struct Run<'a, R, W> {
     reader: &'a R,
@@ -151,6 +226,33 @@ struct Run<'a, R, W> {
 }
 
 impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
+    /// Updates a provider in its turn, or says why it did not come to that.
+    async fn in_turn(&self, step: &Step) -> UpdateResult {
+        let provider = &step.desired.provider;
+        let skipped = |why: &str| UpdateResult::skipped(step, why.to_owned());
+        if let Some(reason) = self.options.resting.get(provider) {
+            return skipped(reason);
+        }
+        let Caller::Loop { turns, .. } = &self.options.caller else { return self.finish(step).await };
+        let given_up = async {
+            tokio::select! {
+                () = self.withdrawn(provider) => skipped(WITHDRAWN),
+                () = self.options.stop.cancelled() => skipped(STOPPED),
+            }
+        };
+        turns.within_unless(self.finish(step), given_up).await
+    }
+
+    /// Waits until git wants something else of a provider.
+    async fn withdrawn(&self, provider: &Provider) {
+        if let Caller::Loop { withdrawn, .. } = &self.options.caller
+            && withdrawn.clone().wait_for(|withdrawn| withdrawn.contains(provider)).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+
     async fn finish(&self, step: &Step) -> UpdateResult {
         let started = Instant::now();
         let provider = step.desired.provider.as_str();
@@ -172,16 +274,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         if matches!(outcome, Outcome::Failed(_) | Outcome::NotConverged(_)) {
             span.record("otel.status_code", "ERROR");
         }
-        UpdateResult {
-            provider: step.desired.provider.clone(),
-            desired: Arc::clone(&step.desired),
-            changes: step.changes.clone(),
-            cause: step.cause,
-            outcome,
-            sent: trace.sent,
-            updated_at: trace.updated_at,
-            took: started.elapsed(),
-        }
+        UpdateResult::of(step, outcome, trace, started.elapsed())
     }
 
     async fn grace_is_over(&self) {
@@ -191,22 +284,19 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
 
     async fn update(&self, step: &Step, trace: &mut Trace) -> Outcome {
         let provider = &step.desired.provider;
-        if let Some(reason) = self.options.resting.get(provider) {
-            return Outcome::Skipped(reason.clone());
-        }
         let mut step = step.clone();
         let mut fetched = self.options.fetched;
         let mut backoff = Backoff::default();
         // An update that was sent, and may have arrived.
         let mut doubt: Option<Error> = None;
         loop {
-            if let Some(reason) = self.must_not_start() {
+            if let Some(reason) = self.must_not_start(provider) {
                 return given_up(doubt.as_ref(), reason);
             }
             if fetched.elapsed() > STALE {
                 fetched = Instant::now();
                 match self.reader.definition(provider).await {
-                    Err(error) => return self.failed(&error),
+                    Err(error) => return self.failed(&error, trace),
                     Ok(live) => {
                         trace.updated_at = Some(live.updated_at.clone());
                         match self.replan(&step, live) {
@@ -232,11 +322,11 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 }
                 Err(error) => error,
             };
-            let pause = if error.is_transient() { backoff.next(&error, self.options.deadline) } else { None };
-            let Some(pause) = pause else { return self.failed(&error) };
+            let Some(pause) = self.pause(&error, &mut backoff) else { return self.failed(&error, trace) };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.options.stop.cancelled() => {}
+                () = self.withdrawn(provider) => {}
             }
             if error.may_have_arrived() {
                 // Written again only after it was read: the update may have arrived.
@@ -259,19 +349,42 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                         }
                     }
                 }
+                if matches!(self.options.caller, Caller::Loop { .. }) {
+                    trace.failed(&error);
+                    return Outcome::Failed(error.to_string());
+                }
                 doubt = Some(error);
             }
         }
     }
 
-    fn must_not_start(&self) -> Option<String> {
+    /// How long to wait after an attempt that failed, before the provider is read and the update is sent again. In a loop
+    /// only the first: what may have arrived is read once, so that it can be judged.
+    fn pause(&self, error: &Error, backoff: &mut Backoff) -> Option<Duration> {
+        match &self.options.caller {
+            Caller::Loop { .. } if !error.is_transient() => None,
+            // Nothing was sent: that was no attempt.
+            Caller::Loop { .. } if !error.is_paused() => {
+                (error.may_have_arrived() && error.retry_after().is_none()).then_some(Duration::ZERO)
+            }
+            _ => backoff.next(error, self.options.deadline),
+        }
+    }
+
+    fn must_not_start(&self, provider: &Provider) -> Option<String> {
         if self.options.stop.is_cancelled() {
-            return Some("stopped before the update was sent".to_owned());
+            return Some(STOPPED.to_owned());
+        }
+        if let Caller::Loop { withdrawn, .. } = &self.options.caller
+            && withdrawn.borrow().contains(provider)
+        {
+            return Some(WITHDRAWN.to_owned());
         }
         self.halted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn failed(&self, error: &Error) -> Outcome {
+    fn failed(&self, error: &Error, trace: &mut Trace) -> Outcome {
+        trace.failed(error);
         self.halt_where_all_are_concerned(error);
         Outcome::Failed(match error.operation() {
             Operation::Update(_) if error.may_have_arrived() => {
@@ -304,6 +417,12 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                     .to_owned(),
             )),
         }
+    }
+}
+
+impl Trace {
+    fn failed(&mut self, error: &Error) {
+        self.transient = error.is_transient().then(|| error.retry_after().unwrap_or_default());
     }
 }
 

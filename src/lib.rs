@@ -24,7 +24,7 @@
 //! | `model`, `places` | nothing |
 //! | `repo`, `plan`, `sandbox` | `model` |
 //! | `remote` | `model`, `places` |
-//! | `apply` | `model`, `remote`, `plan` |
+//! | `apply` | `model`, `places`, `remote`, `plan` |
 //! | `pull` | `model`, `repo`, `plan` |
 //! | `render` | `model`, `plan`, `apply`, `pull` |
 //! | `saved` | `model`, `plan` |

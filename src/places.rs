@@ -24,9 +24,18 @@ impl Places {
 
     /// Does a work when its turn has come. Cancelling it frees its place.
     pub async fn within<T>(&self, work: impl Future<Output = T>) -> T {
+        self.within_unless(work, std::future::pending()).await
+    }
+
+    /// The same, unless `given_up` ends before the turn comes: then its output is the result, and the work does not begin.
+    pub async fn within_unless<T>(&self, work: impl Future<Output = T>, given_up: impl Future<Output = T>) -> T {
         // Neither is ever closed, so both are places.
-        let _place = self.all.acquire().await;
-        let brisk = self.brisk.acquire().await;
+        let turn = async { (self.all.acquire().await, self.brisk.acquire().await) };
+        let (_place, brisk) = tokio::select! {
+            biased;
+            given_up = given_up => return given_up,
+            turn = turn => turn,
+        };
         tokio::pin!(work);
         match tokio::time::timeout(self.patience, &mut work).await {
             Ok(done) => done,
@@ -57,6 +66,24 @@ mod tests {
             })
         });
         assert_eq!(join_all(work).await, [1, 1, 2, 2, 3, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_given_up_before_its_turn_and_never_after() {
+        let (places, begin) = (Places::new(1, 0, SECOND * 9), Instant::now());
+        let work = |takes, until| {
+            let work = async move {
+                sleep(takes).await;
+                "done"
+            };
+            let given_up = async move {
+                sleep(until).await;
+                "given up"
+            };
+            async { (places.within_unless(work, given_up).await, begin.elapsed().as_secs()) }
+        };
+        let all = [work(SECOND * 3, SECOND), work(SECOND, SECOND * 2), work(SECOND, SECOND * 4)];
+        assert_eq!(join_all(all).await, [("done", 3), ("given up", 2), ("done", 4)]);
     }
 
     #[tokio::test(start_paused = true)]

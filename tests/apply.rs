@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use calry_gitops::apply::{GRACE, Options, Outcome, Report, STALE, apply};
+use calry_gitops::apply::{Caller, GRACE, Options, Outcome, Report, STALE, UpdateResult, Withdrawn, apply};
 use calry_gitops::model::{
     Desired, DesiredPartnerKey, DesiredValue, Live, LiveValue, PartnerKey, Provider, Scrubber, Secret, Template,
     Update, UpdateMethod, Workspace,
 };
 use calry_gitops::pass;
+use calry_gitops::places::Places;
 use calry_gitops::plan::{Applied, Approved, Context, Input, Limits, plan};
 use calry_gitops::remote::{
     Api, ApiUrl, Error, Http, KeySource, Listing, ReadCalry, Reader, Settings, WriteCalry, Writer, install_tls,
@@ -22,6 +23,7 @@ use calry_gitops::sandbox::{Config, Fault, FaultKind, RequestRecord};
 use serde_json::{Value, json};
 use support::{Ran, World, live};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::time::{Instant, advance, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -313,7 +315,7 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
 
 fn options() -> Options {
     Options {
-        concurrency: 8,
+        caller: Caller::Command { concurrency: 8 },
         method: UpdateMethod::Patch,
         fetched: Instant::now(),
         deadline: Instant::now() + Duration::from_secs(60),
@@ -343,7 +345,7 @@ fn what_waits_at_a_rate_limit_is_not_sent_after_a_stop() {
     let world = limited(4, "5");
     let (report, took) = Runtime::new().unwrap().block_on(async {
         let (reader, writer, approved, mut options) = planned(&world, Duration::from_secs(10)).await;
-        options.concurrency = 2;
+        options.caller = Caller::Command { concurrency: 2 };
         let (stop, begin) = (options.stop.clone(), Instant::now());
         // P02 comes to the gate when P01 is done.
         let report = apply(&approved, &reader, &writer, &options, |done| {
@@ -371,7 +373,7 @@ fn a_plan_that_grows_old_at_a_rate_limit_is_read_again() {
     let world = limited(4, "2");
     let report = Runtime::new().unwrap().block_on(async {
         let (reader, writer, approved, mut options) = planned(&world, Duration::from_secs(10)).await;
-        options.concurrency = 2;
+        options.caller = Caller::Command { concurrency: 2 };
         options.fetched = Instant::now() - (STALE - Duration::from_millis(1500));
         apply(&approved, &reader, &writer, &options, |_| {}).await
     });
@@ -563,10 +565,73 @@ async fn what_is_as_desired_by_now_is_left_alone() {
     assert_eq!((fake.asked(), outcome), (vec!["read P00".to_owned()], Outcome::Unchanged));
 }
 
+/// In a loop: with so many turns, and what withdraws updates.
+fn in_a_loop(turns: usize) -> (Options, watch::Sender<Withdrawn>) {
+    let (withdraw, withdrawn) = watch::channel(Withdrawn::Nothing);
+    let turns = Arc::new(Places::new(turns, turns, Duration::from_secs(2)));
+    (Options { caller: Caller::Loop { turns, withdrawn }, ..options() }, withdraw)
+}
+
+#[test]
+fn in_a_loop_an_update_is_attempted_once_and_judged_by_what_is_there() {
+    let cases = [
+        (status(503, None), "PATCH GET", "failed", Some(0)),
+        (status(503, Some("7")), "PATCH", "failed", Some(7)),
+        (status(429, Some("7")), "PATCH", "failed", Some(7)),
+        (status(400, None), "PATCH", "failed", None),
+        (FaultKind::DropBefore, "PATCH GET", "failed", Some(0)),
+        (FaultKind::DropAfter, "PATCH GET", "applied", None),
+    ];
+    for (kind, expected, ends, wait) in cases {
+        let world = changed(1, Config::default());
+        world.sandbox.inject(update_fault(kind.clone()).times(9));
+        let report = Runtime::new().unwrap().block_on(async {
+            let (reader, writer, approved, _) = planned(&world, Duration::from_secs(10)).await;
+            apply(&approved, &reader, &writer, &in_a_loop(8).0, |_| {}).await
+        });
+        let result = &report.results[0];
+        assert_eq!((result.outcome.as_str(), methods(&world, "P00").as_str()), (ends, expected), "{kind:?}");
+        assert_eq!(result.transient, wait.map(Duration::from_secs), "{kind:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_git_takes_back_before_its_turn_is_not_sent_and_the_others_are() {
+    let (fake, approved) = faked(4, Duration::from_secs(1));
+    let (options, withdraw) = in_a_loop(1);
+    let begin = Instant::now();
+    let news = async {
+        sleep(Duration::from_millis(500)).await;
+        let these = ["P00", "P02"].map(|provider| Provider::parse(provider).unwrap());
+        withdraw.send_replace(Withdrawn::These(these.into()));
+    };
+    let ended = Mutex::new(BTreeMap::new());
+    let note = |result: &UpdateResult| {
+        ended.lock().unwrap().insert(result.provider.to_string(), begin.elapsed());
+    };
+    let (report, ()) = tokio::join!(apply(&approved, &fake, &fake, &options, note), news);
+    // What was sent already is not dropped.
+    assert_eq!(fake.asked(), ["update P00", "update P01", "update P03"]);
+    assert!(matches!(outcome(&report, "P02"), Outcome::Skipped(why) if why.contains("the files changed")));
+    assert_eq!(outcome(&report, "P00"), Outcome::Applied);
+    assert!(ended.lock().unwrap()["P02"] < Duration::from_secs(1), "it waits for no turn to be skipped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_hangs_gives_its_turn_to_the_next() {
+    let (fake, approved) = faked(3, Duration::from_secs(5));
+    let (options, _withdraw) = in_a_loop(1);
+    let begin = Instant::now();
+    let report = apply(&approved, &fake, &fake, &options, |_| {}).await;
+    assert!(report.results.iter().all(|result| result.outcome == Outcome::Applied), "{report:?}");
+    // At 0, 2 and, as only one more may be slow, 5 seconds.
+    assert_eq!(begin.elapsed().as_secs(), 10);
+}
+
 /// Applies three providers, one after the other, and stops after a second.
 async fn stopped_after_a_second(takes: Duration) -> (Fake, Report, Duration) {
     let (fake, approved) = faked(3, takes);
-    let options = Options { concurrency: 1, ..options() };
+    let options = Options { caller: Caller::Command { concurrency: 1 }, ..options() };
     let begin = Instant::now();
     let stop = async {
         sleep(Duration::from_secs(1)).await;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use axum::http::{Method, StatusCode};
-use calry_gitops::sandbox::{Config, Fault, FaultKind};
+use calry_gitops::sandbox::{Config, Fault, FaultKind, RequestRecord};
 use serde_json::{Value, json};
 use support::{Daemon, World, live, until};
 
@@ -222,6 +222,31 @@ fn a_slow_writer_causes_one_update_when_he_is_done() {
         assert!(updates[0].at >= written);
         return;
     }
+}
+
+#[test]
+fn a_file_that_is_written_all_the_time_delays_no_other() {
+    let world = world(&["HOSTAWAY", "GUESTY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name")).write("guesty.yaml", &file("GUESTY", "name"));
+    let mut daemon = waiting(&world, &[]);
+    let guesty = world.definitions().join("guesty.yaml");
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let writer = std::thread::spawn(move || {
+        while stopped.recv_timeout(Duration::from_millis(50)).is_err() {
+            fs::write(&guesty, file("GUESTY", "pictures")).unwrap();
+        }
+    });
+    for fields in [&["name", "rooms"][..], &["rooms"], &["name", "pictures"]] {
+        let begin = Instant::now();
+        world.write("hostaway.yaml", &file("HOSTAWAY", &fields.join(", ")));
+        until_on(&world, fields);
+        assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+        println!("{:?}", begin.elapsed());
+    }
+    assert!(attempts(&world, "GUESTY").is_empty(), "it is not at rest");
+    stop.send(()).unwrap();
+    writer.join().unwrap();
+    daemon.line("GUESTY updated");
 }
 
 #[test]
@@ -447,6 +472,218 @@ fn a_pass_that_fails_as_a_whole_waits_longer_each_time_and_a_file_is_tried_at_on
     pass(&mut daemon);
     assert_eq!(on(&world), ["name", "rooms"]);
     daemon.line("(interval)");
+}
+
+// What goes on beside the loop.
+
+/// How long it takes until a change of GUESTY's file is in force.
+fn in_force_after(world: &World) -> Duration {
+    let changed = Instant::now();
+    world.write("guesty.yaml", &file("GUESTY", "name, rooms"));
+    until("GUESTY's change is in force", || world.live("GUESTY")["fieldsToSync"]["listing"]["rooms"] == true);
+    changed.elapsed()
+}
+
+/// Whether two updates of a provider were ever under way at the same time.
+fn overlap(world: &World, provider: &str) -> bool {
+    let of: Vec<_> = world.updates().into_iter().filter(|r| r.path.ends_with(provider)).collect();
+    of.windows(2).any(|pair| pair[0].finished.is_none_or(|end| end > pair[1].at))
+}
+
+#[test]
+fn a_provider_that_hangs_or_is_refused_for_a_while_delays_no_other() {
+    let unavailable = |code| FaultKind::Status { code, message: "No.".to_owned(), retry_after: None };
+    let kinds = [
+        FaultKind::Delay(Duration::from_secs(60)),
+        unavailable(StatusCode::SERVICE_UNAVAILABLE),
+        unavailable(StatusCode::TOO_MANY_REQUESTS),
+    ];
+    for kind in kinds {
+        let world = world(&["HOSTAWAY", "GUESTY"]);
+        world.write("hostaway.yaml", &file("HOSTAWAY", "rooms")).write("guesty.yaml", &file("GUESTY", "name"));
+        world.sandbox.inject(Fault::once(kind.clone()).on(Method::PATCH).at("/HOSTAWAY").times(99));
+        let mut daemon = world.daemon(&["--interval", "1h", "--concurrency", "1"]);
+        until("HOSTAWAY's update was sent", || !world.updates().is_empty());
+        let took = in_force_after(&world);
+        assert!(took < Duration::from_secs(8), "{kind:?}: {took:?}");
+        assert!(!overlap(&world, "HOSTAWAY"), "{kind:?}: {:?}", world.updates());
+        println!("{kind:?}: {took:?}, {} attempts", attempts(&world, "HOSTAWAY").len());
+        daemon.drain();
+    }
+}
+
+#[test]
+fn an_update_that_goes_on_beside_the_loop_is_reported_when_it_ends_and_ended_by_a_stop() {
+    let world = world(&["HOSTAWAY", "GUESTY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "rooms")).write("guesty.yaml", &file("GUESTY", "name"));
+    // Requests are carried out at once, and answered late.
+    world.sandbox.inject(Fault::once(FaultKind::Delay(Duration::from_secs(6))).on(Method::PATCH).at("/HOSTAWAY"));
+    let mut daemon = world.daemon(&["--interval", "1h"]);
+    assert!(daemon.line("pass 1 ").contains("1 waiting"));
+    let provider = |status: &Value| status["providers"][1].clone();
+    let waiting = provider(&daemon.status());
+    assert_eq!((&waiting["provider"], &waiting["outcome"]), (&json!("HOSTAWAY"), &json!("skipped")), "{waiting}");
+    daemon.line("HOSTAWAY updated");
+    assert!(daemon.line("pass 2 (update)").contains("1 updated"));
+    let done = provider(&daemon.status());
+    assert_eq!((&done["state"], &done["lastUpdate"]["cause"]), (&json!("inSync"), &json!("change")), "{done}");
+    assert_eq!(attempts(&world, "HOSTAWAY").len(), 1);
+
+    world.sandbox.inject(Fault::once(FaultKind::Delay(Duration::from_secs(6))).on(Method::PATCH).at("/HOSTAWAY"));
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+    assert!(daemon.line("(files)").contains("1 waiting"));
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+    assert_eq!(told(&daemon, "HOSTAWAY updated"), 2, "{:#?}", daemon.seen);
+}
+
+#[test]
+fn a_provider_that_fails_for_a_moment_is_tried_again_soon_and_less_and_less_often() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "rooms"));
+    let fault = Fault::once(refusal(StatusCode::SERVICE_UNAVAILABLE)).on(Method::PATCH).times(3);
+    world.sandbox.inject(fault);
+    let daemon = world.daemon(&["--interval", "1h"]);
+    until_on(&world, &["rooms"]);
+    let tried = attempts(&world, "HOSTAWAY");
+    assert_eq!(tried.len(), 4);
+    for (pair, pause) in tried.windows(2).zip([800, 1600, 3200]) {
+        assert!(pair[1] - pair[0] >= Duration::from_millis(pause), "{tried:?}");
+    }
+    drop(daemon);
+}
+
+/// The fields that an update wanted to be on.
+fn wanted(update: &RequestRecord) -> Vec<String> {
+    let body = update.body.as_ref().unwrap();
+    body["fieldsToSync"]["listing"].as_object().unwrap().keys().cloned().collect()
+}
+
+#[test]
+fn what_git_takes_back_during_a_large_plan_is_not_sent_any_more() {
+    let names: Vec<String> = (0..60).map(|n| format!("P{n:02}")).collect();
+    let definitions: Vec<Value> = names.iter().map(|p| live(p, &["name"], &["rooms", "pictures"])).collect();
+    let world = World::with(json!(definitions), Config { latency: Duration::from_secs(1), ..Config::default() });
+    let write = |fields: &str, until: usize| {
+        for name in names.iter().take(until) {
+            world.write(&format!("{}.yaml", name.to_lowercase()), &file(name, fields));
+        }
+    };
+    write("name, pictures", 60);
+    let mut daemon = world.daemon(&["--interval", "1h"]);
+    until("the plan is under way", || world.updates().len() > 8);
+    // All but the last ten are taken back; the first of them is held, the second gone.
+    write("name", 50);
+    world.write("p00.yaml", "provider: P00\nfieldsToSync: {listing: [name, pictures]}\nhold: {until: 2099-12-31}\n");
+    fs::remove_file(world.definitions().join("p01.yaml")).unwrap();
+    let reverted = Instant::now();
+    until("it is as git wants it", || {
+        (2..60).all(|n| world.live(&names[n])["fieldsToSync"]["listing"]["pictures"] == (n >= 50))
+    });
+    daemon.drain();
+    let wrong: Vec<Duration> = world
+        .updates()
+        .iter()
+        .filter(|update| !(50..60).any(|n| update.path.ends_with(&names[n])))
+        .filter(|update| wanted(update).contains(&"pictures".to_owned()))
+        .filter_map(|update| update.at.checked_duration_since(reverted))
+        .filter(|after| *after > Duration::from_millis(1500))
+        .collect();
+    assert!(wrong.is_empty(), "sent so long after they were taken back: {wrong:?}");
+    let back = names.iter().take(50).filter(|name| attempts(&world, name).len() > 1).count();
+    println!("{back} were sent before it was taken back, and put back");
+    assert!(names.iter().all(|name| !overlap(&world, name)));
+}
+
+#[test]
+fn a_file_that_is_another_one_all_the_time_keeps_no_other_from_being_applied() {
+    let names: Vec<String> = (0..24).map(|n| format!("P{n:02}")).collect();
+    let definitions: Vec<Value> = names.iter().map(|p| live(p, &["name"], &["rooms", "pictures"])).collect();
+    let world = World::with(json!(definitions), Config { latency: Duration::from_millis(400), ..Config::default() });
+    for name in &names {
+        world.write(&format!("{}.yaml", name.to_lowercase()), &file(name, "name, pictures"));
+    }
+    let mut daemon = world.daemon(&["--interval", "1h", "--concurrency", "4"]);
+    let done = || (1..24).all(|n| world.live(&names[n])["fieldsToSync"]["listing"]["pictures"] == true);
+    let (begin, mut times) = (Instant::now(), 0);
+    while !done() {
+        assert!(begin.elapsed() < support::PATIENCE, "starved: {} updates", world.updates().len());
+        world.write("p00.yaml", &file("P00", ["name", "rooms", "pictures"][times % 3]));
+        times += 1;
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    println!("{times} times, {:?}", begin.elapsed());
+    daemon.drain();
+}
+
+// Triggers.
+
+#[test]
+fn a_storm_of_requests_is_a_few_passes() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+    let mut daemon = waiting(&world, &[]);
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(2) {
+        daemon.signal("HUP");
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    daemon.drain();
+    let (passes, most) = (told(&daemon, "(request)"), begin.elapsed().as_secs() as usize + 6);
+    assert!((3..=most).contains(&passes), "{passes} passes");
+}
+
+#[test]
+fn a_key_and_a_secret_that_are_replaced_are_used_at_once() {
+    let mut world = world(&["HOSTAWAY"]);
+    let key = key_file(&mut world);
+    let secrets = world.dir.path().join("secrets");
+    fs::create_dir(&secrets).unwrap();
+    fs::write(secrets.join("token"), "first-value\n").unwrap();
+    world.write("hostaway.yaml", "provider: HOSTAWAY\npartnerKey:\n  headers: {x-token: '${secret:token}'}\n");
+    let good = fs::read(&key).unwrap();
+    fs::write(&key, "zepl.an.expired.key\n").unwrap();
+    let mut daemon = world.daemon(&["--interval", "1h", "--secrets-dir", secrets.to_str().unwrap()]);
+    daemon.line("pass 1 (start) failed");
+    fs::write(&key, good).unwrap();
+    daemon.line("HOSTAWAY updated");
+    assert!(daemon.line("pass 2 ").contains("(files)"));
+    fs::write(secrets.join("token"), "second-value\n").unwrap();
+    daemon.line("HOSTAWAY updated");
+    assert_eq!(world.live("HOSTAWAY")["partnerKey"]["headers"]["x-token"], "second-value");
+}
+
+#[test]
+fn calrys_wish_to_wait_outlasts_the_pass_that_met_it() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+    let kind = FaultKind::Status {
+        code: StatusCode::SERVICE_UNAVAILABLE,
+        message: "No.".to_owned(),
+        retry_after: Some("5".to_owned()),
+    };
+    world.sandbox.inject(Fault::once(kind).on(Method::GET).at("/integration-definition"));
+    let mut daemon = world.daemon(&["--interval", "1s", "--timeout", "2s"]);
+    daemon.line("pass 1 (start) failed");
+    pass(&mut daemon);
+    daemon.line("1 in sync");
+    let reads: Vec<Instant> =
+        world.requests().iter().filter(|r| r.path.ends_with("/integration-definition")).map(|r| r.at).collect();
+    assert!(reads[1] - reads[0] >= Duration::from_millis(4900), "{:?}", reads[1] - reads[0]);
+}
+
+#[test]
+fn two_instances_that_undo_each_other_are_called_so() {
+    let world = world(&["HOSTAWAY"]);
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
+    let other = world.dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("hostaway.yaml"), file("HOSTAWAY", "rooms")).unwrap();
+    let mut one = world.daemon(&["--interval", "1s"]);
+    one.line("pass 1 ");
+    let _two = world.daemon(&["--interval", "1s", "-d", other.to_str().unwrap()]);
+    one.line("another writer has undone the last 3 updates of HOSTAWAY");
+    until("the status says so", || one.status()["providers"][0]["undone"].as_u64() >= Some(3));
 }
 
 // Signals.

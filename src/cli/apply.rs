@@ -169,7 +169,7 @@ async fn carry_out(
     let reader = setup.api.reader(&setup.key.read()?, deadline, pass::scrubber(&looked.desired));
     let writer = setup.api.writer(&reader);
     let options = apply::Options {
-        concurrency: args.concurrency,
+        caller: apply::Caller::Command { concurrency: args.concurrency },
         method: setup.api.method(),
         fetched: looked.look.fetched,
         deadline,

@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{Approval, Mode, PassReport, PassResult, Rest};
 use crate::apply::{Outcome, UpdateResult};
-use crate::model::{Diagnostic, Revision, Severity, ellipsize, printable, spoken};
+use crate::model::{Diagnostic, Provider, Revision, Severity, ellipsize, printable, spoken};
 use crate::pass::Failure;
 use crate::plan::{Cause, Entry, Plan, Verdict};
 use crate::render::text::{counts, mismatched, named};
@@ -133,6 +133,7 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<Rest>) {
     let UpdateResult { provider, changes, outcome, sent, .. } = result;
     let provider = provider.as_str();
     let what = named(changes);
+    let brief = rest.as_ref().is_some_and(|rest| rest.brief);
     let again = rest
         .map(|rest| format!("; tried again in {}, or when its file changes", spoken(rest.left)))
         .unwrap_or_default();
@@ -171,10 +172,21 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<Rest>) {
             let fields = mismatches.iter().take(8).map(mismatched).collect::<Vec<_>>().join("; ");
             line!(warn, "{provider} took the update and kept other values: {fields}{again}");
         }
+        Outcome::Failed(why) if brief => line!(warn, "{provider} was not updated: {why}{again}"),
         Outcome::Failed(why) => line!(error, "{provider} was not updated: {why}{again}"),
         // A provider that rests was told of when it failed.
         Outcome::Skipped(why) => line!(debug, "{provider} was not tried: {why}"),
     }
+}
+
+/// Logs that another writer undoes the updates of a provider: once, when that is no accident any more.
+pub(super) fn contested(provider: &Provider, times: u32) {
+    warn!(
+        provider = provider.as_str(),
+        times,
+        "another writer has undone the last {times} updates of {provider}, each within an interval: is a second calry-gitops, or \
+         another program, keeping this workspace?"
+    );
 }
 
 fn difference(entry: &Entry, cause: Option<Cause>) {

@@ -13,12 +13,14 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::LONGEST_PAUSE;
 use super::pass::{PassReport, PassResult};
 use super::state::{self, LOST_AT_END, Remembered, RememberedField, State};
 use super::status::now;
+use super::updates::Updates;
+use super::{LONGEST_PAUSE, Trigger};
 use crate::apply::{Outcome, UpdateResult};
 use crate::model::{Desired, Diagnostic, Provider, Secret, Workspace};
+use crate::pass::Failure;
 use crate::plan::{Applied, Cause, Change, Imprint, Mismatch, Plan, Step, Verdict};
 use crate::repo::Refused;
 
@@ -28,6 +30,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// After how long a standby looks again at what the leader has yet to put right, at first.
 const SOON: Duration = Duration::from_secs(5);
 
+/// After how long a provider is tried again whose first attempt failed for a reason that may pass.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// At least so long after a reconciliation a provider is tried again.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// So many attempts in a row may fail for such a reason before that is worth a person's attention: half a minute of them.
+const BRIEF: u32 = 5;
+
+/// So many updates in a row that were undone right away are no person's clicks.
+pub(super) const CONTESTED: u32 = 3;
+
 /// What one workspace's loop remembers.
 #[derive(Debug)]
 pub struct Memory {
@@ -36,6 +50,10 @@ pub struct Memory {
     pub(super) applied: Applied,
     /// Providers whose last update failed.
     failing: BTreeMap<Provider, Failing>,
+    /// The updates that are under way, or were and are not reported yet.
+    pub(super) updates: Updates,
+    /// The updates of this process that Calry took.
+    own: BTreeMap<Provider, Own>,
     /// What Calry took and did not keep, by path. The desired state that it is about is the one last applied.
     kept: BTreeMap<Provider, BTreeMap<String, Kept>>,
     /// The workspace of the API key that was used last.
@@ -91,6 +109,16 @@ struct Failing {
     desired: Imprint,
     pause: Pause,
     why: String,
+    /// Whether it may pass by itself.
+    transient: bool,
+}
+
+/// An update of this process that Calry took.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    at: Instant,
+    /// How many in a row, this one included, undid what had undone the one before right away.
+    contested: u32,
 }
 
 #[derive(Debug)]
@@ -107,11 +135,22 @@ pub struct Rest {
     pub left: Duration,
     /// How the last attempt ended.
     pub outcome: Outcome,
+    /// Whether it failed for a reason that may pass by itself, and has not done so for long.
+    pub brief: bool,
 }
 
 impl Pause {
     fn after(failures: u32, interval: Duration) -> Self {
-        let pause = growing(interval, failures);
+        Self::of(failures, growing(interval, failures))
+    }
+
+    /// After a failure that may pass by itself; `at_least` is what Calry asked for. Not all providers at the same moment.
+    fn soon(failures: u32, at_least: Duration) -> Self {
+        let pause = growing(AGAIN, failures).mul_f64(0.8 + 0.4 * fastrand::f64());
+        Self::of(failures, pause.max(at_least).min(LONGEST_PAUSE))
+    }
+
+    fn of(failures: u32, pause: Duration) -> Self {
         let until_on_clock = now().checked_add(pause).unwrap_or(Timestamp::MAX);
         Self { failures, until: Instant::now() + pause, until_on_clock }
     }
@@ -143,6 +182,8 @@ impl Memory {
             state: Arc::clone(state),
             applied: Applied::new(),
             failing: BTreeMap::new(),
+            updates: Updates::default(),
+            own: BTreeMap::new(),
             kept: BTreeMap::new(),
             known: None,
             home: None,
@@ -186,6 +227,7 @@ impl Memory {
         // What was applied to one workspace says nothing of another.
         self.applied.clear();
         self.failing.clear();
+        self.own.clear();
         self.kept.clear();
         self.file = Filed::default();
         if self.state.outlives() {
@@ -269,12 +311,13 @@ impl Memory {
 
     /// A provider whose update did not do.
     pub(super) fn rest(&self, provider: &Provider) -> Option<Rest> {
-        if let Some(Failing { pause, why, .. }) = self.failing.get(provider) {
-            return Some(Rest { left: pause.left(), outcome: Outcome::Failed(why.clone()) });
+        if let Some(Failing { pause, why, transient, .. }) = self.failing.get(provider) {
+            let brief = *transient && pause.failures <= BRIEF;
+            return Some(Rest { left: pause.left(), outcome: Outcome::Failed(why.clone()), brief });
         }
         let kept = self.kept.get(provider)?;
         let left = kept.values().map(|field| field.pause.left()).min()?;
-        Some(Rest { left, outcome: not_converged(kept) })
+        Some(Rest { left, outcome: not_converged(kept), brief: false })
     }
 
     /// All of them.
@@ -285,7 +328,7 @@ impl Memory {
 
     /// Takes over what a plan found in place, and forgets what git no longer manages. Of providers other than `only` the plan
     /// says nothing, where there are any.
-    pub(super) fn learn_plan(&mut self, plan: &Plan, only: &[Provider]) {
+    pub(super) fn learn_plan(&mut self, plan: &Plan, only: &[Provider], interval: Duration) {
         let managed: Vec<&Provider> = plan
             .entries
             .iter()
@@ -299,10 +342,15 @@ impl Memory {
         };
         self.applied.retain(|provider, _| stays(provider));
         self.kept.retain(|provider, _| stays(provider));
+        self.own.retain(|provider, _| stays(provider));
         for entry in &plan.entries {
             if let Verdict::InSync(desired, live) = &entry.verdict {
                 let imprint = self.imprint(desired, Some(live.updated_at.clone()));
                 self.kept.remove(&desired.provider);
+                // It lasted for as long as drift takes to be found.
+                if self.own.get(&desired.provider).is_some_and(|own| own.at.elapsed() > interval.mul_f64(0.8)) {
+                    self.own.remove(&desired.provider);
+                }
                 match self.applied.entry(desired.provider.clone()) {
                     Slot::Occupied(slot) if **slot.get() == imprint => {}
                     slot => drop(slot.insert_entry(Arc::new(imprint))),
@@ -331,19 +379,29 @@ impl Memory {
 
     /// Takes over how an update ended.
     pub(super) fn learn_result(&mut self, result: &UpdateResult, interval: Duration) {
-        let UpdateResult { provider, desired, changes, cause, outcome, updated_at, .. } = result;
+        let UpdateResult { provider, desired, changes, cause, outcome, updated_at, transient, .. } = result;
         match outcome {
             Outcome::Applied | Outcome::Unchanged => {
                 let imprint = self.imprint(desired, updated_at.clone());
                 self.applied.insert(provider.clone(), Arc::new(imprint));
                 self.failing.remove(provider);
                 self.kept.remove(provider);
+                if *outcome == Outcome::Applied {
+                    // Two intervals: a reconciliation takes its time, and its beginning is spread.
+                    let undone = |own: &&Own| *cause == Cause::Drift && own.at.elapsed() < interval * 2;
+                    let contested = self.own.get(provider).filter(undone).map_or(0, |own| own.contested + 1);
+                    self.own.insert(provider.clone(), Own { at: Instant::now(), contested });
+                }
             }
             Outcome::Skipped(_) => {}
             Outcome::Failed(why) => {
                 let failures = self.failing.get(provider).map_or(0, |failing| failing.pause.failures).saturating_add(1);
-                let (desired, pause) = (self.imprint(desired, None), Pause::after(failures, interval));
-                self.failing.insert(provider.clone(), Failing { desired, pause, why: why.clone() });
+                let pause = match transient {
+                    Some(at_least) => Pause::soon(failures, *at_least),
+                    None => Pause::after(failures, interval),
+                };
+                let (desired, transient) = (self.imprint(desired, None), transient.is_some());
+                self.failing.insert(provider.clone(), Failing { desired, pause, why: why.clone(), transient });
                 // The update may have arrived: which value stands behind a mask now, nobody knows.
                 if result.sent > 0 && changes.iter().any(Change::sensitive) {
                     self.doubt(provider);
@@ -377,8 +435,36 @@ impl Memory {
         self.applied.values_mut().for_each(|known| Arc::make_mut(known).updated_at = None);
     }
 
+    /// Whether all this is about a workspace.
+    pub(super) fn is_about(&self, workspace: &Workspace) -> bool {
+        self.home.as_ref() == Some(&workspace.id)
+    }
+
+    /// Of which term of this replica all this is.
+    pub(super) const fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Takes over that others may have changed a provider since it was applied.
+    pub(super) fn may_have_changed_since(&mut self, provider: &Provider) {
+        if let Some(known) = self.applied.get_mut(provider) {
+            Arc::make_mut(known).restored = true;
+        }
+    }
+
+    /// How many updates of a provider in a row another writer undid right away.
+    pub(super) fn contested_times(&self, provider: &Provider) -> Option<u32> {
+        self.own.get(provider).map(|own| own.contested)
+    }
+
+    /// The providers whose updates another writer undoes right away, with how many in a row.
+    pub(super) fn contested(&self) -> BTreeMap<Provider, u32> {
+        let contested = self.own.iter().filter(|(_, own)| own.contested >= CONTESTED);
+        contested.map(|(provider, own)| (provider.clone(), own.contested)).collect()
+    }
+
     /// Forgets what stands behind a provider's masks.
-    fn doubt(&mut self, provider: &Provider) {
+    pub(super) fn doubt(&mut self, provider: &Provider) {
         if let Some(known) = self.applied.get_mut(provider) {
             Arc::make_mut(known).updated_at = None;
         }
@@ -429,9 +515,10 @@ impl Memory {
         }
     }
 
-    /// How long to wait after a pass: the interval with jitter, and growing after passes that failed as a whole. A standby that
-    /// saw something differ looks soon whether the leader has put it right, and less and less often.
-    pub(super) fn pause(&mut self, interval: Duration, report: &PassReport) -> Duration {
+    /// How long to wait after a pass, and what it is that comes then: the interval with jitter, and growing after passes that
+    /// failed as a whole, unless a provider is to be tried again before that. A standby that saw something differ looks soon
+    /// whether the leader has put it right, and less and less often.
+    pub(super) fn pause(&mut self, interval: Duration, report: &PassReport) -> (Duration, Trigger) {
         if matches!(report.result, PassResult::Failed(_)) {
             self.failures = self.failures.saturating_add(1);
         } else {
@@ -446,7 +533,24 @@ impl Memory {
         };
         // A tenth up or down, so that a fleet of daemons does not ask in step.
         let spread = pause.mul_f64(0.9 + 0.2 * fastrand::f64());
-        if self.failures == 0 { spread } else { spread.min(LONGEST_PAUSE.max(interval)) }
+        let pause = if self.failures == 0 { spread } else { spread.min(LONGEST_PAUSE.max(interval)) };
+        // Nothing is sent before the time that Calry asked for is over.
+        let pause = pause.max(asked_to_wait(report).min(LONGEST_PAUSE));
+        // A plan that was not carried out left those out that are to be tried again, too.
+        let tried = matches!(report.result, PassResult::Applied(..));
+        let due = self.failing.iter().filter(|(provider, _)| tried && !self.updates.is_busy(provider));
+        match due.map(|(_, failing)| failing.pause.left().max(SHORTEST_PAUSE)).min() {
+            Some(due) if due < pause => (due, Trigger::Update),
+            _ => (pause, Trigger::Interval),
+        }
+    }
+}
+
+/// How long Calry asked to wait, by the error that a pass failed of.
+fn asked_to_wait(report: &PassReport) -> Duration {
+    match &report.result {
+        PassResult::Failed(Failure::Remote(error)) => error.retry_after().unwrap_or_default(),
+        _ => Duration::ZERO,
     }
 }
 
@@ -516,6 +620,7 @@ mod tests {
             outcome: Outcome::NotConverged(paths.iter().map(mismatch).collect()),
             sent: 1,
             updated_at: None,
+            transient: None,
             took: Duration::ZERO,
         };
         memory.learn_result(&result, Duration::from_secs(10));

@@ -8,9 +8,12 @@ mod leadership;
 pub mod log;
 mod loop_file;
 mod memory;
+mod news;
 mod pass;
+mod rate;
 mod state;
 pub mod status;
+mod updates;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -24,7 +27,7 @@ use crate::model::spoken;
 use crate::pass::{Failure, Source};
 use crate::plan::Plan;
 use crate::remote::{Api, KeySource};
-use crate::repo::{WatchOptions, Watcher};
+use crate::repo::WatchOptions;
 
 use ask::Asked;
 pub use ask::{Handle, NotPending};
@@ -32,7 +35,10 @@ pub use fleet::{Fleet, Seat};
 pub use leadership::{Leadership, Moment, Term};
 pub use loop_file::{LoopFile, Observer};
 pub use memory::{Memory, Rest};
+use news::News;
+use pass::Attended;
 pub use pass::{Approval, PassReport, PassResult, Told};
+use rate::Rate;
 pub use state::{NoRandomness, State};
 pub use status::Board;
 
@@ -106,6 +112,7 @@ pub enum LoopEnd {
 
 /// Runs passes until `stop` is cancelled. By its handle the loop is asked for a pass out of turn; a request that comes during
 /// a pass makes one more pass after it. The board shows each pass, and that the loop is alive; `report` is told of each pass.
+/// Updates that Calry does not answer go on beside the passes; after a stop they have [`apply::GRACE`] to end.
 ///
 /// A fault outside of a pass, which ends by its own, is told and costs no more than the pause until the loop begins anew.
 pub async fn run(
@@ -118,6 +125,8 @@ pub async fn run(
     loop {
         let passes = passes(settings, handle, &stop, &mut memory, &mut report);
         if let Ok(end) = AssertUnwindSafe(passes).catch_unwind().await {
+            let finishing = Box::pin(memory.finish_updates(settings.interval));
+            handle.board().beating(apply::GRACE * 2, finishing).await;
             return end;
         }
         let pause = settings.interval;
@@ -151,15 +160,22 @@ async fn passes(
             by = asked.next() => trigger = by,
         }
     }
-    let mut watcher = Watcher::new(settings.source.definitions.clone(), watching);
+    let mut news = board.beating(settling, Box::pin(News::watch(settings, watching))).await;
+    let mut rate = Rate::default();
     loop {
+        let wait = rate.wait();
+        if !wait.is_zero() {
+            news.stale();
+            tokio::select! {
+                () = stop.cancelled() => return LoopEnd::Stopped,
+                () = board.beating(wait, tokio::time::sleep(wait)) => {}
+            }
+        }
+        rate.begin();
         // A file that is still being written is not acted on, whoever asked for the pass.
-        let settled = tokio::select! {
+        tokio::select! {
             () = stop.cancelled() => return LoopEnd::Stopped,
-            settled = board.beating(settling, tokio::time::timeout(settling, watcher.settle())) => settled,
-        };
-        if let Ok(settled) = &settled {
-            watcher.seen(settled.fingerprint.clone());
+            () = board.beating(settling, news.settle(settling)) => {}
         }
         // The pass that begins now is the one that was asked for.
         if let Some(asked) = asked.take()
@@ -168,16 +184,23 @@ async fn passes(
             trigger = asked;
         }
         board.began(memory.passes + 1, trigger);
-        let unsettled = settled.as_ref().ok().map(|settled| settled.unsettled.as_slice());
         // What a pass needs on its way is large, and a loop that waits has no use for it.
-        let passing = Box::pin(pass::pass(settings, memory, asked, trigger, unsettled, stop));
+        let passing = Box::pin(pass::pass(settings, memory, asked, trigger, Attended::Loop(&mut news), stop));
         let passed = board.beating(settings.timeout + apply::GRACE, passing).await;
         if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
             return LoopEnd::Stopped;
         }
         let interval = if memory.passes == 1 { seat.first_pause(settings.interval) } else { settings.interval };
-        let pause = memory.pause(interval, &passed);
-        let passed = PassReport { next: (!stop.is_cancelled()).then_some(pause), ..passed };
+        let (pause, then) = memory.pause(interval, &passed);
+        let due = if news.is_pending() {
+            Some(Trigger::Files)
+        } else if memory.updates.take_due() {
+            Some(Trigger::Update)
+        } else {
+            None
+        };
+        let next = if due.is_some() { rate.wait() } else { pause };
+        let passed = PassReport { next: (!stop.is_cancelled()).then_some(next), ..passed };
         board.ended(&passed);
         report(&passed);
         settings.loop_file.save().await;
@@ -187,13 +210,19 @@ async fn passes(
         }
         // It holds the whole live state, which a loop that waits has no use for either.
         drop(passed);
+        if let Some(due) = due {
+            trigger = due;
+            continue;
+        }
         trigger = tokio::select! {
-            // Cancel-safe: waiting for a token, a point in time, a note. `changed` keeps what it saw in the watcher.
+            // Cancel-safe: waiting for a token, a point in time, a note, a message. `changed` keeps what it saw in the watcher.
             () = stop.cancelled() => return LoopEnd::Stopped,
-            // Drift is looked for, and a failed pass is tried again.
-            () = board.beating(pause, tokio::time::sleep(pause)) => Trigger::Interval,
+            // Drift is looked for, and what failed is tried again.
+            () = board.beating(pause, tokio::time::sleep(pause)) => then,
             // What is in git is what runs, at once.
-            _ = watcher.changed() => Trigger::Files,
+            () = news.changed() => Trigger::Files,
+            // What was not waited for ended.
+            () = memory.updates_ended(settings.interval) => Trigger::Update,
             // Somebody asked.
             trigger = asked.next() => trigger,
         };
@@ -207,5 +236,5 @@ pub async fn once(settings: &Settings, stop: &CancellationToken) -> PassReport {
 
 /// Runs one pass with what was remembered of those before it.
 pub async fn step(settings: &Settings, memory: &mut Memory, stop: &CancellationToken) -> PassReport {
-    pass::pass(settings, memory, &Asked::default(), Trigger::Start, Some(&[]), stop).await
+    pass::pass(settings, memory, &Asked::default(), Trigger::Start, Attended::Once, stop).await
 }

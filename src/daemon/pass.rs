@@ -1,8 +1,8 @@
 //! One pass of the daemon. It cannot fail: what went wrong is part of what it reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -13,14 +13,16 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::ask::Asked;
-use super::{LoopFile, Memory, Mode, Rest, Settings, Trigger, log};
-use crate::apply::{self, Report, UpdateResult};
+use super::news::News;
+use super::updates::{PATIENCE, UNDER_WAY, withdraw};
+use super::{LoopFile, Memory, Mode, Rest, Settings, Trigger};
+use crate::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawn};
 use crate::model::{Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, printable};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
 use crate::remote::{ApiKey, KeyError, ReadCalry as _};
 use crate::render::status::Ended;
-use crate::repo::{Refused, TrustError};
+use crate::repo::{Pin, Refused, TrustError};
 
 /// How a pass went.
 #[derive(Debug)]
@@ -54,6 +56,10 @@ pub struct Told {
     pub differences: Vec<(Entry, Option<Cause>)>,
     /// Providers whose updates did not do.
     pub rests: BTreeMap<Provider, Rest>,
+    /// Results of updates that an earlier reconciliation began, each with the revision that it was about.
+    pub late: BTreeMap<Provider, Option<String>>,
+    /// Providers whose updates another writer undoes right away, with how many in a row.
+    pub contested: BTreeMap<Provider, u32>,
     /// The git revision of the files that were read, also where the pass failed after that.
     pub revision: Option<Revision>,
     /// Whether what is checked out is trusted; `None` where no signatures are asked for, or could be looked at.
@@ -101,7 +107,8 @@ impl PassResult {
         }
     }
 
-    /// The updates that were due, with what came of each.
+    /// The updates that were due, with what came of each, and those of earlier reconciliations that ended since. Of two of
+    /// one provider the later one stands last.
     #[must_use]
     pub fn updates(&self) -> &[UpdateResult] {
         match self {
@@ -118,7 +125,7 @@ impl PassResult {
             Self::Refused(..) => Ended::Refused,
             Self::Observed(_) => Ended::Ok,
             Self::Applied(_, report) if report.results.is_empty() => Ended::Ok,
-            Self::Applied(_, report) if report.results.iter().all(|r| r.outcome.is_done()) => Ended::Applied,
+            Self::Applied(_, report) if latest(&report.results).all(|r| r.outcome.is_done()) => Ended::Applied,
             Self::Applied(..) => Ended::Incomplete,
         }
     }
@@ -137,12 +144,44 @@ impl PassResult {
     }
 }
 
+/// Of each provider the last result.
+fn latest(results: &[UpdateResult]) -> impl Iterator<Item = &UpdateResult> {
+    let next = results.iter().skip(1).map(Some).chain([None]);
+    let last = |(one, next): &(&UpdateResult, Option<&UpdateResult>)| next.is_none_or(|n| n.provider != one.provider);
+    results.iter().zip(next).filter(last).map(|(one, _)| one)
+}
+
+/// Who goes on after a reconciliation.
+pub(super) enum Attended<'a> {
+    /// Nobody: it reads the files as they are, tries again what may yet succeed, and waits for all of its updates.
+    Once,
+    /// A loop, which knows what changes meanwhile.
+    Loop(&'a mut News),
+}
+
+impl Attended<'_> {
+    const fn news(&mut self) -> Option<&mut News> {
+        match self {
+            Self::Once => None,
+            Self::Loop(news) => Some(news),
+        }
+    }
+
+    /// Waits for a change.
+    async fn changed(&mut self) {
+        match self {
+            Self::Once => std::future::pending().await,
+            Self::Loop(news) => news.changed().await,
+        }
+    }
+}
+
 pub(super) async fn pass(
     settings: &Settings,
     memory: &mut Memory,
     asked: &Asked,
     trigger: Trigger,
-    unsettled: Option<&[String]>,
+    attended: Attended<'_>,
     stop: &CancellationToken,
 ) -> PassReport {
     let started = Instant::now();
@@ -159,10 +198,10 @@ pub(super) async fn pass(
         otel.status_code = Empty,
     );
     settings.loop_file.read().await;
-    let attempt = attempt(settings, memory, asked, trigger, &mut told, unsettled, stop);
+    let attempt = attempt(settings, memory, asked, trigger, &mut told, attended, stop);
     let attempt = attempt.instrument(span.clone());
     // What the panic says may quote what it was about; where it was has been told. The memory takes over the outcome of an
-    // update as soon as there is one, so that it lacks no more than those that were under way.
+    // update as soon as there is one, and those under way go on.
     let attempt = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|_| {
         memory.doubt_all();
         Err(Failure::Internal("a fault of calry-gitops, told above".to_owned()))
@@ -180,7 +219,7 @@ pub(super) async fn pass(
         trigger,
         took: started.elapsed(),
         result,
-        told: Told { rests: memory.rests(), also: memory.also.clone(), ..told },
+        told: Told { rests: memory.rests(), contested: memory.contested(), also: memory.also.clone(), ..told },
         problems: memory.problems.clone(),
         next: None,
     }
@@ -192,10 +231,12 @@ async fn attempt(
     asked: &Asked,
     trigger: Trigger,
     told: &mut Told,
-    unsettled: Option<&[String]>,
+    mut attended: Attended<'_>,
     stop: &CancellationToken,
 ) -> Result<PassResult, Failure> {
     let deadline = Instant::now() + settings.timeout;
+    // Of what ends from here on, the live state may not show anything.
+    memory.catch_up(settings.interval);
     // Files may be on a file system that hangs: the loop must not.
     let loading = tokio::select! {
         loaded = tokio::time::timeout_at(deadline, load(settings, memory)) => loaded,
@@ -217,12 +258,17 @@ async fn attempt(
     }
     told.trust = trust;
     let mut desired = loaded?;
-    // Nobody knows what is being written where looking hangs.
-    let unsettled = unsettled
-        .ok_or_else(|| Failure::Internal("looking at the definitions took longer than it ever should".to_owned()))?;
-    if !signed {
-        desired.loaded.leave_out(unsettled);
+    if let Some(news) = attended.news() {
+        // Nobody knows what is being written where looking hangs.
+        let unsettled = news.unsettled().ok_or_else(|| {
+            Failure::Internal("looking at the definitions took longer than it ever should".to_owned())
+        })?;
+        if !signed {
+            desired.loaded.leave_out(unsettled);
+        }
     }
+    let runs = memory.updates.runs();
+    runs.withdraw(&desired.loaded);
     told.revision.clone_from(&desired.revision);
     #[cfg(test)]
     assert!(!memory.faulty, "hunter2");
@@ -259,11 +305,18 @@ async fn attempt(
         };
         pass::look(&settings.source, &mut desired, &reader, known, settings.api.method(), &memory.applied).await
     };
-    // Reading may be dropped at any moment, and may be tried again for longer than whoever stops us waits.
-    let looked = tokio::select! {
-        looked = looking => looked,
-        () = stop.cancelled() => return Err(Failure::Stopped),
+    // Boxed, so that what it borrows is free when it is over.
+    let mut looking = Box::pin(looking);
+    let looked = loop {
+        // Reading may be dropped at any moment, and may be tried again for longer than whoever stops us waits.
+        tokio::select! {
+            looked = &mut looking => break looked,
+            () = stop.cancelled() => return Err(Failure::Stopped),
+            // What earlier plans still want is not known before the files are read again.
+            () = attended.changed() => runs.withdraw_all(),
+        }
     };
+    drop(looking);
     tell_problems(memory, told, &desired.loaded);
     let Look { plan, fetched } = looked?;
     let claimed = settings.seat.claim(&settings.api.url().to_string(), &plan.workspace.id);
@@ -272,7 +325,7 @@ async fn attempt(
     told.also_is_news = !memory.also.is_empty() && memory.also != before;
     memory.learn_workspace(key.secret(), &plan.workspace);
     settings.loop_file.learn_workspace(&plan.workspace);
-    memory.learn_plan(&plan, &settings.source.only);
+    memory.learn_plan(&plan, &settings.source.only, settings.interval);
 
     if told.standby {
         memory.leave_to_another(&plan);
@@ -299,23 +352,126 @@ async fn attempt(
     };
     tell_differences(memory, told, approved.plan(), false);
     settings.applying.tell(approved.plan());
-    let options = apply::Options {
-        concurrency: settings.concurrency,
+    let pin = desired.loaded.pin.clone();
+    let withdrawn = match attended.news().is_some_and(|news| news.is_pending()) {
+        true => withdrawn(settings, memory, &mut attended, approved.plan(), &pin).await,
+        false => Withdrawn::Nothing,
+    };
+    let mut resting = memory.resting(approved.plan(), trigger == Trigger::Request);
+    resting.extend(memory.updates.busy(approved.plan()));
+    // What ends from here on is for the next report: this plan may not show it.
+    let late = memory.updates.take_late();
+    let ended = memory.catch_up(settings.interval);
+    resting.extend(ended.into_iter().map(|provider| (provider, JUST_ENDED.to_owned())));
+    let (concurrency, once) = (settings.concurrency, matches!(attended, Attended::Once));
+    let options = |caller| apply::Options {
+        caller: if once { Caller::Command { concurrency } } else { caller },
         method: settings.api.method(),
         fetched,
         deadline,
-        resting: memory.resting(approved.plan(), trigger == Trigger::Request),
+        resting,
         stop: stop.clone(),
     };
-    let writer = settings.api.writer(&reader);
-    let learning = Mutex::new(memory);
-    let applied = apply::apply(&approved, &reader, &writer, &options, |result: &UpdateResult| {
-        let mut memory = learning.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.learn_result(result, settings.interval);
-        log::update(approved.plan(), result, memory.rest(&result.provider));
-    })
-    .await;
-    Ok(PassResult::Applied(approved.into_plan(), applied))
+    let (plan, writer, term) = (approved.plan().clone(), settings.api.writer(&reader), memory.term());
+    let own = memory.updates.start(approved, (reader, writer), options, (concurrency, term), withdrawn);
+    let results = attend(settings, memory, attended, own, (&plan, &pin), stop).await;
+    let report = report(&plan, results, late, told);
+    Ok(PassResult::Applied(plan, report))
+}
+
+/// How long a reconciliation waits for its updates after it was found to be out of date.
+const BRIEFLY: Duration = Duration::from_millis(250);
+
+/// How long reading the files may take before the updates that have not begun are withdrawn.
+const CHECKING: Duration = Duration::from_secs(5);
+
+/// Why a provider is not updated by a plan that may have been made before its last update.
+const JUST_ENDED: &str = "an update of it has just ended; it is planned again";
+
+/// Waits for the updates of a plan. In a loop no longer than they go on, and until the files change: what is left then ends
+/// beside the loop.
+async fn attend(
+    settings: &Settings,
+    memory: &mut Memory,
+    mut attended: Attended<'_>,
+    own: u64,
+    (plan, pin): (&Plan, &Pin),
+    stop: &CancellationToken,
+) -> Vec<UpdateResult> {
+    let mut results = Vec::new();
+    let mut until = Instant::now() + PATIENCE;
+    let mut outdated = false;
+    loop {
+        let stopping = stop.is_cancelled();
+        let looped = matches!(attended, Attended::Loop(_)) && !stopping;
+        tokio::select! {
+            message = memory.updates.next() => {
+                if memory.take_over_own(message, settings.interval, own, &mut results) {
+                    return results;
+                }
+                if !outdated {
+                    until = Instant::now() + PATIENCE;
+                }
+            }
+            () = tokio::time::sleep_until(until), if looped => return results,
+            () = attended.changed(), if looped => {
+                let runs = memory.updates.runs();
+                if withdrawn(settings, memory, &mut attended, plan, pin).await == Withdrawn::All {
+                    runs.withdraw_all();
+                }
+                (outdated, until) = (true, until.min(Instant::now() + BRIEFLY));
+            }
+            () = stop.cancelled(), if !stopping => {}
+        }
+    }
+}
+
+/// What git wants no more of a plan that was made before the files changed. Of earlier plans it withdraws that, too.
+async fn withdrawn(
+    settings: &Settings,
+    memory: &mut Memory,
+    attended: &mut Attended<'_>,
+    plan: &Plan,
+    pin: &Pin,
+) -> Withdrawn {
+    let read = tokio::time::timeout(CHECKING, load(settings, memory)).await;
+    let (Ok(Ok((Ok(mut desired), _))), Some(unsettled)) = (read, attended.news().and_then(|news| news.unsettled()))
+    else {
+        return Withdrawn::All;
+    };
+    if desired.loaded.pin != *pin {
+        return Withdrawn::All;
+    }
+    if settings.source.trust.is_none() {
+        desired.loaded.leave_out(unsettled);
+    }
+    memory.updates.runs().withdraw(&desired.loaded);
+    withdraw(plan, &desired.loaded)
+}
+
+/// What came of a plan: of each update that was due, and of those of earlier plans.
+fn report(
+    plan: &Plan,
+    mut results: Vec<UpdateResult>,
+    late: Vec<(UpdateResult, Option<String>)>,
+    told: &mut Told,
+) -> Report {
+    let reported: BTreeSet<Provider> = results.iter().map(|result| result.provider.clone()).collect();
+    let left = plan.steps().filter(|step| !reported.contains(&step.desired.provider));
+    results.extend(left.map(|step| UpdateResult::skipped(step, UNDER_WAY.to_owned())));
+    let of_late: BTreeSet<&Provider> = late.iter().map(|(result, _)| &result.provider).collect();
+    results.retain(|new| !(of_late.contains(&new.provider) && matches!(new.outcome, Outcome::Skipped(_))));
+    let tried: BTreeSet<Provider> = results.iter().map(|result| result.provider.clone()).collect();
+    let mut all = Vec::new();
+    for (result, revision) in late {
+        if !tried.contains(&result.provider) {
+            told.late.insert(result.provider.clone(), revision);
+        }
+        all.push(result);
+    }
+    all.extend(results);
+    all.sort_by(|a, b| a.provider.cmp(&b.provider));
+    Report { results: all }
 }
 
 /// Whether the workspace is the one that was reconciled before. Nothing but the API key says that it is this one: a key
@@ -388,7 +544,7 @@ impl PassReport {
             PassResult::Refused(..) => (true, invalid_files),
             PassResult::Observed(plan) => (refused || unreadable(plan), invalid_files || missing(plan)),
             PassResult::Applied(plan, report) => {
-                let failed = report.results.iter().any(|result| !result.outcome.is_done());
+                let failed = latest(&report.results).any(|result| !result.outcome.is_done());
                 (refused || failed || unreadable(plan), invalid_files || missing(plan))
             }
         }
@@ -450,11 +606,11 @@ mod tests {
         let mut memory = Memory::new(&settings.state);
         memory.faulty = true;
         let stop = CancellationToken::new();
-        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Start, Some(&[]), &stop).await;
+        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Start, Attended::Once, &stop).await;
         assert!(matches!(report.result, PassResult::Failed(Failure::Internal(_))), "{report:?}");
         assert!(!format!("{report:?}").contains("hunter2"));
         memory.faulty = false;
-        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Interval, Some(&[]), &stop).await;
+        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Interval, Attended::Once, &stop).await;
         assert!(matches!(report.result, PassResult::Failed(Failure::Key(_))) && report.number == 2, "{report:?}");
     }
 

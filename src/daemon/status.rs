@@ -259,6 +259,11 @@ fn revision(report: &PassReport) -> Option<String> {
     report.result.plan().and_then(|plan| plan.revision.as_ref()).map(Revision::short)
 }
 
+/// The revision that the last update of a provider was about.
+fn revision_of(report: &PassReport, provider: &Provider) -> Option<String> {
+    report.told.late.get(provider).map_or_else(|| revision(report), Clone::clone)
+}
+
 /// What came of one provider, and what is known of it from before.
 fn provider(
     mut provider: ProviderStatus,
@@ -289,9 +294,13 @@ fn provider(
             Outcome::Failed(_) | Outcome::Skipped(_) => {}
         }
         if matches!(outcome, Outcome::Applied) {
-            provider.last_update = Some(LastUpdate { time: now, revision: revision(report), cause: (*cause).into() });
+            let revision = revision_of(report, name);
+            provider.last_update = Some(LastUpdate { time: now, revision, cause: (*cause).into() });
         }
     }
+    provider.undone = provider.provider.as_deref().and_then(|name| {
+        report.told.contested.iter().find(|(contested, _)| contested.as_str() == name).map(|(_, times)| *times)
+    });
     if let Some(before) = before.filter(|before| before.state == provider.state) {
         provider.since = before.since;
     }
@@ -304,7 +313,7 @@ fn records(report: &PassReport, now: Timestamp) -> Vec<Record> {
         time: now,
         provider: provider.to_string(),
         cause: cause.into(),
-        revision: revision(report),
+        revision: revision_of(report, provider),
         outcome: outcome.map(Into::into),
         error: outcome.and_then(Outcome::error),
         changes: changes.iter().take(FIRST_CHANGES).map(Into::into).collect(),

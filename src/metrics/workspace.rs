@@ -25,8 +25,15 @@ const PASS_BOUNDS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 const CALL_BOUNDS: [f64; 9] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 const RESULTS: [Ended; 5] = [Ended::Ok, Ended::Applied, Ended::Incomplete, Ended::Refused, Ended::Failed];
-const TRIGGERS: [Trigger; 6] =
-    [Trigger::Start, Trigger::Interval, Trigger::Files, Trigger::Request, Trigger::Hook, Trigger::Leadership];
+const TRIGGERS: [Trigger; 7] = [
+    Trigger::Start,
+    Trigger::Interval,
+    Trigger::Files,
+    Trigger::Request,
+    Trigger::Hook,
+    Trigger::Leadership,
+    Trigger::Update,
+];
 /// How a request can end.
 pub(super) const ENDS: [&str; 10] = ["2xx", "3xx", "401", "403", "404", "429", "4xx", "5xx", "timeout", "connection"];
 /// How an update that was tried can end.

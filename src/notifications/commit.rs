@@ -125,8 +125,11 @@ fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, Strin
     let updates = |wanted: &dyn Fn(&Outcome) -> bool| -> Vec<&str> {
         result.updates().iter().filter(|one| wanted(&one.outcome)).map(|one| one.provider.as_str()).collect()
     };
-    let rests = |name: &&str| report.told.rests.keys().any(|provider| provider.as_str() == *name);
-    let failed = updates(&|outcome| matches!(outcome, Outcome::Failed(_)));
+    let rests = |name: &&str| report.told.rests.iter().any(|(p, rest)| !rest.brief && p.as_str() == *name);
+    // What is tried again in a moment is not failed yet.
+    let brief = |name: &&str| report.told.rests.iter().any(|(p, rest)| rest.brief && p.as_str() == *name);
+    let (soon, failed): (Vec<&str>, Vec<&str>) =
+        updates(&|outcome| matches!(outcome, Outcome::Failed(_))).into_iter().partition(brief);
     let kept = updates(&|outcome| matches!(outcome, Outcome::NotConverged(_)));
     let (resting, waiting): (Vec<&str>, Vec<&str>) =
         updates(&|outcome| matches!(outcome, Outcome::Skipped(_))).into_iter().partition(rests);
@@ -141,6 +144,8 @@ fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, Strin
         (Failure, format!("Calry kept other values: {}", named(&kept)))
     } else if !invalid.is_empty() || report.told.errors > 0 {
         (Failure, format!("cannot be used: {}", named(&invalid)))
+    } else if !soon.is_empty() {
+        (Pending, format!("tried again: {}", named(&soon)))
     } else if !waiting.is_empty() {
         (Pending, format!("not tried yet: {}", named(&waiting)))
     } else if observed && due > 0 {

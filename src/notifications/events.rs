@@ -162,7 +162,7 @@ pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Da
         _ => again |= memory.untrusted.take().is_some(),
     }
 
-    push(&mut events, EventKind::Drift, "drift was found", drift(memory, plan, updates));
+    push(&mut events, EventKind::Drift, "drift was found", drift(memory, plan, updates, report));
     let applied = updates.iter().filter(|one| one.cause == Cause::Change && one.outcome == Outcome::Applied);
     let applied = applied.map(|one| subject(one.provider.as_str(), &one.changes, None)).collect();
     push(&mut events, EventKind::Applied, "Calry took over what git wants", applied);
@@ -213,15 +213,18 @@ fn reason(sentence: &str) -> String {
 }
 
 /// Drift that is news: put back at once, or standing and not told yet in this form.
-fn drift(memory: &mut Memory, plan: &Plan, updates: &[UpdateResult]) -> Vec<Subject> {
+fn drift(memory: &mut Memory, plan: &Plan, updates: &[UpdateResult], report: &PassReport) -> Vec<Subject> {
     let mut news = Vec::new();
     let mut standing = BTreeMap::new();
     for step in plan.steps().filter(|step| step.cause == Cause::Drift) {
         let provider = &step.desired.provider;
         let drift = Drift::of(&step.changes);
         let known = memory.drifted.get(provider.as_str()) == Some(&drift);
-        let result = updates.iter().find(|result| result.provider == *provider).map(|result| &result.outcome);
+        let result = updates.iter().rfind(|result| result.provider == *provider).map(|result| &result.outcome);
         let detail = match result {
+            Some(Outcome::Applied) if report.told.contested.contains_key(provider) => {
+                "put back; another writer undoes each update (a second calry-gitops?)"
+            }
             Some(Outcome::Applied) => "put back",
             Some(Outcome::Unchanged) => continue,
             Some(_) => "not put back yet",
@@ -303,8 +306,11 @@ fn trouble(entry: &Entry, report: &PassReport, before: bool) -> Option<String> {
         Verdict::Missing => Some("the workspace has no such provider".to_owned()),
         Verdict::Unreadable(problem) => Some(format!("Calry's definition of it cannot be read: {problem}")),
         Verdict::Update(step) => {
-            let result = report.result.updates().iter().find(|result| result.provider == step.desired.provider);
+            let result = report.result.updates().iter().rfind(|result| result.provider == step.desired.provider);
+            let brief = report.told.rests.get(&step.desired.provider).is_some_and(|rest| rest.brief);
             match result.map(|result| &result.outcome) {
+                // It is tried again in a moment.
+                _ if brief => None,
                 Some(Outcome::Failed(why)) => Some(why.clone()),
                 Some(Outcome::Skipped(why)) if before => Some(why.clone()),
                 None if before => Some("it was not tried again".to_owned()),

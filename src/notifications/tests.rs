@@ -95,6 +95,7 @@ pub(super) fn applied(updates: &[(&str, Cause, Outcome)], others: &[(&str, Verdi
         outcome: outcome.clone(),
         sent: 1,
         updated_at: None,
+        transient: None,
         took: Duration::ZERO,
     };
     PassResult::Applied(plan(entries), Report { results: updates.iter().map(result).collect() })

@@ -293,6 +293,9 @@ fn card(provider: &ProviderStatus, one: &WorkspaceStatus, lines: usize, now: Tim
                 @if let Some(error) = &provider.error { p.error { (capitalised(&safe(error, ERROR))) } }
                 @if !provider.not_converged.is_empty() { (kept(&provider.not_converged, lines)) }
                 @if !provider.changes.is_empty() { (diff(&provider.changes, lines, 0)) }
+                @if let Some(times) = provider.undone {
+                    p.error { "Another writer undid each of the last " (times) " updates: is a second calry-gitops running?" }
+                }
                 p.hint { (advice(provider, one, failing)) @if let Some(at) = provider.retry_at {
                     " It is tried again " (until(at, now)) ", and at once when its file changes."
                 } }

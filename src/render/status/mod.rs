@@ -147,6 +147,8 @@ pub enum Trigger {
     Hook,
     /// This replica leads now.
     Leadership,
+    /// An update that was not waited for ended, or one that failed is due again.
+    Update,
 }
 
 /// A pass that is under way.
@@ -244,6 +246,9 @@ pub struct ProviderStatus {
     /// The last update that this process made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_update: Option<LastUpdate>,
+    /// How many updates in a row another writer undid right after they were made; present from 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone: Option<u32>,
 }
 
 /// How live and git stand to each other; as in `plan --format json`.
@@ -417,6 +422,7 @@ impl ProviderStatus {
             not_converged: Vec::new(),
             retry_at: None,
             last_update: None,
+            undone: None,
         }
     }
 
@@ -496,6 +502,7 @@ impl Trigger {
             Self::Request => "request",
             Self::Hook => "hook",
             Self::Leadership => "leadership",
+            Self::Update => "update",
         }
     }
 }

@@ -105,6 +105,7 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
         let told = wrapped(&state(provider, now), 2 + column(&label), LABEL + 3);
         let _ = writeln!(out, "  {label:<LABEL$} {style}{told}{style:#}");
     }
+    undone(&mut out, workspace);
     problems(&mut out, workspace);
     recent(&mut out, workspace, now);
     out
@@ -216,6 +217,19 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
         let _ = write!(told, "; tried again {left}, or when its file changes");
     }
     told
+}
+
+/// The providers whose updates another writer undoes.
+fn undone(out: &mut String, workspace: &WorkspaceStatus) {
+    for provider in &workspace.providers {
+        if let (Some(name), Some(times)) = (&provider.provider, provider.undone) {
+            let name = printable(name);
+            let told = format!(
+                "{name}: another writer undid each of the last {times} updates; is a second calry-gitops running?"
+            );
+            let _ = writeln!(out, "  {RED}{}{RED:#}", wrapped(&told, 2, 4));
+        }
+    }
 }
 
 fn problems(out: &mut String, workspace: &WorkspaceStatus) {

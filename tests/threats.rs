@@ -194,6 +194,9 @@ fn it_cannot_loosen_what_the_operator_limits() {
     }
     world.write("workspace.yaml", "slug: acme-staging\n");
     world.run(&["apply", "--yes"]).exits(1).says("nothing is planned");
+    // Nor does its pin replace the operator's.
+    world.write("workspace.yaml", "slug: acme-production\n");
+    world.run(&["apply", "--yes", "--workspace", "acme-staging"]).exits(1).says("nothing is planned");
     assert!(world.updates().is_empty());
 }
 

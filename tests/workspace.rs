@@ -3,10 +3,13 @@
 mod support;
 
 use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
 
-use calry_gitops::sandbox::Config;
+use axum::http::Method;
+use calry_gitops::sandbox::{Config, Fault, FaultKind};
 use serde_json::{Value, json};
-use support::{Daemon, World, live, until};
+use support::{Daemon, Ran, World, live, until};
 
 const ROOMS: &str = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n";
 const OTHER_ID: &str = "5f0c1f7e-0000-4000-8000-000000000002";
@@ -78,6 +81,25 @@ fn both_pins_must_allow_the_workspace() {
     fs::remove_file(world.definitions().join("workspace.yaml")).unwrap();
     world.run(&["apply", "--yes", "--workspace", "acme-staging"]).exits(1);
     assert!(world.updates().is_empty());
+}
+
+#[test]
+fn a_key_that_is_exchanged_between_plan_and_apply_writes_nothing_to_the_other_workspace() {
+    let mut world = world();
+    let key = world.dir.path().join("key");
+    fs::write(&key, &world.sandbox.keys().write).unwrap();
+    world.env("CALRY_API_KEY_FILE", key.to_str().unwrap()).env.remove("CALRY_API_KEY");
+    let delay = FaultKind::Delay(Duration::from_secs(2));
+    world.sandbox.inject(Fault::once(delay).on(Method::GET).at("/integration-definition"));
+    let child = world.command(&["apply", "--yes"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("both parts of the live state are asked for", || world.requests().len() == 2);
+    fs::write(&key, &world.sandbox.keys().read).unwrap();
+    // What is asked for now was answered for the first workspace already.
+    std::thread::sleep(Duration::from_millis(500));
+    move_to(&world, OTHER_ID, "acme-staging");
+    let ran = Ran::of(child.wait_with_output().unwrap()).exits(1);
+    assert!(world.updates().is_empty());
+    ran.says("belongs to the workspace acme-staging now, not to acme-production");
 }
 
 fn start(world: &World, args: &[&str]) -> Daemon {

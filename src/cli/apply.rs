@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use anyhow::bail;
 use clap::Args;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use crate::apply;
 use crate::model::printable;
 use crate::pass;
 use crate::plan::{Approved, Digest, Limits};
+use crate::remote::{ApiKey, ReadCalry as _};
 use crate::render::text::Layout;
 use crate::render::{github, json, markdown, text};
 use crate::repo::MissingSecrets;
@@ -73,6 +75,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         None => None,
     };
     let reviewed = args.yes || saved.is_some();
+    let planned_with = setup.key.read().ok();
     let looked = tokio::select! {
         looked = look(&setup, None) => looked,
         () = stop.cancelled() => Err(Failed::stopped()),
@@ -142,7 +145,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         }
     }
 
-    let report = carry_out(args, &setup, &looked, &approved, stop).await?;
+    let report = carry_out(args, &setup, &looked, &approved, planned_with.as_ref(), stop).await?;
     match args.format {
         Format::Text if count > 0 => output.result(&text::report(&report)),
         Format::Text => {}
@@ -162,11 +165,25 @@ async fn carry_out(
     setup: &Setup,
     looked: &Looked,
     approved: &Approved,
+    planned_with: Option<&ApiKey>,
     stop: CancellationToken,
 ) -> anyhow::Result<apply::Report> {
     // A person may have taken his time; the changes get a time limit of their own, and the key as it is now.
     let deadline = Instant::now() + setup.timeout;
-    let reader = setup.api.reader(&setup.key.read()?, deadline, pass::scrubber(&looked.desired));
+    let key = setup.key.read()?;
+    let reader = setup.api.reader(&key, deadline, pass::scrubber(&looked.desired));
+    // Another key may belong to another workspace, for which nothing was planned.
+    if planned_with.is_none_or(|planned_with| planned_with.secret() != key.secret()) {
+        let (found, planned) = (reader.workspace().await?, &approved.plan().workspace);
+        if found.id != planned.id {
+            bail!(
+                "the API key was exchanged since the plan was made, and belongs to the workspace {} now, not to {}; nothing \
+                 was changed",
+                printable(&found.slug),
+                printable(&planned.slug)
+            );
+        }
+    }
     let writer = setup.api.writer(&reader);
     let options = apply::Options {
         caller: apply::Caller::Command { concurrency: args.concurrency },

@@ -70,9 +70,12 @@ pub(super) enum Message {
     Over(Arc<Run>),
 }
 
+/// Each with what of it is withdrawn.
+type AllRuns = BTreeMap<u64, (Arc<Run>, watch::Sender<Withdrawn>)>;
+
 /// The plans that are carried out, and what of them is withdrawn.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Runs(Arc<Mutex<BTreeMap<u64, (Arc<Run>, watch::Sender<Withdrawn>)>>>);
+pub(super) struct Runs(Arc<Mutex<AllRuns>>);
 
 /// Reports that a run is over, also where it ends by a fault.
 struct Over(Arc<Run>, mpsc::UnboundedSender<Message>);
@@ -101,7 +104,7 @@ impl Default for Updates {
 }
 
 impl Runs {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, (Arc<Run>, watch::Sender<Withdrawn>)>> {
+    fn lock(&self) -> MutexGuard<'_, AllRuns> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -316,12 +316,20 @@ fn a_foreign_host_is_refused_wherever_it_is_named() {
 fn a_daemon_on_every_interface_answers_at_the_address_that_its_log_names() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
-    let mut daemon = waiting(&world, &["--listen", "0.0.0.0:0"]);
-    let address = daemon.address();
-    assert!(address.starts_with("0.0.0.0:"), "{address}");
-    assert_eq!(daemon.get("/api/v1/status").code, 200);
-    let rebound = send(&address, "GET /api/v1/status HTTP/1.1\r\nHost: evil.example\r\n\r\n");
-    assert_eq!(rebound.code, 421);
+    for every in ["0.0.0.0", "[::]"] {
+        let mut daemon = waiting(&world, &["--listen", &format!("{every}:0")]);
+        let address = daemon.address();
+        assert!(address.starts_with(&format!("{every}:")), "{address}");
+        assert_eq!(daemon.get("/api/v1/status").code, 200);
+        let rebound = send(&address, "GET /api/v1/status HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+        assert_eq!(rebound.code, 421);
+        // An IPv6 socket is one of IPv4 as well, and who comes by that is as local.
+        let port = address.rsplit(':').next().unwrap();
+        let local = format!("127.0.0.1:{port}");
+        assert_eq!(get(&local, "/healthz", "").code, 200);
+        let asked = "POST /api/v1/reconcile HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(send(&local, asked).code, 202);
+    }
 }
 
 // The page.
@@ -340,10 +348,15 @@ fn the_page_is_told_to_the_browser_with_everything_forbidden_that_it_does_not_ne
     assert!(page.body.contains("<h1>Git is what runs</h1>"));
     // Whatever it loads is here, and nothing is written into it that a policy would have to allow.
     let mut addresses: Vec<&str> = page.body.split("src=\"").chain(page.body.split("href=\"")).collect();
-    addresses.retain(|rest| rest.starts_with("/assets/"));
+    addresses.retain(|rest| rest.starts_with("assets/"));
     assert_eq!(addresses.len(), 3);
     for rest in addresses {
-        assert_eq!(daemon.get(rest.split('"').next().unwrap()).code, 200);
+        assert_eq!(daemon.get(&format!("/{}", rest.split('"').next().unwrap())).code, 200);
+    }
+    // Below the path of a proxy, an absolute one would lead elsewhere.
+    let script = daemon.get("/assets/page.js").body;
+    for absolute in ["src=\"/", "href=\"/", "\"/api/", "\"/assets/", "`/"] {
+        assert!(!page.body.contains(absolute) && !script.contains(absolute), "{absolute}");
     }
     assert!(!page.body.contains("style=") && !page.body.contains(" onclick") && !page.body.contains("<script>"));
     // A part of it is what is exchanged; a workspace may be named.

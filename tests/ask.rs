@@ -44,7 +44,8 @@ fn secret(world: &World, name: &str, text: &str) -> String {
 /// Posts; more headers end in a line break each. Without a Host among them it is the address.
 #[track_caller]
 fn post(address: &str, path: &str, more: &str, body: &str) -> Answer {
-    let host = if more.contains("Host:") { String::new() } else { format!("Host: {address}\r\n") };
+    let host =
+        if more.lines().any(|line| line.starts_with("Host:")) { String::new() } else { format!("Host: {address}\r\n") };
     send(address, &format!("POST {path} HTTP/1.1\r\n{host}{more}Content-Length: {}\r\n\r\n{body}", body.len()))
 }
 
@@ -121,9 +122,23 @@ fn without_a_token_nobody_asks_through_a_proxy_or_for_another_name() {
     let world = world();
     let mut daemon = waiting(&world, &["--admin-host", "status.example.com"]);
     let address = daemon.address();
-    for more in ["X-Forwarded-For: 10.0.0.1\r\n", "Forwarded: for=10.0.0.1\r\n", "Host: status.example.com\r\n"] {
-        is_refused(&post(&address, "/api/v1/reconcile", more, ""), 403, "only this machine itself may ask");
+    for more in [
+        "X-Forwarded-For: 10.0.0.1\r\n",
+        "X-Forwarded-Host: status.example.com\r\n",
+        "X-Forwarded-Proto: https\r\n",
+        "Forwarded: for=10.0.0.1\r\n",
+        "X-Real-IP: 10.0.0.1\r\n",
+        "Via: 1.1 proxy\r\n",
+        "Host: status.example.com\r\n",
+        // nginx that passes everything on and adds nothing.
+        "Connection: close\r\n",
+    ] {
+        for path in ["/api/v1/reconcile", "/api/v1/approve"] {
+            is_refused(&post(&address, path, more, ""), 403, "only this machine itself may ask");
+        }
     }
+    let old = format!("POST /api/v1/reconcile HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
+    is_refused(&send(&address, &old), 403, "only this machine itself may ask");
     assert_eq!(passes(&mut daemon), 1);
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, Method, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -28,8 +28,19 @@ use crate::render::status::meant;
 /// The largest body of a request to the API, in bytes.
 const MAX_BODY: usize = 64 << 10;
 
-/// Headers by which a proxy says that somebody else asks.
-const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+/// Headers by which a proxy shows that the request comes from elsewhere; all that begin with `x-forwarded-` do as well.
+const FORWARDED: [&str; 10] = [
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "true-client-ip",
+    "cf-connecting-ip",
+];
 
 /// What requests share.
 pub(super) struct Asking {
@@ -106,7 +117,8 @@ async fn permitted(State(asking): State<Arc<Asking>>, request: Request, next: Ne
         None if is_from_here(&request) => Ok(()),
         None => Err(Refused(
             StatusCode::FORBIDDEN,
-            "without --admin-token-file only this machine itself may ask, at its loopback address and through no proxy"
+            "without --admin-token-file only this machine itself may ask: at its loopback address, by HTTP/1.1, and through \
+             no proxy"
                 .to_owned(),
         )),
     };
@@ -135,11 +147,20 @@ pub(super) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
     value.to_str().ok()
 }
 
-/// Whether somebody on this machine asks, as far as can be seen.
+/// Whether the request comes from this machine, as far as can be seen. A proxy on it that shows nothing of itself cannot be
+/// told from a local caller; nginx, as it was for long, shows itself by HTTP/1.0 or by closing each connection.
 fn is_from_here(request: &Request) -> bool {
+    let closes = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close")))
+    };
     request.extensions().get::<Peer>().is_some_and(|Peer(peer)| IpAddr::is_loopback(peer))
         && host::names_loopback(request)
-        && !FORWARDED.iter().any(|name| request.headers().contains_key(*name))
+        && request.version() >= Version::HTTP_11
+        && !request.headers().get_all(CONNECTION).iter().any(closes)
+        && !request
+            .headers()
+            .keys()
+            .any(|name| name.as_str().starts_with("x-forwarded-") || FORWARDED.contains(&name.as_str()))
 }
 
 /// Reads a secret, anew for each request.

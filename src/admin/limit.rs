@@ -15,7 +15,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
-use super::error;
+use super::{error, is_probe};
 
 /// The most senders that are told apart. Any more are taken for one.
 const SENDERS: usize = 4096;
@@ -115,12 +115,12 @@ fn may_prove(request: &Request) -> bool {
     request.method() == Method::POST && (path.starts_with("/hooks/") || path.starts_with("/api/") && shows())
 }
 
-/// Turns away senders that come too often. Probes are always let in: they say nothing but yes or no.
+/// Turns away senders that come too often, probes excepted.
 pub(super) async fn guard(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
     let may_prove = may_prove(&request);
     let limit = match request.uri().path() {
-        "/healthz" | "/readyz" => return next.run(request).await,
+        path if is_probe(path) => return next.run(request).await,
         path if path.starts_with("/assets/") => &limits.assets,
         _ if may_prove => &limits.proofs,
         _ => &limits.asked,

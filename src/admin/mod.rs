@@ -131,6 +131,11 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
         .layer(middleware::from_fn_with_state(limit, limit::guard))
 }
 
+/// Whether a path is that of a probe. Probes say nothing but yes or no, and are always answered.
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
     let silences: Vec<Duration> = shared.boards.iter().map(|board| board.silence()).collect();
     let told = spoken(silences.iter().copied().max().unwrap_or_default());

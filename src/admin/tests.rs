@@ -256,3 +256,66 @@ async fn headers_are_bounded() {
     stream.read_exact(&mut start).await.unwrap();
     assert_eq!(&start, b"HTTP/1.1 431");
 }
+
+const UNFINISHED: &[u8] = b"POST /hooks/github HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n";
+
+#[tokio::test]
+async fn bodies_that_do_not_come_keep_no_probe_out() {
+    let (_admin, address) = server().await;
+    let mut unfinished = Vec::new();
+    for n in 0..connection::AT_ONCE * 3 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Hooks are closed here and answer at once; what asks for a pass reads its body.
+        let path = if n % 2 == 0 { "/api/v1/reconcile" } else { "/hooks/github" };
+        let head = String::from_utf8_lossy(UNFINISHED).replace("/hooks/github", path);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        unfinished.push(stream);
+    }
+    for _ in 0..3 {
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let (_, said) = ends(&mut stream).await;
+        assert!(said.starts_with("HTTP/1.1 200") && began.elapsed() < seconds(2), "{:?}: {said}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_has_the_shortest_patience() {
+    let (_admin, address) = server().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(&String::from_utf8_lossy(UNFINISHED).replace("/hooks/github", "/api/v1/reconcile").into_bytes())
+        .await
+        .unwrap();
+    let (took, said) = ends(&mut stream).await;
+    assert!(took >= seconds(3) && took <= seconds(5) && said.starts_with("HTTP/1.1 4"), "{took:?}: {said}");
+}
+
+#[tokio::test]
+async fn probes_are_answered_while_every_turn_is_taken() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let reached = Arc::new(Semaphore::new(0));
+    let counted = Arc::clone(&reached);
+    let hangs = move || async move {
+        counted.add_permits(1);
+        std::future::pending::<()>().await
+    };
+    let router = Router::new().route("/hangs", get(hangs)).route("/healthz", get(|| async { "alive" }));
+    tokio::spawn(connection::serve(listener, router, CancellationToken::new()));
+    let ask = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+    };
+    let mut all = Vec::new();
+    // As many as there are turns, and more than there are connections beyond them.
+    for _ in 0..connection::AT_ONCE * 2 {
+        all.push(ask("/hangs").await);
+    }
+    reached.acquire_many(u32::try_from(connection::AT_ONCE).unwrap()).await.unwrap().forget();
+    let mut probe = ask("/healthz").await;
+    let said = tokio::time::timeout(seconds(5), ends(&mut probe)).await.unwrap().1;
+    assert!(said.ends_with("alive"), "{said}");
+}

@@ -1,5 +1,6 @@
 //! `run`: the daemon.
 
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
@@ -137,7 +138,7 @@ fn listen(text: &str) -> Result<Listen, String> {
     match text {
         "off" => Ok(Listen::Off),
         _ => text.parse().map(Listen::On).map_err(|_| {
-            "an address is written as 127.0.0.1:8080, or 0.0.0.0:8080 for every interface; off is none".to_owned()
+            "an address is written as 127.0.0.1:8080, or [::]:8080 for every interface; off is none".to_owned()
         }),
     }
 }
@@ -148,7 +149,7 @@ async fn open(listen: Listen, is_asked_for: bool) -> anyhow::Result<Option<TcpLi
         Listen::Off => return Ok(None),
         Listen::On(address) => address,
     };
-    match TcpListener::bind(address).await {
+    match bind(address) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if !is_asked_for => {
             tracing::warn!(
@@ -160,6 +161,20 @@ async fn open(listen: Listen, is_asked_for: bool) -> anyhow::Result<Option<TcpLi
         }
         Err(error) => bail!("cannot listen on {address}: {error}; choose another address with --listen, or off"),
     }
+}
+
+/// A socket at an address. `[::]` is every interface of IPv6 and of IPv4, whatever the system's default is.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1024)
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

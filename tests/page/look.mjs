@@ -140,7 +140,7 @@ const claims = {
     assert.match(await card.locator("del").innerText(), /rooms: false/);
     assert.match(await card.locator("ins").innerText(), /rooms: true/);
     assert.match(await page.title(), /^1 provider differs/);
-    assert.equal(await page.locator("link[rel=icon]").getAttribute("href"), "/assets/differs.svg");
+    assert.equal(await page.locator("link[rel=icon]").getAttribute("href"), "assets/differs.svg");
     assert.match(await page.locator("#told").innerText(), /1 provider differs/);
     await says(page, "PROVIDER_1 has drifted", ".events");
     await drift("PROVIDER_1", null, { name: true, rooms: true });

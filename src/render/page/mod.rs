@@ -1,7 +1,8 @@
 //! The page that a daemon shows to a person: a status as HTML, complete without a script.
 //!
 //! Data in, string out. Every text that comes from files, from git or from Calry goes through `safe`, which
-//! neutralises what would act or mislead, and is then escaped by maud. It never shows what the status withholds, and
+//! neutralises what would act or mislead, and is then escaped by maud. Addresses are relative, so that the page works below
+//! any path of a proxy. It never shows what the status withholds, and
 //! loads nothing from another host. The script beside it only exchanges `<main>` for a newer one and asks the daemon for
 //! things.
 
@@ -81,15 +82,15 @@ pub fn page(view: &View<'_>) -> String {
         meta name="color-scheme" content="light dark";
         meta name="robots" content="noindex";
         title { (title) }
-        link rel="icon" type="image/svg+xml" href={ "/assets/" (word(tone)) ".svg" };
-        link rel="stylesheet" href="/assets/page.css";
-        script src="/assets/page.js" defer {}
+        link rel="icon" type="image/svg+xml" href={ "assets/" (word(tone)) ".svg" };
+        link rel="stylesheet" href="assets/page.css";
+        script src="assets/page.js" defer {}
     };
     let body = html! {
         (sprite())
         a.skip href="#main" { "Skip to the status" }
         header.bar {
-            a.brand href="/" { (parts::icon("logo")) span { "calry-gitops" } }
+            a.brand href="./" { (parts::icon("logo")) span { "calry-gitops" } }
             p #contact .contact { span.dot {} span.text { "This page does not update itself without JavaScript" } }
             button #reconcile .button type="button" hidden {
                 (parts::icon("again")) span { "Reconcile" span.wide { " now" } }
@@ -102,7 +103,7 @@ pub fn page(view: &View<'_>) -> String {
         footer.foot {
             p {
                 "calry-gitops " (safe(view.version, 40)) ", up since " (stamp(view.started)) ". "
-                "The same as JSON: " a href="/api/v1/status" { "/api/v1/status" } ". In a terminal: "
+                "The same as JSON: " a href="api/v1/status" { "/api/v1/status" } ". In a terminal: "
                 code { "calry-gitops status --watch" } "."
             }
         }
@@ -163,7 +164,7 @@ fn nothing(view: &View<'_>) -> Markup {
                 h1 { "No such workspace" }
                 p {
                     "This daemon does not keep " q { (safe(view.only.unwrap_or_default(), 80)) } ". "
-                    a href="/" { "What it keeps" }
+                    a href="./" { "What it keeps" }
                 }
             }
         }

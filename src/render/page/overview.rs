@@ -68,7 +68,7 @@ fn row(told: &Standing, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     html! {
         tr data-k={ "w-" (safe(one.label(), 80)) } {
             th scope="row" {
-                a href={ "/?workspace=" (address) } { (safe(one.label(), 80)) }
+                a href={ "./?workspace=" (address) } { (safe(one.label(), 80)) }
                 @if let Some(known) = &one.workspace { small { (safe(&known.name, 60)) } }
             }
             td class=(tone) {

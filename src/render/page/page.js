@@ -85,7 +85,7 @@
   const dress = () => {
     const { title, tone } = by("main").dataset;
     if (document.title !== title) document.title = title;
-    const icon = document.querySelector("link[rel=icon]"), wanted = `/assets/${tone}.svg`;
+    const icon = document.querySelector("link[rel=icon]"), wanted = `assets/${tone}.svg`;
     if (icon.getAttribute("href") !== wanted) icon.setAttribute("href", wanted);
     for (const hidden of document.querySelectorAll(".filter[hidden], [data-approve][hidden]")) hidden.hidden = false;
     document.querySelectorAll(".filter input").forEach(sift);
@@ -154,7 +154,7 @@
     close();
     // Browsers open few connections to one host: a tab that nobody sees asks now and then.
     if (document.hidden) { refresh().catch(missed); return later(30000); }
-    events = new EventSource("/api/v1/events" + location.search);
+    events = new EventSource("api/v1/events" + location.search);
     events.addEventListener("beat", reached);
     events.addEventListener("state", (event) => {
       const news = JSON.parse(event.data);
@@ -267,13 +267,13 @@
     const digest = pressed.dataset.approve;
     if (pressed === button) {
       const done = "The daemon was asked for a pass. What comes of it appears here.";
-      busy(button, () => post("/api/v1/reconcile", scope(), done));
+      busy(button, () => post("api/v1/reconcile", scope(), done));
     } else if (digest) {
       busy(pressed, async () => {
         const what = `The daemon then makes exactly the changes of the plan ${digest} in Calry.`;
         const sure = await ask("Approve this plan?", what, "Approve", false);
         const done = "The plan is approved. What comes of it appears here.";
-        if (sure) await post("/api/v1/approve", { digest, ...scope() }, done);
+        if (sure) await post("api/v1/approve", { digest, ...scope() }, done);
       });
     }
   });

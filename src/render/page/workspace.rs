@@ -62,7 +62,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     let each = (LINES / trouble.len().max(1)).clamp(4, 60);
     html! {
         @if view.workspaces.len() > 1 {
-            nav aria-label="Breadcrumb" { p.crumbs { a href="/" { "All workspaces" } " / " (safe(one.label(), 80)) } }
+            nav aria-label="Breadcrumb" { p.crumbs { a href="./" { "All workspaces" } " / " (safe(one.label(), 80)) } }
         }
         (verdict(one, view))
         @if one.summary.is_some() { (tiles(one)) }
@@ -459,7 +459,7 @@ fn recent(one: &WorkspaceStatus, now: Timestamp) -> Markup {
                 @for record in all.iter().take(RECENT) { (event(record, now)) }
             }
             @if all.len() > RECENT {
-                p.more { (all.len() - RECENT) " earlier ones are in " a href="/api/v1/status" { "the JSON" } }
+                p.more { (all.len() - RECENT) " earlier ones are in " a href="api/v1/status" { "the JSON" } }
             }
         }
     }

@@ -10,7 +10,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use crate::model::{Catalogue, Live, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
+use crate::model::{Catalogue, Live, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace, closest};
 use crate::plan::{Applied, Base, BaseFile, Context, Input, PinChange, Plan, plan};
 use crate::remote::{self, Listing, ReadCalry};
 use crate::repo::{
@@ -75,8 +75,16 @@ pub enum Failure {
     #[error("{0}; nothing is planned: check out a commit that an allowed signer signed")]
     Refused(Refused),
     /// `--only` names a provider that has no file.
-    #[error("there is no definition file for {0}, which --only names; add {stem}.yaml, or leave it out", stem = .0.file_stem())]
-    NoFile(Provider),
+    #[error("there is no definition file for {provider}, which --only names; {}", match meant {
+        Some(meant) => format!("did you mean {meant}?"),
+        None => format!("add {}.yaml, or leave it out", provider.file_stem()),
+    })]
+    NoFile {
+        /// The provider.
+        provider: Provider,
+        /// One with a file and a similar name.
+        meant: Option<Provider>,
+    },
     /// `workspace.yaml` has errors: nobody knows which workspace the files are for.
     #[error(
         "workspace.yaml is invalid, so it is not known which workspace these definitions are for; nothing is planned"
@@ -165,7 +173,7 @@ impl Failure {
     /// Whether the definitions are at fault, and not the world around them.
     #[must_use]
     pub const fn is_invalid_definitions(&self) -> bool {
-        matches!(self, Self::NoFile(_) | Self::Pin)
+        matches!(self, Self::NoFile { .. } | Self::Pin)
     }
 }
 
@@ -192,16 +200,28 @@ pub fn load(source: &Source) -> Result<Desired, Failure> {
         None => (repo::load(&source.definitions)?, None, None),
     };
     if !source.only.is_empty() {
-        if let Some(provider) = loaded.first_without_file(&source.only) {
-            return Err(Failure::NoFile(provider.clone()));
-        }
-        loaded.keep_only(&source.only);
+        keep_only(&mut loaded, &source.only)?;
     }
     loaded.check_holds(today());
     loaded.resolve(&source.secrets, source.missing);
     let revision = trusted.or_else(|| repo::revision(&loaded.directory));
     let base = source.base.as_deref().map(|reference| base(&loaded, reference, &source.only)).transpose()?;
     Ok(Desired { loaded, revision, base, refused })
+}
+
+/// Forgets the files of other providers than these.
+///
+/// # Errors
+/// [`Failure::NoFile`] where one of them has none.
+pub fn keep_only(loaded: &mut Loaded, only: &[Provider]) -> Result<(), Failure> {
+    if let Some(provider) = loaded.first_without_file(only) {
+        let names: Vec<&Provider> = loaded.files.iter().filter_map(|file| file.provider.as_ref()).collect();
+        let meant = closest(provider.as_str(), names.iter().map(|name| name.as_str()));
+        let meant = names.iter().find(|name| Some(name.as_str()) == meant).map(|name| (*name).clone());
+        return Err(Failure::NoFile { provider: provider.clone(), meant });
+    }
+    loaded.keep_only(only);
+    Ok(())
 }
 
 fn base(loaded: &Loaded, reference: &str, only: &[Provider]) -> Result<Base, Failure> {

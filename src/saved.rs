@@ -145,7 +145,8 @@ impl Saved {
             return Err(form(format!("it is larger than {} MiB", MAX >> 20)));
         }
         // The error itself may quote the file, and nobody knows what was given here by mistake.
-        let saved: Self = serde_json::from_slice(&bytes)
+        let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+        let saved: Self = serde_json::from_slice(text)
             .map_err(|error| form(format!("line {} is not what stands in one", error.line())))?;
         if saved.kind != KIND || saved.version != VERSION {
             return Err(form(format!("it is not a `{KIND}` of version {VERSION}: use the same release for both")));

@@ -337,6 +337,76 @@ fn a_base_that_cannot_be_read_is_an_error_that_says_what_to_fetch() {
 }
 
 #[test]
+fn a_base_that_is_misspelt_or_no_revision_has_a_sentence_of_its_own() {
+    let checkout = pull_request();
+    checkout.commit("refs/tags/before", &[]);
+    for (base, sentence) in [
+        ("mian", "no revision mian; did you mean main?"),
+        ("main...HEAD", "name main instead of main...HEAD"),
+        ("..main", "name main instead of ..main"),
+        ("@{u}", "@{u} is none of these"),
+        (":/text", ":/text is none of these"),
+        ("0123456789abcdef0123456789abcdef01234567", "this clone has no commit 0123456789abcdef"),
+    ] {
+        checkout.world.run(&["plan", "--base", base]).exits(1).says(sentence);
+    }
+}
+
+#[test]
+fn a_repository_that_cannot_be_read_says_which_kind_it_is_and_a_plan_without_a_base_goes_on() {
+    for (config, sentence) in [
+        ("[extensions]\n\tobjectFormat = sha256\n", "names its objects by SHA-256"),
+        ("[extensions]\n\trefStorage = reftable\n", "keeps its references in a reftable"),
+    ] {
+        let checkout = pull_request();
+        let git = checkout.world.dir.path().join(".git");
+        std::fs::write(git.join("config"), format!("[core]\n\trepositoryformatversion = 1\n{config}")).unwrap();
+        if config.contains("reftable") {
+            std::fs::write(git.join("HEAD"), "ref: refs/heads/.invalid\n").unwrap();
+        }
+        checkout.plan(&[]).exits(1).says(sentence);
+        let ran = checkout.world.run(&["plan", "--format", "json"]).exits(0).says(sentence);
+        assert_eq!(
+            (ran.json()["revision"].clone(), ran.err.matches(sentence).count()),
+            (Value::Null, 1),
+            "{}",
+            ran.err
+        );
+        let mut daemon = checkout.world.daemon(&["--interval", "1s", "-v"]);
+        for pass in ["pass 1 ", "pass 2 "] {
+            daemon.line(pass);
+        }
+        daemon.drain();
+        assert_eq!(daemon.seen.iter().filter(|line| line.contains(sentence)).count(), 1, "{:?}", daemon.seen);
+    }
+    // Where there is no repository, or no commit, nothing is wrong.
+    let world = World::with(json!([live("HOSTAWAY", &["name", "pictures"], &[])]), Config::default());
+    world.write("hostaway.yaml", HOSTAWAY);
+    assert_eq!(world.run(&["plan"]).exits(0).err, "");
+    let checkout = pull_request();
+    std::fs::write(checkout.world.dir.path().join(".git/HEAD"), "ref: refs/heads/unborn\n").unwrap();
+    assert_eq!(checkout.world.run(&["plan"]).exits(0).err, "");
+}
+
+#[test]
+fn a_partial_clone_says_what_to_fetch() {
+    let checkout = pull_request();
+    checkout.branch("hostaway.yaml", "provider: HOSTAWAY\n");
+    let git = checkout.world.dir.path().join(".git");
+    let missing = checkout.repository.write_blob(HOSTAWAY).unwrap().to_string();
+    std::fs::remove_file(git.join("objects").join(&missing[..2]).join(&missing[2..])).unwrap();
+    let ran = checkout.plan(&[]).exits(1);
+    assert!(!ran.err.contains("partial clone"), "{}", ran.err);
+    let config = "[remote \"origin\"]\n\tpromisor = true\n\tpartialclonefilter = blob:none\n";
+    std::fs::write(git.join("config"), config).unwrap();
+    checkout.plan(&[]).exits(1).says("this is a partial clone").says("--no-filter");
+    // Without the tree of the base, as in a treeless clone.
+    let missing = checkout.repository.find_commit(checkout.main).unwrap().tree_id().unwrap().to_string();
+    std::fs::remove_file(git.join("objects").join(&missing[..2]).join(&missing[2..])).unwrap();
+    checkout.plan(&[]).exits(1).says("this is a partial clone");
+}
+
+#[test]
 fn a_base_whose_files_are_broken_or_huge_wants_nothing() {
     let mut checkout = pull_request();
     checkout.world.write("hostaway.yaml", "provider: [").write("guesty.yaml", &"#".repeat((1 << 20) + 1));

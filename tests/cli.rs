@@ -250,6 +250,9 @@ fn every_shell_gets_a_script_that_names_every_command() {
         }
     }
     world.run(&["completions", "csh"]).exits(64);
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(world.run(&["completions", shell]).out.contains("HOSTAWAY"), "{shell} completes --only");
+    }
     let power = world.run(&["completions", "powershell"]).out;
     assert!(power.contains("Register-ArgumentCompleter -Native -CommandName 'calry-gitops'"), "{power}");
 }
@@ -280,7 +283,9 @@ fn a_wrong_command_line_is_64_and_help_is_0() {
         &["pln"],
         &["plan", "--nonsense"],
         &["plan", "--format", "xml"],
-        &["plan", "--only", "hostaway"],
+        &["plan", "--only", "host-away"],
+        &["plan", "--out", "-"],
+        &["plan", "--also", "json=-"],
         &["plan", "--timeout", "5"],
         &["plan", "-v", "-q"],
         &["plan", "--api-url", "ftp://x"],
@@ -300,6 +305,40 @@ fn a_wrong_command_line_is_64_and_help_is_0() {
     world.run(&["--version"]).exits(0).says(env!("CARGO_PKG_VERSION"));
     world.env("CALRY_TIMEOUT", "soon").run(&["plan"]).exits(64).says("a duration is written as 90s");
     assert!(world.requests().is_empty());
+}
+
+#[test]
+fn a_command_line_that_other_tools_take_is_answered_with_the_one_that_is_meant() {
+    let world = world(IN_SYNC);
+    world.run(&["validate", "--only", "hostaway"]).exits(0);
+    world.run(&["plan", "--only", "Hostaway"]).exits(0);
+    world
+        .run(&["validate", "--only", "hostway"])
+        .exits(3)
+        .says("no definition file for HOSTWAY")
+        .says("mean HOSTAWAY?");
+    world.run(&["plan", "--only", "hostaway.yaml"]).exits(64).says("did you mean HOSTAWAY?");
+    world.run(&["validate", "definitions"]).exits(64).says("-d definitions").says("Usage: calry-gitops validate");
+    for path in ["definitions/hostaway.yaml", "hostaway.yml"] {
+        world.run(&["plan", path]).exits(64).says("--only HOSTAWAY").says("Usage: calry-gitops plan");
+    }
+    world.run(&["plan", "-d", "definitions/hostaway.yaml"]).exits(64).says("-d definitions --only HOSTAWAY");
+    world.run(&["plan", "--api-url", "ftp://x"]).exits(64).says("Usage: calry-gitops plan");
+    world.run(&["-q", "apply", "--api-url", "ftp://x"]).exits(64).says("Usage: calry-gitops apply");
+    world.run(&["plan", "-d", "nowhere"]).exits(1);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_snapshot_or_a_saved_plan() {
+    let world = world(UPDATE);
+    let path = |name: &str| world.dir.path().join(name);
+    let mark = |name: &str, text: String| std::fs::write(path(name), format!("\u{feff}{text}")).unwrap();
+    mark("live.json", world.run(&["snapshot"]).exits(0).out);
+    world.run(&["plan", "--live", "live.json", "--detailed-exitcode"]).exits(2);
+    world.run(&["plan", "--out", "plan.json"]).exits(0);
+    mark("plan.json", std::fs::read_to_string(path("plan.json")).unwrap());
+    world.run(&["apply", "--plan", "plan.json"]).exits(0);
+    assert_eq!(world.updates().len(), 1);
 }
 
 // Keys

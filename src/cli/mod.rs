@@ -147,7 +147,8 @@ pub fn main() -> ExitCode {
     let parsed = command(&nothing).try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed.map_err(|error| error.format(&mut command(&nothing))) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
+            suggest_option(&mut error);
             let usage = error.use_stderr();
             print_parse_error(&error);
             return if usage { Exit::Usage.into() } else { Exit::Done.into() };
@@ -194,7 +195,7 @@ fn ended(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
         Err(error) => match error.downcast::<UsageError>() {
             Ok(usage) => {
                 output.flush();
-                let _ = command(&Defaults::new()).error(clap::error::ErrorKind::ValueValidation, usage.0).print();
+                let _ = called().error(clap::error::ErrorKind::ValueValidation, usage.0).print();
                 Exit::Usage.into()
             }
             Err(error) => {
@@ -203,6 +204,35 @@ fn ended(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
             }
         },
     }
+}
+
+/// The command that was called, for its usage.
+fn called() -> clap::Command {
+    let mut command = command(&Defaults::new());
+    command.build();
+    let name =
+        std::env::args_os().skip(1).find_map(|arg| command.find_subcommand(&arg).map(|c| c.get_name().to_owned()));
+    name.and_then(|name| command.find_subcommand(&name).cloned()).unwrap_or(command)
+}
+
+/// Suggests the option for a directory or file that was given without one, as other tools take it.
+fn suggest_option(error: &mut clap::Error) {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let (ErrorKind::UnknownArgument, Some(ContextValue::String(argument))) =
+        (error.kind(), error.get(ContextKind::InvalidArg))
+    else {
+        return;
+    };
+    let path = std::path::Path::new(argument);
+    let command = called();
+    let takes = |id: &str| command.get_arguments().any(|arg| arg.get_id() == id);
+    let shown = crate::model::printable(argument);
+    let suggestion = match options::provider_of_file(path) {
+        Some(provider) if takes("only") => format!("for one provider, use --only {provider}"),
+        _ if path.is_dir() && takes("definitions") => format!("to name the definitions directory, use -d {shown}"),
+        _ => return,
+    };
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![suggestion.into()]));
 }
 
 /// Prints what the parser says, help included. An API key that somebody gave as an argument is not repeated: what is

@@ -1,6 +1,7 @@
 //! The options that commands share, and what they set up.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -8,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::{Arg, Args, Command, ValueEnum, ValueHint};
 
 use super::progress::Progress;
 use super::{Output, UsageError};
-use crate::model::{FingerprintKey, Provider, Secret, Slug, UpdateMethod};
+use crate::model::{FingerprintKey, KNOWN_PROVIDERS, Provider, Secret, Slug, UpdateMethod};
 use crate::pass::Source;
 use crate::pull::Names;
 use crate::remote::{Api, ApiUrl, Http, KeySource, Settings, SnapshotUrl, install_tls};
@@ -30,13 +32,15 @@ pub(super) struct FileArgs {
         env = "CALRY_DEFINITIONS",
         hide_env_values = true,
         default_value = "definitions",
+        value_parser = definitions_directory,
+        value_hint = ValueHint::DirPath,
         value_name = "DIR"
     )]
     pub(super) definitions: PathBuf,
-    /// Only this provider; repeatable. The errors of other files do not count
-    #[arg(long, value_parser = provider, value_name = "PROVIDER")]
+    /// Only this provider, in any case; repeatable. The errors of other files do not count
+    #[arg(long, value_parser = ProviderParser, hide_possible_values = true, value_name = "PROVIDER")]
     pub(super) only: Vec<Provider>,
-    /// Make warnings errors
+    /// Treat warnings as errors
     #[arg(long)]
     pub(super) strict: bool,
 }
@@ -313,8 +317,46 @@ async fn start_sandbox(
     Sandbox::start(Config { seed, update_method, ..Config::default() }).await.context("the sandbox cannot be started")
 }
 
-fn provider(text: &str) -> Result<Provider, String> {
-    Provider::parse(text).map_err(|error| error.to_string())
+/// A provider's name in any case. The known ones are what shells complete; any other that is well formed is taken as well.
+#[derive(Clone)]
+pub(super) struct ProviderParser;
+
+impl TypedValueParser for ProviderParser {
+    type Value = Provider;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Provider, clap::Error> {
+        let parse = |text: &str| {
+            Provider::parse(&text.to_ascii_uppercase()).map_err(|error| match provider_of_file(Path::new(text)) {
+                Some(meant) => format!("{error}; did you mean {meant}?"),
+                None => error.to_string(),
+            })
+        };
+        parse.parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(KNOWN_PROVIDERS.into_iter().map(PossibleValue::new)))
+    }
+}
+
+/// The provider that a definition file is named after.
+pub(super) fn provider_of_file(path: &Path) -> Option<Provider> {
+    let is_yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+    let stem = path.file_stem().filter(|_| is_yaml)?.to_str()?;
+    Provider::parse(&stem.to_ascii_uppercase()).ok()
+}
+
+/// A directory of definition files. One that is not there is reported when it is read.
+fn definitions_directory(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if !path.is_file() {
+        return Ok(path);
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Err(match provider_of_file(&path) {
+        Some(provider) => format!("this is a file; for one provider: -d {} --only {provider}", parent.display()),
+        None => "this is a file, and not a directory of definition files".to_owned(),
+    })
 }
 
 /// A duration as a person writes it: `90s`, `5m`.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, ValueHint};
 use tokio::time::Instant;
 
 use super::options::{FingerprintArgs, LiveArgs, LiveSource, Setup, TrustArgs};
@@ -37,7 +37,7 @@ pub(super) struct PlanArgs {
     secrets_unavailable: bool,
     /// Compare with the merge base of REVISION (such as origin/main), to tell this branch's changes from earlier drift. Only
     /// this branch's changes are pending then
-    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new(), value_name = "REVISION")]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new(), value_hint = ValueHint::Other, value_name = "REVISION")]
     base: Option<String>,
     /// Count earlier drift as pending, too
     #[arg(long, requires = "base", requires = "detailed_exitcode")]
@@ -50,7 +50,7 @@ pub(super) struct PlanArgs {
     #[arg(long = "live", value_name = "FILE|URL", value_parser = |text: &str| LiveSource::parse(text).map(Arc::new), conflicts_with = "sandbox")]
     snapshot: Option<Arc<LiveSource>>,
     /// Write the plan to a file, too, for apply --plan
-    #[arg(long, value_name = "FILE", conflicts_with = "secrets_unavailable")]
+    #[arg(long, value_parser = output_file, value_name = "FILE", conflicts_with = "secrets_unavailable")]
     out: Option<PathBuf>,
     // Last: its headings hold for what follows.
     #[command(flatten)]
@@ -80,7 +80,15 @@ fn also(text: &str) -> Result<Also, String> {
     let parsed = text.split_once('=').filter(|(_, file)| !file.is_empty());
     let parsed = parsed.and_then(|(format, file)| Some((Format::from_str(format, false).ok()?, file)));
     let (format, file) = parsed.ok_or("a format and a file, as in markdown=plan.md")?;
-    Ok(Also { format, file: file.into() })
+    Ok(Also { format, file: output_file(file)? })
+}
+
+/// A file to write. `-` is none: standard output has the plan already, in the form that --format names.
+fn output_file(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "-" => Err("this writes to a file, and not to standard output, where --format prints the plan".to_owned()),
+        _ => Ok(text.into()),
+    }
 }
 
 fn write(also: &[Also], print: impl Fn(Format) -> String) -> anyhow::Result<()> {

@@ -66,10 +66,7 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
 fn load(FileArgs { definitions, only, strict }: &FileArgs) -> Result<Loaded, Failure> {
     let mut loaded = repo::load(definitions)?;
     if !only.is_empty() {
-        if let Some(provider) = loaded.first_without_file(only) {
-            return Err(Failure::NoFile(provider.clone()));
-        }
-        loaded.keep_only(only);
+        pass::keep_only(&mut loaded, only)?;
     }
     loaded.check(&Catalogue::Reference);
     loaded.check_holds(pass::today());

@@ -240,6 +240,7 @@ impl Snapshot {
             return Err(InvalidSnapshot::TooLarge { name: name.to_owned() });
         }
         let form = |problem: String| InvalidSnapshot::Form(name.to_owned(), problem);
+        let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
         let mut document = wire::object(bytes).map_err(|problem| match problem {
             Problem::NotJson => form("it is not JSON".to_owned()),
             Problem::Shape(problem) => form(problem),

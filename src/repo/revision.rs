@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gix::discover::upwards;
 use gix::objs::{CommitRef, Kind};
@@ -22,7 +23,7 @@ use gix::{ObjectId, Repository};
 
 use super::directory::{FileError, MAX_FILE, MAX_TOTAL, is_definition};
 use super::load::{Loaded, Read, read_file};
-use crate::model::{Diagnostic, Revision, ellipsize, printable};
+use crate::model::{Diagnostic, Revision, closest, ellipsize, printable};
 
 /// The longest subject and the longest name of an author, in characters.
 const MAX_TEXT: usize = 200;
@@ -33,16 +34,102 @@ const MAX_FILES: usize = 20_000;
 
 /// The commit checked out at a directory, or at the nearest of its parents that is a checkout. `None` where there is none
 /// before the file system ends (a mounted volume does not belong to the repository around it), where nothing has been
-/// committed, and where the repository cannot be read; the log says why at level debug.
+/// committed, and where the repository cannot be read, which is a warning.
 ///
 /// The nearest repository counts, even where it does not know the directory: a directory that git ignores is dirty, not
 /// part of some repository further up. Content is compared byte by byte with the commit, not with the index, and line ends
 /// are content; the subject and the author are foreign text. Reads files, so it may block.
 #[must_use]
 pub fn revision(directory: &Path) -> Option<Revision> {
-    read(directory)
-        .inspect_err(|trouble| tracing::debug!("no git revision is known of {}: {trouble}", directory.display()))
-        .ok()
+    match read(directory) {
+        Ok(revision) => {
+            warned().remove(directory);
+            Some(revision)
+        }
+        Err(trouble) if matches!(trouble, Trouble::NoCommit) || path_in_checkout(directory).is_none() => {
+            tracing::debug!("no git revision is known of {}: {trouble}", directory.display());
+            None
+        }
+        Err(trouble) => {
+            let sentence = Format::of(directory).explain(trouble).to_string();
+            if warned().insert(directory.to_owned(), sentence.clone()).as_ref() != Some(&sentence) {
+                tracing::warn!("the git revision of {} cannot be read: {sentence}", directory.display());
+            }
+            None
+        }
+    }
+}
+
+/// The last warning of each directory whose revision cannot be read: a daemon reads it at each reconciliation, and warns once.
+fn warned() -> MutexGuard<'static, BTreeMap<PathBuf, String>> {
+    /// As many directories as are remembered.
+    const MOST: usize = 1000;
+    static WARNED: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if warned.len() >= MOST {
+        warned.clear();
+    }
+    warned
+}
+
+/// A form of repository that explains why something cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// Nothing special.
+    Plain,
+    /// Objects are named by SHA-256.
+    Sha256,
+    /// References are in a reftable.
+    Reftable,
+    /// Objects that are not needed for the checkout were left out.
+    Partial,
+}
+
+impl Format {
+    /// Reads it from the configuration of the repository around a directory. It explains an error and decides nothing else.
+    fn of(directory: &Path) -> Self {
+        let Some(git) = git_directory(directory) else { return Self::Plain };
+        let Some(config) = read_bounded(&git.join("config")) else { return Self::Plain };
+        let config = String::from_utf8_lossy(&config).to_lowercase();
+        let has = |key: &str, value: &str| {
+            config
+                .lines()
+                .filter_map(|line| line.split_once('='))
+                .any(|(k, v)| k.trim() == key && v.trim().starts_with(value))
+        };
+        if has("objectformat", "sha256") {
+            Self::Sha256
+        } else if has("refstorage", "reftable") {
+            Self::Reftable
+        } else if has("promisor", "true") || has("partialclone", "") {
+            Self::Partial
+        } else {
+            Self::Plain
+        }
+    }
+
+    /// The cause of an error that the form of the repository has.
+    fn explain(self, trouble: Trouble) -> Trouble {
+        match (self, trouble) {
+            (Self::Sha256, _) => Trouble::Sha256,
+            (Self::Reftable, _) => Trouble::Reftable,
+            (Self::Partial, Trouble::Git(error)) => Trouble::Partial(error.to_string()),
+            (Self::Partial | Self::Plain, trouble) => trouble,
+        }
+    }
+}
+
+/// Where the repository around a directory keeps its configuration.
+fn git_directory(directory: &Path) -> Option<PathBuf> {
+    let directory = fs::canonicalize(directory).ok()?;
+    let git = directory.ancestors().map(|parent| parent.join(".git")).find(|git| fs::symlink_metadata(git).is_ok())?;
+    let target = |file: &Path| {
+        let text = String::from_utf8(read_bounded(file)?).ok()?;
+        Some(file.parent()?.join(text.trim_end().trim_start_matches("gitdir: ")))
+    };
+    let git = if git.is_dir() { git } else { target(&git)? };
+    // A worktree has its own directory, and the configuration of the repository.
+    Some(target(&git.join("commondir")).unwrap_or(git))
 }
 
 /// The path of a directory from the root of the checkout that it is in: the nearest parent with a `.git`. `None` where it is
@@ -69,6 +156,15 @@ pub enum BaseError {
     /// There is no repository, or no commit.
     #[error("--base needs the definitions in a git checkout with a commit: {0}")]
     NoCheckout(String),
+    /// More than one revision.
+    #[error("--base takes one revision and compares with the merge base: name {1} instead of {0}")]
+    Range(String, String),
+    /// Something that no branch, tag or commit is named by.
+    #[error("--base takes a branch, a tag or a commit id, and {0} is none of these")]
+    Form(String),
+    /// Another name is meant.
+    #[error("--base: this clone has no revision {0}; did you mean {1}?")]
+    Misspelt(String, String),
     /// Nothing of that name.
     #[error(
         "--base: this clone has no commit {0}; fetch it first (a job that checks out a single commit needs its history: \
@@ -92,7 +188,8 @@ pub enum BaseError {
 /// # Errors
 /// [`BaseError`].
 pub fn base(directory: &Path, reference: &str) -> Result<Base, BaseError> {
-    let no_checkout = |trouble: Trouble| BaseError::NoCheckout(trouble.to_string());
+    let format = Format::of(directory);
+    let no_checkout = |trouble: Trouble| BaseError::NoCheckout(format.explain(trouble).to_string());
     let shown = ellipsize(&printable(reference), MAX_TEXT);
     let directory = fs::canonicalize(directory).map_err(|error| no_checkout(error.into()))?;
     let (repository, root) = open(&directory).map_err(no_checkout)?;
@@ -100,14 +197,44 @@ pub fn base(directory: &Path, reference: &str) -> Result<Base, BaseError> {
     let head = repository.head_id().map_err(|error| no_checkout(error.into()))?;
     let tip = repository
         .rev_parse_single(format!("{reference}^{{commit}}").as_str())
-        .map_err(|_| BaseError::Unknown(shown.clone()))?;
-    let commit = match repository.merge_base(head, tip) {
+        .map_err(|error| unknown(&repository, reference, &shown, format.explain(error.into())))?;
+    let commit = match repository.merge_base(head, tip).map_err(|error| format.explain(error.into())) {
         Ok(Some(id)) => id.detach(),
+        Err(Trouble::Partial(why)) => return Err(BaseError::Unreadable(shown, Trouble::Partial(why).to_string())),
         Ok(None) | Err(_) => return Err(BaseError::Unrelated(shown)),
     };
     let files = || files_of(&repository, object(&repository, commit)?.try_into_commit()?.tree_id()?.detach(), path);
-    let files = files().map_err(|trouble| BaseError::Unreadable(commit.to_string(), trouble.to_string()))?;
+    let files =
+        files().map_err(|trouble| BaseError::Unreadable(commit.to_string(), format.explain(trouble).to_string()))?;
     Ok(Base { commit: commit.to_string(), loaded: Loaded::of(directory, files.iter().map(Committed::read)) })
+}
+
+/// Why a revision was not found.
+fn unknown(repository: &Repository, reference: &str, shown: &str, trouble: Trouble) -> BaseError {
+    /// As many names are compared.
+    const MOST: usize = 10_000;
+    if let Some((first, second)) = reference.split_once("...").or_else(|| reference.split_once("..")) {
+        let one = if first.is_empty() || first == "HEAD" { second } else { first };
+        return BaseError::Range(shown.to_owned(), ellipsize(&printable(one), MAX_TEXT));
+    }
+    if reference.contains(['@', ':', '{', '*', '?', '[', '\\', ' ']) {
+        return BaseError::Form(shown.to_owned());
+    }
+    let name = reference.split(['~', '^']).next().unwrap_or(reference);
+    let there = repository.find_reference(name).is_ok();
+    if let (true, Trouble::Partial(_)) = (there, &trouble) {
+        return BaseError::Unreadable(shown.to_owned(), trouble.to_string());
+    }
+    let names = || {
+        let platform = repository.references().ok()?;
+        let all = platform.all().ok()?.take(MOST).filter_map(Result::ok);
+        Some(all.map(|reference| reference.name().shorten().to_string()).collect::<Vec<_>>())
+    };
+    let names = if there { Vec::new() } else { names().unwrap_or_default() };
+    match closest(name, names.iter().map(String::as_str)) {
+        Some(meant) => BaseError::Misspelt(shown.to_owned(), ellipsize(&printable(meant), MAX_TEXT)),
+        None => BaseError::Unknown(shown.to_owned()),
+    }
 }
 
 /// A definition file as a commit has it.
@@ -167,6 +294,17 @@ pub(super) enum Trouble {
     Time(#[from] jiff::Error),
     #[error("the repository has no checkout around the directory")]
     NoCheckout,
+    #[error("nothing was committed yet")]
+    NoCommit,
+    #[error("the repository names its objects by SHA-256, which this version does not read")]
+    Sha256,
+    #[error("the repository keeps its references in a reftable, which this version does not read")]
+    Reftable,
+    #[error(
+        "this is a partial clone, and it lacks an object ({0}); fetch all of them: git fetch --refetch --no-filter, or clone \
+         without a filter"
+    )]
+    Partial(String),
     #[error("there are more than {MAX_FILES} definition files, or they amount to more than {} MiB", MAX_TOTAL >> 20)]
     TooMuch,
     #[error("object {0} has {1} bytes, which is too much to read")]
@@ -180,6 +318,9 @@ fn read(directory: &Path) -> Result<Revision, Trouble> {
     let (repository, root) = open(&directory)?;
     let path = directory.strip_prefix(&root).map_err(|_| Trouble::NoCheckout)?;
 
+    if repository.head()?.is_unborn() {
+        return Err(Trouble::NoCommit);
+    }
     let id = repository.head_id()?.detach();
     let commit = object(&repository, id)?.try_into_commit()?;
     let commit = commit.decode()?;
@@ -304,6 +445,10 @@ fn differ(directory: &Path, committed: &BTreeMap<OsString, TreeFile>, hash: gix:
 }
 
 fn read_bounded(file: &Path) -> Option<Vec<u8>> {
+    // What never ends, or blocks, is no regular file.
+    if !fs::metadata(file).ok()?.is_file() {
+        return None;
+    }
     let mut content = Vec::new();
     let length = File::open(file).ok()?.take(MAX_FILE + 1).read_to_end(&mut content).ok()?;
     u64::try_from(length).is_ok_and(|length| length <= MAX_FILE).then_some(content)

@@ -98,9 +98,9 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         match args.format {
             Format::Text => {}
             Format::Json => output.result(&json::plan(plan, diagnostics, None, Some(sentence))),
-            Format::Markdown => output.result(&markdown::failure(sentence, diagnostics, &setup.from_root())),
+            Format::Markdown => output.result(&markdown::failure(sentence, diagnostics, &setup.repository_path())),
             Format::Github => {
-                output.result(&github::diagnostics(diagnostics, &setup.from_root()));
+                output.result(&github::diagnostics(diagnostics, &setup.repository_path()));
                 output.result(&github::failure(sentence));
             }
         }
@@ -150,9 +150,9 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         Format::Text if count > 0 => output.result(&text::report(&report)),
         Format::Text => {}
         Format::Json => output.result(&json::plan(plan, diagnostics, Some(&report), None)),
-        Format::Markdown => output.result(&markdown::plan(plan, diagnostics, Some(&report), &setup.from_root())),
+        Format::Markdown => output.result(&markdown::plan(plan, diagnostics, Some(&report), &setup.repository_path())),
         Format::Github => {
-            output.result(&github::diagnostics(diagnostics, &setup.from_root()));
+            output.result(&github::diagnostics(diagnostics, &setup.repository_path()));
             output.result(&github::report(&report));
         }
     }

@@ -191,14 +191,14 @@ pub(super) struct Setup {
 
 impl Setup {
     /// The definitions directory, by its path from the root of the repository.
-    pub(super) fn from_root(&self) -> String {
-        from_root(&self.source.definitions)
+    pub(super) fn repository_path(&self) -> String {
+        repository_path(&self.source.definitions)
     }
 }
 
 /// A directory by its path from the root of the repository, as forges know files; without a repository, from the workspace of
 /// the job or from the working directory.
-pub(super) fn from_root(directory: &Path) -> String {
+pub(super) fn repository_path(directory: &Path) -> String {
     let within = |root: PathBuf| {
         let directory = std::fs::canonicalize(directory).ok()?;
         directory.strip_prefix(std::fs::canonicalize(root).ok()?).ok().map(Path::to_owned)

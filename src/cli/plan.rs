@@ -111,7 +111,7 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
         Ok(looked) => looked,
         Err(failed) => {
             let exit = failed.tell(&setup, args.format, output);
-            write(&args.also, |format| failed.print(format, &setup.from_root()))?;
+            write(&args.also, |format| failed.print(format, &setup.repository_path()))?;
             return Ok(exit);
         }
     };
@@ -124,8 +124,8 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     };
     let layout = Layout { diff: args.diff, directory: &setup.shown, next: next.as_deref() };
     output.diagnostics(&desired.loaded.diagnostics, &setup.shown, desired.loaded.files.len());
-    output.result(&looked.print(args.format, layout, &setup.from_root()));
-    write(&args.also, |format| looked.print(format, layout, &setup.from_root()))?;
+    output.result(&looked.print(args.format, layout, &setup.repository_path()));
+    write(&args.also, |format| looked.print(format, layout, &setup.repository_path()))?;
     let mut failed = cannot_be_applied(&look.plan);
     if let Some(file) = &args.out {
         if looked.is_invalid() {
@@ -207,7 +207,7 @@ impl Failed {
     pub(super) fn tell(&self, setup: &Setup, format: Format, output: &Output) -> Exit {
         output.diagnostics(&self.diagnostics, &setup.shown, self.files);
         if format != Format::Text {
-            output.result(&self.print(format, &setup.from_root()));
+            output.result(&self.print(format, &setup.repository_path()));
         }
         output.error(&self.failure.to_string());
         if self.failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed }

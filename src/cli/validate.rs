@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::options::{FileArgs, from_root};
+use super::options::{FileArgs, repository_path};
 use super::{Exit, Output};
 use crate::model::{Catalogue, Severity, printable};
 use crate::pass::{self, Failure};
@@ -57,8 +57,8 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
         Format::Text => output.result(&valid),
         Format::Json => output.result(&json::diagnostics(problems, files)),
         // What is no command is a line of the job's log.
-        Format::Github => output.result(&(github::diagnostics(problems, &from_root(definitions)) + &valid)),
-        Format::Sarif => output.result(&sarif::diagnostics(problems, &from_root(definitions))),
+        Format::Github => output.result(&(github::diagnostics(problems, &repository_path(definitions)) + &valid)),
+        Format::Sarif => output.result(&sarif::diagnostics(problems, &repository_path(definitions))),
     }
     Ok(if loaded.has_errors() { Exit::Invalid } else { Exit::Done })
 }

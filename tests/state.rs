@@ -105,6 +105,24 @@ fn what_a_run_was_not_about_is_not_forgotten() {
 }
 
 #[test]
+fn a_directory_that_could_not_be_used_at_the_start_is_used_as_soon_as_it_can_be() {
+    let world = world(KEYED);
+    masked(&world);
+    let state = world.dir.path().join("state");
+    fs::write(&state, "a file in the way").unwrap();
+    let mut daemon = start(&world);
+    assert_eq!(told(&daemon, "cannot be used"), 1, "{:#?}", daemon.seen);
+    fs::remove_file(&state).unwrap();
+    pass(&mut daemon);
+    assert_eq!(told(&daemon, "can be written again"), 1, "{:#?}", daemon.seen);
+    drop(daemon);
+    // The fingerprints are known by the key that was saved with them: the masked value is not sent again.
+    let daemon = start(&world);
+    assert_eq!(audit(&daemon), Vec::<Value>::new());
+    assert_eq!(told(&daemon, "another fingerprint key"), 0);
+}
+
+#[test]
 fn what_a_killed_writer_left_is_removed_and_what_is_being_written_is_not() {
     let world = world(HOSTAWAY);
     drop(start(&world));

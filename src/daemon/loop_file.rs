@@ -43,7 +43,8 @@ pub(super) struct LastWorkspace {
 /// The memory of one loop. Without a state directory it ends with the process.
 #[derive(Default)]
 pub struct LoopFile {
-    path: Option<PathBuf>,
+    /// Where it is; `None` without a state directory.
+    file: Option<(State, PathBuf)>,
     observer: Option<Arc<dyn Observer>>,
     memory: Mutex<LoopMemory>,
 }
@@ -84,7 +85,7 @@ impl LoopFile {
             ..LoopMemory::default()
         };
         Self {
-            path: state.directory().map(|directory| directory.join(name)),
+            file: state.directory().map(|directory| (state.clone(), directory.join(name))),
             observer: Some(observer),
             memory: Mutex::new(memory),
         }
@@ -96,7 +97,7 @@ impl LoopFile {
 
     /// The file, if the memory outlives the process.
     pub(super) fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+        self.file.as_ref().map(|(_, path)| path.as_path())
     }
 
     /// Reads the file, once in the life of the process.
@@ -104,7 +105,7 @@ impl LoopFile {
         if std::mem::replace(&mut self.memory().is_read, true) {
             return;
         }
-        let Some(path) = self.path.clone() else { return };
+        let Some((_, path)) = self.file.clone().filter(|(state, _)| state.is_usable()) else { return };
         let reading = tokio::task::spawn_blocking(move || read(&path));
         let read = match tokio::time::timeout(PATIENCE, reading).await {
             Ok(Ok(read)) => read,
@@ -137,7 +138,7 @@ impl LoopFile {
     /// Writes the file if it differs. What cannot be written costs a report that is repeated after a restart; that the
     /// directory cannot be written is logged with the state of the workspace.
     pub async fn save(&self) {
-        let Some(path) = self.path.clone() else { return };
+        let Some((state, path)) = self.file.clone() else { return };
         let document = {
             let mut memory = self.memory();
             if let Some(observer) = &self.observer {
@@ -152,7 +153,7 @@ impl LoopFile {
         // Maps of strings always serialize.
         let mut text = serde_json::to_vec_pretty(&document).unwrap_or_default();
         text.push(b'\n');
-        let mut writing = tokio::task::spawn_blocking(move || state::write(&path, &text));
+        let mut writing = tokio::task::spawn_blocking(move || state.write(&path, &text));
         match tokio::time::timeout(PATIENCE, &mut writing).await {
             Ok(Ok(Ok(()))) => self.memory().written = Some(document),
             Ok(_) => {}

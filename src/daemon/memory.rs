@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::pass::{PassReport, PassResult};
-use super::state::{self, LOST_AT_END, Remembered, RememberedField, State};
+use super::state::{LOST_AT_END, Remembered, RememberedField, State};
 use super::status::now;
 use super::updates::Updates;
 use super::{LONGEST_PAUSE, Trigger};
@@ -85,7 +85,7 @@ pub struct Memory {
 }
 
 /// How the file stands to the memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Filed {
     /// The digest of what it holds, as far as this process knows.
     written: Option<[u8; 32]>,
@@ -93,6 +93,13 @@ struct Filed {
     writing: Option<JoinHandle<std::io::Result<()>>>,
     /// Whether it was said that it cannot be written.
     told: bool,
+}
+
+impl Filed {
+    /// Nothing is written yet. That the directory cannot be used was logged when it was opened.
+    fn of(state: &State) -> Self {
+        Self { written: None, writing: None, told: !state.is_usable() }
+    }
 }
 
 /// A growing pause.
@@ -193,7 +200,7 @@ impl Memory {
             passes: 0,
             told: BTreeMap::new(),
             problems: Vec::new(),
-            file: Filed::default(),
+            file: Filed::of(state),
             #[cfg(test)]
             faulty: false,
         }
@@ -229,7 +236,7 @@ impl Memory {
         self.failing.clear();
         self.own.clear();
         self.kept.clear();
-        self.file = Filed::default();
+        self.file = Filed::of(&self.state);
         if self.state.outlives() {
             let (state, id) = (Arc::clone(&self.state), workspace.id.clone());
             let loading = tokio::task::spawn_blocking(move || state.load(&id));
@@ -491,7 +498,8 @@ impl Memory {
             return;
         }
         let shown = path.display().to_string();
-        let mut writing = tokio::task::spawn_blocking(move || state::write(&path, &document));
+        let state = Arc::clone(&self.state);
+        let mut writing = tokio::task::spawn_blocking(move || state.write(&path, &document));
         let error = match tokio::time::timeout(PATIENCE, &mut writing).await {
             Ok(Ok(Ok(()))) => None,
             Ok(Ok(Err(error))) => Some(error.to_string()),

@@ -8,6 +8,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -38,6 +40,10 @@ const KEY_FILE: &str = "fingerprint.key";
 pub struct State {
     key: FingerprintKey,
     directory: Option<PathBuf>,
+    /// The text of `key` if it was made by this process and no file holds it yet.
+    unsaved_key: Option<Secret>,
+    /// Whether the directory could be used. If not, each write tries again.
+    usable: Arc<AtomicBool>,
 }
 
 /// There is no randomness to make a key of.
@@ -91,33 +97,56 @@ impl State {
     /// # Errors
     /// [`NoRandomness`].
     pub fn in_process() -> Result<Self, NoRandomness> {
-        Ok(Self { key: random_key()?, directory: None })
+        let usable = Arc::new(AtomicBool::new(true));
+        Ok(Self { key: key_of(random()?)?, directory: None, unsaved_key: None, usable })
     }
 
-    /// For memories that outlive the process. Without the operator's key there is one in the directory, which is made where
-    /// it is missing. A directory that cannot be used is warned of, and is no error.
+    /// For memories that outlive the process. Without the operator's key there is one in the directory, which is made if it
+    /// is missing. A directory that cannot be used is logged and tried again at each write; it is no error.
     ///
     /// # Errors
     /// [`NoRandomness`].
     pub fn open(directory: &Path, key: Option<FingerprintKey>) -> Result<Self, NoRandomness> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        let key = match (made, key) {
-            (Ok(()), key) => {
-                sweep(directory);
-                match key {
-                    Some(key) => Ok(key),
-                    None => own_key(directory)?,
-                }
+        let (found, key) = match (create(directory), key) {
+            (Ok(()), None) => {
+                let found = own_key(directory)?;
+                (found.as_ref().map(drop).map_err(io::Error::to_string), found.ok())
             }
-            (Err(error), _) => Err(error),
+            (made, key) => (made.map_err(|error| error.to_string()), key),
         };
+        let usable = Arc::new(AtomicBool::new(found.is_ok()));
+        if let Err(error) = found {
+            tracing::warn!(
+                "the state directory {} cannot be used: {error}; {LOST_AT_END}, until it can be used",
+                directory.display()
+            );
+        }
+        let directory = Some(directory.to_owned());
         match key {
-            Ok(key) => Ok(Self { key, directory: Some(directory.to_owned()) }),
-            Err(error) => {
-                tracing::warn!("the state directory {} cannot be used: {error}; {LOST_AT_END}", directory.display());
-                Self::in_process()
+            Some(key) => Ok(Self { key, directory, unsaved_key: None, usable }),
+            None => {
+                let text = random()?;
+                Ok(Self { key: key_of(text.clone())?, directory, unsaved_key: Some(Secret::new(text)), usable })
             }
         }
+    }
+
+    /// Whether the directory could be used when it was last tried; a memory that ends with the process needs none.
+    pub(super) fn is_usable(&self) -> bool {
+        self.usable.load(Ordering::Relaxed)
+    }
+
+    /// Writes a file of the directory whole or not at all, readable by this user only. A directory that could not be used
+    /// before is set up first.
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        if let Some(directory) = self.directory.as_ref().filter(|_| !self.is_usable()) {
+            create(directory)?;
+            if let Some(key) = &self.unsaved_key {
+                save_key(directory, key)?;
+            }
+            self.usable.store(true, Ordering::Relaxed);
+        }
+        write(path, bytes)
     }
 
     pub(super) const fn key(&self) -> &FingerprintKey {
@@ -145,7 +174,7 @@ impl State {
 
     /// What was remembered of a workspace. May take as long as its file system does.
     pub(super) fn load(&self, workspace: &str) -> BTreeMap<Provider, Remembered> {
-        let Some(path) = self.file(workspace) else { return BTreeMap::new() };
+        let Some(path) = self.file(workspace).filter(|_| self.is_usable()) else { return BTreeMap::new() };
         let read = match read(&path, MAX) {
             Ok(None) => return BTreeMap::new(),
             Ok(Some(bytes)) => self.parse(workspace, &bytes),
@@ -282,8 +311,32 @@ pub(super) fn put_aside(path: &Path, why: &str, lost: &str) {
     tracing::warn!("the state file {} cannot be used: {why}; {done}. What is lost: {lost}", path.display());
 }
 
+/// Creates the directory, and removes what killed processes left in it.
+fn create(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    sweep(directory);
+    Ok(())
+}
+
+/// Makes the key of this process the directory's. Another one is kept aside: the files that it was made for are about to
+/// be written with this one.
+fn save_key(directory: &Path, key: &Secret) -> io::Result<()> {
+    let path = directory.join(KEY_FILE);
+    let text = format!("{}\n", key.expose());
+    match read(&path, MAX_KEY) {
+        Ok(Some(bytes)) if bytes == text.as_bytes() => return Ok(()),
+        Ok(None) => {}
+        Ok(Some(_)) => put_aside(&path, "it holds another key than this process uses", LOST_KEY),
+        Err(why) => put_aside(&path, &why, LOST_KEY),
+    }
+    write(&path, text.as_bytes())
+}
+
+/// What another fingerprint key costs.
+const LOST_KEY: &str = "what is remembered of providers with a partnerKey";
+
 /// Writes a file whole or not at all, for nobody else to read.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     written(directory, bytes)?.persist(path)?;
     // So that the name outlives the machine, too; where that cannot be had, the file is there all the same.
@@ -325,7 +378,7 @@ fn own_key(directory: &Path) -> Result<io::Result<FingerprintKey>, NoRandomness>
     match existing() {
         Ok(Some(key)) => return Ok(Ok(key)),
         Ok(None) => {}
-        Err(why) => put_aside(&path, &why, "what is remembered of providers with a partnerKey"),
+        Err(why) => put_aside(&path, &why, LOST_KEY),
     }
     let text = random()?;
     let made = written(directory, format!("{text}\n").as_bytes())
@@ -336,10 +389,6 @@ fn own_key(directory: &Path) -> Result<io::Result<FingerprintKey>, NoRandomness>
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(existing().ok().flatten().ok_or(error)),
         Err(error) => Ok(Err(error)),
     }
-}
-
-fn random_key() -> Result<FingerprintKey, NoRandomness> {
-    key_of(random()?)
 }
 
 fn key_of(text: String) -> Result<FingerprintKey, NoRandomness> {

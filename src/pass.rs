@@ -10,7 +10,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use crate::model::{Catalogue, Live, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace, closest};
+use crate::model::{Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace, closest};
 use crate::plan::{Applied, Base, BaseFile, Context, Input, PinChange, Plan, plan};
 use crate::remote::{self, Listing, ReadCalry};
 use crate::repo::{
@@ -330,11 +330,22 @@ pub struct Judged {
     pub unreadable: Vec<(Provider, String)>,
     /// Of definitions that cannot be read, and whose provider nobody can tell: sentences.
     pub nameless: Vec<String>,
+    /// The names that all definitions show, also those that do not count.
+    pub names: LiveNames,
+}
+
+/// The names that the definitions of a workspace show.
+#[must_use]
+pub fn names(listing: &Listing) -> LiveNames {
+    let unreadable = listing.unreadable.iter();
+    let nameless = unreadable.clone().any(|unreadable| unreadable.provider.is_none());
+    LiveNames::of(&listing.live, unreadable.filter_map(|unreadable| unreadable.provider.as_ref()), nameless)
 }
 
 /// Judges the files by what Calry has.
 #[must_use]
 pub fn judge(source: &Source, loaded: &mut Loaded, listing: Listing) -> Judged {
+    let names = names(&listing);
     let (known, nameless): (Vec<_>, Vec<_>) = listing.unreadable.into_iter().partition(|u| u.provider.is_some());
     let mut unreadable: Vec<(Provider, String)> =
         known.into_iter().filter_map(|u| Some((u.provider?, u.problem))).collect();
@@ -348,13 +359,13 @@ pub fn judge(source: &Source, loaded: &mut Loaded, listing: Listing) -> Judged {
         let problem = format!("it is not in Calry's list, and {nameless}");
         unreadable.extend(unlisted.into_iter().map(|provider| (provider, problem.clone())));
     }
-    loaded.check(&Catalogue::of(&listing.live, unreadable.iter().map(|(provider, _)| provider)));
+    unreadable.extend(loaded.check_live(&names));
     if source.strict {
         loaded.deny_warnings();
     }
     let counts = |live: &Live| source.only.is_empty() || source.only.contains(&live.provider);
     let live = listing.live.into_iter().filter(counts).collect();
-    Judged { live, unreadable, nameless: nameless.iter().map(ToString::to_string).collect() }
+    Judged { live, unreadable, nameless: nameless.iter().map(ToString::to_string).collect(), names }
 }
 
 /// Fetches the live state and plans. `known` is the workspace, where the same key was asked before.
@@ -371,7 +382,7 @@ pub async fn look<R: ReadCalry>(
 ) -> Result<Look, Failure> {
     let fetched = Instant::now();
     let (workspace, listing) = fetch(reader, source.pins(&desired.loaded.pin), known).await?;
-    let Judged { live, unreadable, nameless: _ } = judge(source, &mut desired.loaded, listing);
+    let Judged { live, unreadable, .. } = judge(source, &mut desired.loaded, listing);
     let files = desired.loaded.files.iter();
     let inputs: Vec<Input> = files
         .map(|file| Input { file: file.name.clone(), provider: file.provider.clone(), desired: file.desired.clone() })

@@ -13,6 +13,8 @@ use support::{Ran, World, live, repository};
 const IN_SYNC: &str = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n";
 const UPDATE: &str = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictures]\n";
 const BROKEN: &str = "provider: GUESTY\nfieldsToSync:\n  listing: name\n";
+/// A file with one problem, a warning.
+const WARNED: &str = "provider: HOSTAWAY\npartnerKey:\n  headers: {x-api-key: written-out}\n";
 const MISSING: &str = "provider: BOOM\nfieldsToSync:\n  listing: [name]\n";
 const SECRET: &str = "provider: GUESTY\npartnerKey:\n  headers: {x-api-key: '${secret:guesty-key}'}\n";
 const HELD: &str =
@@ -140,7 +142,7 @@ fn validate_exits_with_0_or_3_and_with_1_where_there_is_nothing_to_validate() {
 
 #[test]
 fn validate_says_the_same_and_exits_the_same_in_every_format() {
-    let world = world("provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictuers]\n");
+    let world = world(WARNED);
     world.write("guesty.yaml", BROKEN);
     for (args, code, problems) in [
         (&["--only", "HOSTAWAY"][..], 0, 1),
@@ -466,10 +468,10 @@ fn only_counts_the_errors_of_the_files_that_it_names() {
 
 #[test]
 fn strict_makes_a_warning_an_error() {
-    let world = world("provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictuers]\n");
+    let world = world(WARNED);
     for command in ["validate", "plan"] {
-        world.run(&[command]).exits(0).says("warning[unknown-field]").says("pictures");
-        world.run(&[command, "--strict"]).exits(3).says("error[unknown-field]");
+        world.run(&[command]).exits(0).says("warning[plain-credential]");
+        world.run(&[command, "--strict"]).exits(3).says("error[plain-credential]");
     }
     world.run(&["apply", "--yes", "--strict"]).exits(3);
     world.run(&["run", "--once", "--strict"]).exits(3);
@@ -624,7 +626,7 @@ fn outcomes() -> World {
     world.write("boom.yaml", &IN_SYNC.replace("HOSTAWAY", "BOOM"));
     world.write("elina.yaml", &UPDATE.replace("HOSTAWAY", "ELINA"));
     world.write("guesty.yaml", &UPDATE.replace("HOSTAWAY", "GUESTY"));
-    world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pool]\n");
+    world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, rooms]\n");
     world.write("lodgify.yaml", &HELD.replace("HOSTAWAY", "LODGIFY"));
     let no = FaultKind::Status {
         code: StatusCode::BAD_REQUEST,
@@ -645,7 +647,7 @@ fn every_outcome_has_its_name_in_json() {
     assert_eq!(named, ["unchanged", "applied", "failed", "notConverged", "skipped"].map(|name| json!(name)));
     assert!(of("GUESTY")["error"].as_str().unwrap().contains("The icon is too large."));
     assert_eq!(of("ELINA").get("error"), None);
-    let kept = json!([{"path": "fieldsToSync.listing.pool", "sent": true, "kept": null, "sensitive": false}]);
+    let kept = json!([{"path": "fieldsToSync.listing.rooms", "sent": true, "kept": null, "sensitive": false}]);
     assert_eq!(of("HOSTAWAY")["notConverged"], kept);
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use calry_gitops::model::{Catalogue, Code, Diagnostic, Half, KNOWN_LISTING_FIELDS, Provider, Severity};
+use calry_gitops::model::{Code, Diagnostic, Half, Live, LiveNames, PartnerKey, Provider, Severity};
 use calry_gitops::render;
 use calry_gitops::repo::{DirectoryError, Loaded, MissingSecrets, Pin, SecretSources, load};
 use proptest::prelude::*;
@@ -233,8 +233,7 @@ fn every_other_mistake_has_its_own_sentence() {
         ("provider: HOSTAWAY\nfieldsToSync: {}\n", Code::Empty),
         ("provider: HOSTAWAY\nfieldsToSync: [listing]\n", Code::WrongType),
         ("provider: HOSTAWAY\nfieldsToSync: {listing: name}\n", Code::WrongType),
-        ("provider: HOSTAWAY\nfieldsToSync: {listing: []}\n", Code::Empty),
-        ("provider: HOSTAWAY\nfieldsToSync: {listing: {name: false}}\n", Code::Empty),
+        ("provider: HOSTAWAY\nfieldsToSync: {listing: []}\n", Code::AllOff),
         ("provider: HOSTAWAY\nfieldsToSync: {listing: {name: 'true'}}\n", Code::WrongType),
         ("provider: HOSTAWAY\nfieldsToSync: {listing: [[name]]}\n", Code::WrongType),
         ("provider: HOSTAWAY\nhold: {reason: why}\n", Code::MissingKey),
@@ -294,7 +293,7 @@ fn an_error_behind_a_flood_of_warnings_still_counts() {
     let mut loaded = loaded(&(text + "unknown: key\n"));
     assert!(loaded.has_errors() && loaded.files[0].desired.is_none());
     assert_eq!(loaded.diagnostics.len(), 101);
-    loaded.check(&Catalogue::Reference);
+    loaded.check();
     assert_eq!(loaded.diagnostics.len(), 101);
 }
 
@@ -459,60 +458,168 @@ fn a_pin_is_a_slug_or_invalid() {
 // What is known
 
 #[test]
-fn offline_an_unknown_name_is_a_warning_that_suggests_another() {
-    let dir = Definitions::of(&[(
-        "hostway.yaml",
-        "provider: HOSTWAY\nfieldsToSync:\n  listing: [name, pictrues]\n  listings: {name: false, type: true}\n",
-    )]);
+fn offline_a_misspelled_name_is_an_error_and_one_that_may_be_new_a_warning() {
+    let text = "\
+provider: HOSTWAY
+fieldsToSync:
+  listing: [name, pictrues, checkInInstructions]
+  listings: {name: false, type: true}
+  reservation: [price]
+";
+    let dir = Definitions::of(&[("hostway.yaml", text), ("boomtown.yaml", "provider: BOOMTOWN\n")]);
     let mut loaded = dir.load();
-    loaded.check(&Catalogue::Reference);
-    assert!(!loaded.has_errors());
-    insta::assert_snapshot!(shown(&loaded), @r#"
-    warning[unknown-provider]: HOSTWAY is not among the providers that Calry's reference names
-     --> definitions/hostway.yaml:1:11
-      |
-    1 | provider: HOSTWAY
-      |           ^^^^^^^
-      |
-      = help: did you mean `HOSTAWAY`?
-
-    warning[unknown-field]: nothing is known of a field `pictrues`
-     --> definitions/hostway.yaml:3:19
-      |
-    3 |   listing: [name, pictrues]
-      |                   ^^^^^^^^
-      |
-      = help: did you mean `pictures`?
-
-    warning[unknown-field]: nothing is known of a group `listings`
-     --> definitions/hostway.yaml:4:3
-      |
-    4 |   listings: {name: false, type: true}
-      |   ^^^^^^^^
-      |
-      = help: did you mean `listing`?
-
-    3 warnings in 1 file
-    "#);
+    loaded.check();
+    insta::assert_snapshot!(shown(&loaded));
+    assert!(loaded.files[0].desired.is_some() && loaded.files[1].desired.is_none());
     loaded.deny_warnings();
-    assert!(loaded.has_errors() && loaded.files[0].desired.is_none());
+    assert!(loaded.files[0].desired.is_none());
+}
+
+fn live(provider: &str, fields: &[(&str, &[&str])]) -> Live {
+    let fields = fields.iter().map(|(group, fields)| {
+        let fields = fields.iter().map(|field| ((*field).to_owned(), false)).collect();
+        ((*group).to_owned(), fields)
+    });
+    Live {
+        id: "id".to_owned(),
+        name: "name".to_owned(),
+        provider: Provider::parse(provider).unwrap(),
+        icon: None,
+        partner_key: PartnerKey::default(),
+        fields: fields.collect(),
+        updated_at: String::new(),
+    }
 }
 
 #[test]
-fn online_a_provider_that_the_workspace_lacks_is_an_error_of_its_file_and_stays_to_be_planned() {
-    let fields = KNOWN_LISTING_FIELDS.iter().map(|field| (*field).to_owned()).chain(["brandNew".to_owned()]).collect();
-    let catalogue = Catalogue::Workspace([("HOSTAWAY".to_owned(), [("listing".to_owned(), fields)].into())].into());
+fn online_a_name_that_calry_does_not_show_is_an_error_of_its_file_alone() {
+    let shown = LiveNames::of(
+        &[live("HOSTAWAY", &[("listing", &["brandNew"])]), live("GUESTY", &[("rates", &["daily"])]), live("BOOM", &[])],
+        &[],
+        false,
+    );
+    let of = |groups: &str| format!("fieldsToSync: {groups}\n");
     let dir = Definitions::of(&[
-        ("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync: {listing: [brandNew, name, brandOld]}\n"),
-        ("hostway.yaml", "provider: HOSTWAY\nfieldsToSync: {listing: [nonsense]}\n"),
+        // What is built in counts, and what any definition shows.
+        ("hostaway.yaml", &("provider: HOSTAWAY\n".to_owned() + &of("{listing: [brandNew, name], rates: [daily]}"))),
+        ("guesty.yaml", &("provider: GUESTY\n".to_owned() + &of("{listing: [name, romms, unheardOf], rates: [name]}"))),
+        ("boom.yaml", &("provider: BOOM\n".to_owned() + &of("{reservation: [price]}"))),
+        ("hostway.yaml", &("provider: HOSTWAY\n".to_owned() + &of("{listing: [nonsense]}"))),
     ]);
     let mut loaded = dir.load();
-    loaded.check(&catalogue);
+    assert_eq!(loaded.check_live(&shown), []);
+    assert_eq!(file_codes(&loaded, "hostaway.yaml"), []);
+    assert_eq!(file_codes(&loaded, "guesty.yaml"), [Code::UnknownField; 3]);
+    assert_eq!(file_codes(&loaded, "boom.yaml"), [Code::UnknownField]);
     assert_eq!(file_codes(&loaded, "hostway.yaml"), [Code::UnknownProvider]);
-    assert_eq!(loaded.diagnostics[1].severity, Severity::Error);
-    assert_eq!(loaded.diagnostics[1].help.as_deref(), Some("did you mean `HOSTAWAY`?"));
-    assert_eq!(file_codes(&loaded, "hostaway.yaml"), [Code::UnknownField]);
-    assert!(loaded.files.iter().all(|file| file.desired.is_some()));
+    assert!(loaded.diagnostics.iter().all(|d| d.severity == Severity::Error));
+    let help = |at: usize| loaded.diagnostics[at].help.as_deref().unwrap();
+    assert_eq!((help(1), help(4)), ("did you mean `rooms`?", "did you mean `HOSTAWAY`?"));
+    // The one that the workspace lacks stays to be planned.
+    let valid: Vec<_> = loaded.files.iter().filter(|file| file.desired.is_some()).map(|file| &file.name).collect();
+    assert_eq!(valid, ["hostaway.yaml", "hostway.yaml"]);
+}
+
+#[test]
+fn what_cannot_be_read_in_calry_makes_no_name_unknown() {
+    let files = [
+        ("boom.yaml", "provider: BOOM\nfieldsToSync: {reservation: [price]}\n"),
+        ("guesty.yaml", "provider: GUESTY\nfieldsToSync: {listing: [romms]}\n"),
+        ("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync: {listing: [name]}\n"),
+        ("elina.yaml", "provider: ELINA\n"),
+    ];
+    let listed = [live("GUESTY", &[("listing", &["name"])]), live("HOSTAWAY", &[])];
+    for (unreadable, nameless, missing) in [(vec![provider("BOOM")], false, vec!["elina.yaml"]), (vec![], true, vec![])]
+    {
+        let mut loaded = Definitions::of(&files).load();
+        let undecided = loaded.check_live(&LiveNames::of(&listed, &unreadable, nameless));
+        let told: Vec<_> = loaded.diagnostics.iter().map(|d| d.file.as_str()).collect();
+        assert_eq!(told, missing);
+        assert_eq!(undecided.len(), 1);
+        assert!(undecided[0].0 == provider("GUESTY") && undecided[0].1.contains("`romms`"), "{undecided:?}");
+        loaded.deny_warnings();
+        assert!(loaded.files.iter().all(|file| file.desired.is_some()));
+    }
+}
+
+const TAUGHT: &str = r#"{"properties": {
+    "provider": {"enum": ["NEWCOMER"]},
+    "fieldsToSync": {"properties": {
+        "listing": {"anyOf": [{"items": {"enum": ["petFee"]}}]},
+        "reservation": {"anyOf": [{"properties": {"price": {}}}]}
+    }}
+}}"#;
+
+#[test]
+fn the_schema_beside_the_files_teaches_names_offline_and_online() {
+    let text = "provider: NEWCOMER\nfieldsToSync: {listing: [name, petFee], reservation: [price]}\n";
+    let dir = Definitions::of(&[("newcomer.yaml", text), ("definition.schema.json", TAUGHT)]);
+    let checked = |live: Option<&LiveNames>| {
+        let mut loaded = dir.load();
+        match live {
+            None => loaded.check(),
+            Some(live) => assert_eq!(loaded.check_live(live), []),
+        }
+        loaded.deny_warnings();
+        told(&loaded.diagnostics)
+    };
+    assert_eq!(checked(None), "");
+    let live = LiveNames::of(&[live("NEWCOMER", &[])], &[], false);
+    assert_eq!(checked(Some(&live)), "");
+    fs::remove_file(dir.path().join("definition.schema.json")).unwrap();
+    assert_eq!(checked(None).lines().count(), 3);
+    assert_eq!(checked(Some(&live)).lines().count(), 2);
+}
+
+#[test]
+fn a_schema_that_cannot_be_used_is_a_warning_and_costs_no_definition_and_no_pin() {
+    let big = format!("{{\"x\": \"{}\"}}", "x".repeat(1 << 20));
+    for schema in ["", "CANARY", r#"{"properties": 7}"#, &"[".repeat(100_000), &big] {
+        let dir = Definitions::of(&[
+            ("hostaway.yaml", "provider: HOSTAWAY\n"),
+            ("workspace.yaml", "slug: acme\n"),
+            ("definition.schema.json", schema),
+        ]);
+        let mut loaded = dir.load();
+        loaded.check();
+        assert_eq!(codes(&loaded), [Code::Unreadable]);
+        assert!(!loaded.has_errors() && !shown(&loaded).contains("CANARY"));
+        loaded.deny_warnings();
+        assert!(loaded.has_errors() && loaded.files[0].desired.is_some() && matches!(loaded.pin, Pin::Slug(_)));
+    }
+}
+
+#[test]
+fn a_new_schema_keeps_what_files_use_and_everything_if_calry_cannot_be_read_in_full() {
+    let text = "provider: NEWCOMER\nfieldsToSync: {listing: {petFee: false, typo: true}}\n";
+    let loaded = Definitions::of(&[("newcomer.yaml", text), ("definition.schema.json", TAUGHT)]).load();
+    let shown = [live("HOSTAWAY", &[("listing", &["brandNew"])])];
+    let known = loaded.known_with(&LiveNames::of(&shown, &[], false));
+    let listing = known.fields("listing").unwrap();
+    assert!(["name", "brandNew", "petFee"].iter().all(|field| listing.contains(*field)) && !listing.contains("typo"));
+    assert!(known.has_provider("NEWCOMER") && known.fields("reservation").is_none());
+    let known = loaded.known_with(&LiveNames::of(&shown, &[], true));
+    assert!(known.fields("reservation").is_some());
+}
+
+#[test]
+fn only_what_leaves_no_doubt_may_switch_a_group_off_under_strict() {
+    let schema =
+        r#"{"properties": {"fieldsToSync": {"properties": {"g": {"anyOf": [{"items": {"enum": ["a", "b"]}}]}}}}}"#;
+    for (group, code) in [
+        ("[]", Some(Code::AllOff)),
+        ("{a: false, b: false}", Some(Code::AllOff)),
+        ("{a: false}", Some(Code::Empty)),
+        ("{}", Some(Code::Empty)),
+        ("{a: true}", None),
+    ] {
+        let text = format!("provider: HOSTAWAY\nfieldsToSync: {{g: {group}}}\n");
+        let mut loaded = Definitions::of(&[("hostaway.yaml", &text), ("definition.schema.json", schema)]).load();
+        loaded.check();
+        loaded.deny_warnings();
+        assert_eq!(codes(&loaded), Vec::from_iter(code), "{group}");
+        assert_eq!(loaded.has_errors(), code == Some(Code::Empty), "{group}");
+    }
 }
 
 // Secrets
@@ -641,7 +748,7 @@ fn nothing_below_the_partner_key_is_ever_shown() {
         "? partnerKey\n: headers: {x-key: CANARY/7f3a}\nx: y\n",
     ] {
         let mut loaded = loaded(text);
-        loaded.check(&Catalogue::Reference);
+        loaded.check();
         loaded.resolve(&variables(&[]), MissingSecrets::Error);
         assert!(loaded.has_errors(), "{text}");
         let shown = shown(&loaded);
@@ -686,7 +793,7 @@ fn refused_at_once(text: &str) -> Vec<Code> {
     let dir = Definitions::of(&[("hostaway.yaml", text)]);
     let begin = Instant::now();
     let mut loaded = dir.load();
-    loaded.check(&Catalogue::Reference);
+    loaded.check();
     assert!(shown(&loaded).len() < 100_000);
     // In a release build none of them takes 50 ms; this one is not optimized, and not alone.
     assert!(begin.elapsed() < Duration::from_secs(10), "{text:.40} took {:?}", begin.elapsed());
@@ -830,7 +937,7 @@ fn everything_shown(bytes: &[u8]) -> String {
     dir.write("hostaway.yaml", bytes);
     dir.write("workspace.yaml", bytes);
     let mut loaded = dir.load();
-    loaded.check(&Catalogue::Reference);
+    loaded.check();
     loaded.resolve(&variables(&[]), MissingSecrets::Error);
     loaded.deny_warnings();
     format!("{}{loaded:?}", shown(&loaded))

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use calry_gitops::model::{Live, PartnerKey, Provider, Workspace};
+use calry_gitops::model::{Catalogue, Live, PartnerKey, Provider, Workspace};
 use calry_gitops::pull::{Names, Scope, State, prepare};
 use calry_gitops::repo::{SecretSources, load};
 use calry_gitops::sandbox::{Config, Mask, Seed, Semantics};
@@ -107,13 +107,13 @@ fn a_new_file_manages_everything_that_calry_has() {
     partnerKey:
       headers:
         X-Api-Key: ${secret:hostaway-x-api-key}
-        empty: ''
+        empty: ""
     fieldsToSync:
       later: []
       listing:
-      - name
+        - name
       rates:
-      - no
+        - "no"
     "#);
     insta::assert_snapshot!(read(&world, "workspace.yaml"), @r#"
     # yaml-language-server: $schema=workspace.schema.json
@@ -121,8 +121,11 @@ fn a_new_file_manages_everything_that_calry_has() {
     "#);
     let mode = fs::metadata(world.definitions().join("hostaway.yaml")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777 & !0o022, 0o644);
-    for (args, name) in [("definition", "definition.schema.json"), ("workspace", "workspace.schema.json")] {
-        assert_eq!(world.run(&["schema", args]).out, read(&world, name));
+    for (args, name) in [
+        (&["schema", "--from-live"][..], "definition.schema.json"),
+        (&["schema", "workspace"], "workspace.schema.json"),
+    ] {
+        assert_eq!(world.run(args).exits(0).out, read(&world, name));
     }
 }
 
@@ -172,18 +175,18 @@ fn names_of_secrets_are_valid_and_each_is_used_once() {
     provider: HOST_TOOLS
     partnerKey:
       headers:
-        '*': ${secret:host-tools}
-        --: ${secret:host-tools-2}
+        "*": ${secret:host-tools}
+        "--": ${secret:host-tools-2}
         X_Api_Key: ${secret:host-tools-x-api-key-3}
         x-api-key: ${secret:host-tools-x-api-key}
         x.api.key: ${secret:host-tools-x.api.key-2}
       queryParams:
         clientId: ${secret:host-tools-clientid-2}
         x-api-key: ${secret:host-tools-x-api-key-4}
-        ключ: ${secret:host-tools-3}
+        "ключ": ${secret:host-tools-3}
     fieldsToSync:
       listing:
-      - name
+        - name
     "#);
 }
 
@@ -443,7 +446,8 @@ fn a_file_that_somebody_saves_meanwhile_is_not_overwritten() {
         updated_at: String::new(),
     };
     let workspace = Workspace { id: String::new(), name: String::new(), slug: "acme".to_owned() };
-    let (scope, sources) = (Scope { parts: &[], only: &[] }, SecretSources::new(None));
+    let known = Catalogue::built_in();
+    let (scope, sources) = (Scope { parts: &[], only: &[], known: &known }, SecretSources::new(None));
     let live = [live("HOSTAWAY"), live("GUESTY")];
     let mut pull = prepare(&loaded, &workspace, &live, scope, Names::of(&loaded), &sources);
     for name in ["hostaway.yaml", "guesty.yaml"] {
@@ -506,10 +510,10 @@ fn what_a_file_cannot_say_is_left_out_with_all_that_managing_it_would_switch_off
     provider: HOSTAWAY
     partnerKey:
       queryParams:
-        a b: ${secret:hostaway-a-b}
+        "a b": ${secret:hostaway-a-b}
     fieldsToSync:
       fine:
-      - c
+        - c
     "#);
 }
 

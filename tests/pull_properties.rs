@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use calry_gitops::model::{Live, LiveValue, PartnerKey, Provider, Secret, UpdateMethod, Workspace};
+use calry_gitops::model::{Code, Live, LiveNames, LiveValue, PartnerKey, Provider, Secret, UpdateMethod, Workspace};
 use calry_gitops::plan::{Applied, Context, Input, Verdict, plan};
 use calry_gitops::pull::{Names, Pull, Scope, State, prepare};
-use calry_gitops::repo::{Loaded, MissingSecrets, SecretSources, load};
+use calry_gitops::repo::{Loaded, MissingSecrets, SecretSources, load, load_or_begin};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -262,6 +262,87 @@ impl Said {
     }
 }
 
+/// A name of a field or group as Calry may show one that no file can say.
+fn odd_name() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "name",
+        "romms",
+        "no",
+        "yes",
+        "on",
+        "y",
+        "~",
+        "null",
+        "true",
+        "1",
+        "1_000",
+        "12:30",
+        "0x1f",
+        "1e3",
+        "<<",
+        "=",
+        "-",
+        "- a",
+        "a b",
+        "",
+        "é#",
+        "a: b",
+        "headers",
+        "partnerKey",
+        "reservation",
+        "\u{a0}",
+        "\u{202e}x",
+        "[x]",
+        "{x",
+        "&x",
+        "*x",
+        "!x",
+        "|",
+        "%x",
+        "@x",
+        "`",
+        "'",
+        "\"",
+        "\\",
+        "?",
+        "a\nb",
+        "2024-01-01",
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn odd_live() -> impl Strategy<Value = Live> {
+    let value = prop::sample::select(vec!["first", "", "****"]);
+    let half = || option::of(btree_map(odd_name(), value.clone().prop_map(live_value), 0..4));
+    let groups = btree_map(odd_name(), btree_map(odd_name(), any::<bool>(), 0..5), 0..4);
+    let provider = prop::sample::select(vec!["GUESTY", "NEWCOMER", "HOSTWAY", "A1"]);
+    (provider, option::of(icon()), half(), half(), groups).prop_map(
+        |(provider, icon, headers, query_params, fields)| Live {
+            id: "id".to_owned(),
+            name: "name".to_owned(),
+            provider: Provider::parse(provider).unwrap(),
+            icon,
+            partner_key: PartnerKey { headers, query_params },
+            fields,
+            updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+        },
+    )
+}
+
+/// A text of YAML as a reader of YAML 1.1 sees it: every plain word that is no text there.
+fn words_that_others_misread(text: &str) -> Vec<&str> {
+    let plain = text.lines().filter(|line| !line.starts_with('#')).flat_map(|line| {
+        let (key, value) = line.split_once(": ").unwrap_or((line.trim_end_matches(':'), ""));
+        [key.trim_start().trim_start_matches("- "), value]
+    });
+    let misread = |word: &str| {
+        let lower = word.to_ascii_lowercase();
+        ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", "=", "<<"].contains(&lower.as_str())
+            || word.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && word != "[]"
+    };
+    plain.filter(|word| misread(word)).collect()
+}
+
 fn field() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["name", "pictures", "rooms", "type", "no", "true", "1st", "é#", "null"])
         .prop_map(str::to_owned)
@@ -341,7 +422,8 @@ fn pull(dir: &Path, live: &Live, secrets: &BTreeMap<String, String>) -> Pull {
         loaded.diagnostics,
         std::fs::read_to_string(dir.join("p1.yaml")).unwrap()
     );
-    let scope = Scope { parts: &[], only: &[] };
+    let known = loaded.known_with(&LiveNames::of([live], &[], false));
+    let scope = Scope { parts: &[], only: &[], known: &known };
     let names = Names::of(&loaded);
     let mut pull = prepare(&loaded, &workspace(), std::slice::from_ref(live), scope, names, &sources(secrets));
     pull.write(dir, false);
@@ -380,6 +462,13 @@ fn comments(text: &str) -> Vec<&str> {
         .filter_map(|line| line.split_once("# ").map(|(_, comment)| comment))
         .filter(|c| c.starts_with("its") || c.starts_with("own"))
         .collect()
+}
+
+/// Whether a file looks like a mistake before it is pulled: something is empty, or Calry does not have a group.
+fn is_doubtful(said: &Said, live: &Live) -> bool {
+    let known = |group: &String| group == "listing" || live.fields.contains_key(group);
+    let nothing = [&said.headers, &said.query_params].iter().all(|half| half.as_ref().is_some_and(Values::is_empty));
+    nothing || said.groups.iter().any(|(group, fields)| !known(group) || !fields.values().any(|on| *on))
 }
 
 fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
@@ -422,6 +511,13 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
     );
     prop_assert_eq!(text.ends_with('\n'), after.ends_with('\n'), "{}", told);
 
+    // No group that was taken over looks like a mistake.
+    if !is_doubtful(said, live) {
+        let mut checked = load(dir.path()).unwrap();
+        checked.check();
+        prop_assert!(checked.diagnostics.iter().all(|d| d.code != Code::Empty), "{:#?}\n{told}", checked.diagnostics);
+    }
+
     // Again: nothing to change, and a plan that is empty but for secrets that are outdated.
     provide(&first, live, &mut secrets);
     let second = pull(dir.path(), live, &secrets);
@@ -457,6 +553,29 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_pull_writes_for_any_live_state_is_valid_as_strictly_as_can_be_and_read_alike_by_others(live in odd_live()) {
+        let dir = tempfile::tempdir().unwrap();
+        let loaded = load_or_begin(dir.path()).unwrap();
+        let known = loaded.known_with(&LiveNames::of([&live], &[], false));
+        let scope = Scope { parts: &[], only: &[], known: &known };
+        let no_secrets = sources(&BTreeMap::new());
+        prepare(&loaded, &workspace(), std::slice::from_ref(&live), scope, Names::of(&loaded), &no_secrets)
+            .write(dir.path(), false);
+        let text = std::fs::read_to_string(dir.path().join(format!("{}.yaml", live.provider.file_stem()))).unwrap();
+        let mut checked = load(dir.path()).unwrap();
+        checked.check();
+        checked.deny_warnings();
+        prop_assert!(!checked.has_errors(), "{:#?}\n{text}", checked.diagnostics);
+        prop_assert_eq!(words_that_others_misread(&text), Vec::<&str>::new(), "{}", text);
+        let others: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
+        let desired = checked.files[0].desired.as_ref().unwrap();
+        for (group, on) in &desired.fields {
+            let theirs = others["fieldsToSync"][group.as_str()].as_sequence().unwrap();
+            prop_assert_eq!(theirs.iter().map(|field| field.as_str().unwrap()).collect::<BTreeSet<_>>(), on.iter().map(String::as_str).collect());
+        }
+    }
 
     #[test]
     fn a_file_in_any_form_takes_over_any_live_state_and_keeps_its_comments_and_lines(said in said(), live in live()) {

@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 
 use boon::{Compiler, Schemas};
-use calry_gitops::model::Provider;
+use calry_gitops::model::{Catalogue, Code, Provider};
 use calry_gitops::repo::{DEFINITION_SCHEMA, Pin, WORKSPACE_SCHEMA, definition_schema, load, workspace_schema};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -31,14 +31,32 @@ impl Judge {
     }
 }
 
-/// The loader's verdict on a text, in a file that is named after the provider where it has a valid one.
+/// The names that the schema of these tests knows, besides those that are built in.
+fn known() -> Catalogue {
+    let mut known = Catalogue::built_in();
+    ["A", "GUESTY", "LODGIFY"].iter().for_each(|provider| known.add_provider(provider));
+    known.add_provider(&"A".repeat(64));
+    known.add_fields("rates", ["daily", "weekly"].map(str::to_owned));
+    known.add_fields("x", ["a", "é"].map(str::to_owned));
+    known.add_fields(&"n".repeat(100), []);
+    known
+}
+
+/// The loader's verdict on a text, in a file that is named after the provider where it has a valid one. A name that is not
+/// known counts as an error, and an empty group does not.
 fn loads(text: &str, value: &Value) -> bool {
     let provider = value["provider"].as_str().and_then(|name| Provider::parse(name).ok());
     let dir = tempfile::tempdir().unwrap();
     let stem = provider.map_or_else(|| "hostaway".to_owned(), |provider| provider.file_stem());
     fs::write(dir.path().join(format!("{stem}.yaml")), text).unwrap();
-    !load(dir.path()).unwrap().has_errors()
+    fs::write(dir.path().join(DEFINITION_SCHEMA), SCHEMA.with(Clone::clone)).unwrap();
+    let mut loaded = load(dir.path()).unwrap();
+    loaded.check();
+    let unknown = |code| matches!(code, Code::UnknownProvider | Code::UnknownField);
+    !loaded.has_errors() && !loaded.diagnostics.iter().any(|d| unknown(d.code))
 }
+
+thread_local!(static SCHEMA: String = definition_schema(&known()));
 
 /// JSON is YAML, so that one text serves both.
 fn both(judge: &Judge, value: &Value) -> (bool, bool) {
@@ -74,7 +92,7 @@ fn the_command_prints_what_is_committed_beside_the_example_files() {
 
 #[test]
 fn the_example_files_name_their_schema_and_fit_it() {
-    let (definition, workspace) = (Judge::of(&definition_schema()), Judge::of(&workspace_schema()));
+    let (definition, workspace) = (Judge::of(&definition_schema(&known())), Judge::of(&workspace_schema()));
     for entry in fs::read_dir(repository().join("definitions")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().unwrap() != "yaml" {
@@ -102,14 +120,14 @@ fn everything_that_a_person_can_write_has_a_description() {
             assert!(values.contains_key("description"), "{path}/*");
         }
     }
-    for schema in [definition_schema(), workspace_schema()] {
+    for schema in [definition_schema(&known()), workspace_schema()] {
         walk("", &serde_json::from_str(&schema).unwrap());
     }
 }
 
 #[test]
 fn schema_and_loader_agree_on_what_is_wrong() {
-    let judge = Judge::of(&definition_schema());
+    let judge = Judge::of(&definition_schema(&known()));
     assert_eq!(both(&judge, &good()), (true, true));
     let name = |length: usize| "n".repeat(length);
     let headers = |count: usize| (0..count).map(|n| (format!("h{n}"), json!("x"))).collect::<serde_json::Map<_, _>>();
@@ -164,6 +182,11 @@ fn schema_and_loader_agree_on_what_is_wrong() {
         ("/fieldsToSync", "x", json!(null), false),
         ("/fieldsToSync", "x", json!("name"), false),
         ("/fieldsToSync", "x", json!(["a", "a"]), false),
+        ("/fieldsToSync", "x", json!(["b"]), false),
+        ("/fieldsToSync", "x", json!({"b": true}), false),
+        ("/fieldsToSync", "x", json!({"a": true, "é": false}), true),
+        ("/fieldsToSync", "y", json!([]), false),
+        ("", "provider", json!("NEWCOMER"), false),
         ("/fieldsToSync", "x", json!(["a b"]), false),
         ("/fieldsToSync", "x", json!([true]), false),
         ("/fieldsToSync", "x", json!({"a": "yes"}), false),
@@ -191,7 +214,7 @@ fn schema_and_loader_agree_on_what_is_wrong() {
 
 #[test]
 fn what_a_schema_cannot_say_is_left_to_the_loader() {
-    let judge = Judge::of(&definition_schema());
+    let judge = Judge::of(&definition_schema(&known()));
     let guesty = |key: &str, value: Value| json!({"provider": "GUESTY", key: value});
     let icon = |url: &str| guesty("icon", json!(url));
     let long = "ä".repeat(9_000);
@@ -335,7 +358,7 @@ proptest! {
     fn schema_and_loader_agree_however_a_definition_is_changed(
         changes in prop::collection::vec((prop::collection::vec(any::<usize>(), 0..4), key(), value()), 0..3),
     ) {
-        thread_local!(static JUDGE: Judge = Judge::of(&definition_schema()));
+        thread_local!(static JUDGE: Judge = Judge::of(&definition_schema(&known())));
         let mut definition = good();
         for (way, key, value) in &changes {
             mutate(&mut definition, way, key, value);

@@ -177,7 +177,7 @@ pub fn main() -> ExitCode {
         Command::Pull(args) => block_on(pull::run(&args, &output)),
         Command::Status(args) => block_on(status::run(&args, &output)),
         Command::Sandbox(args) => block_on(sandbox::run(&args, &output)),
-        Command::Schema(args) => Ok(schema::run(&args, &output)),
+        Command::Schema(args) => block_on(schema::run(&args, &output)),
         Command::Completions(args) => completions::run(&args, &output),
         Command::Man(args) => man::run(&args, &output),
     };

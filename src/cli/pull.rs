@@ -51,7 +51,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         fetched.await.map(|(workspace, listing)| (workspace, pass::judge(source, &mut desired.loaded, listing)));
     let loaded = &desired.loaded;
     output.diagnostics(&loaded.diagnostics, &setup.shown, loaded.files.len());
-    let (workspace, Judged { live, unreadable, nameless }) = match fetched {
+    let (workspace, Judged { live, unreadable, nameless, names: shown }) = match fetched {
         Ok(fetched) => fetched,
         Err(failure) => {
             output.error(&failure.to_string());
@@ -71,7 +71,8 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
     }
 
     nameless.iter().for_each(|sentence| output.error(sentence));
-    let scope = Scope { parts: &parts, only: &source.only };
+    let known = loaded.known_with(&shown);
+    let scope = Scope { parts: &parts, only: &source.only, known: &known };
     let mut pull = prepare(loaded, &workspace, &live, scope, names, &source.secrets);
     for (provider, problem) in unreadable.iter().filter(|(p, _)| source.only.is_empty() || source.only.contains(p)) {
         let why = format!("cannot be made: Calry's definition of {provider} cannot be read: {problem}");

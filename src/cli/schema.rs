@@ -1,29 +1,72 @@
-//! `schema`: the JSON Schema of a definition file, or another file that people write, for editors. It reads nothing.
+//! `schema`: the JSON Schema of a definition file, or another file that people write, for editors. Without `--from-live` it
+//! reads nothing.
 
 use clap::{Args, ValueEnum};
+use tokio::time::Instant;
 
+use super::options::LiveArgs;
 use super::{Exit, Output, config};
-use crate::repo;
+use crate::model::{Catalogue, Scrubber, printable};
+use crate::pass;
+use crate::repo::{self, MissingSecrets, Pin};
 
 #[derive(Args)]
 pub(super) struct SchemaArgs {
     /// Of which file: a definition file, workspace.yaml, or the configuration file of run
     #[arg(value_enum, default_value_t = File::Definition, hide_possible_values = true, value_name = "definition|workspace|config")]
     file: File,
+    /// Add the providers, groups and fields of the workspace; the output belongs beside the files, as definition.schema.json
+    #[arg(long)]
+    from_live: bool,
+    // Last: its headings hold for what follows.
+    #[command(flatten)]
+    live: LiveArgs,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum File {
     Definition,
     Workspace,
     Config,
 }
 
-pub(super) fn run(args: &SchemaArgs, output: &Output) -> Exit {
+pub(super) async fn run(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
+    if args.from_live {
+        if args.file != File::Definition {
+            return Err(super::UsageError("--from-live is about the schema of a definition file".to_owned()).into());
+        }
+        return from_live(args, output).await;
+    }
     output.result(&match args.file {
-        File::Definition => repo::definition_schema(),
+        File::Definition => repo::definition_schema(&Catalogue::built_in()),
         File::Workspace => repo::workspace_schema(),
         File::Config => config::schema(),
     });
-    Exit::Done
+    Ok(Exit::Done)
+}
+
+/// The schema with the names that the workspace shows. Nothing is printed unless all of them can be read: a schema that lost
+/// names makes files invalid that were valid.
+async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
+    let setup = args.live.set_up(MissingSecrets::Unavailable, output).await?;
+    let pin = repo::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
+    let key = setup.key.read()?;
+    let reader = setup.api.reader(&key, Instant::now() + setup.timeout, Scrubber::default());
+    let (_, listing) = match pass::fetch(&reader, setup.source.pins(&pin), None).await {
+        Ok(fetched) => fetched,
+        Err(failure) => {
+            output.error(&failure.to_string());
+            return Ok(if failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed });
+        }
+    };
+    if !listing.unreadable.is_empty() {
+        for unreadable in &listing.unreadable {
+            output.error(&printable(&unreadable.to_string()));
+        }
+        return Ok(Exit::Failed);
+    }
+    let mut known = Catalogue::built_in();
+    known.extend(pass::names(&listing).shown());
+    output.result(&repo::definition_schema(&known));
+    Ok(Exit::Done)
 }

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use super::options::{FileArgs, repository_path};
 use super::{Exit, Output};
-use crate::model::{Catalogue, Severity, printable};
+use crate::model::{Severity, printable};
 use crate::pass::{self, Failure};
 use crate::render::{github, json, sarif};
 use crate::repo::{self, Loaded};
@@ -68,7 +68,7 @@ fn load(FileArgs { definitions, only, strict }: &FileArgs) -> Result<Loaded, Fai
     if !only.is_empty() {
         pass::keep_only(&mut loaded, only)?;
     }
-    loaded.check(&Catalogue::Reference);
+    loaded.check();
     loaded.check_holds(pass::today());
     if *strict {
         loaded.deny_warnings();

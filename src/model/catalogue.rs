@@ -1,11 +1,11 @@
-//! What is known of providers and fields: from Calry's documentation when offline, from the live state when online.
+//! The catalogue: which providers, groups and fields are known to exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Live, Provider};
 
 /// The providers that Calry's public reference names (the update call's page, and AVANTIO, BOOM, ELINA, MR_ALFRED from
-/// newer pages of the same API). The list grows; an unknown name is a warning, never an error.
+/// newer pages of the same API). The list grows.
 pub const KNOWN_PROVIDERS: [&str; 20] = [
     "AVANTIO",
     "BEDS24",
@@ -59,64 +59,135 @@ pub const KNOWN_LISTING_FIELDS: [&str; 26] = [
     "type",
 ];
 
-/// The providers and fields that a definition can name without a warning.
-#[derive(Clone, Debug)]
-pub enum Catalogue {
-    /// What the public reference names: for looking at files offline.
-    Reference,
-    /// What the workspace has, group by group for each provider.
-    Workspace(BTreeMap<String, BTreeMap<String, BTreeSet<String>>>),
+/// The names that are known: providers, and the fields of each group.
+///
+/// Groups and fields are not kept by provider: what one definition shows, a file of another provider may name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Catalogue {
+    providers: BTreeSet<String>,
+    groups: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Catalogue {
-    /// The catalogue that a live state shows. Of a provider whose definition cannot be read only the name is known.
+    /// The names in Calry's public reference.
+    #[must_use]
+    pub fn built_in() -> Self {
+        let fields = KNOWN_LISTING_FIELDS.map(str::to_owned);
+        Self {
+            providers: KNOWN_PROVIDERS.map(str::to_owned).into(),
+            groups: [("listing".to_owned(), fields.into())].into(),
+        }
+    }
+
+    /// Adds a provider.
+    pub fn add_provider(&mut self, name: &str) {
+        self.providers.insert(name.to_owned());
+    }
+
+    /// Adds a group, and fields of it.
+    pub fn add_fields(&mut self, group: &str, fields: impl IntoIterator<Item = String>) {
+        self.groups.entry(group.to_owned()).or_default().extend(fields);
+    }
+
+    /// Adds every name of another catalogue.
+    pub fn extend(&mut self, other: &Self) {
+        self.providers.extend(other.providers.iter().cloned());
+        other.groups.iter().for_each(|(group, fields)| self.add_fields(group, fields.iter().cloned()));
+    }
+
+    /// How many names there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.providers.len() + self.groups.len() + self.groups.values().map(BTreeSet::len).sum::<usize>()
+    }
+
+    /// Whether there is no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a provider is known.
+    #[must_use]
+    pub fn has_provider(&self, name: &str) -> bool {
+        self.providers.contains(name)
+    }
+
+    /// The known providers, sorted.
+    pub fn providers(&self) -> impl Iterator<Item = &str> {
+        self.providers.iter().map(String::as_str)
+    }
+
+    /// The known groups, sorted.
+    pub fn groups(&self) -> impl Iterator<Item = (&str, &BTreeSet<String>)> {
+        self.groups.iter().map(|(group, fields)| (group.as_str(), fields))
+    }
+
+    /// The known fields of a group; `None` if the group is not known.
+    #[must_use]
+    pub fn fields(&self, group: &str) -> Option<&BTreeSet<String>> {
+        self.groups.get(group)
+    }
+}
+
+/// The names that the live definitions of a workspace show, and which of them could not be read.
+///
+/// A name that is not among them counts as unknown only if no unreadable part could show it: Calry's failure is never
+/// reported as the file's.
+#[derive(Clone, Debug, Default)]
+pub struct LiveNames {
+    shown: Catalogue,
+    /// Providers of which nothing can be read.
+    unreadable: BTreeSet<Provider>,
+    /// Whether there is a definition whose provider is not known either.
+    nameless: bool,
+}
+
+impl LiveNames {
+    /// The names that definitions show. `unreadable` are the providers whose definitions cannot be read, `nameless` whether
+    /// one of them does not show its provider.
     #[must_use]
     pub fn of<'a>(
         live: impl IntoIterator<Item = &'a Live>,
         unreadable: impl IntoIterator<Item = &'a Provider>,
+        nameless: bool,
     ) -> Self {
-        let groups = |live: &Live| {
-            live.fields.iter().map(|(group, fields)| (group.clone(), fields.keys().cloned().collect())).collect()
-        };
-        let mut providers: BTreeMap<_, _> =
-            unreadable.into_iter().map(|p| (p.as_str().to_owned(), BTreeMap::new())).collect();
-        providers.extend(live.into_iter().map(|l| (l.provider.as_str().to_owned(), groups(l))));
-        Self::Workspace(providers)
+        let mut shown = Catalogue::default();
+        for live in live {
+            shown.add_provider(live.provider.as_str());
+            live.fields.iter().for_each(|(group, fields)| shown.add_fields(group, fields.keys().cloned()));
+        }
+        let unreadable: BTreeSet<_> = unreadable.into_iter().cloned().collect();
+        unreadable.iter().for_each(|provider| shown.add_provider(provider.as_str()));
+        Self { shown, unreadable, nameless }
     }
 
-    /// The known providers, sorted.
+    /// What can be read.
     #[must_use]
-    pub fn providers(&self) -> Vec<&str> {
-        match self {
-            Self::Reference => KNOWN_PROVIDERS.to_vec(),
-            Self::Workspace(providers) => providers.keys().map(String::as_str).collect(),
-        }
+    pub const fn shown(&self) -> &Catalogue {
+        &self.shown
     }
 
-    /// The known groups of a provider, sorted; `None` where the provider itself is not known.
+    /// Whether everything can be read.
     #[must_use]
-    pub fn groups(&self, provider: &str) -> Option<Vec<&str>> {
-        match self {
-            Self::Reference => Some(vec!["listing"]),
-            Self::Workspace(providers) => {
-                providers.get(provider).map(|groups| groups.keys().map(String::as_str).collect())
-            }
-        }
+    pub fn is_complete(&self) -> bool {
+        self.unreadable.is_empty() && !self.nameless
     }
 
-    /// The known fields of a provider's group, sorted; `None` where nothing is known of the group.
+    /// Whether the workspace may have a provider.
     #[must_use]
-    pub fn fields(&self, provider: &str, group: &str) -> Option<Vec<&str>> {
-        match self {
-            Self::Reference => (group == "listing").then(|| KNOWN_LISTING_FIELDS.to_vec()),
-            Self::Workspace(providers) => {
-                providers.get(provider)?.get(group).map(|fields| fields.iter().map(String::as_str).collect())
-            }
-        }
+    pub fn may_have(&self, provider: &Provider) -> bool {
+        self.nameless || self.shown.has_provider(provider.as_str())
+    }
+
+    /// Whether nothing of a provider's own definition can be read.
+    #[must_use]
+    pub fn is_unreadable(&self, provider: &Provider) -> bool {
+        self.unreadable.contains(provider) || (self.nameless && !self.shown.has_provider(provider.as_str()))
     }
 }
 
-/// The candidate that somebody who wrote `word` probably meant, for a "did you mean".
+/// The candidate that `word` is probably a misspelling of, for a "did you mean".
 #[must_use]
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The comparison takes time and memory with the product of both lengths, and words come from strangers.

@@ -34,14 +34,17 @@ pub enum Code {
     DuplicateProvider,
     /// A secret that is referred to and not at hand.
     MissingSecret,
-    /// A provider that nobody knows, or that the workspace does not have.
+    /// A provider that the catalogue does not have, or the workspace.
     UnknownProvider,
-    /// A group or field that nobody knows.
+    /// A group or field that the catalogue does not have.
     UnknownField,
     /// A value that looks like a credential and is written out.
     PlainCredential,
     /// A group, or a partner key, without anything in it.
     Empty,
+    /// A group that leaves no doubt that every field is off: `[]`, or each known field as `false`. `pull` writes it if that
+    /// is so in Calry: `--strict` does not make it an error.
+    AllOff,
     /// A hold without a reason.
     Hold,
     /// A hold whose last day has passed. It comes by time and not by a commit: `--strict` does not make it an error, for
@@ -53,7 +56,7 @@ pub enum Code {
 
 impl Code {
     /// Every kind, in the order of the declaration.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Unreadable,
         Self::Syntax,
         Self::UnknownKey,
@@ -68,6 +71,7 @@ impl Code {
         Self::UnknownField,
         Self::PlainCredential,
         Self::Empty,
+        Self::AllOff,
         Self::Hold,
         Self::HoldOver,
         Self::TooMany,
@@ -91,10 +95,17 @@ impl Code {
             Self::UnknownField => "unknown-field",
             Self::PlainCredential => "plain-credential",
             Self::Empty => "empty",
+            Self::AllOff => "all-off",
             Self::Hold => "hold",
             Self::HoldOver => "hold-over",
             Self::TooMany => "too-many",
         }
+    }
+
+    /// Whether `--strict` makes a warning of this kind an error.
+    #[must_use]
+    pub const fn is_strict(self) -> bool {
+        !matches!(self, Self::HoldOver | Self::AllOff)
     }
 }
 

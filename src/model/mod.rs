@@ -16,7 +16,7 @@ mod template;
 mod text;
 mod workspace;
 
-pub use catalogue::{Catalogue, KNOWN_LISTING_FIELDS, KNOWN_PROVIDERS, closest};
+pub use catalogue::{Catalogue, KNOWN_LISTING_FIELDS, KNOWN_PROVIDERS, LiveNames, closest};
 pub use definition::{Desired, FieldSet, Hold, Icon, InvalidIcon, Live, LiveFields, Update, UpdateMethod};
 pub use diagnostic::{Code, Diagnostic, Excerpt, Severity};
 pub use fingerprint::{Fingerprint, FingerprintKey, InvalidFingerprintKey, LiveValue, Place};

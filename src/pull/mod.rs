@@ -14,7 +14,8 @@ use std::path::Path;
 pub use part::{InvalidPart, Part};
 
 use crate::model::{
-    Desired, DesiredValue, FieldSet, Half, Icon, Live, LiveValue, Provider, Secret, SecretName, Slug, Workspace,
+    Catalogue, Desired, DesiredValue, FieldSet, Half, Icon, Live, LiveValue, Provider, Secret, SecretName, Slug,
+    Workspace,
 };
 use crate::plan::dotted;
 use crate::repo::{
@@ -56,6 +57,8 @@ pub struct Scope<'a> {
     pub parts: &'a [Part],
     /// The only providers that count; empty for all.
     pub only: &'a [Provider],
+    /// The names that the schema beside the files is to know.
+    pub known: &'a Catalogue,
 }
 
 /// What is written, and what it takes.
@@ -130,8 +133,10 @@ pub fn prepare(
     let there = by_provider(loaded);
     let one = |live: &Live| file(there.get(&live.provider).copied(), live, scope, &mut vault);
     let mut files: Vec<File> = live.iter().filter_map(one).collect();
-    let schemas =
-        [(repo::DEFINITION_SCHEMA, repo::definition_schema()), (repo::WORKSPACE_SCHEMA, repo::workspace_schema())];
+    let schemas = [
+        (repo::DEFINITION_SCHEMA, repo::definition_schema(scope.known)),
+        (repo::WORKSPACE_SCHEMA, repo::workspace_schema()),
+    ];
     files.extend(schemas.map(|(name, text)| File::to_write(Writing::own(name, text), Vec::new())));
     if loaded.pin == Pin::None {
         files.push(match Slug::parse(&workspace.slug) {
@@ -451,8 +456,14 @@ impl<'a> Pulling<'a, '_> {
             let is_meant = |field: &&String| meant.holds(field, str::to_owned);
             match managed.get(group) {
                 Some(on) => {
+                    let before = self.found.edits.len();
                     for field in there.keys().chain(on).filter(is_meant).collect::<BTreeSet<_>>() {
                         self.compare_field(group, field, on.contains(field), there.get(field) == Some(&true));
+                    }
+                    let left_on = there.iter().any(|(field, on)| *on && meant.holds(field, str::to_owned))
+                        || on.iter().any(|field| !meant.holds(field, str::to_owned));
+                    if self.found.edits.len() > before && !left_on {
+                        self.name_all_as_off(group, on);
                     }
                 }
                 None if there.keys().filter(is_meant).count() == 0 || !self.may_begin() => {}
@@ -460,6 +471,14 @@ impl<'a> Pulling<'a, '_> {
                 None => self.begin_group(group, there),
             }
         }
+    }
+
+    /// In a map in which no field is left on, each known field is named: one that names a few only looks like a mistake.
+    fn name_all_as_off(&mut self, group: &str, before: &FieldSet) {
+        let known = self.scope.known.fields(group).into_iter().flatten();
+        let unnamed = known.filter(|field| !before.contains(*field) && is_field_name(field));
+        let off = |field: &String| Edit::Field { group: group.to_owned(), field: field.clone(), on: false };
+        self.found.edits.extend(unnamed.map(off));
     }
 
     fn begin_group(&mut self, group: &String, there: &BTreeMap<String, bool>) {

@@ -235,11 +235,11 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
         ),
         Code::UnknownProvider => (
             "The provider is not known, or the workspace does not have it.",
-            "Mend the spelling; where the provider is new, ask Calry to add it to the workspace.",
+            "Correct the name. If Calry has it, calry-gitops schema --from-live prints a schema that knows it.",
         ),
         Code::UnknownField => (
             "The group or field is not known.",
-            "Mend the spelling: under a misspelt name the field itself stays off. A field that is new may stay.",
+            "Correct the name. If Calry has it, calry-gitops schema --from-live prints a schema that knows it.",
         ),
         Code::PlainCredential => (
             "A value looks like a credential and is written out.",
@@ -250,6 +250,7 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
             "The group, or the partner key, has nothing in it.",
             "Empty means none, and switches off what is on; leave the key out where that is not meant.",
         ),
+        Code::AllOff => ("Every field of the group is off.", "Leave the group out to keep it as it is in Calry."),
         Code::Hold => ("The hold gives no reason.", "Write a reason, so that others know what they wait for."),
         Code::HoldOver => ("The hold is over.", "Remove it, or set another day: it holds nothing back any more."),
         Code::TooMany => {

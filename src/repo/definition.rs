@@ -26,6 +26,8 @@ pub(super) const MAX_PARAMETER_NAME: usize = 256;
 pub const MAX_PARAMETERS: usize = 100;
 /// The longest value below `partnerKey`, in bytes, as it is written and as it is sent. Servers take less.
 pub(super) const MAX_VALUE: usize = 16 << 10;
+/// The key by which other readers of YAML copy the entries of another map.
+const MERGE_KEY: &str = "<<";
 /// The longest reason of a hold, in characters.
 pub(super) const MAX_REASON: usize = 500;
 
@@ -116,6 +118,8 @@ pub(super) struct Group {
     pub(super) name: String,
     pub(super) at: Span,
     pub(super) fields: Vec<(String, Span)>,
+    /// Whether it is a map in which no field is on.
+    pub(super) all_false: bool,
 }
 
 /// Reads a definition.
@@ -147,6 +151,14 @@ pub(super) fn named(name: &str, noun: &str) -> String {
     if is_name(name) { format!("`{name}`") } else { format!("this {noun}") }
 }
 
+/// Warns that a group switches every field off.
+pub(super) fn all_off(problems: &mut Problems<'_>, code: Code, group: &Group) {
+    let message = || format!("this switches every field of {} off", named(&group.name, "group"));
+    problems
+        .warning(code, Some(group.at), message)
+        .help(|| Some("to leave the group as it is in Calry, remove it".to_owned()));
+}
+
 fn did_you_mean(name: &str, candidates: &[&str]) -> Option<String> {
     closest(name, candidates.iter().copied()).map(|meant| format!("did you mean `{meant}`?"))
 }
@@ -166,6 +178,7 @@ fn kind(value: &Value<'_>) -> &'static str {
 #[must_use]
 pub fn is_field_name(name: &str) -> bool {
     !name.is_empty()
+        && name != MERGE_KEY
         && name.chars().nth(MAX_NAME).is_none()
         && !name.contains(|c: char| c.is_control() || c.is_whitespace())
 }
@@ -189,6 +202,7 @@ fn parameter_name(half: Half, name: &str) -> Option<String> {
         Half::QueryParams if name.is_empty() || name.contains(char::is_control) => {
             Some("the name of a query parameter is not empty and holds no control characters".to_owned())
         }
+        Half::QueryParams if name == MERGE_KEY => Some("`<<` cannot be a name".to_owned()),
         Half::QueryParams => None,
     };
     let too_long = || format!("this name has more than {MAX_PARAMETER_NAME} characters");
@@ -258,7 +272,7 @@ impl<'s> Reader<'s> {
                 }
                 continue;
             };
-            if name == "<<" {
+            if name == MERGE_KEY {
                 self.error(Code::Syntax, key.span, || "merge keys are left out of this format".to_owned())
                     .help(|| Some("write the entries themselves".to_owned()));
             } else if let Some(first) = seen.insert(name, key.span) {
@@ -478,15 +492,15 @@ impl<'s> Reader<'s> {
             if !self.field_name(entry.name, entry.at, "group") {
                 continue;
             }
-            let mut group = Group { name: entry.name.to_owned(), at: entry.at, fields: Vec::new() };
+            let mut group = Group { name: entry.name.to_owned(), at: entry.at, fields: Vec::new(), all_false: false };
             let on = self.group(entry, &mut group.fields);
+            let none = on.as_ref().is_some_and(FieldSet::is_empty);
+            group.all_false = none && matches!(entry.value.value, Value::Map(_));
+            if none && !group.all_false {
+                all_off(&mut self.problems, Code::AllOff, &group);
+            }
             places.groups.push(group);
             let Some(on) = on else { continue };
-            if on.is_empty() {
-                let group = named(entry.name, "group");
-                self.warning(Code::Empty, entry.at, || format!("this switches every field of {group} off"))
-                    .help(|| Some("to leave the group as it is in Calry, remove it".to_owned()));
-            }
             fields.insert(entry.name.to_owned(), on);
         }
         fields

@@ -11,6 +11,8 @@ use std::thread;
 
 use rustix::fs::OFlags;
 
+use super::format::DEFINITION_SCHEMA;
+
 /// The largest definition file, in bytes.
 pub(super) const MAX_FILE: u64 = 1 << 20;
 /// The largest sum of all definition files, in bytes. 10,000 files of usual size are 15 MB.
@@ -70,11 +72,11 @@ pub(super) enum FileError {
 pub(super) struct Listing<T> {
     /// The directory without any link in its path.
     pub(super) directory: PathBuf,
-    /// What was made of each YAML file, sorted by name.
+    /// What was made of each file, sorted by name.
     pub(super) files: Vec<T>,
 }
 
-/// Reads the YAML files of a directory and makes something of each, on all processors.
+/// Reads the files of a directory that count and makes something of each, on all processors.
 ///
 /// A directory that is replaced while it is read (by git-sync, or as a mounted ConfigMap) is read again.
 ///
@@ -167,7 +169,7 @@ fn attempt<T: Send>(
     Ok((Listing { directory: root, files: made.into_iter().map(|file| file.made).collect() }, settled))
 }
 
-/// The YAML files of a directory, sorted by name.
+/// The files of a directory that count, sorted by name.
 fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotADirectory => DirectoryError::NotADirectory(named.to_owned()),
@@ -180,7 +182,7 @@ fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
         }
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name();
-        if is_definition(&name) {
+        if is_input(&name) {
             entries.push(Entry { name, kind: entry.file_type().ok() });
         }
     }
@@ -191,10 +193,12 @@ fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
     Ok(entries)
 }
 
-/// Whether a directory entry of this name is read: a `*.yaml` or `*.yml` that is not hidden.
-pub(super) fn is_definition(name: &OsStr) -> bool {
+/// Whether a directory entry of this name is read: a `*.yaml` or `*.yml` that is not hidden, or the schema with the names
+/// that are known.
+pub(super) fn is_input(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
-    !name.starts_with(b".") && (name.ends_with(b".yaml") || name.ends_with(b".yml"))
+    let yaml = !name.starts_with(b".") && (name.ends_with(b".yaml") || name.ends_with(b".yml"));
+    yaml || name == DEFINITION_SCHEMA.as_bytes()
 }
 
 /// Where a link in a directory leads, without any link in the path: always to a place within the directory. `root` has no

@@ -17,7 +17,7 @@ use crate::model::{Desired, DesiredValue, FieldSet, Half, Icon, SecretName, Temp
 pub enum Edit {
     /// The icon is this one, or is not managed any longer.
     Icon(Option<Icon>),
-    /// A field of a managed group is on or off.
+    /// A field of a managed group is on or off. A list needs no change for one that is off and not in it.
     Field {
         /// The group.
         group: String,
@@ -109,7 +109,9 @@ impl Edit {
                     (Value::Map(_), on) => editor.put(&["fieldsToSync", group, field], New::Bool(*on)),
                     (Value::List(items), true) => editor.append(value, items, field),
                     (Value::List(items), false) => {
-                        let at = items.iter().position(|item| item.text() == Some(field))?;
+                        let Some(at) = items.iter().position(|item| item.text() == Some(field)) else {
+                            return Some(text.to_owned());
+                        };
                         let places =
                             items.iter().map(|item| place(editor.text, item, item)).collect::<Option<Vec<_>>>()?;
                         editor.take_out(key, value, &places, at)
@@ -139,7 +141,7 @@ impl Edit {
 }
 
 /// What is put into a text.
-enum New<'a> {
+pub(super) enum New<'a> {
     Bool(bool),
     Text(String),
     List(Vec<&'a str>),
@@ -161,7 +163,7 @@ impl New<'_> {
     }
 
     /// An entry on lines of its own.
-    fn lines(&self, key: &str, indent: usize, step: usize, lines: &mut Vec<String>) {
+    pub(super) fn lines(&self, key: &str, indent: usize, step: usize, lines: &mut Vec<String>) {
         let at = " ".repeat(indent);
         let key = scalar(key, false);
         match self {

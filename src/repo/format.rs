@@ -1,16 +1,18 @@
-//! A definition file as types: what a new file is written from, and what the JSON Schema for editors is made of.
+//! The form of a definition file: how a new one is written, and the types that the JSON Schema for editors is made of.
 //!
 //! It says what the reader in `definition` takes, with the limits of that reader, and never reads anything itself. What a
-//! schema cannot say (a key twice, a file's name, a day that no month has) stays with the reader.
+//! schema cannot say (a key twice, a file's name, a day that no month has) stays with the reader. It knows the names of one
+//! workspace and calls every other one an error, as an editor shows nothing weaker; `super::catalogue` reads them back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Serialize;
+use serde_json::{Value as Json, json};
 
-use super::definition::{MAX_NAME, MAX_PARAMETER_NAME, MAX_PARAMETERS, MAX_REASON, MAX_VALUE};
-use crate::model::{Desired, DesiredValue, Half, Icon, KNOWN_LISTING_FIELDS, KNOWN_PROVIDERS, Provider, Slug};
+use super::definition::{MAX_PARAMETER_NAME, MAX_PARAMETERS, MAX_REASON, MAX_VALUE, is_field_name, is_group_name};
+use super::edit::New;
+use crate::model::{Catalogue, Desired, DesiredValue, Half, Icon, Slug};
 
 /// The file of the schema of a definition file, beside the files.
 pub const DEFINITION_SCHEMA: &str = "definition.schema.json";
@@ -18,92 +20,88 @@ pub const DEFINITION_SCHEMA: &str = "definition.schema.json";
 pub const WORKSPACE_SCHEMA: &str = "workspace.schema.json";
 
 /// A provider's integration definition. Calry is kept as this file says; what the file leaves out stays in Calry as it is.
-#[derive(Serialize, JsonSchema)]
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
 #[serde(rename_all = "camelCase")]
 #[schemars(title = "Integration definition", deny_unknown_fields)]
-struct DefinitionForm<'a> {
+struct DefinitionForm {
     /// The provider that this file is about, in capitals. The file is named after it in lower case.
-    #[schemars(regex(pattern = r"^[A-Z][A-Z0-9_]*$"), length(max = Provider::MAX_LEN), extend("examples" = KNOWN_PROVIDERS))]
-    provider: &'a str,
+    provider: String,
     /// The URL of the icon, absolute, http or https. Left out, it stays in Calry as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", regex(pattern = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#@]+([/?#]\S*)?$"), length(max = Icon::MAX_LEN))]
-    icon: Option<&'a str>,
+    icon: Option<String>,
     /// How the workspace identifies itself to the provider. `{}` means neither headers nor query parameters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "PartnerKeyForm")]
-    partner_key: Option<PartnerKeyForm<'a>>,
+    partner_key: Option<PartnerKeyForm>,
     /// What Calry copies from the provider, group by group. A group that is left out stays in Calry as it is.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "groups")]
-    fields_to_sync: BTreeMap<&'a str, &'a BTreeSet<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "BTreeMap<String, bool>")]
+    fields_to_sync: Option<BTreeMap<String, bool>>,
     /// Stops all changes to this provider, until a day.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "HoldForm")]
-    hold: Option<HoldForm<'a>>,
+    hold: Option<HoldForm>,
 }
 
 /// How the workspace identifies itself to the provider. A half that is left out stays in Calry as it is; `{}` means none.
-#[derive(Serialize, JsonSchema)]
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
 #[serde(rename_all = "camelCase")]
 #[schemars(deny_unknown_fields)]
-struct PartnerKeyForm<'a> {
+struct PartnerKeyForm {
     /// HTTP headers. A header that is not named here is removed from Calry.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "headers")]
-    headers: Option<BTreeMap<&'a str, String>>,
+    headers: Option<BTreeMap<String, String>>,
     /// Query parameters. A parameter that is not named here is removed from Calry.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "query_params")]
-    query_params: Option<BTreeMap<&'a str, String>>,
+    query_params: Option<BTreeMap<String, String>>,
 }
 
 /// Stops all changes to this provider, until a day.
-#[derive(Serialize, JsonSchema)]
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
 #[schemars(deny_unknown_fields)]
-struct HoldForm<'a> {
+struct HoldForm {
     /// The last day on which the hold is in force, UTC: YYYY-MM-DD.
     #[schemars(regex(pattern = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), extend("format" = "date"))]
     until: String,
     /// Why, for whoever finds the hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(max = MAX_REASON))]
-    reason: Option<&'a str>,
+    reason: Option<String>,
 }
 
 /// The workspace that the definitions of this directory are for: with an API key of another one nothing is changed.
-#[derive(Serialize, JsonSchema)]
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
 #[schemars(title = "Workspace", deny_unknown_fields)]
-struct WorkspaceForm<'a> {
+struct WorkspaceForm {
     /// The workspace's slug, as Calry shows it.
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]+$"), length(max = Slug::MAX_LEN))]
-    slug: &'a str,
+    slug: String,
 }
 
-/// What names a group or field: no space, no control character.
-const NAME: &str = r"^[^\s\u0000-\u001f\u007f-\u009f]+$";
-
-fn groups(_: &mut SchemaGenerator) -> Schema {
-    let name = |examples: &[&str]| json_schema!({"type": "string", "pattern": NAME, "maxLength": MAX_NAME, "examples": examples});
-    let mut group = name(&["listing"]);
-    // Below `fieldsToSync` their values would be taken for fields, and shown.
-    group.insert("not".to_owned(), serde_json::json!({"enum": ["partnerKey", "headers", "queryParams"]}));
-    json_schema!({
-        "type": "object",
-        "propertyNames": group,
-        "additionalProperties": {
+/// The groups that are known, with their fields. An editor completes `properties` and `enum`, and nothing that is named in
+/// `examples` only.
+fn groups(known: &Catalogue) -> Json {
+    let group = |(name, fields): (&str, &BTreeSet<String>)| {
+        let fields: Vec<&str> = fields.iter().map(String::as_str).filter(|name| is_field_name(name)).collect();
+        let by_field: BTreeMap<&str, Json> = fields.iter().map(|name| (*name, json!({"type": "boolean"}))).collect();
+        let schema = json!({
             "description": "The fields that Calry copies: a list of those that are on, or a map of `field: true` and \
                             `field: false`. A field that is not named is off; `[]` switches every field off.",
             "anyOf": [
-                {"type": "array", "uniqueItems": true, "items": name(&KNOWN_LISTING_FIELDS)},
-                {
-                    "type": "object",
-                    "propertyNames": name(&KNOWN_LISTING_FIELDS),
-                    "additionalProperties": {"type": "boolean"},
-                },
+                {"type": "array", "uniqueItems": true, "items": {"type": "string", "enum": fields}},
+                {"type": "object", "properties": by_field, "additionalProperties": false},
             ],
-        },
-    })
+        });
+        (name.to_owned(), schema)
+    };
+    known.groups().filter(|(name, _)| is_group_name(name)).map(group).collect::<serde_json::Map<_, _>>().into()
 }
 
 fn headers(_: &mut SchemaGenerator) -> Schema {
@@ -136,55 +134,67 @@ fn half(half: Half, name: &str, never: &str) -> Schema {
     })
 }
 
-/// The JSON Schema (2020-12) of a definition file.
+/// The JSON Schema (2020-12) of a definition file that names only what is known.
 #[must_use]
-pub fn definition_schema() -> String {
-    schema::<DefinitionForm<'_>>()
+pub fn definition_schema(known: &Catalogue) -> String {
+    let mut schema = schema::<DefinitionForm>();
+    let mut set = |pointer, key: &str, value: Json| {
+        if let Some(Json::Object(part)) = schema.pointer_mut(pointer) {
+            part.insert(key.to_owned(), value);
+        }
+    };
+    set("/properties/provider", "enum", known.providers().collect());
+    set("/properties/fieldsToSync", "properties", groups(known));
+    set("/properties/fieldsToSync", "additionalProperties", Json::Bool(false));
+    text(&schema)
 }
 
 /// The JSON Schema (2020-12) of `workspace.yaml`.
 #[must_use]
 pub fn workspace_schema() -> String {
-    schema::<WorkspaceForm<'_>>()
+    text(&schema::<WorkspaceForm>())
 }
 
-fn schema<T: JsonSchema>() -> String {
+fn schema<T: JsonSchema>() -> Json {
     let settings = SchemaSettings::draft2020_12().for_serialize().with(|settings| settings.inline_subschemas = true);
-    let schema = settings.into_generator().into_root_schema_for::<T>();
-    // A schema is JSON already.
-    format!("{:#}\n", schema.as_value())
+    settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
-/// A new definition file. Values below `partnerKey` are references or empty, as `pull` makes them: what is written out is
-/// not repeated.
+fn text(schema: &Json) -> String {
+    format!("{schema:#}\n")
+}
+
+/// A new definition file without a hold. Values below `partnerKey` are references or empty, as `pull` makes them: what is
+/// written out is not repeated.
 pub(super) fn definition(desired: &Desired) -> String {
-    let [headers, query_params] = Half::BOTH.map(|half| desired.partner_key.half(half).map(references));
-    let form = DefinitionForm {
-        provider: desired.provider.as_str(),
-        icon: desired.icon.as_ref().map(Icon::as_str),
-        partner_key: (headers.is_some() || query_params.is_some()).then_some(PartnerKeyForm { headers, query_params }),
-        fields_to_sync: desired.fields.iter().map(|(group, on)| (group.as_str(), on)).collect(),
-        hold: desired
-            .hold
-            .as_ref()
-            .map(|hold| HoldForm { until: hold.until.to_string(), reason: hold.reason.as_deref() }),
-    };
-    yaml(DEFINITION_SCHEMA, &form)
+    let mut entries = vec![("provider", New::Text(desired.provider.as_str().to_owned()))];
+    entries.extend(desired.icon.as_ref().map(|icon| ("icon", New::Text(icon.as_str().to_owned()))));
+    let half = |half: Half| Some((half.key(), New::Map(references(desired.partner_key.half(half)?))));
+    let partner_key: Vec<_> = Half::BOTH.into_iter().filter_map(half).collect();
+    entries.extend((!partner_key.is_empty()).then_some(("partnerKey", New::Map(partner_key))));
+    let groups = desired.fields.iter();
+    let groups: Vec<_> =
+        groups.map(|(group, on)| (group.as_str(), New::List(on.iter().map(String::as_str).collect()))).collect();
+    entries.extend((!groups.is_empty()).then_some(("fieldsToSync", New::Map(groups))));
+    yaml(DEFINITION_SCHEMA, &entries)
 }
 
-fn references(values: &BTreeMap<String, DesiredValue>) -> BTreeMap<&str, String> {
+fn references(values: &BTreeMap<String, DesiredValue>) -> Vec<(&str, New<'_>)> {
     let text = |value: &DesiredValue| value.references().next().map(|name| format!("${{secret:{name}}}"));
-    values.iter().map(|(name, value)| (name.as_str(), text(value).unwrap_or_default())).collect()
+    values.iter().map(|(name, value)| (name.as_str(), New::Text(text(value).unwrap_or_default()))).collect()
 }
 
 /// A new `workspace.yaml`.
 pub(super) fn workspace(slug: &Slug) -> String {
-    yaml(WORKSPACE_SCHEMA, &WorkspaceForm { slug: slug.as_str() })
+    yaml(WORKSPACE_SCHEMA, &[("slug", New::Text(slug.as_str().to_owned()))])
 }
 
-fn yaml(schema: &str, form: &impl Serialize) -> String {
-    // Maps of strings always serialize.
-    format!("# yaml-language-server: $schema={schema}\n{}", serde_yaml::to_string(form).unwrap_or_default())
+/// Every text in a form that readers of YAML 1.1, too, take for that text.
+fn yaml(schema: &str, entries: &[(&str, New<'_>)]) -> String {
+    let mut lines = vec![format!("# yaml-language-server: $schema={schema}")];
+    entries.iter().for_each(|(key, new)| new.lines(key, 0, 2, &mut lines));
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 #[cfg(test)]
@@ -194,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_schema_has_the_keys_that_the_reader_knows() {
-        let schema: serde_json::Value = serde_json::from_str(&definition_schema()).unwrap();
+        let schema: serde_json::Value = serde_json::from_str(&definition_schema(&Catalogue::built_in())).unwrap();
         let keys: BTreeSet<&str> = schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys, KEYS.into_iter().collect());
     }

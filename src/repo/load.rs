@@ -10,17 +10,18 @@ use std::{fs, io};
 
 use jiff::civil::Date;
 
-use super::definition::{self, Definition, MAX_VALUE, Parameter, Places, Subject, named};
+use super::catalogue::names_in;
+use super::definition::{self, Definition, Group, MAX_VALUE, Parameter, Places, Subject, all_off, named};
 use super::directory::{self, DirectoryError, FileError};
 use super::edit::Edit;
-use super::format;
+use super::format::{self, DEFINITION_SCHEMA};
 use super::secrets::{SecretError, SecretSources};
 use super::source::{Problems, Source, Told};
 use super::write::Writing;
 use super::yaml::Span;
 use crate::model::{
-    Catalogue, Code, Desired, Diagnostic, Excerpt, Half, Hold, PartnerKey, Provider, Secret, SecretName, Severity,
-    Slug, check_header_value, closest,
+    Catalogue, Code, Desired, Diagnostic, Excerpt, Half, Hold, LiveNames, PartnerKey, Provider, Secret, SecretName,
+    Severity, Slug, check_header_value, closest, printable,
 };
 
 /// A directory of definitions, as it is at one moment.
@@ -34,6 +35,8 @@ pub struct Loaded {
     pub files: Vec<DefinitionFile>,
     /// Every problem, sorted by file and line.
     pub diagnostics: Vec<Diagnostic>,
+    /// The names in the schema beside the files.
+    schema: Catalogue,
     /// The secrets that were found.
     found: Vec<Secret>,
 }
@@ -107,10 +110,18 @@ pub fn load_or_begin(directory: &Path) -> Result<Loaded, DirectoryError> {
 pub(super) enum Read {
     Definition(Box<DefinitionFile>),
     Workspace(Source, Option<Slug>),
+    Schema(Catalogue),
 }
 
 /// Reads one file by itself.
 pub(super) fn read_file(name: &str, content: Result<Vec<u8>, FileError>) -> (Read, Vec<Diagnostic>) {
+    if name == DEFINITION_SCHEMA {
+        let names = content.map_err(|error| error.to_string()).and_then(|schema| names_in(&schema));
+        return match names {
+            Ok(names) => (Read::Schema(names), Vec::new()),
+            Err(problem) => (Read::Schema(Catalogue::default()), vec![schema_problem(name, &problem)]),
+        };
+    }
     let (source, problem) = match content.map(String::from_utf8) {
         // A byte-order mark is no part of the text.
         Ok(Ok(text)) => (Source::new(name, text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)), None),
@@ -160,6 +171,15 @@ pub(super) fn read_file(name: &str, content: Result<Vec<u8>, FileError>) -> (Rea
         told: told.list.len(),
     };
     (Read::Definition(Box::new(file)), told.list)
+}
+
+/// A schema that cannot be used costs the names in it, and no definition.
+fn schema_problem(name: &str, problem: &str) -> Diagnostic {
+    let message = format!("the schema {problem}, so that only the built-in names are known");
+    let source = Source::new(name, String::new());
+    let mut diagnostic = source.diagnostic(Severity::Warning, Code::Unreadable, None, message);
+    diagnostic.help = Some(format!("run `calry-gitops schema --from-live >{DEFINITION_SCHEMA}` beside the files"));
+    diagnostic
 }
 
 fn is_workspace(name: &str) -> bool {
@@ -232,14 +252,21 @@ impl DefinitionFile {
 impl Loaded {
     /// Puts files together that were read by themselves.
     pub(super) fn of(directory: PathBuf, files: impl IntoIterator<Item = (Read, Vec<Diagnostic>)>) -> Self {
-        let mut loaded =
-            Self { directory, pin: Pin::None, files: Vec::new(), diagnostics: Vec::new(), found: Vec::new() };
+        let mut loaded = Self {
+            directory,
+            pin: Pin::None,
+            files: Vec::new(),
+            diagnostics: Vec::new(),
+            schema: Catalogue::default(),
+            found: Vec::new(),
+        };
         let mut pins = Vec::new();
         for (read, diagnostics) in files {
             loaded.diagnostics.extend(diagnostics);
             match read {
                 Read::Definition(file) => loaded.files.push(*file),
                 Read::Workspace(source, slug) => pins.push((source, slug)),
+                Read::Schema(names) => loaded.schema = names,
             }
         }
         loaded.files.sort_by(|a, b| a.name.cmp(&b.name));
@@ -312,31 +339,93 @@ impl Loaded {
         }
     }
 
-    /// Forgets every file but those of some providers, with its problems. Those of `workspace.yaml` stay.
+    /// Forgets every file but those of some providers, with its problems. Those of `workspace.yaml` and of the
+    /// schema stay.
     pub fn keep_only(&mut self, only: &[Provider]) {
         self.files.retain(|file| file.provider.as_ref().is_some_and(|provider| only.contains(provider)));
         let kept: Vec<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
-        self.diagnostics.retain(|d| is_workspace(&d.file) || kept.binary_search(&d.file.as_str()).is_ok());
+        let is_for_all = |name: &str| is_workspace(name) || name == DEFINITION_SCHEMA;
+        self.diagnostics.retain(|d| is_for_all(&d.file) || kept.binary_search(&d.file.as_str()).is_ok());
     }
 
-    /// Compares providers, groups and fields with what is known.
-    ///
-    /// A group or field that is not known is a warning. So is a provider, offline; a provider that the workspace does not
-    /// have is an error of its file, which stays readable: the plan calls it missing.
-    pub fn check(&mut self, catalogue: &Catalogue) {
-        let known = catalogue.providers();
+    /// The names that are known without Calry: those built in and those of the schema beside the files.
+    #[must_use]
+    pub fn known(&self) -> Catalogue {
+        let mut known = Catalogue::built_in();
+        known.extend(&self.schema);
+        known
+    }
+
+    /// The names for a new schema: those built in, those that Calry shows, and of the schema beside the files those that a
+    /// file still uses. If not all of the live state can be read, nothing is dropped.
+    #[must_use]
+    pub fn known_with(&self, live: &LiveNames) -> Catalogue {
+        let mut known = Catalogue::built_in();
+        known.extend(live.shown());
+        if !live.is_complete() {
+            known.extend(&self.schema);
+        }
+        for file in &self.files {
+            let provider = file.provider.as_ref().map(Provider::as_str);
+            provider.into_iter().filter(|p| self.schema.has_provider(p)).for_each(|p| known.add_provider(p));
+            for Group { name, fields, .. } in &file.places.groups {
+                let Some(taught) = self.schema.fields(name) else { continue };
+                let used = fields.iter().map(|(field, _)| field).filter(|field| taught.contains(*field));
+                known.add_fields(name, used.cloned());
+            }
+        }
+        known
+    }
+
+    /// Compares providers, groups and fields with the names that are known offline. An unknown name that is probably
+    /// misspelled is an error, any other one a warning.
+    pub fn check(&mut self) {
+        let known = self.known();
         for file in &mut self.files {
-            let Some(provider) = file.provider.clone() else { continue };
-            self.diagnostics.extend(file.judge(false, |problems, places| {
-                if let Some(at) = places.provider {
-                    check_provider(problems, &provider, at, catalogue, &known);
+            let provider = file.provider.clone();
+            self.diagnostics.extend(file.judge(true, |problems, places| {
+                if let (Some(provider), Some(at)) = (provider, places.provider)
+                    && !known.has_provider(provider.as_str())
+                {
+                    Unknown::provider(&provider, at, &known).offline(problems);
                 }
-                if catalogue.groups(provider.as_str()).is_some() {
-                    check_fields(problems, &provider, places, catalogue);
-                }
+                unknown_names(places, &known).into_iter().for_each(|unknown| unknown.offline(problems));
+                warn_of_all_off(problems, places, &known);
             }));
         }
         self.sort();
+    }
+
+    /// Compares providers, groups and fields with the names that are known online. Returns the providers whose files name
+    /// something that could be in a definition that cannot be read, each with a sentence.
+    ///
+    /// An unknown group or field is an error, and its file invalid. So is a provider that the workspace lacks, whose file
+    /// stays readable: the plan calls it missing. Of a provider whose definition cannot be read nothing is judged.
+    pub fn check_live(&mut self, live: &LiveNames) -> Vec<(Provider, String)> {
+        let mut known = self.known();
+        known.extend(live.shown());
+        let mut undecided = Vec::new();
+        for file in &mut self.files {
+            let Some(provider) = file.provider.clone() else { continue };
+            if !live.may_have(&provider) {
+                self.diagnostics.extend(file.judge(false, |problems, places| {
+                    if let Some(at) = places.provider {
+                        Unknown::provider(&provider, at, live.shown()).online(problems);
+                    }
+                }));
+            } else if !live.is_unreadable(&provider) {
+                self.diagnostics.extend(file.judge(true, |problems, places| {
+                    let unknown = unknown_names(places, &known);
+                    match unknown.first() {
+                        Some(first) if !live.is_complete() => undecided.push((provider, first.undecided())),
+                        _ => unknown.into_iter().for_each(|unknown| unknown.online(problems)),
+                    }
+                    warn_of_all_off(problems, places, &known);
+                }));
+            }
+        }
+        self.sort();
+        undecided
     }
 
     /// Warns of holds whose last day has passed. `today` is the day in UTC.
@@ -390,13 +479,13 @@ impl Loaded {
 
     /// Makes every warning an error, and its file invalid.
     pub fn deny_warnings(&mut self) {
-        let counts = |d: &&mut Diagnostic| d.severity == Severity::Warning && d.code != Code::HoldOver;
+        let counts = |d: &&mut Diagnostic| d.severity == Severity::Warning && d.code.is_strict();
         for diagnostic in self.diagnostics.iter_mut().filter(counts) {
             diagnostic.severity = Severity::Error;
             let file = self.files.binary_search_by(|file| file.name.as_str().cmp(&diagnostic.file));
             if let Some(file) = file.ok().and_then(|at| self.files.get_mut(at)) {
                 file.desired = None;
-            } else if let Pin::Slug(_) = self.pin {
+            } else if is_workspace(&diagnostic.file) && matches!(self.pin, Pin::Slug(_)) {
                 self.pin = Pin::Invalid;
             }
         }
@@ -426,51 +515,89 @@ impl Loaded {
     }
 }
 
-fn check_provider(problems: &mut Problems<'_>, provider: &Provider, at: Span, catalogue: &Catalogue, known: &[&str]) {
-    if known.binary_search(&provider.as_str()).is_ok() {
-        return;
-    }
-    let (severity, message) = match catalogue {
-        Catalogue::Reference => {
-            (Severity::Warning, format!("{provider} is not among the providers that Calry's reference names"))
-        }
-        Catalogue::Workspace(_) => (Severity::Error, format!("the workspace has no provider {provider}")),
-    };
-    let meant = closest(provider.as_str(), known.iter().copied());
-    let help = match catalogue {
-        Catalogue::Reference => "if it is a new one, all is well",
-        Catalogue::Workspace(_) => "Calry provides the definitions; ask for it there, or remove the file",
-    };
-    problems
-        .push(severity, Code::UnknownProvider, Some(at), || message)
-        .help(|| Some(meant.map_or_else(|| help.to_owned(), |meant| format!("did you mean `{meant}`?"))));
+/// A name that is not known.
+struct Unknown<'a> {
+    code: Code,
+    noun: &'static str,
+    name: &'a str,
+    at: Span,
+    /// The known name that is probably meant.
+    meant: Option<&'a str>,
 }
 
-fn check_fields(problems: &mut Problems<'_>, provider: &Provider, places: &Places, catalogue: &Catalogue) {
-    let provider = provider.as_str();
+impl<'a> Unknown<'a> {
+    fn provider(provider: &'a Provider, at: Span, known: &'a Catalogue) -> Self {
+        let name = provider.as_str();
+        Self { code: Code::UnknownProvider, noun: "provider", name, at, meant: closest(name, known.providers()) }
+    }
+
+    fn shown(&self) -> String {
+        printable(self.name)
+    }
+
+    fn offline(&self, problems: &mut Problems<'_>) {
+        let severity = if self.meant.is_some() { Severity::Error } else { Severity::Warning };
+        problems.push(severity, self.code, Some(self.at), || format!("unknown {} `{}`", self.noun, self.shown())).help(
+            || {
+                let first = match self.meant {
+                    Some(meant) => format!("did you mean `{}`?", printable(meant)),
+                    None => "check its name;".to_owned(),
+                };
+                Some(format!("{first} `calry-gitops schema --from-live` adds names that are new in Calry"))
+            },
+        );
+    }
+
+    fn online(&self, problems: &mut Problems<'_>) {
+        let (message, help) = match self.code {
+            Code::UnknownProvider => (
+                format!("the workspace has no provider {}", self.shown()),
+                "Calry provides the definitions; ask for it there, or remove the file",
+            ),
+            _ => (
+                format!("unknown {} `{}`: no definition in Calry shows it", self.noun, self.shown()),
+                "check its name, or remove it",
+            ),
+        };
+        let meant = || self.meant.map(|meant| format!("did you mean `{}`?", printable(meant)));
+        problems.error(self.code, Some(self.at), || message).help(|| meant().or_else(|| Some(help.to_owned())));
+    }
+
+    fn undecided(&self) -> String {
+        format!(
+            "another definition cannot be read, so it is not known whether there is a {} `{}`",
+            self.noun,
+            self.shown()
+        )
+    }
+}
+
+/// The groups and fields that are not known. What is below an unknown group is not judged.
+fn unknown_names<'a>(places: &'a Places, known: &'a Catalogue) -> Vec<Unknown<'a>> {
+    let mut unknown = Vec::new();
+    let mut add = |noun, name: &'a str, at, meant| {
+        unknown.push(Unknown { code: Code::UnknownField, noun, name, at, meant });
+    };
     for group in &places.groups {
-        let Some(fields) = catalogue.fields(provider, &group.name) else {
-            let groups = catalogue.groups(provider).unwrap_or_default();
-            unknown(problems, "group", &group.name, group.at, &groups);
+        let Some(fields) = known.fields(&group.name) else {
+            add("group", &group.name, group.at, closest(&group.name, known.groups().map(|(name, _)| name)));
             continue;
         };
-        for (field, at) in &group.fields {
-            if fields.binary_search(&field.as_str()).is_err() {
-                unknown(problems, "field", field, *at, &fields);
-            }
+        for (field, at) in group.fields.iter().filter(|(field, _)| !fields.contains(field)) {
+            add("field", field, *at, closest(field, fields.iter().map(String::as_str)));
         }
     }
+    unknown
 }
 
-fn unknown(problems: &mut Problems<'_>, noun: &str, name: &str, at: Span, known: &[&str]) {
-    let message = || format!("nothing is known of a {noun} `{}`", crate::model::printable(name));
-    problems.warning(Code::UnknownField, Some(at), message).help(|| {
-        let meant = closest(name, known.iter().copied());
-        Some(
-            meant
-                .map_or_else(|| "Calry may not have it: check its name".to_owned(), |m| format!("did you mean `{m}`?")),
-        )
-    });
+/// Warns of groups in which no field is on, in the form of a map: one that names every known field says so, any other one
+/// may be meant to switch off just what it names.
+fn warn_of_all_off(problems: &mut Problems<'_>, places: &Places, known: &Catalogue) {
+    for group in places.groups.iter().filter(|group| group.all_false) {
+        let named: BTreeSet<&String> = group.fields.iter().map(|(field, _)| field).collect();
+        let all = known.fields(&group.name).is_some_and(|fields| fields.iter().all(|field| named.contains(field)));
+        all_off(problems, if all { Code::AllOff } else { Code::Empty }, group);
+    }
 }
 
 /// The secrets of one moment.

@@ -2,7 +2,7 @@
 //!
 //! The way of a file, in the order in which the code reads: `directory` reads its bytes, `yaml` makes a tree of them,
 //! `definition` makes [`Desired`](crate::model::Desired) of the tree, and `load` puts the files together, compares them
-//! with what is known and fills secrets in from `secrets`. What goes wrong on the way becomes a
+//! with what is known (`catalogue` reads the names out of the schema beside the files) and fills secrets in from `secrets`. What goes wrong on the way becomes a
 //! [`Diagnostic`](crate::model::Diagnostic) in `source`, where `mask` takes out of the quoted line what may not be shown.
 //! `watch` notices that the directory is another one than it was, and `revision` says which commit it holds, and what another
 //! one held. Where only signed commits count, `trusted` reads the files of the commit in place of those of the directory, and
@@ -16,6 +16,7 @@
 //! Nothing here writes but `write`, and only where `pull` asks for it. This room never opens a socket, and lets a file name a
 //! secret but never a place to find one in.
 
+mod catalogue;
 mod definition;
 mod directory;
 mod edit;

@@ -21,7 +21,7 @@ use gix::objs::{CommitRef, Kind};
 use gix::sec::Trust;
 use gix::{ObjectId, Repository};
 
-use super::directory::{FileError, MAX_FILE, MAX_TOTAL, is_definition};
+use super::directory::{FileError, MAX_FILE, MAX_TOTAL, is_input};
 use super::load::{Loaded, Read, read_file};
 use crate::model::{Diagnostic, Revision, closest, ellipsize, printable};
 
@@ -409,7 +409,7 @@ fn committed_files(repository: &Repository, tree: ObjectId) -> Result<BTreeMap<O
     for entry in tree.iter() {
         let entry = entry?;
         let name = OsString::from_vec(entry.filename().to_vec());
-        if entry.mode().is_blob_or_symlink() && is_definition(&name) {
+        if entry.mode().is_blob_or_symlink() && is_input(&name) {
             files.insert(name, TreeFile { link: entry.mode().is_link(), id: entry.object_id() });
         }
     }
@@ -423,7 +423,7 @@ fn differ(directory: &Path, committed: &BTreeMap<OsString, TreeFile>, hash: gix:
         let entry = entry?;
         let name = entry.file_name();
         let kind = entry.file_type()?;
-        if !is_definition(&name) || kind.is_dir() {
+        if !is_input(&name) || kind.is_dir() {
             continue;
         }
         let Some(expected) = committed.get(&name).filter(|_| same < MAX_FILES) else { return Ok(true) };

@@ -25,7 +25,7 @@ use notify::{Event, EventKind};
 use tokio::sync::{Notify, oneshot, watch};
 
 use self::events::Ear;
-use super::directory::is_definition;
+use super::directory::is_input;
 
 mod events;
 
@@ -780,7 +780,7 @@ enum Listed {
 impl Listed {
     fn holds(self, name: &OsStr) -> bool {
         match self {
-            Self::Definitions => is_definition(name),
+            Self::Definitions => is_input(name),
             Self::Visible => !name.as_encoded_bytes().starts_with(b"."),
         }
     }

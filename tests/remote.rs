@@ -591,7 +591,7 @@ async fn over_http_2(then: Then) -> String {
     let dead = Arc::new(tokio::sync::Notify::new());
     let (to_be_dead, all) = (Arc::clone(&dead), AtomicUsize::new(0));
     let all = Arc::new(all);
-    let server = raw(move |_, stream| {
+    let server = raw(move |connection, stream| {
         let (acceptor, dead, all) = (acceptor.clone(), Arc::clone(&to_be_dead), Arc::clone(&all));
         async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
@@ -604,8 +604,7 @@ async fn over_http_2(then: Then) -> String {
                             dead.notify_one();
                         });
                     }
-                    // The second request comes on the first connection.
-                    if number == 1 && then == Then::Unanswered {
+                    if connection == 1 && number > 0 && then == Then::Unanswered {
                         std::future::pending::<()>().await;
                     }
                     Ok::<_, std::convert::Infallible>(answer(200, WORKSPACE))

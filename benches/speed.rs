@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use calry_gitops::daemon::{Applying, Board, Fleet, Mode, PassReport, PassResult, Settings, State, Told, Trigger};
 use calry_gitops::metrics::{Metrics, WorkspaceMetrics};
 use calry_gitops::model::{
-    KNOWN_LISTING_FIELDS, Live, LiveValue, PartnerKey, Provider, Secret, SecretName, UpdateMethod, Workspace,
+    KNOWN_LISTING_FIELDS, Live, LiveValue, PartnerKey, Provider, Scrubber, Secret, SecretName, UpdateMethod, Workspace,
 };
 use calry_gitops::pass::{self, Source};
 use calry_gitops::plan::{Applied, Context, Entry, Input, Plan, Verdict, plan};
@@ -113,7 +113,7 @@ fn look(criterion: &mut Criterion) {
         let calry = InMemory::new(files);
         let applied = Applied::new();
         let once = || {
-            let mut desired = pass::load(&source).unwrap();
+            let mut desired = pass::load(&source, &Scrubber::default()).unwrap();
             let looked = pass::look(&source, &mut desired, &calry, None, UpdateMethod::Patch, &applied);
             let looked = runtime.block_on(looked).unwrap();
             assert_eq!(looked.plan.steps().count(), files);

@@ -186,12 +186,12 @@ pub struct Look {
     pub fetched: Instant,
 }
 
-/// Loads the files and fills their secrets in.
+/// Loads the files and fills their secrets in. The scrubber learns every value below `partnerKey`.
 ///
 /// # Errors
 /// [`Failure::Directory`], [`Failure::Trust`], [`Failure::Base`] and [`Failure::NoFile`]; problems of single files are in
 /// [`Loaded::diagnostics`].
-pub fn load(source: &Source) -> Result<Desired, Failure> {
+pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
     let (mut loaded, trusted, refused) = match &source.trust {
         Some(trust) => {
             let Trusted { loaded, revision, refused } = repo::trusted(&source.definitions, trust)?;
@@ -204,8 +204,9 @@ pub fn load(source: &Source) -> Result<Desired, Failure> {
     }
     loaded.check_holds(today());
     loaded.resolve(&source.secrets, source.missing);
+    loaded.secrets().for_each(|secret| scrubber.learn(secret));
     let revision = trusted.or_else(|| repo::revision(&loaded.directory));
-    let base = source.base.as_deref().map(|reference| base(&loaded, reference, &source.only)).transpose()?;
+    let base = source.base.as_deref().map(|reference| base(&loaded, reference, &source.only, scrubber)).transpose()?;
     Ok(Desired { loaded, revision, base, refused })
 }
 
@@ -224,8 +225,9 @@ pub fn keep_only(loaded: &mut Loaded, only: &[Provider]) -> Result<(), Failure> 
     Ok(())
 }
 
-fn base(loaded: &Loaded, reference: &str, only: &[Provider]) -> Result<Base, Failure> {
+fn base(loaded: &Loaded, reference: &str, only: &[Provider], scrubber: &Scrubber) -> Result<Base, Failure> {
     let repo::Base { commit, loaded: before } = repo::base(&loaded.directory, reference)?;
+    before.secrets().for_each(|secret| scrubber.learn(secret));
     let pin = match (before.pin, &loaded.pin) {
         (Pin::Slug(before), Pin::Slug(after)) if before == *after => None,
         (Pin::Slug(before), Pin::Slug(after)) => Some(PinChange { before, after: Some(after.clone()) }),
@@ -239,14 +241,6 @@ fn base(loaded: &Loaded, reference: &str, only: &[Provider]) -> Result<Base, Fai
         Some((provider, BaseFile { file: file.name, desired: file.desired }))
     });
     Ok(Base { commit, desired: files.collect(), pin })
-}
-
-/// What must never appear in a text that somebody else wrote.
-#[must_use]
-pub fn scrubber(desired: &Desired) -> Scrubber {
-    let mut scrubber = Scrubber::default();
-    desired.loaded.secrets().for_each(|secret| scrubber.learn(secret));
-    scrubber
 }
 
 /// Which workspace may be planned for: what the files say and what the operator says. Both must allow it.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use calry_gitops::apply::{Caller, GRACE, Options, Outcome, Report, STALE, UpdateResult, Withdrawn, apply};
 use calry_gitops::model::{
-    Desired, DesiredPartnerKey, DesiredValue, Live, LiveValue, PartnerKey, Provider, Scrubber, Secret, Template,
-    Update, UpdateMethod, Workspace,
+    Desired, DesiredPartnerKey, DesiredValue, Live, LiveValue, PartnerKey, Provider, Secret, Template, Update,
+    UpdateMethod, Workspace,
 };
 use calry_gitops::pass;
 use calry_gitops::places::Places;
@@ -296,7 +296,7 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
     let api = Api::new(&http, ApiUrl::parse(&world.sandbox.url(), false).unwrap(), UpdateMethod::Patch).unwrap();
     let key = KeySource::Variable(Some(Secret::new(world.sandbox.keys().write.clone()))).read().unwrap();
     let options = options();
-    let reader = api.reader(&key, options.deadline, Scrubber::default());
+    let reader = api.reader(&key, options.deadline);
     let source = pass::Source {
         definitions: world.definitions(),
         secrets: SecretSources::new(None),
@@ -307,7 +307,7 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
         trust: None,
         workspace: None,
     };
-    let mut desired = pass::load(&source).unwrap();
+    let mut desired = pass::load(&source, api.scrubber()).unwrap();
     let look = pass::look(&source, &mut desired, &reader, None, api.method(), &Applied::new()).await.unwrap();
     let writer = api.writer(&reader);
     (reader, writer, look.plan.approve(&Limits::default()).unwrap(), options)

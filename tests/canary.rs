@@ -3,8 +3,9 @@
 mod support;
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use calry_gitops::sandbox::{Config, Fault, FaultKind, Keys, Mask, Semantics};
 use serde_json::json;
 use support::{World, live};
@@ -201,6 +202,68 @@ fn an_error_that_repeats_body_and_key_is_scrubbed() {
     every_command(|world| world.sandbox.inject(Fault::once(FaultKind::EchoBodyInError).times(9)))
         .iter()
         .for_each(is_silent);
+}
+
+/// An error that quotes values which the request did not hold.
+fn quoting(code: StatusCode, names: &[&str]) -> Fault {
+    let quoted: Vec<_> = names.iter().map(|name| canary(name)).collect();
+    let message = format!("it must not differ from {}", quoted.join(" or "));
+    Fault::once(FaultKind::Status { code, message, retry_after: None })
+}
+
+#[test]
+fn an_error_that_quotes_a_live_value_is_scrubbed_by_every_command_that_writes() {
+    let quoting =
+        || quoting(StatusCode::BAD_REQUEST, &["live header", "live, unmanaged", "file"]).on(Method::PATCH).times(9);
+    let apply = ["apply", "--yes", "--format"];
+    let formats = ["text", "json", "markdown", "github"].map(|format| [&apply[..], &[format]].concat());
+    for args in formats.into_iter().chain([vec!["run", "--once"], vec!["apply", "--plan", "the.plan"]]) {
+        let world = world();
+        is_silent(&run(&world, &["plan", "--out", "the.plan"]));
+        world.sandbox.inject(quoting());
+        let said = run(&world, &args);
+        is_silent(&said);
+        assert!(
+            String::from_utf8_lossy(&said.1).contains("must not differ from"),
+            "{args:?}:\n{}",
+            String::from_utf8_lossy(&said.1)
+        );
+    }
+}
+
+#[test]
+fn an_error_is_scrubbed_of_what_was_read_at_the_same_time() {
+    for args in [&["plan"][..], &["plan", "-vv"], &["snapshot"], &["pull"], &["run", "--once"]] {
+        let world = world();
+        world.sandbox.inject(quoting(StatusCode::BAD_REQUEST, &["live, unmanaged"]).at("/workspace"));
+        // The error is there first.
+        world.sandbox.inject(Fault::once(FaultKind::Delay(Duration::from_millis(300))).at("/integration-definition"));
+        let said = run(&world, args);
+        is_silent(&said);
+        assert!(
+            String::from_utf8_lossy(&said.1).contains("must not differ from"),
+            "{args:?}:\n{}",
+            String::from_utf8_lossy(&said.1)
+        );
+    }
+}
+
+#[test]
+fn a_daemon_remembers_what_it_read_and_what_was_replaced_since() {
+    let world = world();
+    let mut daemon = world.daemon(&["--interval", "1s", "-vv"]);
+    support::until("the daemon updates", || world.updates().len() >= 2);
+    support::until("it has read what came of it", || world.requests().len() > 8);
+    // Nobody has the first one any more, and no later reconciliation gets to see the second one.
+    let fault = quoting(StatusCode::INTERNAL_SERVER_ERROR, &["live header", "live, unmanaged"]);
+    world.sandbox.inject(fault.at("/integration-definition").times(2));
+    daemon.line("must not differ from");
+    let address = daemon.address();
+    is_silent(&Said("the status".to_owned(), support::get(&address, "/api/v1/status", "").body.into_bytes()));
+    is_silent(&Said("the page".to_owned(), support::get(&address, "/", "").body.into_bytes()));
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+    is_silent(&Said("run".to_owned(), daemon.seen.join("\n").into_bytes()));
 }
 
 #[test]

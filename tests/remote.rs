@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
-use calry_gitops::model::{PartnerKey, Provider, Scrubber, Secret, Update, UpdateMethod};
+use calry_gitops::model::{PartnerKey, Provider, Secret, Update, UpdateMethod};
 use calry_gitops::remote::{
     Address, Api, ApiKey, ApiUrl, Error, Http, KeySource, Proof, ReadCalry, Reader, Settings, Snapshot, SnapshotError,
     SnapshotUrl, WriteCalry, Writer, install_tls,
@@ -110,7 +110,7 @@ fn api(url: &str) -> Api {
 }
 
 fn session(api: &Api, time: Duration) -> (Reader, Writer) {
-    let reader = api.reader(&key(), tokio::time::Instant::now() + time, Scrubber::default());
+    let reader = api.reader(&key(), tokio::time::Instant::now() + time);
     let writer = api.writer(&reader);
     (reader, writer)
 }

@@ -14,7 +14,6 @@ use super::plan::{Failed, Format, Looked, cannot_be_applied, look};
 use super::{Exit, Output, signals};
 use crate::apply;
 use crate::model::printable;
-use crate::pass;
 use crate::plan::{Approved, Digest, Limits};
 use crate::remote::{ApiKey, ReadCalry as _};
 use crate::render::text::Layout;
@@ -171,7 +170,7 @@ async fn carry_out(
     // A person may have taken his time; the changes get a time limit of their own, and the key as it is now.
     let deadline = Instant::now() + setup.timeout;
     let key = setup.key.read()?;
-    let reader = setup.api.reader(&key, deadline, pass::scrubber(&looked.desired));
+    let reader = setup.api.reader(&key, deadline);
     // Another key may belong to another workspace, for which nothing was planned.
     if planned_with.is_none_or(|planned_with| planned_with.secret() != key.secret()) {
         let (found, planned) = (reader.workspace().await?, &approved.plan().workspace);

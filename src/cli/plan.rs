@@ -230,7 +230,7 @@ pub(super) async fn look(
     snapshot: Option<(&LiveSource, Option<&FingerprintKey>)>,
 ) -> Result<Looked, Failed> {
     let deadline = Instant::now() + setup.timeout;
-    let mut desired = match pass::load(&setup.source) {
+    let mut desired = match pass::load(&setup.source, setup.api.scrubber()) {
         Ok(desired) => desired,
         Err(failure) => return Err(Failed { failure, diagnostics: Vec::new(), files: 0 }),
     };
@@ -255,7 +255,7 @@ pub(super) async fn look(
             return Ok(look);
         }
         let key = setup.key.read()?;
-        let reader = setup.api.reader(&key, deadline, pass::scrubber(&desired));
+        let reader = setup.api.reader(&key, deadline);
         pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await
     };
     match looked.await {

@@ -41,10 +41,11 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         loaded.keep_only(&source.only);
     }
     loaded.resolve(&source.secrets, source.missing);
+    loaded.secrets().for_each(|secret| setup.api.scrubber().learn(secret));
     let mut desired = Desired { loaded, revision: None, base: None, refused: None };
     let fetched = async {
         let key = setup.key.read()?;
-        let reader = setup.api.reader(&key, Instant::now() + setup.timeout, pass::scrubber(&desired));
+        let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
         pass::fetch(&reader, source.pins(&desired.loaded.pin), None).await
     };
     let fetched =

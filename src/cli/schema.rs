@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::options::LiveArgs;
 use super::{Exit, Output, config};
-use crate::model::{Catalogue, Scrubber, printable};
+use crate::model::{Catalogue, printable};
 use crate::pass;
 use crate::repo::{self, MissingSecrets, Pin};
 
@@ -51,7 +51,7 @@ async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
     let setup = args.live.set_up(MissingSecrets::Unavailable, output).await?;
     let pin = repo::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let key = setup.key.read()?;
-    let reader = setup.api.reader(&key, Instant::now() + setup.timeout, Scrubber::default());
+    let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
     let (_, listing) = match pass::fetch(&reader, setup.source.pins(&pin), None).await {
         Ok(fetched) => fetched,
         Err(failure) => {

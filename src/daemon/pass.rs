@@ -288,7 +288,7 @@ async fn attempt(
         }
     };
     let known = memory.workspace_of(key.secret());
-    let reader = settings.api.reader(&key, deadline, pass::scrubber(&desired));
+    let reader = settings.api.reader(&key, deadline);
     let looking = async {
         let known = match known {
             None if memory.may_be_elsewhere() => {
@@ -502,9 +502,11 @@ async fn load(settings: &Settings, memory: &mut Memory) -> Result<Read, Failure>
         memory.reading = None;
     }
     let (source, key) = (Arc::clone(&settings.source), settings.key.clone());
+    let scrubber = settings.api.scrubber().clone();
     let reading = async {
         let (send, loaded) = oneshot::channel();
-        memory.reading = Some(tokio::task::spawn_blocking(move || drop(send.send((pass::load(&source), key.read())))));
+        memory.reading =
+            Some(tokio::task::spawn_blocking(move || drop(send.send((pass::load(&source, &scrubber), key.read())))));
         loaded.await
     };
     let loaded = settings.seat.reading().within(reading).await;

@@ -10,6 +10,7 @@ mod fingerprint;
 mod partner_key;
 mod provider;
 mod revision;
+mod scrubber;
 mod secret;
 mod shared_secret;
 mod template;
@@ -26,7 +27,8 @@ pub use partner_key::{
 };
 pub use provider::{InvalidProvider, Provider};
 pub use revision::{Revision, short_commit};
-pub use secret::{InvalidSecretName, Scrubber, Secret, SecretName};
+pub use scrubber::Scrubber;
+pub use secret::{InvalidSecretName, Secret, SecretName};
 pub use shared_secret::{InvalidSharedSecret, SharedSecret, Signing};
 pub use template::{InvalidTemplate, Template};
 pub use text::{acts, ellipsize, printable, printable_json, spoken};

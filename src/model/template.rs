@@ -85,6 +85,12 @@ impl Template {
         SCHEMES.into_iter().find(|scheme| *scheme == text)
     }
 
+    /// What follows an authentication scheme in a value that is filled in.
+    pub(super) fn after_scheme(value: &str) -> Option<&str> {
+        let (scheme, rest) = value.split_once(' ')?;
+        SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme)).then_some(rest)
+    }
+
     /// Whether it writes text out that may be a secret: anything but references and a scheme.
     #[must_use]
     pub fn writes_out(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
@@ -12,7 +12,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use super::client::{Current, Failure, Route, beginning, bounded};
-use super::error::{Cause, Refusal, TimeLimit};
+use super::error::{Cause, Quote, Refusal, TimeLimit};
 use super::pace::{NoTurn, Pace};
 use super::permission::Permit;
 use super::retry::{self, Attempts, Unreachable};
@@ -21,17 +21,13 @@ use super::{
     ApiKey, ApiUrl, Attempt, End, Error, Exchange, Http, Listing, Observer, Operation, Permission, ReadCalry,
     SetupError, SnapshotUrl, WriteCalry,
 };
-use crate::model::{Live, Provider, SPANS, Scrubber, Update, UpdateMethod, Workspace, ellipsize, printable};
+use crate::model::{Live, Provider, SPANS, Scrubber, Update, UpdateMethod, Workspace};
 
 /// The largest list of definitions, in bytes after decompression.
 const MAX_LISTING: usize = 32 << 20;
 
-/// The largest error body that is looked at, in bytes. A longer one is not quoted: it cannot be cut before it is scrubbed,
-/// and scrubbing takes time with its length.
+/// The largest error body that is looked at, in bytes: scrubbing takes time with its length.
 const MAX_ERROR: usize = 4 << 10;
-
-/// The longest quotation of an API error's message, in characters.
-const MAX_QUOTE: usize = 300;
 
 impl Http {
     /// Reads a document at an address, again and again where that makes sense. Nothing is sent that not everybody knows.
@@ -83,6 +79,8 @@ pub struct Api {
     observer: Arc<dyn Observer>,
     permission: Arc<dyn Permission>,
     pace: Arc<Pace>,
+    /// Knows every secret of the workspace that this process has met.
+    scrubber: Scrubber,
 }
 
 impl Api {
@@ -93,7 +91,8 @@ impl Api {
     pub fn new(http: &Http, url: ApiUrl, method: UpdateMethod) -> Result<Self, SetupError> {
         let (route, request_timeout) = (http.route(&url.at("/"))?, http.settings.request);
         let (observer, permission, pace) = (Arc::new(()), Arc::new(()), Arc::default());
-        Ok(Self { route, request_timeout, one_shot: false, url, method, observer, permission, pace })
+        let scrubber = Scrubber::default();
+        Ok(Self { route, request_timeout, one_shot: false, url, method, observer, permission, pace, scrubber })
     }
 
     /// The same API, whose requests may each take this long.
@@ -132,16 +131,22 @@ impl Api {
         self.method
     }
 
-    /// Begins a session that can read, up to a deadline. The scrubber may know secrets already; it learns the key and
-    /// every value below `partnerKey` that passes by.
+    /// The scrubber of the workspace, which outlasts every session. Its sessions teach it each value below `partnerKey` that
+    /// they read or send.
     #[must_use]
-    pub fn reader(&self, key: &ApiKey, deadline: Instant, mut scrubber: Scrubber) -> Reader {
-        scrubber.learn(key.secret());
+    pub const fn scrubber(&self) -> &Scrubber {
+        &self.scrubber
+    }
+
+    /// Begins a session that can read, up to a deadline.
+    #[must_use]
+    pub fn reader(&self, key: &ApiKey, deadline: Instant) -> Reader {
+        self.scrubber.begin();
+        self.scrubber.learn(&key.confidential());
         let session = Session {
             api: self.clone(),
             key: key.clone(),
             deadline,
-            scrubber: Mutex::new(scrubber),
             in_vain: Mutex::default(),
             warned: AtomicBool::new(false),
             unreachable: self.one_shot.then(Unreachable::default),
@@ -172,8 +177,7 @@ impl ReadCalry for Reader {
 
     async fn definitions(&self) -> Result<Listing, Error> {
         let body = self.0.read(&Operation::Definitions, "/api/v1/integration-definition", MAX_LISTING).await?;
-        let mut scrubber = self.0.scrubber();
-        wire::listing(&body, |secret| scrubber.learn(secret))
+        wire::listing(&body, |secret| self.0.api.scrubber.learn(secret))
             .map_err(|problem| unusable(&Operation::Definitions, problem))
     }
 
@@ -187,7 +191,7 @@ impl ReadCalry for Reader {
 impl WriteCalry for Writer {
     async fn update(&self, provider: &Provider, update: &Update) -> Result<Live, Error> {
         for secret in update.partner_key.iter().flat_map(|key| key.values()) {
-            self.0.scrubber().learn(secret);
+            self.0.api.scrubber.learn(secret);
         }
         let in_vain = || self.0.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
         let before = in_vain().get(provider).copied().unwrap_or_default();
@@ -231,7 +235,6 @@ struct Session {
     api: Api,
     key: ApiKey,
     deadline: Instant,
-    scrubber: Mutex<Scrubber>,
     /// Whose updates were sent in vain, and how often.
     in_vain: Mutex<BTreeMap<Provider, u32>>,
     /// Whether the log says already that something is tried again.
@@ -401,7 +404,7 @@ impl Session {
             status,
             is_calrys,
             expired: message.as_ref().is_some_and(|m| m.to_lowercase().contains("expire")),
-            message: message.map(|message| self.quote(&message)),
+            message: message.map(|message| self.quote(message)),
             key: self.key.source().to_owned(),
             method: self.api.method,
             retry_after,
@@ -410,23 +413,17 @@ impl Session {
 
     fn broken(&self, error: reqwest::Error) -> Cause {
         let mut failure = self.api.route.failure(error);
-        failure.reason = self.quote(&failure.reason);
+        failure.reason = self.quote(failure.reason).to_string();
         Cause::Broken { api: self.api.url.to_string(), failure }
     }
 
     fn definition(&self, operation: &Operation, provider: &Provider, body: &[u8]) -> Result<Live, Error> {
-        let mut scrubber = self.scrubber();
-        wire::definition(body, provider, |secret| scrubber.learn(secret))
+        wire::definition(body, provider, |secret| self.api.scrubber.learn(secret))
             .map_err(|problem| unusable(operation, problem))
     }
 
-    /// Somebody else's text, fit to be shown: scrubbed before anything can hide a secret from the scrubber.
-    fn quote(&self, text: &str) -> String {
-        ellipsize(&printable(&self.scrubber().scrub(text)), MAX_QUOTE)
-    }
-
-    fn scrubber(&self) -> MutexGuard<'_, Scrubber> {
-        self.scrubber.lock().unwrap_or_else(PoisonError::into_inner)
+    fn quote(&self, text: String) -> Quote {
+        Quote::new(text, self.api.scrubber.clone())
     }
 }
 

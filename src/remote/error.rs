@@ -1,6 +1,6 @@
 //! What can go wrong between here and Calry, as sentences for the person who must act.
 //!
-//! What an error holds is already scrubbed, printable and cut: neither its text nor its `Debug` can show a secret.
+//! Neither the text of an error nor its `Debug` can show a secret: what the other side wrote is scrubbed when it is shown.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,37 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::client::Failure;
-use crate::model::{Provider, UpdateMethod, spoken};
+use crate::model::{Provider, Scrubber, Secret, UpdateMethod, ellipsize, printable, spoken};
+
+/// The longest quotation of what the other side wrote, in characters.
+const MAX_QUOTE: usize = 300;
+
+/// Text that the other side wrote. It is scrubbed, made printable and cut each time it is shown: by then the secrets are known
+/// that were read after it.
+#[derive(Clone)]
+pub(super) struct Quote {
+    text: Secret,
+    scrubber: Scrubber,
+}
+
+impl Quote {
+    pub(super) fn new(text: String, scrubber: Scrubber) -> Self {
+        Self { text: Secret::new(text), scrubber }
+    }
+}
+
+impl fmt::Display for Quote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Scrubbed first, before anything can hide a secret from the scrubber.
+        f.write_str(&ellipsize(&printable(&self.scrubber.scrub(self.text.expose())), MAX_QUOTE))
+    }
+}
+
+impl fmt::Debug for Quote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.to_string(), f)
+    }
+}
 
 /// What was attempted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +104,7 @@ pub(super) enum Cause {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Refusal {
     pub(super) status: u16,
-    pub(super) message: Option<String>,
+    pub(super) message: Option<Quote>,
     /// Whether it has the form of Calry's errors; else something in between answered.
     pub(super) is_calrys: bool,
     /// Whether the API key has expired.
@@ -155,6 +185,15 @@ impl Error {
             failure.lasting = true;
         }
         self
+    }
+
+    /// The same error without what the other side wrote.
+    pub(super) fn unquoted(&self) -> Self {
+        let mut error = self.clone();
+        if let Cause::Status(refusal) = &mut *error.cause {
+            refusal.message = None;
+        }
+        error
     }
 
     /// What was attempted.
@@ -340,7 +379,8 @@ mod tests {
     use super::*;
 
     fn status(status: u16, expired: bool, operation: Operation) -> Error {
-        let (key, message) = ("the file /run/key".to_owned(), Some("No.".into()));
+        let message = Some(Quote::new("No.".to_owned(), Scrubber::default()));
+        let key = "the file /run/key".to_owned();
         let refusal = Refusal { status, is_calrys: true, message, expired, key, ..Refusal::default() };
         Error::new(operation, Cause::Status(refusal))
     }

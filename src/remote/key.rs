@@ -106,6 +106,14 @@ impl ApiKey {
         &self.secret
     }
 
+    /// What may not be shown of it: all but the workspace's name at its end.
+    pub(super) fn confidential(&self) -> Secret {
+        match self.secret.expose().rsplit_once('.') {
+            Some((rest, _)) if rest.starts_with("zepl.") && rest.matches('.').count() == 2 => Secret::new(rest),
+            _ => self.secret.clone(),
+        }
+    }
+
     /// Where it came from, for a sentence: "the file /run/key".
     #[must_use]
     pub fn source(&self) -> &str {

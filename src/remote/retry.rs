@@ -81,8 +81,10 @@ impl<'a> Attempts<'a> {
     /// under way says less than why the one before it failed.
     pub(super) fn next(&mut self, error: Error) -> Result<Duration, Error> {
         if let Some(pause) = self.backoff.next(&error, self.deadline) {
-            tracing::debug!(%error, ?pause, "trying again");
-            warn(&error, self.deadline, self.warned, self.observer);
+            // What Calry says may quote a value that an answer under way has yet to make known.
+            let shown = error.unquoted();
+            tracing::debug!(error = %shown, ?pause, "trying again");
+            warn(&shown, self.deadline, self.warned, self.observer);
             if !error.is_cut_off() {
                 self.before = Some(error);
             }

@@ -18,6 +18,7 @@ DIRECTORIES = sorted(path.parent for path in (DEPLOY / "kubernetes").rglob("kust
 VALUES = [
     [], ["source=configmap"], ["monitoring.enabled=true"], ["shards=3", "replicas=3"],
     ["replicas=1", "leaderElection.enabled=false", "events.enabled=false", "state.claimName=calry-gitops-state"],
+    ["workspaces[0].name=production", "workspaces[1].name=staging", "config.interval=2m"],
 ]
 
 

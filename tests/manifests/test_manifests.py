@@ -1,16 +1,20 @@
 """What the manifests promise: kustomize and Helm make the same, under the restricted Pod Security profile, and what the
-manifests ask of the program it can do. HELM, KUSTOMIZE, VALIDATE and CALRY_GITOPS name the programs; nothing is
-contacted."""
+manifests ask of the program it does, started with the arguments, variables and files of each of them. HELM, KUSTOMIZE,
+VALIDATE and CALRY_GITOPS name the programs; nothing but this machine is contacted."""
 
+import contextlib
 import copy
 import functools
 import ipaddress
+import json
 import os
 import re
 import shlex
 import subprocess
 import tempfile
+import time
 import unittest
+import urllib.request
 from pathlib import Path
 
 import yaml
@@ -38,6 +42,10 @@ PAIRS = {
     "overlays/single": [
         "replicas=1", "leaderElection.enabled=false", "events.enabled=false", "state.claimName=calry-gitops-state",
     ],
+    "overlays/workspaces": [
+        "git.repository=ssh://git@git.example.com/acme/definitions.git", "git.auth.type=ssh",
+        "workspaces[0].name=production", "workspaces[1].name=staging", "workspaces[1].config.mode=observe",
+    ],
 }
 # And what only values make.
 VALUES = [
@@ -52,7 +60,7 @@ VALUES = [
         "nodeSelector.disk=ssd", "imagePullSecrets[0].name=pull", "podLabels.team=a", "podAnnotations.note=b",
         "adminHosts={gitops.example.com,other.example.com}", "maxChanges=0", "mode=observe", "interval=90s",
         "calry.apiUrl=https://calry.example.com", "extraArgs={--concurrency=2,--strict}",
-        "extraEnv[0].name=CALRY_MAX_CHANGES", "extraEnv[0].value=x", "extraVolumes[0].name=more",
+        "extraEnv[0].name=CALRY_TIMEOUT", "extraEnv[0].value=90s", "extraVolumes[0].name=more",
         "extraVolumes[0].secret.secretName=more", "extraVolumeMounts[0].name=more",
         "extraVolumeMounts[0].mountPath=/run/calry/more", "extraVolumeMounts[0].readOnly=true",
         "serviceAccount.annotations.a=b", "networkPolicy.ingressNamespaces={ingress,monitoring}",
@@ -62,7 +70,81 @@ VALUES = [
         "networkPolicy.apiServer.cidrs={192.0.2.1/32}",
     ],
     ["replicas=1", "leaderElection.enabled=false"],
+    # Several workspaces, with defaults for all of them.
+    [
+        "workspaces[0].name=production", "workspaces[0].directory=calry/production",
+        "workspaces[0].apiKey.secretName=prod", "workspaces[0].apiKey.key=token", "workspaces[0].secretsName=prod-partners",
+        "workspaces[1].name=staging", "workspaces[1].config.mode=observe", "workspaces[1].config.interval=5m",
+        "workspaces[1].config.apiUrl=https://calry.example.com", "mode=enforce", "interval=2m", "maxChanges=5", "shards=2",
+        "config.strict=true", "config.notifications[0].name=operations",
+        "config.notifications[0].slack.urlFile=/run/calry/more/url", "extraVolumes[0].name=more",
+        "extraVolumes[0].secret.secretName=more", "extraVolumeMounts[0].name=more",
+        "extraVolumeMounts[0].mountPath=/run/calry/more", "extraVolumeMounts[0].readOnly=true",
+    ],
+    [
+        "source=configmap", "workspaces[0].name=acme", "workspaces[0].configMapName=acme-definitions",
+        "workspaces[1].name=globex", "workspaces[1].configMapName=globex-definitions", "replicas=1",
+        "leaderElection.enabled=false", "events.enabled=false", "workspaces[1].config.mode=observe",
+    ],
+    # A configuration file of one's own.
+    [
+        "config.workspaces[0].name=acme", "config.workspaces[0].definitions=/git/current/acme",
+        "config.workspaces[0].apiKeyFile=/run/calry/acme/api-key", "extraVolumes[0].name=acme",
+        "extraVolumes[0].secret.secretName=acme", "extraVolumeMounts[0].name=acme",
+        "extraVolumeMounts[0].mountPath=/run/calry/acme", "extraVolumeMounts[0].readOnly=true",
+    ],
+    # What is given at the end goes before what the chart sets.
+    [
+        "mode=enforce", "interval=90s", "replicas=1", "leaderElection.enabled=false", "events.enabled=false",
+        "extraArgs={--listen=0.0.0.0:8080,--log-format=text,--mode=observe,--interval=3m,--interval=4m}",
+        "extraEnv[0].name=CALRY_STATE_DIR", "extraEnv[0].value=/tmp/state", "extraVolumes[0].name=more",
+        "extraVolumes[0].emptyDir.sizeLimit=1Mi", "extraVolumeMounts[0].name=more", "extraVolumeMounts[0].mountPath=/tmp/state",
+    ],
 ]
+ONE = {"mode": "enforce", "interval": "60s", "definitions": "/git/current/definitions",
+       "apiKeyFile": "/run/calry/api-key/api-key", "secretsDir": "/run/calry/secrets"}  # fmt: skip
+ALL = {"listen": "[::]:8080", "logFormat": "json", "stateDir": "/var/lib/calry-gitops", "leaderElection": True,
+       "kubernetesEvents": True}  # fmt: skip
+SINGLE = ALL | {"leaderElection": False, "kubernetesEvents": False}
+
+
+def of_workspace(name, **settings):
+    own = {"definitions": f"/git/current/{name}", "apiKeyFile": f"/run/calry/{name}/api-key/api-key",
+           "secretsDir": f"/run/calry/{name}/secrets"}  # fmt: skip
+    return {"name": name} | ONE | own | settings
+
+
+# What the daemon runs by: settings of the process, then those of each workspace.
+EFFECTIVE = {
+    "base": (ALL, [ONE]),
+    "overlays/git-sync": (ALL, [ONE]),
+    "overlays/configmap": (ALL, [ONE | {"definitions": "/definitions"}]),
+    "overlays/monitoring": (ALL, [ONE]),
+    "overlays/signed": (ALL, [ONE | {"allowedSigners": "/run/calry/allowed-signers/allowed_signers"}]),
+    "overlays/single": (SINGLE, [ONE]),
+    "overlays/workspaces": (ALL, [of_workspace("production"), of_workspace("staging", mode="observe")]),
+    0: (ALL | {"kubernetesEvents": False}, [ONE | {"definitions": "/git/current"}]),
+    1: (
+        ALL | {"leaseName": "acme", "leaseDuration": "30s", "leaseRenewDeadline": "20s", "leaseRetryPeriod": "4s", "shards": 3,
+               "adminHost": ["gitops.example.com", "other.example.com"]},
+        [ONE | {"mode": "observe", "interval": "90s", "maxChanges": 0, "apiUrl": "https://calry.example.com", "concurrency": 2,
+                "strict": True, "timeout": "90s"}],
+    ),
+    2: (ALL | {"leaderElection": False}, [ONE]),
+    3: (
+        ALL | {"shards": 2},
+        [
+            of_workspace("production", definitions="/git/current/calry/production", interval="2m", maxChanges=5, strict=True,
+                         apiKeyFile="/run/calry/production/api-key/token"),
+            of_workspace("staging", mode="observe", interval="5m", maxChanges=5, strict=True, apiUrl="https://calry.example.com"),
+        ],
+    ),
+    4: (SINGLE, [of_workspace("acme", definitions="/definitions/acme"),
+                 of_workspace("globex", definitions="/definitions/globex", mode="observe")]),
+    5: (ALL, [{"name": "acme", "definitions": "/git/current/acme", "apiKeyFile": "/run/calry/acme/api-key", "secretsDir": None}]),
+    6: (SINGLE | {"listen": "0.0.0.0:8080", "logFormat": "text", "stateDir": "/tmp/state"},
+        [ONE | {"mode": "observe", "interval": "4m"}]),
+}  # fmt: skip
 REFUSED = {
     "source": ["source=svn"],
     "mode": ["mode=force"],
@@ -89,11 +171,20 @@ REFUSED = {
     "resources": ["resources.limits.memory=null"],
     "networkPolicy.egress": ["networkPolicy.egress=null"],
     "extraArgs": ["extraArgs={plan}"],
+    "workspaces without a name": ["workspaces[0].directory=a"],
+    "workspaces of a wrong name": ["workspaces[0].name=Acme"],
+    "workspaces.directory": ["workspaces[0].name=a", "workspaces[0].directory=../a"],
+    "workspaces.config": ["workspaces[0].name=a", "workspaces[0].config.apiKeyFile=/run/a"],
+    "workspaces twice": ["workspaces[0].name=a", "config.workspaces[0].name=b"],
+    "workspaces of ConfigMaps": ["source=configmap", "workspaces[0].name=a"],
 }
 
 
 # What the schema says, and what templates say where one value does not go with another.
-REFUSALS = r"don't meet the specifications|(replicas|shards) is more than 1 and |allowedSigners is set and "
+REFUSALS = (
+    r"don't meet the specifications|(replicas|shards) is more than 1 and |allowedSigners is set and |"
+    r"workspaces and config.workspaces are both set|has no configMapName"
+)
 
 
 def run(*command):
@@ -135,17 +226,65 @@ def daemon(made):
     return next(container for container in pod(made)["containers"] if container["name"] == "calry-gitops")
 
 
+def variables(made):
+    """The settings of the daemon among its variables."""
+    return {one["name"]: one["value"] for one in daemon(made)["env"] if "value" in one}
+
+
+def elects(made):
+    return variables(made).get("CALRY_LEADER_ELECTION") == "true"
+
+
+def posts(made):
+    return variables(made).get("CALRY_KUBERNETES_EVENTS") == "true"
+
+
 def asks(made):
     """Whether the daemon asks something of the API server: for a Lease, or to post Events."""
-    return bool({"--leader-election", "--kubernetes-events"} & set(daemon(made)["args"]))
+    return elects(made) or posts(made)
+
+
+def mounted(text, made, root):
+    """A path of the container, or a text with such paths, as it is below a directory."""
+    paths = sorted((mount["mountPath"] for mount in daemon(made)["volumeMounts"]), key=len, reverse=True)
+    return re.sub(rf"(?<![\w/.-])({'|'.join(map(re.escape, paths))})(?![\w.-])", rf"{root}\1", text)
+
+
+def started(made, root):
+    """The command line and the variables of the container, with its volumes below a directory."""
+    for mount in daemon(made)["volumeMounts"]:
+        volume = next(volume for volume in pod(made)["volumes"] if volume["name"] == mount["name"])
+        at = Path(f"{root}{mount['mountPath']}")
+        at.mkdir(parents=True, exist_ok=True)
+        config = made.get("ConfigMap", {"metadata": {"name": ""}})
+        if volume.get("configMap", {}).get("name") == config["metadata"]["name"]:
+            for name, text in config["data"].items():
+                (at / name).write_text(mounted(text, made, root))
+    environment = {
+        one["name"]: mounted(one["value"], made, root) if "value" in one else f"any-{one['valueFrom']['fieldRef']['fieldPath']}"
+        for one in daemon(made)["env"]
+    }
+    args = [mounted(arg, made, root) for arg in daemon(made)["args"]]
+    return [os.environ["CALRY_GITOPS"], *args], environment
+
+
+def effective(made):
+    """What the daemon runs by: settings of the process, and those of each workspace."""
+    with tempfile.TemporaryDirectory() as root:
+        command, environment = started(made, root)
+        ran = subprocess.run([*command, "--print-config"], env=environment, capture_output=True, text=True, timeout=60)
+        if ran.returncode:
+            raise AssertionError(f"{command}: {ran.returncode} {ran.stderr}")
+        top = yaml.safe_load(ran.stdout.replace(root, ""))
+        return top, top.get("workspaces", [top])
 
 
 def bare(value):
-    """Without the labels that say who made it, and without the order of lists whose items have names."""
+    """Without labels of the tool and hashes, and without the order of lists whose items have names."""
     if isinstance(value, dict):
         return {
-            key: bare(item) for key, item in value.items()
-            if not re.match(r"app\.kubernetes\.io/|helm\.sh/", key) and not (key == "labels" and not bare(item))
+            key: yaml.safe_load(item) if key == "calry-gitops.yaml" else bare(item) for key, item in value.items()
+            if not re.match(r"app\.kubernetes\.io/|helm\.sh/|checksum/", key) and not (key == "labels" and not bare(item))
         }
     if isinstance(value, list):
         items = [bare(item) for item in value]
@@ -153,7 +292,8 @@ def bare(value):
             if items and all(isinstance(item, dict) and key in item for item in items):
                 return sorted(items, key=lambda item: item[key])
         return items
-    return value
+    # kustomize appends a hash of what is in a ConfigMap.
+    return re.sub(r"^(calry-gitops-config)-\w{10}$", r"\1", value) if isinstance(value, str) else value
 
 
 def not_restricted(spec):
@@ -196,8 +336,9 @@ class Manifests(unittest.TestCase):
         for directory, values in PAIRS.items():
             with self.subTest(directory):
                 one, other = objects(kustomized(directory)), objects(helmed(*values))
-                # The chart takes a ConfigMap that is there; the overlay makes it.
-                one.pop("ConfigMap", None)
+                if directory != "overlays/workspaces":
+                    # The chart takes a ConfigMap that is there; the overlay makes it.
+                    one.pop("ConfigMap", None)
                 self.assertEqual(bare(one), bare(other))
 
     def test_every_selector_selects_what_it_is_for_and_the_policy_still_finds_dns(self):
@@ -293,16 +434,16 @@ class Manifests(unittest.TestCase):
             self.assertEqual("RoleBinding" in made, asks(made))
             if not asks(made):
                 continue
-            flags = dict(argument.partition("=")[::2] for argument in daemon(made)["args"])
-            name, shards = flags.get("--lease-name"), int(flags.get("--shards", 1))
+            settings = variables(made)
+            name, shards = settings.get("CALRY_LEASE_NAME"), int(settings.get("CALRY_SHARDS", 1))
             names = [name] if shards == 1 else [f"{name}-{shard}" for shard in range(shards)]
             leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
             events = {"apiGroups": ["events.k8s.io"], "resources": ["events"]}
             wanted = []
-            if "--leader-election" in flags:
+            if elects(made):
                 wanted += [leases | {"verbs": ["create"]}]
                 wanted += [leases | {"resourceNames": names, "verbs": ["get", "update"]}]
-            if "--kubernetes-events" in flags:
+            if posts(made):
                 wanted += [events | {"verbs": ["create"]}]
             self.assertEqual(made["Role"]["rules"], wanted)
             binding = made["RoleBinding"]
@@ -322,10 +463,9 @@ class Manifests(unittest.TestCase):
         seen = set()
         for made in self.each():
             spec = made["Deployment"]["spec"]
-            elects = "--leader-election" in daemon(made)["args"]
             claims = any("persistentVolumeClaim" in volume for volume in pod(made)["volumes"])
-            seen.add((elects, claims))
-            if elects and not claims:
+            seen.add((elects(made), claims))
+            if elects(made) and not claims:
                 hand_over = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
                 self.assertEqual(spec["strategy"], hand_over)
             else:
@@ -344,30 +484,31 @@ class Manifests(unittest.TestCase):
             self.assertEqual(spread["topologyKey"], "kubernetes.io/hostname")
             self.assertEqual(spread["whenUnsatisfiable"], "ScheduleAnyway")
 
-    def test_the_program_takes_the_arguments_and_variables_that_it_is_given(self):
+    def test_every_variable_is_one_of_the_program_and_holds_no_default_unless_a_value_says_so(self):
+        known = re.sub(r"\s+", " ", run(os.environ["CALRY_GITOPS"], "run", "--help"))
         for made in self.each():
-            run(os.environ["CALRY_GITOPS"], *daemon(made)["args"], "--print-config")
-        known = run(os.environ["CALRY_GITOPS"], "run", "--help")
-        for made in self.each():
-            for argument in daemon(made)["args"][1:]:
-                self.assertRegex(known, rf"(?m)^ +(-\w, )?{re.escape(argument.split('=')[0])}\b")
-            for variable in daemon(made).get("env", []):
-                if variable["name"].startswith("POD_"):
-                    continue
-                self.assertRegex(re.sub(r"\s+", " ", known), rf"\[env: {variable['name']}\]")
+            for name in variables(made):
+                self.assertIn(f"[env: {name}]", known)
+        for directory in PAIRS:
+            for name, value in variables(objects(kustomized(directory))).items():
+                # The name of the Lease is in the Role as well.
+                if name != "CALRY_LEASE_NAME":
+                    self.assertNotIn(f"[env: {name}] [default: {value}]", known)
 
-    def test_every_path_among_the_arguments_is_in_a_volume_and_the_probes_reach_the_port(self):
+    def test_every_path_is_in_a_volume_and_the_probes_reach_the_port(self):
         for made in self.each():
             mounts = {mount["mountPath"]: mount for mount in daemon(made)["volumeMounts"]}
-            for argument in daemon(made)["args"]:
-                flag, _, path = argument.partition("=")
-                if path.startswith("/"):
+            paths = [(name, value) for name, value in variables(made).items() if value.startswith("/")]
+            paths += [argument.partition("=")[::2] for argument in daemon(made)["args"]]
+            config = yaml.safe_load(made.get("ConfigMap", {}).get("data", {}).get("calry-gitops.yaml", "{}"))
+            paths += [item for workspace in config.get("workspaces", []) for item in workspace.items()]
+            for name, path in paths:
+                if str(path).startswith("/"):
                     mount = next(mount for at, mount in mounts.items() if f"{path}/".startswith(f"{at}/"))
-                    self.assertIs(mount.get("readOnly", False), flag != "--state-dir", flag)
+                    self.assertIs(mount.get("readOnly", False), name != "CALRY_STATE_DIR", name)
             volumes = {volume["name"] for volume in pod(made)["volumes"]}
             used = {mount["name"] for container in pod(made)["containers"] for mount in container["volumeMounts"]}
             self.assertEqual(volumes, used)
-            self.assertIn("--listen=0.0.0.0:8080", daemon(made)["args"])
             ports = [(port["name"], port["containerPort"]) for port in daemon(made)["ports"]]
             self.assertEqual(ports, [("http", 8080)])
             for probe, path in {"livenessProbe": "/healthz", "readinessProbe": "/readyz"}.items():
@@ -378,18 +519,31 @@ class Manifests(unittest.TestCase):
         spec = pod(made)
         self.assertEqual(spec["priorityClassName"], "system")
         self.assertEqual(spec["topologySpreadConstraints"][0]["topologyKey"], "zone")
-        self.assertEqual(daemon(made)["args"][8:], [
-            "--interval=90s", "--api-url=https://calry.example.com", "--max-changes=0",
-            "--admin-host=gitops.example.com", "--admin-host=other.example.com", "--leader-election",
-            "--lease-name=acme", "--lease-duration=30s", "--lease-renew-deadline=20s", "--lease-retry-period=4s",
-            "--shards=3", "--kubernetes-events", "--concurrency=2", "--strict",
-        ])
         self.assertEqual(made["Deployment"]["spec"]["replicas"], 3)
         server = made["NetworkPolicy"]["spec"]["egress"][2]
         self.assertEqual(server["to"], [{"ipBlock": {"cidr": "192.0.2.1/32"}}])
         self.assertEqual(server["ports"], [{"port": 8443, "protocol": "TCP"}])
         state = next(volume for volume in pod(objects(helmed(*VALUES[0])))["volumes"] if volume["name"] == "state")
         self.assertEqual(state, {"name": "state", "persistentVolumeClaim": {"claimName": "calry-state"}})
+        secrets = {
+            volume["name"]: volume["secret"]["secretName"] for volume in pod(objects(helmed(*VALUES[3])))["volumes"]
+            if "secret" in volume
+        }
+        self.assertEqual(secrets, {
+            "production-api-key": "prod", "production-secrets": "prod-partners", "more": "more",
+            "staging-api-key": "calry-gitops-staging-api-key", "staging-secrets": "calry-gitops-staging-secrets",
+        })
+
+    def test_a_variable_is_set_once_and_a_changed_configuration_file_restarts_the_daemon(self):
+        for made in self.each():
+            names = [one["name"] for one in daemon(made)["env"]]
+            self.assertEqual(len(names), len(set(names)), names)
+        sums = {
+            objects(helmed("workspaces[0].name=a", f"config.interval={interval}"))["Deployment"]["spec"]["template"]
+            ["metadata"]["annotations"]["checksum/config"]
+            for interval in ("60s", "61s")
+        }
+        self.assertEqual(len(sums), 2)
 
     def test_wrong_values_are_refused(self):
         for name, values in REFUSED.items():
@@ -423,6 +577,96 @@ class Manifests(unittest.TestCase):
                 run(os.environ["VALIDATE"], "--strict", "--quiet", files[0])
 
 
+class Running(unittest.TestCase):
+    """The real program, as each of the manifests starts it."""
+
+    def test_the_daemon_runs_by_what_the_manifests_say(self):
+        texts = {name: [kustomized(name), helmed(*values)] for name, values in PAIRS.items()}
+        texts |= {number: [helmed(*values)] for number, values in enumerate(VALUES)}
+        self.assertEqual(set(texts), set(EFFECTIVE))
+        for name, (process, workspaces) in EFFECTIVE.items():
+            for text in texts[name]:
+                with self.subTest(name):
+                    top, each = effective(objects(text))
+                    self.assertEqual({key: top.get(key) for key in process}, process)
+                    self.assertEqual([{key: one.get(key) for key in want} for one, want in zip(each, workspaces)], workspaces)
+                    self.assertEqual(len(each), len(workspaces))
+
+    @contextlib.contextmanager
+    def program(self, command, environment, pattern):
+        """A program that runs until the block ends, and what it printed of a pattern."""
+        with tempfile.NamedTemporaryFile("r") as log:
+            running = subprocess.Popen(command, env=environment, stdout=log.fileno(), stderr=subprocess.STDOUT)
+            try:
+                yield lambda: self.until(lambda: re.findall(pattern, Path(log.name).read_text()), log.name, running)
+            finally:
+                running.terminate()
+                self.assertIn(running.wait(30), (0, -15), Path(log.name).read_text())
+
+    def until(self, check, log, running):
+        for _ in range(600):
+            if (found := check()) or running.poll() is not None:
+                break
+            time.sleep(0.05)
+        self.assertTrue(found, Path(log).read_text())
+        return found
+
+    def get(self, address, path):
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+            return answer.read()
+
+    def test_a_daemon_without_the_api_server_reconciles_and_answers_by_ipv4_and_ipv6(self):
+        with self.program([os.environ["CALRY_GITOPS"], "sandbox", "--listen=127.0.0.1:0"], {}, r"(http://\S+)\s") as address, \
+                self.program([os.environ["CALRY_GITOPS"], "sandbox", "--listen=127.0.0.1:0"], {}, r"(http://\S+)\s") as other:
+            urls = [address()[0], other()[0]]
+            for name, text, files in (
+                ("overlays/single", kustomized("overlays/single"), ["/git/current/definitions"]),
+                ("configmap", helmed(*VALUES[4], f"workspaces[0].config.apiUrl={urls[0]}", f"workspaces[1].config.apiUrl={urls[1]}"),
+                 ["/definitions/acme", "/definitions/globex"]),
+            ):
+                with self.subTest(name), tempfile.TemporaryDirectory() as root:
+                    made = objects(text)
+                    command, environment = started(made, root)
+                    # A free port, and a Calry on this machine.
+                    environment["CALRY_LISTEN"] = environment["CALRY_LISTEN"].replace(":8080", ":0")
+                    if name == "overlays/single":
+                        environment["CALRY_API_URL"] = urls[0]
+                    for mount in daemon(made)["volumeMounts"]:
+                        if mount["name"].endswith("api-key"):
+                            key = "zepl.sandbox-write.not-a-secret.acme-production"
+                            Path(f"{root}{mount['mountPath']}/api-key").write_text(key)
+                    for directory in files:
+                        Path(f"{root}{directory}").mkdir(parents=True, exist_ok=True)
+                        Path(f"{root}{directory}/guesty.yaml").write_text(f"provider: GUESTY\nicon: https://x.example{directory}\n")
+                    with self.program(command, environment, r"http://(?:\[::\]|0\.0\.0\.0):(\d+)") as listening:
+                        port = listening()[0]
+                        status = {}
+
+                        def settled():
+                            status.update(json.loads(self.get(f"[::1]:{port}", "/api/v1/status")))
+                            return all(one.get("lastPass") for one in status["workspaces"])
+
+                        for _ in range(600):
+                            if settled():
+                                break
+                            time.sleep(0.05)
+                        for address in (f"127.0.0.1:{port}", f"[::1]:{port}"):
+                            self.assertTrue(self.get(address, "/healthz") and self.get(address, "/readyz"))
+                    modes = [one["mode"] for one in status["workspaces"]]
+                    self.assertEqual(modes, ["enforce", "observe"][: len(files)])
+            icons = [self.icon(url) for url in urls]
+            self.assertEqual(icons[0], "https://x.example/definitions/acme")
+            self.assertNotIn("x.example", str(icons[1]), "observe writes nothing")
+
+    def icon(self, url):
+        ask = urllib.request.Request(
+            f"{url}/api/v1/integration-definition/GUESTY",
+            headers={"x-calry-api-key": "zepl.sandbox-read.not-a-secret.acme-production"},
+        )
+        with urllib.request.urlopen(ask, timeout=10) as answer:
+            return json.load(answer).get("icon")
+
+
 class Monitoring(unittest.TestCase):
     rules = yaml.safe_load(RULES.read_text())
 
@@ -447,9 +691,9 @@ class Page(unittest.TestCase):
         self.assertTrue(installs and applies)
         for install in installs:
             name, chart, *rest = shlex.split(install)
-            run(os.environ["HELM"], "template", name, DEPLOY.parent / chart, *KUBERNETES, *rest)
+            effective(objects(run(os.environ["HELM"], "template", name, DEPLOY.parent / chart, *KUBERNETES, *rest)))
         for directory in applies:
-            run(os.environ["KUSTOMIZE"], "build", DEPLOY.parent / directory)
+            effective(objects(run(os.environ["KUSTOMIZE"], "build", DEPLOY.parent / directory)))
 
     def test_its_flags_and_links_are_there(self):
         for link in re.findall(r"\]\(([^)#:]+)\)", self.text):

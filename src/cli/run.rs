@@ -1,7 +1,7 @@
 //! `run`: the daemon.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -163,11 +164,17 @@ async fn open(listen: Listen, is_asked_for: bool) -> anyhow::Result<Option<TcpLi
     }
 }
 
-/// A socket at an address. `[::]` is every interface of IPv6 and of IPv4, whatever the system's default is.
+/// A socket at an address. `[::]` is every interface of IPv6 and of IPv4, whatever the system's default is, and of IPv4
+/// alone if the kernel has no IPv6.
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        SocketAddr::V6(_) => match TcpSocket::new_v6() {
+            Err(error) if address.ip().is_unspecified() && is_without_ipv6(&error) => {
+                return bind((Ipv4Addr::UNSPECIFIED, address.port()).into());
+            }
+            socket => socket?,
+        },
     };
     if address.is_ipv6() && address.ip().is_unspecified() {
         rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
@@ -175,6 +182,10 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(1024)
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

@@ -658,6 +658,22 @@ class Running(unittest.TestCase):
             self.assertEqual(icons[0], "https://x.example/definitions/acme")
             self.assertNotIn("x.example", str(icons[1]), "observe writes nothing")
 
+    def test_on_a_kernel_without_ipv6_it_answers_by_ipv4(self):
+        with tempfile.TemporaryDirectory() as root:
+            source, library = Path(root, "socket.c"), Path(root, "socket.so")
+            source.write_text(
+                "#include <errno.h>\n#include <sys/socket.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n"
+                "int socket(int family, int type, int protocol) {\n"
+                "  if (family == AF_INET6) { errno = EAFNOSUPPORT; return -1; }\n"
+                "  return syscall(SYS_socket, family, type, protocol);\n}\n"
+            )
+            run("cc", "-shared", "-fPIC", "-o", library, source)
+            made = objects(kustomized("overlays/single"))
+            command, environment = started(made, root)
+            environment |= {"CALRY_LISTEN": "[::]:0", "LD_PRELOAD": str(library), "CALRY_API_URL": "http://127.0.0.1:9"}
+            with self.program(command, environment, r"http://0\.0\.0\.0:(\d+)") as listening:
+                self.assertTrue(self.get(f"127.0.0.1:{listening()[0]}", "/healthz"))
+
     def icon(self, url):
         ask = urllib.request.Request(
             f"{url}/api/v1/integration-definition/GUESTY",

@@ -682,16 +682,45 @@ fn a_missing_secret_is_told_even_where_the_file_has_other_errors() {
 }
 
 #[test]
-fn a_secret_that_cannot_stand_in_a_header_is_an_error_that_does_not_show_it() {
-    let mut loaded = loaded(WITH_SECRETS);
-    loaded.resolve(&variables(&[("CALRY_SECRET_A", "CANARY\n1"), ("CALRY_SECRET_B", "two")]), MissingSecrets::Error);
-    assert_eq!(codes(&loaded), [Code::InvalidValue, Code::InvalidValue]);
-    let text = shown(&loaded);
-    assert!(
-        text.contains("the secret `a` holds a control character")
-            && text.contains("`authorization`")
-            && !text.contains("CANARY")
-    );
+fn a_secret_that_cannot_be_sent_is_an_error_of_headers_and_parameters_that_does_not_show_it() {
+    let text = format!("{WITH_SECRETS}  queryParams:\n    client: ${{secret:a}}\n");
+    for (value, character) in [("CANARY\n\n", "U+000A LINE FEED"), ("CAN\tARY", "U+0009"), ("CANARY ", "U+0020 SPACE")]
+    {
+        let mut loaded = loaded(&text);
+        loaded.resolve(&variables(&[("CALRY_SECRET_A", value), ("CALRY_SECRET_B", "two")]), MissingSecrets::Error);
+        assert_eq!(codes(&loaded), [Code::InvalidValue; 3]);
+        let text = shown(&loaded);
+        assert!(text.contains("secret `a`") && text.contains(character) && !text.contains("CANARY"), "{text}");
+        assert!(loaded.files[0].desired.is_none());
+    }
+}
+
+#[test]
+fn a_secret_with_a_character_that_nobody_sees_is_a_warning() {
+    for (value, character) in [("CAN\u{200b}ARY", "U+200B ZERO WIDTH SPACE"), ("CANARY\u{a0}", "U+00A0 NO-BREAK SPACE")]
+    {
+        let mut loaded = loaded(WITH_SECRETS);
+        loaded.resolve(&variables(&[("CALRY_SECRET_A", value), ("CALRY_SECRET_B", "two")]), MissingSecrets::Error);
+        assert_eq!((codes(&loaded), loaded.has_errors()), (vec![Code::InvalidValue; 2], false));
+        assert!(shown(&loaded).contains(character) && !shown(&loaded).contains("CANARY"));
+        assert!(loaded.files[0].desired.is_some());
+    }
+}
+
+#[test]
+fn a_value_that_is_written_out_holds_nothing_that_nobody_sees() {
+    let value =
+        |half: &str, value: &str| loaded(&format!("provider: HOSTAWAY\npartnerKey:\n  {half}:\n    client: {value}\n"));
+    for half in ["headers", "queryParams"] {
+        for bad in ["|\n      CANARY", "'CANARY '", "' CANARY'", "\"CAN\\tARY\"", "'  '", "'${secret:a} '"] {
+            let loaded = value(half, bad);
+            assert_eq!(codes(&loaded), [Code::InvalidValue], "{bad}");
+            assert!(loaded.has_errors() && !shown(&loaded).contains("CANARY"), "{bad}");
+        }
+        let loaded = value(half, "\"CAN\\u00a0ARY\"");
+        assert_eq!((codes(&loaded), loaded.has_errors()), (vec![Code::InvalidValue], false));
+        assert_eq!(codes(&value(half, "\"\"")), []);
+    }
 }
 
 #[test]

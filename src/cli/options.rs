@@ -133,17 +133,28 @@ impl FingerprintArgs {
             Some(path) => {
                 let from = format!("the file {}", path.display());
                 let mut text = String::new();
-                let read = File::open(path).and_then(|file| file.take(MAX).read_to_string(&mut text));
+                let read = File::open(path).and_then(|file| file.take(MAX + 1).read_to_string(&mut text));
                 read.with_context(|| format!("cannot read the fingerprint key from {from}"))?;
+                // What is cut off would be another key.
+                anyhow::ensure!(
+                    text.len() as u64 <= MAX,
+                    "{from} holds no fingerprint key: it is larger than {MAX} bytes"
+                );
                 (text, from)
             }
-            None => match std::env::var("CALRY_FINGERPRINT_KEY").ok().filter(|key| !key.is_empty()) {
+            None => match variable("CALRY_FINGERPRINT_KEY") {
                 Some(text) => (text, "the variable CALRY_FINGERPRINT_KEY".to_owned()),
                 None => return Ok(None),
             },
         };
         FingerprintKey::new(&Secret::new(text)).map(Some).with_context(|| format!("{from} holds no fingerprint key"))
     }
+}
+
+/// A variable that is set. What is not UTF-8 in it becomes a character that no key has, so that it is reported as invalid and
+/// not as missing.
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
 }
 
 /// Where the live state comes from, where Calry itself is not asked.
@@ -258,9 +269,7 @@ impl LiveArgs {
             None => {
                 let key = match api_key_file {
                     Some(file) => KeySource::File(file.clone()),
-                    None => KeySource::Variable(
-                        std::env::var("CALRY_API_KEY").ok().filter(|key| !key.is_empty()).map(Secret::new),
-                    ),
+                    None => KeySource::Variable(variable("CALRY_API_KEY").map(Secret::new)),
                 };
                 (self.api_url()?, key, missing)
             }

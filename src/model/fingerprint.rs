@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::{Half, Provider, Secret};
+use super::{Half, Provider, Secret, acts, character, is_quoted, trimmed};
 
 /// The operator's key for fingerprints: at least [`FingerprintKey::MIN_LEN`] bytes that nobody can guess.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,11 +17,20 @@ pub struct FingerprintKey(Secret);
 
 /// A text that cannot be a fingerprint key. It never repeats the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a fingerprint key has at least {} characters, and is made by chance: `openssl rand -hex 32` makes one",
-    FingerprintKey::MIN_LEN
-)]
-pub struct InvalidFingerprintKey;
+pub enum InvalidFingerprintKey {
+    /// It is too short to keep anybody from guessing values.
+    #[error(
+        "a fingerprint key has at least {} characters, and is made by chance: `openssl rand -hex 32` makes one",
+        FingerprintKey::MIN_LEN
+    )]
+    Short,
+    /// It stands in quotes.
+    #[error("the key is in quotes, and the quotes are part of the value: remove them (`docker --env-file` keeps them)")]
+    Quoted,
+    /// It would be another key wherever the character is lost.
+    #[error("a fingerprint key is one line, and this one holds {}", character(*.0))]
+    Unseen(char),
+}
 
 /// Where a value stands; part of what is fingerprinted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,13 +49,21 @@ impl FingerprintKey {
     /// The shortest key that is taken, in bytes: as long as the hash.
     pub const MIN_LEN: usize = 32;
 
-    /// Takes a key; white space around it is dropped.
+    /// Takes a key; white space around it is dropped, and a byte order mark before it.
     ///
     /// # Errors
-    /// [`InvalidFingerprintKey`] where it is too short to keep anybody from guessing values.
+    /// [`InvalidFingerprintKey`].
     pub fn new(key: &Secret) -> Result<Self, InvalidFingerprintKey> {
-        let key = key.expose().trim();
-        if key.len() < Self::MIN_LEN { Err(InvalidFingerprintKey) } else { Ok(Self(Secret::new(key))) }
+        let key = trimmed(key.expose());
+        if is_quoted(key) {
+            Err(InvalidFingerprintKey::Quoted)
+        } else if let Some(c) = key.chars().find(|c| acts(*c)) {
+            Err(InvalidFingerprintKey::Unseen(c))
+        } else if key.len() < Self::MIN_LEN {
+            Err(InvalidFingerprintKey::Short)
+        } else {
+            Ok(Self(Secret::new(key)))
+        }
     }
 
     /// A name of the key that tells nothing of it: two fingerprints can be compared where their keys have the same.
@@ -197,8 +214,17 @@ mod tests {
 
     #[test]
     fn a_key_that_could_be_guessed_is_refused() {
-        assert_eq!(FingerprintKey::new(&Secret::new("x".repeat(31))), Err(InvalidFingerprintKey));
-        assert_eq!(key(&format!("{}\n", "x".repeat(32))), key(&"x".repeat(32)));
+        assert_eq!(FingerprintKey::new(&Secret::new("x".repeat(31))), Err(InvalidFingerprintKey::Short));
+        let whole = "x".repeat(32);
+        assert_eq!(key(&format!("\u{feff}{whole}\r\n")), key(&whole));
+        for (text, error) in [
+            (format!("\"{whole}\""), InvalidFingerprintKey::Quoted),
+            (format!("{whole}\n{whole}"), InvalidFingerprintKey::Unseen('\n')),
+            (format!("x\u{200b}{whole}"), InvalidFingerprintKey::Unseen('\u{200b}')),
+        ] {
+            assert_eq!(FingerprintKey::new(&Secret::new(text)), Err(error));
+            assert!(!error.to_string().contains("xx"));
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod secret;
 mod shared_secret;
 mod template;
 mod text;
+mod value;
 mod workspace;
 
 pub use catalogue::{Catalogue, KNOWN_LISTING_FIELDS, KNOWN_PROVIDERS, LiveNames, closest};
@@ -22,8 +23,7 @@ pub use definition::{Desired, FieldSet, Hold, Icon, InvalidIcon, Live, LiveField
 pub use diagnostic::{Code, Diagnostic, Excerpt, Severity};
 pub use fingerprint::{Fingerprint, FingerprintKey, InvalidFingerprintKey, LiveValue, Place};
 pub use partner_key::{
-    DesiredPartnerKey, DesiredValue, Half, InvalidHeader, LivePartnerKey, PartnerKey, check_header_name,
-    check_header_value,
+    DesiredPartnerKey, DesiredValue, Half, InvalidHeaderName, LivePartnerKey, PartnerKey, check_header_name,
 };
 pub use provider::{InvalidProvider, Provider};
 pub use revision::{Revision, short_commit};
@@ -32,6 +32,7 @@ pub use secret::{InvalidSecretName, Secret, SecretName};
 pub use shared_secret::{InvalidSharedSecret, SharedSecret, Signing};
 pub use template::{InvalidTemplate, Template};
 pub use text::{acts, ellipsize, printable, printable_json, spoken};
+pub use value::{InvalidValue, character, check_value, is_quoted, trimmed, unframed};
 pub use workspace::{InvalidSlug, Slug, Workspace};
 
 /// The target of every span: what is traced, and never logged.

@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::Secret;
+use super::{Secret, is_quoted, trimmed};
 
 /// A token or a signing key: one line of at least [`SharedSecret::MIN_LEN`] characters that nobody can guess. Everything that
 /// is held against it is compared in constant time.
@@ -15,13 +15,21 @@ pub struct SharedSecret(Secret);
 
 /// A text that cannot be a shared secret. It never repeats the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a secret is one line of {} to {} printable ASCII characters without spaces, made by chance: `openssl rand -hex 32` \
+pub enum InvalidSharedSecret {
+    /// It could be guessed, or cannot be a header's value.
+    #[error(
+        "a secret is one line of {} to {} printable ASCII characters without spaces, made by chance: `openssl rand -hex 32` \
      makes one",
-    SharedSecret::MIN_LEN,
-    SharedSecret::MAX_LEN
-)]
-pub struct InvalidSharedSecret;
+        SharedSecret::MIN_LEN,
+        SharedSecret::MAX_LEN
+    )]
+    Form,
+    /// It stands in quotes.
+    #[error(
+        "the secret is in quotes, and the quotes are part of the value: remove them (`docker --env-file` keeps them)"
+    )]
+    Quoted,
+}
 
 /// A signature that is being held against a message, piece by piece.
 pub struct Signing(Hmac<Sha256>);
@@ -35,18 +43,20 @@ impl SharedSecret {
     /// The longest one that is taken, in bytes.
     pub const MAX_LEN: usize = 1024;
 
-    /// Takes a secret; white space around it is dropped.
+    /// Takes a secret; white space around it is dropped, and a byte order mark before it.
     ///
     /// # Errors
-    /// [`InvalidSharedSecret`] where it could be guessed, or cannot be a header's value.
+    /// [`InvalidSharedSecret`].
     pub fn new(secret: &Secret) -> Result<Self, InvalidSharedSecret> {
-        let text = secret.expose().trim();
+        let text = trimmed(secret.expose());
         let taken = Self(Secret::new(text));
         let valid = (Self::MIN_LEN..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-        if valid && (!taken.is_standard() || taken.standard_key().is_some()) {
+        if is_quoted(text) {
+            Err(InvalidSharedSecret::Quoted)
+        } else if valid && (!taken.is_standard() || taken.standard_key().is_some()) {
             Ok(taken)
         } else {
-            Err(InvalidSharedSecret)
+            Err(InvalidSharedSecret::Form)
         }
     }
 
@@ -117,7 +127,8 @@ mod tests {
             assert!(secret(bad).is_err(), "{bad:?}");
         }
         assert!(secret(&format!("whsec_{}", "!".repeat(40))).is_err(), "a signing key that is no base64");
-        assert!(secret(&format!(" {}\n", "x".repeat(32))).unwrap().is("x".repeat(32).as_bytes()));
+        assert!(secret(&format!("\u{feff} {}\n", "x".repeat(32))).unwrap().is("x".repeat(32).as_bytes()));
+        assert_eq!(secret(&format!("'{}'", "x".repeat(32))).unwrap_err(), InvalidSharedSecret::Quoted);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use crate::model::Secret;
+use crate::model::{Secret, is_quoted, trimmed};
 
 /// An API key's longest form, in bytes, surrounding white space included.
 const MAX_LEN: usize = 4096;
@@ -61,6 +61,11 @@ pub enum KeyError {
     /// Nothing but white space.
     #[error("{0} holds no API key: it is empty")]
     Empty(String),
+    /// A key in quotes.
+    #[error(
+        "{0} holds an API key in quotes, and the quotes are part of the value: remove them (`docker --env-file` keeps them)"
+    )]
+    Quoted(String),
     /// Something else than a key.
     #[error(
         "{0} does not hold an API key: a key is one line of printable ASCII without spaces, of at most {MAX_LEN} bytes"
@@ -69,7 +74,7 @@ pub enum KeyError {
 }
 
 impl KeySource {
-    /// Reads the key, anew at each call. White space around it is dropped.
+    /// Reads the key, anew at each call. White space around it is dropped, and a byte order mark before it.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -86,14 +91,14 @@ impl KeySource {
                 bytes
             }
         };
-        let key = bytes.trim_ascii();
-        if key.is_empty() && bytes.len() <= MAX_LEN {
-            return Err(KeyError::Empty(source));
+        if bytes.len() > MAX_LEN {
+            return Err(KeyError::Invalid(source));
         }
-        match std::str::from_utf8(key) {
-            Ok(text) if bytes.len() <= MAX_LEN && key.iter().all(u8::is_ascii_graphic) => {
-                Ok(ApiKey { secret: Secret::new(text), source })
-            }
+        let Ok(text) = std::str::from_utf8(&bytes) else { return Err(KeyError::Invalid(source)) };
+        match trimmed(text) {
+            "" => Err(KeyError::Empty(source)),
+            key if is_quoted(key) => Err(KeyError::Quoted(source)),
+            key if key.bytes().all(|b| b.is_ascii_graphic()) => Ok(ApiKey { secret: Secret::new(key), source }),
             _ => Err(KeyError::Invalid(source)),
         }
     }
@@ -152,6 +157,15 @@ mod tests {
         }
         assert!(matches!(variable(" \n"), Err(KeyError::Empty(_))));
         assert_eq!(KeySource::Variable(None).read(), Err(KeyError::Missing));
+    }
+
+    #[test]
+    fn what_an_editor_adds_is_dropped_and_quotes_are_named() {
+        assert_eq!(variable("\u{feff}zepl.a.b.c\r\n"), variable("zepl.a.b.c"));
+        for quoted in ["\"zepl.a.b.c\"", "'zepl.a.b.c'\n"] {
+            let error = variable(quoted).unwrap_err();
+            assert!(matches!(error, KeyError::Quoted(_)) && !error.to_string().contains("zepl"), "{error}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use url::Url;
 use super::client::bounded;
 use super::url::is_loopback;
 use super::{Http, retry};
-use crate::model::{InvalidSharedSecret, Secret, SharedSecret, spoken};
+use crate::model::{InvalidSharedSecret, Secret, SharedSecret, is_quoted, spoken, trimmed};
 
 /// The longest secret in a file, in bytes, surrounding white space included.
 const MAX_SECRET: usize = 4096;
@@ -48,6 +48,9 @@ pub enum UnusableSecret {
     /// Something else than one line.
     #[error("the file {} must hold one line of printable ASCII, of at most {MAX_SECRET} bytes", .0.display())]
     Form(PathBuf),
+    /// The line stands in quotes.
+    #[error("what the file {} holds is in quotes, and the quotes are part of the value: remove them", .0.display())]
+    Quoted(PathBuf),
     /// The line is no secret that nobody can guess.
     #[error("the file {} holds no secret: {cause}", .file.display())]
     Guessable {
@@ -88,14 +91,13 @@ impl SecretFile {
         File::open(&self.0)
             .and_then(|file| file.take(MAX_SECRET as u64 + 1).read_to_end(&mut bytes))
             .map_err(|error| UnusableSecret::Unreadable { file: self.0.clone(), cause: error.to_string() })?;
-        let line = bytes.trim_ascii();
-        match std::str::from_utf8(line) {
-            Ok(text)
-                if !line.is_empty() && bytes.len() <= MAX_SECRET && line.iter().all(|b| matches!(b, b' '..=b'~')) =>
-            {
-                Ok(Secret::new(text))
-            }
-            _ => Err(UnusableSecret::Form(self.0.clone())),
+        let line = std::str::from_utf8(&bytes).map(trimmed).unwrap_or_default();
+        if line.is_empty() || bytes.len() > MAX_SECRET || !line.bytes().all(|b| matches!(b, b' '..=b'~')) {
+            Err(UnusableSecret::Form(self.0.clone()))
+        } else if is_quoted(line) {
+            Err(UnusableSecret::Quoted(self.0.clone()))
+        } else {
+            Ok(Secret::new(line))
         }
     }
 
@@ -375,7 +377,9 @@ mod tests {
         }
         std::fs::write(file.path(), "http://far/canary").unwrap();
         assert!(!file.address(false).unwrap_err().to_string().contains("canary"));
-        std::fs::write(file.path(), "canary\n").unwrap();
+        std::fs::write(file.path(), "\"canary\"\n").unwrap();
+        assert_eq!(file.read(), Err(UnusableSecret::Quoted(file.path().to_owned())));
+        std::fs::write(file.path(), "\u{feff}canary\n").unwrap();
         assert_eq!(file.read().unwrap().expose(), "canary");
     }
 }

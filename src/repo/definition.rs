@@ -12,8 +12,8 @@ use super::mask::{is_boolean_elsewhere, is_name, is_part_of_a_partner_key};
 use super::source::{Problem, Problems, Source, Told};
 use super::yaml::{Node, Span, Tree, Value};
 use crate::model::{
-    Code, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Half, Hold, Icon, InvalidHeader, Provider, Slug,
-    Template, check_header_name, closest,
+    Code, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Half, Hold, Icon, Provider, Slug, Template, character,
+    check_header_name, check_value, closest,
 };
 
 /// The keys of a definition.
@@ -429,7 +429,7 @@ impl<'s> Reader<'s> {
                 self.twice(&format!("{}, in another case,", named(entry.name, "name")), entry.at, first);
                 continue;
             }
-            if let Some(template) = self.template(half, entry) {
+            if let Some(template) = self.template(entry) {
                 let value = template.resolve(|_| None).ok();
                 let name = entry.name.to_owned();
                 let (key, at) = (entry.at, entry.value.span);
@@ -449,7 +449,7 @@ impl<'s> Reader<'s> {
         valid
     }
 
-    fn template(&mut self, half: Half, entry: &Entry<'_>) -> Option<Template> {
+    fn template(&mut self, entry: &Entry<'_>) -> Option<Template> {
         let text = self.text(
             &format!("the value of {}", named(entry.name, "key")),
             entry,
@@ -460,9 +460,17 @@ impl<'s> Reader<'s> {
             self.error(Code::InvalidValue, at, || format!("the value is longer than {} KiB", MAX_VALUE >> 10));
             return None;
         }
-        if half == Half::Headers && text.contains(char::is_control) {
-            self.error(Code::InvalidValue, at, || InvalidHeader::Value.to_string());
-            return None;
+        match check_value(text) {
+            Ok(None) => {}
+            Ok(Some(unseen)) => {
+                let message = || format!("the value holds a character that nobody sees ({})", character(unseen));
+                self.warning(Code::InvalidValue, at, message);
+            }
+            Err(problem) => {
+                let help = "write the value in one line, and in quotes if need be";
+                self.error(Code::InvalidValue, at, || format!("the value {problem}")).help(|| Some(help.to_owned()));
+                return None;
+            }
         }
         let template =
             Template::parse(text).map_err(|e| _ = self.error(Code::InvalidValue, at, || e.to_string())).ok()?;

@@ -21,7 +21,7 @@ use super::write::Writing;
 use super::yaml::Span;
 use crate::model::{
     Catalogue, Code, Desired, Diagnostic, Excerpt, Half, Hold, LiveNames, PartnerKey, Provider, Secret, SecretName,
-    Severity, Slug, check_header_value, closest, printable,
+    Severity, Slug, character, check_value, closest, printable,
 };
 
 /// A directory of definitions, as it is at one moment.
@@ -465,8 +465,8 @@ impl Loaded {
             }));
             file.desired = file.desired.take().and(desired);
         }
-        let found = vault.found.into_values().filter_map(|found| found.ok().flatten());
-        self.found = found.map(|found| found.secret).collect();
+        let found = vault.found.into_values().filter_map(Result::ok);
+        self.found = found.flatten().collect();
         self.sort();
     }
 
@@ -604,33 +604,24 @@ fn warn_of_all_off(problems: &mut Problems<'_>, places: &Places, known: &Catalog
 struct Vault<'a> {
     sources: &'a SecretSources,
     missing: MissingSecrets,
-    found: BTreeMap<SecretName, Result<Option<Found>, SecretError>>,
-}
-
-struct Found {
-    secret: Secret,
-    /// Whether it can stand in a header.
-    fits_headers: bool,
+    found: BTreeMap<SecretName, Result<Option<Secret>, SecretError>>,
 }
 
 impl Vault<'_> {
     /// A value with its references filled in; `None` where that cannot be done, which is a problem or is tolerated.
     fn resolve(&mut self, problems: &mut Problems<'_>, parameter: &Parameter) -> Option<Secret> {
-        let Parameter { half, name, at, template, .. } = parameter;
+        let Parameter { name, at, template, .. } = parameter;
         let at = Some(*at);
         let mut complete = true;
         for reference in template.references().collect::<BTreeSet<_>>() {
             match self.get(reference) {
                 Ok(Some(found)) => {
-                    if *half == Half::Headers && !found.fits_headers {
-                        complete = false;
-                        let header = named(name, "header");
-                        let message = || {
-                            format!(
-                                "the secret `{reference}` holds a control character, such as a line break, and cannot be sent in {header}"
-                            )
-                        };
-                        problems.error(Code::InvalidValue, at, message);
+                    if let Ok(Some(unseen)) = check_value(found.expose()) {
+                        let unseen = character(unseen);
+                        let message =
+                            || format!("the secret `{reference}` holds a character that nobody sees ({unseen})");
+                        let help = "if it is not a part of the secret, store the secret again without it";
+                        problems.warning(Code::InvalidValue, at, message).help(|| Some(help.to_owned()));
                     }
                 }
                 Ok(None) => {
@@ -643,8 +634,10 @@ impl Vault<'_> {
                 }
                 Err(error) => {
                     complete = false;
+                    let invalid = matches!(error, SecretError::Invalid { .. });
+                    let code = if invalid { Code::InvalidValue } else { Code::MissingSecret };
                     let message = error.to_string();
-                    problems.error(Code::MissingSecret, at, || message);
+                    problems.error(code, at, || message);
                 }
             }
         }
@@ -660,10 +653,10 @@ impl Vault<'_> {
     }
 
     fn held(&self, name: &SecretName) -> Option<&Secret> {
-        self.found.get(name)?.as_ref().ok()?.as_ref().map(|found| &found.secret)
+        self.found.get(name)?.as_ref().ok()?.as_ref()
     }
 
-    fn get(&mut self, name: &SecretName) -> &Result<Option<Found>, SecretError> {
+    fn get(&mut self, name: &SecretName) -> &Result<Option<Secret>, SecretError> {
         let (sources, missing) = (self.sources, self.missing);
         self.found.entry(name.clone()).or_insert_with(|| {
             let secret = match sources.find(name) {
@@ -675,8 +668,7 @@ impl Vault<'_> {
                 Ok(None) => return Ok(None),
                 Err(error) => return Err(error),
             };
-            let fits_headers = check_header_value(&secret).is_ok();
-            Ok(Some(Found { secret, fits_headers }))
+            Ok(Some(secret))
         })
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::directory::{FileError, contents, target};
-use crate::model::{Secret, SecretName};
+use crate::model::{InvalidValue, Secret, SecretName, check_value, unframed};
 
 /// The largest secret, in bytes.
 const MAX_SECRET: u64 = 64 << 10;
@@ -63,6 +63,16 @@ pub enum SecretError {
         /// Whether it is a file's.
         file: bool,
     },
+    /// Its value cannot be sent as it is.
+    #[error("the secret `{name}`, {}, {why}", place(.name, *.file))]
+    Invalid {
+        /// The secret.
+        name: SecretName,
+        /// Whether it is a file's.
+        file: bool,
+        /// What is wrong with it.
+        why: InvalidValue,
+    },
     /// Its value is too large.
     #[error("the secret `{name}`, {}, is larger than {} KiB", place(.name, *.file), MAX_SECRET >> 10)]
     TooLarge {
@@ -102,16 +112,12 @@ impl SecretSources {
     /// [`SecretError`] where a source has it in a form that cannot be used: that is no reason to look on.
     pub fn find(&self, name: &SecretName) -> Result<Option<Secret>, SecretError> {
         if let Some(bytes) = self.file(name)? {
-            let mut text =
-                String::from_utf8(bytes).map_err(|_| SecretError::NotText { name: name.clone(), file: true })?;
-            if text.ends_with('\n') {
-                text.truncate(text.len() - if text.ends_with("\r\n") { 2 } else { 1 });
-            }
-            return checked(name, text, true).map(Some);
+            let text = String::from_utf8(bytes).map_err(|_| SecretError::NotText { name: name.clone(), file: true })?;
+            return checked(name, &text, true).map(Some);
         }
         let Some(value) = (self.variable)(&name.variable()) else { return Ok(None) };
         let value = value.into_string().map_err(|_| SecretError::NotText { name: name.clone(), file: false })?;
-        checked(name, value, false).map(Some)
+        checked(name, &value, false).map(Some)
     }
 
     /// Where a secret can be put, as advice.
@@ -142,11 +148,14 @@ impl SecretSources {
     }
 }
 
-fn checked(name: &SecretName, value: String, file: bool) -> Result<Secret, SecretError> {
+fn checked(name: &SecretName, value: &str, file: bool) -> Result<Secret, SecretError> {
+    let value = unframed(value);
     if value.is_empty() {
         Err(SecretError::Empty { name: name.clone(), file })
     } else if value.len() as u64 > MAX_SECRET {
         Err(SecretError::TooLarge { name: name.clone(), file })
+    } else if let Err(why) = check_value(value) {
+        Err(SecretError::Invalid { name: name.clone(), file, why })
     } else {
         Ok(Secret::new(value))
     }
@@ -173,14 +182,32 @@ mod tests {
     #[test]
     fn a_file_goes_before_a_variable_and_one_line_break_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [("a", "one\n"), ("b", "two\r\n"), ("c", "three\n\n"), ("d", " four ")] {
+        for (name, text) in [("a", "one\n"), ("b", "\u{feff}two\r\n")] {
             fs::write(dir.path().join(name), text).unwrap();
         }
         let sources = SecretSources::new(Some(dir.path().into()))
-            .with_variables(|name| (name != "CALRY_SECRET_NONE").then(|| format!("{name}\n").into()));
-        let all = ["a", "b", "c", "d", "e.f-g", "none"].map(|name| found(&sources, name).unwrap());
-        let expected = [Some("one"), Some("two"), Some("three\n"), Some(" four "), Some("CALRY_SECRET_E_F_G\n"), None];
-        assert_eq!(all, expected.map(|value| value.map(str::to_owned)));
+            .with_variables(|name| (name != "CALRY_SECRET_NONE").then(|| format!("\u{feff}{name}\r\n").into()));
+        let all = ["a", "b", "e.f-g", "none"].map(|name| found(&sources, name).unwrap());
+        assert_eq!(all, [Some("one"), Some("two"), Some("CALRY_SECRET_E_F_G"), None].map(|v| v.map(str::to_owned)));
+    }
+
+    #[test]
+    fn what_nobody_sees_in_a_value_is_named_with_the_secret_and_the_value_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        for (text, why) in [
+            ("CANARY\n\n", "holds a line break (U+000A LINE FEED)"),
+            (" CANARY", "begins with a blank (U+0020 SPACE)"),
+            ("CANARY ", "ends with a blank (U+0020 SPACE)"),
+            ("CAN\tARY", "holds a control character (U+0009 CHARACTER TABULATION)"),
+            ("   ", "holds nothing but blanks"),
+        ] {
+            fs::write(dir.path().join("file"), text).unwrap();
+            let sources = SecretSources::new(Some(dir.path().into())).with_variables(move |_| Some(text.into()));
+            for name in ["file", "variable"] {
+                let error = found(&sources, name).unwrap_err();
+                assert!(error.contains(&format!("`{name}`")) && error.ends_with(why), "{error}");
+            }
+        }
     }
 
     #[test]

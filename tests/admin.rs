@@ -126,7 +126,7 @@ fn everything() -> World {
             "provider: HOSTAWAY\npartnerKey:\n  headers: {x-new: public}\nfieldsToSync:\n  listing: [rooms]\n",
         )
         .write("lodgify.yaml", "provider: LODGIFY\nicon: 5\n")
-        .write("smoobu.yaml", &file("SMOOBU", "name, helicopter"))
+        .write("smoobu.yaml", &file("SMOOBU", "name, currency"))
         .write("nobody.yaml", "provider: NOBODY\n");
     world
 }
@@ -181,7 +181,7 @@ fn the_status_tells_every_provider_its_state_and_what_came_of_it() {
     assert!(time(&failed["retryAt"]) > time(&failed["since"]));
     assert_eq!((&failed["cause"], &failed["file"]), (&json!("change"), &json!("guesty.yaml")));
     let kept = &provider(status, "SMOOBU")["notConverged"];
-    assert_eq!(kept[0]["path"], "fieldsToSync.listing.helicopter");
+    assert_eq!(kept[0]["path"], "fieldsToSync.listing.currency");
     let updated = provider(status, "HOSTAWAY");
     assert_eq!(updated["lastUpdate"]["cause"], "change");
     assert_eq!(status["diagnostics"].as_array().unwrap().iter().filter(|p| p["severity"] == "error").count(), 2);

@@ -108,12 +108,12 @@ fn an_update_that_did_not_arrive_is_sent_again_and_where_nobody_knows_only_after
 #[test]
 fn an_update_that_arrived_without_an_answer_and_was_kept_in_part_is_not_converged_and_not_sent_twice() {
     let world = changed(1, Config::default());
-    world.write("p00.yaml", "provider: P00\nfieldsToSync:\n  listing: [name, pictures, helicopter]\n");
+    world.write("p00.yaml", "provider: P00\nfieldsToSync:\n  listing: [name, pictures, currency]\n");
     world.sandbox.inject(update_fault(FaultKind::DropAfter));
     let ran = run(&world, &[]).exits(1);
     let (outcome, error) = &outcomes(&ran)["P00"];
     assert_eq!(outcome, "notConverged");
-    assert!(error.contains("fieldsToSync.listing.helicopter") && !error.contains("pictures"), "{error}");
+    assert!(error.contains("fieldsToSync.listing.currency") && !error.contains("pictures"), "{error}");
     assert_eq!(methods(&world, "P00"), "PATCH GET");
 }
 

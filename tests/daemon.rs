@@ -437,7 +437,7 @@ fn a_provider_that_fails_pauses_longer_each_time_and_slows_nobody() {
 #[test]
 fn what_did_not_converge_is_left_alone_for_a_growing_while_and_tried_at_once_when_it_changes() {
     let world = world(&["HOSTAWAY"]);
-    world.write("hostaway.yaml", &file("HOSTAWAY", "name, helicopter"));
+    world.write("hostaway.yaml", &file("HOSTAWAY", "name, currency"));
     let mut daemon = world.daemon(&["--interval", "1s"]);
     daemon.line("pass 6 ");
     let tried = attempts(&world, "HOSTAWAY");

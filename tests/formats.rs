@@ -53,7 +53,7 @@ fn annotations_of_a_plan_stand_at_the_key_that_changes_the_gravest_first() {
         "provider: HOSTAWAY\nfieldsToSync:\n  listing:\n    - d\n    - e\n    - c\npartnerKey:\n  headers:\n    x-b: y\n    X-A: z\n\
          icon: https://e.com/x.png\n",
     );
-    world.write("guesty.yaml", "provider: GUESTY\nfieldsToSync:\n  listing: {name: false, nme: true}\n");
+    world.write("guesty.yaml", "provider: GUESTY\nfieldsToSync:\n  listing: {name: false, currency: true}\n");
     let ran = world.run(&["plan", "--format", "github"]);
     let lines: Vec<&str> =
         ran.out.lines().map(|line| line.split_once(" (sha256:").map_or(line, |(line, _)| line)).collect();

@@ -144,8 +144,8 @@ fn a_flood_of_alike_warnings_is_counted_after_the_first_20() {
     let world = world();
     let fields: Vec<String> = (0..60).map(|n| format!("unheard_of_{n}")).collect();
     world.write("guesty.yaml", &format!("provider: GUESTY\nfieldsToSync:\n  listing: [name, {}]\n", fields.join(", ")));
-    let ran = world.run(&["plan"]).exits(0).says("and 40 more warnings like these: warning[unknown-field]");
-    assert_eq!(ran.err.matches("warning[unknown-field]: nothing").count(), 20, "{}", ran.err);
+    let ran = world.run(&["validate"]).exits(0).says("and 40 more warnings like these: warning[unknown-field]");
+    assert_eq!(ran.err.matches("warning[unknown-field]: ").count(), 20, "{}", ran.err);
     assert!(ran.err.ends_with("60 warnings in 2 files\n"));
 }
 

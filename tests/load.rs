@@ -542,6 +542,23 @@ fn what_cannot_be_read_in_calry_makes_no_name_unknown() {
     }
 }
 
+#[test]
+fn a_group_that_cannot_be_read_in_calry_leaves_the_names_of_other_groups_judged() {
+    let dir = Definitions::of(&[
+        ("guesty.yaml", "provider: GUESTY\nfieldsToSync: {rates: [unheardOf], listing: [romms]}\n"),
+        ("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync: {rates: [unheardOf]}\n"),
+        ("boom.yaml", "provider: BOOM\nfieldsToSync: {rates: [unheardOf]}\n"),
+    ]);
+    let mut shown = LiveNames::of(&["GUESTY", "HOSTAWAY", "BOOM"].map(|name| live(name, &[])), &[], false);
+    shown.add_unreadable_group(&provider("HOSTAWAY"), "rates");
+    assert!(!shown.is_complete());
+    let mut loaded = dir.load();
+    let undecided: Vec<_> = loaded.check_live(&shown).into_iter().map(|(provider, _)| provider).collect();
+    assert_eq!(undecided, [provider("BOOM")], "HOSTAWAY itself is not judged, and GUESTY has an error of its own");
+    assert_eq!(told(&loaded.diagnostics).lines().count(), 1);
+    assert_eq!(file_codes(&loaded, "guesty.yaml"), [Code::UnknownField]);
+}
+
 const TAUGHT: &str = r#"{"properties": {
     "provider": {"enum": ["NEWCOMER"]},
     "fieldsToSync": {"properties": {

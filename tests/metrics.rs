@@ -245,7 +245,7 @@ fn providers_are_counted_by_what_is_the_matter_with_them() {
         .write("beds24.yaml", &format!("{}hold: {{until: 2099-12-30, reason: OPS-1}}\n", file("BEDS24", "rooms")))
         .write("guesty.yaml", &file("GUESTY", "rooms"))
         .write("lodgify.yaml", "provider: LODGIFY\nicon: 5\n")
-        .write("smoobu.yaml", &file("SMOOBU", "name, helicopter"))
+        .write("smoobu.yaml", &file("SMOOBU", "name, currency"))
         .write("nobody.yaml", "provider: NOBODY\n");
     let mut daemon = waiting(&world, &[]);
     let scrape = Scrape::of(&mut daemon);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::{Checkout, Daemon, World, live, until};
 
 const HOSTAWAY: &str = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n";
-const NEVER: &str = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, helicopter]\n";
+const NEVER: &str = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, currency]\n";
 const KEYED: &str =
     "provider: HOSTAWAY\npartnerKey:\n  headers: {x-api-key: '${secret:token}'}\nfieldsToSync:\n  listing: [name]\n";
 const WORKSPACE: &str = "5f0c1f7e-0000-4000-8000-000000000001";
@@ -242,11 +242,11 @@ fn what_did_not_converge_is_not_tried_anew_at_every_restart() {
     let status = daemon.status();
     let hostaway = &status["providers"][0];
     assert_eq!((&hostaway["outcome"], &hostaway["cause"]), (&json!("notConverged"), &json!("change")), "{hostaway:#}");
-    let kept = json!([{"path": "fieldsToSync.listing.helicopter", "sent": true, "kept": null, "sensitive": false}]);
+    let kept = json!([{"path": "fieldsToSync.listing.currency", "sent": true, "kept": null, "sensitive": false}]);
     assert_eq!(hostaway["notConverged"], kept);
     assert!(hostaway["retryAt"].is_string());
     let address = format!("http://{}", daemon.address());
-    world.run(&["status", "--address", &address]).exits(1).says("helicopter: sent true, Calry kept nothing");
+    world.run(&["status", "--address", &address]).exits(1).says("currency: sent true, Calry kept nothing");
     // A new desired state is tried at once.
     world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, rooms]\n");
     daemon.line("(files)");
@@ -399,7 +399,7 @@ fn every_write_has_its_audit_line() {
     };
     let expected = [
         is("BOOM", "failed", "fieldsToSync.listing.name fieldsToSync.listing.rooms"),
-        is("GUESTY", "notConverged", "fieldsToSync.listing.helicopter"),
+        is("GUESTY", "notConverged", "fieldsToSync.listing.currency"),
         is("HOSTAWAY", "applied", "partnerKey.headers.x-api-key"),
     ];
     assert_eq!(lines.iter().map(facts).collect::<Vec<_>>(), expected);

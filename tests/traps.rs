@@ -137,13 +137,13 @@ fn trap_5_under_patch_only_what_differs_is_sent() {
 #[test]
 fn trap_6_a_200_alone_is_no_success() {
     let world = World::with(json!([live("HOSTAWAY", &["name"], &["pictures"])]), Config::default());
-    world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, helicopter]\n");
+    world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, currency]\n");
     let ran = world.run(&["apply", "--yes"]).exits(1).says("not converged");
-    assert!(ran.out.contains("fieldsToSync.listing.helicopter: sent true, Calry kept nothing"), "{}", ran.out);
+    assert!(ran.out.contains("fieldsToSync.listing.currency: sent true, Calry kept nothing"), "{}", ran.out);
     let json = world.run(&["apply", "--yes", "--format", "json"]).exits(1).json();
     let definition = &json["definitions"][0];
     assert_eq!(definition["outcome"], "notConverged");
-    assert_eq!(definition["notConverged"][0]["path"], "fieldsToSync.listing.helicopter");
+    assert_eq!(definition["notConverged"][0]["path"], "fieldsToSync.listing.currency");
 }
 
 #[test]

@@ -137,8 +137,8 @@ impl Catalogue {
 #[derive(Clone, Debug, Default)]
 pub struct LiveNames {
     shown: Catalogue,
-    /// Providers of which nothing can be read.
-    unreadable: BTreeSet<Provider>,
+    /// Providers whose definitions cannot be read, and of which groups that is so; `None` for all.
+    unreadable: BTreeMap<Provider, Option<BTreeSet<String>>>,
     /// Whether there is a definition whose provider is not known either.
     nameless: bool,
 }
@@ -157,9 +157,15 @@ impl LiveNames {
             shown.add_provider(live.provider.as_str());
             live.fields.iter().for_each(|(group, fields)| shown.add_fields(group, fields.keys().cloned()));
         }
-        let unreadable: BTreeSet<_> = unreadable.into_iter().cloned().collect();
-        unreadable.iter().for_each(|provider| shown.add_provider(provider.as_str()));
+        let unreadable: BTreeMap<_, _> = unreadable.into_iter().map(|provider| (provider.clone(), None)).collect();
+        unreadable.keys().for_each(|provider| shown.add_provider(provider.as_str()));
         Self { shown, unreadable, nameless }
+    }
+
+    /// Notes that a group of a provider, whose definition can be read otherwise, cannot be read.
+    pub fn add_unreadable_group(&mut self, provider: &Provider, group: &str) {
+        let groups = self.unreadable.entry(provider.clone()).or_insert_with(|| Some(BTreeSet::new()));
+        groups.iter_mut().for_each(|groups| _ = groups.insert(group.to_owned()));
     }
 
     /// What can be read.
@@ -180,11 +186,22 @@ impl LiveNames {
         self.nameless || self.shown.has_provider(provider.as_str())
     }
 
-    /// Whether nothing of a provider's own definition can be read.
+    /// Whether a group of a provider's own definition cannot be read.
     #[must_use]
-    pub fn is_unreadable(&self, provider: &Provider) -> bool {
-        self.unreadable.contains(provider) || (self.nameless && !self.shown.has_provider(provider.as_str()))
+    pub fn is_unreadable(&self, provider: &Provider, group: &str) -> bool {
+        let unlisted = self.nameless && !self.shown.has_provider(provider.as_str());
+        unlisted || self.unreadable.get(provider).is_some_and(|groups| covers(groups.as_ref(), group))
     }
+
+    /// Whether a group cannot be read in some definition, which might show any name in it.
+    #[must_use]
+    pub fn may_show_more(&self, group: &str) -> bool {
+        self.nameless || self.unreadable.values().any(|groups| covers(groups.as_ref(), group))
+    }
+}
+
+fn covers(groups: Option<&BTreeSet<String>>, group: &str) -> bool {
+    groups.is_none_or(|groups| groups.contains(group))
 }
 
 /// The candidate that `word` is probably a misspelling of, for a "did you mean".

@@ -413,13 +413,16 @@ impl Loaded {
                         Unknown::provider(&provider, at, live.shown()).online(problems);
                     }
                 }));
-            } else if !live.is_unreadable(&provider) {
+            } else {
                 self.diagnostics.extend(file.judge(true, |problems, places| {
-                    let unknown = unknown_names(places, &known);
-                    match unknown.first() {
-                        Some(first) if !live.is_complete() => undecided.push((provider, first.undecided())),
-                        _ => unknown.into_iter().for_each(|unknown| unknown.online(problems)),
+                    let mut unknown = unknown_names(places, &known);
+                    unknown.retain(|unknown| !live.is_unreadable(&provider, unknown.group));
+                    let (open, wrong): (Vec<_>, Vec<_>) =
+                        unknown.into_iter().partition(|unknown| live.may_show_more(unknown.group));
+                    if let Some(first) = open.first().filter(|_| wrong.is_empty()) {
+                        undecided.push((provider, first.undecided()));
                     }
+                    wrong.into_iter().for_each(|unknown| unknown.online(problems));
                     warn_of_all_off(problems, places, &known);
                 }));
             }
@@ -520,6 +523,8 @@ struct Unknown<'a> {
     code: Code,
     noun: &'static str,
     name: &'a str,
+    /// The group that it is in, or names.
+    group: &'a str,
     at: Span,
     /// The known name that is probably meant.
     meant: Option<&'a str>,
@@ -528,7 +533,14 @@ struct Unknown<'a> {
 impl<'a> Unknown<'a> {
     fn provider(provider: &'a Provider, at: Span, known: &'a Catalogue) -> Self {
         let name = provider.as_str();
-        Self { code: Code::UnknownProvider, noun: "provider", name, at, meant: closest(name, known.providers()) }
+        Self {
+            code: Code::UnknownProvider,
+            noun: "provider",
+            name,
+            group: "",
+            at,
+            meant: closest(name, known.providers()),
+        }
     }
 
     fn shown(&self) -> String {
@@ -575,16 +587,16 @@ impl<'a> Unknown<'a> {
 /// The groups and fields that are not known. What is below an unknown group is not judged.
 fn unknown_names<'a>(places: &'a Places, known: &'a Catalogue) -> Vec<Unknown<'a>> {
     let mut unknown = Vec::new();
-    let mut add = |noun, name: &'a str, at, meant| {
-        unknown.push(Unknown { code: Code::UnknownField, noun, name, at, meant });
+    let mut add = |noun, group: &'a Group, name: &'a str, at, meant| {
+        unknown.push(Unknown { code: Code::UnknownField, noun, name, group: &group.name, at, meant });
     };
     for group in &places.groups {
         let Some(fields) = known.fields(&group.name) else {
-            add("group", &group.name, group.at, closest(&group.name, known.groups().map(|(name, _)| name)));
+            add("group", group, &group.name, group.at, closest(&group.name, known.groups().map(|(name, _)| name)));
             continue;
         };
         for (field, at) in group.fields.iter().filter(|(field, _)| !fields.contains(field)) {
-            add("field", field, *at, closest(field, fields.iter().map(String::as_str)));
+            add("field", group, field, *at, closest(field, fields.iter().map(String::as_str)));
         }
     }
     unknown

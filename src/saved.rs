@@ -106,8 +106,8 @@ impl Saved {
         key: Option<&FingerprintKey>,
     ) -> Result<Self, CannotSave> {
         let digest = plan.digest.as_ref().ok_or(CannotSave::NoDigest)?.to_string();
-        if let Some((entry, change)) = written_out(plan).filter(|_| key.is_none()) {
-            return Err(CannotSave::WrittenOut(entry.label().to_owned(), shown(&change.path())));
+        if let Some((provider, path)) = plan.first_written_out().filter(|_| key.is_none()) {
+            return Err(CannotSave::WrittenOut(provider.to_string(), shown(&path)));
         }
         let definitions = plan.entries.iter().filter(|entry| !matches!(entry.verdict, Verdict::Unmanaged));
         Ok(Self {
@@ -250,24 +250,6 @@ fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeM
         }
     }
     secrets
-}
-
-/// The first change to a value that a file writes out, in whole or around a reference. A digest says nothing of that text, for
-/// it could be guessed from it.
-fn written_out(plan: &Plan) -> Option<(&Entry, &Change)> {
-    let steps = plan.entries.iter().filter_map(|entry| match &entry.verdict {
-        Verdict::Update(step) => Some((entry, step)),
-        _ => None,
-    });
-    let mut changes = steps.flat_map(|(entry, step)| step.changes.iter().map(move |change| (entry, step, change)));
-    let found = changes.find(|(_, step, change)| match change {
-        Change::Key { half, name, .. } => {
-            let values = step.desired.partner_key.half(*half);
-            values.and_then(|values| values.get(name)).is_some_and(|value| value.template.writes_out())
-        }
-        Change::Icon { .. } | Change::Field { .. } => false,
-    });
-    found.map(|(entry, _, change)| (entry, change))
 }
 
 /// What happened to one provider since, where anything did.

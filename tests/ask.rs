@@ -330,6 +330,27 @@ fn exactly_the_plan_that_was_approved_is_let_through_and_once() {
 }
 
 #[test]
+fn an_approval_covers_what_a_file_writes_out() {
+    let world = world();
+    let writes = |value: &str| {
+        let text = format!("provider: GUESTY\npartnerKey:\n  headers:\n    x-client: {value}\n");
+        world.write("guesty.yaml", &text);
+    };
+    writes("the-reviewed-value");
+    let mut daemon = waiting(&world, &["--max-changes", "0"]);
+    let digest = pending(&mut daemon);
+    writes("another-value");
+    until("the change is read", || pending(&mut daemon) != digest);
+    is_refused(&approve(&mut daemon, &digest), 409, "files or live state have changed since");
+    assert!(world.updates().is_empty());
+    let digest = pending(&mut daemon);
+    assert_eq!(approve(&mut daemon, &digest).code, 202);
+    daemon.line("was approved, and let through");
+    until("it is applied", || !world.updates().is_empty());
+    assert_eq!(world.live("GUESTY")["partnerKey"]["headers"]["x-client"], "another-value");
+}
+
+#[test]
 fn an_approval_is_forgotten_when_the_plan_is_another() {
     let world = world();
     let (mut daemon, digest) = refused(&world);

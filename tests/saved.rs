@@ -220,3 +220,32 @@ fn a_file_that_is_no_plan_is_refused_and_not_repeated() {
     assert!(world.updates().is_empty());
     world.run(&["apply", "--plan", "nowhere"]).exits(1).says("the plan nowhere cannot be read");
 }
+
+#[test]
+fn an_approved_digest_covers_what_a_file_writes_out_or_is_refused() {
+    let mut world = world();
+    std::fs::remove_file(world.definitions().join("guesty.yaml")).unwrap();
+    let writes = |world: &World, value: &str| {
+        let text = format!("provider: HOSTAWAY\npartnerKey:\n  headers:\n    x-api-key: {value}\n");
+        world.write("hostaway.yaml", &text);
+    };
+    let digest = |world: &World| world.run(&["plan", "--format", "json"]).json()["digest"].as_str().unwrap().to_owned();
+    let approve =
+        |world: &World, digest: &str| world.run(&["apply", "--yes", "--max-changes", "0", "--approve", digest]);
+    writes(&world, "the-reviewed-value");
+    let open = digest(&world);
+    let refused = approve(&world, &open).exits(1);
+    refused.says("writes partnerKey.headers.x-api-key out").says("--fingerprint-key-file");
+    writes(&world, "another-value");
+    assert_eq!(digest(&world), open, "without a key the value cannot be guessed from it");
+
+    world.env("CALRY_FINGERPRINT_KEY", KEY);
+    let another = digest(&world);
+    writes(&world, "the-reviewed-value");
+    let reviewed = digest(&world);
+    assert!(reviewed != another && reviewed != open);
+    approve(&world, &another).exits(1).says("was approved, and this plan is");
+    assert!(world.updates().is_empty());
+    approve(&world, &reviewed).exits(0);
+    assert_eq!(world.live("HOSTAWAY")["partnerKey"]["headers"]["x-api-key"], "the-reviewed-value");
+}

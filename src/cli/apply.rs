@@ -65,18 +65,19 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     let stop = signals::stop_token()?;
     let mut setup = args.live.set_up(MissingSecrets::Error, output).await?;
     setup.source.trust = args.trust.trust();
+    let key = args.fingerprints.key()?;
     let saved = match &args.saved {
         Some(path) => {
             let saved = Saved::open(path)?;
             setup.source.only = saved.only(path)?;
-            Some((path, saved, args.fingerprints.key()?))
+            Some((path, saved))
         }
         None => None,
     };
     let reviewed = args.yes || saved.is_some();
     let planned_with = setup.key.read().ok();
     let looked = tokio::select! {
-        looked = look(&setup, None) => looked,
+        looked = look(&setup, None, key.as_ref()) => looked,
         () = stop.cancelled() => Err(Failed::stopped()),
     };
     let looked = match looked {
@@ -114,7 +115,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         );
     }
     let mut approve = args.approve.clone();
-    if let Some((path, saved, key)) = &saved {
+    if let Some((path, saved)) = &saved {
         let differences = saved.differences(path, plan, setup.api.method(), key.as_ref())?;
         if !differences.is_empty() {
             let sentence = format!(

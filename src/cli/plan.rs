@@ -106,8 +106,8 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     setup.source.base.clone_from(&args.base);
     setup.source.trust = args.trust.trust();
     let key = args.fingerprints.key()?;
-    let snapshot = args.snapshot.as_deref().map(|source| (source, key.as_ref()));
-    let looked = match look(&setup, snapshot).await {
+    let snapshot = args.snapshot.as_deref();
+    let looked = match look(&setup, snapshot, key.as_ref()).await {
         Ok(looked) => looked,
         Err(failed) => {
             let exit = failed.tell(&setup, args.format, output);
@@ -224,10 +224,11 @@ impl Failed {
     }
 }
 
-/// Loads, fetches and compares, for one-shot commands.
+/// Loads, fetches and compares, for one-shot commands. With a fingerprint key the digest covers written-out values.
 pub(super) async fn look(
     setup: &Setup,
-    snapshot: Option<(&LiveSource, Option<&FingerprintKey>)>,
+    snapshot: Option<&LiveSource>,
+    key: Option<&FingerprintKey>,
 ) -> Result<Looked, Failed> {
     let deadline = Instant::now() + setup.timeout;
     let mut desired = match pass::load(&setup.source, setup.api.scrubber()) {
@@ -239,7 +240,7 @@ pub(super) async fn look(
         if let Some(refused) = desired.refused.take() {
             return Err(Failure::Refused(refused));
         }
-        if let Some((source, key)) = snapshot {
+        if let Some(source) = snapshot {
             let snapshot = match source {
                 LiveSource::File(path) => Snapshot::open(path, key).map_err(SnapshotError::from)?,
                 LiveSource::Url(url) => {
@@ -254,12 +255,17 @@ pub(super) async fn look(
             look.plan.snapshot = Some(snapshot.taken_at);
             return Ok(look);
         }
-        let key = setup.key.read()?;
-        let reader = setup.api.reader(&key, deadline);
+        let api_key = setup.key.read()?;
+        let reader = setup.api.reader(&api_key, deadline);
         pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await
     };
     match looked.await {
-        Ok(look) => Ok(Looked { desired, look }),
+        Ok(mut look) => {
+            if let Some(key) = key {
+                look.plan.seal(key);
+            }
+            Ok(Looked { desired, look })
+        }
         Err(failure) => {
             let mut loaded = desired.loaded;
             // Without a key the secrets are the second problem, and a long one.

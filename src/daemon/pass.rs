@@ -318,7 +318,8 @@ async fn attempt(
     };
     drop(looking);
     tell_problems(memory, told, &desired.loaded);
-    let Look { plan, fetched } = looked?;
+    let Look { mut plan, fetched } = looked?;
+    plan.seal(settings.state.key());
     let claimed = settings.seat.claim(&settings.api.url().to_string(), &plan.workspace.id);
     let before = std::mem::take(&mut memory.also);
     memory.also = claimed?;

@@ -91,6 +91,20 @@ impl Template {
         SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme)).then_some(rest)
     }
 
+    /// The value as the file writes it, references unfilled.
+    #[must_use]
+    pub fn written(&self) -> Secret {
+        let mut written = String::new();
+        for part in &self.parts {
+            match part {
+                // No other text is written so.
+                Part::Literal(text) => written.push_str(&text.expose().replace("${", "$${")),
+                Part::Reference(name) => written.push_str(&format!("${{secret:{name}}}")),
+            }
+        }
+        Secret::new(written)
+    }
+
     /// Whether it writes text out that may be a secret: anything but references and a scheme.
     #[must_use]
     pub fn writes_out(&self) -> bool {
@@ -152,6 +166,14 @@ mod tests {
             ["Bearer hunter2", "hunter2${secret:a}", "Bearer ${secret:a}hunter2", "Bearer  ${secret:a}", "$${a}"]
         {
             assert!(template(text).writes_out() && template(text).scheme().is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn two_templates_are_written_alike_only_if_they_are_the_same() {
+        for text in ["a$${secret:b}", "a${secret:b}c", "$$${", "plain", ""] {
+            let template = Template::parse(text).unwrap();
+            assert_eq!(Template::parse(template.written().expose()), Ok(template), "{text}");
         }
     }
 

@@ -10,9 +10,21 @@ use crate::model::{Desired, Half, UpdateMethod, Workspace};
 /// `sha256:` and 64 hexadecimal digits.
 ///
 /// Of values below `partnerKey` only the position, the references, an authentication scheme before one and whether they
-/// differ go into it, written-out ones included: nobody can guess one from a digest. What stands behind them is covered by `updatedAt` on the live side.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Digest(String);
+/// differ go into it, written-out ones included: nobody can guess one from a digest. What stands behind them is covered by
+/// `updatedAt` on the live side. A [sealed](super::Plan::seal) one also covers what files write out, by keyed fingerprints.
+#[derive(Clone, Debug)]
+pub struct Digest {
+    text: String,
+    sealed: bool,
+}
+
+impl PartialEq for Digest {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Digest {}
 
 /// A text that is not a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +39,7 @@ impl Digest {
     pub fn parse(text: &str) -> Result<Self, InvalidDigest> {
         let hex = text.strip_prefix("sha256:").ok_or(InvalidDigest)?;
         let valid = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit());
-        if valid { Ok(Self(text.to_ascii_lowercase())) } else { Err(InvalidDigest) }
+        if valid { Ok(Self { text: text.to_ascii_lowercase(), sealed: false }) } else { Err(InvalidDigest) }
     }
 
     pub(super) fn of(workspace: &Workspace, method: UpdateMethod, entries: &[Entry]) -> Self {
@@ -39,6 +51,22 @@ impl Digest {
             hash.entry(entry);
         }
         hash.finish()
+    }
+
+    /// The same digest over these fingerprints, too, each with its path.
+    pub(super) fn sealed(&self, fingerprints: &[(String, String)]) -> Self {
+        let mut hash = Hash(Sha256::new());
+        hash.text("calry-gitops plan 2, sealed");
+        hash.text(&self.text);
+        for (path, fingerprint) in fingerprints {
+            hash.text(path);
+            hash.text(fingerprint);
+        }
+        Self { sealed: true, ..hash.finish() }
+    }
+
+    pub(super) const fn is_sealed(&self) -> bool {
+        self.sealed
     }
 
     /// The digest of what git wants of a provider but for values below `partnerKey`.
@@ -68,7 +96,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -78,7 +106,7 @@ struct Hash(Sha256);
 impl Hash {
     fn finish(self) -> Digest {
         let hex: String = self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Digest(format!("sha256:{hex}"))
+        Digest { text: format!("sha256:{hex}"), sealed: false }
     }
 
     fn entry(&mut self, entry: &Entry) {

@@ -1,6 +1,7 @@
 //! What a plan must pass before anything is sent.
 
 use super::{Digest, Plan};
+use crate::model::{Provider, printable};
 
 /// The limits that the operator set.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +68,18 @@ pub enum Refusal {
         /// What was planned.
         digest: Digest,
     },
+    /// An approval that could be of a plan with other values.
+    #[error(
+        "plan refused: the file of {provider} writes {path} out, and a digest without a fingerprint key does not cover that \
+         value. Make the digest again with --fingerprint-key-file, use plan --out and apply --plan, or make the value a \
+         reference to a secret"
+    )]
+    NotCovered {
+        /// Whose file it is.
+        provider: Provider,
+        /// Where the value stands.
+        path: String,
+    },
     /// A plan without a digest cannot be applied.
     #[error("plan refused: not all values were available when it was made")]
     Incomplete,
@@ -79,12 +92,16 @@ impl Plan {
     /// [`Refused`], with the plan, where it may not be applied.
     pub fn approve(self, limits: &Limits) -> Result<Approved, Refused> {
         let changes = self.steps().count();
-        let reason = match (&self.digest, &limits.approve, limits.max_changes) {
-            (None, _, _) => Refusal::Incomplete,
-            (Some(digest), Some(approved), _) if digest != approved => {
+        let open = self.digest.as_ref().filter(|digest| !digest.is_sealed()).and_then(|_| self.first_written_out());
+        let reason = match (&self.digest, &limits.approve, limits.max_changes, open) {
+            (None, ..) => Refusal::Incomplete,
+            (Some(_), Some(_), _, Some((provider, path))) => {
+                Refusal::NotCovered { provider: provider.clone(), path: printable(&path) }
+            }
+            (Some(digest), Some(approved), ..) if digest != approved => {
                 Refusal::NotTheApprovedPlan { approved: approved.clone(), digest: digest.clone() }
             }
-            (Some(digest), None, Some(max)) if changes > max => {
+            (Some(digest), None, Some(max), _) if changes > max => {
                 Refusal::TooManyChanges { changes, max, digest: digest.clone() }
             }
             _ => return Ok(Approved(self)),

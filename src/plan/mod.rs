@@ -14,7 +14,9 @@ mod origin;
 
 use std::sync::Arc;
 
-use crate::model::{Desired, Half, Hold, Live, Provider, Revision, SecretName, Update, Workspace};
+use crate::model::{
+    Desired, DesiredValue, FingerprintKey, Half, Hold, Live, Place, Provider, Revision, SecretName, Update, Workspace,
+};
 
 pub use applied::{Applied, Imprint};
 pub use change::{Change, KeyChange, Mismatch, Value, dotted};
@@ -223,6 +225,39 @@ impl Plan {
             Verdict::Update(step) => Some(&**step),
             _ => None,
         })
+    }
+
+    /// Every value that would be set and that a file writes out, in whole or around a reference.
+    fn written_out(&self) -> impl Iterator<Item = (&Step, Half, &str, &Change, &DesiredValue)> {
+        self.steps().flat_map(|step| step.changes.iter().map(move |change| (step, change))).filter_map(
+            |(step, change)| {
+                let Change::Key { half, name, .. } = change else { return None };
+                let value = step.desired.partner_key.half(*half)?.get(name)?;
+                value.template.writes_out().then_some((step, *half, name.as_str(), change, value))
+            },
+        )
+    }
+
+    /// The provider and the path of a value that a file writes out and that the plan would set. A digest that is not
+    /// [sealed](Self::seal) does not cover it, for it could be guessed from it.
+    #[must_use]
+    pub fn first_written_out(&self) -> Option<(&Provider, String)> {
+        self.written_out().next().map(|(step, _, _, change, _)| (&step.desired.provider, change.path()))
+    }
+
+    /// Lets the digest cover what files write out, by fingerprints that this key makes. A plan that sets no such value keeps
+    /// its digest.
+    pub fn seal(&mut self, key: &FingerprintKey) {
+        let fingerprint = |(step, half, name, change, value): (&Step, Half, &str, &Change, &DesiredValue)| {
+            let (workspace, provider) = (self.workspace.id.clone(), step.desired.provider.clone());
+            let place = Place { workspace, provider, half, name: name.to_owned() };
+            let path = dotted(&[step.desired.provider.as_str(), &change.path()]);
+            (path, key.fingerprint(&place, &value.template.written()))
+        };
+        let fingerprints: Vec<(String, String)> = self.written_out().map(fingerprint).collect();
+        if let Some(digest) = self.digest.as_ref().filter(|_| !fingerprints.is_empty()) {
+            self.digest = Some(digest.sealed(&fingerprints));
+        }
     }
 
     /// The states, counted.

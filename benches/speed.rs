@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use calry_gitops::daemon::{Applying, Board, Fleet, Mode, PassReport, PassResult, Settings, State, Told, Trigger};
 use calry_gitops::metrics::{Metrics, WorkspaceMetrics};
 use calry_gitops::model::{
-    KNOWN_LISTING_FIELDS, Live, LiveValue, PartnerKey, Provider, Scrubber, Secret, SecretName, UpdateMethod, Workspace,
+    KNOWN_LISTING_FIELDS, Live, LiveProblems, LiveValue, PartnerKey, Provider, Scrubber, Secret, SecretName,
+    UpdateMethod, Workspace,
 };
 use calry_gitops::pass::{self, Source};
 use calry_gitops::plan::{Applied, Context, Entry, Input, Plan, Verdict, plan};
@@ -65,6 +66,7 @@ impl InMemory {
             fields: [("listing".to_owned(), KNOWN_LISTING_FIELDS.iter().map(|f| ((*f).to_owned(), true)).collect())]
                 .into(),
             updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+            problems: LiveProblems::default(),
         };
         Self((0..providers).map(live).collect())
     }

@@ -18,7 +18,9 @@ use tracing::field::Empty;
 
 use crate::model::{Desired, Live, Provider, SPANS, UpdateMethod, printable};
 use crate::places::Places;
-use crate::plan::{Approved, Cause, Change, Mismatch, Payload, Refreshed, Step, refresh, verify};
+use crate::plan::{
+    Approved, Cause, Change, Mismatch, Payload, Refreshed, RefusedPart, Step, refresh, refusal, unverifiable, verify,
+};
 use crate::remote::{Backoff, Error, Operation, ReadCalry, WriteCalry};
 
 /// How an update is sent.
@@ -28,7 +30,7 @@ pub struct Options {
     pub caller: Caller,
     /// PATCH or PUT; what the plan was made for.
     pub method: UpdateMethod,
-    /// When the live state of the plan was asked for.
+    /// When the answer with the live state of the plan arrived.
     pub fetched: Instant,
     /// When the pass is over, retries included.
     pub deadline: Instant,
@@ -77,8 +79,12 @@ impl Withdrawn {
     }
 }
 
-/// A plan older than this is checked against the live state, provider by provider, before it is carried out.
+/// If the live state that an update was planned with is older than this, the provider is read again, once, before the update
+/// is sent.
 pub const STALE: Duration = Duration::from_secs(5);
+
+/// The same for an update that carries what git does not manage: an edit of that since the read would be undone.
+pub const STALE_IF_CARRIED: Duration = Duration::from_secs(1);
 
 /// How long an update that is under way may take to end after a stop.
 pub const GRACE: Duration = Duration::from_secs(20);
@@ -144,6 +150,8 @@ pub enum Outcome {
     Unchanged,
     /// Calry took the update, and its answer still differs.
     NotConverged(Vec<Mismatch>),
+    /// Every part that can be sent is as desired; these parts cannot be sent.
+    Partial(Vec<RefusedPart>),
     /// It was not updated, or nobody knows; the sentence says which.
     Failed(String),
     /// It was not tried; the sentence says why.
@@ -158,7 +166,7 @@ impl Outcome {
             Self::Applied => "applied",
             Self::Unchanged => "unchanged",
             Self::NotConverged(_) => "notConverged",
-            Self::Failed(_) => "failed",
+            Self::Partial(_) | Self::Failed(_) => "failed",
             Self::Skipped(_) => "skipped",
         }
     }
@@ -175,10 +183,8 @@ impl Outcome {
         match self {
             Self::Applied | Self::Unchanged => None,
             Self::Failed(why) | Self::Skipped(why) => Some(why.clone()),
-            Self::NotConverged(mismatches) => {
-                let paths: Vec<String> = mismatches.iter().map(|m| printable(&m.path)).collect();
-                Some(format!("Calry took the update, but kept other values in: {}", paths.join(", ")))
-            }
+            Self::Partial(refused) => refusal(refused),
+            Self::NotConverged(mismatches) => Some(kept_others(mismatches)),
         }
     }
 }
@@ -271,7 +277,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
             ),
         };
         span.record("outcome", outcome.as_str());
-        if matches!(outcome, Outcome::Failed(_) | Outcome::NotConverged(_)) {
+        if matches!(outcome, Outcome::Failed(_) | Outcome::Partial(_) | Outcome::NotConverged(_)) {
             span.record("otel.status_code", "ERROR");
         }
         UpdateResult::of(step, outcome, trace, started.elapsed())
@@ -289,15 +295,20 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         let mut backoff = Backoff::default();
         // An update that was sent, and may have arrived.
         let mut doubt: Option<Error> = None;
+        // Age alone never causes two reads in a row.
+        let mut reread = false;
         loop {
+            let Some(payload) = &step.payload.update else { return Outcome::Partial(step.payload.refused) };
             if let Some(reason) = self.must_not_start(provider) {
                 return given_up(doubt.as_ref(), reason);
             }
-            if fetched.elapsed() > STALE {
-                fetched = Instant::now();
+            let patience = if step.payload.carries_unmanaged { STALE_IF_CARRIED } else { STALE };
+            if fetched.elapsed() > patience && !reread {
                 match self.reader.definition(provider).await {
                     Err(error) => return self.failed(&error, trace),
                     Ok(live) => {
+                        // However long the answer took, it is as new as one can be.
+                        (fetched, reread) = (Instant::now(), true);
                         trace.updated_at = Some(live.updated_at.clone());
                         match self.replan(&step, live) {
                             Ok(fresh) => step = *fresh,
@@ -307,18 +318,25 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 }
                 continue;
             }
-            let Payload::Ready(update) = &step.payload else {
-                return Outcome::Failed(step.payload.refusal().unwrap_or_default());
-            };
+            reread = false;
             trace.sent += 1;
-            let error = match self.writer.update(provider, update).await {
-                Ok(answer) => {
-                    trace.updated_at = Some(answer.updated_at.clone());
-                    return judge(&step, &answer);
-                }
+            let error = match self.writer.update(provider, payload).await {
+                Ok(answer) => match unverifiable(payload, &answer) {
+                    None => {
+                        trace.updated_at = Some(answer.updated_at.clone());
+                        return judge(&step, &answer);
+                    }
+                    Some(problem) => {
+                        let why = format!("the answer to the update of {provider} cannot be read: {problem}");
+                        return self.read_back(&step, &why, trace).await;
+                    }
+                },
                 Err(error) if error.is_not_permitted() => {
                     trace.sent -= 1;
                     return given_up(doubt.as_ref(), self.halt(error.to_string()));
+                }
+                Err(error) if error.is_unusable_answer() => {
+                    return self.read_back(&step, &error.to_string(), trace).await;
                 }
                 Err(error) => error,
             };
@@ -330,15 +348,10 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
             }
             if error.may_have_arrived() {
                 // Written again only after it was read: the update may have arrived.
-                fetched = Instant::now();
                 match self.reader.definition(provider).await {
-                    Err(second) => {
-                        self.halt_where_all_are_concerned(&second);
-                        return Outcome::Failed(format!(
-                            "{error}; the update may have arrived, and the definition could not be read to find out: {second}"
-                        ));
-                    }
+                    Err(second) => return self.unknown(&error.to_string(), &second),
                     Ok(live) => {
+                        (fetched, reread) = (Instant::now(), true);
                         trace.updated_at = Some(live.updated_at.clone());
                         if let Some(outcome) = arrived(&step, &live) {
                             return outcome;
@@ -369,6 +382,30 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
             }
             _ => backoff.next(error, self.options.deadline),
         }
+    }
+
+    /// Reads the definition after an update that Calry took with an answer that shows nothing of it, and judges by that.
+    async fn read_back(&self, step: &Step, why: &str, trace: &mut Trace) -> Outcome {
+        match self.reader.definition(&step.desired.provider).await {
+            Err(second) => self.unknown(why, &second),
+            Ok(live) => {
+                trace.updated_at = Some(live.updated_at.clone());
+                let arrived = arrived(step, &live);
+                arrived.unwrap_or_else(|| match self.replan(step, live) {
+                    // It did not move, and is as wanted all the same.
+                    Err(Outcome::Unchanged) => Outcome::Applied,
+                    _ => Outcome::Failed(format!("{why}; the definition was read again, and the update is not in it")),
+                })
+            }
+        }
+    }
+
+    /// What became of an update that may have arrived, where the definition cannot be read.
+    fn unknown(&self, why: &str, second: &Error) -> Outcome {
+        self.halt_where_all_are_concerned(second);
+        Outcome::Failed(format!(
+            "{why}; the update may have arrived, and the definition could not be read to find out: {second}"
+        ))
     }
 
     fn must_not_start(&self, provider: &Provider) -> Option<String> {
@@ -444,7 +481,7 @@ fn arrived(step: &Step, live: &Live) -> Option<Outcome> {
     }
     let outcome = judge(step, live);
     let partly = |mismatches: &[Mismatch]| {
-        let due: BTreeSet<String> = step.changes.iter().map(Change::path).collect();
+        let due: BTreeSet<String> = step.sendable().map(Change::path).collect();
         mismatches.len() < due.len() && mismatches.iter().all(|mismatch| due.contains(&mismatch.path))
     };
     match &outcome {
@@ -455,7 +492,28 @@ fn arrived(step: &Step, live: &Live) -> Option<Outcome> {
 
 /// Success means verified: an update counts when the definition that Calry answers with is the one wanted.
 fn judge(step: &Step, answer: &Live) -> Outcome {
-    let Payload::Ready(update) = &step.payload else { return Outcome::NotConverged(Vec::new()) };
-    let mismatches = verify(&step.desired, update, answer);
-    if mismatches.is_empty() { Outcome::Applied } else { Outcome::NotConverged(mismatches) }
+    let Payload { update, refused, .. } = &step.payload;
+    let Some(update) = update else { return Outcome::Partial(refused.clone()) };
+    if answer.id != step.live.id {
+        return Outcome::Failed(
+            "Calry answered with a definition of another id than the one that was to be updated; whether that one was \
+             updated is unknown: look at both, and plan again"
+                .to_owned(),
+        );
+    }
+    if let Some(problem) = unverifiable(update, answer) {
+        return Outcome::Failed(format!("Calry took the update, and its result cannot be read: {problem}"));
+    }
+    let mismatches = verify(&step.desired, update, refused, answer);
+    match (mismatches.as_slice(), refusal(refused)) {
+        ([], None) => Outcome::Applied,
+        ([], Some(_)) => Outcome::Partial(refused.clone()),
+        (_, None) => Outcome::NotConverged(mismatches),
+        (_, Some(refusal)) => Outcome::Failed(format!("{}; {refusal}", kept_others(&mismatches))),
+    }
+}
+
+fn kept_others(mismatches: &[Mismatch]) -> String {
+    let paths: Vec<String> = mismatches.iter().map(|m| printable(&m.path)).collect();
+    format!("Calry took the update, but kept other values in: {}", paths.join(", "))
 }

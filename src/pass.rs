@@ -182,7 +182,7 @@ impl Failure {
 pub struct Look {
     /// The plan.
     pub plan: Plan,
-    /// When the live state was asked for.
+    /// When the answer with the live state arrived.
     pub fetched: Instant,
 }
 
@@ -302,6 +302,15 @@ pub async fn fetch<R: ReadCalry>(
     pins: Pins<'_>,
     known: Option<Workspace>,
 ) -> Result<(Workspace, Listing), Failure> {
+    fetch_timed(reader, pins, known).await.map(|(workspace, listing, _)| (workspace, listing))
+}
+
+/// The same, with the moment at which the definitions arrived.
+async fn fetch_timed<R: ReadCalry>(
+    reader: &R,
+    pins: Pins<'_>,
+    known: Option<Workspace>,
+) -> Result<(Workspace, Listing, Instant), Failure> {
     pins.check()?;
     let workspace = async {
         match known {
@@ -309,10 +318,11 @@ pub async fn fetch<R: ReadCalry>(
             None => reader.workspace().await,
         }
     };
-    let (workspace, listing) = tokio::join!(workspace, reader.definitions());
+    let listing = async { (reader.definitions().await, Instant::now()) };
+    let (workspace, (listing, arrived)) = tokio::join!(workspace, listing);
     let workspace = workspace?;
     pins.allow(&workspace)?;
-    Ok((workspace, listing?))
+    Ok((workspace, listing?, arrived))
 }
 
 /// A live state, as far as it counts, with what cannot be read of it.
@@ -374,8 +384,7 @@ pub async fn look<R: ReadCalry>(
     method: UpdateMethod,
     applied: &Applied,
 ) -> Result<Look, Failure> {
-    let fetched = Instant::now();
-    let (workspace, listing) = fetch(reader, source.pins(&desired.loaded.pin), known).await?;
+    let (workspace, listing, fetched) = fetch_timed(reader, source.pins(&desired.loaded.pin), known).await?;
     let Judged { live, unreadable, .. } = judge(source, &mut desired.loaded, listing);
     let files = desired.loaded.files.iter();
     let inputs: Vec<Input> = files

@@ -149,7 +149,7 @@ fn the_status_tells_every_provider_its_state_and_what_came_of_it() {
     assert_eq!(status["revision"], Value::Null);
     assert_eq!(
         status["summary"],
-        json!({"inSync": 2, "update": 2, "invalid": 1, "missing": 1, "held": 1, "unmanaged": 1})
+        json!({"inSync": 2, "update": 2, "invalid": 1, "unreadable": 0, "missing": 1, "held": 1, "unmanaged": 1})
     );
     let last = &status["lastPass"];
     assert_eq!(

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use calry_gitops::apply::{Caller, GRACE, Options, Outcome, Report, STALE, UpdateResult, Withdrawn, apply};
+use calry_gitops::apply::{
+    Caller, GRACE, Options, Outcome, Report, STALE, STALE_IF_CARRIED, UpdateResult, Withdrawn, apply,
+};
 use calry_gitops::model::{
-    Desired, DesiredPartnerKey, DesiredValue, Live, LiveValue, PartnerKey, Provider, Secret, Template, Update,
-    UpdateMethod, Workspace,
+    Desired, DesiredPartnerKey, DesiredValue, Live, LiveProblems, LiveValue, PartnerKey, Provider, Scrubber, Secret,
+    Template, Update, UpdateMethod, Workspace,
 };
 use calry_gitops::pass;
 use calry_gitops::places::Places;
@@ -147,6 +149,65 @@ fn an_answer_that_is_no_definition_is_a_failure_that_says_so_and_stops_nobody_el
 }
 
 #[test]
+fn an_update_whose_answer_shows_nothing_is_read_back_and_judged_by_that() {
+    for (code, body) in [(204, ""), (200, ""), (202, "{}"), (200, r#"{"success":true}"#), (200, "<html>"), (201, "[1]")]
+    {
+        let (code, body) = (StatusCode::from_u16(code).unwrap(), body.to_owned());
+        let world = changed(1, Config::default());
+        world.sandbox.inject(update_fault(FaultKind::Answer { code, body: body.clone() }));
+        let ran = run(&world, &[]).exits(0);
+        assert_eq!(outcomes(&ran)["P00"].0, "applied", "{code} {body}");
+        assert_eq!(methods(&world, "P00"), "PATCH GET");
+        assert!(is_as_wanted(&world, "P00"));
+
+        // It is not converged where Calry kept a part as it was, and failed where it could not be read.
+        world.write("p00.yaml", "provider: P00\nfieldsToSync:\n  listing: [name, type]\n");
+        world.sandbox.inject(update_fault(FaultKind::Answer { code, body: body.clone() }));
+        assert_eq!(outcomes(&run(&world, &[]).exits(1))["P00"].0, "notConverged", "{code} {body}");
+        world.sandbox.inject(update_fault(FaultKind::Answer { code, body }));
+        world.sandbox.inject(Fault::once(status(400, None)).on(Method::GET).at("/P00"));
+        let outcomes = outcomes(&run(&world, &[]).exits(1));
+        assert!(outcomes["P00"].0 == "failed" && outcomes["P00"].1.contains("may have arrived"), "{outcomes:?}");
+    }
+}
+
+#[test]
+fn an_update_that_was_answered_and_did_not_arrive_is_failed_with_the_status_that_came() {
+    for code in [204, 202] {
+        let world = changed(1, Config::default());
+        world.sandbox.inject(update_fault(status(code, None)));
+        let (outcome, error) = &outcomes(&run(&world, &[]).exits(1))["P00"];
+        assert_eq!(outcome, "failed");
+        assert!(error.contains("not in it") && (code != 204 || error.contains("(204) is empty")), "{error}");
+        assert_eq!(methods(&world, "P00"), "PATCH GET");
+    }
+}
+
+#[test]
+fn an_answer_about_another_definition_is_no_success() {
+    let answer = |change: &dyn Fn(&mut Value)| {
+        let mut definition = live("P00", &["name", "pictures"], &[]);
+        change(&mut definition);
+        update_fault(FaultKind::Answer { code: StatusCode::OK, body: definition.to_string() })
+    };
+    let world = changed(1, Config::default());
+    world.sandbox.inject(answer(&|live| live["id"] = json!("5f0c1f7e-0000-4000-8000-00000000beef")));
+    let (outcome, error) = &outcomes(&run(&world, &[]).exits(1))["P00"];
+    assert!(outcome == "failed" && error.contains("another id"), "{error}");
+
+    let world = changed(1, Config::default());
+    world.sandbox.inject(answer(&|live| live["provider"] = json!("P99")));
+    assert_eq!(outcomes(&run(&world, &[]).exits(0))["P00"].0, "applied", "it was read back");
+    assert_eq!(methods(&world, "P00"), "PATCH GET");
+
+    // What was sent cannot be seen in it.
+    let world = changed(1, Config::default());
+    world.sandbox.inject(answer(&|live| live["fieldsToSync"] = Value::Null));
+    assert_eq!(outcomes(&run(&world, &[]).exits(0))["P00"].0, "applied", "it was read back");
+    assert_eq!(methods(&world, "P00"), "PATCH GET");
+}
+
+#[test]
 fn the_report_names_each_provider_that_failed_with_its_reason() {
     let world = changed(4, Config::default());
     world.sandbox.inject(update_fault(status(400, None)).at("/P01"));
@@ -231,11 +292,11 @@ fn as_many_updates_as_allowed_are_under_way_at_once_and_no_more() {
 #[test]
 fn a_definition_of_calrys_that_cannot_be_read_spoils_only_its_provider() {
     let world = changed(3, Config::default());
-    let broken = json!({"provider": "P01", "fieldsToSync": 7});
+    let broken = json!({"provider": "P01", "fieldsToSync": {}});
     world.sandbox.set_definition("P01", broken.clone());
     let ran = run(&world, &[]).exits(1);
     let json = ran.json();
-    assert_eq!(json["definitions"][1]["state"], "invalid");
+    assert_eq!(json["definitions"][1]["state"], "unreadable");
     assert!(json["definitions"][1]["error"].as_str().unwrap().contains("definition cannot be read"), "{json}");
     assert!(is_as_wanted(&world, "P00") && is_as_wanted(&world, "P02"));
     assert_eq!(world.live("P01")["fieldsToSync"], broken["fieldsToSync"]);
@@ -297,8 +358,16 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
     let key = KeySource::Variable(Some(Secret::new(world.sandbox.keys().write.clone()))).read().unwrap();
     let options = options();
     let reader = api.reader(&key, options.deadline);
-    let source = pass::Source {
-        definitions: world.definitions(),
+    let source = source(world.definitions());
+    let mut desired = pass::load(&source, api.scrubber()).unwrap();
+    let look = pass::look(&source, &mut desired, &reader, None, api.method(), &Applied::new()).await.unwrap();
+    let writer = api.writer(&reader);
+    (reader, writer, look.plan.approve(&Limits::default()).unwrap(), options)
+}
+
+fn source(definitions: std::path::PathBuf) -> pass::Source {
+    pass::Source {
+        definitions,
         secrets: SecretSources::new(None),
         missing: MissingSecrets::Error,
         strict: false,
@@ -306,11 +375,7 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
         base: None,
         trust: None,
         workspace: None,
-    };
-    let mut desired = pass::load(&source, api.scrubber()).unwrap();
-    let look = pass::look(&source, &mut desired, &reader, None, api.method(), &Applied::new()).await.unwrap();
-    let writer = api.writer(&reader);
-    (reader, writer, look.plan.approve(&Limits::default()).unwrap(), options)
+    }
 }
 
 fn options() -> Options {
@@ -385,7 +450,9 @@ fn a_plan_that_grows_old_at_a_rate_limit_is_read_again() {
 /// A Calry in memory: each update takes its time, and everything that is asked is taken down.
 struct Fake {
     live: Mutex<BTreeMap<Provider, Live>>,
+    /// How long an update takes, and how long a read.
     takes: Duration,
+    reads: Duration,
     asked: Mutex<Vec<String>>,
     sent: Mutex<Vec<Update>>,
 }
@@ -415,6 +482,7 @@ impl ReadCalry for Fake {
 
     async fn definition(&self, provider: &Provider) -> Result<Live, Error> {
         self.asked.lock().unwrap().push(format!("read {provider}"));
+        sleep(self.reads).await;
         Ok(self.live.lock().unwrap()[provider].clone())
     }
 }
@@ -467,6 +535,11 @@ fn live_half(name: &str, value: &str) -> BTreeMap<String, LiveValue> {
 /// So many providers, of each of which git wants another header value and the field `pictures`; query parameters and the
 /// group `rates` are not its business.
 fn faked(providers: usize, takes: Duration) -> (Fake, Approved) {
+    faked_with(providers, takes, false)
+}
+
+/// The same; `whole`: git manages everything that the update sends.
+fn faked_with(providers: usize, takes: Duration, whole: bool) -> (Fake, Approved) {
     let provider = |n| Provider::parse(&format!("P{n:02}")).unwrap();
     let text = str::to_owned;
     let live = |n| Live {
@@ -481,16 +554,21 @@ fn faked(providers: usize, takes: Duration) -> (Fake, Approved) {
             (text("rates"), BTreeMap::from([(text("nightly"), true), (text("weekly"), false)])),
         ]),
         updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+        problems: LiveProblems::default(),
     };
     let value = DesiredValue { template: Template::parse("${secret:s}").unwrap(), value: Some(Secret::new("new")) };
+    let kept = DesiredValue { template: Template::parse("kept").unwrap(), value: Some(Secret::new("kept")) };
     let desired = |n| Desired {
         provider: provider(n),
         icon: None,
         partner_key: DesiredPartnerKey {
             headers: Some(BTreeMap::from([(text("x"), value.clone())])),
-            query_params: None,
+            query_params: whole.then(|| BTreeMap::from([(text("q"), kept.clone())])),
         },
-        fields: BTreeMap::from([(text("listing"), [text("name"), text("pictures")].into())]),
+        fields: [(text("listing"), [text("name"), text("pictures")].into())]
+            .into_iter()
+            .chain(whole.then(|| (text("rates"), [text("nightly")].into())))
+            .collect(),
         hold: None,
     };
     let files = (0..providers).map(|n| Input {
@@ -506,6 +584,7 @@ fn faked(providers: usize, takes: Duration) -> (Fake, Approved) {
     let fake = Fake {
         live: Mutex::new((0..providers).map(|n| (provider(n), live(n))).collect()),
         takes,
+        reads: Duration::ZERO,
         asked: Mutex::default(),
         sent: Mutex::default(),
     };
@@ -515,21 +594,101 @@ fn faked(providers: usize, takes: Duration) -> (Fake, Approved) {
 /// Applies the plan for one provider when it is so old; meanwhile somebody clicks.
 async fn applied_late(age: Duration, click: impl Fn(&mut Live)) -> (Fake, Outcome) {
     let (fake, approved) = faked(1, Duration::ZERO);
+    let outcome = apply_late(&fake, &approved, age, click).await;
+    (fake, outcome)
+}
+
+async fn apply_late(fake: &Fake, approved: &Approved, age: Duration, click: impl Fn(&mut Live)) -> Outcome {
     let options = options();
     fake.click(click);
     advance(age).await;
-    let report = apply(&approved, &fake, &fake, &options, |_| {}).await;
-    (fake, outcome(&report, "P00"))
+    let report = apply(approved, fake, fake, &options, |_| {}).await;
+    outcome(&report, "P00")
 }
 
 const OLD: Duration = Duration::from_secs(6);
 
 #[tokio::test(start_paused = true)]
-async fn a_plan_is_read_again_only_where_it_is_old() {
-    let (fake, outcome) = applied_late(STALE, |_| {}).await;
-    assert_eq!((fake.asked(), outcome), (vec!["update P00".to_owned()], Outcome::Applied));
-    let (fake, outcome) = applied_late(OLD, |_| {}).await;
-    assert_eq!((fake.asked(), outcome), (vec!["read P00".to_owned(), "update P00".to_owned()], Outcome::Applied));
+async fn a_plan_is_read_again_only_where_it_is_old_and_sooner_where_it_carries_what_git_does_not_manage() {
+    let later = Duration::from_millis(1);
+    for (whole, limit) in [(true, STALE), (false, STALE_IF_CARRIED)] {
+        for (age, expected) in [(limit, vec!["update P00"]), (limit + later, vec!["read P00", "update P00"])] {
+            let (fake, approved) = faked_with(1, Duration::ZERO, whole);
+            assert_eq!(apply_late(&fake, &approved, age, |_| {}).await, Outcome::Applied);
+            assert_eq!(fake.asked(), expected, "{whole}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_of_what_git_does_not_manage_in_the_seconds_before_an_update_is_kept() {
+    let (fake, outcome) = applied_late(Duration::from_millis(1400), |live| {
+        live.fields.get_mut("rates").unwrap().insert("weekly".to_owned(), true);
+    })
+    .await;
+    assert_eq!(outcome, Outcome::Applied);
+    assert!(fake.sent.lock().unwrap()[0].fields.as_ref().unwrap()["rates"].contains("weekly"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_slow_calry_is_an_update_is_sent_after_exactly_one_more_read() {
+    for seconds in [4, 8, 29] {
+        for whole in [true, false] {
+            let takes = Duration::from_secs(seconds);
+            let (fake, approved) = faked_with(3, takes, whole);
+            let fake = Fake { reads: takes, ..fake };
+            let options = Options { caller: Caller::Command { concurrency: 1 }, ..options() };
+            advance(OLD).await;
+            let report = apply(&approved, &fake, &fake, &options, |_| {}).await;
+            assert!(report.results.iter().all(|r| r.outcome == Outcome::Applied && r.sent == 1), "{report:?}");
+            let each = ["P00", "P01", "P02"].iter().flat_map(|p| [format!("read {p}"), format!("update {p}")]);
+            assert_eq!(fake.asked(), each.collect::<Vec<_>>());
+        }
+    }
+}
+
+/// A Calry whose answers take so long, each.
+struct Slow {
+    workspace: Duration,
+    definitions: Duration,
+}
+
+impl ReadCalry for Slow {
+    async fn workspace(&self) -> Result<Workspace, Error> {
+        sleep(self.workspace).await;
+        Ok(Workspace { id: "1".to_owned(), name: "Acme".to_owned(), slug: "acme".to_owned() })
+    }
+
+    async fn definitions(&self) -> Result<Listing, Error> {
+        sleep(self.definitions).await;
+        Ok(Listing::default())
+    }
+
+    async fn definition(&self, _: &Provider) -> Result<Live, Error> {
+        unreachable!("a plan does not read single definitions")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_age_of_a_plan_counts_from_the_answer_with_the_definitions() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("p00.yaml"), "provider: P00\n").unwrap();
+    let source = source(directory.path().to_owned());
+    for (workspace, definitions, age) in [(0, 8, 0), (3, 8, 0), (10, 8, 2)] {
+        let mut desired = pass::load(&source, &Scrubber::default()).unwrap();
+        let (workspace, definitions) = (Duration::from_secs(workspace), Duration::from_secs(definitions));
+        let slow = Slow { workspace, definitions };
+        let method = UpdateMethod::Patch;
+        let look = pass::look(&source, &mut desired, &slow, None, method, &Applied::new()).await.unwrap();
+        assert_eq!(look.fetched.elapsed().as_secs(), age);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_definition_that_was_replaced_since_the_plan_is_left_alone() {
+    let (fake, outcome) = applied_late(OLD, |live| live.id = "another".to_owned()).await;
+    assert!(matches!(outcome, Outcome::Skipped(why) if why.contains("plan again")));
+    assert_eq!(fake.asked(), ["read P00"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -611,7 +770,7 @@ async fn what_git_takes_back_before_its_turn_is_not_sent_and_the_others_are() {
     };
     let (report, ()) = tokio::join!(apply(&approved, &fake, &fake, &options, note), news);
     // What was sent already is not dropped.
-    assert_eq!(fake.asked(), ["update P00", "update P01", "update P03"]);
+    assert_eq!(fake.asked(), ["update P00", "update P01", "read P03", "update P03"]);
     assert!(matches!(outcome(&report, "P02"), Outcome::Skipped(why) if why.contains("the files changed")));
     assert_eq!(outcome(&report, "P00"), Outcome::Applied);
     assert!(ended.lock().unwrap()["P02"] < Duration::from_secs(1), "it waits for no turn to be skipped");

@@ -591,7 +591,7 @@ fn the_keys_of_a_plan_in_json_are_those_of_the_contract() {
     assert_eq!(plan["revision"], Value::Null);
     assert_eq!(
         plan["summary"],
-        json!({"inSync": 0, "update": 2, "invalid": 1, "missing": 1, "held": 0, "unmanaged": 0})
+        json!({"inSync": 0, "update": 2, "invalid": 1, "unreadable": 0, "missing": 1, "held": 0, "unmanaged": 0})
     );
     assert!(plan["digest"].as_str().unwrap().starts_with("sha256:"));
     let of = |provider: &str| {

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use calry_gitops::model::{Code, Diagnostic, Half, Live, LiveNames, PartnerKey, Provider, Severity};
+use calry_gitops::model::{Code, Diagnostic, Half, Live, LiveNames, LiveProblems, PartnerKey, Provider, Severity};
 use calry_gitops::render;
 use calry_gitops::repo::{DirectoryError, Loaded, MissingSecrets, Pin, SecretSources, load};
 use proptest::prelude::*;
@@ -487,6 +487,7 @@ fn live(provider: &str, fields: &[(&str, &[&str])]) -> Live {
         icon: None,
         partner_key: PartnerKey::default(),
         fields: fields.collect(),
+        problems: LiveProblems::default(),
         updated_at: String::new(),
     }
 }

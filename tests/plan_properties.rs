@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use calry_gitops::model::{
-    Desired, DesiredPartnerKey, DesiredValue, Half, Icon, Live, LivePartnerKey, LiveValue, PartnerKey, Provider,
-    Secret, Template, Update, UpdateMethod, Workspace,
+    Desired, DesiredPartnerKey, DesiredValue, Half, Icon, Live, LivePartnerKey, LiveProblems, LiveValue, PartnerKey,
+    Provider, Secret, Template, Update, UpdateMethod, Workspace,
 };
-use calry_gitops::plan::{Applied, Context, Digest, Input, Limits, Payload, Plan, Refusal, Verdict, plan, verify};
+use calry_gitops::plan::{Applied, Context, Digest, Input, Limits, Plan, Refusal, Verdict, plan, verify};
 use calry_gitops::render::text;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -57,6 +57,7 @@ fn live(provider: Provider) -> impl Strategy<Value = Live> {
             partner_key: PartnerKey { headers, query_params }.map(LiveValue::from),
             fields,
             updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+            problems: LiveProblems::default(),
         },
     )
 }
@@ -136,11 +137,11 @@ proptest! {
         let first = make(&wanted, &live, method);
         let mut after = live.clone();
         for step in first.steps() {
-            let Payload::Ready(update) = &step.payload else { panic!("every secret is at hand") };
+            let update = step.payload.update.as_ref().expect("every secret is available");
             let place = after.iter_mut().find(|l| l.provider == step.desired.provider).unwrap();
             let answer = carry_out(place, update, method);
             prop_assert_eq!(unmanaged_part(&step.desired, place), unmanaged_part(&step.desired, &answer));
-            prop_assert!(verify(&step.desired, update, &answer).is_empty());
+            prop_assert!(verify(&step.desired, update, &step.payload.refused, &answer).is_empty());
             *place = answer;
         }
         let second = make(&wanted, &after, method);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use calry_gitops::model::{Catalogue, Live, PartnerKey, Provider, Workspace};
+use calry_gitops::model::{Catalogue, Live, LiveProblems, PartnerKey, Provider, Workspace};
 use calry_gitops::pull::{Names, Scope, State, prepare};
 use calry_gitops::repo::{SecretSources, load};
 use calry_gitops::sandbox::{Config, Mask, Seed, Semantics};
@@ -444,6 +444,7 @@ fn a_file_that_somebody_saves_meanwhile_is_not_overwritten() {
         partner_key: PartnerKey::default(),
         fields: BTreeMap::new(),
         updated_at: String::new(),
+        problems: LiveProblems::default(),
     };
     let workspace = Workspace { id: String::new(), name: String::new(), slug: "acme".to_owned() };
     let known = Catalogue::built_in();

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use calry_gitops::model::{Code, Live, LiveNames, LiveValue, PartnerKey, Provider, Secret, UpdateMethod, Workspace};
+use calry_gitops::model::{
+    Code, Live, LiveNames, LiveProblems, LiveValue, PartnerKey, Provider, Secret, UpdateMethod, Workspace,
+};
 use calry_gitops::plan::{Applied, Context, Input, Verdict, plan};
 use calry_gitops::pull::{Names, Pull, Scope, State, prepare};
 use calry_gitops::repo::{Loaded, MissingSecrets, SecretSources, load, load_or_begin};
@@ -324,6 +326,7 @@ fn odd_live() -> impl Strategy<Value = Live> {
             icon,
             partner_key: PartnerKey { headers, query_params },
             fields,
+            problems: LiveProblems::default(),
             updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
         },
     )
@@ -396,6 +399,7 @@ fn live() -> impl Strategy<Value = Live> {
         partner_key: PartnerKey { headers, query_params },
         fields,
         updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+        problems: LiveProblems::default(),
     })
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use calry_gitops::model::{
-    Desired, DesiredPartnerKey, DesiredValue, FingerprintKey, Icon, Live, LiveValue, PartnerKey, Provider, Secret,
-    Template, Update, UpdateMethod, Workspace,
+    Desired, DesiredPartnerKey, DesiredValue, FingerprintKey, Icon, Live, LiveProblems, LiveValue, PartnerKey,
+    Provider, Secret, Template, Update, UpdateMethod, Workspace,
 };
 use calry_gitops::plan::{Applied, Context, Imprint, Input, Refreshed, Verdict, plan, refresh, verify};
 use calry_gitops::sandbox::Config;
@@ -103,7 +103,7 @@ fn a_provider_that_may_hide_in_an_unreadable_item_is_not_called_missing() {
     world.sandbox.set_definition("HOSTAWAY", other);
     let said = "`provider` is not one";
     let plan = world.run(&["plan", "--format", "json"]).exits(1).json();
-    assert_eq!(plan["definitions"][0]["state"], "invalid", "{plan:#}");
+    assert_eq!(plan["definitions"][0]["state"], "unreadable", "{plan:#}");
     world.run(&["plan"]).exits(1).says(said);
     world.run(&["run", "--once"]).exits(1).says(said);
 }
@@ -136,13 +136,14 @@ fn found(header: &str, value: &str) -> Live {
         partner_key: key(header, value).map(LiveValue::from),
         fields: [].into(),
         updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+        problems: LiveProblems::default(),
     }
 }
 
 #[test]
 fn trap_7_what_was_applied_still_counts_when_a_provider_is_read_again() {
     let key = FingerprintKey::new(&Secret::new("k".repeat(32))).unwrap();
-    let imprint = Imprint::of(&wanted("https://e.com/old"), &key, "w", Some("2025".to_owned()));
+    let imprint = Imprint::of(&wanted("https://e.com/old"), &key, "w", Some("2026-01-01T00:00:00.000Z".to_owned()));
     let applied = Applied::from([(hostaway(), Arc::new(imprint))]);
     let context =
         Context { today: jiff::civil::date(2026, 1, 1), method: UpdateMethod::Patch, applied: &applied, base: None };
@@ -163,6 +164,50 @@ fn trap_7_what_was_applied_still_counts_when_a_provider_is_read_again() {
 fn a_carried_over_header_is_the_same_in_another_case() {
     let desired = Desired { partner_key: DesiredPartnerKey::default(), icon: None, ..wanted("https://e.com/") };
     let sent = Update { partner_key: Some(key("X-Key", "value")), ..Update::default() };
-    assert_eq!(verify(&desired, &sent, &found("x-key", "value")), []);
-    assert_eq!(verify(&desired, &sent, &found("x-key", "other")).len(), 1);
+    assert_eq!(verify(&desired, &sent, &[], &found("x-key", "value")), []);
+    assert_eq!(verify(&desired, &sent, &[], &found("x-key", "other")).len(), 1);
+}
+
+#[test]
+fn an_icon_that_an_update_carried_over_is_verified() {
+    let desired = Desired { icon: None, ..wanted("https://e.com/") };
+    let sent = Update { icon: Some("https://e.com/kept".to_owned()), ..Update::default() };
+    let answer = |icon: Option<&str>| Live { icon: icon.map(str::to_owned), ..found("x-key", "value") };
+    assert_eq!(verify(&desired, &sent, &[], &answer(Some("https://e.com/kept"))), []);
+    for lost in [None, Some("https://e.com/other")] {
+        let mismatches = verify(&desired, &sent, &[], &answer(lost));
+        assert_eq!(mismatches.iter().map(|m| m.path.as_str()).collect::<Vec<_>>(), ["icon"], "{lost:?}");
+    }
+    assert_eq!(verify(&desired, &Update::default(), &[], &answer(Some("https://e.com/other"))), [], "it was not sent");
+}
+
+#[test]
+fn an_unmanaged_field_that_calry_switched_on_or_off_is_a_mismatch() {
+    let desired = Desired { partner_key: DesiredPartnerKey::default(), icon: None, ..wanted("https://e.com/") };
+    let fields = std::collections::BTreeMap::from([("rates".to_owned(), ["nightly".to_owned()].into())]);
+    let sent = Update { fields: Some(fields), ..Update::default() };
+    let answer = |on: &[(&str, bool)]| {
+        let fields = on.iter().map(|(field, on)| ((*field).to_owned(), *on)).collect();
+        Live { fields: [("rates".to_owned(), fields)].into(), ..found("x-key", "value") }
+    };
+    let paths = |live: &Live| verify(&desired, &sent, &[], live).into_iter().map(|m| m.path).collect::<Vec<_>>();
+    assert!(paths(&answer(&[("nightly", true), ("weekly", false)])).is_empty());
+    assert_eq!(paths(&answer(&[("nightly", true), ("weekly", true)])), ["fieldsToSync.rates.weekly"]);
+    assert_eq!(paths(&answer(&[("nightly", false)])), ["fieldsToSync.rates.nightly"]);
+    assert_eq!(paths(&answer(&[])), ["fieldsToSync.rates.nightly"]);
+    assert_eq!(paths(&Live { fields: [].into(), ..answer(&[]) }), ["fieldsToSync.rates.nightly"]);
+}
+
+#[test]
+fn a_carried_over_value_that_the_answer_masks_counts_as_the_same_and_one_that_is_gone_does_not() {
+    let desired = Desired { partner_key: DesiredPartnerKey::default(), icon: None, ..wanted("https://e.com/") };
+    let sent = Update { partner_key: Some(key("x-key", "value")), ..Update::default() };
+    for mask in ["****", "va***", "[hidden]"] {
+        assert_eq!(verify(&desired, &sent, &[], &found("x-key", mask)), [], "{mask}");
+    }
+    let gone = Live { partner_key: PartnerKey::default(), ..found("x-key", "value") };
+    assert_eq!(verify(&desired, &sent, &[], &gone).len(), 1);
+    let mut more = found("x-key", "****");
+    more.partner_key.headers.as_mut().unwrap().insert("x-new".to_owned(), LiveValue::Mask);
+    assert_eq!(verify(&desired, &sent, &[], &more).len(), 1);
 }

@@ -406,6 +406,19 @@ fn every_write_has_its_audit_line() {
     assert_eq!(told(&daemon, "first-value"), 0);
 }
 
+#[test]
+fn a_pause_in_the_state_file_is_not_believed_beyond_the_longest_of_this_process() {
+    let world = world(NEVER);
+    drop(start(&world));
+    let text = fs::read_to_string(file(&world)).unwrap();
+    let mut state: Value = serde_json::from_str(&text).unwrap();
+    state["providers"]["HOSTAWAY"]["notConverged"][0]["until"] = json!("2099-12-31T00:00:00Z");
+    fs::write(file(&world), state.to_string()).unwrap();
+    let mut daemon = start(&world);
+    let retry_at = daemon.status()["providers"][0]["retryAt"].as_str().unwrap().to_owned();
+    assert!(retry_at.as_str() < "2099", "{retry_at}");
+}
+
 // Holds.
 
 #[test]

@@ -11,7 +11,7 @@ use super::options::{FingerprintArgs, LiveArgs, LiveSource, Setup, TrustArgs};
 use super::{Exit, Output};
 use crate::model::{Code, Diagnostic, Excerpt, FingerprintKey, printable};
 use crate::pass::{self, Desired, Failure, Look};
-use crate::plan::{Applied, Change, Origin, Payload, Plan, Verdict};
+use crate::plan::{Applied, Change, Origin, Plan, Verdict};
 use crate::remote::{Operation, Snapshot, SnapshotError};
 use crate::render::text::Layout;
 use crate::render::{github, json, markdown, text};
@@ -280,7 +280,7 @@ pub(super) async fn look(
 /// Whether something in the plan is known to fail.
 pub(super) fn cannot_be_applied(plan: &Plan) -> bool {
     plan.entries.iter().any(|entry| matches!(entry.verdict, Verdict::Unreadable(_)))
-        || plan.steps().any(|step| matches!(step.payload, Payload::Masked(_)))
+        || plan.steps().any(|step| step.payload.obstacle().is_some())
 }
 
 /// Writes a file, whole or not at all.

@@ -59,6 +59,10 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
             return Ok(if failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed });
         }
     };
+    // A part that cannot be read must not be taken for one that is absent.
+    let (live, partly): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| live.problems.unread().is_none());
+    let problem = |live: Live| Some((live.provider, live.problems.unread()?.to_owned()));
+    let unreadable: Vec<_> = unreadable.into_iter().chain(partly.into_iter().filter_map(problem)).collect();
     let readable = live.iter().map(|live| &live.provider);
     let providers: Vec<_> = readable.chain(unreadable.iter().map(|(provider, _)| provider)).collect();
     let missing: Vec<_> = source.only.iter().filter(|provider| !providers.contains(provider)).collect();

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::options::LiveArgs;
 use super::{Exit, Output, config};
-use crate::model::{Catalogue, printable};
+use crate::model::{Catalogue, DefinitionPart, printable};
 use crate::pass;
 use crate::repo::{self, MissingSecrets, Pin};
 
@@ -59,10 +59,14 @@ async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
             return Ok(if failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed });
         }
     };
-    if !listing.unreadable.is_empty() {
-        for unreadable in &listing.unreadable {
-            output.error(&printable(&unreadable.to_string()));
-        }
+    let unreadable = listing.unreadable.iter().map(ToString::to_string);
+    let unreadable_fields = listing.live.iter().filter_map(|live| {
+        let why = live.problems.part(DefinitionPart::FieldsToSync)?;
+        Some(format!("the fields of {} cannot be read: {why}", live.provider))
+    });
+    let problems: Vec<String> = unreadable.chain(unreadable_fields).collect();
+    if !problems.is_empty() {
+        problems.iter().for_each(|problem| output.error(&printable(problem)));
         return Ok(Exit::Failed);
     }
     let mut known = Catalogue::built_in();

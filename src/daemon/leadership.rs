@@ -74,8 +74,6 @@ struct Elected {
 #[derive(Debug, Default)]
 struct State {
     term: Option<Term>,
-    /// How many terms began that did not follow upon another.
-    terms: u64,
     holder: Option<String>,
     /// Whether it is known who leads, or that nobody does.
     known: bool,
@@ -105,9 +103,6 @@ impl Leadership {
     pub fn decided(&self, term: Option<Term>, holder: Option<&str>) {
         if let Some(elected) = &self.0 {
             let mut state = elected.state();
-            if term.is_some() && !state.leads(Moment::now()) {
-                state.terms += 1;
-            }
             state.term = term;
             state.holder = holder.map(str::to_owned);
         }
@@ -124,12 +119,6 @@ impl Leadership {
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.0.as_ref().is_none_or(|elected| elected.state().known)
-    }
-
-    /// Another number for each time that this replica began to lead: between two of them another one may have written.
-    #[must_use]
-    pub fn terms(&self) -> u64 {
-        self.0.as_ref().map_or(0, |elected| elected.state().terms)
     }
 
     /// Waits until no update is under way. None begins while this replica does not lead.

@@ -9,7 +9,7 @@ use super::{Approval, Mode, PassReport, PassResult, Rest};
 use crate::apply::{Outcome, UpdateResult};
 use crate::model::{Diagnostic, Provider, Revision, Severity, ellipsize, printable, spoken};
 use crate::pass::Failure;
-use crate::plan::{Cause, Entry, Plan, Verdict};
+use crate::plan::{Cause, Entry, Plan, Verdict, refusal};
 use crate::render::text::{counts, mismatched, named};
 
 /// Logs a pass, but for its updates, which were logged when they ended.
@@ -96,6 +96,7 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
                 update = summary.update,
                 held = summary.held,
                 invalid = summary.invalid,
+                unreadable = summary.unreadable,
                 missing = summary.missing,
                 unmanaged = summary.unmanaged,
                 "pass {number} ({trigger}){at} took {took}{observing}: {told}{next}"
@@ -109,7 +110,7 @@ fn carried_out(plan: &Plan, results: &[UpdateResult]) -> String {
     let count = |kind: fn(&Outcome) -> bool| results.iter().filter(|result| kind(&result.outcome)).count();
     let mut told: Vec<String> = [
         (count(Outcome::is_done), "updated"),
-        (count(|outcome| matches!(outcome, Outcome::Failed(_))), "failed"),
+        (count(|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Partial(_))), "failed"),
         (count(|outcome| matches!(outcome, Outcome::NotConverged(_))), "not converged"),
         (count(|outcome| matches!(outcome, Outcome::Skipped(_))), "waiting"),
     ]
@@ -173,6 +174,11 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<Rest>) {
             line!(warn, "{provider} took the update and kept other values: {fields}{again}");
         }
         Outcome::Failed(why) if brief => line!(warn, "{provider} was not updated: {why}{again}"),
+        Outcome::Partial(refused) => {
+            let why = refusal(refused).unwrap_or_default();
+            let what = if *sent > 0 { "updated in part" } else { "not updated" };
+            line!(error, "{provider} was {what}: {why}{again}");
+        }
         Outcome::Failed(why) => line!(error, "{provider} was not updated: {why}{again}"),
         // A provider that rests was told of when it failed.
         Outcome::Skipped(why) => line!(debug, "{provider} was not tried: {why}"),
@@ -200,7 +206,7 @@ fn difference(entry: &Entry, cause: Option<Cause>) {
         }
         (Verdict::Unreadable(problem), _) => {
             let problem = printable(problem);
-            error!(provider, state = "invalid", "Calry's definition of {provider} cannot be read: {problem}");
+            error!(provider, state = "unreadable", "Calry's definition of {provider} cannot be read: {problem}");
         }
         (_, Some(cause)) => {
             let would = match cause {

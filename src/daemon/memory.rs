@@ -19,9 +19,9 @@ use super::status::now;
 use super::updates::Updates;
 use super::{LONGEST_PAUSE, Trigger};
 use crate::apply::{Outcome, UpdateResult};
-use crate::model::{Desired, Diagnostic, Provider, Secret, Workspace};
+use crate::model::{DefinitionPart, Desired, Diagnostic, Provider, Secret, Workspace};
 use crate::pass::Failure;
-use crate::plan::{Applied, Cause, Change, Imprint, Mismatch, Plan, Step, Verdict};
+use crate::plan::{Applied, Cause, Change, Imprint, Mismatch, Plan, Step, Verdict, refusal};
 use crate::repo::Refused;
 
 /// How long the file of the memory is waited for. What takes longer is a file system that hangs.
@@ -56,6 +56,8 @@ pub struct Memory {
     own: BTreeMap<Provider, Own>,
     /// What Calry took and did not keep, by path. The desired state that it is about is the one last applied.
     kept: BTreeMap<Provider, BTreeMap<String, Kept>>,
+    /// Providers whose masked values were sent by one update after the other.
+    resent: BTreeMap<Provider, Resent>,
     /// The workspace of the API key that was used last.
     known: Option<(Secret, Workspace)>,
     /// The id of the workspace that everything else here is about.
@@ -64,8 +66,6 @@ pub struct Memory {
     failures: u32,
     /// Passes of a standby that found something that the leader has yet to put right, in a row.
     behind: u32,
-    /// Of which term of this replica the rest is.
-    term: u64,
     /// How many passes there were.
     pub(super) passes: u64,
     /// What was last said of each provider that differs and is not changed, so that a quiet pass says nothing.
@@ -116,8 +116,18 @@ struct Failing {
     desired: Imprint,
     pause: Pause,
     why: String,
-    /// Whether it may pass by itself.
-    transient: bool,
+    kind: FailureKind,
+}
+
+/// Why an update failed, as far as that decides when the provider is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FailureKind {
+    /// It fails again until something changes.
+    Lasting,
+    /// It may pass by itself; not before this much time, if Calry asked for that.
+    Transient(Duration),
+    /// Parts of it cannot be sent, and nothing else failed: what can be sent does not wait.
+    Partial,
 }
 
 /// An update of this process that Calry took.
@@ -126,6 +136,17 @@ struct Own {
     at: Instant,
     /// How many in a row, this one included, undid what had undone the one before right away.
     contested: u32,
+}
+
+/// Updates in a row that sent values which Calry masks, since `updatedAt` had moved after each.
+///
+/// Such a move says that somebody else may have changed them. An API that moves `updatedAt` by itself looks the same, and
+/// would be updated at each interval for ever: so after the second update in a row each pause is twice as long as the one
+/// before, up to the longest.
+#[derive(Debug)]
+struct Resent {
+    times: u32,
+    pause: Option<Pause>,
 }
 
 #[derive(Debug)]
@@ -192,11 +213,11 @@ impl Memory {
             updates: Updates::default(),
             own: BTreeMap::new(),
             kept: BTreeMap::new(),
+            resent: BTreeMap::new(),
             known: None,
             home: None,
             failures: 0,
             behind: 0,
-            term: 0,
             passes: 0,
             told: BTreeMap::new(),
             problems: Vec::new(),
@@ -236,6 +257,7 @@ impl Memory {
         self.failing.clear();
         self.own.clear();
         self.kept.clear();
+        self.resent.clear();
         self.file = Filed::of(&self.state);
         if self.state.outlives() {
             let (state, id) = (Arc::clone(&self.state), workspace.id.clone());
@@ -301,13 +323,21 @@ impl Memory {
         let why = |step: &Step| {
             let provider = &step.desired.provider;
             let (left, why) = match self.failing.get(provider) {
-                Some(failing) => (failing.pause.left(), failing.why.clone()),
-                None => {
-                    let kept = self.kept.get(provider)?;
-                    let due = step.changes.iter().map(|change| kept.get(&change.path()));
-                    let due = due.collect::<Option<Vec<_>>>()?;
-                    let left = due.iter().map(|field| field.pause.left()).min()?;
-                    (left, not_converged(kept).error().unwrap_or_default())
+                Some(failing) if failing.kind != FailureKind::Partial || step.sendable().next().is_none() => {
+                    (failing.pause.left(), failing.why.clone())
+                }
+                _ => {
+                    let kept = self.kept.get(provider);
+                    let resent = self.resent.get(provider).and_then(|resent| resent.pause.as_ref());
+                    let left = |change: &Change| match kept.and_then(|kept| kept.get(&change.path())) {
+                        Some(field) => Some(field.pause.left()),
+                        None => resent.filter(|_| change.is_masked()).map(Pause::left),
+                    };
+                    let left = step.sendable().map(left).collect::<Option<Vec<_>>>()?.into_iter().min()?;
+                    (
+                        left,
+                        kept.map_or_else(|| MOVES.to_owned(), |kept| not_converged(kept).error().unwrap_or_default()),
+                    )
                 }
             };
             let told = humantime::format_duration(Duration::from_secs(left.as_secs() + 1));
@@ -318,8 +348,8 @@ impl Memory {
 
     /// A provider whose update did not do.
     pub(super) fn rest(&self, provider: &Provider) -> Option<Rest> {
-        if let Some(Failing { pause, why, transient, .. }) = self.failing.get(provider) {
-            let brief = *transient && pause.failures <= BRIEF;
+        if let Some(Failing { pause, why, kind, .. }) = self.failing.get(provider) {
+            let brief = matches!(kind, FailureKind::Transient(_)) && pause.failures <= BRIEF;
             return Some(Rest { left: pause.left(), outcome: Outcome::Failed(why.clone()), brief });
         }
         let kept = self.kept.get(provider)?;
@@ -350,7 +380,13 @@ impl Memory {
         self.applied.retain(|provider, _| stays(provider));
         self.kept.retain(|provider, _| stays(provider));
         self.own.retain(|provider, _| stays(provider));
+        self.resent.retain(|provider, _| stays(provider));
         for entry in &plan.entries {
+            if let (Verdict::InSync(..) | Verdict::Update(_), Some(provider)) = (&entry.verdict, &entry.provider)
+                && !entry.changes().iter().any(Change::is_masked)
+            {
+                self.resent.remove(provider);
+            }
             if let Verdict::InSync(desired, live) = &entry.verdict {
                 let imprint = self.imprint(desired, Some(live.updated_at.clone()));
                 self.kept.remove(&desired.provider);
@@ -375,18 +411,17 @@ impl Memory {
         }
     }
 
-    /// Takes over which term of this replica it is. What it applied in another one, others may have changed since.
-    pub(super) fn in_term(&mut self, term: u64, standby: bool) {
-        if std::mem::replace(&mut self.term, term) != term || standby {
-            self.applied.values_mut().filter(|known| !known.restored).for_each(|known| {
-                Arc::make_mut(known).restored = true;
-            });
-        }
-    }
-
     /// Takes over how an update ended.
     pub(super) fn learn_result(&mut self, result: &UpdateResult, interval: Duration) {
         let UpdateResult { provider, desired, changes, cause, outcome, updated_at, transient, .. } = result;
+        if result.sent > 0
+            && !matches!(outcome, Outcome::Failed(_) | Outcome::Skipped(_))
+            && changes.iter().any(Change::is_masked)
+        {
+            let times = self.resent.get(provider).map_or(0, |resent| resent.times).saturating_add(1);
+            let pause = (times > 1).then(|| Pause::after(times - 1, interval));
+            self.resent.insert(provider.clone(), Resent { times, pause });
+        }
         match outcome {
             Outcome::Applied | Outcome::Unchanged => {
                 let imprint = self.imprint(desired, updated_at.clone());
@@ -402,16 +437,23 @@ impl Memory {
             }
             Outcome::Skipped(_) => {}
             Outcome::Failed(why) => {
-                let failures = self.failing.get(provider).map_or(0, |failing| failing.pause.failures).saturating_add(1);
-                let pause = match transient {
-                    Some(at_least) => Pause::soon(failures, *at_least),
-                    None => Pause::after(failures, interval),
-                };
-                let (desired, transient) = (self.imprint(desired, None), transient.is_some());
-                self.failing.insert(provider.clone(), Failing { desired, pause, why: why.clone(), transient });
+                let kind = transient.map_or(FailureKind::Lasting, FailureKind::Transient);
+                self.learn_failure(desired, why.clone(), kind, interval);
                 // The update may have arrived: which value stands behind a mask now, nobody knows.
                 if result.sent > 0 && changes.iter().any(Change::sensitive) {
                     self.doubt(provider);
+                }
+            }
+            Outcome::Partial(refused) => {
+                self.learn_failure(desired, refusal(refused).unwrap_or_default(), FailureKind::Partial, interval);
+                let was_refused = |part| refused.iter().any(|refused| refused.part == part);
+                // A partner key that was not sent is still the one that was applied before.
+                if result.sent > 0 && !was_refused(DefinitionPart::PartnerKey) {
+                    self.kept.remove(provider);
+                    let mut imprint = self.imprint(desired, updated_at.clone());
+                    let refused = changes.iter().filter(|change| was_refused(change.part()));
+                    imprint.kept = refused.map(|change| (change.path(), *cause)).collect();
+                    self.applied.insert(provider.clone(), Arc::new(imprint));
                 }
             }
             Outcome::NotConverged(mismatches) => {
@@ -437,6 +479,17 @@ impl Memory {
         }
     }
 
+    fn learn_failure(&mut self, desired: &Desired, why: String, kind: FailureKind, interval: Duration) {
+        let before = self.failing.get(&desired.provider).map_or(0, |failing| failing.pause.failures);
+        let failures = before.saturating_add(1);
+        let pause = match kind {
+            FailureKind::Transient(at_least) => Pause::soon(failures, at_least),
+            FailureKind::Lasting | FailureKind::Partial => Pause::after(failures, interval),
+        };
+        let imprint = self.imprint(desired, None);
+        self.failing.insert(desired.provider.clone(), Failing { desired: imprint, pause, why, kind });
+    }
+
     /// Forgets what stands behind all masks: a fault may have kept the outcome of an update from it.
     pub(super) fn doubt_all(&mut self) {
         self.applied.values_mut().for_each(|known| Arc::make_mut(known).updated_at = None);
@@ -445,18 +498,6 @@ impl Memory {
     /// Whether all this is about a workspace.
     pub(super) fn is_about(&self, workspace: &Workspace) -> bool {
         self.home.as_ref() == Some(&workspace.id)
-    }
-
-    /// Of which term of this replica all this is.
-    pub(super) const fn term(&self) -> u64 {
-        self.term
-    }
-
-    /// Takes over that others may have changed a provider since it was applied.
-    pub(super) fn may_have_changed_since(&mut self, provider: &Provider) {
-        if let Some(known) = self.applied.get_mut(provider) {
-            Arc::make_mut(known).restored = true;
-        }
     }
 
     /// How many updates of a provider in a row another writer undid right away.
@@ -562,6 +603,10 @@ fn asked_to_wait(report: &PassReport) -> Duration {
     }
 }
 
+/// Why values that Calry masks are not sent again for a while.
+const MOVES: &str =
+    "Calry masks these values, and updatedAt moves after each update, so that they are sent less and less often";
+
 fn not_converged(kept: &BTreeMap<String, Kept>) -> Outcome {
     Outcome::NotConverged(kept.values().map(|field| field.mismatch.clone()).collect())
 }
@@ -575,6 +620,7 @@ fn growing(interval: Duration, failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Live, LiveProblems, LiveValue};
 
     #[test]
     fn a_failing_pass_waits_longer_each_time_and_five_minutes_at_most() {
@@ -651,6 +697,151 @@ mod tests {
         assert_eq!(left(&memory), is(&[("a", 20), ("b", 3)]));
         keeps(&mut memory, &["b"]);
         assert_eq!(left(&memory), is(&[("b", 3)]));
+    }
+
+    /// A header that git manages and Calry masks, and an icon.
+    fn keyed() -> Arc<Desired> {
+        let template = crate::model::Template::parse("value").unwrap();
+        let value = crate::model::DesiredValue { template, value: Some(Secret::new("value")) };
+        let mut desired = Arc::unwrap_or_clone(desired());
+        desired.partner_key.headers = Some(BTreeMap::from([("x-key".to_owned(), value)]));
+        desired.icon = Some(crate::model::Icon::parse("https://e.com/icon").unwrap());
+        Arc::new(desired)
+    }
+
+    fn masked(updated_at: &str) -> Live {
+        let values = BTreeMap::from([("x-key".to_owned(), LiveValue::Mask)]);
+        Live {
+            id: "id".to_owned(),
+            name: String::new(),
+            provider: desired().provider.clone(),
+            icon: Some("https://e.com/icon".to_owned()),
+            partner_key: crate::model::PartnerKey { headers: Some(values), query_params: None },
+            fields: BTreeMap::new(),
+            updated_at: updated_at.to_owned(),
+            problems: LiveProblems::default(),
+        }
+    }
+
+    /// Plans `keyed` as the daemon does, and learns of it what it does.
+    fn planned(memory: &mut Memory, live: Live) -> Plan {
+        let workspace = Workspace { id: "w".to_owned(), name: String::new(), slug: String::new() };
+        memory.home.get_or_insert_with(|| workspace.id.clone());
+        let (desired, today) = (keyed(), jiff::civil::date(2026, 1, 1));
+        let file = crate::plan::Input {
+            file: "hostaway.yaml".to_owned(),
+            provider: Some(desired.provider.clone()),
+            desired: Some(desired),
+        };
+        let method = crate::model::UpdateMethod::Patch;
+        let context = crate::plan::Context { today, method, applied: &memory.applied, base: None };
+        let plan = crate::plan::plan(workspace, None, [file], [live], &[], context);
+        memory.learn_plan(&plan, &[], Duration::from_secs(60));
+        plan
+    }
+
+    /// Takes over how the update of a plan ended; `None` where it rests or nothing is due.
+    fn carried_out(memory: &mut Memory, plan: &Plan, outcome: Outcome, updated_at: &str) -> Option<u32> {
+        let resting = memory.resting(plan, false);
+        let step = plan.steps().next().filter(|step| !resting.contains_key(&step.desired.provider))?;
+        let sent = u32::from(step.payload.update.is_some());
+        let result = UpdateResult {
+            transient: None,
+            provider: step.desired.provider.clone(),
+            desired: Arc::clone(&step.desired),
+            changes: step.changes.clone(),
+            cause: step.cause,
+            outcome,
+            sent,
+            updated_at: Some(updated_at.to_owned()),
+            took: Duration::ZERO,
+        };
+        memory.learn_result(&result, Duration::from_secs(10));
+        Some(sent)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_masked_value_is_sent_once_if_updated_at_was_moved_by_somebody_else() {
+        let mut memory = memory();
+        let mut sent = Vec::new();
+        for (live, own) in [("0", "1"), ("1", "-"), ("1", "-"), ("2", "3"), ("3", "-"), ("4", "5"), ("5", "-")] {
+            let plan = planned(&mut memory, masked(live));
+            sent.push(carried_out(&mut memory, &plan, Outcome::Applied, own).is_some());
+            tokio::time::advance(Duration::from_secs(10)).await;
+        }
+        assert_eq!(sent, [true, false, false, true, false, true, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_that_moves_updated_at_by_itself_is_updated_less_and_less_often() {
+        let mut memory = memory();
+        let mut sent = Vec::new();
+        for n in 0..100 {
+            let plan = planned(&mut memory, masked(&format!("read {n}")));
+            if carried_out(&mut memory, &plan, Outcome::Applied, &format!("own {n}")).is_some() {
+                sent.push(n);
+            }
+            tokio::time::advance(Duration::from_millis(10_001)).await;
+        }
+        assert_eq!(sent, [0, 1, 2, 4, 8, 16, 32, 62, 92]);
+        // A change of git does not wait for that; one read without a move ends it.
+        let mut live = masked("moved");
+        live.icon = None;
+        let plan = planned(&mut memory, live);
+        assert!(carried_out(&mut memory, &plan, Outcome::Applied, "stands").is_some());
+        let plan = planned(&mut memory, masked("stands"));
+        assert!(carried_out(&mut memory, &plan, Outcome::Applied, "-").is_none());
+        let plan = planned(&mut memory, masked("moved again"));
+        assert!(carried_out(&mut memory, &plan, Outcome::Applied, "-").is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn parts_that_cannot_be_sent_rest_and_hold_no_other_part_back() {
+        let mut memory = memory();
+        let strange = |icon: Option<&str>| {
+            let mut live = masked("0");
+            live.icon = icon.map(str::to_owned);
+            live.problems.unknown_section = Some("`partnerKey.cookies` is unknown".to_owned());
+            live
+        };
+        let partial = |plan: &Plan| Outcome::Partial(plan.steps().next().unwrap().payload.refused.clone());
+        // The icon is sent, the partner key is not.
+        let plan = planned(&mut memory, strange(None));
+        let outcome = partial(&plan);
+        assert_eq!(carried_out(&mut memory, &plan, outcome, "1"), Some(1));
+        assert!(!memory.applied.contains_key(&keyed().provider), "the partner key was not applied");
+        // Now nothing can be sent, and it rests.
+        let plan = planned(&mut memory, strange(Some("https://e.com/icon")));
+        assert_eq!(carried_out(&mut memory, &plan, partial(&plan), "1"), None);
+        assert!(
+            matches!(memory.rest(&keyed().provider), Some(Rest { outcome: Outcome::Failed(why), .. }) if why.contains("cookies"))
+        );
+        // What can be sent does not rest.
+        let plan = planned(&mut memory, strange(Some("https://e.com/a-click")));
+        assert_eq!(carried_out(&mut memory, &plan, partial(&plan), "2"), Some(1));
+        // It is tried again after a while, which sends nothing, and at once when nothing is in the way any more.
+        tokio::time::advance(Duration::from_secs(21)).await;
+        let plan = planned(&mut memory, strange(Some("https://e.com/icon")));
+        assert_eq!(carried_out(&mut memory, &plan, partial(&plan), "2"), Some(0));
+        let plan = planned(&mut memory, masked("3"));
+        assert_eq!(carried_out(&mut memory, &plan, Outcome::Applied, "4"), Some(1));
+        assert!(memory.rest(&keyed().provider).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partner_key_that_was_sent_beside_a_part_that_cannot_be_is_not_sent_again() {
+        let mut memory = memory();
+        let strange = |updated_at| {
+            let mut live = masked(updated_at);
+            live.problems.icon = Some("`icon` is not a text".to_owned());
+            live
+        };
+        let plan = planned(&mut memory, strange("0"));
+        let refused = plan.steps().next().unwrap().payload.refused.clone();
+        assert_eq!(refused.iter().map(|refused| refused.part).collect::<Vec<_>>(), [DefinitionPart::Icon]);
+        assert_eq!(carried_out(&mut memory, &plan, Outcome::Partial(refused), "1"), Some(1));
+        let plan = planned(&mut memory, strange("1"));
+        assert!(matches!(plan.entries[0].verdict, Verdict::Unreadable(_)), "{plan:?}");
     }
 
     #[test]

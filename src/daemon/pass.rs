@@ -186,7 +186,6 @@ pub(super) async fn pass(
 ) -> PassReport {
     let started = Instant::now();
     memory.passes += 1;
-    memory.in_term(settings.leadership.terms(), !settings.leadership.leads());
     let mut told = Told { standby: !settings.leadership.leads(), ..Told::default() };
     let span = tracing::info_span!(
         target: SPANS,
@@ -373,8 +372,8 @@ async fn attempt(
         resting,
         stop: stop.clone(),
     };
-    let (plan, writer, term) = (approved.plan().clone(), settings.api.writer(&reader), memory.term());
-    let own = memory.updates.start(approved, (reader, writer), options, (concurrency, term), withdrawn);
+    let (plan, writer) = (approved.plan().clone(), settings.api.writer(&reader));
+    let own = memory.updates.start(approved, (reader, writer), options, concurrency, withdrawn);
     let results = attend(settings, memory, attended, own, (&plan, &pin), stop).await;
     let report = report(&plan, results, late, told);
     Ok(PassResult::Applied(plan, report))

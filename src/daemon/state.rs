@@ -241,7 +241,7 @@ impl State {
         };
         let kept = not_converged.iter().map(|field| (field.kept.path.clone(), field.cause.into())).collect();
         let parts = Digest::parse(&parts).ok()?;
-        let imprint = Imprint { parts, partner_key, updated_at, restored: true, kept };
+        let imprint = Imprint { parts, partner_key, updated_at, kept };
         Some(Remembered { imprint, kept: not_converged })
     }
 
@@ -252,7 +252,7 @@ impl State {
         providers: impl Iterator<Item = (&'a Provider, &'a Imprint, Vec<RememberedField>)>,
     ) -> Vec<u8> {
         let item = |(provider, imprint, not_converged): (&Provider, &Imprint, _)| {
-            let Imprint { parts, partner_key, updated_at, restored: _, kept: _ } = imprint;
+            let Imprint { parts, partner_key, updated_at, kept: _ } = imprint;
             let values = |half| {
                 let values: &BTreeMap<String, Fingerprint> = partner_key.half(half)?;
                 Some(values.iter().map(|(name, print)| (name.clone(), print.as_str().to_owned())).collect())

@@ -291,7 +291,7 @@ fn provider(
                 provider.outcome = None;
             }
             Outcome::NotConverged(mismatches) => provider.not_converged = mismatches.iter().map(Into::into).collect(),
-            Outcome::Failed(_) | Outcome::Skipped(_) => {}
+            Outcome::Partial(_) | Outcome::Failed(_) | Outcome::Skipped(_) => {}
         }
         if matches!(outcome, Outcome::Applied) {
             let revision = revision_of(report, name);
@@ -366,6 +366,7 @@ fn count(providers: &[ProviderStatus]) -> Summary {
         in_sync: count(State::InSync),
         update: count(State::Update),
         invalid: count(State::Invalid),
+        unreadable: count(State::Unreadable),
         missing: count(State::Missing),
         held: count(State::Held),
         unmanaged: count(State::Unmanaged),

@@ -58,7 +58,6 @@ struct UnderWay {
 pub(super) struct Run {
     pub(super) number: u64,
     approved: Approved,
-    term: u64,
 }
 
 /// What a plan that is carried out reports.
@@ -158,7 +157,7 @@ impl Updates {
         approved: Approved,
         (reader, writer): (Reader, Writer),
         options: impl FnOnce(Caller) -> apply::Options,
-        (concurrency, term): (usize, u64),
+        concurrency: usize,
         withdrawn: Withdrawn,
     ) -> u64 {
         self.number += 1;
@@ -166,7 +165,7 @@ impl Updates {
         let turns = self.turns.get_or_insert_with(|| Arc::new(Places::new(concurrency, 2 * concurrency, SLOW)));
         let (withdraw, withdrawn) = watch::channel(withdrawn);
         let options = options(Caller::Loop { turns: Arc::clone(turns), withdrawn });
-        let run = Arc::new(Run { number: self.number, approved, term });
+        let run = Arc::new(Run { number: self.number, approved });
         for step in run.approved.plan().steps().filter(|step| !options.resting.contains_key(&step.desired.provider)) {
             let under_way =
                 UnderWay { run: run.number, desired: Arc::clone(&step.desired), left_out: false, outdated: false };
@@ -242,9 +241,6 @@ impl Memory {
                 // What was applied to one workspace says nothing of another.
                 if self.is_about(&run.approved.plan().workspace) {
                     self.learn_result(&result, interval);
-                    if run.term != self.term() {
-                        self.may_have_changed_since(&result.provider);
-                    }
                 }
                 log::update(run.approved.plan(), &result, self.rest(&result.provider));
                 if result.outcome == Outcome::Applied

@@ -221,11 +221,13 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
     let help = "Providers by how live and git stood to each other after the last plan.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_definitions", help);
     for one in seen {
-        let Summary { in_sync, update, invalid, missing, held, unmanaged } = one.status.summary.unwrap_or_default();
+        let Summary { in_sync, update, invalid, unreadable, missing, held, unmanaged } =
+            one.status.summary.unwrap_or_default();
         for (state, count) in [
             ("inSync", in_sync),
             ("update", update),
             ("invalid", invalid),
+            ("unreadable", unreadable),
             ("missing", missing),
             ("held", held),
             ("unmanaged", unmanaged),

@@ -152,14 +152,18 @@ impl LiveNames {
         unreadable: impl IntoIterator<Item = &'a Provider>,
         nameless: bool,
     ) -> Self {
-        let mut shown = Catalogue::default();
-        for live in live {
-            shown.add_provider(live.provider.as_str());
-            live.fields.iter().for_each(|(group, fields)| shown.add_fields(group, fields.keys().cloned()));
+        let unreadable = unreadable.into_iter().map(|provider| (provider.clone(), None)).collect();
+        let mut names = Self { shown: Catalogue::default(), unreadable, nameless };
+        names.unreadable.keys().for_each(|provider| names.shown.add_provider(provider.as_str()));
+        for Live { provider, fields, problems, .. } in live {
+            names.shown.add_provider(provider.as_str());
+            fields.iter().for_each(|(group, fields)| names.shown.add_fields(group, fields.keys().cloned()));
+            problems.groups.keys().for_each(|group| names.add_unreadable_group(provider, group));
+            if problems.fields.is_some() {
+                names.unreadable.insert(provider.clone(), None);
+            }
         }
-        let unreadable: BTreeMap<_, _> = unreadable.into_iter().map(|provider| (provider.clone(), None)).collect();
-        unreadable.keys().for_each(|provider| shown.add_provider(provider.as_str()));
-        Self { shown, unreadable, nameless }
+        names
     }
 
     /// Notes that a group of a provider, whose definition can be read otherwise, cannot be read.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use jiff::civil::Date;
 
-use super::{DesiredPartnerKey, LivePartnerKey, PartnerKey, Provider};
+use super::{DesiredPartnerKey, Half, LivePartnerKey, PartnerKey, Provider};
 
 /// The fields of one group that are on. A field not named is off.
 pub type FieldSet = BTreeSet<String>;
@@ -114,8 +114,94 @@ pub struct Live {
     pub partner_key: LivePartnerKey,
     /// Every group with every field.
     pub fields: LiveFields,
-    /// RFC 3339, with milliseconds; moves with every update.
+    /// RFC 3339, with milliseconds; moves with every update. Empty if Calry shows none.
     pub updated_at: String,
+    /// What of it cannot be read.
+    pub problems: LiveProblems,
+}
+
+/// The top-level parts of a definition that an update can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DefinitionPart {
+    /// `icon`.
+    Icon,
+    /// `partnerKey`.
+    PartnerKey,
+    /// `fieldsToSync`.
+    FieldsToSync,
+}
+
+impl DefinitionPart {
+    /// All of them, in the order in which they are written.
+    pub const ALL: [Self; 3] = [Self::Icon, Self::PartnerKey, Self::FieldsToSync];
+
+    /// The key in a definition.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Icon => "icon",
+            Self::PartnerKey => "partnerKey",
+            Self::FieldsToSync => "fieldsToSync",
+        }
+    }
+}
+
+impl fmt::Display for DefinitionPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.key())
+    }
+}
+
+/// What of a live definition cannot be read, or is unknown to this version. Whatever is named here is absent from the
+/// definition's other fields. The texts name positions and never quote a value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LiveProblems {
+    /// The icon.
+    pub icon: Option<String>,
+    /// The partner key as a whole.
+    pub partner_key: Option<String>,
+    /// A part of the partner key that this version does not know. The known sections can be read.
+    pub unknown_section: Option<String>,
+    /// Sections of the partner key.
+    pub sections: BTreeMap<Half, String>,
+    /// `fieldsToSync` as a whole.
+    pub fields: Option<String>,
+    /// Groups of fields.
+    pub groups: BTreeMap<String, String>,
+}
+
+impl LiveProblems {
+    /// Why the values of a section are unknown.
+    #[must_use]
+    pub fn section(&self, section: Half) -> Option<&str> {
+        self.partner_key.as_ref().or_else(|| self.sections.get(&section)).map(String::as_str)
+    }
+
+    /// Why the fields of a group, and their names, are unknown.
+    #[must_use]
+    pub fn group(&self, group: &str) -> Option<&str> {
+        self.fields.as_ref().or_else(|| self.groups.get(group)).map(String::as_str)
+    }
+
+    /// Why a part cannot be updated: an update replaces it as a whole, and would destroy what cannot be read.
+    #[must_use]
+    pub fn part(&self, part: DefinitionPart) -> Option<&str> {
+        let problem = match part {
+            DefinitionPart::Icon => self.icon.as_ref(),
+            DefinitionPart::PartnerKey => {
+                self.partner_key.as_ref().or(self.unknown_section.as_ref()).or_else(|| self.sections.values().next())
+            }
+            DefinitionPart::FieldsToSync => self.fields.as_ref().or_else(|| self.groups.values().next()),
+        };
+        problem.map(String::as_str)
+    }
+
+    /// Why a value that should be there may be missing; `None` if everything that this version knows was read.
+    #[must_use]
+    pub fn unread(&self) -> Option<&str> {
+        let section = || Half::BOTH.into_iter().find_map(|section| self.section(section));
+        self.icon.as_deref().or_else(section).or_else(|| self.part(DefinitionPart::FieldsToSync))
+    }
 }
 
 /// The body of an update: what is `None` is not sent.

@@ -9,6 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
+use super::redaction::{Redaction, redaction};
 use super::{Half, Provider, Secret, acts, character, is_quoted, trimmed};
 
 /// The operator's key for fingerprints: at least [`FingerprintKey::MIN_LEN`] bytes that nobody can guess.
@@ -148,8 +149,10 @@ impl fmt::Debug for Fingerprint {
 pub enum LiveValue {
     /// The value itself.
     Value(Secret),
-    /// Calry shows mask characters in its place (trap 7 of the API).
+    /// Calry shows nothing but a mask in its place (trap 7 of the API).
     Mask,
+    /// Calry shows this text, a part of which may be a mask: it is the value or it hides the value.
+    MaybeMask(Secret),
     /// Its fingerprint in a snapshot.
     Fingerprint(Fingerprint),
     /// A snapshot that says nothing of it, or nothing that can be compared here.
@@ -163,6 +166,7 @@ impl LiveValue {
         match self {
             Self::Value(live) => Some(live == value),
             Self::Fingerprint(fingerprint) => Some(fingerprint.is_of(value)),
+            Self::MaybeMask(shown) => (shown == value).then_some(true),
             Self::Mask | Self::Withheld => None,
         }
     }
@@ -171,7 +175,11 @@ impl LiveValue {
 impl From<Secret> for LiveValue {
     /// A value as Calry answered with it.
     fn from(value: Secret) -> Self {
-        if value.is_mask() { Self::Mask } else { Self::Value(value) }
+        match redaction(value.expose()) {
+            Some(Redaction::Whole) => Self::Mask,
+            Some(Redaction::Part) => Self::MaybeMask(value),
+            None => Self::Value(value),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod diagnostic;
 mod fingerprint;
 mod partner_key;
 mod provider;
+mod redaction;
 mod revision;
 mod scrubber;
 mod secret;
@@ -19,7 +20,9 @@ mod value;
 mod workspace;
 
 pub use catalogue::{Catalogue, KNOWN_LISTING_FIELDS, KNOWN_PROVIDERS, LiveNames, closest};
-pub use definition::{Desired, FieldSet, Hold, Icon, InvalidIcon, Live, LiveFields, Update, UpdateMethod};
+pub use definition::{
+    DefinitionPart, Desired, FieldSet, Hold, Icon, InvalidIcon, Live, LiveFields, LiveProblems, Update, UpdateMethod,
+};
 pub use diagnostic::{Code, Diagnostic, Excerpt, Severity};
 pub use fingerprint::{Fingerprint, FingerprintKey, InvalidFingerprintKey, LiveValue, Place};
 pub use partner_key::{

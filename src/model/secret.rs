@@ -24,13 +24,6 @@ impl Secret {
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
-
-    /// Whether Calry answered with mask characters in place of the value (trap 7 of the API): then the value is unknown.
-    #[must_use]
-    pub fn is_mask(&self) -> bool {
-        let value = self.expose();
-        !value.is_empty() && value.chars().all(|c| matches!(c, '*' | '•'))
-    }
 }
 
 impl PartialEq for Secret {
@@ -112,12 +105,6 @@ mod tests {
     #[test]
     fn a_secret_shows_nothing_in_debug() {
         assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(***)");
-    }
-
-    #[test]
-    fn only_mask_characters_make_a_mask() {
-        assert!(Secret::new("****").is_mask() && Secret::new("••••").is_mask());
-        assert!(!Secret::new("").is_mask() && !Secret::new("abcd****").is_mask());
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, Strin
     // What is tried again in a moment is not failed yet.
     let brief = |name: &&str| report.told.rests.iter().any(|(p, rest)| rest.brief && p.as_str() == *name);
     let (soon, failed): (Vec<&str>, Vec<&str>) =
-        updates(&|outcome| matches!(outcome, Outcome::Failed(_))).into_iter().partition(brief);
+        updates(&|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Partial(_))).into_iter().partition(brief);
     let kept = updates(&|outcome| matches!(outcome, Outcome::NotConverged(_)));
     let (resting, waiting): (Vec<&str>, Vec<&str>) =
         updates(&|outcome| matches!(outcome, Outcome::Skipped(_))).into_iter().partition(rests);

@@ -311,7 +311,7 @@ fn trouble(entry: &Entry, report: &PassReport, before: bool) -> Option<String> {
             match result.map(|result| &result.outcome) {
                 // It is tried again in a moment.
                 _ if brief => None,
-                Some(Outcome::Failed(why)) => Some(why.clone()),
+                Some(outcome @ (Outcome::Failed(_) | Outcome::Partial(_))) => outcome.error(),
                 Some(Outcome::Skipped(why)) if before => Some(why.clone()),
                 None if before => Some("it was not tried again".to_owned()),
                 _ => None,

@@ -58,6 +58,7 @@ fn live(provider: &str) -> Arc<Live> {
         partner_key: LivePartnerKey::default(),
         fields: Default::default(),
         updated_at: String::new(),
+        problems: crate::model::LiveProblems::default(),
     })
 }
 
@@ -73,7 +74,7 @@ fn due(provider: &str, cause: Cause) -> Entry {
         applied: None,
         changes: vec![change()],
         cause,
-        payload: Payload::Incomplete,
+        payload: Payload::default(),
     };
     entry(provider, Verdict::Update(Box::new(step)))
 }

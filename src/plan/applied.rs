@@ -22,11 +22,9 @@ pub struct Imprint {
     pub parts: Digest,
     /// The values below `partnerKey`, by their names in the form in which equal ones are the same text.
     pub partner_key: PartnerKey<Fingerprint>,
-    /// Calry's `updatedAt` when it was so. `None` where an update may have been made since: then nobody knows what stands
-    /// behind a mask.
+    /// Calry's `updatedAt` when it was so. `None` if an update may have been made since: then the values behind masks are
+    /// unknown.
     pub updated_at: Option<String>,
-    /// Whether another process made it: somebody may have changed Calry since, and `updatedAt` tells.
-    pub restored: bool,
     /// What Calry did not take over, by path, each with the cause that it was sent for.
     pub kept: BTreeMap<String, Cause>,
 }
@@ -47,7 +45,7 @@ impl Imprint {
                 desired.partner_key.half(half).map(|wanted| wanted.iter().filter_map(print).collect());
         }
         let parts = Digest::of_parts(desired);
-        Self { parts, partner_key, updated_at, restored: false, kept: BTreeMap::new() }
+        Self { parts, partner_key, updated_at, kept: BTreeMap::new() }
     }
 
     /// Whether a desired state is the one that this was made of. A hold says when, not what.
@@ -70,9 +68,10 @@ impl Imprint {
         self.parts == Digest::of_parts(desired) && Half::BOTH.into_iter().all(same)
     }
 
-    /// Whether this value is what stands behind a mask.
+    /// Whether this value is what stands behind a mask. If `updatedAt` moved since it was applied, somebody else may have
+    /// changed it: it is unknown until it is sent again.
     pub(super) fn is_behind(&self, live: &Live, half: Half, name: &str, value: &Secret) -> bool {
-        let counts = self.updated_at.as_ref().is_some_and(|at| !self.restored || *at == live.updated_at);
+        let counts = self.updated_at.as_ref() == Some(&live.updated_at);
         let known = self.partner_key.half(half).and_then(|values| values.get(&half.fold(name)));
         counts && known.is_some_and(|known| known.is_of(value))
     }

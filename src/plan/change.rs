@@ -1,6 +1,6 @@
 //! One difference between two definitions, as data that can be shown: a value below `partnerKey` is never in it.
 
-use crate::model::{Half, SecretName};
+use crate::model::{DefinitionPart, Half, SecretName};
 
 /// A difference at one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +104,22 @@ impl Change {
             Self::Field { after, .. } => Value::Bool(*after),
             Self::Key { .. } => Value::None,
         }
+    }
+
+    /// The part of the definition that it is in.
+    #[must_use]
+    pub const fn part(&self) -> DefinitionPart {
+        match self {
+            Self::Icon { .. } => DefinitionPart::Icon,
+            Self::Field { .. } => DefinitionPart::FieldsToSync,
+            Self::Key { .. } => DefinitionPart::PartnerKey,
+        }
+    }
+
+    /// Whether it is due only because Calry shows a mask.
+    #[must_use]
+    pub const fn is_masked(&self) -> bool {
+        matches!(self, Self::Key { change: KeyChange::Masked, .. })
     }
 
     /// Whether its values are withheld.

@@ -8,10 +8,13 @@ use std::sync::Arc;
 use jiff::civil::Date;
 
 use super::change::{Change, KeyChange, Mismatch, Value, dotted};
-use super::{Applied, Base, Cause, Digest, Entry, Imprint, Missing, Payload, Plan, Step, Unresolved, Verdict};
+use super::{
+    Applied, Base, Cause, Digest, Entry, Imprint, Missing, Obstacle, Payload, Plan, RefusedPart, Step, Unresolved,
+    Verdict,
+};
 use crate::model::{
-    Desired, DesiredValue, Half, Live, LivePartnerKey, LiveValue, PartnerKey, Provider, Revision, Secret, Update,
-    UpdateMethod, Workspace,
+    DefinitionPart, Desired, DesiredValue, Half, Live, LivePartnerKey, LiveValue, PartnerKey, Provider, Revision,
+    Secret, Update, UpdateMethod, Workspace,
 };
 
 /// One definition file, as far as the plan needs it.
@@ -64,10 +67,10 @@ pub fn plan(
                 } else if let Some(live) = live.remove(provider) {
                     let behind = Behind::Applied(context.applied.get(provider).map(|known| &**known));
                     let compared = compare(&desired, &live, behind, context.base);
-                    unresolved = compared.unresolved;
+                    unresolved.clone_from(&compared.unresolved);
                     let held = desired.hold.as_ref().is_some_and(|hold| hold.in_force(context.today));
                     origins = context.base.map(|base| base.origins(&compared.changes, &desired, held, context.today));
-                    verdict(desired, Arc::new(live), compared.changes, context)
+                    verdict(desired, Arc::new(live), compared, context)
                 } else {
                     Verdict::Missing
                 }
@@ -92,17 +95,20 @@ pub fn plan(
     Plan { workspace, revision, entries, digest, base, loosened, snapshot: None }
 }
 
-fn verdict(desired: Arc<Desired>, live: Arc<Live>, changes: Vec<Change>, context: Context<'_>) -> Verdict {
+fn verdict(desired: Arc<Desired>, live: Arc<Live>, compared: Compared, context: Context<'_>) -> Verdict {
     if let Some(hold) = desired.hold.as_ref().filter(|hold| hold.in_force(context.today)) {
-        return Verdict::Held { hold: hold.clone(), pending: changes };
+        return Verdict::Held { hold: hold.clone(), pending: compared.changes };
     }
-    if changes.is_empty() {
-        return Verdict::InSync(desired, live);
+    if compared.changes.is_empty() {
+        return match compared.unreadable.into_iter().next() {
+            Some((_, problem)) => Verdict::Unreadable(problem),
+            None => Verdict::InSync(desired, live),
+        };
     }
     let applied = context.applied.get(&desired.provider).cloned();
-    let cause = applied.as_ref().map_or(Cause::Change, |known| known.cause(&desired, &changes));
-    let payload = payload(&desired, &live, &changes, context.method);
-    Verdict::Update(Box::new(Step { desired, live, applied, changes, cause, payload }))
+    let cause = applied.as_ref().map_or(Cause::Change, |known| known.cause(&desired, &compared.changes));
+    let payload = payload(&desired, &live, &compared, context.method);
+    Verdict::Update(Box::new(Step { desired, live, applied, changes: compared.changes, cause, payload }))
 }
 
 /// A provider that was read again just before its update.
@@ -119,22 +125,28 @@ pub enum Refreshed {
 /// Plans one provider anew against a fresher live state, so that what changed meanwhile is not overwritten.
 #[must_use]
 pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> Refreshed {
-    let changes = compare(&step.desired, &live, Behind::Applied(step.applied.as_deref()), None).changes;
-    if changes.is_empty() {
-        return Refreshed::InSync;
-    }
-    if changes != step.changes {
+    let compared = compare(&step.desired, &live, Behind::Applied(step.applied.as_deref()), None);
+    if live.id != step.live.id {
         return Refreshed::Moved;
     }
-    let payload = payload(&step.desired, &live, &changes, method);
+    if compared.changes.is_empty() && compared.unreadable.is_empty() {
+        return Refreshed::InSync;
+    }
+    if compared.changes != step.changes {
+        return Refreshed::Moved;
+    }
+    let payload = payload(&step.desired, &live, &compared, method);
     Refreshed::Due(Box::new(Step { live: Arc::new(live), payload, ..step.clone() }))
 }
 
-/// What an answer still differs in from what was wanted: git's part, and what the update carried over (trap 6).
+/// What an answer still differs in from what was wanted: git's part but for what was refused, and what the update carried
+/// over (trap 6).
 #[must_use]
-pub fn verify(desired: &Desired, sent: &Update, answer: &Live) -> Vec<Mismatch> {
+pub fn verify(desired: &Desired, sent: &Update, refused: &[RefusedPart], answer: &Live) -> Vec<Mismatch> {
+    let was_refused = |change: &Change| refused.iter().any(|refused| refused.part == change.part());
+    let changes = compare(desired, answer, Behind::Sent, None).changes.into_iter();
     let mut mismatches: Vec<Mismatch> =
-        compare(desired, answer, Behind::Sent, None).changes.into_iter().map(Change::into_mismatch).collect();
+        changes.filter(|change| !was_refused(change)).map(Change::into_mismatch).collect();
     let Update { icon, partner_key, fields } = sent;
     if desired.icon.is_none() && icon.is_some() && *icon != answer.icon {
         let text = |icon: &Option<String>| icon.clone().map_or(Value::None, Value::Text);
@@ -178,6 +190,18 @@ pub fn verify(desired: &Desired, sent: &Update, answer: &Live) -> Vec<Mismatch> 
     mismatches
 }
 
+/// Why an answer cannot show whether an update was taken over: a part that was sent cannot be read in it.
+#[must_use]
+pub fn unverifiable<'a>(sent: &Update, answer: &'a Live) -> Option<&'a str> {
+    let Update { icon, partner_key, fields } = sent;
+    let was_sent = |part: &DefinitionPart| match part {
+        DefinitionPart::Icon => icon.is_some(),
+        DefinitionPart::PartnerKey => partner_key.is_some(),
+        DefinitionPart::FieldsToSync => fields.is_some(),
+    };
+    DefinitionPart::ALL.into_iter().filter(was_sent).find_map(|part| answer.problems.part(part))
+}
+
 /// One half by the names in the form in which equal ones are the same text.
 fn folded<V>(half: Half, values: Option<&BTreeMap<String, V>>) -> BTreeMap<String, &V> {
     values.into_iter().flatten().map(|(name, value)| (half.fold(name), value)).collect()
@@ -195,6 +219,8 @@ enum Behind<'a> {
 struct Compared {
     changes: Vec<Change>,
     unresolved: Vec<Unresolved>,
+    /// Managed parts that cannot be read in Calry's answer, each with the problem.
+    unreadable: Vec<(DefinitionPart, String)>,
 }
 
 /// Every difference in what git manages, sorted as a definition is written.
@@ -203,13 +229,20 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
     let Desired { provider: _, icon, partner_key, fields, hold: _ } = desired;
     let mut changes = Vec::new();
     let mut unresolved = Vec::new();
-    if let Some(icon) = icon
-        && live.icon.as_deref() != Some(icon.as_str())
-    {
-        changes.push(Change::Icon { before: live.icon.clone(), after: Some(icon.as_str().to_owned()) });
+    let mut unreadable = Vec::new();
+    if let Some(icon) = icon {
+        if let Some(problem) = &live.problems.icon {
+            unreadable.push((DefinitionPart::Icon, problem.clone()));
+        } else if live.icon.as_deref() != Some(icon.as_str()) {
+            changes.push(Change::Icon { before: live.icon.clone(), after: Some(icon.as_str().to_owned()) });
+        }
     }
     for half in Half::BOTH {
         if let Some(wanted) = partner_key.half(half) {
+            if let Some(problem) = live.problems.section(half) {
+                unreadable.push((DefinitionPart::PartnerKey, problem.to_owned()));
+                continue;
+            }
             let is_behind = |name: &str, value: &Secret| match behind {
                 Behind::Applied(known) => known.is_some_and(|known| known.is_behind(live, half, name, value)),
                 Behind::Sent => true,
@@ -220,6 +253,10 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
         }
     }
     for (group, on) in fields {
+        if let Some(problem) = live.problems.group(group) {
+            unreadable.push((DefinitionPart::FieldsToSync, problem.to_owned()));
+            continue;
+        }
         let now = live.fields.get(group);
         let known = now.into_iter().flatten().map(|(field, before)| (field, Some(*before), on.contains(field)));
         let fresh = on.iter().filter(|field| !now.is_some_and(|now| now.contains_key(*field))).map(|f| (f, None, true));
@@ -233,7 +270,7 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
             after,
         }));
     }
-    Compared { changes, unresolved }
+    Compared { changes, unresolved, unreadable }
 }
 
 fn compare_half(
@@ -265,7 +302,9 @@ fn compare_half(
         let change = match (now.as_slice(), &value.value) {
             ([], _) => Some(KeyChange::Added),
             (_, None) | ([(_, LiveValue::Withheld)], _) => rewritten(name).then_some(KeyChange::Unresolved),
-            ([(_, LiveValue::Mask)], Some(wanted)) => (!is_behind(name, wanted)).then_some(KeyChange::Masked),
+            ([(_, now @ (LiveValue::Mask | LiveValue::MaybeMask(_)))], Some(wanted)) => {
+                (now.is(wanted) != Some(true) && !is_behind(name, wanted)).then_some(KeyChange::Masked)
+            }
             ([(_, now)], Some(wanted)) => (now.is(wanted) == Some(false)).then_some(KeyChange::Changed),
             // The same header twice, in two spellings: only a whole partner key makes it one again.
             (_, Some(_)) => Some(KeyChange::Changed),
@@ -279,61 +318,83 @@ fn compare_half(
     }
 }
 
-/// The update that leads from live to desired.
+/// The update that leads from live to desired, part by part.
 ///
 /// - Traps 1 and 2: of a group that is sent, exactly the fields that are to be on are named, each as `true`.
 /// - Trap 3: a `fieldsToSync` that is sent names every group of the live definition, the unmanaged ones as they are.
 /// - Trap 4: a `partnerKey` that is sent has both halves, the unmanaged one as it is.
-/// - Trap 5: under PUT all three top-level fields are sent.
-/// - Trap 7: a masked value is never carried over.
-fn payload(desired: &Desired, live: &Live, changes: &[Change], method: UpdateMethod) -> Payload {
+/// - Trap 5: under PUT all three top-level fields are sent, or none.
+/// - Trap 7: a value that may be a mask is never carried over.
+///
+/// A part in which something cannot be read is not sent: nobody knows what that would destroy.
+fn payload(desired: &Desired, live: &Live, compared: &Compared, method: UpdateMethod) -> Payload {
     let put = method == UpdateMethod::Put;
-    let mut update = Update::default();
-    if put || changes.iter().any(|c| matches!(c, Change::Icon { .. })) {
-        update.icon = desired.icon.as_ref().map(|icon| icon.as_str().to_owned()).or_else(|| live.icon.clone());
-    }
-    if put || changes.iter().any(|c| matches!(c, Change::Key { .. })) {
-        let mut key = PartnerKey::default();
-        for half in Half::BOTH {
-            *key.half_mut(half) = match desired.partner_key.half(half) {
-                Some(wanted) => {
-                    let values: Option<BTreeMap<_, _>> =
-                        wanted.iter().map(|(name, v)| Some((name.clone(), v.value.clone()?))).collect();
-                    let Some(values) = values else { return Payload::Incomplete };
-                    Some(values)
-                }
-                None => match live.partner_key.half(half).map(carried) {
-                    None => None,
-                    Some(Ok(values)) => Some(values),
-                    Some(Err(LiveValue::Mask)) => return Payload::Masked(half),
-                    Some(Err(_)) => return Payload::Incomplete,
-                },
-            };
+    let is_due = |part| {
+        compared.changes.iter().any(|change| change.part() == part)
+            || compared.unreadable.iter().any(|(p, _)| *p == part)
+    };
+    let (mut update, mut refused, mut carries_unmanaged) = (Update::default(), Vec::new(), false);
+    for part in DefinitionPart::ALL.into_iter().filter(|part| put || is_due(*part)) {
+        let unreadable = live.problems.part(part).map(|problem| Obstacle::Unreadable(problem.to_owned()));
+        let filled = match (unreadable, part) {
+            (Some(obstacle), _) => Err(obstacle),
+            (None, DefinitionPart::Icon) => {
+                update.icon = desired.icon.as_ref().map(|icon| icon.as_str().to_owned()).or_else(|| live.icon.clone());
+                Ok(desired.icon.is_none())
+            }
+            (None, DefinitionPart::PartnerKey) => partner_key(desired, live).map(|key| {
+                let absent = key == PartnerKey::default() && live.partner_key == LivePartnerKey::default();
+                update.partner_key = (!absent).then_some(key);
+                Half::BOTH.into_iter().any(|half| desired.partner_key.half(half).is_none())
+            }),
+            (None, DefinitionPart::FieldsToSync) => {
+                update.fields = Some(groups(desired, live));
+                Ok(live.fields.keys().any(|group| !desired.fields.contains_key(group)))
+            }
+        };
+        match filled {
+            Ok(carries) => carries_unmanaged |= carries,
+            Err(obstacle) => refused.push(RefusedPart { part, obstacle }),
         }
-        let absent = key == PartnerKey::default() && live.partner_key == LivePartnerKey::default();
-        update.partner_key = (!absent).then_some(key);
     }
-    if put || changes.iter().any(|c| matches!(c, Change::Field { .. })) {
-        let mut groups: BTreeMap<String, BTreeSet<String>> = live
-            .fields
-            .iter()
-            .map(|(group, fields)| {
-                (group.clone(), fields.iter().filter(|(_, on)| **on).map(|(f, _)| f.clone()).collect())
-            })
-            .collect();
-        groups.extend(desired.fields.iter().map(|(group, on)| (group.clone(), on.clone())));
-        update.fields = Some(groups);
-    }
-    Payload::Ready(update)
+    let nothing = update == Update::default() || (put && !refused.is_empty());
+    Payload { update: (!nothing).then_some(update), refused, carries_unmanaged }
 }
 
-/// The values of a half that is sent as it is; otherwise the first that is not at hand.
-fn carried(values: &BTreeMap<String, LiveValue>) -> Result<BTreeMap<String, Secret>, &LiveValue> {
-    values
-        .iter()
-        .map(|(name, value)| match value {
-            LiveValue::Value(secret) => Ok((name.clone(), secret.clone())),
-            LiveValue::Mask | LiveValue::Fingerprint(_) | LiveValue::Withheld => Err(value),
-        })
-        .collect()
+/// Both sections of a partner key: the managed ones from git, the others as they are.
+fn partner_key(desired: &Desired, live: &Live) -> Result<PartnerKey, Obstacle> {
+    let mut key = PartnerKey::default();
+    for half in Half::BOTH {
+        let values: Option<Result<BTreeMap<_, _>, _>> = match desired.partner_key.half(half) {
+            Some(wanted) => Some(
+                wanted
+                    .iter()
+                    .map(|(name, value)| Ok((name.clone(), value.value.clone().ok_or(Obstacle::Incomplete)?)))
+                    .collect(),
+            ),
+            None => live
+                .partner_key
+                .half(half)
+                .map(|values| values.iter().map(|(name, value)| carried(half, name, value)).collect()),
+        };
+        *key.half_mut(half) = values.transpose()?;
+    }
+    Ok(key)
+}
+
+/// A value of a section that is sent as it is.
+fn carried(half: Half, name: &str, value: &LiveValue) -> Result<(String, Secret), Obstacle> {
+    match value {
+        LiveValue::Value(secret) => Ok((name.to_owned(), secret.clone())),
+        LiveValue::Mask | LiveValue::MaybeMask(_) => Err(Obstacle::Masked { half, name: name.to_owned() }),
+        LiveValue::Fingerprint(_) | LiveValue::Withheld => Err(Obstacle::Incomplete),
+    }
+}
+
+/// Of every group the fields that are to be on: the managed ones from git, the others as they are.
+fn groups(desired: &Desired, live: &Live) -> BTreeMap<String, BTreeSet<String>> {
+    let on = |fields: &BTreeMap<String, bool>| fields.iter().filter(|(_, on)| **on).map(|(f, _)| f.clone()).collect();
+    let mut groups: BTreeMap<_, _> = live.fields.iter().map(|(group, fields)| (group.clone(), on(fields))).collect();
+    groups.extend(desired.fields.clone());
+    groups
 }

@@ -12,15 +12,17 @@ mod guard;
 mod loosened;
 mod origin;
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::model::{
-    Desired, DesiredValue, FingerprintKey, Half, Hold, Live, Place, Provider, Revision, SecretName, Update, Workspace,
+    DefinitionPart, Desired, DesiredValue, FingerprintKey, Half, Hold, Live, Place, Provider, Revision, SecretName,
+    Update, Workspace, ellipsize, printable,
 };
 
 pub use applied::{Applied, Imprint};
 pub use change::{Change, KeyChange, Mismatch, Value, dotted};
-pub use diff::{Context, Input, Refreshed, plan, refresh, verify};
+pub use diff::{Context, Input, Refreshed, plan, refresh, unverifiable, verify};
 pub use digest::{Digest, InvalidDigest};
 pub use guard::{Approved, Limits, Refusal, Refused};
 pub use loosened::{Loosened, PinChange};
@@ -78,7 +80,7 @@ pub enum Verdict {
     Invalid,
     /// The workspace has no such provider.
     Missing,
-    /// Calry's answer for this provider cannot be read; the sentence says why.
+    /// What the file manages cannot be read in Calry's answer, and nothing else differs; the sentence says why.
     Unreadable(String),
     /// There is no file: git does not manage it.
     Unmanaged,
@@ -101,6 +103,16 @@ pub struct Step {
     pub payload: Payload,
 }
 
+impl Step {
+    /// The changes that an update would make: those in parts that can be sent.
+    pub fn sendable(&self) -> impl Iterator<Item = &Change> {
+        let sends = |change: &&Change| {
+            self.payload.update.is_some() && !self.payload.refused.iter().any(|refused| refused.part == change.part())
+        };
+        self.changes.iter().filter(sends)
+    }
+}
+
 /// Why live and desired differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -110,32 +122,85 @@ pub enum Cause {
     Drift,
 }
 
-/// What an update would send.
-#[derive(Clone, Debug)]
-pub enum Payload {
-    /// A complete update.
-    Ready(Update),
-    /// It would carry values that are not at hand here: secrets, or live ones of which a snapshot tells nothing.
+/// What an update would send, and what it cannot send.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// The parts that can be sent; `None` if there are none. A PUT sends all parts or nothing (trap 5).
+    pub update: Option<Update>,
+    /// The parts that should be sent and cannot.
+    pub refused: Vec<RefusedPart>,
+    /// Whether the update carries what git does not manage as it was when Calry was read: a change to that since the read
+    /// would be undone.
+    pub carries_unmanaged: bool,
+}
+
+/// A part that an update should carry and cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedPart {
+    /// The part.
+    pub part: DefinitionPart,
+    /// Why.
+    pub obstacle: Obstacle,
+}
+
+/// Why a part cannot be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It has values that are missing here: secrets, or live ones that a snapshot leaves out.
     Incomplete,
-    /// It would have to carry a half that Calry shows as a mask only (trap 7).
-    Masked(Half),
+    /// It has a section that git does not manage, with a value that Calry may show as a mask (trap 7).
+    Masked {
+        /// The section.
+        half: Half,
+        /// The name of the value.
+        name: String,
+    },
+    /// Calry's answer holds something in it that cannot be read, which an update would destroy; names a position.
+    Unreadable(String),
+}
+
+impl fmt::Display for RefusedPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { part, obstacle } = self;
+        match obstacle {
+            Obstacle::Incomplete => write!(
+                f,
+                "{part} cannot be sent from here, as values that it has are missing; it can be applied where they are"
+            ),
+            Obstacle::Masked { half, name } => write!(
+                f,
+                "{part} is not sent: it would have to carry {part}.{half}, which git does not manage, and the value that \
+                 Calry shows for {} may be a mask; bring {part}.{half} into the file, as ${{secret:…}} references",
+                ellipsize(&printable(&dotted(&[part.key(), half.key(), name])), 128)
+            ),
+            Obstacle::Unreadable(problem) => write!(
+                f,
+                "{part} is not sent, as an update would overwrite what cannot be read in Calry's answer: {problem}"
+            ),
+        }
+    }
 }
 
 impl Payload {
-    /// Why it cannot be sent, as a sentence.
+    /// What cannot be sent and why, as a sentence.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
-        match self {
-            Self::Ready(_) => None,
-            Self::Incomplete => {
-                Some("values that it would carry are not at hand here; it can be applied where they are".to_owned())
-            }
-            Self::Masked(half) => Some(format!(
-                "nothing is sent: the update would have to carry partnerKey.{half}, which git does not manage and whose \
-                 values Calry shows as masks; bring partnerKey.{half} into the file, as ${{secret:…}} references"
-            )),
-        }
+        refusal(&self.refused)
     }
+
+    /// What Calry's own state keeps from being sent, wherever it is applied, as a sentence.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<String> {
+        let lasting = self.refused.iter().filter(|refused| refused.obstacle != Obstacle::Incomplete);
+        refusal(&lasting.cloned().collect::<Vec<_>>())
+    }
+}
+
+/// The reasons in one sentence.
+#[must_use]
+pub fn refusal(refused: &[RefusedPart]) -> Option<String> {
+    let sentences: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    (!sentences.is_empty()).then(|| sentences.join("; "))
 }
 
 /// A value below `partnerKey` that could not be compared.
@@ -165,8 +230,10 @@ pub struct Summary {
     pub in_sync: usize,
     /// An update is pending.
     pub update: usize,
-    /// The file has errors, or Calry's answer for it cannot be read.
+    /// The file has errors.
     pub invalid: usize,
+    /// What the file manages cannot be read in Calry's answer.
+    pub unreadable: usize,
     /// The workspace has no such provider.
     pub missing: usize,
     /// Held.
@@ -183,7 +250,8 @@ impl Verdict {
             Self::InSync(..) => "inSync",
             Self::Update(_) => "update",
             Self::Held { .. } => "held",
-            Self::Invalid | Self::Unreadable(_) => "invalid",
+            Self::Invalid => "invalid",
+            Self::Unreadable(_) => "unreadable",
             Self::Missing => "missing",
             Self::Unmanaged => "unmanaged",
         }
@@ -269,7 +337,8 @@ impl Plan {
                 Verdict::InSync(..) => &mut summary.in_sync,
                 Verdict::Update(_) => &mut summary.update,
                 Verdict::Held { .. } => &mut summary.held,
-                Verdict::Invalid | Verdict::Unreadable(_) => &mut summary.invalid,
+                Verdict::Invalid => &mut summary.invalid,
+                Verdict::Unreadable(_) => &mut summary.unreadable,
                 Verdict::Missing => &mut summary.missing,
                 Verdict::Unmanaged => &mut summary.unmanaged,
             } += 1;

@@ -172,13 +172,13 @@ pub struct Writer(Arc<Session>);
 impl ReadCalry for Reader {
     async fn workspace(&self) -> Result<Workspace, Error> {
         let body = self.0.read(&Operation::Workspace, "/api/v1/workspace", wire::MAX_DEFINITION).await?;
-        wire::workspace(&body).map_err(|problem| unusable(&Operation::Workspace, problem))
+        wire::workspace(&body.bytes).map_err(|problem| unusable(&Operation::Workspace, &body, problem))
     }
 
     async fn definitions(&self) -> Result<Listing, Error> {
         let body = self.0.read(&Operation::Definitions, "/api/v1/integration-definition", MAX_LISTING).await?;
-        wire::listing(&body, |secret| self.0.api.scrubber.learn(secret))
-            .map_err(|problem| unusable(&Operation::Definitions, problem))
+        wire::listing(&body.bytes, |secret| self.0.api.scrubber.learn(secret))
+            .map_err(|problem| unusable(&Operation::Definitions, &body, problem))
     }
 
     async fn definition(&self, provider: &Provider) -> Result<Live, Error> {
@@ -222,9 +222,16 @@ fn path_of(provider: &Provider) -> String {
     format!("/api/v1/integration-definition/{provider}")
 }
 
-fn unusable(operation: &Operation, problem: Problem) -> Error {
+/// The body of an answer whose status is a success.
+struct Body {
+    status: u16,
+    bytes: Vec<u8>,
+}
+
+fn unusable(operation: &Operation, body: &Body, problem: Problem) -> Error {
     let cause = match problem {
-        Problem::NotJson => Cause::NotJson { status: 200 },
+        Problem::NotJson if body.bytes.trim_ascii().is_empty() => Cause::Empty { status: body.status },
+        Problem::NotJson => Cause::NotJson { status: body.status },
         Problem::Shape(problem) => Cause::Unreadable { problem },
     };
     Error::new(operation.clone(), cause)
@@ -245,7 +252,7 @@ struct Session {
 
 impl Session {
     /// Reads, again and again where that makes sense.
-    async fn read(&self, operation: &Operation, path: &str, limit: usize) -> Result<Vec<u8>, Error> {
+    async fn read(&self, operation: &Operation, path: &str, limit: usize) -> Result<Body, Error> {
         let mut attempts = Attempts::new(self.deadline, &self.warned, &*self.api.observer);
         let waiting = Waiting::begin(self, operation);
         loop {
@@ -266,7 +273,7 @@ impl Session {
         path: &str,
         body: Option<Vec<u8>>,
         limit: usize,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<Body, Error> {
         let failed = |cause| Error::new(operation.clone(), cause);
         let pace = &self.api.pace;
         // An update does not wait out a pause in here: what it carries grows old meanwhile, and a stop could not reach it.
@@ -316,7 +323,7 @@ impl Session {
             self.api.route.renew(used);
         }
         match &answer {
-            Ok(_) => span.record("http.response.status_code", 200),
+            Ok(body) => span.record("http.response.status_code", body.status),
             Err(Cause::Status(refusal)) => span.record("http.response.status_code", refusal.status),
             Err(_) => &span,
         };
@@ -367,13 +374,7 @@ impl Session {
         )
     }
 
-    async fn exchange(
-        &self,
-        client: &Client,
-        path: &str,
-        body: Option<Vec<u8>>,
-        limit: usize,
-    ) -> Result<Vec<u8>, Cause> {
+    async fn exchange(&self, client: &Client, path: &str, body: Option<Vec<u8>>, limit: usize) -> Result<Body, Cause> {
         let method = method(body.is_some().then_some(self.api.method));
         let broken = |error| self.broken(error);
         // A key is printable ASCII, so it is always a header value.
@@ -388,8 +389,9 @@ impl Session {
         if !response.status().is_success() {
             return Err(self.refusal(response).await);
         }
+        let status = response.status().as_u16();
         match bounded(&mut response, limit).await {
-            Ok(Some(body)) => Ok(body),
+            Ok(Some(bytes)) => Ok(Body { status, bytes }),
             Ok(None) => Err(Cause::TooLarge { limit }),
             Err(error) => Err(broken(error)),
         }
@@ -417,9 +419,9 @@ impl Session {
         Cause::Broken { api: self.api.url.to_string(), failure }
     }
 
-    fn definition(&self, operation: &Operation, provider: &Provider, body: &[u8]) -> Result<Live, Error> {
-        wire::definition(body, provider, |secret| self.api.scrubber.learn(secret))
-            .map_err(|problem| unusable(operation, problem))
+    fn definition(&self, operation: &Operation, provider: &Provider, body: &Body) -> Result<Live, Error> {
+        wire::definition(&body.bytes, provider, |secret| self.api.scrubber.learn(secret))
+            .map_err(|problem| unusable(operation, body, problem))
     }
 
     fn quote(&self, text: String) -> Quote {
@@ -450,12 +452,15 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn ended(answer: &Result<Vec<u8>, Cause>) -> End {
+fn ended(answer: &Result<Body, Cause>) -> End {
     match *answer {
-        Err(Cause::Status(Refusal { status, .. }) | Cause::NotJson { status }) => End::Status(status),
+        Ok(Body { status, .. })
+        | Err(Cause::Status(Refusal { status, .. }) | Cause::NotJson { status } | Cause::Empty { status }) => {
+            End::Status(status)
+        }
         Err(Cause::TimedOut { .. }) => End::TimedOut,
         Err(Cause::Broken { .. } | Cause::Paused { .. } | Cause::NotPermitted { .. } | Cause::TooLate) => End::Broken,
-        Ok(_) | Err(Cause::Unreadable { .. } | Cause::TooLarge { .. }) => End::Status(200),
+        Err(Cause::Unreadable { .. } | Cause::TooLarge { .. }) => End::Status(200),
     }
 }
 

@@ -83,6 +83,8 @@ pub(super) enum Cause {
     Status(Refusal),
     /// A success whose body is not JSON.
     NotJson { status: u16 },
+    /// A success without a body.
+    Empty { status: u16 },
     /// A success whose body is not what it should be; names positions, never values.
     Unreadable { problem: String },
     /// A body above its bound; `limit` in bytes.
@@ -219,9 +221,11 @@ impl Error {
             Cause::Status(refusal) => matches!(refusal.status, 408 | 425 | 429 | 502..=504 | 520..=524 | 530),
             Cause::TimedOut { .. } | Cause::Paused { .. } | Cause::TooLate => true,
             Cause::Broken { failure, .. } => !failure.lasting,
-            Cause::NotJson { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. } | Cause::NotPermitted { .. } => {
-                false
-            }
+            Cause::NotJson { .. }
+            | Cause::Empty { .. }
+            | Cause::Unreadable { .. }
+            | Cause::TooLarge { .. }
+            | Cause::NotPermitted { .. } => false,
         }
     }
 
@@ -233,8 +237,19 @@ impl Error {
             Cause::Status(refusal) => refusal.status >= 500 || matches!(refusal.status, 408 | 425),
             Cause::Broken { failure, .. } => failure.sent,
             Cause::Paused { .. } | Cause::NotPermitted { .. } | Cause::TooLate => false,
-            Cause::NotJson { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. } | Cause::TimedOut { .. } => true,
+            Cause::TimedOut { .. } => true,
+            Cause::NotJson { .. } | Cause::Empty { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. } => true,
         }
+    }
+
+    /// Whether the answer is a success in a form that shows nothing of the definition. After an update the definition must be
+    /// read to know whether the update arrived.
+    #[must_use]
+    pub fn is_unusable_answer(&self) -> bool {
+        matches!(
+            *self.cause,
+            Cause::NotJson { .. } | Cause::Empty { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. }
+        )
     }
 
     /// How long Calry asked to wait before the next request.
@@ -289,6 +304,7 @@ impl Error {
                     "the answer ({status}) is not JSON, so it does not come from Calry: check the API URL and what stands between"
                 )
             }
+            Cause::Empty { status } => format!("the answer ({status}) is empty"),
             Cause::Unreadable { problem } => format!("Calry's answer is not what its reference says: {problem}"),
             Cause::TooLarge { limit } => {
                 let address = if matches!(self.operation, Operation::Snapshot) { "address" } else { "API URL" };

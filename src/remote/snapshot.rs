@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 use url::Url;
@@ -18,8 +18,8 @@ use super::url::is_loopback;
 use super::wire::{self, Problem};
 use super::{Error, Http, Listing, ReadCalry, Unreadable};
 use crate::model::{
-    Fingerprint, FingerprintKey, Half, Live, LivePartnerKey, LiveValue, Place, Provider, Workspace, ellipsize,
-    printable,
+    DefinitionPart, Fingerprint, FingerprintKey, Half, Live, LivePartnerKey, LiveProblems, LiveValue, Place, Provider,
+    Workspace, ellipsize, printable,
 };
 
 /// What every snapshot says of itself.
@@ -28,6 +28,8 @@ const KIND: &str = "calry-gitops snapshot";
 const VERSION: u64 = 1;
 /// The largest snapshot that is read, in bytes.
 pub(super) const MAX_SNAPSHOT: usize = 32 << 20;
+/// The longest problem that is read, in characters.
+const MAX_PROBLEM: usize = 300;
 /// What stands in place of a value that Calry itself shows as a mask.
 const MASKED: &str = "masked";
 
@@ -140,6 +142,66 @@ struct Definition<'a> {
     partner_key: BTreeMap<&'static str, BTreeMap<&'a str, Option<String>>>,
     fields_to_sync: &'a crate::model::LiveFields,
     updated_at: &'a str,
+    #[serde(skip_serializing_if = "Problems::is_none")]
+    problems: Problems,
+}
+
+/// What of a definition could not be read when the snapshot was taken.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Problems {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icon: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partner_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown_section: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_params: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fields_to_sync: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    groups: BTreeMap<String, String>,
+}
+
+impl Problems {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<&LiveProblems> for Problems {
+    fn from(problems: &LiveProblems) -> Self {
+        // Destructured in full, so that a new kind of problem does not compile until a snapshot has it.
+        let LiveProblems { icon, partner_key, unknown_section, sections, fields, groups } = problems;
+        Self {
+            icon: icon.clone(),
+            partner_key: partner_key.clone(),
+            unknown_section: unknown_section.clone(),
+            headers: sections.get(&Half::Headers).cloned(),
+            query_params: sections.get(&Half::QueryParams).cloned(),
+            fields_to_sync: fields.clone(),
+            groups: groups.clone(),
+        }
+    }
+}
+
+impl From<Problems> for LiveProblems {
+    fn from(problems: Problems) -> Self {
+        let Problems { icon, partner_key, unknown_section, headers, query_params, fields_to_sync, groups } = problems;
+        let shown = |text: String| ellipsize(&printable(&text), MAX_PROBLEM);
+        let sections = [(Half::Headers, headers), (Half::QueryParams, query_params)];
+        Self {
+            icon: icon.map(shown),
+            partner_key: partner_key.map(shown),
+            unknown_section: unknown_section.map(shown),
+            sections: sections.into_iter().filter_map(|(half, text)| Some((half, shown(text?)))).collect(),
+            fields: fields_to_sync.map(shown),
+            groups: groups.into_iter().map(|(group, text)| (group, shown(text))).collect(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -174,13 +236,13 @@ pub fn snapshot(workspace: &Workspace, listing: &Listing, key: Option<&Fingerpri
 
 fn definition<'a>(workspace: &Workspace, live: &'a Live, key: Option<&FingerprintKey>) -> Definition<'a> {
     // Destructured in full, so that a new part does not compile until somebody has thought about what of it may be shown.
-    let Live { id, name, provider, icon, partner_key, fields, updated_at } = live;
+    let Live { id, name, provider, icon, partner_key, fields, updated_at, problems } = live;
     let shown = |half, name: &str, value: &LiveValue| match value {
         LiveValue::Value(secret) => {
             let place = place(workspace, provider, half, name);
             key.map(|key| key.fingerprint(&place, secret))
         }
-        LiveValue::Mask => Some(MASKED.to_owned()),
+        LiveValue::Mask | LiveValue::MaybeMask(_) => Some(MASKED.to_owned()),
         LiveValue::Fingerprint(_) | LiveValue::Withheld => None,
     };
     let half = |half| {
@@ -196,6 +258,7 @@ fn definition<'a>(workspace: &Workspace, live: &'a Live, key: Option<&Fingerprin
         partner_key: Half::BOTH.into_iter().filter_map(half).collect(),
         fields_to_sync: fields,
         updated_at,
+        problems: problems.into(),
     }
 }
 
@@ -297,11 +360,19 @@ fn listing(
     let mut live: BTreeMap<Provider, Live> = BTreeMap::new();
     for item in list(document, "definitions")? {
         let Value::Object(mut object) = item else { return Err("a definition is no object".to_owned()) };
-        let read = wire::live_with(&mut object, value).map_err(|unreadable| match unreadable.provider {
+        let noted = object.remove("problems").unwrap_or_else(|| Value::Object(Map::new()));
+        let mut read = wire::live_with(&mut object, value).map_err(|unreadable| match unreadable.provider {
             Some(provider) => format!("{provider}: {}", unreadable.problem),
             None => unreadable.problem,
         })?;
         let provider = read.provider.clone();
+        // Calry's answers have parts of other forms, a snapshot has not: a value in a wrong place must not go unnoticed.
+        if let Some(problem) = DefinitionPart::ALL.into_iter().find_map(|part| read.problems.part(part)) {
+            return Err(format!("{provider}: {problem}"));
+        }
+        let noted: Problems =
+            serde_json::from_value(noted).map_err(|_| format!("{provider}: `problems` has another form"))?;
+        read.problems = noted.into();
         if live.insert(provider.clone(), read).is_some() {
             return Err(format!("{provider} is in it twice"));
         }
@@ -314,7 +385,7 @@ fn listing(
             Some(Value::String(name)) => Some(Provider::parse(&name).map_err(|error| error.to_string())?),
             Some(_) => return Err("the provider of an unreadable definition is no text".to_owned()),
         };
-        let problem = ellipsize(&printable(&wire::text(&mut object, "problem")?), 300);
+        let problem = ellipsize(&printable(&wire::text(&mut object, "problem")?), MAX_PROBLEM);
         unreadable.push(Unreadable { provider, problem });
     }
     Ok(Listing { live: live.into_values().collect(), unreadable })

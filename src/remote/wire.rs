@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 
 use super::{Listing, Unreadable};
 use crate::model::{
-    FieldSet, Half, Live, LiveFields, LivePartnerKey, LiveValue, Provider, Secret, Update, Workspace, ellipsize,
-    printable,
+    FieldSet, Half, Live, LiveFields, LivePartnerKey, LiveProblems, LiveValue, Provider, Secret, Update, Workspace,
+    ellipsize, printable,
 };
 
 /// The most definitions that a workspace is believed to have; Calry's reference names 20 providers.
@@ -189,15 +189,22 @@ fn live(mut object: Map<String, Value>, learn: impl FnMut(&Secret)) -> Result<Li
     let bounded = learn_values(object.get("partnerKey").unwrap_or(&Value::Null), learn);
     let value = |_: &Provider, _: Half, _: &str, value| match value {
         Value::String(text) => Ok(LiveValue::from(Secret::new(text))),
+        // It may stand for a value that is not shown.
+        Value::Null => Ok(LiveValue::Mask),
         _ => Err("is not a text"),
     };
-    live_with(&mut object, value).and_then(|live| match bounded {
-        Ok(()) => Ok(live),
-        Err(problem) => Err(Unreadable { provider: Some(live.provider), problem }),
+    live_with(&mut object, value).map(|live| match bounded {
+        Ok(()) => live,
+        Err(problem) => Live {
+            partner_key: LivePartnerKey::default(),
+            problems: LiveProblems { partner_key: Some(problem), ..live.problems },
+            ..live
+        },
     })
 }
 
-/// Reads one definition, each value below `partnerKey` by a reading of the caller's, which says what is wrong with one.
+/// Reads one definition, each value below `partnerKey` by a reading of the caller's, which says what is wrong with one. What
+/// cannot be read spoils only the part that it is in; without a provider or an id there is no definition.
 pub(super) fn live_with(
     object: &mut Map<String, Value>,
     value: impl Fn(&Provider, Half, &str, Value) -> Result<LiveValue, &'static str>,
@@ -207,18 +214,22 @@ pub(super) fn live_with(
         .and_then(|name| Provider::parse(&name).map_err(|e| format!("`provider` is not one: {e}")))
         .map_err(|problem| Unreadable { provider: None, problem })?;
     let read = || {
+        let mut problems = LiveProblems::default();
+        let icon = optional_text(object, "icon").unwrap_or_else(|problem| {
+            problems.icon = Some(problem);
+            None
+        });
+        let partner_key =
+            partner_key_of(partner_key, |half, name, json| value(&provider, half, name, json), &mut problems);
         Ok(Live {
             id: text(object, "id")?,
-            name: text(object, "name")?,
+            name: optional_text(object, "name")?.unwrap_or_default(),
             provider: provider.clone(),
-            icon: match object.remove("icon") {
-                None | Some(Value::Null) => None,
-                Some(Value::String(icon)) => Some(icon),
-                Some(_) => return Err("`icon` is not a text".to_owned()),
-            },
-            partner_key: partner_key_of(partner_key, |half, name, json| value(&provider, half, name, json))?,
-            fields: fields(object.remove("fieldsToSync"))?,
-            updated_at: text(object, "updatedAt")?,
+            icon,
+            partner_key,
+            fields: fields(object.remove("fieldsToSync"), &mut problems),
+            updated_at: optional_text(object, "updatedAt")?.unwrap_or_default(),
+            problems,
         })
     };
     read().map_err(|problem| Unreadable { provider: Some(provider.clone()), problem })
@@ -228,6 +239,15 @@ pub(super) fn text(object: &mut Map<String, Value>, key: &str) -> Result<String,
     match object.remove(key) {
         Some(Value::String(text)) => Ok(text),
         None => Err(format!("`{key}` is absent")),
+        Some(_) => Err(format!("`{key}` is not a text")),
+    }
+}
+
+/// A text that may be absent, or `null`, which is the same.
+fn optional_text(object: &mut Map<String, Value>, key: &str) -> Result<Option<String>, String> {
+    match object.remove(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(format!("`{key}` is not a text")),
     }
 }
@@ -263,46 +283,69 @@ fn learn_values(partner_key: &Value, mut learn: impl FnMut(&Secret)) -> Result<(
 fn partner_key_of(
     value: Value,
     read: impl Fn(Half, &str, Value) -> Result<LiveValue, &'static str>,
-) -> Result<LivePartnerKey, String> {
+    problems: &mut LiveProblems,
+) -> LivePartnerKey {
     let mut key = LivePartnerKey::default();
-    let mut halves = match value {
-        Value::Null => return Ok(key),
-        Value::Object(halves) => halves,
-        _ => return Err("`partnerKey` is not an object".to_owned()),
+    let mut sections = match value {
+        Value::Null => return key,
+        Value::Object(sections) => sections,
+        _ => {
+            problems.partner_key = Some("`partnerKey` is not an object".to_owned());
+            return key;
+        }
     };
     for half in Half::BOTH {
-        let values = match halves.remove(half.key()) {
-            None | Some(Value::Null) => continue,
-            Some(Value::Object(values)) => values,
-            Some(_) => return Err(format!("`partnerKey.{half}` is not an object")),
-        };
         let secret = |(name, value): (String, Value)| match read(half, &name, value) {
             Ok(value) => Ok((name, value)),
             Err(problem) => Err(format!("`partnerKey.{half}.{}` {problem}", shown(&name))),
         };
-        *key.half_mut(half) = Some(values.into_iter().map(secret).collect::<Result<_, _>>()?);
+        let values = match sections.remove(half.key()) {
+            None | Some(Value::Null) => continue,
+            Some(Value::Object(values)) => values.into_iter().map(secret).collect::<Result<_, _>>(),
+            Some(_) => Err(format!("`partnerKey.{half}` is not an object")),
+        };
+        match values {
+            Ok(values) => *key.half_mut(half) = Some(values),
+            Err(problem) => drop(problems.sections.insert(half, problem)),
+        }
     }
-    Ok(key)
+    let unknown = sections.iter().find(|(_, value)| !value.is_null());
+    problems.unknown_section =
+        unknown.map(|(name, _)| format!("`partnerKey.{}` is unknown to this version of calry-gitops", shown(name)));
+    key
 }
 
-fn fields(value: Option<Value>) -> Result<LiveFields, String> {
+fn fields(value: Option<Value>, problems: &mut LiveProblems) -> LiveFields {
     let groups = match value {
         Some(Value::Object(groups)) => groups,
-        None => return Err("`fieldsToSync` is absent".to_owned()),
-        Some(_) => return Err("`fieldsToSync` is not an object".to_owned()),
+        // That Calry has no fields at all is less likely than that it leaves them out here.
+        None | Some(Value::Null) => {
+            problems.fields = Some("`fieldsToSync` is absent".to_owned());
+            return LiveFields::new();
+        }
+        Some(_) => {
+            problems.fields = Some("`fieldsToSync` is not an object".to_owned());
+            return LiveFields::new();
+        }
     };
-    let group = |(group, value): (String, Value)| {
-        let Value::Object(fields) = value else {
-            return Err(format!("`fieldsToSync.{}` is not an object", shown(&group)));
-        };
+    let mut read = LiveFields::new();
+    for (group, value) in groups {
         let field = |(field, value): (String, Value)| match value {
-            Value::Bool(on) => Ok((field, on)),
-            _ => Err(format!("`fieldsToSync.{}.{}` is neither true nor false", shown(&group), shown(&field))),
+            Value::Null => None,
+            Value::Bool(on) => Some(Ok((field, on))),
+            _ => Some(Err(format!("`fieldsToSync.{}.{}` is neither true nor false", shown(&group), shown(&field)))),
         };
-        let fields = fields.into_iter().map(field).collect::<Result<_, _>>()?;
-        Ok((group, fields))
-    };
-    groups.into_iter().map(group).collect()
+        let fields = match value {
+            Value::Null => continue,
+            Value::Object(fields) => fields.into_iter().filter_map(field).collect::<Result<_, _>>(),
+            _ => Err(format!("`fieldsToSync.{}` is not an object", shown(&group))),
+        };
+        match fields {
+            Ok(fields) => drop(read.insert(group, fields)),
+            Err(problem) => drop(problems.groups.insert(group, problem)),
+        }
+    }
+    read
 }
 
 /// A name out of an answer, fit for a sentence.
@@ -358,19 +401,67 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_definition_spoils_only_itself_and_shows_no_value() {
-        let broken = [
-            with("partnerKey", json!({"headers": {"x-api-key": 12_345_678}})),
-            with("partnerKey", json!({"queryParams": ["hunter2"]})),
-            with("partnerKey", json!("hunter2")),
-            with("fieldsToSync", json!({"listing": {"name": "hunter2"}})),
-            with("fieldsToSync", json!({"listing": "hunter2"})),
-            with("fieldsToSync", Value::Null),
-            with("partnerKey", json!({"headers": {}, "other": vec!["hunter2"; MAX_VALUES + 1]})),
-            with("icon", json!(["hunter2"])),
-            with("updatedAt", json!(12_345_678)),
+    fn a_null_field_or_group_is_absent_and_a_null_value_is_unknown() {
+        let mut item = with("fieldsToSync", json!({"listing": {"name": true, "new": null}, "later": null}));
+        item["partnerKey"] = json!({"headers": {"a": null}, "later": null});
+        item["updatedAt"] = Value::Null;
+        item["name"] = Value::Null;
+        let live = &list(&[item]).live[0];
+        assert_eq!(live.fields, LiveFields::from([("listing".into(), BTreeMap::from([("name".into(), true)]))]));
+        assert_eq!(live.partner_key.headers, Some(BTreeMap::from([("a".into(), LiveValue::Mask)])));
+        assert_eq!((live.updated_at.as_str(), live.name.as_str()), ("", ""));
+        assert_eq!(live.problems, LiveProblems::default());
+    }
+
+    #[test]
+    fn what_cannot_be_read_spoils_only_the_part_that_it_is_in_and_shows_no_value() {
+        use crate::model::DefinitionPart::{FieldsToSync, Icon, PartnerKey};
+        let key = json!({"headers": {"a": "1"}, "queryParams": {"b": "2"}});
+        let changed = |path: &str, value: Value| {
+            let mut key = key.clone();
+            key[path] = value;
+            with("partnerKey", key)
+        };
+        let many = json!({"headers": {}, "other": vec!["hunter2"; MAX_VALUES + 1]});
+        let cases = [
+            (changed("headers", json!({"x-api-key": 12_345_678})), PartnerKey, 1),
+            (changed("queryParams", json!(["hunter2"])), PartnerKey, 1),
+            (changed("cookies", json!({"sid": "hunter2"})), PartnerKey, 2),
+            (with("partnerKey", json!("hunter2")), PartnerKey, 0),
+            (with("partnerKey", many), PartnerKey, 0),
+            (with("fieldsToSync", json!({"listing": {"name": "hunter2"}})), FieldsToSync, 0),
+            (with("fieldsToSync", json!({"listing": "hunter2"})), FieldsToSync, 0),
+            (with("fieldsToSync", Value::Null), FieldsToSync, 0),
+            (with("fieldsToSync", json!(["hunter2"])), FieldsToSync, 0),
+            (with("icon", json!(["hunter2"])), Icon, 0),
         ];
-        for broken in broken {
+        for (item, part, sections) in cases {
+            let listing = list(&[self::item("GUESTY"), item, self::item("ELINA")]);
+            assert_eq!((listing.live.len(), listing.unreadable.len()), (3, 0));
+            let live = listing.live.iter().find(|live| live.provider.as_str() == "HOSTAWAY").unwrap();
+            for other in crate::model::DefinitionPart::ALL {
+                assert_eq!(live.problems.part(other).is_some(), other == part, "{:?}", live.problems);
+            }
+            let read = Half::BOTH.into_iter().filter(|half| live.partner_key.half(*half).is_some()).count();
+            assert_eq!(read, sections, "{:?}", live.problems);
+            let shown = format!("{:?}", live.problems);
+            assert!(!shown.contains("hunter2") && !shown.contains("12345678"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_read_leaves_the_others_as_they_are() {
+        let live = &list(&[with("fieldsToSync", json!({"a": {"x": 1}, "b": {"y": true}, "c": [1]}))]).live[0];
+        assert_eq!(live.fields.keys().collect::<Vec<_>>(), ["b"]);
+        let problem = |group| live.problems.group(group);
+        assert!(problem("a").is_some_and(|problem| problem.contains("fieldsToSync.a.x")) && problem("c").is_some());
+        assert_eq!(problem("b"), None);
+    }
+
+    #[test]
+    fn a_malformed_definition_spoils_only_itself() {
+        for broken in [with("updatedAt", json!(12_345_678)), with("id", Value::Null), with("name", json!(["hunter2"]))]
+        {
             let listing = list(&[item("GUESTY"), broken, item("ELINA")]);
             let live: Vec<_> = listing.live.iter().map(|l| l.provider.as_str()).collect();
             assert_eq!(live, ["ELINA", "GUESTY"]);

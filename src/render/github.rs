@@ -10,7 +10,7 @@ use super::text::{brief, counts, mismatched, named, origins};
 use super::view::{loosened, parts};
 use crate::apply::{Outcome, Report};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, printable};
-use crate::plan::{Change, Loosened, Origin, Payload, Plan, Verdict};
+use crate::plan::{Change, Loosened, Origin, Plan, Verdict, refusal};
 
 /// What an annotation of a plan points to.
 #[derive(Clone, Copy)]
@@ -101,11 +101,13 @@ fn changes<'a>(plan: &'a Plan, place: &dyn Fn(&str, Target<'_>) -> Option<Excerp
     {
         let Some(file) = part.entry.file.as_deref() else { continue };
         let label = part.entry.label();
-        if let Payload::Masked(_) = &part.step.payload {
-            let message = format!("{label}: {}", part.step.payload.refusal().unwrap_or_default());
+        if let Some(obstacle) = part.step.payload.obstacle() {
+            let message = format!("{label}: {obstacle}");
             let (level, place) = (Level::Warning, place(file, Target::File));
             all.push(Annotation { level, file, place, title: "cannot be applied", message });
-            continue;
+            if part.step.sendable().next().is_none() {
+                continue;
+            }
         }
         let is_off = |change: &Change| matches!(change, Change::Field { after: false, .. });
         let mut lines: Vec<(bool, Option<Excerpt>, Vec<&Change>)> = Vec::new();
@@ -139,6 +141,7 @@ pub fn report(report: &Report) -> String {
         let why = match &result.outcome {
             Outcome::Applied | Outcome::Unchanged => continue,
             Outcome::Failed(why) | Outcome::Skipped(why) => why.clone(),
+            Outcome::Partial(refused) => refusal(refused).unwrap_or_default(),
             Outcome::NotConverged(mismatches) => mismatches.iter().map(mismatched).collect::<Vec<_>>().join("; "),
         };
         let _ = writeln!(

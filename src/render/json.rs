@@ -113,8 +113,12 @@ pub struct Summary {
     pub in_sync: usize,
     /// Live differs.
     pub update: usize,
-    /// The file has errors, or Calry's answer for it cannot be read.
+    /// The file has errors.
     pub invalid: usize,
+    /// What the file manages cannot be read in Calry's answer.
+    // An older daemon does not count them.
+    #[serde(default)]
+    pub unreadable: usize,
     /// The workspace has no such provider.
     pub missing: usize,
     /// The file says not to touch it.
@@ -396,8 +400,8 @@ impl<'a> From<&'a plan::Loosened> for LoosenedItem<'a> {
 
 impl From<plan::Summary> for Summary {
     fn from(summary: plan::Summary) -> Self {
-        let plan::Summary { in_sync, update, invalid, missing, held, unmanaged } = summary;
-        Self { in_sync, update, invalid, missing, held, unmanaged }
+        let plan::Summary { in_sync, update, invalid, unreadable, missing, held, unmanaged } = summary;
+        Self { in_sync, update, invalid, unreadable, missing, held, unmanaged }
     }
 }
 

@@ -9,7 +9,7 @@ use super::text::{brief, counts, due, gap, named, not_compared, total};
 use super::view::{DiffLine, Part, branch, diff, loosened, parts};
 use crate::apply::Report;
 use crate::model::{Diagnostic, ellipsize, printable, short_commit};
-use crate::plan::{Change, Entry, Origin, Payload, Plan, Verdict, dotted};
+use crate::plan::{Change, Entry, Origin, Plan, Verdict, dotted};
 
 /// The most characters of a comment; GitHub takes 65,536.
 pub const MAX: usize = 60_000;
@@ -121,12 +121,12 @@ fn table(out: &mut Page, plan: &Plan, parts: &[(Option<Origin>, Vec<Part<'_>>)],
     let updates = each(parts).map(|(origin, part)| {
         let file = code(part.entry.file.as_deref().unwrap_or_default(), 80);
         let result = report.and_then(|r| r.results.iter().find(|r| part.entry.provider.as_ref() == Some(&r.provider)));
-        let why = match (result, &part.step.payload, origin) {
+        let why = match (result, part.step.payload.obstacle(), origin) {
             (Some(result), _, _) => {
                 let error = result.outcome.error().map(|error| format!(": {}", code(&error, 300))).unwrap_or_default();
                 format!("**{}**{error}", result.outcome.as_str())
             }
-            (None, Payload::Masked(_), _) => code(&part.step.payload.refusal().unwrap_or_default(), 300),
+            (None, Some(obstacle), _) => code(&obstacle, 300),
             (None, _, Some(Origin::Branch)) => format!("**this branch**: {file}"),
             (None, _, Some(Origin::Drift)) => format!("earlier drift: {file}"),
             (None, _, None) => format!("{file} says so"),

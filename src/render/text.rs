@@ -8,7 +8,7 @@ use super::view::{DiffLine, Part, branch, diff, loosened, parts, references};
 use crate::apply::{Outcome, Report};
 use crate::model::{ellipsize, printable, short_commit};
 use crate::plan::{
-    Change, Entry, KeyChange, Mismatch, Missing, Origin, Payload, Plan, Summary, Unresolved, Value, Verdict, dotted,
+    Change, Entry, KeyChange, Mismatch, Missing, Origin, Plan, Summary, Unresolved, Value, Verdict, dotted, refusal,
 };
 
 /// The columns of a terminal.
@@ -82,7 +82,7 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
 /// What an apply would do, then the name of the plan and the next command.
 fn summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
     let counts = plan.summary();
-    let in_order = counts.update + counts.invalid + counts.missing == 0;
+    let in_order = counts.update + counts.invalid + counts.unreadable + counts.missing == 0;
     if in_order {
         let (slug, directory) = (printable(&plan.workspace.slug), printable(layout.directory.trim_end_matches('/')));
         let managed = format!("{} {}", counts.in_sync, if counts.in_sync == 1 { "provider" } else { "providers" });
@@ -128,8 +128,14 @@ pub(super) fn due(plan: &Plan) -> impl Iterator<Item = &Change> {
 /// How many providers are not updated, by state: those in sync first.
 fn others(summary: &Summary) -> Vec<String> {
     // Destructured in full, so that a new state does not compile until it is shown.
-    let Summary { in_sync, update: _, invalid, missing, held, unmanaged } = *summary;
-    let others = [(held, "on hold"), (invalid, "invalid"), (missing, "missing"), (unmanaged, "unmanaged")];
+    let Summary { in_sync, update: _, invalid, unreadable, missing, held, unmanaged } = *summary;
+    let others = [
+        (held, "on hold"),
+        (invalid, "invalid"),
+        (unreadable, "unreadable"),
+        (missing, "missing"),
+        (unmanaged, "unmanaged"),
+    ];
     let others = others.into_iter().filter(|(count, _)| *count > 0);
     std::iter::once((in_sync, "in sync")).chain(others).map(|(count, word)| format!("{count} {word}")).collect()
 }
@@ -159,9 +165,15 @@ pub(super) fn total<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<(S
 #[must_use]
 pub fn counts(summary: &Summary) -> String {
     // Destructured in full, so that a new state does not compile until it is told.
-    let Summary { in_sync, update, invalid, missing, held, unmanaged } = *summary;
+    let Summary { in_sync, update, invalid, unreadable, missing, held, unmanaged } = *summary;
     let mut parts = vec![format!("{update} to update"), format!("{in_sync} in sync")];
-    for (count, word) in [(held, "held"), (invalid, "invalid"), (missing, "missing"), (unmanaged, "unmanaged")] {
+    for (count, word) in [
+        (held, "held"),
+        (invalid, "invalid"),
+        (unreadable, "unreadable"),
+        (missing, "missing"),
+        (unmanaged, "unmanaged"),
+    ] {
         if count > 0 {
             parts.push(format!("{count} {word}"));
         }
@@ -226,9 +238,7 @@ fn provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
         let sentence = format!("{}: {}", printable(&unresolved.path), later(unresolved));
         let _ = writeln!(out, "    {DIM}{}{DIM:#}", wrapped(&sentence, 4, 6));
     }
-    if !matches!(step.payload, Payload::Incomplete)
-        && let Some(why) = step.payload.refusal()
-    {
+    if let Some(why) = step.payload.obstacle() {
         let _ = writeln!(out, "    {RED}{}{RED:#}", wrapped(&why, 4, 6));
     }
     out.push('\n');
@@ -407,7 +417,7 @@ pub fn report(report: &Report) -> String {
         let style = match result.outcome {
             Outcome::Applied | Outcome::Unchanged => GREEN,
             Outcome::Skipped(_) => YELLOW,
-            Outcome::Failed(_) | Outcome::NotConverged(_) => RED,
+            Outcome::Failed(_) | Outcome::Partial(_) | Outcome::NotConverged(_) => RED,
         };
         let word = match result.outcome {
             Outcome::NotConverged(_) => "not converged",
@@ -425,6 +435,10 @@ pub fn report(report: &Report) -> String {
             }
             Outcome::Failed(why) | Outcome::Skipped(why) => {
                 let _ = writeln!(out, ": {}", wrapped(why, at, LABEL + 1));
+            }
+            Outcome::Partial(refused) => {
+                let why = refusal(refused).unwrap_or_default();
+                let _ = writeln!(out, ": {}", wrapped(&why, at, LABEL + 1));
             }
             Outcome::NotConverged(mismatches) => {
                 let _ = writeln!(out, ": Calry took the update, but its answer differs:");

@@ -105,15 +105,17 @@ fn groups(known: &Catalogue) -> Json {
 }
 
 fn headers(_: &mut SchemaGenerator) -> Schema {
-    half(Half::Headers, r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", r"\u0000-\u001f\u007f-\u009f")
+    half(Half::Headers, r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 }
 
 fn query_params(_: &mut SchemaGenerator) -> Schema {
-    half(Half::QueryParams, r"^[^\u0000-\u001f\u007f-\u009f]+$", "")
+    half(Half::QueryParams, r"^[^\u0000-\u001f\u007f-\u009f]+$")
 }
 
-/// One half of a partner key: `name` is what its names look like, `never` the characters that no value holds.
-fn half(half: Half, name: &str, never: &str) -> Schema {
+/// One half of a partner key: `name` is what its names look like.
+fn half(half: Half, name: &str) -> Schema {
+    // Control characters and line breaks, which no value holds.
+    let never = r"\u0000-\u001f\u007f-\u009f\u2028\u2029";
     // Any text in which `${` begins a reference, or is written `$${`.
     let reference = r"\$\{secret:[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\}";
     let value = format!(r"^([^${never}]|\$+[^${{{never}]|\$\$+\{{|{reference})*\$*$");
@@ -129,6 +131,8 @@ fn half(half: Half, name: &str, never: &str) -> Schema {
             ),
             "type": "string",
             "pattern": value,
+            // No blank at either end, and not only blanks.
+            "not": {"pattern": r"^ | $|^\s+$"},
             "maxLength": MAX_VALUE,
         },
     })

@@ -73,6 +73,13 @@ pub enum FaultKind {
     DropAfter,
     /// It is carried out, and the connection is cut in the middle of the answer's body.
     TruncateBody,
+    /// It is carried out, and answered with this status and body in place of the definition.
+    Answer {
+        /// The status.
+        code: StatusCode,
+        /// The body.
+        body: String,
+    },
     /// It is not carried out, and answered with 200 and bytes that are neither JSON nor text.
     Garbage,
     /// It is not carried out, and answered with 307 to this location.

@@ -158,6 +158,10 @@ async fn carry_out(shared: &Shared, connection: &Connection, call: &Call) -> Res
             answer.into()
         }
         FaultKind::TruncateBody => truncated(respond(shared, call)),
+        FaultKind::Answer { code, body } => {
+            respond(shared, call);
+            Answer { status: code, ..Answer::ok(body.into_bytes()) }.into()
+        }
         FaultKind::Garbage => Answer::ok(b"\xff\xfe{\"id\": <html>\0".to_vec()).into(),
         FaultKind::Redirect(location) => {
             Answer::error(StatusCode::TEMPORARY_REDIRECT, &call.path, "Moved").with(LOCATION, &location).into()

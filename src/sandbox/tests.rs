@@ -215,6 +215,12 @@ async fn the_other_faults_are_what_their_names_say() {
     let garbage = get(&sandbox, ONE).await.unwrap();
     assert!(garbage.status == 200 && String::from_utf8(garbage.body).is_err());
 
+    let body = "{}".to_owned();
+    sandbox.inject(Fault::once(FaultKind::Answer { code: StatusCode::ACCEPTED, body }));
+    let answer = patch(&sandbox, &icon("urn:y")).await.unwrap();
+    assert_eq!((answer.status, answer.body.as_slice()), (202, b"{}".as_slice()));
+    assert_eq!(sandbox.definition("HOSTAWAY").unwrap()["icon"], "urn:y");
+
     sandbox.inject(Fault::once(FaultKind::Redirect("https://evil.example/".to_owned())));
     let redirect = get(&sandbox, ONE).await.unwrap();
     assert_eq!((redirect.status, redirect.header("location")), (307, Some("https://evil.example/")));

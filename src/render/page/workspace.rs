@@ -54,7 +54,9 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     let trouble: Vec<&ProviderStatus> = one
         .providers
         .iter()
-        .filter(|provider| matches!(provider.state, State::Update | State::Invalid | State::Missing))
+        .filter(|provider| {
+            matches!(provider.state, State::Update | State::Invalid | State::Unreadable | State::Missing)
+        })
         .collect();
     let held: Vec<&ProviderStatus> = of(State::Held).collect();
     let in_sync: Vec<&ProviderStatus> = of(State::InSync).collect();
@@ -183,6 +185,7 @@ fn tiles(one: &WorkspaceStatus) -> Markup {
             (tile(State::InSync, "#in-sync", "in sync"))
             (tile(State::Update, "#differs", "differ"))
             (tile(State::Invalid, "#differs", "invalid"))
+            (tile(State::Unreadable, "#differs", "unreadable"))
             (tile(State::Missing, "#differs", "missing"))
             (tile(State::Held, "#held", "held"))
             (tile(State::Unmanaged, "#unmanaged", "not managed"))
@@ -334,6 +337,7 @@ fn advice(provider: &ProviderStatus, one: &WorkspaceStatus, failing: Option<Outc
         (State::Held, _) if provider.changes.is_empty() => "Nothing differs.",
         (State::Held, _) => "This is what will be updated when the hold is over.",
         (State::Invalid, _) => "Until it can be used, the provider stays as it is.",
+        (State::Unreadable, _) => "Until Calry's answer can be read, nothing of it is compared or updated.",
         (State::Missing, _) => "Connect it in Calry, or remove the file.",
         (State::InSync | State::Unmanaged, _) => "",
     }
@@ -549,6 +553,7 @@ const fn told(state: State) -> (&'static str, &'static str) {
         State::Update => ("differs", "differs"),
         State::Held => ("held", "held"),
         State::Invalid => ("bad", "invalid"),
+        State::Unreadable => ("bad", "unreadable"),
         State::Missing => ("missing", "missing"),
         State::Unmanaged => ("unmanaged", "not managed"),
     }

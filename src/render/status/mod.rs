@@ -261,8 +261,10 @@ pub enum State {
     Update,
     /// The file says not to touch it.
     Held,
-    /// The file has errors, or Calry's answer for it cannot be read.
+    /// The file has errors.
     Invalid,
+    /// What the file manages cannot be read in Calry's answer.
+    Unreadable,
     /// The workspace has no such provider.
     Missing,
     /// There is no file.
@@ -430,7 +432,7 @@ impl ProviderStatus {
     #[must_use]
     pub const fn is_in_trouble(&self) -> bool {
         matches!(self.outcome, Some(Outcome::Failed | Outcome::NotConverged))
-            || matches!(self.state, State::Invalid | State::Missing)
+            || matches!(self.state, State::Invalid | State::Unreadable | State::Missing)
     }
 }
 
@@ -440,7 +442,8 @@ impl From<&Verdict> for State {
             Verdict::InSync(..) => Self::InSync,
             Verdict::Update(_) => Self::Update,
             Verdict::Held { .. } => Self::Held,
-            Verdict::Invalid | Verdict::Unreadable(_) => Self::Invalid,
+            Verdict::Invalid => Self::Invalid,
+            Verdict::Unreadable(_) => Self::Unreadable,
             Verdict::Missing => Self::Missing,
             Verdict::Unmanaged => Self::Unmanaged,
         }
@@ -471,7 +474,7 @@ impl From<&apply::Outcome> for Outcome {
             apply::Outcome::Applied => Self::Applied,
             apply::Outcome::Unchanged => Self::Unchanged,
             apply::Outcome::NotConverged(_) => Self::NotConverged,
-            apply::Outcome::Failed(_) => Self::Failed,
+            apply::Outcome::Failed(_) | apply::Outcome::Partial(_) => Self::Failed,
             apply::Outcome::Skipped(_) => Self::Skipped,
         }
     }

@@ -191,6 +191,7 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
             None => "held".to_owned(),
         },
         (State::Invalid, _) => format!("invalid for {since}"),
+        (State::Unreadable, _) => format!("unreadable in Calry's answer for {since}"),
         (State::Missing, _) => format!("missing for {since}"),
         (State::InSync | State::Unmanaged, _) => String::new(),
     };

@@ -66,6 +66,11 @@ pub fn standing(workspace: &WorkspaceStatus, now: Timestamp) -> Standing {
         counted(count(State::Update), "provider differs", "providers differ"),
         counted(count(State::Invalid), "definition is invalid", "definitions are invalid"),
         counted(
+            count(State::Unreadable),
+            "provider cannot be read in Calry's answer",
+            "providers cannot be read in Calry's answer",
+        ),
+        counted(
             count(State::Missing),
             "provider is missing from the workspace",
             "providers are missing from the workspace",

@@ -104,7 +104,8 @@ fn only_one_module_knows_the_yaml_reader_and_only_the_model_exposes_secrets_to_f
     };
     assert_eq!(naming("serde_saphyr::"), ["src/repo/yaml.rs"]);
     for file in naming(".expose()") {
-        let may = ["src/model/", "src/remote/", "src/repo/"];
+        // The state writes the fingerprint key that this program made.
+        let may = ["src/model/", "src/remote/", "src/repo/", "src/daemon/state.rs"];
         assert!(may.iter().any(|room| file.starts_with(room)), "{file} exposes secrets");
     }
 }

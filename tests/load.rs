@@ -1025,3 +1025,29 @@ proptest! {
         prop_assert!(!shown.contains(CANARY), "{text}\n---\n{shown}");
     }
 }
+
+#[test]
+fn advice_is_at_the_fault_and_following_it_switches_nothing_off() {
+    let faults = [
+        ("fieldsToSync:\n  listing: all\n", (3, 12), "[name, type]"),
+        ("fieldsToSync:\n  listing: name, type\n", (3, 12), "[name, type]"),
+        ("fieldsToSync:\n  listing:\n", (3, 3), "remove the line"),
+        ("fieldsToSync:\n  listing:\n    - type\n    - name: true\n", (5, 7), "- name"),
+        ("partnerKey:\n  headers: none\n", (3, 12), "remove it"),
+        ("partnerKey: none\n", (2, 13), "remove it"),
+        ("icon: !x https://cdn/x\n", (2, 7), "in quotes"),
+        ("icon: &x https://cdn/x\n", (2, 7), "in quotes"),
+        ("icon:https://cdn/x\nhold: {}\n", (2, 5), "key: value"),
+        ("fieldsToSync:\n\u{a0} listing: [name]\n  icon: x\n", (3, 1), "ordinary blank"),
+        ("<<<<<<< HEAD\nicon: https://cdn/x\n=======\nicon: https://cdn/y\n>>>>>>> b\n", (2, 1), "conflict"),
+    ];
+    for (text, at, advice) in faults {
+        let loaded = loaded(&format!("provider: HOSTAWAY\n{text}"));
+        let found: Vec<_> = loaded.diagnostics.iter().filter(|d| d.severity == Severity::Error).collect();
+        let place = found[0].excerpt.as_ref().map(|excerpt| (excerpt.line, excerpt.column));
+        let help = found[0].help.clone().unwrap_or_default();
+        assert_eq!(place, Some(at), "{text}: {found:?}");
+        assert!(help.contains(advice) && !help.contains("[]") && !help.contains("{}"), "{text}: {help}");
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+    }
+}

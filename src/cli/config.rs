@@ -111,8 +111,12 @@ fn keys() -> Vec<Key> {
             };
             let inner = inner.contains(&arg.get_id());
             let key = Key { name: camel(arg.get_long()?), arg: arg.clone(), kind, inner };
-            let number = kind == Kind::Text && key.judge("1").is_ok() && key.judge("one").is_err();
-            Some(Key { kind: if number { Kind::Number } else { kind }, ..key })
+            let kind = match kind {
+                Kind::Text if key.is(TypeId::of::<std::time::Duration>()) => Kind::Duration,
+                Kind::Text if key.judge("1").is_ok() && key.judge("one").is_err() => Kind::Number,
+                kind => kind,
+            };
+            Some(Key { kind, ..key })
         })
         .collect()
 }
@@ -614,7 +618,7 @@ impl Resolved {
         match self.kind {
             Kind::Flag if self.values.iter().any(|value| value == "true") => vec![flag.into()],
             Kind::Flag => Vec::new(),
-            Kind::Text | Kind::Number | Kind::List | Kind::Documents => {
+            Kind::Text | Kind::Duration | Kind::Number | Kind::List | Kind::Documents => {
                 let argument = |value: &OsString| {
                     let mut argument = OsString::from(format!("{flag}="));
                     argument.push(value);
@@ -635,7 +639,7 @@ impl Resolved {
         let values: Vec<String> = self.values.iter().map(|value| self.shown(value)).collect();
         let value = match self.kind {
             Kind::List | Kind::Documents => serde_json::to_string(&values).unwrap_or_default(),
-            Kind::Text => values.first().map(|value| scalar(value)).unwrap_or_default(),
+            Kind::Text | Kind::Duration => values.first().map(|value| scalar(value)).unwrap_or_default(),
             Kind::Number | Kind::Flag => values.first().cloned().unwrap_or_default(),
         };
         let from = match &self.from {
@@ -708,11 +712,11 @@ impl Key {
         if !possible.is_empty() && self.kind == Kind::Text {
             let names: Vec<&str> = possible.iter().map(clap::builder::PossibleValue::get_name).collect();
             text.insert("enum".to_owned(), json!(names));
-        } else if self.is(TypeId::of::<std::time::Duration>()) {
+        } else if self.kind == Kind::Duration {
             text.insert("examples".to_owned(), json!(["90s", "5m"]));
         }
         let mut schema = match self.kind {
-            Kind::Text => Value::Object(text),
+            Kind::Text | Kind::Duration => Value::Object(text),
             Kind::Number => json!({"type": "integer", "minimum": usize::from(self.judge("0").is_err())}),
             Kind::Flag => json!({"type": "boolean"}),
             Kind::List => json!({"anyOf": [{"type": "array", "items": text}, text]}),
@@ -720,7 +724,8 @@ impl Key {
         };
         if let (Some(schema), Some(help)) = (schema.as_object_mut(), self.arg.get_help()) {
             schema.insert("description".to_owned(), json!(format!("{help}.")));
-            let default = self.arg.get_default_values().first().filter(|_| self.kind == Kind::Text);
+            let default =
+                self.arg.get_default_values().first().filter(|_| matches!(self.kind, Kind::Text | Kind::Duration));
             if let Some(default) = default {
                 schema.insert("default".to_owned(), json!(default.to_string_lossy()));
             }

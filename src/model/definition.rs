@@ -32,10 +32,25 @@ pub struct Desired {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Icon(String);
 
-/// A text that cannot be an icon.
+/// Why a text cannot be an icon: the rest of a sentence that begins with the icon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an icon is an absolute http or https URL without a user or password, of at most {} characters", Icon::MAX_LEN)]
-pub struct InvalidIcon;
+pub enum InvalidIcon {
+    /// Its length.
+    #[error("has more than {} characters", Icon::MAX_LEN)]
+    TooLong,
+    /// A blank, a line break or a control character.
+    #[error("holds a blank or a line break")]
+    Blank,
+    /// Its beginning.
+    #[error("must begin with `https://` or `http://`")]
+    Scheme,
+    /// A user or a password, which everybody who sees the icon would see.
+    #[error("holds a user or a password")]
+    Credentials,
+    /// Something else.
+    #[error("is not a valid URL")]
+    NoUrl,
+}
 
 impl Icon {
     /// The longest URL that is taken, in bytes.
@@ -46,17 +61,22 @@ impl Icon {
     /// # Errors
     /// [`InvalidIcon`] for anything but an absolute http or https URL.
     pub fn parse(text: &str) -> Result<Self, InvalidIcon> {
-        let plain = text.len() <= Self::MAX_LEN && !text.chars().any(|c| c.is_control() || c.is_whitespace());
-        let absolute = url::Url::parse(text).is_ok_and(|url| {
-            matches!(url.scheme(), "http" | "https")
-                && url.has_host()
-                && url.username().is_empty()
-                && url.password().is_none()
-        });
+        if text.len() > Self::MAX_LEN {
+            return Err(InvalidIcon::TooLong);
+        }
+        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(InvalidIcon::Blank);
+        }
         // The URL standard reads `https:host` and `https:\\host` as absolute; a person would not.
-        let written_so =
-            ["http://", "https://"].iter().any(|p| text.get(..p.len()).is_some_and(|t| t.eq_ignore_ascii_case(p)));
-        if plain && absolute && written_so { Ok(Self(text.to_owned())) } else { Err(InvalidIcon) }
+        let begins = |p: &&str| text.get(..p.len()).is_some_and(|t| t.eq_ignore_ascii_case(p));
+        if !["http://", "https://"].iter().any(|prefix| begins(&prefix)) {
+            return Err(InvalidIcon::Scheme);
+        }
+        let url = url::Url::parse(text).ok().filter(url::Url::has_host).ok_or(InvalidIcon::NoUrl)?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InvalidIcon::Credentials);
+        }
+        Ok(Self(text.to_owned()))
     }
 
     /// The URL as it is written.
@@ -245,19 +265,21 @@ mod tests {
         for good in ["https://cdn.example.com/a.png", "http://x/", "HTTPS://x/y?z"] {
             assert!(Icon::parse(good).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "a.png",
-            "//cdn/x",
-            "ftp://x/y",
-            "https:x",
-            "https://",
-            "javascript:alert(1)",
-            "https://u:p@x/",
-            "https://x/ y",
+        for (bad, why) in [
+            ("", InvalidIcon::Scheme),
+            ("a.png", InvalidIcon::Scheme),
+            ("//cdn/x", InvalidIcon::Scheme),
+            ("ftp://x/y", InvalidIcon::Scheme),
+            ("https:x", InvalidIcon::Scheme),
+            ("https://", InvalidIcon::NoUrl),
+            ("javascript:alert(1)", InvalidIcon::Scheme),
+            ("https://u:p@x/", InvalidIcon::Credentials),
+            ("https://x/ y", InvalidIcon::Blank),
+            ("https://x/y ", InvalidIcon::Blank),
         ] {
-            assert_eq!(Icon::parse(bad), Err(InvalidIcon), "{bad}");
+            assert_eq!(Icon::parse(bad), Err(why), "{bad}");
         }
+        assert_eq!(Icon::parse(&format!("https://x/{}", "y".repeat(2048))), Err(InvalidIcon::TooLong));
     }
 
     #[test]

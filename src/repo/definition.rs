@@ -329,7 +329,7 @@ impl<'s> Reader<'s> {
                     desired.0 = self.text("`icon`", entry, leave).and_then(|text| {
                         let icon = Icon::parse(text);
                         icon.map_err(|error| {
-                            self.error(Code::InvalidValue, entry.value.span, || error.to_string());
+                            self.error(Code::InvalidValue, entry.value.span, || format!("the icon {error}"));
                         })
                         .ok()
                     });
@@ -383,15 +383,14 @@ impl<'s> Reader<'s> {
         if stem != wanted {
             let message = || format!("the definition of {provider} is not in the file that is named after it");
             self.error(Code::FileName, entry.value.span, message)
-                .help(|| Some(format!("rename the file to `{wanted}.{ending}`, or mend the provider")));
+                .help(|| Some(format!("rename the file to `{wanted}.{ending}`, or correct the provider")));
         }
         Some(provider)
     }
 
     fn partner_key(&mut self, entry: &Entry<'_>, places: &mut Places) -> DesiredPartnerKey {
         let mut key = DesiredPartnerKey::default();
-        let help =
-            "write `headers` and `queryParams` below it, `{}` for none, or remove it to leave all as it is in Calry";
+        let help = "write `headers` and `queryParams` below it, each with its own entries, or remove it to leave all as it is in Calry";
         let Some(halves) = self.entries("`partnerKey`", entry.at, entry.value, Some(help)) else { return key };
         if matches!(&entry.value.value, Value::Map(map) if map.is_empty()) {
             let message = "`partnerKey` is empty: every header and query parameter will be removed from Calry";
@@ -412,7 +411,7 @@ impl<'s> Reader<'s> {
     }
 
     fn half(&mut self, half: Half, entry: &Entry<'_>, places: &mut Places) -> Option<BTreeMap<String, DesiredValue>> {
-        let help = "write `name: value` below it, `{}` for none, or remove it to leave all as it is in Calry";
+        let help = "write `name: value` below it, or remove it to leave all as it is in Calry";
         let entries = self.entries(&format!("`{half}`"), entry.at, entry.value, Some(help))?;
         if entries.len() > MAX_PARAMETERS {
             let message = || format!("`{half}` has {} entries, and at most {MAX_PARAMETERS} are taken", entries.len());
@@ -494,7 +493,7 @@ impl<'s> Reader<'s> {
             if is_part_of_a_partner_key(entry.name) {
                 // Its values would be taken for fields, and shown.
                 let message = || format!("`{}` is no group of fields: it is part of a partner key", entry.name);
-                self.error(Code::UnknownKey, entry.at, message).help(|| Some("mend the indentation".to_owned()));
+                self.error(Code::UnknownKey, entry.at, message).help(|| Some("fix the indentation".to_owned()));
                 continue;
             }
             if !self.field_name(entry.name, entry.at, "group") {
@@ -523,6 +522,14 @@ impl<'s> Reader<'s> {
                 let mut seen = HashMap::with_capacity(items.len());
                 let mut valid = true;
                 for item in items {
+                    if let Value::Map(map) = &item.value {
+                        let at = map.first().map_or(entry.at, |(key, _)| key.span);
+                        self.error(Code::WrongType, at, || "a field in a list has no value".to_owned()).help(|| {
+                            Some("write `- name` for a field that is on, or `name: true` without the dash".to_owned())
+                        });
+                        valid = false;
+                        continue;
+                    }
                     let item =
                         Entry { name: "", at: if item.span.is_empty() { entry.at } else { item.span }, value: item };
                     let field =
@@ -558,8 +565,14 @@ impl<'s> Reader<'s> {
                 valid.then_some(on)
             }
             _ => {
-                let help =
-                    "write `[]` to switch every field off, or remove the line to leave the group as it is in Calry";
+                // Never an empty list: a person who wrote `all` would switch every field off.
+                let help = match &entry.value.value {
+                    Value::Null => {
+                        "write the fields that are on below it, each as `- name`; to leave the group as it is in Calry, \
+                         remove the line"
+                    }
+                    _ => "name the fields that are on, in brackets: `[name, type]`",
+                };
                 self.wrong(&what, entry.at, entry.value, "a list of fields, or a map of `field: true`", Some(help));
                 None
             }

@@ -33,6 +33,8 @@ pub const WORKSPACE_NAME: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 pub enum Kind {
     /// A text.
     Text,
+    /// A duration with its unit, such as `60s`.
+    Duration,
     /// A whole number.
     Number,
     /// `true` or `false`.
@@ -273,6 +275,16 @@ impl Former<'_> {
             }
             (Kind::Documents, _) => return self.reader.wrong(&what, entry.at, entry.value, "a list of maps", leave),
             (Kind::Text | Kind::List, Value::Text(text)) => vec![text.clone().into_owned()],
+            (Kind::Duration, Value::Text(text)) => vec![text.clone().into_owned()],
+            (Kind::Duration, _) => {
+                return self.reader.wrong(
+                    &what,
+                    entry.at,
+                    entry.value,
+                    "a duration",
+                    Some("add its unit, such as `60s`"),
+                );
+            }
             (Kind::Text, _) => {
                 self.reader.text(&what, entry, leave);
                 return;

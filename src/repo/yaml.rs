@@ -137,7 +137,47 @@ pub(super) fn read_at_most(text: &str, limit: usize) -> Result<Tree<'_>, Problem
         block_nesting_limit: MAX_DEPTH,
     };
     let parser = Parser::new_from_str_with_options(text, options);
-    Reader { parser, length: text.len(), limit, nodes: 0, problems: Vec::new() }.tree()
+    let tree = Reader { parser, length: text.len(), limit, nodes: 0, problems: Vec::new() }.tree();
+    tree.map_err(|problem| cause(text, problem.at.start()).unwrap_or(problem))
+}
+
+/// What makes a text unreadable, if the parser notices it only further on: a conflict that git left, or in the line of the
+/// problem or the last one with a text before it, a no-break space or a missing blank after a `:`.
+fn cause(text: &str, noticed: usize) -> Option<Problem> {
+    let line_at = |start: usize, line: &str| Span::new(start, start + line.trim_end().len());
+    let mut before: Vec<(usize, &str)> = Vec::new();
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        if ["<<<<<<< ", ">>>>>>> "].iter().any(|marker| line.starts_with(marker)) {
+            return Some(Problem {
+                at: line_at(start, line),
+                message: "this is the mark of a merge conflict".into(),
+                help: Some("resolve the conflict: keep one side, and remove the lines that git added"),
+            });
+        }
+        if start <= noticed && !line.trim().is_empty() {
+            before.push((start, line));
+        }
+        start += line.len();
+    }
+    before.iter().rev().take(2).find_map(|&(start, line)| {
+        if let Some(at) = line.find('\u{a0}') {
+            return Some(Problem {
+                at: Span::new(start + at, start + at + '\u{a0}'.len_utf8()),
+                message: "a no-break space (U+00A0) is no blank in YAML".into(),
+                help: Some("write an ordinary blank instead"),
+            });
+        }
+        let (key, value) = line.trim().split_once(':')?;
+        let is_key = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        let is_joined = !value.is_empty() && !value.starts_with([' ', '\t', '/']);
+        let at = start + line.len() - line.trim_start().len() + key.len();
+        (is_key && is_joined).then(|| Problem {
+            at: Span::new(at, at + 1),
+            message: "a blank is missing after this `:`".into(),
+            help: Some("write `key: value`"),
+        })
+    })
 }
 
 struct Reader<'a> {
@@ -178,11 +218,19 @@ impl<'a> Reader<'a> {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(self.unreadable(&error)),
                 Some(Ok((Event::Anchor(..), span))) => {
-                    self.refuse(span.into(), "anchors are left out of this format", "remove it");
+                    self.refuse(
+                        span.into(),
+                        "anchors are left out of this format",
+                        "put the text in quotes if this belongs to it, else remove it",
+                    );
                 }
                 Some(Ok((event, span))) => {
                     if let Some(tag) = span.tag_span() {
-                        self.refuse(tag.into(), "tags are left out of this format", "remove it");
+                        self.refuse(
+                            tag.into(),
+                            "tags are left out of this format",
+                            "put the text in quotes if this belongs to it, else remove it",
+                        );
                     }
                     return Ok(Some((event, span.into())));
                 }

@@ -174,7 +174,7 @@ fn before_the_first_pass_ends_everything_is_there_and_nothing_is_counted() {
     for (name, series) in [
         ("calry_gitops_passes_total", 5 * 7),
         ("calry_gitops_api_requests_total", 2 * 10),
-        ("calry_gitops_definitions", 6),
+        ("calry_gitops_definitions", 7),
         ("calry_gitops_pending_updates", 2),
     ] {
         let found: Vec<f64> = scrape.0.iter().filter(|((n, _), _)| n == name).map(|(_, value)| *value).collect();

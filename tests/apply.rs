@@ -208,6 +208,20 @@ fn an_answer_about_another_definition_is_no_success() {
 }
 
 #[test]
+fn what_calry_kept_and_what_could_not_be_sent_are_both_reported_as_one_failure() {
+    let world = changed(1, Config::default());
+    let mut strange = live("P00", &["name"], &["pictures"]);
+    strange["partnerKey"] = json!({"headers": {"x-key": "old"}, "cookies": {"sid": "kept"}});
+    world.sandbox.set_definition("P00", strange.clone());
+    world.write("p00.yaml", "provider: P00\npartnerKey:\n  headers: {}\nfieldsToSync:\n  listing: [name, type]\n");
+    let (outcome, error) = &outcomes(&run(&world, &[]).exits(1))["P00"];
+    assert_eq!(outcome, "failed");
+    assert!(error.contains("fieldsToSync.listing.type") && error.contains("`partnerKey.cookies`"), "{error}");
+    assert!(!error.contains("partnerKey.headers.x-key"), "it was not sent: {error}");
+    assert_eq!(world.live("P00")["partnerKey"], strange["partnerKey"]);
+}
+
+#[test]
 fn the_report_names_each_provider_that_failed_with_its_reason() {
     let world = changed(4, Config::default());
     world.sandbox.inject(update_fault(status(400, None)).at("/P01"));
@@ -683,6 +697,18 @@ async fn the_age_of_a_plan_counts_from_the_answer_with_the_definitions() {
         let look = pass::look(&source, &mut desired, &slow, None, method, &Applied::new()).await.unwrap();
         assert_eq!(look.fetched.elapsed().as_secs(), age);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_became_unreadable_since_the_plan_is_not_taken_for_unchanged() {
+    let (fake, outcome) = applied_late(OLD, |live| {
+        live.partner_key.headers = Some(live_half("x", "new"));
+        live.fields.clear();
+        live.problems.fields = Some("`fieldsToSync` is absent".to_owned());
+    })
+    .await;
+    assert!(matches!(outcome, Outcome::Skipped(why) if why.contains("plan again")));
+    assert_eq!(fake.asked(), ["read P00"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -568,3 +568,17 @@ fn the_example_files_take_over_the_drift_of_the_sandbox_and_stay_readable() {
     +  listing: [name, type, rooms, address, currency, pictures, amenities, description, latitude, longitude]
     "#);
 }
+
+#[test]
+fn what_cannot_be_read_is_not_pulled_as_if_it_were_absent() {
+    let definition = live("HOSTAWAY", &["name"], &[]);
+    let world = World::with(json!([definition, live("GUESTY", &["name"], &[])]), Config::default());
+    let file = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n";
+    world.write("hostaway.yaml", file);
+    let mut strange = definition;
+    strange["fieldsToSync"]["listing"]["name"] = json!("yes");
+    world.sandbox.set_definition("HOSTAWAY", strange);
+    world.run(&["pull"]).says("`fieldsToSync.listing.name` is neither true nor false");
+    assert_eq!(read(&world, "hostaway.yaml"), file);
+    assert!(files(&world).contains_key("guesty.yaml"));
+}

@@ -211,3 +211,34 @@ fn a_carried_over_value_that_the_answer_masks_counts_as_the_same_and_one_that_is
     more.partner_key.headers.as_mut().unwrap().insert("x-new".to_owned(), LiveValue::Mask);
     assert_eq!(verify(&desired, &sent, &[], &more).len(), 1);
 }
+
+#[test]
+fn an_update_carries_what_git_does_not_manage_only_in_the_parts_that_it_sends() {
+    let carries = |desired: &Desired, method: UpdateMethod| {
+        let applied = Applied::new();
+        let context = Context { today: jiff::civil::date(2026, 1, 1), method, applied: &applied, base: None };
+        let desired = Some(Arc::new(desired.clone()));
+        let file = Input { file: "hostaway.yaml".to_owned(), provider: Some(hostaway()), desired };
+        let workspace = Workspace { id: "w".to_owned(), name: "W".to_owned(), slug: "w".to_owned() };
+        let mut live = found("x-key", "value");
+        live.fields.insert("listing".to_owned(), [("name".to_owned(), false)].into());
+        let plan = plan(workspace, None, [file], [live], &[], context);
+        plan.steps().next().unwrap().payload.carries_unmanaged
+    };
+    let (patch, put) = (UpdateMethod::Patch, UpdateMethod::Put);
+    // The icon alone is due, and the query parameters are not managed.
+    let icon = wanted("https://e.com/new");
+    assert!(!carries(&icon, patch) && carries(&icon, put));
+    // Everything is managed.
+    let mut whole = icon.clone();
+    whole.partner_key.query_params = Some([].into());
+    whole.fields.insert("listing".to_owned(), ["name".to_owned()].into());
+    assert!(!carries(&whole, patch) && !carries(&whole, put));
+    // Everything but the icon; a PUT without it might clear one that was set meanwhile.
+    whole.icon = None;
+    assert!(!carries(&whole, patch) && carries(&whole, put));
+    // A section that Calry does not have yet may appear meanwhile.
+    let mut headers = icon.clone();
+    headers.partner_key.headers = Some([].into());
+    assert!(carries(&headers, patch));
+}

@@ -248,3 +248,29 @@ fn a_snapshot_at_an_address_is_fetched_without_the_api_key_and_without_following
         world.run(&["plan", "--live", refused]).exits(64).says("https URL");
     }
 }
+
+#[test]
+fn what_could_not_be_read_when_a_snapshot_was_taken_is_not_compared_with_it() {
+    let mut world = world();
+    let mut strange = world.live("HOSTAWAY");
+    strange["partnerKey"]["headers"]["x-api-key"] = json!(12_345_678);
+    strange["fieldsToSync"]["listing"] = json!({"name": "hunter2"});
+    strange["icon"] = json!(["hunter2"]);
+    world.sandbox.set_definition("HOSTAWAY", strange);
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nicon: https://cdn.example.com/new.png\npartnerKey:\n  headers: {}\n  queryParams: {}\n\
+         fieldsToSync:\n  listing: [name]\n",
+    );
+    let ran = taken(&mut world, None);
+    assert!(!ran.out.contains("12345678") && !ran.out.contains("hunter2"), "{}", ran.out);
+    let json = plan(&world, &["--format", "json"]).exits(1).json();
+    let definitions = json["definitions"].as_array().unwrap();
+    let hostaway = definitions.iter().find(|definition| definition["provider"] == "HOSTAWAY").unwrap();
+    let changes = hostaway["changes"].as_array().unwrap().iter().map(|change| change["path"].as_str().unwrap());
+    assert_eq!(changes.collect::<Vec<_>>(), ["partnerKey.queryParams.client_id"]);
+    let error = hostaway["error"].as_str().unwrap();
+    for part in ["`icon`", "`partnerKey.headers.x-api-key`", "`fieldsToSync.listing.name`"] {
+        assert!(error.contains(part), "{error}");
+    }
+}

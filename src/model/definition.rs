@@ -69,7 +69,7 @@ impl Icon {
         }
         // The URL standard reads `https:host` and `https:\\host` as absolute; a person would not.
         let begins = |p: &&str| text.get(..p.len()).is_some_and(|t| t.eq_ignore_ascii_case(p));
-        if !["http://", "https://"].iter().any(|prefix| begins(&prefix)) {
+        if !["http://", "https://"].iter().any(begins) {
             return Err(InvalidIcon::Scheme);
         }
         let url = url::Url::parse(text).ok().filter(url::Url::has_host).ok_or(InvalidIcon::NoUrl)?;

@@ -499,7 +499,7 @@ fn what_a_file_cannot_say_is_left_out_with_all_that_managing_it_would_switch_off
     let world = world(definition, "");
     let ran = world.run(&["pull"]).exits(0);
     for left_out in [
-        "icon: an icon is",
+        "icon: must begin with",
         "partnerKey.headers, as a whole",
         "fieldsToSync.bad, as a whole",
         "fieldsToSync.headers, as a whole",

@@ -66,7 +66,7 @@ stop() {
 version=$(sed -n 's|.*image: .*/git-sync:||p' "$manifest")
 mapfile -t settings < <(sed -n '/name: GITSYNC_/{s/.*name: //;N;s/\n *value: */=/;s/"//g;p}' "$manifest")
 root=$(printf '%s\n' "${settings[@]}" | sed -n 's/^GITSYNC_ROOT=//p')
-definitions=$(sed -n 's|.*--definitions=||p' "$manifest")
+definitions=$(sed -n '/name: CALRY_DEFINITIONS$/{n;s/.*value: *//p}' "$manifest")
 case $definitions in
 "${root:?}"/*) ;;
 *) fail "the daemon does not read below $root" ;;

@@ -1051,3 +1051,30 @@ fn advice_is_at_the_fault_and_following_it_switches_nothing_off() {
         assert_eq!(found.len(), 1, "{text}: {found:?}");
     }
 }
+
+#[test]
+fn a_name_that_looks_meant_is_a_warning_and_a_pin_in_capitals_is_none_under_strict() {
+    let definitions = Definitions::of(&[
+        ("guesty.yaml", "provider: GUESTY\n"),
+        ("ciirus.YML", "provider: CIIRUS\n"),
+        ("Workspace.yaml", "slug: another\n"),
+        (".hidden.YAML", ""),
+        ("notes.txt", ""),
+    ]);
+    for (directory, name) in [("sub", "bookingsync.yaml"), (".git", "x.yaml"), ("empty", "readme.md")] {
+        fs::create_dir(definitions.path().join(directory)).unwrap();
+        definitions.write(&format!("{directory}/{name}"), "provider: BOOKINGSYNC\n");
+    }
+    let mut loaded = definitions.load();
+    let found: Vec<_> = loaded.diagnostics.iter().map(|d| (d.file.as_str(), d.code, d.severity)).collect();
+    let warning = |file| (file, Code::FileName, Severity::Warning);
+    assert_eq!(found, [warning("Workspace.yaml"), warning("ciirus.YML"), warning("sub/bookingsync.yaml")]);
+    assert_eq!(loaded.files.len(), 1);
+    assert!(matches!(loaded.pin, Pin::None));
+    loaded.deny_warnings();
+    assert!(matches!(loaded.pin, Pin::Invalid));
+    assert!(loaded.has_errors() && loaded.files[0].desired.is_some());
+    // Nothing but such names is an empty directory.
+    fs::remove_file(definitions.path().join("guesty.yaml")).unwrap();
+    assert!(matches!(load(definitions.path()), Err(DirectoryError::Empty(_))));
+}

@@ -176,29 +176,77 @@ fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
         _ => DirectoryError::Unreadable { directory: named.to_owned(), source },
     };
     let mut entries = Vec::new();
+    let mut below = 0;
     for (count, entry) in fs::read_dir(root).map_err(unreadable)?.enumerate() {
         if count >= MAX_ENTRIES {
             return Err(DirectoryError::TooManyEntries(named.to_owned()));
         }
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name();
+        let kind = entry.file_type().ok();
         if is_input(&name) {
-            entries.push(Entry { name, kind: entry.file_type().ok() });
+            entries.push(Entry { name, kind });
+        } else if kind.is_some_and(|kind| kind.is_dir()) && !is_hidden(&name) {
+            entries.extend(definition_below(&entry.path(), &name, &mut below));
         }
     }
-    if entries.is_empty() {
+    if entries.iter().all(|entry| LookAlike::of(&entry.name).is_some()) {
         return Err(DirectoryError::Empty(named.to_owned()));
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
 }
 
-/// Whether a directory entry of this name is read: a `*.yaml` or `*.yml` that is not hidden, or the schema with the names
-/// that are known.
+/// The first file of a directory one level down that would count in the directory above. `seen` counts the entries that
+/// were looked at for this.
+fn definition_below(directory: &Path, name: &OsStr, seen: &mut usize) -> Option<Entry> {
+    // It is not read: a directory that cannot be listed holds nothing that is meant.
+    let entries = fs::read_dir(directory).ok()?.flatten();
+    let counts = |entry: &fs::DirEntry| is_yaml(&entry.file_name()) && !is_hidden(&entry.file_name());
+    let found = entries.take(MAX_ENTRIES.saturating_sub(*seen)).inspect(|_| *seen += 1).find(counts)?;
+    Some(Entry { name: Path::new(name).join(found.file_name()).into(), kind: found.file_type().ok() })
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+/// Whether a name has the ending of a YAML file, in any case.
+fn is_yaml(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes().to_ascii_lowercase();
+    name.ends_with(b".yaml") || name.ends_with(b".yml")
+}
+
+/// Whether a directory entry of this name counts: a YAML file that is not hidden, or the schema with the names that are
+/// known. Of a [`LookAlike`] only the name counts.
 pub(super) fn is_input(name: &OsStr) -> bool {
-    let name = name.as_encoded_bytes();
-    let yaml = !name.starts_with(b".") && (name.ends_with(b".yaml") || name.ends_with(b".yml"));
-    yaml || name == DEFINITION_SCHEMA.as_bytes()
+    is_yaml(name) && !is_hidden(name) || name == DEFINITION_SCHEMA
+}
+
+/// Why a file whose name looks as if it were meant is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LookAlike {
+    /// Its ending, or the name of the workspace's file, is not in lower case.
+    Spelling,
+    /// It is one directory down.
+    Below,
+}
+
+impl LookAlike {
+    /// `None` for a file that is read.
+    pub(super) fn of(name: &OsStr) -> Option<Self> {
+        let bytes = name.as_encoded_bytes();
+        let lower = bytes.to_ascii_lowercase();
+        let is_pin = [&b"workspace.yaml"[..], b"workspace.yml"].contains(&lower.as_slice());
+        let ends_lower = [&b".yaml"[..], b".yml", b".json"].iter().any(|ending| bytes.ends_with(ending));
+        if bytes.contains(&b'/') {
+            Some(Self::Below)
+        } else if !ends_lower || is_pin && lower != bytes {
+            Some(Self::Spelling)
+        } else {
+            None
+        }
+    }
 }
 
 /// Where a link in a directory leads, without any link in the path: always to a place within the directory. `root` has no

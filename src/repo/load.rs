@@ -4,6 +4,7 @@
 //! where secrets are come in as arguments.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
@@ -12,7 +13,7 @@ use jiff::civil::Date;
 
 use super::catalogue::names_in;
 use super::definition::{self, Definition, Group, MAX_VALUE, Parameter, Places, Subject, all_off, named};
-use super::directory::{self, DirectoryError, FileError};
+use super::directory::{self, DirectoryError, FileError, LookAlike};
 use super::edit::Edit;
 use super::format::{self, DEFINITION_SCHEMA};
 use super::secrets::{SecretError, SecretSources};
@@ -111,10 +112,15 @@ pub(super) enum Read {
     Definition(Box<DefinitionFile>),
     Workspace(Source, Option<Slug>),
     Schema(Catalogue),
+    /// It does not count, and its name looks as if it were meant to.
+    LookAlike,
 }
 
 /// Reads one file by itself.
 pub(super) fn read_file(name: &str, content: Result<Vec<u8>, FileError>) -> (Read, Vec<Diagnostic>) {
+    if let Some(look_alike) = LookAlike::of(OsStr::new(name)) {
+        return (Read::LookAlike, vec![look_alike_problem(name, look_alike)]);
+    }
     if name == DEFINITION_SCHEMA {
         let names = content.map_err(|error| error.to_string()).and_then(|schema| names_in(&schema));
         return match names {
@@ -204,6 +210,26 @@ pub fn draft_pin(slug: &Slug) -> Writing {
     Writing::new("workspace.yaml", format::workspace(slug))
 }
 
+/// A warning of a file that is not read. `--strict` makes it an error.
+fn look_alike_problem(name: &str, look_alike: LookAlike) -> Diagnostic {
+    let lower = printable(&name.to_ascii_lowercase());
+    let (message, help) = match look_alike {
+        LookAlike::Spelling if is_workspace(&lower) => {
+            ("the file pins no workspace: its name is not in lower case", format!("rename it to `{lower}`"))
+        }
+        LookAlike::Spelling => {
+            ("the file is not read: its ending is not in lower case", format!("rename it to `{lower}`"))
+        }
+        LookAlike::Below => (
+            "the file is not read: it is in a directory below the definitions",
+            "move it up, or keep it elsewhere if it is no definition".to_owned(),
+        ),
+    };
+    let source = Source::new(name, String::new());
+    let problem = source.diagnostic(Severity::Warning, Code::FileName, None, message.to_owned());
+    Diagnostic { help: Some(help), ..problem }
+}
+
 /// What is wanted after changes, with no secret filled in.
 fn changed(mut desired: Desired, edits: &[Edit]) -> Option<Desired> {
     for half in Half::BOTH {
@@ -267,6 +293,7 @@ impl Loaded {
                 Read::Definition(file) => loaded.files.push(*file),
                 Read::Workspace(source, slug) => pins.push((source, slug)),
                 Read::Schema(names) => loaded.schema = names,
+                Read::LookAlike => {}
             }
         }
         loaded.files.sort_by(|a, b| a.name.cmp(&b.name));
@@ -488,7 +515,8 @@ impl Loaded {
             let file = self.files.binary_search_by(|file| file.name.as_str().cmp(&diagnostic.file));
             if let Some(file) = file.ok().and_then(|at| self.files.get_mut(at)) {
                 file.desired = None;
-            } else if is_workspace(&diagnostic.file) && matches!(self.pin, Pin::Slug(_)) {
+            } else if is_workspace(&diagnostic.file.to_ascii_lowercase()) {
+                // Under another spelling as well: somebody meant a pin.
                 self.pin = Pin::Invalid;
             }
         }

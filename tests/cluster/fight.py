@@ -14,6 +14,7 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.parse
 import urllib.request
 import uuid
 from dataclasses import dataclass, field
@@ -250,12 +251,13 @@ class Replica:
 
     def ask(self, path, method="GET"):
         """Status and answer of the admin server."""
-        request = urllib.request.Request(self.address()[1] + path, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+        # urllib.request asks for the connection to be closed, as a proxy does.
+        address = urllib.parse.urlsplit(self.address()[1])
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=5)
+        with contextlib.closing(connection):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
 
     def leads(self):
         """The workspaces that it says it leads."""

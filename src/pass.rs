@@ -386,6 +386,8 @@ pub async fn look<R: ReadCalry>(
 ) -> Result<Look, Failure> {
     let (workspace, listing, fetched) = fetch_timed(reader, source.pins(&desired.loaded.pin), known).await?;
     let Judged { live, unreadable, .. } = judge(source, &mut desired.loaded, listing);
+    // Under --strict, a warning of the pin makes it invalid.
+    source.pins(&desired.loaded.pin).check()?;
     let files = desired.loaded.files.iter();
     let inputs: Vec<Input> = files
         .map(|file| Input { file: file.name.clone(), provider: file.provider.clone(), desired: file.desired.clone() })

@@ -78,3 +78,14 @@ fn a_definition_that_cannot_be_read_is_reported_as_that_and_never_as_an_unknown_
     assert_eq!(world.live("GUESTY")["fieldsToSync"]["listing"]["pictures"], true);
     world.run(&["schema", "--from-live"]).exits(1).says("price");
 }
+
+#[test]
+fn under_strict_a_pin_in_capitals_keeps_everything_from_being_written() {
+    let world = World::with(json!([live("GUESTY", &["name"], &["pictures"])]), Config::default());
+    world.write("guesty.yaml", "provider: GUESTY\nfieldsToSync:\n  listing: [name, pictures]\n");
+    world.write("Workspace.yaml", "slug: another\n");
+    for args in [&["apply", "--yes", "--strict"][..], &["run", "--once", "--strict"]] {
+        world.run(args).exits(3);
+        assert_eq!(world.live("GUESTY")["fieldsToSync"]["listing"]["pictures"], false, "{args:?}");
+    }
+}

@@ -1078,3 +1078,13 @@ fn a_name_that_looks_meant_is_a_warning_and_a_pin_in_capitals_is_none_under_stri
     fs::remove_file(definitions.path().join("guesty.yaml")).unwrap();
     assert!(matches!(load(definitions.path()), Err(DirectoryError::Empty(_))));
 }
+
+#[test]
+fn a_pin_in_capitals_is_reported_whichever_providers_are_asked_for_and_is_not_read() {
+    let definitions = Definitions::of(&[("guesty.yaml", "provider: GUESTY\n")]);
+    definitions.write("WORKSPACE.yaml", vec![0xff; 2 << 20]);
+    let mut loaded = definitions.load();
+    loaded.keep_only(&[Provider::parse("GUESTY").unwrap()]);
+    let found: Vec<_> = loaded.diagnostics.iter().map(|d| (d.file.as_str(), d.code)).collect();
+    assert_eq!(found, [("WORKSPACE.yaml", Code::FileName)]);
+}

@@ -129,6 +129,9 @@ fn attempt<T: Send>(
 
     let total = AtomicU64::new(0);
     let make = |entry: &Entry| {
+        if LookAlike::of(&entry.name).is_some() {
+            return Made { made: each(&entry.name.to_string_lossy(), Ok(Vec::new())), link: None, gone: false };
+        }
         let link = match entry.kind {
             Some(kind) if kind.is_file() => Ok(None),
             Some(kind) if !kind.is_symlink() => Err(FileError::NotAFile),

@@ -371,7 +371,7 @@ impl Loaded {
     pub fn keep_only(&mut self, only: &[Provider]) {
         self.files.retain(|file| file.provider.as_ref().is_some_and(|provider| only.contains(provider)));
         let kept: Vec<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
-        let is_for_all = |name: &str| is_workspace(name) || name == DEFINITION_SCHEMA;
+        let is_for_all = |name: &str| is_workspace(&name.to_ascii_lowercase()) || name == DEFINITION_SCHEMA;
         self.diagnostics.retain(|d| is_for_all(&d.file) || kept.binary_search(&d.file.as_str()).is_ok());
     }
 

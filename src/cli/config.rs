@@ -112,7 +112,7 @@ fn keys() -> Vec<Key> {
             let inner = inner.contains(&arg.get_id());
             let key = Key { name: camel(arg.get_long()?), arg: arg.clone(), kind, inner };
             let kind = match kind {
-                Kind::Text if key.is(TypeId::of::<std::time::Duration>()) => Kind::Duration,
+                Kind::Text if key.is(TypeId::of::<Duration>()) => Kind::Duration,
                 Kind::Text if key.judge("1").is_ok() && key.judge("one").is_err() => Kind::Number,
                 kind => kind,
             };

@@ -85,7 +85,11 @@ fn page(command: &Command, date: Date) -> anyhow::Result<Vec<u8>> {
 /// The variables of a command, and of its subcommands.
 fn environment(command: &Command) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::from([("NO_COLOR".to_owned(), "No colours, whatever its value.".to_owned())]);
-    for arg in std::iter::once(command).chain(visible(command)).flat_map(Command::get_arguments) {
+    let commands = || std::iter::once(command).chain(visible(command));
+    if commands().any(super::connects) {
+        variables.extend(super::NETWORK.map(|(names, meaning)| (names.to_owned(), meaning.to_owned())));
+    }
+    for arg in commands().flat_map(Command::get_arguments) {
         if let (Some(variable), Some(option)) = (arg.get_env(), arg.get_long()) {
             variables.insert(variable.to_string_lossy().into_owned(), format!("The same as --{option}."));
         }

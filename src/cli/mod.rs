@@ -70,17 +70,30 @@ const EXITS: [(Exit, &str); 5] = [
 
 fn after_help() -> String {
     let exits: String = EXITS.iter().map(|(exit, meaning)| format!("  {:<4}{meaning}\n", *exit as u8)).collect();
-    format!("Exit codes:\n{exits}\n{NETWORK}\nTry it, with nothing to set up:  calry-gitops run --sandbox")
+    let network: String = NETWORK.iter().map(|(name, meaning)| format!("  {name:<24}{meaning}\n")).collect();
+    format!(
+        "Exit codes:\n{exits}\nEnvironment:\n{network}\nTry it, with nothing to set up:  calry-gitops run --sandbox"
+    )
 }
 
 /// The variables of the network, which are no flags.
-const NETWORK: &str = "\
-Network:
-  HTTPS_PROXY, ALL_PROXY  the proxy for https, as http://user:password@host:port
-  NO_PROXY                hosts, domains and networks that are reached without it
-  SSL_CERT_FILE           a PEM file of the CA certificates to trust, in place of the system's
-  SSL_CERT_DIR            directories of such files
-";
+const NETWORK: [(&str, &str); 4] = [
+    ("HTTPS_PROXY, ALL_PROXY", "the proxy for https, as http://user:password@host:port"),
+    ("NO_PROXY", "hosts, domains and networks that are reached without it"),
+    ("SSL_CERT_FILE", "a PEM file of the CA certificates to trust, in place of the system's"),
+    ("SSL_CERT_DIR", "directories of such files"),
+];
+
+/// What the help of a command that connects to Calry says of them.
+const NETWORK_IN_SHORT: &str = "\
+Environment:
+  HTTPS_PROXY, ALL_PROXY, NO_PROXY  the proxy, and the hosts that are reached without it
+  SSL_CERT_FILE, SSL_CERT_DIR       the CA certificates to trust, in place of the system's";
+
+/// Whether a command connects to Calry.
+fn connects(command: &clap::Command) -> bool {
+    command.get_arguments().any(|arg| arg.get_long() == Some("api-url"))
+}
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -269,7 +282,9 @@ fn command(defaults: &Defaults) -> clap::Command {
             .mut_args(|arg| if empty(&arg) { arg.env(Resettable::Reset) } else { arg })
             .mut_subcommands(without_empty_variables)
     }
-    without_empty_variables(config::below(Cli::command(), defaults))
+    let command = Cli::command()
+        .mut_subcommands(|command| if connects(&command) { command.after_help(NETWORK_IN_SHORT) } else { command });
+    without_empty_variables(config::below(command, defaults))
 }
 
 /// What is said of a panic. Its own message may quote the text that it was about, and that may be a secret.

@@ -430,7 +430,9 @@ fn a_hold_that_is_over_resumes_and_says_so_even_under_strict() {
         .run(&["validate", "--strict"])
         .exits(0)
         .says("warning[hold-over]: the hold is over: its last day was 2020-01-01");
-    world.run(&["plan"]).exits(0).says("its hold ended on 2020-01-01");
+    for format in ["text", "markdown", "github"] {
+        world.run(&["plan", "--format", format]).exits(0).says("its hold ended on 2020-01-01");
+    }
     let json = world.run(&["plan", "--format", "json"]).exits(0).json();
     assert_eq!(json["definitions"][0]["endedHold"], json!({"until": "2020-01-01", "reason": "OPS-1"}));
     let mut observer = world.daemon(&["--mode", "observe"]);

@@ -101,6 +101,8 @@ fn changes<'a>(plan: &'a Plan, place: &dyn Fn(&str, Target<'_>) -> Option<Excerp
     {
         let Some(file) = part.entry.file.as_deref() else { continue };
         let label = part.entry.label();
+        let over =
+            part.entry.ended_hold().map(|hold| format!(" (its hold ended on {})", hold.until)).unwrap_or_default();
         if let Some(obstacle) = part.step.payload.obstacle() {
             let message = format!("{label}: {obstacle}");
             let (level, place) = (Level::Warning, place(file, Target::File));
@@ -127,7 +129,7 @@ fn changes<'a>(plan: &'a Plan, place: &dyn Fn(&str, Target<'_>) -> Option<Excerp
                 (None, true) => (Level::Warning, "will be switched off"),
                 (None, false) => (Level::Notice, "will change"),
             };
-            all.push(Annotation { level, file, place, title, message: format!("{label}: {}", named(changes)) });
+            all.push(Annotation { level, file, place, title, message: format!("{label}: {}{over}", named(changes)) });
         }
     }
     all

@@ -131,6 +131,8 @@ fn table(out: &mut Page, plan: &Plan, parts: &[(Option<Origin>, Vec<Part<'_>>)],
             (None, _, Some(Origin::Drift)) => format!("earlier drift: {file}"),
             (None, _, None) => format!("{file} says so"),
         };
+        let over = part.entry.ended_hold().map(|hold| format!("; its hold ended on {}", hold.until));
+        let why = why + &over.unwrap_or_default();
         (part.entry.label(), in_short(&part.changes), why)
     });
     let others = plan.entries.iter().filter_map(|entry| untouched(entry).map(|(what, why)| (entry.label(), what, why)));

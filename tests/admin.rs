@@ -345,7 +345,7 @@ fn the_page_is_told_to_the_browser_with_everything_forbidden_that_it_does_not_ne
     assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe") && !policy.contains("http"));
     assert!(policy.contains("frame-ancestors 'none'") && policy.contains("form-action 'self'"), "{policy}");
     assert_eq!(page.header("cache-control"), Some("no-store"));
-    assert!(page.body.contains("<h1>Git is what runs</h1>"));
+    assert!(page.body.contains("<h1>In sync</h1>"));
     // Whatever it loads is here, and nothing is written into it that a policy would have to allow.
     let mut addresses: Vec<&str> = page.body.split("src=\"").chain(page.body.split("href=\"")).collect();
     addresses.retain(|rest| rest.starts_with("assets/"));

@@ -660,7 +660,7 @@ fn the_built_in_sandbox_serves_the_repositorys_own_definitions_and_real_keys_sta
     world.run(&["plan", "--sandbox"]).exits(0).says("Plan: 12 providers to update, 7 in sync, 1 on hold, 2 unmanaged.");
     world.run(&["plan", "--sandbox", "--detailed-exitcode"]).exits(2);
     world.run(&["apply", "--sandbox", "--yes"]).exits(0).says("Apply: 12 of 12 applied.");
-    world.run(&["run", "--once", "--sandbox"]).exits(0).says("12 updated, 7 in sync, 1 held, 2 unmanaged");
+    world.run(&["run", "--once", "--sandbox"]).exits(0).says("12 updated, 7 in sync, 1 on hold, 2 unmanaged");
     world.write("workspace.yaml", "slug: another-one\n");
     world.run(&["plan", "--sandbox"]).exits(0).says("another-one (");
     assert!(world.requests().is_empty(), "the address in the environment is ignored");

@@ -308,15 +308,12 @@ fn workspaces_are_kept_side_by_side_and_the_trouble_of_one_is_not_the_others() {
 
     let address = format!("http://{}", daemon.address());
     let ask = |args: &[&str]| world.run(&[&["status", "--address", &address], args].concat());
-    ask(&["--workspace", "good"]).exits(0).says("good: acme-production (Acme): git is what runs");
+    ask(&["--workspace", "good"]).exits(0).says("good: acme-production (Acme): in sync");
     ask(&["--workspace", "empty"]).exits(1).says("holds no definition file");
     ask(&["--workspace", "nobody"])
         .exits(1)
         .says("the daemon keeps no workspace `nobody`; it keeps silent, empty, good, other");
-    ask(&[])
-        .exits(1)
-        .says("In 1 of 4 workspaces git is what runs")
-        .says("other: acme-production (Acme): 1 provider differs");
+    ask(&[]).exits(1).says("1 of 4 workspaces in sync").says("other: acme-production (Acme): 1 provider differs");
     let json = ask(&["--workspace", "good", "--format", "json"]).json();
     assert_eq!(json["workspaces"].as_array().unwrap().len(), 1);
 

@@ -48,16 +48,16 @@ fn an_exit_code_says_whether_something_is_wrong() {
     let world = world();
     let mut daemon = waiting(&world, &["--mode", "observe"]);
     let address = daemon.address();
-    ask(&world, &address, &[]).exits(0).says("acme-production (Acme): git is what runs");
+    ask(&world, &address, &[]).exits(0).says("acme-production (Acme): in sync");
 
-    // What is only observed, and what is held, is as it should be.
+    // What is only observed, and what is on hold, is as it should be.
     let file = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n";
     world.write("hostaway.yaml", file);
     daemon.line("(files)");
     ask(&world, &address, &[]).exits(0).says("1 provider differs").says("listing.name off, listing.rooms on");
     world.write("hostaway.yaml", &format!("{file}hold: {{until: 2099-12-31, reason: OPS-1}}\n"));
     daemon.line("(files)");
-    ask(&world, &address, &[]).exits(0).says("git is what runs; 1 is held").says("held until 2099-12-31: OPS-1");
+    ask(&world, &address, &[]).exits(0).says("in sync · 1 on hold").says("on hold until 2099-12-31: OPS-1");
 
     world.write("guesty.yaml", "provider: [\n");
     daemon.line("(files)");
@@ -103,9 +103,7 @@ fn one_workspace_of_several_can_be_asked_for() {
     let world = world();
     let mut daemon = waiting(&world, &[]);
     let address = daemon.address();
-    ask(&world, &address, &["--workspace", "acme-production"])
-        .exits(0)
-        .says("acme-production (Acme): git is what runs");
+    ask(&world, &address, &["--workspace", "acme-production"]).exits(0).says("acme-production (Acme): in sync");
     ask(&world, &address, &["--workspace", "acme-staging"])
         .exits(1)
         .says("the daemon keeps no workspace `acme-staging`");
@@ -125,11 +123,8 @@ fn of_several_workspaces_those_in_trouble_are_told_first_and_in_full() {
     let all = [named("well", true)].into_iter().chain((0..9).map(|n| named(&format!("hangs-{n}"), false))).collect();
     status.workspaces = all;
     let told = anstream::adapter::strip_str(&text(&status, jiff::Timestamp::now())).to_string();
-    assert!(
-        told.starts_with("In 1 of 10 workspaces git is what runs\n\n  hangs-0           the daemon hangs"),
-        "{told}"
-    );
-    assert!(told.find("hangs-8").unwrap() < told.find("  well              git is what runs").unwrap(), "{told}");
+    assert!(told.starts_with("1 of 10 workspaces in sync\n\n  hangs-0           the daemon hangs"), "{told}");
+    assert!(told.find("hangs-8").unwrap() < told.find("  well              in sync").unwrap(), "{told}");
     assert_eq!(told.matches("(Acme): the daemon hangs").count(), 5, "{told}");
     assert!(!told.contains("well (Acme)") && told.contains("and 4 more that are not well"), "{told}");
 }
@@ -351,7 +346,7 @@ fn watching_goes_on_through_a_restart_and_ends_on_ctrl_c() {
     let url = format!("http://{}", door.address);
     let watch = |format| Daemon::start(world.command(&["status", "--address", &url, "--watch", "--format", format]));
     let (mut text, mut json) = (watch("text"), watch("json"));
-    text.line("git is what runs");
+    text.line("in sync");
     json.line("\"result\":\"ok\"");
     world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n");
     text.line("1 provider differs");

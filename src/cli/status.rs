@@ -23,7 +23,7 @@ const BETWEEN: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 #[command(after_help = "Exit codes:\n  \
-                        0   git is what runs, or what differs is as it should be: held, observed, under way\n  \
+                        0   in sync, or what differs is as it should be: on hold, observed, under way\n  \
                         1   the daemon cannot be reached or hangs, its last pass failed or was refused, an update failed\n      \
                         or did not converge, or a definition is invalid or missing from the workspace\n  \
                         64  the command line is wrong")]

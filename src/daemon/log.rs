@@ -202,7 +202,12 @@ fn difference(entry: &Entry, cause: Option<Cause>) {
         (Verdict::Held { hold, .. }, _) => {
             let reason =
                 hold.reason.as_deref().map(|r| format!(" ({})", ellipsize(&printable(r), 200))).unwrap_or_default();
-            info!(provider, state = "held", "{provider} is held until {}{reason}; it differs in: {what}", hold.until);
+            info!(
+                provider,
+                state = "held",
+                "{provider} is on hold until {}{reason}; it differs in: {what}",
+                hold.until
+            );
         }
         (Verdict::Unreadable(problem), _) => {
             let problem = printable(problem);

@@ -151,7 +151,7 @@ fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, Strin
     } else if observed && due > 0 {
         (Pending, format!("{} would be updated; it is only observed", providers(due)))
     } else if !held.is_empty() {
-        (Pending, format!("held: {}", named(&held)))
+        (Pending, format!("on hold: {}", named(&held)))
     } else {
         (Success, "Calry has it".to_owned())
     })

@@ -333,7 +333,7 @@ fn holds(memory: &mut Memory, plan: &Plan, rules: &Rules, today: Date) -> Vec<Su
         }
         if memory.holds.get(provider.as_str()) != Some(&hold.until) {
             let why = hold.reason.as_deref().map(|why| format!(" ({})", ellipsize(&printable(why), 120)));
-            let detail = format!("held until {}{}", hold.until, why.unwrap_or_default());
+            let detail = format!("on hold until {}{}", hold.until, why.unwrap_or_default());
             news.push(subject(provider.as_str(), pending, Some(&detail)));
         }
         told.insert(provider.to_string(), hold.until);

@@ -86,14 +86,14 @@ fn summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
     if in_order {
         let (slug, directory) = (printable(&plan.workspace.slug), printable(layout.directory.trim_end_matches('/')));
         let managed = format!("{} {}", counts.in_sync, if counts.in_sync == 1 { "provider" } else { "providers" });
-        let others = others(&counts, "on hold").split_off(1).join(", ");
+        let others = others(&counts).split_off(1).join(", ");
         let others = if others.is_empty() { others } else { format!("; {others}") };
         let extent = if plan.digest.is_some() { "" } else { " as far as values were compared" };
         let sentence = format!("{slug} matches {directory}/{extent} ({managed}{others}).");
         let _ = writeln!(out, "{GREEN}{BOLD}No changes.{BOLD:#}{GREEN:#} {}", wrapped(&sentence, 12, 0));
     } else {
         let noun = if counts.update == 1 { "provider" } else { "providers" };
-        let others = others(&counts, "on hold").join(", ");
+        let others = others(&counts).join(", ");
         let _ = writeln!(out, "{YELLOW}{BOLD}Plan: {} {noun} to update{BOLD:#}{YELLOW:#}, {others}.", counts.update);
         let changes = total(due(plan)).into_iter();
         let changes: Vec<String> =
@@ -125,12 +125,12 @@ pub(super) fn due(plan: &Plan) -> impl Iterator<Item = &Change> {
     parts(plan).into_iter().take(1).flat_map(|(_, parts)| parts).flat_map(|part| part.changes)
 }
 
-/// How many providers are not updated, by state: those in sync first. `on_hold` is the word for those that a hold keeps.
-fn others(summary: &Summary, on_hold: &str) -> Vec<String> {
+/// How many providers are not updated, by state: those in sync first.
+fn others(summary: &Summary) -> Vec<String> {
     // Destructured in full, so that a new state does not compile until it is shown.
     let Summary { in_sync, update: _, invalid, unreadable, missing, held, unmanaged } = *summary;
     let others = [
-        (held, on_hold),
+        (held, "on hold"),
         (invalid, "invalid"),
         (unreadable, "unreadable"),
         (missing, "missing"),
@@ -161,10 +161,10 @@ pub(super) fn total<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<(S
     kinds.map(|(count, one, many, off)| (format!("{count} {}", if count == 1 { one } else { many }), off)).collect()
 }
 
-/// The counts of a plan, as words: `12 to update, 7 in sync, 1 held`.
+/// The counts of a plan, as words: `12 to update, 7 in sync, 1 on hold`.
 #[must_use]
 pub fn counts(summary: &Summary) -> String {
-    format!("{} to update, {}", summary.update, others(summary, "held").join(", "))
+    format!("{} to update, {}", summary.update, others(summary).join(", "))
 }
 
 /// How changes of one origin are called.

@@ -166,7 +166,7 @@ def main():
     print("it is ready, by the CA certificates where the image has them")
     status = [*program, "status"]
     until(lambda: subprocess.run(status, env={}, capture_output=True, check=False).returncode == 0, daemon, log)
-    print("its own command says that git is what runs")
+    print("its own command says that the workspace is in sync")
     order = list(dict.fromkeys(asked))
     wanted = [f"{NAME}.{domain}" for domain in SEARCH] + [NAME]
     check(order == wanted, "its name was looked for in every search domain first")

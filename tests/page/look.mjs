@@ -122,7 +122,7 @@ const verdict = (page, text) => page.locator("h1", { hasText: text }).waitFor();
 const claims = {
   async "the page is complete without a script"() {
     const page = await open({ javaScriptEnabled: false });
-    await verdict(page, "Git is what runs; 1 is held");
+    await verdict(page, "In sync · 1 on hold");
     await says(page, "17 of 18 managed providers are in sync");
     assert.equal(await page.locator(".rows.short tbody tr").count(), 17);
     assert.equal(await page.locator("#reconcile").isVisible(), false);
@@ -144,7 +144,7 @@ const claims = {
     assert.match(await page.locator("#told").innerText(), /1 provider differs/);
     await says(page, "PROVIDER_1 has drifted", ".events");
     await drift("PROVIDER_1", null, { name: true, rooms: true });
-    await verdict(page, "Git is what runs");
+    await verdict(page, "In sync");
     await page.context().close();
   },
 
@@ -160,11 +160,11 @@ const claims = {
     assert.equal(await card.evaluate((one) => one.open), false);
     assert.equal(await page.locator(".filter input").inputValue(), "provider_1");
     assert.equal(await page.evaluate(() => document.activeElement.type), "search");
-    // PROVIDER_1, and 10 to 16; the one that is held, and two without a file.
+    // PROVIDER_1, and 10 to 16; the one that is on hold, and two without a file.
     assert.equal(await page.locator(".rows.short tbody tr:visible").count(), 8);
     assert.match(await page.locator(".found").innerText(), /^11 of 20$/);
     await drift("PROVIDER_2", null, { name: true, rooms: true });
-    await verdict(page, "Git is what runs");
+    await verdict(page, "In sync");
     await page.context().close();
   },
 

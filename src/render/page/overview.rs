@@ -20,7 +20,7 @@ pub(super) fn title(view: &View<'_>) -> (String, Tone) {
     } else if count(Tone::Good) == 0 {
         "The first passes are under way".to_owned()
     } else {
-        "Git is what runs".to_owned()
+        "In sync".to_owned()
     };
     (told, tones.into_iter().min().unwrap_or(Tone::Waiting))
 }

@@ -113,7 +113,7 @@ fn trouble_is_on_top_and_a_workspace_has_a_page_of_its_own() {
     assert!(first < second);
     assert!(all.contains("<h1>1 workspace is in trouble</h1>"));
     let one = shown(vec![well, ill], Some("well & good"));
-    assert!(one.contains("data-workspace=\"well &amp; good\"") && one.contains("<h1>Git is what runs</h1>"));
+    assert!(one.contains("data-workspace=\"well &amp; good\"") && one.contains("<h1>In sync</h1>"));
 }
 
 #[test]

@@ -81,7 +81,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 }
                 @if !held.is_empty() {
                     section.panel aria-labelledby="held" {
-                        div.head { h2 #held { "Held" } span.count { (held.len()) } }
+                        div.head { h2 #held { "On hold" } span.count { (held.len()) } }
                         p.hint { "Left alone because their files say so, to the end of that day (UTC)." }
                         div data-filtered { @for provider in &held { (card(provider, one, each, now)) } }
                     }
@@ -187,7 +187,7 @@ fn tiles(one: &WorkspaceStatus) -> Markup {
             (tile(State::Invalid, "#differs", "invalid"))
             (tile(State::Unreadable, "#differs", "unreadable"))
             (tile(State::Missing, "#differs", "missing"))
-            (tile(State::Held, "#held", "held"))
+            (tile(State::Held, "#held", "on hold"))
             (tile(State::Unmanaged, "#unmanaged", "not managed"))
         }
     }
@@ -551,7 +551,7 @@ const fn told(state: State) -> (&'static str, &'static str) {
     match state {
         State::InSync => ("good", "in sync"),
         State::Update => ("differs", "differs"),
-        State::Held => ("held", "held"),
+        State::Held => ("held", "on hold"),
         State::Invalid => ("bad", "invalid"),
         State::Unreadable => ("bad", "unreadable"),
         State::Missing => ("missing", "missing"),

@@ -35,7 +35,7 @@ pub fn text(status: &Status, now: Timestamp) -> String {
         status.workspaces.iter().map(|workspace| (standing(workspace, now), workspace)).collect();
     all.sort_by_key(|(standing, _)| standing.tone);
     let good = all.iter().filter(|(standing, _)| standing.tone == Tone::Good).count();
-    let mut out = format!("{BOLD}In {good} of {} workspaces git is what runs{BOLD:#}\n\n", all.len());
+    let mut out = format!("{BOLD}{good} of {} workspaces in sync{BOLD:#}\n\n", all.len());
     for (Standing { tone, headline, .. }, workspace) in &all {
         let (label, style) = (ellipsize(&printable(workspace.label()), 40), style(*tone));
         let told = wrapped(headline, 2 + column(&label), LABEL + 3);
@@ -186,9 +186,9 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
                     Some(days) => format!(" ({days} days left)"),
                     None => String::new(),
                 };
-                format!("held until {}{left}: {reason}", printable(&hold.until))
+                format!("on hold until {}{left}: {reason}", printable(&hold.until))
             }
-            None => "held".to_owned(),
+            None => "on hold".to_owned(),
         },
         (State::Invalid, _) => format!("invalid for {since}"),
         (State::Unreadable, _) => format!("unreadable in Calry's answer for {since}"),

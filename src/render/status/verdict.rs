@@ -16,7 +16,7 @@ pub enum Tone {
     Differs,
     /// Nothing is known yet.
     Waiting,
-    /// Git is what runs.
+    /// In sync, but for what is on hold.
     Good,
 }
 
@@ -80,10 +80,10 @@ pub fn standing(workspace: &WorkspaceStatus, now: Timestamp) -> Standing {
     .flatten()
     .collect();
     let trouble = workspace.providers.iter().any(ProviderStatus::is_in_trouble);
-    match (parts.is_empty(), counted(count(State::Held), "is held", "are held")) {
+    match (parts.is_empty(), counted(count(State::Held), "on hold", "on hold")) {
         (false, _) => told(if trouble { Tone::Bad } else { Tone::Differs }, parts.join(", ")),
-        (true, Some(held)) => told(Tone::Good, format!("git is what runs; {held}")),
-        (true, None) => told(Tone::Good, "git is what runs".to_owned()),
+        (true, Some(held)) => told(Tone::Good, format!("in sync · {held}")),
+        (true, None) => told(Tone::Good, "in sync".to_owned()),
     }
 }
 

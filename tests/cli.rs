@@ -189,7 +189,7 @@ fn forges_are_given_paths_from_the_root_of_the_repository_wherever_the_command_r
         let log = run(&["validate", "--format", "sarif"]).json();
         let place = &log["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
         assert_eq!(place["artifactLocation"]["uri"], "definitions/guesty.yaml", "{directory} {definitions}");
-        assert_eq!(place["region"], json!({"startLine": 3, "startColumn": 12, "endColumn": 13}));
+        assert_eq!(place["region"], json!({"startLine": 3, "startColumn": 12, "endColumn": 16}));
         for command in ["validate", "plan"] {
             let out = run(&[command, "--format", "github"]).out;
             assert!(out.contains("::error file=definitions/guesty.yaml,line=3,"), "{directory} {definitions}\n{out}");

@@ -195,9 +195,9 @@ icon: https://x/
     10:1:11 unknown-key `fieldToSync` is not a key of a definition
     12:29:4 duplicate-key `name` is there twice
     12:35:2 wrong-type a field is a number or a boolean and must be a text
-    13:14:1 wrong-type `a` is a text and must be `true` or `false`
-    13:22:1 wrong-type `b` is a number or a boolean and must be `true` or `false`
-    13:31:1 wrong-type `c` has no value and must be `true` or `false`
+    13:14:3 wrong-type `a` is a text and must be `true` or `false`
+    13:22:4 wrong-type `b` is a number or a boolean and must be `true` or `false`
+    13:31:4 wrong-type `c` has no value and must be `true` or `false`
     14:3:8 invalid-value the name of a group has 1 to 100 characters, and no space among them
     15:15:10 invalid-value `until` is not a day
     15:35:1 wrong-type `reason` is a number or a boolean and must be a text
@@ -777,6 +777,25 @@ fn nothing_below_the_partner_key_is_ever_shown() {
         "provider: X\nhold: {until: {partnerKey: CANARY/7f3a}}\n",
         "icon: {partnerKey: CANARY/7f3a}\n",
         "{provider: X, partnerKey: {headers: {x-key: CANARY/7f3a}}}\n",
+        "provider: X\nfieldsToSync:\n  x-key: CANARY/7f3a\n",
+        "provider: X\nfieldsToSync:\n  x-key: all, CANARY/7f3a\n",
+        "provider: X\nfieldsToSync: CANARY/7f3a\n",
+        "provider: X\nfieldsToSync: [name, CANARY/7f3a]\n",
+        "provider: X\nfieldsToSync: {listing: {name: CANARY/7f3a, type: 1}}\n",
+        "provider: X\nfieldsToSync:\n  listing:\n    - x-key: CANARY/7f3a\n    - CANARY/7f3a\n    - CANARY/7f3a: 1\n",
+        "provider: X\nfieldsToSync:\n  listing: [{x-key: CANARY/7f3a}, 1]\n",
+        "provider: X\nlisting: CANARY/7f3a\n",
+        "provider: X\nlisting: [name, CANARY/7f3a]\n",
+        "provider: X\nlisting: {CANARY/7f3a: true}\n",
+        "provider: X\nhold: CANARY/7f3a\n",
+        "provider: X\nhold: [CANARY/7f3a]\n",
+        "provider: X\nicon: https://user:CANARY/7f3a@cdn.example/a.png\n",
+        "provider: X\nicon: https://user:CANARY-7f3a@cdn.example/a.png\n",
+        "provider: X\npartnerKey:\n\u{a0} headers:\n    x-key: CANARY/7f3a\n",
+        "provider: X\npartnerKey:\n\u{a0} CANARY/7f3a: x\n",
+        "<<<<<<< CANARY/7f3a\nprovider: X\n",
+        "provider: X\npartnerKey:\n  headers:CANARY/7f3a\n",
+        "provider: X\npartnerKey:\n  headers:\n    x-key: 'CANARY/7f3a\nicon:CANARY/7f3a\n",
         "provider: X\npartnerKey: # CANARY/7f3a\n  header: # CANARY/7f3a\n    x-key: x\n",
         "provider: X\npartnerKey:\n  headers:\n    x-key: |\n      CANARY/7f3a: b\n      CANARY/7f3a\n    X-KEY: x\n",
         "provider: X\npartnerKey:\n  headers:\n    x-key: \"${ CANARY/7f3a\n      CANARY/7f3a\"\n",
@@ -801,6 +820,40 @@ fn nothing_below_the_partner_key_is_ever_shown() {
         let shown = shown(&loaded);
         assert!(!shown.contains("CANARY") && !shown.contains("7f3a"), "{text}\n{shown}");
         assert!(!format!("{loaded:?}").contains("CANARY"), "{text}");
+    }
+}
+
+#[test]
+fn a_line_that_cannot_hold_a_secret_is_shown_with_its_error() {
+    let of = |text: &str| {
+        let loaded = loaded(&format!("provider: HOSTAWAY\n{text}"));
+        let excerpt = loaded.diagnostics[0].excerpt.clone().unwrap();
+        (excerpt.text.clone(), excerpt.text[excerpt.mark].to_owned())
+    };
+    for (text, line, mark) in [
+        ("fieldsToSync:\n  listing: name, type\n", "  listing: name, type", "name, type"),
+        ("fieldsToSync:\n  listing: all\n", "  listing: all", "all"),
+        ("fieldsToSync:\n  other: TRUE\n", "  other: TRUE", "TRUE"),
+        ("fieldsToSync: all\n", "fieldsToSync: all", "all"),
+        ("fieldsToSync: [name]\n", "fieldsToSync: [name]", "[name]"),
+        ("fieldsToSync:\n  listing: {name: 'true'}\n", "  listing: {name: 'true'}", "'true'"),
+        ("fieldsToSync:\n  listing: {name: 1}\n", "  listing: {name: 1}", "1"),
+        ("fieldsToSync:\n  listing:\n  - name: true\n  - x\n", "  - name: true", "name"),
+        ("fieldsToSync:\n  listing:\n  - 1\n  - x: secret\n", "  - 1", "1"),
+        ("listing: [name, type]\n", "listing: [name, type]", "listing"),
+        ("hold: 2099-12-31\n", "hold: 2099-12-31", "2099-12-31"),
+        ("hold: true\n", "hold: true", "true"),
+        ("hold: {until: 2099-12-31, reason: [a, b]}\n", "hold: {until: 2099-12-31, reason: [a, b]}", "[a, b]"),
+        ("icon: [https://cdn.example/a.png]\n", "icon: [https://cdn.example/a.png]", "[https://cdn.example/a.png]"),
+        ("icon:https://cdn.example/a.png\nhold: {}\n", "icon:***", ":"),
+        ("icon:\u{a0}https://cdn.example/a.png\nhold: {}\n", "icon:***", "***"),
+        ("<<<<<<< HEAD\n", "<<<<<<< ***", "<<<<<<<"),
+        // Not known to be harmless.
+        ("fieldsToSync:\n  listing: secret\n", "  listing: ***", "***"),
+        ("hold: secret\n", "hold: ***", "***"),
+        ("icon: https://user:secret@cdn.example/a.png\n", "icon: ***", "***"),
+    ] {
+        assert_eq!(of(text), (line.to_owned(), mark.to_owned()), "{text}");
     }
 }
 
@@ -1012,13 +1065,14 @@ proptest! {
 
     #[test]
     fn a_value_below_the_partner_key_is_never_shown_however_the_file_is_broken(
-        base in 0..3usize,
+        base in 0..4usize,
         mutations in prop::collection::vec(mutation(), 0..6),
     ) {
         let bases = [
             "provider: HOSTAWAY\nicon: https://x.example/a.png\npartnerKey:\n  headers:\n    x-api-key: CANARY/7f3a\n    authorization: \"Bearer CANARY/7f3a\"\n  queryParams:\n    id: 'CANARY/7f3a'\n    pem: |\n      CANARY/7f3a\n      b CANARY/7f3a c\nfieldsToSync:\n  listing: [name, type]\n  other: {a: true}\nhold:\n  until: 2099-12-31\n  reason: why\n",
             "{\"provider\": \"HOSTAWAY\",\n \"partnerKey\": {\"headers\": {\"x-api-key\": \"CANARY/7f3a\"},\n  \"queryParams\": {\"a\": \"b\",\n   \"id\": \"CANARY/7f3a\"}},\n \"fieldsToSync\": {\"listing\": [\"name\"]}}\n",
             "fieldsToSync:\n  listing:\n    name: true\n    type: yes\npartnerKey: {headers: {a: x, b: CANARY/7f3a}, # CANARY/7f3a\n  queryParams: {c: CANARY/7f3a}}\nprovider: Hostaway\n",
+            "provider: HOSTAWAY\nx-api-key: CANARY/7f3a\nfieldsToSync:\n  listing: {name: true, type: CANARY/7f3a}\n  x-api-key: CANARY/7f3a\n  headers:\n    x-api-key: CANARY/7f3a\nhold: {partnerKey: {headers: {a: CANARY/7f3a}}}\nqueryParams: {id: CANARY/7f3a}\n",
         ];
         let text = mutations.iter().fold(bases[base].to_owned(), |text, (at, mutation)| mutate(&text, at, mutation));
         let shown = everything_shown(text.as_bytes());
@@ -1039,6 +1093,15 @@ fn advice_is_at_the_fault_and_following_it_switches_nothing_off() {
         ("icon: &x https://cdn/x\n", (2, 7), "in quotes"),
         ("icon:https://cdn/x\nhold: {}\n", (2, 5), "key: value"),
         ("fieldsToSync:\n\u{a0} listing: [name]\n  icon: x\n", (3, 1), "ordinary blank"),
+        ("partnerKey:\n\u{a0}\u{a0}headers:\n    a: b\n", (3, 1), "ordinary blank"),
+        ("fieldsToSync:\n\u{a0}\u{a0}listing: [name]\n", (3, 1), "ordinary blank"),
+        ("fieldsToSync:\n  listing:[name]\n", (3, 3), "blank after the `:`"),
+        ("partnerKey:\n  headers:\n    x-key:value\n", (4, 5), "blank after the `:`"),
+        ("fieldsToSync:\n  listing:\n    name: 'true'\n", (4, 11), "without quotes"),
+        ("fieldsToSync:\n  listing:\n    name: enabled\n", (4, 11), "`true` and `false`"),
+        ("listing: [name]\n", (2, 1), "below `fieldsToSync`"),
+        ("headers: {a: b}\n", (2, 1), "below `partnerKey`"),
+        ("icon: 5\n", (2, 7), "URL"),
         ("<<<<<<< HEAD\nicon: https://cdn/x\n=======\nicon: https://cdn/y\n>>>>>>> b\n", (2, 1), "conflict"),
     ];
     for (text, at, advice) in faults {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::civil::Date;
 
-use super::mask::{is_boolean_elsewhere, is_name, is_part_of_a_partner_key};
+use super::mask::{is_name, is_part_of_a_partner_key};
 use super::source::{Problem, Problems, Source, Told};
 use super::yaml::{Node, Span, Tree, Value};
 use crate::model::{
@@ -159,6 +159,16 @@ pub(super) fn all_off(problems: &mut Problems<'_>, code: Code, group: &Group) {
         .help(|| Some("to leave the group as it is in Calry, remove it".to_owned()));
 }
 
+/// The key of a definition below which another key stands.
+fn parent(key: &str) -> Option<&'static str> {
+    match key {
+        "headers" | "queryParams" => Some("partnerKey"),
+        "listing" => Some("fieldsToSync"),
+        "until" | "reason" => Some("hold"),
+        _ => None,
+    }
+}
+
 fn did_you_mean(name: &str, candidates: &[&str]) -> Option<String> {
     closest(name, candidates.iter().copied()).map(|meant| format!("did you mean `{meant}`?"))
 }
@@ -242,9 +252,18 @@ impl<'s> Reader<'s> {
             Value::Null => format!("{what} has no value and must be {wanted}"),
             value => format!("{what} is {} and must be {wanted}", kind(value)),
         };
+        let joined = wanted == "a map" && self.is_joined(node);
+        let help = if joined { Some("write a blank after the `:`, as in `key: value`") } else { help };
         if !matches!(node.value, Value::Refused) {
             self.error(Code::WrongType, at, message).help(|| help.map(str::to_owned));
         }
+    }
+
+    /// Whether a text is a key and a value without the blank between them.
+    fn is_joined(&self, node: &Node<'_>) -> bool {
+        let text = self.source.text().get(node.span.start()..node.span.end()).unwrap_or_default();
+        let parts = text.split_once(':').filter(|(key, _)| node.text().is_some() && is_name(key));
+        parts.is_some_and(|(_, value)| !value.is_empty() && !value.starts_with([' ', '\t', '/']))
     }
 
     /// The entries of a map: the first of every key. `what` names the map, `key` is where its own key stands.
@@ -295,8 +314,13 @@ impl<'s> Reader<'s> {
     pub(super) fn unknown(&mut self, entry: &Entry<'_>, whose: &str, known: &[&str]) {
         let message = || format!("{} is not a key of {whose}", named(entry.name, "key"));
         let list = || known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-        self.error(Code::UnknownKey, entry.at, message)
-            .help(|| did_you_mean(entry.name, known).or_else(|| Some(format!("the keys are {}", list()))));
+        self.error(Code::UnknownKey, entry.at, message).help(|| {
+            let place = if known == KEYS { parent(entry.name) } else { None };
+            place
+                .map(|parent| format!("put it below `{parent}`, indented"))
+                .or_else(|| did_you_mean(entry.name, known))
+                .or_else(|| Some(format!("the keys are {}", list())))
+        });
     }
 
     /// A text.
@@ -304,7 +328,13 @@ impl<'s> Reader<'s> {
         let text = entry.value.text();
         if text.is_none() {
             let quote = matches!(entry.value.value, Value::Bool(_) | Value::Other).then_some("put it in quotes");
-            self.wrong(what, entry.at, entry.value, "a text", quote.or(help));
+            let help = match what {
+                // A number or boolean is wrong in quotes as well.
+                "`icon`" => Some("write the URL of an image, or remove the line to leave it as it is in Calry"),
+                "`provider`" => Some("write the name of one provider, such as `HOSTAWAY`"),
+                _ => quote.or(help),
+            };
+            self.wrong(what, entry.at, entry.value, "a text", help);
         }
         text
     }
@@ -544,7 +574,10 @@ impl<'s> Reader<'s> {
                         continue;
                     }
                     on.insert(field.to_owned());
-                    all.push((field.to_owned(), item.at));
+                    // What follows an item of another form may belong to that, and be no name.
+                    if valid {
+                        all.push((field.to_owned(), item.at));
+                    }
                 }
                 valid.then_some(on)
             }
@@ -583,8 +616,7 @@ impl<'s> Reader<'s> {
         match &field.value.value {
             Value::Bool(on) => Some(*on),
             value => {
-                let spelt =
-                    matches!(value, Value::Other) || matches!(value, Value::Text(word) if is_boolean_elsewhere(word));
+                let spelt = matches!(value, Value::Other | Value::Text(_));
                 let help = spelt.then_some("booleans are spelt `true` and `false`, in lower case and without quotes");
                 self.wrong(&named(field.name, "field"), field.at, field.value, "`true` or `false`", help);
                 None

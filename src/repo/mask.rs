@@ -5,7 +5,9 @@
 //! where a map belongs hides too much rather than too little. It never looks at whether a value looks secret.
 
 use super::yaml::{Node, Span, Tree, Value};
-use crate::model::check_header_name;
+use jiff::civil::Date;
+
+use crate::model::{KNOWN_LISTING_FIELDS, check_header_name};
 
 /// The key of the list of workspaces in the operator's configuration file.
 pub(super) const WORKSPACES: &str = "workspaces";
@@ -80,14 +82,22 @@ impl Masking<'_> {
     fn top(&mut self, (key, value): &Entry<'_>, end: usize) {
         self.show_key(key);
         match (key.text(), &value.value) {
-            (Some("provider" | "icon" | "slug"), _) if self.is_short((key, value)) => {}
+            // The password of a URL stands before its `@`.
+            (Some("icon"), _) if self.text_of(value).contains('@') => self.hide(key, end),
+            (Some("provider" | "icon" | "slug"), _) if self.is_short((key, value)) || self.is_short_list(value) => {}
             (Some("fieldsToSync"), Value::Map(groups)) => each(groups, end, |group, end| self.group(group, end)),
+            (Some("fieldsToSync" | KNOWN_GROUP), Value::List(items))
+                if items.iter().all(|item| self.is_known(item)) => {}
+            (Some("fieldsToSync" | KNOWN_GROUP), _) if self.is_known(value) => {}
             (Some("hold"), Value::Map(entries)) => each(entries, end, |(key, value), end| {
                 self.show_key(key);
-                if !(matches!(key.text(), Some("until" | "reason")) && self.is_short((key, value))) {
+                let short = self.is_short((key, value)) || self.is_short_list(value);
+                if !(matches!(key.text(), Some("until" | "reason")) && short) {
                     self.hide(key, end);
                 }
             }),
+            (Some("hold"), Value::Text(day)) if day.parse::<Date>().is_ok() && self.is_short((key, value)) => {}
+            (Some("hold"), _) if self.is_known(value) => {}
             (Some("partnerKey"), Value::Map(halves)) => {
                 self.hide(key, end);
                 for (key, names) in halves {
@@ -147,21 +157,48 @@ impl Masking<'_> {
         self.show_key(key);
         match &value.value {
             _ if key.text().is_none_or(is_part_of_a_partner_key) => self.hide(key, end),
-            Value::Null => {}
-            Value::List(fields) if fields.iter().all(Node::is_scalar) => {}
+            Value::List(items) => {
+                let shown = |item: &Node<'_>| match &item.value {
+                    Value::Map(fields) => fields.iter().all(|(key, on)| key.is_scalar() && self.is_known(on)),
+                    _ => item.is_scalar(),
+                };
+                // What follows an item of another form may belong to that.
+                if let Some(first) = items.iter().find(|item| !shown(item)) {
+                    self.mask.hidden.push(Span::new(first.span.start(), end));
+                }
+            }
             Value::Map(fields) => each(fields, end, |(key, value), end| {
                 self.show_key(key);
-                let shown = match &value.value {
-                    Value::Null | Value::Bool(_) => true,
-                    Value::Text(word) => is_boolean_elsewhere(word),
-                    Value::Other | Value::List(_) | Value::Map(_) | Value::Refused => false,
-                };
-                if !(shown && key.is_scalar()) {
+                if !(key.is_scalar() && self.is_known(value)) {
                     self.hide(key, end);
                 }
             }),
+            _ if self.is_known(value) => {}
             _ => self.hide(key, end),
         }
+    }
+
+    /// Whether a value consists of words that are no secret wherever they stand, in one line.
+    fn is_known(&self, value: &Node<'_>) -> bool {
+        self.is_short((value, value))
+            && match &value.value {
+                Value::Null | Value::Bool(_) => true,
+                Value::Text(words) => is_known(words),
+                Value::Other => is_known(self.text_of(value)),
+                Value::List(_) | Value::Map(_) | Value::Refused => false,
+            }
+    }
+
+    /// Whether a value is a list of scalars in one line.
+    fn is_short_list(&self, value: &Node<'_>) -> bool {
+        let text = self.text_of(value);
+        let scalars = matches!(&value.value, Value::List(items) if items.iter().all(Node::is_scalar));
+        scalars && !text.is_empty() && !text.contains(['\n', '\r'])
+    }
+
+    /// A node as it is written; nothing of a block list or map.
+    fn text_of(&self, node: &Node<'_>) -> &str {
+        self.text.get(node.span.start()..node.span.end()).unwrap_or_default()
     }
 
     /// Whether an entry is a scalar in one line: a longer one, such as a text whose closing quote is missing, may have
@@ -183,12 +220,49 @@ impl Masking<'_> {
     }
 }
 
-/// How much of a line of a file that does not parse may be shown: its first key, where the line begins like one.
+/// The group whose fields are known.
+const KNOWN_GROUP: &str = "listing";
+
+/// Whether a text consists of the names of known fields and of words for on, off, all and none.
+fn is_known(words: &str) -> bool {
+    const WORDS: [&str; 8] = ["true", "false", "enabled", "disabled", "all", "none", "0", "1"];
+    words.split([',', ' ']).filter(|word| !word.is_empty()).all(|word| {
+        KNOWN_LISTING_FIELDS.contains(&word)
+            || is_boolean_elsewhere(word)
+            || WORDS.iter().any(|known| word.eq_ignore_ascii_case(known))
+    })
+}
+
+/// The marks of a merge conflict, each at the beginning of its line.
+pub(super) const CONFLICT: [&str; 2] = ["<<<<<<<", ">>>>>>>"];
+
+/// The keys that may be shown even if no blank follows their `:`. Of any other, such a line may be a secret as a whole.
+const KEYS: [&str; 11] = [
+    "provider",
+    "icon",
+    "partnerKey",
+    "headers",
+    "queryParams",
+    "fieldsToSync",
+    KNOWN_GROUP,
+    "hold",
+    "until",
+    "reason",
+    "slug",
+];
+
+/// How much of a line of a file that does not parse may be shown: its first key, where the line begins like one, or the mark
+/// of a merge conflict.
 pub(super) fn visible_unparsed(line: &str) -> &str {
+    if let Some(mark) = CONFLICT.iter().find_map(|mark| line.starts_with(mark).then(|| line.get(..mark.len()))?) {
+        return mark;
+    }
     let indentation = indentation(line);
     let rest = line.get(indentation.len()..).unwrap_or_default();
     match rest.split_once(':') {
-        Some((key, value)) if is_name(key) && (value.is_empty() || value.starts_with([' ', '\t'])) => {
+        Some((key, value))
+            if KEYS.contains(&key) || is_name(key) && (value.is_empty() || value.starts_with([' ', '\t'])) =>
+        {
             line.get(..=indentation.len() + key.len()).unwrap_or_default()
         }
         _ => indentation,

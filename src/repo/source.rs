@@ -82,9 +82,14 @@ impl Source {
             Some(mask) => mask.visible(line, start),
             None => Some(visible_unparsed(line)),
         };
+        // A blank between the key and what is hidden is shown only if there is one.
+        let gap = |visible: &str| {
+            let next = line.get(visible.len()..).unwrap_or_default();
+            if next.is_empty() || next.starts_with([' ', '\t']) { " " } else { "" }
+        };
         match visible {
             Some(visible) if to > visible.len() || visible.len() == from => {
-                let gap = if visible.ends_with(':') { " " } else { "" };
+                let gap = if visible.ends_with(':') { gap(visible) } else { "" };
                 let text = format!("{}{gap}***", printable(visible));
                 let mark = text.len() - 3..text.len();
                 Excerpt { line: number, column, width: 1, text, mark }
@@ -92,7 +97,8 @@ impl Source {
             _ => {
                 let shown = visible.unwrap_or(line);
                 let width = chars(line.get(from..to)).max(1);
-                let (text, mark) = window(shown, from, to, if visible.is_some() { " ***" } else { "" });
+                let hidden = visible.map(|visible| format!("{}***", gap(visible))).unwrap_or_default();
+                let (text, mark) = window(shown, from, to, &hidden);
                 Excerpt { line: number, column, width, text, mark }
             }
         }

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 
+use super::mask::CONFLICT;
 use serde_saphyr::granit_parser::{self, ErrorKind, Event, Parser, ScalarStyle, StructureStyle};
 
 /// How deeply lists and maps may stand in one another. A definition needs 4.
@@ -138,19 +139,45 @@ pub(super) fn read_at_most(text: &str, limit: usize) -> Result<Tree<'_>, Problem
     };
     let parser = Parser::new_from_str_with_options(text, options);
     let tree = Reader { parser, length: text.len(), limit, nodes: 0, problems: Vec::new() }.tree();
+    let tree = tree.and_then(|tree| match tree.root.as_ref().and_then(|root| indented_by_no_blank(root, text)) {
+        Some(at) => Err(no_break_space(at)),
+        None => Ok(tree),
+    });
     tree.map_err(|problem| cause(text, problem.at.start()).unwrap_or(problem))
+}
+
+/// The first key that begins with a no-break space outside quotes: it is meant as indentation, and YAML takes it for a part
+/// of the key.
+fn indented_by_no_blank(node: &Node<'_>, text: &str) -> Option<usize> {
+    match &node.value {
+        Value::List(items) => items.iter().find_map(|item| indented_by_no_blank(item, text)),
+        Value::Map(entries) => entries.iter().find_map(|(key, value)| {
+            let at = key.span.start();
+            let begins = key.is_scalar() && text.get(at..).is_some_and(|key| key.starts_with('\u{a0}'));
+            if begins { Some(at) } else { indented_by_no_blank(value, text) }
+        }),
+        _ => None,
+    }
+}
+
+fn no_break_space(at: usize) -> Problem {
+    Problem {
+        at: Span::new(at, at + '\u{a0}'.len_utf8()),
+        message: "a no-break space (U+00A0) is no blank in YAML".into(),
+        help: Some("write an ordinary blank instead"),
+    }
 }
 
 /// What makes a text unreadable, if the parser notices it only further on: a conflict that git left, or in the line of the
 /// problem or the last one with a text before it, a no-break space or a missing blank after a `:`.
 fn cause(text: &str, noticed: usize) -> Option<Problem> {
-    let line_at = |start: usize, line: &str| Span::new(start, start + line.trim_end().len());
     let mut before: Vec<(usize, &str)> = Vec::new();
     let mut start = 0;
     for line in text.split_inclusive('\n') {
-        if ["<<<<<<< ", ">>>>>>> "].iter().any(|marker| line.starts_with(marker)) {
+        let mark = CONFLICT.iter().find(|mark| line.strip_prefix(*mark).is_some_and(|rest| rest.starts_with(' ')));
+        if let Some(mark) = mark {
             return Some(Problem {
-                at: line_at(start, line),
+                at: Span::new(start, start + mark.len()),
                 message: "this is the mark of a merge conflict".into(),
                 help: Some("resolve the conflict: keep one side, and remove the lines that git added"),
             });
@@ -162,11 +189,7 @@ fn cause(text: &str, noticed: usize) -> Option<Problem> {
     }
     before.iter().rev().take(2).find_map(|&(start, line)| {
         if let Some(at) = line.find('\u{a0}') {
-            return Some(Problem {
-                at: Span::new(start + at, start + at + '\u{a0}'.len_utf8()),
-                message: "a no-break space (U+00A0) is no blank in YAML".into(),
-                help: Some("write an ordinary blank instead"),
-            });
+            return Some(no_break_space(start + at));
         }
         let (key, value) = line.trim().split_once(':')?;
         let is_key = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));

@@ -453,3 +453,18 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     tracing::info!("stopped");
     Ok(Exit::of(moved, false, false))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_interface_is_one_of_ipv4_as_well_whatever_the_kernels_default() {
+        let listener = bind("[::]:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if listener.local_addr().unwrap().is_ipv6() {
+            assert!(!rustix::net::sockopt::ipv6_v6only(&listener).unwrap());
+        }
+        tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    }
+}

@@ -61,6 +61,31 @@ impl Plans for Checkout {
 }
 
 #[test]
+fn annotations_are_in_the_order_of_their_gravity() {
+    let checkout = pull_request();
+    let hold = |until: &str| format!("hold: {{until: {until}, reason: OPS-1}}\n");
+    checkout.world.write("guesty.yaml", "provider: GUESTY\nicn: x\n");
+    checkout.world.write("hostaway.yaml", &format!("{HOSTAWAY}{}", hold("2099-12-31")));
+    let lodgify = "provider: LODGIFY\nfieldsToSync:\n  listing: [rooms]\n";
+    checkout.branch("lodgify.yaml", &format!("{lodgify}{}", hold("2020-01-01")));
+    let github = checkout.plan(&["--format", "github"]).exits(3).out;
+    let titles = github.lines().map(|line| {
+        let (level, rest) = line.split_once(' ').unwrap();
+        format!("{level} {}", rest.split_once("title=").unwrap().1.split_once("::").unwrap().0)
+    });
+    let order = [
+        "::notice Calry plan",
+        "::error unknown-key",
+        "::warning no longer protected",
+        "::warning this branch switches off",
+        "::notice this branch changes",
+        "::warning hold-over",
+        "::notice on hold",
+    ];
+    assert_eq!(titles.collect::<Vec<_>>(), order, "{github}");
+}
+
+#[test]
 fn what_the_base_wanted_already_is_drift_and_the_rest_is_the_branchs() {
     let checkout = pull_request();
     checkout.branch("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictures, rooms]\n");

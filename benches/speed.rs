@@ -10,15 +10,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calry_gitops::daemon::{Applying, Board, Fleet, Mode, PassReport, PassResult, Settings, State, Told, Trigger};
+use calry_gitops::daemon::{
+    Applying, Board, Fleet, Mode, PassReport, PassResult, Settings, State, Told, Trigger,
+};
 use calry_gitops::metrics::{Metrics, WorkspaceMetrics};
 use calry_gitops::model::{
-    KNOWN_LISTING_FIELDS, Live, LiveProblems, LiveValue, PartnerKey, Provider, Scrubber, Secret, SecretName,
-    UpdateMethod, Workspace,
+    KNOWN_LISTING_FIELDS, Live, LiveProblems, LiveValue, PartnerKey, Provider, Scrubber, Secret,
+    SecretName, UpdateMethod, Workspace,
 };
 use calry_gitops::pass::{self, Source};
 use calry_gitops::plan::{Applied, Context, Entry, Input, Plan, Verdict, plan};
-use calry_gitops::remote::{self, Api, ApiUrl, Error, Http, KeySource, Listing, ReadCalry, install_tls};
+use calry_gitops::remote::{
+    self, Api, ApiUrl, Error, Http, KeySource, Listing, ReadCalry, install_tls,
+};
 use calry_gitops::repo::{MissingSecrets, SecretSources, WatchOptions};
 use calry_gitops::sandbox::{Config, Seed};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -59,12 +63,20 @@ impl InMemory {
             provider: Provider::parse(&format!("P{n:05}")).unwrap(),
             icon: Some(format!("https://cdn.example.com/icons/{n}.png")),
             partner_key: PartnerKey {
-                headers: Some([("x-api-key".to_owned(), Secret::new(format!("sandbox-p{n}")))].into()),
+                headers: Some(
+                    [("x-api-key".to_owned(), Secret::new(format!("sandbox-p{n}")))].into(),
+                ),
                 query_params: Some([("client_id".to_owned(), Secret::new("acme-travel"))].into()),
             }
             .map(LiveValue::from),
-            fields: [("listing".to_owned(), KNOWN_LISTING_FIELDS.iter().map(|f| ((*f).to_owned(), true)).collect())]
-                .into(),
+            fields: [(
+                "listing".to_owned(),
+                KNOWN_LISTING_FIELDS
+                    .iter()
+                    .map(|f| ((*f).to_owned(), true))
+                    .collect(),
+            )]
+            .into(),
             updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
             problems: LiveProblems::default(),
         };
@@ -73,7 +85,11 @@ impl InMemory {
 }
 
 fn workspace() -> Workspace {
-    Workspace { id: "1".to_owned(), name: "Acme".to_owned(), slug: "acme".to_owned() }
+    Workspace {
+        id: "1".to_owned(),
+        name: "Acme".to_owned(),
+        slug: "acme".to_owned(),
+    }
 }
 
 impl ReadCalry for InMemory {
@@ -82,7 +98,10 @@ impl ReadCalry for InMemory {
     }
 
     async fn definitions(&self) -> Result<Listing, Error> {
-        Ok(Listing { live: self.0.clone(), unreadable: Vec::new() })
+        Ok(Listing {
+            live: self.0.clone(),
+            unreadable: Vec::new(),
+        })
     }
 
     async fn definition(&self, _: &Provider) -> Result<Live, Error> {
@@ -107,7 +126,10 @@ fn source(definitions: &Path) -> Source {
 fn look(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let mut group = criterion.benchmark_group("files");
-    group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(5));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(5));
     for files in [1_000, 10_000] {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), files, 20);
@@ -116,23 +138,40 @@ fn look(criterion: &mut Criterion) {
         let applied = Applied::new();
         let once = || {
             let mut desired = pass::load(&source, &Scrubber::default()).unwrap();
-            let looked = pass::look(&source, &mut desired, &calry, None, UpdateMethod::Patch, &applied);
+            let looked = pass::look(
+                &source,
+                &mut desired,
+                &calry,
+                None,
+                UpdateMethod::Patch,
+                &applied,
+            );
             let looked = runtime.block_on(looked).unwrap();
             assert_eq!(looked.plan.steps().count(), files);
             (desired, looked)
         };
         group.throughput(Throughput::Elements(files as u64));
-        group.bench_function(BenchmarkId::new("load, check, plan", files), |b| b.iter_with_large_drop(once));
+        group.bench_function(BenchmarkId::new("load, check, plan", files), |b| {
+            b.iter_with_large_drop(once)
+        });
 
         let (desired, _) = once();
         let inputs: Vec<Input> = desired
             .loaded
             .files
             .iter()
-            .map(|f| Input { file: f.name.clone(), provider: f.provider.clone(), desired: f.desired.clone() })
+            .map(|f| Input {
+                file: f.name.clone(),
+                provider: f.provider.clone(),
+                desired: f.desired.clone(),
+            })
             .collect();
-        let context =
-            Context { today: calry_gitops::pass::today(), method: UpdateMethod::Patch, applied: &applied, base: None };
+        let context = Context {
+            today: calry_gitops::pass::today(),
+            method: UpdateMethod::Patch,
+            applied: &applied,
+            base: None,
+        };
         group.bench_function(BenchmarkId::new("diff", files), |b| {
             b.iter_batched(
                 || (inputs.clone(), calry.0.clone()),
@@ -148,17 +187,27 @@ fn look(criterion: &mut Criterion) {
 /// one after the other and the updates eight at a time; the reads may run at the same time, so that it can be beaten.
 fn apply(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("apply");
-    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(1));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(1))
+        .measurement_time(Duration::from_secs(1));
     for providers in [16, 200] {
         let seed = Seed::synthetic(providers);
-        let mut world = World::new(Config { seed, latency: LATENCY, ..Config::default() });
+        let mut world = World::new(Config {
+            seed,
+            latency: LATENCY,
+            ..Config::default()
+        });
         for n in 0..providers {
             let name = SecretName::parse(&format!("p{n}")).unwrap();
             world.env(&name.variable(), "for-trying");
         }
         // Each run changes every provider, from one of these to the other and back.
         let directories = [20, 21].map(|on| world.dir.path().join(format!("on-{on}")));
-        directories.iter().zip([20, 21]).for_each(|(directory, on)| write(directory, providers, on));
+        directories
+            .iter()
+            .zip([20, 21])
+            .for_each(|(directory, on)| write(directory, providers, on));
         let mut turn = directories.iter().cycle();
         let mut runs = Vec::new();
         group.bench_function(BenchmarkId::from_parameter(providers), |b| {
@@ -168,7 +217,9 @@ fn apply(criterion: &mut Criterion) {
                     let directory = turn.next().unwrap().to_str().unwrap();
                     let before = world.updates().len();
                     let begin = Instant::now();
-                    world.run(&["apply", "--yes", "--quiet", "-d", directory]).exits(0);
+                    world
+                        .run(&["apply", "--yes", "--quiet", "-d", directory])
+                        .exits(0);
                     let took = begin.elapsed();
                     assert_eq!(world.updates().len() - before, providers);
                     runs.push(took);
@@ -247,13 +298,25 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
 /// The text of the metrics, and what it holds.
 fn scrape(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("metrics");
-    group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
     for (workspaces, providers) in [(1, 20), (1, 4_000), (1_000, 20)] {
-        let metrics = Metrics::new((0..workspaces).map(|n| counted(&format!("acme-{n}"), providers)).collect());
+        let metrics = Metrics::new(
+            (0..workspaces)
+                .map(|n| counted(&format!("acme-{n}"), providers))
+                .collect(),
+        );
         let text = metrics.text();
         let series = text.lines().filter(|line| !line.starts_with('#')).count();
-        println!("{workspaces} workspaces of {providers} providers: {series} series, {} kB", text.len() / 1000);
-        group.bench_function(format!("{workspaces} x {providers}"), |b| b.iter(|| metrics.text()));
+        println!(
+            "{workspaces} workspaces of {providers} providers: {series} series, {} kB",
+            text.len() / 1000
+        );
+        group.bench_function(format!("{workspaces} x {providers}"), |b| {
+            b.iter(|| metrics.text())
+        });
     }
     group.finish();
 }

@@ -19,7 +19,8 @@ use tracing::field::Empty;
 use crate::model::{Desired, Live, Provider, SPANS, UpdateMethod, printable};
 use crate::places::Places;
 use crate::plan::{
-    Approved, Cause, Change, Mismatch, Payload, Refreshed, RefusedPart, Step, refresh, refusal, unverifiable, verify,
+    Approved, Cause, Change, Mismatch, Payload, Refreshed, RefusedPart, Step, refresh, refusal,
+    unverifiable, verify,
 };
 use crate::remote::{Backoff, Error, Operation, ReadCalry, WriteCalry};
 
@@ -123,7 +124,12 @@ impl UpdateResult {
     /// Of a step that was not tried.
     #[must_use]
     pub fn skipped(step: &Step, why: String) -> Self {
-        Self::of(step, Outcome::Skipped(why), Trace::default(), Duration::ZERO)
+        Self::of(
+            step,
+            Outcome::Skipped(why),
+            Trace::default(),
+            Duration::ZERO,
+        )
     }
 
     fn of(step: &Step, outcome: Outcome, trace: Trace, took: Duration) -> Self {
@@ -197,16 +203,28 @@ pub async fn apply<R: ReadCalry, W: WriteCalry>(
     options: &Options,
     progress: impl Fn(&UpdateResult),
 ) -> Report {
-    let run = Run { reader, writer, options, halted: Mutex::new(None) };
+    let run = Run {
+        reader,
+        writer,
+        options,
+        halted: Mutex::new(None),
+    };
     // Collected, though none of them begins before its turn: a closure that makes them on the way cannot go to another thread.
-    let updates: Vec<_> = approved.plan().steps().map(|step| run.in_turn(step)).collect();
+    let updates: Vec<_> = approved
+        .plan()
+        .steps()
+        .map(|step| run.in_turn(step))
+        .collect();
     let at_once = match options.caller {
         Caller::Command { concurrency } => concurrency.max(1),
         // Each waits for its own turn.
         Caller::Loop { .. } => usize::MAX,
     };
-    let mut results: Vec<UpdateResult> =
-        stream::iter(updates).buffer_unordered(at_once).inspect(&progress).collect().await;
+    let mut results: Vec<UpdateResult> = stream::iter(updates)
+        .buffer_unordered(at_once)
+        .inspect(&progress)
+        .collect()
+        .await;
     results.sort_by(|a, b| a.provider.cmp(&b.provider));
     Report { results }
 }
@@ -221,7 +239,8 @@ struct Trace {
 
 /// Why an update did not begin.
 const STOPPED: &str = "stopped before the update was sent";
-const WITHDRAWN: &str = "nothing was sent: the files changed after the plan was made, so that it is made again";
+const WITHDRAWN: &str =
+    "nothing was sent: the files changed after the plan was made, so that it is made again";
 
 struct Run<'a, R, W> {
     reader: &'a R,
@@ -239,7 +258,9 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         if let Some(reason) = self.options.resting.get(provider) {
             return skipped(reason);
         }
-        let Caller::Loop { turns, .. } = &self.options.caller else { return self.finish(step).await };
+        let Caller::Loop { turns, .. } = &self.options.caller else {
+            return self.finish(step).await;
+        };
         let given_up = async {
             tokio::select! {
                 () = self.withdrawn(provider) => skipped(WITHDRAWN),
@@ -252,7 +273,11 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
     /// Waits until git wants something else of a provider.
     async fn withdrawn(&self, provider: &Provider) {
         if let Caller::Loop { withdrawn, .. } = &self.options.caller
-            && withdrawn.clone().wait_for(|withdrawn| withdrawn.contains(provider)).await.is_ok()
+            && withdrawn
+                .clone()
+                .wait_for(|withdrawn| withdrawn.contains(provider))
+                .await
+                .is_ok()
         {
             return;
         }
@@ -265,7 +290,8 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         let span = tracing::info_span!(target: SPANS, "update", provider, outcome = Empty, otel.status_code = Empty);
         let mut trace = Trace::default();
         // What a fault left behind is the trace alone, and that is true at any moment.
-        let updating = AssertUnwindSafe(self.update(step, &mut trace).instrument(span.clone())).catch_unwind();
+        let updating =
+            AssertUnwindSafe(self.update(step, &mut trace).instrument(span.clone())).catch_unwind();
         let outcome = tokio::select! {
             // What the panic says may quote what it was about.
             outcome = updating => outcome.unwrap_or_else(|_| Outcome::Failed(
@@ -277,7 +303,10 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
             ),
         };
         span.record("outcome", outcome.as_str());
-        if matches!(outcome, Outcome::Failed(_) | Outcome::Partial(_) | Outcome::NotConverged(_)) {
+        if matches!(
+            outcome,
+            Outcome::Failed(_) | Outcome::Partial(_) | Outcome::NotConverged(_)
+        ) {
             span.record("otel.status_code", "ERROR");
         }
         UpdateResult::of(step, outcome, trace, started.elapsed())
@@ -298,11 +327,17 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         // Age alone never causes two reads in a row.
         let mut reread = false;
         loop {
-            let Some(payload) = &step.payload.update else { return Outcome::Partial(step.payload.refused) };
+            let Some(payload) = &step.payload.update else {
+                return Outcome::Partial(step.payload.refused);
+            };
             if let Some(reason) = self.must_not_start(provider) {
                 return given_up(doubt.as_ref(), reason);
             }
-            let patience = if step.payload.carries_unmanaged { STALE_IF_CARRIED } else { STALE };
+            let patience = if step.payload.carries_unmanaged {
+                STALE_IF_CARRIED
+            } else {
+                STALE
+            };
             if fetched.elapsed() > patience && !reread {
                 match self.reader.definition(provider).await {
                     Err(error) => return self.failed(&error, trace),
@@ -327,7 +362,9 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                         return judge(&step, &answer);
                     }
                     Some(problem) => {
-                        let why = format!("the answer to the update of {provider} cannot be read: {problem}");
+                        let why = format!(
+                            "the answer to the update of {provider} cannot be read: {problem}"
+                        );
                         return self.read_back(&step, &why, trace).await;
                     }
                 },
@@ -340,7 +377,9 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 }
                 Err(error) => error,
             };
-            let Some(pause) = self.pause(&error, &mut backoff) else { return self.failed(&error, trace) };
+            let Some(pause) = self.pause(&error, &mut backoff) else {
+                return self.failed(&error, trace);
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.options.stop.cancelled() => {}
@@ -377,9 +416,9 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         match &self.options.caller {
             Caller::Loop { .. } if !error.is_transient() => None,
             // Nothing was sent: that was no attempt.
-            Caller::Loop { .. } if !error.is_paused() => {
-                (error.may_have_arrived() && error.retry_after().is_none()).then_some(Duration::ZERO)
-            }
+            Caller::Loop { .. } if !error.is_paused() => (error.may_have_arrived()
+                && error.retry_after().is_none())
+            .then_some(Duration::ZERO),
             _ => backoff.next(error, self.options.deadline),
         }
     }
@@ -394,7 +433,9 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 arrived.unwrap_or_else(|| match self.replan(step, live) {
                     // It did not move, and is as wanted all the same.
                     Err(Outcome::Unchanged) => Outcome::Applied,
-                    _ => Outcome::Failed(format!("{why}; the definition was read again, and the update is not in it")),
+                    _ => Outcome::Failed(format!(
+                        "{why}; the definition was read again, and the update is not in it"
+                    )),
                 })
             }
         }
@@ -417,7 +458,10 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         {
             return Some(WITHDRAWN.to_owned());
         }
-        self.halted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.halted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn failed(&self, error: &Error, trace: &mut Trace) -> Outcome {
@@ -434,7 +478,9 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
     fn halt_where_all_are_concerned(&self, error: &Error) {
         // 403: the key may not write, which is the same for every provider.
         if error.is_fatal_for_workspace() || error.status() == Some(403) {
-            self.halt(format!("not tried, because another update failed for a reason that concerns all: {error}"));
+            self.halt(format!(
+                "not tried, because another update failed for a reason that concerns all: {error}"
+            ));
         }
     }
 
@@ -459,16 +505,18 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
 
 impl Trace {
     fn failed(&mut self, error: &Error) {
-        self.transient = error.is_transient().then(|| error.retry_after().unwrap_or_default());
+        self.transient = error
+            .is_transient()
+            .then(|| error.retry_after().unwrap_or_default());
     }
 }
 
 /// What became of an update that is not tried, or not again.
 fn given_up(doubt: Option<&Error>, reason: String) -> Outcome {
     match doubt {
-        Some(error) => {
-            Outcome::Failed(format!("{error}; the update may have arrived, and was not tried again: {reason}"))
-        }
+        Some(error) => Outcome::Failed(format!(
+            "{error}; the update may have arrived, and was not tried again: {reason}"
+        )),
         None => Outcome::Skipped(reason),
     }
 }
@@ -482,7 +530,10 @@ fn arrived(step: &Step, live: &Live) -> Option<Outcome> {
     let outcome = judge(step, live);
     let partly = |mismatches: &[Mismatch]| {
         let due: BTreeSet<String> = step.sendable().map(Change::path).collect();
-        mismatches.len() < due.len() && mismatches.iter().all(|mismatch| due.contains(&mismatch.path))
+        mismatches.len() < due.len()
+            && mismatches
+                .iter()
+                .all(|mismatch| due.contains(&mismatch.path))
     };
     match &outcome {
         Outcome::NotConverged(mismatches) if !partly(mismatches) => None,
@@ -492,8 +543,12 @@ fn arrived(step: &Step, live: &Live) -> Option<Outcome> {
 
 /// Success means verified: an update counts when the definition that Calry answers with is the one wanted.
 fn judge(step: &Step, answer: &Live) -> Outcome {
-    let Payload { update, refused, .. } = &step.payload;
-    let Some(update) = update else { return Outcome::Partial(refused.clone()) };
+    let Payload {
+        update, refused, ..
+    } = &step.payload;
+    let Some(update) = update else {
+        return Outcome::Partial(refused.clone());
+    };
     if answer.id != step.live.id {
         return Outcome::Failed(
             "Calry answered with a definition of another id than the one that was to be updated; whether that one was \
@@ -502,7 +557,9 @@ fn judge(step: &Step, answer: &Live) -> Outcome {
         );
     }
     if let Some(problem) = unverifiable(update, answer) {
-        return Outcome::Failed(format!("Calry took the update, and its result cannot be read: {problem}"));
+        return Outcome::Failed(format!(
+            "Calry took the update, and its result cannot be read: {problem}"
+        ));
     }
     let mismatches = verify(&step.desired, update, refused, answer);
     match (mismatches.as_slice(), refusal(refused)) {
@@ -515,5 +572,8 @@ fn judge(step: &Step, answer: &Live) -> Outcome {
 
 fn kept_others(mismatches: &[Mismatch]) -> String {
     let paths: Vec<String> = mismatches.iter().map(|m| printable(&m.path)).collect();
-    format!("Calry took the update, but kept other values in: {}", paths.join(", "))
+    format!(
+        "Calry took the update, but kept other values in: {}",
+        paths.join(", ")
+    )
 }

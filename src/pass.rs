@@ -10,11 +10,14 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use crate::model::{Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace, closest};
+use crate::model::{
+    Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace, closest,
+};
 use crate::plan::{Applied, Base, BaseFile, Context, Input, PinChange, Plan, plan};
 use crate::remote::{self, Listing, ReadCalry};
 use crate::repo::{
-    self, DirectoryError, Loaded, MissingSecrets, Pin, Refused, SecretSources, Trust, TrustError, Trusted,
+    self, DirectoryError, Loaded, MissingSecrets, Pin, Refused, SecretSources, Trust, TrustError,
+    Trusted,
 };
 
 /// Where desired state comes from, and how strictly it is read.
@@ -42,7 +45,10 @@ impl Source {
     /// Which workspace may be planned for.
     #[must_use]
     pub const fn pins<'a>(&'a self, file: &'a Pin) -> Pins<'a> {
-        Pins { file, operator: self.workspace.as_ref() }
+        Pins {
+            file,
+            operator: self.workspace.as_ref(),
+        }
     }
 }
 
@@ -194,7 +200,11 @@ pub struct Look {
 pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
     let (mut loaded, trusted, refused) = match &source.trust {
         Some(trust) => {
-            let Trusted { loaded, revision, refused } = repo::trusted(&source.definitions, trust)?;
+            let Trusted {
+                loaded,
+                revision,
+                refused,
+            } = repo::trusted(&source.definitions, trust)?;
             (loaded, Some(revision), refused)
         }
         None => (repo::load(&source.definitions)?, None, None),
@@ -206,8 +216,17 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
     loaded.resolve(&source.secrets, source.missing);
     loaded.secrets().for_each(|secret| scrubber.learn(secret));
     let revision = trusted.or_else(|| repo::revision(&loaded.directory));
-    let base = source.base.as_deref().map(|reference| base(&loaded, reference, &source.only, scrubber)).transpose()?;
-    Ok(Desired { loaded, revision, base, refused })
+    let base = source
+        .base
+        .as_deref()
+        .map(|reference| base(&loaded, reference, &source.only, scrubber))
+        .transpose()?;
+    Ok(Desired {
+        loaded,
+        revision,
+        base,
+        refused,
+    })
 }
 
 /// Forgets the files of other providers than these.
@@ -216,31 +235,65 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
 /// [`Failure::NoFile`] where one of them has none.
 pub fn keep_only(loaded: &mut Loaded, only: &[Provider]) -> Result<(), Failure> {
     if let Some(provider) = loaded.first_without_file(only) {
-        let names: Vec<&Provider> = loaded.files.iter().filter_map(|file| file.provider.as_ref()).collect();
+        let names: Vec<&Provider> = loaded
+            .files
+            .iter()
+            .filter_map(|file| file.provider.as_ref())
+            .collect();
         let meant = closest(provider.as_str(), names.iter().map(|name| name.as_str()));
-        let meant = names.iter().find(|name| Some(name.as_str()) == meant).map(|name| (*name).clone());
-        return Err(Failure::NoFile { provider: provider.clone(), meant });
+        let meant = names
+            .iter()
+            .find(|name| Some(name.as_str()) == meant)
+            .map(|name| (*name).clone());
+        return Err(Failure::NoFile {
+            provider: provider.clone(),
+            meant,
+        });
     }
     loaded.keep_only(only);
     Ok(())
 }
 
-fn base(loaded: &Loaded, reference: &str, only: &[Provider], scrubber: &Scrubber) -> Result<Base, Failure> {
-    let repo::Base { commit, loaded: before } = repo::base(&loaded.directory, reference)?;
+fn base(
+    loaded: &Loaded,
+    reference: &str,
+    only: &[Provider],
+    scrubber: &Scrubber,
+) -> Result<Base, Failure> {
+    let repo::Base {
+        commit,
+        loaded: before,
+    } = repo::base(&loaded.directory, reference)?;
     before.secrets().for_each(|secret| scrubber.learn(secret));
     let pin = match (before.pin, &loaded.pin) {
         (Pin::Slug(before), Pin::Slug(after)) if before == *after => None,
-        (Pin::Slug(before), Pin::Slug(after)) => Some(PinChange { before, after: Some(after.clone()) }),
-        (Pin::Slug(before), Pin::None) => Some(PinChange { before, after: None }),
+        (Pin::Slug(before), Pin::Slug(after)) => Some(PinChange {
+            before,
+            after: Some(after.clone()),
+        }),
+        (Pin::Slug(before), Pin::None) => Some(PinChange {
+            before,
+            after: None,
+        }),
         // An invalid pin stops everything by itself.
         (Pin::Slug(_), Pin::Invalid) | (Pin::None | Pin::Invalid, _) => None,
     };
     let counts = |provider: &Provider| only.is_empty() || only.contains(provider);
     let files = before.files.into_iter().filter_map(|file| {
         let provider = file.provider.filter(counts)?;
-        Some((provider, BaseFile { file: file.name, desired: file.desired }))
+        Some((
+            provider,
+            BaseFile {
+                file: file.name,
+                desired: file.desired,
+            },
+        ))
     });
-    Ok(Base { commit, desired: files.collect(), pin })
+    Ok(Base {
+        commit,
+        desired: files.collect(),
+        pin,
+    })
 }
 
 /// Which workspace may be planned for: what the files say and what the operator says. Both must allow it.
@@ -266,9 +319,10 @@ impl Pins<'_> {
     pub fn check(&self) -> Result<(), Failure> {
         match (self.file, self.operator) {
             (Pin::Invalid, _) => Err(Failure::Pin),
-            (Pin::Slug(file), Some(operator)) if file != operator => {
-                Err(Failure::PinsDiffer { file: file.clone(), operator: operator.clone() })
-            }
+            (Pin::Slug(file), Some(operator)) if file != operator => Err(Failure::PinsDiffer {
+                file: file.clone(),
+                operator: operator.clone(),
+            }),
             _ => Ok(()),
         }
     }
@@ -282,12 +336,14 @@ impl Pins<'_> {
         let is_another = |pinned: &Slug| pinned.as_str() != workspace.slug;
         let found = || crate::model::ellipsize(&crate::model::printable(&workspace.slug), 128);
         match (self.operator, self.file) {
-            (Some(pinned), _) if is_another(pinned) => {
-                Err(Failure::NotAllowed { pinned: pinned.clone(), found: found() })
-            }
-            (_, Pin::Slug(pinned)) if is_another(pinned) => {
-                Err(Failure::WrongWorkspace { pinned: pinned.clone(), found: found() })
-            }
+            (Some(pinned), _) if is_another(pinned) => Err(Failure::NotAllowed {
+                pinned: pinned.clone(),
+                found: found(),
+            }),
+            (_, Pin::Slug(pinned)) if is_another(pinned) => Err(Failure::WrongWorkspace {
+                pinned: pinned.clone(),
+                found: found(),
+            }),
             _ => Ok(()),
         }
     }
@@ -302,7 +358,9 @@ pub async fn fetch<R: ReadCalry>(
     pins: Pins<'_>,
     known: Option<Workspace>,
 ) -> Result<(Workspace, Listing), Failure> {
-    fetch_timed(reader, pins, known).await.map(|(workspace, listing, _)| (workspace, listing))
+    fetch_timed(reader, pins, known)
+        .await
+        .map(|(workspace, listing, _)| (workspace, listing))
 }
 
 /// The same, with the moment at which the definitions arrived.
@@ -342,26 +400,46 @@ pub struct Judged {
 #[must_use]
 pub fn names(listing: &Listing) -> LiveNames {
     let unreadable = listing.unreadable.iter();
-    let nameless = unreadable.clone().any(|unreadable| unreadable.provider.is_none());
-    LiveNames::of(&listing.live, unreadable.filter_map(|unreadable| unreadable.provider.as_ref()), nameless)
+    let nameless = unreadable
+        .clone()
+        .any(|unreadable| unreadable.provider.is_none());
+    LiveNames::of(
+        &listing.live,
+        unreadable.filter_map(|unreadable| unreadable.provider.as_ref()),
+        nameless,
+    )
 }
 
 /// Judges the files by what Calry has.
 #[must_use]
 pub fn judge(source: &Source, loaded: &mut Loaded, listing: Listing) -> Judged {
     let names = names(&listing);
-    let (known, nameless): (Vec<_>, Vec<_>) = listing.unreadable.into_iter().partition(|u| u.provider.is_some());
-    let mut unreadable: Vec<(Provider, String)> =
-        known.into_iter().filter_map(|u| Some((u.provider?, u.problem))).collect();
+    let (known, nameless): (Vec<_>, Vec<_>) = listing
+        .unreadable
+        .into_iter()
+        .partition(|u| u.provider.is_some());
+    let mut unreadable: Vec<(Provider, String)> = known
+        .into_iter()
+        .filter_map(|u| Some((u.provider?, u.problem)))
+        .collect();
     // Whose a nameless one is nobody can say: a provider that is not in the list may be there after all.
     if let Some(nameless) = nameless.first() {
         let listed = |provider: &Provider| {
-            listing.live.iter().any(|live| live.provider == *provider) || unreadable.iter().any(|(p, _)| p == provider)
+            listing.live.iter().any(|live| live.provider == *provider)
+                || unreadable.iter().any(|(p, _)| p == provider)
         };
-        let unlisted: Vec<_> =
-            loaded.files.iter().filter_map(|file| file.provider.clone()).filter(|p| !listed(p)).collect();
+        let unlisted: Vec<_> = loaded
+            .files
+            .iter()
+            .filter_map(|file| file.provider.clone())
+            .filter(|p| !listed(p))
+            .collect();
         let problem = format!("it is not in Calry's list, and {nameless}");
-        unreadable.extend(unlisted.into_iter().map(|provider| (provider, problem.clone())));
+        unreadable.extend(
+            unlisted
+                .into_iter()
+                .map(|provider| (provider, problem.clone())),
+        );
     }
     unreadable.extend(loaded.check_live(&names));
     if source.strict {
@@ -369,7 +447,12 @@ pub fn judge(source: &Source, loaded: &mut Loaded, listing: Listing) -> Judged {
     }
     let counts = |live: &Live| source.only.is_empty() || source.only.contains(&live.provider);
     let live = listing.live.into_iter().filter(counts).collect();
-    Judged { live, unreadable, nameless: nameless.iter().map(ToString::to_string).collect(), names }
+    Judged {
+        live,
+        unreadable,
+        nameless: nameless.iter().map(ToString::to_string).collect(),
+        names,
+    }
 }
 
 /// Fetches the live state and plans. `known` is the workspace, where the same key was asked before.
@@ -384,16 +467,35 @@ pub async fn look<R: ReadCalry>(
     method: UpdateMethod,
     applied: &Applied,
 ) -> Result<Look, Failure> {
-    let (workspace, listing, fetched) = fetch_timed(reader, source.pins(&desired.loaded.pin), known).await?;
-    let Judged { live, unreadable, .. } = judge(source, &mut desired.loaded, listing);
+    let (workspace, listing, fetched) =
+        fetch_timed(reader, source.pins(&desired.loaded.pin), known).await?;
+    let Judged {
+        live, unreadable, ..
+    } = judge(source, &mut desired.loaded, listing);
     // Under --strict, a warning of the pin makes it invalid.
     source.pins(&desired.loaded.pin).check()?;
     let files = desired.loaded.files.iter();
     let inputs: Vec<Input> = files
-        .map(|file| Input { file: file.name.clone(), provider: file.provider.clone(), desired: file.desired.clone() })
+        .map(|file| Input {
+            file: file.name.clone(),
+            provider: file.provider.clone(),
+            desired: file.desired.clone(),
+        })
         .collect();
-    let context = Context { today: today(), method, applied, base: desired.base.as_ref() };
-    let plan = plan(workspace, desired.revision.clone(), inputs, live, &unreadable, context);
+    let context = Context {
+        today: today(),
+        method,
+        applied,
+        base: desired.base.as_ref(),
+    };
+    let plan = plan(
+        workspace,
+        desired.revision.clone(),
+        inputs,
+        live,
+        &unreadable,
+        context,
+    );
     Ok(Look { plan, fetched })
 }
 

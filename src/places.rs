@@ -19,7 +19,11 @@ impl Places {
     /// So many places, and `hanging` more for work that takes longer than `patience`.
     #[must_use]
     pub fn new(places: usize, hanging: usize, patience: Duration) -> Self {
-        Self { brisk: Semaphore::new(places), all: Semaphore::new(places + hanging), patience }
+        Self {
+            brisk: Semaphore::new(places),
+            all: Semaphore::new(places + hanging),
+            patience,
+        }
     }
 
     /// Does a work when its turn has come. Cancelling it frees its place.
@@ -28,7 +32,11 @@ impl Places {
     }
 
     /// The same, unless `given_up` ends before the turn comes: then its output is the result, and the work does not begin.
-    pub async fn within_unless<T>(&self, work: impl Future<Output = T>, given_up: impl Future<Output = T>) -> T {
+    pub async fn within_unless<T>(
+        &self,
+        work: impl Future<Output = T>,
+        given_up: impl Future<Output = T>,
+    ) -> T {
         // Neither is ever closed, so both are places.
         let turn = async { (self.all.acquire().await, self.brisk.acquire().await) };
         let (_place, brisk) = tokio::select! {
@@ -80,29 +88,46 @@ mod tests {
                 sleep(until).await;
                 "given up"
             };
-            async { (places.within_unless(work, given_up).await, begin.elapsed().as_secs()) }
+            async {
+                (
+                    places.within_unless(work, given_up).await,
+                    begin.elapsed().as_secs(),
+                )
+            }
         };
-        let all = [work(SECOND * 3, SECOND), work(SECOND, SECOND * 2), work(SECOND, SECOND * 4)];
-        assert_eq!(join_all(all).await, [("done", 3), ("given up", 2), ("done", 4)]);
+        let all = [
+            work(SECOND * 3, SECOND),
+            work(SECOND, SECOND * 2),
+            work(SECOND, SECOND * 4),
+        ];
+        assert_eq!(
+            join_all(all).await,
+            [("done", 3), ("given up", 2), ("done", 4)]
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_hangs_holds_nobody_up_until_too_much_of_it_does() {
         let (places, begin) = (Places::new(2, 3, SECOND), Instant::now());
-        let hanging = join_all((0..4).map(|_| timeout(SECOND * 60, places.within(pending::<()>()))));
+        let hanging =
+            join_all((0..4).map(|_| timeout(SECOND * 60, places.within(pending::<()>()))));
         let other = async {
             sleep(SECOND / 2).await;
             places.within(async { begin.elapsed() }).await
         };
         let (_, waited) = join(hanging, other).await;
         assert_eq!(waited, SECOND * 2, "two by two they step aside");
-        let hanging = join_all((0..5).map(|_| timeout(SECOND * 60, places.within(pending::<()>()))));
+        let hanging =
+            join_all((0..5).map(|_| timeout(SECOND * 60, places.within(pending::<()>()))));
         let (_, waited) = join(hanging, async {
             sleep(SECOND / 2).await;
             let begin = Instant::now();
             places.within(async { begin.elapsed() }).await
         })
         .await;
-        assert!(waited > SECOND * 50, "{waited:?}: what hangs is bounded, too");
+        assert!(
+            waited > SECOND * 50,
+            "{waited:?}: what hangs is bounded, too"
+        );
     }
 }

@@ -13,7 +13,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    FingerprintKey, Half, Place, Provider, UpdateMethod, Workspace, ellipsize, printable, printable_json,
+    FingerprintKey, Half, Place, Provider, UpdateMethod, Workspace, ellipsize, printable,
+    printable_json,
 };
 use crate::plan::{Change, Digest, Entry, Plan, Verdict, dotted};
 
@@ -105,21 +106,36 @@ impl Saved {
         only: &[Provider],
         key: Option<&FingerprintKey>,
     ) -> Result<Self, CannotSave> {
-        let digest = plan.digest.as_ref().ok_or(CannotSave::NoDigest)?.to_string();
+        let digest = plan
+            .digest
+            .as_ref()
+            .ok_or(CannotSave::NoDigest)?
+            .to_string();
         if let Some((provider, path)) = plan.first_written_out().filter(|_| key.is_none()) {
             return Err(CannotSave::WrittenOut(provider.to_string(), shown(&path)));
         }
-        let definitions = plan.entries.iter().filter(|entry| !matches!(entry.verdict, Verdict::Unmanaged));
+        let definitions = plan
+            .entries
+            .iter()
+            .filter(|entry| !matches!(entry.verdict, Verdict::Unmanaged));
         Ok(Self {
             kind: KIND.to_owned(),
             version: VERSION,
-            workspace: SavedWorkspace { id: plan.workspace.id.clone(), slug: plan.workspace.slug.clone() },
-            revision: plan.revision.as_ref().map(|revision| revision.commit.clone()),
+            workspace: SavedWorkspace {
+                id: plan.workspace.id.clone(),
+                slug: plan.workspace.slug.clone(),
+            },
+            revision: plan
+                .revision
+                .as_ref()
+                .map(|revision| revision.commit.clone()),
             update_method: method.as_str().to_owned(),
             only: only.iter().map(ToString::to_string).collect(),
             digest,
             fingerprint_key: key.map(FingerprintKey::id),
-            definitions: definitions.map(|entry| SavedDefinition::of(&plan.workspace, entry, key)).collect(),
+            definitions: definitions
+                .map(|entry| SavedDefinition::of(&plan.workspace, entry, key))
+                .collect(),
         })
     }
 
@@ -149,7 +165,9 @@ impl Saved {
         let saved: Self = serde_json::from_slice(text)
             .map_err(|error| form(format!("line {} is not what stands in one", error.line())))?;
         if saved.kind != KIND || saved.version != VERSION {
-            return Err(form(format!("it is not a `{KIND}` of version {VERSION}: use the same release for both")));
+            return Err(form(format!(
+                "it is not a `{KIND}` of version {VERSION}: use the same release for both"
+            )));
         }
         if Digest::parse(&saved.digest).is_err() {
             return Err(form("its digest is none".to_owned()));
@@ -163,7 +181,8 @@ impl Saved {
     /// [`InvalidSaved::Form`] where one is none.
     pub fn only(&self, path: &Path) -> Result<Vec<Provider>, InvalidSaved> {
         let parse = |name: &String| {
-            Provider::parse(name).map_err(|e| InvalidSaved::Form(path.display().to_string(), e.to_string()))
+            Provider::parse(name)
+                .map_err(|e| InvalidSaved::Form(path.display().to_string(), e.to_string()))
         };
         self.only.iter().map(parse).collect()
     }
@@ -203,7 +222,10 @@ impl Saved {
             ));
         }
         if self.update_method != now.update_method {
-            differences.push(format!("it is for updates by {}", shown(&self.update_method)));
+            differences.push(format!(
+                "it is for updates by {}",
+                shown(&self.update_method)
+            ));
         }
         let (was, is) = (self.by_name(), now.by_name());
         for name in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
@@ -218,7 +240,10 @@ impl Saved {
     }
 
     fn by_name(&self) -> BTreeMap<&str, &SavedDefinition> {
-        self.definitions.iter().map(|definition| (definition.name.as_str(), definition)).collect()
+        self.definitions
+            .iter()
+            .map(|definition| (definition.name.as_str(), definition))
+            .collect()
     }
 }
 
@@ -229,13 +254,17 @@ impl SavedDefinition {
             state: entry.verdict.state().to_owned(),
             digest: Digest::of_entry(entry).to_string(),
             changes: entry.changes().iter().map(Change::path).collect(),
-            secrets: key.map(|key| secrets(workspace, entry, key)).unwrap_or_default(),
+            secrets: key
+                .map(|key| secrets(workspace, entry, key))
+                .unwrap_or_default(),
         }
     }
 }
 
 fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeMap<String, String> {
-    let Verdict::Update(step) = &entry.verdict else { return BTreeMap::new() };
+    let Verdict::Update(step) = &entry.verdict else {
+        return BTreeMap::new();
+    };
     if !step.changes.iter().any(Change::sensitive) {
         return BTreeMap::new();
     }
@@ -244,8 +273,16 @@ fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeM
         for (name, value) in step.desired.partner_key.half(half).into_iter().flatten() {
             if let Some(secret) = &value.value {
                 let (workspace, provider) = (workspace.id.clone(), step.desired.provider.clone());
-                let place = Place { workspace, provider, half, name: name.clone() };
-                secrets.insert(dotted(&["partnerKey", half.key(), name]), key.fingerprint(&place, secret));
+                let place = Place {
+                    workspace,
+                    provider,
+                    half,
+                    name: name.clone(),
+                };
+                secrets.insert(
+                    dotted(&["partnerKey", half.key(), name]),
+                    key.fingerprint(&place, secret),
+                );
             }
         }
     }
@@ -256,24 +293,48 @@ fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeM
 fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Option<String> {
     let (was, is) = match (was, is) {
         (Some(was), Some(is)) => (was, is),
-        (Some(was), None) => return Some(format!("it was {}, and git no longer manages it", shown(&was.state))),
-        (None, Some(is)) => return Some(format!("git manages it now, and it is {}", shown(&is.state))),
+        (Some(was), None) => {
+            return Some(format!(
+                "it was {}, and git no longer manages it",
+                shown(&was.state)
+            ));
+        }
+        (None, Some(is)) => {
+            return Some(format!(
+                "git manages it now, and it is {}",
+                shown(&is.state)
+            ));
+        }
         (None, None) => return None,
     };
     if was.state != is.state {
-        return Some(format!("it was {}, and is {}", shown(&was.state), shown(&is.state)));
+        return Some(format!(
+            "it was {}, and is {}",
+            shown(&was.state),
+            shown(&is.state)
+        ));
     }
-    let set = |definition: &'_ SavedDefinition| definition.changes.iter().cloned().collect::<BTreeSet<_>>();
+    let set = |definition: &'_ SavedDefinition| {
+        definition.changes.iter().cloned().collect::<BTreeSet<_>>()
+    };
     let (before, after) = (set(was), set(is));
     let list = |paths: Vec<&String>| {
         let more = paths.len().saturating_sub(MOST);
-        let mut text = paths.iter().take(MOST).map(|path| shown(path)).collect::<Vec<_>>().join(", ");
+        let mut text = paths
+            .iter()
+            .take(MOST)
+            .map(|path| shown(path))
+            .collect::<Vec<_>>()
+            .join(", ");
         if more > 0 {
             text.push_str(&format!(" and {more} more"));
         }
         text
     };
-    let (fresh, gone): (Vec<_>, Vec<_>) = (after.difference(&before).collect(), before.difference(&after).collect());
+    let (fresh, gone): (Vec<_>, Vec<_>) = (
+        after.difference(&before).collect(),
+        before.difference(&after).collect(),
+    );
     let mut parts = Vec::new();
     if !fresh.is_empty() {
         parts.push(format!("would also change {}", list(fresh)));
@@ -285,17 +346,29 @@ fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Op
         return Some(parts.join(", and "));
     }
     if was.digest != is.digest {
-        return Some("the same would change, and its file or Calry's definition is another one than then".to_owned());
+        return Some(
+            "the same would change, and its file or Calry's definition is another one than then"
+                .to_owned(),
+        );
     }
-    let changed: Vec<&String> =
-        is.secrets.iter().filter(|(path, print)| was.secrets.get(*path) != Some(print)).map(|(path, _)| path).collect();
+    let changed: Vec<&String> = is
+        .secrets
+        .iter()
+        .filter(|(path, print)| was.secrets.get(*path) != Some(print))
+        .map(|(path, _)| path)
+        .collect();
     (!changed.is_empty()).then(|| format!("another value would be sent in {}", list(changed)))
 }
 
 /// The differences in a sentence, the first ones by name.
 #[must_use]
 pub fn told(differences: &[String]) -> String {
-    let mut text = differences.iter().take(MOST).cloned().collect::<Vec<_>>().join("; ");
+    let mut text = differences
+        .iter()
+        .take(MOST)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("; ");
     if differences.len() > MOST {
         text.push_str(&format!("; and {} more", differences.len() - MOST));
     }

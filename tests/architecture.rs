@@ -8,7 +8,13 @@ fn allowed() -> BTreeMap<String, BTreeSet<String>> {
     let text = std::fs::read_to_string("src/lib.rs").unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("//! | `"));
     let mut table: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let names = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let names = |cell: &str| -> Vec<String> {
+        cell.split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
+    };
     for row in rows {
         let (rooms, may) = row.split_once(" | ").unwrap();
         for room in names(&format!("`{rooms}")) {
@@ -22,7 +28,15 @@ fn allowed() -> BTreeMap<String, BTreeSet<String>> {
                 *may = everybody
                     .iter()
                     .filter(|r| {
-                        !["daemon", "sandbox", "metrics", "notifications", "admin", "cli"].contains(&r.as_str())
+                        ![
+                            "daemon",
+                            "sandbox",
+                            "metrics",
+                            "notifications",
+                            "admin",
+                            "cli",
+                        ]
+                        .contains(&r.as_str())
                     })
                     .cloned()
                     .collect()
@@ -46,22 +60,47 @@ fn rust_files(under: &Path, found: &mut Vec<PathBuf>) {
 }
 
 fn room_of(path: &Path) -> String {
-    let first =
-        path.strip_prefix("src").unwrap().components().next().unwrap().as_os_str().to_string_lossy().into_owned();
-    first.strip_suffix(".rs").map_or(first.clone(), str::to_owned)
+    let first = path
+        .strip_prefix("src")
+        .unwrap()
+        .components()
+        .next()
+        .unwrap()
+        .as_os_str()
+        .to_string_lossy()
+        .into_owned();
+    first
+        .strip_suffix(".rs")
+        .map_or(first.clone(), str::to_owned)
 }
 
 /// Every room that a file names by `crate::room`.
 fn imports(text: &str) -> BTreeSet<String> {
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n");
     code.split("crate::")
         .skip(1)
         .flat_map(|rest| {
             let names = rest.strip_prefix('{').map_or_else(
                 || vec![rest],
-                |group| group.split('}').next().unwrap_or_default().split(',').map(str::trim).collect(),
+                |group| {
+                    group
+                        .split('}')
+                        .next()
+                        .unwrap_or_default()
+                        .split(',')
+                        .map(str::trim)
+                        .collect()
+                },
             );
-            names.into_iter().map(|n| n.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>())
+            names.into_iter().map(|n| {
+                n.chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect::<String>()
+            })
         })
         .collect()
 }
@@ -79,15 +118,23 @@ fn every_import_is_in_the_table() {
         if ["lib", "main"].contains(&room.as_str()) {
             continue;
         }
-        let may = table.get(&room).unwrap_or_else(|| panic!("{room} is not in the table"));
+        let may = table
+            .get(&room)
+            .unwrap_or_else(|| panic!("{room} is not in the table"));
         for import in imports(&std::fs::read_to_string(&file).unwrap()) {
             seen += 1;
             if import != room && !may.contains(&import) {
-                wrong.push(format!("{}: {room} must not import {import}", file.display()));
+                wrong.push(format!(
+                    "{}: {room} must not import {import}",
+                    file.display()
+                ));
             }
         }
     }
-    assert!(seen > 30, "too few imports were found for this test to mean anything: {seen}");
+    assert!(
+        seen > 30,
+        "too few imports were found for this test to mean anything: {seen}"
+    );
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -105,7 +152,15 @@ fn only_one_module_knows_the_yaml_reader_and_only_the_model_exposes_secrets_to_f
     assert_eq!(naming("serde_saphyr::"), ["src/repo/yaml.rs"]);
     for file in naming(".expose()") {
         // The state writes the fingerprint key that this program made.
-        let may = ["src/model/", "src/remote/", "src/repo/", "src/daemon/state.rs"];
-        assert!(may.iter().any(|room| file.starts_with(room)), "{file} exposes secrets");
+        let may = [
+            "src/model/",
+            "src/remote/",
+            "src/repo/",
+            "src/daemon/state.rs",
+        ];
+        assert!(
+            may.iter().any(|room| file.starts_with(room)),
+            "{file} exposes secrets"
+        );
     }
 }

@@ -44,9 +44,18 @@ fn secret(world: &World, name: &str, text: &str) -> String {
 /// Posts; more headers end in a line break each. Without a Host among them it is the address.
 #[track_caller]
 fn post(address: &str, path: &str, more: &str, body: &str) -> Answer {
-    let host =
-        if more.lines().any(|line| line.starts_with("Host:")) { String::new() } else { format!("Host: {address}\r\n") };
-    send(address, &format!("POST {path} HTTP/1.1\r\n{host}{more}Content-Length: {}\r\n\r\n{body}", body.len()))
+    let host = if more.lines().any(|line| line.starts_with("Host:")) {
+        String::new()
+    } else {
+        format!("Host: {address}\r\n")
+    };
+    send(
+        address,
+        &format!(
+            "POST {path} HTTP/1.1\r\n{host}{more}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+    )
 }
 
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -63,7 +72,10 @@ fn passes(daemon: &mut Daemon) -> u64 {
 #[track_caller]
 fn is_refused(answer: &Answer, code: u16, sentence: &str) {
     let told = answer.json()["error"].as_str().unwrap().to_owned();
-    assert!(answer.code == code && told.contains(sentence), "{code} {sentence}: {answer:?}");
+    assert!(
+        answer.code == code && told.contains(sentence),
+        "{code} {sentence}: {answer:?}"
+    );
 }
 
 // Who may ask.
@@ -77,23 +89,34 @@ fn who_is_on_this_machine_asks_without_a_token_and_gets_one_more_pass() {
         ("/api/v1/reconcile", "", ""),
         ("/api/v1/reconcile", JSON, "{}"),
         ("/api/v1/reconcile?workspace=acme-production", "", ""),
-        ("/api/v1/reconcile", JSON, "{\"workspace\": \"acme-production\"}"),
+        (
+            "/api/v1/reconcile",
+            JSON,
+            "{\"workspace\": \"acme-production\"}",
+        ),
         // The daemon's own page.
-        ("/api/v1/reconcile", &format!("Origin: http://{address}\r\nSec-Fetch-Site: same-origin\r\n{JSON}"), "{}"),
+        (
+            "/api/v1/reconcile",
+            &format!("Origin: http://{address}\r\nSec-Fetch-Site: same-origin\r\n{JSON}"),
+            "{}",
+        ),
     ] {
         let before = passes(&mut daemon);
         let answer = post(&address, path, more, body);
         assert_eq!(
             (answer.code, answer.json()),
-            (202, json!({"asked": "reconcile", "workspaces": ["acme-production"]}))
+            (
+                202,
+                json!({"asked": "reconcile", "workspaces": ["acme-production"]})
+            )
         );
         daemon.line("(request)");
         until("the pass is over", || passes(&mut daemon) > before);
         assert_eq!(passes(&mut daemon), before + 1);
     }
-    assert!(
-        daemon.seen.iter().any(|line| line.contains("127.0.0.1 asked at /api/v1/reconcile: a pass of acme-production"))
-    );
+    assert!(daemon.seen.iter().any(|line| {
+        line.contains("127.0.0.1 asked at /api/v1/reconcile: a pass of acme-production")
+    }));
 }
 
 #[test]
@@ -134,11 +157,20 @@ fn without_a_token_nobody_asks_through_a_proxy_or_for_another_name() {
         "Connection: close\r\n",
     ] {
         for path in ["/api/v1/reconcile", "/api/v1/approve"] {
-            is_refused(&post(&address, path, more, ""), 403, "only this machine itself may ask");
+            is_refused(
+                &post(&address, path, more, ""),
+                403,
+                "only this machine itself may ask",
+            );
         }
     }
-    let old = format!("POST /api/v1/reconcile HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
-    is_refused(&send(&address, &old), 403, "only this machine itself may ask");
+    let old =
+        format!("POST /api/v1/reconcile HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
+    is_refused(
+        &send(&address, &old),
+        403,
+        "only this machine itself may ask",
+    );
     assert_eq!(passes(&mut daemon), 1);
 }
 
@@ -146,7 +178,15 @@ fn without_a_token_nobody_asks_through_a_proxy_or_for_another_name() {
 fn with_a_token_it_alone_counts_and_a_new_one_at_once() {
     let world = world();
     let path = secret(&world, "token", TOKEN);
-    let mut daemon = waiting(&world, &["--admin-token-file", &path, "--admin-host", "status.example.com"]);
+    let mut daemon = waiting(
+        &world,
+        &[
+            "--admin-token-file",
+            &path,
+            "--admin-host",
+            "status.example.com",
+        ],
+    );
     let address = daemon.address();
     let ask = |more: &str| post(&address, "/api/v1/reconcile", more, "");
     for more in [
@@ -159,17 +199,27 @@ fn with_a_token_it_alone_counts_and_a_new_one_at_once() {
         format!("{}{}", bearer("x"), bearer(TOKEN)),
     ] {
         let answer = ask(&more);
-        assert_eq!((answer.code, answer.header("www-authenticate")), (401, Some("Bearer")), "{more}");
+        assert_eq!(
+            (answer.code, answer.header("www-authenticate")),
+            (401, Some("Bearer")),
+            "{more}"
+        );
     }
     assert_eq!(post(&address, "/api/v1/approve", JSON, "{}").code, 401);
     assert_eq!(passes(&mut daemon), 1);
-    let proxied = format!("Host: status.example.com\r\nX-Forwarded-For: 10.0.0.1\r\n{}", bearer(TOKEN));
+    let proxied = format!(
+        "Host: status.example.com\r\nX-Forwarded-For: 10.0.0.1\r\n{}",
+        bearer(TOKEN)
+    );
     assert_eq!(ask(&proxied).code, 202);
     daemon.line("pass 2 (request)");
 
     let new = TOKEN.replace('a', "b");
     secret(&world, "token", &new);
-    assert_eq!((ask(&bearer(TOKEN)).code, ask(&bearer(&new)).code), (401, 202));
+    assert_eq!(
+        (ask(&bearer(TOKEN)).code, ask(&bearer(&new)).code),
+        (401, 202)
+    );
     secret(&world, "token", "short");
     let answer = ask(&bearer("short"));
     is_refused(&answer, 503, "its log says why");
@@ -178,20 +228,33 @@ fn with_a_token_it_alone_counts_and_a_new_one_at_once() {
     daemon.wait();
     let told = daemon.seen.join("\n");
     assert!(!told.contains(TOKEN) && !told.contains(&new), "{told}");
-    assert!(told.contains("and was refused: the token is not the daemon's"), "{told}");
+    assert!(
+        told.contains("and was refused: the token is not the daemon's"),
+        "{told}"
+    );
 }
 
 #[test]
 fn a_secret_that_cannot_be_used_is_told_at_the_start() {
     let world = world();
-    for (flag, text) in
-        [("--admin-token-file", "short"), ("--gitlab-hook-secret-file", "whsec_notbase64!notbase64!notbase64!")]
-    {
+    for (flag, text) in [
+        ("--admin-token-file", "short"),
+        (
+            "--gitlab-hook-secret-file",
+            "whsec_notbase64!notbase64!notbase64!",
+        ),
+    ] {
         let path = secret(&world, "secret", text);
-        let ran = world.run(&["run", flag, &path]).exits(1).says("openssl rand -hex 32");
+        let ran = world
+            .run(&["run", flag, &path])
+            .exits(1)
+            .says("openssl rand -hex 32");
         assert!(!ran.err.contains(text), "{}", ran.err);
     }
-    world.run(&["run", "--generic-hook-secret-file", "/nowhere/secret"]).exits(1).says("/nowhere/secret: No such file");
+    world
+        .run(&["run", "--generic-hook-secret-file", "/nowhere/secret"])
+        .exits(1)
+        .says("/nowhere/secret: No such file");
 }
 
 // Web pages.
@@ -201,7 +264,15 @@ fn a_page_of_another_site_gets_nowhere() {
     let world = world();
     let path = secret(&world, "token", TOKEN);
     let open = waiting(&world, &["--admin-host", "status.example.com"]);
-    let closed = waiting(&world, &["--admin-host", "status.example.com", "--admin-token-file", &path]);
+    let closed = waiting(
+        &world,
+        &[
+            "--admin-host",
+            "status.example.com",
+            "--admin-token-file",
+            &path,
+        ],
+    );
     for (mut daemon, token) in [(open, String::new()), (closed, bearer(TOKEN))] {
         let address = daemon.address();
         let port = address.split_once(':').unwrap().1;
@@ -219,17 +290,33 @@ fn a_page_of_another_site_gets_nowhere() {
             for path in ["/api/v1/reconcile", "/api/v1/approve"] {
                 let answer = post(&address, path, &format!("{more}{token}{JSON}"), "{}");
                 is_refused(&answer, 403, "another site");
-                assert!(!answer.head.to_lowercase().contains("access-control"), "{answer:?}");
+                assert!(
+                    !answer.head.to_lowercase().contains("access-control"),
+                    "{answer:?}"
+                );
             }
         }
         // What a form can send.
-        for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
+        for kind in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data",
+        ] {
             for body in ["", "{}"] {
-                let answer = post(&address, "/api/v1/reconcile", &format!("Content-Type: {kind}\r\n{token}"), body);
+                let answer = post(
+                    &address,
+                    "/api/v1/reconcile",
+                    &format!("Content-Type: {kind}\r\n{token}"),
+                    body,
+                );
                 is_refused(&answer, 415, "content-type: application/json");
             }
         }
-        is_refused(&post(&address, "/api/v1/reconcile", &token, "{}"), 415, "content-type: application/json");
+        is_refused(
+            &post(&address, "/api/v1/reconcile", &token, "{}"),
+            415,
+            "content-type: application/json",
+        );
         // DNS rebinding: the browser takes the page for ours, and names its host.
         let rebound = format!(
             "Host: evil.example:{port}\r\nOrigin: http://evil.example:{port}\r\nSec-Fetch-Site: same-origin\r\n"
@@ -239,8 +326,14 @@ fn a_page_of_another_site_gets_nowhere() {
             is_refused(&answer, 421, "--admin-host");
         }
         let asks = "Origin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n";
-        let preflight = send(&address, &format!("OPTIONS /api/v1/reconcile HTTP/1.1\r\nHost: {address}\r\n{asks}\r\n"));
-        assert!(preflight.code == 405 && !preflight.head.to_lowercase().contains("access-control"), "{preflight:?}");
+        let preflight = send(
+            &address,
+            &format!("OPTIONS /api/v1/reconcile HTTP/1.1\r\nHost: {address}\r\n{asks}\r\n"),
+        );
+        assert!(
+            preflight.code == 405 && !preflight.head.to_lowercase().contains("access-control"),
+            "{preflight:?}"
+        );
         assert_eq!(passes(&mut daemon), 1);
     }
 }
@@ -249,7 +342,15 @@ fn a_page_of_another_site_gets_nowhere() {
 fn the_page_behind_a_proxy_asks_with_the_token() {
     let world = world();
     let path = secret(&world, "token", TOKEN);
-    let mut daemon = waiting(&world, &["--admin-host", "status.example.com", "--admin-token-file", &path]);
+    let mut daemon = waiting(
+        &world,
+        &[
+            "--admin-host",
+            "status.example.com",
+            "--admin-token-file",
+            &path,
+        ],
+    );
     let address = daemon.address();
     let same = "Sec-Fetch-Site: same-origin\r\n";
     for more in [
@@ -258,7 +359,12 @@ fn the_page_behind_a_proxy_asks_with_the_token() {
         // A proxy that passes on its own idea of the host.
         "Origin: https://status.example.com\r\n".to_owned(),
     ] {
-        let answer = post(&address, "/api/v1/reconcile", &format!("{more}{same}{JSON}{}", bearer(TOKEN)), "{}");
+        let answer = post(
+            &address,
+            "/api/v1/reconcile",
+            &format!("{more}{same}{JSON}{}", bearer(TOKEN)),
+            "{}",
+        );
         assert_eq!(answer.code, 202, "{more}");
         daemon.line("(request)");
     }
@@ -270,12 +376,32 @@ fn what_is_asked_wrongly_is_said() {
     let mut daemon = waiting(&world, &[]);
     let address = daemon.address();
     for (path, body, code, sentence) in [
-        ("/api/v1/reconcile?workspace=other", "", 404, "no workspace of this name"),
-        ("/api/v1/reconcile?worskpace=acme-production", "", 400, "the one parameter is workspace"),
-        ("/api/v1/reconcile", "{\"mode\": \"force\"}", 400, "unknown field"),
+        (
+            "/api/v1/reconcile?workspace=other",
+            "",
+            404,
+            "no workspace of this name",
+        ),
+        (
+            "/api/v1/reconcile?worskpace=acme-production",
+            "",
+            400,
+            "the one parameter is workspace",
+        ),
+        (
+            "/api/v1/reconcile",
+            "{\"mode\": \"force\"}",
+            400,
+            "unknown field",
+        ),
         ("/api/v1/reconcile", "[", 400, "the body is not"),
         ("/api/v1/approve", "", 400, "names the plan"),
-        ("/api/v1/approve", "{\"digest\": \"latest\"}", 400, "a digest is"),
+        (
+            "/api/v1/approve",
+            "{\"digest\": \"latest\"}",
+            400,
+            "a digest is",
+        ),
         ("/api/v1/reconcile", &"x".repeat(100_000), 413, "64 KiB"),
     ] {
         is_refused(&post(&address, path, JSON, body), code, sentence);
@@ -290,7 +416,9 @@ fn what_is_asked_wrongly_is_said() {
 
 /// Two providers that differ, where one may be changed.
 fn refused(world: &World) -> (Daemon, String) {
-    world.write("hostaway.yaml", &file("HOSTAWAY", "rooms")).write("guesty.yaml", &file("GUESTY", "rooms"));
+    world
+        .write("hostaway.yaml", &file("HOSTAWAY", "rooms"))
+        .write("guesty.yaml", &file("GUESTY", "rooms"));
     let mut daemon = waiting(world, &["--max-changes", "1"]);
     let digest = pending(&mut daemon);
     (daemon, digest)
@@ -298,11 +426,19 @@ fn refused(world: &World) -> (Daemon, String) {
 
 #[track_caller]
 fn pending(daemon: &mut Daemon) -> String {
-    daemon.status()["lastPass"]["digest"].as_str().unwrap().to_owned()
+    daemon.status()["lastPass"]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 fn approve(daemon: &mut Daemon, digest: &str) -> Answer {
-    post(&daemon.address(), "/api/v1/approve", JSON, &json!({"digest": digest}).to_string())
+    post(
+        &daemon.address(),
+        "/api/v1/approve",
+        JSON,
+        &json!({"digest": digest}).to_string(),
+    )
 }
 
 #[test]
@@ -321,11 +457,19 @@ fn exactly_the_plan_that_was_approved_is_let_through_and_once() {
     is_refused(&approve(&mut daemon, &digest), 409, "no plan is refused");
 
     // The limit holds for the next plan.
-    world.write("hostaway.yaml", &file("HOSTAWAY", "name")).write("guesty.yaml", &file("GUESTY", "name"));
+    world
+        .write("hostaway.yaml", &file("HOSTAWAY", "name"))
+        .write("guesty.yaml", &file("GUESTY", "name"));
     daemon.line("plan refused");
-    until("it is told", || daemon.status()["lastPass"]["result"] == "refused");
+    until("it is told", || {
+        daemon.status()["lastPass"]["result"] == "refused"
+    });
     assert_ne!(pending(&mut daemon), digest);
-    is_refused(&approve(&mut daemon, &digest), 409, "files or live state have changed since");
+    is_refused(
+        &approve(&mut daemon, &digest),
+        409,
+        "files or live state have changed since",
+    );
     assert_eq!(world.updates().len(), 2);
 }
 
@@ -341,13 +485,20 @@ fn an_approval_covers_what_a_file_writes_out() {
     let digest = pending(&mut daemon);
     writes("another-value");
     until("the change is read", || pending(&mut daemon) != digest);
-    is_refused(&approve(&mut daemon, &digest), 409, "files or live state have changed since");
+    is_refused(
+        &approve(&mut daemon, &digest),
+        409,
+        "files or live state have changed since",
+    );
     assert!(world.updates().is_empty());
     let digest = pending(&mut daemon);
     assert_eq!(approve(&mut daemon, &digest).code, 202);
     daemon.line("was approved, and let through");
     until("it is applied", || !world.updates().is_empty());
-    assert_eq!(world.live("GUESTY")["partnerKey"]["headers"]["x-client"], "another-value");
+    assert_eq!(
+        world.live("GUESTY")["partnerKey"]["headers"]["x-client"],
+        "another-value"
+    );
 }
 
 #[test]
@@ -355,13 +506,19 @@ fn an_approval_is_forgotten_when_the_plan_is_another() {
     let world = world();
     let (mut daemon, digest) = refused(&world);
     // Somebody clicks after the plan was looked at, and before it is made again.
-    assert!(world.sandbox.modify("GUESTY", |live| live["fieldsToSync"]["listing"]["pictures"] = json!(true)));
+    assert!(world.sandbox.modify(
+        "GUESTY",
+        |live| live["fieldsToSync"]["listing"]["pictures"] = json!(true)
+    ));
     assert_eq!(approve(&mut daemon, &digest).code, 202);
     daemon.line("is forgotten: files or live state have changed since");
     daemon.line("pass 2 (request): plan refused");
     assert!(world.updates().is_empty());
     // Neither does it come back with the plan.
-    assert!(world.sandbox.modify("GUESTY", |live| live["fieldsToSync"]["listing"]["pictures"] = json!(false)));
+    assert!(world.sandbox.modify(
+        "GUESTY",
+        |live| live["fieldsToSync"]["listing"]["pictures"] = json!(false)
+    ));
     post(&daemon.address(), "/api/v1/reconcile", "", "");
     daemon.line("pass 3 (request): plan refused");
     assert!(world.updates().is_empty());
@@ -371,8 +528,11 @@ fn an_approval_is_forgotten_when_the_plan_is_another() {
 fn an_approval_outlives_a_pass_that_made_no_plan() {
     let world = world();
     let (mut daemon, digest) = refused(&world);
-    let kind =
-        FaultKind::Status { code: axum::http::StatusCode::UNAUTHORIZED, message: "No.".to_owned(), retry_after: None };
+    let kind = FaultKind::Status {
+        code: axum::http::StatusCode::UNAUTHORIZED,
+        message: "No.".to_owned(),
+        retry_after: None,
+    };
     world.sandbox.inject(Fault::once(kind).on(Method::GET));
     assert_eq!(approve(&mut daemon, &digest).code, 202);
     daemon.line("pass 2 (request) failed");
@@ -384,24 +544,42 @@ fn an_approval_outlives_a_pass_that_made_no_plan() {
 // Hooks.
 
 fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
-    Hmac::<Sha256>::new_from_slice(key).unwrap().chain_update(message).finalize().into_bytes().to_vec()
+    Hmac::<Sha256>::new_from_slice(key)
+        .unwrap()
+        .chain_update(message)
+        .finalize()
+        .into_bytes()
+        .to_vec()
 }
 
 fn hex(key: &str, body: &str) -> String {
-    hmac(key.as_bytes(), body.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hmac(key.as_bytes(), body.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A push whose commit asks for what it likes.
-const PUSH: &str = r#"{"ref": "refs/heads/main", "repository": {"url": "https://evil.example/x.git"}}"#;
+const PUSH: &str =
+    r#"{"ref": "refs/heads/main", "repository": {"url": "https://evil.example/x.git"}}"#;
 
 #[test]
 fn a_push_that_github_signed_reconciles_at_once() {
     let world = world();
     let path = secret(&world, "github", TOKEN);
-    let mut daemon = waiting(&world, &["--github-hook-secret-file", &path, "--admin-host", "hooks.example.com"]);
+    let mut daemon = waiting(
+        &world,
+        &[
+            "--github-hook-secret-file",
+            &path,
+            "--admin-host",
+            "hooks.example.com",
+        ],
+    );
     let address = daemon.address();
     let hook = |event: &str, signature: &str, body: &str| {
-        let more = format!("Host: hooks.example.com\r\n{JSON}X-GitHub-Event: {event}\r\n{signature}");
+        let more =
+            format!("Host: hooks.example.com\r\n{JSON}X-GitHub-Event: {event}\r\n{signature}");
         post(&address, "/hooks/github", &more, body)
     };
     let right = format!("X-Hub-Signature-256: sha256={}\r\n", hex(TOKEN, PUSH));
@@ -410,26 +588,49 @@ fn a_push_that_github_signed_reconciles_at_once() {
         (right.clone(), "{}"),
         (right.replace("sha256=", "sha1="), PUSH),
         (right.replace("sha256=", ""), PUSH),
-        (format!("X-Hub-Signature-256: sha256={}\r\n", hex("another key", PUSH)), PUSH),
-        (format!("X-Hub-Signature-256: sha256={}\r\n", &hex(TOKEN, PUSH)[..62]), PUSH),
+        (
+            format!(
+                "X-Hub-Signature-256: sha256={}\r\n",
+                hex("another key", PUSH)
+            ),
+            PUSH,
+        ),
+        (
+            format!(
+                "X-Hub-Signature-256: sha256={}\r\n",
+                &hex(TOKEN, PUSH)[..62]
+            ),
+            PUSH,
+        ),
         ("X-Hub-Signature-256: sha256=\r\n".to_owned(), PUSH),
         (format!("{right}{right}"), PUSH),
     ] {
-        is_refused(&hook("push", &signature, body), 403, "not signed with the secret");
+        is_refused(
+            &hook("push", &signature, body),
+            403,
+            "not signed with the secret",
+        );
     }
     for event in ["ping", "issues", ""] {
         assert_eq!(hook(event, &right, PUSH).code, 204, "{event}");
     }
     assert_eq!(passes(&mut daemon), 1);
     let answer = hook("push", &right, PUSH);
-    assert_eq!((answer.code, &answer.json()["asked"]), (202, &json!("reconcile")));
+    assert_eq!(
+        (answer.code, &answer.json()["asked"]),
+        (202, &json!("reconcile"))
+    );
     daemon.line("pass 2 (hook)");
     assert_eq!(daemon.status()["lastPass"]["trigger"], "hook");
     assert!(!daemon.seen.iter().any(|line| line.contains("evil.example")));
     // One hook's secret opens no other.
     for closed in ["gitlab", "generic"] {
         let answer = post(&address, &format!("/hooks/{closed}"), &right, PUSH);
-        is_refused(&answer, 404, &format!("--{closed}-hook-secret-file opens it"));
+        is_refused(
+            &answer,
+            404,
+            &format!("--{closed}-hook-secret-file opens it"),
+        );
     }
 }
 
@@ -440,11 +641,20 @@ fn a_push_of_gitlab_is_known_by_its_token_or_by_its_signature() {
     let mut daemon = waiting(&world, &["--gitlab-hook-secret-file", &path]);
     let address = daemon.address();
     let hook = |event: &str, more: &str, body: &str| {
-        post(&address, "/hooks/gitlab", &format!("{JSON}X-Gitlab-Event: {event}\r\n{more}"), body)
+        post(
+            &address,
+            "/hooks/gitlab",
+            &format!("{JSON}X-Gitlab-Event: {event}\r\n{more}"),
+            body,
+        )
     };
     let token = format!("X-Gitlab-Token: {TOKEN}\r\n");
     for more in ["", "X-Gitlab-Token: \r\n", "X-Gitlab-Token: x\r\n"] {
-        is_refused(&hook("Push Hook", more, PUSH), 403, "not signed with the secret");
+        is_refused(
+            &hook("Push Hook", more, PUSH),
+            403,
+            "not signed with the secret",
+        );
     }
     assert_eq!(hook("Issue Hook", &token, PUSH).code, 204);
     assert_eq!(hook("Push Hook", &token, PUSH).code, 202);
@@ -472,7 +682,11 @@ fn a_push_of_gitlab_is_known_by_its_token_or_by_its_signature() {
         signed(key, now, PUSH).replace("v1,", "v2,"),
         signed(key, now, PUSH).replace("msg_1", "msg_2"),
     ] {
-        is_refused(&hook("Push Hook", &more, PUSH), 403, "too long ago by this machine's clock");
+        is_refused(
+            &hook("Push Hook", &more, PUSH),
+            403,
+            "too long ago by this machine's clock",
+        );
     }
     assert_eq!(hook("Push Hook", &signed(key, now, PUSH), PUSH).code, 202);
     daemon.line("pass 3 (hook)");
@@ -488,14 +702,28 @@ fn any_other_hook_signs_its_body_and_a_body_is_bounded() {
     assert_eq!(post(&address, "/hooks/generic", &signed(""), "").code, 202);
     daemon.line("pass 2 (hook)");
     let large = "x".repeat(3 << 20);
-    assert_eq!(post(&address, "/hooks/generic", &signed(&large), &large).code, 202);
+    assert_eq!(
+        post(&address, "/hooks/generic", &signed(&large), &large).code,
+        202
+    );
     daemon.line("pass 3 (hook)");
     let larger = "x".repeat((4 << 20) + 1);
-    is_refused(&post(&address, "/hooks/generic", &signed(&larger), &larger), 413, "larger than 4 MiB");
-    is_refused(&post(&address, "/hooks/generic", &signed(""), "x"), 403, "not signed");
+    is_refused(
+        &post(&address, "/hooks/generic", &signed(&larger), &larger),
+        413,
+        "larger than 4 MiB",
+    );
+    is_refused(
+        &post(&address, "/hooks/generic", &signed(""), "x"),
+        403,
+        "not signed",
+    );
     // A body that ends too early is none.
     let mut stream = TcpStream::connect(&address).unwrap();
-    let head = format!("POST /hooks/generic HTTP/1.1\r\nHost: {address}\r\n{}Content-Length: 9\r\n\r\nx", signed("x"));
+    let head = format!(
+        "POST /hooks/generic HTTP/1.1\r\nHost: {address}\r\n{}Content-Length: 9\r\n\r\nx",
+        signed("x")
+    );
     stream.write_all(head.as_bytes()).unwrap();
     drop(stream);
     assert_eq!(passes(&mut daemon), 3);
@@ -526,14 +754,32 @@ fn sixty_requests_a_minute_are_let_in_and_every_probe() {
     // A third at once, and where this machine is slow, some more by time.
     assert!((20..=60).contains(&let_in), "{let_in}");
     is_refused(&turned_away, 429, "60 a minute are let in from one address");
-    assert!(turned_away.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    assert!(
+        turned_away
+            .header("retry-after")
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            >= 1
+    );
     for _ in 0..70 {
-        assert_eq!((get(&address, "/healthz", "").code, get(&address, "/readyz", "").code), (200, 200));
+        assert_eq!(
+            (
+                get(&address, "/healthz", "").code,
+                get(&address, "/readyz", "").code
+            ),
+            (200, 200)
+        );
     }
     // A page that was let in gets what it is made of, and who only comes for that is no better than others.
     let assets = ["/assets/page.css", "/assets/page.js", "/assets/good.svg"];
-    let codes: Vec<u16> = (0..190).map(|n| get(&address, assets[n % 3], "").code).collect();
-    assert!(codes[..60].iter().all(|code| *code == 200) && codes.contains(&429), "{codes:?}");
+    let codes: Vec<u16> = (0..190)
+        .map(|n| get(&address, assets[n % 3], "").code)
+        .collect();
+    assert!(
+        codes[..60].iter().all(|code| *code == 200) && codes.contains(&429),
+        "{codes:?}"
+    );
 }
 
 #[test]
@@ -543,20 +789,38 @@ fn status_waits_where_others_used_up_what_is_let_in() {
     let mut daemon = waiting(&world, &[]);
     let address = daemon.address();
     while get(&address, "/api/v1/status", "").code == 200 {}
-    world.run(&["status", "--address", &format!("http://{address}")]).exits(0);
+    world
+        .run(&["status", "--address", &format!("http://{address}")])
+        .exits(0);
 }
 
 #[test]
 fn what_proves_its_sender_is_not_counted_with_strangers_of_its_address() {
     let mut world = world();
     world.env("CALRY_ADMIN_RATE", "");
-    let (token, hook) = (secret(&world, "token", TOKEN), secret(&world, "hook", TOKEN));
-    let mut daemon = waiting(&world, &["--admin-token-file", &token, "--github-hook-secret-file", &hook]);
+    let (token, hook) = (
+        secret(&world, "token", TOKEN),
+        secret(&world, "hook", TOKEN),
+    );
+    let mut daemon = waiting(
+        &world,
+        &[
+            "--admin-token-file",
+            &token,
+            "--github-hook-secret-file",
+            &hook,
+        ],
+    );
     let address = daemon.address();
     let signature = |body: &str, key: &str| {
         let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).unwrap();
         mac.update(body.as_bytes());
-        let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = mac
+            .finalize()
+            .into_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         format!("X-Hub-Signature-256: sha256={hex}\r\n")
     };
     let event = |event: &str, key: &str| {
@@ -570,7 +834,13 @@ fn what_proves_its_sender_is_not_counted_with_strangers_of_its_address() {
     assert!(signed.iter().all(|code| *code == 204), "{signed:?}");
     assert!((event("push", TOKEN), ask(TOKEN)) == (202, 202));
     // Whoever proves nothing is one of them.
-    assert_eq!((event("push", "another-secret-that-nobody-guesses"), ask("another-token")), (429, 429));
+    assert_eq!(
+        (
+            event("push", "another-secret-that-nobody-guesses"),
+            ask("another-token")
+        ),
+        (429, 429)
+    );
     assert_eq!(get(&address, "/nothing", "").code, 429);
     // And what may be tried has its bound, too.
     let tried = (0..700).map(|_| event("push", "another-secret-that-nobody-guesses"));

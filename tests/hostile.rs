@@ -14,23 +14,50 @@ const MOST_MEMORY: u64 = 256 << 10;
 
 /// A world with one good file, of whose workspace `GUESTY` is the other provider.
 fn world() -> World {
-    let live = [live("HOSTAWAY", &["name"], &["pictures"]), live("GUESTY", &["name"], &["pictures"])];
+    let live = [
+        live("HOSTAWAY", &["name"], &["pictures"]),
+        live("GUESTY", &["name"], &["pictures"]),
+    ];
     let world = World::with(json!(live), Config::default());
-    world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictures]\n");
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictures]\n",
+    );
     world
 }
 
 /// The bad file is an error that says so, and the good one is planned.
 #[track_caller]
 fn is_an_error_of_its_own(world: &World, says: &str) -> Ran {
-    world.run(&["validate"]).exits(3).says("definitions/guesty.yaml").says(says);
+    world
+        .run(&["validate"])
+        .exits(3)
+        .says("definitions/guesty.yaml")
+        .says(says);
     let plan = world.run(&["plan", "--format", "json"]).exits(3).says(says);
     let json = plan.json();
     let state = |provider: &str| {
-        json["definitions"].as_array().unwrap().iter().find(|d| d["provider"] == provider).unwrap()["state"].clone()
+        json["definitions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|d| d["provider"] == provider)
+            .unwrap()["state"]
+            .clone()
     };
-    assert_eq!((state("HOSTAWAY"), state("GUESTY")), (json!("update"), json!("invalid")));
-    assert_eq!(json["diagnostics"].as_array().unwrap().iter().filter(|d| d["file"] != "guesty.yaml").count(), 0);
+    assert_eq!(
+        (state("HOSTAWAY"), state("GUESTY")),
+        (json!("update"), json!("invalid"))
+    );
+    assert_eq!(
+        json["diagnostics"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|d| d["file"] != "guesty.yaml")
+            .count(),
+        0
+    );
     world.run(&["apply", "--yes"]).exits(3);
     assert!(world.updates().is_empty());
     plan
@@ -47,17 +74,30 @@ fn text_is_an_error_of_its_own(text: impl AsRef<[u8]>, says: &str) -> Ran {
 fn an_alias_bomb_is_refused_and_not_expanded() {
     let mut bomb = "provider: GUESTY\na: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
     for (name, of) in ('b'..='z').zip('a'..) {
-        bomb.push_str(&format!("{name}: &{name} [{}]\n", vec![format!("*{of}"); 9].join(", ")));
+        bomb.push_str(&format!(
+            "{name}: &{name} [{}]\n",
+            vec![format!("*{of}"); 9].join(", ")
+        ));
     }
     text_is_an_error_of_its_own(&bomb, "alias");
 }
 
 #[test]
 fn twenty_thousand_nested_brackets_are_refused_and_overflow_no_stack() {
-    for text in ["[".repeat(20_000), "{a: ".repeat(20_000), "- ".repeat(20_000)] {
-        text_is_an_error_of_its_own(format!("provider: GUESTY\nfieldsToSync:\n  {text}"), "error[syntax]");
+    for text in [
+        "[".repeat(20_000),
+        "{a: ".repeat(20_000),
+        "- ".repeat(20_000),
+    ] {
+        text_is_an_error_of_its_own(
+            format!("provider: GUESTY\nfieldsToSync:\n  {text}"),
+            "error[syntax]",
+        );
     }
-    text_is_an_error_of_its_own(format!("{}{}", "[".repeat(20_000), "]".repeat(20_000)), "error[syntax]");
+    text_is_an_error_of_its_own(
+        format!("{}{}", "[".repeat(20_000), "]".repeat(20_000)),
+        "error[syntax]",
+    );
 }
 
 #[test]
@@ -69,14 +109,20 @@ fn a_file_of_one_mebibyte_and_a_byte_is_refused_unread_and_one_of_a_mebibyte_is_
     let ran = text_is_an_error_of_its_own(fill((1 << 20) + 1), "the file is larger than 1024 KiB");
     assert!(!ran.err.contains("xxx"));
     let world = world();
-    world.write("guesty.yaml", &fill(1 << 20)).run(&["plan"]).exits(0);
+    world
+        .write("guesty.yaml", &fill(1 << 20))
+        .run(&["plan"])
+        .exits(0);
 }
 
 #[test]
 fn a_file_without_end_is_not_read_to_its_end() {
     let world = world();
     // Far larger than memory, and no block on disk.
-    std::fs::File::create(world.definitions().join("guesty.yaml")).unwrap().set_len(1 << 40).unwrap();
+    std::fs::File::create(world.definitions().join("guesty.yaml"))
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
     is_an_error_of_its_own(&world, "the file is larger than 1024 KiB");
 }
 
@@ -94,8 +140,14 @@ fn yaml_that_the_format_leaves_out_is_refused() {
         ("provider: !!str GUESTY\n", "tag"),
         ("provider: !ruby/object:Gem GUESTY\n", "tag"),
         ("provider: &x GUESTY\nicon: *x\n", "alias"),
-        ("provider: GUESTY\nicon: https://a.example/x.png\nicon: https://b.example/x.png\n", "duplicate-key"),
-        ("provider: GUESTY\nfieldsToSync:\n  listing: [name]\n  listing: [rooms]\n", "duplicate-key"),
+        (
+            "provider: GUESTY\nicon: https://a.example/x.png\nicon: https://b.example/x.png\n",
+            "duplicate-key",
+        ),
+        (
+            "provider: GUESTY\nfieldsToSync:\n  listing: [name]\n  listing: [rooms]\n",
+            "duplicate-key",
+        ),
         ("provider: GUESTY\nprovider: HOSTAWAY\n", "duplicate-key"),
         ("%YAML 1.1\n---\nprovider: GUESTY\n", "error[syntax]"),
         ("provider: GUESTY\n? [a]\n: b\n", "guesty.yaml:2"),
@@ -113,16 +165,32 @@ fn yaml_that_the_format_leaves_out_is_refused() {
 fn what_is_no_file_of_the_directory_is_refused() {
     type Make = fn(&Path);
     let cases: [(Make, &str); 5] = [
-        (|path| std::fs::create_dir(path).unwrap(), "not a regular file"),
-        (|path| symlink("nowhere.yaml", path).unwrap(), "a link to something that does not exist"),
+        (
+            |path| std::fs::create_dir(path).unwrap(),
+            "not a regular file",
+        ),
+        (
+            |path| symlink("nowhere.yaml", path).unwrap(),
+            "a link to something that does not exist",
+        ),
         (|path| symlink("guesty.yaml", path).unwrap(), "the file"),
-        (|path| symlink("../outside.yaml", path).unwrap(), "a link that leads out of the directory"),
-        (|path| symlink("/dev/zero", path).unwrap(), "a link that leads out of the directory"),
+        (
+            |path| symlink("../outside.yaml", path).unwrap(),
+            "a link that leads out of the directory",
+        ),
+        (
+            |path| symlink("/dev/zero", path).unwrap(),
+            "a link that leads out of the directory",
+        ),
     ];
     for (make, says) in cases {
         let world = world();
         let outside = world.dir.path().join("outside.yaml");
-        std::fs::write(outside, "provider: GUESTY\nicon: https://outside.example/canary.png\n").unwrap();
+        std::fs::write(
+            outside,
+            "provider: GUESTY\nicon: https://outside.example/canary.png\n",
+        )
+        .unwrap();
         make(&world.definitions().join("guesty.yaml"));
         let ran = is_an_error_of_its_own(&world, says);
         assert!(!ran.out.contains("canary") && !ran.err.contains("canary"));
@@ -135,24 +203,50 @@ fn two_files_for_one_provider_are_both_refused() {
     for name in ["guesty.yaml", "guesty.yml"] {
         world.write(name, "provider: GUESTY\n");
     }
-    let ran = world.run(&["plan"]).exits(3).says("definitions/guesty.yaml:1:11").says("definitions/guesty.yml:1:11");
-    assert!(ran.out.contains("Plan: 1 provider to update, 0 in sync, 2 invalid."), "{}", ran.out);
+    let ran = world
+        .run(&["plan"])
+        .exits(3)
+        .says("definitions/guesty.yaml:1:11")
+        .says("definitions/guesty.yml:1:11");
+    assert!(
+        ran.out
+            .contains("Plan: 1 provider to update, 0 in sync, 2 invalid."),
+        "{}",
+        ran.out
+    );
 }
 
 #[test]
 fn a_flood_of_alike_warnings_is_counted_after_the_first_20() {
     let world = world();
     let fields: Vec<String> = (0..60).map(|n| format!("unheard_of_{n}")).collect();
-    world.write("guesty.yaml", &format!("provider: GUESTY\nfieldsToSync:\n  listing: [name, {}]\n", fields.join(", ")));
-    let ran = world.run(&["validate"]).exits(0).says("and 40 more warnings like these: warning[unknown-field]");
-    assert_eq!(ran.err.matches("warning[unknown-field]: ").count(), 20, "{}", ran.err);
+    world.write(
+        "guesty.yaml",
+        &format!(
+            "provider: GUESTY\nfieldsToSync:\n  listing: [name, {}]\n",
+            fields.join(", ")
+        ),
+    );
+    let ran = world
+        .run(&["validate"])
+        .exits(0)
+        .says("and 40 more warnings like these: warning[unknown-field]");
+    assert_eq!(
+        ran.err.matches("warning[unknown-field]: ").count(),
+        20,
+        "{}",
+        ran.err
+    );
     assert!(ran.err.ends_with("60 warnings in 2 files\n"));
 }
 
 #[test]
 fn a_flood_of_errors_in_one_file_ends_after_100() {
     let keys: String = (0..5_000).map(|n| format!("key{n}: x\n")).collect();
-    let ran = text_is_an_error_of_its_own(format!("provider: GUESTY\n{keys}"), "more problems than the 100");
+    let ran = text_is_an_error_of_its_own(
+        format!("provider: GUESTY\n{keys}"),
+        "more problems than the 100",
+    );
     assert_eq!(ran.err.matches("error[unknown-key]").count(), 100);
 }
 
@@ -160,7 +254,13 @@ fn a_flood_of_errors_in_one_file_ends_after_100() {
 fn what_a_file_says_cannot_act_on_the_terminal() {
     let text = "provider: GUESTY\nfieldsToSync:\n  listing: [\"\\e[2Jname\", \"\\u202ename\"]\nhold: {until: \"\\e]0;x\\a\", reason: x}\n";
     let ran = text_is_an_error_of_its_own(text, "guesty.yaml");
-    assert!([&ran.out, &ran.err].iter().all(|t| !t.contains(['\u{1b}', '\u{7}', '\u{202e}'])), "{}", ran.err);
+    assert!(
+        [&ran.out, &ran.err]
+            .iter()
+            .all(|t| !t.contains(['\u{1b}', '\u{7}', '\u{202e}'])),
+        "{}",
+        ran.err
+    );
 }
 
 /// The daemon stays, so that its peak can be read.
@@ -169,18 +269,24 @@ fn what_a_file_says_cannot_act_on_the_terminal() {
 fn hostile_files_take_little_memory() {
     let world = world();
     let mut bomb = "provider: GUESTY\na: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
-    ('b'..='z')
-        .zip('a'..)
-        .for_each(|(n, of)| bomb.push_str(&format!("{n}: &{n} [*{of}, *{of}, *{of}, *{of}, *{of}]\n")));
+    ('b'..='z').zip('a'..).for_each(|(n, of)| {
+        bomb.push_str(&format!("{n}: &{n} [*{of}, *{of}, *{of}, *{of}, *{of}]\n"))
+    });
     world
         .write("guesty.yaml", &bomb)
         .write("elina.yaml", &"[".repeat(1 << 20))
         .write("boom.yaml", &"- a\n".repeat(1 << 18));
-    std::fs::File::create(world.definitions().join("lodgify.yaml")).unwrap().set_len(1 << 40).unwrap();
+    std::fs::File::create(world.definitions().join("lodgify.yaml"))
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
     let mut daemon = world.daemon(&[]);
     daemon.line("HOSTAWAY updated");
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(peak < MOST_MEMORY, "{peak} KiB");
 }

@@ -41,7 +41,9 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
 
 async fn carry_out(server: &Server, request: Request) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
+    let body = axum::body::to_bytes(request.into_body(), 1 << 20)
+        .await
+        .unwrap();
     let mut body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let mut kept = server.lock().unwrap();
     let status = |code: u16, reason: &str| {
@@ -59,11 +61,16 @@ async fn carry_out(server: &Server, request: Request) -> Response {
             (StatusCode::CREATED, Json(body)).into_response()
         }
         ("/apis/coordination.k8s.io/v1", lease) => {
-            let name = lease.strip_prefix("leases").unwrap().trim_start_matches('/').to_owned();
+            let name = lease
+                .strip_prefix("leases")
+                .unwrap()
+                .trim_start_matches('/')
+                .to_owned();
             match method {
-                Method::GET => {
-                    kept.leases.get(&name).map_or_else(|| status(404, "NotFound"), |l| Json(l).into_response())
-                }
+                Method::GET => kept
+                    .leases
+                    .get(&name)
+                    .map_or_else(|| status(404, "NotFound"), |l| Json(l).into_response()),
                 Method::POST => {
                     let name = body["metadata"]["name"].as_str().unwrap().to_owned();
                     if kept.leases.contains_key(&name) {
@@ -74,7 +81,9 @@ async fn carry_out(server: &Server, request: Request) -> Response {
                     (StatusCode::CREATED, Json(body)).into_response()
                 }
                 _ if !kept.leases.contains_key(&name) => status(404, "NotFound"),
-                _ if kept.leases[&name]["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] => {
+                _ if kept.leases[&name]["metadata"]["resourceVersion"]
+                    != body["metadata"]["resourceVersion"] =>
+                {
                     status(409, "Conflict")
                 }
                 _ => {
@@ -100,12 +109,19 @@ struct Replicas {
 
 impl Replicas {
     fn new() -> Self {
-        let mut world = World::with(json!([live("HOSTAWAY", &["name"], &["rooms"])]), Config::default());
+        let mut world = World::with(
+            json!([live("HOSTAWAY", &["name"], &["rooms"])]),
+            Config::default(),
+        );
         world.write("hostaway.yaml", &file("name"));
         let (runtime, server) = (Runtime::new().unwrap(), Server::default());
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&server));
+        let router = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&server));
         runtime.spawn(async move { axum::serve(listener, router).await });
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
@@ -116,7 +132,11 @@ impl Replicas {
         let path = world.dir.path().join("kubeconfig");
         std::fs::write(&path, kubeconfig.to_string()).unwrap();
         world.env("KUBECONFIG", path.to_str().unwrap());
-        Self { world, server, _runtime: runtime }
+        Self {
+            world,
+            server,
+            _runtime: runtime,
+        }
     }
 
     fn start(&mut self, pod: &str, more: &[&str]) -> Daemon {
@@ -143,7 +163,10 @@ fn file(fields: &str) -> String {
 
 fn post(daemon: &mut Daemon, path: &str) -> support::Answer {
     let address = daemon.address();
-    send(&address, &format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n"))
+    send(
+        &address,
+        &format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n"),
+    )
 }
 
 #[test]
@@ -159,15 +182,31 @@ fn one_replica_writes_and_the_other_stands_by_ready_and_takes_over_when_the_firs
 
     assert_eq!(get(&other.address(), "/readyz", "").code, 200);
     let holder = replicas.kept(|kept| kept.holders.last().cloned()).unwrap();
-    let leadership = |state: &str| json!({"lease": "calry/calry-gitops", "state": state, "holder": holder});
+    let leadership =
+        |state: &str| json!({"lease": "calry/calry-gitops", "state": state, "holder": holder});
     assert_eq!(one.status()["leadership"], leadership("leader"));
     assert_eq!(other.status()["leadership"], leadership("standby"));
-    assert!(one.get("/metrics").body.contains("\ncalry_gitops_leader{workspace=\"acme-production\"} 1\n"));
-    assert!(other.get("/metrics").body.contains("\ncalry_gitops_leader{workspace=\"acme-production\"} 0\n"));
-    for path in ["/api/v1/reconcile", "/api/v1/reconcile?workspace=acme-production"] {
+    assert!(
+        one.get("/metrics")
+            .body
+            .contains("\ncalry_gitops_leader{workspace=\"acme-production\"} 1\n")
+    );
+    assert!(
+        other
+            .get("/metrics")
+            .body
+            .contains("\ncalry_gitops_leader{workspace=\"acme-production\"} 0\n")
+    );
+    for path in [
+        "/api/v1/reconcile",
+        "/api/v1/reconcile?workspace=acme-production",
+    ] {
         let refused = post(&mut other, path);
         assert_eq!(refused.code, 409, "{refused:?}");
-        assert!(refused.body.contains(&format!("{holder} leads")), "{refused:?}");
+        assert!(
+            refused.body.contains(&format!("{holder} leads")),
+            "{refused:?}"
+        );
     }
     assert_eq!(post(&mut one, "/api/v1/reconcile").code, 202);
 
@@ -182,7 +221,10 @@ fn one_replica_writes_and_the_other_stands_by_ready_and_takes_over_when_the_firs
     other.line("leads by the Lease");
     let holders = replicas.kept(|kept| kept.holders.clone());
     assert_eq!(holders.len(), 3);
-    assert!(holders[0].starts_with("one_") && holders[1].is_empty() && holders[2].starts_with("other_"), "{holders:?}");
+    assert!(
+        holders[0].starts_with("one_") && holders[1].is_empty() && holders[2].starts_with("other_"),
+        "{holders:?}"
+    );
     replicas.world.write("hostaway.yaml", &file("name"));
     other.line("HOSTAWAY updated");
     assert_eq!(replicas.world.updates().len(), 2);
@@ -193,11 +235,16 @@ fn a_lease_is_not_released_while_an_update_without_an_answer_may_be_under_way() 
     let mut replicas = Replicas::new();
     let mut one = replicas.start("one", &[]);
     one.line("(leadership)");
-    replicas.world.sandbox.inject(Fault::once(FaultKind::DropAfter).on(Method::PATCH));
+    replicas
+        .world
+        .sandbox
+        .inject(Fault::once(FaultKind::DropAfter).on(Method::PATCH));
     replicas.world.write("hostaway.yaml", &file("name, rooms"));
     one.line("HOSTAWAY updated");
     one.signal("TERM");
-    one.line("the Lease calry/calry-gitops runs out: an update was given up that may still be under way");
+    one.line(
+        "the Lease calry/calry-gitops runs out: an update was given up that may still be under way",
+    );
     assert_eq!(one.wait(), Some(0));
     assert!(replicas.kept(|kept| kept.holders.last().unwrap().starts_with("one_")));
 }
@@ -208,7 +255,9 @@ fn a_lease_that_was_taken_without_an_answer_is_released_at_the_end() {
     let mut one = replicas.start("one", &[]);
     one.line("there was no Lease");
     replicas.kept(|kept| kept.mute = true);
-    until("it is taken", || replicas.kept(|kept| kept.holders.len() == 1));
+    until("it is taken", || {
+        replicas.kept(|kept| kept.holders.len() == 1)
+    });
     replicas.kept(|kept| kept.mute = false);
     one.signal("TERM");
     one.line("the Lease calry/calry-gitops is released");
@@ -223,7 +272,10 @@ fn who_reads_nothing_takes_no_lease_and_hands_it_to_one_who_does() {
     let mut other = replicas.start("other", &[]);
     other.line("leads by the Lease");
     other.line("(leadership)");
-    let (here, elsewhere) = (replicas.world.definitions(), replicas.world.dir.path().join("elsewhere"));
+    let (here, elsewhere) = (
+        replicas.world.definitions(),
+        replicas.world.dir.path().join("elsewhere"),
+    );
     let aside = here.with_file_name("aside");
     std::fs::rename(&here, &aside).unwrap();
     other.line("(files) failed");
@@ -231,7 +283,11 @@ fn who_reads_nothing_takes_no_lease_and_hands_it_to_one_who_does() {
         assert_eq!(post(&mut other, "/api/v1/reconcile").code, 202);
         other.status()["lastPass"]["times"].as_u64() >= Some(3)
     });
-    assert_eq!(replicas.kept(|kept| kept.holders.len()), 1, "nobody else can do anything with it");
+    assert_eq!(
+        replicas.kept(|kept| kept.holders.len()),
+        1,
+        "nobody else can do anything with it"
+    );
     std::fs::rename(&aside, &elsewhere).unwrap();
     one.line("leads by the Lease");
     other.line("no longer leads by the Lease calry/calry-gitops");
@@ -249,7 +305,10 @@ fn without_the_api_server_nobody_writes_and_work_goes_on_when_it_is_back() {
     let line = one.line("(standby: nothing is written): 1 to update");
     // Whoever stands by looks soon whether the leader has put it right, and not after the interval of an hour.
     let next = line.rsplit_once("next pass in ").unwrap().1;
-    assert!(next.starts_with(['4', '5']) && next.ends_with('s') && !next.contains('m'), "{line}");
+    assert!(
+        next.starts_with(['4', '5']) && next.ends_with('s') && !next.contains('m'),
+        "{line}"
+    );
     assert_eq!(one.status()["leadership"]["state"], "standby");
     assert_eq!(replicas.world.updates().len(), 0);
     replicas.kept(|kept| kept.out_of_order = None);
@@ -268,11 +327,18 @@ fn events_tell_of_a_change_a_drift_and_a_failure_on_the_pod_and_only_who_leads_t
     replicas.world.write("hostaway.yaml", &file("name, rooms"));
     one.line("HOSTAWAY updated");
     one.line("(files)");
-    replicas.world.sandbox.modify("HOSTAWAY", |live| live["icon"] = json!("https://x.example/drift.png"));
-    replicas.world.write("hostaway.yaml", &format!("icon: https://x.example/a.png\n{}", file("name, rooms")));
+    replicas.world.sandbox.modify("HOSTAWAY", |live| {
+        live["icon"] = json!("https://x.example/drift.png")
+    });
+    replicas.world.write(
+        "hostaway.yaml",
+        &format!("icon: https://x.example/a.png\n{}", file("name, rooms")),
+    );
     one.line("HOSTAWAY updated");
     one.line("(files)");
-    replicas.world.sandbox.modify("HOSTAWAY", |live| live["icon"] = json!("https://x.example/drift.png"));
+    replicas.world.sandbox.modify("HOSTAWAY", |live| {
+        live["icon"] = json!("https://x.example/drift.png")
+    });
     assert_eq!(post(&mut one, "/api/v1/reconcile").code, 202);
     one.line("HOSTAWAY drifted, and was put back");
     one.line("(request)");
@@ -282,14 +348,31 @@ fn events_tell_of_a_change_a_drift_and_a_failure_on_the_pod_and_only_who_leads_t
     let told = || replicas.kept(|kept| kept.events.clone());
     until("all are told", || told().len() == 5);
     let reasons: Vec<Value> = told().iter().map(|event| event["reason"].clone()).collect();
-    assert_eq!(reasons, ["LeaderElected", "ChangeApplied", "ChangeApplied", "DriftFound", "ReconcileFailed"]);
+    assert_eq!(
+        reasons,
+        [
+            "LeaderElected",
+            "ChangeApplied",
+            "ChangeApplied",
+            "DriftFound",
+            "ReconcileFailed"
+        ]
+    );
     for event in told() {
         let regarding = json!({"apiVersion": "v1", "kind": "Pod", "name": "one", "namespace": "calry", "uid": "1234"});
         assert_eq!(event["regarding"], regarding);
-        assert!(event["metadata"]["name"].as_str().unwrap().starts_with("one."));
+        assert!(
+            event["metadata"]["name"]
+                .as_str()
+                .unwrap()
+                .starts_with("one.")
+        );
     }
     let note = "acme-production: drift was found: HOSTAWAY put back (icon)";
-    assert_eq!((&told()[3]["note"], &told()[3]["type"]), (&json!(note), &json!("Warning")));
+    assert_eq!(
+        (&told()[3]["note"], &told()[3]["type"]),
+        (&json!(note), &json!("Warning"))
+    );
 }
 
 #[test]
@@ -304,7 +387,10 @@ fn several_workspaces_are_spread_over_the_replicas_and_taken_over_and_spread_aga
             "createdAt": "2026-01-01T00:00:00.000Z", "updatedAt": "2026-01-01T00:00:00.000Z"},
             "definitions": [live("HOSTAWAY", &["name"], &["rooms"])]});
         let seed = calry_gitops::sandbox::Seed::parse(seed.to_string().as_bytes()).unwrap();
-        let world = World::new(Config { seed, ..Config::default() });
+        let world = World::new(Config {
+            seed,
+            ..Config::default()
+        });
         std::fs::create_dir(dir.join(name)).unwrap();
         std::fs::write(dir.join(name).join("hostaway.yaml"), file("rooms")).unwrap();
         std::fs::write(dir.join(format!("{name}.key")), &world.sandbox.keys().write).unwrap();
@@ -321,21 +407,28 @@ fn several_workspaces_are_spread_over_the_replicas_and_taken_over_and_spread_aga
     let leading = |daemon: &mut Daemon| {
         let status = daemon.get("/api/v1/status").json();
         let all = status["workspaces"].as_array().unwrap();
-        let leases = all.iter().filter(|one| one["leadership"]["state"] == "leader");
+        let leases = all
+            .iter()
+            .filter(|one| one["leadership"]["state"] == "leader");
         leases
             .map(|one| one["leadership"]["lease"].as_str().unwrap().to_owned())
             .collect::<std::collections::BTreeSet<_>>()
     };
     let held = |replicas: &Replicas, pod: &str| {
         replicas.kept(|kept| {
-            let holders = kept.leases.values().filter_map(|lease| lease["spec"]["holderIdentity"].as_str());
+            let holders = kept
+                .leases
+                .values()
+                .filter_map(|lease| lease["spec"]["holderIdentity"].as_str());
             holders.filter(|holder| holder.starts_with(pod)).count()
         })
     };
     let mut one = replicas.start("one_", &more);
     until("the first one has all", || held(&replicas, "one_") == 3);
     let mut other = replicas.start("other", &more);
-    until("they are spread", || (held(&replicas, "one_"), held(&replicas, "other")) == (2, 1));
+    until("they are spread", || {
+        (held(&replicas, "one_"), held(&replicas, "other")) == (2, 1)
+    });
     for world in &worlds {
         until("each workspace is kept", || world.updates().len() == 1);
     }
@@ -346,7 +439,9 @@ fn several_workspaces_are_spread_over_the_replicas_and_taken_over_and_spread_aga
     drop(other);
     until("one takes all over", || held(&replicas, "one_") == 3);
     let _other = replicas.start("other", &more);
-    until("they are spread again", || (held(&replicas, "one_"), held(&replicas, "other")) == (2, 1));
+    until("they are spread again", || {
+        (held(&replicas, "one_"), held(&replicas, "other")) == (2, 1)
+    });
     one.signal("TERM");
     assert_eq!(one.wait(), Some(0));
     until("all are handed over", || held(&replicas, "other") == 3);
@@ -361,15 +456,21 @@ fn who_may_not_use_leases_is_told_what_it_needs_and_writes_nothing() {
     let mut one = replicas.start("one", &[]);
     let line = one.line("cannot be kept up");
     assert!(
-        line.contains("its service account needs `create` on leases, and `get` and `update` on this one"),
+        line.contains(
+            "its service account needs `create` on leases, and `get` and `update` on this one"
+        ),
         "{line}"
     );
     one.line("(standby: nothing is written)");
     let unready = one.get("/readyz");
-    assert!(unready.code == 503 && unready.body.contains("the Lease was not read yet"), "{unready:?}");
+    assert!(
+        unready.code == 503 && unready.body.contains("the Lease was not read yet"),
+        "{unready:?}"
+    );
     let address = format!("http://{}", one.address());
     let told = replicas.world.run(&["status", "--address", &address]);
-    told.exits(1).says("nobody is known to hold the Lease calry/calry-gitops; this replica stands by");
+    told.exits(1)
+        .says("nobody is known to hold the Lease calry/calry-gitops; this replica stands by");
     one.signal("TERM");
     assert_eq!(one.wait(), Some(0));
     assert!(!one.seen.join("").contains("hunter2"));
@@ -380,12 +481,27 @@ fn who_may_not_use_leases_is_told_what_it_needs_and_writes_nothing() {
 fn flags_of_an_election_that_make_no_sense_together_are_refused() {
     let replicas = Replicas::new();
     for (args, why) in [
-        (&["--leader-election", "--once"][..], "--once waits for nobody"),
+        (
+            &["--leader-election", "--once"][..],
+            "--once waits for nobody",
+        ),
         (&["--shards=2"], "needs --leader-election"),
-        (&["--leader-election", "--lease-duration=10s"], "longer than --lease-renew-deadline by 1s"),
-        (&["--leader-election", "--lease-retry-period=6s"], "no more than half of --lease-renew-deadline"),
-        (&["--leader-election", "--shards=65"], "a number from 1 to 64"),
-        (&["--leader-election", "--lease-name=Calry"], "a name of Kubernetes"),
+        (
+            &["--leader-election", "--lease-duration=10s"],
+            "longer than --lease-renew-deadline by 1s",
+        ),
+        (
+            &["--leader-election", "--lease-retry-period=6s"],
+            "no more than half of --lease-renew-deadline",
+        ),
+        (
+            &["--leader-election", "--shards=65"],
+            "a number from 1 to 64",
+        ),
+        (
+            &["--leader-election", "--lease-name=Calry"],
+            "a name of Kubernetes",
+        ),
     ] {
         let ran = replicas.world.run(&[&["run"], args].concat());
         ran.exits(64).says(why);
@@ -397,8 +513,11 @@ fn an_election_without_a_cluster_is_an_error_that_says_what_is_missing() {
     let mut replicas = Replicas::new();
     replicas.world.env("KUBECONFIG", "/nowhere/kubeconfig");
     let ran = replicas.world.run(&["run", "--leader-election"]);
-    ran.exits(1).says("cannot tell where the API server is").says("name a kubeconfig by KUBECONFIG");
+    ran.exits(1)
+        .says("cannot tell where the API server is")
+        .says("name a kubeconfig by KUBECONFIG");
     let replicas = Replicas::new();
     let ran = replicas.world.run(&["run", "--kubernetes-events"]);
-    ran.exits(1).says("set POD_NAME, POD_NAMESPACE and POD_UID by the downward API");
+    ran.exits(1)
+        .says("set POD_NAME, POD_NAMESPACE and POD_UID by the downward API");
 }

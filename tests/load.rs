@@ -8,7 +8,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use calry_gitops::model::{Code, Diagnostic, Half, Live, LiveNames, LiveProblems, PartnerKey, Provider, Severity};
+use calry_gitops::model::{
+    Code, Diagnostic, Half, Live, LiveNames, LiveProblems, PartnerKey, Provider, Severity,
+};
 use calry_gitops::render;
 use calry_gitops::repo::{DirectoryError, Loaded, MissingSecrets, Pin, SecretSources, load};
 use proptest::prelude::*;
@@ -63,7 +65,12 @@ fn codes(loaded: &Loaded) -> Vec<Code> {
 }
 
 fn file_codes(loaded: &Loaded, file: &str) -> Vec<Code> {
-    loaded.diagnostics.iter().filter(|d| d.file == file).map(|d| d.code).collect()
+    loaded
+        .diagnostics
+        .iter()
+        .filter(|d| d.file == file)
+        .map(|d| d.code)
+        .collect()
 }
 
 fn provider(name: &str) -> Provider {
@@ -72,8 +79,11 @@ fn provider(name: &str) -> Provider {
 
 fn variables(of: &[(&'static str, &'static str)]) -> SecretSources {
     let of = of.to_vec();
-    SecretSources::new(None)
-        .with_variables(move |name| of.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+    SecretSources::new(None).with_variables(move |name| {
+        of.iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value.into())
+    })
 }
 
 const EXAMPLE: &str = "\
@@ -100,9 +110,16 @@ fn the_example_of_the_documentation_says_what_it_says() {
     assert_eq!(told(&loaded.diagnostics), "");
     let desired = loaded.files[0].desired.as_ref().unwrap();
     assert_eq!(desired.provider.as_str(), "HOSTAWAY");
-    assert_eq!(desired.icon.as_ref().unwrap().as_str(), "https://cdn.example.com/icons/hostaway.png");
+    assert_eq!(
+        desired.icon.as_ref().unwrap().as_str(),
+        "https://cdn.example.com/icons/hostaway.png"
+    );
     let headers = desired.partner_key.half(Half::Headers).unwrap();
-    let references: Vec<_> = headers.values().flat_map(|value| value.references()).map(|name| name.as_str()).collect();
+    let references: Vec<_> = headers
+        .values()
+        .flat_map(|value| value.references())
+        .map(|name| name.as_str())
+        .collect();
     assert_eq!(references, ["hostaway-token", "hostaway-api-key"]);
     let client = &desired.partner_key.half(Half::QueryParams).unwrap()["client_id"];
     assert_eq!(client.value.as_ref().unwrap().expose(), "acme-travel");
@@ -112,7 +129,10 @@ fn the_example_of_the_documentation_says_what_it_says() {
     );
     let hold = desired.hold.as_ref().unwrap();
     assert_eq!(
-        (hold.until.to_string().as_str(), hold.reason.as_deref().unwrap()),
+        (
+            hold.until.to_string().as_str(),
+            hold.reason.as_deref().unwrap()
+        ),
         ("2099-12-31", "Hostaway migration, OPS-114")
     );
 }
@@ -120,8 +140,13 @@ fn the_example_of_the_documentation_says_what_it_says() {
 #[test]
 fn a_list_and_a_map_of_a_group_say_the_same() {
     let list = loaded("provider: HOSTAWAY\nfieldsToSync: {listing: [name, type]}\n");
-    let map = loaded("provider: HOSTAWAY\nfieldsToSync:\n  listing: {name: true, rooms: false, type: true}\n");
-    assert_eq!(list.files[0].desired.as_ref().unwrap().fields, map.files[0].desired.as_ref().unwrap().fields);
+    let map = loaded(
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: {name: true, rooms: false, type: true}\n",
+    );
+    assert_eq!(
+        list.files[0].desired.as_ref().unwrap().fields,
+        map.files[0].desired.as_ref().unwrap().fields
+    );
     assert!(list.diagnostics.is_empty() && map.diagnostics.is_empty());
 }
 
@@ -129,8 +154,15 @@ fn a_list_and_a_map_of_a_group_say_the_same() {
 fn what_a_file_leaves_out_is_not_managed_and_what_is_empty_is() {
     let bare = loaded("provider: HOSTAWAY\n");
     let desired = bare.files[0].desired.as_ref().unwrap();
-    assert_eq!((&desired.icon, &desired.hold, desired.fields.len()), (&None, &None, 0));
-    assert!(Half::BOTH.iter().all(|half| desired.partner_key.half(*half).is_none()));
+    assert_eq!(
+        (&desired.icon, &desired.hold, desired.fields.len()),
+        (&None, &None, 0)
+    );
+    assert!(
+        Half::BOTH
+            .iter()
+            .all(|half| desired.partner_key.half(*half).is_none())
+    );
 
     let one = loaded("provider: HOSTAWAY\npartnerKey: {headers: {}}\n");
     let key = &one.files[0].desired.as_ref().unwrap().partner_key;
@@ -139,7 +171,11 @@ fn what_a_file_leaves_out_is_not_managed_and_what_is_empty_is() {
 
     let both = loaded("provider: HOSTAWAY\npartnerKey: {}\n");
     let key = &both.files[0].desired.as_ref().unwrap().partner_key;
-    assert!(Half::BOTH.iter().all(|half| key.half(*half).unwrap().is_empty()));
+    assert!(
+        Half::BOTH
+            .iter()
+            .all(|half| key.half(*half).unwrap().is_empty())
+    );
     assert_eq!(codes(&both), [Code::Empty]);
     assert!(!both.has_errors());
 }
@@ -153,7 +189,10 @@ fn quoted_keys_json_and_windows_line_ends_are_yaml_too() {
     ] {
         let loaded = loaded(text);
         assert_eq!(told(&loaded.diagnostics), "", "{text}");
-        assert_eq!(loaded.files[0].desired.as_ref().unwrap().fields["listing"].len(), 1);
+        assert_eq!(
+            loaded.files[0].desired.as_ref().unwrap().fields["listing"].len(),
+            1
+        );
     }
 }
 
@@ -224,27 +263,69 @@ fn every_other_mistake_has_its_own_sentence() {
         ("provider: [HOSTAWAY]\n", Code::WrongType),
         ("provider: Hostaway\n", Code::InvalidValue),
         ("provider: GUESTY\n", Code::FileName),
-        ("provider: HOSTAWAY\nicon: icons/a.png\n", Code::InvalidValue),
+        (
+            "provider: HOSTAWAY\nicon: icons/a.png\n",
+            Code::InvalidValue,
+        ),
         ("provider: HOSTAWAY\nicon:\n", Code::WrongType),
         ("provider: HOSTAWAY\npartnerKey:\n", Code::WrongType),
         ("provider: HOSTAWAY\npartnerKey: []\n", Code::WrongType),
-        ("provider: HOSTAWAY\npartnerKey: {headers: null}\n", Code::WrongType),
-        ("provider: HOSTAWAY\npartnerKey: {queryParams: {'': a}}\n", Code::InvalidValue),
+        (
+            "provider: HOSTAWAY\npartnerKey: {headers: null}\n",
+            Code::WrongType,
+        ),
+        (
+            "provider: HOSTAWAY\npartnerKey: {queryParams: {'': a}}\n",
+            Code::InvalidValue,
+        ),
         ("provider: HOSTAWAY\nfieldsToSync: {}\n", Code::Empty),
-        ("provider: HOSTAWAY\nfieldsToSync: [listing]\n", Code::WrongType),
-        ("provider: HOSTAWAY\nfieldsToSync: {listing: name}\n", Code::WrongType),
-        ("provider: HOSTAWAY\nfieldsToSync: {listing: []}\n", Code::AllOff),
-        ("provider: HOSTAWAY\nfieldsToSync: {listing: {name: 'true'}}\n", Code::WrongType),
-        ("provider: HOSTAWAY\nfieldsToSync: {listing: [[name]]}\n", Code::WrongType),
-        ("provider: HOSTAWAY\nhold: {reason: why}\n", Code::MissingKey),
-        ("provider: HOSTAWAY\nhold: {until: 2099-12-31}\n", Code::Hold),
-        ("provider: HOSTAWAY\nhold: {until: 20991231, reason: why}\n", Code::WrongType),
-        ("provider: HOSTAWAY\nhold: {until: 2099-12-31T00:00:00, reason: why}\n", Code::InvalidValue),
-        ("provider: HOSTAWAY\nhold: {until: 31.12.2099, reason: why}\n", Code::InvalidValue),
+        (
+            "provider: HOSTAWAY\nfieldsToSync: [listing]\n",
+            Code::WrongType,
+        ),
+        (
+            "provider: HOSTAWAY\nfieldsToSync: {listing: name}\n",
+            Code::WrongType,
+        ),
+        (
+            "provider: HOSTAWAY\nfieldsToSync: {listing: []}\n",
+            Code::AllOff,
+        ),
+        (
+            "provider: HOSTAWAY\nfieldsToSync: {listing: {name: 'true'}}\n",
+            Code::WrongType,
+        ),
+        (
+            "provider: HOSTAWAY\nfieldsToSync: {listing: [[name]]}\n",
+            Code::WrongType,
+        ),
+        (
+            "provider: HOSTAWAY\nhold: {reason: why}\n",
+            Code::MissingKey,
+        ),
+        (
+            "provider: HOSTAWAY\nhold: {until: 2099-12-31}\n",
+            Code::Hold,
+        ),
+        (
+            "provider: HOSTAWAY\nhold: {until: 20991231, reason: why}\n",
+            Code::WrongType,
+        ),
+        (
+            "provider: HOSTAWAY\nhold: {until: 2099-12-31T00:00:00, reason: why}\n",
+            Code::InvalidValue,
+        ),
+        (
+            "provider: HOSTAWAY\nhold: {until: 31.12.2099, reason: why}\n",
+            Code::InvalidValue,
+        ),
         ("provider: &a HOSTAWAY\n", Code::Syntax),
         ("provider: !!str HOSTAWAY\n", Code::Syntax),
         ("provider: HOSTAWAY\nicon: *a\n", Code::Syntax),
-        ("provider: HOSTAWAY\n---\nprovider: HOSTAWAY\n", Code::Syntax),
+        (
+            "provider: HOSTAWAY\n---\nprovider: HOSTAWAY\n",
+            Code::Syntax,
+        ),
         ("%YAML 1.2\n---\nprovider: HOSTAWAY\n", Code::Syntax),
         ("provider: HOSTAWAY\nicon: \"x\n", Code::Syntax),
         ("provider: HOSTAWAY\n\ticon: x\n", Code::Syntax),
@@ -266,7 +347,11 @@ fn every_other_mistake_has_its_own_sentence() {
         assert_eq!(loaded.files[0].desired.is_none(), error, "{text:.80}");
         assert_eq!(
             loaded.files[0].provider.as_ref().map(Provider::as_str),
-            Some(if code == Code::FileName { "GUESTY" } else { "HOSTAWAY" })
+            Some(if code == Code::FileName {
+                "GUESTY"
+            } else {
+                "HOSTAWAY"
+            })
         );
     }
 }
@@ -279,7 +364,9 @@ fn an_empty_credential_and_one_that_refers_to_a_secret_are_no_plain_credentials(
 
 #[test]
 fn a_flood_of_problems_is_cut_and_says_so() {
-    let text = (0..5_000).fold("provider: HOSTAWAY\n".to_owned(), |text, n| text + &format!("k{n}: v\n"));
+    let text = (0..5_000).fold("provider: HOSTAWAY\n".to_owned(), |text, n| {
+        text + &format!("k{n}: v\n")
+    });
     let loaded = loaded(&text);
     assert_eq!(loaded.diagnostics.len(), 101);
     assert_eq!(loaded.diagnostics[100].code, Code::TooMany);
@@ -316,12 +403,18 @@ fn hidden_files_and_everything_that_is_not_yaml_are_passed_over() {
 #[test]
 fn a_directory_that_is_missing_empty_or_a_file_is_an_error() {
     let dir = Definitions::of(&[]);
-    assert!(matches!(load(&dir.path().join("none")), Err(DirectoryError::Unreadable { .. })));
+    assert!(matches!(
+        load(&dir.path().join("none")),
+        Err(DirectoryError::Unreadable { .. })
+    ));
     assert!(matches!(load(dir.path()), Err(DirectoryError::Empty(_))));
     dir.write("workspace.yaml", "slug: acme\n");
     assert!(matches!(load(dir.path()), Err(DirectoryError::Empty(_))));
     dir.write("x", "");
-    assert!(matches!(load(&dir.path().join("x")), Err(DirectoryError::NotADirectory(_))));
+    assert!(matches!(
+        load(&dir.path().join("x")),
+        Err(DirectoryError::NotADirectory(_))
+    ));
 }
 
 #[test]
@@ -356,7 +449,14 @@ fn what_is_not_a_readable_file_within_the_directory_is_an_error_of_that_file_alo
     symlink("nowhere", at("elina.yaml")).unwrap();
     symlink("elina2.yaml", at("elina2.yaml")).unwrap();
     fs::create_dir(at("guesty.yaml")).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, at("tokeet.yaml"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        at("tokeet.yaml"),
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
     symlink("tokeet.yaml", at("lodgify.yaml")).unwrap();
     dir.write("beds24.yaml", "a".repeat((1 << 20) + 1));
     let loaded = dir.load();
@@ -369,7 +469,12 @@ fn what_is_not_a_readable_file_within_the_directory_is_an_error_of_that_file_alo
     lodgify.yaml: unreadable: the file is not a regular file
     tokeet.yaml: unreadable: the file is not a regular file
     "#);
-    assert!(loaded.files.iter().all(|file| file.desired.is_some() == (file.name == "hostaway.yaml")));
+    assert!(
+        loaded
+            .files
+            .iter()
+            .all(|file| file.desired.is_some() == (file.name == "hostaway.yaml"))
+    );
     assert!(loaded.files.iter().all(|file| file.provider.is_some()));
 }
 
@@ -378,17 +483,31 @@ fn a_file_that_is_not_utf8_is_told_at_its_first_wrong_byte() {
     let dir = Definitions::of(&[]);
     dir.write("hostaway.yaml", b"provider: HOSTAWAY\nicon: \xc3\xa4\xff\n");
     let loaded = dir.load();
-    assert_eq!(told(&loaded.diagnostics), "2:8:1 unreadable the file is not UTF-8 from here on\n");
+    assert_eq!(
+        told(&loaded.diagnostics),
+        "2:8:1 unreadable the file is not UTF-8 from here on\n"
+    );
 }
 
 #[test]
 fn a_name_that_is_not_utf8_is_an_error_of_that_file_alone() {
     use std::os::unix::ffi::OsStrExt;
     let dir = Definitions::of(&[("hostaway.yaml", EXAMPLE)]);
-    fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"\xff.yaml")), "provider: GUESTY\n").unwrap();
+    fs::write(
+        dir.path().join(std::ffi::OsStr::from_bytes(b"\xff.yaml")),
+        "provider: GUESTY\n",
+    )
+    .unwrap();
     let loaded = dir.load();
     assert_eq!(codes(&loaded), [Code::FileName]);
-    assert_eq!(loaded.files.iter().filter(|file| file.desired.is_some()).count(), 1);
+    assert_eq!(
+        loaded
+            .files
+            .iter()
+            .filter(|file| file.desired.is_some())
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -401,12 +520,25 @@ fn two_files_for_one_provider_are_errors_that_name_each_other() {
         ("boom.yml", "{"),
     ]);
     let loaded = dir.load();
-    let of =
-        |file: &str| loaded.diagnostics.iter().find(|d| d.file == file && d.code == Code::DuplicateProvider).unwrap();
+    let of = |file: &str| {
+        loaded
+            .diagnostics
+            .iter()
+            .find(|d| d.file == file && d.code == Code::DuplicateProvider)
+            .unwrap()
+    };
     assert!(of("hostaway.yaml").message.contains("`hostaway.yml`"));
     assert!(of("hostaway.yml").message.contains("`hostaway.yaml`"));
-    assert!(of("boom.yaml").message.contains("`boom.yml`"), "an unreadable file counts by its name");
-    let valid: Vec<_> = loaded.files.iter().filter(|file| file.desired.is_some()).map(|file| &file.name).collect();
+    assert!(
+        of("boom.yaml").message.contains("`boom.yml`"),
+        "an unreadable file counts by its name"
+    );
+    let valid: Vec<_> = loaded
+        .files
+        .iter()
+        .filter(|file| file.desired.is_some())
+        .map(|file| &file.name)
+        .collect();
     assert_eq!(valid, ["guesty.yaml"]);
 }
 
@@ -431,7 +563,12 @@ fn a_pin_is_a_slug_or_invalid() {
         let dir = Definitions::of(files);
         dir.write("hostaway.yaml", "provider: HOSTAWAY\n");
         let loaded = dir.load();
-        assert_eq!(loaded.has_errors(), loaded.pin == Pin::Invalid, "{}", shown(&loaded));
+        assert_eq!(
+            loaded.has_errors(),
+            loaded.pin == Pin::Invalid,
+            "{}",
+            shown(&loaded)
+        );
         assert_eq!(loaded.files.len(), 1);
         loaded.pin
     };
@@ -452,7 +589,13 @@ fn a_pin_is_a_slug_or_invalid() {
     ] {
         assert_eq!(pin(&[("workspace.yaml", bad)]), Pin::Invalid, "{bad}");
     }
-    assert_eq!(pin(&[("workspace.yaml", "slug: a\n"), ("workspace.yml", "slug: a\n")]), Pin::Invalid);
+    assert_eq!(
+        pin(&[
+            ("workspace.yaml", "slug: a\n"),
+            ("workspace.yml", "slug: a\n")
+        ]),
+        Pin::Invalid
+    );
 }
 
 // What is known
@@ -466,7 +609,10 @@ fieldsToSync:
   listings: {name: false, type: true}
   reservation: [price]
 ";
-    let dir = Definitions::of(&[("hostway.yaml", text), ("boomtown.yaml", "provider: BOOMTOWN\n")]);
+    let dir = Definitions::of(&[
+        ("hostway.yaml", text),
+        ("boomtown.yaml", "provider: BOOMTOWN\n"),
+    ]);
     let mut loaded = dir.load();
     loaded.check();
     insta::assert_snapshot!(shown(&loaded));
@@ -477,7 +623,10 @@ fieldsToSync:
 
 fn live(provider: &str, fields: &[(&str, &[&str])]) -> Live {
     let fields = fields.iter().map(|(group, fields)| {
-        let fields = fields.iter().map(|field| ((*field).to_owned(), false)).collect();
+        let fields = fields
+            .iter()
+            .map(|field| ((*field).to_owned(), false))
+            .collect();
         ((*group).to_owned(), fields)
     });
     Live {
@@ -495,17 +644,35 @@ fn live(provider: &str, fields: &[(&str, &[&str])]) -> Live {
 #[test]
 fn online_a_name_that_calry_does_not_show_is_an_error_of_its_file_alone() {
     let shown = LiveNames::of(
-        &[live("HOSTAWAY", &[("listing", &["brandNew"])]), live("GUESTY", &[("rates", &["daily"])]), live("BOOM", &[])],
+        &[
+            live("HOSTAWAY", &[("listing", &["brandNew"])]),
+            live("GUESTY", &[("rates", &["daily"])]),
+            live("BOOM", &[]),
+        ],
         &[],
         false,
     );
     let of = |groups: &str| format!("fieldsToSync: {groups}\n");
     let dir = Definitions::of(&[
         // What is built in counts, and what any definition shows.
-        ("hostaway.yaml", &("provider: HOSTAWAY\n".to_owned() + &of("{listing: [brandNew, name], rates: [daily]}"))),
-        ("guesty.yaml", &("provider: GUESTY\n".to_owned() + &of("{listing: [name, romms, unheardOf], rates: [name]}"))),
-        ("boom.yaml", &("provider: BOOM\n".to_owned() + &of("{reservation: [price]}"))),
-        ("hostway.yaml", &("provider: HOSTWAY\n".to_owned() + &of("{listing: [nonsense]}"))),
+        (
+            "hostaway.yaml",
+            &("provider: HOSTAWAY\n".to_owned()
+                + &of("{listing: [brandNew, name], rates: [daily]}")),
+        ),
+        (
+            "guesty.yaml",
+            &("provider: GUESTY\n".to_owned()
+                + &of("{listing: [name, romms, unheardOf], rates: [name]}")),
+        ),
+        (
+            "boom.yaml",
+            &("provider: BOOM\n".to_owned() + &of("{reservation: [price]}")),
+        ),
+        (
+            "hostway.yaml",
+            &("provider: HOSTWAY\n".to_owned() + &of("{listing: [nonsense]}")),
+        ),
     ]);
     let mut loaded = dir.load();
     assert_eq!(loaded.check_live(&shown), []);
@@ -513,31 +680,61 @@ fn online_a_name_that_calry_does_not_show_is_an_error_of_its_file_alone() {
     assert_eq!(file_codes(&loaded, "guesty.yaml"), [Code::UnknownField; 3]);
     assert_eq!(file_codes(&loaded, "boom.yaml"), [Code::UnknownField]);
     assert_eq!(file_codes(&loaded, "hostway.yaml"), [Code::UnknownProvider]);
-    assert!(loaded.diagnostics.iter().all(|d| d.severity == Severity::Error));
+    assert!(
+        loaded
+            .diagnostics
+            .iter()
+            .all(|d| d.severity == Severity::Error)
+    );
     let help = |at: usize| loaded.diagnostics[at].help.as_deref().unwrap();
-    assert_eq!((help(1), help(4)), ("did you mean `rooms`?", "did you mean `HOSTAWAY`?"));
+    assert_eq!(
+        (help(1), help(4)),
+        ("did you mean `rooms`?", "did you mean `HOSTAWAY`?")
+    );
     // The one that the workspace lacks stays to be planned.
-    let valid: Vec<_> = loaded.files.iter().filter(|file| file.desired.is_some()).map(|file| &file.name).collect();
+    let valid: Vec<_> = loaded
+        .files
+        .iter()
+        .filter(|file| file.desired.is_some())
+        .map(|file| &file.name)
+        .collect();
     assert_eq!(valid, ["hostaway.yaml", "hostway.yaml"]);
 }
 
 #[test]
 fn what_cannot_be_read_in_calry_makes_no_name_unknown() {
     let files = [
-        ("boom.yaml", "provider: BOOM\nfieldsToSync: {reservation: [price]}\n"),
-        ("guesty.yaml", "provider: GUESTY\nfieldsToSync: {listing: [romms]}\n"),
-        ("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync: {listing: [name]}\n"),
+        (
+            "boom.yaml",
+            "provider: BOOM\nfieldsToSync: {reservation: [price]}\n",
+        ),
+        (
+            "guesty.yaml",
+            "provider: GUESTY\nfieldsToSync: {listing: [romms]}\n",
+        ),
+        (
+            "hostaway.yaml",
+            "provider: HOSTAWAY\nfieldsToSync: {listing: [name]}\n",
+        ),
         ("elina.yaml", "provider: ELINA\n"),
     ];
-    let listed = [live("GUESTY", &[("listing", &["name"])]), live("HOSTAWAY", &[])];
-    for (unreadable, nameless, missing) in [(vec![provider("BOOM")], false, vec!["elina.yaml"]), (vec![], true, vec![])]
-    {
+    let listed = [
+        live("GUESTY", &[("listing", &["name"])]),
+        live("HOSTAWAY", &[]),
+    ];
+    for (unreadable, nameless, missing) in [
+        (vec![provider("BOOM")], false, vec!["elina.yaml"]),
+        (vec![], true, vec![]),
+    ] {
         let mut loaded = Definitions::of(&files).load();
         let undecided = loaded.check_live(&LiveNames::of(&listed, &unreadable, nameless));
         let told: Vec<_> = loaded.diagnostics.iter().map(|d| d.file.as_str()).collect();
         assert_eq!(told, missing);
         assert_eq!(undecided.len(), 1);
-        assert!(undecided[0].0 == provider("GUESTY") && undecided[0].1.contains("`romms`"), "{undecided:?}");
+        assert!(
+            undecided[0].0 == provider("GUESTY") && undecided[0].1.contains("`romms`"),
+            "{undecided:?}"
+        );
         loaded.deny_warnings();
         assert!(loaded.files.iter().all(|file| file.desired.is_some()));
     }
@@ -546,16 +743,37 @@ fn what_cannot_be_read_in_calry_makes_no_name_unknown() {
 #[test]
 fn a_group_that_cannot_be_read_in_calry_leaves_the_names_of_other_groups_judged() {
     let dir = Definitions::of(&[
-        ("guesty.yaml", "provider: GUESTY\nfieldsToSync: {rates: [unheardOf], listing: [romms]}\n"),
-        ("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync: {rates: [unheardOf]}\n"),
-        ("boom.yaml", "provider: BOOM\nfieldsToSync: {rates: [unheardOf]}\n"),
+        (
+            "guesty.yaml",
+            "provider: GUESTY\nfieldsToSync: {rates: [unheardOf], listing: [romms]}\n",
+        ),
+        (
+            "hostaway.yaml",
+            "provider: HOSTAWAY\nfieldsToSync: {rates: [unheardOf]}\n",
+        ),
+        (
+            "boom.yaml",
+            "provider: BOOM\nfieldsToSync: {rates: [unheardOf]}\n",
+        ),
     ]);
-    let mut shown = LiveNames::of(&["GUESTY", "HOSTAWAY", "BOOM"].map(|name| live(name, &[])), &[], false);
+    let mut shown = LiveNames::of(
+        &["GUESTY", "HOSTAWAY", "BOOM"].map(|name| live(name, &[])),
+        &[],
+        false,
+    );
     shown.add_unreadable_group(&provider("HOSTAWAY"), "rates");
     assert!(!shown.is_complete());
     let mut loaded = dir.load();
-    let undecided: Vec<_> = loaded.check_live(&shown).into_iter().map(|(provider, _)| provider).collect();
-    assert_eq!(undecided, [provider("BOOM")], "HOSTAWAY itself is not judged, and GUESTY has an error of its own");
+    let undecided: Vec<_> = loaded
+        .check_live(&shown)
+        .into_iter()
+        .map(|(provider, _)| provider)
+        .collect();
+    assert_eq!(
+        undecided,
+        [provider("BOOM")],
+        "HOSTAWAY itself is not judged, and GUESTY has an error of its own"
+    );
     assert_eq!(told(&loaded.diagnostics).lines().count(), 1);
     assert_eq!(file_codes(&loaded, "guesty.yaml"), [Code::UnknownField]);
 }
@@ -570,7 +788,8 @@ const TAUGHT: &str = r#"{"properties": {
 
 #[test]
 fn the_schema_beside_the_files_teaches_names_offline_and_online() {
-    let text = "provider: NEWCOMER\nfieldsToSync: {listing: [name, petFee], reservation: [price]}\n";
+    let text =
+        "provider: NEWCOMER\nfieldsToSync: {listing: [name, petFee], reservation: [price]}\n";
     let dir = Definitions::of(&[("newcomer.yaml", text), ("definition.schema.json", TAUGHT)]);
     let checked = |live: Option<&LiveNames>| {
         let mut loaded = dir.load();
@@ -592,7 +811,13 @@ fn the_schema_beside_the_files_teaches_names_offline_and_online() {
 #[test]
 fn a_schema_that_cannot_be_used_is_a_warning_and_costs_no_definition_and_no_pin() {
     let big = format!("{{\"x\": \"{}\"}}", "x".repeat(1 << 20));
-    for schema in ["", "CANARY", r#"{"properties": 7}"#, &"[".repeat(100_000), &big] {
+    for schema in [
+        "",
+        "CANARY",
+        r#"{"properties": 7}"#,
+        &"[".repeat(100_000),
+        &big,
+    ] {
         let dir = Definitions::of(&[
             ("hostaway.yaml", "provider: HOSTAWAY\n"),
             ("workspace.yaml", "slug: acme\n"),
@@ -603,18 +828,28 @@ fn a_schema_that_cannot_be_used_is_a_warning_and_costs_no_definition_and_no_pin(
         assert_eq!(codes(&loaded), [Code::Unreadable]);
         assert!(!loaded.has_errors() && !shown(&loaded).contains("CANARY"));
         loaded.deny_warnings();
-        assert!(loaded.has_errors() && loaded.files[0].desired.is_some() && matches!(loaded.pin, Pin::Slug(_)));
+        assert!(
+            loaded.has_errors()
+                && loaded.files[0].desired.is_some()
+                && matches!(loaded.pin, Pin::Slug(_))
+        );
     }
 }
 
 #[test]
 fn a_new_schema_keeps_what_files_use_and_everything_if_calry_cannot_be_read_in_full() {
     let text = "provider: NEWCOMER\nfieldsToSync: {listing: {petFee: false, typo: true}}\n";
-    let loaded = Definitions::of(&[("newcomer.yaml", text), ("definition.schema.json", TAUGHT)]).load();
+    let loaded =
+        Definitions::of(&[("newcomer.yaml", text), ("definition.schema.json", TAUGHT)]).load();
     let shown = [live("HOSTAWAY", &[("listing", &["brandNew"])])];
     let known = loaded.known_with(&LiveNames::of(&shown, &[], false));
     let listing = known.fields("listing").unwrap();
-    assert!(["name", "brandNew", "petFee"].iter().all(|field| listing.contains(*field)) && !listing.contains("typo"));
+    assert!(
+        ["name", "brandNew", "petFee"]
+            .iter()
+            .all(|field| listing.contains(*field))
+            && !listing.contains("typo")
+    );
     assert!(known.has_provider("NEWCOMER") && known.fields("reservation").is_none());
     let known = loaded.known_with(&LiveNames::of(&shown, &[], true));
     assert!(known.fields("reservation").is_some());
@@ -622,8 +857,7 @@ fn a_new_schema_keeps_what_files_use_and_everything_if_calry_cannot_be_read_in_f
 
 #[test]
 fn only_what_leaves_no_doubt_may_switch_a_group_off_under_strict() {
-    let schema =
-        r#"{"properties": {"fieldsToSync": {"properties": {"g": {"anyOf": [{"items": {"enum": ["a", "b"]}}]}}}}}"#;
+    let schema = r#"{"properties": {"fieldsToSync": {"properties": {"g": {"anyOf": [{"items": {"enum": ["a", "b"]}}]}}}}}"#;
     for (group, code) in [
         ("[]", Some(Code::AllOff)),
         ("{a: false, b: false}", Some(Code::AllOff)),
@@ -632,7 +866,8 @@ fn only_what_leaves_no_doubt_may_switch_a_group_off_under_strict() {
         ("{a: true}", None),
     ] {
         let text = format!("provider: HOSTAWAY\nfieldsToSync: {{g: {group}}}\n");
-        let mut loaded = Definitions::of(&[("hostaway.yaml", &text), ("definition.schema.json", schema)]).load();
+        let mut loaded =
+            Definitions::of(&[("hostaway.yaml", &text), ("definition.schema.json", schema)]).load();
         loaded.check();
         loaded.deny_warnings();
         assert_eq!(codes(&loaded), Vec::from_iter(code), "{group}");
@@ -652,13 +887,22 @@ partnerKey:
 
 fn header(loaded: &Loaded, name: &str) -> Option<String> {
     let desired = loaded.files[0].desired.as_ref()?;
-    Some(desired.partner_key.half(Half::Headers)?[name].value.as_ref()?.expose().to_owned())
+    Some(
+        desired.partner_key.half(Half::Headers)?[name]
+            .value
+            .as_ref()?
+            .expose()
+            .to_owned(),
+    )
 }
 
 #[test]
 fn references_are_filled_in_and_every_secret_is_known_for_scrubbing() {
     let mut loaded = loaded(WITH_SECRETS);
-    loaded.resolve(&variables(&[("CALRY_SECRET_A", "one"), ("CALRY_SECRET_B", "two")]), MissingSecrets::Error);
+    loaded.resolve(
+        &variables(&[("CALRY_SECRET_A", "one"), ("CALRY_SECRET_B", "two")]),
+        MissingSecrets::Error,
+    );
     assert_eq!(header(&loaded, "authorization").unwrap(), "Bearer one");
     assert_eq!(header(&loaded, "x-api-key").unwrap(), "twoone");
     let mut secrets: Vec<_> = loaded.secrets().map(|secret| secret.expose()).collect();
@@ -670,9 +914,21 @@ fn references_are_filled_in_and_every_secret_is_known_for_scrubbing() {
 fn a_missing_secret_is_an_error_left_open_or_made_up() {
     let sources = || variables(&[("CALRY_SECRET_A", "one"), ("CALRY_SECRET_B", "")]);
     let mut strict = loaded(WITH_SECRETS);
-    strict.resolve(&variables(&[("CALRY_SECRET_A", "one")]), MissingSecrets::Error);
-    assert_eq!(told(&strict.diagnostics), "5:16:1 missing-secret secret `b` not found\n");
-    assert!(strict.diagnostics[0].help.as_ref().unwrap().contains("CALRY_SECRET_B"));
+    strict.resolve(
+        &variables(&[("CALRY_SECRET_A", "one")]),
+        MissingSecrets::Error,
+    );
+    assert_eq!(
+        told(&strict.diagnostics),
+        "5:16:1 missing-secret secret `b` not found\n"
+    );
+    assert!(
+        strict.diagnostics[0]
+            .help
+            .as_ref()
+            .unwrap()
+            .contains("CALRY_SECRET_B")
+    );
     assert!(strict.files[0].desired.is_none());
 
     let mut empty = loaded(WITH_SECRETS);
@@ -695,31 +951,51 @@ fn a_missing_secret_is_an_error_left_open_or_made_up() {
 #[test]
 fn a_missing_secret_is_told_even_where_the_file_has_other_errors() {
     let mut loaded = loaded(&format!("{WITH_SECRETS}icon: 1\n"));
-    loaded.resolve(&variables(&[("CALRY_SECRET_A", "one")]), MissingSecrets::Error);
+    loaded.resolve(
+        &variables(&[("CALRY_SECRET_A", "one")]),
+        MissingSecrets::Error,
+    );
     assert_eq!(codes(&loaded), [Code::MissingSecret, Code::WrongType]);
 }
 
 #[test]
 fn a_secret_that_cannot_be_sent_is_an_error_of_headers_and_parameters_that_does_not_show_it() {
     let text = format!("{WITH_SECRETS}  queryParams:\n    client: ${{secret:a}}\n");
-    for (value, character) in [("CANARY\n\n", "U+000A LINE FEED"), ("CAN\tARY", "U+0009"), ("CANARY ", "U+0020 SPACE")]
-    {
+    for (value, character) in [
+        ("CANARY\n\n", "U+000A LINE FEED"),
+        ("CAN\tARY", "U+0009"),
+        ("CANARY ", "U+0020 SPACE"),
+    ] {
         let mut loaded = loaded(&text);
-        loaded.resolve(&variables(&[("CALRY_SECRET_A", value), ("CALRY_SECRET_B", "two")]), MissingSecrets::Error);
+        loaded.resolve(
+            &variables(&[("CALRY_SECRET_A", value), ("CALRY_SECRET_B", "two")]),
+            MissingSecrets::Error,
+        );
         assert_eq!(codes(&loaded), [Code::InvalidValue; 3]);
         let text = shown(&loaded);
-        assert!(text.contains("secret `a`") && text.contains(character) && !text.contains("CANARY"), "{text}");
+        assert!(
+            text.contains("secret `a`") && text.contains(character) && !text.contains("CANARY"),
+            "{text}"
+        );
         assert!(loaded.files[0].desired.is_none());
     }
 }
 
 #[test]
 fn a_secret_with_a_character_that_nobody_sees_is_a_warning() {
-    for (value, character) in [("CAN\u{200b}ARY", "U+200B ZERO WIDTH SPACE"), ("CANARY\u{a0}", "U+00A0 NO-BREAK SPACE")]
-    {
+    for (value, character) in [
+        ("CAN\u{200b}ARY", "U+200B ZERO WIDTH SPACE"),
+        ("CANARY\u{a0}", "U+00A0 NO-BREAK SPACE"),
+    ] {
         let mut loaded = loaded(WITH_SECRETS);
-        loaded.resolve(&variables(&[("CALRY_SECRET_A", value), ("CALRY_SECRET_B", "two")]), MissingSecrets::Error);
-        assert_eq!((codes(&loaded), loaded.has_errors()), (vec![Code::InvalidValue; 2], false));
+        loaded.resolve(
+            &variables(&[("CALRY_SECRET_A", value), ("CALRY_SECRET_B", "two")]),
+            MissingSecrets::Error,
+        );
+        assert_eq!(
+            (codes(&loaded), loaded.has_errors()),
+            (vec![Code::InvalidValue; 2], false)
+        );
         assert!(shown(&loaded).contains(character) && !shown(&loaded).contains("CANARY"));
         assert!(loaded.files[0].desired.is_some());
     }
@@ -727,16 +1003,32 @@ fn a_secret_with_a_character_that_nobody_sees_is_a_warning() {
 
 #[test]
 fn a_value_that_is_written_out_holds_nothing_that_nobody_sees() {
-    let value =
-        |half: &str, value: &str| loaded(&format!("provider: HOSTAWAY\npartnerKey:\n  {half}:\n    client: {value}\n"));
+    let value = |half: &str, value: &str| {
+        loaded(&format!(
+            "provider: HOSTAWAY\npartnerKey:\n  {half}:\n    client: {value}\n"
+        ))
+    };
     for half in ["headers", "queryParams"] {
-        for bad in ["|\n      CANARY", "'CANARY '", "' CANARY'", "\"CAN\\tARY\"", "'  '", "'${secret:a} '"] {
+        for bad in [
+            "|\n      CANARY",
+            "'CANARY '",
+            "' CANARY'",
+            "\"CAN\\tARY\"",
+            "'  '",
+            "'${secret:a} '",
+        ] {
             let loaded = value(half, bad);
             assert_eq!(codes(&loaded), [Code::InvalidValue], "{bad}");
-            assert!(loaded.has_errors() && !shown(&loaded).contains("CANARY"), "{bad}");
+            assert!(
+                loaded.has_errors() && !shown(&loaded).contains("CANARY"),
+                "{bad}"
+            );
         }
         let loaded = value(half, "\"CAN\\u00a0ARY\"");
-        assert_eq!((codes(&loaded), loaded.has_errors()), (vec![Code::InvalidValue], false));
+        assert_eq!(
+            (codes(&loaded), loaded.has_errors()),
+            (vec![Code::InvalidValue], false)
+        );
         assert_eq!(codes(&value(half, "\"\"")), []);
     }
 }
@@ -744,9 +1036,13 @@ fn a_value_that_is_written_out_holds_nothing_that_nobody_sees() {
 #[test]
 fn a_short_value_cannot_multiply_a_long_secret() {
     let references = "${secret:a}".repeat(1_000);
-    let mut loaded = loaded(&format!("provider: HOSTAWAY\npartnerKey: {{headers: {{x: '{references}'}}}}\n"));
-    loaded
-        .resolve(&SecretSources::new(None).with_variables(|_| Some("x".repeat(60_000).into())), MissingSecrets::Error);
+    let mut loaded = loaded(&format!(
+        "provider: HOSTAWAY\npartnerKey: {{headers: {{x: '{references}'}}}}\n"
+    ));
+    loaded.resolve(
+        &SecretSources::new(None).with_variables(|_| Some("x".repeat(60_000).into())),
+        MissingSecrets::Error,
+    );
     assert_eq!(codes(&loaded), [Code::InvalidValue]);
 }
 
@@ -818,7 +1114,10 @@ fn nothing_below_the_partner_key_is_ever_shown() {
         loaded.resolve(&variables(&[]), MissingSecrets::Error);
         assert!(loaded.has_errors(), "{text}");
         let shown = shown(&loaded);
-        assert!(!shown.contains("CANARY") && !shown.contains("7f3a"), "{text}\n{shown}");
+        assert!(
+            !shown.contains("CANARY") && !shown.contains("7f3a"),
+            "{text}\n{shown}"
+        );
         assert!(!format!("{loaded:?}").contains("CANARY"), "{text}");
     }
 }
@@ -831,27 +1130,75 @@ fn a_line_that_cannot_hold_a_secret_is_shown_with_its_error() {
         (excerpt.text.clone(), excerpt.text[excerpt.mark].to_owned())
     };
     for (text, line, mark) in [
-        ("fieldsToSync:\n  listing: name, type\n", "  listing: name, type", "name, type"),
+        (
+            "fieldsToSync:\n  listing: name, type\n",
+            "  listing: name, type",
+            "name, type",
+        ),
         ("fieldsToSync:\n  listing: all\n", "  listing: all", "all"),
         ("fieldsToSync:\n  other: TRUE\n", "  other: TRUE", "TRUE"),
         ("fieldsToSync: all\n", "fieldsToSync: all", "all"),
         ("fieldsToSync: [name]\n", "fieldsToSync: [name]", "[name]"),
-        ("fieldsToSync:\n  listing: {name: 'true'}\n", "  listing: {name: 'true'}", "'true'"),
-        ("fieldsToSync:\n  listing: {name: 1}\n", "  listing: {name: 1}", "1"),
-        ("fieldsToSync:\n  listing:\n  - name: true\n  - x\n", "  - name: true", "name"),
-        ("fieldsToSync:\n  listing:\n  - 1\n  - x: secret\n", "  - 1", "1"),
-        ("listing: [name, type]\n", "listing: [name, type]", "listing"),
+        (
+            "fieldsToSync:\n  listing: {name: 'true'}\n",
+            "  listing: {name: 'true'}",
+            "'true'",
+        ),
+        (
+            "fieldsToSync:\n  listing: {name: 1}\n",
+            "  listing: {name: 1}",
+            "1",
+        ),
+        (
+            "fieldsToSync:\n  listing:\n  - name: true\n  - x\n",
+            "  - name: true",
+            "name",
+        ),
+        (
+            "fieldsToSync:\n  listing:\n  - 1\n  - x: secret\n",
+            "  - 1",
+            "1",
+        ),
+        (
+            "listing: [name, type]\n",
+            "listing: [name, type]",
+            "listing",
+        ),
         ("hold: 2099-12-31\n", "hold: 2099-12-31", "2099-12-31"),
         ("hold: true\n", "hold: true", "true"),
-        ("hold: {until: 2099-12-31, reason: [a, b]}\n", "hold: {until: 2099-12-31, reason: [a, b]}", "[a, b]"),
-        ("icon: [https://cdn.example/a.png]\n", "icon: [https://cdn.example/a.png]", "[https://cdn.example/a.png]"),
-        ("icon:https://cdn.example/a.png\nhold: {}\n", "icon:***", ":"),
-        ("icon:\u{a0}https://cdn.example/a.png\nhold: {}\n", "icon:***", "***"),
+        (
+            "hold: {until: 2099-12-31, reason: [a, b]}\n",
+            "hold: {until: 2099-12-31, reason: [a, b]}",
+            "[a, b]",
+        ),
+        (
+            "icon: [https://cdn.example/a.png]\n",
+            "icon: [https://cdn.example/a.png]",
+            "[https://cdn.example/a.png]",
+        ),
+        (
+            "icon:https://cdn.example/a.png\nhold: {}\n",
+            "icon:***",
+            ":",
+        ),
+        (
+            "icon:\u{a0}https://cdn.example/a.png\nhold: {}\n",
+            "icon:***",
+            "***",
+        ),
         ("<<<<<<< HEAD\n", "<<<<<<< ***", "<<<<<<<"),
         // Not known to be harmless.
-        ("fieldsToSync:\n  listing: secret\n", "  listing: ***", "***"),
+        (
+            "fieldsToSync:\n  listing: secret\n",
+            "  listing: ***",
+            "***",
+        ),
         ("hold: secret\n", "hold: ***", "***"),
-        ("icon: https://user:secret@cdn.example/a.png\n", "icon: ***", "***"),
+        (
+            "icon: https://user:secret@cdn.example/a.png\n",
+            "icon: ***",
+            "***",
+        ),
     ] {
         assert_eq!(of(text), (line.to_owned(), mark.to_owned()), "{text}");
     }
@@ -860,23 +1207,43 @@ fn a_line_that_cannot_hold_a_secret_is_shown_with_its_error() {
 #[test]
 fn a_masked_value_shows_neither_its_length_nor_what_follows_it() {
     let of = |value: &str| {
-        let loaded = loaded(&format!("provider: HOSTAWAY\npartnerKey:\n  headers:\n    retries: {value} # note\n"));
+        let loaded = loaded(&format!(
+            "provider: HOSTAWAY\npartnerKey:\n  headers:\n    retries: {value} # note\n"
+        ));
         loaded.diagnostics[0].excerpt.clone().unwrap()
     };
     let excerpt = of("1");
-    assert_eq!((excerpt.text.as_str(), excerpt.width), ("    retries: ***", 1));
+    assert_eq!(
+        (excerpt.text.as_str(), excerpt.width),
+        ("    retries: ***", 1)
+    );
     assert_eq!(&excerpt.text[excerpt.mark.clone()], "***");
     assert_eq!(excerpt, of("123456789"));
 }
 
 #[test]
 fn a_long_line_is_shown_around_the_place_and_counted_from_its_beginning() {
-    let fields = (0..500).map(|n| format!("f{n}")).collect::<Vec<_>>().join(", ");
-    let loaded = loaded(&format!("provider: HOSTAWAY\nfieldsToSync: {{listing: [{fields}, é é, {fields}x]}}\n"));
+    let fields = (0..500)
+        .map(|n| format!("f{n}"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let loaded = loaded(&format!(
+        "provider: HOSTAWAY\nfieldsToSync: {{listing: [{fields}, é é, {fields}x]}}\n"
+    ));
     let excerpt = loaded.diagnostics[0].excerpt.as_ref().unwrap();
-    assert_eq!(excerpt.column, "fieldsToSync: {listing: [, ".len() + fields.len() + 1);
-    assert_eq!((&excerpt.text[excerpt.mark.clone()], excerpt.width), ("é é", 3));
-    assert!(excerpt.text.starts_with('…') && excerpt.text.ends_with('…') && excerpt.text.chars().count() < 200);
+    assert_eq!(
+        excerpt.column,
+        "fieldsToSync: {listing: [, ".len() + fields.len() + 1
+    );
+    assert_eq!(
+        (&excerpt.text[excerpt.mark.clone()], excerpt.width),
+        ("é é", 3)
+    );
+    assert!(
+        excerpt.text.starts_with('…')
+            && excerpt.text.ends_with('…')
+            && excerpt.text.chars().count() < 200
+    );
 }
 
 #[test]
@@ -896,15 +1263,29 @@ fn refused_at_once(text: &str) -> Vec<Code> {
     loaded.check();
     assert!(shown(&loaded).len() < 100_000);
     // In a release build none of them takes 50 ms; this one is not optimized, and not alone.
-    assert!(begin.elapsed() < Duration::from_secs(10), "{text:.40} took {:?}", begin.elapsed());
-    assert!(loaded.has_errors() && loaded.files[0].desired.is_none(), "{text:.40}");
+    assert!(
+        begin.elapsed() < Duration::from_secs(10),
+        "{text:.40} took {:?}",
+        begin.elapsed()
+    );
+    assert!(
+        loaded.has_errors() && loaded.files[0].desired.is_none(),
+        "{text:.40}"
+    );
     loaded.diagnostics.iter().map(|d| d.code).collect()
 }
 
 #[test]
 fn an_alias_bomb_is_refused_at_once() {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
-    (1..10).for_each(|n| writeln!(text, "a{n}: &a{n} [{}]", vec![format!("*a{}", n - 1); 9].join(", ")).unwrap());
+    (1..10).for_each(|n| {
+        writeln!(
+            text,
+            "a{n}: &a{n} [{}]",
+            vec![format!("*a{}", n - 1); 9].join(", ")
+        )
+        .unwrap()
+    });
     assert!(refused_at_once(&text).contains(&Code::Syntax));
 }
 
@@ -927,15 +1308,35 @@ fn deep_nesting_is_refused_at_once() {
 fn a_mebibyte_of_anything_is_refused_at_once() {
     const MIB: usize = 1 << 20;
     assert_eq!(refused_at_once(&"a: b\n".repeat(MIB / 5)), [Code::Syntax]);
-    assert_eq!(refused_at_once(&format!("[{}]", "a,".repeat(MIB / 2 - 1))), [Code::Syntax]);
-    assert_eq!(refused_at_once(&format!("a: [{}]", "*a,".repeat(MIB / 3 - 2))), [Code::Syntax]);
-    assert_eq!(refused_at_once(&format!("provider: {}", "x".repeat(MIB - 10))), [Code::InvalidValue]);
-    assert_eq!(refused_at_once(&format!("provider: \"{}\"", "x\n  ".repeat(MIB / 4 - 3))), [Code::InvalidValue]);
-    assert_eq!(refused_at_once(&format!("provider: |\n{}", "  x\n".repeat(MIB / 4 - 3))), [Code::InvalidValue]);
-    assert_eq!(refused_at_once(&format!("provider: '{}", "x\n".repeat(MIB / 2 - 6))), [Code::Syntax]);
+    assert_eq!(
+        refused_at_once(&format!("[{}]", "a,".repeat(MIB / 2 - 1))),
+        [Code::Syntax]
+    );
+    assert_eq!(
+        refused_at_once(&format!("a: [{}]", "*a,".repeat(MIB / 3 - 2))),
+        [Code::Syntax]
+    );
+    assert_eq!(
+        refused_at_once(&format!("provider: {}", "x".repeat(MIB - 10))),
+        [Code::InvalidValue]
+    );
+    assert_eq!(
+        refused_at_once(&format!("provider: \"{}\"", "x\n  ".repeat(MIB / 4 - 3))),
+        [Code::InvalidValue]
+    );
+    assert_eq!(
+        refused_at_once(&format!("provider: |\n{}", "  x\n".repeat(MIB / 4 - 3))),
+        [Code::InvalidValue]
+    );
+    assert_eq!(
+        refused_at_once(&format!("provider: '{}", "x\n".repeat(MIB / 2 - 6))),
+        [Code::Syntax]
+    );
     assert_eq!(refused_at_once(&"\n".repeat(MIB)), [Code::MissingKey]);
     assert_eq!(refused_at_once(&"#\n".repeat(MIB / 2)), [Code::MissingKey]);
-    for c in [":", "%", "&", "*", "!", "|", "\"", "'", ",", "\t", "\u{feff}"] {
+    for c in [
+        ":", "%", "&", "*", "!", "|", "\"", "'", ",", "\t", "\u{feff}",
+    ] {
         refused_at_once(&c.repeat(MIB / c.len()));
     }
 }
@@ -1047,7 +1448,12 @@ fn everything_shown(bytes: &[u8]) -> String {
 /// and may be shown.
 fn cases() -> ProptestConfig {
     let rng_seed = proptest::test_runner::RngSeed::Fixed(7);
-    ProptestConfig { cases: 1_000, failure_persistence: None, rng_seed, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases: 1_000,
+        failure_persistence: None,
+        rng_seed,
+        ..ProptestConfig::default()
+    }
 }
 
 proptest! {
@@ -1084,33 +1490,83 @@ proptest! {
 fn advice_is_at_the_fault_and_following_it_switches_nothing_off() {
     let faults = [
         ("fieldsToSync:\n  listing: all\n", (3, 12), "[name, type]"),
-        ("fieldsToSync:\n  listing: name, type\n", (3, 12), "[name, type]"),
+        (
+            "fieldsToSync:\n  listing: name, type\n",
+            (3, 12),
+            "[name, type]",
+        ),
         ("fieldsToSync:\n  listing:\n", (3, 3), "remove the line"),
-        ("fieldsToSync:\n  listing:\n    - type\n    - name: true\n", (5, 7), "- name"),
+        (
+            "fieldsToSync:\n  listing:\n    - type\n    - name: true\n",
+            (5, 7),
+            "- name",
+        ),
         ("partnerKey:\n  headers: none\n", (3, 12), "remove it"),
         ("partnerKey: none\n", (2, 13), "remove it"),
         ("icon: !x https://cdn/x\n", (2, 7), "in quotes"),
         ("icon: &x https://cdn/x\n", (2, 7), "in quotes"),
         ("icon:https://cdn/x\nhold: {}\n", (2, 5), "key: value"),
-        ("fieldsToSync:\n\u{a0} listing: [name]\n  icon: x\n", (3, 1), "ordinary blank"),
-        ("partnerKey:\n\u{a0}\u{a0}headers:\n    a: b\n", (3, 1), "ordinary blank"),
-        ("fieldsToSync:\n\u{a0}\u{a0}listing: [name]\n", (3, 1), "ordinary blank"),
-        ("fieldsToSync:\n  listing:[name]\n", (3, 3), "blank after the `:`"),
-        ("partnerKey:\n  headers:\n    x-key:value\n", (4, 5), "blank after the `:`"),
-        ("fieldsToSync:\n  listing:\n    name: 'true'\n", (4, 11), "without quotes"),
-        ("fieldsToSync:\n  listing:\n    name: enabled\n", (4, 11), "`true` and `false`"),
+        (
+            "fieldsToSync:\n\u{a0} listing: [name]\n  icon: x\n",
+            (3, 1),
+            "ordinary blank",
+        ),
+        (
+            "partnerKey:\n\u{a0}\u{a0}headers:\n    a: b\n",
+            (3, 1),
+            "ordinary blank",
+        ),
+        (
+            "fieldsToSync:\n\u{a0}\u{a0}listing: [name]\n",
+            (3, 1),
+            "ordinary blank",
+        ),
+        (
+            "fieldsToSync:\n  listing:[name]\n",
+            (3, 3),
+            "blank after the `:`",
+        ),
+        (
+            "partnerKey:\n  headers:\n    x-key:value\n",
+            (4, 5),
+            "blank after the `:`",
+        ),
+        (
+            "fieldsToSync:\n  listing:\n    name: 'true'\n",
+            (4, 11),
+            "without quotes",
+        ),
+        (
+            "fieldsToSync:\n  listing:\n    name: enabled\n",
+            (4, 11),
+            "`true` and `false`",
+        ),
         ("listing: [name]\n", (2, 1), "below `fieldsToSync`"),
         ("headers: {a: b}\n", (2, 1), "below `partnerKey`"),
         ("icon: 5\n", (2, 7), "URL"),
-        ("<<<<<<< HEAD\nicon: https://cdn/x\n=======\nicon: https://cdn/y\n>>>>>>> b\n", (2, 1), "conflict"),
+        (
+            "<<<<<<< HEAD\nicon: https://cdn/x\n=======\nicon: https://cdn/y\n>>>>>>> b\n",
+            (2, 1),
+            "conflict",
+        ),
     ];
     for (text, at, advice) in faults {
         let loaded = loaded(&format!("provider: HOSTAWAY\n{text}"));
-        let found: Vec<_> = loaded.diagnostics.iter().filter(|d| d.severity == Severity::Error).collect();
-        let place = found[0].excerpt.as_ref().map(|excerpt| (excerpt.line, excerpt.column));
+        let found: Vec<_> = loaded
+            .diagnostics
+            .iter()
+            .filter(|d| d.severity == Severity::Error)
+            .collect();
+        let place = found[0]
+            .excerpt
+            .as_ref()
+            .map(|excerpt| (excerpt.line, excerpt.column));
         let help = found[0].help.clone().unwrap_or_default();
         assert_eq!(place, Some(at), "{text}: {found:?}");
-        assert!(help.contains(advice) && !help.contains("[]") && !help.contains("{}"), "{text}: {help}");
+        assert!(
+            help.contains(advice) && !help.contains("[]") && !help.contains("{}"),
+            "{text}: {help}"
+        );
         assert_eq!(found.len(), 1, "{text}: {found:?}");
     }
 }
@@ -1124,14 +1580,29 @@ fn a_name_that_looks_meant_is_a_warning_and_a_pin_in_capitals_is_none_under_stri
         (".hidden.YAML", ""),
         ("notes.txt", ""),
     ]);
-    for (directory, name) in [("sub", "bookingsync.yaml"), (".git", "x.yaml"), ("empty", "readme.md")] {
+    for (directory, name) in [
+        ("sub", "bookingsync.yaml"),
+        (".git", "x.yaml"),
+        ("empty", "readme.md"),
+    ] {
         fs::create_dir(definitions.path().join(directory)).unwrap();
         definitions.write(&format!("{directory}/{name}"), "provider: BOOKINGSYNC\n");
     }
     let mut loaded = definitions.load();
-    let found: Vec<_> = loaded.diagnostics.iter().map(|d| (d.file.as_str(), d.code, d.severity)).collect();
+    let found: Vec<_> = loaded
+        .diagnostics
+        .iter()
+        .map(|d| (d.file.as_str(), d.code, d.severity))
+        .collect();
     let warning = |file| (file, Code::FileName, Severity::Warning);
-    assert_eq!(found, [warning("Workspace.yaml"), warning("ciirus.YML"), warning("sub/bookingsync.yaml")]);
+    assert_eq!(
+        found,
+        [
+            warning("Workspace.yaml"),
+            warning("ciirus.YML"),
+            warning("sub/bookingsync.yaml")
+        ]
+    );
     assert_eq!(loaded.files.len(), 1);
     assert!(matches!(loaded.pin, Pin::None));
     loaded.deny_warnings();
@@ -1139,7 +1610,10 @@ fn a_name_that_looks_meant_is_a_warning_and_a_pin_in_capitals_is_none_under_stri
     assert!(loaded.has_errors() && loaded.files[0].desired.is_some());
     // Nothing but such names is an empty directory.
     fs::remove_file(definitions.path().join("guesty.yaml")).unwrap();
-    assert!(matches!(load(definitions.path()), Err(DirectoryError::Empty(_))));
+    assert!(matches!(
+        load(definitions.path()),
+        Err(DirectoryError::Empty(_))
+    ));
 }
 
 #[test]
@@ -1148,6 +1622,10 @@ fn a_pin_in_capitals_is_reported_whichever_providers_are_asked_for_and_is_not_re
     definitions.write("WORKSPACE.yaml", vec![0xff; 2 << 20]);
     let mut loaded = definitions.load();
     loaded.keep_only(&[Provider::parse("GUESTY").unwrap()]);
-    let found: Vec<_> = loaded.diagnostics.iter().map(|d| (d.file.as_str(), d.code)).collect();
+    let found: Vec<_> = loaded
+        .diagnostics
+        .iter()
+        .map(|d| (d.file.as_str(), d.code))
+        .collect();
     assert_eq!(found, [("WORKSPACE.yaml", Code::FileName)]);
 }

@@ -62,11 +62,17 @@ impl StandIn {
                 let (head, body) = request.into_parts();
                 let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
                 let body = String::from_utf8(body.to_vec()).unwrap();
-                seen.lock().unwrap().push(Posted { path: head.uri.to_string(), headers: head.headers, body });
+                seen.lock().unwrap().push(Posted {
+                    path: head.uri.to_string(),
+                    headers: head.headers,
+                    body,
+                });
                 answer(number.fetch_add(1, SeqCst) + 1)
             }
         };
-        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(handler)).await });
+        tokio::spawn(
+            async move { axum::serve(listener, axum::Router::new().fallback(handler)).await },
+        );
         Self { url, posted }
     }
 
@@ -89,7 +95,10 @@ impl StandIn {
     }
 
     fn events(&self) -> Vec<String> {
-        self.posted().iter().map(|posted| posted.json()["event"].as_str().unwrap().to_owned()).collect()
+        self.posted()
+            .iter()
+            .map(|posted| posted.json()["event"].as_str().unwrap().to_owned())
+            .collect()
     }
 }
 
@@ -110,9 +119,14 @@ impl std::io::Write for Log {
 }
 
 fn http() -> Http {
-    let filter = tracing_subscriber::filter::Targets::new().with_target("calry_gitops", tracing::Level::TRACE);
-    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| Log);
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    let filter = tracing_subscriber::filter::Targets::new()
+        .with_target("calry_gitops", tracing::Level::TRACE);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(|| Log);
+    let _ = tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init();
     install_tls();
     Http::new(Settings::default()).unwrap()
 }
@@ -129,7 +143,9 @@ fn secret(world: &World, name: &str, text: &str) -> PathBuf {
 
 fn hook(stand_in: &StandIn, more: Value) -> Target {
     let mut all = json!({"name": "hook", "webhook": {"url": format!("{}/hook", stand_in.url)}, "failedPasses": 2});
-    all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    all.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
     target(all)
 }
 
@@ -140,7 +156,10 @@ fn world(providers: &[&str]) -> World {
         definition["partnerKey"] = json!({"headers": {"x-api-key": LIVE}});
         definition
     };
-    World::with(providers.iter().map(definition).collect(), Config::default())
+    World::with(
+        providers.iter().map(definition).collect(),
+        Config::default(),
+    )
 }
 
 fn file(provider: &str, fields: &str) -> String {
@@ -155,7 +174,13 @@ struct Loop {
 }
 
 impl Loop {
-    fn of(world: &World, directory: &Path, notifier: &Notifier, mode: Mode, max_changes: Option<usize>) -> Self {
+    fn of(
+        world: &World,
+        directory: &Path,
+        notifier: &Notifier,
+        mode: Mode,
+        max_changes: Option<usize>,
+    ) -> Self {
         let teller = Arc::new(notifier.teller(None));
         let told = Arc::clone(&teller);
         let api = ApiUrl::parse(&world.sandbox.url(), false).unwrap();
@@ -185,7 +210,11 @@ impl Loop {
             leadership: daemon::Leadership::default(),
         };
         let memory = daemon::Memory::new(&settings.state);
-        Self { settings, teller, memory }
+        Self {
+            settings,
+            teller,
+            memory,
+        }
     }
 
     /// A loop whose memory outlives it, of a process that starts now.
@@ -194,7 +223,8 @@ impl Loop {
         let state = State::open(&world.dir.path().join("state"), None).unwrap();
         let (definitions, api) = (world.definitions(), world.sandbox.url());
         let observer = Arc::clone(&this.teller);
-        this.settings.loop_file = Arc::new(LoopFile::new(&state, None, &definitions, &api, observer));
+        this.settings.loop_file =
+            Arc::new(LoopFile::new(&state, None, &definitions, &api, observer));
         this.settings.state = Arc::new(state);
         this.memory = daemon::Memory::new(&this.settings.state);
         this
@@ -205,18 +235,27 @@ impl Loop {
     }
 
     async fn pass(&mut self) -> PassReport {
-        let report = daemon::step(&self.settings, &mut self.memory, &CancellationToken::new()).await;
+        let report =
+            daemon::step(&self.settings, &mut self.memory, &CancellationToken::new()).await;
         self.teller.pass(&report);
         report
     }
 }
 
 fn click(world: &World, provider: &str) {
-    assert!(world.sandbox.modify(provider, |live| live["fieldsToSync"]["listing"]["pictures"] = json!(true)));
+    assert!(world.sandbox.modify(
+        provider,
+        |live| live["fieldsToSync"]["listing"]["pictures"] = json!(true)
+    ));
 }
 
 fn multi(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(test);
 }
 
 #[test]
@@ -246,19 +285,43 @@ fn each_happening_is_told_once_with_its_place_and_without_a_value() {
         world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));
         daemon.pass().await;
         stand_in.wait(6).await;
-        assert_eq!(stand_in.events(), ["applied", "drift", "failed", "recovered", "failed", "recovered"]);
-        let drift = stand_in.posted()[1].json();
-        assert_eq!(drift["providers"][0]["paths"], json!(["fieldsToSync.listing.pictures"]));
         assert_eq!(
-            (&drift["providers"][0]["detail"], &drift["workspace"]["slug"]),
+            stand_in.events(),
+            [
+                "applied",
+                "drift",
+                "failed",
+                "recovered",
+                "failed",
+                "recovered"
+            ]
+        );
+        let drift = stand_in.posted()[1].json();
+        assert_eq!(
+            drift["providers"][0]["paths"],
+            json!(["fieldsToSync.listing.pictures"])
+        );
+        assert_eq!(
+            (
+                &drift["providers"][0]["detail"],
+                &drift["workspace"]["slug"]
+            ),
             (&json!("put back"), &json!("acme-production"))
         );
-        assert!(stand_in.posted().iter().all(|posted| !posted.body.contains(LIVE)));
+        assert!(
+            stand_in
+                .posted()
+                .iter()
+                .all(|posted| !posted.body.contains(LIVE))
+        );
         // What has arrived is counted when its answer has.
         let tally = notifier.tally();
         notifier.stop().await;
         let counts = tally.counts().remove(0);
-        assert_eq!((counts.kind, counts.sent, counts.failed, counts.dropped), ("webhook", 6, 0, 0));
+        assert_eq!(
+            (counts.kind, counts.sent, counts.failed, counts.dropped),
+            ("webhook", 6, 0, 0)
+        );
     });
 }
 
@@ -274,7 +337,10 @@ fn a_storm_of_drift_is_one_message_that_counts() {
         let notifier = Notifier::start(vec![target(slack)], &http());
         let mut daemon = Loop::new(&world, &notifier);
         for name in &names {
-            world.write(&format!("{}.yaml", name.to_lowercase()), &file(name, "name"));
+            world.write(
+                &format!("{}.yaml", name.to_lowercase()),
+                &file(name, "name"),
+            );
         }
         daemon.pass().await;
         names.iter().for_each(|name| click(&world, name));
@@ -282,13 +348,25 @@ fn a_storm_of_drift_is_one_message_that_counts() {
         daemon.pass().await;
         let posted = stand_in.wait(1).await;
         notifier.stop().await;
-        assert_eq!((posted.len(), stand_in.posted().len(), posted[0].path.as_str()), (1, 1, "/canary-token-4711"));
+        assert_eq!(
+            (
+                posted.len(),
+                stand_in.posted().len(),
+                posted[0].path.as_str()
+            ),
+            (1, 1, "/canary-token-4711")
+        );
         let text = posted[0].json()["text"].as_str().unwrap().to_owned();
         assert!(
-            text.contains("(30 providers)") && text.contains("`PROVIDER_09`") && text.ends_with("and 20 more"),
+            text.contains("(30 providers)")
+                && text.contains("`PROVIDER_09`")
+                && text.ends_with("and 20 more"),
             "{text}"
         );
-        assert!(!text.contains("PROVIDER_10") && !text.contains(LIVE), "{text}");
+        assert!(
+            !text.contains("PROVIDER_10") && !text.contains(LIVE),
+            "{text}"
+        );
     });
 }
 
@@ -297,10 +375,25 @@ fn a_refused_plan_is_told_once_for_each_digest_and_a_hold_once_before_its_end() 
     let world = world(&["HOSTAWAY", "GUESTY", "LODGIFY"]);
     multi(async {
         let stand_in = StandIn::new().await;
-        let notifier = Notifier::start(vec![hook(&stand_in, json!({"events": ["refused", "holdExpiring"]}))], &http());
-        let mut daemon = Loop::of(&world, &world.definitions(), &notifier, Mode::Enforce, Some(1));
+        let notifier = Notifier::start(
+            vec![hook(
+                &stand_in,
+                json!({"events": ["refused", "holdExpiring"]}),
+            )],
+            &http(),
+        );
+        let mut daemon = Loop::of(
+            &world,
+            &world.definitions(),
+            &notifier,
+            Mode::Enforce,
+            Some(1),
+        );
         for name in ["HOSTAWAY", "GUESTY"] {
-            world.write(&format!("{}.yaml", name.to_lowercase()), &file(name, "rooms"));
+            world.write(
+                &format!("{}.yaml", name.to_lowercase()),
+                &file(name, "rooms"),
+            );
         }
         daemon.pass().await;
         daemon.pass().await;
@@ -315,9 +408,18 @@ fn a_refused_plan_is_told_once_for_each_digest_and_a_hold_once_before_its_end() 
         notifier.stop().await;
         let mut events = stand_in.events();
         events.sort();
-        let digests: std::collections::BTreeSet<String> =
-            stand_in.posted().iter().map(|p| p.json()["digest"].to_string()).collect();
-        assert_eq!(events.iter().filter(|event| *event == "holdExpiring").count(), 1);
+        let digests: std::collections::BTreeSet<String> = stand_in
+            .posted()
+            .iter()
+            .map(|p| p.json()["digest"].to_string())
+            .collect();
+        assert_eq!(
+            events
+                .iter()
+                .filter(|event| *event == "holdExpiring")
+                .count(),
+            1
+        );
         // Each refused plan is another one.
         assert_eq!(digests.len(), events.len(), "{events:?}");
     });
@@ -333,16 +435,31 @@ fn nothing_in_live_data_can_mention_link_or_format_at_a_chat() {
         let notifier = Notifier::start(vec![target(slack)], &http());
         let mut daemon = Loop::new(&world, &notifier);
         let message = "<!channel> `@here` <https://evil|x> *b* &\n@all";
-        let fault = FaultKind::Status { code: StatusCode::BAD_REQUEST, message: message.to_owned(), retry_after: None };
-        world.sandbox.inject(Fault::once(fault).on(axum::http::Method::PATCH));
+        let fault = FaultKind::Status {
+            code: StatusCode::BAD_REQUEST,
+            message: message.to_owned(),
+            retry_after: None,
+        };
+        world
+            .sandbox
+            .inject(Fault::once(fault).on(axum::http::Method::PATCH));
         world.write("hostaway.yaml", &file("HOSTAWAY", "rooms"));
         daemon.pass().await;
-        let text = stand_in.wait(1).await[0].json()["text"].as_str().unwrap().to_owned();
+        let text = stand_in.wait(1).await[0].json()["text"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         notifier.stop().await;
-        assert!(text.contains("@here") && text.contains("&lt;!channel&gt;"), "{text}");
+        assert!(
+            text.contains("@here") && text.contains("&lt;!channel&gt;"),
+            "{text}"
+        );
         let outside = support::outside_code(&text);
         for hostile in ["@", "http", "<", "*b*"] {
-            assert!(!outside.contains(hostile), "{hostile} is outside of code in {text}");
+            assert!(
+                !outside.contains(hostile),
+                "{hostile} is outside of code in {text}"
+            );
         }
         assert!(!text.contains('<'), "{text}");
     });
@@ -357,10 +474,12 @@ fn a_document_is_signed_by_the_secret_that_the_file_holds_at_that_moment() {
         let webhook = json!({"webhook": {"url": stand_in.url, "secretFile": key}});
         let notifier = Notifier::start(vec![hook(&stand_in, webhook)], &http());
         let mut daemon = Loop::new(&world, &notifier);
-        for (count, (fields, written, raw)) in
-            [("name, rooms", "whsec_Y2FuYXJ5LW9uZQ==", "canary-one"), ("name", "canary-two", "canary-two")]
-                .iter()
-                .enumerate()
+        for (count, (fields, written, raw)) in [
+            ("name, rooms", "whsec_Y2FuYXJ5LW9uZQ==", "canary-one"),
+            ("name", "canary-two", "canary-two"),
+        ]
+        .iter()
+        .enumerate()
         {
             std::fs::write(&key, written).unwrap();
             world.write("hostaway.yaml", &file("HOSTAWAY", fields));
@@ -368,12 +487,24 @@ fn a_document_is_signed_by_the_secret_that_the_file_holds_at_that_moment() {
             let posted = stand_in.wait(count + 1).await.pop().unwrap();
             let header = |name: &str| posted.headers[name].to_str().unwrap();
             let mut mac = Hmac::<sha2::Sha256>::new_from_slice(raw.as_bytes()).unwrap();
-            mac.update(format!("{}.{}.{}", header("webhook-id"), header("webhook-timestamp"), posted.body).as_bytes());
-            let expected = base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes());
+            mac.update(
+                format!(
+                    "{}.{}.{}",
+                    header("webhook-id"),
+                    header("webhook-timestamp"),
+                    posted.body
+                )
+                .as_bytes(),
+            );
+            let expected =
+                base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes());
             assert_eq!(header("webhook-signature"), format!("v1,{expected}"));
             assert_eq!(posted.json()["id"], header("webhook-id"));
             let sent = format!("{posted:?}");
-            assert!(!sent.contains(raw) && !sent.contains(written) && !sent.contains(LIVE), "{sent}");
+            assert!(
+                !sent.contains(raw) && !sent.contains(written) && !sent.contains(LIVE),
+                "{sent}"
+            );
         }
         notifier.stop().await;
     });
@@ -388,8 +519,15 @@ fn what_a_webhook_gets_fits_the_schema_in_the_repository() {
     }
     assert_eq!(std::fs::read_to_string(path).unwrap(), schema);
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
-    compiler.add_resource("http://schemas/it.json", serde_json::from_str(&schema).unwrap()).unwrap();
-    let schema = compiler.compile("http://schemas/it.json", &mut schemas).unwrap();
+    compiler
+        .add_resource(
+            "http://schemas/it.json",
+            serde_json::from_str(&schema).unwrap(),
+        )
+        .unwrap();
+    let schema = compiler
+        .compile("http://schemas/it.json", &mut schemas)
+        .unwrap();
     let world = world(&["HOSTAWAY"]);
     multi(async {
         let stand_in = StandIn::new().await;
@@ -401,7 +539,9 @@ fn what_a_webhook_gets_fits_the_schema_in_the_repository() {
         daemon.settings.max_changes = None;
         daemon.pass().await;
         for posted in stand_in.wait(3).await {
-            schemas.validate(&posted.json(), schema).unwrap_or_else(|error| panic!("{error:#}\n{}", posted.body));
+            schemas
+                .validate(&posted.json(), schema)
+                .unwrap_or_else(|error| panic!("{error:#}\n{}", posted.body));
         }
         notifier.stop().await;
     });
@@ -448,12 +588,18 @@ fn after_a_restart_nothing_is_repeated_and_the_end_of_a_failure_is_reported() {
 
         // With another target that has not heard of it, there is all of it to say.
         let late = StandIn::new().await;
-        let targets = vec![hook(&stand_in, events.clone()), hook(&late, json!({"name": "late", "failedPasses": 1}))];
+        let targets = vec![
+            hook(&stand_in, events.clone()),
+            hook(&late, json!({"name": "late", "failedPasses": 1})),
+        ];
         let before = stand_in.posted().len();
         let notifier = Notifier::start(targets, &http());
         Loop::restarted(&world, &notifier).pass().await;
         notifier.stop().await;
-        assert_eq!((late.events(), stand_in.posted().len()), (vec!["holdExpiring".to_owned()], before));
+        assert_eq!(
+            (late.events(), stand_in.posted().len()),
+            (vec!["holdExpiring".to_owned()], before)
+        );
     });
     // No value of a definition is remembered.
     for entry in std::fs::read_dir(world.dir.path().join("state")).unwrap() {
@@ -467,8 +613,10 @@ fn what_did_not_get_through_before_the_end_is_said_again() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", "provider: HOSTAWAY\nicon: [\n");
     multi(async {
-        let busy =
-            StandIn::answering(|_| (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "60")]).into_response()).await;
+        let busy = StandIn::answering(|_| {
+            (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "60")]).into_response()
+        })
+        .await;
         let notifier = Notifier::start(vec![hook(&busy, json!({"failedPasses": 1}))], &http());
         let mut daemon = Loop::restarted(&world, &notifier);
         daemon.pass().await;
@@ -495,7 +643,10 @@ fn a_rate_limit_of_github_is_waited_for_and_the_status_is_sent_then() {
             let reset = jiff::Timestamp::now().as_second() + 2;
             match number {
                 1 => {
-                    let headers = [("x-ratelimit-remaining", "0".to_owned()), ("x-ratelimit-reset", reset.to_string())];
+                    let headers = [
+                        ("x-ratelimit-remaining", "0".to_owned()),
+                        ("x-ratelimit-reset", reset.to_string()),
+                    ];
                     (StatusCode::FORBIDDEN, headers).into_response()
                 }
                 _ => StatusCode::CREATED.into_response(),
@@ -511,7 +662,11 @@ fn a_rate_limit_of_github_is_waited_for_and_the_status_is_sent_then() {
         daemon.pass().await;
         daemon.pass().await;
         limited.wait(2).await;
-        assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() >= Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
         notifier.stop().await;
         let counts = tally.counts().remove(0);
         assert_eq!((counts.sent, counts.failed), (1, 0));
@@ -526,12 +681,18 @@ fn forges(world: &World, stand_in: &StandIn) -> Vec<Target> {
     let github = json!({"repository": "acme/calry", "tokenFile": token, "apiUrl": format!("{}/api/v3", stand_in.url),
         "targetUrl": "https://ops.example.com"});
     let gitlab = json!({"project": "acme/ops/calry", "tokenFile": token, "apiUrl": format!("{}/api/v4", stand_in.url)});
-    vec![target(json!({"name": "gh", "github": github})), target(json!({"name": "gl", "gitlab": gitlab}))]
+    vec![
+        target(json!({"name": "gh", "github": github})),
+        target(json!({"name": "gl", "gitlab": gitlab})),
+    ]
 }
 
 /// What a forge was told last of each commit, and all of it.
 fn told(stand_in: &StandIn, forge: &str) -> Vec<(String, String)> {
-    let posted = stand_in.posted().into_iter().filter(|posted| posted.path.starts_with(forge));
+    let posted = stand_in
+        .posted()
+        .into_iter()
+        .filter(|posted| posted.path.starts_with(forge));
     posted
         .map(|posted| {
             let sha = posted.path.rsplit('/').next().unwrap().to_owned();
@@ -600,27 +761,57 @@ fn a_merge_shows_its_green_tick_when_calry_has_it_and_its_red_cross_when_it_cann
         notifier.stop().await;
 
         let of = |forge: &str, sha: &str| -> Vec<String> {
-            told(&stand_in, forge).into_iter().filter(|(of, _)| of == sha).map(|(_, state)| state).collect()
+            told(&stand_in, forge)
+                .into_iter()
+                .filter(|(of, _)| of == sha)
+                .map(|(_, state)| state)
+                .collect()
         };
         // A pending one may have been replaced before it was sent.
-        assert!(matches!(of("/api/v3", &fourth.to_string()).as_slice(), [f] | [_, f] if f == "failure"));
+        assert!(
+            matches!(of("/api/v3", &fourth.to_string()).as_slice(), [f] | [_, f] if f == "failure")
+        );
         assert_eq!(of("/api/v4", &third.to_string()), ["failed"]);
-        assert_eq!(of("/api/v3", &second.to_string()).iter().filter(|state| *state == "success").count(), 1);
+        assert_eq!(
+            of("/api/v3", &second.to_string())
+                .iter()
+                .filter(|state| *state == "success")
+                .count(),
+            1
+        );
         let all = stand_in.posted();
-        let github = all.iter().find(|posted| posted.path.starts_with("/api/v3")).unwrap();
-        assert_eq!(github.path, format!("/api/v3/repos/acme/calry/statuses/{}", checkout.main));
+        let github = all
+            .iter()
+            .find(|posted| posted.path.starts_with("/api/v3"))
+            .unwrap();
+        assert_eq!(
+            github.path,
+            format!("/api/v3/repos/acme/calry/statuses/{}", checkout.main)
+        );
         assert_eq!(github.headers["authorization"], format!("Bearer {CANARY}"));
         assert_eq!(
             (&github.json()["context"], &github.json()["target_url"]),
             (&json!("calry-gitops"), &json!("https://ops.example.com"))
         );
-        let gitlab = all.iter().find(|posted| posted.path.starts_with("/api/v4")).unwrap();
-        assert_eq!(gitlab.path, format!("/api/v4/projects/acme%2Fops%2Fcalry/statuses/{}", checkout.main));
+        let gitlab = all
+            .iter()
+            .find(|posted| posted.path.starts_with("/api/v4"))
+            .unwrap();
+        assert_eq!(
+            gitlab.path,
+            format!(
+                "/api/v4/projects/acme%2Fops%2Fcalry/statuses/{}",
+                checkout.main
+            )
+        );
         assert_eq!(
             (&gitlab.headers["private-token"], &gitlab.json()["name"]),
             (&CANARY.parse().unwrap(), &json!("calry-gitops"))
         );
-        assert!(all.iter().all(|posted| !posted.body.contains("canary") && !posted.body.contains("4713")));
+        assert!(
+            all.iter()
+                .all(|posted| !posted.body.contains("canary") && !posted.body.contains("4713"))
+        );
     });
 }
 
@@ -634,7 +825,10 @@ fn who_fails_is_tried_again_and_no_pass_waits_for_it() {
             _ => StatusCode::NO_CONTENT.into_response(),
         })
         .await;
-        let gone = StandIn::answering(|_| (StatusCode::FOUND, [("location", "/elsewhere")]).into_response()).await;
+        let gone = StandIn::answering(|_| {
+            (StatusCode::FOUND, [("location", "/elsewhere")]).into_response()
+        })
+        .await;
         // One takes connections and never answers, one closes them.
         let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let resetting = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -658,28 +852,55 @@ fn who_fails_is_tried_again_and_no_pass_waits_for_it() {
             click(&world, "HOSTAWAY");
             daemon.pass().await;
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "the passes took {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "the passes took {:?}",
+            began.elapsed()
+        );
         let posted = busy.wait(4).await;
         // The same notification, until it got through.
         let ids: Vec<&str> = posted
             .iter()
-            .map(|posted| posted.headers.get("webhook-id").map_or("", |id| id.to_str().unwrap()))
+            .map(|posted| {
+                posted
+                    .headers
+                    .get("webhook-id")
+                    .map_or("", |id| id.to_str().unwrap())
+            })
             .collect();
         assert_eq!(ids.len(), posted.len());
         assert_eq!(posted[0].body, posted[1].body);
         assert_eq!(posted[1].body, posted[2].body);
         assert_ne!(posted[2].body, posted[3].body);
-        assert!(began.elapsed() >= Duration::from_secs(2), "Retry-After was not honoured");
+        assert!(
+            began.elapsed() >= Duration::from_secs(2),
+            "Retry-After was not honoured"
+        );
         let redirected = gone.wait(5).await;
-        assert!(redirected.iter().all(|posted| posted.path == "/hook"), "a redirect was followed");
+        assert!(
+            redirected.iter().all(|posted| posted.path == "/hook"),
+            "a redirect was followed"
+        );
         let stopping = Instant::now();
         let tally = notifier.tally();
         notifier.stop().await;
         let counts = tally.counts();
-        assert!(stopping.elapsed() < Duration::from_secs(8), "{:?}", stopping.elapsed());
+        assert!(
+            stopping.elapsed() < Duration::from_secs(8),
+            "{:?}",
+            stopping.elapsed()
+        );
         resets.abort();
         let of = |name: &str| counts.iter().find(|counts| counts.name == name).unwrap();
-        assert_eq!((of("gone").failed, of("gone").sent, of("hanging").sent, of("resetting").sent), (5, 0, 0, 0));
+        assert_eq!(
+            (
+                of("gone").failed,
+                of("gone").sent,
+                of("hanging").sent,
+                of("resetting").sent
+            ),
+            (5, 0, 0, 0)
+        );
     });
 }
 
@@ -690,17 +911,26 @@ fn no_log_line_holds_an_address_or_a_token_however_it_fails() {
     let checkout = Checkout::of(world);
     let world = &checkout.world;
     multi(async {
-        let echo = |code: StatusCode| move |_: usize| (code, format!("no {CANARY} {LIVE}")).into_response();
+        let echo = |code: StatusCode| {
+            move |_: usize| (code, format!("no {CANARY} {LIVE}")).into_response()
+        };
         let denying = StandIn::answering(echo(StatusCode::UNAUTHORIZED)).await;
-        let moved =
-            StandIn::answering(|_| (StatusCode::FOUND, [("location", format!("/{CANARY}"))]).into_response()).await;
+        let moved = StandIn::answering(|_| {
+            (StatusCode::FOUND, [("location", format!("/{CANARY}"))]).into_response()
+        })
+        .await;
         let mut targets = forges(world, &denying);
-        let place =
-            |url: &str| json!({"urlFile": secret(world, url.rsplit(':').next().unwrap(), &format!("{url}/{CANARY}"))});
+        let place = |url: &str| json!({"urlFile": secret(world, url.rsplit(':').next().unwrap(), &format!("{url}/{CANARY}"))});
         targets.push(target(json!({"name": "moved", "slack": place(&moved.url)})));
-        targets.push(target(json!({"name": "denied", "webhook": place(&denying.url)})));
-        targets.push(target(json!({"name": "refused", "slack": place("http://127.0.0.1:9")})));
-        targets.push(target(json!({"name": "clear", "slack": place("http://192.0.2.1:80")})));
+        targets.push(target(
+            json!({"name": "denied", "webhook": place(&denying.url)}),
+        ));
+        targets.push(target(
+            json!({"name": "refused", "slack": place("http://127.0.0.1:9")}),
+        ));
+        targets.push(target(
+            json!({"name": "clear", "slack": place("http://192.0.2.1:80")}),
+        ));
         targets.push(target(
             json!({"name": "nowhere", "webhook": {"url": "http://127.0.0.1:9", "secretFile": "/nowhere"}}),
         ));
@@ -712,10 +942,16 @@ fn no_log_line_holds_an_address_or_a_token_however_it_fails() {
         notifier.stop().await;
         let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
         for name in ["clear", "nowhere"] {
-            assert!(log.contains(&format!("{name} cannot be notified until this is mended: ")), "{name}:\n{log}");
+            assert!(
+                log.contains(&format!("{name} cannot be notified until this is mended: ")),
+                "{name}:\n{log}"
+            );
         }
         for name in ["gh", "gl", "moved", "denied", "refused", "clear", "nowhere"] {
-            assert!(log.contains(&format!("{name} was not notified: ")), "nothing of {name} in:\n{log}");
+            assert!(
+                log.contains(&format!("{name} was not notified: ")),
+                "nothing of {name} in:\n{log}"
+            );
         }
         for canary in [CANARY, LIVE, "canary"] {
             assert!(!log.contains(canary), "{log}");

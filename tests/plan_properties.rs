@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use calry_gitops::model::{
-    Desired, DesiredPartnerKey, DesiredValue, Half, Icon, Live, LivePartnerKey, LiveProblems, LiveValue, PartnerKey,
-    Provider, Secret, Template, Update, UpdateMethod, Workspace,
+    Desired, DesiredPartnerKey, DesiredValue, Half, Icon, Live, LivePartnerKey, LiveProblems,
+    LiveValue, PartnerKey, Provider, Secret, Template, Update, UpdateMethod, Workspace,
 };
-use calry_gitops::plan::{Applied, Context, Digest, Input, Limits, Plan, Refusal, Verdict, plan, verify};
+use calry_gitops::plan::{
+    Applied, Context, Digest, Input, Limits, Plan, Refusal, Verdict, plan, verify,
+};
 use calry_gitops::render::text;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -31,42 +33,65 @@ fn provider() -> impl Strategy<Value = Provider> {
 
 fn desired(provider: Provider) -> impl Strategy<Value = Desired> {
     let value = || {
-        secret()
-            .prop_map(|secret| DesiredValue { template: Template::parse("${secret:s}").unwrap(), value: Some(secret) })
+        secret().prop_map(|secret| DesiredValue {
+            template: Template::parse("${secret:s}").unwrap(),
+            value: Some(secret),
+        })
     };
     let half = || option::of(btree_map(name(), value(), 0..3));
-    (option::of(icon()), half(), half(), btree_map(name(), btree_set(name(), 0..4), 0..3)).prop_map(
-        move |(icon, headers, query_params, fields)| Desired {
+    (
+        option::of(icon()),
+        half(),
+        half(),
+        btree_map(name(), btree_set(name(), 0..4), 0..3),
+    )
+        .prop_map(move |(icon, headers, query_params, fields)| Desired {
             provider: provider.clone(),
             icon: icon.map(|icon: String| Icon::parse(&icon).unwrap()),
-            partner_key: DesiredPartnerKey { headers, query_params },
+            partner_key: DesiredPartnerKey {
+                headers,
+                query_params,
+            },
             fields,
             hold: None,
-        },
-    )
+        })
 }
 
 fn live(provider: Provider) -> impl Strategy<Value = Live> {
     let half = || option::of(btree_map(name(), secret(), 0..3));
-    (option::of(icon()), half(), half(), btree_map(name(), btree_map(name(), any::<bool>(), 0..4), 0..3)).prop_map(
-        move |(icon, headers, query_params, fields)| Live {
+    (
+        option::of(icon()),
+        half(),
+        half(),
+        btree_map(name(), btree_map(name(), any::<bool>(), 0..4), 0..3),
+    )
+        .prop_map(move |(icon, headers, query_params, fields)| Live {
             id: "id".to_owned(),
             name: "name".to_owned(),
             provider: provider.clone(),
             icon,
-            partner_key: PartnerKey { headers, query_params }.map(LiveValue::from),
+            partner_key: PartnerKey {
+                headers,
+                query_params,
+            }
+            .map(LiveValue::from),
             fields,
             updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
             problems: LiveProblems::default(),
-        },
-    )
+        })
 }
 
 fn states() -> impl Strategy<Value = (Vec<Desired>, Vec<Live>)> {
     (btree_set(provider(), 1..4), btree_set(provider(), 1..4)).prop_flat_map(|(wanted, present)| {
         (
-            wanted.into_iter().map(|p| desired(p).boxed()).collect::<Vec<_>>(),
-            present.into_iter().map(|p| live(p).boxed()).collect::<Vec<_>>(),
+            wanted
+                .into_iter()
+                .map(|p| desired(p).boxed())
+                .collect::<Vec<_>>(),
+            present
+                .into_iter()
+                .map(|p| live(p).boxed())
+                .collect::<Vec<_>>(),
         )
     })
 }
@@ -77,9 +102,18 @@ fn make(desired: &[Desired], live: &[Live], method: UpdateMethod) -> Plan {
         provider: Some(d.provider.clone()),
         desired: Some(Arc::new(d.clone())),
     });
-    let workspace = Workspace { id: "w".to_owned(), name: "W".to_owned(), slug: "w".to_owned() };
+    let workspace = Workspace {
+        id: "w".to_owned(),
+        name: "W".to_owned(),
+        slug: "w".to_owned(),
+    };
     let applied = Applied::new();
-    let context = Context { today: jiff::civil::date(2026, 1, 1), method, applied: &applied, base: None };
+    let context = Context {
+        today: jiff::civil::date(2026, 1, 1),
+        method,
+        applied: &applied,
+        base: None,
+    };
     plan(workspace, None, inputs, live.to_vec(), &[], context)
 }
 
@@ -91,28 +125,61 @@ fn carry_out(live: &Live, update: &Update, method: UpdateMethod) -> Live {
         after.icon.clone_from(&update.icon);
     }
     if put || update.partner_key.is_some() {
-        after.partner_key = update.partner_key.clone().unwrap_or_default().map(LiveValue::from);
+        after.partner_key = update
+            .partner_key
+            .clone()
+            .unwrap_or_default()
+            .map(LiveValue::from);
     }
     if put || update.fields.is_some() {
         let sent = update.fields.clone().unwrap_or_default();
-        after.fields.values_mut().flat_map(BTreeMap::values_mut).for_each(|on| *on = false);
+        after
+            .fields
+            .values_mut()
+            .flat_map(BTreeMap::values_mut)
+            .for_each(|on| *on = false);
         for (group, on) in sent {
-            after.fields.entry(group).or_default().extend(on.into_iter().map(|field| (field, true)));
+            after
+                .fields
+                .entry(group)
+                .or_default()
+                .extend(on.into_iter().map(|field| (field, true)));
         }
     }
     after
 }
 
-fn unmanaged_part(desired: &Desired, live: &Live) -> (Option<String>, LivePartnerKey, BTreeMap<String, Vec<String>>) {
+fn unmanaged_part(
+    desired: &Desired,
+    live: &Live,
+) -> (
+    Option<String>,
+    LivePartnerKey,
+    BTreeMap<String, Vec<String>>,
+) {
     let mut key = live.partner_key.clone();
     for half in Half::BOTH {
         if desired.partner_key.half(half).is_some() {
             *key.half_mut(half) = None;
         }
     }
-    let on = |fields: &BTreeMap<String, bool>| fields.iter().filter(|(_, on)| **on).map(|(f, _)| f.clone()).collect();
-    let groups = live.fields.iter().filter(|(g, _)| !desired.fields.contains_key(*g)).map(|(g, f)| (g.clone(), on(f)));
-    (live.icon.clone().filter(|_| desired.icon.is_none()), key, groups.collect())
+    let on = |fields: &BTreeMap<String, bool>| {
+        fields
+            .iter()
+            .filter(|(_, on)| **on)
+            .map(|(f, _)| f.clone())
+            .collect()
+    };
+    let groups = live
+        .fields
+        .iter()
+        .filter(|(g, _)| !desired.fields.contains_key(*g))
+        .map(|(g, f)| (g.clone(), on(f)));
+    (
+        live.icon.clone().filter(|_| desired.icon.is_none()),
+        key,
+        groups.collect(),
+    )
 }
 
 fn method() -> impl Strategy<Value = UpdateMethod> {

@@ -36,18 +36,35 @@ fn read(world: &World, name: &str) -> String {
 
 /// Every file of the directory but the schemas, with what it holds.
 fn files(world: &World) -> BTreeMap<String, String> {
-    let names = fs::read_dir(world.definitions()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| !name.ends_with(".json")).map(|name| (name.clone(), read(world, &name))).collect()
+    let names = fs::read_dir(world.definitions())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap());
+    names
+        .filter(|name| !name.ends_with(".json"))
+        .map(|name| (name.clone(), read(world, &name)))
+        .collect()
 }
 
 /// Makes the secrets that a pull asked for, as an operator would who knows what Calry has.
 fn make_secrets(world: &mut World, ran: &Ran) {
-    let lines: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    let lines: Vec<Vec<&str>> = ran
+        .out
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
     for pair in lines.windows(2) {
-        let ([_, variable], [provider, path]) = (pair[0].as_slice(), pair[1].as_slice()) else { continue };
-        if let (true, Some(path)) = (variable.starts_with("CALRY_SECRET_"), path.strip_prefix("partnerKey.")) {
+        let ([_, variable], [provider, path]) = (pair[0].as_slice(), pair[1].as_slice()) else {
+            continue;
+        };
+        if let (true, Some(path)) = (
+            variable.starts_with("CALRY_SECRET_"),
+            path.strip_prefix("partnerKey."),
+        ) {
             let (half, name) = path.split_once('.').unwrap();
-            let value = world.live(provider)["partnerKey"][half][name].as_str().unwrap().to_owned();
+            let value = world.live(provider)["partnerKey"][half][name]
+                .as_str()
+                .unwrap()
+                .to_owned();
             world.env(variable, &value);
         }
     }
@@ -69,11 +86,19 @@ fn a_workspace_that_is_pulled_is_in_sync_once_its_secrets_are_made() {
 
     let before = files(&world);
     let again = world.run(&["pull"]).exits(0);
-    assert_eq!(again.out, "Pull: 24 unchanged. There was nothing to write.\n");
+    assert_eq!(
+        again.out,
+        "Pull: 24 unchanged. There was nothing to write.\n"
+    );
     assert_eq!(files(&world), before);
-    let left = fs::read_dir(world.definitions())
-        .unwrap()
-        .filter(|e| e.as_ref().unwrap().file_name().to_str().unwrap().starts_with('.'));
+    let left = fs::read_dir(world.definitions()).unwrap().filter(|e| {
+        e.as_ref()
+            .unwrap()
+            .file_name()
+            .to_str()
+            .unwrap()
+            .starts_with('.')
+    });
     assert_eq!(left.count(), 0, "nothing temporary is left");
 }
 
@@ -83,7 +108,11 @@ fn no_value_of_calry_comes_into_a_file_or_out_of_a_command() {
     let pulled = world.run(&["pull", "-vv"]).exits(0);
     let all: String = files(&world).into_values().collect();
     // Shorter ones, such as `2`, stand in every text.
-    for (provider, name, value) in Seed::builtin().partner_keys().into_iter().filter(|(_, _, value)| value.len() > 4) {
+    for (provider, name, value) in Seed::builtin()
+        .partner_keys()
+        .into_iter()
+        .filter(|(_, _, value)| value.len() > 4)
+    {
         assert!(
             !all.contains(value) && !pulled.out.contains(value) && !pulled.err.contains(value),
             "{provider} {name}"
@@ -93,7 +122,10 @@ fn no_value_of_calry_comes_into_a_file_or_out_of_a_command() {
 
 #[test]
 fn a_new_file_manages_everything_that_calry_has() {
-    let mut definition = with_key("HOSTAWAY", json!({"headers": {"X-Api-Key": "one", "empty": ""}, "queryParams": {}}));
+    let mut definition = with_key(
+        "HOSTAWAY",
+        json!({"headers": {"X-Api-Key": "one", "empty": ""}, "queryParams": {}}),
+    );
     definition["icon"] = json!("https://cdn.example.com/a.png");
     definition["fieldsToSync"]["rates"] = json!({"daily": false, "no": true, "on 2": false});
     definition["fieldsToSync"]["later"] = json!({"daily": false});
@@ -119,7 +151,10 @@ fn a_new_file_manages_everything_that_calry_has() {
     # yaml-language-server: $schema=workspace.schema.json
     slug: acme-production
     "#);
-    let mode = fs::metadata(world.definitions().join("hostaway.yaml")).unwrap().permissions().mode();
+    let mode = fs::metadata(world.definitions().join("hostaway.yaml"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777 & !0o022, 0o644);
     for (args, name) in [
         (&["schema", "--from-live"][..], "definition.schema.json"),
@@ -143,14 +178,27 @@ fn a_sandbox_that_is_pulled_is_in_sync_with_the_next_sandbox() {
 fn a_dry_run_says_what_a_pull_would_do_and_writes_nothing() {
     let world = World::default();
     fs::remove_dir(world.definitions()).unwrap();
-    let dry = world.run(&["pull", "--dry-run"]).exits(0).says("Nothing was written: this was a dry run.");
+    let dry = world
+        .run(&["pull", "--dry-run"])
+        .exits(0)
+        .says("Nothing was written: this was a dry run.");
     assert!(!world.definitions().exists());
     let wet = world.run(&["pull"]).exits(0);
-    assert_eq!(dry.out.replace(" Nothing was written: this was a dry run.", ""), wet.out);
+    assert_eq!(
+        dry.out
+            .replace(" Nothing was written: this was a dry run.", ""),
+        wet.out
+    );
 
     world.write("hostaway.yaml", "provider: HOSTAWAY\nicon: https://x/\n");
-    world.run(&["pull", "--dry-run"]).exits(0).says("hostaway.yaml updated: icon");
-    assert_eq!(read(&world, "hostaway.yaml"), "provider: HOSTAWAY\nicon: https://x/\n");
+    world
+        .run(&["pull", "--dry-run"])
+        .exits(0)
+        .says("hostaway.yaml updated: icon");
+    assert_eq!(
+        read(&world, "hostaway.yaml"),
+        "provider: HOSTAWAY\nicon: https://x/\n"
+    );
 }
 
 #[test]
@@ -163,11 +211,21 @@ fn a_read_key_is_enough() {
 
 #[test]
 fn names_of_secrets_are_valid_and_each_is_used_once() {
-    let headers = json!({"X_Api_Key": "1", "x.api.key": "2", "x-api-key": "3", "--": "4", "*": "5"});
+    let headers =
+        json!({"X_Api_Key": "1", "x.api.key": "2", "x-api-key": "3", "--": "4", "*": "5"});
     let params = json!({"x-api-key": "6", "ключ": "7", "clientId": "8"});
-    let definition = with_key("HOST_TOOLS", json!({"headers": headers, "queryParams": params}));
-    let world = World::with(json!([definition, live("GUESTY", &["name"], &[])]), Config::default());
-    world.write("guesty.yaml", "provider: GUESTY\npartnerKey:\n  headers: {a: '${secret:host-tools-clientid}'}\n");
+    let definition = with_key(
+        "HOST_TOOLS",
+        json!({"headers": headers, "queryParams": params}),
+    );
+    let world = World::with(
+        json!([definition, live("GUESTY", &["name"], &[])]),
+        Config::default(),
+    );
+    world.write(
+        "guesty.yaml",
+        "provider: GUESTY\npartnerKey:\n  headers: {a: '${secret:host-tools-clientid}'}\n",
+    );
     world.run(&["pull", "--only", "HOST_TOOLS"]).exits(0);
     let text = read(&world, "host_tools.yaml");
     insta::assert_snapshot!(text, @r#"
@@ -214,7 +272,10 @@ fieldsToSync:
 
 fn drifted() -> Value {
     let headers = json!({"X-Literal": "another", "x-api-key": "new-one", "x-same": "Bearer same", "x-unknown": "u", "x-more": "m"});
-    let mut definition = with_key("HOSTAWAY", json!({"headers": headers, "queryParams": {"id": "unmanaged"}}));
+    let mut definition = with_key(
+        "HOSTAWAY",
+        json!({"headers": headers, "queryParams": {"id": "unmanaged"}}),
+    );
     definition["icon"] = json!("https://cdn.example.com/unmanaged.png");
     definition["fieldsToSync"] = json!({
         "listing": {"name": true, "rooms": false, "pictures": true, "type": true, "rating": false},
@@ -227,7 +288,9 @@ fn drifted() -> Value {
 #[test]
 fn only_what_a_file_manages_is_taken_over_and_the_rest_of_it_stays_as_it_is() {
     let mut world = world(drifted(), OURS);
-    world.env("CALRY_SECRET_API_KEY", "old-one").env("CALRY_SECRET_SAME", "same");
+    world
+        .env("CALRY_SECRET_API_KEY", "old-one")
+        .env("CALRY_SECRET_SAME", "same");
     let pulled = world.run(&["pull"]).exits(0);
     insta::assert_snapshot!(read(&world, "hostaway.yaml"), @r#"
     # ours
@@ -277,10 +340,17 @@ fn only_what_a_file_manages_is_taken_over_and_the_rest_of_it_stays_as_it_is() {
     "#);
     assert!(world.updates().is_empty());
 
-    world.env("CALRY_SECRET_API_KEY", "new-one").env("CALRY_SECRET_NOBODY_KNOWS", "u");
-    world.env("CALRY_SECRET_HOSTAWAY_X_LITERAL", "another").env("CALRY_SECRET_HOSTAWAY_X_MORE", "m");
+    world
+        .env("CALRY_SECRET_API_KEY", "new-one")
+        .env("CALRY_SECRET_NOBODY_KNOWS", "u");
+    world
+        .env("CALRY_SECRET_HOSTAWAY_X_LITERAL", "another")
+        .env("CALRY_SECRET_HOSTAWAY_X_MORE", "m");
     world.run(&["plan", "--detailed-exitcode"]).exits(0);
-    assert_eq!(world.run(&["pull"]).exits(0).out, "Pull: 3 unchanged. There was nothing to write.\n");
+    assert_eq!(
+        world.run(&["pull"]).exits(0).out,
+        "Pull: 3 unchanged. There was nothing to write.\n"
+    );
 }
 
 #[test]
@@ -289,23 +359,39 @@ fn a_mask_is_never_taken_for_a_value() {
         drifted(),
         "provider: HOSTAWAY\npartnerKey:\n  headers: {x-api-key: literal, X-More: '${secret:more}'}\n",
     );
-    world.sandbox.set_semantics(Semantics { mask: Mask::Always, ..Semantics::default() });
-    world.run(&["pull"]).exits(0).says("hostaway.yaml updated: headers.X-Literal added, headers.x-same added");
+    world.sandbox.set_semantics(Semantics {
+        mask: Mask::Always,
+        ..Semantics::default()
+    });
+    world
+        .run(&["pull"])
+        .exits(0)
+        .says("hostaway.yaml updated: headers.X-Literal added, headers.x-same added");
     assert!(
-        read(&world, "hostaway.yaml").contains("{x-api-key: literal, X-More: '${secret:more}', X-Literal: \"${secret:")
+        read(&world, "hostaway.yaml")
+            .contains("{x-api-key: literal, X-More: '${secret:more}', X-Literal: \"${secret:")
     );
 }
 
 #[test]
 fn fields_names_what_is_taken_over_and_what_is_managed_from_then_on() {
     let pulled = |fields: &[&str]| {
-        let world = world(drifted(), "provider: HOSTAWAY\nfieldsToSync:\n  rates: {daily: true, weekly: false}\n");
-        let args: Vec<&str> = ["pull"].into_iter().chain(fields.iter().flat_map(|path| ["--fields", path])).collect();
+        let world = world(
+            drifted(),
+            "provider: HOSTAWAY\nfieldsToSync:\n  rates: {daily: true, weekly: false}\n",
+        );
+        let args: Vec<&str> = ["pull"]
+            .into_iter()
+            .chain(fields.iter().flat_map(|path| ["--fields", path]))
+            .collect();
         world.run(&args).exits(0);
         read(&world, "hostaway.yaml")
     };
     let rates = "fieldsToSync:\n  rates: {daily: true, weekly: false}\n";
-    assert_eq!(pulled(&["icon"]), format!("provider: HOSTAWAY\nicon: https://cdn.example.com/unmanaged.png\n{rates}"));
+    assert_eq!(
+        pulled(&["icon"]),
+        format!("provider: HOSTAWAY\nicon: https://cdn.example.com/unmanaged.png\n{rates}")
+    );
     assert_eq!(
         pulled(&["fieldsToSync.rates.monthly,rates.weekly"]),
         "provider: HOSTAWAY\nfieldsToSync:\n  rates: {daily: true, weekly: true, monthly: true}\n"
@@ -321,13 +407,22 @@ fn fields_names_what_is_taken_over_and_what_is_managed_from_then_on() {
 #[test]
 fn a_single_field_does_not_bring_its_group_under_management() {
     let world = world(drifted(), "provider: HOSTAWAY\n");
-    for (path, whole) in [("listing.name", "fieldsToSync.listing"), ("partnerKey.headers.x-more", "partnerKey.headers")]
-    {
+    for (path, whole) in [
+        ("listing.name", "fieldsToSync.listing"),
+        ("partnerKey.headers.x-more", "partnerKey.headers"),
+    ] {
         let all = format!("name the whole: --fields {whole}");
-        world.run(&["pull", "--fields", path]).exits(1).says("hostaway.yaml not written").says(&all);
+        world
+            .run(&["pull", "--fields", path])
+            .exits(1)
+            .says("hostaway.yaml not written")
+            .says(&all);
         assert_eq!(read(&world, "hostaway.yaml"), "provider: HOSTAWAY\n");
     }
-    world.run(&["pull", "--fields", "listing.nam"]).exits(1).says("did you mean `name`?");
+    world
+        .run(&["pull", "--fields", "listing.nam"])
+        .exits(1)
+        .says("did you mean `name`?");
     world.run(&["pull", "--fields", "a.b.c"]).exits(64);
 }
 
@@ -350,10 +445,16 @@ fn line_ends_marks_and_modes_are_kept() {
     let world = world(drifted(), text);
     let path = world.definitions().join("hostaway.yaml");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    world.run(&["pull"]).exits(0).says("rates.daily off, rates.weekly on");
+    world
+        .run(&["pull"])
+        .exits(0)
+        .says("rates.daily off, rates.weekly on");
     let expected = "\u{feff}provider: HOSTAWAY\r\nfieldsToSync:\r\n  rates:\r\n    - monthly # ä\r\n    - weekly";
     assert_eq!(read(&world, "hostaway.yaml"), expected);
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
 }
 
 // What goes wrong
@@ -362,7 +463,10 @@ fn line_ends_marks_and_modes_are_kept() {
 fn a_file_that_is_invalid_is_left_alone_and_the_others_are_pulled() {
     let world = World::default();
     let broken = "provider: HOSTAWAY\nfieldsToSync:\n  listing: name\n";
-    world.write("hostaway.yaml", broken).write("guesty.yaml", "provider: GUESTY\nfieldsToSync: {listing: []}\n");
+    world.write("hostaway.yaml", broken).write(
+        "guesty.yaml",
+        "provider: GUESTY\nfieldsToSync: {listing: []}\n",
+    );
     world
         .run(&["pull"])
         .exits(3)
@@ -370,7 +474,10 @@ fn a_file_that_is_invalid_is_left_alone_and_the_others_are_pulled() {
         .says("definitions/hostaway.yaml:3:12")
         .says("guesty.yaml updated");
     assert_eq!(read(&world, "hostaway.yaml"), broken);
-    assert_ne!(read(&world, "guesty.yaml"), "provider: GUESTY\nfieldsToSync: {listing: []}\n");
+    assert_ne!(
+        read(&world, "guesty.yaml"),
+        "provider: GUESTY\nfieldsToSync: {listing: []}\n"
+    );
     // With --only, the errors of other files do not count.
     world.run(&["pull", "--only", "GUESTY"]).exits(0);
 }
@@ -387,42 +494,69 @@ fn nothing_is_written_through_a_link_or_over_what_is_no_file() {
     symlink(&outside, definitions.join("definition.schema.json")).unwrap();
     symlink(&outside, definitions.join("guesty.yaml")).unwrap();
     fs::create_dir(definitions.join("workspace.schema.json")).unwrap();
-    let ran = world.run(&["pull"]).exits(1).says("hostaway.yaml not written: it is a symbolic link");
+    let ran = world
+        .run(&["pull"])
+        .exits(1)
+        .says("hostaway.yaml not written: it is a symbolic link");
     ran.says("definition.schema.json not written: it is a symbolic link")
         .says("workspace.schema.json not written: it is not a regular file");
     assert!(!outside.exists());
-    assert_eq!(fs::read_to_string(definitions.join("elsewhere/h.yaml")).unwrap(), text);
-    assert!(definitions.join("hostify.yaml").exists(), "the others are written");
+    assert_eq!(
+        fs::read_to_string(definitions.join("elsewhere/h.yaml")).unwrap(),
+        text
+    );
+    assert!(
+        definitions.join("hostify.yaml").exists(),
+        "the others are written"
+    );
 }
 
 #[test]
 fn a_form_that_cannot_be_changed_in_place_is_left_to_a_person() {
     let text = "provider: HOSTAWAY\npartnerKey: { # none\n  }\n";
-    let world = world(with_key("HOSTAWAY", json!({"headers": {"x-api-key": "1"}})), text);
-    world.run(&["pull"]).exits(1).says("hostaway.yaml not written").says("change it by hand: headers.x-api-key added");
+    let world = world(
+        with_key("HOSTAWAY", json!({"headers": {"x-api-key": "1"}})),
+        text,
+    );
+    world
+        .run(&["pull"])
+        .exits(1)
+        .says("hostaway.yaml not written")
+        .says("change it by hand: headers.x-api-key added");
     assert_eq!(read(&world, "hostaway.yaml"), text);
 }
 
 #[test]
 fn an_edit_that_would_say_something_else_is_not_written() {
     // To YAML a carriage return alone ends a line, and to the editor it does not.
-    let text = "provider: HOSTAWAY\nfieldsToSync:\n  rates:\n    daily: true\r  other:\n    daily: true\n";
+    let text =
+        "provider: HOSTAWAY\nfieldsToSync:\n  rates:\n    daily: true\r  other:\n    daily: true\n";
     let mut definition = live("HOSTAWAY", &["name"], &[]);
-    definition["fieldsToSync"] = json!({"rates": {"daily": true, "monthly": true}, "other": {"daily": true}});
+    definition["fieldsToSync"] =
+        json!({"rates": {"daily": true, "monthly": true}, "other": {"daily": true}});
     let world = world(definition, text);
-    world.run(&["pull"]).exits(1).says("change it by hand: rates.monthly on");
+    world
+        .run(&["pull"])
+        .exits(1)
+        .says("change it by hand: rates.monthly on");
     assert_eq!(read(&world, "hostaway.yaml"), text);
 }
 
 #[test]
 fn a_definition_of_calry_that_cannot_be_read_is_told_and_stops_no_other() {
-    let world = World::with(json!([live("HOSTAWAY", &["name"], &[]), live("GUESTY", &[], &[])]), Config::default());
+    let world = World::with(
+        json!([live("HOSTAWAY", &["name"], &[]), live("GUESTY", &[], &[])]),
+        Config::default(),
+    );
     for (changed, sentence) in [
         (
             json!({"provider": "GUESTY"}),
             "guesty.yaml not written: it cannot be made: Calry's definition of GUESTY cannot be read",
         ),
-        (json!({"provider": "no provider"}), "one of Calry's definitions cannot be read"),
+        (
+            json!({"provider": "no provider"}),
+            "one of Calry's definitions cannot be read",
+        ),
     ] {
         world.sandbox.set_definition("GUESTY", changed);
         world.run(&["pull"]).exits(1).says(sentence);
@@ -446,19 +580,46 @@ fn a_file_that_somebody_saves_meanwhile_is_not_overwritten() {
         updated_at: String::new(),
         problems: LiveProblems::default(),
     };
-    let workspace = Workspace { id: String::new(), name: String::new(), slug: "acme".to_owned() };
+    let workspace = Workspace {
+        id: String::new(),
+        name: String::new(),
+        slug: "acme".to_owned(),
+    };
     let known = Catalogue::built_in();
-    let (scope, sources) = (Scope { parts: &[], only: &[], known: &known }, SecretSources::new(None));
+    let (scope, sources) = (
+        Scope {
+            parts: &[],
+            only: &[],
+            known: &known,
+        },
+        SecretSources::new(None),
+    );
     let live = [live("HOSTAWAY"), live("GUESTY")];
-    let mut pull = prepare(&loaded, &workspace, &live, scope, Names::of(&loaded), &sources);
+    let mut pull = prepare(
+        &loaded,
+        &workspace,
+        &live,
+        scope,
+        Names::of(&loaded),
+        &sources,
+    );
     for name in ["hostaway.yaml", "guesty.yaml"] {
         fs::write(dir.path().join(name), "saved meanwhile").unwrap();
     }
     pull.write(dir.path(), false);
-    for (name, why) in [("hostaway.yaml", "was changed meanwhile"), ("guesty.yaml", "is there already")] {
+    for (name, why) in [
+        ("hostaway.yaml", "was changed meanwhile"),
+        ("guesty.yaml", "is there already"),
+    ] {
         let file = pull.files.iter().find(|file| file.name == name).unwrap();
-        assert!(matches!(&file.state, State::Refused(sentence) if sentence.contains(why)), "{file:?}");
-        assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), "saved meanwhile");
+        assert!(
+            matches!(&file.state, State::Refused(sentence) if sentence.contains(why)),
+            "{file:?}"
+        );
+        assert_eq!(
+            fs::read_to_string(dir.path().join(name)).unwrap(),
+            "saved meanwhile"
+        );
     }
 }
 
@@ -466,33 +627,54 @@ fn a_file_that_somebody_saves_meanwhile_is_not_overwritten() {
 fn the_workspace_and_its_providers_are_checked_before_anything_is_written() {
     let world = World::default();
     world.write("workspace.yaml", "slug: another\n");
-    world.run(&["pull"]).exits(1).says("these definitions are for the workspace another");
+    world
+        .run(&["pull"])
+        .exits(1)
+        .says("these definitions are for the workspace another");
     world.write("workspace.yaml", "slug: 7\n");
     world.run(&["pull"]).exits(3);
     assert_eq!(files(&world).len(), 1);
     fs::remove_file(world.definitions().join("workspace.yaml")).unwrap();
-    world.run(&["pull", "--only", "NOBODY"]).exits(3).says("the workspace has no provider NOBODY");
+    world
+        .run(&["pull", "--only", "NOBODY"])
+        .exits(3)
+        .says("the workspace has no provider NOBODY");
     world.run(&["pull", "--only", "HOSTAWAY"]).exits(0);
-    assert_eq!(files(&world).into_keys().collect::<Vec<_>>(), ["hostaway.yaml", "workspace.yaml"]);
+    assert_eq!(
+        files(&world).into_keys().collect::<Vec<_>>(),
+        ["hostaway.yaml", "workspace.yaml"]
+    );
 }
 
 #[test]
 fn a_network_that_fails_writes_nothing() {
     let mut world = World::default();
-    world.env("CALRY_API_KEY", "zepl.wrong.key.acme").run(&["pull"]).exits(1);
+    world
+        .env("CALRY_API_KEY", "zepl.wrong.key.acme")
+        .run(&["pull"])
+        .exits(1);
     assert_eq!(files(&world).len(), 0);
 }
 
 #[test]
 fn a_provider_whose_file_would_be_the_pin_is_refused() {
-    let world = World::with(json!([live("WORKSPACE", &["name"], &[])]), Config::default());
-    world.run(&["pull"]).exits(1).says("workspace.yaml not written: it is the pin of the workspace");
+    let world = World::with(
+        json!([live("WORKSPACE", &["name"], &[])]),
+        Config::default(),
+    );
+    world
+        .run(&["pull"])
+        .exits(1)
+        .says("workspace.yaml not written: it is the pin of the workspace");
     assert!(read(&world, "workspace.yaml").contains("slug: acme-production"));
 }
 
 #[test]
 fn what_a_file_cannot_say_is_left_out_with_all_that_managing_it_would_switch_off() {
-    let mut definition = with_key("HOSTAWAY", json!({"headers": {"bad name": "1"}, "queryParams": {"a b": "1"}}));
+    let mut definition = with_key(
+        "HOSTAWAY",
+        json!({"headers": {"bad name": "1"}, "queryParams": {"a b": "1"}}),
+    );
     definition["icon"] = json!("data:image/png;base64,AAAA");
     definition["fieldsToSync"] =
         json!({"bad": {"a b": true}, "fine": {"a b": false, "c": true}, "headers": {"x": true}});
@@ -504,7 +686,11 @@ fn what_a_file_cannot_say_is_left_out_with_all_that_managing_it_would_switch_off
         "fieldsToSync.bad, as a whole",
         "fieldsToSync.headers, as a whole",
     ] {
-        assert!(ran.out.contains(&format!("left out: {left_out}")), "{}", ran.out);
+        assert!(
+            ran.out.contains(&format!("left out: {left_out}")),
+            "{}",
+            ran.out
+        );
     }
     insta::assert_snapshot!(read(&world, "hostaway.yaml"), @r#"
     # yaml-language-server: $schema=definition.schema.json
@@ -526,7 +712,19 @@ fn the_example_files_take_over_the_drift_of_the_sandbox_and_stay_readable() {
         fs::copy(&path, world.definitions().join(path.file_name().unwrap())).unwrap();
     }
     let before = files(&world);
-    world.run(&["pull", "--only", "HOSTAWAY", "--only", "TOKEET", "--only", "INTERHOME", "--only", "HOSTHUB"]).exits(0);
+    world
+        .run(&[
+            "pull",
+            "--only",
+            "HOSTAWAY",
+            "--only",
+            "TOKEET",
+            "--only",
+            "INTERHOME",
+            "--only",
+            "HOSTHUB",
+        ])
+        .exits(0);
     let mut diff = String::new();
     for (name, text) in files(&world) {
         let old = &before[&name];
@@ -572,13 +770,18 @@ fn the_example_files_take_over_the_drift_of_the_sandbox_and_stay_readable() {
 #[test]
 fn what_cannot_be_read_is_not_pulled_as_if_it_were_absent() {
     let definition = live("HOSTAWAY", &["name"], &[]);
-    let world = World::with(json!([definition, live("GUESTY", &["name"], &[])]), Config::default());
+    let world = World::with(
+        json!([definition, live("GUESTY", &["name"], &[])]),
+        Config::default(),
+    );
     let file = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n";
     world.write("hostaway.yaml", file);
     let mut strange = definition;
     strange["fieldsToSync"]["listing"]["name"] = json!("yes");
     world.sandbox.set_definition("HOSTAWAY", strange);
-    world.run(&["pull"]).says("`fieldsToSync.listing.name` is neither true nor false");
+    world
+        .run(&["pull"])
+        .says("`fieldsToSync.listing.name` is neither true nor false");
     assert_eq!(read(&world, "hostaway.yaml"), file);
     assert!(files(&world).contains_key("guesty.yaml"));
 }

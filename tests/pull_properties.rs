@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use calry_gitops::model::{
-    Code, Live, LiveNames, LiveProblems, LiveValue, PartnerKey, Provider, Secret, UpdateMethod, Workspace,
+    Code, Live, LiveNames, LiveProblems, LiveValue, PartnerKey, Provider, Secret, UpdateMethod,
+    Workspace,
 };
 use calry_gitops::plan::{Applied, Context, Input, Verdict, plan};
 use calry_gitops::pull::{Names, Pull, Scope, State, prepare};
@@ -41,7 +42,13 @@ impl Writer {
         match self.pick(6) {
             0 => {
                 self.comments += 1;
-                writeln!(self.text, "{}# own {} of, [these: {{]", " ".repeat(indent), self.comments).unwrap();
+                writeln!(
+                    self.text,
+                    "{}# own {} of, [these: {{]",
+                    " ".repeat(indent),
+                    self.comments
+                )
+                .unwrap();
             }
             1 => self.text.push('\n'),
             _ => {}
@@ -58,7 +65,8 @@ impl Writer {
     }
 
     fn scalar(&mut self, text: &str) -> String {
-        let special = text.is_empty() || text.ends_with(':') || text.contains(['$', '{', '[', ',', '#', ' ']);
+        let special =
+            text.is_empty() || text.ends_with(':') || text.contains(['$', '{', '[', ',', '#', ' ']);
         match self.pick(4) {
             0 => format!("\"{text}\""),
             1 => format!("'{text}'"),
@@ -87,7 +95,11 @@ impl Writer {
                 for (at, field) in on.iter().enumerate() {
                     self.above(indent + 2);
                     let item = self.scalar(field);
-                    let comma = if at + 1 < on.len() || self.pick(2) == 0 { "," } else { "" };
+                    let comma = if at + 1 < on.len() || self.pick(2) == 0 {
+                        ","
+                    } else {
+                        ""
+                    };
                     write!(self.text, "{}{item}{comma}", " ".repeat(indent + 2)).unwrap();
                     self.end(field);
                 }
@@ -121,7 +133,10 @@ impl Writer {
                 self.end_unless_flow(name);
             }
             0 => {
-                let entries: Vec<String> = entries.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+                let entries: Vec<String> = entries
+                    .iter()
+                    .map(|(key, value)| format!("{key}: {value}"))
+                    .collect();
                 let comma = ["", ","][usize::from(self.pick(2))];
                 write!(self.text, " {{{}{comma}}}", entries.join(", ")).unwrap();
                 self.end_unless_flow(name);
@@ -130,7 +145,11 @@ impl Writer {
                 self.text.push_str(" {");
                 self.end("");
                 for (at, (key, value)) in entries.iter().enumerate() {
-                    let comma = if at + 1 < entries.len() || self.pick(2) == 0 { "," } else { "" };
+                    let comma = if at + 1 < entries.len() || self.pick(2) == 0 {
+                        ","
+                    } else {
+                        ""
+                    };
                     write!(self.text, "{}{key}: {value}{comma}", " ".repeat(indent + 2)).unwrap();
                     self.end(key);
                 }
@@ -148,7 +167,12 @@ impl Writer {
     }
 
     /// A map of maps or lists below a key of the document.
-    fn section(&mut self, name: &str, count: usize, mut entry: impl FnMut(&mut Self, usize, usize)) {
+    fn section(
+        &mut self,
+        name: &str,
+        count: usize,
+        mut entry: impl FnMut(&mut Self, usize, usize),
+    ) {
         let flow_here = self.flow || self.pick(4) == 0;
         let outer = std::mem::replace(&mut self.flow, flow_here);
         write!(self.text, "{name}:").unwrap();
@@ -189,7 +213,13 @@ struct Said {
 
 impl Said {
     fn text(&self) -> String {
-        let mut w = Writer { choices: self.choices.clone(), at: 0, comments: 0, text: String::new(), flow: false };
+        let mut w = Writer {
+            choices: self.choices.clone(),
+            at: 0,
+            comments: 0,
+            text: String::new(),
+            flow: false,
+        };
         w.flow = w.pick(8) == 0;
         let crlf = w.pick(4) == 0;
         let unended = w.pick(4) == 0;
@@ -226,8 +256,14 @@ impl Said {
                     }
                 }
                 1 => {
-                    let halves = [("headers", &self.headers), ("queryParams", &self.query_params)];
-                    let halves: Vec<_> = halves.into_iter().filter_map(|(n, h)| Some((n, h.as_ref()?))).collect();
+                    let halves = [
+                        ("headers", &self.headers),
+                        ("queryParams", &self.query_params),
+                    ];
+                    let halves: Vec<_> = halves
+                        .into_iter()
+                        .filter_map(|(n, h)| Some((n, h.as_ref()?)))
+                        .collect();
                     if halves.len() == 2 && halves.iter().all(|(_, values)| values.is_empty()) {
                         w.text.push_str("partnerKey: {}");
                         w.end_unless_flow("partnerKey");
@@ -235,7 +271,10 @@ impl Said {
                     }
                     w.section("partnerKey", halves.len(), |w, indent, at| {
                         let (name, values) = halves[at];
-                        let values: Vec<_> = values.iter().map(|(key, value)| (key.clone(), w.scalar(value))).collect();
+                        let values: Vec<_> = values
+                            .iter()
+                            .map(|(key, value)| (key.clone(), w.scalar(value)))
+                            .collect();
                         write!(w.text, "{name}:").unwrap();
                         w.map(indent, name, &values);
                     });
@@ -246,10 +285,17 @@ impl Said {
                         let (group, fields) = groups[at];
                         write!(w.text, "{group}:").unwrap();
                         if w.pick(2) == 0 {
-                            let on: Vec<_> = fields.iter().filter(|(_, on)| **on).map(|(f, _)| f.as_str()).collect();
+                            let on: Vec<_> = fields
+                                .iter()
+                                .filter(|(_, on)| **on)
+                                .map(|(f, _)| f.as_str())
+                                .collect();
                             w.list(indent, group, &on);
                         } else {
-                            let entries: Vec<_> = fields.iter().map(|(f, on)| (f.clone(), on.to_string())).collect();
+                            let entries: Vec<_> = fields
+                                .iter()
+                                .map(|(f, on)| (f.clone(), on.to_string()))
+                                .collect();
                             w.map(indent, group, &entries);
                         }
                     });
@@ -260,7 +306,11 @@ impl Said {
             w.text.push_str("}\n");
         }
         let text = w.text.trim_end().to_owned() + if unended { "" } else { "\n" };
-        if crlf { text.replace('\n', "\r\n") } else { text }
+        if crlf {
+            text.replace('\n', "\r\n")
+        } else {
+            text
+        }
     }
 }
 
@@ -315,7 +365,13 @@ fn odd_name() -> impl Strategy<Value = String> {
 
 fn odd_live() -> impl Strategy<Value = Live> {
     let value = prop::sample::select(vec!["first", "", "****"]);
-    let half = || option::of(btree_map(odd_name(), value.clone().prop_map(live_value), 0..4));
+    let half = || {
+        option::of(btree_map(
+            odd_name(),
+            value.clone().prop_map(live_value),
+            0..4,
+        ))
+    };
     let groups = btree_map(odd_name(), btree_map(odd_name(), any::<bool>(), 0..5), 0..4);
     let provider = prop::sample::select(vec!["GUESTY", "NEWCOMER", "HOSTWAY", "A1"]);
     (provider, option::of(icon()), half(), half(), groups).prop_map(
@@ -324,7 +380,10 @@ fn odd_live() -> impl Strategy<Value = Live> {
             name: "name".to_owned(),
             provider: Provider::parse(provider).unwrap(),
             icon,
-            partner_key: PartnerKey { headers, query_params },
+            partner_key: PartnerKey {
+                headers,
+                query_params,
+            },
             fields,
             problems: LiveProblems::default(),
             updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
@@ -334,21 +393,31 @@ fn odd_live() -> impl Strategy<Value = Live> {
 
 /// A text of YAML as a reader of YAML 1.1 sees it: every plain word that is no text there.
 fn words_that_others_misread(text: &str) -> Vec<&str> {
-    let plain = text.lines().filter(|line| !line.starts_with('#')).flat_map(|line| {
-        let (key, value) = line.split_once(": ").unwrap_or((line.trim_end_matches(':'), ""));
-        [key.trim_start().trim_start_matches("- "), value]
-    });
+    let plain = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .flat_map(|line| {
+            let (key, value) = line
+                .split_once(": ")
+                .unwrap_or((line.trim_end_matches(':'), ""));
+            [key.trim_start().trim_start_matches("- "), value]
+        });
     let misread = |word: &str| {
         let lower = word.to_ascii_lowercase();
-        ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", "=", "<<"].contains(&lower.as_str())
+        [
+            "y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", "=", "<<",
+        ]
+        .contains(&lower.as_str())
             || word.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && word != "[]"
     };
     plain.filter(|word| misread(word)).collect()
 }
 
 fn field() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["name", "pictures", "rooms", "type", "no", "true", "1st", "é#", "null"])
-        .prop_map(str::to_owned)
+    prop::sample::select(vec![
+        "name", "pictures", "rooms", "type", "no", "true", "1st", "é#", "null",
+    ])
+    .prop_map(str::to_owned)
 }
 
 fn plain_field() -> impl Strategy<Value = String> {
@@ -364,47 +433,95 @@ fn group() -> impl Strategy<Value = String> {
 }
 
 fn icon() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["https://e.com/1.png", "http://e.com/a?b=c,d", "https://e.com/#x'y", "https://e.com/a:"])
-        .prop_map(str::to_owned)
+    prop::sample::select(vec![
+        "https://e.com/1.png",
+        "http://e.com/a?b=c,d",
+        "https://e.com/#x'y",
+        "https://e.com/a:",
+    ])
+    .prop_map(str::to_owned)
 }
 
 fn said() -> impl Strategy<Value = Said> {
-    let value = prop::sample::select(vec!["${secret:one}", "${secret:none}", "written", "", "Bearer ${secret:one}"]);
-    let half = || option::of(btree_map(header(), value.clone().prop_map(str::to_owned), 0..3));
+    let value = prop::sample::select(vec![
+        "${secret:one}",
+        "${secret:none}",
+        "written",
+        "",
+        "Bearer ${secret:one}",
+    ]);
+    let half = || {
+        option::of(btree_map(
+            header(),
+            value.clone().prop_map(str::to_owned),
+            0..3,
+        ))
+    };
     let groups = btree_map(group(), btree_map(plain_field(), any::<bool>(), 0..4), 0..3);
-    (option::of(icon()), half(), half(), groups, vec(any::<u8>(), 40..90)).prop_map(
-        |(icon, headers, query_params, groups, choices)| Said {
+    (
+        option::of(icon()),
+        half(),
+        half(),
+        groups,
+        vec(any::<u8>(), 40..90),
+    )
+        .prop_map(|(icon, headers, query_params, groups, choices)| Said {
             icon: icon.map(|icon| icon.replace('\'', "")),
             headers,
             query_params,
             groups,
             choices,
+        })
+}
+
+fn live_value(text: &str) -> LiveValue {
+    if text.contains('*') {
+        LiveValue::Mask
+    } else {
+        LiveValue::Value(Secret::new(text))
+    }
+}
+
+fn live() -> impl Strategy<Value = Live> {
+    let value = prop::sample::select(vec![
+        "first",
+        "Bearer first",
+        "second",
+        "",
+        "written",
+        "****",
+    ]);
+    let half = || {
+        option::of(btree_map(
+            header(),
+            value.clone().prop_map(live_value),
+            0..3,
+        ))
+    };
+    let groups = btree_map(group(), btree_map(field(), any::<bool>(), 0..6), 0..3);
+    (option::of(icon()), half(), half(), groups).prop_map(
+        |(icon, headers, query_params, fields)| Live {
+            id: "id".to_owned(),
+            name: "name".to_owned(),
+            provider: Provider::parse("P1").unwrap(),
+            icon,
+            partner_key: PartnerKey {
+                headers,
+                query_params,
+            },
+            fields,
+            updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+            problems: LiveProblems::default(),
         },
     )
 }
 
-fn live_value(text: &str) -> LiveValue {
-    if text.contains('*') { LiveValue::Mask } else { LiveValue::Value(Secret::new(text)) }
-}
-
-fn live() -> impl Strategy<Value = Live> {
-    let value = prop::sample::select(vec!["first", "Bearer first", "second", "", "written", "****"]);
-    let half = || option::of(btree_map(header(), value.clone().prop_map(live_value), 0..3));
-    let groups = btree_map(group(), btree_map(field(), any::<bool>(), 0..6), 0..3);
-    (option::of(icon()), half(), half(), groups).prop_map(|(icon, headers, query_params, fields)| Live {
+fn workspace() -> Workspace {
+    Workspace {
         id: "id".to_owned(),
         name: "name".to_owned(),
-        provider: Provider::parse("P1").unwrap(),
-        icon,
-        partner_key: PartnerKey { headers, query_params },
-        fields,
-        updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
-        problems: LiveProblems::default(),
-    })
-}
-
-fn workspace() -> Workspace {
-    Workspace { id: "id".to_owned(), name: "name".to_owned(), slug: "acme".to_owned() }
+        slug: "acme".to_owned(),
+    }
 }
 
 fn sources(values: &BTreeMap<String, String>) -> SecretSources {
@@ -427,23 +544,47 @@ fn pull(dir: &Path, live: &Live, secrets: &BTreeMap<String, String>) -> Pull {
         std::fs::read_to_string(dir.join("p1.yaml")).unwrap()
     );
     let known = loaded.known_with(&LiveNames::of([live], &[], false));
-    let scope = Scope { parts: &[], only: &[], known: &known };
+    let scope = Scope {
+        parts: &[],
+        only: &[],
+        known: &known,
+    };
     let names = Names::of(&loaded);
-    let mut pull = prepare(&loaded, &workspace(), std::slice::from_ref(live), scope, names, &sources(secrets));
+    let mut pull = prepare(
+        &loaded,
+        &workspace(),
+        std::slice::from_ref(live),
+        scope,
+        names,
+        &sources(secrets),
+    );
     pull.write(dir, false);
     pull
 }
 
 fn state(pull: &Pull) -> &State {
-    &pull.files.iter().find(|file| file.name == "p1.yaml").unwrap().state
+    &pull
+        .files
+        .iter()
+        .find(|file| file.name == "p1.yaml")
+        .unwrap()
+        .state
 }
 
 /// The secrets that a pull asks for, as they are in Calry, where it shows them.
 fn provide(pull: &Pull, live: &Live, secrets: &mut BTreeMap<String, String>) {
     for (name, needed) in &pull.secrets {
         for (_, path) in &needed.uses {
-            let (half, name_in_half) = path.strip_prefix("partnerKey.").unwrap().split_once('.').unwrap();
-            let half = if half == "headers" { &live.partner_key.headers } else { &live.partner_key.query_params };
+            let (half, name_in_half) = path
+                .strip_prefix("partnerKey.")
+                .unwrap()
+                .split_once('.')
+                .unwrap();
+            let half = if half == "headers" {
+                &live.partner_key.headers
+            } else {
+                &live.partner_key.query_params
+            };
             let same = |other: &&String| other.eq_ignore_ascii_case(name_in_half);
             if name.as_str().starts_with("p1-") {
                 let values = half.as_ref().unwrap();
@@ -471,8 +612,14 @@ fn comments(text: &str) -> Vec<&str> {
 /// Whether a file looks like a mistake before it is pulled: something is empty, or Calry does not have a group.
 fn is_doubtful(said: &Said, live: &Live) -> bool {
     let known = |group: &String| group == "listing" || live.fields.contains_key(group);
-    let nothing = [&said.headers, &said.query_params].iter().all(|half| half.as_ref().is_some_and(Values::is_empty));
-    nothing || said.groups.iter().any(|(group, fields)| !known(group) || !fields.values().any(|on| *on))
+    let nothing = [&said.headers, &said.query_params]
+        .iter()
+        .all(|half| half.as_ref().is_some_and(Values::is_empty));
+    nothing
+        || said
+            .groups
+            .iter()
+            .any(|(group, fields)| !known(group) || !fields.values().any(|on| *on))
 }
 
 fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
@@ -482,8 +629,14 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
     let mut secrets = BTreeMap::from([("CALRY_SECRET_ONE".to_owned(), "first".to_owned())]);
     let first = pull(dir.path(), live, &secrets);
     let after = std::fs::read_to_string(dir.path().join("p1.yaml")).unwrap();
-    let told = format!("{:?}\n--- before\n{text}\n--- after\n{after}", state(&first));
-    prop_assert!(!matches!(state(&first), State::Refused(_) | State::Invalid), "{told}");
+    let told = format!(
+        "{:?}\n--- before\n{text}\n--- after\n{after}",
+        state(&first)
+    );
+    prop_assert!(
+        !matches!(state(&first), State::Refused(_) | State::Invalid),
+        "{told}"
+    );
     let changes = match state(&first) {
         State::Updated(changes) => changes.clone(),
         _ => Vec::new(),
@@ -496,22 +649,37 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
     // Comments and lines stay.
     let gone = |of: &str| {
         changes.iter().any(|change| {
-            change.split(' ').next().unwrap().ends_with(&format!(".{of}"))
+            change
+                .split(' ')
+                .next()
+                .unwrap()
+                .ends_with(&format!(".{of}"))
                 || (of == "icon" && change.starts_with("icon removed"))
         })
     };
     for comment in comments(&text) {
         let of = comment.rsplit_once(' ').unwrap().1;
         let removed = comment.starts_with("its") && gone(of);
-        prop_assert!(removed || after.contains(&format!("# {comment}")), "{comment} is gone\n{told}");
+        prop_assert!(
+            removed || after.contains(&format!("# {comment}")),
+            "{comment} is gone\n{told}"
+        );
     }
     let (old, new) = (lines(&text), lines(&after));
     let diff = TextDiff::from_slices(&old, &new);
-    let lost = diff.iter_all_changes().filter(|c| c.tag() == ChangeTag::Delete && !c.value().is_empty()).count();
-    prop_assert!(lost <= 2 * changes.len(), "{lost} lines for {changes:?}\n{told}");
+    let lost = diff
+        .iter_all_changes()
+        .filter(|c| c.tag() == ChangeTag::Delete && !c.value().is_empty())
+        .count();
+    prop_assert!(
+        lost <= 2 * changes.len(),
+        "{lost} lines for {changes:?}\n{told}"
+    );
     prop_assert_eq!(
         after.matches('\n').count(),
-        after.matches(if text.contains("\r\n") { "\r\n" } else { "\n" }).count()
+        after
+            .matches(if text.contains("\r\n") { "\r\n" } else { "\n" })
+            .count()
     );
     prop_assert_eq!(text.ends_with('\n'), after.ends_with('\n'), "{}", told);
 
@@ -519,7 +687,11 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
     if !is_doubtful(said, live) {
         let mut checked = load(dir.path()).unwrap();
         checked.check();
-        prop_assert!(checked.diagnostics.iter().all(|d| d.code != Code::Empty), "{:#?}\n{told}", checked.diagnostics);
+        prop_assert!(
+            checked.diagnostics.iter().all(|d| d.code != Code::Empty),
+            "{:#?}\n{told}",
+            checked.diagnostics
+        );
     }
 
     // Again: nothing to change, and a plan that is empty but for secrets that are outdated.
@@ -549,7 +721,10 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
         for change in &step.changes {
             let path = change.path();
             let masked = format!("{change:?}").contains("Masked");
-            prop_assert!(masked || outdated.contains(path.as_str()), "{path} would change\n{told}");
+            prop_assert!(
+                masked || outdated.contains(path.as_str()),
+                "{path} would change\n{told}"
+            );
         }
     }
     Ok(())

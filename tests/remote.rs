@@ -1,6 +1,11 @@
 //! Claims about the client of the API, each against a small Calry that misbehaves in one way.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
 
 use std::io::Write;
 use std::process::Command;
@@ -14,8 +19,8 @@ use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
 use calry_gitops::model::{PartnerKey, Provider, Secret, Update, UpdateMethod};
 use calry_gitops::remote::{
-    Address, Api, ApiKey, ApiUrl, Error, Http, KeySource, Proof, ReadCalry, Reader, Settings, Snapshot, SnapshotError,
-    SnapshotUrl, WriteCalry, Writer, install_tls,
+    Address, Api, ApiKey, ApiUrl, Error, Http, KeySource, Proof, ReadCalry, Reader, Settings,
+    Snapshot, SnapshotError, SnapshotUrl, WriteCalry, Writer, install_tls,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
@@ -38,8 +43,11 @@ struct Fake {
 
 impl Fake {
     /// `answer` is given the number of the request, from 1.
-    async fn answering(answer: impl Fn(usize, Request) -> Response + Clone + Send + Sync + 'static) -> Self {
-        let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    async fn answering(
+        answer: impl Fn(usize, Request) -> Response + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let (connections, requests) =
+            (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (connected, requested) = (Arc::clone(&connections), Arc::clone(&requests));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -50,8 +58,14 @@ impl Fake {
             let answer = answer(requested.fetch_add(1, SeqCst) + 1, request);
             async { answer }
         };
-        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(handler)).await });
-        Self { url, connections, requests }
+        tokio::spawn(
+            async move { axum::serve(listener, axum::Router::new().fallback(handler)).await },
+        );
+        Self {
+            url,
+            connections,
+            requests,
+        }
     }
 
     fn requests(&self) -> usize {
@@ -87,7 +101,10 @@ async fn head(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
 }
 
 fn http_of(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn key() -> ApiKey {
@@ -104,9 +121,18 @@ fn secs(seconds: u64) -> Duration {
 
 fn api(url: &str) -> Api {
     install_tls();
-    let http =
-        Http::new(Settings { connect: secs(1), request: Duration::from_millis(500), ..Settings::default() }).unwrap();
-    Api::new(&http, ApiUrl::parse(url, false).unwrap(), UpdateMethod::Patch).unwrap()
+    let http = Http::new(Settings {
+        connect: secs(1),
+        request: Duration::from_millis(500),
+        ..Settings::default()
+    })
+    .unwrap();
+    Api::new(
+        &http,
+        ApiUrl::parse(url, false).unwrap(),
+        UpdateMethod::Patch,
+    )
+    .unwrap()
 }
 
 fn session(api: &Api, time: Duration) -> (Reader, Writer) {
@@ -129,7 +155,10 @@ fn refusal(status: u16, message: &str) -> Response {
 }
 
 fn answer(status: u16, body: impl Into<Body>) -> Response {
-    Response::builder().status(status).body(body.into()).unwrap()
+    Response::builder()
+        .status(status)
+        .body(body.into())
+        .unwrap()
 }
 
 fn definition(partner_key: &Value) -> String {
@@ -139,7 +168,10 @@ fn definition(partner_key: &Value) -> String {
 }
 
 async fn update_of(url: &str) -> Error {
-    writer(url).update(&hostaway(), &Update::default()).await.unwrap_err()
+    writer(url)
+        .update(&hostaway(), &Update::default())
+        .await
+        .unwrap_err()
 }
 
 #[tokio::test]
@@ -147,29 +179,68 @@ async fn a_request_is_what_the_reference_asks_for() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let see = Arc::clone(&seen);
     let fake = Fake::answering(move |_, request| {
-        let header = |name| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
+        let header = |name| {
+            request
+                .headers()
+                .get(name)
+                .map(|v| v.to_str().unwrap().to_owned())
+                .unwrap_or_default()
+        };
         let line = format!("{} {}", request.method(), request.uri());
-        see.lock().unwrap().push([line, header("x-calry-api-key"), header("user-agent"), header("accept-encoding")]);
-        answer(200, if request.uri().path().ends_with("HOSTAWAY") { definition(&Value::Null) } else { "[]".into() })
+        see.lock().unwrap().push([
+            line,
+            header("x-calry-api-key"),
+            header("user-agent"),
+            header("accept-encoding"),
+        ]);
+        answer(
+            200,
+            if request.uri().path().ends_with("HOSTAWAY") {
+                definition(&Value::Null)
+            } else {
+                "[]".into()
+            },
+        )
     })
     .await;
     let api = api(&format!("{}/prefix/", fake.url));
     let (reader, writer) = session(&api, secs(5));
     assert!(reader.definitions().await.unwrap().live.is_empty());
-    assert_eq!(reader.definition(&hostaway()).await.unwrap().provider, hostaway());
-    writer.update(&hostaway(), &Update::default()).await.unwrap();
-    let put =
-        Api::new(&Http::new(Settings::default()).unwrap(), ApiUrl::parse(&fake.url, false).unwrap(), UpdateMethod::Put);
-    session(&put.unwrap(), secs(5)).1.update(&hostaway(), &Update::default()).await.unwrap();
+    assert_eq!(
+        reader.definition(&hostaway()).await.unwrap().provider,
+        hostaway()
+    );
+    writer
+        .update(&hostaway(), &Update::default())
+        .await
+        .unwrap();
+    let put = Api::new(
+        &Http::new(Settings::default()).unwrap(),
+        ApiUrl::parse(&fake.url, false).unwrap(),
+        UpdateMethod::Put,
+    );
+    session(&put.unwrap(), secs(5))
+        .1
+        .update(&hostaway(), &Update::default())
+        .await
+        .unwrap();
 
     let seen = seen.lock().unwrap();
     let lines: Vec<_> = seen.iter().map(|[line, ..]| line.as_str()).collect();
     let path = "/prefix/api/v1/integration-definition";
-    let want = [format!("GET {path}"), format!("GET {path}/HOSTAWAY"), format!("PATCH {path}/HOSTAWAY")];
+    let want = [
+        format!("GET {path}"),
+        format!("GET {path}/HOSTAWAY"),
+        format!("PATCH {path}/HOSTAWAY"),
+    ];
     assert_eq!(lines[..3], want);
     assert_eq!(lines[3], "PUT /api/v1/integration-definition/HOSTAWAY");
     let agent = concat!("calry-gitops/", env!("CARGO_PKG_VERSION"));
-    assert!(seen.iter().all(|[_, k, a, e]| k == KEY && a == agent && e == "gzip"), "{seen:?}");
+    assert!(
+        seen.iter()
+            .all(|[_, k, a, e]| k == KEY && a == agent && e == "gzip"),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
@@ -178,12 +249,19 @@ async fn a_redirect_is_not_followed_and_the_key_does_not_go_along() {
     let to = format!("{}/elsewhere", target.url);
     let fake = Fake::answering(move |n, _| {
         let status = [301, 302, 303, 307, 308][(n - 1) % 5];
-        Response::builder().status(status).header("location", &to).body(Body::empty()).unwrap()
+        Response::builder()
+            .status(status)
+            .header("location", &to)
+            .body(Body::empty())
+            .unwrap()
     })
     .await;
     for _ in 0..5 {
         let error = reader(&fake.url, secs(5)).workspace().await.unwrap_err();
-        assert!(error.to_string().contains("redirect") && error.to_string().contains("--api-url"), "{error}");
+        assert!(
+            error.to_string().contains("redirect") && error.to_string().contains("--api-url"),
+            "{error}"
+        );
     }
     assert_eq!((fake.requests(), target.requests()), (5, 0));
 }
@@ -195,8 +273,12 @@ async fn an_answer_is_bounded_as_it_comes_and_after_decompression() {
         gzip.write_all(&vec![b' '; 64 << 20]).unwrap();
         gzip.finish().unwrap()
     };
-    let gzipped =
-        move || Response::builder().header("content-encoding", "gzip").body(Body::from(bomb.clone())).unwrap();
+    let gzipped = move || {
+        Response::builder()
+            .header("content-encoding", "gzip")
+            .body(Body::from(bomb.clone()))
+            .unwrap()
+    };
     let fake = Fake::answering(move |_, request| match request.uri().path() {
         "/api/v1/workspace" => answer(200, vec![b' '; (1 << 20) + 1]),
         _ => gzipped(),
@@ -204,14 +286,27 @@ async fn an_answer_is_bounded_as_it_comes_and_after_decompression() {
     .await;
     install_tls();
     // Unpacking takes long without optimization; what is tested is the size.
-    let http = Http::new(Settings { request: secs(30), ..Settings::default() }).unwrap();
-    let api = Api::new(&http, ApiUrl::parse(&fake.url, false).unwrap(), UpdateMethod::Patch).unwrap();
+    let http = Http::new(Settings {
+        request: secs(30),
+        ..Settings::default()
+    })
+    .unwrap();
+    let api = Api::new(
+        &http,
+        ApiUrl::parse(&fake.url, false).unwrap(),
+        UpdateMethod::Patch,
+    )
+    .unwrap();
     let reader = session(&api, secs(30)).0;
     let said = |error: Error| error.to_string();
     assert!(said(reader.workspace().await.unwrap_err()).contains("larger than 1 MiB"));
     assert!(said(reader.definition(&hostaway()).await.unwrap_err()).contains("larger than 1 MiB"));
     assert!(said(reader.definitions().await.unwrap_err()).contains("larger than 32 MiB"));
-    assert_eq!(fake.requests(), 3, "what is too large is not asked for again");
+    assert_eq!(
+        fake.requests(),
+        3,
+        "what is too large is not asked for again"
+    );
 }
 
 #[tokio::test]
@@ -220,35 +315,56 @@ async fn a_gzipped_answer_is_read() {
     gzip.write_all(WORKSPACE.as_bytes()).unwrap();
     let body = gzip.finish().unwrap();
     let fake = Fake::answering(move |_, _| {
-        Response::builder().header("content-encoding", "gzip").body(Body::from(body.clone())).unwrap()
+        Response::builder()
+            .header("content-encoding", "gzip")
+            .body(Body::from(body.clone()))
+            .unwrap()
     })
     .await;
-    assert_eq!(reader(&fake.url, secs(5)).workspace().await.unwrap().slug, "acme-production");
+    assert_eq!(
+        reader(&fake.url, secs(5)).workspace().await.unwrap().slug,
+        "acme-production"
+    );
 }
 
 #[tokio::test]
 async fn a_body_that_does_not_come_is_waited_for_no_longer_than_a_request_may_take() {
     let address = raw(|_, mut stream| async move {
         head(&mut stream).await;
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{").await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
+            .await
+            .unwrap();
         std::future::pending().await
     })
     .await;
     let error = update_of(&format!("http://{address}")).await;
-    assert_eq!(error.to_string(), "cannot update HOSTAWAY: Calry did not answer within 500ms (--request-timeout)");
+    assert_eq!(
+        error.to_string(),
+        "cannot update HOSTAWAY: Calry did not answer within 500ms (--request-timeout)"
+    );
     assert!(error.is_transient() && error.may_have_arrived());
 }
 
 #[tokio::test]
 async fn a_wait_beyond_the_deadline_is_not_begun() {
     let in_an_hour = httpdate::fmt_http_date(SystemTime::now() + secs(3600));
-    for (asked, said) in [("3600".to_owned(), "asks to wait 1h"), (in_an_hour, "asks to wait 59m 5")] {
-        let fake = Fake::answering(move |_, _| ([("retry-after", &asked)], refusal(429, "slow")).into_response()).await;
+    for (asked, said) in [
+        ("3600".to_owned(), "asks to wait 1h"),
+        (in_an_hour, "asks to wait 59m 5"),
+    ] {
+        let fake = Fake::answering(move |_, _| {
+            ([("retry-after", &asked)], refusal(429, "slow")).into_response()
+        })
+        .await;
         let begin = Instant::now();
         let error = reader(&fake.url, secs(60)).workspace().await.unwrap_err();
         assert!(begin.elapsed() < secs(5) && fake.requests() == 1);
         assert_eq!(error.status(), Some(429));
-        assert!(error.to_string().contains(said) || error.to_string().contains("asks to wait 1h"), "{error}");
+        assert!(
+            error.to_string().contains(said) || error.to_string().contains("asks to wait 1h"),
+            "{error}"
+        );
     }
 }
 
@@ -261,7 +377,11 @@ async fn a_refusal_pauses_its_workspace_and_no_other() {
     .await;
     let (ours, other) = (api(&fake.url), api(&fake.url));
     session(&ours, secs(5)).0.workspace().await.unwrap_err();
-    let error = session(&ours, secs(5)).1.update(&hostaway(), &Update::default()).await.unwrap_err();
+    let error = session(&ours, secs(5))
+        .1
+        .update(&hostaway(), &Update::default())
+        .await
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         "cannot update HOSTAWAY: nothing was sent, as Calry asked to wait another 5m, which is longer than the time left"
@@ -275,17 +395,30 @@ async fn a_refusal_pauses_its_workspace_and_no_other() {
 async fn what_will_not_change_is_asked_once() {
     for status in [400, 401, 403, 404, 500] {
         let fake = Fake::answering(move |_, _| refusal(status, "No.")).await;
-        let error = reader(&fake.url, secs(5)).definition(&hostaway()).await.unwrap_err();
+        let error = reader(&fake.url, secs(5))
+            .definition(&hostaway())
+            .await
+            .unwrap_err();
         assert_eq!((error.status(), fake.requests()), (Some(status), 1));
         assert_eq!(error.is_fatal_for_workspace(), status == 401);
-        assert!(error.to_string().contains(&format!("({status}, \"No.\")")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("({status}, \"No.\")")),
+            "{error}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_read_is_tried_again_after_trouble_that_passes() {
     for status in [408, 425, 429, 502, 503, 504, 520, 524, 530] {
-        let fake = Fake::answering(move |n, _| if n < 3 { refusal(status, "") } else { answer(200, WORKSPACE) }).await;
+        let fake = Fake::answering(move |n, _| {
+            if n < 3 {
+                refusal(status, "")
+            } else {
+                answer(200, WORKSPACE)
+            }
+        })
+        .await;
         reader(&fake.url, secs(10)).workspace().await.unwrap();
         assert_eq!(fake.requests(), 3, "{status}");
     }
@@ -297,12 +430,21 @@ async fn a_read_is_tried_again_after_a_broken_connection() {
         head(&mut stream).await;
         match number {
             1 => {}
-            2 => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{").await.unwrap(),
-            _ => stream.write_all(http_of(WORKSPACE).as_bytes()).await.unwrap(),
+            2 => stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
+                .await
+                .unwrap(),
+            _ => stream
+                .write_all(http_of(WORKSPACE).as_bytes())
+                .await
+                .unwrap(),
         }
     })
     .await;
-    reader(&format!("http://{address}"), secs(10)).workspace().await.unwrap();
+    reader(&format!("http://{address}"), secs(10))
+        .workspace()
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -315,7 +457,9 @@ async fn the_deadline_ends_the_retries_and_the_error_counts_them() {
     assert!(n > 1, "nothing was tried again");
     assert_eq!(
         error.to_string(),
-        format!("cannot read the workspace: Calry is in trouble (503, \"down\") (given up after {n} attempts)")
+        format!(
+            "cannot read the workspace: Calry is in trouble (503, \"down\") (given up after {n} attempts)"
+        )
     );
 }
 
@@ -331,7 +475,11 @@ async fn an_update_is_sent_once_whatever_comes_back() {
     ] {
         let fake = Fake::answering(move |_, _| refusal(status, "")).await;
         let error = update_of(&fake.url).await;
-        assert_eq!((error.is_transient(), error.may_have_arrived()), (transient, arrived), "{error}");
+        assert_eq!(
+            (error.is_transient(), error.may_have_arrived()),
+            (transient, arrived),
+            "{error}"
+        );
         assert_eq!(fake.requests(), 1, "{status}");
     }
 }
@@ -347,27 +495,39 @@ async fn an_update_whose_connection_breaks_is_sent_once_and_may_have_arrived() {
     .await;
     let error = update_of(&format!("http://{address}")).await;
     assert!(error.may_have_arrived() && error.is_transient());
-    assert!(
-        error.to_string().starts_with(&format!("cannot update HOSTAWAY: the connection to http://{address} broke: "))
-    );
+    assert!(error.to_string().starts_with(&format!(
+        "cannot update HOSTAWAY: the connection to http://{address} broke: "
+    )));
     assert_eq!(connections.load(SeqCst), 1);
 }
 
 #[tokio::test]
 async fn where_nobody_listens_nothing_has_arrived() {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let error = update_of(&format!("http://{free}")).await;
     assert!(error.is_transient() && !error.may_have_arrived());
     let said = error.to_string();
     assert!(
-        said.starts_with(&format!("cannot update HOSTAWAY: no connection to http://{free}: Connection refused")),
+        said.starts_with(&format!(
+            "cannot update HOSTAWAY: no connection to http://{free}: Connection refused"
+        )),
         "{said}"
     );
 }
 
 #[tokio::test]
 async fn an_answer_that_is_no_definition_of_this_provider_is_not_believed() {
-    for body in ["", "<html>secret-page", "[]", "{}", &definition(&Value::Null).replace("HOSTAWAY", "GUESTY")] {
+    for body in [
+        "",
+        "<html>secret-page",
+        "[]",
+        "{}",
+        &definition(&Value::Null).replace("HOSTAWAY", "GUESTY"),
+    ] {
         let body = body.to_owned();
         let fake = Fake::answering(move |_, _| answer(200, body.clone())).await;
         let error = update_of(&fake.url).await;
@@ -392,7 +552,8 @@ async fn of_an_error_only_status_and_message_are_shown() {
     let refused = |what: &str| format!("cannot update HOSTAWAY: Calry refused the update ({what})");
     assert_eq!(said[0], refused(r#"400, "bad \u{1b}[31mthing\u{202e}""#));
     assert!(
-        said[1].contains("(400) is not in the form of Calry's errors") && !said[1].contains("secret"),
+        said[1].contains("(400) is not in the form of Calry's errors")
+            && !said[1].contains("secret"),
         "{}",
         said[1]
     );
@@ -402,24 +563,56 @@ async fn of_an_error_only_status_and_message_are_shown() {
 
 #[tokio::test]
 async fn an_expired_key_and_a_wrong_one_are_told_apart() {
-    let fake =
-        Fake::answering(|n, _| refusal(401, if n == 1 { "API key EXPIRED" } else { "Authentication failed" })).await;
+    let fake = Fake::answering(|n, _| {
+        refusal(
+            401,
+            if n == 1 {
+                "API key EXPIRED"
+            } else {
+                "Authentication failed"
+            },
+        )
+    })
+    .await;
     let reader = reader(&fake.url, secs(5));
-    assert!(reader.workspace().await.unwrap_err().to_string().contains("has expired"));
-    assert!(reader.workspace().await.unwrap_err().to_string().contains("does not know the API key"));
+    assert!(
+        reader
+            .workspace()
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("has expired")
+    );
+    assert!(
+        reader
+            .workspace()
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("does not know the API key")
+    );
 }
 
 #[tokio::test]
 async fn what_is_in_front_of_calry_is_not_taken_for_it() {
     let page = format!("<html>{}</html>", "x".repeat(100_000));
-    for (status, body) in
-        [(401, page.clone()), (403, "error code: 1020".to_owned()), (404, page), (401, r#"{"message": "No"}"#.into())]
-    {
+    for (status, body) in [
+        (401, page.clone()),
+        (403, "error code: 1020".to_owned()),
+        (404, page),
+        (401, r#"{"message": "No"}"#.into()),
+    ] {
         let body_of = body.clone();
         let fake = Fake::answering(move |_, _| answer(status, body_of.clone())).await;
         let said = update_of(&fake.url).await.to_string();
-        assert!(said.contains("gateway or proxy in between") && !said.contains("--update-method"), "{said}");
-        assert!(!said.contains("CALRY_API_KEY") && !said.contains("WRITE"), "{said}");
+        assert!(
+            said.contains("gateway or proxy in between") && !said.contains("--update-method"),
+            "{said}"
+        );
+        assert!(
+            !said.contains("CALRY_API_KEY") && !said.contains("WRITE"),
+            "{said}"
+        );
     }
 }
 
@@ -428,12 +621,18 @@ async fn several_messages_of_one_error_are_all_shown() {
     let body = json!({"statusCode": 400, "message": ["icon must be a URL", "name is unknown"], "error": "Bad Request"});
     let fake = Fake::answering(move |_, _| answer(400, body.to_string())).await;
     let said = update_of(&fake.url).await.to_string();
-    assert!(said.contains(r#"(400, "icon must be a URL; name is unknown")"#), "{said}");
+    assert!(
+        said.contains(r#"(400, "icon must be a URL; name is unknown")"#),
+        "{said}"
+    );
 }
 
 #[tokio::test]
 async fn a_route_that_is_not_there_suggests_the_other_method() {
-    let fake = Fake::answering(|_, _| refusal(404, "Cannot PATCH /api/v1/integration-definition/HOSTAWAY")).await;
+    let fake = Fake::answering(|_, _| {
+        refusal(404, "Cannot PATCH /api/v1/integration-definition/HOSTAWAY")
+    })
+    .await;
     let said = update_of(&fake.url).await.to_string();
     assert!(said.ends_with("try --update-method put"), "{said}");
 }
@@ -441,15 +640,26 @@ async fn a_route_that_is_not_there_suggests_the_other_method() {
 #[tokio::test]
 async fn a_server_whose_clock_is_wrong_is_waited_for_as_long_as_it_asks() {
     let in_a_year = SystemTime::now() + secs(365 * 86_400);
-    let (date, until) = (httpdate::fmt_http_date(in_a_year), httpdate::fmt_http_date(in_a_year + secs(2)));
+    let (date, until) = (
+        httpdate::fmt_http_date(in_a_year),
+        httpdate::fmt_http_date(in_a_year + secs(2)),
+    );
     let fake = Fake::answering(move |n, _| match n {
-        1 => ([("retry-after", &until), ("date", &date)], refusal(503, "soon")).into_response(),
+        1 => (
+            [("retry-after", &until), ("date", &date)],
+            refusal(503, "soon"),
+        )
+            .into_response(),
         _ => answer(200, WORKSPACE),
     })
     .await;
     let begin = Instant::now();
     reader(&fake.url, secs(10)).workspace().await.unwrap();
-    assert!(begin.elapsed() >= secs(2) && begin.elapsed() < secs(8), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() >= secs(2) && begin.elapsed() < secs(8),
+        "{:?}",
+        begin.elapsed()
+    );
 }
 
 const LIVE: &str = "l1ve \"quoted\"/val&ue";
@@ -460,24 +670,56 @@ fn echoes() -> Vec<String> {
     let escaped = |s: &str| json!(s).to_string();
     [LIVE, SENT, KEY]
         .iter()
-        .flat_map(|s| [(*s).to_owned(), percent(s), percent(s).replace('+', "%20"), escaped(s)])
+        .flat_map(|s| {
+            [
+                (*s).to_owned(),
+                percent(s),
+                percent(s).replace('+', "%20"),
+                escaped(s),
+            ]
+        })
         .collect()
 }
 
 #[tokio::test]
 async fn no_echo_of_a_known_secret_comes_through() {
     let fake = Fake::answering(|_, request| match request.method().as_str() {
-        "GET" => answer(200, format!("[{}]", definition(&json!({"headers": {"a": LIVE}})))),
+        "GET" => answer(
+            200,
+            format!("[{}]", definition(&json!({"headers": {"a": LIVE}}))),
+        ),
         _ => refusal(400, &format!("you sent {}", echoes().join(" | "))),
     })
     .await;
     let (reader, writer) = session(&api(&fake.url), secs(5));
     reader.definitions().await.unwrap();
     let value = [("b".to_owned(), Secret::new(SENT))].into();
-    let partner_key = Some(PartnerKey { headers: None, query_params: Some(value) });
-    let error = writer.update(&hostaway(), &Update { partner_key, ..Update::default() }).await.unwrap_err();
+    let partner_key = Some(PartnerKey {
+        headers: None,
+        query_params: Some(value),
+    });
+    let error = writer
+        .update(
+            &hostaway(),
+            &Update {
+                partner_key,
+                ..Update::default()
+            },
+        )
+        .await
+        .unwrap_err();
     for text in [error.to_string(), format!("{error:?}")] {
-        for part in ["l1ve", "quoted", "val", "s3nt", "token", "R4nd0m", "K3y", "secret-path", "secret-detail"] {
+        for part in [
+            "l1ve",
+            "quoted",
+            "val",
+            "s3nt",
+            "token",
+            "R4nd0m",
+            "K3y",
+            "secret-path",
+            "secret-detail",
+        ] {
             assert!(!text.contains(part), "{part}: {text}");
         }
         assert!(text.contains("you sent ***"), "{text}");
@@ -489,9 +731,17 @@ async fn no_log_at_any_level_holds_a_secret() {
     // Which log lines are wanted is cached for the whole process: beside other tests, some would be missed.
     if std::env::var_os("TEST_ALONE").is_none() {
         let mut alone = Command::new(std::env::current_exe().unwrap());
-        alone.args(["--exact", "no_log_at_any_level_holds_a_secret"]).env("TEST_ALONE", "1");
-        let output = tokio::task::spawn_blocking(move || alone.output().unwrap()).await.unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        alone
+            .args(["--exact", "no_log_at_any_level_holds_a_secret"])
+            .env("TEST_ALONE", "1");
+        let output = tokio::task::spawn_blocking(move || alone.output().unwrap())
+            .await
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
         return;
     }
     #[derive(Clone, Default)]
@@ -507,12 +757,17 @@ async fn no_log_at_any_level_holds_a_secret() {
     }
     let log = Log::default();
     let writer = log.clone();
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
     let fake = Fake::answering(|n, _| match n {
         2 => refusal(503, &format!("{KEY} {LIVE}")),
-        _ => answer(200, format!("[{}]", definition(&json!({"headers": {"a": LIVE}})))),
+        _ => answer(
+            200,
+            format!("[{}]", definition(&json!({"headers": {"a": LIVE}}))),
+        ),
     })
     .await;
     let reader = reader(&fake.url, secs(5));
@@ -520,13 +775,23 @@ async fn no_log_at_any_level_holds_a_secret() {
         reader.definitions().await.unwrap();
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(log.contains("trying again") && log.contains("asked Calry"), "{log}");
+    assert!(
+        log.contains("trying again") && log.contains("asked Calry"),
+        "{log}"
+    );
     assert!(!log.contains("R4nd0m") && !log.contains("l1ve"), "{log}");
 }
 
 #[tokio::test]
 async fn fifty_requests_share_one_connection() {
-    let fake = Fake::answering(|n, _| if n % 10 == 0 { refusal(404, "") } else { answer(200, WORKSPACE) }).await;
+    let fake = Fake::answering(|n, _| {
+        if n % 10 == 0 {
+            refusal(404, "")
+        } else {
+            answer(200, WORKSPACE)
+        }
+    })
+    .await;
     let reader = reader(&fake.url, secs(10));
     for _ in 0..50 {
         let _ = reader.workspace().await;
@@ -542,13 +807,26 @@ async fn in_a_child(url: &str, variables: &[(&str, &str)]) -> String {
 async fn in_the_child(name: &str, url: &str, variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", name, "--ignored", "--nocapture"]);
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+    for name in [
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    ] {
         command.env_remove(name).env_remove(name.to_lowercase());
     }
     command.env("TEST_URL", url).envs(variables.iter().copied());
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
-    said.split("OUTCOME ").nth(1).and_then(|s| s.lines().next()).unwrap_or(&said).to_owned()
+    said.split("OUTCOME ")
+        .nth(1)
+        .and_then(|s| s.lines().next())
+        .unwrap_or(&said)
+        .to_owned()
 }
 
 #[tokio::test]
@@ -559,7 +837,8 @@ async fn child() {
         install_tls();
     }
     let url = ApiUrl::parse(&std::env::var("TEST_URL").unwrap(), false).unwrap();
-    let api = Http::new(Settings::default()).and_then(|http| Api::new(&http, url, UpdateMethod::Patch));
+    let api =
+        Http::new(Settings::default()).and_then(|http| Api::new(&http, url, UpdateMethod::Patch));
     let outcome = match api {
         Err(error) => error.to_string(),
         Ok(api) => match session(&api, secs(5)).0.workspace().await {
@@ -584,8 +863,10 @@ async fn over_http_2(then: Then) -> String {
     install_tls();
     let certificate = CertificateDer::from_pem_file(CERTIFICATE).unwrap();
     let key = PrivateKeyDer::from_pem_file(PRIVATE_KEY).unwrap();
-    let mut config =
-        rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
     config.alpn_protocols = vec!["h2".into()];
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let dead = Arc::new(tokio::sync::Notify::new());
@@ -594,7 +875,9 @@ async fn over_http_2(then: Then) -> String {
     let server = raw(move |connection, stream| {
         let (acceptor, dead, all) = (acceptor.clone(), Arc::clone(&to_be_dead), Arc::clone(&all));
         async move {
-            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let Ok(stream) = acceptor.accept(stream).await else {
+                return;
+            };
             let service = hyper::service::service_fn(move |_| {
                 let (dead, number) = (Arc::clone(&dead), all.fetch_add(1, SeqCst));
                 async move {
@@ -644,14 +927,37 @@ async fn child_that_asks_again() {
     let caller = std::env::var("TEST_CALLER").unwrap();
     let millis = |name| Duration::from_millis(std::env::var(name).unwrap().parse().unwrap());
     let request = millis("TEST_REQUEST");
-    let http = Http::new(Settings { request, keep_alive: millis("TEST_KEEP_ALIVE"), ..Settings::default() }).unwrap();
-    let api = Api::new(&http, ApiUrl::parse(&url, false).unwrap(), UpdateMethod::Patch).unwrap();
+    let http = Http::new(Settings {
+        request,
+        keep_alive: millis("TEST_KEEP_ALIVE"),
+        ..Settings::default()
+    })
+    .unwrap();
+    let api = Api::new(
+        &http,
+        ApiUrl::parse(&url, false).unwrap(),
+        UpdateMethod::Patch,
+    )
+    .unwrap();
     let ask = async || -> Result<(), String> {
         match caller.as_str() {
-            "api" => session(&api, secs(20)).0.workspace().await.map(drop).map_err(|error| error.to_string()),
+            "api" => session(&api, secs(20))
+                .0
+                .workspace()
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string()),
             "webhook" => {
                 let address = Address::parse(&url, false).unwrap();
-                http.post(&address, &Proof::None, "application/json", b"{}".to_vec(), request).await.map(drop)
+                http.post(
+                    &address,
+                    &Proof::None,
+                    "application/json",
+                    b"{}".to_vec(),
+                    request,
+                )
+                .await
+                .map(drop)
             }
             _ => {
                 let address = SnapshotUrl::parse(&url).unwrap().unwrap();
@@ -686,9 +992,18 @@ async fn a_connection_that_fell_silent_while_idle_is_not_used_again() {
             ("TEST_KEEP_ALIVE", "300"),
         ];
         let begin = Instant::now();
-        let said = in_the_child("child_that_asks_again", &format!("https://{calry}"), &variables).await;
+        let said = in_the_child(
+            "child_that_asks_again",
+            &format!("https://{calry}"),
+            &variables,
+        )
+        .await;
         // No request waited out its time.
-        assert!(said == "1" && begin.elapsed() < secs(5), "{caller}: {said} after {:?}", begin.elapsed());
+        assert!(
+            said == "1" && begin.elapsed() < secs(5),
+            "{caller}: {said} after {:?}",
+            begin.elapsed()
+        );
     }
 }
 
@@ -703,7 +1018,12 @@ async fn a_connection_on_which_a_request_timed_out_is_not_used_again() {
             ("TEST_REQUEST", "1000"),
             ("TEST_KEEP_ALIVE", "3600000"),
         ];
-        let said = in_the_child("child_that_asks_again", &format!("https://{calry}"), &variables).await;
+        let said = in_the_child(
+            "child_that_asks_again",
+            &format!("https://{calry}"),
+            &variables,
+        )
+        .await;
         assert_eq!(said, attempts, "{caller}");
     }
 }
@@ -713,15 +1033,23 @@ async fn over_tls(protocol: &'static str, log: Arc<Mutex<Vec<String>>>) -> Strin
     install_tls();
     let certificate = CertificateDer::from_pem_file(CERTIFICATE).unwrap();
     let key = PrivateKeyDer::from_pem_file(PRIVATE_KEY).unwrap();
-    let mut config =
-        rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
     config.alpn_protocols = vec![protocol.into()];
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     raw(move |_, stream| {
         let (acceptor, log) = (acceptor.clone(), Arc::clone(&log));
         async move {
-            let Ok(mut stream) = acceptor.accept(stream).await else { return };
-            let agreed = stream.get_ref().1.alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned());
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let agreed = stream
+                .get_ref()
+                .1
+                .alpn_protocol()
+                .map(|p| String::from_utf8_lossy(p).into_owned());
             let head = head(&mut stream).await;
             log.lock().unwrap().push(format!("{agreed:?} {head}"));
             let _ = stream.write_all(http_of(WORKSPACE).as_bytes()).await;
@@ -751,76 +1079,137 @@ async fn https_goes_through_the_proxy_of_the_environment_and_hides_the_key_from_
     let (seen, asked) = <(Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<String>>>)>::default();
     let calry = over_tls("http/1.1", Arc::clone(&seen)).await;
     let port = calry.rsplit(':').next().unwrap().to_owned();
-    let proxy = format!("http://user:hunter2@{}", proxy(calry, Arc::clone(&asked)).await);
+    let proxy = format!(
+        "http://user:hunter2@{}",
+        proxy(calry, Arc::clone(&asked)).await
+    );
     let trusted = ("SSL_CERT_FILE", CERTIFICATE);
 
     // Only the proxy knows this name.
     let said = in_a_child("https://calry.test", &[trusted, ("HTTPS_PROXY", &proxy)]).await;
     assert_eq!(said, "acme-production");
     let head = asked.lock().unwrap().concat();
-    assert!(head.starts_with("CONNECT calry.test:443 ") && head.contains("proxy-authorization: Basic "), "{head}");
+    assert!(
+        head.starts_with("CONNECT calry.test:443 ") && head.contains("proxy-authorization: Basic "),
+        "{head}"
+    );
     assert!(!head.contains("R4nd0m"), "{head}");
     assert!(seen.lock().unwrap()[0].contains(KEY));
 
     let direct = [trusted, ("HTTPS_PROXY", &proxy), ("NO_PROXY", "localhost")];
-    assert_eq!(in_a_child(&format!("https://localhost:{port}"), &direct).await, "acme-production");
+    assert_eq!(
+        in_a_child(&format!("https://localhost:{port}"), &direct).await,
+        "acme-production"
+    );
     assert_eq!(asked.lock().unwrap().len(), 1, "NO_PROXY was not heeded");
 }
 
 #[tokio::test]
 async fn an_unreachable_proxy_is_named_without_its_password() {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let proxy = format!("http://user:hunter2@{free}");
-    let said = in_a_child("https://calry.test", &[("SSL_CERT_FILE", CERTIFICATE), ("HTTPS_PROXY", &proxy)]).await;
-    let through =
-        format!("no connection to https://calry.test through the proxy http://{free} (HTTPS_PROXY or ALL_PROXY)");
-    assert!(said.contains(&format!("{through}: Connection refused")), "{said}");
+    let said = in_a_child(
+        "https://calry.test",
+        &[("SSL_CERT_FILE", CERTIFICATE), ("HTTPS_PROXY", &proxy)],
+    )
+    .await;
+    let through = format!(
+        "no connection to https://calry.test through the proxy http://{free} (HTTPS_PROXY or ALL_PROXY)"
+    );
+    assert!(
+        said.contains(&format!("{through}: Connection refused")),
+        "{said}"
+    );
     assert!(!said.contains("hunter2"));
 }
 
 #[tokio::test]
 async fn a_proxy_that_refuses_is_asked_once_and_named() {
-    for (status, why) in [(407, "demands a user and a password"), (403, "refuses the connection")] {
+    for (status, why) in [
+        (407, "demands a user and a password"),
+        (403, "refuses the connection"),
+    ] {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
         let proxy = raw(move |_, mut stream| {
             count.fetch_add(1, SeqCst);
             async move {
                 head(&mut stream).await;
-                let _ = stream.write_all(format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n").as_bytes()).await;
+                let _ = stream
+                    .write_all(
+                        format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n").as_bytes(),
+                    )
+                    .await;
             }
         })
         .await;
         let variable = format!("http://user:hunter2@{proxy}");
-        let said =
-            in_a_child("https://calry.test", &[("SSL_CERT_FILE", CERTIFICATE), ("HTTPS_PROXY", &variable)]).await;
-        assert!(said.contains(&format!("http://{proxy}")) && said.contains(why), "{said}");
-        assert_eq!((asked.load(SeqCst), said.contains("hunter2")), (1, false), "{said}");
+        let said = in_a_child(
+            "https://calry.test",
+            &[("SSL_CERT_FILE", CERTIFICATE), ("HTTPS_PROXY", &variable)],
+        )
+        .await;
+        assert!(
+            said.contains(&format!("http://{proxy}")) && said.contains(why),
+            "{said}"
+        );
+        assert_eq!(
+            (asked.load(SeqCst), said.contains("hunter2")),
+            (1, false),
+            "{said}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_kind_of_proxy_that_is_not_supported_ends_at_once() {
-    let variables = [("SSL_CERT_FILE", CERTIFICATE), ("ALL_PROXY", "socks5://user:hunter2@127.0.0.1:1080")];
+    let variables = [
+        ("SSL_CERT_FILE", CERTIFICATE),
+        ("ALL_PROXY", "socks5://user:hunter2@127.0.0.1:1080"),
+    ];
     let said = in_a_child("https://calry.test", &variables).await;
-    assert!(said.contains("the proxy socks5://127.0.0.1:1080") && said.contains("is not supported"), "{said}");
-    assert!(!said.contains("attempts") && !said.contains("hunter2"), "{said}");
+    assert!(
+        said.contains("the proxy socks5://127.0.0.1:1080") && said.contains("is not supported"),
+        "{said}"
+    );
+    assert!(
+        !said.contains("attempts") && !said.contains("hunter2"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
 async fn https_to_a_port_of_plain_http_is_said() {
     let fake = Fake::answering(|_, _| answer(200, WORKSPACE)).await;
-    let said = in_a_child(&fake.url.replace("http:", "https:"), &[("SSL_CERT_FILE", CERTIFICATE)]).await;
-    assert!(said.contains("does not use TLS") && !said.contains("attempts"), "{said}");
+    let said = in_a_child(
+        &fake.url.replace("http:", "https:"),
+        &[("SSL_CERT_FILE", CERTIFICATE)],
+    )
+    .await;
+    assert!(
+        said.contains("does not use TLS") && !said.contains("attempts"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
 async fn plain_http_goes_through_no_proxy() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let fake = Fake::answering(|_, _| answer(200, WORKSPACE)).await;
-    let proxy = format!("http://{}", proxy(fake.url.replace("http://", ""), Arc::clone(&asked)).await);
-    let variables =
-        [("HTTP_PROXY", proxy.as_str()), ("HTTPS_PROXY", &proxy), ("ALL_PROXY", &proxy), ("http_proxy", &proxy)];
+    let proxy = format!(
+        "http://{}",
+        proxy(fake.url.replace("http://", ""), Arc::clone(&asked)).await
+    );
+    let variables = [
+        ("HTTP_PROXY", proxy.as_str()),
+        ("HTTPS_PROXY", &proxy),
+        ("ALL_PROXY", &proxy),
+        ("http_proxy", &proxy),
+    ];
     assert_eq!(in_a_child(&fake.url, &variables).await, "acme-production");
     assert_eq!((asked.lock().unwrap().len(), fake.requests()), (0, 1));
 }
@@ -829,9 +1218,16 @@ async fn plain_http_goes_through_no_proxy() {
 async fn http_2_is_agreed_on_where_the_server_has_it() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let calry = over_tls("h2", Arc::clone(&seen)).await;
-    in_a_child(&format!("https://{calry}"), &[("SSL_CERT_FILE", CERTIFICATE)]).await;
+    in_a_child(
+        &format!("https://{calry}"),
+        &[("SSL_CERT_FILE", CERTIFICATE)],
+    )
+    .await;
     let seen = seen.lock().unwrap();
-    assert!(seen[0].starts_with("Some(\"h2\") PRI * HTTP/2.0"), "{seen:?}");
+    assert!(
+        seen[0].starts_with("Some(\"h2\") PRI * HTTP/2.0"),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
@@ -840,17 +1236,30 @@ async fn a_certificate_that_is_not_trusted_fails_at_once() {
     let api = api(&format!("https://{calry}"));
     let begin = Instant::now();
     let error = session(&api, secs(60)).0.workspace().await.unwrap_err();
-    assert!(begin.elapsed() < secs(5) && !error.is_transient() && !error.may_have_arrived(), "{error}");
-    assert!(error.to_string().contains("its certificate ") && error.to_string().contains("SSL_CERT_FILE"), "{error}");
+    assert!(
+        begin.elapsed() < secs(5) && !error.is_transient() && !error.may_have_arrived(),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("its certificate ")
+            && error.to_string().contains("SSL_CERT_FILE"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn without_ca_certificates_https_is_refused_in_a_sentence_and_plain_http_works() {
     let none = [("SSL_CERT_DIR", "/nowhere/dir")];
     let said = in_a_child("https://calry.test", &none).await;
-    assert!(said.starts_with("cannot prepare TLS: ") && said.contains("ca-certificates"), "{said}");
+    assert!(
+        said.starts_with("cannot prepare TLS: ") && said.contains("ca-certificates"),
+        "{said}"
+    );
     let said = in_a_child("https://calry.test", &[("SSL_CERT_FILE", "/nowhere/file")]).await;
-    assert!(said.contains("SSL_CERT_FILE names the file /nowhere/file, which cannot be read"), "{said}");
+    assert!(
+        said.contains("SSL_CERT_FILE names the file /nowhere/file, which cannot be read"),
+        "{said}"
+    );
     let fake = Fake::answering(|_, _| answer(200, WORKSPACE)).await;
     assert_eq!(in_a_child(&fake.url, &none).await, "acme-production");
 }

@@ -48,12 +48,19 @@ impl Fixture {
 
     fn tree(&self, mut entries: Vec<Entry>) -> ObjectId {
         entries.sort();
-        self.repository.write_object(&gix::objs::Tree { entries }).unwrap().detach()
+        self.repository
+            .write_object(&gix::objs::Tree { entries })
+            .unwrap()
+            .detach()
     }
 
     fn blob(&self, name: &str, kind: EntryKind, content: &str) -> Entry {
         let oid = self.repository.write_blob(content).unwrap().detach();
-        Entry { mode: kind.into(), filename: name.into(), oid }
+        Entry {
+            mode: kind.into(),
+            filename: name.into(),
+            oid,
+        }
     }
 
     fn commit(&self, message: &str) -> ObjectId {
@@ -70,13 +77,27 @@ impl Fixture {
     fn commit_files(&self, message: &str, files: Vec<Entry>) -> ObjectId {
         let mut tree = self.tree(files);
         for name in ["definitions", "deploy"] {
-            tree = self.tree(vec![Entry { mode: EntryKind::Tree.into(), filename: name.into(), oid: tree }]);
+            tree = self.tree(vec![Entry {
+                mode: EntryKind::Tree.into(),
+                filename: name.into(),
+                oid: tree,
+            }]);
         }
-        let author = gix::actor::SignatureRef { name: "Ada".into(), email: "ada@x".into(), time: "1000000000 +0000" };
-        let committer =
-            gix::actor::SignatureRef { name: "Bob".into(), email: "bob@x".into(), time: "1790000000 +0200" };
+        let author = gix::actor::SignatureRef {
+            name: "Ada".into(),
+            email: "ada@x".into(),
+            time: "1000000000 +0000",
+        };
+        let committer = gix::actor::SignatureRef {
+            name: "Bob".into(),
+            email: "bob@x".into(),
+            time: "1790000000 +0200",
+        };
         let parent = self.repository.head_id().ok().map(gix::Id::detach);
-        self.repository.commit_as(committer, author, "HEAD", message, tree, parent).unwrap().detach()
+        self.repository
+            .commit_as(committer, author, "HEAD", message, tree, parent)
+            .unwrap()
+            .detach()
     }
 
     fn dirty(&self) -> bool {
@@ -132,7 +153,10 @@ fn a_link_is_its_target_and_not_a_file_of_the_same_bytes() {
     let fixture = Fixture::new();
     let file = fixture.definitions().join("hostaway.yaml");
     fs::remove_file(fixture.definitions().join("guesty.yml")).unwrap();
-    fixture.commit_files("a link", vec![fixture.blob("hostaway.yaml", EntryKind::Link, "../shared.yaml")]);
+    fixture.commit_files(
+        "a link",
+        vec![fixture.blob("hostaway.yaml", EntryKind::Link, "../shared.yaml")],
+    );
 
     fs::write(&file, "../shared.yaml").unwrap();
     assert!(fixture.dirty());
@@ -145,7 +169,10 @@ fn a_link_is_its_target_and_not_a_file_of_the_same_bytes() {
 fn a_file_too_large_to_be_a_definition_is_not_read_and_differs() {
     let fixture = Fixture::new();
     let large = "#".repeat((1 << 20) + 1);
-    fixture.commit_files("large", vec![fixture.blob("hostaway.yaml", EntryKind::Blob, &large)]);
+    fixture.commit_files(
+        "large",
+        vec![fixture.blob("hostaway.yaml", EntryKind::Blob, &large)],
+    );
     fs::remove_file(fixture.definitions().join("guesty.yml")).unwrap();
     fs::write(fixture.definitions().join("hostaway.yaml"), &large).unwrap();
     assert!(fixture.dirty());
@@ -183,10 +210,20 @@ fn there_is_no_revision_outside_a_checkout_without_a_commit_or_with_a_broken_rep
 fn a_detached_head_and_packed_refs_are_read() {
     let fixture = Fixture::new();
     let head = fixture.repository.head_id().unwrap().to_string();
-    let branch = fixture.repository.head_name().unwrap().unwrap().as_bstr().to_string();
+    let branch = fixture
+        .repository
+        .head_name()
+        .unwrap()
+        .unwrap()
+        .as_bstr()
+        .to_string();
 
     fs::remove_file(fixture.git_dir().join(&branch)).unwrap();
-    fs::write(fixture.git_dir().join("packed-refs"), format!("# pack-refs with: peeled\n{head} {branch}\n")).unwrap();
+    fs::write(
+        fixture.git_dir().join("packed-refs"),
+        format!("# pack-refs with: peeled\n{head} {branch}\n"),
+    )
+    .unwrap();
     assert_eq!(revision(&fixture.definitions()).unwrap().commit, head);
 
     fs::write(fixture.git_dir().join("HEAD"), format!("{head}\n")).unwrap();
@@ -199,7 +236,14 @@ fn a_shallow_clone_is_read_without_its_history() {
     let first = fixture.repository.head_id().unwrap().to_string();
     let second = fixture.commit("second").to_string();
     fs::write(fixture.git_dir().join("shallow"), format!("{second}\n")).unwrap();
-    fs::remove_file(fixture.git_dir().join("objects").join(&first[..2]).join(&first[2..])).unwrap();
+    fs::remove_file(
+        fixture
+            .git_dir()
+            .join("objects")
+            .join(&first[..2])
+            .join(&first[2..]),
+    )
+    .unwrap();
     let revision = revision(&fixture.definitions()).unwrap();
     assert_eq!((revision.commit, revision.dirty), (second, false));
 }
@@ -212,12 +256,20 @@ fn a_worktree_of_git_sync_is_read_through_its_link() {
     fixture.commit("only in the main checkout");
     let worktree = fixture.room.path().join("work/.worktrees").join(&head);
     check_out(&worktree.join("deploy/definitions"));
-    fs::write(worktree.join(".git"), format!("gitdir: ../../.git/worktrees/{head}\n")).unwrap();
+    fs::write(
+        worktree.join(".git"),
+        format!("gitdir: ../../.git/worktrees/{head}\n"),
+    )
+    .unwrap();
     let private = fixture.git_dir().join("worktrees").join(&head);
     fs::create_dir_all(&private).unwrap();
     fs::write(private.join("HEAD"), format!("{head}\n")).unwrap();
     fs::write(private.join("commondir"), "../..\n").unwrap();
-    fs::write(private.join("gitdir"), format!("{}\n", worktree.join(".git").display())).unwrap();
+    fs::write(
+        private.join("gitdir"),
+        format!("{}\n", worktree.join(".git").display()),
+    )
+    .unwrap();
     symlink(&worktree, fixture.room.path().join("current")).unwrap();
 
     let revision = revision(&fixture.room.path().join("current/deploy/definitions")).unwrap();
@@ -230,7 +282,11 @@ fn the_nearest_repository_counts() {
     let outer = Fixture::new();
     let inner = gix::init(outer.definitions()).unwrap();
     drop(inner);
-    assert_eq!(revision(&outer.definitions()), None, "it has no commit, and the outer one is not its own");
+    assert_eq!(
+        revision(&outer.definitions()),
+        None,
+        "it has no commit, and the outer one is not its own"
+    );
 }
 
 #[test]
@@ -248,7 +304,11 @@ fn a_hostile_configuration_runs_nothing_and_changes_nothing() {
     let fixture = Fixture::new();
     let (room, git_dir) = (fixture.room.path(), fixture.git_dir());
     let trap = room.join("trap");
-    fs::write(&trap, format!("#!/bin/sh\ntouch {}\ncat\n", room.join("sprung").display())).unwrap();
+    fs::write(
+        &trap,
+        format!("#!/bin/sh\ntouch {}\ncat\n", room.join("sprung").display()),
+    )
+    .unwrap();
     fs::set_permissions(&trap, fs::Permissions::from_mode(0o755)).unwrap();
     let trap = trap.display();
     let evil = format!(
@@ -260,11 +320,18 @@ fn a_hostile_configuration_runs_nothing_and_changes_nothing() {
     );
     fs::write(git_dir.join("config"), evil).unwrap();
     fs::create_dir_all(git_dir.join("info")).unwrap();
-    for attributes in [git_dir.join("info/attributes"), fixture.definitions().join(".gitattributes")] {
+    for attributes in [
+        git_dir.join("info/attributes"),
+        fixture.definitions().join(".gitattributes"),
+    ] {
         fs::write(attributes, "* filter=evil diff=evil\n").unwrap();
     }
     assert!(!fixture.dirty());
-    fs::write(fixture.definitions().join("hostaway.yaml"), "provider: OTHER\n").unwrap();
+    fs::write(
+        fixture.definitions().join("hostaway.yaml"),
+        "provider: OTHER\n",
+    )
+    .unwrap();
     assert!(fixture.dirty());
     assert!(!room.join("sprung").exists());
 }

@@ -8,7 +8,9 @@ use std::fs;
 
 use boon::{Compiler, Schemas};
 use calry_gitops::model::{Catalogue, Code, Provider};
-use calry_gitops::repo::{DEFINITION_SCHEMA, Pin, WORKSPACE_SCHEMA, definition_schema, load, workspace_schema};
+use calry_gitops::repo::{
+    DEFINITION_SCHEMA, Pin, WORKSPACE_SCHEMA, definition_schema, load, workspace_schema,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::{World, repository};
@@ -20,9 +22,16 @@ impl Judge {
     fn of(schema: &str) -> Self {
         let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
         let schema: Value = serde_json::from_str(schema).unwrap();
-        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
-        compiler.add_resource("http://schemas/it.json", schema).unwrap();
-        let at = compiler.compile("http://schemas/it.json", &mut schemas).unwrap();
+        assert_eq!(
+            schema["$schema"],
+            "https://json-schema.org/draft/2020-12/schema"
+        );
+        compiler
+            .add_resource("http://schemas/it.json", schema)
+            .unwrap();
+        let at = compiler
+            .compile("http://schemas/it.json", &mut schemas)
+            .unwrap();
         Self(schemas, at)
     }
 
@@ -34,7 +43,9 @@ impl Judge {
 /// The names that the schema of these tests knows, besides those that are built in.
 fn known() -> Catalogue {
     let mut known = Catalogue::built_in();
-    ["A", "GUESTY", "LODGIFY"].iter().for_each(|provider| known.add_provider(provider));
+    ["A", "GUESTY", "LODGIFY"]
+        .iter()
+        .for_each(|provider| known.add_provider(provider));
     known.add_provider(&"A".repeat(64));
     known.add_fields("rates", ["daily", "weekly"].map(str::to_owned));
     known.add_fields("x", ["a", "é"].map(str::to_owned));
@@ -45,11 +56,17 @@ fn known() -> Catalogue {
 /// The loader's verdict on a text, in a file that is named after the provider where it has a valid one. A name that is not
 /// known counts as an error, and an empty group does not.
 fn loads(text: &str, value: &Value) -> bool {
-    let provider = value["provider"].as_str().and_then(|name| Provider::parse(name).ok());
+    let provider = value["provider"]
+        .as_str()
+        .and_then(|name| Provider::parse(name).ok());
     let dir = tempfile::tempdir().unwrap();
     let stem = provider.map_or_else(|| "hostaway".to_owned(), |provider| provider.file_stem());
     fs::write(dir.path().join(format!("{stem}.yaml")), text).unwrap();
-    fs::write(dir.path().join(DEFINITION_SCHEMA), SCHEMA.with(Clone::clone)).unwrap();
+    fs::write(
+        dir.path().join(DEFINITION_SCHEMA),
+        SCHEMA.with(Clone::clone),
+    )
+    .unwrap();
     let mut loaded = load(dir.path()).unwrap();
     loaded.check();
     let unknown = |code| matches!(code, Code::UnknownProvider | Code::UnknownField);
@@ -85,14 +102,21 @@ fn the_command_prints_what_is_committed_beside_the_example_files() {
         (&["schema", "workspace"], WORKSPACE_SCHEMA),
     ] {
         let committed = fs::read_to_string(repository().join("definitions").join(name)).unwrap();
-        assert_eq!(world.run(args).exits(0).out, committed, "write it anew: calry-gitops schema > definitions/{name}");
+        assert_eq!(
+            world.run(args).exits(0).out,
+            committed,
+            "write it anew: calry-gitops schema > definitions/{name}"
+        );
     }
     world.run(&["schema", "other"]).exits(64);
 }
 
 #[test]
 fn the_example_files_name_their_schema_and_fit_it() {
-    let (definition, workspace) = (Judge::of(&definition_schema(&known())), Judge::of(&workspace_schema()));
+    let (definition, workspace) = (
+        Judge::of(&definition_schema(&known())),
+        Judge::of(&workspace_schema()),
+    );
     for entry in fs::read_dir(repository().join("definitions")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().unwrap() != "yaml" {
@@ -103,8 +127,15 @@ fn the_example_files_name_their_schema_and_fit_it() {
             "workspace.yaml" => (&workspace, WORKSPACE_SCHEMA),
             _ => (&definition, DEFINITION_SCHEMA),
         };
-        assert_eq!(text.lines().next().unwrap(), format!("# yaml-language-server: $schema={schema}"));
-        assert!(judge.takes(&serde_yaml::from_str(&text).unwrap()), "{}", path.display());
+        assert_eq!(
+            text.lines().next().unwrap(),
+            format!("# yaml-language-server: $schema={schema}")
+        );
+        assert!(
+            judge.takes(&serde_yaml::from_str(&text).unwrap()),
+            "{}",
+            path.display()
+        );
     }
 }
 
@@ -113,7 +144,12 @@ fn everything_that_a_person_can_write_has_a_description() {
     fn walk(path: &str, schema: &Value) {
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let path = format!("{path}/{name}");
-            assert!(property["description"].as_str().is_some_and(|text| text.ends_with('.')), "{path}");
+            assert!(
+                property["description"]
+                    .as_str()
+                    .is_some_and(|text| text.ends_with('.')),
+                "{path}"
+            );
             walk(&path, property);
         }
         if let Some(values) = schema["additionalProperties"].as_object() {
@@ -130,7 +166,11 @@ fn schema_and_loader_agree_on_what_is_wrong() {
     let judge = Judge::of(&definition_schema(&known()));
     assert_eq!(both(&judge, &good()), (true, true));
     let name = |length: usize| "n".repeat(length);
-    let headers = |count: usize| (0..count).map(|n| (format!("h{n}"), json!("x"))).collect::<serde_json::Map<_, _>>();
+    let headers = |count: usize| {
+        (0..count)
+            .map(|n| (format!("h{n}"), json!("x")))
+            .collect::<serde_json::Map<_, _>>()
+    };
     for (pointer, key, value, fits) in [
         ("", "provider", json!("Hostaway"), false),
         ("", "provider", json!("A".repeat(64)), true),
@@ -143,7 +183,12 @@ fn schema_and_loader_agree_on_what_is_wrong() {
         ("", "icon", json!("https://x/ y"), false),
         ("", "icon", json!("//cdn/x"), false),
         ("", "icon", json!(format!("https://x/{}", name(2038))), true),
-        ("", "icon", json!(format!("https://x/{}", name(2039))), false),
+        (
+            "",
+            "icon",
+            json!(format!("https://x/{}", name(2039))),
+            false,
+        ),
         ("", "icon", json!(null), false),
         ("", "partnerkey", json!({}), false),
         ("", "partnerKey", json!({}), true),
@@ -168,16 +213,41 @@ fn schema_and_loader_agree_on_what_is_wrong() {
         ("/partnerKey/queryParams", "x", json!("\u{a0}"), false),
         ("/partnerKey/queryParams", "x", json!("a\u{2028}b"), false),
         ("/partnerKey/queryParams", "x", json!("${env:HOME}"), false),
-        ("/partnerKey/queryParams", "x", json!("$${env:HOME} $$"), true),
-        ("/partnerKey/queryParams", "x", json!("$$$${ ${secret:a}${secret:b-c.d}$"), true),
+        (
+            "/partnerKey/queryParams",
+            "x",
+            json!("$${env:HOME} $$"),
+            true,
+        ),
+        (
+            "/partnerKey/queryParams",
+            "x",
+            json!("$$$${ ${secret:a}${secret:b-c.d}$"),
+            true,
+        ),
         ("/partnerKey/queryParams", "x", json!("${secret:A}"), false),
         ("/partnerKey/queryParams", "x", json!("${secret:-a}"), false),
         ("/partnerKey/queryParams", "x", json!("${secret:a"), false),
         ("/partnerKey/queryParams", "x", json!("${secret:}"), false),
-        ("/partnerKey/queryParams", "x", json!(format!("${{secret:{}}}", name(253))), true),
-        ("/partnerKey/queryParams", "x", json!(format!("${{secret:{}}}", name(254))), false),
+        (
+            "/partnerKey/queryParams",
+            "x",
+            json!(format!("${{secret:{}}}", name(253))),
+            true,
+        ),
+        (
+            "/partnerKey/queryParams",
+            "x",
+            json!(format!("${{secret:{}}}", name(254))),
+            false,
+        ),
         ("/partnerKey/queryParams", "x", json!(name(16 << 10)), true),
-        ("/partnerKey/queryParams", "x", json!(name((16 << 10) + 1)), false),
+        (
+            "/partnerKey/queryParams",
+            "x",
+            json!(name((16 << 10) + 1)),
+            false,
+        ),
         ("", "fieldsToSync", json!({}), true),
         ("", "fieldsToSync", json!(["listing"]), false),
         ("/fieldsToSync", "headers", json!([]), false),
@@ -207,7 +277,11 @@ fn schema_and_loader_agree_on_what_is_wrong() {
         let mut definition = good();
         definition.pointer_mut(pointer).unwrap()[key] = value;
         let told = definition.to_string().chars().take(400).collect::<String>();
-        assert_eq!(both(&judge, &definition), (fits, fits), "(schema, loader) of {pointer}/{key}: {told}");
+        assert_eq!(
+            both(&judge, &definition),
+            (fits, fits),
+            "(schema, loader) of {pointer}/{key}: {told}"
+        );
     }
     for not_a_map in [json!(null), json!([]), json!("x")] {
         assert_eq!(both(&judge, &not_a_map), (false, false));
@@ -224,11 +298,19 @@ fn what_a_schema_cannot_say_is_left_to_the_loader() {
     let icon = |url: &str| guesty("icon", json!(url));
     let long = "ä".repeat(9_000);
     for (why, text, as_others_read_it) in [
-        ("a key twice", "icon: https://x/1\nicon: https://x/2", icon("https://x/2")),
+        (
+            "a key twice",
+            "icon: https://x/1\nicon: https://x/2",
+            icon("https://x/2"),
+        ),
         ("the name of the file", "", json!({"provider": "LODGIFY"})),
         ("an anchor", "icon: &x https://x/1", icon("https://x/1")),
         ("a tag", "icon: !!str https://x/1", icon("https://x/1")),
-        ("a second document", "---\nprovider: GUESTY", json!({"provider": "GUESTY"})),
+        (
+            "a second document",
+            "---\nprovider: GUESTY",
+            json!({"provider": "GUESTY"}),
+        ),
         (
             "a header's name in two cases",
             "partnerKey: {headers: {x-a: b, X-A: c}}",
@@ -239,7 +321,11 @@ fn what_a_schema_cannot_say_is_left_to_the_loader() {
             "hold: {until: 2099-02-30, reason: x}",
             guesty("hold", json!({"until": "2099-02-30", "reason": "x"})),
         ),
-        ("a host that is none", "icon: 'https://[x/'", icon("https://[x/")),
+        (
+            "a host that is none",
+            "icon: 'https://[x/'",
+            icon("https://[x/"),
+        ),
         (
             "the spelling of a boolean",
             "fieldsToSync: {listing: {name: True}}",
@@ -253,8 +339,15 @@ fn what_a_schema_cannot_say_is_left_to_the_loader() {
     ] {
         let provider = as_others_read_it["provider"].as_str().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("guesty.yaml"), format!("provider: {provider}\n{text}\n")).unwrap();
-        assert!(load(dir.path()).unwrap().has_errors(), "to the loader, {why} is no error");
+        fs::write(
+            dir.path().join("guesty.yaml"),
+            format!("provider: {provider}\n{text}\n"),
+        )
+        .unwrap();
+        assert!(
+            load(dir.path()).unwrap().has_errors(),
+            "to the loader, {why} is no error"
+        );
         assert!(judge.takes(&as_others_read_it), "the schema knows of {why}");
     }
 }
@@ -276,7 +369,11 @@ fn a_workspace_is_judged_alike() {
         fs::write(dir.path().join("guesty.yaml"), "provider: GUESTY\n").unwrap();
         fs::write(dir.path().join("workspace.yaml"), value.to_string()).unwrap();
         let loaded = load(dir.path()).unwrap();
-        assert_eq!((judge.takes(&value), matches!(loaded.pin, Pin::Slug(_))), (fits, fits), "{value}");
+        assert_eq!(
+            (judge.takes(&value), matches!(loaded.pin, Pin::Slug(_))),
+            (fits, fits),
+            "{value}"
+        );
     }
 }
 
@@ -310,7 +407,8 @@ fn value() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(2, 8, 3, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-            prop::collection::btree_map(key(), inner, 0..3).prop_map(|map| Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map(key(), inner, 0..3)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
 }
@@ -344,7 +442,12 @@ fn mutate(node: &mut Value, way: &[usize], key: &str, value: &Value) {
     };
     match (way, node) {
         ([first, rest @ ..], Value::Object(map)) if children > 0 => {
-            mutate(map.values_mut().nth(first % children).unwrap(), rest, key, value);
+            mutate(
+                map.values_mut().nth(first % children).unwrap(),
+                rest,
+                key,
+                value,
+            );
         }
         ([first, rest @ ..], Value::Array(list)) if children > 0 => {
             mutate(&mut list[first % children], rest, key, value)

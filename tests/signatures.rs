@@ -13,7 +13,10 @@ use support::{Checkout, PATIENCE, Signer, World, live, until};
 
 /// A checkout whose one commit, by nobody, switches Hostaway's pictures on; what comes after it says `icon`.
 fn checkout() -> Checkout {
-    let world = World::with(json!([live("HOSTAWAY", &[], &["pictures"])]), Config::default());
+    let world = World::with(
+        json!([live("HOSTAWAY", &[], &["pictures"])]),
+        Config::default(),
+    );
     world.write("hostaway.yaml", &file("0"));
     Checkout::of(world)
 }
@@ -27,7 +30,10 @@ fn url(icon: &str) -> String {
 }
 
 fn icon(checkout: &Checkout) -> String {
-    checkout.world.live("HOSTAWAY")["icon"].as_str().unwrap_or_default().to_owned()
+    checkout.world.live("HOSTAWAY")["icon"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn ada() -> Signer {
@@ -62,27 +68,58 @@ fn trust(checkout: &Checkout, signers: &[&Signer]) -> Trust {
 }
 
 #[test]
-fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_with_drift_put_back() {
+fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_with_drift_put_back()
+{
     let checkout = checkout();
     let signers = checkout.allow(&[&ada()]);
     let one = checkout.next("1", Some(&ada()), checkout.main);
-    let mut daemon = checkout.world.daemon(&["--interval", "1s", "--allowed-signers", &signers]);
+    let mut daemon = checkout
+        .world
+        .daemon(&["--interval", "1s", "--allowed-signers", &signers]);
     daemon.line("HOSTAWAY updated: icon");
     daemon.line("pass 1 (start)");
     assert_eq!(daemon.status()["trust"], json!({"trusted": true}));
-    assert!(daemon.get("/metrics").body.contains("calry_gitops_revision_trusted{workspace=\"acme-production\"} 1\n"));
+    assert!(
+        daemon
+            .get("/metrics")
+            .body
+            .contains("calry_gitops_revision_trusted{workspace=\"acme-production\"} 1\n")
+    );
 
     let two = checkout.next("2", Some(&mallory()), one);
     let short = |id: ObjectId| id.to_string()[..10].to_owned();
-    let said = daemon.line("is refused: the key that signed the commit is not among the allowed signers (SHA256:");
-    assert!(said.contains(&short(two)) && said.ends_with(&format!("; revision {} is in force", short(one))), "{said}");
-    until("the status tells", || daemon.status()["trust"]["commit"] == two.to_string());
+    let said = daemon.line(
+        "is refused: the key that signed the commit is not among the allowed signers (SHA256:",
+    );
+    assert!(
+        said.contains(&short(two))
+            && said.ends_with(&format!("; revision {} is in force", short(one))),
+        "{said}"
+    );
+    until("the status tells", || {
+        daemon.status()["trust"]["commit"] == two.to_string()
+    });
     let status = daemon.status();
-    assert_eq!((&status["trust"]["trusted"], &status["revision"]["commit"]), (&json!(false), &json!(one.to_string())));
-    assert!(daemon.get("/metrics").body.contains("calry_gitops_revision_trusted{workspace=\"acme-production\"} 0\n"));
+    assert_eq!(
+        (&status["trust"]["trusted"], &status["revision"]["commit"]),
+        (&json!(false), &json!(one.to_string()))
+    );
+    assert!(
+        daemon
+            .get("/metrics")
+            .body
+            .contains("calry_gitops_revision_trusted{workspace=\"acme-production\"} 0\n")
+    );
     let address = format!("http://{}", daemon.address());
-    let told = checkout.world.run(&["status", "--address", &address]).exits(1);
-    let headline = format!("what is checked out ({}) is refused, and {} is in force", short(two), short(one));
+    let told = checkout
+        .world
+        .run(&["status", "--address", &address])
+        .exits(1);
+    let headline = format!(
+        "what is checked out ({}) is refused, and {} is in force",
+        short(two),
+        short(one)
+    );
     told.says(&headline);
     assert!(daemon.get("/").body.contains("refused, and"));
 
@@ -95,24 +132,42 @@ fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_wi
     checkout.next("3", Some(&ada()), two);
     daemon.line("what is checked out is trusted again");
     until("the signed one is applied", || icon(&checkout) == url("3"));
-    assert!(!checkout.world.updates().iter().any(|update| format!("{update:?}").contains("/2.png")));
+    assert!(
+        !checkout
+            .world
+            .updates()
+            .iter()
+            .any(|update| format!("{update:?}").contains("/2.png"))
+    );
     daemon.drain();
-    let refused = daemon.seen.iter().filter(|line| line.contains("not among the allowed signers"));
+    let refused = daemon
+        .seen
+        .iter()
+        .filter(|line| line.contains("not among the allowed signers"));
     assert_eq!(refused.count(), 1, "{:#?} in {PATIENCE:?}", daemon.seen);
 }
 
 #[test]
-fn a_process_that_starts_finds_the_last_trusted_revision_among_the_commits_before_or_does_nothing() {
+fn a_process_that_starts_finds_the_last_trusted_revision_among_the_commits_before_or_does_nothing()
+{
     let checkout = checkout();
     let signers = checkout.allow(&[&ada()]);
-    let once = || checkout.world.run(&["run", "--once", "--allowed-signers", &signers]);
-    once().exits(1).says("the commit is not signed, and no trusted revision is known");
+    let once = || {
+        checkout
+            .world
+            .run(&["run", "--once", "--allowed-signers", &signers])
+    };
+    once()
+        .exits(1)
+        .says("the commit is not signed, and no trusted revision is known");
     assert!(checkout.world.requests().is_empty());
 
     let one = checkout.next("1", Some(&ada()), checkout.main);
     let two = checkout.next("2", None, one);
     checkout.next("3", None, two);
-    once().exits(1).says("is refused: the commit is not signed; revision");
+    once()
+        .exits(1)
+        .says("is refused: the commit is not signed; revision");
     assert_eq!(icon(&checkout), url("1"));
 }
 
@@ -141,8 +196,12 @@ fn what_is_in_the_directory_and_in_no_commit_is_not_applied() {
     let signers = checkout.allow(&[&ada()]);
     checkout.next("1", Some(&ada()), checkout.main);
     checkout.world.write("hostaway.yaml", &file("2"));
-    let once = checkout.world.run(&["run", "--once", "--allowed-signers", &signers]);
-    once.exits(1).says("the definition files differ from the commit, and nobody signed the difference; revision");
+    let once = checkout
+        .world
+        .run(&["run", "--once", "--allowed-signers", &signers]);
+    once.exits(1).says(
+        "the definition files differ from the commit, and nobody signed the difference; revision",
+    );
     assert_eq!(icon(&checkout), url("1"));
 }
 
@@ -153,14 +212,20 @@ fn the_emergency_exit_is_one_commit_wide() {
     let one = checkout.next("1", None, checkout.main).to_string();
     let apply = |args: &[&str]| checkout.world.run(&[&["apply", "--yes"], args].concat());
     for short in [&one[..39], &one[..10], "main", ""] {
-        apply(&["--trusted-revision", short]).exits(64).says("a commit is named by its full id");
+        apply(&["--trusted-revision", short])
+            .exits(64)
+            .says("a commit is named by its full id");
     }
     apply(&["--trusted-revision", &one, "--allowed-signers", &signers]).exits(0);
     assert_eq!(icon(&checkout), url("1"));
     apply(&["--trusted-revision", &one]).exits(0);
     checkout.next("2", None, checkout.main);
-    apply(&["--trusted-revision", &one, "--allowed-signers", &signers]).exits(1).says("the commit is not signed");
-    apply(&["--trusted-revision", &one]).exits(1).says("not the one that --trusted-revision names");
+    apply(&["--trusted-revision", &one, "--allowed-signers", &signers])
+        .exits(1)
+        .says("the commit is not signed");
+    apply(&["--trusted-revision", &one])
+        .exits(1)
+        .says("not the one that --trusted-revision names");
 }
 
 #[test]
@@ -168,7 +233,12 @@ fn a_list_of_signers_that_cannot_be_used_trusts_nobody() {
     let checkout = checkout();
     let signers = checkout.allow(&[]);
     checkout.next("1", Some(&ada()), checkout.main);
-    let plan = || checkout.world.run(&["plan", "--allowed-signers", &signers]).exits(1);
+    let plan = || {
+        checkout
+            .world
+            .run(&["plan", "--allowed-signers", &signers])
+            .exits(1)
+    };
     plan().says("hold no key");
     std::fs::write(&signers, format!("\na cert-authority {}\n", ada().public())).unwrap();
     plan().says("are invalid in line 2: cert-authority is not supported");
@@ -189,7 +259,10 @@ fn rewritten_history_does_not_take_back_what_was_in_force() {
     std::fs::remove_dir_all(checkout.world.dir.path().join(".git")).unwrap();
     let kept = checkout.find(&trust).unwrap();
     assert_eq!(kept.revision.commit, two.to_string());
-    assert!(matches!(kept.refused.unwrap().reason, Distrust::NoCheckout(_)));
+    assert!(matches!(
+        kept.refused.unwrap().reason,
+        Distrust::NoCheckout(_)
+    ));
     assert_eq!(kept.loaded.files.len(), 1);
 }
 
@@ -222,12 +295,22 @@ fn an_object_that_was_exchanged_in_the_repository_is_refused() {
     let checkout = checkout();
     let trust = trust(&checkout, &[&ada()]);
     checkout.next("1", Some(&ada()), checkout.main);
-    let good = checkout.repository.write_blob(file("1")).unwrap().to_string();
-    let other = checkout.repository.write_blob(file("2")).unwrap().to_string();
+    let good = checkout
+        .repository
+        .write_blob(file("1"))
+        .unwrap()
+        .to_string();
+    let other = checkout
+        .repository
+        .write_blob(file("2"))
+        .unwrap()
+        .to_string();
     let objects = checkout.world.dir.path().join(".git/objects");
     let at = |id: &str| objects.join(&id[..2]).join(&id[2..]);
     std::fs::rename(at(&other), at(&good)).unwrap();
-    let Err(TrustError::Nothing(refused)) = checkout.find(&trust) else { panic!("it is trusted") };
+    let Err(TrustError::Nothing(refused)) = checkout.find(&trust) else {
+        panic!("it is trusted")
+    };
     assert!(refused.to_string().contains("is another one"), "{refused}");
 }
 
@@ -243,5 +326,8 @@ fn a_walk_back_ends() {
     checkout.commit("refs/heads/main", &[at]);
     assert!(matches!(after_a_start(), Err(TrustError::Nothing(_))));
     let id = CommitId::parse(&at.to_string()).unwrap();
-    assert_eq!(checkout.in_force(&Trust::new(None, Some(id))), at.to_string());
+    assert_eq!(
+        checkout.in_force(&Trust::new(None, Some(id))),
+        at.to_string()
+    );
 }

@@ -12,11 +12,22 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use calry_gitops::sandbox::{AcrossGroups, Config, Fault, FaultKind, PartialPartnerKey, Semantics, SpecifiedFields};
+use calry_gitops::sandbox::{
+    AcrossGroups, Config, Fault, FaultKind, PartialPartnerKey, Semantics, SpecifiedFields,
+};
 use serde_json::{Value, json};
 use support::{Daemon, World};
 
-const PROVIDERS: [&str; 8] = ["BOOM", "ELINA", "GUESTY", "HOSTAWAY", "HOSTIFY", "LODGIFY", "TOKEET", "UPLISTING"];
+const PROVIDERS: [&str; 8] = [
+    "BOOM",
+    "ELINA",
+    "GUESTY",
+    "HOSTAWAY",
+    "HOSTIFY",
+    "LODGIFY",
+    "TOKEET",
+    "UPLISTING",
+];
 /// What files choose from. `name` is always wanted and `rating` never, so that a click on those two is always drift.
 const FIELDS: [&str; 5] = ["address", "amenities", "pictures", "rooms", "type"];
 /// An update that was under way when its sender was killed may arrive after the next daemon has read the live state.
@@ -26,11 +37,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 fn after_any_churn_calry_is_as_git_wants_it_and_nothing_was_sent_twice_grew_or_leaked() {
-    let number = |name: &str, otherwise| std::env::var(name).map_or(otherwise, |text| text.parse().unwrap());
+    let number =
+        |name: &str, otherwise| std::env::var(name).map_or(otherwise, |text| text.parse().unwrap());
     let (seconds, seed) = (number("SOAK_SECONDS", 10), number("SOAK_SEED", 20_261_124));
     println!("SOAK_SECONDS={seconds} SOAK_SEED={seed}");
     let mut soak = Soak::new(fastrand::Rng::with_seed(seed));
-    let (churn, calm) = (Duration::from_secs(seconds) * 2 / 3, Duration::from_secs(seconds) / 3);
+    let (churn, calm) = (
+        Duration::from_secs(seconds) * 2 / 3,
+        Duration::from_secs(seconds) / 3,
+    );
 
     soak.churn(churn, true);
     soak.settle();
@@ -41,10 +56,19 @@ fn after_any_churn_calry_is_as_git_wants_it_and_nothing_was_sent_twice_grew_or_l
     soak.churn(calm * 3 / 4, false);
     soak.settle();
     let after = soak.needs();
-    println!("{} steps; at first {before:?}, at the end {after:?}", soak.steps);
-    assert!(after.kib < before.kib + 6 * 1024, "memory grew: {before:?}, {after:?}");
+    println!(
+        "{} steps; at first {before:?}, at the end {after:?}",
+        soak.steps
+    );
+    assert!(
+        after.kib < before.kib + 6 * 1024,
+        "memory grew: {before:?}, {after:?}"
+    );
     // Idle connections are kept for the next updates, as many as are sent at once.
-    assert!(after.files <= before.files + 16 && after.threads <= before.threads + 4, "{before:?}, {after:?}");
+    assert!(
+        after.files <= before.files + 16 && after.threads <= before.threads + 4,
+        "{before:?}, {after:?}"
+    );
 
     soak.nobody_else_s_settings_are_touched();
     soak.a_quiet_daemon_writes_nothing();
@@ -88,29 +112,66 @@ struct Soak {
 impl Soak {
     fn new(mut dice: fastrand::Rng) -> Self {
         let definitions = PROVIDERS.map(|provider| {
-            let mut live =
-                support::live(provider, &["name"], &["rating", "address", "amenities", "pictures", "rooms", "type"]);
-            live["partnerKey"] = json!({"headers": {"x-api-key": "canary-first"}, "queryParams": {"id": "acme"}});
+            let mut live = support::live(
+                provider,
+                &["name"],
+                &[
+                    "rating",
+                    "address",
+                    "amenities",
+                    "pictures",
+                    "rooms",
+                    "type",
+                ],
+            );
+            live["partnerKey"] =
+                json!({"headers": {"x-api-key": "canary-first"}, "queryParams": {"id": "acme"}});
             live["fieldsToSync"]["rates"] = json!({"daily": true, "weekly": false});
             live
         });
         let semantics = Semantics {
-            fields: *dice.choice(&[SpecifiedFields::TrueMeansTrue, SpecifiedFields::PresentMeansTrue]).unwrap(),
+            fields: *dice
+                .choice(&[
+                    SpecifiedFields::TrueMeansTrue,
+                    SpecifiedFields::PresentMeansTrue,
+                ])
+                .unwrap(),
             across_groups: *dice.choice(&[AcrossGroups::Yes, AcrossGroups::No]).unwrap(),
-            partner_key: *dice.choice(&[PartialPartnerKey::Merges, PartialPartnerKey::Replaces]).unwrap(),
+            partner_key: *dice
+                .choice(&[PartialPartnerKey::Merges, PartialPartnerKey::Replaces])
+                .unwrap(),
             ..Semantics::default()
         };
-        let mut world = World::with(json!(definitions), Config { semantics, ..Config::default() });
+        let mut world = World::with(
+            json!(definitions),
+            Config {
+                semantics,
+                ..Config::default()
+            },
+        );
         for directory in ["secrets", "state"] {
             fs::create_dir(world.dir.path().join(directory)).unwrap();
         }
         world.env.remove("CALRY_API_KEY");
-        world.env("CALRY_API_KEY_FILE", "key").env("CALRY_SECRETS_DIR", "secrets").env("CALRY_STATE_DIR", "state");
+        world
+            .env("CALRY_API_KEY_FILE", "key")
+            .env("CALRY_SECRETS_DIR", "secrets")
+            .env("CALRY_STATE_DIR", "state");
         fs::write(world.dir.path().join("key"), &world.sandbox.keys().write).unwrap();
         let daemon = start(&world);
         let canaries = vec!["canary-first".to_owned(), world.sandbox.keys().write];
         let (wanted, secrets) = (BTreeMap::new(), BTreeMap::new());
-        let mut soak = Self { world, daemon, dice, wanted, secrets, canaries, killed: Vec::new(), steps: 0, count: 0 };
+        let mut soak = Self {
+            world,
+            daemon,
+            dice,
+            wanted,
+            secrets,
+            canaries,
+            killed: Vec::new(),
+            steps: 0,
+            count: 0,
+        };
         PROVIDERS.iter().for_each(|provider| soak.edit(provider));
         soak
     }
@@ -136,7 +197,10 @@ impl Soak {
             10 => self.break_file(provider),
             11 => {
                 let until = *self.dice.choice(&["2099-12-31", "2020-01-01"]).unwrap();
-                let text = format!("{}hold:\n  until: {until}\n  reason: a soak\n", self.text(provider));
+                let text = format!(
+                    "{}hold:\n  until: {until}\n  reason: a soak\n",
+                    self.text(provider)
+                );
                 self.write(provider, &text);
             }
             12 => {
@@ -161,7 +225,9 @@ impl Soak {
     }
 
     fn path(&self, provider: &str) -> PathBuf {
-        self.world.definitions().join(format!("{}.yaml", provider.to_lowercase()))
+        self.world
+            .definitions()
+            .join(format!("{}.yaml", provider.to_lowercase()))
     }
 
     fn text(&self, provider: &str) -> String {
@@ -261,7 +327,9 @@ impl Soak {
             FaultKind::EchoBodyInError,
         ];
         let kind = self.dice.choice(&faults).unwrap().clone();
-        self.world.sandbox.inject(Fault::once(kind).times(self.dice.usize(1..4)));
+        self.world
+            .sandbox
+            .inject(Fault::once(kind).times(self.dice.usize(1..4)));
     }
 
     fn break_file(&mut self, provider: &'static str) {
@@ -290,7 +358,10 @@ impl Soak {
             self.killed.push(Instant::now());
         }
         let code = self.daemon.wait();
-        assert!(signal == "KILL" || code == Some(0), "SIGTERM ended it with {code:?}");
+        assert!(
+            signal == "KILL" || code == Some(0),
+            "SIGTERM ended it with {code:?}"
+        );
         self.nothing_leaked();
         self.daemon = start(&self.world);
     }
@@ -307,8 +378,20 @@ impl Soak {
         let mut asked = Instant::now();
         while let Some((provider, live)) = PROVIDERS.iter().find_map(|p| self.differing(p)) {
             self.daemon.drain();
-            let last = self.daemon.seen.iter().rev().take(20).rev().cloned().collect::<Vec<_>>().join("\n");
-            assert!(Instant::now() < deadline, "{provider} is not as git wants it: {live}\n{last}");
+            let last = self
+                .daemon
+                .seen
+                .iter()
+                .rev()
+                .take(20)
+                .rev()
+                .cloned()
+                .collect::<Vec<_>>()
+                .join("\n");
+            assert!(
+                Instant::now() < deadline,
+                "{provider} is not as git wants it: {live}\n{last}"
+            );
             std::thread::sleep(Duration::from_millis(20));
             if asked.elapsed() > Duration::from_secs(2) {
                 asked = Instant::now();
@@ -322,7 +405,11 @@ impl Soak {
     fn differing(&self, provider: &str) -> Option<(String, Value)> {
         let (wanted, live) = (&self.wanted[provider], self.world.live(provider));
         let listing = live["fieldsToSync"]["listing"].as_object()?;
-        let on: BTreeSet<&str> = listing.iter().filter(|(_, on)| **on == true).map(|(f, _)| f.as_str()).collect();
+        let on: BTreeSet<&str> = listing
+            .iter()
+            .filter(|(_, on)| **on == true)
+            .map(|(f, _)| f.as_str())
+            .collect();
         let same = live["icon"] == json!(wanted.icon)
             && live["partnerKey"]["headers"] == json!({"x-api-key": self.secrets[&wanted.secret]})
             && on == wanted.on;
@@ -332,7 +419,14 @@ impl Soak {
     fn needs(&self) -> Needs {
         let process = PathBuf::from(format!("/proc/{}", self.daemon.pid()));
         let status = fs::read_to_string(process.join("status")).unwrap();
-        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        let line = |name: &str| {
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap()
+                .trim()
+                .to_owned()
+        };
         Needs {
             kib: line("VmRSS:").trim_end_matches(" kB").parse().unwrap(),
             files: fs::read_dir(process.join("fd")).unwrap().count(),
@@ -351,8 +445,16 @@ impl Soak {
         self.settle();
         for provider in PROVIDERS {
             let live = self.world.live(provider);
-            assert_eq!(live["fieldsToSync"]["rates"], json!({"daily": false, "weekly": true}), "{provider}");
-            assert_eq!(live["partnerKey"]["queryParams"], json!({"id": "other"}), "{provider}");
+            assert_eq!(
+                live["fieldsToSync"]["rates"],
+                json!({"daily": false, "weekly": true}),
+                "{provider}"
+            );
+            assert_eq!(
+                live["partnerKey"]["queryParams"],
+                json!({"id": "other"}),
+                "{provider}"
+            );
         }
     }
 
@@ -367,11 +469,25 @@ impl Soak {
     }
 
     fn nothing_was_sent_twice(&self) {
-        assert!(self.world.requests().len() < 100_000, "the sandbox forgets older requests");
+        assert!(
+            self.world.requests().len() < 100_000,
+            "the sandbox forgets older requests"
+        );
         let updates = self.world.updates();
-        assert!(updates.iter().any(|update| update.changed == Some(true)), "nothing was sent at all");
-        for update in updates.iter().filter(|update| update.changed == Some(false)) {
-            let after = |killed: &Instant| update.at.checked_duration_since(*killed).is_some_and(|d| d < AFTERMATH);
+        assert!(
+            updates.iter().any(|update| update.changed == Some(true)),
+            "nothing was sent at all"
+        );
+        for update in updates
+            .iter()
+            .filter(|update| update.changed == Some(false))
+        {
+            let after = |killed: &Instant| {
+                update
+                    .at
+                    .checked_duration_since(*killed)
+                    .is_some_and(|d| d < AFTERMATH)
+            };
             assert!(self.killed.iter().any(after), "of no use: {update:?}");
         }
     }

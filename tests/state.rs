@@ -13,14 +13,19 @@ use support::{Checkout, Daemon, World, live, until};
 
 const HOSTAWAY: &str = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n";
 const NEVER: &str = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, currency]\n";
-const KEYED: &str =
-    "provider: HOSTAWAY\npartnerKey:\n  headers: {x-api-key: '${secret:token}'}\nfieldsToSync:\n  listing: [name]\n";
+const KEYED: &str = "provider: HOSTAWAY\npartnerKey:\n  headers: {x-api-key: '${secret:token}'}\nfieldsToSync:\n  listing: [name]\n";
 const WORKSPACE: &str = "5f0c1f7e-0000-4000-8000-000000000001";
 
 fn world(file: &str) -> World {
-    let mut world = World::with(json!([live("HOSTAWAY", &["name"], &["rooms", "pictures"])]), Config::default());
+    let mut world = World::with(
+        json!([live("HOSTAWAY", &["name"], &["rooms", "pictures"])]),
+        Config::default(),
+    );
     world.write("hostaway.yaml", file);
-    world.env("CALRY_STATE_DIR", "state").env("CALRY_LOG_FORMAT", "json").env("CALRY_SECRET_TOKEN", "first-value");
+    world
+        .env("CALRY_STATE_DIR", "state")
+        .env("CALRY_LOG_FORMAT", "json")
+        .env("CALRY_SECRET_TOKEN", "first-value");
     world
 }
 
@@ -39,29 +44,49 @@ fn pass(daemon: &mut Daemon) {
 
 /// What the daemon said of its updates.
 fn audit(daemon: &Daemon) -> Vec<Value> {
-    let lines = daemon.seen.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = daemon
+        .seen
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
     lines.filter(|line| line["audit"] == true).collect()
 }
 
 #[track_caller]
 fn causes(daemon: &Daemon) -> Vec<String> {
-    audit(daemon).iter().map(|line| line["cause"].as_str().unwrap().to_owned()).collect()
+    audit(daemon)
+        .iter()
+        .map(|line| line["cause"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn told(daemon: &Daemon, text: &str) -> usize {
-    daemon.seen.iter().filter(|line| line.contains(text)).count()
+    daemon
+        .seen
+        .iter()
+        .filter(|line| line.contains(text))
+        .count()
 }
 
 fn click(world: &World) {
-    assert!(world.sandbox.modify("HOSTAWAY", |live| live["fieldsToSync"]["listing"]["pictures"] = json!(true)));
+    assert!(world.sandbox.modify(
+        "HOSTAWAY",
+        |live| live["fieldsToSync"]["listing"]["pictures"] = json!(true)
+    ));
 }
 
 fn file(world: &World) -> PathBuf {
-    world.dir.path().join("state").join(format!("{WORKSPACE}.json"))
+    world
+        .dir
+        .path()
+        .join("state")
+        .join(format!("{WORKSPACE}.json"))
 }
 
 fn masked(world: &World) {
-    world.sandbox.set_semantics(Semantics { mask: Mask::Always, ..Semantics::default() });
+    world.sandbox.set_semantics(Semantics {
+        mask: Mask::Always,
+        ..Semantics::default()
+    });
 }
 
 // Drift or change.
@@ -72,7 +97,10 @@ fn after_a_restart_drift_is_drift_and_a_change_is_a_change() {
     drop(start(&world));
     click(&world);
     assert_eq!(causes(&start(&world)), ["drift"]);
-    world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n");
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n",
+    );
     assert_eq!(causes(&start(&world)), ["change"]);
     // Without the memory nobody knows.
     fs::remove_file(file(&world)).unwrap();
@@ -82,10 +110,15 @@ fn after_a_restart_drift_is_drift_and_a_change_is_a_change() {
 
 #[test]
 fn what_a_run_was_not_about_is_not_forgotten() {
-    let definitions = ["GUESTY", "HOSTAWAY"].map(|provider| live(provider, &["name"], &["pictures"]));
+    let definitions =
+        ["GUESTY", "HOSTAWAY"].map(|provider| live(provider, &["name"], &["pictures"]));
     let mut world = World::with(json!(definitions), Config::default());
-    world.write("hostaway.yaml", HOSTAWAY).write("guesty.yaml", &HOSTAWAY.replace("HOSTAWAY", "GUESTY"));
-    world.env("CALRY_STATE_DIR", "state").env("CALRY_LOG_FORMAT", "json");
+    world
+        .write("hostaway.yaml", HOSTAWAY)
+        .write("guesty.yaml", &HOSTAWAY.replace("HOSTAWAY", "GUESTY"));
+    world
+        .env("CALRY_STATE_DIR", "state")
+        .env("CALRY_LOG_FORMAT", "json");
     drop(start(&world));
     world.run(&["run", "--once", "--only", "GUESTY"]).exits(0);
     click(&world);
@@ -114,7 +147,12 @@ fn a_directory_that_could_not_be_used_at_the_start_is_used_as_soon_as_it_can_be(
     assert_eq!(told(&daemon, "cannot be used"), 1, "{:#?}", daemon.seen);
     fs::remove_file(&state).unwrap();
     pass(&mut daemon);
-    assert_eq!(told(&daemon, "can be written again"), 1, "{:#?}", daemon.seen);
+    assert_eq!(
+        told(&daemon, "can be written again"),
+        1,
+        "{:#?}",
+        daemon.seen
+    );
     drop(daemon);
     // The fingerprints are known by the key that was saved with them: the masked value is not sent again.
     let daemon = start(&world);
@@ -126,10 +164,16 @@ fn a_directory_that_could_not_be_used_at_the_start_is_used_as_soon_as_it_can_be(
 fn what_a_killed_writer_left_is_removed_and_what_is_being_written_is_not() {
     let world = world(HOSTAWAY);
     drop(start(&world));
-    let [old, new] = [".state-old", ".state-new"].map(|name| world.dir.path().join("state").join(name));
+    let [old, new] =
+        [".state-old", ".state-new"].map(|name| world.dir.path().join("state").join(name));
     fs::write(&old, "{").unwrap();
     let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-    fs::File::options().write(true).open(&old).unwrap().set_modified(hour_ago).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&old)
+        .unwrap()
+        .set_modified(hour_ago)
+        .unwrap();
     fs::write(&new, "{").unwrap();
     drop(start(&world));
     assert_eq!((old.exists(), new.exists()), (false, true));
@@ -147,8 +191,14 @@ fn a_secret_that_was_rotated_between_is_a_change_and_one_that_was_not_leaves_dri
         assert_eq!(causes(&start(&world)), ["drift"]);
         world.env("CALRY_SECRET_TOKEN", "second-value");
         assert_eq!(causes(&start(&world)), ["change"]);
-        assert_eq!(world.live("HOSTAWAY")["partnerKey"]["headers"]["x-api-key"], "second-value");
-        assert_eq!(world.dir.path().join("state/fingerprint.key").exists(), own_key);
+        assert_eq!(
+            world.live("HOSTAWAY")["partnerKey"]["headers"]["x-api-key"],
+            "second-value"
+        );
+        assert_eq!(
+            world.dir.path().join("state/fingerprint.key").exists(),
+            own_key
+        );
         // Under another key its fingerprints say nothing.
         world.env("CALRY_FINGERPRINT_KEY", &"l".repeat(40));
         click(&world);
@@ -162,14 +212,25 @@ fn a_memory_of_another_workspace_says_nothing() {
     drop(start(&world));
     // The operator means the other ones.
     world.env("CALRY_WORKSPACE", "acme-production");
-    world.sandbox.modify_workspace(|workspace| workspace["id"] = json!("../../of another/form"));
+    world
+        .sandbox
+        .modify_workspace(|workspace| workspace["id"] = json!("../../of another/form"));
     click(&world);
     assert_eq!(causes(&start(&world)), ["change"]);
     // Each has its file, as the loop has, and none is outside of the directory.
-    let names = fs::read_dir(world.dir.path().join("state")).unwrap().map(|entry| entry.unwrap().file_name());
-    assert_eq!(names.filter(|name| name.to_string_lossy().ends_with(".json")).count(), 3);
+    let names = fs::read_dir(world.dir.path().join("state"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    assert_eq!(
+        names
+            .filter(|name| name.to_string_lossy().ends_with(".json"))
+            .count(),
+        3
+    );
     fs::copy(file(&world), file(&world).with_extension("copy")).unwrap();
-    world.sandbox.modify_workspace(|workspace| workspace["id"] = json!(WORKSPACE.replace('1', "2")));
+    world
+        .sandbox
+        .modify_workspace(|workspace| workspace["id"] = json!(WORKSPACE.replace('1', "2")));
     fs::rename(
         file(&world).with_extension("copy"),
         file(&world).with_file_name(format!("{}.json", WORKSPACE.replace('1', "2"))),
@@ -177,7 +238,13 @@ fn a_memory_of_another_workspace_says_nothing() {
     .unwrap();
     click(&world);
     let daemon = start(&world);
-    assert_eq!((causes(&daemon), told(&daemon, "it is about another workspace")), (vec!["change".to_owned()], 1));
+    assert_eq!(
+        (
+            causes(&daemon),
+            told(&daemon, "it is about another workspace")
+        ),
+        (vec!["change".to_owned()], 1)
+    );
 }
 
 // Masks.
@@ -190,7 +257,11 @@ fn a_masked_value_is_not_sent_again_after_a_restart_unless_it_may_be_another() {
     assert_eq!(world.updates().len(), 1);
     let stale = fs::read(file(&world)).unwrap();
     drop(start(&world));
-    assert_eq!(world.updates().len(), 1, "it is known what stands behind the mask");
+    assert_eq!(
+        world.updates().len(),
+        1,
+        "it is known what stands behind the mask"
+    );
 
     world.env("CALRY_SECRET_TOKEN", "second-value");
     drop(start(&world));
@@ -200,12 +271,20 @@ fn a_masked_value_is_not_sent_again_after_a_restart_unless_it_may_be_another() {
     fs::write(file(&world), stale).unwrap();
     world.env("CALRY_SECRET_TOKEN", "first-value");
     drop(start(&world));
-    assert_eq!(world.live("HOSTAWAY")["partnerKey"]["headers"]["x-api-key"], "first-value");
+    assert_eq!(
+        world.live("HOSTAWAY")["partnerKey"]["headers"]["x-api-key"],
+        "first-value"
+    );
 
     // Somebody changed it while nobody looked.
-    world.sandbox.modify("HOSTAWAY", |live| live["partnerKey"]["headers"]["x-api-key"] = json!("a click"));
+    world.sandbox.modify("HOSTAWAY", |live| {
+        live["partnerKey"]["headers"]["x-api-key"] = json!("a click")
+    });
     drop(start(&world));
-    assert_eq!(world.live("HOSTAWAY")["partnerKey"]["headers"]["x-api-key"], "first-value");
+    assert_eq!(
+        world.live("HOSTAWAY")["partnerKey"]["headers"]["x-api-key"],
+        "first-value"
+    );
     let before = world.updates().len();
     drop(start(&world));
     assert_eq!(world.updates().len(), before);
@@ -221,14 +300,23 @@ fn what_stands_behind_a_mask_is_not_known_after_an_update_without_an_answer() {
     world.env("CALRY_SECRETS_DIR", "secrets");
     let mut daemon = start(&world);
     // Calry refuses it, and has it all the same.
-    let kind = FaultKind::Status { code: StatusCode::BAD_REQUEST, message: "No.".to_owned(), retry_after: None };
+    let kind = FaultKind::Status {
+        code: StatusCode::BAD_REQUEST,
+        message: "No.".to_owned(),
+        retry_after: None,
+    };
     world.sandbox.inject(Fault::once(kind).on(Method::PATCH));
     fs::write(secrets.join("token"), "second-value").unwrap();
     pass(&mut daemon);
-    world.sandbox.modify("HOSTAWAY", |live| live["partnerKey"]["headers"]["x-api-key"] = json!("second-value"));
+    world.sandbox.modify("HOSTAWAY", |live| {
+        live["partnerKey"]["headers"]["x-api-key"] = json!("second-value")
+    });
     fs::write(secrets.join("token"), "first-value").unwrap();
     pass(&mut daemon);
-    assert_eq!(world.live("HOSTAWAY")["partnerKey"]["headers"]["x-api-key"], "first-value");
+    assert_eq!(
+        world.live("HOSTAWAY")["partnerKey"]["headers"]["x-api-key"],
+        "first-value"
+    );
 }
 
 // What does not converge.
@@ -241,14 +329,24 @@ fn what_did_not_converge_is_not_tried_anew_at_every_restart() {
     assert_eq!(world.updates().len(), 1);
     let status = daemon.status();
     let hostaway = &status["providers"][0];
-    assert_eq!((&hostaway["outcome"], &hostaway["cause"]), (&json!("notConverged"), &json!("change")), "{hostaway:#}");
+    assert_eq!(
+        (&hostaway["outcome"], &hostaway["cause"]),
+        (&json!("notConverged"), &json!("change")),
+        "{hostaway:#}"
+    );
     let kept = json!([{"path": "fieldsToSync.listing.currency", "sent": true, "kept": null, "sensitive": false}]);
     assert_eq!(hostaway["notConverged"], kept);
     assert!(hostaway["retryAt"].is_string());
     let address = format!("http://{}", daemon.address());
-    world.run(&["status", "--address", &address]).exits(1).says("currency: sent true, Calry kept nothing");
+    world
+        .run(&["status", "--address", &address])
+        .exits(1)
+        .says("currency: sent true, Calry kept nothing");
     // A new desired state is tried at once.
-    world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, rooms]\n");
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, rooms]\n",
+    );
     daemon.line("(files)");
     assert_eq!(daemon.status()["providers"][0].get("notConverged"), None);
 }
@@ -262,7 +360,10 @@ fn another_field_of_a_provider_that_does_not_converge_is_put_back_at_once() {
     click(&world);
     pass(&mut daemon);
     assert_eq!(world.updates().len(), 2);
-    assert_eq!(world.live("HOSTAWAY")["fieldsToSync"]["listing"]["pictures"], false);
+    assert_eq!(
+        world.live("HOSTAWAY")["fieldsToSync"]["listing"]["pictures"],
+        false
+    );
     assert_eq!(causes(&daemon), ["change", "drift"]);
     // What was carried along is left alone as before.
     pass(&mut daemon);
@@ -284,11 +385,21 @@ fn the_files_hold_no_secret_and_are_for_nobody_else_and_a_quiet_pass_writes_none
     click(&world);
     pass(&mut daemon);
     assert_ne!(inode(), first);
-    let entries: Vec<_> = fs::read_dir(world.dir.path().join("state")).unwrap().map(Result::unwrap).collect();
+    let entries: Vec<_> = fs::read_dir(world.dir.path().join("state"))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
     assert_eq!(entries.len(), 3, "{entries:?}");
     for entry in entries {
-        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(!fs::read_to_string(entry.path()).unwrap().contains("first-value"));
+        assert_eq!(
+            entry.metadata().unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert!(
+            !fs::read_to_string(entry.path())
+                .unwrap()
+                .contains("first-value")
+        );
     }
 }
 
@@ -298,10 +409,22 @@ type Harm = fn(&str) -> String;
 fn a_file_that_cannot_be_used_is_put_aside_and_costs_nothing_but_the_memory() {
     let cases: [(Harm, Option<&str>); 5] = [
         (str::to_owned, None),
-        (|text| text.replace("\"version\": 1", "\"version\": 2"), Some("it is of version 2")),
-        (|text| text[..text.len() / 2].to_owned(), Some("it is not what this program writes")),
-        (|text| text.replace("sha256:", "sha257:"), Some("it is not what this program writes")),
-        (|text| format!("{text}{}", " ".repeat(17 << 20)), Some("it has more than")),
+        (
+            |text| text.replace("\"version\": 1", "\"version\": 2"),
+            Some("it is of version 2"),
+        ),
+        (
+            |text| text[..text.len() / 2].to_owned(),
+            Some("it is not what this program writes"),
+        ),
+        (
+            |text| text.replace("sha256:", "sha257:"),
+            Some("it is not what this program writes"),
+        ),
+        (
+            |text| format!("{text}{}", " ".repeat(17 << 20)),
+            Some("it has more than"),
+        ),
     ];
     for (harm, why) in cases {
         let world = world(HOSTAWAY);
@@ -310,12 +433,26 @@ fn a_file_that_cannot_be_used_is_put_aside_and_costs_nothing_but_the_memory() {
         fs::write(file(&world), &text).unwrap();
         click(&world);
         let daemon = start(&world);
-        assert_eq!(world.live("HOSTAWAY")["fieldsToSync"]["listing"]["pictures"], false);
-        let aside = world.dir.path().join(format!("state/{WORKSPACE}.json.damaged"));
+        assert_eq!(
+            world.live("HOSTAWAY")["fieldsToSync"]["listing"]["pictures"],
+            false
+        );
+        let aside = world
+            .dir
+            .path()
+            .join(format!("state/{WORKSPACE}.json.damaged"));
         match why {
-            None => assert_eq!((causes(&daemon), aside.exists()), (vec!["drift".to_owned()], false)),
+            None => assert_eq!(
+                (causes(&daemon), aside.exists()),
+                (vec!["drift".to_owned()], false)
+            ),
             Some(why) => {
-                assert_eq!((causes(&daemon), told(&daemon, why)), (vec!["change".to_owned()], 1), "{:#?}", daemon.seen);
+                assert_eq!(
+                    (causes(&daemon), told(&daemon, why)),
+                    (vec!["change".to_owned()], 1),
+                    "{:#?}",
+                    daemon.seen
+                );
                 assert!(fs::read_to_string(aside).unwrap() == text);
                 // The new one is good again.
                 drop(daemon);
@@ -346,7 +483,10 @@ fn a_directory_that_cannot_be_written_is_told_of_once_and_stops_nothing() {
     for _ in 0..3 {
         click(&world);
         pass(&mut daemon);
-        assert_eq!(world.live("HOSTAWAY")["fieldsToSync"]["listing"]["pictures"], false);
+        assert_eq!(
+            world.live("HOSTAWAY")["fieldsToSync"]["listing"]["pictures"],
+            false
+        );
     }
     assert_eq!(told(&daemon, "cannot write the state file"), 1);
     fs::create_dir(&directory).unwrap();
@@ -359,20 +499,40 @@ fn a_directory_that_cannot_be_written_is_told_of_once_and_stops_nothing() {
     click(&world);
     let mut daemon = start(&world);
     pass(&mut daemon);
-    assert_eq!((told(&daemon, "WARN"), causes(&daemon)), (1, vec!["change".to_owned()]), "{:#?}", daemon.seen);
+    assert_eq!(
+        (told(&daemon, "WARN"), causes(&daemon)),
+        (1, vec!["change".to_owned()]),
+        "{:#?}",
+        daemon.seen
+    );
 }
 
 // The audit line.
 
 #[test]
 fn every_write_has_its_audit_line() {
-    let definitions: Vec<Value> = ["BOOM", "GUESTY", "HOSTAWAY"].map(|p| live(p, &["name"], &["rooms"])).into();
+    let definitions: Vec<Value> = ["BOOM", "GUESTY", "HOSTAWAY"]
+        .map(|p| live(p, &["name"], &["rooms"]))
+        .into();
     let mut world = World::with(json!(definitions), Config::default());
-    world.env("CALRY_LOG_FORMAT", "json").env("CALRY_SECRET_TOKEN", "first-value");
-    world.write("hostaway.yaml", KEYED).write("guesty.yaml", &NEVER.replace("HOSTAWAY", "GUESTY"));
-    world.write("boom.yaml", "provider: BOOM\nfieldsToSync:\n  listing: [rooms]\n");
-    let kind = FaultKind::Status { code: StatusCode::BAD_REQUEST, message: "No.".to_owned(), retry_after: None };
-    world.sandbox.inject(Fault::once(kind).on(Method::PATCH).at("/BOOM"));
+    world
+        .env("CALRY_LOG_FORMAT", "json")
+        .env("CALRY_SECRET_TOKEN", "first-value");
+    world
+        .write("hostaway.yaml", KEYED)
+        .write("guesty.yaml", &NEVER.replace("HOSTAWAY", "GUESTY"));
+    world.write(
+        "boom.yaml",
+        "provider: BOOM\nfieldsToSync:\n  listing: [rooms]\n",
+    );
+    let kind = FaultKind::Status {
+        code: StatusCode::BAD_REQUEST,
+        message: "No.".to_owned(),
+        retry_after: None,
+    };
+    world
+        .sandbox
+        .inject(Fault::once(kind).on(Method::PATCH).at("/BOOM"));
     let checkout = Checkout::of(world);
     let mut daemon = start(&checkout.world);
     daemon.signal("TERM");
@@ -382,7 +542,9 @@ fn every_write_has_its_audit_line() {
     let commit = checkout.main.to_string();
     let facts = |line: &Value| {
         assert!(line["duration_seconds"].is_f64(), "{line}");
-        let fields = ["slug", "provider", "cause", "outcome", "paths", "commit", "revision", "sent"];
+        let fields = [
+            "slug", "provider", "cause", "outcome", "paths", "commit", "revision", "sent",
+        ];
         fields.map(|field| line[field].clone())
     };
     let is = |provider: &str, outcome: &str, paths: &str| {
@@ -398,7 +560,11 @@ fn every_write_has_its_audit_line() {
         ]
     };
     let expected = [
-        is("BOOM", "failed", "fieldsToSync.listing.name fieldsToSync.listing.rooms"),
+        is(
+            "BOOM",
+            "failed",
+            "fieldsToSync.listing.name fieldsToSync.listing.rooms",
+        ),
         is("GUESTY", "notConverged", "fieldsToSync.listing.currency"),
         is("HOSTAWAY", "applied", "partnerKey.headers.x-api-key"),
     ];
@@ -415,7 +581,10 @@ fn a_pause_in_the_state_file_is_not_believed_beyond_the_longest_of_this_process(
     state["providers"]["HOSTAWAY"]["notConverged"][0]["until"] = json!("2099-12-31T00:00:00Z");
     fs::write(file(&world), state.to_string()).unwrap();
     let mut daemon = start(&world);
-    let retry_at = daemon.status()["providers"][0]["retryAt"].as_str().unwrap().to_owned();
+    let retry_at = daemon.status()["providers"][0]["retryAt"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(retry_at.as_str() < "2099", "{retry_at}");
 }
 
@@ -431,18 +600,35 @@ fn a_hold_that_is_over_resumes_and_says_so_even_under_strict() {
         .exits(0)
         .says("warning[hold-over]: the hold is over: its last day was 2020-01-01");
     for format in ["text", "markdown", "github"] {
-        world.run(&["plan", "--format", format]).exits(0).says("its hold ended on 2020-01-01");
+        world
+            .run(&["plan", "--format", format])
+            .exits(0)
+            .says("its hold ended on 2020-01-01");
     }
     let json = world.run(&["plan", "--format", "json"]).exits(0).json();
-    assert_eq!(json["definitions"][0]["endedHold"], json!({"until": "2020-01-01", "reason": "OPS-1"}));
+    assert_eq!(
+        json["definitions"][0]["endedHold"],
+        json!({"until": "2020-01-01", "reason": "OPS-1"})
+    );
     let mut observer = world.daemon(&["--mode", "observe"]);
     observer.line("HOSTAWAY would be updated (its hold until 2020-01-01 is over): ");
     let address = format!("http://{}", observer.address());
-    world.run(&["status", "--address", &address]).exits(0).says("its hold until 2020-01-01 is over");
+    world
+        .run(&["status", "--address", &address])
+        .exits(0)
+        .says("its hold until 2020-01-01 is over");
     drop(observer);
     let mut daemon = world.daemon(&["--strict"]);
     daemon.line("hostaway.yaml:4:1: the hold is over");
-    assert_eq!(told(&daemon, "HOSTAWAY updated (its hold until 2020-01-01 is over): "), 1, "{:#?}", daemon.seen);
+    assert_eq!(
+        told(
+            &daemon,
+            "HOSTAWAY updated (its hold until 2020-01-01 is over): "
+        ),
+        1,
+        "{:#?}",
+        daemon.seen
+    );
 }
 
 #[test]
@@ -450,12 +636,18 @@ fn a_hold_that_ends_soon_is_told_in_the_status() {
     let today = calry_gitops::pass::today();
     for (days, soon) in [(2, true), (30, false)] {
         let until = today.checked_add(jiff::Span::new().days(days)).unwrap();
-        let world = world(&format!("{HOSTAWAY}hold: {{until: {until}, reason: OPS-1}}\n"));
+        let world = world(&format!(
+            "{HOSTAWAY}hold: {{until: {until}, reason: OPS-1}}\n"
+        ));
         let mut daemon = start(&world);
         let status = daemon.status();
         let left = &status["providers"][0]["holdDaysLeft"];
         // The day may have changed since.
-        assert_eq!(left.as_i64().is_some_and(|left| (1..=2).contains(&left)), soon, "{left}");
+        assert_eq!(
+            left.as_i64().is_some_and(|left| (1..=2).contains(&left)),
+            soon,
+            "{left}"
+        );
         assert_eq!(status["providers"][0]["hold"]["until"], until.to_string());
     }
 }

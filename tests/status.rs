@@ -15,8 +15,14 @@ use serde_json::{Value, json};
 use support::{Daemon, Ran, World, live, repository, until};
 
 fn world() -> World {
-    let world = World::with(json!([live("HOSTAWAY", &["name"], &["rooms"])]), Config::default());
-    world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n");
+    let world = World::with(
+        json!([live("HOSTAWAY", &["name"], &["rooms"])]),
+        Config::default(),
+    );
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n",
+    );
     world
 }
 
@@ -40,7 +46,10 @@ fn the_committed_schema_is_that_of_the_types() {
         std::fs::write(&path, &schema).unwrap();
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == schema, "write it with UPDATE_SCHEMAS=1 cargo test --test status");
+    assert!(
+        committed == schema,
+        "write it with UPDATE_SCHEMAS=1 cargo test --test status"
+    );
 }
 
 #[test]
@@ -48,21 +57,35 @@ fn an_exit_code_says_whether_something_is_wrong() {
     let world = world();
     let mut daemon = waiting(&world, &["--mode", "observe"]);
     let address = daemon.address();
-    ask(&world, &address, &[]).exits(0).says("acme-production (Acme): in sync");
+    ask(&world, &address, &[])
+        .exits(0)
+        .says("acme-production (Acme): in sync");
 
     // What is only observed, and what is on hold, is as it should be.
     let file = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n";
     world.write("hostaway.yaml", file);
     daemon.line("(files)");
-    ask(&world, &address, &[]).exits(0).says("1 provider differs").says("listing.name off, listing.rooms on");
-    world.write("hostaway.yaml", &format!("{file}hold: {{until: 2099-12-31, reason: OPS-1}}\n"));
+    ask(&world, &address, &[])
+        .exits(0)
+        .says("1 provider differs")
+        .says("listing.name off, listing.rooms on");
+    world.write(
+        "hostaway.yaml",
+        &format!("{file}hold: {{until: 2099-12-31, reason: OPS-1}}\n"),
+    );
     daemon.line("(files)");
-    ask(&world, &address, &[]).exits(0).says("in sync · 1 on hold").says("on hold until 2099-12-31: OPS-1");
+    ask(&world, &address, &[])
+        .exits(0)
+        .says("in sync · 1 on hold")
+        .says("on hold until 2099-12-31: OPS-1");
 
     world.write("guesty.yaml", "provider: [\n");
     daemon.line("(files)");
     ask(&world, &address, &["--format", "json"]).exits(1);
-    ask(&world, &address, &[]).exits(1).says("1 definition is invalid").says("guesty.yaml:1:");
+    ask(&world, &address, &[])
+        .exits(1)
+        .says("1 definition is invalid")
+        .says("guesty.yaml:1:");
 
     world.sandbox.inject(Fault::once(FaultKind::Status {
         code: StatusCode::UNAUTHORIZED,
@@ -71,23 +94,39 @@ fn an_exit_code_says_whether_something_is_wrong() {
     }));
     daemon.signal("HUP");
     daemon.line("(request)");
-    ask(&world, &address, &[]).exits(1).says("the last pass failed: cannot read");
+    ask(&world, &address, &[])
+        .exits(1)
+        .says("the last pass failed: cannot read");
     drop(daemon);
-    ask(&world, &address, &[]).exits(1).says("is it running, and is --address where it listens (--listen)?");
+    ask(&world, &address, &[])
+        .exits(1)
+        .says("is it running, and is --address where it listens (--listen)?");
 }
 
 #[test]
 fn an_update_that_failed_is_a_failure() {
     let world = world();
-    let kind = FaultKind::Status { code: StatusCode::BAD_REQUEST, message: "No.".to_owned(), retry_after: None };
+    let kind = FaultKind::Status {
+        code: StatusCode::BAD_REQUEST,
+        message: "No.".to_owned(),
+        retry_after: None,
+    };
     world.sandbox.inject(Fault::once(kind).on(Method::PATCH));
-    world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n");
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n",
+    );
     let mut daemon = waiting(&world, &[]);
     let address = daemon.address();
-    ask(&world, &address, &[]).exits(1).says("1 provider differs").says("Calry refused the update (400, \"No.\")");
+    ask(&world, &address, &[])
+        .exits(1)
+        .says("1 provider differs")
+        .says("Calry refused the update (400, \"No.\")");
     daemon.signal("HUP");
     daemon.line("(request)");
-    ask(&world, &address, &[]).exits(0).says("HOSTAWAY updated: listing.name off, listing.rooms on");
+    ask(&world, &address, &[])
+        .exits(0)
+        .says("HOSTAWAY updated: listing.name off, listing.rooms on");
 }
 
 #[test]
@@ -103,7 +142,9 @@ fn one_workspace_of_several_can_be_asked_for() {
     let world = world();
     let mut daemon = waiting(&world, &[]);
     let address = daemon.address();
-    ask(&world, &address, &["--workspace", "acme-production"]).exits(0).says("acme-production (Acme): in sync");
+    ask(&world, &address, &["--workspace", "acme-production"])
+        .exits(0)
+        .says("acme-production (Acme): in sync");
     ask(&world, &address, &["--workspace", "acme-staging"])
         .exits(1)
         .says("the daemon keeps no workspace `acme-staging`");
@@ -120,19 +161,40 @@ fn of_several_workspaces_those_in_trouble_are_told_first_and_in_full() {
         one.alive = alive;
         one
     };
-    let all = [named("well", true)].into_iter().chain((0..9).map(|n| named(&format!("hangs-{n}"), false))).collect();
+    let all = [named("well", true)]
+        .into_iter()
+        .chain((0..9).map(|n| named(&format!("hangs-{n}"), false)))
+        .collect();
     status.workspaces = all;
     let told = anstream::adapter::strip_str(&text(&status, jiff::Timestamp::now())).to_string();
-    assert!(told.starts_with("1 of 10 workspaces in sync\n\n  hangs-0           the daemon hangs"), "{told}");
-    assert!(told.find("hangs-8").unwrap() < told.find("  well              in sync").unwrap(), "{told}");
-    assert_eq!(told.matches("(Acme): the daemon hangs").count(), 5, "{told}");
-    assert!(!told.contains("well (Acme)") && told.contains("and 4 more that are not well"), "{told}");
+    assert!(
+        told.starts_with("1 of 10 workspaces in sync\n\n  hangs-0           the daemon hangs"),
+        "{told}"
+    );
+    assert!(
+        told.find("hangs-8").unwrap() < told.find("  well              in sync").unwrap(),
+        "{told}"
+    );
+    assert_eq!(
+        told.matches("(Acme): the daemon hangs").count(),
+        5,
+        "{told}"
+    );
+    assert!(
+        !told.contains("well (Acme)") && told.contains("and 4 more that are not well"),
+        "{told}"
+    );
 }
 
 #[test]
 fn a_wrong_address_is_a_wrong_command_line() {
     let world = world();
-    for address in ["127.0.0.1:8080", "http://user:secret@localhost", "ftp://x", "http://x/?y"] {
+    for address in [
+        "127.0.0.1:8080",
+        "http://user:secret@localhost",
+        "ftp://x",
+        "http://x/?y",
+    ] {
         let ran = world.run(&["status", "--address", address]).exits(64);
         assert!(!ran.err.contains("secret"), "{}", ran.err);
     }
@@ -158,8 +220,11 @@ fn impostor(answer: Vec<u8>) -> (String, mpsc::Receiver<String>) {
 }
 
 fn answer(status: &str, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nLocation: http://127.0.0.1:1/\r\n\r\n{body}", body.len())
-        .into_bytes()
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nLocation: http://127.0.0.1:1/\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 #[test]
@@ -168,23 +233,50 @@ fn whatever_answers_is_bounded_and_told_in_a_sentence() {
     for (bytes, sentence) in [
         (answer("200 OK", "<html>"), "is no status that calry-gitops"),
         (answer("200 OK", "{}"), "is no status that calry-gitops"),
-        (answer("200 OK", &"[".repeat(100_000)), "is no status that calry-gitops"),
-        (answer("200 OK", &" ".repeat(9 << 20)), "its answer is larger than 8 MiB"),
+        (
+            answer("200 OK", &"[".repeat(100_000)),
+            "is no status that calry-gitops",
+        ),
+        (
+            answer("200 OK", &" ".repeat(9 << 20)),
+            "its answer is larger than 8 MiB",
+        ),
         (answer("302 Found", ""), "it answers with 302"),
-        (answer("404 Not Found", "nginx"), "so this is no calry-gitops daemon"),
-        (answer("421 Misdirected Request", r#"{"error": "no \u001b[31m host"}"#), "421, no \\u{1b}[31m host"),
+        (
+            answer("404 Not Found", "nginx"),
+            "so this is no calry-gitops daemon",
+        ),
+        (
+            answer(
+                "421 Misdirected Request",
+                r#"{"error": "no \u001b[31m host"}"#,
+            ),
+            "421, no \\u{1b}[31m host",
+        ),
         (b"SSH-2.0-OpenSSH\r\n".to_vec(), "cannot ask the daemon at"),
         (Vec::new(), "it did not answer within 300ms"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{".to_vec(), "it did not answer within 300ms"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{".to_vec(),
+            "it did not answer within 300ms",
+        ),
     ] {
         let (address, asked) = impostor(bytes);
         let started = Instant::now();
-        let patience = if sentence.contains("300ms") { "300ms" } else { "20s" };
-        let ran = ask(&world, &address, &["--timeout", patience]).exits(1).says(sentence);
+        let patience = if sentence.contains("300ms") {
+            "300ms"
+        } else {
+            "20s"
+        };
+        let ran = ask(&world, &address, &["--timeout", patience])
+            .exits(1)
+            .says(sentence);
         assert!(ran.out.is_empty() && !ran.err.contains('\u{1b}'), "{ran:?}");
         assert!(started.elapsed() < Duration::from_secs(15));
         let request = asked.recv().unwrap();
-        assert!(!request.to_lowercase().contains("key") && !request.contains("zepl"), "{request}");
+        assert!(
+            !request.to_lowercase().contains("key") && !request.contains("zepl"),
+            "{request}"
+        );
     }
 }
 
@@ -218,7 +310,11 @@ fn foreign_text_does_not_act_on_the_terminal() {
         let (address, _asked) = impostor(answer("200 OK", &body));
         let ran = ask(&world, &address, &["--format", format]).exits(1);
         assert!(
-            ran.out.contains("[2J") && ran.out.chars().all(|c| c == '\n' || !calry_gitops::model::acts(c)),
+            ran.out.contains("[2J")
+                && ran
+                    .out
+                    .chars()
+                    .all(|c| c == '\n' || !calry_gitops::model::acts(c)),
             "{}",
             ran.out
         );
@@ -230,17 +326,22 @@ fn foreign_text_does_not_act_on_the_terminal() {
 fn the_status_reads_well_on_80_columns() {
     let change = |path: &str, after: Value| json!({"path": path, "before": null, "after": after, "sensitive": false});
     let provider = |name: &str, state: &str, more: Value| {
-        let mut one =
-            json!({"provider": name, "file": null, "state": state, "since": timestamp("11:30:00"), "changes": []});
-        one.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let mut one = json!({"provider": name, "file": null, "state": state, "since": timestamp("11:30:00"), "changes": []});
+        one.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         one
     };
     let failed = "cannot update GUESTY: Calry refused the update (400, \"No such icon.\")";
-    let two = json!([change("icon", json!("x")), change("fieldsToSync.listing.pictures", json!(true))]);
+    let two = json!([
+        change("icon", json!("x")),
+        change("fieldsToSync.listing.pictures", json!(true))
+    ]);
     let record = |time: &str, name: &str, cause: &str, more: Value| {
-        let mut one =
-            json!({"time": timestamp(time), "provider": name, "cause": cause, "changes": two, "more": 0, "times": 1});
-        one.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let mut one = json!({"time": timestamp(time), "provider": name, "cause": cause, "changes": two, "more": 0, "times": 1});
+        one.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         one
     };
     let pass = json!({"number": 7, "trigger": "interval", "began": timestamp("11:59:30"), "durationSeconds": 0.0071,
@@ -294,9 +395,13 @@ fn the_status_reads_well_on_80_columns() {
             one["workspace"] = Value::Null;
             one["pass"] = json!({"number": 1, "trigger": "start", "began": timestamp("11:59:58")});
         }),
-        verdict(&|one| one["lastPass"]["error"] = json!("cannot read the workspace: Calry did not answer within 10s")),
         verdict(&|one| {
-            one["lastPass"]["error"] = json!("the plan would change 12 providers, and --max-changes is 5");
+            one["lastPass"]["error"] =
+                json!("cannot read the workspace: Calry did not answer within 10s")
+        }),
+        verdict(&|one| {
+            one["lastPass"]["error"] =
+                json!("the plan would change 12 providers, and --max-changes is 5");
             one["lastPass"]["result"] = json!("refused");
             one["lastPass"]["times"] = json!(3);
         }),
@@ -344,11 +449,16 @@ fn watching_goes_on_through_a_restart_and_ends_on_ctrl_c() {
     let mut first = waiting(&world, &["--mode", "observe"]);
     let door = Door::to(&mut first);
     let url = format!("http://{}", door.address);
-    let watch = |format| Daemon::start(world.command(&["status", "--address", &url, "--watch", "--format", format]));
+    let watch = |format| {
+        Daemon::start(world.command(&["status", "--address", &url, "--watch", "--format", format]))
+    };
     let (mut text, mut json) = (watch("text"), watch("json"));
     text.line("in sync");
     json.line("\"result\":\"ok\"");
-    world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n");
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n",
+    );
     text.line("1 provider differs");
     let line: Value = serde_json::from_str(&json.line("\"update\":1")).unwrap();
     assert!(line["workspaces"].is_array());
@@ -356,7 +466,9 @@ fn watching_goes_on_through_a_restart_and_ends_on_ctrl_c() {
     *door.leads_to.lock().unwrap() = None;
     drop(first);
     text.line("no contact: cannot ask the daemon at");
-    until("both have asked in vain more than once", || door.in_vain.load(Ordering::Relaxed) > 4);
+    until("both have asked in vain more than once", || {
+        door.in_vain.load(Ordering::Relaxed) > 4
+    });
     let mut second = waiting(&world, &[]);
     *door.leads_to.lock().unwrap() = Some(second.address());
     text.line(", enforces, every");

@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 use support::{PATIENCE, World, live, until};
 
 fn world() -> World {
-    let world = World::with(json!([live("HOSTAWAY", &["name"], &["rooms", "pictures"])]), Config::default());
+    let world = World::with(
+        json!([live("HOSTAWAY", &["name"], &["rooms", "pictures"])]),
+        Config::default(),
+    );
     world.write("hostaway.yaml", &file("rooms"));
     world
 }
@@ -34,7 +37,13 @@ struct Process(Child);
 impl Process {
     fn signal(&self, name: &str) {
         let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// Waits for its end; `None` if it does not end.
@@ -55,7 +64,8 @@ impl Process {
         until("SIGTERM is handled", || {
             let status = fs::read_to_string(&status).unwrap_or_default();
             let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-            caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << 14) != 0)
+            caught
+                .is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << 14) != 0)
         });
     }
 }
@@ -72,9 +82,18 @@ fn unread(world: &World, args: &[&str]) -> (Process, PipeReader) {
     const O_NONBLOCK: i32 = 0o4000;
     let (reader, writer) = std::io::pipe().unwrap();
     let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
-    let mut filling = File::options().write(true).custom_flags(O_NONBLOCK).open(path).unwrap();
+    let mut filling = File::options()
+        .write(true)
+        .custom_flags(O_NONBLOCK)
+        .open(path)
+        .unwrap();
     while filling.write(&[b'x'; 512]).is_ok() {}
-    let child = world.command(args).stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+    let child = world
+        .command(args)
+        .stdout(Stdio::null())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
     (Process(child), reader)
 }
 
@@ -96,12 +115,17 @@ fn a_daemon_whose_log_nobody_reads_goes_on_and_stops_when_asked() {
 #[test]
 fn the_second_signal_ends_a_daemon_at_once_though_nobody_reads_its_log() {
     let world = world();
-    world.sandbox.inject(Fault::once(FaultKind::Delay(Duration::from_secs(3600))).on(axum::http::Method::PATCH));
+    world.sandbox.inject(
+        Fault::once(FaultKind::Delay(Duration::from_secs(3600))).on(axum::http::Method::PATCH),
+    );
     let (mut daemon, reader) = unread(&world, &["run", "--interval", "1h"]);
     until("an update is under way", || !world.updates().is_empty());
     daemon.signal("TERM");
     std::thread::sleep(Duration::from_millis(200));
-    assert!(daemon.0.try_wait().unwrap().is_none(), "the update under way may end");
+    assert!(
+        daemon.0.try_wait().unwrap().is_none(),
+        "the update under way may end"
+    );
     daemon.signal("TERM");
     assert_eq!(daemon.ends(), Some(Some(1)));
     drop(reader);
@@ -122,17 +146,31 @@ fn a_log_that_is_read_late_says_how_much_is_missing() {
     assert_eq!(daemon.ends(), Some(Some(0)));
     let text = reading.join().unwrap().unwrap();
     let lines = text.trim_start_matches('x').lines();
-    let lines: Vec<Value> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(lines.iter().any(|line| line["message"] == "stopped"), "what waited is written at the end: {lines:#?}");
+    let lines: Vec<Value> = lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(
+        lines.iter().any(|line| line["message"] == "stopped"),
+        "what waited is written at the end: {lines:#?}"
+    );
 }
 
 #[test]
 fn a_single_reconciliation_that_is_stopped_before_it_began_is_no_success() {
     let mut world = world();
     let config = world.dir.path().join("kubeconfig");
-    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(&config)
+            .status()
+            .unwrap()
+            .success()
+    );
     world.env("KUBECONFIG", &config.display().to_string());
-    for (args, code) in [(&["run", "--once", "--kubernetes-events"][..], 1), (&["run", "--kubernetes-events"][..], 0)] {
+    for (args, code) in [
+        (&["run", "--once", "--kubernetes-events"][..], 1),
+        (&["run", "--kubernetes-events"][..], 0),
+    ] {
         let child = world.command(args).stderr(Stdio::null()).spawn().unwrap();
         let mut process = Process(child);
         process.handles_sigterm();

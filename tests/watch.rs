@@ -22,13 +22,24 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// Lives on events alone.
 fn by_events() -> WatchOptions {
-    WatchOptions { quiet: QUIET, poll: NEVER, patience: PATIENCE, ..WatchOptions::default() }
+    WatchOptions {
+        quiet: QUIET,
+        poll: NEVER,
+        patience: PATIENCE,
+        ..WatchOptions::default()
+    }
 }
 
 /// Gets no events, as on NFS.
 fn by_looking() -> WatchOptions {
     let poll = Duration::from_millis(20);
-    WatchOptions { quiet: QUIET, poll, patience: PATIENCE, events: false, ..WatchOptions::default() }
+    WatchOptions {
+        quiet: QUIET,
+        poll,
+        patience: PATIENCE,
+        events: false,
+        ..WatchOptions::default()
+    }
 }
 
 /// A watcher that has seen what there is.
@@ -47,7 +58,10 @@ async fn change(watcher: &mut Watcher) -> Settled {
 
 /// Nothing wakes it, and then something does: it wasn't deaf.
 async fn nothing_then(watcher: &mut Watcher, quiet: Duration, sentinel: &Path) {
-    assert!(timeout(quiet * 3, watcher.changed()).await.is_err(), "woken for nothing");
+    assert!(
+        timeout(quiet * 3, watcher.changed()).await.is_err(),
+        "woken for nothing"
+    );
     fs::write(sentinel, "provider: SENTINEL\n").unwrap();
     change(watcher).await;
 }
@@ -61,7 +75,11 @@ fn room() -> (TempDir, PathBuf) {
 
 fn fill(definitions: &Path, icon: &str) {
     fs::create_dir_all(definitions).unwrap();
-    fs::write(definitions.join("hostaway.yaml"), format!("provider: HOSTAWAY\nicon: {icon}\n")).unwrap();
+    fs::write(
+        definitions.join("hostaway.yaml"),
+        format!("provider: HOSTAWAY\nicon: {icon}\n"),
+    )
+    .unwrap();
     fs::write(definitions.join("guesty.yml"), "provider: GUESTY\n").unwrap();
 }
 
@@ -123,7 +141,14 @@ async fn the_same_size_and_a_time_put_back_hide_nothing() {
 async fn git_syncs_flip_of_the_link_wakes_again_and_again() {
     let room = TempDir::new().unwrap();
     for commit in ["a", "b", "c"] {
-        fill(&room.path().join(".worktrees").join(commit).join("deploy/definitions"), commit);
+        fill(
+            &room
+                .path()
+                .join(".worktrees")
+                .join(commit)
+                .join("deploy/definitions"),
+            commit,
+        );
     }
     let link = room.path().join("current");
     symlink(".worktrees/a", &link).unwrap();
@@ -132,9 +157,15 @@ async fn git_syncs_flip_of_the_link_wakes_again_and_again() {
         flip(&link, &format!(".worktrees/{commit}"));
         assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
     }
-    let file = room.path().join(".worktrees/a/deploy/definitions/hostaway.yaml");
+    let file = room
+        .path()
+        .join(".worktrees/a/deploy/definitions/hostaway.yaml");
     fs::write(file, "provider: HOSTAWAY\n").unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Event, "what the link leads to is watched as well");
+    assert_eq!(
+        change(&mut watcher).await.by,
+        FoundBy::Event,
+        "what the link leads to is watched as well"
+    );
 }
 
 #[tokio::test]
@@ -145,7 +176,11 @@ async fn a_flip_of_the_definitions_link_itself_wakes_even_where_the_files_are_th
     let link = room.path().join("definitions");
     symlink("a", &link).unwrap();
     for name in ["hostaway.yaml", "guesty.yml"] {
-        fs::hard_link(room.path().join("a").join(name), room.path().join("b").join(name)).unwrap();
+        fs::hard_link(
+            room.path().join("a").join(name),
+            room.path().join("b").join(name),
+        )
+        .unwrap();
     }
     let mut watcher = watch(&link, by_events()).await;
     flip(&link, "b");
@@ -162,7 +197,11 @@ async fn a_configmaps_swap_of_its_data_wakes_again_and_again() {
         symlink(format!("..data/{name}"), mount.join(name)).unwrap();
     }
     let mut watcher = watch(mount, by_events()).await;
-    for (old, new) in [("..2026_01", "..2026_02"), ("..2026_02", "..2026_03"), ("..2026_03", "..2026_01")] {
+    for (old, new) in [
+        ("..2026_01", "..2026_02"),
+        ("..2026_02", "..2026_03"),
+        ("..2026_03", "..2026_01"),
+    ] {
         fill(&mount.join(new), new);
         flip(&mount.join("..data"), new);
         fs::remove_dir_all(mount.join(old)).unwrap();
@@ -199,7 +238,10 @@ async fn a_directory_replaced_at_once_is_watched_anew() {
 #[tokio::test]
 async fn a_parent_removed_and_made_again_is_watched_anew() {
     let room = TempDir::new().unwrap();
-    let (repository, definitions) = (room.path().join("repo"), room.path().join("repo/definitions"));
+    let (repository, definitions) = (
+        room.path().join("repo"),
+        room.path().join("repo/definitions"),
+    );
     fill(&definitions, "one");
     let mut watcher = watch(&definitions, by_events()).await;
     fs::remove_dir_all(&repository).unwrap();
@@ -276,7 +318,14 @@ async fn a_reader_who_never_stops_holds_nobody_up() {
 async fn where_nobody_writes_nobody_waits() {
     let (_room, definitions) = room();
     let quiet = Duration::from_secs(1);
-    let mut watcher = watch(&definitions, WatchOptions { quiet, ..by_events() }).await;
+    let mut watcher = watch(
+        &definitions,
+        WatchOptions {
+            quiet,
+            ..by_events()
+        },
+    )
+    .await;
     for _ in 0..3 {
         let begun = Instant::now();
         timeout(LONG, watcher.settle()).await.unwrap();
@@ -317,11 +366,24 @@ fn slow_writer(path: PathBuf) -> std::thread::JoinHandle<Instant> {
 
 async fn a_slow_writer(options: WatchOptions) {
     let (_room, definitions) = room();
-    let mut watcher = watch(&definitions, WatchOptions { quiet: LONGER_QUIET, ..options }).await;
+    let mut watcher = watch(
+        &definitions,
+        WatchOptions {
+            quiet: LONGER_QUIET,
+            ..options
+        },
+    )
+    .await;
     let writer = slow_writer(definitions.join("hostaway.yaml"));
     change(&mut watcher).await;
-    assert!(writer.is_finished(), "woken while the file was being written");
-    assert!(writer.join().unwrap().elapsed() > LONGER_QUIET / 2, "woken before it was quiet");
+    assert!(
+        writer.is_finished(),
+        "woken while the file was being written"
+    );
+    assert!(
+        writer.join().unwrap().elapsed() > LONGER_QUIET / 2,
+        "woken before it was quiet"
+    );
     nothing_then(&mut watcher, LONGER_QUIET, &definitions.join("new.yaml")).await;
 }
 
@@ -338,7 +400,14 @@ async fn a_slow_writer_who_sends_no_events_causes_one_wake_too() {
 #[tokio::test]
 async fn a_pass_with_another_reason_waits_for_the_writer_too() {
     let (_room, definitions) = room();
-    let mut watcher = watch(&definitions, WatchOptions { quiet: LONGER_QUIET, ..by_events() }).await;
+    let mut watcher = watch(
+        &definitions,
+        WatchOptions {
+            quiet: LONGER_QUIET,
+            ..by_events()
+        },
+    )
+    .await;
     let path = definitions.join("hostaway.yaml");
     let writer = slow_writer(path.clone());
     while fs::metadata(&path).unwrap().len() != 10 {
@@ -356,7 +425,15 @@ async fn a_writer_who_never_stops_is_named_and_his_end_is_another_change() {
         let (_room, definitions) = room();
         let options = if events { by_events() } else { by_looking() };
         let patience = LONGER_QUIET * 2;
-        let mut watcher = watch(&definitions, WatchOptions { quiet: LONGER_QUIET, patience, ..options }).await;
+        let mut watcher = watch(
+            &definitions,
+            WatchOptions {
+                quiet: LONGER_QUIET,
+                patience,
+                ..options
+            },
+        )
+        .await;
         let path = definitions.join("hostaway.yaml");
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let writer = std::thread::spawn(move || {
@@ -370,7 +447,10 @@ async fn a_writer_who_never_stops_is_named_and_his_end_is_another_change() {
         stop.send(()).unwrap();
         writer.join().unwrap();
         let settled = change(&mut watcher).await;
-        assert!(settled.unsettled.is_empty(), "the end of the writing is a change");
+        assert!(
+            settled.unsettled.is_empty(),
+            "the end of the writing is a change"
+        );
     }
 }
 
@@ -381,7 +461,12 @@ async fn a_writer_who_never_stops_keeps_no_other_file_waiting() {
         let options = if events { by_events() } else { by_looking() };
         let restless = LONGER_QUIET * 2;
         // The patience of the whole directory is not what this is about.
-        let options = WatchOptions { quiet: LONGER_QUIET, restless, patience: LONG * 9, ..options };
+        let options = WatchOptions {
+            quiet: LONGER_QUIET,
+            restless,
+            patience: LONG * 9,
+            ..options
+        };
         let mut watcher = watch(&definitions, options).await;
         let path = definitions.join("hostaway.yaml");
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -396,11 +481,18 @@ async fn a_writer_who_never_stops_keeps_no_other_file_waiting() {
         let settled = timeout(LONG, watcher.settle()).await.unwrap();
         assert_eq!(settled.unsettled, ["hostaway.yaml"]);
         watcher.seen(settled.fingerprint);
-        fs::write(definitions.join("guesty.yml"), "provider: GUESTY\nicon: two\n").unwrap();
+        fs::write(
+            definitions.join("guesty.yml"),
+            "provider: GUESTY\nicon: two\n",
+        )
+        .unwrap();
         assert_eq!(change(&mut watcher).await.unsettled, ["hostaway.yaml"]);
         stop.send(()).unwrap();
         writer.join().unwrap();
-        assert!(change(&mut watcher).await.unsettled.is_empty(), "the end of the writing is a change");
+        assert!(
+            change(&mut watcher).await.unsettled.is_empty(),
+            "the end of the writing is a change"
+        );
     }
 }
 
@@ -424,7 +516,10 @@ async fn a_file_of_the_operators_and_a_directory_of_secrets_are_watched() {
     change(&mut watcher).await;
     fs::write(key.with_file_name("other"), "nobody reads it").unwrap();
     fs::write(secrets.join(".hidden"), "nobody reads it").unwrap();
-    assert!(timeout(QUIET * 3, watcher.changed()).await.is_err(), "woken for nothing");
+    assert!(
+        timeout(QUIET * 3, watcher.changed()).await.is_err(),
+        "woken for nothing"
+    );
     fs::remove_file(&key).unwrap();
     change(&mut watcher).await;
 }
@@ -434,7 +529,8 @@ async fn a_file_from_the_future_blocks_nobody() {
     let (_room, definitions) = room();
     let mut watcher = watch(&definitions, by_looking()).await;
     let file = File::create(definitions.join("hostaway.yaml")).unwrap();
-    file.set_modified(SystemTime::now() + Duration::from_secs(86_400)).unwrap();
+    file.set_modified(SystemTime::now() + Duration::from_secs(86_400))
+        .unwrap();
     assert!(change(&mut watcher).await.unsettled.is_empty());
     let settled = timeout(LONG, watcher.settle()).await.unwrap();
     assert!(settled.unsettled.is_empty());
@@ -444,7 +540,11 @@ async fn a_file_from_the_future_blocks_nobody() {
 async fn a_cancelled_wait_loses_no_change() {
     let (_room, definitions) = room();
     let mut watcher = watch(&definitions, by_events()).await;
-    fs::write(definitions.join("hostaway.yaml"), "provider: HOSTAWAY\nicon: two\n").unwrap();
+    fs::write(
+        definitions.join("hostaway.yaml"),
+        "provider: HOSTAWAY\nicon: two\n",
+    )
+    .unwrap();
     for _ in 0..3 {
         // As a `select!` does whose other arm was faster.
         let _ = timeout(Duration::ZERO, watcher.changed()).await;

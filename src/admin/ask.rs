@@ -56,7 +56,9 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let mut response = error(self.0, &self.1);
         if self.0 == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -74,7 +76,10 @@ pub(super) fn router(loops: Vec<Handle>, access: Access, hosts: Arc<[Host]>) -> 
     Router::new()
         .route("/api/v1/reconcile", post(reconcile))
         .route("/api/v1/approve", post(approve))
-        .layer(middleware::from_fn_with_state(Arc::clone(&asking), permitted))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&asking),
+            permitted,
+        ))
         .merge(hook::router())
         .layer(middleware::from_fn_with_state(hosts, host::guard))
         .layer(middleware::from_fn(audit))
@@ -83,15 +88,29 @@ pub(super) fn router(loops: Vec<Handle>, access: Access, hosts: Arc<[Host]>) -> 
 
 /// Tells the log who asked for what, and what he got. Never what he showed.
 async fn audit(request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.to_string()).unwrap_or_default();
+    let peer = request
+        .extensions()
+        .get::<Peer>()
+        .map(|Peer(peer)| peer.to_string())
+        .unwrap_or_default();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
     let (status, said) = (response.status(), response.extensions().get::<Said>());
     let said = said.map(|Said(said)| printable(said)).unwrap_or_default();
     if method == Method::POST && status.is_success() {
-        info!(peer, path, status = status.as_u16(), "{peer} asked at {path}: {said}");
+        info!(
+            peer,
+            path,
+            status = status.as_u16(),
+            "{peer} asked at {path}: {said}"
+        );
     } else if method == Method::POST {
-        warn!(peer, path, status = status.as_u16(), "{peer} asked at {path} and was refused: {said}");
+        warn!(
+            peer,
+            path,
+            status = status.as_u16(),
+            "{peer} asked at {path} and was refused: {said}"
+        );
     }
     response
 }
@@ -137,7 +156,9 @@ async fn permitted(State(asking): State<Arc<Asking>>, request: Request, next: Ne
 fn bearer(headers: &HeaderMap) -> Option<Vec<u8>> {
     let shown = single(headers, AUTHORIZATION.as_str())?;
     let (scheme, token) = shown.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().as_bytes().to_vec())
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim().as_bytes().to_vec())
 }
 
 /// The value of a header that is there once.
@@ -151,16 +172,22 @@ pub(super) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 /// told from a local caller; nginx, as it was for long, shows itself by HTTP/1.0 or by closing each connection.
 fn is_from_here(request: &Request) -> bool {
     let closes = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close")))
+        value.to_str().is_ok_and(|value| {
+            value
+                .split(',')
+                .any(|option| option.trim().eq_ignore_ascii_case("close"))
+        })
     };
-    request.extensions().get::<Peer>().is_some_and(|Peer(peer)| IpAddr::is_loopback(peer))
+    request
+        .extensions()
+        .get::<Peer>()
+        .is_some_and(|Peer(peer)| IpAddr::is_loopback(peer))
         && host::names_loopback(request)
         && request.version() >= Version::HTTP_11
         && !request.headers().get_all(CONNECTION).iter().any(closes)
-        && !request
-            .headers()
-            .keys()
-            .any(|name| name.as_str().starts_with("x-forwarded-") || FORWARDED.contains(&name.as_str()))
+        && !request.headers().keys().any(|name| {
+            name.as_str().starts_with("x-forwarded-") || FORWARDED.contains(&name.as_str())
+        })
 }
 
 /// Reads a secret, anew for each request.
@@ -174,7 +201,10 @@ pub(super) async fn read(file: &SecretFile) -> Result<SharedSecret, Refused> {
     };
     tracing::error!("{why}; nobody is let in by it until it can be read");
     let sentence = "the daemon cannot read the secret that this is held against; its log says why";
-    Err(Refused(StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned()))
+    Err(Refused(
+        StatusCode::SERVICE_UNAVAILABLE,
+        sentence.to_owned(),
+    ))
 }
 
 #[derive(Default, Deserialize)]
@@ -190,26 +220,38 @@ struct Approve {
     workspace: Option<String>,
 }
 
-async fn reconcile(State(asking): State<Arc<Asking>>, request: Request) -> Result<Response, Refused> {
+async fn reconcile(
+    State(asking): State<Arc<Asking>>,
+    request: Request,
+) -> Result<Response, Refused> {
     let named = queried(request.uri().query().unwrap_or_default())?;
     let Reconcile { workspace } = body(request).await?.unwrap_or_default();
     let chosen = asking.chosen(workspace.or(named).as_deref())?;
-    Ok(asked(&leading(chosen)?, Trigger::Request, "reconcile", "a pass"))
+    Ok(asked(
+        &leading(chosen)?,
+        Trigger::Request,
+        "reconcile",
+        "a pass",
+    ))
 }
 
 async fn approve(State(asking): State<Arc<Asking>>, request: Request) -> Result<Response, Refused> {
     let bad = |why: String| Refused(StatusCode::BAD_REQUEST, why);
     let wanted = "the body is {\"digest\": \"sha256:…\"}, and names the plan that is let through";
-    let Approve { digest, workspace } = body(request).await?.ok_or_else(|| bad(wanted.to_owned()))?;
+    let Approve { digest, workspace } =
+        body(request).await?.ok_or_else(|| bad(wanted.to_owned()))?;
     let digest = Digest::parse(&digest).map_err(|error| bad(error.to_string()))?;
     let chosen = leading(asking.chosen(workspace.as_deref())?)?;
     let mut why = NotPending::Nothing;
     for one in chosen {
         match one.approve(&digest) {
             Ok(()) => {
-                let body =
-                    json!({"asked": "approve", "digest": digest.to_string(), "workspaces": [one.board().label()]});
-                return Ok(done(StatusCode::ACCEPTED, Some(&body), format!("the plan {digest} is let through")));
+                let body = json!({"asked": "approve", "digest": digest.to_string(), "workspaces": [one.board().label()]});
+                return Ok(done(
+                    StatusCode::ACCEPTED,
+                    Some(&body),
+                    format!("the plan {digest} is let through"),
+                ));
             }
             Err(another @ NotPending::Another(_)) => why = another,
             Err(NotPending::Nothing) => {}
@@ -222,7 +264,11 @@ async fn approve(State(asking): State<Arc<Asking>>, request: Request) -> Result<
 fn leading(loops: Vec<&Handle>) -> Result<Vec<&Handle>, Refused> {
     let mut holder = None;
     let (elsewhere, here): (Vec<&Handle>, Vec<&Handle>) = loops.into_iter().partition(|one| {
-        let led = one.board().snapshot().led_elsewhere().map(|holder| holder.map(printable));
+        let led = one
+            .board()
+            .snapshot()
+            .led_elsewhere()
+            .map(|holder| holder.map(printable));
         led.map(|by| holder = by).is_some()
     });
     if here.is_empty() && !elsewhere.is_empty() {
@@ -230,7 +276,10 @@ fn leading(loops: Vec<&Handle>) -> Result<Vec<&Handle>, Refused> {
             || "and nobody is known to lead: ask again".to_owned(),
             |by| format!("and {by} leads: ask that one"),
         );
-        return Err(Refused(StatusCode::CONFLICT, format!("this replica stands by, {leader}")));
+        return Err(Refused(
+            StatusCode::CONFLICT,
+            format!("this replica stands by, {leader}"),
+        ));
     }
     Ok(here)
 }
@@ -245,13 +294,19 @@ pub(super) fn asked(loops: &[&Handle], trigger: Trigger, word: &str, what: &str)
         [one] => format!(" of {one}"),
         all => format!(" of {} workspaces", all.len()),
     };
-    done(StatusCode::ACCEPTED, Some(&json!({"asked": word, "workspaces": labels})), format!("{what}{of}"))
+    done(
+        StatusCode::ACCEPTED,
+        Some(&json!({"asked": word, "workspaces": labels})),
+        format!("{what}{of}"),
+    )
 }
 
 impl Asking {
     /// The loop of this workspace, or all of them.
     fn chosen(&self, workspace: Option<&str>) -> Result<Vec<&Handle>, Refused> {
-        let Some(workspace) = workspace else { return Ok(self.loops.iter().collect()) };
+        let Some(workspace) = workspace else {
+            return Ok(self.loops.iter().collect());
+        };
         match meant(&self.loops, workspace, |one| one.board().published()) {
             Some(one) => Ok(vec![one]),
             None => Err(Refused(
@@ -267,7 +322,10 @@ fn queried(query: &str) -> Result<Option<String>, Refused> {
     let mut workspace = None;
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         if name != "workspace" || workspace.is_some() {
-            return Err(Refused(StatusCode::BAD_REQUEST, "the one parameter is workspace=NAME".to_owned()));
+            return Err(Refused(
+                StatusCode::BAD_REQUEST,
+                "the one parameter is workspace=NAME".to_owned(),
+            ));
         }
         workspace = Some(value.into_owned());
     }
@@ -277,22 +335,37 @@ fn queried(query: &str) -> Result<Option<String>, Refused> {
 /// The body of a request; `None` where there is none.
 async fn body<T: DeserializeOwned>(request: Request) -> Result<Option<T>, Refused> {
     let (head, body) = request.into_parts();
-    let kind = head.headers.get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
-    let is_json = kind
-        .map(|kind| kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")));
+    let kind = head
+        .headers
+        .get(CONTENT_TYPE)
+        .map(|kind| kind.to_str().unwrap_or_default());
+    let is_json = kind.map(|kind| {
+        kind.split(';')
+            .next()
+            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+    });
     let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| {
-        let sentence = format!("the body is larger than {} KiB, or ended too early", MAX_BODY >> 10);
+        let sentence = format!(
+            "the body is larger than {} KiB, or ended too early",
+            MAX_BODY >> 10
+        );
         Refused(StatusCode::PAYLOAD_TOO_LARGE, sentence)
     })?;
     match (is_json, bytes.is_empty()) {
         // What a form of a web page could send is not taken, whatever it is.
         (Some(false), _) | (None, false) => {
             let sentence = "a body is JSON, and says so: content-type: application/json";
-            Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, sentence.to_owned()))
+            Err(Refused(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                sentence.to_owned(),
+            ))
         }
         (_, true) => Ok(None),
-        (Some(true), false) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| Refused(StatusCode::BAD_REQUEST, format!("the body is not what is taken here: {error}"))),
+        (Some(true), false) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            Refused(
+                StatusCode::BAD_REQUEST,
+                format!("the body is not what is taken here: {error}"),
+            )
+        }),
     }
 }

@@ -99,7 +99,9 @@ impl Connections {
     /// Closes the one that is to be missed least.
     fn close_one(&self) {
         let mut all = self.all();
-        let ranked = all.iter().filter_map(|(number, open)| Some((open.rank()?, *number)));
+        let ranked = all
+            .iter()
+            .filter_map(|(number, open)| Some((open.rank()?, *number)));
         if let Some((_, number)) = ranked.min()
             && let Some(open) = all.remove(&number)
         {
@@ -145,9 +147,16 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             continue;
         };
         let (router, turns, end) = (router.clone(), Arc::clone(&turns), CancellationToken::new());
-        let open = Open { stage: Stage::Silent, since: Instant::now(), end: end.clone() };
+        let open = Open {
+            stage: Stage::Silent,
+            since: Instant::now(),
+            end: end.clone(),
+        };
         connections.all().insert(number, open);
-        let connection = Connection { number, connections: connections.clone() };
+        let connection = Connection {
+            number,
+            connections: connections.clone(),
+        };
         tokio::spawn(async move {
             tokio::select! {
                 () = answer(stream, router, &turns, &connection) => {}
@@ -199,9 +208,17 @@ impl hyper::body::Body for TimedBody {
 }
 
 /// Answers one connection.
-async fn answer(stream: TcpStream, router: Router, turns: &Arc<Semaphore>, connection: &Connection) {
+async fn answer(
+    stream: TcpStream,
+    router: Router,
+    turns: &Arc<Semaphore>,
+    connection: &Connection,
+) {
     let came_to = stream.local_addr().ok().map(|address| CameTo(address.ip()));
-    let peer = stream.peer_addr().ok().map(|address| Peer(address.ip().to_canonical()));
+    let peer = stream
+        .peer_addr()
+        .ok()
+        .map(|address| Peer(address.ip().to_canonical()));
     let service = TowerToHyperService::new(router);
     let lasts = Arc::new(OnceLock::new());
     let longer = Arc::clone(&lasts);
@@ -222,9 +239,18 @@ async fn answer(stream: TcpStream, router: Router, turns: &Arc<Semaphore>, conne
             if let Some(turns) = turns {
                 let _ = held.set(turns.acquire_owned().await);
             }
-            connection.is_in(if request.body().is_end_stream() { Stage::Answered } else { Stage::Body });
-            let request =
-                request.map(|body| Body::new(TimedBody { body, patience: Box::pin(sleep(BODY)), connection }));
+            connection.is_in(if request.body().is_end_stream() {
+                Stage::Answered
+            } else {
+                Stage::Body
+            });
+            let request = request.map(|body| {
+                Body::new(TimedBody {
+                    body,
+                    patience: Box::pin(sleep(BODY)),
+                    connection,
+                })
+            });
             let answer: Response = service.call(request).await.unwrap_or_default();
             if let Some(Lasting(time)) = answer.extensions().get() {
                 let _ = longer.set(*time);

@@ -72,28 +72,54 @@ pub(super) fn router() -> Router<Arc<Asking>> {
         .route("/hooks/generic", hook(Teller::Generic))
 }
 
-async fn hear(teller: Teller, State(asking): State<Arc<Asking>>, request: Request) -> Result<Response, Refused> {
+async fn hear(
+    teller: Teller,
+    State(asking): State<Arc<Asking>>,
+    request: Request,
+) -> Result<Response, Refused> {
     let (head, body) = request.into_parts();
-    let Hooks { github, gitlab, generic } = &asking.access.hooks;
+    let Hooks {
+        github,
+        gitlab,
+        generic,
+    } = &asking.access.hooks;
     let (file, flag) = match teller {
         Teller::Github => (github, "--github-hook-secret-file"),
         Teller::Gitlab => (gitlab, "--gitlab-hook-secret-file"),
         Teller::Generic => (generic, "--generic-hook-secret-file"),
     };
     let Some(file) = file else {
-        return Err(Refused(StatusCode::NOT_FOUND, format!("this hook is closed; {flag} opens it")));
+        return Err(Refused(
+            StatusCode::NOT_FOUND,
+            format!("this hook is closed; {flag} opens it"),
+        ));
     };
     let secret = read(file).await?;
     let proof = proof(teller, &secret, &head.headers);
     if !holds(proof, body).await? {
-        let sentence = format!("it is not signed with the secret of {flag}, or too long ago by this machine's clock");
+        let sentence = format!(
+            "it is not signed with the secret of {flag}, or too long ago by this machine's clock"
+        );
         return Err(Refused(StatusCode::FORBIDDEN, sentence));
     }
     let mut response = match event(teller, &head.headers) {
         // A standby looks, too: git hosts give up on who refuses them.
-        Event::Push => asked(&asking.loops.iter().collect::<Vec<&Handle>>(), Trigger::Hook, "reconcile", "a pass"),
-        Event::Ping => done(StatusCode::NO_CONTENT, None, "nothing but whether it is there".to_owned()),
-        Event::Other => done(StatusCode::NO_CONTENT, None, "nothing: this is no push".to_owned()),
+        Event::Push => asked(
+            &asking.loops.iter().collect::<Vec<&Handle>>(),
+            Trigger::Hook,
+            "reconcile",
+            "a pass",
+        ),
+        Event::Ping => done(
+            StatusCode::NO_CONTENT,
+            None,
+            "nothing but whether it is there".to_owned(),
+        ),
+        Event::Other => done(
+            StatusCode::NO_CONTENT,
+            None,
+            "nothing: this is no push".to_owned(),
+        ),
     };
     response.extensions_mut().insert(Proved);
     Ok(response)
@@ -124,18 +150,25 @@ fn proof(teller: Teller, secret: &SharedSecret, headers: &HeaderMap) -> Option<P
         Teller::Generic => of_body("x-signature-256"),
         // A hook that has a signing token is not believed without a signature.
         Teller::Gitlab if secret.is_standard() => standard(secret, headers),
-        Teller::Gitlab => secret.is(single(headers, "x-gitlab-token")?.as_bytes()).then_some(Proof::Shown),
+        Teller::Gitlab => secret
+            .is(single(headers, "x-gitlab-token")?.as_bytes())
+            .then_some(Proof::Shown),
     }
 }
 
 /// The signature of Standard Webhooks: of the message's id, its time and its body.
 fn standard(secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {
-    let (id, time) = (single(headers, "webhook-id")?, single(headers, "webhook-timestamp")?);
+    let (id, time) = (
+        single(headers, "webhook-id")?,
+        single(headers, "webhook-timestamp")?,
+    );
     if now().as_second().abs_diff(time.parse().ok()?) > AGE {
         return None;
     }
     let signatures = single(headers, "webhook-signature")?.split(' ').take(8);
-    let signatures = signatures.filter_map(|one| STANDARD.decode(one.strip_prefix("v1,")?).ok()).collect();
+    let signatures = signatures
+        .filter_map(|one| STANDARD.decode(one.strip_prefix("v1,")?).ok())
+        .collect();
     let mut signing = secret.sign_standard()?;
     signing.update(format!("{id}.{time}.").as_bytes());
     Some(Proof::Signed(signing, signatures))
@@ -146,7 +179,12 @@ async fn holds(mut proof: Option<Proof>, body: Body) -> Result<bool, Refused> {
     let mut chunks = body.into_data_stream();
     let mut length = 0_usize;
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|_| Refused(StatusCode::BAD_REQUEST, "the body ended too early".to_owned()))?;
+        let chunk = chunk.map_err(|_| {
+            Refused(
+                StatusCode::BAD_REQUEST,
+                "the body ended too early".to_owned(),
+            )
+        })?;
         length = length.saturating_add(chunk.len());
         if length > MAX_DRAINED {
             break;
@@ -169,10 +207,17 @@ async fn holds(mut proof: Option<Proof>, body: Body) -> Result<bool, Refused> {
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.bytes().map(|digit| char::from(digit).to_digit(16)).collect::<Option<Vec<u32>>>()?;
+    let digits = text
+        .bytes()
+        .map(|digit| char::from(digit).to_digit(16))
+        .collect::<Option<Vec<u32>>>()?;
     let pairs = digits.chunks_exact(2);
     let whole = pairs.remainder().is_empty();
     whole.then(|| {
-        pairs.filter_map(|pair| u8::try_from(pair.iter().fold(0, |byte, digit| byte << 4 | digit)).ok()).collect()
+        pairs
+            .filter_map(|pair| {
+                u8::try_from(pair.iter().fold(0, |byte, digit| byte << 4 | digit)).ok()
+            })
+            .collect()
     })
 }

@@ -46,7 +46,11 @@ impl Limit {
 
 impl<C: Clock + Clone> Limit<C> {
     fn with_clock(rate: NonZeroU32, clock: C) -> Self {
-        Self { senders: RateLimiter::hashmap_with_clock(quota(rate), clock.clone()), clock, rate }
+        Self {
+            senders: RateLimiter::hashmap_with_clock(quota(rate), clock.clone()),
+            clock,
+            rate,
+        }
     }
 
     /// Counts a request; where it is one too many, the whole seconds after which to come again.
@@ -60,7 +64,13 @@ impl<C: Clock + Clone> Limit<C> {
         };
         let too_early = self.senders.check_key(&sender).err()?;
         let wait = too_early.wait_time_from(self.clock.now());
-        Some(wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX))
+        Some(
+            wait.as_millis()
+                .div_ceil(1000)
+                .max(1)
+                .try_into()
+                .unwrap_or(u64::MAX),
+        )
     }
 }
 
@@ -112,11 +122,16 @@ impl Limits {
 fn may_prove(request: &Request) -> bool {
     let path = request.uri().path();
     let shows = || request.headers().contains_key(AUTHORIZATION);
-    request.method() == Method::POST && (path.starts_with("/hooks/") || path.starts_with("/api/") && shows())
+    request.method() == Method::POST
+        && (path.starts_with("/hooks/") || path.starts_with("/api/") && shows())
 }
 
 /// Turns away senders that come too often, probes excepted.
-pub(super) async fn guard(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(
+    State(limits): State<Arc<Limits>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
     let may_prove = may_prove(&request);
     let limit = match request.uri().path() {
@@ -141,13 +156,18 @@ pub(super) async fn guard(State(limits): State<Arc<Limits>>, request: Request, n
 
 fn too_many(limit: &Limit, peer: Option<Peer>, seconds: u64) -> Response {
     // Not a line of the log for each: a sender that comes too often would fill it.
-    tracing::debug!(peer = peer.map(|Peer(peer)| peer.to_string()), "too many requests from one address");
+    tracing::debug!(
+        peer = peer.map(|Peer(peer)| peer.to_string()),
+        "too many requests from one address"
+    );
     let sentence = format!(
         "too many requests: {} a minute are let in from one address (--admin-rate); come again in {seconds} s",
         limit.rate
     );
     let mut response = error(StatusCode::TOO_MANY_REQUESTS, &sentence);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from(seconds));
     response
 }
 
@@ -161,7 +181,10 @@ mod tests {
 
     fn limit(rate: u32) -> (Limit<FakeRelativeClock>, FakeRelativeClock) {
         let clock = FakeRelativeClock::default();
-        (Limit::with_clock(rate.try_into().unwrap(), clock.clone()), clock)
+        (
+            Limit::with_clock(rate.try_into().unwrap(), clock.clone()),
+            clock,
+        )
     }
 
     fn peer(text: &str) -> Option<Peer> {
@@ -171,10 +194,18 @@ mod tests {
     #[test]
     fn a_sender_is_let_in_so_often_a_minute_and_told_when_to_come_again() {
         let (limit, clock) = limit(60);
-        let come = |times: usize| (0..times).filter(|_| limit.seconds_to_wait(peer("10.0.0.1")).is_none()).count();
+        let come = |times: usize| {
+            (0..times)
+                .filter(|_| limit.seconds_to_wait(peer("10.0.0.1")).is_none())
+                .count()
+        };
         assert_eq!(come(100), 20);
         assert_eq!(limit.seconds_to_wait(peer("10.0.0.1")), Some(2));
-        assert_eq!(limit.seconds_to_wait(peer("10.0.0.2")), None, "another one is not held back");
+        assert_eq!(
+            limit.seconds_to_wait(peer("10.0.0.2")),
+            None,
+            "another one is not held back"
+        );
         clock.advance(Duration::from_secs(3));
         assert_eq!(come(100), 2);
     }
@@ -196,7 +227,10 @@ mod tests {
     fn the_addresses_of_one_ipv6_network_are_one_sender() {
         let (limit, _) = limit(1);
         assert_eq!(limit.seconds_to_wait(peer("2001:db8:0:1::1")), None);
-        assert_eq!(limit.seconds_to_wait(peer("2001:db8:0:1:ffff::2")), Some(60));
+        assert_eq!(
+            limit.seconds_to_wait(peer("2001:db8:0:1:ffff::2")),
+            Some(60)
+        );
         assert_eq!(limit.seconds_to_wait(peer("2001:db8:0:2::1")), None);
     }
 
@@ -204,10 +238,16 @@ mod tests {
     fn however_many_senders_come_only_so_many_are_remembered() {
         let (limit, clock) = limit(1);
         let from = |n: usize| Some(Peer(IpAddr::from(u32::try_from(n).unwrap().to_be_bytes())));
-        let let_in = (0..2 * SENDERS).filter(|n| limit.seconds_to_wait(from(*n)).is_none()).count();
+        let let_in = (0..2 * SENDERS)
+            .filter(|n| limit.seconds_to_wait(from(*n)).is_none())
+            .count();
         assert_eq!((limit.senders.len(), let_in), (SENDERS + 1, SENDERS + 1));
         clock.advance(Duration::from_secs(120));
         assert_eq!(limit.seconds_to_wait(from(0)), None);
-        assert_eq!(limit.senders.len(), 1, "who did not come again is forgotten");
+        assert_eq!(
+            limit.senders.len(),
+            1,
+            "who did not come again is forgotten"
+        );
     }
 }

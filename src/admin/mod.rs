@@ -22,7 +22,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -85,15 +87,27 @@ impl Admin {
     ///
     /// # Errors
     /// Where the socket has no address.
-    pub fn start(listener: TcpListener, loops: Vec<Handle>, metrics: Metrics, mut access: Access) -> io::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        loops: Vec<Handle>,
+        metrics: Metrics,
+        mut access: Access,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         if address.ip().is_unspecified() {
             // It is the address that the log names, and that a person then asks at.
             access.hosts.push(Host::Ip(address.ip()));
         }
         let stop = CancellationToken::new();
-        tokio::spawn(connection::serve(listener, router(loops, metrics, access), stop.clone()));
-        Ok(Self { address, _stop: stop.drop_guard() })
+        tokio::spawn(connection::serve(
+            listener,
+            router(loops, metrics, access),
+            stop.clone(),
+        ));
+        Ok(Self {
+            address,
+            _stop: stop.drop_guard(),
+        })
     }
 
     /// Where it listens.
@@ -115,13 +129,18 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
     let limit = Arc::new(limit::Limits::new(access.rate));
     let hosts: Arc<[Host]> = access.hosts.clone().into();
     // A probe of Kubernetes names the pod's address, and a load balancer anything. They say nothing but yes or no.
-    let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+    let probes = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz));
     let rest = Router::new()
         .route("/api/v1/status", get(status))
         // Prometheus names the address that it scrapes, which is ours.
         .route("/metrics", get(scrape))
         .merge(page::routes())
-        .layer(middleware::from_fn_with_state(Arc::clone(&hosts), host::guard));
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&hosts),
+            host::guard,
+        ));
     probes
         .merge(rest)
         .with_state(shared)
@@ -139,8 +158,15 @@ fn is_probe(path: &str) -> bool {
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
     let silences: Vec<Duration> = shared.boards.iter().map(|board| board.silence()).collect();
     let told = spoken(silences.iter().copied().max().unwrap_or_default());
-    match silences.iter().filter(|silence| **silence >= LIFELESS).count() {
-        0 => probe(true, &format!("the loop is alive: its heart beat {told} ago")),
+    match silences
+        .iter()
+        .filter(|silence| **silence >= LIFELESS)
+        .count()
+    {
+        0 => probe(
+            true,
+            &format!("the loop is alive: its heart beat {told} ago"),
+        ),
         hanging => probe(
             false,
             &format!(
@@ -166,7 +192,11 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let (untried, unread) = (count(Board::is_tried), count(Board::is_ready));
     let missing = if untried > 0 { untried } else { unread };
     if untried == 0 && unread < shared.boards.len() {
-        let rest = if unread > 0 { format!(", but for those{}", of(unread, &shared)) } else { String::new() };
+        let rest = if unread > 0 {
+            format!(", but for those{}", of(unread, &shared))
+        } else {
+            String::new()
+        };
         return probe(true, &format!("definitions and live state were read{rest}"));
     }
     let unknown = count(Board::knows_the_leader);
@@ -174,7 +204,9 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
         let of = of(unknown, &shared);
         return probe(
             false,
-            &format!("the Lease{of} was not read yet, so that nobody knows who leads; the log says why"),
+            &format!(
+                "the Lease{of} was not read yet, so that nobody knows who leads; the log says why"
+            ),
         );
     }
     probe(
@@ -187,19 +219,40 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 fn probe(ok: bool, reason: &str) -> Response {
-    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     answer(status, &json!({"ok": ok, "reason": reason}))
 }
 
 async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     let workspaces = shared.boards.iter().map(|board| board.status()).collect();
-    let status = Status { version: env!("CARGO_PKG_VERSION").to_owned(), started: shared.started, workspaces };
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: shared.started,
+        workspaces,
+    };
     let body = json::pretty(&status);
-    let digest: String = Sha256::digest(&body).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let digest: String = Sha256::digest(&body)
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let tag = format!("\"{digest}\"");
-    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let fresh = known.flat_map(|list| list.split(',')).any(|known| known.trim().trim_start_matches("W/") == tag);
-    let mut response = if fresh { StatusCode::NOT_MODIFIED.into_response() } else { json_text(StatusCode::OK, body) };
+    let known = headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let fresh = known
+        .flat_map(|list| list.split(','))
+        .any(|known| known.trim().trim_start_matches("W/") == tag);
+    let mut response = if fresh {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        json_text(StatusCode::OK, body)
+    };
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(ETAG, tag);
     }
@@ -207,10 +260,15 @@ async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
 }
 
 async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
-    let Ok(place) = Arc::clone(&shared.scrapes).acquire_owned().await else { return Response::default() };
+    let Ok(place) = Arc::clone(&shared.scrapes).acquire_owned().await else {
+        return Response::default();
+    };
     // With a thousand workspaces it would hold up what else this thread has to do.
     let Ok(text) = tokio::task::spawn_blocking(move || shared.metrics.text()).await else {
-        return error(StatusCode::INTERNAL_SERVER_ERROR, "writing the metrics ended by a fault");
+        return error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "writing the metrics ended by a fault",
+        );
     };
     let mut rest = Bytes::from(text);
     let parts = stream::iter(std::iter::from_fn(move || {
@@ -219,7 +277,10 @@ async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
         (!rest.is_empty()).then(|| Ok::<_, Infallible>(rest.split_to(PART.min(rest.len()))))
     }));
     let headers = [
-        (CONTENT_TYPE, HeaderValue::from_static(Metrics::CONTENT_TYPE)),
+        (
+            CONTENT_TYPE,
+            HeaderValue::from_static(Metrics::CONTENT_TYPE),
+        ),
         (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];

@@ -11,8 +11,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, Sse};
@@ -40,7 +40,10 @@ const LOOK: Duration = Duration::from_millis(250);
 const BEAT: Duration = Duration::from_secs(10);
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
-    Router::new().route("/", get(index)).route("/assets/{name}", get(asset)).route("/api/v1/events", get(events))
+    Router::new()
+        .route("/", get(index))
+        .route("/assets/{name}", get(asset))
+        .route("/api/v1/events", get(events))
 }
 
 /// What a request asks for.
@@ -53,7 +56,10 @@ struct Asked {
 
 impl Asked {
     fn read(query: Option<&str>) -> Self {
-        let mut asked = Self { only: None, part: false };
+        let mut asked = Self {
+            only: None,
+            part: false,
+        };
         for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match &*name {
                 "workspace" => asked.only = Some(value.into_owned()),
@@ -88,17 +94,37 @@ async fn index(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> 
     let id = shared.state(&shared.about(only));
     let workspaces: Vec<_> = shared.boards.iter().map(|board| board.snapshot()).collect();
     let version = env!("CARGO_PKG_VERSION");
-    let view = View { version, started: shared.started, now: now(), id: &id, workspaces: &workspaces, only };
-    let status = if view.exists() { StatusCode::OK } else { StatusCode::NOT_FOUND };
+    let view = View {
+        version,
+        started: shared.started,
+        now: now(),
+        id: &id,
+        workspaces: &workspaces,
+        only,
+    };
+    let status = if view.exists() {
+        StatusCode::OK
+    } else {
+        StatusCode::NOT_FOUND
+    };
     let html = if part { content(&view) } else { page(&view) };
-    (status, headers("text/html; charset=utf-8", "no-store"), html).into_response()
+    (
+        status,
+        headers("text/html; charset=utf-8", "no-store"),
+        html,
+    )
+        .into_response()
 }
 
 async fn asset(Path(name): Path<String>) -> Response {
     let icon = name.strip_suffix(".svg").and_then(tab_icon);
     match (name.as_str(), icon) {
         ("page.css", _) => (headers("text/css; charset=utf-8", "no-cache"), STYLE).into_response(),
-        ("page.js", _) => (headers("text/javascript; charset=utf-8", "no-cache"), SCRIPT).into_response(),
+        ("page.js", _) => (
+            headers("text/javascript; charset=utf-8", "no-cache"),
+            SCRIPT,
+        )
+            .into_response(),
         (_, Some(icon)) => (headers("image/svg+xml", "no-cache"), icon).into_response(),
         _ => error(StatusCode::NOT_FOUND, "there is no such asset"),
     }
@@ -112,27 +138,56 @@ fn headers(content: &'static str, cache: &'static str) -> [(HeaderName, HeaderVa
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
         (REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
     ]
     .map(|(name, value)| (name, HeaderValue::from_static(value)))
 }
 
 /// Tells that the boards say something new, not what. `Last-Event-ID` is what the reader knows.
-async fn events(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+async fn events(
+    State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
     // Another site's page cannot read the stream, and shall not take its place either.
     let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     if !matches!(site, None | Some(b"same-origin" | b"none")) {
-        return error(StatusCode::FORBIDDEN, "the events are for this server's own page");
+        return error(
+            StatusCode::FORBIDDEN,
+            "the events are for this server's own page",
+        );
     }
     let Ok(place) = Arc::clone(&shared.streams).try_acquire_owned() else {
-        let full = error(StatusCode::SERVICE_UNAVAILABLE, "every place for an event stream is taken; ask again later");
+        let full = error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "every place for an event stream is taken; ask again later",
+        );
         return ([(RETRY_AFTER, "15")], full).into_response();
     };
-    let known = headers.get("last-event-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+    let known = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
     let boards = shared.about(Asked::read(query.as_deref()).only.as_deref());
-    let watch = Watch { shared, boards, known, spoke: None, ends: Instant::now() + LASTS, _place: place };
-    let body = stream::unfold(watch, |mut watch| async { Some((Ok::<_, Infallible>(watch.next().await?), watch)) });
+    let watch = Watch {
+        shared,
+        boards,
+        known,
+        spoke: None,
+        ends: Instant::now() + LASTS,
+        _place: place,
+    };
+    let body = stream::unfold(watch, |mut watch| async {
+        Some((Ok::<_, Infallible>(watch.next().await?), watch))
+    });
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
     let mut response = (unbuffered, Sse::new(body)).into_response();
     response.extensions_mut().insert(Lasting(LASTS));

@@ -12,12 +12,25 @@ use super::*;
 use crate::daemon::status::for_tests;
 
 fn access() -> Access {
-    Access { hosts: Vec::new(), token: None, hooks: Hooks::default(), rate: NonZeroU32::MAX }
+    Access {
+        hosts: Vec::new(),
+        token: None,
+        hooks: Hooks::default(),
+        rate: NonZeroU32::MAX,
+    }
 }
 
 async fn code(router: &Router, path: &str) -> u16 {
-    let request = Request::builder().uri(path).body(axum::body::Body::empty()).unwrap();
-    TowerToHyperService::new(router.clone()).call(request).await.unwrap().status().as_u16()
+    let request = Request::builder()
+        .uri(path)
+        .body(axum::body::Body::empty())
+        .unwrap();
+    TowerToHyperService::new(router.clone())
+        .call(request)
+        .await
+        .unwrap()
+        .status()
+        .as_u16()
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -45,9 +58,15 @@ async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
     // A step that never ends.
     let hanging = step(seconds(80), tokio::time::sleep(Duration::MAX));
     tokio::time::sleep(seconds(100)).await;
-    assert_eq!((code(&router, "/healthz").await, board.status().alive), (200, true));
+    assert_eq!(
+        (code(&router, "/healthz").await, board.status().alive),
+        (200, true)
+    );
     tokio::time::sleep(seconds(20)).await;
-    assert_eq!((code(&router, "/healthz").await, board.status().alive), (503, false));
+    assert_eq!(
+        (code(&router, "/healthz").await, board.status().alive),
+        (503, false)
+    );
     // A loop that is gone.
     hanging.abort();
     board.beating(seconds(1), async {}).await;
@@ -61,17 +80,36 @@ async fn one_loop_of_several_that_hangs_is_told() {
     let handles = vec![Handle::new(for_tests()), Handle::new(for_tests())];
     let alive = Arc::clone(handles[0].board());
     let router = router(handles, Metrics::new(Vec::new()), access());
-    alive.beating(seconds(40), tokio::time::sleep(seconds(40))).await;
-    let request = Request::builder().uri("/healthz").body(axum::body::Body::empty()).unwrap();
-    let answer = TowerToHyperService::new(router.clone()).call(request).await.unwrap();
-    let body = axum::body::to_bytes(answer.into_body(), 4096).await.unwrap();
-    assert!(String::from_utf8_lossy(&body).contains("the loop of 1 of 2 workspaces hangs"), "{body:?}");
+    alive
+        .beating(seconds(40), tokio::time::sleep(seconds(40)))
+        .await;
+    let request = Request::builder()
+        .uri("/healthz")
+        .body(axum::body::Body::empty())
+        .unwrap();
+    let answer = TowerToHyperService::new(router.clone())
+        .call(request)
+        .await
+        .unwrap();
+    let body = axum::body::to_bytes(answer.into_body(), 4096)
+        .await
+        .unwrap();
+    assert!(
+        String::from_utf8_lossy(&body).contains("the loop of 1 of 2 workspaces hangs"),
+        "{body:?}"
+    );
 }
 
 /// A server, and how to reach it.
 async fn server() -> (Admin, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let admin = Admin::start(listener, vec![Handle::new(for_tests())], Metrics::new(Vec::new()), access()).unwrap();
+    let admin = Admin::start(
+        listener,
+        vec![Handle::new(for_tests())],
+        Metrics::new(Vec::new()),
+        access(),
+    )
+    .unwrap();
     let address = admin.address();
     (admin, address)
 }
@@ -81,7 +119,10 @@ async fn ends(stream: &mut TcpStream) -> (Duration, String) {
     let started = Instant::now();
     let mut said = Vec::new();
     let _ = stream.read_to_end(&mut said).await;
-    (started.elapsed(), String::from_utf8_lossy(&said).into_owned())
+    (
+        started.elapsed(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,13 +143,24 @@ async fn who_does_not_read_his_answer_is_cut_off() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = Router::new().route("/", get(|| async { "x".repeat(LENGTH) }));
-    tokio::spawn(connection::serve(listener, router, CancellationToken::new()));
+    tokio::spawn(connection::serve(
+        listener,
+        router,
+        CancellationToken::new(),
+    ));
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     stream.readable().await.unwrap();
     tokio::time::sleep(seconds(11)).await;
     let (_, said) = ends(&mut stream).await;
-    assert!(said.starts_with("HTTP/1.1 200") && said.len() < LENGTH, "{}", said.len());
+    assert!(
+        said.starts_with("HTTP/1.1 200") && said.len() < LENGTH,
+        "{}",
+        said.len()
+    );
 }
 
 const EVENTS: &[u8] = b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -119,7 +171,10 @@ async fn an_event_stream_outlives_other_answers_and_ends_by_itself() {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(EVENTS).await.unwrap();
     let (took, said) = ends(&mut stream).await;
-    assert!(took >= seconds(15 * 60) && took <= seconds(15 * 60 + 5), "{took:?}");
+    assert!(
+        took >= seconds(15 * 60) && took <= seconds(15 * 60 + 5),
+        "{took:?}"
+    );
     assert!(said.ends_with("0\r\n\r\n"), "it ends as it should: {said}");
     let count = |event: &str| said.matches(&format!("event: {event}\n")).count();
     // The state at first, and that no heart beats.
@@ -131,22 +186,40 @@ async fn an_event_stream_outlives_other_answers_and_ends_by_itself() {
 async fn a_long_answer_that_nobody_reads_is_cut_off() {
     const MORE_THAN_IS_BUFFERED: usize = 64 << 20;
     let endless = || async {
-        let body = futures_util::stream::repeat_with(|| Ok::<_, std::convert::Infallible>(vec![b'x'; 64 << 10]));
+        let body = futures_util::stream::repeat_with(|| {
+            Ok::<_, std::convert::Infallible>(vec![b'x'; 64 << 10])
+        });
         let mut answer = axum::body::Body::from_stream(body).into_response();
-        answer.extensions_mut().insert(connection::Lasting(seconds(3600)));
+        answer
+            .extensions_mut()
+            .insert(connection::Lasting(seconds(3600)));
         answer
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = Router::new().route("/", get(endless));
-    tokio::spawn(connection::serve(listener, router, CancellationToken::new()));
+    tokio::spawn(connection::serve(
+        listener,
+        router,
+        CancellationToken::new(),
+    ));
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     stream.readable().await.unwrap();
     tokio::time::sleep(seconds(25)).await;
     let mut said = Vec::new();
-    let _ = (&mut stream).take(MORE_THAN_IS_BUFFERED as u64).read_to_end(&mut said).await;
-    assert!(!said.is_empty() && said.len() < MORE_THAN_IS_BUFFERED, "{}", said.len());
+    let _ = (&mut stream)
+        .take(MORE_THAN_IS_BUFFERED as u64)
+        .read_to_end(&mut said)
+        .await;
+    assert!(
+        !said.is_empty() && said.len() < MORE_THAN_IS_BUFFERED,
+        "{}",
+        said.len()
+    );
 }
 
 #[tokio::test]
@@ -167,7 +240,10 @@ async fn event_streams_are_few_and_leave_room_for_everything_else() {
     }
     assert_eq!(listen().await.0, "HTTP/1.1 503");
     let mut other = TcpStream::connect(address).await.unwrap();
-    other.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    other
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     assert!(ends(&mut other).await.1.starts_with("HTTP/1.1 200"));
     // Who goes away makes room.
     streams.pop();
@@ -182,14 +258,28 @@ async fn connections_that_ask_for_nothing_keep_no_probe_out() {
     for n in 0..connection::AT_ONCE * 3 {
         let mut stream = TcpStream::connect(address).await.unwrap();
         // Some say nothing, and some never end what they say.
-        stream.write_all(if n % 2 == 0 { b"" } else { b"GET /healthz HTTP/1.1\r\nHost:" }).await.unwrap();
+        stream
+            .write_all(if n % 2 == 0 {
+                b""
+            } else {
+                b"GET /healthz HTTP/1.1\r\nHost:"
+            })
+            .await
+            .unwrap();
         idle.push(stream);
     }
     let began = Instant::now();
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     let (_, said) = ends(&mut stream).await;
-    assert!(said.starts_with("HTTP/1.1 200") && began.elapsed() < seconds(2), "{:?}: {said}", began.elapsed());
+    assert!(
+        said.starts_with("HTTP/1.1 200") && began.elapsed() < seconds(2),
+        "{:?}: {said}",
+        began.elapsed()
+    );
     // Whoever came first made room.
     assert_eq!(ends(&mut idle[0]).await.1, "");
 }
@@ -206,11 +296,20 @@ async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
         doors.acquire().await.unwrap().forget();
         "done"
     };
-    let router = Router::new().route("/slow", get(slow)).route("/", get(|| async { "quick" }));
-    tokio::spawn(connection::serve(listener, router, CancellationToken::new()));
+    let router = Router::new()
+        .route("/slow", get(slow))
+        .route("/", get(|| async { "quick" }));
+    tokio::spawn(connection::serve(
+        listener,
+        router,
+        CancellationToken::new(),
+    ));
     let ask = async |path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         stream
     };
     let mut asked = Vec::new();
@@ -220,7 +319,12 @@ async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
     let all = u32::try_from(connection::AT_ONCE).unwrap();
     reached.acquire_many(all).await.unwrap().forget();
     let mut next = ask("/").await;
-    assert!(tokio::time::timeout(Duration::from_millis(100), next.readable()).await.is_err(), "the house is full");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), next.readable())
+            .await
+            .is_err(),
+        "the house is full"
+    );
     open.add_permits(1);
     assert!(ends(&mut next).await.1.ends_with("quick"));
     open.add_permits(connection::AT_ONCE);
@@ -233,14 +337,22 @@ async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
 async fn answers_with_metrics_that_nobody_reads_are_counted_and_the_next_one_waits() {
     let router = router(Vec::new(), Metrics::new(Vec::new()), access());
     let scrape = || {
-        let request = Request::builder().uri("/metrics").header("host", "localhost").body(Body::empty()).unwrap();
+        let request = Request::builder()
+            .uri("/metrics")
+            .header("host", "localhost")
+            .body(Body::empty())
+            .unwrap();
         TowerToHyperService::new(router.clone()).call(request)
     };
     let mut unread = Vec::new();
     for _ in 0..SCRAPES {
         unread.push(scrape().await.unwrap());
     }
-    assert!(tokio::time::timeout(Duration::from_millis(100), scrape()).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), scrape())
+            .await
+            .is_err()
+    );
     unread.pop();
     assert_eq!(scrape().await.unwrap().status(), 200);
 }
@@ -249,7 +361,10 @@ async fn answers_with_metrics_that_nobody_reads_are_counted_and_the_next_one_wai
 async fn headers_are_bounded() {
     let (_admin, address) = server().await;
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(64 << 10));
+    let request = format!(
+        "GET /healthz HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n",
+        "x".repeat(64 << 10)
+    );
     // It need not be read to its end.
     let _ = stream.write_all(request.as_bytes()).await;
     let mut start = [0; 12];
@@ -257,7 +372,8 @@ async fn headers_are_bounded() {
     assert_eq!(&start, b"HTTP/1.1 431");
 }
 
-const UNFINISHED: &[u8] = b"POST /hooks/github HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n";
+const UNFINISHED: &[u8] =
+    b"POST /hooks/github HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n";
 
 #[tokio::test]
 async fn bodies_that_do_not_come_keep_no_probe_out() {
@@ -266,7 +382,11 @@ async fn bodies_that_do_not_come_keep_no_probe_out() {
     for n in 0..connection::AT_ONCE * 3 {
         let mut stream = TcpStream::connect(address).await.unwrap();
         // Hooks are closed here and answer at once; what asks for a pass reads its body.
-        let path = if n % 2 == 0 { "/api/v1/reconcile" } else { "/hooks/github" };
+        let path = if n % 2 == 0 {
+            "/api/v1/reconcile"
+        } else {
+            "/hooks/github"
+        };
         let head = String::from_utf8_lossy(UNFINISHED).replace("/hooks/github", path);
         stream.write_all(head.as_bytes()).await.unwrap();
         unfinished.push(stream);
@@ -274,9 +394,16 @@ async fn bodies_that_do_not_come_keep_no_probe_out() {
     for _ in 0..3 {
         let began = Instant::now();
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
         let (_, said) = ends(&mut stream).await;
-        assert!(said.starts_with("HTTP/1.1 200") && began.elapsed() < seconds(2), "{:?}: {said}", began.elapsed());
+        assert!(
+            said.starts_with("HTTP/1.1 200") && began.elapsed() < seconds(2),
+            "{:?}: {said}",
+            began.elapsed()
+        );
     }
 }
 
@@ -285,11 +412,18 @@ async fn a_body_has_the_shortest_patience() {
     let (_admin, address) = server().await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream
-        .write_all(&String::from_utf8_lossy(UNFINISHED).replace("/hooks/github", "/api/v1/reconcile").into_bytes())
+        .write_all(
+            &String::from_utf8_lossy(UNFINISHED)
+                .replace("/hooks/github", "/api/v1/reconcile")
+                .into_bytes(),
+        )
         .await
         .unwrap();
     let (took, said) = ends(&mut stream).await;
-    assert!(took >= seconds(3) && took <= seconds(5) && said.starts_with("HTTP/1.1 4"), "{took:?}: {said}");
+    assert!(
+        took >= seconds(3) && took <= seconds(5) && said.starts_with("HTTP/1.1 4"),
+        "{took:?}: {said}"
+    );
 }
 
 #[tokio::test]
@@ -302,11 +436,20 @@ async fn probes_are_answered_while_every_turn_is_taken() {
         counted.add_permits(1);
         std::future::pending::<()>().await
     };
-    let router = Router::new().route("/hangs", get(hangs)).route("/healthz", get(|| async { "alive" }));
-    tokio::spawn(connection::serve(listener, router, CancellationToken::new()));
+    let router = Router::new()
+        .route("/hangs", get(hangs))
+        .route("/healthz", get(|| async { "alive" }));
+    tokio::spawn(connection::serve(
+        listener,
+        router,
+        CancellationToken::new(),
+    ));
     let ask = async |path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         stream
     };
     let mut all = Vec::new();
@@ -314,8 +457,15 @@ async fn probes_are_answered_while_every_turn_is_taken() {
     for _ in 0..connection::AT_ONCE * 2 {
         all.push(ask("/hangs").await);
     }
-    reached.acquire_many(u32::try_from(connection::AT_ONCE).unwrap()).await.unwrap().forget();
+    reached
+        .acquire_many(u32::try_from(connection::AT_ONCE).unwrap())
+        .await
+        .unwrap()
+        .forget();
     let mut probe = ask("/healthz").await;
-    let said = tokio::time::timeout(seconds(5), ends(&mut probe)).await.unwrap().1;
+    let said = tokio::time::timeout(seconds(5), ends(&mut probe))
+        .await
+        .unwrap()
+        .1;
     assert!(said.ends_with("alive"), "{said}");
 }

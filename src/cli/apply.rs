@@ -27,7 +27,12 @@ pub(super) struct ApplyArgs {
     #[arg(short, long)]
     yes: bool,
     /// Refuse a plan that changes more providers than this
-    #[arg(long, env = "CALRY_MAX_CHANGES", hide_env_values = true, value_name = "N")]
+    #[arg(
+        long,
+        env = "CALRY_MAX_CHANGES",
+        hide_env_values = true,
+        value_name = "N"
+    )]
     max_changes: Option<usize>,
     /// Apply exactly the plan with this digest, whatever --max-changes allows
     #[arg(long, value_parser = Digest::parse, value_name = "DIGEST")]
@@ -88,7 +93,11 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     output.diagnostics(diagnostics, &setup.shown, looked.desired.loaded.files.len());
     let plan = &looked.look.plan;
     // What is shown before the question is not the result of a command whose result is JSON.
-    let layout = Layout { diff: args.diff, directory: &setup.shown, next: None };
+    let layout = Layout {
+        diff: args.diff,
+        directory: &setup.shown,
+        next: None,
+    };
     match args.format {
         Format::Text => output.result(&text::plan(plan, layout)),
         _ if !reviewed => output.note(&text::plan(plan, layout)),
@@ -98,7 +107,11 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         match args.format {
             Format::Text => {}
             Format::Json => output.result(&json::plan(plan, diagnostics, None, Some(sentence))),
-            Format::Markdown => output.result(&markdown::failure(sentence, diagnostics, &setup.repository_path())),
+            Format::Markdown => output.result(&markdown::failure(
+                sentence,
+                diagnostics,
+                &setup.repository_path(),
+            )),
             Format::Github => {
                 output.result(&github::diagnostics(diagnostics, &setup.repository_path()));
                 output.result(&github::failure(sentence));
@@ -127,7 +140,10 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         }
         approve = saved.digest();
     }
-    let limits = Limits { max_changes: args.max_changes, approve };
+    let limits = Limits {
+        max_changes: args.max_changes,
+        approve,
+    };
     let approved = match plan.clone().approve(&limits) {
         Ok(approved) => approved,
         Err(refused) => return give_up(Exit::Failed, &refused.to_string()),
@@ -145,18 +161,35 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         }
     }
 
-    let report = carry_out(args, &setup, &looked, &approved, planned_with.as_ref(), stop).await?;
+    let report = carry_out(
+        args,
+        &setup,
+        &looked,
+        &approved,
+        planned_with.as_ref(),
+        stop,
+    )
+    .await?;
     match args.format {
         Format::Text if count > 0 => output.result(&text::report(&report)),
         Format::Text => {}
         Format::Json => output.result(&json::plan(plan, diagnostics, Some(&report), None)),
-        Format::Markdown => output.result(&markdown::plan(plan, diagnostics, Some(&report), &setup.repository_path())),
+        Format::Markdown => output.result(&markdown::plan(
+            plan,
+            diagnostics,
+            Some(&report),
+            &setup.repository_path(),
+        )),
         Format::Github => {
             output.result(&github::diagnostics(diagnostics, &setup.repository_path()));
             output.result(&github::report(&report));
         }
     }
-    let failed = report.results.iter().any(|result| !result.outcome.is_done()) || cannot_be_applied(plan);
+    let failed = report
+        .results
+        .iter()
+        .any(|result| !result.outcome.is_done())
+        || cannot_be_applied(plan);
     Ok(Exit::of(failed, false, false))
 }
 
@@ -186,7 +219,9 @@ async fn carry_out(
     }
     let writer = setup.api.writer(&reader);
     let options = apply::Options {
-        caller: apply::Caller::Command { concurrency: args.concurrency },
+        caller: apply::Caller::Command {
+            concurrency: args.concurrency,
+        },
         method: setup.api.method(),
         fetched: looked.look.fetched,
         deadline,
@@ -202,9 +237,17 @@ async fn carry_out(
     Ok(report)
 }
 
-async fn confirmed(count: usize, slug: &str, output: &Output, stop: &CancellationToken) -> anyhow::Result<bool> {
+async fn confirmed(
+    count: usize,
+    slug: &str,
+    output: &Output,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
     let noun = if count == 1 { "provider" } else { "providers" };
-    output.note(&format!("Apply these changes to {count} {noun} in {}? Type \"yes\" to confirm: ", printable(slug)));
+    output.note(&format!(
+        "Apply these changes to {count} {noun} in {}? Type \"yes\" to confirm: ",
+        printable(slug)
+    ));
     std::io::stderr().flush()?;
     let answer = tokio::task::spawn_blocking(|| {
         let mut line = String::new();

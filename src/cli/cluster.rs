@@ -39,7 +39,10 @@ pub(super) struct ClusterArgs {
 }
 
 fn shards(text: &str) -> Result<NonZeroU8, String> {
-    let number = text.parse().ok().filter(|number: &NonZeroU8| number.get() <= MOST_SHARDS);
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number: &NonZeroU8| number.get() <= MOST_SHARDS);
     number.ok_or_else(|| format!("a number from 1 to {MOST_SHARDS} is needed"))
 }
 
@@ -59,10 +62,18 @@ fn lease_name(text: &str) -> Result<String, String> {
 impl ClusterArgs {
     /// What makes no sense together.
     fn check(&self, once: bool) -> Result<(), UsageError> {
-        let Self { lease_duration, lease_renew_deadline, lease_retry_period, shards, .. } = self;
+        let Self {
+            lease_duration,
+            lease_renew_deadline,
+            lease_retry_period,
+            shards,
+            ..
+        } = self;
         let wrong = |why: &str| Err(UsageError(why.to_owned()));
         if once && self.leader_election {
-            return wrong("--once waits for nobody, and --leader-election does; leave one of them out");
+            return wrong(
+                "--once waits for nobody, and --leader-election does; leave one of them out",
+            );
         }
         if shards.get() > 1 && !self.leader_election {
             return wrong("--shards spreads workspaces over replicas, and needs --leader-election");
@@ -74,7 +85,9 @@ impl ClusterArgs {
                      last moment has what lies between",
                 );
             }
-            if *lease_retry_period < Duration::from_millis(100) || *lease_retry_period * 2 > *lease_renew_deadline {
+            if *lease_retry_period < Duration::from_millis(100)
+                || *lease_retry_period * 2 > *lease_renew_deadline
+            {
                 return wrong(
                     "--lease-retry-period must be 100ms at least, and no more than half of --lease-renew-deadline",
                 );
@@ -96,7 +109,10 @@ mod built_in {
     /// Of so many, the shard that a workspace belongs to: always the same, whatever other workspaces there are.
     pub(super) fn shard(workspace: Option<&str>, of: usize) -> usize {
         let digest = Sha256::digest(workspace.unwrap_or_default());
-        let number = digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let number = digest
+            .iter()
+            .take(8)
+            .fold(0, |number, byte| number << 8 | u64::from(*byte));
         usize::try_from(number % u64::try_from(of.max(1)).unwrap_or(1)).unwrap_or_default()
     }
 
@@ -120,7 +136,9 @@ mod built_in {
             match (self.leader_election, self.shards.get()) {
                 (false, _) => Vec::new(),
                 (true, 1) => vec![self.lease_name.clone()],
-                (true, shards) => (0..shards).map(|shard| format!("{}-{shard}", self.lease_name)).collect(),
+                (true, shards) => (0..shards)
+                    .map(|shard| format!("{}-{shard}", self.lease_name))
+                    .collect(),
             }
         }
 
@@ -131,8 +149,11 @@ mod built_in {
                 return Ok(Clustered::default());
             }
             let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-            let pod =
-                Pod { name: variable("POD_NAME"), namespace: variable("POD_NAMESPACE"), uid: variable("POD_UID") };
+            let pod = Pod {
+                name: variable("POD_NAME"),
+                namespace: variable("POD_NAMESPACE"),
+                uid: variable("POD_UID"),
+            };
             let cluster = Cluster::find(pod).await?;
             let times = Times {
                 duration: self.lease_duration,
@@ -143,7 +164,10 @@ mod built_in {
             let lease = |name| Lease::new(&cluster, name, me.clone(), times, shards.clone());
             Ok(Clustered {
                 leases: self.leases().into_iter().map(lease).collect(),
-                events: self.kubernetes_events.then(|| Events::start(&cluster)).transpose()?,
+                events: self
+                    .kubernetes_events
+                    .then(|| Events::start(&cluster))
+                    .transpose()?,
             })
         }
     }
@@ -152,15 +176,22 @@ mod built_in {
         /// Whether this replica may write to a workspace.
         pub(in crate::cli) fn leadership(&self, workspace: Option<&str>) -> Leadership {
             let lease = self.leases.get(shard(workspace, self.leases.len()));
-            lease.map(|lease| lease.leadership().clone()).unwrap_or_default()
+            lease
+                .map(|lease| lease.leadership().clone())
+                .unwrap_or_default()
         }
 
         pub(in crate::cli) fn teller(&self, workspace: Option<&str>) -> Option<EventTeller> {
-            self.events.as_ref().map(|(events, _)| events.teller(workspace))
+            self.events
+                .as_ref()
+                .map(|(events, _)| events.teller(workspace))
         }
 
         /// Starts the candidates, each for the loops of its workspaces.
-        pub(in crate::cli) fn keep<'a>(self, loops: impl Iterator<Item = (Option<&'a str>, &'a Handle)>) -> Keeping {
+        pub(in crate::cli) fn keep<'a>(
+            self,
+            loops: impl Iterator<Item = (Option<&'a str>, &'a Handle)>,
+        ) -> Keeping {
             let mut of_shard: Vec<Vec<Handle>> = vec![Vec::new(); self.leases.len()];
             for (name, handle) in loops {
                 if let Some(shard) = of_shard.get_mut(shard(name, self.leases.len())) {
@@ -170,10 +201,19 @@ mod built_in {
             let (events, task) = self.events.unzip();
             let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
             // Nobody needs the Lease of a shard without workspaces, and it counts as nobody's share.
-            for (lease, loops) in self.leases.into_iter().zip(of_shard).filter(|(_, loops)| !loops.is_empty()) {
+            for (lease, loops) in self
+                .leases
+                .into_iter()
+                .zip(of_shard)
+                .filter(|(_, loops)| !loops.is_empty())
+            {
                 tasks.spawn(lease.keep(loops, events.clone(), stop.clone()));
             }
-            Keeping { tasks, stop, events: task }
+            Keeping {
+                tasks,
+                stop,
+                events: task,
+            }
         }
     }
 
@@ -223,7 +263,10 @@ mod built_in {
             None
         }
 
-        pub(in crate::cli) fn keep<'a>(self, _: impl Iterator<Item = (Option<&'a str>, &'a Handle)>) -> Self {
+        pub(in crate::cli) fn keep<'a>(
+            self,
+            _: impl Iterator<Item = (Option<&'a str>, &'a Handle)>,
+        ) -> Self {
             self
         }
 
@@ -248,9 +291,15 @@ mod tests {
         for name in &names {
             counts[shard(Some(name), 8)] += 1;
         }
-        assert!(counts.iter().all(|count| (80..=170).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (80..=170).contains(count)),
+            "{counts:?}"
+        );
         // Another process, and another version of calry-gitops, must say the same.
-        assert_eq!(["acme", "globex", "initech"].map(|name| shard(Some(name), 3)), [0, 1, 1]);
+        assert_eq!(
+            ["acme", "globex", "initech"].map(|name| shard(Some(name), 3)),
+            [0, 1, 1]
+        );
         assert_eq!((shard(None, 1), shard(None, 0)), (0, 0));
     }
 }

@@ -28,11 +28,21 @@ use super::{Cli, Exit, Output, UsageError};
 use crate::model::{Code, Diagnostic, closest};
 use crate::notifications::Target;
 use crate::repo::{
-    Kind, MAX_WORKSPACE_NAME, Section, Setting, Settings, SettingsError, WORKSPACE_NAME, WorkspaceSection,
+    Kind, MAX_WORKSPACE_NAME, Section, Setting, Settings, SettingsError, WORKSPACE_NAME,
+    WorkspaceSection,
 };
 
 /// Flags of one call, which say nothing of how the daemon is to be: they have no key.
-const OF_ONE_CALL: [&str; 8] = ["config", "print_config", "once", "color", "verbose", "quiet", "help", "version"];
+const OF_ONE_CALL: [&str; 8] = [
+    "config",
+    "print_config",
+    "once",
+    "color",
+    "verbose",
+    "quiet",
+    "help",
+    "version",
+];
 
 /// Flags that can only ever be about one workspace. If the file names several, a workspace without its own is an error.
 const OF_ONE_WORKSPACE: [&str; 4] = ["definitions", "only", "api_key_file", "workspace"];
@@ -72,19 +82,28 @@ impl Key {
         if self.kind == Kind::Flag {
             return Ok(());
         }
-        let arg = Arg::new("value").long("value").value_parser(self.arg.get_value_parser().clone());
+        let arg = Arg::new("value")
+            .long("value")
+            .value_parser(self.arg.get_value_parser().clone());
         let command = clap::Command::new("judge").no_binary_name(true).arg(arg);
-        let Err(error) = command.try_get_matches_from([format!("--value={text}")]) else { return Ok(()) };
+        let Err(error) = command.try_get_matches_from([format!("--value={text}")]) else {
+            return Ok(());
+        };
         let name = &self.name;
         let valid = match error.get(ContextKind::ValidValue) {
-            Some(ContextValue::Strings(valid)) if error.kind() == ErrorKind::InvalidValue => valid.as_slice(),
+            Some(ContextValue::Strings(valid)) if error.kind() == ErrorKind::InvalidValue => {
+                valid.as_slice()
+            }
             _ => &[],
         };
         if valid.is_empty() {
-            let why = error.source().map_or_else(|| "it has no value".to_owned(), ToString::to_string);
+            let why = error
+                .source()
+                .map_or_else(|| "it has no value".to_owned(), ToString::to_string);
             return Err((format!("`{name}` cannot be this: {why}"), None));
         }
-        let meant = closest(text, valid.iter().map(String::as_str)).map(|meant| format!("did you mean `{meant}`?"));
+        let meant = closest(text, valid.iter().map(String::as_str))
+            .map(|meant| format!("did you mean `{meant}`?"));
         Err((format!("`{name}` is one of {}", valid.join(", ")), meant))
     }
 }
@@ -92,16 +111,22 @@ impl Key {
 /// Every setting, in the order of the help.
 fn keys() -> Vec<Key> {
     let command = super::command(&Defaults::new());
-    let Some(run) = command.find_subcommand("run") else { return Vec::new() };
+    let Some(run) = command.find_subcommand("run") else {
+        return Vec::new();
+    };
     let inner: Vec<&Id> = run
         .get_groups()
         .filter(|group| {
-            let of = [LoopArgs::group_id()].into_iter().chain(options::groups_of_workspaces());
+            let of = [LoopArgs::group_id()]
+                .into_iter()
+                .chain(options::groups_of_workspaces());
             of.flatten().any(|id| id == *group.get_id())
         })
         .flat_map(clap::ArgGroup::get_args)
         .collect();
-    let args = run.get_arguments().chain(command.get_arguments().filter(|arg| arg.is_global_set()));
+    let args = run
+        .get_arguments()
+        .chain(command.get_arguments().filter(|arg| arg.is_global_set()));
     args.filter(|arg| !OF_ONE_CALL.contains(&arg.get_id().as_str()))
         .filter_map(|arg| {
             let kind = match arg.get_action() {
@@ -110,7 +135,12 @@ fn keys() -> Vec<Key> {
                 _ => Kind::Text,
             };
             let inner = inner.contains(&arg.get_id());
-            let key = Key { name: camel(arg.get_long()?), arg: arg.clone(), kind, inner };
+            let key = Key {
+                name: camel(arg.get_long()?),
+                arg: arg.clone(),
+                kind,
+                inner,
+            };
             let kind = match kind {
                 Kind::Text if key.is(TypeId::of::<Duration>()) => Kind::Duration,
                 Kind::Text if key.judge("1").is_ok() && key.judge("one").is_err() => Kind::Number,
@@ -127,7 +157,11 @@ fn camel(long: &str) -> String {
     let first = words.next().unwrap_or_default().to_owned();
     words.fold(first, |name, word| {
         let mut letters = word.chars();
-        name + &letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default() + letters.as_str()
+        name + &letters
+            .next()
+            .map(|first| first.to_uppercase().to_string())
+            .unwrap_or_default()
+            + letters.as_str()
     })
 }
 
@@ -199,10 +233,18 @@ impl Trouble {
             Self::File(error) => error.to_string(),
             Self::Problems(problems) => {
                 let first = problems.first();
-                let line = first.and_then(|problem| problem.excerpt.as_ref()).map(|at| format!("line {}: ", at.line));
-                let message = first.map(|problem| problem.message.as_str()).unwrap_or_default();
+                let line = first
+                    .and_then(|problem| problem.excerpt.as_ref())
+                    .map(|at| format!("line {}: ", at.line));
+                let message = first
+                    .map(|problem| problem.message.as_str())
+                    .unwrap_or_default();
                 let more = problems.len().saturating_sub(1);
-                let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+                let more = if more > 0 {
+                    format!(" (and {more} more)")
+                } else {
+                    String::new()
+                };
                 crate::model::printable(&format!("{}{message}{more}", line.unwrap_or_default()))
             }
             Self::Usage(error) => error.to_string(),
@@ -216,7 +258,9 @@ impl Trouble {
             Self::File(error) => output.error(&error.to_string()),
             Self::Problems(problems) => output.diagnostics(&problems, "", 1),
             Self::Usage(error) => output.error(&error.to_string()),
-            Self::CommandLine(error) => super::print_parse_error(&error.format(&mut super::command(&Defaults::new()))),
+            Self::CommandLine(error) => {
+                super::print_parse_error(&error.format(&mut super::command(&Defaults::new())))
+            }
         }
         Exit::Usage
     }
@@ -228,19 +272,30 @@ impl Trouble {
 /// Every problem of the file at once, or what the command line and the file cannot both mean.
 pub(super) fn load(file: Option<&Path>) -> Result<Configuration, Trouble> {
     let keys = keys();
-    let mut kinds: BTreeMap<_, _> = keys.iter().map(|key| (key.name.clone(), (key.kind, key.inner))).collect();
+    let mut kinds: BTreeMap<_, _> = keys
+        .iter()
+        .map(|key| (key.name.clone(), (key.kind, key.inner)))
+        .collect();
     kinds.insert(NOTIFICATIONS.to_owned(), (Kind::Documents, false));
-    let mut settings = file.map(|file| Settings::read(file, &kinds)).transpose().map_err(Trouble::File)?;
+    let mut settings = file
+        .map(|file| Settings::read(file, &kinds))
+        .transpose()
+        .map_err(Trouble::File)?;
     let mut top = Section::new();
     let mut sections = Vec::new();
     let mut several = false;
     let mut notifications = Notifications::default();
     if let Some(settings) = &mut settings {
-        (top, several) = (std::mem::take(&mut settings.top), settings.workspaces.is_some());
+        (top, several) = (
+            std::mem::take(&mut settings.top),
+            settings.workspaces.is_some(),
+        );
         sections = settings.workspaces.take().unwrap_or_default();
         let all = std::iter::once(&top).chain(sections.iter().map(|workspace| &workspace.settings));
         for (name, setting) in all.flatten() {
-            let Some(key) = keys.iter().find(|key| key.name == *name) else { continue };
+            let Some(key) = keys.iter().find(|key| key.name == *name) else {
+                continue;
+            };
             for text in &setting.texts {
                 if let Err((message, help)) = key.judge(text) {
                     settings.problem(Code::InvalidValue, setting.place, message, help);
@@ -258,7 +313,10 @@ pub(super) fn load(file: Option<&Path>) -> Result<Configuration, Trouble> {
             }
         }
         if let Some(setting) = top.remove(NOTIFICATIONS) {
-            let names: Vec<&str> = sections.iter().map(|workspace| workspace.name.as_str()).collect();
+            let names: Vec<&str> = sections
+                .iter()
+                .map(|workspace| workspace.name.as_str())
+                .collect();
             notifications = Notifications::of(setting, directory, &names, settings);
         }
         let problems = settings.problems();
@@ -273,29 +331,57 @@ pub(super) fn load(file: Option<&Path>) -> Result<Configuration, Trouble> {
     }
 
     let (cli, matches) = parse(&keys, &top)?;
-    let top_resolved: Vec<Resolved> = keys.iter().map(|key| resolve(key, &matches, &top)).collect();
+    let top_resolved: Vec<Resolved> = keys
+        .iter()
+        .map(|key| resolve(key, &matches, &top))
+        .collect();
     let mut workspaces = Vec::new();
     let mut overridden: BTreeMap<String, Vec<String>> = BTreeMap::new();
     if several {
-        one_for_each(&keys, &top_resolved, &sections, variable && !matches.get_flag("sandbox"))?;
+        one_for_each(
+            &keys,
+            &top_resolved,
+            &sections,
+            variable && !matches.get_flag("sandbox"),
+        )?;
         for WorkspaceSection { name, settings, .. } in &sections {
-            let own = |key: &Key| settings.get(&key.name).map(|setting| Resolved::of(key, setting));
-            let resolved: Vec<Resolved> =
-                keys.iter().map(|key| own(key).unwrap_or_else(|| resolve(key, &matches, &top))).collect();
+            let own = |key: &Key| {
+                settings
+                    .get(&key.name)
+                    .map(|setting| Resolved::of(key, setting))
+            };
+            let resolved: Vec<Resolved> = keys
+                .iter()
+                .map(|key| own(key).unwrap_or_else(|| resolve(key, &matches, &top)))
+                .collect();
             for (general, own) in top_resolved.iter().zip(&resolved) {
                 if let Origin::Flag(flag) = &general.from
                     && general.values != own.values
                 {
-                    overridden.entry(flag.clone()).or_default().push(name.clone());
+                    overridden
+                        .entry(flag.clone())
+                        .or_default()
+                        .push(name.clone());
                 }
             }
             let args = of_resolved(&resolved)?;
-            workspaces.push(Configured { name: Some(name.clone()), args, resolved });
+            workspaces.push(Configured {
+                name: Some(name.clone()),
+                args,
+                resolved,
+            });
         }
     } else {
         let args = RunArgs::from_arg_matches(&matches).map_err(Trouble::CommandLine)?;
-        let resolved = keys.iter().map(|key| resolve(key, &matches, &top)).collect();
-        workspaces.push(Configured { name: None, args, resolved });
+        let resolved = keys
+            .iter()
+            .map(|key| resolve(key, &matches, &top))
+            .collect();
+        workspaces.push(Configured {
+            name: None,
+            args,
+            resolved,
+        });
     }
     if let Some(settings) = settings.as_mut().filter(|_| several) {
         let mut seen: BTreeMap<(String, String), &str> = BTreeMap::new();
@@ -327,15 +413,26 @@ pub(super) fn load(file: Option<&Path>) -> Result<Configuration, Trouble> {
         }
     }
     let (file, overridden) = (file.map(Path::to_owned), overridden.into_iter().collect());
-    Ok(Configuration { cli, workspaces, notifications, file, top: top_resolved, overridden })
+    Ok(Configuration {
+        cli,
+        workspaces,
+        notifications,
+        file,
+        top: top_resolved,
+        overridden,
+    })
 }
 
 /// Reads the command line with the top of the file below it.
 fn parse(keys: &[Key], top: &Section) -> Result<(Cli, ArgMatches), Trouble> {
     let below = |key: &Key| top.get(&key.name);
-    let defaults: Defaults =
-        keys.iter().filter_map(|key| Some((key.arg.get_id().clone(), below(key)?.texts.clone()))).collect();
-    let mut matches = super::command(&defaults).try_get_matches().map_err(Trouble::CommandLine)?;
+    let defaults: Defaults = keys
+        .iter()
+        .filter_map(|key| Some((key.arg.get_id().clone(), below(key)?.texts.clone())))
+        .collect();
+    let mut matches = super::command(&defaults)
+        .try_get_matches()
+        .map_err(Trouble::CommandLine)?;
     let cli = Cli::from_arg_matches(&matches).map_err(Trouble::CommandLine)?;
     let (_, run) = matches.remove_subcommand().unwrap_or_default();
     Ok((cli, run))
@@ -344,21 +441,35 @@ fn parse(keys: &[Key], top: &Section) -> Result<(Cli, ArgMatches), Trouble> {
 /// What settings mean that were resolved already: nothing but these counts, no variable included.
 fn of_resolved(resolved: &[Resolved]) -> Result<RunArgs, Trouble> {
     fn without_variables(command: clap::Command) -> clap::Command {
-        command.mut_args(|arg| arg.env(Resettable::Reset)).mut_subcommands(without_variables)
+        command
+            .mut_args(|arg| arg.env(Resettable::Reset))
+            .mut_subcommands(without_variables)
     }
-    let given = resolved.iter().filter(|one| !matches!(one.from, Origin::BuiltIn | Origin::Nowhere));
+    let given = resolved
+        .iter()
+        .filter(|one| !matches!(one.from, Origin::BuiltIn | Origin::Nowhere));
     let arguments = given.flat_map(Resolved::arguments);
     let command = without_variables(super::command(&Defaults::new()));
     let program = ["calry-gitops", "run"].map(OsString::from);
-    let mut matches =
-        command.try_get_matches_from(program.into_iter().chain(arguments)).map_err(Trouble::CommandLine)?;
+    let mut matches = command
+        .try_get_matches_from(program.into_iter().chain(arguments))
+        .map_err(Trouble::CommandLine)?;
     let (_, run) = matches.remove_subcommand().unwrap_or_default();
     RunArgs::from_arg_matches(&run).map_err(Trouble::CommandLine)
 }
 
 /// Refuses what can only be about one workspace and would be about several.
-fn one_for_each(keys: &[Key], top: &[Resolved], sections: &[WorkspaceSection], api_key: bool) -> Result<(), Trouble> {
-    let without = |key: &str| sections.iter().find(|section| !section.settings.contains_key(key));
+fn one_for_each(
+    keys: &[Key],
+    top: &[Resolved],
+    sections: &[WorkspaceSection],
+    api_key: bool,
+) -> Result<(), Trouble> {
+    let without = |key: &str| {
+        sections
+            .iter()
+            .find(|section| !section.settings.contains_key(key))
+    };
     let refused = |what: &str, key: &str, workspace: &str| {
         Err(Trouble::Usage(UsageError(format!(
             "{what} is about one workspace, and the configuration file names several, of which `{workspace}` has no `{key}` \
@@ -377,7 +488,11 @@ fn one_for_each(keys: &[Key], top: &[Resolved], sections: &[WorkspaceSection], a
         }
     }
     match without("apiKeyFile").filter(|_| api_key) {
-        Some(workspace) => refused(&format!("the key in the variable {API_KEY}"), "apiKeyFile", &workspace.name),
+        Some(workspace) => refused(
+            &format!("the key in the variable {API_KEY}"),
+            "apiKeyFile",
+            &workspace.name,
+        ),
         None => Ok(()),
     }
 }
@@ -386,28 +501,57 @@ fn resolve(key: &Key, matches: &ArgMatches, top: &Section) -> Resolved {
     let id = key.arg.get_id().as_str();
     let values = match key.kind {
         Kind::Flag => vec![matches.get_flag(id).to_string().into()],
-        _ => matches.get_raw(id).into_iter().flatten().map(ToOwned::to_owned).collect(),
+        _ => matches
+            .get_raw(id)
+            .into_iter()
+            .flatten()
+            .map(ToOwned::to_owned)
+            .collect(),
     };
     let from = match matches.value_source(id) {
-        Some(ValueSource::CommandLine) => Origin::Flag(format!("--{}", key.arg.get_long().unwrap_or_default())),
-        Some(ValueSource::EnvVariable) => {
-            Origin::Variable(key.arg.get_env().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
+        Some(ValueSource::CommandLine) => {
+            Origin::Flag(format!("--{}", key.arg.get_long().unwrap_or_default()))
         }
-        Some(_) => top.get(&key.name).map_or(Origin::BuiltIn, |setting| Origin::Line(setting.line)),
+        Some(ValueSource::EnvVariable) => Origin::Variable(
+            key.arg
+                .get_env()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+        ),
+        Some(_) => top
+            .get(&key.name)
+            .map_or(Origin::BuiltIn, |setting| Origin::Line(setting.line)),
         None => Origin::Nowhere,
     };
-    Resolved { values, from, ..Resolved::nothing(key) }
+    Resolved {
+        values,
+        from,
+        ..Resolved::nothing(key)
+    }
 }
 
 impl Notifications {
     /// Reads the entries, and says of each what is wrong with it.
-    fn of(setting: Setting, directory: &Path, workspaces: &[&str], settings: &mut Settings) -> Self {
-        let mut read = Self { line: setting.line, ..Self::default() };
+    fn of(
+        setting: Setting,
+        directory: &Path,
+        workspaces: &[&str],
+        settings: &mut Settings,
+    ) -> Self {
+        let mut read = Self {
+            line: setting.line,
+            ..Self::default()
+        };
         for (mut document, place) in setting.documents {
             let target = match Target::deserialize(&document) {
                 Ok(target) => target,
                 Err(error) => {
-                    settings.problem(Code::InvalidValue, place, without_values(error.to_string(), &document), None);
+                    settings.problem(
+                        Code::InvalidValue,
+                        place,
+                        without_values(error.to_string(), &document),
+                        None,
+                    );
                     continue;
                 }
             };
@@ -415,9 +559,17 @@ impl Notifications {
                 let message = format!("there are two notifications named `{}`", target.name);
                 settings.problem(Code::InvalidValue, place, message, None);
             }
-            for name in target.workspaces.iter().filter(|name| !workspaces.contains(&name.as_str())) {
-                let message = format!("`workspaces` names `{}`, and there is no such workspace", short(name));
-                let meant = closest(name, workspaces.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
+            for name in target
+                .workspaces
+                .iter()
+                .filter(|name| !workspaces.contains(&name.as_str()))
+            {
+                let message = format!(
+                    "`workspaces` names `{}`, and there is no such workspace",
+                    short(name)
+                );
+                let meant = closest(name, workspaces.iter().copied())
+                    .map(|meant| format!("did you mean `{meant}`?"));
                 settings.problem(Code::InvalidValue, place, message, meant);
             }
             make_absolute(&mut document, directory);
@@ -446,12 +598,17 @@ fn without_values(mut sentence: String, document: &Value) -> String {
 
 /// Makes the paths of a document absolute: the values of keys such as `urlFile`.
 fn make_absolute(document: &mut Value, directory: &Path) {
-    let Some(entries) = document.as_object_mut() else { return };
+    let Some(entries) = document.as_object_mut() else {
+        return;
+    };
     for (key, value) in entries {
         match value {
             Value::String(path) if key.ends_with("File") => {
                 let place = directory.join(&*path);
-                *path = std::path::absolute(&place).unwrap_or(place).display().to_string();
+                *path = std::path::absolute(&place)
+                    .unwrap_or(place)
+                    .display()
+                    .to_string();
             }
             other => make_absolute(other, directory),
         }
@@ -472,24 +629,33 @@ impl Configured {
 impl Configuration {
     /// Whether an operator set this, in any way.
     pub(super) fn is_set(&self, key: &str) -> bool {
-        let set = |one: &Resolved| one.key == key && !matches!(one.from, Origin::BuiltIn | Origin::Nowhere);
+        let set = |one: &Resolved| {
+            one.key == key && !matches!(one.from, Origin::BuiltIn | Origin::Nowhere)
+        };
         self.top.iter().any(set)
     }
 
     fn is_for_several(&self) -> bool {
-        self.workspaces.iter().any(|workspace| workspace.name.is_some())
+        self.workspaces
+            .iter()
+            .any(|workspace| workspace.name.is_some())
     }
 
     /// A sentence for each flag that does not hold for every workspace.
     pub(super) fn overridden(&self) -> impl Iterator<Item = String> {
         self.overridden.iter().map(|(flag, names)| {
-            format!("{flag} does not hold for {}: the configuration file says otherwise there", listed(names))
+            format!(
+                "{flag} does not hold for {}: the configuration file says otherwise there",
+                listed(names)
+            )
         })
     }
 
     /// Logs what the configuration file says otherwise than at the start, if it does.
     pub(super) async fn report_changes(&self) {
-        let Some(file) = self.file.clone() else { return };
+        let Some(file) = self.file.clone() else {
+            return;
+        };
         let shown = file.display().to_string();
         // It may be on a file system that hangs.
         let reading = tokio::task::spawn_blocking(move || load(Some(&file)));
@@ -509,21 +675,32 @@ impl Configuration {
                  configuration that it started with",
                 trouble.sentence()
             ),
-            Ok(Err(_)) | Err(_) => tracing::warn!("the configuration file {shown} cannot be read in time"),
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!("the configuration file {shown} cannot be read in time")
+            }
         }
     }
 
     /// The settings that another configuration has with other values, such as `interval` or `mode of staging`.
     pub(super) fn differences(&self, other: &Self) -> Vec<String> {
-        let changed = |ours: &[Resolved], theirs: &[Resolved], inner: Option<bool>| -> Vec<String> {
-            let pairs = ours.iter().zip(theirs).filter(|(one, _)| inner.is_none_or(|inner| one.inner == inner));
-            pairs.filter(|(one, other)| one.values != other.values).map(|(one, _)| one.key.clone()).collect()
-        };
+        let changed =
+            |ours: &[Resolved], theirs: &[Resolved], inner: Option<bool>| -> Vec<String> {
+                let pairs = ours
+                    .iter()
+                    .zip(theirs)
+                    .filter(|(one, _)| inner.is_none_or(|inner| one.inner == inner));
+                pairs
+                    .filter(|(one, other)| one.values != other.values)
+                    .map(|(one, _)| one.key.clone())
+                    .collect()
+            };
         let several = self.is_for_several() || other.is_for_several();
         let mut differences = changed(&self.top, &other.top, several.then_some(false));
         let workspaces = |configuration: &'_ Self| -> BTreeMap<String, usize> {
             let named = configuration.workspaces.iter().enumerate();
-            named.filter_map(|(at, workspace)| Some((workspace.name.clone()?, at))).collect()
+            named
+                .filter_map(|(at, workspace)| Some((workspace.name.clone()?, at)))
+                .collect()
         };
         let (ours, theirs) = (workspaces(self), workspaces(other));
         for name in theirs.keys().filter(|name| !ours.contains_key(*name)) {
@@ -548,25 +725,41 @@ impl Configuration {
 
     /// What holds, as a configuration file with where each value came from. Of a secret it knows the file at most.
     pub(super) fn print(&self) -> String {
-        let mut out =
-            String::from("# The effective configuration of `calry-gitops run`, with the source of each value.\n");
+        let mut out = String::from(
+            "# The effective configuration of `calry-gitops run`, with the source of each value.\n",
+        );
         let file = self.file.as_ref().map(|file| file.display().to_string());
         let several = self.is_for_several();
-        let own = if several { "A workspace's own key wins over flags, flags" } else { "Flags win" };
+        let own = if several {
+            "A workspace's own key wins over flags, flags"
+        } else {
+            "Flags win"
+        };
         let _ = writeln!(
             out,
             "# {own} over variables, variables over {}.\n",
             file.as_ref().map_or_else(
                 || "what is built in; there is no configuration file".to_owned(),
-                |file| format!("{}{file}, and that over what is built in", if several { "the top of " } else { "" })
+                |file| format!(
+                    "{}{file}, and that over what is built in",
+                    if several { "the top of " } else { "" }
+                )
             )
         );
         let file = file.unwrap_or_default();
-        for resolved in self.top.iter().filter(|resolved| !(several && resolved.inner)) {
+        for resolved in self
+            .top
+            .iter()
+            .filter(|resolved| !(several && resolved.inner))
+        {
             out.push_str(&resolved.line("", &file));
         }
         if !self.notifications.documents.is_empty() {
-            let _ = writeln!(out, "{NOTIFICATIONS}: # {}", short(&format!("{file}:{}", self.notifications.line)));
+            let _ = writeln!(
+                out,
+                "{NOTIFICATIONS}: # {}",
+                short(&format!("{file}:{}", self.notifications.line))
+            );
             for document in &self.notifications.documents {
                 // JSON is YAML, too.
                 let _ = writeln!(out, "  - {document}");
@@ -575,8 +768,16 @@ impl Configuration {
         if several {
             out.push_str("workspaces:\n");
         }
-        for workspace in self.workspaces.iter().filter(|workspace| workspace.name.is_some()) {
-            let _ = writeln!(out, "  - name: {}", scalar(workspace.name.as_deref().unwrap_or_default()));
+        for workspace in self
+            .workspaces
+            .iter()
+            .filter(|workspace| workspace.name.is_some())
+        {
+            let _ = writeln!(
+                out,
+                "  - name: {}",
+                scalar(workspace.name.as_deref().unwrap_or_default())
+            );
             for resolved in workspace.resolved.iter().filter(|resolved| resolved.inner) {
                 out.push_str(&resolved.line("    ", &file));
             }
@@ -589,8 +790,17 @@ impl Configuration {
 fn listed(names: &[String]) -> String {
     const NAMED: usize = 8;
     let more = names.len().saturating_sub(NAMED);
-    let first = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if more > 0 { format!("{first} and {more} more") } else { first }
+    let first = names
+        .iter()
+        .take(NAMED)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if more > 0 {
+        format!("{first} and {more} more")
+    } else {
+        first
+    }
 }
 
 impl Resolved {
@@ -609,7 +819,11 @@ impl Resolved {
     /// A workspace's own setting.
     fn of(key: &Key, setting: &Setting) -> Self {
         let values = setting.texts.iter().map(OsString::from).collect();
-        Self { values, from: Origin::Line(setting.line), ..Self::nothing(key) }
+        Self {
+            values,
+            from: Origin::Line(setting.line),
+            ..Self::nothing(key)
+        }
     }
 
     /// The same on the command line.
@@ -630,8 +844,15 @@ impl Resolved {
     }
 
     fn shown(&self, value: &OsString) -> String {
-        let absolute = if self.is_path { std::path::absolute(value).ok() } else { None };
-        absolute.map_or_else(|| value.to_string_lossy().into_owned(), |path| path.display().to_string())
+        let absolute = if self.is_path {
+            std::path::absolute(value).ok()
+        } else {
+            None
+        };
+        absolute.map_or_else(
+            || value.to_string_lossy().into_owned(),
+            |path| path.display().to_string(),
+        )
     }
 
     fn line(&self, indentation: &str, file: &str) -> String {
@@ -639,7 +860,10 @@ impl Resolved {
         let values: Vec<String> = self.values.iter().map(|value| self.shown(value)).collect();
         let value = match self.kind {
             Kind::List | Kind::Documents => serde_json::to_string(&values).unwrap_or_default(),
-            Kind::Text | Kind::Duration => values.first().map(|value| scalar(value)).unwrap_or_default(),
+            Kind::Text | Kind::Duration => values
+                .first()
+                .map(|value| scalar(value))
+                .unwrap_or_default(),
             Kind::Number | Kind::Flag => values.first().cloned().unwrap_or_default(),
         };
         let from = match &self.from {
@@ -647,12 +871,20 @@ impl Resolved {
             Origin::Variable(name) => format!("the variable {name}"),
             Origin::Line(line) => format!("{file}:{line}"),
             Origin::BuiltIn => "built in".to_owned(),
-            Origin::Nowhere if key == "apiKeyFile" && std::env::var_os(API_KEY).is_some_and(|key| !key.is_empty()) => {
-                return format!("{indentation}# {key}: the variable {API_KEY} holds the key itself\n");
+            Origin::Nowhere
+                if key == "apiKeyFile"
+                    && std::env::var_os(API_KEY).is_some_and(|key| !key.is_empty()) =>
+            {
+                return format!(
+                    "{indentation}# {key}: the variable {API_KEY} holds the key itself\n"
+                );
             }
             Origin::Nowhere => return format!("{indentation}# {key}: not set\n"),
         };
-        format!("{indentation}{key}: {value} # {}\n", crate::model::printable(&from))
+        format!(
+            "{indentation}{key}: {value} # {}\n",
+            crate::model::printable(&from)
+        )
     }
 }
 
@@ -661,14 +893,21 @@ fn scalar(text: &str) -> String {
     let yaml = serde_yaml::to_string(text).unwrap_or_default();
     let yaml = yaml.trim_end();
     // JSON is YAML, and breaks no line.
-    if yaml.contains('\n') { serde_json::to_string(text).unwrap_or_default() } else { yaml.to_owned() }
+    if yaml.contains('\n') {
+        serde_json::to_string(text).unwrap_or_default()
+    } else {
+        yaml.to_owned()
+    }
 }
 
 /// The JSON Schema (2020-12) of the file, made of the flags.
 pub(super) fn schema() -> String {
     let keys = keys();
     let of = |inner: bool| -> Map<String, Value> {
-        keys.iter().filter(|key| key.inner || !inner).map(|key| (key.name.clone(), key.schema())).collect()
+        keys.iter()
+            .filter(|key| key.inner || !inner)
+            .map(|key| (key.name.clone(), key.schema()))
+            .collect()
     };
     let mut workspace = of(true);
     let name = json!({
@@ -710,22 +949,30 @@ impl Key {
         let possible = self.arg.get_possible_values();
         let mut text = Map::from_iter([("type".to_owned(), json!("string"))]);
         if !possible.is_empty() && self.kind == Kind::Text {
-            let names: Vec<&str> = possible.iter().map(clap::builder::PossibleValue::get_name).collect();
+            let names: Vec<&str> = possible
+                .iter()
+                .map(clap::builder::PossibleValue::get_name)
+                .collect();
             text.insert("enum".to_owned(), json!(names));
         } else if self.kind == Kind::Duration {
             text.insert("examples".to_owned(), json!(["90s", "5m"]));
         }
         let mut schema = match self.kind {
             Kind::Text | Kind::Duration => Value::Object(text),
-            Kind::Number => json!({"type": "integer", "minimum": usize::from(self.judge("0").is_err())}),
+            Kind::Number => {
+                json!({"type": "integer", "minimum": usize::from(self.judge("0").is_err())})
+            }
             Kind::Flag => json!({"type": "boolean"}),
             Kind::List => json!({"anyOf": [{"type": "array", "items": text}, text]}),
             Kind::Documents => json!({"type": "array", "items": {"type": "object"}}),
         };
         if let (Some(schema), Some(help)) = (schema.as_object_mut(), self.arg.get_help()) {
             schema.insert("description".to_owned(), json!(format!("{help}.")));
-            let default =
-                self.arg.get_default_values().first().filter(|_| matches!(self.kind, Kind::Text | Kind::Duration));
+            let default = self
+                .arg
+                .get_default_values()
+                .first()
+                .filter(|_| matches!(self.kind, Kind::Text | Kind::Duration));
             if let Some(default) = default {
                 schema.insert("default".to_owned(), json!(default.to_string_lossy()));
             }
@@ -743,7 +990,9 @@ pub(super) fn below(command: clap::Command, defaults: &Defaults) -> clap::Comman
         Some(values) => arg.default_values(values.clone()),
         None => arg,
     };
-    command.mut_args(set).mut_subcommand("run", |run| run.mut_args(set))
+    command
+        .mut_args(set)
+        .mut_subcommand("run", |run| run.mut_args(set))
 }
 
 #[cfg(test)]
@@ -765,7 +1014,8 @@ mod tests {
         let schema: Value = serde_json::from_str(&schema()).unwrap();
         let keys = schema["properties"].as_object().unwrap().keys().cloned();
         assert_eq!(
-            keys.filter(|key| !["workspaces", NOTIFICATIONS].contains(&key.as_str())).collect::<BTreeSet<_>>(),
+            keys.filter(|key| !["workspaces", NOTIFICATIONS].contains(&key.as_str()))
+                .collect::<BTreeSet<_>>(),
             flags
         );
         assert!(flags.len() > 15, "{flags:?}");
@@ -776,14 +1026,39 @@ mod tests {
         let mut command = super::super::command(&Defaults::new());
         command.build();
         let run = command.find_subcommand("run").unwrap();
-        let flags: Vec<&str> = run.get_arguments().map(|arg| arg.get_id().as_str()).collect();
-        for id in OF_ONE_CALL.iter().chain(&OF_ONE_WORKSPACE).filter(|id| **id != "version") {
+        let flags: Vec<&str> = run
+            .get_arguments()
+            .map(|arg| arg.get_id().as_str())
+            .collect();
+        for id in OF_ONE_CALL
+            .iter()
+            .chain(&OF_ONE_WORKSPACE)
+            .filter(|id| **id != "version")
+        {
             assert!(flags.contains(id), "{id}");
         }
-        let inner: Vec<String> = keys().into_iter().filter(|key| key.inner).map(|key| key.name).collect();
-        for key in ["definitions", "apiKeyFile", "secretsDir", "apiUrl", "updateMethod", "interval", "mode", "strict"] {
+        let inner: Vec<String> = keys()
+            .into_iter()
+            .filter(|key| key.inner)
+            .map(|key| key.name)
+            .collect();
+        for key in [
+            "definitions",
+            "apiKeyFile",
+            "secretsDir",
+            "apiUrl",
+            "updateMethod",
+            "interval",
+            "mode",
+            "strict",
+        ] {
             assert!(inner.iter().any(|inner| inner == key), "{key}");
         }
-        assert!(!inner.iter().any(|key| ["listen", "adminHost", "logFormat"].contains(&key.as_str())), "{inner:?}");
+        assert!(
+            !inner
+                .iter()
+                .any(|key| ["listen", "adminHost", "logFormat"].contains(&key.as_str())),
+            "{inner:?}"
+        );
     }
 }

@@ -55,10 +55,19 @@ impl LogQueue {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub(super) fn start(sink: impl Write + Send + 'static, dropped_line: DroppedLine) -> io::Result<Self> {
-        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), dropped_line });
+    pub(super) fn start(
+        sink: impl Write + Send + 'static,
+        dropped_line: DroppedLine,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            dropped_line,
+        });
         let writing = Arc::clone(&shared);
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || writing.write_to(sink))?;
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || writing.write_to(sink))?;
         Ok(Self(shared))
     }
 
@@ -66,7 +75,11 @@ impl LogQueue {
     /// written, so that a slow reader sees more than every second line.
     pub(super) fn push(&self, lines: &[u8]) {
         let mut queue = self.0.lock();
-        let limit = if queue.dropped > 0 { CAPACITY / 2 } else { CAPACITY };
+        let limit = if queue.dropped > 0 {
+            CAPACITY / 2
+        } else {
+            CAPACITY
+        };
         if queue.bytes + lines.len() > limit {
             queue.dropped += 1;
         } else {
@@ -123,7 +136,10 @@ impl Shared {
                 if let Some(line) = queue.lines.pop_front() {
                     break line;
                 }
-                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = self
+                    .changed
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
             };
             queue.bytes -= line.len();
             queue.writing = true;
@@ -194,7 +210,8 @@ mod tests {
 
     fn slow() -> (LogQueue, mpsc::Sender<()>, mpsc::Receiver<String>) {
         let ((permits, permitted), (send, written)) = (mpsc::channel(), mpsc::channel());
-        let queue = LogQueue::start(Slow(permitted, send), |count| format!("{count} dropped\n")).unwrap();
+        let queue =
+            LogQueue::start(Slow(permitted, send), |count| format!("{count} dropped\n")).unwrap();
         (queue, permits, written)
     }
 
@@ -207,12 +224,18 @@ mod tests {
         assert!(queue.0.lock().bytes <= CAPACITY);
         let began = Instant::now();
         queue.flush();
-        assert!(began.elapsed() < LONGEST_FLUSH, "the end does not wait for a reader that takes nothing");
+        assert!(
+            began.elapsed() < LONGEST_FLUSH,
+            "the end does not wait for a reader that takes nothing"
+        );
         (0..pushed).for_each(|_| _ = permits.send(()));
         queue.flush();
         let written: Vec<String> = written.try_iter().collect();
         let (last, lines) = written.split_last().unwrap();
-        assert!(lines.iter().all(|written| *written == line), "lines stay whole and in order");
+        assert!(
+            lines.iter().all(|written| *written == line),
+            "lines stay whole and in order"
+        );
         assert_eq!(*last, format!("{} dropped\n", pushed - lines.len()));
     }
 
@@ -230,7 +253,10 @@ mod tests {
         queue.push(b"dropped as well, though it would fit\n");
         permits.send(()).unwrap();
         permits.send(()).unwrap();
-        assert_eq!([written.recv().unwrap(), written.recv().unwrap()], ["first\n".to_owned(), long]);
+        assert_eq!(
+            [written.recv().unwrap(), written.recv().unwrap()],
+            ["first\n".to_owned(), long]
+        );
         permits.send(()).unwrap();
         assert_eq!(written.recv().unwrap(), "2 dropped\n");
         queue.push(b"next\n");

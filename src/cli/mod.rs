@@ -62,15 +62,33 @@ impl Exit {
 /// Every exit code, as help and manual tell it.
 const EXITS: [(Exit, &str); 5] = [
     (Exit::Done, "done, or in sync"),
-    (Exit::Failed, "something failed: network, authorization, an update, a refused plan"),
-    (Exit::Pending, "changes are pending (only plan --detailed-exitcode)"),
-    (Exit::Invalid, "the definitions are invalid, or name a provider that is not there"),
-    (Exit::Usage, "the command line, or the configuration file of run, is wrong"),
+    (
+        Exit::Failed,
+        "something failed: network, authorization, an update, a refused plan",
+    ),
+    (
+        Exit::Pending,
+        "changes are pending (only plan --detailed-exitcode)",
+    ),
+    (
+        Exit::Invalid,
+        "the definitions are invalid, or name a provider that is not there",
+    ),
+    (
+        Exit::Usage,
+        "the command line, or the configuration file of run, is wrong",
+    ),
 ];
 
 fn after_help() -> String {
-    let exits: String = EXITS.iter().map(|(exit, meaning)| format!("  {:<4}{meaning}\n", *exit as u8)).collect();
-    let network: String = NETWORK.iter().map(|(name, meaning)| format!("  {name:<24}{meaning}\n")).collect();
+    let exits: String = EXITS
+        .iter()
+        .map(|(exit, meaning)| format!("  {:<4}{meaning}\n", *exit as u8))
+        .collect();
+    let network: String = NETWORK
+        .iter()
+        .map(|(name, meaning)| format!("  {name:<24}{meaning}\n"))
+        .collect();
     format!(
         "Exit codes:\n{exits}\nEnvironment:\n{network}\nTry it, with nothing to set up:  calry-gitops run --sandbox"
     )
@@ -78,9 +96,18 @@ fn after_help() -> String {
 
 /// The variables of the network, which are no flags.
 const NETWORK: [(&str, &str); 4] = [
-    ("HTTPS_PROXY, ALL_PROXY", "the proxy for https, as http://user:password@host:port"),
-    ("NO_PROXY", "hosts, domains and networks that are reached without it"),
-    ("SSL_CERT_FILE", "a PEM file of the CA certificates to trust, in place of the system's"),
+    (
+        "HTTPS_PROXY, ALL_PROXY",
+        "the proxy for https, as http://user:password@host:port",
+    ),
+    (
+        "NO_PROXY",
+        "hosts, domains and networks that are reached without it",
+    ),
+    (
+        "SSL_CERT_FILE",
+        "a PEM file of the CA certificates to trust, in place of the system's",
+    ),
     ("SSL_CERT_DIR", "directories of such files"),
 ];
 
@@ -92,7 +119,9 @@ Environment:
 
 /// Whether a command connects to Calry.
 fn connects(command: &clap::Command) -> bool {
-    command.get_arguments().any(|arg| arg.get_long() == Some("api-url"))
+    command
+        .get_arguments()
+        .any(|arg| arg.get_long() == Some("api-url"))
 }
 
 impl From<Exit> for ExitCode {
@@ -157,14 +186,20 @@ pub fn main() -> ExitCode {
         }
     }));
     let nothing = Defaults::new();
-    let parsed = command(&nothing).try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed = command(&nothing)
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed.map_err(|error| error.format(&mut command(&nothing))) {
         Ok(cli) => cli,
         Err(mut error) => {
             suggest_option(&mut error);
             let usage = error.use_stderr();
             print_parse_error(&error);
-            return if usage { Exit::Usage.into() } else { Exit::Done.into() };
+            return if usage {
+                Exit::Usage.into()
+            } else {
+                Exit::Done.into()
+            };
         }
     };
     let long_running = matches!(cli.command, Command::Run(_) | Command::Sandbox(_));
@@ -174,7 +209,10 @@ pub fn main() -> ExitCode {
             Ok(configuration) => {
                 let output = Output::new(&configuration.cli.output, long_running);
                 let running = run::run(&configuration, &output);
-                ended(block_on_for(configuration.workspaces.len(), running), &output)
+                ended(
+                    block_on_for(configuration.workspaces.len(), running),
+                    &output,
+                )
             }
             Err(trouble) => trouble.tell(&Output::new(&cli.output, long_running)).into(),
         };
@@ -200,7 +238,9 @@ pub fn main() -> ExitCode {
 /// Says why a command failed, where it did, and how the process ends.
 fn ended(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
     if let Some(error) = output.lost() {
-        output.error(&format!("the result cannot be written to standard output: {error}"));
+        output.error(&format!(
+            "the result cannot be written to standard output: {error}"
+        ));
     }
     match result {
         Ok(_) if output.lost().is_some() => Exit::Failed.into(),
@@ -208,7 +248,9 @@ fn ended(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
         Err(error) => match error.downcast::<UsageError>() {
             Ok(usage) => {
                 output.flush();
-                let _ = called().error(clap::error::ErrorKind::ValueValidation, usage.0).print();
+                let _ = called()
+                    .error(clap::error::ErrorKind::ValueValidation, usage.0)
+                    .print();
                 Exit::Usage.into()
             }
             Err(error) => {
@@ -223,9 +265,13 @@ fn ended(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
 fn called() -> clap::Command {
     let mut command = command(&Defaults::new());
     command.build();
-    let name =
-        std::env::args_os().skip(1).find_map(|arg| command.find_subcommand(&arg).map(|c| c.get_name().to_owned()));
-    name.and_then(|name| command.find_subcommand(&name).cloned()).unwrap_or(command)
+    let name = std::env::args_os().skip(1).find_map(|arg| {
+        command
+            .find_subcommand(&arg)
+            .map(|c| c.get_name().to_owned())
+    });
+    name.and_then(|name| command.find_subcommand(&name).cloned())
+        .unwrap_or(command)
 }
 
 /// Suggests the option for a directory or file that was given without one, as other tools take it.
@@ -242,19 +288,28 @@ fn suggest_option(error: &mut clap::Error) {
     let shown = crate::model::printable(argument);
     let suggestion = match options::provider_of_file(path) {
         Some(provider) if takes("only") => format!("for one provider, use --only {provider}"),
-        _ if path.is_dir() && takes("definitions") => format!("to name the definitions directory, use -d {shown}"),
+        _ if path.is_dir() && takes("definitions") => {
+            format!("to name the definitions directory, use -d {shown}")
+        }
         _ => return,
     };
-    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![suggestion.into()]));
+    error.insert(
+        ContextKind::Suggested,
+        ContextValue::StyledStrs(vec![suggestion.into()]),
+    );
 }
 
 /// Prints what the parser says, help included. An API key that somebody gave as an argument is not repeated: what is
 /// printed goes to more logs than arguments do.
 fn print_parse_error(error: &clap::Error) {
-    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    let arguments = std::env::args_os()
+        .skip(1)
+        .map(|argument| argument.to_string_lossy().into_owned());
     let keys: Vec<String> = arguments
         .filter_map(|argument| {
-            let value = argument.split_once('=').map_or(argument.as_str(), |(_, value)| value);
+            let value = argument
+                .split_once('=')
+                .map_or(argument.as_str(), |(_, value)| value);
             value.starts_with(KEY_PREFIX).then(|| value.to_owned())
         })
         .collect();
@@ -263,7 +318,11 @@ fn print_parse_error(error: &clap::Error) {
         let _ = error.print();
         return;
     }
-    let text = keys.iter().fold(error.render().ansi().to_string(), |text, key| text.replace(key, "***"));
+    let text = keys
+        .iter()
+        .fold(error.render().ansi().to_string(), |text, key| {
+            text.replace(key, "***")
+        });
     let _ = anstream::AutoStream::auto(std::io::stderr()).write_all(text.as_bytes());
     let _ = std::io::stderr().write_all(KEY_ARGUMENT.as_bytes());
 }
@@ -277,13 +336,28 @@ const KEY_ARGUMENT: &str = "\nAn API key is never an argument, which other users
 /// manifest leaves it where a value is optional.
 fn command(defaults: &Defaults) -> clap::Command {
     fn without_empty_variables(command: clap::Command) -> clap::Command {
-        let empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        let empty = |arg: &clap::Arg| {
+            arg.get_env()
+                .and_then(std::env::var_os)
+                .is_some_and(|value| value.is_empty())
+        };
         command
-            .mut_args(|arg| if empty(&arg) { arg.env(Resettable::Reset) } else { arg })
+            .mut_args(|arg| {
+                if empty(&arg) {
+                    arg.env(Resettable::Reset)
+                } else {
+                    arg
+                }
+            })
             .mut_subcommands(without_empty_variables)
     }
-    let command = Cli::command()
-        .mut_subcommands(|command| if connects(&command) { command.after_help(NETWORK_IN_SHORT) } else { command });
+    let command = Cli::command().mut_subcommands(|command| {
+        if connects(&command) {
+            command.after_help(NETWORK_IN_SHORT)
+        } else {
+            command
+        }
+    });
     without_empty_variables(config::below(command, defaults))
 }
 
@@ -303,11 +377,18 @@ fn block_on(future: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Resul
 }
 
 /// Runs a command that is about so many workspaces.
-fn block_on_for(workspaces: usize, future: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+fn block_on_for(
+    workspaces: usize,
+    future: impl Future<Output = anyhow::Result<Exit>>,
+) -> anyhow::Result<Exit> {
     // Where each of them is looked at and read, and all of that hangs, there is still a thread for the next one.
     let blocking = workspaces * 2 + 64;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(2).max_blocking_threads(blocking).enable_all().build()?;
+    let runtime = runtime
+        .worker_threads(2)
+        .max_blocking_threads(blocking)
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(future);
     // A prompt that nobody answered, or a file system that hangs, must not keep the process.
     runtime.shutdown_background();
@@ -326,23 +407,54 @@ mod tests {
     #[test]
     fn no_flag_of_any_command_is_refused_for_being_given_twice() {
         fn check(command: &clap::Command, parents: &[&str]) -> usize {
-            let path: Vec<&str> = parents.iter().copied().chain([command.get_name()]).collect();
-            let below: usize = command.get_subcommands().map(|command| check(command, &path)).sum();
-            let flags =
-                command.get_opts().chain(command.get_arguments().filter(|arg| !arg.get_action().takes_values()));
-            let flags: Vec<&clap::Arg> =
-                flags.filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())).collect();
+            let path: Vec<&str> = parents
+                .iter()
+                .copied()
+                .chain([command.get_name()])
+                .collect();
+            let below: usize = command
+                .get_subcommands()
+                .map(|command| check(command, &path))
+                .sum();
+            let flags = command.get_opts().chain(
+                command
+                    .get_arguments()
+                    .filter(|arg| !arg.get_action().takes_values()),
+            );
+            let flags: Vec<&clap::Arg> = flags
+                .filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+                .collect();
             for arg in &flags {
                 let long = arg.get_long().unwrap();
-                let flag = if arg.get_action().takes_values() { format!("--{long}=1") } else { format!("--{long}") };
+                let flag = if arg.get_action().takes_values() {
+                    format!("--{long}=1")
+                } else {
+                    format!("--{long}")
+                };
                 let any = clap::builder::StringValueParser::new;
                 let command = super::command(&Defaults::new());
                 let command = command.mut_subcommands(|command| {
-                    command.mut_args(|arg| if arg.get_action().takes_values() { arg.value_parser(any()) } else { arg })
+                    command.mut_args(|arg| {
+                        if arg.get_action().takes_values() {
+                            arg.value_parser(any())
+                        } else {
+                            arg
+                        }
+                    })
                 });
-                let given = path.iter().map(|name| (*name).to_owned()).chain([flag.clone(), flag.clone()]);
-                let refused = command.try_get_matches_from(given).err().map(|error| error.kind());
-                assert_ne!(refused, Some(clap::error::ErrorKind::ArgumentConflict), "{path:?} {flag}");
+                let given = path
+                    .iter()
+                    .map(|name| (*name).to_owned())
+                    .chain([flag.clone(), flag.clone()]);
+                let refused = command
+                    .try_get_matches_from(given)
+                    .err()
+                    .map(|error| error.kind());
+                assert_ne!(
+                    refused,
+                    Some(clap::error::ErrorKind::ArgumentConflict),
+                    "{path:?} {flag}"
+                );
             }
             flags.len() + below
         }
@@ -354,7 +466,10 @@ mod tests {
     #[test]
     fn a_panic_is_told_by_its_place_alone() {
         let here = Location::caller();
-        assert_eq!(fault(Some(here)), format!("a fault of calry-gitops at {here}; please report it"));
+        assert_eq!(
+            fault(Some(here)),
+            format!("a fault of calry-gitops at {here}; please report it")
+        );
     }
 
     #[test]

@@ -51,7 +51,12 @@ pub(super) struct FileArgs {
 pub(super) struct TrustArgs {
     /// Act only on a commit with a valid SSH signature by a key of this file (gpg.ssh.allowedSignersFile of git). Definitions
     /// are then read from the commit, and not from the directory
-    #[arg(long, env = "CALRY_ALLOWED_SIGNERS", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "CALRY_ALLOWED_SIGNERS",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     allowed_signers: Option<PathBuf>,
     /// Trust this one commit without a signature; its full id. Without --allowed-signers, no other is trusted
     #[arg(long, env = "CALRY_TRUSTED_REVISION", hide_env_values = true, value_parser = CommitId::parse, value_name = "COMMIT")]
@@ -61,7 +66,10 @@ pub(super) struct TrustArgs {
 impl TrustArgs {
     /// What they amount to; `None` where whatever is in the directory counts.
     pub(super) fn trust(&self) -> Option<Trust> {
-        let Self { allowed_signers, trusted_revision } = self;
+        let Self {
+            allowed_signers,
+            trusted_revision,
+        } = self;
         (allowed_signers.is_some() || trusted_revision.is_some())
             .then(|| Trust::new(allowed_signers.clone(), *trusted_revision))
     }
@@ -89,7 +97,12 @@ struct ApiArgs {
     )]
     api_url: String,
     /// The file that holds the API key; without it, the variable CALRY_API_KEY does. Read anew at each pass
-    #[arg(long, env = "CALRY_API_KEY_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "CALRY_API_KEY_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     api_key_file: Option<PathBuf>,
     /// Plan and write only if the API key belongs to this workspace, whatever workspace.yaml says
     #[arg(long, env = "CALRY_WORKSPACE", hide_env_values = true, value_parser = Slug::parse, value_name = "SLUG")]
@@ -101,7 +114,12 @@ struct ApiArgs {
     #[arg(long, env = "CALRY_UPDATE_METHOD", hide_env_values = true, value_enum, default_value_t = Method::Patch, hide_possible_values = true, value_name = "patch|put")]
     update_method: Method,
     /// The directory of secrets, one file each; without a file, the variable CALRY_SECRET_NAME counts
-    #[arg(long, env = "CALRY_SECRETS_DIR", hide_env_values = true, value_name = "DIR")]
+    #[arg(
+        long,
+        env = "CALRY_SECRETS_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     secrets_dir: Option<PathBuf>,
     /// How long a whole pass may take, retries included
     #[arg(long, env = "CALRY_TIMEOUT", hide_env_values = true, default_value = "60s", value_parser = duration, value_name = "TIME")]
@@ -120,7 +138,12 @@ struct ApiArgs {
 pub(super) struct FingerprintArgs {
     /// The file that holds the key of fingerprints, at least 32 characters that nobody can guess; without it, the variable
     /// CALRY_FINGERPRINT_KEY does
-    #[arg(long, env = "CALRY_FINGERPRINT_KEY_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "CALRY_FINGERPRINT_KEY_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     fingerprint_key_file: Option<PathBuf>,
 }
 
@@ -133,7 +156,8 @@ impl FingerprintArgs {
             Some(path) => {
                 let from = format!("the file {}", path.display());
                 let mut text = String::new();
-                let read = File::open(path).and_then(|file| file.take(MAX + 1).read_to_string(&mut text));
+                let read =
+                    File::open(path).and_then(|file| file.take(MAX + 1).read_to_string(&mut text));
                 read.with_context(|| format!("cannot read the fingerprint key from {from}"))?;
                 // What is cut off would be another key.
                 anyhow::ensure!(
@@ -147,14 +171,18 @@ impl FingerprintArgs {
                 None => return Ok(None),
             },
         };
-        FingerprintKey::new(&Secret::new(text)).map(Some).with_context(|| format!("{from} holds no fingerprint key"))
+        FingerprintKey::new(&Secret::new(text))
+            .map(Some)
+            .with_context(|| format!("{from} holds no fingerprint key"))
     }
 }
 
 /// A variable that is set. What is not UTF-8 in it becomes a character that no key has, so that it is reported as invalid and
 /// not as missing.
 fn variable(name: &str) -> Option<String> {
-    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
+    std::env::var_os(name)
+        .map(|value| value.to_string_lossy().into_owned())
+        .filter(|value| !value.is_empty())
 }
 
 /// Where the live state comes from, where Calry itself is not asked.
@@ -212,27 +240,46 @@ impl Setup {
 pub(super) fn repository_path(directory: &Path) -> String {
     let within = |root: PathBuf| {
         let directory = std::fs::canonicalize(directory).ok()?;
-        directory.strip_prefix(std::fs::canonicalize(root).ok()?).ok().map(Path::to_owned)
+        directory
+            .strip_prefix(std::fs::canonicalize(root).ok()?)
+            .ok()
+            .map(Path::to_owned)
     };
     let path = repo::path_in_checkout(directory)
         .or_else(|| std::env::var_os("GITHUB_WORKSPACE").and_then(|root| within(root.into())))
         .or_else(|| std::env::current_dir().ok().and_then(within));
-    path.unwrap_or_else(|| directory.to_owned()).display().to_string()
+    path.unwrap_or_else(|| directory.to_owned())
+        .display()
+        .to_string()
 }
 
 /// The groups of options that each workspace can have of its own.
 pub(super) fn groups_of_workspaces() -> [Option<clap::Id>; 3] {
-    [FileArgs::group_id(), ApiArgs::group_id(), TrustArgs::group_id()]
+    [
+        FileArgs::group_id(),
+        ApiArgs::group_id(),
+        TrustArgs::group_id(),
+    ]
 }
 
 impl LiveArgs {
     /// Sets up what reading the live state takes.
-    pub(super) async fn set_up(&self, missing: MissingSecrets, output: &Output) -> anyhow::Result<Setup> {
+    pub(super) async fn set_up(
+        &self,
+        missing: MissingSecrets,
+        output: &Output,
+    ) -> anyhow::Result<Setup> {
         install_tls();
-        let settings = Settings { request: self.api.request_timeout, ..Settings::default() };
+        let settings = Settings {
+            request: self.api.request_timeout,
+            ..Settings::default()
+        };
         let mut setup = self.set_up_on(Http::new(settings)?, missing).await?;
         setup.progress = Arc::new(Progress::new(output.is_watched()));
-        setup.api = setup.api.for_one_command().observed_by(Arc::clone(&setup.progress) as _);
+        setup.api = setup
+            .api
+            .for_one_command()
+            .observed_by(Arc::clone(&setup.progress) as _);
         Ok(setup)
     }
 
@@ -246,18 +293,42 @@ impl LiveArgs {
     }
 
     /// The same, on connections that others use as well.
-    pub(super) async fn set_up_on(&self, http: Http, missing: MissingSecrets) -> anyhow::Result<Setup> {
-        let FileArgs { definitions, only, strict } = &self.files;
-        let ApiArgs { api_key_file, update_method, secrets_dir, timeout, request_timeout, sandbox, workspace, .. } =
-            &self.api;
+    pub(super) async fn set_up_on(
+        &self,
+        http: Http,
+        missing: MissingSecrets,
+    ) -> anyhow::Result<Setup> {
+        let FileArgs {
+            definitions,
+            only,
+            strict,
+        } = &self.files;
+        let ApiArgs {
+            api_key_file,
+            update_method,
+            secrets_dir,
+            timeout,
+            request_timeout,
+            sandbox,
+            workspace,
+            ..
+        } = &self.api;
         let method = UpdateMethod::from(*update_method);
-        let sandbox = if *sandbox { Some(start_sandbox(definitions, workspace.as_ref(), method).await?) } else { None };
+        let sandbox = if *sandbox {
+            Some(start_sandbox(definitions, workspace.as_ref(), method).await?)
+        } else {
+            None
+        };
         let mut secrets = SecretSources::new(secrets_dir.clone());
         let (url, key, missing) = match &sandbox {
             Some(sandbox) => {
                 let key = KeySource::Variable(Some(Secret::new(sandbox.keys().write.clone())));
                 // A pull request's view stays what it is; everything else gets placeholders.
-                let missing = if missing == MissingSecrets::Error { MissingSecrets::Placeholder } else { missing };
+                let missing = if missing == MissingSecrets::Error {
+                    MissingSecrets::Placeholder
+                } else {
+                    missing
+                };
                 if missing == MissingSecrets::Placeholder {
                     let stand_ins = stand_ins(&Seed::builtin());
                     secrets = secrets.with_variables(move |name| {
@@ -323,7 +394,13 @@ async fn start_sandbox(
     if let Some(slug) = pinned {
         seed = seed.with_slug(slug);
     }
-    Sandbox::start(Config { seed, update_method, ..Config::default() }).await.context("the sandbox cannot be started")
+    Sandbox::start(Config {
+        seed,
+        update_method,
+        ..Config::default()
+    })
+    .await
+    .context("the sandbox cannot be started")
 }
 
 /// A provider's name in any case. The known ones are what shells complete; any other that is well formed is taken as well.
@@ -333,24 +410,35 @@ pub(super) struct ProviderParser;
 impl TypedValueParser for ProviderParser {
     type Value = Provider;
 
-    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Provider, clap::Error> {
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Provider, clap::Error> {
         let parse = |text: &str| {
-            Provider::parse(&text.to_ascii_uppercase()).map_err(|error| match provider_of_file(Path::new(text)) {
-                Some(meant) => format!("{error}; did you mean {meant}?"),
-                None => error.to_string(),
+            Provider::parse(&text.to_ascii_uppercase()).map_err(|error| {
+                match provider_of_file(Path::new(text)) {
+                    Some(meant) => format!("{error}; did you mean {meant}?"),
+                    None => error.to_string(),
+                }
             })
         };
         parse.parse_ref(command, arg, value)
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(KNOWN_PROVIDERS.into_iter().map(PossibleValue::new)))
+        Some(Box::new(
+            KNOWN_PROVIDERS.into_iter().map(PossibleValue::new),
+        ))
     }
 }
 
 /// The provider that a definition file is named after.
 pub(super) fn provider_of_file(path: &Path) -> Option<Provider> {
-    let is_yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+    let is_yaml = path
+        .extension()
+        .is_some_and(|ending| ending == "yaml" || ending == "yml");
     let stem = path.file_stem().filter(|_| is_yaml)?.to_str()?;
     Provider::parse(&stem.to_ascii_uppercase()).ok()
 }
@@ -361,17 +449,23 @@ fn definitions_directory(text: &str) -> Result<PathBuf, String> {
     if !path.is_file() {
         return Ok(path);
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     Err(match provider_of_file(&path) {
-        Some(provider) => format!("this is a file; for one provider: -d {} --only {provider}", parent.display()),
+        Some(provider) => format!(
+            "this is a file; for one provider: -d {} --only {provider}",
+            parent.display()
+        ),
         None => "this is a file, and not a directory of definition files".to_owned(),
     })
 }
 
 /// A duration as a person writes it: `90s`, `5m`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let duration =
-        humantime::parse_duration(text).map_err(|_| "a duration is written as 90s, 5m or 1h30m".to_owned())?;
+    let duration = humantime::parse_duration(text)
+        .map_err(|_| "a duration is written as 90s, 5m or 1h30m".to_owned())?;
     if duration < Duration::from_millis(1) || duration > Duration::from_secs(31 * 86_400) {
         return Err("a duration is between 1ms and 31 days".to_owned());
     }

@@ -83,17 +83,27 @@ impl Output {
             (_, 1, _) => LevelFilter::DEBUG,
             _ => LevelFilter::TRACE,
         };
-        let filter = tracing_subscriber::filter::Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
-        let telemetry = if long_running { Telemetry::from_environment() } else { None };
+        let filter =
+            tracing_subscriber::filter::Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
+        let telemetry = if long_running {
+            Telemetry::from_environment()
+        } else {
+            None
+        };
         let (telemetry, trouble) = match telemetry {
             Some(Ok(telemetry)) => (Some(telemetry), None),
             Some(Err(why)) => (None, Some(why)),
             None => (None, None),
         };
         let traces = telemetry.as_ref().map(|telemetry| {
-            let layer = tracing_opentelemetry::layer().with_tracer(telemetry.tracer()).with_level(false);
-            let layer =
-                layer.with_location(false).with_threads(false).with_tracked_inactivity(false).with_target(false);
+            let layer = tracing_opentelemetry::layer()
+                .with_tracer(telemetry.tracer())
+                .with_level(false);
+            let layer = layer
+                .with_location(false)
+                .with_threads(false)
+                .with_tracked_inactivity(false)
+                .with_target(false);
             layer.with_filter(Telemetry::filter())
         });
         let registry = tracing_subscriber::registry().with(traces);
@@ -102,7 +112,11 @@ impl Output {
             LogFormat::Text => dropped_text,
         };
         // A one-shot command waits for its reader: what it prints is its result.
-        let queue = if long_running { LogQueue::start(std::io::stderr(), dropped_line).ok() } else { None };
+        let queue = if long_running {
+            LogQueue::start(std::io::stderr(), dropped_line).ok()
+        } else {
+            None
+        };
         let writer = match &queue {
             Some(queue) => BoxMakeWriter::new(queue.clone()),
             None => BoxMakeWriter::new(std::io::stderr),
@@ -116,11 +130,15 @@ impl Output {
             LogFormat::Json => {
                 let json = layer.json().flatten_event(true).with_target(false);
                 let json = json.with_current_span(false).with_span_list(false);
-                registry.with(json.map_event_format(Document).with_filter(filter)).init();
+                registry
+                    .with(json.map_event_format(Document).with_filter(filter))
+                    .init();
             }
             LogFormat::Text => {
                 let ansi = match color {
-                    ColorChoice::Auto => AutoStream::choice(&std::io::stderr()) != ColorChoice::Never,
+                    ColorChoice::Auto => {
+                        AutoStream::choice(&std::io::stderr()) != ColorChoice::Never
+                    }
                     choice => choice != ColorChoice::Never,
                 };
                 // A person reads the sentence; its fields are the same facts for machines.
@@ -132,14 +150,23 @@ impl Output {
                         _ => Ok(()),
                     }
                 });
-                let layer = layer.with_ansi(ansi).fmt_fields(sentence).event_format(Line);
+                let layer = layer
+                    .with_ansi(ansi)
+                    .fmt_fields(sentence)
+                    .event_format(Line);
                 registry.with(layer.with_filter(filter)).init();
             }
         }
         if let Some(why) = trouble {
             tracing::warn!("there are no traces for OpenTelemetry: {why}");
         }
-        Self { color, quiet: args.quiet, lost: OnceLock::new(), queue, _telemetry: telemetry }
+        Self {
+            color,
+            quiet: args.quiet,
+            lost: OnceLock::new(),
+            queue,
+            _telemetry: telemetry,
+        }
     }
 
     /// Prints a result.
@@ -160,16 +187,25 @@ impl Output {
 
     /// Draws a screen in the place of the last one: as much of it as the terminal has lines for.
     pub(super) fn draw(&self, text: &str) {
-        let rows = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+        let rows = rustix::termios::tcgetwinsize(std::io::stdout())
+            .map_or(0, |size| usize::from(size.ws_row));
         let rows = if rows < 2 { usize::MAX } else { rows - 1 };
         let plain = match self.color {
             ColorChoice::Auto => AutoStream::choice(&std::io::stdout()) == ColorChoice::Never,
             choice => choice == ColorChoice::Never,
         };
-        let text = if plain { anstream::adapter::strip_str(text).to_string() } else { text.to_owned() };
+        let text = if plain {
+            anstream::adapter::strip_str(text).to_string()
+        } else {
+            text.to_owned()
+        };
         // Each line is cleared to its end and then what is below all of them, so that nothing flickers. The cursor moves
         // whatever is thought of colours.
-        let lines: String = text.lines().take(rows).map(|line| format!("{line}\x1b[K\n")).collect();
+        let lines: String = text
+            .lines()
+            .take(rows)
+            .map(|line| format!("{line}\x1b[K\n"))
+            .collect();
         let mut out = std::io::stdout();
         let _ = out.write_all(format!("\x1b[H{lines}\x1b[0m\x1b[J").as_bytes());
         let _ = out.flush();
@@ -203,8 +239,11 @@ impl Output {
 
     /// Prints problems of definition files.
     pub(super) fn diagnostics(&self, list: &[Diagnostic], directory: &str, files: usize) {
-        let shown: Vec<Diagnostic> =
-            list.iter().filter(|d| !self.quiet || d.severity == Severity::Error).cloned().collect();
+        let shown: Vec<Diagnostic> = list
+            .iter()
+            .filter(|d| !self.quiet || d.severity == Severity::Error)
+            .cloned()
+            .collect();
         if !shown.is_empty() {
             self.note(&render::diagnostics(&shown, directory, files));
         }
@@ -229,13 +268,20 @@ fn dropped_sentence(count: u64) -> String {
 }
 
 fn dropped_text(count: u64) -> String {
-    format!("{:.0}  WARN {}\n", jiff::Timestamp::now(), dropped_sentence(count))
+    format!(
+        "{:.0}  WARN {}\n",
+        jiff::Timestamp::now(),
+        dropped_sentence(count)
+    )
 }
 
 fn dropped_document(count: u64) -> String {
     let timestamp = format!("{:.6}", jiff::Timestamp::now());
     let message = dropped_sentence(count);
-    format!("{}\n", json!({"timestamp": timestamp, "level": "WARN", "message": message, "dropped": count}))
+    format!(
+        "{}\n",
+        json!({"timestamp": timestamp, "level": "WARN", "message": message, "dropped": count})
+    )
 }
 
 /// The span within which everything is about one workspace of several. Its one field is `workspace`.
@@ -247,8 +293,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    let span = context.event_scope()?.find(|span| span.name() == OF_WORKSPACE)?;
-    span.extensions().get::<FormattedFields<N>>().map(|fields| fields.fields.clone())
+    let span = context
+        .event_scope()?
+        .find(|span| span.name() == OF_WORKSPACE)?;
+    span.extensions()
+        .get::<FormattedFields<N>>()
+        .map(|fields| fields.fields.clone())
 }
 
 const DIM: Style = Style::new().dimmed();
@@ -261,7 +311,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let level = *event.metadata().level();
         let (dim, style) = match (writer.has_ansi_escapes(), level) {
             (false, _) => (Style::new(), Style::new()),
@@ -270,7 +325,11 @@ where
             (true, Level::INFO) => (DIM, AnsiColor::Green.on_default()),
             (true, _) => (DIM, AnsiColor::Blue.on_default()),
         };
-        write!(writer, "{dim}{:.0}{dim:#} {style}{level:>5}{style:#} ", jiff::Timestamp::now())?;
+        write!(
+            writer,
+            "{dim}{:.0}{dim:#} {style}{level:>5}{style:#} ",
+            jiff::Timestamp::now()
+        )?;
         if let Some(workspace) = workspace(context) {
             write!(writer, "{workspace}: ")?;
         }
@@ -290,7 +349,12 @@ impl Visit for Facts<'_, '_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() != "message" {
             // A log that cannot be written to loses its lines.
-            let _ = write!(self.0, " {}={}", field.name(), printable(&format!("{value:?}")));
+            let _ = write!(
+                self.0,
+                " {}={}",
+                field.name(),
+                printable(&format!("{value:?}"))
+            );
         }
     }
 }
@@ -304,11 +368,23 @@ where
     N: for<'a> FormatFields<'a> + 'static,
     F: FormatEvent<S, N>,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let Some(workspace) = workspace(context) else { return self.0.format_event(context, writer, event) };
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let Some(workspace) = workspace(context) else {
+            return self.0.format_event(context, writer, event);
+        };
         let mut line = String::new();
-        self.0.format_event(context, Writer::new(&mut line), event)?;
+        self.0
+            .format_event(context, Writer::new(&mut line), event)?;
         let workspace = workspace.trim_start_matches('{').trim_end_matches('}');
-        write!(writer, "{{{workspace},{}", line.strip_prefix('{').unwrap_or(&line))
+        write!(
+            writer,
+            "{{{workspace},{}",
+            line.strip_prefix('{').unwrap_or(&line)
+        )
     }
 }

@@ -78,15 +78,22 @@ struct Also {
 
 fn also(text: &str) -> Result<Also, String> {
     let parsed = text.split_once('=').filter(|(_, file)| !file.is_empty());
-    let parsed = parsed.and_then(|(format, file)| Some((Format::from_str(format, false).ok()?, file)));
+    let parsed =
+        parsed.and_then(|(format, file)| Some((Format::from_str(format, false).ok()?, file)));
     let (format, file) = parsed.ok_or("a format and a file, as in markdown=plan.md")?;
-    Ok(Also { format, file: output_file(file)? })
+    Ok(Also {
+        format,
+        file: output_file(file)?,
+    })
 }
 
 /// A file to write. `-` is none: standard output has the plan already, in the form that --format names.
 fn output_file(text: &str) -> Result<PathBuf, String> {
     match text {
-        "-" => Err("this writes to a file, and not to standard output, where --format prints the plan".to_owned()),
+        "-" => Err(
+            "this writes to a file, and not to standard output, where --format prints the plan"
+                .to_owned(),
+        ),
         _ => Ok(text.into()),
     }
 }
@@ -94,14 +101,24 @@ fn output_file(text: &str) -> Result<PathBuf, String> {
 fn write(also: &[Also], print: impl Fn(Format) -> String) -> anyhow::Result<()> {
     for Also { format, file } in also {
         let text = print(*format);
-        std::fs::write(file, anstream::adapter::strip_str(&text).to_string())
-            .with_context(|| format!("cannot write the plan to the file {}, which --also names", file.display()))?;
+        std::fs::write(file, anstream::adapter::strip_str(&text).to_string()).with_context(
+            || {
+                format!(
+                    "cannot write the plan to the file {}, which --also names",
+                    file.display()
+                )
+            },
+        )?;
     }
     Ok(())
 }
 
 pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit> {
-    let missing = if args.secrets_unavailable { MissingSecrets::Unavailable } else { MissingSecrets::Error };
+    let missing = if args.secrets_unavailable {
+        MissingSecrets::Unavailable
+    } else {
+        MissingSecrets::Error
+    };
     let mut setup = args.live.set_up(missing, output).await?;
     setup.source.base.clone_from(&args.base);
     setup.source.trust = args.trust.trust();
@@ -111,28 +128,50 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
         Ok(looked) => looked,
         Err(failed) => {
             let exit = failed.tell(&setup, args.format, output);
-            write(&args.also, |format| failed.print(format, &setup.repository_path()))?;
+            write(&args.also, |format| {
+                failed.print(format, &setup.repository_path())
+            })?;
             return Ok(exit);
         }
     };
     let Looked { desired, look } = &looked;
     let next = match &args.out {
-        Some(file) => Some(format!("calry-gitops apply --plan {}", printable(&file.display().to_string()))),
+        Some(file) => Some(format!(
+            "calry-gitops apply --plan {}",
+            printable(&file.display().to_string())
+        )),
         None if args.base.is_some() || args.snapshot.is_some() => None,
-        None if std::env::args_os().len() > 2 => Some("calry-gitops apply, with the same options".to_owned()),
+        None if std::env::args_os().len() > 2 => {
+            Some("calry-gitops apply, with the same options".to_owned())
+        }
         None => Some("calry-gitops apply".to_owned()),
     };
-    let layout = Layout { diff: args.diff, directory: &setup.shown, next: next.as_deref() };
-    output.diagnostics(&desired.loaded.diagnostics, &setup.shown, desired.loaded.files.len());
+    let layout = Layout {
+        diff: args.diff,
+        directory: &setup.shown,
+        next: next.as_deref(),
+    };
+    output.diagnostics(
+        &desired.loaded.diagnostics,
+        &setup.shown,
+        desired.loaded.files.len(),
+    );
     output.result(&looked.print(args.format, layout, &setup.repository_path()));
-    write(&args.also, |format| looked.print(format, layout, &setup.repository_path()))?;
+    write(&args.also, |format| {
+        looked.print(format, layout, &setup.repository_path())
+    })?;
     let mut failed = cannot_be_applied(&look.plan);
     if let Some(file) = &args.out {
         if looked.is_invalid() {
             let why = "the definitions are invalid, and the plan could not be applied";
             output.error(&format!("{} is not written: {why}", file.display()));
         } else {
-            match Saved::of(&look.plan, setup.api.method(), &setup.source.only, key.as_ref()) {
+            match Saved::of(
+                &look.plan,
+                setup.api.method(),
+                &setup.source.only,
+                key.as_ref(),
+            ) {
                 Ok(saved) => write_file(file, saved.to_json())?,
                 Err(why) => {
                     output.error(&format!("{} is not written: {why}", file.display()));
@@ -141,7 +180,12 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
             }
         }
     }
-    let due = |origin| look.plan.entries.iter().any(|entry| entry.is_due_to(origin));
+    let due = |origin| {
+        look.plan
+            .entries
+            .iter()
+            .any(|entry| entry.is_due_to(origin))
+    };
     let pending = match &args.base {
         None => look.plan.steps().next().is_some(),
         Some(_) => {
@@ -150,7 +194,11 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
                 || args.fail_on_loosened && !look.plan.loosened.is_empty()
         }
     };
-    Ok(Exit::of(failed, looked.is_invalid(), args.detailed_exitcode && pending))
+    Ok(Exit::of(
+        failed,
+        looked.is_invalid(),
+        args.detailed_exitcode && pending,
+    ))
 }
 
 /// Desired and live state, compared.
@@ -162,7 +210,12 @@ pub(super) struct Looked {
 impl Looked {
     /// Whether the definitions are at fault.
     pub(super) fn is_invalid(&self) -> bool {
-        let missing = self.look.plan.entries.iter().any(|entry| matches!(entry.verdict, Verdict::Missing));
+        let missing = self
+            .look
+            .plan
+            .entries
+            .iter()
+            .any(|entry| matches!(entry.verdict, Verdict::Missing));
         self.desired.loaded.has_errors() || missing
     }
 
@@ -173,7 +226,9 @@ impl Looked {
             Format::Text => text::plan(plan, layout),
             Format::Json => json::plan(plan, diagnostics, None, None),
             Format::Markdown => markdown::plan(plan, diagnostics, None, directory),
-            Format::Github => github::plan(plan, diagnostics, directory, |file, target| self.place(file, target)),
+            Format::Github => github::plan(plan, diagnostics, directory, |file, target| {
+                self.place(file, target)
+            }),
         }
     }
 }
@@ -185,8 +240,12 @@ impl Looked {
             github::Target::File => Subject::Definition,
             github::Target::Hold => Subject::Hold,
             github::Target::Change(Change::Icon { .. }) => Subject::Icon,
-            github::Target::Change(Change::Key { half, name, .. }) => Subject::Parameter(*half, name),
-            github::Target::Change(Change::Field { group, field, .. }) => Subject::Field { group, field },
+            github::Target::Change(Change::Key { half, name, .. }) => {
+                Subject::Parameter(*half, name)
+            }
+            github::Target::Change(Change::Field { group, field, .. }) => {
+                Subject::Field { group, field }
+            }
         };
         self.desired.loaded.place(file, subject)
     }
@@ -201,7 +260,11 @@ pub(super) struct Failed {
 
 impl Failed {
     pub(super) const fn stopped() -> Self {
-        Self { failure: Failure::Stopped, diagnostics: Vec::new(), files: 0 }
+        Self {
+            failure: Failure::Stopped,
+            diagnostics: Vec::new(),
+            files: 0,
+        }
     }
 
     pub(super) fn tell(&self, setup: &Setup, format: Format, output: &Output) -> Exit {
@@ -210,7 +273,11 @@ impl Failed {
             output.result(&self.print(format, &setup.repository_path()));
         }
         output.error(&self.failure.to_string());
-        if self.failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed }
+        if self.failure.is_invalid_definitions() {
+            Exit::Invalid
+        } else {
+            Exit::Failed
+        }
     }
 
     fn print(&self, format: Format, directory: &str) -> String {
@@ -219,7 +286,9 @@ impl Failed {
             Format::Text => format!("error: {sentence}\n"),
             Format::Json => json::failure(&sentence, &self.diagnostics),
             Format::Markdown => markdown::failure(&sentence, &self.diagnostics, directory),
-            Format::Github => github::diagnostics(&self.diagnostics, directory) + &github::failure(&sentence),
+            Format::Github => {
+                github::diagnostics(&self.diagnostics, directory) + &github::failure(&sentence)
+            }
         }
     }
 }
@@ -233,7 +302,13 @@ pub(super) async fn look(
     let deadline = Instant::now() + setup.timeout;
     let mut desired = match pass::load(&setup.source, setup.api.scrubber()) {
         Ok(desired) => desired,
-        Err(failure) => return Err(Failed { failure, diagnostics: Vec::new(), files: 0 }),
+        Err(failure) => {
+            return Err(Failed {
+                failure,
+                diagnostics: Vec::new(),
+                files: 0,
+            });
+        }
     };
     let looked = async {
         // The last good revision is for who runs for ever; who asks now means what is checked out.
@@ -251,13 +326,29 @@ pub(super) async fn look(
                 }
             };
             let (source, method) = (&setup.source, setup.api.method());
-            let mut look = pass::look(source, &mut desired, &snapshot, None, method, &Applied::new()).await?;
+            let mut look = pass::look(
+                source,
+                &mut desired,
+                &snapshot,
+                None,
+                method,
+                &Applied::new(),
+            )
+            .await?;
             look.plan.snapshot = Some(snapshot.taken_at);
             return Ok(look);
         }
         let api_key = setup.key.read()?;
         let reader = setup.api.reader(&api_key, deadline);
-        pass::look(&setup.source, &mut desired, &reader, None, setup.api.method(), &Applied::new()).await
+        pass::look(
+            &setup.source,
+            &mut desired,
+            &reader,
+            None,
+            setup.api.method(),
+            &Applied::new(),
+        )
+        .await
     };
     match looked.await {
         Ok(mut look) => {
@@ -272,20 +363,35 @@ pub(super) async fn look(
             if matches!(failure, Failure::Key(_)) {
                 loaded.diagnostics.retain(|d| d.code != Code::MissingSecret);
             }
-            Err(Failed { failure, files: loaded.files.len(), diagnostics: loaded.diagnostics })
+            Err(Failed {
+                failure,
+                files: loaded.files.len(),
+                diagnostics: loaded.diagnostics,
+            })
         }
     }
 }
 
 /// Whether something in the plan is known to fail.
 pub(super) fn cannot_be_applied(plan: &Plan) -> bool {
-    plan.entries.iter().any(|entry| matches!(entry.verdict, Verdict::Unreadable(_)))
+    plan.entries
+        .iter()
+        .any(|entry| matches!(entry.verdict, Verdict::Unreadable(_)))
         || plan.steps().any(|step| step.payload.obstacle().is_some())
 }
 
 /// Writes a file, whole or not at all.
 fn write_file(path: &Path, text: String) -> anyhow::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    Writing::own(name, text).write(directory, false).map(drop).map_err(|error| anyhow!("{} {error}", path.display()))
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    Writing::own(name, text)
+        .write(directory, false)
+        .map(drop)
+        .map_err(|error| anyhow!("{} {error}", path.display()))
 }

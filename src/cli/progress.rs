@@ -42,7 +42,12 @@ impl Progress {
     /// Draws where a person watches; else it only keeps count.
     pub(super) fn new(watched: bool) -> Self {
         let (under_way, silent_since) = (BTreeMap::new(), Instant::now());
-        let state = Arc::new(Mutex::new(State { under_way, updates: None, silent_since, bar: None }));
+        let state = Arc::new(Mutex::new(State {
+            under_way,
+            updates: None,
+            silent_since,
+            bar: None,
+        }));
         let drawing = watched.then(|| {
             let state = Arc::clone(&state);
             tokio::spawn(async move {
@@ -67,7 +72,9 @@ impl Progress {
         if state.under_way.is_empty() {
             state.silent_since = Instant::now();
         }
-        state.under_way.insert(operation.to_string(), (number, deadline));
+        state
+            .under_way
+            .insert(operation.to_string(), (number, deadline));
     }
 
     /// It is over.
@@ -114,7 +121,9 @@ impl State {
     }
 
     fn draw(&mut self) {
-        let Some(line) = self.line(Instant::now()) else { return };
+        let Some(line) = self.line(Instant::now()) else {
+            return;
+        };
         let bar = self.bar.get_or_insert_with(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
@@ -129,7 +138,10 @@ impl State {
     /// What there is to see now.
     fn line(&self, now: Instant) -> Option<String> {
         // What began first is not known; the one with the most attempts is what it hangs on.
-        let (what, (attempt, deadline)) = self.under_way.iter().max_by_key(|(_, (attempt, _))| *attempt)?;
+        let (what, (attempt, deadline)) = self
+            .under_way
+            .iter()
+            .max_by_key(|(_, (attempt, _))| *attempt)?;
         if now.duration_since(self.silent_since) < SILENCE {
             return None;
         }
@@ -138,8 +150,14 @@ impl State {
             more => format!(" and {more} more"),
         };
         let left = Duration::from_secs(deadline.saturating_duration_since(now).as_secs());
-        let done = self.updates.map(|(done, all)| format!(", {done} of {all} updated")).unwrap_or_default();
-        Some(format!("waiting to {what}{more}: attempt {attempt}, {} left{done}", spoken(left)))
+        let done = self
+            .updates
+            .map(|(done, all)| format!(", {done} of {all} updated"))
+            .unwrap_or_default();
+        Some(format!(
+            "waiting to {what}{more}: attempt {attempt}, {} left{done}",
+            spoken(left)
+        ))
     }
 }
 
@@ -159,19 +177,32 @@ mod tests {
         let progress = Progress::new(false);
         let line = || lock(&progress.state).line(Instant::now());
         let deadline = Instant::now() + Duration::from_secs(60);
-        let attempt = |number| progress.waits(&Attempt { operation: &Operation::Workspace, number, deadline });
+        let attempt = |number| {
+            progress.waits(&Attempt {
+                operation: &Operation::Workspace,
+                number,
+                deadline,
+            })
+        };
         attempt(1);
         advance(Duration::from_millis(900)).await;
         assert_eq!(line(), None);
         advance(Duration::from_millis(100)).await;
-        assert_eq!(line().as_deref(), Some("waiting to read the workspace: attempt 1, 59s left"));
+        assert_eq!(
+            line().as_deref(),
+            Some("waiting to read the workspace: attempt 1, 59s left")
+        );
         // A line of the log was printed.
         progress.speaks();
         attempt(2);
         assert_eq!(line(), None);
         advance(SILENCE).await;
         let update = Operation::Update(Provider::parse("HOSTAWAY").unwrap());
-        progress.waits(&Attempt { operation: &update, number: 1, deadline });
+        progress.waits(&Attempt {
+            operation: &update,
+            number: 1,
+            deadline,
+        });
         progress.updated(1, 3);
         assert_eq!(
             line().as_deref(),

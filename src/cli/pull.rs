@@ -29,11 +29,16 @@ pub(super) struct PullArgs {
 struct Parts(Vec<Part>);
 
 fn parts(text: &str) -> Result<Parts, String> {
-    Part::parse_list(text).map(Parts).map_err(|error| error.to_string())
+    Part::parse_list(text)
+        .map(Parts)
+        .map_err(|error| error.to_string())
 }
 
 pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit> {
-    let setup = args.live.set_up(MissingSecrets::Unavailable, output).await?;
+    let setup = args
+        .live
+        .set_up(MissingSecrets::Unavailable, output)
+        .await?;
     let source = &setup.source;
     let mut loaded = repo::load_or_begin(&source.definitions)?;
     let names = Names::of(&loaded);
@@ -41,35 +46,72 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         loaded.keep_only(&source.only);
     }
     loaded.resolve(&source.secrets, source.missing);
-    loaded.secrets().for_each(|secret| setup.api.scrubber().learn(secret));
-    let mut desired = Desired { loaded, revision: None, base: None, refused: None };
+    loaded
+        .secrets()
+        .for_each(|secret| setup.api.scrubber().learn(secret));
+    let mut desired = Desired {
+        loaded,
+        revision: None,
+        base: None,
+        refused: None,
+    };
     let fetched = async {
         let key = setup.key.read()?;
         let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
         pass::fetch(&reader, source.pins(&desired.loaded.pin), None).await
     };
-    let fetched =
-        fetched.await.map(|(workspace, listing)| (workspace, pass::judge(source, &mut desired.loaded, listing)));
+    let fetched = fetched
+        .await
+        .map(|(workspace, listing)| (workspace, pass::judge(source, &mut desired.loaded, listing)));
     let loaded = &desired.loaded;
     output.diagnostics(&loaded.diagnostics, &setup.shown, loaded.files.len());
-    let (workspace, Judged { live, unreadable, nameless, names: shown }) = match fetched {
+    let (
+        workspace,
+        Judged {
+            live,
+            unreadable,
+            nameless,
+            names: shown,
+        },
+    ) = match fetched {
         Ok(fetched) => fetched,
         Err(failure) => {
             output.error(&failure.to_string());
-            return Ok(if failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed });
+            return Ok(if failure.is_invalid_definitions() {
+                Exit::Invalid
+            } else {
+                Exit::Failed
+            });
         }
     };
     // A part that cannot be read must not be taken for one that is absent.
-    let (live, partly): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| live.problems.unread().is_none());
+    let (live, partly): (Vec<_>, Vec<_>) = live
+        .into_iter()
+        .partition(|live| live.problems.unread().is_none());
     let problem = |live: Live| Some((live.provider, live.problems.unread()?.to_owned()));
-    let unreadable: Vec<_> = unreadable.into_iter().chain(partly.into_iter().filter_map(problem)).collect();
+    let unreadable: Vec<_> = unreadable
+        .into_iter()
+        .chain(partly.into_iter().filter_map(problem))
+        .collect();
     let readable = live.iter().map(|live| &live.provider);
-    let providers: Vec<_> = readable.chain(unreadable.iter().map(|(provider, _)| provider)).collect();
-    let missing: Vec<_> = source.only.iter().filter(|provider| !providers.contains(provider)).collect();
+    let providers: Vec<_> = readable
+        .chain(unreadable.iter().map(|(provider, _)| provider))
+        .collect();
+    let missing: Vec<_> = source
+        .only
+        .iter()
+        .filter(|provider| !providers.contains(provider))
+        .collect();
     for provider in &missing {
-        output.error(&format!("the workspace has no provider {provider}, which --only names"));
+        output.error(&format!(
+            "the workspace has no provider {provider}, which --only names"
+        ));
     }
-    let parts: Vec<Part> = args.fields.iter().flat_map(|parts| parts.0.clone()).collect();
+    let parts: Vec<Part> = args
+        .fields
+        .iter()
+        .flat_map(|parts| parts.0.clone())
+        .collect();
     if let Some(part) = first_unknown(&parts, loaded, &live).filter(|_| missing.is_empty()) {
         output.error(&unknown(part, &live));
         return Ok(Exit::Failed);
@@ -77,22 +119,43 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
 
     nameless.iter().for_each(|sentence| output.error(sentence));
     let known = loaded.known_with(&shown);
-    let scope = Scope { parts: &parts, only: &source.only, known: &known };
+    let scope = Scope {
+        parts: &parts,
+        only: &source.only,
+        known: &known,
+    };
     let mut pull = prepare(loaded, &workspace, &live, scope, names, &source.secrets);
-    for (provider, problem) in unreadable.iter().filter(|(p, _)| source.only.is_empty() || source.only.contains(p)) {
-        let why = format!("cannot be made: Calry's definition of {provider} cannot be read: {problem}");
-        pull.files.push(File::refused(&format!("{}.yaml", provider.file_stem()), why));
+    for (provider, problem) in unreadable
+        .iter()
+        .filter(|(p, _)| source.only.is_empty() || source.only.contains(p))
+    {
+        let why =
+            format!("cannot be made: Calry's definition of {provider} cannot be read: {problem}");
+        pull.files.push(File::refused(
+            &format!("{}.yaml", provider.file_stem()),
+            why,
+        ));
     }
     if !args.dry_run {
-        std::fs::create_dir_all(&loaded.directory)
-            .map_err(|error| anyhow::anyhow!("the directory {} cannot be made: {error}", setup.shown))?;
+        std::fs::create_dir_all(&loaded.directory).map_err(|error| {
+            anyhow::anyhow!("the directory {} cannot be made: {error}", setup.shown)
+        })?;
     }
     // Whatever becomes of links in its path from here on, this is the directory that is written to.
-    let directory = std::fs::canonicalize(&loaded.directory).unwrap_or_else(|_| loaded.directory.clone());
+    let directory =
+        std::fs::canonicalize(&loaded.directory).unwrap_or_else(|_| loaded.directory.clone());
     pull.write(&directory, args.dry_run);
     output.result(&render::pull::pull(&pull, args.dry_run));
-    let failed = !nameless.is_empty() || pull.files.iter().any(|file| matches!(file.state, State::Refused(_)));
-    Ok(Exit::of(failed, loaded.has_errors() || !missing.is_empty(), false))
+    let failed = !nameless.is_empty()
+        || pull
+            .files
+            .iter()
+            .any(|file| matches!(file.state, State::Refused(_)));
+    Ok(Exit::of(
+        failed,
+        loaded.has_errors() || !missing.is_empty(),
+        false,
+    ))
 }
 
 fn unknown(part: &Part, live: &[Live]) -> String {
@@ -100,15 +163,26 @@ fn unknown(part: &Part, live: &[Live]) -> String {
         Part::Field(_, name) | Part::Group(name) => {
             let fields = || live.iter().flat_map(|live| &live.fields);
             let groups = fields().map(|(group, _)| group.as_str());
-            closest(name, groups.chain(fields().flat_map(|(_, fields)| fields.keys().map(String::as_str))))
+            closest(
+                name,
+                groups.chain(fields().flat_map(|(_, fields)| fields.keys().map(String::as_str))),
+            )
         }
         Part::Value(_, name) => {
-            let keys = live.iter().flat_map(|live| [&live.partner_key.headers, &live.partner_key.query_params]);
-            closest(name, keys.flatten().flat_map(|values| values.keys().map(String::as_str)))
+            let keys = live
+                .iter()
+                .flat_map(|live| [&live.partner_key.headers, &live.partner_key.query_params]);
+            closest(
+                name,
+                keys.flatten()
+                    .flat_map(|values| values.keys().map(String::as_str)),
+            )
         }
         Part::Icon | Part::PartnerKey | Part::Half(_) | Part::Fields => None,
     };
-    let help = meant.map(|meant| format!("; did you mean `{}`?", printable(meant))).unwrap_or_default();
+    let help = meant
+        .map(|meant| format!("; did you mean `{}`?", printable(meant)))
+        .unwrap_or_default();
     format!(
         "no provider has {}, which --fields names, neither in Calry nor in its file{help}",
         printable(&part.to_string())

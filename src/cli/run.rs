@@ -22,7 +22,8 @@ use super::output::OF_WORKSPACE;
 use super::{Command, Exit, Output, UsageError, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host};
 use crate::daemon::{
-    self, Applying, Board, Fleet, Handle, LoopEnd, LoopFile, Mode, PassReport, Seat, Settings, State, Trigger,
+    self, Applying, Board, Fleet, Handle, LoopEnd, LoopFile, Mode, PassReport, Seat, Settings,
+    State, Trigger,
 };
 use crate::metrics::{Metrics, WorkspaceMetrics};
 use crate::notifications::{Notifier, Teller};
@@ -35,7 +36,12 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pace: LoopArgs,
     /// The configuration file: what these flags say, and several workspaces. Read once, at the start
-    #[arg(long, env = "CALRY_CONFIG", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "CALRY_CONFIG",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub(super) config: Option<PathBuf>,
     /// Print what holds and where each value came from, as a configuration file, and end; contacts nothing
     #[arg(long)]
@@ -44,13 +50,24 @@ pub(super) struct RunArgs {
     #[arg(long, env = "CALRY_LISTEN", hide_env_values = true, default_value = "127.0.0.1:8080", value_parser = listen, value_name = "ADDR|off")]
     listen: Listen,
     /// A host to answer for beside this machine and the address itself; repeatable
-    #[arg(long, env = "CALRY_ADMIN_HOST", hide_env_values = true, value_delimiter = ',', value_name = "NAME")]
+    #[arg(
+        long,
+        env = "CALRY_ADMIN_HOST",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
     admin_host: Vec<Host>,
     #[command(flatten)]
     asking: AskingArgs,
     /// The directory in which the daemon remembers what it applied, so that after a restart it still tells drift from a
     /// change, sends no masked value twice, and leaves alone what did not converge. No partner key is in it
-    #[arg(long, env = "CALRY_STATE_DIR", hide_env_values = true, value_name = "DIR")]
+    #[arg(
+        long,
+        env = "CALRY_STATE_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     state_dir: Option<PathBuf>,
     /// Run one pass and end; nothing is told over HTTP
     #[arg(long)]
@@ -70,19 +87,45 @@ pub(super) struct RunArgs {
 #[derive(Args)]
 struct AskingArgs {
     /// The file of the token that asking for a pass over HTTP takes; without it, only this machine itself may ask
-    #[arg(long, env = "CALRY_ADMIN_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "CALRY_ADMIN_TOKEN_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     admin_token_file: Option<PathBuf>,
     /// How many HTTP requests a minute are let in from one address, beside probes and what the page is made of
-    #[arg(long, env = "CALRY_ADMIN_RATE", hide_env_values = true, default_value = "60", value_name = "N")]
+    #[arg(
+        long,
+        env = "CALRY_ADMIN_RATE",
+        hide_env_values = true,
+        default_value = "60",
+        value_name = "N"
+    )]
     admin_rate: NonZeroU32,
     /// The file of the secret of GitHub's webhook; opens /hooks/github, by which a push reconciles at once
-    #[arg(long, env = "CALRY_GITHUB_HOOK_SECRET_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "CALRY_GITHUB_HOOK_SECRET_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     github_hook_secret_file: Option<PathBuf>,
     /// The file of the signing token (whsec_...) or the secret token of GitLab's webhook; opens /hooks/gitlab
-    #[arg(long, env = "CALRY_GITLAB_HOOK_SECRET_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "CALRY_GITLAB_HOOK_SECRET_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     gitlab_hook_secret_file: Option<PathBuf>,
     /// The file of the secret of any other hook, which sends X-Signature-256: sha256=HMAC; opens /hooks/generic
-    #[arg(long, env = "CALRY_GENERIC_HOOK_SECRET_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "CALRY_GENERIC_HOOK_SECRET_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     generic_hook_secret_file: Option<PathBuf>,
 }
 
@@ -116,7 +159,12 @@ pub(super) struct LoopArgs {
     #[arg(long, env = "CALRY_MODE", hide_env_values = true, value_enum, default_value_t = ModeArg::Enforce, hide_possible_values = true, value_name = "enforce|observe")]
     mode: ModeArg,
     /// Refuse a plan that would change more providers than this
-    #[arg(long, env = "CALRY_MAX_CHANGES", hide_env_values = true, value_name = "N")]
+    #[arg(
+        long,
+        env = "CALRY_MAX_CHANGES",
+        hide_env_values = true,
+        value_name = "N"
+    )]
     max_changes: Option<usize>,
     /// How many updates may be under way at once
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = apply::concurrency, value_name = "N")]
@@ -160,7 +208,9 @@ async fn open(listen: Listen, is_asked_for: bool) -> anyhow::Result<Option<TcpLi
             );
             Ok(None)
         }
-        Err(error) => bail!("cannot listen on {address}: {error}; choose another address with --listen, or off"),
+        Err(error) => bail!(
+            "cannot listen on {address}: {error}; choose another address with --listen, or off"
+        ),
     }
 }
 
@@ -190,7 +240,9 @@ fn is_without_ipv6(error: &io::Error) -> bool {
 
 fn interval(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        interval if interval < Duration::from_secs(1) => Err("an interval is at least 1s".to_owned()),
+        interval if interval < Duration::from_secs(1) => {
+            Err("an interval is at least 1s".to_owned())
+        }
         interval => Ok(interval),
     }
 }
@@ -236,11 +288,16 @@ impl Ready {
 }
 
 async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::Result<Ready> {
-    let RunArgs { pace, live, trust, .. } = &workspace.args;
-    let mut setup = live.set_up_on(shared.http.clone(), MissingSecrets::Error).await?;
+    let RunArgs {
+        pace, live, trust, ..
+    } = &workspace.args;
+    let mut setup = live
+        .set_up_on(shared.http.clone(), MissingSecrets::Error)
+        .await?;
     setup.source.trust = trust.trust();
-    let span =
-        workspace.name.as_deref().map_or_else(Span::none, |name| tracing::error_span!(OF_WORKSPACE, workspace = name));
+    let span = workspace.name.as_deref().map_or_else(Span::none, |name| {
+        tracing::error_span!(OF_WORKSPACE, workspace = name)
+    });
     let teller = Arc::new(shared.notifier.teller(seat.name()));
     let applying = Arc::clone(&teller);
     let api = match &setup.sandbox {
@@ -249,7 +306,13 @@ async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::R
         None => setup.api.url().to_string(),
     };
     let definitions = &setup.source.definitions;
-    let loop_file = LoopFile::new(&shared.state, seat.name(), definitions, &api, Arc::clone(&teller) as _);
+    let loop_file = LoopFile::new(
+        &shared.state,
+        seat.name(),
+        definitions,
+        &api,
+        Arc::clone(&teller) as _,
+    );
     let mut settings = Settings {
         source: setup.source.into(),
         key: setup.key,
@@ -273,25 +336,49 @@ async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::R
     let shown = setup.shown;
     let handle = Handle::new(Board::new(&settings, &shown));
     let name = settings.seat.name().unwrap_or(&shown).to_owned();
-    let metrics = Arc::new(WorkspaceMetrics::new(&name, &settings, Arc::clone(handle.board())));
+    let metrics = Arc::new(WorkspaceMetrics::new(
+        &name,
+        &settings,
+        Arc::clone(handle.board()),
+    ));
     let permission = Arc::new(settings.leadership.clone());
     if workspace.args.once {
         settings.api = settings.api.for_one_command();
     }
-    settings.api = settings.api.observed_by(Arc::clone(&metrics) as _).permitted_by(permission);
-    Ok(Ready { settings, handle, metrics, teller, events, shown, span, sandbox: setup.sandbox })
+    settings.api = settings
+        .api
+        .observed_by(Arc::clone(&metrics) as _)
+        .permitted_by(permission);
+    Ok(Ready {
+        settings,
+        handle,
+        metrics,
+        teller,
+        events,
+        shown,
+        span,
+        sandbox: setup.sandbox,
+    })
 }
 
 /// Every workspace, ready to be kept.
 async fn all_ready(configuration: &Configuration, shared: &Shared) -> anyhow::Result<Vec<Ready>> {
-    let names = configuration.workspaces.iter().map(|workspace| workspace.name.clone()).collect();
+    let names = configuration
+        .workspaces
+        .iter()
+        .map(|workspace| workspace.name.clone())
+        .collect();
     let mut all = Vec::new();
     for (workspace, seat) in configuration.workspaces.iter().zip(Fleet::seats(names)) {
-        all.push(ready(workspace, seat, shared).await.map_err(|error| match (&workspace.name, error.downcast()) {
-            (Some(name), Ok(UsageError(why))) => UsageError(format!("workspace {name}: {why}")).into(),
-            (None, Ok(usage)) => usage.into(),
-            (Some(name), Err(error)) => error.context(format!("workspace {name}")),
-            (None, Err(error)) => error,
+        all.push(ready(workspace, seat, shared).await.map_err(|error| {
+            match (&workspace.name, error.downcast()) {
+                (Some(name), Ok(UsageError(why))) => {
+                    UsageError(format!("workspace {name}: {why}")).into()
+                }
+                (None, Ok(usage)) => usage.into(),
+                (Some(name), Err(error)) => error.context(format!("workspace {name}")),
+                (None, Err(error)) => error,
+            }
         })?);
     }
     Ok(all)
@@ -300,7 +387,13 @@ async fn all_ready(configuration: &Configuration, shared: &Shared) -> anyhow::Re
 /// What a person needs to try the sandboxes of the workspaces.
 fn banner(all: &[Ready]) -> String {
     match all {
-        [Ready { sandbox: Some(sandbox), shown, .. }] => format!(
+        [
+            Ready {
+                sandbox: Some(sandbox),
+                shown,
+                ..
+            },
+        ] => format!(
             "{}\nOr change a file in {shown}/ and save it. What happens is told below; Ctrl-C ends it.\n\n",
             sandbox.banner()
         ),
@@ -322,10 +415,19 @@ fn banner(all: &[Ready]) -> String {
 fn greeting(all: &[Ready]) -> String {
     let version = env!("CARGO_PKG_VERSION");
     match all {
-        [Ready { settings, shown, .. }] => {
-            let (api, every) = (settings.api.url(), humantime::format_duration(settings.interval));
+        [
+            Ready {
+                settings, shown, ..
+            },
+        ] => {
+            let (api, every) = (
+                settings.api.url(),
+                humantime::format_duration(settings.interval),
+            );
             match settings.mode {
-                Mode::Enforce => format!("calry-gitops {version} keeps {api} equal to {shown}/, looking every {every}"),
+                Mode::Enforce => format!(
+                    "calry-gitops {version} keeps {api} equal to {shown}/, looking every {every}"
+                ),
                 Mode::Observe => format!(
                     "calry-gitops {version} compares {api} with {shown}/, looking every {every}; it only observes, and writes \
                      nothing"
@@ -333,9 +435,19 @@ fn greeting(all: &[Ready]) -> String {
             }
         }
         all => {
-            let observed = all.iter().filter(|ready| ready.settings.mode == Mode::Observe).count();
-            let observed = if observed == 0 { String::new() } else { format!(", {observed} of them only observed") };
-            format!("calry-gitops {version} keeps {} workspaces{observed}", all.len())
+            let observed = all
+                .iter()
+                .filter(|ready| ready.settings.mode == Mode::Observe)
+                .count();
+            let observed = if observed == 0 {
+                String::new()
+            } else {
+                format!(", {observed} of them only observed")
+            };
+            format!(
+                "calry-gitops {version} keeps {} workspaces{observed}",
+                all.len()
+            )
         }
     }
 }
@@ -345,7 +457,13 @@ fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     // Where that is refused, the usual number is enough for all but the largest configurations.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
 }
 
 pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyhow::Result<Exit> {
@@ -353,7 +471,9 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     let stop = signals::stop_token()?;
     let mut hangup = signal(SignalKind::hangup())?;
     // What the command line says of the daemon as a whole, with the top of the configuration file below it.
-    let Command::Run(args) = &configuration.cli.command else { return Ok(Exit::Done) };
+    let Command::Run(args) = &configuration.cli.command else {
+        return Ok(Exit::Done);
+    };
     if args.print_config {
         for workspace in &configuration.workspaces {
             workspace.args.live.api_url()?;
@@ -386,7 +506,9 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         }),
     };
     let all = all_ready(configuration, &shared).await?;
-    let Shared { cluster, notifier, .. } = shared;
+    let Shared {
+        cluster, notifier, ..
+    } = shared;
     output.result(&banner(&all));
     if args.once {
         let passes = all.iter().map(|ready| {
@@ -399,7 +521,11 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         });
         let faults = futures_util::future::join_all(passes).await;
         let any = |kind: fn(&(bool, bool)) -> bool| faults.iter().any(kind);
-        return Ok(Exit::of(any(|(failed, _)| *failed), any(|(_, invalid)| *invalid), false));
+        return Ok(Exit::of(
+            any(|(failed, _)| *failed),
+            any(|(_, invalid)| *invalid),
+            false,
+        ));
     }
     let handles: Vec<_> = all.iter().map(|ready| ready.handle.clone()).collect();
     let metrics = Metrics::new(all.iter().map(|ready| Arc::clone(&ready.metrics)).collect());
@@ -418,13 +544,23 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         }
         None => None,
     };
-    let keeping = cluster.keep(all.iter().map(|ready| (ready.settings.seat.name(), &ready.handle)));
-    let loop_files: Vec<_> = all.iter().map(|ready| Arc::clone(&ready.settings.loop_file)).collect();
+    let keeping = cluster.keep(
+        all.iter()
+            .map(|ready| (ready.settings.seat.name(), &ready.handle)),
+    );
+    let loop_files: Vec<_> = all
+        .iter()
+        .map(|ready| Arc::clone(&ready.settings.loop_file))
+        .collect();
     let mut loops = JoinSet::new();
     for ready in all {
         let (span, stop) = (ready.span.clone(), stop.clone());
-        let keeping =
-            async move { daemon::run(&ready.settings, &ready.handle, stop, |report| ready.tell(report)).await };
+        let keeping = async move {
+            daemon::run(&ready.settings, &ready.handle, stop, |report| {
+                ready.tell(report)
+            })
+            .await
+        };
         loops.spawn(keeping.instrument(span));
     }
     let ended = async {
@@ -465,6 +601,8 @@ mod tests {
         if listener.local_addr().unwrap().is_ipv6() {
             assert!(!rustix::net::sockopt::ipv6_v6only(&listener).unwrap());
         }
-        tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+            .await
+            .unwrap();
     }
 }

@@ -10,7 +10,8 @@ use clap::Args;
 use super::options::{Method, duration};
 use super::{Exit, Output, signals};
 use crate::sandbox::{
-    AcrossGroups, Chance, Config, Mask, PartialPartnerKey, PutAbsent, Rate, Sandbox, Seed, Semantics, SpecifiedFields,
+    AcrossGroups, Chance, Config, Mask, PartialPartnerKey, PutAbsent, Rate, Sandbox, Seed,
+    Semantics, SpecifiedFields,
 };
 
 #[derive(Args)]
@@ -69,13 +70,26 @@ pub(super) async fn run(args: &SandboxArgs, output: &Output) -> anyhow::Result<E
         Some(path) => Seed::read(path)?,
         None => Seed::builtin(),
     };
-    let SemanticsArgs { fields, across_groups, partner_key, update_method, put, mask } = args.semantics;
+    let SemanticsArgs {
+        fields,
+        across_groups,
+        partner_key,
+        update_method,
+        put,
+        mask,
+    } = args.semantics;
     let config = Config {
         listen: args.listen,
         allow_remote: args.allow_remote,
         seed,
         update_method: update_method.into(),
-        semantics: Semantics { fields, across_groups, partner_key, put_absent: put, mask },
+        semantics: Semantics {
+            fields,
+            across_groups,
+            partner_key,
+            put_absent: put,
+            mask,
+        },
         latency: args.latency.unwrap_or_default(),
         rate_limit: args.rate_limit,
         fail: args.fail,
@@ -83,7 +97,9 @@ pub(super) async fn run(args: &SandboxArgs, output: &Output) -> anyhow::Result<E
         copies: usize::from(args.workspaces) - 1,
         ..Config::default()
     };
-    let sandbox = Sandbox::start(config).await.context("the sandbox cannot be started")?;
+    let sandbox = Sandbox::start(config)
+        .await
+        .context("the sandbox cannot be started")?;
     output.result(&sandbox.banner());
     stop.cancelled().await;
     sandbox.shutdown().await;

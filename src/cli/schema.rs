@@ -33,7 +33,10 @@ enum File {
 pub(super) async fn run(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
     if args.from_live {
         if args.file != File::Definition {
-            return Err(super::UsageError("--from-live is about the schema of a definition file".to_owned()).into());
+            return Err(super::UsageError(
+                "--from-live is about the schema of a definition file".to_owned(),
+            )
+            .into());
         }
         return from_live(args, output).await;
     }
@@ -48,7 +51,10 @@ pub(super) async fn run(args: &SchemaArgs, output: &Output) -> anyhow::Result<Ex
 /// The schema with the names that the workspace shows. Nothing is printed unless all of them can be read: a schema that lost
 /// names makes files invalid that were valid.
 async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
-    let setup = args.live.set_up(MissingSecrets::Unavailable, output).await?;
+    let setup = args
+        .live
+        .set_up(MissingSecrets::Unavailable, output)
+        .await?;
     let pin = repo::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let key = setup.key.read()?;
     let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
@@ -56,17 +62,26 @@ async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
         Ok(fetched) => fetched,
         Err(failure) => {
             output.error(&failure.to_string());
-            return Ok(if failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed });
+            return Ok(if failure.is_invalid_definitions() {
+                Exit::Invalid
+            } else {
+                Exit::Failed
+            });
         }
     };
     let unreadable = listing.unreadable.iter().map(ToString::to_string);
     let unreadable_fields = listing.live.iter().filter_map(|live| {
         let why = live.problems.part(DefinitionPart::FieldsToSync)?;
-        Some(format!("the fields of {} cannot be read: {why}", live.provider))
+        Some(format!(
+            "the fields of {} cannot be read: {why}",
+            live.provider
+        ))
     });
     let problems: Vec<String> = unreadable.chain(unreadable_fields).collect();
     if !problems.is_empty() {
-        problems.iter().for_each(|problem| output.error(&printable(problem)));
+        problems
+            .iter()
+            .for_each(|problem| output.error(&printable(problem)));
         return Ok(Exit::Failed);
     }
     let mut known = Catalogue::built_in();

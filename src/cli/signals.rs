@@ -14,7 +14,9 @@ pub(super) fn stop_token() -> anyhow::Result<CancellationToken> {
         stop.cancel();
         // Standard error may be a pipe that nobody reads: neither this task nor the second signal waits for it.
         tokio::task::spawn_blocking(|| {
-            tracing::info!("stopping: no new update starts, and those under way may end; a second signal ends at once");
+            tracing::info!(
+                "stopping: no new update starts, and those under way may end; a second signal ends at once"
+            );
         });
         either(&mut terminate, &mut interrupt).await;
         std::process::exit(1);

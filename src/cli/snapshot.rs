@@ -18,7 +18,10 @@ pub(super) struct SnapshotArgs {
 }
 
 pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<Exit> {
-    let setup = args.live.set_up(MissingSecrets::Unavailable, output).await?;
+    let setup = args
+        .live
+        .set_up(MissingSecrets::Unavailable, output)
+        .await?;
     let key = args.fingerprints.key()?;
     let only = &setup.source.only;
     // The files are not looked at, and need not be there; where they say which workspace they are for, it must be that one.
@@ -29,12 +32,20 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
         Ok(fetched) => fetched,
         Err(failure) => {
             output.error(&failure.to_string());
-            return Ok(if failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed });
+            return Ok(if failure.is_invalid_definitions() {
+                Exit::Invalid
+            } else {
+                Exit::Failed
+            });
         }
     };
     if !only.is_empty() {
         listing.live.retain(|live| only.contains(&live.provider));
-        listing.unreadable.retain(|u| u.provider.as_ref().is_none_or(|provider| only.contains(provider)));
+        listing.unreadable.retain(|u| {
+            u.provider
+                .as_ref()
+                .is_none_or(|provider| only.contains(provider))
+        });
     }
     if key.is_none() {
         tracing::warn!(
@@ -43,6 +54,11 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
         );
     }
     let taken_at = format!("{:.0}", jiff::Timestamp::now());
-    output.result(&remote::snapshot(&workspace, &listing, key.as_ref(), &taken_at));
+    output.result(&remote::snapshot(
+        &workspace,
+        &listing,
+        key.as_ref(),
+        &taken_at,
+    ));
     Ok(Exit::Done)
 }

@@ -58,11 +58,22 @@ enum Format {
 }
 
 pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Exit> {
-    let url = DaemonUrl::parse(&args.address).map_err(|error| UsageError(format!("--address: {error}")))?;
+    let url = DaemonUrl::parse(&args.address)
+        .map_err(|error| UsageError(format!("--address: {error}")))?;
     install_tls();
-    let http = Http::new(Settings { connect: args.timeout, request: args.timeout, ..Settings::default() })?;
+    let http = Http::new(Settings {
+        connect: args.timeout,
+        request: args.timeout,
+        ..Settings::default()
+    })?;
     let daemon = Daemon::new(&http, url, args.timeout)?;
-    let mut asked = Asked { daemon, only: args.workspace.clone(), tag: None, known: None, clock: None };
+    let mut asked = Asked {
+        daemon,
+        only: args.workspace.clone(),
+        tag: None,
+        known: None,
+        clock: None,
+    };
     if args.watch {
         let stop = signals::stop_token()?;
         return Ok(watch(&mut asked, args.format, output, &stop).await);
@@ -98,16 +109,27 @@ impl Known {
     fn keep_only(&mut self, only: &str) -> anyhow::Result<()> {
         let workspaces = &self.status.workspaces;
         let one = status::meant(workspaces, only, |one| one);
-        let is_meant = |workspace: &WorkspaceStatus| one.is_some_and(|one| std::ptr::eq(one, workspace));
+        let is_meant =
+            |workspace: &WorkspaceStatus| one.is_some_and(|one| std::ptr::eq(one, workspace));
         let meant: Vec<bool> = workspaces.iter().map(is_meant).collect();
         if !meant.contains(&true) {
             let names = workspaces.iter().map(WorkspaceStatus::label);
             let names = names.map(printable).collect::<Vec<_>>().join(", ");
-            bail!("the daemon keeps no workspace `{}`; it keeps {}", printable(only), ellipsize(&names, 400));
+            bail!(
+                "the daemon keeps no workspace `{}`; it keeps {}",
+                printable(only),
+                ellipsize(&names, 400)
+            );
         }
         let mut kept = meant.iter();
-        self.status.workspaces.retain(|_| kept.next() == Some(&true));
-        if let Some(list) = self.document.get_mut("workspaces").and_then(serde_json::Value::as_array_mut) {
+        self.status
+            .workspaces
+            .retain(|_| kept.next() == Some(&true));
+        if let Some(list) = self
+            .document
+            .get_mut("workspaces")
+            .and_then(serde_json::Value::as_array_mut)
+        {
             let mut kept = meant.iter();
             list.retain(|_| kept.next() == Some(&true));
         }
@@ -119,10 +141,19 @@ impl Asked {
     /// Asks once; whether the answer is another one than before.
     async fn ask(&mut self) -> anyhow::Result<bool> {
         let answer = self.daemon.status(&mut self.tag).await?;
-        self.clock = answer.time.and_then(|time| Timestamp::try_from(time).ok()).map(|time| (time, Instant::now()));
-        let Some(body) = answer.body else { return Ok(false) };
-        let known = serde_json::from_slice(&body)
-            .and_then(|document: serde_json::Value| Ok(Known { status: Status::deserialize(&document)?, document }));
+        self.clock = answer
+            .time
+            .and_then(|time| Timestamp::try_from(time).ok())
+            .map(|time| (time, Instant::now()));
+        let Some(body) = answer.body else {
+            return Ok(false);
+        };
+        let known = serde_json::from_slice(&body).and_then(|document: serde_json::Value| {
+            Ok(Known {
+                status: Status::deserialize(&document)?,
+                document,
+            })
+        });
         match known {
             Ok(mut known) => {
                 if let Some(only) = &self.only {
@@ -146,18 +177,28 @@ impl Asked {
 
     /// The time on the daemon's clock; on this one, where it does not say.
     fn now(&self) -> Timestamp {
-        let now = self.clock.and_then(|(time, read)| time.checked_add(read.elapsed()).ok());
+        let now = self
+            .clock
+            .and_then(|(time, read)| time.checked_add(read.elapsed()).ok());
         now.unwrap_or_else(Timestamp::now)
     }
 
     fn exit(&self) -> Exit {
-        let trouble = self.known.as_ref().is_none_or(|known| known.status.is_in_trouble());
+        let trouble = self
+            .known
+            .as_ref()
+            .is_none_or(|known| known.status.is_in_trouble());
         Exit::of(trouble, false, false)
     }
 }
 
 /// Follows a daemon until told to stop, through its restarts.
-async fn watch(asked: &mut Asked, format: Format, output: &Output, stop: &CancellationToken) -> Exit {
+async fn watch(
+    asked: &mut Asked,
+    format: Format,
+    output: &Output,
+    stop: &CancellationToken,
+) -> Exit {
     let drawing = format == Format::Text && std::io::stdout().is_terminal();
     let mut drawn = String::new();
     let mut lost: Option<Instant> = None;

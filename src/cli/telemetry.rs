@@ -26,25 +26,42 @@ impl Telemetry {
     /// What the standard variables ask for; `None` where they name no collector.
     pub(super) fn from_environment() -> Option<Result<Self, String>> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let named = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
-        let off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        let named = [
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        ];
+        let off = variable("OTEL_SDK_DISABLED")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
             || variable("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none");
         if off || !named.into_iter().any(|name| variable(name).is_some()) {
             return None;
         }
         let named = variable("OTEL_SERVICE_NAME").is_some()
-            || variable("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|value| value.contains("service.name="));
+            || variable("OTEL_RESOURCE_ATTRIBUTES")
+                .is_some_and(|value| value.contains("service.name="));
         Some(Self::start(named))
     }
 
     fn start(named: bool) -> Result<Self, String> {
-        let exporter = SpanExporter::builder().with_http().with_http_client(Collector::new(PATIENCE)?).build();
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_http_client(Collector::new(PATIENCE)?)
+            .build();
         // What the error quotes may hold a token.
-        let exporter = exporter.map_err(|_| "a variable OTEL_EXPORTER_OTLP_… cannot be understood".to_owned())?;
-        let resource = Resource::builder()
-            .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-        let resource = if named { resource } else { resource.with_service_name("calry-gitops") };
-        let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build());
+        let exporter = exporter
+            .map_err(|_| "a variable OTEL_EXPORTER_OTLP_… cannot be understood".to_owned())?;
+        let resource = Resource::builder().with_attribute(opentelemetry::KeyValue::new(
+            "service.version",
+            env!("CARGO_PKG_VERSION"),
+        ));
+        let resource = if named {
+            resource
+        } else {
+            resource.with_service_name("calry-gitops")
+        };
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_resource(resource.build());
         Ok(Self(provider.build()))
     }
 

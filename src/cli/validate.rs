@@ -41,29 +41,59 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
                 Format::Sarif => output.result(&sarif::failure(&sentence)),
             }
             output.error(&sentence);
-            return Ok(if failure.is_invalid_definitions() { Exit::Invalid } else { Exit::Failed });
+            return Ok(if failure.is_invalid_definitions() {
+                Exit::Invalid
+            } else {
+                Exit::Failed
+            });
         }
     };
     let (problems, files) = (&loaded.diagnostics, loaded.files.len());
     output.diagnostics(problems, &shown, files);
-    let noun = if files == 1 { "definition is" } else { "definitions are" };
-    let warned = match problems.iter().filter(|d| d.severity == Severity::Warning).count() {
+    let noun = if files == 1 {
+        "definition is"
+    } else {
+        "definitions are"
+    };
+    let warned = match problems
+        .iter()
+        .filter(|d| d.severity == Severity::Warning)
+        .count()
+    {
         0 => String::new(),
         1 => ", with 1 warning".to_owned(),
         n => format!(", with {n} warnings"),
     };
-    let valid = if loaded.has_errors() { String::new() } else { format!("{shown}: {files} {noun} valid{warned}\n") };
+    let valid = if loaded.has_errors() {
+        String::new()
+    } else {
+        format!("{shown}: {files} {noun} valid{warned}\n")
+    };
     match args.format {
         Format::Text => output.result(&valid),
         Format::Json => output.result(&json::diagnostics(problems, files)),
         // What is no command is a line of the job's log.
-        Format::Github => output.result(&(github::diagnostics(problems, &repository_path(definitions)) + &valid)),
-        Format::Sarif => output.result(&sarif::diagnostics(problems, &repository_path(definitions))),
+        Format::Github => {
+            output.result(&(github::diagnostics(problems, &repository_path(definitions)) + &valid))
+        }
+        Format::Sarif => {
+            output.result(&sarif::diagnostics(problems, &repository_path(definitions)))
+        }
     }
-    Ok(if loaded.has_errors() { Exit::Invalid } else { Exit::Done })
+    Ok(if loaded.has_errors() {
+        Exit::Invalid
+    } else {
+        Exit::Done
+    })
 }
 
-fn load(FileArgs { definitions, only, strict }: &FileArgs) -> Result<Loaded, Failure> {
+fn load(
+    FileArgs {
+        definitions,
+        only,
+        strict,
+    }: &FileArgs,
+) -> Result<Loaded, Failure> {
     let mut loaded = repo::load(definitions)?;
     if !only.is_empty() {
         pass::keep_only(&mut loaded, only)?;

@@ -24,7 +24,9 @@ pub enum NotPending {
     #[error("no plan is refused, so there is nothing to approve")]
     Nothing,
     /// Another one was.
-    #[error("the plan that is refused is {0}: files or live state have changed since; look at it, and approve that")]
+    #[error(
+        "the plan that is refused is {0}: files or live state have changed since; look at it, and approve that"
+    )]
     Another(Digest),
 }
 
@@ -47,7 +49,10 @@ impl Handle {
     /// A loop that is about to start.
     #[must_use]
     pub fn new(board: Board) -> Self {
-        Self { board: Arc::new(board), asked: Arc::default() }
+        Self {
+            board: Arc::new(board),
+            asked: Arc::default(),
+        }
     }
 
     /// What the loop publishes.
@@ -154,8 +159,14 @@ mod tests {
         let handle = Handle::new(for_tests());
         assert_eq!(handle.approve(&digest("a")), Err(NotPending::Nothing));
         handle.asked().planned(Some(digest("a")));
-        assert_eq!(handle.approve(&digest("b")), Err(NotPending::Another(digest("a"))));
-        assert_eq!((handle.asked().take(), handle.asked().take_approval()), (None, None));
+        assert_eq!(
+            handle.approve(&digest("b")),
+            Err(NotPending::Another(digest("a")))
+        );
+        assert_eq!(
+            (handle.asked().take(), handle.asked().take_approval()),
+            (None, None)
+        );
         assert_eq!(handle.approve(&digest("a")), Ok(()));
         assert_eq!(handle.asked().take(), Some(Trigger::Request));
         assert_eq!(handle.asked().take_approval(), Some(digest("a")));

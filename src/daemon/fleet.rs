@@ -38,8 +38,17 @@ impl Fleet {
         let count = names.len();
         // A workspace reads one directory at a time, so that what hangs is bounded by their number.
         let reading = Places::new(READING, count, HANGS);
-        let fleet = Arc::new(Self { names, reading, homes: Mutex::default() });
-        (0..count).map(|index| Seat { fleet: Arc::clone(&fleet), index }).collect()
+        let fleet = Arc::new(Self {
+            names,
+            reading,
+            homes: Mutex::default(),
+        });
+        (0..count)
+            .map(|index| Seat {
+                fleet: Arc::clone(&fleet),
+                index,
+            })
+            .collect()
     }
 }
 
@@ -73,7 +82,9 @@ impl Seat {
 
     /// How many loops there are, itself included.
     pub(super) fn count(&self) -> u32 {
-        u32::try_from(self.fleet.names.len()).unwrap_or(u32::MAX).max(1)
+        u32::try_from(self.fleet.names.len())
+            .unwrap_or(u32::MAX)
+            .max(1)
     }
 
     /// Says which workspace of Calry this loop found behind its API key. Of several that found the same, the one that
@@ -83,7 +94,11 @@ impl Seat {
     /// [`Failure::Taken`] for all but the first.
     pub(super) fn claim(&self, api: &str, workspace: &str) -> Result<Vec<String>, Failure> {
         let home = (api.to_owned(), workspace.to_owned());
-        let mut homes = self.fleet.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut homes = self
+            .fleet
+            .homes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         homes.retain(|at, loops| {
             if *at != home {
                 loops.remove(&self.index);
@@ -112,12 +127,22 @@ mod tests {
     fn passes_of_many_loops_are_spread_and_one_that_is_alone_starts_at_once() {
         let minute = Duration::from_secs(60);
         let alone = &Fleet::seats(vec![None])[0];
-        assert_eq!((alone.delay(minute), alone.first_pause(minute)), (Duration::ZERO, minute));
+        assert_eq!(
+            (alone.delay(minute), alone.first_pause(minute)),
+            (Duration::ZERO, minute)
+        );
         let many = seats(1000);
         let delays: Vec<Duration> = many.iter().map(|seat| seat.delay(minute)).collect();
-        assert!(delays.windows(2).all(|two| two[1] - two[0] == FIRST_PASSES) && delays[999] < minute);
+        assert!(
+            delays.windows(2).all(|two| two[1] - two[0] == FIRST_PASSES) && delays[999] < minute
+        );
         let pauses: Vec<Duration> = many.iter().map(|seat| seat.first_pause(minute)).collect();
-        assert!(pauses.windows(2).all(|two| two[1] - two[0] >= Duration::from_millis(59)) && pauses[999] == minute);
+        assert!(
+            pauses
+                .windows(2)
+                .all(|two| two[1] - two[0] >= Duration::from_millis(59))
+                && pauses[999] == minute
+        );
         // Where the interval is short, so is the start.
         assert!(many[999].delay(Duration::from_secs(1)) < Duration::from_secs(1));
     }
@@ -132,7 +157,11 @@ mod tests {
         assert_eq!(all[1].claim("a", "1").unwrap(), [""; 0]);
         assert_eq!(all[0].claim("b", "1").unwrap(), [""; 0], "another API");
         assert_eq!(taken(all[2].claim("a", "1")), "w1");
-        assert_eq!(all[1].claim("a", "1").unwrap(), ["w2"], "the one that goes on is told, too");
+        assert_eq!(
+            all[1].claim("a", "1").unwrap(),
+            ["w2"],
+            "the one that goes on is told, too"
+        );
         // Whoever stands before it takes over, whoever came first.
         assert_eq!(all[0].claim("a", "1").unwrap(), ["w1", "w2"]);
         assert_eq!(taken(all[1].claim("a", "1")), "w0");

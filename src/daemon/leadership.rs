@@ -89,13 +89,19 @@ impl Leadership {
     /// By election: nobody leads yet. `lease` is what it is decided by, as people write it.
     #[must_use]
     pub fn elected_by(lease: String) -> Self {
-        Self(Some(Arc::new(Elected { lease, state: Mutex::default(), idle: Notify::new() })))
+        Self(Some(Arc::new(Elected {
+            lease,
+            state: Mutex::default(),
+            idle: Notify::new(),
+        })))
     }
 
     /// Whether updates may begin now.
     #[must_use]
     pub fn leads(&self) -> bool {
-        self.0.as_ref().is_none_or(|elected| elected.state().leads(Moment::now()))
+        self.0
+            .as_ref()
+            .is_none_or(|elected| elected.state().leads(Moment::now()))
     }
 
     /// Takes over what was decided: this replica's term, where it leads, and who holds the lease as far as is known.
@@ -137,7 +143,9 @@ impl Leadership {
     /// term is over.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        self.0.as_ref().is_some_and(|elected| Moment::now() < elected.state().given_up)
+        self.0
+            .as_ref()
+            .is_some_and(|elected| Moment::now() < elected.state().given_up)
     }
 
     /// As the status shows it; `None` without an election.
@@ -145,8 +153,16 @@ impl Leadership {
     pub fn status(&self) -> Option<status::Leadership> {
         let elected = self.0.as_ref()?;
         let state = elected.state();
-        let lead = if state.leads(Moment::now()) { Lead::Leader } else { Lead::Standby };
-        Some(status::Leadership { lease: elected.lease.clone(), state: lead, holder: state.holder.clone() })
+        let lead = if state.leads(Moment::now()) {
+            Lead::Leader
+        } else {
+            Lead::Standby
+        };
+        Some(status::Leadership {
+            lease: elected.lease.clone(),
+            state: lead,
+            holder: state.holder.clone(),
+        })
     }
 }
 
@@ -163,13 +179,17 @@ impl State {
 
     /// How long an update that begins now may take.
     fn at_most(&self, now: Moment) -> Option<Duration> {
-        self.term.filter(|term| now < term.renew_by).map(|term| term.ends.since(now))
+        self.term
+            .filter(|term| now < term.renew_by)
+            .map(|term| term.ends.since(now))
     }
 }
 
 impl Permission for Leadership {
     fn begin(&self) -> Result<Duration, String> {
-        let Some(elected) = &self.0 else { return ().begin() };
+        let Some(elected) = &self.0 else {
+            return ().begin();
+        };
         let mut state = elected.state();
         let now = Moment::now();
         match state.at_most(now) {
@@ -178,7 +198,10 @@ impl Permission for Leadership {
                 state.lasts = now.after(left);
                 Ok(left)
             }
-            None => Err(format!("this replica does not lead by the Lease {}", elected.lease)),
+            None => Err(format!(
+                "this replica does not lead by the Lease {}",
+                elected.lease
+            )),
         }
     }
 
@@ -209,8 +232,14 @@ mod tests {
 
     #[test]
     fn an_update_begins_before_the_renew_deadline_and_has_what_is_left_of_the_term() {
-        let term = Some(Term { renew_by: second(10), ends: second(15) });
-        let state = State { term, ..State::default() };
+        let term = Some(Term {
+            renew_by: second(10),
+            ends: second(15),
+        });
+        let state = State {
+            term,
+            ..State::default()
+        };
         assert_eq!(state.at_most(second(0)), Some(Duration::from_secs(15)));
         assert_eq!(state.at_most(second(9)), Some(Duration::from_secs(6)));
         assert_eq!(state.at_most(second(10)), None);
@@ -220,10 +249,19 @@ mod tests {
     #[test]
     fn who_gives_up_waits_for_the_updates_under_way_and_lets_none_begin() {
         let leadership = Leadership::elected_by("calry/calry-gitops".to_owned());
-        assert!(!leadership.leads() && leadership.begin().is_err(), "nobody leads before it is decided");
+        assert!(
+            !leadership.leads() && leadership.begin().is_err(),
+            "nobody leads before it is decided"
+        );
         let now = Moment::now();
         let hour = Duration::from_secs(3600);
-        leadership.decided(Some(Term { renew_by: now.after(hour), ends: now.after(hour * 2) }), Some("me"));
+        leadership.decided(
+            Some(Term {
+                renew_by: now.after(hour),
+                ends: now.after(hour * 2),
+            }),
+            Some("me"),
+        );
         assert!(leadership.leads() && leadership.begin().is_ok() && leadership.begin().is_ok());
         leadership.decided(None, Some("me"));
         assert!(leadership.begin().is_err());
@@ -240,7 +278,13 @@ mod tests {
     fn an_update_that_was_given_up_may_be_under_way_until_its_term_is_over() {
         let leadership = Leadership::elected_by("calry/calry-gitops".to_owned());
         let (now, hour) = (Moment::now(), Duration::from_secs(3600));
-        leadership.decided(Some(Term { renew_by: now.after(hour), ends: now.after(hour * 2) }), Some("me"));
+        leadership.decided(
+            Some(Term {
+                renew_by: now.after(hour),
+                ends: now.after(hour * 2),
+            }),
+            Some("me"),
+        );
         leadership.begin().unwrap();
         leadership.end(true);
         assert!(!leadership.is_in_doubt());

@@ -30,13 +30,24 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
         None => {}
     }
     // Where nothing is in force, that is why the pass failed.
-    if let Some(revision) = report.told.revision.as_ref().filter(|_| report.told.trust_is_news) {
+    if let Some(revision) = report
+        .told
+        .revision
+        .as_ref()
+        .filter(|_| report.told.trust_is_news)
+    {
         match &report.told.trust {
             Some(Err(refused)) => {
                 let revision = revision.short();
-                error!(refused = refused.commit, revision, "{refused}; revision {revision} is in force");
+                error!(
+                    refused = refused.commit,
+                    revision, "{refused}; revision {revision} is in force"
+                );
             }
-            _ => info!(revision = revision.short(), "what is checked out is trusted again"),
+            _ => info!(
+                revision = revision.short(),
+                "what is checked out is trusted again"
+            ),
         }
     }
     if report.told.also_is_news {
@@ -45,11 +56,20 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
     }
     let (number, trigger) = (report.number, report.trigger.as_str());
     let took = spoken(report.took);
-    let next = report.next.map(|next| format!("; next pass in {}", spoken(next))).unwrap_or_default();
+    let next = report
+        .next
+        .map(|next| format!("; next pass in {}", spoken(next)))
+        .unwrap_or_default();
     let duration_seconds = report.took.as_secs_f64();
     match &report.result {
         PassResult::Failed(failure @ Failure::Stopped) => {
-            info!(pass = number, trigger, duration_seconds, result = "stopped", "pass {number} ({trigger}): {failure}");
+            info!(
+                pass = number,
+                trigger,
+                duration_seconds,
+                result = "stopped",
+                "pass {number} ({trigger}): {failure}"
+            );
         }
         PassResult::Failed(failure) => {
             error!(
@@ -75,7 +95,10 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
         PassResult::Observed(plan) | PassResult::Applied(plan, _) => {
             let summary = plan.summary();
             let revision = plan.revision.as_ref().map(Revision::short);
-            let at = revision.as_ref().map(|r| format!(" at {r}")).unwrap_or_default();
+            let at = revision
+                .as_ref()
+                .map(|r| format!(" at {r}"))
+                .unwrap_or_default();
             let told = match &report.result {
                 PassResult::Applied(_, applied) => carried_out(plan, &applied.results),
                 _ => counts(&summary),
@@ -107,12 +130,26 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
 
 /// What came of a plan, in counts. What was just updated counts as such, and not as in sync.
 fn carried_out(plan: &Plan, results: &[UpdateResult]) -> String {
-    let count = |kind: fn(&Outcome) -> bool| results.iter().filter(|result| kind(&result.outcome)).count();
+    let count = |kind: fn(&Outcome) -> bool| {
+        results
+            .iter()
+            .filter(|result| kind(&result.outcome))
+            .count()
+    };
     let mut told: Vec<String> = [
         (count(Outcome::is_done), "updated"),
-        (count(|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Partial(_))), "failed"),
-        (count(|outcome| matches!(outcome, Outcome::NotConverged(_))), "not converged"),
-        (count(|outcome| matches!(outcome, Outcome::Skipped(_))), "waiting"),
+        (
+            count(|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Partial(_))),
+            "failed",
+        ),
+        (
+            count(|outcome| matches!(outcome, Outcome::NotConverged(_))),
+            "not converged",
+        ),
+        (
+            count(|outcome| matches!(outcome, Outcome::Skipped(_))),
+            "waiting",
+        ),
     ]
     .into_iter()
     .filter(|(count, _)| *count > 0)
@@ -125,21 +162,37 @@ fn carried_out(plan: &Plan, results: &[UpdateResult]) -> String {
 /// The counts of a plan but for its updates.
 fn rest(plan: &Plan) -> String {
     let all = counts(&plan.summary());
-    all.split_once(", ").map_or(all.clone(), |(_, rest)| rest.to_owned())
+    all.split_once(", ")
+        .map_or(all.clone(), |(_, rest)| rest.to_owned())
 }
 
 /// Logs how an update ended, as soon as it did. Where a request was sent for it this is its audit line (`audit`): the log of
 /// all writes, whatever becomes of the pass. Paths are separated by spaces; one that is no plain words is quoted.
 pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<Rest>) {
-    let UpdateResult { provider, changes, outcome, sent, .. } = result;
+    let UpdateResult {
+        provider,
+        changes,
+        outcome,
+        sent,
+        ..
+    } = result;
     let provider = provider.as_str();
     let what = named(changes);
     let brief = rest.as_ref().is_some_and(|rest| rest.brief);
     let again = rest
-        .map(|rest| format!("; tried again in {}, or when its file changes", spoken(rest.left)))
+        .map(|rest| {
+            format!(
+                "; tried again in {}, or when its file changes",
+                spoken(rest.left)
+            )
+        })
         .unwrap_or_default();
     // What is held is not updated.
-    let over = result.desired.hold.as_ref().map(|hold| format!(" (its hold until {} is over)", hold.until));
+    let over = result
+        .desired
+        .hold
+        .as_ref()
+        .map(|hold| format!(" (its hold until {} is over)", hold.until));
     let over = over.unwrap_or_default();
     let revision = plan.revision.as_ref();
     let audit = (*sent > 0).then_some(true);
@@ -168,15 +221,30 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<Rest>) {
             };
             line!(info, "{provider} {why}{over}: {what}");
         }
-        Outcome::Unchanged => line!(info, "{provider} was as desired already when it was read again"),
+        Outcome::Unchanged => line!(
+            info,
+            "{provider} was as desired already when it was read again"
+        ),
         Outcome::NotConverged(mismatches) => {
-            let fields = mismatches.iter().take(8).map(mismatched).collect::<Vec<_>>().join("; ");
-            line!(warn, "{provider} took the update and kept other values: {fields}{again}");
+            let fields = mismatches
+                .iter()
+                .take(8)
+                .map(mismatched)
+                .collect::<Vec<_>>()
+                .join("; ");
+            line!(
+                warn,
+                "{provider} took the update and kept other values: {fields}{again}"
+            );
         }
         Outcome::Failed(why) if brief => line!(warn, "{provider} was not updated: {why}{again}"),
         Outcome::Partial(refused) => {
             let why = refusal(refused).unwrap_or_default();
-            let what = if *sent > 0 { "updated in part" } else { "not updated" };
+            let what = if *sent > 0 {
+                "updated in part"
+            } else {
+                "not updated"
+            };
             line!(error, "{provider} was {what}: {why}{again}");
         }
         Outcome::Failed(why) => line!(error, "{provider} was not updated: {why}{again}"),
@@ -200,8 +268,11 @@ fn difference(entry: &Entry, cause: Option<Cause>) {
     let what = named(entry.changes());
     match (&entry.verdict, cause) {
         (Verdict::Held { hold, .. }, _) => {
-            let reason =
-                hold.reason.as_deref().map(|r| format!(" ({})", ellipsize(&printable(r), 200))).unwrap_or_default();
+            let reason = hold
+                .reason
+                .as_deref()
+                .map(|r| format!(" ({})", ellipsize(&printable(r), 200)))
+                .unwrap_or_default();
             info!(
                 provider,
                 state = "held",
@@ -211,7 +282,11 @@ fn difference(entry: &Entry, cause: Option<Cause>) {
         }
         (Verdict::Unreadable(problem), _) => {
             let problem = printable(problem);
-            error!(provider, state = "unreadable", "Calry's definition of {provider} cannot be read: {problem}");
+            error!(
+                provider,
+                state = "unreadable",
+                "Calry's definition of {provider} cannot be read: {problem}"
+            );
         }
         (_, Some(cause)) => {
             let would = match cause {
@@ -219,20 +294,43 @@ fn difference(entry: &Entry, cause: Option<Cause>) {
                 Cause::Drift => "has drifted, and would be put back",
             };
             let cause = word(cause);
-            let over = entry.ended_hold().map(|hold| format!(" (its hold until {} is over)", hold.until));
+            let over = entry
+                .ended_hold()
+                .map(|hold| format!(" (its hold until {} is over)", hold.until));
             let over = over.unwrap_or_default();
-            warn!(provider, state = "update", cause, "{provider} {would}{over}: {what}");
+            warn!(
+                provider,
+                state = "update",
+                cause,
+                "{provider} {would}{over}: {what}"
+            );
         }
         _ => {}
     }
 }
 
 fn problem(diagnostic: &Diagnostic, directory: &str) {
-    let Diagnostic { severity, code, file, excerpt, message, help } = diagnostic;
+    let Diagnostic {
+        severity,
+        code,
+        file,
+        excerpt,
+        message,
+        help,
+    } = diagnostic;
     let code = code.as_str();
-    let place = excerpt.as_ref().map(|e| format!(":{}:{}", e.line, e.column)).unwrap_or_default();
-    let help = help.as_deref().map(|h| format!(" ({h})")).unwrap_or_default();
-    let (line, column) = (excerpt.as_ref().map(|e| e.line), excerpt.as_ref().map(|e| e.column));
+    let place = excerpt
+        .as_ref()
+        .map(|e| format!(":{}:{}", e.line, e.column))
+        .unwrap_or_default();
+    let help = help
+        .as_deref()
+        .map(|h| format!(" ({h})"))
+        .unwrap_or_default();
+    let (line, column) = (
+        excerpt.as_ref().map(|e| e.line),
+        excerpt.as_ref().map(|e| e.column),
+    );
     // A file's name is foreign text, and messages repeat names of other files.
     let sentence = printable(&format!("{directory}/{file}{place}: {message}{help}"));
     let file = printable(file);

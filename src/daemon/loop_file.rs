@@ -72,7 +72,13 @@ struct Document {
 impl LoopFile {
     /// The file of the loop that has this name, or, if it is alone, keeps these definitions in this API.
     #[must_use]
-    pub fn new(state: &State, name: Option<&str>, definitions: &Path, api: &str, observer: Arc<dyn Observer>) -> Self {
+    pub fn new(
+        state: &State,
+        name: Option<&str>,
+        definitions: &Path,
+        api: &str,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
         let directory = std::path::absolute(definitions).unwrap_or_else(|_| definitions.to_owned());
         let about = match name {
             Some(name) => format!("the workspace {name} of the configuration, at {api}"),
@@ -81,11 +87,17 @@ impl LoopFile {
         let digest = hex(&Sha256::digest(&about));
         let name = format!("loop-{}.json", digest.get(..16).unwrap_or_default());
         let memory = LoopMemory {
-            document: Document { version: VERSION, about, ..Document::default() },
+            document: Document {
+                version: VERSION,
+                about,
+                ..Document::default()
+            },
             ..LoopMemory::default()
         };
         Self {
-            file: state.directory().map(|directory| (state.clone(), directory.join(name))),
+            file: state
+                .directory()
+                .map(|directory| (state.clone(), directory.join(name))),
             observer: Some(observer),
             memory: Mutex::new(memory),
         }
@@ -105,7 +117,9 @@ impl LoopFile {
         if std::mem::replace(&mut self.memory().is_read, true) {
             return;
         }
-        let Some((_, path)) = self.file.clone().filter(|(state, _)| state.is_usable()) else { return };
+        let Some((_, path)) = self.file.clone().filter(|(state, _)| state.is_usable()) else {
+            return;
+        };
         let reading = tokio::task::spawn_blocking(move || read(&path));
         let read = match tokio::time::timeout(PATIENCE, reading).await {
             Ok(Ok(read)) => read,
@@ -117,7 +131,9 @@ impl LoopFile {
             }
         };
         let Some(document) = read else { return };
-        self.observer.iter().for_each(|observer| observer.restore(&document.notified));
+        self.observer
+            .iter()
+            .for_each(|observer| observer.restore(&document.notified));
         let mut memory = self.memory();
         memory.document.workspace = document.workspace.clone();
         memory.document.notified = document.notified.clone();
@@ -132,19 +148,27 @@ impl LoopFile {
     /// Takes over which workspace is reconciled.
     pub(super) fn learn_workspace(&self, workspace: &Workspace) {
         let Workspace { id, slug, .. } = workspace;
-        self.memory().document.workspace = Some(LastWorkspace { id: id.clone(), slug: slug.clone() });
+        self.memory().document.workspace = Some(LastWorkspace {
+            id: id.clone(),
+            slug: slug.clone(),
+        });
     }
 
     /// Writes the file if it differs. What cannot be written costs a report that is repeated after a restart; that the
     /// directory cannot be written is logged with the state of the workspace.
     pub async fn save(&self) {
-        let Some((state, path)) = self.file.clone() else { return };
+        let Some((state, path)) = self.file.clone() else {
+            return;
+        };
         let document = {
             let mut memory = self.memory();
             if let Some(observer) = &self.observer {
                 memory.document.notified = observer.known();
             }
-            let hangs = memory.writing.as_ref().is_some_and(|writing| !writing.is_finished());
+            let hangs = memory
+                .writing
+                .as_ref()
+                .is_some_and(|writing| !writing.is_finished());
             if hangs || !memory.is_read || memory.written.as_ref() == Some(&memory.document) {
                 return;
             }
@@ -166,8 +190,18 @@ fn read(path: &Path) -> Option<Document> {
     let read = match state::read(path, MAX) {
         Ok(None) => return None,
         Ok(Some(bytes)) => match serde_json::from_slice(&bytes) {
-            Ok(Document { version: VERSION, about, workspace, notified }) => {
-                return Some(Document { version: VERSION, about, workspace, notified });
+            Ok(Document {
+                version: VERSION,
+                about,
+                workspace,
+                notified,
+            }) => {
+                return Some(Document {
+                    version: VERSION,
+                    about,
+                    workspace,
+                    notified,
+                });
             }
             Ok(Document { version, .. }) => {
                 format!("it is of version {version}, and this program reads version {VERSION}")
@@ -177,7 +211,8 @@ fn read(path: &Path) -> Option<Document> {
         },
         Err(why) => why,
     };
-    let lost = "which workspace the API key belonged to, and what was reported: that is reported again";
+    let lost =
+        "which workspace the API key belonged to, and what was reported: that is reported again";
     put_aside(path, &read, lost);
     None
 }

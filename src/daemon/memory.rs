@@ -98,7 +98,11 @@ struct Filed {
 impl Filed {
     /// Nothing is written yet. That the directory cannot be used was logged when it was opened.
     fn of(state: &State) -> Self {
-        Self { written: None, writing: None, told: !state.is_usable() }
+        Self {
+            written: None,
+            writing: None,
+            told: !state.is_usable(),
+        }
     }
 }
 
@@ -180,7 +184,11 @@ impl Pause {
 
     fn of(failures: u32, pause: Duration) -> Self {
         let until_on_clock = now().checked_add(pause).unwrap_or(Timestamp::MAX);
-        Self { failures, until: Instant::now() + pause, until_on_clock }
+        Self {
+            failures,
+            until: Instant::now() + pause,
+            until_on_clock,
+        }
     }
 
     /// A pause that another process began. Whatever its file says, it is no longer than one that begins now.
@@ -190,7 +198,11 @@ impl Pause {
         if left > most {
             Self::after(failures, interval)
         } else {
-            Self { failures, until: Instant::now() + left, until_on_clock }
+            Self {
+                failures,
+                until: Instant::now() + left,
+                until_on_clock,
+            }
         }
     }
 
@@ -265,7 +277,9 @@ impl Memory {
             match tokio::time::timeout(PATIENCE, loading).await {
                 Ok(Ok(remembered)) => self.take_up(remembered, interval),
                 Ok(Err(_)) | Err(_) => {
-                    tracing::warn!("the state file cannot be read in time; nothing is remembered of before")
+                    tracing::warn!(
+                        "the state file cannot be read in time; nothing is remembered of before"
+                    )
                 }
             }
         }
@@ -283,10 +297,24 @@ impl Memory {
         for (provider, Remembered { imprint, kept }) in remembered {
             let kept: BTreeMap<String, Kept> = kept
                 .into_iter()
-                .map(|RememberedField { kept, cause, failures, until }| {
-                    let pause = Pause::resumed(failures, until, interval);
-                    (kept.path.clone(), Kept { mismatch: kept.into(), cause: cause.into(), pause })
-                })
+                .map(
+                    |RememberedField {
+                         kept,
+                         cause,
+                         failures,
+                         until,
+                     }| {
+                        let pause = Pause::resumed(failures, until, interval);
+                        (
+                            kept.path.clone(),
+                            Kept {
+                                mismatch: kept.into(),
+                                cause: cause.into(),
+                                pause,
+                            },
+                        )
+                    },
+                )
                 .collect();
             if !kept.is_empty() {
                 self.kept.insert(provider.clone(), kept);
@@ -302,7 +330,12 @@ impl Memory {
     }
 
     fn imprint(&self, desired: &Desired, updated_at: Option<String>) -> Imprint {
-        Imprint::of(desired, self.state.key(), self.home.as_deref().unwrap_or_default(), updated_at)
+        Imprint::of(
+            desired,
+            self.state.key(),
+            self.home.as_deref().unwrap_or_default(),
+            updated_at,
+        )
     }
 
     /// The providers of a plan that are not to be tried now, each with the reason.
@@ -311,56 +344,97 @@ impl Memory {
     /// did not converge is due: any other field is updated at once, and as an update carries the whole set, those that rest
     /// are carried along. A new desired state is tried at once.
     pub(super) fn resting(&mut self, plan: &Plan, asked: bool) -> BTreeMap<Provider, String> {
-        let steps: BTreeMap<&Provider, &Step> = plan.steps().map(|step| (&step.desired.provider, step)).collect();
+        let steps: BTreeMap<&Provider, &Step> = plan
+            .steps()
+            .map(|step| (&step.desired.provider, step))
+            .collect();
         self.failing.retain(|provider, failing| {
-            !asked && steps.get(provider).is_some_and(|step| failing.desired.is_of(&step.desired))
+            !asked
+                && steps
+                    .get(provider)
+                    .is_some_and(|step| failing.desired.is_of(&step.desired))
         });
         let applied = &self.applied;
         self.kept.retain(|provider, _| {
-            let same = |step: &&Step| applied.get(provider).is_some_and(|known| known.is_of(&step.desired));
+            let same = |step: &&Step| {
+                applied
+                    .get(provider)
+                    .is_some_and(|known| known.is_of(&step.desired))
+            };
             steps.get(provider).is_none_or(same)
         });
         let why = |step: &Step| {
             let provider = &step.desired.provider;
             let (left, why) = match self.failing.get(provider) {
-                Some(failing) if failing.kind != FailureKind::Partial || step.sendable().next().is_none() => {
+                Some(failing)
+                    if failing.kind != FailureKind::Partial || step.sendable().next().is_none() =>
+                {
                     (failing.pause.left(), failing.why.clone())
                 }
                 _ => {
                     let kept = self.kept.get(provider);
-                    let resent = self.resent.get(provider).and_then(|resent| resent.pause.as_ref());
-                    let left = |change: &Change| match kept.and_then(|kept| kept.get(&change.path())) {
-                        Some(field) => Some(field.pause.left()),
-                        None => resent.filter(|_| change.is_masked()).map(Pause::left),
-                    };
-                    let left = step.sendable().map(left).collect::<Option<Vec<_>>>()?.into_iter().min()?;
+                    let resent = self
+                        .resent
+                        .get(provider)
+                        .and_then(|resent| resent.pause.as_ref());
+                    let left =
+                        |change: &Change| match kept.and_then(|kept| kept.get(&change.path())) {
+                            Some(field) => Some(field.pause.left()),
+                            None => resent.filter(|_| change.is_masked()).map(Pause::left),
+                        };
+                    let left = step
+                        .sendable()
+                        .map(left)
+                        .collect::<Option<Vec<_>>>()?
+                        .into_iter()
+                        .min()?;
                     (
                         left,
-                        kept.map_or_else(|| MOVES.to_owned(), |kept| not_converged(kept).error().unwrap_or_default()),
+                        kept.map_or_else(
+                            || MOVES.to_owned(),
+                            |kept| not_converged(kept).error().unwrap_or_default(),
+                        ),
                     )
                 }
             };
             let told = humantime::format_duration(Duration::from_secs(left.as_secs() + 1));
-            (!left.is_zero()).then(|| format!("tried again in {told} or when its file changes: {why}"))
+            (!left.is_zero())
+                .then(|| format!("tried again in {told} or when its file changes: {why}"))
         };
-        steps.into_iter().filter_map(|(provider, step)| Some((provider.clone(), why(step)?))).collect()
+        steps
+            .into_iter()
+            .filter_map(|(provider, step)| Some((provider.clone(), why(step)?)))
+            .collect()
     }
 
     /// A provider whose update did not do.
     pub(super) fn rest(&self, provider: &Provider) -> Option<Rest> {
-        if let Some(Failing { pause, why, kind, .. }) = self.failing.get(provider) {
+        if let Some(Failing {
+            pause, why, kind, ..
+        }) = self.failing.get(provider)
+        {
             let brief = matches!(kind, FailureKind::Transient(_)) && pause.failures <= BRIEF;
-            return Some(Rest { left: pause.left(), outcome: Outcome::Failed(why.clone()), brief });
+            return Some(Rest {
+                left: pause.left(),
+                outcome: Outcome::Failed(why.clone()),
+                brief,
+            });
         }
         let kept = self.kept.get(provider)?;
         let left = kept.values().map(|field| field.pause.left()).min()?;
-        Some(Rest { left, outcome: not_converged(kept), brief: false })
+        Some(Rest {
+            left,
+            outcome: not_converged(kept),
+            brief: false,
+        })
     }
 
     /// All of them.
     pub(super) fn rests(&self) -> BTreeMap<Provider, Rest> {
         let providers = self.failing.keys().chain(self.kept.keys());
-        providers.filter_map(|provider| Some((provider.clone(), self.rest(provider)?))).collect()
+        providers
+            .filter_map(|provider| Some((provider.clone(), self.rest(provider)?)))
+            .collect()
     }
 
     /// Takes over what a plan found in place, and forgets what git no longer manages. Of providers other than `only` the plan
@@ -375,14 +449,17 @@ impl Memory {
         // Whose a file is that cannot be read at all, nobody knows: anybody's.
         let nameless = plan.entries.iter().any(|entry| entry.provider.is_none());
         let stays = |provider: &Provider| {
-            nameless || managed.binary_search(&provider).is_ok() || !(only.is_empty() || only.contains(provider))
+            nameless
+                || managed.binary_search(&provider).is_ok()
+                || !(only.is_empty() || only.contains(provider))
         };
         self.applied.retain(|provider, _| stays(provider));
         self.kept.retain(|provider, _| stays(provider));
         self.own.retain(|provider, _| stays(provider));
         self.resent.retain(|provider, _| stays(provider));
         for entry in &plan.entries {
-            if let (Verdict::InSync(..) | Verdict::Update(_), Some(provider)) = (&entry.verdict, &entry.provider)
+            if let (Verdict::InSync(..) | Verdict::Update(_), Some(provider)) =
+                (&entry.verdict, &entry.provider)
                 && !entry.changes().iter().any(Change::is_masked)
             {
                 self.resent.remove(provider);
@@ -391,7 +468,11 @@ impl Memory {
                 let imprint = self.imprint(desired, Some(live.updated_at.clone()));
                 self.kept.remove(&desired.provider);
                 // It lasted for as long as drift takes to be found.
-                if self.own.get(&desired.provider).is_some_and(|own| own.at.elapsed() > interval.mul_f64(0.8)) {
+                if self
+                    .own
+                    .get(&desired.provider)
+                    .is_some_and(|own| own.at.elapsed() > interval.mul_f64(0.8))
+                {
                     self.own.remove(&desired.provider);
                 }
                 match self.applied.entry(desired.provider.clone()) {
@@ -413,14 +494,28 @@ impl Memory {
 
     /// Takes over how an update ended.
     pub(super) fn learn_result(&mut self, result: &UpdateResult, interval: Duration) {
-        let UpdateResult { provider, desired, changes, cause, outcome, updated_at, transient, .. } = result;
+        let UpdateResult {
+            provider,
+            desired,
+            changes,
+            cause,
+            outcome,
+            updated_at,
+            transient,
+            ..
+        } = result;
         if result.sent > 0
             && !matches!(outcome, Outcome::Failed(_) | Outcome::Skipped(_))
             && changes.iter().any(Change::is_masked)
         {
-            let times = self.resent.get(provider).map_or(0, |resent| resent.times).saturating_add(1);
+            let times = self
+                .resent
+                .get(provider)
+                .map_or(0, |resent| resent.times)
+                .saturating_add(1);
             let pause = (times > 1).then(|| Pause::after(times - 1, interval));
-            self.resent.insert(provider.clone(), Resent { times, pause });
+            self.resent
+                .insert(provider.clone(), Resent { times, pause });
         }
         match outcome {
             Outcome::Applied | Outcome::Unchanged => {
@@ -430,9 +525,20 @@ impl Memory {
                 self.kept.remove(provider);
                 if *outcome == Outcome::Applied {
                     // Two intervals: a reconciliation takes its time, and its beginning is spread.
-                    let undone = |own: &&Own| *cause == Cause::Drift && own.at.elapsed() < interval * 2;
-                    let contested = self.own.get(provider).filter(undone).map_or(0, |own| own.contested + 1);
-                    self.own.insert(provider.clone(), Own { at: Instant::now(), contested });
+                    let undone =
+                        |own: &&Own| *cause == Cause::Drift && own.at.elapsed() < interval * 2;
+                    let contested = self
+                        .own
+                        .get(provider)
+                        .filter(undone)
+                        .map_or(0, |own| own.contested + 1);
+                    self.own.insert(
+                        provider.clone(),
+                        Own {
+                            at: Instant::now(),
+                            contested,
+                        },
+                    );
                 }
             }
             Outcome::Skipped(_) => {}
@@ -445,7 +551,12 @@ impl Memory {
                 }
             }
             Outcome::Partial(refused) => {
-                self.learn_failure(desired, refusal(refused).unwrap_or_default(), FailureKind::Partial, interval);
+                self.learn_failure(
+                    desired,
+                    refusal(refused).unwrap_or_default(),
+                    FailureKind::Partial,
+                    interval,
+                );
                 let was_refused = |part| refused.iter().any(|refused| refused.part == part);
                 // A partner key that was not sent is still the one that was applied before.
                 if result.sent > 0 && !was_refused(DefinitionPart::PartnerKey) {
@@ -462,37 +573,69 @@ impl Memory {
                 let field = |mismatch: &Mismatch| {
                     let (cause, pause) = match before.remove(&mismatch.path) {
                         // It rests, and was carried along by an update for another field's sake: that is no new try.
-                        Some(Kept { cause, pause, .. }) if !pause.left().is_zero() => (cause, pause),
-                        Some(Kept { cause, pause, .. }) => {
-                            (cause, Pause::after(pause.failures.saturating_add(1), interval))
+                        Some(Kept { cause, pause, .. }) if !pause.left().is_zero() => {
+                            (cause, pause)
                         }
+                        Some(Kept { cause, pause, .. }) => (
+                            cause,
+                            Pause::after(pause.failures.saturating_add(1), interval),
+                        ),
                         None => (*cause, Pause::after(1, interval)),
                     };
-                    (mismatch.path.clone(), Kept { mismatch: mismatch.clone(), cause, pause })
+                    (
+                        mismatch.path.clone(),
+                        Kept {
+                            mismatch: mismatch.clone(),
+                            cause,
+                            pause,
+                        },
+                    )
                 };
                 let kept: BTreeMap<String, Kept> = mismatches.iter().map(field).collect();
                 let mut imprint = self.imprint(desired, updated_at.clone());
-                imprint.kept = kept.iter().map(|(path, field)| (path.clone(), field.cause)).collect();
+                imprint.kept = kept
+                    .iter()
+                    .map(|(path, field)| (path.clone(), field.cause))
+                    .collect();
                 self.applied.insert(provider.clone(), Arc::new(imprint));
                 self.kept.insert(provider.clone(), kept);
             }
         }
     }
 
-    fn learn_failure(&mut self, desired: &Desired, why: String, kind: FailureKind, interval: Duration) {
-        let before = self.failing.get(&desired.provider).map_or(0, |failing| failing.pause.failures);
+    fn learn_failure(
+        &mut self,
+        desired: &Desired,
+        why: String,
+        kind: FailureKind,
+        interval: Duration,
+    ) {
+        let before = self
+            .failing
+            .get(&desired.provider)
+            .map_or(0, |failing| failing.pause.failures);
         let failures = before.saturating_add(1);
         let pause = match kind {
             FailureKind::Transient(at_least) => Pause::soon(failures, at_least),
             FailureKind::Lasting | FailureKind::Partial => Pause::after(failures, interval),
         };
         let imprint = self.imprint(desired, None);
-        self.failing.insert(desired.provider.clone(), Failing { desired: imprint, pause, why, kind });
+        self.failing.insert(
+            desired.provider.clone(),
+            Failing {
+                desired: imprint,
+                pause,
+                why,
+                kind,
+            },
+        );
     }
 
     /// Forgets what stands behind all masks: a fault may have kept the outcome of an update from it.
     pub(super) fn doubt_all(&mut self) {
-        self.applied.values_mut().for_each(|known| Arc::make_mut(known).updated_at = None);
+        self.applied
+            .values_mut()
+            .for_each(|known| Arc::make_mut(known).updated_at = None);
     }
 
     /// Whether all this is about a workspace.
@@ -507,8 +650,13 @@ impl Memory {
 
     /// The providers whose updates another writer undoes right away, with how many in a row.
     pub(super) fn contested(&self) -> BTreeMap<Provider, u32> {
-        let contested = self.own.iter().filter(|(_, own)| own.contested >= CONTESTED);
-        contested.map(|(provider, own)| (provider.clone(), own.contested)).collect()
+        let contested = self
+            .own
+            .iter()
+            .filter(|(_, own)| own.contested >= CONTESTED);
+        contested
+            .map(|(provider, own)| (provider.clone(), own.contested))
+            .collect()
     }
 
     /// Forgets what stands behind a provider's masks.
@@ -521,10 +669,19 @@ impl Memory {
     /// Writes what outlives the process, where it is not written already. It cannot fail; what it cannot do is told of once.
     pub(super) async fn save(&mut self) {
         let Some(home) = &self.home else { return };
-        let Some(path) = self.state.file(home) else { return };
+        let Some(path) = self.state.file(home) else {
+            return;
+        };
         let fields = |provider| {
             let fields = self.kept.get(provider).into_iter().flatten();
-            let field = |(_, Kept { mismatch, cause, pause }): (&String, &Kept)| RememberedField {
+            let field = |(
+                _,
+                Kept {
+                    mismatch,
+                    cause,
+                    pause,
+                },
+            ): (&String, &Kept)| RememberedField {
                 kept: mismatch.into(),
                 cause: (*cause).into(),
                 failures: pause.failures,
@@ -532,10 +689,19 @@ impl Memory {
             };
             fields.map(field).collect()
         };
-        let providers = self.applied.iter().map(|(provider, imprint)| (provider, &**imprint, fields(provider)));
+        let providers = self
+            .applied
+            .iter()
+            .map(|(provider, imprint)| (provider, &**imprint, fields(provider)));
         let document = self.state.document(home, providers);
         let digest: [u8; 32] = Sha256::digest(&document).into();
-        if self.file.written == Some(digest) || self.file.writing.as_ref().is_some_and(|write| !write.is_finished()) {
+        if self.file.written == Some(digest)
+            || self
+                .file
+                .writing
+                .as_ref()
+                .is_some_and(|write| !write.is_finished())
+        {
             return;
         }
         let shown = path.display().to_string();
@@ -553,7 +719,9 @@ impl Memory {
         self.file.written = error.is_none().then_some(digest);
         match error {
             Some(error) if !self.file.told => {
-                tracing::warn!("cannot write the state file {shown}: {error}; {LOST_AT_END}, until it can be written");
+                tracing::warn!(
+                    "cannot write the state file {shown}: {error}; {LOST_AT_END}, until it can be written"
+                );
                 self.file.told = true;
             }
             None if self.file.told => {
@@ -573,8 +741,15 @@ impl Memory {
         } else {
             self.failures = 0;
         }
-        let differs = report.result.plan().is_some_and(|plan| plan.steps().next().is_some());
-        self.behind = if report.told.standby && differs { self.behind.saturating_add(1) } else { 0 };
+        let differs = report
+            .result
+            .plan()
+            .is_some_and(|plan| plan.steps().next().is_some());
+        self.behind = if report.told.standby && differs {
+            self.behind.saturating_add(1)
+        } else {
+            0
+        };
         let pause = match (self.failures, self.behind) {
             (0, 0) => interval,
             (0, behind) => growing(SOON, behind).min(interval),
@@ -582,13 +757,23 @@ impl Memory {
         };
         // A tenth up or down, so that a fleet of daemons does not ask in step.
         let spread = pause.mul_f64(0.9 + 0.2 * fastrand::f64());
-        let pause = if self.failures == 0 { spread } else { spread.min(LONGEST_PAUSE.max(interval)) };
+        let pause = if self.failures == 0 {
+            spread
+        } else {
+            spread.min(LONGEST_PAUSE.max(interval))
+        };
         // Nothing is sent before the time that Calry asked for is over.
         let pause = pause.max(asked_to_wait(report).min(LONGEST_PAUSE));
         // A plan that was not carried out left those out that are to be tried again, too.
         let tried = matches!(report.result, PassResult::Applied(..));
-        let due = self.failing.iter().filter(|(provider, _)| tried && !self.updates.is_busy(provider));
-        match due.map(|(_, failing)| failing.pause.left().max(SHORTEST_PAUSE)).min() {
+        let due = self
+            .failing
+            .iter()
+            .filter(|(provider, _)| tried && !self.updates.is_busy(provider));
+        match due
+            .map(|(_, failing)| failing.pause.left().max(SHORTEST_PAUSE))
+            .min()
+        {
             Some(due) if due < pause => (due, Trigger::Update),
             _ => (pause, Trigger::Interval),
         }
@@ -604,8 +789,7 @@ fn asked_to_wait(report: &PassReport) -> Duration {
 }
 
 /// Why values that Calry masks are not sent again for a while.
-const MOVES: &str =
-    "Calry masks these values, and updatedAt moves after each update, so that they are sent less and less often";
+const MOVES: &str = "Calry masks these values, and updatedAt moves after each update, so that they are sent less and less often";
 
 fn not_converged(kept: &BTreeMap<String, Kept>) -> Outcome {
     Outcome::NotConverged(kept.values().map(|field| field.mismatch.clone()).collect())
@@ -614,7 +798,9 @@ fn not_converged(kept: &BTreeMap<String, Kept>) -> Outcome {
 /// The interval, doubled with each failure but the first, to at most five minutes (or the interval, where that is longer).
 fn growing(interval: Duration, failures: u32) -> Duration {
     let factor = 2u32.saturating_pow(failures.saturating_sub(1).min(16));
-    interval.saturating_mul(factor).min(LONGEST_PAUSE.max(interval))
+    interval
+        .saturating_mul(factor)
+        .min(LONGEST_PAUSE.max(interval))
 }
 
 #[cfg(test)]
@@ -647,13 +833,24 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_applied_to_one_workspace_is_not_taken_for_applied_to_another() {
-        let workspace = |id: &str| Workspace { id: id.to_owned(), name: String::new(), slug: String::new() };
+        let workspace = |id: &str| Workspace {
+            id: id.to_owned(),
+            name: String::new(),
+            slug: String::new(),
+        };
         let (mut memory, desired, second) = (memory(), desired(), Duration::from_secs(1));
         memory.learn_workspace(&Secret::new("one"), &workspace("a"));
-        memory.applied.insert(desired.provider.clone(), Arc::new(memory.imprint(&desired, None)));
+        memory.applied.insert(
+            desired.provider.clone(),
+            Arc::new(memory.imprint(&desired, None)),
+        );
         assert!(memory.workspace_of(&Secret::new("two")).is_none() && memory.may_be_elsewhere());
         memory.move_to(&workspace("a"), second).await;
-        assert_eq!(memory.applied.len(), 1, "a rotated key of the same workspace");
+        assert_eq!(
+            memory.applied.len(),
+            1,
+            "a rotated key of the same workspace"
+        );
         memory.move_to(&workspace("b"), second).await;
         assert!(memory.applied.is_empty());
     }
@@ -681,13 +878,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_field_that_is_carried_along_keeps_its_pause_and_one_that_is_tried_again_has_a_longer_one() {
+    async fn a_field_that_is_carried_along_keeps_its_pause_and_one_that_is_tried_again_has_a_longer_one()
+     {
         let mut memory = memory();
         let left = |memory: &Memory| -> Vec<(String, u64)> {
             let fields = memory.kept.values().flatten();
-            fields.map(|(path, field)| (path.clone(), field.pause.left().as_secs())).collect()
+            fields
+                .map(|(path, field)| (path.clone(), field.pause.left().as_secs()))
+                .collect()
         };
-        let is = |fields: &[(&str, u64)]| fields.iter().map(|(f, s)| ((*f).to_owned(), *s)).collect::<Vec<_>>();
+        let is = |fields: &[(&str, u64)]| {
+            fields
+                .iter()
+                .map(|(f, s)| ((*f).to_owned(), *s))
+                .collect::<Vec<_>>()
+        };
         keeps(&mut memory, &["a"]);
         tokio::time::advance(Duration::from_secs(4)).await;
         keeps(&mut memory, &["a", "b"]);
@@ -702,7 +907,10 @@ mod tests {
     /// A header that git manages and Calry masks, and an icon.
     fn keyed() -> Arc<Desired> {
         let template = crate::model::Template::parse("value").unwrap();
-        let value = crate::model::DesiredValue { template, value: Some(Secret::new("value")) };
+        let value = crate::model::DesiredValue {
+            template,
+            value: Some(Secret::new("value")),
+        };
         let mut desired = Arc::unwrap_or_clone(desired());
         desired.partner_key.headers = Some(BTreeMap::from([("x-key".to_owned(), value)]));
         desired.icon = Some(crate::model::Icon::parse("https://e.com/icon").unwrap());
@@ -716,7 +924,10 @@ mod tests {
             name: String::new(),
             provider: desired().provider.clone(),
             icon: Some("https://e.com/icon".to_owned()),
-            partner_key: crate::model::PartnerKey { headers: Some(values), query_params: None },
+            partner_key: crate::model::PartnerKey {
+                headers: Some(values),
+                query_params: None,
+            },
             fields: BTreeMap::new(),
             updated_at: updated_at.to_owned(),
             problems: LiveProblems::default(),
@@ -725,7 +936,11 @@ mod tests {
 
     /// Plans `keyed` as the daemon does, and learns of it what it does.
     fn planned(memory: &mut Memory, live: Live) -> Plan {
-        let workspace = Workspace { id: "w".to_owned(), name: String::new(), slug: String::new() };
+        let workspace = Workspace {
+            id: "w".to_owned(),
+            name: String::new(),
+            slug: String::new(),
+        };
         memory.home.get_or_insert_with(|| workspace.id.clone());
         let (desired, today) = (keyed(), jiff::civil::date(2026, 1, 1));
         let file = crate::plan::Input {
@@ -734,16 +949,29 @@ mod tests {
             desired: Some(desired),
         };
         let method = crate::model::UpdateMethod::Patch;
-        let context = crate::plan::Context { today, method, applied: &memory.applied, base: None };
+        let context = crate::plan::Context {
+            today,
+            method,
+            applied: &memory.applied,
+            base: None,
+        };
         let plan = crate::plan::plan(workspace, None, [file], [live], &[], context);
         memory.learn_plan(&plan, &[], Duration::from_secs(60));
         plan
     }
 
     /// Takes over how the update of a plan ended; `None` where it rests or nothing is due.
-    fn carried_out(memory: &mut Memory, plan: &Plan, outcome: Outcome, updated_at: &str) -> Option<u32> {
+    fn carried_out(
+        memory: &mut Memory,
+        plan: &Plan,
+        outcome: Outcome,
+        updated_at: &str,
+    ) -> Option<u32> {
         let resting = memory.resting(plan, false);
-        let step = plan.steps().next().filter(|step| !resting.contains_key(&step.desired.provider))?;
+        let step = plan
+            .steps()
+            .next()
+            .filter(|step| !resting.contains_key(&step.desired.provider))?;
         let sent = u32::from(step.payload.update.is_some());
         let result = UpdateResult {
             transient: None,
@@ -764,7 +992,15 @@ mod tests {
     async fn a_masked_value_is_sent_once_if_updated_at_was_moved_by_somebody_else() {
         let mut memory = memory();
         let mut sent = Vec::new();
-        for (live, own) in [("0", "1"), ("1", "-"), ("1", "-"), ("2", "3"), ("3", "-"), ("4", "5"), ("5", "-")] {
+        for (live, own) in [
+            ("0", "1"),
+            ("1", "-"),
+            ("1", "-"),
+            ("2", "3"),
+            ("3", "-"),
+            ("4", "5"),
+            ("5", "-"),
+        ] {
             let plan = planned(&mut memory, masked(live));
             sent.push(carried_out(&mut memory, &plan, Outcome::Applied, own).is_some());
             tokio::time::advance(Duration::from_secs(10)).await;
@@ -804,12 +1040,16 @@ mod tests {
             live.problems.unknown_section = Some("`partnerKey.cookies` is unknown".to_owned());
             live
         };
-        let partial = |plan: &Plan| Outcome::Partial(plan.steps().next().unwrap().payload.refused.clone());
+        let partial =
+            |plan: &Plan| Outcome::Partial(plan.steps().next().unwrap().payload.refused.clone());
         // The icon is sent, the partner key is not.
         let plan = planned(&mut memory, strange(None));
         let outcome = partial(&plan);
         assert_eq!(carried_out(&mut memory, &plan, outcome, "1"), Some(1));
-        assert!(!memory.applied.contains_key(&keyed().provider), "the partner key was not applied");
+        assert!(
+            !memory.applied.contains_key(&keyed().provider),
+            "the partner key was not applied"
+        );
         // Now nothing can be sent, and it rests.
         let plan = planned(&mut memory, strange(Some("https://e.com/icon")));
         assert_eq!(carried_out(&mut memory, &plan, partial(&plan), "1"), None);
@@ -818,13 +1058,22 @@ mod tests {
         );
         // What can be sent does not rest.
         let plan = planned(&mut memory, strange(Some("https://e.com/a-click")));
-        assert_eq!(carried_out(&mut memory, &plan, partial(&plan), "2"), Some(1));
+        assert_eq!(
+            carried_out(&mut memory, &plan, partial(&plan), "2"),
+            Some(1)
+        );
         // It is tried again after a while, which sends nothing, and at once when nothing is in the way any more.
         tokio::time::advance(Duration::from_secs(21)).await;
         let plan = planned(&mut memory, strange(Some("https://e.com/icon")));
-        assert_eq!(carried_out(&mut memory, &plan, partial(&plan), "2"), Some(0));
+        assert_eq!(
+            carried_out(&mut memory, &plan, partial(&plan), "2"),
+            Some(0)
+        );
         let plan = planned(&mut memory, masked("3"));
-        assert_eq!(carried_out(&mut memory, &plan, Outcome::Applied, "4"), Some(1));
+        assert_eq!(
+            carried_out(&mut memory, &plan, Outcome::Applied, "4"),
+            Some(1)
+        );
         assert!(memory.rest(&keyed().provider).is_none());
     }
 
@@ -838,16 +1087,33 @@ mod tests {
         };
         let plan = planned(&mut memory, strange("0"));
         let refused = plan.steps().next().unwrap().payload.refused.clone();
-        assert_eq!(refused.iter().map(|refused| refused.part).collect::<Vec<_>>(), [DefinitionPart::Icon]);
-        assert_eq!(carried_out(&mut memory, &plan, Outcome::Partial(refused), "1"), Some(1));
+        assert_eq!(
+            refused
+                .iter()
+                .map(|refused| refused.part)
+                .collect::<Vec<_>>(),
+            [DefinitionPart::Icon]
+        );
+        assert_eq!(
+            carried_out(&mut memory, &plan, Outcome::Partial(refused), "1"),
+            Some(1)
+        );
         let plan = planned(&mut memory, strange("1"));
-        assert!(matches!(plan.entries[0].verdict, Verdict::Unreadable(_)), "{plan:?}");
+        assert!(
+            matches!(plan.entries[0].verdict, Verdict::Unreadable(_)),
+            "{plan:?}"
+        );
     }
 
     #[test]
     fn a_pause_that_a_file_tells_of_is_no_longer_than_one_that_begins_now() {
         let interval = Duration::from_secs(60);
-        let left = |failures, until| Pause::resumed(failures, until, interval).left().as_secs_f64().round();
+        let left = |failures, until| {
+            Pause::resumed(failures, until, interval)
+                .left()
+                .as_secs_f64()
+                .round()
+        };
         assert_eq!(left(1, Timestamp::MAX), 60.0);
         assert_eq!(left(u32::MAX, Timestamp::MAX), 300.0);
         assert_eq!(left(9, Timestamp::MIN), 0.0);

@@ -130,7 +130,10 @@ pub async fn run(
             return end;
         }
         let pause = settings.interval;
-        tracing::error!("the loop ended by a fault of calry-gitops, told above; it begins anew in {}", spoken(pause));
+        tracing::error!(
+            "the loop ended by a fault of calry-gitops, told above; it begins anew in {}",
+            spoken(pause)
+        );
         tokio::select! {
             () = stop.cancelled() => return LoopEnd::Stopped,
             () = handle.board().beating(pause, tokio::time::sleep(pause)) => {}
@@ -149,7 +152,9 @@ async fn passes(
     let mut watching = settings.watching.clone();
     let settling = watching.patience * 2;
     let seat = &settings.seat;
-    watching.poll = watching.poll.max(Duration::from_secs(1) * seat.count() / LOOKS_PER_SECOND);
+    watching.poll = watching
+        .poll
+        .max(Duration::from_secs(1) * seat.count() / LOOKS_PER_SECOND);
     let mut trigger = Trigger::Start;
     let delay = seat.delay(settings.interval);
     if !delay.is_zero() {
@@ -160,7 +165,9 @@ async fn passes(
             by = asked.next() => trigger = by,
         }
     }
-    let mut news = board.beating(settling, Box::pin(News::watch(settings, watching))).await;
+    let mut news = board
+        .beating(settling, Box::pin(News::watch(settings, watching)))
+        .await;
     let mut rate = Rate::default();
     loop {
         let wait = rate.wait();
@@ -185,12 +192,25 @@ async fn passes(
         }
         board.began(memory.passes + 1, trigger);
         // What a pass needs on its way is large, and a loop that waits has no use for it.
-        let passing = Box::pin(pass::pass(settings, memory, asked, trigger, Attended::Loop(&mut news), stop));
-        let passed = board.beating(settings.timeout + apply::GRACE, passing).await;
+        let passing = Box::pin(pass::pass(
+            settings,
+            memory,
+            asked,
+            trigger,
+            Attended::Loop(&mut news),
+            stop,
+        ));
+        let passed = board
+            .beating(settings.timeout + apply::GRACE, passing)
+            .await;
         if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
             return LoopEnd::Stopped;
         }
-        let interval = if memory.passes == 1 { seat.first_pause(settings.interval) } else { settings.interval };
+        let interval = if memory.passes == 1 {
+            seat.first_pause(settings.interval)
+        } else {
+            settings.interval
+        };
         let (pause, then) = memory.pause(interval, &passed);
         let due = if news.is_pending() {
             Some(Trigger::Files)
@@ -200,12 +220,19 @@ async fn passes(
             None
         };
         let next = if due.is_some() { rate.wait() } else { pause };
-        let passed = PassReport { next: (!stop.is_cancelled()).then_some(next), ..passed };
+        let passed = PassReport {
+            next: (!stop.is_cancelled()).then_some(next),
+            ..passed
+        };
         board.ended(&passed);
         report(&passed);
         settings.loop_file.save().await;
         // Of several, the others go on, and this one says at each try what is wrong.
-        if matches!(passed.result, PassResult::Failed(Failure::Moved { file: Some(_), .. })) && seat.count() == 1 {
+        if matches!(
+            passed.result,
+            PassResult::Failed(Failure::Moved { file: Some(_), .. })
+        ) && seat.count() == 1
+        {
             return LoopEnd::WorkspaceMoved;
         }
         // It holds the whole live state, which a loop that waits has no use for either.
@@ -235,6 +262,18 @@ pub async fn once(settings: &Settings, stop: &CancellationToken) -> PassReport {
 }
 
 /// Runs one pass with what was remembered of those before it.
-pub async fn step(settings: &Settings, memory: &mut Memory, stop: &CancellationToken) -> PassReport {
-    pass::pass(settings, memory, &Asked::default(), Trigger::Start, Attended::Once, stop).await
+pub async fn step(
+    settings: &Settings,
+    memory: &mut Memory,
+    stop: &CancellationToken,
+) -> PassReport {
+    pass::pass(
+        settings,
+        memory,
+        &Asked::default(),
+        Trigger::Start,
+        Attended::Once,
+        stop,
+    )
+    .await
 }

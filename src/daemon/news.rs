@@ -38,16 +38,26 @@ impl News {
             KeySource::Variable(_) => None,
         };
         let secrets = settings.source.secrets.directory().map(ToOwned::to_owned);
-        let options =
-            WatchOptions { poll: watching.poll * LESS_OFTEN, counts: std::sync::Arc::default(), ..watching.clone() };
-        let mut operator = (key.is_some() || secrets.is_some()).then(|| Watcher::of_files(key, secrets, options));
+        let options = WatchOptions {
+            poll: watching.poll * LESS_OFTEN,
+            counts: std::sync::Arc::default(),
+            ..watching.clone()
+        };
+        let mut operator =
+            (key.is_some() || secrets.is_some()).then(|| Watcher::of_files(key, secrets, options));
         let definitions = Watcher::new(settings.source.definitions.clone(), watching);
         if let Some(operator) = &mut operator
             && let Ok(settled) = timeout(FIRST_LOOK, operator.settle()).await
         {
             operator.seen(settled.fingerprint);
         }
-        Self { definitions, operator, unsettled: None, fresh: false, pending: false }
+        Self {
+            definitions,
+            operator,
+            unsettled: None,
+            fresh: false,
+            pending: false,
+        }
     }
 
     /// Waits until nobody is writing the definitions, for a reconciliation that reads them right after this.
@@ -73,7 +83,11 @@ impl News {
 
     /// Waits until something of it is another than it was. Cancel-safe; each change ends it once.
     pub(super) async fn changed(&mut self) {
-        let Self { definitions, operator, .. } = self;
+        let Self {
+            definitions,
+            operator,
+            ..
+        } = self;
         let of_operator = async {
             match operator {
                 Some(operator) => operator.changed().await,

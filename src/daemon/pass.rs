@@ -125,7 +125,9 @@ impl PassResult {
             Self::Refused(..) => Ended::Refused,
             Self::Observed(_) => Ended::Ok,
             Self::Applied(_, report) if report.results.is_empty() => Ended::Ok,
-            Self::Applied(_, report) if latest(&report.results).all(|r| r.outcome.is_done()) => Ended::Applied,
+            Self::Applied(_, report) if latest(&report.results).all(|r| r.outcome.is_done()) => {
+                Ended::Applied
+            }
             Self::Applied(..) => Ended::Incomplete,
         }
     }
@@ -135,9 +137,9 @@ impl PassResult {
     pub fn error(&self) -> Option<String> {
         match self {
             Self::Failed(failure) => Some(failure.to_string()),
-            Self::Refused(_, refusal @ Refusal::TooManyChanges { .. }) => {
-                Some(format!("{refusal}; a daemon also takes it by the button on its page, or POST /api/v1/approve"))
-            }
+            Self::Refused(_, refusal @ Refusal::TooManyChanges { .. }) => Some(format!(
+                "{refusal}; a daemon also takes it by the button on its page, or POST /api/v1/approve"
+            )),
             Self::Refused(_, refusal) => Some(refusal.to_string()),
             Self::Observed(_) | Self::Applied(..) => None,
         }
@@ -147,7 +149,9 @@ impl PassResult {
 /// Of each provider the last result.
 fn latest(results: &[UpdateResult]) -> impl Iterator<Item = &UpdateResult> {
     let next = results.iter().skip(1).map(Some).chain([None]);
-    let last = |(one, next): &(&UpdateResult, Option<&UpdateResult>)| next.is_none_or(|n| n.provider != one.provider);
+    let last = |(one, next): &(&UpdateResult, Option<&UpdateResult>)| {
+        next.is_none_or(|n| n.provider != one.provider)
+    };
     results.iter().zip(next).filter(last).map(|(one, _)| one)
 }
 
@@ -186,7 +190,10 @@ pub(super) async fn pass(
 ) -> PassReport {
     let started = Instant::now();
     memory.passes += 1;
-    let mut told = Told { standby: !settings.leadership.leads(), ..Told::default() };
+    let mut told = Told {
+        standby: !settings.leadership.leads(),
+        ..Told::default()
+    };
     let span = tracing::info_span!(
         target: SPANS,
         "pass",
@@ -201,16 +208,29 @@ pub(super) async fn pass(
     let attempt = attempt.instrument(span.clone());
     // What the panic says may quote what it was about; where it was has been told. The memory takes over the outcome of an
     // update as soon as there is one, and those under way go on.
-    let attempt = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|_| {
-        memory.doubt_all();
-        Err(Failure::Internal("a fault of calry-gitops, told above".to_owned()))
-    });
+    let attempt = AssertUnwindSafe(attempt)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| {
+            memory.doubt_all();
+            Err(Failure::Internal(
+                "a fault of calry-gitops, told above".to_owned(),
+            ))
+        });
     memory.save().await;
     settings.loop_file.save().await;
     let result = attempt.unwrap_or_else(PassResult::Failed);
     span.record("result", result.ended().as_str());
-    span.record("revision", told.revision.as_ref().map(|revision| revision.commit.as_str()));
-    if matches!(result.ended(), Ended::Failed | Ended::Refused | Ended::Incomplete) {
+    span.record(
+        "revision",
+        told.revision
+            .as_ref()
+            .map(|revision| revision.commit.as_str()),
+    );
+    if matches!(
+        result.ended(),
+        Ended::Failed | Ended::Refused | Ended::Incomplete
+    ) {
         span.record("otel.status_code", "ERROR");
     }
     PassReport {
@@ -218,7 +238,12 @@ pub(super) async fn pass(
         trigger,
         took: started.elapsed(),
         result,
-        told: Told { rests: memory.rests(), contested: memory.contested(), also: memory.also.clone(), ..told },
+        told: Told {
+            rests: memory.rests(),
+            contested: memory.contested(),
+            also: memory.also.clone(),
+            ..told
+        },
         problems: memory.problems.clone(),
         next: None,
     }
@@ -242,7 +267,10 @@ async fn attempt(
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
     let (loaded, key) = loading.map_err(|_| {
-        Failure::Internal("reading the definitions and the API key took longer than the whole pass may".to_owned())
+        Failure::Internal(
+            "reading the definitions and the API key took longer than the whole pass may"
+                .to_owned(),
+        )
     })??;
     let signed = settings.source.trust.is_some();
     let trust = match &loaded {
@@ -260,7 +288,9 @@ async fn attempt(
     if let Some(news) = attended.news() {
         // Nobody knows what is being written where looking hangs.
         let unsettled = news.unsettled().ok_or_else(|| {
-            Failure::Internal("looking at the definitions took longer than it ever should".to_owned())
+            Failure::Internal(
+                "looking at the definitions took longer than it ever should".to_owned(),
+            )
         })?;
         if !signed {
             desired.loaded.leave_out(unsettled);
@@ -272,7 +302,11 @@ async fn attempt(
     #[cfg(test)]
     assert!(!memory.faulty, "hunter2");
     let tell_problems = |memory: &mut Memory, told: &mut Told, loaded: &crate::repo::Loaded| {
-        told.errors = loaded.files.iter().filter(|file| file.desired.is_none()).count();
+        told.errors = loaded
+            .files
+            .iter()
+            .filter(|file| file.desired.is_none())
+            .count();
         if memory.problems != loaded.diagnostics {
             memory.problems.clone_from(&loaded.diagnostics);
             told.news.clone_from(&loaded.diagnostics);
@@ -302,7 +336,15 @@ async fn attempt(
             }
             known => known,
         };
-        pass::look(&settings.source, &mut desired, &reader, known, settings.api.method(), &memory.applied).await
+        pass::look(
+            &settings.source,
+            &mut desired,
+            &reader,
+            known,
+            settings.api.method(),
+            &memory.applied,
+        )
+        .await
     };
     // Boxed, so that what it borrows is free when it is over.
     let mut looking = Box::pin(looking);
@@ -319,7 +361,9 @@ async fn attempt(
     tell_problems(memory, told, &desired.loaded);
     let Look { mut plan, fetched } = looked?;
     plan.seal(settings.state.key());
-    let claimed = settings.seat.claim(&settings.api.url().to_string(), &plan.workspace.id);
+    let claimed = settings
+        .seat
+        .claim(&settings.api.url().to_string(), &plan.workspace.id);
     let before = std::mem::take(&mut memory.also);
     memory.also = claimed?;
     told.also_is_news = !memory.also.is_empty() && memory.also != before;
@@ -336,9 +380,18 @@ async fn attempt(
         return Ok(PassResult::Observed(plan));
     }
     let approval = asked.take_approval();
-    let approve = approval.clone().filter(|approved| plan.digest.as_ref() == Some(approved));
-    told.approval = approval.map(if approve.is_some() { Approval::Used } else { Approval::Forgotten });
-    let limits = Limits { max_changes: settings.max_changes, approve };
+    let approve = approval
+        .clone()
+        .filter(|approved| plan.digest.as_ref() == Some(approved));
+    told.approval = approval.map(if approve.is_some() {
+        Approval::Used
+    } else {
+        Approval::Forgotten
+    });
+    let limits = Limits {
+        max_changes: settings.max_changes,
+        approve,
+    };
     let approved = match plan.approve(&limits) {
         Ok(approved) => {
             asked.planned(None);
@@ -362,10 +415,18 @@ async fn attempt(
     // What ends from here on is for the next report: this plan may not show it.
     let late = memory.updates.take_late();
     let ended = memory.catch_up(settings.interval);
-    resting.extend(ended.into_iter().map(|provider| (provider, JUST_ENDED.to_owned())));
+    resting.extend(
+        ended
+            .into_iter()
+            .map(|provider| (provider, JUST_ENDED.to_owned())),
+    );
     let (concurrency, once) = (settings.concurrency, matches!(attended, Attended::Once));
     let options = |caller| apply::Options {
-        caller: if once { Caller::Command { concurrency } } else { caller },
+        caller: if once {
+            Caller::Command { concurrency }
+        } else {
+            caller
+        },
         method: settings.api.method(),
         fetched,
         deadline,
@@ -373,7 +434,9 @@ async fn attempt(
         stop: stop.clone(),
     };
     let (plan, writer) = (approved.plan().clone(), settings.api.writer(&reader));
-    let own = memory.updates.start(approved, (reader, writer), options, concurrency, withdrawn);
+    let own = memory
+        .updates
+        .start(approved, (reader, writer), options, concurrency, withdrawn);
     let results = attend(settings, memory, attended, own, (&plan, &pin), stop).await;
     let report = report(&plan, results, late, told);
     Ok(PassResult::Applied(plan, report))
@@ -435,7 +498,8 @@ async fn withdrawn(
     pin: &Pin,
 ) -> Withdrawn {
     let read = tokio::time::timeout(CHECKING, load(settings, memory)).await;
-    let (Ok(Ok((Ok(mut desired), _))), Some(unsettled)) = (read, attended.news().and_then(|news| news.unsettled()))
+    let (Ok(Ok((Ok(mut desired), _))), Some(unsettled)) =
+        (read, attended.news().and_then(|news| news.unsettled()))
     else {
         return Withdrawn::All;
     };
@@ -456,12 +520,22 @@ fn report(
     late: Vec<(UpdateResult, Option<String>)>,
     told: &mut Told,
 ) -> Report {
-    let reported: BTreeSet<Provider> = results.iter().map(|result| result.provider.clone()).collect();
-    let left = plan.steps().filter(|step| !reported.contains(&step.desired.provider));
+    let reported: BTreeSet<Provider> = results
+        .iter()
+        .map(|result| result.provider.clone())
+        .collect();
+    let left = plan
+        .steps()
+        .filter(|step| !reported.contains(&step.desired.provider));
     results.extend(left.map(|step| UpdateResult::skipped(step, UNDER_WAY.to_owned())));
     let of_late: BTreeSet<&Provider> = late.iter().map(|(result, _)| &result.provider).collect();
-    results.retain(|new| !(of_late.contains(&new.provider) && matches!(new.outcome, Outcome::Skipped(_))));
-    let tried: BTreeSet<Provider> = results.iter().map(|result| result.provider.clone()).collect();
+    results.retain(|new| {
+        !(of_late.contains(&new.provider) && matches!(new.outcome, Outcome::Skipped(_)))
+    });
+    let tried: BTreeSet<Provider> = results
+        .iter()
+        .map(|result| result.provider.clone())
+        .collect();
     let mut all = Vec::new();
     for (result, revision) in late {
         if !tried.contains(&result.provider) {
@@ -477,7 +551,12 @@ fn report(
 /// Whether the workspace is the one that was reconciled before. Nothing but the API key says that it is this one: a key
 /// that was exchanged by mistake must not write these definitions there.
 fn stays(loop_file: &LoopFile, workspace: &Workspace) -> Result<(), Failure> {
-    let Some(before) = loop_file.workspace().filter(|before| before.id != workspace.id) else { return Ok(()) };
+    let Some(before) = loop_file
+        .workspace()
+        .filter(|before| before.id != workspace.id)
+    else {
+        return Ok(());
+    };
     let short = |text: &str| ellipsize(&printable(text), 128);
     let name = |slug: &str, id: &str| match before.slug == workspace.slug {
         true => format!("{} (id {})", short(slug), short(id)),
@@ -505,8 +584,9 @@ async fn load(settings: &Settings, memory: &mut Memory) -> Result<Read, Failure>
     let scrubber = settings.api.scrubber().clone();
     let reading = async {
         let (send, loaded) = oneshot::channel();
-        memory.reading =
-            Some(tokio::task::spawn_blocking(move || drop(send.send((pass::load(&source, &scrubber), key.read())))));
+        memory.reading = Some(tokio::task::spawn_blocking(move || {
+            drop(send.send((pass::load(&source, &scrubber), key.read())))
+        }));
         loaded.await
     };
     let loaded = settings.seat.reading().within(reading).await;
@@ -526,7 +606,9 @@ fn tell_differences(memory: &mut Memory, news: &mut Told, plan: &Plan, updates: 
             Verdict::Unreadable(_) => None,
             _ => continue,
         };
-        let Some(provider) = entry.provider.clone() else { continue };
+        let Some(provider) = entry.provider.clone() else {
+            continue;
+        };
         if memory.told.get(&provider).map(Vec::as_slice) != Some(entry.changes()) {
             news.differences.push((entry.clone(), cause));
         }
@@ -544,21 +626,30 @@ impl PassReport {
         match &self.result {
             PassResult::Failed(failure) => (!failure.is_invalid_definitions(), true),
             PassResult::Refused(..) => (true, invalid_files),
-            PassResult::Observed(plan) => (refused || unreadable(plan), invalid_files || missing(plan)),
+            PassResult::Observed(plan) => {
+                (refused || unreadable(plan), invalid_files || missing(plan))
+            }
             PassResult::Applied(plan, report) => {
                 let failed = latest(&report.results).any(|result| !result.outcome.is_done());
-                (refused || failed || unreadable(plan), invalid_files || missing(plan))
+                (
+                    refused || failed || unreadable(plan),
+                    invalid_files || missing(plan),
+                )
             }
         }
     }
 }
 
 fn unreadable(plan: &Plan) -> bool {
-    plan.entries.iter().any(|entry| matches!(entry.verdict, Verdict::Unreadable(_)))
+    plan.entries
+        .iter()
+        .any(|entry| matches!(entry.verdict, Verdict::Unreadable(_)))
 }
 
 fn missing(plan: &Plan) -> bool {
-    plan.entries.iter().any(|entry| matches!(entry.verdict, Verdict::Missing))
+    plan.entries
+        .iter()
+        .any(|entry| matches!(entry.verdict, Verdict::Missing))
 }
 
 #[cfg(test)]
@@ -585,7 +676,12 @@ mod tests {
                 workspace: None,
             }),
             key: KeySource::Variable(None::<Secret>),
-            api: Api::new(&http, ApiUrl::parse("http://127.0.0.1:9", false).unwrap(), UpdateMethod::Patch).unwrap(),
+            api: Api::new(
+                &http,
+                ApiUrl::parse("http://127.0.0.1:9", false).unwrap(),
+                UpdateMethod::Patch,
+            )
+            .unwrap(),
             interval: Duration::from_secs(60),
             mode: Mode::Enforce,
             max_changes: None,
@@ -603,17 +699,43 @@ mod tests {
     #[tokio::test]
     async fn a_fault_ends_the_pass_and_not_the_daemon_and_repeats_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("hostaway.yaml"), "provider: HOSTAWAY\n").unwrap();
+        std::fs::write(
+            directory.path().join("hostaway.yaml"),
+            "provider: HOSTAWAY\n",
+        )
+        .unwrap();
         let settings = settings(directory.path());
         let mut memory = Memory::new(&settings.state);
         memory.faulty = true;
         let stop = CancellationToken::new();
-        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Start, Attended::Once, &stop).await;
-        assert!(matches!(report.result, PassResult::Failed(Failure::Internal(_))), "{report:?}");
+        let report = pass(
+            &settings,
+            &mut memory,
+            &Asked::default(),
+            Trigger::Start,
+            Attended::Once,
+            &stop,
+        )
+        .await;
+        assert!(
+            matches!(report.result, PassResult::Failed(Failure::Internal(_))),
+            "{report:?}"
+        );
         assert!(!format!("{report:?}").contains("hunter2"));
         memory.faulty = false;
-        let report = pass(&settings, &mut memory, &Asked::default(), Trigger::Interval, Attended::Once, &stop).await;
-        assert!(matches!(report.result, PassResult::Failed(Failure::Key(_))) && report.number == 2, "{report:?}");
+        let report = pass(
+            &settings,
+            &mut memory,
+            &Asked::default(),
+            Trigger::Interval,
+            Attended::Once,
+            &stop,
+        )
+        .await;
+        assert!(
+            matches!(report.result, PassResult::Failed(Failure::Key(_))) && report.number == 2,
+            "{report:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

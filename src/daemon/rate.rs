@@ -22,8 +22,11 @@ pub(super) struct Rate {
 impl Rate {
     /// How long until the next one may begin.
     pub(super) fn wait(&self) -> Duration {
-        let Some(full) = self.full else { return Duration::ZERO };
-        full.saturating_duration_since(Instant::now()).saturating_sub(PERIOD * (BURST - 1))
+        let Some(full) = self.full else {
+            return Duration::ZERO;
+        };
+        full.saturating_duration_since(Instant::now())
+            .saturating_sub(PERIOD * (BURST - 1))
     }
 
     /// One begins.
@@ -52,6 +55,10 @@ mod tests {
         for _ in 0..BURST {
             rate.begin();
         }
-        assert_eq!(rate.wait(), PERIOD, "what was not used is not more than a burst");
+        assert_eq!(
+            rate.wait(),
+            PERIOD,
+            "what was not used is not more than a burst"
+        );
     }
 }

@@ -98,7 +98,12 @@ impl State {
     /// [`NoRandomness`].
     pub fn in_process() -> Result<Self, NoRandomness> {
         let usable = Arc::new(AtomicBool::new(true));
-        Ok(Self { key: key_of(random()?)?, directory: None, unsaved_key: None, usable })
+        Ok(Self {
+            key: key_of(random()?)?,
+            directory: None,
+            unsaved_key: None,
+            usable,
+        })
     }
 
     /// For memories that outlive the process. Without the operator's key there is one in the directory, which is made if it
@@ -110,7 +115,10 @@ impl State {
         let (found, key) = match (create(directory), key) {
             (Ok(()), None) => {
                 let found = own_key(directory)?;
-                (found.as_ref().map(drop).map_err(io::Error::to_string), found.ok())
+                (
+                    found.as_ref().map(drop).map_err(io::Error::to_string),
+                    found.ok(),
+                )
             }
             (made, key) => (made.map_err(|error| error.to_string()), key),
         };
@@ -123,10 +131,20 @@ impl State {
         }
         let directory = Some(directory.to_owned());
         match key {
-            Some(key) => Ok(Self { key, directory, unsaved_key: None, usable }),
+            Some(key) => Ok(Self {
+                key,
+                directory,
+                unsaved_key: None,
+                usable,
+            }),
             None => {
                 let text = random()?;
-                Ok(Self { key: key_of(text.clone())?, directory, unsaved_key: Some(Secret::new(text)), usable })
+                Ok(Self {
+                    key: key_of(text.clone())?,
+                    directory,
+                    unsaved_key: Some(Secret::new(text)),
+                    usable,
+                })
             }
         }
     }
@@ -167,14 +185,24 @@ impl State {
     pub(super) fn file(&self, workspace: &str) -> Option<PathBuf> {
         // An id is foreign text: one that is no UUID names no path.
         let plain = (1..=64).contains(&workspace.len())
-            && workspace.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
-        let name = if plain { workspace.to_owned() } else { format!("sha256-{}", hex(&Sha256::digest(workspace))) };
-        self.directory.as_ref().map(|directory| directory.join(format!("{name}.json")))
+            && workspace
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+        let name = if plain {
+            workspace.to_owned()
+        } else {
+            format!("sha256-{}", hex(&Sha256::digest(workspace)))
+        };
+        self.directory
+            .as_ref()
+            .map(|directory| directory.join(format!("{name}.json")))
     }
 
     /// What was remembered of a workspace. May take as long as its file system does.
     pub(super) fn load(&self, workspace: &str) -> BTreeMap<Provider, Remembered> {
-        let Some(path) = self.file(workspace).filter(|_| self.is_usable()) else { return BTreeMap::new() };
+        let Some(path) = self.file(workspace).filter(|_| self.is_usable()) else {
+            return BTreeMap::new();
+        };
         let read = match read(&path, MAX) {
             Ok(None) => return BTreeMap::new(),
             Ok(Some(bytes)) => self.parse(workspace, &bytes),
@@ -191,7 +219,11 @@ impl State {
         })
     }
 
-    fn parse(&self, workspace: &str, bytes: &[u8]) -> Result<BTreeMap<Provider, Remembered>, String> {
+    fn parse(
+        &self,
+        workspace: &str,
+        bytes: &[u8],
+    ) -> Result<BTreeMap<Provider, Remembered>, String> {
         #[derive(Deserialize)]
         struct Version {
             version: u64,
@@ -200,7 +232,9 @@ impl State {
         let foreign = || "it is not what this program writes".to_owned();
         let Version { version } = serde_json::from_slice(bytes).map_err(|_| foreign())?;
         if version != u64::from(VERSION) {
-            return Err(format!("it is of version {version}, and this program reads version {VERSION}"));
+            return Err(format!(
+                "it is of version {version}, and this program reads version {VERSION}"
+            ));
         }
         let document: Document = serde_json::from_slice(bytes).map_err(|_| foreign())?;
         if document.workspace != workspace {
@@ -212,37 +246,69 @@ impl State {
                 "the state was written with another fingerprint key: of providers with a partnerKey nothing is remembered"
             );
         }
-        let usable = |(_, item): &(String, Item)| same_key || (item.headers.is_none() && item.query_params.is_none());
-        let providers = document.providers.into_iter().filter(usable).map(|(provider, item)| {
-            let provider = Provider::parse(&provider).ok()?;
-            let remembered = self.remembered(workspace, &provider, item)?;
-            Some((provider, remembered))
-        });
+        let usable = |(_, item): &(String, Item)| {
+            same_key || (item.headers.is_none() && item.query_params.is_none())
+        };
+        let providers = document
+            .providers
+            .into_iter()
+            .filter(usable)
+            .map(|(provider, item)| {
+                let provider = Provider::parse(&provider).ok()?;
+                let remembered = self.remembered(workspace, &provider, item)?;
+                Some((provider, remembered))
+            });
         providers.collect::<Option<_>>().ok_or_else(foreign)
     }
 
     /// `None` where something in it has not its form.
     fn remembered(&self, workspace: &str, provider: &Provider, item: Item) -> Option<Remembered> {
-        let Item { parts, headers, query_params, updated_at, not_converged } = item;
+        let Item {
+            parts,
+            headers,
+            query_params,
+            updated_at,
+            not_converged,
+        } = item;
         let values = |half: Half, values: Option<BTreeMap<String, String>>| {
             let print = |(name, text): (String, String)| {
                 let (workspace, provider) = (workspace.to_owned(), provider.clone());
-                let place = Place { workspace, provider, half, name: name.clone() };
+                let place = Place {
+                    workspace,
+                    provider,
+                    half,
+                    name: name.clone(),
+                };
                 Some((name, Fingerprint::new(self.key.clone(), place, &text)?))
             };
             match values {
                 None => Some(None),
-                Some(values) => values.into_iter().map(print).collect::<Option<BTreeMap<_, _>>>().map(Some),
+                Some(values) => values
+                    .into_iter()
+                    .map(print)
+                    .collect::<Option<BTreeMap<_, _>>>()
+                    .map(Some),
             }
         };
         let partner_key = PartnerKey {
             headers: values(Half::Headers, headers)?,
             query_params: values(Half::QueryParams, query_params)?,
         };
-        let kept = not_converged.iter().map(|field| (field.kept.path.clone(), field.cause.into())).collect();
+        let kept = not_converged
+            .iter()
+            .map(|field| (field.kept.path.clone(), field.cause.into()))
+            .collect();
         let parts = Digest::parse(&parts).ok()?;
-        let imprint = Imprint { parts, partner_key, updated_at, kept };
-        Some(Remembered { imprint, kept: not_converged })
+        let imprint = Imprint {
+            parts,
+            partner_key,
+            updated_at,
+            kept,
+        };
+        Some(Remembered {
+            imprint,
+            kept: not_converged,
+        })
     }
 
     /// The file of a workspace, as text. The same memory is the same text.
@@ -252,10 +318,20 @@ impl State {
         providers: impl Iterator<Item = (&'a Provider, &'a Imprint, Vec<RememberedField>)>,
     ) -> Vec<u8> {
         let item = |(provider, imprint, not_converged): (&Provider, &Imprint, _)| {
-            let Imprint { parts, partner_key, updated_at, kept: _ } = imprint;
+            let Imprint {
+                parts,
+                partner_key,
+                updated_at,
+                kept: _,
+            } = imprint;
             let values = |half| {
                 let values: &BTreeMap<String, Fingerprint> = partner_key.half(half)?;
-                Some(values.iter().map(|(name, print)| (name.clone(), print.as_str().to_owned())).collect())
+                Some(
+                    values
+                        .iter()
+                        .map(|(name, print)| (name.clone(), print.as_str().to_owned()))
+                        .collect(),
+                )
             };
             let item = Item {
                 parts: parts.to_string(),
@@ -296,8 +372,14 @@ pub(super) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
         return Err("it is no regular file".to_owned());
     }
     let mut bytes = Vec::new();
-    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| format!("it cannot be read: {error}"))?;
-    if bytes.len() as u64 > max { Err(format!("it has more than {max} bytes")) } else { Ok(Some(bytes)) }
+    file.take(max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("it cannot be read: {error}"))?;
+    if bytes.len() as u64 > max {
+        Err(format!("it has more than {max} bytes"))
+    } else {
+        Ok(Some(bytes))
+    }
 }
 
 /// Renames a file that is of no use, so that somebody can look at it. The last one is kept.
@@ -308,12 +390,18 @@ pub(super) fn put_aside(path: &Path, why: &str, lost: &str) {
         Ok(()) => "it is put aside as .damaged".to_owned(),
         Err(error) => format!("it cannot be put aside: {error}"),
     };
-    tracing::warn!("the state file {} cannot be used: {why}; {done}. What is lost: {lost}", path.display());
+    tracing::warn!(
+        "the state file {} cannot be used: {why}; {done}. What is lost: {lost}",
+        path.display()
+    );
 }
 
 /// Creates the directory, and removes what killed processes left in it.
 fn create(directory: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
     sweep(directory);
     Ok(())
 }
@@ -326,7 +414,11 @@ fn save_key(directory: &Path, key: &Secret) -> io::Result<()> {
     match read(&path, MAX_KEY) {
         Ok(Some(bytes)) if bytes == text.as_bytes() => return Ok(()),
         Ok(None) => {}
-        Ok(Some(_)) => put_aside(&path, "it holds another key than this process uses", LOST_KEY),
+        Ok(Some(_)) => put_aside(
+            &path,
+            "it holds another key than this process uses",
+            LOST_KEY,
+        ),
         Err(why) => put_aside(&path, &why, LOST_KEY),
     }
     write(&path, text.as_bytes())
@@ -345,7 +437,9 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn written(directory: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempfile_in(directory)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     Ok(file)
@@ -354,8 +448,16 @@ fn written(directory: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile
 /// Removes what writers left that were killed. Another daemon may be writing now.
 fn sweep(directory: &Path) {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes())) {
-        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
+    for entry in entries.filter(|entry| {
+        entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(UNFINISHED.as_bytes())
+    }) {
+        let age = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .map(|modified| modified.elapsed());
         if age.is_ok_and(|age| age.is_ok_and(|age| age > STALE)) {
             // What cannot be removed is in nobody's way.
             let _ = fs::remove_file(entry.path());
@@ -386,7 +488,9 @@ fn own_key(directory: &Path) -> Result<io::Result<FingerprintKey>, NoRandomness>
     match made {
         Ok(_) => Ok(Ok(key_of(text)?)),
         // Another daemon was faster.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(existing().ok().flatten().ok_or(error)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Ok(existing().ok().flatten().ok_or(error))
+        }
         Err(error) => Ok(Err(error)),
     }
 }

@@ -64,10 +64,16 @@ impl Board {
     }
 
     fn of(status: WorkspaceStatus, leadership: Leadership) -> Self {
-        let status = WorkspaceStatus { leadership: leadership.status(), ..status };
+        let status = WorkspaceStatus {
+            leadership: leadership.status(),
+            ..status
+        };
         Self {
             leadership,
-            status: watch::Sender::new(Arc::new(WorkspaceStatus { alive: true, ..status })),
+            status: watch::Sender::new(Arc::new(WorkspaceStatus {
+                alive: true,
+                ..status
+            })),
             publishing: Mutex::default(),
             edition: AtomicU64::new(0),
             beat: AtomicU64::new(0),
@@ -78,11 +84,16 @@ impl Board {
     /// What was published last. Nothing is copied, unless the loop hangs or a term has just ended.
     #[must_use]
     pub fn snapshot(&self) -> Arc<WorkspaceStatus> {
-        let (published, alive, leadership) = (self.published(), self.is_alive(), self.leadership.status());
+        let (published, alive, leadership) =
+            (self.published(), self.is_alive(), self.leadership.status());
         if alive && published.leadership == leadership {
             published
         } else {
-            Arc::new(WorkspaceStatus { alive, leadership, ..WorkspaceStatus::clone(&published) })
+            Arc::new(WorkspaceStatus {
+                alive,
+                leadership,
+                ..WorkspaceStatus::clone(&published)
+            })
         }
     }
 
@@ -137,7 +148,9 @@ impl Board {
     /// How long the heart has been silent. It is dead after [`LIFELESS`].
     #[must_use]
     pub fn silence(&self) -> Duration {
-        self.born.elapsed().saturating_sub(Duration::from_millis(self.beat.load(Ordering::Relaxed)))
+        self.born
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.beat.load(Ordering::Relaxed)))
     }
 
     fn beat(&self) {
@@ -164,7 +177,11 @@ impl Board {
     /// Publishes that a pass began.
     pub(super) fn began(&self, number: u64, trigger: Trigger) {
         self.publish(|status| {
-            status.pass = Some(Begun { number, trigger, began: now() });
+            status.pass = Some(Begun {
+                number,
+                trigger,
+                began: now(),
+            });
             status.next_pass = None;
         });
     }
@@ -180,7 +197,10 @@ impl Board {
     }
 
     fn publish(&self, change: impl FnOnce(&mut WorkspaceStatus)) {
-        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _publishing = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // Changed aside, so that a reader waits for no more than the exchange of two pointers.
         let mut status = WorkspaceStatus::clone(&self.status.borrow());
         change(&mut status);
@@ -217,14 +237,37 @@ fn record(status: &mut WorkspaceStatus, report: &PassReport, now: Timestamp) {
     status.diagnostics = report.problems.iter().map(Into::into).collect();
     if let Some(plan) = report.result.plan() {
         let before = std::mem::take(&mut status.providers);
-        let moved = status.workspace.as_ref().is_some_and(|workspace| workspace.id != plan.workspace.id);
-        let before: BTreeMap<_, _> =
-            before.iter().filter(|_| !moved).map(|one| ((one.provider.as_deref(), one.file.as_deref()), one)).collect();
-        let results: BTreeMap<_, _> = report.result.updates().iter().map(|one| (&one.provider, one)).collect();
+        let moved = status
+            .workspace
+            .as_ref()
+            .is_some_and(|workspace| workspace.id != plan.workspace.id);
+        let before: BTreeMap<_, _> = before
+            .iter()
+            .filter(|_| !moved)
+            .map(|one| ((one.provider.as_deref(), one.file.as_deref()), one))
+            .collect();
+        let results: BTreeMap<_, _> = report
+            .result
+            .updates()
+            .iter()
+            .map(|one| (&one.provider, one))
+            .collect();
         let provider = |entry: &Entry| {
-            let key = (entry.provider.as_ref().map(Provider::as_str), entry.file.as_deref());
-            let result = entry.provider.as_ref().and_then(|provider| results.get(provider).copied());
-            provider(ProviderStatus::of(entry, &report.problems, now), before.get(&key).copied(), result, report, now)
+            let key = (
+                entry.provider.as_ref().map(Provider::as_str),
+                entry.file.as_deref(),
+            );
+            let result = entry
+                .provider
+                .as_ref()
+                .and_then(|provider| results.get(provider).copied());
+            provider(
+                ProviderStatus::of(entry, &report.problems, now),
+                before.get(&key).copied(),
+                result,
+                report,
+                now,
+            )
         };
         status.providers = plan.entries.iter().map(provider).collect();
         status.summary = Some(count(&status.providers));
@@ -248,20 +291,36 @@ fn record(status: &mut WorkspaceStatus, report: &PassReport, now: Timestamp) {
         revision: revision(report),
         times: 1,
     };
-    let noisy = !(records.is_empty() && report.told.differences.is_empty() && report.told.news.is_empty());
-    records.into_iter().for_each(|record| remember_change(&mut status.history, record));
+    let noisy =
+        !(records.is_empty() && report.told.differences.is_empty() && report.told.news.is_empty());
+    records
+        .into_iter()
+        .for_each(|record| remember_change(&mut status.history, record));
     let before = status.last_pass.take();
-    status.last_pass = Some(remember_pass(&mut status.history, before.as_ref(), pass, noisy));
+    status.last_pass = Some(remember_pass(
+        &mut status.history,
+        before.as_ref(),
+        pass,
+        noisy,
+    ));
     status.next_pass = report.next.and_then(|pause| after(now, pause));
 }
 
 fn revision(report: &PassReport) -> Option<String> {
-    report.result.plan().and_then(|plan| plan.revision.as_ref()).map(Revision::short)
+    report
+        .result
+        .plan()
+        .and_then(|plan| plan.revision.as_ref())
+        .map(Revision::short)
 }
 
 /// The revision that the last update of a provider was about.
 fn revision_of(report: &PassReport, provider: &Provider) -> Option<String> {
-    report.told.late.get(provider).map_or_else(|| revision(report), Clone::clone)
+    report
+        .told
+        .late
+        .get(provider)
+        .map_or_else(|| revision(report), Clone::clone)
 }
 
 /// What came of one provider, and what is known of it from before.
@@ -273,8 +332,18 @@ fn provider(
     now: Timestamp,
 ) -> ProviderStatus {
     provider.last_update = before.and_then(|before| before.last_update.clone());
-    if let Some(UpdateResult { provider: name, outcome, cause, .. }) = result {
-        let rest = report.told.rests.get(name).filter(|rest| !rest.left.is_zero());
+    if let Some(UpdateResult {
+        provider: name,
+        outcome,
+        cause,
+        ..
+    }) = result
+    {
+        let rest = report
+            .told
+            .rests
+            .get(name)
+            .filter(|rest| !rest.left.is_zero());
         provider.retry_at = rest.and_then(|rest| after(now, rest.left));
         // What it rests from says more than that it rests.
         let told = match (outcome, rest) {
@@ -290,16 +359,27 @@ fn provider(
                 provider.cause = None;
                 provider.outcome = None;
             }
-            Outcome::NotConverged(mismatches) => provider.not_converged = mismatches.iter().map(Into::into).collect(),
+            Outcome::NotConverged(mismatches) => {
+                provider.not_converged = mismatches.iter().map(Into::into).collect()
+            }
             Outcome::Partial(_) | Outcome::Failed(_) | Outcome::Skipped(_) => {}
         }
         if matches!(outcome, Outcome::Applied) {
             let revision = revision_of(report, name);
-            provider.last_update = Some(LastUpdate { time: now, revision, cause: (*cause).into() });
+            provider.last_update = Some(LastUpdate {
+                time: now,
+                revision,
+                cause: (*cause).into(),
+            });
         }
     }
     provider.undone = provider.provider.as_deref().and_then(|name| {
-        report.told.contested.iter().find(|(contested, _)| contested.as_str() == name).map(|(_, times)| *times)
+        report
+            .told
+            .contested
+            .iter()
+            .find(|(contested, _)| contested.as_str() == name)
+            .map(|(_, times)| *times)
     });
     if let Some(before) = before.filter(|before| before.state == provider.state) {
         provider.since = before.since;
@@ -309,33 +389,42 @@ fn provider(
 
 /// What a pass found out of differences, and what it did about them.
 fn records(report: &PassReport, now: Timestamp) -> Vec<Record> {
-    let record = |provider: &Provider, cause: Cause, outcome: Option<&Outcome>, changes: &[Change]| Record {
-        time: now,
-        provider: provider.to_string(),
-        cause: cause.into(),
-        revision: revision_of(report, provider),
-        outcome: outcome.map(Into::into),
-        error: outcome.and_then(Outcome::error),
-        changes: changes.iter().take(FIRST_CHANGES).map(Into::into).collect(),
-        more: changes.len().saturating_sub(FIRST_CHANGES),
-        times: 1,
-    };
+    let record =
+        |provider: &Provider, cause: Cause, outcome: Option<&Outcome>, changes: &[Change]| Record {
+            time: now,
+            provider: provider.to_string(),
+            cause: cause.into(),
+            revision: revision_of(report, provider),
+            outcome: outcome.map(Into::into),
+            error: outcome.and_then(Outcome::error),
+            changes: changes.iter().take(FIRST_CHANGES).map(Into::into).collect(),
+            more: changes.len().saturating_sub(FIRST_CHANGES),
+            times: 1,
+        };
     let found = report.told.differences.iter().filter_map(|(entry, cause)| {
         let provider = entry.provider.as_ref()?;
         cause.map(|cause| record(provider, cause, None, entry.changes()))
     });
-    let tried =
-        report.result.updates().iter().filter(|r| !matches!(r.outcome, Outcome::Skipped(_) | Outcome::Unchanged));
-    found.chain(tried.map(|r| record(&r.provider, r.cause, Some(&r.outcome), &r.changes))).collect()
+    let tried = report
+        .result
+        .updates()
+        .iter()
+        .filter(|r| !matches!(r.outcome, Outcome::Skipped(_) | Outcome::Unchanged));
+    found
+        .chain(tried.map(|r| record(&r.provider, r.cause, Some(&r.outcome), &r.changes)))
+        .collect()
 }
 
 /// Puts a change in front. What fails again and again is one entry, so that it does not drive the others out.
 fn remember_change(history: &mut History, record: Record) {
     let changes = &mut history.changes;
-    let last = changes.iter().position(|last| last.provider == record.provider);
+    let last = changes
+        .iter()
+        .position(|last| last.provider == record.provider);
     let again = last.filter(|at| {
         let same = |last: &Record| {
-            (last.outcome, last.cause, &last.changes) == (record.outcome, record.cause, &record.changes)
+            (last.outcome, last.cause, &last.changes)
+                == (record.outcome, record.cause, &record.changes)
         };
         record.error.is_some() && changes.get(*at).is_some_and(same)
     });
@@ -349,7 +438,10 @@ fn remember_pass(history: &mut History, before: Option<&Pass>, pass: Pass, noisy
     let wrong = |pass: &Pass| matches!(pass.result, Ended::Failed | Ended::Refused);
     let recovered = before.is_some_and(wrong);
     let again = before.filter(|before| wrong(&pass) && before.result == pass.result);
-    let pass = Pass { times: again.map_or(0, |before| before.times) + 1, ..pass };
+    let pass = Pass {
+        times: again.map_or(0, |before| before.times) + 1,
+        ..pass
+    };
     if noisy || wrong(&pass) || recovered {
         if again.is_some() && !history.passes.is_empty() {
             history.passes.remove(0);
@@ -361,7 +453,12 @@ fn remember_pass(history: &mut History, before: Option<&Pass>, pass: Pass, noisy
 }
 
 fn count(providers: &[ProviderStatus]) -> Summary {
-    let count = |state| providers.iter().filter(|provider| provider.state == state).count();
+    let count = |state| {
+        providers
+            .iter()
+            .filter(|provider| provider.state == state)
+            .count()
+    };
     Summary {
         in_sync: count(State::InSync),
         update: count(State::Update),
@@ -405,8 +502,18 @@ mod tests {
 
     fn looked(verdict: Verdict) -> PassResult {
         let provider = Provider::parse("HOSTAWAY").ok();
-        let workspace = Workspace { id: "a".to_owned(), name: String::new(), slug: String::new() };
-        let entry = Entry { provider, file: None, verdict, unresolved: Vec::new(), origins: None };
+        let workspace = Workspace {
+            id: "a".to_owned(),
+            name: String::new(),
+            slug: String::new(),
+        };
+        let entry = Entry {
+            provider,
+            file: None,
+            verdict,
+            unresolved: Vec::new(),
+            origins: None,
+        };
         let plan = Plan {
             workspace,
             revision: None,
@@ -423,22 +530,46 @@ mod tests {
     fn quiet_passes_leave_no_trace_and_failures_in_a_row_are_one_entry() {
         let mut status = WorkspaceStatus::default();
         for number in 1..=3 {
-            record(&mut status, &report(number, looked(Verdict::Unmanaged)), at(1));
+            record(
+                &mut status,
+                &report(number, looked(Verdict::Unmanaged)),
+                at(1),
+            );
         }
         assert!(status.history.passes.is_empty() && status.ready);
         for number in 4..=500 {
-            record(&mut status, &report(number, PassResult::Failed(Failure::Pin)), at(2));
+            record(
+                &mut status,
+                &report(number, PassResult::Failed(Failure::Pin)),
+                at(2),
+            );
         }
         let seen = |status: &WorkspaceStatus| -> Vec<(u64, Ended, u64)> {
-            status.history.passes.iter().map(|pass| (pass.number, pass.result, pass.times)).collect()
+            status
+                .history
+                .passes
+                .iter()
+                .map(|pass| (pass.number, pass.result, pass.times))
+                .collect()
         };
         assert_eq!(seen(&status), [(500, Ended::Failed, 497)]);
         // What was known stays known, and the end of the trouble is worth an entry.
         assert_eq!(status.providers.len(), 1);
         record(&mut status, &report(501, looked(Verdict::Unmanaged)), at(3));
         record(&mut status, &report(502, looked(Verdict::Unmanaged)), at(4));
-        record(&mut status, &report(503, PassResult::Failed(Failure::Pin)), at(5));
-        assert_eq!(seen(&status), [(503, Ended::Failed, 1), (501, Ended::Ok, 1), (500, Ended::Failed, 497)]);
+        record(
+            &mut status,
+            &report(503, PassResult::Failed(Failure::Pin)),
+            at(5),
+        );
+        assert_eq!(
+            seen(&status),
+            [
+                (503, Ended::Failed, 1),
+                (501, Ended::Ok, 1),
+                (500, Ended::Failed, 497)
+            ]
+        );
     }
 
     #[test]
@@ -446,7 +577,11 @@ mod tests {
         let mut status = WorkspaceStatus::default();
         let mut since = |second, verdict| {
             record(&mut status, &report(1, looked(verdict)), at(second));
-            status.providers.first().map(|provider| provider.since.as_second()).unwrap()
+            status
+                .providers
+                .first()
+                .map(|provider| provider.since.as_second())
+                .unwrap()
         };
         assert_eq!(since(1, Verdict::Unmanaged), 1);
         assert_eq!(since(2, Verdict::Unmanaged), 1);

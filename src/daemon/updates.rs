@@ -138,11 +138,20 @@ impl Runs {
 /// What of a plan git does not want any more.
 pub(super) fn withdraw(plan: &Plan, loaded: &Loaded) -> Withdrawn {
     let files = loaded.files.iter().filter_map(|file| file.desired.as_ref());
-    let wanted: BTreeMap<&Provider, &Desired> = files.map(|desired| (&desired.provider, &**desired)).collect();
+    let wanted: BTreeMap<&Provider, &Desired> = files
+        .map(|desired| (&desired.provider, &**desired))
+        .collect();
     let other = |desired: &Desired| wanted.get(&desired.provider) != Some(&desired);
-    let changed = plan.steps().filter(|step| other(&step.desired)).map(|step| step.desired.provider.clone());
+    let changed = plan
+        .steps()
+        .filter(|step| other(&step.desired))
+        .map(|step| step.desired.provider.clone());
     let changed: BTreeSet<Provider> = changed.collect();
-    if changed.is_empty() { Withdrawn::Nothing } else { Withdrawn::These(changed) }
+    if changed.is_empty() {
+        Withdrawn::Nothing
+    } else {
+        Withdrawn::These(changed)
+    }
 }
 
 impl Updates {
@@ -162,23 +171,49 @@ impl Updates {
     ) -> u64 {
         self.number += 1;
         // Twice as many may be slow, which bounds what a Calry that answers slowly has to do at once.
-        let turns = self.turns.get_or_insert_with(|| Arc::new(Places::new(concurrency, 2 * concurrency, SLOW)));
+        let turns = self
+            .turns
+            .get_or_insert_with(|| Arc::new(Places::new(concurrency, 2 * concurrency, SLOW)));
         let (withdraw, withdrawn) = watch::channel(withdrawn);
-        let options = options(Caller::Loop { turns: Arc::clone(turns), withdrawn });
-        let run = Arc::new(Run { number: self.number, approved });
-        for step in run.approved.plan().steps().filter(|step| !options.resting.contains_key(&step.desired.provider)) {
-            let under_way =
-                UnderWay { run: run.number, desired: Arc::clone(&step.desired), left_out: false, outdated: false };
-            self.under_way.insert(step.desired.provider.clone(), under_way);
+        let options = options(Caller::Loop {
+            turns: Arc::clone(turns),
+            withdrawn,
+        });
+        let run = Arc::new(Run {
+            number: self.number,
+            approved,
+        });
+        for step in run
+            .approved
+            .plan()
+            .steps()
+            .filter(|step| !options.resting.contains_key(&step.desired.provider))
+        {
+            let under_way = UnderWay {
+                run: run.number,
+                desired: Arc::clone(&step.desired),
+                left_out: false,
+                outdated: false,
+            };
+            self.under_way
+                .insert(step.desired.provider.clone(), under_way);
         }
-        self.runs.lock().insert(run.number, (Arc::clone(&run), withdraw));
+        self.runs
+            .lock()
+            .insert(run.number, (Arc::clone(&run), withdraw));
         let send = self.send.clone();
         let carry_out = async move {
             let over = Over(run, send);
             let Over(run, send) = &over;
-            apply::apply(&run.approved, &reader, &writer, &options, |result: &UpdateResult| {
-                let _ = send.send(Message::Ended(Arc::clone(run), Box::new(result.clone())));
-            })
+            apply::apply(
+                &run.approved,
+                &reader,
+                &writer,
+                &options,
+                |result: &UpdateResult| {
+                    let _ = send.send(Message::Ended(Arc::clone(run), Box::new(result.clone())));
+                },
+            )
             .await;
         };
         // What has ended is let go of.
@@ -226,17 +261,28 @@ impl Updates {
 }
 
 /// Why a provider is not updated while an update of it is under way.
-pub(super) const UNDER_WAY: &str = "its update is under way: it waits for its turn, or Calry has not answered yet";
+pub(super) const UNDER_WAY: &str =
+    "its update is under way: it waits for its turn, or Calry has not answered yet";
 
 impl Memory {
     /// Takes over what a plan that is carried out reports. Returns the result where there is one.
-    fn take_over(&mut self, message: Message, interval: Duration) -> Option<(Arc<Run>, UpdateResult)> {
+    fn take_over(
+        &mut self,
+        message: Message,
+        interval: Duration,
+    ) -> Option<(Arc<Run>, UpdateResult)> {
         match message {
             Message::Ended(run, result) => {
-                if self.updates.under_way.get(&result.provider).is_some_and(|one| one.run == run.number) {
+                if self
+                    .updates
+                    .under_way
+                    .get(&result.provider)
+                    .is_some_and(|one| one.run == run.number)
+                {
                     let ended = self.updates.under_way.remove(&result.provider);
                     let skipped = matches!(result.outcome, Outcome::Skipped(_));
-                    self.updates.due |= ended.is_some_and(|one| one.outdated || (one.left_out && skipped));
+                    self.updates.due |=
+                        ended.is_some_and(|one| one.outdated || (one.left_out && skipped));
                 }
                 // What was applied to one workspace says nothing of another.
                 if self.is_about(&run.approved.plan().workspace) {
@@ -252,8 +298,12 @@ impl Memory {
             }
             Message::Over(run) => {
                 self.updates.runs.lock().remove(&run.number);
-                let lost: Vec<Provider> =
-                    self.updates.under_way.extract_if(.., |_, one| one.run == run.number).map(|(p, _)| p).collect();
+                let lost: Vec<Provider> = self
+                    .updates
+                    .under_way
+                    .extract_if(.., |_, one| one.run == run.number)
+                    .map(|(p, _)| p)
+                    .collect();
                 // It ended by a fault: what it sent may have arrived.
                 lost.iter().for_each(|provider| self.doubt(provider));
                 self.updates.due |= !lost.is_empty();
@@ -270,7 +320,9 @@ impl Memory {
             && !matches!(result.outcome, Outcome::Skipped(_))
         {
             let revision = run.approved.plan().revision.as_ref().map(Revision::short);
-            self.updates.late.retain(|(known, _)| known.provider != result.provider);
+            self.updates
+                .late
+                .retain(|(known, _)| known.provider != result.provider);
             self.updates.late.push((result, revision));
         }
         self.updates.due |= over && !self.updates.late.is_empty();

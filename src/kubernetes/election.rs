@@ -93,7 +93,15 @@ impl Election {
     /// A candidate that knows nothing. `me` is no other's name, not even that of an earlier process.
     #[must_use]
     pub fn new(me: String, times: Times) -> Self {
-        Self { me, times, seen: None, mine: false, term: None, claims: Vec::new(), last: None }
+        Self {
+            me,
+            times,
+            seen: None,
+            mine: false,
+            term: None,
+            claims: Vec::new(),
+            last: None,
+        }
     }
 
     /// The API server was asked for the Lease, and has this, or none.
@@ -102,13 +110,18 @@ impl Election {
             (Some((known, first)), Some(record)) if known.version == record.version => *first,
             _ => now,
         };
-        self.mine = record.as_ref().is_some_and(|record| self.is_mine(record, now));
+        self.mine = record
+            .as_ref()
+            .is_some_and(|record| self.is_mine(record, now));
         match &record {
             // What was sent over another version than this can only fail. Were it remembered, it would count as one's own
             // again where somebody puts an old Lease back.
-            Some(Record { version, renewed, .. }) => {
+            Some(Record {
+                version, renewed, ..
+            }) => {
                 let mine = renewed.filter(|_| self.mine);
-                self.claims.retain(|claim| claim.over == *version || Some(claim.renewed) == mine);
+                self.claims
+                    .retain(|claim| claim.over == *version || Some(claim.renewed) == mine);
             }
             None => self.claims.clear(),
         }
@@ -122,37 +135,64 @@ impl Election {
     /// the claim is too recent for that, or there was no write since.
     fn is_mine(&self, record: &Record, now: Moment) -> bool {
         record.holder.as_ref() == Some(&self.me)
-            && self.claims.iter().any(|Claim { renewed, asked, made, releases, .. }| {
-                let recent = *releases == 0 && now.since(*asked) < self.times.duration;
-                Some(*renewed) == record.renewed && (recent || made.as_ref() == Some(&record.version))
-            })
+            && self.claims.iter().any(
+                |Claim {
+                     renewed,
+                     asked,
+                     made,
+                     releases,
+                     ..
+                 }| {
+                    let recent = *releases == 0 && now.since(*asked) < self.times.duration;
+                    Some(*renewed) == record.renewed
+                        && (recent || made.as_ref() == Some(&record.version))
+                },
+            )
     }
 
     /// The claim by which this candidate holds the Lease.
     fn own_claim(&mut self) -> Option<(&mut Claim, &Record)> {
         let (record, _) = self.seen.as_ref().filter(|_| self.mine)?;
-        let claim = self.claims.iter_mut().find(|claim| Some(claim.renewed) == record.renewed)?;
+        let claim = self
+            .claims
+            .iter_mut()
+            .find(|claim| Some(claim.renewed) == record.renewed)?;
         Some((claim, record))
     }
 
     /// This candidate asks for the Lease now, over what it saw. What to write as `renewed`; `clock` is what the wall clock
     /// says, and it is another one each time, even if that stands still or goes back.
     pub fn claim(&mut self, clock: Timestamp, asked: Moment) -> Timestamp {
-        let after = |last: Timestamp| Timestamp::from_microsecond(last.as_microsecond() + 1).unwrap_or(clock);
+        let after = |last: Timestamp| {
+            Timestamp::from_microsecond(last.as_microsecond() + 1).unwrap_or(clock)
+        };
         let clock = Timestamp::from_microsecond(clock.as_microsecond()).unwrap_or(clock);
         let renewed = self.last.map_or(clock, |last| clock.max(after(last)));
         self.last = Some(renewed);
-        let over = self.record().map(|record| record.version.clone()).unwrap_or_default();
+        let over = self
+            .record()
+            .map(|record| record.version.clone())
+            .unwrap_or_default();
         if self.claims.len() == CLAIMS {
             self.claims.remove(0);
         }
-        self.claims.push(Claim { renewed, asked, over, made: None, releases: 0 });
+        self.claims.push(Claim {
+            renewed,
+            asked,
+            over,
+            made: None,
+            releases: 0,
+        });
         renewed
     }
 
     /// The Lease was written as this record, by the request that was sent at `asked`.
     pub fn held(&mut self, record: Record, asked: Moment) {
-        let Times { duration, renew_deadline, .. } = self.times;
+        let Times {
+            duration,
+            renew_deadline,
+            ..
+        } = self.times;
         for claim in &mut self.claims {
             if Some(claim.renewed) == record.renewed {
                 claim.made = Some(record.version.clone());
@@ -161,7 +201,10 @@ impl Election {
         self.saw(Some(record), asked);
         // Clocks do not run alike, and an update that is given up may be on its way for another moment.
         let margin = duration.saturating_sub(renew_deadline) / 4;
-        let term = Term { renew_by: asked.after(renew_deadline), ends: asked.after(duration - margin) };
+        let term = Term {
+            renew_by: asked.after(renew_deadline),
+            ends: asked.after(duration - margin),
+        };
         self.term = self.mine.then_some(term);
     }
 
@@ -222,10 +265,21 @@ impl Election {
     /// What to do, after the Lease was [seen](Self::saw).
     #[must_use]
     pub fn step(&self, now: Moment) -> Step {
-        let Some((record, first)) = &self.seen else { return Step::Create };
+        let Some((record, first)) = &self.seen else {
+            return Step::Create;
+        };
         let age = now.since(*first);
-        let Times { duration, retry_period, .. } = self.times;
-        let Record { holder, renewed, duration: theirs, .. } = record;
+        let Times {
+            duration,
+            retry_period,
+            ..
+        } = self.times;
+        let Record {
+            holder,
+            renewed,
+            duration: theirs,
+            ..
+        } = record;
         let free = match (holder, renewed) {
             _ if self.mine => true,
             // Whoever asked for it goes first.
@@ -260,7 +314,11 @@ mod tests {
 
     /// A record that its holder wrote as its nth; without a holder it is one that was released.
     fn record(n: i64, holder: Option<&str>) -> Record {
-        let duration = if holder.is_some() { TIMES.duration } else { RELEASED };
+        let duration = if holder.is_some() {
+            TIMES.duration
+        } else {
+            RELEASED
+        };
         Record {
             version: n.to_string(),
             holder: holder.map(str::to_owned),
@@ -273,7 +331,11 @@ mod tests {
 
     /// One that nobody ever held.
     fn unused() -> Record {
-        Record { renewed: None, duration: None, ..record(0, None) }
+        Record {
+            renewed: None,
+            duration: None,
+            ..record(0, None)
+        }
     }
 
     #[test]
@@ -281,26 +343,48 @@ mod tests {
         let mut one = Election::new("one".to_owned(), TIMES);
         one.saw(Some(record(1, Some("other"))), at(0));
         one.saw(Some(record(1, Some("other"))), at(14_000));
-        assert_eq!((one.step(at(14_999)), one.step(at(15_000))), (Step::Wait, Step::Hold));
+        assert_eq!(
+            (one.step(at(14_999)), one.step(at(15_000))),
+            (Step::Wait, Step::Hold)
+        );
         // Renewed: it is another record.
         one.saw(Some(record(2, Some("other"))), at(15_000));
-        assert_eq!((one.step(at(29_999)), one.step(at(30_000))), (Step::Wait, Step::Hold));
+        assert_eq!(
+            (one.step(at(29_999)), one.step(at(30_000))),
+            (Step::Wait, Step::Hold)
+        );
         // Whoever wants to be left alone for longer is.
-        let lasting = |seconds| Record { duration: Some(Duration::from_secs(seconds)), ..record(3, Some("other")) };
+        let lasting = |seconds| Record {
+            duration: Some(Duration::from_secs(seconds)),
+            ..record(3, Some("other"))
+        };
         one.saw(Some(lasting(60)), at(30_000));
-        assert_eq!((one.step(at(89_999)), one.step(at(90_000))), (Step::Wait, Step::Hold));
+        assert_eq!(
+            (one.step(at(89_999)), one.step(at(90_000))),
+            (Step::Wait, Step::Hold)
+        );
         // But not for ever.
         one.saw(None, at(0));
         one.saw(Some(lasting(u64::MAX)), at(0));
-        assert_eq!((one.step(at(3_599_999)), one.step(at(3_600_000))), (Step::Wait, Step::Hold));
+        assert_eq!(
+            (one.step(at(3_599_999)), one.step(at(3_600_000))),
+            (Step::Wait, Step::Hold)
+        );
     }
 
     #[test]
     fn who_asks_for_a_lease_prolongs_nothing_for_itself() {
         let mut one = Election::new("one".to_owned(), TIMES);
         one.saw(Some(record(1, Some("dead"))), at(0));
-        one.noted(Record { version: "2".to_owned(), wanted_by: Some("one".to_owned()), ..record(1, Some("dead")) });
-        assert_eq!((one.step(at(14_999)), one.step(at(15_000))), (Step::Wait, Step::Hold));
+        one.noted(Record {
+            version: "2".to_owned(),
+            wanted_by: Some("one".to_owned()),
+            ..record(1, Some("dead"))
+        });
+        assert_eq!(
+            (one.step(at(14_999)), one.step(at(15_000))),
+            (Step::Wait, Step::Hold)
+        );
     }
 
     #[test]
@@ -310,23 +394,39 @@ mod tests {
         // Somebody took the holder out, and nobody knows whether that one knows.
         let edited = |version: &str, holder: Option<&str>| {
             let holder = holder.map(str::to_owned);
-            Record { version: version.to_owned(), holder, ..record(1, Some("other")) }
+            Record {
+                version: version.to_owned(),
+                holder,
+                ..record(1, Some("other"))
+            }
         };
         one.saw(Some(edited("2", None)), at(1_000));
-        assert_eq!((one.step(at(15_999)), one.step(at(16_000))), (Step::Wait, Step::Hold));
+        assert_eq!(
+            (one.step(at(15_999)), one.step(at(16_000))),
+            (Step::Wait, Step::Hold)
+        );
         // Somebody wrote this candidate's name into it.
         one.saw(Some(edited("3", Some("one"))), at(2_000));
         assert!(!one.holds());
-        assert_eq!((one.step(at(16_999)), one.step(at(17_000))), (Step::Wait, Step::Hold));
+        assert_eq!(
+            (one.step(at(16_999)), one.step(at(17_000))),
+            (Step::Wait, Step::Hold)
+        );
     }
 
     #[test]
     fn an_old_lease_that_is_put_back_is_waited_for_even_where_it_was_ones_own() {
         let mut one = Election::new("one".to_owned(), TIMES);
         one.saw(Some(record(0, None)), at(0));
-        let old = Record { renewed: Some(one.claim(renewed(1), at(0))), ..record(1, Some("one")) };
+        let old = Record {
+            renewed: Some(one.claim(renewed(1), at(0))),
+            ..record(1, Some("one"))
+        };
         one.held(old.clone(), at(0));
-        let again = |version: &str| Record { version: version.to_owned(), ..old.clone() };
+        let again = |version: &str| Record {
+            version: version.to_owned(),
+            ..old.clone()
+        };
         // An annotation, say, while nobody else can have taken it.
         one.saw(Some(again("2")), at(9_000));
         assert!(one.holds());
@@ -334,16 +434,28 @@ mod tests {
         one.saw(Some(record(3, Some("other"))), at(10_000));
         one.saw(Some(again("4")), at(11_000));
         assert!(!one.holds());
-        assert_eq!((one.step(at(25_999)), one.step(at(26_000))), (Step::Wait, Step::Hold));
+        assert_eq!(
+            (one.step(at(25_999)), one.step(at(26_000))),
+            (Step::Wait, Step::Hold)
+        );
         // Of who was frozen, nobody knows whether another one held it meanwhile.
         let mut two = Election::new("one".to_owned(), TIMES);
         two.saw(Some(record(0, None)), at(0));
         let asked = two.claim(renewed(1), at(0));
-        let first = Record { renewed: Some(asked), ..record(1, Some("one")) };
+        let first = Record {
+            renewed: Some(asked),
+            ..record(1, Some("one"))
+        };
         two.held(first.clone(), at(0));
         two.saw(Some(first.clone()), at(60_000));
         assert!(two.holds(), "nobody has written since");
-        two.saw(Some(Record { version: "9".to_owned(), ..first }), at(60_000));
+        two.saw(
+            Some(Record {
+                version: "9".to_owned(),
+                ..first
+            }),
+            at(60_000),
+        );
         assert_eq!(two.step(at(60_000)), Step::Wait);
     }
 
@@ -352,7 +464,10 @@ mod tests {
         let released = |end: fn(&mut Election)| {
             let mut one = Election::new("one".to_owned(), TIMES);
             one.saw(Some(record(0, None)), at(0));
-            let old = Record { renewed: Some(one.claim(renewed(1), at(0))), ..record(1, Some("one")) };
+            let old = Record {
+                renewed: Some(one.claim(renewed(1), at(0))),
+                ..record(1, Some("one"))
+            };
             one.held(old.clone(), at(0));
             assert_eq!(one.release(), RELEASED);
             end(&mut one);
@@ -360,16 +475,29 @@ mod tests {
         };
         // Another replica took it and nothing of that was seen.
         let (mut one, old) = released(|_| {});
-        one.saw(Some(Record { version: "4".to_owned(), ..old.clone() }), at(1_000));
+        one.saw(
+            Some(Record {
+                version: "4".to_owned(),
+                ..old.clone()
+            }),
+            at(1_000),
+        );
         assert!(!one.holds());
-        assert_eq!((one.step(at(15_999)), one.step(at(16_000))), (Step::Wait, Step::Hold));
+        assert_eq!(
+            (one.step(at(15_999)), one.step(at(16_000))),
+            (Step::Wait, Step::Hold)
+        );
         // The release did not arrive.
         let (mut one, old) = released(|_| {});
         one.saw(Some(old), at(1_000));
         assert!(one.holds());
         // The release was refused because of an annotation, so it can be repeated.
         let (mut one, old) = released(Election::not_released);
-        let annotated = Record { version: "2".to_owned(), wanted_by: Some("other".to_owned()), ..old.clone() };
+        let annotated = Record {
+            version: "2".to_owned(),
+            wanted_by: Some("other".to_owned()),
+            ..old.clone()
+        };
         one.saw(Some(annotated), at(1_000));
         assert!(one.holds());
         // Of two releases, only the last is known to be refused.
@@ -377,7 +505,13 @@ mod tests {
             one.release();
             one.not_released();
         });
-        one.saw(Some(Record { version: "4".to_owned(), ..old }), at(1_000));
+        one.saw(
+            Some(Record {
+                version: "4".to_owned(),
+                ..old
+            }),
+            at(1_000),
+        );
         assert!(!one.holds());
     }
 
@@ -386,10 +520,25 @@ mod tests {
         let mut one = Election::new("one".to_owned(), TIMES);
         one.saw(Some(record(1, None)), at(0));
         assert_eq!(one.step(at(0)), Step::Hold);
-        one.saw(Some(Record { wanted_by: Some("one".to_owned()), ..record(2, None) }), at(0));
+        one.saw(
+            Some(Record {
+                wanted_by: Some("one".to_owned()),
+                ..record(2, None)
+            }),
+            at(0),
+        );
         assert_eq!(one.step(at(0)), Step::Hold);
-        one.saw(Some(Record { wanted_by: Some("other".to_owned()), ..record(3, None) }), at(0));
-        assert_eq!((one.step(at(3_999)), one.step(at(4_000))), (Step::Wait, Step::Hold));
+        one.saw(
+            Some(Record {
+                wanted_by: Some("other".to_owned()),
+                ..record(3, None)
+            }),
+            at(0),
+        );
+        assert_eq!(
+            (one.step(at(3_999)), one.step(at(4_000))),
+            (Step::Wait, Step::Hold)
+        );
     }
 
     #[test]
@@ -398,7 +547,10 @@ mod tests {
         one.saw(None, at(0));
         assert_eq!(one.step(at(0)), Step::Create);
         one.saw(Some(unused()), at(1_000));
-        assert_eq!((one.step(at(15_999)), one.step(at(16_000))), (Step::Wait, Step::Hold));
+        assert_eq!(
+            (one.step(at(15_999)), one.step(at(16_000))),
+            (Step::Wait, Step::Hold)
+        );
     }
 
     #[test]
@@ -439,27 +591,50 @@ mod tests {
                 return None;
             }
             self.version += 1;
-            self.lease = Some(Record { version: self.version.to_string(), ..record });
+            self.lease = Some(Record {
+                version: self.version.to_string(),
+                ..record
+            });
             self.history.extend(self.lease.clone());
             self.lease.clone()
         }
 
         /// Somebody does something to the Lease by hand.
         fn meddle(&mut self, random: &mut fastrand::Rng) {
-            let Some(lease) = self.lease.clone() else { return };
+            let Some(lease) = self.lease.clone() else {
+                return;
+            };
             let version = lease.version.clone();
             let was_released = released(&lease);
             let meddled = match random.u8(..6) {
                 0 => return self.lease = None,
                 1 => unused(),
-                2 => Record { holder: None, ..lease },
-                3 => Record { holder: Some(random.u8(..3).to_string()), ..lease },
-                4 => Record { wanted_by: Some(random.u8(..3).to_string()), ..lease },
+                2 => Record {
+                    holder: None,
+                    ..lease
+                },
+                3 => Record {
+                    holder: Some(random.u8(..3).to_string()),
+                    ..lease
+                },
+                4 => Record {
+                    wanted_by: Some(random.u8(..3).to_string()),
+                    ..lease
+                },
                 // An old one is put back, unless that is a release.
                 _ => {
-                    let held: Vec<&Record> =
-                        self.history.iter().filter(|old| old.holder.is_some()).rev().take(8).collect();
-                    if held.is_empty() { return } else { held[random.usize(..held.len())].clone() }
+                    let held: Vec<&Record> = self
+                        .history
+                        .iter()
+                        .filter(|old| old.holder.is_some())
+                        .rev()
+                        .take(8)
+                        .collect();
+                    if held.is_empty() {
+                        return;
+                    } else {
+                        held[random.usize(..held.len())].clone()
+                    }
                 }
             };
             // A release that is composed by hand looks like the holder's own.
@@ -476,7 +651,10 @@ mod tests {
     #[derive(Clone)]
     enum Ask {
         Get,
-        Write { record: Record, over: Option<String> },
+        Write {
+            record: Record,
+            over: Option<String>,
+        },
     }
 
     /// A request on its way: when it gets there, when its answer is back, and until when that is waited for.
@@ -506,10 +684,21 @@ mod tests {
         fn ask(&mut self, ask: Ask, now: u64, random: &mut fastrand::Rng) {
             let slow = if random.u8(..8) == 0 { 9_000 } else { 300 };
             // Some never get there.
-            let lands = if random.u8(..8) == 0 { u64::MAX } else { now + random.u64(..slow) };
+            let lands = if random.u8(..8) == 0 {
+                u64::MAX
+            } else {
+                now + random.u64(..slow)
+            };
             let answers = lands.saturating_add(random.u64(..slow));
             let asked = self.moment(now);
-            self.flight = Some(Flight { ask, asked, lands, answers, given_up: now + 5_000, answer: None });
+            self.flight = Some(Flight {
+                ask,
+                asked,
+                lands,
+                answers,
+                given_up: now + 5_000,
+                answer: None,
+            });
         }
 
         fn moment(&self, now: u64) -> Moment {
@@ -525,7 +714,10 @@ mod tests {
             // Its clock stands still, or goes back, but is no other's clock.
             let clock = renewed(random.i64(0..3) + i64::try_from(self.uptime).unwrap());
             let renewed = self.election.claim(clock, self.moment(now));
-            let record = Record { renewed: Some(renewed), ..record(0, Some(&self.me)) };
+            let record = Record {
+                renewed: Some(renewed),
+                ..record(0, Some(&self.me))
+            };
             self.write(record, now, random);
         }
 
@@ -538,22 +730,39 @@ mod tests {
                         // It releases the Lease, with no update under way.
                         self.writes = now;
                         let duration = Some(self.election.release());
-                        self.write(Record { duration, ..record(0, None) }, now, random);
+                        self.write(
+                            Record {
+                                duration,
+                                ..record(0, None)
+                            },
+                            now,
+                            random,
+                        );
                     } else {
                         self.hold(now, random);
                     }
                 }
                 None => self.ask(Ask::Get, now, random),
-                Some(Flight { answer: Some(answer), ask, asked, answers, .. }) if answers <= now => match (ask, answer)
-                {
+                Some(Flight {
+                    answer: Some(answer),
+                    ask,
+                    asked,
+                    answers,
+                    ..
+                }) if answers <= now => match (ask, answer) {
                     (Ask::Get, found) => {
                         self.election.saw(found, self.moment(now));
                         match self.election.step(self.moment(now)) {
                             Step::Hold => self.hold(now, random),
                             Step::Create => self.write(unused(), now, random),
                             Step::Wait if random.u8(..20) == 0 => {
-                                let Some(seen) = self.election.record().cloned() else { return };
-                                let record = Record { wanted_by: Some(self.me.clone()), ..seen };
+                                let Some(seen) = self.election.record().cloned() else {
+                                    return;
+                                };
+                                let record = Record {
+                                    wanted_by: Some(self.me.clone()),
+                                    ..seen
+                                };
                                 self.write(record, now, random);
                             }
                             Step::Wait => self.turn = now + 2_000,
@@ -590,15 +799,24 @@ mod tests {
     #[test]
     fn no_two_replicas_ever_write_at_once() {
         let kept = std::fs::read_to_string(SEEDS).unwrap();
-        let kept = kept.lines().filter(|line| !line.starts_with('#')).map(|line| line.parse().unwrap());
-        let mut failures: Vec<String> = kept.chain(0..300).filter_map(|seed| simulate(seed).err()).collect();
+        let kept = kept
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| line.parse().unwrap());
+        let mut failures: Vec<String> = kept
+            .chain(0..300)
+            .filter_map(|seed| simulate(seed).err())
+            .collect();
         if let Ok(seconds) = std::env::var("ELECTION_SECONDS") {
             let (mut runs, start) = (0_u32, std::time::Instant::now());
             while start.elapsed() < Duration::from_secs(seconds.parse().unwrap()) {
                 let seed = fastrand::u64(..);
                 runs += 1;
                 if let Err(why) = simulate(seed) {
-                    let mut file = std::fs::OpenOptions::new().append(true).open(SEEDS).unwrap();
+                    let mut file = std::fs::OpenOptions::new()
+                        .append(true)
+                        .open(SEEDS)
+                        .unwrap();
                     std::io::Write::write_all(&mut file, format!("{seed}\n").as_bytes()).unwrap();
                     failures.push(why);
                 }
@@ -617,7 +835,15 @@ mod tests {
             .map(|n: u64| {
                 let (me, uptime) = (n.to_string(), random.u64(..10_000_000));
                 let election = Election::new(me.clone(), TIMES);
-                Replica { me, election, uptime, flight: None, frozen: 0, turn: 0, writes: 0 }
+                Replica {
+                    me,
+                    election,
+                    uptime,
+                    flight: None,
+                    frozen: 0,
+                    turn: 0,
+                    writes: 0,
+                }
             })
             .collect();
         let (mut now, mut led) = (0, 0);
@@ -627,14 +853,19 @@ mod tests {
                 server.meddle(&mut random);
             }
             // Those that were given up get there all the same.
-            let mut all: Vec<&mut Flight> =
-                replicas.iter_mut().filter_map(|one| one.flight.as_mut()).chain(&mut on_their_way).collect();
+            let mut all: Vec<&mut Flight> = replicas
+                .iter_mut()
+                .filter_map(|one| one.flight.as_mut())
+                .chain(&mut on_their_way)
+                .collect();
             all.sort_by_key(|flight| flight.lands);
             for flight in all {
                 if flight.answer.is_none() && flight.lands <= now {
                     flight.answer = Some(match &flight.ask {
                         Ask::Get => server.lease.clone(),
-                        Ask::Write { record, over } => server.write(record.clone(), over.as_deref()),
+                        Ask::Write { record, over } => {
+                            server.write(record.clone(), over.as_deref())
+                        }
                     });
                 }
             }
@@ -649,13 +880,15 @@ mod tests {
                 }
                 let before = one.flight.clone();
                 one.go_on(now, &mut random);
-                let given_up = one.flight.is_none() && before.as_ref().is_some_and(|f| f.answer.is_none());
+                let given_up =
+                    one.flight.is_none() && before.as_ref().is_some_and(|f| f.answer.is_none());
                 on_their_way.extend(before.filter(|_| given_up));
                 let term = one.election.term(one.moment(now));
                 if let Some(term) = term {
                     led += 1;
-                    one.writes =
-                        one.writes.max(now + u64::try_from(term.ends.since(one.moment(now)).as_millis()).unwrap());
+                    one.writes = one.writes.max(
+                        now + u64::try_from(term.ends.since(one.moment(now)).as_millis()).unwrap(),
+                    );
                     let others = replicas.iter().enumerate().filter(|(other, _)| *other != n);
                     for (other, replica) in others {
                         if replica.writes > now {
@@ -668,6 +901,10 @@ mod tests {
                 }
             }
         }
-        if led > 0 { Ok(()) } else { Err(format!("seed {seed}: no replica ever led")) }
+        if led > 0 {
+            Ok(())
+        } else {
+            Err(format!("seed {seed}: no replica ever led"))
+        }
     }
 }

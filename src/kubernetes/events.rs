@@ -68,7 +68,9 @@ impl Events {
     /// # Errors
     /// [`NoPod`].
     pub fn start(cluster: &Cluster) -> Result<(Self, JoinHandle<()>), NoPod> {
-        let (Some(name), Some(uid)) = (cluster.pod.name.clone(), cluster.pod.uid.clone()) else { return Err(NoPod) };
+        let (Some(name), Some(uid)) = (cluster.pod.name.clone(), cluster.pod.uid.clone()) else {
+            return Err(NoPod);
+        };
         let pod = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
@@ -78,7 +80,9 @@ impl Events {
             ..ObjectReference::default()
         };
         let (queue, mut waiting) = mpsc::channel::<api::Event>(LENGTH);
-        let to = |cluster: &Cluster| Api::<api::Event>::namespaced(cluster.client.clone(), &cluster.namespace);
+        let to = |cluster: &Cluster| {
+            Api::<api::Event>::namespaced(cluster.client.clone(), &cluster.namespace)
+        };
         let (mut api, pod_of) = (to(cluster), cluster.pod.clone());
         let task = tokio::spawn(async move {
             let mut failing = false;
@@ -104,17 +108,33 @@ impl Events {
                 failing = why.is_some();
             }
         });
-        Ok((Self { queue, pod, told: Arc::default() }, task))
+        Ok((
+            Self {
+                queue,
+                pod,
+                told: Arc::default(),
+            },
+            task,
+        ))
     }
 
     /// Who tells of one workspace, by its name in the configuration file.
     #[must_use]
     pub fn teller(&self, workspace: Option<&str>) -> EventTeller {
-        EventTeller { events: self.clone(), name: workspace.map(str::to_owned), memory: Mutex::default() }
+        EventTeller {
+            events: self.clone(),
+            name: workspace.map(str::to_owned),
+            memory: Mutex::default(),
+        }
     }
 
     pub(super) fn leads(&self, lease: &str) {
-        self.push("LeaderElected", false, "Elect", format!("this replica leads by the Lease {lease}"));
+        self.push(
+            "LeaderElected",
+            false,
+            "Elect",
+            format!("this replica leads by the Lease {lease}"),
+        );
     }
 
     pub(super) fn stands_by(&self, lease: &str) {
@@ -124,7 +144,14 @@ impl Events {
 
     fn push(&self, reason: &str, warning: bool, action: &str, note: String) {
         let now = MicroTime(Timestamp::now());
-        let pod: String = self.pod.name.as_deref().unwrap_or_default().chars().take(NAME).collect();
+        let pod: String = self
+            .pod
+            .name
+            .as_deref()
+            .unwrap_or_default()
+            .chars()
+            .take(NAME)
+            .collect();
         let pod = pod.trim_end_matches(['-', '.']);
         let event = api::Event {
             metadata: ObjectMeta {
@@ -143,7 +170,9 @@ impl Events {
             ..api::Event::default()
         };
         if self.queue.try_send(event).is_err() && !self.told.swap(true, Ordering::Relaxed) {
-            tracing::warn!("too many Events wait for the API server; some are dropped, and this is said once");
+            tracing::warn!(
+                "too many Events wait for the API server; some are dropped, and this is said once"
+            );
         }
     }
 }
@@ -157,11 +186,19 @@ impl EventTeller {
     /// A pass is over.
     pub fn pass(&self, report: &PassReport) {
         // Kubernetes forgets Events by itself, so a failure is told when it comes.
-        let rules = Rules { failed_passes: 1, ..Rules::default() };
+        let rules = Rules {
+            failed_passes: 1,
+            ..Rules::default()
+        };
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         for event in notifications::events(&mut memory, report, &rules, today()) {
             let (reason, warning) = reason(event.kind);
-            self.events.push(reason, warning, "Reconcile", note(self.name.as_deref(), report, event));
+            self.events.push(
+                reason,
+                warning,
+                "Reconcile",
+                note(self.name.as_deref(), report, event),
+            );
         }
     }
 }
@@ -180,9 +217,21 @@ const fn reason(kind: EventKind) -> (&'static str, bool) {
 
 /// What happened, in a sentence.
 fn note(workspace: Option<&str>, report: &PassReport, event: Event) -> String {
-    let Event { sentence, reason, providers, more, .. } = event;
-    let slug = report.result.plan().map(|plan| plan.workspace.slug.as_str());
-    let mut note = workspace.or(slug).map(|name| format!("{}: ", printable(name))).unwrap_or_default();
+    let Event {
+        sentence,
+        reason,
+        providers,
+        more,
+        ..
+    } = event;
+    let slug = report
+        .result
+        .plan()
+        .map(|plan| plan.workspace.slug.as_str());
+    let mut note = workspace
+        .or(slug)
+        .map(|name| format!("{}: ", printable(name)))
+        .unwrap_or_default();
     note += &sentence;
     if let Some(revision) = &report.told.revision {
         note += &format!(" at {}", revision.short());
@@ -190,9 +239,19 @@ fn note(workspace: Option<&str>, report: &PassReport, event: Event) -> String {
     if let Some(reason) = reason {
         note += &format!(": {reason}");
     }
-    let about = |Subject { provider, paths, detail }: Subject| {
-        let detail = detail.map(|detail| format!(" {detail}")).unwrap_or_default();
-        let paths = if paths.is_empty() { String::new() } else { format!(" ({})", paths.join(", ")) };
+    let about = |Subject {
+                     provider,
+                     paths,
+                     detail,
+                 }: Subject| {
+        let detail = detail
+            .map(|detail| format!(" {detail}"))
+            .unwrap_or_default();
+        let paths = if paths.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", paths.join(", "))
+        };
         format!("{provider}{detail}{paths}")
     };
     let mut told: Vec<String> = providers.into_iter().map(about).collect();
@@ -208,7 +267,10 @@ fn note(workspace: Option<&str>, report: &PassReport, event: Event) -> String {
 /// No longer than Kubernetes takes.
 fn cut(mut note: String) -> String {
     if note.len() > NOTE {
-        let end = (0..=NOTE - '…'.len_utf8()).rev().find(|at| note.is_char_boundary(*at)).unwrap_or(0);
+        let end = (0..=NOTE - '…'.len_utf8())
+            .rev()
+            .find(|at| note.is_char_boundary(*at))
+            .unwrap_or(0);
         note.truncate(end);
         note.push('…');
     }

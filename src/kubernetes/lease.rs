@@ -87,7 +87,12 @@ impl Shards {
 impl Held {
     /// Whether one has so many more than the other that the other should get one.
     fn is_uneven(&self, rich: &str, poor: &str) -> bool {
-        let count = |who: &str| self.holders.values().filter(|holder| *holder == who).count();
+        let count = |who: &str| {
+            self.holders
+                .values()
+                .filter(|holder| *holder == who)
+                .count()
+        };
         count(rich) >= count(poor) + 2
     }
 }
@@ -141,7 +146,12 @@ impl Lease {
 
     /// Asks for it and keeps it until `stop` is cancelled, and then gives it up: the loops must have ended before. Who leads
     /// is shown on the boards of these loops, and they are asked for a pass as soon as this process does.
-    pub async fn keep(mut self, loops: Vec<Handle>, events: Option<Events>, stop: CancellationToken) {
+    pub async fn keep(
+        mut self,
+        loops: Vec<Handle>,
+        events: Option<Events>,
+        stop: CancellationToken,
+    ) {
         self.loops = loops;
         loop {
             if self.told.is_some() {
@@ -184,7 +194,9 @@ impl Lease {
         match left {
             Ok(Ok(true)) => tracing::info!(lease, "the Lease {lease} is released"),
             Ok(Ok(false)) => {}
-            Ok(Err(trouble)) => tracing::warn!(lease, "the Lease {lease} runs out: {}", trouble.sentence()),
+            Ok(Err(trouble)) => {
+                tracing::warn!(lease, "the Lease {lease} runs out: {}", trouble.sentence())
+            }
             Err(_) => tracing::warn!(lease, "the Lease {lease} runs out: no answer in time"),
         }
     }
@@ -220,7 +232,8 @@ impl Lease {
     fn is_fit(&self) -> bool {
         self.loops.iter().any(|one| {
             let status = one.board().published();
-            let failing = |pass: &Pass| matches!(pass.result, Ended::Failed) && pass.times >= FAILED_PASSES;
+            let failing =
+                |pass: &Pass| matches!(pass.result, Ended::Failed) && pass.times >= FAILED_PASSES;
             status.ready && !status.last_pass.as_ref().is_some_and(failing)
         })
     }
@@ -245,13 +258,22 @@ impl Lease {
     /// What is known counts at once.
     fn decided(&self) {
         let holder = self.election.holder().map(shown);
-        self.leadership.decided(self.election.term(Moment::now()), holder.as_deref());
+        self.leadership
+            .decided(self.election.term(Moment::now()), holder.as_deref());
     }
 
     async fn create(&mut self) -> Result<(), Trouble> {
-        let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-        let lease = coordination::Lease { metadata, spec: None };
-        let made = self.within(self.api.create(&PostParams::default(), &lease)).await?;
+        let metadata = ObjectMeta {
+            name: Some(self.name.clone()),
+            ..ObjectMeta::default()
+        };
+        let lease = coordination::Lease {
+            metadata,
+            spec: None,
+        };
+        let made = self
+            .within(self.api.create(&PostParams::default(), &lease))
+            .await?;
         let wait = spoken(self.times.duration);
         tracing::info!(
             lease = self.shown,
@@ -264,7 +286,9 @@ impl Lease {
 
     /// Writes this candidate into the Lease.
     async fn hold(&mut self) -> Result<(), Trouble> {
-        let Some(mut lease) = self.object.clone() else { return Err(Trouble::Conflict) };
+        let Some(mut lease) = self.object.clone() else {
+            return Err(Trouble::Conflict);
+        };
         let asked = Moment::now();
         let now = MicroTime(self.election.claim(Timestamp::now(), asked));
         let spec = lease.spec.get_or_insert_default();
@@ -274,12 +298,15 @@ impl Lease {
         }
         spec.holder_identity = Some(self.me.clone());
         spec.renew_time = Some(now);
-        spec.lease_duration_seconds = i32::try_from(self.times.duration.as_millis().div_ceil(1000)).ok();
+        spec.lease_duration_seconds =
+            i32::try_from(self.times.duration.as_millis().div_ceil(1000)).ok();
         lease.annotations_mut().remove(WANTED_BY);
         if self.is_fit() {
             lease.annotations_mut().remove(OFFERED);
         } else {
-            lease.annotations_mut().insert(OFFERED.to_owned(), "true".to_owned());
+            lease
+                .annotations_mut()
+                .insert(OFFERED.to_owned(), "true".to_owned());
         }
         self.unanswered = true;
         let lease = self.write(lease).await?;
@@ -293,10 +320,13 @@ impl Lease {
     /// Gives the Lease up; `false` where another one has it.
     async fn release(&mut self) -> Result<bool, Trouble> {
         while self.election.holds() {
-            let Some(mut lease) = self.object.clone() else { break };
+            let Some(mut lease) = self.object.clone() else {
+                break;
+            };
             let spec = lease.spec.get_or_insert_default();
             spec.holder_identity = Some(String::new());
-            spec.lease_duration_seconds = Some(i32::try_from(self.election.release().as_secs()).unwrap_or(1));
+            spec.lease_duration_seconds =
+                Some(i32::try_from(self.election.release().as_secs()).unwrap_or(1));
             spec.renew_time = Some(MicroTime(Timestamp::now()));
             lease.annotations_mut().remove(OFFERED);
             match self.write(lease).await {
@@ -316,15 +346,27 @@ impl Lease {
 
     /// Whether somebody asked for it who has so few that he is to get it, or can do more with it.
     fn is_to_be_handed_over(&self) -> bool {
-        let wanted_by = self.election.record().and_then(|record| record.wanted_by.as_deref());
+        let wanted_by = self
+            .election
+            .record()
+            .and_then(|record| record.wanted_by.as_deref());
         let gets_it = |by| !self.is_fit() || self.shards.held().is_uneven(&self.me, by);
         self.election.holds() && wanted_by.is_some_and(gets_it)
     }
 
     async fn hand_over(&mut self) -> Result<(), Trouble> {
-        let by = self.election.record().and_then(|record| record.wanted_by.as_deref()).map(shown);
+        let by = self
+            .election
+            .record()
+            .and_then(|record| record.wanted_by.as_deref())
+            .map(shown);
         let by = by.unwrap_or_default();
-        tracing::info!(lease = self.shown, to = by, "hands the Lease {} over to {by}, which asked for it", self.shown);
+        tracing::info!(
+            lease = self.shown,
+            to = by,
+            "hands the Lease {} over to {by}, which asked for it",
+            self.shown
+        );
         self.election.give_up();
         self.decided();
         // No longer than the term lasts that was just given up: each update is bounded by that.
@@ -338,18 +380,32 @@ impl Lease {
     /// Asks whoever holds it to hand it over, where that one has more than its share or can do nothing with it.
     async fn ask_for_it(&mut self) -> Result<(), Trouble> {
         let now = Moment::now();
-        let Some(record) = self.election.record().filter(|record| record.wanted_by.is_none()) else { return Ok(()) };
-        let Some(holder) = record.holder.as_deref().filter(|_| self.is_fit()) else { return Ok(()) };
+        let Some(record) = self
+            .election
+            .record()
+            .filter(|record| record.wanted_by.is_none())
+        else {
+            return Ok(());
+        };
+        let Some(holder) = record.holder.as_deref().filter(|_| self.is_fit()) else {
+            return Ok(());
+        };
         {
             let mut held = self.shards.held();
-            let waits = held.asked.is_some_and(|asked| now.since(asked) < self.times.duration);
+            let waits = held
+                .asked
+                .is_some_and(|asked| now.since(asked) < self.times.duration);
             if waits || !(record.offered || held.is_uneven(holder, &self.me)) {
                 return Ok(());
             }
             held.asked = Some(now);
         }
-        let Some(mut lease) = self.object.clone() else { return Ok(()) };
-        lease.annotations_mut().insert(WANTED_BY.to_owned(), self.me.clone());
+        let Some(mut lease) = self.object.clone() else {
+            return Ok(());
+        };
+        lease
+            .annotations_mut()
+            .insert(WANTED_BY.to_owned(), self.me.clone());
         let lease = self.write(lease).await?;
         self.election.noted(self::record(&lease));
         self.object = Some(lease);
@@ -358,14 +414,20 @@ impl Lease {
 
     /// Writes over what was seen, and over nothing else.
     async fn write(&self, lease: coordination::Lease) -> Result<coordination::Lease, Trouble> {
-        versioned(self.within(self.api.replace(&self.name, &PostParams::default(), &lease)).await?)
+        versioned(
+            self.within(self.api.replace(&self.name, &PostParams::default(), &lease))
+                .await?,
+        )
     }
 
     /// Waits for an answer, so long that a second attempt is possible while this replica leads, and no longer than it does.
     async fn within<T>(&self, asking: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
         let now = Moment::now();
         let most = self.times.renew_deadline / 2;
-        let left = self.election.term(now).map_or(most, |term| term.renew_by.since(now));
+        let left = self
+            .election
+            .term(now)
+            .map_or(most, |term| term.renew_by.since(now));
         match tokio::time::timeout(most.min(left), asking).await {
             Ok(Ok(answer)) => Ok(answer),
             // What is written is gone, or somebody else wrote it first: it is looked at again.
@@ -383,7 +445,10 @@ impl Lease {
             }
             Err(_) => {
                 let given = spoken(most.min(left));
-                Err(Trouble::Other(Kind::Silence, format!("the API server did not answer within {given}")))
+                Err(Trouble::Other(
+                    Kind::Silence,
+                    format!("the API server did not answer within {given}"),
+                ))
             }
         }
     }
@@ -406,20 +471,33 @@ impl Lease {
             // Somebody else was quicker, which says nothing of what is wrong.
             Err(Trouble::Conflict) => {}
             Err(Trouble::Other(kind, why)) => {
-                let told = self.trouble.filter(|(before, at)| before == kind && now.since(*at) < REMINDER);
+                let told = self
+                    .trouble
+                    .filter(|(before, at)| before == kind && now.since(*at) < REMINDER);
                 if told.is_some() {
                     return;
                 }
                 let then = match self.election.term(now) {
-                    Some(term) => format!("; this replica leads for {} more", spoken(term.renew_by.since(now))),
+                    Some(term) => format!(
+                        "; this replica leads for {} more",
+                        spoken(term.renew_by.since(now))
+                    ),
                     None => "; this replica stands by".to_owned(),
                 };
-                tracing::warn!(lease = self.shown, "the Lease {} cannot be kept up: {why}{then}", self.shown);
+                tracing::warn!(
+                    lease = self.shown,
+                    "the Lease {} cannot be kept up: {why}{then}",
+                    self.shown
+                );
                 self.trouble = Some((*kind, now));
             }
             Ok(()) => {
                 if self.trouble.take().is_some() {
-                    tracing::info!(lease = self.shown, "the Lease {} is kept up again", self.shown);
+                    tracing::info!(
+                        lease = self.shown,
+                        "the Lease {} is kept up again",
+                        self.shown
+                    );
                 }
             }
         }
@@ -440,18 +518,27 @@ impl Lease {
                 None => drop(held.holders.remove(&self.name)),
             }
         }
-        let lead = if term.is_some() { Lead::Leader } else { Lead::Standby };
+        let lead = if term.is_some() {
+            Lead::Leader
+        } else {
+            Lead::Standby
+        };
         let news = (lead, holder.map(shown));
         let before = self.told.replace(news.clone());
         if before.as_ref() == Some(&news) {
             return;
         }
         self.loops.iter().for_each(|one| one.board().led());
-        let (lease, led) = (&self.shown, before.is_some_and(|(lead, _)| lead == Lead::Leader));
+        let (lease, led) = (
+            &self.shown,
+            before.is_some_and(|(lead, _)| lead == Lead::Leader),
+        );
         match (lead, led, news.1) {
             (Lead::Leader, false, _) => {
                 tracing::info!(lease, "leads by the Lease {lease}");
-                self.loops.iter().for_each(|one| one.ask(Trigger::Leadership));
+                self.loops
+                    .iter()
+                    .for_each(|one| one.ask(Trigger::Leadership));
                 if let Some(events) = events {
                     events.leads(lease);
                 }
@@ -462,7 +549,10 @@ impl Lease {
                     .filter(|_| !self.election.holds())
                     .map(|by| format!(": {by} holds it now"))
                     .unwrap_or_default();
-                tracing::warn!(lease, "no longer leads by the Lease {lease}{by}; nothing is written");
+                tracing::warn!(
+                    lease,
+                    "no longer leads by the Lease {lease}{by}; nothing is written"
+                );
                 if let Some(events) = events {
                     events.stands_by(lease);
                 }
@@ -471,7 +561,10 @@ impl Lease {
                 tracing::info!(lease, holder, "stands by: {holder} holds the Lease {lease}");
             }
             (Lead::Standby, false, None) => {
-                tracing::info!(lease, "stands by: nobody is known to hold the Lease {lease}");
+                tracing::info!(
+                    lease,
+                    "stands by: nobody is known to hold the Lease {lease}"
+                );
             }
         }
     }
@@ -515,7 +608,10 @@ fn advised(error: &kube::Error) -> String {
 fn versioned(lease: coordination::Lease) -> Result<coordination::Lease, Trouble> {
     match lease.resource_version() {
         Some(version) if !version.is_empty() => Ok(lease),
-        _ => Err(Trouble::Other(Kind::Other, "the API server's answer has no resourceVersion".to_owned())),
+        _ => Err(Trouble::Other(
+            Kind::Other,
+            "the API server's answer has no resourceVersion".to_owned(),
+        )),
     }
 }
 
@@ -527,7 +623,9 @@ fn shown(name: &str) -> String {
 /// What counts of a Lease.
 fn record(lease: &coordination::Lease) -> Record {
     let spec = lease.spec.clone().unwrap_or_default();
-    let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let seconds = spec
+        .lease_duration_seconds
+        .and_then(|seconds| u64::try_from(seconds).ok());
     let annotations = lease.annotations();
     Record {
         version: lease.resource_version().unwrap_or_default(),

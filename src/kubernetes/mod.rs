@@ -59,10 +59,14 @@ pub struct Pod {
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// In a cluster, and without what a Pod needs.
-    #[error("cannot ask the API server of this cluster: {0}; mount the token of a service account into the container")]
+    #[error(
+        "cannot ask the API server of this cluster: {0}; mount the token of a service account into the container"
+    )]
     InCluster(String),
     /// Outside of one, and without a kubeconfig.
-    #[error("cannot tell where the API server is: {0}; run it in a cluster, or name a kubeconfig by KUBECONFIG")]
+    #[error(
+        "cannot tell where the API server is: {0}; run it in a cluster, or name a kubeconfig by KUBECONFIG"
+    )]
     Kubeconfig(String),
     /// The client cannot be set up.
     #[error("cannot set the client of the API server up: {0}")]
@@ -90,19 +94,29 @@ impl Cluster {
         let finding = tokio::task::spawn_blocking(move || runtime.block_on(Self::found(pod)));
         match tokio::time::timeout(FIND, finding).await {
             Ok(Ok(found)) => found,
-            Ok(Err(_)) => Err(ClusterError::Client("a fault of calry-gitops, told above".to_owned())),
+            Ok(Err(_)) => Err(ClusterError::Client(
+                "a fault of calry-gitops, told above".to_owned(),
+            )),
             Err(_) => Err(ClusterError::Late),
         }
     }
 
     async fn found(pod: Pod) -> Result<Self, ClusterError> {
         let of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if let Some(namespace) = pod.namespace.as_ref().filter(|name| name.len() > 63 || !name.chars().all(of_name)) {
-            return Err(ClusterError::Namespace(ellipsize(&printable(namespace), MAX_QUOTE)));
+        if let Some(namespace) = pod
+            .namespace
+            .as_ref()
+            .filter(|name| name.len() > 63 || !name.chars().all(of_name))
+        {
+            return Err(ClusterError::Namespace(ellipsize(
+                &printable(namespace),
+                MAX_QUOTE,
+            )));
         }
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let mut config = if !set("KUBECONFIG") && set("KUBERNETES_SERVICE_HOST") {
-            Config::incluster().map_err(|error| ClusterError::InCluster(quoted(&error.to_string())))?
+            Config::incluster()
+                .map_err(|error| ClusterError::InCluster(quoted(&error.to_string())))?
         } else {
             let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await;
             config.map_err(|error| ClusterError::Kubeconfig(quoted(&error.to_string())))?
@@ -111,20 +125,38 @@ impl Cluster {
         // Whether anything is tried again, and when, is decided here. And it is near: a proxy is for Calry and git.
         config.default_retry = false;
         config.proxy_url = None;
-        let namespace = pod.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = ClientBuilder::try_from(config).map_err(|error| ClusterError::Client(said(&error)))?;
+        let namespace = pod
+            .namespace
+            .clone()
+            .unwrap_or_else(|| config.default_namespace.clone());
+        let client =
+            ClientBuilder::try_from(config).map_err(|error| ClusterError::Client(said(&error)))?;
         // kube reads an answer to its end, however long it is.
-        let bounded =
-            MapResponseLayer::new(|answer: Response<Box<DynBody>>| answer.map(|body| Limited::new(body, MAX_ANSWER)));
-        Ok(Self { client: client.with_layer(&bounded).build(), namespace, pod })
+        let bounded = MapResponseLayer::new(|answer: Response<Box<DynBody>>| {
+            answer.map(|body| Limited::new(body, MAX_ANSWER))
+        });
+        Ok(Self {
+            client: client.with_layer(&bounded).build(),
+            namespace,
+            pod,
+        })
     }
 
     /// A name for this process that no other ever has.
     #[must_use]
     pub fn identity(&self) -> String {
-        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = || {
+            rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned()
+        };
         let name = self.pod.name.clone().unwrap_or_else(host);
-        format!("{}_{:016x}", ellipsize(&printable(&name), 200), fastrand::u64(..))
+        format!(
+            "{}_{:016x}",
+            ellipsize(&printable(&name), 200),
+            fastrand::u64(..)
+        )
     }
 }
 
@@ -134,7 +166,10 @@ fn said(error: &kube::Error) -> String {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
         // What such a program printed may be a token.
         kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
-            format!("the program that the kubeconfig names for credentials ended with {}", out.status)
+            format!(
+                "the program that the kubeconfig names for credentials ended with {}",
+                out.status
+            )
         }
         other => innermost(other),
     };

@@ -43,13 +43,20 @@ impl Metrics {
     /// The metrics of a process that keeps these workspaces.
     #[must_use]
     pub fn new(workspaces: Vec<Arc<WorkspaceMetrics>>) -> Self {
-        Self { workspaces, notified: None, started: process::started() }
+        Self {
+            workspaces,
+            notified: None,
+            started: process::started(),
+        }
     }
 
     /// The same, which tell of notifications, too.
     #[must_use]
     pub fn notifying(self, notified: Tally) -> Self {
-        Self { notified: Some(notified), ..self }
+        Self {
+            notified: Some(notified),
+            ..self
+        }
     }
 
     /// Everything there is, in Prometheus' text format 0.0.4.
@@ -57,12 +64,25 @@ impl Metrics {
     pub fn text(&self) -> String {
         let mut page = Page::default();
         let version = [("version", env!("CARGO_PKG_VERSION"))];
-        page.family(Kind::Gauge, "calry_gitops_build_info", "The version that runs.").sample(&version, 1);
+        page.family(
+            Kind::Gauge,
+            "calry_gitops_build_info",
+            "The version that runs.",
+        )
+        .sample(&version, 1);
         process::write(&mut page, self.started);
         if let Some(notified) = &self.notified {
-            let help = "What became of notifications: given up (failed), or dropped for newer ones.";
+            let help =
+                "What became of notifications: given up (failed), or dropped for newer ones.";
             let mut family = page.family(Kind::Counter, "calry_gitops_notifications_total", help);
-            for Counts { name, sent, failed, dropped, .. } in notified.counts() {
+            for Counts {
+                name,
+                sent,
+                failed,
+                dropped,
+                ..
+            } in notified.counts()
+            {
                 for (result, count) in [("sent", sent), ("failed", failed), ("dropped", dropped)] {
                     family.sample(&[("target", &name), ("result", result)], count);
                 }
@@ -71,7 +91,8 @@ impl Metrics {
         let seen = self.look();
         for (kind, name, help, value) in PLAIN {
             let mut family = page.family(*kind, name, help);
-            seen.iter().for_each(|one| family.sample(&[("workspace", &one.label)], value(one)));
+            seen.iter()
+                .for_each(|one| family.sample(&[("workspace", &one.label)], value(one)));
         }
         labelled(&mut page, &seen);
         page.into_text()
@@ -98,15 +119,24 @@ impl Metrics {
 type Plain = (Kind, &'static str, &'static str, fn(&Seen) -> f64);
 
 const PLAIN: &[Plain] = &[
-    (Kind::Gauge, "calry_gitops_alive", "Whether the loop is alive: 0 where it hangs.", |one| {
-        f64::from(u8::from(one.alive))
-    }),
-    (Kind::Gauge, "calry_gitops_ready", "Whether definitions and live state were read once without an error.", |one| {
-        f64::from(u8::from(one.status.ready))
-    }),
-    (Kind::Gauge, "calry_gitops_interval_seconds", "The time between two quiet passes, before jitter.", |one| {
-        one.status.interval_seconds
-    }),
+    (
+        Kind::Gauge,
+        "calry_gitops_alive",
+        "Whether the loop is alive: 0 where it hangs.",
+        |one| f64::from(u8::from(one.alive)),
+    ),
+    (
+        Kind::Gauge,
+        "calry_gitops_ready",
+        "Whether definitions and live state were read once without an error.",
+        |one| f64::from(u8::from(one.status.ready)),
+    ),
+    (
+        Kind::Gauge,
+        "calry_gitops_interval_seconds",
+        "The time between two quiet passes, before jitter.",
+        |one| one.status.interval_seconds,
+    ),
     (
         Kind::Gauge,
         "calry_gitops_last_success_timestamp_seconds",
@@ -117,7 +147,14 @@ const PLAIN: &[Plain] = &[
         Kind::Gauge,
         "calry_gitops_next_pass_timestamp_seconds",
         "When the next pass begins if nothing asks for one earlier; while one is under way, when that began.",
-        |one| seconds(one.status.pass.map(|pass| pass.began).or(one.status.next_pass)),
+        |one| {
+            seconds(
+                one.status
+                    .pass
+                    .map(|pass| pass.began)
+                    .or(one.status.next_pass),
+            )
+        },
     ),
     (
         Kind::Gauge,
@@ -131,23 +168,36 @@ const PLAIN: &[Plain] = &[
         "Whether the last plan would have changed too much, was refused, and waits for approval.",
         |one| in_a_row(one, Ended::Refused).min(1.0),
     ),
-    (Kind::Gauge, "calry_gitops_held_providers", "Providers whose file says not to touch them.", |one| one.held as f64),
+    (
+        Kind::Gauge,
+        "calry_gitops_held_providers",
+        "Providers whose file says not to touch them.",
+        |one| one.held as f64,
+    ),
     (
         Kind::Gauge,
         "calry_gitops_hold_end_timestamp_seconds",
         "When the hold ends that ends first; 0 where there is none.",
         |one| seconds(one.hold_end),
     ),
-    (Kind::Gauge, "calry_gitops_failed_providers", "Providers whose last update failed.", |one| one.failed as f64),
+    (
+        Kind::Gauge,
+        "calry_gitops_failed_providers",
+        "Providers whose last update failed.",
+        |one| one.failed as f64,
+    ),
     (
         Kind::Gauge,
         "calry_gitops_not_converged_providers",
         "Providers for which Calry took the last update and kept other values.",
         |one| one.not_converged as f64,
     ),
-    (Kind::Counter, "calry_gitops_api_retries_total", "Requests to Calry that were sent again.", |one| {
-        one.calls.retries as f64
-    }),
+    (
+        Kind::Counter,
+        "calry_gitops_api_retries_total",
+        "Requests to Calry that were sent again.",
+        |one| one.calls.retries as f64,
+    ),
     (
         Kind::Counter,
         "calry_gitops_api_rate_limit_waits_total",
@@ -160,9 +210,12 @@ const PLAIN: &[Plain] = &[
         "For how long requests were held back after Calry's rate limit was reached.",
         |one| one.calls.waited.as_secs_f64(),
     ),
-    (Kind::Counter, "calry_gitops_watcher_events_total", "File events that were about the definitions.", |one| {
-        one.events as f64
-    }),
+    (
+        Kind::Counter,
+        "calry_gitops_watcher_events_total",
+        "File events that were about the definitions.",
+        |one| one.events as f64,
+    ),
     (
         Kind::Counter,
         "calry_gitops_watcher_polls_total",
@@ -184,15 +237,28 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
             Mode::Observe => "observe",
         };
         let directory = crate::model::printable(&one.status.directory);
-        family.sample(&[("workspace", &one.label), ("directory", &directory), ("mode", mode)], 1);
+        family.sample(
+            &[
+                ("workspace", &one.label),
+                ("directory", &directory),
+                ("mode", mode),
+            ],
+            1,
+        );
     }
-    let help =
-        "The git revision of the last plan; dirty where the files differ from it. Absent outside a git checkout.";
+    let help = "The git revision of the last plan; dirty where the files differ from it. Absent outside a git checkout.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_revision_info", help);
     for one in seen {
         if let Some(revision) = &one.status.revision {
             let dirty = if revision.dirty { "true" } else { "false" };
-            family.sample(&[("workspace", &one.label), ("revision", &revision.commit), ("dirty", dirty)], 1);
+            family.sample(
+                &[
+                    ("workspace", &one.label),
+                    ("revision", &revision.commit),
+                    ("dirty", dirty),
+                ],
+                1,
+            );
         }
     }
     let help = "Whether what is checked out is trusted (1) or refused (0). Absent where no signatures are asked for.";
@@ -206,23 +272,45 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
     let mut family = page.family(Kind::Gauge, "calry_gitops_leader", help);
     for one in seen {
         if let Some(leadership) = &one.status.leadership {
-            family.sample(&[("workspace", &one.label)], u8::from(leadership.state == Lead::Leader));
+            family.sample(
+                &[("workspace", &one.label)],
+                u8::from(leadership.state == Lead::Leader),
+            );
         }
     }
     let help = "Passes that ended, by what came of them and why they ran.";
     let mut family = page.family(Kind::Counter, "calry_gitops_passes_total", help);
     for one in seen {
         for ((result, trigger), count) in &one.passes.ended {
-            family.sample(&[("workspace", &one.label), ("result", result), ("trigger", trigger)], count);
+            family.sample(
+                &[
+                    ("workspace", &one.label),
+                    ("result", result),
+                    ("trigger", trigger),
+                ],
+                count,
+            );
         }
     }
-    let mut family = page.family(Kind::Histogram, "calry_gitops_pass_duration_seconds", "How long passes took.");
-    seen.iter().for_each(|one| family.histogram(&[("workspace", &one.label)], &one.passes.took));
+    let mut family = page.family(
+        Kind::Histogram,
+        "calry_gitops_pass_duration_seconds",
+        "How long passes took.",
+    );
+    seen.iter()
+        .for_each(|one| family.histogram(&[("workspace", &one.label)], &one.passes.took));
     let help = "Providers by how live and git stood to each other after the last plan.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_definitions", help);
     for one in seen {
-        let Summary { in_sync, update, invalid, unreadable, missing, held, unmanaged } =
-            one.status.summary.unwrap_or_default();
+        let Summary {
+            in_sync,
+            update,
+            invalid,
+            unreadable,
+            missing,
+            held,
+            unmanaged,
+        } = one.status.summary.unwrap_or_default();
         for (state, count) in [
             ("inSync", in_sync),
             ("update", update),
@@ -246,7 +334,10 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
     let mut family = page.family(Kind::Counter, "calry_gitops_drift_found_total", help);
     for one in seen {
         for (provider, counts) in &one.passes.providers {
-            family.sample(&[("workspace", &one.label), ("provider", provider.as_str())], counts.drifts);
+            family.sample(
+                &[("workspace", &one.label), ("provider", provider.as_str())],
+                counts.drifts,
+            );
         }
     }
     let help = "Updates that were tried, by how they ended.";
@@ -254,7 +345,11 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
     for one in seen {
         for (provider, counts) in &one.passes.providers {
             for (result, count) in TRIED.iter().zip(counts.updates) {
-                let labels = [("workspace", &*one.label), ("provider", provider.as_str()), ("result", result)];
+                let labels = [
+                    ("workspace", &*one.label),
+                    ("provider", provider.as_str()),
+                    ("result", result),
+                ];
                 family.sample(&labels, count);
             }
         }
@@ -264,12 +359,23 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
     for one in seen {
         for (method, counts, _) in one.by_method() {
             for (status, count) in ENDS.iter().zip(counts) {
-                family.sample(&[("workspace", &one.label), ("method", method), ("status", status)], count);
+                family.sample(
+                    &[
+                        ("workspace", &one.label),
+                        ("method", method),
+                        ("status", status),
+                    ],
+                    count,
+                );
             }
         }
     }
     let help = "How long requests to Calry took, however they ended.";
-    let mut family = page.family(Kind::Histogram, "calry_gitops_api_request_duration_seconds", help);
+    let mut family = page.family(
+        Kind::Histogram,
+        "calry_gitops_api_request_duration_seconds",
+        help,
+    );
     for one in seen {
         for (method, _, took) in one.by_method() {
             family.histogram(&[("workspace", &one.label), ("method", method)], took);
@@ -283,7 +389,11 @@ fn seconds(time: Option<Timestamp>) -> f64 {
 
 /// How many passes in a row ended so, up to the last one.
 fn in_a_row(one: &Seen, ended: Ended) -> f64 {
-    one.status.last_pass.as_ref().filter(|pass| pass.result == ended).map_or(0.0, |pass| pass.times as f64)
+    one.status
+        .last_pass
+        .as_ref()
+        .filter(|pass| pass.result == ended)
+        .map_or(0.0, |pass| pass.times as f64)
 }
 
 #[cfg(test)]
@@ -298,7 +408,10 @@ mod tests {
         let labels: Vec<String> = metrics.look().into_iter().map(|seen| seen.label).collect();
         assert_eq!(labels, ["a", "a (a)", "a (a)+", "b"]);
         let text = metrics.text();
-        let series: Vec<&str> = text.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0)).collect();
+        let series: Vec<&str> = text
+            .lines()
+            .filter_map(|line| Some(line.rsplit_once(' ')?.0))
+            .collect();
         assert_eq!(series.iter().collect::<BTreeSet<_>>().len(), series.len());
     }
 }

@@ -10,7 +10,9 @@ use super::text::{Kind, Page};
 pub(super) fn started() -> Option<f64> {
     let since_boot = read()?.started as f64 / rustix::param::clock_ticks_per_second() as f64;
     let stat = fs::read_to_string("/proc/stat").ok()?;
-    let boot = stat.lines().find_map(|line| line.strip_prefix("btime ")?.parse::<f64>().ok())?;
+    let boot = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("btime ")?.parse::<f64>().ok())?;
     Some(boot + since_boot)
 }
 
@@ -24,24 +26,57 @@ pub(super) fn write(page: &mut Page, started: Option<f64>) {
         }
     };
     let cpu = process.cpu as f64 / ticks;
-    one(Kind::Counter, "process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", Some(cpu));
+    one(
+        Kind::Counter,
+        "process_cpu_seconds_total",
+        "Total user and system CPU time spent in seconds.",
+        Some(cpu),
+    );
     let resident = process.resident_pages * rustix::param::page_size() as u64;
-    one(Kind::Gauge, "process_resident_memory_bytes", "Resident memory size in bytes.", Some(resident as f64));
+    one(
+        Kind::Gauge,
+        "process_resident_memory_bytes",
+        "Resident memory size in bytes.",
+        Some(resident as f64),
+    );
     one(
         Kind::Gauge,
         "process_virtual_memory_bytes",
         "Virtual memory size in bytes.",
         Some(process.virtual_bytes as f64),
     );
-    one(Kind::Gauge, "process_threads", "Number of OS threads in the process.", Some(process.threads as f64));
+    one(
+        Kind::Gauge,
+        "process_threads",
+        "Number of OS threads in the process.",
+        Some(process.threads as f64),
+    );
     // Reading the directory opens it.
-    let open = fs::read_dir("/proc/self/fd").ok().map(|open| open.count().saturating_sub(1) as f64);
-    one(Kind::Gauge, "process_open_fds", "Number of open file descriptors.", open);
+    let open = fs::read_dir("/proc/self/fd")
+        .ok()
+        .map(|open| open.count().saturating_sub(1) as f64);
+    one(
+        Kind::Gauge,
+        "process_open_fds",
+        "Number of open file descriptors.",
+        open,
+    );
     let limits = fs::read_to_string("/proc/self/limits").ok();
     let most = limits.and_then(|limits| {
-        limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok())
+        limits.lines().find_map(|line| {
+            line.strip_prefix("Max open files")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
     });
-    one(Kind::Gauge, "process_max_fds", "Maximum number of open file descriptors.", most);
+    one(
+        Kind::Gauge,
+        "process_max_fds",
+        "Maximum number of open file descriptors.",
+        most,
+    );
     let help = "Start time of the process since unix epoch in seconds.";
     one(Kind::Gauge, "process_start_time_seconds", help, started);
 }
@@ -82,7 +117,13 @@ mod tests {
     #[test]
     fn the_name_of_the_program_may_hold_anything() {
         let stat = "7 (a) S 1 (b) R 1 7 7 0 -1 4194560 1 2 3 4 50 6 7 8 20 0 9 0 12345 1000 250 18446744073709551615 1";
-        let read = Stat { cpu: 56, threads: 9, started: 12345, virtual_bytes: 1000, resident_pages: 250 };
+        let read = Stat {
+            cpu: 56,
+            threads: 9,
+            started: 12345,
+            virtual_bytes: 1000,
+            resident_pages: 250,
+        };
         assert_eq!(parse(stat), Some(read));
         assert_eq!(parse("7 (a) S 1"), None);
     }

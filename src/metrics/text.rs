@@ -26,8 +26,14 @@ impl Page {
             Kind::Histogram => "histogram",
         };
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-        push(&mut self.0, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-        Family { text: &mut self.0, name }
+        push(
+            &mut self.0,
+            format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"),
+        );
+        Family {
+            text: &mut self.0,
+            name,
+        }
     }
 
     pub(super) fn into_text(self) -> String {
@@ -48,7 +54,11 @@ impl Family<'_> {
     }
 
     /// Writes the samples of a histogram.
-    pub(super) fn histogram<const N: usize>(&mut self, labels: &[(&str, &str)], histogram: &Histogram<N>) {
+    pub(super) fn histogram<const N: usize>(
+        &mut self,
+        labels: &[(&str, &str)],
+        histogram: &Histogram<N>,
+    ) {
         let mut below = 0;
         for (bound, count) in histogram.bounds.iter().zip(histogram.counts) {
             below += count;
@@ -59,7 +69,13 @@ impl Family<'_> {
         self.suffixed("_count", labels, None, histogram.count);
     }
 
-    fn suffixed(&mut self, suffix: &str, labels: &[(&str, &str)], le: Option<&dyn Display>, value: impl Display) {
+    fn suffixed(
+        &mut self,
+        suffix: &str,
+        labels: &[(&str, &str)],
+        le: Option<&dyn Display>,
+        value: impl Display,
+    ) {
         self.text.push_str(self.name);
         self.text.push_str(suffix);
         let mut open = '{';
@@ -108,11 +124,21 @@ pub(super) struct Histogram<const N: usize> {
 impl<const N: usize> Histogram<N> {
     /// An empty one. The bounds ascend; the last bucket, without one, is added.
     pub(super) const fn new(bounds: &'static [f64; N]) -> Self {
-        Self { bounds, counts: [0; N], count: 0, sum: 0.0 }
+        Self {
+            bounds,
+            counts: [0; N],
+            count: 0,
+            sum: 0.0,
+        }
     }
 
     pub(super) fn observe(&mut self, seconds: f64) {
-        if let Some((_, count)) = self.bounds.iter().zip(&mut self.counts).find(|(bound, _)| seconds <= **bound) {
+        if let Some((_, count)) = self
+            .bounds
+            .iter()
+            .zip(&mut self.counts)
+            .find(|(bound, _)| seconds <= **bound)
+        {
             *count += 1;
         }
         self.count += 1;
@@ -128,11 +154,15 @@ mod tests {
     fn text_is_what_the_format_says() {
         const BOUNDS: [f64; 2] = [0.5, 10.0];
         let mut page = Page::default();
-        page.family(Kind::Gauge, "a", "One \\ two\nthree.").sample(&[("x", "q\"b\\n\ne"), ("y", "ü")], 1.5);
+        page.family(Kind::Gauge, "a", "One \\ two\nthree.")
+            .sample(&[("x", "q\"b\\n\ne"), ("y", "ü")], 1.5);
         page.family(Kind::Counter, "b_total", "B.").sample(&[], 7);
         let mut histogram = Histogram::new(&BOUNDS);
-        [0.5, 0.6, 11.0].into_iter().for_each(|seconds| histogram.observe(seconds));
-        page.family(Kind::Histogram, "c_seconds", "C.").histogram(&[("x", "y")], &histogram);
+        [0.5, 0.6, 11.0]
+            .into_iter()
+            .for_each(|seconds| histogram.observe(seconds));
+        page.family(Kind::Histogram, "c_seconds", "C.")
+            .histogram(&[("x", "y")], &histogram);
         insta::assert_snapshot!(page.into_text(), @r#"
         # HELP a One \\ two\nthree.
         # TYPE a gauge

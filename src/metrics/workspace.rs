@@ -24,7 +24,13 @@ const PASS_BOUNDS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 /// Up to what one request may take, in seconds.
 const CALL_BOUNDS: [f64; 9] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-const RESULTS: [Ended; 5] = [Ended::Ok, Ended::Applied, Ended::Incomplete, Ended::Refused, Ended::Failed];
+const RESULTS: [Ended; 5] = [
+    Ended::Ok,
+    Ended::Applied,
+    Ended::Incomplete,
+    Ended::Refused,
+    Ended::Failed,
+];
 const TRIGGERS: [Trigger; 7] = [
     Trigger::Start,
     Trigger::Interval,
@@ -35,7 +41,18 @@ const TRIGGERS: [Trigger; 7] = [
     Trigger::Update,
 ];
 /// How a request can end.
-pub(super) const ENDS: [&str; 10] = ["2xx", "3xx", "401", "403", "404", "429", "4xx", "5xx", "timeout", "connection"];
+pub(super) const ENDS: [&str; 10] = [
+    "2xx",
+    "3xx",
+    "401",
+    "403",
+    "404",
+    "429",
+    "4xx",
+    "5xx",
+    "timeout",
+    "connection",
+];
 /// How an update that was tried can end.
 pub(super) const TRIED: [&str; 4] = ["applied", "unchanged", "notConverged", "failed"];
 
@@ -105,7 +122,12 @@ impl WorkspaceMetrics {
     /// `workspace`; where that is but its directory, until the workspace itself was read.
     #[must_use]
     pub fn new(name: &str, settings: &Settings, board: Arc<Board>) -> Self {
-        Self::of(name, settings.api.method(), Arc::clone(&settings.watching.counts), board)
+        Self::of(
+            name,
+            settings.api.method(),
+            Arc::clone(&settings.watching.counts),
+            board,
+        )
     }
 
     #[cfg(test)]
@@ -113,8 +135,15 @@ impl WorkspaceMetrics {
         Self::of(name, UpdateMethod::Patch, Arc::default(), board)
     }
 
-    fn of(name: &str, update_method: UpdateMethod, watched: Arc<WatchCounts>, board: Arc<Board>) -> Self {
-        let zeros = RESULTS.iter().flat_map(|result| TRIGGERS.map(|trigger| ((result.as_str(), trigger.as_str()), 0)));
+    fn of(
+        name: &str,
+        update_method: UpdateMethod,
+        watched: Arc<WatchCounts>,
+        board: Arc<Board>,
+    ) -> Self {
+        let zeros = RESULTS
+            .iter()
+            .flat_map(|result| TRIGGERS.map(|trigger| ((result.as_str(), trigger.as_str()), 0)));
         let passes = Passes {
             ended: zeros.collect(),
             took: Histogram::new(&PASS_BOUNDS),
@@ -152,9 +181,14 @@ impl WorkspaceMetrics {
     /// What there is now.
     pub(super) fn look(&self) -> Seen {
         let status = self.board.snapshot();
-        let known = status.workspace.as_ref().filter(|workspace| Slug::parse(&workspace.slug).is_ok());
+        let known = status
+            .workspace
+            .as_ref()
+            .filter(|workspace| Slug::parse(&workspace.slug).is_ok());
         // Series of a workspace that has a name stay what they are, whatever is found behind its key.
-        let slug = known.filter(|_| status.name.is_none()).map(|workspace| workspace.slug.clone());
+        let slug = known
+            .filter(|_| status.name.is_none())
+            .map(|workspace| workspace.slug.clone());
         let mut seen = Seen {
             label: slug.unwrap_or_else(|| self.name.clone()),
             alive: self.board.silence() < LIFELESS,
@@ -207,8 +241,16 @@ impl Observer for WorkspaceMetrics {
             End::Broken => "connection",
         };
         let mut calls = self.calls();
-        let Calls { requests: [reads, updates], took: [read, update], .. } = &mut *calls;
-        let (counts, took) = if request.update { (updates, update) } else { (reads, read) };
+        let Calls {
+            requests: [reads, updates],
+            took: [read, update],
+            ..
+        } = &mut *calls;
+        let (counts, took) = if request.update {
+            (updates, update)
+        } else {
+            (reads, read)
+        };
         if let Some((_, count)) = ENDS.iter().zip(counts).find(|(name, _)| **name == end) {
             *count += 1;
         }
@@ -229,7 +271,10 @@ impl Observer for WorkspaceMetrics {
 impl Passes {
     fn count(&mut self, report: &PassReport, now: Timestamp) {
         let ended = report.result.ended();
-        *self.ended.entry((ended.as_str(), report.trigger.as_str())).or_default() += 1;
+        *self
+            .ended
+            .entry((ended.as_str(), report.trigger.as_str()))
+            .or_default() += 1;
         self.took.observe(report.took.as_secs_f64());
         if !matches!(ended, Ended::Failed | Ended::Refused) {
             self.last_success = Some(now);
@@ -242,22 +287,35 @@ impl Passes {
     fn count_providers(&mut self, plan: &Plan, report: &PassReport) {
         let mut before = std::mem::take(&mut self.providers);
         for entry in &plan.entries {
-            let Some(provider) = entry.provider.as_ref().filter(|_| !matches!(entry.verdict, Verdict::Unmanaged))
+            let Some(provider) = entry
+                .provider
+                .as_ref()
+                .filter(|_| !matches!(entry.verdict, Verdict::Unmanaged))
             else {
                 continue;
             };
-            let counts =
-                self.providers.entry(provider.clone()).or_insert_with(|| before.remove(provider).unwrap_or_default());
+            let counts = self
+                .providers
+                .entry(provider.clone())
+                .or_insert_with(|| before.remove(provider).unwrap_or_default());
             // What a standby sees, the leader counts.
-            let drifted =
-                !report.told.standby && matches!(&entry.verdict, Verdict::Update(step) if step.cause == Cause::Drift);
+            let drifted = !report.told.standby
+                && matches!(&entry.verdict, Verdict::Update(step) if step.cause == Cause::Drift);
             // One that stays, because it is only observed or cannot be undone, is one drift.
             counts.drifts += u64::from(drifted && !counts.drifting);
             counts.drifting = drifted;
         }
-        for UpdateResult { provider, outcome, .. } in report.result.updates() {
-            let Some(counts) = self.providers.get_mut(provider) else { continue };
-            let tried = TRIED.iter().zip(&mut counts.updates).find(|(name, _)| **name == outcome.as_str());
+        for UpdateResult {
+            provider, outcome, ..
+        } in report.result.updates()
+        {
+            let Some(counts) = self.providers.get_mut(provider) else {
+                continue;
+            };
+            let tried = TRIED
+                .iter()
+                .zip(&mut counts.updates)
+                .find(|(name, _)| **name == outcome.as_str());
             if let Some((_, count)) = tried {
                 *count += 1;
             }
@@ -268,9 +326,22 @@ impl Passes {
 
 impl Seen {
     /// What was asked of Calry, by method: how often requests ended how, as in [`ENDS`], and how long they took.
-    pub(super) fn by_method(&self) -> [(&'static str, &[u64; ENDS.len()], &Histogram<{ CALL_BOUNDS.len() }>); 2] {
-        let Calls { requests: [reads, updates], took: [read, update], .. } = &self.calls;
-        [("GET", reads, read), (self.update_method.as_str(), updates, update)]
+    pub(super) fn by_method(
+        &self,
+    ) -> [(
+        &'static str,
+        &[u64; ENDS.len()],
+        &Histogram<{ CALL_BOUNDS.len() }>,
+    ); 2] {
+        let Calls {
+            requests: [reads, updates],
+            took: [read, update],
+            ..
+        } = &self.calls;
+        [
+            ("GET", reads, read),
+            (self.update_method.as_str(), updates, update),
+        ]
     }
 }
 

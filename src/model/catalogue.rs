@@ -86,19 +86,27 @@ impl Catalogue {
 
     /// Adds a group, and fields of it.
     pub fn add_fields(&mut self, group: &str, fields: impl IntoIterator<Item = String>) {
-        self.groups.entry(group.to_owned()).or_default().extend(fields);
+        self.groups
+            .entry(group.to_owned())
+            .or_default()
+            .extend(fields);
     }
 
     /// Adds every name of another catalogue.
     pub fn extend(&mut self, other: &Self) {
         self.providers.extend(other.providers.iter().cloned());
-        other.groups.iter().for_each(|(group, fields)| self.add_fields(group, fields.iter().cloned()));
+        other
+            .groups
+            .iter()
+            .for_each(|(group, fields)| self.add_fields(group, fields.iter().cloned()));
     }
 
     /// How many names there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.providers.len() + self.groups.len() + self.groups.values().map(BTreeSet::len).sum::<usize>()
+        self.providers.len()
+            + self.groups.len()
+            + self.groups.values().map(BTreeSet::len).sum::<usize>()
     }
 
     /// Whether there is no name.
@@ -120,7 +128,9 @@ impl Catalogue {
 
     /// The known groups, sorted.
     pub fn groups(&self) -> impl Iterator<Item = (&str, &BTreeSet<String>)> {
-        self.groups.iter().map(|(group, fields)| (group.as_str(), fields))
+        self.groups
+            .iter()
+            .map(|(group, fields)| (group.as_str(), fields))
     }
 
     /// The known fields of a group; `None` if the group is not known.
@@ -152,13 +162,34 @@ impl LiveNames {
         unreadable: impl IntoIterator<Item = &'a Provider>,
         nameless: bool,
     ) -> Self {
-        let unreadable = unreadable.into_iter().map(|provider| (provider.clone(), None)).collect();
-        let mut names = Self { shown: Catalogue::default(), unreadable, nameless };
-        names.unreadable.keys().for_each(|provider| names.shown.add_provider(provider.as_str()));
-        for Live { provider, fields, problems, .. } in live {
+        let unreadable = unreadable
+            .into_iter()
+            .map(|provider| (provider.clone(), None))
+            .collect();
+        let mut names = Self {
+            shown: Catalogue::default(),
+            unreadable,
+            nameless,
+        };
+        names
+            .unreadable
+            .keys()
+            .for_each(|provider| names.shown.add_provider(provider.as_str()));
+        for Live {
+            provider,
+            fields,
+            problems,
+            ..
+        } in live
+        {
             names.shown.add_provider(provider.as_str());
-            fields.iter().for_each(|(group, fields)| names.shown.add_fields(group, fields.keys().cloned()));
-            problems.groups.keys().for_each(|group| names.add_unreadable_group(provider, group));
+            fields
+                .iter()
+                .for_each(|(group, fields)| names.shown.add_fields(group, fields.keys().cloned()));
+            problems
+                .groups
+                .keys()
+                .for_each(|group| names.add_unreadable_group(provider, group));
             if problems.fields.is_some() {
                 names.unreadable.insert(provider.clone(), None);
             }
@@ -168,8 +199,13 @@ impl LiveNames {
 
     /// Notes that a group of a provider, whose definition can be read otherwise, cannot be read.
     pub fn add_unreadable_group(&mut self, provider: &Provider, group: &str) {
-        let groups = self.unreadable.entry(provider.clone()).or_insert_with(|| Some(BTreeSet::new()));
-        groups.iter_mut().for_each(|groups| _ = groups.insert(group.to_owned()));
+        let groups = self
+            .unreadable
+            .entry(provider.clone())
+            .or_insert_with(|| Some(BTreeSet::new()));
+        groups
+            .iter_mut()
+            .for_each(|groups| _ = groups.insert(group.to_owned()));
     }
 
     /// What can be read.
@@ -194,13 +230,21 @@ impl LiveNames {
     #[must_use]
     pub fn is_unreadable(&self, provider: &Provider, group: &str) -> bool {
         let unlisted = self.nameless && !self.shown.has_provider(provider.as_str());
-        unlisted || self.unreadable.get(provider).is_some_and(|groups| covers(groups.as_ref(), group))
+        unlisted
+            || self
+                .unreadable
+                .get(provider)
+                .is_some_and(|groups| covers(groups.as_ref(), group))
     }
 
     /// Whether a group cannot be read in some definition, which might show any name in it.
     #[must_use]
     pub fn may_show_more(&self, group: &str) -> bool {
-        self.nameless || self.unreadable.values().any(|groups| covers(groups.as_ref(), group))
+        self.nameless
+            || self
+                .unreadable
+                .values()
+                .any(|groups| covers(groups.as_ref(), group))
     }
 }
 
@@ -218,7 +262,12 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let folded = word.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&folded, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            (
+                strsim::damerau_levenshtein(&folded, &candidate.to_lowercase()),
+                candidate,
+            )
+        })
         .filter(|(distance, candidate)| *distance <= (candidate.len().max(folded.len()) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -230,7 +279,10 @@ mod tests {
 
     #[test]
     fn a_typing_mistake_finds_the_word_that_was_meant() {
-        assert_eq!(closest("fieldToSync", ["provider", "fieldsToSync"]), Some("fieldsToSync"));
+        assert_eq!(
+            closest("fieldToSync", ["provider", "fieldsToSync"]),
+            Some("fieldsToSync")
+        );
         assert_eq!(closest("HOSTWAY", KNOWN_PROVIDERS), Some("HOSTAWAY"));
         assert_eq!(closest("pictrues", KNOWN_LISTING_FIELDS), Some("pictures"));
         assert_eq!(closest("zzz", KNOWN_PROVIDERS), None);

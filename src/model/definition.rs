@@ -68,11 +68,17 @@ impl Icon {
             return Err(InvalidIcon::Blank);
         }
         // The URL standard reads `https:host` and `https:\\host` as absolute; a person would not.
-        let begins = |p: &&str| text.get(..p.len()).is_some_and(|t| t.eq_ignore_ascii_case(p));
+        let begins = |p: &&str| {
+            text.get(..p.len())
+                .is_some_and(|t| t.eq_ignore_ascii_case(p))
+        };
         if !["http://", "https://"].iter().any(begins) {
             return Err(InvalidIcon::Scheme);
         }
-        let url = url::Url::parse(text).ok().filter(url::Url::has_host).ok_or(InvalidIcon::NoUrl)?;
+        let url = url::Url::parse(text)
+            .ok()
+            .filter(url::Url::has_host)
+            .ok_or(InvalidIcon::NoUrl)?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidIcon::Credentials);
         }
@@ -194,13 +200,19 @@ impl LiveProblems {
     /// Why the values of a section are unknown.
     #[must_use]
     pub fn section(&self, section: Half) -> Option<&str> {
-        self.partner_key.as_ref().or_else(|| self.sections.get(&section)).map(String::as_str)
+        self.partner_key
+            .as_ref()
+            .or_else(|| self.sections.get(&section))
+            .map(String::as_str)
     }
 
     /// Why the fields of a group, and their names, are unknown.
     #[must_use]
     pub fn group(&self, group: &str) -> Option<&str> {
-        self.fields.as_ref().or_else(|| self.groups.get(group)).map(String::as_str)
+        self.fields
+            .as_ref()
+            .or_else(|| self.groups.get(group))
+            .map(String::as_str)
     }
 
     /// Why a part cannot be updated: an update replaces it as a whole, and would destroy what cannot be read.
@@ -208,10 +220,14 @@ impl LiveProblems {
     pub fn part(&self, part: DefinitionPart) -> Option<&str> {
         let problem = match part {
             DefinitionPart::Icon => self.icon.as_ref(),
-            DefinitionPart::PartnerKey => {
-                self.partner_key.as_ref().or(self.unknown_section.as_ref()).or_else(|| self.sections.values().next())
+            DefinitionPart::PartnerKey => self
+                .partner_key
+                .as_ref()
+                .or(self.unknown_section.as_ref())
+                .or_else(|| self.sections.values().next()),
+            DefinitionPart::FieldsToSync => {
+                self.fields.as_ref().or_else(|| self.groups.values().next())
             }
-            DefinitionPart::FieldsToSync => self.fields.as_ref().or_else(|| self.groups.values().next()),
         };
         problem.map(String::as_str)
     }
@@ -219,8 +235,15 @@ impl LiveProblems {
     /// Why a value that should be there may be missing; `None` if everything that this version knows was read.
     #[must_use]
     pub fn unread(&self) -> Option<&str> {
-        let section = || Half::BOTH.into_iter().find_map(|section| self.section(section));
-        self.icon.as_deref().or_else(section).or_else(|| self.part(DefinitionPart::FieldsToSync))
+        let section = || {
+            Half::BOTH
+                .into_iter()
+                .find_map(|section| self.section(section))
+        };
+        self.icon
+            .as_deref()
+            .or_else(section)
+            .or_else(|| self.part(DefinitionPart::FieldsToSync))
     }
 }
 
@@ -262,7 +285,11 @@ mod tests {
 
     #[test]
     fn an_icon_is_an_absolute_web_address() {
-        for good in ["https://cdn.example.com/a.png", "http://x/", "HTTPS://x/y?z"] {
+        for good in [
+            "https://cdn.example.com/a.png",
+            "http://x/",
+            "HTTPS://x/y?z",
+        ] {
             assert!(Icon::parse(good).is_ok(), "{good}");
         }
         for (bad, why) in [
@@ -279,15 +306,24 @@ mod tests {
         ] {
             assert_eq!(Icon::parse(bad), Err(why), "{bad}");
         }
-        assert_eq!(Icon::parse(&format!("https://x/{}", "y".repeat(2048))), Err(InvalidIcon::TooLong));
+        assert_eq!(
+            Icon::parse(&format!("https://x/{}", "y".repeat(2048))),
+            Err(InvalidIcon::TooLong)
+        );
     }
 
     #[test]
     fn a_hold_lasts_to_the_end_of_its_day() {
-        let hold = Hold { until: jiff::civil::date(2026, 3, 1), reason: None };
+        let hold = Hold {
+            until: jiff::civil::date(2026, 3, 1),
+            reason: None,
+        };
         assert!(hold.in_force(jiff::civil::date(2026, 3, 1)));
         assert!(!hold.in_force(jiff::civil::date(2026, 3, 2)));
         let left = |month, day| hold.days_left(jiff::civil::date(2026, month, day));
-        assert_eq!((left(3, 1), left(2, 27), left(3, 2), left(1, 1)), (0, 2, -1, 59));
+        assert_eq!(
+            (left(3, 1), left(2, 27), left(3, 2), left(1, 1)),
+            (0, 2, -1, 59)
+        );
     }
 }

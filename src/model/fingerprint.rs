@@ -26,7 +26,9 @@ pub enum InvalidFingerprintKey {
     )]
     Short,
     /// It stands in quotes.
-    #[error("the key is in quotes, and the quotes are part of the value: remove them (`docker --env-file` keeps them)")]
+    #[error(
+        "the key is in quotes, and the quotes are part of the value: remove them (`docker --env-file` keeps them)"
+    )]
     Quoted,
     /// It would be another key wherever the character is lost.
     #[error("a fingerprint key is one line, and this one holds {}", character(*.0))]
@@ -76,15 +78,29 @@ impl FingerprintKey {
     /// The fingerprint of a value at its place.
     #[must_use]
     pub fn fingerprint(&self, place: &Place, value: &Secret) -> String {
-        let Place { workspace, provider, half, name } = place;
-        let mac = self.mac(&["value", workspace, provider.as_str(), half.key(), &half.fold(name), value.expose()]);
+        let Place {
+            workspace,
+            provider,
+            half,
+            name,
+        } = place;
+        let mac = self.mac(&[
+            "value",
+            workspace,
+            provider.as_str(),
+            half.key(),
+            &half.fold(name),
+            value.expose(),
+        ]);
         format!("{PREFIX}{}", hex(&mac))
     }
 
     /// Every part goes in with its length, so that no two different lists are the same bytes.
     fn mac(&self, parts: &[&str]) -> Vec<u8> {
         // A key of any length is taken by HMAC; this cannot fail.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.0.expose().as_bytes()) else { return Vec::new() };
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.0.expose().as_bytes()) else {
+            return Vec::new();
+        };
         mac.update(b"calry-gitops fingerprint 1");
         for part in parts {
             mac.update(&(part.len() as u64).to_le_bytes());
@@ -113,14 +129,21 @@ impl Fingerprint {
     /// A fingerprint as it stands in a document; `None` where it is none.
     #[must_use]
     pub fn new(key: FingerprintKey, place: Place, text: &str) -> Option<Self> {
-        Self::is_one(text).then(|| Self { key, place, fingerprint: text.to_owned() })
+        Self::is_one(text).then(|| Self {
+            key,
+            place,
+            fingerprint: text.to_owned(),
+        })
     }
 
     /// Whether a text has the form of a fingerprint.
     #[must_use]
     pub fn is_one(text: &str) -> bool {
         text.strip_prefix(PREFIX).is_some_and(|digits| {
-            digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+            digits.len() == 64
+                && digits
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
         })
     }
 
@@ -193,7 +216,12 @@ mod tests {
 
     fn place(half: Half, name: &str) -> Place {
         let provider = Provider::parse("HOSTAWAY").unwrap();
-        Place { workspace: "w".to_owned(), provider, half, name: name.to_owned() }
+        Place {
+            workspace: "w".to_owned(),
+            provider,
+            half,
+            name: name.to_owned(),
+        }
     }
 
     #[test]
@@ -201,7 +229,10 @@ mod tests {
         let (key, place) = (key(&"k".repeat(32)), place(Half::Headers, "x-api-key"));
         let text = key.fingerprint(&place, &Secret::new("hunter2"));
         let fingerprint = Fingerprint::new(key, place, &text).unwrap();
-        assert!(fingerprint.is_of(&Secret::new("hunter2")) && !fingerprint.is_of(&Secret::new("hunter3")));
+        assert!(
+            fingerprint.is_of(&Secret::new("hunter2"))
+                && !fingerprint.is_of(&Secret::new("hunter3"))
+        );
         assert!(!format!("{:?}", LiveValue::Fingerprint(fingerprint)).contains("hunter2"));
     }
 
@@ -211,24 +242,46 @@ mod tests {
         let one = key(&"k".repeat(32));
         let of = |place: Place| one.fingerprint(&place, &value);
         let here = of(place(Half::Headers, "x-api-key"));
-        assert_eq!(here, of(place(Half::Headers, "X-API-Key")), "a header's name has no case");
+        assert_eq!(
+            here,
+            of(place(Half::Headers, "X-API-Key")),
+            "a header's name has no case"
+        );
         assert_ne!(here, of(place(Half::Headers, "x-api-token")));
         assert_ne!(here, of(place(Half::QueryParams, "x-api-key")));
-        assert_ne!(here, of(Place { workspace: "v".to_owned(), ..place(Half::Headers, "x-api-key") }));
+        assert_ne!(
+            here,
+            of(Place {
+                workspace: "v".to_owned(),
+                ..place(Half::Headers, "x-api-key")
+            })
+        );
         let other = key(&"l".repeat(32));
-        assert_ne!(here, other.fingerprint(&place(Half::Headers, "x-api-key"), &value));
+        assert_ne!(
+            here,
+            other.fingerprint(&place(Half::Headers, "x-api-key"), &value)
+        );
         assert_ne!(one.id(), other.id());
     }
 
     #[test]
     fn a_key_that_could_be_guessed_is_refused() {
-        assert_eq!(FingerprintKey::new(&Secret::new("x".repeat(31))), Err(InvalidFingerprintKey::Short));
+        assert_eq!(
+            FingerprintKey::new(&Secret::new("x".repeat(31))),
+            Err(InvalidFingerprintKey::Short)
+        );
         let whole = "x".repeat(32);
         assert_eq!(key(&format!("\u{feff}{whole}\r\n")), key(&whole));
         for (text, error) in [
             (format!("\"{whole}\""), InvalidFingerprintKey::Quoted),
-            (format!("{whole}\n{whole}"), InvalidFingerprintKey::Unseen('\n')),
-            (format!("x\u{200b}{whole}"), InvalidFingerprintKey::Unseen('\u{200b}')),
+            (
+                format!("{whole}\n{whole}"),
+                InvalidFingerprintKey::Unseen('\n'),
+            ),
+            (
+                format!("x\u{200b}{whole}"),
+                InvalidFingerprintKey::Unseen('\u{200b}'),
+            ),
         ] {
             assert_eq!(FingerprintKey::new(&Secret::new(text)), Err(error));
             assert!(!error.to_string().contains("xx"));
@@ -237,8 +290,17 @@ mod tests {
 
     #[test]
     fn only_a_fingerprint_is_read_as_one() {
-        for text in ["", "hmac-sha256:", "hmac-sha256:00", &format!("hmac-sha256:{}", "G".repeat(64))] {
-            assert_eq!(Fingerprint::new(key(&"k".repeat(32)), place(Half::Headers, "a"), text), None, "{text}");
+        for text in [
+            "",
+            "hmac-sha256:",
+            "hmac-sha256:00",
+            &format!("hmac-sha256:{}", "G".repeat(64)),
+        ] {
+            assert_eq!(
+                Fingerprint::new(key(&"k".repeat(32)), place(Half::Headers, "a"), text),
+                None,
+                "{text}"
+            );
         }
     }
 }

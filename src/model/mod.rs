@@ -21,12 +21,14 @@ mod workspace;
 
 pub use catalogue::{Catalogue, KNOWN_LISTING_FIELDS, KNOWN_PROVIDERS, LiveNames, closest};
 pub use definition::{
-    DefinitionPart, Desired, FieldSet, Hold, Icon, InvalidIcon, Live, LiveFields, LiveProblems, Update, UpdateMethod,
+    DefinitionPart, Desired, FieldSet, Hold, Icon, InvalidIcon, Live, LiveFields, LiveProblems,
+    Update, UpdateMethod,
 };
 pub use diagnostic::{Code, Diagnostic, Excerpt, Severity};
 pub use fingerprint::{Fingerprint, FingerprintKey, InvalidFingerprintKey, LiveValue, Place};
 pub use partner_key::{
-    DesiredPartnerKey, DesiredValue, Half, InvalidHeaderName, LivePartnerKey, PartnerKey, check_header_name,
+    DesiredPartnerKey, DesiredValue, Half, InvalidHeaderName, LivePartnerKey, PartnerKey,
+    check_header_name,
 };
 pub use provider::{InvalidProvider, Provider};
 pub use revision::{Revision, short_commit};

@@ -54,7 +54,10 @@ pub struct PartnerKey<V = Secret> {
 
 impl<V> Default for PartnerKey<V> {
     fn default() -> Self {
-        Self { headers: None, query_params: None }
+        Self {
+            headers: None,
+            query_params: None,
+        }
     }
 }
 
@@ -80,14 +83,25 @@ impl<V> PartnerKey<V> {
     #[must_use]
     pub fn map<W>(self, mut value: impl FnMut(V) -> W) -> PartnerKey<W> {
         let mut half = |values: Option<BTreeMap<String, V>>| {
-            Some(values?.into_iter().map(|(name, v)| (name, value(v))).collect::<BTreeMap<_, _>>())
+            Some(
+                values?
+                    .into_iter()
+                    .map(|(name, v)| (name, value(v)))
+                    .collect::<BTreeMap<_, _>>(),
+            )
         };
-        PartnerKey { headers: half(self.headers), query_params: half(self.query_params) }
+        PartnerKey {
+            headers: half(self.headers),
+            query_params: half(self.query_params),
+        }
     }
 
     /// Every value of both halves.
     pub fn values(&self) -> impl Iterator<Item = &V> {
-        self.headers.iter().chain(&self.query_params).flat_map(BTreeMap::values)
+        self.headers
+            .iter()
+            .chain(&self.query_params)
+            .flat_map(BTreeMap::values)
     }
 }
 
@@ -124,5 +138,9 @@ pub struct InvalidHeaderName;
 /// [`InvalidHeaderName`].
 pub fn check_header_name(name: &str) -> Result<(), InvalidHeaderName> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if !name.is_empty() && name.bytes().all(token) { Ok(()) } else { Err(InvalidHeaderName) }
+    if !name.is_empty() && name.bytes().all(token) {
+        Ok(())
+    } else {
+        Err(InvalidHeaderName)
+    }
 }

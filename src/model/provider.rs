@@ -31,7 +31,11 @@ impl Provider {
         let valid = name.len() <= Self::MAX_LEN
             && bytes.next().is_some_and(|first| first.is_ascii_uppercase())
             && bytes.all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-        if valid { Ok(Self(name.into())) } else { Err(InvalidProvider) }
+        if valid {
+            Ok(Self(name.into()))
+        } else {
+            Err(InvalidProvider)
+        }
     }
 
     /// The name as Calry writes it.

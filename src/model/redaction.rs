@@ -40,15 +40,23 @@ const WORDS: [&str; 18] = [
 /// Words that do so in brackets only: alone, they are values like any other.
 const BRACKETED_WORDS: [&str; 2] = ["private", "secret"];
 
-const BRACKETS: [(char, char); 7] =
-    [('[', ']'), ('<', '>'), ('(', ')'), ('{', '}'), ('«', '»'), ('⟨', '⟩'), ('【', '】')];
+const BRACKETS: [(char, char); 7] = [
+    ('[', ']'),
+    ('<', '>'),
+    ('(', ')'),
+    ('{', '}'),
+    ('«', '»'),
+    ('⟨', '⟩'),
+    ('【', '】'),
+];
 
 /// Whether a text may be a mask. The empty text is none: a value can be empty.
 pub(super) fn redaction(text: &str) -> Option<Redaction> {
     if !text.is_empty() && text.chars().all(is_dot) {
         return Some(Redaction::Whole);
     }
-    if is_one_letter(text) || text == "…" || (text.len() >= RUN && text.chars().all(|c| c == '.')) {
+    if is_one_letter(text) || text == "…" || (text.len() >= RUN && text.chars().all(|c| c == '.'))
+    {
         return Some(Redaction::Whole);
     }
     let may_be = has_run(text) || text.contains('…') || names_a_redaction(text);
@@ -70,7 +78,11 @@ fn has_run(text: &str) -> bool {
     let mut run = (' ', 0);
     text.chars().any(|c| {
         let class = if is_dot(c) { '*' } else { c };
-        run = if class == run.0 { (class, run.1 + 1) } else { (class, 1) };
+        run = if class == run.0 {
+            (class, run.1 + 1)
+        } else {
+            (class, 1)
+        };
         matches!(class, '*' | 'x' | 'X' | '.') && run.1 >= RUN
     })
 }
@@ -80,13 +92,17 @@ fn names_a_redaction(text: &str) -> bool {
     let is_one_of = |words: &[&str], word: &str| words.contains(&word.to_lowercase().as_str());
     let last = text.rsplit(char::is_whitespace).next().unwrap_or(text);
     let bracketed = |(open, close): (char, char)| {
-        text.split(open).skip(1).filter_map(|rest| rest.split_once(close)).any(|(inside, _)| {
-            inside
-                .split(|c: char| !c.is_alphanumeric())
-                .any(|word| is_one_of(&WORDS, word) || is_one_of(&BRACKETED_WORDS, word))
-        })
+        text.split(open)
+            .skip(1)
+            .filter_map(|rest| rest.split_once(close))
+            .any(|(inside, _)| {
+                inside
+                    .split(|c: char| !c.is_alphanumeric())
+                    .any(|word| is_one_of(&WORDS, word) || is_one_of(&BRACKETED_WORDS, word))
+            })
     };
-    is_one_of(&WORDS, last.trim_matches(|c: char| !c.is_alphanumeric())) || BRACKETS.into_iter().any(bracketed)
+    is_one_of(&WORDS, last.trim_matches(|c: char| !c.is_alphanumeric()))
+        || BRACKETS.into_iter().any(bracketed)
 }
 
 #[cfg(test)]
@@ -95,8 +111,18 @@ mod tests {
 
     #[test]
     fn whatever_may_be_a_mask_is_one() {
-        for whole in ["*", "****", "••••", "●●●●", "*•●", "xxx", "XXXXXXXX", "…", "...", "......."]
-        {
+        for whole in [
+            "*",
+            "****",
+            "••••",
+            "●●●●",
+            "*•●",
+            "xxx",
+            "XXXXXXXX",
+            "…",
+            "...",
+            ".......",
+        ] {
             assert_eq!(redaction(whole), Some(Redaction::Whole), "{whole}");
         }
         for part in [

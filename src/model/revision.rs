@@ -20,7 +20,11 @@ impl Revision {
     #[must_use]
     pub fn short(&self) -> String {
         let commit = short_commit(&self.commit);
-        if self.dirty { format!("{commit}+dirty") } else { commit.to_owned() }
+        if self.dirty {
+            format!("{commit}+dirty")
+        } else {
+            commit.to_owned()
+        }
     }
 }
 

@@ -82,9 +82,18 @@ impl Scrubber {
             effort: text.len().saturating_mul(EFFORT).saturating_add(1024),
             given_up: false,
         };
-        let unit = |(start, c): (usize, char)| Unit { c, start, end: start + c.len_utf8(), fresh: true };
+        let unit = |(start, c): (usize, char)| Unit {
+            c,
+            start,
+            end: start + c.len_utf8(),
+            fresh: true,
+        };
         search.read(text.char_indices().map(unit).collect(), DEPTH);
-        if search.given_up { WITHHELD.to_owned() } else { masked(text, &search.hidden) }
+        if search.given_up {
+            WITHHELD.to_owned()
+        } else {
+            masked(text, &search.hidden)
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -170,11 +179,19 @@ impl Known {
     /// Hashes what was learned since it was called last.
     fn index(&mut self) {
         let pending = std::mem::take(&mut self.pending);
-        let coming = pending.iter().map(|secret| secret.expose().len().saturating_sub(RUN - 1)).sum::<usize>();
-        self.young.runs.reserve(coming.min(MOST.saturating_sub(self.young.runs.len())));
+        let coming = pending
+            .iter()
+            .map(|secret| secret.expose().len().saturating_sub(RUN - 1))
+            .sum::<usize>();
+        self.young
+            .runs
+            .reserve(coming.min(MOST.saturating_sub(self.young.runs.len())));
         for secret in pending {
             let mut folded = Vec::with_capacity(secret.expose().len());
-            secret.expose().chars().for_each(|c| fold(c, |c| folded.push(c)));
+            secret
+                .expose()
+                .chars()
+                .for_each(|c| fold(c, |c| folded.push(c)));
             if self.young.runs.len() + folded.len() > MOST || self.young.values.len() > MOST {
                 self.rotate();
             }
@@ -211,10 +228,14 @@ impl Known {
         let generations = [&self.young, &self.old];
         if run.len() == RUN {
             let hash = self.hash(run);
-            return generations.iter().any(|generation| generation.runs.contains(&hash));
+            return generations
+                .iter()
+                .any(|generation| generation.runs.contains(&hash));
         }
-        let mut with_length =
-            generations.iter().filter(|generation| generation.lengths >> run.len() & 1 == 1).peekable();
+        let mut with_length = generations
+            .iter()
+            .filter(|generation| generation.lengths >> run.len() & 1 == 1)
+            .peekable();
         with_length.peek().is_some() && {
             let hash = self.hash(run);
             with_length.any(|generation| generation.short.contains(&hash))
@@ -230,7 +251,10 @@ fn fold(c: char, mut each: impl FnMut(char)) {
     } else if c.is_ascii() {
         each(c.to_ascii_lowercase());
     } else {
-        c.to_lowercase().flat_map(char::to_uppercase).flat_map(char::to_lowercase).for_each(each);
+        c.to_lowercase()
+            .flat_map(char::to_uppercase)
+            .flat_map(char::to_lowercase)
+            .for_each(each);
     }
 }
 
@@ -268,7 +292,11 @@ struct Search<'k> {
 impl Search<'_> {
     /// Searches a text as it stands, and every reading of it.
     fn read(&mut self, units: Vec<Unit>, depth: usize) {
-        let step = |(at, unit)| Step { unit, next: at + 1, of_fresh: true };
+        let step = |(at, unit)| Step {
+            unit,
+            next: at + 1,
+            of_fresh: true,
+        };
         let steps: Vec<Step> = units.into_iter().enumerate().map(step).collect();
         self.compare(&steps);
         self.read_on(&steps, depth);
@@ -310,8 +338,12 @@ impl Search<'_> {
         // How many steps it is from each one to the next that is fresh, itself included.
         let mut away = vec![usize::MAX; steps.len()];
         for (at, step) in steps.iter().enumerate().rev() {
-            let next =
-                if step.unit.fresh { 0 } else { away.get(step.next).map_or(usize::MAX, |n| n.saturating_add(1)) };
+            let next = if step.unit.fresh {
+                0
+            } else {
+                away.get(step.next)
+                    .map_or(usize::MAX, |n| n.saturating_add(1))
+            };
             if let Some(place) = away.get_mut(at) {
                 *place = next;
             }
@@ -323,9 +355,27 @@ impl Search<'_> {
                 *place = true;
             }
         }
-        let is_inner = |at: usize| steps.get(at).is_some_and(|step| step.unit.c.is_alphanumeric());
-        let news = steps.iter().enumerate().zip(&away).filter(|(_, away)| **away < RUN);
-        for ((first, Step { unit: Unit { start, .. }, .. }), _) in news {
+        let is_inner = |at: usize| {
+            steps
+                .get(at)
+                .is_some_and(|step| step.unit.c.is_alphanumeric())
+        };
+        let news = steps
+            .iter()
+            .enumerate()
+            .zip(&away)
+            .filter(|(_, away)| **away < RUN);
+        for (
+            (
+                first,
+                Step {
+                    unit: Unit { start, .. },
+                    ..
+                },
+            ),
+            _,
+        ) in news
+        {
             let (mut run, mut length, mut at, mut of_fresh) = (['\0'; RUN], 0, first, false);
             while let Some(step) = steps.get(at).filter(|_| length < RUN) {
                 fold(step.unit.c, |c| {
@@ -337,7 +387,8 @@ impl Search<'_> {
                 at = step.next;
                 of_fresh |= step.of_fresh;
                 let found = of_fresh
-                    && (length >= WORD || (first == 0 || open.get(first) == Some(&true)) && !is_inner(at))
+                    && (length >= WORD
+                        || (first == 0 || open.get(first) == Some(&true)) && !is_inner(at))
                     && run.get(..length).is_some_and(|run| self.known.knows(run));
                 if found && let Some(bytes) = self.hidden.get_mut(*start..step.unit.end) {
                     bytes.fill(true);
@@ -363,11 +414,27 @@ fn unescaped(steps: &[Step], mark: char, unescape: Unescape) -> Vec<Step> {
                 && let Some([.., last]) = made_of.get(..length)
             {
                 let of_fresh = units.iter().take(length).any(|unit| unit.fresh);
-                let unit = Unit { c, start: step.unit.start, end: last.unit.end, fresh: true };
-                return Step { unit, next: last.next, of_fresh };
+                let unit = Unit {
+                    c,
+                    start: step.unit.start,
+                    end: last.unit.end,
+                    fresh: true,
+                };
+                return Step {
+                    unit,
+                    next: last.next,
+                    of_fresh,
+                };
             }
         }
-        Step { unit: Unit { fresh: false, ..step.unit }, next: step.next, of_fresh: step.unit.fresh }
+        Step {
+            unit: Unit {
+                fresh: false,
+                ..step.unit
+            },
+            next: step.next,
+            of_fresh: step.unit.fresh,
+        }
     };
     steps.iter().enumerate().map(read).collect()
 }
@@ -394,7 +461,9 @@ const ESCAPES: [(char, Unescape); 3] = [('\\', backslash), ('%', percent), ('&',
 
 /// The escapes of JSON, and those of the languages whose texts are quoted in it.
 fn backslash(units: &[Unit]) -> Option<(char, usize)> {
-    let ['\\', kind] = chars(units, 0)? else { return None };
+    let ['\\', kind] = chars(units, 0)? else {
+        return None;
+    };
     Some(match kind {
         'u' => return unicode(units),
         'U' => (char::from_u32(hex(units, 2, 8)?)?, 10),
@@ -413,12 +482,19 @@ fn backslash(units: &[Unit]) -> Option<(char, usize)> {
 /// `\u00e4`, a surrogate pair of them, or `\u{e4}`.
 fn unicode(units: &[Unit]) -> Option<(char, usize)> {
     if chars(units, 2) == Some(['{']) {
-        let digits = units.get(3..)?.iter().take(6).take_while(|unit| unit.c.is_ascii_hexdigit()).count();
+        let digits = units
+            .get(3..)?
+            .iter()
+            .take(6)
+            .take_while(|unit| unit.c.is_ascii_hexdigit())
+            .count();
         let closed = chars(units, 3 + digits) == Some(['}']);
         return closed.then(|| Some((char::from_u32(hex(units, 3, digits)?)?, digits + 4)))?;
     }
     let high = hex(units, 2, 4)?;
-    let low = (chars(units, 6) == Some(['\\', 'u'])).then(|| hex(units, 8, 4)).flatten();
+    let low = (chars(units, 6) == Some(['\\', 'u']))
+        .then(|| hex(units, 8, 4))
+        .flatten();
     match (high, low) {
         (0xd800..=0xdbff, Some(low @ 0xdc00..=0xdfff)) => {
             char::from_u32(0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00)).map(|c| (c, 12))
@@ -433,7 +509,11 @@ fn percent(units: &[Unit]) -> Option<(char, usize)> {
         return Some((char::from_u32(hex(units, 2, 4)?).unwrap_or(GAP), 6));
     }
     let byte = |at: usize| -> Option<u8> {
-        (chars(units, at) == Some(['%'])).then(|| hex(units, at + 1, 2)).flatten()?.try_into().ok()
+        (chars(units, at) == Some(['%']))
+            .then(|| hex(units, at + 1, 2))
+            .flatten()?
+            .try_into()
+            .ok()
     };
     let first = byte(0)?;
     let length = match first {
@@ -443,7 +523,11 @@ fn percent(units: &[Unit]) -> Option<(char, usize)> {
         _ => 4,
     };
     let bytes: Option<Vec<u8>> = (0..length).map(|n| byte(n * 3)).collect();
-    let c = bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok().and_then(|text| text.chars().next()));
+    let c = bytes.and_then(|bytes| {
+        std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.chars().next())
+    });
     Some(c.map_or((GAP, 3), |c| (c, length * 3)))
 }
 
@@ -452,7 +536,13 @@ fn entity(units: &[Unit]) -> Option<(char, usize)> {
     /// The longest one, without its `&`.
     const LONGEST: usize = 10;
     let ['&'] = chars(units, 0)? else { return None };
-    let name: String = units.get(1..)?.iter().take(LONGEST).map(|unit| unit.c).take_while(|c| *c != ';').collect();
+    let name: String = units
+        .get(1..)?
+        .iter()
+        .take(LONGEST)
+        .map(|unit| unit.c)
+        .take_while(|c| *c != ';')
+        .collect();
     let length = name.chars().count() + 2;
     if chars(units, length - 1) != Some([';']) {
         return None;
@@ -481,8 +571,12 @@ fn chars<const N: usize>(units: &[Unit], at: usize) -> Option<[char; N]> {
 }
 
 fn hex(units: &[Unit], at: usize, digits: usize) -> Option<u32> {
-    let units = units.get(at..at + digits).filter(|units| !units.is_empty())?;
-    units.iter().try_fold(0_u32, |code, unit| code.checked_mul(16)?.checked_add(unit.c.to_digit(16)?))
+    let units = units
+        .get(at..at + digits)
+        .filter(|units| !units.is_empty())?;
+    units.iter().try_fold(0_u32, |code, unit| {
+        code.checked_mul(16)?.checked_add(unit.c.to_digit(16)?)
+    })
 }
 
 /// A writing of bytes as digits of so many bits.
@@ -497,8 +591,18 @@ struct Digits {
 
 /// Base64 with either alphabet, and hexadecimal digits.
 const DIGITS: [Digits; 2] = [
-    Digits { bits: 6, alignments: 4, least: 6, value: sextet },
-    Digits { bits: 4, alignments: 2, least: 8, value: |c| c.to_digit(16) },
+    Digits {
+        bits: 6,
+        alignments: 4,
+        least: 6,
+        value: sextet,
+    },
+    Digits {
+        bits: 4,
+        alignments: 2,
+        least: 8,
+        value: |c| c.to_digit(16),
+    },
 ];
 
 fn sextet(c: char) -> Option<u32> {
@@ -537,7 +641,9 @@ impl Digits {
         if row.len() < self.least || !row.iter().any(|(_, unit)| unit.fresh) {
             return;
         }
-        let Some(row) = row.get(skipped..) else { return };
+        let Some(row) = row.get(skipped..) else {
+            return;
+        };
         let mut bytes = Vec::with_capacity(row.len());
         let mut places: Vec<(usize, usize)> = Vec::with_capacity(row.len());
         let (mut held, mut bits, mut start) = (0_u32, 0, None);
@@ -555,8 +661,15 @@ impl Digits {
         }
         let mut at = 0;
         let mut push = |c: char, length: usize| {
-            if let (Some((start, _)), Some((_, end))) = (places.get(at), places.get(at + length - 1)) {
-                decoded.push(Unit { c, start: *start, end: *end, fresh: true });
+            if let (Some((start, _)), Some((_, end))) =
+                (places.get(at), places.get(at + length - 1))
+            {
+                decoded.push(Unit {
+                    c,
+                    start: *start,
+                    end: *end,
+                    fresh: true,
+                });
             }
             at += length;
         };
@@ -567,7 +680,12 @@ impl Digits {
             }
         }
         if let Some(last) = decoded.last().copied() {
-            decoded.push(Unit { c: GAP, start: last.end, end: last.end, fresh: true });
+            decoded.push(Unit {
+                c: GAP,
+                start: last.end,
+                end: last.end,
+                fresh: true,
+            });
         }
     }
 }
@@ -580,14 +698,25 @@ mod tests {
 
     fn scrubber(secrets: &[&str]) -> Scrubber {
         let scrubber = Scrubber::default();
-        secrets.iter().for_each(|secret| scrubber.learn(&Secret::new(*secret)));
+        secrets
+            .iter()
+            .for_each(|secret| scrubber.learn(&Secret::new(*secret)));
         scrubber
     }
 
     /// A value of 48 characters that has no run in common with the one of another number.
     fn made_up(n: usize) -> Secret {
-        let digits = |salt| (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(salt);
-        Secret::new(format!("{:016x}{:016x}{:016x}", digits(0), digits(21), digits(42)))
+        let digits = |salt| {
+            (n as u64 + 1)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(salt)
+        };
+        Secret::new(format!(
+            "{:016x}{:016x}{:016x}",
+            digits(0),
+            digits(21),
+            digits(42)
+        ))
     }
 
     #[test]
@@ -606,18 +735,29 @@ mod tests {
             "QmVhcmVyIGEgYi8iYyDDpPCfmIA",
             "426561726572206120622f226320c3a4f09f9880",
         ] {
-            assert_eq!(s.scrub(&format!("bad value {echo}!")), "bad value ***!", "{echo}");
+            assert_eq!(
+                s.scrub(&format!("bad value {echo}!")),
+                "bad value ***!",
+                "{echo}"
+            );
         }
     }
 
     #[test]
     fn what_stands_before_a_secret_makes_no_other_text_of_it() {
-        for (secret, text) in
-            [("0aaa😀aa😀", "\\\\\\0aaa\\\\ud83d\\\\ude00aa\\\\ud83d\\\\ude00"), ("1abcdef%", "%41abcdef%25")]
-        {
+        for (secret, text) in [
+            (
+                "0aaa😀aa😀",
+                "\\\\\\0aaa\\\\ud83d\\\\ude00aa\\\\ud83d\\\\ude00",
+            ),
+            ("1abcdef%", "%41abcdef%25"),
+        ] {
             assert!(scrubber(&[secret]).scrub(text).ends_with("***"), "{text}");
         }
-        assert_eq!(scrubber(&["abc"]).scrub("a%20abc%20b \\u0041abc"), "a%20***%20b \\u0041abc");
+        assert_eq!(
+            scrubber(&["abc"]).scrub("a%20abc%20b \\u0041abc"),
+            "a%20***%20b \\u0041abc"
+        );
     }
 
     #[test]
@@ -630,7 +770,10 @@ mod tests {
 
     #[test]
     fn overlapping_secrets_leave_no_rest() {
-        assert_eq!(scrubber(&["abcdefgh", "defghijk"]).scrub("x abcdefghijk y"), "x *** y");
+        assert_eq!(
+            scrubber(&["abcdefgh", "defghijk"]).scrub("x abcdefghijk y"),
+            "x *** y"
+        );
     }
 
     #[test]
@@ -644,7 +787,10 @@ mod tests {
 
     #[test]
     fn what_follows_a_scheme_is_masked_alone_too() {
-        assert_eq!(scrubber(&["Bearer abc12"]).scrub("the token abc12 is old"), "the token *** is old");
+        assert_eq!(
+            scrubber(&["Bearer abc12"]).scrub("the token abc12 is old"),
+            "the token *** is old"
+        );
     }
 
     #[test]
@@ -653,22 +799,35 @@ mod tests {
         s.begin();
         s.learn(&Secret::new("the-new-value"));
         s.learn(&Secret::new("the-same-value"));
-        assert_eq!(s.known().pending.len(), 1, "what is known already is not hashed again");
+        assert_eq!(
+            s.known().pending.len(),
+            1,
+            "what is known already is not hashed again"
+        );
         s.begin();
         assert!(s.known().pending.is_empty());
-        assert_eq!(s.scrub("the-old-value, the-same-value, the-new-value"), "***, ***, ***");
+        assert_eq!(
+            s.scrub("the-old-value, the-same-value, the-new-value"),
+            "***, ***, ***"
+        );
     }
 
     #[test]
     fn what_was_learned_longest_ago_is_forgotten_first_and_what_is_in_use_never() {
-        let (s, current) = (scrubber(&["the-first-value"]), Secret::new("the-current-value"));
+        let (s, current) = (
+            scrubber(&["the-first-value"]),
+            Secret::new("the-current-value"),
+        );
         let fill = |session: usize| {
             s.begin();
             s.learn(&current);
             (0..MOST / 50).for_each(|n| s.learn(&made_up(session * MOST + n)));
         };
         (0..6).for_each(fill);
-        assert_eq!(s.scrub("the-first-value or the-current-value"), "the-first-value or ***");
+        assert_eq!(
+            s.scrub("the-first-value or the-current-value"),
+            "the-first-value or ***"
+        );
         let known = s.known();
         assert!(known.young.runs.len() <= MOST && known.old.runs.len() <= MOST);
     }
@@ -686,10 +845,23 @@ mod tests {
         assert_eq!(s.scrub(&"x".repeat(LONGEST + 1)), WITHHELD);
         // Each reading of this holds something new.
         let hostile = "\\u0025&#92;%5C%26QUJDREVG%41".repeat(150);
-        let units = hostile.char_indices().map(|(start, c)| Unit { c, start, end: start + 1, fresh: true }).collect();
+        let units = hostile
+            .char_indices()
+            .map(|(start, c)| Unit {
+                c,
+                start,
+                end: start + 1,
+                fresh: true,
+            })
+            .collect();
         let known = s.known();
         let (hidden, effort) = (vec![false; hostile.len()], hostile.len() * 2);
-        let mut search = Search { known: &known, hidden, effort, given_up: false };
+        let mut search = Search {
+            known: &known,
+            hidden,
+            effort,
+            given_up: false,
+        };
         search.read(units, DEPTH);
         assert!(search.given_up);
         drop(known);
@@ -711,7 +883,9 @@ mod tests {
                 '"' | '\\' => out.extend(['\\', c]),
                 '\n' => out.push_str("\\n"),
                 c if c.is_control() || ascii && !c.is_ascii() => {
-                    c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+                    c.encode_utf16(&mut [0; 2])
+                        .iter()
+                        .for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
                 }
                 c => out.push(c),
             }
@@ -724,8 +898,16 @@ mod tests {
     }
 
     fn html(text: &str) -> String {
-        let escapes = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;"), ("'", "&#x27;")];
-        escapes.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+        let escapes = [
+            ("&", "&amp;"),
+            ("<", "&lt;"),
+            (">", "&gt;"),
+            ("\"", "&quot;"),
+            ("'", "&#x27;"),
+        ];
+        escapes
+            .iter()
+            .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
     }
 
     /// Encoders that write each character by itself, so that what they make of a part is a part of what they make of all.
@@ -738,7 +920,12 @@ mod tests {
         percent,
         |text| percent(text).to_lowercase(),
         |text| percent(text).replace("%20", "+"),
-        |text| percent(text).replace("%2D", "-").replace("%2E", ".").replace("%5F", "_"),
+        |text| {
+            percent(text)
+                .replace("%2D", "-")
+                .replace("%2E", ".")
+                .replace("%5F", "_")
+        },
         html,
         |text| escaped(&html(text), true),
         str::to_uppercase,
@@ -750,8 +937,12 @@ mod tests {
         let rows = text.split(|c| sextet(c).is_none());
         rows.into_iter().any(|row| {
             (0..4).any(|skipped| {
-                let bits: String =
-                    row.chars().skip(skipped).filter_map(sextet).map(|value| format!("{value:06b}")).collect();
+                let bits: String = row
+                    .chars()
+                    .skip(skipped)
+                    .filter_map(sextet)
+                    .map(|value| format!("{value:06b}"))
+                    .collect();
                 let decoded: Vec<u8> = bits
                     .as_bytes()
                     .chunks_exact(8)
@@ -764,14 +955,20 @@ mod tests {
 
     /// A text of characters that the encoders write in different ways.
     fn text(length: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = String> {
-        let chars: Vec<char> = "abcXYZ019 /+\"\\<>&'%=äÖß漢😀\n\t\u{1}.-_~u".chars().collect();
-        proptest::collection::vec(proptest::sample::select(chars), length).prop_map(String::from_iter)
+        let chars: Vec<char> = "abcXYZ019 /+\"\\<>&'%=äÖß漢😀\n\t\u{1}.-_~u"
+            .chars()
+            .collect();
+        proptest::collection::vec(proptest::sample::select(chars), length)
+            .prop_map(String::from_iter)
     }
 
     /// What must not be left: runs of eight characters, or the whole.
     fn runs(secret: &str) -> Vec<String> {
         let chars: Vec<char> = secret.chars().collect();
-        chars.windows(RUN.min(chars.len())).map(|run| run.iter().collect()).collect()
+        chars
+            .windows(RUN.min(chars.len()))
+            .map(|run| run.iter().collect())
+            .collect()
     }
 
     fn cut(text: &str, from: usize, to: usize) -> String {

@@ -28,7 +28,10 @@ impl Secret {
 
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
-        self.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
+        self.expose()
+            .as_bytes()
+            .ct_eq(other.expose().as_bytes())
+            .into()
     }
 }
 
@@ -73,8 +76,14 @@ impl SecretName {
         let valid = name.len() <= Self::MAX_LEN
             && bytes.first().is_some_and(alphanumeric)
             && bytes.last().is_some_and(alphanumeric)
-            && bytes.iter().all(|b| alphanumeric(b) || matches!(b, b'-' | b'.'));
-        if valid { Ok(Self(name.into())) } else { Err(InvalidSecretName) }
+            && bytes
+                .iter()
+                .all(|b| alphanumeric(b) || matches!(b, b'-' | b'.'));
+        if valid {
+            Ok(Self(name.into()))
+        } else {
+            Err(InvalidSecretName)
+        }
     }
 
     /// The name as it is written.
@@ -86,8 +95,17 @@ impl SecretName {
     /// The environment variable that may hold the value: `CALRY_SECRET_` and the name in upper case, `-` and `.` as `_`.
     #[must_use]
     pub fn variable(&self) -> String {
-        let name: String =
-            self.0.chars().map(|c| if matches!(c, '-' | '.') { '_' } else { c.to_ascii_uppercase() }).collect();
+        let name: String = self
+            .0
+            .chars()
+            .map(|c| {
+                if matches!(c, '-' | '.') {
+                    '_'
+                } else {
+                    c.to_ascii_uppercase()
+                }
+            })
+            .collect();
         format!("CALRY_SECRET_{name}")
     }
 }
@@ -112,6 +130,9 @@ mod tests {
         for bad in ["", "../x", ".hidden", "a/b", "A", "a_b", "-a", "a.", "a\0b"] {
             assert_eq!(SecretName::parse(bad), Err(InvalidSecretName), "{bad:?}");
         }
-        assert_eq!(SecretName::parse("a.b-c").map(|n| n.variable()), Ok("CALRY_SECRET_A_B_C".to_owned()));
+        assert_eq!(
+            SecretName::parse("a.b-c").map(|n| n.variable()),
+            Ok("CALRY_SECRET_A_B_C".to_owned())
+        );
     }
 }

@@ -50,7 +50,8 @@ impl SharedSecret {
     pub fn new(secret: &Secret) -> Result<Self, InvalidSharedSecret> {
         let text = trimmed(secret.expose());
         let taken = Self(Secret::new(text));
-        let valid = (Self::MIN_LEN..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        let valid = (Self::MIN_LEN..=Self::MAX_LEN).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_graphic());
         if is_quoted(text) {
             Err(InvalidSharedSecret::Quoted)
         } else if valid && (!taken.is_standard() || taken.standard_key().is_some()) {
@@ -64,7 +65,9 @@ impl SharedSecret {
     #[must_use]
     pub fn is(&self, shown: &[u8]) -> bool {
         // Hashed, so that not even its length shows in the time that this takes.
-        Sha256::digest(self.0.expose()).ct_eq(&Sha256::digest(shown)).into()
+        Sha256::digest(self.0.expose())
+            .ct_eq(&Sha256::digest(shown))
+            .into()
     }
 
     /// Whether it is a signing key of Standard Webhooks, which is never shown.
@@ -86,7 +89,9 @@ impl SharedSecret {
     }
 
     fn standard_key(&self) -> Option<Vec<u8>> {
-        let key = STANDARD.decode(self.0.expose().strip_prefix(STANDARD_PREFIX)?).ok()?;
+        let key = STANDARD
+            .decode(self.0.expose().strip_prefix(STANDARD_PREFIX)?)
+            .ok()?;
         (key.len() >= 24).then_some(key)
     }
 }
@@ -104,7 +109,9 @@ impl Signing {
     /// Whether one of these is the message's signature.
     #[must_use]
     pub fn is_one_of(self, signatures: &[Vec<u8>]) -> bool {
-        signatures.iter().any(|signature| self.0.clone().verify_slice(signature).is_ok())
+        signatures
+            .iter()
+            .any(|signature| self.0.clone().verify_slice(signature).is_ok())
     }
 }
 
@@ -117,18 +124,37 @@ mod tests {
     }
 
     fn unhex(text: &str) -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+        (0..text.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+            .collect()
     }
 
     #[test]
     fn what_could_be_guessed_or_is_no_header_is_no_secret() {
-        for bad in ["", &"x".repeat(31), &"x".repeat(1025), &"two words".repeat(9), &"ü".repeat(40), &"a\n".repeat(40)]
-        {
+        for bad in [
+            "",
+            &"x".repeat(31),
+            &"x".repeat(1025),
+            &"two words".repeat(9),
+            &"ü".repeat(40),
+            &"a\n".repeat(40),
+        ] {
             assert!(secret(bad).is_err(), "{bad:?}");
         }
-        assert!(secret(&format!("whsec_{}", "!".repeat(40))).is_err(), "a signing key that is no base64");
-        assert!(secret(&format!("\u{feff} {}\n", "x".repeat(32))).unwrap().is("x".repeat(32).as_bytes()));
-        assert_eq!(secret(&format!("'{}'", "x".repeat(32))).unwrap_err(), InvalidSharedSecret::Quoted);
+        assert!(
+            secret(&format!("whsec_{}", "!".repeat(40))).is_err(),
+            "a signing key that is no base64"
+        );
+        assert!(
+            secret(&format!("\u{feff} {}\n", "x".repeat(32)))
+                .unwrap()
+                .is("x".repeat(32).as_bytes())
+        );
+        assert_eq!(
+            secret(&format!("'{}'", "x".repeat(32))).unwrap_err(),
+            InvalidSharedSecret::Quoted
+        );
     }
 
     #[test]
@@ -154,7 +180,9 @@ mod tests {
         let key = secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let mut signing = key.sign_standard().unwrap();
         signing.update(b"msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{\"test\": 2432232314}");
-        let right = STANDARD.decode("g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=").unwrap();
+        let right = STANDARD
+            .decode("g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
+            .unwrap();
         assert!(signing.is_one_of(&[right]));
     }
 }

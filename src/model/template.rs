@@ -53,7 +53,9 @@ impl Template {
                 continue;
             }
             literal.push_str(before);
-            let reference = from.strip_prefix("${secret:").ok_or(InvalidTemplate::NotAReference)?;
+            let reference = from
+                .strip_prefix("${secret:")
+                .ok_or(InvalidTemplate::NotAReference)?;
             let (name, after) = reference.split_once('}').ok_or(InvalidTemplate::Unclosed)?;
             let name = SecretName::parse(name).map_err(|_| InvalidTemplate::Name)?;
             if !literal.is_empty() {
@@ -80,7 +82,9 @@ impl Template {
     /// The authentication scheme before its one reference, as in `Bearer ${secret:NAME}`.
     #[must_use]
     pub fn scheme(&self) -> Option<&'static str> {
-        let [Part::Literal(text), Part::Reference(_)] = self.parts.as_slice() else { return None };
+        let [Part::Literal(text), Part::Reference(_)] = self.parts.as_slice() else {
+            return None;
+        };
         let text = text.expose().strip_suffix(' ')?;
         SCHEMES.into_iter().find(|scheme| *scheme == text)
     }
@@ -88,7 +92,10 @@ impl Template {
     /// What follows an authentication scheme in a value that is filled in.
     pub(super) fn after_scheme(value: &str) -> Option<&str> {
         let (scheme, rest) = value.split_once(' ')?;
-        SCHEMES.iter().any(|known| known.eq_ignore_ascii_case(scheme)).then_some(rest)
+        SCHEMES
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(scheme))
+            .then_some(rest)
     }
 
     /// The value as the file writes it, references unfilled.
@@ -108,14 +115,21 @@ impl Template {
     /// Whether it writes text out that may be a secret: anything but references and a scheme.
     #[must_use]
     pub fn writes_out(&self) -> bool {
-        self.scheme().is_none() && self.parts.iter().any(|part| matches!(part, Part::Literal(_)))
+        self.scheme().is_none()
+            && self
+                .parts
+                .iter()
+                .any(|part| matches!(part, Part::Literal(_)))
     }
 
     /// Fills the references in.
     ///
     /// # Errors
     /// The names for which `lookup` has nothing, in order.
-    pub fn resolve(&self, mut lookup: impl FnMut(&SecretName) -> Option<Secret>) -> Result<Secret, Vec<SecretName>> {
+    pub fn resolve(
+        &self,
+        mut lookup: impl FnMut(&SecretName) -> Option<Secret>,
+    ) -> Result<Secret, Vec<SecretName>> {
         let mut value = String::new();
         let mut missing = Vec::new();
         for part in &self.parts {
@@ -127,7 +141,11 @@ impl Template {
                 },
             }
         }
-        if missing.is_empty() { Ok(Secret::new(value)) } else { Err(missing) }
+        if missing.is_empty() {
+            Ok(Secret::new(value))
+        } else {
+            Err(missing)
+        }
     }
 }
 
@@ -142,7 +160,10 @@ mod tests {
 
     #[test]
     fn references_are_filled_in_and_dollars_are_kept() {
-        assert_eq!(resolve("Bearer ${secret:a-token}").unwrap(), "Bearer <a-token>");
+        assert_eq!(
+            resolve("Bearer ${secret:a-token}").unwrap(),
+            "Bearer <a-token>"
+        );
         assert_eq!(resolve("${secret:a}${secret:b}").unwrap(), "<a><b>");
         assert_eq!(resolve("$${secret:a}").unwrap(), "${secret:a}");
         assert_eq!(resolve("$ $5 }{ $").unwrap(), "$ $5 }{ $");
@@ -152,20 +173,36 @@ mod tests {
     #[test]
     fn a_filled_in_secret_is_not_read_as_a_template_again() {
         let t = Template::parse("${secret:a}").unwrap();
-        assert_eq!(t.resolve(|_| Some(Secret::new("${secret:b}"))).unwrap().expose(), "${secret:b}");
+        assert_eq!(
+            t.resolve(|_| Some(Secret::new("${secret:b}")))
+                .unwrap()
+                .expose(),
+            "${secret:b}"
+        );
     }
 
     #[test]
     fn a_scheme_is_no_secret_and_any_other_text_may_be_one() {
         let template = |text| Template::parse(text).unwrap();
         assert_eq!(template("Bearer ${secret:a}").scheme(), Some("Bearer"));
-        for open in ["Bearer ${secret:a}", "${secret:a}", "${secret:a}${secret:b}"] {
+        for open in [
+            "Bearer ${secret:a}",
+            "${secret:a}",
+            "${secret:a}${secret:b}",
+        ] {
             assert!(!template(open).writes_out(), "{open}");
         }
-        for text in
-            ["Bearer hunter2", "hunter2${secret:a}", "Bearer ${secret:a}hunter2", "Bearer  ${secret:a}", "$${a}"]
-        {
-            assert!(template(text).writes_out() && template(text).scheme().is_none(), "{text}");
+        for text in [
+            "Bearer hunter2",
+            "hunter2${secret:a}",
+            "Bearer ${secret:a}hunter2",
+            "Bearer  ${secret:a}",
+            "$${a}",
+        ] {
+            assert!(
+                template(text).writes_out() && template(text).scheme().is_none(),
+                "{text}"
+            );
         }
     }
 
@@ -173,7 +210,11 @@ mod tests {
     fn two_templates_are_written_alike_only_if_they_are_the_same() {
         for text in ["a$${secret:b}", "a${secret:b}c", "$$${", "plain", ""] {
             let template = Template::parse(text).unwrap();
-            assert_eq!(Template::parse(template.written().expose()), Ok(template), "{text}");
+            assert_eq!(
+                Template::parse(template.written().expose()),
+                Ok(template),
+                "{text}"
+            );
         }
     }
 

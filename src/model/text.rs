@@ -15,7 +15,11 @@ pub fn printable(text: &str) -> String {
             out.push(c);
         }
     }
-    if out.contains(COMMAND) { out.replace(COMMAND, "#\\u{23}[") } else { out }
+    if out.contains(COMMAND) {
+        out.replace(COMMAND, "#\\u{23}[")
+    } else {
+        out
+    }
 }
 
 /// What the runner of GitHub's workflows obeys anywhere in a line.
@@ -57,13 +61,19 @@ pub fn printable_json(document: &str) -> String {
     let mut text = String::with_capacity(document.len() + 1);
     for c in document.chars() {
         if c != '\n' && acts(c) {
-            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+            c.encode_utf16(&mut [0; 2])
+                .iter()
+                .for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
         } else {
             text.push(c);
         }
     }
     text.push('\n');
-    if text.contains(COMMAND) { text.replace(COMMAND, "#\\u0023[") } else { text }
+    if text.contains(COMMAND) {
+        text.replace(COMMAND, "#\\u0023[")
+    } else {
+        text
+    }
 }
 
 /// The text cut to at most `max` characters, the last one an ellipsis where anything was cut.
@@ -72,7 +82,10 @@ pub fn ellipsize(text: &str, max: usize) -> String {
     match text.char_indices().nth(max) {
         None => text.to_owned(),
         Some(_) => {
-            let end = text.char_indices().nth(max.saturating_sub(1)).map_or(0, |(at, _)| at);
+            let end = text
+                .char_indices()
+                .nth(max.saturating_sub(1))
+                .map_or(0, |(at, _)| at);
             let mut out = text.get(..end).unwrap_or_default().to_owned();
             out.push('…');
             out
@@ -87,22 +100,34 @@ mod tests {
     #[test]
     fn durations_are_said_as_a_person_would() {
         let said = |seconds| spoken(Duration::from_secs_f64(seconds));
-        let all =
-            [0.0, 0.000_2, 0.025, 0.999_9, 1.0, 2.94, 9.96, 42.4, 119.999, 245.0, 5400.0, 3586.4, 86_399.9].map(said);
+        let all = [
+            0.0, 0.000_2, 0.025, 0.999_9, 1.0, 2.94, 9.96, 42.4, 119.999, 245.0, 5400.0, 3586.4,
+            86_399.9,
+        ]
+        .map(said);
         insta::assert_snapshot!(all.join(", "), @"0ms, 1ms, 25ms, 1s, 1s, 2.9s, 10s, 42s, 2m, 4m 5s, 1h 30m, 59m 46s, 1day");
     }
 
     #[test]
     fn what_would_act_is_escaped() {
-        assert_eq!(printable("a ##[set-output name=x]y ###[ #["), "a #\\u{23}[set-output name=x]y ##\\u{23}[ #[");
-        assert_eq!(printable("a\u{1b}[31mb\u{202e}c\nd é"), "a\\u{1b}[31mb\\u{202e}c\\u{a}d é");
+        assert_eq!(
+            printable("a ##[set-output name=x]y ###[ #["),
+            "a #\\u{23}[set-output name=x]y ##\\u{23}[ #["
+        );
+        assert_eq!(
+            printable("a\u{1b}[31mb\u{202e}c\nd é"),
+            "a\\u{1b}[31mb\\u{202e}c\\u{a}d é"
+        );
     }
 
     #[test]
     fn a_document_that_could_act_on_a_terminal_means_the_same_when_it_is_escaped() {
         let hostile = "##[x]a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\u{e0041}ü\n";
         let text = printable_json(&serde_json::json!({ "error": hostile }).to_string());
-        assert!(text.chars().all(|c| c == '\n' || !acts(c)) && !text.contains("##["), "{text:?}");
+        assert!(
+            text.chars().all(|c| c == '\n' || !acts(c)) && !text.contains("##["),
+            "{text:?}"
+        );
         let read: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(read["error"], hostile);
     }

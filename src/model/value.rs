@@ -31,7 +31,12 @@ pub enum InvalidValue {
 /// # Errors
 /// [`InvalidValue`].
 pub fn check_value(text: &str) -> Result<Option<char>, InvalidValue> {
-    let ends_line = |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let ends_line = |c: char| {
+        matches!(
+            c,
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
+    };
     let is_unseen = |c: char| acts(c) || c.is_whitespace();
     if let Some(c) = text.chars().find(|c| ends_line(*c)) {
         Err(InvalidValue::LineBreak(c))
@@ -52,7 +57,8 @@ pub fn check_value(text: &str) -> Result<Option<char>, InvalidValue> {
 #[must_use]
 pub fn unframed(text: &str) -> &str {
     let text = text.strip_prefix(BOM).unwrap_or(text);
-    text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text))
+    text.strip_suffix('\n')
+        .map_or(text, |text| text.strip_suffix('\r').unwrap_or(text))
 }
 
 /// A key or a token as its source holds it, without a byte order mark before it and white space around it.
@@ -64,7 +70,10 @@ pub fn trimmed(text: &str) -> &str {
 /// Whether a text stands in quotes, as `docker --env-file` and others leave them.
 #[must_use]
 pub fn is_quoted(text: &str) -> bool {
-    text.len() > 1 && ['"', '\''].iter().any(|quote| text.starts_with(*quote) && text.ends_with(*quote))
+    text.len() > 1
+        && ['"', '\'']
+            .iter()
+            .any(|quote| text.starts_with(*quote) && text.ends_with(*quote))
 }
 
 /// A character that nobody sees, for a sentence: `U+200B ZERO WIDTH SPACE`.
@@ -133,8 +142,14 @@ mod tests {
                 assert_eq!(check_value(&text), Ok(Some(c)), "{text:?}");
             }
         }
-        assert_eq!([check_value(""), check_value("two words äöü")], [Ok(None); 2]);
-        assert_eq!(InvalidValue::LineBreak('\n').to_string(), "holds a line break (U+000A LINE FEED)");
+        assert_eq!(
+            [check_value(""), check_value("two words äöü")],
+            [Ok(None); 2]
+        );
+        assert_eq!(
+            InvalidValue::LineBreak('\n').to_string(),
+            "holds a line break (U+000A LINE FEED)"
+        );
     }
 
     #[test]
@@ -149,6 +164,8 @@ mod tests {
             assert_eq!(unframed(text), value, "{text:?}");
         }
         assert_eq!(trimmed("\u{feff} abc\r\n\n"), "abc");
-        assert!(is_quoted("\"abc\"") && is_quoted("'abc'") && !is_quoted("\"") && !is_quoted("\"abc"));
+        assert!(
+            is_quoted("\"abc\"") && is_quoted("'abc'") && !is_quoted("\"") && !is_quoted("\"abc")
+        );
     }
 }

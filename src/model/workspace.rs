@@ -19,7 +19,10 @@ pub struct Slug(String);
 
 /// A text that cannot be a slug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a slug is written in letters, digits, `-`, `_` and `.`, and has at most {} characters", Slug::MAX_LEN)]
+#[error(
+    "a slug is written in letters, digits, `-`, `_` and `.`, and has at most {} characters",
+    Slug::MAX_LEN
+)]
 pub struct InvalidSlug;
 
 impl Slug {
@@ -32,8 +35,14 @@ impl Slug {
     /// [`InvalidSlug`] where the text has another form.
     pub fn parse(text: &str) -> Result<Self, InvalidSlug> {
         let valid = (1..=Self::MAX_LEN).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidSlug) }
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidSlug)
+        }
     }
 
     /// The slug as it is written.

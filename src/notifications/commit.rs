@@ -48,11 +48,18 @@ impl Standing {
     pub fn applying(&mut self, plan: &Plan) -> Option<CommitStatus> {
         let sha = sha(plan.revision.as_ref())?;
         let due = plan.steps().count();
-        let had = self.told.as_ref().is_some_and(|told| told.sha == sha && told.state != CommitState::Pending);
+        let had = self
+            .told
+            .as_ref()
+            .is_some_and(|told| told.sha == sha && told.state != CommitState::Pending);
         if due == 0 || had {
             return None;
         }
-        self.news(sha, CommitState::Pending, format!("{} to update", providers(due)))
+        self.news(
+            sha,
+            CommitState::Pending,
+            format!("{} to update", providers(due)),
+        )
     }
 
     /// What a pass means for its commit; `None` where the forge shows that already.
@@ -66,7 +73,11 @@ impl Standing {
             && let Some(sha) = self.refused.clone()
         {
             let description = "not trusted, and not applied: see the daemon's log".to_owned();
-            return Some(CommitStatus { sha, state: CommitState::Failure, description });
+            return Some(CommitStatus {
+                sha,
+                state: CommitState::Failure,
+                description,
+            });
         }
         let sha = sha(report.told.revision.as_ref());
         let (state, description) = match &report.result {
@@ -74,8 +85,12 @@ impl Standing {
             PassResult::Failed(failure) => {
                 self.failures = self.failures.saturating_add(1);
                 // A network that fails for a moment says nothing of the commit.
-                let lasting = failure.is_invalid_definitions() || self.failures >= rules.failed_passes;
-                (lasting.then_some(CommitState::Failure)?, "the pass failed: see the daemon's log".to_owned())
+                let lasting =
+                    failure.is_invalid_definitions() || self.failures >= rules.failed_passes;
+                (
+                    lasting.then_some(CommitState::Failure)?,
+                    "the pass failed: see the daemon's log".to_owned(),
+                )
             }
             other => {
                 self.failures = 0;
@@ -95,8 +110,17 @@ impl Standing {
         }
     }
 
-    fn news(&mut self, sha: String, state: CommitState, description: String) -> Option<CommitStatus> {
-        let status = CommitStatus { sha, state, description };
+    fn news(
+        &mut self,
+        sha: String,
+        state: CommitState,
+        description: String,
+    ) -> Option<CommitStatus> {
+        let status = CommitStatus {
+            sha,
+            state,
+            description,
+        };
         let known = self.told.as_ref() == Some(&status);
         self.told = Some(status);
         self.told.clone().filter(|_| !known)
@@ -106,8 +130,10 @@ impl Standing {
 /// The full id of a commit whose files are what is read: one that differs from its commit says nothing of it.
 fn sha(revision: Option<&Revision>) -> Option<String> {
     let Revision { commit, dirty, .. } = revision?;
-    let full =
-        matches!(commit.len(), 40 | 64) && commit.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'));
+    let full = matches!(commit.len(), 40 | 64)
+        && commit
+            .bytes()
+            .all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'));
     (full && !dirty).then(|| commit.clone())
 }
 
@@ -120,28 +146,67 @@ fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, Strin
             .map(|entry| entry.provider.as_ref().map_or("?", |p| p.as_str()))
             .collect()
     };
-    let invalid = labels(|verdict| matches!(verdict, Verdict::Invalid | Verdict::Missing | Verdict::Unreadable(_)));
-    let held = labels(|verdict| matches!(verdict, Verdict::Held { pending, .. } if !pending.is_empty()));
+    let invalid = labels(|verdict| {
+        matches!(
+            verdict,
+            Verdict::Invalid | Verdict::Missing | Verdict::Unreadable(_)
+        )
+    });
+    let held =
+        labels(|verdict| matches!(verdict, Verdict::Held { pending, .. } if !pending.is_empty()));
     let updates = |wanted: &dyn Fn(&Outcome) -> bool| -> Vec<&str> {
-        result.updates().iter().filter(|one| wanted(&one.outcome)).map(|one| one.provider.as_str()).collect()
+        result
+            .updates()
+            .iter()
+            .filter(|one| wanted(&one.outcome))
+            .map(|one| one.provider.as_str())
+            .collect()
     };
-    let rests = |name: &&str| report.told.rests.iter().any(|(p, rest)| !rest.brief && p.as_str() == *name);
+    let rests = |name: &&str| {
+        report
+            .told
+            .rests
+            .iter()
+            .any(|(p, rest)| !rest.brief && p.as_str() == *name)
+    };
     // What is tried again in a moment is not failed yet.
-    let brief = |name: &&str| report.told.rests.iter().any(|(p, rest)| rest.brief && p.as_str() == *name);
+    let brief = |name: &&str| {
+        report
+            .told
+            .rests
+            .iter()
+            .any(|(p, rest)| rest.brief && p.as_str() == *name)
+    };
     let (soon, failed): (Vec<&str>, Vec<&str>) =
-        updates(&|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Partial(_))).into_iter().partition(brief);
+        updates(&|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Partial(_)))
+            .into_iter()
+            .partition(brief);
     let kept = updates(&|outcome| matches!(outcome, Outcome::NotConverged(_)));
     let (resting, waiting): (Vec<&str>, Vec<&str>) =
-        updates(&|outcome| matches!(outcome, Outcome::Skipped(_))).into_iter().partition(rests);
+        updates(&|outcome| matches!(outcome, Outcome::Skipped(_)))
+            .into_iter()
+            .partition(rests);
     let observed = matches!(result, PassResult::Observed(_));
     let due = plan.steps().count();
     use CommitState::{Failure, Pending, Success};
     Some(if matches!(result, PassResult::Refused(..)) {
-        (Failure, format!("refused: it would change {}, more than is allowed", providers(due)))
+        (
+            Failure,
+            format!(
+                "refused: it would change {}, more than is allowed",
+                providers(due)
+            ),
+        )
     } else if !failed.is_empty() || !resting.is_empty() {
-        (Failure, format!("not updated: {}", named(&[failed, resting].concat())))
+        (
+            Failure,
+            format!("not updated: {}", named(&[failed, resting].concat())),
+        )
     } else if !kept.is_empty() {
-        (Failure, format!("Calry kept other values: {}", named(&kept)))
+        (
+            Failure,
+            format!("Calry kept other values: {}", named(&kept)),
+        )
     } else if !invalid.is_empty() || report.told.errors > 0 {
         (Failure, format!("cannot be used: {}", named(&invalid)))
     } else if !soon.is_empty() {
@@ -149,7 +214,10 @@ fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, Strin
     } else if !waiting.is_empty() {
         (Pending, format!("not tried yet: {}", named(&waiting)))
     } else if observed && due > 0 {
-        (Pending, format!("{} would be updated; it is only observed", providers(due)))
+        (
+            Pending,
+            format!("{} would be updated; it is only observed", providers(due)),
+        )
     } else if !held.is_empty() {
         (Pending, format!("on hold: {}", named(&held)))
     } else {
@@ -158,14 +226,25 @@ fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, Strin
 }
 
 fn providers(count: usize) -> String {
-    format!("{count} {}", if count == 1 { "provider" } else { "providers" })
+    format!(
+        "{count} {}",
+        if count == 1 { "provider" } else { "providers" }
+    )
 }
 
 /// The first few; a name is cut so that it stays a sentence.
 fn named(labels: &[&str]) -> String {
     let more = labels.len().saturating_sub(NAMED);
-    let first: Vec<String> = labels.iter().take(NAMED).map(|label| crate::model::ellipsize(label, 32)).collect();
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let first: Vec<String> = labels
+        .iter()
+        .take(NAMED)
+        .map(|label| crate::model::ellipsize(label, 32))
+        .collect();
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
     first.join(", ") + &more
 }
 
@@ -192,31 +271,67 @@ mod tests {
         let full = "0123456789abcdef0123456789abcdef01234567";
         let mut standing = Standing::default();
         let rules = Rules::default();
-        for (commit, dirty) in
-            [("0123456789", false), (full, true), ("../../../0123456789abcdef0123456789abcde", false)]
-        {
-            assert_eq!(standing.ended(&of(commit, dirty, applied(&[], &[])), &rules), None, "{commit}");
+        for (commit, dirty) in [
+            ("0123456789", false),
+            (full, true),
+            ("../../../0123456789abcdef0123456789abcde", false),
+        ] {
+            assert_eq!(
+                standing.ended(&of(commit, dirty, applied(&[], &[])), &rules),
+                None,
+                "{commit}"
+            );
         }
-        let told = standing.ended(&of(full, false, applied(&[], &[])), &rules).unwrap();
-        assert_eq!((told.sha.as_str(), told.state), (full, CommitState::Success));
-        assert_eq!(standing.ended(&of(full, false, applied(&[], &[])), &rules), None);
+        let told = standing
+            .ended(&of(full, false, applied(&[], &[])), &rules)
+            .unwrap();
+        assert_eq!(
+            (told.sha.as_str(), told.state),
+            (full, CommitState::Success)
+        );
+        assert_eq!(
+            standing.ended(&of(full, false, applied(&[], &[])), &rules),
+            None
+        );
     }
 
     #[test]
     fn a_commit_that_is_not_trusted_fails_once_and_the_one_in_force_is_told_as_ever() {
-        let (full, other) = ("0123456789abcdef0123456789abcdef01234567", "1123456789abcdef0123456789abcdef01234567");
+        let (full, other) = (
+            "0123456789abcdef0123456789abcdef01234567",
+            "1123456789abcdef0123456789abcdef01234567",
+        );
         let mut standing = Standing::default();
         let mut ended = |trust| {
             let mut report = of(full, false, applied(&[], &[]));
             report.told.trust = Some(trust);
-            standing.ended(&report, &Rules::default()).map(|told| (told.sha, told.state))
+            standing
+                .ended(&report, &Rules::default())
+                .map(|told| (told.sha, told.state))
         };
-        let refused = || Err(Refused { commit: Some(other.to_owned()), reason: Distrust::Unsigned });
-        assert_eq!(ended(refused()), Some((other.to_owned(), CommitState::Failure)));
-        assert_eq!(ended(refused()), Some((full.to_owned(), CommitState::Success)));
+        let refused = || {
+            Err(Refused {
+                commit: Some(other.to_owned()),
+                reason: Distrust::Unsigned,
+            })
+        };
+        assert_eq!(
+            ended(refused()),
+            Some((other.to_owned(), CommitState::Failure))
+        );
+        assert_eq!(
+            ended(refused()),
+            Some((full.to_owned(), CommitState::Success))
+        );
         assert_eq!(ended(refused()), None);
         assert_eq!(ended(Ok(())), None);
-        assert_eq!(ended(Err(Refused { commit: Some(full.to_owned()), reason: Distrust::Dirty })), None);
+        assert_eq!(
+            ended(Err(Refused {
+                commit: Some(full.to_owned()),
+                reason: Distrust::Dirty
+            })),
+            None
+        );
     }
 
     #[test]
@@ -224,20 +339,31 @@ mod tests {
         let full = "0123456789abcdef0123456789abcdef01234567";
         let mut standing = Standing::default();
         let states: Vec<Option<CommitState>> = (0..5)
-            .map(|_| standing.ended(&of(full, false, failed()), &Rules::default()).map(|told| told.state))
+            .map(|_| {
+                standing
+                    .ended(&of(full, false, failed()), &Rules::default())
+                    .map(|told| told.state)
+            })
             .collect();
         assert_eq!(states, [None, None, Some(CommitState::Failure), None, None]);
     }
 
     #[test]
     fn a_status_that_the_forge_did_not_get_is_said_again_and_another_is_not() {
-        let (full, other) = ("0123456789abcdef0123456789abcdef01234567", "1123456789abcdef0123456789abcdef01234567");
+        let (full, other) = (
+            "0123456789abcdef0123456789abcdef01234567",
+            "1123456789abcdef0123456789abcdef01234567",
+        );
         let (mut standing, rules) = (Standing::default(), Rules::default());
-        let ended = |standing: &mut Standing| standing.ended(&of(full, false, applied(&[], &[])), &rules);
+        let ended =
+            |standing: &mut Standing| standing.ended(&of(full, false, applied(&[], &[])), &rules);
         assert!(ended(&mut standing).is_some());
         standing.forget(other);
         assert_eq!(ended(&mut standing), None);
         standing.forget(full);
-        assert_eq!(ended(&mut standing).map(|told| told.sha), Some(full.to_owned()));
+        assert_eq!(
+            ended(&mut standing).map(|told| told.sha),
+            Some(full.to_owned())
+        );
     }
 }

@@ -41,12 +41,17 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { failed_passes: 3, hold_days: 3 }
+        Self {
+            failed_passes: 3,
+            hold_days: 3,
+        }
     }
 }
 
 /// What can be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "camelCase")]
 pub enum EventKind {
     /// Somebody changed Calry.
@@ -138,8 +143,14 @@ impl Channel {
         match self {
             Self::Slack { .. } => "slack",
             Self::Webhook { .. } => "webhook",
-            Self::Commit(Forge { kind: ForgeKind::GitHub, .. }) => "github",
-            Self::Commit(Forge { kind: ForgeKind::GitLab, .. }) => "gitlab",
+            Self::Commit(Forge {
+                kind: ForgeKind::GitHub,
+                ..
+            }) => "github",
+            Self::Commit(Forge {
+                kind: ForgeKind::GitLab,
+                ..
+            }) => "gitlab",
         }
     }
 }
@@ -148,7 +159,9 @@ impl Channel {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTarget {
     /// Its name.
-    #[error("`name` is written in letters, digits, `-`, `_` and `.`, and has at most {MAX_NAME} characters")]
+    #[error(
+        "`name` is written in letters, digits, `-`, `_` and `.`, and has at most {MAX_NAME} characters"
+    )]
     Name,
     /// None of the four, or several.
     #[error("a target has exactly one of `slack`, `webhook`, `github` and `gitlab`")]
@@ -309,8 +322,15 @@ impl TryFrom<Written> for Target {
             return Err(InvalidTarget::Name);
         }
         let insecure = written.insecure_http;
-        let channel = match (written.slack, written.webhook, written.github, written.gitlab) {
-            (Some(slack), None, None, None) => Channel::Slack { url: SecretFile::new(slack.url_file) },
+        let channel = match (
+            written.slack,
+            written.webhook,
+            written.github,
+            written.gitlab,
+        ) {
+            (Some(slack), None, None, None) => Channel::Slack {
+                url: SecretFile::new(slack.url_file),
+            },
             (None, Some(webhook), None, None) => Channel::Webhook {
                 url: match (webhook.url, webhook.url_file) {
                     (Some(url), None) => WebhookUrl::Written(address("url", &url, insecure)?),
@@ -321,10 +341,14 @@ impl TryFrom<Written> for Target {
             },
             (None, None, Some(github), None) => {
                 let parts: Vec<&str> = github.repository.split('/').collect();
-                if !matches!(parts.as_slice(), [owner, name] if is_segment(owner) && is_segment(name)) {
+                if !matches!(parts.as_slice(), [owner, name] if is_segment(owner) && is_segment(name))
+                {
                     return Err(InvalidTarget::Repository);
                 }
-                let api = github.api_url.as_deref().unwrap_or("https://api.github.com");
+                let api = github
+                    .api_url
+                    .as_deref()
+                    .unwrap_or("https://api.github.com");
                 Channel::Commit(Forge {
                     kind: ForgeKind::GitHub,
                     repository: github.repository.clone(),
@@ -338,7 +362,10 @@ impl TryFrom<Written> for Target {
                 if !gitlab.project.split('/').all(is_segment) {
                     return Err(InvalidTarget::Project);
                 }
-                let api = gitlab.api_url.as_deref().unwrap_or("https://gitlab.com/api/v4");
+                let api = gitlab
+                    .api_url
+                    .as_deref()
+                    .unwrap_or("https://gitlab.com/api/v4");
                 Channel::Commit(Forge {
                     kind: ForgeKind::GitLab,
                     repository: gitlab.project,
@@ -353,7 +380,10 @@ impl TryFrom<Written> for Target {
         if written.events.is_some() && matches!(channel, Channel::Commit(_)) {
             return Err(InvalidTarget::Events(channel.as_str()));
         }
-        let Rules { failed_passes, hold_days } = Rules::default();
+        let Rules {
+            failed_passes,
+            hold_days,
+        } = Rules::default();
         let rules = Rules {
             failed_passes: written.failed_passes.unwrap_or(failed_passes),
             hold_days: written.hold_days.unwrap_or(hold_days),
@@ -363,7 +393,11 @@ impl TryFrom<Written> for Target {
         }
         Ok(Self {
             channel,
-            events: written.events.unwrap_or_else(|| EventKind::ALL.to_vec()).into_iter().collect(),
+            events: written
+                .events
+                .unwrap_or_else(|| EventKind::ALL.to_vec())
+                .into_iter()
+                .collect(),
             workspaces: written.workspaces.into_iter().collect(),
             rules,
             insecure_http: insecure,
@@ -390,7 +424,11 @@ fn link(text: String) -> Result<String, InvalidTarget> {
 fn context(written: Option<String>) -> Result<String, InvalidTarget> {
     let context = written.unwrap_or_else(|| "calry-gitops".to_owned());
     let fits = (1..=MAX_NAME).contains(&context.len()) && !context.chars().any(crate::model::acts);
-    if fits { Ok(context) } else { Err(InvalidTarget::Context) }
+    if fits {
+        Ok(context)
+    } else {
+        Err(InvalidTarget::Context)
+    }
 }
 
 #[cfg(test)]
@@ -411,12 +449,18 @@ mod tests {
             "workspaces": ["eu"], "failedPasses": 1, "holdDays": 0});
         let hook = parse(hook).unwrap();
         assert!(hook.is_about(Some("eu")) && !hook.is_about(Some("us")) && !hook.is_about(None));
-        let github =
-            parse(json!({"name": "gh", "github": {"repository": "acme/calry", "tokenFile": "token"}})).unwrap();
-        let Channel::Commit(forge) = github.relative_to(Path::new("/etc/calry")).channel else { panic!() };
-        assert_eq!((forge.token.path(), forge.context.as_str()), (Path::new("/etc/calry/token"), "calry-gitops"));
-        let gitlab =
-            json!({"name": "gl", "gitlab": {"project": "a/b/c", "tokenFile": "t", "apiUrl": "https://git.x/api/v4"}});
+        let github = parse(
+            json!({"name": "gh", "github": {"repository": "acme/calry", "tokenFile": "token"}}),
+        )
+        .unwrap();
+        let Channel::Commit(forge) = github.relative_to(Path::new("/etc/calry")).channel else {
+            panic!()
+        };
+        assert_eq!(
+            (forge.token.path(), forge.context.as_str()),
+            (Path::new("/etc/calry/token"), "calry-gitops")
+        );
+        let gitlab = json!({"name": "gl", "gitlab": {"project": "a/b/c", "tokenFile": "t", "apiUrl": "https://git.x/api/v4"}});
         assert_eq!(parse(gitlab).unwrap().channel.as_str(), "gitlab");
     }
 
@@ -424,26 +468,55 @@ mod tests {
     fn what_cannot_be_meant_is_refused_without_repeating_an_address() {
         let github = |more: Value| {
             let mut all = json!({"repository": "a/b", "tokenFile": "t"});
-            all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            all.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
             json!({"name": "x", "github": all})
         };
         for (target, why) in [
             (json!({"name": "x"}), "exactly one"),
-            (json!({"name": "x", "slack": {"urlFile": "a"}, "webhook": {"url": "https://x"}}), "exactly one"),
-            (json!({"name": "x", "slack": {"url": "https://canary"}}), "unknown field"),
-            (json!({"name": "x y", "slack": {"urlFile": "a"}}), "`name` is written"),
+            (
+                json!({"name": "x", "slack": {"urlFile": "a"}, "webhook": {"url": "https://x"}}),
+                "exactly one",
+            ),
+            (
+                json!({"name": "x", "slack": {"url": "https://canary"}}),
+                "unknown field",
+            ),
+            (
+                json!({"name": "x y", "slack": {"urlFile": "a"}}),
+                "`name` is written",
+            ),
             (json!({"name": "x", "webhook": {}}), "either `url`"),
-            (json!({"name": "x", "webhook": {"url": "http://canary/"}}), "plain http"),
-            (json!({"name": "x", "slack": {"urlFile": "a"}, "failedPasses": 0}), "at least 1"),
-            (json!({"name": "x", "slack": {"urlFile": "a"}, "events": ["drfit"]}), "unknown variant"),
+            (
+                json!({"name": "x", "webhook": {"url": "http://canary/"}}),
+                "plain http",
+            ),
+            (
+                json!({"name": "x", "slack": {"urlFile": "a"}, "failedPasses": 0}),
+                "at least 1",
+            ),
+            (
+                json!({"name": "x", "slack": {"urlFile": "a"}, "events": ["drfit"]}),
+                "unknown variant",
+            ),
             (github(json!({"repository": "a/../b"})), "owner/name"),
             (github(json!({"apiUrl": "http://canary"})), "plain http"),
             (github(json!({"context": "a\nb"})), "`context`"),
-            (github(json!({"targetUrl": "javascript:canary"})), "`targetUrl`"),
-            (json!({"name": "x", "gitlab": {"project": "../x", "tokenFile": "t"}}), "`project`"),
+            (
+                github(json!({"targetUrl": "javascript:canary"})),
+                "`targetUrl`",
+            ),
+            (
+                json!({"name": "x", "gitlab": {"project": "../x", "tokenFile": "t"}}),
+                "`project`",
+            ),
         ] {
             let error = parse(target.clone()).unwrap_err();
-            assert!(error.contains(why) && !error.contains("canary"), "{target}: {error}");
+            assert!(
+                error.contains(why) && !error.contains("canary"),
+                "{target}: {error}"
+            );
         }
         let mut commit = github(json!({}));
         commit["events"] = json!(["drift"]);

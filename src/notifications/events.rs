@@ -122,7 +122,11 @@ pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Da
             // Of the providers nobody knows anything new.
             if memory.passes.again(rules) {
                 let passes = memory.passes.passes;
-                let times = if passes == 1 { "a pass".to_owned() } else { format!("{passes} passes in a row") };
+                let times = if passes == 1 {
+                    "a pass".to_owned()
+                } else {
+                    format!("{passes} passes in a row")
+                };
                 events.push(Event {
                     reason: Some(reason(&failure.to_string())),
                     ..event(EventKind::Failed, times + " failed")
@@ -131,10 +135,19 @@ pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Da
             return events;
         }
         PassResult::Refused(plan, _) => {
-            let digest = plan.digest.as_ref().map(ToString::to_string).unwrap_or_default();
+            let digest = plan
+                .digest
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             if memory.refused.as_ref() != Some(&digest) {
-                let due = plan.steps().map(|step| subject(step.desired.provider.as_str(), &step.changes, None));
-                let refused = event(EventKind::Refused, "the plan was refused, and nothing was changed".to_owned());
+                let due = plan
+                    .steps()
+                    .map(|step| subject(step.desired.provider.as_str(), &step.changes, None));
+                let refused = event(
+                    EventKind::Refused,
+                    "the plan was refused, and nothing was changed".to_owned(),
+                );
                 events.push(Event {
                     reason: report.result.error().map(|why| reason(&why)),
                     digest: Some(digest.clone()).filter(|digest| !digest.is_empty()),
@@ -145,49 +158,102 @@ pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Da
         }
         PassResult::Observed(_) | PassResult::Applied(..) => {}
     }
-    let Some(plan) = report.result.plan() else { return events };
+    let Some(plan) = report.result.plan() else {
+        return events;
+    };
     let updates = report.result.updates();
     let mut recovered = Vec::new();
     let refused = matches!(report.result, PassResult::Refused(..));
-    let mut again = std::mem::take(&mut memory.passes).told || (!refused && memory.refused.take().is_some());
+    let mut again =
+        std::mem::take(&mut memory.passes).told || (!refused && memory.refused.take().is_some());
     match &report.told.trust {
         Some(Err(untrusted)) => {
             let why = reason(&untrusted.to_string());
             if memory.untrusted.as_ref() != Some(&why) {
                 let sentence = "what is checked out is not trusted, and the last trusted revision stays in force";
-                events.push(Event { reason: Some(why.clone()), ..event(EventKind::Refused, sentence.to_owned()) });
+                events.push(Event {
+                    reason: Some(why.clone()),
+                    ..event(EventKind::Refused, sentence.to_owned())
+                });
             }
             memory.untrusted = Some(why);
         }
         _ => again |= memory.untrusted.take().is_some(),
     }
 
-    push(&mut events, EventKind::Drift, "drift was found", drift(memory, plan, updates, report));
-    let applied = updates.iter().filter(|one| one.cause == Cause::Change && one.outcome == Outcome::Applied);
-    let applied = applied.map(|one| subject(one.provider.as_str(), &one.changes, None)).collect();
-    push(&mut events, EventKind::Applied, "Calry took over what git wants", applied);
+    push(
+        &mut events,
+        EventKind::Drift,
+        "drift was found",
+        drift(memory, plan, updates, report),
+    );
+    let applied = updates
+        .iter()
+        .filter(|one| one.cause == Cause::Change && one.outcome == Outcome::Applied);
+    let applied = applied
+        .map(|one| subject(one.provider.as_str(), &one.changes, None))
+        .collect();
+    push(
+        &mut events,
+        EventKind::Applied,
+        "Calry took over what git wants",
+        applied,
+    );
     let kept = not_converged(memory, plan, updates, &mut recovered);
-    push(&mut events, EventKind::NotConverged, "Calry took the update and kept other values", kept);
+    push(
+        &mut events,
+        EventKind::NotConverged,
+        "Calry took the update and kept other values",
+        kept,
+    );
     let failed = troubles(memory, report, plan, rules, &mut recovered);
-    push(&mut events, EventKind::Failed, "not as git wants it, and trying did not help", failed);
-    push(&mut events, EventKind::HoldExpiring, "holds are about to end", holds(memory, plan, rules, today));
+    push(
+        &mut events,
+        EventKind::Failed,
+        "not as git wants it, and trying did not help",
+        failed,
+    );
+    push(
+        &mut events,
+        EventKind::HoldExpiring,
+        "holds are about to end",
+        holds(memory, plan, rules, today),
+    );
     if again || !recovered.is_empty() {
-        let sentence = if again { "passes go through again" } else { "works again" };
+        let sentence = if again {
+            "passes go through again"
+        } else {
+            "works again"
+        };
         recovered.sort_by(|a: &Subject, b| a.provider.cmp(&b.provider));
         recovered.dedup();
-        events.push(about(event(EventKind::Recovered, sentence.to_owned()), recovered));
+        events.push(about(
+            event(EventKind::Recovered, sentence.to_owned()),
+            recovered,
+        ));
     }
     events
 }
 
 fn event(kind: EventKind, sentence: String) -> Event {
-    Event { kind, sentence, reason: None, digest: None, providers: Vec::new(), more: 0 }
+    Event {
+        kind,
+        sentence,
+        reason: None,
+        digest: None,
+        providers: Vec::new(),
+        more: 0,
+    }
 }
 
 fn about(event: Event, mut subjects: Vec<Subject>) -> Event {
     let more = subjects.len().saturating_sub(LISTED);
     subjects.truncate(LISTED);
-    Event { providers: subjects, more, ..event }
+    Event {
+        providers: subjects,
+        more,
+        ..event
+    }
 }
 
 fn push(events: &mut Vec<Event>, kind: EventKind, sentence: &str, subjects: Vec<Subject>) {
@@ -199,7 +265,11 @@ fn push(events: &mut Vec<Event>, kind: EventKind, sentence: &str, subjects: Vec<
 fn subject(label: &str, changes: &[Change], detail: Option<&str>) -> Subject {
     Subject {
         provider: ellipsize(&printable(label), MAX_PATH),
-        paths: changes.iter().take(PATHS).map(|change| path(&change.path())).collect(),
+        paths: changes
+            .iter()
+            .take(PATHS)
+            .map(|change| path(&change.path()))
+            .collect(),
         detail: detail.map(str::to_owned),
     }
 }
@@ -213,14 +283,22 @@ fn reason(sentence: &str) -> String {
 }
 
 /// Drift that is news: put back at once, or standing and not told yet in this form.
-fn drift(memory: &mut Memory, plan: &Plan, updates: &[UpdateResult], report: &PassReport) -> Vec<Subject> {
+fn drift(
+    memory: &mut Memory,
+    plan: &Plan,
+    updates: &[UpdateResult],
+    report: &PassReport,
+) -> Vec<Subject> {
     let mut news = Vec::new();
     let mut standing = BTreeMap::new();
     for step in plan.steps().filter(|step| step.cause == Cause::Drift) {
         let provider = &step.desired.provider;
         let drift = Drift::of(&step.changes);
         let known = memory.drifted.get(provider.as_str()) == Some(&drift);
-        let result = updates.iter().rfind(|result| result.provider == *provider).map(|result| &result.outcome);
+        let result = updates
+            .iter()
+            .rfind(|result| result.provider == *provider)
+            .map(|result| &result.outcome);
         let detail = match result {
             Some(Outcome::Applied) if report.told.contested.contains_key(provider) => {
                 "put back; another writer undoes each update (a second calry-gitops?)"
@@ -249,8 +327,12 @@ fn not_converged(
     recovered: &mut Vec<Subject>,
 ) -> Vec<Subject> {
     memory.not_converged.retain(|provider, _| {
-        let due = plan.steps().any(|step| step.desired.provider.as_str() == provider);
-        let done = updates.iter().any(|one| one.provider.as_str() == provider && one.outcome.is_done());
+        let due = plan
+            .steps()
+            .any(|step| step.desired.provider.as_str() == provider);
+        let done = updates
+            .iter()
+            .any(|one| one.provider.as_str() == provider && one.outcome.is_done());
         if !due || done {
             recovered.push(subject(provider, &[], None));
         }
@@ -258,17 +340,38 @@ fn not_converged(
     });
     let mut news = Vec::new();
     for result in updates {
-        let Outcome::NotConverged(mismatches) = &result.outcome else { continue };
-        let kept: Vec<String> = mismatches.iter().map(|mismatch| path(&mismatch.path)).collect();
-        let known = memory.not_converged.get(result.provider.as_str()).is_some_and(|known| {
-            known.paths == kept && known.wanted.as_ref().is_none_or(|wanted| *wanted == result.desired)
-        });
+        let Outcome::NotConverged(mismatches) = &result.outcome else {
+            continue;
+        };
+        let kept: Vec<String> = mismatches
+            .iter()
+            .map(|mismatch| path(&mismatch.path))
+            .collect();
+        let known = memory
+            .not_converged
+            .get(result.provider.as_str())
+            .is_some_and(|known| {
+                known.paths == kept
+                    && known
+                        .wanted
+                        .as_ref()
+                        .is_none_or(|wanted| *wanted == result.desired)
+            });
         if !known {
             let paths = kept.iter().take(PATHS).cloned().collect();
-            news.push(Subject { paths, ..subject(result.provider.as_str(), &[], None) });
+            news.push(Subject {
+                paths,
+                ..subject(result.provider.as_str(), &[], None)
+            });
         }
         let wanted = Some(Arc::clone(&result.desired));
-        memory.not_converged.insert(result.provider.to_string(), Mismatched { paths: kept, wanted });
+        memory.not_converged.insert(
+            result.provider.to_string(),
+            Mismatched {
+                paths: kept,
+                wanted,
+            },
+        );
     }
     news
 }
@@ -286,7 +389,9 @@ fn troubles(
     for entry in &plan.entries {
         let label = entry.label();
         let before = memory.troubled.get(label).copied();
-        let Some(why) = trouble(entry, report, before.is_some()) else { continue };
+        let Some(why) = trouble(entry, report, before.is_some()) else {
+            continue;
+        };
         let mut trouble = before.unwrap_or_default();
         if trouble.again(rules) {
             news.push(subject(label, &[], Some(&reason(&why))));
@@ -294,7 +399,9 @@ fn troubles(
         now.insert(label.to_owned(), trouble);
     }
     let before = std::mem::replace(&mut memory.troubled, now);
-    let over = before.iter().filter(|(label, trouble)| trouble.told && !memory.troubled.contains_key(*label));
+    let over = before
+        .iter()
+        .filter(|(label, trouble)| trouble.told && !memory.troubled.contains_key(*label));
     recovered.extend(over.map(|(label, _)| subject(label, &[], None)));
     news
 }
@@ -304,10 +411,20 @@ fn trouble(entry: &Entry, report: &PassReport, before: bool) -> Option<String> {
     match &entry.verdict {
         Verdict::Invalid => Some("its file has errors".to_owned()),
         Verdict::Missing => Some("the workspace has no such provider".to_owned()),
-        Verdict::Unreadable(problem) => Some(format!("Calry's definition of it cannot be read: {problem}")),
+        Verdict::Unreadable(problem) => Some(format!(
+            "Calry's definition of it cannot be read: {problem}"
+        )),
         Verdict::Update(step) => {
-            let result = report.result.updates().iter().rfind(|result| result.provider == step.desired.provider);
-            let brief = report.told.rests.get(&step.desired.provider).is_some_and(|rest| rest.brief);
+            let result = report
+                .result
+                .updates()
+                .iter()
+                .rfind(|result| result.provider == step.desired.provider);
+            let brief = report
+                .told
+                .rests
+                .get(&step.desired.provider)
+                .is_some_and(|rest| rest.brief);
             match result.map(|result| &result.outcome) {
                 // It is tried again in a moment.
                 _ if brief => None,
@@ -326,13 +443,21 @@ fn holds(memory: &mut Memory, plan: &Plan, rules: &Rules, today: Date) -> Vec<Su
     let mut news = Vec::new();
     let mut told = BTreeMap::new();
     for entry in &plan.entries {
-        let (Verdict::Held { hold, pending }, Some(provider)) = (&entry.verdict, &entry.provider) else { continue };
-        let left = today.until(hold.until).map_or(i32::MAX, |span| span.get_days());
+        let (Verdict::Held { hold, pending }, Some(provider)) = (&entry.verdict, &entry.provider)
+        else {
+            continue;
+        };
+        let left = today
+            .until(hold.until)
+            .map_or(i32::MAX, |span| span.get_days());
         if left > i32::try_from(rules.hold_days).unwrap_or(i32::MAX) {
             continue;
         }
         if memory.holds.get(provider.as_str()) != Some(&hold.until) {
-            let why = hold.reason.as_deref().map(|why| format!(" ({})", ellipsize(&printable(why), 120)));
+            let why = hold
+                .reason
+                .as_deref()
+                .map(|why| format!(" ({})", ellipsize(&printable(why), 120)));
             let detail = format!("on hold until {}{}", hold.until, why.unwrap_or_default());
             news.push(subject(provider.as_str(), pending, Some(&detail)));
         }

@@ -46,7 +46,14 @@ pub struct Notification {
 impl Notification {
     /// What there is to say of an event.
     pub(super) fn of(event: Event, about: About<'_>) -> Self {
-        let Event { kind, sentence, reason, digest, providers, more } = event;
+        let Event {
+            kind,
+            sentence,
+            reason,
+            digest,
+            providers,
+            more,
+        } = event;
         let place = about.place();
         let count = providers.len() + more;
         let count = match count {
@@ -84,16 +91,29 @@ impl Notification {
         let mut text = format!("{} {}", icon(self.event), code(&self.message));
         if let Some(revision) = &self.revision {
             let dirty = if revision.dirty { "+dirty" } else { "" };
-            text += &format!(" at {}", code(&format!("{}{dirty}", short_commit(&revision.commit))));
+            text += &format!(
+                " at {}",
+                code(&format!("{}{dirty}", short_commit(&revision.commit)))
+            );
         }
         if let Some(reason) = &self.reason {
             text += &format!("\n{}", code(reason));
         }
-        for Subject { provider, paths, detail } in &self.providers {
+        for Subject {
+            provider,
+            paths,
+            detail,
+        } in &self.providers
+        {
             let paths: Vec<String> = paths.iter().map(|path| code(path)).collect();
             let detail = detail.as_deref().map(|detail| format!(" {}", code(detail)));
             let colon = if paths.is_empty() { "" } else { ": " };
-            text += &format!("\n• {}{}{colon}{}", code(provider), detail.unwrap_or_default(), paths.join(" "));
+            text += &format!(
+                "\n• {}{}{colon}{}",
+                code(provider),
+                detail.unwrap_or_default(),
+                paths.join(" ")
+            );
         }
         if self.more > 0 {
             text += &format!("\n… and {} more", self.more);
@@ -115,7 +135,10 @@ pub(super) struct About<'a> {
 impl About<'_> {
     fn place(&self) -> String {
         let slug = self.workspace.map(|workspace| workspace.slug.as_str());
-        self.name.or(slug).map_or_else(|| "calry-gitops".to_owned(), |name| ellipsize(&printable(name), 128))
+        self.name.or(slug).map_or_else(
+            || "calry-gitops".to_owned(),
+            |name| ellipsize(&printable(name), 128),
+        )
     }
 }
 
@@ -140,20 +163,37 @@ fn code(text: &str) -> String {
             c => c.to_string(),
         })
         .collect();
-    if inner.trim().is_empty() { "`?`".to_owned() } else { format!("`{inner}`") }
+    if inner.trim().is_empty() {
+        "`?`".to_owned()
+    } else {
+        format!("`{inner}`")
+    }
 }
 
 /// The address of a commit's status, below that of the API, and what is posted there.
-pub(super) fn commit<'a>(forge: &'a Forge, status: &'a CommitStatus, name: Option<&str>) -> (Vec<&'a str>, Value) {
-    let context = name.map_or_else(|| forge.context.clone(), |name| format!("{}/{name}", forge.context));
+pub(super) fn commit<'a>(
+    forge: &'a Forge,
+    status: &'a CommitStatus,
+    name: Option<&str>,
+) -> (Vec<&'a str>, Value) {
+    let context = name.map_or_else(
+        || forge.context.clone(),
+        |name| format!("{}/{name}", forge.context),
+    );
     let description = ellipsize(&status.description, 140);
     let word = word(forge.kind, status.state);
     let (path, name) = match forge.kind {
         ForgeKind::GitHub => {
             let (owner, repository) = forge.repository.split_once('/').unwrap_or_default();
-            (vec!["repos", owner, repository, "statuses", &status.sha], "context")
+            (
+                vec!["repos", owner, repository, "statuses", &status.sha],
+                "context",
+            )
         }
-        ForgeKind::GitLab => (vec!["projects", &forge.repository, "statuses", &status.sha], "name"),
+        ForgeKind::GitLab => (
+            vec!["projects", &forge.repository, "statuses", &status.sha],
+            "name",
+        ),
     };
     let mut document = json!({"state": word, name: context, "description": description});
     if let (Some(url), Some(keys)) = (&forge.target_url, document.as_object_mut()) {
@@ -174,6 +214,8 @@ const fn word(kind: ForgeKind, state: CommitState) -> &'static str {
 /// The JSON Schema (2020-12) of the document that a webhook gets.
 #[must_use]
 pub fn schema() -> String {
-    let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
+    let generator = SchemaSettings::draft2020_12()
+        .for_serialize()
+        .into_generator();
     json::pretty(&generator.into_root_schema_for::<Notification>())
 }

@@ -98,16 +98,25 @@ impl Notifier {
             let queue = Arc::clone(queue);
             tasks.spawn(async move { queue.work().await });
         }
-        Self { queues, stop, tasks }
+        Self {
+            queues,
+            stop,
+            tasks,
+        }
     }
 
     /// Who tells of one workspace, by its name in the configuration file.
     #[must_use]
     pub fn teller(&self, workspace: Option<&str>) -> Teller {
-        let about = self.queues.iter().filter(|queue| queue.target.is_about(workspace));
+        let about = self
+            .queues
+            .iter()
+            .filter(|queue| queue.target.is_about(workspace));
         Teller {
             name: workspace.map(str::to_owned),
-            targets: about.map(|queue| (Arc::clone(queue), Mutex::default())).collect(),
+            targets: about
+                .map(|queue| (Arc::clone(queue), Mutex::default()))
+                .collect(),
             workspace: Mutex::default(),
         }
     }
@@ -151,7 +160,9 @@ impl Observer for Teller {
         for (queue, target) in &self.targets {
             let saved = known.get(&queue.target.name).cloned();
             // What another version wrote is reported again.
-            if let Some(memory) = saved.and_then(|saved| serde_json::from_value::<Memory>(saved).ok()) {
+            if let Some(memory) =
+                saved.and_then(|saved| serde_json::from_value::<Memory>(saved).ok())
+            {
                 let mut target = target.lock().unwrap_or_else(PoisonError::into_inner);
                 target.delivered = memory.clone();
                 target.memory = memory;
@@ -161,13 +172,19 @@ impl Observer for Teller {
 
     fn known(&self) -> Map<String, Value> {
         // A commit's status is posted again after a restart: that changes nothing, and makes up for one that was lost.
-        let targets = self.targets.iter().filter(|(queue, _)| !matches!(queue.target.channel, Channel::Commit(_)));
+        let targets = self
+            .targets
+            .iter()
+            .filter(|(queue, _)| !matches!(queue.target.channel, Channel::Commit(_)));
         let known = |(queue, known): &(Arc<Queue>, Mutex<Known>)| {
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
             if queue.is_settled() {
                 known.delivered = known.memory.clone();
             }
-            Some((queue.target.name.clone(), serde_json::to_value(&known.delivered).ok()?))
+            Some((
+                queue.target.name.clone(),
+                serde_json::to_value(&known.delivered).ok()?,
+            ))
         };
         targets.filter_map(known).collect()
     }
@@ -178,27 +195,41 @@ impl Teller {
     pub fn applying(&self, plan: &Plan) {
         for (queue, known) in &self.targets {
             if let Channel::Commit(_) = queue.target.channel {
-                let news = known.lock().unwrap_or_else(PoisonError::into_inner).standing.applying(plan);
-                news.into_iter().for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
+                let news = known
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .standing
+                    .applying(plan);
+                news.into_iter()
+                    .for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
             }
         }
     }
 
     /// A pass is over.
     pub fn pass(&self, report: &PassReport) {
-        let mut workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workspace = self
+            .workspace
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(plan) = report.result.plan() {
             *workspace = Some(plan.workspace.clone());
         }
         for (queue, known) in &self.targets {
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            let Target { channel, rules, events: wanted, .. } = &queue.target;
+            let Target {
+                channel,
+                rules,
+                events: wanted,
+                ..
+            } = &queue.target;
             if let Channel::Commit(_) = channel {
                 for sha in queue.take_lost(self.name.as_deref()) {
                     known.standing.forget(&sha);
                 }
                 let news = known.standing.ended(report, rules);
-                news.into_iter().for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
+                news.into_iter()
+                    .for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
                 continue;
             }
             for event in events(&mut known.memory, report, rules, today()) {

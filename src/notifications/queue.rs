@@ -94,7 +94,11 @@ struct Fault {
 
 impl Fault {
     fn lasting(why: impl ToString) -> Self {
-        Self { why: why.to_string(), passing: false, retry_after: None }
+        Self {
+            why: why.to_string(),
+            passing: false,
+            retry_after: None,
+        }
     }
 }
 
@@ -134,7 +138,9 @@ impl Queue {
         if lost.until.is_some_and(|until| Instant::now() < until) {
             return Vec::new();
         }
-        let (mine, others) = std::mem::take(&mut lost.commits).into_iter().partition(|(of, _)| of.as_deref() == name);
+        let (mine, others) = std::mem::take(&mut lost.commits)
+            .into_iter()
+            .partition(|(of, _)| of.as_deref() == name);
         lost.commits = others;
         let mine: BTreeSet<(Option<String>, String)> = mine;
         mine.into_iter().map(|(_, sha)| sha).collect()
@@ -142,13 +148,17 @@ impl Queue {
 
     /// Notes that something was not delivered and is not tried any more.
     fn lose(&self, job: &Job) {
-        let Job::Commit(status, name) = job else { return };
+        let Job::Commit(status, name) = job else {
+            return;
+        };
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.commits.insert((name.clone(), status.sha.clone()));
         if lost.commits.len() > LOST {
             lost.commits.pop_first();
         }
-        let pause = FIRST_MAKE_UP.saturating_mul(2_u32.saturating_pow(lost.failures.min(16))).min(LAST_MAKE_UP);
+        let pause = FIRST_MAKE_UP
+            .saturating_mul(2_u32.saturating_pow(lost.failures.min(16)))
+            .min(LAST_MAKE_UP);
         lost.failures = lost.failures.saturating_add(1);
         lost.until = Some(Instant::now() + pause);
     }
@@ -166,7 +176,11 @@ impl Queue {
             let before = jobs.len();
             jobs.retain(|waiting| !job.replaces(waiting));
             self.unsettled.fetch_sub(before - jobs.len(), Relaxed);
-            let oldest = if jobs.len() >= LENGTH { jobs.pop_front() } else { None };
+            let oldest = if jobs.len() >= LENGTH {
+                jobs.pop_front()
+            } else {
+                None
+            };
             jobs.push_back(job);
             self.unsettled.fetch_add(1, Relaxed);
             oldest
@@ -193,7 +207,11 @@ impl Queue {
         // What is wrong with a file is told now, and not when a notification was given up.
         if let Err(Fault { why, .. }) = self.secrets(String::new()).await {
             let (name, kind) = (&self.target.name, self.target.channel.as_str());
-            tracing::warn!(notified = name, kind, "{name} cannot be notified until this is mended: {why}");
+            tracing::warn!(
+                notified = name,
+                kind,
+                "{name} cannot be notified until this is mended: {why}"
+            );
         }
         loop {
             let job = self.jobs().pop_front();
@@ -218,7 +236,8 @@ impl Queue {
                 if self.stop.is_cancelled() {
                     let (name, waiting) = (&self.target.name, self.waiting());
                     if waiting > 0 {
-                        self.failed.fetch_add(u64::try_from(waiting).unwrap_or(u64::MAX), Relaxed);
+                        self.failed
+                            .fetch_add(u64::try_from(waiting).unwrap_or(u64::MAX), Relaxed);
                         tracing::warn!(
                             notified = name,
                             waiting,
@@ -237,8 +256,9 @@ impl Queue {
         let (name, kind) = (&self.target.name, self.target.channel.as_str());
         let began = Instant::now();
         let mut waited = Duration::ZERO;
-        let pauses =
-            ExponentialBuilder::new().with_min_delay(Duration::from_secs(1)).with_max_delay(Duration::from_secs(60));
+        let pauses = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_secs(1))
+            .with_max_delay(Duration::from_secs(60));
         let mut pauses = pauses.without_max_times().build();
         for attempt in 1_u32.. {
             let fault = match self.send(job).await {
@@ -254,9 +274,17 @@ impl Queue {
                 self.failed.fetch_add(1, Relaxed);
                 self.lose(job);
                 let why = &fault.why;
-                tracing::warn!(notified = name, kind, attempts = attempt, "{name} was not notified: {why}");
+                tracing::warn!(
+                    notified = name,
+                    kind,
+                    attempts = attempt,
+                    "{name} was not notified: {why}"
+                );
             };
-            let jittered = pauses.next().unwrap_or(ATTEMPT).mul_f64(0.5 + 0.5 * fastrand::f64());
+            let jittered = pauses
+                .next()
+                .unwrap_or(ATTEMPT)
+                .mul_f64(0.5 + 0.5 * fastrand::f64());
             let wish = fault.retry_after.map(|wish| wish.min(LONGEST_REST));
             let pause = wish.unwrap_or_default().max(jittered);
             let rest = wish.map(|wish| Instant::now() + wish);
@@ -298,9 +326,15 @@ impl Queue {
         // Files may be on a file system that hangs.
         let reading = tokio::task::spawn_blocking(move || secrets(&target, id));
         match tokio::time::timeout(ATTEMPT, reading).await {
-            Ok(Ok(read)) => read.map_err(|error| Fault { passing: true, ..Fault::lasting(error) }),
+            Ok(Ok(read)) => read.map_err(|error| Fault {
+                passing: true,
+                ..Fault::lasting(error)
+            }),
             Ok(Err(_)) => Err(Fault::lasting("reading its secrets ended by a fault")),
-            Err(_) => Err(Fault { passing: true, ..Fault::lasting("reading its secrets takes too long") }),
+            Err(_) => Err(Fault {
+                passing: true,
+                ..Fault::lasting("reading its secrets takes too long")
+            }),
         }
     }
 
@@ -311,7 +345,9 @@ impl Queue {
         };
         let (address, proof) = self.secrets(id).await?;
         let (address, document) = match (job, &self.target.channel) {
-            (Job::Message(notification), Channel::Slack { .. }) => (address, json::line(&notification.slack())),
+            (Job::Message(notification), Channel::Slack { .. }) => {
+                (address, json::line(&notification.slack()))
+            }
             (Job::Message(notification), _) => (address, json::line(notification)),
             (Job::Commit(status, name), Channel::Commit(forge)) => {
                 let (path, document) = message::commit(forge, status, name.as_deref());
@@ -320,18 +356,33 @@ impl Queue {
             (Job::Commit(..), _) => return Err(Fault::lasting("it shows no commits")),
         };
         let accept = match &self.target.channel {
-            Channel::Commit(forge) if forge.kind == ForgeKind::GitHub => "application/vnd.github+json",
+            Channel::Commit(forge) if forge.kind == ForgeKind::GitHub => {
+                "application/vnd.github+json"
+            }
             _ => "*/*",
         };
-        let reply = self.http.post(&address, &proof, accept, document.into_bytes(), ATTEMPT).await;
-        self.judge(&reply.map_err(|why| Fault { why, passing: true, retry_after: None })?)
+        let reply = self
+            .http
+            .post(&address, &proof, accept, document.into_bytes(), ATTEMPT)
+            .await;
+        self.judge(&reply.map_err(|why| Fault {
+            why,
+            passing: true,
+            retry_after: None,
+        })?)
     }
 
     fn judge(&self, reply: &Reply) -> Result<(), Fault> {
-        let Reply { status, retry_after, body } = reply;
+        let Reply {
+            status,
+            retry_after,
+            body,
+        } = reply;
         let gitlab = matches!(&self.target.channel, Channel::Commit(forge) if forge.kind == ForgeKind::GitLab);
         // GitLab refuses to be told what it knows.
-        let known = gitlab && *status == 400 && String::from_utf8_lossy(body).contains("Cannot transition status");
+        let known = gitlab
+            && *status == 400
+            && String::from_utf8_lossy(body).contains("Cannot transition status");
         if known || (200..300).contains(status) {
             return Ok(());
         }
@@ -341,11 +392,16 @@ impl Queue {
             }
             300..=399 => format!("it answers with {status}, and redirects are not followed"),
             401 | 403 => format!("it answers with {status}: its secret is not accepted"),
-            404 => "it answers with 404: there is no such place, or its secret may not see it".to_owned(),
+            404 => "it answers with 404: there is no such place, or its secret may not see it"
+                .to_owned(),
             status => format!("it answers with {status}"),
         };
         let passing = matches!(status, 408 | 425 | 429 | 500..) || reply.is_rate_limited();
-        Err(Fault { why, passing, retry_after: *retry_after })
+        Err(Fault {
+            why,
+            passing,
+            retry_after: *retry_after,
+        })
     }
 }
 
@@ -360,7 +416,10 @@ fn secrets(target: &Target, id: String) -> Result<(Address, Proof), UnusableSecr
                 WebhookUrl::File(file) => address(file)?,
             };
             let proof = match secret {
-                Some(secret) => Proof::Signature { secret: secret.read()?, id },
+                Some(secret) => Proof::Signature {
+                    secret: secret.read()?,
+                    id,
+                },
                 None => Proof::None,
             };
             Ok((address, proof))
@@ -384,12 +443,21 @@ mod tests {
     fn queue() -> Queue {
         crate::remote::install_tls();
         let github = serde_json::json!({"repository": "a/b", "tokenFile": "t"});
-        let target = serde_json::from_value(serde_json::json!({"name": "x", "github": github})).unwrap();
-        Queue::new(target, Http::new(crate::remote::Settings::default()).unwrap(), CancellationToken::new())
+        let target =
+            serde_json::from_value(serde_json::json!({"name": "x", "github": github})).unwrap();
+        Queue::new(
+            target,
+            Http::new(crate::remote::Settings::default()).unwrap(),
+            CancellationToken::new(),
+        )
     }
 
     fn job(sha: usize, state: CommitState, workspace: &str) -> Job {
-        let status = CommitStatus { sha: sha.to_string(), state, description: String::new() };
+        let status = CommitStatus {
+            sha: sha.to_string(),
+            state,
+            description: String::new(),
+        };
         Job::Commit(status, Some(workspace.to_owned()))
     }
 
@@ -402,8 +470,10 @@ mod tests {
             queue.push(job(2, state, "eu"));
         }
         assert_eq!((queue.waiting(), queue.dropped.load(Relaxed)), (3, 0));
-        let all_newest =
-            queue.jobs().iter().all(|job| matches!(job, Job::Commit(s, _) if s.state == CommitState::Success));
+        let all_newest = queue
+            .jobs()
+            .iter()
+            .all(|job| matches!(job, Job::Commit(s, _) if s.state == CommitState::Success));
         assert!(all_newest);
     }
 
@@ -431,7 +501,10 @@ mod tests {
         queue.got_through();
         queue.lose(&job(1, CommitState::Success, "us"));
         tokio::time::advance(FIRST_MAKE_UP).await;
-        assert_eq!((lost(), queue.take_lost(Some("us"))), (Vec::new(), vec!["1".to_owned()]));
+        assert_eq!(
+            (lost(), queue.take_lost(Some("us"))),
+            (Vec::new(), vec!["1".to_owned()])
+        );
     }
 
     #[test]
@@ -441,7 +514,10 @@ mod tests {
             queue.push(job(sha, CommitState::Pending, "eu"));
             queue.push(job(sha, CommitState::Success, "eu"));
         }
-        assert_eq!((queue.unsettled.load(Relaxed), queue.is_settled()), (LENGTH, false));
+        assert_eq!(
+            (queue.unsettled.load(Relaxed), queue.is_settled()),
+            (LENGTH, false)
+        );
         queue.lost.lock().unwrap().until = None;
         assert_eq!(queue.take_lost(Some("eu")), ["0"]);
     }

@@ -41,12 +41,23 @@ fn desired(provider: &str) -> Arc<Desired> {
 }
 
 fn change() -> Change {
-    Change::Field { group: "listing".to_owned(), field: "name".to_owned(), before: Some(false), after: true }
+    Change::Field {
+        group: "listing".to_owned(),
+        field: "name".to_owned(),
+        before: Some(false),
+        after: true,
+    }
 }
 
 fn entry(provider: &str, verdict: Verdict) -> Entry {
     let provider = Provider::parse(provider).ok();
-    Entry { provider, file: None, verdict, unresolved: Vec::new(), origins: None }
+    Entry {
+        provider,
+        file: None,
+        verdict,
+        unresolved: Vec::new(),
+        origins: None,
+    }
 }
 
 fn live(provider: &str) -> Arc<Live> {
@@ -80,14 +91,36 @@ fn due(provider: &str, cause: Cause) -> Entry {
 }
 
 fn plan(entries: Vec<Entry>) -> Plan {
-    let workspace = Workspace { id: "a".to_owned(), name: String::new(), slug: "acme".to_owned() };
-    Plan { workspace, revision: None, entries, digest: None, base: None, loosened: Vec::new(), snapshot: None }
+    let workspace = Workspace {
+        id: "a".to_owned(),
+        name: String::new(),
+        slug: "acme".to_owned(),
+    };
+    Plan {
+        workspace,
+        revision: None,
+        entries,
+        digest: None,
+        base: None,
+        loosened: Vec::new(),
+        snapshot: None,
+    }
 }
 
 /// A plan that was carried out: these providers were due, and came out like that; the others are as the verdicts say.
-pub(super) fn applied(updates: &[(&str, Cause, Outcome)], others: &[(&str, Verdict)]) -> PassResult {
-    let mut entries: Vec<Entry> = updates.iter().map(|(provider, cause, _)| due(provider, *cause)).collect();
-    entries.extend(others.iter().map(|(provider, verdict)| entry(provider, verdict.clone())));
+pub(super) fn applied(
+    updates: &[(&str, Cause, Outcome)],
+    others: &[(&str, Verdict)],
+) -> PassResult {
+    let mut entries: Vec<Entry> = updates
+        .iter()
+        .map(|(provider, cause, _)| due(provider, *cause))
+        .collect();
+    entries.extend(
+        others
+            .iter()
+            .map(|(provider, verdict)| entry(provider, verdict.clone())),
+    );
     let result = |(provider, cause, outcome): &(&str, Cause, Outcome)| UpdateResult {
         provider: Provider::parse(provider).unwrap(),
         desired: desired(provider),
@@ -99,21 +132,46 @@ pub(super) fn applied(updates: &[(&str, Cause, Outcome)], others: &[(&str, Verdi
         transient: None,
         took: Duration::ZERO,
     };
-    PassResult::Applied(plan(entries), Report { results: updates.iter().map(result).collect() })
+    PassResult::Applied(
+        plan(entries),
+        Report {
+            results: updates.iter().map(result).collect(),
+        },
+    )
 }
 
 const TODAY: Date = date(2026, 11, 24);
 
 fn kinds(memory: &mut Memory, result: PassResult) -> Vec<EventKind> {
-    let rules = Rules { failed_passes: 2, hold_days: 3 };
-    events(memory, &report(result), &rules, TODAY).into_iter().map(|event| event.kind).collect()
+    let rules = Rules {
+        failed_passes: 2,
+        hold_days: 3,
+    };
+    events(memory, &report(result), &rules, TODAY)
+        .into_iter()
+        .map(|event| event.kind)
+        .collect()
 }
 
 #[test]
 fn a_provider_that_rests_after_a_failure_has_not_recovered() {
     let memory = &mut Memory::default();
-    let failed = || applied(&[("A", Cause::Change, Outcome::Failed("no".to_owned()))], &[]);
-    let resting = || applied(&[("A", Cause::Change, Outcome::Skipped("tried again in 60s".to_owned()))], &[]);
+    let failed = || {
+        applied(
+            &[("A", Cause::Change, Outcome::Failed("no".to_owned()))],
+            &[],
+        )
+    };
+    let resting = || {
+        applied(
+            &[(
+                "A",
+                Cause::Change,
+                Outcome::Skipped("tried again in 60s".to_owned()),
+            )],
+            &[],
+        )
+    };
     assert_eq!(kinds(memory, failed()), []);
     assert_eq!(kinds(memory, resting()), [EventKind::Failed]);
     assert_eq!(kinds(memory, resting()), []);
@@ -121,7 +179,10 @@ fn a_provider_that_rests_after_a_failure_has_not_recovered() {
     // While a whole pass fails, nobody knows.
     assert_eq!(kinds(memory, self::failed()), []);
     let done = applied(&[("A", Cause::Change, Outcome::Applied)], &[]);
-    assert_eq!(kinds(memory, done), [EventKind::Applied, EventKind::Recovered]);
+    assert_eq!(
+        kinds(memory, done),
+        [EventKind::Applied, EventKind::Recovered]
+    );
 }
 
 #[test]
@@ -131,9 +192,17 @@ fn what_is_not_trusted_is_told_once_and_again_when_it_is_something_else() {
         let mut report = report(applied(&[], &[]));
         report.told.trust = Some(trust);
         let events = events(memory, &report, &Rules::default(), TODAY);
-        events.into_iter().map(|event| (event.kind, event.reason)).collect::<Vec<_>>()
+        events
+            .into_iter()
+            .map(|event| (event.kind, event.reason))
+            .collect::<Vec<_>>()
     };
-    let refused = |commit: &str| Err(Refused { commit: Some(commit.to_owned()), reason: Distrust::Unsigned });
+    let refused = |commit: &str| {
+        Err(Refused {
+            commit: Some(commit.to_owned()),
+            reason: Distrust::Unsigned,
+        })
+    };
     let told = |commit| {
         let reason = format!("what is checked out ({commit}) is refused: the commit is not signed");
         vec![(EventKind::Refused, Some(reason))]
@@ -150,13 +219,26 @@ fn what_is_not_trusted_is_told_once_and_again_when_it_is_something_else() {
 fn what_does_not_converge_is_told_once_until_it_does() {
     let memory = &mut Memory::default();
     let mismatch = || change().into_mismatch();
-    let kept = || applied(&[("A", Cause::Change, Outcome::NotConverged(vec![mismatch()]))], &[]);
-    let rests = || applied(&[("A", Cause::Change, Outcome::Skipped("later".to_owned()))], &[]);
+    let kept = || {
+        applied(
+            &[("A", Cause::Change, Outcome::NotConverged(vec![mismatch()]))],
+            &[],
+        )
+    };
+    let rests = || {
+        applied(
+            &[("A", Cause::Change, Outcome::Skipped("later".to_owned()))],
+            &[],
+        )
+    };
     assert_eq!(kinds(memory, kept()), [EventKind::NotConverged]);
     for result in [rests(), kept(), rests(), kept()] {
         assert_eq!(kinds(memory, result), []);
     }
-    assert_eq!(kinds(memory, applied(&[], &[("A", in_sync("A"))])), [EventKind::Recovered]);
+    assert_eq!(
+        kinds(memory, applied(&[], &[("A", in_sync("A"))])),
+        [EventKind::Recovered]
+    );
     assert_eq!(kinds(memory, kept()), [EventKind::NotConverged]);
 }
 
@@ -169,13 +251,32 @@ fn drift_that_stands_is_told_once_and_a_hold_is_told_when_its_end_is_near() {
     assert_eq!(kinds(memory, applied(&[], &[("A", in_sync("A"))])), []);
     assert_eq!(kinds(memory, observed()), [EventKind::Drift]);
     let held = |until| {
-        let hold = Hold { until, reason: Some("Vertrag".to_owned()) };
-        applied(&[], &[("B", Verdict::Held { hold, pending: vec![change()] })])
+        let hold = Hold {
+            until,
+            reason: Some("Vertrag".to_owned()),
+        };
+        applied(
+            &[],
+            &[(
+                "B",
+                Verdict::Held {
+                    hold,
+                    pending: vec![change()],
+                },
+            )],
+        )
     };
     assert_eq!(kinds(memory, held(date(2027, 3, 1))), []);
-    assert_eq!(kinds(memory, held(date(2026, 11, 27))), [EventKind::HoldExpiring]);
+    assert_eq!(
+        kinds(memory, held(date(2026, 11, 27))),
+        [EventKind::HoldExpiring]
+    );
     assert_eq!(kinds(memory, held(date(2026, 11, 27))), []);
-    assert_eq!(kinds(memory, held(date(2026, 11, 26))), [EventKind::HoldExpiring], "another day is another hold");
+    assert_eq!(
+        kinds(memory, held(date(2026, 11, 26))),
+        [EventKind::HoldExpiring],
+        "another day is another hold"
+    );
 }
 
 proptest! {
@@ -239,11 +340,26 @@ fn a_chat_is_told_that_files_differ_from_the_commit() {
     };
     for (dirty, said) in [(true, "at `0123456789+dirty`"), (false, "at `0123456789`")] {
         let revision = revision(dirty);
-        let about =
-            About { id: String::new(), time: now(), name: None, workspace: None, revision: Some(&revision), pass: 1 };
-        let event =
-            events(&mut Memory::default(), &report(failed()), &Rules { failed_passes: 1, hold_days: 0 }, today());
-        let told = Notification::of(event.into_iter().next().unwrap(), about).slack().to_string();
+        let about = About {
+            id: String::new(),
+            time: now(),
+            name: None,
+            workspace: None,
+            revision: Some(&revision),
+            pass: 1,
+        };
+        let event = events(
+            &mut Memory::default(),
+            &report(failed()),
+            &Rules {
+                failed_passes: 1,
+                hold_days: 0,
+            },
+            today(),
+        );
+        let told = Notification::of(event.into_iter().next().unwrap(), about)
+            .slack()
+            .to_string();
         assert!(told.contains(said), "{told}");
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::{Cause, Change, Digest};
 use crate::model::{
-    Desired, DesiredValue, Fingerprint, FingerprintKey, Half, Live, PartnerKey, Place, Provider, Secret,
+    Desired, DesiredValue, Fingerprint, FingerprintKey, Half, Live, PartnerKey, Place, Provider,
+    Secret,
 };
 
 /// The desired state that was last applied, or found in place, of each provider.
@@ -32,20 +33,37 @@ pub struct Imprint {
 impl Imprint {
     /// What to remember of a desired state. A value that is not at hand is left out, and is then never the same.
     #[must_use]
-    pub fn of(desired: &Desired, key: &FingerprintKey, workspace: &str, updated_at: Option<String>) -> Self {
+    pub fn of(
+        desired: &Desired,
+        key: &FingerprintKey,
+        workspace: &str,
+        updated_at: Option<String>,
+    ) -> Self {
         let mut partner_key = PartnerKey::default();
         for half in Half::BOTH {
             let print = |(name, wanted): (&String, &DesiredValue)| {
                 let (provider, name) = (desired.provider.clone(), half.fold(name));
-                let place = Place { workspace: workspace.to_owned(), provider, half, name: name.clone() };
+                let place = Place {
+                    workspace: workspace.to_owned(),
+                    provider,
+                    half,
+                    name: name.clone(),
+                };
                 let text = key.fingerprint(&place, wanted.value.as_ref()?);
                 Some((name, Fingerprint::new(key.clone(), place, &text)?))
             };
-            *partner_key.half_mut(half) =
-                desired.partner_key.half(half).map(|wanted| wanted.iter().filter_map(print).collect());
+            *partner_key.half_mut(half) = desired
+                .partner_key
+                .half(half)
+                .map(|wanted| wanted.iter().filter_map(print).collect());
         }
         let parts = Digest::of_parts(desired);
-        Self { parts, partner_key, updated_at, kept: BTreeMap::new() }
+        Self {
+            parts,
+            partner_key,
+            updated_at,
+            kept: BTreeMap::new(),
+        }
     }
 
     /// Whether a desired state is the one that this was made of. A hold says when, not what.
@@ -72,13 +90,20 @@ impl Imprint {
     /// changed it: it is unknown until it is sent again.
     pub(super) fn is_behind(&self, live: &Live, half: Half, name: &str, value: &Secret) -> bool {
         let counts = self.updated_at.as_ref() == Some(&live.updated_at);
-        let known = self.partner_key.half(half).and_then(|values| values.get(&half.fold(name)));
+        let known = self
+            .partner_key
+            .half(half)
+            .and_then(|values| values.get(&half.fold(name)));
         counts && known.is_some_and(|known| known.is_of(value))
     }
 
     /// Why a live definition differs from a desired state. What Calry never took over was not changed by anybody since.
     pub(super) fn cause(&self, desired: &Desired, changes: &[Change]) -> Cause {
         let drifted = |change: &Change| self.kept.get(&change.path()) != Some(&Cause::Change);
-        if self.is_of(desired) && changes.iter().any(drifted) { Cause::Drift } else { Cause::Change }
+        if self.is_of(desired) && changes.iter().any(drifted) {
+            Cause::Drift
+        } else {
+            Cause::Change
+        }
     }
 }

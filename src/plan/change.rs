@@ -119,7 +119,13 @@ impl Change {
     /// Whether it is due only because Calry shows a mask.
     #[must_use]
     pub const fn is_masked(&self) -> bool {
-        matches!(self, Self::Key { change: KeyChange::Masked, .. })
+        matches!(
+            self,
+            Self::Key {
+                change: KeyChange::Masked,
+                ..
+            }
+        )
     }
 
     /// Whether its values are withheld.
@@ -131,7 +137,12 @@ impl Change {
     /// The same difference, told after an update that should have ended it.
     #[must_use]
     pub fn into_mismatch(self) -> Mismatch {
-        Mismatch { path: self.path(), sent: self.after(), kept: self.before(), sensitive: self.sensitive() }
+        Mismatch {
+            path: self.path(),
+            sent: self.after(),
+            kept: self.before(),
+            sensitive: self.sensitive(),
+        }
     }
 }
 
@@ -141,8 +152,10 @@ impl Change {
 pub fn dotted(segments: &[&str]) -> String {
     let mut path = String::new();
     for segment in segments {
-        let plain =
-            !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        let plain = !segment.is_empty()
+            && segment
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
         if plain {
             if !path.is_empty() {
                 path.push('.');
@@ -163,7 +176,13 @@ mod tests {
 
     #[test]
     fn a_path_reads_in_one_way_only() {
-        assert_eq!(dotted(&["partnerKey", "headers", "x-api-key"]), "partnerKey.headers.x-api-key");
-        assert_eq!(dotted(&["partnerKey", "queryParams", "a.b\"c"]), "partnerKey.queryParams[\"a.b\\\"c\"]");
+        assert_eq!(
+            dotted(&["partnerKey", "headers", "x-api-key"]),
+            "partnerKey.headers.x-api-key"
+        );
+        assert_eq!(
+            dotted(&["partnerKey", "queryParams", "a.b\"c"]),
+            "partnerKey.queryParams[\"a.b\\\"c\"]"
+        );
     }
 }

@@ -9,12 +9,12 @@ use jiff::civil::Date;
 
 use super::change::{Change, KeyChange, Mismatch, Value, dotted};
 use super::{
-    Applied, Base, Cause, Digest, Entry, Imprint, Missing, Obstacle, Payload, Plan, RefusedPart, Step, Unresolved,
-    Verdict,
+    Applied, Base, Cause, Digest, Entry, Imprint, Missing, Obstacle, Payload, Plan, RefusedPart,
+    Step, Unresolved, Verdict,
 };
 use crate::model::{
-    DefinitionPart, Desired, DesiredValue, Half, Live, LivePartnerKey, LiveValue, PartnerKey, Provider, Revision,
-    Secret, Update, UpdateMethod, Workspace,
+    DefinitionPart, Desired, DesiredValue, Half, Live, LivePartnerKey, LiveValue, PartnerKey,
+    Provider, Revision, Secret, Update, UpdateMethod, Workspace,
 };
 
 /// One definition file, as far as the plan needs it.
@@ -52,11 +52,20 @@ pub fn plan(
     context: Context<'_>,
 ) -> Plan {
     let files: Vec<Input> = files.into_iter().collect();
-    let loosened = context.base.map(|base| base.loosened(&files, context.today)).unwrap_or_default();
-    let mut live: BTreeMap<Provider, Live> = live.into_iter().map(|l| (l.provider.clone(), l)).collect();
+    let loosened = context
+        .base
+        .map(|base| base.loosened(&files, context.today))
+        .unwrap_or_default();
+    let mut live: BTreeMap<Provider, Live> =
+        live.into_iter().map(|l| (l.provider.clone(), l)).collect();
     let mut managed = BTreeSet::new();
     let mut entries: Vec<Entry> = Vec::new();
-    for Input { file, provider, desired } in files {
+    for Input {
+        file,
+        provider,
+        desired,
+    } in files
+    {
         let mut unresolved = Vec::new();
         let mut origins = None;
         managed.extend(provider.clone());
@@ -65,11 +74,17 @@ pub fn plan(
                 if let Some((_, problem)) = unreadable.iter().find(|(p, _)| p == provider) {
                     Verdict::Unreadable(problem.clone())
                 } else if let Some(live) = live.remove(provider) {
-                    let behind = Behind::Applied(context.applied.get(provider).map(|known| &**known));
+                    let behind =
+                        Behind::Applied(context.applied.get(provider).map(|known| &**known));
                     let compared = compare(&desired, &live, behind, context.base);
                     unresolved.clone_from(&compared.unresolved);
-                    let held = desired.hold.as_ref().is_some_and(|hold| hold.in_force(context.today));
-                    origins = context.base.map(|base| base.origins(&compared.changes, &desired, held, context.today));
+                    let held = desired
+                        .hold
+                        .as_ref()
+                        .is_some_and(|hold| hold.in_force(context.today));
+                    origins = context
+                        .base
+                        .map(|base| base.origins(&compared.changes, &desired, held, context.today));
                     verdict(desired, Arc::new(live), compared, context)
                 } else {
                     Verdict::Missing
@@ -77,27 +92,63 @@ pub fn plan(
             }
             _ => Verdict::Invalid,
         };
-        entries.push(Entry { provider, file: Some(file), verdict, unresolved, origins });
+        entries.push(Entry {
+            provider,
+            file: Some(file),
+            verdict,
+            unresolved,
+            origins,
+        });
     }
-    entries.extend(live.into_keys().filter(|provider| !managed.contains(provider)).map(|provider| Entry {
-        provider: Some(provider),
-        file: None,
-        verdict: Verdict::Unmanaged,
-        unresolved: Vec::new(),
-        origins: None,
-    }));
+    entries.extend(
+        live.into_keys()
+            .filter(|provider| !managed.contains(provider))
+            .map(|provider| Entry {
+                provider: Some(provider),
+                file: None,
+                verdict: Verdict::Unmanaged,
+                unresolved: Vec::new(),
+                origins: None,
+            }),
+    );
     entries.sort_by(|a, b| {
-        (a.provider.is_none(), &a.provider, &a.file).cmp(&(b.provider.is_none(), &b.provider, &b.file))
+        (a.provider.is_none(), &a.provider, &a.file).cmp(&(
+            b.provider.is_none(),
+            &b.provider,
+            &b.file,
+        ))
     });
-    let digest =
-        entries.iter().all(|e| e.unresolved.is_empty()).then(|| Digest::of(&workspace, context.method, &entries));
+    let digest = entries
+        .iter()
+        .all(|e| e.unresolved.is_empty())
+        .then(|| Digest::of(&workspace, context.method, &entries));
     let base = context.base.map(|base| base.commit.clone());
-    Plan { workspace, revision, entries, digest, base, loosened, snapshot: None }
+    Plan {
+        workspace,
+        revision,
+        entries,
+        digest,
+        base,
+        loosened,
+        snapshot: None,
+    }
 }
 
-fn verdict(desired: Arc<Desired>, live: Arc<Live>, compared: Compared, context: Context<'_>) -> Verdict {
-    if let Some(hold) = desired.hold.as_ref().filter(|hold| hold.in_force(context.today)) {
-        return Verdict::Held { hold: hold.clone(), pending: compared.changes };
+fn verdict(
+    desired: Arc<Desired>,
+    live: Arc<Live>,
+    compared: Compared,
+    context: Context<'_>,
+) -> Verdict {
+    if let Some(hold) = desired
+        .hold
+        .as_ref()
+        .filter(|hold| hold.in_force(context.today))
+    {
+        return Verdict::Held {
+            hold: hold.clone(),
+            pending: compared.changes,
+        };
     }
     if compared.changes.is_empty() {
         return match compared.unreadable.into_iter().next() {
@@ -106,9 +157,18 @@ fn verdict(desired: Arc<Desired>, live: Arc<Live>, compared: Compared, context: 
         };
     }
     let applied = context.applied.get(&desired.provider).cloned();
-    let cause = applied.as_ref().map_or(Cause::Change, |known| known.cause(&desired, &compared.changes));
+    let cause = applied.as_ref().map_or(Cause::Change, |known| {
+        known.cause(&desired, &compared.changes)
+    });
     let payload = payload(&desired, &live, &compared, context.method);
-    Verdict::Update(Box::new(Step { desired, live, applied, changes: compared.changes, cause, payload }))
+    Verdict::Update(Box::new(Step {
+        desired,
+        live,
+        applied,
+        changes: compared.changes,
+        cause,
+        payload,
+    }))
 }
 
 /// A provider that was read again just before its update.
@@ -125,7 +185,12 @@ pub enum Refreshed {
 /// Plans one provider anew against a fresher live state, so that what changed meanwhile is not overwritten.
 #[must_use]
 pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> Refreshed {
-    let compared = compare(&step.desired, &live, Behind::Applied(step.applied.as_deref()), None);
+    let compared = compare(
+        &step.desired,
+        &live,
+        Behind::Applied(step.applied.as_deref()),
+        None,
+    );
     if live.id != step.live.id {
         return Refreshed::Moved;
     }
@@ -136,18 +201,35 @@ pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> Refreshed {
         return Refreshed::Moved;
     }
     let payload = payload(&step.desired, &live, &compared, method);
-    Refreshed::Due(Box::new(Step { live: Arc::new(live), payload, ..step.clone() }))
+    Refreshed::Due(Box::new(Step {
+        live: Arc::new(live),
+        payload,
+        ..step.clone()
+    }))
 }
 
 /// What an answer still differs in from what was wanted: git's part but for what was refused, and what the update carried
 /// over (trap 6).
 #[must_use]
-pub fn verify(desired: &Desired, sent: &Update, refused: &[RefusedPart], answer: &Live) -> Vec<Mismatch> {
+pub fn verify(
+    desired: &Desired,
+    sent: &Update,
+    refused: &[RefusedPart],
+    answer: &Live,
+) -> Vec<Mismatch> {
     let was_refused = |change: &Change| refused.iter().any(|refused| refused.part == change.part());
-    let changes = compare(desired, answer, Behind::Sent, None).changes.into_iter();
-    let mut mismatches: Vec<Mismatch> =
-        changes.filter(|change| !was_refused(change)).map(Change::into_mismatch).collect();
-    let Update { icon, partner_key, fields } = sent;
+    let changes = compare(desired, answer, Behind::Sent, None)
+        .changes
+        .into_iter();
+    let mut mismatches: Vec<Mismatch> = changes
+        .filter(|change| !was_refused(change))
+        .map(Change::into_mismatch)
+        .collect();
+    let Update {
+        icon,
+        partner_key,
+        fields,
+    } = sent;
     if desired.icon.is_none() && icon.is_some() && *icon != answer.icon {
         let text = |icon: &Option<String>| icon.clone().map_or(Value::None, Value::Text);
         mismatches.push(Mismatch {
@@ -158,8 +240,13 @@ pub fn verify(desired: &Desired, sent: &Update, refused: &[RefusedPart], answer:
         });
     }
     for half in Half::BOTH {
-        let (Some(key), None) = (partner_key, desired.partner_key.half(half)) else { continue };
-        let (sent, kept) = (folded(half, key.half(half)), folded(half, answer.partner_key.half(half)));
+        let (Some(key), None) = (partner_key, desired.partner_key.half(half)) else {
+            continue;
+        };
+        let (sent, kept) = (
+            folded(half, key.half(half)),
+            folded(half, answer.partner_key.half(half)),
+        );
         for name in sent.keys().chain(kept.keys()).collect::<BTreeSet<_>>() {
             let same = match (sent.get(name), kept.get(name)) {
                 // What stands behind a mask cannot be held against what was sent.
@@ -168,11 +255,20 @@ pub fn verify(desired: &Desired, sent: &Update, refused: &[RefusedPart], answer:
             };
             if !same {
                 let path = dotted(&["partnerKey", half.key(), name]);
-                mismatches.push(Mismatch { path, sent: Value::None, kept: Value::None, sensitive: true });
+                mismatches.push(Mismatch {
+                    path,
+                    sent: Value::None,
+                    kept: Value::None,
+                    sensitive: true,
+                });
             }
         }
     }
-    for (group, on) in fields.iter().flatten().filter(|(group, _)| !desired.fields.contains_key(*group)) {
+    for (group, on) in fields
+        .iter()
+        .flatten()
+        .filter(|(group, _)| !desired.fields.contains_key(*group))
+    {
         let empty = BTreeMap::new();
         let kept = answer.fields.get(group).unwrap_or(&empty);
         for field in on.iter().chain(kept.keys()).collect::<BTreeSet<_>>() {
@@ -193,18 +289,29 @@ pub fn verify(desired: &Desired, sent: &Update, refused: &[RefusedPart], answer:
 /// Why an answer cannot show whether an update was taken over: a part that was sent cannot be read in it.
 #[must_use]
 pub fn unverifiable<'a>(sent: &Update, answer: &'a Live) -> Option<&'a str> {
-    let Update { icon, partner_key, fields } = sent;
+    let Update {
+        icon,
+        partner_key,
+        fields,
+    } = sent;
     let was_sent = |part: &DefinitionPart| match part {
         DefinitionPart::Icon => icon.is_some(),
         DefinitionPart::PartnerKey => partner_key.is_some(),
         DefinitionPart::FieldsToSync => fields.is_some(),
     };
-    DefinitionPart::ALL.into_iter().filter(was_sent).find_map(|part| answer.problems.part(part))
+    DefinitionPart::ALL
+        .into_iter()
+        .filter(was_sent)
+        .find_map(|part| answer.problems.part(part))
 }
 
 /// One half by the names in the form in which equal ones are the same text.
 fn folded<V>(half: Half, values: Option<&BTreeMap<String, V>>) -> BTreeMap<String, &V> {
-    values.into_iter().flatten().map(|(name, value)| (half.fold(name), value)).collect()
+    values
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (half.fold(name), value))
+        .collect()
 }
 
 /// What is known of the values that Calry shows as masks.
@@ -226,7 +333,13 @@ struct Compared {
 /// Every difference in what git manages, sorted as a definition is written.
 fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Base>) -> Compared {
     // Destructured in full, so that a new managed part does not compile until somebody has compared it.
-    let Desired { provider: _, icon, partner_key, fields, hold: _ } = desired;
+    let Desired {
+        provider: _,
+        icon,
+        partner_key,
+        fields,
+        hold: _,
+    } = desired;
     let mut changes = Vec::new();
     let mut unresolved = Vec::new();
     let mut unreadable = Vec::new();
@@ -234,7 +347,10 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
         if let Some(problem) = &live.problems.icon {
             unreadable.push((DefinitionPart::Icon, problem.clone()));
         } else if live.icon.as_deref() != Some(icon.as_str()) {
-            changes.push(Change::Icon { before: live.icon.clone(), after: Some(icon.as_str().to_owned()) });
+            changes.push(Change::Icon {
+                before: live.icon.clone(),
+                after: Some(icon.as_str().to_owned()),
+            });
         }
     }
     for half in Half::BOTH {
@@ -244,12 +360,23 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
                 continue;
             }
             let is_behind = |name: &str, value: &Secret| match behind {
-                Behind::Applied(known) => known.is_some_and(|known| known.is_behind(live, half, name, value)),
+                Behind::Applied(known) => {
+                    known.is_some_and(|known| known.is_behind(live, half, name, value))
+                }
                 Behind::Sent => true,
             };
-            let rewritten = |name: &str| base.is_some_and(|base| base.rewrites(half, name, desired));
+            let rewritten =
+                |name: &str| base.is_some_and(|base| base.rewrites(half, name, desired));
             let live = live.partner_key.half(half);
-            compare_half(half, wanted, live, is_behind, rewritten, &mut changes, &mut unresolved);
+            compare_half(
+                half,
+                wanted,
+                live,
+                is_behind,
+                rewritten,
+                &mut changes,
+                &mut unresolved,
+            );
         }
     }
     for (group, on) in fields {
@@ -258,19 +385,35 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
             continue;
         }
         let now = live.fields.get(group);
-        let known = now.into_iter().flatten().map(|(field, before)| (field, Some(*before), on.contains(field)));
-        let fresh = on.iter().filter(|field| !now.is_some_and(|now| now.contains_key(*field))).map(|f| (f, None, true));
-        let mut differing: Vec<_> =
-            known.chain(fresh).filter(|(_, before, after)| before.unwrap_or(false) != *after).collect();
+        let known = now
+            .into_iter()
+            .flatten()
+            .map(|(field, before)| (field, Some(*before), on.contains(field)));
+        let fresh = on
+            .iter()
+            .filter(|field| !now.is_some_and(|now| now.contains_key(*field)))
+            .map(|f| (f, None, true));
+        let mut differing: Vec<_> = known
+            .chain(fresh)
+            .filter(|(_, before, after)| before.unwrap_or(false) != *after)
+            .collect();
         differing.sort_unstable();
-        changes.extend(differing.into_iter().map(|(field, before, after)| Change::Field {
-            group: group.clone(),
-            field: field.clone(),
-            before,
-            after,
-        }));
+        changes.extend(
+            differing
+                .into_iter()
+                .map(|(field, before, after)| Change::Field {
+                    group: group.clone(),
+                    field: field.clone(),
+                    before,
+                    after,
+                }),
+        );
     }
-    Compared { changes, unresolved, unreadable }
+    Compared {
+        changes,
+        unresolved,
+        unreadable,
+    }
 }
 
 fn compare_half(
@@ -297,24 +440,43 @@ fn compare_half(
         };
         if let Some(missing) = missing {
             let path = dotted(&["partnerKey", half.key(), name]);
-            unresolved.push(Unresolved { path, secrets: secrets.clone(), missing });
+            unresolved.push(Unresolved {
+                path,
+                secrets: secrets.clone(),
+                missing,
+            });
         }
         let change = match (now.as_slice(), &value.value) {
             ([], _) => Some(KeyChange::Added),
-            (_, None) | ([(_, LiveValue::Withheld)], _) => rewritten(name).then_some(KeyChange::Unresolved),
-            ([(_, now @ (LiveValue::Mask | LiveValue::MaybeMask(_)))], Some(wanted)) => {
-                (now.is(wanted) != Some(true) && !is_behind(name, wanted)).then_some(KeyChange::Masked)
+            (_, None) | ([(_, LiveValue::Withheld)], _) => {
+                rewritten(name).then_some(KeyChange::Unresolved)
             }
-            ([(_, now)], Some(wanted)) => (now.is(wanted) == Some(false)).then_some(KeyChange::Changed),
+            ([(_, now @ (LiveValue::Mask | LiveValue::MaybeMask(_)))], Some(wanted)) => {
+                (now.is(wanted) != Some(true) && !is_behind(name, wanted))
+                    .then_some(KeyChange::Masked)
+            }
+            ([(_, now)], Some(wanted)) => {
+                (now.is(wanted) == Some(false)).then_some(KeyChange::Changed)
+            }
             // The same header twice, in two spellings: only a whole partner key makes it one again.
             (_, Some(_)) => Some(KeyChange::Changed),
         };
         if let Some(change) = change {
-            changes.push(Change::Key { half, name: name.clone(), change, secrets });
+            changes.push(Change::Key {
+                half,
+                name: name.clone(),
+                change,
+                secrets,
+            });
         }
     }
     for (name, _) in rest.into_values().flatten() {
-        changes.push(Change::Key { half, name: name.clone(), change: KeyChange::Removed, secrets: Vec::new() });
+        changes.push(Change::Key {
+            half,
+            name: name.clone(),
+            change: KeyChange::Removed,
+            secrets: Vec::new(),
+        });
     }
 }
 
@@ -334,22 +496,38 @@ fn payload(desired: &Desired, live: &Live, compared: &Compared, method: UpdateMe
             || compared.unreadable.iter().any(|(p, _)| *p == part)
     };
     let (mut update, mut refused, mut carries_unmanaged) = (Update::default(), Vec::new(), false);
-    for part in DefinitionPart::ALL.into_iter().filter(|part| put || is_due(*part)) {
-        let unreadable = live.problems.part(part).map(|problem| Obstacle::Unreadable(problem.to_owned()));
+    for part in DefinitionPart::ALL
+        .into_iter()
+        .filter(|part| put || is_due(*part))
+    {
+        let unreadable = live
+            .problems
+            .part(part)
+            .map(|problem| Obstacle::Unreadable(problem.to_owned()));
         let filled = match (unreadable, part) {
             (Some(obstacle), _) => Err(obstacle),
             (None, DefinitionPart::Icon) => {
-                update.icon = desired.icon.as_ref().map(|icon| icon.as_str().to_owned()).or_else(|| live.icon.clone());
+                update.icon = desired
+                    .icon
+                    .as_ref()
+                    .map(|icon| icon.as_str().to_owned())
+                    .or_else(|| live.icon.clone());
                 Ok(desired.icon.is_none())
             }
             (None, DefinitionPart::PartnerKey) => partner_key(desired, live).map(|key| {
-                let absent = key == PartnerKey::default() && live.partner_key == LivePartnerKey::default();
+                let absent =
+                    key == PartnerKey::default() && live.partner_key == LivePartnerKey::default();
                 update.partner_key = (!absent).then_some(key);
-                Half::BOTH.into_iter().any(|half| desired.partner_key.half(half).is_none())
+                Half::BOTH
+                    .into_iter()
+                    .any(|half| desired.partner_key.half(half).is_none())
             }),
             (None, DefinitionPart::FieldsToSync) => {
                 update.fields = Some(groups(desired, live));
-                Ok(live.fields.keys().any(|group| !desired.fields.contains_key(group)))
+                Ok(live
+                    .fields
+                    .keys()
+                    .any(|group| !desired.fields.contains_key(group)))
             }
         };
         match filled {
@@ -358,7 +536,11 @@ fn payload(desired: &Desired, live: &Live, compared: &Compared, method: UpdateMe
         }
     }
     let nothing = update == Update::default() || (put && !refused.is_empty());
-    Payload { update: (!nothing).then_some(update), refused, carries_unmanaged }
+    Payload {
+        update: (!nothing).then_some(update),
+        refused,
+        carries_unmanaged,
+    }
 }
 
 /// Both sections of a partner key: the managed ones from git, the others as they are.
@@ -369,13 +551,20 @@ fn partner_key(desired: &Desired, live: &Live) -> Result<PartnerKey, Obstacle> {
             Some(wanted) => Some(
                 wanted
                     .iter()
-                    .map(|(name, value)| Ok((name.clone(), value.value.clone().ok_or(Obstacle::Incomplete)?)))
+                    .map(|(name, value)| {
+                        Ok((
+                            name.clone(),
+                            value.value.clone().ok_or(Obstacle::Incomplete)?,
+                        ))
+                    })
                     .collect(),
             ),
-            None => live
-                .partner_key
-                .half(half)
-                .map(|values| values.iter().map(|(name, value)| carried(half, name, value)).collect()),
+            None => live.partner_key.half(half).map(|values| {
+                values
+                    .iter()
+                    .map(|(name, value)| carried(half, name, value))
+                    .collect()
+            }),
         };
         *key.half_mut(half) = values.transpose()?;
     }
@@ -386,15 +575,28 @@ fn partner_key(desired: &Desired, live: &Live) -> Result<PartnerKey, Obstacle> {
 fn carried(half: Half, name: &str, value: &LiveValue) -> Result<(String, Secret), Obstacle> {
     match value {
         LiveValue::Value(secret) => Ok((name.to_owned(), secret.clone())),
-        LiveValue::Mask | LiveValue::MaybeMask(_) => Err(Obstacle::Masked { half, name: name.to_owned() }),
+        LiveValue::Mask | LiveValue::MaybeMask(_) => Err(Obstacle::Masked {
+            half,
+            name: name.to_owned(),
+        }),
         LiveValue::Fingerprint(_) | LiveValue::Withheld => Err(Obstacle::Incomplete),
     }
 }
 
 /// Of every group the fields that are to be on: the managed ones from git, the others as they are.
 fn groups(desired: &Desired, live: &Live) -> BTreeMap<String, BTreeSet<String>> {
-    let on = |fields: &BTreeMap<String, bool>| fields.iter().filter(|(_, on)| **on).map(|(f, _)| f.clone()).collect();
-    let mut groups: BTreeMap<_, _> = live.fields.iter().map(|(group, fields)| (group.clone(), on(fields))).collect();
+    let on = |fields: &BTreeMap<String, bool>| {
+        fields
+            .iter()
+            .filter(|(_, on)| **on)
+            .map(|(f, _)| f.clone())
+            .collect()
+    };
+    let mut groups: BTreeMap<_, _> = live
+        .fields
+        .iter()
+        .map(|(group, fields)| (group.clone(), on(fields)))
+        .collect();
     groups.extend(desired.fields.clone());
     groups
 }

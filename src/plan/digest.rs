@@ -39,7 +39,14 @@ impl Digest {
     pub fn parse(text: &str) -> Result<Self, InvalidDigest> {
         let hex = text.strip_prefix("sha256:").ok_or(InvalidDigest)?;
         let valid = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit());
-        if valid { Ok(Self { text: text.to_ascii_lowercase(), sealed: false }) } else { Err(InvalidDigest) }
+        if valid {
+            Ok(Self {
+                text: text.to_ascii_lowercase(),
+                sealed: false,
+            })
+        } else {
+            Err(InvalidDigest)
+        }
     }
 
     pub(super) fn of(workspace: &Workspace, method: UpdateMethod, entries: &[Entry]) -> Self {
@@ -47,7 +54,10 @@ impl Digest {
         hash.text("calry-gitops plan 2");
         hash.text(&workspace.id);
         hash.text(method.as_str());
-        for entry in entries.iter().filter(|e| !matches!(e.verdict, Verdict::Unmanaged)) {
+        for entry in entries
+            .iter()
+            .filter(|e| !matches!(e.verdict, Verdict::Unmanaged))
+        {
             hash.entry(entry);
         }
         hash.finish()
@@ -62,7 +72,10 @@ impl Digest {
             hash.text(path);
             hash.text(fingerprint);
         }
-        Self { sealed: true, ..hash.finish() }
+        Self {
+            sealed: true,
+            ..hash.finish()
+        }
     }
 
     pub(super) const fn is_sealed(&self) -> bool {
@@ -72,7 +85,13 @@ impl Digest {
     /// The digest of what git wants of a provider but for values below `partnerKey`.
     pub(super) fn of_parts(desired: &Desired) -> Self {
         // Destructured in full, so that a new managed part does not compile until somebody has put it in.
-        let Desired { provider, icon, partner_key: _, fields, hold: _ } = desired;
+        let Desired {
+            provider,
+            icon,
+            partner_key: _,
+            fields,
+            hold: _,
+        } = desired;
         let mut hash = Hash(Sha256::new());
         hash.text("calry-gitops parts 1");
         hash.text(provider.as_str());
@@ -105,8 +124,16 @@ struct Hash(Sha256);
 
 impl Hash {
     fn finish(self) -> Digest {
-        let hex: String = self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Digest { text: format!("sha256:{hex}"), sealed: false }
+        let hex: String = self
+            .0
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Digest {
+            text: format!("sha256:{hex}"),
+            sealed: false,
+        }
     }
 
     fn entry(&mut self, entry: &Entry) {
@@ -139,7 +166,10 @@ impl Hash {
             self.text(&change.path());
             self.value(&change.before());
             self.value(&change.after());
-            if let Change::Key { change, secrets, .. } = change {
+            if let Change::Key {
+                change, secrets, ..
+            } = change
+            {
                 self.text(&format!("{change:?}"));
                 self.list(secrets.iter().map(ToString::to_string));
             }

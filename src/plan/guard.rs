@@ -92,20 +92,33 @@ impl Plan {
     /// [`Refused`], with the plan, where it may not be applied.
     pub fn approve(self, limits: &Limits) -> Result<Approved, Refused> {
         let changes = self.steps().count();
-        let open = self.digest.as_ref().filter(|digest| !digest.is_sealed()).and_then(|_| self.first_written_out());
+        let open = self
+            .digest
+            .as_ref()
+            .filter(|digest| !digest.is_sealed())
+            .and_then(|_| self.first_written_out());
         let reason = match (&self.digest, &limits.approve, limits.max_changes, open) {
             (None, ..) => Refusal::Incomplete,
-            (Some(_), Some(_), _, Some((provider, path))) => {
-                Refusal::NotCovered { provider: provider.clone(), path: printable(&path) }
-            }
+            (Some(_), Some(_), _, Some((provider, path))) => Refusal::NotCovered {
+                provider: provider.clone(),
+                path: printable(&path),
+            },
             (Some(digest), Some(approved), ..) if digest != approved => {
-                Refusal::NotTheApprovedPlan { approved: approved.clone(), digest: digest.clone() }
+                Refusal::NotTheApprovedPlan {
+                    approved: approved.clone(),
+                    digest: digest.clone(),
+                }
             }
-            (Some(digest), None, Some(max), _) if changes > max => {
-                Refusal::TooManyChanges { changes, max, digest: digest.clone() }
-            }
+            (Some(digest), None, Some(max), _) if changes > max => Refusal::TooManyChanges {
+                changes,
+                max,
+                digest: digest.clone(),
+            },
             _ => return Ok(Approved(self)),
         };
-        Err(Refused { plan: Box::new(self), reason })
+        Err(Refused {
+            plan: Box::new(self),
+            reason,
+        })
     }
 }

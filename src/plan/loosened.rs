@@ -62,7 +62,9 @@ impl Loosened {
     #[must_use]
     pub const fn provider(&self) -> Option<&Provider> {
         match self {
-            Self::File { provider, .. } | Self::Part { provider, .. } | Self::Hold { provider, .. } => Some(provider),
+            Self::File { provider, .. }
+            | Self::Part { provider, .. }
+            | Self::Hold { provider, .. } => Some(provider),
             Self::Pin(_) => None,
         }
     }
@@ -103,23 +105,53 @@ impl Loosened {
 impl Base {
     /// What the branch with these files stops protecting: the pin, then provider by provider.
     pub(super) fn loosened(&self, files: &[Input], today: Date) -> Vec<Loosened> {
-        let now: BTreeMap<&Provider, &Input> =
-            files.iter().filter_map(|file| Some((file.provider.as_ref()?, file))).collect();
+        let now: BTreeMap<&Provider, &Input> = files
+            .iter()
+            .filter_map(|file| Some((file.provider.as_ref()?, file)))
+            .collect();
         let mut all: Vec<Loosened> = self.pin.iter().cloned().map(Loosened::Pin).collect();
-        for (provider, BaseFile { file, desired: before }) in &self.desired {
+        for (
+            provider,
+            BaseFile {
+                file,
+                desired: before,
+            },
+        ) in &self.desired
+        {
             match now.get(provider) {
-                None => all.push(Loosened::File { provider: provider.clone(), file: file.clone() }),
-                Some(Input { file, desired: Some(after), .. }) => {
+                None => all.push(Loosened::File {
+                    provider: provider.clone(),
+                    file: file.clone(),
+                }),
+                Some(Input {
+                    file,
+                    desired: Some(after),
+                    ..
+                }) => {
                     let Some(before) = before else { continue };
-                    for path in parts(before).into_iter().filter(|path| !parts(after).contains(path)) {
-                        all.push(Loosened::Part { provider: provider.clone(), file: file.clone(), path });
+                    for path in parts(before)
+                        .into_iter()
+                        .filter(|path| !parts(after).contains(path))
+                    {
+                        all.push(Loosened::Part {
+                            provider: provider.clone(),
+                            file: file.clone(),
+                            path,
+                        });
                     }
-                    let in_force = |hold: &Option<Hold>| hold.as_ref().filter(|h| h.in_force(today)).map(|h| h.until);
+                    let in_force = |hold: &Option<Hold>| {
+                        hold.as_ref().filter(|h| h.in_force(today)).map(|h| h.until)
+                    };
                     if let Some(until) = in_force(&after.hold)
                         && in_force(&before.hold) < Some(until)
                     {
                         let (provider, file) = (provider.clone(), file.clone());
-                        all.push(Loosened::Hold { provider, file, until, before: in_force(&before.hold) });
+                        all.push(Loosened::Hold {
+                            provider,
+                            file,
+                            until,
+                            before: in_force(&before.hold),
+                        });
                     }
                 }
                 Some(_) => {}
@@ -132,9 +164,19 @@ impl Base {
 /// The paths of the parts that a definition manages.
 fn parts(desired: &Desired) -> Vec<String> {
     // Destructured in full, so that a new managed part does not compile until its removal is noticed.
-    let Desired { provider: _, icon, partner_key, fields, hold: _ } = desired;
+    let Desired {
+        provider: _,
+        icon,
+        partner_key,
+        fields,
+        hold: _,
+    } = desired;
     let icon = icon.iter().map(|_| "icon".to_owned());
-    let sections = Half::BOTH.into_iter().filter(|half| partner_key.half(*half).is_some());
+    let sections = Half::BOTH
+        .into_iter()
+        .filter(|half| partner_key.half(*half).is_some());
     let sections = sections.map(|half| dotted(&["partnerKey", half.key()]));
-    icon.chain(sections).chain(fields.keys().map(|group| dotted(&["fieldsToSync", group]))).collect()
+    icon.chain(sections)
+        .chain(fields.keys().map(|group| dotted(&["fieldsToSync", group])))
+        .collect()
 }

@@ -16,8 +16,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::model::{
-    DefinitionPart, Desired, DesiredValue, FingerprintKey, Half, Hold, Live, Place, Provider, Revision, SecretName,
-    Update, Workspace, ellipsize, printable,
+    DefinitionPart, Desired, DesiredValue, FingerprintKey, Half, Hold, Live, Place, Provider,
+    Revision, SecretName, Update, Workspace, ellipsize, printable,
 };
 
 pub use applied::{Applied, Imprint};
@@ -107,7 +107,12 @@ impl Step {
     /// The changes that an update would make: those in parts that can be sent.
     pub fn sendable(&self) -> impl Iterator<Item = &Change> {
         let sends = |change: &&Change| {
-            self.payload.update.is_some() && !self.payload.refused.iter().any(|refused| refused.part == change.part())
+            self.payload.update.is_some()
+                && !self
+                    .payload
+                    .refused
+                    .iter()
+                    .any(|refused| refused.part == change.part())
         };
         self.changes.iter().filter(sends)
     }
@@ -191,7 +196,10 @@ impl Payload {
     /// What Calry's own state keeps from being sent, wherever it is applied, as a sentence.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {
-        let lasting = self.refused.iter().filter(|refused| refused.obstacle != Obstacle::Incomplete);
+        let lasting = self
+            .refused
+            .iter()
+            .filter(|refused| refused.obstacle != Obstacle::Incomplete);
         refusal(&lasting.cloned().collect::<Vec<_>>())
     }
 }
@@ -282,46 +290,66 @@ impl Entry {
     /// The provider's name, or the file's where the provider is not known.
     #[must_use]
     pub fn label(&self) -> &str {
-        self.provider.as_ref().map(Provider::as_str).or(self.file.as_deref()).unwrap_or("?")
+        self.provider
+            .as_ref()
+            .map(Provider::as_str)
+            .or(self.file.as_deref())
+            .unwrap_or("?")
     }
 }
 
 impl Plan {
     /// The updates, sorted by provider.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
-        self.entries.iter().filter_map(|entry| match &entry.verdict {
-            Verdict::Update(step) => Some(&**step),
-            _ => None,
-        })
+        self.entries
+            .iter()
+            .filter_map(|entry| match &entry.verdict {
+                Verdict::Update(step) => Some(&**step),
+                _ => None,
+            })
     }
 
     /// Every value that would be set and that a file writes out, in whole or around a reference.
     fn written_out(&self) -> impl Iterator<Item = (&Step, Half, &str, &Change, &DesiredValue)> {
-        self.steps().flat_map(|step| step.changes.iter().map(move |change| (step, change))).filter_map(
-            |(step, change)| {
-                let Change::Key { half, name, .. } = change else { return None };
+        self.steps()
+            .flat_map(|step| step.changes.iter().map(move |change| (step, change)))
+            .filter_map(|(step, change)| {
+                let Change::Key { half, name, .. } = change else {
+                    return None;
+                };
                 let value = step.desired.partner_key.half(*half)?.get(name)?;
-                value.template.writes_out().then_some((step, *half, name.as_str(), change, value))
-            },
-        )
+                value
+                    .template
+                    .writes_out()
+                    .then_some((step, *half, name.as_str(), change, value))
+            })
     }
 
     /// The provider and the path of a value that a file writes out and that the plan would set. A digest that is not
     /// [sealed](Self::seal) does not cover it, for it could be guessed from it.
     #[must_use]
     pub fn first_written_out(&self) -> Option<(&Provider, String)> {
-        self.written_out().next().map(|(step, _, _, change, _)| (&step.desired.provider, change.path()))
+        self.written_out()
+            .next()
+            .map(|(step, _, _, change, _)| (&step.desired.provider, change.path()))
     }
 
     /// Lets the digest cover what files write out, by fingerprints that this key makes. A plan that sets no such value keeps
     /// its digest.
     pub fn seal(&mut self, key: &FingerprintKey) {
-        let fingerprint = |(step, half, name, change, value): (&Step, Half, &str, &Change, &DesiredValue)| {
-            let (workspace, provider) = (self.workspace.id.clone(), step.desired.provider.clone());
-            let place = Place { workspace, provider, half, name: name.to_owned() };
-            let path = dotted(&[step.desired.provider.as_str(), &change.path()]);
-            (path, key.fingerprint(&place, &value.template.written()))
-        };
+        let fingerprint =
+            |(step, half, name, change, value): (&Step, Half, &str, &Change, &DesiredValue)| {
+                let (workspace, provider) =
+                    (self.workspace.id.clone(), step.desired.provider.clone());
+                let place = Place {
+                    workspace,
+                    provider,
+                    half,
+                    name: name.to_owned(),
+                };
+                let path = dotted(&[step.desired.provider.as_str(), &change.path()]);
+                (path, key.fingerprint(&place, &value.template.written()))
+            };
         let fingerprints: Vec<(String, String)> = self.written_out().map(fingerprint).collect();
         if let Some(digest) = self.digest.as_ref().filter(|_| !fingerprints.is_empty()) {
             self.digest = Some(digest.sealed(&fingerprints));

@@ -56,10 +56,20 @@ pub struct BaseFile {
 
 impl Base {
     /// Where each of some changes of a provider comes from. `held`: whether it is held now.
-    pub(super) fn origins(&self, changes: &[Change], desired: &Desired, held: bool, today: Date) -> Vec<Origin> {
-        let base = self.desired.get(&desired.provider).and_then(|base| base.desired.as_deref());
+    pub(super) fn origins(
+        &self,
+        changes: &[Change],
+        desired: &Desired,
+        held: bool,
+        today: Date,
+    ) -> Vec<Origin> {
+        let base = self
+            .desired
+            .get(&desired.provider)
+            .and_then(|base| base.desired.as_deref());
         // A branch that ends a hold brings all of it about.
-        let base = base.filter(|base| held || !base.hold.as_ref().is_some_and(|hold| hold.in_force(today)));
+        let base = base
+            .filter(|base| held || !base.hold.as_ref().is_some_and(|hold| hold.in_force(today)));
         let origin = |change| match base {
             Some(base) if wanted_before(change, base, desired) => Origin::Drift,
             _ => Origin::Branch,
@@ -69,7 +79,10 @@ impl Base {
 
     /// Whether this branch wrote another value below `partnerKey` than the base had there.
     pub(super) fn rewrites(&self, half: Half, name: &str, desired: &Desired) -> bool {
-        let base = self.desired.get(&desired.provider).and_then(|base| base.desired.as_deref());
+        let base = self
+            .desired
+            .get(&desired.provider)
+            .and_then(|base| base.desired.as_deref());
         base.is_none_or(|base| !same_value(half, name, base, desired))
     }
 }
@@ -77,9 +90,15 @@ impl Base {
 fn wanted_before(change: &Change, base: &Desired, desired: &Desired) -> bool {
     match change {
         Change::Icon { .. } => base.icon == desired.icon,
-        Change::Field { group, field, after, .. } => {
-            base.fields.get(group).is_some_and(|on| on.contains(field) == *after)
-        }
+        Change::Field {
+            group,
+            field,
+            after,
+            ..
+        } => base
+            .fields
+            .get(group)
+            .is_some_and(|on| on.contains(field) == *after),
         Change::Key { half, name, .. } => same_value(*half, name, base, desired),
     }
 }
@@ -88,7 +107,9 @@ fn wanted_before(change: &Change, base: &Desired, desired: &Desired) -> bool {
 fn same_value(half: Half, name: &str, base: &Desired, desired: &Desired) -> bool {
     let value = |of: &Desired| {
         let values = of.partner_key.half(half)?;
-        let same = values.iter().find(|(other, _)| half.fold(other) == half.fold(name));
+        let same = values
+            .iter()
+            .find(|(other, _)| half.fold(other) == half.fold(name));
         Some(same.map(|(_, value)| value.template.clone()))
     };
     let before = value(base);
@@ -99,7 +120,11 @@ impl Entry {
     /// The changes of one origin. Without a base there is none of either.
     pub fn changes_of(&self, origin: Origin) -> impl Iterator<Item = &Change> {
         let origins = self.origins.iter().flatten();
-        self.changes().iter().zip(origins).filter(move |(_, of)| **of == origin).map(|(change, _)| change)
+        self.changes()
+            .iter()
+            .zip(origins)
+            .filter(move |(_, of)| **of == origin)
+            .map(|(change, _)| change)
     }
 
     /// Whether an update is due for a change of this origin.

@@ -14,13 +14,13 @@ use std::path::Path;
 pub use part::{InvalidPart, Part};
 
 use crate::model::{
-    Catalogue, Desired, DesiredValue, FieldSet, Half, Icon, Live, LiveValue, Provider, Secret, SecretName, Slug,
-    Workspace,
+    Catalogue, Desired, DesiredValue, FieldSet, Half, Icon, Live, LiveValue, Provider, Secret,
+    SecretName, Slug, Workspace,
 };
 use crate::plan::dotted;
 use crate::repo::{
-    self, DefinitionFile, Edit, Loaded, MAX_PARAMETERS, NewValue, Pin, SecretSources, Writing, Written, is_field_name,
-    is_group_name, is_parameter_name,
+    self, DefinitionFile, Edit, Loaded, MAX_PARAMETERS, NewValue, Pin, SecretSources, Writing,
+    Written, is_field_name, is_group_name, is_parameter_name,
 };
 
 /// Names for the secrets of new references: none is given twice, and none that a file refers to.
@@ -34,18 +34,35 @@ impl Names {
     /// Names that no file of a directory refers to.
     #[must_use]
     pub fn of(loaded: &Loaded) -> Self {
-        Self { taken: loaded.references().map(SecretName::variable).collect() }
+        Self {
+            taken: loaded.references().map(SecretName::variable).collect(),
+        }
     }
 
     /// The next free name for a header or parameter: `hostaway-authorization`, `hostaway-authorization-2`.
     pub fn next(&mut self, provider: &Provider, name: &str) -> Option<SecretName> {
         /// Leaves room for a number.
         const LONGEST: usize = SecretName::MAX_LEN - 8;
-        let allowed = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' { c } else { '-' };
-        let base: String = format!("{}-{}", provider.file_stem(), name.to_lowercase()).chars().map(allowed).collect();
-        let base = base.get(..LONGEST).unwrap_or(&base).trim_matches(['-', '.']);
+        let allowed = |c: char| {
+            if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        };
+        let base: String = format!("{}-{}", provider.file_stem(), name.to_lowercase())
+            .chars()
+            .map(allowed)
+            .collect();
+        let base = base
+            .get(..LONGEST)
+            .unwrap_or(&base)
+            .trim_matches(['-', '.']);
         let numbered = (2..).map(|number| format!("{base}-{number}"));
-        let mut names = [base.to_owned()].into_iter().chain(numbered).map_while(|name| SecretName::parse(&name).ok());
+        let mut names = [base.to_owned()]
+            .into_iter()
+            .chain(numbered)
+            .map_while(|name| SecretName::parse(&name).ok());
         names.find(|name| self.taken.insert(name.variable()))
     }
 }
@@ -111,12 +128,19 @@ pub struct Needed {
 pub fn first_unknown<'a>(parts: &'a [Part], loaded: &Loaded, live: &[Live]) -> Option<&'a Part> {
     let files = by_provider(loaded);
     let desired = |provider| files.get(provider).and_then(|file| file.desired.as_deref());
-    let known = |part: &Part| live.iter().any(|live| part.is_of(live, desired(&live.provider)));
+    let known = |part: &Part| {
+        live.iter()
+            .any(|live| part.is_of(live, desired(&live.provider)))
+    };
     parts.iter().find(|part| !known(part))
 }
 
 fn by_provider(loaded: &Loaded) -> BTreeMap<&Provider, &DefinitionFile> {
-    loaded.files.iter().filter_map(|file| Some((file.provider.as_ref()?, file))).collect()
+    loaded
+        .files
+        .iter()
+        .filter_map(|file| Some((file.provider.as_ref()?, file)))
+        .collect()
 }
 
 /// Decides what the files of a directory should say.
@@ -129,35 +153,58 @@ pub fn prepare(
     names: Names,
     sources: &SecretSources,
 ) -> Pull {
-    let mut vault = Vault { names, sources, needed: BTreeMap::new() };
+    let mut vault = Vault {
+        names,
+        sources,
+        needed: BTreeMap::new(),
+    };
     let there = by_provider(loaded);
     let one = |live: &Live| file(there.get(&live.provider).copied(), live, scope, &mut vault);
     let mut files: Vec<File> = live.iter().filter_map(one).collect();
     let schemas = [
-        (repo::DEFINITION_SCHEMA, repo::definition_schema(scope.known)),
+        (
+            repo::DEFINITION_SCHEMA,
+            repo::definition_schema(scope.known),
+        ),
         (repo::WORKSPACE_SCHEMA, repo::workspace_schema()),
     ];
     files.extend(schemas.map(|(name, text)| File::to_write(Writing::own(name, text), Vec::new())));
     if loaded.pin == Pin::None {
         files.push(match Slug::parse(&workspace.slug) {
             Ok(slug) => File::to_write(repo::draft_pin(&slug), Vec::new()),
-            Err(error) => File::refused("workspace.yaml", format!("cannot name the workspace: {error}")),
+            Err(error) => File::refused(
+                "workspace.yaml",
+                format!("cannot name the workspace: {error}"),
+            ),
         });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    Pull { files, secrets: vault.needed }
+    Pull {
+        files,
+        secrets: vault.needed,
+    }
 }
 
 impl File {
     fn to_write(writing: Writing, changes: Vec<String>) -> Self {
         let (name, state) = (writing.name().to_owned(), State::Updated(changes));
-        Self { name, state, left_out: Vec::new(), writing: Some(writing) }
+        Self {
+            name,
+            state,
+            left_out: Vec::new(),
+            writing: Some(writing),
+        }
     }
 
     /// A file, or a provider, of which nothing is written.
     #[must_use]
     pub fn refused(name: &str, why: String) -> Self {
-        Self { name: name.to_owned(), state: State::Refused(why), left_out: Vec::new(), writing: None }
+        Self {
+            name: name.to_owned(),
+            state: State::Refused(why),
+            left_out: Vec::new(),
+            writing: None,
+        }
     }
 }
 
@@ -165,7 +212,9 @@ impl Pull {
     /// Writes the files, or only finds out what would become of them. One that cannot be written stops no other.
     pub fn write(&mut self, directory: &Path, dry_run: bool) {
         for file in &mut self.files {
-            let Some(writing) = file.writing.take() else { continue };
+            let Some(writing) = file.writing.take() else {
+                continue;
+            };
             match writing.write(directory, dry_run) {
                 Ok(Written::Created) => file.state = State::Created,
                 Ok(Written::Changed) => {}
@@ -188,12 +237,26 @@ pub fn some_of(things: &[String]) -> String {
 }
 
 /// The file of one provider; `None` where there is none, and nothing to make one of.
-fn file(file: Option<&DefinitionFile>, live: &Live, scope: Scope<'_>, vault: &mut Vault<'_>) -> Option<File> {
+fn file(
+    file: Option<&DefinitionFile>,
+    live: &Live,
+    scope: Scope<'_>,
+    vault: &mut Vault<'_>,
+) -> Option<File> {
     let provider = &live.provider;
     let (name, desired) = match file {
-        Some(DefinitionFile { name, desired: Some(desired), .. }) => (name.clone(), Some(&**desired)),
+        Some(DefinitionFile {
+            name,
+            desired: Some(desired),
+            ..
+        }) => (name.clone(), Some(&**desired)),
         Some(DefinitionFile { name, .. }) => {
-            return Some(File { name: name.clone(), state: State::Invalid, left_out: Vec::new(), writing: None });
+            return Some(File {
+                name: name.clone(),
+                state: State::Invalid,
+                left_out: Vec::new(),
+                writing: None,
+            });
         }
         None => (format!("{}.yaml", provider.file_stem()), None),
     };
@@ -203,21 +266,39 @@ fn file(file: Option<&DefinitionFile>, live: &Live, scope: Scope<'_>, vault: &mu
             format!("is the pin of the workspace, and cannot be the file of {provider}"),
         ));
     }
-    let mut pulling = Pulling { live, desired, scope, vault, found: Found::default() };
+    let mut pulling = Pulling {
+        live,
+        desired,
+        scope,
+        vault,
+        found: Found::default(),
+    };
     pulling.icon();
     Half::BOTH.into_iter().for_each(|half| pulling.half(half));
     pulling.groups();
-    let Found { edits, changes, left_out, refused, needs } = pulling.found;
+    let Found {
+        edits,
+        changes,
+        left_out,
+        refused,
+        needs,
+    } = pulling.found;
     let made = match (refused, file) {
         (Some(why), _) => File::refused(&name, why),
         (None, None) if edits.is_empty() && !scope.parts.is_empty() => return None,
         (None, None) => match repo::draft(provider, &edits) {
             Some(writing) => File::to_write(writing, changes),
-            None => File::refused(&name, "cannot be written: this definition does not fit into one file".to_owned()),
+            None => File::refused(
+                &name,
+                "cannot be written: this definition does not fit into one file".to_owned(),
+            ),
         },
-        (None, Some(_)) if edits.is_empty() => {
-            File { name, state: State::Unchanged, left_out: Vec::new(), writing: None }
-        }
+        (None, Some(_)) if edits.is_empty() => File {
+            name,
+            state: State::Unchanged,
+            left_out: Vec::new(),
+            writing: None,
+        },
         (None, Some(file)) => match file.edited(&edits) {
             Some(writing) => File::to_write(writing, changes),
             None => {
@@ -229,7 +310,10 @@ fn file(file: Option<&DefinitionFile>, live: &Live, scope: Scope<'_>, vault: &mu
     };
     if !matches!(made.state, State::Refused(_)) {
         for (secret, outdated, path) in needs {
-            let needed = vault.needed.entry(secret).or_insert_with(|| Needed { outdated, uses: BTreeSet::new() });
+            let needed = vault.needed.entry(secret).or_insert_with(|| Needed {
+                outdated,
+                uses: BTreeSet::new(),
+            });
             needed.uses.insert((provider.clone(), path));
         }
     }
@@ -293,7 +377,11 @@ impl<'a> Pulling<'a, '_> {
     }
 
     /// `whole` names all of a half or group, `one` a single name of it.
-    fn meant(&self, whole: impl Fn(&Part) -> bool, one: impl Fn(&'a Part) -> Option<&'a str>) -> Meant<'a> {
+    fn meant(
+        &self,
+        whole: impl Fn(&Part) -> bool,
+        one: impl Fn(&'a Part) -> Option<&'a str>,
+    ) -> Meant<'a> {
         let parts = self.scope.parts;
         let names: Vec<_> = parts.iter().filter_map(one).collect();
         match () {
@@ -317,14 +405,18 @@ impl<'a> Pulling<'a, '_> {
     fn icon(&mut self) {
         let parts = self.scope.parts;
         let now = self.desired.and_then(|desired| desired.icon.as_ref());
-        if !(parts.is_empty() || parts.contains(&Part::Icon)) || !(now.is_some() || self.may_begin()) {
+        if !(parts.is_empty() || parts.contains(&Part::Icon))
+            || !(now.is_some() || self.may_begin())
+        {
             return;
         }
         match self.live.icon.as_deref().map(Icon::parse) {
             None if now.is_some() => {
                 self.edit("icon removed (Calry has none)".to_owned(), Edit::Icon(None));
             }
-            Some(Ok(icon)) if now != Some(&icon) => self.edit("icon".to_owned(), Edit::Icon(Some(icon))),
+            Some(Ok(icon)) if now != Some(&icon) => {
+                self.edit("icon".to_owned(), Edit::Icon(Some(icon)))
+            }
             Some(Err(error)) => self.found.left_out.push(format!("icon: {error}")),
             None | Some(Ok(_)) => {}
         }
@@ -340,10 +432,20 @@ impl<'a> Pulling<'a, '_> {
         );
         let live = self.live.partner_key.half(half);
         let mut there: BTreeMap<String, Vec<(&String, &LiveValue)>> = BTreeMap::new();
-        for (name, value) in live.into_iter().flatten().filter(|(name, _)| meant.holds(name, |name| half.fold(name))) {
-            there.entry(half.fold(name)).or_default().push((name, value));
+        for (name, value) in live
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| meant.holds(name, |name| half.fold(name)))
+        {
+            there
+                .entry(half.fold(name))
+                .or_default()
+                .push((name, value));
         }
-        match self.desired.and_then(|desired| desired.partner_key.half(half)) {
+        match self
+            .desired
+            .and_then(|desired| desired.partner_key.half(half))
+        {
             Some(wanted) => self.compare_half(half, wanted, there, &meant),
             None if there.is_empty() || !self.may_begin() => {}
             None if !matches!(meant, Meant::All) => self.refuse_one_of(&Part::Half(half)),
@@ -358,16 +460,25 @@ impl<'a> Pulling<'a, '_> {
             if spelled.len() > 1 {
                 Some(format!("{} is there in several spellings", dotted(&[name])))
             } else {
-                (!is_parameter_name(half, name)).then(|| format!("a file cannot name {}", dotted(&[name])))
+                (!is_parameter_name(half, name))
+                    .then(|| format!("a file cannot name {}", dotted(&[name])))
             }
         });
-        let many = || (there.len() > MAX_PARAMETERS).then(|| format!("a file takes at most {MAX_PARAMETERS} of them"));
+        let many = || {
+            (there.len() > MAX_PARAMETERS)
+                .then(|| format!("a file takes at most {MAX_PARAMETERS} of them"))
+        };
         if let Some(problem) = problem.or_else(many) {
-            return self.found.left_out.push(format!("{whole}, as a whole: {problem}"));
+            return self
+                .found
+                .left_out
+                .push(format!("{whole}, as a whole: {problem}"));
         }
         let mut values = BTreeMap::new();
         for (name, value) in there.into_values().flatten() {
-            let Some(new) = self.new_value(half, name, value) else { continue };
+            let Some(new) = self.new_value(half, name, value) else {
+                continue;
+            };
             values.insert(name.clone(), new);
         }
         self.edit(whole.to_string(), Edit::Half { half, values });
@@ -380,20 +491,46 @@ impl<'a> Pulling<'a, '_> {
         mut there: BTreeMap<String, Vec<(&String, &LiveValue)>>,
         meant: &Meant<'_>,
     ) {
-        for (name, value) in wanted.iter().filter(|(name, _)| meant.holds(name, |name| half.fold(name))) {
+        for (name, value) in wanted
+            .iter()
+            .filter(|(name, _)| meant.holds(name, |name| half.fold(name)))
+        {
             let path = dotted(&[half.key(), name]);
-            match there.remove(&half.fold(name)).unwrap_or_default().as_slice() {
-                [] => self.edit(format!("{path} removed"), Edit::Value { half, name: name.clone(), value: None }),
+            match there
+                .remove(&half.fold(name))
+                .unwrap_or_default()
+                .as_slice()
+            {
+                [] => self.edit(
+                    format!("{path} removed"),
+                    Edit::Value {
+                        half,
+                        name: name.clone(),
+                        value: None,
+                    },
+                ),
                 [(_, live)] => self.compare_value(half, name, value, live),
-                _ => self.found.left_out.push(format!("{path}: Calry has it in several spellings")),
+                _ => self
+                    .found
+                    .left_out
+                    .push(format!("{path}: Calry has it in several spellings")),
             }
         }
         for (name, live) in there.into_values().flatten() {
             let path = dotted(&[half.key(), name]);
             if !is_parameter_name(half, name) {
-                self.found.left_out.push(format!("{path}: a file cannot name it; apply would remove it"));
+                self.found.left_out.push(format!(
+                    "{path}: a file cannot name it; apply would remove it"
+                ));
             } else if let Some(value) = self.new_value(half, name, live) {
-                self.edit(format!("{path} added"), Edit::Value { half, name: name.clone(), value: Some(value) });
+                self.edit(
+                    format!("{path} added"),
+                    Edit::Value {
+                        half,
+                        name: name.clone(),
+                        value: Some(value),
+                    },
+                );
             }
         }
     }
@@ -413,11 +550,29 @@ impl<'a> Pulling<'a, '_> {
         }
         let emptied = live.is(&Secret::new("")) == Some(true);
         if wanted.references().next().is_some() && !emptied {
-            self.found.needs.extend(wanted.references().map(|secret| (secret.clone(), true, path.clone())));
+            self.found.needs.extend(
+                wanted
+                    .references()
+                    .map(|secret| (secret.clone(), true, path.clone())),
+            );
         } else if let Some(new) = self.new_value(half, name, live) {
-            let change =
-                format!("{} {}", dotted(&[half.key(), name]), if emptied { "emptied" } else { "made a reference" });
-            self.edit(change, Edit::Value { half, name: name.to_owned(), value: Some(new) });
+            let change = format!(
+                "{} {}",
+                dotted(&[half.key(), name]),
+                if emptied {
+                    "emptied"
+                } else {
+                    "made a reference"
+                }
+            );
+            self.edit(
+                change,
+                Edit::Value {
+                    half,
+                    name: name.to_owned(),
+                    value: Some(new),
+                },
+            );
         }
     }
 
@@ -427,15 +582,19 @@ impl<'a> Pulling<'a, '_> {
             return Some(NewValue::Empty);
         }
         let Some(secret) = self.vault.names.next(&self.live.provider, name) else {
-            self.found.refused =
-                Some(format!("is left as it is: no name was found for the secret of {}", dotted(&[name])));
+            self.found.refused = Some(format!(
+                "is left as it is: no name was found for the secret of {}",
+                dotted(&[name])
+            ));
             return None;
         };
         let held = self.vault.sources.find(&secret).ok().flatten();
         let same = held.as_ref().and_then(|held| live.is(held));
         if held.is_none() || same == Some(false) {
             let path = dotted(&["partnerKey", half.key(), name]);
-            self.found.needs.push((secret.clone(), held.is_some(), path));
+            self.found
+                .needs
+                .push((secret.clone(), held.is_some(), path));
         }
         Some(NewValue::Secret(secret))
     }
@@ -444,7 +603,13 @@ impl<'a> Pulling<'a, '_> {
         let nothing = BTreeMap::new();
         let managed = self.desired.map_or(&nothing, |desired| &desired.fields);
         let no_fields = BTreeMap::new();
-        for group in self.live.fields.keys().chain(managed.keys()).collect::<BTreeSet<_>>() {
+        for group in self
+            .live
+            .fields
+            .keys()
+            .chain(managed.keys())
+            .collect::<BTreeSet<_>>()
+        {
             let meant = self.meant(
                 |part| *part == Part::Fields || matches!(part, Part::Group(name) if name == group),
                 |part| match part {
@@ -457,17 +622,31 @@ impl<'a> Pulling<'a, '_> {
             match managed.get(group) {
                 Some(on) => {
                     let before = self.found.edits.len();
-                    for field in there.keys().chain(on).filter(is_meant).collect::<BTreeSet<_>>() {
-                        self.compare_field(group, field, on.contains(field), there.get(field) == Some(&true));
+                    for field in there
+                        .keys()
+                        .chain(on)
+                        .filter(is_meant)
+                        .collect::<BTreeSet<_>>()
+                    {
+                        self.compare_field(
+                            group,
+                            field,
+                            on.contains(field),
+                            there.get(field) == Some(&true),
+                        );
                     }
-                    let left_on = there.iter().any(|(field, on)| *on && meant.holds(field, str::to_owned))
+                    let left_on = there
+                        .iter()
+                        .any(|(field, on)| *on && meant.holds(field, str::to_owned))
                         || on.iter().any(|field| !meant.holds(field, str::to_owned));
                     if self.found.edits.len() > before && !left_on {
                         self.name_all_as_off(group, on);
                     }
                 }
                 None if there.keys().filter(is_meant).count() == 0 || !self.may_begin() => {}
-                None if !matches!(meant, Meant::All) => self.refuse_one_of(&Part::Group(group.clone())),
+                None if !matches!(meant, Meant::All) => {
+                    self.refuse_one_of(&Part::Group(group.clone()))
+                }
                 None => self.begin_group(group, there),
             }
         }
@@ -477,31 +656,58 @@ impl<'a> Pulling<'a, '_> {
     fn name_all_as_off(&mut self, group: &str, before: &FieldSet) {
         let known = self.scope.known.fields(group).into_iter().flatten();
         let unnamed = known.filter(|field| !before.contains(*field) && is_field_name(field));
-        let off = |field: &String| Edit::Field { group: group.to_owned(), field: field.clone(), on: false };
+        let off = |field: &String| Edit::Field {
+            group: group.to_owned(),
+            field: field.clone(),
+            on: false,
+        };
         self.found.edits.extend(unnamed.map(off));
     }
 
     fn begin_group(&mut self, group: &String, there: &BTreeMap<String, bool>) {
-        let on: FieldSet = there.iter().filter(|(_, on)| **on).map(|(field, _)| field.clone()).collect();
+        let on: FieldSet = there
+            .iter()
+            .filter(|(_, on)| **on)
+            .map(|(field, _)| field.clone())
+            .collect();
         let whole = Part::Group(group.clone());
-        let strange =
-            (!is_group_name(group)).then_some(group).or_else(|| on.iter().find(|field| !is_field_name(field)));
+        let strange = (!is_group_name(group))
+            .then_some(group)
+            .or_else(|| on.iter().find(|field| !is_field_name(field)));
         match strange {
             Some(name) => {
-                let problem = format!("{whole}, as a whole: a file cannot name {}", dotted(&[name]));
+                let problem = format!(
+                    "{whole}, as a whole: a file cannot name {}",
+                    dotted(&[name])
+                );
                 self.found.left_out.push(problem);
             }
-            None => self.edit(whole.to_string(), Edit::Group { group: group.clone(), on }),
+            None => self.edit(
+                whole.to_string(),
+                Edit::Group {
+                    group: group.clone(),
+                    on,
+                },
+            ),
         }
     }
 
     fn compare_field(&mut self, group: &str, field: &str, wanted: bool, on: bool) {
         let path = dotted(&[group, field]);
         if on && !is_field_name(field) {
-            self.found.left_out.push(format!("{path}: a file cannot name it; apply would switch it off"));
+            self.found.left_out.push(format!(
+                "{path}: a file cannot name it; apply would switch it off"
+            ));
         } else if on != wanted {
             let change = format!("{path} {}", if on { "on" } else { "off" });
-            self.edit(change, Edit::Field { group: group.to_owned(), field: field.to_owned(), on });
+            self.edit(
+                change,
+                Edit::Field {
+                    group: group.to_owned(),
+                    field: field.to_owned(),
+                    on,
+                },
+            );
         }
     }
 }

@@ -52,13 +52,21 @@ impl Part {
     }
 
     fn of(segments: &[&str]) -> Result<Self, InvalidPart> {
-        let half = |key: &str| Half::BOTH.into_iter().find(|half| half.key() == key).ok_or(InvalidPart);
+        let half = |key: &str| {
+            Half::BOTH
+                .into_iter()
+                .find(|half| half.key() == key)
+                .ok_or(InvalidPart)
+        };
         match segments {
             ["icon"] => Ok(Self::Icon),
             ["partnerKey"] => Ok(Self::PartnerKey),
             ["partnerKey", key] => Ok(Self::Half(half(key)?)),
             ["partnerKey", key, name] => Ok(Self::Value(half(key)?, (*name).to_owned())),
-            ["partnerKey" | "headers" | "queryParams" | "provider" | "hold" | "icon", ..] => Err(InvalidPart),
+            [
+                "partnerKey" | "headers" | "queryParams" | "provider" | "hold" | "icon",
+                ..,
+            ] => Err(InvalidPart),
             ["fieldsToSync"] => Ok(Self::Fields),
             ["fieldsToSync", group] | [group] => Ok(Self::Group((*group).to_owned())),
             ["fieldsToSync", group, field] | [group, field] => {
@@ -75,15 +83,28 @@ impl Part {
         match self {
             Self::Icon | Self::PartnerKey | Self::Half(_) | Self::Fields => true,
             Self::Value(half, name) => {
-                let mut there = live.partner_key.half(*half).into_iter().flat_map(|values| values.keys());
-                let mut wanted = desired.and_then(|d| d.partner_key.half(*half)).into_iter().flat_map(|v| v.keys());
+                let mut there = live
+                    .partner_key
+                    .half(*half)
+                    .into_iter()
+                    .flat_map(|values| values.keys());
+                let mut wanted = desired
+                    .and_then(|d| d.partner_key.half(*half))
+                    .into_iter()
+                    .flat_map(|v| v.keys());
                 let same = |other: &String| half.fold(other) == half.fold(name);
                 there.any(same) || wanted.any(same)
             }
-            Self::Group(group) => live.fields.contains_key(group) || fields.is_some_and(|f| f.contains_key(group)),
+            Self::Group(group) => {
+                live.fields.contains_key(group) || fields.is_some_and(|f| f.contains_key(group))
+            }
             Self::Field(group, field) => {
-                live.fields.get(group).is_some_and(|fields| fields.contains_key(field))
-                    || fields.and_then(|fields| fields.get(group)).is_some_and(|on| on.contains(field))
+                live.fields
+                    .get(group)
+                    .is_some_and(|fields| fields.contains_key(field))
+                    || fields
+                        .and_then(|fields| fields.get(group))
+                        .is_some_and(|on| on.contains(field))
             }
         }
     }
@@ -132,7 +153,11 @@ fn segments(text: &str) -> Result<(Vec<String>, &str), InvalidPart> {
         if let Some(after) = rest.strip_prefix('.') {
             rest = after;
         } else if !rest.starts_with('[') {
-            return if rest.is_empty() || rest.starts_with(',') { Ok((segments, rest)) } else { Err(InvalidPart) };
+            return if rest.is_empty() || rest.starts_with(',') {
+                Ok((segments, rest))
+            } else {
+                Err(InvalidPart)
+            };
         }
     }
 }
@@ -157,11 +182,28 @@ mod tests {
         ] {
             assert_eq!(part(path).to_string(), path);
         }
-        assert_eq!(part("listing.pictures"), part("fieldsToSync.listing.pictures"));
-        assert_eq!(Part::parse_list("icon, listing,partnerKey[\"headers\"][\"x,y\"]").unwrap().len(), 3);
-        for wrong in
-            ["", "icon.x", "partnerKey.header", "headers.x", "a..b", "a.b.c", "a[\"b", "icon,", "a[\"b\"]c", "hold"]
-        {
+        assert_eq!(
+            part("listing.pictures"),
+            part("fieldsToSync.listing.pictures")
+        );
+        assert_eq!(
+            Part::parse_list("icon, listing,partnerKey[\"headers\"][\"x,y\"]")
+                .unwrap()
+                .len(),
+            3
+        );
+        for wrong in [
+            "",
+            "icon.x",
+            "partnerKey.header",
+            "headers.x",
+            "a..b",
+            "a.b.c",
+            "a[\"b",
+            "icon,",
+            "a[\"b\"]c",
+            "hold",
+        ] {
             assert_eq!(Part::parse_list(wrong), Err(InvalidPart), "{wrong}");
         }
     }

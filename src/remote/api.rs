@@ -18,8 +18,8 @@ use super::permission::Permit;
 use super::retry::{self, Attempts, Unreachable};
 use super::wire::{self, ErrorBody, Problem};
 use super::{
-    ApiKey, ApiUrl, Attempt, End, Error, Exchange, Http, Listing, Observer, Operation, Permission, ReadCalry,
-    SetupError, SnapshotUrl, WriteCalry,
+    ApiKey, ApiUrl, Attempt, End, Error, Exchange, Http, Listing, Observer, Operation, Permission,
+    ReadCalry, SetupError, SnapshotUrl, WriteCalry,
 };
 use crate::model::{Live, Provider, SPANS, Scrubber, Update, UpdateMethod, Workspace};
 
@@ -38,17 +38,26 @@ impl Http {
         limit: usize,
     ) -> Result<Vec<u8>, Error> {
         let failed = |cause| Error::new(Operation::Snapshot, cause);
-        let broken = |failure| failed(Cause::Broken { api: address.to_string(), failure });
-        let route = self.route(address.url()).map_err(|error| broken(Failure::of_setup(&error)))?;
+        let broken = |failure| {
+            failed(Cause::Broken {
+                api: address.to_string(),
+                failure,
+            })
+        };
+        let route = self
+            .route(address.url())
+            .map_err(|error| broken(Failure::of_setup(&error)))?;
         let (warned, unreachable) = (AtomicBool::new(false), Unreachable::default());
         let mut attempts = Attempts::new(deadline, &warned, &());
         loop {
             let (end, given) = TimeLimit::earliest(deadline, self.settings.request, Duration::MAX);
             let used = route.current();
-            let answer = timeout_at(end, document(&used, &route, address, limit)).await.unwrap_or_else(|_| {
-                route.renew(&used);
-                Err(Cause::TimedOut { given })
-            });
+            let answer = timeout_at(end, document(&used, &route, address, limit))
+                .await
+                .unwrap_or_else(|_| {
+                    route.renew(&used);
+                    Err(Cause::TimedOut { given })
+                });
             match answer {
                 Ok(body) => return Ok(body),
                 Err(cause) => sleep(attempts.next(unreachable.judge(failed(cause)))?).await,
@@ -57,15 +66,35 @@ impl Http {
     }
 }
 
-async fn document(used: &Current, route: &Route, address: &SnapshotUrl, limit: usize) -> Result<Vec<u8>, Cause> {
-    let broken = |error| Cause::Broken { api: address.to_string(), failure: route.failure(error) };
-    let mut response = used.client.get(address.url().clone()).send().await.map_err(broken)?;
+async fn document(
+    used: &Current,
+    route: &Route,
+    address: &SnapshotUrl,
+    limit: usize,
+) -> Result<Vec<u8>, Cause> {
+    let broken = |error| Cause::Broken {
+        api: address.to_string(),
+        failure: route.failure(error),
+    };
+    let mut response = used
+        .client
+        .get(address.url().clone())
+        .send()
+        .await
+        .map_err(broken)?;
     let status = response.status();
     if !status.is_success() {
         let retry_after = retry::wish(response.headers());
-        return Err(Cause::Status(Refusal { status: status.as_u16(), retry_after, ..Refusal::default() }));
+        return Err(Cause::Status(Refusal {
+            status: status.as_u16(),
+            retry_after,
+            ..Refusal::default()
+        }));
     }
-    bounded(&mut response, limit).await.map_err(broken)?.ok_or(Cause::TooLarge { limit })
+    bounded(&mut response, limit)
+        .await
+        .map_err(broken)?
+        .ok_or(Cause::TooLarge { limit })
 }
 
 /// The API of one workspace, for as long as the process works on it: its connections and its pace outlast a pass.
@@ -92,25 +121,45 @@ impl Api {
         let (route, request_timeout) = (http.route(&url.at("/"))?, http.settings.request);
         let (observer, permission, pace) = (Arc::new(()), Arc::new(()), Arc::default());
         let scrubber = Scrubber::default();
-        Ok(Self { route, request_timeout, one_shot: false, url, method, observer, permission, pace, scrubber })
+        Ok(Self {
+            route,
+            request_timeout,
+            one_shot: false,
+            url,
+            method,
+            observer,
+            permission,
+            pace,
+            scrubber,
+        })
     }
 
     /// The same API, whose requests may each take this long.
     #[must_use]
     pub fn answering_within(self, request_timeout: Duration) -> Self {
-        Self { request_timeout, ..self }
+        Self {
+            request_timeout,
+            ..self
+        }
     }
 
     /// The same API, for a command that a person waits for: a host that cannot be reached is given up after a few attempts.
     #[must_use]
     pub fn for_one_command(self) -> Self {
-        Self { one_shot: true, ..self }
+        Self {
+            one_shot: true,
+            ..self
+        }
     }
 
     /// The same API, whose requests somebody is told of.
     #[must_use]
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
-        Self { pace: Arc::new(Pace::observed_by(Arc::clone(&observer))), observer, ..self }
+        Self {
+            pace: Arc::new(Pace::observed_by(Arc::clone(&observer))),
+            observer,
+            ..self
+        }
     }
 
     /// The same API, to which an update is sent only where somebody permits it.
@@ -171,19 +220,37 @@ pub struct Writer(Arc<Session>);
 
 impl ReadCalry for Reader {
     async fn workspace(&self) -> Result<Workspace, Error> {
-        let body = self.0.read(&Operation::Workspace, "/api/v1/workspace", wire::MAX_DEFINITION).await?;
-        wire::workspace(&body.bytes).map_err(|problem| unusable(&Operation::Workspace, &body, problem))
+        let body = self
+            .0
+            .read(
+                &Operation::Workspace,
+                "/api/v1/workspace",
+                wire::MAX_DEFINITION,
+            )
+            .await?;
+        wire::workspace(&body.bytes)
+            .map_err(|problem| unusable(&Operation::Workspace, &body, problem))
     }
 
     async fn definitions(&self) -> Result<Listing, Error> {
-        let body = self.0.read(&Operation::Definitions, "/api/v1/integration-definition", MAX_LISTING).await?;
+        let body = self
+            .0
+            .read(
+                &Operation::Definitions,
+                "/api/v1/integration-definition",
+                MAX_LISTING,
+            )
+            .await?;
         wire::listing(&body.bytes, |secret| self.0.api.scrubber.learn(secret))
             .map_err(|problem| unusable(&Operation::Definitions, &body, problem))
     }
 
     async fn definition(&self, provider: &Provider) -> Result<Live, Error> {
         let operation = Operation::Definition(provider.clone());
-        let body = self.0.read(&operation, &path_of(provider), wire::MAX_DEFINITION).await?;
+        let body = self
+            .0
+            .read(&operation, &path_of(provider), wire::MAX_DEFINITION)
+            .await?;
         self.0.definition(&operation, provider, &body)
     }
 }
@@ -193,7 +260,12 @@ impl WriteCalry for Writer {
         for secret in update.partner_key.iter().flat_map(|key| key.values()) {
             self.0.api.scrubber.learn(secret);
         }
-        let in_vain = || self.0.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_vain = || {
+            self.0
+                .in_vain
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
         let before = in_vain().get(provider).copied().unwrap_or_default();
         if before > 0 {
             self.0.api.observer.retried();
@@ -202,7 +274,10 @@ impl WriteCalry for Writer {
         let body = Some(wire::update(update));
         let waiting = Waiting::begin(&self.0, &operation);
         waiting.attempt(before + 1);
-        let answer = self.0.once(&operation, &path_of(provider), body, wire::MAX_DEFINITION).await;
+        let answer = self
+            .0
+            .once(&operation, &path_of(provider), body, wire::MAX_DEFINITION)
+            .await;
         if let Err(error) = &answer
             && error.is_transient()
             && !error.is_paused()
@@ -210,7 +285,12 @@ impl WriteCalry for Writer {
             in_vain().insert(provider.clone(), before + 1);
             // In a daemon the result of each update is a line of the log.
             if self.0.api.one_shot {
-                retry::warn(error, self.0.deadline, &self.0.warned, &*self.0.api.observer);
+                retry::warn(
+                    error,
+                    self.0.deadline,
+                    &self.0.warned,
+                    &*self.0.api.observer,
+                );
             }
         }
         self.0.definition(&operation, provider, &answer?)
@@ -230,8 +310,12 @@ struct Body {
 
 fn unusable(operation: &Operation, body: &Body, problem: Problem) -> Error {
     let cause = match problem {
-        Problem::NotJson if body.bytes.trim_ascii().is_empty() => Cause::Empty { status: body.status },
-        Problem::NotJson => Cause::NotJson { status: body.status },
+        Problem::NotJson if body.bytes.trim_ascii().is_empty() => Cause::Empty {
+            status: body.status,
+        },
+        Problem::NotJson => Cause::NotJson {
+            status: body.status,
+        },
         Problem::Shape(problem) => Cause::Unreadable { problem },
     };
     Error::new(operation.clone(), cause)
@@ -292,12 +376,17 @@ impl Session {
         let mut used = None;
         let exchange = async {
             // The last thing before it is sent: waiting for a turn may have taken long.
-            let permit = update.then(|| Permit::ask(&self.api.permission)).transpose();
+            let permit = update
+                .then(|| Permit::ask(&self.api.permission))
+                .transpose();
             let permit = permit.map_err(|why| Cause::NotPermitted { why })?;
             let now = Instant::now();
             started = Some(now);
-            let at_most = permit.as_ref().map_or(Duration::MAX, |permit| permit.at_most);
-            let (end, given) = TimeLimit::earliest(self.deadline, self.api.request_timeout, at_most);
+            let at_most = permit
+                .as_ref()
+                .map_or(Duration::MAX, |permit| permit.at_most);
+            let (end, given) =
+                TimeLimit::earliest(self.deadline, self.api.request_timeout, at_most);
             let client = &used.insert(self.api.route.current()).client;
             let answer = timeout_at(end, self.exchange(client, path, body, limit)).await;
             let answer = answer.unwrap_or(Err(Cause::TimedOut { given }));
@@ -311,14 +400,20 @@ impl Session {
             }
             answer
         };
-        let exchange = self.api.route.places.within(exchange.instrument(span.clone()));
+        let exchange = self
+            .api
+            .route
+            .places
+            .within(exchange.instrument(span.clone()));
         let answer = timeout_at(self.deadline, exchange).await;
         let answer = match answer {
             Ok(Err(cause @ Cause::NotPermitted { .. })) => return Err(failed(cause)),
             answer => answer,
         };
         let started = started.ok_or_else(|| failed(Cause::TooLate))?;
-        let answer = answer.unwrap_or(Err(Cause::TimedOut { given: TimeLimit::Deadline(started.elapsed()) }));
+        let answer = answer.unwrap_or(Err(Cause::TimedOut {
+            given: TimeLimit::Deadline(started.elapsed()),
+        }));
         if let (Err(Cause::TimedOut { .. }), Some(used)) = (&answer, &used) {
             self.api.route.renew(used);
         }
@@ -330,14 +425,23 @@ impl Session {
         if answer.is_err() {
             span.record("otel.status_code", "ERROR");
         }
-        self.api.observer.requested(&Exchange { update, end: ended(&answer), took: started.elapsed() });
+        self.api.observer.requested(&Exchange {
+            update,
+            end: ended(&answer),
+            took: started.elapsed(),
+        });
         match &answer {
             Ok(_) => pace.speed_up(),
-            Err(Cause::Status(Refusal { status: 429, retry_after, .. })) => pace.slow_down(started, *retry_after),
+            Err(Cause::Status(Refusal {
+                status: 429,
+                retry_after,
+                ..
+            })) => pace.slow_down(started, *retry_after),
             // What befalls one provider says nothing of the others.
-            Err(Cause::Status(Refusal { retry_after: Some(wait), .. }))
-                if matches!(operation, Operation::Workspace | Operation::Definitions) =>
-            {
+            Err(Cause::Status(Refusal {
+                retry_after: Some(wait),
+                ..
+            })) if matches!(operation, Operation::Workspace | Operation::Definitions) => {
                 pace.pause(*wait);
             }
             Err(_) => {}
@@ -359,7 +463,9 @@ impl Session {
         let route = match operation {
             Operation::Workspace => "/api/v1/workspace",
             Operation::Definitions => "/api/v1/integration-definition",
-            Operation::Definition(_) | Operation::Update(_) => "/api/v1/integration-definition/{provider}",
+            Operation::Definition(_) | Operation::Update(_) => {
+                "/api/v1/integration-definition/{provider}"
+            }
             Operation::Snapshot => "",
         };
         tracing::info_span!(
@@ -374,14 +480,23 @@ impl Session {
         )
     }
 
-    async fn exchange(&self, client: &Client, path: &str, body: Option<Vec<u8>>, limit: usize) -> Result<Body, Cause> {
+    async fn exchange(
+        &self,
+        client: &Client,
+        path: &str,
+        body: Option<Vec<u8>>,
+        limit: usize,
+    ) -> Result<Body, Cause> {
         let method = method(body.is_some().then_some(self.api.method));
         let broken = |error| self.broken(error);
         // A key is printable ASCII, so it is always a header value.
-        let mut key = HeaderValue::from_str(self.key.secret().expose()).unwrap_or(HeaderValue::from_static(""));
+        let mut key = HeaderValue::from_str(self.key.secret().expose())
+            .unwrap_or(HeaderValue::from_static(""));
         key.set_sensitive(true);
         let request = client.request(method, self.api.url.at(path));
-        let mut request = request.header("x-calry-api-key", key).header(ACCEPT, "application/json");
+        let mut request = request
+            .header("x-calry-api-key", key)
+            .header(ACCEPT, "application/json");
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
@@ -401,11 +516,14 @@ impl Session {
     async fn refusal(&self, mut response: Response) -> Cause {
         let (status, retry_after) = (response.status().as_u16(), retry::wish(response.headers()));
         let body = beginning(&mut response, MAX_ERROR).await;
-        let ErrorBody { message, is_calrys } = body.map_or_else(wire::cut_error, |whole| wire::error(&whole));
+        let ErrorBody { message, is_calrys } =
+            body.map_or_else(wire::cut_error, |whole| wire::error(&whole));
         Cause::Status(Refusal {
             status,
             is_calrys,
-            expired: message.as_ref().is_some_and(|m| m.to_lowercase().contains("expire")),
+            expired: message
+                .as_ref()
+                .is_some_and(|m| m.to_lowercase().contains("expire")),
             message: message.map(|message| self.quote(message)),
             key: self.key.source().to_owned(),
             method: self.api.method,
@@ -416,12 +534,22 @@ impl Session {
     fn broken(&self, error: reqwest::Error) -> Cause {
         let mut failure = self.api.route.failure(error);
         failure.reason = self.quote(failure.reason).to_string();
-        Cause::Broken { api: self.api.url.to_string(), failure }
+        Cause::Broken {
+            api: self.api.url.to_string(),
+            failure,
+        }
     }
 
-    fn definition(&self, operation: &Operation, provider: &Provider, body: &Body) -> Result<Live, Error> {
-        wire::definition(&body.bytes, provider, |secret| self.api.scrubber.learn(secret))
-            .map_err(|problem| unusable(operation, body, problem))
+    fn definition(
+        &self,
+        operation: &Operation,
+        provider: &Provider,
+        body: &Body,
+    ) -> Result<Live, Error> {
+        wire::definition(&body.bytes, provider, |secret| {
+            self.api.scrubber.learn(secret)
+        })
+        .map_err(|problem| unusable(operation, body, problem))
     }
 
     fn quote(&self, text: String) -> Quote {
@@ -442,7 +570,11 @@ impl<'a> Waiting<'a> {
 
     fn attempt(&self, number: u32) {
         let Self { session, operation } = self;
-        session.api.observer.waits(&Attempt { operation, number, deadline: session.deadline });
+        session.api.observer.waits(&Attempt {
+            operation,
+            number,
+            deadline: session.deadline,
+        });
     }
 }
 
@@ -455,11 +587,18 @@ impl Drop for Waiting<'_> {
 fn ended(answer: &Result<Body, Cause>) -> End {
     match *answer {
         Ok(Body { status, .. })
-        | Err(Cause::Status(Refusal { status, .. }) | Cause::NotJson { status } | Cause::Empty { status }) => {
-            End::Status(status)
-        }
+        | Err(
+            Cause::Status(Refusal { status, .. })
+            | Cause::NotJson { status }
+            | Cause::Empty { status },
+        ) => End::Status(status),
         Err(Cause::TimedOut { .. }) => End::TimedOut,
-        Err(Cause::Broken { .. } | Cause::Paused { .. } | Cause::NotPermitted { .. } | Cause::TooLate) => End::Broken,
+        Err(
+            Cause::Broken { .. }
+            | Cause::Paused { .. }
+            | Cause::NotPermitted { .. }
+            | Cause::TooLate,
+        ) => End::Broken,
         Err(Cause::Unreadable { .. } | Cause::TooLarge { .. }) => End::Status(200),
     }
 }

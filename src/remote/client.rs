@@ -63,7 +63,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(5), request: Duration::from_secs(30), keep_alive: Duration::from_secs(10) }
+        Self {
+            connect: Duration::from_secs(5),
+            request: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(10),
+        }
     }
 }
 
@@ -71,7 +75,9 @@ impl Default for Settings {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
     /// [`install_tls`] was not called.
-    #[error("no TLS library was chosen before the first connection: this is a fault of calry-gitops, please report it")]
+    #[error(
+        "no TLS library was chosen before the first connection: this is a fault of calry-gitops, please report it"
+    )]
     NoProvider,
     /// No certificates, or another problem with TLS.
     #[error(
@@ -127,17 +133,23 @@ impl Http {
     /// [`SetupError`] where the address is https and TLS cannot be set up.
     pub(super) fn route(&self, url: &Url) -> Result<Arc<Route>, SetupError> {
         let secure = url.scheme() == "https";
-        let client = if secure { self.secure.clone()? } else { self.plain.clone() };
+        let client = if secure {
+            self.secure.clone()?
+        } else {
+            self.plain.clone()
+        };
         let mut routes = lock(&self.routes);
-        let route = routes.entry(url.origin().ascii_serialization()).or_insert_with(|| {
-            Arc::new(Route {
-                places: Places::new(AT_ONCE, HANGING, SLOW),
-                secure,
-                settings: self.settings,
-                proxy: Proxy::of(url),
-                current: Mutex::new(Current { client, number: 0 }),
-            })
-        });
+        let route = routes
+            .entry(url.origin().ascii_serialization())
+            .or_insert_with(|| {
+                Arc::new(Route {
+                    places: Places::new(AT_ONCE, HANGING, SLOW),
+                    secure,
+                    settings: self.settings,
+                    proxy: Proxy::of(url),
+                    current: Mutex::new(Current { client, number: 0 }),
+                })
+            });
         Ok(Arc::clone(route))
     }
 }
@@ -173,7 +185,9 @@ fn check_certificates(file: Option<&Path>) -> Result<(), SetupError> {
         Err(SetupError::Certificates { file, problem })
     };
     let mut bytes = Vec::new();
-    if let Err(error) = std::fs::File::open(file).and_then(|f| f.take(MAX_CERTIFICATES).read_to_end(&mut bytes)) {
+    if let Err(error) =
+        std::fs::File::open(file).and_then(|f| f.take(MAX_CERTIFICATES).read_to_end(&mut bytes))
+    {
         return failed(format!("cannot be read: {error}"));
     }
     if CertificateDer::pem_slice_iter(&bytes).any(|certificate| certificate.is_ok()) {
@@ -217,7 +231,10 @@ impl Route {
         if current.number == used.number
             && let Ok(client) = client(&self.settings, self.secure)
         {
-            *current = Current { client, number: used.number + 1 };
+            *current = Current {
+                client,
+                number: used.number + 1,
+            };
         }
     }
 
@@ -226,14 +243,16 @@ impl Route {
         let error = error.without_url();
         let proxy = self.proxy.as_ref();
         let tls = tls_error(&error);
-        let tunnel = causes(&error).map(ToString::to_string).find(|text| text.starts_with("tunnel error: "));
+        let tunnel = causes(&error)
+            .map(ToString::to_string)
+            .find(|text| text.starts_with("tunnel error: "));
         let refused_by_proxy = match tunnel.as_deref() {
             Some("tunnel error: proxy authorization required") => Some(
                 "the proxy demands a user and a password (407), which stand in its URL: http://user:password@host:port",
             ),
-            Some("tunnel error: unsuccessful") => {
-                Some("the proxy refuses the connection: let it through there, or name the host in NO_PROXY")
-            }
+            Some("tunnel error: unsuccessful") => Some(
+                "the proxy refuses the connection: let it through there, or name the host in NO_PROXY",
+            ),
             _ => None,
         };
         let unsupported = proxy.filter(|proxy| !proxy.is_supported());
@@ -248,11 +267,13 @@ impl Route {
             (None, None, None) if error.is_timeout() => "it timed out".to_owned(),
             (None, None, None) => root_cause(&error),
         };
-        let lasting = refused_by_proxy.is_some() || unsupported.is_some() || tls.is_some_and(is_distrust);
+        let lasting =
+            refused_by_proxy.is_some() || unsupported.is_some() || tls.is_some_and(is_distrust);
         Failure {
             sent: !error.is_connect(),
             lasting,
-            unreachable: error.is_connect() && (error.is_dns() || causes(&error).any(is_unreachable)),
+            unreachable: error.is_connect()
+                && (error.is_dns() || causes(&error).any(is_unreachable)),
             proxy: proxy.map(ToString::to_string),
             reason,
         }
@@ -276,12 +297,21 @@ pub(super) struct Failure {
 impl Failure {
     /// The way to a host could not even be set up.
     pub(super) fn of_setup(error: &SetupError) -> Self {
-        Self { sent: false, lasting: true, unreachable: false, proxy: None, reason: error.to_string() }
+        Self {
+            sent: false,
+            lasting: true,
+            unreachable: false,
+            proxy: None,
+            reason: error.to_string(),
+        }
     }
 
     /// The proxy that was in between, as words that follow an address.
     pub(super) fn through(&self) -> String {
-        self.proxy.as_ref().map(|proxy| format!(" through {proxy}")).unwrap_or_default()
+        self.proxy
+            .as_ref()
+            .map(|proxy| format!(" through {proxy}"))
+            .unwrap_or_default()
     }
 }
 
@@ -310,9 +340,15 @@ impl Proxy {
         }
         let found = Matcher::from_env().intercept(&url.as_str().parse().ok()?)?;
         let uri = found.uri();
-        let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let port = uri
+            .port()
+            .map(|port| format!(":{port}"))
+            .unwrap_or_default();
         let scheme = uri.scheme_str().unwrap_or("http").to_owned();
-        Some(Self { scheme, authority: format!("{}{port}", uri.host().unwrap_or_default()) })
+        Some(Self {
+            scheme,
+            authority: format!("{}{port}", uri.host().unwrap_or_default()),
+        })
     }
 
     fn is_supported(&self) -> bool {
@@ -323,12 +359,19 @@ impl Proxy {
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { scheme, authority } = self;
-        write!(f, "the proxy {scheme}://{} (HTTPS_PROXY or ALL_PROXY)", ellipsize(&printable(authority), 200))
+        write!(
+            f,
+            "the proxy {scheme}://{} (HTTPS_PROXY or ALL_PROXY)",
+            ellipsize(&printable(authority), 200)
+        )
     }
 }
 
 /// The body after decompression; `None` where it is larger than `limit`, and then the rest is not read.
-pub(super) async fn bounded(response: &mut Response, limit: usize) -> reqwest::Result<Option<Vec<u8>>> {
+pub(super) async fn bounded(
+    response: &mut Response,
+    limit: usize,
+) -> reqwest::Result<Option<Vec<u8>>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > limit {
@@ -364,7 +407,10 @@ fn root_cause(error: &reqwest::Error) -> String {
 fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     fn below<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
         // An io::Error passes over the error that it wraps: its source is that one's source.
-        match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        match cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
             Some(wrapped) => Some(wrapped),
             None => cause.source(),
         }
@@ -375,7 +421,10 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'stat
 fn is_unreachable(cause: &(dyn StdError + 'static)) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
     let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-    matches!(kind, Some(ConnectionRefused | HostUnreachable | NetworkUnreachable))
+    matches!(
+        kind,
+        Some(ConnectionRefused | HostUnreachable | NetworkUnreachable)
+    )
 }
 
 fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
@@ -385,7 +434,10 @@ fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
 /// Whether TLS failed for a reason that a second attempt will meet again, such as a certificate that is not trusted.
 fn is_distrust(error: &rustls::Error) -> bool {
     use rustls::Error as Tls;
-    matches!(error, Tls::InvalidCertificate(_) | Tls::InvalidMessage(_) | Tls::PeerIncompatible(_))
+    matches!(
+        error,
+        Tls::InvalidCertificate(_) | Tls::InvalidMessage(_) | Tls::PeerIncompatible(_)
+    )
 }
 
 /// Why TLS failed, for a person who does not know the library.
@@ -436,7 +488,10 @@ fn tls_reason(error: &rustls::Error) -> String {
 fn date(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).ok();
     let time = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
-    time.map_or_else(|| "an unknown day".to_owned(), |time| time.strftime("%Y-%m-%d").to_string())
+    time.map_or_else(
+        || "an unknown day".to_owned(),
+        |time| time.strftime("%Y-%m-%d").to_string(),
+    )
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -454,17 +509,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
         let said = || check_certificates(Some(&path)).map_err(|error| error.to_string());
-        assert!(said().unwrap_err().contains("cannot be read: No such file"), "{:?}", said());
+        assert!(
+            said().unwrap_err().contains("cannot be read: No such file"),
+            "{:?}",
+            said()
+        );
         let der = CertificateDer::from_pem_slice(PEM.as_bytes()).unwrap();
-        for (content, problem) in
-            [(&b""[..], "holds no certificate in PEM form"), (b"hello", "holds no certificate"), (&der, "DER form")]
-        {
+        for (content, problem) in [
+            (&b""[..], "holds no certificate in PEM form"),
+            (b"hello", "holds no certificate"),
+            (&der, "DER form"),
+        ] {
             std::fs::write(&path, content).unwrap();
             assert!(said().unwrap_err().contains(problem), "{:?}", said());
         }
         std::fs::write(&path, format!("# ours\n{PEM}")).unwrap();
         assert_eq!((said(), check_certificates(None)), (Ok(()), Ok(())));
-        assert!(check_certificates(Some(Path::new(""))).unwrap_err().to_string().contains("names no file"));
+        assert!(
+            check_certificates(Some(Path::new("")))
+                .unwrap_err()
+                .to_string()
+                .contains("names no file")
+        );
     }
 
     #[test]
@@ -473,22 +539,47 @@ mod tests {
         let said = |error| tls_reason(&rustls::Error::InvalidCertificate(error));
         let day = |days: u64| UnixTime::since_unix_epoch(Duration::from_secs(days * 86_400));
         assert!(said(Certificate::UnknownIssuer).contains(CERT_FILE));
-        let expired = said(Certificate::ExpiredContext { time: day(20_000), not_after: day(19_000) });
-        assert_eq!(expired, "its certificate expired on 2022-01-08 (by the clock of this machine it is 2024-10-04)");
-        let early = said(Certificate::NotValidYetContext { time: day(1), not_before: day(19_000) });
-        assert!(early.contains("not valid before 2022-01-08") && early.contains("1970-01-02"), "{early}");
+        let expired = said(Certificate::ExpiredContext {
+            time: day(20_000),
+            not_after: day(19_000),
+        });
+        assert_eq!(
+            expired,
+            "its certificate expired on 2022-01-08 (by the clock of this machine it is 2024-10-04)"
+        );
+        let early = said(Certificate::NotValidYetContext {
+            time: day(1),
+            not_before: day(19_000),
+        });
+        assert!(
+            early.contains("not valid before 2022-01-08") && early.contains("1970-01-02"),
+            "{early}"
+        );
         let expected = rustls::pki_types::ServerName::try_from("calry.test").unwrap();
         let presented = vec!["a.example".to_owned(), "b.example".to_owned()];
-        let other = said(Certificate::NotValidForNameContext { expected, presented });
-        assert!(other.contains("not for calry.test, but for a.example, b.example"), "{other}");
+        let other = said(Certificate::NotValidForNameContext {
+            expected,
+            presented,
+        });
+        assert!(
+            other.contains("not for calry.test, but for a.example, b.example"),
+            "{other}"
+        );
     }
 
     #[test]
     fn a_client_is_replaced_once_by_all_who_waited_on_it() {
         install_tls();
         let http = Http::new(Settings::default()).unwrap();
-        let route = http.route(&Url::parse("http://127.0.0.1:9/x").unwrap()).unwrap();
-        assert!(Arc::ptr_eq(&route, &http.route(&Url::parse("http://127.0.0.1:9/y").unwrap()).unwrap()));
+        let route = http
+            .route(&Url::parse("http://127.0.0.1:9/x").unwrap())
+            .unwrap();
+        assert!(Arc::ptr_eq(
+            &route,
+            &http
+                .route(&Url::parse("http://127.0.0.1:9/y").unwrap())
+                .unwrap()
+        ));
         let used = route.current();
         route.renew(&used);
         route.renew(&used);

@@ -64,8 +64,10 @@ impl DaemonUrl {
     /// [`InvalidDaemonUrl`].
     pub fn parse(text: &str) -> Result<Self, InvalidDaemonUrl> {
         let url = Url::parse(text.trim()).map_err(|_| InvalidDaemonUrl)?;
-        let plain =
-            url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+        let plain = url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
         if plain && url.has_host() && matches!(url.scheme(), "http" | "https") {
             Ok(Self(url))
         } else {
@@ -75,7 +77,10 @@ impl DaemonUrl {
 
     fn status(&self) -> Url {
         let mut url = self.0.clone();
-        url.set_path(&format!("{}/api/v1/status", self.0.path().trim_end_matches('/')));
+        url.set_path(&format!(
+            "{}/api/v1/status",
+            self.0.path().trim_end_matches('/')
+        ));
         url
     }
 }
@@ -92,7 +97,11 @@ impl Daemon {
     /// # Errors
     /// [`SetupError`] where the address is https and TLS cannot be set up.
     pub fn new(http: &Http, url: DaemonUrl, timeout: Duration) -> Result<Self, SetupError> {
-        Ok(Self { route: http.route(&url.0)?, url, timeout })
+        Ok(Self {
+            route: http.route(&url.0)?,
+            url,
+            timeout,
+        })
     }
 
     /// Asks once. `known` is the tag of the status that is known already, and becomes that of the new one.
@@ -102,14 +111,23 @@ impl Daemon {
     pub async fn status(&self, known: &mut Option<HeaderValue>) -> Result<Answer, AskError> {
         let late = || Err(format!("it did not answer within {}", spoken(self.timeout)));
         let used = self.route.current();
-        let asked = tokio::time::timeout(self.timeout, self.ask(&used.client, known)).await.unwrap_or_else(|_| {
-            self.route.renew(&used);
-            late()
-        });
-        asked.map_err(|reason| AskError { url: printable(&self.url.to_string()), reason })
+        let asked = tokio::time::timeout(self.timeout, self.ask(&used.client, known))
+            .await
+            .unwrap_or_else(|_| {
+                self.route.renew(&used);
+                late()
+            });
+        asked.map_err(|reason| AskError {
+            url: printable(&self.url.to_string()),
+            reason,
+        })
     }
 
-    async fn ask(&self, client: &Client, known: &mut Option<HeaderValue>) -> Result<Answer, String> {
+    async fn ask(
+        &self,
+        client: &Client,
+        known: &mut Option<HeaderValue>,
+    ) -> Result<Answer, String> {
         let broken = |error: reqwest::Error| {
             let failure = self.route.failure(error);
             if failure.sent {
@@ -133,31 +151,50 @@ impl Daemon {
             response = send().await.map_err(broken)?;
         }
         let status = response.status();
-        let date = response.headers().get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let date = response
+            .headers()
+            .get(DATE)
+            .and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         if status == StatusCode::NOT_MODIFIED {
-            return Ok(Answer { time: date, body: None });
+            return Ok(Answer {
+                time: date,
+                body: None,
+            });
         }
         let tag = response.headers().get(ETAG).cloned();
         let body = bounded(&mut response, MAX_STATUS).await.map_err(broken)?;
-        let body = body.ok_or_else(|| format!("its answer is larger than {} MiB", MAX_STATUS >> 20))?;
+        let body =
+            body.ok_or_else(|| format!("its answer is larger than {} MiB", MAX_STATUS >> 20))?;
         if status != StatusCode::OK {
             let said = serde_json::from_slice::<Value>(&body).ok();
-            let said = said.as_ref().and_then(|said| said.get("error")?.as_str()).map(quote);
+            let said = said
+                .as_ref()
+                .and_then(|said| said.get("error")?.as_str())
+                .map(quote);
             return Err(match said {
                 Some(said) => format!("{}, {said}", status.as_u16()),
                 None => {
-                    format!("it answers with {}, so this is no calry-gitops daemon: check --address", status.as_u16())
+                    format!(
+                        "it answers with {}, so this is no calry-gitops daemon: check --address",
+                        status.as_u16()
+                    )
                 }
             });
         }
         *known = tag;
-        Ok(Answer { time: date, body: Some(body) })
+        Ok(Answer {
+            time: date,
+            body: Some(body),
+        })
     }
 }
 
 /// How long somebody who comes too often is told to wait.
 fn pause(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER).filter(|_| response.status() == StatusCode::TOO_MANY_REQUESTS)?;
+    let seconds = response
+        .headers()
+        .get(RETRY_AFTER)
+        .filter(|_| response.status() == StatusCode::TOO_MANY_REQUESTS)?;
     Some(Duration::from_secs(seconds.to_str().ok()?.parse().ok()?))
 }
 
@@ -172,9 +209,23 @@ mod tests {
     #[test]
     fn an_address_is_an_absolute_url_without_anything_that_could_be_a_secret() {
         let at = |text: &str| DaemonUrl::parse(text).map(|url| url.status().to_string());
-        assert_eq!(at("http://127.0.0.1:8080/").unwrap(), "http://127.0.0.1:8080/api/v1/status");
-        assert_eq!(at("https://ops.example.com/calry//").unwrap(), "https://ops.example.com/calry/api/v1/status");
-        for wrong in ["127.0.0.1:8080", "localhost:8080", "ftp://x", "http://u:p@x", "http://x?y", "http://x#y", ""] {
+        assert_eq!(
+            at("http://127.0.0.1:8080/").unwrap(),
+            "http://127.0.0.1:8080/api/v1/status"
+        );
+        assert_eq!(
+            at("https://ops.example.com/calry//").unwrap(),
+            "https://ops.example.com/calry/api/v1/status"
+        );
+        for wrong in [
+            "127.0.0.1:8080",
+            "localhost:8080",
+            "ftp://x",
+            "http://u:p@x",
+            "http://x?y",
+            "http://x#y",
+            "",
+        ] {
             assert!(at(wrong).is_err(), "{wrong}");
         }
     }

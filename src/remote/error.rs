@@ -23,14 +23,20 @@ pub(super) struct Quote {
 
 impl Quote {
     pub(super) fn new(text: String, scrubber: Scrubber) -> Self {
-        Self { text: Secret::new(text), scrubber }
+        Self {
+            text: Secret::new(text),
+            scrubber,
+        }
     }
 }
 
 impl fmt::Display for Quote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Scrubbed first, before anything can hide a secret from the scrubber.
-        f.write_str(&ellipsize(&printable(&self.scrubber.scrub(self.text.expose())), MAX_QUOTE))
+        f.write_str(&ellipsize(
+            &printable(&self.scrubber.scrub(self.text.expose())),
+            MAX_QUOTE,
+        ))
     }
 }
 
@@ -121,7 +127,9 @@ pub(super) struct Refusal {
 impl Refusal {
     /// Whether no update can be sent this way: the provider is known, and the path is not found or takes another method.
     fn is_of_method(&self, operation: &Operation) -> bool {
-        matches!(operation, Operation::Update(_)) && self.is_calrys && matches!(self.status, 404 | 405)
+        matches!(operation, Operation::Update(_))
+            && self.is_calrys
+            && matches!(self.status, 404 | 405)
     }
 }
 
@@ -138,7 +146,11 @@ pub(super) enum TimeLimit {
 
 impl TimeLimit {
     /// The limit that comes first, counted from now, and when it is.
-    pub(super) fn earliest(deadline: Instant, request: Duration, permit: Duration) -> (Instant, Self) {
+    pub(super) fn earliest(
+        deadline: Instant,
+        request: Duration,
+        permit: Duration,
+    ) -> (Instant, Self) {
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
         if left <= request.min(permit) {
@@ -155,9 +167,17 @@ impl fmt::Display for TimeLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Request(time) => write!(f, "within {} (--request-timeout)", spoken(*time)),
-            Self::Deadline(time) => write!(f, "within the {} that were left of --timeout", spoken(*time)),
+            Self::Deadline(time) => write!(
+                f,
+                "within the {} that were left of --timeout",
+                spoken(*time)
+            ),
             Self::Permit(time) => {
-                write!(f, "within the {} for which this replica is sure to be the leader", spoken(*time))
+                write!(
+                    f,
+                    "within the {} for which this replica is sure to be the leader",
+                    spoken(*time)
+                )
             }
         }
     }
@@ -165,13 +185,24 @@ impl fmt::Display for TimeLimit {
 
 impl Error {
     pub(super) fn new(operation: Operation, cause: Cause) -> Self {
-        Self { operation, cause: Box::new(cause), attempts: 1 }
+        Self {
+            operation,
+            cause: Box::new(cause),
+            attempts: 1,
+        }
     }
 
     /// The workspace has no such definition, and nobody needed to be asked.
     pub(super) fn no_such_definition(provider: &Provider) -> Self {
-        let refusal = Refusal { status: 404, is_calrys: true, ..Refusal::default() };
-        Self::new(Operation::Definition(provider.clone()), Cause::Status(refusal))
+        let refusal = Refusal {
+            status: 404,
+            is_calrys: true,
+            ..Refusal::default()
+        };
+        Self::new(
+            Operation::Definition(provider.clone()),
+            Cause::Status(refusal),
+        )
     }
 
     /// The same error, saying after how many attempts it was given up.
@@ -218,7 +249,9 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match &*self.cause {
             // Above 504 those of the networks in front of many APIs: the origin is down, out of reach or slow.
-            Cause::Status(refusal) => matches!(refusal.status, 408 | 425 | 429 | 502..=504 | 520..=524 | 530),
+            Cause::Status(refusal) => {
+                matches!(refusal.status, 408 | 425 | 429 | 502..=504 | 520..=524 | 530)
+            }
             Cause::TimedOut { .. } | Cause::Paused { .. } | Cause::TooLate => true,
             Cause::Broken { failure, .. } => !failure.lasting,
             Cause::NotJson { .. }
@@ -238,7 +271,10 @@ impl Error {
             Cause::Broken { failure, .. } => failure.sent,
             Cause::Paused { .. } | Cause::NotPermitted { .. } | Cause::TooLate => false,
             Cause::TimedOut { .. } => true,
-            Cause::NotJson { .. } | Cause::Empty { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. } => true,
+            Cause::NotJson { .. }
+            | Cause::Empty { .. }
+            | Cause::Unreadable { .. }
+            | Cause::TooLarge { .. } => true,
         }
     }
 
@@ -248,7 +284,10 @@ impl Error {
     pub fn is_unusable_answer(&self) -> bool {
         matches!(
             *self.cause,
-            Cause::NotJson { .. } | Cause::Empty { .. } | Cause::Unreadable { .. } | Cause::TooLarge { .. }
+            Cause::NotJson { .. }
+                | Cause::Empty { .. }
+                | Cause::Unreadable { .. }
+                | Cause::TooLarge { .. }
         )
     }
 
@@ -269,7 +308,12 @@ impl Error {
 
     /// Whether the time for all of it was over before this attempt was.
     pub(super) fn is_cut_off(&self) -> bool {
-        matches!(*self.cause, Cause::TimedOut { given: TimeLimit::Deadline(_) } | Cause::TooLate)
+        matches!(
+            *self.cause,
+            Cause::TimedOut {
+                given: TimeLimit::Deadline(_)
+            } | Cause::TooLate
+        )
     }
 
     /// Whether nothing was sent because the workspace is paused for [so long](Self::retry_after).
@@ -291,8 +335,11 @@ impl Error {
     }
 
     fn sentence(&self) -> String {
-        let attempts =
-            if self.attempts > 1 { format!(" (given up after {} attempts)", self.attempts) } else { String::new() };
+        let attempts = if self.attempts > 1 {
+            format!(" (given up after {} attempts)", self.attempts)
+        } else {
+            String::new()
+        };
         format!("cannot {}: {}{attempts}", self.operation, self.reason())
     }
 
@@ -305,23 +352,41 @@ impl Error {
                 )
             }
             Cause::Empty { status } => format!("the answer ({status}) is empty"),
-            Cause::Unreadable { problem } => format!("Calry's answer is not what its reference says: {problem}"),
+            Cause::Unreadable { problem } => {
+                format!("Calry's answer is not what its reference says: {problem}")
+            }
             Cause::TooLarge { limit } => {
-                let address = if matches!(self.operation, Operation::Snapshot) { "address" } else { "API URL" };
+                let address = if matches!(self.operation, Operation::Snapshot) {
+                    "address"
+                } else {
+                    "API URL"
+                };
                 format!(
                     "the answer is larger than {} MiB and was not read to its end: check the {address}",
                     limit >> 20
                 )
             }
             Cause::TimedOut { given } => {
-                let who = if matches!(self.operation, Operation::Snapshot) { "its address" } else { "Calry" };
+                let who = if matches!(self.operation, Operation::Snapshot) {
+                    "its address"
+                } else {
+                    "Calry"
+                };
                 format!("{who} did not answer {given}")
             }
             Cause::Broken { api, failure } if failure.sent => {
-                format!("the connection to {api}{} broke: {}", failure.through(), failure.reason)
+                format!(
+                    "the connection to {api}{} broke: {}",
+                    failure.through(),
+                    failure.reason
+                )
             }
             Cause::Broken { api, failure } => {
-                format!("no connection to {api}{}: {}", failure.through(), failure.reason)
+                format!(
+                    "no connection to {api}{}: {}",
+                    failure.through(),
+                    failure.reason
+                )
             }
             Cause::Paused { wait, asked: true } => format!(
                 "nothing was sent, as Calry asked to wait another {}, which is longer than the time left",
@@ -332,25 +397,39 @@ impl Error {
                 spoken(*wait)
             ),
             Cause::NotPermitted { why } => format!("nothing was sent: {why}"),
-            Cause::TooLate => "nothing was sent, as the time for it (--timeout) was over first".to_owned(),
+            Cause::TooLate => {
+                "nothing was sent, as the time for it (--timeout) was over first".to_owned()
+            }
         }
     }
 
     fn status_reason(&self, refusal: &Refusal) -> String {
-        let Refusal { status, message, is_calrys, expired, key, method, retry_after } = refusal;
+        let Refusal {
+            status,
+            message,
+            is_calrys,
+            expired,
+            key,
+            method,
+            retry_after,
+        } = refusal;
         let said = match message {
             Some(message) => format!("{status}, \"{message}\""),
             None => status.to_string(),
         };
         let who = if *is_calrys { "Calry" } else { "it" };
-        let wait = retry_after.map_or_else(String::new, |wait| format!("; {who} asks to wait {}", spoken(wait)));
+        let wait = retry_after.map_or_else(String::new, |wait| {
+            format!("; {who} asks to wait {}", spoken(wait))
+        });
         let (sent, other) = match method {
             UpdateMethod::Patch => ("PATCH", "put"),
             UpdateMethod::Put => ("PUT", "patch"),
         };
         match (*status, &self.operation) {
             (300..=399, Operation::Snapshot) => {
-                format!("its address answers with a redirect ({status}), which is not followed: give the final address")
+                format!(
+                    "its address answers with a redirect ({status}), which is not followed: give the final address"
+                )
             }
             (_, Operation::Snapshot) => format!("its address answers with {said}{wait}"),
             (300..=399, _) => format!(
@@ -360,7 +439,11 @@ impl Error {
                 "a proxy in between demands a user and a password ({said}); they stand in its URL, as in HTTPS_PROXY=http://user:password@host:port"
             ),
             (_, _) if !is_calrys => {
-                let key = if matches!(status, 401 | 403) { "; it says nothing of the API key" } else { "" };
+                let key = if matches!(status, 401 | 403) {
+                    "; it says nothing of the API key"
+                } else {
+                    ""
+                };
                 format!(
                     "the answer ({said}) is not in the form of Calry's errors, so it comes from a gateway or proxy in between, or from another service{key}: check the API URL and what stands between{wait}"
                 )
@@ -372,9 +455,13 @@ impl Error {
                 "Calry does not know the API key from {key} ({said}): check that it is complete and was not revoked"
             ),
             (403, Operation::Update(_)) => {
-                format!("the API key from {key} has no WRITE permission ({said}): use a key that was made with WRITE")
+                format!(
+                    "the API key from {key} has no WRITE permission ({said}): use a key that was made with WRITE"
+                )
             }
-            (403, _) => format!("the API key from {key} may not read this ({said}): use a key with READ or WRITE"),
+            (403, _) => format!(
+                "the API key from {key} may not read this ({said}): use a key with READ or WRITE"
+            ),
             (_, Operation::Update(_)) if refusal.is_of_method(&self.operation) => format!(
                 "Calry lists this provider and takes no update of it by {sent} ({said}): try --update-method {other}"
             ),
@@ -397,7 +484,14 @@ mod tests {
     fn status(status: u16, expired: bool, operation: Operation) -> Error {
         let message = Some(Quote::new("No.".to_owned(), Scrubber::default()));
         let key = "the file /run/key".to_owned();
-        let refusal = Refusal { status, is_calrys: true, message, expired, key, ..Refusal::default() };
+        let refusal = Refusal {
+            status,
+            is_calrys: true,
+            message,
+            expired,
+            key,
+            ..Refusal::default()
+        };
         Error::new(operation, Cause::Status(refusal))
     }
 
@@ -428,13 +522,28 @@ mod tests {
     fn an_update_that_finds_no_route_suggests_the_other_method() {
         for (method, other) in [(UpdateMethod::Patch, "put"), (UpdateMethod::Put, "patch")] {
             for status in [404, 405] {
-                let refusal = Refusal { status, is_calrys: true, method, ..Refusal::default() };
+                let refusal = Refusal {
+                    status,
+                    is_calrys: true,
+                    method,
+                    ..Refusal::default()
+                };
                 let said = Error::new(update(), Cause::Status(refusal)).to_string();
-                assert!(said.ends_with(&format!("try --update-method {other}")), "{said}");
+                assert!(
+                    said.ends_with(&format!("try --update-method {other}")),
+                    "{said}"
+                );
             }
         }
-        let read = status(404, false, Operation::Definition(Provider::parse("HOSTAWAY").unwrap()));
-        assert!(read.to_string().contains("has no definition for this provider"));
+        let read = status(
+            404,
+            false,
+            Operation::Definition(Provider::parse("HOSTAWAY").unwrap()),
+        );
+        assert!(
+            read.to_string()
+                .contains("has no definition for this provider")
+        );
     }
 
     #[test]
@@ -442,10 +551,22 @@ mod tests {
         for status in [400, 401, 403, 404, 405, 407, 429, 500, 503, 520] {
             for operation in [Operation::Workspace, update()] {
                 let key = "the file /run/key".to_owned();
-                let refusal = Refusal { status, key, expired: true, ..Refusal::default() };
+                let refusal = Refusal {
+                    status,
+                    key,
+                    expired: true,
+                    ..Refusal::default()
+                };
                 let said = Error::new(operation, Cause::Status(refusal)).to_string();
                 assert!(said.contains("in between"), "{said}");
-                for wrong in ["/run/key", "Calry is", "Calry does", "Calry refused", "WRITE", "--update-method"] {
+                for wrong in [
+                    "/run/key",
+                    "Calry is",
+                    "Calry does",
+                    "Calry refused",
+                    "WRITE",
+                    "--update-method",
+                ] {
                     assert!(!said.contains(wrong), "{wrong}: {said}");
                 }
             }
@@ -456,12 +577,19 @@ mod tests {
     async fn the_limit_that_comes_first_is_the_one_that_is_named() {
         let limit = |left, request, permit| {
             let seconds = Duration::from_secs;
-            let (end, limit) = TimeLimit::earliest(Instant::now() + seconds(left), seconds(request), seconds(permit));
+            let (end, limit) = TimeLimit::earliest(
+                Instant::now() + seconds(left),
+                seconds(request),
+                seconds(permit),
+            );
             assert_eq!(end, Instant::now() + seconds(left.min(request).min(permit)));
             limit.to_string()
         };
         assert_eq!(limit(60, 30, 99), "within 30s (--request-timeout)");
-        assert_eq!(limit(4, 30, 99), "within the 4s that were left of --timeout");
+        assert_eq!(
+            limit(4, 30, 99),
+            "within the 4s that were left of --timeout"
+        );
         assert!(limit(60, 30, 7).contains("within the 7s for which this replica"));
     }
 
@@ -473,7 +601,16 @@ mod tests {
         };
         let broken = |sent| {
             let (lasting, unreachable, proxy, reason) = (false, false, None, String::new());
-            Cause::Broken { api: String::new(), failure: Failure { sent, lasting, unreachable, proxy, reason } }
+            Cause::Broken {
+                api: String::new(),
+                failure: Failure {
+                    sent,
+                    lasting,
+                    unreachable,
+                    proxy,
+                    reason,
+                },
+            }
         };
         let by_status = |code| {
             let error = status(code, false, update());
@@ -487,10 +624,21 @@ mod tests {
         for refused in [301, 400, 401, 403, 404, 422] {
             assert_eq!(by_status(refused), (false, false), "{refused}");
         }
-        assert_eq!(verdict(Cause::TimedOut { given: TimeLimit::Request(Duration::ZERO) }), (true, true));
+        assert_eq!(
+            verdict(Cause::TimedOut {
+                given: TimeLimit::Request(Duration::ZERO)
+            }),
+            (true, true)
+        );
         assert_eq!(verdict(broken(true)), (true, true));
         assert_eq!(verdict(broken(false)), (true, false));
-        assert_eq!(verdict(Cause::Paused { wait: Duration::ZERO, asked: true }), (true, false));
+        assert_eq!(
+            verdict(Cause::Paused {
+                wait: Duration::ZERO,
+                asked: true
+            }),
+            (true, false)
+        );
         // It answered with success: it arrived, whatever the answer says.
         assert_eq!(verdict(Cause::NotJson { status: 200 }), (false, true));
     }

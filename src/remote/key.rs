@@ -48,7 +48,9 @@ impl Eq for ApiKey {}
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The operator gave none.
-    #[error("there is no API key: name its file with --api-key-file, or set the variable CALRY_API_KEY")]
+    #[error(
+        "there is no API key: name its file with --api-key-file, or set the variable CALRY_API_KEY"
+    )]
     Missing,
     /// The file cannot be read.
     #[error("cannot read the API key from {from}: {cause}")]
@@ -87,18 +89,26 @@ impl KeySource {
                 let mut bytes = Vec::new();
                 File::open(path)
                     .and_then(|file| file.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes))
-                    .map_err(|e| KeyError::Unreadable { from: source.clone(), cause: e.to_string() })?;
+                    .map_err(|e| KeyError::Unreadable {
+                        from: source.clone(),
+                        cause: e.to_string(),
+                    })?;
                 bytes
             }
         };
         if bytes.len() > MAX_LEN {
             return Err(KeyError::Invalid(source));
         }
-        let Ok(text) = std::str::from_utf8(&bytes) else { return Err(KeyError::Invalid(source)) };
+        let Ok(text) = std::str::from_utf8(&bytes) else {
+            return Err(KeyError::Invalid(source));
+        };
         match trimmed(text) {
             "" => Err(KeyError::Empty(source)),
             key if is_quoted(key) => Err(KeyError::Quoted(source)),
-            key if key.bytes().all(|b| b.is_ascii_graphic()) => Ok(ApiKey { secret: Secret::new(key), source }),
+            key if key.bytes().all(|b| b.is_ascii_graphic()) => Ok(ApiKey {
+                secret: Secret::new(key),
+                source,
+            }),
             _ => Err(KeyError::Invalid(source)),
         }
     }
@@ -114,7 +124,9 @@ impl ApiKey {
     /// What may not be shown of it: all but the workspace's name at its end.
     pub(super) fn confidential(&self) -> Secret {
         match self.secret.expose().rsplit_once('.') {
-            Some((rest, _)) if rest.starts_with("zepl.") && rest.matches('.').count() == 2 => Secret::new(rest),
+            Some((rest, _)) if rest.starts_with("zepl.") && rest.matches('.').count() == 2 => {
+                Secret::new(rest)
+            }
             _ => self.secret.clone(),
         }
     }
@@ -150,7 +162,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_key_is_refused_without_repeating_it() {
-        for bad in ["two words", "two\nlines", "schlüssel", "nul\0", &"x".repeat(MAX_LEN + 1)] {
+        for bad in [
+            "two words",
+            "two\nlines",
+            "schlüssel",
+            "nul\0",
+            &"x".repeat(MAX_LEN + 1),
+        ] {
             let error = variable(bad).unwrap_err();
             assert!(matches!(error, KeyError::Invalid(_)), "{bad}");
             assert!(!error.to_string().contains(bad));
@@ -164,18 +182,30 @@ mod tests {
         assert_eq!(variable("\u{feff}zepl.a.b.c\r\n"), variable("zepl.a.b.c"));
         for quoted in ["\"zepl.a.b.c\"", "'zepl.a.b.c'\n"] {
             let error = variable(quoted).unwrap_err();
-            assert!(matches!(error, KeyError::Quoted(_)) && !error.to_string().contains("zepl"), "{error}");
+            assert!(
+                matches!(error, KeyError::Quoted(_)) && !error.to_string().contains("zepl"),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn a_file_without_end_is_not_read_to_its_end() {
-        assert!(matches!(KeySource::File("/dev/zero".into()).read(), Err(KeyError::Invalid(_))));
+        assert!(matches!(
+            KeySource::File("/dev/zero".into()).read(),
+            Err(KeyError::Invalid(_))
+        ));
     }
 
     #[test]
     fn a_file_that_is_not_there_is_named() {
-        let error = KeySource::File("/nowhere/key".into()).read().unwrap_err().to_string();
-        assert!(error.starts_with("cannot read the API key from the file /nowhere/key: No such file"), "{error}");
+        let error = KeySource::File("/nowhere/key".into())
+            .read()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("cannot read the API key from the file /nowhere/key: No such file"),
+            "{error}"
+        );
     }
 }

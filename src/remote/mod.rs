@@ -46,7 +46,9 @@ pub use self::otlp::Collector;
 pub use self::permission::Permission;
 pub use self::post::{Address, InvalidAddress, Proof, Reply, SecretFile, UnusableSecret};
 pub use self::retry::Backoff;
-pub use self::snapshot::{InvalidSnapshot, InvalidSnapshotUrl, Snapshot, SnapshotError, SnapshotUrl, snapshot};
+pub use self::snapshot::{
+    InvalidSnapshot, InvalidSnapshotUrl, Snapshot, SnapshotError, SnapshotUrl, snapshot,
+};
 pub use self::url::{ApiUrl, InvalidApiUrl};
 
 use crate::model::{Live, Provider, Update, Workspace};
@@ -68,7 +70,11 @@ pub trait WriteCalry: Send + Sync {
     /// Sends one update, exactly once, and answers with the definition after it. Where the error
     /// [may have arrived](Error::may_have_arrived), the definition must be read before it is written again. While the
     /// workspace is paused after a 429 nothing is sent, and the error says [how long](Error::retry_after) that lasts.
-    fn update(&self, provider: &Provider, update: &Update) -> impl Future<Output = Result<Live, Error>> + Send;
+    fn update(
+        &self,
+        provider: &Provider,
+        update: &Update,
+    ) -> impl Future<Output = Result<Live, Error>> + Send;
 }
 
 /// Every definition of a workspace. One that is malformed or doubled spoils only itself.
@@ -92,8 +98,16 @@ pub struct Unreadable {
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.provider {
-            Some(provider) => write!(f, "Calry's definition of {provider} cannot be read: {}", self.problem),
-            None => write!(f, "one of Calry's definitions cannot be read: {}", self.problem),
+            Some(provider) => write!(
+                f,
+                "Calry's definition of {provider} cannot be read: {}",
+                self.problem
+            ),
+            None => write!(
+                f,
+                "one of Calry's definitions cannot be read: {}",
+                self.problem
+            ),
         }
     }
 }

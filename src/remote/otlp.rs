@@ -34,10 +34,21 @@ impl Collector {
     /// A sentence of why there is no way.
     pub fn new(timeout: Duration) -> Result<Self, String> {
         super::install_tls();
-        let http = Http::new(super::Settings { request: timeout, ..super::Settings::default() });
+        let http = Http::new(super::Settings {
+            request: timeout,
+            ..super::Settings::default()
+        });
         let http = http.map_err(|error: SetupError| error.to_string())?;
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-        Ok(Self { http, runtime, timeout, told: AtomicBool::new(false) })
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            http,
+            runtime,
+            timeout,
+            told: AtomicBool::new(false),
+        })
     }
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, String> {
@@ -45,11 +56,19 @@ impl Collector {
         let url = Url::parse(&head.uri.to_string()).map_err(|error| error.to_string())?;
         let route = self.http.route(&url).map_err(|error| error.to_string())?;
         let broken = |error| route.failure(error).to_string();
-        let request = route.current().client.request(head.method, url).headers(head.headers).body(body);
+        let request = route
+            .current()
+            .client
+            .request(head.method, url)
+            .headers(head.headers)
+            .body(body);
         let mut answer = request.send().await.map_err(broken)?;
         let status = answer.status();
         let headers = answer.headers().clone();
-        let body = bounded(&mut answer, MAX_ANSWER).await.map_err(broken)?.unwrap_or_default();
+        let body = bounded(&mut answer, MAX_ANSWER)
+            .await
+            .map_err(broken)?
+            .unwrap_or_default();
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
@@ -63,7 +82,9 @@ impl HttpClient for Collector {
         let late = || Err("it did not answer in time".to_owned());
         // The exporter's thread does nothing else.
         let sent = self.runtime.block_on(async {
-            tokio::time::timeout(self.timeout, self.send(request)).await.unwrap_or_else(|_| late())
+            tokio::time::timeout(self.timeout, self.send(request))
+                .await
+                .unwrap_or_else(|_| late())
         });
         let why = match &sent {
             Ok(answer) if answer.status().is_success() => None,
@@ -73,7 +94,9 @@ impl HttpClient for Collector {
         match why {
             None => self.told.store(false, Relaxed),
             Some(why) if !self.told.swap(true, Relaxed) => {
-                tracing::warn!("traces do not reach the OpenTelemetry collector: {why}; everything else goes on");
+                tracing::warn!(
+                    "traces do not reach the OpenTelemetry collector: {why}; everything else goes on"
+                );
             }
             Some(_) => {}
         }

@@ -65,7 +65,11 @@ pub(super) enum NoTurn {
 impl Pace {
     /// A pace that tells when it holds somebody back.
     pub(super) fn observed_by(observer: Arc<dyn Observer>) -> Self {
-        Self { turn: tokio::sync::Mutex::default(), state: Mutex::default(), observer }
+        Self {
+            turn: tokio::sync::Mutex::default(),
+            state: Mutex::default(),
+            observer,
+        }
     }
 
     /// Waits for this request's turn and returns when it started.
@@ -100,7 +104,9 @@ impl Pace {
                         return Ok(now);
                     }
                     // The gate's time was told of when it was shut.
-                    self.tell(ready.saturating_duration_since(state.shut_until.unwrap_or(now).max(now)));
+                    self.tell(
+                        ready.saturating_duration_since(state.shut_until.unwrap_or(now).max(now)),
+                    );
                     ready
                 };
                 sleep_until(ready).await;
@@ -119,7 +125,9 @@ impl Pace {
             state.spacing = (state.spacing * 2).clamp(FIRST_SPACING, WIDEST_SPACING);
             state.last_slowed = Some(now);
         }
-        let shut = retry_after.unwrap_or(state.spacing * GATE_SPACINGS).min(LONGEST_GATE);
+        let shut = retry_after
+            .unwrap_or(state.spacing * GATE_SPACINGS)
+            .min(LONGEST_GATE);
         let until = state.shut_until.unwrap_or(now).max(now);
         self.tell((now + shut).saturating_duration_since(until));
         if now + shut >= until {
@@ -143,7 +151,11 @@ impl Pace {
     pub(super) fn speed_up(&self) {
         let mut state = self.state();
         let spacing = state.spacing.mul_f64(DECAY);
-        state.spacing = if spacing < FIRST_SPACING / 2 { Duration::ZERO } else { spacing };
+        state.spacing = if spacing < FIRST_SPACING / 2 {
+            Duration::ZERO
+        } else {
+            spacing
+        };
     }
 
     fn tell(&self, pause: Duration) {
@@ -155,9 +167,10 @@ impl Pace {
     fn check_gate(&self, patience: Instant) -> Result<(), NoTurn> {
         let (now, state) = (Instant::now(), self.state());
         match state.shut_until {
-            Some(until) if until >= patience && until > now => {
-                Err(NoTurn::Paused { wait: until.saturating_duration_since(now), asked: state.asked })
-            }
+            Some(until) if until >= patience && until > now => Err(NoTurn::Paused {
+                wait: until.saturating_duration_since(now),
+                asked: state.asked,
+            }),
             _ => Ok(()),
         }
     }
@@ -193,10 +206,19 @@ mod tests {
     async fn one_refusal_holds_every_request_back() {
         let (pace, begin) = (Pace::default(), Instant::now());
         pace.slow_down(begin, Some(SECOND * 3));
-        let starts = stream::iter(0..3).map(|_| pace.start(later(60))).buffered(3).map(|at| at.unwrap() - begin);
+        let starts = stream::iter(0..3)
+            .map(|_| pace.start(later(60)))
+            .buffered(3)
+            .map(|at| at.unwrap() - begin);
         let starts: Vec<_> = starts.collect().await;
-        assert!(starts[0] >= SECOND * 3 && starts[0] < SECOND * 3 + FIRST_SPACING, "{starts:?}");
-        assert!(starts[1] - starts[0] >= FIRST_SPACING && starts[2] - starts[1] >= FIRST_SPACING, "{starts:?}");
+        assert!(
+            starts[0] >= SECOND * 3 && starts[0] < SECOND * 3 + FIRST_SPACING,
+            "{starts:?}"
+        );
+        assert!(
+            starts[1] - starts[0] >= FIRST_SPACING && starts[2] - starts[1] >= FIRST_SPACING,
+            "{starts:?}"
+        );
     }
 
     #[derive(Debug, Default)]
@@ -218,12 +240,18 @@ mod tests {
         for wish in [3, 3, 1, 4] {
             pace.slow_down(begin, Some(SECOND * wish));
         }
-        let starts = stream::iter(0..3).map(|_| pace.start(later(60))).buffered(3).map(|at| at.unwrap() - begin);
+        let starts = stream::iter(0..3)
+            .map(|_| pace.start(later(60)))
+            .buffered(3)
+            .map(|at| at.unwrap() - begin);
         let starts: Vec<_> = starts.collect().await;
         let pauses = told.0.lock().unwrap();
         assert_eq!(pauses[..2], [SECOND * 3, SECOND], "{pauses:?}");
         let sum: Duration = pauses.iter().sum();
-        assert!(starts[2].abs_diff(sum) < Duration::from_millis(10), "{pauses:?} {starts:?}");
+        assert!(
+            starts[2].abs_diff(sum) < Duration::from_millis(10),
+            "{pauses:?} {starts:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -240,7 +268,13 @@ mod tests {
     async fn a_gate_beyond_the_deadline_fails_at_once_and_says_how_long() {
         let (pace, begin) = (Pace::default(), Instant::now());
         pace.slow_down(begin, Some(SECOND * 90));
-        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused { wait: SECOND * 90, asked: true }));
+        assert_eq!(
+            pace.start(later(60)).await,
+            Err(NoTurn::Paused {
+                wait: SECOND * 90,
+                asked: true
+            })
+        );
         assert_eq!(begin.elapsed(), Duration::ZERO);
     }
 
@@ -265,20 +299,38 @@ mod tests {
         let (pace, begin) = (Pace::default(), Instant::now());
         pace.pause(SECOND * 90);
         pace.pause(SECOND * 30);
-        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused { wait: SECOND * 90, asked: true }));
+        assert_eq!(
+            pace.start(later(60)).await,
+            Err(NoTurn::Paused {
+                wait: SECOND * 90,
+                asked: true
+            })
+        );
         for _ in 0..2 {
             pace.start(later(100)).await.unwrap();
             assert_eq!(begin.elapsed().as_secs(), 90);
         }
         pace.pause(SECOND * 86_400);
-        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused { wait: LONGEST_GATE, asked: true }));
+        assert_eq!(
+            pace.start(later(60)).await,
+            Err(NoTurn::Paused {
+                wait: LONGEST_GATE,
+                asked: true
+            })
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_may_not_wait_at_the_gate_learns_when_it_opens() {
         let pace = Pace::default();
         pace.slow_down(Instant::now(), Some(SECOND * 3));
-        assert_eq!(pace.start_unless_paused(later(60)).await, Err(NoTurn::Paused { wait: SECOND * 3, asked: true }));
+        assert_eq!(
+            pace.start_unless_paused(later(60)).await,
+            Err(NoTurn::Paused {
+                wait: SECOND * 3,
+                asked: true
+            })
+        );
         sleep_until(later(3)).await;
         assert!(pace.start_unless_paused(later(60)).await.is_ok());
     }
@@ -287,21 +339,34 @@ mod tests {
     async fn a_mistaken_wait_does_not_stop_a_workspace_for_a_day() {
         let pace = Pace::default();
         pace.slow_down(Instant::now(), Some(SECOND * 86_400));
-        assert_eq!(pace.start(later(60)).await, Err(NoTurn::Paused { wait: LONGEST_GATE, asked: true }));
+        assert_eq!(
+            pace.start(later(60)).await,
+            Err(NoTurn::Paused {
+                wait: LONGEST_GATE,
+                asked: true
+            })
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_that_outlasts_the_deadline_is_left() {
         let pace = Pace::default();
         pace.slow_down(Instant::now(), None);
-        let late: Vec<_> = stream::iter(0..100).map(|_| pace.start(later(1))).buffered(100).collect().await;
+        let late: Vec<_> = stream::iter(0..100)
+            .map(|_| pace.start(later(1)))
+            .buffered(100)
+            .collect()
+            .await;
         assert!(late.iter().any(Result::is_ok));
         assert_eq!(late.last(), Some(&Err(NoTurn::TooLate)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn nothing_starts_after_the_deadline() {
-        assert_eq!(Pace::default().start(Instant::now()).await, Err(NoTurn::TooLate));
+        assert_eq!(
+            Pace::default().start(Instant::now()).await,
+            Err(NoTurn::TooLate)
+        );
     }
 
     /// Two hundred updates, eight in flight, each answered after 20 ms, against a limit of ten per second: counted per
@@ -318,7 +383,10 @@ mod tests {
                 false => f64::min(10.0, tokens + (now - at) * 10.0),
             };
             let allowed = tokens >= 1.0;
-            window.set((if retry_after { now.floor() } else { now }, if allowed { tokens - 1.0 } else { tokens }));
+            window.set((
+                if retry_after { now.floor() } else { now },
+                if allowed { tokens - 1.0 } else { tokens },
+            ));
             allowed
         };
         let one = |_| async {
@@ -334,7 +402,11 @@ mod tests {
                 pace.slow_down(started, retry_after.then_some(SECOND));
             }
         };
-        stream::iter(0..200).map(one).buffer_unordered(8).collect::<Vec<_>>().await;
+        stream::iter(0..200)
+            .map(one)
+            .buffer_unordered(8)
+            .collect::<Vec<_>>()
+            .await;
         (begin.elapsed(), refused.get())
     }
 
@@ -344,7 +416,10 @@ mod tests {
             let (took, refused) = two_hundred_updates(retry_after).await;
             println!("Retry-After {retry_after}: {took:?}, {refused} refused");
             // Ten per second is 19 s at best.
-            assert!(took < SECOND * 45 && refused < 30, "Retry-After {retry_after}: {took:?}, {refused} refused");
+            assert!(
+                took < SECOND * 45 && refused < 30,
+                "Retry-After {retry_after}: {took:?}, {refused} refused"
+            );
         }
     }
 }

@@ -34,7 +34,11 @@ pub(super) struct Permit {
 
 impl Permit {
     pub(super) fn ask(permission: &Arc<dyn Permission>) -> Result<Self, String> {
-        Ok(Self { at_most: permission.begin()?, permission: Arc::clone(permission), over: false })
+        Ok(Self {
+            at_most: permission.begin()?,
+            permission: Arc::clone(permission),
+            over: false,
+        })
     }
 
     /// The update is over.

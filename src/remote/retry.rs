@@ -28,8 +28,15 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        let series = ExponentialBuilder::new().with_min_delay(BASE).with_max_delay(CAP).without_max_times().build();
-        Self { series, attempts: 0 }
+        let series = ExponentialBuilder::new()
+            .with_min_delay(BASE)
+            .with_max_delay(CAP)
+            .without_max_times()
+            .build();
+        Self {
+            series,
+            attempts: 0,
+        }
     }
 }
 
@@ -43,7 +50,11 @@ impl Backoff {
         }
         // Full jitter: uniform in [0, delay]. backon's own jitter only ever adds to the delay. A pause of the workspace was
         // no attempt, and who goes first after it is settled there.
-        let pause = if error.is_paused() { Duration::ZERO } else { self.series.next()?.mul_f64(fastrand::f64()) };
+        let pause = if error.is_paused() {
+            Duration::ZERO
+        } else {
+            self.series.next()?.mul_f64(fastrand::f64())
+        };
         let pause = pause.max(error.retry_after().unwrap_or_default());
         (pause < deadline.saturating_duration_since(Instant::now())).then_some(pause)
     }
@@ -65,8 +76,18 @@ pub(super) struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(deadline: Instant, warned: &'a AtomicBool, observer: &'a dyn Observer) -> Self {
-        Self { backoff: Backoff::default(), deadline, before: None, warned, observer }
+    pub(super) fn new(
+        deadline: Instant,
+        warned: &'a AtomicBool,
+        observer: &'a dyn Observer,
+    ) -> Self {
+        Self {
+            backoff: Backoff::default(),
+            deadline,
+            before: None,
+            warned,
+            observer,
+        }
     }
 
     /// How many attempts failed so far.
@@ -90,7 +111,11 @@ impl<'a> Attempts<'a> {
             }
             return Ok(pause);
         }
-        let telling = self.before.take().filter(|_| error.is_cut_off()).unwrap_or(error);
+        let telling = self
+            .before
+            .take()
+            .filter(|_| error.is_cut_off())
+            .unwrap_or(error);
         Err(telling.after(self.backoff.attempts()))
     }
 }
@@ -139,7 +164,9 @@ impl Unreachable {
 /// How long an answer asks to wait. A date is compared with the answer's own, so that no clock needs to be right.
 pub(super) fn wish(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let now = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or_else(SystemTime::now);
+    let now = text(DATE)
+        .and_then(|date| httpdate::parse_http_date(date).ok())
+        .unwrap_or_else(SystemTime::now);
     retry_after(text(RETRY_AFTER)?, now)
 }
 
@@ -149,7 +176,10 @@ fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let wait = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         value.parse().map_or(LONGEST_WAIT, Duration::from_secs)
     } else {
-        httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()
+        httpdate::parse_http_date(value)
+            .ok()?
+            .duration_since(now)
+            .unwrap_or_default()
     };
     Some(wait.min(LONGEST_WAIT))
 }
@@ -163,7 +193,12 @@ mod tests {
     use super::*;
 
     fn answered(status: u16, retry_after: Option<Duration>) -> Error {
-        let refusal = Refusal { status, is_calrys: true, retry_after, ..Refusal::default() };
+        let refusal = Refusal {
+            status,
+            is_calrys: true,
+            retry_after,
+            ..Refusal::default()
+        };
         Error::new(Operation::Workspace, Cause::Status(refusal))
     }
 
@@ -181,7 +216,10 @@ mod tests {
         }
         for (n, (low, high)) in lowest.iter().zip(&highest).enumerate() {
             let delay = CAP.min(BASE * 2u32.pow(u32::try_from(n).unwrap()));
-            assert!(*low < delay / 4 && *high > delay * 3 / 4 && *high <= delay, "{n}: {low:?} to {high:?}");
+            assert!(
+                *low < delay / 4 && *high > delay * 3 / 4 && *high <= delay,
+                "{n}: {low:?} to {high:?}"
+            );
         }
     }
 
@@ -195,41 +233,70 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wait_beyond_the_deadline_ends_it_at_once() {
         let wish = Duration::from_secs(20);
-        assert_eq!(Backoff::default().next(&answered(429, Some(wish)), Instant::now() + wish), None);
+        assert_eq!(
+            Backoff::default().next(&answered(429, Some(wish)), Instant::now() + wish),
+            None
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_will_not_change_is_not_tried_again() {
         for status in [301, 400, 401, 403, 404, 405, 409, 422, 500] {
             let mut backoff = Backoff::default();
-            assert_eq!(backoff.next(&answered(status, None), Instant::now() + CAP), None, "{status}");
+            assert_eq!(
+                backoff.next(&answered(status, None), Instant::now() + CAP),
+                None,
+                "{status}"
+            );
             assert_eq!(backoff.attempts(), 1);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_error_is_the_most_telling_one_and_counts_every_attempt() {
-        let cut_off = || Error::new(Operation::Workspace, Cause::TimedOut { given: TimeLimit::Deadline(BASE) });
+        let cut_off = || {
+            Error::new(
+                Operation::Workspace,
+                Cause::TimedOut {
+                    given: TimeLimit::Deadline(BASE),
+                },
+            )
+        };
         let warned = AtomicBool::new(false);
         let mut attempts = Attempts::new(Instant::now() + CAP, &warned, &());
         attempts.next(answered(503, None)).unwrap();
         tokio::time::advance(CAP).await;
         let error = attempts.next(cut_off()).unwrap_err();
         assert_eq!(error.status(), Some(503));
-        assert!(error.to_string().ends_with("(given up after 2 attempts)"), "{error}");
+        assert!(
+            error.to_string().ends_with("(given up after 2 attempts)"),
+            "{error}"
+        );
         let mut attempts = Attempts::new(Instant::now(), &warned, &());
-        assert!(attempts.next(cut_off()).unwrap_err().to_string().contains("--timeout"));
+        assert!(
+            attempts
+                .next(cut_off())
+                .unwrap_err()
+                .to_string()
+                .contains("--timeout")
+        );
     }
 
     #[test]
     fn a_date_to_wait_for_is_compared_with_the_clock_that_it_comes_from() {
         let headers = |date: Option<&str>| {
             let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, "Sun, 06 Nov 1994 08:49:47 GMT".parse().unwrap());
+            headers.insert(
+                RETRY_AFTER,
+                "Sun, 06 Nov 1994 08:49:47 GMT".parse().unwrap(),
+            );
             date.map(|date| headers.insert(DATE, date.parse().unwrap()));
             headers
         };
-        assert_eq!(wish(&headers(Some("Sun, 06 Nov 1994 08:49:37 GMT"))), Some(Duration::from_secs(10)));
+        assert_eq!(
+            wish(&headers(Some("Sun, 06 Nov 1994 08:49:37 GMT"))),
+            Some(Duration::from_secs(10))
+        );
         assert_eq!(wish(&headers(None)), Some(Duration::ZERO));
         assert_eq!(wish(&headers(Some("today"))), Some(Duration::ZERO));
         assert_eq!(wish(&HeaderMap::new()), None);
@@ -240,8 +307,14 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
         let read = |value| retry_after(value, now);
         assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        assert_eq!(read("Sun, 06 Nov 1994 08:49:47 GMT"), Some(Duration::from_secs(10)));
-        assert_eq!(read("Sunday, 06-Nov-94 08:49:47 GMT"), Some(Duration::from_secs(10)));
+        assert_eq!(
+            read("Sun, 06 Nov 1994 08:49:47 GMT"),
+            Some(Duration::from_secs(10))
+        );
+        assert_eq!(
+            read("Sunday, 06-Nov-94 08:49:47 GMT"),
+            Some(Duration::from_secs(10))
+        );
         assert_eq!(read("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(read("99999999999999999999999"), Some(LONGEST_WAIT));
         for nonsense in ["", "soon", "-5", "1.5", "7 seconds"] {

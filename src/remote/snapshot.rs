@@ -18,8 +18,8 @@ use super::url::is_loopback;
 use super::wire::{self, Problem};
 use super::{Error, Http, Listing, ReadCalry, Unreadable};
 use crate::model::{
-    DefinitionPart, Fingerprint, FingerprintKey, Half, Live, LivePartnerKey, LiveProblems, LiveValue, Place, Provider,
-    Workspace, ellipsize, printable,
+    DefinitionPart, Fingerprint, FingerprintKey, Half, Live, LivePartnerKey, LiveProblems,
+    LiveValue, Place, Provider, Workspace, ellipsize, printable,
 };
 
 /// What every snapshot says of itself.
@@ -98,10 +98,14 @@ impl SnapshotUrl {
             return Ok(None);
         }
         let url = Url::parse(text).map_err(|_| InvalidSnapshotUrl)?;
-        let safe =
-            url.scheme() == "https" || url.scheme() == "http" && url.host().is_some_and(|host| is_loopback(&host));
+        let safe = url.scheme() == "https"
+            || url.scheme() == "http" && url.host().is_some_and(|host| is_loopback(&host));
         let plain = url.username().is_empty() && url.password().is_none();
-        if safe && plain { Ok(Some(Self(url))) } else { Err(InvalidSnapshotUrl) }
+        if safe && plain {
+            Ok(Some(Self(url)))
+        } else {
+            Err(InvalidSnapshotUrl)
+        }
     }
 
     /// The address, to be asked.
@@ -175,7 +179,14 @@ impl Problems {
 impl From<&LiveProblems> for Problems {
     fn from(problems: &LiveProblems) -> Self {
         // Destructured in full, so that a new kind of problem does not compile until a snapshot has it.
-        let LiveProblems { icon, partner_key, unknown_section, sections, fields, groups } = problems;
+        let LiveProblems {
+            icon,
+            partner_key,
+            unknown_section,
+            sections,
+            fields,
+            groups,
+        } = problems;
         Self {
             icon: icon.clone(),
             partner_key: partner_key.clone(),
@@ -190,16 +201,30 @@ impl From<&LiveProblems> for Problems {
 
 impl From<Problems> for LiveProblems {
     fn from(problems: Problems) -> Self {
-        let Problems { icon, partner_key, unknown_section, headers, query_params, fields_to_sync, groups } = problems;
+        let Problems {
+            icon,
+            partner_key,
+            unknown_section,
+            headers,
+            query_params,
+            fields_to_sync,
+            groups,
+        } = problems;
         let shown = |text: String| ellipsize(&printable(&text), MAX_PROBLEM);
         let sections = [(Half::Headers, headers), (Half::QueryParams, query_params)];
         Self {
             icon: icon.map(shown),
             partner_key: partner_key.map(shown),
             unknown_section: unknown_section.map(shown),
-            sections: sections.into_iter().filter_map(|(half, text)| Some((half, shown(text?)))).collect(),
+            sections: sections
+                .into_iter()
+                .filter_map(|(half, text)| Some((half, shown(text?))))
+                .collect(),
             fields: fields_to_sync.map(shown),
-            groups: groups.into_iter().map(|(group, text)| (group, shown(text))).collect(),
+            groups: groups
+                .into_iter()
+                .map(|(group, text)| (group, shown(text)))
+                .collect(),
         }
     }
 }
@@ -212,7 +237,12 @@ struct Spoilt<'a> {
 
 /// Writes the live state as a snapshot, fit for a terminal.
 #[must_use]
-pub fn snapshot(workspace: &Workspace, listing: &Listing, key: Option<&FingerprintKey>, taken_at: &str) -> String {
+pub fn snapshot(
+    workspace: &Workspace,
+    listing: &Listing,
+    key: Option<&FingerprintKey>,
+    taken_at: &str,
+) -> String {
     let document = Document {
         kind: KIND,
         version: VERSION,
@@ -223,20 +253,40 @@ pub fn snapshot(workspace: &Workspace, listing: &Listing, key: Option<&Fingerpri
             ("slug", workspace.slug.as_str()),
         ]),
         fingerprint_key: key.map(FingerprintKey::id),
-        definitions: listing.live.iter().map(|live| definition(workspace, live, key)).collect(),
+        definitions: listing
+            .live
+            .iter()
+            .map(|live| definition(workspace, live, key))
+            .collect(),
         unreadable: listing
             .unreadable
             .iter()
-            .map(|u| Spoilt { provider: u.provider.as_ref().map(Provider::as_str), problem: &u.problem })
+            .map(|u| Spoilt {
+                provider: u.provider.as_ref().map(Provider::as_str),
+                problem: &u.problem,
+            })
             .collect(),
     };
     // Maps with text keys cannot fail to serialize.
     crate::model::printable_json(&serde_json::to_string_pretty(&document).unwrap_or_default())
 }
 
-fn definition<'a>(workspace: &Workspace, live: &'a Live, key: Option<&FingerprintKey>) -> Definition<'a> {
+fn definition<'a>(
+    workspace: &Workspace,
+    live: &'a Live,
+    key: Option<&FingerprintKey>,
+) -> Definition<'a> {
     // Destructured in full, so that a new part does not compile until somebody has thought about what of it may be shown.
-    let Live { id, name, provider, icon, partner_key, fields, updated_at, problems } = live;
+    let Live {
+        id,
+        name,
+        provider,
+        icon,
+        partner_key,
+        fields,
+        updated_at,
+        problems,
+    } = live;
     let shown = |half, name: &str, value: &LiveValue| match value {
         LiveValue::Value(secret) => {
             let place = place(workspace, provider, half, name);
@@ -247,7 +297,9 @@ fn definition<'a>(workspace: &Workspace, live: &'a Live, key: Option<&Fingerprin
     };
     let half = |half| {
         let values = LivePartnerKey::half(partner_key, half)?;
-        let shown = values.iter().map(|(name, value)| (name.as_str(), shown(half, name, value)));
+        let shown = values
+            .iter()
+            .map(|(name, value)| (name.as_str(), shown(half, name, value)));
         Some((half.key(), shown.collect()))
     };
     Definition {
@@ -263,7 +315,12 @@ fn definition<'a>(workspace: &Workspace, live: &'a Live, key: Option<&Fingerprin
 }
 
 fn place(workspace: &Workspace, provider: &Provider, half: Half, name: &str) -> Place {
-    Place { workspace: workspace.id.clone(), provider: provider.clone(), half, name: name.to_owned() }
+    Place {
+        workspace: workspace.id.clone(),
+        provider: provider.clone(),
+        half,
+        name: name.to_owned(),
+    }
 }
 
 impl Snapshot {
@@ -298,9 +355,15 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`InvalidSnapshot`].
-    pub fn read(name: &str, bytes: &[u8], key: Option<&FingerprintKey>) -> Result<Self, InvalidSnapshot> {
+    pub fn read(
+        name: &str,
+        bytes: &[u8],
+        key: Option<&FingerprintKey>,
+    ) -> Result<Self, InvalidSnapshot> {
         if bytes.len() > MAX_SNAPSHOT {
-            return Err(InvalidSnapshot::TooLarge { name: name.to_owned() });
+            return Err(InvalidSnapshot::TooLarge {
+                name: name.to_owned(),
+            });
         }
         let form = |problem: String| InvalidSnapshot::Form(name.to_owned(), problem);
         let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
@@ -314,7 +377,10 @@ impl Snapshot {
         match document.remove("version") {
             Some(Value::Number(version)) if version.as_u64() == Some(VERSION) => {}
             Some(Value::Number(version)) => {
-                return Err(InvalidSnapshot::Version(name.to_owned(), ellipsize(&version.to_string(), 20)));
+                return Err(InvalidSnapshot::Version(
+                    name.to_owned(),
+                    ellipsize(&version.to_string(), 20),
+                ));
             }
             _ => return Err(form("`version` is no number".to_owned())),
         }
@@ -325,11 +391,16 @@ impl Snapshot {
         let Some(Value::Object(workspace)) = document.remove("workspace") else {
             return Err(form("`workspace` is no object".to_owned()));
         };
-        let workspace = wire::workspace_of(workspace).map_err(|problem| form(format!("`workspace`: {problem}")))?;
+        let workspace = wire::workspace_of(workspace)
+            .map_err(|problem| form(format!("`workspace`: {problem}")))?;
         let made_with = document.remove("fingerprintKey");
         let key = key.filter(|key| made_with.as_ref().and_then(Value::as_str) == Some(&key.id()));
         let listing = listing(&workspace, &mut document, key).map_err(form)?;
-        Ok(Self { taken_at, workspace, listing })
+        Ok(Self {
+            taken_at,
+            workspace,
+            listing,
+        })
     }
 }
 
@@ -340,7 +411,10 @@ fn listing(
 ) -> Result<Listing, String> {
     let list = |document: &mut Map<String, Value>, name: &str| match document.remove(name) {
         Some(Value::Array(items)) if items.len() <= wire::MAX_DEFINITIONS => Ok(items),
-        Some(Value::Array(_)) => Err(format!("`{name}` has more than {} items", wire::MAX_DEFINITIONS)),
+        Some(Value::Array(_)) => Err(format!(
+            "`{name}` has more than {} items",
+            wire::MAX_DEFINITIONS
+        )),
         _ => Err(format!("`{name}` is no list")),
     };
     let value = |provider: &Provider, half: Half, name: &str, value| match value {
@@ -359,19 +433,29 @@ fn listing(
     };
     let mut live: BTreeMap<Provider, Live> = BTreeMap::new();
     for item in list(document, "definitions")? {
-        let Value::Object(mut object) = item else { return Err("a definition is no object".to_owned()) };
-        let noted = object.remove("problems").unwrap_or_else(|| Value::Object(Map::new()));
-        let mut read = wire::live_with(&mut object, value).map_err(|unreadable| match unreadable.provider {
-            Some(provider) => format!("{provider}: {}", unreadable.problem),
-            None => unreadable.problem,
-        })?;
+        let Value::Object(mut object) = item else {
+            return Err("a definition is no object".to_owned());
+        };
+        let noted = object
+            .remove("problems")
+            .unwrap_or_else(|| Value::Object(Map::new()));
+        let mut read =
+            wire::live_with(&mut object, value).map_err(|unreadable| {
+                match unreadable.provider {
+                    Some(provider) => format!("{provider}: {}", unreadable.problem),
+                    None => unreadable.problem,
+                }
+            })?;
         let provider = read.provider.clone();
         // Calry's answers have parts of other forms, a snapshot has not: a value in a wrong place must not go unnoticed.
-        if let Some(problem) = DefinitionPart::ALL.into_iter().find_map(|part| read.problems.part(part)) {
+        if let Some(problem) = DefinitionPart::ALL
+            .into_iter()
+            .find_map(|part| read.problems.part(part))
+        {
             return Err(format!("{provider}: {problem}"));
         }
-        let noted: Problems =
-            serde_json::from_value(noted).map_err(|_| format!("{provider}: `problems` has another form"))?;
+        let noted: Problems = serde_json::from_value(noted)
+            .map_err(|_| format!("{provider}: `problems` has another form"))?;
         read.problems = noted.into();
         if live.insert(provider.clone(), read).is_some() {
             return Err(format!("{provider} is in it twice"));
@@ -379,16 +463,26 @@ fn listing(
     }
     let mut unreadable = Vec::new();
     for item in list(document, "unreadable")? {
-        let Value::Object(mut object) = item else { return Err("an unreadable definition is no object".to_owned()) };
+        let Value::Object(mut object) = item else {
+            return Err("an unreadable definition is no object".to_owned());
+        };
         let provider = match object.remove("provider") {
             None | Some(Value::Null) => None,
-            Some(Value::String(name)) => Some(Provider::parse(&name).map_err(|error| error.to_string())?),
+            Some(Value::String(name)) => {
+                Some(Provider::parse(&name).map_err(|error| error.to_string())?)
+            }
             Some(_) => return Err("the provider of an unreadable definition is no text".to_owned()),
         };
-        let problem = ellipsize(&printable(&wire::text(&mut object, "problem")?), MAX_PROBLEM);
+        let problem = ellipsize(
+            &printable(&wire::text(&mut object, "problem")?),
+            MAX_PROBLEM,
+        );
         unreadable.push(Unreadable { provider, problem });
     }
-    Ok(Listing { live: live.into_values().collect(), unreadable })
+    Ok(Listing {
+        live: live.into_values().collect(),
+        unreadable,
+    })
 }
 
 impl ReadCalry for Snapshot {
@@ -401,7 +495,12 @@ impl ReadCalry for Snapshot {
     }
 
     async fn definition(&self, provider: &Provider) -> Result<Live, Error> {
-        let live = self.listing.live.iter().find(|live| live.provider == *provider);
-        live.cloned().ok_or_else(|| Error::no_such_definition(provider))
+        let live = self
+            .listing
+            .live
+            .iter()
+            .find(|live| live.provider == *provider);
+        live.cloned()
+            .ok_or_else(|| Error::no_such_definition(provider))
     }
 }

@@ -18,7 +18,9 @@ pub enum InvalidApiUrl {
     #[error("the API URL must not hold a user or password: Calry knows nothing but the API key")]
     Credentials,
     /// A query or fragment.
-    #[error("the API URL must not hold a query (?) or a fragment (#): give the address up to the path before /api/v1")]
+    #[error(
+        "the API URL must not hold a query (?) or a fragment (#): give the address up to the path before /api/v1"
+    )]
     Query,
     /// Plain http to another machine.
     #[error(
@@ -90,9 +92,18 @@ mod tests {
     #[test]
     fn prefixes_are_kept_and_trailing_slashes_do_not_matter() {
         for (text, want) in [
-            ("https://zepl.calry.app", "https://zepl.calry.app/api/v1/workspace"),
-            ("https://zepl.calry.app/", "https://zepl.calry.app/api/v1/workspace"),
-            ("https://gateway:8443/calry//\n", "https://gateway:8443/calry/api/v1/workspace"),
+            (
+                "https://zepl.calry.app",
+                "https://zepl.calry.app/api/v1/workspace",
+            ),
+            (
+                "https://zepl.calry.app/",
+                "https://zepl.calry.app/api/v1/workspace",
+            ),
+            (
+                "https://gateway:8443/calry//\n",
+                "https://gateway:8443/calry/api/v1/workspace",
+            ),
         ] {
             assert_eq!(parse(text).as_deref(), Ok(want));
         }
@@ -100,12 +111,21 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_this_machine_alone() {
-        for local in
-            ["http://127.0.0.1:1", "http://127.9.9.9", "http://[::1]:8080/", "http://localhost", "HTTP://LOCALHOST"]
-        {
+        for local in [
+            "http://127.0.0.1:1",
+            "http://127.9.9.9",
+            "http://[::1]:8080/",
+            "http://localhost",
+            "HTTP://LOCALHOST",
+        ] {
             assert!(parse(local).is_ok(), "{local}");
         }
-        for far in ["http://zepl.calry.app", "http://10.0.0.1", "http://localhost.example.com", "http://[::2]"] {
+        for far in [
+            "http://zepl.calry.app",
+            "http://10.0.0.1",
+            "http://localhost.example.com",
+            "http://[::2]",
+        ] {
             assert_eq!(parse(far), Err(InvalidApiUrl::Clear), "{far}");
             assert!(ApiUrl::parse(far, true).is_ok(), "{far}");
         }
@@ -113,10 +133,20 @@ mod tests {
 
     #[test]
     fn a_url_that_hides_something_is_refused_without_repeating_it() {
-        assert_eq!(parse("https://u:hunter2@x"), Err(InvalidApiUrl::Credentials));
+        assert_eq!(
+            parse("https://u:hunter2@x"),
+            Err(InvalidApiUrl::Credentials)
+        );
         assert_eq!(parse("https://x/?key=hunter2"), Err(InvalidApiUrl::Query));
         assert_eq!(parse("https://x/#hunter2"), Err(InvalidApiUrl::Query));
-        for bad in ["", "zepl.calry.app", "ftp://x", "https://", "file:///etc/passwd", "hunter2:hunter2"] {
+        for bad in [
+            "",
+            "zepl.calry.app",
+            "ftp://x",
+            "https://",
+            "file:///etc/passwd",
+            "hunter2:hunter2",
+        ] {
             assert_eq!(parse(bad), Err(InvalidApiUrl::Form), "{bad}");
         }
     }

@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 
 use super::{Listing, Unreadable};
 use crate::model::{
-    FieldSet, Half, Live, LiveFields, LivePartnerKey, LiveProblems, LiveValue, Provider, Secret, Update, Workspace,
-    ellipsize, printable,
+    FieldSet, Half, Live, LiveFields, LivePartnerKey, LiveProblems, LiveValue, Provider, Secret,
+    Update, Workspace, ellipsize, printable,
 };
 
 /// The most definitions that a workspace is believed to have; Calry's reference names 20 providers.
@@ -42,20 +42,35 @@ pub(super) fn workspace(body: &[u8]) -> Result<Workspace, Problem> {
 
 pub(super) fn workspace_of(mut object: Map<String, Value>) -> Result<Workspace, String> {
     let mut text = |key| text(&mut object, key);
-    Ok(Workspace { id: text("id")?, name: text("name")?, slug: text("slug")? })
+    Ok(Workspace {
+        id: text("id")?,
+        name: text("name")?,
+        slug: text("slug")?,
+    })
 }
 
 /// Reads the definition of one provider. `learn` is told every value below `partnerKey`, of an unusable one too.
-pub(super) fn definition(body: &[u8], asked: &Provider, learn: impl FnMut(&Secret)) -> Result<Live, Problem> {
-    let live = live(object(body)?, learn).map_err(|unreadable| Problem::Shape(unreadable.problem))?;
-    if live.provider == *asked { Ok(live) } else { Err(Problem::Shape("it is about another provider".to_owned())) }
+pub(super) fn definition(
+    body: &[u8],
+    asked: &Provider,
+    learn: impl FnMut(&Secret),
+) -> Result<Live, Problem> {
+    let live =
+        live(object(body)?, learn).map_err(|unreadable| Problem::Shape(unreadable.problem))?;
+    if live.provider == *asked {
+        Ok(live)
+    } else {
+        Err(Problem::Shape("it is about another provider".to_owned()))
+    }
 }
 
 /// Reads the list of definitions.
 pub(super) fn listing(body: &[u8], mut learn: impl FnMut(&Secret)) -> Result<Listing, Problem> {
     let items: Items<'_> = serde_json::from_slice(body).map_err(|error| {
         if error.is_data() {
-            Problem::Shape(format!("it is not a list of at most {MAX_DEFINITIONS} definitions"))
+            Problem::Shape(format!(
+                "it is not a list of at most {MAX_DEFINITIONS} definitions"
+            ))
         } else {
             Problem::NotJson
         }
@@ -64,21 +79,39 @@ pub(super) fn listing(body: &[u8], mut learn: impl FnMut(&Secret)) -> Result<Lis
     let mut listing = Listing::default();
     for (at, item) in items.0.iter().enumerate() {
         let read = if item.get().len() > MAX_DEFINITION {
-            Err(Unreadable { provider: None, problem: format!("it is larger than {} MiB", MAX_DEFINITION >> 20) })
+            Err(Unreadable {
+                provider: None,
+                problem: format!("it is larger than {} MiB", MAX_DEFINITION >> 20),
+            })
         } else {
             match serde_json::from_str(item.get()) {
                 Ok(object) => live(object, &mut learn),
-                Err(_) => Err(Unreadable { provider: None, problem: "it is not an object".to_owned() }),
+                Err(_) => Err(Unreadable {
+                    provider: None,
+                    problem: "it is not an object".to_owned(),
+                }),
             }
         };
         match read {
-            Ok(live) => by_provider.entry(live.provider.clone()).or_default().push(Ok(live)),
-            Err(Unreadable { provider: Some(provider), problem }) => {
+            Ok(live) => by_provider
+                .entry(live.provider.clone())
+                .or_default()
+                .push(Ok(live)),
+            Err(Unreadable {
+                provider: Some(provider),
+                problem,
+            }) => {
                 by_provider.entry(provider).or_default().push(Err(problem));
             }
-            Err(Unreadable { provider: None, problem }) => {
+            Err(Unreadable {
+                provider: None,
+                problem,
+            }) => {
                 let problem = format!("number {} of the list: {problem}", at + 1);
-                listing.unreadable.push(Unreadable { provider: None, problem });
+                listing.unreadable.push(Unreadable {
+                    provider: None,
+                    problem,
+                });
             }
         }
     }
@@ -91,7 +124,10 @@ pub(super) fn listing(body: &[u8], mut learn: impl FnMut(&Secret)) -> Result<Lis
             (1, Some(Err(problem))) => problem,
             (times, _) => format!("it is in the list {times} times"),
         };
-        listing.unreadable.push(Unreadable { provider: Some(provider), problem });
+        listing.unreadable.push(Unreadable {
+            provider: Some(provider),
+            problem,
+        });
     }
     Ok(listing)
 }
@@ -110,18 +146,31 @@ pub(super) fn error(body: &[u8]) -> ErrorBody {
     let body: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
     let message = match body.get("message") {
         Some(Value::String(message)) => Some(message.clone()),
-        Some(Value::Array(all)) => Some(all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ")),
+        Some(Value::Array(all)) => Some(
+            all.iter()
+                .filter_map(Value::as_str)
+                .collect::<Vec<_>>()
+                .join("; "),
+        ),
         _ => None,
     };
-    let is_calrys =
-        message.is_some() && ["timestamp", "path", "details", "statusCode"].iter().any(|k| body.contains_key(*k));
-    ErrorBody { message: message.filter(|message| !message.is_empty()), is_calrys }
+    let is_calrys = message.is_some()
+        && ["timestamp", "path", "details", "statusCode"]
+            .iter()
+            .any(|k| body.contains_key(*k));
+    ErrorBody {
+        message: message.filter(|message| !message.is_empty()),
+        is_calrys,
+    }
 }
 
 /// The same for a body of which only the beginning is known, which cannot be scrubbed and is not quoted.
 pub(super) fn cut_error(beginning: Vec<u8>) -> ErrorBody {
     let beginning = beginning.trim_ascii_start();
-    ErrorBody { message: None, is_calrys: beginning.is_empty() || beginning.starts_with(b"{") }
+    ErrorBody {
+        message: None,
+        is_calrys: beginning.is_empty() || beginning.starts_with(b"{"),
+    }
 }
 
 /// Writes the body of an update: of every group the fields that are on, each as `true`, and no other (traps 1 and 2).
@@ -136,15 +185,25 @@ pub(super) fn update<'a>(update: &'a Update) -> Vec<u8> {
         #[serde(skip_serializing_if = "Option::is_none")]
         fields_to_sync: Option<BTreeMap<&'a str, BTreeMap<&'a str, bool>>>,
     }
-    let half = |values: &'a BTreeMap<String, Secret>| values.iter().map(|(k, v)| (k.as_str(), v.expose())).collect();
+    let half = |values: &'a BTreeMap<String, Secret>| {
+        values
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.expose()))
+            .collect()
+    };
     let on = |fields: &'a FieldSet| fields.iter().map(|field| (field.as_str(), true)).collect();
     let body = Body {
         icon: update.icon.as_deref(),
-        partner_key: update
-            .partner_key
+        partner_key: update.partner_key.as_ref().map(|key| {
+            Half::BOTH
+                .iter()
+                .filter_map(|h| Some((h.key(), half(key.half(*h)?))))
+                .collect()
+        }),
+        fields_to_sync: update
+            .fields
             .as_ref()
-            .map(|key| Half::BOTH.iter().filter_map(|h| Some((h.key(), half(key.half(*h)?)))).collect()),
-        fields_to_sync: update.fields.as_ref().map(|groups| groups.iter().map(|(g, f)| (g.as_str(), on(f))).collect()),
+            .map(|groups| groups.iter().map(|(g, f)| (g.as_str(), on(f))).collect()),
     };
     // Maps with text keys cannot fail to serialize.
     serde_json::to_vec(&body).unwrap_or_default()
@@ -181,7 +240,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
 
 pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
     serde_json::from_slice(body).map_err(|error| {
-        if error.is_data() { Problem::Shape("it is not an object".to_owned()) } else { Problem::NotJson }
+        if error.is_data() {
+            Problem::Shape("it is not an object".to_owned())
+        } else {
+            Problem::NotJson
+        }
     })
 }
 
@@ -197,7 +260,10 @@ fn live(mut object: Map<String, Value>, learn: impl FnMut(&Secret)) -> Result<Li
         Ok(()) => live,
         Err(problem) => Live {
             partner_key: LivePartnerKey::default(),
-            problems: LiveProblems { partner_key: Some(problem), ..live.problems },
+            problems: LiveProblems {
+                partner_key: Some(problem),
+                ..live.problems
+            },
             ..live
         },
     })
@@ -212,15 +278,21 @@ pub(super) fn live_with(
     let partner_key = object.remove("partnerKey").unwrap_or_default();
     let provider = text(object, "provider")
         .and_then(|name| Provider::parse(&name).map_err(|e| format!("`provider` is not one: {e}")))
-        .map_err(|problem| Unreadable { provider: None, problem })?;
+        .map_err(|problem| Unreadable {
+            provider: None,
+            problem,
+        })?;
     let read = || {
         let mut problems = LiveProblems::default();
         let icon = optional_text(object, "icon").unwrap_or_else(|problem| {
             problems.icon = Some(problem);
             None
         });
-        let partner_key =
-            partner_key_of(partner_key, |half, name, json| value(&provider, half, name, json), &mut problems);
+        let partner_key = partner_key_of(
+            partner_key,
+            |half, name, json| value(&provider, half, name, json),
+            &mut problems,
+        );
         Ok(Live {
             id: text(object, "id")?,
             name: optional_text(object, "name")?.unwrap_or_default(),
@@ -232,7 +304,10 @@ pub(super) fn live_with(
             problems,
         })
     };
-    read().map_err(|problem| Unreadable { provider: Some(provider.clone()), problem })
+    read().map_err(|problem| Unreadable {
+        provider: Some(provider.clone()),
+        problem,
+    })
 }
 
 pub(super) fn text(object: &mut Map<String, Value>, key: &str) -> Result<String, String> {
@@ -310,8 +385,12 @@ fn partner_key_of(
         }
     }
     let unknown = sections.iter().find(|(_, value)| !value.is_null());
-    problems.unknown_section =
-        unknown.map(|(name, _)| format!("`partnerKey.{}` is unknown to this version of calry-gitops", shown(name)));
+    problems.unknown_section = unknown.map(|(name, _)| {
+        format!(
+            "`partnerKey.{}` is unknown to this version of calry-gitops",
+            shown(name)
+        )
+    });
     key
 }
 
@@ -333,11 +412,18 @@ fn fields(value: Option<Value>, problems: &mut LiveProblems) -> LiveFields {
         let field = |(field, value): (String, Value)| match value {
             Value::Null => None,
             Value::Bool(on) => Some(Ok((field, on))),
-            _ => Some(Err(format!("`fieldsToSync.{}.{}` is neither true nor false", shown(&group), shown(&field)))),
+            _ => Some(Err(format!(
+                "`fieldsToSync.{}.{}` is neither true nor false",
+                shown(&group),
+                shown(&field)
+            ))),
         };
         let fields = match value {
             Value::Null => continue,
-            Value::Object(fields) => fields.into_iter().filter_map(field).collect::<Result<_, _>>(),
+            Value::Object(fields) => fields
+                .into_iter()
+                .filter_map(field)
+                .collect::<Result<_, _>>(),
             _ => Err(format!("`fieldsToSync.{}` is not an object", shown(&group))),
         };
         match fields {
@@ -396,19 +482,38 @@ mod tests {
         .live;
         assert_eq!(live.len(), 3);
         assert_eq!(live[2].icon, None);
-        assert_eq!(live[2].partner_key, LivePartnerKey { headers: None, query_params: Some(BTreeMap::new()) });
-        assert!(live[..2].iter().all(|l| l.partner_key == LivePartnerKey::default()));
+        assert_eq!(
+            live[2].partner_key,
+            LivePartnerKey {
+                headers: None,
+                query_params: Some(BTreeMap::new())
+            }
+        );
+        assert!(
+            live[..2]
+                .iter()
+                .all(|l| l.partner_key == LivePartnerKey::default())
+        );
     }
 
     #[test]
     fn a_null_field_or_group_is_absent_and_a_null_value_is_unknown() {
-        let mut item = with("fieldsToSync", json!({"listing": {"name": true, "new": null}, "later": null}));
+        let mut item = with(
+            "fieldsToSync",
+            json!({"listing": {"name": true, "new": null}, "later": null}),
+        );
         item["partnerKey"] = json!({"headers": {"a": null}, "later": null});
         item["updatedAt"] = Value::Null;
         item["name"] = Value::Null;
         let live = &list(&[item]).live[0];
-        assert_eq!(live.fields, LiveFields::from([("listing".into(), BTreeMap::from([("name".into(), true)]))]));
-        assert_eq!(live.partner_key.headers, Some(BTreeMap::from([("a".into(), LiveValue::Mask)])));
+        assert_eq!(
+            live.fields,
+            LiveFields::from([("listing".into(), BTreeMap::from([("name".into(), true)]))])
+        );
+        assert_eq!(
+            live.partner_key.headers,
+            Some(BTreeMap::from([("a".into(), LiveValue::Mask)]))
+        );
         assert_eq!((live.updated_at.as_str(), live.name.as_str()), ("", ""));
         assert_eq!(live.problems, LiveProblems::default());
     }
@@ -424,13 +529,25 @@ mod tests {
         };
         let many = json!({"headers": {}, "other": vec!["hunter2"; MAX_VALUES + 1]});
         let cases = [
-            (changed("headers", json!({"x-api-key": 12_345_678})), PartnerKey, 1),
+            (
+                changed("headers", json!({"x-api-key": 12_345_678})),
+                PartnerKey,
+                1,
+            ),
             (changed("queryParams", json!(["hunter2"])), PartnerKey, 1),
             (changed("cookies", json!({"sid": "hunter2"})), PartnerKey, 2),
             (with("partnerKey", json!("hunter2")), PartnerKey, 0),
             (with("partnerKey", many), PartnerKey, 0),
-            (with("fieldsToSync", json!({"listing": {"name": "hunter2"}})), FieldsToSync, 0),
-            (with("fieldsToSync", json!({"listing": "hunter2"})), FieldsToSync, 0),
+            (
+                with("fieldsToSync", json!({"listing": {"name": "hunter2"}})),
+                FieldsToSync,
+                0,
+            ),
+            (
+                with("fieldsToSync", json!({"listing": "hunter2"})),
+                FieldsToSync,
+                0,
+            ),
             (with("fieldsToSync", Value::Null), FieldsToSync, 0),
             (with("fieldsToSync", json!(["hunter2"])), FieldsToSync, 0),
             (with("icon", json!(["hunter2"])), Icon, 0),
@@ -438,37 +555,67 @@ mod tests {
         for (item, part, sections) in cases {
             let listing = list(&[self::item("GUESTY"), item, self::item("ELINA")]);
             assert_eq!((listing.live.len(), listing.unreadable.len()), (3, 0));
-            let live = listing.live.iter().find(|live| live.provider.as_str() == "HOSTAWAY").unwrap();
+            let live = listing
+                .live
+                .iter()
+                .find(|live| live.provider.as_str() == "HOSTAWAY")
+                .unwrap();
             for other in crate::model::DefinitionPart::ALL {
-                assert_eq!(live.problems.part(other).is_some(), other == part, "{:?}", live.problems);
+                assert_eq!(
+                    live.problems.part(other).is_some(),
+                    other == part,
+                    "{:?}",
+                    live.problems
+                );
             }
-            let read = Half::BOTH.into_iter().filter(|half| live.partner_key.half(*half).is_some()).count();
+            let read = Half::BOTH
+                .into_iter()
+                .filter(|half| live.partner_key.half(*half).is_some())
+                .count();
             assert_eq!(read, sections, "{:?}", live.problems);
             let shown = format!("{:?}", live.problems);
-            assert!(!shown.contains("hunter2") && !shown.contains("12345678"), "{shown}");
+            assert!(
+                !shown.contains("hunter2") && !shown.contains("12345678"),
+                "{shown}"
+            );
         }
     }
 
     #[test]
     fn a_group_that_cannot_be_read_leaves_the_others_as_they_are() {
-        let live = &list(&[with("fieldsToSync", json!({"a": {"x": 1}, "b": {"y": true}, "c": [1]}))]).live[0];
+        let live = &list(&[with(
+            "fieldsToSync",
+            json!({"a": {"x": 1}, "b": {"y": true}, "c": [1]}),
+        )])
+        .live[0];
         assert_eq!(live.fields.keys().collect::<Vec<_>>(), ["b"]);
         let problem = |group| live.problems.group(group);
-        assert!(problem("a").is_some_and(|problem| problem.contains("fieldsToSync.a.x")) && problem("c").is_some());
+        assert!(
+            problem("a").is_some_and(|problem| problem.contains("fieldsToSync.a.x"))
+                && problem("c").is_some()
+        );
         assert_eq!(problem("b"), None);
     }
 
     #[test]
     fn a_malformed_definition_spoils_only_itself() {
-        for broken in [with("updatedAt", json!(12_345_678)), with("id", Value::Null), with("name", json!(["hunter2"]))]
-        {
+        for broken in [
+            with("updatedAt", json!(12_345_678)),
+            with("id", Value::Null),
+            with("name", json!(["hunter2"])),
+        ] {
             let listing = list(&[item("GUESTY"), broken, item("ELINA")]);
             let live: Vec<_> = listing.live.iter().map(|l| l.provider.as_str()).collect();
             assert_eq!(live, ["ELINA", "GUESTY"]);
             assert_eq!(listing.unreadable.len(), 1);
             let unreadable = &listing.unreadable[0];
-            assert_eq!(unreadable.provider.as_ref().map(Provider::as_str), Some("HOSTAWAY"));
-            assert!(!unreadable.problem.contains("hunter2") && !unreadable.problem.contains("12345678"));
+            assert_eq!(
+                unreadable.provider.as_ref().map(Provider::as_str),
+                Some("HOSTAWAY")
+            );
+            assert!(
+                !unreadable.problem.contains("hunter2") && !unreadable.problem.contains("12345678")
+            );
         }
     }
 
@@ -478,18 +625,27 @@ mod tests {
         assert_eq!(listing.live.len(), 1);
         let said: Vec<_> = listing.unreadable.iter().map(ToString::to_string).collect();
         assert_eq!(said.len(), 3);
-        assert!(said[0].contains("number 2 of the list") && !said.concat().contains("hunter2"), "{said:?}");
+        assert!(
+            said[0].contains("number 2 of the list") && !said.concat().contains("hunter2"),
+            "{said:?}"
+        );
     }
 
     #[test]
     fn of_a_doubled_provider_neither_is_used() {
-        let listing = list(&[item("GUESTY"), item("HOSTAWAY"), with("icon", json!(1)), item("GUESTY")]);
+        let listing = list(&[
+            item("GUESTY"),
+            item("HOSTAWAY"),
+            with("icon", json!(1)),
+            item("GUESTY"),
+        ]);
         assert!(listing.live.is_empty());
         let said: Vec<_> = listing.unreadable.iter().map(ToString::to_string).collect();
         assert_eq!(
             said,
-            ["GUESTY", "HOSTAWAY"]
-                .map(|p| format!("Calry's definition of {p} cannot be read: it is in the list 2 times"))
+            ["GUESTY", "HOSTAWAY"].map(|p| format!(
+                "Calry's definition of {p} cannot be read: it is in the list 2 times"
+            ))
         );
     }
 
@@ -498,15 +654,27 @@ mod tests {
         assert_eq!(listing(b"<html>", |_| ()), Err(Problem::NotJson));
         assert_eq!(listing(b"[{}", |_| ()), Err(Problem::NotJson));
         assert_eq!(listing(b"\xff", |_| ()), Err(Problem::NotJson));
-        assert!(matches!(listing(br#"{"a": 1}"#, |_| ()), Err(Problem::Shape(_))));
+        assert!(matches!(
+            listing(br#"{"a": 1}"#, |_| ()),
+            Err(Problem::Shape(_))
+        ));
         let many = format!("[{}0]", "0,".repeat(MAX_DEFINITIONS));
-        assert!(matches!(listing(many.as_bytes(), |_| ()), Err(Problem::Shape(_))));
+        assert!(matches!(
+            listing(many.as_bytes(), |_| ()),
+            Err(Problem::Shape(_))
+        ));
     }
 
     #[test]
     fn a_nested_or_oversized_item_spoils_only_itself() {
-        let (deep, long) = ("[".repeat(100_000) + &"]".repeat(100_000), "x".repeat(MAX_DEFINITION));
-        let body = format!(r#"[{deep}, {{"partnerKey": {deep}}}, "{long}", {}]"#, item("GUESTY"));
+        let (deep, long) = (
+            "[".repeat(100_000) + &"]".repeat(100_000),
+            "x".repeat(MAX_DEFINITION),
+        );
+        let body = format!(
+            r#"[{deep}, {{"partnerKey": {deep}}}, "{long}", {}]"#,
+            item("GUESTY")
+        );
         let listing = listing(body.as_bytes(), |_| ()).unwrap();
         assert_eq!((listing.live.len(), listing.unreadable.len()), (1, 3));
     }
@@ -514,9 +682,15 @@ mod tests {
     #[test]
     fn every_value_below_partner_key_is_learned_even_of_an_unusable_definition() {
         let mut learned = Vec::new();
-        let mut broken = with("partnerKey", json!({"headers": {"a": "s1"}, "other": [{"b": "s2"}, 33_333], "c": true}));
+        let mut broken = with(
+            "partnerKey",
+            json!({"headers": {"a": "s1"}, "other": [{"b": "s2"}, 33_333], "c": true}),
+        );
         broken["provider"] = Value::Null;
-        listing(json!([broken]).to_string().as_bytes(), |s| learned.push(s.expose().to_owned())).unwrap();
+        listing(json!([broken]).to_string().as_bytes(), |s| {
+            learned.push(s.expose().to_owned())
+        })
+        .unwrap();
         learned.sort();
         assert_eq!(learned, ["33333", "s1", "s2"]);
     }
@@ -525,7 +699,10 @@ mod tests {
     fn an_answer_about_another_provider_is_refused() {
         let asked = Provider::parse("GUESTY").unwrap();
         let answer = item("HOSTAWAY").to_string();
-        assert!(matches!(definition(answer.as_bytes(), &asked, |_| ()), Err(Problem::Shape(_))));
+        assert!(matches!(
+            definition(answer.as_bytes(), &asked, |_| ()),
+            Err(Problem::Shape(_))
+        ));
     }
 
     #[test]
@@ -539,7 +716,10 @@ mod tests {
                 query_params: None,
             }),
             fields: Some(BTreeMap::from([
-                ("listing".to_owned(), FieldSet::from(["name".to_owned(), "type".to_owned()])),
+                (
+                    "listing".to_owned(),
+                    FieldSet::from(["name".to_owned(), "type".to_owned()]),
+                ),
                 ("none".to_owned(), FieldSet::new()),
             ])),
         };
@@ -556,15 +736,43 @@ mod tests {
     #[test]
     fn the_form_of_an_error_shows_whose_it_is_and_several_messages_are_joined() {
         let read = |body: &str| error(body.as_bytes());
-        let calrys = |message: &str| ErrorBody { message: Some(message.to_owned()), is_calrys: true };
-        assert_eq!(read(r#"{"message": "No.", "path": "/x", "details": [1]}"#), calrys("No."));
-        assert_eq!(read(r#"{"statusCode": 400, "message": ["a", "b", 3], "error": "x"}"#), calrys("a; b"));
+        let calrys = |message: &str| ErrorBody {
+            message: Some(message.to_owned()),
+            is_calrys: true,
+        };
+        assert_eq!(
+            read(r#"{"message": "No.", "path": "/x", "details": [1]}"#),
+            calrys("No.")
+        );
+        assert_eq!(
+            read(r#"{"statusCode": 400, "message": ["a", "b", 3], "error": "x"}"#),
+            calrys("a; b")
+        );
         // What some gateways answer with.
-        let gateways = ErrorBody { message: Some("Forbidden".to_owned()), is_calrys: false };
+        let gateways = ErrorBody {
+            message: Some("Forbidden".to_owned()),
+            is_calrys: false,
+        };
         assert_eq!(read(r#"{"message": "Forbidden"}"#), gateways);
-        for other in ["<html>", "\"text\"", r#"{"message": {"a": 1}, "path": "/x"}"#, r#"{"error": "x"}"#, ""] {
-            assert_eq!(read(other), ErrorBody { message: None, is_calrys: false }, "{other}");
+        for other in [
+            "<html>",
+            "\"text\"",
+            r#"{"message": {"a": 1}, "path": "/x"}"#,
+            r#"{"error": "x"}"#,
+            "",
+        ] {
+            assert_eq!(
+                read(other),
+                ErrorBody {
+                    message: None,
+                    is_calrys: false
+                },
+                "{other}"
+            );
         }
-        assert!(!cut_error(b"<html>".to_vec()).is_calrys && cut_error(b"\n{\"message".to_vec()).is_calrys);
+        assert!(
+            !cut_error(b"<html>".to_vec()).is_calrys
+                && cut_error(b"\n{\"message".to_vec()).is_calrys
+        );
     }
 }

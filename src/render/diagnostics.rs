@@ -19,9 +19,19 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str, files: usize) -> String
     let mut out = String::new();
     let mut alike: HashMap<Code, usize> = HashMap::new();
     // Missing secrets have one cause: the place where they are. One by one they would hide every other problem.
-    let missing: Vec<&Diagnostic> = list.iter().filter(|d| d.code == Code::MissingSecret).collect();
-    let missing = if missing.len() > 1 { missing } else { Vec::new() };
-    for diagnostic in list.iter().filter(|d| d.code != Code::MissingSecret || missing.is_empty()) {
+    let missing: Vec<&Diagnostic> = list
+        .iter()
+        .filter(|d| d.code == Code::MissingSecret)
+        .collect();
+    let missing = if missing.len() > 1 {
+        missing
+    } else {
+        Vec::new()
+    };
+    for diagnostic in list
+        .iter()
+        .filter(|d| d.code != Code::MissingSecret || missing.is_empty())
+    {
         let seen = alike.entry(diagnostic.code).or_default();
         if diagnostic.severity == Severity::Warning {
             *seen += 1;
@@ -31,7 +41,10 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str, files: usize) -> String
             out.push_str("\n\n");
         }
     }
-    let mut hidden: Vec<_> = alike.into_iter().filter(|(_, seen)| *seen > ALIKE).collect();
+    let mut hidden: Vec<_> = alike
+        .into_iter()
+        .filter(|(_, seen)| *seen > ALIKE)
+        .collect();
     hidden.sort_unstable();
     for (code, seen) in hidden {
         out.push_str(&format!(
@@ -56,14 +69,29 @@ fn secrets(missing: &[&Diagnostic], directory: &str) -> String {
         .iter()
         .take(MOST)
         .map(|diagnostic| {
-            let place = diagnostic.excerpt.as_ref().map(|e| format!(":{}:{}", e.line, e.column)).unwrap_or_default();
-            (format!("{}{place}", path(directory, &diagnostic.file)), printable(&diagnostic.message))
+            let place = diagnostic
+                .excerpt
+                .as_ref()
+                .map(|e| format!(":{}:{}", e.line, e.column))
+                .unwrap_or_default();
+            (
+                format!("{}{place}", path(directory, &diagnostic.file)),
+                printable(&diagnostic.message),
+            )
         })
         .collect();
-    let width = rows.iter().map(|(place, _)| place.chars().count()).max().unwrap_or(0);
+    let width = rows
+        .iter()
+        .map(|(place, _)| place.chars().count())
+        .max()
+        .unwrap_or(0);
     let title = format!("{} not available", count(missing.len(), "secret reference"));
-    let title = Level::ERROR.primary_title(title).id(Code::MissingSecret.as_str());
-    let mut out = Renderer::styled().decor_style(DecorStyle::Ascii).render(&[Group::with_title(title)]);
+    let title = Level::ERROR
+        .primary_title(title)
+        .id(Code::MissingSecret.as_str());
+    let mut out = Renderer::styled()
+        .decor_style(DecorStyle::Ascii)
+        .render(&[Group::with_title(title)]);
     for (place, message) in rows {
         out.push_str(&format!("\n  {place:<width$}  {message}"));
     }
@@ -91,18 +119,26 @@ fn one(diagnostic: &Diagnostic, directory: &str) -> String {
         Severity::Warning => Level::WARNING,
     };
     let path = path(directory, &diagnostic.file);
-    let title = level.primary_title(printable(&diagnostic.message)).id(diagnostic.code.as_str());
+    let title = level
+        .primary_title(printable(&diagnostic.message))
+        .id(diagnostic.code.as_str());
     let mut group = match &diagnostic.excerpt {
         None => title.element(Origin::path(path.as_str())),
         Some(excerpt) => {
             let mark = AnnotationKind::Primary.span(excerpt.mark.clone());
-            title.element(Snippet::source(excerpt.text.as_str()).line_start(excerpt.line).annotation(mark))
+            title.element(
+                Snippet::source(excerpt.text.as_str())
+                    .line_start(excerpt.line)
+                    .annotation(mark),
+            )
         }
     };
     if let Some(help) = &diagnostic.help {
         group = group.element(Level::HELP.message(printable(help)));
     }
-    let rendered = Renderer::styled().decor_style(DecorStyle::Ascii).render(&[group]);
+    let rendered = Renderer::styled()
+        .decor_style(DecorStyle::Ascii)
+        .render(&[group]);
     // Parts that are harmless by themselves may meet in a line.
     let rendered = rendered.replace("##[", "#\\u{23}[");
     match (&diagnostic.excerpt, rendered.split_once('\n')) {
@@ -132,7 +168,11 @@ fn summary(list: &[Diagnostic], files: usize) -> String {
 }
 
 fn count(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+    if n == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{n} {noun}s")
+    }
 }
 
 #[cfg(test)]
@@ -140,7 +180,14 @@ mod tests {
     use super::*;
 
     fn problem(severity: Severity, code: Code, excerpt: Option<Excerpt>) -> Diagnostic {
-        Diagnostic { severity, code, file: "a.yaml".into(), excerpt, message: "it is wrong".into(), help: None }
+        Diagnostic {
+            severity,
+            code,
+            file: "a.yaml".into(),
+            excerpt,
+            message: "it is wrong".into(),
+            help: None,
+        }
     }
 
     fn plain(list: &[Diagnostic]) -> String {
@@ -149,9 +196,18 @@ mod tests {
 
     #[test]
     fn a_problem_is_shown_at_its_line_with_what_is_wrong_and_what_would_be_right() {
-        let excerpt = Excerpt { line: 12, column: 3, width: 4, text: "  hots: x".into(), mark: 2..6 };
+        let excerpt = Excerpt {
+            line: 12,
+            column: 3,
+            width: 4,
+            text: "  hots: x".into(),
+            mark: 2..6,
+        };
         let help = Some("did you mean `host`?".into());
-        let error = Diagnostic { help, ..problem(Severity::Error, Code::UnknownKey, Some(excerpt)) };
+        let error = Diagnostic {
+            help,
+            ..problem(Severity::Error, Code::UnknownKey, Some(excerpt))
+        };
         insta::assert_snapshot!(plain(&[error]), @r"
         error[unknown-key]: it is wrong
           --> definitions/a.yaml:12:3
@@ -167,7 +223,13 @@ mod tests {
 
     #[test]
     fn the_place_is_the_files_own_where_the_line_is_masked_or_cut() {
-        let excerpt = Excerpt { line: 7, column: 321, width: 1, text: "…x-api-key: ***".into(), mark: 14..17 };
+        let excerpt = Excerpt {
+            line: 7,
+            column: 321,
+            width: 1,
+            text: "…x-api-key: ***".into(),
+            mark: 14..17,
+        };
         insta::assert_snapshot!(plain(&[problem(Severity::Warning, Code::PlainCredential, Some(excerpt))]), @r"
         warning[plain-credential]: it is wrong
          --> definitions/a.yaml:7:321
@@ -194,7 +256,10 @@ mod tests {
         let mut list = vec![problem(Severity::Warning, Code::UnknownField, None); 30];
         list.extend(vec![problem(Severity::Error, Code::UnknownKey, None); 25]);
         let text = plain(&list);
-        assert_eq!(text.matches("warning[unknown-field]: it is wrong").count(), ALIKE);
+        assert_eq!(
+            text.matches("warning[unknown-field]: it is wrong").count(),
+            ALIKE
+        );
         assert_eq!(text.matches("error[unknown-key]: it is wrong").count(), 25);
         assert!(text.ends_with(
             "\nand 10 more warnings like these: warning[unknown-field]\n\n25 errors, 30 warnings in 20 files\n"
@@ -203,7 +268,10 @@ mod tests {
 
     #[test]
     fn a_file_name_cannot_act_on_the_terminal() {
-        let named = Diagnostic { file: "\u{1b}[2J.yaml".into(), ..problem(Severity::Error, Code::FileName, None) };
+        let named = Diagnostic {
+            file: "\u{1b}[2J.yaml".into(),
+            ..problem(Severity::Error, Code::FileName, None)
+        };
         assert!(plain(&[named]).contains("definitions/\\u{1b}[2J.yaml"));
     }
 

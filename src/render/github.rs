@@ -34,7 +34,10 @@ enum Level {
 /// One annotation for each problem, the errors first.
 #[must_use]
 pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
-    let mut out = Annotations { text: String::new(), directory };
+    let mut out = Annotations {
+        text: String::new(),
+        directory,
+    };
     out.problems(list, Severity::Error);
     out.problems(list, Severity::Warning);
     out.text
@@ -49,36 +52,91 @@ pub fn plan(
     directory: &str,
     place: impl Fn(&str, Target<'_>) -> Option<Excerpt>,
 ) -> String {
-    let mut out = Annotations { text: String::new(), directory };
-    let origins = if plan.base.is_some() { format!(". {}", origins(plan)) } else { String::new() };
-    let digest = plan.digest.as_ref().map(|digest| format!(" ({digest})")).unwrap_or_default();
-    let summary = format!("{}: {}{origins}{digest}", plan.workspace.slug, counts(&plan.summary()));
+    let mut out = Annotations {
+        text: String::new(),
+        directory,
+    };
+    let origins = if plan.base.is_some() {
+        format!(". {}", origins(plan))
+    } else {
+        String::new()
+    };
+    let digest = plan
+        .digest
+        .as_ref()
+        .map(|digest| format!(" ({digest})"))
+        .unwrap_or_default();
+    let summary = format!(
+        "{}: {}{origins}{digest}",
+        plan.workspace.slug,
+        counts(&plan.summary())
+    );
     out.add(Level::Notice, None, None, "Calry plan", &summary);
 
     out.problems(diagnostics, Severity::Error);
     for entry in &plan.entries {
         // A missing provider is among the problems, at its line.
-        let (Some(file), Verdict::Unreadable(problem)) = (entry.file.as_deref(), &entry.verdict) else { continue };
+        let (Some(file), Verdict::Unreadable(problem)) = (entry.file.as_deref(), &entry.verdict)
+        else {
+            continue;
+        };
         let place = place(file, Target::File);
-        out.add(Level::Error, Some(file), place, "unreadable", &format!("{}: {problem}", entry.label()));
+        out.add(
+            Level::Error,
+            Some(file),
+            place,
+            "unreadable",
+            &format!("{}: {problem}", entry.label()),
+        );
     }
     for item in &plan.loosened {
-        let target = if matches!(item, Loosened::Hold { .. }) { Target::Hold } else { Target::File };
+        let target = if matches!(item, Loosened::Hold { .. }) {
+            Target::Hold
+        } else {
+            Target::File
+        };
         let place = item.file().and_then(|file| place(file, target));
         let (label, sentence) = loosened(item, printable);
-        out.add(Level::Warning, item.file(), place, "no longer protected", &format!("{label}: {sentence}"));
+        out.add(
+            Level::Warning,
+            item.file(),
+            place,
+            "no longer protected",
+            &format!("{label}: {sentence}"),
+        );
     }
     let mut changes = changes(plan, &place);
     changes.sort_by_key(|change| change.level != Level::Warning);
-    for Annotation { level, file, place, title, message } in changes {
+    for Annotation {
+        level,
+        file,
+        place,
+        title,
+        message,
+    } in changes
+    {
         out.add(level, Some(file), place, title, &message);
     }
     out.problems(diagnostics, Severity::Warning);
     for entry in &plan.entries {
-        let (Some(file), Verdict::Held { hold, pending }) = (entry.file.as_deref(), &entry.verdict) else { continue };
+        let (Some(file), Verdict::Held { hold, pending }) = (entry.file.as_deref(), &entry.verdict)
+        else {
+            continue;
+        };
         if !pending.is_empty() {
-            let message = format!("{} is on hold until {} (pending: {})", entry.label(), hold.until, brief(pending));
-            out.add(Level::Notice, Some(file), place(file, Target::Hold), "on hold", &message);
+            let message = format!(
+                "{} is on hold until {} (pending: {})",
+                entry.label(),
+                hold.until,
+                brief(pending)
+            );
+            out.add(
+                Level::Notice,
+                Some(file),
+                place(file, Target::Hold),
+                "on hold",
+                &message,
+            );
         }
     }
     out.text
@@ -94,19 +152,34 @@ struct Annotation<'a> {
 
 /// The changes of a plan, those of one line in one annotation: what is switched off as a warning, what was due before as a
 /// notice.
-fn changes<'a>(plan: &'a Plan, place: &dyn Fn(&str, Target<'_>) -> Option<Excerpt>) -> Vec<Annotation<'a>> {
+fn changes<'a>(
+    plan: &'a Plan,
+    place: &dyn Fn(&str, Target<'_>) -> Option<Excerpt>,
+) -> Vec<Annotation<'a>> {
     let mut all = Vec::new();
-    for (origin, part) in
-        parts(plan).into_iter().flat_map(|(origin, parts)| parts.into_iter().map(move |p| (origin, p)))
+    for (origin, part) in parts(plan)
+        .into_iter()
+        .flat_map(|(origin, parts)| parts.into_iter().map(move |p| (origin, p)))
     {
-        let Some(file) = part.entry.file.as_deref() else { continue };
+        let Some(file) = part.entry.file.as_deref() else {
+            continue;
+        };
         let label = part.entry.label();
-        let over =
-            part.entry.ended_hold().map(|hold| format!(" (its hold ended on {})", hold.until)).unwrap_or_default();
+        let over = part
+            .entry
+            .ended_hold()
+            .map(|hold| format!(" (its hold ended on {})", hold.until))
+            .unwrap_or_default();
         if let Some(obstacle) = part.step.payload.obstacle() {
             let message = format!("{label}: {obstacle}");
             let (level, place) = (Level::Warning, place(file, Target::File));
-            all.push(Annotation { level, file, place, title: "cannot be applied", message });
+            all.push(Annotation {
+                level,
+                file,
+                place,
+                title: "cannot be applied",
+                message,
+            });
             if part.step.sendable().next().is_none() {
                 continue;
             }
@@ -116,7 +189,10 @@ fn changes<'a>(plan: &'a Plan, place: &dyn Fn(&str, Target<'_>) -> Option<Excerp
         for change in part.changes {
             let (off, place) = (is_off(change), place(file, Target::Change(change)));
             let line = place.as_ref().map(|place| place.line);
-            match lines.iter_mut().find(|(o, at, _)| *o == off && at.as_ref().map(|at| at.line) == line) {
+            match lines
+                .iter_mut()
+                .find(|(o, at, _)| *o == off && at.as_ref().map(|at| at.line) == line)
+            {
                 Some((.., changes)) => changes.push(change),
                 None => lines.push((off, place, vec![change])),
             }
@@ -129,7 +205,13 @@ fn changes<'a>(plan: &'a Plan, place: &dyn Fn(&str, Target<'_>) -> Option<Excerp
                 (None, true) => (Level::Warning, "will be switched off"),
                 (None, false) => (Level::Notice, "will change"),
             };
-            all.push(Annotation { level, file, place, title, message: format!("{label}: {}{over}", named(changes)) });
+            all.push(Annotation {
+                level,
+                file,
+                place,
+                title,
+                message: format!("{label}: {}{over}", named(changes)),
+            });
         }
     }
     all
@@ -144,7 +226,11 @@ pub fn report(report: &Report) -> String {
             Outcome::Applied | Outcome::Unchanged => continue,
             Outcome::Failed(why) | Outcome::Skipped(why) => why.clone(),
             Outcome::Partial(refused) => refusal(refused).unwrap_or_default(),
-            Outcome::NotConverged(mismatches) => mismatches.iter().map(mismatched).collect::<Vec<_>>().join("; "),
+            Outcome::NotConverged(mismatches) => mismatches
+                .iter()
+                .map(mismatched)
+                .collect::<Vec<_>>()
+                .join("; "),
         };
         let _ = writeln!(
             out,
@@ -153,8 +239,16 @@ pub fn report(report: &Report) -> String {
             data(&format!("{}: {why}", result.provider))
         );
     }
-    let done = report.results.iter().filter(|result| result.outcome.is_done()).count();
-    let _ = writeln!(out, "::notice title=Calry apply::{done} of {} applied", report.results.len());
+    let done = report
+        .results
+        .iter()
+        .filter(|result| result.outcome.is_done())
+        .count();
+    let _ = writeln!(
+        out,
+        "::notice title=Calry apply::{done} of {} applied",
+        report.results.len()
+    );
     out
 }
 
@@ -176,29 +270,72 @@ impl Annotations<'_> {
             Severity::Error => Level::Error,
             Severity::Warning => Level::Warning,
         };
-        for Diagnostic { code, file, excerpt, message, help, .. } in list.iter().filter(|d| d.severity == severity) {
-            let help = help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
-            self.add(level, Some(file), excerpt.clone(), code.as_str(), &format!("{message}{help}"));
+        for Diagnostic {
+            code,
+            file,
+            excerpt,
+            message,
+            help,
+            ..
+        } in list.iter().filter(|d| d.severity == severity)
+        {
+            let help = help
+                .as_deref()
+                .map(|help| format!(" ({help})"))
+                .unwrap_or_default();
+            self.add(
+                level,
+                Some(file),
+                excerpt.clone(),
+                code.as_str(),
+                &format!("{message}{help}"),
+            );
         }
     }
 
-    fn add(&mut self, level: Level, file: Option<&str>, place: Option<Excerpt>, title: &str, message: &str) {
+    fn add(
+        &mut self,
+        level: Level,
+        file: Option<&str>,
+        place: Option<Excerpt>,
+        title: &str,
+        message: &str,
+    ) {
         let level = match level {
             Level::Error => "error",
             Level::Warning => "warning",
             Level::Notice => "notice",
         };
-        let file = file.map(|file| format!("file={},", property(&path_from_root(self.directory, file))));
-        let place = place.map(|Excerpt { line, column, width, .. }| {
-            format!("line={line},endLine={line},col={column},endColumn={},", column + width)
-        });
+        let file =
+            file.map(|file| format!("file={},", property(&path_from_root(self.directory, file))));
+        let place = place.map(
+            |Excerpt {
+                 line,
+                 column,
+                 width,
+                 ..
+             }| {
+                format!(
+                    "line={line},endLine={line},col={column},endColumn={},",
+                    column + width
+                )
+            },
+        );
         let (file, place) = (file.unwrap_or_default(), place.unwrap_or_default());
-        let _ = writeln!(self.text, "::{level} {file}{place}title={}::{}", property(title), data(message));
+        let _ = writeln!(
+            self.text,
+            "::{level} {file}{place}title={}::{}",
+            property(title),
+            data(message)
+        );
     }
 }
 
 fn data(text: &str) -> String {
-    ellipsize(&printable(text), 1000).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+    ellipsize(&printable(text), 1000)
+        .replace('%', "%25")
+        .replace('\r', "%0D")
+        .replace('\n', "%0A")
 }
 
 fn property(text: &str) -> String {
@@ -216,7 +353,13 @@ mod tests {
             severity: Severity::Error,
             code: Code::UnknownKey,
             file: "a,line=9::b\n::set-output name=x::y.yaml".to_owned(),
-            excerpt: Some(Excerpt { line: 4, column: 2, width: 1, text: String::new(), mark: 0..0 }),
+            excerpt: Some(Excerpt {
+                line: 4,
+                column: 2,
+                width: 1,
+                text: String::new(),
+                mark: 0..0,
+            }),
             message: "100% wrong\r\nreally".to_owned(),
             help: None,
         };

@@ -252,16 +252,31 @@ pub enum Level {
 
 /// The document of `plan` and, with a report, of `apply`. `error` is why the pass did not go on: a refusal, for example.
 #[must_use]
-pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, error: Option<&str>) -> String {
+pub fn plan(
+    plan: &Plan,
+    diagnostics: &[Diagnostic],
+    report: Option<&Report>,
+    error: Option<&str>,
+) -> String {
     let document = Document {
         workspace: (&plan.workspace).into(),
         revision: plan.revision.as_ref().map(Revision::from),
         summary: plan.summary().into(),
         digest: plan.digest.as_ref().map(ToString::to_string),
         base: plan.base.as_deref().map(|commit| BaseCommit { commit }),
-        snapshot: plan.snapshot.as_deref().map(|taken_at| Snapshot { taken_at }),
-        definitions: plan.entries.iter().map(|entry| definition(entry, diagnostics, report)).collect(),
-        loosened: plan.base.is_some().then(|| plan.loosened.iter().map(LoosenedItem::from).collect()),
+        snapshot: plan
+            .snapshot
+            .as_deref()
+            .map(|taken_at| Snapshot { taken_at }),
+        definitions: plan
+            .entries
+            .iter()
+            .map(|entry| definition(entry, diagnostics, report))
+            .collect(),
+        loosened: plan
+            .base
+            .is_some()
+            .then(|| plan.loosened.iter().map(LoosenedItem::from).collect()),
         diagnostics: diagnostics.iter().map(Problem::from).collect(),
         error,
     };
@@ -272,7 +287,12 @@ pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, er
 #[must_use]
 pub fn diagnostics(diagnostics: &[Diagnostic], files: usize) -> String {
     let problems: Vec<Problem> = diagnostics.iter().map(Problem::from).collect();
-    let of = |severity| diagnostics.iter().filter(|d| d.severity == severity).count();
+    let of = |severity| {
+        diagnostics
+            .iter()
+            .filter(|d| d.severity == severity)
+            .count()
+    };
     let summary = serde_json::json!({
         "files": files, "errors": of(Severity::Error), "warnings": of(Severity::Warning)
     });
@@ -299,8 +319,17 @@ pub fn line(document: &impl Serialize) -> String {
     printable_json(&serde_json::to_string(document).unwrap_or_default())
 }
 
-fn definition<'a>(entry: &'a Entry, diagnostics: &[Diagnostic], report: Option<&'a Report>) -> Definition<'a> {
-    let result = report.and_then(|report| report.results.iter().find(|r| entry.provider.as_ref() == Some(&r.provider)));
+fn definition<'a>(
+    entry: &'a Entry,
+    diagnostics: &[Diagnostic],
+    report: Option<&'a Report>,
+) -> Definition<'a> {
+    let result = report.and_then(|report| {
+        report
+            .results
+            .iter()
+            .find(|r| entry.provider.as_ref() == Some(&r.provider))
+    });
     let outcome = report.map(|_| match (result, &entry.verdict) {
         (Some(result), _) => result.outcome.as_str(),
         (None, Verdict::InSync(..)) => "unchanged",
@@ -310,10 +339,12 @@ fn definition<'a>(entry: &'a Entry, diagnostics: &[Diagnostic], report: Option<&
         Some(Outcome::NotConverged(mismatches)) => mismatches.iter().map(Kept::from).collect(),
         _ => Vec::new(),
     };
-    let error = result.and_then(|r| r.outcome.error()).or_else(|| match &entry.verdict {
-        Verdict::Update(step) if report.is_none() => step.payload.refusal(),
-        _ => fault(entry, diagnostics),
-    });
+    let error = result
+        .and_then(|r| r.outcome.error())
+        .or_else(|| match &entry.verdict {
+            Verdict::Update(step) if report.is_none() => step.payload.refusal(),
+            _ => fault(entry, diagnostics),
+        });
     Definition {
         provider: entry.provider.as_ref().map(|p| p.as_str()),
         file: entry.file.as_deref(),
@@ -345,21 +376,43 @@ fn changes(entry: &Entry) -> Vec<ChangeItem> {
         plan::Origin::Branch => Origin::Branch,
         plan::Origin::Drift => Origin::Drift,
     };
-    let origins = entry.origins.iter().flatten().map(origin).map(Some).chain(std::iter::repeat(None));
-    entry.changes().iter().zip(origins).map(|(change, origin)| ChangeItem { origin, ..change.into() }).collect()
+    let origins = entry
+        .origins
+        .iter()
+        .flatten()
+        .map(origin)
+        .map(Some)
+        .chain(std::iter::repeat(None));
+    entry
+        .changes()
+        .iter()
+        .zip(origins)
+        .map(|(change, origin)| ChangeItem {
+            origin,
+            ..change.into()
+        })
+        .collect()
 }
 
 /// Why a provider cannot be brought to what git wants, whatever is tried.
 pub(super) fn fault(entry: &Entry, diagnostics: &[Diagnostic]) -> Option<String> {
     match &entry.verdict {
-        Verdict::Unreadable(problem) => Some(format!("Calry's definition cannot be read: {}", printable(problem))),
+        Verdict::Unreadable(problem) => Some(format!(
+            "Calry's definition cannot be read: {}",
+            printable(problem)
+        )),
         Verdict::Missing => Some("the workspace does not have this provider".to_owned()),
         Verdict::Invalid => {
             let errors = diagnostics
                 .iter()
-                .filter(|d| d.severity == Severity::Error && Some(d.file.as_str()) == entry.file.as_deref())
+                .filter(|d| {
+                    d.severity == Severity::Error && Some(d.file.as_str()) == entry.file.as_deref()
+                })
                 .count();
-            Some(format!("the file has {errors} {}; see diagnostics", if errors == 1 { "error" } else { "errors" }))
+            Some(format!(
+                "the file has {errors} {}; see diagnostics",
+                if errors == 1 { "error" } else { "errors" }
+            ))
         }
         _ => None,
     }
@@ -374,7 +427,10 @@ pub(super) fn hold(entry: &Entry) -> Option<Hold> {
 
 impl From<&model::Hold> for Hold {
     fn from(hold: &model::Hold) -> Self {
-        Self { until: hold.until.to_string(), reason: hold.reason.clone() }
+        Self {
+            until: hold.until.to_string(),
+            reason: hold.reason.clone(),
+        }
     }
 }
 
@@ -387,27 +443,66 @@ impl From<&model::Workspace> for Workspace {
 
 impl From<&model::Revision> for Revision {
     fn from(revision: &model::Revision) -> Self {
-        let model::Revision { commit, subject, author, time, dirty } = revision.clone();
-        Self { commit, subject, author, time, dirty }
+        let model::Revision {
+            commit,
+            subject,
+            author,
+            time,
+            dirty,
+        } = revision.clone();
+        Self {
+            commit,
+            subject,
+            author,
+            time,
+            dirty,
+        }
     }
 }
 
 impl<'a> From<&'a plan::Loosened> for LoosenedItem<'a> {
     fn from(item: &'a plan::Loosened) -> Self {
-        Self { provider: item.provider().map(|p| p.as_str()), what: item.what(), path: item.path() }
+        Self {
+            provider: item.provider().map(|p| p.as_str()),
+            what: item.what(),
+            path: item.path(),
+        }
     }
 }
 
 impl From<plan::Summary> for Summary {
     fn from(summary: plan::Summary) -> Self {
-        let plan::Summary { in_sync, update, invalid, unreadable, missing, held, unmanaged } = summary;
-        Self { in_sync, update, invalid, unreadable, missing, held, unmanaged }
+        let plan::Summary {
+            in_sync,
+            update,
+            invalid,
+            unreadable,
+            missing,
+            held,
+            unmanaged,
+        } = summary;
+        Self {
+            in_sync,
+            update,
+            invalid,
+            unreadable,
+            missing,
+            held,
+            unmanaged,
+        }
     }
 }
 
 impl From<&Diagnostic> for Problem {
     fn from(diagnostic: &Diagnostic) -> Self {
-        let Diagnostic { severity, code, file, excerpt, message, help } = diagnostic;
+        let Diagnostic {
+            severity,
+            code,
+            file,
+            excerpt,
+            message,
+            help,
+        } = diagnostic;
         Self {
             severity: match severity {
                 Severity::Error => Level::Error,
@@ -427,14 +522,20 @@ impl From<&Diagnostic> for Problem {
 impl From<&Excerpt> for Quote {
     fn from(Excerpt { text, mark, .. }: &Excerpt) -> Self {
         let characters = |range| text.get(range).map_or(0, |part: &str| part.chars().count());
-        Self { text: text.clone(), from: characters(0..mark.start), length: characters(mark.clone()) }
+        Self {
+            text: text.clone(),
+            from: characters(0..mark.start),
+            length: characters(mark.clone()),
+        }
     }
 }
 
 impl From<&Change> for ChangeItem {
     fn from(change: &Change) -> Self {
         let (kind, secrets) = match change {
-            Change::Key { change, secrets, .. } => {
+            Change::Key {
+                change, secrets, ..
+            } => {
                 let kind = match change {
                     KeyChange::Added => Kind::Added,
                     KeyChange::Removed => Kind::Removed,
@@ -442,7 +543,10 @@ impl From<&Change> for ChangeItem {
                     KeyChange::Masked => Kind::Masked,
                     KeyChange::Unresolved => Kind::Unresolved,
                 };
-                (Some(kind), secrets.iter().map(ToString::to_string).collect())
+                (
+                    Some(kind),
+                    secrets.iter().map(ToString::to_string).collect(),
+                )
             }
             Change::Icon { .. } | Change::Field { .. } => (None, Vec::new()),
         };
@@ -460,8 +564,18 @@ impl From<&Change> for ChangeItem {
 
 impl From<&Mismatch> for Kept {
     fn from(mismatch: &Mismatch) -> Self {
-        let Mismatch { path, sent, kept, sensitive } = mismatch.clone();
-        Self { path, sent: shown(sent), kept: shown(kept), sensitive }
+        let Mismatch {
+            path,
+            sent,
+            kept,
+            sensitive,
+        } = mismatch.clone();
+        Self {
+            path,
+            sent: shown(sent),
+            kept: shown(kept),
+            sensitive,
+        }
     }
 }
 
@@ -472,8 +586,18 @@ impl From<Kept> for Mismatch {
             Some(Shown::Bool(on)) => plan::Value::Bool(on),
             Some(Shown::Text(text)) => plan::Value::Text(text),
         };
-        let Kept { path, sent, kept, sensitive } = told;
-        Self { path, sent: value(sent), kept: value(kept), sensitive }
+        let Kept {
+            path,
+            sent,
+            kept,
+            sensitive,
+        } = told;
+        Self {
+            path,
+            sent: value(sent),
+            kept: value(kept),
+            sensitive,
+        }
     }
 }
 

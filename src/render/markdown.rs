@@ -19,16 +19,42 @@ const MAX_TABLE: usize = 20_000;
 
 /// The plan as Markdown, of at most [`MAX`] characters; with a report, what became of it.
 #[must_use]
-pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, directory: &str) -> String {
-    let mut out = Page { text: String::new(), limit: MAX };
-    out.always(&format!("### Calry {}: {}\n\n", code(&plan.workspace.slug, 128), verdict(plan, report)));
+pub fn plan(
+    plan: &Plan,
+    diagnostics: &[Diagnostic],
+    report: Option<&Report>,
+    directory: &str,
+) -> String {
+    let mut out = Page {
+        text: String::new(),
+        limit: MAX,
+    };
+    out.always(&format!(
+        "### Calry {}: {}\n\n",
+        code(&plan.workspace.slug, 128),
+        verdict(plan, report)
+    ));
     let numbers = in_numbers(due(plan));
     if report.is_none() && !numbers.is_empty() {
-        out.always(&format!("{}{numbers}.\n\n", if plan.base.is_some() { "This branch: " } else { "" }));
+        out.always(&format!(
+            "{}{numbers}.\n\n",
+            if plan.base.is_some() {
+                "This branch: "
+            } else {
+                ""
+            }
+        ));
     }
     if plan.base.is_some() {
-        let drifted = plan.entries.iter().filter(|entry| entry.is_due_to(Origin::Drift)).count();
-        out.always(&format!("{}; {drifted} had drifted before.\n\n", counts(&plan.summary())));
+        let drifted = plan
+            .entries
+            .iter()
+            .filter(|entry| entry.is_due_to(Origin::Drift))
+            .count();
+        out.always(&format!(
+            "{}; {drifted} had drifted before.\n\n",
+            counts(&plan.summary())
+        ));
     }
 
     if !plan.loosened.is_empty() {
@@ -36,7 +62,10 @@ pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, di
         let mut cut = 0;
         for item in &plan.loosened {
             let (label, sentence) = loosened(item, |text| code(text, 80));
-            if !out.fits(&format!("- {}: {sentence}\n", code(label, 80)), MAX - MAX_TABLE / 2) {
+            if !out.fits(
+                &format!("- {}: {sentence}\n", code(label, 80)),
+                MAX - MAX_TABLE / 2,
+            ) {
                 cut += 1;
             }
         }
@@ -69,17 +98,27 @@ pub fn plan(plan: &Plan, diagnostics: &[Diagnostic], report: Option<&Report>, di
 fn each<'a, 'p>(
     parts: &'a [(Option<Origin>, Vec<Part<'p>>)],
 ) -> impl Iterator<Item = (Option<Origin>, &'a Part<'p>)> + use<'a, 'p> {
-    parts.iter().flat_map(|(origin, parts)| parts.iter().map(|part| (*origin, part)))
+    parts
+        .iter()
+        .flat_map(|(origin, parts)| parts.iter().map(|part| (*origin, part)))
 }
 
 /// What a reviewer reads first.
 fn verdict(plan: &Plan, report: Option<&Report>) -> String {
     if let Some(report) = report.filter(|report| !report.results.is_empty()) {
-        let done = report.results.iter().filter(|result| result.outcome.is_done()).count();
+        let done = report
+            .results
+            .iter()
+            .filter(|result| result.outcome.is_done())
+            .count();
         return format!("{done} of {} applied", report.results.len());
     }
     let summary = plan.summary();
-    match (&plan.base, summary.update, summary.invalid + summary.missing) {
+    match (
+        &plan.base,
+        summary.update,
+        summary.invalid + summary.missing,
+    ) {
         (Some(_), _, 0) => branch(plan),
         (Some(_), _, _) => format!("{}; {}", counts(&summary), branch(plan)),
         (None, 0, 0) => "in sync".to_owned(),
@@ -90,8 +129,14 @@ fn verdict(plan: &Plan, report: Option<&Report>) -> String {
 /// Why there is no plan, or why it was not carried out, as Markdown.
 #[must_use]
 pub fn failure(sentence: &str, diagnostics: &[Diagnostic], directory: &str) -> String {
-    let mut out = Page { text: String::new(), limit: MAX };
-    out.always(&format!("### Calry: failed\n\n{}\n\n", code(sentence, 1000)));
+    let mut out = Page {
+        text: String::new(),
+        limit: MAX,
+    };
+    out.always(&format!(
+        "### Calry: failed\n\n{}\n\n",
+        code(sentence, 1000)
+    ));
     problems(&mut out, diagnostics, directory);
     out.text
 }
@@ -117,13 +162,26 @@ impl Page {
     }
 }
 
-fn table(out: &mut Page, plan: &Plan, parts: &[(Option<Origin>, Vec<Part<'_>>)], report: Option<&Report>) {
+fn table(
+    out: &mut Page,
+    plan: &Plan,
+    parts: &[(Option<Origin>, Vec<Part<'_>>)],
+    report: Option<&Report>,
+) {
     let updates = each(parts).map(|(origin, part)| {
         let file = code(part.entry.file.as_deref().unwrap_or_default(), 80);
-        let result = report.and_then(|r| r.results.iter().find(|r| part.entry.provider.as_ref() == Some(&r.provider)));
+        let result = report.and_then(|r| {
+            r.results
+                .iter()
+                .find(|r| part.entry.provider.as_ref() == Some(&r.provider))
+        });
         let why = match (result, part.step.payload.obstacle(), origin) {
             (Some(result), _, _) => {
-                let error = result.outcome.error().map(|error| format!(": {}", code(&error, 300))).unwrap_or_default();
+                let error = result
+                    .outcome
+                    .error()
+                    .map(|error| format!(": {}", code(&error, 300)))
+                    .unwrap_or_default();
                 format!("**{}**{error}", result.outcome.as_str())
             }
             (None, Some(obstacle), _) => code(&obstacle, 300),
@@ -131,11 +189,17 @@ fn table(out: &mut Page, plan: &Plan, parts: &[(Option<Origin>, Vec<Part<'_>>)],
             (None, _, Some(Origin::Drift)) => format!("earlier drift: {file}"),
             (None, _, None) => format!("{file} says so"),
         };
-        let over = part.entry.ended_hold().map(|hold| format!("; its hold ended on {}", hold.until));
+        let over = part
+            .entry
+            .ended_hold()
+            .map(|hold| format!("; its hold ended on {}", hold.until));
         let why = why + &over.unwrap_or_default();
         (part.entry.label(), in_short(&part.changes), why)
     });
-    let others = plan.entries.iter().filter_map(|entry| untouched(entry).map(|(what, why)| (entry.label(), what, why)));
+    let others = plan
+        .entries
+        .iter()
+        .filter_map(|entry| untouched(entry).map(|(what, why)| (entry.label(), what, why)));
     let rows: Vec<(&str, String, String)> = updates.chain(others).collect();
     if rows.is_empty() {
         return;
@@ -143,13 +207,20 @@ fn table(out: &mut Page, plan: &Plan, parts: &[(Option<Origin>, Vec<Part<'_>>)],
     out.always("| provider | what changes | why |\n| --- | --- | --- |\n");
     let mut cut = Vec::new();
     for (label, what, why) in rows {
-        if !out.fits(&format!("| {} | {what} | {why} |\n", code(label, 80)), MAX - MAX_TABLE) {
+        if !out.fits(
+            &format!("| {} | {what} | {why} |\n", code(label, 80)),
+            MAX - MAX_TABLE,
+        ) {
             cut.push(label);
         }
     }
     out.always("\n");
     if !cut.is_empty() {
-        out.always(&format!("And {} more: {}.\n\n", cut.len(), names(&cut, 7_000)));
+        out.always(&format!(
+            "And {} more: {}.\n\n",
+            cut.len(),
+            names(&cut, 7_000)
+        ));
     }
 }
 
@@ -159,8 +230,17 @@ fn in_short(changes: &[&Change]) -> String {
         return in_numbers(changes.iter().copied());
     }
     let named = changes.iter().map(|change| match change {
-        Change::Field { group, field, after, .. } => {
-            format!("{} {}", code(&dotted(&[group, field]), 80), if *after { "on" } else { "**OFF**" })
+        Change::Field {
+            group,
+            field,
+            after,
+            ..
+        } => {
+            format!(
+                "{} {}",
+                code(&dotted(&[group, field]), 80),
+                if *after { "on" } else { "**OFF**" }
+            )
         }
         Change::Icon { .. } | Change::Key { .. } => code(&named([*change]), 80),
     });
@@ -169,17 +249,27 @@ fn in_short(changes: &[&Change]) -> String {
 
 /// Changes by number: `2 fields on, **1 field OFF**`.
 fn in_numbers<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
-    let kinds = total(changes).into_iter().map(|(words, off)| if off { format!("**{words}**") } else { words });
+    let kinds = total(changes)
+        .into_iter()
+        .map(|(words, off)| if off { format!("**{words}**") } else { words });
     kinds.collect::<Vec<_>>().join(", ")
 }
 
 /// What is pending of a provider that is not updated, and why it is not, where that is worth a reviewer's time.
 fn untouched(entry: &Entry) -> Option<(String, String)> {
-    let file = entry.file.as_deref().map(|file| code(file, 80)).unwrap_or_default();
+    let file = entry
+        .file
+        .as_deref()
+        .map(|file| code(file, 80))
+        .unwrap_or_default();
     let why = match &entry.verdict {
         Verdict::Update(_) | Verdict::InSync(..) | Verdict::Unmanaged => return None,
         Verdict::Held { hold, pending } => {
-            let reason = hold.reason.as_deref().map(|reason| format!(": {}", code(reason, 200))).unwrap_or_default();
+            let reason = hold
+                .reason
+                .as_deref()
+                .map(|reason| format!(": {}", code(reason, 200)))
+                .unwrap_or_default();
             let what = if pending.is_empty() {
                 "nothing".to_owned()
             } else {
@@ -201,8 +291,16 @@ fn problems(out: &mut Page, diagnostics: &[Diagnostic], directory: &str) {
             crate::model::Severity::Error => "error",
             crate::model::Severity::Warning => "warning",
         };
-        let place = diagnostic.excerpt.as_ref().map(|e| format!(":{}:{}", e.line, e.column)).unwrap_or_default();
-        let help = diagnostic.help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
+        let place = diagnostic
+            .excerpt
+            .as_ref()
+            .map(|e| format!(":{}:{}", e.line, e.column))
+            .unwrap_or_default();
+        let help = diagnostic
+            .help
+            .as_deref()
+            .map(|help| format!(" ({help})"))
+            .unwrap_or_default();
         let line = format!(
             "- **{severity}** {} {}\n",
             code(&format!("{directory}/{}{place}", diagnostic.file), 200),
@@ -232,11 +330,19 @@ fn details(origin: Option<Origin>, part: &Part<'_>) -> String {
         .collect();
     let body = lines.join("\n");
     let fence = "`".repeat(longest_run(&body).max(2) + 1);
-    let origin = if origin == Some(Origin::Drift) { " (earlier drift)" } else { "" };
+    let origin = if origin == Some(Origin::Drift) {
+        " (earlier drift)"
+    } else {
+        ""
+    };
     // A provider's name is made of capitals, digits and underscores: it may stand in HTML.
     format!(
         "<details><summary><b>{}</b> {}{origin}</summary>\n\n{fence}diff\n{body}\n{fence}\n\n</details>\n\n",
-        part.entry.provider.as_ref().map(ToString::to_string).unwrap_or_default(),
+        part.entry
+            .provider
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         brief(part.changes.iter().copied())
     )
 }
@@ -252,13 +358,26 @@ fn footer(plan: &Plan) -> String {
         }
     }
     if let Some(revision) = &plan.revision {
-        let _ = writeln!(out, "Revision {} {}  ", code(&revision.short(), 80), code(&revision.subject, 100));
+        let _ = writeln!(
+            out,
+            "Revision {} {}  ",
+            code(&revision.short(), 80),
+            code(&revision.subject, 100)
+        );
     }
     if let Some(base) = &plan.base {
-        let _ = writeln!(out, "This branch began at {}  ", code(short_commit(base), 80));
+        let _ = writeln!(
+            out,
+            "This branch began at {}  ",
+            code(short_commit(base), 80)
+        );
     }
     if let Some(taken) = &plan.snapshot {
-        let _ = writeln!(out, "Live state as of {}, from a snapshot  ", code(taken, 80));
+        let _ = writeln!(
+            out,
+            "Live state as of {}, from a snapshot  ",
+            code(taken, 80)
+        );
     }
     out
 }
@@ -293,7 +412,10 @@ fn code(text: &str, max: usize) -> String {
 }
 
 fn longest_run(text: &str) -> usize {
-    text.split(|c| c != '`').map(str::len).max().unwrap_or_default()
+    text.split(|c| c != '`')
+        .map(str::len)
+        .max()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -306,6 +428,9 @@ mod tests {
         assert_eq!(code("a `b` ``c", 80), "``` a `b` ``c ```");
         assert_eq!(code("a\\|b", 80), "`a\\\\u{7c}b`");
         assert_eq!(code("a\nb\u{202e}c", 80), "`a\\u{a}b\\u{202e}c`");
-        assert_eq!(code("@team <script> [x](https://e.com)", 80), "`@team <script> [x](https://e.com)`");
+        assert_eq!(
+            code("@team <script> [x](https://e.com)", 80),
+            "`@team <script> [x](https://e.com)`"
+        );
     }
 }

@@ -18,5 +18,9 @@ pub use diagnostics::diagnostics;
 
 /// A file for a forge, which knows it by its path from the root of the repository, as the directory is given.
 fn path_from_root(directory: &str, file: &str) -> String {
-    if directory.is_empty() { file.to_owned() } else { format!("{directory}/{file}") }
+    if directory.is_empty() {
+        file.to_owned()
+    } else {
+        format!("{directory}/{file}")
+    }
 }

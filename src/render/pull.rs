@@ -15,8 +15,12 @@ pub fn pull(pull: &Pull, dry_run: bool) -> String {
         file_lines(&mut out, file);
     }
     secrets(&mut out, pull);
-    let count = |wanted: fn(&State) -> bool| pull.files.iter().filter(|file| wanted(&file.state)).count();
-    let (created, updated) = (count(|s| *s == State::Created), count(|s| matches!(s, State::Updated(_))));
+    let count =
+        |wanted: fn(&State) -> bool| pull.files.iter().filter(|file| wanted(&file.state)).count();
+    let (created, updated) = (
+        count(|s| *s == State::Created),
+        count(|s| matches!(s, State::Updated(_))),
+    );
     let mut parts = Vec::new();
     for (count, word) in [
         (created, "created"),
@@ -34,8 +38,16 @@ pub fn pull(pull: &Pull, dry_run: bool) -> String {
         (_, true) => " Nothing was written: this was a dry run.",
         _ => "",
     };
-    let style = if count(|s| matches!(s, State::Refused(_) | State::Invalid)) > 0 { RED } else { GREEN };
-    let _ = writeln!(out, "{style}{BOLD}Pull: {}.{BOLD:#}{style:#}{nothing}", parts.join(", "));
+    let style = if count(|s| matches!(s, State::Refused(_) | State::Invalid)) > 0 {
+        RED
+    } else {
+        GREEN
+    };
+    let _ = writeln!(
+        out,
+        "{style}{BOLD}Pull: {}.{BOLD:#}{style:#}{nothing}",
+        parts.join(", ")
+    );
     out
 }
 
@@ -48,18 +60,34 @@ fn file_lines(out: &mut String, file: &File) {
         State::Unchanged => (GREEN, "unchanged", String::new()),
         State::Created => (GREEN, "created", String::new()),
         State::Updated(changes) => (GREEN, "updated", printable(&some_of(changes))),
-        State::Invalid => (RED, "invalid", "it has errors, and is left as it is".to_owned()),
+        State::Invalid => (
+            RED,
+            "invalid",
+            "it has errors, and is left as it is".to_owned(),
+        ),
         State::Refused(why) => (RED, "not written", format!("it {}", printable(why))),
     };
     let _ = write!(out, "{label:<LABEL$} {style}{word}{style:#}");
-    let colon = if rest.is_empty() { String::new() } else { format!(": {rest}") };
-    let _ = writeln!(out, "{}", wrapped(&colon, column(&label) + word.len(), LABEL + 1));
+    let colon = if rest.is_empty() {
+        String::new()
+    } else {
+        format!(": {rest}")
+    };
+    let _ = writeln!(
+        out,
+        "{}",
+        wrapped(&colon, column(&label) + word.len(), LABEL + 1)
+    );
     for sentence in file.left_out.iter().take(MOST) {
         let told = format!("left out: {}", printable(sentence));
         let _ = writeln!(out, "  {YELLOW}{}{YELLOW:#}", wrapped(&told, 2, 4));
     }
     if file.left_out.len() > MOST {
-        let _ = writeln!(out, "  {YELLOW}and {} more{YELLOW:#}", file.left_out.len() - MOST);
+        let _ = writeln!(
+            out,
+            "  {YELLOW}and {} more{YELLOW:#}",
+            file.left_out.len() - MOST
+        );
     }
 }
 
@@ -77,7 +105,11 @@ fn secrets(out: &mut String, pull: &Pull) {
             "Replace each where it is kept, or let apply put it back into Calry.",
         ),
     ] {
-        let mut secrets = pull.secrets.iter().filter(|(_, needed)| needed.outdated == outdated).peekable();
+        let mut secrets = pull
+            .secrets
+            .iter()
+            .filter(|(_, needed)| needed.outdated == outdated)
+            .peekable();
         if secrets.peek().is_none() {
             continue;
         }

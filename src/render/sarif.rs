@@ -120,13 +120,28 @@ struct Fingerprints {
 pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
     let mut alike: HashMap<[u8; 32], usize> = HashMap::new();
     let results = list.iter().map(|diagnostic| {
-        let Diagnostic { severity, code, file, excerpt, message, help } = diagnostic;
+        let Diagnostic {
+            severity,
+            code,
+            file,
+            excerpt,
+            message,
+            help,
+        } = diagnostic;
         // Without the line's number: what is inserted above a problem does not make it another one.
         let text = excerpt.as_ref().map_or("", |excerpt| excerpt.text.as_str());
-        let hash: [u8; 32] = Sha256::digest(serde_json::json!([file, code.as_str(), text]).to_string()).into();
+        let hash: [u8; 32] =
+            Sha256::digest(serde_json::json!([file, code.as_str(), text]).to_string()).into();
         let nth = alike.entry(hash).and_modify(|nth| *nth += 1).or_insert(1);
-        let digits: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        let help = help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
+        let digits: String = hash
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let help = help
+            .as_deref()
+            .map(|help| format!(" ({help})"))
+            .unwrap_or_default();
         ResultItem {
             rule_id: code.as_str(),
             rule_index: *code as usize,
@@ -137,32 +152,60 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
             message: plain(&format!("{message}{help}")),
             locations: [Location {
                 physical_location: PhysicalLocation {
-                    artifact_location: ArtifactLocation { uri: uri(&path_from_root(directory, file)) },
+                    artifact_location: ArtifactLocation {
+                        uri: uri(&path_from_root(directory, file)),
+                    },
                     region: Region {
                         start_line: excerpt.as_ref().map_or(1, |excerpt| excerpt.line),
                         start_column: excerpt.as_ref().map(|excerpt| excerpt.column),
-                        end_column: excerpt.as_ref().map(|excerpt| excerpt.column + excerpt.width),
+                        end_column: excerpt
+                            .as_ref()
+                            .map(|excerpt| excerpt.column + excerpt.width),
                     },
                 },
             }],
-            partial_fingerprints: Fingerprints { diagnostic: format!("{digits}:{nth}") },
+            partial_fingerprints: Fingerprints {
+                diagnostic: format!("{digits}:{nth}"),
+            },
         }
     });
-    log(Invocation { execution_successful: true, tool_execution_notifications: Vec::new() }, results.collect())
+    log(
+        Invocation {
+            execution_successful: true,
+            tool_execution_notifications: Vec::new(),
+        },
+        results.collect(),
+    )
 }
 
 /// Why nothing was checked.
 #[must_use]
 pub fn failure(sentence: &str) -> String {
-    let notification = Notification { level: "error", message: plain(sentence) };
-    log(Invocation { execution_successful: false, tool_execution_notifications: vec![notification] }, Vec::new())
+    let notification = Notification {
+        level: "error",
+        message: plain(sentence),
+    };
+    log(
+        Invocation {
+            execution_successful: false,
+            tool_execution_notifications: vec![notification],
+        },
+        Vec::new(),
+    )
 }
 
 fn log(invocation: Invocation, results: Vec<ResultItem<'_>>) -> String {
     let rules = Code::ALL.into_iter().map(|code| {
         let (what, help) = rule(code);
-        let text = |text: &str| Message { text: text.to_owned() };
-        Rule { id: code.as_str(), short_description: text(what), full_description: text(what), help: text(help) }
+        let text = |text: &str| Message {
+            text: text.to_owned(),
+        };
+        Rule {
+            id: code.as_str(),
+            short_description: text(what),
+            full_description: text(what),
+            help: text(help),
+        }
     });
     let log = Log {
         version: "2.1.0",
@@ -185,12 +228,19 @@ fn log(invocation: Invocation, results: Vec<ResultItem<'_>>) -> String {
 
 /// A message; in SARIF, `[text](target)` is a link, and a definition file must not be able to make one.
 fn plain(text: &str) -> Message {
-    Message { text: printable(text).replace("](", "] (") }
+    Message {
+        text: printable(text).replace("](", "] ("),
+    }
 }
 
 /// A path as a URI reference.
 fn uri(path: &str) -> String {
-    const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~')
+        .remove(b'/');
     let scheme = if path.starts_with('/') { "file://" } else { "" };
     format!("{scheme}{}", utf8_percent_encode(path, KEPT))
 }
@@ -211,7 +261,10 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
             "The keys are provider, icon, partnerKey (headers, queryParams), fieldsToSync and hold (until, reason); of \
              workspace.yaml, slug.",
         ),
-        Code::DuplicateKey => ("The key, or the field, is there twice.", "Remove one of the two."),
+        Code::DuplicateKey => (
+            "The key, or the field, is there twice.",
+            "Remove one of the two.",
+        ),
         Code::MissingKey => (
             "A required key is missing.",
             "A definition needs provider, a hold needs until, and workspace.yaml needs slug.",
@@ -220,7 +273,10 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
             "The value is of the wrong type.",
             "The message says which type is expected; a text that reads like a number or a boolean is put into quotes.",
         ),
-        Code::InvalidValue => ("The value is not allowed here.", "The message says what is allowed."),
+        Code::InvalidValue => (
+            "The value is not allowed here.",
+            "The message says what is allowed.",
+        ),
         Code::FileName => (
             "The file is not named after its provider.",
             "Name the file after its provider in lower case: HOSTAWAY is in hostaway.yaml.",
@@ -250,12 +306,22 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
             "The group, or the partner key, has nothing in it.",
             "Empty means none, and switches off what is on; leave the key out where that is not meant.",
         ),
-        Code::AllOff => ("Every field of the group is off.", "Leave the group out to keep it as it is in Calry."),
-        Code::Hold => ("The hold gives no reason.", "Write a reason, so that others know what they wait for."),
-        Code::HoldOver => ("The hold is over.", "Remove it, or set another day: it holds nothing back any more."),
-        Code::TooMany => {
-            ("The file has more problems than are told.", "Mend those that are told, and check the file again.")
-        }
+        Code::AllOff => (
+            "Every field of the group is off.",
+            "Leave the group out to keep it as it is in Calry.",
+        ),
+        Code::Hold => (
+            "The hold gives no reason.",
+            "Write a reason, so that others know what they wait for.",
+        ),
+        Code::HoldOver => (
+            "The hold is over.",
+            "Remove it, or set another day: it holds nothing back any more.",
+        ),
+        Code::TooMany => (
+            "The file has more problems than are told.",
+            "Mend those that are told, and check the file again.",
+        ),
     }
 }
 
@@ -269,7 +335,13 @@ mod tests {
             severity: Severity::Error,
             code: Code::UnknownKey,
             file: "a.yaml".to_owned(),
-            excerpt: Some(Excerpt { line, column: 3, width: 4, text: "  hots: x".to_owned(), mark: 2..6 }),
+            excerpt: Some(Excerpt {
+                line,
+                column: 3,
+                width: 4,
+                text: "  hots: x".to_owned(),
+                mark: 2..6,
+            }),
             message: message.to_owned(),
             help: Some("did you mean `host`?".to_owned()),
         }
@@ -289,8 +361,12 @@ mod tests {
 
     #[test]
     fn a_fingerprint_survives_lines_above_it_and_tells_alike_problems_apart() {
-        let print = |result: &serde_json::Value| result["partialFingerprints"]["diagnostic/v1"].clone();
-        let (before, after) = (results(&[problem(3, "x"), problem(9, "x")], "d"), results(&[problem(7, "x")], "d"));
+        let print =
+            |result: &serde_json::Value| result["partialFingerprints"]["diagnostic/v1"].clone();
+        let (before, after) = (
+            results(&[problem(3, "x"), problem(9, "x")], "d"),
+            results(&[problem(7, "x")], "d"),
+        );
         assert_eq!(print(&before[0]), print(&after[0]));
         assert_ne!(print(&before[0]), print(&before[1]));
         assert!(print(&before[1]).as_str().unwrap().ends_with(":2"));
@@ -310,16 +386,26 @@ mod tests {
 
     #[test]
     fn a_message_holds_no_link_and_nothing_that_acts() {
-        let text =
-            results(&[problem(1, "see [here](https://evil.example)\u{1b}[2J")], "d")[0]["message"]["text"].clone();
-        assert_eq!(text, "see [here] (https://evil.example)\\u{1b}[2J (did you mean `host`?)");
+        let text = results(
+            &[problem(1, "see [here](https://evil.example)\u{1b}[2J")],
+            "d",
+        )[0]["message"]["text"]
+            .clone();
+        assert_eq!(
+            text,
+            "see [here] (https://evil.example)\\u{1b}[2J (did you mean `host`?)"
+        );
     }
 
     #[test]
     fn a_failure_is_a_run_that_did_not_succeed() {
-        let log: serde_json::Value = serde_json::from_str(&failure("there is no directory")).unwrap();
+        let log: serde_json::Value =
+            serde_json::from_str(&failure("there is no directory")).unwrap();
         let invocation = &log["runs"][0]["invocations"][0];
         assert_eq!(invocation["executionSuccessful"], false);
-        assert_eq!(invocation["toolExecutionNotifications"][0]["message"]["text"], "there is no directory");
+        assert_eq!(
+            invocation["toolExecutionNotifications"][0]["message"]["text"],
+            "there is no directory"
+        );
     }
 }

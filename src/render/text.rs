@@ -8,7 +8,8 @@ use super::view::{DiffLine, Part, branch, diff, loosened, parts, references};
 use crate::apply::{Outcome, Report};
 use crate::model::{ellipsize, printable, short_commit};
 use crate::plan::{
-    Change, Entry, KeyChange, Mismatch, Missing, Origin, Plan, Summary, Unresolved, Value, Verdict, dotted, refusal,
+    Change, Entry, KeyChange, Mismatch, Missing, Origin, Plan, Summary, Unresolved, Value, Verdict,
+    dotted, refusal,
 };
 
 /// The columns of a terminal.
@@ -40,31 +41,56 @@ pub struct Layout<'a> {
 pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
     let mut out = String::new();
     let workspace = &plan.workspace;
-    let (slug, name) = (printable(&workspace.slug), ellipsize(&printable(&workspace.name), 40));
+    let (slug, name) = (
+        printable(&workspace.slug),
+        ellipsize(&printable(&workspace.name), 40),
+    );
     let _ = write!(out, "{BOLD}{slug}{BOLD:#} ({name})");
     if let Some(revision) = &plan.revision {
         let at = format!(" at {} ", revision.short());
-        let taken = [&slug, &name, &at].iter().map(|text| text.chars().count()).sum::<usize>() + 3;
-        let subject = ellipsize(&printable(&revision.subject), WIDTH.saturating_sub(taken).max(20));
+        let taken = [&slug, &name, &at]
+            .iter()
+            .map(|text| text.chars().count())
+            .sum::<usize>()
+            + 3;
+        let subject = ellipsize(
+            &printable(&revision.subject),
+            WIDTH.saturating_sub(taken).max(20),
+        );
         let _ = write!(out, "{at}{DIM}{subject}{DIM:#}");
     }
     out.push('\n');
     if let Some(base) = &plan.base {
-        let _ = writeln!(out, "{DIM}compared with the base at {}{DIM:#}", short_commit(base));
+        let _ = writeln!(
+            out,
+            "{DIM}compared with the base at {}{DIM:#}",
+            short_commit(base)
+        );
     }
     if let Some(taken) = &plan.snapshot {
-        let _ = writeln!(out, "{DIM}live state as of {}, from a snapshot{DIM:#}", printable(taken));
+        let _ = writeln!(
+            out,
+            "{DIM}live state as of {}, from a snapshot{DIM:#}",
+            printable(taken)
+        );
     }
     let parts = parts(plan);
     if layout.diff && parts.iter().any(|(_, parts)| !parts.is_empty()) {
-        let _ = writeln!(out, "{RED}- live in Calry{RED:#}  {GREEN}+ after apply{GREEN:#}");
+        let _ = writeln!(
+            out,
+            "{RED}- live in Calry{RED:#}  {GREEN}+ after apply{GREEN:#}"
+        );
     }
     out.push('\n');
     if !plan.loosened.is_empty() {
         let _ = writeln!(out, "{DANGER}This branch stops protecting{DANGER:#}");
         for item in &plan.loosened {
             let (label, sentence) = loosened(item, printable);
-            let _ = writeln!(out, "  {label:<LABEL$} {}", wrapped(&sentence, 2 + column(label), LABEL + 3));
+            let _ = writeln!(
+                out,
+                "  {label:<LABEL$} {}",
+                wrapped(&sentence, 2 + column(label), LABEL + 3)
+            );
         }
         out.push('\n');
     }
@@ -72,7 +98,9 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
         if let Some(origin) = origin.filter(|_| !parts.is_empty()) {
             let _ = writeln!(out, "{BOLD}{}{BOLD:#}\n", heading(origin));
         }
-        parts.iter().for_each(|part| provider(&mut out, part, layout.diff));
+        parts
+            .iter()
+            .for_each(|part| provider(&mut out, part, layout.diff));
     }
     untouched(&mut out, plan);
     summary(&mut out, plan, layout);
@@ -84,22 +112,64 @@ fn summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
     let counts = plan.summary();
     let in_order = counts.update + counts.invalid + counts.unreadable + counts.missing == 0;
     if in_order {
-        let (slug, directory) = (printable(&plan.workspace.slug), printable(layout.directory.trim_end_matches('/')));
-        let managed = format!("{} {}", counts.in_sync, if counts.in_sync == 1 { "provider" } else { "providers" });
+        let (slug, directory) = (
+            printable(&plan.workspace.slug),
+            printable(layout.directory.trim_end_matches('/')),
+        );
+        let managed = format!(
+            "{} {}",
+            counts.in_sync,
+            if counts.in_sync == 1 {
+                "provider"
+            } else {
+                "providers"
+            }
+        );
         let others = others(&counts).split_off(1).join(", ");
-        let others = if others.is_empty() { others } else { format!("; {others}") };
-        let extent = if plan.digest.is_some() { "" } else { " as far as values were compared" };
+        let others = if others.is_empty() {
+            others
+        } else {
+            format!("; {others}")
+        };
+        let extent = if plan.digest.is_some() {
+            ""
+        } else {
+            " as far as values were compared"
+        };
         let sentence = format!("{slug} matches {directory}/{extent} ({managed}{others}).");
-        let _ = writeln!(out, "{GREEN}{BOLD}No changes.{BOLD:#}{GREEN:#} {}", wrapped(&sentence, 12, 0));
+        let _ = writeln!(
+            out,
+            "{GREEN}{BOLD}No changes.{BOLD:#}{GREEN:#} {}",
+            wrapped(&sentence, 12, 0)
+        );
     } else {
-        let noun = if counts.update == 1 { "provider" } else { "providers" };
+        let noun = if counts.update == 1 {
+            "provider"
+        } else {
+            "providers"
+        };
         let others = others(&counts).join(", ");
-        let _ = writeln!(out, "{YELLOW}{BOLD}Plan: {} {noun} to update{BOLD:#}{YELLOW:#}, {others}.", counts.update);
+        let _ = writeln!(
+            out,
+            "{YELLOW}{BOLD}Plan: {} {noun} to update{BOLD:#}{YELLOW:#}, {others}.",
+            counts.update
+        );
         let changes = total(due(plan)).into_iter();
-        let changes: Vec<String> =
-            changes.map(|(words, off)| if off { format!("{DANGER}{words}{DANGER:#}") } else { words }).collect();
+        let changes: Vec<String> = changes
+            .map(|(words, off)| {
+                if off {
+                    format!("{DANGER}{words}{DANGER:#}")
+                } else {
+                    words
+                }
+            })
+            .collect();
         if !changes.is_empty() {
-            let whose = if plan.base.is_some() { "Changes of this branch" } else { "Changes" };
+            let whose = if plan.base.is_some() {
+                "Changes of this branch"
+            } else {
+                "Changes"
+            };
             let _ = writeln!(out, "{whose}: {}.", changes.join(", "));
         }
     }
@@ -122,13 +192,25 @@ fn summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
 
 /// The changes that are due: with a base, only those of the branch.
 pub(super) fn due(plan: &Plan) -> impl Iterator<Item = &Change> {
-    parts(plan).into_iter().take(1).flat_map(|(_, parts)| parts).flat_map(|part| part.changes)
+    parts(plan)
+        .into_iter()
+        .take(1)
+        .flat_map(|(_, parts)| parts)
+        .flat_map(|part| part.changes)
 }
 
 /// How many providers are not updated, by state: those in sync first.
 fn others(summary: &Summary) -> Vec<String> {
     // Destructured in full, so that a new state does not compile until it is shown.
-    let Summary { in_sync, update: _, invalid, unreadable, missing, held, unmanaged } = *summary;
+    let Summary {
+        in_sync,
+        update: _,
+        invalid,
+        unreadable,
+        missing,
+        held,
+        unmanaged,
+    } = *summary;
     let others = [
         (held, "on hold"),
         (invalid, "invalid"),
@@ -137,7 +219,10 @@ fn others(summary: &Summary) -> Vec<String> {
         (unmanaged, "unmanaged"),
     ];
     let others = others.into_iter().filter(|(count, _)| *count > 0);
-    std::iter::once((in_sync, "in sync")).chain(others).map(|(count, word)| format!("{count} {word}")).collect()
+    std::iter::once((in_sync, "in sync"))
+        .chain(others)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect()
 }
 
 /// Changes by kind, as words, each with whether fields are switched off: `4 fields on`, `5 fields OFF`, `2 icons`.
@@ -158,13 +243,24 @@ pub(super) fn total<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<(S
         (icons, "icon", "icons", false),
     ];
     let kinds = kinds.into_iter().filter(|(count, ..)| *count > 0);
-    kinds.map(|(count, one, many, off)| (format!("{count} {}", if count == 1 { one } else { many }), off)).collect()
+    kinds
+        .map(|(count, one, many, off)| {
+            (
+                format!("{count} {}", if count == 1 { one } else { many }),
+                off,
+            )
+        })
+        .collect()
 }
 
 /// The counts of a plan, as words: `12 to update, 7 in sync, 1 on hold`.
 #[must_use]
 pub fn counts(summary: &Summary) -> String {
-    format!("{} to update, {}", summary.update, others(summary).join(", "))
+    format!(
+        "{} to update, {}",
+        summary.update,
+        others(summary).join(", ")
+    )
 }
 
 /// How changes of one origin are called.
@@ -178,7 +274,12 @@ fn heading(origin: Origin) -> &'static str {
 /// Whose changes a plan with a base has: `This branch changes 1 provider; 2 had drifted before.`
 pub(super) fn origins(plan: &Plan) -> String {
     let branch = branch(plan).replacen('t', "T", 1);
-    match plan.entries.iter().filter(|entry| entry.is_due_to(Origin::Drift)).count() {
+    match plan
+        .entries
+        .iter()
+        .filter(|entry| entry.is_due_to(Origin::Drift))
+        .count()
+    {
         0 => format!("{branch}; none had drifted before."),
         n => format!("{branch}; {n} had drifted before."),
     }
@@ -186,15 +287,33 @@ pub(super) fn origins(plan: &Plan) -> String {
 
 /// What could not be compared, and why.
 pub(super) fn not_compared(plan: &Plan) -> String {
-    let count = |missing| plan.entries.iter().flat_map(|e| &e.unresolved).filter(|u| u.missing == missing).count();
-    let values = |n: usize| if n == 1 { "1 value".to_owned() } else { format!("{n} values") };
+    let count = |missing| {
+        plan.entries
+            .iter()
+            .flat_map(|e| &e.unresolved)
+            .filter(|u| u.missing == missing)
+            .count()
+    };
+    let values = |n: usize| {
+        if n == 1 {
+            "1 value".to_owned()
+        } else {
+            format!("{n} values")
+        }
+    };
     let mut parts = Vec::new();
     for (missing, why) in [
         (Missing::Secret, "their secrets are not available here"),
-        (Missing::Live, "the snapshot has no fingerprint of them whose key is available here"),
+        (
+            Missing::Live,
+            "the snapshot has no fingerprint of them whose key is available here",
+        ),
     ] {
         if count(missing) > 0 {
-            parts.push(format!("{} below partnerKey ({why})", values(count(missing))));
+            parts.push(format!(
+                "{} below partnerKey ({why})",
+                values(count(missing))
+            ));
         }
     }
     format!("Not compared: {}.", parts.join("; "))
@@ -204,7 +323,11 @@ pub(super) fn not_compared(plan: &Plan) -> String {
 fn provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
     let Part { entry, step, .. } = part;
     let file = printable(entry.file.as_deref().unwrap_or_default());
-    let _ = writeln!(out, "{YELLOW}~{YELLOW:#} {BOLD}{}{BOLD:#}  {DIM}{file}{DIM:#}", entry.label());
+    let _ = writeln!(
+        out,
+        "{YELLOW}~{YELLOW:#} {BOLD}{}{BOLD:#}  {DIM}{file}{DIM:#}",
+        entry.label()
+    );
     if as_diff {
         for line in diff(part) {
             let _ = match line {
@@ -218,7 +341,11 @@ fn provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
         changes(out, part);
     }
     if let Some(hold) = entry.ended_hold() {
-        let _ = writeln!(out, "    {YELLOW}its hold ended on {}{YELLOW:#}", hold.until);
+        let _ = writeln!(
+            out,
+            "    {YELLOW}its hold ended on {}{YELLOW:#}",
+            hold.until
+        );
     }
     for unresolved in &entry.unresolved {
         let sentence = format!("{}: {}", printable(&unresolved.path), later(unresolved));
@@ -232,31 +359,54 @@ fn provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
 
 /// What a diff leaves out.
 pub(super) fn gap(lines: usize) -> String {
-    format!("# {lines} unchanged {}", if lines == 1 { "line" } else { "lines" })
+    format!(
+        "# {lines} unchanged {}",
+        if lines == 1 { "line" } else { "lines" }
+    )
 }
 
 /// A line for each change, the fields below their group.
 fn changes(out: &mut String, part: &Part<'_>) {
-    let width = |names: &mut dyn Iterator<Item = String>| names.map(|name| name.chars().count()).max().unwrap_or(0);
-    let paths =
-        width(&mut part.changes.iter().filter(|c| !matches!(c, Change::Field { .. })).map(|c| printable(&c.path())));
+    let width = |names: &mut dyn Iterator<Item = String>| {
+        names.map(|name| name.chars().count()).max().unwrap_or(0)
+    };
+    let paths = width(
+        &mut part
+            .changes
+            .iter()
+            .filter(|c| !matches!(c, Change::Field { .. }))
+            .map(|c| printable(&c.path())),
+    );
     let mut heading = None;
     for change in &part.changes {
         let path = printable(&change.path());
         match change {
             Change::Icon { before, after } => {
-                let shown = |url: &Option<String>| url.as_deref().map_or_else(|| "(none)".to_owned(), printable);
+                let shown = |url: &Option<String>| {
+                    url.as_deref()
+                        .map_or_else(|| "(none)".to_owned(), printable)
+                };
                 let values = format!("{} -> {}", shown(before), shown(after));
-                let _ = writeln!(out, "    {path:<paths$}  {}", wrapped(&values, 6 + paths, 6 + paths));
+                let _ = writeln!(
+                    out,
+                    "    {path:<paths$}  {}",
+                    wrapped(&values, 6 + paths, 6 + paths)
+                );
             }
-            Change::Key { change, secrets, .. } => {
+            Change::Key {
+                change, secrets, ..
+            } => {
                 let before = match change {
                     KeyChange::Added => "(none)",
                     KeyChange::Removed | KeyChange::Changed => "(sensitive)",
                     KeyChange::Masked => "(masked by Calry)",
                     KeyChange::Unresolved => "(not compared)",
                 };
-                let style = if *change == KeyChange::Removed { RED } else { Style::new() };
+                let style = if *change == KeyChange::Removed {
+                    RED
+                } else {
+                    Style::new()
+                };
                 let after = match (change, secrets.is_empty()) {
                     (KeyChange::Removed, _) => "removed".to_owned(),
                     (_, false) => references(secrets),
@@ -265,13 +415,20 @@ fn changes(out: &mut String, part: &Part<'_>) {
                 let values = wrapped(&format!("{before} -> {after}"), 6 + paths, 6 + paths);
                 let _ = writeln!(out, "    {style}{path:<paths$}  {values}{style:#}");
             }
-            Change::Field { group, field, before, after } => {
+            Change::Field {
+                group,
+                field,
+                before,
+                after,
+            } => {
                 if heading != Some(group) {
                     let _ = writeln!(out, "    {}", printable(&dotted(&["fieldsToSync", group])));
                     heading = Some(group);
                 }
                 let fields = width(&mut part.changes.iter().filter_map(|change| match change {
-                    Change::Field { group: of, field, .. } if of == group => Some(printable(field)),
+                    Change::Field {
+                        group: of, field, ..
+                    } if of == group => Some(printable(field)),
                     _ => None,
                 }));
                 let before = match before {
@@ -279,9 +436,16 @@ fn changes(out: &mut String, part: &Part<'_>) {
                     Some(false) => "off",
                     None => "(none)",
                 };
-                let (sign, style, after) = if *after { ('+', GREEN, "on") } else { ('-', DANGER, "OFF") };
-                let _ =
-                    writeln!(out, "      {style}{sign} {:<fields$}  {before:<3} -> {after}{style:#}", printable(field));
+                let (sign, style, after) = if *after {
+                    ('+', GREEN, "on")
+                } else {
+                    ('-', DANGER, "OFF")
+                };
+                let _ = writeln!(
+                    out,
+                    "      {style}{sign} {:<fields$}  {before:<3} -> {after}{style:#}",
+                    printable(field)
+                );
             }
         }
     }
@@ -290,22 +454,38 @@ fn changes(out: &mut String, part: &Part<'_>) {
 /// Why a value was not compared.
 fn later(unresolved: &Unresolved) -> String {
     match unresolved.missing {
-        Missing::Secret => format!("{} is resolved at apply time", references(&unresolved.secrets)),
+        Missing::Secret => format!(
+            "{} is resolved at apply time",
+            references(&unresolved.secrets)
+        ),
         Missing::Live => "the snapshot does not show whether it differs".to_owned(),
     }
 }
 
 /// The providers that stay as they are, and why; those that are simply in sync are only counted.
 fn untouched(out: &mut String, plan: &Plan) {
-    let rows = plan.entries.iter().filter_map(|entry| Some((printable(entry.label()), why_untouched(entry)?)));
+    let rows = plan
+        .entries
+        .iter()
+        .filter_map(|entry| Some((printable(entry.label()), why_untouched(entry)?)));
     let of = |chosen: fn(&Entry) -> bool| {
-        let labels: Vec<&str> = plan.entries.iter().filter(|entry| chosen(entry)).map(Entry::label).collect();
+        let labels: Vec<&str> = plan
+            .entries
+            .iter()
+            .filter(|entry| chosen(entry))
+            .map(Entry::label)
+            .collect();
         (!labels.is_empty()).then(|| listed(&labels))
     };
-    let unresolved = of(|entry| matches!(entry.verdict, Verdict::InSync(..)) && !entry.unresolved.is_empty());
-    let unmanaged = of(|entry| matches!(entry.verdict, Verdict::Unmanaged));
     let unresolved =
-        unresolved.map(|labels| ("in sync".to_owned(), format!("{labels} (except for values that are not compared)")));
+        of(|entry| matches!(entry.verdict, Verdict::InSync(..)) && !entry.unresolved.is_empty());
+    let unmanaged = of(|entry| matches!(entry.verdict, Verdict::Unmanaged));
+    let unresolved = unresolved.map(|labels| {
+        (
+            "in sync".to_owned(),
+            format!("{labels} (except for values that are not compared)"),
+        )
+    });
     let unmanaged = unmanaged.map(|labels| ("unmanaged".to_owned(), format!("{labels} (no file)")));
     let rows: Vec<(String, String)> = rows.chain(unresolved).chain(unmanaged).collect();
     if rows.is_empty() {
@@ -313,7 +493,11 @@ fn untouched(out: &mut String, plan: &Plan) {
     }
     let _ = writeln!(out, "{BOLD}Not changed{BOLD:#}");
     for (label, why) in rows {
-        let _ = writeln!(out, "  {label:<LABEL$} {}", wrapped(&why, 2 + column(&label), LABEL + 3));
+        let _ = writeln!(
+            out,
+            "  {label:<LABEL$} {}",
+            wrapped(&why, 2 + column(&label), LABEL + 3)
+        );
     }
     out.push('\n');
 }
@@ -321,7 +505,12 @@ fn untouched(out: &mut String, plan: &Plan) {
 /// Labels in one line; of many the first ones.
 fn listed(labels: &[&str]) -> String {
     const MOST: usize = 30;
-    let mut text = labels.iter().take(MOST).map(|label| printable(label)).collect::<Vec<_>>().join(", ");
+    let mut text = labels
+        .iter()
+        .take(MOST)
+        .map(|label| printable(label))
+        .collect::<Vec<_>>()
+        .join(", ");
     if labels.len() > MOST {
         let _ = write!(text, " and {} more", labels.len() - MOST);
     }
@@ -334,7 +523,10 @@ fn why_untouched(entry: &Entry) -> Option<String> {
     Some(match &entry.verdict {
         Verdict::Update(_) | Verdict::InSync(..) | Verdict::Unmanaged => return None,
         Verdict::Held { hold, pending } => {
-            let reason = hold.reason.as_deref().map_or_else(|| "no reason given".to_owned(), printable);
+            let reason = hold
+                .reason
+                .as_deref()
+                .map_or_else(|| "no reason given".to_owned(), printable);
             let pending = match pending.len() {
                 0 => "nothing pending".to_owned(),
                 _ => format!("pending: {}", brief(pending)),
@@ -344,7 +536,10 @@ fn why_untouched(entry: &Entry) -> Option<String> {
         Verdict::Invalid => format!("invalid: {file} has errors"),
         Verdict::Missing => format!("missing: {file} names it, and the workspace does not have it"),
         Verdict::Unreadable(problem) => {
-            format!("unreadable: Calry's definition cannot be read: {}", printable(problem))
+            format!(
+                "unreadable: Calry's definition cannot be read: {}",
+                printable(problem)
+            )
         }
     })
 }
@@ -353,8 +548,14 @@ fn why_untouched(entry: &Entry) -> Option<String> {
 #[must_use]
 pub fn brief<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
     let changes: Vec<&Change> = changes.into_iter().collect();
-    let on = changes.iter().filter(|c| matches!(c, Change::Field { after: true, .. })).count();
-    let off = changes.iter().filter(|c| matches!(c, Change::Field { after: false, .. })).count();
+    let on = changes
+        .iter()
+        .filter(|c| matches!(c, Change::Field { after: true, .. }))
+        .count();
+    let off = changes
+        .iter()
+        .filter(|c| matches!(c, Change::Field { after: false, .. }))
+        .count();
     let mut parts = Vec::new();
     if changes.iter().any(|c| matches!(c, Change::Icon { .. })) {
         parts.push("icon".to_owned());
@@ -382,9 +583,14 @@ pub fn named<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
         .take(MOST)
         .map(|change| {
             let path = printable(&change.path());
-            let path = path.strip_prefix("fieldsToSync.").or(path.strip_prefix("partnerKey.")).unwrap_or(&path);
+            let path = path
+                .strip_prefix("fieldsToSync.")
+                .or(path.strip_prefix("partnerKey."))
+                .unwrap_or(&path);
             match change {
-                Change::Field { after, .. } => format!("{path} {}", if *after { "on" } else { "off" }),
+                Change::Field { after, .. } => {
+                    format!("{path} {}", if *after { "on" } else { "off" })
+                }
                 Change::Icon { .. } | Change::Key { .. } => path.to_owned(),
             }
         })
@@ -414,7 +620,11 @@ pub fn report(report: &Report) -> String {
         let at = column(label) + word.len() + 2;
         match &result.outcome {
             Outcome::Applied => {
-                let _ = writeln!(out, "  {DIM}{}{DIM:#}", wrapped(&named(&result.changes), at, LABEL + 1));
+                let _ = writeln!(
+                    out,
+                    "  {DIM}{}{DIM:#}",
+                    wrapped(&named(&result.changes), at, LABEL + 1)
+                );
             }
             Outcome::Unchanged => {
                 let _ = writeln!(out, "  {DIM}it was as desired already{DIM:#}");
@@ -434,8 +644,18 @@ pub fn report(report: &Report) -> String {
             }
         }
     }
-    let count = |wanted: &str| report.results.iter().filter(|r| r.outcome.as_str() == wanted).count();
-    let mut parts = vec![format!("{} of {} applied", count("applied"), report.results.len())];
+    let count = |wanted: &str| {
+        report
+            .results
+            .iter()
+            .filter(|r| r.outcome.as_str() == wanted)
+            .count()
+    };
+    let mut parts = vec![format!(
+        "{} of {} applied",
+        count("applied"),
+        report.results.len()
+    )];
     for (state, words) in [
         ("unchanged", "already as desired"),
         ("notConverged", "not converged"),
@@ -446,8 +666,16 @@ pub fn report(report: &Report) -> String {
             parts.push(format!("{} {words}", count(state)));
         }
     }
-    let style = if report.results.iter().all(|r| r.outcome.is_done()) { GREEN } else { RED };
-    let _ = writeln!(out, "{style}{BOLD}Apply: {}.{BOLD:#}{style:#}", parts.join(", "));
+    let style = if report.results.iter().all(|r| r.outcome.is_done()) {
+        GREEN
+    } else {
+        RED
+    };
+    let _ = writeln!(
+        out,
+        "{style}{BOLD}Apply: {}.{BOLD:#}{style:#}",
+        parts.join(", ")
+    );
     out
 }
 
@@ -463,7 +691,11 @@ pub fn mismatched(mismatch: &Mismatch) -> String {
         Value::Bool(on) => on.to_string(),
         Value::Text(text) => printable(text),
     };
-    format!("{path}: sent {}, Calry kept {}", show(&mismatch.sent), show(&mismatch.kept))
+    format!(
+        "{path}: sent {}, Calry kept {}",
+        show(&mismatch.sent),
+        show(&mismatch.kept)
+    )
 }
 
 /// Where the text after a label begins.
@@ -502,7 +734,10 @@ mod tests {
     fn a_long_sentence_goes_on_under_its_beginning() {
         let text = wrapped(&"0123456789 ".repeat(9), 20, 20);
         assert!(text.lines().all(|line| line.trim_start().len() <= 60));
-        assert_eq!(text.lines().nth(1).unwrap(), format!("{}{}", " ".repeat(20), "0123456789 ".repeat(4)));
+        assert_eq!(
+            text.lines().nth(1).unwrap(),
+            format!("{}{}", " ".repeat(20), "0123456789 ".repeat(4))
+        );
         assert_eq!(wrapped("short", 20, 20), "short");
         assert_eq!(wrapped(&"x".repeat(99), 20, 20), "x".repeat(99));
     }

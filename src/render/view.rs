@@ -60,14 +60,25 @@ pub(super) fn parts(plan: &Plan) -> Vec<(Option<Origin>, Vec<Part<'_>>)> {
             Some(Origin::Branch) => (of(Origin::Branch), of(Origin::Drift)),
             Some(Origin::Drift) => (of(Origin::Drift), Vec::new()),
         };
-        Part { entry, step, changes, anyway }
+        Part {
+            entry,
+            step,
+            changes,
+            anyway,
+        }
     };
     let of = |origin| {
-        let parts = plan.entries.iter().filter_map(|entry| match &entry.verdict {
-            Verdict::Update(step) => Some(part(entry, &**step, origin)),
-            _ => None,
-        });
-        (origin, parts.filter(|part| !part.changes.is_empty()).collect())
+        let parts = plan
+            .entries
+            .iter()
+            .filter_map(|entry| match &entry.verdict {
+                Verdict::Update(step) => Some(part(entry, &**step, origin)),
+                _ => None,
+            });
+        (
+            origin,
+            parts.filter(|part| !part.changes.is_empty()).collect(),
+        )
     };
     match plan.base {
         None => vec![of(None)],
@@ -79,20 +90,29 @@ pub(super) fn parts(plan: &Plan) -> Vec<(Option<Origin>, Vec<Part<'_>>)> {
 /// parent keys.
 pub(super) fn diff(part: &Part<'_>) -> Vec<DiffLine> {
     let mut view = View::of(&part.step.live);
-    part.anyway.iter().for_each(|change| view.carry_out(change, "(sensitive)"));
+    part.anyway
+        .iter()
+        .for_each(|change| view.carry_out(change, "(sensitive)"));
     let mut after = view.clone();
     for change in &part.changes {
         view.mark(change);
         let sensitive = match change {
-            Change::Key { secrets, .. } if !secrets.is_empty() => format!("(sensitive, {})", references(secrets)),
-            _ => format!("(sensitive, literal in {})", part.entry.file.as_deref().unwrap_or_default()),
+            Change::Key { secrets, .. } if !secrets.is_empty() => {
+                format!("(sensitive, {})", references(secrets))
+            }
+            _ => format!(
+                "(sensitive, literal in {})",
+                part.entry.file.as_deref().unwrap_or_default()
+            ),
         };
         after.carry_out(change, &sensitive);
     }
     let (before, after) = (yaml(&view), yaml(&after));
     let diff = TextDiff::from_lines(&before, &after);
-    let all: Vec<(ChangeTag, &str)> =
-        diff.iter_all_changes().map(|change| (change.tag(), change.value().trim_end_matches('\n'))).collect();
+    let all: Vec<(ChangeTag, &str)> = diff
+        .iter_all_changes()
+        .map(|change| (change.tag(), change.value().trim_end_matches('\n')))
+        .collect();
     let mut lines = Vec::new();
     let mut left_out = 0;
     for ((tag, text), shown) in all.iter().zip(shown(&all)) {
@@ -116,11 +136,19 @@ pub(super) fn diff(part: &Part<'_>) -> Vec<DiffLine> {
 /// Which lines of a diff are shown: the changed ones, those around them, and the keys above any of these.
 fn shown(lines: &[(ChangeTag, &str)]) -> Vec<bool> {
     const CONTEXT: usize = 2;
-    let changed: Vec<usize> =
-        lines.iter().enumerate().filter(|(_, (tag, _))| *tag != ChangeTag::Equal).map(|(at, _)| at).collect();
+    let changed: Vec<usize> = lines
+        .iter()
+        .enumerate()
+        .filter(|(_, (tag, _))| *tag != ChangeTag::Equal)
+        .map(|(at, _)| at)
+        .collect();
     let mut shown = vec![false; lines.len()];
     for at in &changed {
-        shown.iter_mut().take(at + CONTEXT + 1).skip(at.saturating_sub(CONTEXT)).for_each(|shown| *shown = true);
+        shown
+            .iter_mut()
+            .take(at + CONTEXT + 1)
+            .skip(at.saturating_sub(CONTEXT))
+            .for_each(|shown| *shown = true);
     }
     let indent = |text: &str| text.len() - text.trim_start_matches(' ').len();
     // From the end, so that the parents of a parent are found by the same walk.
@@ -140,16 +168,40 @@ pub(super) fn loosened(item: &Loosened, quote: impl Fn(&str) -> String) -> (&str
     let label = item.provider().map_or(Loosened::PIN_FILE, Provider::as_str);
     let sentence = match item {
         Loosened::File { file, .. } => {
-            format!("{} is removed: no longer managed, Calry keeps what it has", quote(file))
+            format!(
+                "{} is removed: no longer managed, Calry keeps what it has",
+                quote(file)
+            )
         }
         Loosened::Part { path, .. } => format!("{} is no longer managed", quote(path)),
-        Loosened::Hold { until, before: None, .. } => format!("put on hold until {until}"),
-        Loosened::Hold { until, before: Some(before), .. } => format!("hold extended from {before} to {until}"),
-        Loosened::Pin(PinChange { before, after: None }) => {
-            format!("the pin to the workspace {} is removed", quote(before.as_str()))
+        Loosened::Hold {
+            until,
+            before: None,
+            ..
+        } => format!("put on hold until {until}"),
+        Loosened::Hold {
+            until,
+            before: Some(before),
+            ..
+        } => format!("hold extended from {before} to {until}"),
+        Loosened::Pin(PinChange {
+            before,
+            after: None,
+        }) => {
+            format!(
+                "the pin to the workspace {} is removed",
+                quote(before.as_str())
+            )
         }
-        Loosened::Pin(PinChange { before, after: Some(after) }) => {
-            format!("the pin changes from {} to {}", quote(before.as_str()), quote(after.as_str()))
+        Loosened::Pin(PinChange {
+            before,
+            after: Some(after),
+        }) => {
+            format!(
+                "the pin changes from {} to {}",
+                quote(before.as_str()),
+                quote(after.as_str())
+            )
         }
     };
     (label, sentence)
@@ -158,7 +210,12 @@ pub(super) fn loosened(item: &Loosened, quote: impl Fn(&str) -> String) -> (&str
 /// What a branch does to Calry and to what git protects there: `this branch changes nothing and loosens protection in 2
 /// places`.
 pub(super) fn branch(plan: &Plan) -> String {
-    let changes = match plan.entries.iter().filter(|entry| entry.is_due_to(Origin::Branch)).count() {
+    let changes = match plan
+        .entries
+        .iter()
+        .filter(|entry| entry.is_due_to(Origin::Branch))
+        .count()
+    {
         0 => "changes nothing in Calry".to_owned(),
         1 => "changes 1 provider".to_owned(),
         n => format!("changes {n} providers"),
@@ -172,20 +229,37 @@ pub(super) fn branch(plan: &Plan) -> String {
 
 /// How a list of references reads: `${secret:a}, ${secret:b}`.
 pub(super) fn references(secrets: &[SecretName]) -> String {
-    secrets.iter().map(|name| format!("${{secret:{name}}}")).collect::<Vec<_>>().join(", ")
+    secrets
+        .iter()
+        .map(|name| format!("${{secret:{name}}}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl<'a> View<'a> {
     fn of(live: &'a Live) -> Self {
         let half = |half| {
             let values = live.partner_key.half(half)?;
-            Some(values.keys().map(|name| (name.as_str(), "(sensitive)".to_owned())).collect())
+            Some(
+                values
+                    .keys()
+                    .map(|name| (name.as_str(), "(sensitive)".to_owned()))
+                    .collect(),
+            )
         };
-        let key = KeyView { headers: half(Half::Headers), query_params: half(Half::QueryParams) };
-        let fields = live
-            .fields
-            .iter()
-            .map(|(group, fields)| (group.as_str(), fields.iter().map(|(field, on)| (field.as_str(), *on)).collect()));
+        let key = KeyView {
+            headers: half(Half::Headers),
+            query_params: half(Half::QueryParams),
+        };
+        let fields = live.fields.iter().map(|(group, fields)| {
+            (
+                group.as_str(),
+                fields
+                    .iter()
+                    .map(|(field, on)| (field.as_str(), *on))
+                    .collect(),
+            )
+        });
         Self {
             provider: live.provider.as_str(),
             icon: live.icon.as_deref(),
@@ -196,12 +270,21 @@ impl<'a> View<'a> {
 
     /// Shows which value a change is about.
     fn mark(&mut self, change: &Change) {
-        let Change::Key { half, name, change, .. } = change else { return };
+        let Change::Key {
+            half, name, change, ..
+        } = change
+        else {
+            return;
+        };
         let shown = match change {
             KeyChange::Masked => "(sensitive, masked by Calry)",
-            KeyChange::Added | KeyChange::Removed | KeyChange::Changed | KeyChange::Unresolved => "(sensitive, live)",
+            KeyChange::Added | KeyChange::Removed | KeyChange::Changed | KeyChange::Unresolved => {
+                "(sensitive, live)"
+            }
         };
-        let Some(key) = &mut self.partner_key else { return };
+        let Some(key) = &mut self.partner_key else {
+            return;
+        };
         for (spelled, value) in key.half(*half).iter_mut().flatten() {
             if half.fold(spelled) == half.fold(name) {
                 shown.clone_into(value);
@@ -213,11 +296,25 @@ impl<'a> View<'a> {
     fn carry_out(&mut self, change: &'a Change, sensitive: &str) {
         match change {
             Change::Icon { after, .. } => self.icon = after.as_deref(),
-            Change::Field { group, field, after, .. } => {
-                self.fields_to_sync.entry(group).or_default().insert(field, *after);
+            Change::Field {
+                group,
+                field,
+                after,
+                ..
+            } => {
+                self.fields_to_sync
+                    .entry(group)
+                    .or_default()
+                    .insert(field, *after);
             }
-            Change::Key { half, name, change, .. } => {
-                let values = self.partner_key.get_or_insert_default().half(*half).get_or_insert_default();
+            Change::Key {
+                half, name, change, ..
+            } => {
+                let values = self
+                    .partner_key
+                    .get_or_insert_default()
+                    .half(*half)
+                    .get_or_insert_default();
                 // Where live spells a header twice, each in its own case, one remains.
                 values.retain(|spelled, _| half.fold(spelled) != half.fold(name));
                 if *change != KeyChange::Removed {

@@ -59,19 +59,36 @@ pub(super) fn names_in(schema: &[u8]) -> Result<Catalogue, String> {
     let schema = schema.strip_prefix("\u{feff}".as_bytes()).unwrap_or(schema);
     // The message of serde_json quotes the file; line and column do not.
     let Root { properties } = serde_json::from_slice(schema).map_err(|error| {
-        format!("is not a schema of definition files (line {}, column {})", error.line(), error.column())
+        format!(
+            "is not a schema of definition files (line {}, column {})",
+            error.line(),
+            error.column()
+        )
     })?;
     let mut names = Catalogue::default();
-    properties.provider.r#enum.iter().filter(|name| Provider::parse(name).is_ok()).for_each(|p| names.add_provider(p));
+    properties
+        .provider
+        .r#enum
+        .iter()
+        .filter(|name| Provider::parse(name).is_ok())
+        .for_each(|p| names.add_provider(p));
     for (group, Group { any_of }) in properties.fields_to_sync.properties {
         if !is_group_name(&group) {
             continue;
         }
-        let fields =
-            any_of.into_iter().flat_map(|form| form.items.r#enum.into_iter().chain(form.properties.into_keys()));
+        let fields = any_of.into_iter().flat_map(|form| {
+            form.items
+                .r#enum
+                .into_iter()
+                .chain(form.properties.into_keys())
+        });
         names.add_fields(&group, fields.filter(|field| is_field_name(field)));
     }
-    if names.len() > MAX_NAMES { Err(format!("has more than {MAX_NAMES} names")) } else { Ok(names) }
+    if names.len() > MAX_NAMES {
+        Err(format!("has more than {MAX_NAMES} names"))
+    } else {
+        Ok(names)
+    }
 }
 
 #[cfg(test)]
@@ -83,9 +100,15 @@ mod tests {
     fn what_is_written_is_read() {
         let mut names = Catalogue::built_in();
         names.add_provider("PROVIDER_0000");
-        names.add_fields("reservation", ["no", "~", "é\"'#", "$ref"].map(str::to_owned));
+        names.add_fields(
+            "reservation",
+            ["no", "~", "é\"'#", "$ref"].map(str::to_owned),
+        );
         names.add_fields("empty", []);
-        assert_eq!(names_in(definition_schema(&names).as_bytes()).unwrap(), names);
+        assert_eq!(
+            names_in(definition_schema(&names).as_bytes()).unwrap(),
+            names
+        );
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::mask::{is_name, is_part_of_a_partner_key};
 use super::source::{Problem, Problems, Source, Told};
 use super::yaml::{Node, Span, Tree, Value};
 use crate::model::{
-    Code, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Half, Hold, Icon, Provider, Slug, Template, character,
-    check_header_name, check_value, closest,
+    Code, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Half, Hold, Icon, Provider, Slug,
+    Template, character, check_header_name, check_value, closest,
 };
 
 /// The keys of a definition.
@@ -86,15 +86,30 @@ impl Places {
             Subject::Icon => self.icon,
             Subject::Hold => self.hold,
             Subject::Parameter(half, name) => {
-                let same = |value: &&Parameter| value.half == half && half.fold(&value.name) == half.fold(name);
-                let section = || self.sections.iter().find(|(of, _)| *of == half).map(|(_, at)| *at);
-                self.values.iter().find(same).map(|value| value.key).or_else(section)
+                let same = |value: &&Parameter| {
+                    value.half == half && half.fold(&value.name) == half.fold(name)
+                };
+                let section = || {
+                    self.sections
+                        .iter()
+                        .find(|(of, _)| *of == half)
+                        .map(|(_, at)| *at)
+                };
+                self.values
+                    .iter()
+                    .find(same)
+                    .map(|value| value.key)
+                    .or_else(section)
             }
-            Subject::Field { group, field } => self
-                .groups
-                .iter()
-                .find(|of| of.name == group)
-                .map(|group| group.fields.iter().find(|(name, _)| name == field).map_or(group.at, |(_, at)| *at)),
+            Subject::Field { group, field } => {
+                self.groups.iter().find(|of| of.name == group).map(|group| {
+                    group
+                        .fields
+                        .iter()
+                        .find(|(name, _)| name == field)
+                        .map_or(group.at, |(_, at)| *at)
+                })
+            }
         };
         place.or(self.provider)
     }
@@ -128,7 +143,12 @@ pub(super) fn definition(source: &Source, tree: &Tree<'_>) -> Definition {
     let mut places = Places::default();
     let (provider, desired) = reader.definition(tree, &mut places);
     let told = reader.problems.done();
-    Definition { provider, desired: desired.filter(|_| !told.errors), places, told }
+    Definition {
+        provider,
+        desired: desired.filter(|_| !told.errors),
+        places,
+        told,
+    }
 }
 
 /// Reads a workspace's pin; `None` where it is invalid.
@@ -148,12 +168,21 @@ pub(super) struct Entry<'n> {
 
 /// A name to repeat in a message, where it is one.
 pub(super) fn named(name: &str, noun: &str) -> String {
-    if is_name(name) { format!("`{name}`") } else { format!("this {noun}") }
+    if is_name(name) {
+        format!("`{name}`")
+    } else {
+        format!("this {noun}")
+    }
 }
 
 /// Warns that a group switches every field off.
 pub(super) fn all_off(problems: &mut Problems<'_>, code: Code, group: &Group) {
-    let message = || format!("this switches every field of {} off", named(&group.name, "group"));
+    let message = || {
+        format!(
+            "this switches every field of {} off",
+            named(&group.name, "group")
+        )
+    };
     problems
         .warning(code, Some(group.at), message)
         .help(|| Some("to leave the group as it is in Calry, remove it".to_owned()));
@@ -209,14 +238,19 @@ pub fn is_parameter_name(half: Half, name: &str) -> bool {
 fn parameter_name(half: Half, name: &str) -> Option<String> {
     let problem = match half {
         Half::Headers => check_header_name(name).err().map(|error| error.to_string()),
-        Half::QueryParams if name.is_empty() || name.contains(char::is_control) => {
-            Some("the name of a query parameter is not empty and holds no control characters".to_owned())
-        }
+        Half::QueryParams if name.is_empty() || name.contains(char::is_control) => Some(
+            "the name of a query parameter is not empty and holds no control characters".to_owned(),
+        ),
         Half::QueryParams if name == MERGE_KEY => Some("`<<` cannot be a name".to_owned()),
         Half::QueryParams => None,
     };
     let too_long = || format!("this name has more than {MAX_PARAMETER_NAME} characters");
-    problem.or_else(|| name.chars().nth(MAX_PARAMETER_NAME).is_some().then(too_long))
+    problem.or_else(|| {
+        name.chars()
+            .nth(MAX_PARAMETER_NAME)
+            .is_some()
+            .then(too_long)
+    })
 }
 
 /// Reads maps whose keys are known, and collects what is wrong with them.
@@ -230,13 +264,20 @@ impl<'s> Reader<'s> {
         let mut problems = Problems::after(source, 0);
         for problem in &tree.problems {
             problems
-                .error(Code::Syntax, Some(problem.at), || problem.message.clone().into_owned())
+                .error(Code::Syntax, Some(problem.at), || {
+                    problem.message.clone().into_owned()
+                })
                 .help(|| problem.help.map(str::to_owned));
         }
         Self { source, problems }
     }
 
-    pub(super) fn error(&mut self, code: Code, at: Span, message: impl FnOnce() -> String) -> Problem<'_> {
+    pub(super) fn error(
+        &mut self,
+        code: Code,
+        at: Span,
+        message: impl FnOnce() -> String,
+    ) -> Problem<'_> {
         self.problems.error(code, Some(at), message)
     }
 
@@ -245,7 +286,14 @@ impl<'s> Reader<'s> {
     }
 
     /// Says that a value is of the wrong type.
-    pub(super) fn wrong(&mut self, what: &str, key: Span, node: &Node<'_>, wanted: &str, help: Option<&str>) {
+    pub(super) fn wrong(
+        &mut self,
+        what: &str,
+        key: Span,
+        node: &Node<'_>,
+        wanted: &str,
+        help: Option<&str>,
+    ) {
         // What has no extent of its own is shown by its key.
         let at = if node.span.is_empty() { key } else { node.span };
         let message = || match &node.value {
@@ -253,16 +301,27 @@ impl<'s> Reader<'s> {
             value => format!("{what} is {} and must be {wanted}", kind(value)),
         };
         let joined = wanted == "a map" && self.is_joined(node);
-        let help = if joined { Some("write a blank after the `:`, as in `key: value`") } else { help };
+        let help = if joined {
+            Some("write a blank after the `:`, as in `key: value`")
+        } else {
+            help
+        };
         if !matches!(node.value, Value::Refused) {
-            self.error(Code::WrongType, at, message).help(|| help.map(str::to_owned));
+            self.error(Code::WrongType, at, message)
+                .help(|| help.map(str::to_owned));
         }
     }
 
     /// Whether a text is a key and a value without the blank between them.
     fn is_joined(&self, node: &Node<'_>) -> bool {
-        let text = self.source.text().get(node.span.start()..node.span.end()).unwrap_or_default();
-        let parts = text.split_once(':').filter(|(key, _)| node.text().is_some() && is_name(key));
+        let text = self
+            .source
+            .text()
+            .get(node.span.start()..node.span.end())
+            .unwrap_or_default();
+        let parts = text
+            .split_once(':')
+            .filter(|(key, _)| node.text().is_some() && is_name(key));
         parts.is_some_and(|(_, value)| !value.is_empty() && !value.starts_with([' ', '\t', '/']))
     }
 
@@ -292,13 +351,19 @@ impl<'s> Reader<'s> {
                 continue;
             };
             if name == MERGE_KEY {
-                self.error(Code::Syntax, key.span, || "merge keys are left out of this format".to_owned())
-                    .help(|| Some("write the entries themselves".to_owned()));
+                self.error(Code::Syntax, key.span, || {
+                    "merge keys are left out of this format".to_owned()
+                })
+                .help(|| Some("write the entries themselves".to_owned()));
             } else if let Some(first) = seen.insert(name, key.span) {
                 self.twice(&named(name, "key"), key.span, first);
                 seen.insert(name, first);
             } else {
-                entries.push(Entry { name, at: key.span, value });
+                entries.push(Entry {
+                    name,
+                    at: key.span,
+                    value,
+                });
             }
         }
         Some(entries)
@@ -306,16 +371,30 @@ impl<'s> Reader<'s> {
 
     pub(super) fn twice(&mut self, what: &str, at: Span, first: Span) {
         let source = self.source;
-        self.error(Code::DuplicateKey, at, || format!("{what} is there twice")).help(|| {
-            Some(format!("it is there already in line {}: remove one of the two", source.line(first.start())))
-        });
+        self.error(Code::DuplicateKey, at, || format!("{what} is there twice"))
+            .help(|| {
+                Some(format!(
+                    "it is there already in line {}: remove one of the two",
+                    source.line(first.start())
+                ))
+            });
     }
 
     pub(super) fn unknown(&mut self, entry: &Entry<'_>, whose: &str, known: &[&str]) {
         let message = || format!("{} is not a key of {whose}", named(entry.name, "key"));
-        let list = || known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+        let list = || {
+            known
+                .iter()
+                .map(|key| format!("`{key}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         self.error(Code::UnknownKey, entry.at, message).help(|| {
-            let place = if known == KEYS { parent(entry.name) } else { None };
+            let place = if known == KEYS {
+                parent(entry.name)
+            } else {
+                None
+            };
             place
                 .map(|parent| format!("put it below `{parent}`, indented"))
                 .or_else(|| did_you_mean(entry.name, known))
@@ -324,13 +403,21 @@ impl<'s> Reader<'s> {
     }
 
     /// A text.
-    pub(super) fn text<'n>(&mut self, what: &str, entry: &Entry<'n>, help: Option<&str>) -> Option<&'n str> {
+    pub(super) fn text<'n>(
+        &mut self,
+        what: &str,
+        entry: &Entry<'n>,
+        help: Option<&str>,
+    ) -> Option<&'n str> {
         let text = entry.value.text();
         if text.is_none() {
-            let quote = matches!(entry.value.value, Value::Bool(_) | Value::Other).then_some("put it in quotes");
+            let quote = matches!(entry.value.value, Value::Bool(_) | Value::Other)
+                .then_some("put it in quotes");
             let help = match what {
                 // A number or boolean is wrong in quotes as well.
-                "`icon`" => Some("write the URL of an image, or remove the line to leave it as it is in Calry"),
+                "`icon`" => Some(
+                    "write the URL of an image, or remove the line to leave it as it is in Calry",
+                ),
                 "`provider`" => Some("write the name of one provider, such as `HOSTAWAY`"),
                 _ => quote.or(help),
             };
@@ -339,7 +426,11 @@ impl<'s> Reader<'s> {
         text
     }
 
-    fn definition(&mut self, tree: &Tree<'_>, places: &mut Places) -> (Option<Provider>, Option<Desired>) {
+    fn definition(
+        &mut self,
+        tree: &Tree<'_>,
+        places: &mut Places,
+    ) -> (Option<Provider>, Option<Desired>) {
         let Some(entries) = self.root(tree, "a definition", "begin with `provider: NAME`") else {
             return (None, None);
         };
@@ -359,7 +450,9 @@ impl<'s> Reader<'s> {
                     desired.0 = self.text("`icon`", entry, leave).and_then(|text| {
                         let icon = Icon::parse(text);
                         icon.map_err(|error| {
-                            self.error(Code::InvalidValue, entry.value.span, || format!("the icon {error}"));
+                            self.error(Code::InvalidValue, entry.value.span, || {
+                                format!("the icon {error}")
+                            });
                         })
                         .ok()
                     });
@@ -374,21 +467,45 @@ impl<'s> Reader<'s> {
             }
         }
         if unsaid {
-            let stem = self.source.name().rsplit_once('.').map_or("", |(stem, _)| stem);
+            let stem = self
+                .source
+                .name()
+                .rsplit_once('.')
+                .map_or("", |(stem, _)| stem);
             let guess = Provider::parse(&stem.to_ascii_uppercase());
             let at = entries.first().map_or(Span::default(), |entry| entry.at);
-            self.error(Code::MissingKey, at, || "the definition does not say its provider".to_owned())
-                .help(|| Some(format!("add `provider: {}`", guess.as_ref().map_or("NAME", Provider::as_str))));
+            self.error(Code::MissingKey, at, || {
+                "the definition does not say its provider".to_owned()
+            })
+            .help(|| {
+                Some(format!(
+                    "add `provider: {}`",
+                    guess.as_ref().map_or("NAME", Provider::as_str)
+                ))
+            });
         }
         let (icon, partner_key, fields, hold) = desired;
-        let desired = provider.clone().map(|provider| Desired { provider, icon, partner_key, fields, hold });
+        let desired = provider.clone().map(|provider| Desired {
+            provider,
+            icon,
+            partner_key,
+            fields,
+            hold,
+        });
         (provider, desired)
     }
 
     /// The entries of the document, which is `what`.
-    pub(super) fn root<'n>(&mut self, tree: &'n Tree<'n>, what: &str, help: &str) -> Option<Vec<Entry<'n>>> {
+    pub(super) fn root<'n>(
+        &mut self,
+        tree: &'n Tree<'n>,
+        what: &str,
+        help: &str,
+    ) -> Option<Vec<Entry<'n>>> {
         match &tree.root {
-            Some(root) if !matches!(root.value, Value::Null) => self.entries(what, Span::default(), root, Some(help)),
+            Some(root) if !matches!(root.value, Value::Null) => {
+                self.entries(what, Span::default(), root, Some(help))
+            }
             _ => {
                 self.problems
                     .error(Code::MissingKey, None, || "the file is empty".to_owned())
@@ -404,16 +521,29 @@ impl<'s> Reader<'s> {
             .map_err(|error| {
                 let upper = text.to_ascii_uppercase();
                 self.error(Code::InvalidValue, entry.value.span, || error.to_string())
-                    .help(|| Provider::parse(&upper).ok().map(|meant| format!("did you mean `{meant}`?")));
+                    .help(|| {
+                        Provider::parse(&upper)
+                            .ok()
+                            .map(|meant| format!("did you mean `{meant}`?"))
+                    });
             })
             .ok()?;
         let source = self.source;
-        let (stem, ending) = source.name().rsplit_once('.').unwrap_or((source.name(), "yaml"));
+        let (stem, ending) = source
+            .name()
+            .rsplit_once('.')
+            .unwrap_or((source.name(), "yaml"));
         let wanted = provider.file_stem();
         if stem != wanted {
-            let message = || format!("the definition of {provider} is not in the file that is named after it");
+            let message = || {
+                format!("the definition of {provider} is not in the file that is named after it")
+            };
             self.error(Code::FileName, entry.value.span, message)
-                .help(|| Some(format!("rename the file to `{wanted}.{ending}`, or correct the provider")));
+                .help(|| {
+                    Some(format!(
+                        "rename the file to `{wanted}.{ending}`, or correct the provider"
+                    ))
+                });
         }
         Some(provider)
     }
@@ -421,12 +551,17 @@ impl<'s> Reader<'s> {
     fn partner_key(&mut self, entry: &Entry<'_>, places: &mut Places) -> DesiredPartnerKey {
         let mut key = DesiredPartnerKey::default();
         let help = "write `headers` and `queryParams` below it, each with its own entries, or remove it to leave all as it is in Calry";
-        let Some(halves) = self.entries("`partnerKey`", entry.at, entry.value, Some(help)) else { return key };
+        let Some(halves) = self.entries("`partnerKey`", entry.at, entry.value, Some(help)) else {
+            return key;
+        };
         if matches!(&entry.value.value, Value::Map(map) if map.is_empty()) {
             let message = "`partnerKey` is empty: every header and query parameter will be removed from Calry";
             self.warning(Code::Empty, entry.at, || message.to_owned())
                 .help(|| Some("to leave them as they are, remove the line".to_owned()));
-            return DesiredPartnerKey { headers: Some(BTreeMap::new()), query_params: Some(BTreeMap::new()) };
+            return DesiredPartnerKey {
+                headers: Some(BTreeMap::new()),
+                query_params: Some(BTreeMap::new()),
+            };
         }
         for entry in &halves {
             match Half::BOTH.into_iter().find(|half| half.key() == entry.name) {
@@ -440,11 +575,21 @@ impl<'s> Reader<'s> {
         key
     }
 
-    fn half(&mut self, half: Half, entry: &Entry<'_>, places: &mut Places) -> Option<BTreeMap<String, DesiredValue>> {
+    fn half(
+        &mut self,
+        half: Half,
+        entry: &Entry<'_>,
+        places: &mut Places,
+    ) -> Option<BTreeMap<String, DesiredValue>> {
         let help = "write `name: value` below it, or remove it to leave all as it is in Calry";
         let entries = self.entries(&format!("`{half}`"), entry.at, entry.value, Some(help))?;
         if entries.len() > MAX_PARAMETERS {
-            let message = || format!("`{half}` has {} entries, and at most {MAX_PARAMETERS} are taken", entries.len());
+            let message = || {
+                format!(
+                    "`{half}` has {} entries, and at most {MAX_PARAMETERS} are taken",
+                    entries.len()
+                )
+            };
             self.error(Code::InvalidValue, entry.at, message);
             return None;
         }
@@ -455,14 +600,24 @@ impl<'s> Reader<'s> {
                 continue;
             }
             if let Some(first) = folded.insert(half.fold(entry.name), entry.at) {
-                self.twice(&format!("{}, in another case,", named(entry.name, "name")), entry.at, first);
+                self.twice(
+                    &format!("{}, in another case,", named(entry.name, "name")),
+                    entry.at,
+                    first,
+                );
                 continue;
             }
             if let Some(template) = self.template(entry) {
                 let value = template.resolve(|_| None).ok();
                 let name = entry.name.to_owned();
                 let (key, at) = (entry.at, entry.value.span);
-                places.values.push(Parameter { half, name, key, at, template: template.clone() });
+                places.values.push(Parameter {
+                    half,
+                    name,
+                    key,
+                    at,
+                    template: template.clone(),
+                });
                 values.insert(entry.name.to_owned(), DesiredValue { template, value });
             }
         }
@@ -486,27 +641,45 @@ impl<'s> Reader<'s> {
         )?;
         let at = entry.value.span;
         if text.len() > MAX_VALUE {
-            self.error(Code::InvalidValue, at, || format!("the value is longer than {} KiB", MAX_VALUE >> 10));
+            self.error(Code::InvalidValue, at, || {
+                format!("the value is longer than {} KiB", MAX_VALUE >> 10)
+            });
             return None;
         }
         match check_value(text) {
             Ok(None) => {}
             Ok(Some(unseen)) => {
-                let message = || format!("the value holds a character that nobody sees ({})", character(unseen));
+                let message = || {
+                    format!(
+                        "the value holds a character that nobody sees ({})",
+                        character(unseen)
+                    )
+                };
                 self.warning(Code::InvalidValue, at, message);
             }
             Err(problem) => {
                 let help = "write the value in one line, and in quotes if need be";
-                self.error(Code::InvalidValue, at, || format!("the value {problem}")).help(|| Some(help.to_owned()));
+                self.error(Code::InvalidValue, at, || format!("the value {problem}"))
+                    .help(|| Some(help.to_owned()));
                 return None;
             }
         }
-        let template =
-            Template::parse(text).map_err(|e| _ = self.error(Code::InvalidValue, at, || e.to_string())).ok()?;
-        if !text.is_empty() && template.references().next().is_none() && looks_like_a_credential(entry.name) {
-            let message = || format!("{} looks like a credential and is written out", named(entry.name, "name"));
+        let template = Template::parse(text)
+            .map_err(|e| _ = self.error(Code::InvalidValue, at, || e.to_string()))
+            .ok()?;
+        if !text.is_empty()
+            && template.references().next().is_none()
+            && looks_like_a_credential(entry.name)
+        {
+            let message = || {
+                format!(
+                    "{} looks like a credential and is written out",
+                    named(entry.name, "name")
+                )
+            };
             let help = "keep it as a secret and refer to it: `${secret:NAME}`; what was committed once is known, so replace it";
-            self.warning(Code::PlainCredential, at, message).help(|| Some(help.to_owned()));
+            self.warning(Code::PlainCredential, at, message)
+                .help(|| Some(help.to_owned()));
         }
         Some(template)
     }
@@ -514,22 +687,37 @@ impl<'s> Reader<'s> {
     fn fields(&mut self, entry: &Entry<'_>, places: &mut Places) -> BTreeMap<String, FieldSet> {
         let mut fields = BTreeMap::new();
         let help = "write groups of fields below it, such as `listing: [name, type]`";
-        let Some(groups) = self.entries("`fieldsToSync`", entry.at, entry.value, Some(help)) else { return fields };
+        let Some(groups) = self.entries("`fieldsToSync`", entry.at, entry.value, Some(help)) else {
+            return fields;
+        };
         if matches!(&entry.value.value, Value::Map(map) if map.is_empty()) {
-            self.warning(Code::Empty, entry.at, || "`fieldsToSync` is empty: it manages no group".to_owned())
-                .help(|| Some("name the groups to manage, or remove the line".to_owned()));
+            self.warning(Code::Empty, entry.at, || {
+                "`fieldsToSync` is empty: it manages no group".to_owned()
+            })
+            .help(|| Some("name the groups to manage, or remove the line".to_owned()));
         }
         for entry in &groups {
             if is_part_of_a_partner_key(entry.name) {
                 // Its values would be taken for fields, and shown.
-                let message = || format!("`{}` is no group of fields: it is part of a partner key", entry.name);
-                self.error(Code::UnknownKey, entry.at, message).help(|| Some("fix the indentation".to_owned()));
+                let message = || {
+                    format!(
+                        "`{}` is no group of fields: it is part of a partner key",
+                        entry.name
+                    )
+                };
+                self.error(Code::UnknownKey, entry.at, message)
+                    .help(|| Some("fix the indentation".to_owned()));
                 continue;
             }
             if !self.field_name(entry.name, entry.at, "group") {
                 continue;
             }
-            let mut group = Group { name: entry.name.to_owned(), at: entry.at, fields: Vec::new(), all_false: false };
+            let mut group = Group {
+                name: entry.name.to_owned(),
+                at: entry.at,
+                fields: Vec::new(),
+                all_false: false,
+            };
             let on = self.group(entry, &mut group.fields);
             let none = on.as_ref().is_some_and(FieldSet::is_empty);
             group.all_false = none && matches!(entry.value.value, Value::Map(_));
@@ -560,10 +748,18 @@ impl<'s> Reader<'s> {
                         valid = false;
                         continue;
                     }
-                    let item =
-                        Entry { name: "", at: if item.span.is_empty() { entry.at } else { item.span }, value: item };
-                    let field =
-                        self.text("a field", &item, None).filter(|name| self.field_name(name, item.at, "field"));
+                    let item = Entry {
+                        name: "",
+                        at: if item.span.is_empty() {
+                            entry.at
+                        } else {
+                            item.span
+                        },
+                        value: item,
+                    };
+                    let field = self
+                        .text("a field", &item, None)
+                        .filter(|name| self.field_name(name, item.at, "field"));
                     let Some(field) = field else {
                         valid = false;
                         continue;
@@ -606,7 +802,13 @@ impl<'s> Reader<'s> {
                     }
                     _ => "name the fields that are on, in brackets: `[name, type]`",
                 };
-                self.wrong(&what, entry.at, entry.value, "a list of fields, or a map of `field: true`", Some(help));
+                self.wrong(
+                    &what,
+                    entry.at,
+                    entry.value,
+                    "a list of fields, or a map of `field: true`",
+                    Some(help),
+                );
                 None
             }
         }
@@ -617,8 +819,16 @@ impl<'s> Reader<'s> {
             Value::Bool(on) => Some(*on),
             value => {
                 let spelt = matches!(value, Value::Other | Value::Text(_));
-                let help = spelt.then_some("booleans are spelt `true` and `false`, in lower case and without quotes");
-                self.wrong(&named(field.name, "field"), field.at, field.value, "`true` or `false`", help);
+                let help = spelt.then_some(
+                    "booleans are spelt `true` and `false`, in lower case and without quotes",
+                );
+                self.wrong(
+                    &named(field.name, "field"),
+                    field.at,
+                    field.value,
+                    "`true` or `false`",
+                    help,
+                );
                 None
             }
         }
@@ -627,7 +837,11 @@ impl<'s> Reader<'s> {
     fn field_name(&mut self, name: &str, at: Span, noun: &str) -> bool {
         let valid = is_field_name(name);
         if !valid {
-            let message = || format!("the name of a {noun} has 1 to {MAX_NAME} characters, and no space among them");
+            let message = || {
+                format!(
+                    "the name of a {noun} has 1 to {MAX_NAME} characters, and no space among them"
+                )
+            };
             self.error(Code::InvalidValue, at, message);
         }
         valid
@@ -645,15 +859,23 @@ impl<'s> Reader<'s> {
                     let text = self.text("`until`", entry, Some("write a day: `YYYY-MM-DD`"));
                     until = text.and_then(day);
                     if text.is_some() && until.is_none() {
-                        self.error(Code::InvalidValue, entry.value.span, || "`until` is not a day".to_owned())
-                            .help(|| Some("write it as `YYYY-MM-DD`".to_owned()));
+                        self.error(Code::InvalidValue, entry.value.span, || {
+                            "`until` is not a day".to_owned()
+                        })
+                        .help(|| Some("write it as `YYYY-MM-DD`".to_owned()));
                     }
                 }
                 "reason" => {
                     reasoned = true;
-                    reason = self.text("`reason`", entry, None).map(|text| text.trim().to_owned());
-                    if reason.as_ref().is_some_and(|text| text.chars().nth(MAX_REASON).is_some()) {
-                        let message = || format!("the reason has more than {MAX_REASON} characters");
+                    reason = self
+                        .text("`reason`", entry, None)
+                        .map(|text| text.trim().to_owned());
+                    if reason
+                        .as_ref()
+                        .is_some_and(|text| text.chars().nth(MAX_REASON).is_some())
+                    {
+                        let message =
+                            || format!("the reason has more than {MAX_REASON} characters");
                         self.error(Code::InvalidValue, entry.value.span, message);
                     }
                     reasoned &= reason.as_ref().is_none_or(|text| !text.is_empty());
@@ -662,26 +884,40 @@ impl<'s> Reader<'s> {
             }
         }
         if !dated {
-            self.error(Code::MissingKey, entry.at, || "the hold does not say until when".to_owned())
-                .help(|| Some("add `until: YYYY-MM-DD`, the last day on which it is in force".to_owned()));
+            self.error(Code::MissingKey, entry.at, || {
+                "the hold does not say until when".to_owned()
+            })
+            .help(|| {
+                Some("add `until: YYYY-MM-DD`, the last day on which it is in force".to_owned())
+            });
         }
         if !reasoned {
-            self.warning(Code::Hold, entry.at, || "the hold does not say why".to_owned())
-                .help(|| Some("add `reason: …`, so that whoever finds it knows".to_owned()));
+            self.warning(Code::Hold, entry.at, || {
+                "the hold does not say why".to_owned()
+            })
+            .help(|| Some("add `reason: …`, so that whoever finds it knows".to_owned()));
         }
-        until.map(|until| Hold { until, reason: reason.filter(|text| !text.is_empty()) })
+        until.map(|until| Hold {
+            until,
+            reason: reason.filter(|text| !text.is_empty()),
+        })
     }
 
     fn workspace(&mut self, tree: &Tree<'_>) -> Option<Slug> {
-        let entries = self.root(tree, "a workspace's pin", "write `slug: NAME`, or remove the file")?;
+        let entries = self.root(
+            tree,
+            "a workspace's pin",
+            "write `slug: NAME`, or remove the file",
+        )?;
         let mut slug = None;
         for entry in &entries {
             match entry.name {
                 "slug" => {
                     let text = self.text("`slug`", entry, None);
                     slug = text.map(|text| {
-                        Slug::parse(text)
-                            .map_err(|e| _ = self.error(Code::InvalidValue, entry.value.span, || e.to_string()))
+                        Slug::parse(text).map_err(|e| {
+                            _ = self.error(Code::InvalidValue, entry.value.span, || e.to_string())
+                        })
                     });
                     slug = slug.or(Some(Err(())));
                 }
@@ -690,8 +926,10 @@ impl<'s> Reader<'s> {
         }
         if slug.is_none() {
             let at = entries.first().map_or(Span::default(), |entry| entry.at);
-            self.error(Code::MissingKey, at, || "the file does not say the workspace's slug".to_owned())
-                .help(|| Some("add `slug: NAME`".to_owned()));
+            self.error(Code::MissingKey, at, || {
+                "the file does not say the workspace's slug".to_owned()
+            })
+            .help(|| Some("add `slug: NAME`".to_owned()));
         }
         slug.and_then(Result::ok)
     }
@@ -699,14 +937,31 @@ impl<'s> Reader<'s> {
 
 /// A day, written `YYYY-MM-DD` and no other way.
 fn day(text: &str) -> Option<Date> {
-    let form = |(at, b): (usize, u8)| if matches!(at, 4 | 7) { b == b'-' } else { b.is_ascii_digit() };
-    (text.len() == 10 && text.bytes().enumerate().all(form)).then(|| text.parse().ok()).flatten()
+    let form = |(at, b): (usize, u8)| {
+        if matches!(at, 4 | 7) {
+            b == b'-'
+        } else {
+            b.is_ascii_digit()
+        }
+    };
+    (text.len() == 10 && text.bytes().enumerate().all(form))
+        .then(|| text.parse().ok())
+        .flatten()
 }
 
 fn looks_like_a_credential(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     // Of the words that people look for, those that others contain (authorization, password) need not be named.
-    ["key", "token", "secret", "passw", "auth", "credential", "signature", "cookie"]
-        .iter()
-        .any(|word| name.contains(word))
+    [
+        "key",
+        "token",
+        "secret",
+        "passw",
+        "auth",
+        "credential",
+        "signature",
+        "cookie",
+    ]
+    .iter()
+    .any(|word| name.contains(word))
 }

@@ -93,7 +93,9 @@ pub(super) fn read<T: Send>(
             Settled::Yes => return Ok(listing),
             // A link that leads nowhere looks like one that is being replaced, but stays so.
             Settled::FilesGone if attempts == ATTEMPTS => return Ok(listing),
-            Settled::No if attempts == ATTEMPTS => return Err(DirectoryError::Unsettled(directory.to_owned())),
+            Settled::No if attempts == ATTEMPTS => {
+                return Err(DirectoryError::Unsettled(directory.to_owned()));
+            }
             _ => attempts += 1,
         }
     }
@@ -123,14 +125,21 @@ fn attempt<T: Send>(
     directory: &Path,
     each: &(impl Fn(&str, Result<Vec<u8>, FileError>) -> T + Sync),
 ) -> Result<(Listing<T>, Settled), DirectoryError> {
-    let unreadable = |source| DirectoryError::Unreadable { directory: directory.to_owned(), source };
+    let unreadable = |source| DirectoryError::Unreadable {
+        directory: directory.to_owned(),
+        source,
+    };
     let root = fs::canonicalize(directory).map_err(unreadable)?;
     let entries = list(&root, directory)?;
 
     let total = AtomicU64::new(0);
     let make = |entry: &Entry| {
         if LookAlike::of(&entry.name).is_some() {
-            return Made { made: each(&entry.name.to_string_lossy(), Ok(Vec::new())), link: None, gone: false };
+            return Made {
+                made: each(&entry.name.to_string_lossy(), Ok(Vec::new())),
+                link: None,
+                gone: false,
+            };
         }
         let link = match entry.kind {
             Some(kind) if kind.is_file() => Ok(None),
@@ -149,9 +158,17 @@ fn attempt<T: Send>(
         let size = content.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let small = total.fetch_add(size, Ordering::Relaxed) + size <= MAX_TOTAL;
         // What is too much is let go of at once; the directory is refused below.
-        let content = if small { content } else { Err(FileError::TooLarge(MAX_TOTAL)) };
+        let content = if small {
+            content
+        } else {
+            Err(FileError::TooLarge(MAX_TOTAL))
+        };
         let gone = matches!(content, Err(FileError::Gone | FileError::Dangling));
-        Made { made: each(&entry.name.to_string_lossy(), content), link, gone }
+        Made {
+            made: each(&entry.name.to_string_lossy(), content),
+            link,
+            gone,
+        }
     };
     let made = in_parallel(&entries, make);
     if total.into_inner() > MAX_TOTAL {
@@ -159,7 +176,9 @@ fn attempt<T: Send>(
     }
 
     let moved = |(entry, file): (&Entry, &Made<T>)| {
-        file.link.as_ref().is_some_and(|was| target(&root, &entry.name).ok().as_ref() != Some(was))
+        file.link
+            .as_ref()
+            .is_some_and(|was| target(&root, &entry.name).ok().as_ref() != Some(was))
     };
     let replaced = fs::canonicalize(directory).ok().as_ref() != Some(&root);
     let settled = if replaced || entries.iter().zip(&made).any(moved) {
@@ -169,14 +188,23 @@ fn attempt<T: Send>(
     } else {
         Settled::Yes
     };
-    Ok((Listing { directory: root, files: made.into_iter().map(|file| file.made).collect() }, settled))
+    Ok((
+        Listing {
+            directory: root,
+            files: made.into_iter().map(|file| file.made).collect(),
+        },
+        settled,
+    ))
 }
 
 /// The files of a directory that count, sorted by name.
 fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotADirectory => DirectoryError::NotADirectory(named.to_owned()),
-        _ => DirectoryError::Unreadable { directory: named.to_owned(), source },
+        _ => DirectoryError::Unreadable {
+            directory: named.to_owned(),
+            source,
+        },
     };
     let mut entries = Vec::new();
     let mut below = 0;
@@ -193,7 +221,10 @@ fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
             entries.extend(definition_below(&entry.path(), &name, &mut below));
         }
     }
-    if entries.iter().all(|entry| LookAlike::of(&entry.name).is_some()) {
+    if entries
+        .iter()
+        .all(|entry| LookAlike::of(&entry.name).is_some())
+    {
         return Err(DirectoryError::Empty(named.to_owned()));
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -205,9 +236,16 @@ fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
 fn definition_below(directory: &Path, name: &OsStr, seen: &mut usize) -> Option<Entry> {
     // It is not read: a directory that cannot be listed holds nothing that is meant.
     let entries = fs::read_dir(directory).ok()?.flatten();
-    let counts = |entry: &fs::DirEntry| is_yaml(&entry.file_name()) && !is_hidden(&entry.file_name());
-    let found = entries.take(MAX_ENTRIES.saturating_sub(*seen)).inspect(|_| *seen += 1).find(counts)?;
-    Some(Entry { name: Path::new(name).join(found.file_name()).into(), kind: found.file_type().ok() })
+    let counts =
+        |entry: &fs::DirEntry| is_yaml(&entry.file_name()) && !is_hidden(&entry.file_name());
+    let found = entries
+        .take(MAX_ENTRIES.saturating_sub(*seen))
+        .inspect(|_| *seen += 1)
+        .find(counts)?;
+    Some(Entry {
+        name: Path::new(name).join(found.file_name()).into(),
+        kind: found.file_type().ok(),
+    })
 }
 
 fn is_hidden(name: &OsStr) -> bool {
@@ -241,7 +279,9 @@ impl LookAlike {
         let bytes = name.as_encoded_bytes();
         let lower = bytes.to_ascii_lowercase();
         let is_pin = [&b"workspace.yaml"[..], b"workspace.yml"].contains(&lower.as_slice());
-        let ends_lower = [&b".yaml"[..], b".yml", b".json"].iter().any(|ending| bytes.ends_with(ending));
+        let ends_lower = [&b".yaml"[..], b".yml", b".json"]
+            .iter()
+            .any(|ending| bytes.ends_with(ending));
         if bytes.contains(&b'/') {
             Some(Self::Below)
         } else if !ends_lower || is_pin && lower != bytes {
@@ -264,7 +304,11 @@ pub(super) fn target(root: &Path, name: impl AsRef<Path>) -> Result<PathBuf, Fil
         io::ErrorKind::NotFound => FileError::Gone,
         _ => FileError::Unreadable(error),
     })?;
-    if target.starts_with(root) { Ok(target) } else { Err(FileError::Outside) }
+    if target.starts_with(root) {
+        Ok(target)
+    } else {
+        Err(FileError::Outside)
+    }
 }
 
 /// What a regular file holds, if that is at most `max` bytes. `path` has no link in it.
@@ -279,7 +323,11 @@ pub(super) fn contents(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     // Opening a pipe would wait for somebody to write to it.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).unwrap_or_default();
-    let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(FileError::NotAFile);
@@ -290,7 +338,11 @@ pub(super) fn contents(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     // The size of a moment ago is a hint: the file may be growing.
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len() + 1).unwrap_or_default());
     file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > max { Err(FileError::TooLarge(max)) } else { Ok(bytes) }
+    if bytes.len() as u64 > max {
+        Err(FileError::TooLarge(max))
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// `items` through `f` on all processors, in order.
@@ -304,10 +356,14 @@ pub(super) fn in_parallel<I: Sync, T: Send>(items: &[I], f: impl Fn(&I) -> T + S
     }
     let f = &f;
     thread::scope(|scope| {
-        let threads: Vec<_> =
-            items.chunks(chunk).map(|chunk| scope.spawn(move || chunk.iter().map(f).collect::<Vec<T>>())).collect();
+        let threads: Vec<_> = items
+            .chunks(chunk)
+            .map(|chunk| scope.spawn(move || chunk.iter().map(f).collect::<Vec<T>>()))
+            .collect();
         let join = |thread: thread::ScopedJoinHandle<'_, Vec<T>>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         threads.into_iter().flat_map(join).collect()
     })
@@ -342,7 +398,10 @@ mod tests {
     }
 
     fn text(content: Result<Vec<u8>, FileError>) -> String {
-        content.map_or_else(|error| error.to_string(), |bytes| String::from_utf8(bytes).unwrap())
+        content.map_or_else(
+            |error| error.to_string(),
+            |bytes| String::from_utf8(bytes).unwrap(),
+        )
     }
 
     #[test]
@@ -405,13 +464,19 @@ mod tests {
             seen.fetch_add(1, Ordering::Relaxed);
             text(content)
         });
-        assert_eq!(listing.unwrap().files, ["is a link to something that does not exist"]);
+        assert_eq!(
+            listing.unwrap().files,
+            ["is a link to something that does not exist"]
+        );
         assert_eq!(seen.into_inner(), ATTEMPTS);
     }
 
     #[test]
     fn many_files_keep_their_order() {
         let items: Vec<usize> = (0..1_000).collect();
-        assert_eq!(in_parallel(&items, |n| n * 2), items.iter().map(|n| n * 2).collect::<Vec<_>>());
+        assert_eq!(
+            in_parallel(&items, |n| n * 2),
+            items.iter().map(|n| n * 2).collect::<Vec<_>>()
+        );
     }
 }

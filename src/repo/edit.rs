@@ -69,7 +69,10 @@ impl NewValue {
     }
 
     fn desired(&self) -> Option<DesiredValue> {
-        Some(DesiredValue { template: Template::parse(&self.text()).ok()?, value: None })
+        Some(DesiredValue {
+            template: Template::parse(&self.text()).ok()?,
+            value: None,
+        })
     }
 }
 
@@ -78,8 +81,16 @@ impl Edit {
     pub(super) fn apply(&self, desired: &mut Desired) -> Option<()> {
         match self {
             Self::Icon(icon) => desired.icon.clone_from(icon),
-            Self::Field { group, field, on: true } => _ = desired.fields.get_mut(group)?.insert(field.clone()),
-            Self::Field { group, field, on: false } => _ = desired.fields.get_mut(group)?.remove(field),
+            Self::Field {
+                group,
+                field,
+                on: true,
+            } => _ = desired.fields.get_mut(group)?.insert(field.clone()),
+            Self::Field {
+                group,
+                field,
+                on: false,
+            } => _ = desired.fields.get_mut(group)?.remove(field),
             Self::Group { group, on } => _ = desired.fields.insert(group.clone(), on.clone()),
             Self::Value { half, name, value } => {
                 let values = desired.partner_key.half_mut(*half).as_mut()?;
@@ -89,7 +100,9 @@ impl Edit {
                 };
             }
             Self::Half { half, values } => {
-                let values = values.iter().map(|(name, value)| Some((name.clone(), value.desired()?)));
+                let values = values
+                    .iter()
+                    .map(|(name, value)| Some((name.clone(), value.desired()?)));
                 *desired.partner_key.half_mut(*half) = Some(values.collect::<Option<_>>()?);
             }
         }
@@ -99,31 +112,48 @@ impl Edit {
     /// Makes the change to a text. `None` where its form is beyond this module.
     pub(super) fn edit(&self, text: &str) -> Option<String> {
         let tree = yaml::read(text).ok()?;
-        let editor = Editor { text, root: tree.root.as_ref()? };
+        let editor = Editor {
+            text,
+            root: tree.root.as_ref()?,
+        };
         match self {
             Self::Icon(Some(icon)) => editor.put(&["icon"], New::Text(icon.as_str().to_owned())),
             Self::Icon(None) => editor.remove(&["icon"]),
             Self::Field { group, field, on } => {
                 let (key, value) = editor.find(&["fieldsToSync", group])?;
                 match (&value.value, on) {
-                    (Value::Map(_), on) => editor.put(&["fieldsToSync", group, field], New::Bool(*on)),
+                    (Value::Map(_), on) => {
+                        editor.put(&["fieldsToSync", group, field], New::Bool(*on))
+                    }
                     (Value::List(items), true) => editor.append(value, items, field),
                     (Value::List(items), false) => {
-                        let Some(at) = items.iter().position(|item| item.text() == Some(field)) else {
+                        let Some(at) = items.iter().position(|item| item.text() == Some(field))
+                        else {
                             return Some(text.to_owned());
                         };
-                        let places =
-                            items.iter().map(|item| place(editor.text, item, item)).collect::<Option<Vec<_>>>()?;
+                        let places = items
+                            .iter()
+                            .map(|item| place(editor.text, item, item))
+                            .collect::<Option<Vec<_>>>()?;
                         editor.take_out(key, value, &places, at)
                     }
                     _ => None,
                 }
             }
-            Self::Group { group, on } => {
-                editor.put(&["fieldsToSync", group], New::List(on.iter().map(String::as_str).collect()))
-            }
-            Self::Value { half, name, value: None } => editor.remove(&["partnerKey", half.key(), name]),
-            Self::Value { half, name, value: Some(value) } => {
+            Self::Group { group, on } => editor.put(
+                &["fieldsToSync", group],
+                New::List(on.iter().map(String::as_str).collect()),
+            ),
+            Self::Value {
+                half,
+                name,
+                value: None,
+            } => editor.remove(&["partnerKey", half.key(), name]),
+            Self::Value {
+                half,
+                name,
+                value: Some(value),
+            } => {
                 // An empty partner key has two halves, both empty: the other one stays so.
                 let (_, partner_key) = editor.find(&["partnerKey"])?;
                 if matches!(&partner_key.value, Value::Map(halves) if halves.is_empty()) {
@@ -133,7 +163,9 @@ impl Edit {
                 editor.put(&["partnerKey", half.key(), name], New::Text(value.text()))
             }
             Self::Half { half, values } => {
-                let values = values.iter().map(|(name, value)| (name.as_str(), New::Text(value.text())));
+                let values = values
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), New::Text(value.text())));
                 editor.put(&["partnerKey", half.key()], New::Map(values.collect()))
             }
         }
@@ -154,10 +186,22 @@ impl New<'_> {
         match self {
             Self::Bool(on) => on.to_string(),
             Self::Text(text) => scalar(text, flow),
-            Self::List(items) => format!("[{}]", items.iter().map(|i| scalar(i, true)).collect::<Vec<_>>().join(", ")),
+            Self::List(items) => format!(
+                "[{}]",
+                items
+                    .iter()
+                    .map(|i| scalar(i, true))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
             Self::Map(entries) => {
-                let entry = |(key, new): &(&str, New<'_>)| format!("{}: {}", scalar(key, true), new.inline(true));
-                format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+                let entry = |(key, new): &(&str, New<'_>)| {
+                    format!("{}: {}", scalar(key, true), new.inline(true))
+                };
+                format!(
+                    "{{{}}}",
+                    entries.iter().map(entry).collect::<Vec<_>>().join(", ")
+                )
             }
         }
     }
@@ -170,11 +214,17 @@ impl New<'_> {
             Self::List(items) if !items.is_empty() => {
                 lines.push(format!("{at}{key}:"));
                 let inner = " ".repeat(indent + step);
-                lines.extend(items.iter().map(|item| format!("{inner}- {}", scalar(item, false))));
+                lines.extend(
+                    items
+                        .iter()
+                        .map(|item| format!("{inner}- {}", scalar(item, false))),
+                );
             }
             Self::Map(entries) if !entries.is_empty() => {
                 lines.push(format!("{at}{key}:"));
-                entries.iter().for_each(|(key, new)| new.lines(key, indent + step, step, lines));
+                entries
+                    .iter()
+                    .for_each(|(key, new)| new.lines(key, indent + step, step, lines));
             }
             new => lines.push(format!("{at}{key}: {}", new.inline(false))),
         }
@@ -184,7 +234,9 @@ impl New<'_> {
 /// A text in the plainest form in which every reader of YAML takes it for that text.
 fn scalar(text: &str, flow: bool) -> String {
     let reference = !flow && text.starts_with("${");
-    let fits = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+~=?&".contains(c) || (reference && "${}".contains(c));
+    let fits = |c: char| {
+        c.is_ascii_alphanumeric() || "_-./:@%+~=?&".contains(c) || (reference && "${}".contains(c))
+    };
     let plain = (text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') || reference)
         && text.chars().all(fits)
         && !text.ends_with(':')
@@ -233,7 +285,9 @@ impl<'t> Editor<'t> {
         let mut node = self.root;
         let mut found = None;
         for key in path {
-            let Value::Map(entries) = &node.value else { return None };
+            let Value::Map(entries) = &node.value else {
+                return None;
+            };
             found = entries.iter().find(|(name, _)| name.text() == Some(key));
             node = &found?.1;
         }
@@ -245,26 +299,52 @@ impl<'t> Editor<'t> {
         if let Some((key, value)) = self.find(path) {
             return self.replace(key, value, new, self.is_flow(path.split_last()?.1));
         }
-        let there = (1..path.len()).rev().find(|depth| path.get(..*depth).and_then(|path| self.find(path)).is_some());
+        let there = (1..path.len()).rev().find(|depth| {
+            path.get(..*depth)
+                .and_then(|path| self.find(path))
+                .is_some()
+        });
         let (above, below) = path.split_at_checked(there.unwrap_or_default())?;
         let (key, rest) = below.split_first()?;
-        self.insert(above, key, rest.iter().rev().fold(new, |new, key| New::Map(vec![(key, new)])))
+        self.insert(
+            above,
+            key,
+            rest.iter()
+                .rev()
+                .fold(new, |new, key| New::Map(vec![(key, new)])),
+        )
     }
 
     /// Whether the entries of the map at a path stand within brackets.
     fn is_flow(&self, path: &[&str]) -> bool {
-        let below = (1..=path.len()).filter_map(|depth| self.find(path.get(..depth)?)).map(|(_, value)| value);
-        [self.root].into_iter().chain(below).any(|node| !node.span.is_empty())
+        let below = (1..=path.len())
+            .filter_map(|depth| self.find(path.get(..depth)?))
+            .map(|(_, value)| value);
+        [self.root]
+            .into_iter()
+            .chain(below)
+            .any(|node| !node.span.is_empty())
     }
 
     /// Puts a value in the place of a scalar, or of an empty map. `flow` says whether that stands within brackets.
-    fn replace(&self, key: &Node<'_>, value: &Node<'_>, new: New<'_>, flow: bool) -> Option<String> {
+    fn replace(
+        &self,
+        key: &Node<'_>,
+        value: &Node<'_>,
+        new: New<'_>,
+        flow: bool,
+    ) -> Option<String> {
         let (mut start, end) = place(self.text, value, value)?;
         match (&value.value, new) {
-            (Value::Map(entries), New::Map(new)) if entries.is_empty() && !flow => {
-                self.unfold(self.bare(key, value)?, value, self.column(key.span.start()), &new)
+            (Value::Map(entries), New::Map(new)) if entries.is_empty() && !flow => self.unfold(
+                self.bare(key, value)?,
+                value,
+                self.column(key.span.start()),
+                &new,
+            ),
+            (Value::Map(entries), new) if entries.is_empty() => {
+                self.spliced(vec![(start, end, new.inline(flow))])
             }
-            (Value::Map(entries), new) if entries.is_empty() => self.spliced(vec![(start, end, new.inline(flow))]),
             (Value::Map(_) | Value::List(_), _) => None,
             (_, new) => {
                 let after = self.colon(key)?;
@@ -287,8 +367,12 @@ impl<'t> Editor<'t> {
 
     /// Adds an entry to the map at a path: to the document in the order of its keys, elsewhere at the end.
     fn insert(&self, path: &[&str], key: &str, new: New<'_>) -> Option<String> {
-        let (name, map) = self.find(path).map_or((None, self.root), |(name, map)| (Some(name), map));
-        let Value::Map(entries) = &map.value else { return None };
+        let (name, map) = self
+            .find(path)
+            .map_or((None, self.root), |(name, map)| (Some(name), map));
+        let Value::Map(entries) = &map.value else {
+            return None;
+        };
         if let (Some(name), Some((_, above))) = (name, path.split_last())
             && entries.is_empty()
             && !self.is_flow(above)
@@ -298,15 +382,27 @@ impl<'t> Editor<'t> {
         }
         let rank = |entry: &Entry<'_>| KEYS.iter().position(|known| entry.0.text() == Some(known));
         let wanted = KEYS.iter().position(|known| *known == key);
-        let mut before = entries.iter().enumerate().filter(|(_, entry)| name.is_some() || rank(entry) < wanted);
-        let last = if name.is_some() { before.next_back() } else { before.max_by_key(|(_, entry)| rank(entry)) };
+        let mut before = entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| name.is_some() || rank(entry) < wanted);
+        let last = if name.is_some() {
+            before.next_back()
+        } else {
+            before.max_by_key(|(_, entry)| rank(entry))
+        };
         if !map.span.is_empty() {
             let places = self.places(entries)?;
             let text = format!("{}: {}", scalar(key, true), new.inline(true));
             return self.insert_within(map, &places, last.map(|(at, _)| at), &text);
         }
         let mut lines = Vec::new();
-        new.lines(key, self.column(entries.first()?.0.span.start()), self.step(), &mut lines);
+        new.lines(
+            key,
+            self.column(entries.first()?.0.span.start()),
+            self.step(),
+            &mut lines,
+        );
         let (_, above) = last?;
         self.spliced(vec![self.lines_after(self.end(&above.1)?, &lines)])
     }
@@ -319,21 +415,42 @@ impl<'t> Editor<'t> {
     }
 
     /// Writes an empty map anew, with entries on lines of their own.
-    fn unfold(&self, colon: usize, map: &Node<'_>, indent: usize, entries: &[(&str, New<'_>)]) -> Option<String> {
+    fn unfold(
+        &self,
+        colon: usize,
+        map: &Node<'_>,
+        indent: usize,
+        entries: &[(&str, New<'_>)],
+    ) -> Option<String> {
         let (end, step) = (map.span.end(), self.step());
         let mut lines = Vec::new();
-        entries.iter().for_each(|(key, new)| new.lines(key, indent + step, step, &mut lines));
-        self.spliced(vec![(colon, end, String::new()), self.lines_after(end, &lines)])
+        entries
+            .iter()
+            .for_each(|(key, new)| new.lines(key, indent + step, step, &mut lines));
+        self.spliced(vec![
+            (colon, end, String::new()),
+            self.lines_after(end, &lines),
+        ])
     }
 
     /// Adds an item to a list.
     fn append(&self, list: &Node<'_>, items: &[Node<'_>], item: &str) -> Option<String> {
         if !list.span.is_empty() {
-            let places = items.iter().map(|item| place(self.text, item, item)).collect::<Option<Vec<_>>>()?;
-            return self.insert_within(list, &places, items.len().checked_sub(1), &scalar(item, true));
+            let places = items
+                .iter()
+                .map(|item| place(self.text, item, item))
+                .collect::<Option<Vec<_>>>()?;
+            return self.insert_within(
+                list,
+                &places,
+                items.len().checked_sub(1),
+                &scalar(item, true),
+            );
         }
         let last = items.last()?;
-        let prefix = self.text.get(self.line_start(last.span.start())..last.span.start())?;
+        let prefix = self
+            .text
+            .get(self.line_start(last.span.start())..last.span.start())?;
         let dash = prefix.trim() == "-" && !prefix.contains('\t');
         let line = dash.then(|| format!("{prefix}{}", scalar(item, false)))?;
         self.spliced(vec![self.lines_after(self.end(last)?, &[line])])
@@ -360,9 +477,16 @@ impl<'t> Editor<'t> {
         // One on each line: the new one gets a line, too.
         if line >= open && next <= close && self.text.get(line..start)?.trim().is_empty() {
             let indent = self.text.get(line..start)?;
-            let (mine, its) = if comma.is_some() { ("", ",") } else { (",", "") };
+            let (mine, its) = if comma.is_some() {
+                ("", ",")
+            } else {
+                (",", "")
+            };
             let new = format!("{indent}{new}{its}");
-            return self.spliced(vec![(end, end, mine.to_owned()), self.lines_after(comma.unwrap_or(end), &[new])]);
+            return self.spliced(vec![
+                (end, end, mine.to_owned()),
+                self.lines_after(comma.unwrap_or(end), &[new]),
+            ]);
         }
         self.spliced(vec![(end, end, format!(", {new}"))])
     }
@@ -370,35 +494,57 @@ impl<'t> Editor<'t> {
     /// Removes the entry at a path.
     fn remove(&self, path: &[&str]) -> Option<String> {
         let (last, above) = path.split_last()?;
-        let (name, map) = self.find(above).map_or((self.root, self.root), |(name, map)| (name, map));
-        let Value::Map(entries) = &map.value else { return None };
-        let at = entries.iter().position(|(key, _)| key.text() == Some(last))?;
+        let (name, map) = self
+            .find(above)
+            .map_or((self.root, self.root), |(name, map)| (name, map));
+        let Value::Map(entries) = &map.value else {
+            return None;
+        };
+        let at = entries
+            .iter()
+            .position(|(key, _)| key.text() == Some(last))?;
         self.take_out(name, map, &self.places(entries)?, at)
     }
 
     /// Removes one of the items or entries of a list or map that is called `name`.
-    fn take_out(&self, name: &Node<'_>, node: &Node<'_>, places: &[(usize, usize)], at: usize) -> Option<String> {
+    fn take_out(
+        &self,
+        name: &Node<'_>,
+        node: &Node<'_>,
+        places: &[(usize, usize)],
+        at: usize,
+    ) -> Option<String> {
         let (start, end) = *places.get(at)?;
         if !node.span.is_empty() {
             return self.take_out_of_brackets(node, places, at);
         }
         let mut splices = vec![self.without_lines(start, end)?];
         if places.len() == 1 {
-            let none = if matches!(node.value, Value::List(_)) { " []" } else { " {}" };
+            let none = if matches!(node.value, Value::List(_)) {
+                " []"
+            } else {
+                " {}"
+            };
             let colon = self.colon(name)?;
             splices.push((colon, colon, none.to_owned()));
         }
         self.spliced(splices)
     }
 
-    fn take_out_of_brackets(&self, node: &Node<'_>, places: &[(usize, usize)], at: usize) -> Option<String> {
+    fn take_out_of_brackets(
+        &self,
+        node: &Node<'_>,
+        places: &[(usize, usize)],
+        at: usize,
+    ) -> Option<String> {
         let (open, close) = (node.span.start() + 1, node.span.end().checked_sub(1)?);
         let (start, end) = *places.get(at)?;
         let comma = self.comma(end, close);
         let after = comma.map_or(end, |comma| comma + 1);
         let (line, next) = (self.line_start(start), self.line_end(after));
         let rest = self.text.get(after..next)?.trim();
-        let alone = self.text.get(line..start)?.trim().is_empty() && (rest.is_empty() || rest.starts_with('#'));
+        let alone = self.text.get(line..start)?.trim().is_empty()
+            && (rest.is_empty() || rest.starts_with('#'));
         if alone && line >= open && next <= close {
             return self.spliced(vec![(line, next, String::new())]);
         }
@@ -409,7 +555,11 @@ impl<'t> Editor<'t> {
             let rest = self.text.get(after..close)?;
             let kept = rest.trim_start_matches([' ', '\t']);
             let to = after + rest.len() - kept.len();
-            if kept.is_empty() || kept.starts_with(['\r', '\n']) { (bare, to) } else { (start, to) }
+            if kept.is_empty() || kept.starts_with(['\r', '\n']) {
+                (bare, to)
+            } else {
+                (start, to)
+            }
         } else if self.text.get(..bare)?.ends_with(',') {
             (bare - 1, end)
         } else {
@@ -417,12 +567,19 @@ impl<'t> Editor<'t> {
         };
         // Nothing is left but blanks.
         let inner = [self.text.get(open..from)?, self.text.get(to..close)?];
-        let (from, to) = if inner.iter().all(|text| text.trim().is_empty()) { (open, close) } else { (from, to) };
+        let (from, to) = if inner.iter().all(|text| text.trim().is_empty()) {
+            (open, close)
+        } else {
+            (from, to)
+        };
         self.spliced(vec![(from, to, String::new())])
     }
 
     fn places(&self, entries: &[Entry<'_>]) -> Option<Vec<(usize, usize)>> {
-        entries.iter().map(|(key, value)| Some((key.span.start(), self.end(value)?))).collect()
+        entries
+            .iter()
+            .map(|(key, value)| Some((key.span.start(), self.end(value)?)))
+            .collect()
     }
 
     /// Where a node ends, without the line breaks after it.
@@ -437,7 +594,9 @@ impl<'t> Editor<'t> {
     /// Where the value of a key may begin.
     fn colon(&self, key: &Node<'_>) -> Option<usize> {
         let rest = self.text.get(key.span.end()..)?;
-        rest.trim_start().starts_with(':').then(|| key.span.end() + rest.len() - rest.trim_start().len() + 1)
+        rest.trim_start()
+            .starts_with(':')
+            .then(|| key.span.end() + rest.len() - rest.trim_start().len() + 1)
     }
 
     /// The comma after an item, where one stands before `limit`.
@@ -457,12 +616,21 @@ impl<'t> Editor<'t> {
 
     /// By how much one level is indented more than the one above.
     fn step(&self) -> usize {
-        let Value::Map(entries) = &self.root.value else { return 2 };
+        let Value::Map(entries) = &self.root.value else {
+            return 2;
+        };
         let inner = |(key, value): &Entry<'_>| {
             let inside = !value.is_scalar() && value.span.is_empty();
-            inside.then(|| self.column(value.span.start()).saturating_sub(self.column(key.span.start())))
+            inside.then(|| {
+                self.column(value.span.start())
+                    .saturating_sub(self.column(key.span.start()))
+            })
         };
-        entries.iter().filter_map(inner).find(|step| *step > 0).unwrap_or(2)
+        entries
+            .iter()
+            .filter_map(inner)
+            .find(|step| *step > 0)
+            .unwrap_or(2)
     }
 
     fn column(&self, at: usize) -> usize {
@@ -470,21 +638,42 @@ impl<'t> Editor<'t> {
     }
 
     fn line_start(&self, at: usize) -> usize {
-        self.text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1)
+        self.text
+            .get(..at)
+            .and_then(|before| before.rfind('\n'))
+            .map_or(0, |at| at + 1)
     }
 
     /// Where the line after the one of a place begins.
     fn line_end(&self, at: usize) -> usize {
-        self.text.get(at..).and_then(|rest| rest.find('\n')).map_or(self.text.len(), |length| at + length + 1)
+        self.text
+            .get(at..)
+            .and_then(|rest| rest.find('\n'))
+            .map_or(self.text.len(), |length| at + length + 1)
     }
 
     /// Lines after the one in which a place stands.
     fn lines_after(&self, at: usize, lines: &[String]) -> Splice {
         let at = self.line_end(at);
-        let end = if self.text.contains("\r\n") { "\r\n" } else { "\n" };
+        let end = if self.text.contains("\r\n") {
+            "\r\n"
+        } else {
+            "\n"
+        };
         let lines = lines.join(end);
-        let unended = !self.text.get(..at).is_some_and(|before| before.ends_with('\n'));
-        (at, at, if unended { format!("{end}{lines}") } else { format!("{lines}{end}") })
+        let unended = !self
+            .text
+            .get(..at)
+            .is_some_and(|before| before.ends_with('\n'));
+        (
+            at,
+            at,
+            if unended {
+                format!("{end}{lines}")
+            } else {
+                format!("{lines}{end}")
+            },
+        )
     }
 
     /// The lines of an item or entry, gone.

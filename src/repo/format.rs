@@ -10,7 +10,9 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value as Json, json};
 
-use super::definition::{MAX_PARAMETER_NAME, MAX_PARAMETERS, MAX_REASON, MAX_VALUE, is_field_name, is_group_name};
+use super::definition::{
+    MAX_PARAMETER_NAME, MAX_PARAMETERS, MAX_REASON, MAX_VALUE, is_field_name, is_group_name,
+};
 use super::edit::New;
 use crate::model::{Catalogue, Desired, DesiredValue, Half, Icon, Slug};
 
@@ -89,8 +91,15 @@ struct WorkspaceForm {
 /// `examples` only.
 fn groups(known: &Catalogue) -> Json {
     let group = |(name, fields): (&str, &BTreeSet<String>)| {
-        let fields: Vec<&str> = fields.iter().map(String::as_str).filter(|name| is_field_name(name)).collect();
-        let by_field: BTreeMap<&str, Json> = fields.iter().map(|name| (*name, json!({"type": "boolean"}))).collect();
+        let fields: Vec<&str> = fields
+            .iter()
+            .map(String::as_str)
+            .filter(|name| is_field_name(name))
+            .collect();
+        let by_field: BTreeMap<&str, Json> = fields
+            .iter()
+            .map(|name| (*name, json!({"type": "boolean"})))
+            .collect();
         let schema = json!({
             "description": "The fields that Calry copies: a list of those that are on, or a map of `field: true` and \
                             `field: false`. A field that is not named is off; `[]` switches every field off.",
@@ -101,7 +110,12 @@ fn groups(known: &Catalogue) -> Json {
         });
         (name.to_owned(), schema)
     };
-    known.groups().filter(|(name, _)| is_group_name(name)).map(group).collect::<serde_json::Map<_, _>>().into()
+    known
+        .groups()
+        .filter(|(name, _)| is_group_name(name))
+        .map(group)
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn headers(_: &mut SchemaGenerator) -> Schema {
@@ -119,7 +133,11 @@ fn half(half: Half, name: &str) -> Schema {
     // Any text in which `${` begins a reference, or is written `$${`.
     let reference = r"\$\{secret:[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\}";
     let value = format!(r"^([^${never}]|\$+[^${{{never}]|\$\$+\{{|{reference})*\$*$");
-    let what = if half == Half::Headers { "header" } else { "query parameter" };
+    let what = if half == Half::Headers {
+        "header"
+    } else {
+        "query parameter"
+    };
     json_schema!({
         "type": "object",
         "maxProperties": MAX_PARAMETERS,
@@ -149,7 +167,11 @@ pub fn definition_schema(known: &Catalogue) -> String {
     };
     set("/properties/provider", "enum", known.providers().collect());
     set("/properties/fieldsToSync", "properties", groups(known));
-    set("/properties/fieldsToSync", "additionalProperties", Json::Bool(false));
+    set(
+        "/properties/fieldsToSync",
+        "additionalProperties",
+        Json::Bool(false),
+    );
     text(&schema)
 }
 
@@ -160,8 +182,13 @@ pub fn workspace_schema() -> String {
 }
 
 fn schema<T: JsonSchema>() -> Json {
-    let settings = SchemaSettings::draft2020_12().for_serialize().with(|settings| settings.inline_subschemas = true);
-    settings.into_generator().into_root_schema_for::<T>().to_value()
+    let settings = SchemaSettings::draft2020_12()
+        .for_serialize()
+        .with(|settings| settings.inline_subschemas = true);
+    settings
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value()
 }
 
 fn text(schema: &Json) -> String {
@@ -172,31 +199,60 @@ fn text(schema: &Json) -> String {
 /// written out is not repeated.
 pub(super) fn definition(desired: &Desired) -> String {
     let mut entries = vec![("provider", New::Text(desired.provider.as_str().to_owned()))];
-    entries.extend(desired.icon.as_ref().map(|icon| ("icon", New::Text(icon.as_str().to_owned()))));
-    let half = |half: Half| Some((half.key(), New::Map(references(desired.partner_key.half(half)?))));
+    entries.extend(
+        desired
+            .icon
+            .as_ref()
+            .map(|icon| ("icon", New::Text(icon.as_str().to_owned()))),
+    );
+    let half = |half: Half| {
+        Some((
+            half.key(),
+            New::Map(references(desired.partner_key.half(half)?)),
+        ))
+    };
     let partner_key: Vec<_> = Half::BOTH.into_iter().filter_map(half).collect();
     entries.extend((!partner_key.is_empty()).then_some(("partnerKey", New::Map(partner_key))));
     let groups = desired.fields.iter();
-    let groups: Vec<_> =
-        groups.map(|(group, on)| (group.as_str(), New::List(on.iter().map(String::as_str).collect()))).collect();
+    let groups: Vec<_> = groups
+        .map(|(group, on)| {
+            (
+                group.as_str(),
+                New::List(on.iter().map(String::as_str).collect()),
+            )
+        })
+        .collect();
     entries.extend((!groups.is_empty()).then_some(("fieldsToSync", New::Map(groups))));
     yaml(DEFINITION_SCHEMA, &entries)
 }
 
 fn references(values: &BTreeMap<String, DesiredValue>) -> Vec<(&str, New<'_>)> {
-    let text = |value: &DesiredValue| value.references().next().map(|name| format!("${{secret:{name}}}"));
-    values.iter().map(|(name, value)| (name.as_str(), New::Text(text(value).unwrap_or_default()))).collect()
+    let text = |value: &DesiredValue| {
+        value
+            .references()
+            .next()
+            .map(|name| format!("${{secret:{name}}}"))
+    };
+    values
+        .iter()
+        .map(|(name, value)| (name.as_str(), New::Text(text(value).unwrap_or_default())))
+        .collect()
 }
 
 /// A new `workspace.yaml`.
 pub(super) fn workspace(slug: &Slug) -> String {
-    yaml(WORKSPACE_SCHEMA, &[("slug", New::Text(slug.as_str().to_owned()))])
+    yaml(
+        WORKSPACE_SCHEMA,
+        &[("slug", New::Text(slug.as_str().to_owned()))],
+    )
 }
 
 /// Every text in a form that readers of YAML 1.1, too, take for that text.
 fn yaml(schema: &str, entries: &[(&str, New<'_>)]) -> String {
     let mut lines = vec![format!("# yaml-language-server: $schema={schema}")];
-    entries.iter().for_each(|(key, new)| new.lines(key, 0, 2, &mut lines));
+    entries
+        .iter()
+        .for_each(|(key, new)| new.lines(key, 0, 2, &mut lines));
     lines.push(String::new());
     lines.join("\n")
 }
@@ -208,8 +264,14 @@ mod tests {
 
     #[test]
     fn the_schema_has_the_keys_that_the_reader_knows() {
-        let schema: serde_json::Value = serde_json::from_str(&definition_schema(&Catalogue::built_in())).unwrap();
-        let keys: BTreeSet<&str> = schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        let schema: serde_json::Value =
+            serde_json::from_str(&definition_schema(&Catalogue::built_in())).unwrap();
+        let keys: BTreeSet<&str> = schema["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
         assert_eq!(keys, KEYS.into_iter().collect());
     }
 }

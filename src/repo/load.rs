@@ -12,7 +12,9 @@ use std::{fs, io};
 use jiff::civil::Date;
 
 use super::catalogue::names_in;
-use super::definition::{self, Definition, Group, MAX_VALUE, Parameter, Places, Subject, all_off, named};
+use super::definition::{
+    self, Definition, Group, MAX_VALUE, Parameter, Places, Subject, all_off, named,
+};
 use super::directory::{self, DirectoryError, FileError, LookAlike};
 use super::edit::Edit;
 use super::format::{self, DEFINITION_SCHEMA};
@@ -21,8 +23,8 @@ use super::source::{Problems, Source, Told};
 use super::write::Writing;
 use super::yaml::Span;
 use crate::model::{
-    Catalogue, Code, Desired, Diagnostic, Excerpt, Half, Hold, LiveNames, PartnerKey, Provider, Secret, SecretName,
-    Severity, Slug, character, check_value, closest, printable,
+    Catalogue, Code, Desired, Diagnostic, Excerpt, Half, Hold, LiveNames, PartnerKey, Provider,
+    Secret, SecretName, Severity, Slug, character, check_value, closest, printable,
 };
 
 /// A directory of definitions, as it is at one moment.
@@ -87,7 +89,11 @@ pub enum MissingSecrets {
 pub fn load(directory: &Path) -> Result<Loaded, DirectoryError> {
     let listing = directory::read(directory, read_file)?;
     let loaded = Loaded::of(listing.directory, listing.files);
-    if loaded.files.is_empty() { Err(DirectoryError::Empty(directory.to_owned())) } else { Ok(loaded) }
+    if loaded.files.is_empty() {
+        Err(DirectoryError::Empty(directory.to_owned()))
+    } else {
+        Ok(loaded)
+    }
 }
 
 /// Reads a directory that may be empty, or missing, because somebody is about to write its first files.
@@ -98,12 +104,17 @@ pub fn load_or_begin(directory: &Path) -> Result<Loaded, DirectoryError> {
     let canonical = match directory::read(directory, read_file) {
         Ok(listing) => return Ok(Loaded::of(listing.directory, listing.files)),
         Err(DirectoryError::Empty(_)) => fs::canonicalize(directory),
-        Err(DirectoryError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        Err(DirectoryError::Unreadable { source, .. })
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
             Ok(directory.to_owned())
         }
         Err(error) => return Err(error),
     };
-    let unreadable = |source| DirectoryError::Unreadable { directory: directory.to_owned(), source };
+    let unreadable = |source| DirectoryError::Unreadable {
+        directory: directory.to_owned(),
+        source,
+    };
     Ok(Loaded::of(canonical.map_err(unreadable)?, []))
 }
 
@@ -117,20 +128,36 @@ pub(super) enum Read {
 }
 
 /// Reads one file by itself.
-pub(super) fn read_file(name: &str, content: Result<Vec<u8>, FileError>) -> (Read, Vec<Diagnostic>) {
+pub(super) fn read_file(
+    name: &str,
+    content: Result<Vec<u8>, FileError>,
+) -> (Read, Vec<Diagnostic>) {
     if let Some(look_alike) = LookAlike::of(OsStr::new(name)) {
         return (Read::LookAlike, vec![look_alike_problem(name, look_alike)]);
     }
     if name == DEFINITION_SCHEMA {
-        let names = content.map_err(|error| error.to_string()).and_then(|schema| names_in(&schema));
+        let names = content
+            .map_err(|error| error.to_string())
+            .and_then(|schema| names_in(&schema));
         return match names {
             Ok(names) => (Read::Schema(names), Vec::new()),
-            Err(problem) => (Read::Schema(Catalogue::default()), vec![schema_problem(name, &problem)]),
+            Err(problem) => (
+                Read::Schema(Catalogue::default()),
+                vec![schema_problem(name, &problem)],
+            ),
         };
     }
     let (source, problem) = match content.map(String::from_utf8) {
         // A byte-order mark is no part of the text.
-        Ok(Ok(text)) => (Source::new(name, text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)), None),
+        Ok(Ok(text)) => (
+            Source::new(
+                name,
+                text.strip_prefix('\u{feff}')
+                    .map(str::to_owned)
+                    .unwrap_or(text),
+            ),
+            None,
+        ),
         Ok(Err(error)) => {
             let at = error.utf8_error().valid_up_to();
             let source = Source::new(name, String::from_utf8_lossy(error.as_bytes()).into_owned());
@@ -142,17 +169,22 @@ pub(super) fn read_file(name: &str, content: Result<Vec<u8>, FileError>) -> (Rea
             );
             (source, Some(problem))
         }
-        Err(error) => {
-            (Source::new(name, String::new()), Some((Code::Unreadable, None, format!("the file {error}"), None)))
-        }
+        Err(error) => (
+            Source::new(name, String::new()),
+            Some((Code::Unreadable, None, format!("the file {error}"), None)),
+        ),
     };
     let tree = match problem {
         Some(problem) => Err(problem),
-        None => source.parse().map_err(|p| (Code::Syntax, Some(p.at), p.message.into_owned(), p.help)),
+        None => source
+            .parse()
+            .map_err(|p| (Code::Syntax, Some(p.at), p.message.into_owned(), p.help)),
     };
     let unread = |(code, at, message, help): (Code, Option<Span>, String, Option<&str>)| {
         let mut problems = Problems::after(&source, 0);
-        problems.error(code, at, || message).help(|| help.map(str::to_owned));
+        problems
+            .error(code, at, || message)
+            .help(|| help.map(str::to_owned));
         problems.done()
     };
     if is_workspace(name) {
@@ -163,9 +195,19 @@ pub(super) fn read_file(name: &str, content: Result<Vec<u8>, FileError>) -> (Rea
         let told = tree.err().map(unread).unwrap_or(told);
         return (Read::Workspace(source, slug), told.list);
     }
-    let Definition { provider, desired, places, told } = match tree {
+    let Definition {
+        provider,
+        desired,
+        places,
+        told,
+    } = match tree {
         Ok(tree) => definition::definition(&source, &tree),
-        Err(problem) => Definition { provider: None, desired: None, places: Places::default(), told: unread(problem) },
+        Err(problem) => Definition {
+            provider: None,
+            desired: None,
+            places: Places::default(),
+            told: unread(problem),
+        },
     };
     let by_name = || Provider::parse(&name.rsplit_once('.')?.0.to_ascii_uppercase()).ok();
     let file = DefinitionFile {
@@ -184,7 +226,9 @@ fn schema_problem(name: &str, problem: &str) -> Diagnostic {
     let message = format!("the schema {problem}, so that only the built-in names are known");
     let source = Source::new(name, String::new());
     let mut diagnostic = source.diagnostic(Severity::Warning, Code::Unreadable, None, message);
-    diagnostic.help = Some(format!("run `calry-gitops schema --from-live >{DEFINITION_SCHEMA}` beside the files"));
+    diagnostic.help = Some(format!(
+        "run `calry-gitops schema --from-live >{DEFINITION_SCHEMA}` beside the files"
+    ));
     diagnostic
 }
 
@@ -196,8 +240,13 @@ fn is_workspace(name: &str) -> bool {
 #[must_use]
 pub fn draft(provider: &Provider, edits: &[Edit]) -> Option<Writing> {
     let fields = BTreeMap::new();
-    let nothing =
-        Desired { provider: provider.clone(), icon: None, partner_key: PartnerKey::default(), fields, hold: None };
+    let nothing = Desired {
+        provider: provider.clone(),
+        icon: None,
+        partner_key: PartnerKey::default(),
+        fields,
+        hold: None,
+    };
     let wanted = changed(nothing, edits)?;
     let name = format!("{}.yaml", provider.file_stem());
     let text = format::definition(&wanted);
@@ -214,12 +263,14 @@ pub fn draft_pin(slug: &Slug) -> Writing {
 fn look_alike_problem(name: &str, look_alike: LookAlike) -> Diagnostic {
     let lower = printable(&name.to_ascii_lowercase());
     let (message, help) = match look_alike {
-        LookAlike::Spelling if is_workspace(&lower) => {
-            ("the file pins no workspace: its name is not in lower case", format!("rename it to `{lower}`"))
-        }
-        LookAlike::Spelling => {
-            ("the file is not read: its ending is not in lower case", format!("rename it to `{lower}`"))
-        }
+        LookAlike::Spelling if is_workspace(&lower) => (
+            "the file pins no workspace: its name is not in lower case",
+            format!("rename it to `{lower}`"),
+        ),
+        LookAlike::Spelling => (
+            "the file is not read: its ending is not in lower case",
+            format!("rename it to `{lower}`"),
+        ),
         LookAlike::Below => (
             "the file is not read: it is in a directory below the definitions",
             "move it up, or keep it elsewhere if it is no definition".to_owned(),
@@ -227,7 +278,10 @@ fn look_alike_problem(name: &str, look_alike: LookAlike) -> Diagnostic {
     };
     let source = Source::new(name, String::new());
     let problem = source.diagnostic(Severity::Warning, Code::FileName, None, message.to_owned());
-    Diagnostic { help: Some(help), ..problem }
+    Diagnostic {
+        help: Some(help),
+        ..problem
+    }
 }
 
 /// What is wanted after changes, with no secret filled in.
@@ -246,8 +300,13 @@ fn changed(mut desired: Desired, edits: &[Edit]) -> Option<Desired> {
 
 /// Whether a file of this name and text is valid and wants just this.
 fn says(name: &str, text: &str, wanted: &Desired) -> bool {
-    let (Read::Definition(file), _) = read_file(name, Ok(text.as_bytes().to_vec())) else { return false };
-    file.desired.and_then(|desired| changed(Arc::unwrap_or_clone(desired), &[])).as_ref() == Some(wanted)
+    let (Read::Definition(file), _) = read_file(name, Ok(text.as_bytes().to_vec())) else {
+        return false;
+    };
+    file.desired
+        .and_then(|desired| changed(Arc::unwrap_or_clone(desired), &[]))
+        .as_ref()
+        == Some(wanted)
 }
 
 impl DefinitionFile {
@@ -257,13 +316,21 @@ impl DefinitionFile {
         /// An edit reads the whole text: more of them are a file to write anew.
         const MAX_EDITS: usize = 1_000;
         let wanted = changed(Desired::clone(self.desired.as_ref()?), edits)?;
-        let text = (edits.len() <= MAX_EDITS)
-            .then(|| edits.iter().try_fold(self.source.text().to_owned(), |text, edit| edit.edit(&text)))??;
-        says(&self.name, &text, &wanted).then(|| Writing::over(&self.name, self.source.text(), text))
+        let text = (edits.len() <= MAX_EDITS).then(|| {
+            edits
+                .iter()
+                .try_fold(self.source.text().to_owned(), |text, edit| edit.edit(&text))
+        })??;
+        says(&self.name, &text, &wanted)
+            .then(|| Writing::over(&self.name, self.source.text(), text))
     }
 
     /// Judges the file again, for a reason that its text alone does not give. An error makes it invalid, where `fatal`.
-    fn judge(&mut self, fatal: bool, judge: impl FnOnce(&mut Problems<'_>, &Places)) -> Vec<Diagnostic> {
+    fn judge(
+        &mut self,
+        fatal: bool,
+        judge: impl FnOnce(&mut Problems<'_>, &Places),
+    ) -> Vec<Diagnostic> {
         let mut problems = Problems::after(&self.source, self.told);
         judge(&mut problems, &self.places);
         let Told { list, errors } = problems.done();
@@ -277,7 +344,10 @@ impl DefinitionFile {
 
 impl Loaded {
     /// Puts files together that were read by themselves.
-    pub(super) fn of(directory: PathBuf, files: impl IntoIterator<Item = (Read, Vec<Diagnostic>)>) -> Self {
+    pub(super) fn of(
+        directory: PathBuf,
+        files: impl IntoIterator<Item = (Read, Vec<Diagnostic>)>,
+    ) -> Self {
         let mut loaded = Self {
             directory,
             pin: Pin::None,
@@ -305,19 +375,31 @@ impl Loaded {
 
     /// The secrets that any file refers to, one that is otherwise invalid included.
     pub fn references(&self) -> impl Iterator<Item = &SecretName> {
-        self.files.iter().flat_map(|file| &file.places.values).flat_map(|value| value.template.references())
+        self.files
+            .iter()
+            .flat_map(|file| &file.places.values)
+            .flat_map(|value| value.template.references())
     }
 
     /// The place of a part of a definition in its file.
     #[must_use]
     pub fn place(&self, file: &str, subject: Subject<'_>) -> Option<Excerpt> {
-        let at = self.files.binary_search_by(|other| other.name.as_str().cmp(file)).ok()?;
+        let at = self
+            .files
+            .binary_search_by(|other| other.name.as_str().cmp(file))
+            .ok()?;
         let file = self.files.get(at)?;
-        file.places.of(subject).map(|span| file.source.excerpt(span))
+        file.places
+            .of(subject)
+            .map(|span| file.source.excerpt(span))
     }
 
     fn sort(&mut self) {
-        let place = |d: &Diagnostic| d.excerpt.as_ref().map_or((0, 0), |excerpt| (excerpt.line, excerpt.column));
+        let place = |d: &Diagnostic| {
+            d.excerpt
+                .as_ref()
+                .map_or((0, 0), |excerpt| (excerpt.line, excerpt.column))
+        };
         self.diagnostics.sort_by(|a, b| {
             let key = |d: &Diagnostic| (d.code == Code::TooMany, place(d));
             a.file.cmp(&b.file).then_with(|| key(a).cmp(&key(b)))
@@ -329,8 +411,11 @@ impl Loaded {
             (None, _) => Pin::None,
             (Some((_, slug)), true) => slug.map_or(Pin::Invalid, Pin::Slug),
             (Some((source, _)), false) => {
-                let message = "the workspace is pinned by two files, `workspace.yaml` and `workspace.yml`".to_owned();
-                let mut problem = source.diagnostic(Severity::Error, Code::DuplicateProvider, None, message);
+                let message =
+                    "the workspace is pinned by two files, `workspace.yaml` and `workspace.yml`"
+                        .to_owned();
+                let mut problem =
+                    source.diagnostic(Severity::Error, Code::DuplicateProvider, None, message);
                 problem.help = Some("remove one of the two".to_owned());
                 self.diagnostics.push(problem);
                 Pin::Invalid
@@ -346,14 +431,19 @@ impl Loaded {
             }
         }
         for (provider, files) in files.into_iter().filter(|(_, files)| files.len() > 1) {
-            let name = |at: Option<&usize>| at.and_then(|at| self.files.get(*at)).map(|file| file.name.clone());
+            let name = |at: Option<&usize>| {
+                at.and_then(|at| self.files.get(*at))
+                    .map(|file| file.name.clone())
+            };
             let names = [name(files.first()), name(files.get(1))].map(Option::unwrap_or_default);
             let more = match files.len() - 2 {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
             for at in files {
-                let Some(file) = self.files.get_mut(at) else { continue };
+                let Some(file) = self.files.get_mut(at) else {
+                    continue;
+                };
                 let [first, second] = &names;
                 let other = if file.name == *first { second } else { first };
                 self.diagnostics.extend(file.judge(true, |problems, places| {
@@ -369,10 +459,16 @@ impl Loaded {
     /// Forgets every file but those of some providers, with its problems. Those of `workspace.yaml` and of the
     /// schema stay.
     pub fn keep_only(&mut self, only: &[Provider]) {
-        self.files.retain(|file| file.provider.as_ref().is_some_and(|provider| only.contains(provider)));
+        self.files.retain(|file| {
+            file.provider
+                .as_ref()
+                .is_some_and(|provider| only.contains(provider))
+        });
         let kept: Vec<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
-        let is_for_all = |name: &str| is_workspace(&name.to_ascii_lowercase()) || name == DEFINITION_SCHEMA;
-        self.diagnostics.retain(|d| is_for_all(&d.file) || kept.binary_search(&d.file.as_str()).is_ok());
+        let is_for_all =
+            |name: &str| is_workspace(&name.to_ascii_lowercase()) || name == DEFINITION_SCHEMA;
+        self.diagnostics
+            .retain(|d| is_for_all(&d.file) || kept.binary_search(&d.file.as_str()).is_ok());
     }
 
     /// The names that are known without Calry: those built in and those of the schema beside the files.
@@ -394,10 +490,18 @@ impl Loaded {
         }
         for file in &self.files {
             let provider = file.provider.as_ref().map(Provider::as_str);
-            provider.into_iter().filter(|p| self.schema.has_provider(p)).for_each(|p| known.add_provider(p));
+            provider
+                .into_iter()
+                .filter(|p| self.schema.has_provider(p))
+                .for_each(|p| known.add_provider(p));
             for Group { name, fields, .. } in &file.places.groups {
-                let Some(taught) = self.schema.fields(name) else { continue };
-                let used = fields.iter().map(|(field, _)| field).filter(|field| taught.contains(*field));
+                let Some(taught) = self.schema.fields(name) else {
+                    continue;
+                };
+                let used = fields
+                    .iter()
+                    .map(|(field, _)| field)
+                    .filter(|field| taught.contains(*field));
                 known.add_fields(name, used.cloned());
             }
         }
@@ -410,15 +514,18 @@ impl Loaded {
         let known = self.known();
         for file in &mut self.files {
             let provider = file.provider.clone();
-            self.diagnostics.extend(file.judge(true, |problems, places| {
-                if let (Some(provider), Some(at)) = (provider, places.provider)
-                    && !known.has_provider(provider.as_str())
-                {
-                    Unknown::provider(&provider, at, &known).offline(problems);
-                }
-                unknown_names(places, &known).into_iter().for_each(|unknown| unknown.offline(problems));
-                warn_of_all_off(problems, places, &known);
-            }));
+            self.diagnostics
+                .extend(file.judge(true, |problems, places| {
+                    if let (Some(provider), Some(at)) = (provider, places.provider)
+                        && !known.has_provider(provider.as_str())
+                    {
+                        Unknown::provider(&provider, at, &known).offline(problems);
+                    }
+                    unknown_names(places, &known)
+                        .into_iter()
+                        .for_each(|unknown| unknown.offline(problems));
+                    warn_of_all_off(problems, places, &known);
+                }));
         }
         self.sort();
     }
@@ -433,25 +540,32 @@ impl Loaded {
         known.extend(live.shown());
         let mut undecided = Vec::new();
         for file in &mut self.files {
-            let Some(provider) = file.provider.clone() else { continue };
+            let Some(provider) = file.provider.clone() else {
+                continue;
+            };
             if !live.may_have(&provider) {
-                self.diagnostics.extend(file.judge(false, |problems, places| {
-                    if let Some(at) = places.provider {
-                        Unknown::provider(&provider, at, live.shown()).online(problems);
-                    }
-                }));
+                self.diagnostics
+                    .extend(file.judge(false, |problems, places| {
+                        if let Some(at) = places.provider {
+                            Unknown::provider(&provider, at, live.shown()).online(problems);
+                        }
+                    }));
             } else {
-                self.diagnostics.extend(file.judge(true, |problems, places| {
-                    let mut unknown = unknown_names(places, &known);
-                    unknown.retain(|unknown| !live.is_unreadable(&provider, unknown.group));
-                    let (open, wrong): (Vec<_>, Vec<_>) =
-                        unknown.into_iter().partition(|unknown| live.may_show_more(unknown.group));
-                    if let Some(first) = open.first().filter(|_| wrong.is_empty()) {
-                        undecided.push((provider, first.undecided()));
-                    }
-                    wrong.into_iter().for_each(|unknown| unknown.online(problems));
-                    warn_of_all_off(problems, places, &known);
-                }));
+                self.diagnostics
+                    .extend(file.judge(true, |problems, places| {
+                        let mut unknown = unknown_names(places, &known);
+                        unknown.retain(|unknown| !live.is_unreadable(&provider, unknown.group));
+                        let (open, wrong): (Vec<_>, Vec<_>) = unknown
+                            .into_iter()
+                            .partition(|unknown| live.may_show_more(unknown.group));
+                        if let Some(first) = open.first().filter(|_| wrong.is_empty()) {
+                            undecided.push((provider, first.undecided()));
+                        }
+                        wrong
+                            .into_iter()
+                            .for_each(|unknown| unknown.online(problems));
+                        warn_of_all_off(problems, places, &known);
+                    }));
             }
         }
         self.sort();
@@ -461,13 +575,21 @@ impl Loaded {
     /// Warns of holds whose last day has passed. `today` is the day in UTC.
     pub fn check_holds(&mut self, today: Date) {
         for file in &mut self.files {
-            let hold = file.desired.as_ref().and_then(|desired| desired.hold.clone());
-            let Some(Hold { until, .. }) = hold.filter(|hold| !hold.in_force(today)) else { continue };
-            self.diagnostics.extend(file.judge(false, |problems, places| {
-                problems
-                    .warning(Code::HoldOver, places.hold, || format!("the hold is over: its last day was {until}"))
-                    .help(|| Some("remove it, or set another day".to_owned()));
-            }));
+            let hold = file
+                .desired
+                .as_ref()
+                .and_then(|desired| desired.hold.clone());
+            let Some(Hold { until, .. }) = hold.filter(|hold| !hold.in_force(today)) else {
+                continue;
+            };
+            self.diagnostics
+                .extend(file.judge(false, |problems, places| {
+                    problems
+                        .warning(Code::HoldOver, places.hold, || {
+                            format!("the hold is over: its last day was {until}")
+                        })
+                        .help(|| Some("remove it, or set another day".to_owned()));
+                }));
         }
         self.sort();
     }
@@ -477,22 +599,36 @@ impl Loaded {
     /// A secret that is there and cannot be used is an error of each file that refers to it, whatever `missing` says; an
     /// empty one counts as missing where missing ones are tolerated.
     pub fn resolve(&mut self, sources: &SecretSources, missing: MissingSecrets) {
-        let mut vault = Vault { sources, missing, found: BTreeMap::new() };
+        let mut vault = Vault {
+            sources,
+            missing,
+            found: BTreeMap::new(),
+        };
         for file in &mut self.files {
-            if file.places.values.iter().all(|value| value.template.references().next().is_none()) {
+            if file
+                .places
+                .values
+                .iter()
+                .all(|value| value.template.references().next().is_none())
+            {
                 continue;
             }
             let mut desired = file.desired.clone();
-            let mut partner_key = desired.as_mut().map(|desired| &mut Arc::make_mut(desired).partner_key);
-            self.diagnostics.extend(file.judge(true, |problems, places| {
-                for parameter in &places.values {
-                    let value = vault.resolve(problems, parameter);
-                    let half = partner_key.as_mut().and_then(|key| key.half_mut(parameter.half).as_mut());
-                    if let Some(wanted) = half.and_then(|half| half.get_mut(&parameter.name)) {
-                        wanted.value = value;
+            let mut partner_key = desired
+                .as_mut()
+                .map(|desired| &mut Arc::make_mut(desired).partner_key);
+            self.diagnostics
+                .extend(file.judge(true, |problems, places| {
+                    for parameter in &places.values {
+                        let value = vault.resolve(problems, parameter);
+                        let half = partner_key
+                            .as_mut()
+                            .and_then(|key| key.half_mut(parameter.half).as_mut());
+                        if let Some(wanted) = half.and_then(|half| half.get_mut(&parameter.name)) {
+                            wanted.value = value;
+                        }
                     }
-                }
-            }));
+                }));
             file.desired = file.desired.take().and(desired);
         }
         let found = vault.found.into_values().filter_map(Result::ok);
@@ -503,7 +639,9 @@ impl Loaded {
     /// Every secret that was found and every value below `partnerKey`, to scrub other people's texts of.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let desired = self.files.iter().filter_map(|file| file.desired.as_ref());
-        let values = desired.flat_map(|desired| desired.partner_key.values()).filter_map(|value| value.value.as_ref());
+        let values = desired
+            .flat_map(|desired| desired.partner_key.values())
+            .filter_map(|value| value.value.as_ref());
         self.found.iter().chain(values)
     }
 
@@ -512,7 +650,9 @@ impl Loaded {
         let counts = |d: &&mut Diagnostic| d.severity == Severity::Warning && d.code.is_strict();
         for diagnostic in self.diagnostics.iter_mut().filter(counts) {
             diagnostic.severity = Severity::Error;
-            let file = self.files.binary_search_by(|file| file.name.as_str().cmp(&diagnostic.file));
+            let file = self
+                .files
+                .binary_search_by(|file| file.name.as_str().cmp(&diagnostic.file));
             if let Some(file) = file.ok().and_then(|at| self.files.get_mut(at)) {
                 file.desired = None;
             } else if is_workspace(&diagnostic.file.to_ascii_lowercase()) {
@@ -524,9 +664,16 @@ impl Loaded {
 
     /// Keeps files out that somebody is still writing. When they are finished, that is a change of the directory.
     pub fn leave_out(&mut self, unsettled: &[String]) {
-        for file in self.files.iter_mut().filter(|file| unsettled.contains(&file.name)) {
+        for file in self
+            .files
+            .iter_mut()
+            .filter(|file| unsettled.contains(&file.name))
+        {
             self.diagnostics.extend(file.judge(true, |problems, _| {
-                let message = || "somebody is still writing the file; it is read when there is a pause".to_owned();
+                let message = || {
+                    "somebody is still writing the file; it is read when there is a pause"
+                        .to_owned()
+                };
                 problems.error(Code::Unreadable, None, message);
             }));
         }
@@ -536,13 +683,20 @@ impl Loaded {
     /// The first of some providers that no file is about.
     #[must_use]
     pub fn first_without_file<'a>(&self, providers: &'a [Provider]) -> Option<&'a Provider> {
-        providers.iter().find(|provider| !self.files.iter().any(|file| file.provider.as_ref() == Some(provider)))
+        providers.iter().find(|provider| {
+            !self
+                .files
+                .iter()
+                .any(|file| file.provider.as_ref() == Some(provider))
+        })
     }
 
     /// Whether any problem is an error.
     #[must_use]
     pub fn has_errors(&self) -> bool {
-        self.diagnostics.iter().any(|d| d.severity == Severity::Error)
+        self.diagnostics
+            .iter()
+            .any(|d| d.severity == Severity::Error)
     }
 }
 
@@ -576,16 +730,24 @@ impl<'a> Unknown<'a> {
     }
 
     fn offline(&self, problems: &mut Problems<'_>) {
-        let severity = if self.meant.is_some() { Severity::Error } else { Severity::Warning };
-        problems.push(severity, self.code, Some(self.at), || format!("unknown {} `{}`", self.noun, self.shown())).help(
-            || {
+        let severity = if self.meant.is_some() {
+            Severity::Error
+        } else {
+            Severity::Warning
+        };
+        problems
+            .push(severity, self.code, Some(self.at), || {
+                format!("unknown {} `{}`", self.noun, self.shown())
+            })
+            .help(|| {
                 let first = match self.meant {
                     Some(meant) => format!("did you mean `{}`?", printable(meant)),
                     None => "check its name;".to_owned(),
                 };
-                Some(format!("{first} `calry-gitops schema --from-live` adds names that are new in Calry"))
-            },
-        );
+                Some(format!(
+                    "{first} `calry-gitops schema --from-live` adds names that are new in Calry"
+                ))
+            });
     }
 
     fn online(&self, problems: &mut Problems<'_>) {
@@ -595,12 +757,21 @@ impl<'a> Unknown<'a> {
                 "Calry provides the definitions; ask for it there, or remove the file",
             ),
             _ => (
-                format!("unknown {} `{}`: no definition in Calry shows it", self.noun, self.shown()),
+                format!(
+                    "unknown {} `{}`: no definition in Calry shows it",
+                    self.noun,
+                    self.shown()
+                ),
                 "check its name, or remove it",
             ),
         };
-        let meant = || self.meant.map(|meant| format!("did you mean `{}`?", printable(meant)));
-        problems.error(self.code, Some(self.at), || message).help(|| meant().or_else(|| Some(help.to_owned())));
+        let meant = || {
+            self.meant
+                .map(|meant| format!("did you mean `{}`?", printable(meant)))
+        };
+        problems
+            .error(self.code, Some(self.at), || message)
+            .help(|| meant().or_else(|| Some(help.to_owned())));
     }
 
     fn undecided(&self) -> String {
@@ -616,15 +787,38 @@ impl<'a> Unknown<'a> {
 fn unknown_names<'a>(places: &'a Places, known: &'a Catalogue) -> Vec<Unknown<'a>> {
     let mut unknown = Vec::new();
     let mut add = |noun, group: &'a Group, name: &'a str, at, meant| {
-        unknown.push(Unknown { code: Code::UnknownField, noun, name, group: &group.name, at, meant });
+        unknown.push(Unknown {
+            code: Code::UnknownField,
+            noun,
+            name,
+            group: &group.name,
+            at,
+            meant,
+        });
     };
     for group in &places.groups {
         let Some(fields) = known.fields(&group.name) else {
-            add("group", group, &group.name, group.at, closest(&group.name, known.groups().map(|(name, _)| name)));
+            add(
+                "group",
+                group,
+                &group.name,
+                group.at,
+                closest(&group.name, known.groups().map(|(name, _)| name)),
+            );
             continue;
         };
-        for (field, at) in group.fields.iter().filter(|(field, _)| !fields.contains(field)) {
-            add("field", group, field, *at, closest(field, fields.iter().map(String::as_str)));
+        for (field, at) in group
+            .fields
+            .iter()
+            .filter(|(field, _)| !fields.contains(field))
+        {
+            add(
+                "field",
+                group,
+                field,
+                *at,
+                closest(field, fields.iter().map(String::as_str)),
+            );
         }
     }
     unknown
@@ -635,8 +829,14 @@ fn unknown_names<'a>(places: &'a Places, known: &'a Catalogue) -> Vec<Unknown<'a
 fn warn_of_all_off(problems: &mut Problems<'_>, places: &Places, known: &Catalogue) {
     for group in places.groups.iter().filter(|group| group.all_false) {
         let named: BTreeSet<&String> = group.fields.iter().map(|(field, _)| field).collect();
-        let all = known.fields(&group.name).is_some_and(|fields| fields.iter().all(|field| named.contains(field)));
-        all_off(problems, if all { Code::AllOff } else { Code::Empty }, group);
+        let all = known
+            .fields(&group.name)
+            .is_some_and(|fields| fields.iter().all(|field| named.contains(field)));
+        all_off(
+            problems,
+            if all { Code::AllOff } else { Code::Empty },
+            group,
+        );
     }
 }
 
@@ -650,7 +850,9 @@ struct Vault<'a> {
 impl Vault<'_> {
     /// A value with its references filled in; `None` where that cannot be done, which is a problem or is tolerated.
     fn resolve(&mut self, problems: &mut Problems<'_>, parameter: &Parameter) -> Option<Secret> {
-        let Parameter { name, at, template, .. } = parameter;
+        let Parameter {
+            name, at, template, ..
+        } = parameter;
         let at = Some(*at);
         let mut complete = true;
         for reference in template.references().collect::<BTreeSet<_>>() {
@@ -658,10 +860,16 @@ impl Vault<'_> {
                 Ok(Some(found)) => {
                     if let Ok(Some(unseen)) = check_value(found.expose()) {
                         let unseen = character(unseen);
-                        let message =
-                            || format!("the secret `{reference}` holds a character that nobody sees ({unseen})");
-                        let help = "if it is not a part of the secret, store the secret again without it";
-                        problems.warning(Code::InvalidValue, at, message).help(|| Some(help.to_owned()));
+                        let message = || {
+                            format!(
+                                "the secret `{reference}` holds a character that nobody sees ({unseen})"
+                            )
+                        };
+                        let help =
+                            "if it is not a part of the secret, store the secret again without it";
+                        problems
+                            .warning(Code::InvalidValue, at, message)
+                            .help(|| Some(help.to_owned()));
                     }
                 }
                 Ok(None) => {
@@ -669,27 +877,46 @@ impl Vault<'_> {
                     if self.missing == MissingSecrets::Error {
                         let advice = self.sources.advice(reference);
                         let message = || format!("secret `{reference}` not found");
-                        problems.error(Code::MissingSecret, at, message).help(|| Some(advice));
+                        problems
+                            .error(Code::MissingSecret, at, message)
+                            .help(|| Some(advice));
                     }
                 }
                 Err(error) => {
                     complete = false;
                     let invalid = matches!(error, SecretError::Invalid { .. });
-                    let code = if invalid { Code::InvalidValue } else { Code::MissingSecret };
+                    let code = if invalid {
+                        Code::InvalidValue
+                    } else {
+                        Code::MissingSecret
+                    };
                     let message = error.to_string();
                     problems.error(code, at, || message);
                 }
             }
         }
         // A short value can refer to a long secret a thousand times.
-        let size: usize = template.references().filter_map(|name| self.held(name)).map(|s| s.expose().len()).sum();
+        let size: usize = template
+            .references()
+            .filter_map(|name| self.held(name))
+            .map(|s| s.expose().len())
+            .sum();
         if size > MAX_VALUE {
             complete = false;
             let name = named(name, "key");
-            let message = || format!("with its secrets, the value of {name} is longer than {} KiB", MAX_VALUE >> 10);
+            let message = || {
+                format!(
+                    "with its secrets, the value of {name} is longer than {} KiB",
+                    MAX_VALUE >> 10
+                )
+            };
             problems.error(Code::InvalidValue, at, message);
         }
-        if complete { template.resolve(|name| self.held(name).cloned()).ok() } else { None }
+        if complete {
+            template.resolve(|name| self.held(name).cloned()).ok()
+        } else {
+            None
+        }
     }
 
     fn held(&self, name: &SecretName) -> Option<&Secret> {
@@ -701,10 +928,14 @@ impl Vault<'_> {
         self.found.entry(name.clone()).or_insert_with(|| {
             let secret = match sources.find(name) {
                 Ok(Some(secret)) => secret,
-                Ok(None) | Err(SecretError::Empty { .. }) if missing == MissingSecrets::Placeholder => {
+                Ok(None) | Err(SecretError::Empty { .. })
+                    if missing == MissingSecrets::Placeholder =>
+                {
                     Secret::new(format!("sandbox-{name}"))
                 }
-                Err(SecretError::Empty { .. }) if missing == MissingSecrets::Unavailable => return Ok(None),
+                Err(SecretError::Empty { .. }) if missing == MissingSecrets::Unavailable => {
+                    return Ok(None);
+                }
                 Ok(None) => return Ok(None),
                 Err(error) => return Err(error),
             };

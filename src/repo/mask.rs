@@ -28,7 +28,13 @@ type Entry<'a> = (Node<'a>, Node<'a>);
 impl Mask {
     /// The mask of a tree that was read from a text.
     pub(super) fn of(tree: &Tree<'_>, text: &str) -> Self {
-        let mut mask = Masking { text, mask: Self { hidden: Vec::new(), keys: Vec::new() } };
+        let mut mask = Masking {
+            text,
+            mask: Self {
+                hidden: Vec::new(),
+                keys: Vec::new(),
+            },
+        };
         match tree.root.as_ref().map(|root| &root.value) {
             Some(Value::Map(entries)) => each(entries, tree.end, |entry, end| mask.top(entry, end)),
             _ => mask.mask.hidden.push(Span::new(0, tree.end)),
@@ -40,7 +46,13 @@ impl Mask {
     /// The mask of a tree of settings. Of a setting that `shown` does not know by its key, the key alone is shown: somebody
     /// may have written a secret where only its file is to be named.
     pub(super) fn of_settings(tree: &Tree<'_>, text: &str, shown: &dyn Fn(&str) -> bool) -> Self {
-        let mut mask = Masking { text, mask: Self { hidden: Vec::new(), keys: Vec::new() } };
+        let mut mask = Masking {
+            text,
+            mask: Self {
+                hidden: Vec::new(),
+                keys: Vec::new(),
+            },
+        };
         match tree.root.as_ref().map(|root| &root.value) {
             Some(Value::Map(entries)) => mask.settings(entries, tree.end, shown),
             _ => mask.mask.hidden.push(Span::new(0, tree.end)),
@@ -54,11 +66,19 @@ impl Mask {
         let end = start + line.len();
         // What is hidden ends with the indentation of the next key.
         let blank = line.len() - line.trim_start_matches(' ').len();
-        let begin = if blank < line.len() { start + blank } else { start };
+        let begin = if blank < line.len() {
+            start + blank
+        } else {
+            start
+        };
         let from = self.hidden.partition_point(|span| span.end() <= begin);
         // An empty line within a hidden range is hidden, too: whether it is empty may not show.
-        self.hidden.get(from).filter(|span| span.start() < end.max(start + 1))?;
-        let first = self.keys.get(self.keys.partition_point(|key| key.start() < start));
+        self.hidden
+            .get(from)
+            .filter(|span| span.start() < end.max(start + 1))?;
+        let first = self
+            .keys
+            .get(self.keys.partition_point(|key| key.start() < start));
         let shown = first.filter(|key| key.end() <= end).and_then(|key| {
             let before = line.get(..key.start() - start)?;
             let after = line.get(key.end() - start..)?;
@@ -84,8 +104,11 @@ impl Masking<'_> {
         match (key.text(), &value.value) {
             // The password of a URL stands before its `@`.
             (Some("icon"), _) if self.text_of(value).contains('@') => self.hide(key, end),
-            (Some("provider" | "icon" | "slug"), _) if self.is_short((key, value)) || self.is_short_list(value) => {}
-            (Some("fieldsToSync"), Value::Map(groups)) => each(groups, end, |group, end| self.group(group, end)),
+            (Some("provider" | "icon" | "slug"), _)
+                if self.is_short((key, value)) || self.is_short_list(value) => {}
+            (Some("fieldsToSync"), Value::Map(groups)) => {
+                each(groups, end, |group, end| self.group(group, end))
+            }
             (Some("fieldsToSync" | KNOWN_GROUP), Value::List(items))
                 if items.iter().all(|item| self.is_known(item)) => {}
             (Some("fieldsToSync" | KNOWN_GROUP), _) if self.is_known(value) => {}
@@ -96,13 +119,16 @@ impl Masking<'_> {
                     self.hide(key, end);
                 }
             }),
-            (Some("hold"), Value::Text(day)) if day.parse::<Date>().is_ok() && self.is_short((key, value)) => {}
+            (Some("hold"), Value::Text(day))
+                if day.parse::<Date>().is_ok() && self.is_short((key, value)) => {}
             (Some("hold"), _) if self.is_known(value) => {}
             (Some("partnerKey"), Value::Map(halves)) => {
                 self.hide(key, end);
                 for (key, names) in halves {
                     self.show_key(key);
-                    if let (Some("headers" | "queryParams"), Value::Map(names)) = (key.text(), &names.value) {
+                    if let (Some("headers" | "queryParams"), Value::Map(names)) =
+                        (key.text(), &names.value)
+                    {
                         names.iter().for_each(|(name, _)| self.show_key(name));
                     }
                 }
@@ -113,12 +139,20 @@ impl Masking<'_> {
 
     /// Settings, or those of one workspace.
     fn settings(&mut self, entries: &[Entry<'_>], end: usize, shown: &dyn Fn(&str) -> bool) {
-        let harmless = |value: &Node<'_>| !value.text().is_some_and(|text| text.trim_start().starts_with(KEY_PREFIX));
+        let harmless = |value: &Node<'_>| {
+            !value
+                .text()
+                .is_some_and(|text| text.trim_start().starts_with(KEY_PREFIX))
+        };
         each(entries, end, |(key, value), end| {
             self.show_key(key);
             match &value.value {
                 Value::List(items) if key.text() == Some(WORKSPACES) => {
-                    let ends = items.iter().skip(1).map(|item| item.span.start()).chain([end]);
+                    let ends = items
+                        .iter()
+                        .skip(1)
+                        .map(|item| item.span.start())
+                        .chain([end]);
                     for (item, end) in items.iter().zip(ends) {
                         match &item.value {
                             Value::Map(entries) => self.settings(entries, end, shown),
@@ -128,8 +162,12 @@ impl Masking<'_> {
                 }
                 Value::List(items)
                     if key.text().is_some_and(shown)
-                        && items.iter().all(|item| self.is_short((item, item)) && harmless(item)) => {}
-                _ if key.text().is_some_and(shown) && self.is_short((key, value)) && harmless(value) => {}
+                        && items
+                            .iter()
+                            .all(|item| self.is_short((item, item)) && harmless(item)) => {}
+                _ if key.text().is_some_and(shown)
+                    && self.is_short((key, value))
+                    && harmless(value) => {}
                 _ => {
                     self.hide(key, end);
                     if key.text().is_some_and(shown) {
@@ -159,7 +197,9 @@ impl Masking<'_> {
             _ if key.text().is_none_or(is_part_of_a_partner_key) => self.hide(key, end),
             Value::List(items) => {
                 let shown = |item: &Node<'_>| match &item.value {
-                    Value::Map(fields) => fields.iter().all(|(key, on)| key.is_scalar() && self.is_known(on)),
+                    Value::Map(fields) => fields
+                        .iter()
+                        .all(|(key, on)| key.is_scalar() && self.is_known(on)),
                     _ => item.is_scalar(),
                 };
                 // What follows an item of another form may belong to that.
@@ -192,19 +232,24 @@ impl Masking<'_> {
     /// Whether a value is a list of scalars in one line.
     fn is_short_list(&self, value: &Node<'_>) -> bool {
         let text = self.text_of(value);
-        let scalars = matches!(&value.value, Value::List(items) if items.iter().all(Node::is_scalar));
+        let scalars =
+            matches!(&value.value, Value::List(items) if items.iter().all(Node::is_scalar));
         scalars && !text.is_empty() && !text.contains(['\n', '\r'])
     }
 
     /// A node as it is written; nothing of a block list or map.
     fn text_of(&self, node: &Node<'_>) -> &str {
-        self.text.get(node.span.start()..node.span.end()).unwrap_or_default()
+        self.text
+            .get(node.span.start()..node.span.end())
+            .unwrap_or_default()
     }
 
     /// Whether an entry is a scalar in one line: a longer one, such as a text whose closing quote is missing, may have
     /// swallowed what stands below it.
     fn is_short(&self, (key, value): (&Node<'_>, &Node<'_>)) -> bool {
-        let entry = self.text.get(key.span.start()..value.span.end().max(key.span.end()));
+        let entry = self
+            .text
+            .get(key.span.start()..value.span.end().max(key.span.end()));
         value.is_scalar() && entry.is_some_and(|entry| !entry.contains(['\n', '\r']))
     }
 
@@ -225,12 +270,17 @@ const KNOWN_GROUP: &str = "listing";
 
 /// Whether a text consists of the names of known fields and of words for on, off, all and none.
 fn is_known(words: &str) -> bool {
-    const WORDS: [&str; 8] = ["true", "false", "enabled", "disabled", "all", "none", "0", "1"];
-    words.split([',', ' ']).filter(|word| !word.is_empty()).all(|word| {
-        KNOWN_LISTING_FIELDS.contains(&word)
-            || is_boolean_elsewhere(word)
-            || WORDS.iter().any(|known| word.eq_ignore_ascii_case(known))
-    })
+    const WORDS: [&str; 8] = [
+        "true", "false", "enabled", "disabled", "all", "none", "0", "1",
+    ];
+    words
+        .split([',', ' '])
+        .filter(|word| !word.is_empty())
+        .all(|word| {
+            KNOWN_LISTING_FIELDS.contains(&word)
+                || is_boolean_elsewhere(word)
+                || WORDS.iter().any(|known| word.eq_ignore_ascii_case(known))
+        })
 }
 
 /// The marks of a merge conflict, each at the beginning of its line.
@@ -254,16 +304,21 @@ const KEYS: [&str; 11] = [
 /// How much of a line of a file that does not parse may be shown: its first key, where the line begins like one, or the mark
 /// of a merge conflict.
 pub(super) fn visible_unparsed(line: &str) -> &str {
-    if let Some(mark) = CONFLICT.iter().find_map(|mark| line.starts_with(mark).then(|| line.get(..mark.len()))?) {
+    if let Some(mark) = CONFLICT
+        .iter()
+        .find_map(|mark| line.starts_with(mark).then(|| line.get(..mark.len()))?)
+    {
         return mark;
     }
     let indentation = indentation(line);
     let rest = line.get(indentation.len()..).unwrap_or_default();
     match rest.split_once(':') {
         Some((key, value))
-            if KEYS.contains(&key) || is_name(key) && (value.is_empty() || value.starts_with([' ', '\t'])) =>
+            if KEYS.contains(&key)
+                || is_name(key) && (value.is_empty() || value.starts_with([' ', '\t'])) =>
         {
-            line.get(..=indentation.len() + key.len()).unwrap_or_default()
+            line.get(..=indentation.len() + key.len())
+                .unwrap_or_default()
         }
         _ => indentation,
     }
@@ -281,16 +336,26 @@ pub(super) fn is_part_of_a_partner_key(key: &str) -> bool {
 
 /// Whether a text is a boolean to readers of YAML 1.1.
 pub(super) fn is_boolean_elsewhere(word: &str) -> bool {
-    ["yes", "no", "on", "off", "y", "n"].iter().any(|boolean| word.eq_ignore_ascii_case(boolean))
+    ["yes", "no", "on", "off", "y", "n"]
+        .iter()
+        .any(|boolean| word.eq_ignore_ascii_case(boolean))
 }
 
 fn indentation(line: &str) -> &str {
     let rest = line.trim_start_matches(' ');
-    line.get(..(line.len() - rest.len()).min(64)).unwrap_or_default()
+    line.get(..(line.len() - rest.len()).min(64))
+        .unwrap_or_default()
 }
 
 /// Calls `f` for each entry with the place where the next one begins, or the last one ends.
 fn each<'n, 't>(entries: &'n [Entry<'t>], end: usize, mut f: impl FnMut(&'n Entry<'t>, usize)) {
-    let ends = entries.iter().skip(1).map(|(key, _)| key.span.start()).chain([end]);
-    entries.iter().zip(ends).for_each(|(entry, end)| f(entry, end));
+    let ends = entries
+        .iter()
+        .skip(1)
+        .map(|(key, _)| key.span.start())
+        .chain([end]);
+    entries
+        .iter()
+        .zip(ends)
+        .for_each(|(entry, end)| f(entry, end));
 }

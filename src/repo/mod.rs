@@ -38,11 +38,14 @@ pub use definition::{MAX_PARAMETERS, Subject, is_field_name, is_group_name, is_p
 pub use directory::DirectoryError;
 pub use edit::{Edit, NewValue};
 pub use format::{DEFINITION_SCHEMA, WORKSPACE_SCHEMA, definition_schema, workspace_schema};
-pub use load::{DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_begin};
+pub use load::{
+    DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_begin,
+};
 pub use revision::{Base, BaseError, base, path_in_checkout, revision};
 pub use secrets::{SecretError, SecretSources};
 pub use settings::{
-    Kind, MAX_WORKSPACE_NAME, Place, Section, Setting, Settings, SettingsError, WORKSPACE_NAME, WorkspaceSection,
+    Kind, MAX_WORKSPACE_NAME, Place, Section, Setting, Settings, SettingsError, WORKSPACE_NAME,
+    WorkspaceSection,
 };
 pub use signature::Distrust;
 pub use signers::SignersError;

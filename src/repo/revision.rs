@@ -46,14 +46,26 @@ pub fn revision(directory: &Path) -> Option<Revision> {
             warned().remove(directory);
             Some(revision)
         }
-        Err(trouble) if matches!(trouble, Trouble::NoCommit) || path_in_checkout(directory).is_none() => {
-            tracing::debug!("no git revision is known of {}: {trouble}", directory.display());
+        Err(trouble)
+            if matches!(trouble, Trouble::NoCommit) || path_in_checkout(directory).is_none() =>
+        {
+            tracing::debug!(
+                "no git revision is known of {}: {trouble}",
+                directory.display()
+            );
             None
         }
         Err(trouble) => {
             let sentence = Format::of(directory).explain(trouble).to_string();
-            if warned().insert(directory.to_owned(), sentence.clone()).as_ref() != Some(&sentence) {
-                tracing::warn!("the git revision of {} cannot be read: {sentence}", directory.display());
+            if warned()
+                .insert(directory.to_owned(), sentence.clone())
+                .as_ref()
+                != Some(&sentence)
+            {
+                tracing::warn!(
+                    "the git revision of {} cannot be read: {sentence}",
+                    directory.display()
+                );
             }
             None
         }
@@ -88,8 +100,12 @@ enum Format {
 impl Format {
     /// Reads it from the configuration of the repository around a directory. It explains an error and decides nothing else.
     fn of(directory: &Path) -> Self {
-        let Some(git) = git_directory(directory) else { return Self::Plain };
-        let Some(config) = read_bounded(&git.join("config")) else { return Self::Plain };
+        let Some(git) = git_directory(directory) else {
+            return Self::Plain;
+        };
+        let Some(config) = read_bounded(&git.join("config")) else {
+            return Self::Plain;
+        };
         let config = String::from_utf8_lossy(&config).to_lowercase();
         let has = |key: &str, value: &str| {
             config
@@ -122,10 +138,16 @@ impl Format {
 /// Where the repository around a directory keeps its configuration.
 fn git_directory(directory: &Path) -> Option<PathBuf> {
     let directory = fs::canonicalize(directory).ok()?;
-    let git = directory.ancestors().map(|parent| parent.join(".git")).find(|git| fs::symlink_metadata(git).is_ok())?;
+    let git = directory
+        .ancestors()
+        .map(|parent| parent.join(".git"))
+        .find(|git| fs::symlink_metadata(git).is_ok())?;
     let target = |file: &Path| {
         let text = String::from_utf8(read_bounded(file)?).ok()?;
-        Some(file.parent()?.join(text.trim_end().trim_start_matches("gitdir: ")))
+        Some(
+            file.parent()?
+                .join(text.trim_end().trim_start_matches("gitdir: ")),
+        )
     };
     let git = if git.is_dir() { git } else { target(&git)? };
     // A worktree has its own directory, and the configuration of the repository.
@@ -137,7 +159,9 @@ fn git_directory(directory: &Path) -> Option<PathBuf> {
 #[must_use]
 pub fn path_in_checkout(directory: &Path) -> Option<PathBuf> {
     let directory = fs::canonicalize(directory).ok()?;
-    let root = directory.ancestors().find(|parent| fs::symlink_metadata(parent.join(".git")).is_ok())?;
+    let root = directory
+        .ancestors()
+        .find(|parent| fs::symlink_metadata(parent.join(".git")).is_ok())?;
     directory.strip_prefix(root).ok().map(Path::to_owned)
 }
 
@@ -193,28 +217,60 @@ pub fn base(directory: &Path, reference: &str) -> Result<Base, BaseError> {
     let shown = ellipsize(&printable(reference), MAX_TEXT);
     let directory = fs::canonicalize(directory).map_err(|error| no_checkout(error.into()))?;
     let (repository, root) = open(&directory).map_err(no_checkout)?;
-    let path = directory.strip_prefix(&root).map_err(|_| no_checkout(Trouble::NoCheckout))?;
-    let head = repository.head_id().map_err(|error| no_checkout(error.into()))?;
+    let path = directory
+        .strip_prefix(&root)
+        .map_err(|_| no_checkout(Trouble::NoCheckout))?;
+    let head = repository
+        .head_id()
+        .map_err(|error| no_checkout(error.into()))?;
     let tip = repository
         .rev_parse_single(format!("{reference}^{{commit}}").as_str())
         .map_err(|error| unknown(&repository, reference, &shown, format.explain(error.into())))?;
-    let commit = match repository.merge_base(head, tip).map_err(|error| format.explain(error.into())) {
+    let commit = match repository
+        .merge_base(head, tip)
+        .map_err(|error| format.explain(error.into()))
+    {
         Ok(Some(id)) => id.detach(),
-        Err(Trouble::Partial(why)) => return Err(BaseError::Unreadable(shown, Trouble::Partial(why).to_string())),
+        Err(Trouble::Partial(why)) => {
+            return Err(BaseError::Unreadable(
+                shown,
+                Trouble::Partial(why).to_string(),
+            ));
+        }
         Ok(None) | Err(_) => return Err(BaseError::Unrelated(shown)),
     };
-    let files = || files_of(&repository, object(&repository, commit)?.try_into_commit()?.tree_id()?.detach(), path);
-    let files =
-        files().map_err(|trouble| BaseError::Unreadable(commit.to_string(), format.explain(trouble).to_string()))?;
-    Ok(Base { commit: commit.to_string(), loaded: Loaded::of(directory, files.iter().map(Committed::read)) })
+    let files = || {
+        files_of(
+            &repository,
+            object(&repository, commit)?
+                .try_into_commit()?
+                .tree_id()?
+                .detach(),
+            path,
+        )
+    };
+    let files = files().map_err(|trouble| {
+        BaseError::Unreadable(commit.to_string(), format.explain(trouble).to_string())
+    })?;
+    Ok(Base {
+        commit: commit.to_string(),
+        loaded: Loaded::of(directory, files.iter().map(Committed::read)),
+    })
 }
 
 /// Why a revision was not found.
 fn unknown(repository: &Repository, reference: &str, shown: &str, trouble: Trouble) -> BaseError {
     /// As many names are compared.
     const MOST: usize = 10_000;
-    if let Some((first, second)) = reference.split_once("...").or_else(|| reference.split_once("..")) {
-        let one = if first.is_empty() || first == "HEAD" { second } else { first };
+    if let Some((first, second)) = reference
+        .split_once("...")
+        .or_else(|| reference.split_once(".."))
+    {
+        let one = if first.is_empty() || first == "HEAD" {
+            second
+        } else {
+            first
+        };
         return BaseError::Range(shown.to_owned(), ellipsize(&printable(one), MAX_TEXT));
     }
     if reference.contains(['@', ':', '{', '*', '?', '[', '\\', ' ']) {
@@ -228,11 +284,20 @@ fn unknown(repository: &Repository, reference: &str, shown: &str, trouble: Troub
     let names = || {
         let platform = repository.references().ok()?;
         let all = platform.all().ok()?.take(MOST).filter_map(Result::ok);
-        Some(all.map(|reference| reference.name().shorten().to_string()).collect::<Vec<_>>())
+        Some(
+            all.map(|reference| reference.name().shorten().to_string())
+                .collect::<Vec<_>>(),
+        )
     };
-    let names = if there { Vec::new() } else { names().unwrap_or_default() };
+    let names = if there {
+        Vec::new()
+    } else {
+        names().unwrap_or_default()
+    };
     match closest(name, names.iter().map(String::as_str)) {
-        Some(meant) => BaseError::Misspelt(shown.to_owned(), ellipsize(&printable(meant), MAX_TEXT)),
+        Some(meant) => {
+            BaseError::Misspelt(shown.to_owned(), ellipsize(&printable(meant), MAX_TEXT))
+        }
         None => BaseError::Unknown(shown.to_owned()),
     }
 }
@@ -261,8 +326,14 @@ impl Committed {
 }
 
 /// The definition files of a commit's tree, in the directory at a path in it.
-pub(super) fn files_of(repository: &Repository, tree: ObjectId, path: &Path) -> Result<Vec<Committed>, Trouble> {
-    let Some(tree) = tree_at(repository, tree, path)? else { return Ok(Vec::new()) };
+pub(super) fn files_of(
+    repository: &Repository,
+    tree: ObjectId,
+    path: &Path,
+) -> Result<Vec<Committed>, Trouble> {
+    let Some(tree) = tree_at(repository, tree, path)? else {
+        return Ok(Vec::new());
+    };
     let mut files = Vec::new();
     let mut total = 0;
     for (name, entry) in committed_files(repository, tree)? {
@@ -279,7 +350,10 @@ pub(super) fn files_of(repository: &Repository, tree: ObjectId, path: &Path) -> 
             return Err(Trouble::TooMuch);
         }
         // A name that is not UTF-8 is shown so, as in a directory.
-        files.push(Committed { name: name.to_string_lossy().into_owned(), content });
+        files.push(Committed {
+            name: name.to_string_lossy().into_owned(),
+            content,
+        });
     }
     Ok(files)
 }
@@ -316,7 +390,9 @@ pub(super) enum Trouble {
 fn read(directory: &Path) -> Result<Revision, Trouble> {
     let directory = fs::canonicalize(directory)?;
     let (repository, root) = open(&directory)?;
-    let path = directory.strip_prefix(&root).map_err(|_| Trouble::NoCheckout)?;
+    let path = directory
+        .strip_prefix(&root)
+        .map_err(|_| Trouble::NoCheckout)?;
 
     if repository.head()?.is_unborn() {
         return Err(Trouble::NoCommit);
@@ -325,7 +401,10 @@ fn read(directory: &Path) -> Result<Revision, Trouble> {
     let commit = object(&repository, id)?.try_into_commit()?;
     let commit = commit.decode()?;
     let dirty = is_dirty(&repository, commit.tree(), &directory, path)?;
-    Ok(Revision { dirty, ..told(id, &commit)? })
+    Ok(Revision {
+        dirty,
+        ..told(id, &commit)?
+    })
 }
 
 /// What is told of a commit whose files are those of the directory.
@@ -365,7 +444,10 @@ pub(super) fn open(directory: &Path) -> Result<(Repository, PathBuf), Trouble> {
     let (found, trust) = gix::discover::upwards_opts(directory, search)?;
     let (git_directory, root) = found.into_repository_and_work_tree_directories();
     let root = fs::canonicalize(root.ok_or(Trouble::NoCheckout)?)?;
-    let options = gix::open::Options::isolated().with(trust).filter_config_section(|_| false).open_path_as_is(true);
+    let options = gix::open::Options::isolated()
+        .with(trust)
+        .filter_config_section(|_| false)
+        .open_path_as_is(true);
     Ok((options.open(git_directory)?.to_thread_local(), root))
 }
 
@@ -384,7 +466,11 @@ pub(super) fn object(repository: &Repository, id: ObjectId) -> Result<gix::Objec
 }
 
 /// The tree at a path below another one, where there is one.
-fn tree_at(repository: &Repository, root: ObjectId, path: &Path) -> Result<Option<ObjectId>, Trouble> {
+fn tree_at(
+    repository: &Repository,
+    root: ObjectId,
+    path: &Path,
+) -> Result<Option<ObjectId>, Trouble> {
     let mut at = root;
     for name in path {
         let tree = object(repository, at)?.try_into_tree()?;
@@ -403,21 +489,34 @@ struct TreeFile {
     id: ObjectId,
 }
 
-fn committed_files(repository: &Repository, tree: ObjectId) -> Result<BTreeMap<OsString, TreeFile>, Trouble> {
+fn committed_files(
+    repository: &Repository,
+    tree: ObjectId,
+) -> Result<BTreeMap<OsString, TreeFile>, Trouble> {
     let tree = object(repository, tree)?.try_into_tree()?;
     let mut files = BTreeMap::new();
     for entry in tree.iter() {
         let entry = entry?;
         let name = OsString::from_vec(entry.filename().to_vec());
         if entry.mode().is_blob_or_symlink() && is_input(&name) {
-            files.insert(name, TreeFile { link: entry.mode().is_link(), id: entry.object_id() });
+            files.insert(
+                name,
+                TreeFile {
+                    link: entry.mode().is_link(),
+                    id: entry.object_id(),
+                },
+            );
         }
     }
     Ok(files)
 }
 
 /// Whether the definition files of a directory are others than the committed ones.
-fn differ(directory: &Path, committed: &BTreeMap<OsString, TreeFile>, hash: gix::hash::Kind) -> Result<bool, Trouble> {
+fn differ(
+    directory: &Path,
+    committed: &BTreeMap<OsString, TreeFile>,
+    hash: gix::hash::Kind,
+) -> Result<bool, Trouble> {
     let mut same = 0;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -426,17 +525,28 @@ fn differ(directory: &Path, committed: &BTreeMap<OsString, TreeFile>, hash: gix:
         if !is_input(&name) || kind.is_dir() {
             continue;
         }
-        let Some(expected) = committed.get(&name).filter(|_| same < MAX_FILES) else { return Ok(true) };
+        let Some(expected) = committed.get(&name).filter(|_| same < MAX_FILES) else {
+            return Ok(true);
+        };
         let content = if kind.is_symlink() {
-            fs::read_link(entry.path()).ok().map(|target| target.into_os_string().into_vec())
+            fs::read_link(entry.path())
+                .ok()
+                .map(|target| target.into_os_string().into_vec())
         } else if kind.is_file() {
             read_bounded(&entry.path())
         } else {
             None
         };
-        let Some(content) = content else { return Ok(true) };
+        let Some(content) = content else {
+            return Ok(true);
+        };
         let id = gix::objs::compute_hash(hash, Kind::Blob, &content)?;
-        if *expected != (TreeFile { link: kind.is_symlink(), id }) {
+        if *expected
+            != (TreeFile {
+                link: kind.is_symlink(),
+                id,
+            })
+        {
             return Ok(true);
         }
         same += 1;
@@ -450,6 +560,12 @@ fn read_bounded(file: &Path) -> Option<Vec<u8>> {
         return None;
     }
     let mut content = Vec::new();
-    let length = File::open(file).ok()?.take(MAX_FILE + 1).read_to_end(&mut content).ok()?;
-    u64::try_from(length).is_ok_and(|length| length <= MAX_FILE).then_some(content)
+    let length = File::open(file)
+        .ok()?
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut content)
+        .ok()?;
+    u64::try_from(length)
+        .is_ok_and(|length| length <= MAX_FILE)
+        .then_some(content)
 }

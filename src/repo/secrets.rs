@@ -24,7 +24,9 @@ type Environment = dyn Fn(&str) -> Option<OsString> + Send + Sync;
 
 impl fmt::Debug for SecretSources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SecretSources").field("directory", &self.directory).finish_non_exhaustive()
+        f.debug_struct("SecretSources")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,14 +86,21 @@ pub enum SecretError {
 }
 
 fn place(name: &SecretName, file: bool) -> String {
-    if file { "a file of the secrets directory".to_owned() } else { format!("the variable {}", name.variable()) }
+    if file {
+        "a file of the secrets directory".to_owned()
+    } else {
+        format!("the variable {}", name.variable())
+    }
 }
 
 impl SecretSources {
     /// The files of a directory, where one is given, then the variables of the environment.
     #[must_use]
     pub fn new(directory: Option<PathBuf>) -> Self {
-        Self { directory, variable: Box::new(|name| env::var_os(name)) }
+        Self {
+            directory,
+            variable: Box::new(|name| env::var_os(name)),
+        }
     }
 
     /// The directory of files, where there is one.
@@ -102,8 +111,14 @@ impl SecretSources {
 
     /// The same with another environment.
     #[must_use]
-    pub fn with_variables(self, variable: impl Fn(&str) -> Option<OsString> + Send + Sync + 'static) -> Self {
-        Self { variable: Box::new(variable), ..self }
+    pub fn with_variables(
+        self,
+        variable: impl Fn(&str) -> Option<OsString> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            variable: Box::new(variable),
+            ..self
+        }
     }
 
     /// The value of a secret as it is now; `None` where no source has it.
@@ -112,11 +127,19 @@ impl SecretSources {
     /// [`SecretError`] where a source has it in a form that cannot be used: that is no reason to look on.
     pub fn find(&self, name: &SecretName) -> Result<Option<Secret>, SecretError> {
         if let Some(bytes) = self.file(name)? {
-            let text = String::from_utf8(bytes).map_err(|_| SecretError::NotText { name: name.clone(), file: true })?;
+            let text = String::from_utf8(bytes).map_err(|_| SecretError::NotText {
+                name: name.clone(),
+                file: true,
+            })?;
             return checked(name, &text, true).map(Some);
         }
-        let Some(value) = (self.variable)(&name.variable()) else { return Ok(None) };
-        let value = value.into_string().map_err(|_| SecretError::NotText { name: name.clone(), file: false })?;
+        let Some(value) = (self.variable)(&name.variable()) else {
+            return Ok(None);
+        };
+        let value = value.into_string().map_err(|_| SecretError::NotText {
+            name: name.clone(),
+            file: false,
+        })?;
         checked(name, &value, false).map(Some)
     }
 
@@ -125,7 +148,10 @@ impl SecretSources {
         let variable = name.variable();
         match &self.directory {
             Some(directory) => {
-                format!("put it into the file {}, or the variable {variable}", directory.join(name.as_str()).display())
+                format!(
+                    "put it into the file {}, or the variable {variable}",
+                    directory.join(name.as_str()).display()
+                )
             }
             None => format!(
                 "put it into the variable {variable}, or into a file of that name and point --secrets-dir to its directory"
@@ -134,16 +160,33 @@ impl SecretSources {
     }
 
     fn file(&self, name: &SecretName) -> Result<Option<Vec<u8>>, SecretError> {
-        let Some(directory) = &self.directory else { return Ok(None) };
-        let failed = |source| SecretError::Directory { directory: directory.display().to_string(), source };
+        let Some(directory) = &self.directory else {
+            return Ok(None);
+        };
+        let failed = |source| SecretError::Directory {
+            directory: directory.display().to_string(),
+            source,
+        };
         let root = fs::canonicalize(directory).map_err(failed)?;
         // A mounted Secret may be replaced between the two steps: its link leads elsewhere the second time.
         let read = || target(&root, name.as_str()).and_then(|path| contents(&path, MAX_SECRET));
-        match read().or_else(|error| if matches!(error, FileError::Gone) { read() } else { Err(error) }) {
+        match read().or_else(|error| {
+            if matches!(error, FileError::Gone) {
+                read()
+            } else {
+                Err(error)
+            }
+        }) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(FileError::Gone) => Ok(None),
-            Err(FileError::TooLarge(_)) => Err(SecretError::TooLarge { name: name.clone(), file: true }),
-            Err(error) => Err(SecretError::File { name: name.clone(), reason: error.to_string() }),
+            Err(FileError::TooLarge(_)) => Err(SecretError::TooLarge {
+                name: name.clone(),
+                file: true,
+            }),
+            Err(error) => Err(SecretError::File {
+                name: name.clone(),
+                reason: error.to_string(),
+            }),
         }
     }
 }
@@ -151,11 +194,21 @@ impl SecretSources {
 fn checked(name: &SecretName, value: &str, file: bool) -> Result<Secret, SecretError> {
     let value = unframed(value);
     if value.is_empty() {
-        Err(SecretError::Empty { name: name.clone(), file })
+        Err(SecretError::Empty {
+            name: name.clone(),
+            file,
+        })
     } else if value.len() as u64 > MAX_SECRET {
-        Err(SecretError::TooLarge { name: name.clone(), file })
+        Err(SecretError::TooLarge {
+            name: name.clone(),
+            file,
+        })
     } else if let Err(why) = check_value(value) {
-        Err(SecretError::Invalid { name: name.clone(), file, why })
+        Err(SecretError::Invalid {
+            name: name.clone(),
+            file,
+            why,
+        })
     } else {
         Ok(Secret::new(value))
     }
@@ -176,7 +229,10 @@ mod tests {
     }
 
     fn found(sources: &SecretSources, of: &str) -> Result<Option<String>, String> {
-        sources.find(&name(of)).map(|s| s.map(|s| s.expose().to_owned())).map_err(|error| error.to_string())
+        sources
+            .find(&name(of))
+            .map(|s| s.map(|s| s.expose().to_owned()))
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -185,10 +241,15 @@ mod tests {
         for (name, text) in [("a", "one\n"), ("b", "\u{feff}two\r\n")] {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let sources = SecretSources::new(Some(dir.path().into()))
-            .with_variables(|name| (name != "CALRY_SECRET_NONE").then(|| format!("\u{feff}{name}\r\n").into()));
+        let sources = SecretSources::new(Some(dir.path().into())).with_variables(|name| {
+            (name != "CALRY_SECRET_NONE").then(|| format!("\u{feff}{name}\r\n").into())
+        });
         let all = ["a", "b", "e.f-g", "none"].map(|name| found(&sources, name).unwrap());
-        assert_eq!(all, [Some("one"), Some("two"), Some("CALRY_SECRET_E_F_G"), None].map(|v| v.map(str::to_owned)));
+        assert_eq!(
+            all,
+            [Some("one"), Some("two"), Some("CALRY_SECRET_E_F_G"), None]
+                .map(|v| v.map(str::to_owned))
+        );
     }
 
     #[test]
@@ -198,14 +259,21 @@ mod tests {
             ("CANARY\n\n", "holds a line break (U+000A LINE FEED)"),
             (" CANARY", "begins with a blank (U+0020 SPACE)"),
             ("CANARY ", "ends with a blank (U+0020 SPACE)"),
-            ("CAN\tARY", "holds a control character (U+0009 CHARACTER TABULATION)"),
+            (
+                "CAN\tARY",
+                "holds a control character (U+0009 CHARACTER TABULATION)",
+            ),
             ("   ", "holds nothing but blanks"),
         ] {
             fs::write(dir.path().join("file"), text).unwrap();
-            let sources = SecretSources::new(Some(dir.path().into())).with_variables(move |_| Some(text.into()));
+            let sources = SecretSources::new(Some(dir.path().into()))
+                .with_variables(move |_| Some(text.into()));
             for name in ["file", "variable"] {
                 let error = found(&sources, name).unwrap_err();
-                assert!(error.contains(&format!("`{name}`")) && error.ends_with(why), "{error}");
+                assert!(
+                    error.contains(&format!("`{name}`")) && error.ends_with(why),
+                    "{error}"
+                );
             }
         }
     }
@@ -220,9 +288,14 @@ mod tests {
         symlink("..2024", dir.path().join("..data")).unwrap();
         symlink("..data/a", dir.path().join("a")).unwrap();
         symlink(outside.path(), dir.path().join("b")).unwrap();
-        let sources = SecretSources::new(Some(dir.path().into())).with_variables(|_| Some("variable".into()));
+        let sources =
+            SecretSources::new(Some(dir.path().into())).with_variables(|_| Some("variable".into()));
         assert_eq!(found(&sources, "a").unwrap().unwrap(), "one");
-        assert!(found(&sources, "b").unwrap_err().contains("leads out of the directory"));
+        assert!(
+            found(&sources, "b")
+                .unwrap_err()
+                .contains("leads out of the directory")
+        );
     }
 
     #[test]
@@ -233,13 +306,21 @@ mod tests {
         fs::write(dir.path().join("large"), "x".repeat(70_000)).unwrap();
         fs::create_dir(dir.path().join("dir")).unwrap();
         symlink("nowhere", dir.path().join("dangling")).unwrap();
-        let sources = SecretSources::new(Some(dir.path().into())).with_variables(|_| Some("variable".into()));
+        let sources =
+            SecretSources::new(Some(dir.path().into())).with_variables(|_| Some("variable".into()));
         for name in ["empty", "bytes", "large", "dir", "dangling"] {
             let error = found(&sources, name).unwrap_err();
-            assert!(error.contains(&format!("`{name}`")) && !error.contains("CANARY"), "{error}");
+            assert!(
+                error.contains(&format!("`{name}`")) && !error.contains("CANARY"),
+                "{error}"
+            );
         }
         let missing = SecretSources::new(Some(dir.path().join("none"))).with_variables(none);
-        assert!(found(&missing, "a").unwrap_err().contains("the secrets directory"));
+        assert!(
+            found(&missing, "a")
+                .unwrap_err()
+                .contains("the secrets directory")
+        );
     }
 
     #[test]

@@ -119,24 +119,45 @@ impl Settings {
             return Err(SettingsError::TooLarge(name));
         }
         let text = String::from_utf8(bytes).map_err(|_| SettingsError::NotText(name.clone()))?;
-        Ok(Self::of(&name, text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text), keys))
+        Ok(Self::of(
+            &name,
+            text.strip_prefix('\u{feff}')
+                .map(str::to_owned)
+                .unwrap_or(text),
+            keys,
+        ))
     }
 
     fn of(name: &str, text: String, keys: &BTreeMap<String, (Kind, bool)>) -> Self {
         let source = Source::new(name, text);
-        let mut read = Self { source, problems: Vec::new(), top: Section::new(), workspaces: None };
+        let mut read = Self {
+            source,
+            problems: Vec::new(),
+            top: Section::new(),
+            workspaces: None,
+        };
         let shown = |key: &str| key == "name" || keys.contains_key(key);
         let (top, workspaces, problems) = match read.source.parse_settings(MAX_NODES, &shown) {
             Err(problem) => {
                 let mut problems = Problems::after(&read.source, 0);
                 problems
-                    .error(Code::Syntax, Some(problem.at), || problem.message.into_owned())
+                    .error(Code::Syntax, Some(problem.at), || {
+                        problem.message.into_owned()
+                    })
                     .help(|| problem.help.map(str::to_owned));
                 (Section::new(), None, problems.done().list)
             }
             Ok(tree) => {
-                let mut former = Former { source: &read.source, reader: Reader::new(&read.source, &tree), keys };
-                let entries = former.reader.root(&tree, "a configuration", "write `key: value`, one setting in a line");
+                let mut former = Former {
+                    source: &read.source,
+                    reader: Reader::new(&read.source, &tree),
+                    keys,
+                };
+                let entries = former.reader.root(
+                    &tree,
+                    "a configuration",
+                    "write `key: value`, one setting in a line",
+                );
                 let (top, workspaces) = former.top(entries.unwrap_or_default());
                 (top, workspaces, former.reader.problems.done().list)
             }
@@ -156,7 +177,12 @@ impl Settings {
     #[must_use]
     pub fn problems(&self) -> Vec<Diagnostic> {
         let mut problems = self.problems.clone();
-        problems.sort_by_key(|problem| problem.excerpt.as_ref().map_or((usize::MAX, 0), |at| (at.line, at.column)));
+        problems.sort_by_key(|problem| {
+            problem
+                .excerpt
+                .as_ref()
+                .map_or((usize::MAX, 0), |at| (at.line, at.column))
+        });
         problems
     }
 }
@@ -189,17 +215,33 @@ impl Former<'_> {
             Value::List(items) if items.is_empty() => &[],
             Value::List(items) => items.as_slice(),
             _ => {
-                self.reader.wrong("`workspaces`", entry.at, entry.value, "a list of workspaces", Some(help));
+                self.reader.wrong(
+                    "`workspaces`",
+                    entry.at,
+                    entry.value,
+                    "a list of workspaces",
+                    Some(help),
+                );
                 return Vec::new();
             }
         };
         if items.is_empty() || items.len() > MAX_WORKSPACES {
-            let message = || format!("`workspaces` names {}, and takes 1 to {MAX_WORKSPACES}", items.len());
-            self.reader.error(Code::InvalidValue, entry.at, message).help(|| Some(help.to_owned()));
+            let message = || {
+                format!(
+                    "`workspaces` names {}, and takes 1 to {MAX_WORKSPACES}",
+                    items.len()
+                )
+            };
+            self.reader
+                .error(Code::InvalidValue, entry.at, message)
+                .help(|| Some(help.to_owned()));
             return Vec::new();
         }
         let mut names = BTreeMap::new();
-        items.iter().filter_map(|item| self.workspace(entry.at, item, &mut names)).collect()
+        items
+            .iter()
+            .filter_map(|item| self.workspace(entry.at, item, &mut names))
+            .collect()
     }
 
     fn workspace(
@@ -208,8 +250,15 @@ impl Former<'_> {
         item: &Node<'_>,
         names: &mut BTreeMap<String, Span>,
     ) -> Option<WorkspaceSection> {
-        let entries = self.reader.entries("a workspace", list, item, Some("begin with `name: NAME`"))?;
-        let known: Vec<&str> = self.keys.iter().filter(|(_, (_, inner))| *inner).map(|(key, _)| key.as_str()).collect();
+        let entries =
+            self.reader
+                .entries("a workspace", list, item, Some("begin with `name: NAME`"))?;
+        let known: Vec<&str> = self
+            .keys
+            .iter()
+            .filter(|(_, (_, inner))| *inner)
+            .map(|(key, _)| key.as_str())
+            .collect();
         let known_or_name: Vec<&str> = known.iter().copied().chain(["name"]).collect();
         let mut settings = Section::new();
         let (mut name, mut named) = (None, false);
@@ -221,9 +270,16 @@ impl Former<'_> {
                 }
                 Some((kind, true)) => self.setting(*kind, entry, &mut settings),
                 Some((_, false)) => {
-                    let message = || format!("`{}` is a setting of the whole daemon, not of a workspace", entry.name);
+                    let message = || {
+                        format!(
+                            "`{}` is a setting of the whole daemon, not of a workspace",
+                            entry.name
+                        )
+                    };
                     let help = || Some("write it at the top of the file".to_owned());
-                    self.reader.error(Code::UnknownKey, entry.at, message).help(help);
+                    self.reader
+                        .error(Code::UnknownKey, entry.at, message)
+                        .help(help);
                 }
                 None => self.reader.unknown(entry, "a workspace", &known_or_name),
             }
@@ -231,10 +287,16 @@ impl Former<'_> {
         let at = entries.first().map_or(item.span, |entry| entry.at);
         if !named {
             let message = || "the workspace has no name".to_owned();
-            let help = || Some("add `name: NAME`: log, status and metrics call it by that".to_owned());
+            let help =
+                || Some("add `name: NAME`: log, status and metrics call it by that".to_owned());
             self.reader.error(Code::MissingKey, at, message).help(help);
         }
-        Some(WorkspaceSection { name: name?, place: Place(at), line: self.source.line(at.start()), settings })
+        Some(WorkspaceSection {
+            name: name?,
+            place: Place(at),
+            line: self.source.line(at.start()),
+            settings,
+        })
     }
 
     fn name(&mut self, entry: &Entry<'_>, names: &mut BTreeMap<String, Span>) -> Option<String> {
@@ -250,7 +312,8 @@ impl Former<'_> {
             return None;
         }
         if let Some(first) = names.get(name) {
-            self.reader.twice(&format!("a workspace `{name}`"), at, *first);
+            self.reader
+                .twice(&format!("a workspace `{name}`"), at, *first);
             return None;
         }
         names.insert(name.to_owned(), at);
@@ -262,18 +325,26 @@ impl Former<'_> {
         let leave = Some("to leave it as it is, remove the line");
         let mut documents = Vec::new();
         let texts = match (kind, &entry.value.value) {
-            (Kind::Documents, Value::List(items)) if items.iter().all(|item| matches!(item.value, Value::Map(_))) => {
+            (Kind::Documents, Value::List(items))
+                if items.iter().all(|item| matches!(item.value, Value::Map(_))) =>
+            {
                 for item in items {
                     let document = self.json(&format!("an entry of {what}"), entry.at, item);
                     let at = match &item.value {
-                        Value::Map(entries) => entries.first().map_or(item.span, |(key, _)| key.span),
+                        Value::Map(entries) => {
+                            entries.first().map_or(item.span, |(key, _)| key.span)
+                        }
                         _ => item.span,
                     };
                     documents.extend(document.map(|document| (document, Place(at))));
                 }
                 Vec::new()
             }
-            (Kind::Documents, _) => return self.reader.wrong(&what, entry.at, entry.value, "a list of maps", leave),
+            (Kind::Documents, _) => {
+                return self
+                    .reader
+                    .wrong(&what, entry.at, entry.value, "a list of maps", leave);
+            }
             (Kind::Text | Kind::List, Value::Text(text)) => vec![text.clone().into_owned()],
             (Kind::Duration, Value::Text(text)) => vec![text.clone().into_owned()],
             (Kind::Duration, _) => {
@@ -289,12 +360,25 @@ impl Former<'_> {
                 self.reader.text(&what, entry, leave);
                 return;
             }
-            (Kind::Number, Value::Other) if self.written(entry.value).bytes().all(|byte| byte.is_ascii_digit()) => {
+            (Kind::Number, Value::Other)
+                if self
+                    .written(entry.value)
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit()) =>
+            {
                 vec![self.written(entry.value).to_owned()]
             }
-            (Kind::Number, _) => return self.reader.wrong(&what, entry.at, entry.value, "a whole number", leave),
+            (Kind::Number, _) => {
+                return self
+                    .reader
+                    .wrong(&what, entry.at, entry.value, "a whole number", leave);
+            }
             (Kind::Flag, Value::Bool(set)) => vec![set.to_string()],
-            (Kind::Flag, _) => return self.reader.wrong(&what, entry.at, entry.value, "`true` or `false`", leave),
+            (Kind::Flag, _) => {
+                return self
+                    .reader
+                    .wrong(&what, entry.at, entry.value, "`true` or `false`", leave);
+            }
             (Kind::List, Value::List(items)) => {
                 for item in items.iter().filter(|item| item.text().is_none()) {
                     self.reader.wrong(
@@ -305,14 +389,33 @@ impl Former<'_> {
                         Some("put it in quotes"),
                     );
                 }
-                items.iter().filter_map(|item| item.text().map(str::to_owned)).collect()
+                items
+                    .iter()
+                    .filter_map(|item| item.text().map(str::to_owned))
+                    .collect()
             }
-            (Kind::List, _) => return self.reader.wrong(&what, entry.at, entry.value, "a list of texts", leave),
+            (Kind::List, _) => {
+                return self
+                    .reader
+                    .wrong(&what, entry.at, entry.value, "a list of texts", leave);
+            }
         };
         // What has no extent of its own is shown by its key.
-        let at = if entry.value.span.is_empty() { entry.at } else { entry.value.span };
+        let at = if entry.value.span.is_empty() {
+            entry.at
+        } else {
+            entry.value.span
+        };
         let line = self.source.line(entry.at.start());
-        into.insert(entry.name.to_owned(), Setting { texts, documents, place: Place(at), line });
+        into.insert(
+            entry.name.to_owned(),
+            Setting {
+                texts,
+                documents,
+                place: Place(at),
+                line,
+            },
+        );
     }
 
     /// A node as JSON; `None` where it has none, and then there is a problem.
@@ -324,16 +427,28 @@ impl Former<'_> {
             Value::Other => {
                 let number = serde_json::from_str(self.written(node)).ok();
                 if number.is_none() {
-                    self.reader.wrong(what, key, node, "a text or a whole number", Some("put it in quotes"));
+                    self.reader.wrong(
+                        what,
+                        key,
+                        node,
+                        "a text or a whole number",
+                        Some("put it in quotes"),
+                    );
                 }
                 number
             }
-            Value::List(items) => items.iter().map(|item| self.json(what, key, item)).collect(),
+            Value::List(items) => items
+                .iter()
+                .map(|item| self.json(what, key, item))
+                .collect(),
             Value::Map(_) => {
                 let entries = self.reader.entries(what, key, node, None)?;
                 let json = |entry: &Entry<'_>| {
                     let what = format!("`{}`", entry.name);
-                    Some((entry.name.to_owned(), self.json(&what, entry.at, entry.value)?))
+                    Some((
+                        entry.name.to_owned(),
+                        self.json(&what, entry.at, entry.value)?,
+                    ))
                 };
                 entries.iter().map(json).collect()
             }
@@ -342,7 +457,10 @@ impl Former<'_> {
     }
 
     fn written(&self, node: &Node<'_>) -> &str {
-        self.source.text().get(node.span.start()..node.span.end()).unwrap_or_default()
+        self.source
+            .text()
+            .get(node.span.start()..node.span.end())
+            .unwrap_or_default()
     }
 }
 
@@ -365,8 +483,9 @@ mod tests {
     fn documents_are_read_with_their_places_and_only_their_keys_are_shown() {
         let keys = BTreeMap::from([("notifications".to_owned(), (Kind::Documents, false))]);
         let of = |text: &str| Settings::of("c.yaml", text.to_owned(), &keys);
-        let mut read =
-            of("notifications:\n  - name: ops\n    slack: {urlFile: CANARY}\n    holdDays: 3\n  - {a: [b, true]}\n");
+        let mut read = of(
+            "notifications:\n  - name: ops\n    slack: {urlFile: CANARY}\n    holdDays: 3\n  - {a: [b, true]}\n",
+        );
         assert!(read.problems().is_empty(), "{:?}", read.problems());
         let documents = read.top["notifications"].documents.clone();
         let values: Vec<&Json> = documents.iter().map(|(value, _)| value).collect();
@@ -374,13 +493,29 @@ mod tests {
         assert_eq!(values, [&slack, &json!({"a": ["b", true]})]);
         read.problem(Code::InvalidValue, documents[1].1, "no".to_owned(), None);
         read.problem(Code::InvalidValue, documents[0].1, "no".to_owned(), None);
-        let shown: Vec<(usize, usize, String)> =
-            read.problems().into_iter().filter_map(|p| p.excerpt).map(|e| (e.line, e.column, e.text)).collect();
-        assert_eq!(shown, [(2, 5, "  - name: ***".to_owned()), (5, 6, "  - {a: ***".to_owned())]);
+        let shown: Vec<(usize, usize, String)> = read
+            .problems()
+            .into_iter()
+            .filter_map(|p| p.excerpt)
+            .map(|e| (e.line, e.column, e.text))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                (2, 5, "  - name: ***".to_owned()),
+                (5, 6, "  - {a: ***".to_owned())
+            ]
+        );
 
         let twice = of("notifications: [{a: CANARY, a: CANARY}, {b: 1.x}, {c: .inf}]").problems();
-        assert_eq!(twice.iter().map(|p| p.code).collect::<Vec<_>>(), [Code::DuplicateKey, Code::WrongType]);
+        assert_eq!(
+            twice.iter().map(|p| p.code).collect::<Vec<_>>(),
+            [Code::DuplicateKey, Code::WrongType]
+        );
         assert!(!format!("{twice:?}").contains("CANARY"));
-        assert_eq!(of("notifications: {a: b}").problems()[0].code, Code::WrongType);
+        assert_eq!(
+            of("notifications: {a: b}").problems()[0].code,
+            Code::WrongType
+        );
     }
 }

@@ -42,7 +42,9 @@ pub enum Distrust {
     #[error("the key that signed the commit was not valid at the time of the commit ({0})")]
     KeyNotValid(String),
     /// Somebody changed the commit, or copied the signature.
-    #[error("the signature of the commit is forged: it is not about this commit, or not made by that key")]
+    #[error(
+        "the signature of the commit is forged: it is not about this commit, or not made by that key"
+    )]
     Forged,
     /// No allowed signers were given.
     #[error("the commit is not the one that --trusted-revision names")]
@@ -75,7 +77,9 @@ impl Signed {
                 payload.extend_from_slice(line);
                 break;
             }
-            if let (true, Some(signature), Some(more)) = (within, &mut signature, line.strip_prefix(b" ")) {
+            if let (true, Some(signature), Some(more)) =
+                (within, &mut signature, line.strip_prefix(b" "))
+            {
                 signature.extend_from_slice(more);
                 continue;
             }
@@ -85,12 +89,17 @@ impl Signed {
                 Some(_) if signature.is_some() => return Err(Distrust::Malformed("there are two")),
                 Some(first) => signature = Some(first.to_vec()),
                 // What signs the same commit by another hash is left out by newer versions of git, and not by older ones.
-                None if line.starts_with(b"gpgsig") => return Err(Distrust::Malformed("there are two")),
+                None if line.starts_with(b"gpgsig") => {
+                    return Err(Distrust::Malformed("there are two"));
+                }
                 None => payload.extend_from_slice(line),
             }
         }
         lines.for_each(|line| payload.extend_from_slice(line));
-        if signature.as_ref().is_some_and(|signature| signature.len() > MAX_SIGNATURE) {
+        if signature
+            .as_ref()
+            .is_some_and(|signature| signature.len() > MAX_SIGNATURE)
+        {
             return Err(Distrust::Malformed("it is too long"));
         }
         Ok(Self { payload, signature })
@@ -105,7 +114,8 @@ impl Signed {
         if !text.starts_with(b"-----BEGIN SSH SIGNATURE-----") {
             return Err(Distrust::NotSsh);
         }
-        let malformed = Distrust::Malformed("it is no SSH signature of the form that ssh-keygen writes");
+        let malformed =
+            Distrust::Malformed("it is no SSH signature of the form that ssh-keygen writes");
         let signature = SshSig::from_pem(text).map_err(|_| malformed.clone())?;
         // One signature has one form. Of a token's with ECDSA, the crate reads the form and does not write it.
         let form = signature.to_pem(LineEnding::LF).unwrap_or_default();
@@ -129,8 +139,13 @@ impl Signed {
             Standing::OtherNamespace => return Err(Distrust::OtherNamespace),
             Standing::NotAt(_) => return Err(Distrust::KeyNotValid(named())),
         }
-        let about = SshSig::signed_data(NAMESPACE, signature.hash_alg(), &self.payload).map_err(|_| malformed)?;
-        if is_good(key, &signature, &about) { Ok(()) } else { Err(Distrust::Forged) }
+        let about = SshSig::signed_data(NAMESPACE, signature.hash_alg(), &self.payload)
+            .map_err(|_| malformed)?;
+        if is_good(key, &signature, &about) {
+            Ok(())
+        } else {
+            Err(Distrust::Forged)
+        }
     }
 }
 
@@ -139,7 +154,9 @@ fn is_good(key: &KeyData, signature: &SshSig, about: &[u8]) -> bool {
     let made = signature.signature_bytes();
     match (key, signature.algorithm()) {
         (KeyData::Ed25519(key), Algorithm::Ed25519) => {
-            UnparsedPublicKey::new(&alg::ED25519, key.as_ref()).verify(about, made).is_ok()
+            UnparsedPublicKey::new(&alg::ED25519, key.as_ref())
+                .verify(about, made)
+                .is_ok()
         }
         (KeyData::Ecdsa(key), Algorithm::Ecdsa { curve }) if key.curve() == curve => {
             ecdsa(curve, key.as_sec1_bytes(), about, made)
@@ -150,16 +167,24 @@ fn is_good(key: &KeyData, signature: &SshSig, about: &[u8]) -> bool {
                 HashAlg::Sha512 => &alg::RSA_PKCS1_2048_8192_SHA512,
                 _ => return false,
             };
-            let (Some(n), Some(e)) = (key.n.as_positive_bytes(), key.e.as_positive_bytes()) else { return false };
-            RsaPublicKeyComponents { n, e }.verify(parameters, about, made).is_ok()
+            let (Some(n), Some(e)) = (key.n.as_positive_bytes(), key.e.as_positive_bytes()) else {
+                return false;
+            };
+            RsaPublicKeyComponents { n, e }
+                .verify(parameters, about, made)
+                .is_ok()
         }
-        (KeyData::SkEd25519(key), Algorithm::SkEd25519) => {
+        (KeyData::SkEd25519(key), Algorithm::SkEd25519) => token(key.application(), about, made)
+            .is_some_and(|(about, made)| {
+                UnparsedPublicKey::new(&alg::ED25519, key.public_key().as_ref())
+                    .verify(&about, made)
+                    .is_ok()
+            }),
+        (KeyData::SkEcdsaSha2NistP256(key), Algorithm::SkEcdsaSha2NistP256) => {
             token(key.application(), about, made).is_some_and(|(about, made)| {
-                UnparsedPublicKey::new(&alg::ED25519, key.public_key().as_ref()).verify(&about, made).is_ok()
+                ecdsa(EcdsaCurve::NistP256, key.ec_point().as_ref(), &about, made)
             })
         }
-        (KeyData::SkEcdsaSha2NistP256(key), Algorithm::SkEcdsaSha2NistP256) => token(key.application(), about, made)
-            .is_some_and(|(about, made)| ecdsa(EcdsaCurve::NistP256, key.ec_point().as_ref(), &about, made)),
         _ => false,
     }
 }
@@ -171,7 +196,15 @@ fn token<'a>(application: &str, about: &[u8], made: &'a [u8]) -> Option<(Vec<u8>
     if trailer.first()? & TOUCHED == 0 {
         return None;
     }
-    Some(([&*Sha256::digest(application), trailer, &*Sha256::digest(about)].concat(), made))
+    Some((
+        [
+            &*Sha256::digest(application),
+            trailer,
+            &*Sha256::digest(about),
+        ]
+        .concat(),
+        made,
+    ))
 }
 
 /// The same for the two numbers that an ECDSA signature is made of: here each has its length before it, there all of one
@@ -185,19 +218,27 @@ fn ecdsa(curve: EcdsaCurve, point: &[u8], about: &[u8], made: &[u8]) -> bool {
     let mut fixed = Vec::with_capacity(2 * length);
     let mut rest = made;
     for _ in 0..2 {
-        let Some((number, after)) = mpint(rest) else { return false };
-        let Some(zeros) = length.checked_sub(number.len()) else { return false };
+        let Some((number, after)) = mpint(rest) else {
+            return false;
+        };
+        let Some(zeros) = length.checked_sub(number.len()) else {
+            return false;
+        };
         fixed.extend(std::iter::repeat_n(0, zeros));
         fixed.extend_from_slice(number);
         rest = after;
     }
-    rest.is_empty() && UnparsedPublicKey::new(algorithm, point).verify(about, &fixed).is_ok()
+    rest.is_empty()
+        && UnparsedPublicKey::new(algorithm, point)
+            .verify(about, &fixed)
+            .is_ok()
 }
 
 /// A positive number without the zeros before it, and what comes after it.
 fn mpint(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
-    let (number, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    let (number, rest) =
+        rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
     Some((number.strip_prefix(&[0]).unwrap_or(number), rest))
 }
 
@@ -228,15 +269,25 @@ mod tests {
     }
 
     /// The text of a signature in a namespace, of what `sign` makes of what is signed.
-    fn text(key: &KeyData, kind: Algorithm, namespace: &str, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
+    fn text(
+        key: &KeyData,
+        kind: Algorithm,
+        namespace: &str,
+        sign: impl Fn(&[u8]) -> Vec<u8>,
+    ) -> String {
         let about = SshSig::signed_data(namespace, HashAlg::Sha512, COMMIT.as_bytes()).unwrap();
         let made = Signature::new(kind, sign(&about)).unwrap();
-        SshSig::new(key.clone(), namespace, HashAlg::Sha512, made).unwrap().to_pem(LineEnding::LF).unwrap()
+        SshSig::new(key.clone(), namespace, HashAlg::Sha512, made)
+            .unwrap()
+            .to_pem(LineEnding::LF)
+            .unwrap()
     }
 
     fn by_ada(namespace: &str) -> String {
         let key = KeyData::Ed25519(public(&ada()));
-        text(&key, Algorithm::Ed25519, namespace, |about| ada().sign(about).as_ref().to_vec())
+        text(&key, Algorithm::Ed25519, namespace, |about| {
+            ada().sign(about).as_ref().to_vec()
+        })
     }
 
     fn header(text: &str) -> String {
@@ -258,7 +309,11 @@ mod tests {
         assert_eq!(signed.payload, COMMIT.as_bytes());
         assert_eq!(judge(&with(&header(&by_ada("git")))), Ok(()));
         assert_eq!(judge(COMMIT), Err(Distrust::Unsigned));
-        for changed in [("Words", "Wörter"), ("4b825dc6", "4b825dc7"), ("author Ada", "author Bob")] {
+        for changed in [
+            ("Words", "Wörter"),
+            ("4b825dc6", "4b825dc7"),
+            ("author Ada", "author Bob"),
+        ] {
             let commit = with(&header(&by_ada("git"))).replace(changed.0, changed.1);
             assert_eq!(judge(&commit), Err(Distrust::Forged), "{changed:?}");
         }
@@ -270,9 +325,15 @@ mod tests {
         let in_the_message = COMMIT.replace("Words", &format!("Words\n\n{signature}"));
         assert_eq!(judge(&in_the_message), Err(Distrust::Unsigned));
         // A merged tag that was signed is quoted in a header of its own.
-        let nested = format!("mergetag object 4b82\n {}\n", signature.trim_end().replace('\n', "\n "));
+        let nested = format!(
+            "mergetag object 4b82\n {}\n",
+            signature.trim_end().replace('\n', "\n ")
+        );
         assert_eq!(judge(&with(&nested)), Err(Distrust::Unsigned));
-        assert_eq!(judge(&with(&format!("{nested}{signature}"))), Err(Distrust::Forged));
+        assert_eq!(
+            judge(&with(&format!("{nested}{signature}"))),
+            Err(Distrust::Forged)
+        );
     }
 
     #[test]
@@ -280,15 +341,24 @@ mod tests {
         let good = by_ada("git");
         let malformed = |commit: &str, why: &str| {
             let judged = judge(commit);
-            assert!(matches!(judged, Err(Distrust::Malformed(told)) if told.contains(why)), "{judged:?}");
+            assert!(
+                matches!(judged, Err(Distrust::Malformed(told)) if told.contains(why)),
+                "{judged:?}"
+            );
         };
         let twice = header(&good).repeat(2);
         malformed(&with(&twice), "two");
         let by_other_hash = format!("{}gpgsig-sha256 {}", header(&good), &header(&good)[7..]);
         malformed(&with(&by_other_hash), "two");
-        let giant = header(&good.replace("-----END", &format!("{}\n-----END", "A".repeat(MAX_SIGNATURE))));
+        let giant = header(&good.replace(
+            "-----END",
+            &format!("{}\n-----END", "A".repeat(MAX_SIGNATURE)),
+        ));
         malformed(&with(&giant), "too long");
-        assert_eq!(judge(&with(&header(&by_ada("file")))), Err(Distrust::OtherNamespace));
+        assert_eq!(
+            judge(&with(&header(&by_ada("file")))),
+            Err(Distrust::OtherNamespace)
+        );
         let pgp = "gpgsig -----BEGIN PGP SIGNATURE-----\n \n iQ==\n -----END PGP SIGNATURE-----\n";
         assert_eq!(judge(&with(pgp)), Err(Distrust::NotSsh));
         assert_eq!(judge(&with("gpgsig \n")), Err(Distrust::NotSsh));
@@ -311,9 +381,18 @@ mod tests {
         let mut bytes = code.decode(lines).unwrap();
         let at = bytes.windows(6).position(|six| six == b"sha512").unwrap();
         bytes.splice(at - 1..at + 6, [4].into_iter().chain(*b"sha1"));
-        let weak = code.encode(bytes).as_bytes().chunks(70).map(String::from_utf8_lossy).collect::<Vec<_>>().join("\n");
+        let weak = code
+            .encode(bytes)
+            .as_bytes()
+            .chunks(70)
+            .map(String::from_utf8_lossy)
+            .collect::<Vec<_>>()
+            .join("\n");
         let weak = format!("-----BEGIN SSH SIGNATURE-----\n{weak}\n-----END SSH SIGNATURE-----\n");
-        assert!(matches!(judge(&with(&header(&weak))), Err(Distrust::Malformed(_))));
+        assert!(matches!(
+            judge(&with(&header(&weak))),
+            Err(Distrust::Malformed(_))
+        ));
         // RSA with SHA-1 is what `ssh-rsa` stands for as the kind of a signature.
         assert!(Signature::new(Algorithm::Rsa { hash: None }, vec![1; 256]).is_err());
     }
@@ -323,9 +402,18 @@ mod tests {
         let signed = Signed::of(with(&header(&by_ada("git"))).as_bytes()).unwrap();
         let key = KeyData::Ed25519(public(&ada()));
         let judge = |options| signed.verify(&allowing(options, &key));
-        assert_eq!(judge("valid-after=\"20260921\",valid-before=\"20260922\""), Ok(()));
-        assert!(matches!(judge("valid-before=\"20260921\""), Err(Distrust::KeyNotValid(_))));
-        assert!(matches!(judge("valid-after=\"20260922\""), Err(Distrust::KeyNotValid(_))));
+        assert_eq!(
+            judge("valid-after=\"20260921\",valid-before=\"20260922\""),
+            Ok(())
+        );
+        assert!(matches!(
+            judge("valid-before=\"20260921\""),
+            Err(Distrust::KeyNotValid(_))
+        ));
+        assert!(matches!(
+            judge("valid-after=\"20260922\""),
+            Err(Distrust::KeyNotValid(_))
+        ));
         assert_eq!(judge("namespaces=\"file\""), Err(Distrust::OtherNamespace));
         let other = Ed25519KeyPair::from_seed_unchecked(&[2; 32]).unwrap();
         let unknown = signed.verify(&allowing("", &KeyData::Ed25519(public(&other))));
@@ -341,9 +429,15 @@ mod tests {
         ] {
             let pair = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
             let pair = EcdsaKeyPair::from_pkcs8(algorithm, pair.as_ref(), &random).unwrap();
-            let key = KeyData::Ecdsa(EcdsaPublicKey::from_sec1_bytes(pair.public_key().as_ref()).unwrap());
+            let key = KeyData::Ecdsa(
+                EcdsaPublicKey::from_sec1_bytes(pair.public_key().as_ref()).unwrap(),
+            );
             let number = |bytes: &[u8]| {
-                let bytes: Vec<u8> = bytes.iter().copied().skip_while(|byte| *byte == 0).collect();
+                let bytes: Vec<u8> = bytes
+                    .iter()
+                    .copied()
+                    .skip_while(|byte| *byte == 0)
+                    .collect();
                 let zero = usize::from(bytes.first().is_some_and(|byte| *byte > 127));
                 let length = u32::try_from(bytes.len() + zero).unwrap().to_be_bytes();
                 [&length[..], &vec![0; zero], &bytes].concat()
@@ -357,9 +451,18 @@ mod tests {
                 });
                 let signed = Signed::of(with(&header(&signature)).as_bytes()).unwrap();
                 assert_eq!(signed.verify(&allowing("", &key)), Ok(()));
-                let changed =
-                    Signed { payload: b"tree".iter().chain(&signed.payload[4..]).copied().collect(), ..signed };
-                let other = Signed { payload: changed.payload[..changed.payload.len() - 1].to_vec(), ..changed };
+                let changed = Signed {
+                    payload: b"tree"
+                        .iter()
+                        .chain(&signed.payload[4..])
+                        .copied()
+                        .collect(),
+                    ..signed
+                };
+                let other = Signed {
+                    payload: changed.payload[..changed.payload.len() - 1].to_vec(),
+                    ..changed
+                };
                 assert_eq!(other.verify(&allowing("", &key)), Err(Distrust::Forged));
             }
         }
@@ -374,7 +477,9 @@ mod tests {
                 let signed = [&*Sha256::digest("ssh:"), &trailer, &*Sha256::digest(about)].concat();
                 [ada().sign(&signed).as_ref(), &trailer].concat()
             });
-            Signed::of(with(&header(&signature)).as_bytes()).unwrap().verify(&allowing("", &key))
+            Signed::of(with(&header(&signature)).as_bytes())
+                .unwrap()
+                .verify(&allowing("", &key))
         };
         assert_eq!(judge(1), Ok(()));
         assert_eq!(judge(5), Ok(()));

@@ -77,12 +77,23 @@ impl Signers {
     /// Reads the file, following links: a mounted ConfigMap consists of them.
     pub(super) fn read(path: &Path) -> Result<Self, SignersError> {
         let file = path.to_owned();
-        let unreadable = |error: FileError| SignersError::Unreadable { file: file.clone(), why: error.to_string() };
-        let real = std::fs::canonicalize(path).map_err(|error| unreadable(FileError::Unreadable(error)))?;
+        let unreadable = |error: FileError| SignersError::Unreadable {
+            file: file.clone(),
+            why: error.to_string(),
+        };
+        let real = std::fs::canonicalize(path)
+            .map_err(|error| unreadable(FileError::Unreadable(error)))?;
         let text = directory::contents(&real, MAX_FILE).map_err(unreadable)?;
-        let signers =
-            Self::parse(&text).map_err(|(line, why)| SignersError::Invalid { file: file.clone(), line, why })?;
-        if signers.0.is_empty() { Err(SignersError::Empty(file)) } else { Ok(signers) }
+        let signers = Self::parse(&text).map_err(|(line, why)| SignersError::Invalid {
+            file: file.clone(),
+            line,
+            why,
+        })?;
+        if signers.0.is_empty() {
+            Err(SignersError::Empty(file))
+        } else {
+            Ok(signers)
+        }
     }
 
     /// Reads the text; what is wrong is told with its line, from 1.
@@ -90,7 +101,9 @@ impl Signers {
         let mut signers = Vec::new();
         for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
             let wrong = |why| (number + 1, why);
-            let line = std::str::from_utf8(line).map_err(|_| wrong("it is not UTF-8"))?.trim();
+            let line = std::str::from_utf8(line)
+                .map_err(|_| wrong("it is not UTF-8"))?
+                .trim();
             if !line.is_empty() && !line.starts_with('#') {
                 signers.push(signer(line).map_err(wrong)?);
             }
@@ -102,9 +115,15 @@ impl Signers {
     pub(super) fn judge(&self, key: &KeyData, time: i64) -> Standing {
         let mut standing = Standing::Unknown;
         for signer in self.0.iter().filter(|signer| signer.key == *key) {
-            if !signer.namespaces.as_deref().is_none_or(|list| list.split(',').any(|one| matches(one, NAMESPACE))) {
+            if !signer
+                .namespaces
+                .as_deref()
+                .is_none_or(|list| list.split(',').any(|one| matches(one, NAMESPACE)))
+            {
                 standing = Standing::OtherNamespace;
-            } else if signer.after.is_some_and(|after| time < after) || signer.before.is_some_and(|end| time > end) {
+            } else if signer.after.is_some_and(|after| time < after)
+                || signer.before.is_some_and(|end| time > end)
+            {
                 standing = Standing::NotAt(time);
             } else {
                 return Standing::Allowed;
@@ -125,7 +144,10 @@ fn signer(line: &str) -> Result<Signer, &'static str> {
     // As in ssh-keygen: what is no key must be options.
     let (options, key) = match key(rest) {
         Ok(key) => ("", key),
-        Err(_) => (next, key(after).map_err(|_| "it holds no key that can be read, or an unknown option")?),
+        Err(_) => (
+            next,
+            key(after).map_err(|_| "it holds no key that can be read, or an unknown option")?,
+        ),
     };
     if !matches!(
         key,
@@ -136,27 +158,44 @@ fn signer(line: &str) -> Result<Signer, &'static str> {
             | KeyData::SkEcdsaSha2NistP256(_)
     ) || matches!(&key, KeyData::Ecdsa(key) if key.curve() == ssh_key::EcdsaCurve::NistP521)
     {
-        return Err("a key of this kind is not supported: use ed25519, ecdsa (nistp256, nistp384) or rsa");
+        return Err(
+            "a key of this kind is not supported: use ed25519, ecdsa (nistp256, nistp384) or rsa",
+        );
     }
-    let mut signer = Signer { key, namespaces: None, after: None, before: None };
+    let mut signer = Signer {
+        key,
+        namespaces: None,
+        after: None,
+        before: None,
+    };
     for option in split(options) {
-        let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+        let (name, value) = option
+            .split_once('=')
+            .map_or((option, None), |(name, value)| (name, Some(value)));
         let value = || {
             let value = value.and_then(|value| value.strip_prefix('"')?.strip_suffix('"'));
-            value.filter(|value| !value.is_empty()).ok_or("the value of an option stands in double quotes")
+            value
+                .filter(|value| !value.is_empty())
+                .ok_or("the value of an option stands in double quotes")
         };
         let new = match name.to_ascii_lowercase().as_str() {
             "namespaces" => signer.namespaces.replace(value()?.to_owned()).is_none(),
             "valid-after" => signer.after.replace(second(value()?)?).is_none(),
             "valid-before" => signer.before.replace(second(value()?)?).is_none(),
-            "cert-authority" => return Err("cert-authority is not supported: list the keys themselves"),
+            "cert-authority" => {
+                return Err("cert-authority is not supported: list the keys themselves");
+            }
             _ => return Err("it has an unknown option"),
         };
         if !new {
             return Err("an option stands there twice");
         }
     }
-    if signer.after.zip(signer.before).is_some_and(|(after, before)| after >= before) {
+    if signer
+        .after
+        .zip(signer.before)
+        .is_some_and(|(after, before)| after >= before)
+    {
         return Err("valid-before is not later than valid-after");
     }
     Ok(signer)
@@ -196,11 +235,18 @@ fn second(text: &str) -> Result<i64, &'static str> {
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) || !matches!(digits.len(), 8 | 12 | 14) {
         return Err(wrong);
     }
-    let part = |from, to| digits.get(from..to).map_or(Ok(0), |part: &str| part.parse::<i16>().map_err(|_| wrong));
+    let part = |from, to| {
+        digits
+            .get(from..to)
+            .map_or(Ok(0), |part: &str| part.parse::<i16>().map_err(|_| wrong))
+    };
     let small = |from, to| part(from, to).and_then(|part| i8::try_from(part).map_err(|_| wrong));
     let date = Date::new(part(0, 4)?, small(4, 6)?, small(6, 8)?).map_err(|_| wrong)?;
     let time = Time::new(small(8, 10)?, small(10, 12)?, small(12, 14)?, 0).map_err(|_| wrong)?;
-    DateTime::from_parts(date, time).to_zoned(TimeZone::UTC).map(|at| at.timestamp().as_second()).map_err(|_| wrong)
+    DateTime::from_parts(date, time)
+        .to_zoned(TimeZone::UTC)
+        .map(|at| at.timestamp().as_second())
+        .map_err(|_| wrong)
 }
 
 /// Whether a text is as a pattern says, of `*` and `?`.
@@ -214,9 +260,9 @@ fn matches(pattern: &str, text: &str) -> bool {
         let mut any = false;
         for (at, now) in reached.iter_mut().enumerate() {
             any |= before.get(at) == Some(&true);
-            let one = at
-                .checked_sub(1)
-                .is_some_and(|at| before.get(at) == Some(&true) && (c == b'?' || text.as_bytes().get(at) == Some(&c)));
+            let one = at.checked_sub(1).is_some_and(|at| {
+                before.get(at) == Some(&true) && (c == b'?' || text.as_bytes().get(at) == Some(&c))
+            });
             *now = if c == b'*' { any } else { one };
         }
     }
@@ -229,8 +275,10 @@ mod tests {
 
     use super::*;
 
-    const ONE: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB1eTVyhvIfrUvWvJP4vJtcHRyLLVwE8BmBJYOTaVDDd";
-    const OTHER: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+    const ONE: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB1eTVyhvIfrUvWvJP4vJtcHRyLLVwE8BmBJYOTaVDDd";
+    const OTHER: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
     fn key(text: &str) -> KeyData {
         PublicKey::from_openssh(text).unwrap().key_data().clone()
@@ -251,15 +299,22 @@ mod tests {
         let times = [1_767_225_599, 1_767_225_600, 1_769_860_800, 1_769_860_801];
         let standings = times.map(|time| signers.judge(&key(OTHER), time) == Standing::Allowed);
         assert_eq!(standings, [false, true, true, false]);
-        let only_files = Signers::parse(format!("a namespaces=\"file,gi\" {ONE}").as_bytes()).unwrap();
+        let only_files =
+            Signers::parse(format!("a namespaces=\"file,gi\" {ONE}").as_bytes()).unwrap();
         assert_eq!(only_files.judge(&key(ONE), 0), Standing::OtherNamespace);
         assert_eq!(only_files.judge(&key(OTHER), 0), Standing::Unknown);
     }
 
     #[test]
     fn a_key_on_two_lines_counts_where_either_lets_it() {
-        let text = format!("a valid-before=\"20200101\" {ONE}\na {ONE}\na namespaces=\"file\" {ONE}\n");
-        assert_eq!(Signers::parse(text.as_bytes()).unwrap().judge(&key(ONE), i64::MAX), Standing::Allowed);
+        let text =
+            format!("a valid-before=\"20200101\" {ONE}\na {ONE}\na namespaces=\"file\" {ONE}\n");
+        assert_eq!(
+            Signers::parse(text.as_bytes())
+                .unwrap()
+                .judge(&key(ONE), i64::MAX),
+            Standing::Allowed
+        );
     }
 
     #[test]
@@ -267,7 +322,10 @@ mod tests {
         let text = format!("a {ONE}\n\na cert-authority {OTHER}\n");
         assert_eq!(
             Signers::parse(text.as_bytes()).unwrap_err(),
-            (3, "cert-authority is not supported: list the keys themselves")
+            (
+                3,
+                "cert-authority is not supported: list the keys themselves"
+            )
         );
         for (options, said) in [
             ("no-touch", "it has an unknown option"),
@@ -277,15 +335,30 @@ mod tests {
             ("valid-after=\"2026\"", "a time is written as"),
             ("valid-after=\"20261301\"", "a time is written as"),
             ("valid-after=\"+2026101\"", "a time is written as"),
-            ("valid-after=\"20260102\",valid-before=\"20260101\"", "not later"),
+            (
+                "valid-after=\"20260102\",valid-before=\"20260101\"",
+                "not later",
+            ),
             ("valid-after=\"20260102", "a quotation mark is missing"),
         ] {
-            assert!(why(&format!("a {options} {ONE}")).contains(said), "{options}");
+            assert!(
+                why(&format!("a {options} {ONE}")).contains(said),
+                "{options}"
+            );
         }
-        for text in ["a", "a ssh-ed25519", "a ssh-ed25519 AAAA", &format!("{ONE} Ada"), &format!("\"\" {ONE}")] {
+        for text in [
+            "a",
+            "a ssh-ed25519",
+            "a ssh-ed25519 AAAA",
+            &format!("{ONE} Ada"),
+            &format!("\"\" {ONE}"),
+        ] {
             why(text);
         }
-        assert_eq!(Signers::parse(b"# nobody\n\n").unwrap(), Signers(Vec::new()));
+        assert_eq!(
+            Signers::parse(b"# nobody\n\n").unwrap(),
+            Signers(Vec::new())
+        );
     }
 
     proptest! {

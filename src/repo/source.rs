@@ -28,7 +28,12 @@ impl fmt::Debug for Source {
 
 impl Source {
     pub(super) fn new(name: &str, text: String) -> Self {
-        Self { name: name.to_owned(), text, mask: OnceLock::new(), lines: OnceLock::new() }
+        Self {
+            name: name.to_owned(),
+            text,
+            mask: OnceLock::new(),
+            lines: OnceLock::new(),
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -49,7 +54,11 @@ impl Source {
 
     /// Reads the text as YAML of at most so many nodes that holds settings; of a setting, `shown` says by its key whether
     /// it may be.
-    pub(super) fn parse_settings(&self, limit: usize, shown: &dyn Fn(&str) -> bool) -> Result<Tree<'_>, yaml::Problem> {
+    pub(super) fn parse_settings(
+        &self,
+        limit: usize,
+        shown: &dyn Fn(&str) -> bool,
+    ) -> Result<Tree<'_>, yaml::Problem> {
         let tree = yaml::read_at_most(&self.text, limit)?;
         let _ = self.mask.set(Mask::of_settings(&tree, &self.text, shown));
         Ok(tree)
@@ -57,23 +66,39 @@ impl Source {
 
     /// The line in which a byte stands, from 1.
     pub(super) fn line(&self, at: usize) -> usize {
-        self.lines().partition_point(|start| *start as usize <= at).max(1)
+        self.lines()
+            .partition_point(|start| *start as usize <= at)
+            .max(1)
     }
 
     fn lines(&self) -> &[u32] {
         self.lines.get_or_init(|| {
             let bytes = self.text.as_bytes();
-            let breaks = bytes.iter().zip(bytes.iter().skip(1).chain([&0])).enumerate();
-            let after = breaks.filter(|(_, (byte, next))| **byte == b'\n' || (**byte == b'\r' && **next != b'\n'));
-            [0].into_iter().chain(after.filter_map(|(at, _)| u32::try_from(at + 1).ok())).collect()
+            let breaks = bytes
+                .iter()
+                .zip(bytes.iter().skip(1).chain([&0]))
+                .enumerate();
+            let after = breaks.filter(|(_, (byte, next))| {
+                **byte == b'\n' || (**byte == b'\r' && **next != b'\n')
+            });
+            [0].into_iter()
+                .chain(after.filter_map(|(at, _)| u32::try_from(at + 1).ok()))
+                .collect()
         })
     }
 
     pub(super) fn excerpt(&self, span: Span) -> Excerpt {
         let number = self.line(span.start());
         let start = self.lines().get(number - 1).map_or(0, |at| *at as usize);
-        let end = self.lines().get(number).map_or(self.text.len(), |at| *at as usize);
-        let line = self.text.get(start..end).unwrap_or_default().trim_end_matches(['\n', '\r']);
+        let end = self
+            .lines()
+            .get(number)
+            .map_or(self.text.len(), |at| *at as usize);
+        let line = self
+            .text
+            .get(start..end)
+            .unwrap_or_default()
+            .trim_end_matches(['\n', '\r']);
         let from = boundary(line, span.start() - start);
         let to = boundary(line, span.end() - start).max(from);
         let column = chars(line.get(..from)) + 1;
@@ -85,29 +110,64 @@ impl Source {
         // A blank between the key and what is hidden is shown only if there is one.
         let gap = |visible: &str| {
             let next = line.get(visible.len()..).unwrap_or_default();
-            if next.is_empty() || next.starts_with([' ', '\t']) { " " } else { "" }
+            if next.is_empty() || next.starts_with([' ', '\t']) {
+                " "
+            } else {
+                ""
+            }
         };
         match visible {
             Some(visible) if to > visible.len() || visible.len() == from => {
-                let gap = if visible.ends_with(':') { gap(visible) } else { "" };
+                let gap = if visible.ends_with(':') {
+                    gap(visible)
+                } else {
+                    ""
+                };
                 let text = format!("{}{gap}***", printable(visible));
                 let mark = text.len() - 3..text.len();
-                Excerpt { line: number, column, width: 1, text, mark }
+                Excerpt {
+                    line: number,
+                    column,
+                    width: 1,
+                    text,
+                    mark,
+                }
             }
             _ => {
                 let shown = visible.unwrap_or(line);
                 let width = chars(line.get(from..to)).max(1);
-                let hidden = visible.map(|visible| format!("{}***", gap(visible))).unwrap_or_default();
+                let hidden = visible
+                    .map(|visible| format!("{}***", gap(visible)))
+                    .unwrap_or_default();
                 let (text, mark) = window(shown, from, to, &hidden);
-                Excerpt { line: number, column, width, text, mark }
+                Excerpt {
+                    line: number,
+                    column,
+                    width,
+                    text,
+                    mark,
+                }
             }
         }
     }
 
     /// A problem, at a place in the file or of the file as a whole.
-    pub(super) fn diagnostic(&self, severity: Severity, code: Code, at: Option<Span>, message: String) -> Diagnostic {
+    pub(super) fn diagnostic(
+        &self,
+        severity: Severity,
+        code: Code,
+        at: Option<Span>,
+        message: String,
+    ) -> Diagnostic {
         let excerpt = at.map(|span| self.excerpt(span));
-        Diagnostic { severity, code, file: self.name.clone(), excerpt, message, help: None }
+        Diagnostic {
+            severity,
+            code,
+            file: self.name.clone(),
+            excerpt,
+            message,
+            help: None,
+        }
     }
 }
 
@@ -122,11 +182,22 @@ fn window(line: &str, from: usize, to: usize, suffix: &str) -> (String, std::ops
     let (before, rest) = line.split_at_checked(from).unwrap_or((line, ""));
     let (mut left, mut right) = (0, rest.len());
     if line.len() > WHOLE {
-        left = before.char_indices().rev().nth(BEFORE - 1).map_or(0, |(at, _)| at);
-        right = rest.char_indices().nth(AFTER).map_or(rest.len(), |(at, _)| at);
+        left = before
+            .char_indices()
+            .rev()
+            .nth(BEFORE - 1)
+            .map_or(0, |(at, _)| at);
+        right = rest
+            .char_indices()
+            .nth(AFTER)
+            .map_or(rest.len(), |(at, _)| at);
     }
     let meant = boundary(rest, to - from).min(right);
-    let mut text = if left > 0 { "…".to_owned() } else { String::new() };
+    let mut text = if left > 0 {
+        "…".to_owned()
+    } else {
+        String::new()
+    };
     text.push_str(&printable(before.get(left..).unwrap_or_default()));
     let start = text.len();
     text.push_str(&printable(rest.get(..meant).unwrap_or_default()));
@@ -168,14 +239,31 @@ impl<'a> Problems<'a> {
     /// Begins to collect, where `told` problems of the file were told before.
     pub(super) fn after(source: &'a Source, told: usize) -> Self {
         let room = MAX_PROBLEMS.saturating_sub(told);
-        Self { source, list: Vec::new(), room, untold: None, flooded: told > MAX_PROBLEMS, errors: false }
+        Self {
+            source,
+            list: Vec::new(),
+            room,
+            untold: None,
+            flooded: told > MAX_PROBLEMS,
+            errors: false,
+        }
     }
 
-    pub(super) fn error(&mut self, code: Code, at: Option<Span>, message: impl FnOnce() -> String) -> Problem<'_> {
+    pub(super) fn error(
+        &mut self,
+        code: Code,
+        at: Option<Span>,
+        message: impl FnOnce() -> String,
+    ) -> Problem<'_> {
         self.push(Severity::Error, code, at, message)
     }
 
-    pub(super) fn warning(&mut self, code: Code, at: Option<Span>, message: impl FnOnce() -> String) -> Problem<'_> {
+    pub(super) fn warning(
+        &mut self,
+        code: Code,
+        at: Option<Span>,
+        message: impl FnOnce() -> String,
+    ) -> Problem<'_> {
         self.push(Severity::Warning, code, at, message)
     }
 
@@ -192,18 +280,28 @@ impl<'a> Problems<'a> {
             return Problem(None);
         }
         self.room -= 1;
-        self.list.push(self.source.diagnostic(severity, code, at, message()));
+        self.list
+            .push(self.source.diagnostic(severity, code, at, message()));
         Problem(self.list.last_mut())
     }
 
     /// Ends collecting.
     pub(super) fn done(mut self) -> Told {
         // A flood that was warned of before is mentioned again only where it now holds an error.
-        if let Some(severity) = self.untold.filter(|s| !self.flooded || *s == Severity::Error) {
+        if let Some(severity) = self
+            .untold
+            .filter(|s| !self.flooded || *s == Severity::Error)
+        {
             let message = format!("there are more problems than the {MAX_PROBLEMS} that are told");
-            self.list.push(self.source.diagnostic(severity, Code::TooMany, None, message));
+            self.list.push(
+                self.source
+                    .diagnostic(severity, Code::TooMany, None, message),
+            );
         }
-        Told { list: self.list, errors: self.errors }
+        Told {
+            list: self.list,
+            errors: self.errors,
+        }
     }
 }
 

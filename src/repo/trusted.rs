@@ -102,8 +102,11 @@ impl CommitId {
     /// # Errors
     /// A sentence, where it is not the whole id: another commit could begin like this one.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let id = ObjectId::from_hex(text.as_bytes()).ok().filter(|_| text.len() == 40);
-        id.map(Self).ok_or_else(|| "a commit is named by its full id, 40 hexadecimal digits".to_owned())
+        let id = ObjectId::from_hex(text.as_bytes())
+            .ok()
+            .filter(|_| text.len() == 40);
+        id.map(Self)
+            .ok_or_else(|| "a commit is named by its full id, 40 hexadecimal digits".to_owned())
     }
 }
 
@@ -112,19 +115,30 @@ impl Trust {
     /// file of signers is read anew each time.
     #[must_use]
     pub const fn new(signers: Option<PathBuf>, pinned: Option<CommitId>) -> Self {
-        Self { signers, pinned, last: Mutex::new(None) }
+        Self {
+            signers,
+            pinned,
+            last: Mutex::new(None),
+        }
     }
 }
 
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trust").field("signers", &self.signers).field("pinned", &self.pinned).finish_non_exhaustive()
+        f.debug_struct("Trust")
+            .field("signers", &self.signers)
+            .field("pinned", &self.pinned)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let commit = self.commit.as_deref().map(|id| format!(" ({})", short_commit(id))).unwrap_or_default();
+        let commit = self
+            .commit
+            .as_deref()
+            .map(|id| format!(" ({})", short_commit(id)))
+            .unwrap_or_default();
         write!(f, "what is checked out{commit} is refused: {}", self.reason)
     }
 }
@@ -135,13 +149,24 @@ impl fmt::Display for Refused {
 /// [`TrustError`] where there are none.
 pub fn trusted(directory: &Path, trust: &Trust) -> Result<Trusted, TrustError> {
     let signers = trust.signers.as_deref().map(Signers::read).transpose()?;
-    let rules = Rules { signers, pinned: trust.pinned };
+    let rules = Rules {
+        signers,
+        pinned: trust.pinned,
+    };
     let mut last = trust.last.lock().unwrap_or_else(PoisonError::into_inner);
     // A key that was taken off the list takes with it what it signed.
-    let before = last.take().filter(|good| rules.judge(good.id, &good.signed).is_ok());
+    let before = last
+        .take()
+        .filter(|good| rules.judge(good.id, &good.signed).is_ok());
     let (good, refused) = match Checkout::open(directory) {
         Ok(checkout) => checkout.find(&rules, before),
-        Err(trouble) => (before, Some(Refused { commit: None, reason: Distrust::NoCheckout(trouble.to_string()) })),
+        Err(trouble) => (
+            before,
+            Some(Refused {
+                commit: None,
+                reason: Distrust::NoCheckout(trouble.to_string()),
+            }),
+        ),
     };
     let good = match (good, refused.clone()) {
         (Some(good), _) => last.insert(good),
@@ -151,8 +176,15 @@ pub fn trusted(directory: &Path, trust: &Trust) -> Result<Trusted, TrustError> {
     if good.files.is_empty() {
         return Err(DirectoryError::Empty(directory.to_owned()).into());
     }
-    let loaded = Loaded::of(good.directory.clone(), in_parallel(&good.files, Committed::read));
-    Ok(Trusted { loaded, revision: good.revision.clone(), refused })
+    let loaded = Loaded::of(
+        good.directory.clone(),
+        in_parallel(&good.files, Committed::read),
+    );
+    Ok(Trusted {
+        loaded,
+        revision: good.revision.clone(),
+        refused,
+    })
 }
 
 impl Rules {
@@ -169,18 +201,41 @@ impl Checkout {
     fn open(directory: &Path) -> Result<Self, Trouble> {
         let directory = fs::canonicalize(directory)?;
         let (repository, root) = open(&directory)?;
-        let path = directory.strip_prefix(&root).map_err(|_| Trouble::NoCheckout)?.to_owned();
+        let path = directory
+            .strip_prefix(&root)
+            .map_err(|_| Trouble::NoCheckout)?
+            .to_owned();
         let head = repository.head_id()?.detach();
-        Ok(Self { repository, directory, path, head })
+        Ok(Self {
+            repository,
+            directory,
+            path,
+            head,
+        })
     }
 
     /// What is in force, and what is refused. `before` was in force before.
     fn find(&self, rules: &Rules, before: Option<Good>) -> (Option<Good>, Option<Refused>) {
-        let refused = |reason| Some(Refused { commit: Some(self.head.to_string()), reason });
+        let refused = |reason| {
+            Some(Refused {
+                commit: Some(self.head.to_string()),
+                reason,
+            })
+        };
         match self.good(self.head, rules) {
             Ok((good, tree)) => {
-                let clean = matches!(is_dirty(&self.repository, tree, &self.directory, &self.path), Ok(false));
-                (Some(good), if clean { None } else { refused(Distrust::Dirty) })
+                let clean = matches!(
+                    is_dirty(&self.repository, tree, &self.directory, &self.path),
+                    Ok(false)
+                );
+                (
+                    Some(good),
+                    if clean {
+                        None
+                    } else {
+                        refused(Distrust::Dirty)
+                    },
+                )
             }
             Err(reason) => (self.last_good(rules, before), refused(reason)),
         }
@@ -215,14 +270,30 @@ impl Checkout {
         let read = || {
             let commit = CommitRef::from_bytes(&signed.payload, id.kind())?;
             let (tree, revision) = (commit.tree(), told(id, &commit)?);
-            Ok((tree, revision, files_of(&self.repository, tree, &self.path)?))
+            Ok((
+                tree,
+                revision,
+                files_of(&self.repository, tree, &self.path)?,
+            ))
         };
         let (tree, revision, files) = read().map_err(unreadable)?;
-        Ok((Good { id, directory: self.directory.clone(), signed, revision, files }, tree))
+        Ok((
+            Good {
+                id,
+                directory: self.directory.clone(),
+                signed,
+                revision,
+                files,
+            },
+            tree,
+        ))
     }
 
     fn parent(&self, id: ObjectId) -> Option<ObjectId> {
         let commit = object(&self.repository, id).ok()?;
-        CommitRef::from_bytes(&commit.data, id.kind()).ok()?.parents().next()
+        CommitRef::from_bytes(&commit.data, id.kind())
+            .ok()?
+            .parents()
+            .next()
     }
 }

@@ -151,7 +151,12 @@ impl Stamp {
         if metadata.is_file() {
             let modified = (metadata.mtime(), metadata.mtime_nsec());
             let changed = (metadata.ctime(), metadata.ctime_nsec());
-            Self::File { inode, size: metadata.size(), modified, changed }
+            Self::File {
+                inode,
+                size: metadata.size(),
+                modified,
+                changed,
+            }
         } else {
             Self::Other { inode }
         }
@@ -159,10 +164,16 @@ impl Stamp {
 
     /// How long ago it was written to. `None` where its times lie in the future: such a clock says nothing.
     fn age(&self, now: SystemTime) -> Option<Duration> {
-        let Self::File { modified, changed, .. } = self else { return None };
+        let Self::File {
+            modified, changed, ..
+        } = self
+        else {
+            return None;
+        };
         let since = |(seconds, nanos): (i64, i64)| {
             let at = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
-            now.duration_since(SystemTime::UNIX_EPOCH.checked_add(at)?).ok()
+            now.duration_since(SystemTime::UNIX_EPOCH.checked_add(at)?)
+                .ok()
         };
         since(*modified).into_iter().chain(since(*changed)).min()
     }
@@ -180,13 +191,19 @@ impl Fingerprint {
     /// The age of the file written last, where that is less than `limit`.
     fn youngest(&self, limit: Duration) -> Option<Duration> {
         let now = SystemTime::now();
-        self.files().filter_map(|(_, stamp)| stamp.age(now)).min().filter(|age| *age < limit)
+        self.files()
+            .filter_map(|(_, stamp)| stamp.age(now))
+            .min()
+            .filter(|age| *age < limit)
     }
 
     /// The files that were there in `before` and are not any more.
     fn gone<'a>(&self, before: &'a Self) -> impl Iterator<Item = &'a OsString> {
         let now: BTreeSet<OsString> = self.files().map(|(name, _)| name.clone()).collect();
-        before.files().map(|(name, _)| name).filter(move |name| !now.contains(*name))
+        before
+            .files()
+            .map(|(name, _)| name)
+            .filter(move |name| !now.contains(*name))
     }
 
     /// The files that have another stamp than in `before`, or were written less than `limit` ago.
@@ -195,7 +212,8 @@ impl Fingerprint {
         let before: BTreeMap<_, _> = before.files().collect();
         self.files()
             .filter(|(name, stamp)| {
-                before.get(name).is_none_or(|before| before != stamp) || stamp.age(now).is_some_and(|age| age < limit)
+                before.get(name).is_none_or(|before| before != stamp)
+                    || stamp.age(now).is_some_and(|age| age < limit)
             })
             .map(|(name, _)| name.clone())
             .collect()
@@ -254,8 +272,15 @@ impl Watcher {
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
-    pub fn of_files(file: Option<PathBuf>, directory: Option<PathBuf>, options: WatchOptions) -> Self {
-        let watched = Watched::Files { file: file.map(absolute), directory: directory.map(absolute) };
+    pub fn of_files(
+        file: Option<PathBuf>,
+        directory: Option<PathBuf>,
+        options: WatchOptions,
+    ) -> Self {
+        let watched = Watched::Files {
+            file: file.map(absolute),
+            directory: directory.map(absolute),
+        };
         Self::start(watched, options)
     }
 
@@ -264,7 +289,11 @@ impl Watcher {
         let (publish, settled) = watch::channel(None);
         let lookout = Lookout::new(watched, options, Arc::clone(&mailbox), publish);
         tokio::spawn(lookout.run());
-        Self { mailbox, settled, seen: None }
+        Self {
+            mailbox,
+            settled,
+            seen: None,
+        }
     }
 
     /// Waits until the directory is another one than was last [`seen`](Self::seen), and nobody is writing any more.
@@ -273,7 +302,9 @@ impl Watcher {
     pub async fn changed(&mut self) -> Settled {
         loop {
             let settled = self.settled.borrow_and_update().clone();
-            if let Some(settled) = settled.filter(|settled| self.seen.as_ref() != Some(&settled.fingerprint)) {
+            if let Some(settled) =
+                settled.filter(|settled| self.seen.as_ref() != Some(&settled.fingerprint))
+            {
                 return settled;
             }
             if self.settled.changed().await.is_err() {
@@ -347,7 +378,11 @@ impl Mailbox {
         loop {
             {
                 let mut mail = self.lock();
-                if mail.hint.is_some() || !mail.asked.is_empty() || mail.closed || until <= Instant::now() {
+                if mail.hint.is_some()
+                    || !mail.asked.is_empty()
+                    || mail.closed
+                    || until <= Instant::now()
+                {
                     return std::mem::take(&mut mail);
                 }
             }
@@ -416,7 +451,18 @@ impl Lookout {
         };
         let (now, motion) = (Instant::now(), BTreeMap::new());
         let (asked, last, unrest) = (Vec::new(), None, None);
-        Self { eyes, options, mailbox, publish, asked, last, looked: now, next_poll: now, unrest, motion }
+        Self {
+            eyes,
+            options,
+            mailbox,
+            publish,
+            asked,
+            last,
+            looked: now,
+            next_poll: now,
+            unrest,
+            motion,
+        }
     }
 
     async fn run(mut self) {
@@ -441,7 +487,11 @@ impl Lookout {
                     self.looked = now;
                 }
                 let since = self.unrest.map_or(now, |unrest| unrest.since);
-                self.unrest = Some(Unrest { since, moved: now, by: FoundBy::Event });
+                self.unrest = Some(Unrest {
+                    since,
+                    moved: now,
+                    by: FoundBy::Event,
+                });
             }
             if self.unrest.is_none() && !asked_in_peace && now >= deadline {
                 self.options.counts.polls.fetch_add(1, Ordering::Relaxed);
@@ -463,7 +513,8 @@ impl Lookout {
         let Self { options, .. } = self;
         let (quiet, patience) = (options.quiet, options.patience);
         // Without an event there is only the file system's word that nobody writes.
-        let doubtful = !self.asked.is_empty() || self.unrest.is_some_and(|unrest| unrest.by == FoundBy::Poll);
+        let doubtful =
+            !self.asked.is_empty() || self.unrest.is_some_and(|unrest| unrest.by == FoundBy::Poll);
         let look = self.eyes.look(doubtful);
         self.next_poll = Instant::now() + options.poll.max((look.cost * LOOK_SHARE).min(MAX_POLL));
         self.looked = Instant::now() + look.cost * UNREST_SHARE;
@@ -474,9 +525,17 @@ impl Lookout {
 
         let Some(unrest) = self.unrest else {
             if moved || young.is_some() {
-                self.unrest = Some(Unrest { since: now, moved: now, by: FoundBy::Poll });
+                self.unrest = Some(Unrest {
+                    since: now,
+                    moved: now,
+                    by: FoundBy::Poll,
+                });
             } else if !self.asked.is_empty() {
-                self.say(Settled { fingerprint: look.fingerprint, by: FoundBy::Poll, unsettled: Vec::new() });
+                self.say(Settled {
+                    fingerprint: look.fingerprint,
+                    by: FoundBy::Poll,
+                    unsettled: Vec::new(),
+                });
             }
             return;
         };
@@ -484,11 +543,18 @@ impl Lookout {
         if last_write + quiet <= now {
             self.unrest = None;
             self.motion.clear();
-            self.say(Settled { fingerprint: look.fingerprint, by: unrest.by, unsettled: Vec::new() });
+            self.say(Settled {
+                fingerprint: look.fingerprint,
+                by: unrest.by,
+                unsettled: Vec::new(),
+            });
         } else if unrest.since + patience <= now {
             self.lose_patience(&look.fingerprint, unrest.by);
         } else {
-            self.unrest = Some(Unrest { moved: last_write, ..unrest });
+            self.unrest = Some(Unrest {
+                moved: last_write,
+                ..unrest
+            });
             let restless = |motion: &Motion| motion.since + self.options.restless <= now;
             if !self.motion.is_empty() && self.motion.values().all(restless) {
                 let moving = self.motion.keys().cloned().collect();
@@ -503,19 +569,37 @@ impl Lookout {
         let before = self.last.as_ref().unwrap_or(fingerprint);
         let mut moving = fingerprint.moving(before, quiet);
         moving.extend(fingerprint.gone(before).cloned());
-        self.motion.retain(|name, motion| moving.contains(name) || motion.last + quiet > now);
+        self.motion
+            .retain(|name, motion| moving.contains(name) || motion.last + quiet > now);
         for name in moving {
-            self.motion.entry(name).or_insert(Motion { since: now, last: now }).last = now;
+            self.motion
+                .entry(name)
+                .or_insert(Motion {
+                    since: now,
+                    last: now,
+                })
+                .last = now;
         }
     }
 
     /// Says what there is but for the files that are moving; nothing where that was said and nobody asks.
     fn say_but_for(&mut self, moving: &BTreeSet<OsString>, fingerprint: Fingerprint, by: FoundBy) {
         let fingerprint = fingerprint.with_moving(moving);
-        let known = self.publish.borrow().as_ref().is_some_and(|settled| settled.fingerprint == fingerprint);
+        let known = self
+            .publish
+            .borrow()
+            .as_ref()
+            .is_some_and(|settled| settled.fingerprint == fingerprint);
         if !known || !self.asked.is_empty() {
-            let unsettled = moving.iter().map(|name| name.to_string_lossy().into_owned()).collect();
-            self.say(Settled { fingerprint, by, unsettled });
+            let unsettled = moving
+                .iter()
+                .map(|name| name.to_string_lossy().into_owned())
+                .collect();
+            self.say(Settled {
+                fingerprint,
+                by,
+                unsettled,
+            });
         }
     }
 
@@ -526,10 +610,17 @@ impl Lookout {
         let moving = fingerprint.moving(before, self.options.quiet);
         let now = Instant::now();
         self.last = Some(fingerprint.clone());
-        self.unrest = Some(Unrest { since: now, moved: now, by });
+        self.unrest = Some(Unrest {
+            since: now,
+            moved: now,
+            by,
+        });
         // Whoever asks next need not wait for these again.
         let since = now.checked_sub(self.options.restless).unwrap_or(now);
-        self.motion = moving.iter().map(|name| (name.clone(), Motion { since, last: now })).collect();
+        self.motion = moving
+            .iter()
+            .map(|name| (name.clone(), Motion { since, last: now }))
+            .collect();
         self.say_but_for(&moving, fingerprint, by);
     }
 
@@ -549,7 +640,10 @@ enum Watched {
     /// A directory of definitions.
     Definitions(PathBuf),
     /// A file, and the visible files of a directory.
-    Files { file: Option<PathBuf>, directory: Option<PathBuf> },
+    Files {
+        file: Option<PathBuf>,
+        directory: Option<PathBuf>,
+    },
 }
 
 fn absolute(path: PathBuf) -> PathBuf {
@@ -561,7 +655,11 @@ impl fmt::Display for Watched {
         match self {
             Self::Definitions(directory) => write!(f, "{}", directory.display()),
             Self::Files { file, directory } => {
-                let all: Vec<String> = file.iter().chain(directory).map(|path| path.display().to_string()).collect();
+                let all: Vec<String> = file
+                    .iter()
+                    .chain(directory)
+                    .map(|path| path.display().to_string())
+                    .collect();
                 f.write_str(&all.join(" and "))
             }
         }
@@ -590,16 +688,27 @@ impl Eyes {
     /// Looks, and sees to it that what was looked at is watched from before the look.
     fn look(&mut self, revalidate: bool) -> Look {
         let look = Look::take(&self.watched, revalidate);
-        let Some(mailbox) = self.mailbox.clone() else { return look };
-        let watched = self.watches.as_ref().is_some_and(|watches| *watches.trail() == look.trail);
+        let Some(mailbox) = self.mailbox.clone() else {
+            return look;
+        };
+        let watched = self
+            .watches
+            .as_ref()
+            .is_some_and(|watches| *watches.trail() == look.trail);
         let retry = self.retry.is_some_and(|retry| retry <= Instant::now());
-        if (watched && !self.rearm && !retry) || (self.watches.is_none() && self.retry.is_some() && !retry) {
+        if (watched && !self.rearm && !retry)
+            || (self.watches.is_none() && self.retry.is_some() && !retry)
+        {
             return look;
         }
         self.rearm = false;
         self.arm(look.trail, &mailbox);
         let look = Look::take(&self.watched, revalidate);
-        if self.watches.as_ref().is_some_and(|watches| *watches.trail() != look.trail) {
+        if self
+            .watches
+            .as_ref()
+            .is_some_and(|watches| *watches.trail() != look.trail)
+        {
             // The way there changed while it was being watched.
             mailbox.post(|mail| mail.hint = Some(Hint::Way));
         }
@@ -638,35 +747,74 @@ impl Look {
                 let listed = Self::list(directory, Listed::Definitions, revalidate, &mut trail);
                 listed.unwrap_or_else(|error| Sight::Nothing(error.kind()))
             }
-            Watched::Files { file, directory } => {
-                Self::files(file.as_deref(), directory.as_deref(), revalidate, &mut trail)
-            }
+            Watched::Files { file, directory } => Self::files(
+                file.as_deref(),
+                directory.as_deref(),
+                revalidate,
+                &mut trail,
+            ),
         };
-        Self { fingerprint: Fingerprint(Arc::new(sight)), trail, cost: begun.elapsed() }
+        Self {
+            fingerprint: Fingerprint(Arc::new(sight)),
+            trail,
+            cost: begun.elapsed(),
+        }
     }
 
     /// A file, and the files of a directory. What is not there is part of how it looks.
-    fn files(file: Option<&Path>, directory: Option<&Path>, revalidate: bool, trail: &mut Trail) -> Sight {
+    fn files(
+        file: Option<&Path>,
+        directory: Option<&Path>,
+        revalidate: bool,
+        trail: &mut Trail,
+    ) -> Sight {
         let mut all = BTreeMap::new();
         if let Some(file) = file {
             // What leads nowhere is named as far as it goes.
-            let _ = follow(Path::new("/"), file, |directory, name| trail.add(directory, name));
+            let _ = follow(Path::new("/"), file, |directory, name| {
+                trail.add(directory, name)
+            });
             all.insert(file.into(), Stamp::take(file, revalidate));
         }
         let (mut real, mut uncounted) = (PathBuf::new(), 0);
-        match directory.map(|directory| (directory, Self::list(directory, Listed::Visible, revalidate, trail))) {
-            Some((_, Ok(Sight::Directory { real: at, files, uncounted: more }))) => {
+        match directory.map(|directory| {
+            (
+                directory,
+                Self::list(directory, Listed::Visible, revalidate, trail),
+            )
+        }) {
+            Some((
+                _,
+                Ok(Sight::Directory {
+                    real: at,
+                    files,
+                    uncounted: more,
+                }),
+            )) => {
                 (real, uncounted) = (at, more);
                 all.extend(files);
             }
-            Some((directory, Err(error))) => drop(all.insert(directory.into(), Stamp::Unreadable(error.kind()))),
+            Some((directory, Err(error))) => {
+                drop(all.insert(directory.into(), Stamp::Unreadable(error.kind())))
+            }
             Some((_, Ok(_))) | None => {}
         }
-        Sight::Directory { real, files: all, uncounted }
+        Sight::Directory {
+            real,
+            files: all,
+            uncounted,
+        }
     }
 
-    fn list(directory: &Path, listed: Listed, revalidate: bool, trail: &mut Trail) -> io::Result<Sight> {
-        let real = follow(Path::new("/"), directory, |directory, name| trail.add(directory, name))?;
+    fn list(
+        directory: &Path,
+        listed: Listed,
+        revalidate: bool,
+        trail: &mut Trail,
+    ) -> io::Result<Sight> {
+        let real = follow(Path::new("/"), directory, |directory, name| {
+            trail.add(directory, name)
+        })?;
         let entries = fs::read_dir(&real)?;
         trail.add_listed(&real, listed);
         let mut files = BTreeMap::new();
@@ -693,7 +841,11 @@ impl Look {
             let stamp = Stamp::take(&entry.path(), revalidate);
             files.insert(name, stamp);
         }
-        Ok(Sight::Directory { real, files, uncounted })
+        Ok(Sight::Directory {
+            real,
+            files,
+            uncounted,
+        })
     }
 }
 
@@ -747,12 +899,16 @@ enum Step {
 }
 
 fn push_steps(ahead: &mut Vec<Step>, path: &Path) {
-    ahead.extend(path.components().rev().filter_map(|component| match component {
-        Component::RootDir => Some(Step::Root),
-        Component::ParentDir => Some(Step::Up),
-        Component::Normal(name) => Some(Step::Into(name.to_owned())),
-        Component::CurDir | Component::Prefix(_) => None,
-    }));
+    ahead.extend(
+        path.components()
+            .rev()
+            .filter_map(|component| match component {
+                Component::RootDir => Some(Step::Root),
+                Component::ParentDir => Some(Step::Up),
+                Component::Normal(name) => Some(Step::Into(name.to_owned())),
+                Component::CurDir | Component::Prefix(_) => None,
+            }),
+    );
 }
 
 /// The directories to watch, free of links, and what matters in each. Only ever directories: a watch on a file or
@@ -812,22 +968,36 @@ impl Trail {
             if self.0.len() == MAX_WATCHES {
                 return None;
             }
-            let identity = fs::metadata(directory).ok().map(|known| (known.dev(), known.ino()));
-            self.0.insert(directory.to_owned(), Place { identity, ..Place::default() });
+            let identity = fs::metadata(directory)
+                .ok()
+                .map(|known| (known.dev(), known.ino()));
+            self.0.insert(
+                directory.to_owned(),
+                Place {
+                    identity,
+                    ..Place::default()
+                },
+            );
         }
         self.0.get_mut(directory)
     }
 
     /// What an event has to say, if anything. Reading causes events too; those would make us hear ourselves.
     fn hint(&self, event: &notify::Result<Event>) -> Option<Hint> {
-        let Ok(event) = event else { return Some(Hint::Way) };
+        let Ok(event) = event else {
+            return Some(Hint::Way);
+        };
         match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
             EventKind::Access(_) => return None,
             _ if event.need_rescan() => return Some(Hint::Way),
             _ => {}
         }
-        event.paths.iter().filter_map(|path| self.matters(path)).max()
+        event
+            .paths
+            .iter()
+            .filter_map(|path| self.matters(path))
+            .max()
     }
 
     fn matters(&self, path: &Path) -> Option<Hint> {
@@ -835,7 +1005,11 @@ impl Trail {
             return Some(Hint::Way);
         }
         let (place, name) = (self.0.get(path.parent()?)?, path.file_name()?);
-        if place.names.contains(name) { Some(Hint::Way) } else { place.lists(name).then_some(Hint::File) }
+        if place.names.contains(name) {
+            Some(Hint::Way)
+        } else {
+            place.lists(name).then_some(Hint::File)
+        }
     }
 }
 
@@ -848,23 +1022,42 @@ mod tests {
     #[test]
     fn without_events_only_two_equal_looks_prove_rest() {
         let now = Instant::now();
-        let unrest = |by| Unrest { since: now - 3 * AGO, moved: now - 2 * AGO, by };
+        let unrest = |by| Unrest {
+            since: now - 3 * AGO,
+            moved: now - 2 * AGO,
+            by,
+        };
         assert_eq!(unrest(FoundBy::Poll).last_write(now, true, None), now);
-        assert_eq!(unrest(FoundBy::Poll).last_write(now, false, None), now - 2 * AGO);
-        assert_eq!(unrest(FoundBy::Event).last_write(now, true, None), now - 2 * AGO);
+        assert_eq!(
+            unrest(FoundBy::Poll).last_write(now, false, None),
+            now - 2 * AGO
+        );
+        assert_eq!(
+            unrest(FoundBy::Event).last_write(now, true, None),
+            now - 2 * AGO
+        );
     }
 
     #[test]
     fn a_files_age_can_only_prolong_the_wait() {
         let now = Instant::now();
-        let unrest = Unrest { since: now - 3 * AGO, moved: now - 2 * AGO, by: FoundBy::Event };
+        let unrest = Unrest {
+            since: now - 3 * AGO,
+            moved: now - 2 * AGO,
+            by: FoundBy::Event,
+        };
         assert_eq!(unrest.last_write(now, true, Some(AGO)), now - AGO);
         assert_eq!(unrest.last_write(now, true, Some(3 * AGO)), now - 2 * AGO);
     }
 
     #[test]
     fn a_time_in_the_future_is_no_age() {
-        let stamp = |changed| Stamp::File { inode: (0, 0), size: 0, modified: (i64::MAX, 0), changed };
+        let stamp = |changed| Stamp::File {
+            inode: (0, 0),
+            size: 0,
+            modified: (i64::MAX, 0),
+            changed,
+        };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         assert_eq!(stamp((1001, 0)).age(now), None);
         assert_eq!(stamp((999, 0)).age(now), Some(Duration::from_secs(1)));

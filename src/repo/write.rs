@@ -76,18 +76,30 @@ impl fmt::Debug for Writing {
 impl Writing {
     /// A file that is not there yet.
     pub(super) fn new(name: &str, text: String) -> Self {
-        Self { name: name.to_owned(), before: Before::Nothing, text }
+        Self {
+            name: name.to_owned(),
+            before: Before::Nothing,
+            text,
+        }
     }
 
     /// A file that holds a text, and shall hold another one.
     pub(super) fn over(name: &str, before: &str, text: String) -> Self {
-        Self { name: name.to_owned(), before: Before::Text(before.to_owned()), text }
+        Self {
+            name: name.to_owned(),
+            before: Before::Text(before.to_owned()),
+            text,
+        }
     }
 
     /// A file that nobody else writes.
     #[must_use]
     pub fn own(name: &str, text: String) -> Self {
-        Self { name: name.to_owned(), before: Before::Anything, text }
+        Self {
+            name: name.to_owned(),
+            before: Before::Anything,
+            text,
+        }
     }
 
     /// The name of the file.
@@ -134,7 +146,11 @@ impl Writing {
             _ => {}
         }
         let same = text == self.text.as_bytes();
-        Ok(if same { Place::Same } else { Place::Other(metadata.permissions(), mark) })
+        Ok(if same {
+            Place::Same
+        } else {
+            Place::Other(metadata.permissions(), mark)
+        })
     }
 
     /// Writes the file, or finds out (`dry_run`) what that would do. An existing one keeps its mode and its byte-order mark.
@@ -144,7 +160,10 @@ impl Writing {
     pub fn write(&self, directory: &Path, dry_run: bool) -> Result<Written, WriteError> {
         // With one plain name the path cannot leave the directory.
         let mut components = Path::new(&self.name).components();
-        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+        if !matches!(
+            (components.next(), components.next()),
+            (Some(Component::Normal(_)), None)
+        ) {
             return Err(io::Error::from(io::ErrorKind::InvalidFilename).into());
         }
         let (permissions, mark, written) = match self.place(directory)? {
@@ -170,7 +189,11 @@ impl Writing {
         }
         file.as_file().sync_all()?;
         let path = directory.join(&self.name);
-        let moved = if permissions.is_some() { file.persist(&path) } else { file.persist_noclobber(&path) };
+        let moved = if permissions.is_some() {
+            file.persist(&path)
+        } else {
+            file.persist_noclobber(&path)
+        };
         moved.map_err(|error| match error.error.kind() {
             io::ErrorKind::AlreadyExists => WriteError::Exists,
             _ => error.error.into(),

@@ -29,7 +29,10 @@ pub(super) struct Span {
 impl Span {
     pub(super) fn new(start: usize, end: usize) -> Self {
         let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        Self { start: narrow(start), end: narrow(end.max(start)) }
+        Self {
+            start: narrow(start),
+            end: narrow(end.max(start)),
+        }
     }
 
     pub(super) const fn start(self) -> usize {
@@ -85,7 +88,10 @@ impl Node<'_> {
 
     /// Whether the node is neither a list nor a map.
     pub(super) const fn is_scalar(&self) -> bool {
-        matches!(self.value, Value::Null | Value::Bool(_) | Value::Other | Value::Text(_))
+        matches!(
+            self.value,
+            Value::Null | Value::Bool(_) | Value::Other | Value::Text(_)
+        )
     }
 }
 
@@ -121,7 +127,10 @@ pub(super) fn read(text: &str) -> Result<Tree<'_>, Problem> {
 /// # Errors
 /// As [`read`].
 pub(super) fn read_at_most(text: &str, limit: usize) -> Result<Tree<'_>, Problem> {
-    if let Some((at, c)) = text.char_indices().find(|(_, c)| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
+    if let Some((at, c)) = text
+        .char_indices()
+        .find(|(_, c)| c.is_control() && !matches!(c, '\t' | '\n' | '\r'))
+    {
         // The parser would take a NUL for the end of the text.
         return Err(Problem {
             at: Span::new(at, at + c.len_utf8()),
@@ -138,10 +147,23 @@ pub(super) fn read_at_most(text: &str, limit: usize) -> Result<Tree<'_>, Problem
         block_nesting_limit: MAX_DEPTH,
     };
     let parser = Parser::new_from_str_with_options(text, options);
-    let tree = Reader { parser, length: text.len(), limit, nodes: 0, problems: Vec::new() }.tree();
-    let tree = tree.and_then(|tree| match tree.root.as_ref().and_then(|root| indented_by_no_blank(root, text)) {
-        Some(at) => Err(no_break_space(at)),
-        None => Ok(tree),
+    let tree = Reader {
+        parser,
+        length: text.len(),
+        limit,
+        nodes: 0,
+        problems: Vec::new(),
+    }
+    .tree();
+    let tree = tree.and_then(|tree| {
+        match tree
+            .root
+            .as_ref()
+            .and_then(|root| indented_by_no_blank(root, text))
+        {
+            Some(at) => Err(no_break_space(at)),
+            None => Ok(tree),
+        }
     });
     tree.map_err(|problem| cause(text, problem.at.start()).unwrap_or(problem))
 }
@@ -150,11 +172,18 @@ pub(super) fn read_at_most(text: &str, limit: usize) -> Result<Tree<'_>, Problem
 /// of the key.
 fn indented_by_no_blank(node: &Node<'_>, text: &str) -> Option<usize> {
     match &node.value {
-        Value::List(items) => items.iter().find_map(|item| indented_by_no_blank(item, text)),
+        Value::List(items) => items
+            .iter()
+            .find_map(|item| indented_by_no_blank(item, text)),
         Value::Map(entries) => entries.iter().find_map(|(key, value)| {
             let at = key.span.start();
-            let begins = key.is_scalar() && text.get(at..).is_some_and(|key| key.starts_with('\u{a0}'));
-            if begins { Some(at) } else { indented_by_no_blank(value, text) }
+            let begins =
+                key.is_scalar() && text.get(at..).is_some_and(|key| key.starts_with('\u{a0}'));
+            if begins {
+                Some(at)
+            } else {
+                indented_by_no_blank(value, text)
+            }
         }),
         _ => None,
     }
@@ -174,12 +203,17 @@ fn cause(text: &str, noticed: usize) -> Option<Problem> {
     let mut before: Vec<(usize, &str)> = Vec::new();
     let mut start = 0;
     for line in text.split_inclusive('\n') {
-        let mark = CONFLICT.iter().find(|mark| line.strip_prefix(*mark).is_some_and(|rest| rest.starts_with(' ')));
+        let mark = CONFLICT.iter().find(|mark| {
+            line.strip_prefix(*mark)
+                .is_some_and(|rest| rest.starts_with(' '))
+        });
         if let Some(mark) = mark {
             return Some(Problem {
                 at: Span::new(start, start + mark.len()),
                 message: "this is the mark of a merge conflict".into(),
-                help: Some("resolve the conflict: keep one side, and remove the lines that git added"),
+                help: Some(
+                    "resolve the conflict: keep one side, and remove the lines that git added",
+                ),
             });
         }
         if start <= noticed && !line.trim().is_empty() {
@@ -192,7 +226,10 @@ fn cause(text: &str, noticed: usize) -> Option<Problem> {
             return Some(no_break_space(start + at));
         }
         let (key, value) = line.trim().split_once(':')?;
-        let is_key = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        let is_key = !key.is_empty()
+            && key
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         let is_joined = !value.is_empty() && !value.starts_with([' ', '\t', '/']);
         let at = start + line.len() - line.trim_start().len() + key.len();
         (is_key && is_joined).then(|| Problem {
@@ -224,14 +261,22 @@ impl<'a> Reader<'a> {
                     documents += 1;
                     if documents > 1 {
                         end = span.start();
-                        self.refuse(span, "a second document begins here", "write one document in one file");
+                        self.refuse(
+                            span,
+                            "a second document begins here",
+                            "write one document in one file",
+                        );
                         break;
                     }
                 }
                 event => root = Some(self.node(event, span, 0)?),
             }
         }
-        Ok(Tree { root, end, problems: self.problems })
+        Ok(Tree {
+            root,
+            end,
+            problems: self.problems,
+        })
     }
 
     /// The next event that is not an anchor: anchors are refused in passing.
@@ -284,7 +329,10 @@ impl<'a> Reader<'a> {
                         (event, span) => list.push(self.node(event, span, depth + 1)?),
                     }
                 };
-                return Ok(Node { span: extent(style, span, end), value: Value::List(list) });
+                return Ok(Node {
+                    span: extent(style, span, end),
+                    value: Value::List(list),
+                });
             }
             Event::MappingStart(style, ..) => {
                 let mut map = Vec::new();
@@ -298,7 +346,10 @@ impl<'a> Reader<'a> {
                         }
                     }
                 };
-                return Ok(Node { span: extent(style, span, end), value: Value::Map(map) });
+                return Ok(Node {
+                    span: extent(style, span, end),
+                    value: Value::Map(map),
+                });
             }
             Event::Alias(_) | Event::UnresolvedAlias(_) => {
                 self.refuse(
@@ -320,12 +371,20 @@ impl<'a> Reader<'a> {
 
     fn refuse(&mut self, at: Span, message: &'static str, help: &'static str) {
         if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(Problem { at, message: message.into(), help: Some(help) });
+            self.problems.push(Problem {
+                at,
+                message: message.into(),
+                help: Some(help),
+            });
         }
     }
 
     fn unreadable(&self, error: &granit_parser::ScanError) -> Problem {
-        let at = error.marker().byte_offset().unwrap_or_default().min(self.length);
+        let at = error
+            .marker()
+            .byte_offset()
+            .unwrap_or_default()
+            .min(self.length);
         explain(error.kind(), Span::new(at, at))
     }
 }
@@ -353,7 +412,8 @@ fn scalar(text: Cow<'_, str>, style: ScalarStyle) -> Value<'_> {
 
 /// A number of YAML 1.2's core schema, section 10.3.2.
 fn is_number(word: &str) -> bool {
-    let all = |digits: &str, is: fn(&u8) -> bool| !digits.is_empty() && digits.as_bytes().iter().all(is);
+    let all =
+        |digits: &str, is: fn(&u8) -> bool| !digits.is_empty() && digits.as_bytes().iter().all(is);
     if let Some(digits) = word.strip_prefix("0o") {
         return all(digits, |b| matches!(b, b'0'..=b'7'));
     }
@@ -370,11 +430,19 @@ fn is_number(word: &str) -> bool {
 }
 
 fn too_deep(at: Span) -> Problem {
-    Problem { at, message: format!("lists and maps are nested more than {MAX_DEPTH} deep").into(), help: None }
+    Problem {
+        at,
+        message: format!("lists and maps are nested more than {MAX_DEPTH} deep").into(),
+        help: None,
+    }
 }
 
 fn not_yaml(at: Span) -> Problem {
-    Problem { at, message: "this is not valid YAML".into(), help: None }
+    Problem {
+        at,
+        message: "this is not valid YAML".into(),
+        help: None,
+    }
 }
 
 /// The parser's reason in words of our own: some of its messages quote the text.
@@ -383,10 +451,13 @@ fn explain(kind: &ErrorKind, at: Span) -> Problem {
     let quote = "a text with a special character in it is written in quotes";
     let (message, help) = match kind {
         E::RecursionLimitExceeded => return too_deep(at),
-        E::UnclosedQuotedScalar | E::DocumentIndicatorInQuotedScalar => ("a quoted text is not closed", None),
-        E::InvalidQuotedScalarIndent => {
-            ("a quoted text goes on over several lines without indentation", Some("is its closing quote missing?"))
+        E::UnclosedQuotedScalar | E::DocumentIndicatorInQuotedScalar => {
+            ("a quoted text is not closed", None)
         }
+        E::InvalidQuotedScalarIndent => (
+            "a quoted text goes on over several lines without indentation",
+            Some("is its closing quote missing?"),
+        ),
         E::InvalidTrailingSingleQuotedScalar | E::InvalidTrailingDoubleQuotedScalar => (
             "something follows a quoted text",
             Some("put the whole text in quotes; a single quote in single quotes is written twice"),
@@ -415,24 +486,38 @@ fn explain(kind: &ErrorKind, at: Span) -> Problem {
         | E::TabInBlockIndentation
         | E::TabInIndentation
         | E::TabAtBlockScalarStart
-        | E::TabInPlainScalar => ("a tab stands where YAML takes spaces only", Some("indent with spaces")),
+        | E::TabInPlainScalar => (
+            "a tab stands where YAML takes spaces only",
+            Some("indent with spaces"),
+        ),
         E::InvalidIndentation | E::InvalidFlowScalarIndent | E::InvalidBlockScalarIndent => {
             ("the indentation does not fit the lines above", None)
         }
-        E::DirectiveDisallowed => ("directives are left out of this format", Some("remove the line")),
-        E::ExpectedBlockMappingKey | E::SimpleKeyExpected | E::InvalidSimpleKey => {
-            ("`key: value` is expected", Some("is a `:` missing here or in the line above, or the indentation wrong?"))
-        }
-        E::MappingValueNotAllowed | E::MappingKeyNotAllowed | E::InvalidColonPlacement => {
-            ("a `:` stands where no key can be", Some("a text with `: ` in it is written in quotes"))
-        }
-        E::BlockSequenceEntryNotAllowed | E::BlockEntryInFlowCollection | E::ExpectedBlockSequenceEntry => {
-            ("a `-` stands where no list can be, or is missing in a list", None)
-        }
+        E::DirectiveDisallowed => (
+            "directives are left out of this format",
+            Some("remove the line"),
+        ),
+        E::ExpectedBlockMappingKey | E::SimpleKeyExpected | E::InvalidSimpleKey => (
+            "`key: value` is expected",
+            Some("is a `:` missing here or in the line above, or the indentation wrong?"),
+        ),
+        E::MappingValueNotAllowed | E::MappingKeyNotAllowed | E::InvalidColonPlacement => (
+            "a `:` stands where no key can be",
+            Some("a text with `: ` in it is written in quotes"),
+        ),
+        E::BlockSequenceEntryNotAllowed
+        | E::BlockEntryInFlowCollection
+        | E::ExpectedBlockSequenceEntry => (
+            "a `-` stands where no list can be, or is missing in a list",
+            None,
+        ),
         E::UnexpectedCharacter { .. } | E::PlainScalarStartsWithDashFlowIndicator => {
             ("a text cannot begin with this character", Some(quote))
         }
-        E::MissingAnchorOrAliasName => ("anchors and aliases are left out of this format", Some(quote)),
+        E::MissingAnchorOrAliasName => (
+            "anchors and aliases are left out of this format",
+            Some(quote),
+        ),
         E::ExpectedTagBang
         | E::UndeclaredTagHandle
         | E::InvalidGlobalTagCharacter
@@ -440,10 +525,17 @@ fn explain(kind: &ErrorKind, at: Span) -> Problem {
         | E::MissingTagUri
         | E::UnclosedVerbatimTag
         | E::InvalidTagEscape => ("tags are left out of this format", Some(quote)),
-        E::BomInsideDocument => ("a byte-order mark stands within the text", Some("remove it")),
+        E::BomInsideDocument => (
+            "a byte-order mark stands within the text",
+            Some("remove it"),
+        ),
         _ => return not_yaml(at),
     };
-    Problem { at, message: message.into(), help }
+    Problem {
+        at,
+        message: message.into(),
+        help,
+    }
 }
 
 #[cfg(test)]
@@ -488,7 +580,10 @@ mod tests {
             (r#""g""#, "g"),
             (r#""h\n""#, "h\n"),
         ];
-        assert_eq!(scalars(text), expected.map(|(value, place)| (value.to_owned(), place.to_owned())));
+        assert_eq!(
+            scalars(text),
+            expected.map(|(value, place)| (value.to_owned(), place.to_owned()))
+        );
     }
 
     #[test]
@@ -511,21 +606,29 @@ mod tests {
         ] {
             assert!(matches!(first(text), Value::Text(_)), "{text}");
         }
-        for text in
-            ["1", "-1", "+1.5", ".5", "1.", "1e3", "0o17", "0xfF", ".inf", "-.INF", ".NaN", "True", "FALSE", "007"]
-        {
+        for text in [
+            "1", "-1", "+1.5", ".5", "1.", "1e3", "0o17", "0xfF", ".inf", "-.INF", ".NaN", "True",
+            "FALSE", "007",
+        ] {
             assert!(matches!(first(text), Value::Other), "{text}");
         }
         for text in ["~", "null", "NULL"] {
             assert!(matches!(first(text), Value::Null), "{text}");
         }
-        assert!(matches!((first("true"), first("false")), (Value::Bool(true), Value::Bool(false))));
+        assert!(matches!(
+            (first("true"), first("false")),
+            (Value::Bool(true), Value::Bool(false))
+        ));
     }
 
     #[test]
     fn what_the_format_leaves_out_is_told_all_at_once_and_the_rest_is_read() {
         let tree = read("a: &x 1\nb: *x\nc: !t 2\nd: *unknown\ne: 3\n---\n*z").unwrap();
-        let places: Vec<_> = tree.problems.iter().map(|problem| problem.at.start()).collect();
+        let places: Vec<_> = tree
+            .problems
+            .iter()
+            .map(|problem| problem.at.start())
+            .collect();
         assert_eq!(places, [3, 11, 17, 25, 39]);
         assert_eq!(tree.end, 39);
         assert!(matches!(tree.root.unwrap().value, Value::Map(entries) if entries.len() == 5));
@@ -563,7 +666,10 @@ mod tests {
         ] {
             let problems = read(text).map_or_else(|problem| vec![problem], |tree| tree.problems);
             assert!(!problems.is_empty(), "{text}");
-            assert!(!format!("{problems:?}").contains("CANARY"), "{text}: {problems:?}");
+            assert!(
+                !format!("{problems:?}").contains("CANARY"),
+                "{text}: {problems:?}"
+            );
         }
     }
 }

@@ -68,7 +68,11 @@ fn aborted<T>() -> Poll<io::Result<T>> {
 }
 
 impl AsyncRead for Cuttable {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         // Reading is what an HTTP connection always waits for, so here alone the waker must be left with the token.
         match self.cut.as_mut().poll(cx) {
             Poll::Ready(()) => aborted(),
@@ -78,12 +82,24 @@ impl AsyncRead for Cuttable {
 }
 
 impl AsyncWrite for Cuttable {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.token.is_cancelled() { aborted() } else { Pin::new(&mut self.stream).poll_write(cx, buf) }
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.token.is_cancelled() {
+            aborted()
+        } else {
+            Pin::new(&mut self.stream).poll_write(cx, buf)
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.token.is_cancelled() { aborted() } else { Pin::new(&mut self.stream).poll_flush(cx) }
+        if self.token.is_cancelled() {
+            aborted()
+        } else {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -59,14 +59,23 @@ pub(super) fn time(time: Timestamp) -> String {
 
 /// Whether a text has the form of an RFC 3986 URI: a scheme, a colon, and nothing but the characters of a URI.
 fn is_uri(text: &str) -> bool {
-    let Some((scheme, rest)) = text.split_once(':') else { return false };
+    let Some((scheme, rest)) = text.split_once(':') else {
+        return false;
+    };
     let scheme_ok = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    let escapes_ok = rest
-        .split('%')
-        .skip(1)
-        .all(|escape| escape.len() >= 2 && escape.bytes().take(2).all(|digit| digit.is_ascii_hexdigit()));
-    let characters_ok = rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&b));
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    let escapes_ok = rest.split('%').skip(1).all(|escape| {
+        escape.len() >= 2
+            && escape
+                .bytes()
+                .take(2)
+                .all(|digit| digit.is_ascii_hexdigit())
+    });
+    let characters_ok = rest
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&b));
     scheme_ok && escapes_ok && characters_ok && rest.matches('#').count() <= 1
 }
 
@@ -124,14 +133,25 @@ impl Problems {
     }
 
     fn definition(&mut self, definition: &Value) {
-        let Some(definition) = self.object("an integration definition", definition) else { return };
-        let required = ["id", "name", "provider", "fieldsToSync", "createdAt", "updatedAt"];
+        let Some(definition) = self.object("an integration definition", definition) else {
+            return;
+        };
+        let required = [
+            "id",
+            "name",
+            "provider",
+            "fieldsToSync",
+            "createdAt",
+            "updatedAt",
+        ];
         self.required("the integration definition", definition, &required);
         for (key, value) in definition {
             match key.as_str() {
                 "id" => self.text(key, value, "a UUID", is_uuid),
                 "name" => self.text(key, value, "a text", |_| true),
-                "provider" => self.text(key, value, "a provider", |text| Provider::parse(text).is_ok()),
+                "provider" => self.text(key, value, "a provider", |text| {
+                    Provider::parse(text).is_ok()
+                }),
                 "createdAt" | "updatedAt" => self.time(key, value),
                 "icon" => self.icon(value),
                 "partnerKey" => self.partner_key(value),
@@ -142,8 +162,17 @@ impl Problems {
     }
 
     fn workspace(&mut self, workspace: &Value) {
-        let Some(workspace) = self.object("the workspace", workspace) else { return };
-        let required = ["id", "name", "slug", "defaultCurrency", "createdAt", "updatedAt"];
+        let Some(workspace) = self.object("the workspace", workspace) else {
+            return;
+        };
+        let required = [
+            "id",
+            "name",
+            "slug",
+            "defaultCurrency",
+            "createdAt",
+            "updatedAt",
+        ];
         self.required("the workspace", workspace, &required);
         for (key, value) in workspace {
             match key.as_str() {
@@ -159,7 +188,9 @@ impl Problems {
     }
 
     fn time(&mut self, at: &str, value: &Value) {
-        self.text(at, value, "a time of RFC 3339", |text| text.parse::<Timestamp>().is_ok());
+        self.text(at, value, "a time of RFC 3339", |text| {
+            text.parse::<Timestamp>().is_ok()
+        });
     }
 
     fn icon(&mut self, value: &Value) {
@@ -172,8 +203,17 @@ impl Problems {
                 self.unknown_key("partnerKey", half);
                 continue;
             }
-            for (name, value) in self.object(&format!("partnerKey.{half}"), values).into_iter().flatten() {
-                self.text(&format!("partnerKey.{half}.{}", shown(name)), value, "a text", |_| true);
+            for (name, value) in self
+                .object(&format!("partnerKey.{half}"), values)
+                .into_iter()
+                .flatten()
+            {
+                self.text(
+                    &format!("partnerKey.{half}.{}", shown(name)),
+                    value,
+                    "a text",
+                    |_| true,
+                );
             }
         }
     }
@@ -206,33 +246,65 @@ mod tests {
             (json!({"name": "hunter2"}), "an update has no key `name`"),
             (json!({"icon": null}), "icon must be an absolute URI"),
             (json!({"icon": "hunter2"}), "icon must be an absolute URI"),
-            (json!({"partnerKey": "hunter2"}), "partnerKey must be an object"),
-            (json!({"partnerKey": {"cookies": {}}}), "partnerKey has no key `cookies`"),
-            (json!({"partnerKey": {"headers": ["hunter2"]}}), "partnerKey.headers must be an object"),
-            (json!({"partnerKey": {"headers": {"a": ["hunter2"]}}}), "partnerKey.headers.a must be a text"),
-            (json!({"fieldsToSync": {"listing": ["name"]}}), "fieldsToSync.listing must be an object"),
-            (json!({"fieldsToSync": {"listing": {"name": 1}}}), "fieldsToSync.listing.name must be true or false"),
+            (
+                json!({"partnerKey": "hunter2"}),
+                "partnerKey must be an object",
+            ),
+            (
+                json!({"partnerKey": {"cookies": {}}}),
+                "partnerKey has no key `cookies`",
+            ),
+            (
+                json!({"partnerKey": {"headers": ["hunter2"]}}),
+                "partnerKey.headers must be an object",
+            ),
+            (
+                json!({"partnerKey": {"headers": {"a": ["hunter2"]}}}),
+                "partnerKey.headers.a must be a text",
+            ),
+            (
+                json!({"fieldsToSync": {"listing": ["name"]}}),
+                "fieldsToSync.listing must be an object",
+            ),
+            (
+                json!({"fieldsToSync": {"listing": {"name": 1}}}),
+                "fieldsToSync.listing.name must be true or false",
+            ),
         ] {
             assert_eq!(Update::parse(body).unwrap_err(), [problem]);
         }
-        for body in [json!({}), json!({"icon": "urn:x", "partnerKey": {}, "fieldsToSync": {"new": {}}})] {
+        for body in [
+            json!({}),
+            json!({"icon": "urn:x", "partnerKey": {}, "fieldsToSync": {"new": {}}}),
+        ] {
             assert!(Update::parse(body).is_ok());
         }
     }
 
     #[test]
     fn a_body_with_a_thousand_problems_is_answered_briefly() {
-        let body: Map<String, Value> = (0..1000).map(|n| (format!("{n:0>1000}"), json!(1))).collect();
+        let body: Map<String, Value> = (0..1000)
+            .map(|n| (format!("{n:0>1000}"), json!(1)))
+            .collect();
         let problems = Update::parse(Value::Object(body)).unwrap_err();
         assert!(problems.len() == MAX_PROBLEMS && problems.concat().len() < 4000);
     }
 
     #[test]
     fn a_uri_has_a_scheme_and_no_characters_of_another_world() {
-        for good in ["https://x/y?z#f", "a:", "urn:isbn:1", "http://[::1]/%20", "x+y-z.0:?"] {
+        for good in [
+            "https://x/y?z#f",
+            "a:",
+            "urn:isbn:1",
+            "http://[::1]/%20",
+            "x+y-z.0:?",
+        ] {
             assert!(is_uri(good), "{good}");
         }
-        for bad in ["", ":", "a", "//x/y", "1a:b", "a b:c", "a:b c", "a:%2", "a:%zz", "a:é", "a:#b#c", "a:<>"] {
+        for bad in [
+            "", ":", "a", "//x/y", "1a:b", "a b:c", "a:b c", "a:%2", "a:%zz", "a:é", "a:#b#c",
+            "a:<>",
+        ] {
             assert!(!is_uri(bad), "{bad}");
         }
     }

@@ -26,19 +26,30 @@ impl Fault {
     /// A fault that befalls the next request, whichever that is.
     #[must_use]
     pub fn once(kind: FaultKind) -> Self {
-        Self { method: None, path_suffix: None, times: 1, kind }
+        Self {
+            method: None,
+            path_suffix: None,
+            times: 1,
+            kind,
+        }
     }
 
     /// The same fault for one method only.
     #[must_use]
     pub fn on(self, method: Method) -> Self {
-        Self { method: Some(method), ..self }
+        Self {
+            method: Some(method),
+            ..self
+        }
     }
 
     /// The same fault for paths that end so, such as `/HOSTAWAY`.
     #[must_use]
     pub fn at(self, path_suffix: impl Into<String>) -> Self {
-        Self { path_suffix: Some(path_suffix.into()), ..self }
+        Self {
+            path_suffix: Some(path_suffix.into()),
+            ..self
+        }
     }
 
     /// The same fault for so many requests.
@@ -49,7 +60,10 @@ impl Fault {
 
     fn fits(&self, method: &Method, path: &str) -> bool {
         self.method.as_ref().is_none_or(|wanted| wanted == method)
-            && self.path_suffix.as_ref().is_none_or(|suffix| path.ends_with(suffix))
+            && self
+                .path_suffix
+                .as_ref()
+                .is_none_or(|suffix| path.ends_with(suffix))
     }
 }
 
@@ -99,7 +113,11 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn new(chance: Chance, seed: u64) -> Self {
-        Self { waiting: Vec::new(), chance, dice: fastrand::Rng::with_seed(seed) }
+        Self {
+            waiting: Vec::new(),
+            chance,
+            dice: fastrand::Rng::with_seed(seed),
+        }
     }
 
     pub(super) fn inject(&mut self, fault: Fault) {
@@ -114,8 +132,14 @@ impl Faults {
 
     /// What befalls a request: the first scripted fault that fits, else what the dice say.
     pub(super) fn befall(&mut self, method: &Method, path: &str) -> Option<FaultKind> {
-        let fitting = self.waiting.iter_mut().enumerate().find(|(_, fault)| fault.fits(method, path));
-        let Some((at, fault)) = fitting else { return self.roll() };
+        let fitting = self
+            .waiting
+            .iter_mut()
+            .enumerate()
+            .find(|(_, fault)| fault.fits(method, path));
+        let Some((at, fault)) = fitting else {
+            return self.roll();
+        };
         let kind = fault.kind.clone();
         fault.times -= 1;
         if fault.times == 0 {
@@ -157,7 +181,11 @@ impl FromStr for Chance {
     type Err = InvalidChance;
 
     fn from_str(text: &str) -> Result<Self, InvalidChance> {
-        text.parse().ok().filter(|chance| (0.0..=1.0).contains(chance)).map(Self).ok_or(InvalidChance)
+        text.parse()
+            .ok()
+            .filter(|chance| (0.0..=1.0).contains(chance))
+            .map(Self)
+            .ok_or(InvalidChance)
     }
 }
 
@@ -174,7 +202,10 @@ impl FromStr for Rate {
     type Err = InvalidRate;
 
     fn from_str(text: &str) -> Result<Self, InvalidRate> {
-        text.strip_suffix("/s").and_then(|number| number.parse().ok()).map(Self).ok_or(InvalidRate)
+        text.strip_suffix("/s")
+            .and_then(|number| number.parse().ok())
+            .map(Self)
+            .ok_or(InvalidRate)
     }
 }
 
@@ -201,12 +232,26 @@ mod tests {
     #[test]
     fn scripted_faults_befall_in_order_those_whom_they_fit() {
         let mut faults = Faults::new(Chance::default(), 0);
-        faults.inject(Fault::once(FaultKind::Garbage).on(Method::PATCH).at("/HOSTAWAY").times(2));
+        faults.inject(
+            Fault::once(FaultKind::Garbage)
+                .on(Method::PATCH)
+                .at("/HOSTAWAY")
+                .times(2),
+        );
         faults.inject(Fault::once(FaultKind::DropBefore));
-        assert_eq!(faults.befall(&Method::PATCH, "/x/HOSTAWAY"), Some(FaultKind::Garbage));
-        assert_eq!(faults.befall(&Method::GET, "/x/HOSTAWAY"), Some(FaultKind::DropBefore));
+        assert_eq!(
+            faults.befall(&Method::PATCH, "/x/HOSTAWAY"),
+            Some(FaultKind::Garbage)
+        );
+        assert_eq!(
+            faults.befall(&Method::GET, "/x/HOSTAWAY"),
+            Some(FaultKind::DropBefore)
+        );
         assert_eq!(faults.befall(&Method::PATCH, "/x/GUESTY"), None);
-        assert_eq!(faults.befall(&Method::PATCH, "/x/HOSTAWAY"), Some(FaultKind::Garbage));
+        assert_eq!(
+            faults.befall(&Method::PATCH, "/x/HOSTAWAY"),
+            Some(FaultKind::Garbage)
+        );
         assert_eq!(faults.befall(&Method::PATCH, "/x/HOSTAWAY"), None);
     }
 
@@ -214,7 +259,9 @@ mod tests {
     fn the_dice_fall_as_often_as_was_asked_and_the_same_way_each_time() {
         let roll = || {
             let mut faults = Faults::new("0.25".parse().unwrap(), 7);
-            (0..4000).map(|_| faults.befall(&Method::GET, "/")).collect::<Vec<_>>()
+            (0..4000)
+                .map(|_| faults.befall(&Method::GET, "/"))
+                .collect::<Vec<_>>()
         };
         assert!((800..1200).contains(&roll().iter().flatten().count()));
         assert_eq!(roll(), roll());
@@ -239,7 +286,10 @@ mod tests {
     #[test]
     fn one_request_too_many_is_told_to_wait_a_second() {
         let limiter = Limiter::new("2/s".parse().ok());
-        assert_eq!([(); 3].map(|()| limiter.seconds_to_wait()), [None, None, Some(1)]);
+        assert_eq!(
+            [(); 3].map(|()| limiter.seconds_to_wait()),
+            [None, None, Some(1)]
+        );
         assert_eq!(Limiter::new(None).seconds_to_wait(), None);
     }
 }

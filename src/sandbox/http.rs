@@ -67,7 +67,9 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let (head, body) = request.into_parts();
-    let shared = api_key(&head.headers).and_then(|key| shared.others.get(key)).map_or(shared.clone(), Arc::clone);
+    let shared = api_key(&head.headers)
+        .and_then(|key| shared.others.get(key))
+        .map_or(shared.clone(), Arc::clone);
     let path = head.uri.path().to_owned();
     let number = {
         let mut state = shared.lock();
@@ -83,7 +85,13 @@ pub(super) async fn answer(
             finished: None,
         })
     };
-    let call = Call { number, method: head.method, path, headers: head.headers, body: read(body).await };
+    let call = Call {
+        number,
+        method: head.method,
+        path,
+        headers: head.headers,
+        body: read(body).await,
+    };
     if let (Ok(bytes), Some(record)) = (&call.body, shared.lock().log.get_mut(number)) {
         record.body = serde_json::from_slice(bytes).ok();
     }
@@ -96,7 +104,9 @@ pub(super) async fn answer(
         }
         response
     });
-    task.await.unwrap_or_else(|_| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "", "Internal error").into())
+    task.await.unwrap_or_else(|_| {
+        Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "", "Internal error").into()
+    })
 }
 
 /// A request, read in full.
@@ -121,7 +131,11 @@ async fn read(body: Body) -> Result<Vec<u8>, &'static str> {
             break;
         }
     }
-    if length > MAX_BODY { Err("The body is larger than 1 MiB") } else { Ok(bytes) }
+    if length > MAX_BODY {
+        Err("The body is larger than 1 MiB")
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// Answers a call, or does to it what the faults say.
@@ -130,13 +144,23 @@ async fn carry_out(shared: &Shared, connection: &Connection, call: &Call) -> Res
         tokio::time::sleep(shared.latency).await;
     }
     if let Some(seconds) = shared.limiter.seconds_to_wait() {
-        let refused = Answer::error(StatusCode::TOO_MANY_REQUESTS, &call.path, "Too many requests");
+        let refused = Answer::error(
+            StatusCode::TOO_MANY_REQUESTS,
+            &call.path,
+            "Too many requests",
+        );
         return refused.with(RETRY_AFTER, &seconds.to_string()).into();
     }
     let fault = shared.lock().faults.befall(&call.method, &call.path);
-    let Some(fault) = fault else { return respond(shared, call).into() };
+    let Some(fault) = fault else {
+        return respond(shared, call).into();
+    };
     match fault {
-        FaultKind::Status { code, message, retry_after } => {
+        FaultKind::Status {
+            code,
+            message,
+            retry_after,
+        } => {
             let refused = Answer::error(code, &call.path, &message);
             match retry_after {
                 Some(retry_after) => refused.with(RETRY_AFTER, &retry_after).into(),
@@ -160,11 +184,17 @@ async fn carry_out(shared: &Shared, connection: &Connection, call: &Call) -> Res
         FaultKind::TruncateBody => truncated(respond(shared, call)),
         FaultKind::Answer { code, body } => {
             respond(shared, call);
-            Answer { status: code, ..Answer::ok(body.into_bytes()) }.into()
+            Answer {
+                status: code,
+                ..Answer::ok(body.into_bytes())
+            }
+            .into()
         }
         FaultKind::Garbage => Answer::ok(b"\xff\xfe{\"id\": <html>\0".to_vec()).into(),
         FaultKind::Redirect(location) => {
-            Answer::error(StatusCode::TEMPORARY_REDIRECT, &call.path, "Moved").with(LOCATION, &location).into()
+            Answer::error(StatusCode::TEMPORARY_REDIRECT, &call.path, "Moved")
+                .with(LOCATION, &location)
+                .into()
         }
         FaultKind::HugeBody(length) => with_body(Answer::ok(Vec::new()), huge(length)),
         FaultKind::EchoBodyInError => {
@@ -180,7 +210,10 @@ async fn carry_out(shared: &Shared, connection: &Connection, call: &Call) -> Res
 fn respond(shared: &Shared, call: &Call) -> Answer {
     let error = |status, message: &str| Answer::error(status, &call.path, message);
     let Some(route) = Route::of(&call.path) else {
-        return error(StatusCode::NOT_FOUND, &format!("Cannot {} this path", call.method));
+        return error(
+            StatusCode::NOT_FOUND,
+            &format!("Cannot {} this path", call.method),
+        );
     };
     let allowed = route.methods(shared.update_method);
     if !allowed.contains(&call.method) {
@@ -201,21 +234,47 @@ fn respond(shared: &Shared, call: &Call) -> Answer {
     let found = match route {
         Route::Workspace => return Answer::json(state.store.workspace()),
         Route::Definitions => {
-            return Answer::json(&state.store.definitions().values().map(|one| shown(one, masks)).collect::<Vec<_>>());
+            return Answer::json(
+                &state
+                    .store
+                    .definitions()
+                    .values()
+                    .map(|one| shown(one, masks))
+                    .collect::<Vec<_>>(),
+            );
         }
-        Route::Definition(provider) if call.method == Method::GET => state.store.definitions().get(&provider),
+        Route::Definition(provider) if call.method == Method::GET => {
+            state.store.definitions().get(&provider)
+        }
         Route::Definition(provider) => {
             if permission == Permission::Read {
-                return error(StatusCode::FORBIDDEN, "The API key's permission is READ; an update needs WRITE");
+                return error(
+                    StatusCode::FORBIDDEN,
+                    "The API key's permission is READ; an update needs WRITE",
+                );
             }
             let update = match update_of(call) {
                 Ok(update) => update,
                 Err((message, details)) => {
-                    return Answer::detailed_error(StatusCode::BAD_REQUEST, &call.path, message, &details);
+                    return Answer::detailed_error(
+                        StatusCode::BAD_REQUEST,
+                        &call.path,
+                        message,
+                        &details,
+                    );
                 }
             };
-            let method = if call.method == Method::PUT { UpdateMethod::Put } else { UpdateMethod::Patch };
-            let Mutable { store, semantics, log, .. } = &mut *state;
+            let method = if call.method == Method::PUT {
+                UpdateMethod::Put
+            } else {
+                UpdateMethod::Patch
+            };
+            let Mutable {
+                store,
+                semantics,
+                log,
+                ..
+            } = &mut *state;
             let before = store.definitions().get(&provider).cloned();
             let after = store.update(&provider, &update, method, *semantics, Timestamp::now());
             if let Some(record) = log.get_mut(call.number) {
@@ -226,26 +285,47 @@ fn respond(shared: &Shared, call: &Call) -> Answer {
     };
     match found {
         Some(definition) => Answer::json(&shown(definition, masks)),
-        None => error(StatusCode::NOT_FOUND, "The workspace has no integration definition for this provider"),
+        None => error(
+            StatusCode::NOT_FOUND,
+            "The workspace has no integration definition for this provider",
+        ),
     }
 }
 
 fn shown(definition: &Value, masks: bool) -> Cow<'_, Value> {
-    if masks { Cow::Owned(store::masked(definition)) } else { Cow::Borrowed(definition) }
+    if masks {
+        Cow::Owned(store::masked(definition))
+    } else {
+        Cow::Borrowed(definition)
+    }
 }
 
 fn update_of(call: &Call) -> Result<Update, (&'static str, Vec<String>)> {
-    let bytes = call.body.as_deref().map_err(|message| (*message, Vec::new()))?;
+    let bytes = call
+        .body
+        .as_deref()
+        .map_err(|message| (*message, Vec::new()))?;
     if bytes.is_empty() {
         return Err(("An update needs a body", Vec::new()));
     }
-    let media_type = call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = call
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {
-        return Err(("The content type of an update must be application/json", Vec::new()));
+        return Err((
+            "The content type of an update must be application/json",
+            Vec::new(),
+        ));
     }
-    let body = serde_json::from_slice(bytes)
-        .map_err(|error| ("The body is not JSON", vec![format!("line {}, column {}", error.line(), error.column())]))?;
+    let body = serde_json::from_slice(bytes).map_err(|error| {
+        (
+            "The body is not JSON",
+            vec![format!("line {}, column {}", error.line(), error.column())],
+        )
+    })?;
     Update::parse(body).map_err(|problems| ("The body is not an update", problems))
 }
 
@@ -266,8 +346,11 @@ impl Route {
             "integration-definition" => Some(Self::Definitions),
             one => {
                 let provider = one.strip_prefix("integration-definition/")?;
-                let provider = percent_decode_str(provider).decode_utf8_lossy().into_owned();
-                (!provider.is_empty() && !provider.contains('/')).then_some(Self::Definition(provider))
+                let provider = percent_decode_str(provider)
+                    .decode_utf8_lossy()
+                    .into_owned();
+                (!provider.is_empty() && !provider.contains('/'))
+                    .then_some(Self::Definition(provider))
             }
         }
     }
@@ -290,7 +373,11 @@ struct Answer {
 
 impl Answer {
     fn ok(body: Vec<u8>) -> Self {
-        Self { status: StatusCode::OK, header: None, body }
+        Self {
+            status: StatusCode::OK,
+            header: None,
+            body,
+        }
     }
 
     fn json(value: &impl Serialize) -> Self {
@@ -305,13 +392,20 @@ impl Answer {
 
     fn detailed_error(status: StatusCode, path: &str, message: &str, details: &[String]) -> Self {
         let timestamp = contract::time(Timestamp::now());
-        let body = json!({"timestamp": timestamp, "path": path, "message": message, "details": details});
-        Self { status, ..Self::json(&body) }
+        let body =
+            json!({"timestamp": timestamp, "path": path, "message": message, "details": details});
+        Self {
+            status,
+            ..Self::json(&body)
+        }
     }
 
     /// The answer with a header; a value that HTTP cannot carry is left out.
     fn with(self, name: HeaderName, value: &str) -> Self {
-        Self { header: HeaderValue::from_str(value).ok().map(|value| (name, value)), ..self }
+        Self {
+            header: HeaderValue::from_str(value).ok().map(|value| (name, value)),
+            ..self
+        }
     }
 }
 
@@ -325,7 +419,9 @@ impl From<Answer> for Response {
 fn with_body(answer: Answer, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = answer.status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().extend(answer.header);
     response
 }
@@ -342,7 +438,9 @@ fn truncated(mut answer: Answer) -> Response {
     };
     let body = stream::once(async { Ok(half) }).chain(stream::once(end));
     let mut response = with_body(answer, Body::from_stream(body));
-    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    response
+        .headers_mut()
+        .insert(CONTENT_LENGTH, HeaderValue::from(length));
     response
 }
 

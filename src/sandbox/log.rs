@@ -36,14 +36,24 @@ pub struct RequestRecord {
 
 impl fmt::Debug for RequestRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { method, path, permission, body, changed: _, status, at: _, finished } = self;
+        let Self {
+            method,
+            path,
+            permission,
+            body,
+            changed: _,
+            status,
+            at: _,
+            finished,
+        } = self;
         let status = match (status, finished) {
             (Some(status), _) => status.as_str(),
             (None, Some(_)) => "cut",
             (None, None) => "under way",
         };
         write!(f, "{method} {path} ({permission:?}) -> {status}")?;
-        body.as_ref().map_or(Ok(()), |body| write!(f, " {}", store::masked(body)))
+        body.as_ref()
+            .map_or(Ok(()), |body| write!(f, " {}", store::masked(body)))
     }
 }
 
@@ -100,13 +110,19 @@ mod tests {
             assert_eq!(log.begin(record(&n.to_string())), n);
         }
         assert!(log.get_mut(0).is_none());
-        assert_eq!(log.get_mut(MAX_RECORDS).unwrap().path, MAX_RECORDS.to_string());
+        assert_eq!(
+            log.get_mut(MAX_RECORDS).unwrap().path,
+            MAX_RECORDS.to_string()
+        );
         assert_eq!(log.records().len(), MAX_RECORDS);
     }
 
     #[test]
     fn a_record_shows_no_partner_key_in_debug() {
         let shown = format!("{:?}", record("/x"));
-        assert!(shown.contains("under way") && shown.contains("********") && !shown.contains("hunter2"), "{shown}");
+        assert!(
+            shown.contains("under way") && shown.contains("********") && !shown.contains("hunter2"),
+            "{shown}"
+        );
     }
 }

@@ -108,7 +108,11 @@ impl Keys {
     #[must_use]
     pub fn of(workspace: &Slug) -> Self {
         let key = |id| format!("zepl.{id}.not-a-secret.{workspace}");
-        Self { read: key("sandbox-read"), write: key("sandbox-write"), expired: key("sandbox-expired") }
+        Self {
+            read: key("sandbox-read"),
+            write: key("sandbox-write"),
+            expired: key("sandbox-expired"),
+        }
     }
 
     /// What a key may do, or the message with which it is refused.
@@ -116,7 +120,9 @@ impl Keys {
         match key {
             Some(key) if key == self.write => Ok(Permission::Write),
             Some(key) if key == self.read => Ok(Permission::Read),
-            Some(key) if key == self.expired => Err("Authentication failed: the API key has expired"),
+            Some(key) if key == self.expired => {
+                Err("Authentication failed: the API key has expired")
+            }
             _ => Err("Authentication failed"),
         }
     }
@@ -142,7 +148,14 @@ impl Sandbox {
     /// # Errors
     /// Where it cannot listen on the address, or must not because other machines would reach it.
     pub async fn start(config: Config) -> io::Result<Self> {
-        let Config { listen, allow_remote, seed, keys, copies, .. } = config.clone();
+        let Config {
+            listen,
+            allow_remote,
+            seed,
+            keys,
+            copies,
+            ..
+        } = config.clone();
         if !listen.ip().is_loopback() && !allow_remote {
             let sentence = format!(
                 "the sandbox does not listen on {listen}, where other machines could reach it: choose a loopback \
@@ -182,13 +195,23 @@ impl Sandbox {
         let keys = keys.unwrap_or_else(|| Keys::of(&seed.slug));
         let shared = Arc::new(of(seed, keys, others));
         let stop = CancellationToken::new();
-        let service = Router::new().fallback(http::answer).with_state(Arc::clone(&shared));
+        let service = Router::new()
+            .fallback(http::answer)
+            .with_state(Arc::clone(&shared));
         let server = axum::serve(
-            CuttableListener { inner, stop: stop.clone() },
+            CuttableListener {
+                inner,
+                stop: stop.clone(),
+            },
             service.into_make_service_with_connect_info::<Connection>(),
         )
         .with_graceful_shutdown(stop.clone().cancelled_owned());
-        Ok(Self { address, shared, server: tokio::spawn(server.into_future()), stop: stop.drop_guard() })
+        Ok(Self {
+            address,
+            shared,
+            server: tokio::spawn(server.into_future()),
+            stop: stop.drop_guard(),
+        })
     }
 
     /// Its base URL, without a slash at the end.
@@ -224,12 +247,20 @@ impl Sandbox {
     /// A definition as it is stored, unmasked; `None` where there is none for the provider.
     #[must_use]
     pub fn definition(&self, provider: &str) -> Option<Value> {
-        self.shared.lock().store.definitions().get(provider).cloned()
+        self.shared
+            .lock()
+            .store
+            .definitions()
+            .get(provider)
+            .cloned()
     }
 
     /// Puts any JSON in the place of a provider's definition, or beside the others, and moves its `updatedAt`.
     pub fn set_definition(&self, provider: &str, definition: Value) {
-        self.shared.lock().store.set(provider, definition, Timestamp::now());
+        self.shared
+            .lock()
+            .store
+            .set(provider, definition, Timestamp::now());
     }
 
     /// Takes a provider's definition away, and answers with it.
@@ -240,7 +271,11 @@ impl Sandbox {
     /// Changes a definition, as a click in a console does, and moves its `updatedAt`; `false` where there is none for the
     /// provider. The sandbox answers nobody before `change` returns.
     pub fn modify(&self, provider: &str, change: impl FnOnce(&mut Value)) -> bool {
-        self.shared.lock().store.modify(provider, Timestamp::now(), change).is_some()
+        self.shared
+            .lock()
+            .store
+            .modify(provider, Timestamp::now(), change)
+            .is_some()
     }
 
     /// Changes the workspace, such as its slug.
@@ -282,13 +317,27 @@ impl Sandbox {
         let (slug, definitions, example) = {
             let state = self.shared.lock();
             let definitions = state.store.definitions();
-            let example = ["HOSTAWAY"].into_iter().find(|provider| definitions.contains_key(*provider));
-            let example = example.or_else(|| definitions.keys().next().map(String::as_str)).map(str::to_owned);
-            let slug = state.store.workspace().get("slug").and_then(Value::as_str).unwrap_or_default().to_owned();
+            let example = ["HOSTAWAY"]
+                .into_iter()
+                .find(|provider| definitions.contains_key(*provider));
+            let example = example
+                .or_else(|| definitions.keys().next().map(String::as_str))
+                .map(str::to_owned);
+            let slug = state
+                .store
+                .workspace()
+                .get("slug")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned();
             (slug, definitions.len(), example)
         };
         let url = self.url();
-        let Keys { read, write, expired } = self.keys();
+        let Keys {
+            read,
+            write,
+            expired,
+        } = self.keys();
         let width = read.len().max(write.len()).max(expired.len());
         let mut banner = format!(
             "A Calry of your own listens on {url}\n\n  \

@@ -65,17 +65,24 @@ pub enum InvalidSeed {
 impl Seed {
     /// The example workspace: the providers of `definitions/`, some of them drifted, and two that no file manages.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "the text is embedded, and a test reads it")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the text is embedded, and a test reads it"
+    )]
     pub fn builtin() -> Self {
         Self::parse(include_bytes!("seed.json")).expect("the embedded seed is valid")
     }
 
     /// The same definitions in another workspace: number `copy`, with an id and a slug of its own.
     pub(super) fn copy(&self, copy: usize) -> Self {
-        let slug = Slug::parse(&format!("{}-{copy}", self.slug)).unwrap_or_else(|_| self.slug.clone());
+        let slug =
+            Slug::parse(&format!("{}-{copy}", self.slug)).unwrap_or_else(|_| self.slug.clone());
         let mut seed = self.clone().with_slug(slug);
         if let Some(workspace) = seed.workspace.as_object_mut() {
-            workspace.insert("id".to_owned(), format!("00000000-0000-4000-8000-{copy:012x}").into());
+            workspace.insert(
+                "id".to_owned(),
+                format!("00000000-0000-4000-8000-{copy:012x}").into(),
+            );
         }
         seed
     }
@@ -86,7 +93,9 @@ impl Seed {
     /// [`InvalidSeed`] where the file cannot be read or is not a seed.
     pub fn read(file: &Path) -> Result<Self, InvalidSeed> {
         let mut text = Vec::new();
-        std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut text)?;
+        std::fs::File::open(file)?
+            .take(MAX_FILE + 1)
+            .read_to_end(&mut text)?;
         if text.len() as u64 > MAX_FILE {
             return Err(InvalidSeed::TooLarge);
         }
@@ -98,21 +107,35 @@ impl Seed {
     /// # Errors
     /// [`InvalidSeed`] where the text is not a seed.
     pub fn parse(json: &[u8]) -> Result<Self, InvalidSeed> {
-        let seed: Value = serde_json::from_slice(json)
-            .map_err(|error| InvalidSeed::Syntax { line: error.line(), column: error.column() })?;
-        let Value::Object(mut seed) = seed else { return Err(InvalidSeed::Form) };
+        let seed: Value = serde_json::from_slice(json).map_err(|error| InvalidSeed::Syntax {
+            line: error.line(),
+            column: error.column(),
+        })?;
+        let Value::Object(mut seed) = seed else {
+            return Err(InvalidSeed::Form);
+        };
         let (workspace, definitions) = (seed.remove("workspace"), seed.remove("definitions"));
-        let (Some(workspace), Some(Value::Array(list)), true) = (workspace, definitions, seed.is_empty()) else {
+        let (Some(workspace), Some(Value::Array(list)), true) =
+            (workspace, definitions, seed.is_empty())
+        else {
             return Err(InvalidSeed::Form);
         };
         let problems = contract::workspace_problems(&workspace);
-        let slug = workspace.get("slug").and_then(Value::as_str).and_then(|slug| Slug::parse(slug).ok());
-        let Some(slug) = slug.filter(|_| problems.is_empty()) else { return Err(InvalidSeed::Workspace(problems)) };
+        let slug = workspace
+            .get("slug")
+            .and_then(Value::as_str)
+            .and_then(|slug| Slug::parse(slug).ok());
+        let Some(slug) = slug.filter(|_| problems.is_empty()) else {
+            return Err(InvalidSeed::Workspace(problems));
+        };
 
         let mut definitions = BTreeMap::new();
         for (at, definition) in list.into_iter().enumerate() {
             let problems = contract::definition_problems(&definition);
-            let provider = definition.get("provider").and_then(Value::as_str).map(str::to_owned);
+            let provider = definition
+                .get("provider")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
             match provider {
                 Some(provider) if problems.is_empty() => {
                     if definitions.insert(provider.clone(), definition).is_some() {
@@ -120,19 +143,31 @@ impl Seed {
                     }
                 }
                 provider => {
-                    let provider = provider.map(|name| format!(" ({})", printable(&name))).unwrap_or_default();
-                    return Err(InvalidSeed::Definition { number: at + 1, provider, problems });
+                    let provider = provider
+                        .map(|name| format!(" ({})", printable(&name)))
+                        .unwrap_or_default();
+                    return Err(InvalidSeed::Definition {
+                        number: at + 1,
+                        provider,
+                        problems,
+                    });
                 }
             }
         }
-        Ok(Self { workspace, slug, definitions })
+        Ok(Self {
+            workspace,
+            slug,
+            definitions,
+        })
     }
 
     /// A workspace of so many made-up providers, `P00000` and on, each with all fields on.
     #[must_use]
     pub fn synthetic(providers: usize) -> Self {
-        let listing: Map<String, Value> =
-            KNOWN_LISTING_FIELDS.iter().map(|field| ((*field).to_owned(), Value::Bool(true))).collect();
+        let listing: Map<String, Value> = KNOWN_LISTING_FIELDS
+            .iter()
+            .map(|field| ((*field).to_owned(), Value::Bool(true)))
+            .collect();
         let definition = |n: usize| {
             let provider = format!("P{n:05}");
             let definition = json!({
@@ -147,7 +182,10 @@ impl Seed {
             });
             (provider, definition)
         };
-        Self { definitions: (0..providers).map(definition).collect(), ..Self::builtin() }
+        Self {
+            definitions: (0..providers).map(definition).collect(),
+            ..Self::builtin()
+        }
     }
 
     /// Every provider's headers and query parameters with their values, which are made for trying.
@@ -155,9 +193,17 @@ impl Seed {
     pub fn partner_keys(&self) -> Vec<(&str, &str, &str)> {
         let mut keys = Vec::new();
         for (provider, definition) in &self.definitions {
-            let halves = definition.get("partnerKey").and_then(Value::as_object).into_iter().flat_map(Map::values);
+            let halves = definition
+                .get("partnerKey")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flat_map(Map::values);
             for (name, value) in halves.filter_map(Value::as_object).flatten() {
-                keys.extend(value.as_str().map(|value| (provider.as_str(), name.as_str(), value)));
+                keys.extend(
+                    value
+                        .as_str()
+                        .map(|value| (provider.as_str(), name.as_str(), value)),
+                );
             }
         }
         keys
@@ -175,7 +221,12 @@ impl Seed {
 
 impl fmt::Debug for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Seed({}, {} definitions)", self.slug, self.definitions.len())
+        write!(
+            f,
+            "Seed({}, {} definitions)",
+            self.slug,
+            self.definitions.len()
+        )
     }
 }
 
@@ -185,16 +236,36 @@ mod tests {
     use crate::model::KNOWN_PROVIDERS;
 
     #[test]
-    fn the_embedded_seed_shows_every_known_provider_with_every_field_and_two_that_no_file_manages() {
+    fn the_embedded_seed_shows_every_known_provider_with_every_field_and_two_that_no_file_manages()
+    {
         let seed = Seed::builtin();
         let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("definitions");
-        let managed = |provider: &str| files.join(format!("{}.yaml", provider.to_lowercase())).is_file();
+        let managed = |provider: &str| {
+            files
+                .join(format!("{}.yaml", provider.to_lowercase()))
+                .is_file()
+        };
         assert_eq!(seed.slug.as_str(), "acme-production");
-        assert!(KNOWN_PROVIDERS.iter().all(|provider| managed(provider) && seed.definitions.contains_key(*provider)));
-        assert_eq!(seed.definitions.keys().filter(|provider| !managed(provider)).count(), 2);
+        assert!(
+            KNOWN_PROVIDERS
+                .iter()
+                .all(|provider| managed(provider) && seed.definitions.contains_key(*provider))
+        );
+        assert_eq!(
+            seed.definitions
+                .keys()
+                .filter(|provider| !managed(provider))
+                .count(),
+            2
+        );
         for (provider, definition) in &seed.definitions {
             let listing = definition["fieldsToSync"]["listing"].as_object().unwrap();
-            assert!(KNOWN_LISTING_FIELDS.iter().all(|field| listing.contains_key(*field)), "{provider}");
+            assert!(
+                KNOWN_LISTING_FIELDS
+                    .iter()
+                    .all(|field| listing.contains_key(*field)),
+                "{provider}"
+            );
         }
     }
 
@@ -213,14 +284,24 @@ mod tests {
         let with = |key: &str, value: Value| {
             let mut seed = good.clone();
             seed[key] = value;
-            Seed::parse(seed.to_string().as_bytes()).unwrap_err().to_string()
+            Seed::parse(seed.to_string().as_bytes())
+                .unwrap_err()
+                .to_string()
         };
         let definition = Seed::synthetic(1).definitions["P00000"].clone();
         let mut broken = definition.clone();
         broken["partnerKey"]["headers"]["x-api-key"] = json!(["hunter2"]);
 
-        assert_eq!(Seed::parse(b"{\n  x").unwrap_err().to_string(), "the seed is not JSON (line 2, column 3)");
-        assert!(Seed::parse(b"[]").unwrap_err().to_string().starts_with("a seed is a JSON object of the form {"));
+        assert_eq!(
+            Seed::parse(b"{\n  x").unwrap_err().to_string(),
+            "the seed is not JSON (line 2, column 3)"
+        );
+        assert!(
+            Seed::parse(b"[]")
+                .unwrap_err()
+                .to_string()
+                .starts_with("a seed is a JSON object of the form {")
+        );
         assert!(with("extra", json!(1)).starts_with("a seed is a JSON object of the form {"));
         assert!(with("workspace", json!({})).contains("the workspace lacks `slug`"));
         assert_eq!(
@@ -228,7 +309,15 @@ mod tests {
             "the seed's definition number 2 (P00000) is not as the API would answer with it: \
              partnerKey.headers.x-api-key must be a text"
         );
-        assert!(with("definitions", json!([definition, definition])).contains("two definitions of P00000"));
-        assert!(Seed::read(Path::new("/nowhere")).unwrap_err().to_string().starts_with("cannot read the seed: "));
+        assert!(
+            with("definitions", json!([definition, definition]))
+                .contains("two definitions of P00000")
+        );
+        assert!(
+            Seed::read(Path::new("/nowhere"))
+                .unwrap_err()
+                .to_string()
+                .starts_with("cannot read the seed: ")
+        );
     }
 }

@@ -92,7 +92,10 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(workspace: Value, definitions: BTreeMap<String, Value>) -> Self {
-        Self { workspace, definitions }
+        Self {
+            workspace,
+            definitions,
+        }
     }
 
     pub(super) fn workspace(&self) -> &Value {
@@ -120,7 +123,9 @@ impl Store {
     ) -> Option<&Value> {
         let clears = method == UpdateMethod::Put && semantics.put_absent == PutAbsent::Clears;
         self.modify(provider, now, |definition| {
-            let Some(definition) = definition.as_object_mut() else { return };
+            let Some(definition) = definition.as_object_mut() else {
+                return;
+            };
             match update.icon() {
                 Some(icon) => drop(definition.insert("icon".to_owned(), icon.clone())),
                 None if clears => drop(definition.remove("icon")),
@@ -133,14 +138,23 @@ impl Store {
             }
             let nothing = Map::new();
             if let Some(sent) = update.fields().or(clears.then_some(&nothing)) {
-                let reach = if clears { AcrossGroups::Yes } else { semantics.across_groups };
+                let reach = if clears {
+                    AcrossGroups::Yes
+                } else {
+                    semantics.across_groups
+                };
                 set_fields(definition, sent, semantics.fields, reach);
             }
         })
     }
 
     /// Changes a definition in any way, as a click in a console does, and moves its `updatedAt`.
-    pub(super) fn modify(&mut self, provider: &str, now: Timestamp, change: impl FnOnce(&mut Value)) -> Option<&Value> {
+    pub(super) fn modify(
+        &mut self,
+        provider: &str,
+        now: Timestamp,
+        change: impl FnOnce(&mut Value),
+    ) -> Option<&Value> {
         let definition = self.definitions.get_mut(provider)?;
         let before = updated_at(definition);
         change(definition);
@@ -164,7 +178,9 @@ impl Store {
 pub(super) fn same(one: Option<&Value>, other: Option<&Value>) -> bool {
     let rest = |definition: &Value| {
         let mut definition = definition.clone();
-        definition.as_object_mut().map(|definition| definition.remove("updatedAt"));
+        definition
+            .as_object_mut()
+            .map(|definition| definition.remove("updatedAt"));
         definition
     };
     one.map(rest) == other.map(rest)
@@ -173,22 +189,32 @@ pub(super) fn same(one: Option<&Value>, other: Option<&Value>) -> bool {
 /// A definition with each value of its partner key replaced by mask characters.
 pub(super) fn masked(definition: &Value) -> Value {
     let mut definition = definition.clone();
-    let halves = definition.get_mut("partnerKey").and_then(Value::as_object_mut);
+    let halves = definition
+        .get_mut("partnerKey")
+        .and_then(Value::as_object_mut);
     for half in halves.into_iter().flat_map(Map::values_mut) {
         match half.as_object_mut() {
-            Some(half) => half.values_mut().for_each(|value| *value = json!("********")),
+            Some(half) => half
+                .values_mut()
+                .for_each(|value| *value = json!("********")),
             None => *half = json!("********"),
         }
     }
     definition
 }
 
-fn set_partner_key(definition: &mut Map<String, Value>, sent: &Map<String, Value>, partial: PartialPartnerKey) {
+fn set_partner_key(
+    definition: &mut Map<String, Value>,
+    sent: &Map<String, Value>,
+    partial: PartialPartnerKey,
+) {
     let key = definition.entry("partnerKey").or_insert_with(|| json!({}));
     match (partial, key.as_object_mut()) {
         (PartialPartnerKey::Merges, Some(key)) => {
             for half in Half::BOTH.map(Half::key) {
-                let Some(Value::Object(values)) = sent.get(half) else { continue };
+                let Some(Value::Object(values)) = sent.get(half) else {
+                    continue;
+                };
                 let kept = key.entry(half).or_insert_with(|| json!({}));
                 if let Some(kept) = kept.as_object_mut() {
                     kept.extend(values.clone());
@@ -205,7 +231,9 @@ fn set_fields(
     reading: SpecifiedFields,
     reach: AcrossGroups,
 ) {
-    let groups = definition.get_mut("fieldsToSync").and_then(Value::as_object_mut);
+    let groups = definition
+        .get_mut("fieldsToSync")
+        .and_then(Value::as_object_mut);
     for (group, fields) in groups.into_iter().flatten() {
         let named = sent.get(group);
         if named.is_none() && reach == AcrossGroups::No {
@@ -258,9 +286,15 @@ mod tests {
     }
 
     fn after(method: UpdateMethod, semantics: Semantics, update: Value) -> Value {
-        let mut store = Store::new(json!({}), BTreeMap::from([("HOSTAWAY".to_owned(), definition())]));
+        let mut store = Store::new(
+            json!({}),
+            BTreeMap::from([("HOSTAWAY".to_owned(), definition())]),
+        );
         let update = Update::parse(update).unwrap();
-        store.update("HOSTAWAY", &update, method, semantics, NOW).unwrap().clone()
+        store
+            .update("HOSTAWAY", &update, method, semantics, NOW)
+            .unwrap()
+            .clone()
     }
 
     fn patched(semantics: Semantics, update: Value) -> Value {
@@ -272,30 +306,47 @@ mod tests {
         let update = json!({"fieldsToSync": {"listing": {"type": true}}});
         for semantics in [Semantics::default(), MERGES] {
             let listing = &patched(semantics, update.clone())["fieldsToSync"]["listing"];
-            assert_eq!(listing, &json!({"name": false, "type": true, "rooms": false}));
+            assert_eq!(
+                listing,
+                &json!({"name": false, "type": true, "rooms": false})
+            );
         }
     }
 
     #[test]
     fn a_field_that_is_named_as_false_is_off_or_on_by_the_reading() {
         let update = json!({"fieldsToSync": {"listing": {"name": false}}});
-        assert_eq!(patched(Semantics::default(), update.clone())["fieldsToSync"]["listing"]["name"], false);
-        assert_eq!(patched(MERGES, update)["fieldsToSync"]["listing"]["name"], true);
+        assert_eq!(
+            patched(Semantics::default(), update.clone())["fieldsToSync"]["listing"]["name"],
+            false
+        );
+        assert_eq!(
+            patched(MERGES, update)["fieldsToSync"]["listing"]["name"],
+            true
+        );
     }
 
     #[test]
     fn a_group_left_out_is_switched_off_or_kept_by_the_reach() {
         let update = json!({"fieldsToSync": {"listing": {"name": true}}});
-        assert_eq!(patched(Semantics::default(), update.clone())["fieldsToSync"]["rates"]["base"], false);
-        assert_eq!(patched(MERGES, update)["fieldsToSync"]["rates"]["base"], true);
+        assert_eq!(
+            patched(Semantics::default(), update.clone())["fieldsToSync"]["rates"]["base"],
+            false
+        );
+        assert_eq!(
+            patched(MERGES, update)["fieldsToSync"]["rates"]["base"],
+            true
+        );
     }
 
     #[test]
     fn unknown_groups_and_fields_are_passed_over_in_silence() {
-        let update =
-            json!({"fieldsToSync": {"listing": {"nope": true}, "other": {"x": true}, "rates": {"base": true}}});
+        let update = json!({"fieldsToSync": {"listing": {"nope": true}, "other": {"x": true}, "rates": {"base": true}}});
         let fields = json!({"listing": {"name": false, "type": false, "rooms": false}, "rates": {"base": true}});
-        assert_eq!(patched(Semantics::default(), update)["fieldsToSync"], fields);
+        assert_eq!(
+            patched(Semantics::default(), update)["fieldsToSync"],
+            fields
+        );
     }
 
     #[test]
@@ -303,14 +354,20 @@ mod tests {
         let update = json!({"partnerKey": {"headers": {"b": "9"}}});
         let replaced = json!({"headers": {"b": "9"}});
         let merged = json!({"headers": {"a": "1", "b": "9"}, "queryParams": {"q": "3"}});
-        assert_eq!(patched(Semantics::default(), update.clone())["partnerKey"], replaced);
+        assert_eq!(
+            patched(Semantics::default(), update.clone())["partnerKey"],
+            replaced
+        );
         assert_eq!(patched(MERGES, update)["partnerKey"], merged);
     }
 
     #[test]
     fn a_put_clears_or_keeps_what_it_leaves_out() {
         let cleared = after(UpdateMethod::Put, Semantics::default(), json!({}));
-        assert_eq!((cleared.get("icon"), cleared.get("partnerKey")), (None, None));
+        assert_eq!(
+            (cleared.get("icon"), cleared.get("partnerKey")),
+            (None, None)
+        );
         assert_eq!(cleared["fieldsToSync"]["listing"]["name"], false);
         assert_eq!(cleared["fieldsToSync"]["rates"]["base"], false);
         let kept = after(UpdateMethod::Put, MERGES, json!({}));
@@ -331,21 +388,32 @@ mod tests {
 
     #[test]
     fn updated_at_moves_at_every_update_even_if_the_clock_does_not() {
-        let mut store = Store::new(json!({}), BTreeMap::from([("HOSTAWAY".to_owned(), definition())]));
+        let mut store = Store::new(
+            json!({}),
+            BTreeMap::from([("HOSTAWAY".to_owned(), definition())]),
+        );
         for expected in ["2026-01-02T03:04:05.679Z", "2026-01-02T03:04:05.680Z"] {
-            assert_eq!(store.modify("HOSTAWAY", NOW, |_| ()).unwrap()["updatedAt"], expected);
+            assert_eq!(
+                store.modify("HOSTAWAY", NOW, |_| ()).unwrap()["updatedAt"],
+                expected
+            );
         }
         store.set("HOSTAWAY", json!({}), NOW);
-        assert_eq!(store.definitions()["HOSTAWAY"]["updatedAt"], "2026-01-02T03:04:05.681Z");
+        assert_eq!(
+            store.definitions()["HOSTAWAY"]["updatedAt"],
+            "2026-01-02T03:04:05.681Z"
+        );
         let later = "2030-01-01T00:00:00.9999Z".parse().unwrap();
-        assert_eq!(store.modify("HOSTAWAY", later, |_| ()).unwrap()["updatedAt"], "2030-01-01T00:00:00.999Z");
+        assert_eq!(
+            store.modify("HOSTAWAY", later, |_| ()).unwrap()["updatedAt"],
+            "2030-01-01T00:00:00.999Z"
+        );
     }
 
     #[test]
     fn a_mask_covers_every_value_and_nothing_else() {
         let mut expected = definition();
-        expected["partnerKey"] =
-            json!({"headers": {"a": "********", "b": "********"}, "queryParams": {"q": "********"}});
+        expected["partnerKey"] = json!({"headers": {"a": "********", "b": "********"}, "queryParams": {"q": "********"}});
         assert_eq!(masked(&definition()), expected);
     }
 
@@ -353,6 +421,10 @@ mod tests {
     fn an_unknown_provider_has_nothing_to_update() {
         let mut store = Store::new(json!({}), BTreeMap::new());
         let update = Update::parse(json!({})).unwrap();
-        assert!(store.update("X", &update, UpdateMethod::Patch, Semantics::default(), NOW).is_none());
+        assert!(
+            store
+                .update("X", &update, UpdateMethod::Patch, Semantics::default(), NOW)
+                .is_none()
+        );
     }
 }

@@ -30,8 +30,13 @@ impl Answered {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        let value = |line: &'_ str| line.len() > name.len() && line[..name.len()].eq_ignore_ascii_case(name);
-        self.head.lines().find(|line| value(line)).map(|line| line[name.len() + 1..].trim())
+        let value = |line: &'_ str| {
+            line.len() > name.len() && line[..name.len()].eq_ignore_ascii_case(name)
+        };
+        self.head
+            .lines()
+            .find(|line| value(line))
+            .map(|line| line[name.len() + 1..].trim())
     }
 }
 
@@ -52,13 +57,24 @@ async fn raw(sandbox: &Sandbox, request: &str) -> Option<Answered> {
     let _ = stream.read_to_end(&mut bytes).await;
     let end = bytes.windows(4).position(|w| w == b"\r\n\r\n")?;
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-    Some(Answered { status: head[9..12].parse().unwrap(), head, body: bytes[end + 4..].to_vec() })
+    Some(Answered {
+        status: head[9..12].parse().unwrap(),
+        head,
+        body: bytes[end + 4..].to_vec(),
+    })
 }
 
 fn request(method: &str, path: &str, key: &str, body: Option<&str>) -> String {
-    let body = body.map_or(String::new(), |_| "content-type: application/json\r\n".to_owned())
-        + &format!("content-length: {}\r\n\r\n{}", body.unwrap_or_default().len(), body.unwrap_or_default());
-    format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-calry-api-key: {key}\r\n{body}")
+    let body = body.map_or(String::new(), |_| {
+        "content-type: application/json\r\n".to_owned()
+    }) + &format!(
+        "content-length: {}\r\n\r\n{}",
+        body.unwrap_or_default().len(),
+        body.unwrap_or_default()
+    );
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-calry-api-key: {key}\r\n{body}"
+    )
 }
 
 async fn get(sandbox: &Sandbox, path: &str) -> Option<Answered> {
@@ -66,7 +82,11 @@ async fn get(sandbox: &Sandbox, path: &str) -> Option<Answered> {
 }
 
 async fn patch(sandbox: &Sandbox, body: &Value) -> Option<Answered> {
-    raw(sandbox, &request("PATCH", ONE, &sandbox.keys().write, Some(&body.to_string()))).await
+    raw(
+        sandbox,
+        &request("PATCH", ONE, &sandbox.keys().write, Some(&body.to_string())),
+    )
+    .await
 }
 
 fn icon(url: &str) -> Value {
@@ -76,9 +96,24 @@ fn icon(url: &str) -> Value {
 #[tokio::test]
 async fn what_is_read_is_what_is_stored() {
     let sandbox = sandbox().await;
-    assert_eq!(get(&sandbox, WORKSPACE).await.unwrap().json()["slug"], "acme-production");
-    assert_eq!(get(&sandbox, ALL).await.unwrap().json().as_array().unwrap().len(), 22);
-    assert_eq!(get(&sandbox, ONE).await.unwrap().json(), sandbox.definition("HOSTAWAY").unwrap());
+    assert_eq!(
+        get(&sandbox, WORKSPACE).await.unwrap().json()["slug"],
+        "acme-production"
+    );
+    assert_eq!(
+        get(&sandbox, ALL)
+            .await
+            .unwrap()
+            .json()
+            .as_array()
+            .unwrap()
+            .len(),
+        22
+    );
+    assert_eq!(
+        get(&sandbox, ONE).await.unwrap().json(),
+        sandbox.definition("HOSTAWAY").unwrap()
+    );
     let escaped = get(&sandbox, &ONE.replace("AWAY", "%41WAY")).await.unwrap();
     assert_eq!(escaped.json()["provider"], "HOSTAWAY");
 }
@@ -88,7 +123,10 @@ async fn an_update_is_answered_with_the_definition_after_it() {
     let sandbox = sandbox().await;
     let before = sandbox.definition("HOSTAWAY").unwrap();
     let answer = patch(&sandbox, &icon("urn:new")).await.unwrap();
-    assert_eq!((answer.status, answer.json()["icon"].as_str()), (200, Some("urn:new")));
+    assert_eq!(
+        (answer.status, answer.json()["icon"].as_str()),
+        (200, Some("urn:new"))
+    );
     assert_eq!(answer.json(), sandbox.definition("HOSTAWAY").unwrap());
     assert_ne!(answer.json()["updatedAt"], before["updatedAt"]);
 }
@@ -96,40 +134,145 @@ async fn an_update_is_answered_with_the_definition_after_it() {
 #[tokio::test]
 async fn every_refusal_has_the_documented_shape() {
     let sandbox = sandbox().await;
-    let Keys { read, write, expired } = sandbox.keys();
+    let Keys {
+        read,
+        write,
+        expired,
+    } = sandbox.keys();
     let update = Some(r#"{"icon":"urn:x"}"#);
     let too_large = format!(r#"{{"icon":"urn:{}"}}"#, "x".repeat(1 << 20));
     let no_type = request("PATCH", ONE, &write, update).replace("application/json", "text/plain");
     for (what, request, status, message) in [
-        ("no key", request("GET", ALL, &read, None).replace("x-calry-api-key", "x"), 401, "Authentication failed"),
-        ("unknown key", request("GET", ALL, "zepl.x", None), 401, "Authentication failed"),
-        ("key of bytes", request("GET", ALL, "\u{e9}", None), 401, "Authentication failed"),
-        ("expired key", request("GET", ALL, &expired, None), 401, "expired"),
-        ("READ key", request("PATCH", ONE, &read, update), 403, "READ"),
-        ("unknown provider", request("GET", &format!("{ALL}/NOPE"), &read, None), 404, "no integration definition"),
-        ("update of none", request("PATCH", &format!("{ALL}/NOPE"), &write, update), 404, "no integration definition"),
-        ("unknown path", request("GET", "/api/v2/workspace", &read, None), 404, "Cannot GET this path"),
-        ("empty provider", request("GET", &format!("{ALL}/"), &read, None), 404, "Cannot GET this path"),
-        ("path below", request("GET", &format!("{ONE}/x"), &read, None), 404, "Cannot GET this path"),
-        ("unknown method", request("BREW", ONE, &write, None), 405, "BREW is not allowed"),
-        ("PUT", request("PUT", ONE, &write, update), 405, "PUT is not allowed"),
-        ("bad JSON", request("PATCH", ONE, &write, Some("{")), 400, "not JSON"),
-        ("deep JSON", request("PATCH", ONE, &write, Some(&"[".repeat(100_000))), 400, "not JSON"),
-        ("not UTF-8", request("PATCH", ONE, &write, Some("\u{0}")), 400, "not JSON"),
-        ("another shape", request("PATCH", ONE, &write, Some(r#"{"name":"x"}"#)), 400, "not an update"),
-        ("no body", request("PATCH", ONE, &write, None), 400, "needs a body"),
+        (
+            "no key",
+            request("GET", ALL, &read, None).replace("x-calry-api-key", "x"),
+            401,
+            "Authentication failed",
+        ),
+        (
+            "unknown key",
+            request("GET", ALL, "zepl.x", None),
+            401,
+            "Authentication failed",
+        ),
+        (
+            "key of bytes",
+            request("GET", ALL, "\u{e9}", None),
+            401,
+            "Authentication failed",
+        ),
+        (
+            "expired key",
+            request("GET", ALL, &expired, None),
+            401,
+            "expired",
+        ),
+        (
+            "READ key",
+            request("PATCH", ONE, &read, update),
+            403,
+            "READ",
+        ),
+        (
+            "unknown provider",
+            request("GET", &format!("{ALL}/NOPE"), &read, None),
+            404,
+            "no integration definition",
+        ),
+        (
+            "update of none",
+            request("PATCH", &format!("{ALL}/NOPE"), &write, update),
+            404,
+            "no integration definition",
+        ),
+        (
+            "unknown path",
+            request("GET", "/api/v2/workspace", &read, None),
+            404,
+            "Cannot GET this path",
+        ),
+        (
+            "empty provider",
+            request("GET", &format!("{ALL}/"), &read, None),
+            404,
+            "Cannot GET this path",
+        ),
+        (
+            "path below",
+            request("GET", &format!("{ONE}/x"), &read, None),
+            404,
+            "Cannot GET this path",
+        ),
+        (
+            "unknown method",
+            request("BREW", ONE, &write, None),
+            405,
+            "BREW is not allowed",
+        ),
+        (
+            "PUT",
+            request("PUT", ONE, &write, update),
+            405,
+            "PUT is not allowed",
+        ),
+        (
+            "bad JSON",
+            request("PATCH", ONE, &write, Some("{")),
+            400,
+            "not JSON",
+        ),
+        (
+            "deep JSON",
+            request("PATCH", ONE, &write, Some(&"[".repeat(100_000))),
+            400,
+            "not JSON",
+        ),
+        (
+            "not UTF-8",
+            request("PATCH", ONE, &write, Some("\u{0}")),
+            400,
+            "not JSON",
+        ),
+        (
+            "another shape",
+            request("PATCH", ONE, &write, Some(r#"{"name":"x"}"#)),
+            400,
+            "not an update",
+        ),
+        (
+            "no body",
+            request("PATCH", ONE, &write, None),
+            400,
+            "needs a body",
+        ),
         ("another type", no_type, 400, "content type"),
-        ("a large body", request("PATCH", ONE, &write, Some(&too_large)), 400, "larger than 1 MiB"),
+        (
+            "a large body",
+            request("PATCH", ONE, &write, Some(&too_large)),
+            400,
+            "larger than 1 MiB",
+        ),
     ] {
         let answer = raw(&sandbox, &request).await.unwrap();
         let path = request.split(' ').nth(1).unwrap();
         assert_eq!(answer.status, status, "{what}");
-        assert!(answer.message().contains(message), "{what}: {}", answer.message());
-        assert_eq!(answer.header("content-type"), Some("application/json"), "{what}");
+        assert!(
+            answer.message().contains(message),
+            "{what}: {}",
+            answer.message()
+        );
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/json"),
+            "{what}"
+        );
         let error = answer.json();
         assert_eq!(error.as_object().unwrap().len(), 4, "{what}");
         assert_eq!(error["path"], path, "{what}");
-        assert!(error["details"].is_array() && error["timestamp"].as_str().unwrap().ends_with('Z'), "{what}");
+        assert!(
+            error["details"].is_array() && error["timestamp"].as_str().unwrap().ends_with('Z'),
+            "{what}"
+        );
     }
 }
 
@@ -138,35 +281,76 @@ async fn a_method_that_is_not_allowed_is_told_which_are() {
     let sandbox = sandbox().await;
     for (path, allowed) in [(ONE, "GET, PATCH"), (ALL, "GET"), (WORKSPACE, "GET")] {
         for method in ["POST", "PUT", "DELETE", "TRACE", "OPTIONS", "HEAD"] {
-            let answer = raw(&sandbox, &request(method, path, "", None)).await.unwrap();
-            assert_eq!((answer.status, answer.header("allow")), (405, Some(allowed)), "{method} {path}");
+            let answer = raw(&sandbox, &request(method, path, "", None))
+                .await
+                .unwrap();
+            assert_eq!(
+                (answer.status, answer.header("allow")),
+                (405, Some(allowed)),
+                "{method} {path}"
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn put_works_beside_patch_where_it_is_asked_for() {
-    let config = Config { update_method: UpdateMethod::Put, ..Config::default() };
+    let config = Config {
+        update_method: UpdateMethod::Put,
+        ..Config::default()
+    };
     let sandbox = Sandbox::start(config).await.unwrap();
     let put = request("PUT", ONE, &sandbox.keys().write, Some("{}"));
-    assert_eq!(patch(&sandbox, &icon("urn:x")).await.unwrap().json()["icon"], "urn:x");
+    assert_eq!(
+        patch(&sandbox, &icon("urn:x")).await.unwrap().json()["icon"],
+        "urn:x"
+    );
     assert_eq!(raw(&sandbox, &put).await.unwrap().json().get("icon"), None);
-    assert_eq!(raw(&sandbox, &request("POST", ONE, "", None)).await.unwrap().header("allow"), Some("GET, PATCH, PUT"));
+    assert_eq!(
+        raw(&sandbox, &request("POST", ONE, "", None))
+            .await
+            .unwrap()
+            .header("allow"),
+        Some("GET, PATCH, PUT")
+    );
 }
 
 #[tokio::test]
 async fn masks_hide_partner_keys_from_those_they_are_for() {
     let sandbox = sandbox().await;
-    for (mask, read_sees, write_sees) in
-        [(Mask::Never, true, true), (Mask::ReadKeys, false, true), (Mask::Always, false, false)]
-    {
-        sandbox.set_semantics(Semantics { mask, ..sandbox.semantics() });
+    for (mask, read_sees, write_sees) in [
+        (Mask::Never, true, true),
+        (Mask::ReadKeys, false, true),
+        (Mask::Always, false, false),
+    ] {
+        sandbox.set_semantics(Semantics {
+            mask,
+            ..sandbox.semantics()
+        });
         let all = get(&sandbox, ALL).await.unwrap().body;
-        assert_eq!(String::from_utf8(all).unwrap().contains("sandbox-hostaway-token"), read_sees, "{mask:?}");
+        assert_eq!(
+            String::from_utf8(all)
+                .unwrap()
+                .contains("sandbox-hostaway-token"),
+            read_sees,
+            "{mask:?}"
+        );
         let update = patch(&sandbox, &json!({})).await.unwrap().body;
-        assert_eq!(String::from_utf8(update).unwrap().contains("sandbox-hostaway-token"), write_sees, "{mask:?}");
+        assert_eq!(
+            String::from_utf8(update)
+                .unwrap()
+                .contains("sandbox-hostaway-token"),
+            write_sees,
+            "{mask:?}"
+        );
     }
-    assert!(sandbox.definition("HOSTAWAY").unwrap().to_string().contains("sandbox-hostaway-token"));
+    assert!(
+        sandbox
+            .definition("HOSTAWAY")
+            .unwrap()
+            .to_string()
+            .contains("sandbox-hostaway-token")
+    );
 }
 
 #[tokio::test]
@@ -181,7 +365,14 @@ async fn a_status_fault_is_answered_and_nothing_is_carried_out() {
     sandbox.inject(Fault::once(kind).on(Method::PATCH).at("/HOSTAWAY"));
     assert_eq!(get(&sandbox, ONE).await.unwrap().status, 200);
     let answer = patch(&sandbox, &icon("urn:x")).await.unwrap();
-    assert_eq!((answer.status, answer.header("retry-after"), &*answer.message()), (429, Some("7"), "slow down"));
+    assert_eq!(
+        (
+            answer.status,
+            answer.header("retry-after"),
+            &*answer.message()
+        ),
+        (429, Some("7"), "slow down")
+    );
     assert_eq!(sandbox.definition("HOSTAWAY"), before);
     assert_eq!(patch(&sandbox, &icon("urn:x")).await.unwrap().status, 200);
 }
@@ -192,7 +383,11 @@ async fn a_cut_connection_leaves_no_answer_and_only_one_kind_leaves_the_update()
     for (kind, carried_out) in [(FaultKind::DropBefore, false), (FaultKind::DropAfter, true)] {
         sandbox.inject(Fault::once(kind.clone()));
         assert!(patch(&sandbox, &icon("urn:x")).await.is_none(), "{kind:?}");
-        assert_eq!(sandbox.definition("HOSTAWAY").unwrap()["icon"] == "urn:x", carried_out, "{kind:?}");
+        assert_eq!(
+            sandbox.definition("HOSTAWAY").unwrap()["icon"] == "urn:x",
+            carried_out,
+            "{kind:?}"
+        );
     }
     let cut = &sandbox.requests()[0];
     assert!(cut.status.is_none() && cut.finished.is_some());
@@ -216,23 +411,40 @@ async fn the_other_faults_are_what_their_names_say() {
     assert!(garbage.status == 200 && String::from_utf8(garbage.body).is_err());
 
     let body = "{}".to_owned();
-    sandbox.inject(Fault::once(FaultKind::Answer { code: StatusCode::ACCEPTED, body }));
+    sandbox.inject(Fault::once(FaultKind::Answer {
+        code: StatusCode::ACCEPTED,
+        body,
+    }));
     let answer = patch(&sandbox, &icon("urn:y")).await.unwrap();
-    assert_eq!((answer.status, answer.body.as_slice()), (202, b"{}".as_slice()));
+    assert_eq!(
+        (answer.status, answer.body.as_slice()),
+        (202, b"{}".as_slice())
+    );
     assert_eq!(sandbox.definition("HOSTAWAY").unwrap()["icon"], "urn:y");
 
-    sandbox.inject(Fault::once(FaultKind::Redirect("https://evil.example/".to_owned())));
+    sandbox.inject(Fault::once(FaultKind::Redirect(
+        "https://evil.example/".to_owned(),
+    )));
     let redirect = get(&sandbox, ONE).await.unwrap();
-    assert_eq!((redirect.status, redirect.header("location")), (307, Some("https://evil.example/")));
+    assert_eq!(
+        (redirect.status, redirect.header("location")),
+        (307, Some("https://evil.example/"))
+    );
 
     sandbox.inject(Fault::once(FaultKind::HugeBody(3_000_000)));
     let huge = get(&sandbox, ONE).await.unwrap();
-    assert!(huge.status == 200 && huge.header("content-length").is_none() && huge.body.len() >= 3_000_000);
+    assert!(
+        huge.status == 200
+            && huge.header("content-length").is_none()
+            && huge.body.len() >= 3_000_000
+    );
 
     sandbox.inject(Fault::once(FaultKind::EchoBodyInError));
     let echo = patch(&sandbox, &icon("urn:hunter2")).await.unwrap();
     assert_eq!(echo.status, 400);
-    assert!(echo.message().contains("urn:hunter2") && echo.message().contains(&sandbox.keys().write));
+    assert!(
+        echo.message().contains("urn:hunter2") && echo.message().contains(&sandbox.keys().write)
+    );
 }
 
 #[tokio::test]
@@ -240,7 +452,11 @@ async fn a_delayed_update_is_made_at_once_even_if_its_client_gives_up() {
     let sandbox = sandbox().await;
     sandbox.inject(Fault::once(FaultKind::Delay(Duration::from_secs(3600))));
     let body = icon("urn:x").to_string();
-    let client = connect(&sandbox, &request("PATCH", ONE, &sandbox.keys().write, Some(&body))).await;
+    let client = connect(
+        &sandbox,
+        &request("PATCH", ONE, &sandbox.keys().write, Some(&body)),
+    )
+    .await;
     while sandbox.definition("HOSTAWAY").unwrap()["icon"] != "urn:x" {
         tokio::task::yield_now().await;
     }
@@ -255,24 +471,52 @@ async fn the_log_holds_what_was_asked_by_whom_and_how_it_ended() {
     let start = Instant::now();
     get(&sandbox, &format!("{WORKSPACE}?x=1")).await.unwrap();
     patch(&sandbox, &icon("urn:x")).await.unwrap();
-    raw(&sandbox, &request("GET", ALL, &sandbox.keys().expired, None)).await.unwrap();
-    let log: Vec<_> =
-        sandbox.requests().into_iter().map(|r| (r.method, r.path, r.permission, r.body, r.status)).collect();
+    raw(
+        &sandbox,
+        &request("GET", ALL, &sandbox.keys().expired, None),
+    )
+    .await
+    .unwrap();
+    let log: Vec<_> = sandbox
+        .requests()
+        .into_iter()
+        .map(|r| (r.method, r.path, r.permission, r.body, r.status))
+        .collect();
     let ok = |code| StatusCode::from_u16(code).ok();
     assert_eq!(
         log,
         [
-            (Method::GET, WORKSPACE.to_owned(), Some(Permission::Read), None, ok(200)),
-            (Method::PATCH, ONE.to_owned(), Some(Permission::Write), Some(icon("urn:x")), ok(200)),
+            (
+                Method::GET,
+                WORKSPACE.to_owned(),
+                Some(Permission::Read),
+                None,
+                ok(200)
+            ),
+            (
+                Method::PATCH,
+                ONE.to_owned(),
+                Some(Permission::Write),
+                Some(icon("urn:x")),
+                ok(200)
+            ),
             (Method::GET, ALL.to_owned(), None, None, ok(401)),
         ]
     );
-    assert!(sandbox.requests().iter().all(|r| r.at >= start && r.finished.is_some_and(|finished| finished >= r.at)));
+    assert!(
+        sandbox
+            .requests()
+            .iter()
+            .all(|r| r.at >= start && r.finished.is_some_and(|finished| finished >= r.at))
+    );
 }
 
 #[tokio::test]
 async fn the_rate_limit_answers_429_with_whole_seconds() {
-    let config = Config { rate_limit: "1/s".parse().ok(), ..Config::default() };
+    let config = Config {
+        rate_limit: "1/s".parse().ok(),
+        ..Config::default()
+    };
     let sandbox = Sandbox::start(config).await.unwrap();
     assert_eq!(get(&sandbox, WORKSPACE).await.unwrap().status, 200);
     let mut answer = get(&sandbox, WORKSPACE).await.unwrap();
@@ -283,12 +527,20 @@ async fn the_rate_limit_answers_429_with_whole_seconds() {
         }
         answer = get(&sandbox, WORKSPACE).await.unwrap();
     }
-    assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")));
+    assert_eq!(
+        (answer.status, answer.header("retry-after")),
+        (429, Some("1"))
+    );
 }
 
 #[tokio::test]
 async fn a_certain_failure_lets_no_answer_through() {
-    let sandbox = Sandbox::start(Config { fail: "1".parse().unwrap(), ..Config::default() }).await.unwrap();
+    let sandbox = Sandbox::start(Config {
+        fail: "1".parse().unwrap(),
+        ..Config::default()
+    })
+    .await
+    .unwrap();
     for _ in 0..20 {
         let status = get(&sandbox, WORKSPACE).await.map(|answer| answer.status);
         assert!(matches!(status, None | Some(502..=504)), "{status:?}");
@@ -306,7 +558,10 @@ async fn a_click_in_the_console_moves_updated_at() {
     sandbox.set_definition("NEW", json!({}));
     assert!(sandbox.remove_definition("NEW").is_some() && sandbox.definition("NEW").is_none());
     sandbox.modify_workspace(|workspace| workspace["slug"] = json!("other"));
-    assert_eq!(get(&sandbox, WORKSPACE).await.unwrap().json()["slug"], "other");
+    assert_eq!(
+        get(&sandbox, WORKSPACE).await.unwrap().json()["slug"],
+        "other"
+    );
 }
 
 #[tokio::test]
@@ -330,32 +585,73 @@ async fn a_sandbox_that_is_shut_down_cuts_its_connections_and_frees_its_address(
 
 #[tokio::test]
 async fn other_machines_reach_it_only_where_that_is_asked_for() {
-    let everywhere = Config { listen: "0.0.0.0:0".parse().unwrap(), ..Config::default() };
+    let everywhere = Config {
+        listen: "0.0.0.0:0".parse().unwrap(),
+        ..Config::default()
+    };
     let refused = Sandbox::start(everywhere.clone()).await.err().unwrap();
-    assert!(refused.to_string().contains("choose a loopback address"), "{refused}");
-    let sandbox = Sandbox::start(Config { allow_remote: true, ..everywhere }).await.unwrap();
+    assert!(
+        refused.to_string().contains("choose a loopback address"),
+        "{refused}"
+    );
+    let sandbox = Sandbox::start(Config {
+        allow_remote: true,
+        ..everywhere
+    })
+    .await
+    .unwrap();
     assert!(sandbox.url().starts_with("http://127.0.0.1:"));
 }
 
 #[tokio::test]
 async fn an_address_in_use_is_said_in_a_sentence() {
     let sandbox = sandbox().await;
-    let again = Sandbox::start(Config { listen: sandbox.address, ..Config::default() }).await.err().unwrap();
-    assert!(again.to_string().starts_with(&format!("the sandbox cannot listen on {}: ", sandbox.address)), "{again}");
+    let again = Sandbox::start(Config {
+        listen: sandbox.address,
+        ..Config::default()
+    })
+    .await
+    .err()
+    .unwrap();
+    assert!(
+        again.to_string().starts_with(&format!(
+            "the sandbox cannot listen on {}: ",
+            sandbox.address
+        )),
+        "{again}"
+    );
 }
 
 #[tokio::test]
 async fn the_banner_fits_a_terminal_and_its_command_makes_drift() {
     let sandbox = sandbox().await;
     let banner = sandbox.banner();
-    assert!(banner.lines().all(|line| line.chars().count() <= 100), "{banner}");
-    let Keys { read, write, expired } = sandbox.keys();
-    assert!([read, write, expired, sandbox.url()].iter().all(|needle| banner.contains(needle)));
+    assert!(
+        banner.lines().all(|line| line.chars().count() <= 100),
+        "{banner}"
+    );
+    let Keys {
+        read,
+        write,
+        expired,
+    } = sandbox.keys();
+    assert!(
+        [read, write, expired, sandbox.url()]
+            .iter()
+            .all(|needle| banner.contains(needle))
+    );
 
-    let body = banner.split("-d '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
+    let body = banner
+        .split("-d '")
+        .nth(1)
+        .and_then(|rest| rest.split('\'').next())
+        .unwrap();
     assert!(banner.contains(&format!("curl -X PATCH {}{ONE} \\\n", sandbox.url())));
     let before = sandbox.definition("HOSTAWAY").unwrap();
-    let after = patch(&sandbox, &serde_json::from_str(body).unwrap()).await.unwrap().json();
+    let after = patch(&sandbox, &serde_json::from_str(body).unwrap())
+        .await
+        .unwrap()
+        .json();
     assert_ne!(after["icon"], before["icon"]);
     assert_eq!(after["fieldsToSync"], before["fieldsToSync"]);
 }
@@ -367,12 +663,18 @@ fn the_options_of_the_command_line_are_read() {
     assert_eq!("merge".parse(), Ok(PartialPartnerKey::Merges));
     assert_eq!("keep".parse(), Ok(PutAbsent::Keeps));
     assert_eq!("read".parse(), Ok(Mask::ReadKeys));
-    assert_eq!("x".parse::<Mask>().unwrap_err().to_string(), "this is one of `never`, `read`, `always`");
+    assert_eq!(
+        "x".parse::<Mask>().unwrap_err().to_string(),
+        "this is one of `never`, `read`, `always`"
+    );
 }
 
 #[test]
 fn keys_have_the_form_of_calrys_and_are_not_shown_in_debug() {
     let keys = Keys::of(&Slug::parse("acme-production").unwrap());
-    assert_eq!(keys.write, "zepl.sandbox-write.not-a-secret.acme-production");
+    assert_eq!(
+        keys.write,
+        "zepl.sandbox-write.not-a-secret.acme-production"
+    );
     assert_eq!(format!("{keys:?}"), "Keys(***)");
 }

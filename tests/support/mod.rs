@@ -51,7 +51,12 @@ impl World {
             // Tests look more often than people do.
             ("CALRY_ADMIN_RATE".to_owned(), "1000000".to_owned()),
         ]);
-        Self { sandbox, dir, env, _runtime: runtime }
+        Self {
+            sandbox,
+            dir,
+            env,
+            _runtime: runtime,
+        }
     }
 
     /// A world whose workspace holds just these definitions.
@@ -81,7 +86,12 @@ impl World {
 
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_calry-gitops"));
-        command.args(args).current_dir(self.dir.path()).env_clear().envs(&self.env).stdin(Stdio::null());
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .envs(&self.env)
+            .stdin(Stdio::null());
         command
     }
 
@@ -100,7 +110,10 @@ impl World {
 
     /// The updates that arrived.
     pub fn updates(&self) -> Vec<RequestRecord> {
-        self.requests().into_iter().filter(|r| ["PATCH", "PUT"].contains(&r.method.as_str())).collect()
+        self.requests()
+            .into_iter()
+            .filter(|r| ["PATCH", "PUT"].contains(&r.method.as_str()))
+            .collect()
     }
 
     /// Starts the daemon.
@@ -130,7 +143,11 @@ impl Ran {
 
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "--- out\n{}\n--- err\n{}", self.out, self.err);
+        assert_eq!(
+            self.code, code,
+            "--- out\n{}\n--- err\n{}",
+            self.out, self.err
+        );
         self
     }
 
@@ -138,7 +155,12 @@ impl Ran {
     pub fn says(self, text: &str) -> Self {
         let flat = |t: &str| t.split_whitespace().collect::<Vec<_>>().join(" ");
         let all = flat(&format!("{} {}", self.out, self.err));
-        assert!(all.contains(&flat(text)), "{text:?} is not in\n--- out\n{}\n--- err\n{}", self.out, self.err);
+        assert!(
+            all.contains(&flat(text)),
+            "{text:?} is not in\n--- out\n{}\n--- err\n{}",
+            self.out,
+            self.err
+        );
         self
     }
 
@@ -156,21 +178,42 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (send, lines) = mpsc::channel();
         let out = child.stdout.take().unwrap();
         let err = child.stderr.take().unwrap();
         let other = send.clone();
-        std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).for_each(|l| drop(other.send(l))));
-        std::thread::spawn(move || BufReader::new(err).lines().map_while(Result::ok).for_each(|l| drop(send.send(l))));
-        Self { child, lines, seen: Vec::new() }
+        std::thread::spawn(move || {
+            BufReader::new(out)
+                .lines()
+                .map_while(Result::ok)
+                .for_each(|l| drop(other.send(l)))
+        });
+        std::thread::spawn(move || {
+            BufReader::new(err)
+                .lines()
+                .map_while(Result::ok)
+                .for_each(|l| drop(send.send(l)))
+        });
+        Self {
+            child,
+            lines,
+            seen: Vec::new(),
+        }
     }
 
     /// Waits for a line that holds a text.
     #[track_caller]
     pub fn line(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
-        while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        while let Ok(line) = self
+            .lines
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
             self.seen.push(line.clone());
             if line.contains(text) {
                 return line;
@@ -190,7 +233,13 @@ impl Daemon {
         const LINE: &str = "status and health at http://";
         let seen = self.seen.iter().find(|line| line.contains(LINE)).cloned();
         let line = seen.unwrap_or_else(|| self.line(LINE));
-        line.split_once(LINE).unwrap().1.split('/').next().unwrap().to_owned()
+        line.split_once(LINE)
+            .unwrap()
+            .1
+            .split('/')
+            .next()
+            .unwrap()
+            .to_owned()
     }
 
     /// What it answers with at a path of its own.
@@ -207,7 +256,13 @@ impl Daemon {
 
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     pub fn pid(&self) -> u32 {
@@ -223,7 +278,11 @@ impl Daemon {
                 self.seen.extend(self.lines.iter());
                 return status.code();
             }
-            assert!(Instant::now() < deadline, "the daemon did not end:\n{}", self.seen.join("\n"));
+            assert!(
+                Instant::now() < deadline,
+                "the daemon did not end:\n{}",
+                self.seen.join("\n")
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -252,7 +311,10 @@ impl Answer {
 
     pub fn header(&self, name: &str) -> Option<&str> {
         let headers = self.head.lines().filter_map(|line| line.split_once(": "));
-        headers.into_iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        headers
+            .into_iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
     }
 }
 
@@ -264,15 +326,24 @@ pub fn send(address: &str, request: &str) -> Answer {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no answer: {answer:?}"));
     let code = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { code, head: head.to_owned(), body: body.to_owned() }
+    Answer {
+        code,
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
 }
 
 /// Asks for a path; more headers end in a line break each.
 #[track_caller]
 pub fn get(address: &str, path: &str, more: &str) -> Answer {
-    send(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{more}\r\n"))
+    send(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{more}\r\n"),
+    )
 }
 
 /// Waits until something holds.
@@ -319,7 +390,9 @@ pub fn outside_code(comment: &str) -> String {
                     out.push_str(&rest[..at]);
                     let run: String = rest[at..].chars().take_while(|c| *c == '`').collect();
                     let after = &rest[at + run.len()..];
-                    let end = after.find(&run).unwrap_or_else(|| panic!("a span is not closed: {line}"));
+                    let end = after
+                        .find(&run)
+                        .unwrap_or_else(|| panic!("a span is not closed: {line}"));
                     rest = &after[end + run.len()..];
                 }
                 out.push_str(rest);
@@ -340,7 +413,9 @@ impl Signer {
     }
 
     fn key(&self) -> KeyData {
-        KeyData::Ed25519(Ed25519PublicKey(self.0.public_key().as_ref().try_into().unwrap()))
+        KeyData::Ed25519(Ed25519PublicKey(
+            self.0.public_key().as_ref().try_into().unwrap(),
+        ))
     }
 
     pub fn public(&self) -> String {
@@ -351,7 +426,10 @@ impl Signer {
     pub fn sign(&self, commit: &[u8]) -> Vec<u8> {
         let about = SshSig::signed_data("git", HashAlg::Sha512, commit).unwrap();
         let made = Signature::new(Algorithm::Ed25519, self.0.sign(&about).as_ref()).unwrap();
-        let text = SshSig::new(self.key(), "git", HashAlg::Sha512, made).unwrap().to_pem(LineEnding::LF).unwrap();
+        let text = SshSig::new(self.key(), "git", HashAlg::Sha512, made)
+            .unwrap()
+            .to_pem(LineEnding::LF)
+            .unwrap();
         let header = format!("gpgsig {}\n", text.trim_end().replace('\n', "\n "));
         let end = commit.windows(2).position(|two| two == b"\n\n").unwrap() + 1;
         [&commit[..end], header.as_bytes(), &commit[end..]].concat()
@@ -375,7 +453,11 @@ impl Checkout {
         )
         .unwrap()
         .to_thread_local();
-        let mut checkout = Self { world, repository, main: ObjectId::null(gix::hash::Kind::Sha1) };
+        let mut checkout = Self {
+            world,
+            repository,
+            main: ObjectId::null(gix::hash::Kind::Sha1),
+        };
         checkout.main = checkout.commit("refs/heads/main", &[]);
         checkout
     }
@@ -383,20 +465,54 @@ impl Checkout {
     /// Commits the definitions as they are in the directory.
     pub fn commit(&self, reference: &str, parents: &[ObjectId]) -> ObjectId {
         let blob = |entry: std::fs::DirEntry| {
-            let oid = self.repository.write_blob(std::fs::read(entry.path()).unwrap()).unwrap().detach();
+            let oid = self
+                .repository
+                .write_blob(std::fs::read(entry.path()).unwrap())
+                .unwrap()
+                .detach();
             let filename = entry.file_name().into_string().unwrap().into();
-            Entry { mode: EntryKind::Blob.into(), filename, oid }
+            Entry {
+                mode: EntryKind::Blob.into(),
+                filename,
+                oid,
+            }
         };
-        let mut entries: Vec<Entry> =
-            std::fs::read_dir(self.world.definitions()).unwrap().map(|entry| blob(entry.unwrap())).collect();
+        let mut entries: Vec<Entry> = std::fs::read_dir(self.world.definitions())
+            .unwrap()
+            .map(|entry| blob(entry.unwrap()))
+            .collect();
         entries.sort();
-        let oid = self.repository.write_object(&gix::objs::Tree { entries }).unwrap().detach();
-        let root = vec![Entry { mode: EntryKind::Tree.into(), filename: "definitions".into(), oid }];
-        let tree = self.repository.write_object(&gix::objs::Tree { entries: root }).unwrap().detach();
-        let who = gix::actor::SignatureRef { name: "Ada".into(), email: "ada@x".into(), time: "1790000000 +0000" };
+        let oid = self
+            .repository
+            .write_object(&gix::objs::Tree { entries })
+            .unwrap()
+            .detach();
+        let root = vec![Entry {
+            mode: EntryKind::Tree.into(),
+            filename: "definitions".into(),
+            oid,
+        }];
+        let tree = self
+            .repository
+            .write_object(&gix::objs::Tree { entries: root })
+            .unwrap()
+            .detach();
+        let who = gix::actor::SignatureRef {
+            name: "Ada".into(),
+            email: "ada@x".into(),
+            time: "1790000000 +0000",
+        };
         let message = format!("A commit to {}", reference.rsplit('/').next().unwrap());
-        let commit = self.repository.new_commit_as(who, who, &message, tree, parents.to_vec()).unwrap().id;
-        std::fs::write(self.world.dir.path().join(".git").join(reference), format!("{commit}\n")).unwrap();
+        let commit = self
+            .repository
+            .new_commit_as(who, who, &message, tree, parents.to_vec())
+            .unwrap()
+            .id;
+        std::fs::write(
+            self.world.dir.path().join(".git").join(reference),
+            format!("{commit}\n"),
+        )
+        .unwrap();
         commit
     }
 
@@ -409,22 +525,37 @@ impl Checkout {
 
     /// Stores a commit, and has it checked out.
     pub fn raw_commit(&self, raw: &[u8]) -> ObjectId {
-        let commit = self.repository.objects.write_buf(gix::objs::Kind::Commit, raw).unwrap();
-        std::fs::write(self.world.dir.path().join(".git/refs/heads/main"), format!("{commit}\n")).unwrap();
+        let commit = self
+            .repository
+            .objects
+            .write_buf(gix::objs::Kind::Commit, raw)
+            .unwrap();
+        std::fs::write(
+            self.world.dir.path().join(".git/refs/heads/main"),
+            format!("{commit}\n"),
+        )
+        .unwrap();
         commit
     }
 
     /// Says whose signature counts; the path of the file.
     pub fn allow(&self, signers: &[&Signer]) -> String {
         let path = self.world.dir.path().join("allowed_signers");
-        let lines: Vec<String> = signers.iter().map(|signer| format!("ada@x {}\n", signer.public())).collect();
+        let lines: Vec<String> = signers
+            .iter()
+            .map(|signer| format!("ada@x {}\n", signer.public()))
+            .collect();
         std::fs::write(&path, lines.concat()).unwrap();
         path.display().to_string()
     }
 
     /// Writes a file and commits it to the branch `topic`, which is then checked out.
     pub fn branch(&self, name: &str, text: &str) -> &Self {
-        std::fs::write(self.world.dir.path().join(".git/HEAD"), "ref: refs/heads/topic\n").unwrap();
+        std::fs::write(
+            self.world.dir.path().join(".git/HEAD"),
+            "ref: refs/heads/topic\n",
+        )
+        .unwrap();
         self.world.write(name, text);
         self.commit("refs/heads/topic", &[self.main]);
         self

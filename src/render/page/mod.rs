@@ -61,7 +61,9 @@ impl View<'_> {
 
     fn shown(&self) -> Shown<'_> {
         match (self.only, self.workspaces) {
-            (Some(asked), all) => meant(all, asked, Arc::clone).map_or(Shown::Nothing, |one| Shown::One(one)),
+            (Some(asked), all) => {
+                meant(all, asked, Arc::clone).map_or(Shown::Nothing, |one| Shown::One(one))
+            }
             (None, [one]) => Shown::One(one),
             (None, _) => Shown::All,
         }
@@ -72,7 +74,10 @@ impl View<'_> {
 #[must_use]
 pub fn page(view: &View<'_>) -> String {
     let (title, tone) = match view.shown() {
-        Shown::One(one) => (workspace::title(one, view.now), workspace::tone(one, view.now)),
+        Shown::One(one) => (
+            workspace::title(one, view.now),
+            workspace::tone(one, view.now),
+        ),
         Shown::All => overview::title(view),
         Shown::Nothing => ("No such workspace".to_owned(), Tone::Bad),
     };
@@ -189,7 +194,11 @@ pub fn tab_icon(word: &str) -> Option<String> {
         "good" => ("#1a7f4b", DISC, "m4.2 8.3 2.6 2.6 5-5.4"),
         "wait" => ("#57606a", DISC, "M8 3.8v4.5l3 1.7"),
         "differs" => ("#b35900", r#"<path d="M8 0l8 15H0z"/>"#, "M8 5v5m0 1.5v1.6"),
-        "bad" => ("#c9242d", r#"<path d="M4.7 0h6.6L16 4.7v6.6L11.3 16H4.7L0 11.3V4.7z"/>"#, "m5 5 6 6m0-6-6 6"),
+        "bad" => (
+            "#c9242d",
+            r#"<path d="M4.7 0h6.6L16 4.7v6.6L11.3 16H4.7L0 11.3V4.7z"/>"#,
+            "m5 5 6 6m0-6-6 6",
+        ),
         _ => return None,
     };
     let frame = r#"svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16""#;

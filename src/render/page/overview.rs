@@ -9,11 +9,23 @@ use crate::render::status::{Standing, State, Tone, WorkspaceStatus, counted, sta
 
 /// The title of the page, and how good it all is.
 pub(super) fn title(view: &View<'_>) -> (String, Tone) {
-    let tones: Vec<Tone> = view.workspaces.iter().map(|one| standing(one, view.now).tone).collect();
+    let tones: Vec<Tone> = view
+        .workspaces
+        .iter()
+        .map(|one| standing(one, view.now).tone)
+        .collect();
     let count = |tone| tones.iter().filter(|one| **one == tone).count();
-    let told = if let Some(bad) = counted(count(Tone::Bad), "workspace is in trouble", "workspaces are in trouble") {
+    let told = if let Some(bad) = counted(
+        count(Tone::Bad),
+        "workspace is in trouble",
+        "workspaces are in trouble",
+    ) {
         bad
-    } else if let Some(differ) = counted(count(Tone::Differs), "workspace differs", "workspaces differ") {
+    } else if let Some(differ) = counted(
+        count(Tone::Differs),
+        "workspace differs",
+        "workspaces differ",
+    ) {
         differ
     } else if tones.is_empty() {
         "No workspaces".to_owned()
@@ -27,8 +39,11 @@ pub(super) fn title(view: &View<'_>) -> (String, Tone) {
 
 pub(super) fn content(view: &View<'_>) -> Markup {
     let (title, tone) = title(view);
-    let mut all: Vec<(Standing, &WorkspaceStatus)> =
-        view.workspaces.iter().map(|one| (standing(one, view.now), &**one)).collect();
+    let mut all: Vec<(Standing, &WorkspaceStatus)> = view
+        .workspaces
+        .iter()
+        .map(|one| (standing(one, view.now), &**one))
+        .collect();
     all.sort_by(|(left, a), (right, b)| (left.tone, a.label()).cmp(&(right.tone, b.label())));
     let providers: usize = all.iter().map(|(_, one)| one.providers.len()).sum();
     html! {
@@ -64,7 +79,11 @@ pub(super) fn content(view: &View<'_>) -> Markup {
 fn row(told: &Standing, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     let tone = word(told.tone);
     let address: String = url::form_urlencoded::byte_serialize(one.label().as_bytes()).collect();
-    let in_sync = one.providers.iter().filter(|provider| provider.state == State::InSync).count();
+    let in_sync = one
+        .providers
+        .iter()
+        .filter(|provider| provider.state == State::InSync)
+        .count();
     html! {
         tr data-k={ "w-" (safe(one.label(), 80)) } {
             th scope="row" {

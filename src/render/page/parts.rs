@@ -42,7 +42,11 @@ pub(super) fn ago(time: Timestamp, now: Timestamp) -> Markup {
 
 /// In how long a time will be; the script counts down.
 pub(super) fn until(time: Timestamp, now: Timestamp) -> Markup {
-    let said = if time > now { format!("in {}", rough(between(now, time))) } else { "now".to_owned() };
+    let said = if time > now {
+        format!("in {}", rough(between(now, time)))
+    } else {
+        "now".to_owned()
+    };
     html! { time.in datetime=(time) title=(short(time)) { (said) } }
 }
 
@@ -52,7 +56,11 @@ fn short(time: Timestamp) -> String {
 }
 
 fn long_ago(length: Duration) -> String {
-    if length < Duration::from_secs(5) { "just now".to_owned() } else { format!("{} ago", rough(length)) }
+    if length < Duration::from_secs(5) {
+        "just now".to_owned()
+    } else {
+        format!("{} ago", rough(length))
+    }
 }
 
 /// A duration in its largest unit; `page.js` says it in the same words.
@@ -68,7 +76,9 @@ fn rough(length: Duration) -> String {
 /// With a capital letter.
 pub(super) fn capitalised(text: &str) -> String {
     let mut rest = text.chars();
-    rest.next().map(|first| first.to_uppercase().chain(rest).collect()).unwrap_or_default()
+    rest.next()
+        .map(|first| first.to_uppercase().chain(rest).collect())
+        .unwrap_or_default()
 }
 
 /// Who changed something, as a badge.
@@ -131,16 +141,27 @@ fn segment(path: &str) -> (&str, &str) {
 /// The live value and the desired one, masked by position.
 fn sides(change: &ChangeItem) -> (Option<String>, Option<String>) {
     if !change.sensitive {
-        let field = matches!((&change.before, &change.after), (Some(Shown::Bool(_)), _) | (_, Some(Shown::Bool(_))));
+        let field = matches!(
+            (&change.before, &change.after),
+            (Some(Shown::Bool(_)), _) | (_, Some(Shown::Bool(_)))
+        );
         // An icon that is not there is nothing; a field that is not there, too.
         let side = |value: &Option<Shown>| value.as_ref().map(shown);
         let (before, after) = (side(&change.before), side(&change.after));
-        return if field || after.is_some() { (before, after) } else { (before, Some("none".to_owned())) };
+        return if field || after.is_some() {
+            (before, after)
+        } else {
+            (before, Some("none".to_owned()))
+        };
     }
     let git = if change.secrets.is_empty() {
         "(sensitive, as the file says)".to_owned()
     } else {
-        let named: Vec<String> = change.secrets.iter().map(|name| format!("${{secret:{name}}}")).collect();
+        let named: Vec<String> = change
+            .secrets
+            .iter()
+            .map(|name| format!("${{secret:{name}}}"))
+            .collect();
         format!("(sensitive, {})", safe(&named.join(", "), 200))
     };
     let live = |text: &str| Some(text.to_owned());
@@ -191,7 +212,11 @@ pub(super) fn kept(fields: &[Kept], most: usize) -> Markup {
 /// A problem of a file with its line.
 pub(super) fn problem(problem: &Problem, directory: &str) -> Markup {
     let error = problem.severity == crate::render::json::Level::Error;
-    let place = problem.line.zip(problem.column).map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
+    let place = problem
+        .line
+        .zip(problem.column)
+        .map(|(line, column)| format!(":{line}:{column}"))
+        .unwrap_or_default();
     html! {
         li.problem {
             p {
@@ -237,10 +262,19 @@ mod tests {
     #[test]
     fn a_path_is_read_as_it_was_written() {
         use crate::plan::dotted;
-        for (group, name) in [("listing", "pictures"), ("a.b", "c\"]d"), ("x\\", "\"y"), ("[", "é")] {
+        for (group, name) in [
+            ("listing", "pictures"),
+            ("a.b", "c\"]d"),
+            ("x\\", "\"y"),
+            ("[", "é"),
+        ] {
             let path = dotted(&["fieldsToSync", group, name]);
             let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
-            assert_eq!(placed(&path), (("fieldsToSync", &*quoted(group)), &*quoted(name)), "{path}");
+            assert_eq!(
+                placed(&path),
+                (("fieldsToSync", &*quoted(group)), &*quoted(name)),
+                "{path}"
+            );
         }
         assert_eq!(placed("icon"), (("", ""), "icon"));
         assert_eq!(placed("a.b"), (("a", ""), "b"));
@@ -251,6 +285,9 @@ mod tests {
     fn times_are_told_in_their_largest_unit() {
         let said = |seconds| long_ago(Duration::from_secs(seconds));
         let all = [0, 5, 59, 60, 3599, 3600, 172_799, 172_800].map(said);
-        assert_eq!(all.join(", "), "just now, 5s ago, 59s ago, 1m ago, 59m ago, 1h ago, 47h ago, 2d ago");
+        assert_eq!(
+            all.join(", "),
+            "just now, 5s ago, 59s ago, 1m ago, 59m ago, 1h ago, 47h ago, 2d ago"
+        );
     }
 }

@@ -17,8 +17,10 @@ fn now() -> Timestamp {
 fn workspace(text: &str, providers: usize, changes: usize) -> Value {
     let time = "2026-01-02T03:00:00Z";
     let change = |n: usize| match n * 3 / changes.max(1) {
-        0 => json!({"path": format!("partnerKey.headers.{text}{n}"), "before": null, "after": null, "sensitive": true,
-            "change": "changed", "secrets": [text]}),
+        0 => {
+            json!({"path": format!("partnerKey.headers.{text}{n}"), "before": null, "after": null, "sensitive": true,
+            "change": "changed", "secrets": [text]})
+        }
         1 => {
             let path = format!("fieldsToSync.listing.{text}{n}");
             json!({"path": path, "before": false, "after": true, "sensitive": false})
@@ -51,7 +53,8 @@ fn workspace(text: &str, providers: usize, changes: usize) -> Value {
 }
 
 fn shown(workspaces: Vec<Value>, only: Option<&str>) -> String {
-    let status = json!({"version": "0.1.0", "started": "2026-01-01T00:00:00Z", "workspaces": workspaces});
+    let status =
+        json!({"version": "0.1.0", "started": "2026-01-01T00:00:00Z", "workspaces": workspaces});
     let status: Status = serde_json::from_value(status).unwrap();
     let workspaces: Vec<_> = status.workspaces.into_iter().map(Arc::new).collect();
     page(&View {
@@ -71,17 +74,33 @@ fn no_foreign_text_acts_wherever_it_stands() {
     let pages = [
         (shown(vec![workspace(HOSTILE, 12, 4)], None), harmless),
         (
-            shown(vec![workspace(HOSTILE, 1, 1), workspace(HOSTILE, 1, 1)], None),
-            shown(vec![workspace("harmless", 1, 1), workspace("harmless", 1, 1)], None),
+            shown(
+                vec![workspace(HOSTILE, 1, 1), workspace(HOSTILE, 1, 1)],
+                None,
+            ),
+            shown(
+                vec![workspace("harmless", 1, 1), workspace("harmless", 1, 1)],
+                None,
+            ),
         ),
-        (shown(Vec::new(), Some(HOSTILE)), shown(Vec::new(), Some("harmless"))),
+        (
+            shown(Vec::new(), Some(HOSTILE)),
+            shown(Vec::new(), Some("harmless")),
+        ),
     ];
     for (hostile, harmless) in pages {
         assert!(hostile.contains("&lt;script&gt;alert(1)"), "it is shown");
         // Not one element more than a harmless text makes, and no attribute that runs anything.
         assert_eq!(tags(&hostile), tags(&harmless));
-        assert!(!hostile.contains("<img") && !hostile.contains("\" onclick") && !hostile.contains("=javascript"));
-        let acting: Vec<char> = hostile.chars().filter(|c| *c != '\n' && crate::model::acts(*c)).collect();
+        assert!(
+            !hostile.contains("<img")
+                && !hostile.contains("\" onclick")
+                && !hostile.contains("=javascript")
+        );
+        let acting: Vec<char> = hostile
+            .chars()
+            .filter(|c| *c != '\n' && crate::model::acts(*c))
+            .collect();
         assert!(acting.is_empty(), "{acting:?}");
     }
 }
@@ -109,7 +128,10 @@ fn trouble_is_on_top_and_a_workspace_has_a_page_of_its_own() {
     well["workspace"]["slug"] = json!("well & good");
     let ill = workspace("ill", 1, 1);
     let all = shown(vec![well.clone(), ill.clone()], None);
-    let (first, second) = (all.find("/?workspace=ill").unwrap(), all.find("/?workspace=well+%26+good").unwrap());
+    let (first, second) = (
+        all.find("/?workspace=ill").unwrap(),
+        all.find("/?workspace=well+%26+good").unwrap(),
+    );
     assert!(first < second);
     assert!(all.contains("<h1>1 workspace is in trouble</h1>"));
     let one = shown(vec![well, ill], Some("well & good"));
@@ -120,12 +142,25 @@ fn trouble_is_on_top_and_a_workspace_has_a_page_of_its_own() {
 fn what_a_page_asks_for_is_for_its_workspace_alone_whatever_is_known_of_it() {
     let [mut first, mut second, mut unread] = [(); 3].map(|()| workspace("acme", 0, 0));
     unread["workspace"] = Value::Null;
-    for (one, name) in [(&mut first, "first"), (&mut second, "second"), (&mut unread, "unread")] {
+    for (one, name) in [
+        (&mut first, "first"),
+        (&mut second, "second"),
+        (&mut unread, "unread"),
+    ] {
         one["name"] = json!(name);
     }
     for name in ["first", "second", "unread"] {
-        let page = shown(vec![first.clone(), second.clone(), unread.clone()], Some(name));
-        assert!(page.contains(&format!("data-workspace=\"{name}\"")), "{name}");
+        let page = shown(
+            vec![first.clone(), second.clone(), unread.clone()],
+            Some(name),
+        );
+        assert!(
+            page.contains(&format!("data-workspace=\"{name}\"")),
+            "{name}"
+        );
     }
-    assert!(shown(vec![first, second, unread], None).contains("data-workspace=\"\""), "all of them");
+    assert!(
+        shown(vec![first, second, unread], None).contains("data-workspace=\"\""),
+        "all of them"
+    );
 }

@@ -10,8 +10,8 @@ use super::{View, word};
 use crate::model::{short_commit, spoken};
 use crate::render::json::{Level, Problem};
 use crate::render::status::{
-    Cause, Ended, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, Standing, State, Tone,
-    WorkspaceStatus, counted, standing,
+    Cause, Ended, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, Standing, State,
+    Tone, WorkspaceStatus, counted, standing,
 };
 
 /// The most differences on a page, shared by the providers that differ; so a page stays small enough to be sent often.
@@ -45,17 +45,28 @@ pub(super) fn title(one: &WorkspaceStatus, now: Timestamp) -> String {
 pub(super) fn headline(one: &WorkspaceStatus, now: Timestamp) -> String {
     let told = standing(one, now);
     // A duration in it would make it news every second.
-    if told.tone == Tone::Waiting { "The first pass is under way".to_owned() } else { capitalised(&told.headline) }
+    if told.tone == Tone::Waiting {
+        "The first pass is under way".to_owned()
+    } else {
+        capitalised(&told.headline)
+    }
 }
 
 pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     let now = view.now;
-    let of = |state| one.providers.iter().filter(move |provider| provider.state == state);
+    let of = |state| {
+        one.providers
+            .iter()
+            .filter(move |provider| provider.state == state)
+    };
     let trouble: Vec<&ProviderStatus> = one
         .providers
         .iter()
         .filter(|provider| {
-            matches!(provider.state, State::Update | State::Invalid | State::Unreadable | State::Missing)
+            matches!(
+                provider.state,
+                State::Update | State::Invalid | State::Unreadable | State::Missing
+            )
         })
         .collect();
     let held: Vec<&ProviderStatus> = of(State::Held).collect();
@@ -122,7 +133,12 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
 
 fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     let Standing { tone, detail, .. } = standing(one, view.now);
-    let count = |state| one.providers.iter().filter(|provider| provider.state == state).count();
+    let count = |state| {
+        one.providers
+            .iter()
+            .filter(|provider| provider.state == state)
+            .count()
+    };
     let managed = one.providers.len() - count(State::Unmanaged);
     html! {
         section class={ "verdict " (word(tone)) } {
@@ -162,7 +178,11 @@ fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
 
 /// A refusal without most of its digest, which stands below it.
 fn short_digest(detail: &str, one: &WorkspaceStatus) -> String {
-    match one.last_pass.as_ref().and_then(|pass| pass.digest.as_deref()) {
+    match one
+        .last_pass
+        .as_ref()
+        .and_then(|pass| pass.digest.as_deref())
+    {
         Some(digest) => detail.replace(digest, &safe(digest, 16)),
         None => detail.to_owned(),
     }
@@ -170,7 +190,12 @@ fn short_digest(detail: &str, one: &WorkspaceStatus) -> String {
 
 /// The states, counted; each leads to where it is told.
 fn tiles(one: &WorkspaceStatus) -> Markup {
-    let count = |state| one.providers.iter().filter(|provider| provider.state == state).count();
+    let count = |state| {
+        one.providers
+            .iter()
+            .filter(|provider| provider.state == state)
+            .count()
+    };
     let tile = |state: State, at: &str, words: &str| {
         let (icon_name, _) = told(state);
         let count = count(state);
@@ -211,7 +236,9 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
             },
         );
     }
-    let Some(pass) = &one.last_pass else { return html! {} };
+    let Some(pass) = &one.last_pass else {
+        return html! {};
+    };
     match (pass.result, &pass.digest) {
         (Ended::Failed, _) => alert(
             "What to do",
@@ -234,7 +261,10 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
                 }
             },
         ),
-        (Ended::Refused, None) => alert("What to do", html! { p { "Nothing was changed. " (again) } }),
+        (Ended::Refused, None) => alert(
+            "What to do",
+            html! { p { "Nothing was changed. " (again) } },
+        ),
         _ => html! {},
     }
 }
@@ -243,8 +273,15 @@ fn problems(one: &WorkspaceStatus) -> Markup {
     let mut list: Vec<&Problem> = one.diagnostics.iter().collect();
     // Errors first, each in its order.
     list.sort_by_key(|problem| problem.severity == Level::Warning);
-    let of = |level| list.iter().filter(|problem| problem.severity == level).count();
-    let counts = [counted(of(Level::Error), "error", "errors"), counted(of(Level::Warning), "warning", "warnings")];
+    let of = |level| {
+        list.iter()
+            .filter(|problem| problem.severity == level)
+            .count()
+    };
+    let counts = [
+        counted(of(Level::Error), "error", "errors"),
+        counted(of(Level::Warning), "warning", "warnings"),
+    ];
     let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
     if list.is_empty() {
         return html! {};
@@ -316,8 +353,15 @@ fn card(provider: &ProviderStatus, one: &WorkspaceStatus, lines: usize, now: Tim
 }
 
 /// What to do about a provider.
-fn advice(provider: &ProviderStatus, one: &WorkspaceStatus, failing: Option<Outcome>) -> &'static str {
-    let refused = one.last_pass.as_ref().is_some_and(|pass| pass.result == Ended::Refused);
+fn advice(
+    provider: &ProviderStatus,
+    one: &WorkspaceStatus,
+    failing: Option<Outcome>,
+) -> &'static str {
+    let refused = one
+        .last_pass
+        .as_ref()
+        .is_some_and(|pass| pass.result == Ended::Refused);
     match (provider.state, failing) {
         (State::Update, Some(Outcome::NotConverged)) => {
             "Calry took the update and kept other values: have the file say what Calry keeps, or ask Calry why."
@@ -337,7 +381,9 @@ fn advice(provider: &ProviderStatus, one: &WorkspaceStatus, failing: Option<Outc
         (State::Held, _) if provider.changes.is_empty() => "Nothing differs.",
         (State::Held, _) => "This is what will be updated when the hold is over.",
         (State::Invalid, _) => "Until it can be used, the provider stays as it is.",
-        (State::Unreadable, _) => "Until Calry's answer can be read, nothing of it is compared or updated.",
+        (State::Unreadable, _) => {
+            "Until Calry's answer can be read, nothing of it is compared or updated."
+        }
         (State::Missing, _) => "Connect it in Calry, or remove the file.",
         (State::InSync | State::Unmanaged, _) => "",
     }
@@ -474,13 +520,21 @@ fn event(record: &Record, now: Timestamp) -> Markup {
         (None, Cause::Change) => ("differs", "would be updated"),
         (None, Cause::Drift) => ("differs", "has drifted"),
         (Some(Outcome::Applied | Outcome::Unchanged), Cause::Change) => ("good", "updated"),
-        (Some(Outcome::Applied | Outcome::Unchanged), Cause::Drift) => ("good", "drifted, and was put back"),
+        (Some(Outcome::Applied | Outcome::Unchanged), Cause::Drift) => {
+            ("good", "drifted, and was put back")
+        }
         (Some(Outcome::NotConverged), Cause::Change) => ("bad", "did not converge"),
         (Some(Outcome::NotConverged), Cause::Drift) => ("bad", "drifted, and did not converge"),
         (Some(Outcome::Failed | Outcome::Skipped), Cause::Change) => ("bad", "was not updated"),
-        (Some(Outcome::Failed | Outcome::Skipped), Cause::Drift) => ("bad", "drifted, and was not put back"),
+        (Some(Outcome::Failed | Outcome::Skipped), Cause::Drift) => {
+            ("bad", "drifted, and was not put back")
+        }
     };
-    let differences = counted(record.changes.len() + record.more, "difference", "differences");
+    let differences = counted(
+        record.changes.len() + record.more,
+        "difference",
+        "differences",
+    );
     html! {
         li class=(shape) data-k={ "e-" (record.time) "-" (safe(&record.provider, 60)) } {
             (icon(shape))
@@ -561,7 +615,14 @@ const fn told(state: State) -> (&'static str, &'static str) {
 
 /// A provider's name, or its file's, where that does not say.
 fn label(provider: &ProviderStatus) -> String {
-    safe(provider.provider.as_deref().or(provider.file.as_deref()).unwrap_or("?"), 80)
+    safe(
+        provider
+            .provider
+            .as_deref()
+            .or(provider.file.as_deref())
+            .unwrap_or("?"),
+        80,
+    )
 }
 
 /// A revision behind something.

@@ -355,8 +355,14 @@ impl Status {
                 || workspace.led_elsewhere() == Some(None)
                 || workspace.refused().is_some()
                 || matches!(ended, Some(Ended::Failed | Ended::Refused))
-                || workspace.diagnostics.iter().any(|problem| problem.severity == Level::Error)
-                || workspace.providers.iter().any(ProviderStatus::is_in_trouble)
+                || workspace
+                    .diagnostics
+                    .iter()
+                    .any(|problem| problem.severity == Level::Error)
+                || workspace
+                    .providers
+                    .iter()
+                    .any(ProviderStatus::is_in_trouble)
         })
     }
 }
@@ -366,7 +372,10 @@ impl WorkspaceStatus {
     #[must_use]
     pub fn label(&self) -> &str {
         let slug = || self.workspace.as_ref().map(|known| known.slug.as_str());
-        self.name.as_deref().or_else(slug).unwrap_or(&self.directory)
+        self.name
+            .as_deref()
+            .or_else(slug)
+            .unwrap_or(&self.directory)
     }
 
     /// Who leads, where this replica stands by; nobody knows whom to ask where that is `None`.
@@ -377,7 +386,9 @@ impl WorkspaceStatus {
     }
 
     fn has_slug(&self, slug: &str) -> bool {
-        self.workspace.as_ref().is_some_and(|known| known.slug == slug)
+        self.workspace
+            .as_ref()
+            .is_some_and(|known| known.slug == slug)
     }
 
     /// What is checked out and not trusted.
@@ -432,7 +443,10 @@ impl ProviderStatus {
     #[must_use]
     pub const fn is_in_trouble(&self) -> bool {
         matches!(self.outcome, Some(Outcome::Failed | Outcome::NotConverged))
-            || matches!(self.state, State::Invalid | State::Unreadable | State::Missing)
+            || matches!(
+                self.state,
+                State::Invalid | State::Unreadable | State::Missing
+            )
     }
 }
 
@@ -513,7 +527,11 @@ impl Trigger {
 /// What is wrong where other workspaces of the configuration are the same workspace of Calry as this one.
 #[must_use]
 pub fn also(others: &[String]) -> String {
-    let names = others.iter().map(|name| format!("`{}`", printable(name))).collect::<Vec<_>>().join(", ");
+    let names = others
+        .iter()
+        .map(|name| format!("`{}`", printable(name)))
+        .collect::<Vec<_>>()
+        .join(", ");
     format!(
         "the API key of {names} belongs to this workspace, too: this one goes on, and {names} writes nothing; give each an \
          API key of its own, or take one of them out"
@@ -523,6 +541,8 @@ pub fn also(others: &[String]) -> String {
 /// The JSON Schema (2020-12) of the document.
 #[must_use]
 pub fn schema() -> String {
-    let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
+    let generator = SchemaSettings::draft2020_12()
+        .for_serialize()
+        .into_generator();
     json::pretty(&generator.into_root_schema_for::<Status>())
 }

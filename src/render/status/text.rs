@@ -8,10 +8,15 @@ use anstyle::Style;
 use jiff::Timestamp;
 
 use super::verdict::{Standing, Tone, between, standing};
-use super::{Cause, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, State, Status, WorkspaceStatus};
+use super::{
+    Cause, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, State, Status,
+    WorkspaceStatus,
+};
 use crate::model::{ellipsize, printable, spoken};
 use crate::render::json::{ChangeItem, Level, Problem, Shown};
-use crate::render::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, mismatched, wrapped};
+use crate::render::text::{
+    BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, mismatched, wrapped,
+};
 
 /// Of several workspaces, how many that are not well are shown in full.
 const IN_FULL: usize = 5;
@@ -31,23 +36,37 @@ pub fn text(status: &Status, now: Timestamp) -> String {
     if let [workspace] = status.workspaces.as_slice() {
         return one(status, workspace, now);
     }
-    let mut all: Vec<(Standing, &WorkspaceStatus)> =
-        status.workspaces.iter().map(|workspace| (standing(workspace, now), workspace)).collect();
+    let mut all: Vec<(Standing, &WorkspaceStatus)> = status
+        .workspaces
+        .iter()
+        .map(|workspace| (standing(workspace, now), workspace))
+        .collect();
     all.sort_by_key(|(standing, _)| standing.tone);
-    let good = all.iter().filter(|(standing, _)| standing.tone == Tone::Good).count();
-    let mut out = format!("{BOLD}{good} of {} workspaces in sync{BOLD:#}\n\n", all.len());
+    let good = all
+        .iter()
+        .filter(|(standing, _)| standing.tone == Tone::Good)
+        .count();
+    let mut out = format!(
+        "{BOLD}{good} of {} workspaces in sync{BOLD:#}\n\n",
+        all.len()
+    );
     for (Standing { tone, headline, .. }, workspace) in &all {
         let (label, style) = (ellipsize(&printable(workspace.label()), 40), style(*tone));
         let told = wrapped(headline, 2 + column(&label), LABEL + 3);
         let _ = writeln!(out, "  {label:<LABEL$} {style}{told}{style:#}");
     }
-    let unwell = all.iter().filter(|(standing, _)| standing.tone != Tone::Good);
+    let unwell = all
+        .iter()
+        .filter(|(standing, _)| standing.tone != Tone::Good);
     for (_, workspace) in unwell.clone().take(IN_FULL) {
         let _ = write!(out, "\n{}", one(status, workspace, now));
     }
     let rest = unwell.count().saturating_sub(IN_FULL);
     if rest > 0 {
-        let _ = writeln!(out, "\nand {rest} more that are not well; --workspace shows one of them");
+        let _ = writeln!(
+            out,
+            "\nand {rest} more that are not well; --workspace shows one of them"
+        );
     }
     out
 }
@@ -63,19 +82,34 @@ const fn style(tone: Tone) -> Style {
 /// What stands above a status that is not fresh, or in its place where there is none.
 #[must_use]
 pub fn no_contact(why: &str, since: Duration, stale: bool) -> String {
-    let below = if stale { "; what follows is what the daemon said last" } else { "" };
-    let told = format!("No contact for {}: {}{below}", spoken(since), printable(why));
+    let below = if stale {
+        "; what follows is what the daemon said last"
+    } else {
+        ""
+    };
+    let told = format!(
+        "No contact for {}: {}{below}",
+        spoken(since),
+        printable(why)
+    );
     format!("{RED}{}{RED:#}\n", wrapped(&told, 0, 2))
 }
 
 fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
     let mut out = String::new();
-    let named = workspace.name.as_deref().map(|name| format!("{}: ", printable(name))).unwrap_or_default();
+    let named = workspace
+        .name
+        .as_deref()
+        .map(|name| format!("{}: ", printable(name)))
+        .unwrap_or_default();
     let _ = write!(out, "{BOLD}{named}{BOLD:#}");
     let label = named.chars().count()
         + match &workspace.workspace {
             Some(known) => {
-                let (slug, name) = (printable(&known.slug), ellipsize(&printable(&known.name), 40));
+                let (slug, name) = (
+                    printable(&known.slug),
+                    ellipsize(&printable(&known.name), 40),
+                );
                 let _ = write!(out, "{BOLD}{slug}{BOLD:#} ({name}): ");
                 slug.chars().count() + name.chars().count() + 5
             }
@@ -85,10 +119,18 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
                 directory.chars().count() + 3
             }
         };
-    let Standing { tone, headline, detail } = standing(workspace, now);
+    let Standing {
+        tone,
+        headline,
+        detail,
+    } = standing(workspace, now);
     let style = style(tone);
     let verdict = detail.map_or(headline.clone(), |detail| format!("{headline}: {detail}"));
-    let _ = writeln!(out, "{style}{BOLD}{}{BOLD:#}{style:#}\n", wrapped(&verdict, label, 2));
+    let _ = writeln!(
+        out,
+        "{style}{BOLD}{}{BOLD:#}{style:#}\n",
+        wrapped(&verdict, label, 2)
+    );
     facts(&mut out, status, workspace, now);
 
     let noisy: Vec<&ProviderStatus> = workspace
@@ -100,8 +142,18 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
         let _ = writeln!(out, "\n{BOLD}Not as in git{BOLD:#}");
     }
     for provider in noisy {
-        let label = printable(provider.provider.as_deref().or(provider.file.as_deref()).unwrap_or("?"));
-        let style = if provider.is_in_trouble() { RED } else { YELLOW };
+        let label = printable(
+            provider
+                .provider
+                .as_deref()
+                .or(provider.file.as_deref())
+                .unwrap_or("?"),
+        );
+        let style = if provider.is_in_trouble() {
+            RED
+        } else {
+            YELLOW
+        };
         let told = wrapped(&state(provider, now), 2 + column(&label), LABEL + 3);
         let _ = writeln!(out, "  {label:<LABEL$} {style}{told}{style:#}");
     }
@@ -119,31 +171,74 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         let commit: String = printable(&revision.commit).chars().take(10).collect();
         let dirty = if revision.dirty { "+dirty" } else { "" };
         let room = WIDTH.saturating_sub(13 + commit.chars().count() + dirty.len());
-        fact("revision", &format!("{commit}{dirty} {}", ellipsize(&printable(&revision.subject), room)));
+        fact(
+            "revision",
+            &format!(
+                "{commit}{dirty} {}",
+                ellipsize(&printable(&revision.subject), room)
+            ),
+        );
         let author = ellipsize(&printable(&revision.author), 40);
-        let made =
-            revision.time.parse().map(|time| format!(", {} ago", spoken(between(time, now)))).unwrap_or_default();
+        let made = revision
+            .time
+            .parse()
+            .map(|time| format!(", {} ago", spoken(between(time, now))))
+            .unwrap_or_default();
         fact("", &format!("by {author}{made}"));
     }
     if let Some(trust) = &workspace.trust {
-        let commit: String = trust.commit.as_deref().map(printable).unwrap_or_default().chars().take(10).collect();
+        let commit: String = trust
+            .commit
+            .as_deref()
+            .map(printable)
+            .unwrap_or_default()
+            .chars()
+            .take(10)
+            .collect();
         let reason = trust.reason.as_deref().map(printable).unwrap_or_default();
         let refused = format!("{commit} refused: {reason}");
-        fact("signature", if trust.trusted { "trusted" } else { refused.trim_start() });
+        fact(
+            "signature",
+            if trust.trusted {
+                "trusted"
+            } else {
+                refused.trim_start()
+            },
+        );
     }
-    if let Some(Pass { number, trigger, began, duration_seconds, .. }) = &workspace.last_pass {
+    if let Some(Pass {
+        number,
+        trigger,
+        began,
+        duration_seconds,
+        ..
+    }) = &workspace.last_pass
+    {
         let took = spoken(Duration::try_from_secs_f64(*duration_seconds).unwrap_or_default());
         fact(
             "last pass",
-            &format!("{number} ({}), {} ago, took {took}", trigger.as_str(), spoken(between(*began, now))),
+            &format!(
+                "{number} ({}), {} ago, took {took}",
+                trigger.as_str(),
+                spoken(between(*began, now))
+            ),
         );
     }
     match (workspace.pass, workspace.next_pass) {
         (Some(pass), _) => {
             let since = spoken(between(pass.began, now));
-            fact("next pass", &format!("{} ({}), under way for {since}", pass.number, pass.trigger.as_str()));
+            fact(
+                "next pass",
+                &format!(
+                    "{} ({}), under way for {since}",
+                    pass.number,
+                    pass.trigger.as_str()
+                ),
+            );
         }
-        (None, Some(next)) if next > now => fact("next pass", &format!("in {}", spoken(between(now, next)))),
+        (None, Some(next)) if next > now => {
+            fact("next pass", &format!("in {}", spoken(between(now, next))))
+        }
         (None, Some(_)) => fact("next pass", "now"),
         (None, None) => {}
     }
@@ -151,18 +246,34 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         Mode::Enforce => "enforces",
         Mode::Observe => "observes, and writes nothing",
     };
-    if let Some(Leadership { lease, state, holder }) = &workspace.leadership {
+    if let Some(Leadership {
+        lease,
+        state,
+        holder,
+    }) = &workspace.leadership
+    {
         let (lease, holder) = (printable(lease), holder.as_deref().map(printable));
         let told = match (state, holder) {
             (Lead::Leader, _) => format!("this replica, by the Lease {lease}"),
-            (Lead::Standby, Some(holder)) => format!("{holder} holds the Lease {lease}; this replica stands by"),
-            (Lead::Standby, None) => format!("nobody is known to hold the Lease {lease}; this replica stands by"),
+            (Lead::Standby, Some(holder)) => {
+                format!("{holder} holds the Lease {lease}; this replica stands by")
+            }
+            (Lead::Standby, None) => {
+                format!("nobody is known to hold the Lease {lease}; this replica stands by")
+            }
         };
         fact("leader", &told);
     }
-    let interval = spoken(Duration::try_from_secs_f64(workspace.interval_seconds).unwrap_or_default());
-    let (version, started) = (printable(&status.version), spoken(between(status.started, now)));
-    fact("daemon", &format!("calry-gitops {version}, {mode}, every {interval}; up for {started}"));
+    let interval =
+        spoken(Duration::try_from_secs_f64(workspace.interval_seconds).unwrap_or_default());
+    let (version, started) = (
+        printable(&status.version),
+        spoken(between(status.started, now)),
+    );
+    fact(
+        "daemon",
+        &format!("calry-gitops {version}, {mode}, every {interval}; up for {started}"),
+    );
 }
 
 /// How a provider stands that is not quiet.
@@ -179,7 +290,10 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
         (State::Update, None) => format!("differs{cause} for {since}"),
         (State::Held, _) => match &provider.hold {
             Some(hold) => {
-                let reason = hold.reason.as_deref().map_or_else(|| "no reason given".to_owned(), printable);
+                let reason = hold
+                    .reason
+                    .as_deref()
+                    .map_or_else(|| "no reason given".to_owned(), printable);
                 let left = match provider.hold_days_left {
                     Some(0) => " (its last day)".to_owned(),
                     Some(1) => " (1 day left)".to_owned(),
@@ -214,7 +328,11 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
         let _ = write!(told, "; and {more} more");
     }
     if let Some(retry) = provider.retry_at {
-        let left = if retry > now { format!("in {}", spoken(between(now, retry))) } else { "now".to_owned() };
+        let left = if retry > now {
+            format!("in {}", spoken(between(now, retry)))
+        } else {
+            "now".to_owned()
+        };
         let _ = write!(told, "; tried again {left}, or when its file changes");
     }
     told
@@ -234,13 +352,27 @@ fn undone(out: &mut String, workspace: &WorkspaceStatus) {
 }
 
 fn problems(out: &mut String, workspace: &WorkspaceStatus) {
-    let errors: Vec<&Problem> = workspace.diagnostics.iter().filter(|p| p.severity == Level::Error).collect();
+    let errors: Vec<&Problem> = workspace
+        .diagnostics
+        .iter()
+        .filter(|p| p.severity == Level::Error)
+        .collect();
     if errors.is_empty() {
         return;
     }
     let _ = writeln!(out, "\n{BOLD}Errors in the files{BOLD:#}");
-    for Problem { file, line, column, message, .. } in errors.iter().take(PROBLEMS) {
-        let place = line.zip(*column).map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
+    for Problem {
+        file,
+        line,
+        column,
+        message,
+        ..
+    } in errors.iter().take(PROBLEMS)
+    {
+        let place = line
+            .zip(*column)
+            .map(|(line, column)| format!(":{line}:{column}"))
+            .unwrap_or_default();
         let told = format!("{}{place}: {}", printable(file), printable(message));
         let _ = writeln!(out, "  {RED}{}{RED:#}", wrapped(&told, 2, 4));
     }
@@ -250,8 +382,16 @@ fn problems(out: &mut String, workspace: &WorkspaceStatus) {
 }
 
 fn recent(out: &mut String, workspace: &WorkspaceStatus, now: Timestamp) {
-    let wrong = workspace.history.passes.iter().filter_map(|pass| Some((pass.began, failed(pass)?)));
-    let changes = workspace.history.changes.iter().map(|record| (record.time, happened(record)));
+    let wrong = workspace
+        .history
+        .passes
+        .iter()
+        .filter_map(|pass| Some((pass.began, failed(pass)?)));
+    let changes = workspace
+        .history
+        .changes
+        .iter()
+        .map(|record| (record.time, happened(record)));
     let mut lines: Vec<(Timestamp, String)> = wrong.chain(changes).collect();
     lines.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
     if !lines.is_empty() {
@@ -259,17 +399,33 @@ fn recent(out: &mut String, workspace: &WorkspaceStatus, now: Timestamp) {
     }
     for (time, what) in lines.iter().take(RECENT) {
         let ago = format!("{} ago", spoken(between(*time, now)));
-        let _ = writeln!(out, "  {DIM}{ago:<AGO$}{DIM:#} {}", wrapped(what, AGO + 3, AGO + 3));
+        let _ = writeln!(
+            out,
+            "  {DIM}{ago:<AGO$}{DIM:#} {}",
+            wrapped(what, AGO + 3, AGO + 3)
+        );
     }
 }
 
 fn failed(pass: &Pass) -> Option<String> {
     let error = printable(pass.error.as_deref()?);
-    Some(format!("pass {} ({}) went wrong{}: {error}", pass.number, pass.trigger.as_str(), times(pass.times)))
+    Some(format!(
+        "pass {} ({}) went wrong{}: {error}",
+        pass.number,
+        pass.trigger.as_str(),
+        times(pass.times)
+    ))
 }
 
 fn happened(record: &Record) -> String {
-    let Record { cause, outcome, changes, more, error, .. } = record;
+    let Record {
+        cause,
+        outcome,
+        changes,
+        more,
+        error,
+        ..
+    } = record;
     let provider = printable(&record.provider);
     let what = named(changes, *more);
     let done = match (outcome, cause) {
@@ -282,12 +438,19 @@ fn happened(record: &Record) -> String {
         (Some(Outcome::Failed | Outcome::Skipped), Cause::Change) => "was not updated",
         (Some(Outcome::Failed | Outcome::Skipped), Cause::Drift) => "drifted, and was not put back",
     };
-    let error = error.as_deref().map(|error| format!("; {}", printable(error))).unwrap_or_default();
+    let error = error
+        .as_deref()
+        .map(|error| format!("; {}", printable(error)))
+        .unwrap_or_default();
     format!("{provider} {done}{}: {what}{error}", times(record.times))
 }
 
 fn times(times: u64) -> String {
-    if times > 1 { format!(", {times} times") } else { String::new() }
+    if times > 1 {
+        format!(", {times} times")
+    } else {
+        String::new()
+    }
 }
 
 /// Changes by name, at most eight of them: `listing.pictures on, icon, headers.x-api-key`.
@@ -298,7 +461,10 @@ fn named(changes: &[ChangeItem], more: usize) -> String {
         .take(MOST)
         .map(|change| {
             let path = printable(&change.path);
-            let path = path.strip_prefix("fieldsToSync.").or(path.strip_prefix("partnerKey.")).unwrap_or(&path);
+            let path = path
+                .strip_prefix("fieldsToSync.")
+                .or(path.strip_prefix("partnerKey."))
+                .unwrap_or(&path);
             match change.after {
                 Some(Shown::Bool(on)) => format!("{path} {}", if on { "on" } else { "off" }),
                 _ => path.to_owned(),

@@ -34,14 +34,32 @@ pub struct Standing {
 /// How a workspace stands. `now` is the time on the daemon's clock.
 #[must_use]
 pub fn standing(workspace: &WorkspaceStatus, now: Timestamp) -> Standing {
-    let told = |tone, headline: String| Standing { tone, headline, detail: None };
-    let count = |state| workspace.providers.iter().filter(|provider| provider.state == state).count();
+    let told = |tone, headline: String| Standing {
+        tone,
+        headline,
+        detail: None,
+    };
+    let count = |state| {
+        workspace
+            .providers
+            .iter()
+            .filter(|provider| provider.state == state)
+            .count()
+    };
     if !workspace.alive {
-        return told(Tone::Bad, "the daemon hangs: its loop does not go on; restart it".to_owned());
+        return told(
+            Tone::Bad,
+            "the daemon hangs: its loop does not go on; restart it".to_owned(),
+        );
     }
     let Some(last) = &workspace.last_pass else {
-        let length = workspace.pass.map(|pass| format!(", for {}", spoken(between(pass.began, now))));
-        return told(Tone::Waiting, format!("the first pass is under way{}", length.unwrap_or_default()));
+        let length = workspace
+            .pass
+            .map(|pass| format!(", for {}", spoken(between(pass.began, now))));
+        return told(
+            Tone::Waiting,
+            format!("the first pass is under way{}", length.unwrap_or_default()),
+        );
     };
     if !workspace.also.is_empty() {
         return told(Tone::Bad, super::also(&workspace.also));
@@ -53,18 +71,38 @@ pub fn standing(workspace: &WorkspaceStatus, now: Timestamp) -> Standing {
             (_, 1) => "the last pass failed".to_owned(),
             (_, times) => format!("the last pass failed, {times} times in a row"),
         };
-        return Standing { detail: Some(printable(error)), ..told(Tone::Bad, headline) };
+        return Standing {
+            detail: Some(printable(error)),
+            ..told(Tone::Bad, headline)
+        };
     }
     if let Some(refused) = workspace.refused() {
         let id = |commit: &str| printable(short_commit(commit));
-        let what = refused.commit.as_deref().map(|commit| format!(" ({})", id(commit))).unwrap_or_default();
-        let force = workspace.revision.as_ref().map(|revision| format!(", and {} is in force", id(&revision.commit)));
-        let headline = format!("what is checked out{what} is refused{}", force.unwrap_or_default());
-        return Standing { detail: refused.reason.as_deref().map(printable), ..told(Tone::Bad, headline) };
+        let what = refused
+            .commit
+            .as_deref()
+            .map(|commit| format!(" ({})", id(commit)))
+            .unwrap_or_default();
+        let force = workspace
+            .revision
+            .as_ref()
+            .map(|revision| format!(", and {} is in force", id(&revision.commit)));
+        let headline = format!(
+            "what is checked out{what} is refused{}",
+            force.unwrap_or_default()
+        );
+        return Standing {
+            detail: refused.reason.as_deref().map(printable),
+            ..told(Tone::Bad, headline)
+        };
     }
     let parts: Vec<String> = [
         counted(count(State::Update), "provider differs", "providers differ"),
-        counted(count(State::Invalid), "definition is invalid", "definitions are invalid"),
+        counted(
+            count(State::Invalid),
+            "definition is invalid",
+            "definitions are invalid",
+        ),
         counted(
             count(State::Unreadable),
             "provider cannot be read in Calry's answer",
@@ -79,9 +117,18 @@ pub fn standing(workspace: &WorkspaceStatus, now: Timestamp) -> Standing {
     .into_iter()
     .flatten()
     .collect();
-    let trouble = workspace.providers.iter().any(ProviderStatus::is_in_trouble);
-    match (parts.is_empty(), counted(count(State::Held), "on hold", "on hold")) {
-        (false, _) => told(if trouble { Tone::Bad } else { Tone::Differs }, parts.join(", ")),
+    let trouble = workspace
+        .providers
+        .iter()
+        .any(ProviderStatus::is_in_trouble);
+    match (
+        parts.is_empty(),
+        counted(count(State::Held), "on hold", "on hold"),
+    ) {
+        (false, _) => told(
+            if trouble { Tone::Bad } else { Tone::Differs },
+            parts.join(", "),
+        ),
         (true, Some(held)) => told(Tone::Good, format!("in sync · {held}")),
         (true, None) => told(Tone::Good, "in sync".to_owned()),
     }

@@ -15,7 +15,8 @@ use super::{Mailbox, Trail, WatchCounts};
 static NOTIFIER: Mutex<Option<RecommendedWatcher>> = Mutex::new(None);
 
 /// Who listens, by the directories that he watches. The notifier's own thread reads it, and must not wait for the notifier.
-static LISTENERS: LazyLock<RwLock<HashMap<PathBuf, Vec<Arc<Listener>>>>> = LazyLock::new(RwLock::default);
+static LISTENERS: LazyLock<RwLock<HashMap<PathBuf, Vec<Arc<Listener>>>>> =
+    LazyLock::new(RwLock::default);
 
 struct Listener {
     trail: Trail,
@@ -34,20 +35,33 @@ impl Ear {
         counts: Arc<WatchCounts>,
     ) -> (Option<Self>, Option<notify::Error>) {
         let mut notifier = NOTIFIER.lock().unwrap_or_else(PoisonError::into_inner);
-        let notifier = match notifier.take().map_or_else(|| notify::recommended_watcher(tell), Ok) {
+        let notifier = match notifier
+            .take()
+            .map_or_else(|| notify::recommended_watcher(tell), Ok)
+        {
             Ok(made) => notifier.insert(made),
             Err(error) => return (None, Some(error)),
         };
-        let listener = Arc::new(Listener { trail, mailbox, counts });
+        let listener = Arc::new(Listener {
+            trail,
+            mailbox,
+            counts,
+        });
         {
             let mut listeners = LISTENERS.write().unwrap_or_else(PoisonError::into_inner);
             for place in listener.trail.0.keys() {
-                listeners.entry(place.clone()).or_default().push(Arc::clone(&listener));
+                listeners
+                    .entry(place.clone())
+                    .or_default()
+                    .push(Arc::clone(&listener));
             }
         }
         // Anew, whoever watches a directory of that name already: it may be another one by now.
-        let failed =
-            listener.trail.0.keys().filter_map(|place| notifier.watch(place, RecursiveMode::NonRecursive).err());
+        let failed = listener
+            .trail
+            .0
+            .keys()
+            .filter_map(|place| notifier.watch(place, RecursiveMode::NonRecursive).err());
         // A place that is gone by now is found out by the look that follows.
         let trouble = failed.filter(|error| !is_gone(error)).last();
         (Some(Self(listener)), trouble)
@@ -89,7 +103,9 @@ fn tell(event: notify::Result<Event>) {
     let tell = |listener: &Arc<Listener>| {
         if let Some(hint) = listener.trail.hint(&event) {
             listener.counts.events.fetch_add(1, Ordering::Relaxed);
-            listener.mailbox.post(|mail| mail.hint = mail.hint.max(Some(hint)));
+            listener
+                .mailbox
+                .post(|mail| mail.hint = mail.hint.max(Some(hint)));
         }
     };
     match &event {
@@ -97,8 +113,15 @@ fn tell(event: notify::Result<Event>) {
         Err(_) => listeners.values().flatten().for_each(tell),
         Ok(event) if event.need_rescan() => listeners.values().flatten().for_each(tell),
         Ok(event) => {
-            let places = event.paths.iter().flat_map(|path| [Some(path.as_path()), path.parent()]).flatten();
-            places.filter_map(|place: &Path| listeners.get(place)).flatten().for_each(tell);
+            let places = event
+                .paths
+                .iter()
+                .flat_map(|path| [Some(path.as_path()), path.parent()])
+                .flatten();
+            places
+                .filter_map(|place: &Path| listeners.get(place))
+                .flatten()
+                .for_each(tell);
         }
     }
 }
@@ -106,7 +129,10 @@ fn tell(event: notify::Result<Event>) {
 fn is_gone(error: &notify::Error) -> bool {
     match &error.kind {
         notify::ErrorKind::PathNotFound => true,
-        notify::ErrorKind::Io(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        notify::ErrorKind::Io(error) => matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        ),
         _ => false,
     }
 }

@@ -21,7 +21,7 @@ use calry_gitops::model::{
 use calry_gitops::pass::{self, Source};
 use calry_gitops::plan::{Applied, Context, Entry, Input, Plan, Verdict, plan};
 use calry_gitops::remote::{
-    self, Api, ApiUrl, Error, Http, KeySource, Listing, ReadCalry, install_tls,
+    self, Api, Error, Http, HttpUrl, KeySource, Listing, ReadCalry, UrlPolicy, install_tls,
 };
 use calry_gitops::repo::{MissingSecrets, SecretSources, WatchOptions};
 use calry_gitops::sandbox::{Config, Seed};
@@ -248,7 +248,7 @@ fn apply(criterion: &mut Criterion) {
 fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
     install_tls();
     let http = Http::new(remote::Settings::default()).unwrap();
-    let url = ApiUrl::parse("http://127.0.0.1:1", false).unwrap();
+    let url = HttpUrl::parse("http://127.0.0.1:1", UrlPolicy::api(false)).unwrap();
     let settings = Settings {
         source: Arc::new(source(Path::new("definitions"))),
         key: KeySource::Variable(None),

@@ -19,8 +19,8 @@ use calry_gitops::pass;
 use calry_gitops::places::Places;
 use calry_gitops::plan::{Applied, Approved, Context, Input, Limits, plan};
 use calry_gitops::remote::{
-    Api, ApiUrl, Error, Http, KeySource, Listing, ReadCalry, Reader, Settings, WriteCalry, Writer,
-    install_tls,
+    Api, Error, Http, HttpUrl, KeySource, Listing, ReadCalry, Reader, Settings, UrlPolicy,
+    WriteCalry, Writer, install_tls,
 };
 use calry_gitops::repo::{MissingSecrets, SecretSources};
 use calry_gitops::sandbox::{Config, Fault, FaultKind, RequestRecord};
@@ -572,7 +572,7 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
     .unwrap();
     let api = Api::new(
         &http,
-        ApiUrl::parse(&world.sandbox.url(), false).unwrap(),
+        HttpUrl::parse(&world.sandbox.url(), UrlPolicy::api(false)).unwrap(),
         UpdateMethod::Patch,
     )
     .unwrap();

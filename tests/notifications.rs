@@ -15,7 +15,7 @@ use calry_gitops::daemon::{self, Applying, Fleet, LoopFile, Mode, PassReport, St
 use calry_gitops::model::{Secret, UpdateMethod};
 use calry_gitops::notifications::{Notifier, Target, Teller};
 use calry_gitops::pass::Source;
-use calry_gitops::remote::{Api, ApiUrl, Http, KeySource, Settings, install_tls};
+use calry_gitops::remote::{Api, Http, HttpUrl, KeySource, Settings, UrlPolicy, install_tls};
 use calry_gitops::repo::{MissingSecrets, SecretSources};
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -183,7 +183,7 @@ impl Loop {
     ) -> Self {
         let teller = Arc::new(notifier.teller(None));
         let told = Arc::clone(&teller);
-        let api = ApiUrl::parse(&world.sandbox.url(), false).unwrap();
+        let api = HttpUrl::parse(&world.sandbox.url(), UrlPolicy::api(false)).unwrap();
         let settings = daemon::Settings {
             source: Arc::new(Source {
                 definitions: directory.to_owned(),

@@ -19,8 +19,8 @@ use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
 use calry_gitops::model::{PartnerKey, Provider, Secret, Update, UpdateMethod};
 use calry_gitops::remote::{
-    Address, Api, ApiKey, ApiUrl, Error, Http, KeySource, Proof, ReadCalry, Reader, Settings,
-    Snapshot, SnapshotError, SnapshotUrl, WriteCalry, Writer, install_tls,
+    Api, ApiKey, Error, Http, HttpUrl, KeySource, Proof, ReadCalry, Reader, Settings, Snapshot,
+    SnapshotError, UrlPolicy, WriteCalry, Writer, install_tls,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
@@ -129,7 +129,7 @@ fn api(url: &str) -> Api {
     .unwrap();
     Api::new(
         &http,
-        ApiUrl::parse(url, false).unwrap(),
+        HttpUrl::parse(url, UrlPolicy::api(false)).unwrap(),
         UpdateMethod::Patch,
     )
     .unwrap()
@@ -216,7 +216,7 @@ async fn a_request_is_what_the_reference_asks_for() {
         .unwrap();
     let put = Api::new(
         &Http::new(Settings::default()).unwrap(),
-        ApiUrl::parse(&fake.url, false).unwrap(),
+        HttpUrl::parse(&fake.url, UrlPolicy::api(false)).unwrap(),
         UpdateMethod::Put,
     );
     session(&put.unwrap(), secs(5))
@@ -293,7 +293,7 @@ async fn an_answer_is_bounded_as_it_comes_and_after_decompression() {
     .unwrap();
     let api = Api::new(
         &http,
-        ApiUrl::parse(&fake.url, false).unwrap(),
+        HttpUrl::parse(&fake.url, UrlPolicy::api(false)).unwrap(),
         UpdateMethod::Patch,
     )
     .unwrap();
@@ -836,7 +836,7 @@ async fn child() {
         install_tls();
         install_tls();
     }
-    let url = ApiUrl::parse(&std::env::var("TEST_URL").unwrap(), false).unwrap();
+    let url = HttpUrl::parse(&std::env::var("TEST_URL").unwrap(), UrlPolicy::api(false)).unwrap();
     let api =
         Http::new(Settings::default()).and_then(|http| Api::new(&http, url, UpdateMethod::Patch));
     let outcome = match api {
@@ -935,7 +935,7 @@ async fn child_that_asks_again() {
     .unwrap();
     let api = Api::new(
         &http,
-        ApiUrl::parse(&url, false).unwrap(),
+        HttpUrl::parse(&url, UrlPolicy::api(false)).unwrap(),
         UpdateMethod::Patch,
     )
     .unwrap();
@@ -948,7 +948,7 @@ async fn child_that_asks_again() {
                 .map(drop)
                 .map_err(|error| error.to_string()),
             "webhook" => {
-                let address = Address::parse(&url, false).unwrap();
+                let address = HttpUrl::parse(&url, UrlPolicy::webhook(false)).unwrap();
                 http.post(
                     &address,
                     &Proof::None,
@@ -960,7 +960,7 @@ async fn child_that_asks_again() {
                 .map(drop)
             }
             _ => {
-                let address = SnapshotUrl::parse(&url).unwrap().unwrap();
+                let address = HttpUrl::parse(&url, UrlPolicy::SNAPSHOT).unwrap();
                 let deadline = tokio::time::Instant::now() + secs(20);
                 match Snapshot::fetch(&http, &address, deadline, None).await {
                     // It is no snapshot, but it came.

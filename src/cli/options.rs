@@ -17,7 +17,7 @@ use super::{Output, UsageError};
 use crate::model::{FingerprintKey, KNOWN_PROVIDERS, Provider, Secret, Slug, UpdateMethod};
 use crate::pass::Source;
 use crate::pull::Names;
-use crate::remote::{Api, ApiUrl, Http, KeySource, Settings, SnapshotUrl, install_tls};
+use crate::remote::{Api, Http, HttpUrl, KeySource, Settings, UrlPolicy, install_tls};
 use crate::repo::{self, CommitId, MissingSecrets, Pin, SecretSources, Trust};
 use crate::sandbox::{Config, Sandbox, Seed};
 
@@ -188,13 +188,17 @@ fn variable(name: &str) -> Option<String> {
 /// Where the live state comes from, where Calry itself is not asked.
 pub(super) enum LiveSource {
     File(PathBuf),
-    Url(SnapshotUrl),
+    Url(HttpUrl),
 }
 
 impl LiveSource {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let url = SnapshotUrl::parse(text).map_err(|error| error.to_string())?;
-        Ok(url.map_or_else(|| Self::File(text.into()), Self::Url))
+        if !text.contains("://") {
+            return Ok(Self::File(text.into()));
+        }
+        let url = HttpUrl::parse(text, UrlPolicy::SNAPSHOT);
+        url.map(Self::Url)
+            .map_err(|error| format!("the URL of a snapshot {error}"))
     }
 }
 
@@ -287,9 +291,9 @@ impl LiveArgs {
     ///
     /// # Errors
     /// Where it cannot be one.
-    pub(super) fn api_url(&self) -> Result<ApiUrl, UsageError> {
-        ApiUrl::parse(&self.api.api_url, self.api.insecure_http)
-            .map_err(|error| UsageError(format!("--api-url: {error}")))
+    pub(super) fn api_url(&self) -> Result<HttpUrl, UsageError> {
+        HttpUrl::parse(&self.api.api_url, UrlPolicy::api(self.api.insecure_http))
+            .map_err(|error| UsageError(format!("--api-url {error}")))
     }
 
     /// The same, on connections that others use as well.
@@ -335,7 +339,11 @@ impl LiveArgs {
                         std::env::var_os(name).or_else(|| stand_ins.get(name).map(Into::into))
                     });
                 }
-                (ApiUrl::parse(&sandbox.url(), false)?, key, missing)
+                (
+                    HttpUrl::parse(&sandbox.url(), UrlPolicy::api(false))?,
+                    key,
+                    missing,
+                )
             }
             None => {
                 let key = match api_key_file {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::options::duration;
 use super::{Exit, Output, UsageError, signals};
 use crate::model::{ellipsize, printable};
-use crate::remote::{Daemon, DaemonUrl, Http, Settings, install_tls};
+use crate::remote::{Daemon, Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use crate::render::json;
 use crate::render::status::{self, Status, WorkspaceStatus};
 
@@ -58,8 +58,11 @@ enum Format {
 }
 
 pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Exit> {
-    let url = DaemonUrl::parse(&args.address)
-        .map_err(|error| UsageError(format!("--address: {error}")))?;
+    let url = HttpUrl::parse(&args.address, UrlPolicy::DAEMON).map_err(|error| {
+        UsageError(format!(
+            "--address {error}; it is where the daemon listens (--listen)"
+        ))
+    })?;
     install_tls();
     let http = Http::new(Settings {
         connect: args.timeout,

@@ -657,7 +657,7 @@ mod tests {
     use super::*;
     use crate::daemon::State;
     use crate::model::{Secret, UpdateMethod};
-    use crate::remote::{self, Api, ApiUrl, Http, KeySource};
+    use crate::remote::{self, Api, Http, HttpUrl, KeySource, UrlPolicy};
     use crate::repo::{MissingSecrets, SecretSources};
 
     /// There is no key, so that nothing is asked.
@@ -678,7 +678,7 @@ mod tests {
             key: KeySource::Variable(None::<Secret>),
             api: Api::new(
                 &http,
-                ApiUrl::parse("http://127.0.0.1:9", false).unwrap(),
+                HttpUrl::parse("http://127.0.0.1:9", UrlPolicy::api(false)).unwrap(),
                 UpdateMethod::Patch,
             )
             .unwrap(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::remote::{Address, InvalidAddress, SecretFile};
+use crate::remote::{HttpUrl, InvalidUrl, SecretFile, UrlPolicy};
 
 /// The longest name of a target, and of a context, in bytes.
 const MAX_NAME: usize = 64;
@@ -106,7 +106,7 @@ pub enum Channel {
 #[derive(Clone, Debug)]
 pub enum WebhookUrl {
     /// No secret.
-    Written(Address),
+    Written(HttpUrl),
     /// A secret.
     File(SecretFile),
 }
@@ -124,7 +124,7 @@ pub struct Forge {
     pub context: String,
     /// Where its link leads.
     pub target_url: Option<String>,
-    pub(super) api: Address,
+    pub(super) api: HttpUrl,
 }
 
 /// Whose API it is.
@@ -169,9 +169,9 @@ pub enum InvalidTarget {
     /// None of the two, or both.
     #[error("a webhook has either `url`, or `urlFile` where its address is a secret")]
     Url,
-    /// An address.
-    #[error("`{0}` cannot be this: {1}")]
-    Address(&'static str, InvalidAddress),
+    /// A URL.
+    #[error("`{0}` {1}")]
+    Address(&'static str, InvalidUrl),
     /// The repository.
     #[error("`repository` is written as owner/name")]
     Repository,
@@ -412,8 +412,9 @@ fn is_segment(part: &str) -> bool {
     (1..=128).contains(&part.len()) && part.bytes().all(plain) && part != "." && part != ".."
 }
 
-fn address(key: &'static str, text: &str, insecure_http: bool) -> Result<Address, InvalidTarget> {
-    Address::parse(text, insecure_http).map_err(|error| InvalidTarget::Address(key, error))
+fn address(key: &'static str, text: &str, insecure_http: bool) -> Result<HttpUrl, InvalidTarget> {
+    HttpUrl::parse(text, UrlPolicy::webhook(insecure_http))
+        .map_err(|error| InvalidTarget::Address(key, error))
 }
 
 /// A link is followed by people, and nothing is sent there: plain http will do.

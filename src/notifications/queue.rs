@@ -14,7 +14,7 @@ use super::commit::CommitStatus;
 use super::config::{Channel, ForgeKind, Target, WebhookUrl};
 use super::message::{self, Notification};
 use crate::model::spoken;
-use crate::remote::{Address, Http, Proof, Reply, SecretFile, UnusableSecret};
+use crate::remote::{Http, HttpUrl, Proof, Reply, SecretFile, UnusableSecret};
 use crate::render::json;
 
 /// How many notifications wait for one target. What is older is dropped for what is newer.
@@ -321,7 +321,7 @@ impl Queue {
     }
 
     /// What the files of the target hold at this moment.
-    async fn secrets(&self, id: String) -> Result<(Address, Proof), Fault> {
+    async fn secrets(&self, id: String) -> Result<(HttpUrl, Proof), Fault> {
         let target = self.target.clone();
         // Files may be on a file system that hangs.
         let reading = tokio::task::spawn_blocking(move || secrets(&target, id));
@@ -406,8 +406,8 @@ impl Queue {
 }
 
 /// What the files of a target hold at this moment.
-fn secrets(target: &Target, id: String) -> Result<(Address, Proof), UnusableSecret> {
-    let address = |file: &SecretFile| file.address(target.insecure_http);
+fn secrets(target: &Target, id: String) -> Result<(HttpUrl, Proof), UnusableSecret> {
+    let address = |file: &SecretFile| file.url(target.insecure_http);
     match &target.channel {
         Channel::Slack { url } => Ok((address(url)?, Proof::None)),
         Channel::Webhook { url, secret } => {

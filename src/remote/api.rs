@@ -18,8 +18,8 @@ use super::permission::Permit;
 use super::retry::{self, Attempts, Unreachable};
 use super::wire::{self, ErrorBody, Problem};
 use super::{
-    ApiKey, ApiUrl, Attempt, End, Error, Exchange, Http, Listing, Observer, Operation, Permission,
-    ReadCalry, SetupError, SnapshotUrl, WriteCalry,
+    ApiKey, Attempt, End, Error, Exchange, Http, HttpUrl, Listing, Observer, Operation, Permission,
+    ReadCalry, SetupError, WriteCalry, retry_after,
 };
 use crate::model::{Live, Provider, SPANS, Scrubber, Update, UpdateMethod, Workspace};
 
@@ -30,29 +30,29 @@ const MAX_LISTING: usize = 32 << 20;
 const MAX_ERROR: usize = 4 << 10;
 
 impl Http {
-    /// Reads a document at an address, again and again where that makes sense. Nothing is sent that not everybody knows.
+    /// Reads a document at a URL, again and again where that makes sense. Nothing is sent that not everybody knows.
     pub(super) async fn document(
         &self,
-        address: &SnapshotUrl,
+        url: &HttpUrl,
         deadline: Instant,
         limit: usize,
     ) -> Result<Vec<u8>, Error> {
         let failed = |cause| Error::new(Operation::Snapshot, cause);
         let broken = |failure| {
             failed(Cause::Broken {
-                api: address.to_string(),
+                api: url.to_string(),
                 failure,
             })
         };
         let route = self
-            .route(address.url())
+            .route(url.as_url())
             .map_err(|error| broken(Failure::of_setup(&error)))?;
         let (warned, unreachable) = (AtomicBool::new(false), Unreachable::default());
         let mut attempts = Attempts::new(deadline, &warned, &());
         loop {
             let (end, given) = TimeLimit::earliest(deadline, self.settings.request, Duration::MAX);
             let used = route.current();
-            let answer = timeout_at(end, document(&used, &route, address, limit))
+            let answer = timeout_at(end, document(&used, &route, url, limit))
                 .await
                 .unwrap_or_else(|_| {
                     route.renew(&used);
@@ -69,22 +69,22 @@ impl Http {
 async fn document(
     used: &Current,
     route: &Route,
-    address: &SnapshotUrl,
+    url: &HttpUrl,
     limit: usize,
 ) -> Result<Vec<u8>, Cause> {
     let broken = |error| Cause::Broken {
-        api: address.to_string(),
+        api: url.to_string(),
         failure: route.failure(error),
     };
     let mut response = used
         .client
-        .get(address.url().clone())
+        .get(url.as_url().clone())
         .send()
         .await
         .map_err(broken)?;
     let status = response.status();
     if !status.is_success() {
-        let retry_after = retry::wish(response.headers());
+        let retry_after = retry_after(response.headers());
         return Err(Cause::Status(Refusal {
             status: status.as_u16(),
             retry_after,
@@ -103,7 +103,7 @@ pub struct Api {
     route: Arc<Route>,
     request_timeout: Duration,
     one_shot: bool,
-    url: ApiUrl,
+    url: HttpUrl,
     method: UpdateMethod,
     observer: Arc<dyn Observer>,
     permission: Arc<dyn Permission>,
@@ -117,7 +117,7 @@ impl Api {
     ///
     /// # Errors
     /// [`SetupError`] where the URL is https and TLS cannot be set up.
-    pub fn new(http: &Http, url: ApiUrl, method: UpdateMethod) -> Result<Self, SetupError> {
+    pub fn new(http: &Http, url: HttpUrl, method: UpdateMethod) -> Result<Self, SetupError> {
         let (route, request_timeout) = (http.route(&url.at("/"))?, http.settings.request);
         let (observer, permission, pace) = (Arc::new(()), Arc::new(()), Arc::default());
         let scrubber = Scrubber::default();
@@ -170,7 +170,7 @@ impl Api {
 
     /// Where it is.
     #[must_use]
-    pub const fn url(&self) -> &ApiUrl {
+    pub const fn url(&self) -> &HttpUrl {
         &self.url
     }
 
@@ -514,7 +514,7 @@ impl Session {
 
     /// What an answer that is not a success says. A body that cannot be read to its end takes nothing from the status.
     async fn refusal(&self, mut response: Response) -> Cause {
-        let (status, retry_after) = (response.status().as_u16(), retry::wish(response.headers()));
+        let (status, retry_after) = (response.status().as_u16(), retry_after(response.headers()));
         let body = beginning(&mut response, MAX_ERROR).await;
         let ErrorBody { message, is_calrys } =
             body.map_or_else(wire::cut_error, |whole| wire::error(&whole));

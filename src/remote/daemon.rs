@@ -1,6 +1,5 @@
 //! Asking a running daemon for its status. No API key ever goes there, and its answer is foreign text.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,10 +7,9 @@ use reqwest::header::{DATE, ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
-use url::Url;
 
 use super::client::{Route, bounded};
-use super::{Http, SetupError};
+use super::{Http, HttpUrl, SetupError};
 use crate::model::{ellipsize, printable, spoken};
 
 /// The largest status, in bytes.
@@ -20,23 +18,11 @@ const MAX_STATUS: usize = 8 << 20;
 /// The longest quotation of what the other side says, in characters.
 const MAX_QUOTE: usize = 300;
 
-/// Where a daemon listens.
-#[derive(Clone, Debug)]
-pub struct DaemonUrl(Url);
-
-/// A text that cannot be a daemon's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a daemon's address is written as http://127.0.0.1:8080, without user, password, query and fragment; it is where the \
-     daemon listens (--listen)"
-)]
-pub struct InvalidDaemonUrl;
-
 /// A daemon that can be asked.
 #[derive(Clone, Debug)]
 pub struct Daemon {
     route: Arc<Route>,
-    url: DaemonUrl,
+    url: HttpUrl,
     timeout: Duration,
 }
 
@@ -57,48 +43,14 @@ pub struct AskError {
     reason: String,
 }
 
-impl DaemonUrl {
-    /// Parses an address. Slashes at the end do not matter.
-    ///
-    /// # Errors
-    /// [`InvalidDaemonUrl`].
-    pub fn parse(text: &str) -> Result<Self, InvalidDaemonUrl> {
-        let url = Url::parse(text.trim()).map_err(|_| InvalidDaemonUrl)?;
-        let plain = url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none();
-        if plain && url.has_host() && matches!(url.scheme(), "http" | "https") {
-            Ok(Self(url))
-        } else {
-            Err(InvalidDaemonUrl)
-        }
-    }
-
-    fn status(&self) -> Url {
-        let mut url = self.0.clone();
-        url.set_path(&format!(
-            "{}/api/v1/status",
-            self.0.path().trim_end_matches('/')
-        ));
-        url
-    }
-}
-
-impl fmt::Display for DaemonUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str().trim_end_matches('/'))
-    }
-}
-
 impl Daemon {
     /// The daemon at an address; each question may take this long.
     ///
     /// # Errors
     /// [`SetupError`] where the address is https and TLS cannot be set up.
-    pub fn new(http: &Http, url: DaemonUrl, timeout: Duration) -> Result<Self, SetupError> {
+    pub fn new(http: &Http, url: HttpUrl, timeout: Duration) -> Result<Self, SetupError> {
         Ok(Self {
-            route: http.route(&url.0)?,
+            route: http.route(url.as_url())?,
             url,
             timeout,
         })
@@ -137,7 +89,7 @@ impl Daemon {
             }
         };
         let send = || {
-            let request = client.get(self.url.status());
+            let request = client.get(self.url.at("/api/v1/status"));
             match known.as_ref() {
                 Some(tag) => request.header(IF_NONE_MATCH, tag).send(),
                 None => request.send(),
@@ -200,33 +152,4 @@ fn pause(response: &Response) -> Option<Duration> {
 
 fn quote(text: &str) -> String {
     ellipsize(&printable(text), MAX_QUOTE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_an_absolute_url_without_anything_that_could_be_a_secret() {
-        let at = |text: &str| DaemonUrl::parse(text).map(|url| url.status().to_string());
-        assert_eq!(
-            at("http://127.0.0.1:8080/").unwrap(),
-            "http://127.0.0.1:8080/api/v1/status"
-        );
-        assert_eq!(
-            at("https://ops.example.com/calry//").unwrap(),
-            "https://ops.example.com/calry/api/v1/status"
-        );
-        for wrong in [
-            "127.0.0.1:8080",
-            "localhost:8080",
-            "ftp://x",
-            "http://u:p@x",
-            "http://x?y",
-            "http://x#y",
-            "",
-        ] {
-            assert!(at(wrong).is_err(), "{wrong}");
-        }
-    }
 }

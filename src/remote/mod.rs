@@ -29,6 +29,8 @@ mod pace;
 mod permission;
 mod post;
 mod retry;
+mod retry_after;
+mod secret_file;
 mod snapshot;
 mod url;
 mod wire;
@@ -38,18 +40,19 @@ use std::future::Future;
 
 pub use self::api::{Api, Reader, Writer};
 pub use self::client::{Http, Settings, SetupError, install_tls};
-pub use self::daemon::{Answer, AskError, Daemon, DaemonUrl, InvalidDaemonUrl};
+pub use self::daemon::{Answer, AskError, Daemon};
 pub use self::error::{Error, Operation};
 pub use self::key::{ApiKey, KeyError, KeySource};
 pub use self::observer::{Attempt, End, Exchange, Observer};
 pub use self::otlp::Collector;
 pub use self::permission::Permission;
-pub use self::post::{Address, InvalidAddress, Proof, Reply, SecretFile, UnusableSecret};
+pub use self::post::{Proof, Reply};
 pub use self::retry::Backoff;
-pub use self::snapshot::{
-    InvalidSnapshot, InvalidSnapshotUrl, Snapshot, SnapshotError, SnapshotUrl, snapshot,
-};
-pub use self::url::{ApiUrl, InvalidApiUrl};
+pub use self::secret_file::{SecretFile, UnusableSecret};
+pub use self::snapshot::{InvalidSnapshot, Snapshot, SnapshotError, snapshot};
+pub use self::url::{HttpUrl, InvalidUrl, UrlPolicy};
+
+use self::retry_after::retry_after;
 
 use crate::model::{Live, Provider, Update, Workspace};
 

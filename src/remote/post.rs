@@ -3,10 +3,6 @@
 //! An address may be a secret itself, as a Slack webhook's is: nothing in here ever repeats one, nor what the other side
 //! answers with, which may repeat a token.
 
-use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -16,179 +12,16 @@ use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
 };
 use sha2::Sha256;
-use url::Url;
 
 use super::client::bounded;
-use super::url::is_loopback;
-use super::{Http, retry};
-use crate::model::{InvalidSharedSecret, Secret, SharedSecret, is_quoted, spoken, trimmed};
-
-/// The longest secret in a file, in bytes, surrounding white space included.
-const MAX_SECRET: usize = 4096;
+use super::{Http, HttpUrl, retry_after};
+use crate::model::{Secret, spoken};
 
 /// How long a rate limit is waited for that does not say how long it lasts: what GitHub asks for.
 const UNSAID_WAIT: Duration = Duration::from_secs(60);
 
 /// How much of an answer is looked at, in bytes.
 const MAX_ANSWER: usize = 16 << 10;
-
-/// A file that holds one line of text that nobody may see. It is read anew each time, so that rotation needs no restart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecretFile(PathBuf);
-
-/// A file holds no usable secret, or an address that cannot be used. It never repeats what was found.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnusableSecret {
-    /// The file cannot be read.
-    #[error("cannot read the file {}: {cause}", .file.display())]
-    Unreadable {
-        /// The file.
-        file: PathBuf,
-        /// What the operating system said.
-        cause: String,
-    },
-    /// Something else than one line.
-    #[error("the file {} must hold one line of printable ASCII, of at most {MAX_SECRET} bytes", .0.display())]
-    Form(PathBuf),
-    /// The line stands in quotes.
-    #[error("what the file {} holds is in quotes, and the quotes are part of the value: remove them", .0.display())]
-    Quoted(PathBuf),
-    /// The line is no secret that nobody can guess.
-    #[error("the file {} holds no secret: {cause}", .file.display())]
-    Guessable {
-        /// The file.
-        file: PathBuf,
-        /// What a secret is.
-        cause: InvalidSharedSecret,
-    },
-    /// The line is no address.
-    #[error("the file {} holds no usable address: {why}", .file.display())]
-    Address {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong with it.
-        why: InvalidAddress,
-    },
-}
-
-impl SecretFile {
-    /// Names the file; nothing is read yet.
-    #[must_use]
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Reads it. It may hang where the file system does.
-    ///
-    /// # Errors
-    /// [`UnusableSecret`].
-    pub fn read(&self) -> Result<Secret, UnusableSecret> {
-        let mut bytes = Vec::new();
-        File::open(&self.0)
-            .and_then(|file| file.take(MAX_SECRET as u64 + 1).read_to_end(&mut bytes))
-            .map_err(|error| UnusableSecret::Unreadable {
-                file: self.0.clone(),
-                cause: error.to_string(),
-            })?;
-        let line = std::str::from_utf8(&bytes).map(trimmed).unwrap_or_default();
-        if line.is_empty()
-            || bytes.len() > MAX_SECRET
-            || !line.bytes().all(|b| matches!(b, b' '..=b'~'))
-        {
-            Err(UnusableSecret::Form(self.0.clone()))
-        } else if is_quoted(line) {
-            Err(UnusableSecret::Quoted(self.0.clone()))
-        } else {
-            Ok(Secret::new(line))
-        }
-    }
-
-    /// Reads it as a secret that others show, or sign with.
-    ///
-    /// # Errors
-    /// [`UnusableSecret`].
-    pub fn shared(&self) -> Result<SharedSecret, UnusableSecret> {
-        let secret = SharedSecret::new(&self.read()?);
-        secret.map_err(|cause| UnusableSecret::Guessable {
-            file: self.0.clone(),
-            cause,
-        })
-    }
-
-    /// Reads it as an address.
-    ///
-    /// # Errors
-    /// [`UnusableSecret`].
-    pub fn address(&self, insecure_http: bool) -> Result<Address, UnusableSecret> {
-        let address = Address::parse(self.read()?.expose(), insecure_http);
-        address.map_err(|why| UnusableSecret::Address {
-            file: self.0.clone(),
-            why,
-        })
-    }
-}
-
-/// Where something is posted to. It has no `Display` and its `Debug` is masked: a path or a query may be a secret.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Address(Url);
-
-/// A text that cannot be an address. It never repeats the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidAddress {
-    /// Not an absolute http or https URL.
-    #[error(
-        "an address is an absolute URL such as https://hooks.example.com/x, without user and password"
-    )]
-    Form,
-    /// Plain http to another machine.
-    #[error(
-        "it is plain http, where everybody on the way reads along: use https, or allow it with insecureHttp: true"
-    )]
-    Clear,
-}
-
-impl Address {
-    /// Parses an address. Plain http is for this machine alone, unless `insecure_http` lets it through.
-    ///
-    /// # Errors
-    /// [`InvalidAddress`].
-    pub fn parse(text: &str, insecure_http: bool) -> Result<Self, InvalidAddress> {
-        let url = Url::parse(text.trim()).map_err(|_| InvalidAddress::Form)?;
-        let (Some(host), "http" | "https") = (url.host(), url.scheme()) else {
-            return Err(InvalidAddress::Form);
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            Err(InvalidAddress::Form)
-        } else if url.scheme() == "http" && !is_loopback(&host) && !insecure_http {
-            Err(InvalidAddress::Clear)
-        } else {
-            Ok(Self(url))
-        }
-    }
-
-    /// The address below this one; each segment is escaped, slashes in it included.
-    #[must_use]
-    pub fn below(&self, segments: &[&str]) -> Self {
-        let mut url = self.0.clone();
-        // A URL with a host has a path.
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(segments);
-        }
-        Self(url)
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Address(***)")
-    }
-}
 
 /// By what the other side knows that it is us.
 #[derive(Clone, Debug)]
@@ -238,7 +71,7 @@ impl Reply {
         let now = header(DATE.as_str())
             .and_then(|date| httpdate::parse_http_date(date).ok())
             .unwrap_or(now);
-        let asked = retry::wish(headers);
+        let asked = retry_after(headers);
         let limited = matches!(status, 403 | 429);
         // GitHub's primary limit: no request is left until a time, in seconds since 1970.
         let is_used_up = limited && header("x-ratelimit-remaining") == Some("0");
@@ -278,17 +111,19 @@ impl Http {
     /// Why there is no answer, as a part of a sentence that is fit to be shown.
     pub async fn post(
         &self,
-        address: &Address,
+        url: &HttpUrl,
         proof: &Proof,
         accept: &'static str,
         document: Vec<u8>,
         patience: Duration,
     ) -> Result<Reply, String> {
-        let route = self.route(&address.0).map_err(|error| error.to_string())?;
+        let route = self
+            .route(url.as_url())
+            .map_err(|error| error.to_string())?;
         let used = route.current();
         let mut request = used
             .client
-            .post(address.0.clone())
+            .post(url.as_url().clone())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, HeaderValue::from_static(accept));
         for (name, value) in proof.headers(&document, SystemTime::now())? {
@@ -455,71 +290,5 @@ mod tests {
         assert_eq!(reply(403, &[], ""), (false, None));
         assert_eq!(reply(401, &[none, reset], ""), (false, None));
         assert_eq!(reply(201, &[none, reset], ""), (false, None));
-    }
-
-    #[test]
-    fn an_address_shows_nothing_and_plain_http_is_for_this_machine_alone() {
-        let address = Address::parse("https://hooks.example.com/canary", false).unwrap();
-        assert_eq!(format!("{address:?}"), "Address(***)");
-        assert_eq!(
-            Address::parse("http://hooks.example.com", false),
-            Err(InvalidAddress::Clear)
-        );
-        assert!(Address::parse("http://hooks.example.com", true).is_ok());
-        assert!(Address::parse("http://127.0.0.1:1/x", false).is_ok());
-        for bad in ["", "hooks.example.com", "ftp://x", "https://u:canary@x"] {
-            let error = Address::parse(bad, true).unwrap_err();
-            assert!(
-                error == InvalidAddress::Form && !error.to_string().contains("canary"),
-                "{bad}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_below_an_address_stays_below_it() {
-        let base = Address::parse("https://git.example.com/api/v4/", false).unwrap();
-        let below = base.below(&["projects", "a/b c", "x"]);
-        assert_eq!(
-            below.0.as_str(),
-            "https://git.example.com/api/v4/projects/a%2Fb%20c/x"
-        );
-    }
-
-    #[test]
-    fn a_secret_is_one_line_and_no_error_repeats_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = SecretFile::new(dir.path().join("token"));
-        assert!(matches!(
-            file.read(),
-            Err(UnusableSecret::Unreadable { .. })
-        ));
-        for bad in [
-            " \n",
-            "canary\ncanary",
-            "canäry",
-            &"canary".repeat(MAX_SECRET),
-        ] {
-            std::fs::write(file.path(), bad).unwrap();
-            assert_eq!(
-                file.read(),
-                Err(UnusableSecret::Form(file.path().to_owned()))
-            );
-        }
-        std::fs::write(file.path(), "http://far/canary").unwrap();
-        assert!(
-            !file
-                .address(false)
-                .unwrap_err()
-                .to_string()
-                .contains("canary")
-        );
-        std::fs::write(file.path(), "\"canary\"\n").unwrap();
-        assert_eq!(
-            file.read(),
-            Err(UnusableSecret::Quoted(file.path().to_owned()))
-        );
-        std::fs::write(file.path(), "\u{feff}canary\n").unwrap();
-        assert_eq!(file.read().unwrap().expose(), "canary");
     }
 }

@@ -4,10 +4,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use tokio::time::Instant;
 
 use super::{Error, Observer};
@@ -15,9 +14,6 @@ use crate::model::spoken;
 
 const BASE: Duration = Duration::from_millis(250);
 const CAP: Duration = Duration::from_secs(10);
-
-/// The longest wait that a `Retry-After` is read as; what asks for more is not believed.
-const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The pauses between the attempts of one call.
 #[derive(Debug)]
@@ -161,33 +157,8 @@ impl Unreachable {
     }
 }
 
-/// How long an answer asks to wait. A date is compared with the answer's own, so that no clock needs to be right.
-pub(super) fn wish(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let now = text(DATE)
-        .and_then(|date| httpdate::parse_http_date(date).ok())
-        .unwrap_or_else(SystemTime::now);
-    retry_after(text(RETRY_AFTER)?, now)
-}
-
-/// Reads a `Retry-After`: seconds or an HTTP date (RFC 9110, section 10.2.3). A date that has passed is no wait.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    let wait = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        value.parse().map_or(LONGEST_WAIT, Duration::from_secs)
-    } else {
-        httpdate::parse_http_date(value)
-            .ok()?
-            .duration_since(now)
-            .unwrap_or_default()
-    };
-    Some(wait.min(LONGEST_WAIT))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
-
     use super::super::Operation;
     use super::super::error::{Cause, Refusal, TimeLimit};
     use super::*;
@@ -280,45 +251,5 @@ mod tests {
                 .to_string()
                 .contains("--timeout")
         );
-    }
-
-    #[test]
-    fn a_date_to_wait_for_is_compared_with_the_clock_that_it_comes_from() {
-        let headers = |date: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(
-                RETRY_AFTER,
-                "Sun, 06 Nov 1994 08:49:47 GMT".parse().unwrap(),
-            );
-            date.map(|date| headers.insert(DATE, date.parse().unwrap()));
-            headers
-        };
-        assert_eq!(
-            wish(&headers(Some("Sun, 06 Nov 1994 08:49:37 GMT"))),
-            Some(Duration::from_secs(10))
-        );
-        assert_eq!(wish(&headers(None)), Some(Duration::ZERO));
-        assert_eq!(wish(&headers(Some("today"))), Some(Duration::ZERO));
-        assert_eq!(wish(&HeaderMap::new()), None);
-    }
-
-    #[test]
-    fn retry_after_is_read_in_both_forms_and_bounded() {
-        let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
-        let read = |value| retry_after(value, now);
-        assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        assert_eq!(
-            read("Sun, 06 Nov 1994 08:49:47 GMT"),
-            Some(Duration::from_secs(10))
-        );
-        assert_eq!(
-            read("Sunday, 06-Nov-94 08:49:47 GMT"),
-            Some(Duration::from_secs(10))
-        );
-        assert_eq!(read("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(read("99999999999999999999999"), Some(LONGEST_WAIT));
-        for nonsense in ["", "soon", "-5", "1.5", "7 seconds"] {
-            assert_eq!(read(nonsense), None, "{nonsense}");
-        }
     }
 }

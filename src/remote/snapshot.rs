@@ -4,7 +4,6 @@
 //! one is safe in the same way: a document that has values there is refused, and nothing in it is taken for a secret.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -12,11 +11,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
-use url::Url;
 
-use super::url::is_loopback;
 use super::wire::{self, Problem};
-use super::{Error, Http, Listing, ReadCalry, Unreadable};
+use super::{Error, Http, HttpUrl, Listing, ReadCalry, Unreadable};
 use crate::model::{
     DefinitionPart, Fingerprint, FingerprintKey, Half, Live, LivePartnerKey, LiveProblems,
     LiveValue, Place, Provider, Workspace, ellipsize, printable,
@@ -73,54 +70,6 @@ pub enum SnapshotError {
     /// It is none.
     #[error(transparent)]
     Invalid(#[from] InvalidSnapshot),
-}
-
-/// Where a snapshot can be fetched: https, or http from this machine. What it shows of itself is the address without its
-/// query, which may be a signature.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotUrl(Url);
-
-/// A text that cannot be the address of a snapshot. It never repeats the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a snapshot's address is an https URL without a user or password (only addresses of this machine may do with http): what \
-     others can change on the way would be taken for the live state"
-)]
-pub struct InvalidSnapshotUrl;
-
-impl SnapshotUrl {
-    /// Reads an address; `None` for a text that does not begin like one, and names a file.
-    ///
-    /// # Errors
-    /// [`InvalidSnapshotUrl`] for an address that will not be asked.
-    pub fn parse(text: &str) -> Result<Option<Self>, InvalidSnapshotUrl> {
-        if !text.contains("://") {
-            return Ok(None);
-        }
-        let url = Url::parse(text).map_err(|_| InvalidSnapshotUrl)?;
-        let safe = url.scheme() == "https"
-            || url.scheme() == "http" && url.host().is_some_and(|host| is_loopback(&host));
-        let plain = url.username().is_empty() && url.password().is_none();
-        if safe && plain {
-            Ok(Some(Self(url)))
-        } else {
-            Err(InvalidSnapshotUrl)
-        }
-    }
-
-    /// The address, to be asked.
-    pub(super) const fn url(&self) -> &Url {
-        &self.0
-    }
-}
-
-impl fmt::Display for SnapshotUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut url = self.0.clone();
-        url.set_query(None);
-        url.set_fragment(None);
-        f.write_str(url.as_str())
-    }
 }
 
 #[derive(Serialize)]
@@ -337,18 +286,18 @@ impl Snapshot {
         Self::read(&name, &bytes, key)
     }
 
-    /// Reads the snapshot at an address. No API key is sent, and no redirect is followed.
+    /// Fetches the snapshot at a URL. No API key is sent, and no redirect is followed.
     ///
     /// # Errors
     /// [`SnapshotError`].
     pub async fn fetch(
         http: &Http,
-        address: &SnapshotUrl,
+        url: &HttpUrl,
         deadline: Instant,
         key: Option<&FingerprintKey>,
     ) -> Result<Self, SnapshotError> {
-        let body = http.document(address, deadline, MAX_SNAPSHOT).await?;
-        Ok(Self::read(&address.to_string(), &body, key)?)
+        let body = http.document(url, deadline, MAX_SNAPSHOT).await?;
+        Ok(Self::read(&url.to_string(), &body, key)?)
     }
 
     /// Reads a snapshot. `name` is how the operator called it. Fingerprints count where `key` is the one that made them.

@@ -1,67 +1,162 @@
-//! Where the API is. A URL that would carry the key in the clear to another host does not parse.
+//! The URLs that this program calls. Each is parsed once, by the policy of what it is for.
+//!
+//! Never: carry a password, send what is confidential in the clear to another machine, or show what its policy hides.
 
 use std::fmt;
 
 use url::{Host, Url};
 
-/// The base URL of the API: https, or http to this machine alone.
+/// An absolute http or https URL. Its `Display` shows what its policy allows.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ApiUrl(Url);
+pub struct HttpUrl {
+    url: Url,
+    visible: Visible,
+}
 
-/// A text that cannot be the API's URL. It never repeats the text, which may hold a password.
+/// What a URL is for, and so which ones are accepted and how much of one may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UrlPolicy {
+    plain_http: PlainHttp,
+    query: bool,
+    visible: Visible,
+}
+
+/// Which machines may be called over plain http.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PlainHttp {
+    /// 127.0.0.0/8, `[::1]` and `localhost`.
+    Loopback,
+    Any,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Visible {
+    All,
+    /// A query may be a signature.
+    WithoutQuery,
+    /// The path may be a secret, as a Slack webhook's is.
+    Nothing,
+}
+
+/// A text that is not such a URL. It never repeats the text, which may hold a password; it is the end of a sentence that
+/// names what the URL is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidApiUrl {
+pub enum InvalidUrl {
     /// Not an absolute http or https URL.
-    #[error("the API URL must be an absolute URL such as https://zepl.calry.app")]
+    #[error("must be an absolute URL, such as https://host.example.com/path")]
     Form,
     /// Credentials in the URL.
-    #[error("the API URL must not hold a user or password: Calry knows nothing but the API key")]
+    #[error("must not contain a user name or password")]
     Credentials,
     /// A query or fragment.
-    #[error(
-        "the API URL must not hold a query (?) or a fragment (#): give the address up to the path before /api/v1"
-    )]
+    #[error("must not contain a query (?) or a fragment (#)")]
     Query,
     /// Plain http to another machine.
     #[error(
-        "the API URL is plain http, which would send the API key in the clear: use https (only addresses of this machine, such as http://localhost, may do without)"
+        "must use https: plain http, which others can read and change on the way, is only allowed to this machine"
     )]
-    Clear,
+    PlainHttp,
 }
 
-impl ApiUrl {
-    /// Parses the base URL; path prefixes are kept and trailing slashes do not matter. `insecure_http` lets plain http
-    /// through to any host; without it only 127.0.0.0/8, `[::1]` and `localhost` may do without TLS.
-    ///
-    /// # Errors
-    /// [`InvalidApiUrl`].
-    pub fn parse(text: &str, insecure_http: bool) -> Result<Self, InvalidApiUrl> {
-        let url = Url::parse(text.trim()).map_err(|_| InvalidApiUrl::Form)?;
-        let (Some(host), "http" | "https") = (url.host(), url.scheme()) else {
-            return Err(InvalidApiUrl::Form);
-        };
-        let loopback = is_loopback(&host);
-        if !url.username().is_empty() || url.password().is_some() {
-            Err(InvalidApiUrl::Credentials)
-        } else if url.query().is_some() || url.fragment().is_some() {
-            Err(InvalidApiUrl::Query)
-        } else if url.scheme() == "http" && !loopback && !insecure_http {
-            Err(InvalidApiUrl::Clear)
-        } else {
-            Ok(Self(url))
+impl UrlPolicy {
+    /// Where a snapshot is fetched: its content decides a plan, so nobody may change it on the way.
+    pub const SNAPSHOT: Self = Self {
+        plain_http: PlainHttp::Loopback,
+        query: true,
+        visible: Visible::WithoutQuery,
+    };
+
+    /// Where a daemon listens; no key is ever sent there.
+    pub const DAEMON: Self = Self {
+        plain_http: PlainHttp::Any,
+        query: false,
+        visible: Visible::All,
+    };
+
+    /// Calry's API, which gets the API key; `insecure_http` allows plain http to any machine.
+    #[must_use]
+    pub const fn api(insecure_http: bool) -> Self {
+        Self {
+            plain_http: PlainHttp::unless(insecure_http),
+            query: false,
+            visible: Visible::All,
         }
     }
 
-    /// The URL of a path below the base. The path begins with a slash and needs no escaping.
-    pub(super) fn at(&self, path: &str) -> Url {
-        let mut url = self.0.clone();
-        url.set_path(&format!("{}{path}", self.0.path().trim_end_matches('/')));
-        url
+    /// A webhook or the API of a git host; `insecure_http` allows plain http to any machine.
+    #[must_use]
+    pub const fn webhook(insecure_http: bool) -> Self {
+        Self {
+            plain_http: PlainHttp::unless(insecure_http),
+            query: true,
+            visible: Visible::Nothing,
+        }
     }
 }
 
-/// Whether a host is this machine.
-pub(super) fn is_loopback(host: &Host<&str>) -> bool {
+impl PlainHttp {
+    const fn unless(insecure_http: bool) -> Self {
+        if insecure_http {
+            Self::Any
+        } else {
+            Self::Loopback
+        }
+    }
+}
+
+impl HttpUrl {
+    /// Parses a URL; white space around it does not matter.
+    ///
+    /// # Errors
+    /// [`InvalidUrl`].
+    pub fn parse(text: &str, policy: UrlPolicy) -> Result<Self, InvalidUrl> {
+        let url = Url::parse(text.trim()).map_err(|_| InvalidUrl::Form)?;
+        let (Some(host), "http" | "https") = (url.host(), url.scheme()) else {
+            return Err(InvalidUrl::Form);
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            Err(InvalidUrl::Credentials)
+        } else if !policy.query && (url.query().is_some() || url.fragment().is_some()) {
+            Err(InvalidUrl::Query)
+        } else if url.scheme() == "http"
+            && policy.plain_http == PlainHttp::Loopback
+            && !is_loopback(&host)
+        {
+            Err(InvalidUrl::PlainHttp)
+        } else {
+            Ok(Self {
+                url,
+                visible: policy.visible,
+            })
+        }
+    }
+
+    /// The URL itself, for a request.
+    pub(super) const fn as_url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The URL of a path below this one, such as `/api/v1/workspace`. The path needs no escaping; slashes at the end of this
+    /// URL do not matter.
+    pub(super) fn at(&self, path: &str) -> Url {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}{path}", self.url.path().trim_end_matches('/')));
+        url
+    }
+
+    /// The URL below this one; each segment is escaped, slashes in it included.
+    #[must_use]
+    pub fn below(&self, segments: &[&str]) -> Self {
+        let mut url = self.url.clone();
+        // A URL with a host has a path.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        Self { url, ..*self }
+    }
+}
+
+fn is_loopback(host: &Host<&str>) -> bool {
     match host {
         Host::Domain(name) => *name == "localhost",
         Host::Ipv4(ip) => ip.is_loopback(),
@@ -69,15 +164,24 @@ pub(super) fn is_loopback(host: &Host<&str>) -> bool {
     }
 }
 
-impl fmt::Display for ApiUrl {
+impl fmt::Display for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str().trim_end_matches('/'))
+        match self.visible {
+            Visible::All => f.write_str(self.url.as_str().trim_end_matches('/')),
+            Visible::WithoutQuery => {
+                let mut url = self.url.clone();
+                url.set_query(None);
+                url.set_fragment(None);
+                f.write_str(url.as_str())
+            }
+            Visible::Nothing => f.write_str("***"),
+        }
     }
 }
 
-impl fmt::Debug for ApiUrl {
+impl fmt::Debug for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ApiUrl({self})")
+        write!(f, "HttpUrl({self})")
     }
 }
 
@@ -85,12 +189,22 @@ impl fmt::Debug for ApiUrl {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<String, InvalidApiUrl> {
-        ApiUrl::parse(text, false).map(|url| url.at("/api/v1/workspace").to_string())
+    const POLICIES: [UrlPolicy; 6] = [
+        UrlPolicy::api(false),
+        UrlPolicy::api(true),
+        UrlPolicy::webhook(false),
+        UrlPolicy::webhook(true),
+        UrlPolicy::SNAPSHOT,
+        UrlPolicy::DAEMON,
+    ];
+
+    fn api(text: &str) -> Result<String, InvalidUrl> {
+        HttpUrl::parse(text, UrlPolicy::api(false))
+            .map(|url| url.at("/api/v1/workspace").to_string())
     }
 
     #[test]
-    fn prefixes_are_kept_and_trailing_slashes_do_not_matter() {
+    fn path_prefixes_are_kept_and_trailing_slashes_do_not_matter() {
         for (text, want) in [
             (
                 "https://zepl.calry.app",
@@ -105,49 +219,88 @@ mod tests {
                 "https://gateway:8443/calry/api/v1/workspace",
             ),
         ] {
-            assert_eq!(parse(text).as_deref(), Ok(want));
+            assert_eq!(api(text).as_deref(), Ok(want));
         }
     }
 
     #[test]
-    fn plain_http_is_for_this_machine_alone() {
-        for local in [
-            "http://127.0.0.1:1",
-            "http://127.9.9.9",
-            "http://[::1]:8080/",
-            "http://localhost",
-            "HTTP://LOCALHOST",
-        ] {
-            assert!(parse(local).is_ok(), "{local}");
+    fn plain_http_is_for_this_machine_unless_the_policy_allows_it() {
+        for policy in POLICIES {
+            for local in [
+                "http://127.0.0.1:1",
+                "http://127.9.9.9",
+                "http://[::1]:8080/",
+                "http://localhost",
+                "HTTP://LOCALHOST",
+            ] {
+                assert!(HttpUrl::parse(local, policy).is_ok(), "{local}");
+            }
+            for far in [
+                "http://zepl.calry.app",
+                "http://10.0.0.1",
+                "http://localhost.example.com",
+                "http://[::2]",
+            ] {
+                let allowed = policy.plain_http == PlainHttp::Any;
+                let parsed = HttpUrl::parse(far, policy);
+                assert!(
+                    if allowed {
+                        parsed.is_ok()
+                    } else {
+                        parsed == Err(InvalidUrl::PlainHttp)
+                    },
+                    "{far} {policy:?}"
+                );
+            }
         }
-        for far in [
-            "http://zepl.calry.app",
-            "http://10.0.0.1",
-            "http://localhost.example.com",
-            "http://[::2]",
-        ] {
-            assert_eq!(parse(far), Err(InvalidApiUrl::Clear), "{far}");
-            assert!(ApiUrl::parse(far, true).is_ok(), "{far}");
+        let allowing = POLICIES.map(|policy| policy.plain_http == PlainHttp::Any);
+        assert_eq!(allowing, [false, true, false, true, false, true]);
+    }
+
+    #[test]
+    fn credentials_and_other_schemes_are_refused_by_every_policy_without_repeating_the_text() {
+        for policy in POLICIES {
+            let refused = |text: &str| HttpUrl::parse(text, policy).unwrap_err();
+            assert_eq!(refused("https://u:hunter2@x"), InvalidUrl::Credentials);
+            assert_eq!(refused("https://u@x"), InvalidUrl::Credentials);
+            for bad in [
+                "",
+                "zepl.calry.app",
+                "ftp://x",
+                "https://",
+                "file:///etc/passwd",
+                "hunter2:hunter2",
+            ] {
+                assert_eq!(refused(bad), InvalidUrl::Form, "{bad}");
+                assert!(!refused(bad).to_string().contains("hunter2"));
+            }
         }
     }
 
     #[test]
-    fn a_url_that_hides_something_is_refused_without_repeating_it() {
+    fn a_query_is_refused_or_hidden() {
+        for text in ["https://x/?key=hunter2", "https://x/#hunter2"] {
+            for policy in POLICIES {
+                match HttpUrl::parse(text, policy) {
+                    Ok(url) => assert!(
+                        policy.query && !format!("{url} {url:?}").contains("hunter2"),
+                        "{policy:?}"
+                    ),
+                    Err(error) => assert_eq!(error, InvalidUrl::Query, "{policy:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_webhook_shows_nothing_and_what_is_below_it_stays_below_it() {
+        let base =
+            HttpUrl::parse("https://git.example.com/api/v4/", UrlPolicy::webhook(false)).unwrap();
+        let below = base.below(&["projects", "a/b c", "x"]);
         assert_eq!(
-            parse("https://u:hunter2@x"),
-            Err(InvalidApiUrl::Credentials)
+            below.as_url().as_str(),
+            "https://git.example.com/api/v4/projects/a%2Fb%20c/x"
         );
-        assert_eq!(parse("https://x/?key=hunter2"), Err(InvalidApiUrl::Query));
-        assert_eq!(parse("https://x/#hunter2"), Err(InvalidApiUrl::Query));
-        for bad in [
-            "",
-            "zepl.calry.app",
-            "ftp://x",
-            "https://",
-            "file:///etc/passwd",
-            "hunter2:hunter2",
-        ] {
-            assert_eq!(parse(bad), Err(InvalidApiUrl::Form), "{bad}");
-        }
+        assert_eq!(format!("{below} {below:?}"), "*** HttpUrl(***)");
     }
 }

@@ -1,0 +1,149 @@
+//! Files that hold one secret, such as a token or a webhook's address.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::{HttpUrl, InvalidUrl, UrlPolicy};
+use crate::model::{InvalidSharedSecret, Secret, SharedSecret, is_quoted, trimmed};
+
+/// The longest secret in a file, in bytes, surrounding white space included.
+const MAX_SECRET: usize = 4096;
+
+/// A file that holds one line of text that nobody may see. It is read anew each time, so that rotation needs no restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretFile(PathBuf);
+
+/// A file holds no usable secret, or an address that cannot be used. It never repeats what was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnusableSecret {
+    /// The file cannot be read.
+    #[error("cannot read the file {}: {cause}", .file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the operating system said.
+        cause: String,
+    },
+    /// Something else than one line.
+    #[error("the file {} must hold one line of printable ASCII, of at most {MAX_SECRET} bytes", .0.display())]
+    Form(PathBuf),
+    /// The line stands in quotes.
+    #[error("what the file {} holds is in quotes, and the quotes are part of the value: remove them", .0.display())]
+    Quoted(PathBuf),
+    /// The line is no secret that nobody can guess.
+    #[error("the file {} holds no secret: {cause}", .file.display())]
+    Guessable {
+        /// The file.
+        file: PathBuf,
+        /// What a secret is.
+        cause: InvalidSharedSecret,
+    },
+    /// The line is not a usable URL.
+    #[error("the URL in the file {} {cause}", .file.display())]
+    Url {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        cause: InvalidUrl,
+    },
+}
+
+impl SecretFile {
+    /// Names the file; nothing is read yet.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Reads it. It may hang where the file system does.
+    ///
+    /// # Errors
+    /// [`UnusableSecret`].
+    pub fn read(&self) -> Result<Secret, UnusableSecret> {
+        let mut bytes = Vec::new();
+        File::open(&self.0)
+            .and_then(|file| file.take(MAX_SECRET as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|error| UnusableSecret::Unreadable {
+                file: self.0.clone(),
+                cause: error.to_string(),
+            })?;
+        let line = std::str::from_utf8(&bytes).map(trimmed).unwrap_or_default();
+        if line.is_empty()
+            || bytes.len() > MAX_SECRET
+            || !line.bytes().all(|b| matches!(b, b' '..=b'~'))
+        {
+            Err(UnusableSecret::Form(self.0.clone()))
+        } else if is_quoted(line) {
+            Err(UnusableSecret::Quoted(self.0.clone()))
+        } else {
+            Ok(Secret::new(line))
+        }
+    }
+
+    /// Reads it as a secret that others show, or sign with.
+    ///
+    /// # Errors
+    /// [`UnusableSecret`].
+    pub fn shared(&self) -> Result<SharedSecret, UnusableSecret> {
+        let secret = SharedSecret::new(&self.read()?);
+        secret.map_err(|cause| UnusableSecret::Guessable {
+            file: self.0.clone(),
+            cause,
+        })
+    }
+
+    /// Reads it as the URL of a webhook.
+    ///
+    /// # Errors
+    /// [`UnusableSecret`].
+    pub fn url(&self, insecure_http: bool) -> Result<HttpUrl, UnusableSecret> {
+        let url = HttpUrl::parse(self.read()?.expose(), UrlPolicy::webhook(insecure_http));
+        url.map_err(|cause| UnusableSecret::Url {
+            file: self.0.clone(),
+            cause,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_one_line_and_no_error_repeats_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = SecretFile::new(dir.path().join("token"));
+        assert!(matches!(
+            file.read(),
+            Err(UnusableSecret::Unreadable { .. })
+        ));
+        for bad in [
+            " \n",
+            "canary\ncanary",
+            "canäry",
+            &"canary".repeat(MAX_SECRET),
+        ] {
+            std::fs::write(file.path(), bad).unwrap();
+            assert_eq!(
+                file.read(),
+                Err(UnusableSecret::Form(file.path().to_owned()))
+            );
+        }
+        std::fs::write(file.path(), "http://far/canary").unwrap();
+        assert!(!file.url(false).unwrap_err().to_string().contains("canary"));
+        std::fs::write(file.path(), "\"canary\"\n").unwrap();
+        assert_eq!(
+            file.read(),
+            Err(UnusableSecret::Quoted(file.path().to_owned()))
+        );
+        std::fs::write(file.path(), "\u{feff}canary\n").unwrap();
+        assert_eq!(file.read().unwrap().expose(), "canary");
+    }
+}

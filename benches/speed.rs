@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 use calry_gitops::daemon::{
     Applying, Board, Fleet, Mode, PassReport, PassResult, Settings, State, Told, Trigger,
 };
+use calry_gitops::http;
+use calry_gitops::http::{Http, HttpUrl, UrlPolicy, install_tls};
+use calry_gitops::live::{Api, Error, KeySource, Listing, ReadCalry};
 use calry_gitops::metrics::{Metrics, WorkspaceMetrics};
 use calry_gitops::model::{
     KNOWN_LISTING_FIELDS, Live, LiveProblems, LiveValue, PartnerKey, Provider, Scrubber, Secret,
@@ -20,9 +23,6 @@ use calry_gitops::model::{
 };
 use calry_gitops::pass::{self, Source};
 use calry_gitops::plan::{Applied, Context, Entry, Input, Plan, Verdict, plan};
-use calry_gitops::remote::{
-    self, Api, Error, Http, HttpUrl, KeySource, Listing, ReadCalry, UrlPolicy, install_tls,
-};
 use calry_gitops::repo::{MissingSecrets, SecretSources, WatchOptions};
 use calry_gitops::sandbox::{Config, Seed};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -247,7 +247,7 @@ fn apply(criterion: &mut Criterion) {
 /// A workspace after a pass over so many providers.
 fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
     install_tls();
-    let http = Http::new(remote::Settings::default()).unwrap();
+    let http = Http::new(http::Settings::default()).unwrap();
     let url = HttpUrl::parse("http://127.0.0.1:1", UrlPolicy::api(false)).unwrap();
     let settings = Settings {
         source: Arc::new(source(Path::new("definitions"))),

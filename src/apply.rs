@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
+use crate::http::Places;
+use crate::live::{Backoff, Error, Operation, ReadCalry, WriteCalry};
 use crate::model::{Desired, Live, Provider, SPANS, UpdateMethod, printable};
-use crate::places::Places;
 use crate::plan::{
     Approved, Cause, Change, Mismatch, Payload, Refreshed, RefusedPart, Step, refresh, refusal,
     unverifiable, verify,
 };
-use crate::remote::{Backoff, Error, Operation, ReadCalry, WriteCalry};
 
 /// How an update is sent.
 #[derive(Clone, Debug)]

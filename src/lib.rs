@@ -3,7 +3,7 @@
 //! # The pass, in the order in which the code reads
 //!
 //! 1. [`repo`] loads the files: desired state, with every problem at its line.
-//! 2. [`remote`] fetches the workspace and the live definitions: two requests, whatever their number.
+//! 2. [`http`, `live`] fetches the workspace and the live definitions: two requests, whatever their number.
 //! 3. [`plan`] compares the two, purely, and guards what it found: only an approved plan can be applied.
 //! 4. [`apply`] sends one update per changed provider and verifies each answer.
 //! 5. [`render`] says what happened.
@@ -12,7 +12,7 @@
 //!
 //! [`pass`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`metrics`] tells of in numbers,
 //! [`admin`] over HTTP and [`notifications`] by themselves; [`kubernetes`] decides which of several replicas writes. [`model`] is
-//! the vocabulary of all of them, [`places`] keeps many of them out of each other's way, [`saved`] is a plan that was reviewed,
+//! the vocabulary of all of them, [`http`] is what all of them call others by, [`saved`] is a plan that was reviewed,
 //! and [`sandbox`] a Calry of one's own to try it on.
 //!
 //! What a hostile pull request may do, and what not, is told in [`threat_model`].
@@ -21,19 +21,20 @@
 //!
 //! | room | may import |
 //! | --- | --- |
-//! | `model`, `places` | nothing |
+//! | `model` | nothing |
+//! | `http` | `model` |
 //! | `repo`, `plan`, `sandbox` | `model` |
-//! | `remote` | `model`, `places` |
-//! | `apply` | `model`, `places`, `remote`, `plan` |
+//! | `live` | `model`, `http` |
+//! | `apply` | `model`, `http`, `live`, `plan` |
 //! | `pull` | `model`, `repo`, `plan` |
 //! | `render` | `model`, `plan`, `apply`, `pull` |
 //! | `saved` | `model`, `plan` |
-//! | `pass` | `model`, `repo`, `remote`, `plan`, `apply` |
+//! | `pass` | `model`, `repo`, `http`, `live`, `plan`, `apply` |
 //! | `daemon` | all of these but `sandbox` |
-//! | `notifications` | `model`, `repo`, `remote`, `plan`, `apply`, `render`, `pass`, `daemon` |
-//! | `metrics` | `model`, `repo`, `remote`, `plan`, `apply`, `render`, `daemon`, `notifications` |
+//! | `notifications` | `model`, `repo`, `http`, `live`, `plan`, `apply`, `render`, `pass`, `daemon` |
+//! | `metrics` | `model`, `repo`, `http`, `live`, `plan`, `apply`, `render`, `daemon`, `notifications` |
 //! | `kubernetes` | `model`, `pass`, `render`, `daemon`, `notifications` |
-//! | `admin` | `model`, `remote`, `plan`, `render`, `daemon`, `metrics` |
+//! | `admin` | `model`, `http`, `live`, `plan`, `render`, `daemon`, `metrics` |
 //! | `cli` | everything; nothing imports it |
 //!
 //! `tests/architecture.rs` reads the code and holds it to this table.
@@ -53,16 +54,16 @@ pub mod admin;
 pub mod apply;
 pub mod cli;
 pub mod daemon;
+pub mod http;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+pub mod live;
 pub mod metrics;
 pub mod model;
 pub mod notifications;
 pub mod pass;
-pub mod places;
 pub mod plan;
 pub mod pull;
-pub mod remote;
 pub mod render;
 pub mod repo;
 pub mod sandbox;

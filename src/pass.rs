@@ -10,11 +10,11 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
+use crate::live::{self, Listing, ReadCalry};
 use crate::model::{
     Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace, closest,
 };
 use crate::plan::{Applied, Base, BaseFile, Context, Input, PinChange, Plan, plan};
-use crate::remote::{self, Listing, ReadCalry};
 use crate::repo::{
     self, DirectoryError, Loaded, MissingSecrets, Pin, Refused, SecretSources, Trust, TrustError,
     Trusted,
@@ -153,13 +153,13 @@ pub enum Failure {
     Taken(String),
     /// There is no usable API key.
     #[error(transparent)]
-    Key(#[from] remote::KeyError),
+    Key(#[from] live::KeyError),
     /// Calry could not be asked.
     #[error(transparent)]
-    Remote(#[from] remote::Error),
+    Remote(#[from] live::Error),
     /// There is no snapshot to stand for it.
     #[error(transparent)]
-    Snapshot(#[from] remote::SnapshotError),
+    Snapshot(#[from] live::SnapshotError),
     /// The program was told to end before there was a plan.
     #[error("told to end before anything was planned; nothing was changed")]
     Stopped,

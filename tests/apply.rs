@@ -11,17 +11,14 @@ use calry_gitops::apply::{
     Caller, GRACE, Options, Outcome, Report, STALE, STALE_IF_CARRIED, UpdateResult, Withdrawn,
     apply,
 };
+use calry_gitops::http::{Http, HttpUrl, Places, Settings, UrlPolicy, install_tls};
+use calry_gitops::live::{Api, Error, KeySource, Listing, ReadCalry, Reader, WriteCalry, Writer};
 use calry_gitops::model::{
     Desired, DesiredPartnerKey, DesiredValue, Live, LiveProblems, LiveValue, PartnerKey, Provider,
     Scrubber, Secret, Template, Update, UpdateMethod, Workspace,
 };
 use calry_gitops::pass;
-use calry_gitops::places::Places;
 use calry_gitops::plan::{Applied, Approved, Context, Input, Limits, plan};
-use calry_gitops::remote::{
-    Api, Error, Http, HttpUrl, KeySource, Listing, ReadCalry, Reader, Settings, UrlPolicy,
-    WriteCalry, Writer, install_tls,
-};
 use calry_gitops::repo::{MissingSecrets, SecretSources};
 use calry_gitops::sandbox::{Config, Fault, FaultKind, RequestRecord};
 use serde_json::{Value, json};

@@ -17,11 +17,12 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
-use calry_gitops::model::{PartnerKey, Provider, Secret, Update, UpdateMethod};
-use calry_gitops::remote::{
-    Api, ApiKey, Error, Http, HttpUrl, KeySource, Proof, ReadCalry, Reader, Settings, Snapshot,
-    SnapshotError, UrlPolicy, WriteCalry, Writer, install_tls,
+use calry_gitops::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
+use calry_gitops::live::{
+    Api, ApiKey, Error, KeySource, ReadCalry, Reader, Snapshot, SnapshotError, WriteCalry, Writer,
 };
+use calry_gitops::model::{PartnerKey, Provider, Secret, Update, UpdateMethod};
+use calry_gitops::notifications::Proof;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

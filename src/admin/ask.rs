@@ -20,9 +20,9 @@ use tracing::{info, warn};
 use super::limit::{Peer, Proved};
 use super::{Access, Host, Said, answer, error, hook, host};
 use crate::daemon::{Handle, NotPending, Trigger};
+use crate::http::SecretFile;
 use crate::model::{SharedSecret, printable};
 use crate::plan::Digest;
-use crate::remote::SecretFile;
 use crate::render::status::meant;
 
 /// The largest body of a request to the API, in bytes.

@@ -19,16 +19,15 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
-use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Router, middleware};
 use futures_util::stream;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -40,9 +39,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::daemon::status::{LIFELESS, now};
 use crate::daemon::{Board, Handle};
+use crate::http::SecretFile;
 use crate::metrics::Metrics;
 use crate::model::spoken;
-use crate::remote::SecretFile;
 use crate::render::{json, status::Status};
 
 pub use hook::Hooks;

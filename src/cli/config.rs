@@ -22,9 +22,8 @@ use schemars::generate::SchemaSettings;
 use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
-use super::options;
 use super::run::{LoopArgs, RunArgs};
-use super::{Cli, Exit, Output, UsageError};
+use super::{Cli, Exit, Output, UsageError, options};
 use crate::model::{Code, Diagnostic, closest};
 use crate::notifications::Target;
 use crate::repo::{

@@ -4,6 +4,7 @@
 
 mod apply;
 mod cluster;
+mod collector;
 mod completions;
 mod config;
 mod log_queue;
@@ -19,6 +20,7 @@ mod schema;
 mod signals;
 mod snapshot;
 mod status;
+mod status_client;
 mod telemetry;
 mod validate;
 

@@ -14,10 +14,11 @@ use clap::{Arg, Args, Command, ValueEnum, ValueHint};
 
 use super::progress::Progress;
 use super::{Output, UsageError};
+use crate::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
+use crate::live::{Api, KeySource};
 use crate::model::{FingerprintKey, KNOWN_PROVIDERS, Provider, Secret, Slug, UpdateMethod};
 use crate::pass::Source;
 use crate::pull::Names;
-use crate::remote::{Api, Http, HttpUrl, KeySource, Settings, UrlPolicy, install_tls};
 use crate::repo::{self, CommitId, MissingSecrets, Pin, SecretSources, Trust};
 use crate::sandbox::{Config, Sandbox, Seed};
 

@@ -11,8 +11,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
+use crate::live::{Attempt, Exchange, Observer, Operation};
 use crate::model::spoken;
-use crate::remote::{Attempt, Exchange, Observer, Operation};
 
 /// For how long nothing was printed.
 const SILENCE: Duration = Duration::from_secs(1);

@@ -25,9 +25,9 @@ use crate::daemon::{
     self, Applying, Board, Fleet, Handle, LoopEnd, LoopFile, Mode, PassReport, Seat, Settings,
     State, Trigger,
 };
+use crate::http::{self, Http, SecretFile, install_tls};
 use crate::metrics::{Metrics, WorkspaceMetrics};
 use crate::notifications::{Notifier, Teller};
-use crate::remote::{self, Http, SecretFile, install_tls};
 use crate::repo::{MissingSecrets, WatchOptions};
 use crate::sandbox::Sandbox;
 
@@ -486,7 +486,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     }
     raise_open_files();
     install_tls();
-    let http = Http::new(remote::Settings::default())?;
+    let http = Http::new(http::Settings::default())?;
     let shared = Shared {
         cluster: tokio::select! {
             cluster = args.cluster.set_up(args.once) => cluster?,

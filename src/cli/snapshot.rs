@@ -5,9 +5,8 @@ use tokio::time::Instant;
 
 use super::options::{FingerprintArgs, LiveArgs};
 use super::{Exit, Output};
-use crate::pass;
-use crate::remote;
 use crate::repo::{self, MissingSecrets, Pin};
+use crate::{live, pass};
 
 #[derive(Args)]
 pub(super) struct SnapshotArgs {
@@ -54,7 +53,7 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
         );
     }
     let taken_at = format!("{:.0}", jiff::Timestamp::now());
-    output.result(&remote::snapshot(
+    output.result(&live::snapshot(
         &workspace,
         &listing,
         key.as_ref(),

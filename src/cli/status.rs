@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::options::duration;
+use super::status_client::Daemon;
 use super::{Exit, Output, UsageError, signals};
+use crate::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use crate::model::{ellipsize, printable};
-use crate::remote::{Daemon, Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use crate::render::json;
 use crate::render::status::{self, Status, WorkspaceStatus};
 

@@ -10,8 +10,8 @@ use opentelemetry_otlp::{SpanExporter, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
 
+use super::collector::Collector;
 use crate::model::SPANS;
-use crate::remote::Collector;
 
 /// How long one export may take.
 const PATIENCE: Duration = Duration::from_secs(5);

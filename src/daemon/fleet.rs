@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::http::Places;
 use crate::pass::Failure;
-use crate::places::Places;
 
 /// How many directories are read at once. What is read is mostly in memory, and then this is more than there are processors.
 const READING: usize = 8;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
-use crate::remote::Permission;
+use crate::live::Permission;
 use crate::render::status::{self, Lead};
 
 /// A point in time: how long the machine has been up, sleep included.

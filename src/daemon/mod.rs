@@ -23,10 +23,10 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply;
+use crate::live::{Api, KeySource};
 use crate::model::spoken;
 use crate::pass::{Failure, Source};
 use crate::plan::Plan;
-use crate::remote::{Api, KeySource};
 use crate::repo::WatchOptions;
 
 use ask::Asked;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Settings;
-use crate::remote::KeySource;
+use crate::live::KeySource;
 use crate::repo::{WatchOptions, Watcher};
 
 /// How often the operator's files are looked at without a file event, compared with the definitions.

@@ -17,10 +17,10 @@ use super::news::News;
 use super::updates::{PATIENCE, UNDER_WAY, withdraw};
 use super::{LoopFile, Memory, Mode, Rest, Settings, Trigger};
 use crate::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawn};
+use crate::live::{ApiKey, KeyError, ReadCalry as _};
 use crate::model::{Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, printable};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
-use crate::remote::{ApiKey, KeyError, ReadCalry as _};
 use crate::render::status::Ended;
 use crate::repo::{Pin, Refused, TrustError};
 
@@ -656,14 +656,15 @@ fn missing(plan: &Plan) -> bool {
 mod tests {
     use super::*;
     use crate::daemon::State;
+    use crate::http::{self, Http, HttpUrl, UrlPolicy};
+    use crate::live::{Api, KeySource};
     use crate::model::{Secret, UpdateMethod};
-    use crate::remote::{self, Api, Http, HttpUrl, KeySource, UrlPolicy};
     use crate::repo::{MissingSecrets, SecretSources};
 
     /// There is no key, so that nothing is asked.
     fn settings(definitions: &std::path::Path) -> Settings {
-        remote::install_tls();
-        let http = Http::new(remote::Settings::default()).unwrap();
+        http::install_tls();
+        let http = Http::new(http::Settings::default()).unwrap();
         Settings {
             source: Arc::new(pass::Source {
                 definitions: definitions.to_owned(),

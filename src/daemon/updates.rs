@@ -14,10 +14,10 @@ use tracing::Instrument as _;
 use super::memory::CONTESTED;
 use super::{Memory, log};
 use crate::apply::{self, Caller, Outcome, UpdateResult, Withdrawn};
+use crate::http::Places;
+use crate::live::{Reader, Writer};
 use crate::model::{Desired, Provider, Revision};
-use crate::places::Places;
 use crate::plan::{Approved, Plan};
-use crate::remote::{Reader, Writer};
 use crate::repo::Loaded;
 
 /// An update that takes longer does not count against the concurrency any more.

@@ -13,9 +13,9 @@ use super::text::Histogram;
 use crate::apply::{Outcome, UpdateResult};
 use crate::daemon::status::{LIFELESS, now};
 use crate::daemon::{Board, PassReport, Settings};
+use crate::live::{End, Exchange, Observer};
 use crate::model::{Provider, Slug, UpdateMethod, ellipsize, printable};
 use crate::plan::{Cause, Plan, Verdict};
-use crate::remote::{End, Exchange, Observer};
 use crate::render::status::{Ended, State, Trigger, WorkspaceStatus};
 use crate::repo::WatchCounts;
 

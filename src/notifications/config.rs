@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::remote::{HttpUrl, InvalidUrl, SecretFile, UrlPolicy};
+use crate::http::{HttpUrl, InvalidUrl, SecretFile, UrlPolicy};
 
 /// The longest name of a target, and of a context, in bytes.
 const MAX_NAME: usize = 64;

@@ -12,6 +12,7 @@ mod commit;
 mod config;
 mod events;
 mod message;
+mod post;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -26,15 +27,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::daemon::status::now;
 use crate::daemon::{Observer, PassReport};
+use crate::http::Http;
 use crate::model::Workspace;
 use crate::pass::today;
 use crate::plan::Plan;
-use crate::remote::Http;
 
 pub use commit::{CommitState, CommitStatus, Standing};
 pub use config::{Channel, EventKind, Forge, ForgeKind, InvalidTarget, Rules, Target, WebhookUrl};
 pub use events::{Event, LISTED, Memory, Subject, events};
 pub use message::{Notification, schema};
+pub use post::{Proof, Reply};
 
 use message::About;
 use queue::{Job, Queue};

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::commit::CommitStatus;
 use super::config::{Channel, ForgeKind, Target, WebhookUrl};
 use super::message::{self, Notification};
+use super::post::{Proof, Reply};
+use crate::http::{Http, HttpUrl, SecretFile, UnusableSecret};
 use crate::model::spoken;
-use crate::remote::{Http, HttpUrl, Proof, Reply, SecretFile, UnusableSecret};
 use crate::render::json;
 
 /// How many notifications wait for one target. What is older is dropped for what is newer.
@@ -441,13 +442,13 @@ mod tests {
     use super::*;
 
     fn queue() -> Queue {
-        crate::remote::install_tls();
+        crate::http::install_tls();
         let github = serde_json::json!({"repository": "a/b", "tokenFile": "t"});
         let target =
             serde_json::from_value(serde_json::json!({"name": "x", "github": github})).unwrap();
         Queue::new(
             target,
-            Http::new(crate::remote::Settings::default()).unwrap(),
+            Http::new(crate::http::Settings::default()).unwrap(),
             CancellationToken::new(),
         )
     }

@@ -1,11 +1,9 @@
 //! Where secrets come from: the operator's side alone. A definition file names a secret, and can name nothing else; this
 //! module never repeats a value, and never looks further once it has found something that it cannot use.
 
-use std::env;
 use std::ffi::OsString;
-use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{env, fmt, fs};
 
 use super::directory::{FileError, contents, target};
 use crate::model::{InvalidValue, Secret, SecretName, check_value, unframed};

@@ -7,10 +7,9 @@
 //!
 //! A signature has no place in time but the one that its maker gave it: who can push can check out an older trusted commit.
 
-use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::{fmt, fs};
 
 use gix::objs::CommitRef;
 use gix::{ObjectId, Repository};

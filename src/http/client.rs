@@ -19,8 +19,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use url::Url;
 
+use super::concurrency_limit::Places;
 use crate::model::{ellipsize, printable};
-use crate::places::Places;
 
 /// How many requests of the process are under way to one host, first come, first served, whichever workspace they are of.
 const AT_ONCE: usize = 64;
@@ -102,13 +102,13 @@ pub struct Http {
     secure: Result<Client, SetupError>,
     /// For plain http: never by a proxy, which would see the key, and without any need of certificates.
     plain: Client,
-    pub(super) settings: Settings,
+    pub(crate) settings: Settings,
     /// By the hosts' addresses.
     routes: Arc<Mutex<BTreeMap<String, Arc<Route>>>>,
 }
 
 impl Http {
-    /// Sets the clients up; nothing is connected yet. Missing CA certificates are an error only of an [`Api`](super::Api)
+    /// Sets the clients up; nothing is connected yet. Missing CA certificates are an error only of an [`Api`](crate::live::Api)
     /// over https.
     ///
     /// # Errors
@@ -131,7 +131,7 @@ impl Http {
     ///
     /// # Errors
     /// [`SetupError`] where the address is https and TLS cannot be set up.
-    pub(super) fn route(&self, url: &Url) -> Result<Arc<Route>, SetupError> {
+    pub(crate) fn route(&self, url: &Url) -> Result<Arc<Route>, SetupError> {
         let secure = url.scheme() == "https";
         let client = if secure {
             self.secure.clone()?
@@ -203,9 +203,9 @@ fn check_certificates(file: Option<&Path>) -> Result<(), SetupError> {
 
 /// The way to one host.
 #[derive(Debug)]
-pub(super) struct Route {
+pub(crate) struct Route {
     /// Of a host, how many requests may be under way to it.
-    pub(super) places: Places,
+    pub(crate) places: Places,
     secure: bool,
     settings: Settings,
     proxy: Option<Proxy>,
@@ -214,18 +214,18 @@ pub(super) struct Route {
 
 /// The client that the next request is sent by.
 #[derive(Clone, Debug)]
-pub(super) struct Current {
-    pub(super) client: Client,
+pub(crate) struct Current {
+    pub(crate) client: Client,
     number: u64,
 }
 
 impl Route {
-    pub(super) fn current(&self) -> Current {
+    pub(crate) fn current(&self) -> Current {
         lock(&self.current).clone()
     }
 
     /// The client did not answer in time: its connections are not used again.
-    pub(super) fn renew(&self, used: &Current) {
+    pub(crate) fn renew(&self, used: &Current) {
         let mut current = lock(&self.current);
         // Several requests that waited on one connection replace it once.
         if current.number == used.number
@@ -239,7 +239,7 @@ impl Route {
     }
 
     /// Why a request by this route had no answer.
-    pub(super) fn failure(&self, error: reqwest::Error) -> Failure {
+    pub(crate) fn failure(&self, error: reqwest::Error) -> Failure {
         let error = error.without_url();
         let proxy = self.proxy.as_ref();
         let tls = tls_error(&error);
@@ -282,21 +282,21 @@ impl Route {
 
 /// Why a request had no answer. Its text is a part of a sentence, without the address.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// The request may have got through.
-    pub(super) sent: bool,
+    pub(crate) sent: bool,
     /// Trying again is no use.
-    pub(super) lasting: bool,
+    pub(crate) lasting: bool,
     /// The host is not known, or nothing listens there.
-    pub(super) unreachable: bool,
+    pub(crate) unreachable: bool,
     /// What was in between.
-    pub(super) proxy: Option<String>,
-    pub(super) reason: String,
+    pub(crate) proxy: Option<String>,
+    pub(crate) reason: String,
 }
 
 impl Failure {
     /// The way to a host could not even be set up.
-    pub(super) fn of_setup(error: &SetupError) -> Self {
+    pub(crate) fn of_setup(error: &SetupError) -> Self {
         Self {
             sent: false,
             lasting: true,
@@ -307,7 +307,7 @@ impl Failure {
     }
 
     /// The proxy that was in between, as words that follow an address.
-    pub(super) fn through(&self) -> String {
+    pub(crate) fn through(&self) -> String {
         self.proxy
             .as_ref()
             .map(|proxy| format!(" through {proxy}"))
@@ -368,7 +368,7 @@ impl fmt::Display for Proxy {
 }
 
 /// The body after decompression; `None` where it is larger than `limit`, and then the rest is not read.
-pub(super) async fn bounded(
+pub(crate) async fn bounded(
     response: &mut Response,
     limit: usize,
 ) -> reqwest::Result<Option<Vec<u8>>> {
@@ -383,7 +383,7 @@ pub(super) async fn bounded(
 }
 
 /// A body that an error may have: all of it, or its beginning where it is longer than `limit` or breaks off.
-pub(super) async fn beginning(response: &mut Response, limit: usize) -> Result<Vec<u8>, Vec<u8>> {
+pub(crate) async fn beginning(response: &mut Response, limit: usize) -> Result<Vec<u8>, Vec<u8>> {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {

@@ -1,4 +1,4 @@
-//! HTTP to live state: what Calry has, and the one way to change it.
+//! Live state: what Calry has, read and changed over its HTTP API.
 //!
 //! A [`Reader`] reads and retries; a [`Writer`] sends one update, once. They are different types, so that what only looks
 //! cannot write:
@@ -11,48 +11,29 @@
 //! }
 //! ```
 //!
-//! A [`Daemon`] asks a running daemon for its status, with the same clients and without any key, and [`Http::post`] takes a
-//! notification to another service.
-//!
-//! This room never follows a redirect, never sends a key in the clear to another host or through a proxy, never reads an
-//! answer without a bound, and never quotes of an API error more than its status and its scrubbed `message`. It decides
-//! nothing: what to change is for `plan`, and whether a write is tried again is for `apply`, which reads first.
+//! Never: quote more of an API error than its status and its scrubbed `message`, or decide anything. What to change is for
+//! `plan`, and whether a write is tried again is for `apply`, which reads first.
 
 mod api;
-mod client;
-mod daemon;
 mod error;
 mod key;
 mod observer;
-mod otlp;
 mod pace;
 mod permission;
-mod post;
 mod retry;
-mod retry_after;
-mod secret_file;
 mod snapshot;
-mod url;
 mod wire;
 
 use std::fmt;
 use std::future::Future;
 
-pub use self::api::{Api, Reader, Writer};
-pub use self::client::{Http, Settings, SetupError, install_tls};
-pub use self::daemon::{Answer, AskError, Daemon};
-pub use self::error::{Error, Operation};
-pub use self::key::{ApiKey, KeyError, KeySource};
-pub use self::observer::{Attempt, End, Exchange, Observer};
-pub use self::otlp::Collector;
-pub use self::permission::Permission;
-pub use self::post::{Proof, Reply};
-pub use self::retry::Backoff;
-pub use self::secret_file::{SecretFile, UnusableSecret};
-pub use self::snapshot::{InvalidSnapshot, Snapshot, SnapshotError, snapshot};
-pub use self::url::{HttpUrl, InvalidUrl, UrlPolicy};
-
-use self::retry_after::retry_after;
+pub use api::{Api, Reader, Writer};
+pub use error::{Error, Operation};
+pub use key::{ApiKey, KeyError, KeySource};
+pub use observer::{Attempt, End, Exchange, Observer};
+pub use permission::Permission;
+pub use retry::Backoff;
+pub use snapshot::{InvalidSnapshot, Snapshot, SnapshotError, snapshot};
 
 use crate::model::{Live, Provider, Update, Workspace};
 

@@ -11,15 +11,17 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
-use super::client::{Current, Failure, Route, beginning, bounded};
 use super::error::{Cause, Quote, Refusal, TimeLimit};
 use super::pace::{NoTurn, Pace};
 use super::permission::Permit;
 use super::retry::{self, Attempts, Unreachable};
 use super::wire::{self, ErrorBody, Problem};
 use super::{
-    ApiKey, Attempt, End, Error, Exchange, Http, HttpUrl, Listing, Observer, Operation, Permission,
-    ReadCalry, SetupError, WriteCalry, retry_after,
+    ApiKey, Attempt, End, Error, Exchange, Listing, Observer, Operation, Permission, ReadCalry,
+    WriteCalry,
+};
+use crate::http::{
+    Current, Failure, Http, HttpUrl, Route, SetupError, beginning, bounded, retry_after,
 };
 use crate::model::{Live, Provider, SPANS, Scrubber, Update, UpdateMethod, Workspace};
 

@@ -132,13 +132,13 @@ impl HttpUrl {
     }
 
     /// The URL itself, for a request.
-    pub(super) const fn as_url(&self) -> &Url {
+    pub(crate) const fn as_url(&self) -> &Url {
         &self.url
     }
 
     /// The URL of a path below this one, such as `/api/v1/workspace`. The path needs no escaping; slashes at the end of this
     /// URL do not matter.
-    pub(super) fn at(&self, path: &str) -> Url {
+    pub(crate) fn at(&self, path: &str) -> Url {
         let mut url = self.url.clone();
         url.set_path(&format!("{}{path}", self.url.path().trim_end_matches('/')));
         url

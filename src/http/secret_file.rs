@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use super::{HttpUrl, InvalidUrl, UrlPolicy};
+use super::url::{HttpUrl, InvalidUrl, UrlPolicy};
 use crate::model::{InvalidSharedSecret, Secret, SharedSecret, is_quoted, trimmed};
 
 /// The longest secret in a file, in bytes, surrounding white space included.

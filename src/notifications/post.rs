@@ -13,8 +13,7 @@ use reqwest::header::{
 };
 use sha2::Sha256;
 
-use super::client::bounded;
-use super::{Http, HttpUrl, retry_after};
+use crate::http::{Http, HttpUrl, bounded, retry_after};
 use crate::model::{Secret, spoken};
 
 /// How long a rate limit is waited for that does not say how long it lasts: what GitHub asks for.

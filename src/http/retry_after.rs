@@ -8,7 +8,7 @@ use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long an answer asks to wait. A date is compared with the answer's own, so that no clock needs to be right.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let now = text(DATE)
         .and_then(|date| httpdate::parse_http_date(date).ok())

@@ -13,7 +13,8 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::wire::{self, Problem};
-use super::{Error, Http, HttpUrl, Listing, ReadCalry, Unreadable};
+use super::{Error, Listing, ReadCalry, Unreadable};
+use crate::http::{Http, HttpUrl};
 use crate::model::{
     DefinitionPart, Fingerprint, FingerprintKey, Half, Live, LivePartnerKey, LiveProblems,
     LiveValue, Place, Provider, Workspace, ellipsize, printable,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::client::Failure;
+use crate::http::Failure;
 use crate::model::{Provider, Scrubber, Secret, UpdateMethod, ellipsize, printable, spoken};
 
 /// The longest quotation of what the other side wrote, in characters.

@@ -8,8 +8,7 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::client::{Route, bounded};
-use super::{Http, HttpUrl, SetupError};
+use crate::http::{Http, HttpUrl, Route, SetupError, bounded};
 use crate::model::{ellipsize, printable, spoken};
 
 /// The largest status, in bytes.
@@ -20,7 +19,7 @@ const MAX_QUOTE: usize = 300;
 
 /// A daemon that can be asked.
 #[derive(Clone, Debug)]
-pub struct Daemon {
+pub(super) struct Daemon {
     route: Arc<Route>,
     url: HttpUrl,
     timeout: Duration,
@@ -28,17 +27,17 @@ pub struct Daemon {
 
 /// What a daemon says.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub(super) struct Answer {
     /// The time on its clock, to the second, where it says.
-    pub time: Option<SystemTime>,
+    pub(super) time: Option<SystemTime>,
     /// Its status, as it came; `None` where that is the same as before.
-    pub body: Option<Vec<u8>>,
+    pub(super) body: Option<Vec<u8>>,
 }
 
 /// Why there is no status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot ask the daemon at {url}: {reason}")]
-pub struct AskError {
+pub(super) struct AskError {
     url: String,
     reason: String,
 }
@@ -48,7 +47,7 @@ impl Daemon {
     ///
     /// # Errors
     /// [`SetupError`] where the address is https and TLS cannot be set up.
-    pub fn new(http: &Http, url: HttpUrl, timeout: Duration) -> Result<Self, SetupError> {
+    pub(super) fn new(http: &Http, url: HttpUrl, timeout: Duration) -> Result<Self, SetupError> {
         Ok(Self {
             route: http.route(url.as_url())?,
             url,
@@ -60,7 +59,7 @@ impl Daemon {
     ///
     /// # Errors
     /// [`AskError`], whose text is fit to be shown.
-    pub async fn status(&self, known: &mut Option<HeaderValue>) -> Result<Answer, AskError> {
+    pub(super) async fn status(&self, known: &mut Option<HeaderValue>) -> Result<Answer, AskError> {
         let late = || Err(format!("it did not answer within {}", spoken(self.timeout)));
         let used = self.route.current();
         let asked = tokio::time::timeout(self.timeout, self.ask(&used.client, known))

@@ -11,15 +11,14 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
-use super::client::bounded;
-use super::{Http, SetupError};
+use crate::http::{self, Http, SetupError, bounded};
 
 /// How much of an answer is read, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
 /// The way to a collector.
 #[derive(Debug)]
-pub struct Collector {
+pub(super) struct Collector {
     http: Http,
     /// The exporter's thread has none.
     runtime: Runtime,
@@ -32,11 +31,11 @@ impl Collector {
     ///
     /// # Errors
     /// A sentence of why there is no way.
-    pub fn new(timeout: Duration) -> Result<Self, String> {
-        super::install_tls();
-        let http = Http::new(super::Settings {
+    pub(super) fn new(timeout: Duration) -> Result<Self, String> {
+        http::install_tls();
+        let http = Http::new(http::Settings {
             request: timeout,
-            ..super::Settings::default()
+            ..http::Settings::default()
         });
         let http = http.map_err(|error: SetupError| error.to_string())?;
         let runtime = Builder::new_current_thread()

@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use calry_gitops::daemon::{
     Applying, Board, Fleet, Mode, PassReport, PassResult, Settings, State, Told, Trigger,
 };
-use calry_gitops::http;
-use calry_gitops::http::{Http, HttpUrl, UrlPolicy, install_tls};
+use calry_gitops::desired::definitions::MissingSecrets;
+use calry_gitops::desired::secrets::SecretSources;
+use calry_gitops::desired::watch::WatchOptions;
+use calry_gitops::http::{self, Http, HttpUrl, UrlPolicy, install_tls};
 use calry_gitops::live::{Api, Error, KeySource, Listing, ReadCalry};
 use calry_gitops::metrics::{Metrics, WorkspaceMetrics};
 use calry_gitops::model::{
@@ -23,7 +25,6 @@ use calry_gitops::model::{
 };
 use calry_gitops::pass::{self, Source};
 use calry_gitops::plan::{Applied, Context, Entry, Input, Plan, Verdict, plan};
-use calry_gitops::repo::{MissingSecrets, SecretSources, WatchOptions};
 use calry_gitops::sandbox::{Config, Seed};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::World;

@@ -2,7 +2,7 @@
 //!
 //! # The pass, in the order in which the code reads
 //!
-//! 1. [`repo`] loads the files: desired state, with every problem at its line.
+//! 1. [`desired`] loads the files: desired state, with every problem at its line.
 //! 2. [`http`, `live`] fetches the workspace and the live definitions: two requests, whatever their number.
 //! 3. [`plan`] compares the two, purely, and guards what it found: only an approved plan can be applied.
 //! 4. [`apply`] sends one update per changed provider and verifies each answer.
@@ -23,16 +23,16 @@
 //! | --- | --- |
 //! | `model` | nothing |
 //! | `http` | `model` |
-//! | `repo`, `plan`, `sandbox` | `model` |
+//! | `desired`, `plan`, `sandbox` | `model` |
 //! | `live` | `model`, `http` |
 //! | `apply` | `model`, `http`, `live`, `plan` |
-//! | `pull` | `model`, `repo`, `plan` |
+//! | `pull` | `model`, `desired`, `plan` |
 //! | `render` | `model`, `plan`, `apply`, `pull` |
 //! | `saved` | `model`, `plan` |
-//! | `pass` | `model`, `repo`, `http`, `live`, `plan`, `apply` |
+//! | `pass` | `model`, `desired`, `http`, `live`, `plan`, `apply` |
 //! | `daemon` | all of these but `sandbox` |
-//! | `notifications` | `model`, `repo`, `http`, `live`, `plan`, `apply`, `render`, `pass`, `daemon` |
-//! | `metrics` | `model`, `repo`, `http`, `live`, `plan`, `apply`, `render`, `daemon`, `notifications` |
+//! | `notifications` | `model`, `desired`, `http`, `live`, `plan`, `apply`, `render`, `pass`, `daemon` |
+//! | `metrics` | `model`, `desired`, `http`, `live`, `plan`, `apply`, `render`, `daemon`, `notifications` |
 //! | `kubernetes` | `model`, `pass`, `render`, `daemon`, `notifications` |
 //! | `admin` | `model`, `http`, `live`, `plan`, `render`, `daemon`, `metrics` |
 //! | `cli` | everything; nothing imports it |
@@ -54,6 +54,7 @@ pub mod admin;
 pub mod apply;
 pub mod cli;
 pub mod daemon;
+pub mod desired;
 pub mod http;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
@@ -65,7 +66,6 @@ pub mod pass;
 pub mod plan;
 pub mod pull;
 pub mod render;
-pub mod repo;
 pub mod sandbox;
 pub mod saved;
 #[doc = include_str!("threat_model.md")]

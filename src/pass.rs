@@ -10,15 +10,15 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
+use crate::desired::definitions::{DirectoryError, Loaded, MissingSecrets, Pin};
+use crate::desired::git::{Refused, Trust, TrustError, Trusted};
+use crate::desired::secrets::SecretSources;
+use crate::desired::{definitions, git};
 use crate::live::{self, Listing, ReadCalry};
 use crate::model::{
     Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace, closest,
 };
 use crate::plan::{Applied, Base, BaseFile, Context, Input, PinChange, Plan, plan};
-use crate::repo::{
-    self, DirectoryError, Loaded, MissingSecrets, Pin, Refused, SecretSources, Trust, TrustError,
-    Trusted,
-};
 
 /// Where desired state comes from, and how strictly it is read.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub enum Failure {
     Directory(#[from] DirectoryError),
     /// The definitions as they were cannot be read.
     #[error(transparent)]
-    Base(#[from] repo::BaseError),
+    Base(#[from] git::BaseError),
     /// There are no trusted definitions.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -204,10 +204,10 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
                 loaded,
                 revision,
                 refused,
-            } = repo::trusted(&source.definitions, trust)?;
+            } = git::trusted(&source.definitions, trust)?;
             (loaded, Some(revision), refused)
         }
-        None => (repo::load(&source.definitions)?, None, None),
+        None => (definitions::load(&source.definitions)?, None, None),
     };
     if !source.only.is_empty() {
         keep_only(&mut loaded, &source.only)?;
@@ -215,7 +215,7 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
     loaded.check_holds(today());
     loaded.resolve(&source.secrets, source.missing);
     loaded.secrets().for_each(|secret| scrubber.learn(secret));
-    let revision = trusted.or_else(|| repo::revision(&loaded.directory));
+    let revision = trusted.or_else(|| git::revision(&loaded.directory));
     let base = source
         .base
         .as_deref()
@@ -260,10 +260,10 @@ fn base(
     only: &[Provider],
     scrubber: &Scrubber,
 ) -> Result<Base, Failure> {
-    let repo::Base {
+    let git::Base {
         commit,
         loaded: before,
-    } = repo::base(&loaded.directory, reference)?;
+    } = git::base(&loaded.directory, reference)?;
     before.secrets().for_each(|secret| scrubber.learn(secret));
     let pin = match (before.pin, &loaded.pin) {
         (Pin::Slug(before), Pin::Slug(after)) if before == *after => None,

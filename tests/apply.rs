@@ -11,6 +11,8 @@ use calry_gitops::apply::{
     Caller, GRACE, Options, Outcome, Report, STALE, STALE_IF_CARRIED, UpdateResult, Withdrawn,
     apply,
 };
+use calry_gitops::desired::definitions::MissingSecrets;
+use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::http::{Http, HttpUrl, Places, Settings, UrlPolicy, install_tls};
 use calry_gitops::live::{Api, Error, KeySource, Listing, ReadCalry, Reader, WriteCalry, Writer};
 use calry_gitops::model::{
@@ -19,7 +21,6 @@ use calry_gitops::model::{
 };
 use calry_gitops::pass;
 use calry_gitops::plan::{Applied, Approved, Context, Input, Limits, plan};
-use calry_gitops::repo::{MissingSecrets, SecretSources};
 use calry_gitops::sandbox::{Config, Fault, FaultKind, RequestRecord};
 use serde_json::{Value, json};
 use support::{Ran, World, live};

@@ -149,14 +149,17 @@ fn only_one_module_knows_the_yaml_reader_and_only_the_model_exposes_secrets_to_f
             .map(|f| f.display().to_string())
             .collect()
     };
-    assert_eq!(naming("serde_saphyr::"), ["src/repo/yaml.rs"]);
+    assert_eq!(
+        naming("serde_saphyr::"),
+        ["src/desired/definitions/yaml.rs"]
+    );
     for file in naming(".expose()") {
         // The state writes the fingerprint key that this program made.
         let may = [
             "src/model/",
             "src/http/",
             "src/live/",
-            "src/repo/",
+            "src/desired/",
             "src/notifications/post.rs",
             "src/daemon/state.rs",
         ];

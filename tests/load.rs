@@ -8,11 +8,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use calry_gitops::desired::definitions::{DirectoryError, Loaded, MissingSecrets, Pin, load};
+use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::model::{
     Code, Diagnostic, Half, Live, LiveNames, LiveProblems, PartnerKey, Provider, Severity,
 };
 use calry_gitops::render;
-use calry_gitops::repo::{DirectoryError, Loaded, MissingSecrets, Pin, SecretSources, load};
 use proptest::prelude::*;
 use tempfile::TempDir;
 

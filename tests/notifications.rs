@@ -12,12 +12,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use calry_gitops::daemon::{self, Applying, Fleet, LoopFile, Mode, PassReport, State};
+use calry_gitops::desired::definitions::MissingSecrets;
+use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use calry_gitops::live::{Api, KeySource};
 use calry_gitops::model::{Secret, UpdateMethod};
 use calry_gitops::notifications::{Notifier, Target, Teller};
 use calry_gitops::pass::Source;
-use calry_gitops::repo::{MissingSecrets, SecretSources};
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
@@ -203,7 +204,7 @@ impl Loop {
             max_changes,
             concurrency: 8,
             timeout: Duration::from_secs(5),
-            watching: calry_gitops::repo::WatchOptions::default(),
+            watching: calry_gitops::desired::watch::WatchOptions::default(),
             applying: Applying::to(move |plan| told.applying(plan)),
             state: Arc::new(State::in_process().unwrap()),
             loop_file: Arc::default(),

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use calry_gitops::desired::definitions::load;
+use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::model::{Catalogue, Live, LiveProblems, PartnerKey, Provider, Workspace};
 use calry_gitops::pull::{Names, Scope, State, prepare};
-use calry_gitops::repo::{SecretSources, load};
 use calry_gitops::sandbox::{Config, Mask, Seed, Semantics};
 use serde_json::{Value, json};
 use support::{Ran, World, live, repository};

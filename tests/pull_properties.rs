@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
+use calry_gitops::desired::definitions::{Loaded, MissingSecrets, load, load_or_begin};
+use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::model::{
     Code, Live, LiveNames, LiveProblems, LiveValue, PartnerKey, Provider, Secret, UpdateMethod,
     Workspace,
 };
 use calry_gitops::plan::{Applied, Context, Input, Verdict, plan};
 use calry_gitops::pull::{Names, Pull, Scope, State, prepare};
-use calry_gitops::repo::{Loaded, MissingSecrets, SecretSources, load, load_or_begin};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;

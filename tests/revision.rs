@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use calry_gitops::repo::revision;
+use calry_gitops::desired::git::revision;
 use gix::objs::tree::{Entry, EntryKind};
 use gix::{ObjectId, Repository};
 use tempfile::TempDir;

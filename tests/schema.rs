@@ -7,10 +7,10 @@ mod support;
 use std::fs;
 
 use boon::{Compiler, Schemas};
-use calry_gitops::model::{Catalogue, Code, Provider};
-use calry_gitops::repo::{
+use calry_gitops::desired::definitions::{
     DEFINITION_SCHEMA, Pin, WORKSPACE_SCHEMA, definition_schema, load, workspace_schema,
 };
+use calry_gitops::model::{Catalogue, Code, Provider};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::{World, repository};

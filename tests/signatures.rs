@@ -5,7 +5,7 @@
 
 mod support;
 
-use calry_gitops::repo::{CommitId, Distrust, Trust, TrustError, Trusted, trusted};
+use calry_gitops::desired::git::{CommitId, Distrust, Trust, TrustError, Trusted, trusted};
 use calry_gitops::sandbox::Config;
 use gix::ObjectId;
 use serde_json::json;

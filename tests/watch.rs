@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use calry_gitops::repo::{FoundBy, Settled, WatchOptions, Watcher};
+use calry_gitops::desired::watch::{FoundBy, Settled, WatchOptions, Watcher};
 use tempfile::TempDir;
 use tokio::time::timeout;
 

@@ -13,12 +13,12 @@ use super::options::{FingerprintArgs, LiveArgs, Setup, TrustArgs};
 use super::plan::{Failed, Format, Looked, cannot_be_applied, look};
 use super::{Exit, Output, signals};
 use crate::apply;
+use crate::desired::definitions::MissingSecrets;
 use crate::live::{ApiKey, ReadCalry as _};
 use crate::model::printable;
 use crate::plan::{Approved, Digest, Limits};
 use crate::render::text::Layout;
 use crate::render::{github, json, markdown, text};
-use crate::repo::MissingSecrets;
 use crate::saved::{self, Saved};
 
 #[derive(Args)]

@@ -14,12 +14,15 @@ use clap::{Arg, Args, Command, ValueEnum, ValueHint};
 
 use super::progress::Progress;
 use super::{Output, UsageError};
+use crate::desired::definitions::{MissingSecrets, Pin};
+use crate::desired::git::{CommitId, Trust};
+use crate::desired::secrets::SecretSources;
+use crate::desired::{definitions, git};
 use crate::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use crate::live::{Api, KeySource};
 use crate::model::{FingerprintKey, KNOWN_PROVIDERS, Provider, Secret, Slug, UpdateMethod};
 use crate::pass::Source;
 use crate::pull::Names;
-use crate::repo::{self, CommitId, MissingSecrets, Pin, SecretSources, Trust};
 use crate::sandbox::{Config, Sandbox, Seed};
 
 /// Which files are meant.
@@ -250,7 +253,7 @@ pub(super) fn repository_path(directory: &Path) -> String {
             .ok()
             .map(Path::to_owned)
     };
-    let path = repo::path_in_checkout(directory)
+    let path = git::path_in_checkout(directory)
         .or_else(|| std::env::var_os("GITHUB_WORKSPACE").and_then(|root| within(root.into())))
         .or_else(|| std::env::current_dir().ok().and_then(within));
     path.unwrap_or_else(|| directory.to_owned())
@@ -396,7 +399,7 @@ async fn start_sandbox(
 ) -> anyhow::Result<Sandbox> {
     let mut seed = Seed::builtin();
     // A directory that cannot be read is the pass's to report.
-    let pinned = match repo::load(definitions).map(|loaded| loaded.pin) {
+    let pinned = match definitions::load(definitions).map(|loaded| loaded.pin) {
         Ok(Pin::Slug(slug)) => Some(slug),
         _ => operator.cloned(),
     };

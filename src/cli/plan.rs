@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use super::options::{FingerprintArgs, LiveArgs, LiveSource, Setup, TrustArgs};
 use super::{Exit, Output};
+use crate::desired::definitions::{MissingSecrets, Subject, Writing};
 use crate::live::{Operation, Snapshot, SnapshotError};
 use crate::model::{Code, Diagnostic, Excerpt, FingerprintKey, printable};
 use crate::pass::{self, Desired, Failure, Look};
 use crate::plan::{Applied, Change, Origin, Plan, Verdict};
 use crate::render::text::Layout;
 use crate::render::{github, json, markdown, text};
-use crate::repo::{MissingSecrets, Subject, Writing};
 use crate::saved::Saved;
 
 #[derive(Args)]

@@ -5,11 +5,11 @@ use tokio::time::Instant;
 
 use super::options::LiveArgs;
 use super::{Exit, Output};
+use crate::desired::definitions::{self, MissingSecrets};
 use crate::model::{Live, closest, printable};
 use crate::pass::{self, Desired, Judged};
 use crate::pull::{File, Names, Part, Scope, State, first_unknown, prepare};
 use crate::render;
-use crate::repo::{self, MissingSecrets};
 
 #[derive(Args)]
 pub(super) struct PullArgs {
@@ -40,7 +40,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         .set_up(MissingSecrets::Unavailable, output)
         .await?;
     let source = &setup.source;
-    let mut loaded = repo::load_or_begin(&source.definitions)?;
+    let mut loaded = definitions::load_or_begin(&source.definitions)?;
     let names = Names::of(&loaded);
     if !source.only.is_empty() {
         loaded.keep_only(&source.only);

@@ -25,10 +25,11 @@ use crate::daemon::{
     self, Applying, Board, Fleet, Handle, LoopEnd, LoopFile, Mode, PassReport, Seat, Settings,
     State, Trigger,
 };
+use crate::desired::definitions::MissingSecrets;
+use crate::desired::watch::WatchOptions;
 use crate::http::{self, Http, SecretFile, install_tls};
 use crate::metrics::{Metrics, WorkspaceMetrics};
 use crate::notifications::{Notifier, Teller};
-use crate::repo::{MissingSecrets, WatchOptions};
 use crate::sandbox::Sandbox;
 
 #[derive(Args)]

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::options::LiveArgs;
 use super::{Exit, Output, config};
+use crate::desired::definitions::{self, MissingSecrets, Pin};
 use crate::model::{Catalogue, DefinitionPart, printable};
 use crate::pass;
-use crate::repo::{self, MissingSecrets, Pin};
 
 #[derive(Args)]
 pub(super) struct SchemaArgs {
@@ -41,8 +41,8 @@ pub(super) async fn run(args: &SchemaArgs, output: &Output) -> anyhow::Result<Ex
         return from_live(args, output).await;
     }
     output.result(&match args.file {
-        File::Definition => repo::definition_schema(&Catalogue::built_in()),
-        File::Workspace => repo::workspace_schema(),
+        File::Definition => definitions::definition_schema(&Catalogue::built_in()),
+        File::Workspace => definitions::workspace_schema(),
         File::Config => config::schema(),
     });
     Ok(Exit::Done)
@@ -55,7 +55,7 @@ async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
         .live
         .set_up(MissingSecrets::Unavailable, output)
         .await?;
-    let pin = repo::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
+    let pin = definitions::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let key = setup.key.read()?;
     let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
     let (_, listing) = match pass::fetch(&reader, setup.source.pins(&pin), None).await {
@@ -86,6 +86,6 @@ async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
     }
     let mut known = Catalogue::built_in();
     known.extend(pass::names(&listing).shown());
-    output.result(&repo::definition_schema(&known));
+    output.result(&definitions::definition_schema(&known));
     Ok(Exit::Done)
 }

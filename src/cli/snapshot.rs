@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::options::{FingerprintArgs, LiveArgs};
 use super::{Exit, Output};
-use crate::repo::{self, MissingSecrets, Pin};
+use crate::desired::definitions::{self, MissingSecrets, Pin};
 use crate::{live, pass};
 
 #[derive(Args)]
@@ -24,7 +24,7 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
     let key = args.fingerprints.key()?;
     let only = &setup.source.only;
     // The files are not looked at, and need not be there; where they say which workspace they are for, it must be that one.
-    let pin = repo::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
+    let pin = definitions::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let deadline = Instant::now() + setup.timeout;
     let reader = setup.api.reader(&setup.key.read()?, deadline);
     let (workspace, mut listing) = match pass::fetch(&reader, setup.source.pins(&pin), None).await {

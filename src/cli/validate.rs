@@ -4,10 +4,10 @@ use clap::{Args, ValueEnum};
 
 use super::options::{FileArgs, repository_path};
 use super::{Exit, Output};
+use crate::desired::definitions::{self, Loaded};
 use crate::model::{Severity, printable};
 use crate::pass::{self, Failure};
 use crate::render::{github, json, sarif};
-use crate::repo::{self, Loaded};
 
 #[derive(Args)]
 pub(super) struct ValidateArgs {
@@ -94,7 +94,7 @@ fn load(
         strict,
     }: &FileArgs,
 ) -> Result<Loaded, Failure> {
-    let mut loaded = repo::load(definitions)?;
+    let mut loaded = definitions::load(definitions)?;
     if !only.is_empty() {
         pass::keep_only(&mut loaded, only)?;
     }

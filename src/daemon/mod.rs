@@ -23,11 +23,11 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply;
+use crate::desired::watch::WatchOptions;
 use crate::live::{Api, KeySource};
 use crate::model::spoken;
 use crate::pass::{Failure, Source};
 use crate::plan::Plan;
-use crate::repo::WatchOptions;
 
 use ask::Asked;
 pub use ask::{Handle, NotPending};

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Settings;
+use crate::desired::watch::{WatchOptions, Watcher};
 use crate::live::KeySource;
-use crate::repo::{WatchOptions, Watcher};
 
 /// How often the operator's files are looked at without a file event, compared with the definitions.
 const LESS_OFTEN: u32 = 5;

@@ -17,12 +17,13 @@ use super::news::News;
 use super::updates::{PATIENCE, UNDER_WAY, withdraw};
 use super::{LoopFile, Memory, Mode, Rest, Settings, Trigger};
 use crate::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawn};
+use crate::desired::definitions::Pin;
+use crate::desired::git::{Refused, TrustError};
 use crate::live::{ApiKey, KeyError, ReadCalry as _};
 use crate::model::{Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, printable};
 use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
 use crate::render::status::Ended;
-use crate::repo::{Pin, Refused, TrustError};
 
 /// How a pass went.
 #[derive(Debug)]
@@ -301,17 +302,18 @@ async fn attempt(
     told.revision.clone_from(&desired.revision);
     #[cfg(test)]
     assert!(!memory.faulty, "hunter2");
-    let tell_problems = |memory: &mut Memory, told: &mut Told, loaded: &crate::repo::Loaded| {
-        told.errors = loaded
-            .files
-            .iter()
-            .filter(|file| file.desired.is_none())
-            .count();
-        if memory.problems != loaded.diagnostics {
-            memory.problems.clone_from(&loaded.diagnostics);
-            told.news.clone_from(&loaded.diagnostics);
-        }
-    };
+    let tell_problems =
+        |memory: &mut Memory, told: &mut Told, loaded: &crate::desired::definitions::Loaded| {
+            told.errors = loaded
+                .files
+                .iter()
+                .filter(|file| file.desired.is_none())
+                .count();
+            if memory.problems != loaded.diagnostics {
+                memory.problems.clone_from(&loaded.diagnostics);
+                told.news.clone_from(&loaded.diagnostics);
+            }
+        };
 
     let key = match key {
         Ok(key) => key,
@@ -656,10 +658,11 @@ fn missing(plan: &Plan) -> bool {
 mod tests {
     use super::*;
     use crate::daemon::State;
+    use crate::desired::definitions::MissingSecrets;
+    use crate::desired::secrets::SecretSources;
     use crate::http::{self, Http, HttpUrl, UrlPolicy};
     use crate::live::{Api, KeySource};
     use crate::model::{Secret, UpdateMethod};
-    use crate::repo::{MissingSecrets, SecretSources};
 
     /// There is no key, so that nothing is asked.
     fn settings(definitions: &std::path::Path) -> Settings {
@@ -688,7 +691,7 @@ mod tests {
             max_changes: None,
             concurrency: 1,
             timeout: Duration::from_secs(60),
-            watching: crate::repo::WatchOptions::default(),
+            watching: crate::desired::watch::WatchOptions::default(),
             applying: super::super::Applying::default(),
             state: Arc::new(State::in_process().unwrap()),
             loop_file: Arc::default(),

@@ -13,11 +13,11 @@ use super::text::Histogram;
 use crate::apply::{Outcome, UpdateResult};
 use crate::daemon::status::{LIFELESS, now};
 use crate::daemon::{Board, PassReport, Settings};
+use crate::desired::watch::WatchCounts;
 use crate::live::{End, Exchange, Observer};
 use crate::model::{Provider, Slug, UpdateMethod, ellipsize, printable};
 use crate::plan::{Cause, Plan, Verdict};
 use crate::render::status::{Ended, State, Trigger, WorkspaceStatus};
-use crate::repo::WatchCounts;
 
 /// From what a pass over few files takes to what the longest time limit allows, in seconds.
 const PASS_BOUNDS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];

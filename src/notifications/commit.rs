@@ -2,10 +2,10 @@
 
 use crate::apply::Outcome;
 use crate::daemon::{PassReport, PassResult};
+use crate::desired::git::{Distrust, Refused};
 use crate::model::Revision;
 use crate::pass::Failure;
 use crate::plan::{Plan, Verdict};
-use crate::repo::{Distrust, Refused};
 
 use super::config::Rules;
 

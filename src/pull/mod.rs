@@ -13,15 +13,16 @@ use std::path::Path;
 
 pub use part::{InvalidPart, Part};
 
+use crate::desired::definitions::{
+    self, DefinitionFile, Edit, Loaded, MAX_PARAMETERS, NewValue, Pin, Writing, Written,
+    is_field_name, is_group_name, is_parameter_name,
+};
+use crate::desired::secrets::SecretSources;
 use crate::model::{
     Catalogue, Desired, DesiredValue, FieldSet, Half, Icon, Live, LiveValue, Provider, Secret,
     SecretName, Slug, Workspace,
 };
 use crate::plan::dotted;
-use crate::repo::{
-    self, DefinitionFile, Edit, Loaded, MAX_PARAMETERS, NewValue, Pin, SecretSources, Writing,
-    Written, is_field_name, is_group_name, is_parameter_name,
-};
 
 /// Names for the secrets of new references: none is given twice, and none that a file refers to.
 #[derive(Debug, Default)]
@@ -163,15 +164,18 @@ pub fn prepare(
     let mut files: Vec<File> = live.iter().filter_map(one).collect();
     let schemas = [
         (
-            repo::DEFINITION_SCHEMA,
-            repo::definition_schema(scope.known),
+            definitions::DEFINITION_SCHEMA,
+            definitions::definition_schema(scope.known),
         ),
-        (repo::WORKSPACE_SCHEMA, repo::workspace_schema()),
+        (
+            definitions::WORKSPACE_SCHEMA,
+            definitions::workspace_schema(),
+        ),
     ];
     files.extend(schemas.map(|(name, text)| File::to_write(Writing::own(name, text), Vec::new())));
     if loaded.pin == Pin::None {
         files.push(match Slug::parse(&workspace.slug) {
-            Ok(slug) => File::to_write(repo::draft_pin(&slug), Vec::new()),
+            Ok(slug) => File::to_write(definitions::draft_pin(&slug), Vec::new()),
             Err(error) => File::refused(
                 "workspace.yaml",
                 format!("cannot name the workspace: {error}"),
@@ -286,7 +290,7 @@ fn file(
     let made = match (refused, file) {
         (Some(why), _) => File::refused(&name, why),
         (None, None) if edits.is_empty() && !scope.parts.is_empty() => return None,
-        (None, None) => match repo::draft(provider, &edits) {
+        (None, None) => match definitions::draft(provider, &edits) {
             Some(writing) => File::to_write(writing, changes),
             None => File::refused(
                 &name,

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs};
 
-use super::directory::{FileError, contents, target};
+use super::definitions::directory::{FileError, contents, target};
 use crate::model::{InvalidValue, Secret, SecretName, check_value, unframed};
 
 /// The largest secret, in bytes.

@@ -14,11 +14,11 @@ use std::{fmt, fs};
 use gix::objs::CommitRef;
 use gix::{ObjectId, Repository};
 
-use super::directory::{DirectoryError, in_parallel};
-use super::load::Loaded;
 use super::revision::{Committed, Trouble, files_of, is_dirty, object, open, told};
 use super::signature::{Distrust, Signed};
 use super::signers::{Signers, SignersError};
+use crate::desired::definitions::directory::in_parallel;
+use crate::desired::definitions::{DirectoryError, Loaded};
 use crate::model::{Revision, short_commit};
 
 /// How many first parents are looked at.

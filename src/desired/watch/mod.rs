@@ -24,7 +24,7 @@ use notify::{Event, EventKind};
 use tokio::sync::{Notify, oneshot, watch};
 
 use self::events::Ear;
-use super::directory::is_input;
+use super::definitions::directory::is_input;
 
 mod events;
 

@@ -18,10 +18,10 @@ use super::definition::{
 use super::directory::{self, DirectoryError, FileError, LookAlike};
 use super::edit::Edit;
 use super::format::{self, DEFINITION_SCHEMA};
-use super::secrets::{SecretError, SecretSources};
 use super::source::{Problems, Source, Told};
 use super::write::Writing;
 use super::yaml::Span;
+use crate::desired::secrets::{SecretError, SecretSources};
 use crate::model::{
     Catalogue, Code, Desired, Diagnostic, Excerpt, Half, Hold, LiveNames, PartnerKey, Provider,
     Secret, SecretName, Severity, Slug, character, check_value, closest, printable,
@@ -119,7 +119,7 @@ pub fn load_or_begin(directory: &Path) -> Result<Loaded, DirectoryError> {
 }
 
 /// What a single file turned out to be.
-pub(super) enum Read {
+pub(crate) enum Read {
     Definition(Box<DefinitionFile>),
     Workspace(Source, Option<Slug>),
     Schema(Catalogue),
@@ -128,7 +128,7 @@ pub(super) enum Read {
 }
 
 /// Reads one file by itself.
-pub(super) fn read_file(
+pub(crate) fn read_file(
     name: &str,
     content: Result<Vec<u8>, FileError>,
 ) -> (Read, Vec<Diagnostic>) {
@@ -344,7 +344,7 @@ impl DefinitionFile {
 
 impl Loaded {
     /// Puts files together that were read by themselves.
-    pub(super) fn of(
+    pub(crate) fn of(
         directory: PathBuf,
         files: impl IntoIterator<Item = (Read, Vec<Diagnostic>)>,
     ) -> Self {

@@ -11,10 +11,10 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::definition::{Entry, Reader};
-use super::mask::WORKSPACES;
-use super::source::{Problems, Source};
-use super::yaml::{Node, Span, Value};
+use crate::desired::definitions::definition::{Entry, Reader};
+use crate::desired::definitions::mask::WORKSPACES;
+use crate::desired::definitions::source::{Problems, Source};
+use crate::desired::definitions::yaml::{Node, Span, Value};
 use crate::model::{Code, Diagnostic};
 
 /// The largest configuration file, in bytes.
@@ -24,13 +24,13 @@ const MAX_NODES: usize = 200_000;
 /// How many workspaces one daemon keeps.
 const MAX_WORKSPACES: usize = 5000;
 /// The longest name of a workspace, in characters: it is part of file names.
-pub const MAX_WORKSPACE_NAME: usize = 63;
+pub(super) const MAX_WORKSPACE_NAME: usize = 63;
 /// What a workspace's name is, as a regular expression.
-pub const WORKSPACE_NAME: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
+pub(super) const WORKSPACE_NAME: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 
 /// What a setting is in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// A text.
     Text,
     /// A duration with its unit, such as `60s`.
@@ -47,11 +47,11 @@ pub enum Kind {
 
 /// Where in the file something stands.
 #[derive(Clone, Copy, Debug)]
-pub struct Place(Span);
+pub(super) struct Place(Span);
 
 /// A setting as the file gives it.
 #[derive(Clone, Debug)]
-pub struct Setting {
+pub(super) struct Setting {
     /// Its texts; a single one but for a [`Kind::List`].
     pub texts: Vec<String>,
     /// The maps of [`Kind::Documents`], each with its place.
@@ -63,24 +63,22 @@ pub struct Setting {
 }
 
 /// Settings by their keys.
-pub type Section = BTreeMap<String, Setting>;
+pub(super) type Section = BTreeMap<String, Setting>;
 
 /// The settings of one workspace.
 #[derive(Debug)]
-pub struct WorkspaceSection {
+pub(super) struct WorkspaceSection {
     /// Its name, unlike that of every other.
     pub name: String,
     /// Where it begins.
     pub place: Place,
-    /// The line of its beginning, from 1.
-    pub line: usize,
     /// What it says.
     pub settings: Section,
 }
 
 /// The operator's configuration file.
 #[derive(Debug)]
-pub struct Settings {
+pub(super) struct Settings {
     source: Source,
     problems: Vec<Diagnostic>,
     /// What holds for the daemon, or for each workspace that does not say otherwise.
@@ -91,7 +89,7 @@ pub struct Settings {
 
 /// The file cannot be read at all.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub(in crate::cli) enum SettingsError {
     /// The system says why.
     #[error("the configuration file {0} cannot be read: {1}")]
     Unreadable(String, io::Error),
@@ -109,7 +107,10 @@ impl Settings {
     ///
     /// # Errors
     /// [`SettingsError`] where there is nothing to read.
-    pub fn read(path: &Path, keys: &BTreeMap<String, (Kind, bool)>) -> Result<Self, SettingsError> {
+    pub(super) fn read(
+        path: &Path,
+        keys: &BTreeMap<String, (Kind, bool)>,
+    ) -> Result<Self, SettingsError> {
         let name = path.display().to_string();
         let mut bytes = Vec::new();
         File::open(path)
@@ -167,7 +168,7 @@ impl Settings {
     }
 
     /// Adds a problem that whoever knows the settings found.
-    pub fn problem(&mut self, code: Code, at: Place, message: String, help: Option<String>) {
+    pub(super) fn problem(&mut self, code: Code, at: Place, message: String, help: Option<String>) {
         let mut problems = Problems::after(&self.source, self.problems.len());
         problems.error(code, Some(at.0), || message).help(|| help);
         self.problems.extend(problems.done().list);
@@ -175,7 +176,7 @@ impl Settings {
 
     /// Every problem, sorted by line.
     #[must_use]
-    pub fn problems(&self) -> Vec<Diagnostic> {
+    pub(super) fn problems(&self) -> Vec<Diagnostic> {
         let mut problems = self.problems.clone();
         problems.sort_by_key(|problem| {
             problem
@@ -294,7 +295,6 @@ impl Former<'_> {
         Some(WorkspaceSection {
             name: name?,
             place: Place(at),
-            line: self.source.line(at.start()),
             settings,
         })
     }

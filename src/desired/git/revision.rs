@@ -21,8 +21,9 @@ use gix::objs::{CommitRef, Kind};
 use gix::sec::Trust;
 use gix::{ObjectId, Repository};
 
-use super::directory::{FileError, MAX_FILE, MAX_TOTAL, is_input};
-use super::load::{Loaded, Read, read_file};
+use crate::desired::definitions::Loaded;
+use crate::desired::definitions::directory::{FileError, MAX_FILE, MAX_TOTAL, is_input};
+use crate::desired::definitions::load::{Read, read_file};
 use crate::model::{Diagnostic, Revision, closest, ellipsize, printable};
 
 /// The longest subject and the longest name of an author, in characters.

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use ssh_key::PublicKey;
 use ssh_key::public::KeyData;
 
-use super::directory::{self, FileError};
+use crate::desired::definitions::directory::{self, FileError};
 
 /// The largest file, in bytes.
 const MAX_FILE: u64 = 1 << 20;

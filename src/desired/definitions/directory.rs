@@ -14,9 +14,9 @@ use rustix::fs::OFlags;
 use super::format::DEFINITION_SCHEMA;
 
 /// The largest definition file, in bytes.
-pub(super) const MAX_FILE: u64 = 1 << 20;
+pub(crate) const MAX_FILE: u64 = 1 << 20;
 /// The largest sum of all definition files, in bytes. 10,000 files of usual size are 15 MB.
-pub(super) const MAX_TOTAL: u64 = 64 << 20;
+pub(crate) const MAX_TOTAL: u64 = 64 << 20;
 /// The most entries of a directory.
 const MAX_ENTRIES: usize = 50_000;
 /// How often a directory that changes while it is read is read.
@@ -52,7 +52,7 @@ pub enum DirectoryError {
 
 /// A file that is there and cannot be used. The sentences complete "`name` …".
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FileError {
+pub(crate) enum FileError {
     #[error("is gone")]
     Gone,
     #[error("is a link to something that does not exist")]
@@ -69,11 +69,11 @@ pub(super) enum FileError {
 
 /// What `read` found.
 #[derive(Debug)]
-pub(super) struct Listing<T> {
+pub(crate) struct Listing<T> {
     /// The directory without any link in its path.
-    pub(super) directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// What was made of each file, sorted by name.
-    pub(super) files: Vec<T>,
+    pub(crate) files: Vec<T>,
 }
 
 /// Reads the files of a directory that count and makes something of each, on all processors.
@@ -82,7 +82,7 @@ pub(super) struct Listing<T> {
 ///
 /// # Errors
 /// [`DirectoryError`] where the directory as a whole cannot be used. What is wrong with one file goes to `each`.
-pub(super) fn read<T: Send>(
+pub(crate) fn read<T: Send>(
     directory: &Path,
     each: impl Fn(&str, Result<Vec<u8>, FileError>) -> T + Sync,
 ) -> Result<Listing<T>, DirectoryError> {
@@ -260,13 +260,13 @@ fn is_yaml(name: &OsStr) -> bool {
 
 /// Whether a directory entry of this name counts: a YAML file that is not hidden, or the schema with the names that are
 /// known. Of a [`LookAlike`] only the name counts.
-pub(super) fn is_input(name: &OsStr) -> bool {
+pub(crate) fn is_input(name: &OsStr) -> bool {
     is_yaml(name) && !is_hidden(name) || name == DEFINITION_SCHEMA
 }
 
 /// Why a file whose name looks as if it were meant is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LookAlike {
+pub(crate) enum LookAlike {
     /// Its ending, or the name of the workspace's file, is not in lower case.
     Spelling,
     /// It is one directory down.
@@ -275,7 +275,7 @@ pub(super) enum LookAlike {
 
 impl LookAlike {
     /// `None` for a file that is read.
-    pub(super) fn of(name: &OsStr) -> Option<Self> {
+    pub(crate) fn of(name: &OsStr) -> Option<Self> {
         let bytes = name.as_encoded_bytes();
         let lower = bytes.to_ascii_lowercase();
         let is_pin = [&b"workspace.yaml"[..], b"workspace.yml"].contains(&lower.as_slice());
@@ -297,7 +297,7 @@ impl LookAlike {
 ///
 /// # Errors
 /// [`FileError`], [`FileError::Gone`] where there is nothing of that name.
-pub(super) fn target(root: &Path, name: impl AsRef<Path>) -> Result<PathBuf, FileError> {
+pub(crate) fn target(root: &Path, name: impl AsRef<Path>) -> Result<PathBuf, FileError> {
     let path = root.join(name);
     let target = fs::canonicalize(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound if fs::symlink_metadata(&path).is_ok() => FileError::Dangling,
@@ -315,7 +315,7 @@ pub(super) fn target(root: &Path, name: impl AsRef<Path>) -> Result<PathBuf, Fil
 ///
 /// # Errors
 /// [`FileError`], [`FileError::Gone`] where there is nothing at that path.
-pub(super) fn contents(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
+pub(crate) fn contents(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => FileError::Gone,
         _ => FileError::Unreadable(error),
@@ -346,7 +346,7 @@ pub(super) fn contents(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
 }
 
 /// `items` through `f` on all processors, in order.
-pub(super) fn in_parallel<I: Sync, T: Send>(items: &[I], f: impl Fn(&I) -> T + Sync) -> Vec<T> {
+pub(crate) fn in_parallel<I: Sync, T: Send>(items: &[I], f: impl Fn(&I) -> T + Sync) -> Vec<T> {
     /// Fewer items than this are not worth a thread.
     const SMALL: usize = 64;
     let processors = thread::available_parallelism().map_or(1, usize::from);

@@ -22,11 +22,13 @@ use schemars::generate::SchemaSettings;
 use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
+mod file;
+
 use super::run::{LoopArgs, RunArgs};
 use super::{Cli, Exit, Output, UsageError, options};
 use crate::model::{Code, Diagnostic, closest};
 use crate::notifications::Target;
-use crate::repo::{
+use file::{
     Kind, MAX_WORKSPACE_NAME, Section, Setting, Settings, SettingsError, WORKSPACE_NAME,
     WorkspaceSection,
 };

@@ -8,10 +8,10 @@ use super::yaml::{self, Span, Tree};
 use crate::model::{Code, Diagnostic, Excerpt, Severity, printable};
 
 /// How many problems of one file are told.
-pub(super) const MAX_PROBLEMS: usize = 100;
+pub(crate) const MAX_PROBLEMS: usize = 100;
 
 /// A file's name and text. Its `Debug` shows the name only.
-pub(super) struct Source {
+pub(crate) struct Source {
     name: String,
     text: String,
     /// `None` until the text is known to parse: what cannot be masked by position is masked line by line.
@@ -27,7 +27,7 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    pub(super) fn new(name: &str, text: String) -> Self {
+    pub(crate) fn new(name: &str, text: String) -> Self {
         Self {
             name: name.to_owned(),
             text,
@@ -36,17 +36,17 @@ impl Source {
         }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The text, as nobody may show it.
-    pub(super) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
     /// Reads the text as YAML; from then on it is masked by position.
-    pub(super) fn parse(&self) -> Result<Tree<'_>, yaml::Problem> {
+    pub(crate) fn parse(&self) -> Result<Tree<'_>, yaml::Problem> {
         let tree = yaml::read(&self.text)?;
         let _ = self.mask.set(Mask::of(&tree, &self.text));
         Ok(tree)
@@ -54,7 +54,7 @@ impl Source {
 
     /// Reads the text as YAML of at most so many nodes that holds settings; of a setting, `shown` says by its key whether
     /// it may be.
-    pub(super) fn parse_settings(
+    pub(crate) fn parse_settings(
         &self,
         limit: usize,
         shown: &dyn Fn(&str) -> bool,
@@ -65,7 +65,7 @@ impl Source {
     }
 
     /// The line in which a byte stands, from 1.
-    pub(super) fn line(&self, at: usize) -> usize {
+    pub(crate) fn line(&self, at: usize) -> usize {
         self.lines()
             .partition_point(|start| *start as usize <= at)
             .max(1)
@@ -87,7 +87,7 @@ impl Source {
         })
     }
 
-    pub(super) fn excerpt(&self, span: Span) -> Excerpt {
+    pub(crate) fn excerpt(&self, span: Span) -> Excerpt {
         let number = self.line(span.start());
         let start = self.lines().get(number - 1).map_or(0, |at| *at as usize);
         let end = self
@@ -152,7 +152,7 @@ impl Source {
     }
 
     /// A problem, at a place in the file or of the file as a whole.
-    pub(super) fn diagnostic(
+    pub(crate) fn diagnostic(
         &self,
         severity: Severity,
         code: Code,
@@ -216,7 +216,7 @@ fn chars(text: Option<&str>) -> usize {
 }
 
 /// Collects problems of one file, the first [`MAX_PROBLEMS`] of them in full.
-pub(super) struct Problems<'a> {
+pub(crate) struct Problems<'a> {
     source: &'a Source,
     list: Vec<Diagnostic>,
     /// How many more may be told.
@@ -229,15 +229,15 @@ pub(super) struct Problems<'a> {
 
 /// What was collected.
 #[derive(Default)]
-pub(super) struct Told {
-    pub(super) list: Vec<Diagnostic>,
+pub(crate) struct Told {
+    pub(crate) list: Vec<Diagnostic>,
     /// Whether there was an error, told or not.
-    pub(super) errors: bool,
+    pub(crate) errors: bool,
 }
 
 impl<'a> Problems<'a> {
     /// Begins to collect, where `told` problems of the file were told before.
-    pub(super) fn after(source: &'a Source, told: usize) -> Self {
+    pub(crate) fn after(source: &'a Source, told: usize) -> Self {
         let room = MAX_PROBLEMS.saturating_sub(told);
         Self {
             source,
@@ -249,7 +249,7 @@ impl<'a> Problems<'a> {
         }
     }
 
-    pub(super) fn error(
+    pub(crate) fn error(
         &mut self,
         code: Code,
         at: Option<Span>,
@@ -258,7 +258,7 @@ impl<'a> Problems<'a> {
         self.push(Severity::Error, code, at, message)
     }
 
-    pub(super) fn warning(
+    pub(crate) fn warning(
         &mut self,
         code: Code,
         at: Option<Span>,
@@ -267,7 +267,7 @@ impl<'a> Problems<'a> {
         self.push(Severity::Warning, code, at, message)
     }
 
-    pub(super) fn push(
+    pub(crate) fn push(
         &mut self,
         severity: Severity,
         code: Code,
@@ -286,7 +286,7 @@ impl<'a> Problems<'a> {
     }
 
     /// Ends collecting.
-    pub(super) fn done(mut self) -> Told {
+    pub(crate) fn done(mut self) -> Told {
         // A flood that was warned of before is mentioned again only where it now holds an error.
         if let Some(severity) = self
             .untold
@@ -306,11 +306,11 @@ impl<'a> Problems<'a> {
 }
 
 /// The problem that was collected last, where it is told.
-pub(super) struct Problem<'a>(Option<&'a mut Diagnostic>);
+pub(crate) struct Problem<'a>(Option<&'a mut Diagnostic>);
 
 impl Problem<'_> {
     /// Says what would be right.
-    pub(super) fn help(self, help: impl FnOnce() -> Option<String>) {
+    pub(crate) fn help(self, help: impl FnOnce() -> Option<String>) {
         if let Some(diagnostic) = self.0 {
             diagnostic.help = help();
         }

@@ -17,45 +17,45 @@ use crate::model::{
 };
 
 /// The keys of a definition.
-pub(super) const KEYS: [&str; 5] = ["provider", "icon", "partnerKey", "fieldsToSync", "hold"];
+pub(crate) const KEYS: [&str; 5] = ["provider", "icon", "partnerKey", "fieldsToSync", "hold"];
 /// The longest name of a group or field, in characters.
-pub(super) const MAX_NAME: usize = 100;
+pub(crate) const MAX_NAME: usize = 100;
 /// The longest name of a header or query parameter, in characters.
-pub(super) const MAX_PARAMETER_NAME: usize = 256;
+pub(crate) const MAX_PARAMETER_NAME: usize = 256;
 /// The most headers, or query parameters, of a definition.
 pub const MAX_PARAMETERS: usize = 100;
 /// The longest value below `partnerKey`, in bytes, as it is written and as it is sent. Servers take less.
-pub(super) const MAX_VALUE: usize = 16 << 10;
+pub(crate) const MAX_VALUE: usize = 16 << 10;
 /// The key by which other readers of YAML copy the entries of another map.
 const MERGE_KEY: &str = "<<";
 /// The longest reason of a hold, in characters.
-pub(super) const MAX_REASON: usize = 500;
+pub(crate) const MAX_REASON: usize = 500;
 
 /// What a definition file says.
-pub(super) struct Definition {
+pub(crate) struct Definition {
     /// The provider, where that much is readable.
-    pub(super) provider: Option<Provider>,
+    pub(crate) provider: Option<Provider>,
     /// `None` where the file has an error.
-    pub(super) desired: Option<Desired>,
-    pub(super) places: Places,
-    pub(super) told: Told,
+    pub(crate) desired: Option<Desired>,
+    pub(crate) places: Places,
+    pub(crate) told: Told,
 }
 
 /// Where in a file things stand that are judged later, by others, or shown with a change.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(crate) struct Places {
     /// The provider's name, where it is valid.
-    pub(super) provider: Option<Span>,
+    pub(crate) provider: Option<Span>,
     /// The key of the icon.
     icon: Option<Span>,
     /// The key of each section of the partner key.
     sections: Vec<(Half, Span)>,
     /// Every group, with every field that it names.
-    pub(super) groups: Vec<Group>,
+    pub(crate) groups: Vec<Group>,
     /// The values below `partnerKey`.
-    pub(super) values: Vec<Parameter>,
+    pub(crate) values: Vec<Parameter>,
     /// The hold.
-    pub(super) hold: Option<Span>,
+    pub(crate) hold: Option<Span>,
 }
 
 /// A part of a definition, to find its place in the file.
@@ -80,7 +80,7 @@ pub enum Subject<'a> {
 
 impl Places {
     /// The place of a part; of one that the file does not name, that of what it belongs to.
-    pub(super) fn of(&self, subject: Subject<'_>) -> Option<Span> {
+    pub(crate) fn of(&self, subject: Subject<'_>) -> Option<Span> {
         let place = match subject {
             Subject::Definition => None,
             Subject::Icon => self.icon,
@@ -117,28 +117,28 @@ impl Places {
 
 /// A header or query parameter as the file gives it.
 #[derive(Debug)]
-pub(super) struct Parameter {
-    pub(super) half: Half,
-    pub(super) name: String,
+pub(crate) struct Parameter {
+    pub(crate) half: Half,
+    pub(crate) name: String,
     /// The name.
     key: Span,
     /// The value.
-    pub(super) at: Span,
-    pub(super) template: Template,
+    pub(crate) at: Span,
+    pub(crate) template: Template,
 }
 
 /// A group of fields as the file names it.
 #[derive(Debug)]
-pub(super) struct Group {
-    pub(super) name: String,
-    pub(super) at: Span,
-    pub(super) fields: Vec<(String, Span)>,
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) at: Span,
+    pub(crate) fields: Vec<(String, Span)>,
     /// Whether it is a map in which no field is on.
-    pub(super) all_false: bool,
+    pub(crate) all_false: bool,
 }
 
 /// Reads a definition.
-pub(super) fn definition(source: &Source, tree: &Tree<'_>) -> Definition {
+pub(crate) fn definition(source: &Source, tree: &Tree<'_>) -> Definition {
     let mut reader = Reader::new(source, tree);
     let mut places = Places::default();
     let (provider, desired) = reader.definition(tree, &mut places);
@@ -152,7 +152,7 @@ pub(super) fn definition(source: &Source, tree: &Tree<'_>) -> Definition {
 }
 
 /// Reads a workspace's pin; `None` where it is invalid.
-pub(super) fn workspace(source: &Source, tree: &Tree<'_>) -> (Option<Slug>, Told) {
+pub(crate) fn workspace(source: &Source, tree: &Tree<'_>) -> (Option<Slug>, Told) {
     let mut reader = Reader::new(source, tree);
     let slug = reader.workspace(tree);
     let told = reader.problems.done();
@@ -160,14 +160,14 @@ pub(super) fn workspace(source: &Source, tree: &Tree<'_>) -> (Option<Slug>, Told
 }
 
 /// A key and its value.
-pub(super) struct Entry<'n> {
-    pub(super) name: &'n str,
-    pub(super) at: Span,
-    pub(super) value: &'n Node<'n>,
+pub(crate) struct Entry<'n> {
+    pub(crate) name: &'n str,
+    pub(crate) at: Span,
+    pub(crate) value: &'n Node<'n>,
 }
 
 /// A name to repeat in a message, where it is one.
-pub(super) fn named(name: &str, noun: &str) -> String {
+pub(crate) fn named(name: &str, noun: &str) -> String {
     if is_name(name) {
         format!("`{name}`")
     } else {
@@ -176,7 +176,7 @@ pub(super) fn named(name: &str, noun: &str) -> String {
 }
 
 /// Warns that a group switches every field off.
-pub(super) fn all_off(problems: &mut Problems<'_>, code: Code, group: &Group) {
+pub(crate) fn all_off(problems: &mut Problems<'_>, code: Code, group: &Group) {
     let message = || {
         format!(
             "this switches every field of {} off",
@@ -254,13 +254,13 @@ fn parameter_name(half: Half, name: &str) -> Option<String> {
 }
 
 /// Reads maps whose keys are known, and collects what is wrong with them.
-pub(super) struct Reader<'s> {
+pub(crate) struct Reader<'s> {
     source: &'s Source,
-    pub(super) problems: Problems<'s>,
+    pub(crate) problems: Problems<'s>,
 }
 
 impl<'s> Reader<'s> {
-    pub(super) fn new(source: &'s Source, tree: &Tree<'_>) -> Self {
+    pub(crate) fn new(source: &'s Source, tree: &Tree<'_>) -> Self {
         let mut problems = Problems::after(source, 0);
         for problem in &tree.problems {
             problems
@@ -272,7 +272,7 @@ impl<'s> Reader<'s> {
         Self { source, problems }
     }
 
-    pub(super) fn error(
+    pub(crate) fn error(
         &mut self,
         code: Code,
         at: Span,
@@ -286,7 +286,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Says that a value is of the wrong type.
-    pub(super) fn wrong(
+    pub(crate) fn wrong(
         &mut self,
         what: &str,
         key: Span,
@@ -326,7 +326,7 @@ impl<'s> Reader<'s> {
     }
 
     /// The entries of a map: the first of every key. `what` names the map, `key` is where its own key stands.
-    pub(super) fn entries<'n>(
+    pub(crate) fn entries<'n>(
         &mut self,
         what: &str,
         key: Span,
@@ -369,7 +369,7 @@ impl<'s> Reader<'s> {
         Some(entries)
     }
 
-    pub(super) fn twice(&mut self, what: &str, at: Span, first: Span) {
+    pub(crate) fn twice(&mut self, what: &str, at: Span, first: Span) {
         let source = self.source;
         self.error(Code::DuplicateKey, at, || format!("{what} is there twice"))
             .help(|| {
@@ -380,7 +380,7 @@ impl<'s> Reader<'s> {
             });
     }
 
-    pub(super) fn unknown(&mut self, entry: &Entry<'_>, whose: &str, known: &[&str]) {
+    pub(crate) fn unknown(&mut self, entry: &Entry<'_>, whose: &str, known: &[&str]) {
         let message = || format!("{} is not a key of {whose}", named(entry.name, "key"));
         let list = || {
             known
@@ -403,7 +403,7 @@ impl<'s> Reader<'s> {
     }
 
     /// A text.
-    pub(super) fn text<'n>(
+    pub(crate) fn text<'n>(
         &mut self,
         what: &str,
         entry: &Entry<'n>,
@@ -496,7 +496,7 @@ impl<'s> Reader<'s> {
     }
 
     /// The entries of the document, which is `what`.
-    pub(super) fn root<'n>(
+    pub(crate) fn root<'n>(
         &mut self,
         tree: &'n Tree<'n>,
         what: &str,

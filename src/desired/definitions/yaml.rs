@@ -21,13 +21,13 @@ const MAX_PROBLEMS: usize = 128;
 
 /// A range of bytes in a text of at most 4 GiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Span {
+pub(crate) struct Span {
     start: u32,
     end: u32,
 }
 
 impl Span {
-    pub(super) fn new(start: usize, end: usize) -> Self {
+    pub(crate) fn new(start: usize, end: usize) -> Self {
         let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         Self {
             start: narrow(start),
@@ -35,15 +35,15 @@ impl Span {
         }
     }
 
-    pub(super) const fn start(self) -> usize {
+    pub(crate) const fn start(self) -> usize {
         self.start as usize
     }
 
-    pub(super) const fn end(self) -> usize {
+    pub(crate) const fn end(self) -> usize {
         self.end as usize
     }
 
-    pub(super) const fn is_empty(self) -> bool {
+    pub(crate) const fn is_empty(self) -> bool {
         self.start == self.end
     }
 }
@@ -58,14 +58,14 @@ impl From<granit_parser::Span> for Span {
 
 /// A node and its place. A block list or map has the place where it begins, of no length.
 #[derive(Debug)]
-pub(super) struct Node<'a> {
-    pub(super) span: Span,
-    pub(super) value: Value<'a>,
+pub(crate) struct Node<'a> {
+    pub(crate) span: Span,
+    pub(crate) value: Value<'a>,
 }
 
 /// What a node is, by YAML 1.2's core schema with strict booleans.
 #[derive(Debug)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
     /// A number, or a boolean in another spelling than `true` and `false`: other YAML readers would not take it for a text.
@@ -79,7 +79,7 @@ pub(super) enum Value<'a> {
 
 impl Node<'_> {
     /// The text of a text node.
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) => Some(text),
             _ => None,
@@ -87,7 +87,7 @@ impl Node<'_> {
     }
 
     /// Whether the node is neither a list nor a map.
-    pub(super) const fn is_scalar(&self) -> bool {
+    pub(crate) const fn is_scalar(&self) -> bool {
         matches!(
             self.value,
             Value::Null | Value::Bool(_) | Value::Other | Value::Text(_)
@@ -97,28 +97,28 @@ impl Node<'_> {
 
 /// The first document of a text.
 #[derive(Debug)]
-pub(super) struct Tree<'a> {
+pub(crate) struct Tree<'a> {
     /// `None` where the text holds no node at all.
-    pub(super) root: Option<Node<'a>>,
+    pub(crate) root: Option<Node<'a>>,
     /// Where the document ends; what follows was not read.
-    pub(super) end: usize,
+    pub(crate) end: usize,
     /// What is valid YAML and left out of this format: tags, anchors, aliases, a second document.
-    pub(super) problems: Vec<Problem>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 /// Something wrong with the text as YAML. It repeats nothing of the text.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Problem {
-    pub(super) at: Span,
-    pub(super) message: Cow<'static, str>,
-    pub(super) help: Option<&'static str>,
+pub(crate) struct Problem {
+    pub(crate) at: Span,
+    pub(crate) message: Cow<'static, str>,
+    pub(crate) help: Option<&'static str>,
 }
 
 /// Reads the text of a definition.
 ///
 /// # Errors
 /// The first thing that makes the text unreadable as YAML, or too large.
-pub(super) fn read(text: &str) -> Result<Tree<'_>, Problem> {
+pub(crate) fn read(text: &str) -> Result<Tree<'_>, Problem> {
     read_at_most(text, MAX_NODES)
 }
 
@@ -126,7 +126,7 @@ pub(super) fn read(text: &str) -> Result<Tree<'_>, Problem> {
 ///
 /// # Errors
 /// As [`read`].
-pub(super) fn read_at_most(text: &str, limit: usize) -> Result<Tree<'_>, Problem> {
+pub(crate) fn read_at_most(text: &str, limit: usize) -> Result<Tree<'_>, Problem> {
     if let Some((at, c)) = text
         .char_indices()
         .find(|(_, c)| c.is_control() && !matches!(c, '\t' | '\n' | '\r'))

@@ -4,18 +4,18 @@
 //! It lists what may be shown and hides the rest, so that a misspelt `partnerkey`, a half under the wrong key or a list
 //! where a map belongs hides too much rather than too little. It never looks at whether a value looks secret.
 
-use super::yaml::{Node, Span, Tree, Value};
 use jiff::civil::Date;
 
+use super::yaml::{Node, Span, Tree, Value};
 use crate::model::{KNOWN_LISTING_FIELDS, check_header_name};
 
 /// The key of the list of workspaces in the operator's configuration file.
-pub(super) const WORKSPACES: &str = "workspaces";
+pub(crate) const WORKSPACES: &str = "workspaces";
 /// How Calry's API keys begin.
 const KEY_PREFIX: &str = "zepl.";
 
 /// The parts of a file that parses.
-pub(super) struct Mask {
+pub(crate) struct Mask {
     /// What may not be shown, in order.
     hidden: Vec<Span>,
     /// The keys that may be shown even there, in order.
@@ -27,7 +27,7 @@ type Entry<'a> = (Node<'a>, Node<'a>);
 
 impl Mask {
     /// The mask of a tree that was read from a text.
-    pub(super) fn of(tree: &Tree<'_>, text: &str) -> Self {
+    pub(crate) fn of(tree: &Tree<'_>, text: &str) -> Self {
         let mut mask = Masking {
             text,
             mask: Self {
@@ -45,7 +45,7 @@ impl Mask {
 
     /// The mask of a tree of settings. Of a setting that `shown` does not know by its key, the key alone is shown: somebody
     /// may have written a secret where only its file is to be named.
-    pub(super) fn of_settings(tree: &Tree<'_>, text: &str, shown: &dyn Fn(&str) -> bool) -> Self {
+    pub(crate) fn of_settings(tree: &Tree<'_>, text: &str, shown: &dyn Fn(&str) -> bool) -> Self {
         let mut mask = Masking {
             text,
             mask: Self {
@@ -62,7 +62,7 @@ impl Mask {
     }
 
     /// How much of a line may be shown, from its beginning; `None` where all of it may. `line` begins at byte `start`.
-    pub(super) fn visible<'t>(&self, line: &'t str, start: usize) -> Option<&'t str> {
+    pub(crate) fn visible<'t>(&self, line: &'t str, start: usize) -> Option<&'t str> {
         let end = start + line.len();
         // What is hidden ends with the indentation of the next key.
         let blank = line.len() - line.trim_start_matches(' ').len();
@@ -284,7 +284,7 @@ fn is_known(words: &str) -> bool {
 }
 
 /// The marks of a merge conflict, each at the beginning of its line.
-pub(super) const CONFLICT: [&str; 2] = ["<<<<<<<", ">>>>>>>"];
+pub(crate) const CONFLICT: [&str; 2] = ["<<<<<<<", ">>>>>>>"];
 
 /// The keys that may be shown even if no blank follows their `:`. Of any other, such a line may be a secret as a whole.
 const KEYS: [&str; 11] = [
@@ -303,7 +303,7 @@ const KEYS: [&str; 11] = [
 
 /// How much of a line of a file that does not parse may be shown: its first key, where the line begins like one, or the mark
 /// of a merge conflict.
-pub(super) fn visible_unparsed(line: &str) -> &str {
+pub(crate) fn visible_unparsed(line: &str) -> &str {
     if let Some(mark) = CONFLICT
         .iter()
         .find_map(|mark| line.starts_with(mark).then(|| line.get(..mark.len()))?)
@@ -325,17 +325,17 @@ pub(super) fn visible_unparsed(line: &str) -> &str {
 }
 
 /// Whether a text is a key's name and nothing else, so that it may be repeated.
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= 64 && check_header_name(text).is_ok()
 }
 
 /// Whether a key belongs to a partner key: below `fieldsToSync` it slipped under the wrong one.
-pub(super) fn is_part_of_a_partner_key(key: &str) -> bool {
+pub(crate) fn is_part_of_a_partner_key(key: &str) -> bool {
     matches!(key, "partnerKey" | "headers" | "queryParams")
 }
 
 /// Whether a text is a boolean to readers of YAML 1.1.
-pub(super) fn is_boolean_elsewhere(word: &str) -> bool {
+pub(crate) fn is_boolean_elsewhere(word: &str) -> bool {
     ["yes", "no", "on", "off", "y", "n"]
         .iter()
         .any(|boolean| word.eq_ignore_ascii_case(boolean))

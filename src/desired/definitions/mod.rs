@@ -1,0 +1,32 @@
+//! The definitions directory: from YAML files to desired state, with every problem at its line.
+//!
+//! The way of a file, in the order in which the code reads: [`directory`] reads its bytes, [`yaml`] parses them to a tree,
+//! [`definition`] makes [`Desired`](crate::model::Desired) of the tree, and [`load`](mod@load) puts the files together, compares them
+//! with the known names ([`catalogue`] reads those from the schema beside the files) and resolves secrets. A problem on the
+//! way becomes a [`Diagnostic`](crate::model::Diagnostic) in [`source`], where [`mask`] hides what the quoted line may not
+//! show.
+//!
+//! The way back, for `pull`: [`edit`] changes a file's text in place, [`format`](mod@format) writes a new file (and the JSON
+//! Schema of any file), and [`write`](mod@write) puts either into the directory, whole or not at all.
+//!
+//! Never: open a socket, let a file name the place of a secret, or write outside of [`write`](mod@write).
+
+mod catalogue;
+pub(crate) mod definition;
+pub(crate) mod directory;
+mod edit;
+mod format;
+pub(crate) mod load;
+pub(crate) mod mask;
+pub(crate) mod source;
+mod write;
+pub(crate) mod yaml;
+
+pub use definition::{MAX_PARAMETERS, Subject, is_field_name, is_group_name, is_parameter_name};
+pub use directory::DirectoryError;
+pub use edit::{Edit, NewValue};
+pub use format::{DEFINITION_SCHEMA, WORKSPACE_SCHEMA, definition_schema, workspace_schema};
+pub use load::{
+    DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_begin,
+};
+pub use write::{WriteError, Writing, Written};

@@ -1,0 +1,13 @@
+//! Git: which commit the definitions come from, what another commit held, and whether a commit is signed by an allowed signer.
+//!
+//! Never: run git, write to a repository, or contact a remote.
+
+mod revision;
+mod signature;
+mod signers;
+mod trusted;
+
+pub use revision::{Base, BaseError, base, path_in_checkout, revision};
+pub use signature::Distrust;
+pub use signers::SignersError;
+pub use trusted::{CommitId, Refused, Trust, TrustError, Trusted, trusted};

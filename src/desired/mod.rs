@@ -1,0 +1,6 @@
+//! Desired state: the definition files, the git commit they come from, and their secrets.
+
+pub mod definitions;
+pub mod git;
+pub mod secrets;
+pub mod watch;

@@ -23,8 +23,8 @@ use calry_gitops::model::{
     KNOWN_LISTING_FIELDS, Live, LiveProblems, LiveValue, PartnerKey, Provider, Scrubber, Secret,
     SecretName, UpdateMethod, Workspace,
 };
-use calry_gitops::pass::{self, Source};
 use calry_gitops::plan::{Applied, Context, Entry, Input, Plan, Verdict, plan};
+use calry_gitops::reconcile::{self, Source};
 use calry_gitops::sandbox::{Config, Seed};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::World;
@@ -138,8 +138,8 @@ fn look(criterion: &mut Criterion) {
         let calry = InMemory::new(files);
         let applied = Applied::new();
         let once = || {
-            let mut desired = pass::load(&source, &Scrubber::default()).unwrap();
-            let looked = pass::look(
+            let mut desired = reconcile::load(&source, &Scrubber::default()).unwrap();
+            let looked = reconcile::look(
                 &source,
                 &mut desired,
                 &calry,
@@ -168,7 +168,7 @@ fn look(criterion: &mut Criterion) {
             })
             .collect();
         let context = Context {
-            today: calry_gitops::pass::today(),
+            today: calry_gitops::reconcile::today(),
             method: UpdateMethod::Patch,
             applied: &applied,
             base: None,

@@ -5,14 +5,14 @@
 //! 1. [`desired`] loads the files: desired state, with every problem at its line.
 //! 2. [`http`, `live`] fetches the workspace and the live definitions: two requests, whatever their number.
 //! 3. [`plan`] compares the two, purely, and guards what it found: only an approved plan can be applied.
-//! 4. [`apply`] sends one update per changed provider and verifies each answer.
+//! 4. [`reconcile::apply`] sends one update per changed provider and verifies each answer.
 //! 5. [`render`] says what happened.
 //!
 //! [`pull`] goes the other way: live state to files, for who begins with this, or adopts a drift.
 //!
-//! [`pass`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`metrics`] tells of in numbers,
+//! [`reconcile`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`metrics`] tells of in numbers,
 //! [`admin`] over HTTP and [`notifications`] by themselves; [`kubernetes`] decides which of several replicas writes. [`model`] is
-//! the vocabulary of all of them, [`http`] is what all of them call others by, [`saved`] is a plan that was reviewed,
+//! the vocabulary of all of them, [`http`] is what all of them call others by, [`reconcile::plan_file`] is a plan that was reviewed,
 //! and [`sandbox`] a Calry of one's own to try it on.
 //!
 //! What a hostile pull request may do, and what not, is told in [`threat_model`].
@@ -25,15 +25,13 @@
 //! | `http` | `model` |
 //! | `desired`, `plan`, `sandbox` | `model` |
 //! | `live` | `model`, `http` |
-//! | `apply` | `model`, `http`, `live`, `plan` |
 //! | `pull` | `model`, `desired`, `plan` |
-//! | `render` | `model`, `plan`, `apply`, `pull` |
-//! | `saved` | `model`, `plan` |
-//! | `pass` | `model`, `desired`, `http`, `live`, `plan`, `apply` |
+//! | `render` | `model`, `plan`, `reconcile`, `pull` |
+//! | `reconcile` | `model`, `desired`, `http`, `live`, `plan` |
 //! | `daemon` | all of these but `sandbox` |
-//! | `notifications` | `model`, `desired`, `http`, `live`, `plan`, `apply`, `render`, `pass`, `daemon` |
-//! | `metrics` | `model`, `desired`, `http`, `live`, `plan`, `apply`, `render`, `daemon`, `notifications` |
-//! | `kubernetes` | `model`, `pass`, `render`, `daemon`, `notifications` |
+//! | `notifications` | `model`, `desired`, `http`, `live`, `plan`, `reconcile`, `render`, `daemon` |
+//! | `metrics` | `model`, `desired`, `http`, `live`, `plan`, `reconcile`, `render`, `daemon`, `notifications` |
+//! | `kubernetes` | `model`, `reconcile`, `render`, `daemon`, `notifications` |
 //! | `admin` | `model`, `http`, `live`, `plan`, `render`, `daemon`, `metrics` |
 //! | `cli` | everything; nothing imports it |
 //!
@@ -51,7 +49,6 @@
 )]
 
 pub mod admin;
-pub mod apply;
 pub mod cli;
 pub mod daemon;
 pub mod desired;
@@ -62,11 +59,10 @@ pub mod live;
 pub mod metrics;
 pub mod model;
 pub mod notifications;
-pub mod pass;
 pub mod plan;
 pub mod pull;
+pub mod reconcile;
 pub mod render;
 pub mod sandbox;
-pub mod saved;
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}

@@ -7,10 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use calry_gitops::apply::{
-    Caller, GRACE, Options, Outcome, Report, STALE, STALE_IF_CARRIED, UpdateResult, Withdrawn,
-    apply,
-};
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::http::{Http, HttpUrl, Places, Settings, UrlPolicy, install_tls};
@@ -19,8 +15,12 @@ use calry_gitops::model::{
     Desired, DesiredPartnerKey, DesiredValue, Live, LiveProblems, LiveValue, PartnerKey, Provider,
     Scrubber, Secret, Template, Update, UpdateMethod, Workspace,
 };
-use calry_gitops::pass;
 use calry_gitops::plan::{Applied, Approved, Context, Input, Limits, plan};
+use calry_gitops::reconcile;
+use calry_gitops::reconcile::apply::{
+    Caller, GRACE, Options, Outcome, Report, STALE, STALE_IF_CARRIED, UpdateResult, Withdrawn,
+    apply,
+};
 use calry_gitops::sandbox::{Config, Fault, FaultKind, RequestRecord};
 use serde_json::{Value, json};
 use support::{Ran, World, live};
@@ -580,8 +580,8 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
     let options = options();
     let reader = api.reader(&key, options.deadline);
     let source = source(world.definitions());
-    let mut desired = pass::load(&source, api.scrubber()).unwrap();
-    let look = pass::look(
+    let mut desired = reconcile::load(&source, api.scrubber()).unwrap();
+    let look = reconcile::look(
         &source,
         &mut desired,
         &reader,
@@ -600,8 +600,8 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
     )
 }
 
-fn source(definitions: std::path::PathBuf) -> pass::Source {
-    pass::Source {
+fn source(definitions: std::path::PathBuf) -> reconcile::Source {
+    reconcile::Source {
         definitions,
         secrets: SecretSources::new(None),
         missing: MissingSecrets::Error,
@@ -1001,7 +1001,7 @@ async fn the_age_of_a_plan_counts_from_the_answer_with_the_definitions() {
     std::fs::write(directory.path().join("p00.yaml"), "provider: P00\n").unwrap();
     let source = source(directory.path().to_owned());
     for (workspace, definitions, age) in [(0, 8, 0), (3, 8, 0), (10, 8, 2)] {
-        let mut desired = pass::load(&source, &Scrubber::default()).unwrap();
+        let mut desired = reconcile::load(&source, &Scrubber::default()).unwrap();
         let (workspace, definitions) = (
             Duration::from_secs(workspace),
             Duration::from_secs(definitions),
@@ -1011,7 +1011,7 @@ async fn the_age_of_a_plan_counts_from_the_answer_with_the_definitions() {
             definitions,
         };
         let method = UpdateMethod::Patch;
-        let look = pass::look(&source, &mut desired, &slow, None, method, &Applied::new())
+        let look = reconcile::look(&source, &mut desired, &slow, None, method, &Applied::new())
             .await
             .unwrap();
         assert_eq!(look.fetched.elapsed().as_secs(), age);

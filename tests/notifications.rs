@@ -18,7 +18,7 @@ use calry_gitops::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use calry_gitops::live::{Api, KeySource};
 use calry_gitops::model::{Secret, UpdateMethod};
 use calry_gitops::notifications::{Notifier, Target, Teller};
-use calry_gitops::pass::Source;
+use calry_gitops::reconcile::Source;
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
@@ -401,7 +401,7 @@ fn a_refused_plan_is_told_once_for_each_digest_and_a_hold_once_before_its_end() 
         daemon.pass().await;
         world.write("guesty.yaml", &file("GUESTY", "pictures"));
         daemon.pass().await;
-        let until = calry_gitops::pass::today().tomorrow().unwrap();
+        let until = calry_gitops::reconcile::today().tomorrow().unwrap();
         let hold = format!("hold:\n  until: {until}\n  reason: <!channel> `x`\n");
         world.write("lodgify.yaml", &(file("LODGIFY", "rooms") + &hold));
         daemon.pass().await;
@@ -552,7 +552,7 @@ fn what_a_webhook_gets_fits_the_schema_in_the_repository() {
 #[test]
 fn after_a_restart_nothing_is_repeated_and_the_end_of_a_failure_is_reported() {
     let world = world(&["HOSTAWAY", "GUESTY", "LODGIFY"]);
-    let until = calry_gitops::pass::today().tomorrow().unwrap();
+    let until = calry_gitops::reconcile::today().tomorrow().unwrap();
     let hold = format!("hold:\n  until: {until}\n  reason: OPS-1\n");
     world.write("lodgify.yaml", &(file("LODGIFY", "rooms") + &hold));
     world.write("hostaway.yaml", "provider: HOSTAWAY\nicon: [\n");

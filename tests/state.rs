@@ -633,7 +633,7 @@ fn a_hold_that_is_over_resumes_and_says_so_even_under_strict() {
 
 #[test]
 fn a_hold_that_ends_soon_is_told_in_the_status() {
-    let today = calry_gitops::pass::today();
+    let today = calry_gitops::reconcile::today();
     for (days, soon) in [(2, true), (30, false)] {
         let until = today.checked_add(jiff::Span::new().days(days)).unwrap();
         let world = world(&format!(

@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 use super::options::{FingerprintArgs, LiveArgs, Setup, TrustArgs};
 use super::plan::{Failed, Format, Looked, cannot_be_applied, look};
 use super::{Exit, Output, signals};
-use crate::apply;
 use crate::desired::definitions::MissingSecrets;
 use crate::live::{ApiKey, ReadCalry as _};
 use crate::model::printable;
 use crate::plan::{Approved, Digest, Limits};
+use crate::reconcile::apply;
+use crate::reconcile::plan_file::{self, Saved};
 use crate::render::text::Layout;
 use crate::render::{github, json, markdown, text};
-use crate::saved::{self, Saved};
 
 #[derive(Args)]
 pub(super) struct ApplyArgs {
@@ -134,7 +134,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
             let sentence = format!(
                 "plan {} refused, as something has changed since: {}; nothing was changed: make the plan again and review it",
                 path.display(),
-                saved::told(&differences)
+                plan_file::told(&differences)
             );
             return give_up(Exit::Failed, &sentence);
         }

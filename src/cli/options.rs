@@ -21,8 +21,8 @@ use crate::desired::{definitions, git};
 use crate::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use crate::live::{Api, KeySource};
 use crate::model::{FingerprintKey, KNOWN_PROVIDERS, Provider, Secret, Slug, UpdateMethod};
-use crate::pass::Source;
 use crate::pull::Names;
+use crate::reconcile::Source;
 use crate::sandbox::{Config, Sandbox, Seed};
 
 /// Which files are meant.

@@ -12,11 +12,11 @@ use super::{Exit, Output};
 use crate::desired::definitions::{MissingSecrets, Subject, Writing};
 use crate::live::{Operation, Snapshot, SnapshotError};
 use crate::model::{Code, Diagnostic, Excerpt, FingerprintKey, printable};
-use crate::pass::{self, Desired, Failure, Look};
 use crate::plan::{Applied, Change, Origin, Plan, Verdict};
+use crate::reconcile::plan_file::Saved;
+use crate::reconcile::{self, Desired, Failure, Look};
 use crate::render::text::Layout;
 use crate::render::{github, json, markdown, text};
-use crate::saved::Saved;
 
 #[derive(Args)]
 pub(super) struct PlanArgs {
@@ -300,7 +300,7 @@ pub(super) async fn look(
     key: Option<&FingerprintKey>,
 ) -> Result<Looked, Failed> {
     let deadline = Instant::now() + setup.timeout;
-    let mut desired = match pass::load(&setup.source, setup.api.scrubber()) {
+    let mut desired = match reconcile::load(&setup.source, setup.api.scrubber()) {
         Ok(desired) => desired,
         Err(failure) => {
             return Err(Failed {
@@ -326,7 +326,7 @@ pub(super) async fn look(
                 }
             };
             let (source, method) = (&setup.source, setup.api.method());
-            let mut look = pass::look(
+            let mut look = reconcile::look(
                 source,
                 &mut desired,
                 &snapshot,
@@ -340,7 +340,7 @@ pub(super) async fn look(
         }
         let api_key = setup.key.read()?;
         let reader = setup.api.reader(&api_key, deadline);
-        pass::look(
+        reconcile::look(
             &setup.source,
             &mut desired,
             &reader,

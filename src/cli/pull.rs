@@ -7,8 +7,8 @@ use super::options::LiveArgs;
 use super::{Exit, Output};
 use crate::desired::definitions::{self, MissingSecrets};
 use crate::model::{Live, closest, printable};
-use crate::pass::{self, Desired, Judged};
 use crate::pull::{File, Names, Part, Scope, State, first_unknown, prepare};
+use crate::reconcile::{self, Desired, Judged};
 use crate::render;
 
 #[derive(Args)]
@@ -58,11 +58,14 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
     let fetched = async {
         let key = setup.key.read()?;
         let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
-        pass::fetch(&reader, source.pins(&desired.loaded.pin), None).await
+        reconcile::fetch(&reader, source.pins(&desired.loaded.pin), None).await
     };
-    let fetched = fetched
-        .await
-        .map(|(workspace, listing)| (workspace, pass::judge(source, &mut desired.loaded, listing)));
+    let fetched = fetched.await.map(|(workspace, listing)| {
+        (
+            workspace,
+            reconcile::judge(source, &mut desired.loaded, listing),
+        )
+    });
     let loaded = &desired.loaded;
     output.diagnostics(&loaded.diagnostics, &setup.shown, loaded.files.len());
     let (

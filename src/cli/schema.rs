@@ -8,7 +8,7 @@ use super::options::LiveArgs;
 use super::{Exit, Output, config};
 use crate::desired::definitions::{self, MissingSecrets, Pin};
 use crate::model::{Catalogue, DefinitionPart, printable};
-use crate::pass;
+use crate::reconcile;
 
 #[derive(Args)]
 pub(super) struct SchemaArgs {
@@ -58,7 +58,7 @@ async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
     let pin = definitions::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let key = setup.key.read()?;
     let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
-    let (_, listing) = match pass::fetch(&reader, setup.source.pins(&pin), None).await {
+    let (_, listing) = match reconcile::fetch(&reader, setup.source.pins(&pin), None).await {
         Ok(fetched) => fetched,
         Err(failure) => {
             output.error(&failure.to_string());
@@ -85,7 +85,7 @@ async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
         return Ok(Exit::Failed);
     }
     let mut known = Catalogue::built_in();
-    known.extend(pass::names(&listing).shown());
+    known.extend(reconcile::names(&listing).shown());
     output.result(&definitions::definition_schema(&known));
     Ok(Exit::Done)
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::options::{FingerprintArgs, LiveArgs};
 use super::{Exit, Output};
 use crate::desired::definitions::{self, MissingSecrets, Pin};
-use crate::{live, pass};
+use crate::{live, reconcile};
 
 #[derive(Args)]
 pub(super) struct SnapshotArgs {
@@ -27,17 +27,18 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
     let pin = definitions::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let deadline = Instant::now() + setup.timeout;
     let reader = setup.api.reader(&setup.key.read()?, deadline);
-    let (workspace, mut listing) = match pass::fetch(&reader, setup.source.pins(&pin), None).await {
-        Ok(fetched) => fetched,
-        Err(failure) => {
-            output.error(&failure.to_string());
-            return Ok(if failure.is_invalid_definitions() {
-                Exit::Invalid
-            } else {
-                Exit::Failed
-            });
-        }
-    };
+    let (workspace, mut listing) =
+        match reconcile::fetch(&reader, setup.source.pins(&pin), None).await {
+            Ok(fetched) => fetched,
+            Err(failure) => {
+                output.error(&failure.to_string());
+                return Ok(if failure.is_invalid_definitions() {
+                    Exit::Invalid
+                } else {
+                    Exit::Failed
+                });
+            }
+        };
     if !only.is_empty() {
         listing.live.retain(|live| only.contains(&live.provider));
         listing.unreadable.retain(|u| {

@@ -6,7 +6,7 @@ use super::options::{FileArgs, repository_path};
 use super::{Exit, Output};
 use crate::desired::definitions::{self, Loaded};
 use crate::model::{Severity, printable};
-use crate::pass::{self, Failure};
+use crate::reconcile::{self, Failure};
 use crate::render::{github, json, sarif};
 
 #[derive(Args)]
@@ -96,10 +96,10 @@ fn load(
 ) -> Result<Loaded, Failure> {
     let mut loaded = definitions::load(definitions)?;
     if !only.is_empty() {
-        pass::keep_only(&mut loaded, only)?;
+        reconcile::keep_only(&mut loaded, only)?;
     }
     loaded.check();
-    loaded.check_holds(pass::today());
+    loaded.check_holds(reconcile::today());
     if *strict {
         loaded.deny_warnings();
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::http::Places;
-use crate::pass::Failure;
+use crate::reconcile::Failure;
 
 /// How many directories are read at once. What is read is mostly in memory, and then this is more than there are processors.
 const READING: usize = 8;

@@ -6,10 +6,10 @@
 use tracing::{debug, error, info, warn};
 
 use super::{Approval, Mode, PassReport, PassResult, Rest};
-use crate::apply::{Outcome, UpdateResult};
 use crate::model::{Diagnostic, Provider, Revision, Severity, ellipsize, printable, spoken};
-use crate::pass::Failure;
 use crate::plan::{Cause, Entry, Plan, Verdict, refusal};
+use crate::reconcile::Failure;
+use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::render::text::{counts, mismatched, named};
 
 /// Logs a pass, but for its updates, which were logged when they ended.

@@ -18,11 +18,11 @@ use super::state::{LOST_AT_END, Remembered, RememberedField, State};
 use super::status::now;
 use super::updates::Updates;
 use super::{LONGEST_PAUSE, Trigger};
-use crate::apply::{Outcome, UpdateResult};
 use crate::desired::git::Refused;
 use crate::model::{DefinitionPart, Desired, Diagnostic, Provider, Secret, Workspace};
-use crate::pass::Failure;
 use crate::plan::{Applied, Cause, Change, Imprint, Mismatch, Plan, Step, Verdict, refusal};
+use crate::reconcile::Failure;
+use crate::reconcile::apply::{Outcome, UpdateResult};
 
 /// How long the file of the memory is waited for. What takes longer is a file system that hangs.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -22,12 +22,11 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply;
 use crate::desired::watch::WatchOptions;
 use crate::live::{Api, KeySource};
 use crate::model::spoken;
-use crate::pass::{Failure, Source};
 use crate::plan::Plan;
+use crate::reconcile::{Failure, Source, apply};
 
 use ask::Asked;
 pub use ask::{Handle, NotPending};

@@ -16,13 +16,13 @@ use super::ask::Asked;
 use super::news::News;
 use super::updates::{PATIENCE, UNDER_WAY, withdraw};
 use super::{LoopFile, Memory, Mode, Rest, Settings, Trigger};
-use crate::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawn};
 use crate::desired::definitions::Pin;
 use crate::desired::git::{Refused, TrustError};
 use crate::live::{ApiKey, KeyError, ReadCalry as _};
 use crate::model::{Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, printable};
-use crate::pass::{self, Failure, Look};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
+use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawn};
+use crate::reconcile::{self, Failure, Look};
 use crate::render::status::Ended;
 
 /// How a pass went.
@@ -338,7 +338,7 @@ async fn attempt(
             }
             known => known,
         };
-        pass::look(
+        reconcile::look(
             &settings.source,
             &mut desired,
             &reader,
@@ -573,7 +573,10 @@ fn stays(loop_file: &LoopFile, workspace: &Workspace) -> Result<(), Failure> {
 }
 
 /// What is read of files.
-type Read = (Result<pass::Desired, Failure>, Result<ApiKey, KeyError>);
+type Read = (
+    Result<reconcile::Desired, Failure>,
+    Result<ApiKey, KeyError>,
+);
 
 /// Reads the definitions and the API key, when its turn has come. What was begun for an earlier pass and hangs is waited for first, so that
 /// a file system that hangs takes one thread of a workspace, and not one more with each pass.
@@ -587,7 +590,7 @@ async fn load(settings: &Settings, memory: &mut Memory) -> Result<Read, Failure>
     let reading = async {
         let (send, loaded) = oneshot::channel();
         memory.reading = Some(tokio::task::spawn_blocking(move || {
-            drop(send.send((pass::load(&source, &scrubber), key.read())))
+            drop(send.send((reconcile::load(&source, &scrubber), key.read())))
         }));
         loaded.await
     };
@@ -669,7 +672,7 @@ mod tests {
         http::install_tls();
         let http = Http::new(http::Settings::default()).unwrap();
         Settings {
-            source: Arc::new(pass::Source {
+            source: Arc::new(reconcile::Source {
                 definitions: definitions.to_owned(),
                 secrets: SecretSources::new(None),
                 missing: MissingSecrets::Error,

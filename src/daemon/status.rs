@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::pass::{PassReport, PassResult};
 use super::{Leadership, Settings, Trigger};
-use crate::apply::{Outcome, UpdateResult};
 use crate::model::{Provider, Revision};
 use crate::plan::{Cause, Change, Entry};
+use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::render::json::Summary;
 use crate::render::status::{
     Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, Trust, WorkspaceStatus,
@@ -480,8 +480,8 @@ pub(crate) fn for_tests() -> Board {
 mod tests {
     use super::*;
     use crate::model::{Diagnostic, Workspace};
-    use crate::pass::Failure;
     use crate::plan::{Plan, Verdict};
+    use crate::reconcile::Failure;
     use crate::render::status::Outcome as Word;
 
     fn at(second: i64) -> Timestamp {

@@ -13,12 +13,12 @@ use tracing::Instrument as _;
 
 use super::memory::CONTESTED;
 use super::{Memory, log};
-use crate::apply::{self, Caller, Outcome, UpdateResult, Withdrawn};
 use crate::desired::definitions::Loaded;
 use crate::http::Places;
 use crate::live::{Reader, Writer};
 use crate::model::{Desired, Provider, Revision};
 use crate::plan::{Approved, Plan};
+use crate::reconcile::apply::{self, Caller, Outcome, UpdateResult, Withdrawn};
 
 /// An update that takes longer does not count against the concurrency any more.
 const SLOW: Duration = Duration::from_secs(2);

@@ -20,7 +20,7 @@ use super::{Cluster, said};
 use crate::daemon::PassReport;
 use crate::model::printable;
 use crate::notifications::{self, Event, EventKind, Rules, Subject};
-use crate::pass::today;
+use crate::reconcile::today;
 
 /// How many may wait.
 const LENGTH: usize = 64;

@@ -10,13 +10,13 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::text::Histogram;
-use crate::apply::{Outcome, UpdateResult};
 use crate::daemon::status::{LIFELESS, now};
 use crate::daemon::{Board, PassReport, Settings};
 use crate::desired::watch::WatchCounts;
 use crate::live::{End, Exchange, Observer};
 use crate::model::{Provider, Slug, UpdateMethod, ellipsize, printable};
 use crate::plan::{Cause, Plan, Verdict};
+use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::render::status::{Ended, State, Trigger, WorkspaceStatus};
 
 /// From what a pass over few files takes to what the longest time limit allows, in seconds.

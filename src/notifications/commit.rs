@@ -1,11 +1,11 @@
 //! What a pass means for the commit that it was about: whether Calry has it. Everything here is pure.
 
-use crate::apply::Outcome;
 use crate::daemon::{PassReport, PassResult};
 use crate::desired::git::{Distrust, Refused};
 use crate::model::Revision;
-use crate::pass::Failure;
 use crate::plan::{Plan, Verdict};
+use crate::reconcile::Failure;
+use crate::reconcile::apply::Outcome;
 
 use super::config::Rules;
 

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::config::{EventKind, Rules};
-use crate::apply::{Outcome, UpdateResult};
 use crate::daemon::{PassReport, PassResult};
 use crate::model::{Desired, ellipsize, printable};
 use crate::plan::{Cause, Change, Entry, Plan, Verdict};
+use crate::reconcile::apply::{Outcome, UpdateResult};
 
 /// How many providers one notification lists; the rest is counted.
 pub const LISTED: usize = 10;
@@ -117,7 +117,7 @@ impl Trouble {
 pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Date) -> Vec<Event> {
     let mut events = Vec::new();
     match &report.result {
-        PassResult::Failed(crate::pass::Failure::Stopped) => return events,
+        PassResult::Failed(crate::reconcile::Failure::Stopped) => return events,
         PassResult::Failed(failure) => {
             // Of the providers nobody knows anything new.
             if memory.passes.again(rules) {

@@ -29,8 +29,8 @@ use crate::daemon::status::now;
 use crate::daemon::{Observer, PassReport};
 use crate::http::Http;
 use crate::model::Workspace;
-use crate::pass::today;
 use crate::plan::Plan;
+use crate::reconcile::today;
 
 pub use commit::{CommitState, CommitStatus, Standing};
 pub use config::{Channel, EventKind, Forge, ForgeKind, InvalidTarget, Rules, Target, WebhookUrl};

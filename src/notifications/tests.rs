@@ -7,12 +7,12 @@ use jiff::civil::{Date, date};
 use proptest::prelude::*;
 
 use super::*;
-use crate::apply::{Outcome, Report, UpdateResult};
 use crate::daemon::{PassResult, Told, Trigger};
 use crate::desired::git::{Distrust, Refused};
 use crate::model::{Desired, DesiredPartnerKey, Hold, Live, LivePartnerKey, Provider};
-use crate::pass::Failure;
 use crate::plan::{Cause, Change, Entry, Payload, Plan, Step, Verdict};
+use crate::reconcile::Failure;
+use crate::reconcile::apply::{Outcome, Report, UpdateResult};
 
 pub(super) fn report(result: PassResult) -> PassReport {
     PassReport {

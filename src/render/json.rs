@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::apply::{Outcome, Report};
 use crate::model::{self, Diagnostic, Excerpt, Severity, printable, printable_json};
 use crate::plan::{self, Change, Entry, KeyChange, Mismatch, Missing, Plan, Verdict};
+use crate::reconcile::apply::{Outcome, Report};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 
 use super::view::{DiffLine, Part, branch, diff, loosened, parts, references};
-use crate::apply::{Outcome, Report};
 use crate::model::{ellipsize, printable, short_commit};
 use crate::plan::{
     Change, Entry, KeyChange, Mismatch, Missing, Origin, Plan, Summary, Unresolved, Value, Verdict,
     dotted, refusal,
 };
+use crate::reconcile::apply::{Outcome, Report};
 
 /// The columns of a terminal.
 pub(super) const WIDTH: usize = 80;

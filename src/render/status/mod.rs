@@ -15,9 +15,9 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
 use super::json::{self, ChangeItem, Hold, Kept, Level, Problem, Revision, Summary};
-use crate::apply;
 use crate::model::{self, Diagnostic, printable};
 use crate::plan::{self, Entry, Verdict};
+use crate::reconcile::apply;
 
 pub use text::{no_contact, text};
 pub use verdict::{Standing, Tone, standing};

@@ -1,7 +1,10 @@
-//! One pass up to its plan: load, fetch, pin, compare. Every command and the daemon go this way; who may write goes on
-//! with [`crate::apply`].
+//! One reconciliation up to its plan: load, fetch, check the pin, compare. Every command and the daemon go this way;
+//! [`apply`] goes on with an approved plan.
 //!
-//! What it never does: write. It is given a reader, and a reader has no way to.
+//! Never: write outside of [`apply`]. Planning is given a reader, which cannot.
+
+pub mod apply;
+pub mod plan_file;
 
 use std::path::PathBuf;
 

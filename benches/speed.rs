@@ -10,9 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calry_gitops::daemon::{
-    Applying, Board, Fleet, Mode, PassReport, PassResult, Settings, State, Told, Trigger,
-};
+use calry_gitops::daemon::{Applying, Board, Fleet, PassReport, PassResult, Settings, State, Told};
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::desired::watch::WatchOptions;
@@ -25,6 +23,7 @@ use calry_gitops::model::{
 };
 use calry_gitops::plan::{Applied, Context, Entry, Input, Plan, Verdict, plan};
 use calry_gitops::reconcile::{self, Source};
+use calry_gitops::report::status::{Mode, Trigger};
 use calry_gitops::sandbox::{Config, Seed};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::World;

@@ -6,7 +6,7 @@
 //! 2. [`http`, `live`] fetches the workspace and the live definitions: two requests, whatever their number.
 //! 3. [`plan`] compares the two, purely, and guards what it found: only an approved plan can be applied.
 //! 4. [`reconcile::apply`] sends one update per changed provider and verifies each answer.
-//! 5. [`render`] says what happened.
+//! 5. [`report`] makes documents of what happened, and [`render`] prints them.
 //!
 //! [`pull`] goes the other way: live state to files, for who begins with this, or adopts a drift.
 //!
@@ -26,13 +26,14 @@
 //! | `desired`, `plan`, `sandbox` | `model` |
 //! | `live` | `model`, `http` |
 //! | `pull` | `model`, `desired`, `plan` |
-//! | `render` | `model`, `plan`, `reconcile`, `pull` |
+//! | `report` | `model`, `plan`, `reconcile` |
+//! | `render` | `model`, `plan`, `reconcile`, `pull`, `report` |
 //! | `reconcile` | `model`, `desired`, `http`, `live`, `plan` |
-//! | `daemon` | all of these but `sandbox` |
-//! | `notifications` | `model`, `desired`, `http`, `live`, `plan`, `reconcile`, `render`, `daemon` |
-//! | `metrics` | `model`, `desired`, `http`, `live`, `plan`, `reconcile`, `render`, `daemon`, `notifications` |
-//! | `kubernetes` | `model`, `reconcile`, `render`, `daemon`, `notifications` |
-//! | `admin` | `model`, `http`, `live`, `plan`, `render`, `daemon`, `metrics` |
+//! | `daemon` | all of these but `sandbox` and `render` |
+//! | `notifications` | `model`, `desired`, `http`, `live`, `plan`, `reconcile`, `report`, `daemon` |
+//! | `metrics` | `model`, `desired`, `http`, `live`, `plan`, `reconcile`, `report`, `daemon`, `notifications` |
+//! | `kubernetes` | `model`, `reconcile`, `report`, `daemon`, `notifications` |
+//! | `admin` | `model`, `http`, `live`, `plan`, `report`, `render`, `daemon`, `metrics` |
 //! | `cli` | everything; nothing imports it |
 //!
 //! `tests/architecture.rs` reads the code and holds it to this table.
@@ -63,6 +64,7 @@ pub mod plan;
 pub mod pull;
 pub mod reconcile;
 pub mod render;
+pub mod report;
 pub mod sandbox;
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}

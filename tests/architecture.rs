@@ -31,6 +31,7 @@ fn allowed() -> BTreeMap<String, BTreeSet<String>> {
                         ![
                             "daemon",
                             "sandbox",
+                            "render",
                             "metrics",
                             "notifications",
                             "admin",

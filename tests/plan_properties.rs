@@ -274,7 +274,7 @@ proptest! {
         }
         prop_assume!(live.iter().all(without_case_twins));
         let plan = make(&wanted, &live, UpdateMethod::Patch);
-        let json = calry_gitops::render::json::plan(&plan, &[], None, None);
+        let json = calry_gitops::report::plan::plan(&plan, &[], None, None);
         let diff = text::Layout { diff: true, ..text::Layout::default() };
         for shown in [text::plan(&plan, text::Layout::default()), text::plan(&plan, diff), json, format!("{plan:?}")] {
             prop_assert!(!shown.contains(&canary), "{}", shown);

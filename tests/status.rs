@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use axum::http::{Method, StatusCode};
-use calry_gitops::render::status::{Status, schema, text};
+use calry_gitops::render::status::text;
+use calry_gitops::report::status::{Status, schema};
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
 use serde_json::{Value, json};
 use support::{Daemon, Ran, World, live, repository, until};

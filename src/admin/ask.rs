@@ -19,11 +19,11 @@ use tracing::{info, warn};
 
 use super::limit::{Peer, Proved};
 use super::{Access, Host, Said, answer, error, hook, host};
-use crate::daemon::{Handle, NotPending, Trigger};
+use crate::daemon::{Handle, NotPending};
 use crate::http::SecretFile;
 use crate::model::{SharedSecret, printable};
 use crate::plan::Digest;
-use crate::render::status::meant;
+use crate::report::status::{Trigger, meant};
 
 /// The largest body of a request to the API, in bytes.
 const MAX_BODY: usize = 64 << 10;

@@ -16,10 +16,11 @@ use futures_util::StreamExt as _;
 
 use super::ask::{Asking, Refused, asked, done, read, single};
 use super::limit::Proved;
+use crate::daemon::Handle;
 use crate::daemon::status::now;
-use crate::daemon::{Handle, Trigger};
 use crate::http::SecretFile;
 use crate::model::{SharedSecret, Signing};
+use crate::report::status::Trigger;
 
 /// The largest body, in bytes: a push of some thousand commits. A larger one is found by the interval.
 const MAX_BODY: usize = 4 << 20;

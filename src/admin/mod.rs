@@ -42,7 +42,8 @@ use crate::daemon::{Board, Handle};
 use crate::http::SecretFile;
 use crate::metrics::Metrics;
 use crate::model::spoken;
-use crate::render::{json, status::Status};
+use crate::report::json;
+use crate::report::status::Status;
 
 pub use hook::Hooks;
 pub use host::{Host, InvalidHost};

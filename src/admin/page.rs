@@ -28,7 +28,7 @@ use super::{Shared, error};
 use crate::daemon::Board;
 use crate::daemon::status::now;
 use crate::render::page::{POLICY, SCRIPT, STYLE, View, content, page, tab_icon};
-use crate::render::status::meant;
+use crate::report::status::meant;
 
 /// The most event streams at once. They leave room among the connections for everything else.
 pub(super) const STREAMS: usize = 32;

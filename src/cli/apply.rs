@@ -19,7 +19,8 @@ use crate::plan::{Approved, Digest, Limits};
 use crate::reconcile::apply;
 use crate::reconcile::plan_file::{self, Saved};
 use crate::render::text::Layout;
-use crate::render::{github, json, markdown, text};
+use crate::render::{github, markdown, text};
+use crate::report::plan;
 
 #[derive(Args)]
 pub(super) struct ApplyArgs {
@@ -106,7 +107,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     let give_up = |exit: Exit, sentence: &str| {
         match args.format {
             Format::Text => {}
-            Format::Json => output.result(&json::plan(plan, diagnostics, None, Some(sentence))),
+            Format::Json => output.result(&plan::plan(plan, diagnostics, None, Some(sentence))),
             Format::Markdown => output.result(&markdown::failure(
                 sentence,
                 diagnostics,
@@ -173,7 +174,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     match args.format {
         Format::Text if count > 0 => output.result(&text::report(&report)),
         Format::Text => {}
-        Format::Json => output.result(&json::plan(plan, diagnostics, Some(&report), None)),
+        Format::Json => output.result(&plan::plan(plan, diagnostics, Some(&report), None)),
         Format::Markdown => output.result(&markdown::plan(
             plan,
             diagnostics,

@@ -16,7 +16,8 @@ use crate::plan::{Applied, Change, Origin, Plan, Verdict};
 use crate::reconcile::plan_file::Saved;
 use crate::reconcile::{self, Desired, Failure, Look};
 use crate::render::text::Layout;
-use crate::render::{github, json, markdown, text};
+use crate::render::{github, markdown, text};
+use crate::report::plan;
 
 #[derive(Args)]
 pub(super) struct PlanArgs {
@@ -224,7 +225,7 @@ impl Looked {
         let (plan, diagnostics) = (&self.look.plan, &self.desired.loaded.diagnostics);
         match format {
             Format::Text => text::plan(plan, layout),
-            Format::Json => json::plan(plan, diagnostics, None, None),
+            Format::Json => plan::plan(plan, diagnostics, None, None),
             Format::Markdown => markdown::plan(plan, diagnostics, None, directory),
             Format::Github => github::plan(plan, diagnostics, directory, |file, target| {
                 self.place(file, target)
@@ -284,7 +285,7 @@ impl Failed {
         let sentence = self.failure.to_string();
         match format {
             Format::Text => format!("error: {sentence}\n"),
-            Format::Json => json::failure(&sentence, &self.diagnostics),
+            Format::Json => plan::failure(&sentence, &self.diagnostics),
             Format::Markdown => markdown::failure(&sentence, &self.diagnostics, directory),
             Format::Github => {
                 github::diagnostics(&self.diagnostics, directory) + &github::failure(&sentence)

@@ -22,14 +22,14 @@ use super::output::OF_WORKSPACE;
 use super::{Command, Exit, Output, UsageError, apply, signals};
 use crate::admin::{Access, Admin, Hooks, Host};
 use crate::daemon::{
-    self, Applying, Board, Fleet, Handle, LoopEnd, LoopFile, Mode, PassReport, Seat, Settings,
-    State, Trigger,
+    self, Applying, Board, Fleet, Handle, LoopEnd, LoopFile, PassReport, Seat, Settings, State,
 };
 use crate::desired::definitions::MissingSecrets;
 use crate::desired::watch::WatchOptions;
 use crate::http::{self, Http, SecretFile, install_tls};
 use crate::metrics::{Metrics, WorkspaceMetrics};
 use crate::notifications::{Notifier, Teller};
+use crate::report::status::{Mode, Trigger};
 use crate::sandbox::Sandbox;
 
 #[derive(Args)]

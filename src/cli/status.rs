@@ -16,8 +16,9 @@ use super::status_client::Daemon;
 use super::{Exit, Output, UsageError, signals};
 use crate::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use crate::model::{ellipsize, printable};
-use crate::render::json;
-use crate::render::status::{self, Status, WorkspaceStatus};
+use crate::render;
+use crate::report::json;
+use crate::report::status::{self, Status, WorkspaceStatus};
 
 /// Between two questions of --watch: with an open page beside it no more than a daemon lets in.
 const BETWEEN: Duration = Duration::from_secs(3);
@@ -85,7 +86,7 @@ pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Ex
     asked.ask().await?;
     if let Some(known) = &asked.known {
         output.result(&match args.format {
-            Format::Text => status::text(&known.status, asked.now()),
+            Format::Text => render::status::text(&known.status, asked.now()),
             Format::Json => json::pretty(&known.document),
         });
     }
@@ -219,11 +220,11 @@ async fn watch(
             let mut text = String::new();
             if let Some(why) = &why {
                 let since = lost.unwrap_or_else(Instant::now);
-                text = status::no_contact(why, since.elapsed(), asked.known.is_some());
+                text = render::status::no_contact(why, since.elapsed(), asked.known.is_some());
                 text.push('\n');
             }
             if let Some(known) = &asked.known {
-                text.push_str(&status::text(&known.status, asked.now()));
+                text.push_str(&render::status::text(&known.status, asked.now()));
             }
             if text != drawn {
                 output.draw(&text);
@@ -237,7 +238,7 @@ async fn watch(
             }
             if let Some(known) = asked.known.as_ref().filter(|_| news) {
                 output.result(&match format {
-                    Format::Text => status::text(&known.status, asked.now()) + "\n",
+                    Format::Text => render::status::text(&known.status, asked.now()) + "\n",
                     Format::Json => json::line(&known.document),
                 });
             }

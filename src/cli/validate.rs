@@ -7,7 +7,8 @@ use super::{Exit, Output};
 use crate::desired::definitions::{self, Loaded};
 use crate::model::{Severity, printable};
 use crate::reconcile::{self, Failure};
-use crate::render::{github, json, sarif};
+use crate::render::{github, sarif};
+use crate::report::plan;
 
 #[derive(Args)]
 pub(super) struct ValidateArgs {
@@ -36,7 +37,7 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
             let sentence = failure.to_string();
             match args.format {
                 Format::Text => {}
-                Format::Json => output.result(&json::failure(&sentence, &[])),
+                Format::Json => output.result(&plan::failure(&sentence, &[])),
                 Format::Github => output.result(&github::failure(&sentence)),
                 Format::Sarif => output.result(&sarif::failure(&sentence)),
             }
@@ -71,7 +72,7 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
     };
     match args.format {
         Format::Text => output.result(&valid),
-        Format::Json => output.result(&json::diagnostics(problems, files)),
+        Format::Json => output.result(&plan::diagnostics(problems, files)),
         // What is no command is a line of the job's log.
         Format::Github => {
             output.result(&(github::diagnostics(problems, &repository_path(definitions)) + &valid))

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::{Board, Trigger};
+use super::Board;
 use crate::plan::Digest;
+use crate::report::status::Trigger;
 
 /// A loop as others meet it: its board, and how it is asked.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 use crate::live::Permission;
-use crate::render::status::{self, Lead};
+use crate::report::status::{self, Lead};
 
 /// A point in time: how long the machine has been up, sleep included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,12 +5,13 @@
 
 use tracing::{debug, error, info, warn};
 
-use super::{Approval, Mode, PassReport, PassResult, Rest};
+use super::{Approval, PassReport, PassResult, Rest};
 use crate::model::{Diagnostic, Provider, Revision, Severity, ellipsize, printable, spoken};
 use crate::plan::{Cause, Entry, Plan, Verdict, refusal};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
-use crate::render::text::{counts, mismatched, named};
+use crate::report::status::Mode;
+use crate::report::words::{counts, mismatched, named};
 
 /// Logs a pass, but for its updates, which were logged when they ended.
 pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
@@ -52,7 +53,7 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
     }
     if report.told.also_is_news {
         let also = report.told.also.join(", ");
-        error!(also, "{}", crate::render::status::also(&report.told.also));
+        error!(also, "{}", crate::report::status::also(&report.told.also));
     }
     let (number, trigger) = (report.number, report.trigger.as_str());
     let took = spoken(report.took);

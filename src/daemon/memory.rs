@@ -13,16 +13,17 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::LONGEST_PAUSE;
 use super::pass::{PassReport, PassResult};
 use super::state::{LOST_AT_END, Remembered, RememberedField, State};
 use super::status::now;
 use super::updates::Updates;
-use super::{LONGEST_PAUSE, Trigger};
 use crate::desired::git::Refused;
 use crate::model::{DefinitionPart, Desired, Diagnostic, Provider, Secret, Workspace};
 use crate::plan::{Applied, Cause, Change, Imprint, Mismatch, Plan, Step, Verdict, refusal};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
+use crate::report::status::Trigger;
 
 /// How long the file of the memory is waited for. What takes longer is a file system that hangs.
 const PATIENCE: Duration = Duration::from_secs(5);

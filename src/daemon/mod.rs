@@ -41,7 +41,7 @@ use rate::Rate;
 pub use state::{NoRandomness, State};
 pub use status::Board;
 
-pub use crate::render::status::{Mode, Trigger};
+pub use crate::report::status::{Mode, Trigger};
 
 /// Everything that one workspace's loop needs.
 pub struct Settings {

@@ -15,7 +15,7 @@ use tracing::field::Empty;
 use super::ask::Asked;
 use super::news::News;
 use super::updates::{PATIENCE, UNDER_WAY, withdraw};
-use super::{LoopFile, Memory, Mode, Rest, Settings, Trigger};
+use super::{LoopFile, Memory, Rest, Settings};
 use crate::desired::definitions::Pin;
 use crate::desired::git::{Refused, TrustError};
 use crate::live::{ApiKey, KeyError, ReadCalry as _};
@@ -23,7 +23,7 @@ use crate::model::{Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, 
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
 use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawn};
 use crate::reconcile::{self, Failure, Look};
-use crate::render::status::Ended;
+use crate::report::status::{Ended, Mode, Trigger};
 
 /// How a pass went.
 #[derive(Debug)]

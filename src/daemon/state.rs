@@ -19,8 +19,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::model::{Fingerprint, FingerprintKey, Half, PartnerKey, Place, Provider, Secret};
 use crate::plan::{Digest, Imprint};
-use crate::render::json::Kept;
-use crate::render::status::Cause;
+use crate::report::plan::Kept;
+use crate::report::status::Cause;
 
 /// The form of the file; one of another form is put aside.
 const VERSION: u32 = 1;

@@ -13,13 +13,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::pass::{PassReport, PassResult};
-use super::{Leadership, Settings, Trigger};
+use super::{Leadership, Settings};
 use crate::model::{Provider, Revision};
 use crate::plan::{Cause, Change, Entry};
 use crate::reconcile::apply::{Outcome, UpdateResult};
-use crate::render::json::Summary;
-use crate::render::status::{
-    Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, Trust, WorkspaceStatus,
+use crate::report::plan::Summary;
+use crate::report::status::{
+    Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, Trigger, Trust,
+    WorkspaceStatus,
 };
 
 /// Between two beats of the loop's heart.
@@ -482,7 +483,7 @@ mod tests {
     use crate::model::{Diagnostic, Workspace};
     use crate::plan::{Plan, Verdict};
     use crate::reconcile::Failure;
-    use crate::render::status::Outcome as Word;
+    use crate::report::status::Outcome as Word;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -595,7 +596,7 @@ mod tests {
         let record = |provider: &str, outcome, error: Option<&str>| Record {
             time: at(0),
             provider: provider.to_owned(),
-            cause: crate::render::status::Cause::Drift,
+            cause: crate::report::status::Cause::Drift,
             revision: None,
             outcome: Some(outcome),
             error: error.map(str::to_owned),

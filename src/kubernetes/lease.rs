@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::election::{Election, Record, Step, Times};
 use super::events::Events;
 use super::{Cluster, said};
-use crate::daemon::{Handle, Leadership, Moment, Trigger};
+use crate::daemon::{Handle, Leadership, Moment};
 use crate::model::{ellipsize, printable, spoken};
-use crate::render::status::{Ended, Lead, Pass};
+use crate::report::status::{Ended, Lead, Pass, Trigger};
 
 /// Who asks for a Lease that another one holds.
 const WANTED_BY: &str = "calry-gitops/wanted-by";

@@ -24,8 +24,8 @@ use jiff::Timestamp;
 use self::text::{Kind, Page};
 use self::workspace::{ENDS, Seen, TRIED};
 use crate::notifications::{Counts, Tally};
-use crate::render::json::Summary;
-use crate::render::status::{Ended, Lead, Mode};
+use crate::report::plan::Summary;
+use crate::report::status::{Ended, Lead, Mode};
 
 pub use workspace::WorkspaceMetrics;
 

@@ -17,7 +17,7 @@ use crate::live::{End, Exchange, Observer};
 use crate::model::{Provider, Slug, UpdateMethod, ellipsize, printable};
 use crate::plan::{Cause, Plan, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
-use crate::render::status::{Ended, State, Trigger, WorkspaceStatus};
+use crate::report::status::{Ended, State, Trigger, WorkspaceStatus};
 
 /// From what a pass over few files takes to what the longest time limit allows, in seconds.
 const PASS_BOUNDS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -205,7 +205,7 @@ impl WorkspaceMetrics {
             status: Arc::clone(&status),
         };
         for provider in &status.providers {
-            use crate::render::status::{Cause, Outcome};
+            use crate::report::status::{Cause, Outcome};
             seen.held += u64::from(provider.state == State::Held);
             seen.failed += u64::from(provider.outcome == Some(Outcome::Failed));
             seen.not_converged += u64::from(provider.outcome == Some(Outcome::NotConverged));

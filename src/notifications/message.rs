@@ -10,7 +10,7 @@ use super::commit::{CommitState, CommitStatus};
 use super::config::{EventKind, Forge, ForgeKind};
 use super::events::{Event, Subject};
 use crate::model::{ellipsize, printable, short_commit};
-use crate::render::json;
+use crate::report::{json, plan};
 
 /// A notification, as a webhook gets it. The keys are a contract: none is ever renamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -28,9 +28,9 @@ pub struct Notification {
     /// What the configuration file calls the workspace; null where it has no name.
     pub name: Option<String>,
     /// The workspace; null before it was read for the first time.
-    pub workspace: Option<json::Workspace>,
+    pub workspace: Option<plan::Workspace>,
     /// The commit that the files were read from; null outside a checkout, or where they could not be read.
-    pub revision: Option<json::Revision>,
+    pub revision: Option<plan::Revision>,
     /// The number of the pass.
     pub pass: u64,
     /// Why, where one reason holds for all of it.
@@ -67,12 +67,12 @@ impl Notification {
             event: kind,
             message: format!("{place}: {sentence}{count}"),
             name: about.name.map(str::to_owned),
-            workspace: about.workspace.cloned().map(|w| json::Workspace {
+            workspace: about.workspace.cloned().map(|w| plan::Workspace {
                 id: ellipsize(&printable(&w.id), 64),
                 name: ellipsize(&printable(&w.name), 128),
                 slug: ellipsize(&printable(&w.slug), 128),
             }),
-            revision: about.revision.map(|r| json::Revision {
+            revision: about.revision.map(|r| plan::Revision {
                 subject: ellipsize(&printable(&r.subject), 200),
                 author: ellipsize(&printable(&r.author), 100),
                 ..r.into()

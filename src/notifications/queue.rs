@@ -16,7 +16,7 @@ use super::message::{self, Notification};
 use super::post::{Proof, Reply};
 use crate::http::{Http, HttpUrl, SecretFile, UnusableSecret};
 use crate::model::spoken;
-use crate::render::json;
+use crate::report::json;
 
 /// How many notifications wait for one target. What is older is dropped for what is newer.
 pub(super) const LENGTH: usize = 1024;

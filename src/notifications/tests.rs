@@ -7,12 +7,13 @@ use jiff::civil::{Date, date};
 use proptest::prelude::*;
 
 use super::*;
-use crate::daemon::{PassResult, Told, Trigger};
+use crate::daemon::{PassResult, Told};
 use crate::desired::git::{Distrust, Refused};
 use crate::model::{Desired, DesiredPartnerKey, Hold, Live, LivePartnerKey, Provider};
 use crate::plan::{Cause, Change, Entry, Payload, Plan, Step, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, Report, UpdateResult};
+use crate::report::status::Trigger;
 
 pub(super) fn report(result: PassResult) -> PassReport {
     PassReport {

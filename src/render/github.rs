@@ -6,11 +6,12 @@
 use std::fmt::Write as _;
 
 use super::path_from_root;
-use super::text::{brief, counts, mismatched, named, origins};
+use super::text::{brief, origins};
 use super::view::{loosened, parts};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, printable};
 use crate::plan::{Change, Loosened, Origin, Plan, Verdict, refusal};
 use crate::reconcile::apply::{Outcome, Report};
+use crate::report::words::{counts, mismatched, named};
 
 /// What an annotation of a plan points to.
 #[derive(Clone, Copy)]

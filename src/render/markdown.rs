@@ -5,11 +5,12 @@
 
 use std::fmt::Write as _;
 
-use super::text::{brief, counts, due, gap, named, not_compared, total};
+use super::text::{brief, due, gap, not_compared, total};
 use super::view::{DiffLine, Part, branch, diff, loosened, parts};
 use crate::model::{Diagnostic, ellipsize, printable, short_commit};
 use crate::plan::{Change, Entry, Origin, Plan, Verdict, dotted};
 use crate::reconcile::apply::Report;
+use crate::report::words::{counts, named};
 
 /// The most characters of a comment; GitHub takes 65,536.
 pub const MAX: usize = 60_000;

@@ -5,7 +5,6 @@
 
 mod diagnostics;
 pub mod github;
-pub mod json;
 pub mod markdown;
 pub mod page;
 pub mod pull;

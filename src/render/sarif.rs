@@ -8,8 +8,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{json, path_from_root};
+use super::path_from_root;
 use crate::model::{Code, Diagnostic, Severity, printable};
+use crate::report::json;
 
 #[derive(Serialize)]
 struct Log<'a> {

@@ -7,10 +7,10 @@ use anstyle::{AnsiColor, Style};
 use super::view::{DiffLine, Part, branch, diff, loosened, parts, references};
 use crate::model::{ellipsize, printable, short_commit};
 use crate::plan::{
-    Change, Entry, KeyChange, Mismatch, Missing, Origin, Plan, Summary, Unresolved, Value, Verdict,
-    dotted, refusal,
+    Change, Entry, KeyChange, Missing, Origin, Plan, Unresolved, Verdict, dotted, refusal,
 };
 use crate::reconcile::apply::{Outcome, Report};
+use crate::report::words::{mismatched, named, others};
 
 /// The columns of a terminal.
 pub(super) const WIDTH: usize = 80;
@@ -199,32 +199,6 @@ pub(super) fn due(plan: &Plan) -> impl Iterator<Item = &Change> {
         .flat_map(|part| part.changes)
 }
 
-/// How many providers are not updated, by state: those in sync first.
-fn others(summary: &Summary) -> Vec<String> {
-    // Destructured in full, so that a new state does not compile until it is shown.
-    let Summary {
-        in_sync,
-        update: _,
-        invalid,
-        unreadable,
-        missing,
-        held,
-        unmanaged,
-    } = *summary;
-    let others = [
-        (held, "on hold"),
-        (invalid, "invalid"),
-        (unreadable, "unreadable"),
-        (missing, "missing"),
-        (unmanaged, "unmanaged"),
-    ];
-    let others = others.into_iter().filter(|(count, _)| *count > 0);
-    std::iter::once((in_sync, "in sync"))
-        .chain(others)
-        .map(|(count, word)| format!("{count} {word}"))
-        .collect()
-}
-
 /// Changes by kind, as words, each with whether fields are switched off: `4 fields on`, `5 fields OFF`, `2 icons`.
 pub(super) fn total<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<(String, bool)> {
     let (mut on, mut off, mut keys, mut icons) = (0, 0, 0, 0);
@@ -251,16 +225,6 @@ pub(super) fn total<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<(S
             )
         })
         .collect()
-}
-
-/// The counts of a plan, as words: `12 to update, 7 in sync, 1 on hold`.
-#[must_use]
-pub fn counts(summary: &Summary) -> String {
-    format!(
-        "{} to update, {}",
-        summary.update,
-        others(summary).join(", ")
-    )
 }
 
 /// How changes of one origin are called.
@@ -573,34 +537,6 @@ pub fn brief<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
     parts.join(", ")
 }
 
-/// The changes of one provider by name, at most eight of them: `pictures on, rating off, icon, headers.x-api-key`.
-#[must_use]
-pub fn named<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
-    const MOST: usize = 8;
-    let changes: Vec<&Change> = changes.into_iter().collect();
-    let mut parts: Vec<String> = changes
-        .iter()
-        .take(MOST)
-        .map(|change| {
-            let path = printable(&change.path());
-            let path = path
-                .strip_prefix("fieldsToSync.")
-                .or(path.strip_prefix("partnerKey."))
-                .unwrap_or(&path);
-            match change {
-                Change::Field { after, .. } => {
-                    format!("{path} {}", if *after { "on" } else { "off" })
-                }
-                Change::Icon { .. } | Change::Key { .. } => path.to_owned(),
-            }
-        })
-        .collect();
-    if changes.len() > MOST {
-        parts.push(format!("and {} more", changes.len() - MOST));
-    }
-    parts.join(", ")
-}
-
 /// What an apply did, provider by provider, and a summary line.
 #[must_use]
 pub fn report(report: &Report) -> String {
@@ -677,25 +613,6 @@ pub fn report(report: &Report) -> String {
         parts.join(", ")
     );
     out
-}
-
-/// One field that did not converge: `listing.pool: sent true, Calry kept nothing`.
-#[must_use]
-pub fn mismatched(mismatch: &Mismatch) -> String {
-    let path = printable(&mismatch.path);
-    if mismatch.sensitive {
-        return format!("{path}: Calry kept another value than was sent (both are sensitive)");
-    }
-    let show = |value: &Value| match value {
-        Value::None => "nothing".to_owned(),
-        Value::Bool(on) => on.to_string(),
-        Value::Text(text) => printable(text),
-    };
-    format!(
-        "{path}: sent {}, Calry kept {}",
-        show(&mismatch.sent),
-        show(&mismatch.kept)
-    )
 }
 
 /// Where the text after a label begins.

@@ -934,7 +934,7 @@ pub(super) fn schema() -> String {
         "items": settings.into_generator().into_root_schema_for::<Target>(),
     });
     top.insert(NOTIFICATIONS.to_owned(), notifications);
-    crate::render::json::pretty(&json!({
+    crate::report::json::pretty(&json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "The configuration of calry-gitops run",
         "description": "Every key but two is a flag of `calry-gitops run`. A workspace's own key wins over flags, flags over \

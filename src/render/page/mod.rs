@@ -15,8 +15,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::status::{Tone, WorkspaceStatus, meant};
 use crate::model::printable;
+use crate::report::status::{WorkspaceStatus, meant};
+use crate::report::verdict::Tone;
 use parts::{safe, sprite, stamp};
 
 /// The style sheet, served at `/assets/page.css`.

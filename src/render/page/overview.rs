@@ -5,7 +5,9 @@ use maud::{Markup, html};
 use super::parts::{ago, filter, icon, safe};
 use super::{View, word, workspace};
 use crate::model::short_commit;
-use crate::render::status::{Standing, State, Tone, WorkspaceStatus, counted, standing};
+use crate::report::status::{State, WorkspaceStatus};
+use crate::report::verdict::{Standing, Tone, standing};
+use crate::report::words::counted;
 
 /// The title of the page, and how good it all is.
 pub(super) fn title(view: &View<'_>) -> (String, Tone) {

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use maud::{Markup, PreEscaped, html};
 
 use crate::model::{ellipsize, printable};
-use crate::render::json::{ChangeItem, Kept, Kind, Problem, Shown};
-use crate::render::status::{Cause, between};
+use crate::report::plan::{ChangeItem, Kept, Kind, Problem, Shown};
+use crate::report::status::Cause;
+use crate::report::words::between;
 
 /// The most characters of a quoted line's three parts, each.
 const QUOTED: usize = 200;
@@ -211,7 +212,7 @@ pub(super) fn kept(fields: &[Kept], most: usize) -> Markup {
 
 /// A problem of a file with its line.
 pub(super) fn problem(problem: &Problem, directory: &str) -> Markup {
-    let error = problem.severity == crate::render::json::Level::Error;
+    let error = problem.severity == crate::report::plan::Level::Error;
     let place = problem
         .line
         .zip(problem.column)

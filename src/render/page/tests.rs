@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::render::status::Status;
+use crate::report::status::Status;
 
 /// What would act in HTML, in an attribute, in an address, on a terminal or on the eye.
 const HOSTILE: &str = "</main><script>alert(1)</script><img src=x onerror=alert(1)>\"' onclick='x' javascript:\

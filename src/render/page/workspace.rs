@@ -8,11 +8,13 @@ use maud::{Markup, html};
 use super::parts::{ago, capitalised, cause, diff, filter, icon, kept, problem, safe, until};
 use super::{View, word};
 use crate::model::{short_commit, spoken};
-use crate::render::json::{Level, Problem};
-use crate::render::status::{
-    Cause, Ended, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, Standing, State,
-    Tone, WorkspaceStatus, counted, standing,
+use crate::report::plan::{Level, Problem};
+use crate::report::status::{
+    Cause, Ended, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, State,
+    WorkspaceStatus,
 };
+use crate::report::verdict::{Standing, Tone, standing};
+use crate::report::words::counted;
 
 /// The most differences on a page, shared by the providers that differ; so a page stays small enough to be sent often.
 const LINES: usize = 140;

@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{self, Diagnostic, Excerpt, Severity, printable, printable_json};
+use super::json;
+use crate::model::{self, Diagnostic, Excerpt, Severity, printable};
 use crate::plan::{self, Change, Entry, KeyChange, Mismatch, Missing, Plan, Verdict};
 use crate::reconcile::apply::{Outcome, Report};
 
@@ -280,7 +281,7 @@ pub fn plan(
         diagnostics: diagnostics.iter().map(Problem::from).collect(),
         error,
     };
-    pretty(&document)
+    json::pretty(&document)
 }
 
 /// The document of `validate`: the problems of so many files.
@@ -296,27 +297,14 @@ pub fn diagnostics(diagnostics: &[Diagnostic], files: usize) -> String {
     let summary = serde_json::json!({
         "files": files, "errors": of(Severity::Error), "warnings": of(Severity::Warning)
     });
-    pretty(&serde_json::json!({ "summary": summary, "diagnostics": problems }))
+    json::pretty(&serde_json::json!({ "summary": summary, "diagnostics": problems }))
 }
 
 /// The document of a pass that failed before there was a plan.
 #[must_use]
 pub fn failure(error: &str, diagnostics: &[Diagnostic]) -> String {
     let problems: Vec<Problem> = diagnostics.iter().map(Problem::from).collect();
-    pretty(&serde_json::json!({ "error": error, "diagnostics": problems }))
-}
-
-/// Any document as JSON that a terminal can be shown.
-#[must_use]
-pub fn pretty(document: &impl Serialize) -> String {
-    // Types of this crate always serialize.
-    printable_json(&serde_json::to_string_pretty(document).unwrap_or_default())
-}
-
-/// Any document as one line.
-#[must_use]
-pub fn line(document: &impl Serialize) -> String {
-    printable_json(&serde_json::to_string(document).unwrap_or_default())
+    json::pretty(&serde_json::json!({ "error": error, "diagnostics": problems }))
 }
 
 fn definition<'a>(
@@ -395,7 +383,7 @@ fn changes(entry: &Entry) -> Vec<ChangeItem> {
 }
 
 /// Why a provider cannot be brought to what git wants, whatever is tried.
-pub(super) fn fault(entry: &Entry, diagnostics: &[Diagnostic]) -> Option<String> {
+pub(crate) fn fault(entry: &Entry, diagnostics: &[Diagnostic]) -> Option<String> {
     match &entry.verdict {
         Verdict::Unreadable(problem) => Some(format!(
             "Calry's definition cannot be read: {}",
@@ -418,7 +406,7 @@ pub(super) fn fault(entry: &Entry, diagnostics: &[Diagnostic]) -> Option<String>
     }
 }
 
-pub(super) fn hold(entry: &Entry) -> Option<Hold> {
+pub(crate) fn hold(entry: &Entry) -> Option<Hold> {
     match &entry.verdict {
         Verdict::Held { hold, .. } => Some(hold.into()),
         _ => None,

@@ -1,10 +1,9 @@
 //! How a workspace stands, in a sentence and in how good that is: the first thing that a person wants to know.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
-use super::{Ended, ProviderStatus, State, WorkspaceStatus};
+use super::status::{Ended, ProviderStatus, State, WorkspaceStatus};
+use super::words::{between, counted};
 use crate::model::{printable, short_commit, spoken};
 
 /// How good it is; in the order in which a person wants to be told.
@@ -62,7 +61,7 @@ pub fn standing(workspace: &WorkspaceStatus, now: Timestamp) -> Standing {
         );
     };
     if !workspace.also.is_empty() {
-        return told(Tone::Bad, super::also(&workspace.also));
+        return told(Tone::Bad, super::status::also(&workspace.also));
     }
     if let Some(error) = &last.error {
         let headline = match (last.result, last.times) {
@@ -132,18 +131,4 @@ pub fn standing(workspace: &WorkspaceStatus, now: Timestamp) -> Standing {
         (true, Some(held)) => told(Tone::Good, format!("in sync · {held}")),
         (true, None) => told(Tone::Good, "in sync".to_owned()),
     }
-}
-
-/// So many of something; nothing where there are none.
-pub(in crate::render) fn counted(count: usize, one: &str, many: &str) -> Option<String> {
-    match count {
-        0 => None,
-        1 => Some(format!("1 {one}")),
-        n => Some(format!("{n} {many}")),
-    }
-}
-
-/// From one time to another; nothing where clocks disagree.
-pub(in crate::render) fn between(from: Timestamp, to: Timestamp) -> Duration {
-    to.duration_since(from).try_into().unwrap_or_default()
 }

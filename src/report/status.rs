@@ -3,9 +3,6 @@
 //! The keys are a contract, as those of `plan --format json` are: none is ever renamed, and the parts that both have are
 //! the same types. `deploy/schemas/status.schema.json` is made of them.
 
-mod text;
-mod verdict;
-
 use std::ops::Deref;
 
 use jiff::Timestamp;
@@ -14,16 +11,13 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
-use super::json::{self, ChangeItem, Hold, Kept, Level, Problem, Revision, Summary};
+use super::json;
+use super::plan::{
+    ChangeItem, Hold, Kept, Level, Problem, Revision, Summary, Workspace, fault, hold,
+};
 use crate::model::{self, Diagnostic, printable};
 use crate::plan::{self, Entry, Verdict};
 use crate::reconcile::apply;
-
-pub use text::{no_contact, text};
-pub use verdict::{Standing, Tone, standing};
-
-pub(super) use verdict::between;
-pub(super) use verdict::counted;
 
 /// The state of a daemon and of every workspace that it keeps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -49,7 +43,7 @@ pub struct WorkspaceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
     /// The workspace; null before it was read for the first time.
-    pub workspace: Option<json::Workspace>,
+    pub workspace: Option<Workspace>,
     /// The definitions directory, as the operator wrote it.
     pub directory: String,
     /// Where Calry is.
@@ -421,7 +415,7 @@ impl ProviderStatus {
                 Verdict::Update(step) => Some(step.cause.into()),
                 _ => None,
             },
-            hold: json::hold(entry),
+            hold: hold(entry),
             hold_days_left: match &entry.verdict {
                 Verdict::Held { hold, .. } => {
                     let left = hold.days_left(now.to_zoned(TimeZone::UTC).date()).max(0);
@@ -431,7 +425,7 @@ impl ProviderStatus {
             },
             ended_hold: entry.ended_hold().map(Hold::from),
             outcome: None,
-            error: json::fault(entry, problems),
+            error: fault(entry, problems),
             not_converged: Vec::new(),
             retry_at: None,
             last_update: None,

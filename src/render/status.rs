@@ -7,16 +7,15 @@ use std::time::Duration;
 use anstyle::Style;
 use jiff::Timestamp;
 
-use super::verdict::{Standing, Tone, between, standing};
-use super::{
+use super::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, wrapped};
+use crate::model::{ellipsize, printable, spoken};
+use crate::report::plan::{ChangeItem, Level, Problem, Shown};
+use crate::report::status::{
     Cause, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, State, Status,
     WorkspaceStatus,
 };
-use crate::model::{ellipsize, printable, spoken};
-use crate::render::json::{ChangeItem, Level, Problem, Shown};
-use crate::render::text::{
-    BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, mismatched, wrapped,
-};
+use crate::report::verdict::{Standing, Tone, standing};
+use crate::report::words::{between, mismatched};
 
 /// Of several workspaces, how many that are not well are shown in full.
 const IN_FULL: usize = 5;

@@ -1,0 +1,105 @@
+//! Words that several outputs share: counts, changes and durations.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::model::printable;
+use crate::plan::{Change, Mismatch, Summary, Value};
+
+/// The counts of a plan, as words: `12 to update, 7 in sync, 1 on hold`.
+#[must_use]
+pub fn counts(summary: &Summary) -> String {
+    format!(
+        "{} to update, {}",
+        summary.update,
+        others(summary).join(", ")
+    )
+}
+
+/// How many providers are not updated, by state: those in sync first.
+pub(crate) fn others(summary: &Summary) -> Vec<String> {
+    // Destructured in full, so that a new state does not compile until it is shown.
+    let Summary {
+        in_sync,
+        update: _,
+        invalid,
+        unreadable,
+        missing,
+        held,
+        unmanaged,
+    } = *summary;
+    let others = [
+        (held, "on hold"),
+        (invalid, "invalid"),
+        (unreadable, "unreadable"),
+        (missing, "missing"),
+        (unmanaged, "unmanaged"),
+    ];
+    let others = others.into_iter().filter(|(count, _)| *count > 0);
+    std::iter::once((in_sync, "in sync"))
+        .chain(others)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect()
+}
+
+/// The changes of one provider by name, at most eight of them: `pictures on, rating off, icon, headers.x-api-key`.
+#[must_use]
+pub fn named<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
+    const MOST: usize = 8;
+    let changes: Vec<&Change> = changes.into_iter().collect();
+    let mut parts: Vec<String> = changes
+        .iter()
+        .take(MOST)
+        .map(|change| {
+            let path = printable(&change.path());
+            let path = path
+                .strip_prefix("fieldsToSync.")
+                .or(path.strip_prefix("partnerKey."))
+                .unwrap_or(&path);
+            match change {
+                Change::Field { after, .. } => {
+                    format!("{path} {}", if *after { "on" } else { "off" })
+                }
+                Change::Icon { .. } | Change::Key { .. } => path.to_owned(),
+            }
+        })
+        .collect();
+    if changes.len() > MOST {
+        parts.push(format!("and {} more", changes.len() - MOST));
+    }
+    parts.join(", ")
+}
+
+/// One field that did not converge: `listing.pool: sent true, Calry kept nothing`.
+#[must_use]
+pub fn mismatched(mismatch: &Mismatch) -> String {
+    let path = printable(&mismatch.path);
+    if mismatch.sensitive {
+        return format!("{path}: Calry kept another value than was sent (both are sensitive)");
+    }
+    let show = |value: &Value| match value {
+        Value::None => "nothing".to_owned(),
+        Value::Bool(on) => on.to_string(),
+        Value::Text(text) => printable(text),
+    };
+    format!(
+        "{path}: sent {}, Calry kept {}",
+        show(&mismatch.sent),
+        show(&mismatch.kept)
+    )
+}
+
+/// So many of something; nothing where there are none.
+pub(crate) fn counted(count: usize, one: &str, many: &str) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        n => Some(format!("{n} {many}")),
+    }
+}
+
+/// From one time to another; nothing where clocks disagree.
+pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
+    to.duration_since(from).try_into().unwrap_or_default()
+}

@@ -298,24 +298,21 @@ impl Memory {
         for (provider, Remembered { imprint, kept }) in remembered {
             let kept: BTreeMap<String, Kept> = kept
                 .into_iter()
-                .map(
-                    |RememberedField {
-                         kept,
-                         cause,
-                         failures,
-                         until,
-                     }| {
-                        let pause = Pause::resumed(failures, until, interval);
-                        (
-                            kept.path.clone(),
-                            Kept {
-                                mismatch: kept.into(),
-                                cause: cause.into(),
-                                pause,
-                            },
-                        )
-                    },
-                )
+                .map(|field| {
+                    let (cause, pause) = (
+                        field.cause(),
+                        Pause::resumed(field.failures, field.until, interval),
+                    );
+                    let mismatch = field.into_mismatch();
+                    (
+                        mismatch.path.clone(),
+                        Kept {
+                            mismatch,
+                            cause,
+                            pause,
+                        },
+                    )
+                })
                 .collect();
             if !kept.is_empty() {
                 self.kept.insert(provider.clone(), kept);
@@ -682,11 +679,8 @@ impl Memory {
                     cause,
                     pause,
                 },
-            ): (&String, &Kept)| RememberedField {
-                kept: mismatch.into(),
-                cause: (*cause).into(),
-                failures: pause.failures,
-                until: pause.until_on_clock,
+            ): (&String, &Kept)| {
+                RememberedField::new(mismatch, *cause, pause.failures, pause.until_on_clock)
             };
             fields.map(field).collect()
         };

@@ -18,9 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::{Fingerprint, FingerprintKey, Half, PartnerKey, Place, Provider, Secret};
-use crate::plan::{Digest, Imprint};
-use crate::report::plan::Kept;
-use crate::report::status::Cause;
+use crate::plan::{Cause, Digest, Imprint, Mismatch, Value};
 
 /// The form of the file; one of another form is put aside.
 const VERSION: u32 = 1;
@@ -57,14 +55,81 @@ pub(super) struct Remembered {
     pub(super) kept: Vec<RememberedField>,
 }
 
-/// A field that Calry did not take over. The file's own form of it.
+/// A field that did not converge. These are the file's own types, so that no other document can change its form.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct RememberedField {
-    #[serde(flatten)]
-    pub(super) kept: Kept,
-    pub(super) cause: Cause,
+    path: String,
+    sent: Option<StoredValue>,
+    kept: Option<StoredValue>,
+    sensitive: bool,
+    cause: StoredCause,
     pub(super) failures: u32,
     pub(super) until: Timestamp,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredValue {
+    Bool(bool),
+    Text(String),
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum StoredCause {
+    Change,
+    Drift,
+}
+
+impl RememberedField {
+    pub(super) fn new(mismatch: &Mismatch, cause: Cause, failures: u32, until: Timestamp) -> Self {
+        let stored = |value: &Value| match value {
+            Value::None => None,
+            Value::Bool(on) => Some(StoredValue::Bool(*on)),
+            Value::Text(text) => Some(StoredValue::Text(text.clone())),
+        };
+        let cause = match cause {
+            Cause::Change => StoredCause::Change,
+            Cause::Drift => StoredCause::Drift,
+        };
+        let Mismatch {
+            path,
+            sent,
+            kept,
+            sensitive,
+        } = mismatch;
+        let (sent, kept) = (stored(sent), stored(kept));
+        Self {
+            path: path.clone(),
+            sent,
+            kept,
+            sensitive: *sensitive,
+            cause,
+            failures,
+            until,
+        }
+    }
+
+    pub(super) const fn cause(&self) -> Cause {
+        match self.cause {
+            StoredCause::Change => Cause::Change,
+            StoredCause::Drift => Cause::Drift,
+        }
+    }
+
+    pub(super) fn into_mismatch(self) -> Mismatch {
+        let value = |stored| match stored {
+            None => Value::None,
+            Some(StoredValue::Bool(on)) => Value::Bool(on),
+            Some(StoredValue::Text(text)) => Value::Text(text),
+        };
+        Mismatch {
+            path: self.path,
+            sent: value(self.sent),
+            kept: value(self.kept),
+            sensitive: self.sensitive,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -296,7 +361,7 @@ impl State {
         };
         let kept = not_converged
             .iter()
-            .map(|field| (field.kept.path.clone(), field.cause.into()))
+            .map(|field| (field.path.clone(), field.cause()))
             .collect();
         let parts = Digest::parse(&parts).ok()?;
         let imprint = Imprint {

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use super::pass::{PassReport, PassResult};
 use super::{Leadership, Settings};
 use crate::model::{Provider, Revision};
+use crate::plan::Summary;
 use crate::plan::{Cause, Change, Entry};
 use crate::reconcile::apply::{Outcome, UpdateResult};
-use crate::report::plan::Summary;
 use crate::report::status::{
     Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, Trigger, Trust,
     WorkspaceStatus,
@@ -272,8 +272,8 @@ fn record(status: &mut WorkspaceStatus, report: &PassReport, now: Timestamp) {
         };
         status.providers = plan.entries.iter().map(provider).collect();
         status.summary = Some(count(&status.providers));
-        status.workspace = Some((&plan.workspace).into());
-        status.revision = plan.revision.as_ref().map(Into::into);
+        status.workspace = Some(plan.workspace.clone());
+        status.revision = plan.revision.clone();
         status.ready = true;
     }
 
@@ -394,7 +394,7 @@ fn records(report: &PassReport, now: Timestamp) -> Vec<Record> {
         |provider: &Provider, cause: Cause, outcome: Option<&Outcome>, changes: &[Change]| Record {
             time: now,
             provider: provider.to_string(),
-            cause: cause.into(),
+            cause,
             revision: revision_of(report, provider),
             outcome: outcome.map(Into::into),
             error: outcome.and_then(Outcome::error),
@@ -596,7 +596,7 @@ mod tests {
         let record = |provider: &str, outcome, error: Option<&str>| Record {
             time: at(0),
             provider: provider.to_owned(),
-            cause: crate::report::status::Cause::Drift,
+            cause: crate::plan::Cause::Drift,
             revision: None,
             outcome: Some(outcome),
             error: error.map(str::to_owned),

@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use self::text::{Kind, Page};
 use self::workspace::{ENDS, Seen, TRIED};
 use crate::notifications::{Counts, Tally};
-use crate::report::plan::Summary;
+use crate::plan::Summary;
 use crate::report::status::{Ended, Lead, Mode};
 
 pub use workspace::WorkspaceMetrics;

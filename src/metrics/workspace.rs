@@ -205,7 +205,8 @@ impl WorkspaceMetrics {
             status: Arc::clone(&status),
         };
         for provider in &status.providers {
-            use crate::report::status::{Cause, Outcome};
+            use crate::plan::Cause;
+            use crate::report::status::Outcome;
             seen.held += u64::from(provider.state == State::Held);
             seen.failed += u64::from(provider.outcome == Some(Outcome::Failed));
             seen.not_converged += u64::from(provider.outcome == Some(Outcome::NotConverged));

@@ -2,12 +2,18 @@
 
 use std::ops::Range;
 
-/// Whether a file can be used in spite of a problem.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Whether a file with a problem is used.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
 pub enum Severity {
-    /// The file is not used.
+    /// It is not used.
     Error,
-    /// The file is used; `--strict` makes it an error.
+    /// It is used, unless `--strict` makes this an error.
     Warning,
 }
 

@@ -1,7 +1,10 @@
 //! The git commit that definitions were read from.
 
-/// A commit, and whether the files differ from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The git commit that the definitions were read from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Revision {
     /// The commit's id, in hexadecimal digits.
     pub commit: String,
@@ -9,7 +12,7 @@ pub struct Revision {
     pub subject: String,
     /// The author's name.
     pub author: String,
-    /// When it was committed: RFC 3339, UTC, seconds.
+    /// When it was committed: RFC 3339, UTC.
     pub time: String,
     /// Whether the definition files differ from what the commit holds.
     pub dirty: bool,

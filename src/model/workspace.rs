@@ -2,14 +2,17 @@
 
 use std::fmt;
 
-/// A workspace as Calry answered with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The workspace that the API key belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Workspace {
     /// A UUID.
     pub id: String,
     /// A name for people.
     pub name: String,
-    /// The short name that `workspace.yaml` pins.
+    /// The short name that workspace.yaml pins.
     pub slug: String,
 }
 

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::commit::{CommitState, CommitStatus};
 use super::config::{EventKind, Forge, ForgeKind};
 use super::events::{Event, Subject};
-use crate::model::{ellipsize, printable, short_commit};
-use crate::report::{json, plan};
+use crate::model::{Revision, Workspace, ellipsize, printable, short_commit};
+use crate::report::json;
 
 /// A notification, as a webhook gets it. The keys are a contract: none is ever renamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -28,9 +28,9 @@ pub struct Notification {
     /// What the configuration file calls the workspace; null where it has no name.
     pub name: Option<String>,
     /// The workspace; null before it was read for the first time.
-    pub workspace: Option<plan::Workspace>,
+    pub workspace: Option<Workspace>,
     /// The commit that the files were read from; null outside a checkout, or where they could not be read.
-    pub revision: Option<plan::Revision>,
+    pub revision: Option<Revision>,
     /// The number of the pass.
     pub pass: u64,
     /// Why, where one reason holds for all of it.
@@ -67,15 +67,15 @@ impl Notification {
             event: kind,
             message: format!("{place}: {sentence}{count}"),
             name: about.name.map(str::to_owned),
-            workspace: about.workspace.cloned().map(|w| plan::Workspace {
+            workspace: about.workspace.cloned().map(|w| Workspace {
                 id: ellipsize(&printable(&w.id), 64),
                 name: ellipsize(&printable(&w.name), 128),
                 slug: ellipsize(&printable(&w.slug), 128),
             }),
-            revision: about.revision.map(|r| plan::Revision {
+            revision: about.revision.map(|r| Revision {
                 subject: ellipsize(&printable(&r.subject), 200),
                 author: ellipsize(&printable(&r.author), 100),
-                ..r.into()
+                ..r.clone()
             }),
             pass: about.pass,
             reason,

@@ -1,5 +1,8 @@
 //! One difference between two definitions, as data that can be shown: a value below `partnerKey` is never in it.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::model::{DefinitionPart, Half, SecretName};
 
 /// A difference at one path.
@@ -36,8 +39,9 @@ pub enum Change {
     },
 }
 
-/// What happens to a value that cannot be shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a sensitive value changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub enum KeyChange {
     /// Live has no such name.
     Added,
@@ -45,9 +49,9 @@ pub enum KeyChange {
     Removed,
     /// The value differs.
     Changed,
-    /// Calry shows a mask, and what stands behind it is not what was last applied, or nobody knows.
+    /// Calry shows a mask, and the value behind it is unknown or differs from the one that was last applied.
     Masked,
-    /// This branch wrote another value, and whether it is the live one can only be said where both are at hand.
+    /// This branch wrote another value, and the live one is unknown here.
     Unresolved,
 }
 

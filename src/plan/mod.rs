@@ -15,6 +15,9 @@ mod origin;
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::model::{
     DefinitionPart, Desired, DesiredValue, FingerprintKey, Half, Hold, Live, Place, Provider,
     Revision, SecretName, Update, Workspace, ellipsize, printable,
@@ -118,12 +121,13 @@ impl Step {
     }
 }
 
-/// Why live and desired differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why live and desired state differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub enum Cause {
-    /// The desired state is not the one that was last applied.
+    /// The desired state differs from the one that was last applied.
     Change,
-    /// The desired state was applied before, and somebody changed the live one since.
+    /// The desired state was applied before, and Calry was changed since.
     Drift,
 }
 
@@ -231,22 +235,25 @@ pub enum Missing {
     Live,
 }
 
-/// How many providers are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The number of providers in each state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// Live is as desired.
+    /// Live equals desired.
     pub in_sync: usize,
-    /// An update is pending.
+    /// Live differs.
     pub update: usize,
     /// The file has errors.
     pub invalid: usize,
     /// What the file manages cannot be read in Calry's answer.
+    // Absent in the status of an older daemon.
+    #[serde(default)]
     pub unreadable: usize,
     /// The workspace has no such provider.
     pub missing: usize,
-    /// Held.
+    /// On hold.
     pub held: usize,
-    /// Not managed.
+    /// There is no file.
     pub unmanaged: usize,
 }
 

@@ -9,14 +9,20 @@ use std::sync::Arc;
 use jiff::civil::Date;
 
 use super::{Change, Entry, PinChange, Verdict};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Desired, Half, Provider};
 
 /// Where a change comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
 pub enum Origin {
-    /// This branch wants it.
+    /// This branch.
     Branch,
-    /// It was due before: Calry was changed, or what git wanted was not applied.
+    /// It was pending before: Calry was changed, or an earlier change was not applied.
     Drift,
 }
 

@@ -8,11 +8,11 @@ use anstyle::Style;
 use jiff::Timestamp;
 
 use super::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, wrapped};
-use crate::model::{ellipsize, printable, spoken};
-use crate::report::plan::{ChangeItem, Level, Problem, Shown};
+use crate::model::{Severity, ellipsize, printable, spoken};
+use crate::plan::Cause;
+use crate::report::plan::{ChangeItem, Problem, Shown};
 use crate::report::status::{
-    Cause, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, State, Status,
-    WorkspaceStatus,
+    Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, State, Status, WorkspaceStatus,
 };
 use crate::report::verdict::{Standing, Tone, standing};
 use crate::report::words::{between, mismatched};
@@ -354,7 +354,7 @@ fn problems(out: &mut String, workspace: &WorkspaceStatus) {
     let errors: Vec<&Problem> = workspace
         .diagnostics
         .iter()
-        .filter(|p| p.severity == Level::Error)
+        .filter(|p| p.severity == Severity::Error)
         .collect();
     if errors.is_empty() {
         return;

@@ -4,15 +4,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::json;
-use crate::model::{self, Diagnostic, Excerpt, Severity, printable};
-use crate::plan::{self, Change, Entry, KeyChange, Mismatch, Missing, Plan, Verdict};
+use crate::model::{self, Diagnostic, Excerpt, Revision, Severity, Workspace, printable};
+use crate::plan::{
+    self, Change, Entry, KeyChange, Mismatch, Missing, Origin, Plan, Summary, Verdict,
+};
 use crate::reconcile::apply::{Outcome, Report};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
-    workspace: Workspace,
-    revision: Option<Revision>,
+    workspace: &'a Workspace,
+    revision: Option<&'a Revision>,
     summary: Summary,
     digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,54 +82,6 @@ struct Unresolved<'a> {
     missing: &'static str,
 }
 
-/// The workspace that the API key belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Workspace {
-    /// A UUID.
-    pub id: String,
-    /// A name for people.
-    pub name: String,
-    /// The short name that workspace.yaml pins.
-    pub slug: String,
-}
-
-/// The git commit that the definitions were read from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Revision {
-    /// The commit's id, in hexadecimal digits.
-    pub commit: String,
-    /// The first line of its message.
-    pub subject: String,
-    /// The author's name.
-    pub author: String,
-    /// When it was committed: RFC 3339, UTC.
-    pub time: String,
-    /// Whether the definition files differ from what the commit holds.
-    pub dirty: bool,
-}
-
-/// How many providers are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Summary {
-    /// Live is as git wants it.
-    pub in_sync: usize,
-    /// Live differs.
-    pub update: usize,
-    /// The file has errors.
-    pub invalid: usize,
-    /// What the file manages cannot be read in Calry's answer.
-    // An older daemon does not count them.
-    #[serde(default)]
-    pub unreadable: usize,
-    /// The workspace has no such provider.
-    pub missing: usize,
-    /// The file says not to touch it.
-    pub held: usize,
-    /// There is no file.
-    pub unmanaged: usize,
-}
-
 /// Until when a provider is left alone, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Hold {
@@ -153,36 +107,10 @@ pub struct ChangeItem {
     pub origin: Option<Origin>,
     /// What happens to a value that is withheld.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub change: Option<Kind>,
+    pub change: Option<KeyChange>,
     /// The secrets that a value that is withheld refers to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
-}
-
-/// What happens to a value that is withheld.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Kind {
-    /// Live has no such name.
-    Added,
-    /// Git has no such name.
-    Removed,
-    /// The value differs.
-    Changed,
-    /// Calry shows a mask in its place.
-    Masked,
-    /// Whether it differs cannot be told here.
-    Unresolved,
-}
-
-/// Whose a difference is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Origin {
-    /// This branch wants it.
-    Branch,
-    /// It was due before.
-    Drift,
 }
 
 /// A value that may be shown.
@@ -212,7 +140,7 @@ pub struct Kept {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// Whether the file can be used in spite of it.
-    pub severity: Level,
+    pub severity: Severity,
     /// Its kind, such as `unknown-key`.
     pub code: String,
     /// The file's name within the definitions directory.
@@ -241,16 +169,6 @@ pub struct Quote {
     pub length: usize,
 }
 
-/// Whether a file can be used in spite of a problem.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Level {
-    /// It is not used.
-    Error,
-    /// It is used.
-    Warning,
-}
-
 /// The document of `plan` and, with a report, of `apply`. `error` is why the pass did not go on: a refusal, for example.
 #[must_use]
 pub fn plan(
@@ -260,9 +178,9 @@ pub fn plan(
     error: Option<&str>,
 ) -> String {
     let document = Document {
-        workspace: (&plan.workspace).into(),
-        revision: plan.revision.as_ref().map(Revision::from),
-        summary: plan.summary().into(),
+        workspace: &plan.workspace,
+        revision: plan.revision.as_ref(),
+        summary: plan.summary(),
         digest: plan.digest.as_ref().map(ToString::to_string),
         base: plan.base.as_deref().map(|commit| BaseCommit { commit }),
         snapshot: plan
@@ -360,15 +278,11 @@ fn definition<'a>(
 
 /// The differences of one provider, each with whose it is.
 fn changes(entry: &Entry) -> Vec<ChangeItem> {
-    let origin = |origin: &plan::Origin| match origin {
-        plan::Origin::Branch => Origin::Branch,
-        plan::Origin::Drift => Origin::Drift,
-    };
     let origins = entry
         .origins
         .iter()
         .flatten()
-        .map(origin)
+        .copied()
         .map(Some)
         .chain(std::iter::repeat(None));
     entry
@@ -422,61 +336,12 @@ impl From<&model::Hold> for Hold {
     }
 }
 
-impl From<&model::Workspace> for Workspace {
-    fn from(workspace: &model::Workspace) -> Self {
-        let model::Workspace { id, name, slug } = workspace.clone();
-        Self { id, name, slug }
-    }
-}
-
-impl From<&model::Revision> for Revision {
-    fn from(revision: &model::Revision) -> Self {
-        let model::Revision {
-            commit,
-            subject,
-            author,
-            time,
-            dirty,
-        } = revision.clone();
-        Self {
-            commit,
-            subject,
-            author,
-            time,
-            dirty,
-        }
-    }
-}
-
 impl<'a> From<&'a plan::Loosened> for LoosenedItem<'a> {
     fn from(item: &'a plan::Loosened) -> Self {
         Self {
             provider: item.provider().map(|p| p.as_str()),
             what: item.what(),
             path: item.path(),
-        }
-    }
-}
-
-impl From<plan::Summary> for Summary {
-    fn from(summary: plan::Summary) -> Self {
-        let plan::Summary {
-            in_sync,
-            update,
-            invalid,
-            unreadable,
-            missing,
-            held,
-            unmanaged,
-        } = summary;
-        Self {
-            in_sync,
-            update,
-            invalid,
-            unreadable,
-            missing,
-            held,
-            unmanaged,
         }
     }
 }
@@ -492,10 +357,7 @@ impl From<&Diagnostic> for Problem {
             help,
         } = diagnostic;
         Self {
-            severity: match severity {
-                Severity::Error => Level::Error,
-                Severity::Warning => Level::Warning,
-            },
+            severity: *severity,
             code: code.as_str().to_owned(),
             file: file.clone(),
             line: excerpt.as_ref().map(|e| e.line),
@@ -523,19 +385,10 @@ impl From<&Change> for ChangeItem {
         let (kind, secrets) = match change {
             Change::Key {
                 change, secrets, ..
-            } => {
-                let kind = match change {
-                    KeyChange::Added => Kind::Added,
-                    KeyChange::Removed => Kind::Removed,
-                    KeyChange::Changed => Kind::Changed,
-                    KeyChange::Masked => Kind::Masked,
-                    KeyChange::Unresolved => Kind::Unresolved,
-                };
-                (
-                    Some(kind),
-                    secrets.iter().map(ToString::to_string).collect(),
-                )
-            }
+            } => (
+                Some(*change),
+                secrets.iter().map(ToString::to_string).collect(),
+            ),
             Change::Icon { .. } | Change::Field { .. } => (None, Vec::new()),
         };
         Self {

@@ -12,11 +12,9 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
 use super::json;
-use super::plan::{
-    ChangeItem, Hold, Kept, Level, Problem, Revision, Summary, Workspace, fault, hold,
-};
-use crate::model::{self, Diagnostic, printable};
-use crate::plan::{self, Entry, Verdict};
+use super::plan::{ChangeItem, Hold, Kept, Problem, fault, hold};
+use crate::model::{self, Diagnostic, Revision, Severity, Workspace, printable};
+use crate::plan::{Cause, Entry, Summary, Verdict};
 use crate::reconcile::apply;
 
 /// The state of a daemon and of every workspace that it keeps.
@@ -265,16 +263,6 @@ pub enum State {
     Unmanaged,
 }
 
-/// Who changed something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Cause {
-    /// Git wants something else than before.
-    Change,
-    /// Somebody changed Calry.
-    Drift,
-}
-
 /// How an update ended; as in `apply --format json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -352,7 +340,7 @@ impl Status {
                 || workspace
                     .diagnostics
                     .iter()
-                    .any(|problem| problem.severity == Level::Error)
+                    .any(|problem| problem.severity == Severity::Error)
                 || workspace
                     .providers
                     .iter()
@@ -412,7 +400,7 @@ impl ProviderStatus {
             since: now,
             changes: entry.changes().iter().map(ChangeItem::from).collect(),
             cause: match &entry.verdict {
-                Verdict::Update(step) => Some(step.cause.into()),
+                Verdict::Update(step) => Some(step.cause),
                 _ => None,
             },
             hold: hold(entry),
@@ -454,24 +442,6 @@ impl From<&Verdict> for State {
             Verdict::Unreadable(_) => Self::Unreadable,
             Verdict::Missing => Self::Missing,
             Verdict::Unmanaged => Self::Unmanaged,
-        }
-    }
-}
-
-impl From<plan::Cause> for Cause {
-    fn from(cause: plan::Cause) -> Self {
-        match cause {
-            plan::Cause::Change => Self::Change,
-            plan::Cause::Drift => Self::Drift,
-        }
-    }
-}
-
-impl From<Cause> for plan::Cause {
-    fn from(cause: Cause) -> Self {
-        match cause {
-            Cause::Change => Self::Change,
-            Cause::Drift => Self::Drift,
         }
     }
 }

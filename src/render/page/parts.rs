@@ -5,9 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use maud::{Markup, PreEscaped, html};
 
-use crate::model::{ellipsize, printable};
-use crate::report::plan::{ChangeItem, Kept, Kind, Problem, Shown};
-use crate::report::status::Cause;
+use crate::model::{Severity, ellipsize, printable};
+use crate::plan::{Cause, KeyChange};
+use crate::report::plan::{ChangeItem, Kept, Problem, Shown};
 use crate::report::words::between;
 
 /// The most characters of a quoted line's three parts, each.
@@ -167,10 +167,12 @@ fn sides(change: &ChangeItem) -> (Option<String>, Option<String>) {
     };
     let live = |text: &str| Some(text.to_owned());
     match change.change {
-        Some(Kind::Added) => (None, Some(git)),
-        Some(Kind::Removed) => (live("(sensitive, live)"), None),
-        Some(Kind::Masked) => (live("(sensitive, masked by Calry)"), Some(git)),
-        Some(Kind::Changed | Kind::Unresolved) | None => (live("(sensitive, live)"), Some(git)),
+        Some(KeyChange::Added) => (None, Some(git)),
+        Some(KeyChange::Removed) => (live("(sensitive, live)"), None),
+        Some(KeyChange::Masked) => (live("(sensitive, masked by Calry)"), Some(git)),
+        Some(KeyChange::Changed | KeyChange::Unresolved) | None => {
+            (live("(sensitive, live)"), Some(git))
+        }
     }
 }
 
@@ -212,7 +214,7 @@ pub(super) fn kept(fields: &[Kept], most: usize) -> Markup {
 
 /// A problem of a file with its line.
 pub(super) fn problem(problem: &Problem, directory: &str) -> Markup {
-    let error = problem.severity == crate::report::plan::Level::Error;
+    let error = problem.severity == Severity::Error;
     let place = problem
         .line
         .zip(problem.column)

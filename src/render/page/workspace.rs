@@ -7,11 +7,11 @@ use maud::{Markup, html};
 
 use super::parts::{ago, capitalised, cause, diff, filter, icon, kept, problem, safe, until};
 use super::{View, word};
-use crate::model::{short_commit, spoken};
-use crate::report::plan::{Level, Problem};
+use crate::model::{Severity, short_commit, spoken};
+use crate::plan::Cause;
+use crate::report::plan::Problem;
 use crate::report::status::{
-    Cause, Ended, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, State,
-    WorkspaceStatus,
+    Ended, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, State, WorkspaceStatus,
 };
 use crate::report::verdict::{Standing, Tone, standing};
 use crate::report::words::counted;
@@ -274,15 +274,15 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
 fn problems(one: &WorkspaceStatus) -> Markup {
     let mut list: Vec<&Problem> = one.diagnostics.iter().collect();
     // Errors first, each in its order.
-    list.sort_by_key(|problem| problem.severity == Level::Warning);
+    list.sort_by_key(|problem| problem.severity == Severity::Warning);
     let of = |level| {
         list.iter()
             .filter(|problem| problem.severity == level)
             .count()
     };
     let counts = [
-        counted(of(Level::Error), "error", "errors"),
-        counted(of(Level::Warning), "warning", "warnings"),
+        counted(of(Severity::Error), "error", "errors"),
+        counted(of(Severity::Warning), "warning", "warnings"),
     ];
     let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
     if list.is_empty() {
@@ -291,7 +291,7 @@ fn problems(one: &WorkspaceStatus) -> Markup {
     html! {
         section.panel aria-labelledby="problems" {
             div.head { h2 #problems { "Problems in the files" } span.count { (counts) } }
-            @if of(Level::Error) > 0 {
+            @if of(Severity::Error) > 0 {
                 p.hint {
                     "A file with an error keeps only its own provider from being updated. Mended, it is read at once."
                 }

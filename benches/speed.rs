@@ -16,11 +16,11 @@ use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::desired::watch::WatchOptions;
 use calry_gitops::http::{self, Http, HttpUrl, UrlPolicy, install_tls};
 use calry_gitops::live::{Api, Error, KeySource, Listing, ReadCalry};
-use calry_gitops::metrics::{Metrics, WorkspaceMetrics};
 use calry_gitops::model::{
     KNOWN_LISTING_FIELDS, Live, LiveProblems, LiveValue, PartnerKey, Provider, Scrubber, Secret,
     SecretName, UpdateMethod, Workspace,
 };
+use calry_gitops::ops::metrics::{Metrics, WorkspaceMetrics};
 use calry_gitops::plan::{Applied, Context, Entry, Input, Plan, Verdict, plan};
 use calry_gitops::reconcile::{self, Source};
 use calry_gitops::report::status::{Mode, Trigger};

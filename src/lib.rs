@@ -10,8 +10,7 @@
 //!
 //! [`pull`] goes the other way: live state to files, for who begins with this, or adopts a drift.
 //!
-//! [`reconcile`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`metrics`] tells of in numbers,
-//! [`admin`] over HTTP and [`notifications`] by themselves; [`kubernetes`] decides which of several replicas writes. [`model`] is
+//! [`reconcile`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`ops`] shows to operators. [`model`] is
 //! the vocabulary of all of them, [`http`] is what all of them call others by, [`reconcile::plan_file`] is a plan that was reviewed,
 //! and [`sandbox`] a Calry of one's own to try it on.
 //!
@@ -30,10 +29,7 @@
 //! | `render` | `model`, `plan`, `reconcile`, `pull`, `report` |
 //! | `reconcile` | `model`, `desired`, `http`, `live`, `plan` |
 //! | `daemon` | all of these but `sandbox` and `render` |
-//! | `notifications` | `model`, `desired`, `http`, `live`, `plan`, `reconcile`, `report`, `daemon` |
-//! | `metrics` | `model`, `desired`, `http`, `live`, `plan`, `reconcile`, `report`, `daemon`, `notifications` |
-//! | `kubernetes` | `model`, `reconcile`, `report`, `daemon`, `notifications` |
-//! | `admin` | `model`, `http`, `live`, `plan`, `report`, `render`, `daemon`, `metrics` |
+//! | `ops` | `model`, `desired`, `http`, `live`, `plan`, `reconcile`, `report`, `render`, `daemon` |
 //! | `cli` | everything; nothing imports it |
 //!
 //! `tests/architecture.rs` reads the code and holds it to this table.
@@ -49,17 +45,13 @@
     clippy::print_stderr
 )]
 
-pub mod admin;
 pub mod cli;
 pub mod daemon;
 pub mod desired;
 pub mod http;
-#[cfg(feature = "kubernetes")]
-pub mod kubernetes;
 pub mod live;
-pub mod metrics;
 pub mod model;
-pub mod notifications;
+pub mod ops;
 pub mod plan;
 pub mod pull;
 pub mod reconcile;

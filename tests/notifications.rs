@@ -17,7 +17,7 @@ use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use calry_gitops::live::{Api, KeySource};
 use calry_gitops::model::{Secret, UpdateMethod};
-use calry_gitops::notifications::{Notifier, Target, Teller};
+use calry_gitops::ops::notifications::{Notifier, Target, Teller};
 use calry_gitops::reconcile::Source;
 use calry_gitops::report::status::Mode;
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
@@ -516,7 +516,7 @@ fn a_document_is_signed_by_the_secret_that_the_file_holds_at_that_moment() {
 #[test]
 fn what_a_webhook_gets_fits_the_schema_in_the_repository() {
     let path = support::repository().join("deploy/schemas/notification.schema.json");
-    let schema = calry_gitops::notifications::schema();
+    let schema = calry_gitops::ops::notifications::schema();
     if std::env::var_os("INSTA_UPDATE").is_some_and(|update| update == "always") {
         std::fs::write(&path, &schema).unwrap();
     }

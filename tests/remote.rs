@@ -22,7 +22,7 @@ use calry_gitops::live::{
     Api, ApiKey, Error, KeySource, ReadCalry, Reader, Snapshot, SnapshotError, WriteCalry, Writer,
 };
 use calry_gitops::model::{PartnerKey, Provider, Secret, Update, UpdateMethod};
-use calry_gitops::notifications::Proof;
+use calry_gitops::ops::notifications::Proof;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -104,7 +104,7 @@ mod built_in {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::kubernetes::{Cluster, EventTeller, Events, Lease, Pod, Shards, Times, drain};
+    use crate::ops::kubernetes::{Cluster, EventTeller, Events, Lease, Pod, Shards, Times, drain};
 
     /// Of so many, the shard that a workspace belongs to: always the same, whatever other workspaces there are.
     pub(super) fn shard(workspace: Option<&str>, of: usize) -> usize {
@@ -275,7 +275,7 @@ mod built_in {
 }
 
 #[cfg(feature = "kubernetes")]
-pub(super) use crate::kubernetes::EventTeller;
+pub(super) use crate::ops::kubernetes::EventTeller;
 pub(super) use built_in::Clustered;
 #[cfg(not(feature = "kubernetes"))]
 pub(super) use built_in::EventTeller;

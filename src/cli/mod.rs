@@ -4,7 +4,6 @@
 
 mod apply;
 mod cluster;
-mod collector;
 mod completions;
 mod config;
 mod log_queue;
@@ -21,7 +20,6 @@ mod signals;
 mod snapshot;
 mod status;
 mod status_client;
-mod telemetry;
 mod validate;
 
 use std::io::Write as _;

@@ -20,8 +20,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::log_queue::LogQueue;
-use super::telemetry::Telemetry;
 use crate::model::{Diagnostic, Severity, printable};
+use crate::ops::telemetry::Telemetry;
 use crate::render;
 
 /// Options of every command.

@@ -20,15 +20,15 @@ use super::config::{Configuration, Configured};
 use super::options::{FingerprintArgs, LiveArgs, TrustArgs, duration};
 use super::output::OF_WORKSPACE;
 use super::{Command, Exit, Output, UsageError, apply, signals};
-use crate::admin::{Access, Admin, Hooks, Host};
 use crate::daemon::{
     self, Applying, Board, Fleet, Handle, LoopEnd, LoopFile, PassReport, Seat, Settings, State,
 };
 use crate::desired::definitions::MissingSecrets;
 use crate::desired::watch::WatchOptions;
 use crate::http::{self, Http, SecretFile, install_tls};
-use crate::metrics::{Metrics, WorkspaceMetrics};
-use crate::notifications::{Notifier, Teller};
+use crate::ops::admin::{Access, Admin, Hooks, Host};
+use crate::ops::metrics::{Metrics, WorkspaceMetrics};
+use crate::ops::notifications::{Notifier, Teller};
 use crate::report::status::{Mode, Trigger};
 use crate::sandbox::Sandbox;
 

@@ -15,8 +15,7 @@ use tokio::time::Instant;
 use super::pass::{PassReport, PassResult};
 use super::{Leadership, Settings};
 use crate::model::{Provider, Revision};
-use crate::plan::Summary;
-use crate::plan::{Cause, Change, Entry};
+use crate::plan::{Cause, Change, Entry, Summary};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::{
     Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, Trigger, Trust,

@@ -6,7 +6,6 @@
 mod diagnostics;
 pub mod github;
 pub mod markdown;
-pub mod page;
 pub mod pull;
 pub mod sarif;
 pub mod status;

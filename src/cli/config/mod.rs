@@ -27,7 +27,7 @@ mod file;
 use super::run::{LoopArgs, RunArgs};
 use super::{Cli, Exit, Output, UsageError, options};
 use crate::model::{Code, Diagnostic, closest};
-use crate::notifications::Target;
+use crate::ops::notifications::Target;
 use file::{
     Kind, MAX_WORKSPACE_NAME, Section, Setting, Settings, SettingsError, WORKSPACE_NAME,
     WorkspaceSection,

@@ -250,8 +250,8 @@ fn named(labels: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{applied, failed, report};
     use super::*;
-    use crate::notifications::tests::{applied, failed, report};
 
     fn of(commit: &str, dirty: bool, result: PassResult) -> PassReport {
         let revision = Revision {

@@ -23,15 +23,15 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
-use super::connection::Lasting;
-use super::{Shared, error};
+use super::{POLICY, SCRIPT, STYLE, View, content, page, tab_icon};
 use crate::daemon::Board;
 use crate::daemon::status::now;
-use crate::render::page::{POLICY, SCRIPT, STYLE, View, content, page, tab_icon};
+use crate::ops::admin::connection::Lasting;
+use crate::ops::admin::{Shared, error};
 use crate::report::status::meant;
 
 /// The most event streams at once. They leave room among the connections for everything else.
-pub(super) const STREAMS: usize = 32;
+pub(in crate::ops::admin) const STREAMS: usize = 32;
 /// How long a stream lasts. A browser then begins another one.
 const LASTS: Duration = Duration::from_secs(15 * 60);
 /// Between two looks at the boards.
@@ -39,7 +39,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// A stream that has nothing to say says so this often, so that both sides know of each other.
 const BEAT: Duration = Duration::from_secs(10);
 
-pub(super) fn routes() -> Router<Arc<Shared>> {
+pub(in crate::ops::admin) fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route("/", get(index))
         .route("/assets/{name}", get(asset))

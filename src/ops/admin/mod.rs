@@ -37,10 +37,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::metrics::Metrics;
 use crate::daemon::status::{LIFELESS, now};
 use crate::daemon::{Board, Handle};
 use crate::http::SecretFile;
-use crate::metrics::Metrics;
 use crate::model::spoken;
 use crate::report::json;
 use crate::report::status::Status;
@@ -124,7 +124,7 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
         started: now(),
         metrics,
         scrapes: Arc::new(Semaphore::new(SCRAPES)),
-        streams: Arc::new(Semaphore::new(page::STREAMS)),
+        streams: Arc::new(Semaphore::new(page::routes::STREAMS)),
     });
     let limit = Arc::new(limit::Limits::new(access.rate));
     let hosts: Arc<[Host]> = access.hosts.clone().into();
@@ -136,7 +136,7 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
         .route("/api/v1/status", get(status))
         // Prometheus names the address that it scrapes, which is ours.
         .route("/metrics", get(scrape))
-        .merge(page::routes())
+        .merge(page::routes::routes())
         .layer(middleware::from_fn_with_state(
             Arc::clone(&hosts),
             host::guard,

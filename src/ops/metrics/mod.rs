@@ -23,7 +23,7 @@ use jiff::Timestamp;
 
 use self::text::{Kind, Page};
 use self::workspace::{ENDS, Seen, TRIED};
-use crate::notifications::{Counts, Tally};
+use super::notifications::{Counts, Tally};
 use crate::plan::Summary;
 use crate::report::status::{Ended, Lead, Mode};
 

@@ -233,7 +233,7 @@ async fn event_streams_are_few_and_leave_room_for_everything_else() {
         (String::from_utf8_lossy(&start).into_owned(), stream)
     };
     let mut streams = Vec::new();
-    for _ in 0..page::STREAMS {
+    for _ in 0..page::routes::STREAMS {
         let (start, stream) = listen().await;
         assert_eq!(start, "HTTP/1.1 200");
         streams.push(stream);

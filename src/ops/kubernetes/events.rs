@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::{Cluster, said};
 use crate::daemon::PassReport;
 use crate::model::printable;
-use crate::notifications::{self, Event, EventKind, Rules, Subject};
+use crate::ops::notifications::{self, Event, EventKind, Rules, Subject};
 use crate::reconcile::today;
 
 /// How many may wait.

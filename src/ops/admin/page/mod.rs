@@ -8,6 +8,7 @@
 
 mod overview;
 mod parts;
+pub(super) mod routes;
 mod workspace;
 
 use std::sync::Arc;
@@ -21,17 +22,17 @@ use crate::report::verdict::Tone;
 use parts::{safe, sprite, stamp};
 
 /// The style sheet, served at `/assets/page.css`.
-pub const STYLE: &str = include_str!("page.css");
+pub(super) const STYLE: &str = include_str!("page.css");
 /// The script, served at `/assets/page.js`.
-pub const SCRIPT: &str = include_str!("page.js");
+pub(super) const SCRIPT: &str = include_str!("page.js");
 
 /// What the browser may do with the page: nothing but what it needs.
-pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                           base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 /// What a page shows.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
+pub(super) struct View<'a> {
     /// The version of calry-gitops.
     pub version: &'a str,
     /// When the daemon started.
@@ -56,7 +57,7 @@ enum Shown<'a> {
 impl View<'_> {
     /// Whether there is something to show: false where a workspace is asked for that the daemon does not keep.
     #[must_use]
-    pub fn exists(&self) -> bool {
+    pub(super) fn exists(&self) -> bool {
         !matches!(self.shown(), Shown::Nothing)
     }
 
@@ -73,7 +74,7 @@ impl View<'_> {
 
 /// The whole document.
 #[must_use]
-pub fn page(view: &View<'_>) -> String {
+pub(super) fn page(view: &View<'_>) -> String {
     let (title, tone) = match view.shown() {
         Shown::One(one) => (
             workspace::title(one, view.now),
@@ -133,7 +134,7 @@ pub fn page(view: &View<'_>) -> String {
 
 /// The part of the document that changes: its `<main>`.
 #[must_use]
-pub fn content(view: &View<'_>) -> String {
+pub(super) fn content(view: &View<'_>) -> String {
     let (title, tone, told, inner) = match view.shown() {
         Shown::One(one) => (
             workspace::title(one, view.now),
@@ -189,7 +190,7 @@ const fn word(tone: Tone) -> &'static str {
 
 /// The icon of a tab that shows a status this good; none where there is no such word.
 #[must_use]
-pub fn tab_icon(word: &str) -> Option<String> {
+pub(super) fn tab_icon(word: &str) -> Option<String> {
     const DISC: &str = r#"<circle cx="8" cy="8" r="8"/>"#;
     let (colour, shape, sign) = match word {
         "good" => ("#1a7f4b", DISC, "m4.2 8.3 2.6 2.6 5-5.4"),

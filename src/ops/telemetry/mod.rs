@@ -3,6 +3,8 @@
 //! A span is a pass, a request to Calry or the update of a provider: names, states and times, and never a value. Spans have
 //! a target of their own, [`SPANS`], so that no log line ever shows one.
 
+mod collector;
+
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
@@ -10,8 +12,8 @@ use opentelemetry_otlp::{SpanExporter, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
 
-use super::collector::Collector;
 use crate::model::SPANS;
+use collector::Collector;
 
 /// How long one export may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,11 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const FLUSH: Duration = Duration::from_secs(3);
 
 /// The exporter. When it is dropped, what waits is sent, for [`FLUSH`] at most.
-pub(super) struct Telemetry(SdkTracerProvider);
+pub(crate) struct Telemetry(SdkTracerProvider);
 
 impl Telemetry {
     /// What the standard variables ask for; `None` where they name no collector.
-    pub(super) fn from_environment() -> Option<Result<Self, String>> {
+    pub(crate) fn from_environment() -> Option<Result<Self, String>> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let named = [
             "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -65,12 +67,12 @@ impl Telemetry {
         Ok(Self(provider.build()))
     }
 
-    pub(super) fn tracer(&self) -> Tracer {
+    pub(crate) fn tracer(&self) -> Tracer {
         self.0.tracer("calry-gitops")
     }
 
     /// What is a span, and nothing else.
-    pub(super) fn filter() -> tracing_subscriber::filter::Targets {
+    pub(crate) fn filter() -> tracing_subscriber::filter::Targets {
         tracing_subscriber::filter::Targets::new().with_target(SPANS, tracing::Level::INFO)
     }
 }

@@ -1,0 +1,8 @@
+//! What operators see and use of a daemon: the HTTP endpoints with the page, metrics, notifications, Kubernetes, traces.
+
+pub mod admin;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
+pub mod metrics;
+pub mod notifications;
+pub mod telemetry;

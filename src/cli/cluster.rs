@@ -1,12 +1,13 @@
-//! What `run` makes of the cluster that it runs in: its flags, and one candidate for each Lease.
+//! The flags of `run` for the cluster that it runs in.
 
 use std::num::NonZeroU8;
 use std::time::Duration;
 
+use clap::Args;
+
 use super::UsageError;
 use super::options::duration;
-use crate::daemon::{Handle, Leadership};
-use clap::Args;
+use crate::ops::kubernetes::{Options, Replica, Times};
 
 /// The most Leases: each is asked for by every replica.
 const MOST_SHARDS: u8 = 64;
@@ -95,211 +96,31 @@ impl ClusterArgs {
         }
         Ok(())
     }
-}
 
-#[cfg(feature = "kubernetes")]
-mod built_in {
-    use sha2::{Digest as _, Sha256};
-    use tokio::task::{JoinHandle, JoinSet};
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::ops::kubernetes::{Cluster, EventTeller, Events, Lease, Pod, Shards, Times, drain};
-
-    /// Of so many, the shard that a workspace belongs to: always the same, whatever other workspaces there are.
-    pub(super) fn shard(workspace: Option<&str>, of: usize) -> usize {
-        let digest = Sha256::digest(workspace.unwrap_or_default());
-        let number = digest
-            .iter()
-            .take(8)
-            .fold(0, |number, byte| number << 8 | u64::from(*byte));
-        usize::try_from(number % u64::try_from(of.max(1)).unwrap_or(1)).unwrap_or_default()
-    }
-
-    /// The candidates for the Leases, and who tells of Events.
-    #[derive(Default)]
-    pub(in crate::cli) struct Clustered {
-        leases: Vec<Lease>,
-        events: Option<(Events, JoinHandle<()>)>,
-    }
-
-    /// The candidates at work.
-    pub(in crate::cli) struct Keeping {
-        tasks: JoinSet<()>,
-        stop: CancellationToken,
-        events: Option<JoinHandle<()>>,
-    }
-
-    impl ClusterArgs {
-        /// The names of the Leases; none without an election.
-        fn leases(&self) -> Vec<String> {
-            match (self.leader_election, self.shards.get()) {
-                (false, _) => Vec::new(),
-                (true, 1) => vec![self.lease_name.clone()],
-                (true, shards) => (0..shards)
-                    .map(|shard| format!("{}-{shard}", self.lease_name))
-                    .collect(),
-            }
-        }
-
-        /// Finds the cluster, where anything is asked of it.
-        pub(in crate::cli) async fn set_up(&self, once: bool) -> anyhow::Result<Clustered> {
-            self.check(once)?;
-            if !self.leader_election && !self.kubernetes_events {
-                return Ok(Clustered::default());
-            }
-            let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-            let pod = Pod {
-                name: variable("POD_NAME"),
-                namespace: variable("POD_NAMESPACE"),
-                uid: variable("POD_UID"),
-            };
-            let cluster = Cluster::find(pod).await?;
-            let times = Times {
-                duration: self.lease_duration,
-                renew_deadline: self.lease_renew_deadline,
-                retry_period: self.lease_retry_period,
-            };
-            let (me, shards) = (cluster.identity(), Shards::default());
-            let lease = |name| Lease::new(&cluster, name, me.clone(), times, shards.clone());
-            Ok(Clustered {
-                leases: self.leases().into_iter().map(lease).collect(),
-                events: self
-                    .kubernetes_events
-                    .then(|| Events::start(&cluster))
-                    .transpose()?,
-            })
+    /// The names of the Leases; none without an election.
+    fn leases(&self) -> Vec<String> {
+        match (self.leader_election, self.shards.get()) {
+            (false, _) => Vec::new(),
+            (true, 1) => vec![self.lease_name.clone()],
+            (true, shards) => (0..shards)
+                .map(|shard| format!("{}-{shard}", self.lease_name))
+                .collect(),
         }
     }
 
-    impl Clustered {
-        /// Whether this replica may write to a workspace.
-        pub(in crate::cli) fn leadership(&self, workspace: Option<&str>) -> Leadership {
-            let lease = self.leases.get(shard(workspace, self.leases.len()));
-            lease
-                .map(|lease| lease.leadership().clone())
-                .unwrap_or_default()
-        }
-
-        pub(in crate::cli) fn teller(&self, workspace: Option<&str>) -> Option<EventTeller> {
-            self.events
-                .as_ref()
-                .map(|(events, _)| events.teller(workspace))
-        }
-
-        /// Starts the candidates, each for the loops of its workspaces.
-        pub(in crate::cli) fn keep<'a>(
-            self,
-            loops: impl Iterator<Item = (Option<&'a str>, &'a Handle)>,
-        ) -> Keeping {
-            let mut of_shard: Vec<Vec<Handle>> = vec![Vec::new(); self.leases.len()];
-            for (name, handle) in loops {
-                if let Some(shard) = of_shard.get_mut(shard(name, self.leases.len())) {
-                    shard.push(handle.clone());
-                }
-            }
-            let (events, task) = self.events.unzip();
-            let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
-            // Nobody needs the Lease of a shard without workspaces, and it counts as nobody's share.
-            for (lease, loops) in self
-                .leases
-                .into_iter()
-                .zip(of_shard)
-                .filter(|(_, loops)| !loops.is_empty())
-            {
-                tasks.spawn(lease.keep(loops, events.clone(), stop.clone()));
-            }
-            Keeping {
-                tasks,
-                stop,
-                events: task,
-            }
-        }
-    }
-
-    impl Keeping {
-        /// Gives the Leases up. The loops must have ended, and whoever tells of Events must be gone.
-        pub(in crate::cli) async fn stop(mut self) {
-            self.stop.cancel();
-            while self.tasks.join_next().await.is_some() {}
-            if let Some(events) = self.events {
-                drain(events).await;
-            }
-        }
-    }
-}
-
-#[cfg(not(feature = "kubernetes"))]
-mod built_in {
-    use super::*;
-
-    /// Nothing: what asks a cluster for anything is not built in.
-    pub(in crate::cli) struct Clustered;
-
-    /// Nobody.
-    pub(in crate::cli) struct EventTeller;
-
-    impl EventTeller {
-        pub(in crate::cli) fn pass(&self, _: &crate::daemon::PassReport) {}
-    }
-
-    impl ClusterArgs {
-        pub(in crate::cli) async fn set_up(&self, once: bool) -> anyhow::Result<Clustered> {
-            self.check(once)?;
-            if self.leader_election || self.kubernetes_events {
-                let why = "this calry-gitops was built without Kubernetes; build it with the feature `kubernetes`";
-                return Err(UsageError(why.to_owned()).into());
-            }
-            Ok(Clustered)
-        }
-    }
-
-    impl Clustered {
-        pub(in crate::cli) fn leadership(&self, _: Option<&str>) -> Leadership {
-            Leadership::default()
-        }
-
-        pub(in crate::cli) fn teller(&self, _: Option<&str>) -> Option<EventTeller> {
-            None
-        }
-
-        pub(in crate::cli) fn keep<'a>(
-            self,
-            _: impl Iterator<Item = (Option<&'a str>, &'a Handle)>,
-        ) -> Self {
-            self
-        }
-
-        pub(in crate::cli) async fn stop(self) {}
-    }
-}
-
-#[cfg(feature = "kubernetes")]
-pub(super) use crate::ops::kubernetes::EventTeller;
-pub(super) use built_in::Clustered;
-#[cfg(not(feature = "kubernetes"))]
-pub(super) use built_in::EventTeller;
-
-#[cfg(all(test, feature = "kubernetes"))]
-mod tests {
-    use super::built_in::shard;
-
-    #[test]
-    fn a_workspace_stays_in_its_shard_and_every_shard_gets_some() {
-        let names: Vec<String> = (0..1000).map(|n| format!("agency-{n}")).collect();
-        let mut counts = [0; 8];
-        for name in &names {
-            counts[shard(Some(name), 8)] += 1;
-        }
-        assert!(
-            counts.iter().all(|count| (80..=170).contains(count)),
-            "{counts:?}"
-        );
-        // Another process, and another version of calry-gitops, must say the same.
-        assert_eq!(
-            ["acme", "globex", "initech"].map(|name| shard(Some(name), 3)),
-            [0, 1, 1]
-        );
-        assert_eq!((shard(None, 1), shard(None, 0)), (0, 0));
+    /// Finds the cluster, if a flag needs it.
+    pub(super) async fn set_up(&self, once: bool) -> anyhow::Result<Replica> {
+        self.check(once)?;
+        let times = Times {
+            duration: self.lease_duration,
+            renew_deadline: self.lease_renew_deadline,
+            retry_period: self.lease_retry_period,
+        };
+        let options = Options {
+            leases: self.leases(),
+            times,
+            events: self.kubernetes_events,
+        };
+        Ok(Replica::set_up(options).await?)
     }
 }

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
-use super::cluster::{ClusterArgs, Clustered, EventTeller};
+use super::cluster::ClusterArgs;
 use super::config::{Configuration, Configured};
 use super::options::{FingerprintArgs, LiveArgs, TrustArgs, duration};
 use super::output::OF_WORKSPACE;
@@ -27,6 +27,7 @@ use crate::desired::definitions::MissingSecrets;
 use crate::desired::watch::WatchOptions;
 use crate::http::{self, Http, SecretFile, install_tls};
 use crate::ops::admin::{Access, Admin, Hooks, Host};
+use crate::ops::kubernetes::{EventTeller, Replica};
 use crate::ops::metrics::{Metrics, WorkspaceMetrics};
 use crate::ops::notifications::{Notifier, Teller};
 use crate::report::status::{Mode, Trigger};
@@ -253,7 +254,7 @@ struct Shared {
     http: Http,
     state: Arc<State>,
     notifier: Notifier,
-    cluster: Clustered,
+    cluster: Replica,
 }
 
 /// One workspace, ready to be kept.
@@ -333,7 +334,7 @@ async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::R
         leadership: shared.cluster.leadership(seat.name()),
         seat,
     };
-    let events = shared.cluster.teller(settings.seat.name());
+    let events = shared.cluster.events(settings.seat.name());
     let shown = setup.shown;
     let handle = Handle::new(Board::new(&settings, &shown));
     let name = settings.seat.name().unwrap_or(&shown).to_owned();
@@ -545,7 +546,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         }
         None => None,
     };
-    let keeping = cluster.keep(
+    let keeping = cluster.start(
         all.iter()
             .map(|ready| (ready.settings.seat.name(), &ready.handle)),
     );

@@ -1,7 +1,6 @@
 //! What operators see and use of a daemon: the HTTP endpoints with the page, metrics, notifications, Kubernetes, traces.
 
 pub mod admin;
-#[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod metrics;
 pub mod notifications;

@@ -7,6 +7,7 @@
 mod election;
 mod events;
 mod lease;
+mod replica;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tower::util::MapResponseLayer;
 pub use election::{Election, Record, Step, Times};
 pub use events::{EventTeller, Events, NoPod, drain};
 pub use lease::{Lease, Shards};
+pub use replica::{Options, Replica, RunningReplica};
 
 use crate::model::{ellipsize, printable};
 
@@ -80,6 +82,9 @@ pub enum ClusterError {
     /// `POD_NAMESPACE` is none.
     #[error("POD_NAMESPACE is {0:?}, and that is no name of a namespace")]
     Namespace(String),
+    /// Events are asked for, and the Pod is unknown.
+    #[error(transparent)]
+    NoPod(#[from] NoPod),
 }
 
 impl Cluster {

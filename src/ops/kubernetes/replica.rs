@@ -1,0 +1,158 @@
+//! This replica's part in the cluster: a candidate for each Lease, the shard of each workspace, and its Events.
+
+use sha2::{Digest as _, Sha256};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{Cluster, ClusterError, EventTeller, Events, Lease, Pod, Shards, Times, drain};
+use crate::daemon::{Handle, Leadership};
+
+/// What is asked of the cluster.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The names of the Leases that decide which replica writes: one for each shard; none if there is only one replica.
+    pub leases: Vec<String>,
+    /// The times of the elections.
+    pub times: Times,
+    /// Whether Events are written.
+    pub events: bool,
+}
+
+/// The candidates for the Leases, before they start, and the writer of Events.
+#[derive(Default)]
+pub struct Replica {
+    leases: Vec<Lease>,
+    events: Option<(Events, JoinHandle<()>)>,
+}
+
+/// The candidates at work.
+pub struct RunningReplica {
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    events: Option<JoinHandle<()>>,
+}
+
+impl Replica {
+    /// Finds the cluster by the environment, if anything is asked of it.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn set_up(options: Options) -> Result<Self, ClusterError> {
+        if options.leases.is_empty() && !options.events {
+            return Ok(Self::default());
+        }
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let pod = Pod {
+            name: variable("POD_NAME"),
+            namespace: variable("POD_NAMESPACE"),
+            uid: variable("POD_UID"),
+        };
+        let cluster = Cluster::find(pod).await?;
+        let (identity, shards) = (cluster.identity(), Shards::default());
+        let lease = |name| {
+            Lease::new(
+                &cluster,
+                name,
+                identity.clone(),
+                options.times,
+                shards.clone(),
+            )
+        };
+        Ok(Self {
+            leases: options.leases.into_iter().map(lease).collect(),
+            events: options
+                .events
+                .then(|| Events::start(&cluster))
+                .transpose()?,
+        })
+    }
+
+    /// Whether this replica may write to a workspace.
+    pub fn leadership(&self, workspace: Option<&str>) -> Leadership {
+        let lease = self.leases.get(shard(workspace, self.leases.len()));
+        lease
+            .map(|lease| lease.leadership().clone())
+            .unwrap_or_default()
+    }
+
+    /// What writes the Events of a workspace, if any are written.
+    pub fn events(&self, workspace: Option<&str>) -> Option<EventTeller> {
+        self.events
+            .as_ref()
+            .map(|(events, _)| events.teller(workspace))
+    }
+
+    /// Starts the candidates, each for the loops of its workspaces.
+    pub fn start<'a>(
+        self,
+        loops: impl Iterator<Item = (Option<&'a str>, &'a Handle)>,
+    ) -> RunningReplica {
+        let mut of_shard: Vec<Vec<Handle>> = vec![Vec::new(); self.leases.len()];
+        for (name, handle) in loops {
+            if let Some(shard) = of_shard.get_mut(shard(name, self.leases.len())) {
+                shard.push(handle.clone());
+            }
+        }
+        let (events, task) = self.events.unzip();
+        let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+        // The Lease of a shard without workspaces is not taken, and does not count when Leases are spread.
+        for (lease, loops) in self
+            .leases
+            .into_iter()
+            .zip(of_shard)
+            .filter(|(_, loops)| !loops.is_empty())
+        {
+            tasks.spawn(lease.keep(loops, events.clone(), stop.clone()));
+        }
+        RunningReplica {
+            tasks,
+            stop,
+            events: task,
+        }
+    }
+}
+
+impl RunningReplica {
+    /// Releases the Leases. The loops must have ended, and every writer of Events must be dropped.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        if let Some(events) = self.events {
+            drain(events).await;
+        }
+    }
+}
+
+/// The shard of a workspace: the same in every process, whatever other workspaces there are.
+fn shard(workspace: Option<&str>, shards: usize) -> usize {
+    let digest = Sha256::digest(workspace.unwrap_or_default());
+    let number = digest
+        .iter()
+        .take(8)
+        .fold(0, |number, byte| number << 8 | u64::from(*byte));
+    usize::try_from(number % u64::try_from(shards.max(1)).unwrap_or(1)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shard;
+
+    #[test]
+    fn a_workspace_stays_in_its_shard_and_every_shard_gets_some() {
+        let names: Vec<String> = (0..1000).map(|n| format!("agency-{n}")).collect();
+        let mut counts = [0; 8];
+        for name in &names {
+            counts[shard(Some(name), 8)] += 1;
+        }
+        assert!(
+            counts.iter().all(|count| (80..=170).contains(count)),
+            "{counts:?}"
+        );
+        // Another process, and another version of calry-gitops, must say the same.
+        assert_eq!(
+            ["acme", "globex", "initech"].map(|name| shard(Some(name), 3)),
+            [0, 1, 1]
+        );
+        assert_eq!((shard(None, 1), shard(None, 0)), (0, 0));
+    }
+}

@@ -16,23 +16,31 @@
 //!
 //! What a hostile pull request may do, and what not, is told in [`threat_model`].
 //!
-//! # Who may import whom
+//! # Imports
 //!
-//! | room | may import |
+//! Data flows one way. A module may import itself and:
+//!
+//! | module | may import |
 //! | --- | --- |
 //! | `model` | nothing |
-//! | `http` | `model` |
-//! | `desired`, `plan`, `sandbox` | `model` |
+//! | `http`, `plan`, `sandbox` | `model` |
+//! | `desired::secrets`, `desired::watch` | `model`, `desired::definitions` |
+//! | `desired::definitions` | `model`, `desired::secrets` |
+//! | `desired::git` | `model`, `desired::definitions` |
 //! | `live` | `model`, `http` |
+//! | `reconcile` | `model`, `http`, `desired`, `live`, `plan` |
 //! | `pull` | `model`, `desired`, `plan` |
 //! | `report` | `model`, `plan`, `reconcile` |
-//! | `render` | `model`, `plan`, `reconcile`, `pull`, `report` |
-//! | `reconcile` | `model`, `desired`, `http`, `live`, `plan` |
-//! | `daemon` | all of these but `sandbox` and `render` |
-//! | `ops` | `model`, `desired`, `http`, `live`, `plan`, `reconcile`, `report`, `render`, `daemon` |
+//! | `render` | `model`, `plan`, `pull`, `reconcile`, `report` |
+//! | `daemon` | `model`, `http`, `desired`, `live`, `plan`, `reconcile`, `report` |
+//! | `ops::telemetry` | `model`, `http` |
+//! | `ops::notifications` | `model`, `http`, `desired`, `live`, `plan`, `reconcile`, `report`, `daemon` |
+//! | `ops::metrics` | `model`, `http`, `desired`, `live`, `plan`, `reconcile`, `report`, `daemon`, `ops::notifications` |
+//! | `ops::kubernetes` | `model`, `reconcile`, `report`, `daemon`, `ops::notifications` |
+//! | `ops::admin` | `model`, `http`, `live`, `plan`, `report`, `daemon`, `ops::metrics` |
 //! | `cli` | everything; nothing imports it |
 //!
-//! `tests/architecture.rs` reads the code and holds it to this table.
+//! `tests/architecture.rs` checks the code against this table.
 
 // What input can reach must not end the process, and everything that is printed goes through one place.
 #![deny(

@@ -1088,6 +1088,7 @@ fn nothing_below_the_partner_key_is_ever_shown() {
         "provider: X\nhold: [CANARY/7f3a]\n",
         "provider: X\nicon: https://user:CANARY/7f3a@cdn.example/a.png\n",
         "provider: X\nicon: https://user:CANARY-7f3a@cdn.example/a.png\n",
+        "provider: X\nicon: \"https://user:CANARY-7f3a\\x40cdn.example/a.png\"\n",
         "provider: X\npartnerKey:\n\u{a0} headers:\n    x-key: CANARY/7f3a\n",
         "provider: X\npartnerKey:\n\u{a0} CANARY/7f3a: x\n",
         "<<<<<<< CANARY/7f3a\nprovider: X\n",

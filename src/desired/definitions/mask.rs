@@ -103,7 +103,13 @@ impl Masking<'_> {
         self.show_key(key);
         match (key.text(), &value.value) {
             // The password of a URL stands before its `@`.
-            (Some("icon"), _) if self.text_of(value).contains('@') => self.hide(key, end),
+            (Some("icon"), _)
+                if [self.text_of(value), value.text().unwrap_or_default()]
+                    .iter()
+                    .any(|url| url.contains('@')) =>
+            {
+                self.hide(key, end);
+            }
             (Some("provider" | "icon" | "slug"), _)
                 if self.is_short((key, value)) || self.is_short_list(value) => {}
             (Some("fieldsToSync"), Value::Map(groups)) => {

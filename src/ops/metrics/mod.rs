@@ -323,7 +323,7 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
             family.sample(&[("workspace", &one.label), ("state", state)], count);
         }
     }
-    let help = "Providers that differ and are not held, by whether git or Calry was changed.";
+    let help = "Providers that differ and are not on hold, by whether git or Calry was changed.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_pending_updates", help);
     for one in seen {
         for (cause, count) in ["change", "drift"].into_iter().zip(one.pending) {

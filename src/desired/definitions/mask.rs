@@ -111,23 +111,27 @@ impl Masking<'_> {
                 self.hide(key, end);
             }
             (Some("provider" | "icon" | "slug"), _)
-                if self.is_short((key, value)) || self.is_short_list(value) => {}
+                if self.is_short((key, value))
+                    || self.is_bare(key, end) && self.is_short_list(value) => {}
             (Some("fieldsToSync"), Value::Map(groups)) => {
                 each(groups, end, |group, end| self.group(group, end))
             }
             (Some("fieldsToSync" | KNOWN_GROUP), Value::List(items))
-                if items.iter().all(|item| self.is_known(item)) => {}
-            (Some("fieldsToSync" | KNOWN_GROUP), _) if self.is_known(value) => {}
+                if self.is_bare(key, end) && items.iter().all(|item| self.is_known(item)) => {}
+            (Some("fieldsToSync" | KNOWN_GROUP | "hold"), _)
+                if self.is_bare(key, end) && self.is_known(value) => {}
             (Some("hold"), Value::Map(entries)) => each(entries, end, |(key, value), end| {
                 self.show_key(key);
-                let short = self.is_short((key, value)) || self.is_short_list(value);
+                let short = self.is_short((key, value))
+                    || self.is_bare(key, end) && self.is_short_list(value);
                 if !(matches!(key.text(), Some("until" | "reason")) && short) {
                     self.hide(key, end);
                 }
             }),
             (Some("hold"), Value::Text(day))
-                if day.parse::<Date>().is_ok() && self.is_short((key, value)) => {}
-            (Some("hold"), _) if self.is_known(value) => {}
+                if self.is_bare(key, end)
+                    && day.parse::<Date>().is_ok()
+                    && self.is_short((key, value)) => {}
             (Some("partnerKey"), Value::Map(halves)) => {
                 self.hide(key, end);
                 for (key, names) in halves {
@@ -202,8 +206,9 @@ impl Masking<'_> {
         match &value.value {
             _ if key.text().is_none_or(is_part_of_a_partner_key) => self.hide(key, end),
             Value::List(items) => {
+                let bare = self.is_bare(key, end);
                 let shown = |item: &Node<'_>| match &item.value {
-                    Value::Map(fields) => fields
+                    Value::Map(fields) if bare => fields
                         .iter()
                         .all(|(key, on)| key.is_scalar() && self.is_known(on)),
                     _ => item.is_scalar(),
@@ -215,13 +220,28 @@ impl Masking<'_> {
             }
             Value::Map(fields) => each(fields, end, |(key, value), end| {
                 self.show_key(key);
-                if !(key.is_scalar() && self.is_known(value)) {
+                // A key that is no name may be a key and its value without what stands between them.
+                let is_name = key.is_scalar() && key.text().is_none_or(is_name);
+                let boolean = match &value.value {
+                    Value::Null | Value::Bool(_) => true,
+                    Value::Text(word) => is_boolean_elsewhere(word),
+                    _ => false,
+                };
+                if !(is_name && (boolean || self.is_bare(key, end) && self.is_known(value))) {
                     self.hide(key, end);
                 }
             }),
-            _ if self.is_known(value) => {}
+            Value::Null => {}
+            _ if self.is_bare(key, end) && self.is_known(value) => {}
             _ => self.hide(key, end),
         }
+    }
+
+    /// Whether no comment stands in an entry or below it.
+    fn is_bare(&self, key: &Node<'_>, end: usize) -> bool {
+        self.text
+            .get(key.span.start()..end)
+            .is_some_and(|entry| !entry.contains('#'))
     }
 
     /// Whether a value consists of words that are no secret wherever they stand, in one line.

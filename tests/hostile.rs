@@ -7,7 +7,7 @@ use std::path::Path;
 
 use calry_gitops::sandbox::Config;
 use serde_json::json;
-use support::{Ran, World, live};
+use support::{Checkout, Ran, Signer, World, live};
 
 /// The most that the process may have held at once, in KiB: far above what it needs, far below what a bomb would.
 const MOST_MEMORY: u64 = 256 << 10;
@@ -261,6 +261,105 @@ fn what_a_file_says_cannot_act_on_the_terminal() {
         "{}",
         ran.err
     );
+}
+
+/// Makes something hostile at a path.
+type Make = fn(&Path);
+
+const HOSTILE: [(&str, Make); 5] = [
+    ("pipe", |path| {
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(path)
+                .status()
+                .unwrap()
+                .success()
+        )
+    }),
+    ("device", |path| symlink("/dev/zero", path).unwrap()),
+    ("directory", |path| std::fs::create_dir(path).unwrap()),
+    ("socket", |path| {
+        drop(std::os::unix::net::UnixListener::bind(path).unwrap())
+    }),
+    ("loop", |path| {
+        symlink(path.file_name().unwrap(), path).unwrap()
+    }),
+];
+
+/// Every command ends by itself, without a panic: what needs the repository fails, what does not need it warns.
+#[track_caller]
+fn is_a_repository_that_cannot_be_read(checkout: &Checkout, case: &str) {
+    let world = &checkout.world;
+    let plan = world.run(&["plan"]).exits(0);
+    assert!(
+        plan.err.contains("the git revision of") && plan.err.contains("cannot be read"),
+        "{case}: {}",
+        plan.err
+    );
+    let base = world.run(&["plan", "--base", "HEAD~1"]).exits(1);
+    assert!(base.err.contains("--base"), "{case}: {}", base.err);
+    let signers = checkout.allow(&[&Signer::new(1)]);
+    let once = world
+        .run(&["run", "--once", "--allowed-signers", &signers])
+        .exits(1);
+    assert!(once.err.contains("is refused"), "{case}: {}", once.err);
+    assert!(world.updates().is_empty(), "{case}");
+    for ran in [plan, base, once] {
+        assert!(
+            ran.err.contains("is not a regular file") || ran.err.contains("is larger than"),
+            "{case}: {}",
+            ran.err
+        );
+    }
+}
+
+#[test]
+fn what_is_no_file_in_a_repository_is_not_opened() {
+    for place in [
+        "HEAD",
+        "config",
+        "commondir",
+        "packed-refs",
+        "shallow",
+        "refs/heads/main",
+        "objects/info/alternates",
+    ] {
+        for (kind, make) in HOSTILE {
+            // A branch is a directory where others have a longer name.
+            if (place, kind) == ("refs/heads/main", "directory") {
+                continue;
+            }
+            let checkout = Checkout::of(world());
+            let path = checkout.world.dir.path().join(".git").join(place);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let _ = std::fs::remove_file(&path);
+            make(&path);
+            is_a_repository_that_cannot_be_read(&checkout, &format!("{place}, {kind}"));
+        }
+    }
+}
+
+#[test]
+fn a_repository_without_end_is_not_read_to_its_end() {
+    for place in [
+        "HEAD",
+        "config",
+        "commondir",
+        "packed-refs",
+        "shallow",
+        "refs/heads/main",
+        "objects/info/alternates",
+    ] {
+        let checkout = Checkout::of(world());
+        let path = checkout.world.dir.path().join(".git").join(place);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // Far larger than memory, and no block on disk.
+        std::fs::File::create(path)
+            .unwrap()
+            .set_len(1 << 38)
+            .unwrap();
+        is_a_repository_that_cannot_be_read(&checkout, place);
+    }
 }
 
 /// The daemon stays, so that its peak can be read.

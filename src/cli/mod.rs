@@ -177,6 +177,10 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
+        // It is an error of the read, and reported as such.
+        if std::thread::current().name() == Some(crate::desired::git::GIT_THREAD) {
+            return;
+        }
         let fault = fault(info.location());
         // The log of a daemon is read by machines: a line of another form would be lost on them.
         if tracing::event_enabled!(tracing::Level::ERROR) {

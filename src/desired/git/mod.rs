@@ -2,11 +2,13 @@
 //!
 //! Never: run git, write to a repository, or contact a remote.
 
+mod files;
 mod revision;
 mod signature;
 mod signers;
 mod trusted;
 
+pub use files::GIT_THREAD;
 pub use revision::{Base, BaseError, base, path_in_checkout, revision};
 pub use signature::Distrust;
 pub use signers::SignersError;

@@ -21,6 +21,7 @@ use gix::objs::{CommitRef, Kind};
 use gix::sec::Trust;
 use gix::{ObjectId, Repository};
 
+use super::files::{GitFileError, check, check_references, limited};
 use crate::desired::definitions::Loaded;
 use crate::desired::definitions::directory::{FileError, MAX_FILE, MAX_TOTAL, is_input};
 use crate::desired::definitions::load::{Read, read_file};
@@ -42,9 +43,14 @@ const MAX_FILES: usize = 20_000;
 /// are content; the subject and the author are foreign text. Reads files, so it may block.
 #[must_use]
 pub fn revision(directory: &Path) -> Option<Revision> {
-    match read(directory) {
+    let owned = directory.to_owned();
+    let read = move || match read(&owned) {
+        Err(Trouble::NoCommit) => Err(Trouble::NoCommit),
+        result => result.map_err(|trouble| Format::of(&owned).explain(trouble)),
+    };
+    match limited(directory, read).unwrap_or_else(|error| Err(error.into())) {
         Ok(revision) => {
-            warned().remove(directory);
+            forget_warning(directory);
             Some(revision)
         }
         Err(trouble)
@@ -57,12 +63,8 @@ pub fn revision(directory: &Path) -> Option<Revision> {
             None
         }
         Err(trouble) => {
-            let sentence = Format::of(directory).explain(trouble).to_string();
-            if warned()
-                .insert(directory.to_owned(), sentence.clone())
-                .as_ref()
-                != Some(&sentence)
-            {
+            let sentence = trouble.to_string();
+            if is_news(directory, &sentence) {
                 tracing::warn!(
                     "the git revision of {} cannot be read: {sentence}",
                     directory.display()
@@ -71,6 +73,17 @@ pub fn revision(directory: &Path) -> Option<Revision> {
             None
         }
     }
+}
+
+/// Whether the last warning of a directory was another one. It is remembered.
+fn is_news(directory: &Path, sentence: &str) -> bool {
+    warned()
+        .insert(directory.to_owned(), sentence.to_owned())
+        .is_none_or(|last| last != sentence)
+}
+
+fn forget_warning(directory: &Path) {
+    warned().remove(directory);
 }
 
 /// The last warning of each directory whose revision cannot be read: a daemon reads it at each reconciliation, and warns once.
@@ -213,10 +226,17 @@ pub enum BaseError {
 /// # Errors
 /// [`BaseError`].
 pub fn base(directory: &Path, reference: &str) -> Result<Base, BaseError> {
+    let (owned, name) = (directory.to_owned(), reference.to_owned());
+    let read = move || read_base(&owned, &name);
+    limited(directory, read).unwrap_or_else(|error| Err(BaseError::NoCheckout(error.to_string())))
+}
+
+fn read_base(directory: &Path, reference: &str) -> Result<Base, BaseError> {
     let format = Format::of(directory);
     let no_checkout = |trouble: Trouble| BaseError::NoCheckout(format.explain(trouble).to_string());
     let shown = ellipsize(&printable(reference), MAX_TEXT);
     let directory = fs::canonicalize(directory).map_err(|error| no_checkout(error.into()))?;
+    check_references(&directory, reference).map_err(|error| no_checkout(error.into()))?;
     let (repository, root) = open(&directory).map_err(no_checkout)?;
     let path = directory
         .strip_prefix(&root)
@@ -367,6 +387,8 @@ pub(super) enum Trouble {
     Git(#[from] gix::Error),
     #[error(transparent)]
     Time(#[from] jiff::Error),
+    #[error(transparent)]
+    File(#[from] GitFileError),
     #[error("the repository has no checkout around the directory")]
     NoCheckout,
     #[error("nothing was committed yet")]
@@ -436,6 +458,7 @@ pub(super) fn is_dirty(
 
 /// The repository around a directory, and the root of its checkout: where its `.git` lies, whatever it says itself.
 pub(super) fn open(directory: &Path) -> Result<(Repository, PathBuf), Trouble> {
+    check(directory)?;
     let search = upwards::Options {
         trust: upwards::TrustPolicy::Assume(Trust::Reduced),
         dot_git_only: true,
@@ -569,4 +592,21 @@ fn read_bounded(file: &Path) -> Option<Vec<u8>> {
     u64::try_from(length)
         .is_ok_and(|length| length <= MAX_FILE)
         .then_some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreadable_revision_is_a_warning_once_for_each_reason_and_again_after_a_success() {
+        let directory = Path::new("/a-revision-that-cannot-be-read");
+        assert!(is_news(directory, "one"));
+        assert!(!is_news(directory, "one"));
+        assert!(is_news(directory, "two"));
+        assert!(is_news(directory, "one"));
+        forget_warning(directory);
+        assert!(is_news(directory, "one"));
+        assert!(!is_news(directory, "one"));
+    }
 }

@@ -8,12 +8,13 @@
 //! A signature has no place in time but the one that its maker gave it: who can push can check out an older trusted commit.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, fs};
 
 use gix::objs::CommitRef;
 use gix::{ObjectId, Repository};
 
+use super::files::limited;
 use super::revision::{Committed, Trouble, files_of, is_dirty, object, open, told};
 use super::signature::{Distrust, Signed};
 use super::signers::{Signers, SignersError};
@@ -28,7 +29,7 @@ const MAX_PARENTS: usize = 1_000;
 pub struct Trust {
     signers: Option<PathBuf>,
     pinned: Option<CommitId>,
-    last: Mutex<Option<Good>>,
+    last: Mutex<Option<Arc<Good>>>,
 }
 
 /// The full id of a commit.
@@ -120,6 +121,11 @@ impl Trust {
             last: Mutex::new(None),
         }
     }
+
+    /// It is locked for a moment, and never during a read.
+    fn last(&self) -> MutexGuard<'_, Option<Arc<Good>>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl fmt::Debug for Trust {
@@ -152,13 +158,15 @@ pub fn trusted(directory: &Path, trust: &Trust) -> Result<Trusted, TrustError> {
         signers,
         pinned: trust.pinned,
     };
-    let mut last = trust.last.lock().unwrap_or_else(PoisonError::into_inner);
     // A key that was taken off the list takes with it what it signed.
-    let before = last
-        .take()
+    let before = trust
+        .last()
+        .clone()
         .filter(|good| rules.judge(good.id, &good.signed).is_ok());
-    let (good, refused) = match Checkout::open(directory) {
-        Ok(checkout) => checkout.find(&rules, before),
+    let (owned, kept) = (directory.to_owned(), before.clone());
+    let read = move || Checkout::open(&owned).map(|checkout| checkout.find(&rules, kept));
+    let (good, refused) = match limited(directory, read).unwrap_or_else(|error| Err(error.into())) {
+        Ok(found) => found,
         Err(trouble) => (
             before,
             Some(Refused {
@@ -167,8 +175,9 @@ pub fn trusted(directory: &Path, trust: &Trust) -> Result<Trusted, TrustError> {
             }),
         ),
     };
+    trust.last().clone_from(&good);
     let good = match (good, refused.clone()) {
-        (Some(good), _) => last.insert(good),
+        (Some(good), _) => good,
         (None, Some(refused)) => return Err(TrustError::Nothing(refused)),
         (None, None) => return Err(DirectoryError::Empty(directory.to_owned()).into()),
     };
@@ -214,7 +223,11 @@ impl Checkout {
     }
 
     /// What is in force, and what is refused. `before` was in force before.
-    fn find(&self, rules: &Rules, before: Option<Good>) -> (Option<Good>, Option<Refused>) {
+    fn find(
+        &self,
+        rules: &Rules,
+        before: Option<Arc<Good>>,
+    ) -> (Option<Arc<Good>>, Option<Refused>) {
         let refused = |reason| {
             Some(Refused {
                 commit: Some(self.head.to_string()),
@@ -228,7 +241,7 @@ impl Checkout {
                     Ok(false)
                 );
                 (
-                    Some(good),
+                    Some(Arc::new(good)),
                     if clean {
                         None
                     } else {
@@ -241,7 +254,7 @@ impl Checkout {
     }
 
     /// The nearest good commit among the first parents, where it is newer than the one before or there was none.
-    fn last_good(&self, rules: &Rules, before: Option<Good>) -> Option<Good> {
+    fn last_good(&self, rules: &Rules, before: Option<Arc<Good>>) -> Option<Arc<Good>> {
         let mut found = None;
         let mut at = self.parent(self.head);
         for _ in 0..MAX_PARENTS {
@@ -250,7 +263,7 @@ impl Checkout {
                 return found.or(before);
             }
             if found.is_none() {
-                found = self.good(id, rules).ok().map(|(good, _)| good);
+                found = self.good(id, rules).ok().map(|(good, _)| Arc::new(good));
             }
             if found.is_some() && before.is_none() {
                 break;

@@ -1084,6 +1084,7 @@ fn nothing_below_the_partner_key_is_ever_shown() {
         "provider: X\nfieldsToSync:\n  listing: {name: true, type CANARY/7f3a}\n",
         "provider: X\nfieldsToSync:\n  listing: {name: true, 'type:CANARY/7f3a': x}\n",
         "provider: X\nhold: # CANARY/7f3a\n",
+        "provider: X\nfieldsToSync:\n  listing: # {x-key: CANARY/7f3a}\n",
         "provider: X\nhold: true # CANARY/7f3a\n",
         "provider: X\nfieldsToSync: all # CANARY/7f3a\n",
         "provider: X\nfieldsToSync:\n  listing: all # CANARY/7f3a\n",

@@ -231,7 +231,6 @@ impl Masking<'_> {
                     self.hide(key, end);
                 }
             }),
-            Value::Null => {}
             _ if self.is_bare(key, end) && self.is_known(value) => {}
             _ => self.hide(key, end),
         }

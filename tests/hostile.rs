@@ -251,6 +251,99 @@ fn a_flood_of_errors_in_one_file_ends_after_100() {
 }
 
 #[test]
+fn a_flood_of_errors_over_many_files_is_listed_up_to_1000_and_the_rest_is_counted_in_every_format()
+{
+    let world = world();
+    let keys: String = (0..100).map(|n| format!("key{n}: x\n")).collect();
+    for n in 0..30 {
+        world.write(&format!("f{n:02}.yaml"), &format!("provider: P{n}\n{keys}"));
+    }
+    // Its warnings are dropped for the errors.
+    let fields: Vec<_> = (0..50).map(|n| format!("zzqx{n}jjvv")).collect();
+    world.write(
+        "guesty.yaml",
+        &format!(
+            "provider: GUESTY\nfieldsToSync:\n  listing: [{}]\n",
+            fields.join(", ")
+        ),
+    );
+
+    let ran = world
+        .run(&["validate"])
+        .exits(3)
+        .says(" more problems are not listed");
+    assert_eq!(
+        ran.err
+            .lines()
+            .filter(|line| line.starts_with("error["))
+            .count(),
+        1_001
+    );
+    assert!(!ran.err.contains("warning["));
+    let json = world.run(&["validate", "--format", "json"]).exits(3).json();
+    let summary = &json["summary"];
+    let (errors, warnings) = (
+        summary["errors"].as_u64().unwrap(),
+        summary["warnings"].as_u64().unwrap(),
+    );
+    assert!(errors >= 3_000 && warnings >= 50, "{summary}");
+    assert!(
+        ran.err.ends_with(&format!(
+            "{errors} errors, {warnings} warnings in 32 files\n"
+        )),
+        "{summary}"
+    );
+    let listed = json["diagnostics"].as_array().unwrap();
+    assert_eq!(listed.len(), 1_001);
+    assert_eq!(listed[1_000]["code"], "too-many");
+    let rest = format!("{} more problems are not listed", errors + warnings - 1_000);
+    assert!(
+        listed[1_000]["message"]
+            .as_str()
+            .unwrap()
+            .starts_with(&rest),
+        "{}",
+        listed[1_000]
+    );
+    assert!(listed.iter().all(|problem| problem["severity"] == "error"));
+
+    let github = world.run(&["validate", "--format", "github"]).exits(3);
+    assert_eq!(github.out.matches("::error ").count(), 1_001);
+    assert_eq!(github.out.matches("::warning ").count(), 0);
+    let sarif = world
+        .run(&["validate", "--format", "sarif"])
+        .exits(3)
+        .json();
+    assert_eq!(sarif["runs"][0]["results"].as_array().unwrap().len(), 1_001);
+    let plan = world.run(&["plan", "--format", "json"]).exits(3).json();
+    assert_eq!(plan["diagnostics"].as_array().unwrap().len(), 1_001);
+    let last = plan["definitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|d| d["file"] == "f29.yaml")
+        .unwrap();
+    assert!(
+        last["error"]
+            .as_str()
+            .unwrap()
+            .starts_with("the file has 10"),
+        "{last}"
+    );
+
+    // What is not listed counts all the same.
+    world
+        .run(&["validate", "--only", "P29"])
+        .exits(3)
+        .says("definitions/f29.yaml");
+    world.run(&["validate", "--only", "GUESTY"]).exits(0);
+    world
+        .run(&["validate", "--only", "GUESTY", "--strict"])
+        .exits(3);
+    assert_eq!(world.run(&["validate"]).exits(3).err, ran.err);
+}
+
+#[test]
 fn what_a_file_says_cannot_act_on_the_terminal() {
     let text = "provider: GUESTY\nfieldsToSync:\n  listing: [\"\\e[2Jname\", \"\\u202ename\"]\nhold: {until: \"\\e]0;x\\a\", reason: x}\n";
     let ran = text_is_an_error_of_its_own(text, "guesty.yaml");

@@ -8,7 +8,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use calry_gitops::desired::definitions::{DirectoryError, Loaded, MissingSecrets, Pin, load};
+use calry_gitops::desired::definitions::{
+    DirectoryError, Loaded, MissingSecrets, Pin, load, load_or_begin,
+};
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::model::{
     Code, Diagnostic, Half, Live, LiveNames, LiveProblems, PartnerKey, Provider, Severity,
@@ -1625,6 +1627,13 @@ fn a_name_that_looks_meant_is_a_warning_and_a_pin_in_capitals_is_none_under_stri
         load(definitions.path()),
         Err(DirectoryError::Empty(_))
     ));
+    // What is about to be written there may be hidden by them: the warnings stay.
+    let begun = load_or_begin(definitions.path()).unwrap();
+    let found: Vec<_> = begun.diagnostics.iter().map(|d| d.file.as_str()).collect();
+    assert_eq!(
+        found,
+        ["Workspace.yaml", "ciirus.YML", "sub/bookingsync.yaml"]
+    );
 }
 
 #[test]

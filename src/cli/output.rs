@@ -1,5 +1,6 @@
 //! Where things are printed: results to standard output, everything else to standard error.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
@@ -239,11 +240,17 @@ impl Output {
 
     /// Prints problems of definition files.
     pub(super) fn diagnostics(&self, list: &[Diagnostic], directory: &str, files: usize) {
-        let shown: Vec<Diagnostic> = list
-            .iter()
-            .filter(|d| !self.quiet || d.severity == Severity::Error)
-            .cloned()
-            .collect();
+        let errors = || {
+            list.iter()
+                .filter(|d| d.severity == Severity::Error)
+                .cloned()
+                .collect()
+        };
+        let shown = if self.quiet {
+            Cow::Owned(errors())
+        } else {
+            Cow::Borrowed(list)
+        };
         if !shown.is_empty() {
             self.note(&render::diagnostics(&shown, directory, files));
         }

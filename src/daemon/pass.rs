@@ -1,5 +1,6 @@
 //! One pass of the daemon. It cannot fail: what went wrong is part of what it reports.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use super::{LoopFile, Memory, Rest, Settings};
 use crate::desired::definitions::Pin;
 use crate::desired::git::{Refused, TrustError};
 use crate::live::{ApiKey, KeyError, ReadCalry as _};
-use crate::model::{Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, printable};
+use crate::model::{
+    Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, first_problems, printable,
+};
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
 use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawn};
 use crate::reconcile::{self, Failure, Look};
@@ -309,9 +312,10 @@ async fn attempt(
                 .iter()
                 .filter(|file| file.desired.is_none())
                 .count();
-            if memory.problems != loaded.diagnostics {
-                memory.problems.clone_from(&loaded.diagnostics);
-                told.news.clone_from(&loaded.diagnostics);
+            let listed = first_problems(loaded.diagnostics.iter());
+            if !memory.problems.iter().eq(listed.iter().map(Cow::as_ref)) {
+                memory.problems = listed.into_iter().map(Cow::into_owned).collect();
+                told.news.clone_from(&memory.problems);
             }
         };
 

@@ -1,5 +1,6 @@
 //! Problems in definition files, as data: where, what, and what would be right. How they look is for `render` to say.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use schemars::JsonSchema;
@@ -130,6 +131,56 @@ pub struct Diagnostic {
     pub message: String,
     /// What would be right.
     pub help: Option<String>,
+}
+
+/// The most problems that any output, log or status lists.
+pub const MAX_LISTED: usize = 1_000;
+
+/// The first problems of a list, errors before warnings, in the order of the list. If there are more than [`MAX_LISTED`],
+/// one more problem counts the rest.
+#[must_use]
+pub fn first_problems<'a>(
+    all: impl Iterator<Item = &'a Diagnostic> + Clone,
+) -> Vec<Cow<'a, Diagnostic>> {
+    let of = |severity| all.clone().filter(move |d| d.severity == severity).count();
+    let mut errors = of(Severity::Error).min(MAX_LISTED);
+    let mut warnings = of(Severity::Warning).min(MAX_LISTED - errors);
+    let mut omitted: Option<Diagnostic> = None;
+    let mut count = 0_usize;
+    let mut listed = Vec::with_capacity(errors + warnings + 1);
+    for diagnostic in all {
+        let left = match diagnostic.severity {
+            Severity::Error => &mut errors,
+            Severity::Warning => &mut warnings,
+        };
+        if *left > 0 {
+            *left -= 1;
+            listed.push(Cow::Borrowed(diagnostic));
+            continue;
+        }
+        count += 1;
+        // It stands at the first file that has one, and is as grave as the gravest.
+        let rest = omitted.get_or_insert_with(|| Diagnostic {
+            severity: diagnostic.severity,
+            code: Code::TooMany,
+            file: diagnostic.file.clone(),
+            excerpt: None,
+            message: String::new(),
+            help: None,
+        });
+        rest.severity = rest.severity.min(diagnostic.severity);
+    }
+    if let Some(mut rest) = omitted {
+        let noun = if count == 1 {
+            "problem is"
+        } else {
+            "problems are"
+        };
+        rest.message = format!("{count} more {noun} not listed, in this file and those after it");
+        rest.help = Some("fix the problems that are listed, then run the command again".to_owned());
+        listed.push(Cow::Owned(rest));
+    }
+    listed
 }
 
 /// A place in a file with the line's text, already masked and printable: it holds nothing that may not be shown, or that

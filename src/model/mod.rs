@@ -24,7 +24,7 @@ pub use definition::{
     DefinitionPart, Desired, FieldSet, Hold, Icon, InvalidIcon, Live, LiveFields, LiveProblems,
     Update, UpdateMethod,
 };
-pub use diagnostic::{Code, Diagnostic, Excerpt, Severity};
+pub use diagnostic::{Code, Diagnostic, Excerpt, MAX_LISTED, Severity, first_problems};
 pub use fingerprint::{Fingerprint, FingerprintKey, InvalidFingerprintKey, LiveValue, Place};
 pub use partner_key::{
     DesiredPartnerKey, DesiredValue, Half, InvalidHeaderName, LivePartnerKey, PartnerKey,

@@ -1,12 +1,13 @@
 //! Problems of definition files in the form of rustc. It shows what the diagnostics hold and looks into no file.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use anstyle::{AnsiColor, Effects, Style};
 
-use crate::model::{Code, Diagnostic, Excerpt, Severity, printable};
+use crate::model::{Code, Diagnostic, Excerpt, Severity, first_problems, printable};
 
 /// How many warnings of one code are shown; the rest is counted.
 const ALIKE: usize = 20;
@@ -28,10 +29,10 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str, files: usize) -> String
     } else {
         Vec::new()
     };
-    for diagnostic in list
+    let others = list
         .iter()
-        .filter(|d| d.code != Code::MissingSecret || missing.is_empty())
-    {
+        .filter(|d| d.code != Code::MissingSecret || missing.is_empty());
+    for diagnostic in first_problems(others).iter().map(Cow::as_ref) {
         let seen = alike.entry(diagnostic.code).or_default();
         if diagnostic.severity == Severity::Warning {
             *seen += 1;

@@ -3,12 +3,13 @@
 //! The syntax and its escapes are those of "Workflow commands for GitHub Actions": a message escapes `%`, CR and LF, a
 //! property `:` and `,` as well. Without them, a file's name could begin a command of its own.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::path_from_root;
 use super::text::{brief, origins};
 use super::view::{loosened, parts};
-use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, printable};
+use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, first_problems, printable};
 use crate::plan::{Change, Loosened, Origin, Plan, Verdict, refusal};
 use crate::reconcile::apply::{Outcome, Report};
 use crate::report::words::{counts, mismatched, named};
@@ -271,6 +272,11 @@ impl Annotations<'_> {
             Severity::Error => Level::Error,
             Severity::Warning => Level::Warning,
         };
+        let listed = first_problems(list.iter());
+        let of = listed
+            .iter()
+            .map(Cow::as_ref)
+            .filter(|d| d.severity == severity);
         for Diagnostic {
             code,
             file,
@@ -278,7 +284,7 @@ impl Annotations<'_> {
             message,
             help,
             ..
-        } in list.iter().filter(|d| d.severity == severity)
+        } in of
         {
             let help = help
                 .as_deref()

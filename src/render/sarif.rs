@@ -9,7 +9,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::path_from_root;
-use crate::model::{Code, Diagnostic, Severity, printable};
+use crate::model::{Code, Diagnostic, Severity, first_problems, printable};
 use crate::report::json;
 
 #[derive(Serialize)]
@@ -120,7 +120,8 @@ struct Fingerprints {
 #[must_use]
 pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
     let mut alike: HashMap<[u8; 32], usize> = HashMap::new();
-    let results = list.iter().map(|diagnostic| {
+    let listed = first_problems(list.iter());
+    let results = listed.iter().map(|diagnostic| {
         let Diagnostic {
             severity,
             code,
@@ -128,7 +129,7 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
             excerpt,
             message,
             help,
-        } = diagnostic;
+        } = diagnostic.as_ref();
         // Without the line's number: what is inserted above a problem does not make it another one.
         let text = excerpt.as_ref().map_or("", |excerpt| excerpt.text.as_str());
         let hash: [u8; 32] =

@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::json;
-use crate::model::{self, Diagnostic, Excerpt, Revision, Severity, Workspace, printable};
+use crate::model::{
+    self, Diagnostic, Excerpt, Revision, Severity, Workspace, first_problems, printable,
+};
 use crate::plan::{
     self, Change, Entry, KeyChange, Mismatch, Missing, Origin, Plan, Summary, Verdict,
 };
@@ -196,7 +198,7 @@ pub fn plan(
             .base
             .is_some()
             .then(|| plan.loosened.iter().map(LoosenedItem::from).collect()),
-        diagnostics: diagnostics.iter().map(Problem::from).collect(),
+        diagnostics: problems(diagnostics),
         error,
     };
     json::pretty(&document)
@@ -205,7 +207,7 @@ pub fn plan(
 /// The document of `validate`: the problems of so many files.
 #[must_use]
 pub fn diagnostics(diagnostics: &[Diagnostic], files: usize) -> String {
-    let problems: Vec<Problem> = diagnostics.iter().map(Problem::from).collect();
+    let problems = problems(diagnostics);
     let of = |severity| {
         diagnostics
             .iter()
@@ -221,8 +223,16 @@ pub fn diagnostics(diagnostics: &[Diagnostic], files: usize) -> String {
 /// The document of a pass that failed before there was a plan.
 #[must_use]
 pub fn failure(error: &str, diagnostics: &[Diagnostic]) -> String {
-    let problems: Vec<Problem> = diagnostics.iter().map(Problem::from).collect();
+    let problems = problems(diagnostics);
     json::pretty(&serde_json::json!({ "error": error, "diagnostics": problems }))
+}
+
+/// The first problems of a list; the last one counts the rest.
+fn problems(diagnostics: &[Diagnostic]) -> Vec<Problem> {
+    first_problems(diagnostics.iter())
+        .iter()
+        .map(|diagnostic| Problem::from(diagnostic.as_ref()))
+        .collect()
 }
 
 fn definition<'a>(
@@ -311,10 +321,12 @@ pub(crate) fn fault(entry: &Entry, diagnostics: &[Diagnostic]) -> Option<String>
                     d.severity == Severity::Error && Some(d.file.as_str()) == entry.file.as_deref()
                 })
                 .count();
-            Some(format!(
-                "the file has {errors} {}; see diagnostics",
-                if errors == 1 { "error" } else { "errors" }
-            ))
+            // A list that was cut need not have those of every file.
+            Some(match errors {
+                0 => "the file has errors that are not listed".to_owned(),
+                1 => "the file has 1 error; see diagnostics".to_owned(),
+                _ => format!("the file has {errors} errors; see diagnostics"),
+            })
         }
         _ => None,
     }

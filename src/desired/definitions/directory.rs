@@ -221,10 +221,7 @@ fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
             entries.extend(definition_below(&entry.path(), &name, &mut below));
         }
     }
-    if entries
-        .iter()
-        .all(|entry| LookAlike::of(&entry.name).is_some())
-    {
+    if entries.is_empty() {
         return Err(DirectoryError::Empty(named.to_owned()));
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));

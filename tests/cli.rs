@@ -365,11 +365,24 @@ fn every_shell_gets_a_script_that_names_every_command() {
     }
     world.run(&["completions", "csh"]).exits(64);
     for shell in ["bash", "zsh", "fish"] {
-        assert!(
-            world.run(&["completions", shell]).out.contains("HOSTAWAY"),
-            "{shell} completes --only"
-        );
+        let script = world.run(&["completions", shell]).out;
+        for option in ["candidates base", "candidates only"] {
+            assert!(script.contains(option), "{shell}: {option}");
+        }
     }
+    world.write("smoobu.yaml", "provider: SMOOBU\n");
+    let only = world.run(&["candidates", "only"]).exits(0);
+    assert!(
+        ["HOSTAWAY\n", "SMOOBU\n"]
+            .iter()
+            .all(|name| only.out.contains(name)),
+        "{}",
+        only.out
+    );
+    let base = world
+        .run(&["candidates", "base", "plan", "-d", "nowhere"])
+        .exits(0);
+    assert_eq!((base.out.as_str(), base.err.as_str()), ("", ""));
     let power = world.run(&["completions", "powershell"]).out;
     assert!(
         power.contains("Register-ArgumentCompleter -Native -CommandName 'calry-gitops'"),

@@ -386,7 +386,7 @@ fn a_snapshot_at_an_address_is_fetched_without_the_api_key_and_without_following
         world
             .run(&["plan", "--live", refused])
             .exits(64)
-            .says("https URL");
+            .says("the URL of a snapshot must");
     }
 }
 

@@ -117,13 +117,26 @@ ask() {
     esac
 }
 
+# What only this machine knows: branches, also those that a shell could run, and files of providers that no build knows.
+mkdir "$work/checkout"
+git -C "$work/checkout" init --quiet --initial-branch main
+git -C "$work/checkout" -c user.name=a -c user.email=a@example.com commit --quiet --allow-empty -m a
+git -C "$work/checkout" branch feature/icons
+git -C "$work/checkout" update-ref refs/remotes/origin/main HEAD
+git -C "$work/checkout" branch 'x$(touch${IFS}ran)'
+mkdir "$work/checkout/definitions"
+printf 'provider: SMOOBU\nicon: https://example.com/a.png\n' >"$work/checkout/definitions/smoobu.yaml"
+cd "$work/checkout"
+
 for shell in bash fish zsh; do
-    for question in 'va:validate' 'plan --fo:--format' 'plan --format m:markdown' 'validate --format s:sarif'; do
+    for question in 'plan --base f:feature/icons' 'plan --base or:origin/main' 'plan --only SM:SMOOBU' 'apply --only LOD:LODGIFY' \
+        'validate --only SM:SMOOBU' 'va:validate' 'plan --fo:--format' 'plan --format m:markdown' 'validate --format s:sarif'; do
         answer=$(ask "$shell" "calry-gitops ${question%%:*}" "${question#*:}") || true
         grep -qxF -- "${question#*:}" <<<"$answer" || fail "$shell completes '${question%%:*}' to:" "$answer"
     done
     echo "$shell completes"
 done
+[ ! -e ran ] || fail "the name of a branch was run"
 
 # The manual
 

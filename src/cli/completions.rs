@@ -24,6 +24,75 @@ pub(super) fn run(args: &CompletionsArgs, output: &Output) -> anyhow::Result<Exi
         env!("CARGO_PKG_NAME"),
         &mut script,
     );
-    output.result(&String::from_utf8(script)?);
+    output.result(&with_candidates(args.shell, &String::from_utf8(script)?));
     Ok(Exit::Done)
+}
+
+/// Lets `--base` and `--only` offer what this machine has: `candidates` prints it. The generator knows no values that are
+/// found when they are asked for, but in its unstable part.
+fn with_candidates(shell: Shell, script: &str) -> String {
+    let mut out = String::with_capacity(script.len() + 2048);
+    let mut lines = script.lines();
+    while let Some(line) = lines.next() {
+        match (shell, line.trim()) {
+            (Shell::Bash, case @ ("--base)" | "--only)")) => {
+                let option = case.trim_start_matches('-').trim_end_matches(')');
+                out.push_str(&format!(
+                    "{line}\n                    COMPREPLY=($(compgen -W \"$(calry-gitops candidates {option} \
+                     \"${{COMP_WORDS[@]}}\" 2>/dev/null)\" -- \"${{cur}}\"))\n"
+                ));
+                // What the generator wrote, up to its `return`.
+                for skipped in lines.by_ref() {
+                    if skipped.trim() == "return 0" {
+                        out.push_str(&format!("{skipped}\n"));
+                        break;
+                    }
+                }
+                continue;
+            }
+            (Shell::Zsh, text) if text.contains("--base=[") || text.contains("--only=[") => {
+                let option = if text.contains("--base=[") {
+                    "base"
+                } else {
+                    "only"
+                };
+                if let Some(at) = line.rfind(']') {
+                    let (head, _) = line.split_at(at + 1);
+                    let name = if option == "base" {
+                        "REVISION"
+                    } else {
+                        "PROVIDER"
+                    };
+                    out.push_str(&format!(
+                        "{head}:{name}:{{compadd -- ${{(f)\"$(calry-gitops candidates {option} $words 2>/dev/null)\"}}}}' \\\n"
+                    ));
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        out.push_str(line);
+        out.push('\n');
+    }
+    if shell == Shell::Fish {
+        let main = Cli::command();
+        let takes = |command: &clap::Command, option: &str| {
+            command
+                .get_arguments()
+                .any(|arg| arg.get_long() == Some(option))
+        };
+        for option in ["base", "only"] {
+            for command in main
+                .get_subcommands()
+                .filter(|command| takes(command, option))
+            {
+                let command = command.get_name();
+                out.push_str(&format!(
+                    "complete -c calry-gitops -n \"__fish_calry_gitops_using_subcommand {command}\" -l {option} -r -f \
+                     -a '(calry-gitops candidates {option} (commandline -opc) 2>/dev/null)'\n"
+                ));
+            }
+        }
+    }
+    out
 }

@@ -3,6 +3,7 @@
 //! What it never does: decide what changes, or show what others did not already make fit to be shown.
 
 mod apply;
+mod candidates;
 mod cluster;
 mod completions;
 mod config;
@@ -168,6 +169,9 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
+    /// Print the values of an option, for completion scripts
+    #[command(hide = true)]
+    Candidates(candidates::CandidatesArgs),
     /// Print the manual, for packages
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -234,6 +238,7 @@ pub fn main() -> ExitCode {
         Command::Sandbox(args) => block_on(sandbox::run(&args, &output)),
         Command::Schema(args) => block_on(schema::run(&args, &output)),
         Command::Completions(args) => completions::run(&args, &output),
+        Command::Candidates(args) => Ok(candidates::run(&args, &output)),
         Command::Man(args) => man::run(&args, &output),
     };
     ended(result, &output)

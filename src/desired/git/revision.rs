@@ -323,6 +323,24 @@ fn unknown(repository: &Repository, reference: &str, shown: &str, trouble: Troub
     }
 }
 
+/// The short names of branches and tags, at most `max`; none if they cannot be read.
+#[must_use]
+pub fn references(directory: &Path, max: usize) -> Vec<String> {
+    let Ok(directory) = fs::canonicalize(directory) else {
+        return Vec::new();
+    };
+    let owned = directory.clone();
+    let read = move || {
+        check_references(&owned, "HEAD").ok()?;
+        let (repository, _) = open(&owned).ok()?;
+        let platform = repository.references().ok()?;
+        let all = platform.all().ok()?.filter_map(Result::ok).take(max);
+        let names = all.map(|reference| reference.name().shorten().to_string());
+        Some(names.collect::<Vec<_>>())
+    };
+    limited(&directory, read).ok().flatten().unwrap_or_default()
+}
+
 /// A definition file as a commit has it.
 pub(super) struct Committed {
     name: String,

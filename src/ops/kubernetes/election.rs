@@ -792,7 +792,10 @@ mod tests {
     }
 
     /// Seeds of the simulation that failed once.
-    const SEEDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops/kubernetes/election.seeds");
+    const SEEDS: &str = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/ops/kubernetes/election.seeds"
+    );
 
     /// The seeds of the gate are fixed. `ELECTION_SECONDS` adds random ones for so long, and keeps those that fail in
     /// `election.seeds`.

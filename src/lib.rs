@@ -1,20 +1,18 @@
 //! calry-gitops keeps the integration definitions of a Calry workspace equal to a directory of YAML files in git.
 //!
-//! # The pass, in the order in which the code reads
+//! # A reconciliation, in the order in which the code reads
 //!
-//! 1. [`desired`] loads the files: desired state, with every problem at its line.
-//! 2. [`http`, `live`] fetches the workspace and the live definitions: two requests, whatever their number.
-//! 3. [`plan`] compares the two, purely, and guards what it found: only an approved plan can be applied.
-//! 4. [`reconcile::apply`] sends one update per changed provider and verifies each answer.
-//! 5. [`report`] makes documents of what happened, and [`render`] prints them.
+//! 1. [`desired`] loads the files to desired state, with every problem at its line.
+//! 2. [`live`] fetches the workspace and its definitions over [`http`]: two requests, whatever the number of providers.
+//! 3. [`plan`] compares the two, without I/O, and guards the result: only an approved plan can be applied.
+//! 4. [`reconcile::apply`] sends one update for each changed provider and verifies each answer.
+//! 5. [`report`] makes documents of the result, and [`render`] prints them.
 //!
-//! [`pull`] goes the other way: live state to files, for who begins with this, or adopts a drift.
+//! [`reconcile`] holds that order. [`cli`] runs it once, [`daemon`] again and again, and [`ops`] shows the daemon to
+//! operators. [`pull`] is the way back, from live state to files. [`model`] is the vocabulary of all modules, and [`sandbox`]
+//! a local Calry.
 //!
-//! [`reconcile`] is that order in code; [`cli`] walks it once and [`daemon`] for ever, which [`ops`] shows to operators. [`model`] is
-//! the vocabulary of all of them, [`http`] is what all of them call others by, [`reconcile::plan_file`] is a plan that was reviewed,
-//! and [`sandbox`] a Calry of one's own to try it on.
-//!
-//! What a hostile pull request may do, and what not, is told in [`threat_model`].
+//! [`threat_model`] says what a hostile pull request can do, and what it cannot.
 //!
 //! # Imports
 //!

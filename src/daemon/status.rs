@@ -369,7 +369,7 @@ fn provider(
             provider.last_update = Some(LastUpdate {
                 time: now,
                 revision,
-                cause: (*cause).into(),
+                cause: *cause,
             });
         }
     }

@@ -1,15 +1,15 @@
 //! The definitions directory: from YAML files to desired state, with every problem at its line.
 //!
-//! The way of a file, in the order in which the code reads: [`directory`] reads its bytes, [`yaml`] parses them to a tree,
-//! [`definition`] makes [`Desired`](crate::model::Desired) of the tree, and [`load`](mod@load) puts the files together, compares them
-//! with the known names ([`catalogue`] reads those from the schema beside the files) and resolves secrets. A problem on the
-//! way becomes a [`Diagnostic`](crate::model::Diagnostic) in [`source`], where [`mask`] hides what the quoted line may not
+//! The way of a file, in the order in which the code reads: `directory` reads its bytes, `yaml` parses them to a tree,
+//! `definition` makes [`Desired`](crate::model::Desired) of the tree, and `load` puts the files together, compares them
+//! with the known names (`catalogue` reads those from the schema beside the files) and resolves secrets. A problem on the
+//! way becomes a [`Diagnostic`](crate::model::Diagnostic) in `source`, where `mask` hides what the quoted line may not
 //! show.
 //!
-//! The way back, for `pull`: [`edit`] changes a file's text in place, [`format`](mod@format) writes a new file (and the JSON
-//! Schema of any file), and [`write`](mod@write) puts either into the directory, whole or not at all.
+//! The way back, for `pull`: `edit` changes a file's text in place, `format` writes a new file (and the JSON
+//! Schema of any file), and `write` puts either into the directory, whole or not at all.
 //!
-//! Never: open a socket, let a file name the place of a secret, or write outside of [`write`](mod@write).
+//! Never: open a socket, let a file name the place of a secret, or write outside of `write`.
 
 mod catalogue;
 pub(crate) mod definition;

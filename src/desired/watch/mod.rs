@@ -794,7 +794,7 @@ impl Look {
                 all.extend(files);
             }
             Some((directory, Err(error))) => {
-                drop(all.insert(directory.into(), Stamp::Unreadable(error.kind())))
+                all.insert(directory.into(), Stamp::Unreadable(error.kind()));
             }
             Some((_, Ok(_))) | None => {}
         }

@@ -410,9 +410,15 @@ fn a_directory_that_is_missing_empty_or_a_file_is_an_error() {
         load(&dir.path().join("none")),
         Err(DirectoryError::Unreadable { .. })
     ));
-    assert!(matches!(load(dir.path()), Err(DirectoryError::Empty(_))));
+    assert!(matches!(
+        load(dir.path()),
+        Err(DirectoryError::Empty { .. })
+    ));
     dir.write("workspace.yaml", "slug: acme\n");
-    assert!(matches!(load(dir.path()), Err(DirectoryError::Empty(_))));
+    assert!(matches!(
+        load(dir.path()),
+        Err(DirectoryError::Empty { .. })
+    ));
     dir.write("x", "");
     assert!(matches!(
         load(&dir.path().join("x")),
@@ -1625,7 +1631,7 @@ fn a_name_that_looks_meant_is_a_warning_and_a_pin_in_capitals_is_none_under_stri
     fs::remove_file(definitions.path().join("guesty.yaml")).unwrap();
     assert!(matches!(
         load(definitions.path()),
-        Err(DirectoryError::Empty(_))
+        Err(DirectoryError::Empty { .. })
     ));
     // What is about to be written there may be hidden by them: the warnings stay.
     let begun = load_or_begin(definitions.path()).unwrap();

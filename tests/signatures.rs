@@ -331,3 +331,29 @@ fn a_walk_back_ends() {
         at.to_string()
     );
 }
+
+#[test]
+fn a_commit_names_the_files_that_look_meant_and_are_not_read() {
+    let checkout = checkout();
+    std::fs::create_dir(checkout.world.definitions().join("eu")).unwrap();
+    checkout
+        .world
+        .write("eu/lodgify.yaml", "provider: LODGIFY\n");
+    checkout.world.write("TOKEET.YAML", "provider: TOKEET\n");
+    let one = checkout.next("1", Some(&ada()), checkout.main);
+    let loaded = checkout.find(&trust(&checkout, &[&ada()])).unwrap().loaded;
+    let named: Vec<&str> = loaded
+        .diagnostics
+        .iter()
+        .map(|found| found.file.as_str())
+        .collect();
+    assert_eq!(named, ["TOKEET.YAML", "eu/lodgify.yaml"]);
+    // Without any file that is read, the commit is an empty directory, which says why.
+    std::fs::remove_file(checkout.world.definitions().join("hostaway.yaml")).unwrap();
+    checkout.signed(&ada(), &[one]);
+    let error = checkout
+        .find(&trust(&checkout, &[&ada()]))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("TOKEET.YAML and 1 more"), "{error}");
+}

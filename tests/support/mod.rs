@@ -462,31 +462,32 @@ impl Checkout {
         checkout
     }
 
-    /// Commits the definitions as they are in the directory.
-    pub fn commit(&self, reference: &str, parents: &[ObjectId]) -> ObjectId {
-        let blob = |entry: std::fs::DirEntry| {
-            let oid = self
-                .repository
-                .write_blob(std::fs::read(entry.path()).unwrap())
-                .unwrap()
-                .detach();
-            let filename = entry.file_name().into_string().unwrap().into();
+    /// Writes a directory as a tree.
+    fn tree(&self, directory: &Path) -> ObjectId {
+        let entry = |entry: std::fs::DirEntry| {
+            let (path, filename) = (entry.path(), entry.file_name().into_string().unwrap());
+            let (kind, oid) = if path.is_dir() {
+                (EntryKind::Tree, self.tree(&path))
+            } else {
+                let blob = self.repository.write_blob(std::fs::read(path).unwrap());
+                (EntryKind::Blob, blob.unwrap().detach())
+            };
             Entry {
-                mode: EntryKind::Blob.into(),
-                filename,
+                mode: kind.into(),
+                filename: filename.into(),
                 oid,
             }
         };
-        let mut entries: Vec<Entry> = std::fs::read_dir(self.world.definitions())
-            .unwrap()
-            .map(|entry| blob(entry.unwrap()))
-            .collect();
+        let entries = std::fs::read_dir(directory).unwrap();
+        let mut entries: Vec<Entry> = entries.map(|found| entry(found.unwrap())).collect();
         entries.sort();
-        let oid = self
-            .repository
-            .write_object(&gix::objs::Tree { entries })
-            .unwrap()
-            .detach();
+        let tree = self.repository.write_object(&gix::objs::Tree { entries });
+        tree.unwrap().detach()
+    }
+
+    /// Commits the definitions as they are in the directory.
+    pub fn commit(&self, reference: &str, parents: &[ObjectId]) -> ObjectId {
+        let oid = self.tree(&self.world.definitions());
         let root = vec![Entry {
             mode: EntryKind::Tree.into(),
             filename: "definitions".into(),

@@ -12,6 +12,7 @@ use std::thread;
 use rustix::fs::OFlags;
 
 use super::format::DEFINITION_SCHEMA;
+use crate::model::printable;
 
 /// The largest definition file, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 20;
@@ -37,8 +38,17 @@ pub enum DirectoryError {
     #[error("the definitions directory {} is not a directory", .0.display())]
     NotADirectory(PathBuf),
     /// It holds no definition file.
-    #[error("the definitions directory {} holds no definition file (*.yaml, *.yml); an empty directory changes nothing", .0.display())]
-    Empty(PathBuf),
+    #[error(
+        "the definitions directory {} holds no definition file (*.yaml, *.yml); an empty directory changes nothing{}",
+        .directory.display(),
+        not_read(.look_alikes)
+    )]
+    Empty {
+        /// The directory, as the user named it.
+        directory: PathBuf,
+        /// Files in it that look as if they were meant.
+        look_alikes: Vec<String>,
+    },
     /// It holds more entries than will be looked at.
     #[error("the definitions directory {} holds more than {MAX_ENTRIES} entries; is it the right one?", .0.display())]
     TooManyEntries(PathBuf),
@@ -222,10 +232,28 @@ fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
         }
     }
     if entries.is_empty() {
-        return Err(DirectoryError::Empty(named.to_owned()));
+        return Err(DirectoryError::Empty {
+            directory: named.to_owned(),
+            look_alikes: Vec::new(),
+        });
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
+}
+
+/// The end of a sentence about a directory without definition files.
+fn not_read(look_alikes: &[String]) -> String {
+    let Some(first) = look_alikes.first() else {
+        return String::new();
+    };
+    let others = match look_alikes.len() - 1 {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    format!(
+        " ({}{others} not read: a definition file stands in the directory itself, and its ending is in lower case)",
+        printable(first)
+    )
 }
 
 /// The first file of a directory one level down that would count in the directory above. `seen` counts the entries that
@@ -245,12 +273,12 @@ fn definition_below(directory: &Path, name: &OsStr, seen: &mut usize) -> Option<
     })
 }
 
-fn is_hidden(name: &OsStr) -> bool {
+pub(crate) fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
 /// Whether a name has the ending of a YAML file, in any case.
-fn is_yaml(name: &OsStr) -> bool {
+pub(crate) fn is_yaml(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes().to_ascii_lowercase();
     name.ends_with(b".yaml") || name.ends_with(b".yml")
 }

@@ -88,12 +88,7 @@ pub enum MissingSecrets {
 /// among [`Loaded::diagnostics`].
 pub fn load(directory: &Path) -> Result<Loaded, DirectoryError> {
     let listing = directory::read(directory, read_file)?;
-    let loaded = Loaded::of(listing.directory, listing.files);
-    if loaded.files.is_empty() {
-        Err(DirectoryError::Empty(directory.to_owned()))
-    } else {
-        Ok(loaded)
-    }
+    Loaded::of(listing.directory, listing.files).unless_empty(directory)
 }
 
 /// Reads a directory that may be empty, or missing, because somebody is about to write its first files.
@@ -103,7 +98,7 @@ pub fn load(directory: &Path) -> Result<Loaded, DirectoryError> {
 pub fn load_or_begin(directory: &Path) -> Result<Loaded, DirectoryError> {
     let canonical = match directory::read(directory, read_file) {
         Ok(listing) => return Ok(Loaded::of(listing.directory, listing.files)),
-        Err(DirectoryError::Empty(_)) => fs::canonicalize(directory),
+        Err(DirectoryError::Empty { .. }) => fs::canonicalize(directory),
         Err(DirectoryError::Unreadable { source, .. })
             if source.kind() == io::ErrorKind::NotFound =>
         {
@@ -343,6 +338,23 @@ impl DefinitionFile {
 }
 
 impl Loaded {
+    /// Refuses a directory without a definition file. `named` is how the user named it.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Empty`].
+    pub(crate) fn unless_empty(self, named: &Path) -> Result<Self, DirectoryError> {
+        if !self.files.is_empty() {
+            return Ok(self);
+        }
+        let look_alikes = self.diagnostics.into_iter();
+        let look_alikes =
+            look_alikes.filter(|problem| LookAlike::of(OsStr::new(&problem.file)).is_some());
+        Err(DirectoryError::Empty {
+            directory: named.to_owned(),
+            look_alikes: look_alikes.map(|problem| problem.file).collect(),
+        })
+    }
+
     /// Puts files together that were read by themselves.
     pub(crate) fn of(
         directory: PathBuf,

@@ -23,7 +23,9 @@ use gix::{ObjectId, Repository};
 
 use super::files::{GitFileError, check, check_references, limited};
 use crate::desired::definitions::Loaded;
-use crate::desired::definitions::directory::{FileError, MAX_FILE, MAX_TOTAL, is_input};
+use crate::desired::definitions::directory::{
+    FileError, MAX_FILE, MAX_TOTAL, is_hidden, is_input, is_yaml,
+};
 use crate::desired::definitions::load::{Read, read_file};
 use crate::model::{Diagnostic, Revision, closest, ellipsize, printable};
 
@@ -394,7 +396,41 @@ pub(super) fn files_of(
             content,
         });
     }
+    // Only their names are looked at.
+    let below = files_below(repository, tree)?
+        .into_iter()
+        .map(|name| Committed {
+            name,
+            content: Content::Link,
+        });
+    files.extend(below.take(MAX_FILES));
     Ok(files)
+}
+
+/// The first YAML file of each directory of a tree, which would be a definition one level up: as in a directory on disk.
+fn files_below(repository: &Repository, tree: ObjectId) -> Result<Vec<String>, Trouble> {
+    let (mut names, mut directories) = (Vec::new(), 0);
+    for entry in object(repository, tree)?.try_into_tree()?.iter() {
+        let entry = entry?;
+        let name = OsString::from_vec(entry.filename().to_vec());
+        if !entry.mode().is_tree() || is_hidden(&name) {
+            continue;
+        }
+        directories += 1;
+        if directories > MAX_FILES {
+            break;
+        }
+        let below = object(repository, entry.object_id())?.try_into_tree()?;
+        let counts = |name: &OsString| is_yaml(name) && !is_hidden(name);
+        let files = below.iter().take(MAX_FILES).filter_map(Result::ok);
+        let mut files = files
+            .filter(|file| file.mode().is_blob_or_symlink())
+            .map(|file| OsString::from_vec(file.filename().to_vec()));
+        if let Some(file) = files.find(counts) {
+            names.push(Path::new(&name).join(file).to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
 }
 
 #[derive(Debug, thiserror::Error)]

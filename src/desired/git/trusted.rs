@@ -179,15 +179,19 @@ pub fn trusted(directory: &Path, trust: &Trust) -> Result<Trusted, TrustError> {
     let good = match (good, refused.clone()) {
         (Some(good), _) => good,
         (None, Some(refused)) => return Err(TrustError::Nothing(refused)),
-        (None, None) => return Err(DirectoryError::Empty(directory.to_owned()).into()),
+        (None, None) => {
+            return Err(DirectoryError::Empty {
+                directory: directory.to_owned(),
+                look_alikes: Vec::new(),
+            }
+            .into());
+        }
     };
-    if good.files.is_empty() {
-        return Err(DirectoryError::Empty(directory.to_owned()).into());
-    }
     let loaded = Loaded::of(
         good.directory.clone(),
         in_parallel(&good.files, Committed::read),
-    );
+    )
+    .unless_empty(directory)?;
     Ok(Trusted {
         loaded,
         revision: good.revision.clone(),

@@ -5,10 +5,10 @@ use tokio::time::Instant;
 
 use super::options::LiveArgs;
 use super::{Exit, Output};
-use crate::desired::definitions::{self, MissingSecrets};
+use crate::desired::definitions::{self, Loader, MissingSecrets, Purpose};
 use crate::model::{Live, closest, printable};
 use crate::pull::{File, Names, Part, Scope, State, first_unknown, prepare};
-use crate::reconcile::{self, Desired, Judged};
+use crate::reconcile::{self, Judged};
 use crate::render;
 
 #[derive(Args)]
@@ -40,33 +40,30 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         .set_up(MissingSecrets::Unavailable, output)
         .await?;
     let source = &setup.source;
-    let mut loaded = definitions::load_or_begin(&source.definitions)?;
+    let loader = Loader {
+        only: &source.only,
+        today: reconcile::today(),
+        purpose: Purpose::Pull {
+            secrets: &source.secrets,
+            missing: source.missing,
+        },
+    };
+    let loaded = definitions::load_or_begin(&source.definitions)?;
+    // Of all files, so that none is overwritten.
     let names = Names::of(&loaded);
-    if !source.only.is_empty() {
-        loaded.keep_only(&source.only);
-    }
-    loaded.resolve(&source.secrets, source.missing);
+    let mut loaded = loader.finish(loaded)?;
     loaded
         .secrets()
         .for_each(|secret| setup.api.scrubber().learn(secret));
-    let mut desired = Desired {
-        loaded,
-        revision: None,
-        base: None,
-        refused: None,
-    };
     let fetched = async {
         let key = setup.key.read()?;
         let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
-        reconcile::fetch(&reader, source.pins(&desired.loaded.pin), None).await
+        reconcile::fetch(&reader, source.pins(&loaded.pin), None).await
     };
-    let fetched = fetched.await.map(|(workspace, listing)| {
-        (
-            workspace,
-            reconcile::judge(source, &mut desired.loaded, listing),
-        )
-    });
-    let loaded = &desired.loaded;
+    let fetched = fetched
+        .await
+        .map(|(workspace, listing)| (workspace, reconcile::judge(source, &mut loaded, listing)));
+    let loaded = &loaded;
     output.diagnostics(&loaded.diagnostics, &setup.shown, loaded.files.len());
     let (
         workspace,

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use super::options::{FileArgs, repository_path};
 use super::{Exit, Output};
-use crate::desired::definitions::{self, Loaded};
+use crate::desired::definitions::{Loaded, Loader, Purpose};
 use crate::model::{Severity, printable};
 use crate::reconcile::{self, Failure};
 use crate::render::{github, sarif};
@@ -95,14 +95,10 @@ fn load(
         strict,
     }: &FileArgs,
 ) -> Result<Loaded, Failure> {
-    let mut loaded = definitions::load(definitions)?;
-    if !only.is_empty() {
-        reconcile::keep_only(&mut loaded, only)?;
-    }
-    loaded.check();
-    loaded.check_holds(reconcile::today());
-    if *strict {
-        loaded.deny_warnings();
-    }
-    Ok(loaded)
+    let loader = Loader {
+        only,
+        today: reconcile::today(),
+        purpose: Purpose::Check { strict: *strict },
+    };
+    Ok(loader.load(definitions)?)
 }

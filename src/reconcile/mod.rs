@@ -13,14 +13,14 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use crate::desired::definitions::{DirectoryError, Loaded, MissingSecrets, Pin};
+use crate::desired::definitions::{
+    DirectoryError, LoadError, Loaded, Loader, MissingSecrets, NoFile, Pin, Purpose,
+};
+use crate::desired::git;
 use crate::desired::git::{Refused, Trust, TrustError, Trusted};
 use crate::desired::secrets::SecretSources;
-use crate::desired::{definitions, git};
 use crate::live::{self, Listing, ReadCalry};
-use crate::model::{
-    Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace, closest,
-};
+use crate::model::{Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
 use crate::plan::{Applied, Base, BaseFile, Context, Input, PinChange, Plan, plan};
 
 /// Where desired state comes from, and how strictly it is read.
@@ -84,16 +84,8 @@ pub enum Failure {
     #[error("{0}; nothing is planned: check out a commit that an allowed signer signed")]
     Refused(Refused),
     /// `--only` names a provider that has no file.
-    #[error("there is no definition file for {provider}, which --only names; {}", match meant {
-        Some(meant) => format!("did you mean {meant}?"),
-        None => format!("add {}.yaml, or leave it out", provider.file_stem()),
-    })]
-    NoFile {
-        /// The provider.
-        provider: Provider,
-        /// One with a file and a similar name.
-        meant: Option<Provider>,
-    },
+    #[error(transparent)]
+    NoFile(#[from] NoFile),
     /// `workspace.yaml` has errors: nobody knows which workspace the files are for.
     #[error(
         "workspace.yaml is invalid, so it is not known which workspace these definitions are for; nothing is planned"
@@ -171,6 +163,15 @@ pub enum Failure {
     Internal(String),
 }
 
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Directory(error) => Self::Directory(error),
+            LoadError::NoFile(error) => Self::NoFile(error),
+        }
+    }
+}
+
 fn moving(slug: &str, file: Option<&str>) -> String {
     match file {
         Some(file) => format!("start with --workspace {slug}, or remove {file}"),
@@ -182,7 +183,7 @@ impl Failure {
     /// Whether the definitions are at fault, and not the world around them.
     #[must_use]
     pub const fn is_invalid_definitions(&self) -> bool {
-        matches!(self, Self::NoFile { .. } | Self::Pin)
+        matches!(self, Self::NoFile(_) | Self::Pin)
     }
 }
 
@@ -201,22 +202,25 @@ pub struct Look {
 /// [`Failure::Directory`], [`Failure::Trust`], [`Failure::Base`] and [`Failure::NoFile`]; problems of single files are in
 /// [`Loaded::diagnostics`].
 pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
-    let (mut loaded, trusted, refused) = match &source.trust {
+    let loader = Loader {
+        only: &source.only,
+        today: today(),
+        purpose: Purpose::Plan {
+            secrets: &source.secrets,
+            missing: source.missing,
+        },
+    };
+    let (loaded, trusted, refused) = match &source.trust {
         Some(trust) => {
             let Trusted {
                 loaded,
                 revision,
                 refused,
             } = git::trusted(&source.definitions, trust)?;
-            (loaded, Some(revision), refused)
+            (loader.finish(loaded)?, Some(revision), refused)
         }
-        None => (definitions::load(&source.definitions)?, None, None),
+        None => (loader.load(&source.definitions)?, None, None),
     };
-    if !source.only.is_empty() {
-        keep_only(&mut loaded, &source.only)?;
-    }
-    loaded.check_holds(today());
-    loaded.resolve(&source.secrets, source.missing);
     loaded.secrets().for_each(|secret| scrubber.learn(secret));
     let revision = trusted.or_else(|| git::revision(&loaded.directory));
     let base = source
@@ -230,31 +234,6 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
         base,
         refused,
     })
-}
-
-/// Forgets the files of other providers than these.
-///
-/// # Errors
-/// [`Failure::NoFile`] where one of them has none.
-pub fn keep_only(loaded: &mut Loaded, only: &[Provider]) -> Result<(), Failure> {
-    if let Some(provider) = loaded.first_without_file(only) {
-        let names: Vec<&Provider> = loaded
-            .files
-            .iter()
-            .filter_map(|file| file.provider.as_ref())
-            .collect();
-        let meant = closest(provider.as_str(), names.iter().map(|name| name.as_str()));
-        let meant = names
-            .iter()
-            .find(|name| Some(name.as_str()) == meant)
-            .map(|name| (*name).clone());
-        return Err(Failure::NoFile {
-            provider: provider.clone(),
-            meant,
-        });
-    }
-    loaded.keep_only(only);
-    Ok(())
 }
 
 fn base(

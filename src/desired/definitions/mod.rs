@@ -2,8 +2,8 @@
 //!
 //! The way of a file, in the order in which the code reads: `directory` reads its bytes, `yaml` parses them to a tree,
 //! `definition` makes [`Desired`](crate::model::Desired) of the tree, and `load` puts the files together, compares them
-//! with the known names (`catalogue` reads those from the schema beside the files) and resolves secrets. A problem on the
-//! way becomes a [`Diagnostic`](crate::model::Diagnostic) in `source`, where `mask` hides what the quoted line may not
+//! with the known names (`catalogue` reads those from the schema beside the files) and resolves secrets. [`Loader`] takes
+//! these steps in their order. A problem on the way becomes a [`Diagnostic`](crate::model::Diagnostic) in `source`, where `mask` hides what the quoted line may not
 //! show.
 //!
 //! The way back, for `pull`: `edit` changes a file's text in place, `format` writes a new file (and the JSON
@@ -17,6 +17,7 @@ pub(crate) mod directory;
 mod edit;
 mod format;
 pub(crate) mod load;
+mod loader;
 pub(crate) mod mask;
 pub(crate) mod source;
 mod write;
@@ -29,4 +30,5 @@ pub use format::{DEFINITION_SCHEMA, WORKSPACE_SCHEMA, definition_schema, workspa
 pub use load::{
     DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_begin,
 };
+pub use loader::{LoadError, Loader, NoFile, Purpose};
 pub use write::{WriteError, Writing, Written};

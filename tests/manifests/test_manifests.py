@@ -693,15 +693,15 @@ class Monitoring(unittest.TestCase):
             self.assertEqual(objects(text)["PrometheusRule"]["spec"], self.rules, again)
 
 
-class Page(unittest.TestCase):
-    text = (DEPLOY / "README.md").read_text()
+class Documentation(unittest.TestCase):
+    docs = DEPLOY.parent / "docs"
 
-    def test_it_tells_of_every_alert_what_to_do(self):
+    def test_every_alert_has_a_remedy(self):
         alerts = [rule["alert"] for group in Monitoring.rules["groups"] for rule in group["rules"]]
-        self.assertEqual(re.findall(r"(?m)^\| `(CalryGitops\w+)` \|", self.text), alerts)
+        self.assertEqual(re.findall(r"(?m)^\| `(CalryGitops\w+)` \|", (self.docs / "monitoring.md").read_text()), alerts)
 
-    def test_its_commands_of_helm_and_kustomize_go(self):
-        commands = re.sub(r"\\\n *", "", self.text)
+    def test_the_commands_of_helm_and_kustomize_work(self):
+        commands = re.sub(r"\\\n *", "", (self.docs / "kubernetes.md").read_text())
         installs = re.findall(r"(?m)^helm upgrade --install (.*)$", commands)
         applies = re.findall(r"(?m)^kubectl apply -k (\S+)", commands)
         self.assertTrue(installs and applies)
@@ -711,9 +711,10 @@ class Page(unittest.TestCase):
         for directory in applies:
             effective(objects(run(os.environ["KUSTOMIZE"], "build", DEPLOY.parent / directory)))
 
-    def test_its_flags_and_links_are_there(self):
-        for link in re.findall(r"\]\(([^)#:]+)\)", self.text):
-            self.assertTrue((DEPLOY / link).exists(), link)
+    def test_every_link_leads_to_a_file(self):
+        for page in (DEPLOY.parent / "README.md", DEPLOY / "README.md", *self.docs.glob("*.md")):
+            for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+                self.assertTrue((page.parent / link).exists(), f"{page.name}: {link}")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// How many bytes of lines wait at most.
@@ -105,15 +106,14 @@ impl LogQueue {
             if now >= until {
                 return;
             }
-            let waited = self.0.changed.wait_timeout(queue, until - now);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.0.changed.wait_for(&mut queue, until - now);
         }
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     /// Puts the line at the end that says how many were dropped, if any were.
@@ -136,10 +136,7 @@ impl Shared {
                 if let Some(line) = queue.lines.pop_front() {
                     break line;
                 }
-                queue = self
-                    .changed
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner);
+                self.changed.wait(&mut queue);
             };
             queue.bytes -= line.len();
             queue.writing = true;

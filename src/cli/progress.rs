@@ -4,10 +4,11 @@
 //! Never: draw while something else is printed. It disappears when nothing is waited for, and before a line of the log.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
@@ -54,7 +55,7 @@ impl Progress {
                 let mut ticks = interval(TICK);
                 loop {
                     ticks.tick().await;
-                    lock(&state).draw();
+                    state.lock().draw();
                 }
             })
         });
@@ -63,12 +64,12 @@ impl Progress {
 
     /// So many of so many updates are done.
     pub(super) fn updated(&self, done: usize, all: usize) {
-        lock(&self.state).updates = Some((done, all));
+        self.state.lock().updates = Some((done, all));
     }
 
     /// Something is waited for that no request of the API is.
     pub(super) fn begin(&self, operation: &Operation, number: u32, deadline: Instant) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.under_way.is_empty() {
             state.silent_since = Instant::now();
         }
@@ -79,7 +80,7 @@ impl Progress {
 
     /// It is over.
     pub(super) fn end(&self, operation: &Operation) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.under_way.remove(&operation.to_string());
         if state.under_way.is_empty() {
             state.clear();
@@ -90,7 +91,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.drawing.iter().for_each(JoinHandle::abort);
-        lock(&self.state).clear();
+        self.state.lock().clear();
     }
 }
 
@@ -108,7 +109,7 @@ impl Observer for Progress {
     }
 
     fn speaks(&self) {
-        lock(&self.state).clear();
+        self.state.lock().clear();
     }
 }
 
@@ -161,10 +162,6 @@ impl State {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::time::advance;
@@ -175,7 +172,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_speaks_after_a_second_of_silence_and_until_nothing_is_waited_for() {
         let progress = Progress::new(false);
-        let line = || lock(&progress.state).line(Instant::now());
+        let line = || progress.state.lock().line(Instant::now());
         let deadline = Instant::now() + Duration::from_secs(60);
         let attempt = |number| {
             progress.waits(&Attempt {

@@ -3,8 +3,9 @@
 //! Whoever asks never waits, and never makes the loop wait: a request is noted, and many of them are as good as one. What it
 //! never does: let a plan through that nobody named by its digest.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::Board;
@@ -91,7 +92,7 @@ impl Handle {
 
 impl Asked {
     fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notes.lock()
     }
 
     fn ask(&self, trigger: Trigger) {

@@ -2,8 +2,10 @@
 //! keep the same workspace of Calry.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::http::Places;
 use crate::reconcile::Failure;
@@ -94,11 +96,7 @@ impl Seat {
     /// [`Failure::Taken`] for all but the first.
     pub(super) fn claim(&self, api: &str, workspace: &str) -> Result<Vec<String>, Failure> {
         let home = (api.to_owned(), workspace.to_owned());
-        let mut homes = self
-            .fleet
-            .homes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut homes = self.fleet.homes.lock();
         homes.retain(|at, loops| {
             if *at != home {
                 loops.remove(&self.index);

@@ -5,9 +5,10 @@
 //! So an update is over before another replica may lead, unless the process was frozen between being let in and sending.
 //! What it never does: believe a clock that can be set, or one that stands still while the machine sleeps.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
@@ -168,7 +169,7 @@ impl Leadership {
 
 impl Elected {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

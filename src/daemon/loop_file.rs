@@ -6,9 +6,10 @@
 //! Never: holds a value of a definition, or stops a reconciliation because a file cannot be read or written.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
@@ -104,7 +105,7 @@ impl LoopFile {
     }
 
     fn memory(&self) -> MutexGuard<'_, LoopMemory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 
     /// The file, if the memory outlives the process.

@@ -4,11 +4,12 @@
 //! for longer than that step may take. So a loop that hangs is seen, wherever it hangs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -197,10 +198,7 @@ impl Board {
     }
 
     fn publish(&self, change: impl FnOnce(&mut WorkspaceStatus)) {
-        let _publishing = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _publishing = self.publishing.lock();
         // Changed aside, so that a reader waits for no more than the exchange of two pointers.
         let mut status = WorkspaceStatus::clone(&self.status.borrow());
         change(&mut status);

@@ -4,9 +4,10 @@
 //! Never: two updates of one provider at once, an update of what git took back before it began, a result that is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
@@ -104,7 +105,7 @@ impl Default for Updates {
 
 impl Runs {
     fn lock(&self) -> MutexGuard<'_, AllRuns> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Withdraws every update that has not begun: what git wants now is not known yet.

@@ -9,10 +9,11 @@ use std::fmt;
 use std::io::{self, Read as _};
 use std::iter::successors;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::client::proxy::matcher::Matcher;
+use parking_lot::Mutex;
 use reqwest::{Client, ClientBuilder, Response};
 use rustls::CertificateError;
 use rustls::pki_types::pem::PemObject as _;
@@ -138,7 +139,7 @@ impl Http {
         } else {
             self.plain.clone()
         };
-        let mut routes = lock(&self.routes);
+        let mut routes = self.routes.lock();
         let route = routes
             .entry(url.origin().ascii_serialization())
             .or_insert_with(|| {
@@ -221,12 +222,12 @@ pub(crate) struct Current {
 
 impl Route {
     pub(crate) fn current(&self) -> Current {
-        lock(&self.current).clone()
+        self.current.lock().clone()
     }
 
     /// The client did not answer in time: its connections are not used again.
     pub(crate) fn renew(&self, used: &Current) {
-        let mut current = lock(&self.current);
+        let mut current = self.current.lock();
         // Several requests that waited on one connection replace it once.
         if current.number == used.number
             && let Ok(client) = client(&self.settings, self.secure)
@@ -492,10 +493,6 @@ fn date(time: UnixTime) -> String {
         || "an unknown day".to_owned(),
         |time| time.strftime("%Y-%m-%d").to_string(),
     )
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The client: one request at a time to one workspace, bounded in time and size, and the errors made of its answers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, Response};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -262,12 +263,7 @@ impl WriteCalry for Writer {
         for secret in update.partner_key.iter().flat_map(|key| key.values()) {
             self.0.api.scrubber.learn(secret);
         }
-        let in_vain = || {
-            self.0
-                .in_vain
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
+        let in_vain = || self.0.in_vain.lock();
         let before = in_vain().get(provider).copied().unwrap_or_default();
         if before > 0 {
             self.0.api.observer.retried();

@@ -3,9 +3,10 @@
 //! Requests start in turn. A 429 shuts a gate for a while and doubles the spacing between starts; each success shortens it
 //! a little, so the rate settles just below what Calry allows, whatever that is. It knows no socket, only time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Observer;
@@ -176,7 +177,7 @@ impl Pace {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -228,7 +229,7 @@ mod tests {
         fn requested(&self, _: &super::super::Exchange) {}
         fn retried(&self) {}
         fn held_back(&self, pause: Duration) {
-            self.0.lock().unwrap().push(pause);
+            self.0.lock().push(pause);
         }
     }
 
@@ -245,7 +246,7 @@ mod tests {
             .buffered(3)
             .map(|at| at.unwrap() - begin);
         let starts: Vec<_> = starts.collect().await;
-        let pauses = told.0.lock().unwrap();
+        let pauses = told.0.lock();
         assert_eq!(pauses[..2], [SECOND * 3, SECOND], "{pauses:?}");
         let sum: Duration = pauses.iter().sum();
         assert!(

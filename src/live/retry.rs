@@ -3,10 +3,10 @@
 //! It computes pauses and warns of the first failed attempt; it neither sleeps nor sends.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Error, Observer};
@@ -136,7 +136,7 @@ impl Unreachable {
 
     /// The host answered, whatever it said.
     pub(super) fn reached(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.lock() = None;
     }
 
     /// The error of an attempt; after a few that did not reach the host, it is one that lasts.
@@ -146,7 +146,7 @@ impl Unreachable {
             return error;
         }
         let now = Instant::now();
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.0.lock();
         let (first, attempts) = since.get_or_insert((now, 0));
         *attempts += 1;
         if *attempts >= Self::ATTEMPTS && now.duration_since(*first) >= Self::PATIENCE {

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt, stream};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -458,10 +459,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         {
             return Some(WITHDRAWN.to_owned());
         }
-        self.halted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.halted.lock().clone()
     }
 
     fn failed(&self, error: &Error, trace: &mut Trace) -> Outcome {
@@ -486,7 +484,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
 
     /// No further update is sent; answers with the first reason for that.
     fn halt(&self, why: String) -> String {
-        let mut halted = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut halted = self.halted.lock();
         halted.get_or_insert(why).clone()
     }
 

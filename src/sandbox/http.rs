@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
@@ -16,6 +16,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -56,7 +57,7 @@ pub(super) struct Mutable {
 impl Shared {
     /// The state, also after a test's closure panicked while it held the lock.
     pub(super) fn lock(&self) -> MutexGuard<'_, Mutable> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -14,9 +14,11 @@ mod store;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
+
+use parking_lot::Mutex;
 
 use axum::Router;
 use jiff::Timestamp;

@@ -11,9 +11,10 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::desired::definitions::directory::contents;
 
@@ -108,7 +109,7 @@ fn limited_to<T: Send + 'static>(
 /// How many reads of each directory have passed their limit and still run.
 fn stuck() -> MutexGuard<'static, BTreeMap<PathBuf, usize>> {
     static STUCK: Mutex<BTreeMap<PathBuf, usize>> = Mutex::new(BTreeMap::new());
-    STUCK.lock().unwrap_or_else(PoisonError::into_inner)
+    STUCK.lock()
 }
 
 /// Checks the repositories around a directory, which has no link in its path, as far as reading the checked-out commit

@@ -14,12 +14,12 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gix::discover::upwards;
 use gix::objs::{CommitRef, Kind};
 use gix::sec::Trust;
 use gix::{ObjectId, Repository};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::files::{GitFileError, check, check_references, limited};
 use crate::desired::definitions::Loaded;
@@ -93,7 +93,7 @@ fn warned() -> MutexGuard<'static, BTreeMap<PathBuf, String>> {
     /// As many directories as are remembered.
     const MOST: usize = 1000;
     static WARNED: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
-    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut warned = WARNED.lock();
     if warned.len() >= MOST {
         warned.clear();
     }

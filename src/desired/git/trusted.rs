@@ -8,11 +8,12 @@
 //! A signature has no place in time but the one that its maker gave it: who can push can check out an older trusted commit.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::{fmt, fs};
 
 use gix::objs::CommitRef;
 use gix::{ObjectId, Repository};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::files::limited;
 use super::revision::{Committed, Trouble, files_of, is_dirty, object, open, told};
@@ -124,7 +125,7 @@ impl Trust {
 
     /// It is locked for a moment, and never during a read.
     fn last(&self) -> MutexGuard<'_, Option<Arc<Good>>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock()
     }
 }
 

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock};
 
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
+use parking_lot::{Mutex, RwLock};
 
 use super::{Mailbox, Trail, WatchCounts};
 
@@ -34,7 +35,7 @@ impl Ear {
         mailbox: Arc<Mailbox>,
         counts: Arc<WatchCounts>,
     ) -> (Option<Self>, Option<notify::Error>) {
-        let mut notifier = NOTIFIER.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notifier = NOTIFIER.lock();
         let notifier = match notifier
             .take()
             .map_or_else(|| notify::recommended_watcher(tell), Ok)
@@ -48,7 +49,7 @@ impl Ear {
             counts,
         });
         {
-            let mut listeners = LISTENERS.write().unwrap_or_else(PoisonError::into_inner);
+            let mut listeners = LISTENERS.write();
             for place in listener.trail.0.keys() {
                 listeners
                     .entry(place.clone())
@@ -74,10 +75,10 @@ impl Ear {
 
 impl Drop for Ear {
     fn drop(&mut self) {
-        let mut notifier = NOTIFIER.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notifier = NOTIFIER.lock();
         let mut unheard = Vec::new();
         {
-            let mut listeners = LISTENERS.write().unwrap_or_else(PoisonError::into_inner);
+            let mut listeners = LISTENERS.write();
             for place in self.0.trail.0.keys() {
                 if let Some(others) = listeners.get_mut(place) {
                     others.retain(|other| !Arc::ptr_eq(other, &self.0));
@@ -99,7 +100,7 @@ impl Drop for Ear {
 
 /// Tells an event to whom it may concern.
 fn tell(event: notify::Result<Event>) {
-    let listeners = LISTENERS.read().unwrap_or_else(PoisonError::into_inner);
+    let listeners = LISTENERS.read();
     let tell = |listener: &Arc<Listener>| {
         if let Some(hint) = listener.trail.hint(&event) {
             listener.counts.events.fetch_add(1, Ordering::Relaxed);

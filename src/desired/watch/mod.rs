@@ -14,13 +14,14 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot, watch};
 
 use self::events::Ear;
@@ -364,7 +365,7 @@ enum Hint {
 
 impl Mailbox {
     fn lock(&self) -> MutexGuard<'_, Mail> {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+        self.mail.lock()
     }
 
     fn post(&self, write: impl FnOnce(&mut Mail)) {

@@ -3,8 +3,8 @@
 //! They are what notifications are, in the form of `events.k8s.io/v1`. What it never does: make a pass wait, show a value of a
 //! definition, or try anything twice.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,6 +13,7 @@ use k8s_openapi::api::events::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -190,7 +191,7 @@ impl EventTeller {
             failed_passes: 1,
             ..Rules::default()
         };
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.memory.lock();
         for event in notifications::events(&mut memory, report, &rules, today()) {
             let (reason, warning) = reason(event.kind);
             self.events.push(

@@ -2,12 +2,13 @@
 //! none of them wait.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::text::Histogram;
 use crate::daemon::status::{LIFELESS, now};
@@ -168,7 +169,7 @@ impl WorkspaceMetrics {
 
     /// Counts a pass that ended.
     pub fn passed(&self, report: &PassReport) {
-        let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut passes = self.passes.lock();
         // A copy is made only where a reader has the last one.
         Arc::make_mut(&mut passes).count(report, now());
     }
@@ -198,7 +199,7 @@ impl WorkspaceMetrics {
             pending: [0; 2],
             hold_end: None,
             calls: self.calls().clone(),
-            passes: Arc::clone(&self.passes.lock().unwrap_or_else(PoisonError::into_inner)),
+            passes: Arc::clone(&self.passes.lock()),
             events: self.watched.events(),
             polls: self.watched.polls(),
             update_method: self.update_method,
@@ -223,7 +224,7 @@ impl WorkspaceMetrics {
     }
 
     fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        self.calls.lock()
     }
 }
 

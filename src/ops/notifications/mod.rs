@@ -17,10 +17,11 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -165,7 +166,7 @@ impl Observer for Teller {
             if let Some(memory) =
                 saved.and_then(|saved| serde_json::from_value::<Memory>(saved).ok())
             {
-                let mut target = target.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut target = target.lock();
                 target.delivered = memory.clone();
                 target.memory = memory;
             }
@@ -179,7 +180,7 @@ impl Observer for Teller {
             .iter()
             .filter(|(queue, _)| !matches!(queue.target.channel, Channel::Commit(_)));
         let known = |(queue, known): &(Arc<Queue>, Mutex<Known>)| {
-            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = known.lock();
             if queue.is_settled() {
                 known.delivered = known.memory.clone();
             }
@@ -197,11 +198,7 @@ impl Teller {
     pub fn applying(&self, plan: &Plan) {
         for (queue, known) in &self.targets {
             if let Channel::Commit(_) = queue.target.channel {
-                let news = known
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .standing
-                    .applying(plan);
+                let news = known.lock().standing.applying(plan);
                 news.into_iter()
                     .for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
             }
@@ -210,15 +207,12 @@ impl Teller {
 
     /// A pass is over.
     pub fn pass(&self, report: &PassReport) {
-        let mut workspace = self
-            .workspace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut workspace = self.workspace.lock();
         if let Some(plan) = report.result.plan() {
             *workspace = Some(plan.workspace.clone());
         }
         for (queue, known) in &self.targets {
-            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = known.lock();
             let Target {
                 channel,
                 rules,

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -120,7 +120,7 @@ impl Queue {
     }
 
     fn jobs(&self) -> MutexGuard<'_, VecDeque<Job>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.jobs.lock()
     }
 
     /// How many wait.
@@ -135,7 +135,7 @@ impl Queue {
 
     /// The commits whose last status was lost, for the workspace of this name; each is answered once.
     pub(super) fn take_lost(&self, name: Option<&str>) -> Vec<String> {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = self.lost.lock();
         if lost.until.is_some_and(|until| Instant::now() < until) {
             return Vec::new();
         }
@@ -152,7 +152,7 @@ impl Queue {
         let Job::Commit(status, name) = job else {
             return;
         };
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = self.lost.lock();
         lost.commits.insert((name.clone(), status.sha.clone()));
         if lost.commits.len() > LOST {
             lost.commits.pop_first();
@@ -166,7 +166,7 @@ impl Queue {
 
     /// Notes that the other side takes what it gets.
     fn got_through(&self) {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = self.lost.lock();
         (lost.failures, lost.until) = (0, None);
     }
 
@@ -519,7 +519,7 @@ mod tests {
             (queue.unsettled.load(Relaxed), queue.is_settled()),
             (LENGTH, false)
         );
-        queue.lost.lock().unwrap().until = None;
+        queue.lost.lock().until = None;
         assert_eq!(queue.take_lost(Some("eu")), ["0"]);
     }
 }

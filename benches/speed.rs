@@ -1,8 +1,6 @@
 //! How fast it is, in three figures: a pass over many files, an apply against the least time that its round trips take, and
 //! the metrics of many providers and of many workspaces.
 
-#![allow(missing_docs)]
-
 #[path = "../tests/support/mod.rs"]
 mod support;
 

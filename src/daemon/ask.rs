@@ -22,10 +22,8 @@ pub struct Handle {
 /// Why a digest cannot be approved.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotPending {
-    /// The last plan was not refused.
     #[error("no plan is refused, so there is nothing to approve")]
     Nothing,
-    /// Another one was.
     #[error(
         "the plan that is refused is {0}: files or live state have changed since; look at it, and approve that"
     )]

@@ -20,7 +20,6 @@ use crate::report::status::{self, Lead};
 pub struct Moment(Duration);
 
 impl Moment {
-    /// Now.
     #[must_use]
     pub fn now() -> Self {
         // Elsewhere, the monotonic clock is the nearest there is.

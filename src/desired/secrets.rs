@@ -31,7 +31,6 @@ impl fmt::Debug for SecretSources {
 /// A secret that is there and cannot be used. The sentences hold no value.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// The directory itself cannot be opened.
     #[error("the secrets directory {directory} cannot be read: {source}")]
     Directory {
         /// As it was named.
@@ -39,7 +38,6 @@ pub enum SecretError {
         /// Why.
         source: std::io::Error,
     },
-    /// Its file cannot be read.
     #[error("the file of the secret `{name}` in the secrets directory {reason}")]
     File {
         /// The secret.
@@ -47,7 +45,6 @@ pub enum SecretError {
         /// The rest of the sentence.
         reason: String,
     },
-    /// Its value is not text.
     #[error("the secret `{name}`, {}, is not UTF-8", place(.name, *.file))]
     NotText {
         /// The secret.
@@ -55,7 +52,6 @@ pub enum SecretError {
         /// Whether it is a file's.
         file: bool,
     },
-    /// Its value has nothing in it.
     #[error("the secret `{name}`, {}, is empty", place(.name, *.file))]
     Empty {
         /// The secret.
@@ -73,7 +69,6 @@ pub enum SecretError {
         /// What is wrong with it.
         why: InvalidValue,
     },
-    /// Its value is too large.
     #[error("the secret `{name}`, {}, is larger than {} KiB", place(.name, *.file), MAX_SECRET >> 10)]
     TooLarge {
         /// The secret.

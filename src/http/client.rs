@@ -75,12 +75,10 @@ impl Default for Settings {
 /// The HTTP client cannot be set up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
-    /// [`install_tls`] was not called.
     #[error(
         "no TLS library was chosen before the first connection: this is a fault of calry-gitops, please report it"
     )]
     NoProvider,
-    /// No certificates, or another problem with TLS.
     #[error(
         "cannot prepare TLS: {0}; https needs the CA certificates of the system (Debian's package ca-certificates), or PEM \
          files of them named by the variables SSL_CERT_FILE and SSL_CERT_DIR"
@@ -89,7 +87,6 @@ pub enum SetupError {
     /// The file of CA certificates cannot be used, and would be passed over.
     #[error("cannot prepare TLS: the variable {CERT_FILE} names {file}, which {problem}")]
     Certificates {
-        /// The file.
         file: String,
         /// What is wrong with it.
         problem: String,

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-/// The places.
 #[derive(Debug)]
 pub struct Places {
     /// For work that goes on.

@@ -17,32 +17,25 @@ pub struct SecretFile(PathBuf);
 /// A file holds no usable secret, or an address that cannot be used. It never repeats what was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableSecret {
-    /// The file cannot be read.
     #[error("cannot read the file {}: {cause}", .file.display())]
     Unreadable {
-        /// The file.
         file: PathBuf,
         /// What the operating system said.
         cause: String,
     },
-    /// Something else than one line.
     #[error("the file {} must hold one line of printable ASCII, of at most {MAX_SECRET} bytes", .0.display())]
     Form(PathBuf),
-    /// The line stands in quotes.
     #[error("what the file {} holds is in quotes, and the quotes are part of the value: remove them", .0.display())]
     Quoted(PathBuf),
     /// The line is no secret that nobody can guess.
     #[error("the file {} holds no secret: {cause}", .file.display())]
     Guessable {
-        /// The file.
         file: PathBuf,
         /// What a secret is.
         cause: InvalidSharedSecret,
     },
-    /// The line is not a usable URL.
     #[error("the URL in the file {} {cause}", .file.display())]
     Url {
-        /// The file.
         file: PathBuf,
         /// What is wrong with it.
         cause: InvalidUrl,

@@ -42,16 +42,12 @@ enum Visible {
 /// names what the URL is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUrl {
-    /// Not an absolute http or https URL.
     #[error("must be an absolute URL, such as https://host.example.com/path")]
     Form,
-    /// Credentials in the URL.
     #[error("must not contain a user name or password")]
     Credentials,
-    /// A query or fragment.
     #[error("must not contain a query (?) or a fragment (#)")]
     Query,
-    /// Plain http to another machine.
     #[error(
         "must use https: plain http, which others can read and change on the way, is only allowed to this machine"
     )]

@@ -47,12 +47,10 @@ impl Eq for ApiKey {}
 /// No usable API key is at hand. It never repeats what was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// The operator gave none.
     #[error(
         "there is no API key: name its file with --api-key-file, or set the variable CALRY_API_KEY"
     )]
     Missing,
-    /// The file cannot be read.
     #[error("cannot read the API key from {from}: {cause}")]
     Unreadable {
         /// The source, for a person.
@@ -60,15 +58,12 @@ pub enum KeyError {
         /// What the operating system said.
         cause: String,
     },
-    /// Nothing but white space.
     #[error("{0} holds no API key: it is empty")]
     Empty(String),
-    /// A key in quotes.
     #[error(
         "{0} holds an API key in quotes, and the quotes are part of the value: remove them (`docker --env-file` keeps them)"
     )]
     Quoted(String),
-    /// Something else than a key.
     #[error(
         "{0} does not hold an API key: a key is one line of printable ASCII without spaces, of at most {MAX_LEN} bytes"
     )]

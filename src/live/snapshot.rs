@@ -43,19 +43,15 @@ pub struct Snapshot {
 /// A document that is no snapshot. It never repeats the document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSnapshot {
-    /// It cannot be read at all.
     #[error("the snapshot {0} cannot be read: {1}")]
     Unreadable(String, String),
-    /// It is too large.
     #[error("the snapshot {name} is larger than {} MiB; is it one?", MAX_SNAPSHOT >> 20)]
     TooLarge {
         /// As the operator called it.
         name: String,
     },
-    /// It is something else.
     #[error("{0} is no snapshot of calry-gitops: {1}; `calry-gitops snapshot` makes one")]
     Form(String, String),
-    /// It is one of another version.
     #[error(
         "the snapshot {0} has version {1}, and this calry-gitops reads version {VERSION}: use the same release for both"
     )]
@@ -65,10 +61,8 @@ pub enum InvalidSnapshot {
 /// There is no snapshot to plan against.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// Its address does not answer with it.
     #[error(transparent)]
     Remote(#[from] Error),
-    /// It is none.
     #[error(transparent)]
     Invalid(#[from] InvalidSnapshot),
 }

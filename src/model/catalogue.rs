@@ -79,7 +79,6 @@ impl Catalogue {
         }
     }
 
-    /// Adds a provider.
     pub fn add_provider(&mut self, name: &str) {
         self.providers.insert(name.to_owned());
     }

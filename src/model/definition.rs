@@ -16,7 +16,6 @@ pub type LiveFields = BTreeMap<String, BTreeMap<String, bool>>;
 /// What git wants of one provider. What is absent is not managed and stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
-    /// The provider.
     pub provider: Provider,
     /// The icon, where it is managed.
     pub icon: Option<Icon>,
@@ -35,19 +34,16 @@ pub struct Icon(String);
 /// Why a text cannot be an icon: the rest of a sentence that begins with the icon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidIcon {
-    /// Its length.
     #[error("has more than {} characters", Icon::MAX_LEN)]
     TooLong,
     /// A blank, a line break or a control character.
     #[error("holds a blank or a line break")]
     Blank,
-    /// Its beginning.
     #[error("must begin with `https://` or `http://`")]
     Scheme,
     /// A user or a password, which everybody who sees the icon would see.
     #[error("holds a user or a password")]
     Credentials,
-    /// Something else.
     #[error("is not a valid URL")]
     NoUrl,
 }
@@ -132,7 +128,6 @@ pub struct Live {
     pub id: String,
     /// A name for people, such as "Hostaway Integration".
     pub name: String,
-    /// The provider.
     pub provider: Provider,
     /// The icon's URL.
     pub icon: Option<String>,
@@ -182,7 +177,6 @@ impl fmt::Display for DefinitionPart {
 /// definition's other fields. The texts name positions and never quote a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveProblems {
-    /// The icon.
     pub icon: Option<String>,
     /// The partner key as a whole.
     pub partner_key: Option<String>,
@@ -250,7 +244,6 @@ impl LiveProblems {
 /// The body of an update: what is `None` is not sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
-    /// The icon.
     pub icon: Option<String>,
     /// The whole partner key: an update that touches it carries both halves in full (trap 4).
     pub partner_key: Option<PartnerKey>,

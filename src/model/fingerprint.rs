@@ -25,7 +25,6 @@ pub enum InvalidFingerprintKey {
         FingerprintKey::MIN_LEN
     )]
     Short,
-    /// It stands in quotes.
     #[error(
         "the key is in quotes, and the quotes are part of the value: remove them (`docker --env-file` keeps them)"
     )]
@@ -40,7 +39,6 @@ pub enum InvalidFingerprintKey {
 pub struct Place {
     /// The workspace's id.
     pub workspace: String,
-    /// The provider.
     pub provider: Provider,
     /// The half of the partner key.
     pub half: Half,

@@ -24,7 +24,6 @@ pub enum InvalidSharedSecret {
         SharedSecret::MAX_LEN
     )]
     Form,
-    /// It stands in quotes.
     #[error(
         "the secret is in quotes, and the quotes are part of the value: remove them (`docker --env-file` keeps them)"
     )]

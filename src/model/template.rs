@@ -22,15 +22,12 @@ const SCHEMES: [&str; 6] = ["ApiKey", "Basic", "Bearer", "Digest", "Key", "Token
 /// A template that cannot be read. It says where, never what: the text around may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTemplate {
-    /// `${` that does not begin a reference.
     #[error(
         "`${{` begins a reference, and the only reference is `${{secret:NAME}}`; a literal `${{` is written `$${{`"
     )]
     NotAReference,
-    /// `${secret:` without its closing brace.
     #[error("the reference is not closed: write `${{secret:NAME}}`")]
     Unclosed,
-    /// A name of another form.
     #[error("{0}", super::InvalidSecretName)]
     Name,
 }

@@ -12,16 +12,12 @@ pub enum InvalidValue {
     /// A line feed, or another character that ends a line.
     #[error("holds a line break ({})", character(*.0))]
     LineBreak(char),
-    /// Another control character.
     #[error("holds a control character ({})", character(*.0))]
     Control(char),
-    /// A blank at its beginning.
     #[error("begins with a blank ({})", character(' '))]
     Leading,
-    /// A blank at its end.
     #[error("ends with a blank ({})", character(' '))]
     Trailing,
-    /// Not one character that can be seen.
     #[error("holds nothing but blanks")]
     Blank,
 }

@@ -8,7 +8,6 @@ use crate::model::{DefinitionPart, Half, SecretName};
 /// A difference at one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The icon.
     Icon {
         /// Live.
         before: Option<String>,
@@ -19,7 +18,6 @@ pub enum Change {
     Field {
         /// The group, such as `listing`.
         group: String,
-        /// The field.
         field: String,
         /// Live.
         before: Option<bool>,
@@ -62,7 +60,6 @@ pub enum Value {
     None,
     /// On or off.
     Bool(bool),
-    /// Text.
     Text(String),
 }
 

@@ -17,7 +17,6 @@ pub struct Limits {
 pub struct Approved(Plan);
 
 impl Approved {
-    /// The plan.
     #[must_use]
     pub const fn plan(&self) -> &Plan {
         &self.0
@@ -34,7 +33,6 @@ impl Approved {
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refused {
-    /// The plan.
     pub plan: Box<Plan>,
     /// Why.
     pub reason: Refusal,
@@ -43,7 +41,6 @@ pub struct Refused {
 /// Why a plan is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// More changes than the limit.
     #[error(
         "plan refused: it changes {changes} {}; --max-changes allows {max}. Review it, then approve this exact plan with: \
          apply --approve {digest}",
@@ -54,7 +51,6 @@ pub enum Refusal {
         changes: usize,
         /// The limit.
         max: usize,
-        /// Its digest.
         digest: Digest,
     },
     /// Another plan than the one that was approved.

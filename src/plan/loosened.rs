@@ -16,25 +16,20 @@ use crate::model::{Desired, Half, Hold, Provider, Slug};
 pub enum Loosened {
     /// No file manages the provider any more.
     File {
-        /// The provider.
         provider: Provider,
         /// The file that was removed.
         file: String,
     },
     /// The provider's file no longer manages a part.
     Part {
-        /// The provider.
         provider: Provider,
-        /// Its file.
         file: String,
         /// The part: `icon`, a section of the partner key, or a group of fields.
         path: String,
     },
     /// Changes to the provider are suspended, or for longer than before.
     Hold {
-        /// The provider.
         provider: Provider,
-        /// Its file.
         file: String,
         /// The last day of the hold.
         until: Date,

@@ -146,7 +146,6 @@ pub struct Payload {
 /// A part that an update should carry and cannot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedPart {
-    /// The part.
     pub part: DefinitionPart,
     /// Why.
     pub obstacle: Obstacle,

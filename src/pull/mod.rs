@@ -82,7 +82,6 @@ pub struct Scope<'a> {
 /// What is written, and what it takes.
 #[derive(Debug)]
 pub struct Pull {
-    /// The files.
     pub files: Vec<File>,
     /// The secrets that are not at hand, or hold another value than Calry, by name.
     pub secrets: BTreeMap<SecretName, Needed>,

@@ -8,7 +8,6 @@ use crate::plan::dotted;
 /// A part of a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The icon.
     Icon,
     /// Both halves of the partner key.
     PartnerKey,
@@ -18,7 +17,6 @@ pub enum Part {
     Value(Half, String),
     /// Every group.
     Fields,
-    /// A group.
     Group(String),
     /// A field of a group.
     Field(String, String),

@@ -65,7 +65,6 @@ pub enum Withdrawn {
     /// None.
     #[default]
     Nothing,
-    /// These.
     These(BTreeSet<Provider>),
     /// All, or it is not known which.
     All,
@@ -101,7 +100,6 @@ pub struct Report {
 /// What happened to one provider.
 #[derive(Clone, Debug)]
 pub struct UpdateResult {
-    /// The provider.
     pub provider: Provider,
     /// What git wants of it.
     pub desired: Arc<Desired>,

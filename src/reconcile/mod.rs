@@ -71,13 +71,11 @@ pub struct Desired {
 /// Why there is no plan at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The definitions cannot be read.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The definitions as they were cannot be read.
     #[error(transparent)]
     Base(#[from] git::BaseError),
-    /// There are no trusted definitions.
     #[error(transparent)]
     Trust(#[from] TrustError),
     /// What is checked out is not trusted, and nothing else was asked for.
@@ -146,10 +144,8 @@ pub enum Failure {
          nothing is planned: give each an API key of its own, or take one of them out"
     )]
     Taken(String),
-    /// There is no usable API key.
     #[error(transparent)]
     Key(#[from] live::KeyError),
-    /// Calry could not be asked.
     #[error(transparent)]
     Remote(#[from] live::Error),
     /// There is no snapshot to stand for it.
@@ -190,7 +186,6 @@ impl Failure {
 /// A plan, and what it was made from.
 #[derive(Debug)]
 pub struct Look {
-    /// The plan.
     pub plan: Plan,
     /// When the answer with the live state arrived.
     pub fetched: Instant,

@@ -67,7 +67,6 @@ struct SavedDefinition {
 /// A plan that is not saved: it could not be held against what is about to be applied. The sentences follow a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CannotSave {
-    /// It has no digest.
     #[error("not all values were at hand, and the plan could not be applied")]
     NoDigest,
     /// It sets a value of which it could say nothing.
@@ -81,13 +80,10 @@ pub enum CannotSave {
 /// A file that holds no saved plan, or not one for here.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSaved {
-    /// It cannot be read.
     #[error("the plan {0} cannot be read: {1}")]
     Unreadable(String, String),
-    /// It is something else.
     #[error("{0} is no plan that `plan --out` wrote: {1}")]
     Form(String, String),
-    /// Its fingerprints cannot be compared.
     #[error(
         "the plan {0} holds fingerprints of its secrets, and the key that made them is not at hand; name it with \
          --fingerprint-key-file, so that a secret that was replaced since is noticed"
@@ -187,7 +183,6 @@ impl Saved {
         self.only.iter().map(parse).collect()
     }
 
-    /// Its digest.
     #[must_use]
     pub fn digest(&self) -> Option<Digest> {
         Digest::parse(&self.digest).ok()

@@ -19,7 +19,6 @@ use crate::report::words::{counts, mismatched, named};
 pub enum Target<'a> {
     /// A file as a whole.
     File,
-    /// Its hold.
     Hold,
     /// What it wants at the place of a change.
     Change(&'a Change),

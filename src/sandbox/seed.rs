@@ -25,10 +25,8 @@ pub struct Seed {
 /// Why a file or a text cannot be a seed. It never repeats a value.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSeed {
-    /// The file cannot be read.
     #[error("cannot read the seed: {0}")]
     Unreadable(#[from] io::Error),
-    /// The file is too large.
     #[error("the seed is larger than {} MiB", MAX_FILE >> 20)]
     TooLarge,
     /// The text is not JSON; its place is told.
@@ -44,10 +42,8 @@ pub enum InvalidSeed {
         "a seed is a JSON object of the form {{\"workspace\": {{…}}, \"definitions\": [{{…}}, …]}} and no other key"
     )]
     Form,
-    /// The workspace is not one.
     #[error("the seed's workspace is not as the API would answer with it: {}", .0.join("; "))]
     Workspace(Vec<String>),
-    /// A definition is not one.
     #[error("the seed's definition number {number}{provider} is not as the API would answer with it: {}", .problems.join("; "))]
     Definition {
         /// From 1.
@@ -57,7 +53,6 @@ pub enum InvalidSeed {
         /// What is wrong.
         problems: Vec<String>,
     },
-    /// A provider is there twice.
     #[error("the seed has two definitions of {0}; a workspace has one for each provider")]
     Duplicate(String),
 }

@@ -1,6 +1,6 @@
 //! What the black-box tests share: a sandbox in this process, a directory of definitions, and the real binary.
 
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read as _, Write as _};

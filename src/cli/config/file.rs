@@ -90,13 +90,10 @@ pub(super) struct Settings {
 /// The file cannot be read at all.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum SettingsError {
-    /// The system says why.
     #[error("the configuration file {0} cannot be read: {1}")]
     Unreadable(String, io::Error),
-    /// It is too large.
     #[error("the configuration file {0} is larger than {mib} MiB; is it the right one?", mib = MAX_FILE >> 20)]
     TooLarge(String),
-    /// It is no text.
     #[error("the configuration file {0} is not UTF-8")]
     NotText(String),
 }

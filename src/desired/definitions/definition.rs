@@ -54,7 +54,6 @@ pub(crate) struct Places {
     pub(crate) groups: Vec<Group>,
     /// The values below `partnerKey`.
     pub(crate) values: Vec<Parameter>,
-    /// The hold.
     pub(crate) hold: Option<Span>,
 }
 
@@ -63,18 +62,14 @@ pub(crate) struct Places {
 pub enum Subject<'a> {
     /// The definition as a whole.
     Definition,
-    /// The icon.
     Icon,
     /// A header or query parameter.
     Parameter(Half, &'a str),
     /// A field of a group.
     Field {
-        /// The group.
         group: &'a str,
-        /// The field.
         field: &'a str,
     },
-    /// The hold.
     Hold,
 }
 
@@ -402,7 +397,6 @@ impl<'s> Reader<'s> {
         });
     }
 
-    /// A text.
     pub(crate) fn text<'n>(
         &mut self,
         what: &str,

@@ -26,7 +26,6 @@ const ATTEMPTS: usize = 3;
 /// A directory of definitions that cannot be used. Nothing is known of what it should say.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// It cannot be opened or listed.
     #[error("the definitions directory {} cannot be read: {source}", .directory.display())]
     Unreadable {
         /// As it was named.
@@ -34,10 +33,8 @@ pub enum DirectoryError {
         /// Why.
         source: io::Error,
     },
-    /// It is something else.
     #[error("the definitions directory {} is not a directory", .0.display())]
     NotADirectory(PathBuf),
-    /// It holds no definition file.
     #[error(
         "the definitions directory {} holds no definition file (*.yaml, *.yml); an empty directory changes nothing{}",
         .directory.display(),

@@ -19,34 +19,27 @@ pub enum Edit {
     Icon(Option<Icon>),
     /// A field of a managed group is on or off. A list needs no change for one that is off and not in it.
     Field {
-        /// The group.
         group: String,
-        /// The field.
         field: String,
         /// Whether it is on.
         on: bool,
     },
     /// A group is managed from now on.
     Group {
-        /// The group.
         group: String,
         /// The fields that are on.
         on: FieldSet,
     },
     /// A header or parameter of a managed half has this value, or is gone.
     Value {
-        /// The half.
         half: Half,
         /// The name, as the file writes it where it has it.
         name: String,
-        /// The value.
         value: Option<NewValue>,
     },
     /// A half is managed from now on.
     Half {
-        /// The half.
         half: Half,
-        /// Its values.
         values: BTreeMap<String, NewValue>,
     },
 }

@@ -58,7 +58,6 @@ pub struct NoFile {
 /// Definitions cannot be loaded at all.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// `--only` names a provider that has no file.

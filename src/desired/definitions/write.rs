@@ -56,13 +56,10 @@ pub enum WriteError {
     /// It cannot be read as what it was.
     #[error("is not a regular file")]
     NotAFile,
-    /// Somebody was faster.
     #[error("was changed meanwhile; it is left as it is: pull again")]
     Changed,
-    /// Something of that name is there.
     #[error("is there already, and is left as it is")]
     Exists,
-    /// The file system refused.
     #[error("cannot be written: {0}")]
     Io(#[from] io::Error),
 }

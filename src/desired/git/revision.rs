@@ -193,25 +193,20 @@ pub struct Base {
 /// The definitions as they were cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseError {
-    /// There is no repository, or no commit.
     #[error("--base needs the definitions in a git checkout with a commit: {0}")]
     NoCheckout(String),
-    /// More than one revision.
     #[error("--base takes one revision and compares with the merge base: name {1} instead of {0}")]
     Range(String, String),
     /// Something that no branch, tag or commit is named by.
     #[error("--base takes a branch, a tag or a commit id, and {0} is none of these")]
     Form(String),
-    /// Another name is meant.
     #[error("--base: this clone has no revision {0}; did you mean {1}?")]
     Misspelt(String, String),
-    /// Nothing of that name.
     #[error(
         "--base: this clone has no commit {0}; fetch it first (a job that checks out a single commit needs its history: \
          fetch-depth: 0)"
     )]
     Unknown(String),
-    /// No common ancestor.
     #[error(
         "--base: {0} and the checked-out commit have no common ancestor in this clone; fetch the history of both \
          (fetch-depth: 0)"

@@ -23,19 +23,16 @@ pub enum Distrust {
     /// An object is not what its id says, or cannot be read.
     #[error("it cannot be read ({0})")]
     Unreadable(String),
-    /// There is no signature.
     #[error("the commit is not signed")]
     Unsigned,
     /// There is one that is none of SSH.
     #[error("the commit is signed, but not by an SSH key")]
     NotSsh,
-    /// There is one that cannot be read.
     #[error("the signature of the commit cannot be read ({0})")]
     Malformed(&'static str),
     /// The key signed something else than a commit.
     #[error("the signature was not made for git")]
     OtherNamespace,
-    /// It may have been made by anybody.
     #[error("the key that signed the commit is not among the allowed signers ({0})")]
     UnknownKey(String),
     /// The key was not valid when the commit was made.
@@ -46,7 +43,6 @@ pub enum Distrust {
         "the signature of the commit is forged: it is not about this commit, or not made by that key"
     )]
     Forged,
-    /// No allowed signers were given.
     #[error("the commit is not the one that --trusted-revision names")]
     NotPinned,
     /// The work tree is another one than the commit.

@@ -23,7 +23,6 @@ pub(super) const NAMESPACE: &str = "git";
 /// The file cannot be used, so nobody's signature counts.
 #[derive(Debug, thiserror::Error)]
 pub enum SignersError {
-    /// It cannot be read.
     #[error("the allowed signers {} cannot be read: the file {why}", .file.display())]
     Unreadable {
         /// As it was named.
@@ -31,7 +30,6 @@ pub enum SignersError {
         /// Why; it completes "the file …".
         why: String,
     },
-    /// A line of it is wrong.
     #[error("the allowed signers {} are invalid in line {line}: {why}", .file.display())]
     Invalid {
         /// As it was named.
@@ -41,7 +39,6 @@ pub enum SignersError {
         /// What is wrong, as a sentence.
         why: &'static str,
     },
-    /// It holds no key.
     #[error("the allowed signers {} hold no key", .0.display())]
     Empty(PathBuf),
 }

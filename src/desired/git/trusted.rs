@@ -60,7 +60,6 @@ pub struct Refused {
 /// Nothing can be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// Nobody knows whose signature counts.
     #[error(transparent)]
     Signers(#[from] SignersError),
     /// What is checked out is not trusted, nor is anything before it.

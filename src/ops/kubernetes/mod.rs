@@ -65,12 +65,10 @@ pub enum ClusterError {
         "cannot ask the API server of this cluster: {0}; mount the token of a service account into the container"
     )]
     InCluster(String),
-    /// Outside of one, and without a kubeconfig.
     #[error(
         "cannot tell where the API server is: {0}; run it in a cluster, or name a kubeconfig by KUBECONFIG"
     )]
     Kubeconfig(String),
-    /// The client cannot be set up.
     #[error("cannot set the client of the API server up: {0}")]
     Client(String),
     /// Something that is asked for credentials does not answer.
@@ -79,7 +77,6 @@ pub enum ClusterError {
         crate::model::spoken(FIND)
     )]
     Late,
-    /// `POD_NAMESPACE` is none.
     #[error("POD_NAMESPACE is {0:?}, and that is no name of a namespace")]
     Namespace(String),
     /// Events are asked for, and the Pod is unknown.

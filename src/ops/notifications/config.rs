@@ -158,33 +158,24 @@ impl Channel {
 /// What is wrong with a target, as a sentence. It never repeats an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTarget {
-    /// Its name.
     #[error(
         "`name` is written in letters, digits, `-`, `_` and `.`, and has at most {MAX_NAME} characters"
     )]
     Name,
-    /// None of the four, or several.
     #[error("a target has exactly one of `slack`, `webhook`, `github` and `gitlab`")]
     Channel,
-    /// None of the two, or both.
     #[error("a webhook has either `url`, or `urlFile` where its address is a secret")]
     Url,
-    /// A URL.
     #[error("`{0}` {1}")]
     Address(&'static str, InvalidUrl),
-    /// The repository.
     #[error("`repository` is written as owner/name")]
     Repository,
-    /// The project.
     #[error("`project` is its path, such as group/name, or its number")]
     Project,
-    /// The context.
     #[error("`context` is one line of at most {MAX_NAME} characters")]
     Context,
-    /// Events of a commit.
     #[error("`events` has no meaning for {0}: the status of a commit is always kept up")]
     Events(&'static str),
-    /// A number.
     #[error("`failedPasses` is at least 1, and `holdDays` at most 365")]
     Number,
 }

@@ -85,7 +85,6 @@ pub struct Counts {
     pub failed: u64,
     /// Dropped, because too many waited.
     pub dropped: u64,
-    /// Waiting.
     pub waiting: usize,
 }
 

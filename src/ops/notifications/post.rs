@@ -44,7 +44,6 @@ pub enum Proof {
 /// An answer.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// The status.
     pub status: u16,
     /// How long the other side asks to be left alone.
     pub retry_after: Option<Duration>,

@@ -43,7 +43,6 @@ const LAST_MAKE_UP: Duration = Duration::from_secs(3600);
 /// Something to send.
 #[derive(Clone, Debug)]
 pub(super) enum Job {
-    /// A message.
     Message(Box<Notification>),
     /// The status of a commit, for a workspace of this name.
     Commit(CommitStatus, Option<String>),

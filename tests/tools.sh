@@ -123,6 +123,7 @@ git -C "$work/checkout" init --quiet --initial-branch main
 git -C "$work/checkout" -c user.name=a -c user.email=a@example.com commit --quiet --allow-empty -m a
 git -C "$work/checkout" branch feature/icons
 git -C "$work/checkout" update-ref refs/remotes/origin/main HEAD
+# shellcheck disable=SC2016
 git -C "$work/checkout" branch 'x$(touch${IFS}ran)'
 mkdir "$work/checkout/definitions"
 printf 'provider: SMOOBU\nicon: https://example.com/a.png\n' >"$work/checkout/definitions/smoobu.yaml"

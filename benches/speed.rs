@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calry_gitops::daemon::{Applying, Board, Fleet, PassReport, PassResult, Settings, State, Told};
+use calry_gitops::daemon::{
+    Applying, Findings, PassReport, PassResult, Settings, State, StatusPublisher, WorkspaceGroup,
+};
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::desired::watch::WatchOptions;
@@ -19,7 +21,7 @@ use calry_gitops::model::{
     SecretName, UpdateMethod, Workspace,
 };
 use calry_gitops::ops::metrics::{Metrics, WorkspaceMetrics};
-use calry_gitops::plan::{Applied, Context, Entry, Input, Plan, Verdict, plan};
+use calry_gitops::plan::{AppliedState, Context, Entry, Input, Plan, Verdict, plan};
 use calry_gitops::reconcile::{self, Source};
 use calry_gitops::report::status::{Mode, Trigger};
 use calry_gitops::sandbox::{Config, Seed};
@@ -133,10 +135,10 @@ fn look(criterion: &mut Criterion) {
         write(dir.path(), files, 20);
         let source = source(dir.path());
         let calry = InMemory::new(files);
-        let applied = Applied::new();
+        let applied = AppliedState::new();
         let once = || {
             let mut desired = reconcile::load(&source, &Scrubber::default()).unwrap();
-            let looked = reconcile::look(
+            let looked = reconcile::plan_workspace(
                 &source,
                 &mut desired,
                 &calry,
@@ -260,10 +262,14 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         applying: Applying::default(),
         state: Arc::new(State::in_process().unwrap()),
         loop_file: Arc::default(),
-        seat: Fleet::seats(vec![None]).remove(0),
+        slot: WorkspaceGroup::slots(vec![None]).remove(0),
         leadership: calry_gitops::daemon::Leadership::default(),
     };
-    let metrics = WorkspaceMetrics::new(name, &settings, Arc::new(Board::new(&settings, name)));
+    let metrics = WorkspaceMetrics::new(
+        name,
+        &settings,
+        Arc::new(StatusPublisher::new(&settings, name)),
+    );
     let entry = |n| Entry {
         provider: Provider::parse(&format!("P{n:05}")).ok(),
         file: None,
@@ -286,7 +292,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         trigger: Trigger::Start,
         took: Duration::ZERO,
         result: PassResult::Observed(plan),
-        told: Told::default(),
+        findings: Findings::default(),
         problems: Vec::new(),
         next: None,
     });

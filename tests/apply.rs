@@ -9,13 +9,13 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
-use calry_gitops::http::{Http, HttpUrl, Places, Settings, UrlPolicy, install_tls};
+use calry_gitops::http::{ConcurrencyLimit, Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use calry_gitops::live::{Api, Error, KeySource, Listing, ReadCalry, Reader, WriteCalry, Writer};
 use calry_gitops::model::{
     Desired, DesiredPartnerKey, DesiredValue, Live, LiveProblems, LiveValue, PartnerKey, Provider,
     Scrubber, Secret, Template, Update, UpdateMethod, Workspace,
 };
-use calry_gitops::plan::{Applied, Approved, Context, Input, Limits, plan};
+use calry_gitops::plan::{AppliedState, Approved, Context, Input, Limits, plan};
 use calry_gitops::reconcile;
 use calry_gitops::reconcile::apply::{
     Caller, GRACE, Options, Outcome, Report, STALE, STALE_IF_CARRIED, UpdateResult, Withdrawn,
@@ -581,13 +581,13 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
     let reader = api.reader(&key, options.deadline);
     let source = source(world.definitions());
     let mut desired = reconcile::load(&source, api.scrubber()).unwrap();
-    let look = reconcile::look(
+    let look = reconcile::plan_workspace(
         &source,
         &mut desired,
         &reader,
         None,
         api.method(),
-        &Applied::new(),
+        &AppliedState::new(),
     )
     .await
     .unwrap();
@@ -619,7 +619,7 @@ fn options() -> Options {
         method: UpdateMethod::Patch,
         fetched: Instant::now(),
         deadline: Instant::now() + Duration::from_secs(60),
-        resting: BTreeMap::new(),
+        skip: BTreeMap::new(),
         stop: CancellationToken::new(),
     }
 }
@@ -859,7 +859,7 @@ fn faked_with(providers: usize, takes: Duration, whole: bool) -> (Fake, Approved
         name: text("Acme"),
         slug: text("acme"),
     };
-    let applied = Applied::new();
+    let applied = AppliedState::new();
     let context = Context {
         today: jiff::civil::date(2026, 1, 1),
         method: UpdateMethod::Patch,
@@ -1011,9 +1011,16 @@ async fn the_age_of_a_plan_counts_from_the_answer_with_the_definitions() {
             definitions,
         };
         let method = UpdateMethod::Patch;
-        let look = reconcile::look(&source, &mut desired, &slow, None, method, &Applied::new())
-            .await
-            .unwrap();
+        let look = reconcile::plan_workspace(
+            &source,
+            &mut desired,
+            &slow,
+            None,
+            method,
+            &AppliedState::new(),
+        )
+        .await
+        .unwrap();
         assert_eq!(look.fetched.elapsed().as_secs(), age);
     }
 }
@@ -1088,7 +1095,7 @@ async fn what_is_as_desired_by_now_is_left_alone() {
 /// In a loop: with so many turns, and what withdraws updates.
 fn in_a_loop(turns: usize) -> (Options, watch::Sender<Withdrawn>) {
     let (withdraw, withdrawn) = watch::channel(Withdrawn::Nothing);
-    let turns = Arc::new(Places::new(turns, turns, Duration::from_secs(2)));
+    let turns = Arc::new(ConcurrencyLimit::new(turns, turns, Duration::from_secs(2)));
     (
         Options {
             caller: Caller::Loop { turns, withdrawn },

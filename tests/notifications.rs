@@ -11,7 +11,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use calry_gitops::daemon::{self, Applying, Fleet, LoopFile, PassReport, State};
+use calry_gitops::daemon::{self, Applying, LoopFile, PassReport, State, WorkspaceGroup};
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
@@ -209,7 +209,7 @@ impl Loop {
             applying: Applying::to(move |plan| told.applying(plan)),
             state: Arc::new(State::in_process().unwrap()),
             loop_file: Arc::default(),
-            seat: Fleet::seats(vec![None]).remove(0),
+            slot: WorkspaceGroup::slots(vec![None]).remove(0),
             leadership: daemon::Leadership::default(),
         };
         let memory = daemon::Memory::new(&settings.state);

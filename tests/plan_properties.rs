@@ -8,7 +8,7 @@ use calry_gitops::model::{
     LiveValue, PartnerKey, Provider, Secret, Template, Update, UpdateMethod, Workspace,
 };
 use calry_gitops::plan::{
-    Applied, Context, Digest, Input, Limits, Plan, Refusal, Verdict, plan, verify,
+    AppliedState, Context, Digest, Input, Limits, Plan, Refusal, Verdict, plan, verify,
 };
 use calry_gitops::render::text;
 use proptest::collection::{btree_map, btree_set, vec};
@@ -107,7 +107,7 @@ fn make(desired: &[Desired], live: &[Live], method: UpdateMethod) -> Plan {
         name: "W".to_owned(),
         slug: "w".to_owned(),
     };
-    let applied = Applied::new();
+    let applied = AppliedState::new();
     let context = Context {
         today: jiff::civil::date(2026, 1, 1),
         method,

@@ -12,7 +12,7 @@ use calry_gitops::model::{
     Code, Live, LiveNames, LiveProblems, LiveValue, PartnerKey, Provider, Secret, UpdateMethod,
     Workspace,
 };
-use calry_gitops::plan::{Applied, Context, Input, Verdict, plan};
+use calry_gitops::plan::{AppliedState, Context, Input, Verdict, plan};
 use calry_gitops::pull::{Names, Pull, Scope, State, prepare};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -708,7 +708,7 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
     let context = Context {
         today: jiff::civil::date(2026, 1, 1),
         method: UpdateMethod::Patch,
-        applied: &Applied::new(),
+        applied: &AppliedState::new(),
         base: None,
     };
     let plan = plan(workspace(), None, inputs, [live.clone()], &[], context);

@@ -11,7 +11,7 @@ use calry_gitops::model::{
     PartnerKey, Provider, Secret, Template, Update, UpdateMethod, Workspace,
 };
 use calry_gitops::plan::{
-    Applied, Context, Imprint, Input, Refreshed, Verdict, plan, refresh, verify,
+    AppliedState, Context, Input, LastApplied, Refreshed, Verdict, plan, refresh, verify,
 };
 use calry_gitops::sandbox::Config;
 use serde_json::json;
@@ -205,13 +205,13 @@ fn found(header: &str, value: &str) -> Live {
 #[test]
 fn trap_7_what_was_applied_still_counts_when_a_provider_is_read_again() {
     let key = FingerprintKey::new(&Secret::new("k".repeat(32))).unwrap();
-    let imprint = Imprint::of(
+    let last_applied = LastApplied::of(
         &wanted("https://e.com/old"),
         &key,
         "w",
         Some("2026-01-01T00:00:00.000Z".to_owned()),
     );
-    let applied = Applied::from([(hostaway(), Arc::new(imprint))]);
+    let applied = AppliedState::from([(hostaway(), Arc::new(last_applied))]);
     let context = Context {
         today: jiff::civil::date(2026, 1, 1),
         method: UpdateMethod::Patch,
@@ -382,7 +382,7 @@ fn a_carried_over_value_that_the_answer_masks_counts_as_the_same_and_one_that_is
 #[test]
 fn an_update_carries_what_git_does_not_manage_only_in_the_parts_that_it_sends() {
     let carries = |desired: &Desired, method: UpdateMethod| {
-        let applied = Applied::new();
+        let applied = AppliedState::new();
         let context = Context {
             today: jiff::civil::date(2026, 1, 1),
             method,

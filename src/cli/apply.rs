@@ -17,7 +17,7 @@ use crate::live::{ApiKey, ReadCalry as _};
 use crate::model::printable;
 use crate::plan::{Approved, Digest, Limits};
 use crate::reconcile::apply;
-use crate::reconcile::plan_file::{self, Saved};
+use crate::reconcile::plan_file::{self, PlanFile};
 use crate::render::text::Layout;
 use crate::render::{github, markdown, text};
 use crate::report::plan;
@@ -74,7 +74,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     let key = args.fingerprints.key()?;
     let saved = match &args.saved {
         Some(path) => {
-            let saved = Saved::open(path)?;
+            let saved = PlanFile::open(path)?;
             setup.source.only = saved.only(path)?;
             Some((path, saved))
         }
@@ -135,7 +135,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
             let sentence = format!(
                 "plan {} refused, as something has changed since: {}; nothing was changed: make the plan again and review it",
                 path.display(),
-                plan_file::told(&differences)
+                plan_file::listed(&differences)
             );
             return give_up(Exit::Failed, &sentence);
         }
@@ -226,7 +226,7 @@ async fn carry_out(
         method: setup.api.method(),
         fetched: looked.look.fetched,
         deadline,
-        resting: std::collections::BTreeMap::new(),
+        skip: std::collections::BTreeMap::new(),
         stop,
     };
     let (all, done) = (approved.plan().steps().count(), AtomicUsize::new(0));

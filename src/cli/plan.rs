@@ -12,9 +12,9 @@ use super::{Exit, Output};
 use crate::desired::definitions::{MissingSecrets, Subject, Writing};
 use crate::live::{Operation, Snapshot, SnapshotError};
 use crate::model::{Code, Diagnostic, Excerpt, FingerprintKey, printable};
-use crate::plan::{Applied, Change, Origin, Plan, Verdict};
-use crate::reconcile::plan_file::Saved;
-use crate::reconcile::{self, Desired, Failure, Look};
+use crate::plan::{AppliedState, Change, Origin, Plan, Verdict};
+use crate::reconcile::plan_file::PlanFile;
+use crate::reconcile::{self, Desired, Failure, Planned};
 use crate::render::text::Layout;
 use crate::render::{github, markdown, text};
 use crate::report::plan;
@@ -167,7 +167,7 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
             let why = "the definitions are invalid, and the plan could not be applied";
             output.error(&format!("{} is not written: {why}", file.display()));
         } else {
-            match Saved::of(
+            match PlanFile::of(
                 &look.plan,
                 setup.api.method(),
                 &setup.source.only,
@@ -205,7 +205,7 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
 /// Desired and live state, compared.
 pub(super) struct Looked {
     pub(super) desired: Desired,
-    pub(super) look: Look,
+    pub(super) look: Planned,
 }
 
 impl Looked {
@@ -327,13 +327,13 @@ pub(super) async fn look(
                 }
             };
             let (source, method) = (&setup.source, setup.api.method());
-            let mut look = reconcile::look(
+            let mut look = reconcile::plan_workspace(
                 source,
                 &mut desired,
                 &snapshot,
                 None,
                 method,
-                &Applied::new(),
+                &AppliedState::new(),
             )
             .await?;
             look.plan.snapshot = Some(snapshot.taken_at);
@@ -341,13 +341,13 @@ pub(super) async fn look(
         }
         let api_key = setup.key.read()?;
         let reader = setup.api.reader(&api_key, deadline);
-        reconcile::look(
+        reconcile::plan_workspace(
             &setup.source,
             &mut desired,
             &reader,
             None,
             setup.api.method(),
-            &Applied::new(),
+            &AppliedState::new(),
         )
         .await
     };

@@ -8,7 +8,7 @@ use super::{Exit, Output};
 use crate::desired::definitions::{self, Loader, MissingSecrets, Purpose};
 use crate::model::{Live, closest, printable};
 use crate::pull::{File, Names, Part, Scope, State, first_unknown, prepare};
-use crate::reconcile::{self, Judged};
+use crate::reconcile::{self, LiveState};
 use crate::render;
 
 #[derive(Args)]
@@ -60,14 +60,17 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
         reconcile::fetch(&reader, source.pins(&loaded.pin), None).await
     };
-    let fetched = fetched
-        .await
-        .map(|(workspace, listing)| (workspace, reconcile::judge(source, &mut loaded, listing)));
+    let fetched = fetched.await.map(|(workspace, listing)| {
+        (
+            workspace,
+            reconcile::check_live(source, &mut loaded, listing),
+        )
+    });
     let loaded = &loaded;
     output.diagnostics(&loaded.diagnostics, &setup.shown, loaded.files.len());
     let (
         workspace,
-        Judged {
+        LiveState {
             live,
             unreadable,
             nameless,

@@ -21,7 +21,8 @@ use super::options::{FingerprintArgs, LiveArgs, TrustArgs, duration};
 use super::output::OF_WORKSPACE;
 use super::{Command, Exit, Output, UsageError, apply, signals};
 use crate::daemon::{
-    self, Applying, Board, Fleet, Handle, LoopEnd, LoopFile, PassReport, Seat, Settings, State,
+    self, Applying, Handle, LoopEnd, LoopFile, PassReport, Settings, Slot, State, StatusPublisher,
+    WorkspaceGroup,
 };
 use crate::desired::definitions::MissingSecrets;
 use crate::desired::watch::WatchOptions;
@@ -282,14 +283,14 @@ impl Ready {
         self.metrics.passed(report);
         self.log(report);
         // Who leads tells the world.
-        if !report.told.standby {
+        if !report.findings.standby {
             self.teller.pass(report);
             self.events.iter().for_each(|events| events.pass(report));
         }
     }
 }
 
-async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::Result<Ready> {
+async fn ready(workspace: &Configured, slot: Slot, shared: &Shared) -> anyhow::Result<Ready> {
     let RunArgs {
         pace, live, trust, ..
     } = &workspace.args;
@@ -300,7 +301,7 @@ async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::R
     let span = workspace.name.as_deref().map_or_else(Span::none, |name| {
         tracing::error_span!(OF_WORKSPACE, workspace = name)
     });
-    let teller = Arc::new(shared.notifier.teller(seat.name()));
+    let teller = Arc::new(shared.notifier.teller(slot.name()));
     let applying = Arc::clone(&teller);
     let api = match &setup.sandbox {
         // Its address is another one at each start.
@@ -310,7 +311,7 @@ async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::R
     let definitions = &setup.source.definitions;
     let loop_file = LoopFile::new(
         &shared.state,
-        seat.name(),
+        slot.name(),
         definitions,
         &api,
         Arc::clone(&teller) as _,
@@ -331,17 +332,17 @@ async fn ready(workspace: &Configured, seat: Seat, shared: &Shared) -> anyhow::R
         applying: Applying::to(move |plan| applying.applying(plan)),
         state: Arc::clone(&shared.state),
         loop_file: Arc::new(loop_file),
-        leadership: shared.cluster.leadership(seat.name()),
-        seat,
+        leadership: shared.cluster.leadership(slot.name()),
+        slot,
     };
-    let events = shared.cluster.events(settings.seat.name());
+    let events = shared.cluster.events(settings.slot.name());
     let shown = setup.shown;
-    let handle = Handle::new(Board::new(&settings, &shown));
-    let name = settings.seat.name().unwrap_or(&shown).to_owned();
+    let handle = Handle::new(StatusPublisher::new(&settings, &shown));
+    let name = settings.slot.name().unwrap_or(&shown).to_owned();
     let metrics = Arc::new(WorkspaceMetrics::new(
         &name,
         &settings,
-        Arc::clone(handle.board()),
+        Arc::clone(handle.publisher()),
     ));
     let permission = Arc::new(settings.leadership.clone());
     if workspace.args.once {
@@ -371,8 +372,12 @@ async fn all_ready(configuration: &Configuration, shared: &Shared) -> anyhow::Re
         .map(|workspace| workspace.name.clone())
         .collect();
     let mut all = Vec::new();
-    for (workspace, seat) in configuration.workspaces.iter().zip(Fleet::seats(names)) {
-        all.push(ready(workspace, seat, shared).await.map_err(|error| {
+    for (workspace, slot) in configuration
+        .workspaces
+        .iter()
+        .zip(WorkspaceGroup::slots(names))
+    {
+        all.push(ready(workspace, slot, shared).await.map_err(|error| {
             match (&workspace.name, error.downcast()) {
                 (Some(name), Ok(UsageError(why))) => {
                     UsageError(format!("workspace {name}: {why}")).into()
@@ -401,7 +406,7 @@ fn banner(all: &[Ready]) -> String {
         ),
         _ => {
             let line = |ready: &Ready| {
-                let (sandbox, name) = (ready.sandbox.as_ref()?, ready.settings.seat.name()?);
+                let (sandbox, name) = (ready.sandbox.as_ref()?, ready.settings.slot.name()?);
                 Some(format!(
                     "A Calry for {name} listens on {}; its WRITE key is {}\n",
                     sandbox.url(),
@@ -548,7 +553,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     };
     let keeping = cluster.start(
         all.iter()
-            .map(|ready| (ready.settings.seat.name(), &ready.handle)),
+            .map(|ready| (ready.settings.slot.name(), &ready.handle)),
     );
     let loop_files: Vec<_> = all
         .iter()

@@ -5,7 +5,7 @@
 
 use tracing::{debug, error, info, warn};
 
-use super::{Approval, PassReport, PassResult, Rest};
+use super::{Approval, BackedOff, PassReport, PassResult};
 use crate::model::{Diagnostic, Provider, Revision, Severity, ellipsize, printable, spoken};
 use crate::plan::{Cause, Entry, Plan, Verdict, refusal};
 use crate::reconcile::Failure;
@@ -15,13 +15,13 @@ use crate::report::words::{counts, mismatched, named};
 
 /// Logs a pass, but for its updates, which were logged when they ended.
 pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
-    for diagnostic in &report.told.news {
+    for diagnostic in &report.findings.news {
         problem(diagnostic, directory);
     }
-    for (entry, cause) in &report.told.differences {
+    for (entry, cause) in &report.findings.differences {
         difference(entry, *cause);
     }
-    match &report.told.approval {
+    match &report.findings.approval {
         Some(Approval::Used(digest)) => {
             info!(%digest, "the plan {digest} was approved, and let through whatever --max-changes says");
         }
@@ -32,12 +32,12 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
     }
     // Where nothing is in force, that is why the pass failed.
     if let Some(revision) = report
-        .told
+        .findings
         .revision
         .as_ref()
-        .filter(|_| report.told.trust_is_news)
+        .filter(|_| report.findings.trust_is_news)
     {
-        match &report.told.trust {
+        match &report.findings.trust {
             Some(Err(refused)) => {
                 let revision = revision.short();
                 error!(
@@ -51,9 +51,13 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
             ),
         }
     }
-    if report.told.also_is_news {
-        let also = report.told.also.join(", ");
-        error!(also, "{}", crate::report::status::also(&report.told.also));
+    if report.findings.also_is_news {
+        let also = report.findings.also.join(", ");
+        error!(
+            also,
+            "{}",
+            crate::report::status::also(&report.findings.also)
+        );
     }
     let (number, trigger) = (report.number, report.trigger.as_str());
     let took = spoken(report.took);
@@ -106,7 +110,7 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
             };
             let result = report.result.ended().as_str();
             let observing = match mode {
-                _ if report.told.standby => " (standby: nothing is written)",
+                _ if report.findings.standby => " (standby: nothing is written)",
                 Mode::Observe => " (observe: nothing is written)",
                 Mode::Enforce => "",
             };
@@ -169,7 +173,7 @@ fn rest(plan: &Plan) -> String {
 
 /// Logs how an update ended, as soon as it did. Where a request was sent for it this is its audit line (`audit`): the log of
 /// all writes, whatever becomes of the pass. Paths are separated by spaces; one that is no plain words is quoted.
-pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<Rest>) {
+pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<BackedOff>) {
     let UpdateResult {
         provider,
         changes,
@@ -249,7 +253,7 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<Rest>) {
             line!(error, "{provider} was {what}: {why}{again}");
         }
         Outcome::Failed(why) => line!(error, "{provider} was not updated: {why}{again}"),
-        // A provider that rests was told of when it failed.
+        // A failure was logged when it happened.
         Outcome::Skipped(why) => line!(debug, "{provider} was not tried: {why}"),
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
-use super::state::{self, State, hex, put_aside};
+use super::state_file::{self, State, hex, put_aside};
 use crate::model::Workspace;
 
 /// The form of the file; one of another form is put aside.
@@ -188,7 +188,7 @@ impl LoopFile {
 }
 
 fn read(path: &Path) -> Option<Document> {
-    let read = match state::read(path, MAX) {
+    let read = match state_file::read(path, MAX) {
         Ok(None) => return None,
         Ok(Some(bytes)) => match serde_json::from_slice(&bytes) {
             Ok(Document {

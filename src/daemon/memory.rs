@@ -4,7 +4,7 @@
 //! What it never does: keep a value from below `partnerKey`, or decide whether there is a difference that shows.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Slot;
+use std::collections::btree_map::Entry as MapEntry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +14,15 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::LONGEST_PAUSE;
-use super::pass::{PassReport, PassResult};
-use super::state::{LOST_AT_END, Remembered, RememberedField, State};
-use super::status::now;
+use super::publisher::now;
+use super::reconciliation::{PassReport, PassResult};
+use super::state_file::{LOST_AT_END, Remembered, RememberedField, State};
 use super::updates::Updates;
 use crate::desired::git::Refused;
 use crate::model::{DefinitionPart, Desired, Diagnostic, Provider, Secret, Workspace};
-use crate::plan::{Applied, Cause, Change, Imprint, Mismatch, Plan, Step, Verdict, refusal};
+use crate::plan::{
+    AppliedState, Cause, Change, LastApplied, Mismatch, Plan, Step, Verdict, refusal,
+};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::Trigger;
@@ -48,7 +50,7 @@ pub(super) const CONTESTED: u32 = 3;
 pub struct Memory {
     state: Arc<State>,
     /// The desired state last applied, or found in place.
-    pub(super) applied: Applied,
+    pub(super) applied: AppliedState,
     /// Providers whose last update failed.
     failing: BTreeMap<Provider, Failing>,
     /// The updates that are under way, or were and are not reported yet.
@@ -70,7 +72,7 @@ pub struct Memory {
     /// How many passes there were.
     pub(super) passes: u64,
     /// What was last said of each provider that differs and is not changed, so that a quiet pass says nothing.
-    pub(super) told: BTreeMap<Provider, Vec<Change>>,
+    pub(super) reported: BTreeMap<Provider, Vec<Change>>,
     /// The problems that were last said.
     pub(super) problems: Vec<Diagnostic>,
     /// Whether what was checked out was trusted.
@@ -118,7 +120,7 @@ struct Pause {
 
 #[derive(Debug)]
 struct Failing {
-    desired: Imprint,
+    desired: LastApplied,
     pause: Pause,
     why: String,
     kind: FailureKind,
@@ -163,7 +165,7 @@ struct Kept {
 
 /// A provider whose update did not do.
 #[derive(Debug)]
-pub struct Rest {
+pub struct BackedOff {
     /// How long until it is tried again, unless something else about it changes.
     pub left: Duration,
     /// How the last attempt ended.
@@ -221,7 +223,7 @@ impl Memory {
             reading: None,
             also: Vec::new(),
             state: Arc::clone(state),
-            applied: Applied::new(),
+            applied: AppliedState::new(),
             failing: BTreeMap::new(),
             updates: Updates::default(),
             own: BTreeMap::new(),
@@ -232,7 +234,7 @@ impl Memory {
             failures: 0,
             behind: 0,
             passes: 0,
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
             problems: Vec::new(),
             file: Filed::of(state),
             #[cfg(test)]
@@ -295,7 +297,7 @@ impl Memory {
                 remembered.len()
             );
         }
-        for (provider, Remembered { imprint, kept }) in remembered {
+        for (provider, Remembered { last_applied, kept }) in remembered {
             let kept: BTreeMap<String, Kept> = kept
                 .into_iter()
                 .map(|field| {
@@ -317,7 +319,7 @@ impl Memory {
             if !kept.is_empty() {
                 self.kept.insert(provider.clone(), kept);
             }
-            self.applied.insert(provider, Arc::new(imprint));
+            self.applied.insert(provider, Arc::new(last_applied));
         }
     }
 
@@ -327,8 +329,8 @@ impl Memory {
         self.known = Some((key.clone(), workspace.clone()));
     }
 
-    fn imprint(&self, desired: &Desired, updated_at: Option<String>) -> Imprint {
-        Imprint::of(
+    fn last_applied(&self, desired: &Desired, updated_at: Option<String>) -> LastApplied {
+        LastApplied::of(
             desired,
             self.state.key(),
             self.home.as_deref().unwrap_or_default(),
@@ -341,7 +343,11 @@ impl Memory {
     /// Who failed is left alone as a whole, until it is asked for. Who did not converge is left alone where nothing but what
     /// did not converge is due: any other field is updated at once, and as an update carries the whole set, those that rest
     /// are carried along. A new desired state is tried at once.
-    pub(super) fn resting(&mut self, plan: &Plan, asked: bool) -> BTreeMap<Provider, String> {
+    pub(super) fn backed_off_steps(
+        &mut self,
+        plan: &Plan,
+        asked: bool,
+    ) -> BTreeMap<Provider, String> {
         let steps: BTreeMap<&Provider, &Step> = plan
             .steps()
             .map(|step| (&step.desired.provider, step))
@@ -406,13 +412,13 @@ impl Memory {
     }
 
     /// A provider whose update did not do.
-    pub(super) fn rest(&self, provider: &Provider) -> Option<Rest> {
+    pub(super) fn back_off_of(&self, provider: &Provider) -> Option<BackedOff> {
         if let Some(Failing {
             pause, why, kind, ..
         }) = self.failing.get(provider)
         {
             let brief = matches!(kind, FailureKind::Transient(_)) && pause.failures <= BRIEF;
-            return Some(Rest {
+            return Some(BackedOff {
                 left: pause.left(),
                 outcome: Outcome::Failed(why.clone()),
                 brief,
@@ -420,7 +426,7 @@ impl Memory {
         }
         let kept = self.kept.get(provider)?;
         let left = kept.values().map(|field| field.pause.left()).min()?;
-        Some(Rest {
+        Some(BackedOff {
             left,
             outcome: not_converged(kept),
             brief: false,
@@ -428,10 +434,10 @@ impl Memory {
     }
 
     /// All of them.
-    pub(super) fn rests(&self) -> BTreeMap<Provider, Rest> {
+    pub(super) fn backed_off(&self) -> BTreeMap<Provider, BackedOff> {
         let providers = self.failing.keys().chain(self.kept.keys());
         providers
-            .filter_map(|provider| Some((provider.clone(), self.rest(provider)?)))
+            .filter_map(|provider| Some((provider.clone(), self.back_off_of(provider)?)))
             .collect()
     }
 
@@ -463,7 +469,7 @@ impl Memory {
                 self.resent.remove(provider);
             }
             if let Verdict::InSync(desired, live) = &entry.verdict {
-                let imprint = self.imprint(desired, Some(live.updated_at.clone()));
+                let last_applied = self.last_applied(desired, Some(live.updated_at.clone()));
                 self.kept.remove(&desired.provider);
                 // It lasted for as long as drift takes to be found.
                 if self
@@ -474,8 +480,8 @@ impl Memory {
                     self.own.remove(&desired.provider);
                 }
                 match self.applied.entry(desired.provider.clone()) {
-                    Slot::Occupied(slot) if **slot.get() == imprint => {}
-                    slot => drop(slot.insert_entry(Arc::new(imprint))),
+                    MapEntry::Occupied(entry) if **entry.get() == last_applied => {}
+                    entry => drop(entry.insert_entry(Arc::new(last_applied))),
                 }
             }
         }
@@ -517,8 +523,9 @@ impl Memory {
         }
         match outcome {
             Outcome::Applied | Outcome::Unchanged => {
-                let imprint = self.imprint(desired, updated_at.clone());
-                self.applied.insert(provider.clone(), Arc::new(imprint));
+                let last_applied = self.last_applied(desired, updated_at.clone());
+                self.applied
+                    .insert(provider.clone(), Arc::new(last_applied));
                 self.failing.remove(provider);
                 self.kept.remove(provider);
                 if *outcome == Outcome::Applied {
@@ -559,10 +566,11 @@ impl Memory {
                 // A partner key that was not sent is still the one that was applied before.
                 if result.sent > 0 && !was_refused(DefinitionPart::PartnerKey) {
                     self.kept.remove(provider);
-                    let mut imprint = self.imprint(desired, updated_at.clone());
+                    let mut last_applied = self.last_applied(desired, updated_at.clone());
                     let refused = changes.iter().filter(|change| was_refused(change.part()));
-                    imprint.kept = refused.map(|change| (change.path(), *cause)).collect();
-                    self.applied.insert(provider.clone(), Arc::new(imprint));
+                    last_applied.kept = refused.map(|change| (change.path(), *cause)).collect();
+                    self.applied
+                        .insert(provider.clone(), Arc::new(last_applied));
                 }
             }
             Outcome::NotConverged(mismatches) => {
@@ -570,7 +578,7 @@ impl Memory {
                 let mut before = self.kept.remove(provider).unwrap_or_default();
                 let field = |mismatch: &Mismatch| {
                     let (cause, pause) = match before.remove(&mismatch.path) {
-                        // It rests, and was carried along by an update for another field's sake: that is no new try.
+                        // Another field caused the update, which carried this one along: that is no new attempt.
                         Some(Kept { cause, pause, .. }) if !pause.left().is_zero() => {
                             (cause, pause)
                         }
@@ -590,12 +598,13 @@ impl Memory {
                     )
                 };
                 let kept: BTreeMap<String, Kept> = mismatches.iter().map(field).collect();
-                let mut imprint = self.imprint(desired, updated_at.clone());
-                imprint.kept = kept
+                let mut last_applied = self.last_applied(desired, updated_at.clone());
+                last_applied.kept = kept
                     .iter()
                     .map(|(path, field)| (path.clone(), field.cause))
                     .collect();
-                self.applied.insert(provider.clone(), Arc::new(imprint));
+                self.applied
+                    .insert(provider.clone(), Arc::new(last_applied));
                 self.kept.insert(provider.clone(), kept);
             }
         }
@@ -617,11 +626,11 @@ impl Memory {
             FailureKind::Transient(at_least) => Pause::soon(failures, at_least),
             FailureKind::Lasting | FailureKind::Partial => Pause::after(failures, interval),
         };
-        let imprint = self.imprint(desired, None);
+        let last_applied = self.last_applied(desired, None);
         self.failing.insert(
             desired.provider.clone(),
             Failing {
-                desired: imprint,
+                desired: last_applied,
                 pause,
                 why,
                 kind,
@@ -687,7 +696,7 @@ impl Memory {
         let providers = self
             .applied
             .iter()
-            .map(|(provider, imprint)| (provider, &**imprint, fields(provider)));
+            .map(|(provider, last_applied)| (provider, &**last_applied, fields(provider)));
         let document = self.state.document(home, providers);
         let digest: [u8; 32] = Sha256::digest(&document).into();
         if self.file.written == Some(digest)
@@ -740,7 +749,7 @@ impl Memory {
             .result
             .plan()
             .is_some_and(|plan| plan.steps().next().is_some());
-        self.behind = if report.told.standby && differs {
+        self.behind = if report.findings.standby && differs {
             self.behind.saturating_add(1)
         } else {
             0
@@ -837,7 +846,7 @@ mod tests {
         memory.learn_workspace(&Secret::new("one"), &workspace("a"));
         memory.applied.insert(
             desired.provider.clone(),
-            Arc::new(memory.imprint(&desired, None)),
+            Arc::new(memory.last_applied(&desired, None)),
         );
         assert!(memory.workspace_of(&Secret::new("two")).is_none() && memory.may_be_elsewhere());
         memory.move_to(&workspace("a"), second).await;
@@ -955,18 +964,18 @@ mod tests {
         plan
     }
 
-    /// Takes over how the update of a plan ended; `None` where it rests or nothing is due.
+    /// Takes over how the update of a plan ended; `None` if it is backed off or nothing is due.
     fn carried_out(
         memory: &mut Memory,
         plan: &Plan,
         outcome: Outcome,
         updated_at: &str,
     ) -> Option<u32> {
-        let resting = memory.resting(plan, false);
+        let skip = memory.backed_off_steps(plan, false);
         let step = plan
             .steps()
             .next()
-            .filter(|step| !resting.contains_key(&step.desired.provider))?;
+            .filter(|step| !skip.contains_key(&step.desired.provider))?;
         let sent = u32::from(step.payload.update.is_some());
         let result = UpdateResult {
             transient: None,
@@ -1045,11 +1054,11 @@ mod tests {
             !memory.applied.contains_key(&keyed().provider),
             "the partner key was not applied"
         );
-        // Now nothing can be sent, and it rests.
+        // Now nothing can be sent, and it is backed off.
         let plan = planned(&mut memory, strange(Some("https://e.com/icon")));
         assert_eq!(carried_out(&mut memory, &plan, partial(&plan), "1"), None);
         assert!(
-            matches!(memory.rest(&keyed().provider), Some(Rest { outcome: Outcome::Failed(why), .. }) if why.contains("cookies"))
+            matches!(memory.back_off_of(&keyed().provider), Some(BackedOff { outcome: Outcome::Failed(why), .. }) if why.contains("cookies"))
         );
         // What can be sent does not rest.
         let plan = planned(&mut memory, strange(Some("https://e.com/a-click")));
@@ -1069,7 +1078,7 @@ mod tests {
             carried_out(&mut memory, &plan, Outcome::Applied, "4"),
             Some(1)
         );
-        assert!(memory.rest(&keyed().provider).is_none());
+        assert!(memory.back_off_of(&keyed().provider).is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,18 +2,18 @@
 //!
 //! What it never does: end because a pass failed. A pass is infallible here; what went wrong is in its [`PassReport`].
 
-mod ask;
-mod fleet;
+mod inputs;
 mod leadership;
 pub mod log;
 mod loop_file;
 mod memory;
-mod news;
-mod pass;
+pub mod publisher;
 mod rate;
-mod state;
-pub mod status;
+mod reconciliation;
+mod state_file;
+mod trigger;
 mod updates;
+mod workspace_group;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -28,18 +28,18 @@ use crate::model::spoken;
 use crate::plan::Plan;
 use crate::reconcile::{Failure, Source, apply};
 
-use ask::Asked;
-pub use ask::{Handle, NotPending};
-pub use fleet::{Fleet, Seat};
+use inputs::WatchedInputs;
 pub use leadership::{Leadership, Moment, Term};
 pub use loop_file::{LoopFile, Observer};
-pub use memory::{Memory, Rest};
-use news::News;
-use pass::Attended;
-pub use pass::{Approval, PassReport, PassResult, Told};
+pub use memory::{BackedOff, Memory};
+pub use publisher::StatusPublisher;
 use rate::Rate;
-pub use state::{NoRandomness, State};
-pub use status::Board;
+use reconciliation::RunMode;
+pub use reconciliation::{Approval, Findings, PassReport, PassResult};
+pub use state_file::{NoRandomness, State};
+use trigger::TriggerQueue;
+pub use trigger::{Handle, NotPending};
+pub use workspace_group::{Slot, WorkspaceGroup};
 
 pub use crate::report::status::{Mode, Trigger};
 
@@ -70,7 +70,7 @@ pub struct Settings {
     /// What this loop remembers beside the workspace.
     pub loop_file: Arc<LoopFile>,
     /// Its place among the loops of the process.
-    pub seat: Seat,
+    pub slot: Slot,
     /// Whether this replica may write; the API asks the same one before each update.
     pub leadership: Leadership,
 }
@@ -110,7 +110,7 @@ pub enum LoopEnd {
 }
 
 /// Runs passes until `stop` is cancelled. By its handle the loop is asked for a pass out of turn; a request that comes during
-/// a pass makes one more pass after it. The board shows each pass, and that the loop is alive; `report` is told of each pass.
+/// a pass makes one more pass after it. The publisher shows each pass, and that the loop is alive; `report` is told of each pass.
 /// Updates that Calry does not answer go on beside the passes; after a stop they have [`apply::GRACE`] to end.
 ///
 /// A fault outside of a pass, which ends by its own, is told and costs no more than the pause until the loop begins anew.
@@ -125,7 +125,10 @@ pub async fn run(
         let passes = passes(settings, handle, &stop, &mut memory, &mut report);
         if let Ok(end) = AssertUnwindSafe(passes).catch_unwind().await {
             let finishing = Box::pin(memory.finish_updates(settings.interval));
-            handle.board().beating(apply::GRACE * 2, finishing).await;
+            handle
+                .publisher()
+                .heartbeat_during(apply::GRACE * 2, finishing)
+                .await;
             return end;
         }
         let pause = settings.interval;
@@ -135,7 +138,7 @@ pub async fn run(
         );
         tokio::select! {
             () = stop.cancelled() => return LoopEnd::Stopped,
-            () = handle.board().beating(pause, tokio::time::sleep(pause)) => {}
+            () = handle.publisher().heartbeat_during(pause, tokio::time::sleep(pause)) => {}
         }
     }
 }
@@ -147,71 +150,71 @@ async fn passes(
     memory: &mut Memory,
     report: &mut impl FnMut(&PassReport),
 ) -> LoopEnd {
-    let (board, asked) = (handle.board(), handle.asked());
+    let (publisher, triggers) = (handle.publisher(), handle.triggers());
     let mut watching = settings.watching.clone();
     let settling = watching.patience * 2;
-    let seat = &settings.seat;
+    let slot = &settings.slot;
     watching.poll = watching
         .poll
-        .max(Duration::from_secs(1) * seat.count() / LOOKS_PER_SECOND);
+        .max(Duration::from_secs(1) * slot.count() / LOOKS_PER_SECOND);
     let mut trigger = Trigger::Start;
-    let delay = seat.delay(settings.interval);
+    let delay = slot.delay(settings.interval);
     if !delay.is_zero() {
         // Not all at once; who asks for a pass need not wait.
         tokio::select! {
             () = stop.cancelled() => return LoopEnd::Stopped,
-            () = board.beating(delay, tokio::time::sleep(delay)) => {}
-            by = asked.next() => trigger = by,
+            () = publisher.heartbeat_during(delay, tokio::time::sleep(delay)) => {}
+            by = triggers.next() => trigger = by,
         }
     }
-    let mut news = board
-        .beating(settling, Box::pin(News::watch(settings, watching)))
+    let mut inputs = publisher
+        .heartbeat_during(settling, Box::pin(WatchedInputs::watch(settings, watching)))
         .await;
     let mut rate = Rate::default();
     loop {
         let wait = rate.wait();
         if !wait.is_zero() {
-            news.stale();
+            inputs.stale();
             tokio::select! {
                 () = stop.cancelled() => return LoopEnd::Stopped,
-                () = board.beating(wait, tokio::time::sleep(wait)) => {}
+                () = publisher.heartbeat_during(wait, tokio::time::sleep(wait)) => {}
             }
         }
         rate.begin();
         // A file that is still being written is not acted on, whoever asked for the pass.
         tokio::select! {
             () = stop.cancelled() => return LoopEnd::Stopped,
-            () = board.beating(settling, news.settle(settling)) => {}
+            () = publisher.heartbeat_during(settling, inputs.settle(settling)) => {}
         }
         // The pass that begins now is the one that was asked for.
-        if let Some(asked) = asked.take()
+        if let Some(asked) = triggers.take()
             && trigger != Trigger::Request
         {
             trigger = asked;
         }
-        board.began(memory.passes + 1, trigger);
+        publisher.publish_start(memory.passes + 1, trigger);
         // What a pass needs on its way is large, and a loop that waits has no use for it.
-        let passing = Box::pin(pass::pass(
+        let passing = Box::pin(reconciliation::reconcile(
             settings,
             memory,
-            asked,
+            triggers,
             trigger,
-            Attended::Loop(&mut news),
+            RunMode::Loop(&mut inputs),
             stop,
         ));
-        let passed = board
-            .beating(settings.timeout + apply::GRACE, passing)
+        let passed = publisher
+            .heartbeat_during(settings.timeout + apply::GRACE, passing)
             .await;
         if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
             return LoopEnd::Stopped;
         }
         let interval = if memory.passes == 1 {
-            seat.first_pause(settings.interval)
+            slot.first_pause(settings.interval)
         } else {
             settings.interval
         };
         let (pause, then) = memory.pause(interval, &passed);
-        let due = if news.is_pending() {
+        let due = if inputs.is_pending() {
             Some(Trigger::Files)
         } else if memory.updates.take_due() {
             Some(Trigger::Update)
@@ -223,14 +226,14 @@ async fn passes(
             next: (!stop.is_cancelled()).then_some(next),
             ..passed
         };
-        board.ended(&passed);
+        publisher.publish_result(&passed);
         report(&passed);
         settings.loop_file.save().await;
         // Of several, the others go on, and this one says at each try what is wrong.
         if matches!(
             passed.result,
             PassResult::Failed(Failure::Moved { file: Some(_), .. })
-        ) && seat.count() == 1
+        ) && slot.count() == 1
         {
             return LoopEnd::WorkspaceMoved;
         }
@@ -244,13 +247,13 @@ async fn passes(
             // Cancel-safe: waiting for a token, a point in time, a note, a message. `changed` keeps what it saw in the watcher.
             () = stop.cancelled() => return LoopEnd::Stopped,
             // Drift is looked for, and what failed is tried again.
-            () = board.beating(pause, tokio::time::sleep(pause)) => then,
+            () = publisher.heartbeat_during(pause, tokio::time::sleep(pause)) => then,
             // What is in git is what runs, at once.
-            () = news.changed() => Trigger::Files,
+            () = inputs.changed() => Trigger::Files,
             // What was not waited for ended.
             () = memory.updates_ended(settings.interval) => Trigger::Update,
             // Somebody asked.
-            trigger = asked.next() => trigger,
+            trigger = triggers.next() => trigger,
         };
     }
 }
@@ -266,12 +269,12 @@ pub async fn step(
     memory: &mut Memory,
     stop: &CancellationToken,
 ) -> PassReport {
-    pass::pass(
+    reconciliation::reconcile(
         settings,
         memory,
-        &Asked::default(),
+        &TriggerQueue::default(),
         Trigger::Start,
-        Attended::Once,
+        RunMode::Once,
         stop,
     )
     .await

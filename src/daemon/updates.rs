@@ -15,7 +15,7 @@ use tracing::Instrument as _;
 use super::memory::CONTESTED;
 use super::{Memory, log};
 use crate::desired::definitions::Loaded;
-use crate::http::Places;
+use crate::http::ConcurrencyLimit;
 use crate::live::{Reader, Writer};
 use crate::model::{Desired, Provider, Revision};
 use crate::plan::{Approved, Plan};
@@ -30,7 +30,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// The updates of one loop.
 #[derive(Debug)]
 pub(super) struct Updates {
-    turns: Option<Arc<Places>>,
+    turns: Option<Arc<ConcurrencyLimit>>,
     tasks: JoinSet<()>,
     send: mpsc::UnboundedSender<Message>,
     messages: mpsc::UnboundedReceiver<Message>,
@@ -172,9 +172,9 @@ impl Updates {
     ) -> u64 {
         self.number += 1;
         // Twice as many may be slow, which bounds what a Calry that answers slowly has to do at once.
-        let turns = self
-            .turns
-            .get_or_insert_with(|| Arc::new(Places::new(concurrency, 2 * concurrency, SLOW)));
+        let turns = self.turns.get_or_insert_with(|| {
+            Arc::new(ConcurrencyLimit::new(concurrency, 2 * concurrency, SLOW))
+        });
         let (withdraw, withdrawn) = watch::channel(withdrawn);
         let options = options(Caller::Loop {
             turns: Arc::clone(turns),
@@ -188,7 +188,7 @@ impl Updates {
             .approved
             .plan()
             .steps()
-            .filter(|step| !options.resting.contains_key(&step.desired.provider))
+            .filter(|step| !options.skip.contains_key(&step.desired.provider))
         {
             let under_way = UnderWay {
                 run: run.number,
@@ -289,7 +289,11 @@ impl Memory {
                 if self.is_about(&run.approved.plan().workspace) {
                     self.learn_result(&result, interval);
                 }
-                log::update(run.approved.plan(), &result, self.rest(&result.provider));
+                log::update(
+                    run.approved.plan(),
+                    &result,
+                    self.back_off_of(&result.provider),
+                );
                 if result.outcome == Outcome::Applied
                     && let Some(times @ CONTESTED) = self.contested_times(&result.provider)
                 {

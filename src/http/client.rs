@@ -20,7 +20,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use url::Url;
 
-use super::concurrency_limit::Places;
+use super::concurrency_limit::ConcurrencyLimit;
 use crate::model::{ellipsize, printable};
 
 /// How many requests of the process are under way to one host, first come, first served, whichever workspace they are of.
@@ -141,7 +141,7 @@ impl Http {
             .entry(url.origin().ascii_serialization())
             .or_insert_with(|| {
                 Arc::new(Route {
-                    places: Places::new(AT_ONCE, HANGING, SLOW),
+                    limit: ConcurrencyLimit::new(AT_ONCE, HANGING, SLOW),
                     secure,
                     settings: self.settings,
                     proxy: Proxy::of(url),
@@ -203,7 +203,7 @@ fn check_certificates(file: Option<&Path>) -> Result<(), SetupError> {
 #[derive(Debug)]
 pub(crate) struct Route {
     /// Of a host, how many requests may be under way to it.
-    pub(crate) places: Places,
+    pub(crate) limit: ConcurrencyLimit,
     secure: bool,
     settings: Settings,
     proxy: Option<Proxy>,

@@ -1,44 +1,43 @@
-//! A number of places for work that many want to do at once: first come, first served, and what hangs gives its place to
-//! the next, so that it holds nobody up.
+//! A fair concurrency limit. Work that takes longer than `patience` no longer counts against it, up to a second limit.
 
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 #[derive(Debug)]
-pub struct Places {
-    /// For work that goes on.
-    brisk: Semaphore,
-    /// For all work, that which hangs included.
-    all: Semaphore,
+pub struct ConcurrencyLimit {
+    /// For work that has not run out of patience.
+    active: Semaphore,
+    /// For all work, including work that hangs.
+    total: Semaphore,
     patience: Duration,
 }
 
-impl Places {
-    /// So many places, and `hanging` more for work that takes longer than `patience`.
+impl ConcurrencyLimit {
+    /// At most `limit` at once, plus `hanging` that take longer than `patience`.
     #[must_use]
-    pub fn new(places: usize, hanging: usize, patience: Duration) -> Self {
+    pub fn new(limit: usize, hanging: usize, patience: Duration) -> Self {
         Self {
-            brisk: Semaphore::new(places),
-            all: Semaphore::new(places + hanging),
+            active: Semaphore::new(limit),
+            total: Semaphore::new(limit + hanging),
             patience,
         }
     }
 
-    /// Does a work when its turn has come. Cancelling it frees its place.
-    pub async fn within<T>(&self, work: impl Future<Output = T>) -> T {
-        self.within_unless(work, std::future::pending()).await
+    /// Runs `work` when a permit is free. Cancelling it frees the permit.
+    pub async fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.run_unless(work, std::future::pending()).await
     }
 
-    /// The same, unless `given_up` ends before the turn comes: then its output is the result, and the work does not begin.
-    pub async fn within_unless<T>(
+    /// Like [`Self::run`], but if `given_up` ends before a permit is free, its output is the result and the work does not begin.
+    pub async fn run_unless<T>(
         &self,
         work: impl Future<Output = T>,
         given_up: impl Future<Output = T>,
     ) -> T {
-        // Neither is ever closed, so both are places.
-        let turn = async { (self.all.acquire().await, self.brisk.acquire().await) };
-        let (_place, brisk) = tokio::select! {
+        // The semaphores are never closed, so neither result is an error.
+        let turn = async { (self.total.acquire().await, self.active.acquire().await) };
+        let (_total, active) = tokio::select! {
             biased;
             given_up = given_up => return given_up,
             turn = turn => turn,
@@ -47,7 +46,7 @@ impl Places {
         match tokio::time::timeout(self.patience, &mut work).await {
             Ok(done) => done,
             Err(_) => {
-                drop(brisk);
+                drop(active);
                 work.await
             }
         }
@@ -65,9 +64,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_more_than_so_many_work_at_once_and_who_came_first_is_first() {
-        let (places, begin) = (Places::new(2, 8, SECOND * 9), Instant::now());
+        let (limit, begin) = (ConcurrencyLimit::new(2, 8, SECOND * 9), Instant::now());
         let work = (0..6).map(|_| {
-            places.within(async {
+            limit.run(async {
                 sleep(SECOND).await;
                 begin.elapsed().as_secs()
             })
@@ -77,7 +76,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn work_is_given_up_before_its_turn_and_never_after() {
-        let (places, begin) = (Places::new(1, 0, SECOND * 9), Instant::now());
+        let (limit, begin) = (ConcurrencyLimit::new(1, 0, SECOND * 9), Instant::now());
         let work = |takes, until| {
             let work = async move {
                 sleep(takes).await;
@@ -89,7 +88,7 @@ mod tests {
             };
             async {
                 (
-                    places.within_unless(work, given_up).await,
+                    limit.run_unless(work, given_up).await,
                     begin.elapsed().as_secs(),
                 )
             }
@@ -107,21 +106,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_hangs_holds_nobody_up_until_too_much_of_it_does() {
-        let (places, begin) = (Places::new(2, 3, SECOND), Instant::now());
-        let hanging =
-            join_all((0..4).map(|_| timeout(SECOND * 60, places.within(pending::<()>()))));
+        let (limit, begin) = (ConcurrencyLimit::new(2, 3, SECOND), Instant::now());
+        let hanging = join_all((0..4).map(|_| timeout(SECOND * 60, limit.run(pending::<()>()))));
         let other = async {
             sleep(SECOND / 2).await;
-            places.within(async { begin.elapsed() }).await
+            limit.run(async { begin.elapsed() }).await
         };
         let (_, waited) = join(hanging, other).await;
         assert_eq!(waited, SECOND * 2, "two by two they step aside");
-        let hanging =
-            join_all((0..5).map(|_| timeout(SECOND * 60, places.within(pending::<()>()))));
+        let hanging = join_all((0..5).map(|_| timeout(SECOND * 60, limit.run(pending::<()>()))));
         let (_, waited) = join(hanging, async {
             sleep(SECOND / 2).await;
             let begin = Instant::now();
-            places.within(async { begin.elapsed() }).await
+            limit.run(async { begin.elapsed() }).await
         })
         .await;
         assert!(

@@ -10,7 +10,7 @@ mod url;
 
 pub(crate) use client::{Current, Failure, Route, beginning, bounded};
 pub use client::{Http, Settings, SetupError, install_tls};
-pub use concurrency_limit::Places;
+pub use concurrency_limit::ConcurrencyLimit;
 pub(crate) use retry_after::retry_after;
 pub use secret_file::{SecretFile, UnusableSecret};
 pub use url::{HttpUrl, InvalidUrl, UrlPolicy};

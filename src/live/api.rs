@@ -398,11 +398,7 @@ impl Session {
             }
             answer
         };
-        let exchange = self
-            .api
-            .route
-            .places
-            .within(exchange.instrument(span.clone()));
+        let exchange = self.api.route.limit.run(exchange.instrument(span.clone()));
         let answer = timeout_at(self.deadline, exchange).await;
         let answer = match answer {
             Ok(Err(cause @ Cause::NotPermitted { .. })) => return Err(failed(cause)),

@@ -9,8 +9,8 @@ use jiff::civil::Date;
 
 use super::change::{Change, KeyChange, Mismatch, Value, dotted};
 use super::{
-    Applied, Base, Cause, Digest, Entry, Imprint, Missing, Obstacle, Payload, Plan, RefusedPart,
-    Step, Unresolved, Verdict,
+    AppliedState, Base, Cause, Digest, Entry, LastApplied, Missing, Obstacle, Payload, Plan,
+    RefusedPart, Step, Unresolved, Verdict,
 };
 use crate::model::{
     DefinitionPart, Desired, DesiredValue, Half, Live, LivePartnerKey, LiveValue, PartnerKey,
@@ -36,7 +36,7 @@ pub struct Context<'a> {
     /// PATCH or PUT.
     pub method: UpdateMethod,
     /// What the daemon remembers.
-    pub applied: &'a Applied,
+    pub applied: &'a AppliedState,
     /// What this branch began with, where it is to be told whose a change is.
     pub base: Option<&'a Base>,
 }
@@ -318,7 +318,7 @@ fn folded<V>(half: Half, values: Option<&BTreeMap<String, V>>) -> BTreeMap<Strin
 #[derive(Clone, Copy)]
 enum Behind<'a> {
     /// What was applied before, if anything.
-    Applied(Option<&'a Imprint>),
+    Applied(Option<&'a LastApplied>),
     /// They were sent just now.
     Sent,
 }

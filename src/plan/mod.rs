@@ -4,11 +4,11 @@
 //! What it never does: send anything. A [`Plan`] is data; only an [`Approved`] one can be applied, and only
 //! [`Plan::approve`] makes one.
 
-mod applied;
 mod change;
 mod diff;
 mod digest;
 mod guard;
+mod last_applied;
 mod loosened;
 mod origin;
 
@@ -23,11 +23,11 @@ use crate::model::{
     Revision, SecretName, Update, Workspace, ellipsize, printable,
 };
 
-pub use applied::{Applied, Imprint};
 pub use change::{Change, KeyChange, Mismatch, Value, dotted};
 pub use diff::{Context, Input, Refreshed, plan, refresh, unverifiable, verify};
 pub use digest::{Digest, InvalidDigest};
 pub use guard::{Approved, Limits, Refusal, Refused};
+pub use last_applied::{AppliedState, LastApplied};
 pub use loosened::{Loosened, PinChange};
 pub use origin::{Base, BaseFile, Origin};
 
@@ -97,7 +97,7 @@ pub struct Step {
     /// What Calry had when the plan was made.
     pub live: Arc<Live>,
     /// What was applied before, where that is remembered: what a masked value is compared with.
-    pub applied: Option<Arc<Imprint>>,
+    pub applied: Option<Arc<LastApplied>>,
     /// What differs; never empty.
     pub changes: Vec<Change>,
     /// Whether the file changed, or the live state.

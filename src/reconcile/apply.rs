@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use crate::http::Places;
+use crate::http::ConcurrencyLimit;
 use crate::live::{Backoff, Error, Operation, ReadCalry, WriteCalry};
 use crate::model::{Desired, Live, Provider, SPANS, UpdateMethod, printable};
 use crate::plan::{
@@ -37,7 +37,7 @@ pub struct Options {
     /// When the pass is over, retries included.
     pub deadline: Instant,
     /// Providers that are not to be tried in this pass, each with the reason.
-    pub resting: BTreeMap<Provider, String>,
+    pub skip: BTreeMap<Provider, String>,
     /// No update starts after this was cancelled; those under way have [`GRACE`] to end.
     pub stop: CancellationToken,
 }
@@ -53,7 +53,7 @@ pub enum Caller {
     /// A loop that comes back: each update is attempted once, and begins only while git still wants it.
     Loop {
         /// The turns of all updates of the loop.
-        turns: Arc<Places>,
+        turns: Arc<ConcurrencyLimit>,
         /// What git does not want any more.
         withdrawn: watch::Receiver<Withdrawn>,
     },
@@ -254,7 +254,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
     async fn in_turn(&self, step: &Step) -> UpdateResult {
         let provider = &step.desired.provider;
         let skipped = |why: &str| UpdateResult::skipped(step, why.to_owned());
-        if let Some(reason) = self.options.resting.get(provider) {
+        if let Some(reason) = self.options.skip.get(provider) {
             return skipped(reason);
         }
         let Caller::Loop { turns, .. } = &self.options.caller else {
@@ -266,7 +266,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 () = self.options.stop.cancelled() => skipped(STOPPED),
             }
         };
-        turns.within_unless(self.finish(step), given_up).await
+        turns.run_unless(self.finish(step), given_up).await
     }
 
     /// Waits until git wants something else of a provider.

@@ -21,7 +21,7 @@ use crate::desired::git::{Refused, Trust, TrustError, Trusted};
 use crate::desired::secrets::SecretSources;
 use crate::live::{self, Listing, ReadCalry};
 use crate::model::{Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
-use crate::plan::{Applied, Base, BaseFile, Context, Input, PinChange, Plan, plan};
+use crate::plan::{AppliedState, Base, BaseFile, Context, Input, PinChange, Plan, plan};
 
 /// Where desired state comes from, and how strictly it is read.
 #[derive(Debug)]
@@ -185,7 +185,7 @@ impl Failure {
 
 /// A plan, and what it was made from.
 #[derive(Debug)]
-pub struct Look {
+pub struct Planned {
     pub plan: Plan,
     /// When the answer with the live state arrived.
     pub fetched: Instant,
@@ -362,7 +362,7 @@ async fn fetch_timed<R: ReadCalry>(
 
 /// A live state, as far as it counts, with what cannot be read of it.
 #[derive(Debug)]
-pub struct Judged {
+pub struct LiveState {
     /// The definitions that count.
     pub live: Vec<Live>,
     /// Providers whose definitions cannot be read, and why.
@@ -389,7 +389,7 @@ pub fn names(listing: &Listing) -> LiveNames {
 
 /// Judges the files by what Calry has.
 #[must_use]
-pub fn judge(source: &Source, loaded: &mut Loaded, listing: Listing) -> Judged {
+pub fn check_live(source: &Source, loaded: &mut Loaded, listing: Listing) -> LiveState {
     let names = names(&listing);
     let (known, nameless): (Vec<_>, Vec<_>) = listing
         .unreadable
@@ -424,7 +424,7 @@ pub fn judge(source: &Source, loaded: &mut Loaded, listing: Listing) -> Judged {
     }
     let counts = |live: &Live| source.only.is_empty() || source.only.contains(&live.provider);
     let live = listing.live.into_iter().filter(counts).collect();
-    Judged {
+    LiveState {
         live,
         unreadable,
         nameless: nameless.iter().map(ToString::to_string).collect(),
@@ -436,19 +436,19 @@ pub fn judge(source: &Source, loaded: &mut Loaded, listing: Listing) -> Judged {
 ///
 /// # Errors
 /// [`Failure`] where nothing can be planned.
-pub async fn look<R: ReadCalry>(
+pub async fn plan_workspace<R: ReadCalry>(
     source: &Source,
     desired: &mut Desired,
     reader: &R,
     known: Option<Workspace>,
     method: UpdateMethod,
-    applied: &Applied,
-) -> Result<Look, Failure> {
+    applied: &AppliedState,
+) -> Result<Planned, Failure> {
     let (workspace, listing, fetched) =
         fetch_timed(reader, source.pins(&desired.loaded.pin), known).await?;
-    let Judged {
+    let LiveState {
         live, unreadable, ..
-    } = judge(source, &mut desired.loaded, listing);
+    } = check_live(source, &mut desired.loaded, listing);
     // Under --strict, a warning of the pin makes it invalid.
     source.pins(&desired.loaded.pin).check()?;
     let files = desired.loaded.files.iter();
@@ -473,7 +473,7 @@ pub async fn look<R: ReadCalry>(
         &unreadable,
         context,
     );
-    Ok(Look { plan, fetched })
+    Ok(Planned { plan, fetched })
 }
 
 /// Today, UTC.

@@ -30,7 +30,7 @@ const MOST: usize = 10;
 /// What was planned.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Saved {
+pub struct PlanFile {
     kind: String,
     version: u64,
     workspace: SavedWorkspace,
@@ -66,7 +66,7 @@ struct SavedDefinition {
 
 /// A plan that is not saved: it could not be held against what is about to be applied. The sentences follow a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CannotSave {
+pub enum SaveError {
     #[error("not all values were at hand, and the plan could not be applied")]
     NoDigest,
     /// It sets a value of which it could say nothing.
@@ -79,7 +79,7 @@ pub enum CannotSave {
 
 /// A file that holds no saved plan, or not one for here.
 #[derive(Debug, thiserror::Error)]
-pub enum InvalidSaved {
+pub enum PlanFileError {
     #[error("the plan {0} cannot be read: {1}")]
     Unreadable(String, String),
     #[error("{0} is no plan that `plan --out` wrote: {1}")]
@@ -91,24 +91,20 @@ pub enum InvalidSaved {
     Key(String),
 }
 
-impl Saved {
+impl PlanFile {
     /// A plan to be saved. `only` are the providers that it was made for; none for all.
     ///
     /// # Errors
-    /// [`CannotSave`].
+    /// [`SaveError`].
     pub fn of(
         plan: &Plan,
         method: UpdateMethod,
         only: &[Provider],
         key: Option<&FingerprintKey>,
-    ) -> Result<Self, CannotSave> {
-        let digest = plan
-            .digest
-            .as_ref()
-            .ok_or(CannotSave::NoDigest)?
-            .to_string();
+    ) -> Result<Self, SaveError> {
+        let digest = plan.digest.as_ref().ok_or(SaveError::NoDigest)?.to_string();
         if let Some((provider, path)) = plan.first_written_out().filter(|_| key.is_none()) {
-            return Err(CannotSave::WrittenOut(provider.to_string(), shown(&path)));
+            return Err(SaveError::WrittenOut(provider.to_string(), shown(&path)));
         }
         let definitions = plan
             .entries
@@ -145,14 +141,14 @@ impl Saved {
     /// Reads a saved plan.
     ///
     /// # Errors
-    /// [`InvalidSaved`].
-    pub fn open(path: &Path) -> Result<Self, InvalidSaved> {
+    /// [`PlanFileError`].
+    pub fn open(path: &Path) -> Result<Self, PlanFileError> {
         let name = path.display().to_string();
         let mut bytes = Vec::new();
         File::open(path)
             .and_then(|file| file.take(MAX + 1).read_to_end(&mut bytes))
-            .map_err(|error| InvalidSaved::Unreadable(name.clone(), error.to_string()))?;
-        let form = |problem: String| InvalidSaved::Form(name.clone(), problem);
+            .map_err(|error| PlanFileError::Unreadable(name.clone(), error.to_string()))?;
+        let form = |problem: String| PlanFileError::Form(name.clone(), problem);
         if bytes.len() as u64 > MAX {
             return Err(form(format!("it is larger than {} MiB", MAX >> 20)));
         }
@@ -174,11 +170,11 @@ impl Saved {
     /// The providers that it was made for; none for all.
     ///
     /// # Errors
-    /// [`InvalidSaved::Form`] where one is none.
-    pub fn only(&self, path: &Path) -> Result<Vec<Provider>, InvalidSaved> {
+    /// [`PlanFileError::Form`] where one is none.
+    pub fn only(&self, path: &Path) -> Result<Vec<Provider>, PlanFileError> {
         let parse = |name: &String| {
             Provider::parse(name)
-                .map_err(|e| InvalidSaved::Form(path.display().to_string(), e.to_string()))
+                .map_err(|e| PlanFileError::Form(path.display().to_string(), e.to_string()))
         };
         self.only.iter().map(parse).collect()
     }
@@ -191,18 +187,18 @@ impl Saved {
     /// What differs between it and the plan of the moment, as sentences; none where both are the same.
     ///
     /// # Errors
-    /// [`InvalidSaved::Key`] where nobody can say whether secrets have changed.
+    /// [`PlanFileError::Key`] where nobody can say whether secrets have changed.
     pub fn differences(
         &self,
         path: &Path,
         plan: &Plan,
         method: UpdateMethod,
         key: Option<&FingerprintKey>,
-    ) -> Result<Vec<String>, InvalidSaved> {
+    ) -> Result<Vec<String>, PlanFileError> {
         let key = match (&self.fingerprint_key, key) {
             (None, _) => None,
             (Some(id), Some(key)) if key.id() == *id => Some(key),
-            (Some(_), _) => return Err(InvalidSaved::Key(path.display().to_string())),
+            (Some(_), _) => return Err(PlanFileError::Key(path.display().to_string())),
         };
         let now = match Self::of(plan, method, &[], key) {
             Ok(now) => now,
@@ -357,7 +353,7 @@ fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Op
 
 /// The differences in a sentence, the first ones by name.
 #[must_use]
-pub fn told(differences: &[String]) -> String {
+pub fn listed(differences: &[String]) -> String {
     let mut text = differences
         .iter()
         .take(MOST)

@@ -246,7 +246,7 @@ async fn approve(State(asking): State<Arc<Asking>>, request: Request) -> Result<
     for one in chosen {
         match one.approve(&digest) {
             Ok(()) => {
-                let body = json!({"asked": "approve", "digest": digest.to_string(), "workspaces": [one.board().label()]});
+                let body = json!({"asked": "approve", "digest": digest.to_string(), "workspaces": [one.publisher().label()]});
                 return Ok(done(
                     StatusCode::ACCEPTED,
                     Some(&body),
@@ -265,7 +265,7 @@ fn leading(loops: Vec<&Handle>) -> Result<Vec<&Handle>, Refused> {
     let mut holder = None;
     let (elsewhere, here): (Vec<&Handle>, Vec<&Handle>) = loops.into_iter().partition(|one| {
         let led = one
-            .board()
+            .publisher()
             .snapshot()
             .led_elsewhere()
             .map(|holder| holder.map(printable));
@@ -289,7 +289,7 @@ pub(super) fn asked(loops: &[&Handle], trigger: Trigger, word: &str, what: &str)
     for one in loops {
         one.ask(trigger);
     }
-    let labels: Vec<String> = loops.iter().map(|one| one.board().label()).collect();
+    let labels: Vec<String> = loops.iter().map(|one| one.publisher().label()).collect();
     let of = match labels.as_slice() {
         [one] => format!(" of {one}"),
         all => format!(" of {} workspaces", all.len()),
@@ -307,7 +307,7 @@ impl Asking {
         let Some(workspace) = workspace else {
             return Ok(self.loops.iter().collect());
         };
-        match meant(&self.loops, workspace, |one| one.board().published()) {
+        match meant(&self.loops, workspace, |one| one.publisher().published()) {
             Some(one) => Ok(vec![one]),
             None => Err(Refused(
                 StatusCode::NOT_FOUND,

@@ -17,7 +17,7 @@ use futures_util::StreamExt as _;
 use super::ask::{Asking, Refused, asked, done, read, single};
 use super::limit::Proved;
 use crate::daemon::Handle;
-use crate::daemon::status::now;
+use crate::daemon::publisher::now;
 use crate::http::SecretFile;
 use crate::model::{SharedSecret, Signing};
 use crate::report::status::Trigger;

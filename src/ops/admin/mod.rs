@@ -1,7 +1,7 @@
 //! The daemon over HTTP: whether it is alive, whether it is ready, its status, its metrics, a page that shows it to a
 //! person, and how it is asked for a pass.
 //!
-//! It reads status boards and counters, and asks loops for a pass: no request reaches Calry or a definition file, and
+//! It reads status publishers and counters, and asks loops for a pass: no request reaches Calry or a definition file, and
 //! none makes a pass wait. What is asked of it is bounded in size, time and number, and it only answers for hosts that are its own, so that
 //! no web page can read it through the browser of somebody near it.
 
@@ -38,8 +38,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::metrics::Metrics;
-use crate::daemon::status::{LIFELESS, now};
-use crate::daemon::{Board, Handle};
+use crate::daemon::publisher::{LIFELESS, now};
+use crate::daemon::{Handle, StatusPublisher};
 use crate::http::SecretFile;
 use crate::model::spoken;
 use crate::report::json;
@@ -69,7 +69,7 @@ pub struct Admin {
 
 /// What requests share.
 struct Shared {
-    boards: Vec<Arc<Board>>,
+    publishers: Vec<Arc<StatusPublisher>>,
     started: Timestamp,
     metrics: Metrics,
     scrapes: Arc<Semaphore>,
@@ -118,9 +118,12 @@ impl Admin {
 }
 
 fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
-    let boards = loops.iter().map(|one| Arc::clone(one.board())).collect();
+    let publishers = loops
+        .iter()
+        .map(|one| Arc::clone(one.publisher()))
+        .collect();
     let shared = Arc::new(Shared {
-        boards,
+        publishers,
         started: now(),
         metrics,
         scrapes: Arc::new(Semaphore::new(SCRAPES)),
@@ -156,7 +159,11 @@ fn is_probe(path: &str) -> bool {
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
-    let silences: Vec<Duration> = shared.boards.iter().map(|board| board.silence()).collect();
+    let silences: Vec<Duration> = shared
+        .publishers
+        .iter()
+        .map(|publisher| publisher.silence())
+        .collect();
     let told = spoken(silences.iter().copied().max().unwrap_or_default());
     match silences
         .iter()
@@ -179,7 +186,7 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
 
 /// How many of several workspaces something is about. Which ones, a probe does not say: it answers to everybody.
 fn of(count: usize, shared: &Shared) -> String {
-    match shared.boards.len() {
+    match shared.publishers.len() {
         1 => String::new(),
         all => format!(" of {count} of {all} workspaces"),
     }
@@ -188,10 +195,19 @@ fn of(count: usize, shared: &Shared) -> String {
 /// One workspace is ready once it was read without an error. Of several each must have had its first pass, and one must have gone
 /// well, and who leads must be known: what ails one of them is told by status and alerts, and is no reason to take the page of all of them away.
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let count = |is: fn(&Board) -> bool| shared.boards.iter().filter(|board| !is(board)).count();
-    let (untried, unread) = (count(Board::is_tried), count(Board::is_ready));
+    let count = |is: fn(&StatusPublisher) -> bool| {
+        shared
+            .publishers
+            .iter()
+            .filter(|publisher| !is(publisher))
+            .count()
+    };
+    let (untried, unread) = (
+        count(StatusPublisher::is_tried),
+        count(StatusPublisher::is_ready),
+    );
     let missing = if untried > 0 { untried } else { unread };
-    if untried == 0 && unread < shared.boards.len() {
+    if untried == 0 && unread < shared.publishers.len() {
         let rest = if unread > 0 {
             format!(", but for those{}", of(unread, &shared))
         } else {
@@ -199,7 +215,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
         };
         return probe(true, &format!("definitions and live state were read{rest}"));
     }
-    let unknown = count(Board::knows_the_leader);
+    let unknown = count(StatusPublisher::knows_the_leader);
     if unknown > 0 {
         let of = of(unknown, &shared);
         return probe(
@@ -228,7 +244,11 @@ fn probe(ok: bool, reason: &str) -> Response {
 }
 
 async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let workspaces = shared.boards.iter().map(|board| board.status()).collect();
+    let workspaces = shared
+        .publishers
+        .iter()
+        .map(|publisher| publisher.status())
+        .collect();
     let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: shared.started,

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::*;
-use crate::daemon::status::for_tests;
+use crate::daemon::publisher::for_tests;
 
 fn access() -> Access {
     Access {
@@ -40,11 +40,11 @@ fn seconds(seconds: u64) -> Duration {
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
     let handle = Handle::new(for_tests());
-    let board = Arc::clone(handle.board());
+    let publisher = Arc::clone(handle.publisher());
     let router = router(vec![handle], Metrics::new(Vec::new()), access());
     let step = |at_most, step| {
-        let board = Arc::clone(&board);
-        tokio::spawn(async move { board.beating(at_most, step).await })
+        let publisher = Arc::clone(&publisher);
+        tokio::spawn(async move { publisher.heartbeat_during(at_most, step).await })
     };
     // An hour of waiting, and a pass that takes as long as it may.
     for length in [seconds(3600), seconds(79)] {
@@ -59,17 +59,17 @@ async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
     let hanging = step(seconds(80), tokio::time::sleep(Duration::MAX));
     tokio::time::sleep(seconds(100)).await;
     assert_eq!(
-        (code(&router, "/healthz").await, board.status().alive),
+        (code(&router, "/healthz").await, publisher.status().alive),
         (200, true)
     );
     tokio::time::sleep(seconds(20)).await;
     assert_eq!(
-        (code(&router, "/healthz").await, board.status().alive),
+        (code(&router, "/healthz").await, publisher.status().alive),
         (503, false)
     );
     // A loop that is gone.
     hanging.abort();
-    board.beating(seconds(1), async {}).await;
+    publisher.heartbeat_during(seconds(1), async {}).await;
     assert_eq!(code(&router, "/healthz").await, 200);
     tokio::time::sleep(seconds(31)).await;
     assert_eq!(code(&router, "/healthz").await, 503);
@@ -78,10 +78,10 @@ async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
 #[tokio::test(start_paused = true)]
 async fn one_loop_of_several_that_hangs_is_told() {
     let handles = vec![Handle::new(for_tests()), Handle::new(for_tests())];
-    let alive = Arc::clone(handles[0].board());
+    let alive = Arc::clone(handles[0].publisher());
     let router = router(handles, Metrics::new(Vec::new()), access());
     alive
-        .beating(seconds(40), tokio::time::sleep(seconds(40)))
+        .heartbeat_during(seconds(40), tokio::time::sleep(seconds(40)))
         .await;
     let request = Request::builder()
         .uri("/healthz")

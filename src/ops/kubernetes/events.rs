@@ -234,7 +234,7 @@ fn note(workspace: Option<&str>, report: &PassReport, event: Event) -> String {
         .map(|name| format!("{}: ", printable(name)))
         .unwrap_or_default();
     note += &sentence;
-    if let Some(revision) = &report.told.revision {
+    if let Some(revision) = &report.findings.revision {
         note += &format!(" at {}", revision.short());
     }
     if let Some(reason) = reason {

@@ -146,7 +146,7 @@ impl Lease {
     }
 
     /// Asks for it and keeps it until `stop` is cancelled, and then gives it up: the loops must have ended before. Who leads
-    /// is shown on the boards of these loops, and they are asked for a pass as soon as this process does.
+    /// is shown on the publishers of these loops, and they are asked for a pass as soon as this process does.
     pub async fn keep(
         mut self,
         loops: Vec<Handle>,
@@ -232,7 +232,7 @@ impl Lease {
     /// Whether this replica can do anything with it: a workspace of it was read, and its passes do not fail all the time.
     fn is_fit(&self) -> bool {
         self.loops.iter().any(|one| {
-            let status = one.board().published();
+            let status = one.publisher().published();
             let failing =
                 |pass: &Pass| matches!(pass.result, Ended::Failed) && pass.times >= FAILED_PASSES;
             status.ready && !status.last_pass.as_ref().is_some_and(failing)
@@ -529,7 +529,9 @@ impl Lease {
         if before.as_ref() == Some(&news) {
             return;
         }
-        self.loops.iter().for_each(|one| one.board().led());
+        self.loops
+            .iter()
+            .for_each(|one| one.publisher().publish_leadership());
         let (lease, led) = (
             &self.shown,
             before.is_some_and(|(lead, _)| lead == Lead::Leader),

@@ -1,6 +1,6 @@
-//! What is told to Prometheus: counters of what happened, and the status boards as numbers.
+//! What is told to Prometheus: counters of what happened, and the status publishers as numbers.
 //!
-//! It reads boards, and is told of passes and requests; it decides nothing, and no pass waits for a reader of it. Nothing
+//! It reads publishers, and is told of passes and requests; it decides nothing, and no pass waits for a reader of it. Nothing
 //! foreign is a label's value but what is bounded: of a workspace its name or slug and its revision, of a provider its name.
 //!
 //! # How many series
@@ -399,7 +399,7 @@ fn in_a_row(one: &Seen, ended: Ended) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::status::for_tests;
+    use crate::daemon::publisher::for_tests;
 
     #[test]
     fn workspaces_of_one_name_keep_series_apart() {

@@ -11,8 +11,8 @@ use jiff::tz::TimeZone;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::text::Histogram;
-use crate::daemon::status::{LIFELESS, now};
-use crate::daemon::{Board, PassReport, Settings};
+use crate::daemon::publisher::{LIFELESS, now};
+use crate::daemon::{PassReport, Settings, StatusPublisher};
 use crate::desired::watch::WatchCounts;
 use crate::live::{End, Exchange, Observer};
 use crate::model::{Provider, Slug, UpdateMethod, ellipsize, printable};
@@ -62,7 +62,7 @@ pub(super) const TRIED: [&str; 4] = ["applied", "unchanged", "notConverged", "fa
 pub struct WorkspaceMetrics {
     /// What the operator calls it.
     name: String,
-    board: Arc<Board>,
+    publisher: Arc<StatusPublisher>,
     update_method: UpdateMethod,
     watched: Arc<WatchCounts>,
     calls: Mutex<Calls>,
@@ -122,25 +122,25 @@ impl WorkspaceMetrics {
     /// Counts for a loop that is about to start. `name` is what the operator calls the workspace: it is the label
     /// `workspace`; where that is but its directory, until the workspace itself was read.
     #[must_use]
-    pub fn new(name: &str, settings: &Settings, board: Arc<Board>) -> Self {
+    pub fn new(name: &str, settings: &Settings, publisher: Arc<StatusPublisher>) -> Self {
         Self::of(
             name,
             settings.api.method(),
             Arc::clone(&settings.watching.counts),
-            board,
+            publisher,
         )
     }
 
     #[cfg(test)]
-    pub(super) fn for_tests(name: &str, board: Arc<Board>) -> Self {
-        Self::of(name, UpdateMethod::Patch, Arc::default(), board)
+    pub(super) fn for_tests(name: &str, publisher: Arc<StatusPublisher>) -> Self {
+        Self::of(name, UpdateMethod::Patch, Arc::default(), publisher)
     }
 
     fn of(
         name: &str,
         update_method: UpdateMethod,
         watched: Arc<WatchCounts>,
-        board: Arc<Board>,
+        publisher: Arc<StatusPublisher>,
     ) -> Self {
         let zeros = RESULTS
             .iter()
@@ -153,7 +153,7 @@ impl WorkspaceMetrics {
         };
         Self {
             name: ellipsize(&printable(name), Slug::MAX_LEN),
-            board,
+            publisher,
             update_method,
             watched,
             calls: Mutex::new(Calls {
@@ -181,7 +181,7 @@ impl WorkspaceMetrics {
 
     /// What there is now.
     pub(super) fn look(&self) -> Seen {
-        let status = self.board.snapshot();
+        let status = self.publisher.snapshot();
         let known = status
             .workspace
             .as_ref()
@@ -192,7 +192,7 @@ impl WorkspaceMetrics {
             .map(|workspace| workspace.slug.clone());
         let mut seen = Seen {
             label: slug.unwrap_or_else(|| self.name.clone()),
-            alive: self.board.silence() < LIFELESS,
+            alive: self.publisher.silence() < LIFELESS,
             held: 0,
             failed: 0,
             not_converged: 0,
@@ -301,7 +301,7 @@ impl Passes {
                 .entry(provider.clone())
                 .or_insert_with(|| before.remove(provider).unwrap_or_default());
             // What a standby sees, the leader counts.
-            let drifted = !report.told.standby
+            let drifted = !report.findings.standby
                 && matches!(&entry.verdict, Verdict::Update(step) if step.cause == Cause::Drift);
             // One that stays, because it is only observed or cannot be undone, is one drift.
             counts.drifts += u64::from(drifted && !counts.drifting);

@@ -64,7 +64,7 @@ impl Standing {
 
     /// What a pass means for its commit; `None` where the forge shows that already.
     pub fn ended(&mut self, report: &PassReport, rules: &Rules) -> Option<CommitStatus> {
-        let refused = match &report.told.trust {
+        let refused = match &report.findings.trust {
             // Of one that differs, the commit itself is trusted.
             Some(Err(Refused { commit, reason })) if *reason != Distrust::Dirty => commit.clone(),
             _ => None,
@@ -79,7 +79,7 @@ impl Standing {
                 description,
             });
         }
-        let sha = sha(report.told.revision.as_ref());
+        let sha = sha(report.findings.revision.as_ref());
         let (state, description) = match &report.result {
             PassResult::Failed(Failure::Stopped) => return None,
             PassResult::Failed(failure) => {
@@ -162,18 +162,18 @@ fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, Strin
             .map(|one| one.provider.as_str())
             .collect()
     };
-    let rests = |name: &&str| {
+    let backed_off = |name: &&str| {
         report
-            .told
-            .rests
+            .findings
+            .backed_off
             .iter()
             .any(|(p, rest)| !rest.brief && p.as_str() == *name)
     };
     // What is tried again in a moment is not failed yet.
     let brief = |name: &&str| {
         report
-            .told
-            .rests
+            .findings
+            .backed_off
             .iter()
             .any(|(p, rest)| rest.brief && p.as_str() == *name)
     };
@@ -185,7 +185,7 @@ fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, Strin
     let (resting, waiting): (Vec<&str>, Vec<&str>) =
         updates(&|outcome| matches!(outcome, Outcome::Skipped(_)))
             .into_iter()
-            .partition(rests);
+            .partition(backed_off);
     let observed = matches!(result, PassResult::Observed(_));
     let due = plan.steps().count();
     use CommitState::{Failure, Pending, Success};
@@ -207,7 +207,7 @@ fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, Strin
             Failure,
             format!("Calry kept other values: {}", named(&kept)),
         )
-    } else if !invalid.is_empty() || report.told.errors > 0 {
+    } else if !invalid.is_empty() || report.findings.errors > 0 {
         (Failure, format!("cannot be used: {}", named(&invalid)))
     } else if !soon.is_empty() {
         (Pending, format!("tried again: {}", named(&soon)))
@@ -262,7 +262,7 @@ mod tests {
             dirty,
         };
         let mut report = report(result);
-        report.told.revision = Some(revision);
+        report.findings.revision = Some(revision);
         report
     }
 
@@ -304,7 +304,7 @@ mod tests {
         let mut standing = Standing::default();
         let mut ended = |trust| {
             let mut report = of(full, false, applied(&[], &[]));
-            report.told.trust = Some(trust);
+            report.findings.trust = Some(trust);
             standing
                 .ended(&report, &Rules::default())
                 .map(|told| (told.sha, told.state))

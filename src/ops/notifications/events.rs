@@ -166,7 +166,7 @@ pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Da
     let refused = matches!(report.result, PassResult::Refused(..));
     let mut again =
         std::mem::take(&mut memory.passes).told || (!refused && memory.refused.take().is_some());
-    match &report.told.trust {
+    match &report.findings.trust {
         Some(Err(untrusted)) => {
             let why = reason(&untrusted.to_string());
             if memory.untrusted.as_ref() != Some(&why) {
@@ -300,7 +300,7 @@ fn drift(
             .rfind(|result| result.provider == *provider)
             .map(|result| &result.outcome);
         let detail = match result {
-            Some(Outcome::Applied) if report.told.contested.contains_key(provider) => {
+            Some(Outcome::Applied) if report.findings.contested.contains_key(provider) => {
                 "put back; another writer undoes each update (a second calry-gitops?)"
             }
             Some(Outcome::Applied) => "put back",
@@ -406,7 +406,7 @@ fn troubles(
     news
 }
 
-/// Why a provider is in trouble. One that rests after a failure is so still.
+/// Why a provider is in trouble. One that is backed off after a failure still is.
 fn trouble(entry: &Entry, report: &PassReport, before: bool) -> Option<String> {
     match &entry.verdict {
         Verdict::Invalid => Some("its file has errors".to_owned()),
@@ -421,8 +421,8 @@ fn trouble(entry: &Entry, report: &PassReport, before: bool) -> Option<String> {
                 .iter()
                 .rfind(|result| result.provider == step.desired.provider);
             let brief = report
-                .told
-                .rests
+                .findings
+                .backed_off
                 .get(&step.desired.provider)
                 .is_some_and(|rest| rest.brief);
             match result.map(|result| &result.outcome) {

@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::status::now;
+use crate::daemon::publisher::now;
 use crate::daemon::{Observer, PassReport};
 use crate::http::Http;
 use crate::model::Workspace;
@@ -236,7 +236,7 @@ impl Teller {
                     time: now(),
                     name: self.name.as_deref(),
                     workspace: workspace.as_ref(),
-                    revision: report.told.revision.as_ref(),
+                    revision: report.findings.revision.as_ref(),
                     pass: report.number,
                 };
                 queue.push(Job::Message(Box::new(Notification::of(event, about))));

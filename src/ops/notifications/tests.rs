@@ -7,7 +7,7 @@ use jiff::civil::{Date, date};
 use proptest::prelude::*;
 
 use super::*;
-use crate::daemon::{PassResult, Told};
+use crate::daemon::{Findings, PassResult};
 use crate::desired::git::{Distrust, Refused};
 use crate::model::{Desired, DesiredPartnerKey, Hold, Live, LivePartnerKey, Provider};
 use crate::plan::{Cause, Change, Entry, Payload, Plan, Step, Verdict};
@@ -21,7 +21,7 @@ pub(super) fn report(result: PassResult) -> PassReport {
         trigger: Trigger::Interval,
         took: Duration::ZERO,
         result,
-        told: Told::default(),
+        findings: Findings::default(),
         problems: Vec::new(),
         next: None,
     }
@@ -191,7 +191,7 @@ fn what_is_not_trusted_is_told_once_and_again_when_it_is_something_else() {
     let memory = &mut Memory::default();
     let mut kinds = |trust| {
         let mut report = report(applied(&[], &[]));
-        report.told.trust = Some(trust);
+        report.findings.trust = Some(trust);
         let events = events(memory, &report, &Rules::default(), TODAY);
         events
             .into_iter()
@@ -226,14 +226,14 @@ fn what_does_not_converge_is_told_once_until_it_does() {
             &[],
         )
     };
-    let rests = || {
+    let backed_off = || {
         applied(
             &[("A", Cause::Change, Outcome::Skipped("later".to_owned()))],
             &[],
         )
     };
     assert_eq!(kinds(memory, kept()), [EventKind::NotConverged]);
-    for result in [rests(), kept(), rests(), kept()] {
+    for result in [backed_off(), kept(), backed_off(), kept()] {
         assert_eq!(kinds(memory, result), []);
     }
     assert_eq!(

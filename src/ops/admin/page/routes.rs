@@ -1,6 +1,6 @@
 //! The page at `/`, what it is made of, and the events that tell a browser when to ask for a newer one.
 //!
-//! An event stream only looks at the boards, a few times a second, and keeps nothing for its reader: what a slow one
+//! An event stream only looks at the publishers, a few times a second, and keeps nothing for its reader: what a slow one
 //! misses is lost to it, and what it then reads is the newest. Streams are few, end by themselves, and whoever finds no
 //! place asks now and then.
 
@@ -24,8 +24,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use super::{POLICY, SCRIPT, STYLE, View, content, page, tab_icon};
-use crate::daemon::Board;
-use crate::daemon::status::now;
+use crate::daemon::StatusPublisher;
+use crate::daemon::publisher::now;
 use crate::ops::admin::connection::Lasting;
 use crate::ops::admin::{Shared, error};
 use crate::report::status::meant;
@@ -34,7 +34,7 @@ use crate::report::status::meant;
 pub(in crate::ops::admin) const STREAMS: usize = 32;
 /// How long a stream lasts. A browser then begins another one.
 const LASTS: Duration = Duration::from_secs(15 * 60);
-/// Between two looks at the boards.
+/// Between two looks at the publishers.
 const LOOK: Duration = Duration::from_millis(250);
 /// A stream that has nothing to say says so this often, so that both sides know of each other.
 const BEAT: Duration = Duration::from_secs(10);
@@ -72,16 +72,23 @@ impl Asked {
 }
 
 impl Shared {
-    /// The boards that a page is about: that of one workspace, or all.
-    fn about(&self, only: Option<&str>) -> Vec<Arc<Board>> {
-        let named = only.and_then(|only| meant(&self.boards, only, |board| board.published()));
-        named.map_or_else(|| self.boards.clone(), |board| vec![Arc::clone(board)])
+    /// The publishers that a page is about: that of one workspace, or all.
+    fn about(&self, only: Option<&str>) -> Vec<Arc<StatusPublisher>> {
+        let named =
+            only.and_then(|only| meant(&self.publishers, only, |publisher| publisher.published()));
+        named.map_or_else(
+            || self.publishers.clone(),
+            |publisher| vec![Arc::clone(publisher)],
+        )
     }
 
-    /// A name for what boards say now. It is another one after a restart.
-    fn state(&self, boards: &[Arc<Board>]) -> String {
-        let edition: u64 = boards.iter().map(|board| board.edition()).sum();
-        let alive = boards.iter().filter(|board| board.is_alive()).count();
+    /// A name for what publishers say now. It is another one after a restart.
+    fn state(&self, publishers: &[Arc<StatusPublisher>]) -> String {
+        let edition: u64 = publishers.iter().map(|publisher| publisher.edition()).sum();
+        let alive = publishers
+            .iter()
+            .filter(|publisher| publisher.is_alive())
+            .count();
         format!("{:x}-{edition:x}-{alive:x}", self.started.as_millisecond())
     }
 }
@@ -90,9 +97,13 @@ impl Shared {
 async fn index(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
     let Asked { only, part } = Asked::read(query.as_deref());
     let only = only.as_deref();
-    // Before the boards are read: what is published meanwhile is told of once more rather than never.
+    // Before the publishers are read: what is published meanwhile is told of once more rather than never.
     let id = shared.state(&shared.about(only));
-    let workspaces: Vec<_> = shared.boards.iter().map(|board| board.snapshot()).collect();
+    let workspaces: Vec<_> = shared
+        .publishers
+        .iter()
+        .map(|publisher| publisher.snapshot())
+        .collect();
     let version = env!("CARGO_PKG_VERSION");
     let view = View {
         version,
@@ -150,7 +161,7 @@ fn headers(content: &'static str, cache: &'static str) -> [(HeaderName, HeaderVa
     .map(|(name, value)| (name, HeaderValue::from_static(value)))
 }
 
-/// Tells that the boards say something new, not what. `Last-Event-ID` is what the reader knows.
+/// Tells that the publishers say something new, not what. `Last-Event-ID` is what the reader knows.
 async fn events(
     State(shared): State<Arc<Shared>>,
     RawQuery(query): RawQuery,
@@ -176,10 +187,10 @@ async fn events(
         .and_then(|id| id.to_str().ok())
         .unwrap_or_default()
         .to_owned();
-    let boards = shared.about(Asked::read(query.as_deref()).only.as_deref());
+    let publishers = shared.about(Asked::read(query.as_deref()).only.as_deref());
     let watch = Watch {
         shared,
-        boards,
+        publishers,
         known,
         spoke: None,
         ends: Instant::now() + LASTS,
@@ -197,7 +208,7 @@ async fn events(
 /// A stream of events.
 struct Watch {
     shared: Arc<Shared>,
-    boards: Vec<Arc<Board>>,
+    publishers: Vec<Arc<StatusPublisher>>,
     /// The state that the reader knows.
     known: String,
     /// When something was said; at first, nothing was.
@@ -213,7 +224,7 @@ impl Watch {
             if Instant::now() >= self.ends {
                 return None;
             }
-            let state = self.shared.state(&self.boards);
+            let state = self.shared.state(&self.publishers);
             if state != self.known {
                 self.known.clone_from(&state);
                 self.spoke = Some(Instant::now());

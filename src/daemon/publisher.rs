@@ -1,4 +1,4 @@
-//! The status board: what one workspace's loop publishes, and readers take without ever making the loop wait.
+//! The status publisher: what one workspace's loop publishes, and readers take without ever making the loop wait.
 //!
 //! The loop's heart beats here, too, and only the loop makes it beat: while it waits as well as during a pass, but never
 //! for longer than that step may take. So a loop that hangs is seen, wherever it hangs.
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::pass::{PassReport, PassResult};
+use super::reconciliation::{PassReport, PassResult};
 use super::{Leadership, Settings};
 use crate::model::{Provider, Revision};
 use crate::plan::{Cause, Change, Entry, Summary};
@@ -37,7 +37,7 @@ const FIRST_CHANGES: usize = 20;
 
 /// The status of one workspace's loop.
 #[derive(Debug)]
-pub struct Board {
+pub struct StatusPublisher {
     status: watch::Sender<Arc<WorkspaceStatus>>,
     leadership: Leadership,
     /// Held by whoever publishes.
@@ -49,12 +49,12 @@ pub struct Board {
     born: Instant,
 }
 
-impl Board {
-    /// A board for a loop that is about to start. `directory` is that of the definitions, as the operator wrote it.
+impl StatusPublisher {
+    /// A publisher for a loop that is about to start. `directory` is that of the definitions, as the operator wrote it.
     #[must_use]
     pub fn new(settings: &Settings, directory: &str) -> Self {
         let status = WorkspaceStatus {
-            name: settings.seat.name().map(str::to_owned),
+            name: settings.slot.name().map(str::to_owned),
             directory: directory.to_owned(),
             api: settings.api.url().to_string(),
             mode: settings.mode,
@@ -160,7 +160,7 @@ impl Board {
     }
 
     /// Takes a step of the loop. The heart beats meanwhile, but for no longer than the step may take.
-    pub async fn beating<T>(&self, at_most: Duration, step: impl Future<Output = T>) -> T {
+    pub async fn heartbeat_during<T>(&self, at_most: Duration, step: impl Future<Output = T>) -> T {
         let end = Instant::now() + at_most;
         tokio::pin!(step);
         loop {
@@ -176,7 +176,7 @@ impl Board {
     }
 
     /// Publishes that a pass began.
-    pub(super) fn began(&self, number: u64, trigger: Trigger) {
+    pub(super) fn publish_start(&self, number: u64, trigger: Trigger) {
         self.publish(|status| {
             status.pass = Some(Begun {
                 number,
@@ -188,12 +188,12 @@ impl Board {
     }
 
     /// Publishes what came of the pass.
-    pub(super) fn ended(&self, report: &PassReport) {
-        self.publish(|status| record(status, report, now()));
+    pub(super) fn publish_result(&self, report: &PassReport) {
+        self.publish(|status| apply_report(status, report, now()));
     }
 
     /// Publishes who leads.
-    pub fn led(&self) {
+    pub fn publish_leadership(&self) {
         self.publish(|status| status.leadership = self.leadership.status());
     }
 
@@ -222,9 +222,9 @@ fn rounded(time: Timestamp) -> Timestamp {
 }
 
 /// Takes over what came of a pass. Pure: the time is an argument.
-fn record(status: &mut WorkspaceStatus, report: &PassReport, now: Timestamp) {
-    status.also.clone_from(&report.told.also);
-    if let Some(trust) = &report.told.trust {
+fn apply_report(status: &mut WorkspaceStatus, report: &PassReport, now: Timestamp) {
+    status.also.clone_from(&report.findings.also);
+    if let Some(trust) = &report.findings.trust {
         let refused = trust.as_ref().err();
         status.trust = Some(Trust {
             trusted: refused.is_none(),
@@ -289,8 +289,9 @@ fn record(status: &mut WorkspaceStatus, report: &PassReport, now: Timestamp) {
         revision: revision(report),
         times: 1,
     };
-    let noisy =
-        !(records.is_empty() && report.told.differences.is_empty() && report.told.news.is_empty());
+    let noisy = !(records.is_empty()
+        && report.findings.differences.is_empty()
+        && report.findings.news.is_empty());
     records
         .into_iter()
         .for_each(|record| remember_change(&mut status.history, record));
@@ -315,7 +316,7 @@ fn revision(report: &PassReport) -> Option<String> {
 /// The revision that the last update of a provider was about.
 fn revision_of(report: &PassReport, provider: &Provider) -> Option<String> {
     report
-        .told
+        .findings
         .late
         .get(provider)
         .map_or_else(|| revision(report), Clone::clone)
@@ -338,12 +339,12 @@ fn provider(
     }) = result
     {
         let rest = report
-            .told
-            .rests
+            .findings
+            .backed_off
             .get(name)
             .filter(|rest| !rest.left.is_zero());
         provider.retry_at = rest.and_then(|rest| after(now, rest.left));
-        // What it rests from says more than that it rests.
+        // The cause of the back-off says more than the skip.
         let told = match (outcome, rest) {
             (Outcome::Skipped(_), Some(rest)) => &rest.outcome,
             _ => outcome,
@@ -373,7 +374,7 @@ fn provider(
     }
     provider.undone = provider.provider.as_deref().and_then(|name| {
         report
-            .told
+            .findings
             .contested
             .iter()
             .find(|(contested, _)| contested.as_str() == name)
@@ -399,10 +400,14 @@ fn records(report: &PassReport, now: Timestamp) -> Vec<Record> {
             more: changes.len().saturating_sub(FIRST_CHANGES),
             times: 1,
         };
-    let found = report.told.differences.iter().filter_map(|(entry, cause)| {
-        let provider = entry.provider.as_ref()?;
-        cause.map(|cause| record(provider, cause, None, entry.changes()))
-    });
+    let found = report
+        .findings
+        .differences
+        .iter()
+        .filter_map(|(entry, cause)| {
+            let provider = entry.provider.as_ref()?;
+            cause.map(|cause| record(provider, cause, None, entry.changes()))
+        });
     let tried = report
         .result
         .updates()
@@ -468,10 +473,10 @@ fn count(providers: &[ProviderStatus]) -> Summary {
     }
 }
 
-/// A board without a loop.
+/// A publisher without a loop.
 #[cfg(test)]
-pub(crate) fn for_tests() -> Board {
-    Board::of(WorkspaceStatus::default(), Leadership::default())
+pub(crate) fn for_tests() -> StatusPublisher {
+    StatusPublisher::of(WorkspaceStatus::default(), Leadership::default())
 }
 
 #[cfg(test)]
@@ -492,7 +497,7 @@ mod tests {
             trigger: Trigger::Interval,
             took: Duration::ZERO,
             result,
-            told: crate::daemon::Told::default(),
+            findings: crate::daemon::Findings::default(),
             problems: Vec::<Diagnostic>::new(),
             next: None,
         }
@@ -528,7 +533,7 @@ mod tests {
     fn quiet_passes_leave_no_trace_and_failures_in_a_row_are_one_entry() {
         let mut status = WorkspaceStatus::default();
         for number in 1..=3 {
-            record(
+            apply_report(
                 &mut status,
                 &report(number, looked(Verdict::Unmanaged)),
                 at(1),
@@ -536,7 +541,7 @@ mod tests {
         }
         assert!(status.history.passes.is_empty() && status.ready);
         for number in 4..=500 {
-            record(
+            apply_report(
                 &mut status,
                 &report(number, PassResult::Failed(Failure::Pin)),
                 at(2),
@@ -553,9 +558,9 @@ mod tests {
         assert_eq!(seen(&status), [(500, Ended::Failed, 497)]);
         // What was known stays known, and the end of the trouble is worth an entry.
         assert_eq!(status.providers.len(), 1);
-        record(&mut status, &report(501, looked(Verdict::Unmanaged)), at(3));
-        record(&mut status, &report(502, looked(Verdict::Unmanaged)), at(4));
-        record(
+        apply_report(&mut status, &report(501, looked(Verdict::Unmanaged)), at(3));
+        apply_report(&mut status, &report(502, looked(Verdict::Unmanaged)), at(4));
+        apply_report(
             &mut status,
             &report(503, PassResult::Failed(Failure::Pin)),
             at(5),
@@ -574,7 +579,7 @@ mod tests {
     fn a_provider_remembers_since_when_it_is_in_its_state() {
         let mut status = WorkspaceStatus::default();
         let mut since = |second, verdict| {
-            record(&mut status, &report(1, looked(verdict)), at(second));
+            apply_report(&mut status, &report(1, looked(verdict)), at(second));
             status
                 .providers
                 .first()

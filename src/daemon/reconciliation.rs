@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use super::ask::Asked;
-use super::news::News;
+use super::inputs::WatchedInputs;
+use super::trigger::TriggerQueue;
 use super::updates::{PATIENCE, UNDER_WAY, withdraw};
-use super::{LoopFile, Memory, Rest, Settings};
+use super::{BackedOff, LoopFile, Memory, Settings};
 use crate::desired::definitions::Pin;
 use crate::desired::git::{Refused, TrustError};
 use crate::live::{ApiKey, KeyError, ReadCalry as _};
@@ -25,7 +25,7 @@ use crate::model::{
 };
 use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
 use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawn};
-use crate::reconcile::{self, Failure, Look};
+use crate::reconcile::{self, Failure, Planned};
 use crate::report::status::{Ended, Mode, Trigger};
 
 /// How a pass went.
@@ -40,7 +40,7 @@ pub struct PassReport {
     /// What came of it.
     pub result: PassResult,
     /// What there is to say of files and providers beside it.
-    pub told: Told,
+    pub findings: Findings,
     /// Every problem of the files, as far as they could be read.
     pub problems: Vec<Diagnostic>,
     /// How long until the next one; `None` where there is none.
@@ -49,7 +49,7 @@ pub struct PassReport {
 
 /// What a pass found out about files and providers that is news.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Findings {
     /// Whether another replica leads: this one only looked, and who leads tells the world.
     pub standby: bool,
     /// Problems of the files; empty where they are the same as at the last pass.
@@ -59,7 +59,7 @@ pub struct Told {
     /// Differences that are not changed and were not told before, each with its cause.
     pub differences: Vec<(Entry, Option<Cause>)>,
     /// Providers whose updates did not do.
-    pub rests: BTreeMap<Provider, Rest>,
+    pub backed_off: BTreeMap<Provider, BackedOff>,
     /// Results of updates that an earlier reconciliation began, each with the revision that it was about.
     pub late: BTreeMap<Provider, Option<String>>,
     /// Providers whose updates another writer undoes right away, with how many in a row.
@@ -160,15 +160,15 @@ fn latest(results: &[UpdateResult]) -> impl Iterator<Item = &UpdateResult> {
 }
 
 /// Who goes on after a reconciliation.
-pub(super) enum Attended<'a> {
+pub(super) enum RunMode<'a> {
     /// Nobody: it reads the files as they are, tries again what may yet succeed, and waits for all of its updates.
     Once,
     /// A loop, which knows what changes meanwhile.
-    Loop(&'a mut News),
+    Loop(&'a mut WatchedInputs),
 }
 
-impl Attended<'_> {
-    const fn news(&mut self) -> Option<&mut News> {
+impl RunMode<'_> {
+    const fn news(&mut self) -> Option<&mut WatchedInputs> {
         match self {
             Self::Once => None,
             Self::Loop(news) => Some(news),
@@ -184,19 +184,19 @@ impl Attended<'_> {
     }
 }
 
-pub(super) async fn pass(
+pub(super) async fn reconcile(
     settings: &Settings,
     memory: &mut Memory,
-    asked: &Asked,
+    triggers: &TriggerQueue,
     trigger: Trigger,
-    attended: Attended<'_>,
+    run_mode: RunMode<'_>,
     stop: &CancellationToken,
 ) -> PassReport {
     let started = Instant::now();
     memory.passes += 1;
-    let mut told = Told {
+    let mut findings = Findings {
         standby: !settings.leadership.leads(),
-        ..Told::default()
+        ..Findings::default()
     };
     let span = tracing::info_span!(
         target: SPANS,
@@ -208,9 +208,17 @@ pub(super) async fn pass(
         otel.status_code = Empty,
     );
     settings.loop_file.read().await;
-    let attempt = attempt(settings, memory, asked, trigger, &mut told, attended, stop);
+    let attempt = attempt(
+        settings,
+        memory,
+        triggers,
+        trigger,
+        &mut findings,
+        run_mode,
+        stop,
+    );
     let attempt = attempt.instrument(span.clone());
-    // What the panic says may quote what it was about; where it was has been told. The memory takes over the outcome of an
+    // What the panic says may quote what it was about; the panic hook has logged its place. The memory takes over the outcome of an
     // update as soon as there is one, and those under way go on.
     let attempt = AssertUnwindSafe(attempt)
         .catch_unwind()
@@ -227,7 +235,8 @@ pub(super) async fn pass(
     span.record("result", result.ended().as_str());
     span.record(
         "revision",
-        told.revision
+        findings
+            .revision
             .as_ref()
             .map(|revision| revision.commit.as_str()),
     );
@@ -242,11 +251,11 @@ pub(super) async fn pass(
         trigger,
         took: started.elapsed(),
         result,
-        told: Told {
-            rests: memory.rests(),
+        findings: Findings {
+            backed_off: memory.backed_off(),
             contested: memory.contested(),
             also: memory.also.clone(),
-            ..told
+            ..findings
         },
         problems: memory.problems.clone(),
         next: None,
@@ -256,10 +265,10 @@ pub(super) async fn pass(
 async fn attempt(
     settings: &Settings,
     memory: &mut Memory,
-    asked: &Asked,
+    triggers: &TriggerQueue,
     trigger: Trigger,
-    told: &mut Told,
-    mut attended: Attended<'_>,
+    findings: &mut Findings,
+    mut run_mode: RunMode<'_>,
     stop: &CancellationToken,
 ) -> Result<PassResult, Failure> {
     let deadline = Instant::now() + settings.timeout;
@@ -284,12 +293,12 @@ async fn attempt(
     };
     if trust.is_some() {
         let before = memory.trust.take();
-        told.trust_is_news = trust != before && (before.is_some() || trust != Some(Ok(())));
+        findings.trust_is_news = trust != before && (before.is_some() || trust != Some(Ok(())));
         memory.trust.clone_from(&trust);
     }
-    told.trust = trust;
+    findings.trust = trust;
     let mut desired = loaded?;
-    if let Some(news) = attended.news() {
+    if let Some(news) = run_mode.news() {
         // Nobody knows what is being written where looking hangs.
         let unsettled = news.unsettled().ok_or_else(|| {
             Failure::Internal(
@@ -302,27 +311,28 @@ async fn attempt(
     }
     let runs = memory.updates.runs();
     runs.withdraw(&desired.loaded);
-    told.revision.clone_from(&desired.revision);
+    findings.revision.clone_from(&desired.revision);
     #[cfg(test)]
     assert!(!memory.faulty, "hunter2");
-    let tell_problems =
-        |memory: &mut Memory, told: &mut Told, loaded: &crate::desired::definitions::Loaded| {
-            told.errors = loaded
-                .files
-                .iter()
-                .filter(|file| file.desired.is_none())
-                .count();
-            let listed = first_problems(loaded.diagnostics.iter());
-            if !memory.problems.iter().eq(listed.iter().map(Cow::as_ref)) {
-                memory.problems = listed.into_iter().map(Cow::into_owned).collect();
-                told.news.clone_from(&memory.problems);
-            }
-        };
+    let tell_problems = |memory: &mut Memory,
+                         findings: &mut Findings,
+                         loaded: &crate::desired::definitions::Loaded| {
+        findings.errors = loaded
+            .files
+            .iter()
+            .filter(|file| file.desired.is_none())
+            .count();
+        let listed = first_problems(loaded.diagnostics.iter());
+        if !memory.problems.iter().eq(listed.iter().map(Cow::as_ref)) {
+            memory.problems = listed.into_iter().map(Cow::into_owned).collect();
+            findings.news.clone_from(&memory.problems);
+        }
+    };
 
     let key = match key {
         Ok(key) => key,
         Err(error) => {
-            tell_problems(memory, told, &desired.loaded);
+            tell_problems(memory, findings, &desired.loaded);
             return Err(error.into());
         }
     };
@@ -342,7 +352,7 @@ async fn attempt(
             }
             known => known,
         };
-        reconcile::look(
+        reconcile::plan_workspace(
             &settings.source,
             &mut desired,
             &reader,
@@ -360,36 +370,36 @@ async fn attempt(
             looked = &mut looking => break looked,
             () = stop.cancelled() => return Err(Failure::Stopped),
             // What earlier plans still want is not known before the files are read again.
-            () = attended.changed() => runs.withdraw_all(),
+            () = run_mode.changed() => runs.withdraw_all(),
         }
     };
     drop(looking);
-    tell_problems(memory, told, &desired.loaded);
-    let Look { mut plan, fetched } = looked?;
+    tell_problems(memory, findings, &desired.loaded);
+    let Planned { mut plan, fetched } = looked?;
     plan.seal(settings.state.key());
     let claimed = settings
-        .seat
-        .claim(&settings.api.url().to_string(), &plan.workspace.id);
+        .slot
+        .claim_workspace(&settings.api.url().to_string(), &plan.workspace.id);
     let before = std::mem::take(&mut memory.also);
     memory.also = claimed?;
-    told.also_is_news = !memory.also.is_empty() && memory.also != before;
+    findings.also_is_news = !memory.also.is_empty() && memory.also != before;
     memory.learn_workspace(key.secret(), &plan.workspace);
     settings.loop_file.learn_workspace(&plan.workspace);
     memory.learn_plan(&plan, &settings.source.only, settings.interval);
 
-    if told.standby {
+    if findings.standby {
         memory.leave_to_another(&plan);
         return Ok(PassResult::Observed(plan));
     }
     if settings.mode == Mode::Observe {
-        tell_differences(memory, told, &plan, true);
+        tell_differences(memory, findings, &plan, true);
         return Ok(PassResult::Observed(plan));
     }
-    let approval = asked.take_approval();
+    let approval = triggers.take_approval();
     let approve = approval
         .clone()
         .filter(|approved| plan.digest.as_ref() == Some(approved));
-    told.approval = approval.map(if approve.is_some() {
+    findings.approval = approval.map(if approve.is_some() {
         Approval::Used
     } else {
         Approval::Forgotten
@@ -400,33 +410,33 @@ async fn attempt(
     };
     let approved = match plan.approve(&limits) {
         Ok(approved) => {
-            asked.planned(None);
+            triggers.set_refused(None);
             approved
         }
         Err(refused) => {
-            asked.planned(refused.plan.digest.clone());
-            tell_differences(memory, told, &refused.plan, true);
+            triggers.set_refused(refused.plan.digest.clone());
+            tell_differences(memory, findings, &refused.plan, true);
             return Ok(PassResult::Refused(refused.plan, refused.reason));
         }
     };
-    tell_differences(memory, told, approved.plan(), false);
+    tell_differences(memory, findings, approved.plan(), false);
     settings.applying.tell(approved.plan());
     let pin = desired.loaded.pin.clone();
-    let withdrawn = match attended.news().is_some_and(|news| news.is_pending()) {
-        true => withdrawn(settings, memory, &mut attended, approved.plan(), &pin).await,
+    let withdrawn = match run_mode.news().is_some_and(|news| news.is_pending()) {
+        true => withdrawn(settings, memory, &mut run_mode, approved.plan(), &pin).await,
         false => Withdrawn::Nothing,
     };
-    let mut resting = memory.resting(approved.plan(), trigger == Trigger::Request);
-    resting.extend(memory.updates.busy(approved.plan()));
+    let mut skip = memory.backed_off_steps(approved.plan(), trigger == Trigger::Request);
+    skip.extend(memory.updates.busy(approved.plan()));
     // What ends from here on is for the next report: this plan may not show it.
     let late = memory.updates.take_late();
     let ended = memory.catch_up(settings.interval);
-    resting.extend(
+    skip.extend(
         ended
             .into_iter()
             .map(|provider| (provider, JUST_ENDED.to_owned())),
     );
-    let (concurrency, once) = (settings.concurrency, matches!(attended, Attended::Once));
+    let (concurrency, once) = (settings.concurrency, matches!(run_mode, RunMode::Once));
     let options = |caller| apply::Options {
         caller: if once {
             Caller::Command { concurrency }
@@ -436,15 +446,15 @@ async fn attempt(
         method: settings.api.method(),
         fetched,
         deadline,
-        resting,
+        skip,
         stop: stop.clone(),
     };
     let (plan, writer) = (approved.plan().clone(), settings.api.writer(&reader));
     let own = memory
         .updates
         .start(approved, (reader, writer), options, concurrency, withdrawn);
-    let results = attend(settings, memory, attended, own, (&plan, &pin), stop).await;
-    let report = report(&plan, results, late, told);
+    let results = attend(settings, memory, run_mode, own, (&plan, &pin), stop).await;
+    let report = report(&plan, results, late, findings);
     Ok(PassResult::Applied(plan, report))
 }
 
@@ -462,7 +472,7 @@ const JUST_ENDED: &str = "an update of it has just ended; it is planned again";
 async fn attend(
     settings: &Settings,
     memory: &mut Memory,
-    mut attended: Attended<'_>,
+    mut run_mode: RunMode<'_>,
     own: u64,
     (plan, pin): (&Plan, &Pin),
     stop: &CancellationToken,
@@ -472,7 +482,7 @@ async fn attend(
     let mut outdated = false;
     loop {
         let stopping = stop.is_cancelled();
-        let looped = matches!(attended, Attended::Loop(_)) && !stopping;
+        let looped = matches!(run_mode, RunMode::Loop(_)) && !stopping;
         tokio::select! {
             message = memory.updates.next() => {
                 if memory.take_over_own(message, settings.interval, own, &mut results) {
@@ -483,9 +493,9 @@ async fn attend(
                 }
             }
             () = tokio::time::sleep_until(until), if looped => return results,
-            () = attended.changed(), if looped => {
+            () = run_mode.changed(), if looped => {
                 let runs = memory.updates.runs();
-                if withdrawn(settings, memory, &mut attended, plan, pin).await == Withdrawn::All {
+                if withdrawn(settings, memory, &mut run_mode, plan, pin).await == Withdrawn::All {
                     runs.withdraw_all();
                 }
                 (outdated, until) = (true, until.min(Instant::now() + BRIEFLY));
@@ -499,13 +509,13 @@ async fn attend(
 async fn withdrawn(
     settings: &Settings,
     memory: &mut Memory,
-    attended: &mut Attended<'_>,
+    run_mode: &mut RunMode<'_>,
     plan: &Plan,
     pin: &Pin,
 ) -> Withdrawn {
     let read = tokio::time::timeout(CHECKING, load(settings, memory)).await;
     let (Ok(Ok((Ok(mut desired), _))), Some(unsettled)) =
-        (read, attended.news().and_then(|news| news.unsettled()))
+        (read, run_mode.news().and_then(|news| news.unsettled()))
     else {
         return Withdrawn::All;
     };
@@ -524,7 +534,7 @@ fn report(
     plan: &Plan,
     mut results: Vec<UpdateResult>,
     late: Vec<(UpdateResult, Option<String>)>,
-    told: &mut Told,
+    findings: &mut Findings,
 ) -> Report {
     let reported: BTreeSet<Provider> = results
         .iter()
@@ -545,7 +555,7 @@ fn report(
     let mut all = Vec::new();
     for (result, revision) in late {
         if !tried.contains(&result.provider) {
-            told.late.insert(result.provider.clone(), revision);
+            findings.late.insert(result.provider.clone(), revision);
         }
         all.push(result);
     }
@@ -598,7 +608,7 @@ async fn load(settings: &Settings, memory: &mut Memory) -> Result<Read, Failure>
         }));
         loaded.await
     };
-    let loaded = settings.seat.reading().within(reading).await;
+    let loaded = settings.slot.read_limit().run(reading).await;
     memory.reading = None;
     // What the panic says may quote what it was about.
     loaded.map_err(|_| Failure::Internal("reading the definitions ended by a fault".to_owned()))
@@ -606,7 +616,7 @@ async fn load(settings: &Settings, memory: &mut Memory) -> Result<Read, Failure>
 
 /// Notes what differs and stays so, where that is news: held and unreadable providers, and with `updates` the pending
 /// updates too. Once per pass: it forgets what it is not told again.
-fn tell_differences(memory: &mut Memory, news: &mut Told, plan: &Plan, updates: bool) {
+fn tell_differences(memory: &mut Memory, news: &mut Findings, plan: &Plan, updates: bool) {
     let mut told = BTreeMap::new();
     for entry in &plan.entries {
         let cause = match &entry.verdict {
@@ -618,20 +628,20 @@ fn tell_differences(memory: &mut Memory, news: &mut Told, plan: &Plan, updates: 
         let Some(provider) = entry.provider.clone() else {
             continue;
         };
-        if memory.told.get(&provider).map(Vec::as_slice) != Some(entry.changes()) {
+        if memory.reported.get(&provider).map(Vec::as_slice) != Some(entry.changes()) {
             news.differences.push((entry.clone(), cause));
         }
         told.insert(provider, entry.changes().to_vec());
     }
-    memory.told = told;
+    memory.reported = told;
 }
 
 impl PassReport {
     /// Whether something failed, and whether the definitions are at fault.
     #[must_use]
     pub fn faults(&self) -> (bool, bool) {
-        let invalid_files = self.told.errors > 0;
-        let refused = matches!(self.told.trust, Some(Err(_)));
+        let invalid_files = self.findings.errors > 0;
+        let refused = matches!(self.findings.trust, Some(Err(_)));
         match &self.result {
             PassResult::Failed(failure) => (!failure.is_invalid_definitions(), true),
             PassResult::Refused(..) => (true, invalid_files),
@@ -671,7 +681,7 @@ mod tests {
     use crate::live::{Api, KeySource};
     use crate::model::{Secret, UpdateMethod};
 
-    /// There is no key, so that nothing is asked.
+    /// Without a key no request is sent.
     fn settings(definitions: &std::path::Path) -> Settings {
         http::install_tls();
         let http = Http::new(http::Settings::default()).unwrap();
@@ -702,7 +712,7 @@ mod tests {
             applying: super::super::Applying::default(),
             state: Arc::new(State::in_process().unwrap()),
             loop_file: Arc::default(),
-            seat: crate::daemon::Fleet::seats(vec![None]).remove(0),
+            slot: crate::daemon::WorkspaceGroup::slots(vec![None]).remove(0),
             leadership: crate::daemon::Leadership::default(),
         }
     }
@@ -719,12 +729,12 @@ mod tests {
         let mut memory = Memory::new(&settings.state);
         memory.faulty = true;
         let stop = CancellationToken::new();
-        let report = pass(
+        let report = reconcile(
             &settings,
             &mut memory,
-            &Asked::default(),
+            &TriggerQueue::default(),
             Trigger::Start,
-            Attended::Once,
+            RunMode::Once,
             &stop,
         )
         .await;
@@ -734,12 +744,12 @@ mod tests {
         );
         assert!(!format!("{report:?}").contains("hunter2"));
         memory.faulty = false;
-        let report = pass(
+        let report = reconcile(
             &settings,
             &mut memory,
-            &Asked::default(),
+            &TriggerQueue::default(),
             Trigger::Interval,
-            Attended::Once,
+            RunMode::Once,
             &stop,
         )
         .await;
@@ -753,22 +763,24 @@ mod tests {
     async fn a_fault_outside_of_a_pass_costs_no_more_than_a_pause() {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path());
-        let handle = super::super::Handle::new(super::super::Board::new(&settings, "definitions"));
-        let (stop, mut told) = (CancellationToken::new(), Vec::new());
+        let handle =
+            super::super::Handle::new(super::super::StatusPublisher::new(&settings, "definitions"));
+        let (stop, mut numbers) = (CancellationToken::new(), Vec::new());
         super::super::run(&settings, &handle, stop.clone(), |report| {
-            told.push(report.number);
-            assert!(told.len() > 2, "hunter2");
+            numbers.push(report.number);
+            assert!(numbers.len() > 2, "hunter2");
             stop.cancel();
         })
         .await;
-        assert_eq!(told, [1, 2, 3]);
+        assert_eq!(numbers, [1, 2, 3]);
     }
 
     #[test]
     fn a_loop_that_waits_weighs_little() {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path());
-        let handle = super::super::Handle::new(super::super::Board::new(&settings, "definitions"));
+        let handle =
+            super::super::Handle::new(super::super::StatusPublisher::new(&settings, "definitions"));
         let waiting = super::super::run(&settings, &handle, CancellationToken::new(), |_| {});
         let bytes = std::mem::size_of_val(&waiting);
         assert!(bytes < 8 << 10, "{bytes}");

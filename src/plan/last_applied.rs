@@ -14,11 +14,11 @@ use crate::model::{
 };
 
 /// The desired state that was last applied, or found in place, of each provider.
-pub type Applied = BTreeMap<Provider, Arc<Imprint>>;
+pub type AppliedState = BTreeMap<Provider, Arc<LastApplied>>;
 
 /// A desired state as it is remembered: what can be told of it is whether another one is the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Imprint {
+pub struct LastApplied {
     /// Of all that is not below `partnerKey`.
     pub parts: Digest,
     /// The values below `partnerKey`, by their names in the form in which equal ones are the same text.
@@ -30,7 +30,7 @@ pub struct Imprint {
     pub kept: BTreeMap<String, Cause>,
 }
 
-impl Imprint {
+impl LastApplied {
     /// What to remember of a desired state. A value that is not at hand is left out, and is then never the same.
     #[must_use]
     pub fn of(

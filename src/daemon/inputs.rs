@@ -19,7 +19,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 
 /// What is watched, and what of it no reconciliation has read yet.
 #[derive(Debug)]
-pub(super) struct News {
+pub(super) struct WatchedInputs {
     definitions: Watcher,
     operator: Option<Watcher>,
     /// Files that were being written when the definitions were looked at; `None` where looking hangs.
@@ -30,7 +30,7 @@ pub(super) struct News {
     pending: bool,
 }
 
-impl News {
+impl WatchedInputs {
     /// Starts watching.
     pub(super) async fn watch(settings: &Settings, watching: WatchOptions) -> Self {
         let key = match &settings.key {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::{Fingerprint, FingerprintKey, Half, PartnerKey, Place, Provider, Secret};
-use crate::plan::{Cause, Digest, Imprint, Mismatch, Value};
+use crate::plan::{Cause, Digest, LastApplied, Mismatch, Value};
 
 /// The form of the file; one of another form is put aside.
 const VERSION: u32 = 1;
@@ -51,7 +51,7 @@ pub struct NoRandomness(getrandom::Error);
 
 /// What a file remembers of one provider.
 pub(super) struct Remembered {
-    pub(super) imprint: Imprint,
+    pub(super) last_applied: LastApplied,
     pub(super) kept: Vec<RememberedField>,
 }
 
@@ -364,14 +364,14 @@ impl State {
             .map(|field| (field.path.clone(), field.cause()))
             .collect();
         let parts = Digest::parse(&parts).ok()?;
-        let imprint = Imprint {
+        let last_applied = LastApplied {
             parts,
             partner_key,
             updated_at,
             kept,
         };
         Some(Remembered {
-            imprint,
+            last_applied,
             kept: not_converged,
         })
     }
@@ -380,15 +380,15 @@ impl State {
     pub(super) fn document<'a>(
         &self,
         workspace: &str,
-        providers: impl Iterator<Item = (&'a Provider, &'a Imprint, Vec<RememberedField>)>,
+        providers: impl Iterator<Item = (&'a Provider, &'a LastApplied, Vec<RememberedField>)>,
     ) -> Vec<u8> {
-        let item = |(provider, imprint, not_converged): (&Provider, &Imprint, _)| {
-            let Imprint {
+        let item = |(provider, last_applied, not_converged): (&Provider, &LastApplied, _)| {
+            let LastApplied {
                 parts,
                 partner_key,
                 updated_at,
                 kept: _,
-            } = imprint;
+            } = last_applied;
             let values = |half| {
                 let values: &BTreeMap<String, Fingerprint> = partner_key.half(half)?;
                 Some(

@@ -1,0 +1,176 @@
+//! Requests a reconciliation from a loop, and approves a refused plan.
+//!
+//! A request is stored and returns at once; several requests count as one.
+//!
+//! Never: approve a plan that was not named by its digest.
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use super::StatusPublisher;
+use crate::plan::Digest;
+use crate::report::status::Trigger;
+
+/// Access to a running loop: its status and its triggers.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    publisher: Arc<StatusPublisher>,
+    triggers: Arc<TriggerQueue>,
+}
+
+/// Why a digest cannot be approved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotPending {
+    #[error("no refused plan to approve")]
+    Nothing,
+    #[error(
+        "the refused plan is now {0}, because files or live state have changed; review it, then approve that digest"
+    )]
+    Another(Digest),
+}
+
+/// Requests that the loop has not handled yet.
+#[derive(Debug, Default)]
+pub(super) struct TriggerQueue {
+    pending: Mutex<Pending>,
+    notify: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    trigger: Option<Trigger>,
+    /// The plan that the guard refused last, until the next plan.
+    refused: Option<Digest>,
+    approved: Option<Digest>,
+}
+
+impl Handle {
+    #[must_use]
+    pub fn new(publisher: StatusPublisher) -> Self {
+        Self {
+            publisher: Arc::new(publisher),
+            triggers: Arc::default(),
+        }
+    }
+
+    #[must_use]
+    pub const fn publisher(&self) -> &Arc<StatusPublisher> {
+        &self.publisher
+    }
+
+    /// Requests a reconciliation. If one is running, another one follows.
+    pub fn ask(&self, trigger: Trigger) {
+        self.triggers.ask(trigger);
+    }
+
+    /// Approves the refused plan in spite of the limit and requests a reconciliation, which applies it once if it makes
+    /// exactly this plan.
+    ///
+    /// # Errors
+    /// [`NotPending`] if another plan was refused, or none.
+    pub fn approve(&self, digest: &Digest) -> Result<(), NotPending> {
+        let mut pending = self.triggers.pending();
+        match &pending.refused {
+            Some(refused) if refused == digest => pending.approved = Some(digest.clone()),
+            Some(refused) => return Err(NotPending::Another(refused.clone())),
+            None => return Err(NotPending::Nothing),
+        }
+        drop(pending);
+        self.ask(Trigger::Request);
+        Ok(())
+    }
+
+    pub(super) fn triggers(&self) -> &TriggerQueue {
+        &self.triggers
+    }
+}
+
+impl TriggerQueue {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock()
+    }
+
+    fn ask(&self, trigger: Trigger) {
+        let waiting = &mut self.pending().trigger;
+        // Unlike a hook, a user's request also retries providers that are backed off.
+        if *waiting != Some(Trigger::Request) {
+            *waiting = Some(trigger);
+        }
+        self.notify.notify_one();
+    }
+
+    /// Takes the pending request, if there is one.
+    pub(super) fn take(&self) -> Option<Trigger> {
+        self.pending().trigger.take()
+    }
+
+    /// Waits for a request. Cancel-safe: it takes only what it returns.
+    pub(super) async fn next(&self) -> Trigger {
+        loop {
+            if let Some(trigger) = self.take() {
+                return trigger;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    /// Takes the pending approval. It is used up by the next plan, whichever that is.
+    pub(super) fn take_approval(&self) -> Option<Digest> {
+        self.pending().approved.take()
+    }
+
+    /// Pending the plan that a pass made: the one that was refused, or `None` for one that was not.
+    pub(super) fn set_refused(&self, refused: Option<Digest>) {
+        self.pending().refused = refused;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::daemon::publisher::for_tests;
+
+    fn digest(digit: &str) -> Digest {
+        Digest::parse(&format!("sha256:{}", digit.repeat(64))).unwrap()
+    }
+
+    #[test]
+    fn many_requests_count_as_one_and_a_users_precedes_a_hooks() {
+        let handle = Handle::new(for_tests());
+        let triggers = handle.triggers();
+        for trigger in [Trigger::Hook, Trigger::Request, Trigger::Hook] {
+            handle.ask(trigger);
+        }
+        assert_eq!(triggers.next().now_or_never(), Some(Trigger::Request));
+        assert_eq!(triggers.next().now_or_never(), None);
+        // A notification for a request that was taken already does not end the next wait.
+        handle.ask(Trigger::Hook);
+        assert_eq!(triggers.take(), Some(Trigger::Hook));
+        assert_eq!(triggers.next().now_or_never(), None);
+    }
+
+    #[test]
+    fn only_the_refused_plan_can_be_approved_and_only_once() {
+        let handle = Handle::new(for_tests());
+        assert_eq!(handle.approve(&digest("a")), Err(NotPending::Nothing));
+        handle.triggers().set_refused(Some(digest("a")));
+        assert_eq!(
+            handle.approve(&digest("b")),
+            Err(NotPending::Another(digest("a")))
+        );
+        assert_eq!(
+            (handle.triggers().take(), handle.triggers().take_approval()),
+            (None, None)
+        );
+        assert_eq!(handle.approve(&digest("a")), Ok(()));
+        assert_eq!(handle.triggers().take(), Some(Trigger::Request));
+        assert_eq!(handle.triggers().take_approval(), Some(digest("a")));
+        assert_eq!(handle.triggers().take_approval(), None);
+        handle.triggers().set_refused(None);
+        assert_eq!(handle.approve(&digest("a")), Err(NotPending::Nothing));
+    }
+}

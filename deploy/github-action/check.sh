@@ -32,7 +32,7 @@ if [ -z "$BINARY" ]; then BINARY=$RUNNER_TEMP/calry-gitops/target/release/calry-
 if [[ $BINARY == */* ]]; then
     real=$(realpath -- "$BINARY") || refuse "there is no binary $BINARY"
     if in_checkout "${real%/*}"; then
-        refuse "binary is in the checkout, where a pull request can replace it; put it elsewhere, such as into RUNNER_TEMP"
+        refuse "binary is inside the checkout, so a pull request can replace it; put it elsewhere, for example into RUNNER_TEMP"
     fi
 fi
 if [ "$FAIL_ON_LOOSENED" = true ]; then
@@ -74,7 +74,7 @@ if [ -z "${CALRY_API_KEY:-}" ] && [ -z "$LIVE" ]; then
     check validate "${options[@]}" --format github
     say notice "there is neither an API key nor a snapshot here: the files were checked, and nothing was planned"
     printf '### Calry: the files were checked, and nothing was planned\n\n%s\n' \
-        "There is neither an API key nor a snapshot at hand." >"$work/summary.md"
+        "No API key and no snapshot is available." >"$work/summary.md"
 else
     plan=(plan "${options[@]}" --detailed-exitcode --format github
         --also "json=$work/plan.json" --also "markdown=$work/plan.md")

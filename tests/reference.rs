@@ -126,3 +126,24 @@ fn every_problem_code_has_a_remedy() {
         .collect();
     assert_eq!(listed, Code::ALL.map(Code::as_str));
 }
+
+#[test]
+fn every_path_in_the_architecture_exists() {
+    let page = std::fs::read_to_string(repository().join("docs/architecture.md")).unwrap();
+    let paths: Vec<&str> = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| code.contains('/') && !code.contains([' ', '*']))
+        .collect();
+    assert!(paths.len() > 20, "{paths:?}");
+    for path in paths {
+        let roots = ["src", ""];
+        assert!(
+            roots
+                .iter()
+                .any(|root| repository().join(root).join(path).exists()),
+            "{path} does not exist"
+        );
+    }
+}

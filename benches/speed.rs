@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use calry_gitops::daemon::{
-    Applying, Findings, PassReport, PassResult, Settings, State, StatusPublisher, WorkspaceGroup,
+    Applying, Findings, ReconciliationReport, ReconciliationResult, Settings, State,
+    StatusPublisher, WorkspaceGroup,
 };
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
@@ -287,11 +288,11 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         loosened: Vec::new(),
         snapshot: None,
     };
-    metrics.passed(&PassReport {
+    metrics.passed(&ReconciliationReport {
         number: 1,
         trigger: Trigger::Start,
         took: Duration::ZERO,
-        result: PassResult::Observed(plan),
+        result: ReconciliationResult::Observed(plan),
         findings: Findings::default(),
         problems: Vec::new(),
         next: None,

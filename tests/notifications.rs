@@ -11,7 +11,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use calry_gitops::daemon::{self, Applying, LoopFile, PassReport, State, WorkspaceGroup};
+use calry_gitops::daemon::{self, Applying, LoopFile, ReconciliationReport, State, WorkspaceGroup};
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
@@ -237,7 +237,7 @@ impl Loop {
         Self::of(world, &world.definitions(), notifier, Mode::Enforce, None)
     }
 
-    async fn pass(&mut self) -> PassReport {
+    async fn pass(&mut self) -> ReconciliationReport {
         let report =
             daemon::step(&self.settings, &mut self.memory, &CancellationToken::new()).await;
         self.teller.pass(&report);

@@ -21,8 +21,8 @@ use super::options::{FingerprintArgs, LiveArgs, TrustArgs, duration};
 use super::output::OF_WORKSPACE;
 use super::{Command, Exit, Output, UsageError, apply, signals};
 use crate::daemon::{
-    self, Applying, Handle, LoopEnd, LoopFile, PassReport, Settings, Slot, State, StatusPublisher,
-    WorkspaceGroup,
+    self, Applying, Handle, LoopEnd, LoopFile, ReconciliationReport, Settings, Slot, State,
+    StatusPublisher, WorkspaceGroup,
 };
 use crate::desired::definitions::MissingSecrets;
 use crate::desired::watch::WatchOptions;
@@ -274,12 +274,12 @@ struct Ready {
 }
 
 impl Ready {
-    fn log(&self, report: &PassReport) {
+    fn log(&self, report: &ReconciliationReport) {
         daemon::log::pass(report, self.settings.mode, &self.shown);
     }
 
     /// Tells everybody of a pass.
-    fn tell(&self, report: &PassReport) {
+    fn tell(&self, report: &ReconciliationReport) {
         self.metrics.passed(report);
         self.log(report);
         // Who leads tells the world.

@@ -1,9 +1,10 @@
-//! Whether this process may write to a workspace now. Of several replicas one leads; which one is decided elsewhere, and
-//! told here.
+//! Whether this process may write to a workspace now. One of several replicas leads; the election decides which one and
+//! reports it here.
 //!
-//! Who leads has a [`Term`]: no update begins after its renew deadline, and each is given no more time than is left of it.
+//! The leader has a [`Term`]: no update begins after its renew deadline, and each is given no more time than is left of it.
 //! So an update is over before another replica may lead, unless the process was frozen between being let in and sending.
-//! What it never does: believe a clock that can be set, or one that stands still while the machine sleeps.
+//!
+//! Never: trust a clock that can be set, or one that stops while the machine sleeps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +115,7 @@ impl Leadership {
         }
     }
 
-    /// It was found out who leads, or that nobody does.
+    /// Marks the leader, or its absence, as observed.
     pub fn known(&self) {
         if let Some(elected) = &self.0 {
             elected.state().known = true;

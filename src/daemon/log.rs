@@ -1,11 +1,11 @@
-//! What the daemon says: one line per pass and one per change, for a person and for a machine.
+//! The log of the daemon: one line per reconciliation and one per change.
 //!
-//! The message is the sentence that a person reads; the fields are the same facts for a machine (`--log-format json`). A
-//! quiet pass says nothing of single providers.
+//! The message is a sentence for people; the fields hold the same facts for programs (`--log-format json`). A reconciliation
+//! without changes logs nothing about single providers.
 
 use tracing::{debug, error, info, warn};
 
-use super::{Approval, BackedOff, PassReport, PassResult};
+use super::{Approval, BackedOff, ReconciliationReport, ReconciliationResult};
 use crate::model::{Diagnostic, Provider, Revision, Severity, ellipsize, printable, spoken};
 use crate::plan::{Cause, Entry, Plan, Verdict, refusal};
 use crate::reconcile::Failure;
@@ -14,7 +14,7 @@ use crate::report::status::Mode;
 use crate::report::words::{counts, mismatched, named};
 
 /// Logs a pass, but for its updates, which were logged when they ended.
-pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
+pub fn pass(report: &ReconciliationReport, mode: Mode, directory: &str) {
     for diagnostic in &report.findings.news {
         problem(diagnostic, directory);
     }
@@ -67,7 +67,7 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
         .unwrap_or_default();
     let duration_seconds = report.took.as_secs_f64();
     match &report.result {
-        PassResult::Failed(failure @ Failure::Stopped) => {
+        ReconciliationResult::Failed(failure @ Failure::Stopped) => {
             info!(
                 pass = number,
                 trigger,
@@ -76,7 +76,7 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
                 "pass {number} ({trigger}): {failure}"
             );
         }
-        PassResult::Failed(failure) => {
+        ReconciliationResult::Failed(failure) => {
             error!(
                 pass = number,
                 trigger,
@@ -85,7 +85,7 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
                 "pass {number} ({trigger}) failed after {took}: {failure}{next}"
             );
         }
-        PassResult::Refused(plan, _) => {
+        ReconciliationResult::Refused(plan, _) => {
             let refusal = report.result.error().unwrap_or_default();
             let digest = plan.digest.as_ref().map(ToString::to_string);
             error!(
@@ -97,7 +97,7 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
                 "pass {number} ({trigger}): {refusal}{next}"
             );
         }
-        PassResult::Observed(plan) | PassResult::Applied(plan, _) => {
+        ReconciliationResult::Observed(plan) | ReconciliationResult::Applied(plan, _) => {
             let summary = plan.summary();
             let revision = plan.revision.as_ref().map(Revision::short);
             let at = revision
@@ -105,7 +105,7 @@ pub fn pass(report: &PassReport, mode: Mode, directory: &str) {
                 .map(|r| format!(" at {r}"))
                 .unwrap_or_default();
             let told = match &report.result {
-                PassResult::Applied(_, applied) => carried_out(plan, &applied.results),
+                ReconciliationResult::Applied(_, applied) => carried_out(plan, &applied.results),
                 _ => counts(&summary),
             };
             let result = report.result.ended().as_str();

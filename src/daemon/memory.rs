@@ -1,7 +1,7 @@
-//! What the daemon remembers between passes: what it last applied, whom to leave alone for a while, and how often it
-//! failed. Where there is a state directory, what was applied and what did not converge outlive the process.
+//! What the daemon remembers between reconciliations: the last applied state, back-offs, and failures in a row. With a state
+//! directory, the last applied state and fields that did not converge survive a restart.
 //!
-//! What it never does: keep a value from below `partnerKey`, or decide whether there is a difference that shows.
+//! Never: keep a value below `partnerKey`, or decide whether a visible difference exists.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::LONGEST_PAUSE;
 use super::publisher::now;
-use super::reconciliation::{PassReport, PassResult};
+use super::reconciliation::{ReconciliationReport, ReconciliationResult};
 use super::state_file::{LOST_AT_END, Remembered, RememberedField, State};
 use super::updates::Updates;
 use crate::desired::git::Refused;
@@ -27,7 +27,7 @@ use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::Trigger;
 
-/// How long the file of the memory is waited for. What takes longer is a file system that hangs.
+/// How long to wait for the state file. A file system that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// After how long a standby looks again at what the leader has yet to put right, at first.
@@ -36,13 +36,13 @@ const SOON: Duration = Duration::from_secs(5);
 /// After how long a provider is tried again whose first attempt failed for a reason that may pass.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// At least so long after a reconciliation a provider is tried again.
+/// The shortest pause between a reconciliation and a retry.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// So many attempts in a row may fail for such a reason before that is worth a person's attention: half a minute of them.
 const BRIEF: u32 = 5;
 
-/// So many updates in a row that were undone right away are no person's clicks.
+/// This many updates undone in a row point to another program, not to a person's edits.
 pub(super) const CONTESTED: u32 = 3;
 
 /// What one workspace's loop remembers.
@@ -81,15 +81,15 @@ pub struct Memory {
     pub(super) reading: Option<JoinHandle<()>>,
     /// The names of the other workspaces of the configuration that are the same one of Calry.
     pub(super) also: Vec<String>,
-    file: Filed,
+    file: SavedState,
     /// Makes the next pass end by a fault.
     #[cfg(test)]
     pub(super) faulty: bool,
 }
 
-/// How the file stands to the memory.
+/// Sync state of the state file.
 #[derive(Debug)]
-struct Filed {
+struct SavedState {
     /// The digest of what it holds, as far as this process knows.
     written: Option<[u8; 32]>,
     /// A write that was not waited for.
@@ -98,7 +98,7 @@ struct Filed {
     told: bool,
 }
 
-impl Filed {
+impl SavedState {
     /// Nothing is written yet. That the directory cannot be used was logged when it was opened.
     fn of(state: &State) -> Self {
         Self {
@@ -236,7 +236,7 @@ impl Memory {
             passes: 0,
             reported: BTreeMap::new(),
             problems: Vec::new(),
-            file: Filed::of(state),
+            file: SavedState::of(state),
             #[cfg(test)]
             faulty: false,
         }
@@ -267,22 +267,20 @@ impl Memory {
         if self.home.as_ref() == Some(&workspace.id) {
             return;
         }
-        // What was applied to one workspace says nothing of another.
+        // The last applied state of one workspace says nothing about another.
         self.applied.clear();
         self.failing.clear();
         self.own.clear();
         self.kept.clear();
         self.resent.clear();
-        self.file = Filed::of(&self.state);
+        self.file = SavedState::of(&self.state);
         if self.state.outlives() {
             let (state, id) = (Arc::clone(&self.state), workspace.id.clone());
             let loading = tokio::task::spawn_blocking(move || state.load(&id));
             match tokio::time::timeout(PATIENCE, loading).await {
                 Ok(Ok(remembered)) => self.take_up(remembered, interval),
                 Ok(Err(_)) | Err(_) => {
-                    tracing::warn!(
-                        "the state file cannot be read in time; nothing is remembered of before"
-                    )
+                    tracing::warn!("timed out reading the state file; starting without it")
                 }
             }
         }
@@ -340,9 +338,9 @@ impl Memory {
 
     /// The providers of a plan that are not to be tried now, each with the reason.
     ///
-    /// Who failed is left alone as a whole, until it is asked for. Who did not converge is left alone where nothing but what
-    /// did not converge is due: any other field is updated at once, and as an update carries the whole set, those that rest
-    /// are carried along. A new desired state is tried at once.
+    /// A failed provider is skipped until its back-off expires or a user requests a reconciliation. One that did not converge
+    /// is skipped only if nothing else about it changed: any other field is updated at once, and carries the backed-off
+    /// fields along, because an update sends the whole set. A new desired state is tried at once.
     pub(super) fn backed_off_steps(
         &mut self,
         plan: &Plan,
@@ -450,7 +448,7 @@ impl Memory {
             .filter(|entry| !matches!(entry.verdict, Verdict::Unmanaged))
             .filter_map(|entry| entry.provider.as_ref())
             .collect();
-        // Whose a file is that cannot be read at all, nobody knows: anybody's.
+        // A file that cannot be read at all may belong to any provider.
         let nameless = plan.entries.iter().any(|entry| entry.provider.is_none());
         let stays = |provider: &Provider| {
             nameless
@@ -550,7 +548,7 @@ impl Memory {
             Outcome::Failed(why) => {
                 let kind = transient.map_or(FailureKind::Lasting, FailureKind::Transient);
                 self.learn_failure(desired, why.clone(), kind, interval);
-                // The update may have arrived: which value stands behind a mask now, nobody knows.
+                // The update may have arrived, so the masked values are unknown.
                 if result.sent > 0 && changes.iter().any(Change::sensitive) {
                     self.doubt(provider);
                 }
@@ -638,7 +636,7 @@ impl Memory {
         );
     }
 
-    /// Forgets what stands behind all masks: a fault may have kept the outcome of an update from it.
+    /// Treats all masked values as unknown: after a panic the outcome of an update may be missing.
     pub(super) fn doubt_all(&mut self) {
         self.applied
             .values_mut()
@@ -666,14 +664,14 @@ impl Memory {
             .collect()
     }
 
-    /// Forgets what stands behind a provider's masks.
+    /// Treats the masked values of a provider as unknown.
     pub(super) fn doubt(&mut self, provider: &Provider) {
         if let Some(known) = self.applied.get_mut(provider) {
             Arc::make_mut(known).updated_at = None;
         }
     }
 
-    /// Writes what outlives the process, where it is not written already. It cannot fail; what it cannot do is told of once.
+    /// Saves the state file if it changed. Write errors are logged once and never fail a reconciliation.
     pub(super) async fn save(&mut self) {
         let Some(home) = &self.home else { return };
         let Some(path) = self.state.file(home) else {
@@ -714,7 +712,7 @@ impl Memory {
         let error = match tokio::time::timeout(PATIENCE, &mut writing).await {
             Ok(Ok(Ok(()))) => None,
             Ok(Ok(Err(error))) => Some(error.to_string()),
-            Ok(Err(_)) => Some("writing ended by a fault".to_owned()),
+            Ok(Err(_)) => Some("the write panicked".to_owned()),
             Err(_) => {
                 self.file.writing = Some(writing);
                 Some("the file system does not answer".to_owned())
@@ -739,8 +737,12 @@ impl Memory {
     /// How long to wait after a pass, and what it is that comes then: the interval with jitter, and growing after passes that
     /// failed as a whole, unless a provider is to be tried again before that. A standby that saw something differ looks soon
     /// whether the leader has put it right, and less and less often.
-    pub(super) fn pause(&mut self, interval: Duration, report: &PassReport) -> (Duration, Trigger) {
-        if matches!(report.result, PassResult::Failed(_)) {
+    pub(super) fn pause(
+        &mut self,
+        interval: Duration,
+        report: &ReconciliationReport,
+    ) -> (Duration, Trigger) {
+        if matches!(report.result, ReconciliationResult::Failed(_)) {
             self.failures = self.failures.saturating_add(1);
         } else {
             self.failures = 0;
@@ -759,17 +761,17 @@ impl Memory {
             (0, behind) => growing(SOON, behind).min(interval),
             (failures, _) => growing(interval, failures),
         };
-        // A tenth up or down, so that a fleet of daemons does not ask in step.
+        // Jitter of 10 %, so that many daemons do not send requests at the same moment.
         let spread = pause.mul_f64(0.9 + 0.2 * fastrand::f64());
         let pause = if self.failures == 0 {
             spread
         } else {
             spread.min(LONGEST_PAUSE.max(interval))
         };
-        // Nothing is sent before the time that Calry asked for is over.
+        // Never earlier than Calry's Retry-After.
         let pause = pause.max(asked_to_wait(report).min(LONGEST_PAUSE));
         // A plan that was not carried out left those out that are to be tried again, too.
-        let tried = matches!(report.result, PassResult::Applied(..));
+        let tried = matches!(report.result, ReconciliationResult::Applied(..));
         let due = self
             .failing
             .iter()
@@ -785,9 +787,11 @@ impl Memory {
 }
 
 /// How long Calry asked to wait, by the error that a pass failed of.
-fn asked_to_wait(report: &PassReport) -> Duration {
+fn asked_to_wait(report: &ReconciliationReport) -> Duration {
     match &report.result {
-        PassResult::Failed(Failure::Remote(error)) => error.retry_after().unwrap_or_default(),
+        ReconciliationResult::Failed(Failure::Remote(error)) => {
+            error.retry_after().unwrap_or_default()
+        }
         _ => Duration::ZERO,
     }
 }

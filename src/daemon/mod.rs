@@ -1,6 +1,6 @@
-//! The pass, for ever: when it runs, what it remembers from one time to the next, and what it says about it.
+//! Runs reconciliations in a loop: when they run, what is remembered between them, and what is reported.
 //!
-//! What it never does: end because a pass failed. A pass is infallible here; what went wrong is in its [`PassReport`].
+//! Never: end because a reconciliation failed. It returns no error here; failures are in its [`ReconciliationReport`].
 
 mod inputs;
 mod leadership;
@@ -35,7 +35,7 @@ pub use memory::{BackedOff, Memory};
 pub use publisher::StatusPublisher;
 use rate::Rate;
 use reconciliation::RunMode;
-pub use reconciliation::{Approval, Findings, PassReport, PassResult};
+pub use reconciliation::{Approval, Findings, ReconciliationReport, ReconciliationResult};
 pub use state_file::{NoRandomness, State};
 use trigger::TriggerQueue;
 pub use trigger::{Handle, NotPending};
@@ -47,11 +47,11 @@ pub use crate::report::status::{Mode, Trigger};
 pub struct Settings {
     /// Files, secrets, strictness.
     pub source: Arc<Source>,
-    /// Where the API key is; read anew at each pass.
+    /// Where the API key is; read again for each reconciliation.
     pub key: KeySource,
     /// The API of this workspace.
     pub api: Api,
-    /// Between two passes of a quiet daemon, before jitter.
+    /// Between two reconciliations without another trigger, before jitter.
     pub interval: Duration,
     /// Enforce or observe.
     pub mode: Mode,
@@ -113,12 +113,12 @@ pub enum LoopEnd {
 /// a pass makes one more pass after it. The publisher shows each pass, and that the loop is alive; `report` is told of each pass.
 /// Updates that Calry does not answer go on beside the passes; after a stop they have [`apply::GRACE`] to end.
 ///
-/// A fault outside of a pass, which ends by its own, is told and costs no more than the pause until the loop begins anew.
+/// If the loop itself panics, the panic is logged and the loop restarts after one interval.
 pub async fn run(
     settings: &Settings,
     handle: &Handle,
     stop: CancellationToken,
-    mut report: impl FnMut(&PassReport),
+    mut report: impl FnMut(&ReconciliationReport),
 ) -> LoopEnd {
     let mut memory = Memory::new(&settings.state);
     loop {
@@ -133,7 +133,7 @@ pub async fn run(
         }
         let pause = settings.interval;
         tracing::error!(
-            "the loop ended by a fault of calry-gitops, told above; it begins anew in {}",
+            "internal error in the loop, logged above; it restarts in {}",
             spoken(pause)
         );
         tokio::select! {
@@ -148,7 +148,7 @@ async fn passes(
     handle: &Handle,
     stop: &CancellationToken,
     memory: &mut Memory,
-    report: &mut impl FnMut(&PassReport),
+    report: &mut impl FnMut(&ReconciliationReport),
 ) -> LoopEnd {
     let (publisher, triggers) = (handle.publisher(), handle.triggers());
     let mut watching = settings.watching.clone();
@@ -160,7 +160,7 @@ async fn passes(
     let mut trigger = Trigger::Start;
     let delay = slot.delay(settings.interval);
     if !delay.is_zero() {
-        // Not all at once; who asks for a pass need not wait.
+        // Start-up is staggered; a request ends the wait.
         tokio::select! {
             () = stop.cancelled() => return LoopEnd::Stopped,
             () = publisher.heartbeat_during(delay, tokio::time::sleep(delay)) => {}
@@ -181,19 +181,19 @@ async fn passes(
             }
         }
         rate.begin();
-        // A file that is still being written is not acted on, whoever asked for the pass.
+        // A file that is still being written is not used, whatever the trigger.
         tokio::select! {
             () = stop.cancelled() => return LoopEnd::Stopped,
             () = publisher.heartbeat_during(settling, inputs.settle(settling)) => {}
         }
-        // The pass that begins now is the one that was asked for.
+        // The reconciliation that starts now serves the pending request.
         if let Some(asked) = triggers.take()
             && trigger != Trigger::Request
         {
             trigger = asked;
         }
         publisher.publish_start(memory.passes + 1, trigger);
-        // What a pass needs on its way is large, and a loop that waits has no use for it.
+        // Boxed, because its state is large and a waiting loop does not need it.
         let passing = Box::pin(reconciliation::reconcile(
             settings,
             memory,
@@ -205,7 +205,10 @@ async fn passes(
         let passed = publisher
             .heartbeat_during(settings.timeout + apply::GRACE, passing)
             .await;
-        if matches!(passed.result, PassResult::Failed(Failure::Stopped)) {
+        if matches!(
+            passed.result,
+            ReconciliationResult::Failed(Failure::Stopped)
+        ) {
             return LoopEnd::Stopped;
         }
         let interval = if memory.passes == 1 {
@@ -222,22 +225,22 @@ async fn passes(
             None
         };
         let next = if due.is_some() { rate.wait() } else { pause };
-        let passed = PassReport {
+        let passed = ReconciliationReport {
             next: (!stop.is_cancelled()).then_some(next),
             ..passed
         };
         publisher.publish_result(&passed);
         report(&passed);
         settings.loop_file.save().await;
-        // Of several, the others go on, and this one says at each try what is wrong.
+        // With several workspaces the others continue, and this loop reports the failure at each attempt.
         if matches!(
             passed.result,
-            PassResult::Failed(Failure::Moved { file: Some(_), .. })
+            ReconciliationResult::Failed(Failure::Moved { file: Some(_), .. })
         ) && slot.count() == 1
         {
             return LoopEnd::WorkspaceMoved;
         }
-        // It holds the whole live state, which a loop that waits has no use for either.
+        // It holds the whole live state, which a waiting loop does not need.
         drop(passed);
         if let Some(due) = due {
             trigger = due;
@@ -246,29 +249,28 @@ async fn passes(
         trigger = tokio::select! {
             // Cancel-safe: waiting for a token, a point in time, a note, a message. `changed` keeps what it saw in the watcher.
             () = stop.cancelled() => return LoopEnd::Stopped,
-            // Drift is looked for, and what failed is tried again.
+            // Looks for drift and retries failures.
             () = publisher.heartbeat_during(pause, tokio::time::sleep(pause)) => then,
-            // What is in git is what runs, at once.
+            // A change of the files is applied at once.
             () = inputs.changed() => Trigger::Files,
-            // What was not waited for ended.
+            // An update in the background ended.
             () = memory.updates_ended(settings.interval) => Trigger::Update,
-            // Somebody asked.
             trigger = triggers.next() => trigger,
         };
     }
 }
 
-/// Runs one pass and says how it went.
-pub async fn once(settings: &Settings, stop: &CancellationToken) -> PassReport {
+/// Runs one reconciliation.
+pub async fn once(settings: &Settings, stop: &CancellationToken) -> ReconciliationReport {
     step(settings, &mut Memory::new(&settings.state), stop).await
 }
 
-/// Runs one pass with what was remembered of those before it.
+/// Runs one reconciliation with the memory of earlier ones.
 pub async fn step(
     settings: &Settings,
     memory: &mut Memory,
     stop: &CancellationToken,
-) -> PassReport {
+) -> ReconciliationReport {
     reconciliation::reconcile(
         settings,
         memory,

@@ -1,7 +1,7 @@
-//! The status publisher: what one workspace's loop publishes, and readers take without ever making the loop wait.
+//! Publishes the status of one workspace's loop. Readers never make the loop wait.
 //!
-//! The loop's heart beats here, too, and only the loop makes it beat: while it waits as well as during a pass, but never
-//! for longer than that step may take. So a loop that hangs is seen, wherever it hangs.
+//! It also holds the heartbeat of the loop. Only the loop updates it, while it waits and during a reconciliation, but never
+//! for longer than that step may take. So a loop that hangs is detected at any step.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::reconciliation::{PassReport, PassResult};
+use super::reconciliation::{ReconciliationReport, ReconciliationResult};
 use super::{Leadership, Settings};
 use crate::model::{Provider, Revision};
 use crate::plan::{Cause, Change, Entry, Summary};
@@ -26,7 +26,7 @@ use crate::report::status::{
 /// Between two beats of the loop's heart.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// A loop whose heart has not beaten for this long hangs.
+/// A loop without a heartbeat for this long hangs.
 pub const LIFELESS: Duration = Duration::from_secs(30);
 
 /// How many passes, and how many changes, are remembered.
@@ -188,7 +188,7 @@ impl StatusPublisher {
     }
 
     /// Publishes what came of the pass.
-    pub(super) fn publish_result(&self, report: &PassReport) {
+    pub(super) fn publish_result(&self, report: &ReconciliationReport) {
         self.publish(|status| apply_report(status, report, now()));
     }
 
@@ -207,7 +207,7 @@ impl StatusPublisher {
     }
 }
 
-/// The time, as precisely as anybody wants to read it.
+/// The current time in milliseconds precision.
 #[must_use]
 pub fn now() -> Timestamp {
     rounded(Timestamp::now())
@@ -222,7 +222,7 @@ fn rounded(time: Timestamp) -> Timestamp {
 }
 
 /// Takes over what came of a pass. Pure: the time is an argument.
-fn apply_report(status: &mut WorkspaceStatus, report: &PassReport, now: Timestamp) {
+fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now: Timestamp) {
     status.also.clone_from(&report.findings.also);
     if let Some(trust) = &report.findings.trust {
         let refused = trust.as_ref().err();
@@ -283,7 +283,7 @@ fn apply_report(status: &mut WorkspaceStatus, report: &PassReport, now: Timestam
         result: report.result.ended(),
         error: report.result.error(),
         digest: match &report.result {
-            PassResult::Refused(plan, _) => plan.digest.as_ref().map(ToString::to_string),
+            ReconciliationResult::Refused(plan, _) => plan.digest.as_ref().map(ToString::to_string),
             _ => None,
         },
         revision: revision(report),
@@ -305,7 +305,7 @@ fn apply_report(status: &mut WorkspaceStatus, report: &PassReport, now: Timestam
     status.next_pass = report.next.and_then(|pause| after(now, pause));
 }
 
-fn revision(report: &PassReport) -> Option<String> {
+fn revision(report: &ReconciliationReport) -> Option<String> {
     report
         .result
         .plan()
@@ -314,7 +314,7 @@ fn revision(report: &PassReport) -> Option<String> {
 }
 
 /// The revision that the last update of a provider was about.
-fn revision_of(report: &PassReport, provider: &Provider) -> Option<String> {
+fn revision_of(report: &ReconciliationReport, provider: &Provider) -> Option<String> {
     report
         .findings
         .late
@@ -327,7 +327,7 @@ fn provider(
     mut provider: ProviderStatus,
     before: Option<&ProviderStatus>,
     result: Option<&UpdateResult>,
-    report: &PassReport,
+    report: &ReconciliationReport,
     now: Timestamp,
 ) -> ProviderStatus {
     provider.last_update = before.and_then(|before| before.last_update.clone());
@@ -387,7 +387,7 @@ fn provider(
 }
 
 /// What a pass found out of differences, and what it did about them.
-fn records(report: &PassReport, now: Timestamp) -> Vec<Record> {
+fn records(report: &ReconciliationReport, now: Timestamp) -> Vec<Record> {
     let record =
         |provider: &Provider, cause: Cause, outcome: Option<&Outcome>, changes: &[Change]| Record {
             time: now,
@@ -491,8 +491,8 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn report(number: u64, result: PassResult) -> PassReport {
-        PassReport {
+    fn report(number: u64, result: ReconciliationResult) -> ReconciliationReport {
+        ReconciliationReport {
             number,
             trigger: Trigger::Interval,
             took: Duration::ZERO,
@@ -503,7 +503,7 @@ mod tests {
         }
     }
 
-    fn looked(verdict: Verdict) -> PassResult {
+    fn looked(verdict: Verdict) -> ReconciliationResult {
         let provider = Provider::parse("HOSTAWAY").ok();
         let workspace = Workspace {
             id: "a".to_owned(),
@@ -526,7 +526,7 @@ mod tests {
             loosened: Vec::new(),
             snapshot: None,
         };
-        PassResult::Observed(plan)
+        ReconciliationResult::Observed(plan)
     }
 
     #[test]
@@ -543,7 +543,7 @@ mod tests {
         for number in 4..=500 {
             apply_report(
                 &mut status,
-                &report(number, PassResult::Failed(Failure::Pin)),
+                &report(number, ReconciliationResult::Failed(Failure::Pin)),
                 at(2),
             );
         }
@@ -562,7 +562,7 @@ mod tests {
         apply_report(&mut status, &report(502, looked(Verdict::Unmanaged)), at(4));
         apply_report(
             &mut status,
-            &report(503, PassResult::Failed(Failure::Pin)),
+            &report(503, ReconciliationResult::Failed(Failure::Pin)),
             at(5),
         );
         assert_eq!(

@@ -1,4 +1,4 @@
-//! One pass of the daemon. It cannot fail: what went wrong is part of what it reports.
+//! One reconciliation of the daemon. It returns no error: failures are part of its report.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ use crate::report::status::{Ended, Mode, Trigger};
 
 /// How a pass went.
 #[derive(Debug)]
-pub struct PassReport {
+pub struct ReconciliationReport {
     /// Its number, from 1.
     pub number: u64,
     /// Why it ran.
@@ -38,7 +38,7 @@ pub struct PassReport {
     /// How long it took.
     pub took: Duration,
     /// What came of it.
-    pub result: PassResult,
+    pub result: ReconciliationResult,
     /// What there is to say of files and providers beside it.
     pub findings: Findings,
     /// Every problem of the files, as far as they could be read.
@@ -89,7 +89,7 @@ pub enum Approval {
 
 /// What came of a pass.
 #[derive(Debug)]
-pub enum PassResult {
+pub enum ReconciliationResult {
     /// It failed as a whole: nothing was changed.
     Failed(Failure),
     /// The guard refused the plan: nothing was changed.
@@ -100,7 +100,7 @@ pub enum PassResult {
     Applied(Plan, Report),
 }
 
-impl PassResult {
+impl ReconciliationResult {
     /// The plan, where there is one.
     #[must_use]
     pub const fn plan(&self) -> Option<&Plan> {
@@ -159,11 +159,11 @@ fn latest(results: &[UpdateResult]) -> impl Iterator<Item = &UpdateResult> {
     results.iter().zip(next).filter(last).map(|(one, _)| one)
 }
 
-/// Who goes on after a reconciliation.
+/// What follows the reconciliation.
 pub(super) enum RunMode<'a> {
-    /// Nobody: it reads the files as they are, tries again what may yet succeed, and waits for all of its updates.
+    /// Nothing: it reads the files as they are, retries transient failures, and waits for all of its updates.
     Once,
-    /// A loop, which knows what changes meanwhile.
+    /// The loop, which watches for changes meanwhile.
     Loop(&'a mut WatchedInputs),
 }
 
@@ -191,7 +191,7 @@ pub(super) async fn reconcile(
     trigger: Trigger,
     run_mode: RunMode<'_>,
     stop: &CancellationToken,
-) -> PassReport {
+) -> ReconciliationReport {
     let started = Instant::now();
     memory.passes += 1;
     let mut findings = Findings {
@@ -225,13 +225,11 @@ pub(super) async fn reconcile(
         .await
         .unwrap_or_else(|_| {
             memory.doubt_all();
-            Err(Failure::Internal(
-                "a fault of calry-gitops, told above".to_owned(),
-            ))
+            Err(Failure::Internal("the cause is logged above".to_owned()))
         });
     memory.save().await;
     settings.loop_file.save().await;
-    let result = attempt.unwrap_or_else(PassResult::Failed);
+    let result = attempt.unwrap_or_else(ReconciliationResult::Failed);
     span.record("result", result.ended().as_str());
     span.record(
         "revision",
@@ -246,7 +244,7 @@ pub(super) async fn reconcile(
     ) {
         span.record("otel.status_code", "ERROR");
     }
-    PassReport {
+    ReconciliationReport {
         number: memory.passes,
         trigger,
         took: started.elapsed(),
@@ -270,18 +268,18 @@ async fn attempt(
     findings: &mut Findings,
     mut run_mode: RunMode<'_>,
     stop: &CancellationToken,
-) -> Result<PassResult, Failure> {
+) -> Result<ReconciliationResult, Failure> {
     let deadline = Instant::now() + settings.timeout;
     // Of what ends from here on, the live state may not show anything.
     memory.catch_up(settings.interval);
-    // Files may be on a file system that hangs: the loop must not.
+    // The file system may hang; the loop must not.
     let loading = tokio::select! {
         loaded = tokio::time::timeout_at(deadline, load(settings, memory)) => loaded,
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
     let (loaded, key) = loading.map_err(|_| {
         Failure::Internal(
-            "reading the definitions and the API key took longer than the whole pass may"
+            "reading the definitions and the API key took longer than the timeout of the reconciliation"
                 .to_owned(),
         )
     })??;
@@ -299,12 +297,10 @@ async fn attempt(
     findings.trust = trust;
     let mut desired = loaded?;
     if let Some(news) = run_mode.news() {
-        // Nobody knows what is being written where looking hangs.
-        let unsettled = news.unsettled().ok_or_else(|| {
-            Failure::Internal(
-                "looking at the definitions took longer than it ever should".to_owned(),
-            )
-        })?;
+        // If scanning hangs, it is unknown which files are being written.
+        let unsettled = news
+            .unsettled()
+            .ok_or_else(|| Failure::Internal("scanning the definitions timed out".to_owned()))?;
         if !signed {
             desired.loaded.leave_out(unsettled);
         }
@@ -362,14 +358,14 @@ async fn attempt(
         )
         .await
     };
-    // Boxed, so that what it borrows is free when it is over.
+    // Boxed, so that dropping it ends its borrows.
     let mut looking = Box::pin(looking);
     let looked = loop {
-        // Reading may be dropped at any moment, and may be tried again for longer than whoever stops us waits.
+        // Reading can be cancelled at any time, and its retries may outlast the grace period of a stop.
         tokio::select! {
             looked = &mut looking => break looked,
             () = stop.cancelled() => return Err(Failure::Stopped),
-            // What earlier plans still want is not known before the files are read again.
+            // Until the files are read again, earlier plans may be outdated.
             () = run_mode.changed() => runs.withdraw_all(),
         }
     };
@@ -389,11 +385,11 @@ async fn attempt(
 
     if findings.standby {
         memory.leave_to_another(&plan);
-        return Ok(PassResult::Observed(plan));
+        return Ok(ReconciliationResult::Observed(plan));
     }
     if settings.mode == Mode::Observe {
         tell_differences(memory, findings, &plan, true);
-        return Ok(PassResult::Observed(plan));
+        return Ok(ReconciliationResult::Observed(plan));
     }
     let approval = triggers.take_approval();
     let approve = approval
@@ -416,7 +412,7 @@ async fn attempt(
         Err(refused) => {
             triggers.set_refused(refused.plan.digest.clone());
             tell_differences(memory, findings, &refused.plan, true);
-            return Ok(PassResult::Refused(refused.plan, refused.reason));
+            return Ok(ReconciliationResult::Refused(refused.plan, refused.reason));
         }
     };
     tell_differences(memory, findings, approved.plan(), false);
@@ -428,7 +424,7 @@ async fn attempt(
     };
     let mut skip = memory.backed_off_steps(approved.plan(), trigger == Trigger::Request);
     skip.extend(memory.updates.busy(approved.plan()));
-    // What ends from here on is for the next report: this plan may not show it.
+    // Updates that end from here on belong to the next report: this plan may not include them.
     let late = memory.updates.take_late();
     let ended = memory.catch_up(settings.interval);
     skip.extend(
@@ -455,10 +451,10 @@ async fn attempt(
         .start(approved, (reader, writer), options, concurrency, withdrawn);
     let results = attend(settings, memory, run_mode, own, (&plan, &pin), stop).await;
     let report = report(&plan, results, late, findings);
-    Ok(PassResult::Applied(plan, report))
+    Ok(ReconciliationResult::Applied(plan, report))
 }
 
-/// How long a reconciliation waits for its updates after it was found to be out of date.
+/// How long a reconciliation waits for its updates after the files changed.
 const BRIEFLY: Duration = Duration::from_millis(250);
 
 /// How long reading the files may take before the updates that have not begun are withdrawn.
@@ -529,7 +525,7 @@ async fn withdrawn(
     withdraw(plan, &desired.loaded)
 }
 
-/// What came of a plan: of each update that was due, and of those of earlier plans.
+/// The results of a plan's updates, and those of earlier plans that ended since.
 fn report(
     plan: &Plan,
     mut results: Vec<UpdateResult>,
@@ -564,8 +560,8 @@ fn report(
     Report { results: all }
 }
 
-/// Whether the workspace is the one that was reconciled before. Nothing but the API key says that it is this one: a key
-/// that was exchanged by mistake must not write these definitions there.
+/// Checks that the workspace is the one reconciled before. Only the API key identifies it, and a key that was exchanged by
+/// mistake must not write these definitions to another workspace.
 fn stays(loop_file: &LoopFile, workspace: &Workspace) -> Result<(), Failure> {
     let Some(before) = loop_file
         .workspace()
@@ -610,8 +606,8 @@ async fn load(settings: &Settings, memory: &mut Memory) -> Result<Read, Failure>
     };
     let loaded = settings.slot.read_limit().run(reading).await;
     memory.reading = None;
-    // What the panic says may quote what it was about.
-    loaded.map_err(|_| Failure::Internal("reading the definitions ended by a fault".to_owned()))
+    // The panic message may quote a value.
+    loaded.map_err(|_| Failure::Internal("reading the definitions panicked".to_owned()))
 }
 
 /// Notes what differs and stays so, where that is news: held and unreadable providers, and with `updates` the pending
@@ -636,19 +632,19 @@ fn tell_differences(memory: &mut Memory, news: &mut Findings, plan: &Plan, updat
     memory.reported = told;
 }
 
-impl PassReport {
+impl ReconciliationReport {
     /// Whether something failed, and whether the definitions are at fault.
     #[must_use]
     pub fn faults(&self) -> (bool, bool) {
         let invalid_files = self.findings.errors > 0;
         let refused = matches!(self.findings.trust, Some(Err(_)));
         match &self.result {
-            PassResult::Failed(failure) => (!failure.is_invalid_definitions(), true),
-            PassResult::Refused(..) => (true, invalid_files),
-            PassResult::Observed(plan) => {
+            ReconciliationResult::Failed(failure) => (!failure.is_invalid_definitions(), true),
+            ReconciliationResult::Refused(..) => (true, invalid_files),
+            ReconciliationResult::Observed(plan) => {
                 (refused || unreadable(plan), invalid_files || missing(plan))
             }
-            PassResult::Applied(plan, report) => {
+            ReconciliationResult::Applied(plan, report) => {
                 let failed = latest(&report.results).any(|result| !result.outcome.is_done());
                 (
                     refused || failed || unreadable(plan),
@@ -739,7 +735,10 @@ mod tests {
         )
         .await;
         assert!(
-            matches!(report.result, PassResult::Failed(Failure::Internal(_))),
+            matches!(
+                report.result,
+                ReconciliationResult::Failed(Failure::Internal(_))
+            ),
             "{report:?}"
         );
         assert!(!format!("{report:?}").contains("hunter2"));
@@ -754,7 +753,8 @@ mod tests {
         )
         .await;
         assert!(
-            matches!(report.result, PassResult::Failed(Failure::Key(_))) && report.number == 2,
+            matches!(report.result, ReconciliationResult::Failed(Failure::Key(_)))
+                && report.number == 2,
             "{report:?}"
         );
     }

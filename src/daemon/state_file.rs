@@ -1,7 +1,8 @@
-//! The memory on disk: one small file for each workspace, in a directory that several may share.
+//! The state files: one small file for each workspace, in a directory that several workspaces may share.
 //!
-//! What it never does: hold a value from below `partnerKey`, stop a pass, or decide more than the memory does. A file that
-//! cannot be used is put aside, and costs what it remembered; a directory that cannot be written is told of once.
+//! A file that cannot be used is renamed, and its content is lost; a directory that cannot be written is logged once.
+//!
+//! Never: hold a value below `partnerKey`, or stop a reconciliation.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -426,7 +427,7 @@ pub(super) const LOST_AT_END: &str = "the daemon goes on, and forgets at its end
 
 /// What a regular file holds; `None` where there is none.
 pub(super) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
-    // Neither a link nor a pipe that nobody writes to leads us on.
+    // Neither follows a link nor waits for a pipe without a writer.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
@@ -447,7 +448,7 @@ pub(super) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
     }
 }
 
-/// Renames a file that is of no use, so that somebody can look at it. The last one is kept.
+/// Renames an unusable file, so that it can be examined. Only the last one is kept.
 pub(super) fn put_aside(path: &Path, why: &str, lost: &str) {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".damaged");
@@ -524,7 +525,7 @@ fn sweep(directory: &Path) {
             .and_then(|metadata| metadata.modified())
             .map(|modified| modified.elapsed());
         if age.is_ok_and(|age| age.is_ok_and(|age| age > STALE)) {
-            // What cannot be removed is in nobody's way.
+            // A file that cannot be removed does no harm.
             let _ = fs::remove_file(entry.path());
         }
     }

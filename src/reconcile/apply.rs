@@ -1,8 +1,9 @@
 //! An approved plan and a writer to a report: one update per changed provider, several at once, each verified.
 //!
-//! A fault in one update is that update's failure. What it never does: write twice without reading in between, write what
-//! somebody changed since the plan was made, or stop at the first failure. It cannot be given a plan that has not passed
-//! the guard.
+//! A panic in one update is a failure of that update only.
+//!
+//! Never: write twice without a read in between, overwrite a change made since the plan, or stop at the first failure. Its
+//! argument type admits only plans that passed the guard.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -194,7 +195,7 @@ impl Outcome {
     }
 }
 
-/// Carries an approved plan out. `progress` is told of every provider that is finished, in the order in which they are.
+/// Applies an approved plan. `progress` gets each result as soon as it is available.
 pub async fn apply<R: ReadCalry, W: WriteCalry>(
     approved: &Approved,
     reader: &R,

@@ -1,7 +1,7 @@
-//! A plan as a file: what was reviewed, to be held against what is about to be applied.
+//! A saved plan: what was reviewed, for a comparison with what is about to be applied.
 //!
-//! A saved plan is never carried out itself. It is compared with the plan of the moment, and where both are the same, that one
-//! is approved: whoever tampers with the file can only have it refused, or approve what anybody with the same rights could.
+//! A saved plan is never applied itself. It is compared with the current plan, and if both are equal, the current plan is
+//! approved: changing the file can only cause a refusal, or approve what the same rights allow anyway.
 //! It holds no secret: of values below `partnerKey` the references, and fingerprints where the operator gave a key. Without one, a
 //! plan that sets a value which a file writes out is not saved: nobody could notice that the file says another one later.
 
@@ -162,7 +162,7 @@ impl PlanFile {
             )));
         }
         if Digest::parse(&saved.digest).is_err() {
-            return Err(form("its digest is none".to_owned()));
+            return Err(form("its digest is malformed".to_owned()));
         }
         Ok(saved)
     }

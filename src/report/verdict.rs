@@ -1,4 +1,4 @@
-//! How a workspace stands, in a sentence and in how good that is: the first thing that a person wants to know.
+//! The state of a workspace as a headline and a severity.
 
 use jiff::Timestamp;
 
@@ -6,7 +6,7 @@ use super::status::{Ended, ProviderStatus, State, WorkspaceStatus};
 use super::words::{between, counted};
 use crate::model::{printable, short_commit, spoken};
 
-/// How good it is; in the order in which a person wants to be told.
+/// Severity, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tone {
     /// Somebody must act.
@@ -24,7 +24,7 @@ pub enum Tone {
 pub struct Standing {
     /// How good it is.
     pub tone: Tone,
-    /// It, in a few words without a full stop; printable.
+    /// Short headline without a trailing period; safe to print.
     pub headline: String,
     /// Why; printable.
     pub detail: Option<String>,

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Cluster, said};
-use crate::daemon::PassReport;
+use crate::daemon::ReconciliationReport;
 use crate::model::printable;
 use crate::ops::notifications::{self, Event, EventKind, Rules, Subject};
 use crate::reconcile::today;
@@ -185,7 +185,7 @@ pub async fn drain(task: JoinHandle<()>) {
 
 impl EventTeller {
     /// A pass is over.
-    pub fn pass(&self, report: &PassReport) {
+    pub fn pass(&self, report: &ReconciliationReport) {
         // Kubernetes forgets Events by itself, so a failure is told when it comes.
         let rules = Rules {
             failed_passes: 1,
@@ -217,7 +217,7 @@ const fn reason(kind: EventKind) -> (&'static str, bool) {
 }
 
 /// What happened, in a sentence.
-fn note(workspace: Option<&str>, report: &PassReport, event: Event) -> String {
+fn note(workspace: Option<&str>, report: &ReconciliationReport, event: Event) -> String {
     let Event {
         sentence,
         reason,

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::text::Histogram;
 use crate::daemon::publisher::{LIFELESS, now};
-use crate::daemon::{PassReport, Settings, StatusPublisher};
+use crate::daemon::{ReconciliationReport, Settings, StatusPublisher};
 use crate::desired::watch::WatchCounts;
 use crate::live::{End, Exchange, Observer};
 use crate::model::{Provider, Slug, UpdateMethod, ellipsize, printable};
@@ -168,7 +168,7 @@ impl WorkspaceMetrics {
     }
 
     /// Counts a pass that ended.
-    pub fn passed(&self, report: &PassReport) {
+    pub fn passed(&self, report: &ReconciliationReport) {
         let mut passes = self.passes.lock();
         // A copy is made only where a reader has the last one.
         Arc::make_mut(&mut passes).count(report, now());
@@ -271,7 +271,7 @@ impl Observer for WorkspaceMetrics {
 }
 
 impl Passes {
-    fn count(&mut self, report: &PassReport, now: Timestamp) {
+    fn count(&mut self, report: &ReconciliationReport, now: Timestamp) {
         let ended = report.result.ended();
         *self
             .ended
@@ -286,7 +286,7 @@ impl Passes {
         }
     }
 
-    fn count_providers(&mut self, plan: &Plan, report: &PassReport) {
+    fn count_providers(&mut self, plan: &Plan, report: &ReconciliationReport) {
         let mut before = std::mem::take(&mut self.providers);
         for entry in &plan.entries {
             let Some(provider) = entry

@@ -1,6 +1,6 @@
 //! What a pass means for the commit that it was about: whether Calry has it. Everything here is pure.
 
-use crate::daemon::{PassReport, PassResult};
+use crate::daemon::{ReconciliationReport, ReconciliationResult};
 use crate::desired::git::{Distrust, Refused};
 use crate::model::Revision;
 use crate::plan::{Plan, Verdict};
@@ -63,7 +63,7 @@ impl Standing {
     }
 
     /// What a pass means for its commit; `None` where the forge shows that already.
-    pub fn ended(&mut self, report: &PassReport, rules: &Rules) -> Option<CommitStatus> {
+    pub fn ended(&mut self, report: &ReconciliationReport, rules: &Rules) -> Option<CommitStatus> {
         let refused = match &report.findings.trust {
             // Of one that differs, the commit itself is trusted.
             Some(Err(Refused { commit, reason })) if *reason != Distrust::Dirty => commit.clone(),
@@ -81,8 +81,8 @@ impl Standing {
         }
         let sha = sha(report.findings.revision.as_ref());
         let (state, description) = match &report.result {
-            PassResult::Failed(Failure::Stopped) => return None,
-            PassResult::Failed(failure) => {
+            ReconciliationResult::Failed(Failure::Stopped) => return None,
+            ReconciliationResult::Failed(failure) => {
                 self.failures = self.failures.saturating_add(1);
                 // A network that fails for a moment says nothing of the commit.
                 let lasting =
@@ -137,7 +137,10 @@ fn sha(revision: Option<&Revision>) -> Option<String> {
     (full && !dirty).then(|| commit.clone())
 }
 
-fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, String)> {
+fn judge(
+    result: &ReconciliationResult,
+    report: &ReconciliationReport,
+) -> Option<(CommitState, String)> {
     let plan = result.plan()?;
     let labels = |wanted: fn(&Verdict) -> bool| -> Vec<&str> {
         plan.entries
@@ -186,10 +189,10 @@ fn judge(result: &PassResult, report: &PassReport) -> Option<(CommitState, Strin
         updates(&|outcome| matches!(outcome, Outcome::Skipped(_)))
             .into_iter()
             .partition(backed_off);
-    let observed = matches!(result, PassResult::Observed(_));
+    let observed = matches!(result, ReconciliationResult::Observed(_));
     let due = plan.steps().count();
     use CommitState::{Failure, Pending, Success};
-    Some(if matches!(result, PassResult::Refused(..)) {
+    Some(if matches!(result, ReconciliationResult::Refused(..)) {
         (
             Failure,
             format!(
@@ -253,7 +256,7 @@ mod tests {
     use super::super::tests::{applied, failed, report};
     use super::*;
 
-    fn of(commit: &str, dirty: bool, result: PassResult) -> PassReport {
+    fn of(commit: &str, dirty: bool, result: ReconciliationResult) -> ReconciliationReport {
         let revision = Revision {
             commit: commit.to_owned(),
             subject: String::new(),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::config::{EventKind, Rules};
-use crate::daemon::{PassReport, PassResult};
+use crate::daemon::{ReconciliationReport, ReconciliationResult};
 use crate::model::{Desired, ellipsize, printable};
 use crate::plan::{Cause, Change, Entry, Plan, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
@@ -114,11 +114,16 @@ impl Trouble {
 }
 
 /// What a pass means to whoever was told what the memory holds.
-pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Date) -> Vec<Event> {
+pub fn events(
+    memory: &mut Memory,
+    report: &ReconciliationReport,
+    rules: &Rules,
+    today: Date,
+) -> Vec<Event> {
     let mut events = Vec::new();
     match &report.result {
-        PassResult::Failed(crate::reconcile::Failure::Stopped) => return events,
-        PassResult::Failed(failure) => {
+        ReconciliationResult::Failed(crate::reconcile::Failure::Stopped) => return events,
+        ReconciliationResult::Failed(failure) => {
             // Of the providers nobody knows anything new.
             if memory.passes.again(rules) {
                 let passes = memory.passes.passes;
@@ -134,7 +139,7 @@ pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Da
             }
             return events;
         }
-        PassResult::Refused(plan, _) => {
+        ReconciliationResult::Refused(plan, _) => {
             let digest = plan
                 .digest
                 .as_ref()
@@ -156,14 +161,14 @@ pub fn events(memory: &mut Memory, report: &PassReport, rules: &Rules, today: Da
             }
             memory.refused = Some(digest);
         }
-        PassResult::Observed(_) | PassResult::Applied(..) => {}
+        ReconciliationResult::Observed(_) | ReconciliationResult::Applied(..) => {}
     }
     let Some(plan) = report.result.plan() else {
         return events;
     };
     let updates = report.result.updates();
     let mut recovered = Vec::new();
-    let refused = matches!(report.result, PassResult::Refused(..));
+    let refused = matches!(report.result, ReconciliationResult::Refused(..));
     let mut again =
         std::mem::take(&mut memory.passes).told || (!refused && memory.refused.take().is_some());
     match &report.findings.trust {
@@ -287,7 +292,7 @@ fn drift(
     memory: &mut Memory,
     plan: &Plan,
     updates: &[UpdateResult],
-    report: &PassReport,
+    report: &ReconciliationReport,
 ) -> Vec<Subject> {
     let mut news = Vec::new();
     let mut standing = BTreeMap::new();
@@ -379,7 +384,7 @@ fn not_converged(
 /// Providers that have failed for long enough to tell, and those that were told and work again.
 fn troubles(
     memory: &mut Memory,
-    report: &PassReport,
+    report: &ReconciliationReport,
     plan: &Plan,
     rules: &Rules,
     recovered: &mut Vec<Subject>,
@@ -407,7 +412,7 @@ fn troubles(
 }
 
 /// Why a provider is in trouble. One that is backed off after a failure still is.
-fn trouble(entry: &Entry, report: &PassReport, before: bool) -> Option<String> {
+fn trouble(entry: &Entry, report: &ReconciliationReport, before: bool) -> Option<String> {
     match &entry.verdict {
         Verdict::Invalid => Some("its file has errors".to_owned()),
         Verdict::Missing => Some("the workspace has no such provider".to_owned()),

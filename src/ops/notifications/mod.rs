@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::publisher::now;
-use crate::daemon::{Observer, PassReport};
+use crate::daemon::{Observer, ReconciliationReport};
 use crate::http::Http;
 use crate::model::Workspace;
 use crate::plan::Plan;
@@ -205,7 +205,7 @@ impl Teller {
     }
 
     /// A pass is over.
-    pub fn pass(&self, report: &PassReport) {
+    pub fn pass(&self, report: &ReconciliationReport) {
         let mut workspace = self.workspace.lock();
         if let Some(plan) = report.result.plan() {
             *workspace = Some(plan.workspace.clone());

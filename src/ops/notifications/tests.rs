@@ -7,7 +7,7 @@ use jiff::civil::{Date, date};
 use proptest::prelude::*;
 
 use super::*;
-use crate::daemon::{Findings, PassResult};
+use crate::daemon::{Findings, ReconciliationResult};
 use crate::desired::git::{Distrust, Refused};
 use crate::model::{Desired, DesiredPartnerKey, Hold, Live, LivePartnerKey, Provider};
 use crate::plan::{Cause, Change, Entry, Payload, Plan, Step, Verdict};
@@ -15,8 +15,8 @@ use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, Report, UpdateResult};
 use crate::report::status::Trigger;
 
-pub(super) fn report(result: PassResult) -> PassReport {
-    PassReport {
+pub(super) fn report(result: ReconciliationResult) -> ReconciliationReport {
+    ReconciliationReport {
         number: 1,
         trigger: Trigger::Interval,
         took: Duration::ZERO,
@@ -27,8 +27,8 @@ pub(super) fn report(result: PassResult) -> PassReport {
     }
 }
 
-pub(super) fn failed() -> PassResult {
-    PassResult::Failed(Failure::Internal("no network".to_owned()))
+pub(super) fn failed() -> ReconciliationResult {
+    ReconciliationResult::Failed(Failure::Internal("no network".to_owned()))
 }
 
 fn desired(provider: &str) -> Arc<Desired> {
@@ -112,7 +112,7 @@ fn plan(entries: Vec<Entry>) -> Plan {
 pub(super) fn applied(
     updates: &[(&str, Cause, Outcome)],
     others: &[(&str, Verdict)],
-) -> PassResult {
+) -> ReconciliationResult {
     let mut entries: Vec<Entry> = updates
         .iter()
         .map(|(provider, cause, _)| due(provider, *cause))
@@ -133,7 +133,7 @@ pub(super) fn applied(
         transient: None,
         took: Duration::ZERO,
     };
-    PassResult::Applied(
+    ReconciliationResult::Applied(
         plan(entries),
         Report {
             results: updates.iter().map(result).collect(),
@@ -143,7 +143,7 @@ pub(super) fn applied(
 
 const TODAY: Date = date(2026, 11, 24);
 
-fn kinds(memory: &mut Memory, result: PassResult) -> Vec<EventKind> {
+fn kinds(memory: &mut Memory, result: ReconciliationResult) -> Vec<EventKind> {
     let rules = Rules {
         failed_passes: 2,
         hold_days: 3,
@@ -246,7 +246,7 @@ fn what_does_not_converge_is_told_once_until_it_does() {
 #[test]
 fn drift_that_stands_is_told_once_and_a_hold_is_told_when_its_end_is_near() {
     let memory = &mut Memory::default();
-    let observed = || PassResult::Observed(plan(vec![due("A", Cause::Drift)]));
+    let observed = || ReconciliationResult::Observed(plan(vec![due("A", Cause::Drift)]));
     assert_eq!(kinds(memory, observed()), [EventKind::Drift]);
     assert_eq!(kinds(memory, observed()), []);
     assert_eq!(kinds(memory, applied(&[], &[("A", in_sync("A"))])), []);

@@ -294,14 +294,14 @@ fn only_one_module_knows_the_yaml_reader_and_only_the_model_exposes_secrets_to_f
         ["src/desired/definitions/yaml.rs"]
     );
     for file in naming(".expose()") {
-        // The state writes the fingerprint key that this program made.
+        // The state file module writes the fingerprint key that this program generated.
         let may = [
             "src/model/",
             "src/http/",
             "src/live/",
             "src/desired/",
             "src/ops/notifications/post.rs",
-            "src/daemon/state.rs",
+            "src/daemon/state_file.rs",
         ];
         assert!(
             may.iter().any(|module| file.starts_with(module)),

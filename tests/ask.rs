@@ -454,7 +454,7 @@ fn exactly_the_plan_that_was_approved_is_let_through_and_once() {
     daemon.line("was approved, and let through");
     daemon.line("pass 2 (request)");
     assert_eq!(world.updates().len(), 2);
-    is_refused(&approve(&mut daemon, &digest), 409, "no plan is refused");
+    is_refused(&approve(&mut daemon, &digest), 409, "no refused plan");
 
     // The limit holds for the next plan.
     world
@@ -468,7 +468,7 @@ fn exactly_the_plan_that_was_approved_is_let_through_and_once() {
     is_refused(
         &approve(&mut daemon, &digest),
         409,
-        "files or live state have changed since",
+        "files or live state have changed",
     );
     assert_eq!(world.updates().len(), 2);
 }
@@ -488,7 +488,7 @@ fn an_approval_covers_what_a_file_writes_out() {
     is_refused(
         &approve(&mut daemon, &digest),
         409,
-        "files or live state have changed since",
+        "files or live state have changed",
     );
     assert!(world.updates().is_empty());
     let digest = pending(&mut daemon);

@@ -41,7 +41,7 @@ pub(super) struct ApplyArgs {
     /// Apply the plan that plan --out wrote to this file, without a prompt; refused if files or live state have changed since
     #[arg(long = "plan", value_name = "FILE", conflicts_with_all = ["approve", "only"])]
     saved: Option<PathBuf>,
-    /// How many updates may be under way at once
+    /// How many updates may run at once
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = concurrency, value_name = "N")]
     concurrency: usize,
     /// How plan and report are printed

@@ -73,7 +73,7 @@ const EXITS: [(Exit, &str); 5] = [
     ),
     (
         Exit::Invalid,
-        "the definitions are invalid, or name a provider that is not there",
+        "the definitions are invalid, or name an unknown provider",
     ),
     (
         Exit::Usage,
@@ -91,7 +91,7 @@ fn after_help() -> String {
         .map(|(name, meaning)| format!("  {name:<24}{meaning}\n"))
         .collect();
     format!(
-        "Exit codes:\n{exits}\nEnvironment:\n{network}\nTry it, with nothing to set up:  calry-gitops run --sandbox"
+        "Exit codes:\n{exits}\nEnvironment:\n{network}\nTry it without any setup:  calry-gitops run --sandbox"
     )
 }
 
@@ -153,15 +153,15 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Show what would change; changes nothing
     Plan(plan::PlanArgs),
-    /// Plan, ask, change, verify
+    /// Apply the definitions: plan, confirm, update, verify
     Apply(apply::ApplyArgs),
     /// The daemon: keep the workspace equal to the files
     Run(Box<run::RunArgs>),
-    /// Print the live state without its secrets, to plan against where there is no API key
+    /// Print the live state without its secrets, to plan against without an API key
     Snapshot(snapshot::SnapshotArgs),
     /// Write definition files from the live state; changes nothing in Calry
     Pull(pull::PullArgs),
-    /// Ask a running daemon how it stands
+    /// Show the status of a running daemon
     Status(status::StatusArgs),
     /// A local Calry, for trying, demos and tests
     Sandbox(sandbox::SandboxArgs),

@@ -100,7 +100,7 @@ struct ApiArgs {
         value_name = "URL"
     )]
     api_url: String,
-    /// The file that holds the API key; without it, the variable CALRY_API_KEY does. Read anew at each pass
+    /// The file that holds the API key; without it, the variable CALRY_API_KEY does. Read again at each reconciliation
     #[arg(
         long,
         env = "CALRY_API_KEY_FILE",
@@ -111,7 +111,7 @@ struct ApiArgs {
     /// Plan and write only if the API key belongs to this workspace, whatever workspace.yaml says
     #[arg(long, env = "CALRY_WORKSPACE", hide_env_values = true, value_parser = Slug::parse, value_name = "SLUG")]
     workspace: Option<Slug>,
-    /// Send the key over plain http to another machine, where everybody on the way can read it
+    /// Send the key over plain http to another machine, which exposes it to the network
     #[arg(long, env = "CALRY_INSECURE_HTTP", hide_env_values = true)]
     insecure_http: bool,
     /// The HTTP method of an update

@@ -35,10 +35,10 @@ pub(super) struct OutputArgs {
     /// How log lines are written
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "CALRY_LOG_FORMAT", hide_env_values = true, hide_possible_values = true, value_name = "text|json")]
     log_format: LogFormat,
-    /// Say more; twice for everything (never a secret)
+    /// More log output (-vv: trace); never prints secrets
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
-    /// Say only what went wrong
+    /// Only errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
 }

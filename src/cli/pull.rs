@@ -17,7 +17,7 @@ pub(super) struct PullArgs {
     /// then on. Repeatable
     #[arg(long, value_parser = parts, value_name = "PATH")]
     fields: Vec<Parts>,
-    /// Say what would be written, and write nothing
+    /// Print what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
     // Last: its headings hold for what follows.

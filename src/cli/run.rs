@@ -38,7 +38,7 @@ use crate::sandbox::Sandbox;
 pub(super) struct RunArgs {
     #[command(flatten)]
     pace: LoopArgs,
-    /// The configuration file: what these flags say, and several workspaces. Read once, at the start
+    /// The configuration file: the values of these flags, and several workspaces. Read once, at the start
     #[arg(
         long,
         env = "CALRY_CONFIG",
@@ -46,15 +46,16 @@ pub(super) struct RunArgs {
         value_name = "FILE"
     )]
     pub(super) config: Option<PathBuf>,
-    /// Print what holds and where each value came from, as a configuration file, and end; contacts nothing
+    /// Print the effective configuration with the source of each value, then exit; makes no connection
     #[arg(long)]
     print_config: bool,
-    /// Where status, metrics and health are told over HTTP; port 0 takes a free one, off none
-    #[arg(long, env = "CALRY_LISTEN", hide_env_values = true, default_value = "127.0.0.1:8080", value_parser = listen, value_name = "ADDR|off")]
+    /// Address of the status page, metrics and health endpoints; port 0 takes a free port, off disables them
+    #[arg(long, help_heading = "HTTP", env = "CALRY_LISTEN", hide_env_values = true, default_value = "127.0.0.1:8080", value_parser = listen, value_name = "ADDR|off")]
     listen: Listen,
-    /// A host to answer for beside this machine and the address itself; repeatable
+    /// Additional Host name to accept (loopback and the listening address always are); repeatable
     #[arg(
         long,
+        help_heading = "HTTP",
         env = "CALRY_ADMIN_HOST",
         hide_env_values = true,
         value_delimiter = ',',
@@ -72,7 +73,7 @@ pub(super) struct RunArgs {
         value_name = "DIR"
     )]
     state_dir: Option<PathBuf>,
-    /// Run one pass and end; nothing is told over HTTP
+    /// Reconcile once, then exit; serves no HTTP
     #[arg(long)]
     once: bool,
     // Last: its headings hold for what follows.
@@ -89,17 +90,19 @@ pub(super) struct RunArgs {
 /// Who may ask for a pass over HTTP.
 #[derive(Args)]
 struct AskingArgs {
-    /// The file of the token that asking for a pass over HTTP takes; without it, only this machine itself may ask
+    /// The file of the token for POST requests; without it, they are accepted from loopback only
     #[arg(
         long,
+        help_heading = "HTTP",
         env = "CALRY_ADMIN_TOKEN_FILE",
         hide_env_values = true,
         value_name = "FILE"
     )]
     admin_token_file: Option<PathBuf>,
-    /// How many HTTP requests a minute are let in from one address, beside probes and what the page is made of
+    /// Limit of HTTP requests per minute and client address; probes and the files of the page are not counted
     #[arg(
         long,
+        help_heading = "HTTP",
         env = "CALRY_ADMIN_RATE",
         hide_env_values = true,
         default_value = "60",
@@ -109,6 +112,7 @@ struct AskingArgs {
     /// The file of the secret of GitHub's webhook; opens /hooks/github, by which a push reconciles at once
     #[arg(
         long,
+        help_heading = "HTTP",
         env = "CALRY_GITHUB_HOOK_SECRET_FILE",
         hide_env_values = true,
         value_name = "FILE"
@@ -117,6 +121,7 @@ struct AskingArgs {
     /// The file of the signing token (whsec_...) or the secret token of GitLab's webhook; opens /hooks/gitlab
     #[arg(
         long,
+        help_heading = "HTTP",
         env = "CALRY_GITLAB_HOOK_SECRET_FILE",
         hide_env_values = true,
         value_name = "FILE"
@@ -125,6 +130,7 @@ struct AskingArgs {
     /// The file of the secret of any other hook, which sends X-Signature-256: sha256=HMAC; opens /hooks/generic
     #[arg(
         long,
+        help_heading = "HTTP",
         env = "CALRY_GENERIC_HOOK_SECRET_FILE",
         hide_env_values = true,
         value_name = "FILE"
@@ -155,7 +161,7 @@ impl AskingArgs {
 /// How a loop goes about its work. Each workspace can have its own.
 #[derive(Args)]
 pub(super) struct LoopArgs {
-    /// How often drift is looked for; a file that changes is acted on at once
+    /// How often to look for drift; a changed file is acted on at once
     #[arg(long, env = "CALRY_INTERVAL", hide_env_values = true, default_value = "60s", value_parser = interval, value_name = "TIME")]
     interval: Duration,
     /// enforce undoes drift; observe reports it and writes nothing
@@ -169,7 +175,7 @@ pub(super) struct LoopArgs {
         value_name = "N"
     )]
     max_changes: Option<usize>,
-    /// How many updates may be under way at once
+    /// How many updates may run at once
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = apply::concurrency, value_name = "N")]
     concurrency: usize,
 }

@@ -16,7 +16,7 @@ use crate::sandbox::{
 
 #[derive(Args)]
 pub(super) struct SandboxArgs {
-    /// Where it listens; port 0 takes a free one
+    /// The address to listen on; port 0 takes a free port
     #[arg(long, default_value = "127.0.0.1:4010", value_name = "ADDR")]
     listen: SocketAddr,
     /// A JSON file {"workspace": {…}, "definitions": […]} to begin with
@@ -34,7 +34,7 @@ pub(super) struct SandboxArgs {
     /// How many workspaces there are; the second one has the slug of the first with -1 behind it, and so have its keys
     #[arg(long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
     workspaces: u16,
-    /// Let other machines in: listen on an address that is not loopback
+    /// Allow an address that is not loopback, which other machines can reach
     #[arg(long)]
     allow_remote: bool,
     #[command(flatten)]

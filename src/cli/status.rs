@@ -30,7 +30,7 @@ const BETWEEN: Duration = Duration::from_secs(3);
                         or did not converge, or a definition is invalid or missing from the workspace\n  \
                         64  the command line is wrong")]
 pub(super) struct StatusArgs {
-    /// Where the daemon listens
+    /// The address of the daemon
     #[arg(
         long,
         env = "CALRY_ADMIN_URL",

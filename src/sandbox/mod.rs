@@ -341,7 +341,7 @@ impl Sandbox {
         } = self.keys();
         let width = read.len().max(write.len()).max(expired.len());
         let mut banner = format!(
-            "A Calry of your own listens on {url}\n\n  \
+            "Local Calry sandbox: {url}\n\n  \
              workspace  {slug}, {definitions} integration definitions, held in memory\n  \
              READ key   {read:width$}  may look\n  \
              WRITE key  {write:width$}  may look and change\n  \
@@ -349,8 +349,8 @@ impl Sandbox {
         );
         if let Some(provider) = example {
             banner.push_str(&format!(
-                "\nMake drift, as a click in a console would. (It leaves fieldsToSync out: an update that names\n\
-                 some fields switches all the others off.)\n\n  \
+                "\nMake drift, like an edit in the Calry console. (Icon only. Sending some fieldsToSync would switch\n\
+                 all others off.)\n\n  \
                  curl -X PATCH {url}/api/v1/integration-definition/{provider} \\\n    \
                  -H 'x-calry-api-key: {write}' \\\n    \
                  -H 'content-type: application/json' \\\n    \

@@ -229,21 +229,21 @@ icon: https://x/
     1:1:4 missing-key the definition does not say its provider
     1:7:1 wrong-type `icon` is a number or a boolean and must be a text
     4:16:1 plain-credential `x-api-key` looks like a credential and is written out
-    5:5:9 duplicate-key `X-Api-Key`, in another case, is there twice
+    5:5:9 duplicate-key duplicate `X-Api-Key` (in another case)
     6:5:1 invalid-value a header name is a token of RFC 9110: letters, digits and !#$%&'*+-.^_`|~
     7:14:1 wrong-type the value of `retries` is a number or a boolean and must be a text
     8:12:1 invalid-value `${` begins a reference, and the only reference is `${secret:NAME}`; a literal `${` is written `$${`
     9:3:7 unknown-key `cookies` is not a key of `partnerKey`
     10:1:11 unknown-key `fieldToSync` is not a key of a definition
-    12:29:4 duplicate-key `name` is there twice
+    12:29:4 duplicate-key duplicate `name`
     12:35:2 wrong-type a field is a number or a boolean and must be a text
     13:14:3 wrong-type `a` is a text and must be `true` or `false`
     13:22:4 wrong-type `b` is a number or a boolean and must be `true` or `false`
     13:31:4 wrong-type `c` has no value and must be `true` or `false`
     14:3:8 invalid-value the name of a group has 1 to 100 characters, and no space among them
-    15:15:10 invalid-value `until` is not a day
+    15:15:10 invalid-value `until` must be a date
     15:35:1 wrong-type `reason` is a number or a boolean and must be a text
-    16:1:4 duplicate-key `icon` is there twice
+    16:1:4 duplicate-key duplicate `icon`
     17:1:1 syntax merge keys are left out of this format
     18:3:1 wrong-type a key must be a text and is a list
     20:1:1 wrong-type a key must be a text and is a number or a boolean

@@ -322,7 +322,7 @@ fn only_what_a_file_manages_is_taken_over_and_the_rest_of_it_stays_as_it_is() {
     workspace.schema.json created
     workspace.yaml    created
 
-    Secrets that are not at hand
+    Secrets that were not found
       hostaway-x-literal  CALRY_SECRET_HOSTAWAY_X_LITERAL
         HOSTAWAY partnerKey.headers.x-literal
       hostaway-x-more  CALRY_SECRET_HOSTAWAY_X_MORE

@@ -155,7 +155,7 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Apply the definitions: plan, confirm, update, verify
     Apply(apply::ApplyArgs),
-    /// The daemon: keep the workspace equal to the files
+    /// Run the daemon: keep the workspace equal to the files
     Run(Box<run::RunArgs>),
     /// Print the live state without its secrets, to plan against without an API key
     Snapshot(snapshot::SnapshotArgs),

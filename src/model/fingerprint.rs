@@ -21,7 +21,7 @@ pub struct FingerprintKey(Secret);
 pub enum InvalidFingerprintKey {
     /// It is too short to keep anybody from guessing values.
     #[error(
-        "a fingerprint key has at least {} characters, and is made by chance: `openssl rand -hex 32` makes one",
+        "a fingerprint key has at least {} characters, and must be random: `openssl rand -hex 32` makes one",
         FingerprintKey::MIN_LEN
     )]
     Short,

@@ -18,7 +18,7 @@ pub struct SharedSecret(Secret);
 pub enum InvalidSharedSecret {
     /// It could be guessed, or cannot be a header's value.
     #[error(
-        "a secret is one line of {} to {} printable ASCII characters without spaces, made by chance: `openssl rand -hex 32` \
+        "a secret is one line of {} to {} printable ASCII characters without spaces, and must be random: `openssl rand -hex 32` \
      makes one",
         SharedSecret::MIN_LEN,
         SharedSecret::MAX_LEN

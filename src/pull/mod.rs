@@ -355,7 +355,7 @@ struct Found {
     changes: Vec<String>,
     left_out: Vec<String>,
     refused: Option<String>,
-    /// Secrets that are not at hand, or (`true`) hold another value than Calry, and the paths that need them.
+    /// Secrets that were not found, or (`true`) hold another value than Calry, and the paths that need them.
     needs: Vec<(SecretName, bool, String)>,
 }
 

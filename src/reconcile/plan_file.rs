@@ -85,7 +85,7 @@ pub enum PlanFileError {
     #[error("{0} is no plan that `plan --out` wrote: {1}")]
     Form(String, String),
     #[error(
-        "the plan {0} holds fingerprints of its secrets, and the key that made them is not at hand; name it with \
+        "the plan {0} holds fingerprints of its secrets, and the key that made them was not given; name it with \
          --fingerprint-key-file, so that a secret that was replaced since is noticed"
     )]
     Key(String),

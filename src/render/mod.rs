@@ -11,6 +11,7 @@ pub mod sarif;
 pub mod status;
 pub mod text;
 mod view;
+pub(crate) mod yaml;
 
 pub use diagnostics::diagnostics;
 

@@ -95,7 +95,7 @@ fn secrets(out: &mut String, pull: &Pull) {
     for (outdated, title, how) in [
         (
             false,
-            "Secrets that are not at hand",
+            "Secrets that were not found",
             "Put each into a file of its name in --secrets-dir, or into the variable. Until then, \
              plan --secrets-unavailable compares the rest.",
         ),

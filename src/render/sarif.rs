@@ -264,7 +264,7 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
              workspace.yaml, slug.",
         ),
         Code::DuplicateKey => (
-            "The key, or the field, is there twice.",
+            "The key, or the field, is duplicated.",
             "Remove one of the two.",
         ),
         Code::MissingKey => (

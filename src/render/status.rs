@@ -138,7 +138,7 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
         .filter(|provider| !matches!(provider.state, State::InSync | State::Unmanaged))
         .collect();
     if !noisy.is_empty() {
-        let _ = writeln!(out, "\n{BOLD}Not as in git{BOLD:#}");
+        let _ = writeln!(out, "\n{BOLD}Out of sync{BOLD:#}");
     }
     for provider in noisy {
         let label = printable(

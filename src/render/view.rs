@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
+use super::yaml::to_yaml;
 use crate::model::{Half, Live, Provider, SecretName, printable};
 use crate::plan::{Change, Entry, KeyChange, Loosened, Origin, PinChange, Plan, Step, Verdict};
 
@@ -335,6 +336,5 @@ impl<'a> KeyView<'a> {
 }
 
 fn yaml(view: &View<'_>) -> String {
-    // Maps of strings and booleans always serialize.
-    serde_yaml::to_string(view).unwrap_or_default()
+    to_yaml(view)
 }

@@ -28,6 +28,7 @@ use super::run::{LoopArgs, RunArgs};
 use super::{Cli, Exit, Output, UsageError, options};
 use crate::model::{Code, Diagnostic, closest};
 use crate::ops::notifications::Target;
+use crate::render::yaml::to_yaml;
 use file::{
     Kind, MAX_WORKSPACE_NAME, Section, Setting, Settings, SettingsError, WORKSPACE_NAME,
     WorkspaceSection,
@@ -891,7 +892,7 @@ impl Resolved {
 
 /// A text as YAML, in one line.
 fn scalar(text: &str) -> String {
-    let yaml = serde_yaml::to_string(text).unwrap_or_default();
+    let yaml = to_yaml(text);
     let yaml = yaml.trim_end();
     // JSON is YAML, and breaks no line.
     if yaml.contains('\n') {

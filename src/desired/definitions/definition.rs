@@ -366,7 +366,7 @@ impl<'s> Reader<'s> {
 
     pub(crate) fn twice(&mut self, what: &str, at: Span, first: Span) {
         let source = self.source;
-        self.error(Code::DuplicateKey, at, || format!("{what} is there twice"))
+        self.error(Code::DuplicateKey, at, || format!("duplicate {what}"))
             .help(|| {
                 Some(format!(
                     "it is there already in line {}: remove one of the two",
@@ -529,9 +529,7 @@ impl<'s> Reader<'s> {
             .unwrap_or((source.name(), "yaml"));
         let wanted = provider.file_stem();
         if stem != wanted {
-            let message = || {
-                format!("the definition of {provider} is not in the file that is named after it")
-            };
+            let message = || format!("the file name does not match the provider {provider}");
             self.error(Code::FileName, entry.value.span, message)
                 .help(|| {
                     Some(format!(
@@ -595,7 +593,7 @@ impl<'s> Reader<'s> {
             }
             if let Some(first) = folded.insert(half.fold(entry.name), entry.at) {
                 self.twice(
-                    &format!("{}, in another case,", named(entry.name, "name")),
+                    &format!("{} (in another case)", named(entry.name, "name")),
                     entry.at,
                     first,
                 );
@@ -854,7 +852,7 @@ impl<'s> Reader<'s> {
                     until = text.and_then(day);
                     if text.is_some() && until.is_none() {
                         self.error(Code::InvalidValue, entry.value.span, || {
-                            "`until` is not a day".to_owned()
+                            "`until` must be a date".to_owned()
                         })
                         .help(|| Some("write it as `YYYY-MM-DD`".to_owned()));
                     }
@@ -886,10 +884,8 @@ impl<'s> Reader<'s> {
             });
         }
         if !reasoned {
-            self.warning(Code::Hold, entry.at, || {
-                "the hold does not say why".to_owned()
-            })
-            .help(|| Some("add `reason: …`, so that whoever finds it knows".to_owned()));
+            self.warning(Code::Hold, entry.at, || "the hold has no reason".to_owned())
+                .help(|| Some("add `reason: …`, so that whoever finds it knows".to_owned()));
         }
         until.map(|until| Hold {
             until,

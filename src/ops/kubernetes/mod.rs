@@ -73,7 +73,7 @@ pub enum ClusterError {
     Client(String),
     /// Something that is asked for credentials does not answer.
     #[error(
-        "the credentials for the API server were not had within {}; see what the kubeconfig asks for them",
+        "timed out after {} while waiting for the credentials for the API server; check the program that the kubeconfig names for them",
         crate::model::spoken(FIND)
     )]
     Late,

@@ -236,11 +236,11 @@
         if (response.ok) return say("good", done);
         if (response.status === 401) {
           const wrong = token !== "";
-          token = await ask(wrong ? "This token is not right" : "The daemon wants a token",
+          token = await ask(wrong ? "This token is not right" : "Admin token required",
             "It is what the file of --admin-token-file holds. This page forgets it when it is closed or loaded anew.",
             "Go on", true);
           if (token) continue;
-          return say("bad", "Nothing was asked: the daemon wants a token.");
+          return say("bad", "Nothing was requested: the daemon requires its admin token.");
         }
         let why = "";
         try { why = (await response.json()).error || ""; } catch { /* it is no JSON */ }
@@ -266,7 +266,7 @@
     if (!pressed || pressed.getAttribute("aria-disabled")) return;
     const digest = pressed.dataset.approve;
     if (pressed === button) {
-      const done = "The daemon was asked for a pass. What comes of it appears here.";
+      const done = "Reconcile requested. The result will appear here.";
       busy(button, () => post("api/v1/reconcile", scope(), done));
     } else if (digest) {
       busy(pressed, async () => {

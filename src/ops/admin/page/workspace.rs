@@ -88,7 +88,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 @if one.providers.len() > SEARCHED { (filter("Filter providers")) }
                 @if !trouble.is_empty() {
                     section.panel aria-labelledby="differs" {
-                        div.head { h2 #differs { "Not as in git" } span.count { (trouble.len()) } }
+                        div.head { h2 #differs { "Out of sync" } span.count { (trouble.len()) } }
                         div data-filtered { @for provider in &trouble { (card(provider, one, each, now)) } }
                     }
                 }
@@ -505,7 +505,7 @@ fn recent(one: &WorkspaceStatus, now: Timestamp) -> Markup {
     let all = &one.history.changes;
     html! {
         section.panel aria-labelledby="recent" {
-            div.head { h2 #recent { "What happened" } }
+            div.head { h2 #recent { "Activity" } }
             @if all.is_empty() { p.hint { "Nothing was changed or found since the daemon started." } }
             ol.events {
                 @for record in all.iter().take(RECENT) { (event(record, now)) }

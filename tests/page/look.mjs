@@ -141,7 +141,7 @@ const claims = {
     assert.match(await card.locator("ins").innerText(), /rooms: true/);
     assert.match(await page.title(), /^1 provider differs/);
     assert.equal(await page.locator("link[rel=icon]").getAttribute("href"), "assets/differs.svg");
-    assert.match(await page.locator("#told").innerText(), /1 provider differs/);
+    assert.match(await page.locator("#announcement").innerText(), /1 provider differs/);
     await says(page, "PROVIDER_1 has drifted", ".events");
     await drift("PROVIDER_1", null, { name: true, rooms: true });
     await verdict(page, "In sync");
@@ -173,16 +173,16 @@ const claims = {
     await says(page, "live", "#contact");
     await page.evaluate(() => { window.same = true; });
     await stop(daemon);
-    await says(page, "no contact", "#contact");
-    await says(page, /No contact with the daemon for \d+s, since \d.*what it said last/, "#lost");
-    assert.match(await page.locator("#told").innerText(), /^No contact with the daemon$/);
+    await says(page, "connection lost", "#contact");
+    await says(page, /Connection to the daemon lost \d+s ago \(\d.*last known state/, "#lost");
+    assert.match(await page.locator("#announcement").innerText(), /^Connection to the daemon lost$/);
     if (SHOTS) await page.screenshot({ path: join(SHOTS, "lost.png") });
     await drift("PROVIDER_3", null, { name: true });
     await run(port);
     await verdict(page, "1 provider differs");
     await says(page, "live", "#contact");
     assert.equal(await page.locator("#lost").isVisible(), false);
-    assert.equal(await page.evaluate(() => window.same), true, "it need not load anew");
+    assert.equal(await page.evaluate(() => window.same), true, "it did not reload");
     await drift("PROVIDER_3", null, { name: true, rooms: true });
     await page.context().close();
   },
@@ -231,20 +231,20 @@ const claims = {
       await button.click();
       await says(page, text, "#answer");
     };
-    await press({ status: 202, body: "{}" }, "was asked for a pass");
+    await press({ status: 202, body: "{}" }, "Reconcile requested");
     assert.deepEqual(asked.pop(), ["POST", "application/json", undefined, '{"workspace":"acme-production"}']);
-    await press({ status: 403, body: '{"error":"only here"}' }, "does not take this from here: only here");
-    await press({ status: 429, headers: { "retry-after": "7" }, body: "{}" }, "ask again in 7s");
+    await press({ status: 403, body: '{"error":"only here"}' }, "does not accept this from here: only here");
+    await press({ status: 429, headers: { "retry-after": "7" }, body: "{}" }, "try again in 7 s");
     await press(null, "did not answer");
     // A token: asked for, sent, remembered in memory alone.
     answers.push(...[401, 401, 202, 202].map((status) => ({ status, body: "{}" })));
     await button.click();
     await page.locator("#ask-token").fill("wrong");
     await page.keyboard.press("Enter");
-    await says(page, "This token is not right", "#ask");
+    await says(page, "Wrong token", "#ask");
     await page.locator("#ask-token").fill("right");
     await page.locator("#ask-yes").click();
-    await says(page, "was asked for a pass", "#answer");
+    await says(page, "Reconcile requested", "#answer");
     await button.click();
     await page.waitForFunction(() => !document.getElementById("reconcile").hasAttribute("aria-disabled"));
     assert.deepEqual(asked.slice(-2).map((one) => one[2]), ["Bearer right", "Bearer right"]);
@@ -255,7 +255,7 @@ const claims = {
   async "reconcile now makes a pass of the daemon's own"() {
     const page = await open();
     await page.locator("#reconcile").click();
-    await says(page, "was asked for a pass", "#answer");
+    await says(page, "Reconcile requested", "#answer");
     const requested = async () => {
       const { workspaces: [{ lastPass, pass }] } = await (await fetch(`${page_of(port)}/api/v1/status`)).json();
       return [lastPass, pass].some((one) => one?.trigger === "request");
@@ -289,7 +289,7 @@ const claims = {
     await button.click();
     assert.match(await page.locator("dialog").innerText(), new RegExp(digest));
     await page.locator("#ask-yes").click();
-    await says(page, "The plan is approved", "#answer");
+    await says(page, "Plan approved", "#answer");
     assert.deepEqual(approved, [JSON.stringify({ digest, workspace: "acme-production" })]);
     await context.close();
   },

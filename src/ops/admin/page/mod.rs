@@ -1,10 +1,10 @@
-//! The page that a daemon shows to a person: a status as HTML, complete without a script.
+//! Draws the status page of the daemon as HTML. It is complete without JavaScript.
 //!
-//! Data in, string out. Every text that comes from files, from git or from Calry goes through `safe`, which
-//! neutralises what would act or mislead, and is then escaped by maud. Addresses are relative, so that the page works below
-//! any path of a proxy. It never shows what the status withholds, and
-//! loads nothing from another host. The script beside it only exchanges `<main>` for a newer one and asks the daemon for
-//! things.
+//! Every text from files, git or Calry goes through `safe`, which neutralises control and misleading characters; maud
+//! then escapes it. Addresses are relative: the page works below any path of a proxy. The script only replaces `<main>`
+//! and sends requests to the daemon.
+//!
+//! Never: it shows what the status withholds, or loads anything from another host.
 
 mod overview;
 mod parts;
@@ -26,28 +26,23 @@ pub(super) const STYLE: &str = include_str!("page.css");
 /// The script, served at `/assets/page.js`.
 pub(super) const SCRIPT: &str = include_str!("page.js");
 
-/// What the browser may do with the page: nothing but what it needs.
+/// The content security policy: the browser may load only the page's own assets.
 pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                           base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// What a page shows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct View<'a> {
-    /// The version of calry-gitops.
     pub version: &'a str,
-    /// When the daemon started.
     pub started: Timestamp,
     /// The time on the daemon's clock.
     pub now: Timestamp,
-    /// A name for this very state, which changes when the state does.
+    /// Identifies this state: it changes when the state does.
     pub id: &'a str,
-    /// The workspaces that the daemon keeps.
     pub workspaces: &'a [Arc<WorkspaceStatus>],
-    /// The workspace that is asked for, as it is called.
+    /// The workspace that the address names.
     pub only: Option<&'a str>,
 }
 
-/// What is shown of a view.
 enum Shown<'a> {
     One(&'a WorkspaceStatus),
     All,
@@ -55,7 +50,7 @@ enum Shown<'a> {
 }
 
 impl View<'_> {
-    /// Whether there is something to show: false where a workspace is asked for that the daemon does not keep.
+    /// False if the address names a workspace that the daemon does not have.
     #[must_use]
     pub(super) fn exists(&self) -> bool {
         !matches!(self.shown(), Shown::Nothing)
@@ -98,14 +93,14 @@ pub(super) fn page(view: &View<'_>) -> String {
         a.skip href="#main" { "Skip to the status" }
         header.bar {
             a.brand href="./" { (parts::icon("logo")) span { "calry-gitops" } }
-            p #contact .contact { span.dot {} span.text { "This page does not update itself without JavaScript" } }
+            p #contact .contact { span.dot {} span.text { "Without JavaScript this page does not refresh" } }
             button #reconcile .button type="button" hidden {
                 (parts::icon("again")) span { "Reconcile" span.wide { " now" } }
             }
         }
         p #lost .lost hidden {}
         p #answer .answer role="status" {}
-        p #told .unseen role="status" {}
+        p #announcement .unseen role="status" {}
         (PreEscaped(content(view)))
         footer.foot {
             p {
@@ -122,7 +117,7 @@ pub(super) fn page(view: &View<'_>) -> String {
                     "Token" input #ask-token type="password" autocomplete="off" spellcheck="false";
                 }
                 p.actions {
-                    // The first one that submits is what the Enter key presses.
+                    // The Enter key presses the first button that submits.
                     button #ask-no .button .quiet type="button" { "Cancel" }
                     button #ask-yes .button .strong type="submit" value="yes" {}
                 }
@@ -135,7 +130,7 @@ pub(super) fn page(view: &View<'_>) -> String {
 /// The part of the document that changes: its `<main>`.
 #[must_use]
 pub(super) fn content(view: &View<'_>) -> String {
-    let (title, tone, told, inner) = match view.shown() {
+    let (title, tone, headline, inner) = match view.shown() {
         Shown::One(one) => (
             workspace::title(one, view.now),
             workspace::tone(one, view.now),
@@ -147,18 +142,18 @@ pub(super) fn content(view: &View<'_>) -> String {
             (title.clone(), tone, title, overview::content(view))
         }
         Shown::Nothing => {
-            let told = "No such workspace".to_owned();
-            (told.clone(), Tone::Bad, told, nothing(view))
+            let headline = "No such workspace".to_owned();
+            (headline.clone(), Tone::Bad, headline, nothing(view))
         }
     };
-    let asked = match view.shown() {
-        // Before the first pass a workspace without a name is the only one, and is called something else after it.
+    let name = match view.shown() {
+        // Before the first pass a workspace without a name is the only one, and its label changes after it.
         Shown::One(one) if one.name.is_some() || one.workspace.is_some() => printable(one.label()),
         _ => String::new(),
     };
     html! {
         main #main tabindex="-1" data-id=(view.id) data-version=(view.version) data-now=(view.now) data-title=(title)
-            data-tone=(word(tone)) data-told=(told) data-workspace=(asked) { (inner) }
+            data-tone=(word(tone)) data-headline=(headline) data-workspace=(name) { (inner) }
     }
     .into_string()
 }
@@ -170,15 +165,15 @@ fn nothing(view: &View<'_>) -> Markup {
             div {
                 h1 { "No such workspace" }
                 p {
-                    "This daemon does not keep " q { (safe(view.only.unwrap_or_default(), 80)) } ". "
-                    a href="./" { "What it keeps" }
+                    "This daemon has no workspace " q { (safe(view.only.unwrap_or_default(), 80)) } ". "
+                    a href="./" { "All workspaces" }
                 }
             }
         }
     }
 }
 
-/// The word for how good it is: a class, an icon and a file.
+/// The name of the tone's class, icon and file.
 const fn word(tone: Tone) -> &'static str {
     match tone {
         Tone::Good => "good",
@@ -188,7 +183,7 @@ const fn word(tone: Tone) -> &'static str {
     }
 }
 
-/// The icon of a tab that shows a status this good; none where there is no such word.
+/// The tab icon of a tone, by its name.
 #[must_use]
 pub(super) fn tab_icon(word: &str) -> Option<String> {
     const DISC: &str = r#"<circle cx="8" cy="8" r="8"/>"#;

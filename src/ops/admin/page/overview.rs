@@ -1,4 +1,4 @@
-//! The workspaces of a daemon at a glance, trouble on top.
+//! Draws the list of the daemon's workspaces, failing ones first.
 
 use maud::{Markup, html};
 
@@ -9,7 +9,7 @@ use crate::report::status::{State, WorkspaceStatus};
 use crate::report::verdict::{Standing, Tone, standing};
 use crate::report::words::counted;
 
-/// The title of the page, and how good it all is.
+/// The title of the page, and the worst tone of all workspaces.
 pub(super) fn title(view: &View<'_>) -> (String, Tone) {
     let tones: Vec<Tone> = view
         .workspaces
@@ -17,26 +17,26 @@ pub(super) fn title(view: &View<'_>) -> (String, Tone) {
         .map(|one| standing(one, view.now).tone)
         .collect();
     let count = |tone| tones.iter().filter(|one| **one == tone).count();
-    let told = if let Some(bad) = counted(
+    let title = if let Some(bad) = counted(
         count(Tone::Bad),
-        "workspace is in trouble",
-        "workspaces are in trouble",
+        "workspace is failing",
+        "workspaces are failing",
     ) {
         bad
     } else if let Some(differ) = counted(
         count(Tone::Differs),
-        "workspace differs",
-        "workspaces differ",
+        "workspace is out of sync",
+        "workspaces are out of sync",
     ) {
         differ
     } else if tones.is_empty() {
         "No workspaces".to_owned()
     } else if count(Tone::Good) == 0 {
-        "The first passes are under way".to_owned()
+        "The first syncs are running".to_owned()
     } else {
         "In sync".to_owned()
     };
-    (told, tones.into_iter().min().unwrap_or(Tone::Waiting))
+    (title, tones.into_iter().min().unwrap_or(Tone::Waiting))
 }
 
 pub(super) fn content(view: &View<'_>) -> Markup {
@@ -67,7 +67,7 @@ pub(super) fn content(view: &View<'_>) -> Markup {
                         th scope="col" { "Workspace" }
                         th scope="col" { "State" }
                         th.wide scope="col" { "Revision" }
-                        th.wide scope="col" { "Last pass" }
+                        th.wide scope="col" { "Last sync" }
                     }
                 }
                 tbody {
@@ -78,8 +78,8 @@ pub(super) fn content(view: &View<'_>) -> Markup {
     }
 }
 
-fn row(told: &Standing, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
-    let tone = word(told.tone);
+fn row(standing: &Standing, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
+    let tone = word(standing.tone);
     let address: String = url::form_urlencoded::byte_serialize(one.label().as_bytes()).collect();
     let in_sync = one
         .providers
@@ -95,7 +95,7 @@ fn row(told: &Standing, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
             td class=(tone) {
                 span.state { (icon(tone)) span { (workspace::headline(one, view.now)) } }
                 small {
-                    @if let Some(detail) = &told.detail { (safe(detail, 140)) } @else { (in_sync) " in sync" }
+                    @if let Some(detail) = &standing.detail { (safe(detail, 140)) } @else { (in_sync) " in sync" }
                 }
             }
             td.wide {

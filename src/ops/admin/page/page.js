@@ -1,10 +1,10 @@
-// Keeps the page true: it exchanges <main> when the daemon says that something is new, says so when it lost contact,
-// and asks the daemon for things. Without it the page is complete, and stands still.
+// Keeps the page current: replaces <main> when the state changes, shows when the connection is lost, and sends the
+// requests of the buttons. Without it the page is complete, but does not refresh.
 "use strict";
 (() => {
   const by = (id) => document.getElementById(id);
-  const contact = by("contact"), lost = by("lost"), answer = by("answer"), told = by("told"), button = by("reconcile");
-  // Between two newer pages: with a terminal that follows the status, too, no more than a daemon lets in.
+  const contact = by("contact"), lost = by("lost"), answer = by("answer"), announcement = by("announcement"), button = by("reconcile");
+  // The pause between two refreshes: together with a terminal that follows the status, it stays below the rate limit.
   const BETWEEN = 4000, QUIET = 25000, SLOWEST = 15000;
   const version = by("main").dataset.version;
   let events = null, timer = 0, tries = 0, heard = Date.now(), since = 0, asking = false, again = false;
@@ -26,11 +26,11 @@
       if (time.className === "in") put(time, passed < 0 ? "in " + rough(999 - passed) : "now");
       else put(time, passed < 5000 ? "just now" : rough(passed) + " ago");
     }
-    if (since) put(lost, `No contact with the daemon for ${rough(Date.now() - since)}, since ` +
-      `${new Date(since).toLocaleTimeString()}. What you see is what it said last. Trying again.`);
+    if (since) put(lost, `Connection to the daemon lost ${rough(Date.now() - since)} ago (` +
+      `${new Date(since).toLocaleTimeString()}). Showing the last known state; reconnecting…`);
   };
 
-  // Exchanging <main> in place: what is open, in focus, selected or scrolled stays so.
+  // Replaces <main> in place: open, focused, selected and scrolled elements stay as they are.
 
   const key = (node) => node.nodeType === 1 ? node.id || node.dataset.k || "" : "";
   const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && key(a) === key(b);
@@ -73,15 +73,15 @@
     const main = by("main");
     if (!fresh) throw new Error("no page");
     if (fresh.dataset.version !== version) return location.reload();
-    const news = fresh.dataset.told !== main.dataset.told;
+    const news = fresh.dataset.headline !== main.dataset.headline;
     skew = Date.parse(fresh.dataset.now) - Date.now();
     morph(main, fresh);
-    // Only the verdict is spoken; everything else would chatter.
-    if (news) put(told, main.dataset.told);
+    // Screen readers get only the verdict; more would be noise.
+    if (news) put(announcement, main.dataset.headline);
     dress();
   };
 
-  // What only a script can do, and how the tab looks.
+  // The controls that need a script, and the tab's title and icon.
   const dress = () => {
     const { title, tone } = by("main").dataset;
     if (document.title !== title) document.title = title;
@@ -92,7 +92,7 @@
     tick();
   };
 
-  // One at a time, and where much changes or a page is large, with pauses that grow with what it costs.
+  // One request at a time; the pause grows with the time that a refresh takes.
   const refresh = async () => {
     if (asking) { again = true; return; }
     asking = true;
@@ -105,7 +105,7 @@
       address.hash = "";
       const response = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout(10000) });
       if (response.status === 429) {
-        // Who is turned away is in contact; a minute lets more requests in.
+        // A rate-limited page is connected; a minute later more requests are accepted.
         pause = 1000 * Math.min(60, Number(response.headers.get("retry-after")) || 15);
         again = true;
       } else {
@@ -120,7 +120,7 @@
     }
   };
 
-  // Contact
+  // Connection
 
   const show = (state, text) => {
     if (contact.dataset.state !== state) contact.dataset.state = state;
@@ -129,22 +129,22 @@
   const reached = () => {
     heard = Date.now();
     tries = 0;
-    if (since) { since = 0; put(told, "In contact with the daemon again"); }
+    if (since) { since = 0; put(announcement, "Connected to the daemon again"); }
     lost.hidden = true;
     document.body.classList.remove("stale");
     show("live", events ? "live" : "up to date");
   };
   const missed = () => {
-    // Spoken once; what is written counts the seconds.
-    if (!since) { since = heard; put(told, "No contact with the daemon"); }
-    show("lost", "no contact");
+    // Announced once; the visible text counts the seconds.
+    if (!since) { since = heard; put(announcement, "Connection to the daemon lost"); }
+    show("lost", "connection lost");
     document.body.classList.add("stale");
     lost.hidden = false;
     tick();
   };
   const close = () => { if (events) events.close(); events = null; };
   const later = (wait) => { clearTimeout(timer); timer = setTimeout(connect, wait); };
-  // No stream: whoever answers a plain question is in contact all the same.
+  // Without a stream, an answer to a plain request proves the connection.
   const failed = () => {
     close();
     later(Math.min(SLOWEST, 500 * 2 ** tries++) * (0.75 + Math.random() / 2));
@@ -152,7 +152,7 @@
   };
   const connect = () => {
     close();
-    // Browsers open few connections to one host: a tab that nobody sees asks now and then.
+    // Browsers open few connections to one host: a hidden tab polls.
     if (document.hidden) { refresh().catch(missed); return later(30000); }
     events = new EventSource("api/v1/events" + location.search);
     events.addEventListener("beat", reached);
@@ -176,7 +176,7 @@
   addEventListener("pagehide", close);
   addEventListener("pageshow", (event) => { if (event.persisted) connect(); });
 
-  // Filters: each for what is filtered in its section.
+  // Filters
 
   const sift = (input) => {
     const words = input.value.trim().toLowerCase(), all = input.closest("main");
@@ -203,7 +203,7 @@
     if (box) { event.preventDefault(); box.focus(); }
   });
 
-  // Asking
+  // Requests
 
   const ask = (title, text, yes, secret) => new Promise((done) => {
     const dialog = by("ask"), input = by("ask-token");
@@ -228,7 +228,7 @@
     try {
       for (;;) {
         const headers = { "content-type": "application/json" };
-        // Kept in this variable alone: it is gone with the page.
+        // Kept in this variable only: closing the page forgets it.
         if (token) headers.authorization = "Bearer " + token;
         const response = await fetch(path, {
           method: "POST", headers, body: JSON.stringify(body), signal: AbortSignal.timeout(10000),
@@ -236,24 +236,24 @@
         if (response.ok) return say("good", done);
         if (response.status === 401) {
           const wrong = token !== "";
-          token = await ask(wrong ? "This token is not right" : "Admin token required",
-            "It is what the file of --admin-token-file holds. This page forgets it when it is closed or loaded anew.",
-            "Go on", true);
+          token = await ask(wrong ? "Wrong token" : "Admin token required",
+            "Enter the token from --admin-token-file. This page forgets it when it is closed or reloaded.",
+            "Continue", true);
           if (token) continue;
-          return say("bad", "Nothing was requested: the daemon requires its admin token.");
+          return say("bad", "Nothing was sent: an admin token is required.");
         }
         let why = "";
-        try { why = (await response.json()).error || ""; } catch { /* it is no JSON */ }
+        try { why = (await response.json()).error || ""; } catch { /* not JSON */ }
         if (response.status === 429) {
           const wait = response.headers.get("retry-after");
-          return say("bad", `The daemon takes no more requests for now${wait ? `; ask again in ${wait}s` : ""}.`);
+          return say("bad", `Too many requests${wait ? `; try again in ${wait} s` : ""}.`);
         }
         why = why ? ": " + why : ".";
-        if (response.status === 403) return say("bad", "The daemon does not take this from here" + why);
-        return say("bad", `The daemon did not take it (${response.status})${why}`);
+        if (response.status === 403) return say("bad", "The daemon does not accept this from here" + why);
+        return say("bad", `The daemon refused the request (${response.status})${why}`);
       }
     } catch {
-      say("bad", "The daemon did not answer. Nothing is known of what came of it; it may be tried again.");
+      say("bad", "The daemon did not answer. The result is unknown; you can try again.");
     }
   };
   const scope = () => { const slug = by("main").dataset.workspace; return slug ? { workspace: slug } : {}; };
@@ -266,13 +266,13 @@
     if (!pressed || pressed.getAttribute("aria-disabled")) return;
     const digest = pressed.dataset.approve;
     if (pressed === button) {
-      const done = "Reconcile requested. The result will appear here.";
+      const done = "Reconcile requested. Results will appear here.";
       busy(button, () => post("api/v1/reconcile", scope(), done));
     } else if (digest) {
       busy(pressed, async () => {
-        const what = `The daemon then makes exactly the changes of the plan ${digest} in Calry.`;
+        const what = `Makes exactly the changes of the plan ${digest} in Calry.`;
         const sure = await ask("Approve this plan?", what, "Approve", false);
-        const done = "The plan is approved. What comes of it appears here.";
+        const done = "Plan approved. Results will appear here.";
         if (sure) await post("api/v1/approve", { digest, ...scope() }, done);
       });
     }

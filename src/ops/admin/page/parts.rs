@@ -1,4 +1,4 @@
-//! What the page is made of: icons, times, foreign texts, masked diffs.
+//! The parts of the page: icons, times, foreign texts, masked diffs.
 
 use std::time::Duration;
 
@@ -13,35 +13,34 @@ use crate::report::words::between;
 /// The most characters of a quoted line's three parts, each.
 const QUOTED: usize = 200;
 
-/// A foreign text that can be shown: what would act or mislead is written as an escape, and it is at most so long. It
-/// is not HTML yet; maud escapes it where it is put.
+/// Makes a foreign text safe to show: control and misleading characters become escapes, and it has at most `most`
+/// characters. It is not HTML yet; maud escapes it.
 pub(super) fn safe(text: &str, most: usize) -> String {
-    // Cut before, too: an escape takes longer than its character, and a text may be long.
+    // Cut before as well: an escape is longer than its character, and a text may be long.
     ellipsize(&printable(&ellipsize(text, most)), most)
 }
 
-/// An icon of the sprite. It says nothing to a screen reader: a word stands beside it.
+/// An icon of the sprite, hidden from screen readers: a word is beside it.
 pub(super) fn icon(name: &str) -> Markup {
     html! { svg.i aria-hidden="true" { use href={ "#i-" (name) } {} } }
 }
 
-/// The icons. Each state has a shape of its own, so that none is told by its colour alone.
+/// The icons. Each state has its own shape, so that no state is shown by colour alone.
 pub(super) fn sprite() -> Markup {
     PreEscaped(include_str!("icons.svg").to_owned())
 }
 
-/// A time, as a date.
 pub(super) fn stamp(time: Timestamp) -> Markup {
-    let said = time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
-    html! { time datetime=(time) { (said) } }
+    let date = time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+    html! { time datetime=(time) { (date) } }
 }
 
-/// How long ago a time was; the script keeps it true.
+/// How long ago a time was; the script keeps it current.
 pub(super) fn ago(time: Timestamp, now: Timestamp) -> Markup {
     html! { time.ago datetime=(short(time)) title=(short(time)) { (long_ago(between(time, now))) } }
 }
 
-/// In how long a time will be; the script counts down.
+/// The time until then; the script counts down.
 pub(super) fn until(time: Timestamp, now: Timestamp) -> Markup {
     let said = if time > now {
         format!("in {}", rough(between(now, time)))
@@ -51,7 +50,6 @@ pub(super) fn until(time: Timestamp, now: Timestamp) -> Markup {
     html! { time.in datetime=(time) title=(short(time)) { (said) } }
 }
 
-/// A time to the second.
 fn short(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
@@ -64,7 +62,7 @@ fn long_ago(length: Duration) -> String {
     }
 }
 
-/// A duration in its largest unit; `page.js` says it in the same words.
+/// A duration in its largest unit; `page.js` formats it the same way.
 fn rough(length: Duration) -> String {
     match length.as_secs() {
         seconds @ 0..60 => format!("{seconds}s"),
@@ -74,7 +72,6 @@ fn rough(length: Duration) -> String {
     }
 }
 
-/// With a capital letter.
 pub(super) fn capitalised(text: &str) -> String {
     let mut rest = text.chars();
     rest.next()
@@ -82,7 +79,7 @@ pub(super) fn capitalised(text: &str) -> String {
         .unwrap_or_default()
 }
 
-/// Who changed something, as a badge.
+/// The cause of a change, as a badge.
 pub(super) fn cause(cause: Cause) -> Markup {
     match cause {
         Cause::Change => html! { span.badge.change { (icon("change")) "change in git" } },
@@ -90,8 +87,8 @@ pub(super) fn cause(cause: Cause) -> Markup {
     }
 }
 
-/// What differs, as a diff of YAML in which nothing secret stands: live is what goes, git is what comes. `most`
-/// differences of them; `more` are not there at all.
+/// A YAML diff from live to git, without secrets. It shows at most `most` differences; `more` others are not in
+/// `changes` and are only counted.
 pub(super) fn diff(changes: &[ChangeItem], most: usize, more: usize) -> Markup {
     let mut above: (&str, &str) = ("", "");
     let rest = changes.len().saturating_sub(most) + more;
@@ -112,7 +109,7 @@ pub(super) fn diff(changes: &[ChangeItem], most: usize, more: usize) -> Markup {
     }
 }
 
-/// A path's two groups, and what is in them: `fieldsToSync`, `listing` and `pictures`.
+/// A path's two groups and its field: `fieldsToSync`, `listing` and `pictures`.
 fn placed(path: &str) -> ((&str, &str), &str) {
     let (outer, rest) = segment(path);
     let (inner, name) = segment(rest);
@@ -123,7 +120,7 @@ fn placed(path: &str) -> ((&str, &str), &str) {
     }
 }
 
-/// A path's first segment and the rest of it. A segment that is no plain word is quoted: `["a.b"]`.
+/// A path's first segment and the rest of it. A segment that is not a plain word is quoted: `["a.b"]`.
 fn segment(path: &str) -> (&str, &str) {
     if let Some(quoted) = path.strip_prefix("[\"") {
         let mut escaped = false;
@@ -146,7 +143,7 @@ fn sides(change: &ChangeItem) -> (Option<String>, Option<String>) {
             (&change.before, &change.after),
             (Some(Shown::Bool(_)), _) | (_, Some(Shown::Bool(_)))
         );
-        // An icon that is not there is nothing; a field that is not there, too.
+        // A missing icon or field shows no side.
         let side = |value: &Option<Shown>| value.as_ref().map(shown);
         let (before, after) = (side(&change.before), side(&change.after));
         return if field || after.is_some() {
@@ -156,7 +153,7 @@ fn sides(change: &ChangeItem) -> (Option<String>, Option<String>) {
         };
     }
     let git = if change.secrets.is_empty() {
-        "(sensitive, as the file says)".to_owned()
+        "(sensitive, literal in the file)".to_owned()
     } else {
         let named: Vec<String> = change
             .secrets
@@ -183,9 +180,9 @@ fn shown(value: &Shown) -> String {
     }
 }
 
-/// What Calry did not take over, field by field.
+/// The fields for which Calry kept other values.
 pub(super) fn kept(fields: &[Kept], most: usize) -> Markup {
-    let told = |value: &Option<Shown>, sensitive| match value {
+    let text = |value: &Option<Shown>, sensitive| match value {
         _ if sensitive => "(sensitive)".to_owned(),
         None => "nothing".to_owned(),
         Some(value) => shown(value),
@@ -199,9 +196,9 @@ pub(super) fn kept(fields: &[Kept], most: usize) -> Markup {
                     @for Kept { path, sent, kept, sensitive } in fields.iter().take(most) {
                         tr {
                             th scope="row" { (safe(path, 160)) }
-                            td { (told(sent, *sensitive)) }
+                            td { (text(sent, *sensitive)) }
                             td {
-                                @if *sensitive { "another value (sensitive)" } @else { (told(kept, false)) }
+                                @if *sensitive { "another value (sensitive)" } @else { (text(kept, false)) }
                             }
                         }
                     }
@@ -212,7 +209,7 @@ pub(super) fn kept(fields: &[Kept], most: usize) -> Markup {
     }
 }
 
-/// A problem of a file with its line.
+/// A problem of a file, with its line.
 pub(super) fn problem(problem: &Problem, directory: &str) -> Markup {
     let error = problem.severity == Severity::Error;
     let place = problem
@@ -245,7 +242,7 @@ pub(super) fn problem(problem: &Problem, directory: &str) -> Markup {
     }
 }
 
-/// The box to look for something in what is below it; only a script can use it, and shows it.
+/// A filter for the list below it. The script shows it: it does nothing without.
 pub(super) fn filter(label: &str) -> Markup {
     html! {
         search.filter hidden {
@@ -285,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_in_their_largest_unit() {
+    fn times_are_shown_in_their_largest_unit() {
         let said = |seconds| long_ago(Duration::from_secs(seconds));
         let all = [0, 5, 59, 60, 3599, 3600, 172_799, 172_800].map(said);
         assert_eq!(

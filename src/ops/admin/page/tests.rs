@@ -133,7 +133,7 @@ fn trouble_is_on_top_and_a_workspace_has_a_page_of_its_own() {
         all.find("/?workspace=well+%26+good").unwrap(),
     );
     assert!(first < second);
-    assert!(all.contains("<h1>1 workspace is in trouble</h1>"));
+    assert!(all.contains("<h1>1 workspace is failing</h1>"));
     let one = shown(vec![well, ill], Some("well & good"));
     assert!(one.contains("data-workspace=\"well &amp; good\"") && one.contains("<h1>In sync</h1>"));
 }

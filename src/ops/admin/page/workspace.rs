@@ -1,4 +1,4 @@
-//! One workspace: the verdict first, then what needs somebody, then what is well, then what happened.
+//! Draws the page of one workspace: the verdict, what needs attention, what is in sync, then the activity.
 
 use std::time::Duration;
 
@@ -16,41 +16,34 @@ use crate::report::status::{
 use crate::report::verdict::{Standing, Tone, standing};
 use crate::report::words::counted;
 
-/// The most differences on a page, shared by the providers that differ; so a page stays small enough to be sent often.
+/// The most differences on a page, shared by the providers that are out of sync. The page stays small enough to be sent often.
 const LINES: usize = 140;
-/// How much of the history is shown. All of it is in the JSON.
+/// How many changes of the history are shown. All of them are in the JSON.
 const RECENT: usize = 10;
-/// How many passes are shown.
 const PASSES: usize = 8;
-/// How many differences of a change in the history are shown.
 const RECENT_LINES: usize = 5;
-/// How many problems of files are shown.
 const PROBLEMS: usize = 12;
-/// A list of so many is shown unfolded.
+/// A list of at most this many is shown unfolded.
 const UNFOLDED: usize = 40;
-/// So many providers are looked through by the eye.
+/// A longer list of providers gets a filter.
 const SEARCHED: usize = 10;
-/// The most characters of an error.
 const ERROR: usize = 500;
 
-/// How good it is, and whether there is a refusal or the like.
 pub(super) fn tone(one: &WorkspaceStatus, now: Timestamp) -> Tone {
     standing(one, now).tone
 }
 
-/// The title of the tab.
 pub(super) fn title(one: &WorkspaceStatus, now: Timestamp) -> String {
     format!("{} · {}", headline(one, now), safe(one.label(), 60))
 }
 
-/// The verdict in a few words.
 pub(super) fn headline(one: &WorkspaceStatus, now: Timestamp) -> String {
-    let told = standing(one, now);
-    // A duration in it would make it news every second.
-    if told.tone == Tone::Waiting {
-        "The first pass is under way".to_owned()
+    let verdict = standing(one, now);
+    // With a duration in it, the headline would change every second.
+    if verdict.tone == Tone::Waiting {
+        "The first sync is running".to_owned()
     } else {
-        capitalised(&told.headline)
+        capitalised(&verdict.headline)
     }
 }
 
@@ -95,7 +88,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 @if !held.is_empty() {
                     section.panel aria-labelledby="held" {
                         div.head { h2 #held { "On hold" } span.count { (held.len()) } }
-                        p.hint { "Left alone because their files say so, to the end of that day (UTC)." }
+                        p.hint { "Changes are suspended by the file, to the end of that day (UTC)." }
                         div data-filtered { @for provider in &held { (card(provider, one, each, now)) } }
                     }
                 }
@@ -106,7 +99,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                     }
                     @if in_sync.is_empty() {
                         p.hint {
-                            @if one.summary.is_none() { "Nothing was compared yet." }
+                            @if one.summary.is_none() { "Nothing has been compared yet." }
                             @else { "No provider that git manages is in sync." }
                         }
                     } @else { (rows(&in_sync, now)) }
@@ -114,7 +107,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 @if !unmanaged.is_empty() {
                     section.panel aria-labelledby="unmanaged" {
                         div.head { h2 #unmanaged { "Not managed" } span.count { (unmanaged.len()) } }
-                        p.hint { "There is no file for these, so they are left alone." }
+                        p.hint { "No file mentions these providers, so they are not changed." }
                         details.plain open[unmanaged.len() <= UNFOLDED] data-k="unmanaged" {
                             summary { "Providers without a file" }
                             ul.names data-filtered {
@@ -155,7 +148,7 @@ fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                         span.badge.observe { (icon("eye")) "observes, writes nothing" }
                     }
                     @if one.led_elsewhere().is_some() {
-                        span.badge.observe { (icon("eye")) "stands by, writes nothing" }
+                        span.badge.observe { (icon("eye")) "standby, writes nothing" }
                     }
                 }
                 h1 { (headline(one, view.now)) }
@@ -178,7 +171,7 @@ fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     }
 }
 
-/// A refusal without most of its digest, which stands below it.
+/// Shortens the digest in a refusal: the full one is shown below it.
 fn short_digest(detail: &str, one: &WorkspaceStatus) -> String {
     match one
         .last_pass
@@ -190,7 +183,7 @@ fn short_digest(detail: &str, one: &WorkspaceStatus) -> String {
     }
 }
 
-/// The states, counted; each leads to where it is told.
+/// The number of providers by state; each links to its section.
 fn tiles(one: &WorkspaceStatus) -> Markup {
     let count = |state| {
         one.providers
@@ -199,7 +192,7 @@ fn tiles(one: &WorkspaceStatus) -> Markup {
             .count()
     };
     let tile = |state: State, at: &str, words: &str| {
-        let (icon_name, _) = told(state);
+        let (icon_name, _) = state_label(state);
         let count = count(state);
         html! {
             li { a class=(if count == 0 { "none" } else { icon_name }) href=[(count > 0).then_some(at)] {
@@ -210,7 +203,7 @@ fn tiles(one: &WorkspaceStatus) -> Markup {
     html! {
         ul.tiles aria-label="Providers by state" {
             (tile(State::InSync, "#in-sync", "in sync"))
-            (tile(State::Update, "#differs", "differ"))
+            (tile(State::Update, "#differs", "out of sync"))
             (tile(State::Invalid, "#differs", "invalid"))
             (tile(State::Unreadable, "#differs", "unreadable"))
             (tile(State::Missing, "#differs", "missing"))
@@ -220,11 +213,11 @@ fn tiles(one: &WorkspaceStatus) -> Markup {
     }
 }
 
-/// What somebody must do about the workspace as a whole.
+/// What to do about the workspace as a whole.
 fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
     let again = html! {
         @if let Some(next) = one.next_pass {
-            "It is tried again " (until(next, now)) ", and at once when a file changes or somebody asks."
+            "Next attempt " (until(next, now)) ", or as soon as a file changes or you press Reconcile."
         }
     };
     let alert = |title: &str, inner: Markup| {
@@ -234,7 +227,7 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
         return alert(
             "What to do",
             html! {
-                p { "Restart the daemon; its log tells the last step. What follows is what it knew before." }
+                p { "Restart the daemon; its log shows the last step. The last known state follows." }
             },
         );
     }
@@ -245,16 +238,16 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
         (Ended::Failed, _) => alert(
             "What to do",
             html! {
-                p { "The pass changed nothing. Mend what the sentence above names. " (again) }
-                @if one.summary.is_some() { p { "What follows is what was known before." } }
+                p { "Nothing was changed. Fix the problem above. " (again) }
+                @if one.summary.is_some() { p { "The last known state follows." } }
             },
         ),
         (Ended::Refused, Some(digest)) => alert(
             "What to do",
             html! {
                 p {
-                    "Nothing was changed. Look at what differs below. If that is wanted, approve exactly this plan; if "
-                    "not, mend the files. A plan that differs by anything has another digest, and is refused again."
+                    "Nothing was changed. Review the differences below. If you want them, approve exactly this plan; if "
+                    "not, fix the files. Any other plan has another digest and needs its own approval."
                 }
                 p.digest { code { (safe(digest, 100)) } }
                 p.actions {
@@ -293,26 +286,26 @@ fn problems(one: &WorkspaceStatus) -> Markup {
             div.head { h2 #problems { "Problems in the files" } span.count { (counts) } }
             @if of(Severity::Error) > 0 {
                 p.hint {
-                    "A file with an error keeps only its own provider from being updated. Mended, it is read at once."
+                    "An error in a file suspends only its own provider. A fixed file is read at once."
                 }
             }
             @let directory = one.directory.trim_end_matches('/');
             ul.problems { @for fault in list.iter().take(PROBLEMS) { (problem(fault, directory)) } }
             @if list.len() > PROBLEMS {
-                p.more { "and " (list.len() - PROBLEMS) " more: " code { "calry-gitops validate" } " tells them all" }
+                p.more { "and " (list.len() - PROBLEMS) " more: " code { "calry-gitops validate" } " lists them all" }
             }
         }
     }
 }
 
-/// A provider that is not quiet.
+/// A provider that needs attention.
 fn card(provider: &ProviderStatus, one: &WorkspaceStatus, lines: usize, now: Timestamp) -> Markup {
     let failing = provider.outcome.filter(|_| provider.state == State::Update);
     let (shape, state) = match failing {
         Some(Outcome::Failed) => ("bad", "update failed"),
         Some(Outcome::NotConverged) => ("bad", "not converged"),
-        Some(Outcome::Skipped) => ("differs", "waits"),
-        _ => told(provider.state),
+        Some(Outcome::Skipped) => ("differs", "waiting"),
+        _ => state_label(provider.state),
     };
     let differences = counted(provider.changes.len(), "difference", "differences");
     let unfolded = lines >= LINES / 20 || provider.is_in_trouble();
@@ -330,16 +323,16 @@ fn card(provider: &ProviderStatus, one: &WorkspaceStatus, lines: usize, now: Tim
             div.inside {
                 @if let Some(hold) = &provider.hold {
                     p { strong { "Until " (safe(&hold.until, 20)) } ": "
-                        @if let Some(reason) = &hold.reason { (safe(reason, 300)) } @else { "no reason is given" } }
+                        @if let Some(reason) = &hold.reason { (safe(reason, 300)) } @else { "no reason given" } }
                 }
                 @if let Some(error) = &provider.error { p.error { (capitalised(&safe(error, ERROR))) } }
                 @if !provider.not_converged.is_empty() { (kept(&provider.not_converged, lines)) }
                 @if !provider.changes.is_empty() { (diff(&provider.changes, lines, 0)) }
                 @if let Some(times) = provider.undone {
-                    p.error { "Another writer undid each of the last " (times) " updates: is a second calry-gitops running?" }
+                    p.error { "Another writer undid each of the last " (times) " updates. Is a second calry-gitops running?" }
                 }
                 p.hint { (advice(provider, one, failing)) @if let Some(at) = provider.retry_at {
-                    " It is tried again " (until(at, now)) ", and at once when its file changes."
+                    " Next attempt " (until(at, now)) ", or as soon as its file changes."
                 } }
                 @if let Some(file) = &provider.file {
                     p.place {
@@ -366,25 +359,25 @@ fn advice(
         .is_some_and(|pass| pass.result == Ended::Refused);
     match (provider.state, failing) {
         (State::Update, Some(Outcome::NotConverged)) => {
-            "Calry took the update and kept other values: have the file say what Calry keeps, or ask Calry why."
+            "Calry took the update and kept other values. Put the values that Calry kept into the file, or ask Calry why."
         }
         (State::Update, Some(_)) => "",
         (State::Update, None) if one.mode == Mode::Observe => match provider.cause {
             Some(Cause::Drift) => {
-                "Somebody changed it in Calry. It is only observed here: undo it there, or take it over into the file."
+                "It was changed in Calry. The daemon only observes: undo the change in Calry, or adopt it into the file."
             }
-            _ => "It is only observed here: nothing is written.",
+            _ => "The daemon only observes: nothing is written.",
         },
-        (State::Update, None) if refused => "It is part of the plan that was refused.",
+        (State::Update, None) if refused => "It is part of the refused plan.",
         (State::Update, None) if one.led_elsewhere().is_some() => {
-            "The replica that leads updates it; this one stands by."
+            "The leader updates it; this replica is a standby."
         }
-        (State::Update, None) => "It is updated by the next pass that goes well.",
-        (State::Held, _) if provider.changes.is_empty() => "Nothing differs.",
-        (State::Held, _) => "This is what will be updated when the hold is over.",
-        (State::Invalid, _) => "Until it can be used, the provider stays as it is.",
+        (State::Update, None) => "It is updated by the next successful sync.",
+        (State::Held, _) if provider.changes.is_empty() => "No differences.",
+        (State::Held, _) => "These changes are made when the hold ends.",
+        (State::Invalid, _) => "The provider is not changed until the file is fixed.",
         (State::Unreadable, _) => {
-            "Until Calry's answer can be read, nothing of it is compared or updated."
+            "The provider is neither compared nor updated until Calry's answer can be read."
         }
         (State::Missing, _) => "Connect it in Calry, or remove the file.",
         (State::InSync | State::Unmanaged, _) => "",
@@ -394,7 +387,7 @@ fn advice(
 fn rows(list: &[&ProviderStatus], now: Timestamp) -> Markup {
     html! {
         details.plain open[list.len() <= UNFOLDED] data-k="in-sync" {
-            summary { "Providers that are as git wants them" }
+            summary { "Providers" }
             table.rows.short data-filtered {
                 thead {
                     tr {
@@ -411,7 +404,7 @@ fn rows(list: &[&ProviderStatus], now: Timestamp) -> Markup {
                             td.wide {
                                 @if let Some(last) = &provider.last_update {
                                     (ago(last.time, now)) (at(last.revision.as_deref()))
-                                    @if last.cause == Cause::Drift { ", drift put back" }
+                                    @if last.cause == Cause::Drift { ", drift undone" }
                                 }
                             }
                         }
@@ -457,34 +450,34 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                     dd {
                         @if *state == Lead::Leader { "This replica" }
                         @else if let Some(holder) = holder { code { (safe(holder, 128)) } }
-                        @else { "Nobody, as far as is known" }
+                        @else { "unknown" }
                         small {
-                            @if *state == Lead::Standby { "this replica stands by; " }
+                            @if *state == Lead::Standby { "this replica is a standby; " }
                             "Lease " (safe(lease, 128))
                         }
                     }
                 }
                 @if let Some(pass) = &one.last_pass {
-                    dt { "Last pass" }
+                    dt { "Last sync" }
                     dd { (ended(pass.result)) " " (ago(pass.began, now))
                         small {
-                            "pass " (pass.number) " (" (pass.trigger.as_str()) "), took "
+                            "sync " (pass.number) " (" (pass.trigger.as_str()) "), took "
                             (seconds(pass.duration_seconds))
                         }
                     }
                 }
-                dt { "Next pass" }
+                dt { "Next sync" }
                 dd {
                     @match (one.pass, one.next_pass) {
                         (Some(pass), _) => {
-                            span.badge.wait { (icon("wait")) "under way" } " began " (ago(pass.began, now))
-                            small { "pass " (pass.number) " (" (pass.trigger.as_str()) ")" }
+                            span.badge.wait { (icon("wait")) "running" } " started " (ago(pass.began, now))
+                            small { "sync " (pass.number) " (" (pass.trigger.as_str()) ")" }
                         }
                         (None, Some(next)) => {
                             strong { (until(next, now)) }
                             small { "every " (seconds(one.interval_seconds)) ", earlier when files change" }
                         },
-                        (None, None) => "none is planned",
+                        (None, None) => "none planned",
                     }
                 }
                 dt { "Mode" }
@@ -506,7 +499,7 @@ fn recent(one: &WorkspaceStatus, now: Timestamp) -> Markup {
     html! {
         section.panel aria-labelledby="recent" {
             div.head { h2 #recent { "Activity" } }
-            @if all.is_empty() { p.hint { "Nothing was changed or found since the daemon started." } }
+            @if all.is_empty() { p.hint { "No changes and no drift since the daemon started." } }
             ol.events {
                 @for record in all.iter().take(RECENT) { (event(record, now)) }
             }
@@ -523,13 +516,13 @@ fn event(record: &Record, now: Timestamp) -> Markup {
         (None, Cause::Drift) => ("differs", "has drifted"),
         (Some(Outcome::Applied | Outcome::Unchanged), Cause::Change) => ("good", "updated"),
         (Some(Outcome::Applied | Outcome::Unchanged), Cause::Drift) => {
-            ("good", "drifted, and was put back")
+            ("good", "drifted, drift undone")
         }
         (Some(Outcome::NotConverged), Cause::Change) => ("bad", "did not converge"),
-        (Some(Outcome::NotConverged), Cause::Drift) => ("bad", "drifted, and did not converge"),
+        (Some(Outcome::NotConverged), Cause::Drift) => ("bad", "drifted, did not converge"),
         (Some(Outcome::Failed | Outcome::Skipped), Cause::Change) => ("bad", "was not updated"),
         (Some(Outcome::Failed | Outcome::Skipped), Cause::Drift) => {
-            ("bad", "drifted, and was not put back")
+            ("bad", "drifted, drift not undone")
         }
     };
     let differences = counted(
@@ -562,13 +555,13 @@ fn passes(one: &WorkspaceStatus, now: Timestamp) -> Markup {
     let all = &one.history.passes;
     html! {
         section.panel aria-labelledby="passes" {
-            div.head { h2 #passes { "Passes" } }
+            div.head { h2 #passes { "Recent syncs" } }
             @if all.is_empty() {
-                p.hint { "None did or found anything yet." }
+                p.hint { "None changed or found anything yet." }
             } @else {
-                p.hint { "Those that did or found something; those that fail in a row are one." }
+                p.hint { "Quiet ones are hidden, repeated failures are grouped." }
                 table.rows.passes {
-                    thead { tr { th scope="col" { "Pass" } th scope="col" { "Result" } th scope="col" { "When" } } }
+                    thead { tr { th scope="col" { "Sync" } th scope="col" { "Result" } th scope="col" { "When" } } }
                     tbody { @for pass in all.iter().take(PASSES) { (row(pass, now)) } }
                 }
             }
@@ -592,7 +585,7 @@ fn row(pass: &Pass, now: Timestamp) -> Markup {
     }
 }
 
-/// What came of a pass, as a badge.
+/// The result of a reconciliation, as a badge.
 fn ended(result: Ended) -> Markup {
     let shape = match result {
         Ended::Ok | Ended::Applied => "good",
@@ -602,11 +595,11 @@ fn ended(result: Ended) -> Markup {
     html! { span class={ "badge " (shape) } { (icon(shape)) (result.as_str()) } }
 }
 
-/// The icon and the words of a state.
-const fn told(state: State) -> (&'static str, &'static str) {
+/// The icon and the label of a state.
+const fn state_label(state: State) -> (&'static str, &'static str) {
     match state {
         State::InSync => ("good", "in sync"),
-        State::Update => ("differs", "differs"),
+        State::Update => ("differs", "out of sync"),
         State::Held => ("held", "on hold"),
         State::Invalid => ("bad", "invalid"),
         State::Unreadable => ("bad", "unreadable"),
@@ -615,7 +608,7 @@ const fn told(state: State) -> (&'static str, &'static str) {
     }
 }
 
-/// A provider's name, or its file's, where that does not say.
+/// The provider's name, or its file's if the name is unknown.
 fn label(provider: &ProviderStatus) -> String {
     safe(
         provider
@@ -627,7 +620,6 @@ fn label(provider: &ProviderStatus) -> String {
     )
 }
 
-/// A revision behind something.
 fn at(revision: Option<&str>) -> Markup {
     html! { @if let Some(revision) = revision { " at " code { (safe(revision, 20)) } } }
 }

@@ -585,7 +585,7 @@ fn two_workspaces_that_are_the_same_one_of_calry_are_told_in_both_and_the_second
     // What ails the second takes nobody the page of both away.
     let ready = daemon.get("/readyz");
     assert!(
-        ready.code == 200 && ready.body.contains("but for those of 1 of 2 workspaces"),
+        ready.code == 200 && ready.body.contains("except those of 1 of 2 workspaces"),
         "{}",
         ready.body
     );

@@ -17,7 +17,7 @@ use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use calry_gitops::live::{Api, KeySource};
 use calry_gitops::model::{Secret, UpdateMethod};
-use calry_gitops::ops::notifications::{Notifier, Target, Teller};
+use calry_gitops::ops::notifications::{Notifier, Target, WorkspaceNotifier};
 use calry_gitops::reconcile::Source;
 use calry_gitops::report::status::Mode;
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
@@ -172,7 +172,7 @@ fn file(provider: &str, fields: &str) -> String {
 /// One workspace's loop, stepped by hand.
 struct Loop {
     settings: daemon::Settings,
-    teller: Arc<Teller>,
+    workspace_notifier: Arc<WorkspaceNotifier>,
     memory: daemon::Memory,
 }
 
@@ -184,8 +184,8 @@ impl Loop {
         mode: Mode,
         max_changes: Option<usize>,
     ) -> Self {
-        let teller = Arc::new(notifier.teller(None));
-        let told = Arc::clone(&teller);
+        let workspace_notifier = Arc::new(notifier.for_workspace(None));
+        let told = Arc::clone(&workspace_notifier);
         let api = HttpUrl::parse(&world.sandbox.url(), UrlPolicy::api(false)).unwrap();
         let settings = daemon::Settings {
             source: Arc::new(Source {
@@ -215,7 +215,7 @@ impl Loop {
         let memory = daemon::Memory::new(&settings.state);
         Self {
             settings,
-            teller,
+            workspace_notifier,
             memory,
         }
     }
@@ -225,7 +225,7 @@ impl Loop {
         let mut this = Self::new(world, notifier);
         let state = State::open(&world.dir.path().join("state"), None).unwrap();
         let (definitions, api) = (world.definitions(), world.sandbox.url());
-        let observer = Arc::clone(&this.teller);
+        let observer = Arc::clone(&this.workspace_notifier);
         this.settings.loop_file =
             Arc::new(LoopFile::new(&state, None, &definitions, &api, observer));
         this.settings.state = Arc::new(state);
@@ -240,7 +240,7 @@ impl Loop {
     async fn pass(&mut self) -> ReconciliationReport {
         let report =
             daemon::step(&self.settings, &mut self.memory, &CancellationToken::new()).await;
-        self.teller.pass(&report);
+        self.workspace_notifier.pass(&report);
         report
     }
 }
@@ -318,9 +318,9 @@ fn each_happening_is_told_once_with_its_place_and_without_a_value() {
                 .all(|posted| !posted.body.contains(LIVE))
         );
         // What has arrived is counted when its answer has.
-        let tally = notifier.tally();
+        let counters = notifier.counters();
         notifier.stop().await;
-        let counts = tally.counts().remove(0);
+        let counts = counters.counts().remove(0);
         assert_eq!(
             (counts.kind, counts.sent, counts.failed, counts.dropped),
             ("webhook", 6, 0, 0)
@@ -659,7 +659,7 @@ fn a_rate_limit_of_github_is_waited_for_and_the_status_is_sent_then() {
         let mut targets = forges(world, &limited);
         targets.truncate(1);
         let notifier = Notifier::start(targets, &http());
-        let tally = notifier.tally();
+        let counters = notifier.counters();
         let mut daemon = Loop::new(world, &notifier);
         let began = Instant::now();
         daemon.pass().await;
@@ -671,7 +671,7 @@ fn a_rate_limit_of_github_is_waited_for_and_the_status_is_sent_then() {
             began.elapsed()
         );
         notifier.stop().await;
-        let counts = tally.counts().remove(0);
+        let counts = counters.counts().remove(0);
         assert_eq!((counts.sent, counts.failed), (1, 0));
         let states: Vec<(String, String)> = told(&limited, "/api/v3");
         let success = (checkout.main.to_string(), "success".to_owned());
@@ -885,9 +885,9 @@ fn who_fails_is_tried_again_and_no_pass_waits_for_it() {
             "a redirect was followed"
         );
         let stopping = Instant::now();
-        let tally = notifier.tally();
+        let counters = notifier.counters();
         notifier.stop().await;
-        let counts = tally.counts();
+        let counts = counters.counts();
         assert!(
             stopping.elapsed() < Duration::from_secs(8),
             "{:?}",

@@ -28,9 +28,9 @@ use crate::desired::definitions::MissingSecrets;
 use crate::desired::watch::WatchOptions;
 use crate::http::{self, Http, SecretFile, install_tls};
 use crate::ops::admin::{Access, Admin, Hooks, Host};
-use crate::ops::kubernetes::{EventTeller, Replica};
+use crate::ops::kubernetes::{EventWriter, Replica};
 use crate::ops::metrics::{Metrics, WorkspaceMetrics};
-use crate::ops::notifications::{Notifier, Teller};
+use crate::ops::notifications::{Notifier, WorkspaceNotifier};
 use crate::report::status::{Mode, Trigger};
 use crate::sandbox::Sandbox;
 
@@ -269,8 +269,8 @@ struct Ready {
     settings: Settings,
     handle: Handle,
     metrics: Arc<WorkspaceMetrics>,
-    teller: Arc<Teller>,
-    events: Option<EventTeller>,
+    workspace_notifier: Arc<WorkspaceNotifier>,
+    events: Option<EventWriter>,
     /// The definitions directory as the operator wrote it.
     shown: String,
     /// What the log calls the workspace.
@@ -290,7 +290,7 @@ impl Ready {
         self.log(report);
         // Who leads tells the world.
         if !report.findings.standby {
-            self.teller.pass(report);
+            self.workspace_notifier.pass(report);
             self.events.iter().for_each(|events| events.pass(report));
         }
     }
@@ -307,8 +307,8 @@ async fn ready(workspace: &Configured, slot: Slot, shared: &Shared) -> anyhow::R
     let span = workspace.name.as_deref().map_or_else(Span::none, |name| {
         tracing::error_span!(OF_WORKSPACE, workspace = name)
     });
-    let teller = Arc::new(shared.notifier.teller(slot.name()));
-    let applying = Arc::clone(&teller);
+    let workspace_notifier = Arc::new(shared.notifier.for_workspace(slot.name()));
+    let applying = Arc::clone(&workspace_notifier);
     let api = match &setup.sandbox {
         // Its address is another one at each start.
         Some(_) => "the sandbox".to_owned(),
@@ -320,7 +320,7 @@ async fn ready(workspace: &Configured, slot: Slot, shared: &Shared) -> anyhow::R
         slot.name(),
         definitions,
         &api,
-        Arc::clone(&teller) as _,
+        Arc::clone(&workspace_notifier) as _,
     );
     let mut settings = Settings {
         source: setup.source.into(),
@@ -362,7 +362,7 @@ async fn ready(workspace: &Configured, slot: Slot, shared: &Shared) -> anyhow::R
         settings,
         handle,
         metrics,
-        teller,
+        workspace_notifier,
         events,
         shown,
         span,
@@ -542,7 +542,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     }
     let handles: Vec<_> = all.iter().map(|ready| ready.handle.clone()).collect();
     let metrics = Metrics::new(all.iter().map(|ready| Arc::clone(&ready.metrics)).collect());
-    let metrics = metrics.notifying(notifier.tally());
+    let metrics = metrics.notifying(notifier.counters());
     let access = args.asking.access(&args.admin_host)?;
     let listener = open(args.listen, configuration.is_set("listen")).await?;
     let asked = handles.clone();

@@ -1,6 +1,6 @@
-//! Hooks: a git host tells of a push, so that a pass runs at once. A hook is known by a secret of its own.
+//! Webhooks of git hosts: a push requests a reconciliation at once. Each hook has its own secret.
 //!
-//! A body is hashed as it comes, and neither kept nor read: nothing that it says chooses anything.
+//! Never: it keeps or parses a body. The body is only hashed, so its content chooses nothing.
 
 use std::sync::Arc;
 
@@ -14,24 +14,24 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt as _;
 
-use super::ask::{Asking, Refused, asked, done, read, single};
 use super::limit::Proved;
+use super::request::{Refused, Shared, accept, read_secret, single, trigger};
 use crate::daemon::Handle;
 use crate::daemon::publisher::now;
 use crate::http::SecretFile;
 use crate::model::{SharedSecret, Signing};
 use crate::report::status::Trigger;
 
-/// The largest body, in bytes: a push of some thousand commits. A larger one is found by the interval.
+/// The largest body, in bytes: a push of several thousand commits. The interval finds a larger one.
 const MAX_BODY: usize = 4 << 20;
 
-/// A larger body is read to here, so that its sender gets to see the answer.
+/// A larger body is read up to this size, so that its sender receives the answer.
 const MAX_DRAINED: usize = 32 << 20;
 
-/// How old, or new, a signature with a time may be, in seconds.
+/// How far the time of a signature may differ from the clock, in seconds.
 const AGE: u64 = 300;
 
-/// The secrets of the hooks that are open.
+/// The secrets of the enabled hooks.
 #[derive(Debug, Default)]
 pub struct Hooks {
     /// `/hooks/github`: the hook's secret.
@@ -42,40 +42,38 @@ pub struct Hooks {
     pub generic: Option<SecretFile>,
 }
 
-/// Who tells.
 #[derive(Clone, Copy)]
-enum Teller {
+enum Sender {
     Github,
     Gitlab,
     Generic,
 }
 
-/// What he tells of.
 enum Event {
     Push,
     Ping,
     Other,
 }
 
-/// What shows that a request is from whom it seems to be.
+/// The credential of a request.
 enum Proof {
-    /// It showed the secret itself.
+    /// The request contains the secret itself, and it is right.
     Shown,
-    /// One of these must be the signature of the body, and what goes before it.
+    /// One of these must be the signature of the body and its prefix.
     Signed(Signing, Vec<Vec<u8>>),
 }
 
-pub(super) fn router() -> Router<Arc<Asking>> {
-    let hook = |teller| post(move |state, request| hear(teller, state, request));
+pub(super) fn router() -> Router<Arc<Shared>> {
+    let hook = |sender| post(move |state, request| receive(sender, state, request));
     Router::new()
-        .route("/hooks/github", hook(Teller::Github))
-        .route("/hooks/gitlab", hook(Teller::Gitlab))
-        .route("/hooks/generic", hook(Teller::Generic))
+        .route("/hooks/github", hook(Sender::Github))
+        .route("/hooks/gitlab", hook(Sender::Gitlab))
+        .route("/hooks/generic", hook(Sender::Generic))
 }
 
-async fn hear(
-    teller: Teller,
-    State(asking): State<Arc<Asking>>,
+async fn receive(
+    sender: Sender,
+    State(shared): State<Arc<Shared>>,
     request: Request,
 ) -> Result<Response, Refused> {
     let (head, body) = request.into_parts();
@@ -83,81 +81,77 @@ async fn hear(
         github,
         gitlab,
         generic,
-    } = &asking.access.hooks;
-    let (file, flag) = match teller {
-        Teller::Github => (github, "--github-hook-secret-file"),
-        Teller::Gitlab => (gitlab, "--gitlab-hook-secret-file"),
-        Teller::Generic => (generic, "--generic-hook-secret-file"),
+    } = &shared.access.hooks;
+    let (file, flag) = match sender {
+        Sender::Github => (github, "--github-hook-secret-file"),
+        Sender::Gitlab => (gitlab, "--gitlab-hook-secret-file"),
+        Sender::Generic => (generic, "--generic-hook-secret-file"),
     };
     let Some(file) = file else {
         return Err(Refused(
             StatusCode::NOT_FOUND,
-            format!("this hook is closed; {flag} opens it"),
+            format!("this hook is disabled; enable it with {flag}"),
         ));
     };
-    let secret = read(file).await?;
-    let proof = proof(teller, &secret, &head.headers);
-    if !holds(proof, body).await? {
+    let secret = read_secret(file).await?;
+    let proof = proof(sender, &secret, &head.headers);
+    if !verify(proof, body).await? {
         let sentence = format!(
-            "it is not signed with the secret of {flag}, or too long ago by this machine's clock"
+            "the signature does not match the secret of {flag}, or its time differs too much from this machine's clock"
         );
         return Err(Refused(StatusCode::FORBIDDEN, sentence));
     }
-    let mut response = match event(teller, &head.headers) {
-        // A standby looks, too: git hosts give up on who refuses them.
-        Event::Push => asked(
-            &asking.loops.iter().collect::<Vec<&Handle>>(),
+    let mut response = match event(sender, &head.headers) {
+        // A standby accepts as well: git hosts disable hooks that are refused.
+        Event::Push => trigger(
+            &shared.loops.iter().collect::<Vec<&Handle>>(),
             Trigger::Hook,
             "reconcile",
-            "a pass",
+            "a reconciliation",
         ),
-        Event::Ping => done(
+        Event::Ping => accept(StatusCode::NO_CONTENT, None, "a ping".to_owned()),
+        Event::Other => accept(
             StatusCode::NO_CONTENT,
             None,
-            "nothing but whether it is there".to_owned(),
-        ),
-        Event::Other => done(
-            StatusCode::NO_CONTENT,
-            None,
-            "nothing: this is no push".to_owned(),
+            "ignored: not a push".to_owned(),
         ),
     };
     response.extensions_mut().insert(Proved);
     Ok(response)
 }
 
-fn event(teller: Teller, headers: &HeaderMap) -> Event {
-    match teller {
-        Teller::Generic => Event::Push,
-        Teller::Github => match single(headers, "x-github-event") {
+fn event(sender: Sender, headers: &HeaderMap) -> Event {
+    match sender {
+        Sender::Generic => Event::Push,
+        Sender::Github => match single(headers, "x-github-event") {
             Some("push") => Event::Push,
             Some("ping") => Event::Ping,
             _ => Event::Other,
         },
-        Teller::Gitlab => match single(headers, "x-gitlab-event") {
+        Sender::Gitlab => match single(headers, "x-gitlab-event") {
             Some("Push Hook" | "Tag Push Hook") => Event::Push,
             _ => Event::Other,
         },
     }
 }
 
-fn proof(teller: Teller, secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {
+fn proof(sender: Sender, secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {
     let of_body = |name| {
         let signature = unhex(single(headers, name)?.strip_prefix("sha256=")?)?;
         Some(Proof::Signed(secret.sign()?, vec![signature]))
     };
-    match teller {
-        Teller::Github => of_body("x-hub-signature-256"),
-        Teller::Generic => of_body("x-signature-256"),
-        // A hook that has a signing token is not believed without a signature.
-        Teller::Gitlab if secret.is_standard() => standard(secret, headers),
-        Teller::Gitlab => secret
+    match sender {
+        Sender::Github => of_body("x-hub-signature-256"),
+        Sender::Generic => of_body("x-signature-256"),
+        // A hook with a signing token needs a signature.
+        Sender::Gitlab if secret.is_standard() => standard(secret, headers),
+        Sender::Gitlab => secret
             .is(single(headers, "x-gitlab-token")?.as_bytes())
             .then_some(Proof::Shown),
     }
 }
 
-/// The signature of Standard Webhooks: of the message's id, its time and its body.
+/// The signature of Standard Webhooks covers the message's id, its time and its body.
 fn standard(secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {
     let (id, time) = (
         single(headers, "webhook-id")?,
@@ -175,8 +169,8 @@ fn standard(secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {
     Some(Proof::Signed(signing, signatures))
 }
 
-/// Whether a proof holds for a body. The body is read in any case, so that its sender gets to see the answer.
-async fn holds(mut proof: Option<Proof>, body: Body) -> Result<bool, Refused> {
+/// Whether the credential is valid for the body. The body is always read, so that its sender receives the answer.
+async fn verify(mut proof: Option<Proof>, body: Body) -> Result<bool, Refused> {
     let mut chunks = body.into_data_stream();
     let mut length = 0_usize;
     while let Some(chunk) = chunks.next().await {

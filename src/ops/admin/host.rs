@@ -1,5 +1,5 @@
-//! For which hosts the server answers. A web page can have its own name lead to this machine (DNS rebinding), and then its
-//! scripts may read what the browser gets from there; but the browser names the page's host, and that is not ours.
+//! Checks the host of each request. A web page can resolve its own name to this machine (DNS rebinding) to read the
+//! server's answers; but the browser sends the page's host name, and the server refuses foreign names.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -15,23 +15,21 @@ use axum::response::Response;
 use super::error;
 use crate::model::ellipsize;
 
-/// A host as a request names it, without its port.
+/// The host of a request, without its port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// An address.
     Ip(IpAddr),
-    /// A name, in lower case.
+    /// In lower case.
     Name(String),
 }
 
-/// A text that is no host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a host is a name such as status.example.com, or an IP address, without scheme, port and path"
 )]
 pub struct InvalidHost;
 
-/// The address that a connection came in on.
+/// The local address of a connection.
 #[derive(Clone, Copy)]
 pub(super) struct CameTo(pub(super) IpAddr);
 
@@ -69,7 +67,7 @@ impl Host {
         }
     }
 
-    /// Whether it is this machine, whoever says so.
+    /// Whether it always means this machine.
     fn is_loopback(&self) -> bool {
         match self {
             Self::Ip(ip) => ip.is_loopback(),
@@ -92,7 +90,7 @@ fn named(request: &Request) -> Vec<Result<Authority, InvalidUri>> {
     target.into_iter().chain(headers).collect()
 }
 
-/// Whether a request names this machine as one on it does, and no name that a proxy may lead from elsewhere.
+/// Whether a request names only loopback hosts, not a name that a proxy may serve.
 pub(super) fn names_loopback(request: &Request) -> bool {
     named(request)
         .iter()
@@ -100,7 +98,7 @@ pub(super) fn names_loopback(request: &Request) -> bool {
         .all(|named| Host::of(named).is_some_and(|host| host.is_loopback()))
 }
 
-/// Whether a browser says that a page of another origin sent this. Who is no browser says nothing of the kind.
+/// Whether the browser's headers name a page of another origin. Other clients do not send them.
 pub(super) fn is_cross_site(request: &Request, hosts: &[Host]) -> bool {
     let named = named(request);
     let own = |origin: &HeaderValue| {
@@ -117,7 +115,7 @@ pub(super) fn is_cross_site(request: &Request, hosts: &[Host]) -> bool {
         let Some((host, port)) = place(authority) else {
             return false;
         };
-        // A proxy may pass on another Host than the browser's.
+        // A proxy may send another Host than the browser.
         (port == usual && hosts.contains(&host))
             || named
                 .iter()
@@ -133,7 +131,7 @@ pub(super) fn is_cross_site(request: &Request, hosts: &[Host]) -> bool {
         || !request.headers().get_all(ORIGIN).iter().all(own)
 }
 
-/// Lets a request through that names this machine, the address that it came to, or a host that the operator named.
+/// Accepts requests for loopback, the local address, and the hosts of `--admin-host`.
 pub(super) async fn guard(
     State(hosts): State<Arc<[Host]>>,
     request: Request,
@@ -162,7 +160,7 @@ pub(super) async fn guard(
     error(
         StatusCode::MISDIRECTED_REQUEST,
         &format!(
-            "this server does not answer for the host \"{}\"; where it should, name the host with --admin-host",
+            "this server does not answer for the host \"{}\"; to accept it, add --admin-host",
             ellipsize(&told, 200)
         ),
     )

@@ -1,5 +1,5 @@
-//! How often one sender is let in. A sender is an address, or in IPv6 the network of /64 that one subscriber has. How many of
-//! them are remembered is bounded, too.
+//! The rate limit of each sender: an IPv4 address, or in IPv6 the /64 network of one subscriber. The number of remembered
+//! senders is bounded.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -17,10 +17,10 @@ use governor::{Quota, RateLimiter};
 
 use super::{error, is_probe};
 
-/// The most senders that are told apart. Any more are taken for one.
+/// The most senders with a limit of their own. All others share one.
 const SENDERS: usize = 4096;
 
-/// The address that a connection comes from.
+/// The remote address of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) IpAddr);
 
@@ -30,7 +30,6 @@ enum Sender {
     Others,
 }
 
-/// The requests of each sender, counted.
 pub(super) struct Limit<C: Clock = DefaultClock> {
     senders: RateLimiter<Sender, HashMapStateStore<Sender>, C, NoOpMiddleware<C::Instant>>,
     clock: C,
@@ -38,7 +37,6 @@ pub(super) struct Limit<C: Clock = DefaultClock> {
 }
 
 impl Limit {
-    /// So many requests a minute of each sender.
     pub(super) fn new(rate: NonZeroU32) -> Self {
         Self::with_clock(rate, DefaultClock::default())
     }
@@ -53,7 +51,7 @@ impl<C: Clock + Clone> Limit<C> {
         }
     }
 
-    /// Counts a request; where it is one too many, the whole seconds after which to come again.
+    /// Counts a request; above the limit, returns the seconds to wait.
     fn seconds_to_wait(&self, peer: Option<Peer>) -> Option<u64> {
         if self.senders.len() >= SENDERS {
             self.senders.retain_recent();
@@ -74,7 +72,7 @@ impl<C: Clock + Clone> Limit<C> {
     }
 }
 
-/// A third at once and the rest over the minute: in no minute is anybody let in more often than that.
+/// A third in a burst and the rest over the minute: no minute exceeds the rate.
 fn quota(rate: NonZeroU32) -> Quota {
     let burst = NonZeroU32::new(rate.get() / 3).unwrap_or(NonZeroU32::MIN);
     let steady = NonZeroU32::new(rate.get() - burst.get()).unwrap_or(NonZeroU32::MIN);
@@ -88,27 +86,26 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What a page is made of: its style, its script and the icon of its tab.
+/// The number of a page's assets: style, script and tab icon.
 const ASSETS: NonZeroU32 = NonZeroU32::new(3).unwrap();
 
-/// How often a request may try to prove who sent it, in comparison with those that prove nothing.
+/// The factor by which requests with credentials may exceed the rate.
 const PROOFS: NonZeroU32 = NonZeroU32::new(10).unwrap();
 
-/// Marks the answer to a request that proved who sent it: it was signed, or showed the token.
+/// Marks the answer to an authenticated request: signed, or with the token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Proved;
 
 /// The limits of one server.
 pub(super) struct Limits {
     asked: Limit,
-    /// Requests that may prove who sent them. Those that do are not counted with strangers behind the same address.
+    /// Requests with credentials. If valid, they do not count against others from the same address.
     proofs: Limit,
-    /// What a page that was let in is made of: without it, it would neither be legible nor mend itself.
+    /// Assets have a limit of their own, so that a page that was served can always load them.
     assets: Limit,
 }
 
 impl Limits {
-    /// So many requests a minute of each sender, and what pages are made of beside them.
     pub(super) fn new(rate: NonZeroU32) -> Self {
         Self {
             asked: Limit::new(rate),
@@ -118,7 +115,7 @@ impl Limits {
     }
 }
 
-/// Whether a request may prove who sent it, and does nothing if it does not.
+/// Whether a request has credentials, and is refused without valid ones.
 fn may_prove(request: &Request) -> bool {
     let path = request.uri().path();
     let shows = || request.headers().contains_key(AUTHORIZATION);
@@ -126,7 +123,7 @@ fn may_prove(request: &Request) -> bool {
         && (path.starts_with("/hooks/") || path.starts_with("/api/") && shows())
 }
 
-/// Turns away senders that come too often, probes excepted.
+/// Refuses senders above their limit, except for probes.
 pub(super) async fn guard(
     State(limits): State<Arc<Limits>>,
     request: Request,
@@ -147,7 +144,7 @@ pub(super) async fn guard(
     if !may_prove || response.extensions().get::<Proved>().is_some() {
         return response;
     }
-    // It proved nothing: it is a stranger's after all.
+    // Not authenticated: it counts as an ordinary request.
     match limits.asked.seconds_to_wait(peer) {
         Some(seconds) if !response.status().is_success() => too_many(&limits.asked, peer, seconds),
         _ => response,
@@ -155,13 +152,13 @@ pub(super) async fn guard(
 }
 
 fn too_many(limit: &Limit, peer: Option<Peer>, seconds: u64) -> Response {
-    // Not a line of the log for each: a sender that comes too often would fill it.
+    // At debug level, because such a sender would fill the log.
     tracing::debug!(
         peer = peer.map(|Peer(peer)| peer.to_string()),
         "too many requests from one address"
     );
     let sentence = format!(
-        "too many requests: {} a minute are let in from one address (--admin-rate); come again in {seconds} s",
+        "too many requests: the limit is {} a minute and address (--admin-rate); try again in {seconds} s",
         limit.rate
     );
     let mut response = error(StatusCode::TOO_MANY_REQUESTS, &sentence);

@@ -1,16 +1,18 @@
-//! The daemon over HTTP: whether it is alive, whether it is ready, its status, its metrics, a page that shows it to a
-//! person, and how it is asked for a pass.
+//! The HTTP server of the daemon: health, readiness, status, metrics, the status page, and the API that requests a
+//! reconciliation.
 //!
-//! It reads status publishers and counters, and asks loops for a pass: no request reaches Calry or a definition file, and
-//! none makes a pass wait. What is asked of it is bounded in size, time and number, and it only answers for hosts that are its own, so that
-//! no web page can read it through the browser of somebody near it.
+//! Requests are bounded in size, time and number. The server answers only for its own hosts, so that no other web page can
+//! read it through a user's browser.
+//!
+//! Never: a request reaches Calry or a definition file, or makes a reconciliation wait.
 
-mod ask;
 mod connection;
 mod hook;
 mod host;
 mod limit;
 mod page;
+mod request;
+mod trigger;
 
 use std::convert::Infallible;
 use std::io;
@@ -48,45 +50,44 @@ use crate::report::status::Status;
 pub use hook::Hooks;
 pub use host::{Host, InvalidHost};
 
-/// Who may come, and how often.
+/// Which requests are accepted, and how often.
 #[derive(Debug)]
 pub struct Access {
-    /// The server's names beside this machine's and the address itself.
+    /// Host names to accept beside loopback and the listening address.
     pub hosts: Vec<Host>,
-    /// The token of those who may ask; without one, whoever is on this machine may.
+    /// The admin token; without one, only requests from loopback are accepted.
     pub token: Option<SecretFile>,
-    /// The secrets of the git hosts that may tell of a push.
+    /// The secrets of git hosts.
     pub hooks: Hooks,
-    /// The most requests a minute of one sender.
+    /// The rate limit: requests a minute and sender.
     pub rate: NonZeroU32,
 }
 
-/// A server that listens. It ends when it is dropped.
+/// A listening server. Dropping it stops it.
 pub struct Admin {
     address: SocketAddr,
     _stop: DropGuard,
 }
 
-/// What requests share.
 struct Shared {
     publishers: Vec<Arc<StatusPublisher>>,
     started: Timestamp,
     metrics: Metrics,
     scrapes: Arc<Semaphore>,
-    /// The places for event streams.
+    /// The permits for event streams.
     streams: Arc<Semaphore>,
 }
 
-/// How many answers with metrics may be on their way at once; they can be megabytes each, and a slow reader keeps his.
+/// How many metrics answers may be sent at once: each can be megabytes, and a slow reader keeps it in memory.
 const SCRAPES: usize = 4;
-/// The part of such an answer that is handed on at once, in bytes.
+/// The size of the parts in which they are sent, in bytes.
 const PART: usize = 64 << 10;
 
 impl Admin {
-    /// Answers on a socket for these loops, one for each workspace.
+    /// Starts the server for these loops, one a workspace.
     ///
     /// # Errors
-    /// Where the socket has no address.
+    /// The socket has no address.
     pub fn start(
         listener: TcpListener,
         loops: Vec<Handle>,
@@ -95,7 +96,7 @@ impl Admin {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         if address.ip().is_unspecified() {
-            // It is the address that the log names, and that a person then asks at.
+            // The log shows this address, so users open it.
             access.hosts.push(Host::Ip(address.ip()));
         }
         let stop = CancellationToken::new();
@@ -110,7 +111,6 @@ impl Admin {
         })
     }
 
-    /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -131,13 +131,13 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
     });
     let limit = Arc::new(limit::Limits::new(access.rate));
     let hosts: Arc<[Host]> = access.hosts.clone().into();
-    // A probe of Kubernetes names the pod's address, and a load balancer anything. They say nothing but yes or no.
+    // Probes name any host: Kubernetes the pod's address, load balancers their own. They answer only yes or no.
     let probes = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz));
     let rest = Router::new()
         .route("/api/v1/status", get(status))
-        // Prometheus names the address that it scrapes, which is ours.
+        // Prometheus sends the address that it scrapes as the host.
         .route("/metrics", get(scrape))
         .merge(page::routes::routes())
         .layer(middleware::from_fn_with_state(
@@ -147,13 +147,13 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
     probes
         .merge(rest)
         .with_state(shared)
-        .merge(ask::router(loops, access, hosts))
+        .merge(trigger::router(loops, access, hosts))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(limit, limit::guard))
 }
 
-/// Whether a path is that of a probe. Probes say nothing but yes or no, and are always answered.
+/// Whether a path is that of a probe. Probes are always answered.
 fn is_probe(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz")
 }
@@ -164,7 +164,7 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
         .iter()
         .map(|publisher| publisher.silence())
         .collect();
-    let told = spoken(silences.iter().copied().max().unwrap_or_default());
+    let silence = spoken(silences.iter().copied().max().unwrap_or_default());
     match silences
         .iter()
         .filter(|silence| **silence >= LIFELESS)
@@ -172,19 +172,19 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
     {
         0 => probe(
             true,
-            &format!("the loop is alive: its heart beat {told} ago"),
+            &format!("the loop is alive: last heartbeat {silence} ago"),
         ),
         hanging => probe(
             false,
             &format!(
-                "the loop{} hangs: its heart has not beaten for {told}, though it beats while it waits, too",
+                "the loop{} hangs: no heartbeat for {silence}",
                 of(hanging, &shared)
             ),
         ),
     }
 }
 
-/// How many of several workspaces something is about. Which ones, a probe does not say: it answers to everybody.
+/// How many of the workspaces are affected. A probe does not name them, because it answers anyone.
 fn of(count: usize, shared: &Shared) -> String {
     match shared.publishers.len() {
         1 => String::new(),
@@ -192,8 +192,8 @@ fn of(count: usize, shared: &Shared) -> String {
     }
 }
 
-/// One workspace is ready once it was read without an error. Of several each must have had its first pass, and one must have gone
-/// well, and who leads must be known: what ails one of them is told by status and alerts, and is no reason to take the page of all of them away.
+/// Ready when every workspace finished a first pass, at least one succeeded, and the lease holder is known. One failing
+/// workspace is reported by status and alerts, and does not make the page of all others unavailable.
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let count = |is: fn(&StatusPublisher) -> bool| {
         shared
@@ -209,7 +209,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let missing = if untried > 0 { untried } else { unread };
     if untried == 0 && unread < shared.publishers.len() {
         let rest = if unread > 0 {
-            format!(", but for those{}", of(unread, &shared))
+            format!(", except those{}", of(unread, &shared))
         } else {
             String::new()
         };
@@ -220,15 +220,13 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
         let of = of(unknown, &shared);
         return probe(
             false,
-            &format!(
-                "the Lease{of} was not read yet, so that nobody knows who leads; the log says why"
-            ),
+            &format!("the leader is unknown: the Lease{of} was not read yet; see the log"),
         );
     }
     probe(
         false,
         &format!(
-            "definitions and live state{} were not read without an error yet; the log and /api/v1/status say why",
+            "definitions and live state{} were not read without an error yet; see the log and /api/v1/status",
             of(missing, &shared)
         ),
     )
@@ -280,20 +278,20 @@ async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
 }
 
 async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
-    let Ok(place) = Arc::clone(&shared.scrapes).acquire_owned().await else {
+    let Ok(permit) = Arc::clone(&shared.scrapes).acquire_owned().await else {
         return Response::default();
     };
-    // With a thousand workspaces it would hold up what else this thread has to do.
+    // With a thousand workspaces it would block this thread.
     let Ok(text) = tokio::task::spawn_blocking(move || shared.metrics.text()).await else {
         return error(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "writing the metrics ended by a fault",
+            "writing the metrics panicked",
         );
     };
     let mut rest = Bytes::from(text);
     let parts = stream::iter(std::iter::from_fn(move || {
-        // It is free again when the last part is on its way, or nobody wants it any more.
-        let _place = &place;
+        // Released when the last part is sent or the reader is gone.
+        let _permit = &permit;
         (!rest.is_empty()).then(|| Ok::<_, Infallible>(rest.split_to(PART.min(rest.len()))))
     }));
     let headers = [
@@ -309,7 +307,7 @@ async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn not_found(request: Request) -> Response {
     let sentence = format!(
-        "there is nothing at {}; the status is at / and /api/v1/status, metrics are at /metrics",
+        "not found: {}; the status is at / and /api/v1/status, metrics are at /metrics",
         request.uri().path()
     );
     error(StatusCode::NOT_FOUND, &sentence)
@@ -318,11 +316,11 @@ async fn not_found(request: Request) -> Response {
 async fn not_allowed(method: Method) -> Response {
     error(
         StatusCode::METHOD_NOT_ALLOWED,
-        &format!("the method {method} is not for this path; the header Allow says which is"),
+        &format!("the method {method} is not allowed here; see the header Allow"),
     )
 }
 
-/// What an answer says in a sentence, for the log.
+/// The message of an answer, for the log.
 #[derive(Clone)]
 struct Said(String);
 

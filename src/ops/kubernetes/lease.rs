@@ -19,7 +19,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::election::{Election, Record, Step, Times};
-use super::events::Events;
+use super::event_writer::Events;
 use super::{Cluster, said};
 use crate::daemon::{Handle, Leadership, Moment};
 use crate::model::{ellipsize, printable, spoken};

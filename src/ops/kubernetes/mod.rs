@@ -5,7 +5,7 @@
 //! its term is over, and then nobody does.
 
 mod election;
-mod events;
+mod event_writer;
 mod lease;
 mod replica;
 
@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tower::util::MapResponseLayer;
 
 pub use election::{Election, Record, Step, Times};
-pub use events::{EventTeller, Events, NoPod, drain};
+pub use event_writer::{EventWriter, Events, NoPod, drain};
 pub use lease::{Lease, Shards};
 pub use replica::{Options, Replica, RunningReplica};
 

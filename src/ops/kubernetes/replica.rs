@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, ClusterError, EventTeller, Events, Lease, Pod, Shards, Times, drain};
+use super::{Cluster, ClusterError, EventWriter, Events, Lease, Pod, Shards, Times, drain};
 use crate::daemon::{Handle, Leadership};
 
 /// What is asked of the cluster.
@@ -76,10 +76,10 @@ impl Replica {
     }
 
     /// What writes the Events of a workspace, if any are written.
-    pub fn events(&self, workspace: Option<&str>) -> Option<EventTeller> {
+    pub fn events(&self, workspace: Option<&str>) -> Option<EventWriter> {
         self.events
             .as_ref()
-            .map(|(events, _)| events.teller(workspace))
+            .map(|(events, _)| events.writer(workspace))
     }
 
     /// Starts the candidates, each for the loops of its workspaces.

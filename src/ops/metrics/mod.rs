@@ -23,7 +23,7 @@ use jiff::Timestamp;
 
 use self::text::{Kind, Page};
 use self::workspace::{ENDS, Seen, TRIED};
-use super::notifications::{Counts, Tally};
+use super::notifications::{Counters, Counts};
 use crate::plan::Summary;
 use crate::report::status::{Ended, Lead, Mode};
 
@@ -32,7 +32,7 @@ pub use workspace::WorkspaceMetrics;
 /// The metrics of a process.
 pub struct Metrics {
     workspaces: Vec<Arc<WorkspaceMetrics>>,
-    notified: Option<Tally>,
+    notified: Option<Counters>,
     started: Option<f64>,
 }
 
@@ -52,7 +52,7 @@ impl Metrics {
 
     /// The same, which tell of notifications, too.
     #[must_use]
-    pub fn notifying(self, notified: Tally) -> Self {
+    pub fn notifying(self, notified: Counters) -> Self {
         Self {
             notified: Some(notified),
             ..self

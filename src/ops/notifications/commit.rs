@@ -36,14 +36,14 @@ pub enum CommitState {
 
 /// What one target was told of one workspace's commits.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct CommitTracker {
     told: Option<CommitStatus>,
     /// The commit that is checked out and not trusted; what is told is about the one in force.
     refused: Option<String>,
     failures: u32,
 }
 
-impl Standing {
+impl CommitTracker {
     /// A plan is about to be carried out: its commit is pending, unless Calry had it already and only drift is put back.
     pub fn applying(&mut self, plan: &Plan) -> Option<CommitStatus> {
         let sha = sha(plan.revision.as_ref())?;
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn only_the_full_id_of_a_clean_checkout_gets_a_status_and_each_status_once() {
         let full = "0123456789abcdef0123456789abcdef01234567";
-        let mut standing = Standing::default();
+        let mut tracker = CommitTracker::default();
         let rules = Rules::default();
         for (commit, dirty) in [
             ("0123456789", false),
@@ -280,12 +280,12 @@ mod tests {
             ("../../../0123456789abcdef0123456789abcde", false),
         ] {
             assert_eq!(
-                standing.ended(&of(commit, dirty, applied(&[], &[])), &rules),
+                tracker.ended(&of(commit, dirty, applied(&[], &[])), &rules),
                 None,
                 "{commit}"
             );
         }
-        let told = standing
+        let told = tracker
             .ended(&of(full, false, applied(&[], &[])), &rules)
             .unwrap();
         assert_eq!(
@@ -293,7 +293,7 @@ mod tests {
             (full, CommitState::Success)
         );
         assert_eq!(
-            standing.ended(&of(full, false, applied(&[], &[])), &rules),
+            tracker.ended(&of(full, false, applied(&[], &[])), &rules),
             None
         );
     }
@@ -304,11 +304,11 @@ mod tests {
             "0123456789abcdef0123456789abcdef01234567",
             "1123456789abcdef0123456789abcdef01234567",
         );
-        let mut standing = Standing::default();
+        let mut tracker = CommitTracker::default();
         let mut ended = |trust| {
             let mut report = of(full, false, applied(&[], &[]));
             report.findings.trust = Some(trust);
-            standing
+            tracker
                 .ended(&report, &Rules::default())
                 .map(|told| (told.sha, told.state))
         };
@@ -340,10 +340,10 @@ mod tests {
     #[test]
     fn a_commit_fails_by_a_failing_network_only_where_that_lasts() {
         let full = "0123456789abcdef0123456789abcdef01234567";
-        let mut standing = Standing::default();
+        let mut tracker = CommitTracker::default();
         let states: Vec<Option<CommitState>> = (0..5)
             .map(|_| {
-                standing
+                tracker
                     .ended(&of(full, false, failed()), &Rules::default())
                     .map(|told| told.state)
             })
@@ -357,15 +357,16 @@ mod tests {
             "0123456789abcdef0123456789abcdef01234567",
             "1123456789abcdef0123456789abcdef01234567",
         );
-        let (mut standing, rules) = (Standing::default(), Rules::default());
-        let ended =
-            |standing: &mut Standing| standing.ended(&of(full, false, applied(&[], &[])), &rules);
-        assert!(ended(&mut standing).is_some());
-        standing.forget(other);
-        assert_eq!(ended(&mut standing), None);
-        standing.forget(full);
+        let (mut tracker, rules) = (CommitTracker::default(), Rules::default());
+        let ended = |tracker: &mut CommitTracker| {
+            tracker.ended(&of(full, false, applied(&[], &[])), &rules)
+        };
+        assert!(ended(&mut tracker).is_some());
+        tracker.forget(other);
+        assert_eq!(ended(&mut tracker), None);
+        tracker.forget(full);
         assert_eq!(
-            ended(&mut standing).map(|told| told.sha),
+            ended(&mut tracker).map(|told| told.sha),
             Some(full.to_owned())
         );
     }

@@ -1,6 +1,6 @@
 //! Telling others what happened: chats, webhooks, and the forge that shows whether Calry has a commit.
 //!
-//! A [`Teller`] is told of each pass of its workspace, finds out what of it is news for each target, and puts that into the
+//! A [`WorkspaceNotifier`] is told of each pass of its workspace, finds out what of it is news for each target, and puts that into the
 //! target's queue. One task per target sends what is in there.
 //!
 //! What it never does: make a pass wait, or fail one. No document holds a value of a definition, and no log line holds an
@@ -33,7 +33,7 @@ use crate::model::Workspace;
 use crate::plan::Plan;
 use crate::reconcile::today;
 
-pub use commit::{CommitState, CommitStatus, Standing};
+pub use commit::{CommitState, CommitStatus, CommitTracker};
 pub use config::{Channel, EventKind, Forge, ForgeKind, InvalidTarget, Rules, Target, WebhookUrl};
 pub use events::{Event, LISTED, Memory, Subject, events};
 pub use message::{Notification, schema};
@@ -54,9 +54,9 @@ pub struct Notifier {
 
 /// Tells what became of the notifications so far, for as long as anybody wants to know.
 #[derive(Clone)]
-pub struct Tally(Vec<Arc<Queue>>);
+pub struct Counters(Vec<Arc<Queue>>);
 
-impl Tally {
+impl Counters {
     /// What became of the notifications so far, target by target.
     #[must_use]
     pub fn counts(&self) -> Vec<Counts> {
@@ -109,12 +109,12 @@ impl Notifier {
 
     /// Who tells of one workspace, by its name in the configuration file.
     #[must_use]
-    pub fn teller(&self, workspace: Option<&str>) -> Teller {
+    pub fn for_workspace(&self, workspace: Option<&str>) -> WorkspaceNotifier {
         let about = self
             .queues
             .iter()
             .filter(|queue| queue.target.is_about(workspace));
-        Teller {
+        WorkspaceNotifier {
             name: workspace.map(str::to_owned),
             targets: about
                 .map(|queue| (Arc::clone(queue), Mutex::default()))
@@ -125,8 +125,8 @@ impl Notifier {
 
     /// Who tells what became of the notifications.
     #[must_use]
-    pub fn tally(&self) -> Tally {
-        Tally(self.queues.clone())
+    pub fn counters(&self) -> Counters {
+        Counters(self.queues.clone())
     }
 
     /// Sends what waits, for [`DRAIN`] at most; nothing is tried twice.
@@ -141,7 +141,7 @@ impl Notifier {
 }
 
 /// Tells of one workspace.
-pub struct Teller {
+pub struct WorkspaceNotifier {
     name: Option<String>,
     targets: Vec<(Arc<Queue>, Mutex<Known>)>,
     /// As it was read last.
@@ -154,10 +154,10 @@ struct Known {
     memory: Memory,
     /// The memory as it was when everything in it had been delivered.
     delivered: Memory,
-    standing: Standing,
+    commit: CommitTracker,
 }
 
-impl Observer for Teller {
+impl Observer for WorkspaceNotifier {
     fn restore(&self, known: &Map<String, Value>) {
         for (queue, target) in &self.targets {
             let saved = known.get(&queue.target.name).cloned();
@@ -192,12 +192,12 @@ impl Observer for Teller {
     }
 }
 
-impl Teller {
+impl WorkspaceNotifier {
     /// A plan is about to be carried out.
     pub fn applying(&self, plan: &Plan) {
         for (queue, known) in &self.targets {
             if let Channel::Commit(_) = queue.target.channel {
-                let news = known.lock().standing.applying(plan);
+                let news = known.lock().commit.applying(plan);
                 news.into_iter()
                     .for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
             }
@@ -220,9 +220,9 @@ impl Teller {
             } = &queue.target;
             if let Channel::Commit(_) = channel {
                 for sha in queue.take_lost(self.name.as_deref()) {
-                    known.standing.forget(&sha);
+                    known.commit.forget(&sha);
                 }
-                let news = known.standing.ended(report, rules);
+                let news = known.commit.ended(report, rules);
                 news.into_iter()
                     .for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
                 continue;

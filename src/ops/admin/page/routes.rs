@@ -1,8 +1,7 @@
-//! The page at `/`, what it is made of, and the events that tell a browser when to ask for a newer one.
+//! Serves the page at `/`, its assets, and the event stream that tells a browser when to refresh.
 //!
-//! An event stream only looks at the publishers, a few times a second, and keeps nothing for its reader: what a slow one
-//! misses is lost to it, and what it then reads is the newest. Streams are few, end by themselves, and whoever finds no
-//! place asks now and then.
+//! An event stream polls the publishers a few times a second and buffers nothing: a slow reader misses events and then reads
+//! the newest state. The number and the length of streams are limited; a browser without a stream polls.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,13 +29,12 @@ use crate::ops::admin::connection::Lasting;
 use crate::ops::admin::{Shared, error};
 use crate::report::status::meant;
 
-/// The most event streams at once. They leave room among the connections for everything else.
+/// The most event streams at once, so that connections are left for other requests.
 pub(in crate::ops::admin) const STREAMS: usize = 32;
-/// How long a stream lasts. A browser then begins another one.
+/// How long a stream lasts. The browser then opens another.
 const LASTS: Duration = Duration::from_secs(15 * 60);
-/// Between two looks at the publishers.
 const LOOK: Duration = Duration::from_millis(250);
-/// A stream that has nothing to say says so this often, so that both sides know of each other.
+/// The heartbeat of a quiet stream: both sides notice a lost connection.
 const BEAT: Duration = Duration::from_secs(10);
 
 pub(in crate::ops::admin) fn routes() -> Router<Arc<Shared>> {
@@ -46,33 +44,32 @@ pub(in crate::ops::admin) fn routes() -> Router<Arc<Shared>> {
         .route("/api/v1/events", get(events))
 }
 
-/// What a request asks for.
-struct Asked {
-    /// One workspace, by its name.
+struct PageQuery {
+    /// The name of one workspace.
     only: Option<String>,
-    /// Only what changes of the page.
+    /// Only the changing part of the page.
     part: bool,
 }
 
-impl Asked {
+impl PageQuery {
     fn read(query: Option<&str>) -> Self {
-        let mut asked = Self {
+        let mut page = Self {
             only: None,
             part: false,
         };
         for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match &*name {
-                "workspace" => asked.only = Some(value.into_owned()),
-                "part" => asked.part = true,
+                "workspace" => page.only = Some(value.into_owned()),
+                "part" => page.part = true,
                 _ => {}
             }
         }
-        asked
+        page
     }
 }
 
 impl Shared {
-    /// The publishers that a page is about: that of one workspace, or all.
+    /// The publisher of the named workspace, or all publishers.
     fn about(&self, only: Option<&str>) -> Vec<Arc<StatusPublisher>> {
         let named =
             only.and_then(|only| meant(&self.publishers, only, |publisher| publisher.published()));
@@ -82,7 +79,7 @@ impl Shared {
         )
     }
 
-    /// A name for what publishers say now. It is another one after a restart.
+    /// Identifies the current state of the publishers; a restart changes it.
     fn state(&self, publishers: &[Arc<StatusPublisher>]) -> String {
         let edition: u64 = publishers.iter().map(|publisher| publisher.edition()).sum();
         let alive = publishers
@@ -93,11 +90,11 @@ impl Shared {
     }
 }
 
-/// The page; with `?part`, only what changes of it.
+/// The page; with `?part`, only its changing part.
 async fn index(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
-    let Asked { only, part } = Asked::read(query.as_deref());
+    let PageQuery { only, part } = PageQuery::read(query.as_deref());
     let only = only.as_deref();
-    // Before the publishers are read: what is published meanwhile is told of once more rather than never.
+    // Read before the publishers: a state published meanwhile is then reported twice, never missed.
     let id = shared.state(&shared.about(only));
     let workspaces: Vec<_> = shared
         .publishers
@@ -137,7 +134,7 @@ async fn asset(Path(name): Path<String>) -> Response {
         )
             .into_response(),
         (_, Some(icon)) => (headers("image/svg+xml", "no-cache"), icon).into_response(),
-        _ => error(StatusCode::NOT_FOUND, "there is no such asset"),
+        _ => error(StatusCode::NOT_FOUND, "no such asset"),
     }
 }
 
@@ -161,13 +158,13 @@ fn headers(content: &'static str, cache: &'static str) -> [(HeaderName, HeaderVa
     .map(|(name, value)| (name, HeaderValue::from_static(value)))
 }
 
-/// Tells that the publishers say something new, not what. `Last-Event-ID` is what the reader knows.
+/// Reports that the publishers changed, not how. `Last-Event-ID` is the state that the reader knows.
 async fn events(
     State(shared): State<Arc<Shared>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    // Another site's page cannot read the stream, and shall not take its place either.
+    // Another site's page cannot read the stream, and must not take a permit.
     let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     if !matches!(site, None | Some(b"same-origin" | b"none")) {
         return error(
@@ -175,10 +172,10 @@ async fn events(
             "the events are for this server's own page",
         );
     }
-    let Ok(place) = Arc::clone(&shared.streams).try_acquire_owned() else {
+    let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
         let full = error(
             StatusCode::SERVICE_UNAVAILABLE,
-            "every place for an event stream is taken; ask again later",
+            "too many event streams; try again later",
         );
         return ([(RETRY_AFTER, "15")], full).into_response();
     };
@@ -187,14 +184,14 @@ async fn events(
         .and_then(|id| id.to_str().ok())
         .unwrap_or_default()
         .to_owned();
-    let publishers = shared.about(Asked::read(query.as_deref()).only.as_deref());
+    let publishers = shared.about(PageQuery::read(query.as_deref()).only.as_deref());
     let watch = Watch {
         shared,
         publishers,
         known,
-        spoke: None,
+        last_sent: None,
         ends: Instant::now() + LASTS,
-        _place: place,
+        _permit: permit,
     };
     let body = stream::unfold(watch, |mut watch| async {
         Some((Ok::<_, Infallible>(watch.next().await?), watch))
@@ -205,16 +202,15 @@ async fn events(
     response
 }
 
-/// A stream of events.
 struct Watch {
     shared: Arc<Shared>,
     publishers: Vec<Arc<StatusPublisher>>,
     /// The state that the reader knows.
     known: String,
-    /// When something was said; at first, nothing was.
-    spoke: Option<Instant>,
+    /// When the last event was sent.
+    last_sent: Option<Instant>,
     ends: Instant,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Watch {
@@ -227,13 +223,13 @@ impl Watch {
             let state = self.shared.state(&self.publishers);
             if state != self.known {
                 self.known.clone_from(&state);
-                self.spoke = Some(Instant::now());
+                self.last_sent = Some(Instant::now());
                 let data = json!({"id": state, "version": env!("CARGO_PKG_VERSION")}).to_string();
                 return Some(Event::default().event("state").id(state).data(data));
             }
-            // A comment would not reach the script, which takes silence for lost contact.
-            if self.spoke.is_none_or(|spoke| spoke.elapsed() >= BEAT) {
-                self.spoke = Some(Instant::now());
+            // An event, because a comment does not reach the script, which takes silence for a lost connection.
+            if self.last_sent.is_none_or(|sent| sent.elapsed() >= BEAT) {
+                self.last_sent = Some(Instant::now());
                 return Some(Event::default().event("beat").data("."));
             }
             sleep(LOOK).await;

@@ -48,7 +48,7 @@ pub struct Events {
 }
 
 /// Tells of one workspace.
-pub struct EventTeller {
+pub struct EventWriter {
     events: Events,
     name: Option<String>,
     memory: Mutex<notifications::Memory>,
@@ -121,8 +121,8 @@ impl Events {
 
     /// Who tells of one workspace, by its name in the configuration file.
     #[must_use]
-    pub fn teller(&self, workspace: Option<&str>) -> EventTeller {
-        EventTeller {
+    pub fn writer(&self, workspace: Option<&str>) -> EventWriter {
+        EventWriter {
             events: self.clone(),
             name: workspace.map(str::to_owned),
             memory: Mutex::default(),
@@ -183,7 +183,7 @@ pub async fn drain(task: JoinHandle<()>) {
     let _ = tokio::time::timeout(DRAIN, task).await;
 }
 
-impl EventTeller {
+impl EventWriter {
     /// A pass is over.
     pub fn pass(&self, report: &ReconciliationReport) {
         // Kubernetes forgets Events by itself, so a failure is told when it comes.

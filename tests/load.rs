@@ -13,7 +13,7 @@ use calry_gitops::desired::definitions::{
 };
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::model::{
-    Code, Diagnostic, Half, Live, LiveNames, LiveProblems, PartnerKey, Provider, Severity,
+    Code, Diagnostic, KeySection, Live, LiveNames, LiveProblems, PartnerKey, Provider, Severity,
 };
 use calry_gitops::render;
 use proptest::prelude::*;
@@ -117,14 +117,14 @@ fn the_example_of_the_documentation_says_what_it_says() {
         desired.icon.as_ref().unwrap().as_str(),
         "https://cdn.example.com/icons/hostaway.png"
     );
-    let headers = desired.partner_key.half(Half::Headers).unwrap();
+    let headers = desired.partner_key.half(KeySection::Headers).unwrap();
     let references: Vec<_> = headers
         .values()
         .flat_map(|value| value.references())
         .map(|name| name.as_str())
         .collect();
     assert_eq!(references, ["hostaway-token", "hostaway-api-key"]);
-    let client = &desired.partner_key.half(Half::QueryParams).unwrap()["client_id"];
+    let client = &desired.partner_key.half(KeySection::QueryParams).unwrap()["client_id"];
     assert_eq!(client.value.as_ref().unwrap().expose(), "acme-travel");
     assert_eq!(
         Vec::from_iter(&desired.fields["listing"]),
@@ -162,20 +162,23 @@ fn what_a_file_leaves_out_is_not_managed_and_what_is_empty_is() {
         (&None, &None, 0)
     );
     assert!(
-        Half::BOTH
+        KeySection::BOTH
             .iter()
             .all(|half| desired.partner_key.half(*half).is_none())
     );
 
     let one = loaded("provider: HOSTAWAY\npartnerKey: {headers: {}}\n");
     let key = &one.files[0].desired.as_ref().unwrap().partner_key;
-    assert!(key.half(Half::Headers).unwrap().is_empty() && key.half(Half::QueryParams).is_none());
+    assert!(
+        key.half(KeySection::Headers).unwrap().is_empty()
+            && key.half(KeySection::QueryParams).is_none()
+    );
     assert_eq!(codes(&one), []);
 
     let both = loaded("provider: HOSTAWAY\npartnerKey: {}\n");
     let key = &both.files[0].desired.as_ref().unwrap().partner_key;
     assert!(
-        Half::BOTH
+        KeySection::BOTH
             .iter()
             .all(|half| key.half(*half).unwrap().is_empty())
     );
@@ -897,7 +900,7 @@ partnerKey:
 fn header(loaded: &Loaded, name: &str) -> Option<String> {
     let desired = loaded.files[0].desired.as_ref()?;
     Some(
-        desired.partner_key.half(Half::Headers)?[name]
+        desired.partner_key.half(KeySection::Headers)?[name]
             .value
             .as_ref()?
             .expose()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use calry_gitops::model::{
-    Desired, DesiredPartnerKey, DesiredValue, Half, Icon, Live, LivePartnerKey, LiveProblems,
+    Desired, DesiredPartnerKey, DesiredValue, Icon, KeySection, Live, LivePartnerKey, LiveProblems,
     LiveValue, PartnerKey, Provider, Secret, Template, Update, UpdateMethod, Workspace,
 };
 use calry_gitops::plan::{
@@ -158,7 +158,7 @@ fn unmanaged_part(
     BTreeMap<String, Vec<String>>,
 ) {
     let mut key = live.partner_key.clone();
-    for half in Half::BOTH {
+    for half in KeySection::BOTH {
         if desired.partner_key.half(half).is_some() {
             *key.half_mut(half) = None;
         }
@@ -259,14 +259,14 @@ proptest! {
     fn nothing_secret_is_in_what_a_plan_shows((wanted, mut live) in states(), canary in "canary[0-9]{8}") {
         let mut wanted = wanted;
         for desired in &mut wanted {
-            for half in Half::BOTH {
+            for half in KeySection::BOTH {
                 for value in desired.partner_key.half_mut(half).iter_mut().flatten().map(|(_, v)| v) {
                     *value = DesiredValue { template: Template::parse(&canary).unwrap(), value: Some(Secret::new(canary.clone())) };
                 }
             }
         }
         for live in &mut live {
-            for half in Half::BOTH {
+            for half in KeySection::BOTH {
                 for value in live.partner_key.half_mut(half).iter_mut().flatten().map(|(_, v)| v) {
                     *value = LiveValue::Value(Secret::new(format!("live-{canary}")));
                 }
@@ -292,7 +292,7 @@ proptest! {
         // Another secret that differs from the live one just as much gives the same digest.
         let mut other = wanted.clone();
         for (desired, _) in other.iter_mut().zip(pick) {
-            for half in Half::BOTH {
+            for half in KeySection::BOTH {
                 for value in desired.partner_key.half_mut(half).iter_mut().flatten().map(|(_, v)| v) {
                     value.value = Some(Secret::new("quite another"));
                 }

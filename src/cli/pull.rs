@@ -181,7 +181,7 @@ fn unknown(part: &Part, live: &[Live]) -> String {
                     .flat_map(|values| values.keys().map(String::as_str)),
             )
         }
-        Part::Icon | Part::PartnerKey | Part::Half(_) | Part::Fields => None,
+        Part::Icon | Part::PartnerKey | Part::KeySection(_) | Part::Fields => None,
     };
     let help = meant
         .map(|meant| format!("; did you mean `{}`?", printable(meant)))

@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{Fingerprint, FingerprintKey, Half, PartnerKey, Place, Provider, Secret};
+use crate::model::{Fingerprint, FingerprintKey, KeySection, PartnerKey, Place, Provider, Secret};
 use crate::plan::{Cause, Digest, LastApplied, Mismatch, Value};
 
 /// The form of the file; one of another form is put aside.
@@ -336,7 +336,7 @@ impl State {
             updated_at,
             not_converged,
         } = item;
-        let values = |half: Half, values: Option<BTreeMap<String, String>>| {
+        let values = |half: KeySection, values: Option<BTreeMap<String, String>>| {
             let print = |(name, text): (String, String)| {
                 let (workspace, provider) = (workspace.to_owned(), provider.clone());
                 let place = Place {
@@ -357,8 +357,8 @@ impl State {
             }
         };
         let partner_key = PartnerKey {
-            headers: values(Half::Headers, headers)?,
-            query_params: values(Half::QueryParams, query_params)?,
+            headers: values(KeySection::Headers, headers)?,
+            query_params: values(KeySection::QueryParams, query_params)?,
         };
         let kept = not_converged
             .iter()
@@ -401,8 +401,8 @@ impl State {
             };
             let item = Item {
                 parts: parts.to_string(),
-                headers: values(Half::Headers),
-                query_params: values(Half::QueryParams),
+                headers: values(KeySection::Headers),
+                query_params: values(KeySection::QueryParams),
                 updated_at: updated_at.clone(),
                 not_converged,
             };

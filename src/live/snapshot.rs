@@ -16,7 +16,7 @@ use super::wire::{self, Problem};
 use super::{Error, Listing, ReadCalry, Unreadable};
 use crate::http::{Http, HttpUrl};
 use crate::model::{
-    DefinitionPart, Fingerprint, FingerprintKey, Half, Live, LivePartnerKey, LiveProblems,
+    DefinitionPart, Fingerprint, FingerprintKey, KeySection, Live, LivePartnerKey, LiveProblems,
     LiveValue, Place, Provider, Workspace, ellipsize, printable,
 };
 
@@ -135,8 +135,8 @@ impl From<&LiveProblems> for Problems {
             icon: icon.clone(),
             partner_key: partner_key.clone(),
             unknown_section: unknown_section.clone(),
-            headers: sections.get(&Half::Headers).cloned(),
-            query_params: sections.get(&Half::QueryParams).cloned(),
+            headers: sections.get(&KeySection::Headers).cloned(),
+            query_params: sections.get(&KeySection::QueryParams).cloned(),
             fields_to_sync: fields.clone(),
             groups: groups.clone(),
         }
@@ -155,7 +155,10 @@ impl From<Problems> for LiveProblems {
             groups,
         } = problems;
         let shown = |text: String| ellipsize(&printable(&text), MAX_PROBLEM);
-        let sections = [(Half::Headers, headers), (Half::QueryParams, query_params)];
+        let sections = [
+            (KeySection::Headers, headers),
+            (KeySection::QueryParams, query_params),
+        ];
         Self {
             icon: icon.map(shown),
             partner_key: partner_key.map(shown),
@@ -251,14 +254,14 @@ fn definition<'a>(
         id,
         name,
         icon: icon.as_deref(),
-        partner_key: Half::BOTH.into_iter().filter_map(half).collect(),
+        partner_key: KeySection::BOTH.into_iter().filter_map(half).collect(),
         fields_to_sync: fields,
         updated_at,
         problems: problems.into(),
     }
 }
 
-fn place(workspace: &Workspace, provider: &Provider, half: Half, name: &str) -> Place {
+fn place(workspace: &Workspace, provider: &Provider, half: KeySection, name: &str) -> Place {
     Place {
         workspace: workspace.id.clone(),
         provider: provider.clone(),
@@ -361,7 +364,7 @@ fn listing(
         )),
         _ => Err(format!("`{name}` is no list")),
     };
-    let value = |provider: &Provider, half: Half, name: &str, value| match value {
+    let value = |provider: &Provider, half: KeySection, name: &str, value| match value {
         Value::Null => Ok(LiveValue::Withheld),
         Value::String(text) if text == MASKED => Ok(LiveValue::Mask),
         Value::String(text) => {

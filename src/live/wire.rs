@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 
 use super::{Listing, Unreadable};
 use crate::model::{
-    FieldSet, Half, Live, LiveFields, LivePartnerKey, LiveProblems, LiveValue, Provider, Secret,
-    Update, Workspace, ellipsize, printable,
+    FieldSet, KeySection, Live, LiveFields, LivePartnerKey, LiveProblems, LiveValue, Provider,
+    Secret, Update, Workspace, ellipsize, printable,
 };
 
 /// The most definitions that a workspace is believed to have; Calry's reference names 20 providers.
@@ -195,7 +195,7 @@ pub(super) fn update<'a>(update: &'a Update) -> Vec<u8> {
     let body = Body {
         icon: update.icon.as_deref(),
         partner_key: update.partner_key.as_ref().map(|key| {
-            Half::BOTH
+            KeySection::BOTH
                 .iter()
                 .filter_map(|h| Some((h.key(), half(key.half(*h)?))))
                 .collect()
@@ -250,7 +250,7 @@ pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
 
 fn live(mut object: Map<String, Value>, learn: impl FnMut(&Secret)) -> Result<Live, Unreadable> {
     let bounded = learn_values(object.get("partnerKey").unwrap_or(&Value::Null), learn);
-    let value = |_: &Provider, _: Half, _: &str, value| match value {
+    let value = |_: &Provider, _: KeySection, _: &str, value| match value {
         Value::String(text) => Ok(LiveValue::from(Secret::new(text))),
         // It may stand for a value that is not shown.
         Value::Null => Ok(LiveValue::Mask),
@@ -273,7 +273,7 @@ fn live(mut object: Map<String, Value>, learn: impl FnMut(&Secret)) -> Result<Li
 /// cannot be read spoils only the part that it is in; without a provider or an id there is no definition.
 pub(super) fn live_with(
     object: &mut Map<String, Value>,
-    value: impl Fn(&Provider, Half, &str, Value) -> Result<LiveValue, &'static str>,
+    value: impl Fn(&Provider, KeySection, &str, Value) -> Result<LiveValue, &'static str>,
 ) -> Result<Live, Unreadable> {
     let partner_key = object.remove("partnerKey").unwrap_or_default();
     let provider = text(object, "provider")
@@ -357,7 +357,7 @@ fn learn_values(partner_key: &Value, mut learn: impl FnMut(&Secret)) -> Result<(
 
 fn partner_key_of(
     value: Value,
-    read: impl Fn(Half, &str, Value) -> Result<LiveValue, &'static str>,
+    read: impl Fn(KeySection, &str, Value) -> Result<LiveValue, &'static str>,
     problems: &mut LiveProblems,
 ) -> LivePartnerKey {
     let mut key = LivePartnerKey::default();
@@ -369,7 +369,7 @@ fn partner_key_of(
             return key;
         }
     };
-    for half in Half::BOTH {
+    for half in KeySection::BOTH {
         let secret = |(name, value): (String, Value)| match read(half, &name, value) {
             Ok(value) => Ok((name, value)),
             Err(problem) => Err(format!("`partnerKey.{half}.{}` {problem}", shown(&name))),
@@ -568,7 +568,7 @@ mod tests {
                     live.problems
                 );
             }
-            let read = Half::BOTH
+            let read = KeySection::BOTH
                 .into_iter()
                 .filter(|half| live.partner_key.half(*half).is_some())
                 .count();

@@ -5,7 +5,7 @@ use std::fmt;
 
 use jiff::civil::Date;
 
-use super::{DesiredPartnerKey, Half, LivePartnerKey, PartnerKey, Provider};
+use super::{DesiredPartnerKey, KeySection, LivePartnerKey, PartnerKey, Provider};
 
 /// The fields of one group that are on. A field not named is off.
 pub type FieldSet = BTreeSet<String>;
@@ -183,7 +183,7 @@ pub struct LiveProblems {
     /// A part of the partner key that this version does not know. The known sections can be read.
     pub unknown_section: Option<String>,
     /// Sections of the partner key.
-    pub sections: BTreeMap<Half, String>,
+    pub sections: BTreeMap<KeySection, String>,
     /// `fieldsToSync` as a whole.
     pub fields: Option<String>,
     /// Groups of fields.
@@ -193,7 +193,7 @@ pub struct LiveProblems {
 impl LiveProblems {
     /// Why the values of a section are unknown.
     #[must_use]
-    pub fn section(&self, section: Half) -> Option<&str> {
+    pub fn section(&self, section: KeySection) -> Option<&str> {
         self.partner_key
             .as_ref()
             .or_else(|| self.sections.get(&section))
@@ -230,7 +230,7 @@ impl LiveProblems {
     #[must_use]
     pub fn unread(&self) -> Option<&str> {
         let section = || {
-            Half::BOTH
+            KeySection::BOTH
                 .into_iter()
                 .find_map(|section| self.section(section))
         };

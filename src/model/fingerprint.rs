@@ -10,7 +10,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::redaction::{Redaction, redaction};
-use super::{Half, Provider, Secret, acts, character, is_quoted, trimmed};
+use super::{KeySection, Provider, Secret, acts, character, is_quoted, trimmed};
 
 /// The operator's key for fingerprints: at least [`FingerprintKey::MIN_LEN`] bytes that nobody can guess.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Place {
     pub workspace: String,
     pub provider: Provider,
     /// The half of the partner key.
-    pub half: Half,
+    pub half: KeySection,
     /// The header or parameter, in any case in which it means the same.
     pub name: String,
 }
@@ -212,7 +212,7 @@ mod tests {
         FingerprintKey::new(&Secret::new(text)).unwrap()
     }
 
-    fn place(half: Half, name: &str) -> Place {
+    fn place(half: KeySection, name: &str) -> Place {
         let provider = Provider::parse("HOSTAWAY").unwrap();
         Place {
             workspace: "w".to_owned(),
@@ -224,7 +224,10 @@ mod tests {
 
     #[test]
     fn a_value_is_known_by_its_fingerprint_and_by_nothing_else() {
-        let (key, place) = (key(&"k".repeat(32)), place(Half::Headers, "x-api-key"));
+        let (key, place) = (
+            key(&"k".repeat(32)),
+            place(KeySection::Headers, "x-api-key"),
+        );
         let text = key.fingerprint(&place, &Secret::new("hunter2"));
         let fingerprint = Fingerprint::new(key, place, &text).unwrap();
         assert!(
@@ -239,25 +242,25 @@ mod tests {
         let value = Secret::new("hunter2");
         let one = key(&"k".repeat(32));
         let of = |place: Place| one.fingerprint(&place, &value);
-        let here = of(place(Half::Headers, "x-api-key"));
+        let here = of(place(KeySection::Headers, "x-api-key"));
         assert_eq!(
             here,
-            of(place(Half::Headers, "X-API-Key")),
+            of(place(KeySection::Headers, "X-API-Key")),
             "a header's name has no case"
         );
-        assert_ne!(here, of(place(Half::Headers, "x-api-token")));
-        assert_ne!(here, of(place(Half::QueryParams, "x-api-key")));
+        assert_ne!(here, of(place(KeySection::Headers, "x-api-token")));
+        assert_ne!(here, of(place(KeySection::QueryParams, "x-api-key")));
         assert_ne!(
             here,
             of(Place {
                 workspace: "v".to_owned(),
-                ..place(Half::Headers, "x-api-key")
+                ..place(KeySection::Headers, "x-api-key")
             })
         );
         let other = key(&"l".repeat(32));
         assert_ne!(
             here,
-            other.fingerprint(&place(Half::Headers, "x-api-key"), &value)
+            other.fingerprint(&place(KeySection::Headers, "x-api-key"), &value)
         );
         assert_ne!(one.id(), other.id());
     }
@@ -295,7 +298,7 @@ mod tests {
             &format!("hmac-sha256:{}", "G".repeat(64)),
         ] {
             assert_eq!(
-                Fingerprint::new(key(&"k".repeat(32)), place(Half::Headers, "a"), text),
+                Fingerprint::new(key(&"k".repeat(32)), place(KeySection::Headers, "a"), text),
                 None,
                 "{text}"
             );

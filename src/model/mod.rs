@@ -27,7 +27,7 @@ pub use definition::{
 pub use diagnostic::{Code, Diagnostic, Excerpt, MAX_LISTED, Severity, first_problems};
 pub use fingerprint::{Fingerprint, FingerprintKey, InvalidFingerprintKey, LiveValue, Place};
 pub use partner_key::{
-    DesiredPartnerKey, DesiredValue, Half, InvalidHeaderName, LivePartnerKey, PartnerKey,
+    DesiredPartnerKey, DesiredValue, InvalidHeaderName, KeySection, LivePartnerKey, PartnerKey,
     check_header_name,
 };
 pub use provider::{InvalidProvider, Provider};

@@ -7,14 +7,14 @@ use super::{LiveValue, Secret, SecretName, Template};
 
 /// One of the two halves of a partner key. Each is managed, or left alone, by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Half {
+pub enum KeySection {
     /// HTTP headers; their names are case-insensitive (RFC 9110, section 5.1).
     Headers,
     /// Query parameters; their names are case-sensitive.
     QueryParams,
 }
 
-impl Half {
+impl KeySection {
     /// Both halves, in the order in which they are written.
     pub const BOTH: [Self; 2] = [Self::Headers, Self::QueryParams];
 
@@ -37,7 +37,7 @@ impl Half {
     }
 }
 
-impl fmt::Display for Half {
+impl fmt::Display for KeySection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.key())
     }
@@ -64,18 +64,18 @@ impl<V> Default for PartnerKey<V> {
 impl<V> PartnerKey<V> {
     /// One half.
     #[must_use]
-    pub fn half(&self, half: Half) -> Option<&BTreeMap<String, V>> {
+    pub fn half(&self, half: KeySection) -> Option<&BTreeMap<String, V>> {
         match half {
-            Half::Headers => self.headers.as_ref(),
-            Half::QueryParams => self.query_params.as_ref(),
+            KeySection::Headers => self.headers.as_ref(),
+            KeySection::QueryParams => self.query_params.as_ref(),
         }
     }
 
     /// One half, to change.
-    pub fn half_mut(&mut self, half: Half) -> &mut Option<BTreeMap<String, V>> {
+    pub fn half_mut(&mut self, half: KeySection) -> &mut Option<BTreeMap<String, V>> {
         match half {
-            Half::Headers => &mut self.headers,
-            Half::QueryParams => &mut self.query_params,
+            KeySection::Headers => &mut self.headers,
+            KeySection::QueryParams => &mut self.query_params,
         }
     }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{DefinitionPart, Half, SecretName};
+use crate::model::{DefinitionPart, KeySection, SecretName};
 
 /// A difference at one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Change {
     /// A value below `partnerKey`.
     Key {
         /// Which half.
-        half: Half,
+        half: KeySection,
         /// The header or parameter.
         name: String,
         /// What happens to it.

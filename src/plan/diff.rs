@@ -13,7 +13,7 @@ use super::{
     RefusedPart, Step, Unresolved, Verdict,
 };
 use crate::model::{
-    DefinitionPart, Desired, DesiredValue, Half, Live, LivePartnerKey, LiveValue, PartnerKey,
+    DefinitionPart, Desired, DesiredValue, KeySection, Live, LivePartnerKey, LiveValue, PartnerKey,
     Provider, Revision, Secret, Update, UpdateMethod, Workspace,
 };
 
@@ -239,7 +239,7 @@ pub fn verify(
             sensitive: false,
         });
     }
-    for half in Half::BOTH {
+    for half in KeySection::BOTH {
         let (Some(key), None) = (partner_key, desired.partner_key.half(half)) else {
             continue;
         };
@@ -306,7 +306,7 @@ pub fn unverifiable<'a>(sent: &Update, answer: &'a Live) -> Option<&'a str> {
 }
 
 /// One half by the names in the form in which equal ones are the same text.
-fn folded<V>(half: Half, values: Option<&BTreeMap<String, V>>) -> BTreeMap<String, &V> {
+fn folded<V>(half: KeySection, values: Option<&BTreeMap<String, V>>) -> BTreeMap<String, &V> {
     values
         .into_iter()
         .flatten()
@@ -353,7 +353,7 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
             });
         }
     }
-    for half in Half::BOTH {
+    for half in KeySection::BOTH {
         if let Some(wanted) = partner_key.half(half) {
             if let Some(problem) = live.problems.section(half) {
                 unreadable.push((DefinitionPart::PartnerKey, problem.to_owned()));
@@ -417,7 +417,7 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
 }
 
 fn compare_half(
-    half: Half,
+    half: KeySection,
     wanted: &BTreeMap<String, DesiredValue>,
     live: Option<&BTreeMap<String, LiveValue>>,
     is_behind: impl Fn(&str, &Secret) -> bool,
@@ -518,7 +518,7 @@ fn payload(desired: &Desired, live: &Live, compared: &Compared, method: UpdateMe
                 let absent =
                     key == PartnerKey::default() && live.partner_key == LivePartnerKey::default();
                 update.partner_key = (!absent).then_some(key);
-                Half::BOTH
+                KeySection::BOTH
                     .into_iter()
                     .any(|half| desired.partner_key.half(half).is_none())
             }),
@@ -546,7 +546,7 @@ fn payload(desired: &Desired, live: &Live, compared: &Compared, method: UpdateMe
 /// Both sections of a partner key: the managed ones from git, the others as they are.
 fn partner_key(desired: &Desired, live: &Live) -> Result<PartnerKey, Obstacle> {
     let mut key = PartnerKey::default();
-    for half in Half::BOTH {
+    for half in KeySection::BOTH {
         let values: Option<Result<BTreeMap<_, _>, _>> = match desired.partner_key.half(half) {
             Some(wanted) => Some(
                 wanted
@@ -572,7 +572,7 @@ fn partner_key(desired: &Desired, live: &Live) -> Result<PartnerKey, Obstacle> {
 }
 
 /// A value of a section that is sent as it is.
-fn carried(half: Half, name: &str, value: &LiveValue) -> Result<(String, Secret), Obstacle> {
+fn carried(half: KeySection, name: &str, value: &LiveValue) -> Result<(String, Secret), Obstacle> {
     match value {
         LiveValue::Value(secret) => Ok((name.to_owned(), secret.clone())),
         LiveValue::Mask | LiveValue::MaybeMask(_) => Err(Obstacle::Masked {

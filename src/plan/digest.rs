@@ -5,7 +5,7 @@ use std::fmt;
 use sha2::{Digest as _, Sha256};
 
 use super::{Change, Entry, Value, Verdict};
-use crate::model::{Desired, Half, UpdateMethod, Workspace};
+use crate::model::{Desired, KeySection, UpdateMethod, Workspace};
 
 /// `sha256:` and 64 hexadecimal digits.
 ///
@@ -144,7 +144,7 @@ impl Hash {
             Verdict::Update(step) => {
                 self.text(&step.live.id);
                 self.text(&step.live.updated_at);
-                for half in Half::BOTH {
+                for half in KeySection::BOTH {
                     for (name, value) in step.desired.partner_key.half(half).into_iter().flatten() {
                         self.text(half.key());
                         self.text(name);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::{Cause, Change, Digest};
 use crate::model::{
-    Desired, DesiredValue, Fingerprint, FingerprintKey, Half, Live, PartnerKey, Place, Provider,
-    Secret,
+    Desired, DesiredValue, Fingerprint, FingerprintKey, KeySection, Live, PartnerKey, Place,
+    Provider, Secret,
 };
 
 /// The desired state that was last applied, or found in place, of each provider.
@@ -40,7 +40,7 @@ impl LastApplied {
         updated_at: Option<String>,
     ) -> Self {
         let mut partner_key = PartnerKey::default();
-        for half in Half::BOTH {
+        for half in KeySection::BOTH {
             let print = |(name, wanted): (&String, &DesiredValue)| {
                 let (provider, name) = (desired.provider.clone(), half.fold(name));
                 let place = Place {
@@ -83,12 +83,18 @@ impl LastApplied {
             }
             _ => false,
         };
-        self.parts == Digest::of_parts(desired) && Half::BOTH.into_iter().all(same)
+        self.parts == Digest::of_parts(desired) && KeySection::BOTH.into_iter().all(same)
     }
 
     /// Whether this value is what stands behind a mask. If `updatedAt` moved since it was applied, somebody else may have
     /// changed it: it is unknown until it is sent again.
-    pub(super) fn is_behind(&self, live: &Live, half: Half, name: &str, value: &Secret) -> bool {
+    pub(super) fn is_behind(
+        &self,
+        live: &Live,
+        half: KeySection,
+        name: &str,
+        value: &Secret,
+    ) -> bool {
         let counts = self.updated_at.as_ref() == Some(&live.updated_at);
         let known = self
             .partner_key

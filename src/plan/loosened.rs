@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 
 use super::{Base, BaseFile, Input, dotted};
-use crate::model::{Desired, Half, Hold, Provider, Slug};
+use crate::model::{Desired, Hold, KeySection, Provider, Slug};
 
 /// One protection that the branch takes away.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,7 +167,7 @@ fn parts(desired: &Desired) -> Vec<String> {
         hold: _,
     } = desired;
     let icon = icon.iter().map(|_| "icon".to_owned());
-    let sections = Half::BOTH
+    let sections = KeySection::BOTH
         .into_iter()
         .filter(|half| partner_key.half(*half).is_some());
     let sections = sections.map(|half| dotted(&["partnerKey", half.key()]));

@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    DefinitionPart, Desired, DesiredValue, FingerprintKey, Half, Hold, Live, Place, Provider,
+    DefinitionPart, Desired, DesiredValue, FingerprintKey, Hold, KeySection, Live, Place, Provider,
     Revision, SecretName, Update, Workspace, ellipsize, printable,
 };
 
@@ -159,7 +159,7 @@ pub enum Obstacle {
     /// It has a section that git does not manage, with a value that Calry may show as a mask (trap 7).
     Masked {
         /// The section.
-        half: Half,
+        half: KeySection,
         /// The name of the value.
         name: String,
     },
@@ -316,7 +316,9 @@ impl Plan {
     }
 
     /// Every value that would be set and that a file writes out, in whole or around a reference.
-    fn written_out(&self) -> impl Iterator<Item = (&Step, Half, &str, &Change, &DesiredValue)> {
+    fn written_out(
+        &self,
+    ) -> impl Iterator<Item = (&Step, KeySection, &str, &Change, &DesiredValue)> {
         self.steps()
             .flat_map(|step| step.changes.iter().map(move |change| (step, change)))
             .filter_map(|(step, change)| {
@@ -343,19 +345,23 @@ impl Plan {
     /// Lets the digest cover what files write out, by fingerprints that this key makes. A plan that sets no such value keeps
     /// its digest.
     pub fn seal(&mut self, key: &FingerprintKey) {
-        let fingerprint =
-            |(step, half, name, change, value): (&Step, Half, &str, &Change, &DesiredValue)| {
-                let (workspace, provider) =
-                    (self.workspace.id.clone(), step.desired.provider.clone());
-                let place = Place {
-                    workspace,
-                    provider,
-                    half,
-                    name: name.to_owned(),
-                };
-                let path = dotted(&[step.desired.provider.as_str(), &change.path()]);
-                (path, key.fingerprint(&place, &value.template.written()))
+        let fingerprint = |(step, half, name, change, value): (
+            &Step,
+            KeySection,
+            &str,
+            &Change,
+            &DesiredValue,
+        )| {
+            let (workspace, provider) = (self.workspace.id.clone(), step.desired.provider.clone());
+            let place = Place {
+                workspace,
+                provider,
+                half,
+                name: name.to_owned(),
             };
+            let path = dotted(&[step.desired.provider.as_str(), &change.path()]);
+            (path, key.fingerprint(&place, &value.template.written()))
+        };
         let fingerprints: Vec<(String, String)> = self.written_out().map(fingerprint).collect();
         if let Some(digest) = self.digest.as_ref().filter(|_| !fingerprints.is_empty()) {
             self.digest = Some(digest.sealed(&fingerprints));

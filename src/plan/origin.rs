@@ -12,7 +12,7 @@ use super::{Change, Entry, PinChange, Verdict};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Desired, Half, Provider};
+use crate::model::{Desired, KeySection, Provider};
 
 /// Where a change comes from.
 #[derive(
@@ -84,7 +84,7 @@ impl Base {
     }
 
     /// Whether this branch wrote another value below `partnerKey` than the base had there.
-    pub(super) fn rewrites(&self, half: Half, name: &str, desired: &Desired) -> bool {
+    pub(super) fn rewrites(&self, half: KeySection, name: &str, desired: &Desired) -> bool {
         let base = self
             .desired
             .get(&desired.provider)
@@ -110,7 +110,7 @@ fn wanted_before(change: &Change, base: &Desired, desired: &Desired) -> bool {
 }
 
 /// Whether both manage the half, and want the same there: the same text, or nothing of that name.
-fn same_value(half: Half, name: &str, base: &Desired, desired: &Desired) -> bool {
+fn same_value(half: KeySection, name: &str, base: &Desired, desired: &Desired) -> bool {
     let value = |of: &Desired| {
         let values = of.partner_key.half(half)?;
         let same = values

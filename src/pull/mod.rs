@@ -19,8 +19,8 @@ use crate::desired::definitions::{
 };
 use crate::desired::secrets::SecretSources;
 use crate::model::{
-    Catalogue, Desired, DesiredValue, FieldSet, Half, Icon, Live, LiveValue, Provider, Secret,
-    SecretName, Slug, Workspace,
+    Catalogue, Desired, DesiredValue, FieldSet, Icon, KeySection, Live, LiveValue, Provider,
+    Secret, SecretName, Slug, Workspace,
 };
 use crate::plan::dotted;
 
@@ -153,13 +153,20 @@ pub fn prepare(
     names: Names,
     sources: &SecretSources,
 ) -> Pull {
-    let mut vault = Vault {
+    let mut needed_secrets = NeededSecrets {
         names,
         sources,
         needed: BTreeMap::new(),
     };
     let there = by_provider(loaded);
-    let one = |live: &Live| file(there.get(&live.provider).copied(), live, scope, &mut vault);
+    let one = |live: &Live| {
+        file(
+            there.get(&live.provider).copied(),
+            live,
+            scope,
+            &mut needed_secrets,
+        )
+    };
     let mut files: Vec<File> = live.iter().filter_map(one).collect();
     let schemas = [
         (
@@ -184,7 +191,7 @@ pub fn prepare(
     files.sort_by(|a, b| a.name.cmp(&b.name));
     Pull {
         files,
-        secrets: vault.needed,
+        secrets: needed_secrets.needed,
     }
 }
 
@@ -244,7 +251,7 @@ fn file(
     file: Option<&DefinitionFile>,
     live: &Live,
     scope: Scope<'_>,
-    vault: &mut Vault<'_>,
+    needed_secrets: &mut NeededSecrets<'_>,
 ) -> Option<File> {
     let provider = &live.provider;
     let (name, desired) = match file {
@@ -273,11 +280,13 @@ fn file(
         live,
         desired,
         scope,
-        vault,
+        needed_secrets,
         found: Found::default(),
     };
     pulling.icon();
-    Half::BOTH.into_iter().for_each(|half| pulling.half(half));
+    KeySection::BOTH
+        .into_iter()
+        .for_each(|half| pulling.half(half));
     pulling.groups();
     let Found {
         edits,
@@ -313,10 +322,13 @@ fn file(
     };
     if !matches!(made.state, State::Refused(_)) {
         for (secret, outdated, path) in needs {
-            let needed = vault.needed.entry(secret).or_insert_with(|| Needed {
-                outdated,
-                uses: BTreeSet::new(),
-            });
+            let needed = needed_secrets
+                .needed
+                .entry(secret)
+                .or_insert_with(|| Needed {
+                    outdated,
+                    uses: BTreeSet::new(),
+                });
             needed.uses.insert((provider.clone(), path));
         }
     }
@@ -324,7 +336,7 @@ fn file(
 }
 
 /// The secrets that new references need.
-struct Vault<'a> {
+struct NeededSecrets<'a> {
     names: Names,
     sources: &'a SecretSources,
     needed: BTreeMap<SecretName, Needed>,
@@ -364,7 +376,7 @@ struct Pulling<'a, 'v> {
     live: &'a Live,
     desired: Option<&'a Desired>,
     scope: Scope<'a>,
-    vault: &'a mut Vault<'v>,
+    needed_secrets: &'a mut NeededSecrets<'v>,
     found: Found,
 }
 
@@ -425,9 +437,9 @@ impl<'a> Pulling<'a, '_> {
         }
     }
 
-    fn half(&mut self, half: Half) {
+    fn half(&mut self, half: KeySection) {
         let meant = self.meant(
-            |part| *part == Part::PartnerKey || *part == Part::Half(half),
+            |part| *part == Part::PartnerKey || *part == Part::KeySection(half),
             |part| match part {
                 Part::Value(of, name) if *of == half => Some(name),
                 _ => None,
@@ -451,13 +463,17 @@ impl<'a> Pulling<'a, '_> {
         {
             Some(wanted) => self.compare_half(half, wanted, there, &meant),
             None if there.is_empty() || !self.may_begin() => {}
-            None if !matches!(meant, Meant::All) => self.refuse_one_of(&Part::Half(half)),
+            None if !matches!(meant, Meant::All) => self.refuse_one_of(&Part::KeySection(half)),
             None => self.begin_half(half, there),
         }
     }
 
-    fn begin_half(&mut self, half: Half, there: BTreeMap<String, Vec<(&String, &LiveValue)>>) {
-        let whole = Part::Half(half);
+    fn begin_half(
+        &mut self,
+        half: KeySection,
+        there: BTreeMap<String, Vec<(&String, &LiveValue)>>,
+    ) {
+        let whole = Part::KeySection(half);
         let problem = there.iter().find_map(|(_, spelled)| {
             let (name, _) = spelled.first()?;
             if spelled.len() > 1 {
@@ -484,12 +500,12 @@ impl<'a> Pulling<'a, '_> {
             };
             values.insert(name.clone(), new);
         }
-        self.edit(whole.to_string(), Edit::Half { half, values });
+        self.edit(whole.to_string(), Edit::KeySection { half, values });
     }
 
     fn compare_half(
         &mut self,
-        half: Half,
+        half: KeySection,
         wanted: &BTreeMap<String, DesiredValue>,
         mut there: BTreeMap<String, Vec<(&String, &LiveValue)>>,
         meant: &Meant<'_>,
@@ -538,11 +554,17 @@ impl<'a> Pulling<'a, '_> {
         }
     }
 
-    fn compare_value(&mut self, half: Half, name: &str, wanted: &DesiredValue, live: &LiveValue) {
+    fn compare_value(
+        &mut self,
+        half: KeySection,
+        name: &str,
+        wanted: &DesiredValue,
+        live: &LiveValue,
+    ) {
         let path = dotted(&["partnerKey", half.key(), name]);
         let Some(value) = &wanted.value else {
             for secret in wanted.references() {
-                if !matches!(self.vault.sources.find(secret), Ok(Some(_))) {
+                if !matches!(self.needed_secrets.sources.find(secret), Ok(Some(_))) {
                     self.found.needs.push((secret.clone(), false, path.clone()));
                 }
             }
@@ -580,18 +602,18 @@ impl<'a> Pulling<'a, '_> {
     }
 
     /// What a file says of a live value: a reference, and never the value.
-    fn new_value(&mut self, half: Half, name: &str, live: &LiveValue) -> Option<NewValue> {
+    fn new_value(&mut self, half: KeySection, name: &str, live: &LiveValue) -> Option<NewValue> {
         if live.is(&Secret::new("")) == Some(true) {
             return Some(NewValue::Empty);
         }
-        let Some(secret) = self.vault.names.next(&self.live.provider, name) else {
+        let Some(secret) = self.needed_secrets.names.next(&self.live.provider, name) else {
             self.found.refused = Some(format!(
                 "is left as it is: no name was found for the secret of {}",
                 dotted(&[name])
             ));
             return None;
         };
-        let held = self.vault.sources.find(&secret).ok().flatten();
+        let held = self.needed_secrets.sources.find(&secret).ok().flatten();
         let same = held.as_ref().and_then(|held| live.is(held));
         if held.is_none() || same == Some(false) {
             let path = dotted(&["partnerKey", half.key(), name]);

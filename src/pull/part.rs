@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::{Desired, Half, Live};
+use crate::model::{Desired, KeySection, Live};
 use crate::plan::dotted;
 
 /// A part of a definition.
@@ -12,9 +12,9 @@ pub enum Part {
     /// Both halves of the partner key.
     PartnerKey,
     /// One of them.
-    Half(Half),
+    KeySection(KeySection),
     /// A header or parameter.
-    Value(Half, String),
+    Value(KeySection, String),
     /// Every group.
     Fields,
     Group(String),
@@ -51,7 +51,7 @@ impl Part {
 
     fn of(segments: &[&str]) -> Result<Self, InvalidPart> {
         let half = |key: &str| {
-            Half::BOTH
+            KeySection::BOTH
                 .into_iter()
                 .find(|half| half.key() == key)
                 .ok_or(InvalidPart)
@@ -59,7 +59,7 @@ impl Part {
         match segments {
             ["icon"] => Ok(Self::Icon),
             ["partnerKey"] => Ok(Self::PartnerKey),
-            ["partnerKey", key] => Ok(Self::Half(half(key)?)),
+            ["partnerKey", key] => Ok(Self::KeySection(half(key)?)),
             ["partnerKey", key, name] => Ok(Self::Value(half(key)?, (*name).to_owned())),
             [
                 "partnerKey" | "headers" | "queryParams" | "provider" | "hold" | "icon",
@@ -79,7 +79,7 @@ impl Part {
     pub fn is_of(&self, live: &Live, desired: Option<&Desired>) -> bool {
         let fields = desired.map(|desired| &desired.fields);
         match self {
-            Self::Icon | Self::PartnerKey | Self::Half(_) | Self::Fields => true,
+            Self::Icon | Self::PartnerKey | Self::KeySection(_) | Self::Fields => true,
             Self::Value(half, name) => {
                 let mut there = live
                     .partner_key
@@ -113,7 +113,7 @@ impl fmt::Display for Part {
         f.write_str(&match self {
             Self::Icon => "icon".to_owned(),
             Self::PartnerKey => "partnerKey".to_owned(),
-            Self::Half(half) => dotted(&["partnerKey", half.key()]),
+            Self::KeySection(half) => dotted(&["partnerKey", half.key()]),
             Self::Value(half, name) => dotted(&["partnerKey", half.key(), name]),
             Self::Fields => "fieldsToSync".to_owned(),
             Self::Group(group) => dotted(&["fieldsToSync", group]),

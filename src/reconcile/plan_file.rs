@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    FingerprintKey, Half, Place, Provider, UpdateMethod, Workspace, ellipsize, printable,
+    FingerprintKey, KeySection, Place, Provider, UpdateMethod, Workspace, ellipsize, printable,
     printable_json,
 };
 use crate::plan::{Change, Digest, Entry, Plan, Verdict, dotted};
@@ -260,7 +260,7 @@ fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeM
         return BTreeMap::new();
     }
     let mut secrets = BTreeMap::new();
-    for half in Half::BOTH {
+    for half in KeySection::BOTH {
         for (name, value) in step.desired.partner_key.half(half).into_iter().flatten() {
             if let Some(secret) = &value.value {
                 let (workspace, provider) = (workspace.id.clone(), step.desired.provider.clone());

@@ -7,7 +7,7 @@ use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
 use super::yaml::to_yaml;
-use crate::model::{Half, Live, Provider, SecretName, printable};
+use crate::model::{KeySection, Live, Provider, SecretName, printable};
 use crate::plan::{Change, Entry, KeyChange, Loosened, Origin, PinChange, Plan, Step, Verdict};
 
 #[derive(Clone, Serialize)]
@@ -249,8 +249,8 @@ impl<'a> View<'a> {
             )
         };
         let key = KeyView {
-            headers: half(Half::Headers),
-            query_params: half(Half::QueryParams),
+            headers: half(KeySection::Headers),
+            query_params: half(KeySection::QueryParams),
         };
         let fields = live.fields.iter().map(|(group, fields)| {
             (
@@ -327,10 +327,10 @@ impl<'a> View<'a> {
 }
 
 impl<'a> KeyView<'a> {
-    fn half(&mut self, half: Half) -> &mut Option<BTreeMap<&'a str, String>> {
+    fn half(&mut self, half: KeySection) -> &mut Option<BTreeMap<&'a str, String>> {
         match half {
-            Half::Headers => &mut self.headers,
-            Half::QueryParams => &mut self.query_params,
+            KeySection::Headers => &mut self.headers,
+            KeySection::QueryParams => &mut self.query_params,
         }
     }
 }

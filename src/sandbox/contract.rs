@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::model::{Half, Provider, Slug, ellipsize, printable};
+use crate::model::{KeySection, Provider, Slug, ellipsize, printable};
 
 /// More problems of one value than this are not told.
 const MAX_PROBLEMS: usize = 20;
@@ -199,7 +199,7 @@ impl Problems {
 
     fn partner_key(&mut self, value: &Value) {
         for (half, values) in self.object("partnerKey", value).into_iter().flatten() {
-            if !Half::BOTH.iter().any(|known| known.key() == half) {
+            if !KeySection::BOTH.iter().any(|known| known.key() == half) {
                 self.unknown_key("partnerKey", half);
                 continue;
             }

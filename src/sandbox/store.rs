@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::contract::{self, Update};
-use crate::model::{Half, UpdateMethod};
+use crate::model::{KeySection, UpdateMethod};
 
 /// What an update means where Calry's documentation is silent or ambiguous. The default is the reading of each point
 /// that does most harm to a careless client.
@@ -211,7 +211,7 @@ fn set_partner_key(
     let key = definition.entry("partnerKey").or_insert_with(|| json!({}));
     match (partial, key.as_object_mut()) {
         (PartialPartnerKey::Merges, Some(key)) => {
-            for half in Half::BOTH.map(Half::key) {
+            for half in KeySection::BOTH.map(KeySection::key) {
                 let Some(Value::Object(values)) = sent.get(half) else {
                     continue;
                 };

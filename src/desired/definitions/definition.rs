@@ -12,8 +12,8 @@ use super::mask::{is_name, is_part_of_a_partner_key};
 use super::source::{Problem, Problems, Source, Told};
 use super::yaml::{Node, Span, Tree, Value};
 use crate::model::{
-    Code, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Half, Hold, Icon, Provider, Slug,
-    Template, character, check_header_name, check_value, closest,
+    Code, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Hold, Icon, KeySection, Provider,
+    Slug, Template, character, check_header_name, check_value, closest,
 };
 
 /// The keys of a definition.
@@ -49,7 +49,7 @@ pub(crate) struct Places {
     /// The key of the icon.
     icon: Option<Span>,
     /// The key of each section of the partner key.
-    sections: Vec<(Half, Span)>,
+    sections: Vec<(KeySection, Span)>,
     /// Every group, with every field that it names.
     pub(crate) groups: Vec<Group>,
     /// The values below `partnerKey`.
@@ -64,7 +64,7 @@ pub enum Subject<'a> {
     Definition,
     Icon,
     /// A header or query parameter.
-    Parameter(Half, &'a str),
+    Parameter(KeySection, &'a str),
     /// A field of a group.
     Field {
         group: &'a str,
@@ -113,7 +113,7 @@ impl Places {
 /// A header or query parameter as the file gives it.
 #[derive(Debug)]
 pub(crate) struct Parameter {
-    pub(crate) half: Half,
+    pub(crate) half: KeySection,
     pub(crate) name: String,
     /// The name.
     key: Span,
@@ -225,19 +225,19 @@ pub fn is_group_name(name: &str) -> bool {
 
 /// Whether a text can name a header or query parameter.
 #[must_use]
-pub fn is_parameter_name(half: Half, name: &str) -> bool {
+pub fn is_parameter_name(half: KeySection, name: &str) -> bool {
     parameter_name(half, name).is_none()
 }
 
 /// What is wrong with the name of a header or query parameter.
-fn parameter_name(half: Half, name: &str) -> Option<String> {
+fn parameter_name(half: KeySection, name: &str) -> Option<String> {
     let problem = match half {
-        Half::Headers => check_header_name(name).err().map(|error| error.to_string()),
-        Half::QueryParams if name.is_empty() || name.contains(char::is_control) => Some(
+        KeySection::Headers => check_header_name(name).err().map(|error| error.to_string()),
+        KeySection::QueryParams if name.is_empty() || name.contains(char::is_control) => Some(
             "the name of a query parameter is not empty and holds no control characters".to_owned(),
         ),
-        Half::QueryParams if name == MERGE_KEY => Some("`<<` cannot be a name".to_owned()),
-        Half::QueryParams => None,
+        KeySection::QueryParams if name == MERGE_KEY => Some("`<<` cannot be a name".to_owned()),
+        KeySection::QueryParams => None,
     };
     let too_long = || format!("this name has more than {MAX_PARAMETER_NAME} characters");
     problem.or_else(|| {
@@ -556,12 +556,19 @@ impl<'s> Reader<'s> {
             };
         }
         for entry in &halves {
-            match Half::BOTH.into_iter().find(|half| half.key() == entry.name) {
+            match KeySection::BOTH
+                .into_iter()
+                .find(|half| half.key() == entry.name)
+            {
                 Some(half) => {
                     places.sections.push((half, entry.at));
                     *key.half_mut(half) = self.half(half, entry, places);
                 }
-                None => self.unknown(entry, "`partnerKey`", &Half::BOTH.map(Half::key)),
+                None => self.unknown(
+                    entry,
+                    "`partnerKey`",
+                    &KeySection::BOTH.map(KeySection::key),
+                ),
             }
         }
         key
@@ -569,7 +576,7 @@ impl<'s> Reader<'s> {
 
     fn half(
         &mut self,
-        half: Half,
+        half: KeySection,
         entry: &Entry<'_>,
         places: &mut Places,
     ) -> Option<BTreeMap<String, DesiredValue>> {
@@ -616,7 +623,7 @@ impl<'s> Reader<'s> {
         Some(values)
     }
 
-    fn parameter_name(&mut self, half: Half, entry: &Entry<'_>) -> bool {
+    fn parameter_name(&mut self, half: KeySection, entry: &Entry<'_>) -> bool {
         let problem = parameter_name(half, entry.name);
         let valid = problem.is_none();
         if let Some(problem) = problem {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::definition::KEYS;
 use super::mask::is_boolean_elsewhere;
 use super::yaml::{self, Node, Value};
-use crate::model::{Desired, DesiredValue, FieldSet, Half, Icon, SecretName, Template};
+use crate::model::{Desired, DesiredValue, FieldSet, Icon, KeySection, SecretName, Template};
 
 /// One change to what a file wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,14 +32,14 @@ pub enum Edit {
     },
     /// A header or parameter of a managed half has this value, or is gone.
     Value {
-        half: Half,
+        half: KeySection,
         /// The name, as the file writes it where it has it.
         name: String,
         value: Option<NewValue>,
     },
     /// A half is managed from now on.
-    Half {
-        half: Half,
+    KeySection {
+        half: KeySection,
         values: BTreeMap<String, NewValue>,
     },
 }
@@ -92,7 +92,7 @@ impl Edit {
                     None => values.remove(name),
                 };
             }
-            Self::Half { half, values } => {
+            Self::KeySection { half, values } => {
                 let values = values
                     .iter()
                     .map(|(name, value)| Some((name.clone(), value.desired()?)));
@@ -150,12 +150,12 @@ impl Edit {
                 // An empty partner key has two halves, both empty: the other one stays so.
                 let (_, partner_key) = editor.find(&["partnerKey"])?;
                 if matches!(&partner_key.value, Value::Map(halves) if halves.is_empty()) {
-                    let both = Half::BOTH.map(|half| (half.key(), New::Map(Vec::new())));
+                    let both = KeySection::BOTH.map(|half| (half.key(), New::Map(Vec::new())));
                     return self.edit(&editor.put(&["partnerKey"], New::Map(both.into()))?);
                 }
                 editor.put(&["partnerKey", half.key(), name], New::Text(value.text()))
             }
-            Self::Half { half, values } => {
+            Self::KeySection { half, values } => {
                 let values = values
                     .iter()
                     .map(|(name, value)| (name.as_str(), New::Text(value.text())));

@@ -14,7 +14,7 @@ use super::definition::{
     MAX_PARAMETER_NAME, MAX_PARAMETERS, MAX_REASON, MAX_VALUE, is_field_name, is_group_name,
 };
 use super::edit::New;
-use crate::model::{Catalogue, Desired, DesiredValue, Half, Icon, Slug};
+use crate::model::{Catalogue, Desired, DesiredValue, Icon, KeySection, Slug};
 
 /// The file of the schema of a definition file, beside the files.
 pub const DEFINITION_SCHEMA: &str = "definition.schema.json";
@@ -119,21 +119,21 @@ fn groups(known: &Catalogue) -> Json {
 }
 
 fn headers(_: &mut SchemaGenerator) -> Schema {
-    half(Half::Headers, r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+    half(KeySection::Headers, r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 }
 
 fn query_params(_: &mut SchemaGenerator) -> Schema {
-    half(Half::QueryParams, r"^[^\u0000-\u001f\u007f-\u009f]+$")
+    half(KeySection::QueryParams, r"^[^\u0000-\u001f\u007f-\u009f]+$")
 }
 
 /// One half of a partner key: `name` is what its names look like.
-fn half(half: Half, name: &str) -> Schema {
+fn half(half: KeySection, name: &str) -> Schema {
     // Control characters and line breaks, which no value holds.
     let never = r"\u0000-\u001f\u007f-\u009f\u2028\u2029";
     // Any text in which `${` begins a reference, or is written `$${`.
     let reference = r"\$\{secret:[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\}";
     let value = format!(r"^([^${never}]|\$+[^${{{never}]|\$\$+\{{|{reference})*\$*$");
-    let what = if half == Half::Headers {
+    let what = if half == KeySection::Headers {
         "header"
     } else {
         "query parameter"
@@ -205,13 +205,13 @@ pub(super) fn definition(desired: &Desired) -> String {
             .as_ref()
             .map(|icon| ("icon", New::Text(icon.as_str().to_owned()))),
     );
-    let half = |half: Half| {
+    let half = |half: KeySection| {
         Some((
             half.key(),
             New::Map(references(desired.partner_key.half(half)?)),
         ))
     };
-    let partner_key: Vec<_> = Half::BOTH.into_iter().filter_map(half).collect();
+    let partner_key: Vec<_> = KeySection::BOTH.into_iter().filter_map(half).collect();
     entries.extend((!partner_key.is_empty()).then_some(("partnerKey", New::Map(partner_key))));
     let groups = desired.fields.iter();
     let groups: Vec<_> = groups

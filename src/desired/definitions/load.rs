@@ -23,8 +23,8 @@ use super::write::Writing;
 use super::yaml::Span;
 use crate::desired::secrets::{SecretError, SecretSources};
 use crate::model::{
-    Catalogue, Code, Desired, Diagnostic, Excerpt, Half, Hold, LiveNames, PartnerKey, Provider,
-    Secret, SecretName, Severity, Slug, character, check_value, closest, printable,
+    Catalogue, Code, Desired, Diagnostic, Excerpt, Hold, KeySection, LiveNames, PartnerKey,
+    Provider, Secret, SecretName, Severity, Slug, character, check_value, closest, printable,
 };
 
 /// A directory of definitions, as it is at one moment.
@@ -281,7 +281,7 @@ fn look_alike_problem(name: &str, look_alike: LookAlike) -> Diagnostic {
 
 /// What is wanted after changes, with no secret filled in.
 fn changed(mut desired: Desired, edits: &[Edit]) -> Option<Desired> {
-    for half in Half::BOTH {
+    for half in KeySection::BOTH {
         desired
             .partner_key
             .half_mut(half)
@@ -611,7 +611,7 @@ impl Loaded {
     /// A secret that is there and cannot be used is an error of each file that refers to it, whatever `missing` says; an
     /// empty one counts as missing where missing ones are tolerated.
     pub fn resolve(&mut self, sources: &SecretSources, missing: MissingSecrets) {
-        let mut vault = Vault {
+        let mut secret_cache = SecretCache {
             sources,
             missing,
             found: BTreeMap::new(),
@@ -632,7 +632,7 @@ impl Loaded {
             self.diagnostics
                 .extend(file.judge(true, |problems, places| {
                     for parameter in &places.values {
-                        let value = vault.resolve(problems, parameter);
+                        let value = secret_cache.resolve(problems, parameter);
                         let half = partner_key
                             .as_mut()
                             .and_then(|key| key.half_mut(parameter.half).as_mut());
@@ -643,7 +643,7 @@ impl Loaded {
                 }));
             file.desired = file.desired.take().and(desired);
         }
-        let found = vault.found.into_values().filter_map(Result::ok);
+        let found = secret_cache.found.into_values().filter_map(Result::ok);
         self.found = found.flatten().collect();
         self.sort();
     }
@@ -853,13 +853,13 @@ fn warn_of_all_off(problems: &mut Problems<'_>, places: &Places, known: &Catalog
 }
 
 /// The secrets of one moment.
-struct Vault<'a> {
+struct SecretCache<'a> {
     sources: &'a SecretSources,
     missing: MissingSecrets,
     found: BTreeMap<SecretName, Result<Option<Secret>, SecretError>>,
 }
 
-impl Vault<'_> {
+impl SecretCache<'_> {
     /// A value with its references filled in; `None` where that cannot be done, which is a problem or is tolerated.
     fn resolve(&mut self, problems: &mut Problems<'_>, parameter: &Parameter) -> Option<Secret> {
         let Parameter {

@@ -162,11 +162,11 @@ fn a_secret_that_was_replaced_since_is_noticed_where_a_fingerprint_key_is_at_han
     world.env.remove("CALRY_FINGERPRINT_KEY");
     apply(&world)
         .exits(1)
-        .says("the key that made them is not at hand");
+        .says("the key that made them was not given");
     world.env("CALRY_FINGERPRINT_KEY", &KEY.replace('0', "1"));
     apply(&world)
         .exits(1)
-        .says("the key that made them is not at hand");
+        .says("the key that made them was not given");
     world
         .env("CALRY_FINGERPRINT_KEY", KEY)
         .env("CALRY_SECRET_KEY", "wanted-value");

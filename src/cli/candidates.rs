@@ -1,6 +1,6 @@
 //! `candidates`: the values that a shell's completion script offers for an option and that only this machine knows.
 //!
-//! Never: print an error into somebody's command line, contact a network, or print a name that a shell could expand.
+//! Never: print an error into the command line, contact a network, or print a name that a shell could expand.
 
 use std::path::{Path, PathBuf};
 

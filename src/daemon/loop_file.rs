@@ -15,8 +15,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
-use super::state_file::{self, State, hex, put_aside};
-use crate::model::Workspace;
+use super::state_file::{self, State, put_aside};
+use crate::model::{Workspace, hex};
 
 /// The form of the file; one of another form is put aside.
 const VERSION: u32 = 1;

@@ -18,7 +18,9 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{Fingerprint, FingerprintKey, KeySection, PartnerKey, Place, Provider, Secret};
+use crate::model::{
+    Fingerprint, FingerprintKey, KeySection, PartnerKey, Place, Provider, Secret, hex,
+};
 use crate::plan::{Cause, Digest, LastApplied, Mismatch, Value};
 
 /// The form of the file; one of another form is put aside.
@@ -570,8 +572,4 @@ fn random() -> Result<String, NoRandomness> {
     let mut bytes = [0; FingerprintKey::MIN_LEN];
     getrandom::fill(&mut bytes).map_err(NoRandomness)?;
     Ok(hex(&bytes))
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -10,7 +10,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::redaction::{Redaction, redaction};
-use super::{KeySection, Provider, Secret, acts, character, is_quoted, trimmed};
+use super::{KeySection, Provider, Secret, acts, character, hex, is_quoted, trimmed};
 
 /// The operator's key for fingerprints: at least [`FingerprintKey::MIN_LEN`] bytes that nobody can guess.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,10 +110,6 @@ impl FingerprintKey {
 
 /// How a fingerprint begins in a document.
 const PREFIX: &str = "hmac-sha256:";
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// The fingerprint of a value that is not at hand, with what it takes to hold another value against it.
 #[derive(Clone, PartialEq, Eq)]

@@ -36,7 +36,7 @@ pub use scrubber::Scrubber;
 pub use secret::{InvalidSecretName, Secret, SecretName};
 pub use shared_secret::{InvalidSharedSecret, SharedSecret, Signing};
 pub use template::{InvalidTemplate, Template};
-pub use text::{acts, ellipsize, printable, printable_json, spoken};
+pub use text::{acts, ellipsize, hex, printable, printable_json, spoken};
 pub use value::{InvalidValue, character, check_value, is_quoted, trimmed, unframed};
 pub use workspace::{InvalidSlug, Slug, Workspace};
 

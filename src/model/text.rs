@@ -93,6 +93,14 @@ pub fn ellipsize(text: &str, max: usize) -> String {
     }
 }
 
+/// Bytes as small hexadecimal digits.
+pub fn hex<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> String {
+    bytes
+        .into_iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::fmt;
 use sha2::{Digest as _, Sha256};
 
 use super::{Change, Entry, Value, Verdict};
-use crate::model::{Desired, KeySection, UpdateMethod, Workspace};
+use crate::model::{Desired, KeySection, UpdateMethod, Workspace, hex};
 
 /// `sha256:` and 64 hexadecimal digits.
 ///
@@ -124,14 +124,8 @@ struct Hash(Sha256);
 
 impl Hash {
     fn finish(self) -> Digest {
-        let hex: String = self
-            .0
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
         Digest {
-            text: format!("sha256:{hex}"),
+            text: format!("sha256:{}", hex(&self.0.finalize())),
             sealed: false,
         }
     }

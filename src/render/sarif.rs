@@ -9,7 +9,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::path_from_root;
-use crate::model::{Code, Diagnostic, Severity, first_problems, printable};
+use crate::model::{Code, Diagnostic, Severity, first_problems, hex, printable};
 use crate::report::json;
 
 #[derive(Serialize)]
@@ -135,11 +135,7 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
         let hash: [u8; 32] =
             Sha256::digest(serde_json::json!([file, code.as_str(), text]).to_string()).into();
         let nth = alike.entry(hash).and_modify(|nth| *nth += 1).or_insert(1);
-        let digits: String = hash
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let digits = hex(hash.iter().take(8));
         let help = help
             .as_deref()
             .map(|help| format!(" ({help})"))

@@ -258,8 +258,7 @@ fn not_read(look_alikes: &[String]) -> String {
 fn definition_below(directory: &Path, name: &OsStr, seen: &mut usize) -> Option<Entry> {
     // It is not read: a directory that cannot be listed holds nothing that is meant.
     let entries = fs::read_dir(directory).ok()?.flatten();
-    let counts =
-        |entry: &fs::DirEntry| is_yaml(&entry.file_name()) && !is_hidden(&entry.file_name());
+    let counts = |entry: &fs::DirEntry| is_definition(&entry.file_name());
     let found = entries
         .take(MAX_ENTRIES.saturating_sub(*seen))
         .inspect(|_| *seen += 1)
@@ -274,8 +273,13 @@ pub(crate) fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
+/// Whether a name is that of a definition file, or looks as if it were meant so.
+pub(crate) fn is_definition(name: &OsStr) -> bool {
+    is_yaml(name) && !is_hidden(name)
+}
+
 /// Whether a name has the ending of a YAML file, in any case.
-pub(crate) fn is_yaml(name: &OsStr) -> bool {
+fn is_yaml(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes().to_ascii_lowercase();
     name.ends_with(b".yaml") || name.ends_with(b".yml")
 }
@@ -283,7 +287,7 @@ pub(crate) fn is_yaml(name: &OsStr) -> bool {
 /// Whether a directory entry of this name counts: a YAML file that is not hidden, or the schema with the names that are
 /// known. Of a [`LookAlike`] only the name counts.
 pub(crate) fn is_input(name: &OsStr) -> bool {
-    is_yaml(name) && !is_hidden(name) || name == DEFINITION_SCHEMA
+    is_definition(name) || name == DEFINITION_SCHEMA
 }
 
 /// Why a file whose name looks as if it were meant is not read.

@@ -24,7 +24,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::files::{GitFileError, check, check_references, limited};
 use crate::desired::definitions::Loaded;
 use crate::desired::definitions::directory::{
-    FileError, MAX_FILE, MAX_TOTAL, is_hidden, is_input, is_yaml,
+    FileError, MAX_FILE, MAX_TOTAL, is_definition, is_hidden, is_input,
 };
 use crate::desired::definitions::load::{Read, read_file};
 use crate::model::{Diagnostic, Revision, closest, ellipsize, printable};
@@ -416,12 +416,11 @@ fn files_below(repository: &Repository, tree: ObjectId) -> Result<Vec<String>, T
             break;
         }
         let below = object(repository, entry.object_id())?.try_into_tree()?;
-        let counts = |name: &OsString| is_yaml(name) && !is_hidden(name);
         let files = below.iter().take(MAX_FILES).filter_map(Result::ok);
         let mut files = files
             .filter(|file| file.mode().is_blob_or_symlink())
             .map(|file| OsString::from_vec(file.filename().to_vec()));
-        if let Some(file) = files.find(counts) {
+        if let Some(file) = files.find(|name| is_definition(name)) {
             names.push(Path::new(&name).join(file).to_string_lossy().into_owned());
         }
     }

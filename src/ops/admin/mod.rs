@@ -43,7 +43,7 @@ use super::metrics::Metrics;
 use crate::daemon::publisher::{LIFELESS, now};
 use crate::daemon::{Handle, StatusPublisher};
 use crate::http::SecretFile;
-use crate::model::spoken;
+use crate::model::{hex, spoken};
 use crate::report::json;
 use crate::report::status::Status;
 
@@ -253,12 +253,8 @@ async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
         workspaces,
     };
     let body = json::pretty(&status);
-    let digest: String = Sha256::digest(&body)
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let tag = format!("\"{digest}\"");
+    let digest: [u8; 32] = Sha256::digest(&body).into();
+    let tag = format!("\"{}\"", hex(digest.iter().take(16)));
     let known = headers
         .get_all(IF_NONE_MATCH)
         .iter()

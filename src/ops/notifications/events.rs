@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::config::{EventKind, Rules};
 use crate::daemon::{ReconciliationReport, ReconciliationResult};
-use crate::model::{Desired, ellipsize, printable};
+use crate::model::{Desired, ellipsize, hex, printable};
 use crate::plan::{Cause, Change, Entry, Plan, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 
@@ -83,7 +83,7 @@ impl Drift {
     fn of(changes: &[Change]) -> Self {
         // No change shows a value below `partnerKey`.
         let digest = Sha256::digest(format!("{changes:?}"));
-        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(hex(&digest))
     }
 }
 

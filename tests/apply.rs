@@ -787,7 +787,7 @@ async fn a_fault_in_one_update_is_its_failure_alone_and_repeats_nothing() {
     assert!(!format!("{report:?}").contains("hunter2"));
 }
 
-fn half(name: &str, value: &str) -> BTreeMap<String, Secret> {
+fn section(name: &str, value: &str) -> BTreeMap<String, Secret> {
     BTreeMap::from([(name.to_owned(), Secret::new(value))])
 }
 
@@ -811,8 +811,8 @@ fn faked_with(providers: usize, takes: Duration, whole: bool) -> (Fake, Approved
         provider: provider(n),
         icon: None,
         partner_key: PartnerKey {
-            headers: Some(half("x", "old")),
-            query_params: Some(half("q", "kept")),
+            headers: Some(section("x", "old")),
+            query_params: Some(section("q", "kept")),
         }
         .map(LiveValue::from),
         fields: BTreeMap::from([
@@ -1058,7 +1058,7 @@ async fn what_git_does_not_manage_and_changed_meanwhile_is_carried_over_as_it_is
     let sent = fake.sent.lock().unwrap()[0].clone();
     assert_eq!(
         sent.partner_key.unwrap().query_params,
-        Some(half("q", "clicked"))
+        Some(section("q", "clicked"))
     );
     assert!(sent.fields.unwrap()["rates"].contains("weekly"));
 }

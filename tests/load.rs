@@ -117,14 +117,17 @@ fn the_example_of_the_documentation_says_what_it_says() {
         desired.icon.as_ref().unwrap().as_str(),
         "https://cdn.example.com/icons/hostaway.png"
     );
-    let headers = desired.partner_key.half(KeySection::Headers).unwrap();
+    let headers = desired.partner_key.section(KeySection::Headers).unwrap();
     let references: Vec<_> = headers
         .values()
         .flat_map(|value| value.references())
         .map(|name| name.as_str())
         .collect();
     assert_eq!(references, ["hostaway-token", "hostaway-api-key"]);
-    let client = &desired.partner_key.half(KeySection::QueryParams).unwrap()["client_id"];
+    let client = &desired
+        .partner_key
+        .section(KeySection::QueryParams)
+        .unwrap()["client_id"];
     assert_eq!(client.value.as_ref().unwrap().expose(), "acme-travel");
     assert_eq!(
         Vec::from_iter(&desired.fields["listing"]),
@@ -164,14 +167,14 @@ fn what_a_file_leaves_out_is_not_managed_and_what_is_empty_is() {
     assert!(
         KeySection::BOTH
             .iter()
-            .all(|half| desired.partner_key.half(*half).is_none())
+            .all(|section| desired.partner_key.section(*section).is_none())
     );
 
     let one = loaded("provider: HOSTAWAY\npartnerKey: {headers: {}}\n");
     let key = &one.files[0].desired.as_ref().unwrap().partner_key;
     assert!(
-        key.half(KeySection::Headers).unwrap().is_empty()
-            && key.half(KeySection::QueryParams).is_none()
+        key.section(KeySection::Headers).unwrap().is_empty()
+            && key.section(KeySection::QueryParams).is_none()
     );
     assert_eq!(codes(&one), []);
 
@@ -180,7 +183,7 @@ fn what_a_file_leaves_out_is_not_managed_and_what_is_empty_is() {
     assert!(
         KeySection::BOTH
             .iter()
-            .all(|half| key.half(*half).unwrap().is_empty())
+            .all(|section| key.section(*section).unwrap().is_empty())
     );
     assert_eq!(codes(&both), [Code::Empty]);
     assert!(!both.has_errors());
@@ -900,7 +903,7 @@ partnerKey:
 fn header(loaded: &Loaded, name: &str) -> Option<String> {
     let desired = loaded.files[0].desired.as_ref()?;
     Some(
-        desired.partner_key.half(KeySection::Headers)?[name]
+        desired.partner_key.section(KeySection::Headers)?[name]
             .value
             .as_ref()?
             .expose()
@@ -1015,12 +1018,12 @@ fn a_secret_with_a_character_that_nobody_sees_is_a_warning() {
 
 #[test]
 fn a_value_that_is_written_out_holds_nothing_that_nobody_sees() {
-    let value = |half: &str, value: &str| {
+    let value = |section: &str, value: &str| {
         loaded(&format!(
-            "provider: HOSTAWAY\npartnerKey:\n  {half}:\n    client: {value}\n"
+            "provider: HOSTAWAY\npartnerKey:\n  {section}:\n    client: {value}\n"
         ))
     };
-    for half in ["headers", "queryParams"] {
+    for section in ["headers", "queryParams"] {
         for bad in [
             "|\n      CANARY",
             "'CANARY '",
@@ -1029,19 +1032,19 @@ fn a_value_that_is_written_out_holds_nothing_that_nobody_sees() {
             "'  '",
             "'${secret:a} '",
         ] {
-            let loaded = value(half, bad);
+            let loaded = value(section, bad);
             assert_eq!(codes(&loaded), [Code::InvalidValue], "{bad}");
             assert!(
                 loaded.has_errors() && !shown(&loaded).contains("CANARY"),
                 "{bad}"
             );
         }
-        let loaded = value(half, "\"CAN\\u00a0ARY\"");
+        let loaded = value(section, "\"CAN\\u00a0ARY\"");
         assert_eq!(
             (codes(&loaded), loaded.has_errors()),
             (vec![Code::InvalidValue], false)
         );
-        assert_eq!(codes(&value(half, "\"\"")), []);
+        assert_eq!(codes(&value(section, "\"\"")), []);
     }
 }
 

@@ -38,11 +38,11 @@ fn desired(provider: Provider) -> impl Strategy<Value = Desired> {
             value: Some(secret),
         })
     };
-    let half = || option::of(btree_map(name(), value(), 0..3));
+    let section = || option::of(btree_map(name(), value(), 0..3));
     (
         option::of(icon()),
-        half(),
-        half(),
+        section(),
+        section(),
         btree_map(name(), btree_set(name(), 0..4), 0..3),
     )
         .prop_map(move |(icon, headers, query_params, fields)| Desired {
@@ -58,11 +58,11 @@ fn desired(provider: Provider) -> impl Strategy<Value = Desired> {
 }
 
 fn live(provider: Provider) -> impl Strategy<Value = Live> {
-    let half = || option::of(btree_map(name(), secret(), 0..3));
+    let section = || option::of(btree_map(name(), secret(), 0..3));
     (
         option::of(icon()),
-        half(),
-        half(),
+        section(),
+        section(),
         btree_map(name(), btree_map(name(), any::<bool>(), 0..4), 0..3),
     )
         .prop_map(move |(icon, headers, query_params, fields)| Live {
@@ -158,9 +158,9 @@ fn unmanaged_part(
     BTreeMap<String, Vec<String>>,
 ) {
     let mut key = live.partner_key.clone();
-    for half in KeySection::BOTH {
-        if desired.partner_key.half(half).is_some() {
-            *key.half_mut(half) = None;
+    for section in KeySection::BOTH {
+        if desired.partner_key.section(section).is_some() {
+            *key.section_mut(section) = None;
         }
     }
     let on = |fields: &BTreeMap<String, bool>| {
@@ -259,15 +259,15 @@ proptest! {
     fn nothing_secret_is_in_what_a_plan_shows((wanted, mut live) in states(), canary in "canary[0-9]{8}") {
         let mut wanted = wanted;
         for desired in &mut wanted {
-            for half in KeySection::BOTH {
-                for value in desired.partner_key.half_mut(half).iter_mut().flatten().map(|(_, v)| v) {
+            for section in KeySection::BOTH {
+                for value in desired.partner_key.section_mut(section).iter_mut().flatten().map(|(_, v)| v) {
                     *value = DesiredValue { template: Template::parse(&canary).unwrap(), value: Some(Secret::new(canary.clone())) };
                 }
             }
         }
         for live in &mut live {
-            for half in KeySection::BOTH {
-                for value in live.partner_key.half_mut(half).iter_mut().flatten().map(|(_, v)| v) {
+            for section in KeySection::BOTH {
+                for value in live.partner_key.section_mut(section).iter_mut().flatten().map(|(_, v)| v) {
                     *value = LiveValue::Value(Secret::new(format!("live-{canary}")));
                 }
             }
@@ -292,8 +292,8 @@ proptest! {
         // Another secret that differs from the live one just as much gives the same digest.
         let mut other = wanted.clone();
         for (desired, _) in other.iter_mut().zip(pick) {
-            for half in KeySection::BOTH {
-                for value in desired.partner_key.half_mut(half).iter_mut().flatten().map(|(_, v)| v) {
+            for section in KeySection::BOTH {
+                for value in desired.partner_key.section_mut(section).iter_mut().flatten().map(|(_, v)| v) {
                     value.value = Some(Secret::new("quite another"));
                 }
             }

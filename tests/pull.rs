@@ -61,8 +61,8 @@ fn make_secrets(world: &mut World, ran: &Ran) {
             variable.starts_with("CALRY_SECRET_"),
             path.strip_prefix("partnerKey."),
         ) {
-            let (half, name) = path.split_once('.').unwrap();
-            let value = world.live(provider)["partnerKey"][half][name]
+            let (section, name) = path.split_once('.').unwrap();
+            let value = world.live(provider)["partnerKey"][section][name]
                 .as_str()
                 .unwrap()
                 .to_owned();

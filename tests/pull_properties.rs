@@ -257,21 +257,21 @@ impl Said {
                     }
                 }
                 1 => {
-                    let halves = [
+                    let sections = [
                         ("headers", &self.headers),
                         ("queryParams", &self.query_params),
                     ];
-                    let halves: Vec<_> = halves
+                    let sections: Vec<_> = sections
                         .into_iter()
                         .filter_map(|(n, h)| Some((n, h.as_ref()?)))
                         .collect();
-                    if halves.len() == 2 && halves.iter().all(|(_, values)| values.is_empty()) {
+                    if sections.len() == 2 && sections.iter().all(|(_, values)| values.is_empty()) {
                         w.text.push_str("partnerKey: {}");
                         w.end_unless_flow("partnerKey");
                         continue;
                     }
-                    w.section("partnerKey", halves.len(), |w, indent, at| {
-                        let (name, values) = halves[at];
+                    w.section("partnerKey", sections.len(), |w, indent, at| {
+                        let (name, values) = sections[at];
                         let values: Vec<_> = values
                             .iter()
                             .map(|(key, value)| (key.clone(), w.scalar(value)))
@@ -366,7 +366,7 @@ fn odd_name() -> impl Strategy<Value = String> {
 
 fn odd_live() -> impl Strategy<Value = Live> {
     let value = prop::sample::select(vec!["first", "", "****"]);
-    let half = || {
+    let section = || {
         option::of(btree_map(
             odd_name(),
             value.clone().prop_map(live_value),
@@ -375,7 +375,7 @@ fn odd_live() -> impl Strategy<Value = Live> {
     };
     let groups = btree_map(odd_name(), btree_map(odd_name(), any::<bool>(), 0..5), 0..4);
     let provider = prop::sample::select(vec!["GUESTY", "NEWCOMER", "HOSTWAY", "A1"]);
-    (provider, option::of(icon()), half(), half(), groups).prop_map(
+    (provider, option::of(icon()), section(), section(), groups).prop_map(
         |(provider, icon, headers, query_params, fields)| Live {
             id: "id".to_owned(),
             name: "name".to_owned(),
@@ -451,7 +451,7 @@ fn said() -> impl Strategy<Value = Said> {
         "",
         "Bearer ${secret:one}",
     ]);
-    let half = || {
+    let section = || {
         option::of(btree_map(
             header(),
             value.clone().prop_map(str::to_owned),
@@ -461,8 +461,8 @@ fn said() -> impl Strategy<Value = Said> {
     let groups = btree_map(group(), btree_map(plain_field(), any::<bool>(), 0..4), 0..3);
     (
         option::of(icon()),
-        half(),
-        half(),
+        section(),
+        section(),
         groups,
         vec(any::<u8>(), 40..90),
     )
@@ -492,7 +492,7 @@ fn live() -> impl Strategy<Value = Live> {
         "written",
         "****",
     ]);
-    let half = || {
+    let section = || {
         option::of(btree_map(
             header(),
             value.clone().prop_map(live_value),
@@ -500,7 +500,7 @@ fn live() -> impl Strategy<Value = Live> {
         ))
     };
     let groups = btree_map(group(), btree_map(field(), any::<bool>(), 0..6), 0..3);
-    (option::of(icon()), half(), half(), groups).prop_map(
+    (option::of(icon()), section(), section(), groups).prop_map(
         |(icon, headers, query_params, fields)| Live {
             id: "id".to_owned(),
             name: "name".to_owned(),
@@ -576,19 +576,19 @@ fn state(pull: &Pull) -> &State {
 fn provide(pull: &Pull, live: &Live, secrets: &mut BTreeMap<String, String>) {
     for (name, needed) in &pull.secrets {
         for (_, path) in &needed.uses {
-            let (half, name_in_half) = path
+            let (section, name_in_section) = path
                 .strip_prefix("partnerKey.")
                 .unwrap()
                 .split_once('.')
                 .unwrap();
-            let half = if half == "headers" {
+            let section = if section == "headers" {
                 &live.partner_key.headers
             } else {
                 &live.partner_key.query_params
             };
-            let same = |other: &&String| other.eq_ignore_ascii_case(name_in_half);
+            let same = |other: &&String| other.eq_ignore_ascii_case(name_in_section);
             if name.as_str().starts_with("p1-") {
-                let values = half.as_ref().unwrap();
+                let values = section.as_ref().unwrap();
                 if let LiveValue::Value(value) = &values[values.keys().find(same).unwrap()] {
                     secrets.insert(name.variable(), value.expose().to_owned());
                 }
@@ -615,7 +615,7 @@ fn is_doubtful(said: &Said, live: &Live) -> bool {
     let known = |group: &String| group == "listing" || live.fields.contains_key(group);
     let nothing = [&said.headers, &said.query_params]
         .iter()
-        .all(|half| half.as_ref().is_some_and(Values::is_empty));
+        .all(|section| section.as_ref().is_some_and(Values::is_empty));
     nothing
         || said
             .groups

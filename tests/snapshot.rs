@@ -16,7 +16,7 @@ const KEY: &str = "0123456789abcdef0123456789abcdef";
 const OTHER_KEY: &str = "fedcba9876543210fedcba9876543210";
 const SECRETS: [&str; 3] = ["live-api-key", "live-token", "live-client"];
 
-/// HOSTAWAY with both halves of a partner key, of which git manages the headers; GUESTY in sync.
+/// HOSTAWAY with both sections of a partner key, of which git manages the headers; GUESTY in sync.
 fn world() -> World {
     let mut hostaway = live("HOSTAWAY", &["name"], &["rooms"]);
     hostaway["partnerKey"] = json!({

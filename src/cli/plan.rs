@@ -241,8 +241,8 @@ impl Looked {
             github::Target::File => Subject::Definition,
             github::Target::Hold => Subject::Hold,
             github::Target::Change(Change::Icon { .. }) => Subject::Icon,
-            github::Target::Change(Change::Key { half, name, .. }) => {
-                Subject::Parameter(*half, name)
+            github::Target::Change(Change::Key { section, name, .. }) => {
+                Subject::Parameter(*section, name)
             }
             github::Target::Change(Change::Field { group, field, .. }) => {
                 Subject::Field { group, field }

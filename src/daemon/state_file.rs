@@ -338,13 +338,13 @@ impl State {
             updated_at,
             not_converged,
         } = item;
-        let values = |half: KeySection, values: Option<BTreeMap<String, String>>| {
+        let values = |section: KeySection, values: Option<BTreeMap<String, String>>| {
             let print = |(name, text): (String, String)| {
                 let (workspace, provider) = (workspace.to_owned(), provider.clone());
                 let place = Place {
                     workspace,
                     provider,
-                    half,
+                    section,
                     name: name.clone(),
                 };
                 Some((name, Fingerprint::new(self.key.clone(), place, &text)?))
@@ -392,8 +392,8 @@ impl State {
                 updated_at,
                 kept: _,
             } = last_applied;
-            let values = |half| {
-                let values: &BTreeMap<String, Fingerprint> = partner_key.half(half)?;
+            let values = |section| {
+                let values: &BTreeMap<String, Fingerprint> = partner_key.section(section)?;
                 Some(
                     values
                         .iter()

@@ -165,7 +165,7 @@ impl From<Problems> for LiveProblems {
             unknown_section: unknown_section.map(shown),
             sections: sections
                 .into_iter()
-                .filter_map(|(half, text)| Some((half, shown(text?))))
+                .filter_map(|(section, text)| Some((section, shown(text?))))
                 .collect(),
             fields: fields_to_sync.map(shown),
             groups: groups
@@ -234,38 +234,38 @@ fn definition<'a>(
         updated_at,
         problems,
     } = live;
-    let shown = |half, name: &str, value: &LiveValue| match value {
+    let shown = |section, name: &str, value: &LiveValue| match value {
         LiveValue::Value(secret) => {
-            let place = place(workspace, provider, half, name);
+            let place = place(workspace, provider, section, name);
             key.map(|key| key.fingerprint(&place, secret))
         }
         LiveValue::Mask | LiveValue::MaybeMask(_) => Some(MASKED.to_owned()),
         LiveValue::Fingerprint(_) | LiveValue::Withheld => None,
     };
-    let half = |half| {
-        let values = LivePartnerKey::half(partner_key, half)?;
+    let section = |section| {
+        let values = LivePartnerKey::section(partner_key, section)?;
         let shown = values
             .iter()
-            .map(|(name, value)| (name.as_str(), shown(half, name, value)));
-        Some((half.key(), shown.collect()))
+            .map(|(name, value)| (name.as_str(), shown(section, name, value)));
+        Some((section.key(), shown.collect()))
     };
     Definition {
         provider: provider.as_str(),
         id,
         name,
         icon: icon.as_deref(),
-        partner_key: KeySection::BOTH.into_iter().filter_map(half).collect(),
+        partner_key: KeySection::BOTH.into_iter().filter_map(section).collect(),
         fields_to_sync: fields,
         updated_at,
         problems: problems.into(),
     }
 }
 
-fn place(workspace: &Workspace, provider: &Provider, half: KeySection, name: &str) -> Place {
+fn place(workspace: &Workspace, provider: &Provider, section: KeySection, name: &str) -> Place {
     Place {
         workspace: workspace.id.clone(),
         provider: provider.clone(),
-        half,
+        section,
         name: name.to_owned(),
     }
 }
@@ -364,7 +364,7 @@ fn listing(
         )),
         _ => Err(format!("`{name}` is no list")),
     };
-    let value = |provider: &Provider, half: KeySection, name: &str, value| match value {
+    let value = |provider: &Provider, section: KeySection, name: &str, value| match value {
         Value::Null => Ok(LiveValue::Withheld),
         Value::String(text) if text == MASKED => Ok(LiveValue::Mask),
         Value::String(text) => {
@@ -372,7 +372,7 @@ fn listing(
             if !Fingerprint::is_one(&text) {
                 return Err("is no fingerprint");
             }
-            let place = place(workspace, provider, half, name);
+            let place = place(workspace, provider, section, name);
             let fingerprint = key.and_then(|key| Fingerprint::new(key.clone(), place, &text));
             Ok(fingerprint.map_or(LiveValue::Withheld, LiveValue::Fingerprint))
         }

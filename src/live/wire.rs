@@ -185,7 +185,7 @@ pub(super) fn update<'a>(update: &'a Update) -> Vec<u8> {
         #[serde(skip_serializing_if = "Option::is_none")]
         fields_to_sync: Option<BTreeMap<&'a str, BTreeMap<&'a str, bool>>>,
     }
-    let half = |values: &'a BTreeMap<String, Secret>| {
+    let section = |values: &'a BTreeMap<String, Secret>| {
         values
             .iter()
             .map(|(k, v)| (k.as_str(), v.expose()))
@@ -197,7 +197,7 @@ pub(super) fn update<'a>(update: &'a Update) -> Vec<u8> {
         partner_key: update.partner_key.as_ref().map(|key| {
             KeySection::BOTH
                 .iter()
-                .filter_map(|h| Some((h.key(), half(key.half(*h)?))))
+                .filter_map(|h| Some((h.key(), section(key.section(*h)?))))
                 .collect()
         }),
         fields_to_sync: update
@@ -290,7 +290,7 @@ pub(super) fn live_with(
         });
         let partner_key = partner_key_of(
             partner_key,
-            |half, name, json| value(&provider, half, name, json),
+            |section, name, json| value(&provider, section, name, json),
             &mut problems,
         );
         Ok(Live {
@@ -369,19 +369,19 @@ fn partner_key_of(
             return key;
         }
     };
-    for half in KeySection::BOTH {
-        let secret = |(name, value): (String, Value)| match read(half, &name, value) {
+    for section in KeySection::BOTH {
+        let secret = |(name, value): (String, Value)| match read(section, &name, value) {
             Ok(value) => Ok((name, value)),
-            Err(problem) => Err(format!("`partnerKey.{half}.{}` {problem}", shown(&name))),
+            Err(problem) => Err(format!("`partnerKey.{section}.{}` {problem}", shown(&name))),
         };
-        let values = match sections.remove(half.key()) {
+        let values = match sections.remove(section.key()) {
             None | Some(Value::Null) => continue,
             Some(Value::Object(values)) => values.into_iter().map(secret).collect::<Result<_, _>>(),
-            Some(_) => Err(format!("`partnerKey.{half}` is not an object")),
+            Some(_) => Err(format!("`partnerKey.{section}` is not an object")),
         };
         match values {
-            Ok(values) => *key.half_mut(half) = Some(values),
-            Err(problem) => drop(problems.sections.insert(half, problem)),
+            Ok(values) => *key.section_mut(section) = Some(values),
+            Err(problem) => drop(problems.sections.insert(section, problem)),
         }
     }
     let unknown = sections.iter().find(|(_, value)| !value.is_null());
@@ -570,7 +570,7 @@ mod tests {
             }
             let read = KeySection::BOTH
                 .into_iter()
-                .filter(|half| live.partner_key.half(*half).is_some())
+                .filter(|section| live.partner_key.section(*section).is_some())
                 .count();
             assert_eq!(read, sections, "{:?}", live.problems);
             let shown = format!("{:?}", live.problems);

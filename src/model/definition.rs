@@ -19,7 +19,7 @@ pub struct Desired {
     pub provider: Provider,
     /// The icon, where it is managed.
     pub icon: Option<Icon>,
-    /// The managed halves of the partner key.
+    /// The managed sections of the partner key.
     pub partner_key: DesiredPartnerKey,
     /// The managed groups, each with the fields that are on.
     pub fields: BTreeMap<String, FieldSet>,
@@ -245,7 +245,7 @@ impl LiveProblems {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
     pub icon: Option<String>,
-    /// The whole partner key: an update that touches it carries both halves in full (trap 4).
+    /// The whole partner key: an update that touches it carries both sections in full (trap 4).
     pub partner_key: Option<PartnerKey>,
     /// Of every group, the fields that are on; each is sent as `true` and no other is named (traps 1-3).
     pub fields: Option<BTreeMap<String, FieldSet>>,

@@ -40,8 +40,8 @@ pub struct Place {
     /// The workspace's id.
     pub workspace: String,
     pub provider: Provider,
-    /// The half of the partner key.
-    pub half: KeySection,
+    /// The section of the partner key.
+    pub section: KeySection,
     /// The header or parameter, in any case in which it means the same.
     pub name: String,
 }
@@ -79,15 +79,15 @@ impl FingerprintKey {
         let Place {
             workspace,
             provider,
-            half,
+            section,
             name,
         } = place;
         let mac = self.mac(&[
             "value",
             workspace,
             provider.as_str(),
-            half.key(),
-            &half.fold(name),
+            section.key(),
+            &section.fold(name),
             value.expose(),
         ]);
         format!("{PREFIX}{}", hex(&mac))
@@ -208,12 +208,12 @@ mod tests {
         FingerprintKey::new(&Secret::new(text)).unwrap()
     }
 
-    fn place(half: KeySection, name: &str) -> Place {
+    fn place(section: KeySection, name: &str) -> Place {
         let provider = Provider::parse("HOSTAWAY").unwrap();
         Place {
             workspace: "w".to_owned(),
             provider,
-            half,
+            section,
             name: name.to_owned(),
         }
     }

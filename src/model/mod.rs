@@ -1,6 +1,6 @@
-//! The vocabulary that every other room speaks: providers, definitions (desired and live), fields, partner keys, secrets.
+//! The vocabulary of all other modules: providers, definitions (desired and live), fields, partner keys, secrets.
 //!
-//! Parsing happens at the edges, into these types; what they hold is valid. This room never reads a file, opens a socket,
+//! Parsing happens at the edges, into these types; what they hold is valid. This module never reads a file, opens a socket,
 //! looks at a clock or knows a serialization format.
 
 mod catalogue;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::{LiveValue, Secret, SecretName, Template};
 
-/// One of the two halves of a partner key. Each is managed, or left alone, by itself.
+/// One of the two sections of a partner key. Each is managed, or left alone, by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeySection {
     /// HTTP headers; their names are case-insensitive (RFC 9110, section 5.1).
@@ -15,7 +15,7 @@ pub enum KeySection {
 }
 
 impl KeySection {
-    /// Both halves, in the order in which they are written.
+    /// Both sections, in the order in which they are written.
     pub const BOTH: [Self; 2] = [Self::Headers, Self::QueryParams];
 
     /// The key under `partnerKey`.
@@ -27,7 +27,7 @@ impl KeySection {
         }
     }
 
-    /// A name in the form in which two equal names of this half are the same text.
+    /// A name in the form in which two equal names of this section are the same text.
     #[must_use]
     pub fn fold(self, name: &str) -> String {
         match self {
@@ -43,7 +43,7 @@ impl fmt::Display for KeySection {
     }
 }
 
-/// A partner key with its values; by default what an update sends. An absent half is `None`.
+/// A partner key with its values; by default what an update sends. An absent section is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartnerKey<V = Secret> {
     /// HTTP headers.
@@ -62,18 +62,18 @@ impl<V> Default for PartnerKey<V> {
 }
 
 impl<V> PartnerKey<V> {
-    /// One half.
+    /// One section.
     #[must_use]
-    pub fn half(&self, half: KeySection) -> Option<&BTreeMap<String, V>> {
-        match half {
+    pub fn section(&self, section: KeySection) -> Option<&BTreeMap<String, V>> {
+        match section {
             KeySection::Headers => self.headers.as_ref(),
             KeySection::QueryParams => self.query_params.as_ref(),
         }
     }
 
-    /// One half, to change.
-    pub fn half_mut(&mut self, half: KeySection) -> &mut Option<BTreeMap<String, V>> {
-        match half {
+    /// One section, to change.
+    pub fn section_mut(&mut self, section: KeySection) -> &mut Option<BTreeMap<String, V>> {
+        match section {
             KeySection::Headers => &mut self.headers,
             KeySection::QueryParams => &mut self.query_params,
         }
@@ -82,7 +82,7 @@ impl<V> PartnerKey<V> {
     /// The same key with other values.
     #[must_use]
     pub fn map<W>(self, mut value: impl FnMut(V) -> W) -> PartnerKey<W> {
-        let mut half = |values: Option<BTreeMap<String, V>>| {
+        let mut section = |values: Option<BTreeMap<String, V>>| {
             Some(
                 values?
                     .into_iter()
@@ -91,12 +91,12 @@ impl<V> PartnerKey<V> {
             )
         };
         PartnerKey {
-            headers: half(self.headers),
-            query_params: half(self.query_params),
+            headers: section(self.headers),
+            query_params: section(self.query_params),
         }
     }
 
-    /// Every value of both halves.
+    /// Every value of both sections.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.headers
             .iter()
@@ -121,7 +121,7 @@ impl DesiredValue {
     }
 }
 
-/// The halves of a partner key that git manages; an absent half is left alone.
+/// The sections of a partner key that git manages; an absent section is left alone.
 pub type DesiredPartnerKey = PartnerKey<DesiredValue>;
 
 /// A partner key as Calry shows it, or as a snapshot tells of it.

@@ -26,8 +26,8 @@ pub enum Change {
     },
     /// A value below `partnerKey`.
     Key {
-        /// Which half.
-        half: KeySection,
+        /// Which section.
+        section: KeySection,
         /// The header or parameter.
         name: String,
         /// What happens to it.
@@ -83,7 +83,7 @@ impl Change {
         match self {
             Self::Icon { .. } => "icon".to_owned(),
             Self::Field { group, field, .. } => dotted(&["fieldsToSync", group, field]),
-            Self::Key { half, name, .. } => dotted(&["partnerKey", half.key(), name]),
+            Self::Key { section, name, .. } => dotted(&["partnerKey", section.key(), name]),
         }
     }
 

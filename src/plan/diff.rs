@@ -239,13 +239,13 @@ pub fn verify(
             sensitive: false,
         });
     }
-    for half in KeySection::BOTH {
-        let (Some(key), None) = (partner_key, desired.partner_key.half(half)) else {
+    for section in KeySection::BOTH {
+        let (Some(key), None) = (partner_key, desired.partner_key.section(section)) else {
             continue;
         };
         let (sent, kept) = (
-            folded(half, key.half(half)),
-            folded(half, answer.partner_key.half(half)),
+            folded(section, key.section(section)),
+            folded(section, answer.partner_key.section(section)),
         );
         for name in sent.keys().chain(kept.keys()).collect::<BTreeSet<_>>() {
             let same = match (sent.get(name), kept.get(name)) {
@@ -254,7 +254,7 @@ pub fn verify(
                 _ => false,
             };
             if !same {
-                let path = dotted(&["partnerKey", half.key(), name]);
+                let path = dotted(&["partnerKey", section.key(), name]);
                 mismatches.push(Mismatch {
                     path,
                     sent: Value::None,
@@ -305,12 +305,12 @@ pub fn unverifiable<'a>(sent: &Update, answer: &'a Live) -> Option<&'a str> {
         .find_map(|part| answer.problems.part(part))
 }
 
-/// One half by the names in the form in which equal ones are the same text.
-fn folded<V>(half: KeySection, values: Option<&BTreeMap<String, V>>) -> BTreeMap<String, &V> {
+/// One section by the names in the form in which equal ones are the same text.
+fn folded<V>(section: KeySection, values: Option<&BTreeMap<String, V>>) -> BTreeMap<String, &V> {
     values
         .into_iter()
         .flatten()
-        .map(|(name, value)| (half.fold(name), value))
+        .map(|(name, value)| (section.fold(name), value))
         .collect()
 }
 
@@ -353,23 +353,23 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
             });
         }
     }
-    for half in KeySection::BOTH {
-        if let Some(wanted) = partner_key.half(half) {
-            if let Some(problem) = live.problems.section(half) {
+    for section in KeySection::BOTH {
+        if let Some(wanted) = partner_key.section(section) {
+            if let Some(problem) = live.problems.section(section) {
                 unreadable.push((DefinitionPart::PartnerKey, problem.to_owned()));
                 continue;
             }
             let is_behind = |name: &str, value: &Secret| match behind {
                 Behind::Applied(known) => {
-                    known.is_some_and(|known| known.is_behind(live, half, name, value))
+                    known.is_some_and(|known| known.is_behind(live, section, name, value))
                 }
                 Behind::Sent => true,
             };
             let rewritten =
-                |name: &str| base.is_some_and(|base| base.rewrites(half, name, desired));
-            let live = live.partner_key.half(half);
-            compare_half(
-                half,
+                |name: &str| base.is_some_and(|base| base.rewrites(section, name, desired));
+            let live = live.partner_key.section(section);
+            compare_section(
+                section,
                 wanted,
                 live,
                 is_behind,
@@ -416,8 +416,8 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
     }
 }
 
-fn compare_half(
-    half: KeySection,
+fn compare_section(
+    section: KeySection,
     wanted: &BTreeMap<String, DesiredValue>,
     live: Option<&BTreeMap<String, LiveValue>>,
     is_behind: impl Fn(&str, &Secret) -> bool,
@@ -427,11 +427,13 @@ fn compare_half(
 ) {
     let mut rest: BTreeMap<String, Vec<(&String, &LiveValue)>> = BTreeMap::new();
     for (name, value) in live.into_iter().flatten() {
-        rest.entry(half.fold(name)).or_default().push((name, value));
+        rest.entry(section.fold(name))
+            .or_default()
+            .push((name, value));
     }
     for (name, value) in wanted {
         let secrets: Vec<_> = value.references().cloned().collect();
-        let now = rest.remove(&half.fold(name)).unwrap_or_default();
+        let now = rest.remove(&section.fold(name)).unwrap_or_default();
         let missing = match (&value.value, now.as_slice()) {
             // One that is added is no riddle, and cannot be sent all the same.
             (None, _) => Some(Missing::Secret),
@@ -439,7 +441,7 @@ fn compare_half(
             _ => None,
         };
         if let Some(missing) = missing {
-            let path = dotted(&["partnerKey", half.key(), name]);
+            let path = dotted(&["partnerKey", section.key(), name]);
             unresolved.push(Unresolved {
                 path,
                 secrets: secrets.clone(),
@@ -463,7 +465,7 @@ fn compare_half(
         };
         if let Some(change) = change {
             changes.push(Change::Key {
-                half,
+                section,
                 name: name.clone(),
                 change,
                 secrets,
@@ -472,7 +474,7 @@ fn compare_half(
     }
     for (name, _) in rest.into_values().flatten() {
         changes.push(Change::Key {
-            half,
+            section,
             name: name.clone(),
             change: KeyChange::Removed,
             secrets: Vec::new(),
@@ -484,7 +486,7 @@ fn compare_half(
 ///
 /// - Traps 1 and 2: of a group that is sent, exactly the fields that are to be on are named, each as `true`.
 /// - Trap 3: a `fieldsToSync` that is sent names every group of the live definition, the unmanaged ones as they are.
-/// - Trap 4: a `partnerKey` that is sent has both halves, the unmanaged one as it is.
+/// - Trap 4: a `partnerKey` that is sent has both sections, the unmanaged one as it is.
 /// - Trap 5: under PUT all three top-level fields are sent, or none.
 /// - Trap 7: a value that may be a mask is never carried over.
 ///
@@ -520,7 +522,7 @@ fn payload(desired: &Desired, live: &Live, compared: &Compared, method: UpdateMe
                 update.partner_key = (!absent).then_some(key);
                 KeySection::BOTH
                     .into_iter()
-                    .any(|half| desired.partner_key.half(half).is_none())
+                    .any(|section| desired.partner_key.section(section).is_none())
             }),
             (None, DefinitionPart::FieldsToSync) => {
                 update.fields = Some(groups(desired, live));
@@ -546,8 +548,8 @@ fn payload(desired: &Desired, live: &Live, compared: &Compared, method: UpdateMe
 /// Both sections of a partner key: the managed ones from git, the others as they are.
 fn partner_key(desired: &Desired, live: &Live) -> Result<PartnerKey, Obstacle> {
     let mut key = PartnerKey::default();
-    for half in KeySection::BOTH {
-        let values: Option<Result<BTreeMap<_, _>, _>> = match desired.partner_key.half(half) {
+    for section in KeySection::BOTH {
+        let values: Option<Result<BTreeMap<_, _>, _>> = match desired.partner_key.section(section) {
             Some(wanted) => Some(
                 wanted
                     .iter()
@@ -559,24 +561,28 @@ fn partner_key(desired: &Desired, live: &Live) -> Result<PartnerKey, Obstacle> {
                     })
                     .collect(),
             ),
-            None => live.partner_key.half(half).map(|values| {
+            None => live.partner_key.section(section).map(|values| {
                 values
                     .iter()
-                    .map(|(name, value)| carried(half, name, value))
+                    .map(|(name, value)| carried(section, name, value))
                     .collect()
             }),
         };
-        *key.half_mut(half) = values.transpose()?;
+        *key.section_mut(section) = values.transpose()?;
     }
     Ok(key)
 }
 
 /// A value of a section that is sent as it is.
-fn carried(half: KeySection, name: &str, value: &LiveValue) -> Result<(String, Secret), Obstacle> {
+fn carried(
+    section: KeySection,
+    name: &str,
+    value: &LiveValue,
+) -> Result<(String, Secret), Obstacle> {
     match value {
         LiveValue::Value(secret) => Ok((name.to_owned(), secret.clone())),
         LiveValue::Mask | LiveValue::MaybeMask(_) => Err(Obstacle::Masked {
-            half,
+            section,
             name: name.to_owned(),
         }),
         LiveValue::Fingerprint(_) | LiveValue::Withheld => Err(Obstacle::Incomplete),

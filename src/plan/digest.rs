@@ -138,9 +138,15 @@ impl Hash {
             Verdict::Update(step) => {
                 self.text(&step.live.id);
                 self.text(&step.live.updated_at);
-                for half in KeySection::BOTH {
-                    for (name, value) in step.desired.partner_key.half(half).into_iter().flatten() {
-                        self.text(half.key());
+                for section in KeySection::BOTH {
+                    for (name, value) in step
+                        .desired
+                        .partner_key
+                        .section(section)
+                        .into_iter()
+                        .flatten()
+                    {
+                        self.text(section.key());
                         self.text(name);
                         self.text(value.template.scheme().unwrap_or_default());
                         self.list(value.references().map(ToString::to_string));

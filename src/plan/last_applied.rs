@@ -40,21 +40,21 @@ impl LastApplied {
         updated_at: Option<String>,
     ) -> Self {
         let mut partner_key = PartnerKey::default();
-        for half in KeySection::BOTH {
+        for section in KeySection::BOTH {
             let print = |(name, wanted): (&String, &DesiredValue)| {
-                let (provider, name) = (desired.provider.clone(), half.fold(name));
+                let (provider, name) = (desired.provider.clone(), section.fold(name));
                 let place = Place {
                     workspace: workspace.to_owned(),
                     provider,
-                    half,
+                    section,
                     name: name.clone(),
                 };
                 let text = key.fingerprint(&place, wanted.value.as_ref()?);
                 Some((name, Fingerprint::new(key.clone(), place, &text)?))
             };
-            *partner_key.half_mut(half) = desired
+            *partner_key.section_mut(section) = desired
                 .partner_key
-                .half(half)
+                .section(section)
                 .map(|wanted| wanted.iter().filter_map(print).collect());
         }
         let parts = Digest::of_parts(desired);
@@ -69,13 +69,17 @@ impl LastApplied {
     /// Whether a desired state is the one that this was made of. A hold says when, not what.
     #[must_use]
     pub fn is_of(&self, desired: &Desired) -> bool {
-        let same = |half| match (self.partner_key.half(half), desired.partner_key.half(half)) {
+        let same = |section| match (
+            self.partner_key.section(section),
+            desired.partner_key.section(section),
+        ) {
             (None, None) => true,
             (Some(known), Some(wanted)) => {
-                let names: BTreeSet<String> = wanted.keys().map(|name| half.fold(name)).collect();
+                let names: BTreeSet<String> =
+                    wanted.keys().map(|name| section.fold(name)).collect();
                 let is_known = |(name, wanted): (&String, &DesiredValue)| {
                     known
-                        .get(&half.fold(name))
+                        .get(&section.fold(name))
                         .zip(wanted.value.as_ref())
                         .is_some_and(|(known, value)| known.is_of(value))
                 };
@@ -91,15 +95,15 @@ impl LastApplied {
     pub(super) fn is_behind(
         &self,
         live: &Live,
-        half: KeySection,
+        section: KeySection,
         name: &str,
         value: &Secret,
     ) -> bool {
         let counts = self.updated_at.as_ref() == Some(&live.updated_at);
         let known = self
             .partner_key
-            .half(half)
-            .and_then(|values| values.get(&half.fold(name)));
+            .section(section)
+            .and_then(|values| values.get(&section.fold(name)));
         counts && known.is_some_and(|known| known.is_of(value))
     }
 

@@ -169,8 +169,8 @@ fn parts(desired: &Desired) -> Vec<String> {
     let icon = icon.iter().map(|_| "icon".to_owned());
     let sections = KeySection::BOTH
         .into_iter()
-        .filter(|half| partner_key.half(*half).is_some());
-    let sections = sections.map(|half| dotted(&["partnerKey", half.key()]));
+        .filter(|section| partner_key.section(*section).is_some());
+    let sections = sections.map(|section| dotted(&["partnerKey", section.key()]));
     icon.chain(sections)
         .chain(fields.keys().map(|group| dotted(&["fieldsToSync", group])))
         .collect()

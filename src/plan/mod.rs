@@ -159,7 +159,7 @@ pub enum Obstacle {
     /// It has a section that git does not manage, with a value that Calry may show as a mask (trap 7).
     Masked {
         /// The section.
-        half: KeySection,
+        section: KeySection,
         /// The name of the value.
         name: String,
     },
@@ -175,11 +175,11 @@ impl fmt::Display for RefusedPart {
                 f,
                 "{part} cannot be sent from here, as values that it has are missing; it can be applied where they are"
             ),
-            Obstacle::Masked { half, name } => write!(
+            Obstacle::Masked { section, name } => write!(
                 f,
-                "{part} is not sent: it would have to carry {part}.{half}, which git does not manage, and the value that \
-                 Calry shows for {} may be a mask; bring {part}.{half} into the file, as ${{secret:…}} references",
-                ellipsize(&printable(&dotted(&[part.key(), half.key(), name])), 128)
+                "{part} is not sent: it would have to carry {part}.{section}, which git does not manage, and the value that \
+                 Calry shows for {} may be a mask; bring {part}.{section} into the file, as ${{secret:…}} references",
+                ellipsize(&printable(&dotted(&[part.key(), section.key(), name])), 128)
             ),
             Obstacle::Unreadable(problem) => write!(
                 f,
@@ -322,14 +322,17 @@ impl Plan {
         self.steps()
             .flat_map(|step| step.changes.iter().map(move |change| (step, change)))
             .filter_map(|(step, change)| {
-                let Change::Key { half, name, .. } = change else {
+                let Change::Key { section, name, .. } = change else {
                     return None;
                 };
-                let value = step.desired.partner_key.half(*half)?.get(name)?;
-                value
-                    .template
-                    .writes_out()
-                    .then_some((step, *half, name.as_str(), change, value))
+                let value = step.desired.partner_key.section(*section)?.get(name)?;
+                value.template.writes_out().then_some((
+                    step,
+                    *section,
+                    name.as_str(),
+                    change,
+                    value,
+                ))
             })
     }
 
@@ -345,7 +348,7 @@ impl Plan {
     /// Lets the digest cover what files write out, by fingerprints that this key makes. A plan that sets no such value keeps
     /// its digest.
     pub fn seal(&mut self, key: &FingerprintKey) {
-        let fingerprint = |(step, half, name, change, value): (
+        let fingerprint = |(step, section, name, change, value): (
             &Step,
             KeySection,
             &str,
@@ -356,7 +359,7 @@ impl Plan {
             let place = Place {
                 workspace,
                 provider,
-                half,
+                section,
                 name: name.to_owned(),
             };
             let path = dotted(&[step.desired.provider.as_str(), &change.path()]);

@@ -84,12 +84,12 @@ impl Base {
     }
 
     /// Whether this branch wrote another value below `partnerKey` than the base had there.
-    pub(super) fn rewrites(&self, half: KeySection, name: &str, desired: &Desired) -> bool {
+    pub(super) fn rewrites(&self, section: KeySection, name: &str, desired: &Desired) -> bool {
         let base = self
             .desired
             .get(&desired.provider)
             .and_then(|base| base.desired.as_deref());
-        base.is_none_or(|base| !same_value(half, name, base, desired))
+        base.is_none_or(|base| !same_value(section, name, base, desired))
     }
 }
 
@@ -105,17 +105,17 @@ fn wanted_before(change: &Change, base: &Desired, desired: &Desired) -> bool {
             .fields
             .get(group)
             .is_some_and(|on| on.contains(field) == *after),
-        Change::Key { half, name, .. } => same_value(*half, name, base, desired),
+        Change::Key { section, name, .. } => same_value(*section, name, base, desired),
     }
 }
 
-/// Whether both manage the half, and want the same there: the same text, or nothing of that name.
-fn same_value(half: KeySection, name: &str, base: &Desired, desired: &Desired) -> bool {
+/// Whether both manage the section, and want the same there: the same text, or nothing of that name.
+fn same_value(section: KeySection, name: &str, base: &Desired, desired: &Desired) -> bool {
     let value = |of: &Desired| {
-        let values = of.partner_key.half(half)?;
+        let values = of.partner_key.section(section)?;
         let same = values
             .iter()
-            .find(|(other, _)| half.fold(other) == half.fold(name));
+            .find(|(other, _)| section.fold(other) == section.fold(name));
         Some(same.map(|(_, value)| value.template.clone()))
     };
     let before = value(base);

@@ -286,7 +286,7 @@ fn file(
     pulling.icon();
     KeySection::BOTH
         .into_iter()
-        .for_each(|half| pulling.half(half));
+        .for_each(|section| pulling.section(section));
     pulling.groups();
     let Found {
         edits,
@@ -342,7 +342,7 @@ struct NeededSecrets<'a> {
     needed: BTreeMap<SecretName, Needed>,
 }
 
-/// Which names of a half or group are meant.
+/// Which names of a section or group are meant.
 enum Meant<'a> {
     All,
     Some(Vec<&'a str>),
@@ -391,7 +391,7 @@ impl<'a> Pulling<'a, '_> {
         self.desired.is_none() || !self.scope.parts.is_empty()
     }
 
-    /// `whole` names all of a half or group, `one` a single name of it.
+    /// `whole` names all of a section or group, `one` a single name of it.
     fn meant(
         &self,
         whole: impl Fn(&Part) -> bool,
@@ -406,7 +406,7 @@ impl<'a> Pulling<'a, '_> {
         }
     }
 
-    /// A single name of a half or group that the file does not manage: it would end all others.
+    /// A single name of a section or group that the file does not manage: it would end all others.
     fn refuse_one_of(&mut self, whole: &Part) {
         let asked = self.desired.is_some() || self.scope.only.contains(&self.live.provider);
         if asked {
@@ -437,49 +437,49 @@ impl<'a> Pulling<'a, '_> {
         }
     }
 
-    fn half(&mut self, half: KeySection) {
+    fn section(&mut self, section: KeySection) {
         let meant = self.meant(
-            |part| *part == Part::PartnerKey || *part == Part::KeySection(half),
+            |part| *part == Part::PartnerKey || *part == Part::KeySection(section),
             |part| match part {
-                Part::Value(of, name) if *of == half => Some(name),
+                Part::Value(of, name) if *of == section => Some(name),
                 _ => None,
             },
         );
-        let live = self.live.partner_key.half(half);
+        let live = self.live.partner_key.section(section);
         let mut there: BTreeMap<String, Vec<(&String, &LiveValue)>> = BTreeMap::new();
         for (name, value) in live
             .into_iter()
             .flatten()
-            .filter(|(name, _)| meant.holds(name, |name| half.fold(name)))
+            .filter(|(name, _)| meant.holds(name, |name| section.fold(name)))
         {
             there
-                .entry(half.fold(name))
+                .entry(section.fold(name))
                 .or_default()
                 .push((name, value));
         }
         match self
             .desired
-            .and_then(|desired| desired.partner_key.half(half))
+            .and_then(|desired| desired.partner_key.section(section))
         {
-            Some(wanted) => self.compare_half(half, wanted, there, &meant),
+            Some(wanted) => self.compare_section(section, wanted, there, &meant),
             None if there.is_empty() || !self.may_begin() => {}
-            None if !matches!(meant, Meant::All) => self.refuse_one_of(&Part::KeySection(half)),
-            None => self.begin_half(half, there),
+            None if !matches!(meant, Meant::All) => self.refuse_one_of(&Part::KeySection(section)),
+            None => self.begin_section(section, there),
         }
     }
 
-    fn begin_half(
+    fn begin_section(
         &mut self,
-        half: KeySection,
+        section: KeySection,
         there: BTreeMap<String, Vec<(&String, &LiveValue)>>,
     ) {
-        let whole = Part::KeySection(half);
+        let whole = Part::KeySection(section);
         let problem = there.iter().find_map(|(_, spelled)| {
             let (name, _) = spelled.first()?;
             if spelled.len() > 1 {
                 Some(format!("{} is there in several spellings", dotted(&[name])))
             } else {
-                (!is_parameter_name(half, name))
+                (!is_parameter_name(section, name))
                     .then(|| format!("a file cannot name {}", dotted(&[name])))
             }
         });
@@ -495,40 +495,40 @@ impl<'a> Pulling<'a, '_> {
         }
         let mut values = BTreeMap::new();
         for (name, value) in there.into_values().flatten() {
-            let Some(new) = self.new_value(half, name, value) else {
+            let Some(new) = self.new_value(section, name, value) else {
                 continue;
             };
             values.insert(name.clone(), new);
         }
-        self.edit(whole.to_string(), Edit::KeySection { half, values });
+        self.edit(whole.to_string(), Edit::KeySection { section, values });
     }
 
-    fn compare_half(
+    fn compare_section(
         &mut self,
-        half: KeySection,
+        section: KeySection,
         wanted: &BTreeMap<String, DesiredValue>,
         mut there: BTreeMap<String, Vec<(&String, &LiveValue)>>,
         meant: &Meant<'_>,
     ) {
         for (name, value) in wanted
             .iter()
-            .filter(|(name, _)| meant.holds(name, |name| half.fold(name)))
+            .filter(|(name, _)| meant.holds(name, |name| section.fold(name)))
         {
-            let path = dotted(&[half.key(), name]);
+            let path = dotted(&[section.key(), name]);
             match there
-                .remove(&half.fold(name))
+                .remove(&section.fold(name))
                 .unwrap_or_default()
                 .as_slice()
             {
                 [] => self.edit(
                     format!("{path} removed"),
                     Edit::Value {
-                        half,
+                        section,
                         name: name.clone(),
                         value: None,
                     },
                 ),
-                [(_, live)] => self.compare_value(half, name, value, live),
+                [(_, live)] => self.compare_value(section, name, value, live),
                 _ => self
                     .found
                     .left_out
@@ -536,16 +536,16 @@ impl<'a> Pulling<'a, '_> {
             }
         }
         for (name, live) in there.into_values().flatten() {
-            let path = dotted(&[half.key(), name]);
-            if !is_parameter_name(half, name) {
+            let path = dotted(&[section.key(), name]);
+            if !is_parameter_name(section, name) {
                 self.found.left_out.push(format!(
                     "{path}: a file cannot name it; apply would remove it"
                 ));
-            } else if let Some(value) = self.new_value(half, name, live) {
+            } else if let Some(value) = self.new_value(section, name, live) {
                 self.edit(
                     format!("{path} added"),
                     Edit::Value {
-                        half,
+                        section,
                         name: name.clone(),
                         value: Some(value),
                     },
@@ -556,12 +556,12 @@ impl<'a> Pulling<'a, '_> {
 
     fn compare_value(
         &mut self,
-        half: KeySection,
+        section: KeySection,
         name: &str,
         wanted: &DesiredValue,
         live: &LiveValue,
     ) {
-        let path = dotted(&["partnerKey", half.key(), name]);
+        let path = dotted(&["partnerKey", section.key(), name]);
         let Some(value) = &wanted.value else {
             for secret in wanted.references() {
                 if !matches!(self.needed_secrets.sources.find(secret), Ok(Some(_))) {
@@ -580,10 +580,10 @@ impl<'a> Pulling<'a, '_> {
                     .references()
                     .map(|secret| (secret.clone(), true, path.clone())),
             );
-        } else if let Some(new) = self.new_value(half, name, live) {
+        } else if let Some(new) = self.new_value(section, name, live) {
             let change = format!(
                 "{} {}",
-                dotted(&[half.key(), name]),
+                dotted(&[section.key(), name]),
                 if emptied {
                     "emptied"
                 } else {
@@ -593,7 +593,7 @@ impl<'a> Pulling<'a, '_> {
             self.edit(
                 change,
                 Edit::Value {
-                    half,
+                    section,
                     name: name.to_owned(),
                     value: Some(new),
                 },
@@ -602,7 +602,7 @@ impl<'a> Pulling<'a, '_> {
     }
 
     /// What a file says of a live value: a reference, and never the value.
-    fn new_value(&mut self, half: KeySection, name: &str, live: &LiveValue) -> Option<NewValue> {
+    fn new_value(&mut self, section: KeySection, name: &str, live: &LiveValue) -> Option<NewValue> {
         if live.is(&Secret::new("")) == Some(true) {
             return Some(NewValue::Empty);
         }
@@ -616,7 +616,7 @@ impl<'a> Pulling<'a, '_> {
         let held = self.needed_secrets.sources.find(&secret).ok().flatten();
         let same = held.as_ref().and_then(|held| live.is(held));
         if held.is_none() || same == Some(false) {
-            let path = dotted(&["partnerKey", half.key(), name]);
+            let path = dotted(&["partnerKey", section.key(), name]);
             self.found
                 .needs
                 .push((secret.clone(), held.is_some(), path));

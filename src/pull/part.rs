@@ -9,7 +9,7 @@ use crate::plan::dotted;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     Icon,
-    /// Both halves of the partner key.
+    /// Both sections of the partner key.
     PartnerKey,
     /// One of them.
     KeySection(KeySection),
@@ -50,17 +50,17 @@ impl Part {
     }
 
     fn of(segments: &[&str]) -> Result<Self, InvalidPart> {
-        let half = |key: &str| {
+        let section = |key: &str| {
             KeySection::BOTH
                 .into_iter()
-                .find(|half| half.key() == key)
+                .find(|section| section.key() == key)
                 .ok_or(InvalidPart)
         };
         match segments {
             ["icon"] => Ok(Self::Icon),
             ["partnerKey"] => Ok(Self::PartnerKey),
-            ["partnerKey", key] => Ok(Self::KeySection(half(key)?)),
-            ["partnerKey", key, name] => Ok(Self::Value(half(key)?, (*name).to_owned())),
+            ["partnerKey", key] => Ok(Self::KeySection(section(key)?)),
+            ["partnerKey", key, name] => Ok(Self::Value(section(key)?, (*name).to_owned())),
             [
                 "partnerKey" | "headers" | "queryParams" | "provider" | "hold" | "icon",
                 ..,
@@ -80,17 +80,17 @@ impl Part {
         let fields = desired.map(|desired| &desired.fields);
         match self {
             Self::Icon | Self::PartnerKey | Self::KeySection(_) | Self::Fields => true,
-            Self::Value(half, name) => {
+            Self::Value(section, name) => {
                 let mut there = live
                     .partner_key
-                    .half(*half)
+                    .section(*section)
                     .into_iter()
                     .flat_map(|values| values.keys());
                 let mut wanted = desired
-                    .and_then(|d| d.partner_key.half(*half))
+                    .and_then(|d| d.partner_key.section(*section))
                     .into_iter()
                     .flat_map(|v| v.keys());
-                let same = |other: &String| half.fold(other) == half.fold(name);
+                let same = |other: &String| section.fold(other) == section.fold(name);
                 there.any(same) || wanted.any(same)
             }
             Self::Group(group) => {
@@ -113,8 +113,8 @@ impl fmt::Display for Part {
         f.write_str(&match self {
             Self::Icon => "icon".to_owned(),
             Self::PartnerKey => "partnerKey".to_owned(),
-            Self::KeySection(half) => dotted(&["partnerKey", half.key()]),
-            Self::Value(half, name) => dotted(&["partnerKey", half.key(), name]),
+            Self::KeySection(section) => dotted(&["partnerKey", section.key()]),
+            Self::Value(section, name) => dotted(&["partnerKey", section.key(), name]),
             Self::Fields => "fieldsToSync".to_owned(),
             Self::Group(group) => dotted(&["fieldsToSync", group]),
             Self::Field(group, field) => dotted(&["fieldsToSync", group, field]),

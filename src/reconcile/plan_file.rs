@@ -260,18 +260,24 @@ fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeM
         return BTreeMap::new();
     }
     let mut secrets = BTreeMap::new();
-    for half in KeySection::BOTH {
-        for (name, value) in step.desired.partner_key.half(half).into_iter().flatten() {
+    for section in KeySection::BOTH {
+        for (name, value) in step
+            .desired
+            .partner_key
+            .section(section)
+            .into_iter()
+            .flatten()
+        {
             if let Some(secret) = &value.value {
                 let (workspace, provider) = (workspace.id.clone(), step.desired.provider.clone());
                 let place = Place {
                     workspace,
                     provider,
-                    half,
+                    section,
                     name: name.clone(),
                 };
                 secrets.insert(
-                    dotted(&["partnerKey", half.key(), name]),
+                    dotted(&["partnerKey", section.key(), name]),
                     key.fingerprint(&place, secret),
                 );
             }

@@ -239,8 +239,8 @@ pub(super) fn references(secrets: &[SecretName]) -> String {
 
 impl<'a> View<'a> {
     fn of(live: &'a Live) -> Self {
-        let half = |half| {
-            let values = live.partner_key.half(half)?;
+        let section = |section| {
+            let values = live.partner_key.section(section)?;
             Some(
                 values
                     .keys()
@@ -249,8 +249,8 @@ impl<'a> View<'a> {
             )
         };
         let key = KeyView {
-            headers: half(KeySection::Headers),
-            query_params: half(KeySection::QueryParams),
+            headers: section(KeySection::Headers),
+            query_params: section(KeySection::QueryParams),
         };
         let fields = live.fields.iter().map(|(group, fields)| {
             (
@@ -272,7 +272,10 @@ impl<'a> View<'a> {
     /// Shows which value a change is about.
     fn mark(&mut self, change: &Change) {
         let Change::Key {
-            half, name, change, ..
+            section,
+            name,
+            change,
+            ..
         } = change
         else {
             return;
@@ -286,8 +289,8 @@ impl<'a> View<'a> {
         let Some(key) = &mut self.partner_key else {
             return;
         };
-        for (spelled, value) in key.half(*half).iter_mut().flatten() {
-            if half.fold(spelled) == half.fold(name) {
+        for (spelled, value) in key.section(*section).iter_mut().flatten() {
+            if section.fold(spelled) == section.fold(name) {
                 shown.clone_into(value);
             }
         }
@@ -309,15 +312,18 @@ impl<'a> View<'a> {
                     .insert(field, *after);
             }
             Change::Key {
-                half, name, change, ..
+                section,
+                name,
+                change,
+                ..
             } => {
                 let values = self
                     .partner_key
                     .get_or_insert_default()
-                    .half(*half)
+                    .section(*section)
                     .get_or_insert_default();
                 // Where live spells a header twice, each in its own case, one remains.
-                values.retain(|spelled, _| half.fold(spelled) != half.fold(name));
+                values.retain(|spelled, _| section.fold(spelled) != section.fold(name));
                 if *change != KeyChange::Removed {
                     values.insert(name, sensitive.to_owned());
                 }
@@ -327,8 +333,8 @@ impl<'a> View<'a> {
 }
 
 impl<'a> KeyView<'a> {
-    fn half(&mut self, half: KeySection) -> &mut Option<BTreeMap<&'a str, String>> {
-        match half {
+    fn section(&mut self, section: KeySection) -> &mut Option<BTreeMap<&'a str, String>> {
+        match section {
             KeySection::Headers => &mut self.headers,
             KeySection::QueryParams => &mut self.query_params,
         }

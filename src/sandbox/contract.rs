@@ -198,18 +198,18 @@ impl Problems {
     }
 
     fn partner_key(&mut self, value: &Value) {
-        for (half, values) in self.object("partnerKey", value).into_iter().flatten() {
-            if !KeySection::BOTH.iter().any(|known| known.key() == half) {
-                self.unknown_key("partnerKey", half);
+        for (section, values) in self.object("partnerKey", value).into_iter().flatten() {
+            if !KeySection::BOTH.iter().any(|known| known.key() == section) {
+                self.unknown_key("partnerKey", section);
                 continue;
             }
             for (name, value) in self
-                .object(&format!("partnerKey.{half}"), values)
+                .object(&format!("partnerKey.{section}"), values)
                 .into_iter()
                 .flatten()
             {
                 self.text(
-                    &format!("partnerKey.{half}.{}", shown(name)),
+                    &format!("partnerKey.{section}.{}", shown(name)),
                     value,
                     "a text",
                     |_| true,

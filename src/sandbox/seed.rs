@@ -188,12 +188,12 @@ impl Seed {
     pub fn partner_keys(&self) -> Vec<(&str, &str, &str)> {
         let mut keys = Vec::new();
         for (provider, definition) in &self.definitions {
-            let halves = definition
+            let sections = definition
                 .get("partnerKey")
                 .and_then(Value::as_object)
                 .into_iter()
                 .flat_map(Map::values);
-            for (name, value) in halves.filter_map(Value::as_object).flatten() {
+            for (name, value) in sections.filter_map(Value::as_object).flatten() {
                 keys.extend(
                     value
                         .as_str()

@@ -58,7 +58,7 @@ pub enum AcrossGroups {
 /// What an update with a partial `partnerKey` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartialPartnerKey {
-    /// An absent half stays, and in a half that is named the absent names stay. Names are compared as they are written.
+    /// An absent section stays, and in a section that is named the absent names stay. Names are compared as they are written.
     Merges,
     /// What was sent is all there is.
     Replaces,
@@ -189,15 +189,15 @@ pub(super) fn same(one: Option<&Value>, other: Option<&Value>) -> bool {
 /// A definition with each value of its partner key replaced by mask characters.
 pub(super) fn masked(definition: &Value) -> Value {
     let mut definition = definition.clone();
-    let halves = definition
+    let sections = definition
         .get_mut("partnerKey")
         .and_then(Value::as_object_mut);
-    for half in halves.into_iter().flat_map(Map::values_mut) {
-        match half.as_object_mut() {
-            Some(half) => half
+    for section in sections.into_iter().flat_map(Map::values_mut) {
+        match section.as_object_mut() {
+            Some(section) => section
                 .values_mut()
                 .for_each(|value| *value = json!("********")),
-            None => *half = json!("********"),
+            None => *section = json!("********"),
         }
     }
     definition
@@ -211,11 +211,11 @@ fn set_partner_key(
     let key = definition.entry("partnerKey").or_insert_with(|| json!({}));
     match (partial, key.as_object_mut()) {
         (PartialPartnerKey::Merges, Some(key)) => {
-            for half in KeySection::BOTH.map(KeySection::key) {
-                let Some(Value::Object(values)) = sent.get(half) else {
+            for section in KeySection::BOTH.map(KeySection::key) {
+                let Some(Value::Object(values)) = sent.get(section) else {
                     continue;
                 };
-                let kept = key.entry(half).or_insert_with(|| json!({}));
+                let kept = key.entry(section).or_insert_with(|| json!({}));
                 if let Some(kept) = kept.as_object_mut() {
                     kept.extend(values.clone());
                 }

@@ -80,21 +80,21 @@ impl Places {
             Subject::Definition => None,
             Subject::Icon => self.icon,
             Subject::Hold => self.hold,
-            Subject::Parameter(half, name) => {
+            Subject::Parameter(section, name) => {
                 let same = |value: &&Parameter| {
-                    value.half == half && half.fold(&value.name) == half.fold(name)
+                    value.section == section && section.fold(&value.name) == section.fold(name)
                 };
-                let section = || {
+                let whole = || {
                     self.sections
                         .iter()
-                        .find(|(of, _)| *of == half)
+                        .find(|(of, _)| *of == section)
                         .map(|(_, at)| *at)
                 };
                 self.values
                     .iter()
                     .find(same)
                     .map(|value| value.key)
-                    .or_else(section)
+                    .or_else(whole)
             }
             Subject::Field { group, field } => {
                 self.groups.iter().find(|of| of.name == group).map(|group| {
@@ -113,7 +113,7 @@ impl Places {
 /// A header or query parameter as the file gives it.
 #[derive(Debug)]
 pub(crate) struct Parameter {
-    pub(crate) half: KeySection,
+    pub(crate) section: KeySection,
     pub(crate) name: String,
     /// The name.
     key: Span,
@@ -225,13 +225,13 @@ pub fn is_group_name(name: &str) -> bool {
 
 /// Whether a text can name a header or query parameter.
 #[must_use]
-pub fn is_parameter_name(half: KeySection, name: &str) -> bool {
-    parameter_name(half, name).is_none()
+pub fn is_parameter_name(section: KeySection, name: &str) -> bool {
+    parameter_name(section, name).is_none()
 }
 
 /// What is wrong with the name of a header or query parameter.
-fn parameter_name(half: KeySection, name: &str) -> Option<String> {
-    let problem = match half {
+fn parameter_name(section: KeySection, name: &str) -> Option<String> {
+    let problem = match section {
         KeySection::Headers => check_header_name(name).err().map(|error| error.to_string()),
         KeySection::QueryParams if name.is_empty() || name.contains(char::is_control) => Some(
             "the name of a query parameter is not empty and holds no control characters".to_owned(),
@@ -543,7 +543,7 @@ impl<'s> Reader<'s> {
     fn partner_key(&mut self, entry: &Entry<'_>, places: &mut Places) -> DesiredPartnerKey {
         let mut key = DesiredPartnerKey::default();
         let help = "write `headers` and `queryParams` below it, each with its own entries, or remove it to leave all as it is in Calry";
-        let Some(halves) = self.entries("`partnerKey`", entry.at, entry.value, Some(help)) else {
+        let Some(sections) = self.entries("`partnerKey`", entry.at, entry.value, Some(help)) else {
             return key;
         };
         if matches!(&entry.value.value, Value::Map(map) if map.is_empty()) {
@@ -555,14 +555,14 @@ impl<'s> Reader<'s> {
                 query_params: Some(BTreeMap::new()),
             };
         }
-        for entry in &halves {
+        for entry in &sections {
             match KeySection::BOTH
                 .into_iter()
-                .find(|half| half.key() == entry.name)
+                .find(|section| section.key() == entry.name)
             {
-                Some(half) => {
-                    places.sections.push((half, entry.at));
-                    *key.half_mut(half) = self.half(half, entry, places);
+                Some(section) => {
+                    places.sections.push((section, entry.at));
+                    *key.section_mut(section) = self.section(section, entry, places);
                 }
                 None => self.unknown(
                     entry,
@@ -574,18 +574,18 @@ impl<'s> Reader<'s> {
         key
     }
 
-    fn half(
+    fn section(
         &mut self,
-        half: KeySection,
+        section: KeySection,
         entry: &Entry<'_>,
         places: &mut Places,
     ) -> Option<BTreeMap<String, DesiredValue>> {
         let help = "write `name: value` below it, or remove it to leave all as it is in Calry";
-        let entries = self.entries(&format!("`{half}`"), entry.at, entry.value, Some(help))?;
+        let entries = self.entries(&format!("`{section}`"), entry.at, entry.value, Some(help))?;
         if entries.len() > MAX_PARAMETERS {
             let message = || {
                 format!(
-                    "`{half}` has {} entries, and at most {MAX_PARAMETERS} are taken",
+                    "`{section}` has {} entries, and at most {MAX_PARAMETERS} are taken",
                     entries.len()
                 )
             };
@@ -595,10 +595,10 @@ impl<'s> Reader<'s> {
         let mut values = BTreeMap::new();
         let mut folded = HashMap::new();
         for entry in &entries {
-            if !self.parameter_name(half, entry) {
+            if !self.parameter_name(section, entry) {
                 continue;
             }
-            if let Some(first) = folded.insert(half.fold(entry.name), entry.at) {
+            if let Some(first) = folded.insert(section.fold(entry.name), entry.at) {
                 self.twice(
                     &format!("{} (in another case)", named(entry.name, "name")),
                     entry.at,
@@ -611,7 +611,7 @@ impl<'s> Reader<'s> {
                 let name = entry.name.to_owned();
                 let (key, at) = (entry.at, entry.value.span);
                 places.values.push(Parameter {
-                    half,
+                    section,
                     name,
                     key,
                     at,
@@ -623,8 +623,8 @@ impl<'s> Reader<'s> {
         Some(values)
     }
 
-    fn parameter_name(&mut self, half: KeySection, entry: &Entry<'_>) -> bool {
-        let problem = parameter_name(half, entry.name);
+    fn parameter_name(&mut self, section: KeySection, entry: &Entry<'_>) -> bool {
+        let problem = parameter_name(section, entry.name);
         let valid = problem.is_none();
         if let Some(problem) = problem {
             self.error(Code::InvalidValue, entry.at, || problem);

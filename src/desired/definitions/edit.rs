@@ -30,16 +30,16 @@ pub enum Edit {
         /// The fields that are on.
         on: FieldSet,
     },
-    /// A header or parameter of a managed half has this value, or is gone.
+    /// A header or parameter of a managed section has this value, or is gone.
     Value {
-        half: KeySection,
+        section: KeySection,
         /// The name, as the file writes it where it has it.
         name: String,
         value: Option<NewValue>,
     },
-    /// A half is managed from now on.
+    /// A section is managed from now on.
     KeySection {
-        half: KeySection,
+        section: KeySection,
         values: BTreeMap<String, NewValue>,
     },
 }
@@ -85,18 +85,22 @@ impl Edit {
                 on: false,
             } => _ = desired.fields.get_mut(group)?.remove(field),
             Self::Group { group, on } => _ = desired.fields.insert(group.clone(), on.clone()),
-            Self::Value { half, name, value } => {
-                let values = desired.partner_key.half_mut(*half).as_mut()?;
+            Self::Value {
+                section,
+                name,
+                value,
+            } => {
+                let values = desired.partner_key.section_mut(*section).as_mut()?;
                 match value {
                     Some(value) => values.insert(name.clone(), value.desired()?),
                     None => values.remove(name),
                 };
             }
-            Self::KeySection { half, values } => {
+            Self::KeySection { section, values } => {
                 let values = values
                     .iter()
                     .map(|(name, value)| Some((name.clone(), value.desired()?)));
-                *desired.partner_key.half_mut(*half) = Some(values.collect::<Option<_>>()?);
+                *desired.partner_key.section_mut(*section) = Some(values.collect::<Option<_>>()?);
             }
         }
         Some(())
@@ -138,28 +142,32 @@ impl Edit {
                 New::List(on.iter().map(String::as_str).collect()),
             ),
             Self::Value {
-                half,
+                section,
                 name,
                 value: None,
-            } => editor.remove(&["partnerKey", half.key(), name]),
+            } => editor.remove(&["partnerKey", section.key(), name]),
             Self::Value {
-                half,
+                section,
                 name,
                 value: Some(value),
             } => {
-                // An empty partner key has two halves, both empty: the other one stays so.
+                // An empty partner key has two sections, both empty: the other one stays so.
                 let (_, partner_key) = editor.find(&["partnerKey"])?;
-                if matches!(&partner_key.value, Value::Map(halves) if halves.is_empty()) {
-                    let both = KeySection::BOTH.map(|half| (half.key(), New::Map(Vec::new())));
+                if matches!(&partner_key.value, Value::Map(sections) if sections.is_empty()) {
+                    let both =
+                        KeySection::BOTH.map(|section| (section.key(), New::Map(Vec::new())));
                     return self.edit(&editor.put(&["partnerKey"], New::Map(both.into()))?);
                 }
-                editor.put(&["partnerKey", half.key(), name], New::Text(value.text()))
+                editor.put(
+                    &["partnerKey", section.key(), name],
+                    New::Text(value.text()),
+                )
             }
-            Self::KeySection { half, values } => {
+            Self::KeySection { section, values } => {
                 let values = values
                     .iter()
                     .map(|(name, value)| (name.as_str(), New::Text(value.text())));
-                editor.put(&["partnerKey", half.key()], New::Map(values.collect()))
+                editor.put(&["partnerKey", section.key()], New::Map(values.collect()))
             }
         }
     }

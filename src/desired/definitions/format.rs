@@ -47,7 +47,7 @@ struct DefinitionForm {
     hold: Option<HoldForm>,
 }
 
-/// How the workspace identifies itself to the provider. A half that is left out stays in Calry as it is; `{}` means none.
+/// How the workspace identifies itself to the provider. A section that is left out stays in Calry as it is; `{}` means none.
 #[derive(JsonSchema)]
 #[allow(dead_code, reason = "only its schema is used")]
 #[serde(rename_all = "camelCase")]
@@ -119,21 +119,21 @@ fn groups(known: &Catalogue) -> Json {
 }
 
 fn headers(_: &mut SchemaGenerator) -> Schema {
-    half(KeySection::Headers, r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+    section(KeySection::Headers, r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 }
 
 fn query_params(_: &mut SchemaGenerator) -> Schema {
-    half(KeySection::QueryParams, r"^[^\u0000-\u001f\u007f-\u009f]+$")
+    section(KeySection::QueryParams, r"^[^\u0000-\u001f\u007f-\u009f]+$")
 }
 
 /// One half of a partner key: `name` is what its names look like.
-fn half(half: KeySection, name: &str) -> Schema {
+fn section(section: KeySection, name: &str) -> Schema {
     // Control characters and line breaks, which no value holds.
     let never = r"\u0000-\u001f\u007f-\u009f\u2028\u2029";
     // Any text in which `${` begins a reference, or is written `$${`.
     let reference = r"\$\{secret:[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\}";
     let value = format!(r"^([^${never}]|\$+[^${{{never}]|\$\$+\{{|{reference})*\$*$");
-    let what = if half == KeySection::Headers {
+    let what = if section == KeySection::Headers {
         "header"
     } else {
         "query parameter"
@@ -205,13 +205,13 @@ pub(super) fn definition(desired: &Desired) -> String {
             .as_ref()
             .map(|icon| ("icon", New::Text(icon.as_str().to_owned()))),
     );
-    let half = |half: KeySection| {
+    let section = |section: KeySection| {
         Some((
-            half.key(),
-            New::Map(references(desired.partner_key.half(half)?)),
+            section.key(),
+            New::Map(references(desired.partner_key.section(section)?)),
         ))
     };
-    let partner_key: Vec<_> = KeySection::BOTH.into_iter().filter_map(half).collect();
+    let partner_key: Vec<_> = KeySection::BOTH.into_iter().filter_map(section).collect();
     entries.extend((!partner_key.is_empty()).then_some(("partnerKey", New::Map(partner_key))));
     let groups = desired.fields.iter();
     let groups: Vec<_> = groups

@@ -281,10 +281,10 @@ fn look_alike_problem(name: &str, look_alike: LookAlike) -> Diagnostic {
 
 /// What is wanted after changes, with no secret filled in.
 fn changed(mut desired: Desired, edits: &[Edit]) -> Option<Desired> {
-    for half in KeySection::BOTH {
+    for section in KeySection::BOTH {
         desired
             .partner_key
-            .half_mut(half)
+            .section_mut(section)
             .iter_mut()
             .flat_map(BTreeMap::values_mut)
             .for_each(|value| value.value = None);
@@ -633,10 +633,12 @@ impl Loaded {
                 .extend(file.judge(true, |problems, places| {
                     for parameter in &places.values {
                         let value = secret_cache.resolve(problems, parameter);
-                        let half = partner_key
+                        let section = partner_key
                             .as_mut()
-                            .and_then(|key| key.half_mut(parameter.half).as_mut());
-                        if let Some(wanted) = half.and_then(|half| half.get_mut(&parameter.name)) {
+                            .and_then(|key| key.section_mut(parameter.section).as_mut());
+                        if let Some(wanted) =
+                            section.and_then(|section| section.get_mut(&parameter.name))
+                        {
                             wanted.value = value;
                         }
                     }

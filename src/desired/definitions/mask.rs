@@ -1,7 +1,7 @@
 //! Which parts of a file may be shown, decided by position: the one place that keeps what stands below `partnerKey` out of
 //! quoted source lines.
 //!
-//! It lists what may be shown and hides the rest, so that a misspelt `partnerkey`, a half under the wrong key or a list
+//! It lists what may be shown and hides the rest, so that a misspelt `partnerkey`, a section under the wrong key or a list
 //! where a map belongs hides too much rather than too little. It never looks at whether a value looks secret.
 
 use jiff::civil::Date;
@@ -132,9 +132,9 @@ impl Masking<'_> {
                 if self.is_bare(key, end)
                     && day.parse::<Date>().is_ok()
                     && self.is_short((key, value)) => {}
-            (Some("partnerKey"), Value::Map(halves)) => {
+            (Some("partnerKey"), Value::Map(sections)) => {
                 self.hide(key, end);
-                for (key, names) in halves {
+                for (key, names) in sections {
                     self.show_key(key);
                     if let (Some("headers" | "queryParams"), Value::Map(names)) =
                         (key.text(), &names.value)

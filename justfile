@@ -8,7 +8,7 @@ check:
     cargo clippy --locked --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
-# Run the Rust tests, for example: just test --test apply
+# Run the Rust tests, for example: just test apply::
 test *args:
     cargo test --locked {{args}}
 

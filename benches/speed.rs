@@ -1,7 +1,17 @@
 //! How fast it is, in three figures: a pass over many files, an apply against the least time that its round trips take, and
 //! the metrics of many providers and of many workspaces.
 
-#[path = "../tests/support/mod.rs"]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "../tests/it/support/mod.rs"]
 mod support;
 
 use std::path::Path;

@@ -1,0 +1,482 @@
+//! Files that somebody means harm with, through the binary: each is an error of itself and stops no other.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use crate::support::{Checkout, Ran, Signer, World, live};
+use calry_gitops::sandbox::Config;
+use serde_json::json;
+
+/// The most that the process may have held at once, in KiB: far above what it needs, far below what a bomb would.
+const MOST_MEMORY: u64 = 256 << 10;
+
+/// A world with one good file, of whose workspace `GUESTY` is the other provider.
+fn world() -> World {
+    let live = [
+        live("HOSTAWAY", &["name"], &["pictures"]),
+        live("GUESTY", &["name"], &["pictures"]),
+    ];
+    let world = World::with(json!(live), Config::default());
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictures]\n",
+    );
+    world
+}
+
+/// The bad file is an error that says so, and the good one is planned.
+#[track_caller]
+fn is_an_error_of_its_own(world: &World, says: &str) -> Ran {
+    world
+        .run(&["validate"])
+        .exits(3)
+        .says("definitions/guesty.yaml")
+        .says(says);
+    let plan = world.run(&["plan", "--format", "json"]).exits(3).says(says);
+    let json = plan.json();
+    let state = |provider: &str| {
+        json["definitions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|d| d["provider"] == provider)
+            .unwrap()["state"]
+            .clone()
+    };
+    assert_eq!(
+        (state("HOSTAWAY"), state("GUESTY")),
+        (json!("update"), json!("invalid"))
+    );
+    assert_eq!(
+        json["diagnostics"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|d| d["file"] != "guesty.yaml")
+            .count(),
+        0
+    );
+    world.run(&["apply", "--yes"]).exits(3);
+    assert!(world.updates().is_empty());
+    plan
+}
+
+#[track_caller]
+fn text_is_an_error_of_its_own(text: impl AsRef<[u8]>, says: &str) -> Ran {
+    let world = world();
+    std::fs::write(world.definitions().join("guesty.yaml"), text).unwrap();
+    is_an_error_of_its_own(&world, says)
+}
+
+#[test]
+fn an_alias_bomb_is_refused_and_not_expanded() {
+    let mut bomb = "provider: GUESTY\na: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for (name, of) in ('b'..='z').zip('a'..) {
+        bomb.push_str(&format!(
+            "{name}: &{name} [{}]\n",
+            vec![format!("*{of}"); 9].join(", ")
+        ));
+    }
+    text_is_an_error_of_its_own(&bomb, "alias");
+}
+
+#[test]
+fn twenty_thousand_nested_brackets_are_refused_and_overflow_no_stack() {
+    for text in [
+        "[".repeat(20_000),
+        "{a: ".repeat(20_000),
+        "- ".repeat(20_000),
+    ] {
+        text_is_an_error_of_its_own(
+            format!("provider: GUESTY\nfieldsToSync:\n  {text}"),
+            "error[syntax]",
+        );
+    }
+    text_is_an_error_of_its_own(
+        format!("{}{}", "[".repeat(20_000), "]".repeat(20_000)),
+        "error[syntax]",
+    );
+}
+
+#[test]
+fn a_file_of_one_mebibyte_and_a_byte_is_refused_unread_and_one_of_a_mebibyte_is_read() {
+    let fill = |size: usize| {
+        let text = "provider: GUESTY\nfieldsToSync:\n  listing: [name]\n#";
+        format!("{text}{}", "x".repeat(size - text.len()))
+    };
+    let ran = text_is_an_error_of_its_own(fill((1 << 20) + 1), "the file is larger than 1024 KiB");
+    assert!(!ran.err.contains("xxx"));
+    let world = world();
+    world
+        .write("guesty.yaml", &fill(1 << 20))
+        .run(&["plan"])
+        .exits(0);
+}
+
+#[test]
+fn a_file_without_end_is_not_read_to_its_end() {
+    let world = world();
+    // Far larger than memory, and no block on disk.
+    std::fs::File::create(world.definitions().join("guesty.yaml"))
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    is_an_error_of_its_own(&world, "the file is larger than 1024 KiB");
+}
+
+#[test]
+fn what_is_not_utf_8_is_told_at_its_place() {
+    let ran = text_is_an_error_of_its_own(b"provider: GUESTY\nicon: \xff\xfe\n", "not UTF-8");
+    ran.says("definitions/guesty.yaml:2:7");
+    text_is_an_error_of_its_own(b"\xff\xfep\0r\0o\0", "not UTF-8");
+}
+
+#[test]
+fn yaml_that_the_format_leaves_out_is_refused() {
+    for (text, says) in [
+        ("provider: GUESTY\n---\nprovider: LODGIFY\n", "document"),
+        ("provider: !!str GUESTY\n", "tag"),
+        ("provider: !ruby/object:Gem GUESTY\n", "tag"),
+        ("provider: &x GUESTY\nicon: *x\n", "alias"),
+        (
+            "provider: GUESTY\nicon: https://a.example/x.png\nicon: https://b.example/x.png\n",
+            "duplicate-key",
+        ),
+        (
+            "provider: GUESTY\nfieldsToSync:\n  listing: [name]\n  listing: [rooms]\n",
+            "duplicate-key",
+        ),
+        ("provider: GUESTY\nprovider: HOSTAWAY\n", "duplicate-key"),
+        ("%YAML 1.1\n---\nprovider: GUESTY\n", "error[syntax]"),
+        ("provider: GUESTY\n? [a]\n: b\n", "guesty.yaml:2"),
+        ("provider: GUESTY\n\tx: y\n", "error[syntax]"),
+        ("provider: GUESTY\0\n", "control character"),
+        ("", "empty"),
+        ("# nothing\n", "empty"),
+        ("- GUESTY\n", "error[wrong-type]"),
+    ] {
+        text_is_an_error_of_its_own(text, says);
+    }
+}
+
+#[test]
+fn what_is_no_file_of_the_directory_is_refused() {
+    type Make = fn(&Path);
+    let cases: [(Make, &str); 5] = [
+        (
+            |path| std::fs::create_dir(path).unwrap(),
+            "not a regular file",
+        ),
+        (
+            |path| symlink("nowhere.yaml", path).unwrap(),
+            "a link to something that does not exist",
+        ),
+        (|path| symlink("guesty.yaml", path).unwrap(), "the file"),
+        (
+            |path| symlink("../outside.yaml", path).unwrap(),
+            "a link that leads out of the directory",
+        ),
+        (
+            |path| symlink("/dev/zero", path).unwrap(),
+            "a link that leads out of the directory",
+        ),
+    ];
+    for (make, says) in cases {
+        let world = world();
+        let outside = world.dir.path().join("outside.yaml");
+        std::fs::write(
+            outside,
+            "provider: GUESTY\nicon: https://outside.example/canary.png\n",
+        )
+        .unwrap();
+        make(&world.definitions().join("guesty.yaml"));
+        let ran = is_an_error_of_its_own(&world, says);
+        assert!(!ran.out.contains("canary") && !ran.err.contains("canary"));
+    }
+}
+
+#[test]
+fn two_files_for_one_provider_are_both_refused() {
+    let world = world();
+    for name in ["guesty.yaml", "guesty.yml"] {
+        world.write(name, "provider: GUESTY\n");
+    }
+    let ran = world
+        .run(&["plan"])
+        .exits(3)
+        .says("definitions/guesty.yaml:1:11")
+        .says("definitions/guesty.yml:1:11");
+    assert!(
+        ran.out
+            .contains("Plan: 1 provider to update, 0 in sync, 2 invalid."),
+        "{}",
+        ran.out
+    );
+}
+
+#[test]
+fn a_flood_of_alike_warnings_is_counted_after_the_first_20() {
+    let world = world();
+    let fields: Vec<String> = (0..60).map(|n| format!("unheard_of_{n}")).collect();
+    world.write(
+        "guesty.yaml",
+        &format!(
+            "provider: GUESTY\nfieldsToSync:\n  listing: [name, {}]\n",
+            fields.join(", ")
+        ),
+    );
+    let ran = world
+        .run(&["validate"])
+        .exits(0)
+        .says("and 40 more warnings like these: warning[unknown-field]");
+    assert_eq!(
+        ran.err.matches("warning[unknown-field]: ").count(),
+        20,
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.ends_with("60 warnings in 2 files\n"));
+}
+
+#[test]
+fn a_flood_of_errors_in_one_file_ends_after_100() {
+    let keys: String = (0..5_000).map(|n| format!("key{n}: x\n")).collect();
+    let ran = text_is_an_error_of_its_own(
+        format!("provider: GUESTY\n{keys}"),
+        "more problems than the 100",
+    );
+    assert_eq!(ran.err.matches("error[unknown-key]").count(), 100);
+}
+
+#[test]
+fn a_flood_of_errors_over_many_files_is_listed_up_to_1000_and_the_rest_is_counted_in_every_format()
+{
+    let world = world();
+    let keys: String = (0..100).map(|n| format!("key{n}: x\n")).collect();
+    for n in 0..30 {
+        world.write(&format!("f{n:02}.yaml"), &format!("provider: P{n}\n{keys}"));
+    }
+    // Its warnings are dropped for the errors.
+    let fields: Vec<_> = (0..50).map(|n| format!("zzqx{n}jjvv")).collect();
+    world.write(
+        "guesty.yaml",
+        &format!(
+            "provider: GUESTY\nfieldsToSync:\n  listing: [{}]\n",
+            fields.join(", ")
+        ),
+    );
+
+    let ran = world
+        .run(&["validate"])
+        .exits(3)
+        .says(" more problems are not listed");
+    assert_eq!(
+        ran.err
+            .lines()
+            .filter(|line| line.starts_with("error["))
+            .count(),
+        1_001
+    );
+    assert!(!ran.err.contains("warning["));
+    let json = world.run(&["validate", "--format", "json"]).exits(3).json();
+    let summary = &json["summary"];
+    let (errors, warnings) = (
+        summary["errors"].as_u64().unwrap(),
+        summary["warnings"].as_u64().unwrap(),
+    );
+    assert!(errors >= 3_000 && warnings >= 50, "{summary}");
+    assert!(
+        ran.err.ends_with(&format!(
+            "{errors} errors, {warnings} warnings in 32 files\n"
+        )),
+        "{summary}"
+    );
+    let listed = json["diagnostics"].as_array().unwrap();
+    assert_eq!(listed.len(), 1_001);
+    assert_eq!(listed[1_000]["code"], "too-many");
+    let rest = format!("{} more problems are not listed", errors + warnings - 1_000);
+    assert!(
+        listed[1_000]["message"]
+            .as_str()
+            .unwrap()
+            .starts_with(&rest),
+        "{}",
+        listed[1_000]
+    );
+    assert!(listed.iter().all(|problem| problem["severity"] == "error"));
+
+    let github = world.run(&["validate", "--format", "github"]).exits(3);
+    assert_eq!(github.out.matches("::error ").count(), 1_001);
+    assert_eq!(github.out.matches("::warning ").count(), 0);
+    let sarif = world
+        .run(&["validate", "--format", "sarif"])
+        .exits(3)
+        .json();
+    assert_eq!(sarif["runs"][0]["results"].as_array().unwrap().len(), 1_001);
+    let plan = world.run(&["plan", "--format", "json"]).exits(3).json();
+    assert_eq!(plan["diagnostics"].as_array().unwrap().len(), 1_001);
+    let last = plan["definitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|d| d["file"] == "f29.yaml")
+        .unwrap();
+    assert!(
+        last["error"]
+            .as_str()
+            .unwrap()
+            .starts_with("the file has 10"),
+        "{last}"
+    );
+
+    // What is not listed counts all the same.
+    world
+        .run(&["validate", "--only", "P29"])
+        .exits(3)
+        .says("definitions/f29.yaml");
+    world.run(&["validate", "--only", "GUESTY"]).exits(0);
+    world
+        .run(&["validate", "--only", "GUESTY", "--strict"])
+        .exits(3);
+    assert_eq!(world.run(&["validate"]).exits(3).err, ran.err);
+}
+
+#[test]
+fn what_a_file_says_cannot_act_on_the_terminal() {
+    let text = "provider: GUESTY\nfieldsToSync:\n  listing: [\"\\e[2Jname\", \"\\u202ename\"]\nhold: {until: \"\\e]0;x\\a\", reason: x}\n";
+    let ran = text_is_an_error_of_its_own(text, "guesty.yaml");
+    assert!(
+        [&ran.out, &ran.err]
+            .iter()
+            .all(|t| !t.contains(['\u{1b}', '\u{7}', '\u{202e}'])),
+        "{}",
+        ran.err
+    );
+}
+
+/// Makes something hostile at a path.
+type Make = fn(&Path);
+
+const HOSTILE: [(&str, Make); 5] = [
+    ("pipe", |path| {
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(path)
+                .status()
+                .unwrap()
+                .success()
+        )
+    }),
+    ("device", |path| symlink("/dev/zero", path).unwrap()),
+    ("directory", |path| std::fs::create_dir(path).unwrap()),
+    ("socket", |path| {
+        drop(std::os::unix::net::UnixListener::bind(path).unwrap())
+    }),
+    ("loop", |path| {
+        symlink(path.file_name().unwrap(), path).unwrap()
+    }),
+];
+
+/// Every command ends by itself, without a panic: what needs the repository fails, what does not need it warns.
+#[track_caller]
+fn is_a_repository_that_cannot_be_read(checkout: &Checkout, case: &str) {
+    let world = &checkout.world;
+    let plan = world.run(&["plan"]).exits(0);
+    assert!(
+        plan.err.contains("the git revision of") && plan.err.contains("cannot be read"),
+        "{case}: {}",
+        plan.err
+    );
+    let base = world.run(&["plan", "--base", "HEAD~1"]).exits(1);
+    assert!(base.err.contains("--base"), "{case}: {}", base.err);
+    let signers = checkout.allow(&[&Signer::new(1)]);
+    let once = world
+        .run(&["run", "--once", "--allowed-signers", &signers])
+        .exits(1);
+    assert!(once.err.contains("is refused"), "{case}: {}", once.err);
+    assert!(world.updates().is_empty(), "{case}");
+    for ran in [plan, base, once] {
+        assert!(
+            ran.err.contains("is not a regular file") || ran.err.contains("is larger than"),
+            "{case}: {}",
+            ran.err
+        );
+    }
+}
+
+#[test]
+fn what_is_no_file_in_a_repository_is_not_opened() {
+    for place in [
+        "HEAD",
+        "config",
+        "commondir",
+        "packed-refs",
+        "shallow",
+        "refs/heads/main",
+        "objects/info/alternates",
+    ] {
+        for (kind, make) in HOSTILE {
+            // A branch is a directory where others have a longer name.
+            if (place, kind) == ("refs/heads/main", "directory") {
+                continue;
+            }
+            let checkout = Checkout::of(world());
+            let path = checkout.world.dir.path().join(".git").join(place);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let _ = std::fs::remove_file(&path);
+            make(&path);
+            is_a_repository_that_cannot_be_read(&checkout, &format!("{place}, {kind}"));
+        }
+    }
+}
+
+#[test]
+fn a_repository_without_end_is_not_read_to_its_end() {
+    for place in [
+        "HEAD",
+        "config",
+        "commondir",
+        "packed-refs",
+        "shallow",
+        "refs/heads/main",
+        "objects/info/alternates",
+    ] {
+        let checkout = Checkout::of(world());
+        let path = checkout.world.dir.path().join(".git").join(place);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // Far larger than memory, and no block on disk.
+        std::fs::File::create(path)
+            .unwrap()
+            .set_len(1 << 38)
+            .unwrap();
+        is_a_repository_that_cannot_be_read(&checkout, place);
+    }
+}
+
+/// The daemon stays, so that its peak can be read.
+#[test]
+#[cfg(target_os = "linux")]
+fn hostile_files_take_little_memory() {
+    let world = world();
+    let mut bomb = "provider: GUESTY\na: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    ('b'..='z').zip('a'..).for_each(|(n, of)| {
+        bomb.push_str(&format!("{n}: &{n} [*{of}, *{of}, *{of}, *{of}, *{of}]\n"))
+    });
+    world
+        .write("guesty.yaml", &bomb)
+        .write("elina.yaml", &"[".repeat(1 << 20))
+        .write("boom.yaml", &"- a\n".repeat(1 << 18));
+    std::fs::File::create(world.definitions().join("lodgify.yaml"))
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    let mut daemon = world.daemon(&[]);
+    daemon.line("HOSTAWAY updated");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < MOST_MEMORY, "{peak} KiB");
+}

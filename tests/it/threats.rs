@@ -1,0 +1,466 @@
+//! A pull request is hostile input. Each test is a line of the page `threat_model` in the crate's documentation.
+
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::support::{Checkout, Ran, Signer, World, live, outside_code, repository};
+use calry_gitops::sandbox::Config;
+use serde_json::json;
+
+const CANARY: &str = "canary-4711-of-the-operator";
+
+fn world() -> World {
+    let mut hostaway = live("HOSTAWAY", &["name"], &["rooms"]);
+    hostaway["partnerKey"] = json!({"headers": {"x-api-key": "live-value-4712"}});
+    let world = World::with(json!([hostaway]), Config::default());
+    world.write("hostaway.yaml", "provider: HOSTAWAY\n");
+    world
+}
+
+/// What everybody runs on a pull request, in every format, and what may run after it was merged.
+fn everything(world: &World) -> Vec<Ran> {
+    let mut all = vec![
+        world.run(&["validate"]),
+        world.run(&["plan", "--secrets-unavailable"]),
+    ];
+    all.extend(
+        ["text", "json", "markdown", "github"]
+            .map(|format| world.run(&["plan", "-vv", "--format", format])),
+    );
+    all.push(world.run(&["apply", "--yes"]));
+    all.push(world.run(&["run", "--once"]));
+    all
+}
+
+#[track_caller]
+fn shows_no_canary(all: &[Ran]) {
+    for ran in all {
+        assert!(
+            !format!("{}{}", ran.out, ran.err).contains(CANARY),
+            "--- out\n{}\n--- err\n{}",
+            ran.out,
+            ran.err
+        );
+    }
+}
+
+#[test]
+fn every_line_of_the_page_has_its_test_and_every_test_its_line() {
+    let page = std::fs::read_to_string(repository().join("src/threat_model.md")).unwrap();
+    let here = std::fs::read_to_string(repository().join("tests/it/threats.rs")).unwrap();
+    let rows: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.rsplit_once("| `it_")?.1.strip_suffix("` |"))
+        .collect();
+    let tests: Vec<&str> = here
+        .lines()
+        .filter_map(|line| line.strip_prefix("fn it_")?.strip_suffix("() {"))
+        .collect();
+    assert_eq!(rows, tests);
+    assert!(rows.len() >= 10);
+}
+
+#[test]
+fn it_cannot_choose_where_the_api_key_is_sent() {
+    let attacker = TcpListener::bind("127.0.0.1:0").unwrap();
+    attacker.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", attacker.local_addr().unwrap());
+    let files = [
+        format!("provider: HOSTAWAY\nicon: {url}/i.png\n"),
+        format!("provider: HOSTAWAY\napiUrl: {url}\n"),
+        format!(
+            "provider: HOSTAWAY\napi-url: {url}\napi_url: {url}\nCALRY_API_URL: {url}\nurl: {url}\n"
+        ),
+        format!(
+            "provider: HOSTAWAY\npartnerKey:\n  headers:\n    host: {}\n    location: {url}\n",
+            &url[7..]
+        ),
+    ];
+    for file in files {
+        let world = world();
+        world.write("hostaway.yaml", &file);
+        everything(&world);
+        world
+            .write("hostaway.yaml", "provider: HOSTAWAY\n")
+            .write("workspace.yaml", &format!("slug: a\napiUrl: {url}\n"));
+        everything(&world);
+        assert!(!world.requests().is_empty(), "Calry itself was asked");
+    }
+    assert!(
+        attacker.accept().is_err(),
+        "somebody connected to an address that a file names"
+    );
+}
+
+#[test]
+fn it_cannot_choose_which_variables_are_read() {
+    for value in [
+        "${env:OPERATOR}",
+        "${OPERATOR}",
+        "$OPERATOR",
+        "${secret:operator}",
+        "${secret:OPERATOR}",
+        "${secret:x.}",
+    ] {
+        let mut world = world();
+        world
+            .env("OPERATOR", CANARY)
+            .env("SECRET_OPERATOR", CANARY)
+            .env("CALRY_OPERATOR", CANARY);
+        world.write(
+            "hostaway.yaml",
+            &format!("provider: HOSTAWAY\npartnerKey:\n  headers:\n    a: '{value}'\n"),
+        );
+        shows_no_canary(&everything(&world));
+        assert!(
+            !world.live("HOSTAWAY").to_string().contains(CANARY),
+            "{value}"
+        );
+    }
+}
+
+#[test]
+fn it_cannot_choose_which_files_are_read() {
+    let mut world = world();
+    let outside = world.dir.path().join("outside.yaml");
+    std::fs::write(
+        &outside,
+        format!("provider: HOSTAWAY\nicon: https://e.com/{CANARY}\n"),
+    )
+    .unwrap();
+    std::fs::create_dir(world.dir.path().join("secrets")).unwrap();
+    std::fs::write(world.dir.path().join("key"), CANARY).unwrap();
+    symlink("../key", world.dir.path().join("secrets/linked")).unwrap();
+    world.env("CALRY_SECRETS_DIR", "secrets");
+    for name in ["../key", "..", "/etc/passwd", "linked", "%2e%2e/key", "key"] {
+        world.write(
+            "hostaway.yaml",
+            &format!("provider: HOSTAWAY\npartnerKey:\n  headers:\n    a: '${{secret:{name}}}'\n"),
+        );
+        shows_no_canary(&everything(&world));
+        assert!(
+            !world.live("HOSTAWAY").to_string().contains(CANARY),
+            "{name}"
+        );
+    }
+    std::fs::remove_file(world.definitions().join("hostaway.yaml")).unwrap();
+    symlink(&outside, world.definitions().join("hostaway.yaml")).unwrap();
+    let all = everything(&world);
+    shows_no_canary(&all);
+    assert!(
+        all[0]
+            .err
+            .contains("is a link that leads out of the directory"),
+        "{}",
+        all[0].err
+    );
+}
+
+#[test]
+fn it_cannot_choose_which_command_runs() {
+    let mut world = world();
+    let marker = world.dir.path().join("ran");
+    let trap = format!("#!/bin/sh\necho \"$0\" >>{}\n", marker.display());
+    let bin = world.dir.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for name in ["git", "sh", "less", "ssh", "gpg", "trap"] {
+        std::fs::write(bin.join(name), &trap).unwrap();
+        std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    world.env("PATH", bin.to_str().unwrap());
+    gix::init(world.dir.path()).unwrap();
+    let program = bin.join("trap");
+    let program = program.display();
+    let config = format!(
+        "[core]\nfsmonitor = {program}\nhooksPath = {}\nsshCommand = {program}\npager = {program}\n[filter \"x\"]\nclean = {program}\n\
+         process = {program}\n[diff \"x\"]\ntextconv = {program}\n[gpg]\nprogram = {program}\n[include]\npath = /dev/zero\n",
+        bin.display()
+    );
+    std::fs::write(world.dir.path().join(".git/config"), config).unwrap();
+    std::fs::write(
+        world.dir.path().join(".gitattributes"),
+        "* filter=x diff=x\n",
+    )
+    .unwrap();
+    for text in [
+        "provider: HOSTAWAY\nicon: !!python/object/apply:os.system [trap]\n",
+        "provider: HOSTAWAY\npartnerKey:\n  headers:\n    a: $(trap)\n    b: '`trap`'\n    c: ${exec:trap}\n",
+        "provider: HOSTAWAY\nhold:\n  until: 2020-01-01\n  reason: $(trap)\n",
+    ] {
+        world.write("hostaway.yaml", text);
+        everything(&world);
+        world.run(&["plan", "--base", "HEAD"]);
+        world.run(&["plan", "--base", "--upload-pack=trap"]);
+    }
+    assert!(
+        !marker.exists(),
+        "{}",
+        std::fs::read_to_string(marker).unwrap_or_default()
+    );
+}
+
+#[test]
+fn it_cannot_put_a_secret_where_it_can_be_seen() {
+    let mut world = world();
+    world.env("CALRY_SECRET_OPERATOR", CANARY);
+    let reference = "${secret:operator}";
+    for file in [
+        format!("icon: 'https://e.com/{reference}'\n"),
+        format!("fieldsToSync:\n  listing: ['{reference}']\n"),
+        format!("fieldsToSync:\n  '{reference}': [name]\n"),
+        format!("hold:\n  until: 2099-01-01\n  reason: '{reference}'\n"),
+        format!("partnerKey:\n  headers:\n    '{reference}': x\n"),
+        format!("partnerKey:\n  queryParams:\n    '{reference}': x\n"),
+        format!(
+            "partnerKey:\n  headers:\n    a: 'x{reference}'\n    b: '{reference}{reference}'\n"
+        ),
+        format!("'{reference}': x\n"),
+    ] {
+        world.write("hostaway.yaml", &format!("provider: HOSTAWAY\n{file}"));
+        shows_no_canary(&everything(&world));
+    }
+}
+
+#[test]
+fn it_cannot_have_anything_written_by_being_looked_at() {
+    let world = world();
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: []\npartnerKey: {}\n",
+    );
+    world.run(&["validate"]);
+    assert!(world.requests().is_empty());
+    for args in [
+        &["plan"][..],
+        &["plan", "--out", "p"],
+        &["plan", "--secrets-unavailable", "--format", "json"],
+        &["snapshot"],
+    ] {
+        world.run(args);
+    }
+    assert!(
+        world
+            .requests()
+            .iter()
+            .all(|request| request.method == "GET")
+            && !world.requests().is_empty()
+    );
+}
+
+#[test]
+fn it_cannot_loosen_what_the_operator_limits() {
+    let world = world();
+    for extra in [
+        "maxChanges: 99",
+        "max-changes: 99",
+        "force: true",
+        "strict: false",
+        "mode: enforce",
+        "approve: all",
+    ] {
+        world.write(
+            "hostaway.yaml",
+            &format!("provider: HOSTAWAY\nicon: https://e.com/i\n{extra}\n"),
+        );
+        world
+            .run(&["apply", "--yes", "--max-changes", "0"])
+            .exits(3);
+        world.write(
+            "hostaway.yaml",
+            "provider: HOSTAWAY\nicon: https://e.com/i\n",
+        );
+        world.write(
+            "workspace.yaml",
+            &format!("slug: acme-production\n{extra}\n"),
+        );
+        world
+            .run(&["apply", "--yes", "--max-changes", "0"])
+            .exits(3);
+        std::fs::remove_file(world.definitions().join("workspace.yaml")).unwrap();
+        world
+            .run(&["apply", "--yes", "--max-changes", "0"])
+            .exits(1)
+            .says("plan refused");
+    }
+    world.write("workspace.yaml", "slug: acme-staging\n");
+    world
+        .run(&["apply", "--yes"])
+        .exits(1)
+        .says("nothing is planned");
+    // Nor does its pin replace the operator's.
+    world.write("workspace.yaml", "slug: acme-production\n");
+    world
+        .run(&["apply", "--yes", "--workspace", "acme-staging"])
+        .exits(1)
+        .says("nothing is planned");
+    assert!(world.updates().is_empty());
+}
+
+#[test]
+fn it_cannot_tie_up_the_machine() {
+    let world = world();
+    let bomb: String = (1..60)
+        .map(|n| format!("a{n}: &a{n} [*a{0}, *a{0}, *a{0}, *a{0}]\n", n - 1))
+        .collect();
+    let long = "x".repeat(900_000);
+    for text in [
+        format!("provider: HOSTAWAY\na0: &a0 [x]\n{bomb}"),
+        format!(
+            "provider: HOSTAWAY\nicon: {}{}\n",
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        ),
+        format!("provider: HOSTAWAY\nicon: \"{long}\"\n"),
+        format!("provider: HOSTAWAY\n{}", "k: v\n".repeat(150_000)),
+        format!(
+            "provider: HOSTAWAY\nfieldsToSync:\n  listing: [{}]\n",
+            "a, ".repeat(300_000)
+        ),
+        "#".repeat((1 << 20) + 1),
+    ] {
+        world.write("hostaway.yaml", &text);
+        let began = Instant::now();
+        world.run(&["validate"]).exits(3);
+        world.run(&["plan"]).exits(3);
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "a bound is missing: {} bytes",
+            text.len()
+        );
+    }
+    std::fs::remove_file(world.definitions().join("hostaway.yaml")).unwrap();
+    pipe(&world.definitions().join("hostaway.yaml"));
+    world
+        .run(&["validate"])
+        .exits(3)
+        .says("is not a regular file");
+}
+
+/// A pipe that nobody writes to: reading it would wait for ever.
+fn pipe(path: &Path) {
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(path)
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn it_cannot_act_on_what_shows_it() {
+    let hostile = "##[set-output name=digest]x \\e[2J\\u202e``` </details> <img src=x> @everybody [x](https://evil.example) | ::error::x";
+    let world = world();
+    world.write(
+        "hostaway.yaml",
+        &format!("provider: HOSTAWAY\nhold:\n  until: 2099-01-01\n  reason: \"{hostile}\"\nicon: \"{hostile}\"\n"),
+    );
+    let file = "a\u{1b}[31m::warning::\u{202e}`@team`.yaml";
+    world.write(file, "provider: [\n");
+    world.write(
+        "b.yaml",
+        "provider: B\nhold:\n  until: '#'#[set-output name=digest]x\nicon: '##[add-mask]y'\n##[x]: ##[y]\n",
+    );
+    for ran in everything(&world) {
+        let all = format!("{}{}", ran.out, ran.err);
+        assert!(
+            !all.contains(['\u{1b}', '\u{202e}']) && !all.contains("##["),
+            "{all}"
+        );
+        assert!(
+            !all.lines()
+                .any(|line| line.starts_with("::error::x") || line.starts_with("::warning::")),
+            "{all}"
+        );
+    }
+    world.write(
+        "hostaway.yaml",
+        &format!("provider: HOSTAWAY\nhold:\n  until: 2099-01-01\n  reason: \"{hostile}\"\n"),
+    );
+    let comment = world.run(&["plan", "--format", "markdown"]).out;
+    assert!(comment.contains("on hold until 2099-01-01"), "{comment}");
+    let outside = outside_code(&comment);
+    for acting in ["@everybody", "<img", "evil.example", "@team"] {
+        assert!(!outside.contains(acting), "{acting} acts in\n{comment}");
+    }
+}
+
+#[test]
+fn it_cannot_confirm_a_guess_from_a_fork() {
+    let mut world = world();
+    world.env("CALRY_FINGERPRINT_KEY", "0123456789abcdef0123456789abcdef");
+    let snapshot = world.run(&["snapshot"]).exits(0).out;
+    std::fs::write(world.dir.path().join("snapshot.json"), snapshot).unwrap();
+    world.env.clear();
+    let guess = |value: &str| {
+        world.write(
+            "hostaway.yaml",
+            &format!("provider: HOSTAWAY\npartnerKey:\n  headers:\n    x-api-key: {value}\n"),
+        );
+        let ran = world
+            .run(&[
+                "plan",
+                "--live",
+                "snapshot.json",
+                "--secrets-unavailable",
+                "--format",
+                "json",
+            ])
+            .exits(0);
+        ran.json()["definitions"].clone()
+    };
+    assert_eq!(guess("live-value-4712"), guess("something-else"));
+}
+
+#[test]
+fn it_cannot_run_what_nobody_signed() {
+    let checkout = Checkout::of(world());
+    let signers = checkout.allow(&[&Signer::new(1)]);
+    let ran = |refused: &str| {
+        for command in [&["plan"][..], &["apply", "--yes"], &["run", "--once"]] {
+            checkout
+                .world
+                .run(&[command, &["--allowed-signers", &signers]].concat())
+                .exits(1)
+                .says(refused);
+        }
+        assert!(checkout.world.requests().is_empty());
+    };
+    let pushed = "provider: HOSTAWAY\nicon: https://attacker.example/i.png\n";
+    checkout.world.write("hostaway.yaml", pushed);
+    checkout.commit("refs/heads/main", &[]);
+    ran("the commit is not signed");
+    // A list of the branch's own, and a key of the attacker's.
+    checkout.world.write(
+        "allowed_signers",
+        &format!("ada@x {}\n", Signer::new(2).public()),
+    );
+    let signed = checkout.signed(&Signer::new(2), &[]);
+    ran("not among the allowed signers");
+    // The signature of somebody who counts, under something else.
+    let other = checkout
+        .repository
+        .find_object(signed)
+        .unwrap()
+        .detach()
+        .data;
+    let good = Signer::new(1).sign(b"tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\n\n");
+    let good = String::from_utf8(good).unwrap();
+    let header = good
+        .split_once("\ngpgsig ")
+        .unwrap()
+        .1
+        .split_once("\n\n")
+        .unwrap()
+        .0
+        .to_owned();
+    let (head, rest) = std::str::from_utf8(&other)
+        .unwrap()
+        .split_once("gpgsig ")
+        .unwrap();
+    let message = rest.split_once("\n\n").unwrap().1;
+    checkout.raw_commit(format!("{head}gpgsig {header}\n\n{message}").as_bytes());
+    ran("is forged");
+}

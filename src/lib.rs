@@ -38,18 +38,7 @@
 //! | `ops::admin` | `model`, `http`, `live`, `plan`, `report`, `daemon`, `ops::metrics` |
 //! | `cli` | everything; nothing imports it |
 //!
-//! `tests/architecture.rs` checks the code against this table.
-
-// What input can reach must not end the process, and everything that is printed goes through one place.
-#![deny(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::dbg_macro,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
+//! `tests/it/architecture.rs` checks the code against this table.
 
 pub mod cli;
 pub mod daemon;

@@ -32,7 +32,7 @@ use calry_gitops::model::{
     SecretName, UpdateMethod, Workspace,
 };
 use calry_gitops::ops::metrics::{Metrics, WorkspaceMetrics};
-use calry_gitops::plan::{AppliedState, Context, Entry, Input, Plan, Verdict, plan};
+use calry_gitops::plan::{AppliedState, Context, Plan, PlanEntry, PlanInput, Verdict, plan};
 use calry_gitops::reconcile::{self, Source};
 use calry_gitops::report::status::{Mode, Trigger};
 use calry_gitops::sandbox::{Config, Seed};
@@ -167,11 +167,11 @@ fn look(criterion: &mut Criterion) {
         });
 
         let (desired, _) = once();
-        let inputs: Vec<Input> = desired
+        let inputs: Vec<PlanInput> = desired
             .loaded
             .files
             .iter()
-            .map(|f| Input {
+            .map(|f| PlanInput {
                 file: f.name.clone(),
                 provider: f.provider.clone(),
                 desired: f.desired.clone(),
@@ -281,7 +281,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         &settings,
         Arc::new(StatusPublisher::new(&settings, name)),
     );
-    let entry = |n| Entry {
+    let entry = |n| PlanEntry {
         provider: Provider::parse(&format!("P{n:05}")).ok(),
         file: None,
         verdict: Verdict::Missing,

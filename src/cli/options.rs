@@ -21,7 +21,7 @@ use crate::desired::{definitions, git};
 use crate::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
 use crate::live::{Api, KeySource};
 use crate::model::{FingerprintKey, KNOWN_PROVIDERS, Provider, Secret, Slug, UpdateMethod};
-use crate::pull::Names;
+use crate::pull::SecretNames;
 use crate::reconcile::Source;
 use crate::sandbox::{Config, Sandbox, Seed};
 
@@ -382,7 +382,7 @@ impl LiveArgs {
 /// What the sandbox's own secrets are, by variable, under the names that `pull` gives them: so that definitions that were
 /// pulled from a sandbox are in sync with the next one.
 fn stand_ins(seed: &Seed) -> BTreeMap<String, String> {
-    let mut names = Names::default();
+    let mut names = SecretNames::default();
     let keys = seed.partner_keys().into_iter();
     keys.filter_map(|(provider, name, value)| {
         let secret = names.next(&Provider::parse(provider).ok()?, name)?;

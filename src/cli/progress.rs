@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
 use crate::live::{Attempt, Exchange, Observer, Operation};
-use crate::model::spoken;
+use crate::model::human_duration;
 
 /// For how long nothing was printed.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -157,7 +157,7 @@ impl State {
             .unwrap_or_default();
         Some(format!(
             "waiting to {what}{more}: attempt {attempt}, {} left{done}",
-            spoken(left)
+            human_duration(left)
         ))
     }
 }

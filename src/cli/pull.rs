@@ -7,7 +7,7 @@ use super::options::LiveArgs;
 use super::{Exit, Output};
 use crate::desired::definitions::{self, Loader, MissingSecrets, Purpose};
 use crate::model::{Live, closest, printable};
-use crate::pull::{File, Names, Part, Scope, State, first_unknown, prepare};
+use crate::pull::{File, FileState, Part, Scope, SecretNames, first_unknown, prepare};
 use crate::reconcile::{self, LiveState};
 use crate::render;
 
@@ -50,7 +50,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
     };
     let loaded = definitions::load_or_begin(&source.definitions)?;
     // Of all files, so that none is overwritten.
-    let names = Names::of(&loaded);
+    let names = SecretNames::of(&loaded);
     let mut loaded = loader.finish(loaded)?;
     loaded
         .secrets()
@@ -90,8 +90,8 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
     // A part that cannot be read must not be taken for one that is absent.
     let (live, partly): (Vec<_>, Vec<_>) = live
         .into_iter()
-        .partition(|live| live.problems.unread().is_none());
-    let problem = |live: Live| Some((live.provider, live.problems.unread()?.to_owned()));
+        .partition(|live| live.problems.first_problem().is_none());
+    let problem = |live: Live| Some((live.provider, live.problems.first_problem()?.to_owned()));
     let unreadable: Vec<_> = unreadable
         .into_iter()
         .chain(partly.into_iter().filter_map(problem))
@@ -153,7 +153,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         || pull
             .files
             .iter()
-            .any(|file| matches!(file.state, State::Refused(_)));
+            .any(|file| matches!(file.state, FileState::Refused(_)));
     Ok(Exit::of(
         failed,
         loaded.has_errors() || !missing.is_empty(),

@@ -85,7 +85,7 @@ async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
         return Ok(Exit::Failed);
     }
     let mut known = Catalogue::built_in();
-    known.extend(reconcile::names(&listing).shown());
+    known.extend(reconcile::names(&listing).readable());
     output.result(&definitions::definition_schema(&known));
     Ok(Exit::Done)
 }

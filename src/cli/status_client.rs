@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::http::{Http, HttpUrl, Route, SetupError, bounded};
-use crate::model::{ellipsize, printable, spoken};
+use crate::model::{ellipsize, human_duration, printable};
 
 /// The largest status, in bytes.
 const MAX_STATUS: usize = 8 << 20;
@@ -60,7 +60,12 @@ impl Daemon {
     /// # Errors
     /// [`AskError`], whose text is fit to be shown.
     pub(super) async fn status(&self, known: &mut Option<HeaderValue>) -> Result<Answer, AskError> {
-        let late = || Err(format!("it did not answer within {}", spoken(self.timeout)));
+        let late = || {
+            Err(format!(
+                "it did not answer within {}",
+                human_duration(self.timeout)
+            ))
+        };
         let used = self.route.current();
         let asked = tokio::time::timeout(self.timeout, self.ask(&used.client, known))
             .await

@@ -6,8 +6,10 @@
 use tracing::{debug, error, info, warn};
 
 use super::{Approval, BackedOff, ReconciliationReport, ReconciliationResult};
-use crate::model::{Diagnostic, Provider, Revision, Severity, ellipsize, printable, spoken};
-use crate::plan::{Cause, Entry, Plan, Verdict, refusal};
+use crate::model::{
+    Diagnostic, Provider, Revision, Severity, ellipsize, human_duration, printable,
+};
+use crate::plan::{Cause, Plan, PlanEntry, Verdict, refusal};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::Mode;
@@ -60,10 +62,10 @@ pub fn pass(report: &ReconciliationReport, mode: Mode, directory: &str) {
         );
     }
     let (number, trigger) = (report.number, report.trigger.as_str());
-    let took = spoken(report.took);
+    let took = human_duration(report.took);
     let next = report
         .next
-        .map(|next| format!("; next pass in {}", spoken(next)))
+        .map(|next| format!("; next pass in {}", human_duration(next)))
         .unwrap_or_default();
     let duration_seconds = report.took.as_secs_f64();
     match &report.result {
@@ -188,7 +190,7 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<BackedOff>
         .map(|rest| {
             format!(
                 "; tried again in {}, or when its file changes",
-                spoken(rest.left)
+                human_duration(rest.left)
             )
         })
         .unwrap_or_default();
@@ -268,7 +270,7 @@ pub(super) fn contested(provider: &Provider, times: u32) {
     );
 }
 
-fn difference(entry: &Entry, cause: Option<Cause>) {
+fn difference(entry: &PlanEntry, cause: Option<Cause>) {
     let provider = entry.label();
     let what = named(entry.changes());
     match (&entry.verdict, cause) {

@@ -354,14 +354,14 @@ impl Memory {
             !asked
                 && steps
                     .get(provider)
-                    .is_some_and(|step| failing.desired.is_of(&step.desired))
+                    .is_some_and(|step| failing.desired.matches(&step.desired))
         });
         let applied = &self.applied;
         self.kept.retain(|provider, _| {
             let same = |step: &&Step| {
                 applied
                     .get(provider)
-                    .is_some_and(|known| known.is_of(&step.desired))
+                    .is_some_and(|known| known.matches(&step.desired))
             };
             steps.get(provider).is_none_or(same)
         });
@@ -951,7 +951,7 @@ mod tests {
         };
         memory.home.get_or_insert_with(|| workspace.id.clone());
         let (desired, today) = (keyed(), jiff::civil::date(2026, 1, 1));
-        let file = crate::plan::Input {
+        let file = crate::plan::PlanInput {
             file: "hostaway.yaml".to_owned(),
             provider: Some(desired.provider.clone()),
             desired: Some(desired),

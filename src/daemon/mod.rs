@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::desired::watch::WatchOptions;
 use crate::live::{Api, KeySource};
-use crate::model::spoken;
+use crate::model::human_duration;
 use crate::plan::Plan;
 use crate::reconcile::{Failure, Source, apply};
 
@@ -134,7 +134,7 @@ pub async fn run(
         let pause = settings.interval;
         tracing::error!(
             "internal error in the loop, logged above; it restarts in {}",
-            spoken(pause)
+            human_duration(pause)
         );
         tokio::select! {
             () = stop.cancelled() => return LoopEnd::Stopped,

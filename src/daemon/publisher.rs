@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::reconciliation::{ReconciliationReport, ReconciliationResult};
 use super::{Leadership, Settings};
 use crate::model::{Provider, Revision};
-use crate::plan::{Cause, Change, Entry, Summary};
+use crate::plan::{Cause, Change, PlanEntry, Summary};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::{
     Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, Trigger, Trust,
@@ -250,7 +250,7 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
             .iter()
             .map(|one| (&one.provider, one))
             .collect();
-        let provider = |entry: &Entry| {
+        let provider = |entry: &PlanEntry| {
             let key = (
                 entry.provider.as_ref().map(Provider::as_str),
                 entry.file.as_deref(),
@@ -510,7 +510,7 @@ mod tests {
             name: String::new(),
             slug: String::new(),
         };
-        let entry = Entry {
+        let entry = PlanEntry {
             provider,
             file: None,
             verdict,

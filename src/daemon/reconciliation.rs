@@ -23,7 +23,7 @@ use crate::live::{ApiKey, KeyError, ReadCalry as _};
 use crate::model::{
     Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, first_problems, printable,
 };
-use crate::plan::{Cause, Digest, Entry, Limits, Plan, Refusal, Verdict};
+use crate::plan::{Cause, Digest, Limits, Plan, PlanEntry, Refusal, Verdict};
 use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawn};
 use crate::reconcile::{self, Failure, Planned};
 use crate::report::status::{Ended, Mode, Trigger};
@@ -57,7 +57,7 @@ pub struct Findings {
     /// How many files have errors.
     pub errors: usize,
     /// Differences that are not changed and were not told before, each with its cause.
-    pub differences: Vec<(Entry, Option<Cause>)>,
+    pub differences: Vec<(PlanEntry, Option<Cause>)>,
     /// Providers whose updates did not do.
     pub backed_off: BTreeMap<Provider, BackedOff>,
     /// Results of updates that an earlier reconciliation began, each with the revision that it was about.

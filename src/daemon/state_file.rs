@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::{
-    Fingerprint, FingerprintKey, KeySection, PartnerKey, Place, Provider, Secret, hex,
+    Fingerprint, FingerprintContext, FingerprintKey, KeySection, PartnerKey, Provider, Secret, hex,
 };
 use crate::plan::{Cause, Digest, LastApplied, Mismatch, Value};
 
@@ -341,7 +341,7 @@ impl State {
         let values = |section: KeySection, values: Option<BTreeMap<String, String>>| {
             let print = |(name, text): (String, String)| {
                 let (workspace, provider) = (workspace.to_owned(), provider.clone());
-                let place = Place {
+                let place = FingerprintContext {
                     workspace,
                     provider,
                     section,

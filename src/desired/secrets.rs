@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fmt, fs};
 
 use super::definitions::directory::{FileError, contents, target};
-use crate::model::{InvalidValue, Secret, SecretName, check_value, unframed};
+use crate::model::{InvalidValue, Secret, SecretName, check_value, trim_value};
 
 /// The largest secret, in bytes.
 const MAX_SECRET: u64 = 64 << 10;
@@ -185,7 +185,7 @@ impl SecretSources {
 }
 
 fn checked(name: &SecretName, value: &str, file: bool) -> Result<Secret, SecretError> {
-    let value = unframed(value);
+    let value = trim_value(value);
     if value.is_empty() {
         Err(SecretError::Empty {
             name: name.clone(),

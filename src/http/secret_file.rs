@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::url::{HttpUrl, InvalidUrl, UrlPolicy};
-use crate::model::{InvalidSharedSecret, Secret, SharedSecret, is_quoted, trimmed};
+use crate::model::{InvalidSharedSecret, Secret, SharedSecret, is_quoted, trim_token};
 
 /// The longest secret in a file, in bytes, surrounding white space included.
 const MAX_SECRET: usize = 4096;
@@ -67,7 +67,9 @@ impl SecretFile {
                 file: self.0.clone(),
                 cause: error.to_string(),
             })?;
-        let line = std::str::from_utf8(&bytes).map(trimmed).unwrap_or_default();
+        let line = std::str::from_utf8(&bytes)
+            .map(trim_token)
+            .unwrap_or_default();
         if line.is_empty()
             || bytes.len() > MAX_SECRET
             || !line.bytes().all(|b| matches!(b, b' '..=b'~'))

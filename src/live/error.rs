@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::http::Failure;
-use crate::model::{Provider, Scrubber, Secret, UpdateMethod, ellipsize, printable, spoken};
+use crate::model::{
+    Provider, Scrubber, Secret, UpdateMethod, ellipsize, human_duration, printable,
+};
 
 /// The longest quotation of what the other side wrote, in characters.
 const MAX_QUOTE: usize = 300;
@@ -166,17 +168,19 @@ impl TimeLimit {
 impl fmt::Display for TimeLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Request(time) => write!(f, "within {} (--request-timeout)", spoken(*time)),
+            Self::Request(time) => {
+                write!(f, "within {} (--request-timeout)", human_duration(*time))
+            }
             Self::Deadline(time) => write!(
                 f,
                 "within the {} that were left of --timeout",
-                spoken(*time)
+                human_duration(*time)
             ),
             Self::Permit(time) => {
                 write!(
                     f,
                     "within the {} for which this replica is sure to be the leader",
-                    spoken(*time)
+                    human_duration(*time)
                 )
             }
         }
@@ -390,11 +394,11 @@ impl Error {
             }
             Cause::Paused { wait, asked: true } => format!(
                 "nothing was sent, as Calry asked to wait another {}, which is longer than the time left",
-                spoken(*wait)
+                human_duration(*wait)
             ),
             Cause::Paused { wait, asked: false } => format!(
                 "nothing was sent, as the rate limit is reached and requests are paused for another {}, which is longer than the time left",
-                spoken(*wait)
+                human_duration(*wait)
             ),
             Cause::NotPermitted { why } => format!("nothing was sent: {why}"),
             Cause::TooLate => {
@@ -419,7 +423,7 @@ impl Error {
         };
         let who = if *is_calrys { "Calry" } else { "it" };
         let wait = retry_after.map_or_else(String::new, |wait| {
-            format!("; {who} asks to wait {}", spoken(wait))
+            format!("; {who} asks to wait {}", human_duration(wait))
         });
         let (sent, other) = match method {
             UpdateMethod::Patch => ("PATCH", "put"),

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use crate::model::{Secret, is_quoted, trimmed};
+use crate::model::{Secret, is_quoted, trim_token};
 
 /// An API key's longest form, in bytes, surrounding white space included.
 const MAX_LEN: usize = 4096;
@@ -97,7 +97,7 @@ impl KeySource {
         let Ok(text) = std::str::from_utf8(&bytes) else {
             return Err(KeyError::Invalid(source));
         };
-        match trimmed(text) {
+        match trim_token(text) {
             "" => Err(KeyError::Empty(source)),
             key if is_quoted(key) => Err(KeyError::Quoted(source)),
             key if key.bytes().all(|b| b.is_ascii_graphic()) => Ok(ApiKey {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Error, Observer};
-use crate::model::spoken;
+use crate::model::human_duration;
 
 const BASE: Duration = Duration::from_millis(250);
 const CAP: Duration = Duration::from_secs(10);
@@ -121,7 +121,7 @@ pub(super) fn warn(error: &Error, deadline: Instant, warned: &AtomicBool, observ
     if !warned.swap(true, Relaxed) {
         observer.speaks();
         let left = deadline.saturating_duration_since(Instant::now());
-        tracing::warn!("{error}; trying again for up to {}", spoken(left));
+        tracing::warn!("{error}; trying again for up to {}", human_duration(left));
     }
 }
 

@@ -16,8 +16,8 @@ use super::wire::{self, Problem};
 use super::{Error, Listing, ReadCalry, Unreadable};
 use crate::http::{Http, HttpUrl};
 use crate::model::{
-    DefinitionPart, Fingerprint, FingerprintKey, KeySection, Live, LivePartnerKey, LiveProblems,
-    LiveValue, Place, Provider, Workspace, ellipsize, printable,
+    DefinitionPart, Fingerprint, FingerprintContext, FingerprintKey, KeySection, Live,
+    LivePartnerKey, LiveProblems, LiveValue, Provider, Workspace, ellipsize, printable,
 };
 
 /// What every snapshot says of itself.
@@ -261,8 +261,13 @@ fn definition<'a>(
     }
 }
 
-fn place(workspace: &Workspace, provider: &Provider, section: KeySection, name: &str) -> Place {
-    Place {
+fn place(
+    workspace: &Workspace,
+    provider: &Provider,
+    section: KeySection,
+    name: &str,
+) -> FingerprintContext {
+    FingerprintContext {
         workspace: workspace.id.clone(),
         provider: provider.clone(),
         section,

@@ -145,7 +145,7 @@ impl Catalogue {
 /// reported as the file's.
 #[derive(Clone, Debug, Default)]
 pub struct LiveNames {
-    shown: Catalogue,
+    readable: Catalogue,
     /// Providers whose definitions cannot be read, and of which groups that is so; `None` for all.
     unreadable: BTreeMap<Provider, Option<BTreeSet<String>>>,
     /// Whether there is a definition whose provider is not known either.
@@ -166,14 +166,14 @@ impl LiveNames {
             .map(|provider| (provider.clone(), None))
             .collect();
         let mut names = Self {
-            shown: Catalogue::default(),
+            readable: Catalogue::default(),
             unreadable,
             nameless,
         };
         names
             .unreadable
             .keys()
-            .for_each(|provider| names.shown.add_provider(provider.as_str()));
+            .for_each(|provider| names.readable.add_provider(provider.as_str()));
         for Live {
             provider,
             fields,
@@ -181,10 +181,10 @@ impl LiveNames {
             ..
         } in live
         {
-            names.shown.add_provider(provider.as_str());
-            fields
-                .iter()
-                .for_each(|(group, fields)| names.shown.add_fields(group, fields.keys().cloned()));
+            names.readable.add_provider(provider.as_str());
+            fields.iter().for_each(|(group, fields)| {
+                names.readable.add_fields(group, fields.keys().cloned())
+            });
             problems
                 .groups
                 .keys()
@@ -209,8 +209,8 @@ impl LiveNames {
 
     /// What can be read.
     #[must_use]
-    pub const fn shown(&self) -> &Catalogue {
-        &self.shown
+    pub const fn readable(&self) -> &Catalogue {
+        &self.readable
     }
 
     /// Whether everything can be read.
@@ -222,13 +222,13 @@ impl LiveNames {
     /// Whether the workspace may have a provider.
     #[must_use]
     pub fn may_have(&self, provider: &Provider) -> bool {
-        self.nameless || self.shown.has_provider(provider.as_str())
+        self.nameless || self.readable.has_provider(provider.as_str())
     }
 
     /// Whether a group of a provider's own definition cannot be read.
     #[must_use]
     pub fn is_unreadable(&self, provider: &Provider, group: &str) -> bool {
-        let unlisted = self.nameless && !self.shown.has_provider(provider.as_str());
+        let unlisted = self.nameless && !self.readable.has_provider(provider.as_str());
         unlisted
             || self
                 .unreadable

@@ -228,7 +228,7 @@ impl LiveProblems {
 
     /// Why a value that should be there may be missing; `None` if everything that this version knows was read.
     #[must_use]
-    pub fn unread(&self) -> Option<&str> {
+    pub fn first_problem(&self) -> Option<&str> {
         let section = || {
             KeySection::BOTH
                 .into_iter()

@@ -10,7 +10,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::redaction::{Redaction, redaction};
-use super::{KeySection, Provider, Secret, acts, character, hex, is_quoted, trimmed};
+use super::{KeySection, Provider, Secret, character, hex, is_quoted, needs_escape, trim_token};
 
 /// The operator's key for fingerprints: at least [`FingerprintKey::MIN_LEN`] bytes that nobody can guess.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum InvalidFingerprintKey {
 
 /// Where a value stands; part of what is fingerprinted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct FingerprintContext {
     /// The workspace's id.
     pub workspace: String,
     pub provider: Provider,
@@ -55,10 +55,10 @@ impl FingerprintKey {
     /// # Errors
     /// [`InvalidFingerprintKey`].
     pub fn new(key: &Secret) -> Result<Self, InvalidFingerprintKey> {
-        let key = trimmed(key.expose());
+        let key = trim_token(key.expose());
         if is_quoted(key) {
             Err(InvalidFingerprintKey::Quoted)
-        } else if let Some(c) = key.chars().find(|c| acts(*c)) {
+        } else if let Some(c) = key.chars().find(|c| needs_escape(*c)) {
             Err(InvalidFingerprintKey::Unseen(c))
         } else if key.len() < Self::MIN_LEN {
             Err(InvalidFingerprintKey::Short)
@@ -75,8 +75,8 @@ impl FingerprintKey {
 
     /// The fingerprint of a value at its place.
     #[must_use]
-    pub fn fingerprint(&self, place: &Place, value: &Secret) -> String {
-        let Place {
+    pub fn fingerprint(&self, place: &FingerprintContext, value: &Secret) -> String {
+        let FingerprintContext {
             workspace,
             provider,
             section,
@@ -115,14 +115,14 @@ const PREFIX: &str = "hmac-sha256:";
 #[derive(Clone, PartialEq, Eq)]
 pub struct Fingerprint {
     key: FingerprintKey,
-    place: Place,
+    place: FingerprintContext,
     fingerprint: String,
 }
 
 impl Fingerprint {
     /// A fingerprint as it stands in a document; `None` where it is none.
     #[must_use]
-    pub fn new(key: FingerprintKey, place: Place, text: &str) -> Option<Self> {
+    pub fn new(key: FingerprintKey, place: FingerprintContext, text: &str) -> Option<Self> {
         Self::is_one(text).then(|| Self {
             key,
             place,
@@ -149,7 +149,7 @@ impl Fingerprint {
 
     /// Whether it is the fingerprint of this value.
     #[must_use]
-    pub fn is_of(&self, value: &Secret) -> bool {
+    pub fn matches(&self, value: &Secret) -> bool {
         let other = self.key.fingerprint(&self.place, value);
         self.fingerprint.as_bytes().ct_eq(other.as_bytes()).into()
     }
@@ -182,7 +182,7 @@ impl LiveValue {
     pub fn is(&self, value: &Secret) -> Option<bool> {
         match self {
             Self::Value(live) => Some(live == value),
-            Self::Fingerprint(fingerprint) => Some(fingerprint.is_of(value)),
+            Self::Fingerprint(fingerprint) => Some(fingerprint.matches(value)),
             Self::MaybeMask(shown) => (shown == value).then_some(true),
             Self::Mask | Self::Withheld => None,
         }
@@ -208,9 +208,9 @@ mod tests {
         FingerprintKey::new(&Secret::new(text)).unwrap()
     }
 
-    fn place(section: KeySection, name: &str) -> Place {
+    fn place(section: KeySection, name: &str) -> FingerprintContext {
         let provider = Provider::parse("HOSTAWAY").unwrap();
-        Place {
+        FingerprintContext {
             workspace: "w".to_owned(),
             provider,
             section,
@@ -227,8 +227,8 @@ mod tests {
         let text = key.fingerprint(&place, &Secret::new("hunter2"));
         let fingerprint = Fingerprint::new(key, place, &text).unwrap();
         assert!(
-            fingerprint.is_of(&Secret::new("hunter2"))
-                && !fingerprint.is_of(&Secret::new("hunter3"))
+            fingerprint.matches(&Secret::new("hunter2"))
+                && !fingerprint.matches(&Secret::new("hunter3"))
         );
         assert!(!format!("{:?}", LiveValue::Fingerprint(fingerprint)).contains("hunter2"));
     }
@@ -237,7 +237,7 @@ mod tests {
     fn the_same_value_at_another_place_or_under_another_key_has_another_fingerprint() {
         let value = Secret::new("hunter2");
         let one = key(&"k".repeat(32));
-        let of = |place: Place| one.fingerprint(&place, &value);
+        let of = |place: FingerprintContext| one.fingerprint(&place, &value);
         let here = of(place(KeySection::Headers, "x-api-key"));
         assert_eq!(
             here,
@@ -248,7 +248,7 @@ mod tests {
         assert_ne!(here, of(place(KeySection::QueryParams, "x-api-key")));
         assert_ne!(
             here,
-            of(Place {
+            of(FingerprintContext {
                 workspace: "v".to_owned(),
                 ..place(KeySection::Headers, "x-api-key")
             })

@@ -25,7 +25,9 @@ pub use definition::{
     Update, UpdateMethod,
 };
 pub use diagnostic::{Code, Diagnostic, Excerpt, MAX_LISTED, Severity, first_problems};
-pub use fingerprint::{Fingerprint, FingerprintKey, InvalidFingerprintKey, LiveValue, Place};
+pub use fingerprint::{
+    Fingerprint, FingerprintContext, FingerprintKey, InvalidFingerprintKey, LiveValue,
+};
 pub use partner_key::{
     DesiredPartnerKey, DesiredValue, InvalidHeaderName, KeySection, LivePartnerKey, PartnerKey,
     check_header_name,
@@ -34,10 +36,10 @@ pub use provider::{InvalidProvider, Provider};
 pub use revision::{Revision, short_commit};
 pub use scrubber::Scrubber;
 pub use secret::{InvalidSecretName, Secret, SecretName};
-pub use shared_secret::{InvalidSharedSecret, SharedSecret, Signing};
+pub use shared_secret::{InvalidSharedSecret, SharedSecret, SignatureCheck};
 pub use template::{InvalidTemplate, Template};
-pub use text::{acts, ellipsize, hex, printable, printable_json, spoken};
-pub use value::{InvalidValue, character, check_value, is_quoted, trimmed, unframed};
+pub use text::{ellipsize, hex, human_duration, needs_escape, printable, printable_json};
+pub use value::{InvalidValue, character, check_value, is_quoted, trim_token, trim_value};
 pub use workspace::{InvalidSlug, Slug, Workspace};
 
 /// The target of every span: what is traced, and never logged.

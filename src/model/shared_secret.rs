@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{Secret, is_quoted, trimmed};
+use super::{Secret, is_quoted, trim_token};
 
 /// A token or a signing key: one line of at least [`SharedSecret::MIN_LEN`] characters that nobody can guess. Everything that
 /// is held against it is compared in constant time.
@@ -31,7 +31,7 @@ pub enum InvalidSharedSecret {
 }
 
 /// A signature that is being held against a message, piece by piece.
-pub struct Signing(Hmac<Sha256>);
+pub struct SignatureCheck(Hmac<Sha256>);
 
 /// How the signing keys of [Standard Webhooks](https://www.standardwebhooks.com) begin; the rest is base64.
 const STANDARD_PREFIX: &str = "whsec_";
@@ -47,7 +47,7 @@ impl SharedSecret {
     /// # Errors
     /// [`InvalidSharedSecret`].
     pub fn new(secret: &Secret) -> Result<Self, InvalidSharedSecret> {
-        let text = trimmed(secret.expose());
+        let text = trim_token(secret.expose());
         let taken = Self(Secret::new(text));
         let valid = (Self::MIN_LEN..=Self::MAX_LEN).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_graphic());
@@ -77,14 +77,14 @@ impl SharedSecret {
 
     /// Begins to sign a message (HMAC-SHA-256) with the text itself.
     #[must_use]
-    pub fn sign(&self) -> Option<Signing> {
-        Signing::new(self.0.expose().as_bytes())
+    pub fn check_signature(&self) -> Option<SignatureCheck> {
+        SignatureCheck::new(self.0.expose().as_bytes())
     }
 
     /// Begins to sign a message as Standard Webhooks does; `None` where this is no key for it.
     #[must_use]
-    pub fn sign_standard(&self) -> Option<Signing> {
-        Signing::new(&self.standard_key()?)
+    pub fn check_standard_signature(&self) -> Option<SignatureCheck> {
+        SignatureCheck::new(&self.standard_key()?)
     }
 
     fn standard_key(&self) -> Option<Vec<u8>> {
@@ -95,7 +95,7 @@ impl SharedSecret {
     }
 }
 
-impl Signing {
+impl SignatureCheck {
     fn new(key: &[u8]) -> Option<Self> {
         Hmac::new_from_slice(key).ok().map(Self)
     }
@@ -167,17 +167,17 @@ mod tests {
     #[test]
     fn a_signature_is_that_of_the_standards_examples() {
         // RFC 4231, test case 6: a key that is longer than a block. Its bytes are no text, so the parts are tried alone.
-        let mut signing = Signing::new(&[0xaa; 131]).unwrap();
+        let mut signing = SignatureCheck::new(&[0xaa; 131]).unwrap();
         signing.update(b"Test Using Larger Than Block-Size Key ");
         signing.update(b"- Hash Key First");
         let right = unhex("60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
         assert!(signing.is_one_of(&[vec![0; 32], right.clone()]));
-        let mut signing = Signing::new(&[0xaa; 131]).unwrap();
+        let mut signing = SignatureCheck::new(&[0xaa; 131]).unwrap();
         signing.update(b"something else");
         assert!(!signing.is_one_of(&[right]));
         // The example of the Standard Webhooks specification.
         let key = secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let mut signing = key.sign_standard().unwrap();
+        let mut signing = key.check_standard_signature().unwrap();
         signing.update(b"msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{\"test\": 2432232314}");
         let right = STANDARD
             .decode("g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")

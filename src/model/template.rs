@@ -97,7 +97,7 @@ impl Template {
 
     /// The value as the file writes it, references unfilled.
     #[must_use]
-    pub fn written(&self) -> Secret {
+    pub fn to_source(&self) -> Secret {
         let mut written = String::new();
         for part in &self.parts {
             match part {
@@ -208,7 +208,7 @@ mod tests {
         for text in ["a$${secret:b}", "a${secret:b}c", "$$${", "plain", ""] {
             let template = Template::parse(text).unwrap();
             assert_eq!(
-                Template::parse(template.written().expose()),
+                Template::parse(template.to_source().expose()),
                 Ok(template),
                 "{text}"
             );

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if acts(c) {
+        if needs_escape(c) {
             out.extend(c.escape_unicode());
         } else {
             out.push(c);
@@ -27,7 +27,7 @@ const COMMAND: &str = "##[";
 
 /// A duration as a person says it: `25ms`, `2.9s`, `42s`, `4m 5s`, `1h 30m`.
 #[must_use]
-pub fn spoken(duration: Duration) -> String {
+pub fn human_duration(duration: Duration) -> String {
     let (millis, seconds) = (duration.as_micros().div_ceil(1000), duration.as_secs_f64());
     match duration {
         _ if millis < 1000 => format!("{millis}ms"),
@@ -46,7 +46,7 @@ fn whole(duration: Duration, unit: u64) -> String {
 
 /// Whether a character could act instead of being read; see [`printable`].
 #[must_use]
-pub fn acts(c: char) -> bool {
+pub fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{00ad}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
@@ -60,7 +60,7 @@ pub fn acts(c: char) -> bool {
 pub fn printable_json(document: &str) -> String {
     let mut text = String::with_capacity(document.len() + 1);
     for c in document.chars() {
-        if c != '\n' && acts(c) {
+        if c != '\n' && needs_escape(c) {
             c.encode_utf16(&mut [0; 2])
                 .iter()
                 .for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn durations_are_said_as_a_person_would() {
-        let said = |seconds| spoken(Duration::from_secs_f64(seconds));
+        let said = |seconds| human_duration(Duration::from_secs_f64(seconds));
         let all = [
             0.0, 0.000_2, 0.025, 0.999_9, 1.0, 2.94, 9.96, 42.4, 119.999, 245.0, 5400.0, 3586.4,
             86_399.9,
@@ -133,7 +133,7 @@ mod tests {
         let hostile = "##[x]a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\u{e0041}ü\n";
         let text = printable_json(&serde_json::json!({ "error": hostile }).to_string());
         assert!(
-            text.chars().all(|c| c == '\n' || !acts(c)) && !text.contains("##["),
+            text.chars().all(|c| c == '\n' || !needs_escape(c)) && !text.contains("##["),
             "{text:?}"
         );
         let read: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -1,7 +1,7 @@
 //! What a secret's text may hold. Editors, shells and env files add characters that nobody sees, and a value that is masked
 //! everywhere cannot show them.
 
-use super::acts;
+use super::needs_escape;
 
 /// The mark that some editors write at the beginning of a file.
 const BOM: char = '\u{feff}';
@@ -33,7 +33,7 @@ pub fn check_value(text: &str) -> Result<Option<char>, InvalidValue> {
             '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}'
         )
     };
-    let is_unseen = |c: char| acts(c) || c.is_whitespace();
+    let is_unseen = |c: char| needs_escape(c) || c.is_whitespace();
     if let Some(c) = text.chars().find(|c| ends_line(*c)) {
         Err(InvalidValue::LineBreak(c))
     } else if let Some(c) = text.chars().find(|c| c.is_control()) {
@@ -51,7 +51,7 @@ pub fn check_value(text: &str) -> Result<Option<char>, InvalidValue> {
 
 /// A value as its source holds it, without a byte order mark before it and one line break after it.
 #[must_use]
-pub fn unframed(text: &str) -> &str {
+pub fn trim_value(text: &str) -> &str {
     let text = text.strip_prefix(BOM).unwrap_or(text);
     text.strip_suffix('\n')
         .map_or(text, |text| text.strip_suffix('\r').unwrap_or(text))
@@ -59,7 +59,7 @@ pub fn unframed(text: &str) -> &str {
 
 /// A key or a token as its source holds it, without a byte order mark before it and white space around it.
 #[must_use]
-pub fn trimmed(text: &str) -> &str {
+pub fn trim_token(text: &str) -> &str {
     text.strip_prefix(BOM).unwrap_or(text).trim()
 }
 
@@ -157,9 +157,9 @@ mod tests {
             (" abc", " abc"),
             ("\u{feff}\u{feff}abc", "\u{feff}abc"),
         ] {
-            assert_eq!(unframed(text), value, "{text:?}");
+            assert_eq!(trim_value(text), value, "{text:?}");
         }
-        assert_eq!(trimmed("\u{feff} abc\r\n\n"), "abc");
+        assert_eq!(trim_token("\u{feff} abc\r\n\n"), "abc");
         assert!(
             is_quoted("\"abc\"") && is_quoted("'abc'") && !is_quoted("\"") && !is_quoted("\"abc")
         );

@@ -82,8 +82,8 @@ impl Change {
     pub fn path(&self) -> String {
         match self {
             Self::Icon { .. } => "icon".to_owned(),
-            Self::Field { group, field, .. } => dotted(&["fieldsToSync", group, field]),
-            Self::Key { section, name, .. } => dotted(&["partnerKey", section.key(), name]),
+            Self::Field { group, field, .. } => join_path(&["fieldsToSync", group, field]),
+            Self::Key { section, name, .. } => join_path(&["partnerKey", section.key(), name]),
         }
     }
 
@@ -150,7 +150,7 @@ impl Change {
 /// A path with its segments joined by dots. A segment that is not a plain word is quoted, so that every path reads in one
 /// way only.
 #[must_use]
-pub fn dotted(segments: &[&str]) -> String {
+pub fn join_path(segments: &[&str]) -> String {
     let mut path = String::new();
     for segment in segments {
         let plain = !segment.is_empty()
@@ -178,11 +178,11 @@ mod tests {
     #[test]
     fn a_path_reads_in_one_way_only() {
         assert_eq!(
-            dotted(&["partnerKey", "headers", "x-api-key"]),
+            join_path(&["partnerKey", "headers", "x-api-key"]),
             "partnerKey.headers.x-api-key"
         );
         assert_eq!(
-            dotted(&["partnerKey", "queryParams", "a.b\"c"]),
+            join_path(&["partnerKey", "queryParams", "a.b\"c"]),
             "partnerKey.queryParams[\"a.b\\\"c\"]"
         );
     }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 
-use super::change::{Change, KeyChange, Mismatch, Value, dotted};
+use super::change::{Change, KeyChange, Mismatch, Value, join_path};
 use super::{
-    AppliedState, Base, Cause, Digest, Entry, LastApplied, Missing, Obstacle, Payload, Plan,
-    RefusedPart, Step, Unresolved, Verdict,
+    AppliedState, BranchBase, Cause, Digest, LastApplied, Missing, Obstacle, Payload, Plan,
+    PlanEntry, RefusedPart, Step, UnresolvedValue, Verdict,
 };
 use crate::model::{
     DefinitionPart, Desired, DesiredValue, KeySection, Live, LivePartnerKey, LiveValue, PartnerKey,
@@ -19,7 +19,7 @@ use crate::model::{
 
 /// One definition file, as far as the plan needs it.
 #[derive(Clone, Debug)]
-pub struct Input {
+pub struct PlanInput {
     /// The file's name.
     pub file: String,
     /// Its provider, where the file or its name says one.
@@ -38,7 +38,7 @@ pub struct Context<'a> {
     /// What the daemon remembers.
     pub applied: &'a AppliedState,
     /// What this branch began with, where it is to be told whose a change is.
-    pub base: Option<&'a Base>,
+    pub base: Option<&'a BranchBase>,
 }
 
 /// Compares files with the live state.
@@ -46,21 +46,21 @@ pub struct Context<'a> {
 pub fn plan(
     workspace: Workspace,
     revision: Option<Revision>,
-    files: impl IntoIterator<Item = Input>,
+    files: impl IntoIterator<Item = PlanInput>,
     live: impl IntoIterator<Item = Live>,
     unreadable: &[(Provider, String)],
     context: Context<'_>,
 ) -> Plan {
-    let files: Vec<Input> = files.into_iter().collect();
+    let files: Vec<PlanInput> = files.into_iter().collect();
     let loosened = context
         .base
-        .map(|base| base.loosened(&files, context.today))
+        .map(|base| base.find_loosenings(&files, context.today))
         .unwrap_or_default();
     let mut live: BTreeMap<Provider, Live> =
         live.into_iter().map(|l| (l.provider.clone(), l)).collect();
     let mut managed = BTreeSet::new();
-    let mut entries: Vec<Entry> = Vec::new();
-    for Input {
+    let mut entries: Vec<PlanEntry> = Vec::new();
+    for PlanInput {
         file,
         provider,
         desired,
@@ -74,9 +74,10 @@ pub fn plan(
                 if let Some((_, problem)) = unreadable.iter().find(|(p, _)| p == provider) {
                     Verdict::Unreadable(problem.clone())
                 } else if let Some(live) = live.remove(provider) {
-                    let behind =
-                        Behind::Applied(context.applied.get(provider).map(|known| &**known));
-                    let compared = compare(&desired, &live, behind, context.base);
+                    let masked = MaskedValues::LastApplied(
+                        context.applied.get(provider).map(|known| &**known),
+                    );
+                    let compared = compare(&desired, &live, masked, context.base);
                     unresolved.clone_from(&compared.unresolved);
                     let held = desired
                         .hold
@@ -92,7 +93,7 @@ pub fn plan(
             }
             _ => Verdict::Invalid,
         };
-        entries.push(Entry {
+        entries.push(PlanEntry {
             provider,
             file: Some(file),
             verdict,
@@ -103,7 +104,7 @@ pub fn plan(
     entries.extend(
         live.into_keys()
             .filter(|provider| !managed.contains(provider))
-            .map(|provider| Entry {
+            .map(|provider| PlanEntry {
                 provider: Some(provider),
                 file: None,
                 verdict: Verdict::Unmanaged,
@@ -137,7 +138,7 @@ pub fn plan(
 fn verdict(
     desired: Arc<Desired>,
     live: Arc<Live>,
-    compared: Compared,
+    compared: Comparison,
     context: Context<'_>,
 ) -> Verdict {
     if let Some(hold) = desired
@@ -173,7 +174,7 @@ fn verdict(
 
 /// A provider that was read again just before its update.
 #[derive(Clone, Debug)]
-pub enum Refreshed {
+pub enum RefreshedStep {
     /// The same changes are still due; carried-over parts are the fresh ones.
     Due(Box<Step>),
     /// Somebody already made it as desired.
@@ -184,24 +185,24 @@ pub enum Refreshed {
 
 /// Plans one provider anew against a fresher live state, so that what changed meanwhile is not overwritten.
 #[must_use]
-pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> Refreshed {
+pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> RefreshedStep {
     let compared = compare(
         &step.desired,
         &live,
-        Behind::Applied(step.applied.as_deref()),
+        MaskedValues::LastApplied(step.applied.as_deref()),
         None,
     );
     if live.id != step.live.id {
-        return Refreshed::Moved;
+        return RefreshedStep::Moved;
     }
     if compared.changes.is_empty() && compared.unreadable.is_empty() {
-        return Refreshed::InSync;
+        return RefreshedStep::InSync;
     }
     if compared.changes != step.changes {
-        return Refreshed::Moved;
+        return RefreshedStep::Moved;
     }
     let payload = payload(&step.desired, &live, &compared, method);
-    Refreshed::Due(Box::new(Step {
+    RefreshedStep::Due(Box::new(Step {
         live: Arc::new(live),
         payload,
         ..step.clone()
@@ -218,7 +219,7 @@ pub fn verify(
     answer: &Live,
 ) -> Vec<Mismatch> {
     let was_refused = |change: &Change| refused.iter().any(|refused| refused.part == change.part());
-    let changes = compare(desired, answer, Behind::Sent, None)
+    let changes = compare(desired, answer, MaskedValues::JustSent, None)
         .changes
         .into_iter();
     let mut mismatches: Vec<Mismatch> = changes
@@ -244,8 +245,8 @@ pub fn verify(
             continue;
         };
         let (sent, kept) = (
-            folded(section, key.section(section)),
-            folded(section, answer.partner_key.section(section)),
+            by_folded_name(section, key.section(section)),
+            by_folded_name(section, answer.partner_key.section(section)),
         );
         for name in sent.keys().chain(kept.keys()).collect::<BTreeSet<_>>() {
             let same = match (sent.get(name), kept.get(name)) {
@@ -254,7 +255,7 @@ pub fn verify(
                 _ => false,
             };
             if !same {
-                let path = dotted(&["partnerKey", section.key(), name]);
+                let path = join_path(&["partnerKey", section.key(), name]);
                 mismatches.push(Mismatch {
                     path,
                     sent: Value::None,
@@ -275,7 +276,7 @@ pub fn verify(
             let (sent, kept) = (on.contains(field), kept.get(field).copied());
             if sent != kept.unwrap_or(false) {
                 mismatches.push(Mismatch {
-                    path: dotted(&["fieldsToSync", group, field]),
+                    path: join_path(&["fieldsToSync", group, field]),
                     sent: Value::Bool(sent),
                     kept: kept.map_or(Value::None, Value::Bool),
                     sensitive: false,
@@ -306,7 +307,10 @@ pub fn unverifiable<'a>(sent: &Update, answer: &'a Live) -> Option<&'a str> {
 }
 
 /// One section by the names in the form in which equal ones are the same text.
-fn folded<V>(section: KeySection, values: Option<&BTreeMap<String, V>>) -> BTreeMap<String, &V> {
+fn by_folded_name<V>(
+    section: KeySection,
+    values: Option<&BTreeMap<String, V>>,
+) -> BTreeMap<String, &V> {
     values
         .into_iter()
         .flatten()
@@ -316,22 +320,27 @@ fn folded<V>(section: KeySection, values: Option<&BTreeMap<String, V>>) -> BTree
 
 /// What is known of the values that Calry shows as masks.
 #[derive(Clone, Copy)]
-enum Behind<'a> {
+enum MaskedValues<'a> {
     /// What was applied before, if anything.
-    Applied(Option<&'a LastApplied>),
+    LastApplied(Option<&'a LastApplied>),
     /// They were sent just now.
-    Sent,
+    JustSent,
 }
 
-struct Compared {
+struct Comparison {
     changes: Vec<Change>,
-    unresolved: Vec<Unresolved>,
+    unresolved: Vec<UnresolvedValue>,
     /// Managed parts that cannot be read in Calry's answer, each with the problem.
     unreadable: Vec<(DefinitionPart, String)>,
 }
 
 /// Every difference in what git manages, sorted as a definition is written.
-fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Base>) -> Compared {
+fn compare(
+    desired: &Desired,
+    live: &Live,
+    masked: MaskedValues<'_>,
+    base: Option<&BranchBase>,
+) -> Comparison {
     // Destructured in full, so that a new managed part does not compile until somebody has compared it.
     let Desired {
         provider: _,
@@ -359,11 +368,11 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
                 unreadable.push((DefinitionPart::PartnerKey, problem.to_owned()));
                 continue;
             }
-            let is_behind = |name: &str, value: &Secret| match behind {
-                Behind::Applied(known) => {
-                    known.is_some_and(|known| known.is_behind(live, section, name, value))
+            let is_behind_mask = |name: &str, value: &Secret| match masked {
+                MaskedValues::LastApplied(known) => {
+                    known.is_some_and(|known| known.is_behind_mask(live, section, name, value))
                 }
-                Behind::Sent => true,
+                MaskedValues::JustSent => true,
             };
             let rewritten =
                 |name: &str| base.is_some_and(|base| base.rewrites(section, name, desired));
@@ -372,7 +381,7 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
                 section,
                 wanted,
                 live,
-                is_behind,
+                is_behind_mask,
                 rewritten,
                 &mut changes,
                 &mut unresolved,
@@ -409,7 +418,7 @@ fn compare(desired: &Desired, live: &Live, behind: Behind<'_>, base: Option<&Bas
                 }),
         );
     }
-    Compared {
+    Comparison {
         changes,
         unresolved,
         unreadable,
@@ -420,10 +429,10 @@ fn compare_section(
     section: KeySection,
     wanted: &BTreeMap<String, DesiredValue>,
     live: Option<&BTreeMap<String, LiveValue>>,
-    is_behind: impl Fn(&str, &Secret) -> bool,
+    is_behind_mask: impl Fn(&str, &Secret) -> bool,
     rewritten: impl Fn(&str) -> bool,
     changes: &mut Vec<Change>,
-    unresolved: &mut Vec<Unresolved>,
+    unresolved: &mut Vec<UnresolvedValue>,
 ) {
     let mut rest: BTreeMap<String, Vec<(&String, &LiveValue)>> = BTreeMap::new();
     for (name, value) in live.into_iter().flatten() {
@@ -441,8 +450,8 @@ fn compare_section(
             _ => None,
         };
         if let Some(missing) = missing {
-            let path = dotted(&["partnerKey", section.key(), name]);
-            unresolved.push(Unresolved {
+            let path = join_path(&["partnerKey", section.key(), name]);
+            unresolved.push(UnresolvedValue {
                 path,
                 secrets: secrets.clone(),
                 missing,
@@ -454,7 +463,7 @@ fn compare_section(
                 rewritten(name).then_some(KeyChange::Unresolved)
             }
             ([(_, now @ (LiveValue::Mask | LiveValue::MaybeMask(_)))], Some(wanted)) => {
-                (now.is(wanted) != Some(true) && !is_behind(name, wanted))
+                (now.is(wanted) != Some(true) && !is_behind_mask(name, wanted))
                     .then_some(KeyChange::Masked)
             }
             ([(_, now)], Some(wanted)) => {
@@ -491,7 +500,7 @@ fn compare_section(
 /// - Trap 7: a value that may be a mask is never carried over.
 ///
 /// A part in which something cannot be read is not sent: nobody knows what that would destroy.
-fn payload(desired: &Desired, live: &Live, compared: &Compared, method: UpdateMethod) -> Payload {
+fn payload(desired: &Desired, live: &Live, compared: &Comparison, method: UpdateMethod) -> Payload {
     let put = method == UpdateMethod::Put;
     let is_due = |part| {
         compared.changes.iter().any(|change| change.part() == part)
@@ -564,7 +573,7 @@ fn partner_key(desired: &Desired, live: &Live) -> Result<PartnerKey, Obstacle> {
             None => live.partner_key.section(section).map(|values| {
                 values
                     .iter()
-                    .map(|(name, value)| carried(section, name, value))
+                    .map(|(name, value)| carry_over(section, name, value))
                     .collect()
             }),
         };
@@ -574,7 +583,7 @@ fn partner_key(desired: &Desired, live: &Live) -> Result<PartnerKey, Obstacle> {
 }
 
 /// A value of a section that is sent as it is.
-fn carried(
+fn carry_over(
     section: KeySection,
     name: &str,
     value: &LiveValue,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Change, Entry, Value, Verdict};
+use super::{Change, PlanEntry, Value, Verdict};
 use crate::model::{Desired, KeySection, UpdateMethod, Workspace, hex};
 
 /// `sha256:` and 64 hexadecimal digits.
@@ -49,7 +49,7 @@ impl Digest {
         }
     }
 
-    pub(super) fn of(workspace: &Workspace, method: UpdateMethod, entries: &[Entry]) -> Self {
+    pub(super) fn of(workspace: &Workspace, method: UpdateMethod, entries: &[PlanEntry]) -> Self {
         let mut hash = Hash(Sha256::new());
         hash.text("calry-gitops plan 2");
         hash.text(&workspace.id);
@@ -64,7 +64,7 @@ impl Digest {
     }
 
     /// The same digest over these fingerprints, too, each with its path.
-    pub(super) fn sealed(&self, fingerprints: &[(String, String)]) -> Self {
+    pub(super) fn seal(&self, fingerprints: &[(String, String)]) -> Self {
         let mut hash = Hash(Sha256::new());
         hash.text("calry-gitops plan 2, sealed");
         hash.text(&self.text);
@@ -105,7 +105,7 @@ impl Digest {
 
     /// The digest of one provider's part of a plan.
     #[must_use]
-    pub fn of_entry(entry: &Entry) -> Self {
+    pub fn of_entry(entry: &PlanEntry) -> Self {
         let mut hash = Hash(Sha256::new());
         hash.text("calry-gitops plan 2, entry");
         hash.entry(entry);
@@ -130,7 +130,7 @@ impl Hash {
         }
     }
 
-    fn entry(&mut self, entry: &Entry) {
+    fn entry(&mut self, entry: &PlanEntry) {
         self.text(entry.label());
         self.text(entry.file.as_deref().unwrap_or_default());
         self.text(entry.verdict.state());

@@ -32,7 +32,7 @@ impl Approved {
 /// A plan that may not be applied, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
-pub struct Refused {
+pub struct RefusedPlan {
     pub plan: Box<Plan>,
     /// Why.
     pub reason: Refusal,
@@ -85,8 +85,8 @@ impl Plan {
     /// Holds the plan against the limits.
     ///
     /// # Errors
-    /// [`Refused`], with the plan, where it may not be applied.
-    pub fn approve(self, limits: &Limits) -> Result<Approved, Refused> {
+    /// [`RefusedPlan`], with the plan, where it may not be applied.
+    pub fn approve(self, limits: &Limits) -> Result<Approved, RefusedPlan> {
         let changes = self.steps().count();
         let open = self
             .digest
@@ -112,7 +112,7 @@ impl Plan {
             },
             _ => return Ok(Approved(self)),
         };
-        Err(Refused {
+        Err(RefusedPlan {
             plan: Box::new(self),
             reason,
         })

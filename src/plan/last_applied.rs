@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::{Cause, Change, Digest};
 use crate::model::{
-    Desired, DesiredValue, Fingerprint, FingerprintKey, KeySection, Live, PartnerKey, Place,
-    Provider, Secret,
+    Desired, DesiredValue, Fingerprint, FingerprintContext, FingerprintKey, KeySection, Live,
+    PartnerKey, Provider, Secret,
 };
 
 /// The desired state that was last applied, or found in place, of each provider.
@@ -43,7 +43,7 @@ impl LastApplied {
         for section in KeySection::BOTH {
             let print = |(name, wanted): (&String, &DesiredValue)| {
                 let (provider, name) = (desired.provider.clone(), section.fold(name));
-                let place = Place {
+                let place = FingerprintContext {
                     workspace: workspace.to_owned(),
                     provider,
                     section,
@@ -68,7 +68,7 @@ impl LastApplied {
 
     /// Whether a desired state is the one that this was made of. A hold says when, not what.
     #[must_use]
-    pub fn is_of(&self, desired: &Desired) -> bool {
+    pub fn matches(&self, desired: &Desired) -> bool {
         let same = |section| match (
             self.partner_key.section(section),
             desired.partner_key.section(section),
@@ -81,7 +81,7 @@ impl LastApplied {
                     known
                         .get(&section.fold(name))
                         .zip(wanted.value.as_ref())
-                        .is_some_and(|(known, value)| known.is_of(value))
+                        .is_some_and(|(known, value)| known.matches(value))
                 };
                 known.keys().eq(&names) && wanted.iter().all(is_known)
             }
@@ -92,7 +92,7 @@ impl LastApplied {
 
     /// Whether this value is what stands behind a mask. If `updatedAt` moved since it was applied, somebody else may have
     /// changed it: it is unknown until it is sent again.
-    pub(super) fn is_behind(
+    pub(super) fn is_behind_mask(
         &self,
         live: &Live,
         section: KeySection,
@@ -104,13 +104,13 @@ impl LastApplied {
             .partner_key
             .section(section)
             .and_then(|values| values.get(&section.fold(name)));
-        counts && known.is_some_and(|known| known.is_of(value))
+        counts && known.is_some_and(|known| known.matches(value))
     }
 
     /// Why a live definition differs from a desired state. What Calry never took over was not changed by anybody since.
     pub(super) fn cause(&self, desired: &Desired, changes: &[Change]) -> Cause {
         let drifted = |change: &Change| self.kept.get(&change.path()) != Some(&Cause::Change);
-        if self.is_of(desired) && changes.iter().any(drifted) {
+        if self.matches(desired) && changes.iter().any(drifted) {
             Cause::Drift
         } else {
             Cause::Change

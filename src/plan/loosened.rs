@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use jiff::civil::Date;
 
-use super::{Base, BaseFile, Input, dotted};
+use super::{BaseFile, BranchBase, PlanInput, join_path};
 use crate::model::{Desired, Hold, KeySection, Provider, Slug};
 
 /// One protection that the branch takes away.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Loosened {
+pub enum Loosening {
     /// No file manages the provider any more.
     File {
         provider: Provider,
@@ -49,7 +49,7 @@ pub struct PinChange {
     pub after: Option<Slug>,
 }
 
-impl Loosened {
+impl Loosening {
     /// The file that pins the workspace.
     pub const PIN_FILE: &'static str = "workspace.yaml";
 
@@ -97,14 +97,14 @@ impl Loosened {
     }
 }
 
-impl Base {
+impl BranchBase {
     /// What the branch with these files stops protecting: the pin, then provider by provider.
-    pub(super) fn loosened(&self, files: &[Input], today: Date) -> Vec<Loosened> {
-        let now: BTreeMap<&Provider, &Input> = files
+    pub(super) fn find_loosenings(&self, files: &[PlanInput], today: Date) -> Vec<Loosening> {
+        let now: BTreeMap<&Provider, &PlanInput> = files
             .iter()
             .filter_map(|file| Some((file.provider.as_ref()?, file)))
             .collect();
-        let mut all: Vec<Loosened> = self.pin.iter().cloned().map(Loosened::Pin).collect();
+        let mut all: Vec<Loosening> = self.pin.iter().cloned().map(Loosening::Pin).collect();
         for (
             provider,
             BaseFile {
@@ -114,11 +114,11 @@ impl Base {
         ) in &self.desired
         {
             match now.get(provider) {
-                None => all.push(Loosened::File {
+                None => all.push(Loosening::File {
                     provider: provider.clone(),
                     file: file.clone(),
                 }),
-                Some(Input {
+                Some(PlanInput {
                     file,
                     desired: Some(after),
                     ..
@@ -128,7 +128,7 @@ impl Base {
                         .into_iter()
                         .filter(|path| !parts(after).contains(path))
                     {
-                        all.push(Loosened::Part {
+                        all.push(Loosening::Part {
                             provider: provider.clone(),
                             file: file.clone(),
                             path,
@@ -141,7 +141,7 @@ impl Base {
                         && in_force(&before.hold) < Some(until)
                     {
                         let (provider, file) = (provider.clone(), file.clone());
-                        all.push(Loosened::Hold {
+                        all.push(Loosening::Hold {
                             provider,
                             file,
                             until,
@@ -170,8 +170,12 @@ fn parts(desired: &Desired) -> Vec<String> {
     let sections = KeySection::BOTH
         .into_iter()
         .filter(|section| partner_key.section(*section).is_some());
-    let sections = sections.map(|section| dotted(&["partnerKey", section.key()]));
+    let sections = sections.map(|section| join_path(&["partnerKey", section.key()]));
     icon.chain(sections)
-        .chain(fields.keys().map(|group| dotted(&["fieldsToSync", group])))
+        .chain(
+            fields
+                .keys()
+                .map(|group| join_path(&["fieldsToSync", group])),
+        )
         .collect()
 }

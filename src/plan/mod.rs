@@ -19,17 +19,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    DefinitionPart, Desired, DesiredValue, FingerprintKey, Hold, KeySection, Live, Place, Provider,
-    Revision, SecretName, Update, Workspace, ellipsize, printable,
+    DefinitionPart, Desired, DesiredValue, FingerprintContext, FingerprintKey, Hold, KeySection,
+    Live, Provider, Revision, SecretName, Update, Workspace, ellipsize, printable,
 };
 
-pub use change::{Change, KeyChange, Mismatch, Value, dotted};
-pub use diff::{Context, Input, Refreshed, plan, refresh, unverifiable, verify};
+pub use change::{Change, KeyChange, Mismatch, Value, join_path};
+pub use diff::{Context, PlanInput, RefreshedStep, plan, refresh, unverifiable, verify};
 pub use digest::{Digest, InvalidDigest};
-pub use guard::{Approved, Limits, Refusal, Refused};
+pub use guard::{Approved, Limits, Refusal, RefusedPlan};
 pub use last_applied::{AppliedState, LastApplied};
-pub use loosened::{Loosened, PinChange};
-pub use origin::{Base, BaseFile, Origin};
+pub use loosened::{Loosening, PinChange};
+pub use origin::{BaseFile, BranchBase, Origin};
 
 /// What would change, provider by provider, and why the rest would not.
 #[derive(Clone, Debug)]
@@ -39,20 +39,20 @@ pub struct Plan {
     /// The git revision of the files; `None` outside a checkout.
     pub revision: Option<Revision>,
     /// Sorted by provider; files whose provider is not known come last, by name.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<PlanEntry>,
     /// The plan's name; `None` where not all values were at hand.
     pub digest: Option<Digest>,
     /// The id of the commit that this branch began with, where changes are told apart by their origin.
     pub base: Option<String>,
     /// What this branch stops protecting, in comparison with its base.
-    pub loosened: Vec<Loosened>,
+    pub loosened: Vec<Loosening>,
     /// When the snapshot was taken that stands for the live state (RFC 3339); `None` where Calry itself was asked.
     pub snapshot: Option<String>,
 }
 
 /// One provider's part of a plan.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct PlanEntry {
     /// The provider; `None` for an invalid file that does not say.
     pub provider: Option<Provider>,
     /// The definition file's name; `None` where git does not manage the provider.
@@ -60,7 +60,7 @@ pub struct Entry {
     /// What is to be done, or why nothing is.
     pub verdict: Verdict,
     /// Values that cannot be compared here.
-    pub unresolved: Vec<Unresolved>,
+    pub unresolved: Vec<UnresolvedValue>,
     /// Where each of the [changes](Self::changes) comes from, in their order; `None` without a base.
     pub origins: Option<Vec<Origin>>,
 }
@@ -179,7 +179,10 @@ impl fmt::Display for RefusedPart {
                 f,
                 "{part} is not sent: it would have to carry {part}.{section}, which git does not manage, and the value that \
                  Calry shows for {} may be a mask; bring {part}.{section} into the file, as ${{secret:…}} references",
-                ellipsize(&printable(&dotted(&[part.key(), section.key(), name])), 128)
+                ellipsize(
+                    &printable(&join_path(&[part.key(), section.key(), name])),
+                    128
+                )
             ),
             Obstacle::Unreadable(problem) => write!(
                 f,
@@ -216,7 +219,7 @@ pub fn refusal(refused: &[RefusedPart]) -> Option<String> {
 
 /// A value below `partnerKey` that could not be compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unresolved {
+pub struct UnresolvedValue {
     /// Its path, such as `partnerKey.headers.x-api-key`.
     pub path: String,
     /// The secrets that it refers to.
@@ -272,7 +275,7 @@ impl Verdict {
     }
 }
 
-impl Entry {
+impl PlanEntry {
     /// What differs, whether or not it will be changed.
     #[must_use]
     pub fn changes(&self) -> &[Change] {
@@ -356,18 +359,18 @@ impl Plan {
             &DesiredValue,
         )| {
             let (workspace, provider) = (self.workspace.id.clone(), step.desired.provider.clone());
-            let place = Place {
+            let place = FingerprintContext {
                 workspace,
                 provider,
                 section,
                 name: name.to_owned(),
             };
-            let path = dotted(&[step.desired.provider.as_str(), &change.path()]);
-            (path, key.fingerprint(&place, &value.template.written()))
+            let path = join_path(&[step.desired.provider.as_str(), &change.path()]);
+            (path, key.fingerprint(&place, &value.template.to_source()))
         };
         let fingerprints: Vec<(String, String)> = self.written_out().map(fingerprint).collect();
         if let Some(digest) = self.digest.as_ref().filter(|_| !fingerprints.is_empty()) {
-            self.digest = Some(digest.sealed(&fingerprints));
+            self.digest = Some(digest.seal(&fingerprints));
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 
-use super::{Change, Entry, PinChange, Verdict};
+use super::{Change, PinChange, PlanEntry, Verdict};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,7 @@ impl Origin {
 
 /// The definitions as they were where this branch began.
 #[derive(Clone, Debug, Default)]
-pub struct Base {
+pub struct BranchBase {
     /// The commit's id, in hexadecimal digits.
     pub commit: String,
     /// What each provider's file wanted; one that could not be used wanted nothing.
@@ -60,7 +60,7 @@ pub struct BaseFile {
     pub desired: Option<Arc<Desired>>,
 }
 
-impl Base {
+impl BranchBase {
     /// Where each of some changes of a provider comes from. `held`: whether it is held now.
     pub(super) fn origins(
         &self,
@@ -122,7 +122,7 @@ fn same_value(section: KeySection, name: &str, base: &Desired, desired: &Desired
     before.is_some() && before == value(desired)
 }
 
-impl Entry {
+impl PlanEntry {
     /// The changes of one origin. Without a base there is none of either.
     pub fn changes_of(&self, origin: Origin) -> impl Iterator<Item = &Change> {
         let origins = self.origins.iter().flatten();

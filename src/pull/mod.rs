@@ -22,17 +22,17 @@ use crate::model::{
     Catalogue, Desired, DesiredValue, FieldSet, Icon, KeySection, Live, LiveValue, Provider,
     Secret, SecretName, Slug, Workspace,
 };
-use crate::plan::dotted;
+use crate::plan::join_path;
 
-/// Names for the secrets of new references: none is given twice, and none that a file refers to.
+/// SecretNames for the secrets of new references: none is given twice, and none that a file refers to.
 #[derive(Debug, Default)]
-pub struct Names {
+pub struct SecretNames {
     /// By variable: two names that differ in `-` and `.` alone have the same one.
     taken: BTreeSet<String>,
 }
 
-impl Names {
-    /// Names that no file of a directory refers to.
+impl SecretNames {
+    /// SecretNames that no file of a directory refers to.
     #[must_use]
     pub fn of(loaded: &Loaded) -> Self {
         Self {
@@ -84,7 +84,7 @@ pub struct Scope<'a> {
 pub struct Pull {
     pub files: Vec<File>,
     /// The secrets that are not at hand, or hold another value than Calry, by name.
-    pub secrets: BTreeMap<SecretName, Needed>,
+    pub secrets: BTreeMap<SecretName, NeededSecret>,
 }
 
 /// One file.
@@ -93,7 +93,7 @@ pub struct File {
     /// Its name within the directory.
     pub name: String,
     /// What becomes of it.
-    pub state: State,
+    pub state: FileState,
     /// What of the live definition is not in it, and why: sentences.
     pub left_out: Vec<String>,
     writing: Option<Writing>,
@@ -101,7 +101,7 @@ pub struct File {
 
 /// What becomes of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum FileState {
     /// It is new.
     Created,
     /// It is changed, in these parts.
@@ -116,7 +116,7 @@ pub enum State {
 
 /// What is wrong with a secret, and where it is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Needed {
+pub struct NeededSecret {
     /// Whether it is at hand, and Calry has another value.
     pub outdated: bool,
     /// Every place.
@@ -150,7 +150,7 @@ pub fn prepare(
     workspace: &Workspace,
     live: &[Live],
     scope: Scope<'_>,
-    names: Names,
+    names: SecretNames,
     sources: &SecretSources,
 ) -> Pull {
     let mut needed_secrets = NeededSecrets {
@@ -197,7 +197,7 @@ pub fn prepare(
 
 impl File {
     fn to_write(writing: Writing, changes: Vec<String>) -> Self {
-        let (name, state) = (writing.name().to_owned(), State::Updated(changes));
+        let (name, state) = (writing.name().to_owned(), FileState::Updated(changes));
         Self {
             name,
             state,
@@ -211,7 +211,7 @@ impl File {
     pub fn refused(name: &str, why: String) -> Self {
         Self {
             name: name.to_owned(),
-            state: State::Refused(why),
+            state: FileState::Refused(why),
             left_out: Vec::new(),
             writing: None,
         }
@@ -226,10 +226,10 @@ impl Pull {
                 continue;
             };
             match writing.write(directory, dry_run) {
-                Ok(Written::Created) => file.state = State::Created,
+                Ok(Written::Created) => file.state = FileState::Created,
                 Ok(Written::Changed) => {}
-                Ok(Written::Same) => file.state = State::Unchanged,
-                Err(error) => file.state = State::Refused(error.to_string()),
+                Ok(Written::Same) => file.state = FileState::Unchanged,
+                Err(error) => file.state = FileState::Refused(error.to_string()),
             }
         }
     }
@@ -237,7 +237,7 @@ impl Pull {
 
 /// The first eight of some things, and how many more there are.
 #[must_use]
-pub fn some_of(things: &[String]) -> String {
+pub fn first_of(things: &[String]) -> String {
     const MOST: usize = 8;
     let mut named = things.get(..MOST).unwrap_or(things).join(", ");
     if things.len() > MOST {
@@ -263,7 +263,7 @@ fn file(
         Some(DefinitionFile { name, .. }) => {
             return Some(File {
                 name: name.clone(),
-                state: State::Invalid,
+                state: FileState::Invalid,
                 left_out: Vec::new(),
                 writing: None,
             });
@@ -276,25 +276,25 @@ fn file(
             format!("is the pin of the workspace, and cannot be the file of {provider}"),
         ));
     }
-    let mut pulling = Pulling {
+    let mut pull = FilePull {
         live,
         desired,
         scope,
         needed_secrets,
-        found: Found::default(),
+        result: FileEdits::default(),
     };
-    pulling.icon();
+    pull.icon();
     KeySection::BOTH
         .into_iter()
-        .for_each(|section| pulling.section(section));
-    pulling.groups();
-    let Found {
+        .for_each(|section| pull.section(section));
+    pull.groups();
+    let FileEdits {
         edits,
         changes,
         left_out,
         refused,
         needs,
-    } = pulling.found;
+    } = pull.result;
     let made = match (refused, file) {
         (Some(why), _) => File::refused(&name, why),
         (None, None) if edits.is_empty() && !scope.parts.is_empty() => return None,
@@ -307,7 +307,7 @@ fn file(
         },
         (None, Some(_)) if edits.is_empty() => File {
             name,
-            state: State::Unchanged,
+            state: FileState::Unchanged,
             left_out: Vec::new(),
             writing: None,
         },
@@ -315,17 +315,17 @@ fn file(
             Some(writing) => File::to_write(writing, changes),
             None => {
                 let why = "is written in a form that cannot be changed in place; change it by hand";
-                let why = format!("{why}: {}", some_of(&changes));
+                let why = format!("{why}: {}", first_of(&changes));
                 File::refused(&name, why)
             }
         },
     };
-    if !matches!(made.state, State::Refused(_)) {
+    if !matches!(made.state, FileState::Refused(_)) {
         for (secret, outdated, path) in needs {
             let needed = needed_secrets
                 .needed
                 .entry(secret)
-                .or_insert_with(|| Needed {
+                .or_insert_with(|| NeededSecret {
                     outdated,
                     uses: BTreeSet::new(),
                 });
@@ -337,23 +337,23 @@ fn file(
 
 /// The secrets that new references need.
 struct NeededSecrets<'a> {
-    names: Names,
+    names: SecretNames,
     sources: &'a SecretSources,
-    needed: BTreeMap<SecretName, Needed>,
+    needed: BTreeMap<SecretName, NeededSecret>,
 }
 
 /// Which names of a section or group are meant.
-enum Meant<'a> {
+enum Selection<'a> {
     All,
     Some(Vec<&'a str>),
     None,
 }
 
-impl Meant<'_> {
-    fn holds(&self, name: &str, fold: impl Fn(&str) -> String) -> bool {
+impl Selection<'_> {
+    fn contains(&self, name: &str, fold: impl Fn(&str) -> String) -> bool {
         match self {
             Self::All => true,
-            Self::Some(names) => names.iter().any(|meant| fold(meant) == fold(name)),
+            Self::Some(names) => names.iter().any(|selected| fold(selected) == fold(name)),
             Self::None => false,
         }
     }
@@ -361,7 +361,7 @@ impl Meant<'_> {
 
 /// What is found for one file.
 #[derive(Default)]
-struct Found {
+struct FileEdits {
     edits: Vec<Edit>,
     /// The same in words.
     changes: Vec<String>,
@@ -372,37 +372,37 @@ struct Found {
 }
 
 /// One provider on its way into its file.
-struct Pulling<'a, 'v> {
+struct FilePull<'a, 'v> {
     live: &'a Live,
     desired: Option<&'a Desired>,
     scope: Scope<'a>,
     needed_secrets: &'a mut NeededSecrets<'v>,
-    found: Found,
+    result: FileEdits,
 }
 
-impl<'a> Pulling<'a, '_> {
+impl<'a> FilePull<'a, '_> {
     fn edit(&mut self, change: String, edit: Edit) {
-        self.found.changes.push(change);
-        self.found.edits.push(edit);
+        self.result.changes.push(change);
+        self.result.edits.push(edit);
     }
 
     /// Whether what the file leaves out may be brought under management.
-    const fn may_begin(&self) -> bool {
+    const fn may_add(&self) -> bool {
         self.desired.is_none() || !self.scope.parts.is_empty()
     }
 
     /// `whole` names all of a section or group, `one` a single name of it.
-    fn meant(
+    fn select(
         &self,
         whole: impl Fn(&Part) -> bool,
         one: impl Fn(&'a Part) -> Option<&'a str>,
-    ) -> Meant<'a> {
+    ) -> Selection<'a> {
         let parts = self.scope.parts;
         let names: Vec<_> = parts.iter().filter_map(one).collect();
         match () {
-            () if parts.is_empty() || parts.iter().any(whole) => Meant::All,
-            () if names.is_empty() => Meant::None,
-            () => Meant::Some(names),
+            () if parts.is_empty() || parts.iter().any(whole) => Selection::All,
+            () if names.is_empty() => Selection::None,
+            () => Selection::Some(names),
         }
     }
 
@@ -410,7 +410,7 @@ impl<'a> Pulling<'a, '_> {
     fn refuse_one_of(&mut self, whole: &Part) {
         let asked = self.desired.is_some() || self.scope.only.contains(&self.live.provider);
         if asked {
-            self.found.refused.get_or_insert(format!(
+            self.result.refused.get_or_insert(format!(
                 "does not manage {whole}, and with some of it named all the rest would be removed or switched off in Calry; \
                  name the whole: --fields {whole}"
             ));
@@ -420,8 +420,7 @@ impl<'a> Pulling<'a, '_> {
     fn icon(&mut self) {
         let parts = self.scope.parts;
         let now = self.desired.and_then(|desired| desired.icon.as_ref());
-        if !(parts.is_empty() || parts.contains(&Part::Icon))
-            || !(now.is_some() || self.may_begin())
+        if !(parts.is_empty() || parts.contains(&Part::Icon)) || !(now.is_some() || self.may_add())
         {
             return;
         }
@@ -432,13 +431,13 @@ impl<'a> Pulling<'a, '_> {
             Some(Ok(icon)) if now != Some(&icon) => {
                 self.edit("icon".to_owned(), Edit::Icon(Some(icon)))
             }
-            Some(Err(error)) => self.found.left_out.push(format!("icon: {error}")),
+            Some(Err(error)) => self.result.left_out.push(format!("icon: {error}")),
             None | Some(Ok(_)) => {}
         }
     }
 
     fn section(&mut self, section: KeySection) {
-        let meant = self.meant(
+        let selection = self.select(
             |part| *part == Part::PartnerKey || *part == Part::KeySection(section),
             |part| match part {
                 Part::Value(of, name) if *of == section => Some(name),
@@ -450,7 +449,7 @@ impl<'a> Pulling<'a, '_> {
         for (name, value) in live
             .into_iter()
             .flatten()
-            .filter(|(name, _)| meant.holds(name, |name| section.fold(name)))
+            .filter(|(name, _)| selection.contains(name, |name| section.fold(name)))
         {
             there
                 .entry(section.fold(name))
@@ -461,14 +460,16 @@ impl<'a> Pulling<'a, '_> {
             .desired
             .and_then(|desired| desired.partner_key.section(section))
         {
-            Some(wanted) => self.compare_section(section, wanted, there, &meant),
-            None if there.is_empty() || !self.may_begin() => {}
-            None if !matches!(meant, Meant::All) => self.refuse_one_of(&Part::KeySection(section)),
-            None => self.begin_section(section, there),
+            Some(wanted) => self.compare_section(section, wanted, there, &selection),
+            None if there.is_empty() || !self.may_add() => {}
+            None if !matches!(selection, Selection::All) => {
+                self.refuse_one_of(&Part::KeySection(section))
+            }
+            None => self.add_section(section, there),
         }
     }
 
-    fn begin_section(
+    fn add_section(
         &mut self,
         section: KeySection,
         there: BTreeMap<String, Vec<(&String, &LiveValue)>>,
@@ -477,10 +478,13 @@ impl<'a> Pulling<'a, '_> {
         let problem = there.iter().find_map(|(_, spelled)| {
             let (name, _) = spelled.first()?;
             if spelled.len() > 1 {
-                Some(format!("{} is there in several spellings", dotted(&[name])))
+                Some(format!(
+                    "{} is there in several spellings",
+                    join_path(&[name])
+                ))
             } else {
                 (!is_parameter_name(section, name))
-                    .then(|| format!("a file cannot name {}", dotted(&[name])))
+                    .then(|| format!("a file cannot name {}", join_path(&[name])))
             }
         });
         let many = || {
@@ -489,7 +493,7 @@ impl<'a> Pulling<'a, '_> {
         };
         if let Some(problem) = problem.or_else(many) {
             return self
-                .found
+                .result
                 .left_out
                 .push(format!("{whole}, as a whole: {problem}"));
         }
@@ -508,13 +512,13 @@ impl<'a> Pulling<'a, '_> {
         section: KeySection,
         wanted: &BTreeMap<String, DesiredValue>,
         mut there: BTreeMap<String, Vec<(&String, &LiveValue)>>,
-        meant: &Meant<'_>,
+        selection: &Selection<'_>,
     ) {
         for (name, value) in wanted
             .iter()
-            .filter(|(name, _)| meant.holds(name, |name| section.fold(name)))
+            .filter(|(name, _)| selection.contains(name, |name| section.fold(name)))
         {
-            let path = dotted(&[section.key(), name]);
+            let path = join_path(&[section.key(), name]);
             match there
                 .remove(&section.fold(name))
                 .unwrap_or_default()
@@ -530,15 +534,15 @@ impl<'a> Pulling<'a, '_> {
                 ),
                 [(_, live)] => self.compare_value(section, name, value, live),
                 _ => self
-                    .found
+                    .result
                     .left_out
                     .push(format!("{path}: Calry has it in several spellings")),
             }
         }
         for (name, live) in there.into_values().flatten() {
-            let path = dotted(&[section.key(), name]);
+            let path = join_path(&[section.key(), name]);
             if !is_parameter_name(section, name) {
-                self.found.left_out.push(format!(
+                self.result.left_out.push(format!(
                     "{path}: a file cannot name it; apply would remove it"
                 ));
             } else if let Some(value) = self.new_value(section, name, live) {
@@ -561,11 +565,13 @@ impl<'a> Pulling<'a, '_> {
         wanted: &DesiredValue,
         live: &LiveValue,
     ) {
-        let path = dotted(&["partnerKey", section.key(), name]);
+        let path = join_path(&["partnerKey", section.key(), name]);
         let Some(value) = &wanted.value else {
             for secret in wanted.references() {
                 if !matches!(self.needed_secrets.sources.find(secret), Ok(Some(_))) {
-                    self.found.needs.push((secret.clone(), false, path.clone()));
+                    self.result
+                        .needs
+                        .push((secret.clone(), false, path.clone()));
                 }
             }
             return;
@@ -575,7 +581,7 @@ impl<'a> Pulling<'a, '_> {
         }
         let emptied = live.is(&Secret::new("")) == Some(true);
         if wanted.references().next().is_some() && !emptied {
-            self.found.needs.extend(
+            self.result.needs.extend(
                 wanted
                     .references()
                     .map(|secret| (secret.clone(), true, path.clone())),
@@ -583,7 +589,7 @@ impl<'a> Pulling<'a, '_> {
         } else if let Some(new) = self.new_value(section, name, live) {
             let change = format!(
                 "{} {}",
-                dotted(&[section.key(), name]),
+                join_path(&[section.key(), name]),
                 if emptied {
                     "emptied"
                 } else {
@@ -607,17 +613,17 @@ impl<'a> Pulling<'a, '_> {
             return Some(NewValue::Empty);
         }
         let Some(secret) = self.needed_secrets.names.next(&self.live.provider, name) else {
-            self.found.refused = Some(format!(
+            self.result.refused = Some(format!(
                 "is left as it is: no name was found for the secret of {}",
-                dotted(&[name])
+                join_path(&[name])
             ));
             return None;
         };
         let held = self.needed_secrets.sources.find(&secret).ok().flatten();
         let same = held.as_ref().and_then(|held| live.is(held));
         if held.is_none() || same == Some(false) {
-            let path = dotted(&["partnerKey", section.key(), name]);
-            self.found
+            let path = join_path(&["partnerKey", section.key(), name]);
+            self.result
                 .needs
                 .push((secret.clone(), held.is_some(), path));
         }
@@ -635,7 +641,7 @@ impl<'a> Pulling<'a, '_> {
             .chain(managed.keys())
             .collect::<BTreeSet<_>>()
         {
-            let meant = self.meant(
+            let selection = self.select(
                 |part| *part == Part::Fields || matches!(part, Part::Group(name) if name == group),
                 |part| match part {
                     Part::Field(of, name) if of == group => Some(name),
@@ -643,14 +649,14 @@ impl<'a> Pulling<'a, '_> {
                 },
             );
             let there = self.live.fields.get(group).unwrap_or(&no_fields);
-            let is_meant = |field: &&String| meant.holds(field, str::to_owned);
+            let is_selected = |field: &&String| selection.contains(field, str::to_owned);
             match managed.get(group) {
                 Some(on) => {
-                    let before = self.found.edits.len();
+                    let before = self.result.edits.len();
                     for field in there
                         .keys()
                         .chain(on)
-                        .filter(is_meant)
+                        .filter(is_selected)
                         .collect::<BTreeSet<_>>()
                     {
                         self.compare_field(
@@ -662,17 +668,19 @@ impl<'a> Pulling<'a, '_> {
                     }
                     let left_on = there
                         .iter()
-                        .any(|(field, on)| *on && meant.holds(field, str::to_owned))
-                        || on.iter().any(|field| !meant.holds(field, str::to_owned));
-                    if self.found.edits.len() > before && !left_on {
+                        .any(|(field, on)| *on && selection.contains(field, str::to_owned))
+                        || on
+                            .iter()
+                            .any(|field| !selection.contains(field, str::to_owned));
+                    if self.result.edits.len() > before && !left_on {
                         self.name_all_as_off(group, on);
                     }
                 }
-                None if there.keys().filter(is_meant).count() == 0 || !self.may_begin() => {}
-                None if !matches!(meant, Meant::All) => {
+                None if there.keys().filter(is_selected).count() == 0 || !self.may_add() => {}
+                None if !matches!(selection, Selection::All) => {
                     self.refuse_one_of(&Part::Group(group.clone()))
                 }
-                None => self.begin_group(group, there),
+                None => self.add_group(group, there),
             }
         }
     }
@@ -686,10 +694,10 @@ impl<'a> Pulling<'a, '_> {
             field: field.clone(),
             on: false,
         };
-        self.found.edits.extend(unnamed.map(off));
+        self.result.edits.extend(unnamed.map(off));
     }
 
-    fn begin_group(&mut self, group: &String, there: &BTreeMap<String, bool>) {
+    fn add_group(&mut self, group: &String, there: &BTreeMap<String, bool>) {
         let on: FieldSet = there
             .iter()
             .filter(|(_, on)| **on)
@@ -703,9 +711,9 @@ impl<'a> Pulling<'a, '_> {
             Some(name) => {
                 let problem = format!(
                     "{whole}, as a whole: a file cannot name {}",
-                    dotted(&[name])
+                    join_path(&[name])
                 );
-                self.found.left_out.push(problem);
+                self.result.left_out.push(problem);
             }
             None => self.edit(
                 whole.to_string(),
@@ -718,9 +726,9 @@ impl<'a> Pulling<'a, '_> {
     }
 
     fn compare_field(&mut self, group: &str, field: &str, wanted: bool, on: bool) {
-        let path = dotted(&[group, field]);
+        let path = join_path(&[group, field]);
         if on && !is_field_name(field) {
-            self.found.left_out.push(format!(
+            self.result.left_out.push(format!(
                 "{path}: a file cannot name it; apply would switch it off"
             ));
         } else if on != wanted {

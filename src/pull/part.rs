@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::model::{Desired, KeySection, Live};
-use crate::plan::dotted;
+use crate::plan::join_path;
 
 /// A part of a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,11 +113,11 @@ impl fmt::Display for Part {
         f.write_str(&match self {
             Self::Icon => "icon".to_owned(),
             Self::PartnerKey => "partnerKey".to_owned(),
-            Self::KeySection(section) => dotted(&["partnerKey", section.key()]),
-            Self::Value(section, name) => dotted(&["partnerKey", section.key(), name]),
+            Self::KeySection(section) => join_path(&["partnerKey", section.key()]),
+            Self::Value(section, name) => join_path(&["partnerKey", section.key(), name]),
             Self::Fields => "fieldsToSync".to_owned(),
-            Self::Group(group) => dotted(&["fieldsToSync", group]),
-            Self::Field(group, field) => dotted(&["fieldsToSync", group, field]),
+            Self::Group(group) => join_path(&["fieldsToSync", group]),
+            Self::Field(group, field) => join_path(&["fieldsToSync", group, field]),
         })
     }
 }

@@ -22,7 +22,7 @@ use crate::http::ConcurrencyLimit;
 use crate::live::{Backoff, Error, Operation, ReadCalry, WriteCalry};
 use crate::model::{Desired, Live, Provider, SPANS, UpdateMethod, printable};
 use crate::plan::{
-    Approved, Cause, Change, Mismatch, Payload, Refreshed, RefusedPart, Step, refresh, refusal,
+    Approved, Cause, Change, Mismatch, Payload, RefreshedStep, RefusedPart, Step, refresh, refusal,
     unverifiable, verify,
 };
 
@@ -489,9 +489,9 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
 
     fn replan(&self, step: &Step, live: Live) -> Result<Box<Step>, Outcome> {
         match refresh(step, live, self.options.method) {
-            Refreshed::Due(fresh) => Ok(fresh),
-            Refreshed::InSync => Err(Outcome::Unchanged),
-            Refreshed::Moved => Err(Outcome::Skipped(
+            RefreshedStep::Due(fresh) => Ok(fresh),
+            RefreshedStep::InSync => Err(Outcome::Unchanged),
+            RefreshedStep::Moved => Err(Outcome::Skipped(
                 "nothing was sent: the live definition changed after the plan was made, so that other changes are due now; \
                  plan again"
                     .to_owned(),

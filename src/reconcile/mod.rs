@@ -21,7 +21,7 @@ use crate::desired::git::{Refused, Trust, TrustError, Trusted};
 use crate::desired::secrets::SecretSources;
 use crate::live::{self, Listing, ReadCalry};
 use crate::model::{Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
-use crate::plan::{AppliedState, Base, BaseFile, Context, Input, PinChange, Plan, plan};
+use crate::plan::{AppliedState, BaseFile, BranchBase, Context, PinChange, Plan, PlanInput, plan};
 
 /// Where desired state comes from, and how strictly it is read.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub struct Desired {
     /// The git revision; `None` outside a checkout.
     pub revision: Option<Revision>,
     /// What this branch began with, where that was asked for.
-    pub base: Option<Base>,
+    pub base: Option<BranchBase>,
     /// What is checked out, where it is not trusted and the revision is another one.
     pub refused: Option<Refused>,
 }
@@ -236,8 +236,8 @@ fn base(
     reference: &str,
     only: &[Provider],
     scrubber: &Scrubber,
-) -> Result<Base, Failure> {
-    let git::Base {
+) -> Result<BranchBase, Failure> {
+    let git::MergeBase {
         commit,
         loaded: before,
     } = git::base(&loaded.directory, reference)?;
@@ -266,7 +266,7 @@ fn base(
             },
         ))
     });
-    Ok(Base {
+    Ok(BranchBase {
         commit,
         desired: files.collect(),
         pin,
@@ -452,8 +452,8 @@ pub async fn plan_workspace<R: ReadCalry>(
     // Under --strict, a warning of the pin makes it invalid.
     source.pins(&desired.loaded.pin).check()?;
     let files = desired.loaded.files.iter();
-    let inputs: Vec<Input> = files
-        .map(|file| Input {
+    let inputs: Vec<PlanInput> = files
+        .map(|file| PlanInput {
             file: file.name.clone(),
             provider: file.provider.clone(),
             desired: file.desired.clone(),

@@ -13,10 +13,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    FingerprintKey, KeySection, Place, Provider, UpdateMethod, Workspace, ellipsize, printable,
-    printable_json,
+    FingerprintContext, FingerprintKey, KeySection, Provider, UpdateMethod, Workspace, ellipsize,
+    printable, printable_json,
 };
-use crate::plan::{Change, Digest, Entry, Plan, Verdict, dotted};
+use crate::plan::{Change, Digest, Plan, PlanEntry, Verdict, join_path};
 
 /// What every saved plan says of itself.
 const KIND: &str = "calry-gitops plan";
@@ -239,7 +239,7 @@ impl PlanFile {
 }
 
 impl SavedDefinition {
-    fn of(workspace: &Workspace, entry: &Entry, key: Option<&FingerprintKey>) -> Self {
+    fn of(workspace: &Workspace, entry: &PlanEntry, key: Option<&FingerprintKey>) -> Self {
         Self {
             name: entry.label().to_owned(),
             state: entry.verdict.state().to_owned(),
@@ -252,7 +252,11 @@ impl SavedDefinition {
     }
 }
 
-fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeMap<String, String> {
+fn secrets(
+    workspace: &Workspace,
+    entry: &PlanEntry,
+    key: &FingerprintKey,
+) -> BTreeMap<String, String> {
     let Verdict::Update(step) = &entry.verdict else {
         return BTreeMap::new();
     };
@@ -270,14 +274,14 @@ fn secrets(workspace: &Workspace, entry: &Entry, key: &FingerprintKey) -> BTreeM
         {
             if let Some(secret) = &value.value {
                 let (workspace, provider) = (workspace.id.clone(), step.desired.provider.clone());
-                let place = Place {
+                let place = FingerprintContext {
                     workspace,
                     provider,
                     section,
                     name: name.clone(),
                 };
                 secrets.insert(
-                    dotted(&["partnerKey", section.key(), name]),
+                    join_path(&["partnerKey", section.key(), name]),
                     key.fingerprint(&place, secret),
                 );
             }

@@ -10,7 +10,7 @@ use super::path_from_root;
 use super::text::{brief, origins};
 use super::view::{loosened, parts};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, first_problems, printable};
-use crate::plan::{Change, Loosened, Origin, Plan, Verdict, refusal};
+use crate::plan::{Change, Loosening, Origin, Plan, Verdict, refusal};
 use crate::reconcile::apply::{Outcome, Report};
 use crate::report::words::{counts, mismatched, named};
 
@@ -91,7 +91,7 @@ pub fn plan(
         );
     }
     for item in &plan.loosened {
-        let target = if matches!(item, Loosened::Hold { .. }) {
+        let target = if matches!(item, Loosening::Hold { .. }) {
             Target::Hold
         } else {
             Target::File

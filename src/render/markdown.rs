@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use super::text::{brief, due, gap, not_compared, total};
 use super::view::{DiffLine, Part, branch, diff, loosened, parts};
 use crate::model::{Diagnostic, ellipsize, printable, short_commit};
-use crate::plan::{Change, Entry, Origin, Plan, Verdict, dotted};
+use crate::plan::{Change, Origin, Plan, PlanEntry, Verdict, join_path};
 use crate::reconcile::apply::Report;
 use crate::report::words::{counts, named};
 
@@ -239,7 +239,7 @@ fn in_short(changes: &[&Change]) -> String {
         } => {
             format!(
                 "{} {}",
-                code(&dotted(&[group, field]), 80),
+                code(&join_path(&[group, field]), 80),
                 if *after { "on" } else { "**OFF**" }
             )
         }
@@ -257,7 +257,7 @@ fn in_numbers<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
 }
 
 /// What is pending of a provider that is not updated, and why it is not, where that is worth a reviewer's time.
-fn untouched(entry: &Entry) -> Option<(String, String)> {
+fn untouched(entry: &PlanEntry) -> Option<(String, String)> {
     let file = entry
         .file
         .as_deref()

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::text::{BOLD, DIM, GREEN, LABEL, RED, YELLOW, column, wrapped};
 use crate::model::printable;
-use crate::pull::{File, Pull, State, some_of};
+use crate::pull::{File, FileState, Pull, first_of};
 
 /// The files that are not as they were, the secrets that they take, and a summary line. `dry_run` says that nothing was
 /// written.
@@ -15,19 +15,20 @@ pub fn pull(pull: &Pull, dry_run: bool) -> String {
         file_lines(&mut out, file);
     }
     secrets(&mut out, pull);
-    let count =
-        |wanted: fn(&State) -> bool| pull.files.iter().filter(|file| wanted(&file.state)).count();
+    let count = |wanted: fn(&FileState) -> bool| {
+        pull.files.iter().filter(|file| wanted(&file.state)).count()
+    };
     let (created, updated) = (
-        count(|s| *s == State::Created),
-        count(|s| matches!(s, State::Updated(_))),
+        count(|s| *s == FileState::Created),
+        count(|s| matches!(s, FileState::Updated(_))),
     );
     let mut parts = Vec::new();
     for (count, word) in [
         (created, "created"),
         (updated, "updated"),
-        (count(|s| *s == State::Unchanged), "unchanged"),
-        (count(|s| *s == State::Invalid), "invalid"),
-        (count(|s| matches!(s, State::Refused(_))), "not written"),
+        (count(|s| *s == FileState::Unchanged), "unchanged"),
+        (count(|s| *s == FileState::Invalid), "invalid"),
+        (count(|s| matches!(s, FileState::Refused(_))), "not written"),
     ] {
         if count > 0 {
             parts.push(format!("{count} {word}"));
@@ -38,7 +39,7 @@ pub fn pull(pull: &Pull, dry_run: bool) -> String {
         (_, true) => " Nothing was written: this was a dry run.",
         _ => "",
     };
-    let style = if count(|s| matches!(s, State::Refused(_) | State::Invalid)) > 0 {
+    let style = if count(|s| matches!(s, FileState::Refused(_) | FileState::Invalid)) > 0 {
         RED
     } else {
         GREEN
@@ -56,16 +57,16 @@ fn file_lines(out: &mut String, file: &File) {
     const MOST: usize = 8;
     let label = printable(&file.name);
     let (style, word, rest) = match &file.state {
-        State::Unchanged if file.left_out.is_empty() => return,
-        State::Unchanged => (GREEN, "unchanged", String::new()),
-        State::Created => (GREEN, "created", String::new()),
-        State::Updated(changes) => (GREEN, "updated", printable(&some_of(changes))),
-        State::Invalid => (
+        FileState::Unchanged if file.left_out.is_empty() => return,
+        FileState::Unchanged => (GREEN, "unchanged", String::new()),
+        FileState::Created => (GREEN, "created", String::new()),
+        FileState::Updated(changes) => (GREEN, "updated", printable(&first_of(changes))),
+        FileState::Invalid => (
             RED,
             "invalid",
             "it has errors, and is left as it is".to_owned(),
         ),
-        State::Refused(why) => (RED, "not written", format!("it {}", printable(why))),
+        FileState::Refused(why) => (RED, "not written", format!("it {}", printable(why))),
     };
     let _ = write!(out, "{label:<LABEL$} {style}{word}{style:#}");
     let colon = if rest.is_empty() {

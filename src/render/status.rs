@@ -8,7 +8,7 @@ use anstyle::Style;
 use jiff::Timestamp;
 
 use super::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, wrapped};
-use crate::model::{Severity, ellipsize, printable, spoken};
+use crate::model::{Severity, ellipsize, human_duration, printable};
 use crate::plan::Cause;
 use crate::report::plan::{ChangeItem, Problem, Shown};
 use crate::report::status::{
@@ -88,7 +88,7 @@ pub fn no_contact(why: &str, since: Duration, stale: bool) -> String {
     };
     let told = format!(
         "No contact for {}: {}{below}",
-        spoken(since),
+        human_duration(since),
         printable(why)
     );
     format!("{RED}{}{RED:#}\n", wrapped(&told, 0, 2))
@@ -181,7 +181,7 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         let made = revision
             .time
             .parse()
-            .map(|time| format!(", {} ago", spoken(between(time, now))))
+            .map(|time| format!(", {} ago", human_duration(between(time, now))))
             .unwrap_or_default();
         fact("", &format!("by {author}{made}"));
     }
@@ -213,19 +213,20 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         ..
     }) = &workspace.last_pass
     {
-        let took = spoken(Duration::try_from_secs_f64(*duration_seconds).unwrap_or_default());
+        let took =
+            human_duration(Duration::try_from_secs_f64(*duration_seconds).unwrap_or_default());
         fact(
             "last pass",
             &format!(
                 "{number} ({}), {} ago, took {took}",
                 trigger.as_str(),
-                spoken(between(*began, now))
+                human_duration(between(*began, now))
             ),
         );
     }
     match (workspace.pass, workspace.next_pass) {
         (Some(pass), _) => {
-            let since = spoken(between(pass.began, now));
+            let since = human_duration(between(pass.began, now));
             fact(
                 "next pass",
                 &format!(
@@ -235,9 +236,10 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
                 ),
             );
         }
-        (None, Some(next)) if next > now => {
-            fact("next pass", &format!("in {}", spoken(between(now, next))))
-        }
+        (None, Some(next)) if next > now => fact(
+            "next pass",
+            &format!("in {}", human_duration(between(now, next))),
+        ),
         (None, Some(_)) => fact("next pass", "now"),
         (None, None) => {}
     }
@@ -264,10 +266,10 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         fact("leader", &told);
     }
     let interval =
-        spoken(Duration::try_from_secs_f64(workspace.interval_seconds).unwrap_or_default());
+        human_duration(Duration::try_from_secs_f64(workspace.interval_seconds).unwrap_or_default());
     let (version, started) = (
         printable(&status.version),
-        spoken(between(status.started, now)),
+        human_duration(between(status.started, now)),
     );
     fact(
         "daemon",
@@ -277,7 +279,7 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
 
 /// How a provider stands that is not quiet.
 fn state(provider: &ProviderStatus, now: Timestamp) -> String {
-    let since = spoken(between(provider.since, now));
+    let since = human_duration(between(provider.since, now));
     let cause = match provider.cause {
         Some(Cause::Drift) => " by drift",
         _ => "",
@@ -328,7 +330,7 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
     }
     if let Some(retry) = provider.retry_at {
         let left = if retry > now {
-            format!("in {}", spoken(between(now, retry)))
+            format!("in {}", human_duration(between(now, retry)))
         } else {
             "now".to_owned()
         };
@@ -397,7 +399,7 @@ fn recent(out: &mut String, workspace: &WorkspaceStatus, now: Timestamp) {
         let _ = writeln!(out, "\n{BOLD}Recent{BOLD:#}");
     }
     for (time, what) in lines.iter().take(RECENT) {
-        let ago = format!("{} ago", spoken(between(*time, now)));
+        let ago = format!("{} ago", human_duration(between(*time, now)));
         let _ = writeln!(
             out,
             "  {DIM}{ago:<AGO$}{DIM:#} {}",

@@ -7,7 +7,8 @@ use anstyle::{AnsiColor, Style};
 use super::view::{DiffLine, Part, branch, diff, loosened, parts, references};
 use crate::model::{ellipsize, printable, short_commit};
 use crate::plan::{
-    Change, Entry, KeyChange, Missing, Origin, Plan, Unresolved, Verdict, dotted, refusal,
+    Change, KeyChange, Missing, Origin, Plan, PlanEntry, UnresolvedValue, Verdict, join_path,
+    refusal,
 };
 use crate::reconcile::apply::{Outcome, Report};
 use crate::report::words::{mismatched, named, others};
@@ -386,7 +387,11 @@ fn changes(out: &mut String, part: &Part<'_>) {
                 after,
             } => {
                 if heading != Some(group) {
-                    let _ = writeln!(out, "    {}", printable(&dotted(&["fieldsToSync", group])));
+                    let _ = writeln!(
+                        out,
+                        "    {}",
+                        printable(&join_path(&["fieldsToSync", group]))
+                    );
                     heading = Some(group);
                 }
                 let fields = width(&mut part.changes.iter().filter_map(|change| match change {
@@ -416,7 +421,7 @@ fn changes(out: &mut String, part: &Part<'_>) {
 }
 
 /// Why a value was not compared.
-fn later(unresolved: &Unresolved) -> String {
+fn later(unresolved: &UnresolvedValue) -> String {
     match unresolved.missing {
         Missing::Secret => format!(
             "{} is resolved at apply time",
@@ -432,12 +437,12 @@ fn untouched(out: &mut String, plan: &Plan) {
         .entries
         .iter()
         .filter_map(|entry| Some((printable(entry.label()), why_untouched(entry)?)));
-    let of = |chosen: fn(&Entry) -> bool| {
+    let of = |chosen: fn(&PlanEntry) -> bool| {
         let labels: Vec<&str> = plan
             .entries
             .iter()
             .filter(|entry| chosen(entry))
-            .map(Entry::label)
+            .map(PlanEntry::label)
             .collect();
         (!labels.is_empty()).then(|| listed(&labels))
     };
@@ -482,7 +487,7 @@ fn listed(labels: &[&str]) -> String {
 }
 
 /// Why a provider, or a file, stays as it is, where that takes a line of its own.
-fn why_untouched(entry: &Entry) -> Option<String> {
+fn why_untouched(entry: &PlanEntry) -> Option<String> {
     let file = entry.file.as_deref().map(printable).unwrap_or_default();
     Some(match &entry.verdict {
         Verdict::Update(_) | Verdict::InSync(..) | Verdict::Unmanaged => return None,

@@ -8,7 +8,9 @@ use similar::{ChangeTag, TextDiff};
 
 use super::yaml::to_yaml;
 use crate::model::{KeySection, Live, Provider, SecretName, printable};
-use crate::plan::{Change, Entry, KeyChange, Loosened, Origin, PinChange, Plan, Step, Verdict};
+use crate::plan::{
+    Change, KeyChange, Loosening, Origin, PinChange, Plan, PlanEntry, Step, Verdict,
+};
 
 #[derive(Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -44,7 +46,7 @@ pub(super) enum DiffLine {
 
 /// The changes of one provider that have one origin, or all of them where nobody asked for it.
 pub(super) struct Part<'a> {
-    pub(super) entry: &'a Entry,
+    pub(super) entry: &'a PlanEntry,
     pub(super) step: &'a Step,
     pub(super) changes: Vec<&'a Change>,
     /// What is due anyway, and shown apart.
@@ -55,7 +57,7 @@ pub(super) struct Part<'a> {
 /// others.
 pub(super) fn parts(plan: &Plan) -> Vec<(Option<Origin>, Vec<Part<'_>>)> {
     let part = |entry, step, origin: Option<Origin>| {
-        let of = |origin| Entry::changes_of(entry, origin).collect();
+        let of = |origin| PlanEntry::changes_of(entry, origin).collect();
         let (changes, anyway) = match origin {
             None => (entry.changes().iter().collect(), Vec::new()),
             Some(Origin::Branch) => (of(Origin::Branch), of(Origin::Drift)),
@@ -165,27 +167,29 @@ fn shown(lines: &[(ChangeTag, &str)]) -> Vec<bool> {
 }
 
 /// Which provider, or file, a branch stops protecting, and how. Foreign text in the sentence goes through `quote`.
-pub(super) fn loosened(item: &Loosened, quote: impl Fn(&str) -> String) -> (&str, String) {
-    let label = item.provider().map_or(Loosened::PIN_FILE, Provider::as_str);
+pub(super) fn loosened(item: &Loosening, quote: impl Fn(&str) -> String) -> (&str, String) {
+    let label = item
+        .provider()
+        .map_or(Loosening::PIN_FILE, Provider::as_str);
     let sentence = match item {
-        Loosened::File { file, .. } => {
+        Loosening::File { file, .. } => {
             format!(
                 "{} is removed: no longer managed, Calry keeps what it has",
                 quote(file)
             )
         }
-        Loosened::Part { path, .. } => format!("{} is no longer managed", quote(path)),
-        Loosened::Hold {
+        Loosening::Part { path, .. } => format!("{} is no longer managed", quote(path)),
+        Loosening::Hold {
             until,
             before: None,
             ..
         } => format!("put on hold until {until}"),
-        Loosened::Hold {
+        Loosening::Hold {
             until,
             before: Some(before),
             ..
         } => format!("hold extended from {before} to {until}"),
-        Loosened::Pin(PinChange {
+        Loosening::Pin(PinChange {
             before,
             after: None,
         }) => {
@@ -194,7 +198,7 @@ pub(super) fn loosened(item: &Loosened, quote: impl Fn(&str) -> String) -> (&str
                 quote(before.as_str())
             )
         }
-        Loosened::Pin(PinChange {
+        Loosening::Pin(PinChange {
             before,
             after: Some(after),
         }) => {

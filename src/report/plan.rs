@@ -8,7 +8,7 @@ use crate::model::{
     self, Diagnostic, Excerpt, Revision, Severity, Workspace, first_problems, printable,
 };
 use crate::plan::{
-    self, Change, Entry, KeyChange, Mismatch, Missing, Origin, Plan, Summary, Verdict,
+    self, Change, KeyChange, Mismatch, Missing, Origin, Plan, PlanEntry, Summary, Verdict,
 };
 use crate::reconcile::apply::{Outcome, Report};
 
@@ -236,7 +236,7 @@ fn problems(diagnostics: &[Diagnostic]) -> Vec<Problem> {
 }
 
 fn definition<'a>(
-    entry: &'a Entry,
+    entry: &'a PlanEntry,
     diagnostics: &[Diagnostic],
     report: Option<&'a Report>,
 ) -> Definition<'a> {
@@ -287,7 +287,7 @@ fn definition<'a>(
 }
 
 /// The differences of one provider, each with whose it is.
-fn changes(entry: &Entry) -> Vec<ChangeItem> {
+fn changes(entry: &PlanEntry) -> Vec<ChangeItem> {
     let origins = entry
         .origins
         .iter()
@@ -307,7 +307,7 @@ fn changes(entry: &Entry) -> Vec<ChangeItem> {
 }
 
 /// Why a provider cannot be brought to what git wants, whatever is tried.
-pub(crate) fn fault(entry: &Entry, diagnostics: &[Diagnostic]) -> Option<String> {
+pub(crate) fn fault(entry: &PlanEntry, diagnostics: &[Diagnostic]) -> Option<String> {
     match &entry.verdict {
         Verdict::Unreadable(problem) => Some(format!(
             "Calry's definition cannot be read: {}",
@@ -332,7 +332,7 @@ pub(crate) fn fault(entry: &Entry, diagnostics: &[Diagnostic]) -> Option<String>
     }
 }
 
-pub(crate) fn hold(entry: &Entry) -> Option<Hold> {
+pub(crate) fn hold(entry: &PlanEntry) -> Option<Hold> {
     match &entry.verdict {
         Verdict::Held { hold, .. } => Some(hold.into()),
         _ => None,
@@ -348,8 +348,8 @@ impl From<&model::Hold> for Hold {
     }
 }
 
-impl<'a> From<&'a plan::Loosened> for LoosenedItem<'a> {
-    fn from(item: &'a plan::Loosened) -> Self {
+impl<'a> From<&'a plan::Loosening> for LoosenedItem<'a> {
+    fn from(item: &'a plan::Loosening) -> Self {
         Self {
             provider: item.provider().map(|p| p.as_str()),
             what: item.what(),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::json;
 use super::plan::{ChangeItem, Hold, Kept, Problem, fault, hold};
 use crate::model::{self, Diagnostic, Revision, Severity, Workspace, printable};
-use crate::plan::{Cause, Entry, Summary, Verdict};
+use crate::plan::{Cause, PlanEntry, Summary, Verdict};
 use crate::reconcile::apply;
 
 /// The state of a daemon and of every workspace that it keeps.
@@ -392,7 +392,7 @@ where
 impl ProviderStatus {
     /// What a plan says of a provider, before anything is tried.
     #[must_use]
-    pub fn of(entry: &Entry, problems: &[Diagnostic], now: Timestamp) -> Self {
+    pub fn of(entry: &PlanEntry, problems: &[Diagnostic], now: Timestamp) -> Self {
         Self {
             provider: entry.provider.as_ref().map(ToString::to_string),
             file: entry.file.clone(),

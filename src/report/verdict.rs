@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::status::{Ended, ProviderStatus, State, WorkspaceStatus};
 use super::words::{between, counted};
-use crate::model::{printable, short_commit, spoken};
+use crate::model::{human_duration, printable, short_commit};
 
 /// Severity, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +54,7 @@ pub fn standing(workspace: &WorkspaceStatus, now: Timestamp) -> Standing {
     let Some(last) = &workspace.last_pass else {
         let length = workspace
             .pass
-            .map(|pass| format!(", for {}", spoken(between(pass.began, now))));
+            .map(|pass| format!(", for {}", human_duration(between(pass.began, now))));
         return told(
             Tone::Waiting,
             format!("the first pass is under way{}", length.unwrap_or_default()),

@@ -14,7 +14,7 @@ use calry_gitops::model::{
     Desired, DesiredPartnerKey, DesiredValue, Live, LiveProblems, LiveValue, PartnerKey, Provider,
     Scrubber, Secret, Template, Update, UpdateMethod, Workspace,
 };
-use calry_gitops::plan::{AppliedState, Approved, Context, Input, Limits, plan};
+use calry_gitops::plan::{AppliedState, Approved, Context, Limits, PlanInput, plan};
 use calry_gitops::reconcile;
 use calry_gitops::reconcile::apply::{
     Caller, GRACE, Options, Outcome, Report, STALE, STALE_IF_CARRIED, UpdateResult, Withdrawn,
@@ -847,7 +847,7 @@ fn faked_with(providers: usize, takes: Duration, whole: bool) -> (Fake, Approved
             .collect(),
         hold: None,
     };
-    let files = (0..providers).map(|n| Input {
+    let files = (0..providers).map(|n| PlanInput {
         file: format!("p{n:02}.yaml"),
         provider: Some(provider(n)),
         desired: Some(Arc::new(desired(n))),

@@ -8,7 +8,7 @@ use calry_gitops::model::{
     LiveValue, PartnerKey, Provider, Secret, Template, Update, UpdateMethod, Workspace,
 };
 use calry_gitops::plan::{
-    AppliedState, Context, Digest, Input, Limits, Plan, Refusal, Verdict, plan, verify,
+    AppliedState, Context, Digest, Limits, Plan, PlanInput, Refusal, Verdict, plan, verify,
 };
 use calry_gitops::render::text;
 use proptest::collection::{btree_map, btree_set, vec};
@@ -97,7 +97,7 @@ fn states() -> impl Strategy<Value = (Vec<Desired>, Vec<Live>)> {
 }
 
 fn make(desired: &[Desired], live: &[Live], method: UpdateMethod) -> Plan {
-    let inputs = desired.iter().map(|d| Input {
+    let inputs = desired.iter().map(|d| PlanInput {
         file: format!("{}.yaml", d.provider.file_stem()),
         provider: Some(d.provider.clone()),
         desired: Some(Arc::new(d.clone())),

@@ -8,7 +8,7 @@ use crate::support::{Ran, World, live, repository};
 use calry_gitops::desired::definitions::load;
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::model::{Catalogue, Live, LiveProblems, PartnerKey, Provider, Workspace};
-use calry_gitops::pull::{Names, Scope, State, prepare};
+use calry_gitops::pull::{FileState, Scope, SecretNames, prepare};
 use calry_gitops::sandbox::{Config, Mask, Seed, Semantics};
 use serde_json::{Value, json};
 
@@ -597,7 +597,7 @@ fn a_file_that_somebody_saves_meanwhile_is_not_overwritten() {
         &workspace,
         &live,
         scope,
-        Names::of(&loaded),
+        SecretNames::of(&loaded),
         &sources,
     );
     for name in ["hostaway.yaml", "guesty.yaml"] {
@@ -610,7 +610,7 @@ fn a_file_that_somebody_saves_meanwhile_is_not_overwritten() {
     ] {
         let file = pull.files.iter().find(|file| file.name == name).unwrap();
         assert!(
-            matches!(&file.state, State::Refused(sentence) if sentence.contains(why)),
+            matches!(&file.state, FileState::Refused(sentence) if sentence.contains(why)),
             "{file:?}"
         );
         assert_eq!(

@@ -10,8 +10,8 @@ use calry_gitops::model::{
     Code, Live, LiveNames, LiveProblems, LiveValue, PartnerKey, Provider, Secret, UpdateMethod,
     Workspace,
 };
-use calry_gitops::plan::{AppliedState, Context, Input, Verdict, plan};
-use calry_gitops::pull::{Names, Pull, Scope, State, prepare};
+use calry_gitops::plan::{AppliedState, Context, PlanInput, Verdict, plan};
+use calry_gitops::pull::{FileState, Pull, Scope, SecretNames, prepare};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -548,7 +548,7 @@ fn pull(dir: &Path, live: &Live, secrets: &BTreeMap<String, String>) -> Pull {
         only: &[],
         known: &known,
     };
-    let names = Names::of(&loaded);
+    let names = SecretNames::of(&loaded);
     let mut pull = prepare(
         &loaded,
         &workspace(),
@@ -561,7 +561,7 @@ fn pull(dir: &Path, live: &Live, secrets: &BTreeMap<String, String>) -> Pull {
     pull
 }
 
-fn state(pull: &Pull) -> &State {
+fn state(pull: &Pull) -> &FileState {
     &pull
         .files
         .iter()
@@ -633,11 +633,11 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
         state(&first)
     );
     prop_assert!(
-        !matches!(state(&first), State::Refused(_) | State::Invalid),
+        !matches!(state(&first), FileState::Refused(_) | FileState::Invalid),
         "{told}"
     );
     let changes = match state(&first) {
-        State::Updated(changes) => changes.clone(),
+        FileState::Updated(changes) => changes.clone(),
         _ => Vec::new(),
     };
 
@@ -696,9 +696,9 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
     // Again: nothing to change, and a plan that is empty but for secrets that are outdated.
     provide(&first, live, &mut secrets);
     let second = pull(dir.path(), live, &secrets);
-    prop_assert_eq!(state(&second), &State::Unchanged, "{}", told);
+    prop_assert_eq!(state(&second), &FileState::Unchanged, "{}", told);
     let loaded = loaded(dir.path(), &secrets);
-    let inputs = loaded.files.iter().map(|f| Input {
+    let inputs = loaded.files.iter().map(|f| PlanInput {
         file: f.name.clone(),
         provider: f.provider.clone(),
         desired: f.desired.clone(),
@@ -739,7 +739,7 @@ proptest! {
         let known = loaded.known_with(&LiveNames::of([&live], &[], false));
         let scope = Scope { parts: &[], only: &[], known: &known };
         let no_secrets = sources(&BTreeMap::new());
-        prepare(&loaded, &workspace(), std::slice::from_ref(&live), scope, Names::of(&loaded), &no_secrets)
+        prepare(&loaded, &workspace(), std::slice::from_ref(&live), scope, SecretNames::of(&loaded), &no_secrets)
             .write(dir.path(), false);
         let text = std::fs::read_to_string(dir.path().join(format!("{}.yaml", live.provider.file_stem()))).unwrap();
         let mut checked = load(dir.path()).unwrap();

@@ -10,7 +10,7 @@ use calry_gitops::model::{
     PartnerKey, Provider, Secret, Template, Update, UpdateMethod, Workspace,
 };
 use calry_gitops::plan::{
-    AppliedState, Context, Input, LastApplied, Refreshed, Verdict, plan, refresh, verify,
+    AppliedState, Context, LastApplied, PlanInput, RefreshedStep, Verdict, plan, refresh, verify,
 };
 use calry_gitops::sandbox::Config;
 use serde_json::json;
@@ -216,7 +216,7 @@ fn trap_7_what_was_applied_still_counts_when_a_provider_is_read_again() {
         applied: &applied,
         base: None,
     };
-    let file = Input {
+    let file = PlanInput {
         file: "hostaway.yaml".to_owned(),
         provider: Some(hostaway()),
         desired: Some(Arc::new(wanted("https://e.com/new"))),
@@ -234,7 +234,7 @@ fn trap_7_what_was_applied_still_counts_when_a_provider_is_read_again() {
     assert_eq!(step.changes.len(), 1, "only the icon differs");
     assert!(matches!(
         refresh(step, masked, UpdateMethod::Patch),
-        Refreshed::Due(_)
+        RefreshedStep::Due(_)
     ));
 }
 
@@ -388,7 +388,7 @@ fn an_update_carries_what_git_does_not_manage_only_in_the_parts_that_it_sends() 
             base: None,
         };
         let desired = Some(Arc::new(desired.clone()));
-        let file = Input {
+        let file = PlanInput {
             file: "hostaway.yaml".to_owned(),
             provider: Some(hostaway()),
             desired,

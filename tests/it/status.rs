@@ -313,7 +313,7 @@ fn foreign_text_does_not_act_on_the_terminal() {
                 && ran
                     .out
                     .chars()
-                    .all(|c| c == '\n' || !calry_gitops::model::acts(c)),
+                    .all(|c| c == '\n' || !calry_gitops::model::needs_escape(c)),
             "{}",
             ran.out
         );

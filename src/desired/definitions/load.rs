@@ -496,7 +496,7 @@ impl Loaded {
     #[must_use]
     pub fn known_with(&self, live: &LiveNames) -> Catalogue {
         let mut known = Catalogue::built_in();
-        known.extend(live.shown());
+        known.extend(live.readable());
         if !live.is_complete() {
             known.extend(&self.schema);
         }
@@ -549,7 +549,7 @@ impl Loaded {
     /// stays readable: the plan calls it missing. Of a provider whose definition cannot be read nothing is judged.
     pub fn check_live(&mut self, live: &LiveNames) -> Vec<(Provider, String)> {
         let mut known = self.known();
-        known.extend(live.shown());
+        known.extend(live.readable());
         let mut undecided = Vec::new();
         for file in &mut self.files {
             let Some(provider) = file.provider.clone() else {
@@ -559,7 +559,7 @@ impl Loaded {
                 self.diagnostics
                     .extend(file.judge(false, |problems, places| {
                         if let Some(at) = places.provider {
-                            Unknown::provider(&provider, at, live.shown()).online(problems);
+                            Unknown::provider(&provider, at, live.readable()).online(problems);
                         }
                     }));
             } else {

@@ -9,7 +9,7 @@ mod signers;
 mod trusted;
 
 pub use files::GIT_THREAD;
-pub use revision::{Base, BaseError, base, path_in_checkout, references, revision};
+pub use revision::{BaseError, MergeBase, base, path_in_checkout, references, revision};
 pub use signature::Distrust;
 pub use signers::SignersError;
 pub use trusted::{CommitId, Refused, Trust, TrustError, Trusted, trusted};

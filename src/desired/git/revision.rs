@@ -183,7 +183,7 @@ pub fn path_in_checkout(directory: &Path) -> Option<PathBuf> {
 
 /// The definitions as they were where this branch left another one.
 #[derive(Debug)]
-pub struct Base {
+pub struct MergeBase {
     /// The commit's id, in hexadecimal digits.
     pub commit: String,
     /// Its definition files. None of their problems counts: a file that cannot be used wants nothing.
@@ -222,13 +222,13 @@ pub enum BaseError {
 ///
 /// # Errors
 /// [`BaseError`].
-pub fn base(directory: &Path, reference: &str) -> Result<Base, BaseError> {
+pub fn base(directory: &Path, reference: &str) -> Result<MergeBase, BaseError> {
     let (owned, name) = (directory.to_owned(), reference.to_owned());
     let read = move || read_base(&owned, &name);
     limited(directory, read).unwrap_or_else(|error| Err(BaseError::NoCheckout(error.to_string())))
 }
 
-fn read_base(directory: &Path, reference: &str) -> Result<Base, BaseError> {
+fn read_base(directory: &Path, reference: &str) -> Result<MergeBase, BaseError> {
     let format = Format::of(directory);
     let no_checkout = |trouble: Trouble| BaseError::NoCheckout(format.explain(trouble).to_string());
     let shown = ellipsize(&printable(reference), MAX_TEXT);
@@ -270,7 +270,7 @@ fn read_base(directory: &Path, reference: &str) -> Result<Base, BaseError> {
     let files = files().map_err(|trouble| {
         BaseError::Unreadable(commit.to_string(), format.explain(trouble).to_string())
     })?;
-    Ok(Base {
+    Ok(MergeBase {
         commit: commit.to_string(),
         loaded: Loaded::of(directory, files.iter().map(Committed::read)),
     })

@@ -19,7 +19,7 @@ use super::request::{Refused, Shared, accept, read_secret, single, trigger};
 use crate::daemon::Handle;
 use crate::daemon::publisher::now;
 use crate::http::SecretFile;
-use crate::model::{SharedSecret, Signing};
+use crate::model::{SharedSecret, SignatureCheck};
 use crate::report::status::Trigger;
 
 /// The largest body, in bytes: a push of several thousand commits. The interval finds a larger one.
@@ -60,7 +60,7 @@ enum Proof {
     /// The request contains the secret itself, and it is right.
     Shown,
     /// One of these must be the signature of the body and its prefix.
-    Signed(Signing, Vec<Vec<u8>>),
+    Signed(SignatureCheck, Vec<Vec<u8>>),
 }
 
 pub(super) fn router() -> Router<Arc<Shared>> {
@@ -138,7 +138,7 @@ fn event(sender: Sender, headers: &HeaderMap) -> Event {
 fn proof(sender: Sender, secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {
     let of_body = |name| {
         let signature = unhex(single(headers, name)?.strip_prefix("sha256=")?)?;
-        Some(Proof::Signed(secret.sign()?, vec![signature]))
+        Some(Proof::Signed(secret.check_signature()?, vec![signature]))
     };
     match sender {
         Sender::Github => of_body("x-hub-signature-256"),
@@ -164,7 +164,7 @@ fn standard(secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {
     let signatures = signatures
         .filter_map(|one| STANDARD.decode(one.strip_prefix("v1,")?).ok())
         .collect();
-    let mut signing = secret.sign_standard()?;
+    let mut signing = secret.check_standard_signature()?;
     signing.update(format!("{id}.{time}.").as_bytes());
     Some(Proof::Signed(signing, signatures))
 }

@@ -43,7 +43,7 @@ use super::metrics::Metrics;
 use crate::daemon::publisher::{LIFELESS, now};
 use crate::daemon::{Handle, StatusPublisher};
 use crate::http::SecretFile;
-use crate::model::{hex, spoken};
+use crate::model::{hex, human_duration};
 use crate::report::json;
 use crate::report::status::Status;
 
@@ -164,7 +164,7 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
         .iter()
         .map(|publisher| publisher.silence())
         .collect();
-    let silence = spoken(silences.iter().copied().max().unwrap_or_default());
+    let silence = human_duration(silences.iter().copied().max().unwrap_or_default());
     match silences
         .iter()
         .filter(|silence| **silence >= LIFELESS)

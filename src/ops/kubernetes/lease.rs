@@ -22,7 +22,7 @@ use super::election::{Election, Record, Step, Times};
 use super::event_writer::Events;
 use super::{Cluster, said};
 use crate::daemon::{Handle, Leadership, Moment};
-use crate::model::{ellipsize, printable, spoken};
+use crate::model::{ellipsize, human_duration, printable};
 use crate::report::status::{Ended, Lead, Pass, Trigger};
 
 /// Who asks for a Lease that another one holds.
@@ -275,7 +275,7 @@ impl Lease {
         let made = self
             .within(self.api.create(&PostParams::default(), &lease))
             .await?;
-        let wait = spoken(self.times.duration);
+        let wait = human_duration(self.times.duration);
         tracing::info!(
             lease = self.shown,
             "there was no Lease {}, and now there is: it is taken in {wait}, in case somebody deleted it and a replica still \
@@ -445,7 +445,7 @@ impl Lease {
                 Err(Trouble::Other(kind, advised(&error)))
             }
             Err(_) => {
-                let given = spoken(most.min(left));
+                let given = human_duration(most.min(left));
                 Err(Trouble::Other(
                     Kind::Silence,
                     format!("the API server did not answer within {given}"),
@@ -481,7 +481,7 @@ impl Lease {
                 let then = match self.election.term(now) {
                     Some(term) => format!(
                         "; this replica leads for {} more",
-                        spoken(term.renew_by.since(now))
+                        human_duration(term.renew_by.since(now))
                     ),
                     None => "; this replica stands by".to_owned(),
                 };

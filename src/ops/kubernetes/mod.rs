@@ -74,7 +74,7 @@ pub enum ClusterError {
     /// Something that is asked for credentials does not answer.
     #[error(
         "timed out after {} while waiting for the credentials for the API server; check the program that the kubeconfig names for them",
-        crate::model::spoken(FIND)
+        crate::model::human_duration(FIND)
     )]
     Late,
     #[error("POD_NAMESPACE is {0:?}, and that is no name of a namespace")]

@@ -415,7 +415,8 @@ fn link(text: String) -> Result<String, InvalidTarget> {
 
 fn context(written: Option<String>) -> Result<String, InvalidTarget> {
     let context = written.unwrap_or_else(|| "calry-gitops".to_owned());
-    let fits = (1..=MAX_NAME).contains(&context.len()) && !context.chars().any(crate::model::acts);
+    let fits =
+        (1..=MAX_NAME).contains(&context.len()) && !context.chars().any(crate::model::needs_escape);
     if fits {
         Ok(context)
     } else {

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::config::{EventKind, Rules};
 use crate::daemon::{ReconciliationReport, ReconciliationResult};
 use crate::model::{Desired, ellipsize, hex, printable};
-use crate::plan::{Cause, Change, Entry, Plan, Verdict};
+use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 
 /// How many providers one notification lists; the rest is counted.
@@ -412,7 +412,7 @@ fn troubles(
 }
 
 /// Why a provider is in trouble. One that is backed off after a failure still is.
-fn trouble(entry: &Entry, report: &ReconciliationReport, before: bool) -> Option<String> {
+fn trouble(entry: &PlanEntry, report: &ReconciliationReport, before: bool) -> Option<String> {
     match &entry.verdict {
         Verdict::Invalid => Some("its file has errors".to_owned()),
         Verdict::Missing => Some("the workspace has no such provider".to_owned()),

@@ -14,7 +14,7 @@ use reqwest::header::{
 use sha2::Sha256;
 
 use crate::http::{Http, HttpUrl, bounded, retry_after};
-use crate::model::{Secret, spoken};
+use crate::model::{Secret, human_duration};
 
 /// How long a rate limit is waited for that does not say how long it lasts: what GitHub asks for.
 const UNSAID_WAIT: Duration = Duration::from_secs(60);
@@ -143,7 +143,7 @@ impl Http {
             .await
             .unwrap_or_else(|_| {
                 route.renew(&used);
-                Err(format!("no answer within {}", spoken(patience)))
+                Err(format!("no answer within {}", human_duration(patience)))
             })
     }
 }

@@ -15,7 +15,7 @@ use super::config::{Channel, ForgeKind, Target, WebhookUrl};
 use super::message::{self, Notification};
 use super::post::{Proof, Reply};
 use crate::http::{Http, HttpUrl, SecretFile, UnusableSecret};
-use crate::model::spoken;
+use crate::model::human_duration;
 use crate::report::json;
 
 /// How many notifications wait for one target. What is older is dropped for what is newer.
@@ -300,7 +300,7 @@ impl Queue {
                 kind,
                 attempt,
                 "{name} is notified again in {}: {}",
-                spoken(pause),
+                human_duration(pause),
                 fault.why
             );
             tokio::select! {

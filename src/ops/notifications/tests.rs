@@ -10,7 +10,7 @@ use super::*;
 use crate::daemon::{Findings, ReconciliationResult};
 use crate::desired::git::{Distrust, Refused};
 use crate::model::{Desired, DesiredPartnerKey, Hold, Live, LivePartnerKey, Provider};
-use crate::plan::{Cause, Change, Entry, Payload, Plan, Step, Verdict};
+use crate::plan::{Cause, Change, Payload, Plan, PlanEntry, Step, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, Report, UpdateResult};
 use crate::report::status::Trigger;
@@ -50,9 +50,9 @@ fn change() -> Change {
     }
 }
 
-fn entry(provider: &str, verdict: Verdict) -> Entry {
+fn entry(provider: &str, verdict: Verdict) -> PlanEntry {
     let provider = Provider::parse(provider).ok();
-    Entry {
+    PlanEntry {
         provider,
         file: None,
         verdict,
@@ -78,7 +78,7 @@ fn in_sync(provider: &str) -> Verdict {
     Verdict::InSync(desired(provider), live(provider))
 }
 
-fn due(provider: &str, cause: Cause) -> Entry {
+fn due(provider: &str, cause: Cause) -> PlanEntry {
     let desired = desired(provider);
     let step = Step {
         desired,
@@ -91,7 +91,7 @@ fn due(provider: &str, cause: Cause) -> Entry {
     entry(provider, Verdict::Update(Box::new(step)))
 }
 
-fn plan(entries: Vec<Entry>) -> Plan {
+fn plan(entries: Vec<PlanEntry>) -> Plan {
     let workspace = Workspace {
         id: "a".to_owned(),
         name: String::new(),
@@ -113,7 +113,7 @@ pub(super) fn applied(
     updates: &[(&str, Cause, Outcome)],
     others: &[(&str, Verdict)],
 ) -> ReconciliationResult {
-    let mut entries: Vec<Entry> = updates
+    let mut entries: Vec<PlanEntry> = updates
         .iter()
         .map(|(provider, cause, _)| due(provider, *cause))
         .collect();

@@ -261,14 +261,14 @@ mod tests {
 
     #[test]
     fn a_path_is_read_as_it_was_written() {
-        use crate::plan::dotted;
+        use crate::plan::join_path;
         for (group, name) in [
             ("listing", "pictures"),
             ("a.b", "c\"]d"),
             ("x\\", "\"y"),
             ("[", "é"),
         ] {
-            let path = dotted(&["fieldsToSync", group, name]);
+            let path = join_path(&["fieldsToSync", group, name]);
             let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
             assert_eq!(
                 placed(&path),

@@ -99,7 +99,7 @@ fn no_foreign_text_acts_wherever_it_stands() {
         );
         let acting: Vec<char> = hostile
             .chars()
-            .filter(|c| *c != '\n' && crate::model::acts(*c))
+            .filter(|c| *c != '\n' && crate::model::needs_escape(*c))
             .collect();
         assert!(acting.is_empty(), "{acting:?}");
     }

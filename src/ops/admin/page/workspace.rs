@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::parts::{ago, capitalised, cause, diff, filter, icon, kept, problem, safe, until};
 use super::{View, word};
-use crate::model::{Severity, short_commit, spoken};
+use crate::model::{Severity, human_duration, short_commit};
 use crate::plan::Cause;
 use crate::report::plan::Problem;
 use crate::report::status::{
@@ -417,7 +417,8 @@ fn rows(list: &[&ProviderStatus], now: Timestamp) -> Markup {
 
 fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     let now = view.now;
-    let seconds = |seconds| spoken(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let seconds =
+        |seconds| human_duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     html! {
         section.panel aria-labelledby="facts" {
             div.head { h2 #facts { "The daemon" } }

@@ -49,7 +49,7 @@ impl WatchedInputs {
         if let Some(operator) = &mut operator
             && let Ok(settled) = timeout(FIRST_LOOK, operator.settle()).await
         {
-            operator.seen(settled.fingerprint);
+            operator.mark_seen(settled.state);
         }
         Self {
             definitions,
@@ -69,7 +69,7 @@ impl WatchedInputs {
         }
         self.unsettled = match timeout(at_most, self.definitions.settle()).await {
             Ok(settled) => {
-                self.definitions.seen(settled.fingerprint);
+                self.definitions.mark_seen(settled.state);
                 Some(settled.unsettled)
             }
             Err(_) => None,
@@ -96,10 +96,10 @@ impl WatchedInputs {
         };
         tokio::select! {
             settled = definitions.changed() => {
-                definitions.seen(settled.fingerprint);
+                definitions.mark_seen(settled.state);
                 (self.unsettled, self.fresh) = (Some(settled.unsettled), true);
             }
-            settled = of_operator => operator.iter_mut().for_each(|operator| operator.seen(settled.fingerprint.clone())),
+            settled = of_operator => operator.iter_mut().for_each(|operator| operator.mark_seen(settled.state.clone())),
         }
         self.pending = true;
     }

@@ -1,4 +1,4 @@
-//! What the watcher of the definitions directory notices, and what it doesn't, on a real file system.
+//! The watcher of the definitions directory, on a real file system.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -6,19 +6,19 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use calry_gitops::desired::watch::{FoundBy, Settled, WatchOptions, Watcher};
+use calry_gitops::desired::watch::{FoundBy, SettledDir, WatchOptions, Watcher};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
 const QUIET: Duration = Duration::from_millis(100);
 const NEVER: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Pauses of a fifth of it must not be taken for the end, on the slowest machine.
+/// Long enough that pauses of a fifth of it do not count as the end on the slowest machine.
 const LONGER_QUIET: Duration = Duration::from_millis(300);
 /// Long enough for the slowest machine; only a failing test waits for it.
 const LONG: Duration = Duration::from_secs(20);
 
-/// Lives on events alone.
+/// Finds changes by events alone.
 fn by_events() -> WatchOptions {
     WatchOptions {
         quiet: QUIET,
@@ -29,7 +29,7 @@ fn by_events() -> WatchOptions {
 }
 
 /// Gets no events, as on NFS.
-fn by_looking() -> WatchOptions {
+fn by_polling() -> WatchOptions {
     let poll = Duration::from_millis(20);
     WatchOptions {
         quiet: QUIET,
@@ -40,35 +40,35 @@ fn by_looking() -> WatchOptions {
     }
 }
 
-/// A watcher that has seen what there is.
+/// A watcher that has seen the current state.
 async fn watch(definitions: &Path, options: WatchOptions) -> Watcher {
     let mut watcher = Watcher::new(definitions.to_owned(), options);
     let settled = timeout(LONG, watcher.settle()).await.unwrap();
-    watcher.seen(settled.fingerprint);
+    watcher.mark_seen(settled.state);
     watcher
 }
 
-async fn change(watcher: &mut Watcher) -> Settled {
+async fn change(watcher: &mut Watcher) -> SettledDir {
     let settled = timeout(LONG, watcher.changed()).await.unwrap();
-    watcher.seen(settled.fingerprint.clone());
+    watcher.mark_seen(settled.state.clone());
     settled
 }
 
-/// Nothing wakes it, and then something does: it wasn't deaf.
+/// Nothing wakes the watcher until the sentinel is written, which shows that it still watches.
 async fn nothing_then(watcher: &mut Watcher, quiet: Duration, sentinel: &Path) {
     assert!(
         timeout(quiet * 3, watcher.changed()).await.is_err(),
-        "woken for nothing"
+        "woken without a change"
     );
     fs::write(sentinel, "provider: SENTINEL\n").unwrap();
     change(watcher).await;
 }
 
-fn room() -> (TempDir, PathBuf) {
-    let room = TempDir::new().unwrap();
-    let definitions = room.path().join("definitions");
+fn definitions_dir() -> (TempDir, PathBuf) {
+    let root = TempDir::new().unwrap();
+    let definitions = root.path().join("definitions");
     fill(&definitions, "one");
-    (room, definitions)
+    (root, definitions)
 }
 
 fn fill(definitions: &Path, icon: &str) {
@@ -88,59 +88,62 @@ fn flip(link: &Path, target: &str) {
 }
 
 #[tokio::test]
-async fn what_was_never_seen_is_a_change_until_it_is_seen() {
-    let (_room, definitions) = room();
+async fn the_first_state_is_a_change_until_it_is_marked_as_seen() {
+    let (_root, definitions) = definitions_dir();
     let mut watcher = Watcher::new(definitions.clone(), by_events());
     let first = timeout(LONG, watcher.changed()).await.unwrap();
     let second = timeout(LONG, watcher.changed()).await.unwrap();
-    assert_eq!(first.fingerprint, second.fingerprint);
-    watcher.seen(second.fingerprint);
+    assert_eq!(first.state, second.state);
+    watcher.mark_seen(second.state);
     nothing_then(&mut watcher, QUIET, &definitions.join("new.yaml")).await;
 }
 
 #[tokio::test]
 async fn a_file_rewritten_in_place_renamed_over_added_or_deleted_wakes_each_time() {
-    let (_room, definitions) = room();
+    let (_root, definitions) = definitions_dir();
     let file = definitions.join("hostaway.yaml");
     let mut watcher = watch(&definitions, by_events()).await;
 
     fs::write(&file, "provider: HOSTAWAY\nicon: two\n").unwrap();
     let settled = change(&mut watcher).await;
-    assert_eq!((settled.by, settled.unsettled), (FoundBy::Event, vec![]));
+    assert_eq!(
+        (settled.found_by, settled.unsettled),
+        (FoundBy::Event, vec![])
+    );
 
     let saved = definitions.join(".hostaway.yaml.swp");
     fs::write(&saved, "provider: HOSTAWAY\nicon: three\n").unwrap();
     fs::rename(&saved, &file).unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
     // The watch outlives the file it was about.
     fs::write(&file, "provider: HOSTAWAY\nicon: four\n").unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
 
     fs::write(definitions.join("lodgify.yaml"), "provider: LODGIFY\n").unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
 
     fs::remove_file(&file).unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
 }
 
 #[tokio::test]
-async fn the_same_size_and_a_time_put_back_hide_nothing() {
-    let (_room, definitions) = room();
+async fn the_same_size_and_a_time_set_back_hide_no_change() {
+    let (_root, definitions) = definitions_dir();
     let path = definitions.join("hostaway.yaml");
     let before = fs::metadata(&path).unwrap().modified().unwrap();
-    let mut watcher = watch(&definitions, by_looking()).await;
+    let mut watcher = watch(&definitions, by_polling()).await;
     let mut file = File::options().write(true).open(&path).unwrap();
     file.write_all(b"provider: HOSTAWAY\nicon: two\n").unwrap();
     file.set_modified(before).unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Poll);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Poll);
 }
 
 #[tokio::test]
 async fn git_syncs_flip_of_the_link_wakes_again_and_again() {
-    let room = TempDir::new().unwrap();
+    let root = TempDir::new().unwrap();
     for commit in ["a", "b", "c"] {
         fill(
-            &room
+            &root
                 .path()
                 .join(".worktrees")
                 .join(commit)
@@ -148,47 +151,47 @@ async fn git_syncs_flip_of_the_link_wakes_again_and_again() {
             commit,
         );
     }
-    let link = room.path().join("current");
+    let link = root.path().join("current");
     symlink(".worktrees/a", &link).unwrap();
     let mut watcher = watch(&link.join("deploy/definitions"), by_events()).await;
     for commit in ["b", "c", "a"] {
         flip(&link, &format!(".worktrees/{commit}"));
-        assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+        assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
     }
-    let file = room
+    let file = root
         .path()
         .join(".worktrees/a/deploy/definitions/hostaway.yaml");
     fs::write(file, "provider: HOSTAWAY\n").unwrap();
     assert_eq!(
-        change(&mut watcher).await.by,
+        change(&mut watcher).await.found_by,
         FoundBy::Event,
         "what the link leads to is watched as well"
     );
 }
 
 #[tokio::test]
-async fn a_flip_of_the_definitions_link_itself_wakes_even_where_the_files_are_the_same_ones() {
-    let room = TempDir::new().unwrap();
-    fill(&room.path().join("a"), "same");
-    fs::create_dir(room.path().join("b")).unwrap();
-    let link = room.path().join("definitions");
+async fn a_flip_of_the_definitions_link_itself_wakes_even_if_the_files_are_the_same() {
+    let root = TempDir::new().unwrap();
+    fill(&root.path().join("a"), "same");
+    fs::create_dir(root.path().join("b")).unwrap();
+    let link = root.path().join("definitions");
     symlink("a", &link).unwrap();
     for name in ["hostaway.yaml", "guesty.yml"] {
         fs::hard_link(
-            room.path().join("a").join(name),
-            room.path().join("b").join(name),
+            root.path().join("a").join(name),
+            root.path().join("b").join(name),
         )
         .unwrap();
     }
     let mut watcher = watch(&link, by_events()).await;
     flip(&link, "b");
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
 }
 
 #[tokio::test]
 async fn a_configmaps_swap_of_its_data_wakes_again_and_again() {
-    let room = TempDir::new().unwrap();
-    let mount = room.path();
+    let root = TempDir::new().unwrap();
+    let mount = root.path();
     fill(&mount.join("..2026_01"), "one");
     symlink("..2026_01", mount.join("..data")).unwrap();
     for name in ["hostaway.yaml", "guesty.yml"] {
@@ -203,88 +206,88 @@ async fn a_configmaps_swap_of_its_data_wakes_again_and_again() {
         fill(&mount.join(new), new);
         flip(&mount.join("..data"), new);
         fs::remove_dir_all(mount.join(old)).unwrap();
-        assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+        assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
     }
 }
 
 #[tokio::test]
-async fn a_directory_that_vanishes_and_comes_back_wakes_twice_and_is_watched_anew() {
-    let (_room, definitions) = room();
+async fn a_directory_that_vanishes_and_comes_back_wakes_twice_and_is_watched_again() {
+    let (_root, definitions) = definitions_dir();
     let mut watcher = watch(&definitions, by_events()).await;
     for round in ["two", "three", "four"] {
         fs::remove_dir_all(&definitions).unwrap();
-        assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+        assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
         fill(&definitions, round);
-        assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+        assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
         fs::write(definitions.join("hostaway.yaml"), "provider: HOSTAWAY\n").unwrap();
-        assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+        assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
     }
 }
 
 #[tokio::test]
-async fn a_directory_replaced_at_once_is_watched_anew() {
-    let (_room, definitions) = room();
+async fn a_directory_replaced_at_once_is_watched_again() {
+    let (_root, definitions) = definitions_dir();
     let mut watcher = watch(&definitions, by_events()).await;
-    // Often with the same inode number: nothing but the events tells the two apart.
+    // Often with the same inode number: only the events distinguish the two.
     fs::remove_dir_all(&definitions).unwrap();
     fill(&definitions, "two");
     change(&mut watcher).await;
     fs::write(definitions.join("hostaway.yaml"), "provider: HOSTAWAY\n").unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
 }
 
 #[tokio::test]
-async fn a_parent_removed_and_made_again_is_watched_anew() {
-    let room = TempDir::new().unwrap();
+async fn a_parent_removed_and_created_again_is_watched_again() {
+    let root = TempDir::new().unwrap();
     let (repository, definitions) = (
-        room.path().join("repo"),
-        room.path().join("repo/definitions"),
+        root.path().join("repo"),
+        root.path().join("repo/definitions"),
     );
     fill(&definitions, "one");
     let mut watcher = watch(&definitions, by_events()).await;
     fs::remove_dir_all(&repository).unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
     fill(&definitions, "two");
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
     fs::remove_file(definitions.join("hostaway.yaml")).unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
 }
 
 #[tokio::test]
-async fn a_directory_that_is_not_there_yet_is_waited_for() {
-    let room = TempDir::new().unwrap();
-    let definitions = room.path().join("not/yet/definitions");
+async fn a_missing_directory_is_waited_for() {
+    let root = TempDir::new().unwrap();
+    let definitions = root.path().join("not/yet/definitions");
     let mut watcher = watch(&definitions, by_events()).await;
     fill(&definitions, "one");
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Event);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
 }
 
 #[tokio::test]
 async fn links_that_lead_in_a_circle_are_a_missing_directory() {
-    let room = TempDir::new().unwrap();
-    symlink("b", room.path().join("a")).unwrap();
-    symlink("a", room.path().join("b")).unwrap();
-    let mut watcher = watch(&room.path().join("a"), by_events()).await;
-    fs::remove_file(room.path().join("b")).unwrap();
-    fill(&room.path().join("b"), "one");
+    let root = TempDir::new().unwrap();
+    symlink("b", root.path().join("a")).unwrap();
+    symlink("a", root.path().join("b")).unwrap();
+    let mut watcher = watch(&root.path().join("a"), by_events()).await;
+    fs::remove_file(root.path().join("b")).unwrap();
+    fill(&root.path().join("b"), "one");
     change(&mut watcher).await;
 }
 
 #[tokio::test]
-async fn files_that_are_no_definitions_wake_nobody() {
-    let (room, definitions) = room();
-    fs::write(room.path().join("other.yaml"), "other\n").unwrap();
+async fn files_that_are_not_definitions_do_not_wake() {
+    let (root, definitions) = definitions_dir();
+    fs::write(root.path().join("other.yaml"), "other\n").unwrap();
     let mut watcher = watch(&definitions, by_events()).await;
-    fs::write(room.path().join("other.yaml"), "another\n").unwrap();
-    fs::create_dir(room.path().join("sibling")).unwrap();
+    fs::write(root.path().join("other.yaml"), "another\n").unwrap();
+    fs::create_dir(root.path().join("sibling")).unwrap();
     fs::write(definitions.join("README.md"), "words\n").unwrap();
     fs::write(definitions.join(".hostaway.yaml.swp"), "swap\n").unwrap();
     nothing_then(&mut watcher, QUIET, &definitions.join("new.yaml")).await;
 }
 
 #[tokio::test]
-async fn reading_the_files_wakes_nobody() {
-    let (_room, definitions) = room();
+async fn reading_the_files_does_not_wake() {
+    let (_root, definitions) = definitions_dir();
     let mut watcher = watch(&definitions, by_events()).await;
     for entry in fs::read_dir(&definitions).unwrap() {
         fs::read(entry.unwrap().path()).unwrap();
@@ -293,8 +296,8 @@ async fn reading_the_files_wakes_nobody() {
 }
 
 #[tokio::test]
-async fn a_reader_who_never_stops_holds_nobody_up() {
-    let (_room, definitions) = room();
+async fn a_reader_that_never_stops_delays_no_change() {
+    let (_root, definitions) = definitions_dir();
     let mut watcher = watch(&definitions, by_events()).await;
     let file = definitions.join("hostaway.yaml");
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -313,8 +316,8 @@ async fn a_reader_who_never_stops_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn where_nobody_writes_nobody_waits() {
-    let (_room, definitions) = room();
+async fn settle_returns_at_once_if_nothing_is_written() {
+    let (_root, definitions) = definitions_dir();
     let quiet = Duration::from_secs(1);
     let mut watcher = watch(
         &definitions,
@@ -332,23 +335,23 @@ async fn where_nobody_writes_nobody_waits() {
 }
 
 #[tokio::test]
-async fn without_events_everything_is_found_by_looking() {
-    let (_room, definitions) = room();
+async fn without_events_every_change_is_found_by_polling() {
+    let (_root, definitions) = definitions_dir();
     let file = definitions.join("hostaway.yaml");
-    let mut watcher = watch(&definitions, by_looking()).await;
+    let mut watcher = watch(&definitions, by_polling()).await;
     fs::write(&file, "provider: HOSTAWAY\nicon: another\n").unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Poll);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Poll);
     fs::write(definitions.join("lodgify.yaml"), "provider: LODGIFY\n").unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Poll);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Poll);
     fs::remove_file(&file).unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Poll);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Poll);
     fs::remove_dir_all(&definitions).unwrap();
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Poll);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Poll);
     fill(&definitions, "two");
-    assert_eq!(change(&mut watcher).await.by, FoundBy::Poll);
+    assert_eq!(change(&mut watcher).await.found_by, FoundBy::Poll);
 }
 
-/// Writes a file in many pieces, with pauses, in a thread. Answers when the last piece was written.
+/// Writes a file in many pieces, with pauses, in a thread. Returns the time of the last piece.
 fn slow_writer(path: PathBuf) -> std::thread::JoinHandle<Instant> {
     std::thread::spawn(move || {
         let mut file = File::create(path).unwrap();
@@ -363,7 +366,7 @@ fn slow_writer(path: PathBuf) -> std::thread::JoinHandle<Instant> {
 }
 
 async fn a_slow_writer(options: WatchOptions) {
-    let (_room, definitions) = room();
+    let (_root, definitions) = definitions_dir();
     let mut watcher = watch(
         &definitions,
         WatchOptions {
@@ -386,18 +389,18 @@ async fn a_slow_writer(options: WatchOptions) {
 }
 
 #[tokio::test]
-async fn a_slow_writer_causes_one_wake_and_that_after_he_is_done() {
+async fn a_slow_writer_causes_one_wake_after_the_last_write() {
     a_slow_writer(by_events()).await;
 }
 
 #[tokio::test]
-async fn a_slow_writer_who_sends_no_events_causes_one_wake_too() {
-    a_slow_writer(by_looking()).await;
+async fn a_slow_writer_without_events_causes_one_wake_too() {
+    a_slow_writer(by_polling()).await;
 }
 
 #[tokio::test]
-async fn a_pass_with_another_reason_waits_for_the_writer_too() {
-    let (_room, definitions) = room();
+async fn settle_waits_for_the_writer_too() {
+    let (_root, definitions) = definitions_dir();
     let mut watcher = watch(
         &definitions,
         WatchOptions {
@@ -413,15 +416,15 @@ async fn a_pass_with_another_reason_waits_for_the_writer_too() {
     }
     let settled = timeout(LONG, watcher.settle()).await.unwrap();
     assert!(writer.is_finished() && settled.unsettled.is_empty());
-    watcher.seen(settled.fingerprint);
+    watcher.mark_seen(settled.state);
     nothing_then(&mut watcher, LONGER_QUIET, &definitions.join("new.yaml")).await;
 }
 
 #[tokio::test]
-async fn a_writer_who_never_stops_is_named_and_his_end_is_another_change() {
+async fn a_writer_that_never_stops_is_named_and_its_end_is_another_change() {
     for events in [true, false] {
-        let (_room, definitions) = room();
-        let options = if events { by_events() } else { by_looking() };
+        let (_root, definitions) = definitions_dir();
+        let options = if events { by_events() } else { by_polling() };
         let patience = LONGER_QUIET * 2;
         let mut watcher = watch(
             &definitions,
@@ -453,15 +456,15 @@ async fn a_writer_who_never_stops_is_named_and_his_end_is_another_change() {
 }
 
 #[tokio::test]
-async fn a_writer_who_never_stops_keeps_no_other_file_waiting() {
+async fn a_writer_that_never_stops_delays_no_other_file() {
     for events in [true, false] {
-        let (_room, definitions) = room();
-        let options = if events { by_events() } else { by_looking() };
-        let restless = LONGER_QUIET * 2;
-        // The patience of the whole directory is not what this is about.
+        let (_root, definitions) = definitions_dir();
+        let options = if events { by_events() } else { by_polling() };
+        let file_patience = LONGER_QUIET * 2;
+        // Long enough that the patience for the whole directory does not end.
         let options = WatchOptions {
             quiet: LONGER_QUIET,
-            restless,
+            file_patience,
             patience: LONG * 9,
             ..options
         };
@@ -475,10 +478,10 @@ async fn a_writer_who_never_stops_keeps_no_other_file_waiting() {
             }
         });
         assert_eq!(change(&mut watcher).await.unsettled, ["hostaway.yaml"]);
-        // Whoever asks is answered, and so is whoever waits for another file.
+        // A request gets an answer, and so does a wait for another file.
         let settled = timeout(LONG, watcher.settle()).await.unwrap();
         assert_eq!(settled.unsettled, ["hostaway.yaml"]);
-        watcher.seen(settled.fingerprint);
+        watcher.mark_seen(settled.state);
         fs::write(
             definitions.join("guesty.yml"),
             "provider: GUESTY\nicon: two\n",
@@ -495,13 +498,13 @@ async fn a_writer_who_never_stops_keeps_no_other_file_waiting() {
 }
 
 #[tokio::test]
-async fn a_file_of_the_operators_and_a_directory_of_secrets_are_watched() {
-    let room = TempDir::new().unwrap();
-    let (key, secrets) = (room.path().join("keys/key"), room.path().join("secrets"));
+async fn an_operator_file_and_a_directory_of_secrets_are_watched() {
+    let root = TempDir::new().unwrap();
+    let (key, secrets) = (root.path().join("keys/key"), root.path().join("secrets"));
     fs::create_dir(key.parent().unwrap()).unwrap();
     let mut watcher = Watcher::of_files(Some(key.clone()), Some(secrets.clone()), by_events());
     let settled = timeout(LONG, watcher.settle()).await.unwrap();
-    watcher.seen(settled.fingerprint);
+    watcher.mark_seen(settled.state);
     fs::write(&key, "one").unwrap();
     change(&mut watcher).await;
     // As Kubernetes mounts a Secret.
@@ -512,20 +515,20 @@ async fn a_file_of_the_operators_and_a_directory_of_secrets_are_watched() {
     fill(&secrets.join("..2026_02"), "two");
     flip(&secrets.join("..data"), "..2026_02");
     change(&mut watcher).await;
-    fs::write(key.with_file_name("other"), "nobody reads it").unwrap();
-    fs::write(secrets.join(".hidden"), "nobody reads it").unwrap();
+    fs::write(key.with_file_name("other"), "not watched").unwrap();
+    fs::write(secrets.join(".hidden"), "not watched").unwrap();
     assert!(
         timeout(QUIET * 3, watcher.changed()).await.is_err(),
-        "woken for nothing"
+        "woken without a change"
     );
     fs::remove_file(&key).unwrap();
     change(&mut watcher).await;
 }
 
 #[tokio::test]
-async fn a_file_from_the_future_blocks_nobody() {
-    let (_room, definitions) = room();
-    let mut watcher = watch(&definitions, by_looking()).await;
+async fn a_file_from_the_future_does_not_block() {
+    let (_root, definitions) = definitions_dir();
+    let mut watcher = watch(&definitions, by_polling()).await;
     let file = File::create(definitions.join("hostaway.yaml")).unwrap();
     file.set_modified(SystemTime::now() + Duration::from_secs(86_400))
         .unwrap();
@@ -536,7 +539,7 @@ async fn a_file_from_the_future_blocks_nobody() {
 
 #[tokio::test]
 async fn a_cancelled_wait_loses_no_change() {
-    let (_room, definitions) = room();
+    let (_root, definitions) = definitions_dir();
     let mut watcher = watch(&definitions, by_events()).await;
     fs::write(
         definitions.join("hostaway.yaml"),
@@ -544,7 +547,7 @@ async fn a_cancelled_wait_loses_no_change() {
     )
     .unwrap();
     for _ in 0..3 {
-        // As a `select!` does whose other arm was faster.
+        // Like a `select!` whose other arm was faster.
         let _ = timeout(Duration::ZERO, watcher.changed()).await;
         let _ = timeout(Duration::ZERO, watcher.settle()).await;
     }

@@ -1,0 +1,178 @@
+//! The state of a directory as `stat` reports it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// If two states are equal, there is nothing new to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirState(Arc<Content>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Content {
+    /// The watch task has ended.
+    Unwatched,
+    /// The directory is missing or cannot be read.
+    Unreadable(io::ErrorKind),
+    Listing(Listing),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Listing {
+    /// The path without links: another directory with the same files is another state.
+    pub(super) real: PathBuf,
+    pub(super) files: BTreeMap<OsString, FileStamp>,
+    /// The number of files beyond the limit.
+    pub(super) uncounted: usize,
+}
+
+impl DirState {
+    pub(super) fn new(listing: io::Result<Listing>) -> Self {
+        Self(Arc::new(match listing {
+            Ok(listing) => Content::Listing(listing),
+            Err(error) => Content::Unreadable(error.kind()),
+        }))
+    }
+
+    pub(super) fn unwatched() -> Self {
+        Self(Arc::new(Content::Unwatched))
+    }
+
+    fn files(&self) -> impl Iterator<Item = (&OsString, &FileStamp)> {
+        let files = match &*self.0 {
+            Content::Listing(listing) => Some(&listing.files),
+            Content::Unwatched | Content::Unreadable(_) => None,
+        };
+        files.into_iter().flatten()
+    }
+
+    /// The age of the file written last, if it is less than `limit`.
+    pub(super) fn youngest_age(&self, limit: Duration) -> Option<Duration> {
+        let now = SystemTime::now();
+        self.files()
+            .filter_map(|(_, stamp)| stamp.age(now))
+            .min()
+            .filter(|age| *age < limit)
+    }
+
+    /// The files of `before` that are gone.
+    pub(super) fn removed_since<'a>(&self, before: &'a Self) -> impl Iterator<Item = &'a OsString> {
+        let now: BTreeSet<OsString> = self.files().map(|(name, _)| name.clone()).collect();
+        before
+            .files()
+            .map(|(name, _)| name)
+            .filter(move |name| !now.contains(*name))
+    }
+
+    /// The files with another stamp than in `before`, and those written less than `limit` ago.
+    pub(super) fn written_since(&self, before: &Self, limit: Duration) -> BTreeSet<OsString> {
+        let now = SystemTime::now();
+        let before: BTreeMap<_, _> = before.files().collect();
+        self.files()
+            .filter(|(name, stamp)| {
+                before.get(name).is_none_or(|before| before != stamp)
+                    || stamp.age(now).is_some_and(|age| age < limit)
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    pub(super) fn with_unsettled(&self, names: &BTreeSet<OsString>) -> Self {
+        let mut content = (*self.0).clone();
+        if let Content::Listing(Listing { files, .. }) = &mut content {
+            let unsettled = names
+                .iter()
+                .cloned()
+                .map(|name| (name, FileStamp::Unsettled));
+            files.extend(unsettled);
+        }
+        Self(Arc::new(content))
+    }
+}
+
+/// One file, its links followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FileStamp {
+    File {
+        inode: (u64, u64),
+        size: u64,
+        modified: (i64, i64),
+        /// Differs if the modification time does not: changed permissions, a time that was set back.
+        changed: (i64, i64),
+    },
+    /// A directory, a pipe, or anything else that is not read.
+    Other {
+        inode: (u64, u64),
+    },
+    Unreadable(io::ErrorKind),
+    /// The file is being written. Unlike every finished state of the same file, so that the end of the writing is a change.
+    Unsettled,
+}
+
+impl FileStamp {
+    pub(super) fn take(path: &Path, revalidate: bool) -> Self {
+        match fs::metadata(path) {
+            Ok(known) if known.is_file() && revalidate => {
+                // A network file system may answer from its cache for seconds. Opening a file makes it ask the server.
+                let fresh = File::open(path).and_then(|file| file.metadata());
+                Self::of(&fresh.unwrap_or(known))
+            }
+            Ok(known) => Self::of(&known),
+            Err(error) => Self::Unreadable(error.kind()),
+        }
+    }
+
+    fn of(metadata: &Metadata) -> Self {
+        let inode = (metadata.dev(), metadata.ino());
+        if metadata.is_file() {
+            Self::File {
+                inode,
+                size: metadata.size(),
+                modified: (metadata.mtime(), metadata.mtime_nsec()),
+                changed: (metadata.ctime(), metadata.ctime_nsec()),
+            }
+        } else {
+            Self::Other { inode }
+        }
+    }
+
+    /// The time since the last write. `None` if the file's times lie in the future: such a clock is no evidence.
+    fn age(&self, now: SystemTime) -> Option<Duration> {
+        let Self::File {
+            modified, changed, ..
+        } = self
+        else {
+            return None;
+        };
+        let since = |(seconds, nanos): (i64, i64)| {
+            let at = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
+            now.duration_since(SystemTime::UNIX_EPOCH.checked_add(at)?)
+                .ok()
+        };
+        since(*modified).into_iter().chain(since(*changed)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_in_the_future_is_no_age() {
+        let stamp = |changed| FileStamp::File {
+            inode: (0, 0),
+            size: 0,
+            modified: (i64::MAX, 0),
+            changed,
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        assert_eq!(stamp((1001, 0)).age(now), None);
+        assert_eq!(stamp((999, 0)).age(now), Some(Duration::from_secs(1)));
+        assert_eq!(stamp((-1, 0)).age(now), None);
+    }
+}

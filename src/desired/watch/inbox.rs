@@ -1,0 +1,56 @@
+//! The messages to the watch task. Hints coalesce, so a storm of events takes no memory.
+
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::SettledDir;
+
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    messages: Mutex<Messages>,
+    notify: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    pub(super) hint: Option<Hint>,
+    pub(super) requests: Vec<oneshot::Sender<SettledDir>>,
+    pub(super) closed: bool,
+}
+
+/// What a file event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Hint {
+    /// A file in the directory.
+    File,
+    /// A directory or link on the path. The watched directory may be gone, even if its successor looks the same, because
+    /// inode numbers are used again.
+    Path,
+}
+
+impl Inbox {
+    pub(super) fn post(&self, write: impl FnOnce(&mut Messages)) {
+        write(&mut self.messages.lock());
+        self.notify.notify_one();
+    }
+
+    /// Takes all messages as soon as there are any, or at `until`.
+    pub(super) async fn wait(&self, until: Instant) -> Messages {
+        loop {
+            {
+                let mut messages = self.messages.lock();
+                if messages.hint.is_some()
+                    || !messages.requests.is_empty()
+                    || messages.closed
+                    || until <= Instant::now()
+                {
+                    return std::mem::take(&mut messages);
+                }
+            }
+            // `notify_one` stores a permit if no task is waiting, so no message is missed.
+            let _ = tokio::time::timeout_at(until.into(), self.notify.notified()).await;
+        }
+    }
+}

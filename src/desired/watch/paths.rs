@@ -1,0 +1,188 @@
+//! Which directories to watch, and which names in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind};
+
+use super::super::definitions::directory::is_input;
+use super::inbox::Hint;
+
+/// As many links as Linux follows before it reports a loop.
+const MAX_LINKS: usize = 40;
+/// Without a limit, links could use up the watches that other programs of the machine need.
+const MAX_DIRECTORIES: usize = 64;
+
+/// The directories to watch, by their paths without links. Only directories: a watch on a file or through a link fires
+/// once and never again.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct WatchPaths(BTreeMap<PathBuf, WatchedDir>);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct WatchedDir {
+    /// Device and inode.
+    identity: Option<(u64, u64)>,
+    /// Links, missing entries and ends of paths.
+    names: BTreeSet<OsString>,
+    /// The files that count.
+    filter: Option<FileFilter>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileFilter {
+    Definitions,
+    /// Every file that is not hidden.
+    Visible,
+}
+
+impl FileFilter {
+    pub(super) fn matches(self, name: &OsStr) -> bool {
+        match self {
+            Self::Definitions => is_input(name),
+            Self::Visible => !name.as_encoded_bytes().starts_with(b"."),
+        }
+    }
+}
+
+impl WatchedDir {
+    fn matches(&self, name: &OsStr) -> bool {
+        self.filter.is_some_and(|filter| filter.matches(name))
+    }
+}
+
+impl WatchPaths {
+    pub(super) fn directories(&self) -> impl Iterator<Item = &PathBuf> {
+        self.0.keys()
+    }
+
+    pub(super) fn add(&mut self, directory: &Path, name: &OsStr) {
+        if let Some(watched) = self.directory(directory)
+            && !watched.matches(name)
+        {
+            watched.names.insert(name.to_owned());
+        }
+    }
+
+    pub(super) fn add_all(&mut self, directory: &Path, filter: FileFilter) {
+        if let Some(watched) = self.directory(directory) {
+            watched.filter = Some(filter);
+        }
+    }
+
+    fn directory(&mut self, directory: &Path) -> Option<&mut WatchedDir> {
+        if !self.0.contains_key(directory) {
+            if self.0.len() == MAX_DIRECTORIES {
+                return None;
+            }
+            let identity = fs::metadata(directory)
+                .ok()
+                .map(|known| (known.dev(), known.ino()));
+            let watched = WatchedDir {
+                identity,
+                ..WatchedDir::default()
+            };
+            self.0.insert(directory.to_owned(), watched);
+        }
+        self.0.get_mut(directory)
+    }
+
+    /// What an event is about, if it concerns these paths. Events of reading are ignored, because scans cause them.
+    pub(super) fn hint(&self, event: &notify::Result<Event>) -> Option<Hint> {
+        let Ok(event) = event else {
+            return Some(Hint::Path);
+        };
+        match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
+            EventKind::Access(_) => return None,
+            _ if event.need_rescan() => return Some(Hint::Path),
+            _ => {}
+        }
+        event
+            .paths
+            .iter()
+            .filter_map(|path| self.hint_of_path(path))
+            .max()
+    }
+
+    fn hint_of_path(&self, path: &Path) -> Option<Hint> {
+        if self.0.contains_key(path) {
+            return Some(Hint::Path);
+        }
+        let (watched, name) = (self.0.get(path.parent()?)?, path.file_name()?);
+        if watched.names.contains(name) {
+            Some(Hint::Path)
+        } else {
+            watched.matches(name).then_some(Hint::File)
+        }
+    }
+}
+
+/// Resolves a path that begins at a directory without links. Calls `visit` for each entry that decides where the path leads
+/// (each link, a missing entry, and the end), with the directory of the entry, free of links, and its name.
+pub(super) fn resolve(
+    from: &Path,
+    path: &Path,
+    mut visit: impl FnMut(&Path, &OsStr),
+) -> io::Result<PathBuf> {
+    let mut at = from.to_owned();
+    let mut ahead = Vec::new();
+    push_steps(&mut ahead, path);
+    let mut links = 0;
+    while let Some(step) = ahead.pop() {
+        let name = match step {
+            Step::Root => {
+                at = PathBuf::from("/");
+                continue;
+            }
+            Step::Up => {
+                at.pop();
+                continue;
+            }
+            Step::Into(name) => name,
+        };
+        let next = at.join(&name);
+        let is_link = match fs::symlink_metadata(&next) {
+            Ok(metadata) => metadata.is_symlink(),
+            Err(error) => {
+                visit(&at, &name);
+                return Err(error);
+            }
+        };
+        if is_link || ahead.is_empty() {
+            visit(&at, &name);
+        }
+        if is_link {
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            push_steps(&mut ahead, &fs::read_link(&next)?);
+        } else {
+            at = next;
+        }
+    }
+    Ok(at)
+}
+
+enum Step {
+    Root,
+    Up,
+    Into(OsString),
+}
+
+fn push_steps(ahead: &mut Vec<Step>, path: &Path) {
+    ahead.extend(
+        path.components()
+            .rev()
+            .filter_map(|component| match component {
+                Component::RootDir => Some(Step::Root),
+                Component::ParentDir => Some(Step::Up),
+                Component::Normal(name) => Some(Step::Into(name.to_owned())),
+                Component::CurDir | Component::Prefix(_) => None,
+            }),
+    );
+}

@@ -1,0 +1,234 @@
+//! Reads the state of what is watched, and keeps the subscription to its file events up to date.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::WatchCounts;
+use super::dir_state::{DirState, FileStamp, Listing};
+use super::inbox::{Hint, Inbox};
+use super::paths::{FileFilter, WatchPaths, resolve};
+use super::subscription::Subscription;
+
+/// Files beyond this number are counted but not examined; far fewer are ever loaded.
+const MAX_FILES: usize = 20_000;
+/// The time between two attempts to subscribe after one failed.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Absolute paths.
+#[derive(Debug)]
+pub(super) enum Target {
+    Definitions(PathBuf),
+    /// A file, and the visible files of a directory.
+    Files {
+        file: Option<PathBuf>,
+        directory: Option<PathBuf>,
+    },
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Definitions(directory) => write!(f, "{}", directory.display()),
+            Self::Files { file, directory } => {
+                let all: Vec<String> = file
+                    .iter()
+                    .chain(directory)
+                    .map(|path| path.display().to_string())
+                    .collect();
+                f.write_str(&all.join(" and "))
+            }
+        }
+    }
+}
+
+pub(super) struct Scanner {
+    target: Target,
+    /// Receives the hints; `None` if events are switched off.
+    inbox: Option<Arc<Inbox>>,
+    counts: Arc<WatchCounts>,
+    subscription: Option<Subscription>,
+    /// When to subscribe again after a failure.
+    retry_at: Option<Instant>,
+    resubscribe: bool,
+}
+
+impl Scanner {
+    pub(super) const fn new(
+        target: Target,
+        inbox: Option<Arc<Inbox>>,
+        counts: Arc<WatchCounts>,
+    ) -> Self {
+        Self {
+            target,
+            inbox,
+            counts,
+            subscription: None,
+            retry_at: None,
+            resubscribe: false,
+        }
+    }
+
+    /// Subscribes again at the next scan, even if the paths look the same.
+    pub(super) const fn resubscribe(&mut self) {
+        self.resubscribe = true;
+    }
+
+    /// Scans the target. The subscription to what was scanned begins before the scan.
+    pub(super) fn scan(&mut self, revalidate: bool) -> Scan {
+        let scan = Scan::take(&self.target, revalidate);
+        let Some(inbox) = self.inbox.clone() else {
+            return scan;
+        };
+        let subscribed = self.is_subscribed_to(&scan.paths);
+        let retry = self.retry_at.is_some_and(|at| at <= Instant::now());
+        if (subscribed && !self.resubscribe && !retry)
+            || (self.subscription.is_none() && self.retry_at.is_some() && !retry)
+        {
+            return scan;
+        }
+        self.resubscribe = false;
+        self.subscribe(scan.paths, &inbox);
+        let scan = Scan::take(&self.target, revalidate);
+        if self.subscription.is_some() && !self.is_subscribed_to(&scan.paths) {
+            // The path changed during the subscription.
+            inbox.post(|messages| messages.hint = Some(Hint::Path));
+        }
+        scan
+    }
+
+    fn is_subscribed_to(&self, paths: &WatchPaths) -> bool {
+        self.subscription
+            .as_ref()
+            .is_some_and(|subscription| subscription.paths() == paths)
+    }
+
+    /// Always subscribes from scratch: a watch outlives the directory it was set on.
+    fn subscribe(&mut self, paths: WatchPaths, inbox: &Arc<Inbox>) {
+        /// One warning for all watchers of the process, because they share the system's limit.
+        static WARNED: AtomicBool = AtomicBool::new(false);
+        self.subscription = None;
+        let (subscription, error) =
+            Subscription::new(paths, Arc::clone(inbox), Arc::clone(&self.counts));
+        self.subscription = subscription;
+        match (&error, self.retry_at) {
+            (Some(error), None) if !WARNED.swap(true, Ordering::Relaxed) => tracing::warn!(
+                "some file events of {} are not available, so changes are found by polling, a little later: {error}. \
+                 help: if a limit of the system is reached, raise fs.inotify.max_user_instances and \
+                 fs.inotify.max_user_watches",
+                self.target
+            ),
+            (None, Some(_)) => {
+                tracing::info!("file events of {} are available again", self.target);
+            }
+            _ => {}
+        }
+        self.retry_at = error.map(|_| Instant::now() + RETRY);
+    }
+}
+
+pub(super) struct Scan {
+    pub(super) state: DirState,
+    paths: WatchPaths,
+    pub(super) duration: Duration,
+}
+
+impl Scan {
+    fn take(target: &Target, revalidate: bool) -> Self {
+        let begun = Instant::now();
+        let mut paths = WatchPaths::default();
+        let listing = match target {
+            Target::Definitions(directory) => {
+                list(directory, FileFilter::Definitions, revalidate, &mut paths)
+            }
+            Target::Files { file, directory } => Ok(list_files(
+                file.as_deref(),
+                directory.as_deref(),
+                revalidate,
+                &mut paths,
+            )),
+        };
+        Self {
+            state: DirState::new(listing),
+            paths,
+            duration: begun.elapsed(),
+        }
+    }
+}
+
+/// A file, and the files of a directory. What is missing is part of the state.
+fn list_files(
+    file: Option<&Path>,
+    directory: Option<&Path>,
+    revalidate: bool,
+    paths: &mut WatchPaths,
+) -> Listing {
+    let file = file.map(|file| {
+        // The existing part of a path is watched even if the path leads nowhere.
+        let _ = resolve(Path::new("/"), file, |directory, name| {
+            paths.add(directory, name)
+        });
+        (file.into(), FileStamp::take(file, revalidate))
+    });
+    let mut listing = Listing::default();
+    if let Some(directory) = directory {
+        match list(directory, FileFilter::Visible, revalidate, paths) {
+            Ok(listed) => listing = listed,
+            Err(error) => {
+                let stamp = FileStamp::Unreadable(error.kind());
+                listing.files.insert(directory.into(), stamp);
+            }
+        }
+    }
+    listing.files.extend(file);
+    listing
+}
+
+fn list(
+    directory: &Path,
+    filter: FileFilter,
+    revalidate: bool,
+    paths: &mut WatchPaths,
+) -> io::Result<Listing> {
+    let real = resolve(Path::new("/"), directory, |directory, name| {
+        paths.add(directory, name)
+    })?;
+    let entries = fs::read_dir(&real)?;
+    paths.add_all(&real, filter);
+    let mut listing = Listing {
+        real,
+        ..Listing::default()
+    };
+    let Listing {
+        real,
+        files,
+        uncounted,
+    } = &mut listing;
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !filter.matches(&name) {
+            continue;
+        }
+        if files.len() == MAX_FILES {
+            *uncounted += 1;
+            continue;
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            // A ConfigMap's files are links through its link `..data`. A link that leads out of the directory is not
+            // watched there: a pull request must not decide what is watched.
+            let _ = resolve(real, Path::new(&name), |directory, name| {
+                if directory.starts_with(&*real) {
+                    paths.add(directory, name);
+                }
+            });
+        }
+        let stamp = FileStamp::take(&entry.path(), revalidate);
+        files.insert(name, stamp);
+    }
+    Ok(listing)
+}

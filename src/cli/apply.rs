@@ -38,16 +38,16 @@ pub(super) struct ApplyArgs {
     /// Apply exactly the plan with this digest, whatever --max-changes allows
     #[arg(long, value_parser = Digest::parse, value_name = "DIGEST")]
     approve: Option<Digest>,
-    /// Apply the plan that plan --out wrote to this file, without a prompt; refused if files or live state have changed since
+    /// Apply the plan that plan --out wrote to this file, without a prompt; refused if the files or the live state changed
     #[arg(long = "plan", value_name = "FILE", conflicts_with_all = ["approve", "only"])]
     saved: Option<PathBuf>,
-    /// How many updates may run at once
+    /// How many updates may run at the same time
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = concurrency, value_name = "N")]
     concurrency: usize,
-    /// How plan and report are printed
+    /// How the plan and the report are printed
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|markdown|github")]
     format: Format,
-    /// Show a unified diff of YAML, with secrets masked, in place of a line for each change (text)
+    /// Show a unified diff of YAML, with secrets masked, instead of one line for each change (text only)
     #[arg(long)]
     diff: bool,
     // Last: its headings hold for what follows.

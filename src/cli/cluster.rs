@@ -16,25 +16,25 @@ const MOST_SHARDS: u8 = 64;
 #[derive(Args)]
 #[command(next_help_heading = "Kubernetes")]
 pub(super) struct ClusterArgs {
-    /// Of several replicas, let one write: the one that holds a Lease of the cluster. The others only look, and are ready
+    /// Of several replicas, let only the leader write, which holds a Kubernetes Lease. The standbys compare and stay ready
     #[arg(long, env = "CALRY_LEADER_ELECTION", hide_env_values = true)]
     leader_election: bool,
-    /// The Lease, in the namespace POD_NAMESPACE, else that of the service account; with --shards, the first part of its name
+    /// Name of the Lease, in the namespace POD_NAMESPACE or else that of the service account; with --shards, its first part
     #[arg(long, env = "CALRY_LEASE_NAME", hide_env_values = true, default_value = "calry-gitops", value_parser = lease_name, value_name = "NAME")]
     lease_name: String,
-    /// How long the others wait for a leader that is silent
+    /// How long the standbys wait for a leader that does not renew its Lease
     #[arg(long, env = "CALRY_LEASE_DURATION", hide_env_values = true, default_value = "15s", value_parser = duration, value_name = "TIME")]
     lease_duration: Duration,
-    /// How long a leader goes on that cannot renew its Lease; an update that begins then has the rest of the duration
+    /// How long a leader that cannot renew its Lease continues; a last update then has the rest of --lease-duration
     #[arg(long, env = "CALRY_LEASE_RENEW_DEADLINE", hide_env_values = true, default_value = "10s", value_parser = duration, value_name = "TIME")]
     lease_renew_deadline: Duration,
-    /// How often the leader renews its Lease, and the others look at it
+    /// How often the leader renews its Lease and the standbys read it
     #[arg(long, env = "CALRY_LEASE_RETRY_PERIOD", hide_env_values = true, default_value = "2s", value_parser = duration, value_name = "TIME")]
     lease_retry_period: Duration,
-    /// Spread the workspaces by their names over N Leases, and these over the replicas; every replica must say the same
+    /// Distribute the workspaces over N Leases by name, and the Leases over the replicas; every replica needs the same N
     #[arg(long, env = "CALRY_SHARDS", hide_env_values = true, default_value = "1", value_parser = shards, value_name = "N")]
     shards: NonZeroU8,
-    /// Tell of changes, drift and failures by Events on the Pod, which POD_NAME, POD_NAMESPACE and POD_UID name
+    /// Report changes, drift and failures as Events of the Pod that POD_NAME, POD_NAMESPACE and POD_UID identify
     #[arg(long, env = "CALRY_KUBERNETES_EVENTS", hide_env_values = true)]
     kubernetes_events: bool,
 }

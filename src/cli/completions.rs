@@ -7,7 +7,7 @@ use super::{Cli, Exit, Output};
 
 #[derive(Args)]
 pub(super) struct CompletionsArgs {
-    /// Whose script; `source <(calry-gitops completions bash)` tries it in a running bash
+    /// The shell
     #[arg(
         value_enum,
         hide_possible_values = true,

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::{Cli, EXITS, Exit, Output, UsageError};
+use super::{Cli, Exit, Output, UsageError, help};
 
 #[derive(Args)]
 pub(super) struct ManArgs {
@@ -25,22 +25,31 @@ pub(super) fn run(args: &ManArgs, output: &Output) -> anyhow::Result<Exit> {
     let mut main = Cli::command().disable_help_subcommand(true);
     main.build();
     let Some(dir) = &args.dir else {
-        output.result(&String::from_utf8(page(&main, date)?)?);
+        output.result(&String::from_utf8(page(&main, &main, date)?)?);
         return Ok(Exit::Done);
     };
     std::fs::create_dir_all(dir)
-        .with_context(|| format!("cannot make the directory {}", dir.display()))?;
-    for command in std::iter::once(&main).chain(visible(&main)) {
+        .with_context(|| format!("cannot create the directory {}", dir.display()))?;
+    for command in commands_of(&main) {
         let file = dir.join(Man::new(command.clone()).get_filename());
-        std::fs::write(&file, page(command, date)?)
+        std::fs::write(&file, page(&main, command, date)?)
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(Exit::Done)
 }
 
-fn visible(main: &Command) -> impl Iterator<Item = &Command> {
-    main.get_subcommands()
-        .filter(|command| !command.is_hide_set())
+/// A command and its commands that help shows.
+fn commands_of(command: &Command) -> impl Iterator<Item = &Command> {
+    let visible = command
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set());
+    std::iter::once(command).chain(visible)
+}
+
+fn reads_definitions(command: &Command) -> bool {
+    command
+        .get_arguments()
+        .any(|arg| arg.get_long() == Some("definitions"))
 }
 
 /// The day of the pages: today, or the one that a reproducible build gives.
@@ -60,7 +69,7 @@ fn date() -> anyhow::Result<Date> {
     Ok(time.to_zoned(TimeZone::UTC).date())
 }
 
-fn page(command: &Command, date: Date) -> anyhow::Result<Vec<u8>> {
+fn page(main: &Command, command: &Command, date: Date) -> anyhow::Result<Vec<u8>> {
     let man = Man::new(command.clone())
         .date(date.to_string())
         .manual("calry-gitops");
@@ -69,6 +78,7 @@ fn page(command: &Command, date: Date) -> anyhow::Result<Vec<u8>> {
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
+    examples(command).to_writer(&mut page)?;
     man.render_options_section(&mut page)?;
     if command.has_subcommands() {
         man.render_subcommands_section(&mut page)?;
@@ -77,25 +87,60 @@ fn page(command: &Command, date: Date) -> anyhow::Result<Vec<u8>> {
     section(
         &mut rest,
         "EXIT STATUS",
-        EXITS.map(|(exit, meaning)| ((exit as u8).to_string(), meaning.to_owned())),
+        help::exits(command.get_name())
+            .iter()
+            .map(|(exit, meaning)| {
+                let meaning = meaning.split_whitespace().collect::<Vec<_>>().join(" ");
+                ((*exit as u8).to_string(), meaning)
+            }),
     );
     section(&mut rest, "ENVIRONMENT", environment(command));
-    section(
-        &mut rest,
-        "FILES",
-        [
-            (
-                "definitions/*.yaml".to_owned(),
-                "One file per provider, named after it in lower case.".to_owned(),
-            ),
-            (
-                "definitions/workspace.yaml".to_owned(),
-                "The slug of the workspace that the definitions are for.".to_owned(),
-            ),
-        ],
-    );
+    if commands_of(command).any(reads_definitions) {
+        section(
+            &mut rest,
+            "FILES",
+            [
+                (
+                    "definitions/*.yaml".to_owned(),
+                    "One file for each provider, named after it in lower case.".to_owned(),
+                ),
+                (
+                    "definitions/workspace.yaml".to_owned(),
+                    "The slug of the workspace that the definitions are for.".to_owned(),
+                ),
+            ],
+        );
+    }
+    rest.control("SH", ["SEE ALSO"]);
+    let others = commands_of(main).filter(|other| other.get_name() != command.get_name());
+    let others: Vec<String> = others
+        .map(|other| other.get_display_name().unwrap_or(other.get_name()))
+        .map(|name| format!("{name}(1)"))
+        .collect();
+    rest.text([roman(others.join(", "))]);
     rest.to_writer(&mut page)?;
     Ok(page)
+}
+
+/// Command lines to copy, each below its purpose.
+fn examples(command: &Command) -> Roff {
+    let mut section = Roff::new();
+    section.control("SH", ["EXAMPLES"]);
+    for (at, example) in help::examples(command.get_name()).iter().enumerate() {
+        if !example.purpose.is_empty() {
+            if at > 0 {
+                section.control("PP", []);
+            }
+            section.text([roman(format!("{}:", example.purpose))]);
+        }
+        section.control("PP", []);
+        section.control("RS", ["4"]);
+        section.control("nf", []);
+        section.text([roman(example.line)]);
+        section.control("fi", []);
+        section.control("RE", []);
+    }
+    section
 }
 
 /// The variables of a command, and of its subcommands.
@@ -104,12 +149,11 @@ fn environment(command: &Command) -> BTreeMap<String, String> {
         "NO_COLOR".to_owned(),
         "No colours, whatever its value.".to_owned(),
     )]);
-    let commands = || std::iter::once(command).chain(visible(command));
-    if commands().any(super::connects) {
+    if commands_of(command).any(help::connects) {
         variables
-            .extend(super::NETWORK.map(|(names, meaning)| (names.to_owned(), meaning.to_owned())));
+            .extend(help::NETWORK.map(|(names, meaning)| (names.to_owned(), meaning.to_owned())));
     }
-    for arg in commands().flat_map(Command::get_arguments) {
+    for arg in commands_of(command).flat_map(Command::get_arguments) {
         if let (Some(variable), Some(option)) = (arg.get_env(), arg.get_long()) {
             variables.insert(
                 variable.to_string_lossy().into_owned(),
@@ -120,16 +164,16 @@ fn environment(command: &Command) -> BTreeMap<String, String> {
         let (variable, meaning) = match arg.get_long() {
             Some("api-key-file") => (
                 "CALRY_API_KEY",
-                "The API key, where --api-key-file is not given.",
+                "The API key, if --api-key-file is not given.",
             ),
             Some("fingerprint-key-file") => (
                 "CALRY_FINGERPRINT_KEY",
-                "The key of fingerprints, where --fingerprint-key-file is not given.",
+                "The key of the fingerprints, if --fingerprint-key-file is not given.",
             ),
             Some("secrets-dir") => (
                 "CALRY_SECRET_NAME",
-                "The value of ${secret:name}, where no file of --secrets-dir has it; the name is in upper case, with _ in \
-                 the place of - and of a dot.",
+                "The value of ${secret:name}, if --secrets-dir has no file for it; the name is in upper case, with _ in \
+                 place of - and of a dot.",
             ),
             _ => continue,
         };

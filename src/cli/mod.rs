@@ -7,6 +7,7 @@ mod candidates;
 mod cluster;
 mod completions;
 mod config;
+mod help;
 mod log_queue;
 mod man;
 mod options;
@@ -28,7 +29,7 @@ use std::panic::Location;
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 
 use config::Defaults;
 use output::Output;
@@ -60,71 +61,6 @@ impl Exit {
     }
 }
 
-/// Every exit code, as help and manual tell it.
-const EXITS: [(Exit, &str); 5] = [
-    (Exit::Done, "done, or in sync"),
-    (
-        Exit::Failed,
-        "something failed: network, authorization, an update, a refused plan",
-    ),
-    (
-        Exit::Pending,
-        "changes are pending (only plan --detailed-exitcode)",
-    ),
-    (
-        Exit::Invalid,
-        "the definitions are invalid, or name an unknown provider",
-    ),
-    (
-        Exit::Usage,
-        "the command line, or the configuration file of run, is wrong",
-    ),
-];
-
-fn after_help() -> String {
-    let exits: String = EXITS
-        .iter()
-        .map(|(exit, meaning)| format!("  {:<4}{meaning}\n", *exit as u8))
-        .collect();
-    let network: String = NETWORK
-        .iter()
-        .map(|(name, meaning)| format!("  {name:<24}{meaning}\n"))
-        .collect();
-    format!(
-        "Exit codes:\n{exits}\nEnvironment:\n{network}\nTry it without any setup:  calry-gitops run --sandbox"
-    )
-}
-
-/// The variables of the network, which are no flags.
-const NETWORK: [(&str, &str); 4] = [
-    (
-        "HTTPS_PROXY, ALL_PROXY",
-        "the proxy for https, as http://user:password@host:port",
-    ),
-    (
-        "NO_PROXY",
-        "hosts, domains and networks that are reached without it",
-    ),
-    (
-        "SSL_CERT_FILE",
-        "a PEM file of the CA certificates to trust, in place of the system's",
-    ),
-    ("SSL_CERT_DIR", "directories of such files"),
-];
-
-/// What the help of a command that connects to Calry says of them.
-const NETWORK_IN_SHORT: &str = "\
-Environment:
-  HTTPS_PROXY, ALL_PROXY, NO_PROXY  the proxy, and the hosts that are reached without it
-  SSL_CERT_FILE, SSL_CERT_DIR       the CA certificates to trust, in place of the system's";
-
-/// Whether a command connects to Calry.
-fn connects(command: &clap::Command) -> bool {
-    command
-        .get_arguments()
-        .any(|arg| arg.get_long() == Some("api-url"))
-}
-
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
@@ -137,8 +73,7 @@ impl From<Exit> for ExitCode {
     version,
     // Of one flag given twice the last wins, so that a manifest can add to what another one renders.
     args_override_self = true,
-    max_term_width = 100,
-    after_help = after_help()
+    max_term_width = 100
 )]
 struct Cli {
     #[command(subcommand)]
@@ -163,9 +98,9 @@ enum Command {
     Pull(pull::PullArgs),
     /// Show the status of a running daemon
     Status(status::StatusArgs),
-    /// A local Calry, for trying, demos and tests
+    /// Run a local Calry, for trials, demos and tests
     Sandbox(sandbox::SandboxArgs),
-    /// Print the JSON Schema of a definition file, for editors
+    /// Print the JSON Schema of the definition files, for editors
     Schema(schema::SchemaArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
@@ -360,14 +295,7 @@ fn command(defaults: &Defaults) -> clap::Command {
             })
             .mut_subcommands(without_empty_variables)
     }
-    let command = Cli::command().mut_subcommands(|command| {
-        if connects(&command) {
-            command.after_help(NETWORK_IN_SHORT)
-        } else {
-            command
-        }
-    });
-    without_empty_variables(config::below(command, defaults))
+    without_empty_variables(config::below(help::command(), defaults))
 }
 
 /// What is said of a panic. Its own message may quote the text that it was about, and that may be a secret.
@@ -406,6 +334,8 @@ fn block_on_for(
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]

@@ -29,7 +29,7 @@ use crate::sandbox::{Config, Sandbox, Seed};
 #[derive(Args)]
 #[command(next_help_heading = "Definitions")]
 pub(super) struct FileArgs {
-    /// The directory of definition files
+    /// Directory of the definition files
     #[arg(
         short,
         long,
@@ -41,7 +41,7 @@ pub(super) struct FileArgs {
         value_name = "DIR"
     )]
     pub(super) definitions: PathBuf,
-    /// Only this provider, in any case; repeatable. The errors of other files do not count
+    /// Only this provider, in upper or lower case; the errors of other files are ignored. Repeatable
     #[arg(long, value_parser = ProviderParser, hide_possible_values = true, value_name = "PROVIDER")]
     pub(super) only: Vec<Provider>,
     /// Treat warnings as errors
@@ -53,8 +53,8 @@ pub(super) struct FileArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Trust")]
 pub(super) struct TrustArgs {
-    /// Act only on a commit with a valid SSH signature by a key of this file (gpg.ssh.allowedSignersFile of git). Definitions
-    /// are then read from the commit, and not from the directory
+    /// Use only commits that are signed with an SSH key of this file (gpg.ssh.allowedSignersFile of git). The definitions
+    /// are then read from the commit, not from the directory
     #[arg(
         long,
         env = "CALRY_ALLOWED_SIGNERS",
@@ -62,7 +62,7 @@ pub(super) struct TrustArgs {
         value_name = "FILE"
     )]
     allowed_signers: Option<PathBuf>,
-    /// Trust this one commit without a signature; its full id. Without --allowed-signers, no other is trusted
+    /// Trust this commit (its full id) without a signature; without --allowed-signers, trust no other commit
     #[arg(long, env = "CALRY_TRUSTED_REVISION", hide_env_values = true, value_parser = CommitId::parse, value_name = "COMMIT")]
     trusted_revision: Option<CommitId>,
 }
@@ -91,7 +91,7 @@ pub(super) struct LiveArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Calry")]
 struct ApiArgs {
-    /// Calry's address
+    /// Address of Calry
     #[arg(
         long,
         env = "CALRY_API_URL",
@@ -100,7 +100,7 @@ struct ApiArgs {
         value_name = "URL"
     )]
     api_url: String,
-    /// The file that holds the API key; without it, the variable CALRY_API_KEY does. Read again at each reconciliation
+    /// File with the API key, read again at each reconciliation; without it, the variable CALRY_API_KEY is used
     #[arg(
         long,
         env = "CALRY_API_KEY_FILE",
@@ -108,16 +108,16 @@ struct ApiArgs {
         value_name = "FILE"
     )]
     api_key_file: Option<PathBuf>,
-    /// Plan and write only if the API key belongs to this workspace, whatever workspace.yaml says
+    /// Plan and write only if the API key belongs to this workspace, even without a workspace.yaml
     #[arg(long, env = "CALRY_WORKSPACE", hide_env_values = true, value_parser = Slug::parse, value_name = "SLUG")]
     workspace: Option<Slug>,
-    /// Send the key over plain http to another machine, which exposes it to the network
+    /// Allow plain http to another machine; the API key is then readable on the network
     #[arg(long, env = "CALRY_INSECURE_HTTP", hide_env_values = true)]
     insecure_http: bool,
-    /// The HTTP method of an update
+    /// HTTP method of an update
     #[arg(long, env = "CALRY_UPDATE_METHOD", hide_env_values = true, value_enum, default_value_t = Method::Patch, hide_possible_values = true, value_name = "patch|put")]
     update_method: Method,
-    /// The directory of secrets, one file each; without a file, the variable CALRY_SECRET_NAME counts
+    /// Directory of secrets, one file each; a secret without a file is read from the variable CALRY_SECRET_NAME
     #[arg(
         long,
         env = "CALRY_SECRETS_DIR",
@@ -125,23 +125,23 @@ struct ApiArgs {
         value_name = "DIR"
     )]
     secrets_dir: Option<PathBuf>,
-    /// How long a whole pass may take, retries included
+    /// Time limit of a reconciliation, retries included
     #[arg(long, env = "CALRY_TIMEOUT", hide_env_values = true, default_value = "60s", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
-    /// How long a single request may take, within --timeout
+    /// Time limit of a single request, within --timeout
     #[arg(long, env = "CALRY_REQUEST_TIMEOUT", hide_env_values = true, default_value = "30s", value_parser = duration, value_name = "TIME")]
     request_timeout: Duration,
-    /// Start a local Calry and use that: real keys and addresses are ignored, missing secrets get placeholders
+    /// Start a local Calry and use it: real keys and addresses are ignored, missing secrets get placeholders
     #[arg(long)]
     sandbox: bool,
 }
 
 /// The key that values below `partnerKey` are compared by where they may not be.
 #[derive(Args)]
-#[command(next_help_heading = "Snapshots")]
+#[command(next_help_heading = "Fingerprints")]
 pub(super) struct FingerprintArgs {
-    /// The file that holds the key of fingerprints, at least 32 characters that nobody can guess; without it, the variable
-    /// CALRY_FINGERPRINT_KEY does
+    /// File with the key of the fingerprints, by which partner keys are compared without being shown: at least 32 random
+    /// characters. Without it, the variable CALRY_FINGERPRINT_KEY is used
     #[arg(
         long,
         env = "CALRY_FINGERPRINT_KEY_FILE",

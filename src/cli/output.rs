@@ -29,16 +29,16 @@ use crate::render;
 #[derive(Args)]
 #[command(next_help_heading = "Output")]
 pub(super) struct OutputArgs {
-    /// Colours: auto is for terminals only, and honours NO_COLOR
+    /// When to use colours; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, hide_possible_values = true, value_name = "auto|always|never")]
     color: Color,
-    /// How log lines are written
+    /// Format of the log lines
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "CALRY_LOG_FORMAT", hide_env_values = true, hide_possible_values = true, value_name = "text|json")]
     log_format: LogFormat,
     /// More log output (-vv: trace); never prints secrets
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
-    /// Only errors
+    /// Print errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
 }

@@ -24,33 +24,33 @@ pub(super) struct PlanArgs {
     /// How the plan is printed
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|markdown|github")]
     format: Format,
-    /// Show a unified diff of YAML, with secrets masked, in place of a line for each change (text)
+    /// Show a unified diff of YAML, with secrets masked, instead of one line for each change (text only)
     #[arg(long)]
     diff: bool,
-    /// Write the plan in another format to a file as well; repeatable
+    /// Also write the plan in another format to a file; repeatable
     #[arg(long, value_parser = also, value_name = "FORMAT=FILE")]
     also: Vec<Also>,
     /// Exit with 2 if changes are pending
     #[arg(long)]
     detailed_exitcode: bool,
-    /// Compare everything but the values whose secrets are missing, as in a pull-request job
+    /// Compare everything except values whose secrets are missing, as in a pull-request job
     #[arg(long)]
     secrets_unavailable: bool,
     /// Compare with the merge base of REVISION (such as origin/main), to tell this branch's changes from earlier drift. Only
-    /// this branch's changes are pending then
+    /// this branch's changes are then pending
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new(), value_hint = ValueHint::Other, value_name = "REVISION")]
     base: Option<String>,
-    /// Count earlier drift as pending, too
+    /// Count earlier drift as pending as well
     #[arg(long, requires = "base", requires = "detailed_exitcode")]
     fail_on_drift: bool,
-    /// Exit with 2 as well when the branch stops protecting something: a removed file or workspace pin, a part that is no
+    /// Exit with 2 as well if the branch stops protecting something: a removed file or workspace pin, a part that is no
     /// longer managed, a new or longer hold
     #[arg(long, requires = "base", requires = "detailed_exitcode")]
     fail_on_loosened: bool,
     /// Plan against a snapshot instead of Calry, without an API key
     #[arg(long = "live", value_name = "FILE|URL", value_parser = |text: &str| LiveSource::parse(text).map(Arc::new), conflicts_with = "sandbox")]
     snapshot: Option<Arc<LiveSource>>,
-    /// Write the plan to a file, too, for apply --plan
+    /// Also write the plan to a file, for apply --plan
     #[arg(long, value_parser = output_file, value_name = "FILE", conflicts_with = "secrets_unavailable")]
     out: Option<PathBuf>,
     // Last: its headings hold for what follows.

@@ -13,11 +13,11 @@ use crate::render;
 
 #[derive(Args)]
 pub(super) struct PullArgs {
-    /// Only these parts, as plan prints them, such as icon,listing.pictures; one that a file leaves out is managed from
-    /// then on. Repeatable
+    /// Only these parts, named as plan prints them, such as icon,listing.pictures; a part that a file did not mention is
+    /// managed from now on. Repeatable
     #[arg(long, value_parser = parts, value_name = "PATH")]
     fields: Vec<Parts>,
-    /// Print what would be written, and write nothing
+    /// Print what would be written, without writing it
     #[arg(long)]
     dry_run: bool,
     // Last: its headings hold for what follows.

@@ -38,7 +38,7 @@ use crate::sandbox::Sandbox;
 pub(super) struct RunArgs {
     #[command(flatten)]
     pace: LoopArgs,
-    /// The configuration file: the values of these flags, and several workspaces. Read once, at the start
+    /// Configuration file: values of these options, for one or several workspaces. Read once, at the start
     #[arg(
         long,
         env = "CALRY_CONFIG",
@@ -64,8 +64,8 @@ pub(super) struct RunArgs {
     admin_host: Vec<Host>,
     #[command(flatten)]
     asking: AskingArgs,
-    /// The directory in which the daemon remembers what it applied, so that after a restart it still tells drift from a
-    /// change, sends no masked value twice, and leaves alone what did not converge. No partner key is in it
+    /// Directory where the daemon saves what it last applied. With it, a restarted daemon still tells drift from changes
+    /// and does not repeat updates that had no effect. It holds no partner keys
     #[arg(
         long,
         env = "CALRY_STATE_DIR",
@@ -90,7 +90,7 @@ pub(super) struct RunArgs {
 /// Who may ask for a pass over HTTP.
 #[derive(Args)]
 struct AskingArgs {
-    /// The file of the token for POST requests; without it, they are accepted from loopback only
+    /// File with the token for POST requests; without it, they are accepted from loopback only
     #[arg(
         long,
         help_heading = "HTTP",
@@ -99,7 +99,7 @@ struct AskingArgs {
         value_name = "FILE"
     )]
     admin_token_file: Option<PathBuf>,
-    /// Limit of HTTP requests per minute and client address; probes and the files of the page are not counted
+    /// Most requests per minute from one client address; probes and the files of the page are not counted
     #[arg(
         long,
         help_heading = "HTTP",
@@ -109,7 +109,7 @@ struct AskingArgs {
         value_name = "N"
     )]
     admin_rate: NonZeroU32,
-    /// The file of the secret of GitHub's webhook; opens /hooks/github, by which a push reconciles at once
+    /// File with the secret of GitHub's webhook; enables /hooks/github, so that a push reconciles at once
     #[arg(
         long,
         help_heading = "HTTP",
@@ -118,7 +118,7 @@ struct AskingArgs {
         value_name = "FILE"
     )]
     github_hook_secret_file: Option<PathBuf>,
-    /// The file of the signing token (whsec_...) or the secret token of GitLab's webhook; opens /hooks/gitlab
+    /// File with the signing token (whsec_...) or the secret token of GitLab's webhook; enables /hooks/gitlab
     #[arg(
         long,
         help_heading = "HTTP",
@@ -127,7 +127,7 @@ struct AskingArgs {
         value_name = "FILE"
     )]
     gitlab_hook_secret_file: Option<PathBuf>,
-    /// The file of the secret of any other hook, which sends X-Signature-256: sha256=HMAC; opens /hooks/generic
+    /// File with the secret of any other webhook, which sends X-Signature-256: sha256=HMAC; enables /hooks/generic
     #[arg(
         long,
         help_heading = "HTTP",
@@ -161,10 +161,10 @@ impl AskingArgs {
 /// How a loop goes about its work. Each workspace can have its own.
 #[derive(Args)]
 pub(super) struct LoopArgs {
-    /// How often to look for drift; a changed file is acted on at once
+    /// How often to check for drift; a changed file is applied at once
     #[arg(long, env = "CALRY_INTERVAL", hide_env_values = true, default_value = "60s", value_parser = interval, value_name = "TIME")]
     interval: Duration,
-    /// enforce undoes drift; observe reports it and writes nothing
+    /// enforce applies the files and undoes drift; observe reports differences and writes nothing
     #[arg(long, env = "CALRY_MODE", hide_env_values = true, value_enum, default_value_t = ModeArg::Enforce, hide_possible_values = true, value_name = "enforce|observe")]
     mode: ModeArg,
     /// Refuse a plan that would change more providers than this
@@ -175,7 +175,7 @@ pub(super) struct LoopArgs {
         value_name = "N"
     )]
     max_changes: Option<usize>,
-    /// How many updates may run at once
+    /// How many updates may run at the same time
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = apply::concurrency, value_name = "N")]
     concurrency: usize,
 }

@@ -16,25 +16,25 @@ use crate::sandbox::{
 
 #[derive(Args)]
 pub(super) struct SandboxArgs {
-    /// The address to listen on; port 0 takes a free port
+    /// Address to listen on; port 0 takes a free port
     #[arg(long, default_value = "127.0.0.1:4010", value_name = "ADDR")]
     listen: SocketAddr,
-    /// A JSON file {"workspace": {…}, "definitions": […]} to begin with
+    /// JSON file {"workspace": {…}, "definitions": […]} with the initial state
     #[arg(long, value_name = "FILE")]
     seed: Option<PathBuf>,
-    /// How long each answer takes
+    /// Delay of each answer
     #[arg(long, value_parser = duration, value_name = "TIME")]
     latency: Option<Duration>,
-    /// How many requests are answered; the others get 429
+    /// Highest rate of requests; those above it get 429
     #[arg(long, value_name = "10/s")]
     rate_limit: Option<Rate>,
-    /// The share of requests that fail, from 0 to 1
+    /// Share of requests that fail, from 0 to 1
     #[arg(long, default_value = "0", value_name = "SHARE")]
     fail: Chance,
-    /// How many workspaces there are; the second one has the slug of the first with -1 behind it, and so have its keys
+    /// Number of workspaces; the slug and the keys of the second are those of the first followed by -1, and so on
     #[arg(long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
     workspaces: u16,
-    /// Allow an address that is not loopback, which other machines can reach
+    /// Allow an address that other machines can reach
     #[arg(long)]
     allow_remote: bool,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub(super) struct SandboxArgs {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "Where Calry's documentation is silent")]
+#[command(next_help_heading = "Behaviour that Calry does not document")]
 struct SemanticsArgs {
     /// Which fields of an update are switched on: those that are true, or all that are present
     #[arg(long, default_value = "true", value_name = "true|present")]
@@ -53,13 +53,13 @@ struct SemanticsArgs {
     /// Whether a partial partnerKey is merged or replaces the whole
     #[arg(long, default_value = "replace", value_name = "merge|replace")]
     partner_key: PartialPartnerKey,
-    /// Which method updates: PATCH alone, or PUT as well
+    /// Which method updates a definition: only PATCH, or PUT as well
     #[arg(long, value_enum, default_value_t = Method::Patch, hide_possible_values = true, value_name = "patch|put")]
     update_method: Method,
     /// Whether PUT clears or keeps what an update leaves out
     #[arg(long, default_value = "clear", value_name = "clear|keep")]
     put: PutAbsent,
-    /// Whether answers show masks in place of partner keys: never, to READ keys, always
+    /// Whether answers mask partner keys: never, only for READ keys, or always
     #[arg(long, default_value = "never", value_name = "never|read|always")]
     mask: Mask,
 }

@@ -24,13 +24,8 @@ use crate::report::status::{self, Status, WorkspaceStatus};
 const BETWEEN: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
-#[command(after_help = "Exit codes:\n  \
-                        0   in sync, or what differs is as it should be: on hold, observed, under way\n  \
-                        1   the daemon cannot be reached or hangs, its last pass failed or was refused, an update failed\n      \
-                        or did not converge, or a definition is invalid or missing from the workspace\n  \
-                        64  the command line is wrong")]
 pub(super) struct StatusArgs {
-    /// The address of the daemon
+    /// Address of the daemon
     #[arg(
         long,
         env = "CALRY_ADMIN_URL",
@@ -39,16 +34,16 @@ pub(super) struct StatusArgs {
         value_name = "URL"
     )]
     address: String,
-    /// How the status is printed; json is what the daemon answers with
+    /// How the status is printed; json is the daemon's own answer
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json")]
     format: Format,
     /// Only this workspace, by its name in the configuration file or its slug
     #[arg(long, value_name = "NAME")]
     workspace: Option<String>,
-    /// Go on, and show every change, until Ctrl-C; with json, one line each
+    /// Keep running and show every change, until Ctrl-C; with json, one line each
     #[arg(long)]
     watch: bool,
-    /// How long the daemon may take to answer
+    /// How long to wait for the daemon's answer
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
 }

@@ -406,6 +406,9 @@ fn the_manual_has_a_page_for_each_command_that_help_shows() {
         "\\fB64\\fR",
         "workspace.yaml",
         "calry\\-gitops\\-plan(1)",
+        "SH EXAMPLES",
+        "calry\\-gitops run \\-\\-sandbox",
+        "SH \"SEE ALSO\"",
     ] {
         assert!(main.contains(part), "{part} is not in\n{main}");
     }
@@ -414,6 +417,11 @@ fn the_manual_has_a_page_for_each_command_that_help_shows() {
     assert!(
         validate.contains("CALRY_DEFINITIONS") && !validate.contains("CALRY_API_KEY"),
         "{validate}"
+    );
+    let status = read("calry-gitops-status.1");
+    assert!(
+        status.contains("no answer from the daemon") && !status.contains("definitions/"),
+        "{status}"
     );
     world
         .env("SOURCE_DATE_EPOCH", "today")

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::options::{FingerprintArgs, LiveArgs, LiveSource, Setup, TrustArgs};
 use super::{Exit, Output};
-use crate::desired::definitions::{MissingSecrets, Subject, Writing};
+use crate::desired::definitions::{FileWrite, MissingSecrets, Subject};
 use crate::live::{Operation, Snapshot, SnapshotError};
 use crate::model::{Code, Diagnostic, Excerpt, FingerprintKey, printable};
 use crate::plan::{AppliedState, Change, Origin, Plan, Verdict};
@@ -248,7 +248,7 @@ impl Looked {
                 Subject::Field { group, field }
             }
         };
-        self.desired.loaded.place(file, subject)
+        self.desired.loaded.excerpt(file, subject)
     }
 }
 
@@ -391,7 +391,7 @@ fn write_file(path: &Path, text: String) -> anyhow::Result<()> {
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    Writing::own(name, text)
+    FileWrite::unconditional(name, text)
         .write(directory, false)
         .map(drop)
         .map_err(|error| anyhow!("{} {error}", path.display()))

@@ -48,7 +48,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
             missing: source.missing,
         },
     };
-    let loaded = definitions::load_or_begin(&source.definitions)?;
+    let loaded = definitions::load_or_empty(&source.definitions)?;
     // Of all files, so that none is overwritten.
     let names = SecretNames::of(&loaded);
     let mut loaded = loader.finish(loaded)?;
@@ -121,7 +121,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
     }
 
     nameless.iter().for_each(|sentence| output.error(sentence));
-    let known = loaded.known_with(&shown);
+    let known = loaded.names_for_schema(&shown);
     let scope = Scope {
         parts: &parts,
         only: &source.only,

@@ -302,7 +302,7 @@ async fn attempt(
             .unsettled()
             .ok_or_else(|| Failure::Internal("scanning the definitions timed out".to_owned()))?;
         if !signed {
-            desired.loaded.leave_out(unsettled);
+            desired.loaded.exclude(unsettled);
         }
     }
     let runs = memory.updates.runs();
@@ -519,7 +519,7 @@ async fn withdrawn(
         return Withdrawn::All;
     }
     if settings.source.trust.is_none() {
-        desired.loaded.leave_out(unsettled);
+        desired.loaded.exclude(unsettled);
     }
     memory.updates.runs().withdraw(&desired.loaded);
     withdraw(plan, &desired.loaded)

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs};
 
-use super::definitions::directory::{FileError, contents, target};
+use super::definitions::directory::{FileError, read_regular_file, resolve_link};
 use crate::model::{InvalidValue, Secret, SecretName, check_value, trim_value};
 
 /// The largest secret, in bytes.
@@ -45,14 +45,14 @@ pub enum SecretError {
         /// The rest of the sentence.
         reason: String,
     },
-    #[error("the secret `{name}`, {}, is not UTF-8", place(.name, *.file))]
+    #[error("the secret `{name}`, {}, is not UTF-8", describe_source(.name, *.file))]
     NotText {
         /// The secret.
         name: SecretName,
         /// Whether it is a file's.
         file: bool,
     },
-    #[error("the secret `{name}`, {}, is empty", place(.name, *.file))]
+    #[error("the secret `{name}`, {}, is empty", describe_source(.name, *.file))]
     Empty {
         /// The secret.
         name: SecretName,
@@ -60,7 +60,7 @@ pub enum SecretError {
         file: bool,
     },
     /// Its value cannot be sent as it is.
-    #[error("the secret `{name}`, {}, {why}", place(.name, *.file))]
+    #[error("the secret `{name}`, {}, {why}", describe_source(.name, *.file))]
     Invalid {
         /// The secret.
         name: SecretName,
@@ -69,7 +69,7 @@ pub enum SecretError {
         /// What is wrong with it.
         why: InvalidValue,
     },
-    #[error("the secret `{name}`, {}, is larger than {} KiB", place(.name, *.file), MAX_SECRET >> 10)]
+    #[error("the secret `{name}`, {}, is larger than {} KiB", describe_source(.name, *.file), MAX_SECRET >> 10)]
     TooLarge {
         /// The secret.
         name: SecretName,
@@ -78,7 +78,7 @@ pub enum SecretError {
     },
 }
 
-fn place(name: &SecretName, file: bool) -> String {
+fn describe_source(name: &SecretName, file: bool) -> String {
     if file {
         "a file of the secrets directory".to_owned()
     } else {
@@ -124,7 +124,7 @@ impl SecretSources {
                 name: name.clone(),
                 file: true,
             })?;
-            return checked(name, &text, true).map(Some);
+            return check_secret(name, &text, true).map(Some);
         }
         let Some(value) = (self.variable)(&name.variable()) else {
             return Ok(None);
@@ -133,7 +133,7 @@ impl SecretSources {
             name: name.clone(),
             file: false,
         })?;
-        checked(name, &value, false).map(Some)
+        check_secret(name, &value, false).map(Some)
     }
 
     /// Where a secret can be put, as advice.
@@ -162,7 +162,9 @@ impl SecretSources {
         };
         let root = fs::canonicalize(directory).map_err(failed)?;
         // A mounted Secret may be replaced between the two steps: its link leads elsewhere the second time.
-        let read = || target(&root, name.as_str()).and_then(|path| contents(&path, MAX_SECRET));
+        let read = || {
+            resolve_link(&root, name.as_str()).and_then(|path| read_regular_file(&path, MAX_SECRET))
+        };
         match read().or_else(|error| {
             if matches!(error, FileError::Gone) {
                 read()
@@ -184,7 +186,7 @@ impl SecretSources {
     }
 }
 
-fn checked(name: &SecretName, value: &str, file: bool) -> Result<Secret, SecretError> {
+fn check_secret(name: &SecretName, value: &str, file: bool) -> Result<Secret, SecretError> {
     let value = trim_value(value);
     if value.is_empty() {
         Err(SecretError::Empty {

@@ -14,7 +14,7 @@ use std::path::Path;
 pub use part::{InvalidPart, Part};
 
 use crate::desired::definitions::{
-    self, DefinitionFile, Edit, Loaded, MAX_PARAMETERS, NewValue, Pin, Writing, Written,
+    self, DefinitionFile, Edit, FileWrite, Loaded, MAX_PARAMETERS, NewValue, Pin, WriteEffect,
     is_field_name, is_group_name, is_parameter_name,
 };
 use crate::desired::secrets::SecretSources;
@@ -96,7 +96,7 @@ pub struct File {
     pub state: FileState,
     /// What of the live definition is not in it, and why: sentences.
     pub left_out: Vec<String>,
-    writing: Option<Writing>,
+    writing: Option<FileWrite>,
 }
 
 /// What becomes of a file.
@@ -178,7 +178,10 @@ pub fn prepare(
             definitions::workspace_schema(),
         ),
     ];
-    files.extend(schemas.map(|(name, text)| File::to_write(Writing::own(name, text), Vec::new())));
+    files.extend(
+        schemas
+            .map(|(name, text)| File::to_write(FileWrite::unconditional(name, text), Vec::new())),
+    );
     if loaded.pin == Pin::None {
         files.push(match Slug::parse(&workspace.slug) {
             Ok(slug) => File::to_write(definitions::draft_pin(&slug), Vec::new()),
@@ -196,7 +199,7 @@ pub fn prepare(
 }
 
 impl File {
-    fn to_write(writing: Writing, changes: Vec<String>) -> Self {
+    fn to_write(writing: FileWrite, changes: Vec<String>) -> Self {
         let (name, state) = (writing.name().to_owned(), FileState::Updated(changes));
         Self {
             name,
@@ -226,9 +229,9 @@ impl Pull {
                 continue;
             };
             match writing.write(directory, dry_run) {
-                Ok(Written::Created) => file.state = FileState::Created,
-                Ok(Written::Changed) => {}
-                Ok(Written::Same) => file.state = FileState::Unchanged,
+                Ok(WriteEffect::Created) => file.state = FileState::Created,
+                Ok(WriteEffect::Changed) => {}
+                Ok(WriteEffect::Same) => file.state = FileState::Unchanged,
                 Err(error) => file.state = FileState::Refused(error.to_string()),
             }
         }
@@ -311,7 +314,7 @@ fn file(
             left_out: Vec::new(),
             writing: None,
         },
-        (None, Some(file)) => match file.edited(&edits) {
+        (None, Some(file)) => match file.edit(&edits) {
             Some(writing) => File::to_write(writing, changes),
             None => {
                 let why = "is written in a form that cannot be changed in place; change it by hand";

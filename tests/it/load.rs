@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use calry_gitops::desired::definitions::{
-    DirectoryError, Loaded, MissingSecrets, Pin, load, load_or_begin,
+    DirectoryError, Loaded, MissingSecrets, Pin, load, load_or_empty,
 };
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::model::{
@@ -855,7 +855,7 @@ fn a_new_schema_keeps_what_files_use_and_everything_if_calry_cannot_be_read_in_f
     let loaded =
         Definitions::of(&[("newcomer.yaml", text), ("definition.schema.json", TAUGHT)]).load();
     let shown = [live("HOSTAWAY", &[("listing", &["brandNew"])])];
-    let known = loaded.known_with(&LiveNames::of(&shown, &[], false));
+    let known = loaded.names_for_schema(&LiveNames::of(&shown, &[], false));
     let listing = known.fields("listing").unwrap();
     assert!(
         ["name", "brandNew", "petFee"]
@@ -864,7 +864,7 @@ fn a_new_schema_keeps_what_files_use_and_everything_if_calry_cannot_be_read_in_f
             && !listing.contains("typo")
     );
     assert!(known.has_provider("NEWCOMER") && known.fields("reservation").is_none());
-    let known = loaded.known_with(&LiveNames::of(&shown, &[], true));
+    let known = loaded.names_for_schema(&LiveNames::of(&shown, &[], true));
     assert!(known.fields("reservation").is_some());
 }
 
@@ -1638,7 +1638,7 @@ fn a_name_that_looks_meant_is_a_warning_and_a_pin_in_capitals_is_none_under_stri
         Err(DirectoryError::Empty { .. })
     ));
     // What is about to be written there may be hidden by them: the warnings stay.
-    let begun = load_or_begin(definitions.path()).unwrap();
+    let begun = load_or_empty(definitions.path()).unwrap();
     let found: Vec<_> = begun.diagnostics.iter().map(|d| d.file.as_str()).collect();
     assert_eq!(
         found,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use calry_gitops::desired::definitions::{Loaded, MissingSecrets, load, load_or_begin};
+use calry_gitops::desired::definitions::{Loaded, MissingSecrets, load, load_or_empty};
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::model::{
     Code, Live, LiveNames, LiveProblems, LiveValue, PartnerKey, Provider, Secret, UpdateMethod,
@@ -542,7 +542,7 @@ fn pull(dir: &Path, live: &Live, secrets: &BTreeMap<String, String>) -> Pull {
         loaded.diagnostics,
         std::fs::read_to_string(dir.join("p1.yaml")).unwrap()
     );
-    let known = loaded.known_with(&LiveNames::of([live], &[], false));
+    let known = loaded.names_for_schema(&LiveNames::of([live], &[], false));
     let scope = Scope {
         parts: &[],
         only: &[],
@@ -735,8 +735,8 @@ proptest! {
     #[test]
     fn what_pull_writes_for_any_live_state_is_valid_as_strictly_as_can_be_and_read_alike_by_others(live in odd_live()) {
         let dir = tempfile::tempdir().unwrap();
-        let loaded = load_or_begin(dir.path()).unwrap();
-        let known = loaded.known_with(&LiveNames::of([&live], &[], false));
+        let loaded = load_or_empty(dir.path()).unwrap();
+        let known = loaded.names_for_schema(&LiveNames::of([&live], &[], false));
         let scope = Scope { parts: &[], only: &[], known: &known };
         let no_secrets = sources(&BTreeMap::new());
         prepare(&loaded, &workspace(), std::slice::from_ref(&live), scope, SecretNames::of(&loaded), &no_secrets)

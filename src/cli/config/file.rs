@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 
 use crate::desired::definitions::definition::{Entry, Reader};
 use crate::desired::definitions::mask::WORKSPACES;
-use crate::desired::definitions::source::{Problems, Source};
+use crate::desired::definitions::source::{Collector, Source};
 use crate::desired::definitions::yaml::{Node, Span, Value};
 use crate::model::{Code, Diagnostic};
 
@@ -137,13 +137,13 @@ impl Settings {
         let shown = |key: &str| key == "name" || keys.contains_key(key);
         let (top, workspaces, problems) = match read.source.parse_settings(MAX_NODES, &shown) {
             Err(problem) => {
-                let mut problems = Problems::after(&read.source, 0);
+                let mut problems = Collector::new(&read.source, 0);
                 problems
                     .error(Code::Syntax, Some(problem.at), || {
                         problem.message.into_owned()
                     })
                     .help(|| problem.help.map(str::to_owned));
-                (Section::new(), None, problems.done().list)
+                (Section::new(), None, problems.finish().diagnostics)
             }
             Ok(tree) => {
                 let mut former = Former {
@@ -157,7 +157,7 @@ impl Settings {
                     "write `key: value`, one setting in a line",
                 );
                 let (top, workspaces) = former.top(entries.unwrap_or_default());
-                (top, workspaces, former.reader.problems.done().list)
+                (top, workspaces, former.reader.problems.finish().diagnostics)
             }
         };
         (read.top, read.workspaces, read.problems) = (top, workspaces, problems);
@@ -166,9 +166,9 @@ impl Settings {
 
     /// Adds a problem that whoever knows the settings found.
     pub(super) fn problem(&mut self, code: Code, at: Place, message: String, help: Option<String>) {
-        let mut problems = Problems::after(&self.source, self.problems.len());
+        let mut problems = Collector::new(&self.source, self.problems.len());
         problems.error(code, Some(at.0), || message).help(|| help);
-        self.problems.extend(problems.done().list);
+        self.problems.extend(problems.finish().diagnostics);
     }
 
     /// Every problem, sorted by line.
@@ -201,7 +201,7 @@ impl Former<'_> {
             match self.keys.get(entry.name) {
                 _ if entry.name == WORKSPACES => workspaces = Some(self.workspaces(entry)),
                 Some((kind, _)) => self.setting(*kind, entry, &mut top),
-                None => self.reader.unknown(entry, "a configuration", &known),
+                None => self.reader.unknown_key(entry, "a configuration", &known),
             }
         }
         (top, workspaces)
@@ -213,7 +213,7 @@ impl Former<'_> {
             Value::List(items) if items.is_empty() => &[],
             Value::List(items) => items.as_slice(),
             _ => {
-                self.reader.wrong(
+                self.reader.wrong_type(
                     "`workspaces`",
                     entry.at,
                     entry.value,
@@ -279,7 +279,9 @@ impl Former<'_> {
                         .error(Code::UnknownKey, entry.at, message)
                         .help(help);
                 }
-                None => self.reader.unknown(entry, "a workspace", &known_or_name),
+                None => self
+                    .reader
+                    .unknown_key(entry, "a workspace", &known_or_name),
             }
         }
         let at = entries.first().map_or(item.span, |entry| entry.at);
@@ -310,7 +312,7 @@ impl Former<'_> {
         }
         if let Some(first) = names.get(name) {
             self.reader
-                .twice(&format!("a workspace `{name}`"), at, *first);
+                .duplicate(&format!("a workspace `{name}`"), at, *first);
             return None;
         }
         names.insert(name.to_owned(), at);
@@ -338,14 +340,18 @@ impl Former<'_> {
                 Vec::new()
             }
             (Kind::Documents, _) => {
-                return self
-                    .reader
-                    .wrong(&what, entry.at, entry.value, "a list of maps", leave);
+                return self.reader.wrong_type(
+                    &what,
+                    entry.at,
+                    entry.value,
+                    "a list of maps",
+                    leave,
+                );
             }
             (Kind::Text | Kind::List, Value::Text(text)) => vec![text.clone().into_owned()],
             (Kind::Duration, Value::Text(text)) => vec![text.clone().into_owned()],
             (Kind::Duration, _) => {
-                return self.reader.wrong(
+                return self.reader.wrong_type(
                     &what,
                     entry.at,
                     entry.value,
@@ -366,19 +372,27 @@ impl Former<'_> {
                 vec![self.written(entry.value).to_owned()]
             }
             (Kind::Number, _) => {
-                return self
-                    .reader
-                    .wrong(&what, entry.at, entry.value, "a whole number", leave);
+                return self.reader.wrong_type(
+                    &what,
+                    entry.at,
+                    entry.value,
+                    "a whole number",
+                    leave,
+                );
             }
             (Kind::Flag, Value::Bool(set)) => vec![set.to_string()],
             (Kind::Flag, _) => {
-                return self
-                    .reader
-                    .wrong(&what, entry.at, entry.value, "`true` or `false`", leave);
+                return self.reader.wrong_type(
+                    &what,
+                    entry.at,
+                    entry.value,
+                    "`true` or `false`",
+                    leave,
+                );
             }
             (Kind::List, Value::List(items)) => {
                 for item in items.iter().filter(|item| item.text().is_none()) {
-                    self.reader.wrong(
+                    self.reader.wrong_type(
                         &format!("an entry of {what}"),
                         entry.at,
                         item,
@@ -392,9 +406,13 @@ impl Former<'_> {
                     .collect()
             }
             (Kind::List, _) => {
-                return self
-                    .reader
-                    .wrong(&what, entry.at, entry.value, "a list of texts", leave);
+                return self.reader.wrong_type(
+                    &what,
+                    entry.at,
+                    entry.value,
+                    "a list of texts",
+                    leave,
+                );
             }
         };
         // What has no extent of its own is shown by its key.
@@ -424,7 +442,7 @@ impl Former<'_> {
             Value::Other => {
                 let number = serde_json::from_str(self.written(node)).ok();
                 if number.is_none() {
-                    self.reader.wrong(
+                    self.reader.wrong_type(
                         what,
                         key,
                         node,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::civil::Date;
 
 use super::mask::{is_name, is_part_of_a_partner_key};
-use super::source::{Problem, Problems, Source, Told};
+use super::source::{Collected, Collector, NewDiagnostic, Source};
 use super::yaml::{Node, Span, Tree, Value};
 use crate::model::{
     Code, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Hold, Icon, KeySection, Provider,
@@ -37,13 +37,13 @@ pub(crate) struct Definition {
     pub(crate) provider: Option<Provider>,
     /// `None` where the file has an error.
     pub(crate) desired: Option<Desired>,
-    pub(crate) places: Places,
-    pub(crate) told: Told,
+    pub(crate) locations: Locations,
+    pub(crate) collected: Collected,
 }
 
 /// Where in a file things stand that are judged later, by others, or shown with a change.
 #[derive(Debug, Default)]
-pub(crate) struct Places {
+pub(crate) struct Locations {
     /// The provider's name, where it is valid.
     pub(crate) provider: Option<Span>,
     /// The key of the icon.
@@ -73,9 +73,9 @@ pub enum Subject<'a> {
     Hold,
 }
 
-impl Places {
+impl Locations {
     /// The place of a part; of one that the file does not name, that of what it belongs to.
-    pub(crate) fn of(&self, subject: Subject<'_>) -> Option<Span> {
+    pub(crate) fn find(&self, subject: Subject<'_>) -> Option<Span> {
         let place = match subject {
             Subject::Definition => None,
             Subject::Icon => self.icon,
@@ -133,25 +133,25 @@ pub(crate) struct Group {
 }
 
 /// Reads a definition.
-pub(crate) fn definition(source: &Source, tree: &Tree<'_>) -> Definition {
+pub(crate) fn read_definition(source: &Source, tree: &Tree<'_>) -> Definition {
     let mut reader = Reader::new(source, tree);
-    let mut places = Places::default();
-    let (provider, desired) = reader.definition(tree, &mut places);
-    let told = reader.problems.done();
+    let mut locations = Locations::default();
+    let (provider, desired) = reader.definition(tree, &mut locations);
+    let collected = reader.problems.finish();
     Definition {
         provider,
-        desired: desired.filter(|_| !told.errors),
-        places,
-        told,
+        desired: desired.filter(|_| !collected.has_errors),
+        locations,
+        collected,
     }
 }
 
 /// Reads a workspace's pin; `None` where it is invalid.
-pub(crate) fn workspace(source: &Source, tree: &Tree<'_>) -> (Option<Slug>, Told) {
+pub(crate) fn read_workspace(source: &Source, tree: &Tree<'_>) -> (Option<Slug>, Collected) {
     let mut reader = Reader::new(source, tree);
     let slug = reader.workspace(tree);
-    let told = reader.problems.done();
-    (slug.filter(|_| !told.errors), told)
+    let collected = reader.problems.finish();
+    (slug.filter(|_| !collected.has_errors), collected)
 }
 
 /// A key and its value.
@@ -162,7 +162,7 @@ pub(crate) struct Entry<'n> {
 }
 
 /// A name to repeat in a message, where it is one.
-pub(crate) fn named(name: &str, noun: &str) -> String {
+pub(crate) fn quote_name(name: &str, noun: &str) -> String {
     if is_name(name) {
         format!("`{name}`")
     } else {
@@ -171,11 +171,11 @@ pub(crate) fn named(name: &str, noun: &str) -> String {
 }
 
 /// Warns that a group switches every field off.
-pub(crate) fn all_off(problems: &mut Problems<'_>, code: Code, group: &Group) {
+pub(crate) fn warn_all_off(problems: &mut Collector<'_>, code: Code, group: &Group) {
     let message = || {
         format!(
             "this switches every field of {} off",
-            named(&group.name, "group")
+            quote_name(&group.name, "group")
         )
     };
     problems
@@ -184,7 +184,7 @@ pub(crate) fn all_off(problems: &mut Problems<'_>, code: Code, group: &Group) {
 }
 
 /// The key of a definition below which another key stands.
-fn parent(key: &str) -> Option<&'static str> {
+fn parent_key(key: &str) -> Option<&'static str> {
     match key {
         "headers" | "queryParams" => Some("partnerKey"),
         "listing" => Some("fieldsToSync"),
@@ -197,7 +197,7 @@ fn did_you_mean(name: &str, candidates: &[&str]) -> Option<String> {
     closest(name, candidates.iter().copied()).map(|meant| format!("did you mean `{meant}`?"))
 }
 
-fn kind(value: &Value<'_>) -> &'static str {
+fn kind_of(value: &Value<'_>) -> &'static str {
     match value {
         Value::Null | Value::Refused => "nothing",
         Value::Bool(_) => "a boolean",
@@ -226,11 +226,11 @@ pub fn is_group_name(name: &str) -> bool {
 /// Whether a text can name a header or query parameter.
 #[must_use]
 pub fn is_parameter_name(section: KeySection, name: &str) -> bool {
-    parameter_name(section, name).is_none()
+    check_parameter_name(section, name).is_none()
 }
 
 /// What is wrong with the name of a header or query parameter.
-fn parameter_name(section: KeySection, name: &str) -> Option<String> {
+fn check_parameter_name(section: KeySection, name: &str) -> Option<String> {
     let problem = match section {
         KeySection::Headers => check_header_name(name).err().map(|error| error.to_string()),
         KeySection::QueryParams if name.is_empty() || name.contains(char::is_control) => Some(
@@ -251,12 +251,12 @@ fn parameter_name(section: KeySection, name: &str) -> Option<String> {
 /// Reads maps whose keys are known, and collects what is wrong with them.
 pub(crate) struct Reader<'s> {
     source: &'s Source,
-    pub(crate) problems: Problems<'s>,
+    pub(crate) problems: Collector<'s>,
 }
 
 impl<'s> Reader<'s> {
     pub(crate) fn new(source: &'s Source, tree: &Tree<'_>) -> Self {
-        let mut problems = Problems::after(source, 0);
+        let mut problems = Collector::new(source, 0);
         for problem in &tree.problems {
             problems
                 .error(Code::Syntax, Some(problem.at), || {
@@ -272,16 +272,21 @@ impl<'s> Reader<'s> {
         code: Code,
         at: Span,
         message: impl FnOnce() -> String,
-    ) -> Problem<'_> {
+    ) -> NewDiagnostic<'_> {
         self.problems.error(code, Some(at), message)
     }
 
-    fn warning(&mut self, code: Code, at: Span, message: impl FnOnce() -> String) -> Problem<'_> {
+    fn warning(
+        &mut self,
+        code: Code,
+        at: Span,
+        message: impl FnOnce() -> String,
+    ) -> NewDiagnostic<'_> {
         self.problems.warning(code, Some(at), message)
     }
 
     /// Says that a value is of the wrong type.
-    pub(crate) fn wrong(
+    pub(crate) fn wrong_type(
         &mut self,
         what: &str,
         key: Span,
@@ -293,7 +298,7 @@ impl<'s> Reader<'s> {
         let at = if node.span.is_empty() { key } else { node.span };
         let message = || match &node.value {
             Value::Null => format!("{what} has no value and must be {wanted}"),
-            value => format!("{what} is {} and must be {wanted}", kind(value)),
+            value => format!("{what} is {} and must be {wanted}", kind_of(value)),
         };
         let joined = wanted == "a map" && self.is_joined(node);
         let help = if joined {
@@ -329,7 +334,7 @@ impl<'s> Reader<'s> {
         help: Option<&str>,
     ) -> Option<Vec<Entry<'n>>> {
         let Value::Map(map) = &node.value else {
-            self.wrong(what, key, node, "a map", help);
+            self.wrong_type(what, key, node, "a map", help);
             return None;
         };
         let mut entries: Vec<Entry<'n>> = Vec::with_capacity(map.len());
@@ -339,7 +344,7 @@ impl<'s> Reader<'s> {
                 if !matches!(key.value, Value::Refused) {
                     let help = key.is_scalar().then(|| "put it in quotes".to_owned());
                     self.error(Code::WrongType, key.span, || {
-                        format!("a key must be a text and is {}", kind(&key.value))
+                        format!("a key must be a text and is {}", kind_of(&key.value))
                     })
                     .help(|| help);
                 }
@@ -351,7 +356,7 @@ impl<'s> Reader<'s> {
                 })
                 .help(|| Some("write the entries themselves".to_owned()));
             } else if let Some(first) = seen.insert(name, key.span) {
-                self.twice(&named(name, "key"), key.span, first);
+                self.duplicate(&quote_name(name, "key"), key.span, first);
                 seen.insert(name, first);
             } else {
                 entries.push(Entry {
@@ -364,7 +369,7 @@ impl<'s> Reader<'s> {
         Some(entries)
     }
 
-    pub(crate) fn twice(&mut self, what: &str, at: Span, first: Span) {
+    pub(crate) fn duplicate(&mut self, what: &str, at: Span, first: Span) {
         let source = self.source;
         self.error(Code::DuplicateKey, at, || format!("duplicate {what}"))
             .help(|| {
@@ -375,8 +380,8 @@ impl<'s> Reader<'s> {
             });
     }
 
-    pub(crate) fn unknown(&mut self, entry: &Entry<'_>, whose: &str, known: &[&str]) {
-        let message = || format!("{} is not a key of {whose}", named(entry.name, "key"));
+    pub(crate) fn unknown_key(&mut self, entry: &Entry<'_>, whose: &str, known: &[&str]) {
+        let message = || format!("{} is not a key of {whose}", quote_name(entry.name, "key"));
         let list = || {
             known
                 .iter()
@@ -386,7 +391,7 @@ impl<'s> Reader<'s> {
         };
         self.error(Code::UnknownKey, entry.at, message).help(|| {
             let place = if known == KEYS {
-                parent(entry.name)
+                parent_key(entry.name)
             } else {
                 None
             };
@@ -415,7 +420,7 @@ impl<'s> Reader<'s> {
                 "`provider`" => Some("write the name of one provider, such as `HOSTAWAY`"),
                 _ => quote.or(help),
             };
-            self.wrong(what, entry.at, entry.value, "a text", help);
+            self.wrong_type(what, entry.at, entry.value, "a text", help);
         }
         text
     }
@@ -423,7 +428,7 @@ impl<'s> Reader<'s> {
     fn definition(
         &mut self,
         tree: &Tree<'_>,
-        places: &mut Places,
+        locations: &mut Locations,
     ) -> (Option<Provider>, Option<Desired>) {
         let Some(entries) = self.root(tree, "a definition", "begin with `provider: NAME`") else {
             return (None, None);
@@ -437,10 +442,10 @@ impl<'s> Reader<'s> {
                 "provider" => {
                     unsaid = false;
                     provider = self.provider(entry);
-                    places.provider = provider.is_some().then_some(entry.value.span);
+                    locations.provider = provider.is_some().then_some(entry.value.span);
                 }
                 "icon" => {
-                    places.icon = Some(entry.at);
+                    locations.icon = Some(entry.at);
                     desired.0 = self.text("`icon`", entry, leave).and_then(|text| {
                         let icon = Icon::parse(text);
                         icon.map_err(|error| {
@@ -451,13 +456,13 @@ impl<'s> Reader<'s> {
                         .ok()
                     });
                 }
-                "partnerKey" => desired.1 = self.partner_key(entry, places),
-                "fieldsToSync" => desired.2 = self.fields(entry, places),
+                "partnerKey" => desired.1 = self.partner_key(entry, locations),
+                "fieldsToSync" => desired.2 = self.fields(entry, locations),
                 "hold" => {
-                    places.hold = Some(entry.at);
+                    locations.hold = Some(entry.at);
                     desired.3 = self.hold(entry);
                 }
-                _ => self.unknown(entry, "a definition", &KEYS),
+                _ => self.unknown_key(entry, "a definition", &KEYS),
             }
         }
         if unsaid {
@@ -540,7 +545,7 @@ impl<'s> Reader<'s> {
         Some(provider)
     }
 
-    fn partner_key(&mut self, entry: &Entry<'_>, places: &mut Places) -> DesiredPartnerKey {
+    fn partner_key(&mut self, entry: &Entry<'_>, locations: &mut Locations) -> DesiredPartnerKey {
         let mut key = DesiredPartnerKey::default();
         let help = "write `headers` and `queryParams` below it, each with its own entries, or remove it to leave all as it is in Calry";
         let Some(sections) = self.entries("`partnerKey`", entry.at, entry.value, Some(help)) else {
@@ -561,10 +566,10 @@ impl<'s> Reader<'s> {
                 .find(|section| section.key() == entry.name)
             {
                 Some(section) => {
-                    places.sections.push((section, entry.at));
-                    *key.section_mut(section) = self.section(section, entry, places);
+                    locations.sections.push((section, entry.at));
+                    *key.section_mut(section) = self.section(section, entry, locations);
                 }
-                None => self.unknown(
+                None => self.unknown_key(
                     entry,
                     "`partnerKey`",
                     &KeySection::BOTH.map(KeySection::key),
@@ -578,7 +583,7 @@ impl<'s> Reader<'s> {
         &mut self,
         section: KeySection,
         entry: &Entry<'_>,
-        places: &mut Places,
+        locations: &mut Locations,
     ) -> Option<BTreeMap<String, DesiredValue>> {
         let help = "write `name: value` below it, or remove it to leave all as it is in Calry";
         let entries = self.entries(&format!("`{section}`"), entry.at, entry.value, Some(help))?;
@@ -593,14 +598,14 @@ impl<'s> Reader<'s> {
             return None;
         }
         let mut values = BTreeMap::new();
-        let mut folded = HashMap::new();
+        let mut seen = HashMap::new();
         for entry in &entries {
-            if !self.parameter_name(section, entry) {
+            if !self.is_valid_parameter_name(section, entry) {
                 continue;
             }
-            if let Some(first) = folded.insert(section.fold(entry.name), entry.at) {
-                self.twice(
-                    &format!("{} (in another case)", named(entry.name, "name")),
+            if let Some(first) = seen.insert(section.fold(entry.name), entry.at) {
+                self.duplicate(
+                    &format!("{} (in another case)", quote_name(entry.name, "name")),
                     entry.at,
                     first,
                 );
@@ -610,7 +615,7 @@ impl<'s> Reader<'s> {
                 let value = template.resolve(|_| None).ok();
                 let name = entry.name.to_owned();
                 let (key, at) = (entry.at, entry.value.span);
-                places.values.push(Parameter {
+                locations.values.push(Parameter {
                     section,
                     name,
                     key,
@@ -623,8 +628,8 @@ impl<'s> Reader<'s> {
         Some(values)
     }
 
-    fn parameter_name(&mut self, section: KeySection, entry: &Entry<'_>) -> bool {
-        let problem = parameter_name(section, entry.name);
+    fn is_valid_parameter_name(&mut self, section: KeySection, entry: &Entry<'_>) -> bool {
+        let problem = check_parameter_name(section, entry.name);
         let valid = problem.is_none();
         if let Some(problem) = problem {
             self.error(Code::InvalidValue, entry.at, || problem);
@@ -634,7 +639,7 @@ impl<'s> Reader<'s> {
 
     fn template(&mut self, entry: &Entry<'_>) -> Option<Template> {
         let text = self.text(
-            &format!("the value of {}", named(entry.name, "key")),
+            &format!("the value of {}", quote_name(entry.name, "key")),
             entry,
             Some("write `\"\"` for an empty text"),
         )?;
@@ -673,7 +678,7 @@ impl<'s> Reader<'s> {
             let message = || {
                 format!(
                     "{} looks like a credential and is written out",
-                    named(entry.name, "name")
+                    quote_name(entry.name, "name")
                 )
             };
             let help = "keep it as a secret and refer to it: `${secret:NAME}`; what was committed once is known, so replace it";
@@ -683,7 +688,11 @@ impl<'s> Reader<'s> {
         Some(template)
     }
 
-    fn fields(&mut self, entry: &Entry<'_>, places: &mut Places) -> BTreeMap<String, FieldSet> {
+    fn fields(
+        &mut self,
+        entry: &Entry<'_>,
+        locations: &mut Locations,
+    ) -> BTreeMap<String, FieldSet> {
         let mut fields = BTreeMap::new();
         let help = "write groups of fields below it, such as `listing: [name, type]`";
         let Some(groups) = self.entries("`fieldsToSync`", entry.at, entry.value, Some(help)) else {
@@ -708,7 +717,7 @@ impl<'s> Reader<'s> {
                     .help(|| Some("fix the indentation".to_owned()));
                 continue;
             }
-            if !self.field_name(entry.name, entry.at, "group") {
+            if !self.is_valid_field_name(entry.name, entry.at, "group") {
                 continue;
             }
             let mut group = Group {
@@ -721,9 +730,9 @@ impl<'s> Reader<'s> {
             let none = on.as_ref().is_some_and(FieldSet::is_empty);
             group.all_false = none && matches!(entry.value.value, Value::Map(_));
             if none && !group.all_false {
-                all_off(&mut self.problems, Code::AllOff, &group);
+                warn_all_off(&mut self.problems, Code::AllOff, &group);
             }
-            places.groups.push(group);
+            locations.groups.push(group);
             let Some(on) = on else { continue };
             fields.insert(entry.name.to_owned(), on);
         }
@@ -732,7 +741,7 @@ impl<'s> Reader<'s> {
 
     /// The fields of a group that are on; `None` where the group has an error.
     fn group(&mut self, entry: &Entry<'_>, all: &mut Vec<(String, Span)>) -> Option<FieldSet> {
-        let what = named(entry.name, "group");
+        let what = quote_name(entry.name, "group");
         match &entry.value.value {
             Value::List(items) => {
                 let mut on = FieldSet::new();
@@ -758,13 +767,13 @@ impl<'s> Reader<'s> {
                     };
                     let field = self
                         .text("a field", &item, None)
-                        .filter(|name| self.field_name(name, item.at, "field"));
+                        .filter(|name| self.is_valid_field_name(name, item.at, "field"));
                     let Some(field) = field else {
                         valid = false;
                         continue;
                     };
                     if let Some(first) = seen.insert(field, item.at) {
-                        self.twice(&named(field, "field"), item.at, first);
+                        self.duplicate(&quote_name(field, "field"), item.at, first);
                         seen.insert(field, first);
                         continue;
                     }
@@ -781,7 +790,7 @@ impl<'s> Reader<'s> {
                 let mut valid = true;
                 for field in &self.entries(&what, entry.at, entry.value, None)? {
                     let state = self.field_state(field);
-                    if !self.field_name(field.name, field.at, "field") || state.is_none() {
+                    if !self.is_valid_field_name(field.name, field.at, "field") || state.is_none() {
                         valid = false;
                         continue;
                     }
@@ -801,7 +810,7 @@ impl<'s> Reader<'s> {
                     }
                     _ => "name the fields that are on, in brackets: `[name, type]`",
                 };
-                self.wrong(
+                self.wrong_type(
                     &what,
                     entry.at,
                     entry.value,
@@ -821,8 +830,8 @@ impl<'s> Reader<'s> {
                 let help = spelt.then_some(
                     "booleans are spelt `true` and `false`, in lower case and without quotes",
                 );
-                self.wrong(
-                    &named(field.name, "field"),
+                self.wrong_type(
+                    &quote_name(field.name, "field"),
                     field.at,
                     field.value,
                     "`true` or `false`",
@@ -833,7 +842,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    fn field_name(&mut self, name: &str, at: Span, noun: &str) -> bool {
+    fn is_valid_field_name(&mut self, name: &str, at: Span, noun: &str) -> bool {
         let valid = is_field_name(name);
         if !valid {
             let message = || {
@@ -856,7 +865,7 @@ impl<'s> Reader<'s> {
                 "until" => {
                     dated = true;
                     let text = self.text("`until`", entry, Some("write a day: `YYYY-MM-DD`"));
-                    until = text.and_then(day);
+                    until = text.and_then(parse_date);
                     if text.is_some() && until.is_none() {
                         self.error(Code::InvalidValue, entry.value.span, || {
                             "`until` must be a date".to_owned()
@@ -879,7 +888,7 @@ impl<'s> Reader<'s> {
                     }
                     reasoned &= reason.as_ref().is_none_or(|text| !text.is_empty());
                 }
-                _ => self.unknown(entry, "`hold`", &["until", "reason"]),
+                _ => self.unknown_key(entry, "`hold`", &["until", "reason"]),
             }
         }
         if !dated {
@@ -918,7 +927,7 @@ impl<'s> Reader<'s> {
                     });
                     slug = slug.or(Some(Err(())));
                 }
-                _ => self.unknown(entry, "a workspace's pin", &["slug"]),
+                _ => self.unknown_key(entry, "a workspace's pin", &["slug"]),
             }
         }
         if slug.is_none() {
@@ -933,7 +942,7 @@ impl<'s> Reader<'s> {
 }
 
 /// A day, written `YYYY-MM-DD` and no other way.
-fn day(text: &str) -> Option<Date> {
+fn parse_date(text: &str) -> Option<Date> {
     let form = |(at, b): (usize, u8)| {
         if matches!(at, 4 | 7) {
             b == b'-'

@@ -38,7 +38,7 @@ pub enum DirectoryError {
     #[error(
         "the definitions directory {} holds no definition file (*.yaml, *.yml); an empty directory changes nothing{}",
         .directory.display(),
-        not_read(.look_alikes)
+        describe_look_alikes(.look_alikes)
     )]
     Empty {
         /// The directory, as the user named it.
@@ -115,13 +115,13 @@ enum Settled {
     No,
 }
 
-struct Entry {
+struct FileEntry {
     name: OsString,
     kind: Option<fs::FileType>,
 }
 
 /// What was made of a file.
-struct Made<T> {
+struct ReadFile<T> {
     made: T,
     /// Where the link leads, for a file that is one.
     link: Option<PathBuf>,
@@ -140,9 +140,9 @@ fn attempt<T: Send>(
     let entries = list(&root, directory)?;
 
     let total = AtomicU64::new(0);
-    let make = |entry: &Entry| {
+    let make = |entry: &FileEntry| {
         if LookAlike::of(&entry.name).is_some() {
-            return Made {
+            return ReadFile {
                 made: each(&entry.name.to_string_lossy(), Ok(Vec::new())),
                 link: None,
                 gone: false,
@@ -151,11 +151,11 @@ fn attempt<T: Send>(
         let link = match entry.kind {
             Some(kind) if kind.is_file() => Ok(None),
             Some(kind) if !kind.is_symlink() => Err(FileError::NotAFile),
-            _ => target(&root, &entry.name).map(Some),
+            _ => resolve_link(&root, &entry.name).map(Some),
         };
         let content = match &link {
-            Ok(None) => contents(&root.join(&entry.name), MAX_FILE),
-            Ok(Some(target)) => contents(target, MAX_FILE),
+            Ok(None) => read_regular_file(&root.join(&entry.name), MAX_FILE),
+            Ok(Some(target)) => read_regular_file(target, MAX_FILE),
             Err(_) => Ok(Vec::new()),
         };
         let (link, content) = match link {
@@ -171,7 +171,7 @@ fn attempt<T: Send>(
             Err(FileError::TooLarge(MAX_TOTAL))
         };
         let gone = matches!(content, Err(FileError::Gone | FileError::Dangling));
-        Made {
+        ReadFile {
             made: each(&entry.name.to_string_lossy(), content),
             link,
             gone,
@@ -182,10 +182,10 @@ fn attempt<T: Send>(
         return Err(DirectoryError::TooLarge(directory.to_owned()));
     }
 
-    let moved = |(entry, file): (&Entry, &Made<T>)| {
+    let moved = |(entry, file): (&FileEntry, &ReadFile<T>)| {
         file.link
             .as_ref()
-            .is_some_and(|was| target(&root, &entry.name).ok().as_ref() != Some(was))
+            .is_some_and(|was| resolve_link(&root, &entry.name).ok().as_ref() != Some(was))
     };
     let replaced = fs::canonicalize(directory).ok().as_ref() != Some(&root);
     let settled = if replaced || entries.iter().zip(&made).any(moved) {
@@ -205,7 +205,7 @@ fn attempt<T: Send>(
 }
 
 /// The files of a directory that count, sorted by name.
-fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
+fn list(root: &Path, named: &Path) -> Result<Vec<FileEntry>, DirectoryError> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotADirectory => DirectoryError::NotADirectory(named.to_owned()),
         _ => DirectoryError::Unreadable {
@@ -223,7 +223,7 @@ fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
         let name = entry.file_name();
         let kind = entry.file_type().ok();
         if is_input(&name) {
-            entries.push(Entry { name, kind });
+            entries.push(FileEntry { name, kind });
         } else if kind.is_some_and(|kind| kind.is_dir()) && !is_hidden(&name) {
             entries.extend(definition_below(&entry.path(), &name, &mut below));
         }
@@ -239,7 +239,7 @@ fn list(root: &Path, named: &Path) -> Result<Vec<Entry>, DirectoryError> {
 }
 
 /// The end of a sentence about a directory without definition files.
-fn not_read(look_alikes: &[String]) -> String {
+fn describe_look_alikes(look_alikes: &[String]) -> String {
     let Some(first) = look_alikes.first() else {
         return String::new();
     };
@@ -255,7 +255,7 @@ fn not_read(look_alikes: &[String]) -> String {
 
 /// The first file of a directory one level down that would count in the directory above. `seen` counts the entries that
 /// were looked at for this.
-fn definition_below(directory: &Path, name: &OsStr, seen: &mut usize) -> Option<Entry> {
+fn definition_below(directory: &Path, name: &OsStr, seen: &mut usize) -> Option<FileEntry> {
     // It is not read: a directory that cannot be listed holds nothing that is meant.
     let entries = fs::read_dir(directory).ok()?.flatten();
     let counts = |entry: &fs::DirEntry| is_definition(&entry.file_name());
@@ -263,7 +263,7 @@ fn definition_below(directory: &Path, name: &OsStr, seen: &mut usize) -> Option<
         .take(MAX_ENTRIES.saturating_sub(*seen))
         .inspect(|_| *seen += 1)
         .find(counts)?;
-    Some(Entry {
+    Some(FileEntry {
         name: Path::new(name).join(found.file_name()).into(),
         kind: found.file_type().ok(),
     })
@@ -323,7 +323,7 @@ impl LookAlike {
 ///
 /// # Errors
 /// [`FileError`], [`FileError::Gone`] where there is nothing of that name.
-pub(crate) fn target(root: &Path, name: impl AsRef<Path>) -> Result<PathBuf, FileError> {
+pub(crate) fn resolve_link(root: &Path, name: impl AsRef<Path>) -> Result<PathBuf, FileError> {
     let path = root.join(name);
     let target = fs::canonicalize(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound if fs::symlink_metadata(&path).is_ok() => FileError::Dangling,
@@ -341,7 +341,7 @@ pub(crate) fn target(root: &Path, name: impl AsRef<Path>) -> Result<PathBuf, Fil
 ///
 /// # Errors
 /// [`FileError`], [`FileError::Gone`] where there is nothing at that path.
-pub(crate) fn contents(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
+pub(crate) fn read_regular_file(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => FileError::Gone,
         _ => FileError::Unreadable(error),

@@ -114,13 +114,15 @@ impl Edit {
             root: tree.root.as_ref()?,
         };
         match self {
-            Self::Icon(Some(icon)) => editor.put(&["icon"], New::Text(icon.as_str().to_owned())),
+            Self::Icon(Some(icon)) => {
+                editor.put(&["icon"], NewNode::Text(icon.as_str().to_owned()))
+            }
             Self::Icon(None) => editor.remove(&["icon"]),
             Self::Field { group, field, on } => {
                 let (key, value) = editor.find(&["fieldsToSync", group])?;
                 match (&value.value, on) {
                     (Value::Map(_), on) => {
-                        editor.put(&["fieldsToSync", group, field], New::Bool(*on))
+                        editor.put(&["fieldsToSync", group, field], NewNode::Bool(*on))
                     }
                     (Value::List(items), true) => editor.append(value, items, field),
                     (Value::List(items), false) => {
@@ -128,18 +130,18 @@ impl Edit {
                         else {
                             return Some(text.to_owned());
                         };
-                        let places = items
+                        let extents = items
                             .iter()
-                            .map(|item| place(editor.text, item, item))
+                            .map(|item| extent(editor.text, item, item))
                             .collect::<Option<Vec<_>>>()?;
-                        editor.take_out(key, value, &places, at)
+                        editor.take_out(key, value, &extents, at)
                     }
                     _ => None,
                 }
             }
             Self::Group { group, on } => editor.put(
                 &["fieldsToSync", group],
-                New::List(on.iter().map(String::as_str).collect()),
+                NewNode::List(on.iter().map(String::as_str).collect()),
             ),
             Self::Value {
                 section,
@@ -155,33 +157,36 @@ impl Edit {
                 let (_, partner_key) = editor.find(&["partnerKey"])?;
                 if matches!(&partner_key.value, Value::Map(sections) if sections.is_empty()) {
                     let both =
-                        KeySection::BOTH.map(|section| (section.key(), New::Map(Vec::new())));
-                    return self.edit(&editor.put(&["partnerKey"], New::Map(both.into()))?);
+                        KeySection::BOTH.map(|section| (section.key(), NewNode::Map(Vec::new())));
+                    return self.edit(&editor.put(&["partnerKey"], NewNode::Map(both.into()))?);
                 }
                 editor.put(
                     &["partnerKey", section.key(), name],
-                    New::Text(value.text()),
+                    NewNode::Text(value.text()),
                 )
             }
             Self::KeySection { section, values } => {
                 let values = values
                     .iter()
-                    .map(|(name, value)| (name.as_str(), New::Text(value.text())));
-                editor.put(&["partnerKey", section.key()], New::Map(values.collect()))
+                    .map(|(name, value)| (name.as_str(), NewNode::Text(value.text())));
+                editor.put(
+                    &["partnerKey", section.key()],
+                    NewNode::Map(values.collect()),
+                )
             }
         }
     }
 }
 
 /// What is put into a text.
-pub(super) enum New<'a> {
+pub(super) enum NewNode<'a> {
     Bool(bool),
     Text(String),
     List(Vec<&'a str>),
-    Map(Vec<(&'a str, New<'a>)>),
+    Map(Vec<(&'a str, NewNode<'a>)>),
 }
 
-impl New<'_> {
+impl NewNode<'_> {
     /// On one line, within brackets or not.
     fn inline(&self, flow: bool) -> String {
         match self {
@@ -196,7 +201,7 @@ impl New<'_> {
                     .join(", ")
             ),
             Self::Map(entries) => {
-                let entry = |(key, new): &(&str, New<'_>)| {
+                let entry = |(key, new): &(&str, NewNode<'_>)| {
                     format!("{}: {}", scalar(key, true), new.inline(true))
                 };
                 format!(
@@ -243,11 +248,11 @@ fn scalar(text: &str, flow: bool) -> String {
         && !text.ends_with(':')
         && !is_boolean_elsewhere(text)
         && yaml::read(text).is_ok_and(|tree| tree.root.as_ref().and_then(Node::text) == Some(text));
-    if plain { text.to_owned() } else { quoted(text) }
+    if plain { text.to_owned() } else { quote(text) }
 }
 
 /// A text in double quotes.
-fn quoted(text: &str) -> String {
+fn quote(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
         match c {
@@ -272,7 +277,7 @@ struct Editor<'t> {
 type Splice = (usize, usize, String);
 
 impl<'t> Editor<'t> {
-    fn spliced(&self, mut splices: Vec<Splice>) -> Option<String> {
+    fn splice(&self, mut splices: Vec<Splice>) -> Option<String> {
         splices.sort_unstable();
         let mut text = self.text.to_owned();
         for (start, end, new) in splices.into_iter().rev() {
@@ -296,7 +301,7 @@ impl<'t> Editor<'t> {
     }
 
     /// Sets what stands at a path. What is missing on the way to it comes with it.
-    fn put(&self, path: &[&str], new: New<'_>) -> Option<String> {
+    fn put(&self, path: &[&str], new: NewNode<'_>) -> Option<String> {
         if let Some((key, value)) = self.find(path) {
             return self.replace(key, value, new, self.is_flow(path.split_last()?.1));
         }
@@ -312,7 +317,7 @@ impl<'t> Editor<'t> {
             key,
             rest.iter()
                 .rev()
-                .fold(new, |new, key| New::Map(vec![(key, new)])),
+                .fold(new, |new, key| NewNode::Map(vec![(key, new)])),
         )
     }
 
@@ -332,19 +337,19 @@ impl<'t> Editor<'t> {
         &self,
         key: &Node<'_>,
         value: &Node<'_>,
-        new: New<'_>,
+        new: NewNode<'_>,
         flow: bool,
     ) -> Option<String> {
-        let (mut start, end) = place(self.text, value, value)?;
+        let (mut start, end) = extent(self.text, value, value)?;
         match (&value.value, new) {
-            (Value::Map(entries), New::Map(new)) if entries.is_empty() && !flow => self.unfold(
+            (Value::Map(entries), NewNode::Map(new)) if entries.is_empty() && !flow => self.unfold(
                 self.bare(key, value)?,
                 value,
                 self.column(key.span.start()),
                 &new,
             ),
             (Value::Map(entries), new) if entries.is_empty() => {
-                self.spliced(vec![(start, end, new.inline(flow))])
+                self.splice(vec![(start, end, new.inline(flow))])
             }
             (Value::Map(_) | Value::List(_), _) => None,
             (_, new) => {
@@ -355,19 +360,21 @@ impl<'t> Editor<'t> {
                     start = after + between.len() - header.len();
                 }
                 let text = match (&new, self.text.get(start..)?.chars().next()) {
-                    (New::Text(text), Some('"')) => quoted(text),
-                    (New::Text(text), Some('\'')) if text.bytes().all(|b| b.is_ascii_graphic()) => {
+                    (NewNode::Text(text), Some('"')) => quote(text),
+                    (NewNode::Text(text), Some('\''))
+                        if text.bytes().all(|b| b.is_ascii_graphic()) =>
+                    {
                         format!("'{}'", text.replace('\'', "''"))
                     }
                     (new, _) => new.inline(flow),
                 };
-                self.spliced(vec![(start, end, text)])
+                self.splice(vec![(start, end, text)])
             }
         }
     }
 
     /// Adds an entry to the map at a path: to the document in the order of its keys, elsewhere at the end.
-    fn insert(&self, path: &[&str], key: &str, new: New<'_>) -> Option<String> {
+    fn insert(&self, path: &[&str], key: &str, new: NewNode<'_>) -> Option<String> {
         let (name, map) = self
             .find(path)
             .map_or((None, self.root), |(name, map)| (Some(name), map));
@@ -393,9 +400,9 @@ impl<'t> Editor<'t> {
             before.max_by_key(|(_, entry)| rank(entry))
         };
         if !map.span.is_empty() {
-            let places = self.places(entries)?;
+            let extents = self.extents(entries)?;
             let text = format!("{}: {}", scalar(key, true), new.inline(true));
-            return self.insert_within(map, &places, last.map(|(at, _)| at), &text);
+            return self.insert_within(map, &extents, last.map(|(at, _)| at), &text);
         }
         let mut lines = Vec::new();
         new.lines(
@@ -405,7 +412,7 @@ impl<'t> Editor<'t> {
             &mut lines,
         );
         let (_, above) = last?;
-        self.spliced(vec![self.lines_after(self.end(&above.1)?, &lines)])
+        self.splice(vec![self.lines_after(self.end(&above.1)?, &lines)])
     }
 
     /// Where the value of `name: {}` may begin, if that is on one line and nothing else is.
@@ -421,14 +428,14 @@ impl<'t> Editor<'t> {
         colon: usize,
         map: &Node<'_>,
         indent: usize,
-        entries: &[(&str, New<'_>)],
+        entries: &[(&str, NewNode<'_>)],
     ) -> Option<String> {
         let (end, step) = (map.span.end(), self.step());
         let mut lines = Vec::new();
         entries
             .iter()
             .for_each(|(key, new)| new.lines(key, indent + step, step, &mut lines));
-        self.spliced(vec![
+        self.splice(vec![
             (colon, end, String::new()),
             self.lines_after(end, &lines),
         ])
@@ -437,13 +444,13 @@ impl<'t> Editor<'t> {
     /// Adds an item to a list.
     fn append(&self, list: &Node<'_>, items: &[Node<'_>], item: &str) -> Option<String> {
         if !list.span.is_empty() {
-            let places = items
+            let extents = items
                 .iter()
-                .map(|item| place(self.text, item, item))
+                .map(|item| extent(self.text, item, item))
                 .collect::<Option<Vec<_>>>()?;
             return self.insert_within(
                 list,
-                &places,
+                &extents,
                 items.len().checked_sub(1),
                 &scalar(item, true),
             );
@@ -454,14 +461,14 @@ impl<'t> Editor<'t> {
             .get(self.line_start(last.span.start())..last.span.start())?;
         let dash = prefix.trim() == "-" && !prefix.contains('\t');
         let line = dash.then(|| format!("{prefix}{}", scalar(item, false)))?;
-        self.spliced(vec![self.lines_after(self.end(last)?, &[line])])
+        self.splice(vec![self.lines_after(self.end(last)?, &[line])])
     }
 
     /// Adds something to a list or map within brackets, after one of those that are there.
     fn insert_within(
         &self,
         node: &Node<'_>,
-        places: &[(usize, usize)],
+        extents: &[(usize, usize)],
         after: Option<usize>,
         new: &str,
     ) -> Option<String> {
@@ -469,9 +476,9 @@ impl<'t> Editor<'t> {
         let Some(after) = after else {
             let inner = self.text.get(open..close)?;
             let end = if inner.trim().is_empty() { close } else { open };
-            return self.spliced(vec![(open, end, new.to_owned())]);
+            return self.splice(vec![(open, end, new.to_owned())]);
         };
-        let (start, end) = *places.get(after)?;
+        let (start, end) = *extents.get(after)?;
         let comma = self.comma(end, close);
         let line = self.line_start(start);
         let next = self.line_end(comma.unwrap_or(end));
@@ -484,12 +491,12 @@ impl<'t> Editor<'t> {
                 (",", "")
             };
             let new = format!("{indent}{new}{its}");
-            return self.spliced(vec![
+            return self.splice(vec![
                 (end, end, mine.to_owned()),
                 self.lines_after(comma.unwrap_or(end), &[new]),
             ]);
         }
-        self.spliced(vec![(end, end, format!(", {new}"))])
+        self.splice(vec![(end, end, format!(", {new}"))])
     }
 
     /// Removes the entry at a path.
@@ -504,7 +511,7 @@ impl<'t> Editor<'t> {
         let at = entries
             .iter()
             .position(|(key, _)| key.text() == Some(last))?;
-        self.take_out(name, map, &self.places(entries)?, at)
+        self.take_out(name, map, &self.extents(entries)?, at)
     }
 
     /// Removes one of the items or entries of a list or map that is called `name`.
@@ -512,15 +519,15 @@ impl<'t> Editor<'t> {
         &self,
         name: &Node<'_>,
         node: &Node<'_>,
-        places: &[(usize, usize)],
+        extents: &[(usize, usize)],
         at: usize,
     ) -> Option<String> {
-        let (start, end) = *places.get(at)?;
+        let (start, end) = *extents.get(at)?;
         if !node.span.is_empty() {
-            return self.take_out_of_brackets(node, places, at);
+            return self.take_out_of_brackets(node, extents, at);
         }
         let mut splices = vec![self.without_lines(start, end)?];
-        if places.len() == 1 {
+        if extents.len() == 1 {
             let none = if matches!(node.value, Value::List(_)) {
                 " []"
             } else {
@@ -529,17 +536,17 @@ impl<'t> Editor<'t> {
             let colon = self.colon(name)?;
             splices.push((colon, colon, none.to_owned()));
         }
-        self.spliced(splices)
+        self.splice(splices)
     }
 
     fn take_out_of_brackets(
         &self,
         node: &Node<'_>,
-        places: &[(usize, usize)],
+        extents: &[(usize, usize)],
         at: usize,
     ) -> Option<String> {
         let (open, close) = (node.span.start() + 1, node.span.end().checked_sub(1)?);
-        let (start, end) = *places.get(at)?;
+        let (start, end) = *extents.get(at)?;
         let comma = self.comma(end, close);
         let after = comma.map_or(end, |comma| comma + 1);
         let (line, next) = (self.line_start(start), self.line_end(after));
@@ -547,7 +554,7 @@ impl<'t> Editor<'t> {
         let alone = self.text.get(line..start)?.trim().is_empty()
             && (rest.is_empty() || rest.starts_with('#'));
         if alone && line >= open && next <= close {
-            return self.spliced(vec![(line, next, String::new())]);
+            return self.splice(vec![(line, next, String::new())]);
         }
         let blanks = |text: &str| text.len() - text.trim_end_matches([' ', '\t']).len();
         let before = self.text.get(open..start)?;
@@ -573,10 +580,10 @@ impl<'t> Editor<'t> {
         } else {
             (from, to)
         };
-        self.spliced(vec![(from, to, String::new())])
+        self.splice(vec![(from, to, String::new())])
     }
 
-    fn places(&self, entries: &[Entry<'_>]) -> Option<Vec<(usize, usize)>> {
+    fn extents(&self, entries: &[Entry<'_>]) -> Option<Vec<(usize, usize)>> {
         entries
             .iter()
             .map(|(key, value)| Some((key.span.start(), self.end(value)?)))
@@ -588,7 +595,7 @@ impl<'t> Editor<'t> {
         match &node.value {
             Value::List(items) if node.span.is_empty() => self.end(items.last()?),
             Value::Map(entries) if node.span.is_empty() => self.end(&entries.last()?.1),
-            _ => place(self.text, node, node).map(|(_, end)| end),
+            _ => extent(self.text, node, node).map(|(_, end)| end),
         }
     }
 
@@ -690,7 +697,7 @@ impl<'t> Editor<'t> {
 }
 
 /// From where one node begins to where another one ends, without the line breaks after that.
-fn place(text: &str, first: &Node<'_>, last: &Node<'_>) -> Option<(usize, usize)> {
+fn extent(text: &str, first: &Node<'_>, last: &Node<'_>) -> Option<(usize, usize)> {
     let start = last.span.start();
     let content = text.get(start..last.span.end())?;
     Some((first.span.start(), start + content.trim_end().len()))

@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use super::definition::{
     MAX_PARAMETER_NAME, MAX_PARAMETERS, MAX_REASON, MAX_VALUE, is_field_name, is_group_name,
 };
-use super::edit::New;
+use super::edit::NewNode;
 use crate::model::{Catalogue, Desired, DesiredValue, Icon, KeySection, Slug};
 
 /// The file of the schema of a definition file, beside the files.
@@ -119,15 +119,15 @@ fn groups(known: &Catalogue) -> Json {
 }
 
 fn headers(_: &mut SchemaGenerator) -> Schema {
-    section(KeySection::Headers, r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+    section_schema(KeySection::Headers, r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 }
 
 fn query_params(_: &mut SchemaGenerator) -> Schema {
-    section(KeySection::QueryParams, r"^[^\u0000-\u001f\u007f-\u009f]+$")
+    section_schema(KeySection::QueryParams, r"^[^\u0000-\u001f\u007f-\u009f]+$")
 }
 
 /// One half of a partner key: `name` is what its names look like.
-fn section(section: KeySection, name: &str) -> Schema {
+fn section_schema(section: KeySection, name: &str) -> Schema {
     // Control characters and line breaks, which no value holds.
     let never = r"\u0000-\u001f\u007f-\u009f\u2028\u2029";
     // Any text in which `${` begins a reference, or is written `$${`.
@@ -198,35 +198,38 @@ fn text(schema: &Json) -> String {
 /// A new definition file without a hold. Values below `partnerKey` are references or empty, as `pull` makes them: what is
 /// written out is not repeated.
 pub(super) fn definition(desired: &Desired) -> String {
-    let mut entries = vec![("provider", New::Text(desired.provider.as_str().to_owned()))];
+    let mut entries = vec![(
+        "provider",
+        NewNode::Text(desired.provider.as_str().to_owned()),
+    )];
     entries.extend(
         desired
             .icon
             .as_ref()
-            .map(|icon| ("icon", New::Text(icon.as_str().to_owned()))),
+            .map(|icon| ("icon", NewNode::Text(icon.as_str().to_owned()))),
     );
     let section = |section: KeySection| {
         Some((
             section.key(),
-            New::Map(references(desired.partner_key.section(section)?)),
+            NewNode::Map(references(desired.partner_key.section(section)?)),
         ))
     };
     let partner_key: Vec<_> = KeySection::BOTH.into_iter().filter_map(section).collect();
-    entries.extend((!partner_key.is_empty()).then_some(("partnerKey", New::Map(partner_key))));
+    entries.extend((!partner_key.is_empty()).then_some(("partnerKey", NewNode::Map(partner_key))));
     let groups = desired.fields.iter();
     let groups: Vec<_> = groups
         .map(|(group, on)| {
             (
                 group.as_str(),
-                New::List(on.iter().map(String::as_str).collect()),
+                NewNode::List(on.iter().map(String::as_str).collect()),
             )
         })
         .collect();
-    entries.extend((!groups.is_empty()).then_some(("fieldsToSync", New::Map(groups))));
+    entries.extend((!groups.is_empty()).then_some(("fieldsToSync", NewNode::Map(groups))));
     yaml(DEFINITION_SCHEMA, &entries)
 }
 
-fn references(values: &BTreeMap<String, DesiredValue>) -> Vec<(&str, New<'_>)> {
+fn references(values: &BTreeMap<String, DesiredValue>) -> Vec<(&str, NewNode<'_>)> {
     let text = |value: &DesiredValue| {
         value
             .references()
@@ -235,7 +238,12 @@ fn references(values: &BTreeMap<String, DesiredValue>) -> Vec<(&str, New<'_>)> {
     };
     values
         .iter()
-        .map(|(name, value)| (name.as_str(), New::Text(text(value).unwrap_or_default())))
+        .map(|(name, value)| {
+            (
+                name.as_str(),
+                NewNode::Text(text(value).unwrap_or_default()),
+            )
+        })
         .collect()
 }
 
@@ -243,12 +251,12 @@ fn references(values: &BTreeMap<String, DesiredValue>) -> Vec<(&str, New<'_>)> {
 pub(super) fn workspace(slug: &Slug) -> String {
     yaml(
         WORKSPACE_SCHEMA,
-        &[("slug", New::Text(slug.as_str().to_owned()))],
+        &[("slug", NewNode::Text(slug.as_str().to_owned()))],
     )
 }
 
 /// Every text in a form that readers of YAML 1.1, too, take for that text.
-fn yaml(schema: &str, entries: &[(&str, New<'_>)]) -> String {
+fn yaml(schema: &str, entries: &[(&str, NewNode<'_>)]) -> String {
     let mut lines = vec![format!("# yaml-language-server: $schema={schema}")];
     entries
         .iter()

@@ -13,13 +13,13 @@ use jiff::civil::Date;
 
 use super::catalogue::names_in;
 use super::definition::{
-    self, Definition, Group, MAX_VALUE, Parameter, Places, Subject, all_off, named,
+    self, Definition, Group, Locations, MAX_VALUE, Parameter, Subject, quote_name, warn_all_off,
 };
 use super::directory::{self, DirectoryError, FileError, LookAlike};
 use super::edit::Edit;
 use super::format::{self, DEFINITION_SCHEMA};
-use super::source::{Problems, Source, Told};
-use super::write::Writing;
+use super::source::{Collected, Collector, Source};
+use super::write::FileWrite;
 use super::yaml::Span;
 use crate::desired::secrets::{SecretError, SecretSources};
 use crate::model::{
@@ -65,9 +65,9 @@ pub struct DefinitionFile {
     /// What it wants; `None` where it has an error.
     pub desired: Option<Arc<Desired>>,
     source: Source,
-    places: Places,
+    locations: Locations,
     /// How many of its problems were told.
-    told: usize,
+    reported: usize,
 }
 
 /// What becomes of a reference to a secret that no source has.
@@ -88,16 +88,16 @@ pub enum MissingSecrets {
 /// among [`Loaded::diagnostics`].
 pub fn load(directory: &Path) -> Result<Loaded, DirectoryError> {
     let listing = directory::read(directory, read_file)?;
-    Loaded::of(listing.directory, listing.files).unless_empty(directory)
+    Loaded::from_files(listing.directory, listing.files).reject_empty(directory)
 }
 
 /// Reads a directory that may be empty, or missing, because somebody is about to write its first files.
 ///
 /// # Errors
 /// [`DirectoryError`] where what is there cannot be used.
-pub fn load_or_begin(directory: &Path) -> Result<Loaded, DirectoryError> {
+pub fn load_or_empty(directory: &Path) -> Result<Loaded, DirectoryError> {
     let canonical = match directory::read(directory, read_file) {
-        Ok(listing) => return Ok(Loaded::of(listing.directory, listing.files)),
+        Ok(listing) => return Ok(Loaded::from_files(listing.directory, listing.files)),
         Err(DirectoryError::Empty { .. }) => fs::canonicalize(directory),
         Err(DirectoryError::Unreadable { source, .. })
             if source.kind() == io::ErrorKind::NotFound =>
@@ -110,11 +110,11 @@ pub fn load_or_begin(directory: &Path) -> Result<Loaded, DirectoryError> {
         directory: directory.to_owned(),
         source,
     };
-    Ok(Loaded::of(canonical.map_err(unreadable)?, []))
+    Ok(Loaded::from_files(canonical.map_err(unreadable)?, []))
 }
 
 /// What a single file turned out to be.
-pub(crate) enum Read {
+pub(crate) enum FileContent {
     Definition(Box<DefinitionFile>),
     Workspace(Source, Option<Slug>),
     Schema(Catalogue),
@@ -126,18 +126,21 @@ pub(crate) enum Read {
 pub(crate) fn read_file(
     name: &str,
     content: Result<Vec<u8>, FileError>,
-) -> (Read, Vec<Diagnostic>) {
+) -> (FileContent, Vec<Diagnostic>) {
     if let Some(look_alike) = LookAlike::of(OsStr::new(name)) {
-        return (Read::LookAlike, vec![look_alike_problem(name, look_alike)]);
+        return (
+            FileContent::LookAlike,
+            vec![look_alike_problem(name, look_alike)],
+        );
     }
     if name == DEFINITION_SCHEMA {
         let names = content
             .map_err(|error| error.to_string())
             .and_then(|schema| names_in(&schema));
         return match names {
-            Ok(names) => (Read::Schema(names), Vec::new()),
+            Ok(names) => (FileContent::Schema(names), Vec::new()),
             Err(problem) => (
-                Read::Schema(Catalogue::default()),
+                FileContent::Schema(Catalogue::default()),
                 vec![schema_problem(name, &problem)],
             ),
         };
@@ -175,33 +178,34 @@ pub(crate) fn read_file(
             .parse()
             .map_err(|p| (Code::Syntax, Some(p.at), p.message.into_owned(), p.help)),
     };
-    let unread = |(code, at, message, help): (Code, Option<Span>, String, Option<&str>)| {
-        let mut problems = Problems::after(&source, 0);
-        problems
-            .error(code, at, || message)
-            .help(|| help.map(str::to_owned));
-        problems.done()
-    };
-    if is_workspace(name) {
-        let (slug, told) = match &tree {
-            Ok(tree) => definition::workspace(&source, tree),
-            Err(_) => (None, Told::default()),
+    let report_unreadable =
+        |(code, at, message, help): (Code, Option<Span>, String, Option<&str>)| {
+            let mut problems = Collector::new(&source, 0);
+            problems
+                .error(code, at, || message)
+                .help(|| help.map(str::to_owned));
+            problems.finish()
         };
-        let told = tree.err().map(unread).unwrap_or(told);
-        return (Read::Workspace(source, slug), told.list);
+    if is_workspace(name) {
+        let (slug, collected) = match &tree {
+            Ok(tree) => definition::read_workspace(&source, tree),
+            Err(_) => (None, Collected::default()),
+        };
+        let collected = tree.err().map(report_unreadable).unwrap_or(collected);
+        return (FileContent::Workspace(source, slug), collected.diagnostics);
     }
     let Definition {
         provider,
         desired,
-        places,
-        told,
+        locations,
+        collected,
     } = match tree {
-        Ok(tree) => definition::definition(&source, &tree),
+        Ok(tree) => definition::read_definition(&source, &tree),
         Err(problem) => Definition {
             provider: None,
             desired: None,
-            places: Places::default(),
-            told: unread(problem),
+            locations: Locations::default(),
+            collected: report_unreadable(problem),
         },
     };
     let by_name = || Provider::parse(&name.rsplit_once('.')?.0.to_ascii_uppercase()).ok();
@@ -210,10 +214,13 @@ pub(crate) fn read_file(
         provider: provider.or_else(by_name),
         desired: desired.map(Arc::new),
         source,
-        places,
-        told: told.list.len(),
+        locations,
+        reported: collected.diagnostics.len(),
     };
-    (Read::Definition(Box::new(file)), told.list)
+    (
+        FileContent::Definition(Box::new(file)),
+        collected.diagnostics,
+    )
 }
 
 /// A schema that cannot be used costs the names in it, and no definition.
@@ -233,7 +240,7 @@ fn is_workspace(name: &str) -> bool {
 
 /// The file of a provider that has none yet, with what the changes give it. `None` where that cannot be written.
 #[must_use]
-pub fn draft(provider: &Provider, edits: &[Edit]) -> Option<Writing> {
+pub fn draft(provider: &Provider, edits: &[Edit]) -> Option<FileWrite> {
     let fields = BTreeMap::new();
     let nothing = Desired {
         provider: provider.clone(),
@@ -242,16 +249,16 @@ pub fn draft(provider: &Provider, edits: &[Edit]) -> Option<Writing> {
         fields,
         hold: None,
     };
-    let wanted = changed(nothing, edits)?;
+    let wanted = apply_edits(nothing, edits)?;
     let name = format!("{}.yaml", provider.file_stem());
     let text = format::definition(&wanted);
-    says(&name, &text, &wanted).then(|| Writing::new(&name, text))
+    produces(&name, &text, &wanted).then(|| FileWrite::new(&name, text))
 }
 
 /// A `workspace.yaml` for a workspace.
 #[must_use]
-pub fn draft_pin(slug: &Slug) -> Writing {
-    Writing::new("workspace.yaml", format::workspace(slug))
+pub fn draft_pin(slug: &Slug) -> FileWrite {
+    FileWrite::new("workspace.yaml", format::workspace(slug))
 }
 
 /// A warning of a file that is not read. `--strict` makes it an error.
@@ -280,7 +287,7 @@ fn look_alike_problem(name: &str, look_alike: LookAlike) -> Diagnostic {
 }
 
 /// What is wanted after changes, with no secret filled in.
-fn changed(mut desired: Desired, edits: &[Edit]) -> Option<Desired> {
+fn apply_edits(mut desired: Desired, edits: &[Edit]) -> Option<Desired> {
     for section in KeySection::BOTH {
         desired
             .partner_key
@@ -294,12 +301,12 @@ fn changed(mut desired: Desired, edits: &[Edit]) -> Option<Desired> {
 }
 
 /// Whether a file of this name and text is valid and wants just this.
-fn says(name: &str, text: &str, wanted: &Desired) -> bool {
-    let (Read::Definition(file), _) = read_file(name, Ok(text.as_bytes().to_vec())) else {
+fn produces(name: &str, text: &str, wanted: &Desired) -> bool {
+    let (FileContent::Definition(file), _) = read_file(name, Ok(text.as_bytes().to_vec())) else {
         return false;
     };
     file.desired
-        .and_then(|desired| changed(Arc::unwrap_or_clone(desired), &[]))
+        .and_then(|desired| apply_edits(Arc::unwrap_or_clone(desired), &[]))
         .as_ref()
         == Some(wanted)
 }
@@ -307,33 +314,36 @@ fn says(name: &str, text: &str, wanted: &Desired) -> bool {
 impl DefinitionFile {
     /// The file after some changes; `None` where its form is one that cannot be edited in place.
     #[must_use]
-    pub fn edited(&self, edits: &[Edit]) -> Option<Writing> {
+    pub fn edit(&self, edits: &[Edit]) -> Option<FileWrite> {
         /// An edit reads the whole text: more of them are a file to write anew.
         const MAX_EDITS: usize = 1_000;
-        let wanted = changed(Desired::clone(self.desired.as_ref()?), edits)?;
+        let wanted = apply_edits(Desired::clone(self.desired.as_ref()?), edits)?;
         let text = (edits.len() <= MAX_EDITS).then(|| {
             edits
                 .iter()
                 .try_fold(self.source.text().to_owned(), |text, edit| edit.edit(&text))
         })??;
-        says(&self.name, &text, &wanted)
-            .then(|| Writing::over(&self.name, self.source.text(), text))
+        produces(&self.name, &text, &wanted)
+            .then(|| FileWrite::replacing(&self.name, self.source.text(), text))
     }
 
     /// Judges the file again, for a reason that its text alone does not give. An error makes it invalid, where `fatal`.
-    fn judge(
+    fn diagnose(
         &mut self,
         fatal: bool,
-        judge: impl FnOnce(&mut Problems<'_>, &Places),
+        diagnose: impl FnOnce(&mut Collector<'_>, &Locations),
     ) -> Vec<Diagnostic> {
-        let mut problems = Problems::after(&self.source, self.told);
-        judge(&mut problems, &self.places);
-        let Told { list, errors } = problems.done();
-        self.told += list.len();
-        if errors && fatal {
+        let mut problems = Collector::new(&self.source, self.reported);
+        diagnose(&mut problems, &self.locations);
+        let Collected {
+            diagnostics,
+            has_errors,
+        } = problems.finish();
+        self.reported += diagnostics.len();
+        if has_errors && fatal {
             self.desired = None;
         }
-        list
+        diagnostics
     }
 }
 
@@ -342,7 +352,7 @@ impl Loaded {
     ///
     /// # Errors
     /// [`DirectoryError::Empty`].
-    pub(crate) fn unless_empty(self, named: &Path) -> Result<Self, DirectoryError> {
+    pub(crate) fn reject_empty(self, named: &Path) -> Result<Self, DirectoryError> {
         if !self.files.is_empty() {
             return Ok(self);
         }
@@ -356,9 +366,9 @@ impl Loaded {
     }
 
     /// Puts files together that were read by themselves.
-    pub(crate) fn of(
+    pub(crate) fn from_files(
         directory: PathBuf,
-        files: impl IntoIterator<Item = (Read, Vec<Diagnostic>)>,
+        files: impl IntoIterator<Item = (FileContent, Vec<Diagnostic>)>,
     ) -> Self {
         let mut loaded = Self {
             directory,
@@ -372,10 +382,10 @@ impl Loaded {
         for (read, diagnostics) in files {
             loaded.diagnostics.extend(diagnostics);
             match read {
-                Read::Definition(file) => loaded.files.push(*file),
-                Read::Workspace(source, slug) => pins.push((source, slug)),
-                Read::Schema(names) => loaded.schema = names,
-                Read::LookAlike => {}
+                FileContent::Definition(file) => loaded.files.push(*file),
+                FileContent::Workspace(source, slug) => pins.push((source, slug)),
+                FileContent::Schema(names) => loaded.schema = names,
+                FileContent::LookAlike => {}
             }
         }
         loaded.files.sort_by(|a, b| a.name.cmp(&b.name));
@@ -389,20 +399,20 @@ impl Loaded {
     pub fn references(&self) -> impl Iterator<Item = &SecretName> {
         self.files
             .iter()
-            .flat_map(|file| &file.places.values)
+            .flat_map(|file| &file.locations.values)
             .flat_map(|value| value.template.references())
     }
 
     /// The place of a part of a definition in its file.
     #[must_use]
-    pub fn place(&self, file: &str, subject: Subject<'_>) -> Option<Excerpt> {
+    pub fn excerpt(&self, file: &str, subject: Subject<'_>) -> Option<Excerpt> {
         let at = self
             .files
             .binary_search_by(|other| other.name.as_str().cmp(file))
             .ok()?;
         let file = self.files.get(at)?;
-        file.places
-            .of(subject)
+        file.locations
+            .find(subject)
             .map(|span| file.source.excerpt(span))
     }
 
@@ -458,9 +468,9 @@ impl Loaded {
                 };
                 let [first, second] = &names;
                 let other = if file.name == *first { second } else { first };
-                self.diagnostics.extend(file.judge(true, |problems, places| {
+                self.diagnostics.extend(file.diagnose(true, |problems, locations| {
                     let message = || format!("{provider} has another file: `{other}`{more}");
-                    problems.error(Code::DuplicateProvider, places.provider, message).help(|| {
+                    problems.error(Code::DuplicateProvider, locations.provider, message).help(|| {
                         Some("one provider has one file: remove the others, or mend their `provider`".to_owned())
                     });
                 }));
@@ -485,7 +495,7 @@ impl Loaded {
 
     /// The names that are known without Calry: those built in and those of the schema beside the files.
     #[must_use]
-    pub fn known(&self) -> Catalogue {
+    pub fn known_names(&self) -> Catalogue {
         let mut known = Catalogue::built_in();
         known.extend(&self.schema);
         known
@@ -494,7 +504,7 @@ impl Loaded {
     /// The names for a new schema: those built in, those that Calry shows, and of the schema beside the files those that a
     /// file still uses. If not all of the live state can be read, nothing is dropped.
     #[must_use]
-    pub fn known_with(&self, live: &LiveNames) -> Catalogue {
+    pub fn names_for_schema(&self, live: &LiveNames) -> Catalogue {
         let mut known = Catalogue::built_in();
         known.extend(live.readable());
         if !live.is_complete() {
@@ -506,7 +516,7 @@ impl Loaded {
                 .into_iter()
                 .filter(|p| self.schema.has_provider(p))
                 .for_each(|p| known.add_provider(p));
-            for Group { name, fields, .. } in &file.places.groups {
+            for Group { name, fields, .. } in &file.locations.groups {
                 let Some(taught) = self.schema.fields(name) else {
                     continue;
                 };
@@ -523,20 +533,20 @@ impl Loaded {
     /// Compares providers, groups and fields with the names that are known offline. An unknown name that is probably
     /// misspelled is an error, any other one a warning.
     pub fn check(&mut self) {
-        let known = self.known();
+        let known = self.known_names();
         for file in &mut self.files {
             let provider = file.provider.clone();
             self.diagnostics
-                .extend(file.judge(true, |problems, places| {
-                    if let (Some(provider), Some(at)) = (provider, places.provider)
+                .extend(file.diagnose(true, |problems, locations| {
+                    if let (Some(provider), Some(at)) = (provider, locations.provider)
                         && !known.has_provider(provider.as_str())
                     {
-                        Unknown::provider(&provider, at, &known).offline(problems);
+                        UnknownName::provider(&provider, at, &known).report_offline(problems);
                     }
-                    unknown_names(places, &known)
+                    unknown_names(locations, &known)
                         .into_iter()
-                        .for_each(|unknown| unknown.offline(problems));
-                    warn_of_all_off(problems, places, &known);
+                        .for_each(|unknown| unknown.report_offline(problems));
+                    warn_of_groups_off(problems, locations, &known);
                 }));
         }
         self.sort();
@@ -548,7 +558,7 @@ impl Loaded {
     /// An unknown group or field is an error, and its file invalid. So is a provider that the workspace lacks, whose file
     /// stays readable: the plan calls it missing. Of a provider whose definition cannot be read nothing is judged.
     pub fn check_live(&mut self, live: &LiveNames) -> Vec<(Provider, String)> {
-        let mut known = self.known();
+        let mut known = self.known_names();
         known.extend(live.readable());
         let mut undecided = Vec::new();
         for file in &mut self.files {
@@ -557,15 +567,16 @@ impl Loaded {
             };
             if !live.may_have(&provider) {
                 self.diagnostics
-                    .extend(file.judge(false, |problems, places| {
-                        if let Some(at) = places.provider {
-                            Unknown::provider(&provider, at, live.readable()).online(problems);
+                    .extend(file.diagnose(false, |problems, locations| {
+                        if let Some(at) = locations.provider {
+                            UnknownName::provider(&provider, at, live.readable())
+                                .report_online(problems);
                         }
                     }));
             } else {
                 self.diagnostics
-                    .extend(file.judge(true, |problems, places| {
-                        let mut unknown = unknown_names(places, &known);
+                    .extend(file.diagnose(true, |problems, locations| {
+                        let mut unknown = unknown_names(locations, &known);
                         unknown.retain(|unknown| !live.is_unreadable(&provider, unknown.group));
                         let (open, wrong): (Vec<_>, Vec<_>) = unknown
                             .into_iter()
@@ -575,8 +586,8 @@ impl Loaded {
                         }
                         wrong
                             .into_iter()
-                            .for_each(|unknown| unknown.online(problems));
-                        warn_of_all_off(problems, places, &known);
+                            .for_each(|unknown| unknown.report_online(problems));
+                        warn_of_groups_off(problems, locations, &known);
                     }));
             }
         }
@@ -595,9 +606,9 @@ impl Loaded {
                 continue;
             };
             self.diagnostics
-                .extend(file.judge(false, |problems, places| {
+                .extend(file.diagnose(false, |problems, locations| {
                     problems
-                        .warning(Code::HoldOver, places.hold, || {
+                        .warning(Code::HoldOver, locations.hold, || {
                             format!("the hold is over: its last day was {until}")
                         })
                         .help(|| Some("remove it, or set another day".to_owned()));
@@ -618,7 +629,7 @@ impl Loaded {
         };
         for file in &mut self.files {
             if file
-                .places
+                .locations
                 .values
                 .iter()
                 .all(|value| value.template.references().next().is_none())
@@ -630,8 +641,8 @@ impl Loaded {
                 .as_mut()
                 .map(|desired| &mut Arc::make_mut(desired).partner_key);
             self.diagnostics
-                .extend(file.judge(true, |problems, places| {
-                    for parameter in &places.values {
+                .extend(file.diagnose(true, |problems, locations| {
+                    for parameter in &locations.values {
                         let value = secret_cache.resolve(problems, parameter);
                         let section = partner_key
                             .as_mut()
@@ -677,13 +688,13 @@ impl Loaded {
     }
 
     /// Keeps files out that somebody is still writing. When they are finished, that is a change of the directory.
-    pub fn leave_out(&mut self, unsettled: &[String]) {
+    pub fn exclude(&mut self, unsettled: &[String]) {
         for file in self
             .files
             .iter_mut()
             .filter(|file| unsettled.contains(&file.name))
         {
-            self.diagnostics.extend(file.judge(true, |problems, _| {
+            self.diagnostics.extend(file.diagnose(true, |problems, _| {
                 let message = || {
                     "somebody is still writing the file; it is read when there is a pause"
                         .to_owned()
@@ -715,7 +726,7 @@ impl Loaded {
 }
 
 /// A name that is not known.
-struct Unknown<'a> {
+struct UnknownName<'a> {
     code: Code,
     noun: &'static str,
     name: &'a str,
@@ -723,10 +734,10 @@ struct Unknown<'a> {
     group: &'a str,
     at: Span,
     /// The known name that is probably meant.
-    meant: Option<&'a str>,
+    suggestion: Option<&'a str>,
 }
 
-impl<'a> Unknown<'a> {
+impl<'a> UnknownName<'a> {
     fn provider(provider: &'a Provider, at: Span, known: &'a Catalogue) -> Self {
         let name = provider.as_str();
         Self {
@@ -735,27 +746,27 @@ impl<'a> Unknown<'a> {
             name,
             group: "",
             at,
-            meant: closest(name, known.providers()),
+            suggestion: closest(name, known.providers()),
         }
     }
 
-    fn shown(&self) -> String {
+    fn printable_name(&self) -> String {
         printable(self.name)
     }
 
-    fn offline(&self, problems: &mut Problems<'_>) {
-        let severity = if self.meant.is_some() {
+    fn report_offline(&self, problems: &mut Collector<'_>) {
+        let severity = if self.suggestion.is_some() {
             Severity::Error
         } else {
             Severity::Warning
         };
         problems
             .push(severity, self.code, Some(self.at), || {
-                format!("unknown {} `{}`", self.noun, self.shown())
+                format!("unknown {} `{}`", self.noun, self.printable_name())
             })
             .help(|| {
-                let first = match self.meant {
-                    Some(meant) => format!("did you mean `{}`?", printable(meant)),
+                let first = match self.suggestion {
+                    Some(suggestion) => format!("did you mean `{}`?", printable(suggestion)),
                     None => "check its name;".to_owned(),
                 };
                 Some(format!(
@@ -764,53 +775,53 @@ impl<'a> Unknown<'a> {
             });
     }
 
-    fn online(&self, problems: &mut Problems<'_>) {
+    fn report_online(&self, problems: &mut Collector<'_>) {
         let (message, help) = match self.code {
             Code::UnknownProvider => (
-                format!("the workspace has no provider {}", self.shown()),
+                format!("the workspace has no provider {}", self.printable_name()),
                 "Calry provides the definitions; ask for it there, or remove the file",
             ),
             _ => (
                 format!(
                     "unknown {} `{}`: no definition in Calry shows it",
                     self.noun,
-                    self.shown()
+                    self.printable_name()
                 ),
                 "check its name, or remove it",
             ),
         };
-        let meant = || {
-            self.meant
-                .map(|meant| format!("did you mean `{}`?", printable(meant)))
+        let suggestion = || {
+            self.suggestion
+                .map(|suggestion| format!("did you mean `{}`?", printable(suggestion)))
         };
         problems
             .error(self.code, Some(self.at), || message)
-            .help(|| meant().or_else(|| Some(help.to_owned())));
+            .help(|| suggestion().or_else(|| Some(help.to_owned())));
     }
 
     fn undecided(&self) -> String {
         format!(
             "another definition cannot be read, so it is not known whether there is a {} `{}`",
             self.noun,
-            self.shown()
+            self.printable_name()
         )
     }
 }
 
 /// The groups and fields that are not known. What is below an unknown group is not judged.
-fn unknown_names<'a>(places: &'a Places, known: &'a Catalogue) -> Vec<Unknown<'a>> {
+fn unknown_names<'a>(locations: &'a Locations, known: &'a Catalogue) -> Vec<UnknownName<'a>> {
     let mut unknown = Vec::new();
-    let mut add = |noun, group: &'a Group, name: &'a str, at, meant| {
-        unknown.push(Unknown {
+    let mut add = |noun, group: &'a Group, name: &'a str, at, suggestion| {
+        unknown.push(UnknownName {
             code: Code::UnknownField,
             noun,
             name,
             group: &group.name,
             at,
-            meant,
+            suggestion,
         });
     };
-    for group in &places.groups {
+    for group in &locations.groups {
         let Some(fields) = known.fields(&group.name) else {
             add(
                 "group",
@@ -840,13 +851,13 @@ fn unknown_names<'a>(places: &'a Places, known: &'a Catalogue) -> Vec<Unknown<'a
 
 /// Warns of groups in which no field is on, in the form of a map: one that names every known field says so, any other one
 /// may be meant to switch off just what it names.
-fn warn_of_all_off(problems: &mut Problems<'_>, places: &Places, known: &Catalogue) {
-    for group in places.groups.iter().filter(|group| group.all_false) {
+fn warn_of_groups_off(problems: &mut Collector<'_>, locations: &Locations, known: &Catalogue) {
+    for group in locations.groups.iter().filter(|group| group.all_false) {
         let named: BTreeSet<&String> = group.fields.iter().map(|(field, _)| field).collect();
         let all = known
             .fields(&group.name)
             .is_some_and(|fields| fields.iter().all(|field| named.contains(field)));
-        all_off(
+        warn_all_off(
             problems,
             if all { Code::AllOff } else { Code::Empty },
             group,
@@ -863,7 +874,7 @@ struct SecretCache<'a> {
 
 impl SecretCache<'_> {
     /// A value with its references filled in; `None` where that cannot be done, which is a problem or is tolerated.
-    fn resolve(&mut self, problems: &mut Problems<'_>, parameter: &Parameter) -> Option<Secret> {
+    fn resolve(&mut self, problems: &mut Collector<'_>, parameter: &Parameter) -> Option<Secret> {
         let Parameter {
             name, at, template, ..
         } = parameter;
@@ -912,12 +923,12 @@ impl SecretCache<'_> {
         // A short value can refer to a long secret a thousand times.
         let size: usize = template
             .references()
-            .filter_map(|name| self.held(name))
+            .filter_map(|name| self.found_secret(name))
             .map(|s| s.expose().len())
             .sum();
         if size > MAX_VALUE {
             complete = false;
-            let name = named(name, "key");
+            let name = quote_name(name, "key");
             let message = || {
                 format!(
                     "with its secrets, the value of {name} is longer than {} KiB",
@@ -927,13 +938,15 @@ impl SecretCache<'_> {
             problems.error(Code::InvalidValue, at, message);
         }
         if complete {
-            template.resolve(|name| self.held(name).cloned()).ok()
+            template
+                .resolve(|name| self.found_secret(name).cloned())
+                .ok()
         } else {
             None
         }
     }
 
-    fn held(&self, name: &SecretName) -> Option<&Secret> {
+    fn found_secret(&self, name: &SecretName) -> Option<&Secret> {
         self.found.get(name)?.as_ref().ok()?.as_ref()
     }
 

@@ -81,7 +81,7 @@ impl Loader<'_> {
     pub fn finish(&self, mut loaded: Loaded) -> Result<Loaded, NoFile> {
         if !self.only.is_empty() {
             if !matches!(self.purpose, Purpose::Pull { .. }) {
-                self.each_has_a_file(&loaded)?;
+                self.check_each_has_a_file(&loaded)?;
             }
             loaded.keep_only(self.only);
         }
@@ -102,7 +102,7 @@ impl Loader<'_> {
         Ok(loaded)
     }
 
-    fn each_has_a_file(&self, loaded: &Loaded) -> Result<(), NoFile> {
+    fn check_each_has_a_file(&self, loaded: &Loaded) -> Result<(), NoFile> {
         let Some(provider) = loaded.first_without_file(self.only) else {
             return Ok(());
         };

@@ -28,7 +28,7 @@ type Entry<'a> = (Node<'a>, Node<'a>);
 impl Mask {
     /// The mask of a tree that was read from a text.
     pub(crate) fn of(tree: &Tree<'_>, text: &str) -> Self {
-        let mut mask = Masking {
+        let mut mask = MaskBuilder {
             text,
             mask: Self {
                 hidden: Vec::new(),
@@ -36,7 +36,9 @@ impl Mask {
             },
         };
         match tree.root.as_ref().map(|root| &root.value) {
-            Some(Value::Map(entries)) => each(entries, tree.end, |entry, end| mask.top(entry, end)),
+            Some(Value::Map(entries)) => {
+                for_each_entry(entries, tree.end, |entry, end| mask.top(entry, end))
+            }
             _ => mask.mask.hidden.push(Span::new(0, tree.end)),
         }
         mask.mask.hidden.push(Span::new(tree.end, text.len()));
@@ -46,7 +48,7 @@ impl Mask {
     /// The mask of a tree of settings. Of a setting that `shown` does not know by its key, the key alone is shown: somebody
     /// may have written a secret where only its file is to be named.
     pub(crate) fn of_settings(tree: &Tree<'_>, text: &str, shown: &dyn Fn(&str) -> bool) -> Self {
-        let mut mask = Masking {
+        let mut mask = MaskBuilder {
             text,
             mask: Self {
                 hidden: Vec::new(),
@@ -92,12 +94,12 @@ impl Mask {
 }
 
 /// A mask in the making.
-struct Masking<'t> {
+struct MaskBuilder<'t> {
     text: &'t str,
     mask: Mask,
 }
 
-impl Masking<'_> {
+impl MaskBuilder<'_> {
     /// One entry of the document. What belongs to it, comments and all, reaches to `end`.
     fn top(&mut self, (key, value): &Entry<'_>, end: usize) {
         self.show_key(key);
@@ -114,20 +116,22 @@ impl Masking<'_> {
                 if self.is_short((key, value))
                     || self.is_bare(key, end) && self.is_short_list(value) => {}
             (Some("fieldsToSync"), Value::Map(groups)) => {
-                each(groups, end, |group, end| self.group(group, end))
+                for_each_entry(groups, end, |group, end| self.group(group, end))
             }
             (Some("fieldsToSync" | KNOWN_GROUP), Value::List(items))
                 if self.is_bare(key, end) && items.iter().all(|item| self.is_known(item)) => {}
             (Some("fieldsToSync" | KNOWN_GROUP | "hold"), _)
                 if self.is_bare(key, end) && self.is_known(value) => {}
-            (Some("hold"), Value::Map(entries)) => each(entries, end, |(key, value), end| {
-                self.show_key(key);
-                let short = self.is_short((key, value))
-                    || self.is_bare(key, end) && self.is_short_list(value);
-                if !(matches!(key.text(), Some("until" | "reason")) && short) {
-                    self.hide(key, end);
-                }
-            }),
+            (Some("hold"), Value::Map(entries)) => {
+                for_each_entry(entries, end, |(key, value), end| {
+                    self.show_key(key);
+                    let short = self.is_short((key, value))
+                        || self.is_bare(key, end) && self.is_short_list(value);
+                    if !(matches!(key.text(), Some("until" | "reason")) && short) {
+                        self.hide(key, end);
+                    }
+                })
+            }
             (Some("hold"), Value::Text(day))
                 if self.is_bare(key, end)
                     && day.parse::<Date>().is_ok()
@@ -154,7 +158,7 @@ impl Masking<'_> {
                 .text()
                 .is_some_and(|text| text.trim_start().starts_with(KEY_PREFIX))
         };
-        each(entries, end, |(key, value), end| {
+        for_each_entry(entries, end, |(key, value), end| {
             self.show_key(key);
             match &value.value {
                 Value::List(items) if key.text() == Some(WORKSPACES) => {
@@ -218,7 +222,7 @@ impl Masking<'_> {
                     self.mask.hidden.push(Span::new(first.span.start(), end));
                 }
             }
-            Value::Map(fields) => each(fields, end, |(key, value), end| {
+            Value::Map(fields) => for_each_entry(fields, end, |(key, value), end| {
                 self.show_key(key);
                 // A key that is no name may be a key and its value without what stands between them.
                 let is_name = key.is_scalar() && key.text().is_none_or(is_name);
@@ -373,7 +377,11 @@ fn indentation(line: &str) -> &str {
 }
 
 /// Calls `f` for each entry with the place where the next one begins, or the last one ends.
-fn each<'n, 't>(entries: &'n [Entry<'t>], end: usize, mut f: impl FnMut(&'n Entry<'t>, usize)) {
+fn for_each_entry<'n, 't>(
+    entries: &'n [Entry<'t>],
+    end: usize,
+    mut f: impl FnMut(&'n Entry<'t>, usize),
+) {
     let ends = entries
         .iter()
         .skip(1)

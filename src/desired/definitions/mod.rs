@@ -28,7 +28,7 @@ pub use directory::DirectoryError;
 pub use edit::{Edit, NewValue};
 pub use format::{DEFINITION_SCHEMA, WORKSPACE_SCHEMA, definition_schema, workspace_schema};
 pub use load::{
-    DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_begin,
+    DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_empty,
 };
 pub use loader::{LoadError, Loader, NoFile, Purpose};
-pub use write::{WriteError, Writing, Written};
+pub use write::{FileWrite, WriteEffect, WriteError};

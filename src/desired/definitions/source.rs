@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use super::mask::{Mask, visible_unparsed};
-use super::yaml::{self, Span, Tree};
+use super::yaml::{self, Span, Tree, YamlProblem};
 use crate::model::{Code, Diagnostic, Excerpt, Severity, printable};
 
 /// How many problems of one file are told.
@@ -46,7 +46,7 @@ impl Source {
     }
 
     /// Reads the text as YAML; from then on it is masked by position.
-    pub(crate) fn parse(&self) -> Result<Tree<'_>, yaml::Problem> {
+    pub(crate) fn parse(&self) -> Result<Tree<'_>, YamlProblem> {
         let tree = yaml::read(&self.text)?;
         let _ = self.mask.set(Mask::of(&tree, &self.text));
         Ok(tree)
@@ -58,8 +58,8 @@ impl Source {
         &self,
         limit: usize,
         shown: &dyn Fn(&str) -> bool,
-    ) -> Result<Tree<'_>, yaml::Problem> {
-        let tree = yaml::read_at_most(&self.text, limit)?;
+    ) -> Result<Tree<'_>, YamlProblem> {
+        let tree = yaml::read_with_limit(&self.text, limit)?;
         let _ = self.mask.set(Mask::of_settings(&tree, &self.text, shown));
         Ok(tree)
     }
@@ -216,36 +216,36 @@ fn chars(text: Option<&str>) -> usize {
 }
 
 /// Collects problems of one file, the first [`MAX_PROBLEMS`] of them in full.
-pub(crate) struct Problems<'a> {
+pub(crate) struct Collector<'a> {
     source: &'a Source,
-    list: Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
     /// How many more may be told.
-    room: usize,
-    untold: Option<Severity>,
+    remaining: usize,
+    unreported: Option<Severity>,
     /// Whether more problems than that were found before.
-    flooded: bool,
-    errors: bool,
+    was_flooded: bool,
+    has_errors: bool,
 }
 
 /// What was collected.
 #[derive(Default)]
-pub(crate) struct Told {
-    pub(crate) list: Vec<Diagnostic>,
+pub(crate) struct Collected {
+    pub(crate) diagnostics: Vec<Diagnostic>,
     /// Whether there was an error, told or not.
-    pub(crate) errors: bool,
+    pub(crate) has_errors: bool,
 }
 
-impl<'a> Problems<'a> {
+impl<'a> Collector<'a> {
     /// Begins to collect, where `told` problems of the file were told before.
-    pub(crate) fn after(source: &'a Source, told: usize) -> Self {
-        let room = MAX_PROBLEMS.saturating_sub(told);
+    pub(crate) fn new(source: &'a Source, reported: usize) -> Self {
+        let remaining = MAX_PROBLEMS.saturating_sub(reported);
         Self {
             source,
-            list: Vec::new(),
-            room,
-            untold: None,
-            flooded: told > MAX_PROBLEMS,
-            errors: false,
+            diagnostics: Vec::new(),
+            remaining,
+            unreported: None,
+            was_flooded: reported > MAX_PROBLEMS,
+            has_errors: false,
         }
     }
 
@@ -254,7 +254,7 @@ impl<'a> Problems<'a> {
         code: Code,
         at: Option<Span>,
         message: impl FnOnce() -> String,
-    ) -> Problem<'_> {
+    ) -> NewDiagnostic<'_> {
         self.push(Severity::Error, code, at, message)
     }
 
@@ -263,7 +263,7 @@ impl<'a> Problems<'a> {
         code: Code,
         at: Option<Span>,
         message: impl FnOnce() -> String,
-    ) -> Problem<'_> {
+    ) -> NewDiagnostic<'_> {
         self.push(Severity::Warning, code, at, message)
     }
 
@@ -273,42 +273,42 @@ impl<'a> Problems<'a> {
         code: Code,
         at: Option<Span>,
         message: impl FnOnce() -> String,
-    ) -> Problem<'_> {
-        self.errors |= severity == Severity::Error;
-        if self.room == 0 {
-            self.untold = self.untold.min(Some(severity)).or(Some(severity));
-            return Problem(None);
+    ) -> NewDiagnostic<'_> {
+        self.has_errors |= severity == Severity::Error;
+        if self.remaining == 0 {
+            self.unreported = self.unreported.min(Some(severity)).or(Some(severity));
+            return NewDiagnostic(None);
         }
-        self.room -= 1;
-        self.list
+        self.remaining -= 1;
+        self.diagnostics
             .push(self.source.diagnostic(severity, code, at, message()));
-        Problem(self.list.last_mut())
+        NewDiagnostic(self.diagnostics.last_mut())
     }
 
     /// Ends collecting.
-    pub(crate) fn done(mut self) -> Told {
+    pub(crate) fn finish(mut self) -> Collected {
         // A flood that was warned of before is mentioned again only where it now holds an error.
         if let Some(severity) = self
-            .untold
-            .filter(|s| !self.flooded || *s == Severity::Error)
+            .unreported
+            .filter(|s| !self.was_flooded || *s == Severity::Error)
         {
             let message = format!("there are more problems than the {MAX_PROBLEMS} that are told");
-            self.list.push(
+            self.diagnostics.push(
                 self.source
                     .diagnostic(severity, Code::TooMany, None, message),
             );
         }
-        Told {
-            list: self.list,
-            errors: self.errors,
+        Collected {
+            diagnostics: self.diagnostics,
+            has_errors: self.has_errors,
         }
     }
 }
 
 /// The problem that was collected last, where it is told.
-pub(crate) struct Problem<'a>(Option<&'a mut Diagnostic>);
+pub(crate) struct NewDiagnostic<'a>(Option<&'a mut Diagnostic>);
 
-impl Problem<'_> {
+impl NewDiagnostic<'_> {
     /// Says what would be right.
     pub(crate) fn help(self, help: impl FnOnce() -> Option<String>) {
         if let Some(diagnostic) = self.0 {

@@ -9,24 +9,24 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path};
 
-use super::directory::{FileError, MAX_FILE, contents};
+use super::directory::{FileError, MAX_FILE, read_regular_file};
 
 /// A file to write. Its `Debug` shows the name only.
-pub struct Writing {
+pub struct FileWrite {
     name: String,
-    before: Before,
+    before: Precondition,
     text: String,
 }
 
 /// What has to be in the place of a file for it to be written.
-enum Before {
+enum Precondition {
     Nothing,
     Text(String),
     Anything,
 }
 
 /// What is in the place of a file.
-enum Place {
+enum Existing {
     Vacant,
     /// The same text.
     Same,
@@ -36,7 +36,7 @@ enum Place {
 
 /// What became of a file, or would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
+pub enum WriteEffect {
     /// It is new.
     Created,
     /// It holds another text than before.
@@ -64,37 +64,37 @@ pub enum WriteError {
     Io(#[from] io::Error),
 }
 
-impl fmt::Debug for Writing {
+impl fmt::Debug for FileWrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Writing({})", self.name)
+        write!(f, "FileWrite({})", self.name)
     }
 }
 
-impl Writing {
+impl FileWrite {
     /// A file that is not there yet.
     pub(super) fn new(name: &str, text: String) -> Self {
         Self {
             name: name.to_owned(),
-            before: Before::Nothing,
+            before: Precondition::Nothing,
             text,
         }
     }
 
     /// A file that holds a text, and shall hold another one.
-    pub(super) fn over(name: &str, before: &str, text: String) -> Self {
+    pub(super) fn replacing(name: &str, before: &str, text: String) -> Self {
         Self {
             name: name.to_owned(),
-            before: Before::Text(before.to_owned()),
+            before: Precondition::Text(before.to_owned()),
             text,
         }
     }
 
     /// A file that nobody else writes.
     #[must_use]
-    pub fn own(name: &str, text: String) -> Self {
+    pub fn unconditional(name: &str, text: String) -> Self {
         Self {
             name: name.to_owned(),
-            before: Before::Anything,
+            before: Precondition::Anything,
             text,
         }
     }
@@ -106,15 +106,15 @@ impl Writing {
     }
 
     /// Looks at what is in the file's place.
-    fn place(&self, directory: &Path) -> Result<Place, WriteError> {
+    fn examine(&self, directory: &Path) -> Result<Existing, WriteError> {
         let path = directory.join(&self.name);
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return if matches!(self.before, Before::Text(_)) {
+                return if matches!(self.before, Precondition::Text(_)) {
                     Err(WriteError::Changed)
                 } else {
-                    Ok(Place::Vacant)
+                    Ok(Existing::Vacant)
                 };
             }
             Err(error) => return Err(error.into()),
@@ -124,12 +124,12 @@ impl Writing {
             kind if !kind.is_file() => return Err(WriteError::NotAFile),
             _ => {}
         }
-        let bytes = match contents(&path, MAX_FILE) {
+        let bytes = match read_regular_file(&path, MAX_FILE) {
             Ok(bytes) => bytes,
             Err(FileError::Unreadable(error)) => return Err(error.into()),
             Err(FileError::NotAFile) => return Err(WriteError::NotAFile),
-            Err(FileError::TooLarge(_)) if matches!(self.before, Before::Anything) => {
-                return Ok(Place::Other(metadata.permissions(), false));
+            Err(FileError::TooLarge(_)) if matches!(self.before, Precondition::Anything) => {
+                return Ok(Existing::Other(metadata.permissions(), false));
             }
             Err(_) => return Err(WriteError::Changed),
         };
@@ -138,15 +138,17 @@ impl Writing {
             None => (false, bytes.as_slice()),
         };
         match &self.before {
-            Before::Nothing => return Err(WriteError::Exists),
-            Before::Text(before) if before.as_bytes() != text => return Err(WriteError::Changed),
+            Precondition::Nothing => return Err(WriteError::Exists),
+            Precondition::Text(before) if before.as_bytes() != text => {
+                return Err(WriteError::Changed);
+            }
             _ => {}
         }
         let same = text == self.text.as_bytes();
         Ok(if same {
-            Place::Same
+            Existing::Same
         } else {
-            Place::Other(metadata.permissions(), mark)
+            Existing::Other(metadata.permissions(), mark)
         })
     }
 
@@ -154,7 +156,7 @@ impl Writing {
     ///
     /// # Errors
     /// [`WriteError`] where it is not written; then its place is as it was.
-    pub fn write(&self, directory: &Path, dry_run: bool) -> Result<Written, WriteError> {
+    pub fn write(&self, directory: &Path, dry_run: bool) -> Result<WriteEffect, WriteError> {
         // With one plain name the path cannot leave the directory.
         let mut components = Path::new(&self.name).components();
         if !matches!(
@@ -163,10 +165,10 @@ impl Writing {
         ) {
             return Err(io::Error::from(io::ErrorKind::InvalidFilename).into());
         }
-        let (permissions, mark, written) = match self.place(directory)? {
-            Place::Same => return Ok(Written::Same),
-            Place::Vacant => (None, false, Written::Created),
-            Place::Other(permissions, mark) => (Some(permissions), mark, Written::Changed),
+        let (permissions, mark, written) = match self.examine(directory)? {
+            Existing::Same => return Ok(WriteEffect::Same),
+            Existing::Vacant => (None, false, WriteEffect::Created),
+            Existing::Other(permissions, mark) => (Some(permissions), mark, WriteEffect::Changed),
         };
         if dry_run {
             return Ok(written);

@@ -103,12 +103,12 @@ pub(crate) struct Tree<'a> {
     /// Where the document ends; what follows was not read.
     pub(crate) end: usize,
     /// What is valid YAML and left out of this format: tags, anchors, aliases, a second document.
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Vec<YamlProblem>,
 }
 
 /// Something wrong with the text as YAML. It repeats nothing of the text.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
+pub(crate) struct YamlProblem {
     pub(crate) at: Span,
     pub(crate) message: Cow<'static, str>,
     pub(crate) help: Option<&'static str>,
@@ -118,21 +118,21 @@ pub(crate) struct Problem {
 ///
 /// # Errors
 /// The first thing that makes the text unreadable as YAML, or too large.
-pub(crate) fn read(text: &str) -> Result<Tree<'_>, Problem> {
-    read_at_most(text, MAX_NODES)
+pub(crate) fn read(text: &str) -> Result<Tree<'_>, YamlProblem> {
+    read_with_limit(text, MAX_NODES)
 }
 
 /// Reads a text of at most so many nodes.
 ///
 /// # Errors
 /// As [`read`].
-pub(crate) fn read_at_most(text: &str, limit: usize) -> Result<Tree<'_>, Problem> {
+pub(crate) fn read_with_limit(text: &str, limit: usize) -> Result<Tree<'_>, YamlProblem> {
     if let Some((at, c)) = text
         .char_indices()
         .find(|(_, c)| c.is_control() && !matches!(c, '\t' | '\n' | '\r'))
     {
         // The parser would take a NUL for the end of the text.
-        return Err(Problem {
+        return Err(YamlProblem {
             at: Span::new(at, at + c.len_utf8()),
             message: "a control character cannot stand in YAML".into(),
             help: Some("remove it, or write it as an escape in double quotes"),
@@ -147,7 +147,7 @@ pub(crate) fn read_at_most(text: &str, limit: usize) -> Result<Tree<'_>, Problem
         block_nesting_limit: MAX_DEPTH,
     };
     let parser = Parser::new_from_str_with_options(text, options);
-    let tree = Reader {
+    let tree = TreeBuilder {
         parser,
         length: text.len(),
         limit,
@@ -189,8 +189,8 @@ fn indented_by_no_blank(node: &Node<'_>, text: &str) -> Option<usize> {
     }
 }
 
-fn no_break_space(at: usize) -> Problem {
-    Problem {
+fn no_break_space(at: usize) -> YamlProblem {
+    YamlProblem {
         at: Span::new(at, at + '\u{a0}'.len_utf8()),
         message: "a no-break space (U+00A0) is no blank in YAML".into(),
         help: Some("write an ordinary blank instead"),
@@ -199,7 +199,7 @@ fn no_break_space(at: usize) -> Problem {
 
 /// What makes a text unreadable, if the parser notices it only further on: a conflict that git left, or in the line of the
 /// problem or the last one with a text before it, a no-break space or a missing blank after a `:`.
-fn cause(text: &str, noticed: usize) -> Option<Problem> {
+fn cause(text: &str, noticed: usize) -> Option<YamlProblem> {
     let mut before: Vec<(usize, &str)> = Vec::new();
     let mut start = 0;
     for line in text.split_inclusive('\n') {
@@ -208,7 +208,7 @@ fn cause(text: &str, noticed: usize) -> Option<Problem> {
                 .is_some_and(|rest| rest.starts_with(' '))
         });
         if let Some(mark) = mark {
-            return Some(Problem {
+            return Some(YamlProblem {
                 at: Span::new(start, start + mark.len()),
                 message: "this is the mark of a merge conflict".into(),
                 help: Some(
@@ -232,7 +232,7 @@ fn cause(text: &str, noticed: usize) -> Option<Problem> {
                 .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         let is_joined = !value.is_empty() && !value.starts_with([' ', '\t', '/']);
         let at = start + line.len() - line.trim_start().len() + key.len();
-        (is_key && is_joined).then(|| Problem {
+        (is_key && is_joined).then(|| YamlProblem {
             at: Span::new(at, at + 1),
             message: "a blank is missing after this `:`".into(),
             help: Some("write `key: value`"),
@@ -240,16 +240,16 @@ fn cause(text: &str, noticed: usize) -> Option<Problem> {
     })
 }
 
-struct Reader<'a> {
+struct TreeBuilder<'a> {
     parser: Parser<'a, granit_parser::StrInput<'a>>,
     length: usize,
     limit: usize,
     nodes: usize,
-    problems: Vec<Problem>,
+    problems: Vec<YamlProblem>,
 }
 
-impl<'a> Reader<'a> {
-    fn tree(mut self) -> Result<Tree<'a>, Problem> {
+impl<'a> TreeBuilder<'a> {
+    fn tree(mut self) -> Result<Tree<'a>, YamlProblem> {
         let mut root = None;
         let mut end = self.length;
         let mut documents = 0;
@@ -280,7 +280,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next event that is not an anchor: anchors are refused in passing.
-    fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Problem> {
+    fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, YamlProblem> {
         loop {
             match self.parser.next() {
                 None => return Ok(None),
@@ -307,10 +307,15 @@ impl<'a> Reader<'a> {
     }
 
     /// The node that begins with an event. `depth` counts the lists and maps around it.
-    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node<'a>, Problem> {
+    fn node(
+        &mut self,
+        event: Event<'a>,
+        span: Span,
+        depth: usize,
+    ) -> Result<Node<'a>, YamlProblem> {
         self.nodes += 1;
         if self.nodes > self.limit {
-            return Err(Problem {
+            return Err(YamlProblem {
                 at: span,
                 message: format!("the file holds more than {} values", self.limit).into(),
                 help: Some("is it the right file?"),
@@ -365,13 +370,13 @@ impl<'a> Reader<'a> {
     }
 
     /// The next event within the list or map that began at `opened`.
-    fn inner(&mut self, opened: Span) -> Result<(Event<'a>, Span), Problem> {
+    fn inner(&mut self, opened: Span) -> Result<(Event<'a>, Span), YamlProblem> {
         self.next()?.ok_or_else(|| not_yaml(opened))
     }
 
     fn refuse(&mut self, at: Span, message: &'static str, help: &'static str) {
         if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(Problem {
+            self.problems.push(YamlProblem {
                 at,
                 message: message.into(),
                 help: Some(help),
@@ -379,7 +384,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn unreadable(&self, error: &granit_parser::ScanError) -> Problem {
+    fn unreadable(&self, error: &granit_parser::ScanError) -> YamlProblem {
         let at = error
             .marker()
             .byte_offset()
@@ -429,16 +434,16 @@ fn is_number(word: &str) -> bool {
         || matches!(word, ".inf" | ".Inf" | ".INF")
 }
 
-fn too_deep(at: Span) -> Problem {
-    Problem {
+fn too_deep(at: Span) -> YamlProblem {
+    YamlProblem {
         at,
         message: format!("lists and maps are nested more than {MAX_DEPTH} deep").into(),
         help: None,
     }
 }
 
-fn not_yaml(at: Span) -> Problem {
-    Problem {
+fn not_yaml(at: Span) -> YamlProblem {
+    YamlProblem {
         at,
         message: "this is not valid YAML".into(),
         help: None,
@@ -446,7 +451,7 @@ fn not_yaml(at: Span) -> Problem {
 }
 
 /// The parser's reason in words of our own: some of its messages quote the text.
-fn explain(kind: &ErrorKind, at: Span) -> Problem {
+fn explain(kind: &ErrorKind, at: Span) -> YamlProblem {
     use ErrorKind as E;
     let quote = "a text with a special character in it is written in quotes";
     let (message, help) = match kind {
@@ -531,7 +536,7 @@ fn explain(kind: &ErrorKind, at: Span) -> Problem {
         ),
         _ => return not_yaml(at),
     };
-    Problem {
+    YamlProblem {
         at,
         message: message.into(),
         help,

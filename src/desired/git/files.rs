@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::desired::definitions::directory::contents;
+use crate::desired::definitions::directory::read_regular_file;
 
 /// The name of the threads that read repositories. A panic in one of them is an error of the read.
 pub const GIT_THREAD: &str = "git-read";
@@ -157,7 +157,7 @@ fn line_in(file: &Path) -> Result<Option<String>, GitFileError> {
     file_at(file, MAX_LINE)?;
     let bytes = fs::canonicalize(file)
         .ok()
-        .and_then(|file| contents(&file, MAX_LINE).ok());
+        .and_then(|file| read_regular_file(&file, MAX_LINE).ok());
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
 }
 

@@ -26,7 +26,7 @@ use crate::desired::definitions::Loaded;
 use crate::desired::definitions::directory::{
     FileError, MAX_FILE, MAX_TOTAL, is_definition, is_hidden, is_input,
 };
-use crate::desired::definitions::load::{Read, read_file};
+use crate::desired::definitions::load::{FileContent, read_file};
 use crate::model::{Diagnostic, Revision, closest, ellipsize, printable};
 
 /// The longest subject and the longest name of an author, in characters.
@@ -272,7 +272,7 @@ fn read_base(directory: &Path, reference: &str) -> Result<MergeBase, BaseError> 
     })?;
     Ok(MergeBase {
         commit: commit.to_string(),
-        loaded: Loaded::of(directory, files.iter().map(Committed::read)),
+        loaded: Loaded::from_files(directory, files.iter().map(Committed::read)),
     })
 }
 
@@ -351,7 +351,7 @@ enum Content {
 }
 
 impl Committed {
-    pub(super) fn read(&self) -> (Read, Vec<Diagnostic>) {
+    pub(super) fn read(&self) -> (FileContent, Vec<Diagnostic>) {
         let content = match &self.content {
             Content::Bytes(bytes) => Ok(bytes.clone()),
             Content::Link => Err(FileError::NotAFile),

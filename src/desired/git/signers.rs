@@ -80,7 +80,7 @@ impl Signers {
         };
         let real = std::fs::canonicalize(path)
             .map_err(|error| unreadable(FileError::Unreadable(error)))?;
-        let text = directory::contents(&real, MAX_FILE).map_err(unreadable)?;
+        let text = directory::read_regular_file(&real, MAX_FILE).map_err(unreadable)?;
         let signers = Self::parse(&text).map_err(|(line, why)| SignersError::Invalid {
             file: file.clone(),
             line,

@@ -187,11 +187,11 @@ pub fn trusted(directory: &Path, trust: &Trust) -> Result<Trusted, TrustError> {
             .into());
         }
     };
-    let loaded = Loaded::of(
+    let loaded = Loaded::from_files(
         good.directory.clone(),
         in_parallel(&good.files, Committed::read),
     )
-    .unless_empty(directory)?;
+    .reject_empty(directory)?;
     Ok(Trusted {
         loaded,
         revision: good.revision.clone(),

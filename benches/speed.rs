@@ -258,7 +258,7 @@ fn apply(criterion: &mut Criterion) {
 /// A workspace after a pass over so many providers.
 fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
     install_tls();
-    let http = Http::new(http::Settings::default()).unwrap();
+    let http = Http::new(http::HttpTimeouts::default()).unwrap();
     let url = HttpUrl::parse("http://127.0.0.1:1", UrlPolicy::api(false)).unwrap();
     let settings = Settings {
         source: Arc::new(source(Path::new("definitions"))),

@@ -18,7 +18,7 @@ use crate::desired::definitions::{MissingSecrets, Pin};
 use crate::desired::git::{CommitId, Trust};
 use crate::desired::secrets::SecretSources;
 use crate::desired::{definitions, git};
-use crate::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
+use crate::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
 use crate::live::{Api, KeySource};
 use crate::model::{FingerprintKey, KNOWN_PROVIDERS, Provider, Secret, Slug, UpdateMethod};
 use crate::pull::SecretNames;
@@ -278,16 +278,16 @@ impl LiveArgs {
         output: &Output,
     ) -> anyhow::Result<Setup> {
         install_tls();
-        let settings = Settings {
+        let timeouts = HttpTimeouts {
             request: self.api.request_timeout,
-            ..Settings::default()
+            ..HttpTimeouts::default()
         };
-        let mut setup = self.set_up_on(Http::new(settings)?, missing).await?;
+        let mut setup = self.set_up_on(Http::new(timeouts)?, missing).await?;
         setup.progress = Arc::new(Progress::new(output.is_watched()));
         setup.api = setup
             .api
             .for_one_command()
-            .observed_by(Arc::clone(&setup.progress) as _);
+            .with_observer(Arc::clone(&setup.progress) as _);
         Ok(setup)
     }
 
@@ -368,7 +368,7 @@ impl LiveArgs {
                 trust: None,
                 workspace: workspace.clone(),
             },
-            api: Api::new(&http, url, method)?.answering_within(*request_timeout),
+            api: Api::new(&http, url, method)?.with_request_timeout(*request_timeout),
             key,
             timeout: *timeout,
             shown: definitions.display().to_string(),

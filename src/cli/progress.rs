@@ -96,19 +96,19 @@ impl Drop for Progress {
 }
 
 impl Observer for Progress {
-    fn requested(&self, _: &Exchange) {}
-    fn retried(&self) {}
-    fn held_back(&self, _: Duration) {}
+    fn on_request(&self, _: &Exchange) {}
+    fn on_retry(&self) {}
+    fn on_pause(&self, _: Duration) {}
 
-    fn waits(&self, attempt: &Attempt<'_>) {
+    fn on_attempt(&self, attempt: &Attempt<'_>) {
         self.begin(attempt.operation, attempt.number, attempt.deadline);
     }
 
-    fn waited(&self, operation: &Operation) {
+    fn on_finish(&self, operation: &Operation) {
         self.end(operation);
     }
 
-    fn speaks(&self) {
+    fn before_log_line(&self) {
         self.state.lock().clear();
     }
 }
@@ -170,12 +170,12 @@ mod tests {
     use crate::model::Provider;
 
     #[tokio::test(start_paused = true)]
-    async fn it_speaks_after_a_second_of_silence_and_until_nothing_is_waited_for() {
+    async fn it_shows_a_line_after_a_second_of_silence_until_every_call_has_ended() {
         let progress = Progress::new(false);
         let line = || progress.state.lock().line(Instant::now());
         let deadline = Instant::now() + Duration::from_secs(60);
         let attempt = |number| {
-            progress.waits(&Attempt {
+            progress.on_attempt(&Attempt {
                 operation: &Operation::Workspace,
                 number,
                 deadline,
@@ -189,13 +189,12 @@ mod tests {
             line().as_deref(),
             Some("waiting to read the workspace: attempt 1, 59s left")
         );
-        // A line of the log was printed.
-        progress.speaks();
+        progress.before_log_line();
         attempt(2);
         assert_eq!(line(), None);
         advance(SILENCE).await;
         let update = Operation::Update(Provider::parse("HOSTAWAY").unwrap());
-        progress.waits(&Attempt {
+        progress.on_attempt(&Attempt {
             operation: &update,
             number: 1,
             deadline,
@@ -205,8 +204,8 @@ mod tests {
             line().as_deref(),
             Some("waiting to read the workspace and 1 more: attempt 2, 58s left, 1 of 3 updated")
         );
-        progress.waited(&Operation::Workspace);
-        progress.waited(&update);
+        progress.on_finish(&Operation::Workspace);
+        progress.on_finish(&update);
         assert_eq!(line(), None);
     }
 }

@@ -350,14 +350,14 @@ async fn ready(workspace: &Configured, slot: Slot, shared: &Shared) -> anyhow::R
         &settings,
         Arc::clone(handle.publisher()),
     ));
-    let permission = Arc::new(settings.leadership.clone());
+    let write_guard = Arc::new(settings.leadership.clone());
     if workspace.args.once {
         settings.api = settings.api.for_one_command();
     }
     settings.api = settings
         .api
-        .observed_by(Arc::clone(&metrics) as _)
-        .permitted_by(permission);
+        .with_observer(Arc::clone(&metrics) as _)
+        .with_write_guard(write_guard);
     Ok(Ready {
         settings,
         handle,
@@ -499,7 +499,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     }
     raise_open_files();
     install_tls();
-    let http = Http::new(http::Settings::default())?;
+    let http = Http::new(http::HttpTimeouts::default())?;
     let shared = Shared {
         cluster: tokio::select! {
             cluster = args.cluster.set_up(args.once) => cluster?,

@@ -49,12 +49,12 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
     }
     if key.is_none() {
         tracing::warn!(
-            "no fingerprint key is at hand, so the snapshot says nothing of values below partnerKey; name one with \
-             --fingerprint-key-file to let plans tell whether they change"
+            "no fingerprint key is available, so the snapshot omits the values below partnerKey; set --fingerprint-key-file to \
+             let plans detect their changes"
         );
     }
     let taken_at = format!("{:.0}", jiff::Timestamp::now());
-    output.result(&live::snapshot(
+    output.result(&live::write_snapshot(
         &workspace,
         &listing,
         key.as_ref(),

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::options::duration;
 use super::status_client::Daemon;
 use super::{Exit, Output, UsageError, signals};
-use crate::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
+use crate::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
 use crate::model::{ellipsize, printable};
 use crate::render;
 use crate::report::json;
@@ -61,10 +61,10 @@ pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Ex
         ))
     })?;
     install_tls();
-    let http = Http::new(Settings {
+    let http = Http::new(HttpTimeouts {
         connect: args.timeout,
         request: args.timeout,
-        ..Settings::default()
+        ..HttpTimeouts::default()
     })?;
     let daemon = Daemon::new(&http, url, args.timeout)?;
     let mut asked = Asked {

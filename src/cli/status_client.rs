@@ -8,7 +8,7 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::http::{Http, HttpUrl, Route, SetupError, bounded};
+use crate::http::{Http, HttpUrl, Route, SetupError, read_bounded};
 use crate::model::{ellipsize, human_duration, printable};
 
 /// The largest status, in bytes.
@@ -66,11 +66,11 @@ impl Daemon {
                 human_duration(self.timeout)
             ))
         };
-        let used = self.route.current();
+        let used = self.route.active_client();
         let asked = tokio::time::timeout(self.timeout, self.ask(&used.client, known))
             .await
             .unwrap_or_else(|_| {
-                self.route.renew(&used);
+                self.route.replace_client(&used);
                 late()
             });
         asked.map_err(|reason| AskError {
@@ -118,7 +118,9 @@ impl Daemon {
             });
         }
         let tag = response.headers().get(ETAG).cloned();
-        let body = bounded(&mut response, MAX_STATUS).await.map_err(broken)?;
+        let body = read_bounded(&mut response, MAX_STATUS)
+            .await
+            .map_err(broken)?;
         let body =
             body.ok_or_else(|| format!("its answer is larger than {} MiB", MAX_STATUS >> 20))?;
         if status != StatusCode::OK {

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
-use crate::live::Permission;
+use crate::live::WriteGuard;
 use crate::report::status::{self, Lead};
 
 /// A point in time: how long the machine has been up, sleep included.
@@ -186,7 +186,7 @@ impl State {
     }
 }
 
-impl Permission for Leadership {
+impl WriteGuard for Leadership {
     fn begin(&self) -> Result<Duration, String> {
         let Some(elected) = &self.0 else {
             return ().begin();

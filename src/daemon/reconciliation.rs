@@ -680,7 +680,7 @@ mod tests {
     /// Without a key no request is sent.
     fn settings(definitions: &std::path::Path) -> Settings {
         http::install_tls();
-        let http = Http::new(http::Settings::default()).unwrap();
+        let http = Http::new(http::HttpTimeouts::default()).unwrap();
         Settings {
             source: Arc::new(reconcile::Source {
                 definitions: definitions.to_owned(),

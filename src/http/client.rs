@@ -1,7 +1,9 @@
-//! Connections: one set of HTTP clients for all callers, the proxy in between, and why a connection failed, in a sentence.
+//! HTTP clients for all callers, with proxies, and the reasons of failed connections as sentences.
 //!
-//! A connection that did not answer in time is not used again: over HTTP/2 a time-out ends the request alone, and every
-//! later one would be sent into the same silence. Never: repeat the user or password of a proxy.
+//! A connection that did not answer in time is not used again: over HTTP/2, a time-out ends the request only, and later
+//! requests would use the same dead connection.
+//!
+//! Never: show the user or password of a proxy.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -14,7 +16,7 @@ use std::time::Duration;
 
 use hyper_util::client::proxy::matcher::Matcher;
 use parking_lot::Mutex;
-use reqwest::{Client, ClientBuilder, Response};
+use reqwest::{Client, Response};
 use rustls::CertificateError;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -23,46 +25,45 @@ use url::Url;
 use super::concurrency_limit::ConcurrencyLimit;
 use crate::model::{ellipsize, printable};
 
-/// How many requests of the process are under way to one host, first come, first served, whichever workspace they are of.
+/// The number of concurrent requests of the process to one host, first come, first served, for all workspaces together.
 const AT_ONCE: usize = 64;
 
-/// How many more there may be that wait for an answer for longer than [`SLOW`].
+/// The additional number of requests that may wait longer than [`SLOW`] for an answer.
 const HANGING: usize = 192;
 
-/// Who waits for an answer for longer lets the next one go first: a workspace that Calry does not answer holds up no other.
+/// A request that waits longer than this no longer counts, so that one unanswered workspace does not delay the others.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// How many connections to one host are kept for the next request.
+/// The number of idle connections kept for each host.
 const IDLE: usize = 16;
 
-/// The largest file of CA certificates that is looked at, in bytes.
+/// The largest file of CA certificates that is read, in bytes.
 const MAX_CERTIFICATES: u64 = 16 << 20;
 
 /// The longest quotation of a library's reason, in characters.
 const MAX_QUOTE: usize = 300;
 
-/// The variable that names a file of CA certificates.
 const CERT_FILE: &str = "SSL_CERT_FILE";
 
-/// Chooses ring for TLS, for the whole process. The first thing that `main` does; more calls do no harm.
+/// Installs ring as the TLS provider of the process. `main` calls it first; further calls have no effect.
 pub fn install_tls() {
-    // It fails only where a provider is installed already, and then there is one.
+    // An error only means that a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// The time-outs of a single request; the deadline of a session bounds them all.
+/// The time-outs of a single request. The deadline of a session limits the sum of its requests.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// For a connection, TLS included.
+pub struct HttpTimeouts {
+    /// For connecting, including TLS.
     pub connect: Duration,
-    /// For a request as a whole, to the end of its answer.
+    /// For a whole request, to the end of its answer.
     pub request: Duration,
-    /// An HTTP/2 connection that is silent for this long, idle or not, is asked for a sign of life, and is closed if there
-    /// is none within half of this time.
+    /// An HTTP/2 connection that is silent for this long, idle or not, gets a ping. It is closed if no answer arrives within
+    /// half of this time.
     pub keep_alive: Duration,
 }
 
-impl Default for Settings {
+impl Default for HttpTimeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
@@ -75,60 +76,53 @@ impl Default for Settings {
 /// The HTTP client cannot be set up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
-    #[error(
-        "no TLS library was chosen before the first connection: this is a fault of calry-gitops, please report it"
-    )]
+    #[error("no TLS provider is installed: this is a bug in calry-gitops, please report it")]
     NoProvider,
     #[error(
-        "cannot prepare TLS: {0}; https needs the CA certificates of the system (Debian's package ca-certificates), or PEM \
-         files of them named by the variables SSL_CERT_FILE and SSL_CERT_DIR"
+        "cannot set up TLS: {0}; https needs the CA certificates of the system (package ca-certificates on Debian) or PEM \
+         files named by the variables SSL_CERT_FILE and SSL_CERT_DIR"
     )]
     Tls(String),
-    /// The file of CA certificates cannot be used, and would be passed over.
-    #[error("cannot prepare TLS: the variable {CERT_FILE} names {file}, which {problem}")]
-    Certificates {
-        file: String,
-        /// What is wrong with it.
-        problem: String,
-    },
+    /// The TLS library would silently ignore the file.
+    #[error("cannot set up TLS: the variable {CERT_FILE} names {file}, which {problem}")]
+    Certificates { file: String, problem: String },
 }
 
-/// The connections of the process. Cheap to clone; workspaces share it.
+/// The HTTP clients and connections of the process. Cheap to clone and shared by all workspaces.
 #[derive(Clone, Debug)]
 pub struct Http {
-    /// For https: by the system's proxies and its CA certificates.
+    /// For https: uses the system's proxies and CA certificates.
     secure: Result<Client, SetupError>,
-    /// For plain http: never by a proxy, which would see the key, and without any need of certificates.
+    /// For plain http: never uses a proxy, which would see the key, and needs no certificates.
     plain: Client,
-    pub(crate) settings: Settings,
-    /// By the hosts' addresses.
+    pub(crate) timeouts: HttpTimeouts,
+    /// Keyed by origin.
     routes: Arc<Mutex<BTreeMap<String, Arc<Route>>>>,
 }
 
 impl Http {
-    /// Sets the clients up; nothing is connected yet. Missing CA certificates are an error only of an [`Api`](crate::live::Api)
-    /// over https.
+    /// Sets up the clients; nothing is connected yet. Missing CA certificates are an error of https routes only.
     ///
     /// # Errors
     /// [`SetupError`].
-    pub fn new(settings: Settings) -> Result<Self, SetupError> {
+    pub fn new(timeouts: HttpTimeouts) -> Result<Self, SetupError> {
         // reqwest panics without a provider.
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(SetupError::NoProvider);
         }
         let secure = check_certificates(std::env::var_os(CERT_FILE).as_deref().map(Path::new));
         Ok(Self {
-            secure: secure.and_then(|()| client(&settings, true)),
-            plain: client(&settings, false)?,
-            settings,
+            secure: secure.and_then(|()| client(&timeouts, true)),
+            plain: client(&timeouts, false)?,
+            timeouts,
             routes: Arc::default(),
         })
     }
 
-    /// The way to the host of an address; the same for all who share these connections.
+    /// The route to the host of `url`, shared by all clones of this value.
     ///
     /// # Errors
-    /// [`SetupError`] where the address is https and TLS cannot be set up.
+    /// [`SetupError`] if `url` is https and TLS cannot be set up.
     pub(crate) fn route(&self, url: &Url) -> Result<Arc<Route>, SetupError> {
         let secure = url.scheme() == "https";
         let client = if secure {
@@ -143,36 +137,36 @@ impl Http {
                 Arc::new(Route {
                     limit: ConcurrencyLimit::new(AT_ONCE, HANGING, SLOW),
                     secure,
-                    settings: self.settings,
+                    timeouts: self.timeouts,
                     proxy: Proxy::of(url),
-                    current: Mutex::new(Current { client, number: 0 }),
+                    current: Mutex::new(ActiveClient { client, number: 0 }),
                 })
             });
         Ok(Arc::clone(route))
     }
 }
 
-fn client(settings: &Settings, secure: bool) -> Result<Client, SetupError> {
-    let of_kind = |builder: ClientBuilder| match secure {
-        true => builder.https_only(true),
-        false => builder.no_proxy().tls_certs_only([]),
+fn client(timeouts: &HttpTimeouts, secure: bool) -> Result<Client, SetupError> {
+    let builder = match secure {
+        true => Client::builder().https_only(true),
+        false => Client::builder().no_proxy().tls_certs_only([]),
     };
-    of_kind(Client::builder())
+    builder
         .user_agent(concat!("calry-gitops/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(settings.connect)
-        .http2_keep_alive_interval(settings.keep_alive)
-        .http2_keep_alive_timeout(settings.keep_alive / 2)
+        .connect_timeout(timeouts.connect)
+        .http2_keep_alive_interval(timeouts.keep_alive)
+        .http2_keep_alive_timeout(timeouts.keep_alive / 2)
         .http2_keep_alive_while_idle(true)
         .pool_max_idle_per_host(IDLE)
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
-        // An update is sent once. Trying again is decided here, where a read can come first.
+        // An update is sent once. The callers decide about retries, because they can read first.
         .retry(reqwest::retry::never())
         .build()
         .map_err(|error| SetupError::Tls(root_cause(&error.without_url())))
 }
 
-/// Refuses a file of CA certificates that the TLS library would pass over without a word.
+/// Refuses a file of CA certificates that the TLS library would silently ignore.
 fn check_certificates(file: Option<&Path>) -> Result<(), SetupError> {
     let Some(file) = file else { return Ok(()) };
     let failed = |problem: String| {
@@ -191,7 +185,7 @@ fn check_certificates(file: Option<&Path>) -> Result<(), SetupError> {
     if CertificateDer::pem_slice_iter(&bytes).any(|certificate| certificate.is_ok()) {
         return Ok(());
     }
-    // How every certificate in DER form begins: a sequence with a length of two bytes.
+    // Every certificate in DER form starts with a sequence whose length takes two bytes.
     let der = bytes.starts_with(&[0x30, 0x82]);
     failed(match der {
         true => "holds a certificate in DER form: convert it with `openssl x509 -inform der -outform pem`".to_owned(),
@@ -199,45 +193,44 @@ fn check_certificates(file: Option<&Path>) -> Result<(), SetupError> {
     })
 }
 
-/// The way to one host.
+/// The route to one host: its limit, its proxy and its client.
 #[derive(Debug)]
 pub(crate) struct Route {
-    /// Of a host, how many requests may be under way to it.
     pub(crate) limit: ConcurrencyLimit,
     secure: bool,
-    settings: Settings,
+    timeouts: HttpTimeouts,
     proxy: Option<Proxy>,
-    current: Mutex<Current>,
+    current: Mutex<ActiveClient>,
 }
 
-/// The client that the next request is sent by.
+/// The client for the next request to a host.
 #[derive(Clone, Debug)]
-pub(crate) struct Current {
+pub(crate) struct ActiveClient {
     pub(crate) client: Client,
     number: u64,
 }
 
 impl Route {
-    pub(crate) fn current(&self) -> Current {
+    pub(crate) fn active_client(&self) -> ActiveClient {
         self.current.lock().clone()
     }
 
-    /// The client did not answer in time: its connections are not used again.
-    pub(crate) fn renew(&self, used: &Current) {
+    /// Replaces a client that got no answer in time, so that its connections are not used again.
+    pub(crate) fn replace_client(&self, used: &ActiveClient) {
         let mut current = self.current.lock();
-        // Several requests that waited on one connection replace it once.
+        // Several requests may time out on the same client, which is replaced only once.
         if current.number == used.number
-            && let Ok(client) = client(&self.settings, self.secure)
+            && let Ok(client) = client(&self.timeouts, self.secure)
         {
-            *current = Current {
+            *current = ActiveClient {
                 client,
                 number: used.number + 1,
             };
         }
     }
 
-    /// Why a request by this route had no answer.
-    pub(crate) fn failure(&self, error: reqwest::Error) -> Failure {
+    /// Explains why a request on this route got no answer.
+    pub(crate) fn failure(&self, error: reqwest::Error) -> RequestFailure {
         let error = error.without_url();
         let proxy = self.proxy.as_ref();
         let tls = tls_error(&error);
@@ -246,17 +239,17 @@ impl Route {
             .find(|text| text.starts_with("tunnel error: "));
         let refused_by_proxy = match tunnel.as_deref() {
             Some("tunnel error: proxy authorization required") => Some(
-                "the proxy demands a user and a password (407), which stand in its URL: http://user:password@host:port",
+                "the proxy requires a user and a password (407): put them in its URL, http://user:password@host:port",
             ),
             Some("tunnel error: unsuccessful") => Some(
-                "the proxy refuses the connection: let it through there, or name the host in NO_PROXY",
+                "the proxy refuses the connection: allow the host there, or add it to NO_PROXY",
             ),
             _ => None,
         };
         let unsupported = proxy.filter(|proxy| !proxy.is_supported());
         let reason = match (&tls, refused_by_proxy, unsupported) {
             (_, _, Some(_)) => {
-                "this kind of proxy is not supported; one for http (http://host:port) is, or name the host in NO_PROXY"
+                "this kind of proxy is not supported: use an http proxy (http://host:port), or add the host to NO_PROXY"
                     .to_owned()
             }
             (_, Some(reason), None) => reason.to_owned(),
@@ -265,11 +258,12 @@ impl Route {
             (None, None, None) if error.is_timeout() => "it timed out".to_owned(),
             (None, None, None) => root_cause(&error),
         };
-        let lasting =
-            refused_by_proxy.is_some() || unsupported.is_some() || tls.is_some_and(is_distrust);
-        Failure {
+        let permanent = refused_by_proxy.is_some()
+            || unsupported.is_some()
+            || tls.is_some_and(is_permanent_tls_error);
+        RequestFailure {
             sent: !error.is_connect(),
-            lasting,
+            permanent,
             unreachable: error.is_connect()
                 && (error.is_dns() || causes(&error).any(is_unreachable)),
             proxy: proxy.map(ToString::to_string),
@@ -278,33 +272,31 @@ impl Route {
     }
 }
 
-/// Why a request had no answer. Its text is a part of a sentence, without the address.
+/// Why a request got no answer. Its text is a part of a sentence, without the URL.
 #[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    /// The request may have got through.
+pub(crate) struct RequestFailure {
+    /// The request may have arrived.
     pub(crate) sent: bool,
-    /// Trying again is no use.
-    pub(crate) lasting: bool,
-    /// The host is not known, or nothing listens there.
+    /// Another attempt would fail in the same way.
+    pub(crate) permanent: bool,
+    /// The host is unknown, or nothing listens there.
     pub(crate) unreachable: bool,
-    /// What was in between.
     pub(crate) proxy: Option<String>,
     pub(crate) reason: String,
 }
 
-impl Failure {
-    /// The way to a host could not even be set up.
-    pub(crate) fn of_setup(error: &SetupError) -> Self {
+impl RequestFailure {
+    pub(crate) fn from_setup(error: &SetupError) -> Self {
         Self {
             sent: false,
-            lasting: true,
+            permanent: true,
             unreachable: false,
             proxy: None,
             reason: error.to_string(),
         }
     }
 
-    /// The proxy that was in between, as words that follow an address.
+    /// The proxy in between, as words that follow a URL.
     pub(crate) fn through(&self) -> String {
         self.proxy
             .as_ref()
@@ -313,7 +305,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for RequestFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(proxy) = &self.proxy {
             write!(f, "through {proxy}: ")?;
@@ -322,7 +314,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The proxy of the environment by which a host is reached. User and password are not in it.
+/// The proxy from the environment for a host, without its user and password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Proxy {
     scheme: String,
@@ -330,7 +322,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// The same as reqwest finds, which does not say so.
+    /// Finds the same proxy as reqwest, which does not expose it.
     fn of(url: &Url) -> Option<Self> {
         // Plain http never goes through a proxy.
         if url.scheme() != "https" {
@@ -365,8 +357,8 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// The body after decompression; `None` where it is larger than `limit`, and then the rest is not read.
-pub(crate) async fn bounded(
+/// Reads the decompressed body. `None` if it is larger than `limit`; the rest is not read then.
+pub(crate) async fn read_bounded(
     response: &mut Response,
     limit: usize,
 ) -> reqwest::Result<Option<Vec<u8>>> {
@@ -380,8 +372,11 @@ pub(crate) async fn bounded(
     Ok(Some(body))
 }
 
-/// A body that an error may have: all of it, or its beginning where it is longer than `limit` or breaks off.
-pub(crate) async fn beginning(response: &mut Response, limit: usize) -> Result<Vec<u8>, Vec<u8>> {
+/// Reads the body of an error: `Ok` with the whole body, or `Err` with its beginning if it exceeds `limit` or breaks off.
+pub(crate) async fn read_beginning(
+    response: &mut Response,
+    limit: usize,
+) -> Result<Vec<u8>, Vec<u8>> {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
@@ -396,15 +391,15 @@ pub(crate) async fn beginning(response: &mut Response, limit: usize) -> Result<V
     }
 }
 
-/// The innermost reason, such as "Connection refused". The outer ones say less.
+/// The innermost cause, such as "Connection refused". The outer ones say less.
 fn root_cause(error: &reqwest::Error) -> String {
     causes(error).last().unwrap_or(error).to_string()
 }
 
-/// What lies below an error, outermost first.
+/// The causes of an error, outermost first.
 fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     fn below<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-        // An io::Error passes over the error that it wraps: its source is that one's source.
+        // `io::Error::source` skips the error that it wraps and returns the source of that error.
         match cause
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref)
@@ -429,8 +424,8 @@ fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// Whether TLS failed for a reason that a second attempt will meet again, such as a certificate that is not trusted.
-fn is_distrust(error: &rustls::Error) -> bool {
+/// Whether TLS would fail again in the same way, such as for an untrusted certificate.
+fn is_permanent_tls_error(error: &rustls::Error) -> bool {
     use rustls::Error as Tls;
     matches!(
         error,
@@ -438,46 +433,52 @@ fn is_distrust(error: &rustls::Error) -> bool {
     )
 }
 
-/// Why TLS failed, for a person who does not know the library.
+/// Explains a TLS error without the terms of the library.
 fn tls_reason(error: &rustls::Error) -> String {
     use rustls::Error as Tls;
     let trusted = match std::env::var_os(CERT_FILE) {
         Some(file) => format!(
-            "; {CERT_FILE} names the CA certificates that are trusted, {}, and its issuer is not among them",
+            "; the issuer is not among the CA certificates in {}, named by {CERT_FILE}",
             printable(&file.to_string_lossy())
         ),
         None => format!(
-            "; where that is right (a company's own CA, a proxy that reads along), name a PEM file of the CA certificates \
-             to trust in {CERT_FILE}, or a directory in SSL_CERT_DIR"
+            "; if that is expected (a private CA, an inspecting proxy), set {CERT_FILE} to a PEM file of the CA certificates \
+             to trust, or SSL_CERT_DIR to a directory"
         ),
     };
     match error {
         Tls::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            format!("its certificate is issued by a CA that is not trusted here{trusted}")
+            format!("its certificate is issued by an untrusted CA{trusted}")
         }
         Tls::InvalidCertificate(CertificateError::ExpiredContext { time, not_after }) => format!(
-            "its certificate expired on {} (by the clock of this machine it is {})",
+            "its certificate expired on {} (the clock of this machine shows {})",
             date(*not_after),
             date(*time)
         ),
-        Tls::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before }) => format!(
-            "its certificate is not valid before {} (by the clock of this machine it is {})",
-            date(*not_before),
-            date(*time)
-        ),
-        Tls::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented }) => format!(
-            "its certificate is not for {}, but for {}: check the address",
+        Tls::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before }) => {
+            format!(
+                "its certificate is not valid before {} (the clock of this machine shows {})",
+                date(*not_before),
+                date(*time)
+            )
+        }
+        Tls::InvalidCertificate(CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        }) => format!(
+            "its certificate is not for {}, but for {}: check the URL",
             expected.to_str(),
             presented.join(", ")
         ),
-        // The library has no variant of its own for it.
+        // The library has no variant for this.
         Tls::InvalidCertificate(CertificateError::Other(other))
             if format!("{other:?}").contains("CaUsedAsEndEntity") =>
         {
             format!("its certificate is self-signed{trusted}")
         }
         Tls::InvalidMessage(_) => {
-            "what answers there does not use TLS: is this the port of plain http, or of another service?".to_owned()
+            "the server does not use TLS: is this the port of plain http or of another service?"
+                .to_owned()
         }
         other => other.to_string(),
     }
@@ -499,7 +500,7 @@ mod tests {
     const PEM: &str = include_str!("../../tests/fixtures/tls/cert.pem");
 
     #[test]
-    fn a_file_of_certificates_that_would_be_passed_over_is_refused() {
+    fn a_file_of_certificates_that_would_be_ignored_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
         let said = || check_certificates(Some(&path)).map_err(|error| error.to_string());
@@ -539,7 +540,7 @@ mod tests {
         });
         assert_eq!(
             expired,
-            "its certificate expired on 2022-01-08 (by the clock of this machine it is 2024-10-04)"
+            "its certificate expired on 2022-01-08 (the clock of this machine shows 2024-10-04)"
         );
         let early = said(Certificate::NotValidYetContext {
             time: day(1),
@@ -562,9 +563,9 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_replaced_once_by_all_who_waited_on_it() {
+    fn requests_that_time_out_on_one_client_replace_it_once() {
         install_tls();
-        let http = Http::new(Settings::default()).unwrap();
+        let http = Http::new(HttpTimeouts::default()).unwrap();
         let route = http
             .route(&Url::parse("http://127.0.0.1:9/x").unwrap())
             .unwrap();
@@ -574,9 +575,9 @@ mod tests {
                 .route(&Url::parse("http://127.0.0.1:9/y").unwrap())
                 .unwrap()
         ));
-        let used = route.current();
-        route.renew(&used);
-        route.renew(&used);
-        assert_eq!(route.current().number, 1);
+        let used = route.active_client();
+        route.replace_client(&used);
+        route.replace_client(&used);
+        assert_eq!(route.active_client().number, 1);
     }
 }

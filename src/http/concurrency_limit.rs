@@ -63,7 +63,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_than_so_many_work_at_once_and_who_came_first_is_first() {
+    async fn the_limit_holds_and_work_runs_in_order_of_arrival() {
         let (limit, begin) = (ConcurrencyLimit::new(2, 8, SECOND * 9), Instant::now());
         let work = (0..6).map(|_| {
             limit.run(async {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_is_given_up_before_its_turn_and_never_after() {
+    async fn work_can_be_given_up_before_its_turn_only() {
         let (limit, begin) = (ConcurrencyLimit::new(1, 0, SECOND * 9), Instant::now());
         let work = |takes, until| {
             let work = async move {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_hangs_holds_nobody_up_until_too_much_of_it_does() {
+    async fn hanging_work_does_not_delay_other_work_up_to_a_second_limit() {
         let (limit, begin) = (ConcurrencyLimit::new(2, 3, SECOND), Instant::now());
         let hanging = join_all((0..4).map(|_| timeout(SECOND * 60, limit.run(pending::<()>()))));
         let other = async {
@@ -113,7 +113,7 @@ mod tests {
             limit.run(async { begin.elapsed() }).await
         };
         let (_, waited) = join(hanging, other).await;
-        assert_eq!(waited, SECOND * 2, "two by two they step aside");
+        assert_eq!(waited, SECOND * 2, "hanging work steps aside two at a time");
         let hanging = join_all((0..5).map(|_| timeout(SECOND * 60, limit.run(pending::<()>()))));
         let (_, waited) = join(hanging, async {
             sleep(SECOND / 2).await;
@@ -123,7 +123,7 @@ mod tests {
         .await;
         assert!(
             waited > SECOND * 50,
-            "{waited:?}: what hangs is bounded, too"
+            "{waited:?}: hanging work is bounded, too"
         );
     }
 }

@@ -1,13 +1,13 @@
-//! `Retry-After`: how long an answer asks to wait.
+//! Parses the `Retry-After` header.
 
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
-/// The longest wait that a `Retry-After` is read as; what asks for more is not believed.
+/// The longest accepted wait; a longer one is reduced to it.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long an answer asks to wait. A date is compared with the answer's own, so that no clock needs to be right.
+/// The wait that an answer asks for. A date is compared with the answer's own date, so it does not depend on our clock.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let now = text(DATE)
@@ -16,7 +16,7 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     parse(text(RETRY_AFTER)?, now)
 }
 
-/// Reads a `Retry-After`: seconds or an HTTP date (RFC 9110, section 10.2.3). A date that has passed is no wait.
+/// Parses seconds or an HTTP date (RFC 9110, section 10.2.3). A date in the past is a wait of zero.
 fn parse(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let wait = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_to_wait_for_is_compared_with_the_clock_that_it_comes_from() {
+    fn a_date_is_compared_with_the_date_of_the_same_answer() {
         let headers = |date: Option<&str>| {
             let mut headers = HeaderMap::new();
             headers.insert(

@@ -1,4 +1,4 @@
-//! Files that hold one secret, such as a token or a webhook's address.
+//! Files that hold one secret, such as a token or the URL of a webhook.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -7,55 +7,43 @@ use std::path::{Path, PathBuf};
 use super::url::{HttpUrl, InvalidUrl, UrlPolicy};
 use crate::model::{InvalidSharedSecret, Secret, SharedSecret, is_quoted, trim_token};
 
-/// The longest secret in a file, in bytes, surrounding white space included.
+/// The largest secret in a file, in bytes, including surrounding white space.
 const MAX_SECRET: usize = 4096;
 
-/// A file that holds one line of text that nobody may see. It is read anew each time, so that rotation needs no restart.
+/// A file that holds one secret line. It is read again for each use, so that rotation needs no restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFile(PathBuf);
 
-/// A file holds no usable secret, or an address that cannot be used. It never repeats what was found.
+/// A file holds no usable secret or URL. The error never quotes the content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableSecret {
     #[error("cannot read the file {}: {cause}", .file.display())]
-    Unreadable {
-        file: PathBuf,
-        /// What the operating system said.
-        cause: String,
-    },
+    Unreadable { file: PathBuf, cause: String },
     #[error("the file {} must hold one line of printable ASCII, of at most {MAX_SECRET} bytes", .0.display())]
     Form(PathBuf),
-    #[error("what the file {} holds is in quotes, and the quotes are part of the value: remove them", .0.display())]
+    #[error("the secret in the file {} is in quotes, which count as part of the value: remove them", .0.display())]
     Quoted(PathBuf),
-    /// The line is no secret that nobody can guess.
-    #[error("the file {} holds no secret: {cause}", .file.display())]
-    Guessable {
+    #[error("the secret in the file {} is unusable: {cause}", .file.display())]
+    Weak {
         file: PathBuf,
-        /// What a secret is.
         cause: InvalidSharedSecret,
     },
     #[error("the URL in the file {} {cause}", .file.display())]
-    Url {
-        file: PathBuf,
-        /// What is wrong with it.
-        cause: InvalidUrl,
-    },
+    Url { file: PathBuf, cause: InvalidUrl },
 }
 
 impl SecretFile {
-    /// Names the file; nothing is read yet.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Reads it. It may hang where the file system does.
+    /// Reads the secret. The call hangs if the file system does.
     ///
     /// # Errors
     /// [`UnusableSecret`].
@@ -82,19 +70,19 @@ impl SecretFile {
         }
     }
 
-    /// Reads it as a secret that others show, or sign with.
+    /// Reads a shared secret: a bearer token or an HMAC key.
     ///
     /// # Errors
     /// [`UnusableSecret`].
     pub fn shared(&self) -> Result<SharedSecret, UnusableSecret> {
         let secret = SharedSecret::new(&self.read()?);
-        secret.map_err(|cause| UnusableSecret::Guessable {
+        secret.map_err(|cause| UnusableSecret::Weak {
             file: self.0.clone(),
             cause,
         })
     }
 
-    /// Reads it as the URL of a webhook.
+    /// Reads the URL of a webhook.
     ///
     /// # Errors
     /// [`UnusableSecret`].
@@ -112,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_one_line_and_no_error_repeats_it() {
+    fn a_secret_is_one_line_and_no_error_quotes_it() {
         let dir = tempfile::tempdir().unwrap();
         let file = SecretFile::new(dir.path().join("token"));
         assert!(matches!(

@@ -1,6 +1,6 @@
-//! The URLs that this program calls. Each is parsed once, by the policy of what it is for.
+//! The URLs that this program calls. Each is parsed by the policy of its purpose.
 //!
-//! Never: carry a password, send what is confidential in the clear to another machine, or show what its policy hides.
+//! Never: carry a password, send confidential data unencrypted to another machine, or show what the policy hides.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ pub struct HttpUrl {
     visible: Visible,
 }
 
-/// What a URL is for, and so which ones are accepted and how much of one may be shown.
+/// Which URLs are accepted for a purpose, and how much of them may be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UrlPolicy {
     plain_http: PlainHttp,
@@ -21,7 +21,7 @@ pub struct UrlPolicy {
     visible: Visible,
 }
 
-/// Which machines may be called over plain http.
+/// The machines that may be called over plain http.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PlainHttp {
     /// 127.0.0.0/8, `[::1]` and `localhost`.
@@ -32,14 +32,14 @@ enum PlainHttp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Visible {
     All,
-    /// A query may be a signature.
+    /// The query may be a signature.
     WithoutQuery,
     /// The path may be a secret, as a Slack webhook's is.
     Nothing,
 }
 
-/// A text that is not such a URL. It never repeats the text, which may hold a password; it is the end of a sentence that
-/// names what the URL is for.
+/// A URL is not accepted. The error never quotes the text, which may contain a password. It is the end of a sentence that
+/// names the purpose of the URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUrl {
     #[error("must be an absolute URL, such as https://host.example.com/path")]
@@ -49,20 +49,20 @@ pub enum InvalidUrl {
     #[error("must not contain a query (?) or a fragment (#)")]
     Query,
     #[error(
-        "must use https: plain http, which others can read and change on the way, is only allowed to this machine"
+        "must use https: plain http, which can be read and changed in transit, is only allowed to this machine"
     )]
     PlainHttp,
 }
 
 impl UrlPolicy {
-    /// Where a snapshot is fetched: its content decides a plan, so nobody may change it on the way.
+    /// The source of a snapshot, which must not be changed in transit because it decides a plan.
     pub const SNAPSHOT: Self = Self {
         plain_http: PlainHttp::Loopback,
         query: true,
         visible: Visible::WithoutQuery,
     };
 
-    /// Where a daemon listens; no key is ever sent there.
+    /// A daemon. No key is ever sent to it.
     pub const DAEMON: Self = Self {
         plain_http: PlainHttp::Any,
         query: false,
@@ -101,7 +101,7 @@ impl PlainHttp {
 }
 
 impl HttpUrl {
-    /// Parses a URL; white space around it does not matter.
+    /// Parses a URL; surrounding white space is ignored.
     ///
     /// # Errors
     /// [`InvalidUrl`].
@@ -127,20 +127,19 @@ impl HttpUrl {
         }
     }
 
-    /// The URL itself, for a request.
     pub(crate) const fn as_url(&self) -> &Url {
         &self.url
     }
 
-    /// The URL of a path below this one, such as `/api/v1/workspace`. The path needs no escaping; slashes at the end of this
-    /// URL do not matter.
+    /// The URL of a path below this one, such as `/api/v1/workspace`. The path must need no escaping. Trailing slashes of this
+    /// URL are ignored.
     pub(crate) fn at(&self, path: &str) -> Url {
         let mut url = self.url.clone();
         url.set_path(&format!("{}{path}", self.url.path().trim_end_matches('/')));
         url
     }
 
-    /// The URL below this one; each segment is escaped, slashes in it included.
+    /// The URL below this one. Each segment is escaped, including its slashes.
     #[must_use]
     pub fn below(&self, segments: &[&str]) -> Self {
         let mut url = self.url.clone();
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn path_prefixes_are_kept_and_trailing_slashes_do_not_matter() {
+    fn path_prefixes_are_kept_and_trailing_slashes_are_ignored() {
         for (text, want) in [
             (
                 "https://zepl.calry.app",
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_this_machine_unless_the_policy_allows_it() {
+    fn plain_http_is_limited_to_this_machine_unless_the_policy_allows_more() {
         for policy in POLICIES {
             for local in [
                 "http://127.0.0.1:1",
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_and_other_schemes_are_refused_by_every_policy_without_repeating_the_text() {
+    fn every_policy_refuses_credentials_and_other_schemes_without_quoting_the_text() {
         for policy in POLICIES {
             let refused = |text: &str| HttpUrl::parse(text, policy).unwrap_err();
             assert_eq!(refused("https://u:hunter2@x"), InvalidUrl::Credentials);
@@ -289,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_shows_nothing_and_what_is_below_it_stays_below_it() {
+    fn a_webhook_url_is_hidden_and_escaped_segments_stay_below_it() {
         let base =
             HttpUrl::parse("https://git.example.com/api/v4/", UrlPolicy::webhook(false)).unwrap();
         let below = base.below(&["projects", "a/b c", "x"]);

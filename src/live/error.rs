@@ -1,22 +1,22 @@
-//! What can go wrong between here and Calry, as sentences for the person who must act.
+//! Errors of calls to Calry, as sentences for the operator.
 //!
-//! Neither the text of an error nor its `Debug` can show a secret: what the other side wrote is scrubbed when it is shown.
+//! Never: show a secret, in the text of an error or in its `Debug`. Text from the server is scrubbed when it is displayed.
 
 use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::http::Failure;
+use crate::http::RequestFailure;
 use crate::model::{
     Provider, Scrubber, Secret, UpdateMethod, ellipsize, human_duration, printable,
 };
 
-/// The longest quotation of what the other side wrote, in characters.
+/// The longest quotation of the server's text, in characters.
 const MAX_QUOTE: usize = 300;
 
-/// Text that the other side wrote. It is scrubbed, made printable and cut each time it is shown: by then the secrets are known
-/// that were read after it.
+/// Text from the server. It is scrubbed, made printable and cut each time it is displayed, because secrets may become known
+/// after it was received.
 #[derive(Clone)]
 pub(super) struct Quote {
     text: Secret,
@@ -34,7 +34,7 @@ impl Quote {
 
 impl fmt::Display for Quote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Scrubbed first, before anything can hide a secret from the scrubber.
+        // Scrub first: the other steps could change a secret so that the scrubber misses it.
         f.write_str(&ellipsize(
             &printable(&self.scrubber.scrub(self.text.expose())),
             MAX_QUOTE,
@@ -48,18 +48,12 @@ impl fmt::Debug for Quote {
     }
 }
 
-/// What was attempted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Reading the workspace.
     Workspace,
-    /// Reading every definition.
     Definitions,
-    /// Reading one definition.
     Definition(Provider),
-    /// Changing one definition.
     Update(Provider),
-    /// Fetching a snapshot, from wherever the operator keeps it.
     Snapshot,
 }
 
@@ -75,79 +69,91 @@ impl fmt::Display for Operation {
     }
 }
 
-/// A call to Calry that failed. Its text is one sentence: what was attempted, what happened, what to do.
+/// A failed call to Calry. Its text is one sentence: the operation, the error, the remedy.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}", self.sentence())]
 pub struct Error {
     operation: Operation,
-    cause: Box<Cause>,
+    cause: Box<ErrorCause>,
     attempts: u32,
 }
 
-/// Why a call failed.
 #[derive(Clone, Debug)]
-pub(super) enum Cause {
-    /// An answer whose status is not a success.
-    Status(Refusal),
-    /// A success whose body is not JSON.
-    NotJson { status: u16 },
-    /// A success without a body.
-    Empty { status: u16 },
-    /// A success whose body is not what it should be; names positions, never values.
-    Unreadable { problem: String },
-    /// A body above its bound; `limit` in bytes.
-    TooLarge { limit: usize },
-    /// No answer in the time that was given.
-    TimedOut { given: TimeLimit },
-    /// No connection, or one that broke.
-    Broken { api: String, failure: Failure },
-    /// Not sent: the workspace is paused after a 429, a read for longer than there is time, an update for as long as it is.
-    /// `asked`: Calry asked for it.
-    Paused { wait: Duration, asked: bool },
-    /// Not sent: whoever says when updates may be sent forbids it.
-    NotPermitted { why: String },
-    /// Not sent: the time was over while it waited for its turn.
+pub(super) enum ErrorCause {
+    Status(ErrorResponse),
+    /// A successful answer whose body is not JSON.
+    NotJson {
+        status: u16,
+    },
+    /// A successful answer without a body.
+    Empty {
+        status: u16,
+    },
+    /// A successful answer whose body has the wrong form. `problem` names positions, never values.
+    Unreadable {
+        problem: String,
+    },
+    /// A body larger than `limit` bytes.
+    TooLarge {
+        limit: usize,
+    },
+    TimedOut {
+        limit: TimeLimit,
+    },
+    /// No connection, or a broken one.
+    Broken {
+        api: String,
+        failure: RequestFailure,
+    },
+    /// Not sent: the workspace is paused after a 429. A read fails only if the pause is longer than the time left, an update
+    /// always. `by_calry`: Calry asked for the pause.
+    Paused {
+        wait: Duration,
+        by_calry: bool,
+    },
+    /// Not sent: the [`WriteGuard`](super::WriteGuard) does not allow it.
+    NotPermitted {
+        reason: String,
+    },
+    /// Not sent: the time was over while the request waited for its turn.
     TooLate,
 }
 
 /// An answer whose status is not a success.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Refusal {
+pub(super) struct ErrorResponse {
     pub(super) status: u16,
     pub(super) message: Option<Quote>,
-    /// Whether it has the form of Calry's errors; else something in between answered.
-    pub(super) is_calrys: bool,
-    /// Whether the API key has expired.
-    pub(super) expired: bool,
-    /// Where the API key is from.
-    pub(super) key: String,
-    /// How updates are sent.
-    pub(super) method: UpdateMethod,
+    /// Whether the body has the form of Calry's errors. Otherwise a server in between answered.
+    pub(super) from_calry: bool,
+    pub(super) key_expired: bool,
+    pub(super) key_source: String,
+    pub(super) update_method: UpdateMethod,
     pub(super) retry_after: Option<Duration>,
 }
 
-impl Refusal {
-    /// Whether no update can be sent this way: the provider is known, and the path is not found or takes another method.
-    fn is_of_method(&self, operation: &Operation) -> bool {
+impl ErrorResponse {
+    /// Whether Calry does not accept updates by this HTTP method: the provider exists, but the path or the method does not.
+    fn is_about_method(&self, operation: &Operation) -> bool {
         matches!(operation, Operation::Update(_))
-            && self.is_calrys
+            && self.from_calry
             && matches!(self.status, 404 | 405)
     }
 }
 
-/// Which limit of time an answer did not keep, and how long that was.
+/// The time limit that an answer exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimeLimit {
-    /// That of a single request.
+    /// The limit of a single request.
     Request(Duration),
-    /// What was left of the time for all of it.
+    /// The time left until the session's deadline.
     Deadline(Duration),
-    /// The time for which this replica is sure to be the only one that writes.
+    /// The time for which this replica is certain to be the only writer.
     Permit(Duration),
 }
 
 impl TimeLimit {
-    /// The limit that comes first, counted from now, and when it is.
+    /// The limit that ends first, and its end.
     pub(super) fn earliest(
         deadline: Instant,
         request: Duration,
@@ -171,15 +177,17 @@ impl fmt::Display for TimeLimit {
             Self::Request(time) => {
                 write!(f, "within {} (--request-timeout)", human_duration(*time))
             }
-            Self::Deadline(time) => write!(
-                f,
-                "within the {} that were left of --timeout",
-                human_duration(*time)
-            ),
+            Self::Deadline(time) => {
+                write!(
+                    f,
+                    "within the remaining {} of --timeout",
+                    human_duration(*time)
+                )
+            }
             Self::Permit(time) => {
                 write!(
                     f,
-                    "within the {} for which this replica is sure to be the leader",
+                    "within the {} for which this replica is certain to be the leader",
                     human_duration(*time)
                 )
             }
@@ -188,7 +196,7 @@ impl fmt::Display for TimeLimit {
 }
 
 impl Error {
-    pub(super) fn new(operation: Operation, cause: Cause) -> Self {
+    pub(super) fn new(operation: Operation, cause: ErrorCause) -> Self {
         Self {
             operation,
             cause: Box::new(cause),
@@ -196,143 +204,145 @@ impl Error {
         }
     }
 
-    /// The workspace has no such definition, and nobody needed to be asked.
-    pub(super) fn no_such_definition(provider: &Provider) -> Self {
-        let refusal = Refusal {
+    /// The workspace has no such definition.
+    pub(super) fn not_found(provider: &Provider) -> Self {
+        let response = ErrorResponse {
             status: 404,
-            is_calrys: true,
-            ..Refusal::default()
+            from_calry: true,
+            ..ErrorResponse::default()
         };
         Self::new(
             Operation::Definition(provider.clone()),
-            Cause::Status(refusal),
+            ErrorCause::Status(response),
         )
     }
 
-    /// The same error, saying after how many attempts it was given up.
     #[must_use]
-    pub fn after(mut self, attempts: u32) -> Self {
+    pub fn with_attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
     }
 
-    /// The same error, after which trying again is no use.
-    pub(super) fn lasting(mut self) -> Self {
-        if let Cause::Broken { failure, .. } = &mut *self.cause {
-            failure.lasting = true;
+    /// The same error, marked as not worth another attempt.
+    pub(super) fn into_permanent(mut self) -> Self {
+        if let ErrorCause::Broken { failure, .. } = &mut *self.cause {
+            failure.permanent = true;
         }
         self
     }
 
-    /// The same error without what the other side wrote.
-    pub(super) fn unquoted(&self) -> Self {
+    /// The same error without the server's text.
+    pub(super) fn without_quote(&self) -> Self {
         let mut error = self.clone();
-        if let Cause::Status(refusal) = &mut *error.cause {
-            refusal.message = None;
+        if let ErrorCause::Status(response) = &mut *error.cause {
+            response.message = None;
         }
         error
     }
 
-    /// What was attempted.
     #[must_use]
     pub fn operation(&self) -> &Operation {
         &self.operation
     }
 
-    /// The status of the answer, where there was one that is not a success.
+    /// The status of an unsuccessful answer.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match &*self.cause {
-            Cause::Status(refusal) => Some(refusal.status),
+            ErrorCause::Status(response) => Some(response.status),
             _ => None,
         }
     }
 
-    /// Whether the same call may succeed a little later: a status that says so, a time-out, a broken connection.
+    /// Whether the same call may soon succeed: after a temporary status, a time-out or a broken connection.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match &*self.cause {
-            // Above 504 those of the networks in front of many APIs: the origin is down, out of reach or slow.
-            Cause::Status(refusal) => {
-                matches!(refusal.status, 408 | 425 | 429 | 502..=504 | 520..=524 | 530)
+            // 520 and above are used by content delivery networks: the origin is down, unreachable or slow.
+            ErrorCause::Status(response) => {
+                matches!(response.status, 408 | 425 | 429 | 502..=504 | 520..=524 | 530)
             }
-            Cause::TimedOut { .. } | Cause::Paused { .. } | Cause::TooLate => true,
-            Cause::Broken { failure, .. } => !failure.lasting,
-            Cause::NotJson { .. }
-            | Cause::Empty { .. }
-            | Cause::Unreadable { .. }
-            | Cause::TooLarge { .. }
-            | Cause::NotPermitted { .. } => false,
+            ErrorCause::TimedOut { .. } | ErrorCause::Paused { .. } | ErrorCause::TooLate => true,
+            ErrorCause::Broken { failure, .. } => !failure.permanent,
+            ErrorCause::NotJson { .. }
+            | ErrorCause::Empty { .. }
+            | ErrorCause::Unreadable { .. }
+            | ErrorCause::TooLarge { .. }
+            | ErrorCause::NotPermitted { .. } => false,
         }
     }
 
-    /// Whether Calry may have acted on the request although this call failed. A write that may have arrived must be
-    /// followed by a read, not by the same write.
+    /// Whether Calry may have carried out the request although the call failed. Such a write must be followed by a read, not
+    /// by the same write.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {
         match &*self.cause {
-            Cause::Status(refusal) => refusal.status >= 500 || matches!(refusal.status, 408 | 425),
-            Cause::Broken { failure, .. } => failure.sent,
-            Cause::Paused { .. } | Cause::NotPermitted { .. } | Cause::TooLate => false,
-            Cause::TimedOut { .. } => true,
-            Cause::NotJson { .. }
-            | Cause::Empty { .. }
-            | Cause::Unreadable { .. }
-            | Cause::TooLarge { .. } => true,
+            ErrorCause::Status(response) => {
+                response.status >= 500 || matches!(response.status, 408 | 425)
+            }
+            ErrorCause::Broken { failure, .. } => failure.sent,
+            ErrorCause::Paused { .. } | ErrorCause::NotPermitted { .. } | ErrorCause::TooLate => {
+                false
+            }
+            ErrorCause::TimedOut { .. } => true,
+            ErrorCause::NotJson { .. }
+            | ErrorCause::Empty { .. }
+            | ErrorCause::Unreadable { .. }
+            | ErrorCause::TooLarge { .. } => true,
         }
     }
 
-    /// Whether the answer is a success in a form that shows nothing of the definition. After an update the definition must be
-    /// read to know whether the update arrived.
+    /// Whether the answer is successful but does not contain the definition. After an update, read the definition to find out
+    /// whether the update arrived.
     #[must_use]
     pub fn is_unusable_answer(&self) -> bool {
         matches!(
             *self.cause,
-            Cause::NotJson { .. }
-                | Cause::Empty { .. }
-                | Cause::Unreadable { .. }
-                | Cause::TooLarge { .. }
+            ErrorCause::NotJson { .. }
+                | ErrorCause::Empty { .. }
+                | ErrorCause::Unreadable { .. }
+                | ErrorCause::TooLarge { .. }
         )
     }
 
-    /// How long Calry asked to wait before the next request.
+    /// How long to wait before the next request.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match &*self.cause {
-            Cause::Status(refusal) => refusal.retry_after,
-            Cause::Paused { wait, .. } => Some(*wait),
+            ErrorCause::Status(response) => response.retry_after,
+            ErrorCause::Paused { wait, .. } => Some(*wait),
             _ => None,
         }
     }
 
-    /// Whether the host is not known, or nothing listens there.
+    /// Whether the host is unknown or nothing listens there.
     pub(super) fn is_unreachable(&self) -> bool {
-        matches!(&*self.cause, Cause::Broken { failure, .. } if failure.unreachable)
+        matches!(&*self.cause, ErrorCause::Broken { failure, .. } if failure.unreachable)
     }
 
-    /// Whether the time for all of it was over before this attempt was.
-    pub(super) fn is_cut_off(&self) -> bool {
+    /// Whether the session's deadline ended this attempt.
+    pub(super) fn is_deadline(&self) -> bool {
         matches!(
             *self.cause,
-            Cause::TimedOut {
-                given: TimeLimit::Deadline(_)
-            } | Cause::TooLate
+            ErrorCause::TimedOut {
+                limit: TimeLimit::Deadline(_)
+            } | ErrorCause::TooLate
         )
     }
 
-    /// Whether nothing was sent because the workspace is paused for [so long](Self::retry_after).
+    /// Whether nothing was sent because the workspace is paused for [this long](Self::retry_after).
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        matches!(*self.cause, Cause::Paused { .. })
+        matches!(*self.cause, ErrorCause::Paused { .. })
     }
 
-    /// Whether nothing was sent because [`Permission`](super::Permission) was not given.
+    /// Whether nothing was sent because the [`WriteGuard`](super::WriteGuard) did not allow it.
     #[must_use]
     pub fn is_not_permitted(&self) -> bool {
-        matches!(*self.cause, Cause::NotPermitted { .. })
+        matches!(*self.cause, ErrorCause::NotPermitted { .. })
     }
 
-    /// Whether no other call with this key can succeed: the key is wrong or has expired.
+    /// Whether every call with this key fails: it is wrong or has expired.
     #[must_use]
     pub fn is_fatal_for_workspace(&self) -> bool {
         self.status() == Some(401)
@@ -349,134 +359,140 @@ impl Error {
 
     fn reason(&self) -> String {
         match &*self.cause {
-            Cause::Status(refusal) => self.status_reason(refusal),
-            Cause::NotJson { status } => {
+            ErrorCause::Status(response) => self.status_reason(response),
+            ErrorCause::NotJson { status } => {
                 format!(
-                    "the answer ({status}) is not JSON, so it does not come from Calry: check the API URL and what stands between"
+                    "the answer ({status}) is not JSON, so it does not come from Calry: check the API URL and the proxy"
                 )
             }
-            Cause::Empty { status } => format!("the answer ({status}) is empty"),
-            Cause::Unreadable { problem } => {
-                format!("Calry's answer is not what its reference says: {problem}")
+            ErrorCause::Empty { status } => format!("the answer ({status}) is empty"),
+            ErrorCause::Unreadable { problem } => {
+                format!("Calry's answer does not match its API reference: {problem}")
             }
-            Cause::TooLarge { limit } => {
-                let address = if matches!(self.operation, Operation::Snapshot) {
-                    "address"
+            ErrorCause::TooLarge { limit } => {
+                let url = if matches!(self.operation, Operation::Snapshot) {
+                    "URL"
                 } else {
                     "API URL"
                 };
                 format!(
-                    "the answer is larger than {} MiB and was not read to its end: check the {address}",
+                    "the answer is larger than {} MiB and was not read to the end: check the {url}",
                     limit >> 20
                 )
             }
-            Cause::TimedOut { given } => {
-                let who = if matches!(self.operation, Operation::Snapshot) {
-                    "its address"
+            ErrorCause::TimedOut { limit } => {
+                let server = if matches!(self.operation, Operation::Snapshot) {
+                    "the server"
                 } else {
                     "Calry"
                 };
-                format!("{who} did not answer {given}")
+                format!("{server} did not answer {limit}")
             }
-            Cause::Broken { api, failure } if failure.sent => {
+            ErrorCause::Broken { api, failure } if failure.sent => {
                 format!(
                     "the connection to {api}{} broke: {}",
                     failure.through(),
                     failure.reason
                 )
             }
-            Cause::Broken { api, failure } => {
+            ErrorCause::Broken { api, failure } => {
                 format!(
                     "no connection to {api}{}: {}",
                     failure.through(),
                     failure.reason
                 )
             }
-            Cause::Paused { wait, asked: true } => format!(
-                "nothing was sent, as Calry asked to wait another {}, which is longer than the time left",
+            ErrorCause::Paused {
+                wait,
+                by_calry: true,
+            } => format!(
+                "nothing was sent: Calry asked to wait another {}, which is longer than the time left",
                 human_duration(*wait)
             ),
-            Cause::Paused { wait, asked: false } => format!(
-                "nothing was sent, as the rate limit is reached and requests are paused for another {}, which is longer than the time left",
+            ErrorCause::Paused {
+                wait,
+                by_calry: false,
+            } => format!(
+                "nothing was sent: the rate limit is reached and requests are paused for another {}, which is longer than the time left",
                 human_duration(*wait)
             ),
-            Cause::NotPermitted { why } => format!("nothing was sent: {why}"),
-            Cause::TooLate => {
-                "nothing was sent, as the time for it (--timeout) was over first".to_owned()
+            ErrorCause::NotPermitted { reason } => format!("nothing was sent: {reason}"),
+            ErrorCause::TooLate => {
+                "nothing was sent: the time limit (--timeout) ended first".to_owned()
             }
         }
     }
 
-    fn status_reason(&self, refusal: &Refusal) -> String {
-        let Refusal {
+    fn status_reason(&self, response: &ErrorResponse) -> String {
+        let ErrorResponse {
             status,
             message,
-            is_calrys,
-            expired,
-            key,
-            method,
+            from_calry,
+            key_expired,
+            key_source,
+            update_method,
             retry_after,
-        } = refusal;
-        let said = match message {
+        } = response;
+        let answer = match message {
             Some(message) => format!("{status}, \"{message}\""),
             None => status.to_string(),
         };
-        let who = if *is_calrys { "Calry" } else { "it" };
+        let server = if *from_calry { "Calry" } else { "it" };
         let wait = retry_after.map_or_else(String::new, |wait| {
-            format!("; {who} asks to wait {}", human_duration(wait))
+            format!("; {server} asks to wait {}", human_duration(wait))
         });
-        let (sent, other) = match method {
+        let (sent, other) = match update_method {
             UpdateMethod::Patch => ("PATCH", "put"),
             UpdateMethod::Put => ("PUT", "patch"),
         };
         match (*status, &self.operation) {
             (300..=399, Operation::Snapshot) => {
                 format!(
-                    "its address answers with a redirect ({status}), which is not followed: give the final address"
+                    "the server answers with a redirect ({status}), which is not followed: use the final URL"
                 )
             }
-            (_, Operation::Snapshot) => format!("its address answers with {said}{wait}"),
+            (_, Operation::Snapshot) => format!("the server answers {answer}{wait}"),
             (300..=399, _) => format!(
-                "the API URL answers with a redirect ({status}), which is never followed, as the API key would go along: give the address that it leads to as --api-url"
+                "the API URL answers with a redirect ({status}), which is not followed, because the target would receive the API key: set --api-url to the target"
             ),
-            (407, _) if !is_calrys => format!(
-                "a proxy in between demands a user and a password ({said}); they stand in its URL, as in HTTPS_PROXY=http://user:password@host:port"
+            (407, _) if !from_calry => format!(
+                "a proxy in between requires a user and a password ({answer}): put them in its URL, such as HTTPS_PROXY=http://user:password@host:port"
             ),
-            (_, _) if !is_calrys => {
-                let key = if matches!(status, 401 | 403) {
-                    "; it says nothing of the API key"
+            (_, _) if !from_calry => {
+                let hint = if matches!(status, 401 | 403) {
+                    "; the API key itself may be valid"
                 } else {
                     ""
                 };
                 format!(
-                    "the answer ({said}) is not in the form of Calry's errors, so it comes from a gateway or proxy in between, or from another service{key}: check the API URL and what stands between{wait}"
+                    "the answer ({answer}) is not in the form of Calry's errors, so it comes from a gateway or proxy in between, or from another service{hint}: check the API URL and the proxy{wait}"
                 )
             }
-            (401, _) if *expired => format!(
-                "the API key from {key} has expired ({said}): make a new one in Calry and put it there (keys live 180 days unless told otherwise, the initial setup key 24 hours)"
+            (401, _) if *key_expired => format!(
+                "the API key from {key_source} has expired ({answer}): create a new one in Calry and put it there (keys are valid for 180 days by default, the initial setup key for 24 hours)"
             ),
             (401, _) => format!(
-                "Calry does not know the API key from {key} ({said}): check that it is complete and was not revoked"
+                "Calry does not know the API key from {key_source} ({answer}): check that it is complete and not revoked"
             ),
             (403, Operation::Update(_)) => {
                 format!(
-                    "the API key from {key} has no WRITE permission ({said}): use a key that was made with WRITE"
+                    "the API key from {key_source} has no WRITE permission ({answer}): use a key with WRITE permission"
                 )
             }
             (403, _) => format!(
-                "the API key from {key} may not read this ({said}): use a key with READ or WRITE"
+                "the API key from {key_source} has no READ permission ({answer}): use a key with READ or WRITE permission"
             ),
-            (_, Operation::Update(_)) if refusal.is_of_method(&self.operation) => format!(
-                "Calry lists this provider and takes no update of it by {sent} ({said}): try --update-method {other}"
+            (_, Operation::Update(_)) if response.is_about_method(&self.operation) => format!(
+                "Calry lists this provider but does not accept updates by {sent} ({answer}): try --update-method {other}"
             ),
             (404, Operation::Definition(_)) => {
-                format!("the workspace has no definition for this provider ({said})")
+                format!("the workspace has no definition for this provider ({answer})")
             }
-            (404, _) => format!("nothing is at this address ({said}): check the API URL"),
-            (429, _) => format!("Calry's rate limit is reached ({said}){wait}"),
-            (408 | 425 | 500..=599, _) => format!("Calry is in trouble ({said}){wait}"),
-            (400..=499, Operation::Update(_)) => format!("Calry refused the update ({said})"),
-            _ => format!("Calry's answer was unexpected ({said})"),
+            (404, _) => format!("not found ({answer}): check the API URL"),
+            (429, _) => format!("Calry's rate limit is reached ({answer}){wait}"),
+            (408 | 425 | 500..=599, _) => format!("Calry failed ({answer}){wait}"),
+            (400..=499, Operation::Update(_)) => format!("Calry refused the update ({answer})"),
+            _ => format!("unexpected answer from Calry ({answer})"),
         }
     }
 }
@@ -488,15 +504,15 @@ mod tests {
     fn status(status: u16, expired: bool, operation: Operation) -> Error {
         let message = Some(Quote::new("No.".to_owned(), Scrubber::default()));
         let key = "the file /run/key".to_owned();
-        let refusal = Refusal {
+        let response = ErrorResponse {
             status,
-            is_calrys: true,
+            from_calry: true,
             message,
-            expired,
-            key,
-            ..Refusal::default()
+            key_expired: expired,
+            key_source: key,
+            ..ErrorResponse::default()
         };
-        Error::new(operation, Cause::Status(refusal))
+        Error::new(operation, ErrorCause::Status(response))
     }
 
     fn update() -> Operation {
@@ -504,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn each_trouble_with_the_key_has_a_sentence_of_its_own() {
+    fn each_error_of_the_key_has_its_own_sentence() {
         insta::assert_snapshot!(
             [
                 super::super::KeySource::Variable(None).read().unwrap_err().to_string(),
@@ -514,10 +530,10 @@ mod tests {
             ]
             .join("\n"),
             @r#"
-        there is no API key: name its file with --api-key-file, or set the variable CALRY_API_KEY
-        cannot read the workspace: Calry does not know the API key from the file /run/key (401, "No."): check that it is complete and was not revoked
-        cannot read the workspace: the API key from the file /run/key has expired (401, "No."): make a new one in Calry and put it there (keys live 180 days unless told otherwise, the initial setup key 24 hours)
-        cannot update HOSTAWAY: the API key from the file /run/key has no WRITE permission (403, "No."): use a key that was made with WRITE
+        no API key: name its file with --api-key-file, or set the variable CALRY_API_KEY
+        cannot read the workspace: Calry does not know the API key from the file /run/key (401, "No."): check that it is complete and not revoked
+        cannot read the workspace: the API key from the file /run/key has expired (401, "No."): create a new one in Calry and put it there (keys are valid for 180 days by default, the initial setup key for 24 hours)
+        cannot update HOSTAWAY: the API key from the file /run/key has no WRITE permission (403, "No."): use a key with WRITE permission
         "#
         );
     }
@@ -526,13 +542,13 @@ mod tests {
     fn an_update_that_finds_no_route_suggests_the_other_method() {
         for (method, other) in [(UpdateMethod::Patch, "put"), (UpdateMethod::Put, "patch")] {
             for status in [404, 405] {
-                let refusal = Refusal {
+                let response = ErrorResponse {
                     status,
-                    is_calrys: true,
-                    method,
-                    ..Refusal::default()
+                    from_calry: true,
+                    update_method: method,
+                    ..ErrorResponse::default()
                 };
-                let said = Error::new(update(), Cause::Status(refusal)).to_string();
+                let said = Error::new(update(), ErrorCause::Status(response)).to_string();
                 assert!(
                     said.ends_with(&format!("try --update-method {other}")),
                     "{said}"
@@ -551,21 +567,21 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_not_calrys_is_named_as_such_whatever_its_status() {
+    fn an_answer_that_is_not_from_calry_is_reported_as_such_whatever_its_status() {
         for status in [400, 401, 403, 404, 405, 407, 429, 500, 503, 520] {
             for operation in [Operation::Workspace, update()] {
                 let key = "the file /run/key".to_owned();
-                let refusal = Refusal {
+                let response = ErrorResponse {
                     status,
-                    key,
-                    expired: true,
-                    ..Refusal::default()
+                    key_source: key,
+                    key_expired: true,
+                    ..ErrorResponse::default()
                 };
-                let said = Error::new(operation, Cause::Status(refusal)).to_string();
+                let said = Error::new(operation, ErrorCause::Status(response)).to_string();
                 assert!(said.contains("in between"), "{said}");
                 for wrong in [
                     "/run/key",
-                    "Calry is",
+                    "Calry failed",
                     "Calry does",
                     "Calry refused",
                     "WRITE",
@@ -578,7 +594,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_limit_that_comes_first_is_the_one_that_is_named() {
+    async fn the_limit_that_ends_first_is_named() {
         let limit = |left, request, permit| {
             let seconds = Duration::from_secs;
             let (end, limit) = TimeLimit::earliest(
@@ -590,26 +606,23 @@ mod tests {
             limit.to_string()
         };
         assert_eq!(limit(60, 30, 99), "within 30s (--request-timeout)");
-        assert_eq!(
-            limit(4, 30, 99),
-            "within the 4s that were left of --timeout"
-        );
+        assert_eq!(limit(4, 30, 99), "within the remaining 4s of --timeout");
         assert!(limit(60, 30, 7).contains("within the 7s for which this replica"));
     }
 
     #[test]
-    fn what_is_transient_and_what_may_have_arrived_are_different_questions() {
+    fn being_transient_and_having_possibly_arrived_are_different_questions() {
         let verdict = |cause| {
             let error = Error::new(update(), cause);
             (error.is_transient(), error.may_have_arrived())
         };
         let broken = |sent| {
-            let (lasting, unreachable, proxy, reason) = (false, false, None, String::new());
-            Cause::Broken {
+            let (permanent, unreachable, proxy, reason) = (false, false, None, String::new());
+            ErrorCause::Broken {
                 api: String::new(),
-                failure: Failure {
+                failure: RequestFailure {
                     sent,
-                    lasting,
+                    permanent,
                     unreachable,
                     proxy,
                     reason,
@@ -629,21 +642,21 @@ mod tests {
             assert_eq!(by_status(refused), (false, false), "{refused}");
         }
         assert_eq!(
-            verdict(Cause::TimedOut {
-                given: TimeLimit::Request(Duration::ZERO)
+            verdict(ErrorCause::TimedOut {
+                limit: TimeLimit::Request(Duration::ZERO)
             }),
             (true, true)
         );
         assert_eq!(verdict(broken(true)), (true, true));
         assert_eq!(verdict(broken(false)), (true, false));
         assert_eq!(
-            verdict(Cause::Paused {
+            verdict(ErrorCause::Paused {
                 wait: Duration::ZERO,
-                asked: true
+                by_calry: true
             }),
             (true, false)
         );
-        // It answered with success: it arrived, whatever the answer says.
-        assert_eq!(verdict(Cause::NotJson { status: 200 }), (false, true));
+        // A success status means that the update arrived, whatever the body says.
+        assert_eq!(verdict(ErrorCause::NotJson { status: 200 }), (false, true));
     }
 }

@@ -1,5 +1,6 @@
-//! API keys: where they come from, and what may be one. A key is never an argument, never shown and never kept longer than
-//! the session that uses it.
+//! API keys: their sources and their form.
+//!
+//! Never: take a key from an argument, show it, or keep it longer than the session that uses it.
 
 use std::fmt;
 use std::fs::File;
@@ -8,13 +9,13 @@ use std::path::PathBuf;
 
 use crate::model::{Secret, is_quoted, trim_token};
 
-/// An API key's longest form, in bytes, surrounding white space included.
+/// The largest API key, in bytes, including surrounding white space.
 const MAX_LEN: usize = 4096;
 
 /// Where the operator put the API key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// A file, read anew for each session so that rotation needs no restart.
+    /// A file, read again for each session so that key rotation needs no restart.
     File(PathBuf),
     /// The variable `CALRY_API_KEY`, as it was when the process started.
     Variable(Option<Secret>),
@@ -29,7 +30,7 @@ impl fmt::Display for KeySource {
     }
 }
 
-/// An API key that can be sent. Two are equal where the keys are, wherever they come from.
+/// An API key that can be sent. Equality ignores the source.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
     secret: Secret,
@@ -44,34 +45,27 @@ impl PartialEq for ApiKey {
 
 impl Eq for ApiKey {}
 
-/// No usable API key is at hand. It never repeats what was found.
+/// No usable API key is available. The error never quotes the content that was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    #[error(
-        "there is no API key: name its file with --api-key-file, or set the variable CALRY_API_KEY"
-    )]
+    #[error("no API key: name its file with --api-key-file, or set the variable CALRY_API_KEY")]
     Missing,
     #[error("cannot read the API key from {from}: {cause}")]
-    Unreadable {
-        /// The source, for a person.
-        from: String,
-        /// What the operating system said.
-        cause: String,
-    },
-    #[error("{0} holds no API key: it is empty")]
+    Unreadable { from: String, cause: String },
+    #[error("no API key: {0} is empty")]
     Empty(String),
     #[error(
-        "{0} holds an API key in quotes, and the quotes are part of the value: remove them (`docker --env-file` keeps them)"
+        "the API key in {0} is in quotes, which count as part of the value: remove them (`docker --env-file` keeps quotes)"
     )]
     Quoted(String),
     #[error(
-        "{0} does not hold an API key: a key is one line of printable ASCII without spaces, of at most {MAX_LEN} bytes"
+        "{0} does not contain an API key: a key is one line of printable ASCII without spaces, of at most {MAX_LEN} bytes"
     )]
     Invalid(String),
 }
 
 impl KeySource {
-    /// Reads the key, anew at each call. White space around it is dropped, and a byte order mark before it.
+    /// Reads the key again at each call. Surrounding white space and a byte order mark are dropped.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -110,13 +104,12 @@ impl KeySource {
 }
 
 impl ApiKey {
-    /// The key, for the header that carries it.
     #[must_use]
     pub fn secret(&self) -> &Secret {
         &self.secret
     }
 
-    /// What may not be shown of it: all but the workspace's name at its end.
+    /// The part that must not be shown: all but the workspace's name at the end.
     pub(super) fn confidential(&self) -> Secret {
         match self.secret.expose().rsplit_once('.') {
             Some((rest, _)) if rest.starts_with("zepl.") && rest.matches('.').count() == 2 => {
@@ -126,7 +119,7 @@ impl ApiKey {
         }
     }
 
-    /// Where it came from, for a sentence: "the file /run/key".
+    /// The source as part of a sentence, such as "the file /run/key".
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
@@ -142,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_anew_and_trimmed() {
+    fn a_file_is_read_again_each_time_and_trimmed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let source = KeySource::File(path.clone());
@@ -156,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_key_is_refused_without_repeating_it() {
+    fn an_invalid_key_is_refused_without_quoting_it() {
         for bad in [
             "two words",
             "two\nlines",
@@ -173,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_editor_adds_is_dropped_and_quotes_are_named() {
+    fn white_space_and_byte_order_mark_are_dropped_and_quotes_are_reported() {
         assert_eq!(variable("\u{feff}zepl.a.b.c\r\n"), variable("zepl.a.b.c"));
         for quoted in ["\"zepl.a.b.c\"", "'zepl.a.b.c'\n"] {
             let error = variable(quoted).unwrap_err();
@@ -185,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_end_is_not_read_to_its_end() {
+    fn an_endless_file_is_not_read_to_the_end() {
         assert!(matches!(
             KeySource::File("/dev/zero".into()).read(),
             Err(KeyError::Invalid(_))
@@ -193,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_named() {
+    fn a_missing_file_is_named() {
         let error = KeySource::File("/nowhere/key".into())
             .read()
             .unwrap_err()

@@ -1,28 +1,29 @@
-//! Live state: what Calry has, read and changed over its HTTP API.
+//! Live state: reads and updates a Calry workspace over its HTTP API.
 //!
-//! A [`Reader`] reads and retries; a [`Writer`] sends one update, once. They are different types, so that what only looks
-//! cannot write:
+//! A [`Reader`] reads and retries; a [`Writer`] sends one update, once. They are different types, so that code
+//! that only reads cannot write:
 //!
 //! ```compile_fail,E0277
-//! # use calry_gitops::{model::{Provider, Update}, remote::{Reader, WriteCalry}};
-//! fn may_write(_: &impl WriteCalry) {}
-//! fn looks(reader: &Reader) {
-//!     may_write(reader);
+//! # use calry_gitops::{model::{Provider, Update}, live::{Reader, WriteCalry}};
+//! fn needs_writer(_: &impl WriteCalry) {}
+//! fn reads(reader: &Reader) {
+//!     needs_writer(reader);
 //! }
 //! ```
 //!
-//! Never: quote more of an API error than its status and its scrubbed `message`, or decide anything. What to change is for
-//! `plan`, and whether a write is tried again is for `apply`, which reads first.
+//! Never: quote more of an API error than its status and its scrubbed `message`, or decide anything. `plan` decides what to
+//! change, and `reconcile` whether to repeat a write, after a read.
 
 mod api;
+mod document;
 mod error;
 mod key;
 mod observer;
 mod pace;
-mod permission;
 mod retry;
 mod snapshot;
 mod wire;
+mod write_guard;
 
 use std::fmt;
 use std::future::Future;
@@ -30,30 +31,29 @@ use std::future::Future;
 pub use api::{Api, Reader, Writer};
 pub use error::{Error, Operation};
 pub use key::{ApiKey, KeyError, KeySource};
-pub use observer::{Attempt, End, Exchange, Observer};
-pub use permission::Permission;
+pub use observer::{Attempt, Exchange, ExchangeOutcome, Observer};
 pub use retry::Backoff;
-pub use snapshot::{InvalidSnapshot, Snapshot, SnapshotError, snapshot};
+pub use snapshot::{InvalidSnapshot, Snapshot, SnapshotError, write_snapshot};
+pub use write_guard::WriteGuard;
 
 use crate::model::{Live, Provider, Update, Workspace};
 
-/// Reading Calry. Every call is retried where that makes sense, within the deadline of its session.
+/// Reads Calry. Each call is retried after transient errors, within the deadline of its session.
 pub trait ReadCalry: Send + Sync {
     /// The workspace that the API key belongs to.
     fn workspace(&self) -> impl Future<Output = Result<Workspace, Error>> + Send;
 
-    /// Every definition of the workspace, in one request.
+    /// All definitions of the workspace, in one request.
     fn definitions(&self) -> impl Future<Output = Result<Listing, Error>> + Send;
 
-    /// One definition, as it is at this moment.
+    /// One definition, read again.
     fn definition(&self, provider: &Provider) -> impl Future<Output = Result<Live, Error>> + Send;
 }
 
-/// Changing Calry.
 pub trait WriteCalry: Send + Sync {
-    /// Sends one update, exactly once, and answers with the definition after it. Where the error
-    /// [may have arrived](Error::may_have_arrived), the definition must be read before it is written again. While the
-    /// workspace is paused after a 429 nothing is sent, and the error says [how long](Error::retry_after) that lasts.
+    /// Sends one update, exactly once, and returns the definition after it. If the update
+    /// [may have arrived](Error::may_have_arrived) despite an error, read the definition before writing it again. While the
+    /// workspace is paused after a 429, nothing is sent and the error holds [the wait](Error::retry_after).
     fn update(
         &self,
         provider: &Provider,
@@ -61,21 +61,20 @@ pub trait WriteCalry: Send + Sync {
     ) -> impl Future<Output = Result<Live, Error>> + Send;
 }
 
-/// Every definition of a workspace. One that is malformed or doubled spoils only itself.
+/// All definitions of a workspace. A malformed or duplicate definition does not affect the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     /// The definitions, sorted by provider, each provider once.
     pub live: Vec<Live>,
-    /// What else the answer held.
     pub unreadable: Vec<Unreadable>,
 }
 
 /// A definition in Calry's list that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// Whose it is, where that can be read.
+    /// `None` if the provider itself cannot be read.
     pub provider: Option<Provider>,
-    /// What is wrong with it. It names positions and never quotes a value.
+    /// Names positions and never quotes a value.
     pub problem: String,
 }
 

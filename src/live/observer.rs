@@ -1,4 +1,4 @@
-//! Being told of every request, as it ends: for whoever counts them. This room does not know who that is.
+//! The interface by which metrics and progress displays follow the requests to Calry.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,58 +7,54 @@ use tokio::time::Instant;
 
 use super::Operation;
 
-/// Is told what happens between here and Calry. It is told in the middle of the work: it must neither wait nor fail.
+/// Receives the events of the requests to Calry, as they happen. No method may block or fail.
 pub trait Observer: fmt::Debug + Send + Sync {
     /// A request ended.
-    fn requested(&self, request: &Exchange);
-    /// A request that is about to be sent was sent before in vain.
-    fn retried(&self);
-    /// The workspace is held back for so long, because Calry's rate limit was reached. Pauses do not overlap.
-    fn held_back(&self, pause: Duration);
+    fn on_request(&self, request: &Exchange);
+    /// A request is about to be sent again after a failed attempt.
+    fn on_retry(&self);
+    /// The workspace pauses for this long because Calry's rate limit is reached. Pauses do not overlap.
+    fn on_pause(&self, pause: Duration);
     /// An attempt begins.
-    fn waits(&self, _: &Attempt<'_>) {}
-    /// What was waited for is over, whether it succeeded or not.
-    fn waited(&self, _: &Operation) {}
-    /// A line of the log follows at once.
-    fn speaks(&self) {}
+    fn on_attempt(&self, _: &Attempt<'_>) {}
+    /// The operation ended, successfully or not.
+    fn on_finish(&self, _: &Operation) {}
+    /// A log line follows at once.
+    fn before_log_line(&self) {}
 }
 
-/// What is waited for.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
-    /// What is attempted.
     pub operation: &'a Operation,
-    /// Which attempt it is, from 1.
+    /// Counted from 1.
     pub number: u32,
-    /// When no further one begins.
+    /// When no further attempt begins.
     pub deadline: Instant,
 }
 
-/// A request that was sent, and how it ended.
+/// A request that was sent, and its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    /// Whether it is an update; else it is a read.
+    /// Whether the request is an update; otherwise it is a read.
     pub update: bool,
-    /// How it ended.
-    pub end: End,
+    pub outcome: ExchangeOutcome,
     /// From its turn to the end of the answer.
     pub took: Duration,
 }
 
-/// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// With an answer of this status.
+pub enum ExchangeOutcome {
+    /// An answer with this status.
     Status(u16),
-    /// Without an answer in time.
+    /// No answer in time.
     TimedOut,
-    /// There was no connection, or it broke.
+    /// No connection, or a broken one.
     Broken,
 }
 
-/// Nobody.
+/// Ignores everything.
 impl Observer for () {
-    fn requested(&self, _: &Exchange) {}
-    fn retried(&self) {}
-    fn held_back(&self, _: Duration) {}
+    fn on_request(&self, _: &Exchange) {}
+    fn on_retry(&self) {}
+    fn on_pause(&self, _: Duration) {}
 }

@@ -1,7 +1,7 @@
-//! The pace of one workspace: a 429 slows every request down, not only the one that got it.
+//! The pace of one workspace: after a 429, all of its requests slow down.
 //!
-//! Requests start in turn. A 429 shuts a gate for a while and doubles the spacing between starts; each success shortens it
-//! a little, so the rate settles just below what Calry allows, whatever that is. It knows no socket, only time.
+//! Requests start in turn. A 429 closes a gate for a while and doubles the spacing between starts. Each success shortens the
+//! spacing a little, so the rate settles just below Calry's limit, whatever that limit is. This module does no I/O.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,61 +11,60 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Observer;
 
-/// The spacing after the first 429; below it, after successes, there is none.
+/// The spacing after the first 429. Successes that shorten it to less than half of this remove it.
 const FIRST_SPACING: Duration = Duration::from_millis(50);
 const WIDEST_SPACING: Duration = Duration::from_secs(2);
 
-/// Without a `Retry-After`, the gate stays shut for this many spacings: 250 ms at first, 10 s at most.
+/// Without a `Retry-After`, the gate stays closed for this many spacings: 250 ms at first, 10 s at most.
 const GATE_SPACINGS: u32 = 5;
 
-/// A `Retry-After` shuts the gate for no longer than this: a mistaken one must not stop a workspace for a day.
+/// The longest time for which a `Retry-After` closes the gate: a wrong one must not stop a workspace for a day.
 const LONGEST_GATE: Duration = Duration::from_secs(5 * 60);
 
-/// What each success leaves of the spacing: half is left after 34.
+/// The factor of each success on the spacing, which halves after 34 of them.
 const DECAY: f64 = 0.98;
 
 /// The pace of one workspace, shared by all of its requests.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Who holds it is next to start. tokio's mutex is fair: first come, first served.
+    /// The holder starts next. tokio's mutex is fair: first come, first served.
     turn: tokio::sync::Mutex<()>,
-    state: Mutex<State>,
+    state: Mutex<PaceState>,
     observer: Arc<dyn Observer>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self::observed_by(Arc::new(()))
+        Self::with_observer(Arc::new(()))
     }
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PaceState {
     spacing: Duration,
     last_start: Option<Instant>,
-    shut_until: Option<Instant>,
-    /// Whether the gate is shut because Calry asked for it, and not by our own judgement.
-    asked: bool,
+    closed_until: Option<Instant>,
+    /// Whether Calry asked for the pause; otherwise it is our own estimate.
+    by_calry: bool,
     last_slowed: Option<Instant>,
 }
 
-/// A request could not start in time.
+/// Why a request could not start in time.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoTurn {
-    /// The gate stays shut for longer than the request may wait.
+pub(super) enum TurnError {
+    /// The gate stays closed for longer than the request may wait.
     Paused {
-        /// For how long.
         wait: Duration,
-        /// Whether Calry asked for it.
-        asked: bool,
+        /// Whether Calry asked for the pause.
+        by_calry: bool,
     },
-    /// The deadline came while others went first.
+    /// The deadline passed while other requests went first.
     TooLate,
 }
 
 impl Pace {
-    /// A pace that tells when it holds somebody back.
-    pub(super) fn observed_by(observer: Arc<dyn Observer>) -> Self {
+    /// A pace that reports its pauses to `observer`.
+    pub(super) fn with_observer(observer: Arc<dyn Observer>) -> Self {
         Self {
             turn: tokio::sync::Mutex::default(),
             state: Mutex::default(),
@@ -73,40 +72,43 @@ impl Pace {
         }
     }
 
-    /// Waits for this request's turn and returns when it started.
-    pub(super) async fn start(&self, deadline: Instant) -> Result<Instant, NoTurn> {
+    /// Waits for the turn of a request and returns its start time.
+    pub(super) async fn start(&self, deadline: Instant) -> Result<Instant, TurnError> {
         self.turn(deadline, deadline).await
     }
 
-    /// The same, but without waiting where the gate is shut.
-    pub(super) async fn start_unless_paused(&self, deadline: Instant) -> Result<Instant, NoTurn> {
+    /// Like [`start`](Self::start), but without waiting at a closed gate.
+    pub(super) async fn start_unless_paused(
+        &self,
+        deadline: Instant,
+    ) -> Result<Instant, TurnError> {
         self.turn(deadline, Instant::now()).await
     }
 
-    /// Waits until `deadline` for others to go first, and at a gate only where it opens before `patience` ends.
-    async fn turn(&self, deadline: Instant, patience: Instant) -> Result<Instant, NoTurn> {
+    /// Waits until `deadline` for other requests, and at a closed gate only if it opens before `patience`.
+    async fn turn(&self, deadline: Instant, patience: Instant) -> Result<Instant, TurnError> {
         self.check_gate(patience)?;
-        // A time limit that is over already still lets what is ready go first: it would send, and not wait for the answer.
+        // timeout_at polls its future once even after the deadline, which would start a request that nothing waits for.
         if Instant::now() >= deadline {
-            return Err(NoTurn::TooLate);
+            return Err(TurnError::TooLate);
         }
         timeout_at(deadline, async {
             let _turn = self.turn.lock().await;
-            // Looked at again after each wait: the gate may have been shut meanwhile.
+            // The gate may have been closed during a wait, so check it again.
             loop {
                 self.check_gate(patience)?;
                 let now = Instant::now();
                 let ready = {
                     let mut state = self.state();
                     let spaced = state.last_start.map(|last| last + state.spacing);
-                    let ready = spaced.max(state.shut_until).unwrap_or(now);
+                    let ready = spaced.max(state.closed_until).unwrap_or(now);
                     if ready <= now {
                         state.last_start = Some(now);
                         return Ok(now);
                     }
-                    // The gate's time was told of when it was shut.
-                    self.tell(
-                        ready.saturating_duration_since(state.shut_until.unwrap_or(now).max(now)),
+                    // The pause at the gate was reported when it was closed.
+                    self.report_pause(
+                        ready.saturating_duration_since(state.closed_until.unwrap_or(now).max(now)),
                     );
                     ready
                 };
@@ -114,41 +116,41 @@ impl Pace {
             }
         })
         .await
-        .unwrap_or(Err(NoTurn::TooLate))
+        .unwrap_or(Err(TurnError::TooLate))
     }
 
-    /// A request that started then was answered with 429.
+    /// A request that started at `started` was answered with 429.
     pub(super) fn slow_down(&self, started: Instant, retry_after: Option<Duration>) {
         let now = Instant::now();
         let mut state = self.state();
-        // Several requests in flight hit the same limit: only the first of them doubles the spacing.
+        // Several requests in flight can hit the same limit. Only the first one doubles the spacing.
         if state.last_slowed.is_none_or(|at| started > at) {
             state.spacing = (state.spacing * 2).clamp(FIRST_SPACING, WIDEST_SPACING);
             state.last_slowed = Some(now);
         }
-        let shut = retry_after
+        let pause = retry_after
             .unwrap_or(state.spacing * GATE_SPACINGS)
             .min(LONGEST_GATE);
-        let until = state.shut_until.unwrap_or(now).max(now);
-        self.tell((now + shut).saturating_duration_since(until));
-        if now + shut >= until {
-            state.asked = retry_after.is_some();
+        let until = state.closed_until.unwrap_or(now).max(now);
+        self.report_pause((now + pause).saturating_duration_since(until));
+        if now + pause >= until {
+            state.by_calry = retry_after.is_some();
         }
-        state.shut_until = Some(until.max(now + shut));
-        tracing::debug!(spacing = ?state.spacing, shut = ?shut, "Calry's rate limit is reached: slowing this workspace down");
+        state.closed_until = Some(until.max(now + pause));
+        tracing::debug!(spacing = ?state.spacing, pause = ?pause, "slowing down: Calry's rate limit is reached");
     }
 
-    /// Calry asked for a pause for another reason than the rate: nothing starts before it is over.
+    /// Calry asked for a pause for another reason than the rate limit. Nothing starts before its end.
     pub(super) fn pause(&self, retry_after: Duration) {
         let now = Instant::now();
         let mut state = self.state();
-        let wish = now + retry_after.min(LONGEST_GATE);
-        if state.shut_until.is_none_or(|until| until <= wish) {
-            (state.shut_until, state.asked) = (Some(wish), true);
+        let end = now + retry_after.min(LONGEST_GATE);
+        if state.closed_until.is_none_or(|until| until <= end) {
+            (state.closed_until, state.by_calry) = (Some(end), true);
         }
     }
 
-    /// A request was served.
+    /// A request succeeded.
     pub(super) fn speed_up(&self) {
         let mut state = self.state();
         let spacing = state.spacing.mul_f64(DECAY);
@@ -159,24 +161,24 @@ impl Pace {
         };
     }
 
-    fn tell(&self, pause: Duration) {
+    fn report_pause(&self, pause: Duration) {
         if !pause.is_zero() {
-            self.observer.held_back(pause);
+            self.observer.on_pause(pause);
         }
     }
 
-    fn check_gate(&self, patience: Instant) -> Result<(), NoTurn> {
+    fn check_gate(&self, patience: Instant) -> Result<(), TurnError> {
         let (now, state) = (Instant::now(), self.state());
-        match state.shut_until {
-            Some(until) if until >= patience && until > now => Err(NoTurn::Paused {
+        match state.closed_until {
+            Some(until) if until >= patience && until > now => Err(TurnError::Paused {
                 wait: until.saturating_duration_since(now),
-                asked: state.asked,
+                by_calry: state.by_calry,
             }),
             _ => Ok(()),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PaceState> {
         self.state.lock()
     }
 }
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_waits_while_nothing_is_refused() {
+    async fn nothing_waits_without_a_429() {
         let (pace, begin) = (Pace::default(), Instant::now());
         for _ in 0..1000 {
             pace.start(later(60)).await.unwrap();
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_refusal_holds_every_request_back() {
+    async fn one_429_delays_every_request() {
         let (pace, begin) = (Pace::default(), Instant::now());
         pace.slow_down(begin, Some(SECOND * 3));
         let starts = stream::iter(0..3)
@@ -223,30 +225,33 @@ mod tests {
     }
 
     #[derive(Debug, Default)]
-    struct Told(Mutex<Vec<Duration>>);
+    struct Pauses(Mutex<Vec<Duration>>);
 
-    impl Observer for Told {
-        fn requested(&self, _: &super::super::Exchange) {}
-        fn retried(&self) {}
-        fn held_back(&self, pause: Duration) {
+    impl Observer for Pauses {
+        fn on_request(&self, _: &super::super::Exchange) {}
+        fn on_retry(&self) {}
+        fn on_pause(&self, pause: Duration) {
             self.0.lock().push(pause);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_told_of_pauses_is_the_time_that_passes_in_them() {
-        let told = Arc::new(Told::default());
-        let (pace, begin) = (Pace::observed_by(Arc::clone(&told) as _), Instant::now());
-        // A burst of refusals, the last of which asks for a second more.
-        for wish in [3, 3, 1, 4] {
-            pace.slow_down(begin, Some(SECOND * wish));
+    async fn the_reported_pauses_add_up_to_the_time_that_passes() {
+        let reported = Arc::new(Pauses::default());
+        let (pace, begin) = (
+            Pace::with_observer(Arc::clone(&reported) as _),
+            Instant::now(),
+        );
+        // A burst of 429s, of which the last one asks for a second more.
+        for wait in [3, 3, 1, 4] {
+            pace.slow_down(begin, Some(SECOND * wait));
         }
         let starts = stream::iter(0..3)
             .map(|_| pace.start(later(60)))
             .buffered(3)
             .map(|at| at.unwrap() - begin);
         let starts: Vec<_> = starts.collect().await;
-        let pauses = told.0.lock();
+        let pauses = reported.0.lock();
         assert_eq!(pauses[..2], [SECOND * 3, SECOND], "{pauses:?}");
         let sum: Duration = pauses.iter().sum();
         assert!(
@@ -256,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refusals_of_one_burst_count_once() {
+    async fn the_429s_of_one_burst_count_once() {
         let pace = Pace::default();
         let started = Instant::now();
         for _ in 0..8 {
@@ -266,45 +271,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_gate_beyond_the_deadline_fails_at_once_and_says_how_long() {
+    async fn a_gate_that_opens_after_the_deadline_fails_at_once_with_the_wait() {
         let (pace, begin) = (Pace::default(), Instant::now());
         pace.slow_down(begin, Some(SECOND * 90));
         assert_eq!(
             pace.start(later(60)).await,
-            Err(NoTurn::Paused {
+            Err(TurnError::Paused {
                 wait: SECOND * 90,
-                asked: true
+                by_calry: true
             })
         );
         assert_eq!(begin.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_that_calry_did_not_ask_for_is_not_its_wish() {
+    async fn a_pause_of_our_own_is_not_attributed_to_calry() {
         let (pace, begin) = (Pace::default(), Instant::now());
-        let asked = async || match pace.start_unless_paused(later(60)).await {
-            Err(NoTurn::Paused { asked, .. }) => Some(asked),
+        let by_calry = async || match pace.start_unless_paused(later(60)).await {
+            Err(TurnError::Paused { by_calry, .. }) => Some(by_calry),
             _ => None,
         };
         pace.slow_down(begin, None);
-        assert_eq!(asked().await, Some(false));
+        assert_eq!(by_calry().await, Some(false));
         pace.slow_down(begin, Some(SECOND * 3));
-        assert_eq!(asked().await, Some(true));
+        assert_eq!(by_calry().await, Some(true));
         // A shorter pause of our own changes nothing.
         pace.slow_down(begin, None);
-        assert_eq!(asked().await, Some(true));
+        assert_eq!(by_calry().await, Some(true));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_is_kept_and_slows_nothing_after_it() {
+    async fn a_pause_is_kept_and_does_not_slow_later_requests() {
         let (pace, begin) = (Pace::default(), Instant::now());
         pace.pause(SECOND * 90);
         pace.pause(SECOND * 30);
         assert_eq!(
             pace.start(later(60)).await,
-            Err(NoTurn::Paused {
+            Err(TurnError::Paused {
                 wait: SECOND * 90,
-                asked: true
+                by_calry: true
             })
         );
         for _ in 0..2 {
@@ -314,22 +319,22 @@ mod tests {
         pace.pause(SECOND * 86_400);
         assert_eq!(
             pace.start(later(60)).await,
-            Err(NoTurn::Paused {
+            Err(TurnError::Paused {
                 wait: LONGEST_GATE,
-                asked: true
+                by_calry: true
             })
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_may_not_wait_at_the_gate_learns_when_it_opens() {
+    async fn a_request_that_may_not_wait_gets_the_time_until_the_gate_opens() {
         let pace = Pace::default();
         pace.slow_down(Instant::now(), Some(SECOND * 3));
         assert_eq!(
             pace.start_unless_paused(later(60)).await,
-            Err(NoTurn::Paused {
+            Err(TurnError::Paused {
                 wait: SECOND * 3,
-                asked: true
+                by_calry: true
             })
         );
         sleep_until(later(3)).await;
@@ -337,20 +342,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_mistaken_wait_does_not_stop_a_workspace_for_a_day() {
+    async fn a_wrong_retry_after_does_not_stop_a_workspace_for_a_day() {
         let pace = Pace::default();
         pace.slow_down(Instant::now(), Some(SECOND * 86_400));
         assert_eq!(
             pace.start(later(60)).await,
-            Err(NoTurn::Paused {
+            Err(TurnError::Paused {
                 wait: LONGEST_GATE,
-                asked: true
+                by_calry: true
             })
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_queue_that_outlasts_the_deadline_is_left() {
+    async fn requests_leave_the_queue_at_their_deadline() {
         let pace = Pace::default();
         pace.slow_down(Instant::now(), None);
         let late: Vec<_> = stream::iter(0..100)
@@ -359,14 +364,14 @@ mod tests {
             .collect()
             .await;
         assert!(late.iter().any(Result::is_ok));
-        assert_eq!(late.last(), Some(&Err(NoTurn::TooLate)));
+        assert_eq!(late.last(), Some(&Err(TurnError::TooLate)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn nothing_starts_after_the_deadline() {
         assert_eq!(
             Pace::default().start(Instant::now()).await,
-            Err(NoTurn::TooLate)
+            Err(TurnError::TooLate)
         );
     }
 
@@ -412,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_hundred_updates_settle_below_the_limit_without_a_storm() {
+    async fn two_hundred_updates_settle_below_the_limit_with_few_429s() {
         for retry_after in [true, false] {
             let (took, refused) = two_hundred_updates(retry_after).await;
             println!("Retry-After {retry_after}: {took:?}, {refused} refused");

@@ -1,6 +1,6 @@
-//! When to try again: exponential back-off with full jitter, `Retry-After` honoured, within a deadline.
+//! Retries: exponential back-off with full jitter that honours `Retry-After` and a deadline.
 //!
-//! It computes pauses and warns of the first failed attempt; it neither sleeps nor sends.
+//! This module computes pauses and logs a warning after the first failed attempt. It neither sleeps nor sends.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -37,15 +37,14 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// How long to wait after an attempt that failed; `None` where trying again is no use, or where the wait would not
-    /// end before the deadline.
+    /// The pause after a failed attempt; `None` if the error is permanent, or if the pause would not end before the deadline.
     pub fn next(&mut self, error: &Error, deadline: Instant) -> Option<Duration> {
         self.attempts += 1;
         if !error.is_transient() {
             return None;
         }
-        // Full jitter: uniform in [0, delay]. backon's own jitter only ever adds to the delay. A pause of the workspace was
-        // no attempt, and who goes first after it is settled there.
+        // Full jitter: uniform in [0, delay]. backon's own jitter only adds to the delay. A paused workspace made no attempt,
+        // and `Pace` decides the order after its pause.
         let pause = if error.is_paused() {
             Duration::ZERO
         } else {
@@ -55,18 +54,18 @@ impl Backoff {
         (pause < deadline.saturating_duration_since(Instant::now())).then_some(pause)
     }
 
-    /// The attempts that failed so far.
+    /// The number of failed attempts so far.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 }
 
-/// The attempts of one read.
+/// The attempts of one read, with the error to report if all fail.
 pub(super) struct Attempts<'a> {
     backoff: Backoff,
     deadline: Instant,
-    before: Option<Error>,
+    informative: Option<Error>,
     warned: &'a AtomicBool,
     observer: &'a dyn Observer,
 }
@@ -80,67 +79,66 @@ impl<'a> Attempts<'a> {
         Self {
             backoff: Backoff::default(),
             deadline,
-            before: None,
+            informative: None,
             warned,
             observer,
         }
     }
 
-    /// How many attempts failed so far.
     pub(super) fn failed(&self) -> u32 {
         self.backoff.attempts()
     }
 
-    /// How long to wait after an attempt that failed.
+    /// The pause after a failed attempt.
     ///
     /// # Errors
-    /// There is no further attempt. The error is the most telling one: that the time was over while the last attempt was
-    /// under way says less than why the one before it failed.
+    /// The most informative error, if there is no further attempt: an attempt that the deadline cut off says less than why
+    /// the attempt before it failed.
     pub(super) fn next(&mut self, error: Error) -> Result<Duration, Error> {
         if let Some(pause) = self.backoff.next(&error, self.deadline) {
-            // What Calry says may quote a value that an answer under way has yet to make known.
-            let shown = error.unquoted();
+            // Calry's text may quote a value that only becomes known from an answer still under way.
+            let shown = error.without_quote();
             tracing::debug!(error = %shown, ?pause, "trying again");
             warn(&shown, self.deadline, self.warned, self.observer);
-            if !error.is_cut_off() {
-                self.before = Some(error);
+            if !error.is_deadline() {
+                self.informative = Some(error);
             }
             return Ok(pause);
         }
-        let telling = self
-            .before
+        let informative = self
+            .informative
             .take()
-            .filter(|_| error.is_cut_off())
+            .filter(|_| error.is_deadline())
             .unwrap_or(error);
-        Err(telling.after(self.backoff.attempts()))
+        Err(informative.with_attempts(self.backoff.attempts()))
     }
 }
 
-/// Warns that an attempt failed and that there will be others, once for each flag.
+/// Logs, once for each flag, that an attempt failed and others follow.
 pub(super) fn warn(error: &Error, deadline: Instant, warned: &AtomicBool, observer: &dyn Observer) {
     if !warned.swap(true, Relaxed) {
-        observer.speaks();
+        observer.before_log_line();
         let left = deadline.saturating_duration_since(Instant::now());
         tracing::warn!("{error}; trying again for up to {}", human_duration(left));
     }
 }
 
-/// For how long a host has been out of reach.
+/// Detects a host that stays unreachable: since when, and in how many attempts.
 #[derive(Debug, Default)]
-pub(super) struct Unreachable(Mutex<Option<(Instant, u32)>>);
+pub(super) struct UnreachableHost(Mutex<Option<(Instant, u32)>>);
 
-impl Unreachable {
-    /// A host that is still out of reach after this time and so many attempts is taken for wrong.
+impl UnreachableHost {
+    /// A host that is unreachable for this time and number of attempts is assumed to be wrong.
     const PATIENCE: Duration = Duration::from_secs(3);
     const ATTEMPTS: u32 = 3;
 
-    /// The host answered, whatever it said.
+    /// The host answered, successfully or not.
     pub(super) fn reached(&self) {
         *self.0.lock() = None;
     }
 
-    /// The error of an attempt; after a few that did not reach the host, it is one that lasts.
-    pub(super) fn judge(&self, error: Error) -> Error {
+    /// Returns the error of an attempt, marked as permanent if the host stays unreachable.
+    pub(super) fn check(&self, error: Error) -> Error {
         if !error.is_unreachable() {
             self.reached();
             return error;
@@ -150,7 +148,7 @@ impl Unreachable {
         let (first, attempts) = since.get_or_insert((now, 0));
         *attempts += 1;
         if *attempts >= Self::ATTEMPTS && now.duration_since(*first) >= Self::PATIENCE {
-            error.lasting()
+            error.into_permanent()
         } else {
             error
         }
@@ -160,17 +158,17 @@ impl Unreachable {
 #[cfg(test)]
 mod tests {
     use super::super::Operation;
-    use super::super::error::{Cause, Refusal, TimeLimit};
+    use super::super::error::{ErrorCause, ErrorResponse, TimeLimit};
     use super::*;
 
     fn answered(status: u16, retry_after: Option<Duration>) -> Error {
-        let refusal = Refusal {
+        let response = ErrorResponse {
             status,
-            is_calrys: true,
+            from_calry: true,
             retry_after,
-            ..Refusal::default()
+            ..ErrorResponse::default()
         };
-        Error::new(Operation::Workspace, Cause::Status(refusal))
+        Error::new(Operation::Workspace, ErrorCause::Status(response))
     }
 
     #[tokio::test(start_paused = true)]
@@ -195,14 +193,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn calrys_own_wish_is_the_shortest_pause() {
+    async fn the_pause_is_at_least_the_one_that_calry_asks_for() {
         let wish = Duration::from_secs(20);
         let pause = Backoff::default().next(&answered(429, Some(wish)), Instant::now() + wish * 2);
         assert_eq!(pause, Some(wish));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_beyond_the_deadline_ends_it_at_once() {
+    async fn a_pause_beyond_the_deadline_ends_the_retries_at_once() {
         let wish = Duration::from_secs(20);
         assert_eq!(
             Backoff::default().next(&answered(429, Some(wish)), Instant::now() + wish),
@@ -211,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_will_not_change_is_not_tried_again() {
+    async fn permanent_errors_are_not_retried() {
         for status in [301, 400, 401, 403, 404, 405, 409, 422, 500] {
             let mut backoff = Backoff::default();
             assert_eq!(
@@ -228,8 +226,8 @@ mod tests {
         let cut_off = || {
             Error::new(
                 Operation::Workspace,
-                Cause::TimedOut {
-                    given: TimeLimit::Deadline(BASE),
+                ErrorCause::TimedOut {
+                    limit: TimeLimit::Deadline(BASE),
                 },
             )
         };

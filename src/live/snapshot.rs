@@ -1,7 +1,7 @@
-//! The live state as a document that stands for Calry where nobody has an API key, such as a pull request from a fork.
+//! Snapshots: the live state as a document, for planning without an API key, such as in a pull request from a fork.
 //!
-//! It holds no value below `partnerKey`: a keyed fingerprint of it where the operator gave a key, otherwise nothing. Reading
-//! one is safe in the same way: a document that has values there is refused, and nothing in it is taken for a secret.
+//! Never: hold a value below `partnerKey`. With a fingerprint key, a snapshot holds keyed fingerprints in its place, without
+//! one nothing. A document that has values there is refused.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::wire::{self, Problem};
+use super::document::fetch_document;
+use super::wire::{self, BodyError};
 use super::{Error, Listing, ReadCalry, Unreadable};
 use crate::http::{Http, HttpUrl};
 use crate::model::{
@@ -20,37 +21,34 @@ use crate::model::{
     LivePartnerKey, LiveProblems, LiveValue, Provider, Workspace, ellipsize, printable,
 };
 
-/// What every snapshot says of itself.
+/// The value of `kind` in every snapshot.
 const KIND: &str = "calry-gitops snapshot";
-/// The form that is written, and the only one that is read.
+/// The only version that is written and read.
 const VERSION: u64 = 1;
 /// The largest snapshot that is read, in bytes.
 pub(super) const MAX_SNAPSHOT: usize = 32 << 20;
 /// The longest problem that is read, in characters.
 const MAX_PROBLEM: usize = 300;
-/// What stands in place of a value that Calry itself shows as a mask.
+/// Replaces a value that Calry itself shows as a mask.
 const MASKED: &str = "masked";
 
 /// The live state of one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// When it was taken: RFC 3339, UTC.
+    /// RFC 3339, UTC.
     pub taken_at: String,
     workspace: Workspace,
     listing: Listing,
 }
 
-/// A document that is no snapshot. It never repeats the document.
+/// A document is not a usable snapshot. The error never quotes the document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSnapshot {
     #[error("the snapshot {0} cannot be read: {1}")]
     Unreadable(String, String),
-    #[error("the snapshot {name} is larger than {} MiB; is it one?", MAX_SNAPSHOT >> 20)]
-    TooLarge {
-        /// As the operator called it.
-        name: String,
-    },
-    #[error("{0} is no snapshot of calry-gitops: {1}; `calry-gitops snapshot` makes one")]
+    #[error("the snapshot {name} is larger than {} MiB; is it a snapshot?", MAX_SNAPSHOT >> 20)]
+    TooLarge { name: String },
+    #[error("{0} is not a calry-gitops snapshot: {1}; create one with `calry-gitops snapshot`")]
     Form(String, String),
     #[error(
         "the snapshot {0} has version {1}, and this calry-gitops reads version {VERSION}: use the same release for both"
@@ -58,11 +56,11 @@ pub enum InvalidSnapshot {
     Version(String, String),
 }
 
-/// There is no snapshot to plan against.
+/// No usable snapshot is available.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     #[error(transparent)]
-    Remote(#[from] Error),
+    Fetch(#[from] Error),
     #[error(transparent)]
     Invalid(#[from] InvalidSnapshot),
 }
@@ -74,10 +72,10 @@ struct Document<'a> {
     version: u64,
     taken_at: &'a str,
     workspace: BTreeMap<&'static str, &'a str>,
-    /// The name of the key that the fingerprints were made with.
+    /// The name of the key that made the fingerprints.
     fingerprint_key: Option<String>,
     definitions: Vec<Definition<'a>>,
-    unreadable: Vec<Spoilt<'a>>,
+    unreadable: Vec<UnreadableEntry<'a>>,
 }
 
 #[derive(Serialize)]
@@ -90,14 +88,14 @@ struct Definition<'a> {
     partner_key: BTreeMap<&'static str, BTreeMap<&'a str, Option<String>>>,
     fields_to_sync: &'a crate::model::LiveFields,
     updated_at: &'a str,
-    #[serde(skip_serializing_if = "Problems::is_none")]
-    problems: Problems,
+    #[serde(skip_serializing_if = "ProblemsDocument::is_none")]
+    problems: ProblemsDocument,
 }
 
-/// What of a definition could not be read when the snapshot was taken.
+/// The parts of a definition that could not be read when the snapshot was taken.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Problems {
+struct ProblemsDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     icon: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,15 +112,15 @@ struct Problems {
     groups: BTreeMap<String, String>,
 }
 
-impl Problems {
+impl ProblemsDocument {
     fn is_none(&self) -> bool {
         *self == Self::default()
     }
 }
 
-impl From<&LiveProblems> for Problems {
+impl From<&LiveProblems> for ProblemsDocument {
     fn from(problems: &LiveProblems) -> Self {
-        // Destructured in full, so that a new kind of problem does not compile until a snapshot has it.
+        // Destructured in full: a new kind of problem does not compile until snapshots contain it.
         let LiveProblems {
             icon,
             partner_key,
@@ -143,9 +141,9 @@ impl From<&LiveProblems> for Problems {
     }
 }
 
-impl From<Problems> for LiveProblems {
-    fn from(problems: Problems) -> Self {
-        let Problems {
+impl From<ProblemsDocument> for LiveProblems {
+    fn from(problems: ProblemsDocument) -> Self {
+        let ProblemsDocument {
             icon,
             partner_key,
             unknown_section,
@@ -177,14 +175,14 @@ impl From<Problems> for LiveProblems {
 }
 
 #[derive(Serialize)]
-struct Spoilt<'a> {
+struct UnreadableEntry<'a> {
     provider: Option<&'a str>,
     problem: &'a str,
 }
 
-/// Writes the live state as a snapshot, fit for a terminal.
+/// Writes the live state as a snapshot that is safe to print.
 #[must_use]
-pub fn snapshot(
+pub fn write_snapshot(
     workspace: &Workspace,
     listing: &Listing,
     key: Option<&FingerprintKey>,
@@ -203,27 +201,31 @@ pub fn snapshot(
         definitions: listing
             .live
             .iter()
-            .map(|live| definition(workspace, live, key))
+            .map(|live| write_definition(workspace, live, key))
             .collect(),
         unreadable: listing
             .unreadable
             .iter()
-            .map(|u| Spoilt {
+            .map(|u| UnreadableEntry {
                 provider: u.provider.as_ref().map(Provider::as_str),
                 problem: &u.problem,
             })
             .collect(),
     };
-    // Maps with text keys cannot fail to serialize.
-    crate::model::printable_json(&serde_json::to_string_pretty(&document).unwrap_or_default())
+    #[expect(
+        clippy::expect_used,
+        reason = "the document is made of maps with string keys"
+    )]
+    let json = serde_json::to_string_pretty(&document).expect("maps with string keys serialize");
+    crate::model::printable_json(&json)
 }
 
-fn definition<'a>(
+fn write_definition<'a>(
     workspace: &Workspace,
     live: &'a Live,
     key: Option<&FingerprintKey>,
 ) -> Definition<'a> {
-    // Destructured in full, so that a new part does not compile until somebody has thought about what of it may be shown.
+    // Destructured in full: a new part does not compile until it is decided how much of it may be shown.
     let Live {
         id,
         name,
@@ -299,11 +301,11 @@ impl Snapshot {
         deadline: Instant,
         key: Option<&FingerprintKey>,
     ) -> Result<Self, SnapshotError> {
-        let body = http.document(url, deadline, MAX_SNAPSHOT).await?;
+        let body = fetch_document(http, url, deadline, MAX_SNAPSHOT).await?;
         Ok(Self::read(&url.to_string(), &body, key)?)
     }
 
-    /// Reads a snapshot. `name` is how the operator called it. Fingerprints count where `key` is the one that made them.
+    /// Parses a snapshot. `name` is its path or URL, for errors. Fingerprints are used if `key` is the key that made them.
     ///
     /// # Errors
     /// [`InvalidSnapshot`].
@@ -319,12 +321,12 @@ impl Snapshot {
         }
         let form = |problem: String| InvalidSnapshot::Form(name.to_owned(), problem);
         let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
-        let mut document = wire::object(bytes).map_err(|problem| match problem {
-            Problem::NotJson => form("it is not JSON".to_owned()),
-            Problem::Shape(problem) => form(problem),
+        let mut document = wire::parse_object(bytes).map_err(|problem| match problem {
+            BodyError::NotJson => form("it is not JSON".to_owned()),
+            BodyError::Shape(problem) => form(problem),
         })?;
-        if wire::text(&mut document, "kind").ok().as_deref() != Some(KIND) {
-            return Err(form(format!("it does not say `\"kind\": \"{KIND}\"`")));
+        if wire::take_text(&mut document, "kind").ok().as_deref() != Some(KIND) {
+            return Err(form(format!("it lacks `\"kind\": \"{KIND}\"`")));
         }
         match document.remove("version") {
             Some(Value::Number(version)) if version.as_u64() == Some(VERSION) => {}
@@ -334,20 +336,20 @@ impl Snapshot {
                     ellipsize(&version.to_string(), 20),
                 ));
             }
-            _ => return Err(form("`version` is no number".to_owned())),
+            _ => return Err(form("`version` is not a number".to_owned())),
         }
-        let taken_at = wire::text(&mut document, "takenAt").map_err(form)?;
+        let taken_at = wire::take_text(&mut document, "takenAt").map_err(form)?;
         if taken_at.parse::<jiff::Timestamp>().is_err() {
-            return Err(form("`takenAt` is no time".to_owned()));
+            return Err(form("`takenAt` is not a time".to_owned()));
         }
         let Some(Value::Object(workspace)) = document.remove("workspace") else {
-            return Err(form("`workspace` is no object".to_owned()));
+            return Err(form("`workspace` is not an object".to_owned()));
         };
-        let workspace = wire::workspace_of(workspace)
+        let workspace = wire::workspace_from(workspace)
             .map_err(|problem| form(format!("`workspace`: {problem}")))?;
         let made_with = document.remove("fingerprintKey");
         let key = key.filter(|key| made_with.as_ref().and_then(Value::as_str) == Some(&key.id()));
-        let listing = listing(&workspace, &mut document, key).map_err(form)?;
+        let listing = read_listing(&workspace, &mut document, key).map_err(form)?;
         Ok(Self {
             taken_at,
             workspace,
@@ -356,7 +358,7 @@ impl Snapshot {
     }
 }
 
-fn listing(
+fn read_listing(
     workspace: &Workspace,
     document: &mut Map<String, Value>,
     key: Option<&FingerprintKey>,
@@ -367,66 +369,67 @@ fn listing(
             "`{name}` has more than {} items",
             wire::MAX_DEFINITIONS
         )),
-        _ => Err(format!("`{name}` is no list")),
+        _ => Err(format!("`{name}` is not a list")),
     };
     let value = |provider: &Provider, section: KeySection, name: &str, value| match value {
         Value::Null => Ok(LiveValue::Withheld),
         Value::String(text) if text == MASKED => Ok(LiveValue::Mask),
         Value::String(text) => {
-            // Whether it is one is looked at without the key, too: a value in its place must not go unnoticed.
+            // Checked without the key as well: a value in this place must not go unnoticed.
             if !Fingerprint::is_one(&text) {
-                return Err("is no fingerprint");
+                return Err("is not a fingerprint");
             }
             let place = place(workspace, provider, section, name);
             let fingerprint = key.and_then(|key| Fingerprint::new(key.clone(), place, &text));
             Ok(fingerprint.map_or(LiveValue::Withheld, LiveValue::Fingerprint))
         }
-        _ => Err("is no fingerprint"),
+        _ => Err("is not a fingerprint"),
     };
     let mut live: BTreeMap<Provider, Live> = BTreeMap::new();
     for item in list(document, "definitions")? {
         let Value::Object(mut object) = item else {
-            return Err("a definition is no object".to_owned());
+            return Err("a definition is not an object".to_owned());
         };
-        let noted = object
+        let problems = object
             .remove("problems")
             .unwrap_or_else(|| Value::Object(Map::new()));
-        let mut read =
-            wire::live_with(&mut object, value).map_err(|unreadable| {
-                match unreadable.provider {
-                    Some(provider) => format!("{provider}: {}", unreadable.problem),
-                    None => unreadable.problem,
-                }
-            })?;
+        let mut read = wire::read_definition(&mut object, value).map_err(|unreadable| {
+            match unreadable.provider {
+                Some(provider) => format!("{provider}: {}", unreadable.problem),
+                None => unreadable.problem,
+            }
+        })?;
         let provider = read.provider.clone();
-        // Calry's answers have parts of other forms, a snapshot has not: a value in a wrong place must not go unnoticed.
+        // Calry's answers may have unreadable parts, snapshots may not: a value in a wrong place must not go unnoticed.
         if let Some(problem) = DefinitionPart::ALL
             .into_iter()
             .find_map(|part| read.problems.part(part))
         {
             return Err(format!("{provider}: {problem}"));
         }
-        let noted: Problems = serde_json::from_value(noted)
-            .map_err(|_| format!("{provider}: `problems` has another form"))?;
-        read.problems = noted.into();
+        let problems: ProblemsDocument = serde_json::from_value(problems)
+            .map_err(|_| format!("{provider}: `problems` has the wrong form"))?;
+        read.problems = problems.into();
         if live.insert(provider.clone(), read).is_some() {
-            return Err(format!("{provider} is in it twice"));
+            return Err(format!("duplicate provider {provider}"));
         }
     }
     let mut unreadable = Vec::new();
     for item in list(document, "unreadable")? {
         let Value::Object(mut object) = item else {
-            return Err("an unreadable definition is no object".to_owned());
+            return Err("an unreadable definition is not an object".to_owned());
         };
         let provider = match object.remove("provider") {
             None | Some(Value::Null) => None,
             Some(Value::String(name)) => {
                 Some(Provider::parse(&name).map_err(|error| error.to_string())?)
             }
-            Some(_) => return Err("the provider of an unreadable definition is no text".to_owned()),
+            Some(_) => {
+                return Err("the provider of an unreadable definition is not a string".to_owned());
+            }
         };
         let problem = ellipsize(
-            &printable(&wire::text(&mut object, "problem")?),
+            &printable(&wire::take_text(&mut object, "problem")?),
             MAX_PROBLEM,
         );
         unreadable.push(Unreadable { provider, problem });
@@ -452,7 +455,6 @@ impl ReadCalry for Snapshot {
             .live
             .iter()
             .find(|live| live.provider == *provider);
-        live.cloned()
-            .ok_or_else(|| Error::no_such_definition(provider))
+        live.cloned().ok_or_else(|| Error::not_found(provider))
     }
 }

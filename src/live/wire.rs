@@ -1,7 +1,8 @@
-//! JSON, as Calry writes and reads it. The only place in this room that knows it.
+//! Calry's JSON: parses answers and writes updates.
 //!
-//! Unknown fields are passed over. No problem reported here quotes a value: serde's own messages would, so definitions are
-//! taken apart by hand, by position.
+//! Unknown fields are ignored. Definitions are parsed by hand, because serde's error messages quote values.
+//!
+//! Never: quote a value in an error; errors name positions.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,31 +18,29 @@ use crate::model::{
     Secret, Update, Workspace, ellipsize, printable,
 };
 
-/// The most definitions that a workspace is believed to have; Calry's reference names 20 providers.
+/// The largest accepted number of definitions in a workspace; Calry's reference names 20 providers.
 pub(super) const MAX_DEFINITIONS: usize = 20_000;
 
-/// The most values that a partner key is believed to have.
+/// The largest accepted number of values in a partner key.
 const MAX_VALUES: usize = 200;
 
-/// The largest single definition, in bytes of JSON, in a list or alone.
+/// The largest accepted definition, in bytes of JSON.
 pub(super) const MAX_DEFINITION: usize = 1 << 20;
 
 /// Why an answer cannot be used.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Problem {
-    /// It is not JSON at all.
+pub(super) enum BodyError {
     NotJson,
-    /// It is JSON of another shape; the text names positions, never values.
+    /// JSON of the wrong shape; the text names positions, never values.
     Shape(String),
 }
 
-/// Reads a workspace.
-pub(super) fn workspace(body: &[u8]) -> Result<Workspace, Problem> {
-    workspace_of(object(body)?).map_err(Problem::Shape)
+pub(super) fn parse_workspace(body: &[u8]) -> Result<Workspace, BodyError> {
+    workspace_from(parse_object(body)?).map_err(BodyError::Shape)
 }
 
-pub(super) fn workspace_of(mut object: Map<String, Value>) -> Result<Workspace, String> {
-    let mut text = |key| text(&mut object, key);
+pub(super) fn workspace_from(mut object: Map<String, Value>) -> Result<Workspace, String> {
+    let mut text = |key| take_text(&mut object, key);
     Ok(Workspace {
         id: text("id")?,
         name: text("name")?,
@@ -49,30 +48,34 @@ pub(super) fn workspace_of(mut object: Map<String, Value>) -> Result<Workspace, 
     })
 }
 
-/// Reads the definition of one provider. `learn` is told every value below `partnerKey`, of an unusable one too.
-pub(super) fn definition(
+/// Parses the definition of one provider. `learn` gets every value below `partnerKey`, even of an unusable definition.
+pub(super) fn parse_definition(
     body: &[u8],
-    asked: &Provider,
+    requested: &Provider,
     learn: impl FnMut(&Secret),
-) -> Result<Live, Problem> {
-    let live =
-        live(object(body)?, learn).map_err(|unreadable| Problem::Shape(unreadable.problem))?;
-    if live.provider == *asked {
+) -> Result<Live, BodyError> {
+    let live = read_live(parse_object(body)?, learn)
+        .map_err(|unreadable| BodyError::Shape(unreadable.problem))?;
+    if live.provider == *requested {
         Ok(live)
     } else {
-        Err(Problem::Shape("it is about another provider".to_owned()))
+        Err(BodyError::Shape(
+            "it belongs to another provider".to_owned(),
+        ))
     }
 }
 
-/// Reads the list of definitions.
-pub(super) fn listing(body: &[u8], mut learn: impl FnMut(&Secret)) -> Result<Listing, Problem> {
+pub(super) fn parse_listing(
+    body: &[u8],
+    mut learn: impl FnMut(&Secret),
+) -> Result<Listing, BodyError> {
     let items: Items<'_> = serde_json::from_slice(body).map_err(|error| {
         if error.is_data() {
-            Problem::Shape(format!(
+            BodyError::Shape(format!(
                 "it is not a list of at most {MAX_DEFINITIONS} definitions"
             ))
         } else {
-            Problem::NotJson
+            BodyError::NotJson
         }
     })?;
     let mut by_provider: BTreeMap<Provider, Vec<Result<Live, String>>> = BTreeMap::new();
@@ -85,7 +88,7 @@ pub(super) fn listing(body: &[u8], mut learn: impl FnMut(&Secret)) -> Result<Lis
             })
         } else {
             match serde_json::from_str(item.get()) {
-                Ok(object) => live(object, &mut learn),
+                Ok(object) => read_live(object, &mut learn),
                 Err(_) => Err(Unreadable {
                     provider: None,
                     problem: "it is not an object".to_owned(),
@@ -107,7 +110,7 @@ pub(super) fn listing(body: &[u8], mut learn: impl FnMut(&Secret)) -> Result<Lis
                 provider: None,
                 problem,
             }) => {
-                let problem = format!("number {} of the list: {problem}", at + 1);
+                let problem = format!("item {} of the list: {problem}", at + 1);
                 listing.unreadable.push(Unreadable {
                     provider: None,
                     problem,
@@ -122,7 +125,7 @@ pub(super) fn listing(body: &[u8], mut learn: impl FnMut(&Secret)) -> Result<Lis
                 continue;
             }
             (1, Some(Err(problem))) => problem,
-            (times, _) => format!("it is in the list {times} times"),
+            (times, _) => format!("it is listed {times} times"),
         };
         listing.unreadable.push(Unreadable {
             provider: Some(provider),
@@ -132,17 +135,16 @@ pub(super) fn listing(body: &[u8], mut learn: impl FnMut(&Secret)) -> Result<Lis
     Ok(listing)
 }
 
-/// What an answer that is not a success says of itself.
+/// The body of an unsuccessful answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ErrorBody {
-    /// Its message, as it came; several are joined.
+    /// The unscrubbed message; several are joined.
     pub(super) message: Option<String>,
-    /// Whether it has the form of Calry's errors. What else answers in front of Calry has forms of its own.
-    pub(super) is_calrys: bool,
+    /// Whether it has the form of Calry's errors, which proxies in front of Calry do not use.
+    pub(super) from_calry: bool,
 }
 
-/// Reads the body of an error.
-pub(super) fn error(body: &[u8]) -> ErrorBody {
+pub(super) fn parse_error(body: &[u8]) -> ErrorBody {
     let body: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
     let message = match body.get("message") {
         Some(Value::String(message)) => Some(message.clone()),
@@ -154,27 +156,27 @@ pub(super) fn error(body: &[u8]) -> ErrorBody {
         ),
         _ => None,
     };
-    let is_calrys = message.is_some()
+    let from_calry = message.is_some()
         && ["timestamp", "path", "details", "statusCode"]
             .iter()
             .any(|k| body.contains_key(*k));
     ErrorBody {
         message: message.filter(|message| !message.is_empty()),
-        is_calrys,
+        from_calry,
     }
 }
 
-/// The same for a body of which only the beginning is known, which cannot be scrubbed and is not quoted.
-pub(super) fn cut_error(beginning: Vec<u8>) -> ErrorBody {
+/// Parses the beginning of a longer body. It cannot be scrubbed reliably, so its message is not used.
+pub(super) fn parse_cut_error(beginning: Vec<u8>) -> ErrorBody {
     let beginning = beginning.trim_ascii_start();
     ErrorBody {
         message: None,
-        is_calrys: beginning.is_empty() || beginning.starts_with(b"{"),
+        from_calry: beginning.is_empty() || beginning.starts_with(b"{"),
     }
 }
 
-/// Writes the body of an update: of every group the fields that are on, each as `true`, and no other (traps 1 and 2).
-pub(super) fn update<'a>(update: &'a Update) -> Vec<u8> {
+/// Writes the body of an update: the enabled fields of every group, each as `true`, and no others (traps 1 and 2).
+pub(super) fn write_update<'a>(update: &'a Update) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Body<'a> {
@@ -185,7 +187,7 @@ pub(super) fn update<'a>(update: &'a Update) -> Vec<u8> {
         #[serde(skip_serializing_if = "Option::is_none")]
         fields_to_sync: Option<BTreeMap<&'a str, BTreeMap<&'a str, bool>>>,
     }
-    let section = |values: &'a BTreeMap<String, Secret>| {
+    let values_of = |values: &'a BTreeMap<String, Secret>| {
         values
             .iter()
             .map(|(k, v)| (k.as_str(), v.expose()))
@@ -197,7 +199,7 @@ pub(super) fn update<'a>(update: &'a Update) -> Vec<u8> {
         partner_key: update.partner_key.as_ref().map(|key| {
             KeySection::BOTH
                 .iter()
-                .filter_map(|h| Some((h.key(), section(key.section(*h)?))))
+                .filter_map(|section| Some((section.key(), values_of(key.section(*section)?))))
                 .collect()
         }),
         fields_to_sync: update
@@ -205,12 +207,14 @@ pub(super) fn update<'a>(update: &'a Update) -> Vec<u8> {
             .as_ref()
             .map(|groups| groups.iter().map(|(g, f)| (g.as_str(), on(f))).collect()),
     };
-    // Maps with text keys cannot fail to serialize.
-    serde_json::to_vec(&body).unwrap_or_default()
+    #[expect(
+        clippy::expect_used,
+        reason = "the body is made of maps with string keys"
+    )]
+    serde_json::to_vec(&body).expect("maps with string keys serialize")
 }
 
-/// The items of a list, unread: what is wrong with one of them is nobody else's trouble, and none takes memory before its
-/// size is known.
+/// The unparsed items of a list: an invalid item does not affect the others, and none is parsed before its size is known.
 struct Items<'a>(Vec<&'a RawValue>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
@@ -238,25 +242,28 @@ impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
     }
 }
 
-pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
+pub(super) fn parse_object(body: &[u8]) -> Result<Map<String, Value>, BodyError> {
     serde_json::from_slice(body).map_err(|error| {
         if error.is_data() {
-            Problem::Shape("it is not an object".to_owned())
+            BodyError::Shape("it is not an object".to_owned())
         } else {
-            Problem::NotJson
+            BodyError::NotJson
         }
     })
 }
 
-fn live(mut object: Map<String, Value>, learn: impl FnMut(&Secret)) -> Result<Live, Unreadable> {
+fn read_live(
+    mut object: Map<String, Value>,
+    learn: impl FnMut(&Secret),
+) -> Result<Live, Unreadable> {
     let bounded = learn_values(object.get("partnerKey").unwrap_or(&Value::Null), learn);
     let value = |_: &Provider, _: KeySection, _: &str, value| match value {
         Value::String(text) => Ok(LiveValue::from(Secret::new(text))),
-        // It may stand for a value that is not shown.
+        // It may stand for a hidden value.
         Value::Null => Ok(LiveValue::Mask),
-        _ => Err("is not a text"),
+        _ => Err("is not a string"),
     };
-    live_with(&mut object, value).map(|live| match bounded {
+    read_definition(&mut object, value).map(|live| match bounded {
         Ok(()) => live,
         Err(problem) => Live {
             partner_key: LivePartnerKey::default(),
@@ -269,38 +276,38 @@ fn live(mut object: Map<String, Value>, learn: impl FnMut(&Secret)) -> Result<Li
     })
 }
 
-/// Reads one definition, each value below `partnerKey` by a reading of the caller's, which says what is wrong with one. What
-/// cannot be read spoils only the part that it is in; without a provider or an id there is no definition.
-pub(super) fn live_with(
+/// Parses one definition; `value` parses the values below `partnerKey`. An invalid value makes only its part of the
+/// definition unreadable, but an invalid provider or id the whole definition.
+pub(super) fn read_definition(
     object: &mut Map<String, Value>,
     value: impl Fn(&Provider, KeySection, &str, Value) -> Result<LiveValue, &'static str>,
 ) -> Result<Live, Unreadable> {
     let partner_key = object.remove("partnerKey").unwrap_or_default();
-    let provider = text(object, "provider")
-        .and_then(|name| Provider::parse(&name).map_err(|e| format!("`provider` is not one: {e}")))
+    let provider = take_text(object, "provider")
+        .and_then(|name| Provider::parse(&name).map_err(|e| format!("`provider` is invalid: {e}")))
         .map_err(|problem| Unreadable {
             provider: None,
             problem,
         })?;
     let read = || {
         let mut problems = LiveProblems::default();
-        let icon = optional_text(object, "icon").unwrap_or_else(|problem| {
+        let icon = take_optional_text(object, "icon").unwrap_or_else(|problem| {
             problems.icon = Some(problem);
             None
         });
-        let partner_key = partner_key_of(
+        let partner_key = read_partner_key(
             partner_key,
             |section, name, json| value(&provider, section, name, json),
             &mut problems,
         );
         Ok(Live {
-            id: text(object, "id")?,
-            name: optional_text(object, "name")?.unwrap_or_default(),
+            id: take_text(object, "id")?,
+            name: take_optional_text(object, "name")?.unwrap_or_default(),
             provider: provider.clone(),
             icon,
             partner_key,
-            fields: fields(object.remove("fieldsToSync"), &mut problems),
-            updated_at: optional_text(object, "updatedAt")?.unwrap_or_default(),
+            fields: read_fields(object.remove("fieldsToSync"), &mut problems),
+            updated_at: take_optional_text(object, "updatedAt")?.unwrap_or_default(),
             problems,
         })
     };
@@ -310,25 +317,28 @@ pub(super) fn live_with(
     })
 }
 
-pub(super) fn text(object: &mut Map<String, Value>, key: &str) -> Result<String, String> {
+pub(super) fn take_text(object: &mut Map<String, Value>, key: &str) -> Result<String, String> {
     match object.remove(key) {
         Some(Value::String(text)) => Ok(text),
         None => Err(format!("`{key}` is absent")),
-        Some(_) => Err(format!("`{key}` is not a text")),
+        Some(_) => Err(format!("`{key}` is not a string")),
     }
 }
 
-/// A text that may be absent, or `null`, which is the same.
-fn optional_text(object: &mut Map<String, Value>, key: &str) -> Result<Option<String>, String> {
+/// A string, which may be absent or `null`.
+fn take_optional_text(
+    object: &mut Map<String, Value>,
+    key: &str,
+) -> Result<Option<String>, String> {
     match object.remove(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(format!("`{key}` is not a text")),
+        Some(_) => Err(format!("`{key}` is not a string")),
     }
 }
 
-/// What stands below `partnerKey` is secret whatever its shape. The number of values is bounded, as each makes every later
-/// scrubbing dearer.
+/// Passes every value below `partnerKey` to `learn`, whatever its shape. The number of values is limited, because each one
+/// makes scrubbing slower.
 fn learn_values(partner_key: &Value, mut learn: impl FnMut(&Secret)) -> Result<(), String> {
     let mut below = vec![partner_key];
     let mut learned = 0;
@@ -347,7 +357,7 @@ fn learn_values(partner_key: &Value, mut learn: impl FnMut(&Secret)) -> Result<(
             Value::Null | Value::Bool(_) => continue,
         };
         if learned == MAX_VALUES {
-            return Err(format!("`partnerKey` holds more than {MAX_VALUES} values"));
+            return Err(format!("`partnerKey` has more than {MAX_VALUES} values"));
         }
         learn(&secret);
         learned += 1;
@@ -355,7 +365,7 @@ fn learn_values(partner_key: &Value, mut learn: impl FnMut(&Secret)) -> Result<(
     Ok(())
 }
 
-fn partner_key_of(
+fn read_partner_key(
     value: Value,
     read: impl Fn(KeySection, &str, Value) -> Result<LiveValue, &'static str>,
     problems: &mut LiveProblems,
@@ -372,7 +382,10 @@ fn partner_key_of(
     for section in KeySection::BOTH {
         let secret = |(name, value): (String, Value)| match read(section, &name, value) {
             Ok(value) => Ok((name, value)),
-            Err(problem) => Err(format!("`partnerKey.{section}.{}` {problem}", shown(&name))),
+            Err(problem) => Err(format!(
+                "`partnerKey.{section}.{}` {problem}",
+                quote_name(&name)
+            )),
         };
         let values = match sections.remove(section.key()) {
             None | Some(Value::Null) => continue,
@@ -388,16 +401,16 @@ fn partner_key_of(
     problems.unknown_section = unknown.map(|(name, _)| {
         format!(
             "`partnerKey.{}` is unknown to this version of calry-gitops",
-            shown(name)
+            quote_name(name)
         )
     });
     key
 }
 
-fn fields(value: Option<Value>, problems: &mut LiveProblems) -> LiveFields {
+fn read_fields(value: Option<Value>, problems: &mut LiveProblems) -> LiveFields {
     let groups = match value {
         Some(Value::Object(groups)) => groups,
-        // That Calry has no fields at all is less likely than that it leaves them out here.
+        // It is more likely that Calry omits the fields than that it has none.
         None | Some(Value::Null) => {
             problems.fields = Some("`fieldsToSync` is absent".to_owned());
             return LiveFields::new();
@@ -414,8 +427,8 @@ fn fields(value: Option<Value>, problems: &mut LiveProblems) -> LiveFields {
             Value::Bool(on) => Some(Ok((field, on))),
             _ => Some(Err(format!(
                 "`fieldsToSync.{}.{}` is neither true nor false",
-                shown(&group),
-                shown(&field)
+                quote_name(&group),
+                quote_name(&field)
             ))),
         };
         let fields = match value {
@@ -424,7 +437,10 @@ fn fields(value: Option<Value>, problems: &mut LiveProblems) -> LiveFields {
                 .into_iter()
                 .filter_map(field)
                 .collect::<Result<_, _>>(),
-            _ => Err(format!("`fieldsToSync.{}` is not an object", shown(&group))),
+            _ => Err(format!(
+                "`fieldsToSync.{}` is not an object",
+                quote_name(&group)
+            )),
         };
         match fields {
             Ok(fields) => drop(read.insert(group, fields)),
@@ -434,8 +450,8 @@ fn fields(value: Option<Value>, problems: &mut LiveProblems) -> LiveFields {
     read
 }
 
-/// A name out of an answer, fit for a sentence.
-fn shown(name: &str) -> String {
+/// Makes a name from an answer safe to print in a sentence.
+fn quote_name(name: &str) -> String {
     ellipsize(&printable(name), 80)
 }
 
@@ -454,7 +470,7 @@ mod tests {
     }
 
     fn list(items: &[Value]) -> Listing {
-        listing(json!(items).to_string().as_bytes(), |_| ()).unwrap()
+        parse_listing(json!(items).to_string().as_bytes(), |_| ()).unwrap()
     }
 
     fn with(path: &str, value: Value) -> Value {
@@ -464,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn what_calry_adds_later_still_reads() {
+    fn unknown_providers_and_fields_are_accepted() {
         let live = &list(&[item("BRAND_NEW")]).live[0];
         assert_eq!(live.provider.as_str(), "BRAND_NEW");
         assert_eq!(live.fields.keys().collect::<Vec<_>>(), ["later", "listing"]);
@@ -519,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_spoils_only_the_part_that_it_is_in_and_shows_no_value() {
+    fn an_unreadable_part_does_not_affect_the_others_and_shows_no_value() {
         use crate::model::DefinitionPart::{FieldsToSync, Icon, PartnerKey};
         let key = json!({"headers": {"a": "1"}, "queryParams": {"b": "2"}});
         let changed = |path: &str, value: Value| {
@@ -582,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_cannot_be_read_leaves_the_others_as_they_are() {
+    fn an_unreadable_group_does_not_affect_the_others() {
         let live = &list(&[with(
             "fieldsToSync",
             json!({"a": {"x": 1}, "b": {"y": true}, "c": [1]}),
@@ -598,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_definition_spoils_only_itself() {
+    fn a_malformed_definition_does_not_affect_the_others() {
         for broken in [
             with("updatedAt", json!(12_345_678)),
             with("id", Value::Null),
@@ -620,19 +636,19 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_no_provider_is_named_by_its_place() {
+    fn an_item_without_a_provider_is_named_by_its_position() {
         let listing = list(&[item("GUESTY"), item("hunter2"), json!("hunter2"), json!({})]);
         assert_eq!(listing.live.len(), 1);
         let said: Vec<_> = listing.unreadable.iter().map(ToString::to_string).collect();
         assert_eq!(said.len(), 3);
         assert!(
-            said[0].contains("number 2 of the list") && !said.concat().contains("hunter2"),
+            said[0].contains("item 2 of the list") && !said.concat().contains("hunter2"),
             "{said:?}"
         );
     }
 
     #[test]
-    fn of_a_doubled_provider_neither_is_used() {
+    fn neither_definition_of_a_duplicate_provider_is_used() {
         let listing = list(&[
             item("GUESTY"),
             item("HOSTAWAY"),
@@ -643,30 +659,29 @@ mod tests {
         let said: Vec<_> = listing.unreadable.iter().map(ToString::to_string).collect();
         assert_eq!(
             said,
-            ["GUESTY", "HOSTAWAY"].map(|p| format!(
-                "Calry's definition of {p} cannot be read: it is in the list 2 times"
-            ))
+            ["GUESTY", "HOSTAWAY"]
+                .map(|p| format!("Calry's definition of {p} cannot be read: it is listed 2 times"))
         );
     }
 
     #[test]
-    fn what_is_no_list_of_definitions_is_refused_as_a_whole() {
-        assert_eq!(listing(b"<html>", |_| ()), Err(Problem::NotJson));
-        assert_eq!(listing(b"[{}", |_| ()), Err(Problem::NotJson));
-        assert_eq!(listing(b"\xff", |_| ()), Err(Problem::NotJson));
+    fn an_answer_that_is_not_a_list_is_refused_as_a_whole() {
+        assert_eq!(parse_listing(b"<html>", |_| ()), Err(BodyError::NotJson));
+        assert_eq!(parse_listing(b"[{}", |_| ()), Err(BodyError::NotJson));
+        assert_eq!(parse_listing(b"\xff", |_| ()), Err(BodyError::NotJson));
         assert!(matches!(
-            listing(br#"{"a": 1}"#, |_| ()),
-            Err(Problem::Shape(_))
+            parse_listing(br#"{"a": 1}"#, |_| ()),
+            Err(BodyError::Shape(_))
         ));
         let many = format!("[{}0]", "0,".repeat(MAX_DEFINITIONS));
         assert!(matches!(
-            listing(many.as_bytes(), |_| ()),
-            Err(Problem::Shape(_))
+            parse_listing(many.as_bytes(), |_| ()),
+            Err(BodyError::Shape(_))
         ));
     }
 
     #[test]
-    fn a_nested_or_oversized_item_spoils_only_itself() {
+    fn a_nested_or_oversized_item_does_not_affect_the_others() {
         let (deep, long) = (
             "[".repeat(100_000) + &"]".repeat(100_000),
             "x".repeat(MAX_DEFINITION),
@@ -675,7 +690,7 @@ mod tests {
             r#"[{deep}, {{"partnerKey": {deep}}}, "{long}", {}]"#,
             item("GUESTY")
         );
-        let listing = listing(body.as_bytes(), |_| ()).unwrap();
+        let listing = parse_listing(body.as_bytes(), |_| ()).unwrap();
         assert_eq!((listing.live.len(), listing.unreadable.len()), (1, 3));
     }
 
@@ -687,7 +702,7 @@ mod tests {
             json!({"headers": {"a": "s1"}, "other": [{"b": "s2"}, 33_333], "c": true}),
         );
         broken["provider"] = Value::Null;
-        listing(json!([broken]).to_string().as_bytes(), |s| {
+        parse_listing(json!([broken]).to_string().as_bytes(), |s| {
             learned.push(s.expose().to_owned())
         })
         .unwrap();
@@ -700,14 +715,14 @@ mod tests {
         let asked = Provider::parse("GUESTY").unwrap();
         let answer = item("HOSTAWAY").to_string();
         assert!(matches!(
-            definition(answer.as_bytes(), &asked, |_| ()),
-            Err(Problem::Shape(_))
+            parse_definition(answer.as_bytes(), &asked, |_| ()),
+            Err(BodyError::Shape(_))
         ));
     }
 
     #[test]
-    fn an_update_names_only_what_is_on_and_sends_only_what_is_there() {
-        let body = |u: &Update| serde_json::from_slice::<Value>(&super::update(u)).unwrap();
+    fn an_update_names_only_enabled_fields_and_sends_only_the_given_parts() {
+        let body = |u: &Update| serde_json::from_slice::<Value>(&super::write_update(u)).unwrap();
         assert_eq!(body(&Update::default()), json!({}));
         let update = Update {
             icon: Some("https://x/".into()),
@@ -735,10 +750,10 @@ mod tests {
 
     #[test]
     fn the_form_of_an_error_shows_whose_it_is_and_several_messages_are_joined() {
-        let read = |body: &str| error(body.as_bytes());
+        let read = |body: &str| parse_error(body.as_bytes());
         let calrys = |message: &str| ErrorBody {
             message: Some(message.to_owned()),
-            is_calrys: true,
+            from_calry: true,
         };
         assert_eq!(
             read(r#"{"message": "No.", "path": "/x", "details": [1]}"#),
@@ -748,10 +763,10 @@ mod tests {
             read(r#"{"statusCode": 400, "message": ["a", "b", 3], "error": "x"}"#),
             calrys("a; b")
         );
-        // What some gateways answer with.
+        // An answer of some gateways.
         let gateways = ErrorBody {
             message: Some("Forbidden".to_owned()),
-            is_calrys: false,
+            from_calry: false,
         };
         assert_eq!(read(r#"{"message": "Forbidden"}"#), gateways);
         for other in [
@@ -765,14 +780,14 @@ mod tests {
                 read(other),
                 ErrorBody {
                     message: None,
-                    is_calrys: false
+                    from_calry: false
                 },
                 "{other}"
             );
         }
         assert!(
-            !cut_error(b"<html>".to_vec()).is_calrys
-                && cut_error(b"\n{\"message".to_vec()).is_calrys
+            !parse_cut_error(b"<html>".to_vec()).from_calry
+                && parse_cut_error(b"\n{\"message".to_vec()).from_calry
         );
     }
 }

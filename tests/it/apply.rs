@@ -8,7 +8,7 @@ use crate::support::{Ran, World, live};
 use axum::http::{Method, StatusCode};
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
-use calry_gitops::http::{ConcurrencyLimit, Http, HttpUrl, Settings, UrlPolicy, install_tls};
+use calry_gitops::http::{ConcurrencyLimit, Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
 use calry_gitops::live::{Api, Error, KeySource, Listing, ReadCalry, Reader, WriteCalry, Writer};
 use calry_gitops::model::{
     Desired, DesiredPartnerKey, DesiredValue, Live, LiveProblems, LiveValue, PartnerKey, Provider,
@@ -561,9 +561,9 @@ fn under_random_faults_and_a_rate_limit_every_provider_ends_as_wanted_and_no_oth
 /// Plans a world through the real client.
 async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved, Options) {
     install_tls();
-    let http = Http::new(Settings {
+    let http = Http::new(HttpTimeouts {
         request,
-        ..Settings::default()
+        ..HttpTimeouts::default()
     })
     .unwrap();
     let api = Api::new(

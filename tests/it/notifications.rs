@@ -13,7 +13,7 @@ use base64::Engine as _;
 use calry_gitops::daemon::{self, Applying, LoopFile, ReconciliationReport, State, WorkspaceGroup};
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
-use calry_gitops::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
+use calry_gitops::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
 use calry_gitops::live::{Api, KeySource};
 use calry_gitops::model::{Secret, UpdateMethod};
 use calry_gitops::ops::notifications::{Notifier, Target, WorkspaceNotifier};
@@ -129,7 +129,7 @@ fn http() -> Http {
         .with(layer.with_filter(filter))
         .try_init();
     install_tls();
-    Http::new(Settings::default()).unwrap()
+    Http::new(HttpTimeouts::default()).unwrap()
 }
 
 fn target(value: Value) -> Target {

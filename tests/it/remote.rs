@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
-use calry_gitops::http::{Http, HttpUrl, Settings, UrlPolicy, install_tls};
+use calry_gitops::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
 use calry_gitops::live::{
     Api, ApiKey, Error, KeySource, ReadCalry, Reader, Snapshot, SnapshotError, WriteCalry, Writer,
 };
@@ -115,10 +115,10 @@ fn secs(seconds: u64) -> Duration {
 
 fn api(url: &str) -> Api {
     install_tls();
-    let http = Http::new(Settings {
+    let http = Http::new(HttpTimeouts {
         connect: secs(1),
         request: Duration::from_millis(500),
-        ..Settings::default()
+        ..HttpTimeouts::default()
     })
     .unwrap();
     Api::new(
@@ -209,7 +209,7 @@ async fn a_request_is_what_the_reference_asks_for() {
         .await
         .unwrap();
     let put = Api::new(
-        &Http::new(Settings::default()).unwrap(),
+        &Http::new(HttpTimeouts::default()).unwrap(),
         HttpUrl::parse(&fake.url, UrlPolicy::api(false)).unwrap(),
         UpdateMethod::Put,
     );
@@ -280,9 +280,9 @@ async fn an_answer_is_bounded_as_it_comes_and_after_decompression() {
     .await;
     install_tls();
     // Unpacking takes long without optimization; what is tested is the size.
-    let http = Http::new(Settings {
+    let http = Http::new(HttpTimeouts {
         request: secs(30),
-        ..Settings::default()
+        ..HttpTimeouts::default()
     })
     .unwrap();
     let api = Api::new(
@@ -378,7 +378,7 @@ async fn a_refusal_pauses_its_workspace_and_no_other() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot update HOSTAWAY: nothing was sent, as Calry asked to wait another 5m, which is longer than the time left"
+        "cannot update HOSTAWAY: nothing was sent: Calry asked to wait another 5m, which is longer than the time left"
     );
     assert!(!error.may_have_arrived());
     session(&other, secs(5)).0.workspace().await.unwrap();
@@ -452,7 +452,7 @@ async fn the_deadline_ends_the_retries_and_the_error_counts_them() {
     assert_eq!(
         error.to_string(),
         format!(
-            "cannot read the workspace: Calry is in trouble (503, \"down\") (given up after {n} attempts)"
+            "cannot read the workspace: Calry failed (503, \"down\") (given up after {n} attempts)"
         )
     );
 }
@@ -769,7 +769,7 @@ async fn no_log_at_any_level_holds_a_secret() {
     }
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(
-        log.contains("trying again") && log.contains("asked Calry"),
+        log.contains("trying again") && log.contains("request to Calry"),
         "{log}"
     );
     assert!(!log.contains("R4nd0m") && !log.contains("l1ve"), "{log}");
@@ -836,8 +836,8 @@ async fn child() {
         install_tls();
     }
     let url = HttpUrl::parse(&std::env::var("TEST_URL").unwrap(), UrlPolicy::api(false)).unwrap();
-    let api =
-        Http::new(Settings::default()).and_then(|http| Api::new(&http, url, UpdateMethod::Patch));
+    let api = Http::new(HttpTimeouts::default())
+        .and_then(|http| Api::new(&http, url, UpdateMethod::Patch));
     let outcome = match api {
         Err(error) => error.to_string(),
         Ok(api) => match session(&api, secs(5)).0.workspace().await {
@@ -926,10 +926,10 @@ async fn child_that_asks_again() {
     let caller = std::env::var("TEST_CALLER").unwrap();
     let millis = |name| Duration::from_millis(std::env::var(name).unwrap().parse().unwrap());
     let request = millis("TEST_REQUEST");
-    let http = Http::new(Settings {
+    let http = Http::new(HttpTimeouts {
         request,
         keep_alive: millis("TEST_KEEP_ALIVE"),
-        ..Settings::default()
+        ..HttpTimeouts::default()
     })
     .unwrap();
     let api = Api::new(
@@ -1129,7 +1129,7 @@ async fn an_unreachable_proxy_is_named_without_its_password() {
 #[tokio::test]
 async fn a_proxy_that_refuses_is_asked_once_and_named() {
     for (status, why) in [
-        (407, "demands a user and a password"),
+        (407, "requires a user and a password"),
         (403, "refuses the connection"),
     ] {
         let asked = Arc::new(AtomicUsize::new(0));
@@ -1251,7 +1251,7 @@ async fn without_ca_certificates_https_is_refused_in_a_sentence_and_plain_http_w
     let none = [("SSL_CERT_DIR", "/nowhere/dir")];
     let said = in_a_child("https://calry.test", &none).await;
     assert!(
-        said.starts_with("cannot prepare TLS: ") && said.contains("ca-certificates"),
+        said.starts_with("cannot set up TLS: ") && said.contains("ca-certificates"),
         "{said}"
     );
     let said = in_a_child("https://calry.test", &[("SSL_CERT_FILE", "/nowhere/file")]).await;
@@ -1266,5 +1266,5 @@ async fn without_ca_certificates_https_is_refused_in_a_sentence_and_plain_http_w
 #[tokio::test]
 async fn without_a_tls_library_there_is_a_sentence_and_no_panic() {
     let said = in_a_child("https://calry.test", &[("TEST_WITHOUT_TLS", "1")]).await;
-    assert!(said.starts_with("no TLS library was chosen"), "{said}");
+    assert!(said.starts_with("no TLS provider is installed"), "{said}");
 }

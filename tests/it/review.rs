@@ -41,7 +41,7 @@ fn a_variable_that_is_set_to_nothing_counts_as_unset() {
     }
     world.run(&["plan"]).exits(0);
     world.env("CALRY_API_KEY", "");
-    world.run(&["plan"]).exits(1).says("there is no API key");
+    world.run(&["plan"]).exits(1).says("no API key");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn problems_of_the_files_are_told_without_an_api_key_too() {
     world
         .run(&["plan"])
         .exits(1)
-        .says("there is no API key")
+        .says("no API key")
         .says("did you mean `icon`?");
 }
 
@@ -152,7 +152,7 @@ fn a_provider_that_may_hide_in_an_unreadable_item_is_not_called_missing() {
     let mut other = live("HOSTAWAY", &["name"], &[]);
     other["provider"] = json!("hostaway");
     world.sandbox.set_definition("HOSTAWAY", other);
-    let said = "`provider` is not one";
+    let said = "`provider` is invalid";
     let plan = world.run(&["plan", "--format", "json"]).exits(1).json();
     assert_eq!(plan["definitions"][0]["state"], "unreadable", "{plan:#}");
     world.run(&["plan"]).exits(1).says(said);

@@ -72,7 +72,7 @@ fn a_snapshot_holds_fingerprints_or_nothing_and_never_a_value() {
     let with = world
         .run(&["snapshot"])
         .exits(0)
-        .says("no fingerprint key is at hand");
+        .says("no fingerprint key is available");
     assert_eq!(
         with.json()["definitions"][1]["partnerKey"]["headers"]["x-api-key"],
         Value::Null
@@ -257,18 +257,18 @@ fn a_document_that_is_no_snapshot_is_refused_and_not_repeated() {
     let cases = [
         ("[]".to_owned(), "it is not an object"),
         ("{".to_owned(), "it is not JSON"),
-        ("{}".to_owned(), "it does not say"),
+        ("{}".to_owned(), "it lacks `\"kind\""),
         (tampered(&|d| d["version"] = json!(2)), "has version 2"),
         (
             tampered(&|d| d["takenAt"] = json!("CANARY")),
-            "`takenAt` is no time",
+            "`takenAt` is not a time",
         ),
-        // A value where a fingerprint belongs is not taken for one, nor shown.
+        // A value in the place of a fingerprint is neither accepted nor shown.
         (
             tampered(&|d| {
                 d["definitions"][hostaway]["partnerKey"]["headers"]["x-api-key"] = json!("CANARY")
             }),
-            "is no fingerprint",
+            "is not a fingerprint",
         ),
         (
             tampered(&|d| d["definitions"][hostaway]["fieldsToSync"]["listing"] = json!("CANARY")),
@@ -276,11 +276,11 @@ fn a_document_that_is_no_snapshot_is_refused_and_not_repeated() {
         ),
         (
             tampered(&|d| d["definitions"][0]["provider"] = json!("HOSTAWAY")),
-            "HOSTAWAY is in it twice",
+            "duplicate provider HOSTAWAY",
         ),
         (
             tampered(&|d| d["unreadable"] = json!("CANARY")),
-            "`unreadable` is no list",
+            "`unreadable` is not a list",
         ),
         ("[".repeat(100_000), "it is not an object"),
     ];

@@ -14,7 +14,7 @@ use super::text::Histogram;
 use crate::daemon::publisher::{LIFELESS, now};
 use crate::daemon::{ReconciliationReport, Settings, StatusPublisher};
 use crate::desired::watch::WatchCounts;
-use crate::live::{End, Exchange, Observer};
+use crate::live::{Exchange, ExchangeOutcome, Observer};
 use crate::model::{Provider, Slug, UpdateMethod, ellipsize, printable};
 use crate::plan::{Cause, Plan, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
@@ -229,18 +229,18 @@ impl WorkspaceMetrics {
 }
 
 impl Observer for WorkspaceMetrics {
-    fn requested(&self, request: &Exchange) {
-        let end = match request.end {
-            End::Status(200..=299) => "2xx",
-            End::Status(300..=399) => "3xx",
-            End::Status(401) => "401",
-            End::Status(403) => "403",
-            End::Status(404) => "404",
-            End::Status(429) => "429",
-            End::Status(400..=499) => "4xx",
-            End::Status(_) => "5xx",
-            End::TimedOut => "timeout",
-            End::Broken => "connection",
+    fn on_request(&self, request: &Exchange) {
+        let end = match request.outcome {
+            ExchangeOutcome::Status(200..=299) => "2xx",
+            ExchangeOutcome::Status(300..=399) => "3xx",
+            ExchangeOutcome::Status(401) => "401",
+            ExchangeOutcome::Status(403) => "403",
+            ExchangeOutcome::Status(404) => "404",
+            ExchangeOutcome::Status(429) => "429",
+            ExchangeOutcome::Status(400..=499) => "4xx",
+            ExchangeOutcome::Status(_) => "5xx",
+            ExchangeOutcome::TimedOut => "timeout",
+            ExchangeOutcome::Broken => "connection",
         };
         let mut calls = self.calls();
         let Calls {
@@ -259,11 +259,11 @@ impl Observer for WorkspaceMetrics {
         took.observe(request.took.as_secs_f64());
     }
 
-    fn retried(&self) {
+    fn on_retry(&self) {
         self.calls().retries += 1;
     }
 
-    fn held_back(&self, pause: Duration) {
+    fn on_pause(&self, pause: Duration) {
         let mut calls = self.calls();
         calls.waits += 1;
         calls.waited += pause;

@@ -13,7 +13,7 @@ use reqwest::header::{
 };
 use sha2::Sha256;
 
-use crate::http::{Http, HttpUrl, bounded, retry_after};
+use crate::http::{Http, HttpUrl, read_bounded, retry_after};
 use crate::model::{Secret, human_duration};
 
 /// How long a rate limit is waited for that does not say how long it lasts: what GitHub asks for.
@@ -118,7 +118,7 @@ impl Http {
         let route = self
             .route(url.as_url())
             .map_err(|error| error.to_string())?;
-        let used = route.current();
+        let used = route.active_client();
         let mut request = used
             .client
             .post(url.as_url().clone())
@@ -132,7 +132,7 @@ impl Http {
             let mut response = request.body(document).send().await.map_err(broken)?;
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
             // What cannot be read of the body takes nothing from the status.
-            let body = bounded(&mut response, MAX_ANSWER)
+            let body = read_bounded(&mut response, MAX_ANSWER)
                 .await
                 .ok()
                 .flatten()
@@ -142,7 +142,7 @@ impl Http {
         tokio::time::timeout(patience, exchange)
             .await
             .unwrap_or_else(|_| {
-                route.renew(&used);
+                route.replace_client(&used);
                 Err(format!("no answer within {}", human_duration(patience)))
             })
     }

@@ -447,7 +447,7 @@ mod tests {
             serde_json::from_value(serde_json::json!({"name": "x", "github": github})).unwrap();
         Queue::new(
             target,
-            Http::new(crate::http::Settings::default()).unwrap(),
+            Http::new(crate::http::HttpTimeouts::default()).unwrap(),
             CancellationToken::new(),
         )
     }

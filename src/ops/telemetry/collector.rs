@@ -11,7 +11,7 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
-use crate::http::{self, Http, SetupError, bounded};
+use crate::http::{self, Http, SetupError, read_bounded};
 
 /// How much of an answer is read, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
@@ -33,9 +33,9 @@ impl Collector {
     /// A sentence of why there is no way.
     pub(super) fn new(timeout: Duration) -> Result<Self, String> {
         http::install_tls();
-        let http = Http::new(http::Settings {
+        let http = Http::new(http::HttpTimeouts {
             request: timeout,
-            ..http::Settings::default()
+            ..http::HttpTimeouts::default()
         });
         let http = http.map_err(|error: SetupError| error.to_string())?;
         let runtime = Builder::new_current_thread()
@@ -56,7 +56,7 @@ impl Collector {
         let route = self.http.route(&url).map_err(|error| error.to_string())?;
         let broken = |error| route.failure(error).to_string();
         let request = route
-            .current()
+            .active_client()
             .client
             .request(head.method, url)
             .headers(head.headers)
@@ -64,7 +64,7 @@ impl Collector {
         let mut answer = request.send().await.map_err(broken)?;
         let status = answer.status();
         let headers = answer.headers().clone();
-        let body = bounded(&mut answer, MAX_ANSWER)
+        let body = read_bounded(&mut answer, MAX_ANSWER)
             .await
             .map_err(broken)?
             .unwrap_or_default();

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use calry_gitops::daemon::{
-    Applying, Findings, ReconciliationReport, ReconciliationResult, Settings, State,
+    ApplyListener, Findings, LoopSettings, ReconciliationReport, ReconciliationResult, StateStore,
     StatusPublisher, WorkspaceGroup,
 };
 use calry_gitops::desired::definitions::MissingSecrets;
@@ -260,7 +260,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
     install_tls();
     let http = Http::new(http::HttpTimeouts::default()).unwrap();
     let url = HttpUrl::parse("http://127.0.0.1:1", UrlPolicy::api(false)).unwrap();
-    let settings = Settings {
+    let settings = LoopSettings {
         source: Arc::new(source(Path::new("definitions"))),
         key: KeySource::Variable(None),
         api: Api::new(&http, url, UpdateMethod::Patch).unwrap(),
@@ -270,8 +270,8 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         concurrency: CONCURRENCY,
         timeout: Duration::from_secs(60),
         watching: WatchOptions::default(),
-        applying: Applying::default(),
-        state: Arc::new(State::in_process().unwrap()),
+        apply_listener: ApplyListener::default(),
+        state: Arc::new(StateStore::in_process().unwrap()),
         loop_file: Arc::default(),
         slot: WorkspaceGroup::slots(vec![None]).remove(0),
         leadership: calry_gitops::daemon::Leadership::default(),

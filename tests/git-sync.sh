@@ -179,7 +179,7 @@ in_force() {
         curl -sS "$admin/metrics" | grep "^calry_gitops_revision_info{.*revision=\"$1\",dirty=\"false\"} 1" >/dev/null
     }
     until_ "status and metrics tell of $commit" told "$commit"
-    expect "pass [0-9]+ \([a-z]+\) at ${commit:0:10} took"
+    expect "reconciliation [0-9]+ \([a-z]+\) at ${commit:0:10} took"
     seen "status and metrics: ${commit:0:10}, \"$(git log -1 --format=%s "$commit")\" by Ada"
 }
 
@@ -222,7 +222,7 @@ push --set-upstream origin main
 echo "-- the first checkout"
 volume
 daemon
-expect 'pass 1 \(start\) failed .*cannot be read'
+expect 'reconciliation 1 \(start\) failed .*cannot be read'
 git_sync
 until_ "the first commit is applied" icon LODGIFY first
 in_force
@@ -277,7 +277,7 @@ echo "-- a commit without any definition"
 git rm -r --quiet definitions
 commit "nothing left"
 push
-expect 'pass [0-9]+ \(files\) failed .*cannot be read'
+expect 'reconciliation [0-9]+ \(files\) failed .*cannot be read'
 never ' updated|put back'
 holds GUESTY beside HOSTAWAY first LODGIFY mended
 seen "nothing has changed"
@@ -375,7 +375,7 @@ for depth in 50 0; do
     git_sync GITSYNC_DEPTH=$depth
     until_ "git-sync has a checkout" test -e "$definitions"
     daemon --allowed-signers "$work/signers"
-    expect "is refused: the commit is not signed; revision ${signed:0:10} is in force"
+    expect "is refused: the commit is not signed; revision ${signed:0:10} stays in force"
     in_force "$signed"
     holds GUESTY signed
     seen "by depth $depth the last signed commit is in force"

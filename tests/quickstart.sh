@@ -21,7 +21,7 @@ cargo build --quiet --locked --release
 CALRY_DEFINITIONS="$work/definitions" ${command/cargo run --release --/target/release/calry-gitops} --interval 5s >"$work/out" 2>&1 &
 daemon=$!
 
-expect "$work/out" 'pass 1 (start).*12 updated'
+expect "$work/out" 'reconciliation 1 (start).*12 updated'
 url=$(grep -oEm1 'http://127\.0\.0\.1:[0-9]+' "$work/out")
 key=$(grep -oEm1 'zepl\.sandbox-read\.[^ ]+' "$work/out")
 icon() {

@@ -129,14 +129,14 @@ git checkout --quiet definitions
 # The daemon: a signed commit is applied, an unsigned one is not, and what was in force stays in force.
 "$calry" run --sandbox --listen off --interval 1s --allowed-signers "$work/signers" >"$work/log" 2>&1 &
 daemon=$!
-expect "$work/log" 'pass 1 (start).*updated'
+expect "$work/log" 'reconciliation 1 (start).*updated'
 commit none
 expect "$work/log" "what is checked out ($(git rev-parse HEAD | cut -c1-10)) is refused: the commit is not signed; revision"
 sed -n '/^ *curl /,/[^\\]$/p' "$work/log" | bash >/dev/null 2>&1
 [ "$(grep -c 'GUESTY updated: icon' "$work/log")" = 1 ]
 expect "$work/log" 'drifted, and was put back'
 commit ed25519
-expect "$work/log" 'what is checked out is trusted again'
+expect "$work/log" 'the checked-out commit is trusted again'
 [ "$(grep -c 'GUESTY updated: icon' "$work/log")" = 2 ]
 kill -TERM "$daemon"
 wait "$daemon"

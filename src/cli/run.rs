@@ -21,8 +21,8 @@ use super::options::{FingerprintArgs, LiveArgs, TrustArgs, duration};
 use super::output::OF_WORKSPACE;
 use super::{Command, Exit, Output, UsageError, apply, signals};
 use crate::daemon::{
-    self, Applying, Handle, LoopEnd, LoopFile, ReconciliationReport, Settings, Slot, State,
-    StatusPublisher, WorkspaceGroup,
+    self, ApplyListener, Handle, LoopEnd, LoopFile, LoopSettings, ReconciliationReport, Slot,
+    StateStore, StatusPublisher, WorkspaceGroup,
 };
 use crate::desired::definitions::MissingSecrets;
 use crate::desired::watch::WatchOptions;
@@ -259,14 +259,14 @@ fn interval(text: &str) -> Result<Duration, String> {
 /// What the workspaces share.
 struct Shared {
     http: Http,
-    state: Arc<State>,
+    state: Arc<StateStore>,
     notifier: Notifier,
     cluster: Replica,
 }
 
 /// One workspace, ready to be kept.
 struct Ready {
-    settings: Settings,
+    settings: LoopSettings,
     handle: Handle,
     metrics: Arc<WorkspaceMetrics>,
     workspace_notifier: Arc<WorkspaceNotifier>,
@@ -281,7 +281,7 @@ struct Ready {
 
 impl Ready {
     fn log(&self, report: &ReconciliationReport) {
-        daemon::log::pass(report, self.settings.mode, &self.shown);
+        daemon::log::reconciliation(report, self.settings.mode, &self.shown);
     }
 
     /// Tells everybody of a pass.
@@ -322,7 +322,7 @@ async fn ready(workspace: &Configured, slot: Slot, shared: &Shared) -> anyhow::R
         &api,
         Arc::clone(&workspace_notifier) as _,
     );
-    let mut settings = Settings {
+    let mut settings = LoopSettings {
         source: setup.source.into(),
         key: setup.key,
         api: setup.api,
@@ -335,7 +335,7 @@ async fn ready(workspace: &Configured, slot: Slot, shared: &Shared) -> anyhow::R
         concurrency: pace.concurrency,
         timeout: setup.timeout,
         watching: WatchOptions::default(),
-        applying: Applying::to(move |plan| applying.applying(plan)),
+        apply_listener: ApplyListener::new(move |plan| applying.applying(plan)),
         state: Arc::clone(&shared.state),
         loop_file: Arc::new(loop_file),
         leadership: shared.cluster.leadership(slot.name()),
@@ -514,8 +514,8 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         notifier: Notifier::start(configuration.notifications.targets.clone(), &http),
         http,
         state: Arc::new(match &args.state_dir {
-            Some(directory) => State::open(directory, args.fingerprints.key()?)?,
-            None => State::in_process()?,
+            Some(directory) => StateStore::open(directory, args.fingerprints.key()?)?,
+            None => StateStore::in_process()?,
         }),
     };
     let all = all_ready(configuration, &shared).await?;
@@ -585,7 +585,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     };
     let hangups = async {
         while hangup.recv().await.is_some() {
-            asked.iter().for_each(|one| one.ask(Trigger::Request));
+            asked.iter().for_each(|one| one.request(Trigger::Request));
             configuration.report_changes().await;
         }
         std::future::pending().await

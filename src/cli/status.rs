@@ -108,7 +108,7 @@ struct Known {
 impl Known {
     fn keep_only(&mut self, only: &str) -> anyhow::Result<()> {
         let workspaces = &self.status.workspaces;
-        let one = status::meant(workspaces, only, |one| one);
+        let one = status::find_workspace(workspaces, only, |one| one);
         let is_meant =
             |workspace: &WorkspaceStatus| one.is_some_and(|one| std::ptr::eq(one, workspace));
         let meant: Vec<bool> = workspaces.iter().map(is_meant).collect();
@@ -187,7 +187,7 @@ impl Asked {
         let trouble = self
             .known
             .as_ref()
-            .is_none_or(|known| known.status.is_in_trouble());
+            .is_none_or(|known| known.status.is_failing());
         Exit::of(trouble, false, false)
     }
 }

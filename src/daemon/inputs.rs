@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Settings;
+use super::LoopSettings;
 use crate::desired::watch::{WatchOptions, Watcher};
 use crate::live::KeySource;
 
@@ -32,7 +32,7 @@ pub(super) struct WatchedInputs {
 
 impl WatchedInputs {
     /// Starts watching.
-    pub(super) async fn watch(settings: &Settings, watching: WatchOptions) -> Self {
+    pub(super) async fn watch(settings: &LoopSettings, watching: WatchOptions) -> Self {
         let key = match &settings.key {
             KeySource::File(path) => Some(path.clone()),
             KeySource::Variable(_) => None,

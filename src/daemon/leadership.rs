@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 use crate::live::WriteGuard;
-use crate::report::status::{self, Lead};
+use crate::report::status::{LeadershipStatus, ReplicaRole};
 
 /// A point in time: how long the machine has been up, sleep included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,13 +67,13 @@ pub struct Leadership(Option<Arc<Elected>>);
 #[derive(Debug)]
 struct Elected {
     lease: String,
-    state: Mutex<State>,
+    state: Mutex<ElectionState>,
     /// Rings when the last update under way is over.
     idle: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ElectionState {
     term: Option<Term>,
     holder: Option<String>,
     /// Whether it is known who leads, or that nobody does.
@@ -107,7 +107,7 @@ impl Leadership {
 
     /// Takes over what was decided: this replica's term, where it leads, and who holds the lease as far as is known.
     /// Without an election it does nothing.
-    pub fn decided(&self, term: Option<Term>, holder: Option<&str>) {
+    pub fn set_term(&self, term: Option<Term>, holder: Option<&str>) {
         if let Some(elected) = &self.0 {
             let mut state = elected.state();
             state.term = term;
@@ -116,7 +116,7 @@ impl Leadership {
     }
 
     /// Marks the leader, or its absence, as observed.
-    pub fn known(&self) {
+    pub fn mark_observed(&self) {
         if let Some(elected) = &self.0 {
             elected.state().known = true;
         }
@@ -151,15 +151,15 @@ impl Leadership {
 
     /// As the status shows it; `None` without an election.
     #[must_use]
-    pub fn status(&self) -> Option<status::Leadership> {
+    pub fn status(&self) -> Option<LeadershipStatus> {
         let elected = self.0.as_ref()?;
         let state = elected.state();
         let lead = if state.leads(Moment::now()) {
-            Lead::Leader
+            ReplicaRole::Leader
         } else {
-            Lead::Standby
+            ReplicaRole::Standby
         };
-        Some(status::Leadership {
+        Some(LeadershipStatus {
             lease: elected.lease.clone(),
             state: lead,
             holder: state.holder.clone(),
@@ -168,12 +168,12 @@ impl Leadership {
 }
 
 impl Elected {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ElectionState> {
         self.state.lock()
     }
 }
 
-impl State {
+impl ElectionState {
     fn leads(&self, now: Moment) -> bool {
         self.at_most(now).is_some()
     }
@@ -237,14 +237,14 @@ mod tests {
             renew_by: second(10),
             ends: second(15),
         });
-        let state = State {
+        let state = ElectionState {
             term,
-            ..State::default()
+            ..ElectionState::default()
         };
         assert_eq!(state.at_most(second(0)), Some(Duration::from_secs(15)));
         assert_eq!(state.at_most(second(9)), Some(Duration::from_secs(6)));
         assert_eq!(state.at_most(second(10)), None);
-        assert_eq!(State::default().at_most(second(0)), None);
+        assert_eq!(ElectionState::default().at_most(second(0)), None);
     }
 
     #[test]
@@ -256,7 +256,7 @@ mod tests {
         );
         let now = Moment::now();
         let hour = Duration::from_secs(3600);
-        leadership.decided(
+        leadership.set_term(
             Some(Term {
                 renew_by: now.after(hour),
                 ends: now.after(hour * 2),
@@ -264,7 +264,7 @@ mod tests {
             Some("me"),
         );
         assert!(leadership.leads() && leadership.begin().is_ok() && leadership.begin().is_ok());
-        leadership.decided(None, Some("me"));
+        leadership.set_term(None, Some("me"));
         assert!(leadership.begin().is_err());
         let idle = leadership.idle();
         tokio::pin!(idle);
@@ -279,7 +279,7 @@ mod tests {
     fn an_update_that_was_given_up_may_be_under_way_until_its_term_is_over() {
         let leadership = Leadership::elected_by("calry/calry-gitops".to_owned());
         let (now, hour) = (Moment::now(), Duration::from_secs(3600));
-        leadership.decided(
+        leadership.set_term(
             Some(Term {
                 renew_by: now.after(hour),
                 ends: now.after(hour * 2),

@@ -13,10 +13,10 @@ use crate::plan::{Cause, Plan, PlanEntry, Verdict, refusal};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::Mode;
-use crate::report::words::{counts, mismatched, named};
+use crate::report::words::{describe_counts, describe_mismatch, name_changes};
 
-/// Logs a pass, but for its updates, which were logged when they ended.
-pub fn pass(report: &ReconciliationReport, mode: Mode, directory: &str) {
+/// Logs a reconciliation without its updates, which were logged when they ended.
+pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str) {
     for diagnostic in &report.findings.news {
         problem(diagnostic, directory);
     }
@@ -25,14 +25,14 @@ pub fn pass(report: &ReconciliationReport, mode: Mode, directory: &str) {
     }
     match &report.findings.approval {
         Some(Approval::Used(digest)) => {
-            info!(%digest, "the plan {digest} was approved, and let through whatever --max-changes says");
+            info!(%digest, "the plan {digest} was approved and is applied in spite of --max-changes");
         }
         Some(Approval::Forgotten(digest)) => {
-            warn!(%digest, "the approval of {digest} is forgotten: files or live state have changed since");
+            warn!(%digest, "the approval of {digest} is void: files or live state have changed since");
         }
         None => {}
     }
-    // Where nothing is in force, that is why the pass failed.
+    // If no revision is in force, the reconciliation failed for that reason.
     if let Some(revision) = report
         .findings
         .revision
@@ -44,12 +44,12 @@ pub fn pass(report: &ReconciliationReport, mode: Mode, directory: &str) {
                 let revision = revision.short();
                 error!(
                     refused = refused.commit,
-                    revision, "{refused}; revision {revision} is in force"
+                    revision, "{refused}; revision {revision} stays in force"
                 );
             }
             _ => info!(
                 revision = revision.short(),
-                "what is checked out is trusted again"
+                "the checked-out commit is trusted again"
             ),
         }
     }
@@ -58,14 +58,14 @@ pub fn pass(report: &ReconciliationReport, mode: Mode, directory: &str) {
         error!(
             also,
             "{}",
-            crate::report::status::also(&report.findings.also)
+            crate::report::status::shared_key_error(&report.findings.also)
         );
     }
     let (number, trigger) = (report.number, report.trigger.as_str());
     let took = human_duration(report.took);
     let next = report
         .next
-        .map(|next| format!("; next pass in {}", human_duration(next)))
+        .map(|next| format!("; next in {}", human_duration(next)))
         .unwrap_or_default();
     let duration_seconds = report.took.as_secs_f64();
     match &report.result {
@@ -75,7 +75,7 @@ pub fn pass(report: &ReconciliationReport, mode: Mode, directory: &str) {
                 trigger,
                 duration_seconds,
                 result = "stopped",
-                "pass {number} ({trigger}): {failure}"
+                "reconciliation {number} ({trigger}): {failure}"
             );
         }
         ReconciliationResult::Failed(failure) => {
@@ -84,7 +84,7 @@ pub fn pass(report: &ReconciliationReport, mode: Mode, directory: &str) {
                 trigger,
                 duration_seconds,
                 result = "failed",
-                "pass {number} ({trigger}) failed after {took}: {failure}{next}"
+                "reconciliation {number} ({trigger}) failed after {took}: {failure}{next}"
             );
         }
         ReconciliationResult::Refused(plan, _) => {
@@ -96,7 +96,7 @@ pub fn pass(report: &ReconciliationReport, mode: Mode, directory: &str) {
                 duration_seconds,
                 result = "refused",
                 digest,
-                "pass {number} ({trigger}): {refusal}{next}"
+                "reconciliation {number} ({trigger}): {refusal}{next}"
             );
         }
         ReconciliationResult::Observed(plan) | ReconciliationResult::Applied(plan, _) => {
@@ -106,11 +106,13 @@ pub fn pass(report: &ReconciliationReport, mode: Mode, directory: &str) {
                 .as_ref()
                 .map(|r| format!(" at {r}"))
                 .unwrap_or_default();
-            let told = match &report.result {
-                ReconciliationResult::Applied(_, applied) => carried_out(plan, &applied.results),
-                _ => counts(&summary),
+            let counts = match &report.result {
+                ReconciliationResult::Applied(_, applied) => {
+                    describe_results(plan, &applied.results)
+                }
+                _ => describe_counts(&summary),
             };
-            let result = report.result.ended().as_str();
+            let result = report.result.outcome().as_str();
             let observing = match mode {
                 _ if report.findings.standby => " (standby: nothing is written)",
                 Mode::Observe => " (observe: nothing is written)",
@@ -129,21 +131,21 @@ pub fn pass(report: &ReconciliationReport, mode: Mode, directory: &str) {
                 unreadable = summary.unreadable,
                 missing = summary.missing,
                 unmanaged = summary.unmanaged,
-                "pass {number} ({trigger}){at} took {took}{observing}: {told}{next}"
+                "reconciliation {number} ({trigger}){at} took {took}{observing}: {counts}{next}"
             );
         }
     }
 }
 
-/// What came of a plan, in counts. What was just updated counts as such, and not as in sync.
-fn carried_out(plan: &Plan, results: &[UpdateResult]) -> String {
+/// The results of a plan in counts. Updated providers do not count as in sync.
+fn describe_results(plan: &Plan, results: &[UpdateResult]) -> String {
     let count = |kind: fn(&Outcome) -> bool| {
         results
             .iter()
             .filter(|result| kind(&result.outcome))
             .count()
     };
-    let mut told: Vec<String> = [
+    let mut parts: Vec<String> = [
         (count(Outcome::is_done), "updated"),
         (
             count(|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Partial(_))),
@@ -162,20 +164,20 @@ fn carried_out(plan: &Plan, results: &[UpdateResult]) -> String {
     .filter(|(count, _)| *count > 0)
     .map(|(count, word)| format!("{count} {word}"))
     .collect();
-    told.push(rest(plan));
-    told.join(", ")
+    parts.push(describe_others(plan));
+    parts.join(", ")
 }
 
-/// The counts of a plan but for its updates.
-fn rest(plan: &Plan) -> String {
-    let all = counts(&plan.summary());
+/// The counts of a plan without its updates.
+fn describe_others(plan: &Plan) -> String {
+    let all = describe_counts(&plan.summary());
     all.split_once(", ")
         .map_or(all.clone(), |(_, rest)| rest.to_owned())
 }
 
-/// Logs how an update ended, as soon as it did. Where a request was sent for it this is its audit line (`audit`): the log of
-/// all writes, whatever becomes of the pass. Paths are separated by spaces; one that is no plain words is quoted.
-pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<BackedOff>) {
+/// Logs the result of an update as soon as it ends. If a request was sent, this is its audit line (`audit`): together these
+/// lines record every write. Paths are separated by spaces; a path that is not plain words is quoted.
+pub(super) fn update(plan: &Plan, result: &UpdateResult, backed_off: Option<BackedOff>) {
     let UpdateResult {
         provider,
         changes,
@@ -184,17 +186,17 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<BackedOff>
         ..
     } = result;
     let provider = provider.as_str();
-    let what = named(changes);
-    let brief = rest.as_ref().is_some_and(|rest| rest.brief);
-    let again = rest
-        .map(|rest| {
+    let what = name_changes(changes);
+    let brief = backed_off.as_ref().is_some_and(|it| it.brief);
+    let again = backed_off
+        .map(|it| {
             format!(
-                "; tried again in {}, or when its file changes",
-                human_duration(rest.left)
+                "; next attempt in {}, or when its file changes",
+                human_duration(it.left)
             )
         })
         .unwrap_or_default();
-    // What is held is not updated.
+    // A provider on hold is not updated.
     let over = result
         .desired
         .hold
@@ -230,18 +232,18 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<BackedOff>
         }
         Outcome::Unchanged => line!(
             info,
-            "{provider} was as desired already when it was read again"
+            "{provider} was in sync already when it was read again"
         ),
         Outcome::NotConverged(mismatches) => {
             let fields = mismatches
                 .iter()
                 .take(8)
-                .map(mismatched)
+                .map(describe_mismatch)
                 .collect::<Vec<_>>()
                 .join("; ");
             line!(
                 warn,
-                "{provider} took the update and kept other values: {fields}{again}"
+                "Calry took the update of {provider} and kept other values: {fields}{again}"
             );
         }
         Outcome::Failed(why) if brief => line!(warn, "{provider} was not updated: {why}{again}"),
@@ -260,19 +262,19 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, rest: Option<BackedOff>
     }
 }
 
-/// Logs that another writer undoes the updates of a provider: once, when that is no accident any more.
+/// Logs that another writer keeps undoing the updates of a provider. Called once.
 pub(super) fn contested(provider: &Provider, times: u32) {
     warn!(
         provider = provider.as_str(),
         times,
-        "another writer has undone the last {times} updates of {provider}, each within an interval: is a second calry-gitops, or \
-         another program, keeping this workspace?"
+        "another writer has undone the last {times} updates of {provider}, each within an interval; check whether a second \
+         calry-gitops or another program writes to this workspace"
     );
 }
 
 fn difference(entry: &PlanEntry, cause: Option<Cause>) {
     let provider = entry.label();
-    let what = named(entry.changes());
+    let what = name_changes(entry.changes());
     match (&entry.verdict, cause) {
         (Verdict::Held { hold, .. }, _) => {
             let reason = hold
@@ -338,7 +340,7 @@ fn problem(diagnostic: &Diagnostic, directory: &str) {
         excerpt.as_ref().map(|e| e.line),
         excerpt.as_ref().map(|e| e.column),
     );
-    // A file's name is foreign text, and messages repeat names of other files.
+    // File names are foreign text, in the messages as well.
     let sentence = printable(&format!("{directory}/{file}{place}: {message}{help}"));
     let file = printable(file);
     match severity {

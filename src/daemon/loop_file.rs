@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
-use super::state_file::{self, State, put_aside};
+use super::state_file::{self, StateStore, put_aside};
 use crate::model::{Workspace, hex};
 
 /// The form of the file; one of another form is put aside.
@@ -45,7 +45,7 @@ pub(super) struct LastWorkspace {
 #[derive(Default)]
 pub struct LoopFile {
     /// Where it is; `None` without a state directory.
-    file: Option<(State, PathBuf)>,
+    file: Option<(StateStore, PathBuf)>,
     observer: Option<Arc<dyn Observer>>,
     memory: Mutex<LoopMemory>,
 }
@@ -74,7 +74,7 @@ impl LoopFile {
     /// The file of the loop that has this name, or, if it is alone, keeps these definitions in this API.
     #[must_use]
     pub fn new(
-        state: &State,
+        state: &StateStore,
         name: Option<&str>,
         definitions: &Path,
         api: &str,

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::LONGEST_PAUSE;
 use super::publisher::now;
 use super::reconciliation::{ReconciliationReport, ReconciliationResult};
-use super::state_file::{LOST_AT_END, Remembered, RememberedField, State};
+use super::state_file::{LOST_AT_END, Remembered, RememberedField, StateStore};
 use super::updates::Updates;
 use crate::desired::git::Refused;
 use crate::model::{DefinitionPart, Desired, Diagnostic, Provider, Secret, Workspace};
@@ -48,7 +48,7 @@ pub(super) const CONTESTED: u32 = 3;
 /// What one workspace's loop remembers.
 #[derive(Debug)]
 pub struct Memory {
-    state: Arc<State>,
+    state: Arc<StateStore>,
     /// The desired state last applied, or found in place.
     pub(super) applied: AppliedState,
     /// Providers whose last update failed.
@@ -100,7 +100,7 @@ struct SavedState {
 
 impl SavedState {
     /// Nothing is written yet. That the directory cannot be used was logged when it was opened.
-    fn of(state: &State) -> Self {
+    fn of(state: &StateStore) -> Self {
         Self {
             written: None,
             writing: None,
@@ -217,7 +217,7 @@ impl Pause {
 impl Memory {
     /// A memory of nothing.
     #[must_use]
-    pub fn new(state: &Arc<State>) -> Self {
+    pub fn new(state: &Arc<StateStore>) -> Self {
         Self {
             trust: None,
             reading: None,
@@ -826,7 +826,7 @@ mod tests {
     }
 
     fn memory() -> Memory {
-        Memory::new(&Arc::new(State::in_process().unwrap()))
+        Memory::new(&Arc::new(StateStore::in_process().unwrap()))
     }
 
     fn desired() -> Arc<Desired> {

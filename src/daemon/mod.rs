@@ -36,7 +36,7 @@ pub use publisher::StatusPublisher;
 use rate::Rate;
 use reconciliation::RunMode;
 pub use reconciliation::{Approval, Findings, ReconciliationReport, ReconciliationResult};
-pub use state_file::{NoRandomness, State};
+pub use state_file::{NoRandomness, StateStore};
 use trigger::TriggerQueue;
 pub use trigger::{Handle, NotPending};
 pub use workspace_group::{Slot, WorkspaceGroup};
@@ -44,86 +44,76 @@ pub use workspace_group::{Slot, WorkspaceGroup};
 pub use crate::report::status::{Mode, Trigger};
 
 /// Everything that one workspace's loop needs.
-pub struct Settings {
-    /// Files, secrets, strictness.
+pub struct LoopSettings {
     pub source: Arc<Source>,
-    /// Where the API key is; read again for each reconciliation.
+    /// The API key is read again for each reconciliation.
     pub key: KeySource,
-    /// The API of this workspace.
     pub api: Api,
-    /// Between two reconciliations without another trigger, before jitter.
+    /// The time between two reconciliations without another trigger, before jitter.
     pub interval: Duration,
-    /// Enforce or observe.
     pub mode: Mode,
     /// The most providers that one plan may change.
     pub max_changes: Option<usize>,
-    /// The most updates under way at once.
+    /// How many updates run at once.
     pub concurrency: usize,
-    /// A whole pass, retries included.
+    /// The time limit of a reconciliation, retries included.
     pub timeout: Duration,
-    /// How patiently the definitions are watched.
     pub watching: WatchOptions,
-    /// Who is told of a plan that is about to be carried out.
-    pub applying: Applying,
-    /// Where the memory is kept; several workspaces may share it.
-    pub state: Arc<State>,
-    /// What this loop remembers beside the workspace.
+    pub apply_listener: ApplyListener,
+    /// Several workspaces may share it.
+    pub state: Arc<StateStore>,
     pub loop_file: Arc<LoopFile>,
-    /// Its place among the loops of the process.
     pub slot: Slot,
-    /// Whether this replica may write; the API asks the same one before each update.
+    /// Whether this replica may write. The API checks the same value before each update.
     pub leadership: Leadership,
 }
 
-/// Who is told of a plan that is about to be carried out: in the middle of the pass, so it must neither wait nor fail.
+/// Called in the middle of a reconciliation with the plan that is about to be applied. It must neither block nor fail.
 #[derive(Default)]
-pub struct Applying(Option<Box<Hears>>);
+pub struct ApplyListener(Option<Box<dyn Fn(&Plan) + Send + Sync>>);
 
-type Hears = dyn Fn(&Plan) + Send + Sync;
-
-impl Applying {
-    /// Tells this one.
-    pub fn to(told: impl Fn(&Plan) + Send + Sync + 'static) -> Self {
-        Self(Some(Box::new(told)))
+impl ApplyListener {
+    pub fn new(listener: impl Fn(&Plan) + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(listener)))
     }
 
-    fn tell(&self, plan: &Plan) {
-        if let Some(told) = &self.0 {
-            told(plan);
+    fn call(&self, plan: &Plan) {
+        if let Some(listener) = &self.0 {
+            listener(plan);
         }
     }
 }
 
-/// How many directories are looked at in a second where no file event calls for it, at most.
-const LOOKS_PER_SECOND: u32 = 50;
+/// How many directories are scanned per second without a file event, at most.
+const SCANS_PER_SECOND: u32 = 50;
 
-/// The longest pause after passes that failed, where the interval is not longer itself.
+/// The longest pause after failed reconciliations, unless the interval is longer.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Why a loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoopEnd {
-    /// It was asked to.
     Stopped,
-    /// The API key belongs to another workspace than before. A loop that is one of several goes on without writing.
+    /// The API key belongs to another workspace than before. With several workspaces, the loop continues without writing.
     WorkspaceMoved,
 }
 
-/// Runs passes until `stop` is cancelled. By its handle the loop is asked for a pass out of turn; a request that comes during
-/// a pass makes one more pass after it. The publisher shows each pass, and that the loop is alive; `report` is told of each pass.
-/// Updates that Calry does not answer go on beside the passes; after a stop they have [`apply::GRACE`] to end.
+/// Reconciles until `stop` is cancelled. A request by the handle starts a reconciliation at once; a request during one
+/// starts another one after it. The publisher shows each reconciliation and that the loop is alive; `report` gets each
+/// report. Updates that Calry does not answer continue in the background; after a stop they have [`apply::GRACE`] to end.
 ///
 /// If the loop itself panics, the panic is logged and the loop restarts after one interval.
 pub async fn run(
-    settings: &Settings,
+    settings: &LoopSettings,
     handle: &Handle,
     stop: CancellationToken,
     mut report: impl FnMut(&ReconciliationReport),
 ) -> LoopEnd {
     let mut memory = Memory::new(&settings.state);
     loop {
-        let passes = passes(settings, handle, &stop, &mut memory, &mut report);
-        if let Ok(end) = AssertUnwindSafe(passes).catch_unwind().await {
+        let reconciling =
+            reconcile_until_stopped(settings, handle, &stop, &mut memory, &mut report);
+        if let Ok(end) = AssertUnwindSafe(reconciling).catch_unwind().await {
             let finishing = Box::pin(memory.finish_updates(settings.interval));
             handle
                 .publisher()
@@ -143,8 +133,8 @@ pub async fn run(
     }
 }
 
-async fn passes(
-    settings: &Settings,
+async fn reconcile_until_stopped(
+    settings: &LoopSettings,
     handle: &Handle,
     stop: &CancellationToken,
     memory: &mut Memory,
@@ -156,7 +146,7 @@ async fn passes(
     let slot = &settings.slot;
     watching.poll = watching
         .poll
-        .max(Duration::from_secs(1) * slot.count() / LOOKS_PER_SECOND);
+        .max(Duration::from_secs(1) * slot.count() / SCANS_PER_SECOND);
     let mut trigger = Trigger::Start;
     let delay = slot.delay(settings.interval);
     if !delay.is_zero() {
@@ -194,7 +184,7 @@ async fn passes(
         }
         publisher.publish_start(memory.passes + 1, trigger);
         // Boxed, because its state is large and a waiting loop does not need it.
-        let passing = Box::pin(reconciliation::reconcile(
+        let reconciling = Box::pin(reconciliation::reconcile(
             settings,
             memory,
             triggers,
@@ -202,13 +192,10 @@ async fn passes(
             RunMode::Loop(&mut inputs),
             stop,
         ));
-        let passed = publisher
-            .heartbeat_during(settings.timeout + apply::GRACE, passing)
+        let ended = publisher
+            .heartbeat_during(settings.timeout + apply::GRACE, reconciling)
             .await;
-        if matches!(
-            passed.result,
-            ReconciliationResult::Failed(Failure::Stopped)
-        ) {
+        if matches!(ended.result, ReconciliationResult::Failed(Failure::Stopped)) {
             return LoopEnd::Stopped;
         }
         let interval = if memory.passes == 1 {
@@ -216,7 +203,7 @@ async fn passes(
         } else {
             settings.interval
         };
-        let (pause, then) = memory.pause(interval, &passed);
+        let (pause, then) = memory.pause(interval, &ended);
         let due = if inputs.is_pending() {
             Some(Trigger::Files)
         } else if memory.updates.take_due() {
@@ -225,31 +212,31 @@ async fn passes(
             None
         };
         let next = if due.is_some() { rate.wait() } else { pause };
-        let passed = ReconciliationReport {
+        let ended = ReconciliationReport {
             next: (!stop.is_cancelled()).then_some(next),
-            ..passed
+            ..ended
         };
-        publisher.publish_result(&passed);
-        report(&passed);
+        publisher.publish_result(&ended);
+        report(&ended);
         settings.loop_file.save().await;
         // With several workspaces the others continue, and this loop reports the failure at each attempt.
         if matches!(
-            passed.result,
+            ended.result,
             ReconciliationResult::Failed(Failure::Moved { file: Some(_), .. })
         ) && slot.count() == 1
         {
             return LoopEnd::WorkspaceMoved;
         }
-        // It holds the whole live state, which a waiting loop does not need.
-        drop(passed);
+        // The report holds the whole live state, which a waiting loop does not need.
+        drop(ended);
         if let Some(due) = due {
             trigger = due;
             continue;
         }
         trigger = tokio::select! {
-            // Cancel-safe: waiting for a token, a point in time, a note, a message. `changed` keeps what it saw in the watcher.
+            // All branches are cancel-safe. `changed` keeps its state in the watcher.
             () = stop.cancelled() => return LoopEnd::Stopped,
-            // Looks for drift and retries failures.
+            // Finds drift and retries failures.
             () = publisher.heartbeat_during(pause, tokio::time::sleep(pause)) => then,
             // A change of the files is applied at once.
             () = inputs.changed() => Trigger::Files,
@@ -261,13 +248,13 @@ async fn passes(
 }
 
 /// Runs one reconciliation.
-pub async fn once(settings: &Settings, stop: &CancellationToken) -> ReconciliationReport {
+pub async fn once(settings: &LoopSettings, stop: &CancellationToken) -> ReconciliationReport {
     step(settings, &mut Memory::new(&settings.state), stop).await
 }
 
 /// Runs one reconciliation with the memory of earlier ones.
 pub async fn step(
-    settings: &Settings,
+    settings: &LoopSettings,
     memory: &mut Memory,
     stop: &CancellationToken,
 ) -> ReconciliationReport {

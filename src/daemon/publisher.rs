@@ -14,13 +14,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::reconciliation::{ReconciliationReport, ReconciliationResult};
-use super::{Leadership, Settings};
+use super::{Leadership, LoopSettings};
 use crate::model::{Provider, Revision};
-use crate::plan::{Cause, Change, PlanEntry, Summary};
+use crate::plan::{Cause, Change, PlanEntry, Refusal, Summary};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::{
-    Begun, Ended, History, LastUpdate, Pass, ProviderStatus, Record, State, Trigger, Trust,
-    WorkspaceStatus,
+    ChangeRecord, History, LastUpdate, ProviderState, ProviderStatus, ReconciliationOutcome,
+    ReconciliationRecord, ReconciliationStart, Trigger, Trust, WorkspaceStatus,
 };
 
 /// Between two beats of the loop's heart.
@@ -52,7 +52,7 @@ pub struct StatusPublisher {
 impl StatusPublisher {
     /// A publisher for a loop that is about to start. `directory` is that of the definitions, as the operator wrote it.
     #[must_use]
-    pub fn new(settings: &Settings, directory: &str) -> Self {
+    pub fn new(settings: &LoopSettings, directory: &str) -> Self {
         let status = WorkspaceStatus {
             name: settings.slot.name().map(str::to_owned),
             directory: directory.to_owned(),
@@ -178,7 +178,7 @@ impl StatusPublisher {
     /// Publishes that a pass began.
     pub(super) fn publish_start(&self, number: u64, trigger: Trigger) {
         self.publish(|status| {
-            status.pass = Some(Begun {
+            status.pass = Some(ReconciliationStart {
                 number,
                 trigger,
                 began: now(),
@@ -275,15 +275,19 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
     }
 
     let records = records(report, now);
-    let pass = Pass {
+    let pass = ReconciliationRecord {
         number: report.number,
         trigger: report.trigger,
         began: status.pass.take().map_or(now, |pass| pass.began),
         duration_seconds: report.took.as_secs_f64(),
-        result: report.result.ended(),
+        result: report.result.outcome(),
         error: report.result.error(),
         digest: match &report.result {
             ReconciliationResult::Refused(plan, _) => plan.digest.as_ref().map(ToString::to_string),
+            _ => None,
+        },
+        max_changes: match &report.result {
+            ReconciliationResult::Refused(_, Refusal::TooManyChanges { max, .. }) => Some(*max),
             _ => None,
         },
         revision: revision(report),
@@ -353,7 +357,7 @@ fn provider(
         provider.error = told.error();
         match told {
             Outcome::Applied | Outcome::Unchanged => {
-                provider.state = State::InSync;
+                provider.state = ProviderState::InSync;
                 provider.changes.clear();
                 provider.cause = None;
                 provider.outcome = None;
@@ -387,19 +391,21 @@ fn provider(
 }
 
 /// What a pass found out of differences, and what it did about them.
-fn records(report: &ReconciliationReport, now: Timestamp) -> Vec<Record> {
-    let record =
-        |provider: &Provider, cause: Cause, outcome: Option<&Outcome>, changes: &[Change]| Record {
-            time: now,
-            provider: provider.to_string(),
-            cause,
-            revision: revision_of(report, provider),
-            outcome: outcome.map(Into::into),
-            error: outcome.and_then(Outcome::error),
-            changes: changes.iter().take(FIRST_CHANGES).map(Into::into).collect(),
-            more: changes.len().saturating_sub(FIRST_CHANGES),
-            times: 1,
-        };
+fn records(report: &ReconciliationReport, now: Timestamp) -> Vec<ChangeRecord> {
+    let record = |provider: &Provider,
+                  cause: Cause,
+                  outcome: Option<&Outcome>,
+                  changes: &[Change]| ChangeRecord {
+        time: now,
+        provider: provider.to_string(),
+        cause,
+        revision: revision_of(report, provider),
+        outcome: outcome.map(Into::into),
+        error: outcome.and_then(Outcome::error),
+        changes: changes.iter().take(FIRST_CHANGES).map(Into::into).collect(),
+        more: changes.len().saturating_sub(FIRST_CHANGES),
+        times: 1,
+    };
     let found = report
         .findings
         .differences
@@ -419,29 +425,39 @@ fn records(report: &ReconciliationReport, now: Timestamp) -> Vec<Record> {
 }
 
 /// Puts a change in front. What fails again and again is one entry, so that it does not drive the others out.
-fn remember_change(history: &mut History, record: Record) {
+fn remember_change(history: &mut History, record: ChangeRecord) {
     let changes = &mut history.changes;
     let last = changes
         .iter()
         .position(|last| last.provider == record.provider);
     let again = last.filter(|at| {
-        let same = |last: &Record| {
+        let same = |last: &ChangeRecord| {
             (last.outcome, last.cause, &last.changes)
                 == (record.outcome, record.cause, &record.changes)
         };
         record.error.is_some() && changes.get(*at).is_some_and(same)
     });
     let times = again.map_or(0, |at| changes.remove(at).times) + 1;
-    changes.insert(0, Record { times, ..record });
+    changes.insert(0, ChangeRecord { times, ..record });
     changes.truncate(REMEMBERED);
 }
 
 /// Puts a pass in front, unless it was a quiet one, and counts those that go wrong in the same way in a row.
-fn remember_pass(history: &mut History, before: Option<&Pass>, pass: Pass, noisy: bool) -> Pass {
-    let wrong = |pass: &Pass| matches!(pass.result, Ended::Failed | Ended::Refused);
+fn remember_pass(
+    history: &mut History,
+    before: Option<&ReconciliationRecord>,
+    pass: ReconciliationRecord,
+    noisy: bool,
+) -> ReconciliationRecord {
+    let wrong = |pass: &ReconciliationRecord| {
+        matches!(
+            pass.result,
+            ReconciliationOutcome::Failed | ReconciliationOutcome::Refused
+        )
+    };
     let recovered = before.is_some_and(wrong);
     let again = before.filter(|before| wrong(&pass) && before.result == pass.result);
-    let pass = Pass {
+    let pass = ReconciliationRecord {
         times: again.map_or(0, |before| before.times) + 1,
         ..pass
     };
@@ -463,13 +479,13 @@ fn count(providers: &[ProviderStatus]) -> Summary {
             .count()
     };
     Summary {
-        in_sync: count(State::InSync),
-        update: count(State::Update),
-        invalid: count(State::Invalid),
-        unreadable: count(State::Unreadable),
-        missing: count(State::Missing),
-        held: count(State::Held),
-        unmanaged: count(State::Unmanaged),
+        in_sync: count(ProviderState::InSync),
+        update: count(ProviderState::Update),
+        invalid: count(ProviderState::Invalid),
+        unreadable: count(ProviderState::Unreadable),
+        missing: count(ProviderState::Missing),
+        held: count(ProviderState::Held),
+        unmanaged: count(ProviderState::Unmanaged),
     }
 }
 
@@ -485,7 +501,7 @@ mod tests {
     use crate::model::{Diagnostic, Workspace};
     use crate::plan::{Plan, Verdict};
     use crate::reconcile::Failure;
-    use crate::report::status::Outcome as Word;
+    use crate::report::status::UpdateOutcome;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -547,7 +563,7 @@ mod tests {
                 at(2),
             );
         }
-        let seen = |status: &WorkspaceStatus| -> Vec<(u64, Ended, u64)> {
+        let seen = |status: &WorkspaceStatus| -> Vec<(u64, ReconciliationOutcome, u64)> {
             status
                 .history
                 .passes
@@ -555,7 +571,7 @@ mod tests {
                 .map(|pass| (pass.number, pass.result, pass.times))
                 .collect()
         };
-        assert_eq!(seen(&status), [(500, Ended::Failed, 497)]);
+        assert_eq!(seen(&status), [(500, ReconciliationOutcome::Failed, 497)]);
         // What was known stays known, and the end of the trouble is worth an entry.
         assert_eq!(status.providers.len(), 1);
         apply_report(&mut status, &report(501, looked(Verdict::Unmanaged)), at(3));
@@ -568,9 +584,9 @@ mod tests {
         assert_eq!(
             seen(&status),
             [
-                (503, Ended::Failed, 1),
-                (501, Ended::Ok, 1),
-                (500, Ended::Failed, 497)
+                (503, ReconciliationOutcome::Failed, 1),
+                (501, ReconciliationOutcome::Ok, 1),
+                (500, ReconciliationOutcome::Failed, 497)
             ]
         );
     }
@@ -595,7 +611,7 @@ mod tests {
 
     #[test]
     fn the_history_is_bounded_and_what_fails_again_and_again_is_one_entry() {
-        let record = |provider: &str, outcome, error: Option<&str>| Record {
+        let record = |provider: &str, outcome, error: Option<&str>| ChangeRecord {
             time: at(0),
             provider: provider.to_owned(),
             cause: crate::plan::Cause::Drift,
@@ -608,13 +624,13 @@ mod tests {
         };
         let mut history = History::default();
         for _ in 0..500 {
-            remember_change(&mut history, record("A", Word::Failed, Some("no")));
-            remember_change(&mut history, record("B", Word::Failed, Some("no")));
+            remember_change(&mut history, record("A", UpdateOutcome::Failed, Some("no")));
+            remember_change(&mut history, record("B", UpdateOutcome::Failed, Some("no")));
         }
         let times: Vec<u64> = history.changes.iter().map(|record| record.times).collect();
         assert_eq!(times, [500, 500]);
         for _ in 0..500 {
-            remember_change(&mut history, record("A", Word::Applied, None));
+            remember_change(&mut history, record("A", UpdateOutcome::Applied, None));
         }
         assert_eq!(history.changes.len(), REMEMBERED);
         assert!(history.changes.iter().all(|record| record.times == 1));

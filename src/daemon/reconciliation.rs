@@ -16,7 +16,7 @@ use tracing::field::Empty;
 use super::inputs::WatchedInputs;
 use super::trigger::TriggerQueue;
 use super::updates::{PATIENCE, UNDER_WAY, withdraw};
-use super::{BackedOff, LoopFile, Memory, Settings};
+use super::{BackedOff, LoopFile, LoopSettings, Memory};
 use crate::desired::definitions::Pin;
 use crate::desired::git::{Refused, TrustError};
 use crate::live::{ApiKey, KeyError, ReadCalry as _};
@@ -24,9 +24,9 @@ use crate::model::{
     Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, first_problems, printable,
 };
 use crate::plan::{Cause, Digest, Limits, Plan, PlanEntry, Refusal, Verdict};
-use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawn};
+use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawal};
 use crate::reconcile::{self, Failure, Planned};
-use crate::report::status::{Ended, Mode, Trigger};
+use crate::report::status::{Mode, ReconciliationOutcome, Trigger};
 
 /// How a pass went.
 #[derive(Debug)]
@@ -123,16 +123,16 @@ impl ReconciliationResult {
 
     /// The word for it.
     #[must_use]
-    pub fn ended(&self) -> Ended {
+    pub fn outcome(&self) -> ReconciliationOutcome {
         match self {
-            Self::Failed(_) => Ended::Failed,
-            Self::Refused(..) => Ended::Refused,
-            Self::Observed(_) => Ended::Ok,
-            Self::Applied(_, report) if report.results.is_empty() => Ended::Ok,
+            Self::Failed(_) => ReconciliationOutcome::Failed,
+            Self::Refused(..) => ReconciliationOutcome::Refused,
+            Self::Observed(_) => ReconciliationOutcome::Ok,
+            Self::Applied(_, report) if report.results.is_empty() => ReconciliationOutcome::Ok,
             Self::Applied(_, report) if latest(&report.results).all(|r| r.outcome.is_done()) => {
-                Ended::Applied
+                ReconciliationOutcome::Applied
             }
-            Self::Applied(..) => Ended::Incomplete,
+            Self::Applied(..) => ReconciliationOutcome::Incomplete,
         }
     }
 
@@ -142,7 +142,7 @@ impl ReconciliationResult {
         match self {
             Self::Failed(failure) => Some(failure.to_string()),
             Self::Refused(_, refusal @ Refusal::TooManyChanges { .. }) => Some(format!(
-                "{refusal}; a daemon also takes it by the button on its page, or POST /api/v1/approve"
+                "{refusal}, the button on the status page, or POST /api/v1/approve"
             )),
             Self::Refused(_, refusal) => Some(refusal.to_string()),
             Self::Observed(_) | Self::Applied(..) => None,
@@ -185,7 +185,7 @@ impl RunMode<'_> {
 }
 
 pub(super) async fn reconcile(
-    settings: &Settings,
+    settings: &LoopSettings,
     memory: &mut Memory,
     triggers: &TriggerQueue,
     trigger: Trigger,
@@ -230,7 +230,7 @@ pub(super) async fn reconcile(
     memory.save().await;
     settings.loop_file.save().await;
     let result = attempt.unwrap_or_else(ReconciliationResult::Failed);
-    span.record("result", result.ended().as_str());
+    span.record("result", result.outcome().as_str());
     span.record(
         "revision",
         findings
@@ -239,8 +239,10 @@ pub(super) async fn reconcile(
             .map(|revision| revision.commit.as_str()),
     );
     if matches!(
-        result.ended(),
-        Ended::Failed | Ended::Refused | Ended::Incomplete
+        result.outcome(),
+        ReconciliationOutcome::Failed
+            | ReconciliationOutcome::Refused
+            | ReconciliationOutcome::Incomplete
     ) {
         span.record("otel.status_code", "ERROR");
     }
@@ -261,7 +263,7 @@ pub(super) async fn reconcile(
 }
 
 async fn attempt(
-    settings: &Settings,
+    settings: &LoopSettings,
     memory: &mut Memory,
     triggers: &TriggerQueue,
     trigger: Trigger,
@@ -416,11 +418,11 @@ async fn attempt(
         }
     };
     tell_differences(memory, findings, approved.plan(), false);
-    settings.applying.tell(approved.plan());
+    settings.apply_listener.call(approved.plan());
     let pin = desired.loaded.pin.clone();
     let withdrawn = match run_mode.news().is_some_and(|news| news.is_pending()) {
         true => withdrawn(settings, memory, &mut run_mode, approved.plan(), &pin).await,
-        false => Withdrawn::Nothing,
+        false => Withdrawal::Nothing,
     };
     let mut skip = memory.backed_off_steps(approved.plan(), trigger == Trigger::Request);
     skip.extend(memory.updates.busy(approved.plan()));
@@ -466,7 +468,7 @@ const JUST_ENDED: &str = "an update of it has just ended; it is planned again";
 /// Waits for the updates of a plan. In a loop no longer than they go on, and until the files change: what is left then ends
 /// beside the loop.
 async fn attend(
-    settings: &Settings,
+    settings: &LoopSettings,
     memory: &mut Memory,
     mut run_mode: RunMode<'_>,
     own: u64,
@@ -491,7 +493,7 @@ async fn attend(
             () = tokio::time::sleep_until(until), if looped => return results,
             () = run_mode.changed(), if looped => {
                 let runs = memory.updates.runs();
-                if withdrawn(settings, memory, &mut run_mode, plan, pin).await == Withdrawn::All {
+                if withdrawn(settings, memory, &mut run_mode, plan, pin).await == Withdrawal::All {
                     runs.withdraw_all();
                 }
                 (outdated, until) = (true, until.min(Instant::now() + BRIEFLY));
@@ -503,20 +505,20 @@ async fn attend(
 
 /// What git wants no more of a plan that was made before the files changed. Of earlier plans it withdraws that, too.
 async fn withdrawn(
-    settings: &Settings,
+    settings: &LoopSettings,
     memory: &mut Memory,
     run_mode: &mut RunMode<'_>,
     plan: &Plan,
     pin: &Pin,
-) -> Withdrawn {
+) -> Withdrawal {
     let read = tokio::time::timeout(CHECKING, load(settings, memory)).await;
     let (Ok(Ok((Ok(mut desired), _))), Some(unsettled)) =
         (read, run_mode.news().and_then(|news| news.unsettled()))
     else {
-        return Withdrawn::All;
+        return Withdrawal::All;
     };
     if desired.loaded.pin != *pin {
-        return Withdrawn::All;
+        return Withdrawal::All;
     }
     if settings.source.trust.is_none() {
         desired.loaded.exclude(unsettled);
@@ -590,7 +592,7 @@ type Read = (
 
 /// Reads the definitions and the API key, when its turn has come. What was begun for an earlier pass and hangs is waited for first, so that
 /// a file system that hangs takes one thread of a workspace, and not one more with each pass.
-async fn load(settings: &Settings, memory: &mut Memory) -> Result<Read, Failure> {
+async fn load(settings: &LoopSettings, memory: &mut Memory) -> Result<Read, Failure> {
     if let Some(before) = &mut memory.reading {
         let _ = before.await;
         memory.reading = None;
@@ -670,7 +672,7 @@ fn missing(plan: &Plan) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::State;
+    use crate::daemon::StateStore;
     use crate::desired::definitions::MissingSecrets;
     use crate::desired::secrets::SecretSources;
     use crate::http::{self, Http, HttpUrl, UrlPolicy};
@@ -678,10 +680,10 @@ mod tests {
     use crate::model::{Secret, UpdateMethod};
 
     /// Without a key no request is sent.
-    fn settings(definitions: &std::path::Path) -> Settings {
+    fn settings(definitions: &std::path::Path) -> LoopSettings {
         http::install_tls();
         let http = Http::new(http::HttpTimeouts::default()).unwrap();
-        Settings {
+        LoopSettings {
             source: Arc::new(reconcile::Source {
                 definitions: definitions.to_owned(),
                 secrets: SecretSources::new(None),
@@ -705,8 +707,8 @@ mod tests {
             concurrency: 1,
             timeout: Duration::from_secs(60),
             watching: crate::desired::watch::WatchOptions::default(),
-            applying: super::super::Applying::default(),
-            state: Arc::new(State::in_process().unwrap()),
+            apply_listener: super::super::ApplyListener::default(),
+            state: Arc::new(StateStore::in_process().unwrap()),
             loop_file: Arc::default(),
             slot: crate::daemon::WorkspaceGroup::slots(vec![None]).remove(0),
             leadership: crate::daemon::Leadership::default(),

@@ -38,7 +38,7 @@ const KEY_FILE: &str = "fingerprint.key";
 
 /// What memories are made with, and where they outlive the process.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct StateStore {
     key: FingerprintKey,
     directory: Option<PathBuf>,
     /// The text of `key` if it was made by this process and no file holds it yet.
@@ -159,7 +159,7 @@ struct Item {
     not_converged: Vec<RememberedField>,
 }
 
-impl State {
+impl StateStore {
     /// For a memory that ends with the process.
     ///
     /// # Errors

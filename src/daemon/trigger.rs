@@ -61,8 +61,8 @@ impl Handle {
     }
 
     /// Requests a reconciliation. If one is running, another one follows.
-    pub fn ask(&self, trigger: Trigger) {
-        self.triggers.ask(trigger);
+    pub fn request(&self, trigger: Trigger) {
+        self.triggers.request(trigger);
     }
 
     /// Approves the refused plan in spite of the limit and requests a reconciliation, which applies it once if it makes
@@ -78,7 +78,7 @@ impl Handle {
             None => return Err(NotPending::Nothing),
         }
         drop(pending);
-        self.ask(Trigger::Request);
+        self.request(Trigger::Request);
         Ok(())
     }
 
@@ -92,7 +92,7 @@ impl TriggerQueue {
         self.pending.lock()
     }
 
-    fn ask(&self, trigger: Trigger) {
+    fn request(&self, trigger: Trigger) {
         let waiting = &mut self.pending().trigger;
         // Unlike a hook, a user's request also retries providers that are backed off.
         if *waiting != Some(Trigger::Request) {
@@ -143,12 +143,12 @@ mod tests {
         let handle = Handle::new(for_tests());
         let triggers = handle.triggers();
         for trigger in [Trigger::Hook, Trigger::Request, Trigger::Hook] {
-            handle.ask(trigger);
+            handle.request(trigger);
         }
         assert_eq!(triggers.next().now_or_never(), Some(Trigger::Request));
         assert_eq!(triggers.next().now_or_never(), None);
         // A notification for a request that was taken already does not end the next wait.
-        handle.ask(Trigger::Hook);
+        handle.request(Trigger::Hook);
         assert_eq!(triggers.take(), Some(Trigger::Hook));
         assert_eq!(triggers.next().now_or_never(), None);
     }

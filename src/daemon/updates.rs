@@ -19,7 +19,7 @@ use crate::http::ConcurrencyLimit;
 use crate::live::{Reader, Writer};
 use crate::model::{Desired, Provider, Revision};
 use crate::plan::{Approved, Plan};
-use crate::reconcile::apply::{self, Caller, Outcome, UpdateResult, Withdrawn};
+use crate::reconcile::apply::{self, Caller, Outcome, UpdateResult, Withdrawal};
 
 /// An update that takes longer does not count against the concurrency any more.
 const SLOW: Duration = Duration::from_secs(2);
@@ -71,7 +71,7 @@ pub(super) enum Message {
 }
 
 /// Each with what of it is withdrawn.
-type AllRuns = BTreeMap<u64, (Arc<Run>, watch::Sender<Withdrawn>)>;
+type AllRuns = BTreeMap<u64, (Arc<Run>, watch::Sender<Withdrawal>)>;
 
 /// The plans that are carried out, and what of them is withdrawn.
 #[derive(Clone, Debug, Default)]
@@ -111,7 +111,7 @@ impl Runs {
     /// Withdraws every update that has not begun: what git wants now is not known yet.
     pub(super) fn withdraw_all(&self) {
         for (_, withdrawn) in self.lock().values() {
-            withdrawn.send_replace(Withdrawn::All);
+            withdrawn.send_replace(Withdrawal::All);
         }
     }
 
@@ -121,8 +121,8 @@ impl Runs {
             let now = withdraw(run.approved.plan(), loaded);
             // What was withdrawn once is planned again.
             withdrawn.send_if_modified(|known| match (&mut *known, now) {
-                (_, Withdrawn::Nothing) | (Withdrawn::All, _) => false,
-                (Withdrawn::These(known), Withdrawn::These(now)) => {
+                (_, Withdrawal::Nothing) | (Withdrawal::All, _) => false,
+                (Withdrawal::These(known), Withdrawal::These(now)) => {
                     let before = known.len();
                     known.extend(now);
                     known.len() > before
@@ -137,7 +137,7 @@ impl Runs {
 }
 
 /// What of a plan git does not want any more.
-pub(super) fn withdraw(plan: &Plan, loaded: &Loaded) -> Withdrawn {
+pub(super) fn withdraw(plan: &Plan, loaded: &Loaded) -> Withdrawal {
     let files = loaded.files.iter().filter_map(|file| file.desired.as_ref());
     let wanted: BTreeMap<&Provider, &Desired> = files
         .map(|desired| (&desired.provider, &**desired))
@@ -149,9 +149,9 @@ pub(super) fn withdraw(plan: &Plan, loaded: &Loaded) -> Withdrawn {
         .map(|step| step.desired.provider.clone());
     let changed: BTreeSet<Provider> = changed.collect();
     if changed.is_empty() {
-        Withdrawn::Nothing
+        Withdrawal::Nothing
     } else {
-        Withdrawn::These(changed)
+        Withdrawal::These(changed)
     }
 }
 
@@ -168,7 +168,7 @@ impl Updates {
         (reader, writer): (Reader, Writer),
         options: impl FnOnce(Caller) -> apply::Options,
         concurrency: usize,
-        withdrawn: Withdrawn,
+        withdrawn: Withdrawal,
     ) -> u64 {
         self.number += 1;
         // Twice as many may be slow, which bounds what a Calry that answers slowly has to do at once.

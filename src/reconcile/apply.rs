@@ -56,13 +56,13 @@ pub enum Caller {
         /// The turns of all updates of the loop.
         turns: Arc<ConcurrencyLimit>,
         /// What git does not want any more.
-        withdrawn: watch::Receiver<Withdrawn>,
+        withdrawn: watch::Receiver<Withdrawal>,
     },
 }
 
 /// The providers of which git wants something else than the plan says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Withdrawn {
+pub enum Withdrawal {
     /// None.
     #[default]
     Nothing,
@@ -71,7 +71,7 @@ pub enum Withdrawn {
     All,
 }
 
-impl Withdrawn {
+impl Withdrawal {
     fn contains(&self, provider: &Provider) -> bool {
         match self {
             Self::Nothing => false,

@@ -12,7 +12,7 @@ use super::view::{loosened, parts};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, first_problems, printable};
 use crate::plan::{Change, Loosening, Origin, Plan, Verdict, refusal};
 use crate::reconcile::apply::{Outcome, Report};
-use crate::report::words::{counts, mismatched, named};
+use crate::report::words::{describe_counts, describe_mismatch, name_changes};
 
 /// What an annotation of a plan points to.
 #[derive(Clone, Copy)]
@@ -70,7 +70,7 @@ pub fn plan(
     let summary = format!(
         "{}: {}{origins}{digest}",
         plan.workspace.slug,
-        counts(&plan.summary())
+        describe_counts(&plan.summary())
     );
     out.add(Level::Notice, None, None, "Calry plan", &summary);
 
@@ -211,7 +211,7 @@ fn changes<'a>(
                 file,
                 place,
                 title,
-                message: format!("{label}: {}{over}", named(changes)),
+                message: format!("{label}: {}{over}", name_changes(changes)),
             });
         }
     }
@@ -229,7 +229,7 @@ pub fn report(report: &Report) -> String {
             Outcome::Partial(refused) => refusal(refused).unwrap_or_default(),
             Outcome::NotConverged(mismatches) => mismatches
                 .iter()
-                .map(mismatched)
+                .map(describe_mismatch)
                 .collect::<Vec<_>>()
                 .join("; "),
         };

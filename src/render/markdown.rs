@@ -10,7 +10,7 @@ use super::view::{DiffLine, Part, branch, diff, loosened, parts};
 use crate::model::{Diagnostic, ellipsize, printable, short_commit};
 use crate::plan::{Change, Origin, Plan, PlanEntry, Verdict, join_path};
 use crate::reconcile::apply::Report;
-use crate::report::words::{counts, named};
+use crate::report::words::{describe_counts, name_changes};
 
 /// The most characters of a comment; GitHub takes 65,536.
 pub const MAX: usize = 60_000;
@@ -54,7 +54,7 @@ pub fn plan(
             .count();
         out.always(&format!(
             "{}; {drifted} had drifted before.\n\n",
-            counts(&plan.summary())
+            describe_counts(&plan.summary())
         ));
     }
 
@@ -121,9 +121,9 @@ fn verdict(plan: &Plan, report: Option<&Report>) -> String {
         summary.invalid + summary.missing,
     ) {
         (Some(_), _, 0) => branch(plan),
-        (Some(_), _, _) => format!("{}; {}", counts(&summary), branch(plan)),
+        (Some(_), _, _) => format!("{}; {}", describe_counts(&summary), branch(plan)),
         (None, 0, 0) => "in sync".to_owned(),
-        (None, _, _) => counts(&summary),
+        (None, _, _) => describe_counts(&summary),
     }
 }
 
@@ -243,7 +243,7 @@ fn in_short(changes: &[&Change]) -> String {
                 if *after { "on" } else { "**OFF**" }
             )
         }
-        Change::Icon { .. } | Change::Key { .. } => code(&named([*change]), 80),
+        Change::Icon { .. } | Change::Key { .. } => code(&name_changes([*change]), 80),
     });
     named.collect::<Vec<_>>().join(", ")
 }

@@ -10,12 +10,13 @@ use jiff::Timestamp;
 use super::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, wrapped};
 use crate::model::{Severity, ellipsize, human_duration, printable};
 use crate::plan::Cause;
-use crate::report::plan::{ChangeItem, Problem, Shown};
+use crate::report::health::{Health, HealthLevel, health};
+use crate::report::plan::{ChangeItem, DiagnosticItem, PlainValue};
 use crate::report::status::{
-    Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, State, Status, WorkspaceStatus,
+    ChangeRecord, LeadershipStatus, Mode, ProviderState, ProviderStatus, ReconciliationRecord,
+    ReplicaRole, Status, UpdateOutcome, WorkspaceStatus,
 };
-use crate::report::verdict::{Standing, Tone, standing};
-use crate::report::words::{between, mismatched};
+use crate::report::words::{describe_mismatch, elapsed};
 
 /// Of several workspaces, how many that are not well are shown in full.
 const IN_FULL: usize = 5;
@@ -35,28 +36,34 @@ pub fn text(status: &Status, now: Timestamp) -> String {
     if let [workspace] = status.workspaces.as_slice() {
         return one(status, workspace, now);
     }
-    let mut all: Vec<(Standing, &WorkspaceStatus)> = status
+    let mut all: Vec<(Health, &WorkspaceStatus)> = status
         .workspaces
         .iter()
-        .map(|workspace| (standing(workspace, now), workspace))
+        .map(|workspace| (health(workspace, now), workspace))
         .collect();
-    all.sort_by_key(|(standing, _)| standing.tone);
+    all.sort_by_key(|(health, _)| health.level);
     let good = all
         .iter()
-        .filter(|(standing, _)| standing.tone == Tone::Good)
+        .filter(|(health, _)| health.level == HealthLevel::InSync)
         .count();
     let mut out = format!(
         "{BOLD}{good} of {} workspaces in sync{BOLD:#}\n\n",
         all.len()
     );
-    for (Standing { tone, headline, .. }, workspace) in &all {
-        let (label, style) = (ellipsize(&printable(workspace.label()), 40), style(*tone));
+    for (
+        Health {
+            level, headline, ..
+        },
+        workspace,
+    ) in &all
+    {
+        let (label, style) = (ellipsize(&printable(workspace.label()), 40), style(*level));
         let told = wrapped(headline, 2 + column(&label), LABEL + 3);
         let _ = writeln!(out, "  {label:<LABEL$} {style}{told}{style:#}");
     }
     let unwell = all
         .iter()
-        .filter(|(standing, _)| standing.tone != Tone::Good);
+        .filter(|(health, _)| health.level != HealthLevel::InSync);
     for (_, workspace) in unwell.clone().take(IN_FULL) {
         let _ = write!(out, "\n{}", one(status, workspace, now));
     }
@@ -70,11 +77,11 @@ pub fn text(status: &Status, now: Timestamp) -> String {
     out
 }
 
-const fn style(tone: Tone) -> Style {
-    match tone {
-        Tone::Bad => RED,
-        Tone::Differs | Tone::Waiting => YELLOW,
-        Tone::Good => GREEN,
+const fn style(level: HealthLevel) -> Style {
+    match level {
+        HealthLevel::Failing => RED,
+        HealthLevel::OutOfSync | HealthLevel::Waiting => YELLOW,
+        HealthLevel::InSync => GREEN,
     }
 }
 
@@ -118,12 +125,12 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
                 directory.chars().count() + 3
             }
         };
-    let Standing {
-        tone,
+    let Health {
+        level,
         headline,
         detail,
-    } = standing(workspace, now);
-    let style = style(tone);
+    } = health(workspace, now);
+    let style = style(level);
     let verdict = detail.map_or(headline.clone(), |detail| format!("{headline}: {detail}"));
     let _ = writeln!(
         out,
@@ -135,7 +142,12 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
     let noisy: Vec<&ProviderStatus> = workspace
         .providers
         .iter()
-        .filter(|provider| !matches!(provider.state, State::InSync | State::Unmanaged))
+        .filter(|provider| {
+            !matches!(
+                provider.state,
+                ProviderState::InSync | ProviderState::Unmanaged
+            )
+        })
         .collect();
     if !noisy.is_empty() {
         let _ = writeln!(out, "\n{BOLD}Out of sync{BOLD:#}");
@@ -148,11 +160,7 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
                 .or(provider.file.as_deref())
                 .unwrap_or("?"),
         );
-        let style = if provider.is_in_trouble() {
-            RED
-        } else {
-            YELLOW
-        };
+        let style = if provider.is_failing() { RED } else { YELLOW };
         let told = wrapped(&state(provider, now), 2 + column(&label), LABEL + 3);
         let _ = writeln!(out, "  {label:<LABEL$} {style}{told}{style:#}");
     }
@@ -181,7 +189,7 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         let made = revision
             .time
             .parse()
-            .map(|time| format!(", {} ago", human_duration(between(time, now))))
+            .map(|time| format!(", {} ago", human_duration(elapsed(time, now))))
             .unwrap_or_default();
         fact("", &format!("by {author}{made}"));
     }
@@ -205,7 +213,7 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
             },
         );
     }
-    if let Some(Pass {
+    if let Some(ReconciliationRecord {
         number,
         trigger,
         began,
@@ -220,13 +228,13 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
             &format!(
                 "{number} ({}), {} ago, took {took}",
                 trigger.as_str(),
-                human_duration(between(*began, now))
+                human_duration(elapsed(*began, now))
             ),
         );
     }
     match (workspace.pass, workspace.next_pass) {
         (Some(pass), _) => {
-            let since = human_duration(between(pass.began, now));
+            let since = human_duration(elapsed(pass.began, now));
             fact(
                 "next pass",
                 &format!(
@@ -238,7 +246,7 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         }
         (None, Some(next)) if next > now => fact(
             "next pass",
-            &format!("in {}", human_duration(between(now, next))),
+            &format!("in {}", human_duration(elapsed(now, next))),
         ),
         (None, Some(_)) => fact("next pass", "now"),
         (None, None) => {}
@@ -247,7 +255,7 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         Mode::Enforce => "enforces",
         Mode::Observe => "observes, and writes nothing",
     };
-    if let Some(Leadership {
+    if let Some(LeadershipStatus {
         lease,
         state,
         holder,
@@ -255,11 +263,11 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
     {
         let (lease, holder) = (printable(lease), holder.as_deref().map(printable));
         let told = match (state, holder) {
-            (Lead::Leader, _) => format!("this replica, by the Lease {lease}"),
-            (Lead::Standby, Some(holder)) => {
+            (ReplicaRole::Leader, _) => format!("this replica, by the Lease {lease}"),
+            (ReplicaRole::Standby, Some(holder)) => {
                 format!("{holder} holds the Lease {lease}; this replica stands by")
             }
-            (Lead::Standby, None) => {
+            (ReplicaRole::Standby, None) => {
                 format!("nobody is known to hold the Lease {lease}; this replica stands by")
             }
         };
@@ -269,7 +277,7 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         human_duration(Duration::try_from_secs_f64(workspace.interval_seconds).unwrap_or_default());
     let (version, started) = (
         printable(&status.version),
-        human_duration(between(status.started, now)),
+        human_duration(elapsed(status.started, now)),
     );
     fact(
         "daemon",
@@ -279,17 +287,21 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
 
 /// How a provider stands that is not quiet.
 fn state(provider: &ProviderStatus, now: Timestamp) -> String {
-    let since = human_duration(between(provider.since, now));
+    let since = human_duration(elapsed(provider.since, now));
     let cause = match provider.cause {
         Some(Cause::Drift) => " by drift",
         _ => "",
     };
     let mut told = match (provider.state, provider.outcome) {
-        (State::Update, Some(Outcome::Failed)) => format!("failed, and differs{cause} for {since}"),
-        (State::Update, Some(Outcome::NotConverged)) => format!("not converged for {since}"),
-        (State::Update, Some(_)) => format!("waits, and differs{cause} for {since}"),
-        (State::Update, None) => format!("differs{cause} for {since}"),
-        (State::Held, _) => match &provider.hold {
+        (ProviderState::Update, Some(UpdateOutcome::Failed)) => {
+            format!("failed, and differs{cause} for {since}")
+        }
+        (ProviderState::Update, Some(UpdateOutcome::NotConverged)) => {
+            format!("not converged for {since}")
+        }
+        (ProviderState::Update, Some(_)) => format!("waits, and differs{cause} for {since}"),
+        (ProviderState::Update, None) => format!("differs{cause} for {since}"),
+        (ProviderState::Held, _) => match &provider.hold {
             Some(hold) => {
                 let reason = hold
                     .reason
@@ -305,13 +317,13 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
             }
             None => "on hold".to_owned(),
         },
-        (State::Invalid, _) => format!("invalid for {since}"),
-        (State::Unreadable, _) => format!("unreadable in Calry's answer for {since}"),
-        (State::Missing, _) => format!("missing for {since}"),
-        (State::InSync | State::Unmanaged, _) => String::new(),
+        (ProviderState::Invalid, _) => format!("invalid for {since}"),
+        (ProviderState::Unreadable, _) => format!("unreadable in Calry's answer for {since}"),
+        (ProviderState::Missing, _) => format!("missing for {since}"),
+        (ProviderState::InSync | ProviderState::Unmanaged, _) => String::new(),
     };
     if !provider.changes.is_empty() {
-        let _ = write!(told, "; {}", named(&provider.changes, 0));
+        let _ = write!(told, "; {}", name_changes(&provider.changes, 0));
     }
     if let Some(hold) = &provider.ended_hold {
         let _ = write!(told, "; its hold until {} is over", printable(&hold.until));
@@ -322,7 +334,7 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
         let _ = write!(told, "; {}", printable(error));
     }
     for field in provider.not_converged.iter().take(MISMATCHES) {
-        let _ = write!(told, "; {}", mismatched(&field.clone().into()));
+        let _ = write!(told, "; {}", describe_mismatch(&field.clone().into()));
     }
     let more = provider.not_converged.len().saturating_sub(MISMATCHES);
     if more > 0 {
@@ -330,7 +342,7 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
     }
     if let Some(retry) = provider.retry_at {
         let left = if retry > now {
-            format!("in {}", human_duration(between(now, retry)))
+            format!("in {}", human_duration(elapsed(now, retry)))
         } else {
             "now".to_owned()
         };
@@ -353,7 +365,7 @@ fn undone(out: &mut String, workspace: &WorkspaceStatus) {
 }
 
 fn problems(out: &mut String, workspace: &WorkspaceStatus) {
-    let errors: Vec<&Problem> = workspace
+    let errors: Vec<&DiagnosticItem> = workspace
         .diagnostics
         .iter()
         .filter(|p| p.severity == Severity::Error)
@@ -362,7 +374,7 @@ fn problems(out: &mut String, workspace: &WorkspaceStatus) {
         return;
     }
     let _ = writeln!(out, "\n{BOLD}Errors in the files{BOLD:#}");
-    for Problem {
+    for DiagnosticItem {
         file,
         line,
         column,
@@ -399,7 +411,7 @@ fn recent(out: &mut String, workspace: &WorkspaceStatus, now: Timestamp) {
         let _ = writeln!(out, "\n{BOLD}Recent{BOLD:#}");
     }
     for (time, what) in lines.iter().take(RECENT) {
-        let ago = format!("{} ago", human_duration(between(*time, now)));
+        let ago = format!("{} ago", human_duration(elapsed(*time, now)));
         let _ = writeln!(
             out,
             "  {DIM}{ago:<AGO$}{DIM:#} {}",
@@ -408,7 +420,7 @@ fn recent(out: &mut String, workspace: &WorkspaceStatus, now: Timestamp) {
     }
 }
 
-fn failed(pass: &Pass) -> Option<String> {
+fn failed(pass: &ReconciliationRecord) -> Option<String> {
     let error = printable(pass.error.as_deref()?);
     Some(format!(
         "pass {} ({}) went wrong{}: {error}",
@@ -418,8 +430,8 @@ fn failed(pass: &Pass) -> Option<String> {
     ))
 }
 
-fn happened(record: &Record) -> String {
-    let Record {
+fn happened(record: &ChangeRecord) -> String {
+    let ChangeRecord {
         cause,
         outcome,
         changes,
@@ -428,16 +440,20 @@ fn happened(record: &Record) -> String {
         ..
     } = record;
     let provider = printable(&record.provider);
-    let what = named(changes, *more);
+    let what = name_changes(changes, *more);
     let done = match (outcome, cause) {
         (None, Cause::Change) => "would be updated",
         (None, Cause::Drift) => "has drifted",
-        (Some(Outcome::Applied | Outcome::Unchanged), Cause::Change) => "updated",
-        (Some(Outcome::Applied | Outcome::Unchanged), Cause::Drift) => "drifted, and was put back",
-        (Some(Outcome::NotConverged), Cause::Change) => "did not converge",
-        (Some(Outcome::NotConverged), Cause::Drift) => "drifted, and did not converge",
-        (Some(Outcome::Failed | Outcome::Skipped), Cause::Change) => "was not updated",
-        (Some(Outcome::Failed | Outcome::Skipped), Cause::Drift) => "drifted, and was not put back",
+        (Some(UpdateOutcome::Applied | UpdateOutcome::Unchanged), Cause::Change) => "updated",
+        (Some(UpdateOutcome::Applied | UpdateOutcome::Unchanged), Cause::Drift) => {
+            "drifted, and was put back"
+        }
+        (Some(UpdateOutcome::NotConverged), Cause::Change) => "did not converge",
+        (Some(UpdateOutcome::NotConverged), Cause::Drift) => "drifted, and did not converge",
+        (Some(UpdateOutcome::Failed | UpdateOutcome::Skipped), Cause::Change) => "was not updated",
+        (Some(UpdateOutcome::Failed | UpdateOutcome::Skipped), Cause::Drift) => {
+            "drifted, and was not put back"
+        }
     };
     let error = error
         .as_deref()
@@ -455,7 +471,7 @@ fn times(times: u64) -> String {
 }
 
 /// Changes by name, at most eight of them: `listing.pictures on, icon, headers.x-api-key`.
-fn named(changes: &[ChangeItem], more: usize) -> String {
+fn name_changes(changes: &[ChangeItem], more: usize) -> String {
     const MOST: usize = 8;
     let mut parts: Vec<String> = changes
         .iter()
@@ -467,7 +483,7 @@ fn named(changes: &[ChangeItem], more: usize) -> String {
                 .or(path.strip_prefix("partnerKey."))
                 .unwrap_or(&path);
             match change.after {
-                Some(Shown::Bool(on)) => format!("{path} {}", if on { "on" } else { "off" }),
+                Some(PlainValue::Bool(on)) => format!("{path} {}", if on { "on" } else { "off" }),
                 _ => path.to_owned(),
             }
         })

@@ -11,7 +11,7 @@ use crate::plan::{
     refusal,
 };
 use crate::reconcile::apply::{Outcome, Report};
-use crate::report::words::{mismatched, named, others};
+use crate::report::words::{describe_mismatch, name_changes, others};
 
 /// The columns of a terminal.
 pub(super) const WIDTH: usize = 80;
@@ -564,7 +564,7 @@ pub fn report(report: &Report) -> String {
                 let _ = writeln!(
                     out,
                     "  {DIM}{}{DIM:#}",
-                    wrapped(&named(&result.changes), at, LABEL + 1)
+                    wrapped(&name_changes(&result.changes), at, LABEL + 1)
                 );
             }
             Outcome::Unchanged => {
@@ -580,7 +580,7 @@ pub fn report(report: &Report) -> String {
             Outcome::NotConverged(mismatches) => {
                 let _ = writeln!(out, ": Calry took the update, but its answer differs:");
                 for mismatch in mismatches {
-                    let _ = writeln!(out, "  {}", wrapped(&mismatched(mismatch), 2, 4));
+                    let _ = writeln!(out, "  {}", wrapped(&describe_mismatch(mismatch), 2, 4));
                 }
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! Never: hold a value below `partnerKey`. The documents are made of types that have no way to show one.
 
+pub mod health;
 pub mod json;
 pub mod plan;
 pub mod status;
-pub mod verdict;
 pub mod words;

@@ -27,7 +27,7 @@ struct Document<'a> {
     /// Known where there is a base.
     #[serde(skip_serializing_if = "Option::is_none")]
     loosened: Option<Vec<LoosenedItem<'a>>>,
-    diagnostics: Vec<Problem>,
+    diagnostics: Vec<DiagnosticItem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
 }
@@ -62,10 +62,10 @@ struct Definition<'a> {
     state: &'static str,
     changes: Vec<ChangeItem>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hold: Option<Hold>,
+    hold: Option<HoldItem>,
     /// The hold that is over.
     #[serde(skip_serializing_if = "Option::is_none")]
-    ended_hold: Option<Hold>,
+    ended_hold: Option<HoldItem>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unresolved: Vec<Unresolved<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,7 +73,7 @@ struct Definition<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    not_converged: Vec<Kept>,
+    not_converged: Vec<MismatchItem>,
 }
 
 #[derive(Serialize)]
@@ -86,7 +86,7 @@ struct Unresolved<'a> {
 
 /// Until when a provider is left alone, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Hold {
+pub struct HoldItem {
     /// The last day, UTC.
     pub until: String,
     /// Why.
@@ -99,9 +99,9 @@ pub struct ChangeItem {
     /// Where, such as `fieldsToSync.listing.pictures`.
     pub path: String,
     /// The live value; null where there is none, or where it is sensitive.
-    pub before: Option<Shown>,
+    pub before: Option<PlainValue>,
     /// The desired value; null where it is sensitive.
-    pub after: Option<Shown>,
+    pub after: Option<PlainValue>,
     /// Whether the values are withheld.
     pub sensitive: bool,
     /// Whose difference it is; known where there is a base.
@@ -118,7 +118,7 @@ pub struct ChangeItem {
 /// A value that may be shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum Shown {
+pub enum PlainValue {
     /// On or off.
     Bool(bool),
     /// Text.
@@ -127,20 +127,20 @@ pub enum Shown {
 
 /// A field that Calry did not take over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Kept {
+pub struct MismatchItem {
     /// Where.
     pub path: String,
     /// What was sent; null where it is sensitive.
-    pub sent: Option<Shown>,
+    pub sent: Option<PlainValue>,
     /// What Calry kept; null where there is nothing, or where it is sensitive.
-    pub kept: Option<Shown>,
+    pub kept: Option<PlainValue>,
     /// Whether the values are withheld.
     pub sensitive: bool,
 }
 
 /// A problem of a definition file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Problem {
+pub struct DiagnosticItem {
     /// Whether the file can be used in spite of it.
     pub severity: Severity,
     /// Its kind, such as `unknown-key`.
@@ -157,12 +157,12 @@ pub struct Problem {
     pub help: Option<String>,
     /// The line itself, or its part around the place, with what is secret masked; absent where the file as a whole is meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub excerpt: Option<Quote>,
+    pub excerpt: Option<ExcerptItem>,
 }
 
 /// A quoted line and the place in it that is meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Quote {
+pub struct ExcerptItem {
     /// The text.
     pub text: String,
     /// Where the place begins, in characters of the text, from 0.
@@ -228,10 +228,10 @@ pub fn failure(error: &str, diagnostics: &[Diagnostic]) -> String {
 }
 
 /// The first problems of a list; the last one counts the rest.
-fn problems(diagnostics: &[Diagnostic]) -> Vec<Problem> {
+fn problems(diagnostics: &[Diagnostic]) -> Vec<DiagnosticItem> {
     first_problems(diagnostics.iter())
         .iter()
-        .map(|diagnostic| Problem::from(diagnostic.as_ref()))
+        .map(|diagnostic| DiagnosticItem::from(diagnostic.as_ref()))
         .collect()
 }
 
@@ -252,7 +252,9 @@ fn definition<'a>(
         (None, _) => "skipped",
     });
     let not_converged = match result.map(|r| &r.outcome) {
-        Some(Outcome::NotConverged(mismatches)) => mismatches.iter().map(Kept::from).collect(),
+        Some(Outcome::NotConverged(mismatches)) => {
+            mismatches.iter().map(MismatchItem::from).collect()
+        }
         _ => Vec::new(),
     };
     let error = result
@@ -267,7 +269,7 @@ fn definition<'a>(
         state: entry.verdict.state(),
         changes: changes(entry),
         hold: hold(entry),
-        ended_hold: entry.ended_hold().map(Hold::from),
+        ended_hold: entry.ended_hold().map(HoldItem::from),
         unresolved: entry
             .unresolved
             .iter()
@@ -332,14 +334,14 @@ pub(crate) fn fault(entry: &PlanEntry, diagnostics: &[Diagnostic]) -> Option<Str
     }
 }
 
-pub(crate) fn hold(entry: &PlanEntry) -> Option<Hold> {
+pub(crate) fn hold(entry: &PlanEntry) -> Option<HoldItem> {
     match &entry.verdict {
         Verdict::Held { hold, .. } => Some(hold.into()),
         _ => None,
     }
 }
 
-impl From<&model::Hold> for Hold {
+impl From<&model::Hold> for HoldItem {
     fn from(hold: &model::Hold) -> Self {
         Self {
             until: hold.until.to_string(),
@@ -358,7 +360,7 @@ impl<'a> From<&'a plan::Loosening> for LoosenedItem<'a> {
     }
 }
 
-impl From<&Diagnostic> for Problem {
+impl From<&Diagnostic> for DiagnosticItem {
     fn from(diagnostic: &Diagnostic) -> Self {
         let Diagnostic {
             severity,
@@ -376,12 +378,12 @@ impl From<&Diagnostic> for Problem {
             column: excerpt.as_ref().map(|e| e.column),
             message: message.clone(),
             help: help.clone(),
-            excerpt: excerpt.as_ref().map(Quote::from),
+            excerpt: excerpt.as_ref().map(ExcerptItem::from),
         }
     }
 }
 
-impl From<&Excerpt> for Quote {
+impl From<&Excerpt> for ExcerptItem {
     fn from(Excerpt { text, mark, .. }: &Excerpt) -> Self {
         let characters = |range| text.get(range).map_or(0, |part: &str| part.chars().count());
         Self {
@@ -415,7 +417,7 @@ impl From<&Change> for ChangeItem {
     }
 }
 
-impl From<&Mismatch> for Kept {
+impl From<&Mismatch> for MismatchItem {
     fn from(mismatch: &Mismatch) -> Self {
         let Mismatch {
             path,
@@ -432,14 +434,14 @@ impl From<&Mismatch> for Kept {
     }
 }
 
-impl From<Kept> for Mismatch {
-    fn from(told: Kept) -> Self {
+impl From<MismatchItem> for Mismatch {
+    fn from(told: MismatchItem) -> Self {
         let value = |shown| match shown {
             None => plan::Value::None,
-            Some(Shown::Bool(on)) => plan::Value::Bool(on),
-            Some(Shown::Text(text)) => plan::Value::Text(text),
+            Some(PlainValue::Bool(on)) => plan::Value::Bool(on),
+            Some(PlainValue::Text(text)) => plan::Value::Text(text),
         };
-        let Kept {
+        let MismatchItem {
             path,
             sent,
             kept,
@@ -454,10 +456,10 @@ impl From<Kept> for Mismatch {
     }
 }
 
-fn shown(value: plan::Value) -> Option<Shown> {
+fn shown(value: plan::Value) -> Option<PlainValue> {
     match value {
         plan::Value::None => None,
-        plan::Value::Bool(on) => Some(Shown::Bool(on)),
-        plan::Value::Text(text) => Some(Shown::Text(text)),
+        plan::Value::Bool(on) => Some(PlainValue::Bool(on)),
+        plan::Value::Text(text) => Some(PlainValue::Text(text)),
     }
 }

@@ -1,7 +1,7 @@
-//! What a running daemon says of itself, as a document: what `GET /api/v1/status` answers with, and what `status` reads.
+//! The status of a running daemon: the document that `GET /api/v1/status` returns and the `status` command reads.
 //!
-//! The keys are a contract, as those of `plan --format json` are: none is ever renamed, and the parts that both have are
-//! the same types. `deploy/schemas/status.schema.json` is made of them.
+//! The keys are a contract, like those of `plan --format json`: none is ever renamed, and parts that both documents have
+//! share their types. `deploy/schemas/status.schema.json` is generated from these types.
 
 use std::ops::Deref;
 
@@ -12,12 +12,12 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
 use super::json;
-use super::plan::{ChangeItem, Hold, Kept, Problem, fault, hold};
+use super::plan::{ChangeItem, DiagnosticItem, HoldItem, MismatchItem, fault, hold};
 use crate::model::{self, Diagnostic, Revision, Severity, Workspace, printable};
 use crate::plan::{Cause, PlanEntry, Summary, Verdict};
 use crate::reconcile::apply;
 
-/// The state of a daemon and of every workspace that it keeps.
+/// The state of a daemon and of all its workspaces.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "The status of a calry-gitops daemon")]
 pub struct Status {
@@ -25,65 +25,65 @@ pub struct Status {
     pub version: String,
     /// When the daemon started.
     pub started: Timestamp,
-    /// One for each workspace that the daemon keeps.
+    /// One entry for each workspace of the daemon.
     pub workspaces: Vec<WorkspaceStatus>,
 }
 
-/// One workspace, as its loop left it after the last pass.
+/// The state of one workspace after its last reconciliation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkspaceStatus {
-    /// What the operator's configuration file calls it, where that names several.
+    /// The name in the configuration file, if that lists several workspaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The names of other workspaces of the configuration file that are the same workspace of Calry: an error. This one
-    /// goes on, and those write nothing.
+    /// The names of other entries of the configuration file that belong to the same Calry workspace. This is an error:
+    /// this entry is reconciled, and the others write nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
-    /// The workspace; null before it was read for the first time.
+    /// The workspace; null until it was read for the first time.
     pub workspace: Option<Workspace>,
-    /// The definitions directory, as the operator wrote it.
+    /// The definitions directory, as configured.
     pub directory: String,
-    /// Where Calry is.
+    /// The URL of Calry's API.
     pub api: String,
     /// Whether drift is undone or only reported.
     pub mode: Mode,
-    /// Between two quiet passes, before jitter.
+    /// The time between two reconciliations without another trigger, before jitter.
     pub interval_seconds: f64,
-    /// Whether this replica leads; absent where it is the only one (no `--leader-election`).
+    /// Whether this replica is the leader; absent without `--leader-election`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub leadership: Option<Leadership>,
-    /// Whether the loop is alive: false where it hangs.
+    pub leadership: Option<LeadershipStatus>,
+    /// False if the loop of this workspace hangs.
     pub alive: bool,
-    /// Whether definitions and live state were read once without an error.
+    /// Whether definitions and live state were read at least once without an error.
     pub ready: bool,
     /// The revision of the last plan; null outside a git checkout.
     pub revision: Option<Revision>,
-    /// Whether what is checked out is trusted; absent where no signatures are asked for, and before they were looked at.
+    /// Whether the checked-out commit is trusted; absent if no signatures are required, and until they were checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<Trust>,
-    /// The providers below, counted; null before there was a plan.
+    /// The number of providers in each state; null until there is a plan.
     pub summary: Option<Summary>,
-    /// The pass that is under way.
-    pub pass: Option<Begun>,
-    /// The last pass that ended.
-    pub last_pass: Option<Pass>,
-    /// When the next pass begins if nothing asks for one earlier; null while one is under way.
+    /// The reconciliation that is running.
+    pub pass: Option<ReconciliationStart>,
+    /// The last reconciliation that ended.
+    pub last_pass: Option<ReconciliationRecord>,
+    /// When the next reconciliation starts unless it is triggered earlier; null while one is running.
     pub next_pass: Option<Timestamp>,
-    /// Every provider, as the last plan and what came of it left it; sorted as in a plan.
+    /// Every provider, as of the last plan and its updates; in the order of the plan.
     pub providers: Vec<ProviderStatus>,
     /// The problems of the definition files.
-    pub diagnostics: Vec<Problem>,
-    /// What happened before, newest first.
+    pub diagnostics: Vec<DiagnosticItem>,
+    /// Earlier events, newest first.
     pub history: History,
 }
 
-/// Whether what is checked out is trusted. Where not, the revision in force is another one.
+/// Whether the checked-out commit is trusted. If not, another revision is in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Trust {
-    /// Whether it is.
+    /// False if the commit is refused.
     pub trusted: bool,
-    /// The full id of the commit that is refused, where there is one.
+    /// The full id of the refused commit, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     /// Why it is refused, as a sentence.
@@ -91,24 +91,24 @@ pub struct Trust {
     pub reason: Option<String>,
 }
 
-/// Which of several replicas writes to the workspace.
+/// The leader among several replicas: the only one that writes to the workspace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Leadership {
-    /// The Lease that decides it, as namespace/name.
+pub struct LeadershipStatus {
+    /// The Lease of the election, as namespace/name.
     pub lease: String,
-    /// Whether it is this replica.
-    pub state: Lead,
-    /// Who holds the Lease, as far as this replica knows; null where nobody does.
+    /// The role of this replica.
+    pub state: ReplicaRole,
+    /// The holder of the Lease, as far as this replica knows; null if there is none.
     pub holder: Option<String>,
 }
 
-/// What a replica does.
+/// The role of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub enum Lead {
-    /// It keeps the workspace equal to git.
+pub enum ReplicaRole {
+    /// It writes to the workspace.
     Leader,
-    /// It only looks, and is ready to take over.
+    /// It only reads, and is ready to take over.
     Standby,
 }
 
@@ -116,148 +116,151 @@ pub enum Lead {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Mode {
-    /// What differs is updated.
+    /// Differences are updated.
     #[default]
     Enforce,
-    /// What differs is reported; nothing is written.
+    /// Differences are reported; nothing is written.
     Observe,
 }
 
-/// Why a pass runs.
+/// Why a reconciliation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Trigger {
     /// The daemon started.
     Start,
-    /// The interval was over.
+    /// The interval ended.
     Interval,
     /// Files changed.
     Files,
-    /// Somebody asked.
+    /// A user requested it.
     Request,
-    /// A git host told of a push.
+    /// A git host reported a push.
     Hook,
-    /// This replica leads now.
+    /// This replica became the leader.
     Leadership,
-    /// An update that was not waited for ended, or one that failed is due again.
+    /// An update in the background ended, or a failed one is due again.
     Update,
 }
 
-/// A pass that is under way.
+/// A reconciliation that is running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Begun {
+pub struct ReconciliationStart {
     /// Its number, from 1.
     pub number: u64,
     /// Why it runs.
     pub trigger: Trigger,
-    /// When it began.
+    /// When it started.
     pub began: Timestamp,
 }
 
-/// A pass that ended.
+/// A reconciliation that ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Pass {
+pub struct ReconciliationRecord {
     /// Its number, from 1.
     pub number: u64,
     /// Why it ran.
     pub trigger: Trigger,
-    /// When it began.
+    /// When it started.
     pub began: Timestamp,
     /// How long it took.
     pub duration_seconds: f64,
-    /// What came of it.
-    pub result: Ended,
+    /// How it ended.
+    pub result: ReconciliationOutcome,
     /// Why it failed or was refused, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The plan that was refused; approving it lets it through.
+    /// The digest of the refused plan, which can be approved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// The commit that it was about, in short.
+    /// The limit that the refused plan exceeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_changes: Option<usize>,
+    /// The abbreviated commit of its plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// How many passes in a row ended like this one, where they did not go well; else 1.
+    /// How many reconciliations in a row failed or were refused like this one; otherwise 1.
     pub times: u64,
 }
 
-/// What came of a pass.
+/// How a reconciliation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub enum Ended {
-    /// There was nothing to do, or only to look.
+pub enum ReconciliationOutcome {
+    /// There was nothing to update, or it only observed.
     Ok,
     /// Every update was made.
     Applied,
     /// Not every update was made.
     Incomplete,
-    /// The guard refused the plan, and nothing was changed.
+    /// The guard refused the plan; nothing was changed.
     Refused,
-    /// It failed as a whole, and nothing was changed.
+    /// It failed as a whole; nothing was changed.
     Failed,
 }
 
-/// A provider, or a file that does not say whose it is.
+/// A provider, or a file whose provider is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProviderStatus {
-    /// The provider; null for an invalid file that does not say.
+    /// The provider; null for an invalid file without one.
     pub provider: Option<String>,
-    /// The definition file; null where git does not manage the provider.
+    /// The definition file; null if git does not manage the provider.
     pub file: Option<String>,
-    /// How live and git stand to each other.
-    pub state: State,
+    /// How the live state compares with git.
+    pub state: ProviderState,
     /// When it entered that state, as far as this process knows.
     pub since: Timestamp,
-    /// What differs.
+    /// The differences.
     pub changes: Vec<ChangeItem>,
-    /// Whether git or Calry was changed; there where an update is due.
+    /// Whether git or Calry was changed; present if an update is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
-    /// Until when it is left alone.
+    /// The hold that suspends changes to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold: Option<Hold>,
-    /// How many days are left of the hold after this one, UTC: 0 on its last day. There where it ends soon.
+    pub hold: Option<HoldItem>,
+    /// How many days of the hold are left after today (UTC): 0 on its last day. Present if it ends soon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_days_left: Option<i32>,
-    /// The hold that is over: what differs, or was changed, is due because of that.
+    /// The expired hold: because of it, the differences are due or were applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_hold: Option<Hold>,
-    /// How the last attempt to update it ended, where it still differs.
+    pub ended_hold: Option<HoldItem>,
+    /// How the last attempt to update it ended, if it still differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
-    /// Why it is not as git wants it, as a sentence.
+    pub outcome: Option<UpdateOutcome>,
+    /// Why it is not in sync, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What Calry did not take over.
+    /// The fields for which Calry kept another value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub not_converged: Vec<Kept>,
-    /// When it is tried again at the earliest, unless its file changes.
+    pub not_converged: Vec<MismatchItem>,
+    /// The earliest time of the next attempt, unless its file changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
     /// The last update that this process made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_update: Option<LastUpdate>,
-    /// How many updates in a row another writer undid right after they were made; present from 3.
+    /// How many updates in a row another writer undid right away; present from 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undone: Option<u32>,
 }
 
-/// How live and git stand to each other; as in `plan --format json`.
+/// How the live state compares with git; as in `plan --format json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub enum State {
-    /// Live is as git wants it.
+pub enum ProviderState {
+    /// Live equals git.
     InSync,
     /// Live differs.
     Update,
-    /// The file says not to touch it.
+    /// The file suspends changes.
     Held,
     /// The file has errors.
     Invalid,
-    /// What the file manages cannot be read in Calry's answer.
+    /// A part that git manages cannot be read in Calry's answer.
     Unreadable,
-    /// The workspace has no such provider.
+    /// The workspace does not have this provider.
     Missing,
     /// There is no file.
     Unmanaged,
@@ -266,14 +269,14 @@ pub enum State {
 /// How an update ended; as in `apply --format json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub enum Outcome {
+pub enum UpdateOutcome {
     /// Calry confirmed it.
     Applied,
-    /// It was as desired already.
+    /// Live equalled git already.
     Unchanged,
     /// Calry took it and kept other values.
     NotConverged,
-    /// It was not made, or nobody knows.
+    /// It was not made, or the result is unknown.
     Failed,
     /// It was not tried.
     Skipped,
@@ -282,75 +285,77 @@ pub enum Outcome {
 /// An update that Calry confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LastUpdate {
-    /// When.
+    /// When it ended.
     pub time: Timestamp,
-    /// The commit that it came from, in short; null outside a git checkout.
+    /// The abbreviated commit that it applied; null outside a git checkout.
     pub revision: Option<String>,
     /// Why it was due.
     pub cause: Cause,
 }
 
-/// What happened, newest first, as far as it is kept.
+/// The latest events, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct History {
-    /// Passes that did or found something. Those that failed in a row are one.
-    pub passes: Vec<Pass>,
-    /// Differences that were found, and what came of them.
-    pub changes: Vec<Record>,
+    /// Reconciliations that changed or found something. Failures in a row are one entry.
+    pub passes: Vec<ReconciliationRecord>,
+    /// Differences, and how their updates ended.
+    pub changes: Vec<ChangeRecord>,
 }
 
-/// A difference that was found, and what came of it.
+/// A difference, and how its update ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Record {
-    /// When.
+pub struct ChangeRecord {
+    /// When it was found.
     pub time: Timestamp,
     /// The provider.
     pub provider: String,
-    /// Who changed something.
+    /// Whether git or Calry was changed.
     pub cause: Cause,
-    /// The commit that git was at, in short.
+    /// The abbreviated commit of the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// How the update ended; absent where none was tried.
+    /// How the update ended; absent if none was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
-    /// What went wrong, as a sentence.
+    pub outcome: Option<UpdateOutcome>,
+    /// Why it failed, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What differed: the first ones.
+    /// The first differences.
     pub changes: Vec<ChangeItem>,
-    /// How many more there were.
+    /// The number of further differences.
     pub more: usize,
-    /// How many attempts in a row ended like this, where they did not go well; else 1.
+    /// How many attempts in a row failed like this one; otherwise 1.
     pub times: u64,
 }
 
 impl Status {
-    /// Whether something is not as it should be: a loop that hangs, several replicas of which none leads, a pass that failed or was refused, a revision that
-    /// is not trusted, an update that failed, a file that cannot be used. What is held, or only observed, is as it should be.
+    /// Whether a workspace needs attention: a loop hangs, no replica leads, a reconciliation failed or was refused, a
+    /// commit is not trusted, an update failed, or a file cannot be used. Holds and observed drift do not count.
     #[must_use]
-    pub fn is_in_trouble(&self) -> bool {
+    pub fn is_failing(&self) -> bool {
         self.workspaces.iter().any(|workspace| {
             let ended = workspace.last_pass.as_ref().map(|pass| pass.result);
             !workspace.alive
                 || !workspace.also.is_empty()
-                || workspace.led_elsewhere() == Some(None)
-                || workspace.refused().is_some()
-                || matches!(ended, Some(Ended::Failed | Ended::Refused))
+                || workspace
+                    .standby()
+                    .is_some_and(|standby| standby.holder.is_none())
+                || workspace.refused_commit().is_some()
+                || matches!(
+                    ended,
+                    Some(ReconciliationOutcome::Failed | ReconciliationOutcome::Refused)
+                )
                 || workspace
                     .diagnostics
                     .iter()
                     .any(|problem| problem.severity == Severity::Error)
-                || workspace
-                    .providers
-                    .iter()
-                    .any(ProviderStatus::is_in_trouble)
+                || workspace.providers.iter().any(ProviderStatus::is_failing)
         })
     }
 }
 
 impl WorkspaceStatus {
-    /// What it is called: by the operator, else by Calry, else, before that was read, by its directory.
+    /// The name of the configuration file; otherwise Calry's slug; otherwise, until that was read, the directory.
     #[must_use]
     pub fn label(&self) -> &str {
         let slug = || self.workspace.as_ref().map(|known| known.slug.as_str());
@@ -360,11 +365,12 @@ impl WorkspaceStatus {
             .unwrap_or(&self.directory)
     }
 
-    /// Who leads, where this replica stands by; nobody knows whom to ask where that is `None`.
+    /// The leadership, if this replica is a standby.
     #[must_use]
-    pub fn led_elsewhere(&self) -> Option<Option<&str>> {
-        let Leadership { state, holder, .. } = self.leadership.as_ref()?;
-        (*state == Lead::Standby).then_some(holder.as_deref())
+    pub fn standby(&self) -> Option<&LeadershipStatus> {
+        self.leadership
+            .as_ref()
+            .filter(|leadership| leadership.state == ReplicaRole::Standby)
     }
 
     fn has_slug(&self, slug: &str) -> bool {
@@ -373,24 +379,37 @@ impl WorkspaceStatus {
             .is_some_and(|known| known.slug == slug)
     }
 
-    /// What is checked out and not trusted.
+    /// The checked-out commit, if it is not trusted.
     #[must_use]
-    pub fn refused(&self) -> Option<&Trust> {
+    pub fn refused_commit(&self) -> Option<&Trust> {
         self.trust.as_ref().filter(|trust| !trust.trusted)
+    }
+
+    /// The number of providers in a state.
+    #[must_use]
+    pub fn count(&self, state: ProviderState) -> usize {
+        self.providers
+            .iter()
+            .filter(|provider| provider.state == state)
+            .count()
     }
 }
 
-/// Which of these somebody means who says this: a name, or a slug where none has that name.
-pub fn meant<'a, T, S>(all: &'a [T], said: &str, status: impl Fn(&'a T) -> S) -> Option<&'a T>
+/// Finds the workspace with this name, or, if none has it, with this slug.
+pub fn find_workspace<'a, T, S>(
+    all: &'a [T],
+    name: &str,
+    status: impl Fn(&'a T) -> S,
+) -> Option<&'a T>
 where
     S: Deref<Target = WorkspaceStatus>,
 {
-    let named = all.iter().find(|one| status(one).label() == said);
-    named.or_else(|| all.iter().find(|one| status(one).has_slug(said)))
+    let by_name = all.iter().find(|one| status(one).label() == name);
+    by_name.or_else(|| all.iter().find(|one| status(one).has_slug(name)))
 }
 
 impl ProviderStatus {
-    /// What a plan says of a provider, before anything is tried.
+    /// The state of a provider in a plan, before any update.
     #[must_use]
     pub fn of(entry: &PlanEntry, problems: &[Diagnostic], now: Timestamp) -> Self {
         Self {
@@ -411,7 +430,7 @@ impl ProviderStatus {
                 }
                 _ => None,
             },
-            ended_hold: entry.ended_hold().map(Hold::from),
+            ended_hold: entry.ended_hold().map(HoldItem::from),
             outcome: None,
             error: fault(entry, problems),
             not_converged: Vec::new(),
@@ -421,18 +440,20 @@ impl ProviderStatus {
         }
     }
 
-    /// Whether it is not as git wants it, and trying did not or cannot help.
+    /// Whether it is out of sync and an update failed or is impossible.
     #[must_use]
-    pub const fn is_in_trouble(&self) -> bool {
-        matches!(self.outcome, Some(Outcome::Failed | Outcome::NotConverged))
-            || matches!(
-                self.state,
-                State::Invalid | State::Unreadable | State::Missing
-            )
+    pub const fn is_failing(&self) -> bool {
+        matches!(
+            self.outcome,
+            Some(UpdateOutcome::Failed | UpdateOutcome::NotConverged)
+        ) || matches!(
+            self.state,
+            ProviderState::Invalid | ProviderState::Unreadable | ProviderState::Missing
+        )
     }
 }
 
-impl From<&Verdict> for State {
+impl From<&Verdict> for ProviderState {
     fn from(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::InSync(..) => Self::InSync,
@@ -446,7 +467,7 @@ impl From<&Verdict> for State {
     }
 }
 
-impl From<&apply::Outcome> for Outcome {
+impl From<&apply::Outcome> for UpdateOutcome {
     fn from(outcome: &apply::Outcome) -> Self {
         match outcome {
             apply::Outcome::Applied => Self::Applied,
@@ -458,8 +479,7 @@ impl From<&apply::Outcome> for Outcome {
     }
 }
 
-impl Ended {
-    /// The word in every output.
+impl ReconciliationOutcome {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -473,7 +493,6 @@ impl Ended {
 }
 
 impl Trigger {
-    /// The word in every output.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -488,21 +507,21 @@ impl Trigger {
     }
 }
 
-/// What is wrong where other workspaces of the configuration are the same workspace of Calry as this one.
+/// The error of a workspace whose API key is also in other entries of the configuration.
 #[must_use]
-pub fn also(others: &[String]) -> String {
+pub fn shared_key_error(others: &[String]) -> String {
     let names = others
         .iter()
         .map(|name| format!("`{}`", printable(name)))
         .collect::<Vec<_>>()
         .join(", ");
     format!(
-        "the API key of {names} belongs to this workspace, too: this one goes on, and {names} writes nothing; give each an \
-         API key of its own, or take one of them out"
+        "the API key of {names} belongs to this workspace as well: this entry is reconciled, and {names} writes nothing; \
+         give each entry its own API key, or remove one"
     )
 }
 
-/// The JSON Schema (2020-12) of the document.
+/// The JSON Schema (2020-12) of [`Status`].
 #[must_use]
 pub fn schema() -> String {
     let generator = SchemaSettings::draft2020_12()

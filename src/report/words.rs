@@ -9,7 +9,7 @@ use crate::plan::{Change, Mismatch, Summary, Value};
 
 /// The counts of a plan, as words: `12 to update, 7 in sync, 1 on hold`.
 #[must_use]
-pub fn counts(summary: &Summary) -> String {
+pub fn describe_counts(summary: &Summary) -> String {
     format!(
         "{} to update, {}",
         summary.update,
@@ -45,7 +45,7 @@ pub(crate) fn others(summary: &Summary) -> Vec<String> {
 
 /// The changes of one provider by name, at most eight of them: `pictures on, rating off, icon, headers.x-api-key`.
 #[must_use]
-pub fn named<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
+pub fn name_changes<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
     const MOST: usize = 8;
     let changes: Vec<&Change> = changes.into_iter().collect();
     let mut parts: Vec<String> = changes
@@ -73,7 +73,7 @@ pub fn named<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
 
 /// One field that did not converge: `listing.pool: sent true, Calry kept nothing`.
 #[must_use]
-pub fn mismatched(mismatch: &Mismatch) -> String {
+pub fn describe_mismatch(mismatch: &Mismatch) -> String {
     let path = printable(&mismatch.path);
     if mismatch.sensitive {
         return format!("{path}: Calry kept another value than was sent (both are sensitive)");
@@ -91,7 +91,7 @@ pub fn mismatched(mismatch: &Mismatch) -> String {
 }
 
 /// So many of something; nothing where there are none.
-pub(crate) fn counted(count: usize, one: &str, many: &str) -> Option<String> {
+pub(crate) fn plural(count: usize, one: &str, many: &str) -> Option<String> {
     match count {
         0 => None,
         1 => Some(format!("1 {one}")),
@@ -100,6 +100,6 @@ pub(crate) fn counted(count: usize, one: &str, many: &str) -> Option<String> {
 }
 
 /// From one time to another; nothing where clocks disagree.
-pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
+pub(crate) fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
     to.duration_since(from).try_into().unwrap_or_default()
 }

@@ -25,7 +25,7 @@ fn world(providers: &[&str]) -> World {
 /// A daemon that only files and requests wake, after its first pass.
 fn waiting(world: &World, args: &[&str]) -> Daemon {
     let mut daemon = world.daemon(&[&["--interval", "1h"], args].concat());
-    daemon.line("pass 1 ");
+    daemon.line("reconciliation 1 ");
     daemon
 }
 

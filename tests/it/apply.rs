@@ -17,7 +17,7 @@ use calry_gitops::model::{
 use calry_gitops::plan::{AppliedState, Approved, Context, Limits, PlanInput, plan};
 use calry_gitops::reconcile;
 use calry_gitops::reconcile::apply::{
-    Caller, GRACE, Options, Outcome, Report, STALE, STALE_IF_CARRIED, UpdateResult, Withdrawn,
+    Caller, GRACE, Options, Outcome, Report, STALE, STALE_IF_CARRIED, UpdateResult, Withdrawal,
     apply,
 };
 use calry_gitops::sandbox::{Config, Fault, FaultKind, RequestRecord};
@@ -1091,8 +1091,8 @@ async fn what_is_as_desired_by_now_is_left_alone() {
 }
 
 /// In a loop: with so many turns, and what withdraws updates.
-fn in_a_loop(turns: usize) -> (Options, watch::Sender<Withdrawn>) {
-    let (withdraw, withdrawn) = watch::channel(Withdrawn::Nothing);
+fn in_a_loop(turns: usize) -> (Options, watch::Sender<Withdrawal>) {
+    let (withdraw, withdrawn) = watch::channel(Withdrawal::Nothing);
     let turns = Arc::new(ConcurrencyLimit::new(turns, turns, Duration::from_secs(2)));
     (
         Options {
@@ -1138,7 +1138,7 @@ async fn what_git_takes_back_before_its_turn_is_not_sent_and_the_others_are() {
     let news = async {
         sleep(Duration::from_millis(500)).await;
         let these = ["P00", "P02"].map(|provider| Provider::parse(provider).unwrap());
-        withdraw.send_replace(Withdrawn::These(these.into()));
+        withdraw.send_replace(Withdrawal::These(these.into()));
     };
     let ended = Mutex::new(BTreeMap::new());
     let note = |result: &UpdateResult| {

@@ -28,7 +28,7 @@ fn file(provider: &str, fields: &str) -> String {
 /// A daemon that only files and requests wake, after its first pass.
 fn waiting(world: &World, args: &[&str]) -> Daemon {
     let mut daemon = world.daemon(&[&["--interval", "1h"], args].concat());
-    daemon.line("pass 1 ");
+    daemon.line("reconciliation 1 ");
     daemon
 }
 
@@ -130,11 +130,11 @@ fn requests_during_a_pass_make_one_more_pass_after_it() {
     for _ in 0..5 {
         assert_eq!(post(&address, "/api/v1/reconcile", "", "").code, 202);
     }
-    daemon.line("pass 2 (request)");
-    daemon.line("pass 3 (request)");
+    daemon.line("reconciliation 2 (request)");
+    daemon.line("reconciliation 3 (request)");
     // The next one is this one's, and no other's.
     post(&address, "/api/v1/reconcile", "", "");
-    daemon.line("pass 4 (request)");
+    daemon.line("reconciliation 4 (request)");
     assert_eq!(passes(&mut daemon), 4);
 }
 
@@ -206,7 +206,7 @@ fn with_a_token_it_alone_counts_and_a_new_one_at_once() {
         bearer(TOKEN)
     );
     assert_eq!(ask(&proxied).code, 202);
-    daemon.line("pass 2 (request)");
+    daemon.line("reconciliation 2 (request)");
 
     let new = TOKEN.replace('a', "b");
     secret(&world, "token", &new);
@@ -442,8 +442,8 @@ fn exactly_the_plan_that_was_approved_is_let_through_and_once() {
     let answer = approve(&mut daemon, &digest);
     let asked = json!({"asked": "approve", "digest": digest, "workspaces": ["acme-production"]});
     assert_eq!((answer.code, answer.json()), (202, asked));
-    daemon.line("was approved, and let through");
-    daemon.line("pass 2 (request)");
+    daemon.line("was approved and is applied");
+    daemon.line("reconciliation 2 (request)");
     assert_eq!(world.updates().len(), 2);
     is_refused(&approve(&mut daemon, &digest), 409, "no refused plan");
 
@@ -484,7 +484,7 @@ fn an_approval_covers_what_a_file_writes_out() {
     assert!(world.updates().is_empty());
     let digest = pending(&mut daemon);
     assert_eq!(approve(&mut daemon, &digest).code, 202);
-    daemon.line("was approved, and let through");
+    daemon.line("was approved and is applied");
     until("it is applied", || !world.updates().is_empty());
     assert_eq!(
         world.live("GUESTY")["partnerKey"]["headers"]["x-client"],
@@ -502,8 +502,8 @@ fn an_approval_is_forgotten_when_the_plan_is_another() {
         |live| live["fieldsToSync"]["listing"]["pictures"] = json!(true)
     ));
     assert_eq!(approve(&mut daemon, &digest).code, 202);
-    daemon.line("is forgotten: files or live state have changed since");
-    daemon.line("pass 2 (request): plan refused");
+    daemon.line("is void: files or live state have changed since");
+    daemon.line("reconciliation 2 (request): plan refused");
     assert!(world.updates().is_empty());
     // Neither does it come back with the plan.
     assert!(world.sandbox.modify(
@@ -511,7 +511,7 @@ fn an_approval_is_forgotten_when_the_plan_is_another() {
         |live| live["fieldsToSync"]["listing"]["pictures"] = json!(false)
     ));
     post(&daemon.address(), "/api/v1/reconcile", "", "");
-    daemon.line("pass 3 (request): plan refused");
+    daemon.line("reconciliation 3 (request): plan refused");
     assert!(world.updates().is_empty());
 }
 
@@ -526,9 +526,9 @@ fn an_approval_outlives_a_pass_that_made_no_plan() {
     };
     world.sandbox.inject(Fault::once(kind).on(Method::GET));
     assert_eq!(approve(&mut daemon, &digest).code, 202);
-    daemon.line("pass 2 (request) failed");
+    daemon.line("reconciliation 2 (request) failed");
     post(&daemon.address(), "/api/v1/reconcile", "", "");
-    daemon.line("pass 3 (request)");
+    daemon.line("reconciliation 3 (request)");
     assert_eq!(world.updates().len(), 2);
 }
 
@@ -611,7 +611,7 @@ fn a_push_that_github_signed_reconciles_at_once() {
         (answer.code, &answer.json()["asked"]),
         (202, &json!("reconcile"))
     );
-    daemon.line("pass 2 (hook)");
+    daemon.line("reconciliation 2 (hook)");
     assert_eq!(daemon.status()["lastPass"]["trigger"], "hook");
     assert!(!daemon.seen.iter().any(|line| line.contains("evil.example")));
     // One hook's secret opens no other.
@@ -649,7 +649,7 @@ fn a_push_of_gitlab_is_known_by_its_token_or_by_its_signature() {
     }
     assert_eq!(hook("Issue Hook", &token, PUSH).code, 204);
     assert_eq!(hook("Push Hook", &token, PUSH).code, 202);
-    daemon.line("pass 2 (hook)");
+    daemon.line("reconciliation 2 (hook)");
 
     // GitLab's signing tokens, as in the Standard Webhooks specification: base64 of 32 bytes.
     let signing = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -680,7 +680,7 @@ fn a_push_of_gitlab_is_known_by_its_token_or_by_its_signature() {
         );
     }
     assert_eq!(hook("Push Hook", &signed(key, now, PUSH), PUSH).code, 202);
-    daemon.line("pass 3 (hook)");
+    daemon.line("reconciliation 3 (hook)");
 }
 
 #[test]
@@ -691,13 +691,13 @@ fn any_other_hook_signs_its_body_and_a_body_is_bounded() {
     let address = daemon.address();
     let signed = |body: &str| format!("X-Signature-256: sha256={}\r\n", hex(TOKEN, body));
     assert_eq!(post(&address, "/hooks/generic", &signed(""), "").code, 202);
-    daemon.line("pass 2 (hook)");
+    daemon.line("reconciliation 2 (hook)");
     let large = "x".repeat(3 << 20);
     assert_eq!(
         post(&address, "/hooks/generic", &signed(&large), &large).code,
         202
     );
-    daemon.line("pass 3 (hook)");
+    daemon.line("reconciliation 3 (hook)");
     let larger = "x".repeat((4 << 20) + 1);
     is_refused(
         &post(&address, "/hooks/generic", &signed(&larger), &larger),

@@ -595,7 +595,7 @@ fn a_repository_that_cannot_be_read_says_which_kind_it_is_and_a_plan_without_a_b
             ran.err
         );
         let mut daemon = checkout.world.daemon(&["--interval", "1s", "-v"]);
-        for pass in ["pass 1 ", "pass 2 "] {
+        for pass in ["reconciliation 1 ", "reconciliation 2 "] {
             daemon.line(pass);
         }
         daemon.drain();

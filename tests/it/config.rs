@@ -456,7 +456,7 @@ fn workspaces_are_kept_side_by_side_and_the_trouble_of_one_is_not_the_others() {
     // The next change, too, while the silent one waits for its answer.
     good.write("hostaway.yaml", &file("pictures"));
     until("it is kept again", || on(&good) == ["pictures"]);
-    daemon.line("empty: pass 1 (start) failed");
+    daemon.line("empty: reconciliation 1 (start) failed");
     daemon.line("other: HOSTAWAY would be updated");
     assert_eq!(on(&other), ["name"], "it is only observed");
 
@@ -505,7 +505,7 @@ fn workspaces_are_kept_side_by_side_and_the_trouble_of_one_is_not_the_others() {
     ask(&[])
         .exits(1)
         .says("1 of 4 workspaces in sync")
-        .says("other: acme-production (Acme): 1 provider differs");
+        .says("other: acme-production (Acme): 1 provider out of sync");
     let json = ask(&["--workspace", "good", "--format", "json"]).json();
     assert_eq!(json["workspaces"].as_array().unwrap().len(), 1);
 
@@ -533,12 +533,12 @@ fn a_workspace_without_a_pass_of_its_own_pace_waits_for_no_other() {
         entry("quick", &quick, "    interval: 1s\n")
     ));
     let mut daemon = start(&world);
-    daemon.line("quick: pass 3 (interval)");
+    daemon.line("quick: reconciliation 3 (interval)");
     assert!(
         daemon
             .seen
             .iter()
-            .all(|line| !line.contains("slow: pass 2")),
+            .all(|line| !line.contains("slow: reconciliation 2")),
         "{:#?}",
         daemon.seen
     );
@@ -559,7 +559,7 @@ fn two_workspaces_that_are_the_same_one_of_calry_are_told_in_both_and_the_second
         entry("first", &calry, "")
     ));
     let mut daemon = start(&world);
-    daemon.line("first: the API key of `second` belongs to this workspace, too");
+    daemon.line("first: the API key of `second` belongs to this workspace as well");
     until("both know of it", || {
         let told = status(&mut daemon);
         let last = &told["workspaces"][1]["lastPass"];
@@ -589,13 +589,13 @@ fn two_workspaces_that_are_the_same_one_of_calry_are_told_in_both_and_the_second
     let told = daemon
         .seen
         .iter()
-        .filter(|line| line.contains("belongs to this workspace, too"))
+        .filter(|line| line.contains("belongs to this workspace as well"))
         .count();
     assert_eq!(told, 1, "once is enough: {:#?}", daemon.seen);
     world
         .run(&["status", "--address", &address, "--workspace", "first"])
         .exits(1)
-        .says("give each an API key of its own");
+        .says("its own API key");
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn until_on(world: &World, fields: &[&str]) {
 /// A daemon that only files and requests wake, after its first pass.
 fn waiting(world: &World, args: &[&str]) -> Daemon {
     let mut daemon = world.daemon(&[&["--interval", "1h"], args].concat());
-    daemon.line("pass 1 ");
+    daemon.line("reconciliation 1 ");
     daemon
 }
 
@@ -192,7 +192,7 @@ fn a_directory_that_vanishes_changes_nothing_and_is_read_again_when_it_is_back()
     let before = world.live("HOSTAWAY");
     let away = world.dir.path().join("away");
     fs::rename(world.definitions(), &away).unwrap();
-    assert!(daemon.line("pass 2 ").contains("ERROR"));
+    assert!(daemon.line("reconciliation 2 ").contains("ERROR"));
     assert_eq!((world.live("HOSTAWAY"), world.updates().len()), (before, 1));
     fs::write(
         away.join("hostaway.yaml"),
@@ -219,8 +219,8 @@ fn an_api_key_on_a_file_system_that_hangs_fails_passes_and_keeps_nobody_from_end
             .success()
     );
     let mut daemon = world.daemon(&["--timeout", "1s", "--interval", "1s"]);
-    daemon.line("pass 1 (start) failed");
-    daemon.line("pass 2 ");
+    daemon.line("reconciliation 1 (start) failed");
+    daemon.line("reconciliation 2 ");
     daemon.signal("TERM");
     assert_eq!(daemon.wait(), Some(0));
 }
@@ -232,7 +232,7 @@ fn an_empty_directory_changes_nothing() {
     let mut daemon = waiting(&world, &[]);
     let before = world.live("HOSTAWAY");
     fs::remove_file(world.definitions().join("hostaway.yaml")).unwrap();
-    assert!(daemon.line("pass 2 ").contains("ERROR"));
+    assert!(daemon.line("reconciliation 2 ").contains("ERROR"));
     assert_eq!((world.live("HOSTAWAY"), world.updates().len()), (before, 1));
     world.write("hostaway.yaml", &file("HOSTAWAY", "name, pictures"));
     until_on(&world, &["name", "pictures"]);
@@ -327,7 +327,7 @@ fn drift_is_undone_within_the_interval_and_told_from_a_change() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let mut daemon = world.daemon(&["--interval", "1s", "--log-format", "json"]);
-    daemon.line("pass 1 ");
+    daemon.line("reconciliation 1 ");
     let mut cause = |provoke: &dyn Fn()| {
         provoke();
         let line: Value = serde_json::from_str(&daemon.line("\"outcome\":\"applied\"")).unwrap();
@@ -379,10 +379,7 @@ fn a_plan_that_is_refused_sends_nothing_and_is_told_once_a_pass() {
     pass(&mut daemon);
     assert_eq!(told(&daemon, "apply --approve sha256:"), 3);
     // The way that fits who looks at the daemon and not at a terminal.
-    assert_eq!(
-        told(&daemon, "the button on its page, or POST /api/v1/approve"),
-        3
-    );
+    assert_eq!(told(&daemon, "POST /api/v1/approve"), 3);
     assert!(
         daemon.status()["lastPass"]["error"]
             .as_str()
@@ -491,8 +488,8 @@ fn a_key_file_that_hangs_ends_the_pass_and_holds_nothing_else_up() {
     );
     world.env("CALRY_API_KEY_FILE", key.to_str().unwrap());
     let mut daemon = world.daemon(&["--interval", "1s", "--timeout", "1s"]);
-    daemon.line("pass 1 (start) failed after 1");
-    daemon.line("pass 2 (interval) failed after 1");
+    daemon.line("reconciliation 1 (start) failed after 1");
+    daemon.line("reconciliation 2 (interval) failed after 1");
     let pipe = world.dir.path().join("pipe");
     std::fs::rename(&key, &pipe).unwrap();
     std::fs::write(&key, &world.sandbox.keys().write).unwrap();
@@ -550,7 +547,7 @@ fn a_provider_that_fails_pauses_longer_each_time_and_slows_nobody() {
         .write("hostaway.yaml", &file("HOSTAWAY", "name"))
         .write("guesty.yaml", &file("GUESTY", "rooms"));
     let mut daemon = world.daemon(&["--interval", "1s"]);
-    daemon.line("pass 1 ");
+    daemon.line("reconciliation 1 ");
     while attempts(&world, "GUESTY").len() < 3 {
         click(&world, "HOSTAWAY");
         daemon.line("HOSTAWAY drifted");
@@ -577,7 +574,7 @@ fn what_did_not_converge_is_left_alone_for_a_growing_while_and_tried_at_once_whe
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name, currency"));
     let mut daemon = world.daemon(&["--interval", "1s"]);
-    daemon.line("pass 6 ");
+    daemon.line("reconciliation 6 ");
     let tried = attempts(&world, "HOSTAWAY");
     assert!((2..=3).contains(&tried.len()), "{tried:?}");
     for (pause, pair) in (0..).zip(tried.windows(2)) {
@@ -607,7 +604,7 @@ fn a_pass_that_fails_as_a_whole_waits_longer_each_time_and_a_file_is_tried_at_on
         .inject(at(StatusCode::INTERNAL_SERVER_ERROR, 4));
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let mut daemon = world.daemon(&["--interval", "1s"]);
-    daemon.line("pass 4 ");
+    daemon.line("reconciliation 4 ");
     let reads: Vec<Instant> = world
         .requests()
         .iter()
@@ -622,7 +619,7 @@ fn a_pass_that_fails_as_a_whole_waits_longer_each_time_and_a_file_is_tried_at_on
         );
     }
     world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));
-    assert!(daemon.line("pass 5 ").contains("(files)"));
+    assert!(daemon.line("reconciliation 5 ").contains("(files)"));
     // A request, too, is tried at once, and success puts the interval back.
     pass(&mut daemon);
     assert_eq!(on(&world), ["name", "rooms"]);
@@ -705,7 +702,7 @@ fn an_update_that_goes_on_beside_the_loop_is_reported_when_it_ends_and_ended_by_
             .at("/HOSTAWAY"),
     );
     let mut daemon = world.daemon(&["--interval", "1h"]);
-    assert!(daemon.line("pass 1 ").contains("1 waiting"));
+    assert!(daemon.line("reconciliation 1 ").contains("1 waiting"));
     let provider = |status: &Value| status["providers"][1].clone();
     let waiting = provider(&daemon.status());
     assert_eq!(
@@ -714,7 +711,11 @@ fn an_update_that_goes_on_beside_the_loop_is_reported_when_it_ends_and_ended_by_
         "{waiting}"
     );
     daemon.line("HOSTAWAY updated");
-    assert!(daemon.line("pass 2 (update)").contains("1 updated"));
+    assert!(
+        daemon
+            .line("reconciliation 2 (update)")
+            .contains("1 updated")
+    );
     let done = provider(&daemon.status());
     assert_eq!(
         (&done["state"], &done["lastUpdate"]["cause"]),
@@ -905,10 +906,10 @@ fn a_key_and_a_secret_that_are_replaced_are_used_at_once() {
         "--secrets-dir",
         secrets.to_str().unwrap(),
     ]);
-    daemon.line("pass 1 (start) failed");
+    daemon.line("reconciliation 1 (start) failed");
     fs::write(&key, good).unwrap();
     daemon.line("HOSTAWAY updated");
-    assert!(daemon.line("pass 2 ").contains("(files)"));
+    assert!(daemon.line("reconciliation 2 ").contains("(files)"));
     fs::write(secrets.join("token"), "second-value\n").unwrap();
     daemon.line("HOSTAWAY updated");
     assert_eq!(
@@ -932,7 +933,7 @@ fn calrys_wish_to_wait_outlasts_the_pass_that_met_it() {
             .at("/integration-definition"),
     );
     let mut daemon = world.daemon(&["--interval", "1s", "--timeout", "2s"]);
-    daemon.line("pass 1 (start) failed");
+    daemon.line("reconciliation 1 (start) failed");
     pass(&mut daemon);
     daemon.line("1 in sync");
     let reads: Vec<Instant> = world
@@ -956,7 +957,7 @@ fn two_instances_that_undo_each_other_are_called_so() {
     fs::create_dir(&other).unwrap();
     fs::write(other.join("hostaway.yaml"), file("HOSTAWAY", "rooms")).unwrap();
     let mut one = world.daemon(&["--interval", "1s"]);
-    one.line("pass 1 ");
+    one.line("reconciliation 1 ");
     let _two = world.daemon(&["--interval", "1s", "-d", other.to_str().unwrap()]);
     one.line("another writer has undone the last 3 updates of HOSTAWAY");
     until("the status says so", || {
@@ -979,10 +980,10 @@ fn sighup_makes_a_pass_and_requests_during_one_make_one_more() {
     for _ in 0..3 {
         daemon.signal("HUP");
     }
-    assert!(daemon.line("pass 2 ").contains("(request)"));
-    assert!(daemon.line("pass 3 ").contains("(request)"));
+    assert!(daemon.line("reconciliation 2 ").contains("(request)"));
+    assert!(daemon.line("reconciliation 3 ").contains("(request)"));
     world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));
-    assert!(daemon.line("(files)").contains("pass 4 "));
+    assert!(daemon.line("(files)").contains("reconciliation 4 "));
 }
 
 /// A daemon with three updates to make, one at a time, the first of which takes this long.
@@ -1052,7 +1053,7 @@ fn a_json_log_is_one_object_a_line_with_the_facts_as_fields() {
         .write("guesty.yaml", "provider: [\n");
     let mut daemon = waiting(&world, &["--log-format", "json", "-v"]);
     fs::remove_dir_all(world.definitions()).unwrap();
-    daemon.line("pass 2 ");
+    daemon.line("reconciliation 2 ");
     daemon.signal("TERM");
     assert_eq!(daemon.wait(), Some(0));
     let lines: Vec<Value> = daemon

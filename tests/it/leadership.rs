@@ -302,7 +302,7 @@ fn without_the_api_server_nobody_writes_and_work_goes_on_when_it_is_back() {
     replicas.world.write("hostaway.yaml", &file("name, rooms"));
     let line = one.line("(standby: nothing is written): 1 to update");
     // Whoever stands by looks soon whether the leader has put it right, and not after the interval of an hour.
-    let next = line.rsplit_once("next pass in ").unwrap().1;
+    let next = line.rsplit_once("next in ").unwrap().1;
     assert!(
         next.starts_with(['4', '5']) && next.ends_with('s') && !next.contains('m'),
         "{line}"

@@ -23,7 +23,7 @@ fn world(providers: &[&str]) -> World {
 /// A daemon that only files and requests wake, after its first pass.
 fn waiting(world: &World, args: &[&str]) -> Daemon {
     let mut daemon = world.daemon(&[&["--interval", "1h"], args].concat());
-    daemon.line("pass 1 ");
+    daemon.line("reconciliation 1 ");
     daemon.address();
     daemon
 }
@@ -471,7 +471,7 @@ fn what_goes_wrong_on_the_way_to_calry_is_counted_and_so_are_the_attempts() {
     );
     let mut daemon = waiting(&world, &[]);
     // The update failed once, and is attempted again by another pass.
-    daemon.line("pass 2 (update)");
+    daemon.line("reconciliation 2 (update)");
     let scrape = Scrape::of(&mut daemon);
     let requests = |method, status| {
         scrape.get(

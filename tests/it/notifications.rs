@@ -10,7 +10,9 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use calry_gitops::daemon::{self, Applying, LoopFile, ReconciliationReport, State, WorkspaceGroup};
+use calry_gitops::daemon::{
+    self, ApplyListener, LoopFile, ReconciliationReport, StateStore, WorkspaceGroup,
+};
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
@@ -169,7 +171,7 @@ fn file(provider: &str, fields: &str) -> String {
 
 /// One workspace's loop, stepped by hand.
 struct Loop {
-    settings: daemon::Settings,
+    settings: daemon::LoopSettings,
     workspace_notifier: Arc<WorkspaceNotifier>,
     memory: daemon::Memory,
 }
@@ -185,7 +187,7 @@ impl Loop {
         let workspace_notifier = Arc::new(notifier.for_workspace(None));
         let told = Arc::clone(&workspace_notifier);
         let api = HttpUrl::parse(&world.sandbox.url(), UrlPolicy::api(false)).unwrap();
-        let settings = daemon::Settings {
+        let settings = daemon::LoopSettings {
             source: Arc::new(Source {
                 definitions: directory.to_owned(),
                 secrets: SecretSources::new(None),
@@ -204,8 +206,8 @@ impl Loop {
             concurrency: 8,
             timeout: Duration::from_secs(5),
             watching: calry_gitops::desired::watch::WatchOptions::default(),
-            applying: Applying::to(move |plan| told.applying(plan)),
-            state: Arc::new(State::in_process().unwrap()),
+            apply_listener: ApplyListener::new(move |plan| told.applying(plan)),
+            state: Arc::new(StateStore::in_process().unwrap()),
             loop_file: Arc::default(),
             slot: WorkspaceGroup::slots(vec![None]).remove(0),
             leadership: daemon::Leadership::default(),
@@ -221,7 +223,7 @@ impl Loop {
     /// A loop whose memory outlives it, of a process that starts now.
     fn restarted(world: &World, notifier: &Notifier) -> Self {
         let mut this = Self::new(world, notifier);
-        let state = State::open(&world.dir.path().join("state"), None).unwrap();
+        let state = StateStore::open(&world.dir.path().join("state"), None).unwrap();
         let (definitions, api) = (world.definitions(), world.sandbox.url());
         let observer = Arc::clone(&this.workspace_notifier);
         this.settings.loop_file =

@@ -122,7 +122,7 @@ fn a_signal_ends_at_once_what_waits_for_a_calry_that_does_not_answer() {
 fn a_refused_plan_says_once_what_differs() {
     let world = world();
     let mut daemon = world.daemon(&["--max-changes", "0", "--interval", "1s"]);
-    daemon.line("pass 3 ");
+    daemon.line("reconciliation 3 ");
     let said = daemon
         .seen
         .iter()

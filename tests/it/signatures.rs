@@ -73,7 +73,7 @@ fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_wi
         .world
         .daemon(&["--interval", "1s", "--allowed-signers", &signers]);
     daemon.line("HOSTAWAY updated: icon");
-    daemon.line("pass 1 (start)");
+    daemon.line("reconciliation 1 (start)");
     assert_eq!(daemon.status()["trust"], json!({"trusted": true}));
     assert!(
         daemon
@@ -89,7 +89,7 @@ fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_wi
     );
     assert!(
         said.contains(&short(two))
-            && said.ends_with(&format!("; revision {} is in force", short(one))),
+            && said.ends_with(&format!("; revision {} stays in force", short(one))),
         "{said}"
     );
     until("the status tells", || {
@@ -112,12 +112,12 @@ fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_wi
         .run(&["status", "--address", &address])
         .exits(1);
     let headline = format!(
-        "what is checked out ({}) is refused, and {} is in force",
+        "commit {} refused; {} stays in force",
         short(two),
         short(one)
     );
     told.says(&headline);
-    assert!(daemon.get("/").body.contains("refused, and"));
+    assert!(daemon.get("/").body.contains("refused; "));
 
     let mut clicked = checkout.world.live("HOSTAWAY");
     clicked["icon"] = url("somebody").into();
@@ -126,7 +126,7 @@ fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_wi
     assert_eq!(icon(&checkout), url("1"));
 
     checkout.next("3", Some(&ada()), two);
-    daemon.line("what is checked out is trusted again");
+    daemon.line("the checked-out commit is trusted again");
     until("the signed one is applied", || icon(&checkout) == url("3"));
     assert!(
         !checkout

@@ -31,7 +31,7 @@ fn world(file: &str) -> World {
 fn start(world: &World) -> Daemon {
     let mut daemon = world.daemon(&["--interval", "1h"]);
     // The state file was written before this line.
-    daemon.line("pass 1 ");
+    daemon.line("reconciliation 1 ");
     daemon
 }
 

@@ -28,7 +28,7 @@ fn world() -> World {
 /// A daemon that only files and requests wake, after its first pass.
 fn waiting(world: &World, args: &[&str]) -> Daemon {
     let mut daemon = world.daemon(&[&["--interval", "1h"], args].concat());
-    daemon.line("pass 1 ");
+    daemon.line("reconciliation 1 ");
     daemon
 }
 
@@ -66,7 +66,7 @@ fn an_exit_code_says_whether_something_is_wrong() {
     daemon.line("(files)");
     ask(&world, &address, &[])
         .exits(0)
-        .says("1 provider differs")
+        .says("1 provider out of sync")
         .says("listing.name off, listing.rooms on");
     world.write(
         "hostaway.yaml",
@@ -83,7 +83,7 @@ fn an_exit_code_says_whether_something_is_wrong() {
     ask(&world, &address, &["--format", "json"]).exits(1);
     ask(&world, &address, &[])
         .exits(1)
-        .says("1 definition is invalid")
+        .says("1 invalid definition")
         .says("guesty.yaml:1:");
 
     world.sandbox.inject(Fault::once(FaultKind::Status {
@@ -95,7 +95,7 @@ fn an_exit_code_says_whether_something_is_wrong() {
     daemon.line("(request)");
     ask(&world, &address, &[])
         .exits(1)
-        .says("the last pass failed: cannot read");
+        .says("the last reconciliation failed: cannot read");
     drop(daemon);
     ask(&world, &address, &[])
         .exits(1)
@@ -119,7 +119,7 @@ fn an_update_that_failed_is_a_failure() {
     let address = daemon.address();
     ask(&world, &address, &[])
         .exits(1)
-        .says("1 provider differs")
+        .says("1 provider out of sync")
         .says("Calry refused the update (400, \"No.\")");
     daemon.signal("HUP");
     daemon.line("(request)");
@@ -458,7 +458,7 @@ fn watching_goes_on_through_a_restart_and_ends_on_ctrl_c() {
         "hostaway.yaml",
         "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n",
     );
-    text.line("1 provider differs");
+    text.line("1 provider out of sync");
     let line: Value = serde_json::from_str(&json.line("\"update\":1")).unwrap();
     assert!(line["workspaces"].is_array());
 
@@ -477,7 +477,7 @@ fn watching_goes_on_through_a_restart_and_ends_on_ctrl_c() {
         assert_eq!(watching.wait(), Some(0));
     }
     // What did not change is not told again; losing contact, and having it again, is told once.
-    for once in ["1 provider differs", "no contact", "in contact again"] {
+    for once in ["1 provider out of sync", "no contact", "in contact again"] {
         let told = text.seen.iter().filter(|line| line.contains(once)).count();
         assert_eq!(told, 1, "{once}: {:#?}", text.seen);
     }

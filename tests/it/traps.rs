@@ -438,7 +438,7 @@ fn trap_7_a_daemon_sends_a_masked_value_once_and_again_only_when_it_changed() {
     );
     let mut daemon = world.daemon(&["--interval", "1s"]);
     daemon.line("HOSTAWAY updated");
-    daemon.line("pass 3 ");
+    daemon.line("reconciliation 3 ");
     assert_eq!(world.updates().len(), 1);
     std::fs::write(secrets.join("new"), "second-value\n").unwrap();
     daemon.line("HOSTAWAY updated");

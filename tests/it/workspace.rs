@@ -159,7 +159,7 @@ fn a_daemon_whose_key_belongs_to_another_workspace_than_before_stops_and_writes_
     let mut world = world();
     world.env("CALRY_STATE_DIR", "state");
     let mut daemon = start(&world, &[]);
-    daemon.line("pass 1 ");
+    daemon.line("reconciliation 1 ");
     assert_eq!(world.updates().len(), 1);
     // While it runs.
     move_to(&world, OTHER_ID, "acme-staging");
@@ -232,7 +232,7 @@ fn a_key_that_is_exchanged_while_the_daemon_runs_changes_nothing_in_the_other_wo
             world.env("CALRY_STATE_DIR", "state");
         }
         let mut daemon = start(&world, &[]);
-        daemon.line("pass 1 ");
+        daemon.line("reconciliation 1 ");
         move_to(&world, OTHER_ID, "acme-staging");
         world.sandbox.modify("HOSTAWAY", |live| {
             live["fieldsToSync"]["listing"]["pictures"] = json!(true)
@@ -294,7 +294,7 @@ fn one_of_several_workspaces_that_moved_is_left_alone_and_the_others_go_on() {
         .exits(1);
     other.write("hostaway.yaml", &ROOMS.replace("rooms", "name"));
     let mut daemon = operator.daemon(&["--config", "config.yaml"]);
-    daemon.line("moved: pass 2 ");
+    daemon.line("moved: reconciliation 2 ");
     until("the other one is kept", || listing(&other)["name"] == true);
     assert_eq!(moved.updates().len(), 1);
     daemon.signal("TERM");

@@ -65,7 +65,7 @@ const drift = async (name, icon, listing) => {
 const run = async (listen) => {
   const args = ["run", "--definitions", "definitions", "--api-url", sandbox, "--listen", `127.0.0.1:${listen}`,
     "--interval", "1s", "--mode", "observe", "--admin-rate", "6000"];
-  const { child, match } = await start(args, /http:\/\/127\.0\.0\.1:(\d+)\/[^]*pass 1 /);
+  const { child, match } = await start(args, /http:\/\/127\.0\.0\.1:(\d+)\/[^]*reconciliation 1 /);
   daemon = child;
   port = match[1];
 };
@@ -134,14 +134,14 @@ const claims = {
     await says(page, "live", "#contact");
     await drift("HOSTAWAY", "https://cdn.example.com/x.png");
     await drift("PROVIDER_1", null, { name: true });
-    await verdict(page, "1 provider differs");
+    await verdict(page, "1 provider out of sync");
     const card = page.locator('[data-k="c-PROVIDER_1"]');
     assert.match(await card.innerText(), /drift/);
     assert.match(await card.locator("del").innerText(), /rooms: false/);
     assert.match(await card.locator("ins").innerText(), /rooms: true/);
-    assert.match(await page.title(), /^1 provider differs/);
+    assert.match(await page.title(), /^1 provider out of sync/);
     assert.equal(await page.locator("link[rel=icon]").getAttribute("href"), "assets/differs.svg");
-    assert.match(await page.locator("#announcement").innerText(), /1 provider differs/);
+    assert.match(await page.locator("#announcement").innerText(), /1 provider out of sync/);
     await says(page, "PROVIDER_1 has drifted", ".events");
     await drift("PROVIDER_1", null, { name: true, rooms: true });
     await verdict(page, "In sync");
@@ -179,7 +179,7 @@ const claims = {
     if (SHOTS) await page.screenshot({ path: join(SHOTS, "lost.png") });
     await drift("PROVIDER_3", null, { name: true });
     await run(port);
-    await verdict(page, "1 provider differs");
+    await verdict(page, "1 provider out of sync");
     await says(page, "live", "#contact");
     assert.equal(await page.locator("#lost").isVisible(), false);
     assert.equal(await page.evaluate(() => window.same), true, "it did not reload");
@@ -208,7 +208,7 @@ const claims = {
     await tab.goto(page_of(port));
     await says(tab, "up to date", "#contact");
     await drift("PROVIDER_4", null, { name: true });
-    await verdict(tab, "1 provider differs");
+    await verdict(tab, "1 provider out of sync");
     assert.equal(await tab.locator("#lost").isVisible(), false);
     await drift("PROVIDER_4", null, { name: true, rooms: true });
     await poor.close();
@@ -299,7 +299,7 @@ const claims = {
     writeFileSync(file(names[16]), `${wanted(names[16]).replace("rooms", field)}icn: x\n`);
     await drift("PROVIDER_5", null, { name: true, [`x${HOSTILE}`]: true });
     const page = await open();
-    await verdict(page, "1 definition is invalid");
+    await verdict(page, "1 invalid definition");
     await says(page, "sync <img src=x onerror");
     await says(page, "<img src=x", ".problems");
     await says(page, `x<img src=x`, ".diff");
@@ -321,7 +321,7 @@ const claims = {
     for (const colorScheme of ["light", "dark"]) {
       for (const width of [360, 1920]) {
         const page = await open({ colorScheme, viewport: { width, height: 900 } });
-        await verdict(page, "1 definition is invalid");
+        await verdict(page, "1 invalid definition");
         await page.evaluate(() => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
         await page.evaluate(axe);
         const found = await page.evaluate(async () => (await window.axe.run()).violations.map(({ id, nodes }) =>
@@ -337,7 +337,7 @@ const claims = {
 
   async "everything is reached by the keyboard, and one sees where one is"() {
     const page = await open();
-    await verdict(page, "1 definition is invalid");
+    await verdict(page, "1 invalid definition");
     await page.keyboard.press("Tab");
     assert.equal(await page.evaluate(() => document.activeElement.className), "skip");
     await page.keyboard.press("Enter");

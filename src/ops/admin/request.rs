@@ -66,7 +66,7 @@ pub(super) async fn read_secret(file: &SecretFile) -> Result<SharedSecret, Refus
 /// Requests a reconciliation of these loops.
 pub(super) fn trigger(loops: &[&Handle], cause: Trigger, word: &str, what: &str) -> Response {
     for one in loops {
-        one.ask(cause);
+        one.request(cause);
     }
     let labels: Vec<String> = loops.iter().map(|one| one.publisher().label()).collect();
     let of = match labels.as_slice() {

@@ -23,7 +23,7 @@ use super::{Access, Host, Said, hook, host};
 use crate::daemon::{Handle, NotPending};
 use crate::model::printable;
 use crate::plan::Digest;
-use crate::report::status::{Trigger, meant};
+use crate::report::status::{Trigger, find_workspace};
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -210,12 +210,12 @@ async fn approve(State(shared): State<Arc<Shared>>, request: Request) -> Result<
 fn leading(loops: Vec<&Handle>) -> Result<Vec<&Handle>, Refused> {
     let mut holder = None;
     let (elsewhere, here): (Vec<&Handle>, Vec<&Handle>) = loops.into_iter().partition(|one| {
-        let led = one
-            .publisher()
-            .snapshot()
-            .led_elsewhere()
-            .map(|holder| holder.map(printable));
-        led.map(|by| holder = by).is_some()
+        let status = one.publisher().snapshot();
+        let standby = status.standby();
+        if let Some(standby) = standby {
+            holder = standby.holder.as_deref().map(printable);
+        }
+        standby.is_some()
     });
     if here.is_empty() && !elsewhere.is_empty() {
         let leader = holder.map_or_else(
@@ -236,7 +236,7 @@ impl Shared {
         let Some(workspace) = workspace else {
             return Ok(self.loops.iter().collect());
         };
-        match meant(&self.loops, workspace, |one| one.publisher().published()) {
+        match find_workspace(&self.loops, workspace, |one| one.publisher().published()) {
             Some(one) => Ok(vec![one]),
             None => Err(Refused(
                 StatusCode::NOT_FOUND,

@@ -23,7 +23,7 @@ use super::event_writer::Events;
 use super::{Cluster, said};
 use crate::daemon::{Handle, Leadership, Moment};
 use crate::model::{ellipsize, human_duration, printable};
-use crate::report::status::{Ended, Lead, Pass, Trigger};
+use crate::report::status::{ReconciliationOutcome, ReconciliationRecord, ReplicaRole, Trigger};
 
 /// Who asks for a Lease that another one holds.
 const WANTED_BY: &str = "calry-gitops/wanted-by";
@@ -62,7 +62,7 @@ pub struct Lease {
     /// The loops of its workspaces.
     loops: Vec<Handle>,
     /// What was said last of who leads.
-    told: Option<(Lead, Option<String>)>,
+    told: Option<(ReplicaRole, Option<String>)>,
     /// What went wrong last, and when that was said.
     trouble: Option<(Kind, Moment)>,
 }
@@ -233,8 +233,9 @@ impl Lease {
     fn is_fit(&self) -> bool {
         self.loops.iter().any(|one| {
             let status = one.publisher().published();
-            let failing =
-                |pass: &Pass| matches!(pass.result, Ended::Failed) && pass.times >= FAILED_PASSES;
+            let failing = |pass: &ReconciliationRecord| {
+                matches!(pass.result, ReconciliationOutcome::Failed) && pass.times >= FAILED_PASSES
+            };
             status.ready && !status.last_pass.as_ref().is_some_and(failing)
         })
     }
@@ -243,7 +244,7 @@ impl Lease {
         let found = self.within(self.api.get_opt(&self.name)).await?;
         self.saw(found)?;
         self.unanswered = false;
-        self.leadership.known();
+        self.leadership.mark_observed();
         Ok(())
     }
 
@@ -252,15 +253,15 @@ impl Lease {
         let lease = lease.map(versioned).transpose()?;
         self.election.saw(lease.as_ref().map(record), Moment::now());
         self.object = lease;
-        self.decided();
+        self.publish_term();
         Ok(())
     }
 
     /// What is known counts at once.
-    fn decided(&self) {
+    fn publish_term(&self) {
         let holder = self.election.holder().map(shown);
         self.leadership
-            .decided(self.election.term(Moment::now()), holder.as_deref());
+            .set_term(self.election.term(Moment::now()), holder.as_deref());
     }
 
     async fn create(&mut self) -> Result<(), Trouble> {
@@ -314,7 +315,7 @@ impl Lease {
         self.unanswered = false;
         self.election.held(record(&lease), asked);
         self.object = Some(lease);
-        self.decided();
+        self.publish_term();
         Ok(())
     }
 
@@ -369,7 +370,7 @@ impl Lease {
             self.shown
         );
         self.election.give_up();
-        self.decided();
+        self.publish_term();
         // No longer than the term lasts that was just given up: each update is bounded by that.
         self.leadership.idle().await;
         if self.leadership.is_in_doubt() {
@@ -511,7 +512,7 @@ impl Lease {
         // Who does not renew leads no more, as far as anybody can tell.
         let alive = term.is_some() || self.election.step(now) == Step::Wait;
         let holder = self.election.holder().filter(|_| alive);
-        self.leadership.decided(term, holder.map(shown).as_deref());
+        self.leadership.set_term(term, holder.map(shown).as_deref());
         {
             let mut held = self.shards.held();
             match holder {
@@ -520,9 +521,9 @@ impl Lease {
             }
         }
         let lead = if term.is_some() {
-            Lead::Leader
+            ReplicaRole::Leader
         } else {
-            Lead::Standby
+            ReplicaRole::Standby
         };
         let news = (lead, holder.map(shown));
         let before = self.told.replace(news.clone());
@@ -534,20 +535,20 @@ impl Lease {
             .for_each(|one| one.publisher().publish_leadership());
         let (lease, led) = (
             &self.shown,
-            before.is_some_and(|(lead, _)| lead == Lead::Leader),
+            before.is_some_and(|(lead, _)| lead == ReplicaRole::Leader),
         );
         match (lead, led, news.1) {
-            (Lead::Leader, false, _) => {
+            (ReplicaRole::Leader, false, _) => {
                 tracing::info!(lease, "leads by the Lease {lease}");
                 self.loops
                     .iter()
-                    .for_each(|one| one.ask(Trigger::Leadership));
+                    .for_each(|one| one.request(Trigger::Leadership));
                 if let Some(events) = events {
                     events.leads(lease);
                 }
             }
-            (Lead::Leader, true, _) => {}
-            (Lead::Standby, true, holder) => {
+            (ReplicaRole::Leader, true, _) => {}
+            (ReplicaRole::Standby, true, holder) => {
                 let by = holder
                     .filter(|_| !self.election.holds())
                     .map(|by| format!(": {by} holds it now"))
@@ -560,10 +561,10 @@ impl Lease {
                     events.stands_by(lease);
                 }
             }
-            (Lead::Standby, false, Some(holder)) => {
+            (ReplicaRole::Standby, false, Some(holder)) => {
                 tracing::info!(lease, holder, "stands by: {holder} holds the Lease {lease}");
             }
-            (Lead::Standby, false, None) => {
+            (ReplicaRole::Standby, false, None) => {
                 tracing::info!(
                     lease,
                     "stands by: nobody is known to hold the Lease {lease}"

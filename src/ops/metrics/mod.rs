@@ -25,7 +25,7 @@ use self::text::{Kind, Page};
 use self::workspace::{ENDS, Seen, TRIED};
 use super::notifications::{Counters, Counts};
 use crate::plan::Summary;
-use crate::report::status::{Ended, Lead, Mode};
+use crate::report::status::{Mode, ReconciliationOutcome, ReplicaRole};
 
 pub use workspace::WorkspaceMetrics;
 
@@ -160,13 +160,13 @@ const PLAIN: &[Plain] = &[
         Kind::Gauge,
         "calry_gitops_failed_passes_in_a_row",
         "How many passes up to now failed as a whole, without one in between that did not.",
-        |one| in_a_row(one, Ended::Failed),
+        |one| in_a_row(one, ReconciliationOutcome::Failed),
     ),
     (
         Kind::Gauge,
         "calry_gitops_plan_refused",
         "Whether the last plan would have changed too much, was refused, and waits for approval.",
-        |one| in_a_row(one, Ended::Refused).min(1.0),
+        |one| in_a_row(one, ReconciliationOutcome::Refused).min(1.0),
     ),
     (
         Kind::Gauge,
@@ -274,7 +274,7 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
         if let Some(leadership) = &one.status.leadership {
             family.sample(
                 &[("workspace", &one.label)],
-                u8::from(leadership.state == Lead::Leader),
+                u8::from(leadership.state == ReplicaRole::Leader),
             );
         }
     }
@@ -388,7 +388,7 @@ fn seconds(time: Option<Timestamp>) -> f64 {
 }
 
 /// How many passes in a row ended so, up to the last one.
-fn in_a_row(one: &Seen, ended: Ended) -> f64 {
+fn in_a_row(one: &Seen, ended: ReconciliationOutcome) -> f64 {
     one.status
         .last_pass
         .as_ref()

@@ -12,25 +12,25 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::text::Histogram;
 use crate::daemon::publisher::{LIFELESS, now};
-use crate::daemon::{ReconciliationReport, Settings, StatusPublisher};
+use crate::daemon::{LoopSettings, ReconciliationReport, StatusPublisher};
 use crate::desired::watch::WatchCounts;
 use crate::live::{Exchange, ExchangeOutcome, Observer};
 use crate::model::{Provider, Slug, UpdateMethod, ellipsize, printable};
 use crate::plan::{Cause, Plan, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
-use crate::report::status::{Ended, State, Trigger, WorkspaceStatus};
+use crate::report::status::{ProviderState, ReconciliationOutcome, Trigger, WorkspaceStatus};
 
 /// From what a pass over few files takes to what the longest time limit allows, in seconds.
 const PASS_BOUNDS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 /// Up to what one request may take, in seconds.
 const CALL_BOUNDS: [f64; 9] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-const RESULTS: [Ended; 5] = [
-    Ended::Ok,
-    Ended::Applied,
-    Ended::Incomplete,
-    Ended::Refused,
-    Ended::Failed,
+const RESULTS: [ReconciliationOutcome; 5] = [
+    ReconciliationOutcome::Ok,
+    ReconciliationOutcome::Applied,
+    ReconciliationOutcome::Incomplete,
+    ReconciliationOutcome::Refused,
+    ReconciliationOutcome::Failed,
 ];
 const TRIGGERS: [Trigger; 7] = [
     Trigger::Start,
@@ -122,7 +122,7 @@ impl WorkspaceMetrics {
     /// Counts for a loop that is about to start. `name` is what the operator calls the workspace: it is the label
     /// `workspace`; where that is but its directory, until the workspace itself was read.
     #[must_use]
-    pub fn new(name: &str, settings: &Settings, publisher: Arc<StatusPublisher>) -> Self {
+    pub fn new(name: &str, settings: &LoopSettings, publisher: Arc<StatusPublisher>) -> Self {
         Self::of(
             name,
             settings.api.method(),
@@ -207,10 +207,10 @@ impl WorkspaceMetrics {
         };
         for provider in &status.providers {
             use crate::plan::Cause;
-            use crate::report::status::Outcome;
-            seen.held += u64::from(provider.state == State::Held);
-            seen.failed += u64::from(provider.outcome == Some(Outcome::Failed));
-            seen.not_converged += u64::from(provider.outcome == Some(Outcome::NotConverged));
+            use crate::report::status::UpdateOutcome;
+            seen.held += u64::from(provider.state == ProviderState::Held);
+            seen.failed += u64::from(provider.outcome == Some(UpdateOutcome::Failed));
+            seen.not_converged += u64::from(provider.outcome == Some(UpdateOutcome::NotConverged));
             let [change, drift] = &mut seen.pending;
             match provider.cause {
                 Some(Cause::Change) => *change += 1,
@@ -272,13 +272,16 @@ impl Observer for WorkspaceMetrics {
 
 impl Passes {
     fn count(&mut self, report: &ReconciliationReport, now: Timestamp) {
-        let ended = report.result.ended();
+        let ended = report.result.outcome();
         *self
             .ended
             .entry((ended.as_str(), report.trigger.as_str()))
             .or_default() += 1;
         self.took.observe(report.took.as_secs_f64());
-        if !matches!(ended, Ended::Failed | Ended::Refused) {
+        if !matches!(
+            ended,
+            ReconciliationOutcome::Failed | ReconciliationOutcome::Refused
+        ) {
             self.last_success = Some(now);
         }
         if let Some(plan) = report.result.plan() {

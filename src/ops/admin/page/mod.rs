@@ -17,8 +17,8 @@ use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::model::printable;
-use crate::report::status::{WorkspaceStatus, meant};
-use crate::report::verdict::Tone;
+use crate::report::health::HealthLevel;
+use crate::report::status::{WorkspaceStatus, find_workspace};
 use parts::{safe, sprite, stamp};
 
 /// The style sheet, served at `/assets/page.css`.
@@ -43,7 +43,7 @@ pub(super) struct View<'a> {
     pub only: Option<&'a str>,
 }
 
-enum Shown<'a> {
+enum Subject<'a> {
     One(&'a WorkspaceStatus),
     All,
     Nothing,
@@ -53,16 +53,15 @@ impl View<'_> {
     /// False if the address names a workspace that the daemon does not have.
     #[must_use]
     pub(super) fn exists(&self) -> bool {
-        !matches!(self.shown(), Shown::Nothing)
+        !matches!(self.subject(), Subject::Nothing)
     }
 
-    fn shown(&self) -> Shown<'_> {
+    fn subject(&self) -> Subject<'_> {
         match (self.only, self.workspaces) {
-            (Some(asked), all) => {
-                meant(all, asked, Arc::clone).map_or(Shown::Nothing, |one| Shown::One(one))
-            }
-            (None, [one]) => Shown::One(one),
-            (None, _) => Shown::All,
+            (Some(asked), all) => find_workspace(all, asked, Arc::clone)
+                .map_or(Subject::Nothing, |one| Subject::One(one)),
+            (None, [one]) => Subject::One(one),
+            (None, _) => Subject::All,
         }
     }
 }
@@ -70,13 +69,13 @@ impl View<'_> {
 /// The whole document.
 #[must_use]
 pub(super) fn page(view: &View<'_>) -> String {
-    let (title, tone) = match view.shown() {
-        Shown::One(one) => (
+    let (title, level) = match view.subject() {
+        Subject::One(one) => (
             workspace::title(one, view.now),
-            workspace::tone(one, view.now),
+            workspace::level(one, view.now),
         ),
-        Shown::All => overview::title(view),
-        Shown::Nothing => ("No such workspace".to_owned(), Tone::Bad),
+        Subject::All => overview::title(view),
+        Subject::Nothing => ("No such workspace".to_owned(), HealthLevel::Failing),
     };
     let head = html! {
         meta charset="utf-8";
@@ -84,7 +83,7 @@ pub(super) fn page(view: &View<'_>) -> String {
         meta name="color-scheme" content="light dark";
         meta name="robots" content="noindex";
         title { (title) }
-        link rel="icon" type="image/svg+xml" href={ "assets/" (word(tone)) ".svg" };
+        link rel="icon" type="image/svg+xml" href={ "assets/" (word(level)) ".svg" };
         link rel="stylesheet" href="assets/page.css";
         script src="assets/page.js" defer {}
     };
@@ -95,7 +94,8 @@ pub(super) fn page(view: &View<'_>) -> String {
             a.brand href="./" { (parts::icon("logo")) span { "calry-gitops" } }
             p #contact .contact { span.dot {} span.text { "Without JavaScript this page does not refresh" } }
             button #reconcile .button type="button" hidden {
-                (parts::icon("again")) span { "Reconcile" span.wide { " now" } }
+                (parts::icon("again"))
+                span { "Reconcile" span.wide { @if matches!(view.subject(), Subject::All) { " all" } @else { " now" } } }
             }
         }
         p #lost .lost hidden {}
@@ -130,30 +130,37 @@ pub(super) fn page(view: &View<'_>) -> String {
 /// The part of the document that changes: its `<main>`.
 #[must_use]
 pub(super) fn content(view: &View<'_>) -> String {
-    let (title, tone, headline, inner) = match view.shown() {
-        Shown::One(one) => (
+    let (title, level, headline, inner) = match view.subject() {
+        Subject::One(one) => (
             workspace::title(one, view.now),
-            workspace::tone(one, view.now),
+            workspace::level(one, view.now),
             workspace::headline(one, view.now),
             workspace::content(one, view),
         ),
-        Shown::All => {
-            let (title, tone) = overview::title(view);
-            (title.clone(), tone, title, overview::content(view))
+        Subject::All => {
+            let (title, level) = overview::title(view);
+            (title.clone(), level, title, overview::content(view))
         }
-        Shown::Nothing => {
+        Subject::Nothing => {
             let headline = "No such workspace".to_owned();
-            (headline.clone(), Tone::Bad, headline, nothing(view))
+            (
+                headline.clone(),
+                HealthLevel::Failing,
+                headline,
+                nothing(view),
+            )
         }
     };
-    let name = match view.shown() {
-        // Before the first pass a workspace without a name is the only one, and its label changes after it.
-        Shown::One(one) if one.name.is_some() || one.workspace.is_some() => printable(one.label()),
+    let name = match view.subject() {
+        // Before the first reconciliation a workspace without a name is the only one, and its label changes after it.
+        Subject::One(one) if one.name.is_some() || one.workspace.is_some() => {
+            printable(one.label())
+        }
         _ => String::new(),
     };
     html! {
         main #main tabindex="-1" data-id=(view.id) data-version=(view.version) data-now=(view.now) data-title=(title)
-            data-tone=(word(tone)) data-headline=(headline) data-workspace=(name) { (inner) }
+            data-level=(word(level)) data-headline=(headline) data-workspace=(name) { (inner) }
     }
     .into_string()
 }
@@ -173,17 +180,17 @@ fn nothing(view: &View<'_>) -> Markup {
     }
 }
 
-/// The name of the tone's class, icon and file.
-const fn word(tone: Tone) -> &'static str {
-    match tone {
-        Tone::Good => "good",
-        Tone::Waiting => "wait",
-        Tone::Differs => "differs",
-        Tone::Bad => "bad",
+/// The name of the level's class, icon and file.
+const fn word(level: HealthLevel) -> &'static str {
+    match level {
+        HealthLevel::InSync => "good",
+        HealthLevel::Waiting => "wait",
+        HealthLevel::OutOfSync => "differs",
+        HealthLevel::Failing => "bad",
     }
 }
 
-/// The tab icon of a tone, by its name.
+/// The tab icon of a level, by its name.
 #[must_use]
 pub(super) fn tab_icon(word: &str) -> Option<String> {
     const DISC: &str = r#"<circle cx="8" cy="8" r="8"/>"#;

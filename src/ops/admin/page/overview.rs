@@ -5,52 +5,55 @@ use maud::{Markup, html};
 use super::parts::{ago, filter, icon, safe};
 use super::{View, word, workspace};
 use crate::model::short_commit;
-use crate::report::status::{State, WorkspaceStatus};
-use crate::report::verdict::{Standing, Tone, standing};
-use crate::report::words::counted;
+use crate::report::health::{Health, HealthLevel, health};
+use crate::report::status::{ProviderState, WorkspaceStatus};
+use crate::report::words::plural;
 
-/// The title of the page, and the worst tone of all workspaces.
-pub(super) fn title(view: &View<'_>) -> (String, Tone) {
-    let tones: Vec<Tone> = view
+/// The title of the page, and the worst level of all workspaces.
+pub(super) fn title(view: &View<'_>) -> (String, HealthLevel) {
+    let levels: Vec<HealthLevel> = view
         .workspaces
         .iter()
-        .map(|one| standing(one, view.now).tone)
+        .map(|one| health(one, view.now).level)
         .collect();
-    let count = |tone| tones.iter().filter(|one| **one == tone).count();
-    let title = if let Some(bad) = counted(
-        count(Tone::Bad),
+    let count = |level| levels.iter().filter(|one| **one == level).count();
+    let title = if let Some(bad) = plural(
+        count(HealthLevel::Failing),
         "workspace is failing",
         "workspaces are failing",
     ) {
         bad
-    } else if let Some(differ) = counted(
-        count(Tone::Differs),
+    } else if let Some(differ) = plural(
+        count(HealthLevel::OutOfSync),
         "workspace is out of sync",
         "workspaces are out of sync",
     ) {
         differ
-    } else if tones.is_empty() {
+    } else if levels.is_empty() {
         "No workspaces".to_owned()
-    } else if count(Tone::Good) == 0 {
-        "The first syncs are running".to_owned()
+    } else if count(HealthLevel::InSync) == 0 {
+        "The first reconciliations are running".to_owned()
     } else {
         "In sync".to_owned()
     };
-    (title, tones.into_iter().min().unwrap_or(Tone::Waiting))
+    (
+        title,
+        levels.into_iter().min().unwrap_or(HealthLevel::Waiting),
+    )
 }
 
 pub(super) fn content(view: &View<'_>) -> Markup {
-    let (title, tone) = title(view);
-    let mut all: Vec<(Standing, &WorkspaceStatus)> = view
+    let (title, level) = title(view);
+    let mut all: Vec<(Health, &WorkspaceStatus)> = view
         .workspaces
         .iter()
-        .map(|one| (standing(one, view.now), &**one))
+        .map(|one| (health(one, view.now), &**one))
         .collect();
-    all.sort_by(|(left, a), (right, b)| (left.tone, a.label()).cmp(&(right.tone, b.label())));
+    all.sort_by(|(left, a), (right, b)| (left.level, a.label()).cmp(&(right.level, b.label())));
     let providers: usize = all.iter().map(|(_, one)| one.providers.len()).sum();
     html! {
-        section class={ "verdict " (word(tone)) } {
-            (icon(word(tone)))
+        section class={ "verdict " (word(level)) } {
+            (icon(word(level)))
             div {
                 h1 { (title) }
                 p { (all.len()) " workspaces, " (providers) " providers" }
@@ -67,35 +70,31 @@ pub(super) fn content(view: &View<'_>) -> Markup {
                         th scope="col" { "Workspace" }
                         th scope="col" { "State" }
                         th.wide scope="col" { "Revision" }
-                        th.wide scope="col" { "Last sync" }
+                        th.wide scope="col" { "Last reconciliation" }
                     }
                 }
                 tbody {
-                    @for (standing, one) in all { (row(&standing, one, view)) }
+                    @for (health, one) in all { (row(&health, one, view)) }
                 }
             }
         }
     }
 }
 
-fn row(standing: &Standing, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
-    let tone = word(standing.tone);
+fn row(health: &Health, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
+    let level = word(health.level);
     let address: String = url::form_urlencoded::byte_serialize(one.label().as_bytes()).collect();
-    let in_sync = one
-        .providers
-        .iter()
-        .filter(|provider| provider.state == State::InSync)
-        .count();
+    let in_sync = one.count(ProviderState::InSync);
     html! {
         tr data-k={ "w-" (safe(one.label(), 80)) } {
             th scope="row" {
                 a href={ "./?workspace=" (address) } { (safe(one.label(), 80)) }
                 @if let Some(known) = &one.workspace { small { (safe(&known.name, 60)) } }
             }
-            td class=(tone) {
-                span.state { (icon(tone)) span { (workspace::headline(one, view.now)) } }
+            td class=(level) {
+                span.state { (icon(level)) span { (workspace::headline(one, view.now)) } }
                 small {
-                    @if let Some(detail) = &standing.detail { (safe(detail, 140)) } @else { (in_sync) " in sync" }
+                    @if let Some(detail) = &health.detail { (safe(detail, 140)) } @else { (in_sync) " in sync" }
                 }
             }
             td.wide {

@@ -83,9 +83,9 @@
 
   // The controls that need a script, and the tab's title and icon.
   const dress = () => {
-    const { title, tone } = by("main").dataset;
+    const { title, level } = by("main").dataset;
     if (document.title !== title) document.title = title;
-    const icon = document.querySelector("link[rel=icon]"), wanted = `assets/${tone}.svg`;
+    const icon = document.querySelector("link[rel=icon]"), wanted = `assets/${level}.svg`;
     if (icon.getAttribute("href") !== wanted) icon.setAttribute("href", wanted);
     for (const hidden of document.querySelectorAll(".filter[hidden], [data-approve][hidden]")) hidden.hidden = false;
     document.querySelectorAll(".filter input").forEach(sift);
@@ -223,7 +223,7 @@
     if (secret) input.focus();
   });
   by("ask-no").addEventListener("click", () => by("ask").close());
-  const say = (tone, text) => { answer.className = "answer " + tone; put(answer, text); };
+  const say = (level, text) => { answer.className = "answer " + level; put(answer, text); };
   const post = async (path, body, done) => {
     try {
       for (;;) {
@@ -270,7 +270,7 @@
       busy(button, () => post("api/v1/reconcile", scope(), done));
     } else if (digest) {
       busy(pressed, async () => {
-        const what = `Makes exactly the changes of the plan ${digest} in Calry.`;
+        const what = `${pressed.dataset.plan || ""} Digest: ${digest}`.trim();
         const sure = await ask("Approve this plan?", what, "Approve", false);
         const done = "Plan approved. Results will appear here.";
         if (sure) await post("api/v1/approve", { digest, ...scope() }, done);

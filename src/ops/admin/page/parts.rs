@@ -7,8 +7,8 @@ use maud::{Markup, PreEscaped, html};
 
 use crate::model::{Severity, ellipsize, printable};
 use crate::plan::{Cause, KeyChange};
-use crate::report::plan::{ChangeItem, Kept, Problem, Shown};
-use crate::report::words::between;
+use crate::report::plan::{ChangeItem, DiagnosticItem, MismatchItem, PlainValue};
+use crate::report::words::elapsed;
 
 /// The most characters of a quoted line's three parts, each.
 const QUOTED: usize = 200;
@@ -37,13 +37,13 @@ pub(super) fn stamp(time: Timestamp) -> Markup {
 
 /// How long ago a time was; the script keeps it current.
 pub(super) fn ago(time: Timestamp, now: Timestamp) -> Markup {
-    html! { time.ago datetime=(short(time)) title=(short(time)) { (long_ago(between(time, now))) } }
+    html! { time.ago datetime=(short(time)) title=(short(time)) { (long_ago(elapsed(time, now))) } }
 }
 
 /// The time until then; the script counts down.
 pub(super) fn until(time: Timestamp, now: Timestamp) -> Markup {
     let said = if time > now {
-        format!("in {}", rough(between(now, time)))
+        format!("in {}", rough(elapsed(now, time)))
     } else {
         "now".to_owned()
     };
@@ -141,10 +141,10 @@ fn sides(change: &ChangeItem) -> (Option<String>, Option<String>) {
     if !change.sensitive {
         let field = matches!(
             (&change.before, &change.after),
-            (Some(Shown::Bool(_)), _) | (_, Some(Shown::Bool(_)))
+            (Some(PlainValue::Bool(_)), _) | (_, Some(PlainValue::Bool(_)))
         );
         // A missing icon or field shows no side.
-        let side = |value: &Option<Shown>| value.as_ref().map(shown);
+        let side = |value: &Option<PlainValue>| value.as_ref().map(shown);
         let (before, after) = (side(&change.before), side(&change.after));
         return if field || after.is_some() {
             (before, after)
@@ -173,16 +173,16 @@ fn sides(change: &ChangeItem) -> (Option<String>, Option<String>) {
     }
 }
 
-fn shown(value: &Shown) -> String {
+fn shown(value: &PlainValue) -> String {
     match value {
-        Shown::Bool(on) => on.to_string(),
-        Shown::Text(text) => safe(text, 200),
+        PlainValue::Bool(on) => on.to_string(),
+        PlainValue::Text(text) => safe(text, 200),
     }
 }
 
 /// The fields for which Calry kept other values.
-pub(super) fn kept(fields: &[Kept], most: usize) -> Markup {
-    let text = |value: &Option<Shown>, sensitive| match value {
+pub(super) fn kept(fields: &[MismatchItem], most: usize) -> Markup {
+    let text = |value: &Option<PlainValue>, sensitive| match value {
         _ if sensitive => "(sensitive)".to_owned(),
         None => "nothing".to_owned(),
         Some(value) => shown(value),
@@ -193,7 +193,7 @@ pub(super) fn kept(fields: &[Kept], most: usize) -> Markup {
                 caption { "Calry confirmed the update and kept other values" }
                 thead { tr { th scope="col" { "Field" } th scope="col" { "Sent" } th scope="col" { "Calry kept" } } }
                 tbody {
-                    @for Kept { path, sent, kept, sensitive } in fields.iter().take(most) {
+                    @for MismatchItem { path, sent, kept, sensitive } in fields.iter().take(most) {
                         tr {
                             th scope="row" { (safe(path, 160)) }
                             td { (text(sent, *sensitive)) }
@@ -210,7 +210,7 @@ pub(super) fn kept(fields: &[Kept], most: usize) -> Markup {
 }
 
 /// A problem of a file, with its line.
-pub(super) fn problem(problem: &Problem, directory: &str) -> Markup {
+pub(super) fn problem(problem: &DiagnosticItem, directory: &str) -> Markup {
     let error = problem.severity == Severity::Error;
     let place = problem
         .line

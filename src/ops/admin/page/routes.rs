@@ -27,7 +27,7 @@ use crate::daemon::StatusPublisher;
 use crate::daemon::publisher::now;
 use crate::ops::admin::connection::Lasting;
 use crate::ops::admin::{Shared, error};
-use crate::report::status::meant;
+use crate::report::status::find_workspace;
 
 /// The most event streams at once, so that connections are left for other requests.
 pub(in crate::ops::admin) const STREAMS: usize = 32;
@@ -71,8 +71,9 @@ impl PageQuery {
 impl Shared {
     /// The publisher of the named workspace, or all publishers.
     fn about(&self, only: Option<&str>) -> Vec<Arc<StatusPublisher>> {
-        let named =
-            only.and_then(|only| meant(&self.publishers, only, |publisher| publisher.published()));
+        let named = only.and_then(|only| {
+            find_workspace(&self.publishers, only, |publisher| publisher.published())
+        });
         named.map_or_else(
             || self.publishers.clone(),
             |publisher| vec![Arc::clone(publisher)],

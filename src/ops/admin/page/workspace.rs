@@ -9,12 +9,13 @@ use super::parts::{ago, capitalised, cause, diff, filter, icon, kept, problem, s
 use super::{View, word};
 use crate::model::{Severity, human_duration, short_commit};
 use crate::plan::Cause;
-use crate::report::plan::Problem;
+use crate::report::health::{Health, HealthLevel, health};
+use crate::report::plan::{ChangeItem, DiagnosticItem, PlainValue};
 use crate::report::status::{
-    Ended, Lead, Leadership, Mode, Outcome, Pass, ProviderStatus, Record, State, WorkspaceStatus,
+    ChangeRecord, LeadershipStatus, Mode, ProviderState, ProviderStatus, ReconciliationOutcome,
+    ReconciliationRecord, ReplicaRole, UpdateOutcome, WorkspaceStatus,
 };
-use crate::report::verdict::{Standing, Tone, standing};
-use crate::report::words::counted;
+use crate::report::words::plural;
 
 /// The most differences on a page, shared by the providers that are out of sync. The page stays small enough to be sent often.
 const LINES: usize = 140;
@@ -29,8 +30,8 @@ const UNFOLDED: usize = 40;
 const SEARCHED: usize = 10;
 const ERROR: usize = 500;
 
-pub(super) fn tone(one: &WorkspaceStatus, now: Timestamp) -> Tone {
-    standing(one, now).tone
+pub(super) fn level(one: &WorkspaceStatus, now: Timestamp) -> HealthLevel {
+    health(one, now).level
 }
 
 pub(super) fn title(one: &WorkspaceStatus, now: Timestamp) -> String {
@@ -38,10 +39,10 @@ pub(super) fn title(one: &WorkspaceStatus, now: Timestamp) -> String {
 }
 
 pub(super) fn headline(one: &WorkspaceStatus, now: Timestamp) -> String {
-    let verdict = standing(one, now);
+    let verdict = health(one, now);
     // With a duration in it, the headline would change every second.
-    if verdict.tone == Tone::Waiting {
-        "The first sync is running".to_owned()
+    if verdict.level == HealthLevel::Waiting {
+        "The first reconciliation is running".to_owned()
     } else {
         capitalised(&verdict.headline)
     }
@@ -60,13 +61,16 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
         .filter(|provider| {
             matches!(
                 provider.state,
-                State::Update | State::Invalid | State::Unreadable | State::Missing
+                ProviderState::Update
+                    | ProviderState::Invalid
+                    | ProviderState::Unreadable
+                    | ProviderState::Missing
             )
         })
         .collect();
-    let held: Vec<&ProviderStatus> = of(State::Held).collect();
-    let in_sync: Vec<&ProviderStatus> = of(State::InSync).collect();
-    let unmanaged: Vec<&ProviderStatus> = of(State::Unmanaged).collect();
+    let held: Vec<&ProviderStatus> = of(ProviderState::Held).collect();
+    let in_sync: Vec<&ProviderStatus> = of(ProviderState::InSync).collect();
+    let unmanaged: Vec<&ProviderStatus> = of(ProviderState::Unmanaged).collect();
     let each = (LINES / trouble.len().max(1)).clamp(4, 60);
     html! {
         @if view.workspaces.len() > 1 {
@@ -127,17 +131,13 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
 }
 
 fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
-    let Standing { tone, detail, .. } = standing(one, view.now);
-    let count = |state| {
-        one.providers
-            .iter()
-            .filter(|provider| provider.state == state)
-            .count()
-    };
-    let managed = one.providers.len() - count(State::Unmanaged);
+    let Health { level, detail, .. } = health(one, view.now);
+    // What to do about a refused plan follows below.
+    let detail = detail.filter(|_| refused_plan(one).is_none());
+    let managed = one.providers.len() - one.count(ProviderState::Unmanaged);
     html! {
-        section class={ "verdict " (word(tone)) } {
-            (icon(word(tone)))
+        section class={ "verdict " (word(level)) } {
+            (icon(word(level)))
             div {
                 p.eyebrow {
                     @match &one.workspace {
@@ -147,17 +147,17 @@ fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                     @if one.mode == Mode::Observe {
                         span.badge.observe { (icon("eye")) "observes, writes nothing" }
                     }
-                    @if one.led_elsewhere().is_some() {
+                    @if one.standby().is_some() {
                         span.badge.observe { (icon("eye")) "standby, writes nothing" }
                     }
                 }
                 h1 { (headline(one, view.now)) }
                 @if let Some(detail) = detail {
-                    p { (capitalised(&safe(&short_digest(&detail, one), ERROR))) }
+                    p { (capitalised(&safe(&detail, ERROR))) }
                 } @else if one.summary.is_some() {
                     p {
                         @if managed == 0 { "Git manages no provider yet" }
-                        @else { (count(State::InSync)) " of " (managed) " managed providers are in sync" }
+                        @else { (one.count(ProviderState::InSync)) " of " (managed) " managed providers are in sync" }
                         @if let Some(revision) = &one.revision {
                             " with " code { (safe(short_commit(&revision.commit), 12)) }
                             " “" (safe(&revision.subject, 100)) "”"
@@ -171,29 +171,55 @@ fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     }
 }
 
-/// Shortens the digest in a refusal: the full one is shown below it.
-fn short_digest(detail: &str, one: &WorkspaceStatus) -> String {
-    match one
-        .last_pass
-        .as_ref()
-        .and_then(|pass| pass.digest.as_deref())
-    {
-        Some(digest) => detail.replace(digest, &safe(digest, 16)),
-        None => detail.to_owned(),
-    }
+/// The digest of the refused plan that waits for approval.
+fn refused_plan(one: &WorkspaceStatus) -> Option<&str> {
+    let last = one.last_pass.as_ref()?;
+    last.digest
+        .as_deref()
+        .filter(|_| last.result == ReconciliationOutcome::Refused)
+}
+
+/// The refused plan in one sentence: `Updates 17 providers in acme-production to d4ce9d1 "Sync pictures": 4 fields on, 2 icons.`
+fn describe_plan(one: &WorkspaceStatus) -> String {
+    let updates = one
+        .providers
+        .iter()
+        .filter(|provider| provider.state == ProviderState::Update);
+    let changes: Vec<_> = updates.clone().flat_map(|one| &one.changes).collect();
+    let count = |matches: &dyn Fn(&ChangeItem) -> bool| {
+        changes.iter().filter(|change| matches(change)).count()
+    };
+    let field = |on: bool| {
+        count(&|change| matches!(change.after, Some(PlainValue::Bool(after)) if after == on))
+    };
+    let counts = [
+        plural(field(true), "field on", "fields on"),
+        plural(field(false), "field off", "fields off"),
+        plural(
+            count(&|change| change.sensitive),
+            "partner-key value",
+            "partner-key values",
+        ),
+        plural(count(&|change| change.path == "icon"), "icon", "icons"),
+    ];
+    let counts: Vec<String> = counts.into_iter().flatten().collect();
+    let providers = plural(updates.count(), "provider", "providers").unwrap_or_default();
+    let revision = one.revision.as_ref().map_or_else(String::new, |revision| {
+        let commit = safe(short_commit(&revision.commit), 12);
+        format!(" to {commit} “{}”", safe(&revision.subject, 60))
+    });
+    let label = safe(one.label(), 60);
+    format!(
+        "Updates {providers} in {label}{revision}: {}.",
+        counts.join(", ")
+    )
 }
 
 /// The number of providers by state; each links to its section.
 fn tiles(one: &WorkspaceStatus) -> Markup {
-    let count = |state| {
-        one.providers
-            .iter()
-            .filter(|provider| provider.state == state)
-            .count()
-    };
-    let tile = |state: State, at: &str, words: &str| {
+    let tile = |state: ProviderState, at: &str, words: &str| {
         let (icon_name, _) = state_label(state);
-        let count = count(state);
+        let count = one.count(state);
         html! {
             li { a class=(if count == 0 { "none" } else { icon_name }) href=[(count > 0).then_some(at)] {
                 (icon(icon_name)) b { (count) } " " span { (words) }
@@ -202,13 +228,13 @@ fn tiles(one: &WorkspaceStatus) -> Markup {
     };
     html! {
         ul.tiles aria-label="Providers by state" {
-            (tile(State::InSync, "#in-sync", "in sync"))
-            (tile(State::Update, "#differs", "out of sync"))
-            (tile(State::Invalid, "#differs", "invalid"))
-            (tile(State::Unreadable, "#differs", "unreadable"))
-            (tile(State::Missing, "#differs", "missing"))
-            (tile(State::Held, "#held", "on hold"))
-            (tile(State::Unmanaged, "#unmanaged", "not managed"))
+            (tile(ProviderState::InSync, "#in-sync", "in sync"))
+            (tile(ProviderState::Update, "#differs", "out of sync"))
+            (tile(ProviderState::Invalid, "#differs", "invalid"))
+            (tile(ProviderState::Unreadable, "#differs", "unreadable"))
+            (tile(ProviderState::Missing, "#differs", "missing"))
+            (tile(ProviderState::Held, "#held", "on hold"))
+            (tile(ProviderState::Unmanaged, "#unmanaged", "not managed"))
         }
     }
 }
@@ -235,14 +261,14 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
         return html! {};
     };
     match (pass.result, &pass.digest) {
-        (Ended::Failed, _) => alert(
+        (ReconciliationOutcome::Failed, _) => alert(
             "What to do",
             html! {
                 p { "Nothing was changed. Fix the problem above. " (again) }
                 @if one.summary.is_some() { p { "The last known state follows." } }
             },
         ),
-        (Ended::Refused, Some(digest)) => alert(
+        (ReconciliationOutcome::Refused, Some(digest)) => alert(
             "What to do",
             html! {
                 p {
@@ -251,12 +277,14 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
                 }
                 p.digest { code { (safe(digest, 100)) } }
                 p.actions {
-                    button.button.strong type="button" data-approve=(safe(digest, 100)) hidden { "Approve this plan" }
+                    button.button.strong type="button" data-approve=(safe(digest, 100)) data-plan=(describe_plan(one)) hidden {
+                        "Approve this plan"
+                    }
                     span { "In a terminal: " code { "calry-gitops apply --approve" } " with this digest" }
                 }
             },
         ),
-        (Ended::Refused, None) => alert(
+        (ReconciliationOutcome::Refused, None) => alert(
             "What to do",
             html! { p { "Nothing was changed. " (again) } },
         ),
@@ -265,7 +293,7 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
 }
 
 fn problems(one: &WorkspaceStatus) -> Markup {
-    let mut list: Vec<&Problem> = one.diagnostics.iter().collect();
+    let mut list: Vec<&DiagnosticItem> = one.diagnostics.iter().collect();
     // Errors first, each in its order.
     list.sort_by_key(|problem| problem.severity == Severity::Warning);
     let of = |level| {
@@ -274,8 +302,8 @@ fn problems(one: &WorkspaceStatus) -> Markup {
             .count()
     };
     let counts = [
-        counted(of(Severity::Error), "error", "errors"),
-        counted(of(Severity::Warning), "warning", "warnings"),
+        plural(of(Severity::Error), "error", "errors"),
+        plural(of(Severity::Warning), "warning", "warnings"),
     ];
     let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
     if list.is_empty() {
@@ -300,15 +328,17 @@ fn problems(one: &WorkspaceStatus) -> Markup {
 
 /// A provider that needs attention.
 fn card(provider: &ProviderStatus, one: &WorkspaceStatus, lines: usize, now: Timestamp) -> Markup {
-    let failing = provider.outcome.filter(|_| provider.state == State::Update);
+    let failing = provider
+        .outcome
+        .filter(|_| provider.state == ProviderState::Update);
     let (shape, state) = match failing {
-        Some(Outcome::Failed) => ("bad", "update failed"),
-        Some(Outcome::NotConverged) => ("bad", "not converged"),
-        Some(Outcome::Skipped) => ("differs", "waiting"),
+        Some(UpdateOutcome::Failed) => ("bad", "update failed"),
+        Some(UpdateOutcome::NotConverged) => ("bad", "not converged"),
+        Some(UpdateOutcome::Skipped) => ("differs", "waiting"),
         _ => state_label(provider.state),
     };
-    let differences = counted(provider.changes.len(), "difference", "differences");
-    let unfolded = lines >= LINES / 20 || provider.is_in_trouble();
+    let differences = plural(provider.changes.len(), "difference", "differences");
+    let unfolded = lines >= LINES / 20 || provider.is_failing();
     html! {
         details class={ "card " (shape) } open[unfolded] data-k={ "c-" (label(provider)) } {
             summary {
@@ -351,36 +381,36 @@ fn card(provider: &ProviderStatus, one: &WorkspaceStatus, lines: usize, now: Tim
 fn advice(
     provider: &ProviderStatus,
     one: &WorkspaceStatus,
-    failing: Option<Outcome>,
+    failing: Option<UpdateOutcome>,
 ) -> &'static str {
     let refused = one
         .last_pass
         .as_ref()
-        .is_some_and(|pass| pass.result == Ended::Refused);
+        .is_some_and(|pass| pass.result == ReconciliationOutcome::Refused);
     match (provider.state, failing) {
-        (State::Update, Some(Outcome::NotConverged)) => {
+        (ProviderState::Update, Some(UpdateOutcome::NotConverged)) => {
             "Calry took the update and kept other values. Put the values that Calry kept into the file, or ask Calry why."
         }
-        (State::Update, Some(_)) => "",
-        (State::Update, None) if one.mode == Mode::Observe => match provider.cause {
+        (ProviderState::Update, Some(_)) => "",
+        (ProviderState::Update, None) if one.mode == Mode::Observe => match provider.cause {
             Some(Cause::Drift) => {
                 "It was changed in Calry. The daemon only observes: undo the change in Calry, or adopt it into the file."
             }
             _ => "The daemon only observes: nothing is written.",
         },
-        (State::Update, None) if refused => "It is part of the refused plan.",
-        (State::Update, None) if one.led_elsewhere().is_some() => {
+        (ProviderState::Update, None) if refused => "It is part of the refused plan.",
+        (ProviderState::Update, None) if one.standby().is_some() => {
             "The leader updates it; this replica is a standby."
         }
-        (State::Update, None) => "It is updated by the next successful sync.",
-        (State::Held, _) if provider.changes.is_empty() => "No differences.",
-        (State::Held, _) => "These changes are made when the hold ends.",
-        (State::Invalid, _) => "The provider is not changed until the file is fixed.",
-        (State::Unreadable, _) => {
+        (ProviderState::Update, None) => "The next successful reconciliation updates it.",
+        (ProviderState::Held, _) if provider.changes.is_empty() => "No differences.",
+        (ProviderState::Held, _) => "These changes are made when the hold ends.",
+        (ProviderState::Invalid, _) => "The provider is not changed until the file is fixed.",
+        (ProviderState::Unreadable, _) => {
             "The provider is neither compared nor updated until Calry's answer can be read."
         }
-        (State::Missing, _) => "Connect it in Calry, or remove the file.",
-        (State::InSync | State::Unmanaged, _) => "",
+        (ProviderState::Missing, _) => "Connect it in Calry, or remove the file.",
+        (ProviderState::InSync | ProviderState::Unmanaged, _) => "",
     }
 }
 
@@ -421,7 +451,7 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
         |seconds| human_duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     html! {
         section.panel aria-labelledby="facts" {
-            div.head { h2 #facts { "The daemon" } }
+            div.head { h2 #facts { "Daemon" } }
             dl.facts {
                 @if let Some(revision) = &one.revision {
                     dt { "Revision" }
@@ -446,33 +476,33 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                         }
                     }
                 }
-                @if let Some(Leadership { lease, state, holder }) = &one.leadership {
+                @if let Some(LeadershipStatus { lease, state, holder }) = &one.leadership {
                     dt { "Leader" }
                     dd {
-                        @if *state == Lead::Leader { "This replica" }
+                        @if *state == ReplicaRole::Leader { "This replica" }
                         @else if let Some(holder) = holder { code { (safe(holder, 128)) } }
                         @else { "unknown" }
                         small {
-                            @if *state == Lead::Standby { "this replica is a standby; " }
+                            @if *state == ReplicaRole::Standby { "this replica is a standby; " }
                             "Lease " (safe(lease, 128))
                         }
                     }
                 }
                 @if let Some(pass) = &one.last_pass {
-                    dt { "Last sync" }
+                    dt { "Last reconciliation" }
                     dd { (ended(pass.result)) " " (ago(pass.began, now))
                         small {
-                            "sync " (pass.number) " (" (pass.trigger.as_str()) "), took "
+                            "number " (pass.number) " (" (pass.trigger.as_str()) "), took "
                             (seconds(pass.duration_seconds))
                         }
                     }
                 }
-                dt { "Next sync" }
+                dt { "Next reconciliation" }
                 dd {
                     @match (one.pass, one.next_pass) {
                         (Some(pass), _) => {
                             span.badge.wait { (icon("wait")) "running" } " started " (ago(pass.began, now))
-                            small { "sync " (pass.number) " (" (pass.trigger.as_str()) ")" }
+                            small { "number " (pass.number) " (" (pass.trigger.as_str()) ")" }
                         }
                         (None, Some(next)) => {
                             strong { (until(next, now)) }
@@ -511,22 +541,26 @@ fn recent(one: &WorkspaceStatus, now: Timestamp) -> Markup {
     }
 }
 
-fn event(record: &Record, now: Timestamp) -> Markup {
+fn event(record: &ChangeRecord, now: Timestamp) -> Markup {
     let (shape, done) = match (record.outcome, record.cause) {
         (None, Cause::Change) => ("differs", "would be updated"),
         (None, Cause::Drift) => ("differs", "has drifted"),
-        (Some(Outcome::Applied | Outcome::Unchanged), Cause::Change) => ("good", "updated"),
-        (Some(Outcome::Applied | Outcome::Unchanged), Cause::Drift) => {
+        (Some(UpdateOutcome::Applied | UpdateOutcome::Unchanged), Cause::Change) => {
+            ("good", "updated")
+        }
+        (Some(UpdateOutcome::Applied | UpdateOutcome::Unchanged), Cause::Drift) => {
             ("good", "drifted, drift undone")
         }
-        (Some(Outcome::NotConverged), Cause::Change) => ("bad", "did not converge"),
-        (Some(Outcome::NotConverged), Cause::Drift) => ("bad", "drifted, did not converge"),
-        (Some(Outcome::Failed | Outcome::Skipped), Cause::Change) => ("bad", "was not updated"),
-        (Some(Outcome::Failed | Outcome::Skipped), Cause::Drift) => {
+        (Some(UpdateOutcome::NotConverged), Cause::Change) => ("bad", "did not converge"),
+        (Some(UpdateOutcome::NotConverged), Cause::Drift) => ("bad", "drifted, did not converge"),
+        (Some(UpdateOutcome::Failed | UpdateOutcome::Skipped), Cause::Change) => {
+            ("bad", "was not updated")
+        }
+        (Some(UpdateOutcome::Failed | UpdateOutcome::Skipped), Cause::Drift) => {
             ("bad", "drifted, drift not undone")
         }
     };
-    let differences = counted(
+    let differences = plural(
         record.changes.len() + record.more,
         "difference",
         "differences",
@@ -556,13 +590,13 @@ fn passes(one: &WorkspaceStatus, now: Timestamp) -> Markup {
     let all = &one.history.passes;
     html! {
         section.panel aria-labelledby="passes" {
-            div.head { h2 #passes { "Recent syncs" } }
+            div.head { h2 #passes { "Recent reconciliations" } }
             @if all.is_empty() {
                 p.hint { "None changed or found anything yet." }
             } @else {
                 p.hint { "Quiet ones are hidden, repeated failures are grouped." }
                 table.rows.passes {
-                    thead { tr { th scope="col" { "Sync" } th scope="col" { "Result" } th scope="col" { "When" } } }
+                    thead { tr { th scope="col" { "Number" } th scope="col" { "Result" } th scope="col" { "When" } } }
                     tbody { @for pass in all.iter().take(PASSES) { (row(pass, now)) } }
                 }
             }
@@ -570,7 +604,7 @@ fn passes(one: &WorkspaceStatus, now: Timestamp) -> Markup {
     }
 }
 
-fn row(pass: &Pass, now: Timestamp) -> Markup {
+fn row(pass: &ReconciliationRecord, now: Timestamp) -> Markup {
     html! {
         tr {
             th scope="row" { (pass.number) small { (pass.trigger.as_str()) } }
@@ -587,25 +621,25 @@ fn row(pass: &Pass, now: Timestamp) -> Markup {
 }
 
 /// The result of a reconciliation, as a badge.
-fn ended(result: Ended) -> Markup {
+fn ended(result: ReconciliationOutcome) -> Markup {
     let shape = match result {
-        Ended::Ok | Ended::Applied => "good",
-        Ended::Incomplete => "differs",
-        Ended::Refused | Ended::Failed => "bad",
+        ReconciliationOutcome::Ok | ReconciliationOutcome::Applied => "good",
+        ReconciliationOutcome::Incomplete => "differs",
+        ReconciliationOutcome::Refused | ReconciliationOutcome::Failed => "bad",
     };
     html! { span class={ "badge " (shape) } { (icon(shape)) (result.as_str()) } }
 }
 
 /// The icon and the label of a state.
-const fn state_label(state: State) -> (&'static str, &'static str) {
+const fn state_label(state: ProviderState) -> (&'static str, &'static str) {
     match state {
-        State::InSync => ("good", "in sync"),
-        State::Update => ("differs", "out of sync"),
-        State::Held => ("held", "on hold"),
-        State::Invalid => ("bad", "invalid"),
-        State::Unreadable => ("bad", "unreadable"),
-        State::Missing => ("missing", "missing"),
-        State::Unmanaged => ("unmanaged", "not managed"),
+        ProviderState::InSync => ("good", "in sync"),
+        ProviderState::Update => ("differs", "out of sync"),
+        ProviderState::Held => ("held", "on hold"),
+        ProviderState::Invalid => ("bad", "invalid"),
+        ProviderState::Unreadable => ("bad", "unreadable"),
+        ProviderState::Missing => ("missing", "missing"),
+        ProviderState::Unmanaged => ("unmanaged", "not managed"),
     }
 }
 

@@ -123,7 +123,7 @@ git -c "user.signingKey=$work/rsa.pub" merge --quiet --no-ff --gpg-sign --messag
 judged trusted GUESTY
 # What is in the directory and in no commit is not applied, whoever wrote it.
 echo '# not committed' >>definitions/guesty.yaml
-judged refused 'nobody signed the difference' trusted
+judged refused 'the difference is not signed' trusted
 git checkout --quiet definitions
 
 # The daemon: a signed commit is applied, an unsigned one is not, and what was in force stays in force.
@@ -131,7 +131,7 @@ git checkout --quiet definitions
 daemon=$!
 expect "$work/log" 'reconciliation 1 (start).*updated'
 commit none
-expect "$work/log" "what is checked out ($(git rev-parse HEAD | cut -c1-10)) is refused: the commit is not signed; revision"
+expect "$work/log" "the checked-out commit ($(git rev-parse HEAD | cut -c1-10)) is refused: the commit is not signed; revision"
 sed -n '/^ *curl /,/[^\\]$/p' "$work/log" | bash >/dev/null 2>&1
 [ "$(grep -c 'GUESTY updated: icon' "$work/log")" = 1 ]
 expect "$work/log" 'drifted, and was put back'

@@ -33,7 +33,7 @@ enum Candidates {
 pub(super) fn run(args: &CandidatesArgs, output: &Output) -> Exit {
     let directory = definitions_directory(&args.words);
     let mut names = match args.of {
-        Candidates::Base => git::references(&directory, MAX_CANDIDATES),
+        Candidates::Base => git::list_references(&directory, MAX_CANDIDATES),
         Candidates::Only => providers(&directory),
     };
     names.retain(|name| is_safe(name));

@@ -15,7 +15,7 @@ use clap::{Arg, Args, Command, ValueEnum, ValueHint};
 use super::progress::Progress;
 use super::{Output, UsageError};
 use crate::desired::definitions::{MissingSecrets, Pin};
-use crate::desired::git::{CommitId, Trust};
+use crate::desired::git::{CommitId, TrustPolicy};
 use crate::desired::secrets::SecretSources;
 use crate::desired::{definitions, git};
 use crate::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
@@ -69,13 +69,13 @@ pub(super) struct TrustArgs {
 
 impl TrustArgs {
     /// What they amount to; `None` where whatever is in the directory counts.
-    pub(super) fn trust(&self) -> Option<Trust> {
+    pub(super) fn trust(&self) -> Option<TrustPolicy> {
         let Self {
             allowed_signers,
             trusted_revision,
         } = self;
         (allowed_signers.is_some() || trusted_revision.is_some())
-            .then(|| Trust::new(allowed_signers.clone(), *trusted_revision))
+            .then(|| TrustPolicy::new(allowed_signers.clone(), *trusted_revision))
     }
 }
 

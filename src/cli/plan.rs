@@ -312,7 +312,7 @@ pub(super) async fn look(
         }
     };
     let looked = async {
-        // The last good revision is for who runs for ever; who asks now means what is checked out.
+        // The last trusted revision is for the daemon; this command is about the checked-out commit.
         if let Some(refused) = desired.refused.take() {
             return Err(Failure::Refused(refused));
         }

@@ -6,6 +6,7 @@
 use tracing::{debug, error, info, warn};
 
 use super::{Approval, BackedOff, ReconciliationReport, ReconciliationResult};
+use crate::desired::git::CheckoutTrust;
 use crate::model::{
     Diagnostic, Provider, Revision, Severity, ellipsize, human_duration, printable,
 };
@@ -40,7 +41,7 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
         .filter(|_| report.findings.trust_is_news)
     {
         match &report.findings.trust {
-            Some(Err(refused)) => {
+            Some(CheckoutTrust::Refused(refused)) => {
                 let revision = revision.short();
                 error!(
                     refused = refused.commit,

@@ -18,7 +18,7 @@ use super::publisher::now;
 use super::reconciliation::{ReconciliationReport, ReconciliationResult};
 use super::state_file::{LOST_AT_END, Remembered, RememberedField, StateStore};
 use super::updates::Updates;
-use crate::desired::git::Refused;
+use crate::desired::git::CheckoutTrust;
 use crate::model::{DefinitionPart, Desired, Diagnostic, Provider, Secret, Workspace};
 use crate::plan::{
     AppliedState, Cause, Change, LastApplied, Mismatch, Plan, Step, Verdict, refusal,
@@ -75,8 +75,7 @@ pub struct Memory {
     pub(super) reported: BTreeMap<Provider, Vec<Change>>,
     /// The problems that were last said.
     pub(super) problems: Vec<Diagnostic>,
-    /// Whether what was checked out was trusted.
-    pub(super) trust: Option<Result<(), Refused>>,
+    pub(super) trust: Option<CheckoutTrust>,
     /// Reading the definitions that was begun and given up, and hangs as far as anybody knows.
     pub(super) reading: Option<JoinHandle<()>>,
     /// The names of the other workspaces of the configuration that are the same one of Calry.

@@ -225,7 +225,7 @@ fn rounded(time: Timestamp) -> Timestamp {
 fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now: Timestamp) {
     status.also.clone_from(&report.findings.also);
     if let Some(trust) = &report.findings.trust {
-        let refused = trust.as_ref().err();
+        let refused = trust.refused();
         status.trust = Some(Trust {
             trusted: refused.is_none(),
             commit: refused.and_then(|refused| refused.commit.clone()),

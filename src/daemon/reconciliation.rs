@@ -18,7 +18,7 @@ use super::trigger::TriggerQueue;
 use super::updates::{PATIENCE, UNDER_WAY, withdraw};
 use super::{BackedOff, LoopFile, LoopSettings, Memory};
 use crate::desired::definitions::Pin;
-use crate::desired::git::{Refused, TrustError};
+use crate::desired::git::{CheckoutTrust, TrustedLoadError};
 use crate::live::{ApiKey, KeyError, ReadCalry as _};
 use crate::model::{
     Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, first_problems, printable,
@@ -66,8 +66,8 @@ pub struct Findings {
     pub contested: BTreeMap<Provider, u32>,
     /// The git revision of the files that were read, also where the pass failed after that.
     pub revision: Option<Revision>,
-    /// Whether what is checked out is trusted; `None` where no signatures are asked for, or could be looked at.
-    pub trust: Option<Result<(), Refused>>,
+    /// `None` without allowed signers, and if the check was not possible.
+    pub trust: Option<CheckoutTrust>,
     /// Whether that is news.
     pub trust_is_news: bool,
     /// The names of the other workspaces of the configuration that are the same one of Calry.
@@ -287,13 +287,19 @@ async fn attempt(
     })??;
     let signed = settings.source.trust.is_some();
     let trust = match &loaded {
-        Ok(desired) => signed.then(|| desired.refused.clone().map_or(Ok(()), Err)),
-        Err(Failure::Trust(TrustError::Nothing(refused))) => Some(Err(refused.clone())),
+        Ok(desired) => signed.then(|| {
+            let refused = desired.refused.clone();
+            refused.map_or(CheckoutTrust::Trusted, CheckoutTrust::Refused)
+        }),
+        Err(Failure::Trust(TrustedLoadError::NoTrustedCommit(refused))) => {
+            Some(CheckoutTrust::Refused(refused.clone()))
+        }
         Err(_) => None,
     };
     if trust.is_some() {
         let before = memory.trust.take();
-        findings.trust_is_news = trust != before && (before.is_some() || trust != Some(Ok(())));
+        findings.trust_is_news =
+            trust != before && (before.is_some() || trust != Some(CheckoutTrust::Trusted));
         memory.trust.clone_from(&trust);
     }
     findings.trust = trust;
@@ -639,7 +645,7 @@ impl ReconciliationReport {
     #[must_use]
     pub fn faults(&self) -> (bool, bool) {
         let invalid_files = self.findings.errors > 0;
-        let refused = matches!(self.findings.trust, Some(Err(_)));
+        let refused = matches!(self.findings.trust, Some(CheckoutTrust::Refused(_)));
         match &self.result {
             ReconciliationResult::Failed(failure) => (!failure.is_invalid_definitions(), true),
             ReconciliationResult::Refused(..) => (true, invalid_files),

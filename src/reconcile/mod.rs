@@ -17,7 +17,7 @@ use crate::desired::definitions::{
     DirectoryError, LoadError, Loaded, Loader, MissingSecrets, NoFile, Pin, Purpose,
 };
 use crate::desired::git;
-use crate::desired::git::{Refused, Trust, TrustError, Trusted};
+use crate::desired::git::{RefusedCheckout, TrustPolicy, TrustedDefinitions, TrustedLoadError};
 use crate::desired::secrets::SecretSources;
 use crate::live::{self, Listing, ReadCalry};
 use crate::model::{Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
@@ -39,7 +39,7 @@ pub struct Source {
     /// The git revision that this branch is compared with, to tell its changes from those that were due before.
     pub base: Option<String>,
     /// Whose definitions count; `None` where those of the directory do, whoever made them.
-    pub trust: Option<Trust>,
+    pub trust: Option<TrustPolicy>,
     /// The one workspace that the operator allows; `None` for any that the files allow.
     pub workspace: Option<Slug>,
 }
@@ -64,8 +64,8 @@ pub struct Desired {
     pub revision: Option<Revision>,
     /// What this branch began with, where that was asked for.
     pub base: Option<BranchBase>,
-    /// What is checked out, where it is not trusted and the revision is another one.
-    pub refused: Option<Refused>,
+    /// The checkout, if it is not trusted and the revision is another one.
+    pub refused: Option<RefusedCheckout>,
 }
 
 /// Why there is no plan at all.
@@ -75,12 +75,11 @@ pub enum Failure {
     Directory(#[from] DirectoryError),
     /// The definitions as they were cannot be read.
     #[error(transparent)]
-    Base(#[from] git::BaseError),
+    Base(#[from] git::MergeBaseError),
     #[error(transparent)]
-    Trust(#[from] TrustError),
-    /// What is checked out is not trusted, and nothing else was asked for.
-    #[error("{0}; nothing is planned: check out a commit that an allowed signer signed")]
-    Refused(Refused),
+    Trust(#[from] TrustedLoadError),
+    #[error("{0}; nothing is planned; help: check out a commit that an allowed signer signed")]
+    Refused(RefusedCheckout),
     /// `--only` names a provider that has no file.
     #[error(transparent)]
     NoFile(#[from] NoFile),
@@ -207,17 +206,17 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
     };
     let (loaded, trusted, refused) = match &source.trust {
         Some(trust) => {
-            let Trusted {
+            let TrustedDefinitions {
                 loaded,
                 revision,
                 refused,
-            } = git::trusted(&source.definitions, trust)?;
+            } = git::load_trusted(&source.definitions, trust)?;
             (loader.finish(loaded)?, Some(revision), refused)
         }
         None => (loader.load(&source.definitions)?, None, None),
     };
     loaded.secrets().for_each(|secret| scrubber.learn(secret));
-    let revision = trusted.or_else(|| git::revision(&loaded.directory));
+    let revision = trusted.or_else(|| git::read_revision(&loaded.directory));
     let base = source
         .base
         .as_deref()
@@ -240,7 +239,7 @@ fn base(
     let git::MergeBase {
         commit,
         loaded: before,
-    } = git::base(&loaded.directory, reference)?;
+    } = git::read_merge_base(&loaded.directory, reference)?;
     before.secrets().for_each(|secret| scrubber.learn(secret));
     let pin = match (before.pin, &loaded.pin) {
         (Pin::Slug(before), Pin::Slug(after)) if before == *after => None,

@@ -1,4 +1,4 @@
-//! Whose change is it: this branch's, or drift that was there before? Repositories are made here, without git.
+//! Changes of this branch and earlier drift, in repositories created without git.
 
 use crate::support::{Checkout, Ran, World, live};
 use calry_gitops::sandbox::Config;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 const HOSTAWAY: &str = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictures]\n";
 const GUESTY: &str = "provider: GUESTY\nicon: https://cdn.example.com/guesty.png\n";
 
-/// A branch of a repository where HOSTAWAY and GUESTY want one thing each on `main` that Calry does not have.
+/// A branch of a repository whose `main` differs from Calry in one part of HOSTAWAY and one of GUESTY.
 fn pull_request() -> Checkout {
     let world = World::with(
         json!([
@@ -45,11 +45,11 @@ impl Plans for Checkout {
         all.extend(args);
         let plan = self.plan(&all).json();
         assert_eq!(plan["base"]["commit"], self.main.to_string());
-        let mut said = Vec::new();
+        let mut origins = Vec::new();
         for definition in plan["definitions"].as_array().unwrap() {
             for change in definition["changes"].as_array().unwrap() {
                 let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-                said.push(format!(
+                origins.push(format!(
                     "{} {} {}",
                     text(&definition["provider"]),
                     text(&change["path"]),
@@ -57,12 +57,12 @@ impl Plans for Checkout {
                 ));
             }
         }
-        said
+        origins
     }
 }
 
 #[test]
-fn annotations_are_in_the_order_of_their_gravity() {
+fn annotations_are_in_the_order_of_their_severity() {
     let checkout = pull_request();
     let hold = |until: &str| format!("hold: {{until: {until}, reason: OPS-1}}\n");
     checkout
@@ -100,7 +100,7 @@ fn annotations_are_in_the_order_of_their_gravity() {
 }
 
 #[test]
-fn what_the_base_wanted_already_is_drift_and_the_rest_is_the_branchs() {
+fn changes_that_the_base_has_too_are_drift_and_the_rest_are_the_branchs() {
     let checkout = pull_request();
     checkout.branch(
         "hostaway.yaml",
@@ -122,7 +122,7 @@ fn what_the_base_wanted_already_is_drift_and_the_rest_is_the_branchs() {
     insta::assert_snapshot!("branch_github", redacted(&checkout, &github.out));
 }
 
-/// Commits and digests hold times, which differ from run to run.
+/// Commits and digests depend on times, which differ between runs.
 fn redacted(checkout: &Checkout, text: &str) -> String {
     let head = checkout.repository.head_id().unwrap().to_string();
     let main = checkout.main.to_string();
@@ -136,9 +136,9 @@ fn redacted(checkout: &Checkout, text: &str) -> String {
 }
 
 #[test]
-fn pending_speaks_of_the_branchs_changes_and_of_drift_where_that_is_asked() {
+fn pending_is_about_the_branchs_changes_and_on_request_about_drift() {
     let checkout = pull_request();
-    // A branch that touches nothing: what is due was due before.
+    // A branch without changes: what is pending was pending before.
     checkout.branch("notes.yaml.txt", "nothing");
     checkout
         .plan(&["--detailed-exitcode"])
@@ -151,7 +151,7 @@ fn pending_speaks_of_the_branchs_changes_and_of_drift_where_that_is_asked() {
         .world
         .run(&["plan", "--detailed-exitcode"])
         .exits(2);
-    // Asking for one half of it is a mistake that nobody would notice.
+    // One option without the other is a mistake that would go unnoticed.
     checkout.plan(&["--fail-on-drift"]).exits(64);
     checkout
         .world
@@ -182,13 +182,13 @@ fn a_branch_that_adopts_drift_has_nothing_pending() {
 }
 
 #[test]
-fn the_base_is_where_the_branch_began_and_not_where_main_is_now() {
+fn the_base_is_the_merge_base_and_not_the_tip_of_main() {
     let checkout = pull_request();
     checkout.branch(
         "lodgify.yaml",
         "provider: LODGIFY\nfieldsToSync:\n  listing: [name, rooms]\n",
     );
-    // Meanwhile main wants the same of LODGIFY; the change is the branch's all the same.
+    // Now main has the same change of LODGIFY, but it is still the branch's change.
     checkout.commit("refs/heads/main", &[checkout.main]);
     assert!(
         checkout
@@ -225,7 +225,7 @@ fn a_new_file_a_new_group_and_the_end_of_a_hold_are_the_branchs() {
         checkout.origins(&["--only", "HOSTAWAY"]),
         ["HOSTAWAY fieldsToSync.listing.pictures branch"]
     );
-    // What is held is told apart, too, and is not pending.
+    // A change on hold has an origin, too, and is not pending.
     checkout.branch("hostaway.yaml", &format!("{HOSTAWAY}{hold}"));
     assert_eq!(
         checkout.origins(&["--only", "HOSTAWAY"]),
@@ -255,7 +255,7 @@ fn a_new_file_a_new_group_and_the_end_of_a_hold_are_the_branchs() {
     );
 }
 
-/// A branch of a repository where everything is in sync, pinned and managed.
+/// A branch of a repository in which everything is in sync, pinned and managed.
 fn protected() -> Checkout {
     let mut hostaway = live("HOSTAWAY", &["name"], &["rooms"]);
     hostaway["icon"] = json!("https://cdn.example.com/a.png");
@@ -278,11 +278,11 @@ const LODGIFY: &str = "provider: LODGIFY\nfieldsToSync:\n  listing: [name]\n";
 const HOLD: &str = "hold: {until: 2099-12-31, reason: OPS-1}\n";
 
 #[test]
-fn what_a_branch_stops_protecting_is_shown_in_every_format_and_can_be_pending() {
+fn loosened_protection_is_shown_in_every_format_and_can_be_pending() {
     let without = |part: &str| PROTECTED.replace(part, "");
     let item = |provider: Value, what: &str, path: &str| json!({"provider": provider, "what": what, "path": path});
     let hostaway = |part: &str| item(json!("HOSTAWAY"), "part", part);
-    // (the file, what becomes of it, what that loosens, how GitHub shows it)
+    // (file, new text, loosened protection, annotation)
     let cases = [
         (
             "lodgify.yaml",
@@ -380,7 +380,7 @@ fn what_a_branch_stops_protecting_is_shown_in_every_format_and_can_be_pending() 
             .plan(&["--detailed-exitcode", "--fail-on-loosened"])
             .exits(2);
     }
-    // Asking for one half of it is a mistake that nobody would notice.
+    // One option without the other is a mistake that would go unnoticed.
     let checkout = protected();
     checkout.plan(&["--fail-on-loosened"]).exits(64);
     checkout
@@ -417,9 +417,9 @@ fn a_hold_that_gets_longer_loosens_and_one_that_ends_sooner_or_is_over_does_not(
 }
 
 #[test]
-fn what_is_still_protected_is_not_called_loosened() {
+fn parts_that_are_still_protected_are_not_loosened() {
     let checkout = protected();
-    // The file is renamed, its parts are in another order, a group is empty: all of it is managed as before.
+    // The file is renamed, and a group is empty: all parts are still managed.
     std::fs::rename(
         checkout.world.definitions().join("lodgify.yaml"),
         checkout.world.definitions().join("lodgify.yml"),
@@ -432,10 +432,10 @@ fn what_is_still_protected_is_not_called_loosened() {
     );
     let json = checkout.plan(&["--format", "json"]).json();
     assert_eq!(json["loosened"], json!([]));
-    // Without a base nothing is known of it.
+    // Unknown without a base.
     let json = checkout.world.run(&["plan", "--format", "json"]).json();
     assert_eq!(json.get("loosened"), None);
-    // A pin of another workspace stops the plan by itself; an invalid file is an error by itself.
+    // A pin to another workspace stops the plan, and an invalid file is an error.
     checkout.branch("workspace.yaml", "slug: acme-staging\n");
     checkout.plan(&[]).exits(1).says("acme-staging");
     let checkout = protected();
@@ -444,7 +444,7 @@ fn what_is_still_protected_is_not_called_loosened() {
         checkout.plan(&["--format", "json"]).exits(3).json()["loosened"],
         json!([])
     );
-    // Other providers do not count where one is named; the pin always does.
+    // With --only, other providers do not count; the pin always does.
     let checkout = protected();
     std::fs::remove_file(checkout.world.definitions().join("workspace.yaml")).unwrap();
     checkout.branch("hostaway.yaml", "provider: HOSTAWAY\n");
@@ -459,7 +459,7 @@ fn what_is_still_protected_is_not_called_loosened() {
 }
 
 #[test]
-fn another_reference_is_the_branchs_change_even_where_no_secret_is_at_hand() {
+fn another_reference_is_the_branchs_change_even_without_secrets() {
     let mut checkout = pull_request();
     let key = |name: &str| {
         format!("provider: HOSTAWAY\npartnerKey:\n  headers:\n    x-api-key: ${{secret:{name}}}\n")
@@ -474,7 +474,7 @@ fn another_reference_is_the_branchs_change_even_where_no_secret_is_at_hand() {
     checkout.branch("hostaway.yaml", &key("old"));
     assert!(
         checkout.origins(&unavailable).is_empty(),
-        "nobody can say whether an unchanged reference has drifted"
+        "without secrets, drift of an unchanged reference is unknown"
     );
     checkout.branch("hostaway.yaml", &key("new"));
     assert_eq!(
@@ -492,7 +492,7 @@ fn another_reference_is_the_branchs_change_even_where_no_secret_is_at_hand() {
     let ran = ran.says("${secret:new}");
     assert!(!ran.out.contains("a-live-value"));
 
-    // With secrets at hand, the same reference to another value is drift, and another reference the branch's change.
+    // With secrets, another value is drift, and another reference is the branch's change.
     checkout
         .world
         .env("CALRY_SECRET_OLD", "another")
@@ -509,7 +509,7 @@ fn another_reference_is_the_branchs_change_even_where_no_secret_is_at_hand() {
 }
 
 #[test]
-fn a_base_that_cannot_be_read_is_an_error_that_says_what_to_fetch() {
+fn an_unreadable_base_is_an_error_that_names_what_to_fetch() {
     let checkout = pull_request();
     checkout
         .world
@@ -531,19 +531,19 @@ fn a_base_that_cannot_be_read_is_an_error_that_says_what_to_fetch() {
     world
         .run(&["plan", "--base", "main"])
         .exits(1)
-        .says("--base needs the definitions in a git checkout");
+        .says("in a git checkout");
 }
 
 #[test]
-fn a_base_that_is_misspelt_or_no_revision_has_a_sentence_of_its_own() {
+fn a_misspelled_base_and_an_invalid_base_have_their_own_errors() {
     let checkout = pull_request();
     checkout.commit("refs/tags/before", &[]);
     for (base, sentence) in [
-        ("mian", "no revision mian; did you mean main?"),
-        ("main...HEAD", "name main instead of main...HEAD"),
-        ("..main", "name main instead of ..main"),
-        ("@{u}", "@{u} is none of these"),
-        (":/text", ":/text is none of these"),
+        ("mian", "did you mean main?"),
+        ("main...HEAD", "use main instead of main...HEAD"),
+        ("..main", "use main instead of ..main"),
+        ("@{u}", "not @{u}"),
+        (":/text", "not :/text"),
         (
             "0123456789abcdef0123456789abcdef01234567",
             "this clone has no commit 0123456789abcdef",
@@ -558,15 +558,15 @@ fn a_base_that_is_misspelt_or_no_revision_has_a_sentence_of_its_own() {
 }
 
 #[test]
-fn a_repository_that_cannot_be_read_says_which_kind_it_is_and_a_plan_without_a_base_goes_on() {
+fn an_unsupported_repository_is_named_and_a_plan_without_a_base_works() {
     for (config, sentence) in [
         (
             "[extensions]\n\tobjectFormat = sha256\n",
-            "names its objects by SHA-256",
+            "SHA-256 object names",
         ),
         (
             "[extensions]\n\trefStorage = reftable\n",
-            "keeps its references in a reftable",
+            "references in a reftable",
         ),
     ] {
         let checkout = pull_request();
@@ -610,7 +610,7 @@ fn a_repository_that_cannot_be_read_says_which_kind_it_is_and_a_plan_without_a_b
             daemon.seen
         );
     }
-    // Where there is no repository, or no commit, nothing is wrong.
+    // Without a repository, or without a commit, there is no warning.
     let world = World::with(
         json!([live("HOSTAWAY", &["name", "pictures"], &[])]),
         Config::default(),
@@ -627,7 +627,7 @@ fn a_repository_that_cannot_be_read_says_which_kind_it_is_and_a_plan_without_a_b
 }
 
 #[test]
-fn a_partial_clone_says_what_to_fetch() {
+fn the_error_for_a_partial_clone_names_what_to_fetch() {
     let checkout = pull_request();
     checkout.branch("hostaway.yaml", "provider: HOSTAWAY\n");
     let git = checkout.world.dir.path().join(".git");
@@ -659,7 +659,7 @@ fn a_partial_clone_says_what_to_fetch() {
 }
 
 #[test]
-fn a_base_whose_files_are_broken_or_huge_wants_nothing() {
+fn a_base_with_invalid_or_huge_files_wants_nothing() {
     let mut checkout = pull_request();
     checkout
         .world

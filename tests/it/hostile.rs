@@ -1,4 +1,4 @@
-//! Files that somebody means harm with, through the binary: each is an error of itself and stops no other.
+//! Hostile files, through the binary: each is an error that affects no other file.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -7,10 +7,10 @@ use crate::support::{Checkout, Ran, Signer, World, live};
 use calry_gitops::sandbox::Config;
 use serde_json::json;
 
-/// The most that the process may have held at once, in KiB: far above what it needs, far below what a bomb would.
-const MOST_MEMORY: u64 = 256 << 10;
+/// The largest peak memory of the process, in KiB: far above what it needs, far below what a bomb would take.
+const MAX_MEMORY: u64 = 256 << 10;
 
-/// A world with one good file, of whose workspace `GUESTY` is the other provider.
+/// A world with one valid file. `GUESTY` is the other provider of the workspace.
 fn world() -> World {
     let live = [
         live("HOSTAWAY", &["name"], &["pictures"]),
@@ -24,9 +24,9 @@ fn world() -> World {
     world
 }
 
-/// The bad file is an error that says so, and the good one is planned.
+/// The hostile file is an error, and the valid file is planned.
 #[track_caller]
-fn is_an_error_of_its_own(world: &World, says: &str) -> Ran {
+fn assert_isolated_error(world: &World, says: &str) -> Ran {
     world
         .run(&["validate"])
         .exits(3)
@@ -62,10 +62,10 @@ fn is_an_error_of_its_own(world: &World, says: &str) -> Ran {
 }
 
 #[track_caller]
-fn text_is_an_error_of_its_own(text: impl AsRef<[u8]>, says: &str) -> Ran {
+fn assert_isolated_error_of(text: impl AsRef<[u8]>, says: &str) -> Ran {
     let world = world();
     std::fs::write(world.definitions().join("guesty.yaml"), text).unwrap();
-    is_an_error_of_its_own(&world, says)
+    assert_isolated_error(&world, says)
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn an_alias_bomb_is_refused_and_not_expanded() {
             vec![format!("*{of}"); 9].join(", ")
         ));
     }
-    text_is_an_error_of_its_own(&bomb, "alias");
+    assert_isolated_error_of(&bomb, "alias");
 }
 
 #[test]
@@ -87,24 +87,24 @@ fn twenty_thousand_nested_brackets_are_refused_and_overflow_no_stack() {
         "{a: ".repeat(20_000),
         "- ".repeat(20_000),
     ] {
-        text_is_an_error_of_its_own(
+        assert_isolated_error_of(
             format!("provider: GUESTY\nfieldsToSync:\n  {text}"),
             "error[syntax]",
         );
     }
-    text_is_an_error_of_its_own(
+    assert_isolated_error_of(
         format!("{}{}", "[".repeat(20_000), "]".repeat(20_000)),
         "error[syntax]",
     );
 }
 
 #[test]
-fn a_file_of_one_mebibyte_and_a_byte_is_refused_unread_and_one_of_a_mebibyte_is_read() {
+fn a_file_over_one_mebibyte_is_refused_and_a_file_of_one_mebibyte_is_read() {
     let fill = |size: usize| {
         let text = "provider: GUESTY\nfieldsToSync:\n  listing: [name]\n#";
         format!("{text}{}", "x".repeat(size - text.len()))
     };
-    let ran = text_is_an_error_of_its_own(fill((1 << 20) + 1), "the file is larger than 1024 KiB");
+    let ran = assert_isolated_error_of(fill((1 << 20) + 1), "the file is larger than 1024 KiB");
     assert!(!ran.err.contains("xxx"));
     let world = world();
     world
@@ -116,23 +116,23 @@ fn a_file_of_one_mebibyte_and_a_byte_is_refused_unread_and_one_of_a_mebibyte_is_
 #[test]
 fn a_file_without_end_is_not_read_to_its_end() {
     let world = world();
-    // Far larger than memory, and no block on disk.
+    // Far larger than memory, but sparse.
     std::fs::File::create(world.definitions().join("guesty.yaml"))
         .unwrap()
         .set_len(1 << 40)
         .unwrap();
-    is_an_error_of_its_own(&world, "the file is larger than 1024 KiB");
+    assert_isolated_error(&world, "the file is larger than 1024 KiB");
 }
 
 #[test]
-fn what_is_not_utf_8_is_told_at_its_place() {
-    let ran = text_is_an_error_of_its_own(b"provider: GUESTY\nicon: \xff\xfe\n", "not UTF-8");
+fn invalid_utf_8_is_an_error_at_its_position() {
+    let ran = assert_isolated_error_of(b"provider: GUESTY\nicon: \xff\xfe\n", "not UTF-8");
     ran.says("definitions/guesty.yaml:2:7");
-    text_is_an_error_of_its_own(b"\xff\xfep\0r\0o\0", "not UTF-8");
+    assert_isolated_error_of(b"\xff\xfep\0r\0o\0", "not UTF-8");
 }
 
 #[test]
-fn yaml_that_the_format_leaves_out_is_refused() {
+fn unsupported_yaml_is_refused() {
     for (text, says) in [
         ("provider: GUESTY\n---\nprovider: LODGIFY\n", "document"),
         ("provider: !!str GUESTY\n", "tag"),
@@ -155,12 +155,12 @@ fn yaml_that_the_format_leaves_out_is_refused() {
         ("# nothing\n", "empty"),
         ("- GUESTY\n", "error[wrong-type]"),
     ] {
-        text_is_an_error_of_its_own(text, says);
+        assert_isolated_error_of(text, says);
     }
 }
 
 #[test]
-fn what_is_no_file_of_the_directory_is_refused() {
+fn links_and_special_files_are_refused() {
     type Make = fn(&Path);
     let cases: [(Make, &str); 5] = [
         (
@@ -190,7 +190,7 @@ fn what_is_no_file_of_the_directory_is_refused() {
         )
         .unwrap();
         make(&world.definitions().join("guesty.yaml"));
-        let ran = is_an_error_of_its_own(&world, says);
+        let ran = assert_isolated_error(&world, says);
         assert!(!ran.out.contains("canary") && !ran.err.contains("canary"));
     }
 }
@@ -215,7 +215,7 @@ fn two_files_for_one_provider_are_both_refused() {
 }
 
 #[test]
-fn a_flood_of_alike_warnings_is_counted_after_the_first_20() {
+fn similar_warnings_are_counted_after_the_first_20() {
     let world = world();
     let fields: Vec<String> = (0..60).map(|n| format!("unheard_of_{n}")).collect();
     world.write(
@@ -241,7 +241,7 @@ fn a_flood_of_alike_warnings_is_counted_after_the_first_20() {
 #[test]
 fn a_flood_of_errors_in_one_file_ends_after_100() {
     let keys: String = (0..5_000).map(|n| format!("key{n}: x\n")).collect();
-    let ran = text_is_an_error_of_its_own(
+    let ran = assert_isolated_error_of(
         format!("provider: GUESTY\n{keys}"),
         "more problems than the 100",
     );
@@ -256,7 +256,7 @@ fn a_flood_of_errors_over_many_files_is_listed_up_to_1000_and_the_rest_is_counte
     for n in 0..30 {
         world.write(&format!("f{n:02}.yaml"), &format!("provider: P{n}\n{keys}"));
     }
-    // Its warnings are dropped for the errors.
+    // Warnings are dropped in favour of errors.
     let fields: Vec<_> = (0..50).map(|n| format!("zzqx{n}jjvv")).collect();
     world.write(
         "guesty.yaml",
@@ -329,7 +329,7 @@ fn a_flood_of_errors_over_many_files_is_listed_up_to_1000_and_the_rest_is_counte
         "{last}"
     );
 
-    // What is not listed counts all the same.
+    // Problems that are not listed count, too.
     world
         .run(&["validate", "--only", "P29"])
         .exits(3)
@@ -342,9 +342,9 @@ fn a_flood_of_errors_over_many_files_is_listed_up_to_1000_and_the_rest_is_counte
 }
 
 #[test]
-fn what_a_file_says_cannot_act_on_the_terminal() {
+fn text_of_a_file_cannot_control_the_terminal() {
     let text = "provider: GUESTY\nfieldsToSync:\n  listing: [\"\\e[2Jname\", \"\\u202ename\"]\nhold: {until: \"\\e]0;x\\a\", reason: x}\n";
-    let ran = text_is_an_error_of_its_own(text, "guesty.yaml");
+    let ran = assert_isolated_error_of(text, "guesty.yaml");
     assert!(
         [&ran.out, &ran.err]
             .iter()
@@ -354,7 +354,7 @@ fn what_a_file_says_cannot_act_on_the_terminal() {
     );
 }
 
-/// Makes something hostile at a path.
+/// Creates a hostile file at a path.
 type Make = fn(&Path);
 
 const HOSTILE: [(&str, Make); 5] = [
@@ -377,9 +377,9 @@ const HOSTILE: [(&str, Make); 5] = [
     }),
 ];
 
-/// Every command ends by itself, without a panic: what needs the repository fails, what does not need it warns.
+/// Every command ends by itself, without a panic. Commands that need the repository fail, others warn.
 #[track_caller]
-fn is_a_repository_that_cannot_be_read(checkout: &Checkout, case: &str) {
+fn assert_unreadable_repository(checkout: &Checkout, case: &str) {
     let world = &checkout.world;
     let plan = world.run(&["plan"]).exits(0);
     assert!(
@@ -405,7 +405,7 @@ fn is_a_repository_that_cannot_be_read(checkout: &Checkout, case: &str) {
 }
 
 #[test]
-fn what_is_no_file_in_a_repository_is_not_opened() {
+fn special_files_in_a_repository_are_not_opened() {
     for place in [
         "HEAD",
         "config",
@@ -416,7 +416,7 @@ fn what_is_no_file_in_a_repository_is_not_opened() {
         "objects/info/alternates",
     ] {
         for (kind, make) in HOSTILE {
-            // A branch is a directory where others have a longer name.
+            // If other branches have a longer name, a branch is a directory.
             if (place, kind) == ("refs/heads/main", "directory") {
                 continue;
             }
@@ -425,7 +425,7 @@ fn what_is_no_file_in_a_repository_is_not_opened() {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             let _ = std::fs::remove_file(&path);
             make(&path);
-            is_a_repository_that_cannot_be_read(&checkout, &format!("{place}, {kind}"));
+            assert_unreadable_repository(&checkout, &format!("{place}, {kind}"));
         }
     }
 }
@@ -444,16 +444,16 @@ fn a_repository_without_end_is_not_read_to_its_end() {
         let checkout = Checkout::of(world());
         let path = checkout.world.dir.path().join(".git").join(place);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        // Far larger than memory, and no block on disk.
+        // Far larger than memory, but sparse.
         std::fs::File::create(path)
             .unwrap()
             .set_len(1 << 38)
             .unwrap();
-        is_a_repository_that_cannot_be_read(&checkout, place);
+        assert_unreadable_repository(&checkout, place);
     }
 }
 
-/// The daemon stays, so that its peak can be read.
+/// With a daemon, because its peak can be read while it runs.
 #[test]
 #[cfg(target_os = "linux")]
 fn hostile_files_take_little_memory() {
@@ -478,5 +478,5 @@ fn hostile_files_take_little_memory() {
         .find_map(|line| line.strip_prefix("VmHWM:"))
         .unwrap();
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    assert!(peak < MOST_MEMORY, "{peak} KiB");
+    assert!(peak < MAX_MEMORY, "{peak} KiB");
 }

@@ -1,10 +1,10 @@
-//! Which commit the definitions are at, and whether they differ from it: repositories made here, without git.
+//! The commit of the definitions, and whether they differ from it, in repositories created without git.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use calry_gitops::desired::git::revision;
+use calry_gitops::desired::git::read_revision;
 use gix::objs::tree::{Entry, EntryKind};
 use gix::{ObjectId, Repository};
 use tempfile::TempDir;
@@ -14,14 +14,14 @@ const GUESTY: &str = "provider: GUESTY\n";
 
 /// A repository with `deploy/definitions/{hostaway.yaml, guesty.yml, README.md}` committed and checked out.
 struct Fixture {
-    room: TempDir,
+    root: TempDir,
     repository: Repository,
 }
 
 impl Fixture {
     fn new() -> Self {
-        let room = TempDir::new().unwrap();
-        let work = room.path().join("work");
+        let root = TempDir::new().unwrap();
+        let work = root.path().join("work");
         let repository = gix::ThreadSafeRepository::init_opts(
             &work,
             gix::create::Kind::WithWorktree,
@@ -30,18 +30,18 @@ impl Fixture {
         )
         .unwrap()
         .to_thread_local();
-        let fixture = Self { room, repository };
+        let fixture = Self { root, repository };
         fixture.commit("Switch Hostaway's pictures off\n\nThey were never used.\n");
         check_out(&fixture.definitions());
         fixture
     }
 
     fn definitions(&self) -> PathBuf {
-        self.room.path().join("work/deploy/definitions")
+        self.root.path().join("work/deploy/definitions")
     }
 
     fn git_dir(&self) -> PathBuf {
-        self.room.path().join("work/.git")
+        self.root.path().join("work/.git")
     }
 
     fn tree(&self, mut entries: Vec<Entry>) -> ObjectId {
@@ -67,7 +67,7 @@ impl Fixture {
             vec![
                 self.blob("hostaway.yaml", EntryKind::Blob, HOSTAWAY),
                 self.blob("guesty.yml", EntryKind::Blob, GUESTY),
-                self.blob("README.md", EntryKind::Blob, "words\n"),
+                self.blob("README.md", EntryKind::Blob, "text\n"),
             ],
         )
     }
@@ -99,7 +99,7 @@ impl Fixture {
     }
 
     fn dirty(&self) -> bool {
-        revision(&self.definitions()).unwrap().dirty
+        read_revision(&self.definitions()).unwrap().dirty
     }
 }
 
@@ -113,12 +113,15 @@ fn check_out(definitions: &Path) {
 fn a_checkout_has_its_commit_subject_author_and_time_of_commit() {
     let fixture = Fixture::new();
     let head = fixture.repository.head_id().unwrap().to_string();
-    let revision = revision(&fixture.definitions()).unwrap();
+    let revision = read_revision(&fixture.definitions()).unwrap();
     assert_eq!(revision.commit, head);
     assert_eq!(revision.subject, "Switch Hostaway's pictures off");
     assert_eq!(revision.author, "Ada");
     assert_eq!(revision.time, "2026-09-21T14:13:20Z");
-    assert!(!revision.dirty, "README.md is missing, and no definition");
+    assert!(
+        !revision.dirty,
+        "README.md is missing, but it is not a definition"
+    );
 }
 
 #[test]
@@ -141,7 +144,7 @@ fn a_definition_changed_added_or_deleted_makes_it_dirty() {
     assert!(fixture.dirty());
     fs::remove_file(&new).unwrap();
     for other in [".hidden.yaml", "notes.txt", "README.md"] {
-        fs::write(fixture.definitions().join(other), "words\n").unwrap();
+        fs::write(fixture.definitions().join(other), "text\n").unwrap();
     }
     assert!(!fixture.dirty());
 }
@@ -177,31 +180,31 @@ fn a_file_too_large_to_be_a_definition_is_not_read_and_differs() {
 }
 
 #[test]
-fn a_directory_that_git_does_not_know_is_dirty_and_one_without_definitions_is_not() {
+fn an_unknown_directory_is_dirty_and_one_without_definitions_is_not() {
     let fixture = Fixture::new();
-    let ignored = fixture.room.path().join("work/build");
+    let ignored = fixture.root.path().join("work/build");
     fs::create_dir(&ignored).unwrap();
-    assert!(!revision(&ignored).unwrap().dirty);
+    assert!(!read_revision(&ignored).unwrap().dirty);
     check_out(&ignored);
-    assert!(revision(&ignored).unwrap().dirty);
+    assert!(read_revision(&ignored).unwrap().dirty);
 }
 
 #[test]
 fn there_is_no_revision_outside_a_checkout_without_a_commit_or_with_a_broken_repository() {
-    let room = TempDir::new().unwrap();
-    check_out(room.path());
-    assert_eq!(revision(room.path()), None);
-    assert_eq!(revision(&room.path().join("missing")), None);
-    fs::write(room.path().join(".git"), "gitdir: /nonexistent\n").unwrap();
-    assert_eq!(revision(room.path()), None);
+    let root = TempDir::new().unwrap();
+    check_out(root.path());
+    assert_eq!(read_revision(root.path()), None);
+    assert_eq!(read_revision(&root.path().join("missing")), None);
+    fs::write(root.path().join(".git"), "gitdir: /nonexistent\n").unwrap();
+    assert_eq!(read_revision(root.path()), None);
 
     let fixture = Fixture::new();
     fs::write(fixture.git_dir().join("HEAD"), "ref: refs/heads/unborn\n").unwrap();
-    assert_eq!(revision(&fixture.definitions()), None);
+    assert_eq!(read_revision(&fixture.definitions()), None);
     fs::write(fixture.git_dir().join("HEAD"), "ff".repeat(20)).unwrap();
-    assert_eq!(revision(&fixture.definitions()), None);
+    assert_eq!(read_revision(&fixture.definitions()), None);
     fs::write(fixture.git_dir().join("HEAD"), "\u{0}\u{0}").unwrap();
-    assert_eq!(revision(&fixture.definitions()), None);
+    assert_eq!(read_revision(&fixture.definitions()), None);
 }
 
 #[test]
@@ -222,10 +225,10 @@ fn a_detached_head_and_packed_refs_are_read() {
         format!("# pack-refs with: peeled\n{head} {branch}\n"),
     )
     .unwrap();
-    assert_eq!(revision(&fixture.definitions()).unwrap().commit, head);
+    assert_eq!(read_revision(&fixture.definitions()).unwrap().commit, head);
 
     fs::write(fixture.git_dir().join("HEAD"), format!("{head}\n")).unwrap();
-    assert_eq!(revision(&fixture.definitions()).unwrap().commit, head);
+    assert_eq!(read_revision(&fixture.definitions()).unwrap().commit, head);
 }
 
 #[test]
@@ -242,17 +245,17 @@ fn a_shallow_clone_is_read_without_its_history() {
             .join(&first[2..]),
     )
     .unwrap();
-    let revision = revision(&fixture.definitions()).unwrap();
+    let revision = read_revision(&fixture.definitions()).unwrap();
     assert_eq!((revision.commit, revision.dirty), (second, false));
 }
 
-/// As git-sync lays it out: `current` leads to a worktree, whose `.git` is a file that leads to the repository.
+/// The layout of git-sync: `current` is a link to a worktree, whose `.git` is a file with the path of the repository.
 #[test]
 fn a_worktree_of_git_sync_is_read_through_its_link() {
     let fixture = Fixture::new();
     let head = fixture.repository.head_id().unwrap().to_string();
     fixture.commit("only in the main checkout");
-    let worktree = fixture.room.path().join("work/.worktrees").join(&head);
+    let worktree = fixture.root.path().join("work/.worktrees").join(&head);
     check_out(&worktree.join("deploy/definitions"));
     fs::write(
         worktree.join(".git"),
@@ -268,9 +271,9 @@ fn a_worktree_of_git_sync_is_read_through_its_link() {
         format!("{}\n", worktree.join(".git").display()),
     )
     .unwrap();
-    symlink(&worktree, fixture.room.path().join("current")).unwrap();
+    symlink(&worktree, fixture.root.path().join("current")).unwrap();
 
-    let revision = revision(&fixture.room.path().join("current/deploy/definitions")).unwrap();
+    let revision = read_revision(&fixture.root.path().join("current/deploy/definitions")).unwrap();
     assert_eq!((revision.commit, revision.dirty), (head, false));
     assert_eq!(revision.subject, "Switch Hostaway's pictures off");
 }
@@ -281,30 +284,30 @@ fn the_nearest_repository_counts() {
     let inner = gix::init(outer.definitions()).unwrap();
     drop(inner);
     assert_eq!(
-        revision(&outer.definitions()),
+        read_revision(&outer.definitions()),
         None,
-        "it has no commit, and the outer one is not its own"
+        "it has no commit, and the outer repository is another one"
     );
 }
 
 #[test]
-fn foreign_text_is_cut() {
+fn a_long_subject_is_cut() {
     let fixture = Fixture::new();
     fixture.commit(&"x".repeat(100_000));
-    let subject = revision(&fixture.definitions()).unwrap().subject;
+    let subject = read_revision(&fixture.definitions()).unwrap().subject;
     assert_eq!(subject.chars().count(), 200);
     assert!(subject.ends_with('…'));
 }
 
-/// Everything that makes git run a program, or look elsewhere, when it is asked for the state of files.
+/// Every setting that makes git run a program, or read other files, for a status.
 #[test]
 fn a_hostile_configuration_runs_nothing_and_changes_nothing() {
     let fixture = Fixture::new();
-    let (room, git_dir) = (fixture.room.path(), fixture.git_dir());
-    let trap = room.join("trap");
+    let (root, git_dir) = (fixture.root.path(), fixture.git_dir());
+    let trap = root.join("trap");
     fs::write(
         &trap,
-        format!("#!/bin/sh\ntouch {}\ncat\n", room.join("sprung").display()),
+        format!("#!/bin/sh\ntouch {}\ncat\n", root.join("sprung").display()),
     )
     .unwrap();
     fs::set_permissions(&trap, fs::Permissions::from_mode(0o755)).unwrap();
@@ -314,7 +317,7 @@ fn a_hostile_configuration_runs_nothing_and_changes_nothing() {
          \thooksPath = {0}\n\tsshCommand = {trap}\n\tpager = {trap}\n\teditor = {trap}\n\tattributesFile = {0}/attributes\n\
          [filter \"evil\"]\n\tclean = {trap}\n\tprocess = {trap}\n\trequired = true\n[include]\n\tpath = /dev/zero\n\
          [diff \"evil\"]\n\ttextconv = {trap}\n[gpg]\n\tprogram = {trap}\n[log]\n\tshowSignature = true\n",
-        room.display()
+        root.display()
     );
     fs::write(git_dir.join("config"), evil).unwrap();
     fs::create_dir_all(git_dir.join("info")).unwrap();
@@ -331,5 +334,5 @@ fn a_hostile_configuration_runs_nothing_and_changes_nothing() {
     )
     .unwrap();
     assert!(fixture.dirty());
-    assert!(!room.join("sprung").exists());
+    assert!(!root.join("sprung").exists());
 }

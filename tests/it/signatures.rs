@@ -1,13 +1,15 @@
-//! Whose commits are applied, by the real binary and the library, in repositories made here without git. tests/signatures.sh
-//! asks the same of commits that git and ssh-keygen made.
+//! Which commits are applied, by the real binary and by the library, in repositories created without git. tests/signatures.sh
+//! tests the same with commits by git and ssh-keygen.
 
 use crate::support::{Checkout, PATIENCE, Signer, World, live, until};
-use calry_gitops::desired::git::{CommitId, Distrust, Trust, TrustError, Trusted, trusted};
+use calry_gitops::desired::git::{
+    CommitId, TrustError, TrustPolicy, TrustedDefinitions, TrustedLoadError, load_trusted,
+};
 use calry_gitops::sandbox::Config;
 use gix::ObjectId;
 use serde_json::json;
 
-/// A checkout whose one commit, by nobody, switches Hostaway's pictures on; what comes after it says `icon`.
+/// A checkout with one commit, which is not signed.
 fn checkout() -> Checkout {
     let world = World::with(
         json!([live("HOSTAWAY", &[], &["pictures"])]),
@@ -49,23 +51,22 @@ impl Checkout {
         }
     }
 
-    fn find(&self, trust: &Trust) -> Result<Trusted, TrustError> {
-        trusted(&self.world.definitions(), trust)
+    fn load(&self, policy: &TrustPolicy) -> Result<TrustedDefinitions, TrustedLoadError> {
+        load_trusted(&self.world.definitions(), policy)
     }
 
-    /// The commit in force.
-    fn in_force(&self, trust: &Trust) -> String {
-        self.find(trust).unwrap().revision.commit
+    /// The id of the commit in force.
+    fn in_force(&self, policy: &TrustPolicy) -> String {
+        self.load(policy).unwrap().revision.commit
     }
 }
 
-fn trust(checkout: &Checkout, signers: &[&Signer]) -> Trust {
-    Trust::new(Some(checkout.allow(signers).into()), None)
+fn policy(checkout: &Checkout, signers: &[&Signer]) -> TrustPolicy {
+    TrustPolicy::new(Some(checkout.allow(signers).into()), None)
 }
 
 #[test]
-fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_with_drift_put_back()
-{
+fn an_unsigned_commit_is_refused_and_the_last_trusted_one_stays_in_force() {
     let checkout = checkout();
     let signers = checkout.allow(&[&ada()]);
     let one = checkout.next("1", Some(&ada()), checkout.main);
@@ -84,15 +85,15 @@ fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_wi
 
     let two = checkout.next("2", Some(&mallory()), one);
     let short = |id: ObjectId| id.to_string()[..10].to_owned();
-    let said = daemon.line(
+    let line = daemon.line(
         "is refused: the key that signed the commit is not among the allowed signers (SHA256:",
     );
     assert!(
-        said.contains(&short(two))
-            && said.ends_with(&format!("; revision {} stays in force", short(one))),
-        "{said}"
+        line.contains(&short(two))
+            && line.ends_with(&format!("; revision {} stays in force", short(one))),
+        "{line}"
     );
-    until("the status tells", || {
+    until("the status shows the commit", || {
         daemon.status()["trust"]["commit"] == two.to_string()
     });
     let status = daemon.status();
@@ -107,7 +108,7 @@ fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_wi
             .contains("calry_gitops_revision_trusted{workspace=\"acme-production\"} 0\n")
     );
     let address = format!("http://{}", daemon.address());
-    let told = checkout
+    let status = checkout
         .world
         .run(&["status", "--address", &address])
         .exits(1);
@@ -116,12 +117,12 @@ fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_wi
         short(two),
         short(one)
     );
-    told.says(&headline);
+    status.says(&headline);
     assert!(daemon.get("/").body.contains("refused; "));
 
-    let mut clicked = checkout.world.live("HOSTAWAY");
-    clicked["icon"] = url("somebody").into();
-    checkout.world.sandbox.set_definition("HOSTAWAY", clicked);
+    let mut edited = checkout.world.live("HOSTAWAY");
+    edited["icon"] = url("edited").into();
+    checkout.world.sandbox.set_definition("HOSTAWAY", edited);
     daemon.line("HOSTAWAY drifted, and was put back: icon");
     assert_eq!(icon(&checkout), url("1"));
 
@@ -144,8 +145,7 @@ fn what_is_not_signed_is_refused_and_the_last_trusted_revision_stays_in_force_wi
 }
 
 #[test]
-fn a_process_that_starts_finds_the_last_trusted_revision_among_the_commits_before_or_does_nothing()
-{
+fn a_process_that_starts_finds_the_last_trusted_commit_or_does_nothing() {
     let checkout = checkout();
     let signers = checkout.allow(&[&ada()]);
     let once = || {
@@ -155,7 +155,7 @@ fn a_process_that_starts_finds_the_last_trusted_revision_among_the_commits_befor
     };
     once()
         .exits(1)
-        .says("the commit is not signed, and no trusted revision is known");
+        .says("the commit is not signed, and none of the 1000 commits");
     assert!(checkout.world.requests().is_empty());
 
     let one = checkout.next("1", Some(&ada()), checkout.main);
@@ -168,7 +168,7 @@ fn a_process_that_starts_finds_the_last_trusted_revision_among_the_commits_befor
 }
 
 #[test]
-fn plan_and_apply_mean_what_is_checked_out_or_nothing() {
+fn plan_and_apply_use_the_checked_out_commit_or_fail() {
     let checkout = checkout();
     let signers = checkout.allow(&[&ada()]);
     let one = checkout.next("1", Some(&ada()), checkout.main);
@@ -179,7 +179,7 @@ fn plan_and_apply_mean_what_is_checked_out_or_nothing() {
             .world
             .run(&args)
             .exits(1)
-            .says("the commit is not signed; nothing is planned: check out a commit that");
+            .says("the commit is not signed; nothing is planned; help: check out");
     }
     assert!(checkout.world.requests().is_empty());
     checkout.world.run(&["apply", "--yes"]).exits(0);
@@ -187,7 +187,7 @@ fn plan_and_apply_mean_what_is_checked_out_or_nothing() {
 }
 
 #[test]
-fn what_is_in_the_directory_and_in_no_commit_is_not_applied() {
+fn an_uncommitted_change_is_not_applied() {
     let checkout = checkout();
     let signers = checkout.allow(&[&ada()]);
     checkout.next("1", Some(&ada()), checkout.main);
@@ -196,13 +196,13 @@ fn what_is_in_the_directory_and_in_no_commit_is_not_applied() {
         .world
         .run(&["run", "--once", "--allowed-signers", &signers]);
     once.exits(1).says(
-        "the definition files differ from the commit, and nobody signed the difference; revision",
+        "the definition files differ from the commit, and the difference is not signed; revision",
     );
     assert_eq!(icon(&checkout), url("1"));
 }
 
 #[test]
-fn the_emergency_exit_is_one_commit_wide() {
+fn a_trusted_revision_is_one_commit() {
     let checkout = checkout();
     let signers = checkout.allow(&[&ada()]);
     let one = checkout.next("1", None, checkout.main).to_string();
@@ -210,7 +210,7 @@ fn the_emergency_exit_is_one_commit_wide() {
     for short in [&one[..39], &one[..10], "main", ""] {
         apply(&["--trusted-revision", short])
             .exits(64)
-            .says("a commit is named by its full id");
+            .says("full commit id");
     }
     apply(&["--trusted-revision", &one, "--allowed-signers", &signers]).exits(0);
     assert_eq!(icon(&checkout), url("1"));
@@ -225,7 +225,7 @@ fn the_emergency_exit_is_one_commit_wide() {
 }
 
 #[test]
-fn a_list_of_signers_that_cannot_be_used_trusts_nobody() {
+fn an_unusable_list_of_signers_trusts_no_commit() {
     let checkout = checkout();
     let signers = checkout.allow(&[]);
     checkout.next("1", Some(&ada()), checkout.main);
@@ -235,61 +235,64 @@ fn a_list_of_signers_that_cannot_be_used_trusts_nobody() {
             .run(&["plan", "--allowed-signers", &signers])
             .exits(1)
     };
-    plan().says("hold no key");
+    plan().says("contain no key");
     std::fs::write(&signers, format!("\na cert-authority {}\n", ada().public())).unwrap();
-    plan().says("are invalid in line 2: cert-authority is not supported");
+    plan().says("is invalid: cert-authority is not supported");
     std::fs::remove_file(&signers).unwrap();
     plan().says("cannot be read");
 }
 
 #[test]
-fn rewritten_history_does_not_take_back_what_was_in_force() {
+fn rewritten_history_does_not_replace_the_commit_in_force() {
     let checkout = checkout();
-    let trust = trust(&checkout, &[&ada()]);
+    let policy = policy(&checkout, &[&ada()]);
     let one = checkout.next("1", Some(&ada()), checkout.main);
     let two = checkout.next("2", Some(&ada()), one);
-    assert_eq!(checkout.in_force(&trust), two.to_string());
+    assert_eq!(checkout.in_force(&policy), two.to_string());
     checkout.next("3", None, one);
-    assert_eq!(checkout.in_force(&trust), two.to_string());
-    // Nothing of the repository is needed for that.
+    assert_eq!(checkout.in_force(&policy), two.to_string());
+    // The commit in force stays without the repository, too.
     std::fs::remove_dir_all(checkout.world.dir.path().join(".git")).unwrap();
-    let kept = checkout.find(&trust).unwrap();
+    let kept = checkout.load(&policy).unwrap();
     assert_eq!(kept.revision.commit, two.to_string());
     assert!(matches!(
         kept.refused.unwrap().reason,
-        Distrust::NoCheckout(_)
+        TrustError::NoCheckout(_)
     ));
     assert_eq!(kept.loaded.files.len(), 1);
 }
 
 #[test]
-fn a_newer_trusted_commit_below_one_that_is_not_comes_into_force() {
+fn a_newer_trusted_commit_below_an_untrusted_one_comes_into_force() {
     let checkout = checkout();
-    let trust = trust(&checkout, &[&ada()]);
+    let policy = policy(&checkout, &[&ada()]);
     let one = checkout.next("1", Some(&ada()), checkout.main);
-    assert_eq!(checkout.in_force(&trust), one.to_string());
+    assert_eq!(checkout.in_force(&policy), one.to_string());
     let two = checkout.next("2", Some(&ada()), one);
     checkout.next("3", None, two);
-    assert_eq!(checkout.in_force(&trust), two.to_string());
+    assert_eq!(checkout.in_force(&policy), two.to_string());
 }
 
 #[test]
-fn a_key_that_is_taken_off_the_list_takes_with_it_what_it_signed() {
+fn commits_of_a_removed_key_lose_trust() {
     let checkout = checkout();
-    let trust = trust(&checkout, &[&ada(), &mallory()]);
+    let policy = policy(&checkout, &[&ada(), &mallory()]);
     let one = checkout.next("1", Some(&ada()), checkout.main);
     let two = checkout.next("2", Some(&mallory()), one);
-    assert_eq!(checkout.in_force(&trust), two.to_string());
+    assert_eq!(checkout.in_force(&policy), two.to_string());
     checkout.allow(&[&ada()]);
-    assert_eq!(checkout.in_force(&trust), one.to_string());
+    assert_eq!(checkout.in_force(&policy), one.to_string());
     checkout.allow(&[&Signer::new(3)]);
-    assert!(matches!(checkout.find(&trust), Err(TrustError::Nothing(_))));
+    assert!(matches!(
+        checkout.load(&policy),
+        Err(TrustedLoadError::NoTrustedCommit(_))
+    ));
 }
 
 #[test]
-fn an_object_that_was_exchanged_in_the_repository_is_refused() {
+fn a_replaced_object_in_the_repository_is_refused() {
     let checkout = checkout();
-    let trust = trust(&checkout, &[&ada()]);
+    let policy = policy(&checkout, &[&ada()]);
     checkout.next("1", Some(&ada()), checkout.main);
     let good = checkout
         .repository
@@ -304,32 +307,38 @@ fn an_object_that_was_exchanged_in_the_repository_is_refused() {
     let objects = checkout.world.dir.path().join(".git/objects");
     let at = |id: &str| objects.join(&id[..2]).join(&id[2..]);
     std::fs::rename(at(&other), at(&good)).unwrap();
-    let Err(TrustError::Nothing(refused)) = checkout.find(&trust) else {
+    let Err(TrustedLoadError::NoTrustedCommit(refused)) = checkout.load(&policy) else {
         panic!("it is trusted")
     };
-    assert!(refused.to_string().contains("is another one"), "{refused}");
+    assert!(
+        refused.to_string().contains("does not match its id"),
+        "{refused}"
+    );
 }
 
 #[test]
-fn a_walk_back_ends() {
+fn the_search_for_a_trusted_commit_has_a_limit() {
     let checkout = checkout();
-    let after_a_start = || checkout.find(&trust(&checkout, &[&ada()]));
+    let after_a_start = || checkout.load(&policy(&checkout, &[&ada()]));
     let mut at = checkout.next("1", Some(&ada()), checkout.main);
     for _ in 0..1_000 {
         at = checkout.commit("refs/heads/main", &[at]);
     }
     assert!(after_a_start().is_ok());
     checkout.commit("refs/heads/main", &[at]);
-    assert!(matches!(after_a_start(), Err(TrustError::Nothing(_))));
+    assert!(matches!(
+        after_a_start(),
+        Err(TrustedLoadError::NoTrustedCommit(_))
+    ));
     let id = CommitId::parse(&at.to_string()).unwrap();
     assert_eq!(
-        checkout.in_force(&Trust::new(None, Some(id))),
+        checkout.in_force(&TrustPolicy::new(None, Some(id))),
         at.to_string()
     );
 }
 
 #[test]
-fn a_commit_names_the_files_that_look_meant_and_are_not_read() {
+fn a_commit_has_warnings_about_files_that_are_not_read() {
     let checkout = checkout();
     std::fs::create_dir(checkout.world.definitions().join("eu")).unwrap();
     checkout
@@ -337,18 +346,18 @@ fn a_commit_names_the_files_that_look_meant_and_are_not_read() {
         .write("eu/lodgify.yaml", "provider: LODGIFY\n");
     checkout.world.write("TOKEET.YAML", "provider: TOKEET\n");
     let one = checkout.next("1", Some(&ada()), checkout.main);
-    let loaded = checkout.find(&trust(&checkout, &[&ada()])).unwrap().loaded;
+    let loaded = checkout.load(&policy(&checkout, &[&ada()])).unwrap().loaded;
     let named: Vec<&str> = loaded
         .diagnostics
         .iter()
         .map(|found| found.file.as_str())
         .collect();
     assert_eq!(named, ["TOKEET.YAML", "eu/lodgify.yaml"]);
-    // Without any file that is read, the commit is an empty directory, which says why.
+    // Without a definition, the commit is an empty directory, and the error names the other files.
     std::fs::remove_file(checkout.world.definitions().join("hostaway.yaml")).unwrap();
     checkout.signed(&ada(), &[one]);
     let error = checkout
-        .find(&trust(&checkout, &[&ada()]))
+        .load(&policy(&checkout, &[&ada()]))
         .unwrap_err()
         .to_string();
     assert!(error.contains("TOKEET.YAML and 1 more"), "{error}");

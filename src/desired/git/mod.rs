@@ -1,15 +1,25 @@
-//! Git: which commit the definitions come from, what another commit held, and whether a commit is signed by an allowed signer.
+//! Git: the commit of the definitions, the definitions of another commit, and whether a commit is signed by an allowed signer.
+//!
+//! A repository is hostile input, because anyone who can write to the directory can write a `.git` next to it.
 //!
 //! Never: run git, write to a repository, or contact a remote.
 
-mod files;
+mod allowed_signers;
+mod bounds;
+mod committed;
+mod merge_base;
+mod repository;
 mod revision;
 mod signature;
-mod signers;
 mod trusted;
 
-pub use files::GIT_THREAD;
-pub use revision::{BaseError, MergeBase, base, path_in_checkout, references, revision};
-pub use signature::Distrust;
-pub use signers::SignersError;
-pub use trusted::{CommitId, Refused, Trust, TrustError, Trusted, trusted};
+pub use allowed_signers::SignersError;
+pub use bounds::GIT_THREAD;
+pub use merge_base::{MergeBase, MergeBaseError, read_merge_base};
+pub use repository::{list_references, path_in_checkout};
+pub use revision::read_revision;
+pub use signature::TrustError;
+pub use trusted::{
+    CheckoutTrust, CommitId, RefusedCheckout, TrustPolicy, TrustedDefinitions, TrustedLoadError,
+    load_trusted,
+};

@@ -1,7 +1,9 @@
-//! The SSH signature of a commit: what it is about, and whether it is good.
+//! The SSH signature of a commit: which bytes it covers, and whether it is valid.
 //!
-//! What a signature is about is the commit without the header that holds it, and nothing else of the commit is looked at:
-//! tree, parents and time are read from just those bytes. It never runs a program, and never decides by a name.
+//! A signature covers the commit without the header that contains the signature. Tree, parents and time are read from
+//! exactly those bytes.
+//!
+//! Never: run a program, or decide by a name.
 
 use gix::objs::CommitRef;
 use ring::signature::{self as alg, RsaPublicKeyComponents, UnparsedPublicKey};
@@ -9,61 +11,53 @@ use sha2::{Digest as _, Sha256};
 use ssh_key::public::KeyData;
 use ssh_key::{Algorithm, EcdsaCurve, HashAlg, LineEnding, SshSig};
 
-use super::signers::{NAMESPACE, Signers, Standing};
+use super::allowed_signers::{AllowedSigners, KeyStatus, NAMESPACE};
 
-/// The longest signature, in bytes of its text. One by the largest RSA key has 3 KB.
+/// The longest signature, in bytes of its text. A signature by the largest RSA key has 3 KB.
 const MAX_SIGNATURE: usize = 16 << 10;
 
-/// What keeps a revision from being trusted. The sentences complete "revision X is refused: …".
+/// Why a commit is not trusted. The sentences complete "revision X is refused: …".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Distrust {
-    /// The directory is in no checkout that can be read.
-    #[error("the definitions are in no git checkout that can be read ({0})")]
+pub enum TrustError {
+    #[error("the definitions are not in a readable git checkout ({0})")]
     NoCheckout(String),
-    /// An object is not what its id says, or cannot be read.
-    #[error("it cannot be read ({0})")]
+    #[error("the commit cannot be read ({0})")]
     Unreadable(String),
     #[error("the commit is not signed")]
     Unsigned,
-    /// There is one that is none of SSH.
     #[error("the commit is signed, but not by an SSH key")]
     NotSsh,
     #[error("the signature of the commit cannot be read ({0})")]
     Malformed(&'static str),
-    /// The key signed something else than a commit.
     #[error("the signature was not made for git")]
     OtherNamespace,
     #[error("the key that signed the commit is not among the allowed signers ({0})")]
     UnknownKey(String),
-    /// The key was not valid when the commit was made.
     #[error("the key that signed the commit was not valid at the time of the commit ({0})")]
     KeyNotValid(String),
-    /// Somebody changed the commit, or copied the signature.
     #[error(
-        "the signature of the commit is forged: it is not about this commit, or not made by that key"
+        "the signature of the commit is forged: it was made for another commit or by another key"
     )]
     Forged,
     #[error("the commit is not the one that --trusted-revision names")]
     NotPinned,
-    /// The work tree is another one than the commit.
-    #[error("the definition files differ from the commit, and nobody signed the difference")]
+    #[error("the definition files differ from the commit, and the difference is not signed")]
     Dirty,
 }
 
-/// A commit in the two parts that count: the signature, and what it is about.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Signed {
+pub(super) struct SignedCommit {
     /// The commit without the signature.
     pub(super) payload: Vec<u8>,
     signature: Option<Vec<u8>>,
 }
 
-impl Signed {
-    /// Takes a commit apart.
+impl SignedCommit {
+    /// Separates a commit and its signature.
     ///
     /// # Errors
-    /// [`Distrust::Malformed`] where there are several signatures.
-    pub(super) fn of(commit: &[u8]) -> Result<Self, Distrust> {
+    /// [`TrustError::Malformed`] if there are several signatures.
+    pub(super) fn parse(commit: &[u8]) -> Result<Self, TrustError> {
         let mut payload = Vec::with_capacity(commit.len());
         let mut signature: Option<Vec<u8>> = None;
         let mut lines = commit.split_inclusive(|byte| *byte == b'\n');
@@ -82,11 +76,14 @@ impl Signed {
             let first = line.strip_prefix(b"gpgsig ");
             within = first.is_some();
             match first {
-                Some(_) if signature.is_some() => return Err(Distrust::Malformed("there are two")),
+                Some(_) if signature.is_some() => {
+                    return Err(TrustError::Malformed("there are two signatures"));
+                }
                 Some(first) => signature = Some(first.to_vec()),
-                // What signs the same commit by another hash is left out by newer versions of git, and not by older ones.
+                // A signature of the same commit by another hash: newer versions of git leave it out of the payload, older
+                // versions do not.
                 None if line.starts_with(b"gpgsig") => {
-                    return Err(Distrust::Malformed("there are two"));
+                    return Err(TrustError::Malformed("there are two signatures"));
                 }
                 None => payload.extend_from_slice(line),
             }
@@ -96,66 +93,66 @@ impl Signed {
             .as_ref()
             .is_some_and(|signature| signature.len() > MAX_SIGNATURE)
         {
-            return Err(Distrust::Malformed("it is too long"));
+            return Err(TrustError::Malformed("it is too long"));
         }
         Ok(Self { payload, signature })
     }
 
-    /// Whether one of the signers signed it.
+    /// Checks that one of the signers signed the commit.
     ///
     /// # Errors
-    /// [`Distrust`] where not.
-    pub(super) fn verify(&self, signers: &Signers) -> Result<(), Distrust> {
-        let text = self.signature.as_ref().ok_or(Distrust::Unsigned)?;
+    /// [`TrustError`] if none did.
+    pub(super) fn verify(&self, signers: &AllowedSigners) -> Result<(), TrustError> {
+        let text = self.signature.as_ref().ok_or(TrustError::Unsigned)?;
         if !text.starts_with(b"-----BEGIN SSH SIGNATURE-----") {
-            return Err(Distrust::NotSsh);
+            return Err(TrustError::NotSsh);
         }
-        let malformed =
-            Distrust::Malformed("it is no SSH signature of the form that ssh-keygen writes");
+        let malformed = TrustError::Malformed("it is not an SSH signature as ssh-keygen writes it");
         let signature = SshSig::from_pem(text).map_err(|_| malformed.clone())?;
-        // One signature has one form. Of a token's with ECDSA, the crate reads the form and does not write it.
-        let form = signature.to_pem(LineEnding::LF).unwrap_or_default();
+        // Only the canonical form counts. The crate cannot write an ECDSA signature by a security token.
         let is_canonical = signature.algorithm() == Algorithm::SkEcdsaSha2NistP256
-            || form.trim_end().as_bytes() == text.trim_ascii_end();
+            || signature
+                .to_pem(LineEnding::LF)
+                .is_ok_and(|form| form.trim_end().as_bytes() == text.trim_ascii_end());
         if signature.version() != SshSig::VERSION || !is_canonical {
             return Err(malformed);
         }
         if signature.namespace() != NAMESPACE {
-            return Err(Distrust::OtherNamespace);
+            return Err(TrustError::OtherNamespace);
         }
         let time = CommitRef::from_bytes(&self.payload, gix::hash::Kind::Sha1)
             .ok()
             .and_then(|commit| Some(commit.committer().ok()?.time().ok()?.seconds))
-            .ok_or_else(|| Distrust::Unreadable("it is no commit".to_owned()))?;
+            .ok_or_else(|| TrustError::Unreadable("it is not a valid commit".to_owned()))?;
         let key = signature.public_key();
-        let named = || key.fingerprint(HashAlg::Sha256).to_string();
-        match signers.judge(key, time) {
-            Standing::Allowed => {}
-            Standing::Unknown => return Err(Distrust::UnknownKey(named())),
-            Standing::OtherNamespace => return Err(Distrust::OtherNamespace),
-            Standing::NotAt(_) => return Err(Distrust::KeyNotValid(named())),
+        let fingerprint = || key.fingerprint(HashAlg::Sha256).to_string();
+        match signers.status(key, time) {
+            KeyStatus::Allowed => {}
+            KeyStatus::Unknown => return Err(TrustError::UnknownKey(fingerprint())),
+            KeyStatus::OtherNamespace => return Err(TrustError::OtherNamespace),
+            KeyStatus::NotValid => return Err(TrustError::KeyNotValid(fingerprint())),
         }
-        let about = SshSig::signed_data(NAMESPACE, signature.hash_alg(), &self.payload)
+        let message = SshSig::signed_data(NAMESPACE, signature.hash_alg(), &self.payload)
             .map_err(|_| malformed)?;
-        if is_good(key, &signature, &about) {
+        if is_valid(key, &signature, &message) {
             Ok(())
         } else {
-            Err(Distrust::Forged)
+            Err(TrustError::Forged)
         }
     }
 }
 
-/// Whether a signature is about this, and made by the key. What is not known is not good.
-fn is_good(key: &KeyData, signature: &SshSig, about: &[u8]) -> bool {
-    let made = signature.signature_bytes();
+/// Whether a signature of a message was made by the key. A signature of an unknown kind is not valid.
+fn is_valid(key: &KeyData, signature: &SshSig, message: &[u8]) -> bool {
+    let bytes = signature.signature_bytes();
     match (key, signature.algorithm()) {
         (KeyData::Ed25519(key), Algorithm::Ed25519) => {
             UnparsedPublicKey::new(&alg::ED25519, key.as_ref())
-                .verify(about, made)
+                .verify(message, bytes)
                 .is_ok()
         }
         (KeyData::Ecdsa(key), Algorithm::Ecdsa { curve }) if key.curve() == curve => {
-            ecdsa(curve, key.as_sec1_bytes(), about, made)
+            verify_ecdsa(curve, key.as_sec1_bytes(), message, bytes)
         }
         (KeyData::Rsa(key), Algorithm::Rsa { hash: Some(hash) }) => {
             let parameters = match hash {
@@ -167,28 +164,42 @@ fn is_good(key: &KeyData, signature: &SshSig, about: &[u8]) -> bool {
                 return false;
             };
             RsaPublicKeyComponents { n, e }
-                .verify(parameters, about, made)
+                .verify(parameters, message, bytes)
                 .is_ok()
         }
-        (KeyData::SkEd25519(key), Algorithm::SkEd25519) => token(key.application(), about, made)
-            .is_some_and(|(about, made)| {
-                UnparsedPublicKey::new(&alg::ED25519, key.public_key().as_ref())
-                    .verify(&about, made)
-                    .is_ok()
-            }),
+        (KeyData::SkEd25519(key), Algorithm::SkEd25519) => {
+            read_token_signature(key.application(), message, bytes).is_some_and(
+                |(message, bytes)| {
+                    UnparsedPublicKey::new(&alg::ED25519, key.public_key().as_ref())
+                        .verify(&message, bytes)
+                        .is_ok()
+                },
+            )
+        }
         (KeyData::SkEcdsaSha2NistP256(key), Algorithm::SkEcdsaSha2NistP256) => {
-            token(key.application(), about, made).is_some_and(|(about, made)| {
-                ecdsa(EcdsaCurve::NistP256, key.ec_point().as_ref(), &about, made)
-            })
+            read_token_signature(key.application(), message, bytes).is_some_and(
+                |(message, bytes)| {
+                    verify_ecdsa(
+                        EcdsaCurve::NistP256,
+                        key.ec_point().as_ref(),
+                        &message,
+                        bytes,
+                    )
+                },
+            )
         }
         _ => false,
     }
 }
 
-/// What a security token signed in place of `about`, and its signature. `None` where nobody touched it.
-fn token<'a>(application: &str, about: &[u8], made: &'a [u8]) -> Option<(Vec<u8>, &'a [u8])> {
+/// The message that a security token signed in place of `message`, and its signature. `None` if nobody touched the token.
+fn read_token_signature<'a>(
+    application: &str,
+    message: &[u8],
+    signature: &'a [u8],
+) -> Option<(Vec<u8>, &'a [u8])> {
     const TOUCHED: u8 = 1;
-    let (made, trailer) = made.split_at_checked(made.len().checked_sub(5)?)?;
+    let (signature, trailer) = signature.split_at_checked(signature.len().checked_sub(5)?)?;
     if trailer.first()? & TOUCHED == 0 {
         return None;
     }
@@ -196,25 +207,24 @@ fn token<'a>(application: &str, about: &[u8], made: &'a [u8]) -> Option<(Vec<u8>
         [
             &*Sha256::digest(application),
             trailer,
-            &*Sha256::digest(about),
+            &*Sha256::digest(message),
         ]
         .concat(),
-        made,
+        signature,
     ))
 }
 
-/// The same for the two numbers that an ECDSA signature is made of: here each has its length before it, there all of one
-/// length follow each other.
-fn ecdsa(curve: EcdsaCurve, point: &[u8], about: &[u8], made: &[u8]) -> bool {
+/// Verifies an ECDSA signature. In SSH, each of its two numbers follows its own length. In `ring`, both have a fixed length.
+fn verify_ecdsa(curve: EcdsaCurve, point: &[u8], message: &[u8], signature: &[u8]) -> bool {
     let (algorithm, length): (&dyn alg::VerificationAlgorithm, usize) = match curve {
         EcdsaCurve::NistP256 => (&alg::ECDSA_P256_SHA256_FIXED, 32),
         EcdsaCurve::NistP384 => (&alg::ECDSA_P384_SHA384_FIXED, 48),
         EcdsaCurve::NistP521 => return false,
     };
     let mut fixed = Vec::with_capacity(2 * length);
-    let mut rest = made;
+    let mut rest = signature;
     for _ in 0..2 {
-        let Some((number, after)) = mpint(rest) else {
+        let Some((number, after)) = read_number(rest) else {
             return false;
         };
         let Some(zeros) = length.checked_sub(number.len()) else {
@@ -226,12 +236,12 @@ fn ecdsa(curve: EcdsaCurve, point: &[u8], about: &[u8], made: &[u8]) -> bool {
     }
     rest.is_empty()
         && UnparsedPublicKey::new(algorithm, point)
-            .verify(about, &fixed)
+            .verify(message, &fixed)
             .is_ok()
 }
 
-/// A positive number without the zeros before it, and what comes after it.
-fn mpint(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// Reads a positive number, without its leading zero. Returns the bytes after it, too.
+fn read_number(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (number, rest) =
         rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
@@ -259,21 +269,21 @@ mod tests {
         Ed25519PublicKey(key.public_key().as_ref().try_into().unwrap())
     }
 
-    fn allowing(options: &str, key: &KeyData) -> Signers {
+    fn allow(options: &str, key: &KeyData) -> AllowedSigners {
         let key = PublicKey::from(key.clone()).to_openssh().unwrap();
-        Signers::parse(format!("ada@x {options} {key}\n").as_bytes()).unwrap()
+        AllowedSigners::parse(format!("ada@x {options} {key}\n").as_bytes()).unwrap()
     }
 
-    /// The text of a signature in a namespace, of what `sign` makes of what is signed.
+    /// The text of a signature in a namespace. `sign` signs the message.
     fn text(
         key: &KeyData,
         kind: Algorithm,
         namespace: &str,
         sign: impl Fn(&[u8]) -> Vec<u8>,
     ) -> String {
-        let about = SshSig::signed_data(namespace, HashAlg::Sha512, COMMIT.as_bytes()).unwrap();
-        let made = Signature::new(kind, sign(&about)).unwrap();
-        SshSig::new(key.clone(), namespace, HashAlg::Sha512, made)
+        let message = SshSig::signed_data(namespace, HashAlg::Sha512, COMMIT.as_bytes()).unwrap();
+        let signed = Signature::new(kind, sign(&message)).unwrap();
+        SshSig::new(key.clone(), namespace, HashAlg::Sha512, signed)
             .unwrap()
             .to_pem(LineEnding::LF)
             .unwrap()
@@ -281,8 +291,8 @@ mod tests {
 
     fn by_ada(namespace: &str) -> String {
         let key = KeyData::Ed25519(public(&ada()));
-        text(&key, Algorithm::Ed25519, namespace, |about| {
-            ada().sign(about).as_ref().to_vec()
+        text(&key, Algorithm::Ed25519, namespace, |message| {
+            ada().sign(message).as_ref().to_vec()
         })
     }
 
@@ -295,51 +305,52 @@ mod tests {
         COMMIT.replace("\n\nWords", &format!("\n{headers}\nWords"))
     }
 
-    fn judge(commit: &str) -> Result<(), Distrust> {
-        Signed::of(commit.as_bytes())?.verify(&allowing("", &KeyData::Ed25519(public(&ada()))))
+    fn verify(commit: &str) -> Result<(), TrustError> {
+        SignedCommit::parse(commit.as_bytes())?
+            .verify(&allow("", &KeyData::Ed25519(public(&ada()))))
     }
 
     #[test]
-    fn a_signature_is_about_the_commit_without_it() {
-        let signed = Signed::of(with(&header(&by_ada("git"))).as_bytes()).unwrap();
+    fn a_signature_covers_the_commit_without_the_signature() {
+        let signed = SignedCommit::parse(with(&header(&by_ada("git"))).as_bytes()).unwrap();
         assert_eq!(signed.payload, COMMIT.as_bytes());
-        assert_eq!(judge(&with(&header(&by_ada("git")))), Ok(()));
-        assert_eq!(judge(COMMIT), Err(Distrust::Unsigned));
+        assert_eq!(verify(&with(&header(&by_ada("git")))), Ok(()));
+        assert_eq!(verify(COMMIT), Err(TrustError::Unsigned));
         for changed in [
             ("Words", "Wörter"),
             ("4b825dc6", "4b825dc7"),
             ("author Ada", "author Bob"),
         ] {
             let commit = with(&header(&by_ada("git"))).replace(changed.0, changed.1);
-            assert_eq!(judge(&commit), Err(Distrust::Forged), "{changed:?}");
+            assert_eq!(verify(&commit), Err(TrustError::Forged), "{changed:?}");
         }
     }
 
     #[test]
-    fn a_signature_that_only_looks_like_a_header_is_none() {
+    fn a_signature_outside_its_header_does_not_count() {
         let signature = header(&by_ada("git"));
         let in_the_message = COMMIT.replace("Words", &format!("Words\n\n{signature}"));
-        assert_eq!(judge(&in_the_message), Err(Distrust::Unsigned));
-        // A merged tag that was signed is quoted in a header of its own.
+        assert_eq!(verify(&in_the_message), Err(TrustError::Unsigned));
+        // A merged tag that was signed is quoted in its own header.
         let nested = format!(
             "mergetag object 4b82\n {}\n",
             signature.trim_end().replace('\n', "\n ")
         );
-        assert_eq!(judge(&with(&nested)), Err(Distrust::Unsigned));
+        assert_eq!(verify(&with(&nested)), Err(TrustError::Unsigned));
         assert_eq!(
-            judge(&with(&format!("{nested}{signature}"))),
-            Err(Distrust::Forged)
+            verify(&with(&format!("{nested}{signature}"))),
+            Err(TrustError::Forged)
         );
     }
 
     #[test]
-    fn what_is_no_single_signature_by_ssh_for_git_is_refused() {
+    fn only_a_single_ssh_signature_for_git_counts() {
         let good = by_ada("git");
         let malformed = |commit: &str, why: &str| {
-            let judged = judge(commit);
+            let result = verify(commit);
             assert!(
-                matches!(judged, Err(Distrust::Malformed(told)) if told.contains(why)),
-                "{judged:?}"
+                matches!(result, Err(TrustError::Malformed(message)) if message.contains(why)),
+                "{result:?}"
             );
         };
         let twice = header(&good).repeat(2);
@@ -352,24 +363,24 @@ mod tests {
         ));
         malformed(&with(&giant), "too long");
         assert_eq!(
-            judge(&with(&header(&by_ada("file")))),
-            Err(Distrust::OtherNamespace)
+            verify(&with(&header(&by_ada("file")))),
+            Err(TrustError::OtherNamespace)
         );
         let pgp = "gpgsig -----BEGIN PGP SIGNATURE-----\n \n iQ==\n -----END PGP SIGNATURE-----\n";
-        assert_eq!(judge(&with(pgp)), Err(Distrust::NotSsh));
-        assert_eq!(judge(&with("gpgsig \n")), Err(Distrust::NotSsh));
+        assert_eq!(verify(&with(pgp)), Err(TrustError::NotSsh));
+        assert_eq!(verify(&with("gpgsig \n")), Err(TrustError::NotSsh));
         for broken in [
             good.replace("\nU1NIU0lH", "\nU1NIU0lI"),
             good.replace("-----END", "AAAA\n-----END"),
             good[..90].to_owned(),
         ] {
-            malformed(&with(&header(&broken)), "no SSH signature");
+            malformed(&with(&header(&broken)), "not an SSH signature");
         }
-        assert!(judge(&with(&header(&format!("{good}{good}")))).is_err());
+        assert!(verify(&with(&header(&format!("{good}{good}")))).is_err());
     }
 
     #[test]
-    fn a_hash_that_can_be_forged_is_no_signature() {
+    fn a_signature_with_sha_1_does_not_count() {
         use base64::Engine as _;
         let code = base64::engine::general_purpose::STANDARD;
         let text = by_ada("git");
@@ -386,38 +397,41 @@ mod tests {
             .join("\n");
         let weak = format!("-----BEGIN SSH SIGNATURE-----\n{weak}\n-----END SSH SIGNATURE-----\n");
         assert!(matches!(
-            judge(&with(&header(&weak))),
-            Err(Distrust::Malformed(_))
+            verify(&with(&header(&weak))),
+            Err(TrustError::Malformed(_))
         ));
-        // RSA with SHA-1 is what `ssh-rsa` stands for as the kind of a signature.
+        // As the kind of a signature, `ssh-rsa` means RSA with SHA-1.
         assert!(Signature::new(Algorithm::Rsa { hash: None }, vec![1; 256]).is_err());
     }
 
     #[test]
     fn a_key_counts_by_its_line_at_the_time_of_the_commit() {
-        let signed = Signed::of(with(&header(&by_ada("git"))).as_bytes()).unwrap();
+        let signed = SignedCommit::parse(with(&header(&by_ada("git"))).as_bytes()).unwrap();
         let key = KeyData::Ed25519(public(&ada()));
-        let judge = |options| signed.verify(&allowing(options, &key));
+        let verify = |options| signed.verify(&allow(options, &key));
         assert_eq!(
-            judge("valid-after=\"20260921\",valid-before=\"20260922\""),
+            verify("valid-after=\"20260921\",valid-before=\"20260922\""),
             Ok(())
         );
         assert!(matches!(
-            judge("valid-before=\"20260921\""),
-            Err(Distrust::KeyNotValid(_))
+            verify("valid-before=\"20260921\""),
+            Err(TrustError::KeyNotValid(_))
         ));
         assert!(matches!(
-            judge("valid-after=\"20260922\""),
-            Err(Distrust::KeyNotValid(_))
+            verify("valid-after=\"20260922\""),
+            Err(TrustError::KeyNotValid(_))
         ));
-        assert_eq!(judge("namespaces=\"file\""), Err(Distrust::OtherNamespace));
+        assert_eq!(
+            verify("namespaces=\"file\""),
+            Err(TrustError::OtherNamespace)
+        );
         let other = Ed25519KeyPair::from_seed_unchecked(&[2; 32]).unwrap();
-        let unknown = signed.verify(&allowing("", &KeyData::Ed25519(public(&other))));
-        assert!(matches!(unknown, Err(Distrust::UnknownKey(key)) if key.starts_with("SHA256:")));
+        let unknown = signed.verify(&allow("", &KeyData::Ed25519(public(&other))));
+        assert!(matches!(unknown, Err(TrustError::UnknownKey(key)) if key.starts_with("SHA256:")));
     }
 
     #[test]
-    fn elliptic_curves_count_whatever_the_length_of_their_numbers() {
+    fn elliptic_curves_count_with_numbers_of_any_length() {
         let random = SystemRandom::new();
         for (algorithm, curve) in [
             (&alg::ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaCurve::NistP256),
@@ -438,16 +452,16 @@ mod tests {
                 let length = u32::try_from(bytes.len() + zero).unwrap().to_be_bytes();
                 [&length[..], &vec![0; zero], &bytes].concat()
             };
-            // Now and then a number begins with a zero.
+            // Some of the numbers begin with a zero.
             for _ in 0..300 {
-                let signature = text(&key, Algorithm::Ecdsa { curve }, "git", |about| {
-                    let made = pair.sign(&random, about).unwrap();
-                    let (r, s) = made.as_ref().split_at(made.as_ref().len() / 2);
+                let signature = text(&key, Algorithm::Ecdsa { curve }, "git", |message| {
+                    let signed = pair.sign(&random, message).unwrap();
+                    let (r, s) = signed.as_ref().split_at(signed.as_ref().len() / 2);
                     [number(r), number(s)].concat()
                 });
-                let signed = Signed::of(with(&header(&signature)).as_bytes()).unwrap();
-                assert_eq!(signed.verify(&allowing("", &key)), Ok(()));
-                let changed = Signed {
+                let signed = SignedCommit::parse(with(&header(&signature)).as_bytes()).unwrap();
+                assert_eq!(signed.verify(&allow("", &key)), Ok(()));
+                let changed = SignedCommit {
                     payload: b"tree"
                         .iter()
                         .chain(&signed.payload[4..])
@@ -455,47 +469,52 @@ mod tests {
                         .collect(),
                     ..signed
                 };
-                let other = Signed {
+                let other = SignedCommit {
                     payload: changed.payload[..changed.payload.len() - 1].to_vec(),
                     ..changed
                 };
-                assert_eq!(other.verify(&allowing("", &key)), Err(Distrust::Forged));
+                assert_eq!(other.verify(&allow("", &key)), Err(TrustError::Forged));
             }
         }
     }
 
     #[test]
-    fn a_token_counts_only_where_somebody_touched_it() {
+    fn a_token_counts_only_if_it_was_touched() {
         let key = KeyData::SkEd25519(SkEd25519::new(public(&ada()), "ssh:"));
-        let judge = |flags: u8| {
-            let signature = text(&key, Algorithm::SkEd25519, "git", |about| {
+        let verify = |flags: u8| {
+            let signature = text(&key, Algorithm::SkEd25519, "git", |message| {
                 let trailer = [flags, 0, 0, 0, 7];
-                let signed = [&*Sha256::digest("ssh:"), &trailer, &*Sha256::digest(about)].concat();
+                let signed = [
+                    &*Sha256::digest("ssh:"),
+                    &trailer,
+                    &*Sha256::digest(message),
+                ]
+                .concat();
                 [ada().sign(&signed).as_ref(), &trailer].concat()
             });
-            Signed::of(with(&header(&signature)).as_bytes())
+            SignedCommit::parse(with(&header(&signature)).as_bytes())
                 .unwrap()
-                .verify(&allowing("", &key))
+                .verify(&allow("", &key))
         };
-        assert_eq!(judge(1), Ok(()));
-        assert_eq!(judge(5), Ok(()));
-        assert_eq!(judge(0), Err(Distrust::Forged));
+        assert_eq!(verify(1), Ok(()));
+        assert_eq!(verify(5), Ok(()));
+        assert_eq!(verify(0), Err(TrustError::Forged));
     }
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_are_too_strange_to_be_taken_apart(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
-            let _ = Signed::of(&bytes).map(|signed| signed.verify(&allowing("", &KeyData::Ed25519(public(&ada())))));
+        fn no_bytes_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            let _ = SignedCommit::parse(&bytes).map(|signed| signed.verify(&allow("", &KeyData::Ed25519(public(&ada())))));
         }
 
         #[test]
-        fn one_changed_byte_of_a_signed_commit_is_enough(at in 0..1_000_usize, to in proptest::num::u8::ANY) {
+        fn one_changed_byte_invalidates_a_signed_commit(at in 0..1_000_usize, to in proptest::num::u8::ANY) {
             let mut commit = with(&header(&by_ada("git"))).into_bytes();
             let at = at % commit.len();
             let same = commit[at] == to;
             commit[at] = to;
-            let judged = Signed::of(&commit).and_then(|s| s.verify(&allowing("", &KeyData::Ed25519(public(&ada())))));
-            proptest::prop_assert_eq!(judged.is_ok(), same, "byte {} as {}", at, to);
+            let result = SignedCommit::parse(&commit).and_then(|s| s.verify(&allow("", &KeyData::Ed25519(public(&ada())))));
+            proptest::prop_assert_eq!(result.is_ok(), same, "byte {} as {}", at, to);
         }
     }
 }

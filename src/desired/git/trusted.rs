@@ -1,11 +1,11 @@
-//! Definitions as a commit has them that somebody signed whose signature counts.
+//! Loads definitions from the newest commit that an allowed signer signed.
 //!
-//! They are read from the commit's tree, and each object on the way there is held against its id: what stands in the
-//! directory beside it was signed by nobody. Where the commit that is checked out is not trusted, the last good one stays in
-//! force: the one that was in force before, unless there is a newer one among the first parents of what is checked out. A
-//! process that has just started knows none but those.
+//! Files are read from the commit's tree, and each object is checked against its id. The files in the directory are not
+//! read, because nobody signed them. If the checked-out commit is not trusted, a trusted commit stays in force: the last
+//! one, unless there is a newer one among the first parents of the checked-out commit. A process that has just started
+//! knows only the latter.
 //!
-//! A signature has no place in time but the one that its maker gave it: who can push can check out an older trusted commit.
+//! Limit: a signature does not prove that the commit is the latest. Anyone who can push can check out an older trusted commit.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,106 +13,103 @@ use std::{fmt, fs};
 
 use gix::objs::CommitRef;
 use gix::{ObjectId, Repository};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
-use super::files::limited;
-use super::revision::{Committed, Trouble, files_of, is_dirty, object, open, told};
-use super::signature::{Distrust, Signed};
-use super::signers::{Signers, SignersError};
+use super::allowed_signers::{AllowedSigners, SignersError};
+use super::bounds::run_limited;
+use super::committed::{CommittedFile, is_dirty, read_committed};
+use super::repository::{GitError, open, read_object};
+use super::revision::describe_commit;
+use super::signature::{SignedCommit, TrustError};
 use crate::desired::definitions::directory::in_parallel;
 use crate::desired::definitions::{DirectoryError, Loaded};
 use crate::model::{Revision, short_commit};
 
-/// How many first parents are looked at.
+/// The number of first parents that are searched.
 const MAX_PARENTS: usize = 1_000;
 
-/// Whose definitions count, and which ones were in force last.
-pub struct Trust {
+/// Which commits are trusted, and the trusted commit that was in force last.
+pub struct TrustPolicy {
     signers: Option<PathBuf>,
     pinned: Option<CommitId>,
-    last: Mutex<Option<Arc<Good>>>,
+    last: Mutex<Option<Arc<TrustedCommit>>>,
 }
 
 /// The full id of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommitId(ObjectId);
 
-/// Definitions that are trusted.
 #[derive(Debug)]
-pub struct Trusted {
-    /// The files of the commit.
+pub struct TrustedDefinitions {
     pub loaded: Loaded,
-    /// The commit.
     pub revision: Revision,
-    /// What is checked out, where that is something else.
-    pub refused: Option<Refused>,
+    /// The checkout, if the definitions are those of another commit or the files differ.
+    pub refused: Option<RefusedCheckout>,
 }
 
-/// What is checked out, and not trusted.
+/// Whether the checkout is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// The id of the commit, in hexadecimal digits; `None` where there is none.
-    pub commit: Option<String>,
-    /// Why.
-    pub reason: Distrust,
+pub enum CheckoutTrust {
+    Trusted,
+    Refused(RefusedCheckout),
 }
 
-/// Nothing can be trusted.
+/// A checkout that is not trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedCheckout {
+    /// The id of the commit, in hexadecimal digits; `None` without a readable checkout.
+    pub commit: Option<String>,
+    pub reason: TrustError,
+}
+
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
+pub enum TrustedLoadError {
     #[error(transparent)]
     Signers(#[from] SignersError),
-    /// What is checked out is not trusted, nor is anything before it.
     #[error(
-        "{0}, and no trusted revision is known that could stay in force (of the {MAX_PARENTS} commits before it); nothing \
-         is planned"
+        "{0}, and none of the {MAX_PARENTS} commits before it is known to be trusted; nothing is planned"
     )]
-    Nothing(Refused),
-    /// It is trusted, and there are no definitions.
+    NoTrustedCommit(RefusedCheckout),
     #[error(transparent)]
     Directory(#[from] DirectoryError),
 }
 
-/// A commit that is trusted, and its files.
-struct Good {
+struct TrustedCommit {
     id: ObjectId,
     directory: PathBuf,
-    /// What is judged again, as signers come and go.
-    signed: Signed,
+    /// Checked again at each load, because the allowed signers change.
+    signed: SignedCommit,
     revision: Revision,
-    files: Vec<Committed>,
+    files: Vec<CommittedFile>,
 }
 
-struct Rules {
-    signers: Option<Signers>,
+struct TrustRules {
+    signers: Option<AllowedSigners>,
     pinned: Option<CommitId>,
 }
 
 struct Checkout {
     repository: Repository,
     directory: PathBuf,
-    /// The directory within the checkout.
+    /// The path of the directory in the checkout.
     path: PathBuf,
     head: ObjectId,
 }
 
 impl CommitId {
-    /// Reads one.
-    ///
     /// # Errors
-    /// A sentence, where it is not the whole id: another commit could begin like this one.
+    /// A sentence if it is not the full id: another commit could begin with the same digits.
     pub fn parse(text: &str) -> Result<Self, String> {
         let id = ObjectId::from_hex(text.as_bytes())
             .ok()
             .filter(|_| text.len() == 40);
         id.map(Self)
-            .ok_or_else(|| "a commit is named by its full id, 40 hexadecimal digits".to_owned())
+            .ok_or_else(|| "use the full commit id of 40 hexadecimal digits".to_owned())
     }
 }
 
-impl Trust {
-    /// Trusts what is signed by one of these signers, and one commit whoever made it. Without signers, that one alone. The
-    /// file of signers is read anew each time.
+impl TrustPolicy {
+    /// Trusts the commits of these signers and one pinned commit, signed or not. The file of signers is read at each load.
     #[must_use]
     pub const fn new(signers: Option<PathBuf>, pinned: Option<CommitId>) -> Self {
         Self {
@@ -121,64 +118,77 @@ impl Trust {
             last: Mutex::new(None),
         }
     }
-
-    /// It is locked for a moment, and never during a read.
-    fn last(&self) -> MutexGuard<'_, Option<Arc<Good>>> {
-        self.last.lock()
-    }
 }
 
-impl fmt::Debug for Trust {
+impl fmt::Debug for TrustPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trust")
+        f.debug_struct("TrustPolicy")
             .field("signers", &self.signers)
             .field("pinned", &self.pinned)
             .finish_non_exhaustive()
     }
 }
 
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let commit = self
-            .commit
-            .as_deref()
-            .map(|id| format!(" ({})", short_commit(id)))
-            .unwrap_or_default();
-        write!(f, "what is checked out{commit} is refused: {}", self.reason)
+impl CheckoutTrust {
+    #[must_use]
+    pub const fn refused(&self) -> Option<&RefusedCheckout> {
+        match self {
+            Self::Trusted => None,
+            Self::Refused(refused) => Some(refused),
+        }
     }
 }
 
-/// Reads the trusted definitions of a directory in a git checkout. May block.
+impl fmt::Display for RefusedCheckout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.commit {
+            Some(id) => write!(f, "the checked-out commit ({})", short_commit(id))?,
+            None => write!(f, "the checkout")?,
+        }
+        write!(f, " is refused: {}", self.reason)
+    }
+}
+
+/// Loads the trusted definitions of a directory in a git checkout. May block.
 ///
 /// # Errors
-/// [`TrustError`] where there are none.
-pub fn trusted(directory: &Path, trust: &Trust) -> Result<Trusted, TrustError> {
-    let signers = trust.signers.as_deref().map(Signers::read).transpose()?;
-    let rules = Rules {
+/// [`TrustedLoadError`] if there are none.
+pub fn load_trusted(
+    directory: &Path,
+    policy: &TrustPolicy,
+) -> Result<TrustedDefinitions, TrustedLoadError> {
+    let signers = policy
+        .signers
+        .as_deref()
+        .map(AllowedSigners::read)
+        .transpose()?;
+    let rules = TrustRules {
         signers,
-        pinned: trust.pinned,
+        pinned: policy.pinned,
     };
-    // A key that was taken off the list takes with it what it signed.
-    let before = trust
-        .last()
+    // If a key is removed from the file, what it signed loses trust. The lock is never held during a read.
+    let last = policy
+        .last
+        .lock()
         .clone()
-        .filter(|good| rules.judge(good.id, &good.signed).is_ok());
-    let (owned, kept) = (directory.to_owned(), before.clone());
-    let read = move || Checkout::open(&owned).map(|checkout| checkout.find(&rules, kept));
-    let (good, refused) = match limited(directory, read).unwrap_or_else(|error| Err(error.into())) {
-        Ok(found) => found,
-        Err(trouble) => (
-            before,
-            Some(Refused {
-                commit: None,
-                reason: Distrust::NoCheckout(trouble.to_string()),
-            }),
-        ),
-    };
-    trust.last().clone_from(&good);
-    let good = match (good, refused.clone()) {
-        (Some(good), _) => good,
-        (None, Some(refused)) => return Err(TrustError::Nothing(refused)),
+        .filter(|commit| rules.check(commit.id, &commit.signed).is_ok());
+    let (owned, previous) = (directory.to_owned(), last.clone());
+    let read = move || Checkout::open(&owned).map(|checkout| checkout.find(&rules, previous));
+    let (commit, refused) =
+        match run_limited(directory, read).unwrap_or_else(|error| Err(error.into())) {
+            Ok(found) => found,
+            Err(error) => {
+                let refused = RefusedCheckout {
+                    commit: None,
+                    reason: TrustError::NoCheckout(error.to_string()),
+                };
+                (last, Some(refused))
+            }
+        };
+    policy.last.lock().clone_from(&commit);
+    let commit = match (commit, &refused) {
+        (Some(commit), _) => commit,
+        (None, Some(refused)) => return Err(TrustedLoadError::NoTrustedCommit(refused.clone())),
         (None, None) => {
             return Err(DirectoryError::Empty {
                 directory: directory.to_owned(),
@@ -188,34 +198,34 @@ pub fn trusted(directory: &Path, trust: &Trust) -> Result<Trusted, TrustError> {
         }
     };
     let loaded = Loaded::from_files(
-        good.directory.clone(),
-        in_parallel(&good.files, Committed::read),
+        commit.directory.clone(),
+        in_parallel(&commit.files, CommittedFile::read),
     )
     .reject_empty(directory)?;
-    Ok(Trusted {
+    Ok(TrustedDefinitions {
         loaded,
-        revision: good.revision.clone(),
+        revision: commit.revision.clone(),
         refused,
     })
 }
 
-impl Rules {
-    fn judge(&self, id: ObjectId, signed: &Signed) -> Result<(), Distrust> {
+impl TrustRules {
+    fn check(&self, id: ObjectId, signed: &SignedCommit) -> Result<(), TrustError> {
         match &self.signers {
             _ if self.pinned == Some(CommitId(id)) => Ok(()),
             Some(signers) => signed.verify(signers),
-            None => Err(Distrust::NotPinned),
+            None => Err(TrustError::NotPinned),
         }
     }
 }
 
 impl Checkout {
-    fn open(directory: &Path) -> Result<Self, Trouble> {
+    fn open(directory: &Path) -> Result<Self, GitError> {
         let directory = fs::canonicalize(directory)?;
         let (repository, root) = open(&directory)?;
         let path = directory
             .strip_prefix(&root)
-            .map_err(|_| Trouble::NoCheckout)?
+            .map_err(|_| GitError::NoCheckout)?
             .to_owned();
         let head = repository.head_id()?.detach();
         Ok(Self {
@@ -226,87 +236,83 @@ impl Checkout {
         })
     }
 
-    /// What is in force, and what is refused. `before` was in force before.
+    /// Returns the trusted commit in force, and the checkout if it is refused. `last` was in force before.
     fn find(
         &self,
-        rules: &Rules,
-        before: Option<Arc<Good>>,
-    ) -> (Option<Arc<Good>>, Option<Refused>) {
-        let refused = |reason| {
-            Some(Refused {
-                commit: Some(self.head.to_string()),
-                reason,
-            })
-        };
-        match self.good(self.head, rules) {
-            Ok((good, tree)) => {
-                let clean = matches!(
-                    is_dirty(&self.repository, tree, &self.directory, &self.path),
-                    Ok(false)
-                );
-                (
-                    Some(Arc::new(good)),
-                    if clean {
-                        None
-                    } else {
-                        refused(Distrust::Dirty)
-                    },
-                )
+        rules: &TrustRules,
+        last: Option<Arc<TrustedCommit>>,
+    ) -> (Option<Arc<TrustedCommit>>, Option<RefusedCheckout>) {
+        let (commit, reason) = match self.read(self.head, rules) {
+            Ok((commit, tree)) => {
+                let dirty = is_dirty(&self.repository, tree, &self.directory, &self.path);
+                let reason = (!matches!(dirty, Ok(false))).then_some(TrustError::Dirty);
+                (Some(Arc::new(commit)), reason)
             }
-            Err(reason) => (self.last_good(rules, before), refused(reason)),
-        }
+            Err(reason) => (self.last_trusted(rules, last), Some(reason)),
+        };
+        let refused = reason.map(|reason| RefusedCheckout {
+            commit: Some(self.head.to_string()),
+            reason,
+        });
+        (commit, refused)
     }
 
-    /// The nearest good commit among the first parents, where it is newer than the one before or there was none.
-    fn last_good(&self, rules: &Rules, before: Option<Arc<Good>>) -> Option<Arc<Good>> {
+    /// The nearest trusted commit among the first parents if it is newer than `last`, otherwise `last`.
+    fn last_trusted(
+        &self,
+        rules: &TrustRules,
+        last: Option<Arc<TrustedCommit>>,
+    ) -> Option<Arc<TrustedCommit>> {
         let mut found = None;
         let mut at = self.parent(self.head);
         for _ in 0..MAX_PARENTS {
             let Some(id) = at else { break };
-            if before.as_ref().is_some_and(|before| before.id == id) {
-                return found.or(before);
+            if last.as_ref().is_some_and(|last| last.id == id) {
+                return found.or(last);
             }
             if found.is_none() {
-                found = self.good(id, rules).ok().map(|(good, _)| Arc::new(good));
+                found = self
+                    .read(id, rules)
+                    .ok()
+                    .map(|(commit, _)| Arc::new(commit));
             }
-            if found.is_some() && before.is_none() {
+            if found.is_some() && last.is_none() {
                 break;
             }
             at = self.parent(id);
         }
-        before.or(found)
+        last.or(found)
     }
 
-    /// A commit with its files, and the id of its tree.
-    fn good(&self, id: ObjectId, rules: &Rules) -> Result<(Good, ObjectId), Distrust> {
-        let unreadable = |trouble: Trouble| Distrust::Unreadable(trouble.to_string());
-        let commit = object(&self.repository, id).map_err(unreadable)?;
-        let signed = Signed::of(&commit.data)?;
-        rules.judge(id, &signed)?;
+    /// Checks and reads a commit. Also returns the id of its tree.
+    fn read(
+        &self,
+        id: ObjectId,
+        rules: &TrustRules,
+    ) -> Result<(TrustedCommit, ObjectId), TrustError> {
+        let unreadable = |error: GitError| TrustError::Unreadable(error.to_string());
+        let commit = read_object(&self.repository, id).map_err(unreadable)?;
+        let signed = SignedCommit::parse(&commit.data)?;
+        rules.check(id, &signed)?;
         let read = || {
             let commit = CommitRef::from_bytes(&signed.payload, id.kind())?;
-            let (tree, revision) = (commit.tree(), told(id, &commit)?);
-            Ok((
-                tree,
-                revision,
-                files_of(&self.repository, tree, &self.path)?,
-            ))
+            let (tree, revision) = (commit.tree(), describe_commit(id, &commit)?);
+            let files = read_committed(&self.repository, tree, &self.path)?;
+            Ok((tree, revision, files))
         };
         let (tree, revision, files) = read().map_err(unreadable)?;
-        Ok((
-            Good {
-                id,
-                directory: self.directory.clone(),
-                signed,
-                revision,
-                files,
-            },
-            tree,
-        ))
+        let commit = TrustedCommit {
+            id,
+            directory: self.directory.clone(),
+            signed,
+            revision,
+            files,
+        };
+        Ok((commit, tree))
     }
 
     fn parent(&self, id: ObjectId) -> Option<ObjectId> {
-        let commit = object(&self.repository, id).ok()?;
+        let commit = read_object(&self.repository, id).ok()?;
         CommitRef::from_bytes(&commit.data, id.kind())
             .ok()?
             .parents()

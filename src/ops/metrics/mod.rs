@@ -261,7 +261,7 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
             );
         }
     }
-    let help = "Whether what is checked out is trusted (1) or refused (0). Absent where no signatures are asked for.";
+    let help = "Whether the checked-out commit is trusted (1) or refused (0). Absent without allowed signers.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_revision_trusted", help);
     for one in seen {
         if let Some(trust) = &one.status.trust {

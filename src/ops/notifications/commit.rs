@@ -1,7 +1,7 @@
 //! What a pass means for the commit that it was about: whether Calry has it. Everything here is pure.
 
 use crate::daemon::{ReconciliationReport, ReconciliationResult};
-use crate::desired::git::{Distrust, Refused};
+use crate::desired::git::{CheckoutTrust, RefusedCheckout, TrustError};
 use crate::model::Revision;
 use crate::plan::{Plan, Verdict};
 use crate::reconcile::Failure;
@@ -66,7 +66,11 @@ impl CommitTracker {
     pub fn ended(&mut self, report: &ReconciliationReport, rules: &Rules) -> Option<CommitStatus> {
         let refused = match &report.findings.trust {
             // Of one that differs, the commit itself is trusted.
-            Some(Err(Refused { commit, reason })) if *reason != Distrust::Dirty => commit.clone(),
+            Some(CheckoutTrust::Refused(RefusedCheckout { commit, reason }))
+                if *reason != TrustError::Dirty =>
+            {
+                commit.clone()
+            }
             _ => None,
         };
         if std::mem::replace(&mut self.refused, refused) != self.refused
@@ -313,9 +317,9 @@ mod tests {
                 .map(|told| (told.sha, told.state))
         };
         let refused = || {
-            Err(Refused {
+            CheckoutTrust::Refused(RefusedCheckout {
                 commit: Some(other.to_owned()),
-                reason: Distrust::Unsigned,
+                reason: TrustError::Unsigned,
             })
         };
         assert_eq!(
@@ -327,11 +331,11 @@ mod tests {
             Some((full.to_owned(), CommitState::Success))
         );
         assert_eq!(ended(refused()), None);
-        assert_eq!(ended(Ok(())), None);
+        assert_eq!(ended(CheckoutTrust::Trusted), None);
         assert_eq!(
-            ended(Err(Refused {
+            ended(CheckoutTrust::Refused(RefusedCheckout {
                 commit: Some(full.to_owned()),
-                reason: Distrust::Dirty
+                reason: TrustError::Dirty
             })),
             None
         );

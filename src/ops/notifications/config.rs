@@ -62,7 +62,7 @@ pub enum EventKind {
     Failed,
     /// What was told to have failed works again.
     Recovered,
-    /// The guard refused a plan, or what is checked out is not trusted.
+    /// The guard refused a plan, or the checked-out commit is not trusted.
     Refused,
     /// Calry took an update and kept other values.
     NotConverged,

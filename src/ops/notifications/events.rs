@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::config::{EventKind, Rules};
 use crate::daemon::{ReconciliationReport, ReconciliationResult};
+use crate::desired::git::CheckoutTrust;
 use crate::model::{Desired, ellipsize, hex, printable};
 use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
@@ -65,7 +66,7 @@ pub struct Memory {
     troubled: BTreeMap<String, Trouble>,
     /// The plan that was reported as refused last; none after a pass that was not.
     refused: Option<String>,
-    /// What is checked out and was reported as not trusted, as the sentence that says so.
+    /// The sentence of the last report about a checkout that is not trusted.
     untrusted: Option<String>,
     /// Drift that stands, by its provider.
     drifted: BTreeMap<String, Drift>,
@@ -172,10 +173,10 @@ pub fn events(
     let mut again =
         std::mem::take(&mut memory.passes).told || (!refused && memory.refused.take().is_some());
     match &report.findings.trust {
-        Some(Err(untrusted)) => {
+        Some(CheckoutTrust::Refused(untrusted)) => {
             let why = reason(&untrusted.to_string());
             if memory.untrusted.as_ref() != Some(&why) {
-                let sentence = "what is checked out is not trusted, and the last trusted revision stays in force";
+                let sentence = "the checked-out commit is not trusted; the last trusted revision stays in force";
                 events.push(Event {
                     reason: Some(why.clone()),
                     ..event(EventKind::Refused, sentence.to_owned())

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::daemon::{Findings, ReconciliationResult};
-use crate::desired::git::{Distrust, Refused};
+use crate::desired::git::{CheckoutTrust, RefusedCheckout, TrustError};
 use crate::model::{Desired, DesiredPartnerKey, Hold, Live, LivePartnerKey, Provider};
 use crate::plan::{Cause, Change, Payload, Plan, PlanEntry, Step, Verdict};
 use crate::reconcile::Failure;
@@ -199,21 +199,25 @@ fn what_is_not_trusted_is_told_once_and_again_when_it_is_something_else() {
             .collect::<Vec<_>>()
     };
     let refused = |commit: &str| {
-        Err(Refused {
+        CheckoutTrust::Refused(RefusedCheckout {
             commit: Some(commit.to_owned()),
-            reason: Distrust::Unsigned,
+            reason: TrustError::Unsigned,
         })
     };
     let told = |commit| {
-        let reason = format!("what is checked out ({commit}) is refused: the commit is not signed");
+        let reason =
+            format!("the checked-out commit ({commit}) is refused: the commit is not signed");
         vec![(EventKind::Refused, Some(reason))]
     };
-    assert_eq!(kinds(Ok(())), []);
+    assert_eq!(kinds(CheckoutTrust::Trusted), []);
     assert_eq!(kinds(refused("a")), told("a"));
     assert_eq!(kinds(refused("a")), []);
     assert_eq!(kinds(refused("b")), told("b"));
-    assert_eq!(kinds(Ok(())), [(EventKind::Recovered, None)]);
-    assert_eq!(kinds(Ok(())), []);
+    assert_eq!(
+        kinds(CheckoutTrust::Trusted),
+        [(EventKind::Recovered, None)]
+    );
+    assert_eq!(kinds(CheckoutTrust::Trusted), []);
 }
 
 #[test]

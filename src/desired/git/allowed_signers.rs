@@ -1,9 +1,9 @@
-//! The file that says whose signature counts, in git's own format (`gpg.ssh.allowedSignersFile`; see ALLOWED SIGNERS in
-//! ssh-keygen(1)).
+//! The file of allowed signers, in git's own format (`gpg.ssh.allowedSignersFile`; see ALLOWED SIGNERS in ssh-keygen(1)).
 //!
-//! What is not understood makes the whole file invalid: a restriction that is read past would be a key that may more than
-//! its owner meant. Certificates are not supported, so `cert-authority` is refused. It never decides by a principal: git
-//! does not either, as it takes the one that the key is listed for.
+//! A line that is not understood makes the whole file invalid: if a restriction were skipped, a key could do more than its
+//! owner meant. Certificates are not supported, so `cert-authority` is an error.
+//!
+//! Never: decide by a principal. Git does not either: it uses the principal that the key is listed for.
 
 use std::path::{Path, PathBuf};
 
@@ -17,61 +17,53 @@ use crate::desired::definitions::directory::{self, FileError};
 /// The largest file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What git signs in.
+/// The namespace of git's signatures.
 pub(super) const NAMESPACE: &str = "git";
 
-/// The file cannot be used, so nobody's signature counts.
 #[derive(Debug, thiserror::Error)]
 pub enum SignersError {
     #[error("the allowed signers {} cannot be read: the file {why}", .file.display())]
     Unreadable {
-        /// As it was named.
         file: PathBuf,
-        /// Why; it completes "the file …".
+        /// Completes "the file …".
         why: String,
     },
-    #[error("the allowed signers {} are invalid in line {line}: {why}", .file.display())]
+    #[error("line {line} of the allowed signers {} is invalid: {why}", .file.display())]
     Invalid {
-        /// As it was named.
         file: PathBuf,
         /// From 1.
         line: usize,
-        /// What is wrong, as a sentence.
         why: &'static str,
     },
-    #[error("the allowed signers {} hold no key", .0.display())]
+    #[error("the allowed signers {} contain no key", .0.display())]
     Empty(PathBuf),
 }
 
-/// Whose signature counts, and when.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Signers(Vec<Signer>);
+pub(super) struct AllowedSigners(Vec<Signer>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Signer {
     key: KeyData,
-    /// Patterns of namespaces, `None` for every one.
+    /// Patterns; `None` for every namespace.
     namespaces: Option<String>,
-    /// From this second on.
+    /// In seconds since 1970.
     after: Option<i64>,
-    /// Until this second.
     before: Option<i64>,
 }
 
-/// How a key stands to the file.
+/// Whether a signature by a key counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum KeyStatus {
     Allowed,
-    /// It is not there.
     Unknown,
-    /// It is there for other things than commits.
     OtherNamespace,
-    /// It was not valid at the time, in seconds since 1970.
-    NotAt(i64),
+    /// The key was not valid at the time of the commit.
+    NotValid,
 }
 
-impl Signers {
-    /// Reads the file, following links: a mounted ConfigMap consists of them.
+impl AllowedSigners {
+    /// Reads the file. Follows links: a mounted ConfigMap consists of them.
     pub(super) fn read(path: &Path) -> Result<Self, SignersError> {
         let file = path.to_owned();
         let unreadable = |error: FileError| SignersError::Unreadable {
@@ -93,7 +85,7 @@ impl Signers {
         }
     }
 
-    /// Reads the text; what is wrong is told with its line, from 1.
+    /// An error has its line, from 1.
     pub(super) fn parse(text: &[u8]) -> Result<Self, (usize, &'static str)> {
         let mut signers = Vec::new();
         for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
@@ -102,48 +94,48 @@ impl Signers {
                 .map_err(|_| wrong("it is not UTF-8"))?
                 .trim();
             if !line.is_empty() && !line.starts_with('#') {
-                signers.push(signer(line).map_err(wrong)?);
+                signers.push(parse_signer(line).map_err(wrong)?);
             }
         }
         Ok(Self(signers))
     }
 
-    /// Whether a key's signature under a commit of this time counts.
-    pub(super) fn judge(&self, key: &KeyData, time: i64) -> Standing {
-        let mut standing = Standing::Unknown;
+    /// Whether a signature by a key counts for a commit of this time, in seconds since 1970.
+    pub(super) fn status(&self, key: &KeyData, time: i64) -> KeyStatus {
+        let mut status = KeyStatus::Unknown;
         for signer in self.0.iter().filter(|signer| signer.key == *key) {
             if !signer
                 .namespaces
                 .as_deref()
-                .is_none_or(|list| list.split(',').any(|one| matches(one, NAMESPACE)))
+                .is_none_or(|list| list.split(',').any(|one| matches_pattern(one, NAMESPACE)))
             {
-                standing = Standing::OtherNamespace;
+                status = KeyStatus::OtherNamespace;
             } else if signer.after.is_some_and(|after| time < after)
                 || signer.before.is_some_and(|end| time > end)
             {
-                standing = Standing::NotAt(time);
+                status = KeyStatus::NotValid;
             } else {
-                return Standing::Allowed;
+                return KeyStatus::Allowed;
             }
         }
-        standing
+        status
     }
 }
 
-/// Reads a line: principals, options where there are any, and a key.
-fn signer(line: &str) -> Result<Signer, &'static str> {
-    let (principals, rest) = word(line)?;
+/// A line consists of principals, options if there are any, and a key.
+fn parse_signer(line: &str) -> Result<Signer, &'static str> {
+    let (principals, rest) = split_word(line)?;
     if principals.trim_matches('"').is_empty() {
-        return Err("it names no principal");
+        return Err("a principal is missing");
     }
-    let (next, after) = word(rest)?;
+    let (next, after) = split_word(rest)?;
     let key = |text: &str| PublicKey::from_openssh(text).map(|key| key.key_data().clone());
-    // As in ssh-keygen: what is no key must be options.
+    // As in ssh-keygen: text that is not a key must be options.
     let (options, key) = match key(rest) {
         Ok(key) => ("", key),
         Err(_) => (
             next,
-            key(after).map_err(|_| "it holds no key that can be read, or an unknown option")?,
+            key(after).map_err(|_| "the key cannot be read, or an option is unknown")?,
         ),
     };
     if !matches!(
@@ -156,7 +148,7 @@ fn signer(line: &str) -> Result<Signer, &'static str> {
     ) || matches!(&key, KeyData::Ecdsa(key) if key.curve() == ssh_key::EcdsaCurve::NistP521)
     {
         return Err(
-            "a key of this kind is not supported: use ed25519, ecdsa (nistp256, nistp384) or rsa",
+            "this kind of key is not supported; use ed25519, ecdsa (nistp256, nistp384) or rsa",
         );
     }
     let mut signer = Signer {
@@ -165,7 +157,7 @@ fn signer(line: &str) -> Result<Signer, &'static str> {
         after: None,
         before: None,
     };
-    for option in split(options) {
+    for option in split_options(options) {
         let (name, value) = option
             .split_once('=')
             .map_or((option, None), |(name, value)| (name, Some(value)));
@@ -173,19 +165,19 @@ fn signer(line: &str) -> Result<Signer, &'static str> {
             let value = value.and_then(|value| value.strip_prefix('"')?.strip_suffix('"'));
             value
                 .filter(|value| !value.is_empty())
-                .ok_or("the value of an option stands in double quotes")
+                .ok_or("the value of an option must be in double quotes")
         };
         let new = match name.to_ascii_lowercase().as_str() {
             "namespaces" => signer.namespaces.replace(value()?.to_owned()).is_none(),
-            "valid-after" => signer.after.replace(second(value()?)?).is_none(),
-            "valid-before" => signer.before.replace(second(value()?)?).is_none(),
+            "valid-after" => signer.after.replace(parse_time(value()?)?).is_none(),
+            "valid-before" => signer.before.replace(parse_time(value()?)?).is_none(),
             "cert-authority" => {
-                return Err("cert-authority is not supported: list the keys themselves");
+                return Err("cert-authority is not supported; list the keys themselves");
             }
-            _ => return Err("it has an unknown option"),
+            _ => return Err("an option is unknown"),
         };
         if !new {
-            return Err("an option stands there twice");
+            return Err("an option is given twice");
         }
     }
     if signer
@@ -198,8 +190,8 @@ fn signer(line: &str) -> Result<Signer, &'static str> {
     Ok(signer)
 }
 
-/// The first word, where quoted spaces are part of it, and what comes after the spaces behind it.
-fn word(line: &str) -> Result<(&str, &str), &'static str> {
+/// Splits off the first word, which may contain quoted spaces.
+fn split_word(line: &str) -> Result<(&str, &str), &'static str> {
     let mut quoted = false;
     let end = line.find(|c: char| {
         quoted ^= c == '"';
@@ -208,14 +200,13 @@ fn word(line: &str) -> Result<(&str, &str), &'static str> {
     let end = match end {
         Some(end) => end,
         None if quoted => return Err("a quotation mark is missing"),
-        None => return Err("it ends too early: a principal and a key are needed"),
+        None => return Err("the line needs a principal and a key"),
     };
     let (word, rest) = line.split_at(end);
     Ok((word, rest.trim_start()))
 }
 
-/// Options, at the commas between them.
-fn split(options: &str) -> impl Iterator<Item = &str> {
+fn split_options(options: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     let parts = options.split(move |c: char| {
         quoted ^= c == '"';
@@ -224,10 +215,10 @@ fn split(options: &str) -> impl Iterator<Item = &str> {
     parts.filter(move |_| !options.is_empty())
 }
 
-/// `YYYYMMDD`, `YYYYMMDDHHMM` or `YYYYMMDDHHMMSS`, each with a `Z` or without it, in seconds since 1970. It is UTC in either
-/// case: what is valid must not depend on where this runs.
-fn second(text: &str) -> Result<i64, &'static str> {
-    let wrong = "a time is written as 20260131, 202601311200 or 20260131120000, and is UTC";
+/// Parses `YYYYMMDD`, `YYYYMMDDHHMM` or `YYYYMMDDHHMMSS`, with or without a `Z`, to seconds since 1970. The time is always
+/// UTC, so that the result does not depend on the machine.
+fn parse_time(text: &str) -> Result<i64, &'static str> {
+    let wrong = "a time is written as 20260131, 202601311200 or 20260131120000, in UTC";
     let digits = text.strip_suffix(['Z', 'z']).unwrap_or(text);
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) || !matches!(digits.len(), 8 | 12 | 14) {
         return Err(wrong);
@@ -246,8 +237,8 @@ fn second(text: &str) -> Result<i64, &'static str> {
         .map_err(|_| wrong)
 }
 
-/// Whether a text is as a pattern says, of `*` and `?`.
-fn matches(pattern: &str, text: &str) -> bool {
+/// Whether a text matches a pattern with `*` and `?`.
+fn matches_pattern(pattern: &str, text: &str) -> bool {
     let mut reached = vec![false; text.len() + 1];
     if let Some(first) = reached.first_mut() {
         *first = true;
@@ -282,50 +273,50 @@ mod tests {
     }
 
     fn why(text: &str) -> &'static str {
-        Signers::parse(text.as_bytes()).unwrap_err().1
+        AllowedSigners::parse(text.as_bytes()).unwrap_err().1
     }
 
     #[test]
-    fn a_key_counts_where_its_line_says_so_and_no_other_does() {
+    fn a_key_counts_as_its_line_says_and_no_other_key_does() {
         let text = format!(
-            "# who may\r\n\nada@x,\"bob of y\" {ONE} Ada's laptop\r\n*@z namespaces=\"file, g?t\",valid-after=\"20260101\",\
+            "# allowed\r\n\nada@x,\"bob of y\" {ONE} Ada's laptop\r\n*@z namespaces=\"file, g?t\",valid-after=\"20260101\",\
              VALID-BEFORE=\"202601311200Z\"\t{OTHER}\n"
         );
-        let signers = Signers::parse(text.as_bytes()).unwrap();
-        assert_eq!(signers.judge(&key(ONE), 0), Standing::Allowed);
+        let signers = AllowedSigners::parse(text.as_bytes()).unwrap();
+        assert_eq!(signers.status(&key(ONE), 0), KeyStatus::Allowed);
         let times = [1_767_225_599, 1_767_225_600, 1_769_860_800, 1_769_860_801];
-        let standings = times.map(|time| signers.judge(&key(OTHER), time) == Standing::Allowed);
-        assert_eq!(standings, [false, true, true, false]);
+        let statuses = times.map(|time| signers.status(&key(OTHER), time) == KeyStatus::Allowed);
+        assert_eq!(statuses, [false, true, true, false]);
         let only_files =
-            Signers::parse(format!("a namespaces=\"file,gi\" {ONE}").as_bytes()).unwrap();
-        assert_eq!(only_files.judge(&key(ONE), 0), Standing::OtherNamespace);
-        assert_eq!(only_files.judge(&key(OTHER), 0), Standing::Unknown);
+            AllowedSigners::parse(format!("a namespaces=\"file,gi\" {ONE}").as_bytes()).unwrap();
+        assert_eq!(only_files.status(&key(ONE), 0), KeyStatus::OtherNamespace);
+        assert_eq!(only_files.status(&key(OTHER), 0), KeyStatus::Unknown);
     }
 
     #[test]
-    fn a_key_on_two_lines_counts_where_either_lets_it() {
+    fn a_key_on_two_lines_counts_if_either_line_allows_it() {
         let text =
             format!("a valid-before=\"20200101\" {ONE}\na {ONE}\na namespaces=\"file\" {ONE}\n");
         assert_eq!(
-            Signers::parse(text.as_bytes())
+            AllowedSigners::parse(text.as_bytes())
                 .unwrap()
-                .judge(&key(ONE), i64::MAX),
-            Standing::Allowed
+                .status(&key(ONE), i64::MAX),
+            KeyStatus::Allowed
         );
     }
 
     #[test]
-    fn what_is_not_understood_makes_the_file_invalid_at_its_line() {
+    fn a_line_that_is_not_understood_makes_the_file_invalid() {
         let text = format!("a {ONE}\n\na cert-authority {OTHER}\n");
         assert_eq!(
-            Signers::parse(text.as_bytes()).unwrap_err(),
+            AllowedSigners::parse(text.as_bytes()).unwrap_err(),
             (
                 3,
-                "cert-authority is not supported: list the keys themselves"
+                "cert-authority is not supported; list the keys themselves"
             )
         );
-        for (options, said) in [
-            ("no-touch", "it has an unknown option"),
+        for (options, message) in [
+            ("no-touch", "an option is unknown"),
             ("namespaces=git", "in double quotes"),
             ("namespaces=\"\"", "in double quotes"),
             ("namespaces=\"git\",namespaces=\"file\"", "twice"),
@@ -339,7 +330,7 @@ mod tests {
             ("valid-after=\"20260102", "a quotation mark is missing"),
         ] {
             assert!(
-                why(&format!("a {options} {ONE}")).contains(said),
+                why(&format!("a {options} {ONE}")).contains(message),
                 "{options}"
             );
         }
@@ -353,37 +344,37 @@ mod tests {
             why(text);
         }
         assert_eq!(
-            Signers::parse(b"# nobody\n\n").unwrap(),
-            Signers(Vec::new())
+            AllowedSigners::parse(b"# no signer\n\n").unwrap(),
+            AllowedSigners(Vec::new())
         );
     }
 
     proptest! {
         #[test]
-        fn no_text_is_too_strange_to_be_judged(text in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Signers::parse(&text);
+        fn no_text_panics(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = AllowedSigners::parse(&text);
         }
 
         #[test]
-        fn no_options_let_a_key_do_more_than_the_line_without_them(
+        fn no_options_allow_a_key_more_than_the_line_without_them(
             options in "[a-z=\",*?0-9Z -]{0,60}", time in any::<i64>()
         ) {
-            if let Ok(signers) = Signers::parse(format!("a {options} {ONE}").as_bytes()) {
-                prop_assert_eq!(signers.judge(&key(OTHER), time), Standing::Unknown);
-                let named = options.to_ascii_lowercase();
-                if named.contains("valid-after") {
-                    prop_assert!(signers.judge(&key(ONE), i64::MIN) != Standing::Allowed);
+            if let Ok(signers) = AllowedSigners::parse(format!("a {options} {ONE}").as_bytes()) {
+                prop_assert_eq!(signers.status(&key(OTHER), time), KeyStatus::Unknown);
+                let lowercase = options.to_ascii_lowercase();
+                if lowercase.contains("valid-after") {
+                    prop_assert!(signers.status(&key(ONE), i64::MIN) != KeyStatus::Allowed);
                 }
             }
         }
 
         #[test]
-        fn a_pattern_is_matched_as_a_person_reads_it(text in "[a-c]{0,6}", from in 0..4_usize, rest in "[d-f]{1,3}") {
+        fn a_pattern_matches_what_it_describes(text in "[a-c]{0,6}", from in 0..4_usize, rest in "[d-f]{1,3}") {
             let (before, after) = text.split_at(from.min(text.len()));
             let all = [format!("{before}*"), format!("*{after}"), format!("{before}*{after}"), "?".repeat(text.len())];
-            prop_assert_eq!(all.each_ref().map(|pattern| matches(pattern, &text)), [true; 4], "{:?}", all);
+            prop_assert_eq!(all.each_ref().map(|pattern| matches_pattern(pattern, &text)), [true; 4], "{:?}", all);
             let none = ["?".repeat(text.len() + 1), format!("*{rest}"), format!("{text}?"), format!("{rest}*")];
-            prop_assert_eq!(none.each_ref().map(|pattern| matches(pattern, &text)), [false; 4], "{:?}", none);
+            prop_assert_eq!(none.each_ref().map(|pattern| matches_pattern(pattern, &text)), [false; 4], "{:?}", none);
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Bounds for reading a repository: the files of a `.git` are checked before they are opened, and a read has a time limit.
 //!
-//! The library that reads repositories opens what it finds: it waits for a pipe, reads a device to its end and panics at some
-//! sizes. The check covers what it reads whole or opens unasked. What changes after the check, or is not covered by it, is
-//! stopped by the time limit, and a panic is an error of the read.
+//! gix opens every file that it finds: it waits for a pipe, reads a device to its end and panics at some sizes. The check
+//! covers the files that gix reads whole or always opens. The time limit covers the others, and files that change after the
+//! check. A panic is an error of the read.
 //!
-//! Never: more than one thread that is stuck in a directory, except of reads that began at the same time.
+//! Never: leave more than one stuck thread for a directory, except from reads that began at the same time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,65 +18,64 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::desired::definitions::directory::read_regular_file;
 
-/// The name of the threads that read repositories. A panic in one of them is an error of the read.
+/// The name of the threads that read repositories.
 pub const GIT_THREAD: &str = "git-read";
 
-/// How long a read of a repository may take.
+/// The time limit of one read.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// The largest `packed-refs`, in bytes: several million references.
 const MAX_PACKED_REFS: u64 = 256 << 20;
-/// The largest of the files that hold a line or a short list, in bytes.
+/// The largest file that contains a short list, in bytes.
 const MAX_LIST: u64 = 16 << 20;
-/// The largest file that holds one path or one reference, in bytes.
+/// The largest file that contains one path or one reference, in bytes.
 const MAX_LINE: u64 = 64 << 10;
-/// Loose references and packs beyond this number are not looked at, and the repository is not read.
+/// A repository with more loose references or more packs is not read.
 const MAX_ENTRIES: usize = 100_000;
-/// How many symbolic references are followed.
+/// The longest chain of symbolic references.
 const MAX_DEPTH: usize = 5;
-/// How many object directories a repository may borrow from.
+/// The largest number of alternate object directories.
 const MAX_ALTERNATES: usize = 64;
 
-/// Why a repository is not read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GitFileError {
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
     #[error("{} is larger than {} KiB", .0.display(), .1 >> 10)]
     TooLarge(PathBuf, u64),
-    #[error("{} holds more than {MAX_ENTRIES} files", .0.display())]
+    #[error("{} contains more than {MAX_ENTRIES} files", .0.display())]
     TooMany(PathBuf),
-    #[error("reading it takes longer than {} s", .0.as_secs_f32())]
+    #[error("reading the repository takes longer than {} s", .0.as_secs_f32())]
     TooSlow(Duration),
-    #[error("reading it fails by a fault of the program")]
+    #[error("reading the repository failed because of a bug in this program")]
     Panic,
-    #[error("no thread can be started: {0}")]
+    #[error("cannot start a thread: {0}")]
     NoThread(std::io::Error),
 }
 
 /// Runs a read of the repository around a directory in a thread of its own, for a limited time.
 ///
 /// # Errors
-/// [`GitFileError`] where it takes too long, an earlier read is stuck, or it panics.
-pub(super) fn limited<T: Send + 'static>(
+/// [`GitFileError`] if the read takes too long or panics, or if an earlier one is stuck.
+pub(super) fn run_limited<T: Send + 'static>(
     directory: &Path,
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, GitFileError> {
-    limited_to(TIME_LIMIT, directory, read)
+    run_limited_to(TIME_LIMIT, directory, read)
 }
 
-fn limited_to<T: Send + 'static>(
+fn run_limited_to<T: Send + 'static>(
     limit: Duration,
     directory: &Path,
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, GitFileError> {
-    if stuck().contains_key(directory) {
+    if stuck_reads().contains_key(directory) {
         return Err(GitFileError::TooSlow(limit));
     }
     let (sender, receiver) = sync_channel(1);
     let key = directory.to_owned();
     let run = move || {
         let result = catch_unwind(AssertUnwindSafe(read)).map_err(|_| GitFileError::Panic);
-        let mut stuck = stuck();
+        let mut stuck = stuck_reads();
         // The receiver is gone if and only if this read counts as stuck.
         if sender.send(result).is_err()
             && let Some(count) = stuck.get_mut(&key)
@@ -95,7 +94,7 @@ fn limited_to<T: Send + 'static>(
         Ok(result) => result,
         Err(RecvTimeoutError::Disconnected) => Err(GitFileError::Panic),
         Err(RecvTimeoutError::Timeout) => {
-            let mut stuck = stuck();
+            let mut stuck = stuck_reads();
             if let Ok(result) = receiver.try_recv() {
                 return result;
             }
@@ -106,31 +105,33 @@ fn limited_to<T: Send + 'static>(
     }
 }
 
-/// How many reads of each directory have passed their limit and still run.
-fn stuck() -> MutexGuard<'static, BTreeMap<PathBuf, usize>> {
+/// The number of reads of each directory that exceeded their limit and are still running.
+fn stuck_reads() -> MutexGuard<'static, BTreeMap<PathBuf, usize>> {
     static STUCK: Mutex<BTreeMap<PathBuf, usize>> = Mutex::new(BTreeMap::new());
     STUCK.lock()
 }
 
-/// Checks the repositories around a directory, which has no link in its path, as far as reading the checked-out commit
-/// needs it.
+/// Checks the files that a read of the checked-out commit needs, in all repositories around a directory. The path of the
+/// directory must not contain links.
 ///
 /// # Errors
 /// [`GitFileError`] for the first file that cannot be read safely.
 pub(super) fn check(directory: &Path) -> Result<(), GitFileError> {
-    around(directory).try_for_each(|git| check_git(&git?, None))
+    git_directories(directory).try_for_each(|git| check_git(&git?, None))
 }
 
-/// Checks it for the look-up of any reference as well.
+/// Like [`check`], and also checks the files that a look-up of any reference needs.
 ///
 /// # Errors
 /// As [`check`].
 pub(super) fn check_references(directory: &Path, reference: &str) -> Result<(), GitFileError> {
-    around(directory).try_for_each(|git| check_git(&git?, Some(reference)))
+    git_directories(directory).try_for_each(|git| check_git(&git?, Some(reference)))
 }
 
 /// The git directories of a directory and its parents.
-fn around(directory: &Path) -> impl Iterator<Item = Result<PathBuf, GitFileError>> {
+pub(super) fn git_directories(
+    directory: &Path,
+) -> impl Iterator<Item = Result<PathBuf, GitFileError>> {
     let found = directory.ancestors().map(|parent| parent.join(".git"));
     found
         .filter(|git| fs::symlink_metadata(git).is_ok())
@@ -138,13 +139,18 @@ fn around(directory: &Path) -> impl Iterator<Item = Result<PathBuf, GitFileError
             if git.is_dir() {
                 return Ok(git);
             }
-            Ok(path_in(&git)?.unwrap_or(git))
+            Ok(read_path(&git)?.unwrap_or(git))
         })
 }
 
-/// A file that holds a path, resolved; `None` where there is none.
-fn path_in(file: &Path) -> Result<Option<PathBuf>, GitFileError> {
-    let Some(text) = line_in(file)? else {
+/// The directory that a git directory shares with its worktrees.
+pub(super) fn common_directory(git: &Path) -> Result<PathBuf, GitFileError> {
+    Ok(read_path(&git.join("commondir"))?.unwrap_or_else(|| git.to_owned()))
+}
+
+/// Reads and resolves the path in a file, if the file exists.
+fn read_path(file: &Path) -> Result<Option<PathBuf>, GitFileError> {
+    let Some(text) = read_line(file)? else {
         return Ok(None);
     };
     Ok(file
@@ -152,22 +158,25 @@ fn path_in(file: &Path) -> Result<Option<PathBuf>, GitFileError> {
         .map(|parent| parent.join(text.strip_prefix("gitdir:").unwrap_or(&text).trim())))
 }
 
-/// What a small file says; `None` where there is none.
-fn line_in(file: &Path) -> Result<Option<String>, GitFileError> {
-    file_at(file, MAX_LINE)?;
-    let bytes = fs::canonicalize(file)
-        .ok()
-        .and_then(|file| read_regular_file(&file, MAX_LINE).ok());
+/// Reads a small file, if it exists.
+fn read_line(file: &Path) -> Result<Option<String>, GitFileError> {
+    check_file(file, MAX_LINE)?;
+    let bytes = read_bounded(file, MAX_LINE);
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
 }
 
-/// A regular file of bounded size, or nothing.
-fn file_at(path: &Path, max: u64) -> Result<(), GitFileError> {
+/// Reads a regular file of at most `max` bytes. Follows links.
+pub(super) fn read_bounded(file: &Path, max: u64) -> Option<Vec<u8>> {
+    read_regular_file(&fs::canonicalize(file).ok()?, max).ok()
+}
+
+/// Accepts a regular file of at most `max` bytes, and a missing file.
+fn check_file(path: &Path, max: u64) -> Result<(), GitFileError> {
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => Err(GitFileError::NotAFile(path.to_owned())),
         Ok(metadata) if metadata.len() > max => Err(GitFileError::TooLarge(path.to_owned(), max)),
         Ok(_) => Ok(()),
-        // A link that leads nowhere, or in a circle, is there and is no file.
+        // A link that leads nowhere, or in a circle.
         Err(_) if fs::symlink_metadata(path).is_ok() => {
             Err(GitFileError::NotAFile(path.to_owned()))
         }
@@ -176,7 +185,7 @@ fn file_at(path: &Path, max: u64) -> Result<(), GitFileError> {
 }
 
 fn check_git(git: &Path, reference: Option<&str>) -> Result<(), GitFileError> {
-    let common = path_in(&git.join("commondir"))?.unwrap_or_else(|| git.to_owned());
+    let common = common_directory(git)?;
     for git in [git, &common] {
         for (name, max) in [
             ("commondir", MAX_LINE),
@@ -186,10 +195,10 @@ fn check_git(git: &Path, reference: Option<&str>) -> Result<(), GitFileError> {
             ("config.worktree", MAX_LIST),
             ("packed-refs", MAX_PACKED_REFS),
             ("shallow", MAX_LIST),
-            // It is mapped, not read.
+            // The index is mapped, not read.
             ("index", u64::MAX),
         ] {
-            file_at(&git.join(name), max)?;
+            check_file(&git.join(name), max)?;
         }
     }
     match reference {
@@ -204,7 +213,7 @@ fn check_git(git: &Path, reference: Option<&str>) -> Result<(), GitFileError> {
                     "REVERT_HEAD",
                     "BISECT_HEAD",
                 ] {
-                    file_at(&git.join(name), MAX_LIST)?;
+                    check_file(&git.join(name), MAX_LIST)?;
                 }
                 let name = reference
                     .split(['~', '^', '@', ':', '{'])
@@ -215,7 +224,7 @@ fn check_git(git: &Path, reference: Option<&str>) -> Result<(), GitFileError> {
                     .symlink_metadata()
                     .is_ok_and(|metadata| !metadata.is_dir())
                 {
-                    file_at(&git.join(name), MAX_LIST)?;
+                    check_file(&git.join(name), MAX_LIST)?;
                 }
                 let mut seen = 0;
                 check_below(&git.join("refs"), &mut seen, MAX_LINE, 64)?;
@@ -227,16 +236,16 @@ fn check_git(git: &Path, reference: Option<&str>) -> Result<(), GitFileError> {
     check_objects(&common.join("objects"), &mut left)
 }
 
-/// A reference, and those that it leads to.
+/// Checks a reference and the references that it points to.
 fn check_chain(git: &Path, common: &Path, name: &str) -> Result<(), GitFileError> {
     let mut name = name.to_owned();
     for _ in 0..MAX_DEPTH {
         let mut next = None;
         for git in [git, common] {
             let file = git.join(&name);
-            // A branch may have gone to packed-refs, and its name be a directory of others.
+            // If a branch is in packed-refs, its name may be a directory of other branches.
             if !file.is_dir() {
-                next = next.or(line_in(&file)?);
+                next = next.or(read_line(&file)?);
             }
         }
         match next.as_deref().and_then(|text| text.strip_prefix("ref:")) {
@@ -247,7 +256,7 @@ fn check_chain(git: &Path, common: &Path, name: &str) -> Result<(), GitFileError
     Ok(())
 }
 
-/// Every file below a directory, down to a depth.
+/// Checks every file below a directory, down to a depth.
 fn check_below(
     directory: &Path,
     seen: &mut usize,
@@ -269,20 +278,20 @@ fn check_below(
                 None => return Err(GitFileError::TooMany(directory.to_owned())),
             }
         } else {
-            file_at(&path, max)?;
+            check_file(&path, max)?;
         }
     }
     Ok(())
 }
 
-/// What is read of an object directory, and of those that it borrows from. `left` counts them. Packs and graphs are mapped, not read.
+/// Checks an object directory and its alternates, at most `left` of them. Packs and graphs are mapped, not read.
 fn check_objects(objects: &Path, left: &mut usize) -> Result<(), GitFileError> {
     let info = objects.join("info");
-    file_at(&info.join("commit-graph"), u64::MAX)?;
-    file_at(&info.join("commit-graphs/commit-graph-chain"), MAX_LIST)?;
+    check_file(&info.join("commit-graph"), u64::MAX)?;
+    check_file(&info.join("commit-graphs/commit-graph-chain"), MAX_LIST)?;
     check_below(&info.join("commit-graphs"), &mut 0, u64::MAX, 1)?;
     check_below(&objects.join("pack"), &mut 0, u64::MAX, 1)?;
-    let Some(alternates) = line_in(&info.join("alternates"))? else {
+    let Some(alternates) = read_line(&info.join("alternates"))? else {
         return Ok(());
     };
     let lines = alternates
@@ -302,38 +311,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_read_that_is_stuck_ends_at_its_limit_and_stays_the_only_one_of_its_directory() {
+    fn a_stuck_read_ends_at_its_limit_and_blocks_other_reads_of_its_directory() {
         let directory = Path::new("/a-read-that-is-stuck");
         let (release, wait) = std::sync::mpsc::channel::<()>();
         let short = Duration::from_millis(1);
-        let read = limited_to(short, directory, move || wait.recv());
+        let read = run_limited_to(short, directory, move || wait.recv());
         assert!(matches!(read, Err(GitFileError::TooSlow(_))));
         let ran = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let second = std::sync::Arc::clone(&ran);
-        let read = limited_to(TIME_LIMIT, directory, move || {
+        let read = run_limited_to(TIME_LIMIT, directory, move || {
             second.store(true, std::sync::atomic::Ordering::Relaxed)
         });
         assert!(matches!(read, Err(GitFileError::TooSlow(_))));
         assert!(!ran.load(std::sync::atomic::Ordering::Relaxed));
         assert_eq!(
-            limited_to(TIME_LIMIT, Path::new("/another"), || 1).unwrap(),
+            run_limited_to(TIME_LIMIT, Path::new("/another"), || 1).unwrap(),
             1
         );
 
         release.send(()).unwrap();
-        while stuck().contains_key(directory) {
+        while stuck_reads().contains_key(directory) {
             thread::yield_now();
         }
-        assert_eq!(limited_to(TIME_LIMIT, directory, || 2).unwrap(), 2);
+        assert_eq!(run_limited_to(TIME_LIMIT, directory, || 2).unwrap(), 2);
     }
 
     #[test]
     fn a_panic_is_an_error_of_the_read() {
         let directory = Path::new("/a-read-that-panics");
-        let read = limited_to(TIME_LIMIT, directory, || {
+        let read = run_limited_to(TIME_LIMIT, directory, || {
             std::panic::panic_any("on purpose")
         });
         assert!(matches!(read, Err::<(), _>(GitFileError::Panic)));
-        assert_eq!(limited_to(TIME_LIMIT, directory, || 1).unwrap(), 1);
+        assert_eq!(run_limited_to(TIME_LIMIT, directory, || 1).unwrap(), 1);
     }
 }

@@ -1,0 +1,177 @@
+//! The definition files of a commit, and whether those of a directory differ from them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use gix::objs::Kind;
+use gix::{ObjectId, Repository};
+
+use super::repository::{GitError, MAX_FILES, read_object, tree_at};
+use crate::desired::definitions::directory::{
+    FileError, MAX_FILE, MAX_TOTAL, is_definition, is_hidden, is_input, read_regular_file,
+};
+use crate::desired::definitions::load::{FileContent, read_file};
+use crate::model::Diagnostic;
+
+pub(super) struct CommittedFile {
+    name: String,
+    content: CommittedContent,
+}
+
+enum CommittedContent {
+    Bytes(Vec<u8>),
+    Link,
+    TooLarge,
+}
+
+impl CommittedFile {
+    pub(super) fn read(&self) -> (FileContent, Vec<Diagnostic>) {
+        let content = match &self.content {
+            CommittedContent::Bytes(bytes) => Ok(bytes.clone()),
+            CommittedContent::Link => Err(FileError::NotAFile),
+            CommittedContent::TooLarge => Err(FileError::TooLarge(MAX_FILE)),
+        };
+        read_file(&self.name, content)
+    }
+}
+
+/// Reads the definition files of a commit's tree, from the directory at a path in it.
+pub(super) fn read_committed(
+    repository: &Repository,
+    tree: ObjectId,
+    path: &Path,
+) -> Result<Vec<CommittedFile>, GitError> {
+    let Some(tree) = tree_at(repository, tree, path)? else {
+        return Ok(Vec::new());
+    };
+    let mut files = Vec::new();
+    let mut total = 0;
+    for (name, entry) in list_tree(repository, tree)? {
+        let size = repository.find_header(entry.id)?.size();
+        let content = if entry.is_link {
+            CommittedContent::Link
+        } else if size > MAX_FILE {
+            CommittedContent::TooLarge
+        } else {
+            total += size;
+            CommittedContent::Bytes(read_object(repository, entry.id)?.detach().data)
+        };
+        if files.len() == MAX_FILES || total > MAX_TOTAL {
+            return Err(GitError::TooMuch);
+        }
+        // As in a directory, a name that is not UTF-8 is shown with replacement characters.
+        files.push(CommittedFile {
+            name: name.to_string_lossy().into_owned(),
+            content,
+        });
+    }
+    // Only the names of these files are used.
+    let below = files_below(repository, tree)?
+        .into_iter()
+        .map(|name| CommittedFile {
+            name,
+            content: CommittedContent::Link,
+        });
+    files.extend(below.take(MAX_FILES));
+    Ok(files)
+}
+
+/// The first YAML file of each directory of a tree, which would be a definition one level up: as in a directory on disk.
+fn files_below(repository: &Repository, tree: ObjectId) -> Result<Vec<String>, GitError> {
+    let (mut names, mut directories) = (Vec::new(), 0);
+    for entry in read_object(repository, tree)?.try_into_tree()?.iter() {
+        let entry = entry?;
+        let name = OsString::from_vec(entry.filename().to_vec());
+        if !entry.mode().is_tree() || is_hidden(&name) {
+            continue;
+        }
+        directories += 1;
+        if directories > MAX_FILES {
+            break;
+        }
+        let below = read_object(repository, entry.object_id())?.try_into_tree()?;
+        let files = below.iter().take(MAX_FILES).filter_map(Result::ok);
+        let mut files = files
+            .filter(|file| file.mode().is_blob_or_symlink())
+            .map(|file| OsString::from_vec(file.filename().to_vec()));
+        if let Some(file) = files.find(|name| is_definition(name)) {
+            names.push(Path::new(&name).join(file).to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Whether the definition files of a directory differ from those of a commit's tree, at a path in it. Content is compared
+/// byte by byte with the commit, not with the index, and line ends are content.
+pub(super) fn is_dirty(
+    repository: &Repository,
+    tree: ObjectId,
+    directory: &Path,
+    path: &Path,
+) -> Result<bool, GitError> {
+    let committed = match tree_at(repository, tree, path)? {
+        Some(tree) => list_tree(repository, tree)?,
+        None => BTreeMap::new(),
+    };
+    let mut same = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let kind = entry.file_type()?;
+        if !is_input(&name) || kind.is_dir() {
+            continue;
+        }
+        let Some(expected) = committed.get(&name).filter(|_| same < MAX_FILES) else {
+            return Ok(true);
+        };
+        let content = if kind.is_symlink() {
+            fs::read_link(entry.path())
+                .ok()
+                .map(|target| target.into_os_string().into_vec())
+        } else {
+            read_regular_file(&entry.path(), MAX_FILE).ok()
+        };
+        let Some(content) = content else {
+            return Ok(true);
+        };
+        let found = TreeFile {
+            is_link: kind.is_symlink(),
+            id: gix::objs::compute_hash(repository.object_hash(), Kind::Blob, &content)?,
+        };
+        if *expected != found {
+            return Ok(true);
+        }
+        same += 1;
+    }
+    Ok(same != committed.len())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct TreeFile {
+    is_link: bool,
+    id: ObjectId,
+}
+
+/// The definition files of a tree.
+fn list_tree(
+    repository: &Repository,
+    tree: ObjectId,
+) -> Result<BTreeMap<OsString, TreeFile>, GitError> {
+    let tree = read_object(repository, tree)?.try_into_tree()?;
+    let mut files = BTreeMap::new();
+    for entry in tree.iter() {
+        let entry = entry?;
+        let name = OsString::from_vec(entry.filename().to_vec());
+        if entry.mode().is_blob_or_symlink() && is_input(&name) {
+            let file = TreeFile {
+                is_link: entry.mode().is_link(),
+                id: entry.object_id(),
+            };
+            files.insert(name, file);
+        }
+    }
+    Ok(files)
+}

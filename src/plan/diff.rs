@@ -13,8 +13,8 @@ use super::{
     PlanEntry, RefusedPart, Step, UnresolvedValue, Verdict,
 };
 use crate::model::{
-    DefinitionPart, Desired, DesiredValue, KeySection, Live, LivePartnerKey, LiveValue, PartnerKey,
-    Provider, Revision, Secret, Update, UpdateMethod, Workspace,
+    DefinitionPart, Desired, DesiredValue, KeySection, Live, LiveValue, PartnerKey, Provider,
+    Revision, Secret, Update, UpdateMethod, Workspace,
 };
 
 /// One definition file, as far as the plan needs it.
@@ -526,9 +526,8 @@ fn payload(desired: &Desired, live: &Live, compared: &Comparison, method: Update
                 Ok(desired.icon.is_none())
             }
             (None, DefinitionPart::PartnerKey) => partner_key(desired, live).map(|key| {
-                let absent =
-                    key == PartnerKey::default() && live.partner_key == LivePartnerKey::default();
-                update.partner_key = (!absent).then_some(key);
+                // Neither git nor Calry has one.
+                update.partner_key = (key != PartnerKey::default()).then_some(key);
                 KeySection::BOTH
                     .into_iter()
                     .any(|section| desired.partner_key.section(section).is_none())

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use calry_gitops::model::{
-    Desired, DesiredPartnerKey, DesiredValue, Icon, KeySection, Live, LivePartnerKey, LiveProblems,
-    LiveValue, PartnerKey, Provider, Secret, Template, Update, UpdateMethod, Workspace,
+    DefinitionPart, Desired, DesiredPartnerKey, DesiredValue, Icon, KeySection, Live,
+    LivePartnerKey, LiveProblems, LiveValue, PartnerKey, Provider, Secret, Template, Update,
+    UpdateMethod, Workspace,
 };
 use calry_gitops::plan::{
     AppliedState, Context, Digest, Limits, Plan, PlanInput, Refusal, Verdict, plan, verify,
@@ -221,6 +222,27 @@ proptest! {
     }
 
     #[test]
+    fn a_patch_sends_the_parts_that_differ_and_can_be_read((wanted, mut live) in states(), broken in option::of(0usize..3)) {
+        for live in &mut live {
+            let problem = || Some("not as documented".to_owned());
+            match broken {
+                Some(0) => live.problems.icon = problem(),
+                Some(1) => live.problems.partner_key = problem(),
+                Some(2) => live.problems.fields = problem(),
+                _ => {}
+            }
+        }
+        for step in make(&wanted, &live, UpdateMethod::Patch).steps() {
+            let update = step.payload.update.clone().unwrap_or_default();
+            let sent = [update.icon.is_some(), update.partner_key.is_some(), update.fields.is_some()];
+            for (part, sent) in DefinitionPart::ALL.into_iter().zip(sent) {
+                let differs = step.changes.iter().any(|change| change.part() == part);
+                prop_assert_eq!(sent, differs && step.live.problems.part(part).is_none(), "{:?}", part);
+            }
+        }
+    }
+
+    #[test]
     fn the_order_of_files_and_of_answers_is_irrelevant((wanted, live) in states(), method in method()) {
         let forth = make(&wanted, &live, method);
         let (wanted, live): (Vec<_>, Vec<_>) = (wanted.into_iter().rev().collect(), live.into_iter().rev().collect());
@@ -318,4 +340,30 @@ fn a_missing_provider_an_invalid_file_and_an_unmanaged_provider_are_told_apart()
     };
     let plan = make(&[d("GONE")], &[], UpdateMethod::Patch);
     assert!(matches!(plan.entries[0].verdict, Verdict::Missing));
+}
+
+#[test]
+fn a_put_sends_no_partner_key_if_neither_side_has_one() {
+    let provider = Provider::parse("P1").unwrap();
+    let desired = Desired {
+        provider: provider.clone(),
+        icon: Some(Icon::parse("https://e.com/1").unwrap()),
+        partner_key: DesiredPartnerKey::default(),
+        fields: BTreeMap::new(),
+        hold: None,
+    };
+    let live = Live {
+        id: "id".to_owned(),
+        name: "name".to_owned(),
+        provider,
+        icon: None,
+        partner_key: LivePartnerKey::default(),
+        fields: BTreeMap::new(),
+        updated_at: String::new(),
+        problems: LiveProblems::default(),
+    };
+    let plan = make(&[desired], &[live], UpdateMethod::Put);
+    let update = plan.steps().next().unwrap().payload.update.clone().unwrap();
+    assert_eq!(update.icon.as_deref(), Some("https://e.com/1"));
+    assert!(update.partner_key.is_none());
 }

@@ -9,7 +9,9 @@ use axum::http::{Method, StatusCode};
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::http::{ConcurrencyLimit, Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
-use calry_gitops::live::{Api, Error, KeySource, Listing, ReadCalry, Reader, WriteCalry, Writer};
+use calry_gitops::live::{
+    Api, Error, KeySource, Listing, ReadCalry, Reader, WriteCalry, WriteGuard, Writer,
+};
 use calry_gitops::model::{
     Desired, DesiredPartnerKey, DesiredValue, Live, LiveProblems, LiveValue, PartnerKey, Provider,
     Scrubber, Secret, Template, Update, UpdateMethod, Workspace,
@@ -560,6 +562,14 @@ fn under_random_faults_and_a_rate_limit_every_provider_ends_as_wanted_and_no_oth
 
 /// Plans a world through the real client.
 async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved, Options) {
+    planned_with(world, request, Arc::new(())).await
+}
+
+async fn planned_with(
+    world: &World,
+    request: Duration,
+    guard: Arc<dyn WriteGuard>,
+) -> (Reader, Writer, Approved, Options) {
     install_tls();
     let http = Http::new(HttpTimeouts {
         request,
@@ -571,7 +581,8 @@ async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved,
         HttpUrl::parse(&world.sandbox.url(), UrlPolicy::api(false)).unwrap(),
         UpdateMethod::Patch,
     )
-    .unwrap();
+    .unwrap()
+    .with_write_guard(guard);
     let key = KeySource::Variable(Some(Secret::new(world.sandbox.keys().write.clone())))
         .read()
         .unwrap();
@@ -630,6 +641,33 @@ fn outcome(report: &Report, provider: &str) -> Outcome {
         .unwrap()
         .outcome
         .clone()
+}
+
+#[test]
+fn an_update_that_the_write_guard_refuses_is_not_sent_and_stops_the_others() {
+    #[derive(Debug)]
+    struct Refuses;
+    impl WriteGuard for Refuses {
+        fn begin(&self) -> Result<Duration, String> {
+            Err("this replica is not the leader".to_owned())
+        }
+        fn end(&self, _: bool) {}
+    }
+    let world = changed(3, Config::default());
+    let report = Runtime::new().unwrap().block_on(async {
+        let request = Duration::from_secs(5);
+        let (reader, writer, approved, options) =
+            planned_with(&world, request, Arc::new(Refuses)).await;
+        apply(&approved, &reader, &writer, &options, |_| {}).await
+    });
+    assert_eq!(report.results.len(), 3);
+    for result in &report.results {
+        let is_skipped =
+            matches!(&result.outcome, Outcome::Skipped(why) if why.contains("not the leader"));
+        assert!(is_skipped, "{:?}", result.outcome);
+        assert_eq!(result.sent, 0, "{}", result.provider);
+    }
+    assert!(world.updates().is_empty());
 }
 
 #[test]

@@ -1148,6 +1148,7 @@ fn in_a_loop_an_update_is_attempted_once_and_judged_by_what_is_there() {
         (status(503, Some("7")), "PATCH", "failed", Some(7)),
         (status(429, Some("7")), "PATCH", "failed", Some(7)),
         (status(400, None), "PATCH", "failed", None),
+        (status(500, None), "PATCH", "failed", None),
         (FaultKind::DropBefore, "PATCH GET", "failed", Some(0)),
         (FaultKind::DropAfter, "PATCH GET", "applied", None),
     ];

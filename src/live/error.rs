@@ -336,6 +336,15 @@ impl Error {
         matches!(*self.cause, ErrorCause::Paused { .. })
     }
 
+    /// Whether the call ended before a request was made.
+    #[must_use]
+    pub fn is_not_sent(&self) -> bool {
+        matches!(
+            *self.cause,
+            ErrorCause::Paused { .. } | ErrorCause::NotPermitted { .. } | ErrorCause::TooLate
+        )
+    }
+
     /// Whether nothing was sent because the [`WriteGuard`](super::WriteGuard) did not allow it.
     #[must_use]
     pub fn is_not_permitted(&self) -> bool {

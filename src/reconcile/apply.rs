@@ -354,8 +354,13 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 continue;
             }
             reread = false;
+            // Counted before the call: after a panic in it, the update may have arrived.
             trace.sent += 1;
-            let error = match self.writer.update(provider, payload).await {
+            let answer = self.writer.update(provider, payload).await;
+            if answer.as_ref().is_err_and(Error::is_not_sent) {
+                trace.sent -= 1;
+            }
+            let error = match answer {
                 Ok(answer) => match unverifiable(payload, &answer) {
                     None => {
                         trace.updated_at = Some(answer.updated_at.clone());
@@ -369,7 +374,6 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                     }
                 },
                 Err(error) if error.is_not_permitted() => {
-                    trace.sent -= 1;
                     return given_up(doubt.as_ref(), self.halt(error.to_string()));
                 }
                 Err(error) if error.is_unusable_answer() => {

@@ -1169,6 +1169,19 @@ fn in_a_loop_an_update_is_attempted_once_and_judged_by_what_is_there() {
     }
 }
 
+#[test]
+fn in_a_loop_an_update_that_a_rate_limit_held_back_is_sent_after_it() {
+    let world = limited(3, "1");
+    let report = Runtime::new().unwrap().block_on(async {
+        let (reader, writer, approved, _) = planned(&world, Duration::from_secs(10)).await;
+        apply(&approved, &reader, &writer, &in_a_loop(1).0, |_| {}).await
+    });
+    assert_eq!(outcome(&report, "P00").as_str(), "failed");
+    assert_eq!(outcome(&report, "P01"), Outcome::Applied);
+    assert_eq!(outcome(&report, "P02"), Outcome::Applied);
+    assert!(report.results.iter().all(|result| result.sent == 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_git_takes_back_before_its_turn_is_not_sent_and_the_others_are() {
     let (fake, approved) = faked(4, Duration::from_secs(1));

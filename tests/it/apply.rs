@@ -166,6 +166,7 @@ fn what_calry_refuses_is_not_tried_again_and_stops_nobody_else() {
             error.contains("cannot update P01") && error.contains(&code.to_string()),
             "{error}"
         );
+        assert_eq!(error.contains("may have arrived"), code == 500, "{error}");
         assert_eq!(methods(&world, "P01"), "PATCH", "{code}");
         assert!(is_as_wanted(&world, "P00") && is_as_wanted(&world, "P02"));
     }
@@ -297,6 +298,36 @@ fn an_answer_about_another_definition_is_no_success() {
         "it was read back"
     );
     assert_eq!(methods(&world, "P00"), "PATCH GET");
+}
+
+/// The outcome of an update that was lost with a 503, and all requests, if the definition was edited just before.
+fn lost_after(edit: impl FnOnce(&mut Value)) -> (Outcome, String) {
+    let world = changed(1, Config::default());
+    let text = "provider: P00\nicon: https://e.com/1\nfieldsToSync:\n  listing: [name, pictures]\n";
+    world.write("p00.yaml", text);
+    let report = Runtime::new().unwrap().block_on(async {
+        let request = Duration::from_secs(10);
+        let (reader, writer, approved, options) = planned(&world, request).await;
+        world.sandbox.modify("P00", edit);
+        world.sandbox.inject(update_fault(status(503, None)));
+        apply(&approved, &reader, &writer, &options, |_| {}).await
+    });
+    (outcome(&report, "P00"), methods(&world, "P00"))
+}
+
+#[test]
+fn an_edit_is_not_mistaken_for_a_part_of_an_update_that_was_lost() {
+    // Nothing of the update is there: it is sent again.
+    let unmanaged = lost_after(|live| live["partnerKey"] = json!({"headers": {"x": "y"}}));
+    assert_eq!(unmanaged, (Outcome::Applied, "PATCH GET PATCH".to_owned()));
+    // The update is there, by another hand that switched a managed field off as well.
+    let (outcome, methods) = lost_after(|live| {
+        live["icon"] = json!("https://e.com/1");
+        live["fieldsToSync"]["listing"]["pictures"] = json!(true);
+        live["fieldsToSync"]["listing"]["name"] = json!(false);
+    });
+    assert!(matches!(outcome, Outcome::Skipped(_)), "{outcome:?}");
+    assert_eq!(methods, "PATCH GET");
 }
 
 #[test]
@@ -821,6 +852,33 @@ async fn a_fault_in_one_update_is_its_failure_alone_and_repeats_nothing() {
         (Outcome::Applied, Outcome::Applied)
     );
     assert!(!format!("{report:?}").contains("hunter2"));
+}
+
+/// A writer whose updates arrive and are answered with an error.
+struct Unanswered<'a>(&'a Fake, Error);
+
+impl WriteCalry for Unanswered<'_> {
+    async fn update(&self, provider: &Provider, update: &Update) -> Result<Live, Error> {
+        self.0.update(provider, update).await?;
+        Err(self.1.clone())
+    }
+}
+
+#[test]
+fn an_update_without_a_readable_answer_counts_even_if_no_time_of_change_moved() {
+    let world = changed(1, Config::default());
+    world.sandbox.inject(update_fault(FaultKind::Garbage));
+    let (fake, approved) = faked(1, Duration::ZERO);
+    let report = Runtime::new().unwrap().block_on(async {
+        let (_, writer, planned, _) = planned(&world, Duration::from_secs(10)).await;
+        let step = planned.plan().steps().next().unwrap();
+        let update = step.payload.update.clone().unwrap();
+        let answer = writer.update(&step.desired.provider, &update).await;
+        let writer = Unanswered(&fake, answer.unwrap_err());
+        apply(&approved, &fake, &writer, &options(), |_| {}).await
+    });
+    assert_eq!(outcome(&report, "P00"), Outcome::Applied);
+    assert_eq!(fake.asked(), ["update P00", "read P00"]);
 }
 
 fn section(name: &str, value: &str) -> BTreeMap<String, Secret> {

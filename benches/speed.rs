@@ -298,7 +298,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         loosened: Vec::new(),
         snapshot: None,
     };
-    metrics.passed(&ReconciliationReport {
+    metrics.count_reconciliation(&ReconciliationReport {
         number: 1,
         trigger: Trigger::Start,
         took: Duration::ZERO,

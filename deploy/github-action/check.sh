@@ -1,15 +1,15 @@
 #!/bin/bash -p
-# The check of a pull request: what is wrong with the definitions, and what they would change. action.yml runs it, in the
-# root of the repository, and says what each variable means. It needs bash, curl and jq.
+# The check of a pull request: the problems of the definitions, and the changes that they would make. action.yml runs it in
+# the root of the repository and describes each variable. It needs bash, curl and jq.
 #
 # The checkout is hostile: no program comes from it, and no file is written through a link in it. So are definitions and live
-# state: they reach the log between stop-commands only, or escaped by calry-gitops, and the comment as calry-gitops made it.
-# The token and the keys are in no argument, which other users see.
+# state: the log shows them only between stop-commands or escaped by calry-gitops, and the comment is made by calry-gitops.
+# The token and the keys are never arguments, because other users can see those.
 set -euo pipefail
 # shellcheck source=deploy/github-action/programs.sh
 . "${BASH_SOURCE[0]%/*}/programs.sh"
 
-export -n TOKEN # what is started here has no use for it
+export -n TOKEN # child processes do not need it
 for name in SECRETS_UNAVAILABLE FAIL_ON_DRIFT FAIL_ON_LOOSENED STRICT COMMENT; do
     case ${!name} in
     true | false) ;;
@@ -43,7 +43,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 touch "$work/plan.md"
 
-# Shows a file to the reader of the log, not to the runner, which would take lines of it for commands.
+# Prints a file to the log without letting the runner interpret its lines as commands.
 show() {
     local token
     token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
@@ -52,7 +52,7 @@ show() {
     printf '\n::%s::\n' "$token"
 }
 
-# Runs calry-gitops, shows what it has to say, annotations last, and leaves its exit code in $code.
+# Runs calry-gitops, prints its output, annotations last, and stores its exit code in $code.
 check() {
     code=0
     "$BINARY" --color never "$@" >"$work/annotations" 2>"$work/log" || code=$?
@@ -65,7 +65,7 @@ if [ "$STRICT" = true ]; then options+=(--strict); fi
 
 if [ -n "$SARIF" ]; then
     "$BINARY" validate "${options[@]}" --quiet --format sarif >"$work/sarif" 2>/dev/null || [ -s "$work/sarif" ]
-    rm -f -- "$SARIF" # a link may be committed there
+    rm -f -- "$SARIF" # the branch may have a link there
     cp -- "$work/sarif" "$SARIF"
 fi
 
@@ -90,7 +90,7 @@ else
         differing() {
             jq "[.definitions[] | select(.state == \"update\" and any(.changes[]; .origin != \"$1\"))] | length" "$work/plan.json"
         }
-        # Without a base, what differs is as much the one as the other.
+        # Without a base, changes and drift cannot be told apart.
         changes=$(differing drift)
         drifted=$(differing branch)
         loosened=$(jq --raw-output '.loosened | if . then length else "" end' "$work/plan.json")
@@ -107,7 +107,7 @@ fi
 } >>"${GITHUB_OUTPUT:-/dev/null}"
 cat "$work/summary.md" >>"${GITHUB_STEP_SUMMARY:-/dev/null}"
 
-# Asks GitHub: a method, an address and a file to send. Leaves the answer in a file and prints its status.
+# Sends a request to GitHub: method, URL and file. Stores the answer in a file and prints its status.
 github() {
     local ask=(--silent --show-error --max-time 30 --request "$1" --output "$work/answer" --write-out '%{http_code}'
         --header 'accept: application/vnd.github+json' --header 'x-github-api-version: 2022-11-28')
@@ -116,8 +116,8 @@ github() {
     curl "${ask[@]}" --config <(printf 'header = "authorization: Bearer %s"\n' "$TOKEN") "$2" 2>"$work/trouble" || true
 }
 
-# Whose the token is. /user is closed to apps, and their names are told with or without what marks them; a person's name
-# holds no bracket.
+# The owner of the token. Apps cannot read /user, and their names come with or without the suffix [bot]; a person's name
+# has no brackets.
 me() {
     if [ "$(github GET "$API_URL/user")" = 200 ]; then
         jq --exit-status --raw-output '.login // empty' "$work/answer"
@@ -128,8 +128,8 @@ me() {
         jq --exit-status --raw-output '.data.viewer.login // empty | rtrimstr("[bot]") + "[bot]"' "$work/answer"
 }
 
-# Finds the comment that the token's owner wrote for this workspace: its number in $id, its text in a file. Anybody
-# can write the marker; what others wrote is theirs.
+# Finds the comment of the token's owner for this workspace: its number in $id, its text in a file. Anyone can write
+# the marker, so comments of others are left alone.
 find_comment() {
     local login page
     id=''
@@ -149,7 +149,7 @@ find_comment() {
 
 keep_comment() {
     local slug marker id status comments=$API_URL/repos/$GITHUB_REPOSITORY/issues/$PULL_REQUEST/comments
-    # Where there is no plan, the pin names the workspace, so that its comment does not go on telling an older plan.
+    # Without a plan, the pin names the workspace, so that its comment does not keep showing an older plan.
     slug=$(jq --raw-output '.workspace.slug // empty' "$work/plan.json" 2>/dev/null) || true
     if [ -z "$slug" ]; then
         slug=$(sed -nE 's/^slug: *"?([A-Za-z0-9_-]+)"? *(#.*)?$/\1/p' "$DEFINITIONS"/workspace.y*ml 2>/dev/null | head -n 1) || true
@@ -162,7 +162,7 @@ keep_comment() {
     fi
     jq --null-input --arg marker "$marker" --rawfile plan "$work/plan.md" '{body: ($marker + "\n" + $plan)}' >"$work/body"
     if [ -z "$id" ]; then
-        # Nothing to say is no reason to speak, but it is one to correct what was said.
+        # Without a result no comment is created, but an existing one is corrected.
         if [ "$code" = 0 ] && [ "$changes" = 0 ] && [ "${loosened:-0}" = 0 ]; then return; fi
         status=$(github POST "$comments" "$work/body")
     elif jq --exit-status --slurpfile body "$work/body" \
@@ -182,7 +182,7 @@ if [ "$COMMENT" = true ] && [ -n "$PULL_REQUEST" ] && [ -n "$TOKEN" ] && [ -s "$
     keep_comment
 fi
 
-# A change is what a pull request is for; drift and lost protection fail its check if that was asked for.
+# Changes are the purpose of a pull request, so they do not fail the check. Drift and lost protection do on request.
 if [ "$FAIL_ON_DRIFT" = false ]; then drifted=0; fi
 if [ "$FAIL_ON_LOOSENED" = false ]; then loosened=0; fi
 if [ "$code" = 2 ] && [ "$drifted" = 0 ] && [ "${loosened:-0}" = 0 ]; then code=0; fi

@@ -1,10 +1,10 @@
-# Sourced by the scripts beside it, before anything else: no program comes from the checkout, which is the pull request's.
-# Only bash itself runs here.
+# Sourced first by the other scripts: no program may come from the checkout, which belongs to the pull request. Only bash
+# itself runs here.
 # shellcheck shell=bash
 
 checkout=$(cd -P -- "${GITHUB_WORKSPACE:-$PWD}" && pwd)
 
-# in_checkout DIRECTORY: whether it is in the checkout, under any name. A directory that cannot be entered is not.
+# in_checkout DIRECTORY: whether it is in the checkout, by any path. A directory that cannot be entered is not.
 in_checkout() {
     local real
     real=$(cd -P -- "$1" 2>/dev/null && pwd) && [[ $real/ == "$checkout"/* ]]

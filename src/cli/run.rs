@@ -286,7 +286,7 @@ impl Ready {
 
     /// Tells everybody of a pass.
     fn tell(&self, report: &ReconciliationReport) {
-        self.metrics.passed(report);
+        self.metrics.count_reconciliation(report);
         self.log(report);
         // Who leads tells the world.
         if !report.findings.standby {

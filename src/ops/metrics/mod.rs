@@ -22,7 +22,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use self::text::{Kind, Page};
-use self::workspace::{ENDS, Seen, TRIED};
+use self::workspace::{REQUEST_RESULTS, UPDATE_RESULTS, WorkspaceSample};
 use super::notifications::{Counters, Counts};
 use crate::plan::Summary;
 use crate::report::status::{Mode, ReconciliationOutcome, ReplicaRole};
@@ -59,7 +59,7 @@ impl Metrics {
         }
     }
 
-    /// Everything there is, in Prometheus' text format 0.0.4.
+    /// All metrics in Prometheus' text format 0.0.4.
     #[must_use]
     pub fn text(&self) -> String {
         let mut page = Page::default();
@@ -67,13 +67,12 @@ impl Metrics {
         page.family(
             Kind::Gauge,
             "calry_gitops_build_info",
-            "The version that runs.",
+            "The running version.",
         )
         .sample(&version, 1);
         process::write(&mut page, self.started);
         if let Some(notified) = &self.notified {
-            let help =
-                "What became of notifications: given up (failed), or dropped for newer ones.";
+            let help = "Notifications by result: sent, given up (failed), or dropped because too many waited.";
             let mut family = page.family(Kind::Counter, "calry_gitops_notifications_total", help);
             for Counts {
                 name,
@@ -88,67 +87,73 @@ impl Metrics {
                 }
             }
         }
-        let seen = self.look();
-        for (kind, name, help, value) in PLAIN {
+        let samples = self.samples();
+        for (kind, name, help, value) in SIMPLE_FAMILIES {
             let mut family = page.family(*kind, name, help);
-            seen.iter()
+            samples
+                .iter()
                 .for_each(|one| family.sample(&[("workspace", &one.label)], value(one)));
         }
-        labelled(&mut page, &seen);
+        write_labelled(&mut page, &samples);
         page.into_text()
     }
 
-    /// Every workspace, each with a label of its own, however they are configured.
-    fn look(&self) -> Vec<Seen> {
+    /// One sample of each workspace. The labels are unique, whatever the configuration.
+    fn samples(&self) -> Vec<WorkspaceSample> {
         let mut taken = BTreeSet::new();
-        let look = |workspace: &Arc<WorkspaceMetrics>| {
-            let mut seen = workspace.look();
-            if taken.contains(&seen.label) {
-                seen.label = format!("{} ({})", seen.label, workspace.name());
+        let sample = |workspace: &Arc<WorkspaceMetrics>| {
+            let mut sample = workspace.sample();
+            if taken.contains(&sample.label) {
+                sample.label = format!("{} ({})", sample.label, workspace.name());
             }
-            while !taken.insert(seen.label.clone()) {
-                seen.label.push('+');
+            while !taken.insert(sample.label.clone()) {
+                sample.label.push('+');
             }
-            seen
+            sample
         };
-        self.workspaces.iter().map(look).collect()
+        self.workspaces.iter().map(sample).collect()
     }
 }
 
-/// Families whose one label is the workspace: kind, name, help, value.
-type Plain = (Kind, &'static str, &'static str, fn(&Seen) -> f64);
+/// A family with no label but the workspace: kind, name, help, value.
+type SimpleFamily = (
+    Kind,
+    &'static str,
+    &'static str,
+    fn(&WorkspaceSample) -> f64,
+);
 
-const PLAIN: &[Plain] = &[
+const SIMPLE_FAMILIES: &[SimpleFamily] = &[
     (
         Kind::Gauge,
         "calry_gitops_alive",
-        "Whether the loop is alive: 0 where it hangs.",
+        "Whether the loop is alive (1) or hangs (0).",
         |one| f64::from(u8::from(one.alive)),
     ),
     (
         Kind::Gauge,
         "calry_gitops_ready",
-        "Whether definitions and live state were read once without an error.",
+        "Whether definitions and live state were read at least once without an error.",
         |one| f64::from(u8::from(one.status.ready)),
     ),
     (
         Kind::Gauge,
         "calry_gitops_interval_seconds",
-        "The time between two quiet passes, before jitter.",
+        "The configured time between two reconciliations, before jitter.",
         |one| one.status.interval_seconds,
     ),
     (
         Kind::Gauge,
         "calry_gitops_last_success_timestamp_seconds",
-        "When the last pass ended that did not fail as a whole and was not refused; 0 before the first.",
-        |one| seconds(one.passes.last_success),
+        "When the last reconciliation ended that neither failed nor was refused; 0 before the first.",
+        |one| unix_seconds(one.reconciliations.last_success),
     ),
     (
         Kind::Gauge,
         "calry_gitops_next_pass_timestamp_seconds",
-        "When the next pass begins if nothing asks for one earlier; while one is under way, when that began.",
+        "When the next reconciliation starts unless it is triggered earlier; while one is running, its start.",
         |one| {
-            seconds(
+            unix_seconds(
                 one.status
                     .pass
                     .map(|pass| pass.began)
@@ -159,26 +164,26 @@ const PLAIN: &[Plain] = &[
     (
         Kind::Gauge,
         "calry_gitops_failed_passes_in_a_row",
-        "How many passes up to now failed as a whole, without one in between that did not.",
-        |one| in_a_row(one, ReconciliationOutcome::Failed),
+        "How many reconciliations have failed in a row.",
+        |one| consecutive(one, ReconciliationOutcome::Failed),
     ),
     (
         Kind::Gauge,
         "calry_gitops_plan_refused",
-        "Whether the last plan would have changed too much, was refused, and waits for approval.",
-        |one| in_a_row(one, ReconciliationOutcome::Refused).min(1.0),
+        "Whether the last plan was refused because it exceeds the limit, and waits for approval.",
+        |one| consecutive(one, ReconciliationOutcome::Refused).min(1.0),
     ),
     (
         Kind::Gauge,
         "calry_gitops_held_providers",
-        "Providers whose file says not to touch them.",
+        "Providers on hold.",
         |one| one.held as f64,
     ),
     (
         Kind::Gauge,
         "calry_gitops_hold_end_timestamp_seconds",
-        "When the hold ends that ends first; 0 where there is none.",
-        |one| seconds(one.hold_end),
+        "When the next hold ends; 0 if there is none.",
+        |one| unix_seconds(one.hold_end),
     ),
     (
         Kind::Gauge,
@@ -195,43 +200,43 @@ const PLAIN: &[Plain] = &[
     (
         Kind::Counter,
         "calry_gitops_api_retries_total",
-        "Requests to Calry that were sent again.",
-        |one| one.calls.retries as f64,
+        "Repeated requests to Calry.",
+        |one| one.requests.retries as f64,
     ),
     (
         Kind::Counter,
         "calry_gitops_api_rate_limit_waits_total",
-        "How often requests were held back after Calry's rate limit was reached.",
-        |one| one.calls.waits as f64,
+        "How often requests waited because of Calry's rate limit.",
+        |one| one.requests.waits as f64,
     ),
     (
         Kind::Counter,
         "calry_gitops_api_rate_limit_wait_seconds_total",
-        "For how long requests were held back after Calry's rate limit was reached.",
-        |one| one.calls.waited.as_secs_f64(),
+        "How long requests waited because of Calry's rate limit.",
+        |one| one.requests.waited.as_secs_f64(),
     ),
     (
         Kind::Counter,
         "calry_gitops_watcher_events_total",
-        "File events that were about the definitions.",
+        "File events in the definitions directory.",
         |one| one.events as f64,
     ),
     (
         Kind::Counter,
         "calry_gitops_watcher_polls_total",
-        "Looks at the definitions that no event asked for, as some file systems send none.",
+        "Scans of the definitions directory without a file event.",
         |one| one.polls as f64,
     ),
 ];
 
-/// The families with more labels than the workspace.
-fn labelled(page: &mut Page, seen: &[Seen]) {
+/// Writes the families with more labels.
+fn write_labelled(page: &mut Page, samples: &[WorkspaceSample]) {
     let mut family = page.family(
         Kind::Gauge,
         "calry_gitops_workspace_info",
-        "Where the definitions are, and whether drift is undone (enforce) or only reported (observe).",
+        "The definitions directory, and whether drift is undone (enforce) or only reported (observe).",
     );
-    for one in seen {
+    for one in samples {
         let mode = match one.status.mode {
             Mode::Enforce => "enforce",
             Mode::Observe => "observe",
@@ -246,9 +251,9 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
             1,
         );
     }
-    let help = "The git revision of the last plan; dirty where the files differ from it. Absent outside a git checkout.";
+    let help = "The git revision of the last plan; dirty if the files differ from it. Absent outside a git checkout.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_revision_info", help);
-    for one in seen {
+    for one in samples {
         if let Some(revision) = &one.status.revision {
             let dirty = if revision.dirty { "true" } else { "false" };
             family.sample(
@@ -263,14 +268,15 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
     }
     let help = "Whether the checked-out commit is trusted (1) or refused (0). Absent without allowed signers.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_revision_trusted", help);
-    for one in seen {
+    for one in samples {
         if let Some(trust) = &one.status.trust {
             family.sample(&[("workspace", &one.label)], u8::from(trust.trusted));
         }
     }
-    let help = "Whether this replica leads (1) or stands by (0). Absent where it is the only one.";
+    let help =
+        "Whether this replica is the leader (1) or a standby (0). Absent without leader election.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_leader", help);
-    for one in seen {
+    for one in samples {
         if let Some(leadership) = &one.status.leadership {
             family.sample(
                 &[("workspace", &one.label)],
@@ -278,10 +284,10 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
             );
         }
     }
-    let help = "Passes that ended, by what came of them and why they ran.";
+    let help = "Reconciliations by result and trigger.";
     let mut family = page.family(Kind::Counter, "calry_gitops_passes_total", help);
-    for one in seen {
-        for ((result, trigger), count) in &one.passes.ended {
+    for one in samples {
+        for ((result, trigger), count) in &one.reconciliations.by_result {
             family.sample(
                 &[
                     ("workspace", &one.label),
@@ -295,13 +301,14 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
     let mut family = page.family(
         Kind::Histogram,
         "calry_gitops_pass_duration_seconds",
-        "How long passes took.",
+        "The duration of reconciliations.",
     );
-    seen.iter()
-        .for_each(|one| family.histogram(&[("workspace", &one.label)], &one.passes.took));
-    let help = "Providers by how live and git stood to each other after the last plan.";
+    samples
+        .iter()
+        .for_each(|one| family.histogram(&[("workspace", &one.label)], &one.reconciliations.took));
+    let help = "Providers by state after the last plan.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_definitions", help);
-    for one in seen {
+    for one in samples {
         let Summary {
             in_sync,
             update,
@@ -323,28 +330,28 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
             family.sample(&[("workspace", &one.label), ("state", state)], count);
         }
     }
-    let help = "Providers that differ and are not on hold, by whether git or Calry was changed.";
+    let help = "Providers that are out of sync and not on hold, by whether git (change) or Calry (drift) was changed.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_pending_updates", help);
-    for one in seen {
+    for one in samples {
         for (cause, count) in ["change", "drift"].into_iter().zip(one.pending) {
             family.sample(&[("workspace", &one.label), ("cause", cause)], count);
         }
     }
-    let help = "Differences that somebody made in Calry. One that stays counts once.";
+    let help = "Drift that was found. Drift that stays counts once.";
     let mut family = page.family(Kind::Counter, "calry_gitops_drift_found_total", help);
-    for one in seen {
-        for (provider, counts) in &one.passes.providers {
+    for one in samples {
+        for (provider, counts) in &one.reconciliations.providers {
             family.sample(
                 &[("workspace", &one.label), ("provider", provider.as_str())],
                 counts.drifts,
             );
         }
     }
-    let help = "Updates that were tried, by how they ended.";
+    let help = "Attempted updates by result.";
     let mut family = page.family(Kind::Counter, "calry_gitops_updates_total", help);
-    for one in seen {
-        for (provider, counts) in &one.passes.providers {
-            for (result, count) in TRIED.iter().zip(counts.updates) {
+    for one in samples {
+        for (provider, counts) in &one.reconciliations.providers {
+            for (result, count) in UPDATE_RESULTS.iter().zip(counts.updates) {
                 let labels = [
                     ("workspace", &*one.label),
                     ("provider", provider.as_str()),
@@ -354,11 +361,12 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
             }
         }
     }
-    let help = "Requests to Calry, by method and by the status of the answer, or what kept it from coming.";
+    let help =
+        "Requests to Calry by method and status: the status of the answer, timeout or connection.";
     let mut family = page.family(Kind::Counter, "calry_gitops_api_requests_total", help);
-    for one in seen {
+    for one in samples {
         for (method, counts, _) in one.by_method() {
-            for (status, count) in ENDS.iter().zip(counts) {
+            for (status, count) in REQUEST_RESULTS.iter().zip(counts) {
                 family.sample(
                     &[
                         ("workspace", &one.label),
@@ -370,25 +378,25 @@ fn labelled(page: &mut Page, seen: &[Seen]) {
             }
         }
     }
-    let help = "How long requests to Calry took, however they ended.";
+    let help = "The duration of requests to Calry, failed ones included.";
     let mut family = page.family(
         Kind::Histogram,
         "calry_gitops_api_request_duration_seconds",
         help,
     );
-    for one in seen {
+    for one in samples {
         for (method, _, took) in one.by_method() {
             family.histogram(&[("workspace", &one.label), ("method", method)], took);
         }
     }
 }
 
-fn seconds(time: Option<Timestamp>) -> f64 {
+fn unix_seconds(time: Option<Timestamp>) -> f64 {
     time.map_or(0.0, |time| time.as_duration().as_secs_f64())
 }
 
-/// How many passes in a row ended so, up to the last one.
-fn in_a_row(one: &Seen, ended: ReconciliationOutcome) -> f64 {
+/// How many reconciliations in a row have ended like this, up to the last one.
+fn consecutive(one: &WorkspaceSample, ended: ReconciliationOutcome) -> f64 {
     one.status
         .last_pass
         .as_ref()
@@ -405,7 +413,11 @@ mod tests {
     fn workspaces_of_one_name_keep_series_apart() {
         let one = |name| Arc::new(WorkspaceMetrics::for_tests(name, Arc::new(for_tests())));
         let metrics = Metrics::new(vec![one("a"), one("a"), one("a"), one("b")]);
-        let labels: Vec<String> = metrics.look().into_iter().map(|seen| seen.label).collect();
+        let labels: Vec<String> = metrics
+            .samples()
+            .into_iter()
+            .map(|sample| sample.label)
+            .collect();
         assert_eq!(labels, ["a", "a (a)", "a (a)+", "b"]);
         let text = metrics.text();
         let series: Vec<&str> = text

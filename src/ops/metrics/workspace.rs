@@ -1,5 +1,4 @@
-//! What is counted of one workspace. The loop, the API and the watcher count here; a reader takes what there is and makes
-//! none of them wait.
+//! The counters of one workspace. The loop, the API client and the watcher count here; a scrape makes none of them wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,10 +19,11 @@ use crate::plan::{Cause, Plan, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::{ProviderState, ReconciliationOutcome, Trigger, WorkspaceStatus};
 
-/// From what a pass over few files takes to what the longest time limit allows, in seconds.
-const PASS_BOUNDS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
-/// Up to what one request may take, in seconds.
-const CALL_BOUNDS: [f64; 9] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// In seconds: from a reconciliation of few files to the longest time limit.
+const RECONCILIATION_BOUNDS: [f64; 11] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+/// In seconds, up to the time limit of a request.
+const REQUEST_BOUNDS: [f64; 9] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 const RESULTS: [ReconciliationOutcome; 5] = [
     ReconciliationOutcome::Ok,
@@ -42,7 +42,7 @@ const TRIGGERS: [Trigger; 7] = [
     Trigger::Update,
 ];
 /// How a request can end.
-pub(super) const ENDS: [&str; 10] = [
+pub(super) const REQUEST_RESULTS: [&str; 10] = [
     "2xx",
     "3xx",
     "401",
@@ -54,73 +54,69 @@ pub(super) const ENDS: [&str; 10] = [
     "timeout",
     "connection",
 ];
-/// How an update that was tried can end.
-pub(super) const TRIED: [&str; 4] = ["applied", "unchanged", "notConverged", "failed"];
+/// How an attempted update can end.
+pub(super) const UPDATE_RESULTS: [&str; 4] = ["applied", "unchanged", "notConverged", "failed"];
 
-/// What is counted of one workspace.
 #[derive(Debug)]
 pub struct WorkspaceMetrics {
-    /// What the operator calls it.
+    /// The configured name, or the directory.
     name: String,
     publisher: Arc<StatusPublisher>,
     update_method: UpdateMethod,
     watched: Arc<WatchCounts>,
-    calls: Mutex<Calls>,
-    passes: Mutex<Arc<Passes>>,
+    requests: Mutex<RequestCounts>,
+    reconciliations: Mutex<Arc<ReconciliationCounts>>,
 }
 
-/// What was asked of Calry.
 #[derive(Clone, Debug)]
-pub(super) struct Calls {
-    requests: [[u64; ENDS.len()]; 2],
-    took: [Histogram<{ CALL_BOUNDS.len() }>; 2],
+pub(super) struct RequestCounts {
+    ended: [[u64; REQUEST_RESULTS.len()]; 2],
+    took: [Histogram<{ REQUEST_BOUNDS.len() }>; 2],
     pub(super) retries: u64,
     pub(super) waits: u64,
     pub(super) waited: Duration,
 }
 
-/// What came of passes.
 #[derive(Clone, Debug)]
-pub(super) struct Passes {
+pub(super) struct ReconciliationCounts {
     /// By result and trigger.
-    pub(super) ended: BTreeMap<(&'static str, &'static str), u64>,
-    pub(super) took: Histogram<{ PASS_BOUNDS.len() }>,
+    pub(super) by_result: BTreeMap<(&'static str, &'static str), u64>,
+    pub(super) took: Histogram<{ RECONCILIATION_BOUNDS.len() }>,
     pub(super) last_success: Option<Timestamp>,
-    /// Those that git manages now, which bounds their number.
-    pub(super) providers: BTreeMap<Provider, Counts>,
+    /// Only those that git manages now, which bounds their number.
+    pub(super) providers: BTreeMap<Provider, ProviderCounts>,
 }
 
-/// What is counted of one provider.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct ProviderCounts {
     pub(super) drifts: u64,
-    /// As in [`TRIED`].
-    pub(super) updates: [u64; TRIED.len()],
-    /// Whether it differs by a drift that was counted.
+    /// In the order of [`UPDATE_RESULTS`].
+    pub(super) updates: [u64; UPDATE_RESULTS.len()],
+    /// Whether its present drift was counted.
     drifting: bool,
 }
 
-/// Everything there is to tell of one workspace at one moment.
-pub(super) struct Seen {
+/// All values of one workspace at one moment.
+pub(super) struct WorkspaceSample {
     pub(super) label: String,
     pub(super) alive: bool,
     pub(super) status: Arc<WorkspaceStatus>,
     pub(super) held: u64,
     pub(super) failed: u64,
     pub(super) not_converged: u64,
-    /// Of change and of drift.
+    /// By cause: change, drift.
     pub(super) pending: [u64; 2],
     pub(super) hold_end: Option<Timestamp>,
-    pub(super) calls: Calls,
-    pub(super) passes: Arc<Passes>,
+    pub(super) requests: RequestCounts,
+    pub(super) reconciliations: Arc<ReconciliationCounts>,
     pub(super) events: u64,
     pub(super) polls: u64,
     update_method: UpdateMethod,
 }
 
 impl WorkspaceMetrics {
-    /// Counts for a loop that is about to start. `name` is what the operator calls the workspace: it is the label
-    /// `workspace`; where that is but its directory, until the workspace itself was read.
+    /// `name` is the configured name of the workspace and its label `workspace`. Without one it is the directory, until the
+    /// slug was read.
     #[must_use]
     pub fn new(name: &str, settings: &LoopSettings, publisher: Arc<StatusPublisher>) -> Self {
         Self::of(
@@ -145,9 +141,9 @@ impl WorkspaceMetrics {
         let zeros = RESULTS
             .iter()
             .flat_map(|result| TRIGGERS.map(|trigger| ((result.as_str(), trigger.as_str()), 0)));
-        let passes = Passes {
-            ended: zeros.collect(),
-            took: Histogram::new(&PASS_BOUNDS),
+        let reconciliations = ReconciliationCounts {
+            by_result: zeros.collect(),
+            took: Histogram::new(&RECONCILIATION_BOUNDS),
             last_success: None,
             providers: BTreeMap::new(),
         };
@@ -156,41 +152,38 @@ impl WorkspaceMetrics {
             publisher,
             update_method,
             watched,
-            calls: Mutex::new(Calls {
-                requests: [[0; ENDS.len()]; 2],
-                took: [const { Histogram::new(&CALL_BOUNDS) }; 2],
+            requests: Mutex::new(RequestCounts {
+                ended: [[0; REQUEST_RESULTS.len()]; 2],
+                took: [const { Histogram::new(&REQUEST_BOUNDS) }; 2],
                 retries: 0,
                 waits: 0,
                 waited: Duration::ZERO,
             }),
-            passes: Mutex::new(Arc::new(passes)),
+            reconciliations: Mutex::new(Arc::new(reconciliations)),
         }
     }
 
-    /// Counts a pass that ended.
-    pub fn passed(&self, report: &ReconciliationReport) {
-        let mut passes = self.passes.lock();
-        // A copy is made only where a reader has the last one.
-        Arc::make_mut(&mut passes).count(report, now());
+    pub fn count_reconciliation(&self, report: &ReconciliationReport) {
+        let mut reconciliations = self.reconciliations.lock();
+        // Copies only if a reader holds the last one.
+        Arc::make_mut(&mut reconciliations).count(report, now());
     }
 
-    /// What the operator calls it.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// What there is now.
-    pub(super) fn look(&self) -> Seen {
+    pub(super) fn sample(&self) -> WorkspaceSample {
         let status = self.publisher.snapshot();
         let known = status
             .workspace
             .as_ref()
             .filter(|workspace| Slug::parse(&workspace.slug).is_ok());
-        // Series of a workspace that has a name stay what they are, whatever is found behind its key.
+        // The label of a named workspace does not depend on its key.
         let slug = known
             .filter(|_| status.name.is_none())
             .map(|workspace| workspace.slug.clone());
-        let mut seen = Seen {
+        let mut sample = WorkspaceSample {
             label: slug.unwrap_or_else(|| self.name.clone()),
             alive: self.publisher.silence() < LIFELESS,
             held: 0,
@@ -198,8 +191,8 @@ impl WorkspaceMetrics {
             not_converged: 0,
             pending: [0; 2],
             hold_end: None,
-            calls: self.calls().clone(),
-            passes: Arc::clone(&self.passes.lock()),
+            requests: self.requests().clone(),
+            reconciliations: Arc::clone(&self.reconciliations.lock()),
             events: self.watched.events(),
             polls: self.watched.polls(),
             update_method: self.update_method,
@@ -208,23 +201,24 @@ impl WorkspaceMetrics {
         for provider in &status.providers {
             use crate::plan::Cause;
             use crate::report::status::UpdateOutcome;
-            seen.held += u64::from(provider.state == ProviderState::Held);
-            seen.failed += u64::from(provider.outcome == Some(UpdateOutcome::Failed));
-            seen.not_converged += u64::from(provider.outcome == Some(UpdateOutcome::NotConverged));
-            let [change, drift] = &mut seen.pending;
+            sample.held += u64::from(provider.state == ProviderState::Held);
+            sample.failed += u64::from(provider.outcome == Some(UpdateOutcome::Failed));
+            sample.not_converged +=
+                u64::from(provider.outcome == Some(UpdateOutcome::NotConverged));
+            let [change, drift] = &mut sample.pending;
             match provider.cause {
                 Some(Cause::Change) => *change += 1,
                 Some(Cause::Drift) => *drift += 1,
                 None => {}
             }
             let end = provider.hold.as_ref().and_then(|hold| end_of(&hold.until));
-            seen.hold_end = seen.hold_end.into_iter().chain(end).min();
+            sample.hold_end = sample.hold_end.into_iter().chain(end).min();
         }
-        seen
+        sample
     }
 
-    fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.calls.lock()
+    fn requests(&self) -> MutexGuard<'_, RequestCounts> {
+        self.requests.lock()
     }
 }
 
@@ -242,39 +236,43 @@ impl Observer for WorkspaceMetrics {
             ExchangeOutcome::TimedOut => "timeout",
             ExchangeOutcome::Broken => "connection",
         };
-        let mut calls = self.calls();
-        let Calls {
-            requests: [reads, updates],
+        let mut requests = self.requests();
+        let RequestCounts {
+            ended: [reads, updates],
             took: [read, update],
             ..
-        } = &mut *calls;
+        } = &mut *requests;
         let (counts, took) = if request.update {
             (updates, update)
         } else {
             (reads, read)
         };
-        if let Some((_, count)) = ENDS.iter().zip(counts).find(|(name, _)| **name == end) {
+        if let Some((_, count)) = REQUEST_RESULTS
+            .iter()
+            .zip(counts)
+            .find(|(name, _)| **name == end)
+        {
             *count += 1;
         }
         took.observe(request.took.as_secs_f64());
     }
 
     fn on_retry(&self) {
-        self.calls().retries += 1;
+        self.requests().retries += 1;
     }
 
     fn on_pause(&self, pause: Duration) {
-        let mut calls = self.calls();
-        calls.waits += 1;
-        calls.waited += pause;
+        let mut requests = self.requests();
+        requests.waits += 1;
+        requests.waited += pause;
     }
 }
 
-impl Passes {
+impl ReconciliationCounts {
     fn count(&mut self, report: &ReconciliationReport, now: Timestamp) {
         let ended = report.result.outcome();
         *self
-            .ended
+            .by_result
             .entry((ended.as_str(), report.trigger.as_str()))
             .or_default() += 1;
         self.took.observe(report.took.as_secs_f64());
@@ -303,10 +301,10 @@ impl Passes {
                 .providers
                 .entry(provider.clone())
                 .or_insert_with(|| before.remove(provider).unwrap_or_default());
-            // What a standby sees, the leader counts.
+            // Drift that a standby sees is counted by the leader.
             let drifted = !report.findings.standby
                 && matches!(&entry.verdict, Verdict::Update(step) if step.cause == Cause::Drift);
-            // One that stays, because it is only observed or cannot be undone, is one drift.
+            // Drift that stays, because it is only observed or cannot be undone, counts once.
             counts.drifts += u64::from(drifted && !counts.drifting);
             counts.drifting = drifted;
         }
@@ -317,7 +315,7 @@ impl Passes {
             let Some(counts) = self.providers.get_mut(provider) else {
                 continue;
             };
-            let tried = TRIED
+            let tried = UPDATE_RESULTS
                 .iter()
                 .zip(&mut counts.updates)
                 .find(|(name, _)| **name == outcome.as_str());
@@ -329,20 +327,20 @@ impl Passes {
     }
 }
 
-impl Seen {
-    /// What was asked of Calry, by method: how often requests ended how, as in [`ENDS`], and how long they took.
+impl WorkspaceSample {
+    /// The requests to Calry by method: their number by [`REQUEST_RESULTS`], and their durations.
     pub(super) fn by_method(
         &self,
     ) -> [(
         &'static str,
-        &[u64; ENDS.len()],
-        &Histogram<{ CALL_BOUNDS.len() }>,
+        &[u64; REQUEST_RESULTS.len()],
+        &Histogram<{ REQUEST_BOUNDS.len() }>,
     ); 2] {
-        let Calls {
-            requests: [reads, updates],
+        let RequestCounts {
+            ended: [reads, updates],
             took: [read, update],
             ..
-        } = &self.calls;
+        } = &self.requests;
         [
             ("GET", reads, read),
             (self.update_method.as_str(), updates, update),

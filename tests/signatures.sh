@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Whose commits are applied, with commits made by git and keys made by ssh-keygen: signed, unsigned, wrongly signed, expired
-# and forged ones, and what git itself says of each.
+# Which commits are applied, with commits by git and keys by ssh-keygen: signed, unsigned, wrongly signed, expired and forged
+# commits. Compares each result with that of git.
 #
-# Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), git, ssh-keygen and curl, which are installed
-# from Debian where they are missing.
+# Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), git, ssh-keygen and curl. Missing tools
+# are installed from Debian.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -20,7 +20,7 @@ finish() {
 }
 trap finish EXIT
 
-# Nothing of the machine's own configuration counts.
+# The configuration of the machine is not used.
 export HOME=$work GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=$work/gitconfig
 git config --global user.name Ada
 git config --global user.email ada@example.com
@@ -37,7 +37,7 @@ key stranger -t ed25519
 key old -t ed25519
 key files -t ed25519
 {
-    echo '# whose commits are applied'
+    echo '# allowed signers'
     for name in ed25519 ecdsa256 ecdsa384 rsa; do echo "ada@example.com $(cat "$work/$name.pub")"; done
     echo "*@example.com namespaces=\"git\",valid-after=\"20200101Z\",valid-before=\"20210101Z\" $(cat "$work/old.pub")"
     echo "ada@example.com namespaces=\"file\" $(cat "$work/files.pub")"
@@ -51,7 +51,7 @@ git init --quiet
 git add --all
 
 number=0
-# commit KEY: one more commit, signed by it; by none where it is `none`.
+# commit KEY: creates a commit signed by KEY, or an unsigned one if KEY is `none`.
 commit() {
     number=$((number + 1))
     echo "icon: https://cdn.example.com/$number.png" >definitions/icon
@@ -65,14 +65,14 @@ commit() {
     fi
 }
 
-# judged WHAT SAID: what calry-gitops and git say of the commit that is checked out.
-judged() {
+# judge OURS MESSAGE [GITS]: checks the results of calry-gitops and git for the checked-out commit (trusted or refused).
+judge() {
     local theirs=refused ours=refused
     if git verify-commit HEAD >"$work/git" 2>&1; then theirs=trusted; fi
-    if "$calry" plan --sandbox --allowed-signers "$work/signers" >"$work/said" 2>&1; then ours=trusted; fi
-    if [ "$ours" != "$1" ] || [ "$theirs" != "${3:-$1}" ] || ! grep -qF -- "$2" "$work/said"; then
+    if "$calry" plan --sandbox --allowed-signers "$work/signers" >"$work/output" 2>&1; then ours=trusted; fi
+    if [ "$ours" != "$1" ] || [ "$theirs" != "${3:-$1}" ] || ! grep -qF -- "$2" "$work/output"; then
         printf 'not as expected (%s, %s): %s, by git: %s\n' "$1" "$2" "$ours" "$theirs" >&2
-        cat "$work/said" "$work/git" >&2
+        cat "$work/output" "$work/git" >&2
         exit 1
     fi
     printf 'seen: %s: %s\n' "$1" "$2"
@@ -80,53 +80,53 @@ judged() {
 
 for name in ed25519 ecdsa256 ecdsa384 rsa; do
     commit "$name"
-    judged trusted GUESTY
+    judge trusted GUESTY
 done
 
 commit none
-judged refused 'the commit is not signed'
+judge refused 'the commit is not signed'
 commit stranger
-judged refused 'is not among the allowed signers'
+judge refused 'is not among the allowed signers'
 commit old
-judged refused 'was not valid at the time of the commit'
+judge refused 'was not valid at the time of the commit'
 GIT_COMMITTER_DATE='2020-06-01T00:00:00Z' commit old
-judged trusted GUESTY
+judge trusted GUESTY
 commit files
-judged refused 'the signature was not made for git'
+judge refused 'the signature was not made for git'
 
-# A signature of another commit, a message that somebody changed, and two signatures.
+# A changed message, the tree of another commit, and two signatures.
 commit ed25519
 good=$(git rev-parse HEAD)
 forged() {
     git reset --quiet --hard "$(git cat-file commit "$good" | "$@" | git hash-object -t commit -w --stdin --literally)"
 }
 forged sed "s/^$number\$/another message/"
-judged refused 'is forged'
+judge refused 'is forged'
 forged sed "s/^tree .*/tree $(git rev-parse "HEAD~1^{tree}")/"
-judged refused 'is forged'
+judge refused 'is forged'
 forged sed '/^gpgsig /,/-----END/{p}' # every line twice
-judged refused 'the signature of the commit cannot be read'
-# By a key that is trusted, of the very commit, for something else than git.
+judge refused 'the signature of the commit cannot be read'
+# A signature of this commit by an allowed key, but for another namespace than git.
 git cat-file commit "$good" | sed '/^gpgsig /,/-----END/d' >"$work/payload"
 ssh-keygen -q -Y sign -f "$work/ed25519" -n file "$work/payload" 2>/dev/null
 sed -e '1s/^/gpgsig /' -e '2,$s/^/ /' "$work/payload.sig" >"$work/header"
 forged sed -e '/^gpgsig /,/-----END/d' -e "/^committer /r $work/header"
-judged refused 'the signature was not made for git'
-# A merge of an unsigned branch counts by the signature of the merge.
+judge refused 'the signature was not made for git'
+# If an unsigned branch is merged, the signature of the merge counts.
 git reset --quiet --hard "$good"
 git checkout --quiet -b side
-echo 'words' >README.md
+echo 'text' >README.md
 git add README.md
 git commit --quiet --no-gpg-sign --message side
 git checkout --quiet main
 git -c "user.signingKey=$work/rsa.pub" merge --quiet --no-ff --gpg-sign --message merge side
-judged trusted GUESTY
-# What is in the directory and in no commit is not applied, whoever wrote it.
+judge trusted GUESTY
+# An uncommitted change is not applied.
 echo '# not committed' >>definitions/guesty.yaml
-judged refused 'the difference is not signed' trusted
+judge refused 'the difference is not signed' trusted
 git checkout --quiet definitions
 
-# The daemon: a signed commit is applied, an unsigned one is not, and what was in force stays in force.
+# The daemon applies a signed commit. It refuses an unsigned one and keeps the signed one in force.
 "$calry" run --sandbox --listen off --interval 1s --allowed-signers "$work/signers" >"$work/log" 2>&1 &
 daemon=$!
 expect "$work/log" 'reconciliation 1 (start).*updated'
@@ -141,4 +141,4 @@ expect "$work/log" 'the checked-out commit is trusted again'
 kill -TERM "$daemon"
 wait "$daemon"
 daemon=
-echo "only what was signed runs"
+echo "only signed commits are applied"

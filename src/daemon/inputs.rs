@@ -1,7 +1,7 @@
-//! Watches what a loop reads: the definitions, and the operator's API key and secrets.
+//! Watches the inputs of a loop: the definitions, and the operator's API key and secrets.
 //!
-//! Never: wait for the operator's files to come to rest before a reconciliation. They are read as they are, and a change is
-//! a reason for another one.
+//! Never: wait for the operator's files to settle before a reconciliation. They are read as they are, and a change causes
+//! another reconciliation.
 
 use std::time::Duration;
 
@@ -11,27 +11,25 @@ use super::LoopSettings;
 use crate::desired::watch::{WatchOptions, Watcher};
 use crate::live::KeySource;
 
-/// How often the operator's files are looked at without a file event, compared with the definitions.
-const LESS_OFTEN: u32 = 5;
+/// Without file events, the operator's files are scanned this many times less often than the definitions.
+const POLL_FACTOR: u32 = 5;
 
-/// How long the first look at the operator's files may take before the first reconciliation goes on without it.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// The first reconciliation waits this long for the first scan of the operator's files.
+const FIRST_SCAN: Duration = Duration::from_secs(1);
 
-/// What is watched, and what of it no reconciliation has read yet.
 #[derive(Debug)]
 pub(super) struct WatchedInputs {
     definitions: Watcher,
     operator: Option<Watcher>,
-    /// Files that were being written when the definitions were looked at; `None` where looking hangs.
+    /// The files that were being written at the last scan; `None` if the scan hangs.
     unsettled: Option<Vec<String>>,
-    /// Whether that is how the definitions are at this moment.
+    /// Whether the definitions have settled just now.
     fresh: bool,
-    /// Whether something changed after a reconciliation began.
+    /// Whether an input changed after the last reconciliation began.
     pending: bool,
 }
 
 impl WatchedInputs {
-    /// Starts watching.
     pub(super) async fn watch(settings: &LoopSettings, watching: WatchOptions) -> Self {
         let key = match &settings.key {
             KeySource::File(path) => Some(path.clone()),
@@ -39,7 +37,7 @@ impl WatchedInputs {
         };
         let secrets = settings.source.secrets.directory().map(ToOwned::to_owned);
         let options = WatchOptions {
-            poll: watching.poll * LESS_OFTEN,
+            poll: watching.poll * POLL_FACTOR,
             counts: std::sync::Arc::default(),
             ..watching.clone()
         };
@@ -47,7 +45,7 @@ impl WatchedInputs {
             (key.is_some() || secrets.is_some()).then(|| Watcher::of_files(key, secrets, options));
         let definitions = Watcher::new(settings.source.definitions.clone(), watching);
         if let Some(operator) = &mut operator
-            && let Ok(settled) = timeout(FIRST_LOOK, operator.settle()).await
+            && let Ok(settled) = timeout(FIRST_SCAN, operator.settle()).await
         {
             operator.mark_seen(settled.state);
         }
@@ -60,10 +58,9 @@ impl WatchedInputs {
         }
     }
 
-    /// Waits until nobody is writing the definitions, for a reconciliation that reads them right after this.
+    /// Waits until the definitions have settled, for a reconciliation that reads them next.
     pub(super) async fn settle(&mut self, at_most: Duration) {
         self.pending = false;
-        // They have just been found at rest.
         if std::mem::take(&mut self.fresh) {
             return;
         }
@@ -76,12 +73,12 @@ impl WatchedInputs {
         };
     }
 
-    /// Time has passed since the definitions were looked at.
-    pub(super) const fn stale(&mut self) {
+    /// Time has passed since the last scan of the definitions.
+    pub(super) const fn mark_stale(&mut self) {
         self.fresh = false;
     }
 
-    /// Waits until something of it is another than it was. Cancel-safe; each change ends it once.
+    /// Waits until an input changes. Cancel-safe; returns once for each change.
     pub(super) async fn changed(&mut self) {
         let Self {
             definitions,
@@ -104,12 +101,10 @@ impl WatchedInputs {
         self.pending = true;
     }
 
-    /// The files that were being written when the definitions were looked at last; `None` where looking hangs.
     pub(super) fn unsettled(&self) -> Option<&[String]> {
         self.unsettled.as_deref()
     }
 
-    /// Whether something changed after the reconciliation began.
     pub(super) const fn is_pending(&self) -> bool {
         self.pending
     }

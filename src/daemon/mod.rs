@@ -164,7 +164,7 @@ async fn reconcile_until_stopped(
     loop {
         let wait = rate.wait();
         if !wait.is_zero() {
-            inputs.stale();
+            inputs.mark_stale();
             tokio::select! {
                 () = stop.cancelled() => return LoopEnd::Stopped,
                 () = publisher.heartbeat_during(wait, tokio::time::sleep(wait)) => {}

@@ -346,13 +346,13 @@ fn loosened_protection_is_shown_in_every_format_and_can_be_pending() {
             .exits(0)
             .json();
         assert_eq!(json["loosened"], json!(loosened));
-        let places = if loosened.len() == 1 {
+        let count = if loosened.len() == 1 {
             "1 place".to_owned()
         } else {
             format!("{} places", loosened.len())
         };
         let headline =
-            format!("this branch changes nothing in Calry and loosens protection in {places}");
+            format!("this branch changes nothing in Calry and loosens protection in {count}");
         checkout
             .plan(&[])
             .exits(0)

@@ -26,13 +26,16 @@ fn world() -> World {
 
 /// The hostile file is an error, and the valid file is planned.
 #[track_caller]
-fn assert_isolated_error(world: &World, says: &str) -> Ran {
+fn assert_isolated_error(world: &World, message: &str) -> Ran {
     world
         .run(&["validate"])
         .exits(3)
         .says("definitions/guesty.yaml")
-        .says(says);
-    let plan = world.run(&["plan", "--format", "json"]).exits(3).says(says);
+        .says(message);
+    let plan = world
+        .run(&["plan", "--format", "json"])
+        .exits(3)
+        .says(message);
     let json = plan.json();
     let state = |provider: &str| {
         json["definitions"]
@@ -62,14 +65,18 @@ fn assert_isolated_error(world: &World, says: &str) -> Ran {
 }
 
 #[track_caller]
-fn assert_isolated_error_of(text: impl AsRef<[u8]>, says: &str) -> Ran {
+fn assert_isolated_error_of(text: impl AsRef<[u8]>, message: &str) -> Ran {
     let world = world();
     std::fs::write(world.definitions().join("guesty.yaml"), text).unwrap();
-    assert_isolated_error(&world, says)
+    assert_isolated_error(&world, message)
 }
 
 #[test]
 fn an_alias_bomb_is_refused_and_not_expanded() {
+    assert_isolated_error_of(alias_bomb(), "alias");
+}
+
+fn alias_bomb() -> String {
     let mut bomb = "provider: GUESTY\na: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
     for (name, of) in ('b'..='z').zip('a'..) {
         bomb.push_str(&format!(
@@ -77,11 +84,11 @@ fn an_alias_bomb_is_refused_and_not_expanded() {
             vec![format!("*{of}"); 9].join(", ")
         ));
     }
-    assert_isolated_error_of(&bomb, "alias");
+    bomb
 }
 
 #[test]
-fn twenty_thousand_nested_brackets_are_refused_and_overflow_no_stack() {
+fn twenty_thousand_nested_brackets_do_not_overflow_the_stack() {
     for text in [
         "[".repeat(20_000),
         "{a: ".repeat(20_000),
@@ -133,7 +140,7 @@ fn invalid_utf_8_is_an_error_at_its_position() {
 
 #[test]
 fn unsupported_yaml_is_refused() {
-    for (text, says) in [
+    for (text, message) in [
         ("provider: GUESTY\n---\nprovider: LODGIFY\n", "document"),
         ("provider: !!str GUESTY\n", "tag"),
         ("provider: !ruby/object:Gem GUESTY\n", "tag"),
@@ -155,7 +162,7 @@ fn unsupported_yaml_is_refused() {
         ("# nothing\n", "empty"),
         ("- GUESTY\n", "error[wrong-type]"),
     ] {
-        assert_isolated_error_of(text, says);
+        assert_isolated_error_of(text, message);
     }
 }
 
@@ -181,7 +188,7 @@ fn links_and_special_files_are_refused() {
             "a link that leads out of the directory",
         ),
     ];
-    for (make, says) in cases {
+    for (make, message) in cases {
         let world = world();
         let outside = world.dir.path().join("outside.yaml");
         std::fs::write(
@@ -190,7 +197,7 @@ fn links_and_special_files_are_refused() {
         )
         .unwrap();
         make(&world.definitions().join("guesty.yaml"));
-        let ran = assert_isolated_error(&world, says);
+        let ran = assert_isolated_error(&world, message);
         assert!(!ran.out.contains("canary") && !ran.err.contains("canary"));
     }
 }
@@ -377,6 +384,16 @@ const HOSTILE: [(&str, Make); 5] = [
     }),
 ];
 
+const GIT_FILES: [&str; 7] = [
+    "HEAD",
+    "config",
+    "commondir",
+    "packed-refs",
+    "shallow",
+    "refs/heads/main",
+    "objects/info/alternates",
+];
+
 /// Every command ends by itself, without a panic. Commands that need the repository fail, others warn.
 #[track_caller]
 fn assert_unreadable_repository(checkout: &Checkout, case: &str) {
@@ -406,50 +423,34 @@ fn assert_unreadable_repository(checkout: &Checkout, case: &str) {
 
 #[test]
 fn special_files_in_a_repository_are_not_opened() {
-    for place in [
-        "HEAD",
-        "config",
-        "commondir",
-        "packed-refs",
-        "shallow",
-        "refs/heads/main",
-        "objects/info/alternates",
-    ] {
+    for file in GIT_FILES {
         for (kind, make) in HOSTILE {
             // If other branches have a longer name, a branch is a directory.
-            if (place, kind) == ("refs/heads/main", "directory") {
+            if (file, kind) == ("refs/heads/main", "directory") {
                 continue;
             }
             let checkout = Checkout::of(world());
-            let path = checkout.world.dir.path().join(".git").join(place);
+            let path = checkout.world.dir.path().join(".git").join(file);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             let _ = std::fs::remove_file(&path);
             make(&path);
-            assert_unreadable_repository(&checkout, &format!("{place}, {kind}"));
+            assert_unreadable_repository(&checkout, &format!("{file}, {kind}"));
         }
     }
 }
 
 #[test]
 fn a_repository_without_end_is_not_read_to_its_end() {
-    for place in [
-        "HEAD",
-        "config",
-        "commondir",
-        "packed-refs",
-        "shallow",
-        "refs/heads/main",
-        "objects/info/alternates",
-    ] {
+    for file in GIT_FILES {
         let checkout = Checkout::of(world());
-        let path = checkout.world.dir.path().join(".git").join(place);
+        let path = checkout.world.dir.path().join(".git").join(file);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         // Far larger than memory, but sparse.
         std::fs::File::create(path)
             .unwrap()
             .set_len(1 << 38)
             .unwrap();
-        assert_unreadable_repository(&checkout, place);
+        assert_unreadable_repository(&checkout, file);
     }
 }
 
@@ -458,12 +459,8 @@ fn a_repository_without_end_is_not_read_to_its_end() {
 #[cfg(target_os = "linux")]
 fn hostile_files_take_little_memory() {
     let world = world();
-    let mut bomb = "provider: GUESTY\na: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
-    ('b'..='z').zip('a'..).for_each(|(n, of)| {
-        bomb.push_str(&format!("{n}: &{n} [*{of}, *{of}, *{of}, *{of}, *{of}]\n"))
-    });
     world
-        .write("guesty.yaml", &bomb)
+        .write("guesty.yaml", &alias_bomb())
         .write("elina.yaml", &"[".repeat(1 << 20))
         .write("boom.yaml", &"- a\n".repeat(1 << 18));
     std::fs::File::create(world.definitions().join("lodgify.yaml"))

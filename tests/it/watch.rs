@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use calry_gitops::desired::watch::{FoundBy, SettledDir, WatchOptions, Watcher};
@@ -40,6 +42,13 @@ fn by_polling() -> WatchOptions {
     }
 }
 
+fn with_longer_quiet(options: WatchOptions) -> WatchOptions {
+    WatchOptions {
+        quiet: LONGER_QUIET,
+        ..options
+    }
+}
+
 /// A watcher that has seen the current state.
 async fn watch(definitions: &Path, options: WatchOptions) -> Watcher {
     let mut watcher = Watcher::new(definitions.to_owned(), options);
@@ -64,11 +73,37 @@ async fn nothing_then(watcher: &mut Watcher, quiet: Duration, sentinel: &Path) {
     change(watcher).await;
 }
 
-fn definitions_dir() -> (TempDir, PathBuf) {
+/// A directory of definitions with a watcher that has seen its state.
+async fn watched(options: WatchOptions) -> (TempDir, PathBuf, Watcher) {
     let root = TempDir::new().unwrap();
     let definitions = root.path().join("definitions");
     fill(&definitions, "one");
-    (root, definitions)
+    let watcher = watch(&definitions, options).await;
+    (root, definitions, watcher)
+}
+
+/// Writes a file all the time, in a thread.
+struct EndlessWriter {
+    stop: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl EndlessWriter {
+    fn start(path: PathBuf) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let mut file = File::create(path).unwrap();
+            while stopped.recv_timeout(Duration::from_millis(20)).is_err() {
+                file.write_all(b"# more\n").unwrap();
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.thread.join().unwrap();
+    }
 }
 
 fn fill(definitions: &Path, icon: &str) {
@@ -89,7 +124,7 @@ fn flip(link: &Path, target: &str) {
 
 #[tokio::test]
 async fn the_first_state_is_a_change_until_it_is_marked_as_seen() {
-    let (_root, definitions) = definitions_dir();
+    let (_root, definitions, _) = watched(by_events()).await;
     let mut watcher = Watcher::new(definitions.clone(), by_events());
     let first = timeout(LONG, watcher.changed()).await.unwrap();
     let second = timeout(LONG, watcher.changed()).await.unwrap();
@@ -100,9 +135,8 @@ async fn the_first_state_is_a_change_until_it_is_marked_as_seen() {
 
 #[tokio::test]
 async fn a_file_rewritten_in_place_renamed_over_added_or_deleted_wakes_each_time() {
-    let (_root, definitions) = definitions_dir();
+    let (_root, definitions, mut watcher) = watched(by_events()).await;
     let file = definitions.join("hostaway.yaml");
-    let mut watcher = watch(&definitions, by_events()).await;
 
     fs::write(&file, "provider: HOSTAWAY\nicon: two\n").unwrap();
     let settled = change(&mut watcher).await;
@@ -128,10 +162,9 @@ async fn a_file_rewritten_in_place_renamed_over_added_or_deleted_wakes_each_time
 
 #[tokio::test]
 async fn the_same_size_and_a_time_set_back_hide_no_change() {
-    let (_root, definitions) = definitions_dir();
+    let (_root, definitions, mut watcher) = watched(by_polling()).await;
     let path = definitions.join("hostaway.yaml");
     let before = fs::metadata(&path).unwrap().modified().unwrap();
-    let mut watcher = watch(&definitions, by_polling()).await;
     let mut file = File::options().write(true).open(&path).unwrap();
     file.write_all(b"provider: HOSTAWAY\nicon: two\n").unwrap();
     file.set_modified(before).unwrap();
@@ -165,7 +198,7 @@ async fn git_syncs_flip_of_the_link_wakes_again_and_again() {
     assert_eq!(
         change(&mut watcher).await.found_by,
         FoundBy::Event,
-        "what the link leads to is watched as well"
+        "the target of the link is watched, too"
     );
 }
 
@@ -212,8 +245,7 @@ async fn a_configmaps_swap_of_its_data_wakes_again_and_again() {
 
 #[tokio::test]
 async fn a_directory_that_vanishes_and_comes_back_wakes_twice_and_is_watched_again() {
-    let (_root, definitions) = definitions_dir();
-    let mut watcher = watch(&definitions, by_events()).await;
+    let (_root, definitions, mut watcher) = watched(by_events()).await;
     for round in ["two", "three", "four"] {
         fs::remove_dir_all(&definitions).unwrap();
         assert_eq!(change(&mut watcher).await.found_by, FoundBy::Event);
@@ -226,8 +258,7 @@ async fn a_directory_that_vanishes_and_comes_back_wakes_twice_and_is_watched_aga
 
 #[tokio::test]
 async fn a_directory_replaced_at_once_is_watched_again() {
-    let (_root, definitions) = definitions_dir();
-    let mut watcher = watch(&definitions, by_events()).await;
+    let (_root, definitions, mut watcher) = watched(by_events()).await;
     // Often with the same inode number: only the events distinguish the two.
     fs::remove_dir_all(&definitions).unwrap();
     fill(&definitions, "two");
@@ -275,20 +306,18 @@ async fn links_that_lead_in_a_circle_are_a_missing_directory() {
 
 #[tokio::test]
 async fn files_that_are_not_definitions_do_not_wake() {
-    let (root, definitions) = definitions_dir();
+    let (root, definitions, mut watcher) = watched(by_events()).await;
     fs::write(root.path().join("other.yaml"), "other\n").unwrap();
-    let mut watcher = watch(&definitions, by_events()).await;
     fs::write(root.path().join("other.yaml"), "another\n").unwrap();
     fs::create_dir(root.path().join("sibling")).unwrap();
-    fs::write(definitions.join("README.md"), "words\n").unwrap();
+    fs::write(definitions.join("README.md"), "text\n").unwrap();
     fs::write(definitions.join(".hostaway.yaml.swp"), "swap\n").unwrap();
     nothing_then(&mut watcher, QUIET, &definitions.join("new.yaml")).await;
 }
 
 #[tokio::test]
 async fn reading_the_files_does_not_wake() {
-    let (_root, definitions) = definitions_dir();
-    let mut watcher = watch(&definitions, by_events()).await;
+    let (_root, definitions, mut watcher) = watched(by_events()).await;
     for entry in fs::read_dir(&definitions).unwrap() {
         fs::read(entry.unwrap().path()).unwrap();
     }
@@ -297,11 +326,10 @@ async fn reading_the_files_does_not_wake() {
 
 #[tokio::test]
 async fn a_reader_that_never_stops_delays_no_change() {
-    let (_root, definitions) = definitions_dir();
-    let mut watcher = watch(&definitions, by_events()).await;
+    let (_root, definitions, mut watcher) = watched(by_events()).await;
     let file = definitions.join("hostaway.yaml");
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let reader = std::thread::spawn({
+    let (stop, stopped) = mpsc::channel::<()>();
+    let reader = thread::spawn({
         let file = file.clone();
         move || {
             while stopped.recv_timeout(QUIET / 20).is_err() {
@@ -317,16 +345,12 @@ async fn a_reader_that_never_stops_delays_no_change() {
 
 #[tokio::test]
 async fn settle_returns_at_once_if_nothing_is_written() {
-    let (_root, definitions) = definitions_dir();
     let quiet = Duration::from_secs(1);
-    let mut watcher = watch(
-        &definitions,
-        WatchOptions {
-            quiet,
-            ..by_events()
-        },
-    )
-    .await;
+    let options = WatchOptions {
+        quiet,
+        ..by_events()
+    };
+    let (_root, _, mut watcher) = watched(options).await;
     for _ in 0..3 {
         let begun = Instant::now();
         timeout(LONG, watcher.settle()).await.unwrap();
@@ -336,9 +360,8 @@ async fn settle_returns_at_once_if_nothing_is_written() {
 
 #[tokio::test]
 async fn without_events_every_change_is_found_by_polling() {
-    let (_root, definitions) = definitions_dir();
+    let (_root, definitions, mut watcher) = watched(by_polling()).await;
     let file = definitions.join("hostaway.yaml");
-    let mut watcher = watch(&definitions, by_polling()).await;
     fs::write(&file, "provider: HOSTAWAY\nicon: another\n").unwrap();
     assert_eq!(change(&mut watcher).await.found_by, FoundBy::Poll);
     fs::write(definitions.join("lodgify.yaml"), "provider: LODGIFY\n").unwrap();
@@ -352,12 +375,12 @@ async fn without_events_every_change_is_found_by_polling() {
 }
 
 /// Writes a file in many pieces, with pauses, in a thread. Returns the time of the last piece.
-fn slow_writer(path: PathBuf) -> std::thread::JoinHandle<Instant> {
-    std::thread::spawn(move || {
+fn slow_writer(path: PathBuf) -> JoinHandle<Instant> {
+    thread::spawn(move || {
         let mut file = File::create(path).unwrap();
         for _ in 0..12 {
             file.write_all(b"# a piece\n").unwrap();
-            std::thread::sleep(LONGER_QUIET / 5);
+            thread::sleep(LONGER_QUIET / 5);
         }
         let last = Instant::now();
         file.write_all(b"# the last piece\n").unwrap();
@@ -366,15 +389,7 @@ fn slow_writer(path: PathBuf) -> std::thread::JoinHandle<Instant> {
 }
 
 async fn a_slow_writer(options: WatchOptions) {
-    let (_root, definitions) = definitions_dir();
-    let mut watcher = watch(
-        &definitions,
-        WatchOptions {
-            quiet: LONGER_QUIET,
-            ..options
-        },
-    )
-    .await;
+    let (_root, definitions, mut watcher) = watched(options).await;
     let writer = slow_writer(definitions.join("hostaway.yaml"));
     change(&mut watcher).await;
     assert!(
@@ -390,25 +405,17 @@ async fn a_slow_writer(options: WatchOptions) {
 
 #[tokio::test]
 async fn a_slow_writer_causes_one_wake_after_the_last_write() {
-    a_slow_writer(by_events()).await;
+    a_slow_writer(with_longer_quiet(by_events())).await;
 }
 
 #[tokio::test]
 async fn a_slow_writer_without_events_causes_one_wake_too() {
-    a_slow_writer(by_polling()).await;
+    a_slow_writer(with_longer_quiet(by_polling())).await;
 }
 
 #[tokio::test]
 async fn settle_waits_for_the_writer_too() {
-    let (_root, definitions) = definitions_dir();
-    let mut watcher = watch(
-        &definitions,
-        WatchOptions {
-            quiet: LONGER_QUIET,
-            ..by_events()
-        },
-    )
-    .await;
+    let (_root, definitions, mut watcher) = watched(with_longer_quiet(by_events())).await;
     let path = definitions.join("hostaway.yaml");
     let writer = slow_writer(path.clone());
     while fs::metadata(&path).unwrap().len() != 10 {
@@ -422,31 +429,16 @@ async fn settle_waits_for_the_writer_too() {
 
 #[tokio::test]
 async fn a_writer_that_never_stops_is_named_and_its_end_is_another_change() {
-    for events in [true, false] {
-        let (_root, definitions) = definitions_dir();
-        let options = if events { by_events() } else { by_polling() };
-        let patience = LONGER_QUIET * 2;
-        let mut watcher = watch(
-            &definitions,
-            WatchOptions {
-                quiet: LONGER_QUIET,
-                patience,
-                ..options
-            },
-        )
-        .await;
-        let path = definitions.join("hostaway.yaml");
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let writer = std::thread::spawn(move || {
-            let mut file = File::create(path).unwrap();
-            while stopped.recv_timeout(Duration::from_millis(20)).is_err() {
-                file.write_all(b"# more\n").unwrap();
-            }
-        });
+    for options in [by_events(), by_polling()] {
+        let options = WatchOptions {
+            patience: LONGER_QUIET * 2,
+            ..with_longer_quiet(options)
+        };
+        let (_root, definitions, mut watcher) = watched(options).await;
+        let writer = EndlessWriter::start(definitions.join("hostaway.yaml"));
         let settled = change(&mut watcher).await;
         assert_eq!(settled.unsettled, ["hostaway.yaml"]);
-        stop.send(()).unwrap();
-        writer.join().unwrap();
+        writer.stop();
         let settled = change(&mut watcher).await;
         assert!(
             settled.unsettled.is_empty(),
@@ -457,26 +449,15 @@ async fn a_writer_that_never_stops_is_named_and_its_end_is_another_change() {
 
 #[tokio::test]
 async fn a_writer_that_never_stops_delays_no_other_file() {
-    for events in [true, false] {
-        let (_root, definitions) = definitions_dir();
-        let options = if events { by_events() } else { by_polling() };
-        let file_patience = LONGER_QUIET * 2;
-        // Long enough that the patience for the whole directory does not end.
+    for options in [by_events(), by_polling()] {
         let options = WatchOptions {
-            quiet: LONGER_QUIET,
-            file_patience,
+            file_patience: LONGER_QUIET * 2,
+            // Long enough that the patience for the whole directory does not end.
             patience: LONG * 9,
-            ..options
+            ..with_longer_quiet(options)
         };
-        let mut watcher = watch(&definitions, options).await;
-        let path = definitions.join("hostaway.yaml");
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let writer = std::thread::spawn(move || {
-            let mut file = File::create(path).unwrap();
-            while stopped.recv_timeout(Duration::from_millis(20)).is_err() {
-                file.write_all(b"# more\n").unwrap();
-            }
-        });
+        let (_root, definitions, mut watcher) = watched(options).await;
+        let writer = EndlessWriter::start(definitions.join("hostaway.yaml"));
         assert_eq!(change(&mut watcher).await.unsettled, ["hostaway.yaml"]);
         // A request gets an answer, and so does a wait for another file.
         let settled = timeout(LONG, watcher.settle()).await.unwrap();
@@ -488,8 +469,7 @@ async fn a_writer_that_never_stops_delays_no_other_file() {
         )
         .unwrap();
         assert_eq!(change(&mut watcher).await.unsettled, ["hostaway.yaml"]);
-        stop.send(()).unwrap();
-        writer.join().unwrap();
+        writer.stop();
         assert!(
             change(&mut watcher).await.unsettled.is_empty(),
             "the end of the writing is a change"
@@ -527,8 +507,7 @@ async fn an_operator_file_and_a_directory_of_secrets_are_watched() {
 
 #[tokio::test]
 async fn a_file_from_the_future_does_not_block() {
-    let (_root, definitions) = definitions_dir();
-    let mut watcher = watch(&definitions, by_polling()).await;
+    let (_root, definitions, mut watcher) = watched(by_polling()).await;
     let file = File::create(definitions.join("hostaway.yaml")).unwrap();
     file.set_modified(SystemTime::now() + Duration::from_secs(86_400))
         .unwrap();
@@ -539,8 +518,7 @@ async fn a_file_from_the_future_does_not_block() {
 
 #[tokio::test]
 async fn a_cancelled_wait_loses_no_change() {
-    let (_root, definitions) = definitions_dir();
-    let mut watcher = watch(&definitions, by_events()).await;
+    let (_root, definitions, mut watcher) = watched(by_events()).await;
     fs::write(
         definitions.join("hostaway.yaml"),
         "provider: HOSTAWAY\nicon: two\n",

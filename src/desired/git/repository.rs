@@ -1,6 +1,6 @@
 //! Opens a repository and reads single objects.
 //!
-//! The repository is opened with reduced trust, whoever owns it. No value of its configuration is used, nor any of the
+//! The repository is opened with reduced trust, whatever user owns it. No value of its configuration is used, nor any of the
 //! user, the system or the environment, and no filter, hook or other program is ever run. So git's `safe.directory` is not
 //! needed, which matters if git-sync has written the checkout as another user.
 

@@ -192,7 +192,7 @@ fn is_valid(key: &KeyData, signature: &SshSig, message: &[u8]) -> bool {
     }
 }
 
-/// The message that a security token signed in place of `message`, and its signature. `None` if nobody touched the token.
+/// The message that a security token signed in place of `message`, and its signature. `None` if the token was not touched.
 fn read_token_signature<'a>(
     application: &str,
     message: &[u8],

@@ -1,7 +1,7 @@
 //! Loads definitions from the newest commit that an allowed signer signed.
 //!
 //! Files are read from the commit's tree, and each object is checked against its id. The files in the directory are not
-//! read, because nobody signed them. If the checked-out commit is not trusted, a trusted commit stays in force: the last
+//! read, because they are not signed. If the checked-out commit is not trusted, a trusted commit stays in force: the last
 //! one, unless there is a newer one among the first parents of the checked-out commit. A process that has just started
 //! knows only the latter.
 //!
@@ -166,7 +166,7 @@ pub fn load_trusted(
         signers,
         pinned: policy.pinned,
     };
-    // If a key is removed from the file, what it signed loses trust. The lock is never held during a read.
+    // If a key is removed from the file, its commits lose trust. The lock is never held during a read.
     let last = policy
         .last
         .lock()

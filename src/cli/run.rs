@@ -290,7 +290,7 @@ impl Ready {
         self.log(report);
         // Who leads tells the world.
         if !report.findings.standby {
-            self.workspace_notifier.pass(report);
+            self.workspace_notifier.notify_result(report);
             self.events.iter().for_each(|events| events.pass(report));
         }
     }
@@ -335,7 +335,7 @@ async fn ready(workspace: &Configured, slot: Slot, shared: &Shared) -> anyhow::R
         concurrency: pace.concurrency,
         timeout: setup.timeout,
         watching: WatchOptions::default(),
-        apply_listener: ApplyListener::new(move |plan| applying.applying(plan)),
+        apply_listener: ApplyListener::new(move |plan| applying.notify_start(plan)),
         state: Arc::clone(&shared.state),
         loop_file: Arc::new(loop_file),
         leadership: shared.cluster.leadership(slot.name()),

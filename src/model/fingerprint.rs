@@ -5,11 +5,11 @@
 
 use std::fmt;
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use hmac::Mac as _;
 use subtle::ConstantTimeEq;
 
 use super::redaction::{Redaction, redaction};
+use super::secret::hmac_sha256;
 use super::{KeySection, Provider, Secret, character, hex, is_quoted, needs_escape, trim_token};
 
 /// The operator's key for fingerprints: at least [`FingerprintKey::MIN_LEN`] bytes that nobody can guess.
@@ -95,10 +95,7 @@ impl FingerprintKey {
 
     /// Every part goes in with its length, so that no two different lists are the same bytes.
     fn mac(&self, parts: &[&str]) -> Vec<u8> {
-        // A key of any length is taken by HMAC; this cannot fail.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.0.expose().as_bytes()) else {
-            return Vec::new();
-        };
+        let mut mac = hmac_sha256(self.0.expose().as_bytes());
         mac.update(b"calry-gitops fingerprint 1");
         for part in parts {
             mac.update(&(part.len() as u64).to_le_bytes());

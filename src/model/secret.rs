@@ -4,7 +4,9 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use hmac::{Hmac, KeyInit as _};
 use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 /// A value that must not be shown. It has no `Display`, its `Debug` is masked, its memory is wiped, and it is compared in
@@ -47,6 +49,11 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(***)")
     }
+}
+
+#[expect(clippy::expect_used, reason = "HMAC accepts keys of any length")]
+pub(super) fn hmac_sha256(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC accepts keys of any length")
 }
 
 /// The name by which a definition file refers to a secret: `[a-z0-9]([-.a-z0-9]*[a-z0-9])?`, as a Kubernetes Secret's keys

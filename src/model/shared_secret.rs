@@ -1,111 +1,99 @@
-//! Secrets that somebody else knows, too, and shows or signs with, so that what he asks for is known to be his.
+//! Shared secrets: bearer tokens and HMAC keys that authenticate callers.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{Secret, is_quoted, trim_token};
+use super::secret::{Secret, hmac_sha256};
+use super::{is_quoted, standard_webhooks, trim_token};
 
-/// A token or a signing key: one line of at least [`SharedSecret::MIN_LEN`] characters that nobody can guess. Everything that
-/// is held against it is compared in constant time.
+/// A token or a signing key: one random line of at least [`SharedSecret::MIN_LEN`] characters. Every comparison with it takes
+/// constant time.
 #[derive(Clone, Debug)]
 pub struct SharedSecret(Secret);
 
-/// A text that cannot be a shared secret. It never repeats the text.
+/// A text cannot be a shared secret. The error never quotes the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSharedSecret {
-    /// It could be guessed, or cannot be a header's value.
     #[error(
-        "a secret is one line of {} to {} printable ASCII characters without spaces, and must be random: `openssl rand -hex 32` \
-     makes one",
+        "a secret must be one random line of {} to {} printable ASCII characters without spaces: create one with `openssl rand -hex 32`",
         SharedSecret::MIN_LEN,
         SharedSecret::MAX_LEN
     )]
     Form,
     #[error(
-        "the secret is in quotes, and the quotes are part of the value: remove them (`docker --env-file` keeps them)"
+        "the secret is in quotes, which count as part of the value: remove them (`docker --env-file` keeps quotes)"
     )]
     Quoted,
 }
 
-/// A signature that is being held against a message, piece by piece.
+/// The check of a message's signature (HMAC-SHA-256), while the message arrives.
 pub struct SignatureCheck(Hmac<Sha256>);
 
-/// How the signing keys of [Standard Webhooks](https://www.standardwebhooks.com) begin; the rest is base64.
-const STANDARD_PREFIX: &str = "whsec_";
-
 impl SharedSecret {
-    /// The shortest one that is taken, in bytes.
+    /// The shortest accepted secret, in bytes.
     pub const MIN_LEN: usize = 32;
-    /// The longest one that is taken, in bytes.
+    /// The longest accepted secret, in bytes.
     pub const MAX_LEN: usize = 1024;
 
-    /// Takes a secret; white space around it is dropped, and a byte order mark before it.
+    /// Accepts a secret. Surrounding white space and a byte order mark are dropped.
     ///
     /// # Errors
     /// [`InvalidSharedSecret`].
     pub fn new(secret: &Secret) -> Result<Self, InvalidSharedSecret> {
         let text = trim_token(secret.expose());
-        let taken = Self(Secret::new(text));
+        let secret = Self(Secret::new(text));
         let valid = (Self::MIN_LEN..=Self::MAX_LEN).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_graphic());
         if is_quoted(text) {
             Err(InvalidSharedSecret::Quoted)
-        } else if valid && (!taken.is_standard() || taken.standard_key().is_some()) {
-            Ok(taken)
+        } else if valid
+            && (!secret.is_webhook_key() || standard_webhooks::sender_key(&secret.0).is_some())
+        {
+            Ok(secret)
         } else {
             Err(InvalidSharedSecret::Form)
         }
     }
 
-    /// Whether this is what was shown.
+    /// Whether `presented` equals the secret.
     #[must_use]
-    pub fn is(&self, shown: &[u8]) -> bool {
-        // Hashed, so that not even its length shows in the time that this takes.
+    pub fn is(&self, presented: &[u8]) -> bool {
+        // Hashed, so that the time does not depend on the length either.
         Sha256::digest(self.0.expose())
-            .ct_eq(&Sha256::digest(shown))
+            .ct_eq(&Sha256::digest(presented))
             .into()
     }
 
-    /// Whether it is a signing key of Standard Webhooks, which is never shown.
+    /// Whether this is a signing key of Standard Webhooks, which callers never send.
     #[must_use]
-    pub fn is_standard(&self) -> bool {
-        self.0.expose().starts_with(STANDARD_PREFIX)
+    pub fn is_webhook_key(&self) -> bool {
+        standard_webhooks::is_key(&self.0)
     }
 
-    /// Begins to sign a message (HMAC-SHA-256) with the text itself.
+    /// Starts to check a message that is signed with the text itself.
     #[must_use]
-    pub fn check_signature(&self) -> Option<SignatureCheck> {
-        SignatureCheck::new(self.0.expose().as_bytes())
+    pub fn check_signature(&self) -> SignatureCheck {
+        SignatureCheck(hmac_sha256(self.0.expose().as_bytes()))
     }
 
-    /// Begins to sign a message as Standard Webhooks does; `None` where this is no key for it.
+    /// Starts to check a message of Standard Webhooks, whose body follows; `None` if this is not a key for it.
     #[must_use]
-    pub fn check_standard_signature(&self) -> Option<SignatureCheck> {
-        SignatureCheck::new(&self.standard_key()?)
-    }
-
-    fn standard_key(&self) -> Option<Vec<u8>> {
-        let key = STANDARD
-            .decode(self.0.expose().strip_prefix(STANDARD_PREFIX)?)
-            .ok()?;
-        (key.len() >= 24).then_some(key)
+    pub fn check_webhook(&self, id: &str, timestamp: &str) -> Option<SignatureCheck> {
+        let key = standard_webhooks::sender_key(&self.0)?;
+        Some(SignatureCheck(standard_webhooks::begin_message(
+            &key, id, timestamp,
+        )))
     }
 }
 
 impl SignatureCheck {
-    fn new(key: &[u8]) -> Option<Self> {
-        Hmac::new_from_slice(key).ok().map(Self)
+    /// Adds the next part of the message.
+    pub fn update(&mut self, part: &[u8]) {
+        self.0.update(part);
     }
 
-    /// The message goes on.
-    pub fn update(&mut self, piece: &[u8]) {
-        self.0.update(piece);
-    }
-
-    /// Whether one of these is the message's signature.
+    /// Whether one of `signatures` is the message's signature.
     #[must_use]
     pub fn is_one_of(self, signatures: &[Vec<u8>]) -> bool {
         signatures
@@ -130,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_guessed_or_is_no_header_is_no_secret() {
+    fn a_short_secret_or_one_that_cannot_be_a_header_is_refused() {
         for bad in [
             "",
             &"x".repeat(31),
@@ -143,7 +131,7 @@ mod tests {
         }
         assert!(
             secret(&format!("whsec_{}", "!".repeat(40))).is_err(),
-            "a signing key that is no base64"
+            "a signing key that is not base64"
         );
         assert!(
             secret(&format!("\u{feff} {}\n", "x".repeat(32)))
@@ -157,31 +145,23 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_secret_is_it() {
+    fn only_the_whole_secret_matches() {
         let one = secret(&"x".repeat(32)).unwrap();
-        for shown in ["", &"x".repeat(31), &"x".repeat(33), &"X".repeat(32)] {
-            assert!(!one.is(shown.as_bytes()), "{shown}");
+        for presented in ["", &"x".repeat(31), &"x".repeat(33), &"X".repeat(32)] {
+            assert!(!one.is(presented.as_bytes()), "{presented}");
         }
     }
 
     #[test]
-    fn a_signature_is_that_of_the_standards_examples() {
-        // RFC 4231, test case 6: a key that is longer than a block. Its bytes are no text, so the parts are tried alone.
-        let mut signing = SignatureCheck::new(&[0xaa; 131]).unwrap();
-        signing.update(b"Test Using Larger Than Block-Size Key ");
-        signing.update(b"- Hash Key First");
+    fn a_signature_matches_the_example_of_rfc_4231() {
+        // RFC 4231, test case 6: a key that is longer than a block. Its bytes are not text, so the check is made directly.
+        let mut check = SignatureCheck(hmac_sha256(&[0xaa; 131]));
+        check.update(b"Test Using Larger Than Block-Size Key ");
+        check.update(b"- Hash Key First");
         let right = unhex("60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
-        assert!(signing.is_one_of(&[vec![0; 32], right.clone()]));
-        let mut signing = SignatureCheck::new(&[0xaa; 131]).unwrap();
-        signing.update(b"something else");
-        assert!(!signing.is_one_of(&[right]));
-        // The example of the Standard Webhooks specification.
-        let key = secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let mut signing = key.check_standard_signature().unwrap();
-        signing.update(b"msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{\"test\": 2432232314}");
-        let right = STANDARD
-            .decode("g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
-            .unwrap();
-        assert!(signing.is_one_of(&[right]));
+        assert!(check.is_one_of(&[vec![0; 32], right.clone()]));
+        let mut check = SignatureCheck(hmac_sha256(&[0xaa; 131]));
+        check.update(b"something else");
+        assert!(!check.is_one_of(&[right]));
     }
 }

@@ -206,7 +206,7 @@ impl Loop {
             concurrency: 8,
             timeout: Duration::from_secs(5),
             watching: calry_gitops::desired::watch::WatchOptions::default(),
-            apply_listener: ApplyListener::new(move |plan| told.applying(plan)),
+            apply_listener: ApplyListener::new(move |plan| told.notify_start(plan)),
             state: Arc::new(StateStore::in_process().unwrap()),
             loop_file: Arc::default(),
             slot: WorkspaceGroup::slots(vec![None]).remove(0),
@@ -240,7 +240,7 @@ impl Loop {
     async fn pass(&mut self) -> ReconciliationReport {
         let report =
             daemon::step(&self.settings, &mut self.memory, &CancellationToken::new()).await;
-        self.workspace_notifier.pass(&report);
+        self.workspace_notifier.notify_result(&report);
         report
     }
 }
@@ -946,13 +946,13 @@ fn no_log_line_holds_an_address_or_a_token_however_it_fails() {
         let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
         for name in ["clear", "nowhere"] {
             assert!(
-                log.contains(&format!("{name} cannot be notified until this is mended: ")),
+                log.contains(&format!("cannot notify {name} until this is fixed: ")),
                 "{name}:\n{log}"
             );
         }
         for name in ["gh", "gl", "moved", "denied", "refused", "clear", "nowhere"] {
             assert!(
-                log.contains(&format!("{name} was not notified: ")),
+                log.contains(&format!("notification to {name} failed: ")),
                 "nothing of {name} in:\n{log}"
             );
         }

@@ -15,7 +15,7 @@ use calry_gitops::live::{
     Api, ApiKey, Error, KeySource, ReadCalry, Reader, Snapshot, SnapshotError, WriteCalry, Writer,
 };
 use calry_gitops::model::{PartnerKey, Provider, Secret, Update, UpdateMethod};
-use calry_gitops::ops::notifications::Proof;
+use calry_gitops::ops::notifications::{Credentials, post_document};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -948,9 +948,10 @@ async fn child_that_asks_again() {
                 .map_err(|error| error.to_string()),
             "webhook" => {
                 let address = HttpUrl::parse(&url, UrlPolicy::webhook(false)).unwrap();
-                http.post(
+                post_document(
+                    &http,
                     &address,
-                    &Proof::None,
+                    &Credentials::None,
                     "application/json",
                     b"{}".to_vec(),
                     request,

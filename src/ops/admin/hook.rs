@@ -10,8 +10,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt as _;
 
 use super::limit::Proved;
@@ -19,7 +17,7 @@ use super::request::{Refused, Shared, accept, read_secret, single, trigger};
 use crate::daemon::Handle;
 use crate::daemon::publisher::now;
 use crate::http::SecretFile;
-use crate::model::{SharedSecret, SignatureCheck};
+use crate::model::{SharedSecret, SignatureCheck, parse_webhook_signatures};
 use crate::report::status::Trigger;
 
 /// The largest body, in bytes: a push of several thousand commits. The interval finds a larger one.
@@ -138,13 +136,13 @@ fn event(sender: Sender, headers: &HeaderMap) -> Event {
 fn proof(sender: Sender, secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {
     let of_body = |name| {
         let signature = unhex(single(headers, name)?.strip_prefix("sha256=")?)?;
-        Some(Proof::Signed(secret.check_signature()?, vec![signature]))
+        Some(Proof::Signed(secret.check_signature(), vec![signature]))
     };
     match sender {
         Sender::Github => of_body("x-hub-signature-256"),
         Sender::Generic => of_body("x-signature-256"),
         // A hook with a signing token needs a signature.
-        Sender::Gitlab if secret.is_standard() => standard(secret, headers),
+        Sender::Gitlab if secret.is_webhook_key() => standard_webhook(secret, headers),
         Sender::Gitlab => secret
             .is(single(headers, "x-gitlab-token")?.as_bytes())
             .then_some(Proof::Shown),
@@ -152,7 +150,7 @@ fn proof(sender: Sender, secret: &SharedSecret, headers: &HeaderMap) -> Option<P
 }
 
 /// The signature of Standard Webhooks covers the message's id, its time and its body.
-fn standard(secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {
+fn standard_webhook(secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {
     let (id, time) = (
         single(headers, "webhook-id")?,
         single(headers, "webhook-timestamp")?,
@@ -160,13 +158,8 @@ fn standard(secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {
     if now().as_second().abs_diff(time.parse().ok()?) > AGE {
         return None;
     }
-    let signatures = single(headers, "webhook-signature")?.split(' ').take(8);
-    let signatures = signatures
-        .filter_map(|one| STANDARD.decode(one.strip_prefix("v1,")?).ok())
-        .collect();
-    let mut signing = secret.check_standard_signature()?;
-    signing.update(format!("{id}.{time}.").as_bytes());
-    Some(Proof::Signed(signing, signatures))
+    let signatures = parse_webhook_signatures(single(headers, "webhook-signature")?);
+    Some(Proof::Signed(secret.check_webhook(id, time)?, signatures))
 }
 
 /// Whether the credential is valid for the body. The body is always read, so that its sender receives the answer.

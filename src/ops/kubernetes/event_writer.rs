@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use super::{Cluster, said};
 use crate::daemon::ReconciliationReport;
 use crate::model::printable;
-use crate::ops::notifications::{self, Event, EventKind, Rules, Subject};
+use crate::ops::notifications::{self, Event, EventKind, Subject, Thresholds};
 use crate::reconcile::today;
 
 /// How many may wait.
@@ -51,7 +51,7 @@ pub struct Events {
 pub struct EventWriter {
     events: Events,
     name: Option<String>,
-    memory: Mutex<notifications::Memory>,
+    memory: Mutex<notifications::ReportedState>,
 }
 
 /// The Pod does not know itself.
@@ -187,12 +187,12 @@ impl EventWriter {
     /// A pass is over.
     pub fn pass(&self, report: &ReconciliationReport) {
         // Kubernetes forgets Events by itself, so a failure is told when it comes.
-        let rules = Rules {
+        let thresholds = Thresholds {
             failed_passes: 1,
-            ..Rules::default()
+            ..Thresholds::default()
         };
         let mut memory = self.memory.lock();
-        for event in notifications::events(&mut memory, report, &rules, today()) {
+        for event in notifications::events(&mut memory, report, &thresholds, today()) {
             let (reason, warning) = reason(event.kind);
             self.events.push(
                 reason,

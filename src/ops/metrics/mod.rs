@@ -23,7 +23,7 @@ use jiff::Timestamp;
 
 use self::text::{Kind, Page};
 use self::workspace::{REQUEST_RESULTS, UPDATE_RESULTS, WorkspaceSample};
-use super::notifications::{Counters, Counts};
+use super::notifications::{Counters, TargetCounts};
 use crate::plan::Summary;
 use crate::report::status::{Mode, ReconciliationOutcome, ReplicaRole};
 
@@ -74,7 +74,7 @@ impl Metrics {
         if let Some(notified) = &self.notified {
             let help = "Notifications by result: sent, given up (failed), or dropped because too many waited.";
             let mut family = page.family(Kind::Counter, "calry_gitops_notifications_total", help);
-            for Counts {
+            for TargetCounts {
                 name,
                 sent,
                 failed,

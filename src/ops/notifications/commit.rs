@@ -1,4 +1,4 @@
-//! What a pass means for the commit that it was about: whether Calry has it. Everything here is pure.
+//! The status of the commit that a reconciliation was about: whether Calry has it. Pure.
 
 use crate::daemon::{ReconciliationReport, ReconciliationResult};
 use crate::desired::git::{CheckoutTrust, RefusedCheckout, TrustError};
@@ -7,65 +7,67 @@ use crate::plan::{Plan, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::Outcome;
 
-use super::config::Rules;
+use super::config::Thresholds;
 
-/// How many providers a description names.
+/// The number of providers that a description names.
 const NAMED: usize = 3;
 
-/// What a forge shows at a commit.
+/// The status that a git host shows at a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitStatus {
     /// The full id of the commit.
     pub sha: String,
-    /// How it stands.
     pub state: CommitState,
-    /// A sentence of at most 140 characters: providers and counts, and nothing that others wrote.
+    /// At most 140 characters: providers and counts, no text from elsewhere.
     pub description: String,
 }
 
-/// How a commit stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitState {
     /// Calry does not have it yet.
     Pending,
     /// Calry has it.
     Success,
-    /// Calry does not have it, and somebody must act.
+    /// Calry does not have it, and a person must act.
     Failure,
 }
 
-/// What one target was told of one workspace's commits.
+/// The last commit status that one target received for one workspace.
 #[derive(Clone, Debug, Default)]
 pub struct CommitTracker {
-    told: Option<CommitStatus>,
-    /// The commit that is checked out and not trusted; what is told is about the one in force.
-    refused: Option<String>,
+    last: Option<CommitStatus>,
+    /// The checked-out commit if it is not trusted. `last` is about the commit in force.
+    untrusted: Option<String>,
     failures: u32,
 }
 
 impl CommitTracker {
-    /// A plan is about to be carried out: its commit is pending, unless Calry had it already and only drift is put back.
-    pub fn applying(&mut self, plan: &Plan) -> Option<CommitStatus> {
+    /// A plan is about to be applied: its commit is pending, unless Calry had it already and only drift is reverted.
+    pub fn start(&mut self, plan: &Plan) -> Option<CommitStatus> {
         let sha = sha(plan.revision.as_ref())?;
         let due = plan.steps().count();
         let had = self
-            .told
+            .last
             .as_ref()
-            .is_some_and(|told| told.sha == sha && told.state != CommitState::Pending);
+            .is_some_and(|status| status.sha == sha && status.state != CommitState::Pending);
         if due == 0 || had {
             return None;
         }
-        self.news(
+        self.update(
             sha,
             CommitState::Pending,
             format!("{} to update", providers(due)),
         )
     }
 
-    /// What a pass means for its commit; `None` where the forge shows that already.
-    pub fn ended(&mut self, report: &ReconciliationReport, rules: &Rules) -> Option<CommitStatus> {
-        let refused = match &report.findings.trust {
-            // Of one that differs, the commit itself is trusted.
+    /// The status of the commit after a reconciliation; `None` if the git host shows it already.
+    pub fn finish(
+        &mut self,
+        report: &ReconciliationReport,
+        thresholds: &Thresholds,
+    ) -> Option<CommitStatus> {
+        let untrusted = match &report.findings.trust {
+            // If the files differ from the commit, the commit itself is trusted.
             Some(CheckoutTrust::Refused(RefusedCheckout { commit, reason }))
                 if *reason != TrustError::Dirty =>
             {
@@ -73,10 +75,10 @@ impl CommitTracker {
             }
             _ => None,
         };
-        if std::mem::replace(&mut self.refused, refused) != self.refused
-            && let Some(sha) = self.refused.clone()
+        if std::mem::replace(&mut self.untrusted, untrusted) != self.untrusted
+            && let Some(sha) = self.untrusted.clone()
         {
-            let description = "not trusted, and not applied: see the daemon's log".to_owned();
+            let description = "not trusted, so not applied: see the daemon's log".to_owned();
             return Some(CommitStatus {
                 sha,
                 state: CommitState::Failure,
@@ -88,33 +90,33 @@ impl CommitTracker {
             ReconciliationResult::Failed(Failure::Stopped) => return None,
             ReconciliationResult::Failed(failure) => {
                 self.failures = self.failures.saturating_add(1);
-                // A network that fails for a moment says nothing of the commit.
+                // A short network failure says nothing about the commit.
                 let lasting =
-                    failure.is_invalid_definitions() || self.failures >= rules.failed_passes;
+                    failure.is_invalid_definitions() || self.failures >= thresholds.failed_passes;
                 (
                     lasting.then_some(CommitState::Failure)?,
-                    "the pass failed: see the daemon's log".to_owned(),
+                    "the reconciliation failed: see the daemon's log".to_owned(),
                 )
             }
             other => {
                 self.failures = 0;
-                judge(other, report)?
+                classify(other, report)?
             }
         };
-        self.news(sha?, state, description)
+        self.update(sha?, state, description)
     }
 
-    /// The forge did not get what was last said of a commit: the next reconciliation that is about it says it again.
+    /// The git host did not receive the last status of a commit, so the next reconciliation posts it again.
     pub fn forget(&mut self, sha: &str) {
-        if self.told.as_ref().is_some_and(|told| told.sha == sha) {
-            self.told = None;
+        if self.last.as_ref().is_some_and(|last| last.sha == sha) {
+            self.last = None;
         }
-        if self.refused.as_deref() == Some(sha) {
-            self.refused = None;
+        if self.untrusted.as_deref() == Some(sha) {
+            self.untrusted = None;
         }
     }
 
-    fn news(
+    fn update(
         &mut self,
         sha: String,
         state: CommitState,
@@ -125,13 +127,13 @@ impl CommitTracker {
             state,
             description,
         };
-        let known = self.told.as_ref() == Some(&status);
-        self.told = Some(status);
-        self.told.clone().filter(|_| !known)
+        let known = self.last.as_ref() == Some(&status);
+        self.last = Some(status);
+        self.last.clone().filter(|_| !known)
     }
 }
 
-/// The full id of a commit whose files are what is read: one that differs from its commit says nothing of it.
+/// The full id of the commit; `None` if the files differ from it.
 fn sha(revision: Option<&Revision>) -> Option<String> {
     let Revision { commit, dirty, .. } = revision?;
     let full = matches!(commit.len(), 40 | 64)
@@ -141,7 +143,7 @@ fn sha(revision: Option<&Revision>) -> Option<String> {
     (full && !dirty).then(|| commit.clone())
 }
 
-fn judge(
+fn classify(
     result: &ReconciliationResult,
     report: &ReconciliationReport,
 ) -> Option<(CommitState, String)> {
@@ -176,7 +178,7 @@ fn judge(
             .iter()
             .any(|(p, rest)| !rest.brief && p.as_str() == *name)
     };
-    // What is tried again in a moment is not failed yet.
+    // A provider that is retried in a moment has not failed yet.
     let brief = |name: &&str| {
         report
             .findings
@@ -189,7 +191,7 @@ fn judge(
             .into_iter()
             .partition(brief);
     let kept = updates(&|outcome| matches!(outcome, Outcome::NotConverged(_)));
-    let (resting, waiting): (Vec<&str>, Vec<&str>) =
+    let (skipped, waiting): (Vec<&str>, Vec<&str>) =
         updates(&|outcome| matches!(outcome, Outcome::Skipped(_)))
             .into_iter()
             .partition(backed_off);
@@ -200,35 +202,41 @@ fn judge(
         (
             Failure,
             format!(
-                "refused: it would change {}, more than is allowed",
+                "refused: it would change {}, more than the limit",
                 providers(due)
             ),
         )
-    } else if !failed.is_empty() || !resting.is_empty() {
+    } else if !failed.is_empty() || !skipped.is_empty() {
         (
             Failure,
-            format!("not updated: {}", named(&[failed, resting].concat())),
+            format!("not updated: {}", join_names(&[failed, skipped].concat())),
         )
     } else if !kept.is_empty() {
         (
             Failure,
-            format!("Calry kept other values: {}", named(&kept)),
+            format!("Calry kept other values: {}", join_names(&kept)),
         )
     } else if !invalid.is_empty() || report.findings.errors > 0 {
-        (Failure, format!("cannot be used: {}", named(&invalid)))
+        (
+            Failure,
+            format!("errors in the definitions: {}", join_names(&invalid)),
+        )
     } else if !soon.is_empty() {
-        (Pending, format!("tried again: {}", named(&soon)))
+        (Pending, format!("will be retried: {}", join_names(&soon)))
     } else if !waiting.is_empty() {
-        (Pending, format!("not tried yet: {}", named(&waiting)))
+        (
+            Pending,
+            format!("not updated yet: {}", join_names(&waiting)),
+        )
     } else if observed && due > 0 {
         (
             Pending,
-            format!("{} would be updated; it is only observed", providers(due)),
+            format!("observe mode: {} would be updated", providers(due)),
         )
     } else if !held.is_empty() {
-        (Pending, format!("on hold: {}", named(&held)))
+        (Pending, format!("on hold: {}", join_names(&held)))
     } else {
-        (Success, "Calry has it".to_owned())
+        (Success, "in sync".to_owned())
     })
 }
 
@@ -239,8 +247,8 @@ fn providers(count: usize) -> String {
     )
 }
 
-/// The first few; a name is cut so that it stays a sentence.
-fn named(labels: &[&str]) -> String {
+/// The first names, shortened, and the number of the others.
+fn join_names(labels: &[&str]) -> String {
     let more = labels.len().saturating_sub(NAMED);
     let first: Vec<String> = labels
         .iter()
@@ -277,33 +285,33 @@ mod tests {
     fn only_the_full_id_of_a_clean_checkout_gets_a_status_and_each_status_once() {
         let full = "0123456789abcdef0123456789abcdef01234567";
         let mut tracker = CommitTracker::default();
-        let rules = Rules::default();
+        let thresholds = Thresholds::default();
         for (commit, dirty) in [
             ("0123456789", false),
             (full, true),
             ("../../../0123456789abcdef0123456789abcde", false),
         ] {
             assert_eq!(
-                tracker.ended(&of(commit, dirty, applied(&[], &[])), &rules),
+                tracker.finish(&of(commit, dirty, applied(&[], &[])), &thresholds),
                 None,
                 "{commit}"
             );
         }
-        let told = tracker
-            .ended(&of(full, false, applied(&[], &[])), &rules)
+        let status = tracker
+            .finish(&of(full, false, applied(&[], &[])), &thresholds)
             .unwrap();
         assert_eq!(
-            (told.sha.as_str(), told.state),
+            (status.sha.as_str(), status.state),
             (full, CommitState::Success)
         );
         assert_eq!(
-            tracker.ended(&of(full, false, applied(&[], &[])), &rules),
+            tracker.finish(&of(full, false, applied(&[], &[])), &thresholds),
             None
         );
     }
 
     #[test]
-    fn a_commit_that_is_not_trusted_fails_once_and_the_one_in_force_is_told_as_ever() {
+    fn an_untrusted_commit_fails_once_and_the_one_in_force_keeps_its_status() {
         let (full, other) = (
             "0123456789abcdef0123456789abcdef01234567",
             "1123456789abcdef0123456789abcdef01234567",
@@ -313,8 +321,8 @@ mod tests {
             let mut report = of(full, false, applied(&[], &[]));
             report.findings.trust = Some(trust);
             tracker
-                .ended(&report, &Rules::default())
-                .map(|told| (told.sha, told.state))
+                .finish(&report, &Thresholds::default())
+                .map(|status| (status.sha, status.state))
         };
         let refused = || {
             CheckoutTrust::Refused(RefusedCheckout {
@@ -342,35 +350,35 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_fails_by_a_failing_network_only_where_that_lasts() {
+    fn a_commit_fails_after_repeated_network_failures_only() {
         let full = "0123456789abcdef0123456789abcdef01234567";
         let mut tracker = CommitTracker::default();
         let states: Vec<Option<CommitState>> = (0..5)
             .map(|_| {
                 tracker
-                    .ended(&of(full, false, failed()), &Rules::default())
-                    .map(|told| told.state)
+                    .finish(&of(full, false, failed()), &Thresholds::default())
+                    .map(|status| status.state)
             })
             .collect();
         assert_eq!(states, [None, None, Some(CommitState::Failure), None, None]);
     }
 
     #[test]
-    fn a_status_that_the_forge_did_not_get_is_said_again_and_another_is_not() {
+    fn only_a_status_that_the_git_host_did_not_receive_is_posted_again() {
         let (full, other) = (
             "0123456789abcdef0123456789abcdef01234567",
             "1123456789abcdef0123456789abcdef01234567",
         );
-        let (mut tracker, rules) = (CommitTracker::default(), Rules::default());
+        let (mut tracker, thresholds) = (CommitTracker::default(), Thresholds::default());
         let ended = |tracker: &mut CommitTracker| {
-            tracker.ended(&of(full, false, applied(&[], &[])), &rules)
+            tracker.finish(&of(full, false, applied(&[], &[])), &thresholds)
         };
         assert!(ended(&mut tracker).is_some());
         tracker.forget(other);
         assert_eq!(ended(&mut tracker), None);
         tracker.forget(full);
         assert_eq!(
-            ended(&mut tracker).map(|told| told.sha),
+            ended(&mut tracker).map(|status| status.sha),
             Some(full.to_owned())
         );
     }

@@ -1,6 +1,4 @@
-//! Who is to be notified, as the operator writes it down, parsed into what can be used.
-//!
-//! It names files of secrets and never reads one.
+//! The targets of notifications, parsed from the configuration file. It names secret files and never reads them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,36 +8,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::http::{HttpUrl, InvalidUrl, SecretFile, UrlPolicy};
 
-/// The longest name of a target, and of a context, in bytes.
+/// The longest name of a target or a context, in bytes.
 const MAX_NAME: usize = 64;
 
-/// One that is notified. Deserialize it from an entry of the list `notifications` of the configuration file.
+/// A target of notifications. Deserialize it from an entry of the list `notifications` in the configuration file.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "TargetConfig")]
 pub struct Target {
-    /// What log and metrics call it.
+    /// Its name in log and metrics.
     pub name: String,
-    /// Where and how.
     pub channel: Channel,
-    /// What it wants to know of.
     pub events: BTreeSet<EventKind>,
-    /// The workspaces that it wants to know of, by their names in the configuration file; empty for all.
+    /// Names of workspaces in the configuration file; empty for all.
     pub workspaces: BTreeSet<String>,
-    /// When something is worth a notification.
-    pub rules: Rules,
+    pub thresholds: Thresholds,
     pub(super) insecure_http: bool,
 }
 
-/// When something is worth a notification.
+/// When failures and holds are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// How many passes in a row must fail before that is told.
+pub struct Thresholds {
+    /// The number of consecutive failed reconciliations before a report.
     pub failed_passes: u32,
-    /// How many days before its end a hold is told of.
+    /// The number of days before its end when a hold is reported.
     pub hold_days: u32,
 }
 
-impl Default for Rules {
+impl Default for Thresholds {
     fn default() -> Self {
         Self {
             failed_passes: 3,
@@ -48,30 +43,28 @@ impl Default for Rules {
     }
 }
 
-/// What can be told.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "camelCase")]
 pub enum EventKind {
-    /// Somebody changed Calry.
+    /// Calry was changed outside of git.
     Drift,
-    /// Calry took over what git wants.
+    /// Changes from git were applied.
     Applied,
-    /// A pass, or a provider, failed several times in a row.
+    /// A reconciliation or a provider failed several times in a row.
     Failed,
-    /// What was told to have failed works again.
+    /// A reported failure is over.
     Recovered,
-    /// The guard refused a plan, or the checked-out commit is not trusted.
+    /// A plan was refused, or the checked-out commit is not trusted.
     Refused,
-    /// Calry took an update and kept other values.
+    /// Calry accepted an update but kept other values.
     NotConverged,
-    /// A hold is about to end.
+    /// A hold ends soon.
     HoldExpiring,
 }
 
 impl EventKind {
-    /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Drift,
         Self::Applied,
@@ -83,61 +76,50 @@ impl EventKind {
     ];
 }
 
-/// Where a notification goes and in which form.
 #[derive(Clone, Debug)]
 pub enum Channel {
-    /// An incoming webhook of Slack, or of what understands the same.
-    Slack {
-        /// Its address.
-        url: SecretFile,
-    },
-    /// A webhook of one's own.
+    /// An incoming webhook of Slack or a compatible service.
+    Slack { url: SecretFile },
+    /// A webhook that receives JSON documents.
     Webhook {
-        /// Its address.
         url: WebhookUrl,
-        /// By what the documents are signed.
+        /// The key that signs the documents.
         secret: Option<SecretFile>,
     },
-    /// The status of the commit, at a forge.
+    /// The status of the commit at a git host.
     Commit(Forge),
 }
 
-/// Where a webhook is.
 #[derive(Clone, Debug)]
 pub enum WebhookUrl {
-    /// No secret.
-    Written(HttpUrl),
-    /// A secret.
-    File(SecretFile),
+    Public(HttpUrl),
+    Secret(SecretFile),
 }
 
-/// Where commits are shown.
+/// A repository at a git host.
 #[derive(Clone, Debug)]
 pub struct Forge {
-    /// Whose API it is.
     pub kind: ForgeKind,
     /// The repository `owner/name`, or the project's path or number.
     pub repository: String,
-    /// Who may set a status.
+    /// A token that may set commit statuses.
     pub token: SecretFile,
-    /// What the status is called.
+    /// The name of the status.
     pub context: String,
-    /// Where its link leads.
+    /// The link of the status.
     pub target_url: Option<String>,
     pub(super) api: HttpUrl,
 }
 
-/// Whose API it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForgeKind {
-    /// GitHub, GitHub Enterprise, and what speaks alike (Gitea, Forgejo).
+    /// GitHub, GitHub Enterprise, and compatible hosts (Gitea, Forgejo).
     GitHub,
-    /// GitLab.
     GitLab,
 }
 
 impl Channel {
-    /// The kind's name, in the configuration file as in metrics.
+    /// The name of the kind in the configuration file and in metrics.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -155,50 +137,48 @@ impl Channel {
     }
 }
 
-/// What is wrong with a target, as a sentence. It never repeats an address.
+/// A target is invalid. The error is a sentence and never quotes a URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTarget {
-    #[error(
-        "`name` is written in letters, digits, `-`, `_` and `.`, and has at most {MAX_NAME} characters"
-    )]
+    #[error("`name` must consist of at most {MAX_NAME} letters, digits, `-`, `_` and `.`")]
     Name,
-    #[error("a target has exactly one of `slack`, `webhook`, `github` and `gitlab`")]
+    #[error("a target must have exactly one of `slack`, `webhook`, `github` and `gitlab`")]
     Channel,
-    #[error("a webhook has either `url`, or `urlFile` where its address is a secret")]
-    Url,
+    #[error("a webhook must have either `url` or, for a secret URL, `urlFile`")]
+    NoUrl,
     #[error("`{0}` {1}")]
-    Address(&'static str, InvalidUrl),
-    #[error("`repository` is written as owner/name")]
+    InvalidUrl(&'static str, InvalidUrl),
+    #[error("`repository` must be owner/name")]
     Repository,
-    #[error("`project` is its path, such as group/name, or its number")]
+    #[error("`project` must be a path, such as group/name, or a number")]
     Project,
-    #[error("`context` is one line of at most {MAX_NAME} characters")]
+    #[error("`context` must be one line of at most {MAX_NAME} characters")]
     Context,
-    #[error("`events` has no meaning for {0}: the status of a commit is always kept up")]
+    #[error("`events` is not allowed for {0}: every commit gets its status")]
     Events(&'static str),
-    #[error("`failedPasses` is at least 1, and `holdDays` at most 365")]
+    #[error("`failedPasses` must be at least 1, and `holdDays` at most 365")]
     Number,
 }
 
 impl Target {
-    /// Makes the files that it names relative to a directory: that of the configuration file.
+    /// Resolves relative paths of its files against the directory of the configuration file.
     #[must_use]
     pub fn relative_to(mut self, directory: &Path) -> Self {
-        let place = |file: &mut SecretFile| *file = SecretFile::new(directory.join(file.path()));
+        let resolve = |file: &mut SecretFile| *file = SecretFile::new(directory.join(file.path()));
         match &mut self.channel {
-            Channel::Slack { url } => place(url),
+            Channel::Slack { url } => resolve(url),
             Channel::Webhook { url, secret } => {
-                if let WebhookUrl::File(url) = url {
-                    place(url);
+                if let WebhookUrl::Secret(url) = url {
+                    resolve(url);
                 }
-                secret.iter_mut().for_each(place);
+                secret.iter_mut().for_each(resolve);
             }
-            Channel::Commit(forge) => place(&mut forge.token),
+            Channel::Commit(forge) => resolve(&mut forge.token),
         }
         self
     }
 
-    /// Whether it wants to know of a workspace, by its name in the configuration file.
+    /// Whether the target gets events of a workspace, by its name in the configuration file.
     #[must_use]
     pub fn is_about(&self, workspace: Option<&str>) -> bool {
         self.workspaces.is_empty() || workspace.is_some_and(|name| self.workspaces.contains(name))
@@ -211,38 +191,38 @@ impl JsonSchema for Target {
     }
 
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        Written::json_schema(generator)
+        TargetConfig::json_schema(generator)
     }
 }
 
-/// One that is notified.
+/// A target of notifications.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a map")]
 #[schemars(extend("oneOf" = [{"required": ["slack"]}, {"required": ["webhook"]}, {"required": ["github"]}, {"required": ["gitlab"]}]))]
-struct Written {
-    /// What log and metrics call it.
+struct TargetConfig {
+    /// Its name in log and metrics.
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{1,64}$"))]
     name: String,
-    /// An incoming webhook of Slack, or of what understands the same (Mattermost, Rocket.Chat).
-    slack: Option<WrittenSlack>,
-    /// A webhook of one's own, which gets a JSON document.
-    webhook: Option<WrittenWebhook>,
-    /// The status of the commit at GitHub, or at what speaks alike (Gitea, Forgejo).
-    github: Option<WrittenGitHub>,
+    /// An incoming webhook of Slack or a compatible service (Mattermost, Rocket.Chat).
+    slack: Option<SlackConfig>,
+    /// A webhook that receives a JSON document.
+    webhook: Option<WebhookConfig>,
+    /// The status of the commit at GitHub or a compatible host (Gitea, Forgejo).
+    github: Option<GitHubConfig>,
     /// The status of the commit at GitLab.
-    gitlab: Option<WrittenGitLab>,
-    /// What it wants to know of; everything without it.
+    gitlab: Option<GitLabConfig>,
+    /// The events to send; all by default.
     events: Option<Vec<EventKind>>,
-    /// The workspaces that it wants to know of; all without it.
+    /// The workspaces to send events of; all by default.
     #[serde(default)]
     workspaces: Vec<String>,
-    /// How many passes in a row must fail before that is told.
+    /// Report a failure after this number of consecutive failed reconciliations.
     #[schemars(range(min = 1), extend("default" = 3))]
     failed_passes: Option<u32>,
-    /// How many days before its end a hold is told of.
+    /// Report a hold this number of days before its end.
     #[schemars(range(max = 365), extend("default" = 3))]
     hold_days: Option<u32>,
-    /// Send over plain http to another machine, where everybody on the way reads along.
+    /// Allow plain http to another machine, which can be read in transit.
     #[serde(default)]
     insecure_http: bool,
 }
@@ -250,83 +230,78 @@ struct Written {
 /// An incoming webhook of Slack.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a map")]
-struct WrittenSlack {
-    /// The file that holds its address, which is a secret.
+struct SlackConfig {
+    /// The file with the webhook's URL, which is a secret.
     url_file: PathBuf,
 }
 
-/// A webhook of one's own.
+/// A webhook that receives a JSON document.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a map")]
-struct WrittenWebhook {
-    /// Its address, where that is no secret.
+struct WebhookConfig {
+    /// The URL, if it is not a secret.
     url: Option<String>,
-    /// The file that holds its address, where that is a secret.
+    /// The file with the URL, if it is a secret.
     url_file: Option<PathBuf>,
-    /// The file that holds the secret by which documents are signed, as Standard Webhooks are (`whsec_…`, or any text).
+    /// The file with the secret that signs the documents, as in Standard Webhooks (`whsec_…`, or any text).
     secret_file: Option<PathBuf>,
 }
 
 /// The status of a commit at GitHub.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a map")]
-struct WrittenGitHub {
+struct GitHubConfig {
     /// The repository, as owner/name.
     repository: String,
-    /// The file that holds a token that may write commit statuses.
+    /// The file with a token that may write commit statuses.
     token_file: PathBuf,
-    /// The address of the API: https://HOST/api/v3 for GitHub Enterprise.
+    /// The URL of the API: https://HOST/api/v3 for GitHub Enterprise.
     #[schemars(extend("default" = "https://api.github.com"))]
     api_url: Option<String>,
-    /// What the status is called; the name of the workspace is appended where there are several.
+    /// The name of the status. With several workspaces, the name of the workspace is appended.
     #[schemars(extend("default" = "calry-gitops"))]
     context: Option<String>,
-    /// Where the link of the status leads.
+    /// The target of the status's link.
     target_url: Option<String>,
 }
 
 /// The status of a commit at GitLab.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a map")]
-struct WrittenGitLab {
-    /// The project's path, such as group/name, or its number.
+struct GitLabConfig {
+    /// The path of the project, such as group/name, or its number.
     project: String,
-    /// The file that holds a token with the scope api.
+    /// The file with a token that has the scope api.
     token_file: PathBuf,
-    /// The address of the API.
+    /// The URL of the API.
     #[schemars(extend("default" = "https://gitlab.com/api/v4"))]
     api_url: Option<String>,
-    /// What the status is called; the name of the workspace is appended where there are several.
+    /// The name of the status. With several workspaces, the name of the workspace is appended.
     #[schemars(extend("default" = "calry-gitops"))]
     context: Option<String>,
-    /// Where the link of the status leads.
+    /// The target of the status's link.
     target_url: Option<String>,
 }
 
-impl TryFrom<Written> for Target {
+impl TryFrom<TargetConfig> for Target {
     type Error = InvalidTarget;
 
-    fn try_from(written: Written) -> Result<Self, InvalidTarget> {
-        let name = &written.name;
+    fn try_from(config: TargetConfig) -> Result<Self, InvalidTarget> {
+        let name = &config.name;
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if !(1..=MAX_NAME).contains(&name.len()) || !name.bytes().all(plain) {
             return Err(InvalidTarget::Name);
         }
-        let insecure = written.insecure_http;
-        let channel = match (
-            written.slack,
-            written.webhook,
-            written.github,
-            written.gitlab,
-        ) {
+        let insecure = config.insecure_http;
+        let channel = match (config.slack, config.webhook, config.github, config.gitlab) {
             (Some(slack), None, None, None) => Channel::Slack {
                 url: SecretFile::new(slack.url_file),
             },
             (None, Some(webhook), None, None) => Channel::Webhook {
                 url: match (webhook.url, webhook.url_file) {
-                    (Some(url), None) => WebhookUrl::Written(address("url", &url, insecure)?),
-                    (None, Some(file)) => WebhookUrl::File(SecretFile::new(file)),
-                    _ => return Err(InvalidTarget::Url),
+                    (Some(url), None) => WebhookUrl::Public(parse_url("url", &url, insecure)?),
+                    (None, Some(file)) => WebhookUrl::Secret(SecretFile::new(file)),
+                    _ => return Err(InvalidTarget::NoUrl),
                 },
                 secret: webhook.secret_file.map(SecretFile::new),
             },
@@ -344,9 +319,9 @@ impl TryFrom<Written> for Target {
                     kind: ForgeKind::GitHub,
                     repository: github.repository.clone(),
                     token: SecretFile::new(github.token_file),
-                    context: context(github.context)?,
-                    target_url: github.target_url.map(link).transpose()?,
-                    api: address("apiUrl", api, insecure)?,
+                    context: parse_context(github.context)?,
+                    target_url: github.target_url.map(parse_link).transpose()?,
+                    api: parse_url("apiUrl", api, insecure)?,
                 })
             }
             (None, None, None, Some(gitlab)) => {
@@ -361,60 +336,60 @@ impl TryFrom<Written> for Target {
                     kind: ForgeKind::GitLab,
                     repository: gitlab.project,
                     token: SecretFile::new(gitlab.token_file),
-                    context: context(gitlab.context)?,
-                    target_url: gitlab.target_url.map(link).transpose()?,
-                    api: address("apiUrl", api, insecure)?,
+                    context: parse_context(gitlab.context)?,
+                    target_url: gitlab.target_url.map(parse_link).transpose()?,
+                    api: parse_url("apiUrl", api, insecure)?,
                 })
             }
             _ => return Err(InvalidTarget::Channel),
         };
-        if written.events.is_some() && matches!(channel, Channel::Commit(_)) {
+        if config.events.is_some() && matches!(channel, Channel::Commit(_)) {
             return Err(InvalidTarget::Events(channel.as_str()));
         }
-        let Rules {
+        let Thresholds {
             failed_passes,
             hold_days,
-        } = Rules::default();
-        let rules = Rules {
-            failed_passes: written.failed_passes.unwrap_or(failed_passes),
-            hold_days: written.hold_days.unwrap_or(hold_days),
+        } = Thresholds::default();
+        let thresholds = Thresholds {
+            failed_passes: config.failed_passes.unwrap_or(failed_passes),
+            hold_days: config.hold_days.unwrap_or(hold_days),
         };
-        if rules.failed_passes == 0 || rules.hold_days > 365 {
+        if thresholds.failed_passes == 0 || thresholds.hold_days > 365 {
             return Err(InvalidTarget::Number);
         }
         Ok(Self {
             channel,
-            events: written
+            events: config
                 .events
                 .unwrap_or_else(|| EventKind::ALL.to_vec())
                 .into_iter()
                 .collect(),
-            workspaces: written.workspaces.into_iter().collect(),
-            rules,
+            workspaces: config.workspaces.into_iter().collect(),
+            thresholds,
             insecure_http: insecure,
-            name: written.name,
+            name: config.name,
         })
     }
 }
 
-/// A part of a path that leads nowhere else.
+/// Whether `part` is a plain segment of a path.
 fn is_segment(part: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     (1..=128).contains(&part.len()) && part.bytes().all(plain) && part != "." && part != ".."
 }
 
-fn address(key: &'static str, text: &str, insecure_http: bool) -> Result<HttpUrl, InvalidTarget> {
+fn parse_url(key: &'static str, text: &str, insecure_http: bool) -> Result<HttpUrl, InvalidTarget> {
     HttpUrl::parse(text, UrlPolicy::webhook(insecure_http))
-        .map_err(|error| InvalidTarget::Address(key, error))
+        .map_err(|error| InvalidTarget::InvalidUrl(key, error))
 }
 
-/// A link is followed by people, and nothing is sent there: plain http will do.
-fn link(text: String) -> Result<String, InvalidTarget> {
-    address("targetUrl", &text, true).map(|_| text)
+/// Plain http is allowed, because nothing is sent to a link.
+fn parse_link(text: String) -> Result<String, InvalidTarget> {
+    parse_url("targetUrl", &text, true).map(|_| text)
 }
 
-fn context(written: Option<String>) -> Result<String, InvalidTarget> {
-    let context = written.unwrap_or_else(|| "calry-gitops".to_owned());
+fn parse_context(config: Option<String>) -> Result<String, InvalidTarget> {
+    let context = config.unwrap_or_else(|| "calry-gitops".to_owned());
     let fits =
         (1..=MAX_NAME).contains(&context.len()) && !context.chars().any(crate::model::needs_escape);
     if fits {
@@ -435,9 +410,13 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_target_parses_with_what_is_usual() {
+    fn each_kind_of_target_parses_with_defaults() {
         let slack = parse(json!({"name": "ops", "slack": {"urlFile": "slack"}})).unwrap();
-        assert!(slack.events.len() == 7 && slack.rules == Rules::default() && slack.is_about(None));
+        assert!(
+            slack.events.len() == 7
+                && slack.thresholds == Thresholds::default()
+                && slack.is_about(None)
+        );
         let hook = json!({"name": "hook", "webhook": {"url": "https://x/y", "secretFile": "/k"}, "events": ["drift"],
             "workspaces": ["eu"], "failedPasses": 1, "holdDays": 0});
         let hook = parse(hook).unwrap();
@@ -458,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_without_repeating_an_address() {
+    fn an_invalid_target_is_refused_without_quoting_a_url() {
         let github = |more: Value| {
             let mut all = json!({"repository": "a/b", "tokenFile": "t"});
             all.as_object_mut()
@@ -478,7 +457,7 @@ mod tests {
             ),
             (
                 json!({"name": "x y", "slack": {"urlFile": "a"}}),
-                "`name` is written",
+                "`name` must",
             ),
             (json!({"name": "x", "webhook": {}}), "either `url`"),
             (
@@ -513,6 +492,10 @@ mod tests {
         }
         let mut commit = github(json!({}));
         commit["events"] = json!(["drift"]);
-        assert!(parse(commit).unwrap_err().contains("always kept up"));
+        assert!(
+            parse(commit)
+                .unwrap_err()
+                .contains("`events` is not allowed")
+        );
     }
 }

@@ -1,5 +1,4 @@
-//! What of a pass is worth a notification, and once only. Everything here is pure: today is an argument, and there is no
-//! clock, no I/O and no log.
+//! Decides which results of a reconciliation are reported, each once. Pure: no clock, no I/O and no log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,133 +8,132 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::config::{EventKind, Rules};
+use super::config::{EventKind, Thresholds};
 use crate::daemon::{ReconciliationReport, ReconciliationResult};
 use crate::desired::git::CheckoutTrust;
 use crate::model::{Desired, ellipsize, hex, printable};
 use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 
-/// How many providers one notification lists; the rest is counted.
+/// The number of providers that one notification lists; the others are counted.
 pub const LISTED: usize = 10;
 
-/// How many paths are listed of one provider.
+/// The number of paths that are listed for one provider.
 const PATHS: usize = 8;
 
-/// The longest path and the longest reason that are told, in characters.
+/// The longest path and the longest reason in a notification, in characters.
 const MAX_PATH: usize = 120;
 const MAX_REASON: usize = 300;
 
-/// Something that happened in one pass.
+/// An event of one reconciliation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What.
     pub kind: EventKind,
     /// The sentence, without providers and revision.
     pub sentence: String,
-    /// Why, where one reason holds for all of it.
+    /// The reason, if there is one for the whole event.
     pub reason: Option<String>,
     /// The plan that was refused.
     pub digest: Option<String>,
-    /// Whom it is about: the first ones.
+    /// The first affected providers.
     pub providers: Vec<Subject>,
-    /// How many more there are.
+    /// The number of other affected providers.
     pub more: usize,
 }
 
-/// Whom an event is about.
+/// A provider that an event is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Subject {
-    /// The provider; the name of the file where nobody knows whose it is.
+    /// The provider; the name of the file if its provider is unknown.
     pub provider: String,
-    /// Where it differs: the first places. There are no values.
+    /// The first paths that differ, without values.
     pub paths: Vec<String>,
-    /// What there is to say of it, as a sentence.
+    /// Details as a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// What was reported to one target about one workspace. It outlives the process in the file of the loop, and holds no value
-/// of a definition.
+/// The state that was reported to one target about one workspace. The state file keeps it across restarts. It contains no
+/// value of a definition.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Memory {
-    /// Passes that failed as a whole, in a row.
-    passes: Trouble,
-    /// Providers that are in trouble, by their label.
-    troubled: BTreeMap<String, Trouble>,
-    /// The plan that was reported as refused last; none after a pass that was not.
+pub struct ReportedState {
+    /// Consecutive failed reconciliations.
+    passes: FailureStreak,
+    /// Failing providers, by their label.
+    #[serde(rename = "troubled")]
+    failing: BTreeMap<String, FailureStreak>,
+    /// The last refused plan that was reported; `None` after a plan that was not refused.
     refused: Option<String>,
-    /// The sentence of the last report about a checkout that is not trusted.
+    /// The sentence of the last report about an untrusted checkout.
     untrusted: Option<String>,
-    /// Drift that stands, by its provider.
-    drifted: BTreeMap<String, Drift>,
-    /// Where Calry kept other values, by its provider.
-    not_converged: BTreeMap<String, Mismatched>,
-    /// Holds that were reported, by their provider.
+    /// Drift that was not reverted, by provider.
+    drifted: BTreeMap<String, DriftDigest>,
+    /// Updates after which Calry kept other values, by provider.
+    not_converged: BTreeMap<String, ReportedMismatch>,
+    /// Reported holds, by provider.
     holds: BTreeMap<String, Date>,
 }
 
-/// The name of a set of changes.
+/// The digest of a set of changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Drift(String);
+struct DriftDigest(String);
 
-impl Drift {
+impl DriftDigest {
     fn of(changes: &[Change]) -> Self {
-        // No change shows a value below `partnerKey`.
+        // The `Debug` of a change shows no value below `partnerKey`.
         let digest = Sha256::digest(format!("{changes:?}"));
         Self(hex(&digest))
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Mismatched {
+struct ReportedMismatch {
     paths: Vec<String>,
-    /// What was wanted. After a restart that is not known, and taken to be the same.
+    /// The desired state. It is unknown after a restart and then assumed to be the same.
     #[serde(skip)]
     wanted: Option<Arc<Desired>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-struct Trouble {
+struct FailureStreak {
     passes: u32,
-    #[serde(rename = "reported")]
-    told: bool,
+    reported: bool,
 }
 
-impl Trouble {
-    /// One more; whether it is now the time to tell.
-    fn again(&mut self, rules: &Rules) -> bool {
+impl FailureStreak {
+    /// Counts a failure. Returns whether it is to be reported now.
+    fn record(&mut self, thresholds: &Thresholds) -> bool {
         self.passes = self.passes.saturating_add(1);
-        let tell = !self.told && self.passes >= rules.failed_passes;
-        self.told |= tell;
-        tell
+        let report = !self.reported && self.passes >= thresholds.failed_passes;
+        self.reported |= report;
+        report
     }
 }
 
-/// What a pass means to whoever was told what the memory holds.
+/// The events of a reconciliation that were not reported yet. Updates `memory`.
 pub fn events(
-    memory: &mut Memory,
+    memory: &mut ReportedState,
     report: &ReconciliationReport,
-    rules: &Rules,
+    thresholds: &Thresholds,
     today: Date,
 ) -> Vec<Event> {
     let mut events = Vec::new();
     match &report.result {
         ReconciliationResult::Failed(crate::reconcile::Failure::Stopped) => return events,
         ReconciliationResult::Failed(failure) => {
-            // Of the providers nobody knows anything new.
-            if memory.passes.again(rules) {
+            // Nothing new is known about the providers.
+            if memory.passes.record(thresholds) {
                 let passes = memory.passes.passes;
-                let times = if passes == 1 {
-                    "a pass".to_owned()
+                let sentence = if passes == 1 {
+                    "the reconciliation failed".to_owned()
                 } else {
-                    format!("{passes} passes in a row")
+                    format!("{passes} consecutive reconciliations failed")
                 };
                 events.push(Event {
                     reason: Some(reason(&failure.to_string())),
-                    ..event(EventKind::Failed, times + " failed")
+                    ..event(EventKind::Failed, sentence)
                 });
             }
             return events;
@@ -152,7 +150,7 @@ pub fn events(
                     .map(|step| subject(step.desired.provider.as_str(), &step.changes, None));
                 let refused = event(
                     EventKind::Refused,
-                    "the plan was refused, and nothing was changed".to_owned(),
+                    "the plan was refused; nothing was changed".to_owned(),
                 );
                 events.push(Event {
                     reason: report.result.error().map(|why| reason(&why)),
@@ -170,8 +168,8 @@ pub fn events(
     let updates = report.result.updates();
     let mut recovered = Vec::new();
     let refused = matches!(report.result, ReconciliationResult::Refused(..));
-    let mut again =
-        std::mem::take(&mut memory.passes).told || (!refused && memory.refused.take().is_some());
+    let mut workspace_recovered = std::mem::take(&mut memory.passes).reported
+        || (!refused && memory.refused.take().is_some());
     match &report.findings.trust {
         Some(CheckoutTrust::Refused(untrusted)) => {
             let why = reason(&untrusted.to_string());
@@ -184,7 +182,7 @@ pub fn events(
             }
             memory.untrusted = Some(why);
         }
-        _ => again |= memory.untrusted.take().is_some(),
+        _ => workspace_recovered |= memory.untrusted.take().is_some(),
     }
 
     push(
@@ -202,34 +200,34 @@ pub fn events(
     push(
         &mut events,
         EventKind::Applied,
-        "Calry took over what git wants",
+        "changes from git were applied",
         applied,
     );
     let kept = not_converged(memory, plan, updates, &mut recovered);
     push(
         &mut events,
         EventKind::NotConverged,
-        "Calry took the update and kept other values",
+        "Calry accepted the update but kept other values",
         kept,
     );
-    let failed = troubles(memory, report, plan, rules, &mut recovered);
+    let failed = failing_providers(memory, report, plan, thresholds, &mut recovered);
     push(
         &mut events,
         EventKind::Failed,
-        "not as git wants it, and trying did not help",
+        "out of sync despite retries",
         failed,
     );
     push(
         &mut events,
         EventKind::HoldExpiring,
-        "holds are about to end",
-        holds(memory, plan, rules, today),
+        "holds end soon",
+        holds(memory, plan, thresholds, today),
     );
-    if again || !recovered.is_empty() {
-        let sentence = if again {
-            "passes go through again"
+    if workspace_recovered || !recovered.is_empty() {
+        let sentence = if workspace_recovered {
+            "reconciliation recovered"
         } else {
-            "works again"
+            "recovered"
         };
         recovered.sort_by(|a: &Subject, b| a.provider.cmp(&b.provider));
         recovered.dedup();
@@ -288,9 +286,9 @@ fn reason(sentence: &str) -> String {
     ellipsize(&printable(sentence), MAX_REASON)
 }
 
-/// Drift that is news: put back at once, or standing and not told yet in this form.
+/// New drift: reverted at once, or standing and not yet reported in this form.
 fn drift(
-    memory: &mut Memory,
+    memory: &mut ReportedState,
     plan: &Plan,
     updates: &[UpdateResult],
     report: &ReconciliationReport,
@@ -299,7 +297,7 @@ fn drift(
     let mut standing = BTreeMap::new();
     for step in plan.steps().filter(|step| step.cause == Cause::Drift) {
         let provider = &step.desired.provider;
-        let drift = Drift::of(&step.changes);
+        let drift = DriftDigest::of(&step.changes);
         let known = memory.drifted.get(provider.as_str()) == Some(&drift);
         let result = updates
             .iter()
@@ -325,9 +323,9 @@ fn drift(
     news
 }
 
-/// Where Calry kept other values than were sent: once for what is wanted.
+/// Updates after which Calry kept other values, once for each desired state.
 fn not_converged(
-    memory: &mut Memory,
+    memory: &mut ReportedState,
     plan: &Plan,
     updates: &[UpdateResult],
     recovered: &mut Vec<Subject>,
@@ -373,7 +371,7 @@ fn not_converged(
         let wanted = Some(Arc::clone(&result.desired));
         memory.not_converged.insert(
             result.provider.to_string(),
-            Mismatched {
+            ReportedMismatch {
                 paths: kept,
                 wanted,
             },
@@ -382,38 +380,42 @@ fn not_converged(
     news
 }
 
-/// Providers that have failed for long enough to tell, and those that were told and work again.
-fn troubles(
-    memory: &mut Memory,
+/// Providers that failed often enough to be reported. Adds reported providers that no longer fail to `recovered`.
+fn failing_providers(
+    memory: &mut ReportedState,
     report: &ReconciliationReport,
     plan: &Plan,
-    rules: &Rules,
+    thresholds: &Thresholds,
     recovered: &mut Vec<Subject>,
 ) -> Vec<Subject> {
     let mut news = Vec::new();
     let mut now = BTreeMap::new();
     for entry in &plan.entries {
         let label = entry.label();
-        let before = memory.troubled.get(label).copied();
-        let Some(why) = trouble(entry, report, before.is_some()) else {
+        let before = memory.failing.get(label).copied();
+        let Some(why) = failure_reason(entry, report, before.is_some()) else {
             continue;
         };
-        let mut trouble = before.unwrap_or_default();
-        if trouble.again(rules) {
+        let mut streak = before.unwrap_or_default();
+        if streak.record(thresholds) {
             news.push(subject(label, &[], Some(&reason(&why))));
         }
-        now.insert(label.to_owned(), trouble);
+        now.insert(label.to_owned(), streak);
     }
-    let before = std::mem::replace(&mut memory.troubled, now);
+    let before = std::mem::replace(&mut memory.failing, now);
     let over = before
         .iter()
-        .filter(|(label, trouble)| trouble.told && !memory.troubled.contains_key(*label));
+        .filter(|(label, streak)| streak.reported && !memory.failing.contains_key(*label));
     recovered.extend(over.map(|(label, _)| subject(label, &[], None)));
     news
 }
 
-/// Why a provider is in trouble. One that is backed off after a failure still is.
-fn trouble(entry: &PlanEntry, report: &ReconciliationReport, before: bool) -> Option<String> {
+/// Why a provider fails. A provider that is backed off after a failure still does.
+fn failure_reason(
+    entry: &PlanEntry,
+    report: &ReconciliationReport,
+    before: bool,
+) -> Option<String> {
     match &entry.verdict {
         Verdict::Invalid => Some("its file has errors".to_owned()),
         Verdict::Missing => Some("the workspace has no such provider".to_owned()),
@@ -432,11 +434,11 @@ fn trouble(entry: &PlanEntry, report: &ReconciliationReport, before: bool) -> Op
                 .get(&step.desired.provider)
                 .is_some_and(|rest| rest.brief);
             match result.map(|result| &result.outcome) {
-                // It is tried again in a moment.
+                // It is retried in a moment.
                 _ if brief => None,
                 Some(outcome @ (Outcome::Failed(_) | Outcome::Partial(_))) => outcome.error(),
                 Some(Outcome::Skipped(why)) if before => Some(why.clone()),
-                None if before => Some("it was not tried again".to_owned()),
+                None if before => Some("it was not retried".to_owned()),
                 _ => None,
             }
         }
@@ -444,10 +446,15 @@ fn trouble(entry: &PlanEntry, report: &ReconciliationReport, before: bool) -> Op
     }
 }
 
-/// Holds that are about to end, each once.
-fn holds(memory: &mut Memory, plan: &Plan, rules: &Rules, today: Date) -> Vec<Subject> {
+/// Holds that end soon, each once.
+fn holds(
+    memory: &mut ReportedState,
+    plan: &Plan,
+    thresholds: &Thresholds,
+    today: Date,
+) -> Vec<Subject> {
     let mut news = Vec::new();
-    let mut told = BTreeMap::new();
+    let mut reported = BTreeMap::new();
     for entry in &plan.entries {
         let (Verdict::Held { hold, pending }, Some(provider)) = (&entry.verdict, &entry.provider)
         else {
@@ -456,7 +463,7 @@ fn holds(memory: &mut Memory, plan: &Plan, rules: &Rules, today: Date) -> Vec<Su
         let left = today
             .until(hold.until)
             .map_or(i32::MAX, |span| span.get_days());
-        if left > i32::try_from(rules.hold_days).unwrap_or(i32::MAX) {
+        if left > i32::try_from(thresholds.hold_days).unwrap_or(i32::MAX) {
             continue;
         }
         if memory.holds.get(provider.as_str()) != Some(&hold.until) {
@@ -467,8 +474,8 @@ fn holds(memory: &mut Memory, plan: &Plan, rules: &Rules, today: Date) -> Vec<Su
             let detail = format!("on hold until {}{}", hold.until, why.unwrap_or_default());
             news.push(subject(provider.as_str(), pending, Some(&detail)));
         }
-        told.insert(provider.to_string(), hold.until);
+        reported.insert(provider.to_string(), hold.until);
     }
-    memory.holds = told;
+    memory.holds = reported;
     news
 }

@@ -1,4 +1,6 @@
-//! What is sent: the documents, made of events. No value of any definition is in one, only the places where values differ.
+//! The documents that are sent, made from events.
+//!
+//! Never: contain a value of a definition, only the paths of differences.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -12,40 +14,38 @@ use super::events::{Event, Subject};
 use crate::model::{Revision, Workspace, ellipsize, printable, short_commit};
 use crate::report::json;
 
-/// A notification, as a webhook gets it. The keys are a contract: none is ever renamed.
+/// A notification, as a webhook receives it. The keys are a contract and are never renamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-#[schemars(title = "A notification of calry-gitops")]
+#[schemars(title = "calry-gitops notification")]
 #[serde(rename_all = "camelCase")]
 pub struct Notification {
-    /// The same at each attempt to deliver it; the header webhook-id.
+    /// The same for each attempt to deliver it, and equal to the header webhook-id.
     pub id: String,
-    /// When it happened.
+    /// The time of the event.
     pub time: Timestamp,
-    /// What happened.
     pub event: EventKind,
-    /// A sentence for people.
+    /// The event as a sentence.
     pub message: String,
-    /// What the configuration file calls the workspace; null where it has no name.
+    /// The workspace's name in the configuration file; null if it has none.
     pub name: Option<String>,
     /// The workspace; null before it was read for the first time.
     pub workspace: Option<Workspace>,
-    /// The commit that the files were read from; null outside a checkout, or where they could not be read.
+    /// The commit of the files; null outside a checkout, or if they could not be read.
     pub revision: Option<Revision>,
-    /// The number of the pass.
+    /// The number of the reconciliation.
     pub pass: u64,
-    /// Why, where one reason holds for all of it.
+    /// The reason, if there is one for the whole event.
     pub reason: Option<String>,
-    /// The plan that was refused; `apply --approve` lets it through.
+    /// The refused plan, which `apply --approve` accepts.
     pub digest: Option<String>,
-    /// Whom it is about: the first ones.
+    /// The first affected providers.
     pub providers: Vec<Subject>,
-    /// How many more there are.
+    /// The number of other affected providers.
     pub more: usize,
 }
 
 impl Notification {
-    /// What there is to say of an event.
-    pub(super) fn of(event: Event, about: About<'_>) -> Self {
+    pub(super) fn of(event: Event, context: MessageContext<'_>) -> Self {
         let Event {
             kind,
             sentence,
@@ -54,7 +54,7 @@ impl Notification {
             providers,
             more,
         } = event;
-        let place = about.place();
+        let label = context.label();
         let count = providers.len() + more;
         let count = match count {
             0 => String::new(),
@@ -62,22 +62,22 @@ impl Notification {
             count => format!(" ({count} providers)"),
         };
         Self {
-            id: about.id,
-            time: about.time,
+            id: context.id,
+            time: context.time,
             event: kind,
-            message: format!("{place}: {sentence}{count}"),
-            name: about.name.map(str::to_owned),
-            workspace: about.workspace.cloned().map(|w| Workspace {
+            message: format!("{label}: {sentence}{count}"),
+            name: context.name.map(str::to_owned),
+            workspace: context.workspace.cloned().map(|w| Workspace {
                 id: ellipsize(&printable(&w.id), 64),
                 name: ellipsize(&printable(&w.name), 128),
                 slug: ellipsize(&printable(&w.slug), 128),
             }),
-            revision: about.revision.map(|r| Revision {
+            revision: context.revision.map(|r| Revision {
                 subject: ellipsize(&printable(&r.subject), 200),
                 author: ellipsize(&printable(&r.author), 100),
                 ..r.clone()
             }),
-            pass: about.pass,
+            pass: context.pass,
             reason,
             digest,
             providers,
@@ -85,8 +85,8 @@ impl Notification {
         }
     }
 
-    /// The document for Slack. Whatever comes from elsewhere stands in code spans, in which nothing mentions, links or
-    /// formats, at Slack as at those that read Markdown in its place.
+    /// The document for Slack. Text from elsewhere is in code spans, so that it cannot mention, link or format, in Slack or in
+    /// services that read it as Markdown.
     pub(super) fn slack(&self) -> Value {
         let mut text = format!("{} {}", icon(self.event), code(&self.message));
         if let Some(revision) = &self.revision {
@@ -122,8 +122,8 @@ impl Notification {
     }
 }
 
-/// Where and when something happened.
-pub(super) struct About<'a> {
+/// When and where an event happened.
+pub(super) struct MessageContext<'a> {
     pub(super) id: String,
     pub(super) time: Timestamp,
     pub(super) name: Option<&'a str>,
@@ -132,8 +132,8 @@ pub(super) struct About<'a> {
     pub(super) pass: u64,
 }
 
-impl About<'_> {
-    fn place(&self) -> String {
+impl MessageContext<'_> {
+    fn label(&self) -> String {
         let slug = self.workspace.map(|workspace| workspace.slug.as_str());
         self.name.or(slug).map_or_else(
             || "calry-gitops".to_owned(),
@@ -151,7 +151,6 @@ const fn icon(event: EventKind) -> &'static str {
     }
 }
 
-/// A text in a code span.
 fn code(text: &str) -> String {
     let inner: String = printable(text)
         .chars()
@@ -170,8 +169,8 @@ fn code(text: &str) -> String {
     }
 }
 
-/// The address of a commit's status, below that of the API, and what is posted there.
-pub(super) fn commit<'a>(
+/// The path of a commit's status below the API's URL, and the document to post there.
+pub(super) fn commit_status<'a>(
     forge: &'a Forge,
     status: &'a CommitStatus,
     name: Option<&str>,
@@ -181,10 +180,11 @@ pub(super) fn commit<'a>(
         |name| format!("{}/{name}", forge.context),
     );
     let description = ellipsize(&status.description, 140);
-    let word = word(forge.kind, status.state);
+    let state = state_name(forge.kind, status.state);
     let (path, name) = match forge.kind {
         ForgeKind::GitHub => {
-            let (owner, repository) = forge.repository.split_once('/').unwrap_or_default();
+            #[expect(clippy::expect_used, reason = "`Target` accepts owner/name only")]
+            let (owner, repository) = forge.repository.split_once('/').expect("owner/name");
             (
                 vec!["repos", owner, repository, "statuses", &status.sha],
                 "context",
@@ -195,14 +195,14 @@ pub(super) fn commit<'a>(
             "name",
         ),
     };
-    let mut document = json!({"state": word, name: context, "description": description});
+    let mut document = json!({"state": state, name: context, "description": description});
     if let (Some(url), Some(keys)) = (&forge.target_url, document.as_object_mut()) {
         keys.insert("target_url".to_owned(), json!(url));
     }
     (path, document)
 }
 
-const fn word(kind: ForgeKind, state: CommitState) -> &'static str {
+const fn state_name(kind: ForgeKind, state: CommitState) -> &'static str {
     match (kind, state) {
         (_, CommitState::Pending) => "pending",
         (_, CommitState::Success) => "success",
@@ -211,7 +211,7 @@ const fn word(kind: ForgeKind, state: CommitState) -> &'static str {
     }
 }
 
-/// The JSON Schema (2020-12) of the document that a webhook gets.
+/// The JSON Schema (2020-12) of the document that a webhook receives.
 #[must_use]
 pub fn schema() -> String {
     let generator = SchemaSettings::draft2020_12()

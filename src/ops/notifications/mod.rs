@@ -1,12 +1,13 @@
-//! Telling others what happened: chats, webhooks, and the forge that shows whether Calry has a commit.
+//! Notifications to chats, webhooks and git hosts, which show whether Calry has a commit.
 //!
-//! A [`WorkspaceNotifier`] is told of each pass of its workspace, finds out what of it is news for each target, and puts that into the
-//! target's queue. One task per target sends what is in there.
+//! A [`WorkspaceNotifier`] gets the report of each reconciliation of its workspace, finds the new events for each target, and
+//! puts them into the target's queue. One task for each target sends the queue. A target gets one message for each
+//! reconciliation and kind of event, whatever the number of providers.
 //!
-//! What it never does: make a pass wait, or fail one. No document holds a value of a definition, and no log line holds an
-//! address or a token; whoever is notified gets one message per pass and kind of event, whatever the number of providers.
-//! What was delivered outlives the process in the file of the loop, if there is one: after a restart it is not repeated, and
-//! its end is reported. What was not delivered is reported again.
+//! The state file keeps the delivered events. After a restart they are not repeated, and their end is reported. Undelivered
+//! events are reported again.
+//!
+//! Never: delay a reconciliation or make it fail, send a value of a definition, or log a URL or a token.
 
 mod commit;
 mod config;
@@ -34,33 +35,34 @@ use crate::plan::Plan;
 use crate::reconcile::today;
 
 pub use commit::{CommitState, CommitStatus, CommitTracker};
-pub use config::{Channel, EventKind, Forge, ForgeKind, InvalidTarget, Rules, Target, WebhookUrl};
-pub use events::{Event, LISTED, Memory, Subject, events};
+pub use config::{
+    Channel, EventKind, Forge, ForgeKind, InvalidTarget, Target, Thresholds, WebhookUrl,
+};
+pub use events::{Event, LISTED, ReportedState, Subject, events};
 pub use message::{Notification, schema};
-pub use post::{Proof, Reply};
+pub use post::{Credentials, Reply, post_document};
 
-use message::About;
+use message::MessageContext;
 use queue::{Job, Queue};
 
-/// How long what waits in the queues may take at the end.
+/// How long sending the rest of the queues may take at shutdown.
 pub const DRAIN: Duration = Duration::from_secs(3);
 
-/// The queues of all targets, and the tasks that empty them. They end when this is dropped.
+/// The queues of all targets and the tasks that send them. The tasks end when this is dropped.
 pub struct Notifier {
     queues: Vec<Arc<Queue>>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
-/// Tells what became of the notifications so far, for as long as anybody wants to know.
+/// Access to the counters of all targets. It outlives the [`Notifier`].
 #[derive(Clone)]
 pub struct Counters(Vec<Arc<Queue>>);
 
 impl Counters {
-    /// What became of the notifications so far, target by target.
     #[must_use]
-    pub fn counts(&self) -> Vec<Counts> {
-        let counts = |queue: &Arc<Queue>| Counts {
+    pub fn counts(&self) -> Vec<TargetCounts> {
+        let counts = |queue: &Arc<Queue>| TargetCounts {
             name: queue.target.name.clone(),
             kind: queue.target.channel.as_str(),
             sent: queue.sent.load(Relaxed),
@@ -72,24 +74,22 @@ impl Counters {
     }
 }
 
-/// What became of the notifications for one target.
+/// The notifications of one target so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counts {
-    /// The target's name.
+pub struct TargetCounts {
     pub name: String,
     /// `slack`, `webhook`, `github` or `gitlab`.
     pub kind: &'static str,
-    /// Delivered.
     pub sent: u64,
     /// Given up.
     pub failed: u64,
-    /// Dropped, because too many waited.
+    /// Dropped because the queue was full.
     pub dropped: u64,
     pub waiting: usize,
 }
 
 impl Notifier {
-    /// Starts a task for each target. It is called within a runtime.
+    /// Starts a task for each target, in the current runtime.
     #[must_use]
     pub fn start(targets: Vec<Target>, http: &Http) -> Self {
         let stop = CancellationToken::new();
@@ -98,7 +98,7 @@ impl Notifier {
         let mut tasks = JoinSet::new();
         for queue in &queues {
             let queue = Arc::clone(queue);
-            tasks.spawn(async move { queue.work().await });
+            tasks.spawn(async move { queue.run().await });
         }
         Self {
             queues,
@@ -107,53 +107,55 @@ impl Notifier {
         }
     }
 
-    /// Who tells of one workspace, by its name in the configuration file.
+    /// The notifier of one workspace, by its name in the configuration file.
     #[must_use]
     pub fn for_workspace(&self, workspace: Option<&str>) -> WorkspaceNotifier {
-        let about = self
+        let interested = self
             .queues
             .iter()
             .filter(|queue| queue.target.is_about(workspace));
         WorkspaceNotifier {
             name: workspace.map(str::to_owned),
-            targets: about
+            targets: interested
                 .map(|queue| (Arc::clone(queue), Mutex::default()))
                 .collect(),
             workspace: Mutex::default(),
         }
     }
 
-    /// Who tells what became of the notifications.
     #[must_use]
     pub fn counters(&self) -> Counters {
         Counters(self.queues.clone())
     }
 
-    /// Sends what waits, for [`DRAIN`] at most; nothing is tried twice.
+    /// Sends the rest of the queues without retries, for at most [`DRAIN`].
     pub async fn stop(mut self) {
         self.stop.cancel();
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
             let waiting: usize = self.queues.iter().map(|queue| queue.waiting()).sum();
-            tracing::warn!(waiting, "not every notification got through before the end");
+            tracing::warn!(
+                waiting,
+                "some notifications were not sent before the shutdown"
+            );
         }
     }
 }
 
-/// Tells of one workspace.
+/// Notifies the targets about one workspace.
 pub struct WorkspaceNotifier {
     name: Option<String>,
-    targets: Vec<(Arc<Queue>, Mutex<Known>)>,
-    /// As it was read last.
+    targets: Vec<(Arc<Queue>, Mutex<TargetState>)>,
+    /// As last read.
     workspace: Mutex<Option<Workspace>>,
 }
 
-/// What one target knows of one workspace.
+/// What was reported to one target about one workspace.
 #[derive(Default)]
-struct Known {
-    memory: Memory,
-    /// The memory as it was when everything in it had been delivered.
-    delivered: Memory,
+struct TargetState {
+    reported: ReportedState,
+    /// The reported state when the queue was last empty, so that all of it was delivered.
+    delivered: ReportedState,
     commit: CommitTracker,
 }
 
@@ -161,27 +163,27 @@ impl Observer for WorkspaceNotifier {
     fn restore(&self, known: &Map<String, Value>) {
         for (queue, target) in &self.targets {
             let saved = known.get(&queue.target.name).cloned();
-            // What another version wrote is reported again.
-            if let Some(memory) =
-                saved.and_then(|saved| serde_json::from_value::<Memory>(saved).ok())
+            // State from an incompatible version is dropped, so its events are reported again.
+            if let Some(reported) =
+                saved.and_then(|saved| serde_json::from_value::<ReportedState>(saved).ok())
             {
                 let mut target = target.lock();
-                target.delivered = memory.clone();
-                target.memory = memory;
+                target.delivered = reported.clone();
+                target.reported = reported;
             }
         }
     }
 
     fn known(&self) -> Map<String, Value> {
-        // A commit's status is posted again after a restart: that changes nothing, and makes up for one that was lost.
+        // Commit statuses are posted again after a restart, which is harmless and replaces a lost one.
         let targets = self
             .targets
             .iter()
             .filter(|(queue, _)| !matches!(queue.target.channel, Channel::Commit(_)));
-        let known = |(queue, known): &(Arc<Queue>, Mutex<Known>)| {
+        let known = |(queue, known): &(Arc<Queue>, Mutex<TargetState>)| {
             let mut known = known.lock();
-            if queue.is_settled() {
-                known.delivered = known.memory.clone();
+            if queue.is_drained() {
+                known.delivered = known.reported.clone();
             }
             Some((
                 queue.target.name.clone(),
@@ -193,19 +195,19 @@ impl Observer for WorkspaceNotifier {
 }
 
 impl WorkspaceNotifier {
-    /// A plan is about to be carried out.
-    pub fn applying(&self, plan: &Plan) {
+    /// A plan is about to be applied.
+    pub fn notify_start(&self, plan: &Plan) {
         for (queue, known) in &self.targets {
             if let Channel::Commit(_) = queue.target.channel {
-                let news = known.lock().commit.applying(plan);
+                let news = known.lock().commit.start(plan);
                 news.into_iter()
                     .for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
             }
         }
     }
 
-    /// A pass is over.
-    pub fn pass(&self, report: &ReconciliationReport) {
+    /// A reconciliation ended.
+    pub fn notify_result(&self, report: &ReconciliationReport) {
         let mut workspace = self.workspace.lock();
         if let Some(plan) = report.result.plan() {
             *workspace = Some(plan.workspace.clone());
@@ -214,7 +216,7 @@ impl WorkspaceNotifier {
             let mut known = known.lock();
             let Target {
                 channel,
-                rules,
+                thresholds,
                 events: wanted,
                 ..
             } = &queue.target;
@@ -222,16 +224,16 @@ impl WorkspaceNotifier {
                 for sha in queue.take_lost(self.name.as_deref()) {
                     known.commit.forget(&sha);
                 }
-                let news = known.commit.ended(report, rules);
+                let news = known.commit.finish(report, thresholds);
                 news.into_iter()
                     .for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
                 continue;
             }
-            for event in events(&mut known.memory, report, rules, today()) {
+            for event in events(&mut known.reported, report, thresholds, today()) {
                 if !wanted.contains(&event.kind) {
                     continue;
                 }
-                let about = About {
+                let context = MessageContext {
                     id: format!("msg_{:032x}", fastrand::u128(..)),
                     time: now(),
                     name: self.name.as_deref(),
@@ -239,7 +241,7 @@ impl WorkspaceNotifier {
                     revision: report.findings.revision.as_ref(),
                     pass: report.number,
                 };
-                queue.push(Job::Message(Box::new(Notification::of(event, about))));
+                queue.push(Job::Message(Box::new(Notification::of(event, context))));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The queue of one target: bounded, in order, tried again within bounds, and never waited for.
+//! The queue of one target: bounded, in order, with limited retries. A full queue drops the oldest notification.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -13,43 +13,41 @@ use tokio_util::sync::CancellationToken;
 use super::commit::CommitStatus;
 use super::config::{Channel, ForgeKind, Target, WebhookUrl};
 use super::message::{self, Notification};
-use super::post::{Proof, Reply};
+use super::post::{Credentials, Reply, post_document};
 use crate::http::{Http, HttpUrl, SecretFile, UnusableSecret};
 use crate::model::human_duration;
 use crate::report::json;
 
-/// How many notifications wait for one target. What is older is dropped for what is newer.
-pub(super) const LENGTH: usize = 1024;
+pub(super) const CAPACITY: usize = 1024;
 
-/// How long one attempt may take, and reading its secrets from a file system that may hang.
-const ATTEMPT: Duration = Duration::from_secs(10);
+/// The time limit of one attempt, and of reading its secrets from a file system that may hang.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long one notification is tried, beside the waits that the other side asks for.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long one notification is retried, not counting the pauses that the server asks for.
+const RETRY_TIME: Duration = Duration::from_secs(600);
 
-/// The longest wish to be left alone that is granted.
-const LONGEST_REST: Duration = Duration::from_secs(3600);
+/// The longest pause that the server may ask for.
+const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
-/// How long the other side may ask one notification to wait, all in all.
-const LONGEST_WAIT: Duration = Duration::from_secs(2 * 3600);
+/// The longest sum of the pauses that the server may ask for with one notification.
+const MAX_TOTAL_PAUSE: Duration = Duration::from_secs(2 * 3600);
 
-/// How many commits whose status was lost are remembered.
-const LOST: usize = 64;
+/// The number of commits with a lost status that are remembered.
+const MAX_LOST: usize = 64;
 
-/// How long after a status was lost it is made up for, at first and at last.
-const FIRST_MAKE_UP: Duration = Duration::from_secs(30);
-const LAST_MAKE_UP: Duration = Duration::from_secs(3600);
+/// The shortest and longest pause before a lost status is posted again.
+const FIRST_REPOST: Duration = Duration::from_secs(30);
+const LAST_REPOST: Duration = Duration::from_secs(3600);
 
-/// Something to send.
 #[derive(Clone, Debug)]
 pub(super) enum Job {
     Message(Box<Notification>),
-    /// The status of a commit, for a workspace of this name.
+    /// The status of a commit, for the workspace of this name.
     Commit(CommitStatus, Option<String>),
 }
 
 impl Job {
-    /// Whether this one says what is to be said in the other one's place.
+    /// Whether this job makes `other` obsolete.
     fn replaces(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Commit(a, name), Self::Commit(b, other)) => a.sha == b.sha && name == other,
@@ -58,45 +56,44 @@ impl Job {
     }
 }
 
-/// The queue of one target.
 pub(super) struct Queue {
     pub(super) target: Target,
     http: Http,
     jobs: Mutex<VecDeque<Job>>,
     wake: Notify,
     stop: CancellationToken,
-    /// What was pushed, and neither delivered, given up nor replaced yet.
-    unsettled: AtomicUsize,
-    lost: Mutex<Lost>,
+    /// The jobs that were neither delivered, given up nor replaced yet.
+    pending: AtomicUsize,
+    lost: Mutex<LostStatuses>,
     pub(super) sent: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) dropped: AtomicU64,
 }
 
-/// Statuses of commits that the forge did not get.
+/// The commit statuses that the git host did not receive.
 #[derive(Default)]
-struct Lost {
-    /// Which commits, each for the workspace of this name.
+struct LostStatuses {
+    /// The workspace's name and the commit.
     commits: BTreeSet<(Option<String>, String)>,
-    /// Statuses lost in a row.
+    /// Consecutive lost statuses.
     failures: u32,
-    /// When they may be made up for: a secret that is not accepted is no reason to ask again with each reconciliation.
-    until: Option<Instant>,
+    /// When they may be posted again, so that a rejected secret does not cause a request in each reconciliation.
+    retry_at: Option<Instant>,
 }
 
-/// Why something was not sent.
-struct Fault {
-    why: String,
-    /// Whether a second attempt may help.
-    passing: bool,
+/// Why a job was not sent.
+struct DeliveryError {
+    reason: String,
+    /// Whether another attempt may succeed.
+    transient: bool,
     retry_after: Option<Duration>,
 }
 
-impl Fault {
-    fn lasting(why: impl ToString) -> Self {
+impl DeliveryError {
+    fn permanent(reason: impl ToString) -> Self {
         Self {
-            why: why.to_string(),
-            passing: false,
+            reason: reason.to_string(),
+            transient: false,
             retry_after: None,
         }
     }
@@ -110,7 +107,7 @@ impl Queue {
             jobs: Mutex::default(),
             wake: Notify::new(),
             stop,
-            unsettled: AtomicUsize::new(0),
+            pending: AtomicUsize::new(0),
             lost: Mutex::default(),
             sent: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -122,20 +119,19 @@ impl Queue {
         self.jobs.lock()
     }
 
-    /// How many wait.
     pub(super) fn waiting(&self) -> usize {
         self.jobs().len()
     }
 
-    /// Whether everything that was pushed has been delivered, given up or replaced.
-    pub(super) fn is_settled(&self) -> bool {
-        self.unsettled.load(Relaxed) == 0
+    /// Whether every job was delivered, given up or replaced.
+    pub(super) fn is_drained(&self) -> bool {
+        self.pending.load(Relaxed) == 0
     }
 
-    /// The commits whose last status was lost, for the workspace of this name; each is answered once.
+    /// Takes the commits whose last status was lost, for the workspace of this name.
     pub(super) fn take_lost(&self, name: Option<&str>) -> Vec<String> {
         let mut lost = self.lost.lock();
-        if lost.until.is_some_and(|until| Instant::now() < until) {
+        if lost.retry_at.is_some_and(|at| Instant::now() < at) {
             return Vec::new();
         }
         let (mine, others) = std::mem::take(&mut lost.commits)
@@ -146,71 +142,70 @@ impl Queue {
         mine.into_iter().map(|(_, sha)| sha).collect()
     }
 
-    /// Notes that something was not delivered and is not tried any more.
-    fn lose(&self, job: &Job) {
+    /// Remembers a commit whose status was given up.
+    fn record_loss(&self, job: &Job) {
         let Job::Commit(status, name) = job else {
             return;
         };
         let mut lost = self.lost.lock();
         lost.commits.insert((name.clone(), status.sha.clone()));
-        if lost.commits.len() > LOST {
+        if lost.commits.len() > MAX_LOST {
             lost.commits.pop_first();
         }
-        let pause = FIRST_MAKE_UP
+        let pause = FIRST_REPOST
             .saturating_mul(2_u32.saturating_pow(lost.failures.min(16)))
-            .min(LAST_MAKE_UP);
+            .min(LAST_REPOST);
         lost.failures = lost.failures.saturating_add(1);
-        lost.until = Some(Instant::now() + pause);
+        lost.retry_at = Some(Instant::now() + pause);
     }
 
-    /// Notes that the other side takes what it gets.
-    fn got_through(&self) {
+    fn record_success(&self) {
         let mut lost = self.lost.lock();
-        (lost.failures, lost.until) = (0, None);
+        (lost.failures, lost.retry_at) = (0, None);
     }
 
-    /// Puts something at the end, without ever waiting.
+    /// Adds a job to the end, without waiting.
     pub(super) fn push(&self, job: Job) {
         let oldest = {
             let mut jobs = self.jobs();
             let before = jobs.len();
             jobs.retain(|waiting| !job.replaces(waiting));
-            self.unsettled.fetch_sub(before - jobs.len(), Relaxed);
-            let oldest = if jobs.len() >= LENGTH {
+            self.pending.fetch_sub(before - jobs.len(), Relaxed);
+            let oldest = if jobs.len() >= CAPACITY {
                 jobs.pop_front()
             } else {
                 None
             };
             jobs.push_back(job);
-            self.unsettled.fetch_add(1, Relaxed);
+            self.pending.fetch_add(1, Relaxed);
             oldest
         };
         if let Some(oldest) = oldest {
-            self.unsettled.fetch_sub(1, Relaxed);
-            self.lose(&oldest);
+            self.pending.fetch_sub(1, Relaxed);
+            self.record_loss(&oldest);
             let dropped = self.dropped.fetch_add(1, Relaxed) + 1;
-            // Not one line each.
+            // Do not log one line for each.
             if dropped.is_power_of_two() {
                 let name = &self.target.name;
                 tracing::warn!(
                     notified = name,
                     dropped,
-                    "the notifications for {name} do not get through fast enough: {dropped} of the oldest were dropped so far"
+                    "the notification queue of {name} is full: {dropped} old notifications were dropped so far"
                 );
             }
         }
         self.wake.notify_one();
     }
 
-    /// Sends what comes, until the stop and the end of the queue.
-    pub(super) async fn work(&self) {
-        // What is wrong with a file is told now, and not when a notification was given up.
-        if let Err(Fault { why, .. }) = self.secrets(String::new()).await {
+    /// Sends jobs until the stop, and then the rest of the queue.
+    pub(super) async fn run(&self) {
+        // Report an unusable file now, and not only when a notification is given up.
+        if let Err(DeliveryError { reason, .. }) = self.read_secrets(String::new()).await {
             let (name, kind) = (&self.target.name, self.target.channel.as_str());
             tracing::warn!(
                 notified = name,
                 kind,
-                "{name} cannot be notified until this is mended: {why}"
+                "cannot notify {name} until this is fixed: {reason}"
             );
         }
         loop {
@@ -225,12 +220,12 @@ impl Queue {
                 }
                 continue;
             };
-            let rest = self.deliver(&job).await;
-            self.unsettled.fetch_sub(1, Relaxed);
-            if let Some(rest) = rest {
+            let paused_until = self.deliver(&job).await;
+            self.pending.fetch_sub(1, Relaxed);
+            if let Some(end) = paused_until {
                 tokio::select! {
-                    () = sleep_until(rest) => {}
-                    // The other side asked to be left alone: what waits is lost.
+                    () = sleep_until(end) => {}
+                    // The server asked for a pause, so the rest of the queue is lost.
                     () = self.stop.cancelled() => {}
                 }
                 if self.stop.is_cancelled() {
@@ -241,7 +236,7 @@ impl Queue {
                         tracing::warn!(
                             notified = name,
                             waiting,
-                            "{name} asked to wait until after the end: {waiting} were not sent"
+                            "{waiting} notifications to {name} were not sent before the shutdown, because it asked for a pause"
                         );
                     }
                     return;
@@ -250,8 +245,7 @@ impl Queue {
         }
     }
 
-    /// Sends one, again and again if that makes sense. Answers with when the other side wants to hear from us again, if what
-    /// it asked for is not over.
+    /// Sends a job, with retries. Returns the end of the pause that the server asked for, if it is not over.
     async fn deliver(&self, job: &Job) -> Option<Instant> {
         let (name, kind) = (&self.target.name, self.target.channel.as_str());
         let began = Instant::now();
@@ -261,55 +255,56 @@ impl Queue {
             .with_max_delay(Duration::from_secs(60));
         let mut pauses = pauses.without_max_times().build();
         for attempt in 1_u32.. {
-            let fault = match self.send(job).await {
+            let error = match self.send(job).await {
                 Ok(()) => {
                     self.sent.fetch_add(1, Relaxed);
-                    self.got_through();
-                    tracing::debug!(notified = name, kind, attempt, "{name} was notified");
+                    self.record_success();
+                    tracing::debug!(notified = name, kind, attempt, "notified {name}");
                     return None;
                 }
-                Err(fault) => fault,
+                Err(error) => error,
             };
             let give_up = || {
                 self.failed.fetch_add(1, Relaxed);
-                self.lose(job);
-                let why = &fault.why;
+                self.record_loss(job);
+                let reason = &error.reason;
                 tracing::warn!(
                     notified = name,
                     kind,
                     attempts = attempt,
-                    "{name} was not notified: {why}"
+                    "notification to {name} failed: {reason}"
                 );
             };
             let jittered = pauses
                 .next()
-                .unwrap_or(ATTEMPT)
+                .unwrap_or(ATTEMPT_TIMEOUT)
                 .mul_f64(0.5 + 0.5 * fastrand::f64());
-            let wish = fault.retry_after.map(|wish| wish.min(LONGEST_REST));
-            let pause = wish.unwrap_or_default().max(jittered);
-            let rest = wish.map(|wish| Instant::now() + wish);
-            // A wait that the other side asks for is not held against the notification.
-            waited += wish.unwrap_or_default();
-            let late = Instant::now() + pause >= began + PATIENCE + waited || waited > LONGEST_WAIT;
-            if !fault.passing || late || self.stop.is_cancelled() {
+            let requested = error.retry_after.map(|pause| pause.min(MAX_PAUSE));
+            let pause = requested.unwrap_or_default().max(jittered);
+            let paused_until = requested.map(|pause| Instant::now() + pause);
+            // A pause that the server asks for does not shorten the time for retries.
+            waited += requested.unwrap_or_default();
+            let late =
+                Instant::now() + pause >= began + RETRY_TIME + waited || waited > MAX_TOTAL_PAUSE;
+            if !error.transient || late || self.stop.is_cancelled() {
                 give_up();
-                return rest;
+                return paused_until;
             }
             tracing::debug!(
                 notified = name,
                 kind,
                 attempt,
-                "{name} is notified again in {}: {}",
+                "retrying the notification to {name} in {}: {}",
                 human_duration(pause),
-                fault.why
+                error.reason
             );
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.stop.cancelled() => {
-                    // One more attempt is made at the end, unless that was asked not to be.
-                    if rest.is_some() {
+                    // Make one last attempt, unless the server asked for a pause.
+                    if paused_until.is_some() {
                         give_up();
-                        return rest;
+                        return paused_until;
                     }
                 }
             }
@@ -320,40 +315,41 @@ impl Queue {
         None
     }
 
-    /// What the files of the target hold at this moment.
-    async fn secrets(&self, id: String) -> Result<(HttpUrl, Proof), Fault> {
+    async fn read_secrets(&self, id: String) -> Result<(HttpUrl, Credentials), DeliveryError> {
         let target = self.target.clone();
-        // Files may be on a file system that hangs.
-        let reading = tokio::task::spawn_blocking(move || secrets(&target, id));
-        match tokio::time::timeout(ATTEMPT, reading).await {
-            Ok(Ok(read)) => read.map_err(|error| Fault {
-                passing: true,
-                ..Fault::lasting(error)
+        // The file system may hang.
+        let reading = tokio::task::spawn_blocking(move || read_secrets(&target, id));
+        match tokio::time::timeout(ATTEMPT_TIMEOUT, reading).await {
+            Ok(Ok(read)) => read.map_err(|error| DeliveryError {
+                transient: true,
+                ..DeliveryError::permanent(error)
             }),
-            Ok(Err(_)) => Err(Fault::lasting("reading its secrets ended by a fault")),
-            Err(_) => Err(Fault {
-                passing: true,
-                ..Fault::lasting("reading its secrets takes too long")
+            Ok(Err(_)) => Err(DeliveryError::permanent("reading its secrets panicked")),
+            Err(_) => Err(DeliveryError {
+                transient: true,
+                ..DeliveryError::permanent("reading its secrets timed out")
             }),
         }
     }
 
-    async fn send(&self, job: &Job) -> Result<(), Fault> {
+    async fn send(&self, job: &Job) -> Result<(), DeliveryError> {
         let id = match job {
             Job::Message(notification) => notification.id.clone(),
             Job::Commit(..) => String::new(),
         };
-        let (address, proof) = self.secrets(id).await?;
-        let (address, document) = match (job, &self.target.channel) {
+        let (url, credentials) = self.read_secrets(id).await?;
+        let (url, document) = match (job, &self.target.channel) {
             (Job::Message(notification), Channel::Slack { .. }) => {
-                (address, json::line(&notification.slack()))
+                (url, json::line(&notification.slack()))
             }
-            (Job::Message(notification), _) => (address, json::line(notification)),
+            (Job::Message(notification), _) => (url, json::line(notification)),
             (Job::Commit(status, name), Channel::Commit(forge)) => {
-                let (path, document) = message::commit(forge, status, name.as_deref());
-                (address.below(&path), json::line(&document))
+                let (path, document) = message::commit_status(forge, status, name.as_deref());
+                (url.below(&path), json::line(&document))
             }
-            (Job::Commit(..), _) => return Err(Fault::lasting("it shows no commits")),
+            (Job::Commit(..), _) => {
+                return Err(DeliveryError::permanent("it has no commit statuses"));
+            }
         };
         let accept = match &self.target.channel {
             Channel::Commit(forge) if forge.kind == ForgeKind::GitHub => {
@@ -361,76 +357,81 @@ impl Queue {
             }
             _ => "*/*",
         };
-        let reply = self
-            .http
-            .post(&address, &proof, accept, document.into_bytes(), ATTEMPT)
-            .await;
-        self.judge(&reply.map_err(|why| Fault {
-            why,
-            passing: true,
+        let reply = post_document(
+            &self.http,
+            &url,
+            &credentials,
+            accept,
+            document.into_bytes(),
+            ATTEMPT_TIMEOUT,
+        )
+        .await;
+        self.check_reply(&reply.map_err(|reason| DeliveryError {
+            reason,
+            transient: true,
             retry_after: None,
         })?)
     }
 
-    fn judge(&self, reply: &Reply) -> Result<(), Fault> {
+    fn check_reply(&self, reply: &Reply) -> Result<(), DeliveryError> {
         let Reply {
             status,
             retry_after,
             body,
         } = reply;
         let gitlab = matches!(&self.target.channel, Channel::Commit(forge) if forge.kind == ForgeKind::GitLab);
-        // GitLab refuses to be told what it knows.
+        // GitLab refuses a status that the commit already has.
         let known = gitlab
             && *status == 400
             && String::from_utf8_lossy(body).contains("Cannot transition status");
         if known || (200..300).contains(status) {
             return Ok(());
         }
-        let why = match status {
+        let reason = match status {
             _ if reply.is_rate_limited() => {
-                format!("it answers with {status}: too many requests")
+                format!("it answers {status}: too many requests")
             }
-            300..=399 => format!("it answers with {status}, and redirects are not followed"),
-            401 | 403 => format!("it answers with {status}: its secret is not accepted"),
-            404 => "it answers with 404: there is no such place, or its secret may not see it"
+            300..=399 => format!("it answers {status}, and redirects are not followed"),
+            401 | 403 => format!("it answers {status}: its secret was rejected"),
+            404 => "it answers 404: the URL does not exist, or the secret has no access to it"
                 .to_owned(),
-            status => format!("it answers with {status}"),
+            status => format!("it answers {status}"),
         };
-        let passing = matches!(status, 408 | 425 | 429 | 500..) || reply.is_rate_limited();
-        Err(Fault {
-            why,
-            passing,
+        let transient = matches!(status, 408 | 425 | 429 | 500..) || reply.is_rate_limited();
+        Err(DeliveryError {
+            reason,
+            transient,
             retry_after: *retry_after,
         })
     }
 }
 
-/// What the files of a target hold at this moment.
-fn secrets(target: &Target, id: String) -> Result<(HttpUrl, Proof), UnusableSecret> {
-    let address = |file: &SecretFile| file.url(target.insecure_http);
+/// Reads the URL and the credentials of a target from its files.
+fn read_secrets(target: &Target, id: String) -> Result<(HttpUrl, Credentials), UnusableSecret> {
+    let read_url = |file: &SecretFile| file.url(target.insecure_http);
     match &target.channel {
-        Channel::Slack { url } => Ok((address(url)?, Proof::None)),
+        Channel::Slack { url } => Ok((read_url(url)?, Credentials::None)),
         Channel::Webhook { url, secret } => {
-            let address = match url {
-                WebhookUrl::Written(address) => address.clone(),
-                WebhookUrl::File(file) => address(file)?,
+            let url = match url {
+                WebhookUrl::Public(url) => url.clone(),
+                WebhookUrl::Secret(file) => read_url(file)?,
             };
-            let proof = match secret {
-                Some(secret) => Proof::Signature {
+            let credentials = match secret {
+                Some(secret) => Credentials::Signature {
                     secret: secret.read()?,
                     id,
                 },
-                None => Proof::None,
+                None => Credentials::None,
             };
-            Ok((address, proof))
+            Ok((url, credentials))
         }
         Channel::Commit(forge) => {
             let token = forge.token.read()?;
-            let proof = match forge.kind {
-                ForgeKind::GitHub => Proof::Bearer(token),
-                ForgeKind::GitLab => Proof::PrivateToken(token),
+            let credentials = match forge.kind {
+                ForgeKind::GitHub => Credentials::Bearer(token),
+                ForgeKind::GitLab => Credentials::PrivateToken(token),
             };
-            Ok((forge.api.clone(), proof))
+            Ok((forge.api.clone(), credentials))
         }
     }
 }
@@ -462,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_commit_and_context_only_the_newest_status_waits() {
+    fn only_the_newest_status_of_a_commit_and_context_waits() {
         let queue = queue();
         for state in [CommitState::Pending, CommitState::Success] {
             queue.push(job(1, state, "eu"));
@@ -478,19 +479,22 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_and_the_oldest_is_dropped_and_counted() {
+    fn the_queue_is_bounded_and_the_oldest_is_dropped_and_counted() {
         let queue = queue();
-        (0..LENGTH + 7).for_each(|sha| queue.push(job(sha, CommitState::Success, "eu")));
-        assert_eq!((queue.waiting(), queue.dropped.load(Relaxed)), (LENGTH, 7));
+        (0..CAPACITY + 7).for_each(|sha| queue.push(job(sha, CommitState::Success, "eu")));
+        assert_eq!(
+            (queue.waiting(), queue.dropped.load(Relaxed)),
+            (CAPACITY, 7)
+        );
         assert!(matches!(queue.jobs().front(), Some(Job::Commit(status, _)) if status.sha == "7"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_status_that_was_lost_is_made_up_for_once_and_less_and_less_often() {
+    async fn a_lost_status_is_posted_again_once_and_less_and_less_often() {
         let queue = queue();
         let lost = || queue.take_lost(Some("eu"));
         for pause in [30, 60, 120, 240, 480, 960, 1920, 3600, 3600] {
-            queue.lose(&job(1, CommitState::Success, "eu"));
+            queue.record_loss(&job(1, CommitState::Success, "eu"));
             assert_eq!(lost(), [""; 0], "not at once");
             tokio::time::advance(Duration::from_secs(pause - 1)).await;
             assert_eq!(lost(), [""; 0]);
@@ -498,9 +502,9 @@ mod tests {
             assert_eq!(lost(), ["1"]);
             assert_eq!(lost(), [""; 0], "once");
         }
-        queue.got_through();
-        queue.lose(&job(1, CommitState::Success, "us"));
-        tokio::time::advance(FIRST_MAKE_UP).await;
+        queue.record_success();
+        queue.record_loss(&job(1, CommitState::Success, "us"));
+        tokio::time::advance(FIRST_REPOST).await;
         assert_eq!(
             (lost(), queue.take_lost(Some("us"))),
             (Vec::new(), vec!["1".to_owned()])
@@ -508,17 +512,17 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_or_replaced_is_settled_and_a_status_that_was_dropped_is_lost() {
+    fn dropped_and_replaced_jobs_are_not_pending_and_a_dropped_status_is_lost() {
         let queue = queue();
-        for sha in 0..=LENGTH {
+        for sha in 0..=CAPACITY {
             queue.push(job(sha, CommitState::Pending, "eu"));
             queue.push(job(sha, CommitState::Success, "eu"));
         }
         assert_eq!(
-            (queue.unsettled.load(Relaxed), queue.is_settled()),
-            (LENGTH, false)
+            (queue.pending.load(Relaxed), queue.is_drained()),
+            (CAPACITY, false)
         );
-        queue.lost.lock().until = None;
+        queue.lost.lock().retry_at = None;
         assert_eq!(queue.take_lost(Some("eu")), ["0"]);
     }
 }

@@ -143,12 +143,12 @@ pub(super) fn applied(
 
 const TODAY: Date = date(2026, 11, 24);
 
-fn kinds(memory: &mut Memory, result: ReconciliationResult) -> Vec<EventKind> {
-    let rules = Rules {
+fn kinds(memory: &mut ReportedState, result: ReconciliationResult) -> Vec<EventKind> {
+    let thresholds = Thresholds {
         failed_passes: 2,
         hold_days: 3,
     };
-    events(memory, &report(result), &rules, TODAY)
+    events(memory, &report(result), &thresholds, TODAY)
         .into_iter()
         .map(|event| event.kind)
         .collect()
@@ -156,7 +156,7 @@ fn kinds(memory: &mut Memory, result: ReconciliationResult) -> Vec<EventKind> {
 
 #[test]
 fn a_provider_that_rests_after_a_failure_has_not_recovered() {
-    let memory = &mut Memory::default();
+    let memory = &mut ReportedState::default();
     let failed = || {
         applied(
             &[("A", Cause::Change, Outcome::Failed("no".to_owned()))],
@@ -188,11 +188,11 @@ fn a_provider_that_rests_after_a_failure_has_not_recovered() {
 
 #[test]
 fn what_is_not_trusted_is_told_once_and_again_when_it_is_something_else() {
-    let memory = &mut Memory::default();
+    let memory = &mut ReportedState::default();
     let mut kinds = |trust| {
         let mut report = report(applied(&[], &[]));
         report.findings.trust = Some(trust);
-        let events = events(memory, &report, &Rules::default(), TODAY);
+        let events = events(memory, &report, &Thresholds::default(), TODAY);
         events
             .into_iter()
             .map(|event| (event.kind, event.reason))
@@ -222,7 +222,7 @@ fn what_is_not_trusted_is_told_once_and_again_when_it_is_something_else() {
 
 #[test]
 fn what_does_not_converge_is_told_once_until_it_does() {
-    let memory = &mut Memory::default();
+    let memory = &mut ReportedState::default();
     let mismatch = || change().into_mismatch();
     let kept = || {
         applied(
@@ -249,7 +249,7 @@ fn what_does_not_converge_is_told_once_until_it_does() {
 
 #[test]
 fn drift_that_stands_is_told_once_and_a_hold_is_told_when_its_end_is_near() {
-    let memory = &mut Memory::default();
+    let memory = &mut ReportedState::default();
     let observed = || ReconciliationResult::Observed(plan(vec![due("A", Cause::Drift)]));
     assert_eq!(kinds(memory, observed()), [EventKind::Drift]);
     assert_eq!(kinds(memory, observed()), []);
@@ -288,7 +288,7 @@ proptest! {
     /// However passes go: a failure is told when it has lasted, once, and its end is told if and only if it was.
     #[test]
     fn failures_and_recoveries_take_turns(passes in proptest::collection::vec(any::<bool>(), 1..60)) {
-        let mut memory = Memory::default();
+        let mut memory = ReportedState::default();
         let (mut row, mut told) = (0, false);
         for fails in passes {
             let result = if fails { failed() } else { applied(&[], &[]) };
@@ -317,8 +317,8 @@ proptest! {
             };
             (names[*n].as_str(), if *fate == 0 { Cause::Change } else { Cause::Drift }, outcome)
         }).collect();
-        let mut memory = Memory::default();
-        let events = events(&mut memory, &report(applied(&updates, &[])), &Rules { failed_passes: 1, hold_days: 3 }, TODAY);
+        let mut memory = ReportedState::default();
+        let events = events(&mut memory, &report(applied(&updates, &[])), &Thresholds { failed_passes: 1, hold_days: 3 }, TODAY);
         let kinds: std::collections::BTreeSet<EventKind> = events.iter().map(|event| event.kind).collect();
         prop_assert_eq!(kinds.len(), events.len());
         for event in events {
@@ -345,7 +345,7 @@ fn a_chat_is_told_that_files_differ_from_the_commit() {
     };
     for (dirty, said) in [(true, "at `0123456789+dirty`"), (false, "at `0123456789`")] {
         let revision = revision(dirty);
-        let about = About {
+        let about = MessageContext {
             id: String::new(),
             time: now(),
             name: None,
@@ -354,9 +354,9 @@ fn a_chat_is_told_that_files_differ_from_the_commit() {
             pass: 1,
         };
         let event = events(
-            &mut Memory::default(),
+            &mut ReportedState::default(),
             &report(failed()),
-            &Rules {
+            &Thresholds {
                 failed_passes: 1,
                 hold_days: 0,
             },

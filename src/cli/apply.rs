@@ -1,6 +1,7 @@
 //! `apply`: plans, confirms, updates, verifies.
 
 use std::io::{IsTerminal, Write as _};
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -9,8 +10,8 @@ use clap::Args;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::options::{FingerprintArgs, LiveArgs, Setup, TrustArgs};
-use super::plan::{Failed, Format, Looked, cannot_be_applied, look};
+use super::options::{Setup, SourceArgs, up_to_64};
+use super::plan::{Comparison, Format, PlanFailure, compare, has_obstacle};
 use super::{Exit, Output, signals};
 use crate::desired::definitions::MissingSecrets;
 use crate::live::{ApiKey, ReadCalry as _};
@@ -42,8 +43,8 @@ pub(super) struct ApplyArgs {
     #[arg(long = "plan", value_name = "FILE", conflicts_with_all = ["approve", "only"])]
     saved: Option<PathBuf>,
     /// How many updates may run at the same time
-    #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value_t = 8, value_parser = concurrency, value_name = "N")]
-    concurrency: usize,
+    #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value = "8", value_parser = up_to_64, value_name = "N")]
+    concurrency: NonZeroU8,
     /// How the plan and the report are printed
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|markdown|github")]
     format: Format,
@@ -52,26 +53,12 @@ pub(super) struct ApplyArgs {
     diff: bool,
     // Last: its headings hold for what follows.
     #[command(flatten)]
-    live: LiveArgs,
-    #[command(flatten)]
-    trust: TrustArgs,
-    #[command(flatten)]
-    fingerprints: FingerprintArgs,
-}
-
-/// A number of updates that are under way at once.
-pub(super) fn concurrency(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(n @ 1..=64) => Ok(n),
-        _ => Err("a number from 1 to 64".to_owned()),
-    }
+    source: SourceArgs,
 }
 
 pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exit> {
     let stop = signals::stop_token()?;
-    let mut setup = args.live.set_up(MissingSecrets::Error, output).await?;
-    setup.source.trust = args.trust.trust();
-    let key = args.fingerprints.key()?;
+    let mut setup = args.source.set_up(MissingSecrets::Error, output).await?;
     let saved = match &args.saved {
         Some(path) => {
             let saved = PlanFile::open(path)?;
@@ -82,18 +69,22 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     };
     let reviewed = args.yes || saved.is_some();
     let planned_with = setup.key.read().ok();
-    let looked = tokio::select! {
-        looked = look(&setup, None, key.as_ref()) => looked,
-        () = stop.cancelled() => Err(Failed::stopped()),
+    let comparison = tokio::select! {
+        comparison = compare(&setup, None) => comparison,
+        () = stop.cancelled() => Err(PlanFailure::stopped()),
     };
-    let looked = match looked {
-        Ok(looked) => looked,
-        Err(failed) => return Ok(failed.tell(&setup, args.format, output)),
+    let comparison = match comparison {
+        Ok(comparison) => comparison,
+        Err(failure) => return Ok(failure.report(&setup, args.format, output)),
     };
-    let diagnostics = &looked.desired.loaded.diagnostics;
-    output.diagnostics(diagnostics, &setup.shown, looked.desired.loaded.files.len());
-    let plan = &looked.look.plan;
-    // What is shown before the question is not the result of a command whose result is JSON.
+    let diagnostics = &comparison.desired.loaded.diagnostics;
+    output.diagnostics(
+        diagnostics,
+        &setup.shown,
+        comparison.desired.loaded.files.len(),
+    );
+    let plan = &comparison.planned.plan;
+    // Only with --format text is the plan that precedes the prompt a part of the result.
     let layout = Layout {
         diff: args.diff,
         directory: &setup.shown,
@@ -121,19 +112,24 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         output.error(sentence);
         Ok(exit)
     };
-    if looked.is_invalid() {
-        let exit = Exit::of(cannot_be_applied(plan), true, false);
+    if comparison.is_invalid() {
+        let exit = Exit::Failed.when(has_obstacle(plan)).or(Exit::Invalid);
         return give_up(
             exit,
-            "the definitions are invalid, and nothing was changed; fix them, or name the providers to apply with --only",
+            "the definitions are invalid, and nothing was changed; fix them, or apply the valid ones with --only",
         );
     }
     let mut approve = args.approve.clone();
     if let Some((path, saved)) = &saved {
-        let differences = saved.differences(path, plan, setup.api.method(), key.as_ref())?;
+        let differences = saved.differences(
+            path,
+            plan,
+            setup.api.method(),
+            setup.fingerprint_key.as_ref(),
+        )?;
         if !differences.is_empty() {
             let sentence = format!(
-                "plan {} refused, as something has changed since: {}; nothing was changed: make the plan again and review it",
+                "plan {} refused, because something has changed since: {}; nothing was changed. Plan again and review the new plan",
                 path.display(),
                 plan_file::listed(&differences)
             );
@@ -154,18 +150,18 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         if !std::io::stdin().is_terminal() {
             return give_up(
                 Exit::Failed,
-                "nothing was changed: there is no terminal for the prompt; review the plan, and apply it with --yes",
+                "nothing was changed: there is no terminal for the prompt; review the plan, then apply it with --yes",
             );
         }
-        if !confirmed(count, &plan.workspace.slug, output, &stop).await? {
+        if !confirm(count, &plan.workspace.slug, output, &stop).await? {
             return give_up(Exit::Failed, "nothing was changed: the answer was not yes");
         }
     }
 
-    let report = carry_out(
+    let report = apply_plan(
         args,
         &setup,
-        &looked,
+        &comparison,
         &approved,
         planned_with.as_ref(),
         stop,
@@ -190,19 +186,19 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         .results
         .iter()
         .any(|result| !result.outcome.is_done())
-        || cannot_be_applied(plan);
-    Ok(Exit::of(failed, false, false))
+        || has_obstacle(plan);
+    Ok(Exit::Failed.when(failed))
 }
 
-async fn carry_out(
+async fn apply_plan(
     args: &ApplyArgs,
     setup: &Setup,
-    looked: &Looked,
+    comparison: &Comparison,
     approved: &Approved,
     planned_with: Option<&ApiKey>,
     stop: CancellationToken,
 ) -> anyhow::Result<apply::Report> {
-    // A person may have taken his time; the changes get a time limit of their own, and the key as it is now.
+    // The prompt may have waited long: the updates have a time limit of their own, and use the key as it is now.
     let deadline = Instant::now() + setup.timeout;
     let key = setup.key.read()?;
     let reader = setup.api.reader(&key, deadline);
@@ -211,7 +207,7 @@ async fn carry_out(
         let (found, planned) = (reader.workspace().await?, &approved.plan().workspace);
         if found.id != planned.id {
             bail!(
-                "the API key was exchanged since the plan was made, and belongs to the workspace {} now, not to {}; nothing \
+                "the API key has been replaced since the plan was made, and belongs to the workspace {}, not to {}; nothing \
                  was changed",
                 printable(&found.slug),
                 printable(&planned.slug)
@@ -221,24 +217,23 @@ async fn carry_out(
     let writer = setup.api.writer(&reader);
     let options = apply::Options {
         caller: apply::Caller::Command {
-            concurrency: args.concurrency,
+            concurrency: args.concurrency.get().into(),
         },
         method: setup.api.method(),
-        fetched: looked.look.fetched,
+        fetched: comparison.planned.fetched,
         deadline,
         skip: std::collections::BTreeMap::new(),
         stop,
     };
     let (all, done) = (approved.plan().steps().count(), AtomicUsize::new(0));
     setup.progress.updated(0, all);
-    let report = apply::apply(approved, &reader, &writer, &options, |_| {
+    Ok(apply::apply(approved, &reader, &writer, &options, |_| {
         setup.progress.updated(done.fetch_add(1, Relaxed) + 1, all);
     })
-    .await;
-    Ok(report)
+    .await)
 }
 
-async fn confirmed(
+async fn confirm(
     count: usize,
     slug: &str,
     output: &Output,

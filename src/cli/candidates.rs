@@ -1,6 +1,6 @@
-//! `candidates`: the values that a shell's completion script offers for an option and that only this machine knows.
+//! `candidates`: prints the values of an option that only this machine knows, for the completion scripts of shells.
 //!
-//! Never: print an error into the command line, contact a network, or print a name that a shell could expand.
+//! Never: prints an error into the command line, makes a connection, or prints a name that a shell could expand.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::{Exit, Output};
 use crate::desired::{definitions, git};
 use crate::model::KNOWN_PROVIDERS;
 
-/// How many values are offered at most.
+/// The most values to print.
 const MAX_CANDIDATES: usize = 1000;
 
 #[derive(Args)]
@@ -49,9 +49,9 @@ pub(super) fn run(args: &CandidatesArgs, output: &Output) -> Exit {
     Exit::Done
 }
 
-/// The directory that the command line names, as `-d DIR`, `-dDIR`, `--definitions DIR` or `--definitions=DIR`.
+/// The definitions directory of the command line: `-d DIR`, `-dDIR`, `--definitions DIR` or `--definitions=DIR`.
 fn definitions_directory(words: &[String]) -> PathBuf {
-    // bash gives the `=` as a word of its own.
+    // In bash, the `=` is a word of its own.
     let after = |at: usize| words.iter().skip(at + 1).find(|word| *word != "=").cloned();
     let named = words
         .iter()
@@ -82,7 +82,7 @@ fn providers(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Whether a shell takes the name as it is. Others are left out: a branch may be called `$(rm -rf ~)`.
+/// Whether a shell leaves the name as it is: a branch may have the name `$(rm -rf ~)`.
 fn is_safe(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with('-')

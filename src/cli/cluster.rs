@@ -1,4 +1,4 @@
-//! The flags of `run` for the cluster that it runs in.
+//! The flags of `run` for Kubernetes.
 
 use std::num::NonZeroU8;
 use std::time::Duration;
@@ -6,13 +6,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::UsageError;
-use super::options::duration;
+use super::options::{duration, up_to_64};
 use crate::ops::kubernetes::{Options, Replica, Times};
 
-/// The most Leases: each is asked for by every replica.
-const MOST_SHARDS: u8 = 64;
-
-/// What the cluster is asked for.
 #[derive(Args)]
 #[command(next_help_heading = "Kubernetes")]
 pub(super) struct ClusterArgs {
@@ -32,36 +28,30 @@ pub(super) struct ClusterArgs {
     #[arg(long, env = "CALRY_LEASE_RETRY_PERIOD", hide_env_values = true, default_value = "2s", value_parser = duration, value_name = "TIME")]
     lease_retry_period: Duration,
     /// Distribute the workspaces over N Leases by name, and the Leases over the replicas; every replica needs the same N
-    #[arg(long, env = "CALRY_SHARDS", hide_env_values = true, default_value = "1", value_parser = shards, value_name = "N")]
+    #[arg(long, env = "CALRY_SHARDS", hide_env_values = true, default_value = "1", value_parser = up_to_64, value_name = "N")]
     shards: NonZeroU8,
     /// Report changes, drift and failures as Events of the Pod that POD_NAME, POD_NAMESPACE and POD_UID identify
     #[arg(long, env = "CALRY_KUBERNETES_EVENTS", hide_env_values = true)]
     kubernetes_events: bool,
 }
 
-fn shards(text: &str) -> Result<NonZeroU8, String> {
-    let number = text
-        .parse()
-        .ok()
-        .filter(|number: &NonZeroU8| number.get() <= MOST_SHARDS);
-    number.ok_or_else(|| format!("a number from 1 to {MOST_SHARDS} is needed"))
-}
-
 fn lease_name(text: &str) -> Result<String, String> {
-    // RFC 1123, as Kubernetes asks of most names; three more characters are for a shard.
-    let of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    // A DNS subdomain of RFC 1123; three characters are left for the number of a shard.
+    let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let good = text.len() <= 250
-        && text.starts_with(of_name)
-        && text.ends_with(of_name)
-        && text.chars().all(|c| of_name(c) || matches!(c, '-' | '.'));
+        && text.starts_with(is_alphanumeric)
+        && text.ends_with(is_alphanumeric)
+        && text
+            .chars()
+            .all(|c| is_alphanumeric(c) || matches!(c, '-' | '.'));
     good.then(|| text.to_owned()).ok_or_else(|| {
-        "a name of Kubernetes is made of small letters, digits, - and ., and begins and ends with a letter or digit"
+        "a Lease's name has lower-case letters, digits, - and ., and begins and ends with a letter or digit"
             .to_owned()
     })
 }
 
 impl ClusterArgs {
-    /// What makes no sense together.
+    /// Refuses flags that contradict each other.
     fn check(&self, once: bool) -> Result<(), UsageError> {
         let Self {
             lease_duration,
@@ -73,24 +63,24 @@ impl ClusterArgs {
         let wrong = |why: &str| Err(UsageError(why.to_owned()));
         if once && self.leader_election {
             return wrong(
-                "--once waits for nobody, and --leader-election does; leave one of them out",
+                "--once does not wait to become the leader: use it without --leader-election",
             );
         }
         if shards.get() > 1 && !self.leader_election {
-            return wrong("--shards spreads workspaces over replicas, and needs --leader-election");
+            return wrong("--shards needs --leader-election");
         }
         if self.leader_election {
             if *lease_renew_deadline + Duration::from_secs(1) > *lease_duration {
                 return wrong(
-                    "--lease-duration must be longer than --lease-renew-deadline by 1s at least: an update that begins at the \
-                     last moment has what lies between",
+                    "--lease-duration must be at least 1s longer than --lease-renew-deadline: this is the time for a last \
+                     update",
                 );
             }
             if *lease_retry_period < Duration::from_millis(100)
                 || *lease_retry_period * 2 > *lease_renew_deadline
             {
                 return wrong(
-                    "--lease-retry-period must be 100ms at least, and no more than half of --lease-renew-deadline",
+                    "--lease-retry-period must be at least 100ms, and at most half of --lease-renew-deadline",
                 );
             }
         }
@@ -108,7 +98,7 @@ impl ClusterArgs {
         }
     }
 
-    /// Finds the cluster, if a flag needs it.
+    /// Connects to the cluster, if a flag needs it.
     pub(super) async fn set_up(&self, once: bool) -> anyhow::Result<Replica> {
         self.check(once)?;
         let times = Times {

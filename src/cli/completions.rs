@@ -1,4 +1,4 @@
-//! `completions`: what a shell completes, made from the same definitions as the command line itself.
+//! `completions`: prints the completion script of a shell, made from the definitions of the command line.
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
@@ -28,8 +28,8 @@ pub(super) fn run(args: &CompletionsArgs, output: &Output) -> anyhow::Result<Exi
     Ok(Exit::Done)
 }
 
-/// Lets `--base` and `--only` offer what this machine has: `candidates` prints it. The generator knows no values that are
-/// found when they are asked for, but in its unstable part.
+/// Makes `--base` and `--only` offer the output of `candidates`. The stable part of the generator supports only values that
+/// are known when the script is generated.
 fn with_candidates(shell: Shell, script: &str) -> String {
     let mut out = String::with_capacity(script.len() + 2048);
     let mut lines = script.lines();
@@ -41,7 +41,7 @@ fn with_candidates(shell: Shell, script: &str) -> String {
                     "{line}\n                    COMPREPLY=($(compgen -W \"$(calry-gitops candidates {option} \
                      \"${{COMP_WORDS[@]}}\" 2>/dev/null)\" -- \"${{cur}}\"))\n"
                 ));
-                // What the generator wrote, up to its `return`.
+                // Skips the generated lines up to their `return`.
                 for skipped in lines.by_ref() {
                     if skipped.trim() == "return 0" {
                         out.push_str(&format!("{skipped}\n"));

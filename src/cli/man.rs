@@ -1,4 +1,4 @@
-//! `man`: the manual, made from the same definitions as the command line itself. Packages call it; the help does not show it.
+//! `man`: prints the manual, made from the definitions of the command line. Packages call it; the help does not show it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ fn reads_definitions(command: &Command) -> bool {
         .any(|arg| arg.get_long() == Some("definitions"))
 }
 
-/// The day of the pages: today, or the one that a reproducible build gives.
+/// The date of the pages: today, or that of a reproducible build.
 fn date() -> anyhow::Result<Date> {
     let time = match std::env::var("SOURCE_DATE_EPOCH") {
         Err(_) => Timestamp::now(),

@@ -1,6 +1,6 @@
 //! The command line: one file per command, and the exit codes that all of them share.
 //!
-//! What it never does: decide what changes, or show what others did not already make fit to be shown.
+//! Never: decides what changes, or shows text that was not made safe to show.
 
 mod apply;
 mod candidates;
@@ -8,6 +8,7 @@ mod cluster;
 mod completions;
 mod config;
 mod help;
+mod listener;
 mod log_queue;
 mod man;
 mod options;
@@ -16,12 +17,14 @@ mod plan;
 mod progress;
 mod pull;
 mod run;
+mod run_args;
 mod sandbox;
 mod schema;
 mod signals;
 mod snapshot;
 mod status;
 mod status_client;
+mod usage;
 mod validate;
 
 use std::io::Write as _;
@@ -31,16 +34,19 @@ use std::process::ExitCode;
 use clap::builder::Resettable;
 use clap::{FromArgMatches, Parser, Subcommand};
 
+use crate::reconcile::Failure;
 use config::Defaults;
-use output::Output;
+use output::{Output, OutputArgs};
+use run_args::RunArgs;
+use usage::UsageError;
 
-/// How a command ended. Where several hold, `Failed` goes before `Invalid` and that before `Pending`.
+/// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Exit {
     /// Done, or in sync.
     Done = 0,
-    /// Something failed: network, authorization, an update, a refused plan, a wrong workspace.
+    /// A failure of the network, authorization or an update, a refused plan, a wrong workspace.
     Failed = 1,
     /// Changes are pending (`plan --detailed-exitcode`).
     Pending = 2,
@@ -51,12 +57,37 @@ enum Exit {
 }
 
 impl Exit {
-    const fn of(failed: bool, invalid: bool, pending: bool) -> Self {
-        match (failed, invalid, pending) {
-            (true, _, _) => Self::Failed,
-            (_, true, _) => Self::Invalid,
-            (_, _, true) => Self::Pending,
-            _ => Self::Done,
+    /// This exit under a condition, else `Done`.
+    const fn when(self, condition: bool) -> Self {
+        if condition { self } else { Self::Done }
+    }
+
+    /// The graver of two.
+    const fn or(self, other: Self) -> Self {
+        if self.gravity() >= other.gravity() {
+            self
+        } else {
+            other
+        }
+    }
+
+    const fn gravity(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Pending => 1,
+            Self::Invalid => 2,
+            Self::Failed => 3,
+            Self::Usage => 4,
+        }
+    }
+}
+
+impl From<&Failure> for Exit {
+    fn from(failure: &Failure) -> Self {
+        if failure.is_invalid_definitions() {
+            Self::Invalid
+        } else {
+            Self::Failed
         }
     }
 }
@@ -79,7 +110,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    output: output::OutputArgs,
+    output: OutputArgs,
 }
 
 #[derive(Subcommand)]
@@ -91,7 +122,7 @@ enum Command {
     /// Apply the definitions: plan, confirm, update, verify
     Apply(apply::ApplyArgs),
     /// Run the daemon: keep the workspace equal to the files
-    Run(Box<run::RunArgs>),
+    Run(Box<RunArgs>),
     /// Print the live state without its secrets, to plan against without an API key
     Snapshot(snapshot::SnapshotArgs),
     /// Write definition files from the live state; changes nothing in Calry
@@ -116,85 +147,81 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
-        // It is an error of the read, and reported as such.
+        // The caller reports it as an error of the read.
         if std::thread::current().name() == Some(crate::desired::git::GIT_THREAD) {
             return;
         }
-        let fault = fault(info.location());
-        // The log of a daemon is read by machines: a line of another form would be lost on them.
+        let fault = panic_message(info.location());
+        // The log of a daemon is read by machines, which cannot parse a line of another form.
         if tracing::event_enabled!(tracing::Level::ERROR) {
             tracing::error!("{fault}");
         } else {
             let _ = writeln!(std::io::stderr(), "error: {fault}");
         }
     }));
-    let nothing = Defaults::new();
-    let parsed = command(&nothing)
+    let none = Defaults::new();
+    let parsed = command(&none)
         .try_get_matches()
         .and_then(|matches| Cli::from_arg_matches(&matches));
-    let cli = match parsed.map_err(|error| error.format(&mut command(&nothing))) {
+    let cli = match parsed.map_err(|error| error.format(&mut command(&none))) {
         Ok(cli) => cli,
         Err(mut error) => {
-            suggest_option(&mut error);
-            let usage = error.use_stderr();
-            print_parse_error(&error);
-            return if usage {
-                Exit::Usage.into()
-            } else {
-                Exit::Done.into()
-            };
+            usage::suggest_option(&mut error);
+            usage::print_parse_error(&error);
+            return Exit::Usage.when(error.use_stderr()).into();
         }
     };
-    let long_running = matches!(cli.command, Command::Run(_) | Command::Sandbox(_));
-    if let Command::Run(args) = &cli.command {
-        // The configuration file has a say in how it is logged.
-        return match config::load(args.config.as_deref()) {
-            Ok(configuration) => {
-                let output = Output::new(&configuration.cli.output, long_running);
-                let running = run::run(&configuration, &output);
-                ended(
-                    block_on_for(configuration.workspaces.len(), running),
-                    &output,
-                )
-            }
-            Err(trouble) => trouble.tell(&Output::new(&cli.output, long_running)).into(),
-        };
+    let Cli { command, output } = cli;
+    match command {
+        Command::Validate(args) => once(&output, |output| validate::run(&args, output)),
+        Command::Plan(args) => once(&output, |output| block_on(plan::run(&args, output))),
+        Command::Apply(args) => once(&output, |output| block_on(apply::run(&args, output))),
+        Command::Run(args) => run_daemon(&args, &output),
+        Command::Snapshot(args) => once(&output, |output| block_on(snapshot::run(&args, output))),
+        Command::Pull(args) => once(&output, |output| block_on(pull::run(&args, output))),
+        Command::Status(args) => once(&output, |output| block_on(status::run(&args, output))),
+        Command::Sandbox(args) => {
+            let output = Output::new(&output, true);
+            exit_code(block_on(sandbox::run(&args, &output)), &output)
+        }
+        Command::Schema(args) => once(&output, |output| block_on(schema::run(&args, output))),
+        Command::Completions(args) => once(&output, |output| completions::run(&args, output)),
+        Command::Candidates(args) => once(&output, |output| Ok(candidates::run(&args, output))),
+        Command::Man(args) => once(&output, |output| man::run(&args, output)),
     }
-    let output = Output::new(&cli.output, long_running);
-    let result = match cli.command {
-        Command::Validate(args) => validate::run(&args, &output),
-        Command::Plan(args) => block_on(plan::run(&args, &output)),
-        Command::Apply(args) => block_on(apply::run(&args, &output)),
-        // It was seen to above.
-        Command::Run(_) => Ok(Exit::Done),
-        Command::Snapshot(args) => block_on(snapshot::run(&args, &output)),
-        Command::Pull(args) => block_on(pull::run(&args, &output)),
-        Command::Status(args) => block_on(status::run(&args, &output)),
-        Command::Sandbox(args) => block_on(sandbox::run(&args, &output)),
-        Command::Schema(args) => block_on(schema::run(&args, &output)),
-        Command::Completions(args) => completions::run(&args, &output),
-        Command::Candidates(args) => Ok(candidates::run(&args, &output)),
-        Command::Man(args) => man::run(&args, &output),
-    };
-    ended(result, &output)
 }
 
-/// Says why a command failed, where it did, and how the process ends.
-fn ended(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
-    if let Some(error) = output.lost() {
+fn once(args: &OutputArgs, run: impl FnOnce(&Output) -> anyhow::Result<Exit>) -> ExitCode {
+    let output = Output::new(args, false);
+    exit_code(run(&output), &output)
+}
+
+fn run_daemon(args: &RunArgs, output: &OutputArgs) -> ExitCode {
+    match config::load(args.config.as_deref()) {
+        Ok(configuration) => {
+            let output = Output::new(&configuration.output, true);
+            let running = run::run(&configuration, &output);
+            let result = block_on_workspaces(configuration.workspaces.len(), running);
+            exit_code(result, &output)
+        }
+        Err(error) => error.report(&Output::new(output, true)).into(),
+    }
+}
+
+/// Prints why a command failed, if it did, and returns the exit code of the process.
+fn exit_code(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
+    if let Some(error) = output.write_error() {
         output.error(&format!(
             "the result cannot be written to standard output: {error}"
         ));
     }
     match result {
-        Ok(_) if output.lost().is_some() => Exit::Failed.into(),
+        Ok(_) if output.write_error().is_some() => Exit::Failed.into(),
         Ok(exit) => exit.into(),
         Err(error) => match error.downcast::<UsageError>() {
             Ok(usage) => {
                 output.flush();
-                let _ = called()
-                    .error(clap::error::ErrorKind::ValueValidation, usage.0)
-                    .print();
+                usage.print();
                 Exit::Usage.into()
             }
             Err(error) => {
@@ -205,79 +232,8 @@ fn ended(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
     }
 }
 
-/// The command that was called, for its usage.
-fn called() -> clap::Command {
-    let mut command = command(&Defaults::new());
-    command.build();
-    let name = std::env::args_os().skip(1).find_map(|arg| {
-        command
-            .find_subcommand(&arg)
-            .map(|c| c.get_name().to_owned())
-    });
-    name.and_then(|name| command.find_subcommand(&name).cloned())
-        .unwrap_or(command)
-}
-
-/// Suggests the option for a directory or file that was given without one, as other tools take it.
-fn suggest_option(error: &mut clap::Error) {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let (ErrorKind::UnknownArgument, Some(ContextValue::String(argument))) =
-        (error.kind(), error.get(ContextKind::InvalidArg))
-    else {
-        return;
-    };
-    let path = std::path::Path::new(argument);
-    let command = called();
-    let takes = |id: &str| command.get_arguments().any(|arg| arg.get_id() == id);
-    let shown = crate::model::printable(argument);
-    let suggestion = match options::provider_of_file(path) {
-        Some(provider) if takes("only") => format!("for one provider, use --only {provider}"),
-        _ if path.is_dir() && takes("definitions") => {
-            format!("to name the definitions directory, use -d {shown}")
-        }
-        _ => return,
-    };
-    error.insert(
-        ContextKind::Suggested,
-        ContextValue::StyledStrs(vec![suggestion.into()]),
-    );
-}
-
-/// Prints what the parser says, help included. An API key that somebody gave as an argument is not repeated: what is
-/// printed goes to more logs than arguments do.
-fn print_parse_error(error: &clap::Error) {
-    let arguments = std::env::args_os()
-        .skip(1)
-        .map(|argument| argument.to_string_lossy().into_owned());
-    let keys: Vec<String> = arguments
-        .filter_map(|argument| {
-            let value = argument
-                .split_once('=')
-                .map_or(argument.as_str(), |(_, value)| value);
-            value.starts_with(KEY_PREFIX).then(|| value.to_owned())
-        })
-        .collect();
-    // Nothing is left to do where this cannot be printed.
-    if keys.is_empty() {
-        let _ = error.print();
-        return;
-    }
-    let text = keys
-        .iter()
-        .fold(error.render().ansi().to_string(), |text, key| {
-            text.replace(key, "***")
-        });
-    let _ = anstream::AutoStream::auto(std::io::stderr()).write_all(text.as_bytes());
-    let _ = std::io::stderr().write_all(KEY_ARGUMENT.as_bytes());
-}
-
-/// How Calry's API keys begin.
-const KEY_PREFIX: &str = "zepl.";
-const KEY_ARGUMENT: &str = "\nAn API key is never an argument, which other users see: put it into a file and name that with \
-    --api-key-file,\nor set the variable CALRY_API_KEY. Consider the key that was just given as known to others.\n";
-
-/// The command line, with values below its flags and variables. A variable that is set to nothing counts as unset, as a
-/// manifest leaves it where a value is optional.
+/// The command line, with values below its flags and variables. A variable that is empty counts as unset: manifests set
+/// optional variables to nothing.
 fn command(defaults: &Defaults) -> clap::Command {
     fn without_empty_variables(command: clap::Command) -> clap::Command {
         let empty = |arg: &clap::Arg| {
@@ -295,30 +251,25 @@ fn command(defaults: &Defaults) -> clap::Command {
             })
             .mut_subcommands(without_empty_variables)
     }
-    without_empty_variables(config::below(help::command(), defaults))
+    without_empty_variables(config::with_defaults(help::command(), defaults))
 }
 
-/// What is said of a panic. Its own message may quote the text that it was about, and that may be a secret.
-fn fault(location: Option<&Location<'_>>) -> String {
+/// The message of a panic: its place alone. Its own message may quote a secret.
+fn panic_message(location: Option<&Location<'_>>) -> String {
     let at = location.map(|at| format!(" at {at}")).unwrap_or_default();
-    format!("a fault of calry-gitops{at}; please report it")
+    format!("internal error of calry-gitops{at}; please report it")
 }
-
-/// A command line that is wrong in a way that the parser does not see.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct UsageError(String);
 
 fn block_on(future: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    block_on_for(1, future)
+    block_on_workspaces(1, future)
 }
 
-/// Runs a command that is about so many workspaces.
-fn block_on_for(
+/// Runs a command for a number of workspaces.
+fn block_on_workspaces(
     workspaces: usize,
     future: impl Future<Output = anyhow::Result<Exit>>,
 ) -> anyhow::Result<Exit> {
-    // Where each of them is looked at and read, and all of that hangs, there is still a thread for the next one.
+    // Even if watching and reading of every workspace hangs, a thread is free for other work.
     let blocking = workspaces * 2 + 64;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime
@@ -327,7 +278,7 @@ fn block_on_for(
         .enable_all()
         .build()?;
     let result = runtime.block_on(future);
-    // A prompt that nobody answered, or a file system that hangs, must not keep the process.
+    // A prompt without an answer, or a file system that hangs, must not keep the process.
     runtime.shutdown_background();
     result
 }
@@ -403,19 +354,22 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_told_by_its_place_alone() {
+    fn a_panic_is_reported_by_its_place_alone() {
         let here = Location::caller();
         assert_eq!(
-            fault(Some(here)),
-            format!("a fault of calry-gitops at {here}; please report it")
+            panic_message(Some(here)),
+            format!("internal error of calry-gitops at {here}; please report it")
         );
     }
 
     #[test]
-    fn where_several_exit_codes_hold_1_goes_before_3_and_3_before_2() {
-        assert_eq!(Exit::of(true, true, true), Exit::Failed);
-        assert_eq!(Exit::of(false, true, true), Exit::Invalid);
-        assert_eq!(Exit::of(false, false, true), Exit::Pending);
-        assert_eq!(Exit::of(false, false, false), Exit::Done);
+    fn of_several_exit_codes_1_goes_before_3_and_3_before_2() {
+        let all = [Exit::Done, Exit::Pending, Exit::Invalid, Exit::Failed];
+        for (at, exit) in all.into_iter().enumerate() {
+            for other in all.into_iter().take(at + 1) {
+                assert_eq!((exit.or(other), other.or(exit)), (exit, exit));
+            }
+        }
+        assert_eq!(Exit::Failed.when(false), Exit::Done);
     }
 }

@@ -1,9 +1,10 @@
-//! The options that commands share, and what they set up.
+//! The options that commands share, and the clients and sources that they set up.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,6 @@ use crate::pull::SecretNames;
 use crate::reconcile::Source;
 use crate::sandbox::{Config, Sandbox, Seed};
 
-/// Which files are meant.
 #[derive(Args)]
 #[command(next_help_heading = "Definitions")]
 pub(super) struct FileArgs {
@@ -49,7 +49,7 @@ pub(super) struct FileArgs {
     pub(super) strict: bool,
 }
 
-/// Whose definitions count.
+/// Which commits are trusted.
 #[derive(Args)]
 #[command(next_help_heading = "Trust")]
 pub(super) struct TrustArgs {
@@ -68,7 +68,7 @@ pub(super) struct TrustArgs {
 }
 
 impl TrustArgs {
-    /// What they amount to; `None` where whatever is in the directory counts.
+    /// The trusted commits; `None` if the directory is read, whatever it holds.
     pub(super) fn trust(&self) -> Option<TrustPolicy> {
         let Self {
             allowed_signers,
@@ -79,7 +79,18 @@ impl TrustArgs {
     }
 }
 
-/// Everything that a command needs to read the live state.
+/// What a command needs to compare desired and live state.
+#[derive(Args)]
+pub(super) struct SourceArgs {
+    #[command(flatten)]
+    pub(super) live: LiveArgs,
+    #[command(flatten)]
+    pub(super) trust: TrustArgs,
+    #[command(flatten)]
+    pub(super) fingerprints: FingerprintArgs,
+}
+
+/// What a command needs to read the live state.
 #[derive(Args)]
 pub(super) struct LiveArgs {
     #[command(flatten)]
@@ -136,7 +147,6 @@ struct ApiArgs {
     sandbox: bool,
 }
 
-/// The key that values below `partnerKey` are compared by where they may not be.
 #[derive(Args)]
 #[command(next_help_heading = "Fingerprints")]
 pub(super) struct FingerprintArgs {
@@ -152,7 +162,7 @@ pub(super) struct FingerprintArgs {
 }
 
 impl FingerprintArgs {
-    /// The key; `None` where the operator gave none.
+    /// The key, if the operator gave one.
     pub(super) fn key(&self) -> anyhow::Result<Option<FingerprintKey>> {
         /// Enough for any key, in bytes.
         const MAX: u64 = 4096;
@@ -163,10 +173,10 @@ impl FingerprintArgs {
                 let read =
                     File::open(path).and_then(|file| file.take(MAX + 1).read_to_string(&mut text));
                 read.with_context(|| format!("cannot read the fingerprint key from {from}"))?;
-                // What is cut off would be another key.
+                // A cut text would be another key.
                 anyhow::ensure!(
                     text.len() as u64 <= MAX,
-                    "{from} holds no fingerprint key: it is larger than {MAX} bytes"
+                    "{from} holds no fingerprint key: it has more than {MAX} bytes"
                 );
                 (text, from)
             }
@@ -181,15 +191,15 @@ impl FingerprintArgs {
     }
 }
 
-/// A variable that is set. What is not UTF-8 in it becomes a character that no key has, so that it is reported as invalid and
-/// not as missing.
+/// A variable that is set and not empty. What is not UTF-8 becomes a character that no key has, so that it is reported as
+/// invalid, not as missing.
 fn variable(name: &str) -> Option<String> {
     std::env::var_os(name)
         .map(|value| value.to_string_lossy().into_owned())
         .filter(|value| !value.is_empty())
 }
 
-/// Where the live state comes from, where Calry itself is not asked.
+/// Where the live state comes from, if not from Calry.
 pub(super) enum LiveSource {
     File(PathBuf),
     Url(HttpUrl),
@@ -221,7 +231,7 @@ impl From<Method> for UpdateMethod {
     }
 }
 
-/// What the options amount to.
+/// The sources and clients of a command, as its options set them up.
 pub(super) struct Setup {
     pub(super) source: Source,
     pub(super) api: Api,
@@ -229,21 +239,22 @@ pub(super) struct Setup {
     pub(super) timeout: Duration,
     /// The definitions directory as the operator wrote it.
     pub(super) shown: String,
-    /// It lives as long as the command.
+    /// Runs until this is dropped.
     pub(super) sandbox: Option<Sandbox>,
     pub(super) http: Http,
-    /// What a person sees while the command waits.
+    /// What a user sees while the command waits.
     pub(super) progress: Arc<Progress>,
+    pub(super) fingerprint_key: Option<FingerprintKey>,
 }
 
 impl Setup {
-    /// The definitions directory, by its path from the root of the repository.
+    /// The path of the definitions directory from the root of the repository.
     pub(super) fn repository_path(&self) -> String {
         repository_path(&self.source.definitions)
     }
 }
 
-/// A directory by its path from the root of the repository, as forges know files; without a repository, from the workspace of
+/// The path of a directory from the root of the repository, which forges expect; without a repository, from the workspace of
 /// the job or from the working directory.
 pub(super) fn repository_path(directory: &Path) -> String {
     let within = |root: PathBuf| {
@@ -262,16 +273,31 @@ pub(super) fn repository_path(directory: &Path) -> String {
 }
 
 /// The groups of options that each workspace can have of its own.
-pub(super) fn groups_of_workspaces() -> [Option<clap::Id>; 3] {
-    [
+pub(super) fn workspace_groups() -> impl Iterator<Item = clap::Id> {
+    let groups = [
         FileArgs::group_id(),
         ApiArgs::group_id(),
         TrustArgs::group_id(),
-    ]
+    ];
+    groups.into_iter().flatten()
+}
+
+impl SourceArgs {
+    /// Sets up a one-shot command.
+    pub(super) async fn set_up(
+        &self,
+        missing: MissingSecrets,
+        output: &Output,
+    ) -> anyhow::Result<Setup> {
+        let mut setup = self.live.set_up(missing, output).await?;
+        setup.source.trust = self.trust.trust();
+        setup.fingerprint_key = self.fingerprints.key()?;
+        Ok(setup)
+    }
 }
 
 impl LiveArgs {
-    /// Sets up what reading the live state takes.
+    /// Sets up a one-shot command.
     pub(super) async fn set_up(
         &self,
         missing: MissingSecrets,
@@ -291,16 +317,16 @@ impl LiveArgs {
         Ok(setup)
     }
 
-    /// Calry's address.
+    /// The address of Calry.
     ///
     /// # Errors
-    /// Where it cannot be one.
+    /// [`UsageError`] if it is not valid.
     pub(super) fn api_url(&self) -> Result<HttpUrl, UsageError> {
         HttpUrl::parse(&self.api.api_url, UrlPolicy::api(self.api.insecure_http))
             .map_err(|error| UsageError(format!("--api-url {error}")))
     }
 
-    /// The same, on connections that others use as well.
+    /// Sets up a loop of the daemon, on shared connections.
     pub(super) async fn set_up_on(
         &self,
         http: Http,
@@ -331,16 +357,17 @@ impl LiveArgs {
         let (url, key, missing) = match &sandbox {
             Some(sandbox) => {
                 let key = KeySource::Variable(Some(Secret::new(sandbox.keys().write.clone())));
-                // A pull request's view stays what it is; everything else gets placeholders.
+                // With --secrets-unavailable the secrets stay missing; otherwise they get placeholders.
                 let missing = if missing == MissingSecrets::Error {
                     MissingSecrets::Placeholder
                 } else {
                     missing
                 };
                 if missing == MissingSecrets::Placeholder {
-                    let stand_ins = stand_ins(&Seed::builtin());
+                    let secrets_of_sandbox = sandbox_secrets(&Seed::builtin());
                     secrets = secrets.with_variables(move |name| {
-                        std::env::var_os(name).or_else(|| stand_ins.get(name).map(Into::into))
+                        std::env::var_os(name)
+                            .or_else(|| secrets_of_sandbox.get(name).map(Into::into))
                     });
                 }
                 (
@@ -375,13 +402,14 @@ impl LiveArgs {
             sandbox,
             http,
             progress: Arc::new(Progress::new(false)),
+            fingerprint_key: None,
         })
     }
 }
 
-/// What the sandbox's own secrets are, by variable, under the names that `pull` gives them: so that definitions that were
-/// pulled from a sandbox are in sync with the next one.
-fn stand_ins(seed: &Seed) -> BTreeMap<String, String> {
+/// The sandbox's own secrets by variable, under the names that `pull` gives them, so that definitions that were pulled from
+/// a sandbox are in sync with the next one.
+fn sandbox_secrets(seed: &Seed) -> BTreeMap<String, String> {
     let mut names = SecretNames::default();
     let keys = seed.partner_keys().into_iter();
     keys.filter_map(|(provider, name, value)| {
@@ -391,14 +419,14 @@ fn stand_ins(seed: &Seed) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// A sandbox whose workspace is the one that the definitions are for.
+/// Starts a sandbox whose workspace is the one that the definitions are for.
 async fn start_sandbox(
     definitions: &Path,
     operator: Option<&Slug>,
     update_method: UpdateMethod,
 ) -> anyhow::Result<Sandbox> {
     let mut seed = Seed::builtin();
-    // A directory that cannot be read is the pass's to report.
+    // A directory that cannot be read is reported by the command itself.
     let pinned = match definitions::load(definitions).map(|loaded| loaded.pin) {
         Ok(Pin::Slug(slug)) => Some(slug),
         _ => operator.cloned(),
@@ -415,7 +443,7 @@ async fn start_sandbox(
     .context("the sandbox cannot be started")
 }
 
-/// A provider's name in any case. The known ones are what shells complete; any other that is well formed is taken as well.
+/// Parses a provider's name in any case. Shells complete the known ones; any other valid name is accepted as well.
 #[derive(Clone)]
 pub(super) struct ProviderParser;
 
@@ -455,7 +483,7 @@ pub(super) fn provider_of_file(path: &Path) -> Option<Provider> {
     Provider::parse(&stem.to_ascii_uppercase()).ok()
 }
 
-/// A directory of definition files. One that is not there is reported when it is read.
+/// Parses a directory of definition files. A missing one is reported when it is read.
 fn definitions_directory(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if !path.is_file() {
@@ -470,11 +498,11 @@ fn definitions_directory(text: &str) -> Result<PathBuf, String> {
             "this is a file; for one provider: -d {} --only {provider}",
             parent.display()
         ),
-        None => "this is a file, and not a directory of definition files".to_owned(),
+        None => "this is a file, not a directory of definition files".to_owned(),
     })
 }
 
-/// A duration as a person writes it: `90s`, `5m`.
+/// Parses a duration such as `90s` or `5m`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text)
         .map_err(|_| "a duration is written as 90s, 5m or 1h30m".to_owned())?;
@@ -482,4 +510,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         return Err("a duration is between 1ms and 31 days".to_owned());
     }
     Ok(duration)
+}
+
+/// Parses a number from 1 to 64.
+pub(super) fn up_to_64(text: &str) -> Result<NonZeroU8, String> {
+    match text.parse::<NonZeroU8>() {
+        Ok(number) if number.get() <= 64 => Ok(number),
+        _ => Err("a number from 1 to 64 is needed".to_owned()),
+    }
 }

@@ -1,4 +1,4 @@
-//! Where things are printed: results to standard output, everything else to standard error.
+//! Prints results to standard output, and everything else to standard error.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -56,21 +56,21 @@ enum LogFormat {
     Json,
 }
 
-/// The two streams, as the operator wants them.
+/// The two streams, with the operator's choice of colours and verbosity.
 pub(super) struct Output {
     color: ColorChoice,
     quiet: bool,
-    /// Why a result was not printed.
-    lost: OnceLock<io::Error>,
-    /// Standard error of a command that runs for long, which must not wait for its reader.
+    /// Why a result was not printed as a whole.
+    write_error: OnceLock<io::Error>,
+    /// Standard error of a long-running command, which must not wait for its reader.
     queue: Option<LogQueue>,
-    /// It sends what waits when this ends.
+    /// Sends the remaining traces when this is dropped.
     _telemetry: Option<Telemetry>,
 }
 
 impl Output {
-    /// Sets the log up. Only this program's own lines are logged at any verbosity: what libraries say at their highest
-    /// levels may hold what must not be shown.
+    /// Sets up the log. At any verbosity it has lines of this program only: the most verbose lines of libraries may hold
+    /// secrets.
     pub(super) fn new(args: &OutputArgs, long_running: bool) -> Self {
         let color = match args.color {
             Color::Auto => ColorChoice::Auto,
@@ -91,7 +91,7 @@ impl Output {
         } else {
             None
         };
-        let (telemetry, trouble) = match telemetry {
+        let (telemetry, telemetry_error) = match telemetry {
             Some(Ok(telemetry)) => (Some(telemetry), None),
             Some(Err(why)) => (None, Some(why)),
             None => (None, None),
@@ -112,7 +112,7 @@ impl Output {
             LogFormat::Json => dropped_document,
             LogFormat::Text => dropped_text,
         };
-        // A one-shot command waits for its reader: what it prints is its result.
+        // A one-shot command waits for its reader, which must get all of it.
         let queue = if long_running {
             LogQueue::start(std::io::stderr(), dropped_line).ok()
         } else {
@@ -122,7 +122,7 @@ impl Output {
             Some(queue) => BoxMakeWriter::new(queue.clone()),
             None => BoxMakeWriter::new(std::io::stderr),
         };
-        // Where standard error is gone there is nowhere to say so, and trying would panic.
+        // An error of writing to standard error cannot be reported, and trying would panic.
         let layer = tracing_subscriber::fmt::layer()
             .with_writer(writer)
             .with_span_events(FmtSpan::NONE)
@@ -132,7 +132,7 @@ impl Output {
                 let json = layer.json().flatten_event(true).with_target(false);
                 let json = json.with_current_span(false).with_span_list(false);
                 registry
-                    .with(json.map_event_format(Document).with_filter(filter))
+                    .with(json.map_event_format(JsonLine).with_filter(filter))
                     .init();
             }
             LogFormat::Text => {
@@ -142,9 +142,9 @@ impl Output {
                     }
                     choice => choice != ColorChoice::Never,
                 };
-                // A person reads the sentence; its fields are the same facts for machines.
+                // The sentence is for people; the fields are the same facts for machines.
                 let sentence = debug_fn(|writer, field, value| {
-                    // Spans alone have the field `workspace`: it is what the line begins with.
+                    // Only spans have the field `workspace`, with which the line begins.
                     match field.name() {
                         "message" => write!(writer, "{value:?}"),
                         "workspace" => write!(writer, "{}", format!("{value:?}").trim_matches('"')),
@@ -154,17 +154,17 @@ impl Output {
                 let layer = layer
                     .with_ansi(ansi)
                     .fmt_fields(sentence)
-                    .event_format(Line);
+                    .event_format(TextLine);
                 registry.with(layer.with_filter(filter)).init();
             }
         }
-        if let Some(why) = trouble {
-            tracing::warn!("there are no traces for OpenTelemetry: {why}");
+        if let Some(why) = telemetry_error {
+            tracing::warn!("cannot export OpenTelemetry traces: {why}");
         }
         Self {
             color,
             quiet: args.quiet,
-            lost: OnceLock::new(),
+            write_error: OnceLock::new(),
             queue,
             _telemetry: telemetry,
         }
@@ -175,18 +175,18 @@ impl Output {
         let printed = AutoStream::new(std::io::stdout(), self.color).write_all(text.as_bytes());
         match printed.and_then(|()| std::io::stdout().flush()) {
             Ok(()) => {}
-            // A reader that went away, as `head` does, has what it wanted.
+            // A reader such as `head` closes the pipe when it has enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            Err(error) => _ = self.lost.set(error),
+            Err(error) => _ = self.write_error.set(error),
         }
     }
 
-    /// Why a result was not printed as a whole: whoever reads it later must not take it for one.
-    pub(super) fn lost(&self) -> Option<&io::Error> {
-        self.lost.get()
+    /// Why a result was not printed as a whole: the command must not succeed then.
+    pub(super) fn write_error(&self) -> Option<&io::Error> {
+        self.write_error.get()
     }
 
-    /// Draws a screen in the place of the last one: as much of it as the terminal has lines for.
+    /// Draws a screen in place of the last one, cut to the lines of the terminal.
     pub(super) fn draw(&self, text: &str) {
         let rows = rustix::termios::tcgetwinsize(std::io::stdout())
             .map_or(0, |size| usize::from(size.ws_row));
@@ -200,8 +200,8 @@ impl Output {
         } else {
             text.to_owned()
         };
-        // Each line is cleared to its end and then what is below all of them, so that nothing flickers. The cursor moves
-        // whatever is thought of colours.
+        // Clearing each line to its end, then the rest of the screen, avoids flicker. The cursor moves without colours as
+        // well.
         let lines: String = text
             .lines()
             .take(rows)
@@ -212,7 +212,7 @@ impl Output {
         let _ = out.flush();
     }
 
-    /// Prints something on the way to a result.
+    /// Prints a text that is not the result.
     pub(super) fn note(&self, text: &str) {
         let Some(queue) = &self.queue else {
             let _ = AutoStream::new(std::io::stderr(), self.color).write_all(text.as_bytes());
@@ -227,7 +227,7 @@ impl Output {
         queue.push(&text_in_color.into_inner());
     }
 
-    /// Waits, within bounds, until standard error has everything.
+    /// Waits, for a limited time, until standard error has everything.
     pub(super) fn flush(&self) {
         self.queue.iter().for_each(LogQueue::flush);
     }
@@ -256,7 +256,7 @@ impl Output {
         }
     }
 
-    /// Whether a person watches standard error.
+    /// Whether a user watches standard error.
     pub(super) fn is_watched(&self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()
     }
@@ -268,7 +268,7 @@ impl Drop for Output {
     }
 }
 
-/// What a line says of those that were dropped before it.
+/// The text of the line that replaces dropped ones.
 fn dropped_sentence(count: u64) -> String {
     let lines = if count == 1 { "line was" } else { "lines were" };
     format!("{count} log {lines} dropped: standard error was not read")
@@ -291,10 +291,10 @@ fn dropped_document(count: u64) -> String {
     )
 }
 
-/// The span within which everything is about one workspace of several. Its one field is `workspace`.
-pub(super) const OF_WORKSPACE: &str = "workspace";
+/// The span of one workspace of several. Its one field is `workspace`.
+pub(super) const WORKSPACE_SPAN: &str = "workspace";
 
-/// Which workspace an event is about, where there are several, as the fields of its span were formatted.
+/// The formatted fields of the workspace span that an event is in, if there are several workspaces.
 fn workspace<S, N>(context: &FmtContext<'_, S, N>) -> Option<String>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -302,7 +302,7 @@ where
 {
     let span = context
         .event_scope()?
-        .find(|span| span.name() == OF_WORKSPACE)?;
+        .find(|span| span.name() == WORKSPACE_SPAN)?;
     span.extensions()
         .get::<FormattedFields<N>>()
         .map(|fields| fields.fields.clone())
@@ -310,10 +310,10 @@ where
 
 const DIM: Style = Style::new().dimmed();
 
-/// A line for a person: when (RFC 3339, UTC, whole seconds), how grave, about which workspace, and the sentence.
-struct Line;
+/// A line for people: time (RFC 3339, UTC, whole seconds), level, workspace and sentence.
+struct TextLine;
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for TextLine
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -341,21 +341,21 @@ where
             write!(writer, "{workspace}: ")?;
         }
         context.format_fields(writer.by_ref(), event)?;
-        // What is only there to find a fault shows its facts; elsewhere the sentence says them.
+        // Lines for debugging show their fields; the sentences of other lines have them.
         if level >= Level::DEBUG {
-            event.record(&mut Facts(&mut writer));
+            event.record(&mut FieldWriter(&mut writer));
         }
         writeln!(writer)
     }
 }
 
-/// Writes the fields of an event behind its sentence.
-struct Facts<'a, 'w>(&'a mut Writer<'w>);
+/// Writes the fields of an event after its sentence.
+struct FieldWriter<'a, 'w>(&'a mut Writer<'w>);
 
-impl Visit for Facts<'_, '_> {
+impl Visit for FieldWriter<'_, '_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() != "message" {
-            // A log that cannot be written to loses its lines.
+            // An error of writing to the log cannot be reported.
             let _ = write!(
                 self.0,
                 " {}={}",
@@ -366,10 +366,10 @@ impl Visit for Facts<'_, '_> {
     }
 }
 
-/// A line for a machine: one JSON object.
-struct Document<F>(F);
+/// A line for machines: one JSON object.
+struct JsonLine<F>(F);
 
-impl<S, N, F> FormatEvent<S, N> for Document<F>
+impl<S, N, F> FormatEvent<S, N> for JsonLine<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,

@@ -1,4 +1,4 @@
-//! `plan`: what would change. It is given a client that has no way to write.
+//! `plan`: shows what would change. Its client has no way to write.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum, ValueHint};
 use tokio::time::Instant;
 
-use super::options::{FingerprintArgs, LiveArgs, LiveSource, Setup, TrustArgs};
+use super::options::{LiveSource, Setup, SourceArgs};
 use super::{Exit, Output};
 use crate::desired::definitions::{FileWrite, MissingSecrets, Subject};
 use crate::live::{Operation, Snapshot, SnapshotError};
-use crate::model::{Code, Diagnostic, Excerpt, FingerprintKey, printable};
+use crate::model::{Code, Diagnostic, Excerpt, printable};
 use crate::plan::{AppliedState, Change, Origin, Plan, Verdict};
 use crate::reconcile::plan_file::PlanFile;
 use crate::reconcile::{self, Desired, Failure, Planned};
@@ -28,8 +28,8 @@ pub(super) struct PlanArgs {
     #[arg(long)]
     diff: bool,
     /// Also write the plan in another format to a file; repeatable
-    #[arg(long, value_parser = also, value_name = "FORMAT=FILE")]
-    also: Vec<Also>,
+    #[arg(long, value_parser = parse_copy, value_name = "FORMAT=FILE")]
+    also: Vec<PlanCopy>,
     /// Exit with 2 if changes are pending
     #[arg(long)]
     detailed_exitcode: bool,
@@ -55,11 +55,7 @@ pub(super) struct PlanArgs {
     out: Option<PathBuf>,
     // Last: its headings hold for what follows.
     #[command(flatten)]
-    live: LiveArgs,
-    #[command(flatten)]
-    trust: TrustArgs,
-    #[command(flatten)]
-    fingerprints: FingerprintArgs,
+    source: SourceArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -70,37 +66,36 @@ pub(super) enum Format {
     Github,
 }
 
-/// One plan in one more format: what is printed twice must not be asked for twice, for it could differ.
+/// The plan in one more format. A second call of `plan` could find another plan.
 #[derive(Clone)]
-struct Also {
+struct PlanCopy {
     format: Format,
     file: PathBuf,
 }
 
-fn also(text: &str) -> Result<Also, String> {
+fn parse_copy(text: &str) -> Result<PlanCopy, String> {
     let parsed = text.split_once('=').filter(|(_, file)| !file.is_empty());
     let parsed =
         parsed.and_then(|(format, file)| Some((Format::from_str(format, false).ok()?, file)));
     let (format, file) = parsed.ok_or("a format and a file, as in markdown=plan.md")?;
-    Ok(Also {
+    Ok(PlanCopy {
         format,
         file: output_file(file)?,
     })
 }
 
-/// A file to write. `-` is none: standard output has the plan already, in the form that --format names.
+/// Parses a file to write. It is not `-`: standard output has the plan already, in the form that --format names.
 fn output_file(text: &str) -> Result<PathBuf, String> {
     match text {
-        "-" => Err(
-            "this writes to a file, and not to standard output, where --format prints the plan"
-                .to_owned(),
-        ),
+        "-" => {
+            Err("this option writes a file; --format prints the plan to standard output".to_owned())
+        }
         _ => Ok(text.into()),
     }
 }
 
-fn write(also: &[Also], print: impl Fn(Format) -> String) -> anyhow::Result<()> {
-    for Also { format, file } in also {
+fn write_copies(copies: &[PlanCopy], print: impl Fn(Format) -> String) -> anyhow::Result<()> {
+    for PlanCopy { format, file } in copies {
         let text = print(*format);
         std::fs::write(file, anstream::adapter::strip_str(&text).to_string()).with_context(
             || {
@@ -120,22 +115,19 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     } else {
         MissingSecrets::Error
     };
-    let mut setup = args.live.set_up(missing, output).await?;
+    let mut setup = args.source.set_up(missing, output).await?;
     setup.source.base.clone_from(&args.base);
-    setup.source.trust = args.trust.trust();
-    let key = args.fingerprints.key()?;
-    let snapshot = args.snapshot.as_deref();
-    let looked = match look(&setup, snapshot, key.as_ref()).await {
-        Ok(looked) => looked,
-        Err(failed) => {
-            let exit = failed.tell(&setup, args.format, output);
-            write(&args.also, |format| {
-                failed.print(format, &setup.repository_path())
+    let comparison = match compare(&setup, args.snapshot.as_deref()).await {
+        Ok(comparison) => comparison,
+        Err(failure) => {
+            let exit = failure.report(&setup, args.format, output);
+            write_copies(&args.also, |format| {
+                failure.print(format, &setup.repository_path())
             })?;
             return Ok(exit);
         }
     };
-    let Looked { desired, look } = &looked;
+    let Comparison { desired, planned } = &comparison;
     let next = match &args.out {
         Some(file) => Some(format!(
             "calry-gitops apply --plan {}",
@@ -157,21 +149,21 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
         &setup.shown,
         desired.loaded.files.len(),
     );
-    output.result(&looked.print(args.format, layout, &setup.repository_path()));
-    write(&args.also, |format| {
-        looked.print(format, layout, &setup.repository_path())
+    output.result(&comparison.print(args.format, layout, &setup.repository_path()));
+    write_copies(&args.also, |format| {
+        comparison.print(format, layout, &setup.repository_path())
     })?;
-    let mut failed = cannot_be_applied(&look.plan);
+    let mut failed = has_obstacle(&planned.plan);
     if let Some(file) = &args.out {
-        if looked.is_invalid() {
-            let why = "the definitions are invalid, and the plan could not be applied";
+        if comparison.is_invalid() {
+            let why = "the definitions are invalid, so the plan could not be applied";
             output.error(&format!("{} is not written: {why}", file.display()));
         } else {
             match PlanFile::of(
-                &look.plan,
+                &planned.plan,
                 setup.api.method(),
                 &setup.source.only,
-                key.as_ref(),
+                setup.fingerprint_key.as_ref(),
             ) {
                 Ok(saved) => write_file(file, saved.to_json())?,
                 Err(why) => {
@@ -182,37 +174,37 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
         }
     }
     let due = |origin| {
-        look.plan
+        planned
+            .plan
             .entries
             .iter()
             .any(|entry| entry.is_due_to(origin))
     };
     let pending = match &args.base {
-        None => look.plan.steps().next().is_some(),
+        None => planned.plan.steps().next().is_some(),
         Some(_) => {
             due(Origin::Branch)
                 || args.fail_on_drift && due(Origin::Drift)
-                || args.fail_on_loosened && !look.plan.loosened.is_empty()
+                || args.fail_on_loosened && !planned.plan.loosened.is_empty()
         }
     };
-    Ok(Exit::of(
-        failed,
-        looked.is_invalid(),
-        args.detailed_exitcode && pending,
-    ))
+    Ok(Exit::Failed
+        .when(failed)
+        .or(Exit::Invalid.when(comparison.is_invalid()))
+        .or(Exit::Pending.when(args.detailed_exitcode && pending)))
 }
 
 /// Desired and live state, compared.
-pub(super) struct Looked {
+pub(super) struct Comparison {
     pub(super) desired: Desired,
-    pub(super) look: Planned,
+    pub(super) planned: Planned,
 }
 
-impl Looked {
-    /// Whether the definitions are at fault.
+impl Comparison {
+    /// Whether the definitions have errors, or name a provider that the workspace does not have.
     pub(super) fn is_invalid(&self) -> bool {
         let missing = self
-            .look
+            .planned
             .plan
             .entries
             .iter()
@@ -222,7 +214,7 @@ impl Looked {
 
     /// The plan in a format. `directory` is the path of the definitions from the root of the repository.
     fn print(&self, format: Format, layout: Layout<'_>, directory: &str) -> String {
-        let (plan, diagnostics) = (&self.look.plan, &self.desired.loaded.diagnostics);
+        let (plan, diagnostics) = (&self.planned.plan, &self.desired.loaded.diagnostics);
         match format {
             Format::Text => text::plan(plan, layout),
             Format::Json => plan::plan(plan, diagnostics, None, None),
@@ -232,10 +224,8 @@ impl Looked {
             }),
         }
     }
-}
 
-impl Looked {
-    /// Where a file speaks of what a plan shows.
+    /// Finds a part of a plan in its file.
     fn place(&self, file: &str, target: github::Target<'_>) -> Option<Excerpt> {
         let subject = match target {
             github::Target::File => Subject::Definition,
@@ -252,14 +242,14 @@ impl Looked {
     }
 }
 
-/// Why there is no plan, and what is known of the files all the same.
-pub(super) struct Failed {
+/// Why there is no plan, with the problems of the files.
+pub(super) struct PlanFailure {
     failure: Failure,
     diagnostics: Vec<Diagnostic>,
     files: usize,
 }
 
-impl Failed {
+impl PlanFailure {
     pub(super) const fn stopped() -> Self {
         Self {
             failure: Failure::Stopped,
@@ -268,17 +258,13 @@ impl Failed {
         }
     }
 
-    pub(super) fn tell(&self, setup: &Setup, format: Format, output: &Output) -> Exit {
+    pub(super) fn report(&self, setup: &Setup, format: Format, output: &Output) -> Exit {
         output.diagnostics(&self.diagnostics, &setup.shown, self.files);
         if format != Format::Text {
             output.result(&self.print(format, &setup.repository_path()));
         }
         output.error(&self.failure.to_string());
-        if self.failure.is_invalid_definitions() {
-            Exit::Invalid
-        } else {
-            Exit::Failed
-        }
+        Exit::from(&self.failure)
     }
 
     fn print(&self, format: Format, directory: &str) -> String {
@@ -294,25 +280,25 @@ impl Failed {
     }
 }
 
-/// Loads, fetches and compares, for one-shot commands. With a fingerprint key the digest covers written-out values.
-pub(super) async fn look(
+/// Loads, fetches and compares, for one-shot commands. With a fingerprint key the digest covers literal values as well.
+pub(super) async fn compare(
     setup: &Setup,
     snapshot: Option<&LiveSource>,
-    key: Option<&FingerprintKey>,
-) -> Result<Looked, Failed> {
+) -> Result<Comparison, PlanFailure> {
+    let key = setup.fingerprint_key.as_ref();
     let deadline = Instant::now() + setup.timeout;
     let mut desired = match reconcile::load(&setup.source, setup.api.scrubber()) {
         Ok(desired) => desired,
         Err(failure) => {
-            return Err(Failed {
+            return Err(PlanFailure {
                 failure,
                 diagnostics: Vec::new(),
                 files: 0,
             });
         }
     };
-    let looked = async {
-        // The last trusted revision is for the daemon; this command is about the checked-out commit.
+    let planning = async {
+        // Only the daemon falls back to the last trusted revision; a command is about what is checked out.
         if let Some(refused) = desired.refused.take() {
             return Err(Failure::Refused(refused));
         }
@@ -327,7 +313,7 @@ pub(super) async fn look(
                 }
             };
             let (source, method) = (&setup.source, setup.api.method());
-            let mut look = reconcile::plan_workspace(
+            let mut planned = reconcile::plan_workspace(
                 source,
                 &mut desired,
                 &snapshot,
@@ -336,8 +322,8 @@ pub(super) async fn look(
                 &AppliedState::new(),
             )
             .await?;
-            look.plan.snapshot = Some(snapshot.taken_at);
-            return Ok(look);
+            planned.plan.snapshot = Some(snapshot.taken_at);
+            return Ok(planned);
         }
         let api_key = setup.key.read()?;
         let reader = setup.api.reader(&api_key, deadline);
@@ -351,20 +337,20 @@ pub(super) async fn look(
         )
         .await
     };
-    match looked.await {
-        Ok(mut look) => {
+    match planning.await {
+        Ok(mut planned) => {
             if let Some(key) = key {
-                look.plan.seal(key);
+                planned.plan.seal(key);
             }
-            Ok(Looked { desired, look })
+            Ok(Comparison { desired, planned })
         }
         Err(failure) => {
             let mut loaded = desired.loaded;
-            // Without a key the secrets are the second problem, and a long one.
+            // Without an API key, missing secrets would hide the first problem.
             if matches!(failure, Failure::Key(_)) {
                 loaded.diagnostics.retain(|d| d.code != Code::MissingSecret);
             }
-            Err(Failed {
+            Err(PlanFailure {
                 failure,
                 files: loaded.files.len(),
                 diagnostics: loaded.diagnostics,
@@ -373,8 +359,8 @@ pub(super) async fn look(
     }
 }
 
-/// Whether something in the plan is known to fail.
-pub(super) fn cannot_be_applied(plan: &Plan) -> bool {
+/// Whether some part of the plan is known to fail.
+pub(super) fn has_obstacle(plan: &Plan) -> bool {
     plan.entries
         .iter()
         .any(|entry| matches!(entry.verdict, Verdict::Unreadable(_)))

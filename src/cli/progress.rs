@@ -1,7 +1,7 @@
-//! What a person at a terminal sees of a command that waits: after a second without a line, what it waits for, which attempt
-//! it is, and the time left.
+//! The progress line of a command that waits: after a second without output it shows the operation, the attempt and the time
+//! left.
 //!
-//! Never: draw while something else is printed. It disappears when nothing is waited for, and before a line of the log.
+//! Never: draws while something else is printed. It disappears at the end of the operation, and before a line of the log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,36 +15,36 @@ use tokio::time::{Instant, interval};
 use crate::live::{Attempt, Exchange, Observer, Operation};
 use crate::model::human_duration;
 
-/// For how long nothing was printed.
+/// The time without output before the line appears.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Between two drawings.
+/// The interval of drawing.
 const TICK: Duration = Duration::from_millis(200);
 
-/// The line, for as long as this lives.
+/// The progress line; it disappears when this is dropped.
 #[derive(Debug)]
 pub(super) struct Progress {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ProgressState>>,
     drawing: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct State {
-    /// What is waited for, by its words: which attempt it is, and when the last one ends.
-    under_way: BTreeMap<String, (u32, Instant)>,
-    /// Of how many updates how many are done.
+struct ProgressState {
+    /// Each operation in progress, with its attempt and the end of the last attempt.
+    in_progress: BTreeMap<String, (u32, Instant)>,
+    /// The number of completed updates, and of all.
     updates: Option<(usize, usize)>,
     silent_since: Instant,
-    /// It is there while the line is.
+    /// It exists while the line is visible.
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
-    /// Draws where a person watches; else it only keeps count.
+    /// Draws if a user watches; else it only counts.
     pub(super) fn new(watched: bool) -> Self {
-        let (under_way, silent_since) = (BTreeMap::new(), Instant::now());
-        let state = Arc::new(Mutex::new(State {
-            under_way,
+        let (in_progress, silent_since) = (BTreeMap::new(), Instant::now());
+        let state = Arc::new(Mutex::new(ProgressState {
+            in_progress,
             updates: None,
             silent_since,
             bar: None,
@@ -62,27 +62,25 @@ impl Progress {
         Self { state, drawing }
     }
 
-    /// So many of so many updates are done.
     pub(super) fn updated(&self, done: usize, all: usize) {
         self.state.lock().updates = Some((done, all));
     }
 
-    /// Something is waited for that no request of the API is.
+    /// An operation begins.
     pub(super) fn begin(&self, operation: &Operation, number: u32, deadline: Instant) {
         let mut state = self.state.lock();
-        if state.under_way.is_empty() {
+        if state.in_progress.is_empty() {
             state.silent_since = Instant::now();
         }
         state
-            .under_way
+            .in_progress
             .insert(operation.to_string(), (number, deadline));
     }
 
-    /// It is over.
     pub(super) fn end(&self, operation: &Operation) {
         let mut state = self.state.lock();
-        state.under_way.remove(&operation.to_string());
-        if state.under_way.is_empty() {
+        state.in_progress.remove(&operation.to_string());
+        if state.in_progress.is_empty() {
             state.clear();
         }
     }
@@ -113,7 +111,7 @@ impl Observer for Progress {
     }
 }
 
-impl State {
+impl ProgressState {
     fn clear(&mut self) {
         self.silent_since = Instant::now();
         if let Some(bar) = self.bar.take() {
@@ -136,17 +134,17 @@ impl State {
         bar.tick();
     }
 
-    /// What there is to see now.
+    /// The line, if it is visible now.
     fn line(&self, now: Instant) -> Option<String> {
-        // What began first is not known; the one with the most attempts is what it hangs on.
+        // The operation with the most attempts is the one that delays the others.
         let (what, (attempt, deadline)) = self
-            .under_way
+            .in_progress
             .iter()
             .max_by_key(|(_, (attempt, _))| *attempt)?;
         if now.duration_since(self.silent_since) < SILENCE {
             return None;
         }
-        let more = match self.under_way.len() - 1 {
+        let more = match self.in_progress.len() - 1 {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
@@ -170,7 +168,7 @@ mod tests {
     use crate::model::Provider;
 
     #[tokio::test(start_paused = true)]
-    async fn it_shows_a_line_after_a_second_of_silence_until_every_call_has_ended() {
+    async fn it_is_visible_after_a_second_without_output_and_while_an_operation_is_in_progress() {
         let progress = Progress::new(false);
         let line = || progress.state.lock().line(Instant::now());
         let deadline = Instant::now() + Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! `pull`: definition files from the live state. It is given a client that has no way to write to Calry.
+//! `pull`: writes definition files from the live state. Its client has no way to write to Calry.
 
 use clap::Args;
 use tokio::time::Instant;
@@ -49,7 +49,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         },
     };
     let loaded = definitions::load_or_empty(&source.definitions)?;
-    // Of all files, so that none is overwritten.
+    // The names of all files, so that no secret is overwritten.
     let names = SecretNames::of(&loaded);
     let mut loaded = loader.finish(loaded)?;
     loaded
@@ -80,14 +80,10 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         Ok(fetched) => fetched,
         Err(failure) => {
             output.error(&failure.to_string());
-            return Ok(if failure.is_invalid_definitions() {
-                Exit::Invalid
-            } else {
-                Exit::Failed
-            });
+            return Ok(Exit::from(&failure));
         }
     };
-    // A part that cannot be read must not be taken for one that is absent.
+    // A part that cannot be read is not the same as an absent part.
     let (live, partly): (Vec<_>, Vec<_>) = live
         .into_iter()
         .partition(|live| live.problems.first_problem().is_none());
@@ -116,7 +112,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         .flat_map(|parts| parts.0.clone())
         .collect();
     if let Some(part) = first_unknown(&parts, loaded, &live).filter(|_| missing.is_empty()) {
-        output.error(&unknown(part, &live));
+        output.error(&unknown_part(part, &live));
         return Ok(Exit::Failed);
     }
 
@@ -141,10 +137,10 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
     }
     if !args.dry_run {
         std::fs::create_dir_all(&loaded.directory).map_err(|error| {
-            anyhow::anyhow!("the directory {} cannot be made: {error}", setup.shown)
+            anyhow::anyhow!("cannot create the directory {}: {error}", setup.shown)
         })?;
     }
-    // Whatever becomes of links in its path from here on, this is the directory that is written to.
+    // Links in its path may change from now on: this is the directory that is written to.
     let directory =
         std::fs::canonicalize(&loaded.directory).unwrap_or_else(|_| loaded.directory.clone());
     pull.write(&directory, args.dry_run);
@@ -154,14 +150,11 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
             .files
             .iter()
             .any(|file| matches!(file.state, FileState::Refused(_)));
-    Ok(Exit::of(
-        failed,
-        loaded.has_errors() || !missing.is_empty(),
-        false,
-    ))
+    let invalid = loaded.has_errors() || !missing.is_empty();
+    Ok(Exit::Failed.when(failed).or(Exit::Invalid.when(invalid)))
 }
 
-fn unknown(part: &Part, live: &[Live]) -> String {
+fn unknown_part(part: &Part, live: &[Live]) -> String {
     let meant = match part {
         Part::Field(_, name) | Part::Group(name) => {
             let fields = || live.iter().flat_map(|live| &live.fields);
@@ -187,7 +180,7 @@ fn unknown(part: &Part, live: &[Live]) -> String {
         .map(|meant| format!("; did you mean `{}`?", printable(meant)))
         .unwrap_or_default();
     format!(
-        "no provider has {}, which --fields names, neither in Calry nor in its file{help}",
+        "no provider has {}, which --fields names, in Calry or in its file{help}",
         printable(&part.to_string())
     )
 }

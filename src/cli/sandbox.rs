@@ -1,4 +1,4 @@
-//! `sandbox`: a Calry of one's own.
+//! `sandbox`: runs a local Calry.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

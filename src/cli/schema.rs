@@ -1,11 +1,11 @@
-//! `schema`: the JSON Schema of a definition file, or another file that people write, for editors. Without `--from-live` it
-//! reads nothing.
+//! `schema`: prints the JSON Schema of a definition file, of workspace.yaml or of the configuration file, for editors. Without
+//! `--from-live` it reads nothing.
 
 use clap::{Args, ValueEnum};
 use tokio::time::Instant;
 
 use super::options::LiveArgs;
-use super::{Exit, Output, config};
+use super::{Exit, Output, UsageError, config};
 use crate::desired::definitions::{self, MissingSecrets, Pin};
 use crate::model::{Catalogue, DefinitionPart, printable};
 use crate::reconcile;
@@ -33,8 +33,8 @@ enum File {
 pub(super) async fn run(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
     if args.from_live {
         if args.file != File::Definition {
-            return Err(super::UsageError(
-                "--from-live is about the schema of a definition file".to_owned(),
+            return Err(UsageError(
+                "--from-live only extends the schema of a definition file".to_owned(),
             )
             .into());
         }
@@ -48,8 +48,8 @@ pub(super) async fn run(args: &SchemaArgs, output: &Output) -> anyhow::Result<Ex
     Ok(Exit::Done)
 }
 
-/// The schema with the names that the workspace shows. Nothing is printed unless all of them can be read: a schema that lost
-/// names makes files invalid that were valid.
+/// Prints the schema with the names of the workspace, if all of them can be read: a schema that lacks names would make valid
+/// files invalid.
 async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
     let setup = args
         .live
@@ -62,11 +62,7 @@ async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
         Ok(fetched) => fetched,
         Err(failure) => {
             output.error(&failure.to_string());
-            return Ok(if failure.is_invalid_definitions() {
-                Exit::Invalid
-            } else {
-                Exit::Failed
-            });
+            return Ok(Exit::from(&failure));
         }
     };
     let unreadable = listing.unreadable.iter().map(ToString::to_string);

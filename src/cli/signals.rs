@@ -1,4 +1,4 @@
-//! Handles SIGTERM and SIGINT: the first one ends the program in order, the second one at once.
+//! Handles SIGTERM and SIGINT: the first one stops the program in order, the second one at once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -12,10 +12,10 @@ pub(super) fn stop_token() -> anyhow::Result<CancellationToken> {
     tokio::spawn(async move {
         either(&mut terminate, &mut interrupt).await;
         stop.cancel();
-        // Standard error may be a pipe that nobody reads: neither this task nor the second signal waits for it.
+        // Standard error may be a pipe without a reader: neither this task nor the second signal waits for it.
         tokio::task::spawn_blocking(|| {
             tracing::info!(
-                "stopping: no new update starts, and those under way may end; a second signal ends at once"
+                "stopping: updates in progress are finished, no new one starts; a second signal stops at once"
             );
         });
         either(&mut terminate, &mut interrupt).await;

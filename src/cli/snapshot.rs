@@ -1,4 +1,4 @@
-//! `snapshot`: the live state for those who have no API key, without any value below `partnerKey`.
+//! `snapshot`: prints the live state for plans without an API key. It has no value below `partnerKey`.
 
 use clap::Args;
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
         .await?;
     let key = args.fingerprints.key()?;
     let only = &setup.source.only;
-    // The files are not looked at, and need not be there; where they say which workspace they are for, it must be that one.
+    // Only workspace.yaml counts, and only if it exists: the workspace must be the one that it names.
     let pin = definitions::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let deadline = Instant::now() + setup.timeout;
     let reader = setup.api.reader(&setup.key.read()?, deadline);
@@ -32,11 +32,7 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
             Ok(fetched) => fetched,
             Err(failure) => {
                 output.error(&failure.to_string());
-                return Ok(if failure.is_invalid_definitions() {
-                    Exit::Invalid
-                } else {
-                    Exit::Failed
-                });
+                return Ok(Exit::from(&failure));
             }
         };
     if !only.is_empty() {
@@ -49,8 +45,8 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
     }
     if key.is_none() {
         tracing::warn!(
-            "no fingerprint key is available, so the snapshot omits the values below partnerKey; set --fingerprint-key-file to \
-             let plans detect their changes"
+            "without a fingerprint key, plans against this snapshot do not compare partner keys: pass one with \
+             --fingerprint-key-file"
         );
     }
     let taken_at = format!("{:.0}", jiff::Timestamp::now());

@@ -1,4 +1,4 @@
-//! `status`: asks a running daemon. What it answers with is foreign text.
+//! `status`: shows the status of a running daemon. Its answer is foreign text.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::options::duration;
-use super::status_client::Daemon;
+use super::status_client::StatusClient;
 use super::{Exit, Output, UsageError, signals};
 use crate::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
 use crate::model::{ellipsize, printable};
@@ -20,8 +20,8 @@ use crate::render;
 use crate::report::json;
 use crate::report::status::{self, Status, WorkspaceStatus};
 
-/// Between two questions of --watch: with an open page beside it no more than a daemon lets in.
-const BETWEEN: Duration = Duration::from_secs(3);
+/// The interval of --watch: together with an open page, it stays below the daemon's rate limit.
+const WATCH_INTERVAL: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 pub(super) struct StatusArgs {
@@ -57,7 +57,7 @@ enum Format {
 pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Exit> {
     let url = HttpUrl::parse(&args.address, UrlPolicy::DAEMON).map_err(|error| {
         UsageError(format!(
-            "--address {error}; it is where the daemon listens (--listen)"
+            "--address {error}; it is the address that the daemon has in --listen"
         ))
     })?;
     install_tls();
@@ -66,9 +66,9 @@ pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Ex
         request: args.timeout,
         ..HttpTimeouts::default()
     })?;
-    let daemon = Daemon::new(&http, url, args.timeout)?;
-    let mut asked = Asked {
-        daemon,
+    let client = StatusClient::new(&http, url, args.timeout)?;
+    let mut follower = StatusFollower {
+        client,
         only: args.workspace.clone(),
         tag: None,
         known: None,
@@ -76,36 +76,36 @@ pub(super) async fn run(args: &StatusArgs, output: &Output) -> anyhow::Result<Ex
     };
     if args.watch {
         let stop = signals::stop_token()?;
-        return Ok(watch(&mut asked, args.format, output, &stop).await);
+        return Ok(watch(&mut follower, args.format, output, &stop).await);
     }
-    asked.ask().await?;
-    if let Some(known) = &asked.known {
+    follower.fetch().await?;
+    if let Some(known) = &follower.known {
         output.result(&match args.format {
-            Format::Text => render::status::text(&known.status, asked.now()),
+            Format::Text => render::status::text(&known.status, follower.now()),
             Format::Json => json::pretty(&known.document),
         });
     }
-    Ok(asked.exit())
+    Ok(follower.exit())
 }
 
-/// A daemon, and what it said last.
-struct Asked {
-    daemon: Daemon,
-    /// The only workspace that counts.
+/// A daemon, and its last answer.
+struct StatusFollower {
+    client: StatusClient,
+    /// The only workspace to show.
     only: Option<String>,
     tag: Option<HeaderValue>,
-    known: Option<Known>,
+    known: Option<KnownStatus>,
     /// The daemon's clock, and when it was read.
     clock: Option<(Timestamp, Instant)>,
 }
 
-struct Known {
-    /// As it came: a newer daemon may say more than this version knows of.
+struct KnownStatus {
+    /// The answer unchanged: a newer daemon may have more keys than this version knows.
     document: serde_json::Value,
     status: Status,
 }
 
-impl Known {
+impl KnownStatus {
     fn keep_only(&mut self, only: &str) -> anyhow::Result<()> {
         let workspaces = &self.status.workspaces;
         let one = status::find_workspace(workspaces, only, |one| one);
@@ -116,7 +116,7 @@ impl Known {
             let names = workspaces.iter().map(WorkspaceStatus::label);
             let names = names.map(printable).collect::<Vec<_>>().join(", ");
             bail!(
-                "the daemon keeps no workspace `{}`; it keeps {}",
+                "the daemon has no workspace `{}`; it has {}",
                 printable(only),
                 ellipsize(&names, 400)
             );
@@ -137,10 +137,10 @@ impl Known {
     }
 }
 
-impl Asked {
-    /// Asks once; whether the answer is another one than before.
-    async fn ask(&mut self) -> anyhow::Result<bool> {
-        let answer = self.daemon.status(&mut self.tag).await?;
+impl StatusFollower {
+    /// Fetches the status; returns whether it differs from the last one.
+    async fn fetch(&mut self) -> anyhow::Result<bool> {
+        let answer = self.client.status(&mut self.tag).await?;
         self.clock = answer
             .time
             .and_then(|time| Timestamp::try_from(time).ok())
@@ -149,7 +149,7 @@ impl Asked {
             return Ok(false);
         };
         let known = serde_json::from_slice(&body).and_then(|document: serde_json::Value| {
-            Ok(Known {
+            Ok(KnownStatus {
                 status: Status::deserialize(&document)?,
                 document,
             })
@@ -162,11 +162,10 @@ impl Asked {
                 self.known = Some(known);
             }
             Err(error) => {
-                // What cannot be read is not known.
+                // The next answer must come whole.
                 self.tag = None;
                 bail!(
-                    "what the daemon answers with is no status that calry-gitops {} can read ({}): check --address, and use \
-                     the daemon's version",
+                    "calry-gitops {} cannot read the daemon's answer ({}): check --address, and use the daemon's version",
                     env!("CARGO_PKG_VERSION"),
                     ellipsize(&printable(&error.to_string()), 200)
                 );
@@ -175,7 +174,7 @@ impl Asked {
         Ok(true)
     }
 
-    /// The time on the daemon's clock; on this one, where it does not say.
+    /// The time on the daemon's clock; on this machine's clock, if the answer has no time.
     fn now(&self) -> Timestamp {
         let now = self
             .clock
@@ -184,17 +183,17 @@ impl Asked {
     }
 
     fn exit(&self) -> Exit {
-        let trouble = self
+        let failing = self
             .known
             .as_ref()
             .is_none_or(|known| known.status.is_failing());
-        Exit::of(trouble, false, false)
+        Exit::Failed.when(failing)
     }
 }
 
-/// Follows a daemon until told to stop, through its restarts.
+/// Follows a daemon until it is stopped, through restarts of the daemon.
 async fn watch(
-    asked: &mut Asked,
+    follower: &mut StatusFollower,
     format: Format,
     output: &Output,
     stop: &CancellationToken,
@@ -203,23 +202,24 @@ async fn watch(
     let mut drawn = String::new();
     let mut lost: Option<Instant> = None;
     loop {
-        let told = tokio::select! {
-            told = asked.ask() => told,
+        let fetched = tokio::select! {
+            fetched = follower.fetch() => fetched,
             () = stop.cancelled() => break,
         };
-        let (news, why) = match told {
-            Ok(news) => (news, None),
+        let (is_new, why) = match fetched {
+            Ok(is_new) => (is_new, None),
             Err(why) => (false, Some(format!("{why:#}"))),
         };
         if drawing {
             let mut text = String::new();
             if let Some(why) = &why {
                 let since = lost.unwrap_or_else(Instant::now);
-                text = render::status::no_contact(why, since.elapsed(), asked.known.is_some());
+                text =
+                    render::status::connection_lost(why, since.elapsed(), follower.known.is_some());
                 text.push('\n');
             }
-            if let Some(known) = &asked.known {
-                text.push_str(&render::status::text(&known.status, asked.now()));
+            if let Some(known) = &follower.known {
+                text.push_str(&render::status::text(&known.status, follower.now()));
             }
             if text != drawn {
                 output.draw(&text);
@@ -227,25 +227,25 @@ async fn watch(
             }
         } else {
             match (&why, lost) {
-                (Some(why), None) => output.error(&format!("no contact: {why}")),
-                (None, Some(_)) => output.note("in contact again\n"),
+                (Some(why), None) => output.error(&format!("no connection to the daemon: {why}")),
+                (None, Some(_)) => output.note("connected again\n"),
                 _ => {}
             }
-            if let Some(known) = asked.known.as_ref().filter(|_| news) {
+            if let Some(known) = follower.known.as_ref().filter(|_| is_new) {
                 output.result(&match format {
-                    Format::Text => render::status::text(&known.status, asked.now()) + "\n",
+                    Format::Text => render::status::text(&known.status, follower.now()) + "\n",
                     Format::Json => json::line(&known.document),
                 });
             }
         }
         lost = why.map(|_| lost.unwrap_or_else(Instant::now));
         tokio::select! {
-            () = tokio::time::sleep(BETWEEN) => {}
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
             () = stop.cancelled() => break,
         }
     }
     match lost {
         Some(_) => Exit::Failed,
-        None => asked.exit(),
+        None => follower.exit(),
     }
 }

@@ -1,4 +1,6 @@
-//! Asking a running daemon for its status. No API key ever goes there, and its answer is foreign text.
+//! Fetches the status of a running daemon. Its answer is foreign text.
+//!
+//! Never: sends an API key.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,39 +16,34 @@ use crate::model::{ellipsize, human_duration, printable};
 /// The largest status, in bytes.
 const MAX_STATUS: usize = 8 << 20;
 
-/// The longest quotation of what the other side says, in characters.
+/// The longest quotation of an answer, in characters.
 const MAX_QUOTE: usize = 300;
 
-/// A daemon that can be asked.
 #[derive(Clone, Debug)]
-pub(super) struct Daemon {
+pub(super) struct StatusClient {
     route: Arc<Route>,
     url: HttpUrl,
     timeout: Duration,
 }
 
-/// What a daemon says.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    /// The time on its clock, to the second, where it says.
+pub(super) struct StatusAnswer {
+    /// The time on the daemon's clock, to the second, if the answer has it.
     pub(super) time: Option<SystemTime>,
-    /// Its status, as it came; `None` where that is the same as before.
+    /// The status; `None` if it has not changed.
     pub(super) body: Option<Vec<u8>>,
 }
 
-/// Why there is no status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot ask the daemon at {url}: {reason}")]
-pub(super) struct AskError {
+#[error("cannot get the status of the daemon at {url}: {reason}")]
+pub(super) struct StatusError {
     url: String,
     reason: String,
 }
 
-impl Daemon {
-    /// The daemon at an address; each question may take this long.
-    ///
+impl StatusClient {
     /// # Errors
-    /// [`SetupError`] where the address is https and TLS cannot be set up.
+    /// [`SetupError`] if the address is https and TLS cannot be set up.
     pub(super) fn new(http: &Http, url: HttpUrl, timeout: Duration) -> Result<Self, SetupError> {
         Ok(Self {
             route: http.route(url.as_url())?,
@@ -55,11 +52,14 @@ impl Daemon {
         })
     }
 
-    /// Asks once. `known` is the tag of the status that is known already, and becomes that of the new one.
+    /// Fetches the status. `known` is the tag of the last status, and becomes that of the new one.
     ///
     /// # Errors
-    /// [`AskError`], whose text is fit to be shown.
-    pub(super) async fn status(&self, known: &mut Option<HeaderValue>) -> Result<Answer, AskError> {
+    /// [`StatusError`], whose text is safe to print.
+    pub(super) async fn status(
+        &self,
+        known: &mut Option<HeaderValue>,
+    ) -> Result<StatusAnswer, StatusError> {
         let late = || {
             Err(format!(
                 "it did not answer within {}",
@@ -67,29 +67,29 @@ impl Daemon {
             ))
         };
         let used = self.route.active_client();
-        let asked = tokio::time::timeout(self.timeout, self.ask(&used.client, known))
+        let answer = tokio::time::timeout(self.timeout, self.fetch(&used.client, known))
             .await
             .unwrap_or_else(|_| {
                 self.route.replace_client(&used);
                 late()
             });
-        asked.map_err(|reason| AskError {
+        answer.map_err(|reason| StatusError {
             url: printable(&self.url.to_string()),
             reason,
         })
     }
 
-    async fn ask(
+    async fn fetch(
         &self,
         client: &Client,
         known: &mut Option<HeaderValue>,
-    ) -> Result<Answer, String> {
+    ) -> Result<StatusAnswer, String> {
         let broken = |error: reqwest::Error| {
             let failure = self.route.failure(error);
             if failure.sent {
                 failure.to_string()
             } else {
-                format!("{failure}; is it running, and is --address where it listens (--listen)?")
+                format!("{failure}; is it running, and is --address the address of its --listen?")
             }
         };
         let send = || {
@@ -101,8 +101,10 @@ impl Daemon {
         };
         let patience = Instant::now() + self.timeout * 3 / 4;
         let mut response = send().await.map_err(broken)?;
-        // Others at this address may have used up what is let in; the daemon says when there is more.
-        while let Some(wait) = pause(&response).filter(|wait| Instant::now() + *wait < patience) {
+        // Other clients of this address may have used up the rate limit; the answer has the time to wait.
+        while let Some(wait) =
+            retry_after(&response).filter(|wait| Instant::now() + *wait < patience)
+        {
             sleep(wait).await;
             response = send().await.map_err(broken)?;
         }
@@ -112,7 +114,7 @@ impl Daemon {
             .get(DATE)
             .and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         if status == StatusCode::NOT_MODIFIED {
-            return Ok(Answer {
+            return Ok(StatusAnswer {
                 time: date,
                 body: None,
             });
@@ -124,31 +126,31 @@ impl Daemon {
         let body =
             body.ok_or_else(|| format!("its answer is larger than {} MiB", MAX_STATUS >> 20))?;
         if status != StatusCode::OK {
-            let said = serde_json::from_slice::<Value>(&body).ok();
-            let said = said
+            let document = serde_json::from_slice::<Value>(&body).ok();
+            let error = document
                 .as_ref()
-                .and_then(|said| said.get("error")?.as_str())
+                .and_then(|document| document.get("error")?.as_str())
                 .map(quote);
-            return Err(match said {
-                Some(said) => format!("{}, {said}", status.as_u16()),
+            return Err(match error {
+                Some(error) => format!("{}, {error}", status.as_u16()),
                 None => {
                     format!(
-                        "it answers with {}, so this is no calry-gitops daemon: check --address",
+                        "status code {}, so this is not a calry-gitops daemon: check --address",
                         status.as_u16()
                     )
                 }
             });
         }
         *known = tag;
-        Ok(Answer {
+        Ok(StatusAnswer {
             time: date,
             body: Some(body),
         })
     }
 }
 
-/// How long somebody who comes too often is told to wait.
-fn pause(response: &Response) -> Option<Duration> {
+/// The time to wait, if the answer refuses a request above the rate limit.
+fn retry_after(response: &Response) -> Option<Duration> {
     let seconds = response
         .headers()
         .get(RETRY_AFTER)

@@ -1,4 +1,6 @@
-//! `validate`: the files, offline. It opens no socket and needs no key and no secret.
+//! `validate`: checks the definition files offline.
+//!
+//! Never: opens a socket, or needs a key or a secret.
 
 use clap::{Args, ValueEnum};
 
@@ -42,11 +44,7 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
                 Format::Sarif => output.result(&sarif::failure(&sentence)),
             }
             output.error(&sentence);
-            return Ok(if failure.is_invalid_definitions() {
-                Exit::Invalid
-            } else {
-                Exit::Failed
-            });
+            return Ok(Exit::from(&failure));
         }
     };
     let (problems, files) = (&loaded.diagnostics, loaded.files.len());
@@ -56,7 +54,7 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
     } else {
         "definitions are"
     };
-    let warned = match problems
+    let warnings = match problems
         .iter()
         .filter(|d| d.severity == Severity::Warning)
         .count()
@@ -68,12 +66,12 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
     let valid = if loaded.has_errors() {
         String::new()
     } else {
-        format!("{shown}: {files} {noun} valid{warned}\n")
+        format!("{shown}: {files} {noun} valid{warnings}\n")
     };
     match args.format {
         Format::Text => output.result(&valid),
         Format::Json => output.result(&plan::diagnostics(problems, files)),
-        // What is no command is a line of the job's log.
+        // A line that is no workflow command is shown in the job's log.
         Format::Github => {
             output.result(&(github::diagnostics(problems, &repository_path(definitions)) + &valid))
         }
@@ -81,11 +79,7 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
             output.result(&sarif::diagnostics(problems, &repository_path(definitions)))
         }
     }
-    Ok(if loaded.has_errors() {
-        Exit::Invalid
-    } else {
-        Exit::Done
-    })
+    Ok(Exit::Invalid.when(loaded.has_errors()))
 }
 
 fn load(

@@ -87,7 +87,7 @@ const fn style(level: HealthLevel) -> Style {
 
 /// What stands above a status that is not fresh, or in its place where there is none.
 #[must_use]
-pub fn no_contact(why: &str, since: Duration, stale: bool) -> String {
+pub fn connection_lost(why: &str, since: Duration, stale: bool) -> String {
     let below = if stale {
         "; what follows is what the daemon said last"
     } else {

@@ -619,7 +619,7 @@ fn a_key_is_never_an_argument_and_one_that_was_given_is_not_repeated() {
         let ran = world
             .run(&args)
             .exits(64)
-            .says("An API key is never an argument");
+            .says("Do not pass an API key as an argument");
         assert!(!ran.err.contains(&key), "{}", ran.err);
     }
 }

@@ -28,7 +28,7 @@ fn calry(fields: &str, config: Config) -> World {
     world
 }
 
-/// An operator's directory with a configuration file, and nothing else to go by.
+/// An operator's directory with a configuration file, and no variable.
 fn operator(config: &str) -> World {
     let mut world = World::default();
     world.env.remove("CALRY_API_KEY");
@@ -66,7 +66,7 @@ fn status(daemon: &mut Daemon) -> Value {
 }
 
 #[test]
-fn every_problem_is_told_at_once_at_its_place_and_no_value_that_may_be_a_secret() {
+fn every_problem_is_reported_at_once_at_its_position_without_a_value_that_may_be_a_secret() {
     let world = operator(
         r#"intervall: 60s
 interval: 60s
@@ -159,7 +159,7 @@ fn flags_win_over_variables_over_the_file_over_what_is_built_in() {
             .any(|line| line == "listen: 127.0.0.1:8080 # built in"),
         "{printed}"
     );
-    // The key itself is never told, and is a variable, too.
+    // The variable with the key itself is named, and the key is not printed.
     world.env("CALRY_API_KEY", "zepl.id.CANARY.acme");
     let printed = world.run(&args).exits(0).out;
     assert!(
@@ -170,7 +170,7 @@ fn flags_win_over_variables_over_the_file_over_what_is_built_in() {
 }
 
 #[test]
-fn what_print_config_prints_is_a_configuration_that_says_the_same() {
+fn what_print_config_prints_is_a_configuration_file_with_the_same_values() {
     let mut world = operator(
         "interval: 1m\nworkspaces:\n  - {name: one, apiKeyFile: one, only: [HOSTAWAY]}\n  - {name: two, apiKeyFile: 'a # b', \
          mode: observe, timeout: 5s}\nnotifications:\n  - {name: ops, slack: {urlFile: hook}, workspaces: [two]}\n",
@@ -205,7 +205,7 @@ fn what_print_config_prints_is_a_configuration_that_says_the_same() {
 }
 
 #[test]
-fn what_can_be_about_one_workspace_only_is_refused_if_one_of_several_has_none_of_its_own() {
+fn a_flag_about_one_workspace_is_refused_if_one_of_several_has_no_value_of_its_own() {
     const SEVERAL: [(&str, &str); 4] = [
         ("--definitions", "definitions"),
         ("--api-key-file", "apiKeyFile"),
@@ -231,8 +231,8 @@ fn what_can_be_about_one_workspace_only_is_refused_if_one_of_several_has_none_of
         .run(&args)
         .exits(64);
         ran.says(&format!("{flag} is about one workspace"))
-            .says(&format!("of which `two` has no `{key}` of its own"));
-        // If each says it for itself, the flag is about none of them.
+            .says(&format!("`two` has no `{key}` of its own"));
+        // If each has its own value, the flag applies to none of them.
         let printed = operator(&own, &other).run(&args).exits(0).out;
         assert!(!printed.contains("GUESTY"), "{printed}");
     }
@@ -249,7 +249,7 @@ fn what_can_be_about_one_workspace_only_is_refused_if_one_of_several_has_none_of
 }
 
 #[test]
-fn what_one_workspace_says_for_itself_wins_over_what_is_said_for_all() {
+fn a_workspaces_own_value_wins_over_the_value_for_all() {
     let mut world = operator(
         "mode: enforce\nmaxChanges: 50\ntimeout: 7s\nworkspaces:\n  - {name: careful, apiKeyFile: a, mode: observe, maxChanges: 2, \
          strict: false, interval: 5m, secretsDir: own, allowedSigners: ours, workspace: acme}\n  - {name: plain, apiKeyFile: b}\n",
@@ -330,7 +330,7 @@ fn a_workspace_that_is_only_observed_is_not_written_to_whatever_the_flags_say() 
         (vec!["name".to_owned()], vec!["rooms".to_owned()])
     );
     assert!(observed.updates().is_empty());
-    ran.says("--mode does not hold for observed");
+    ran.says("--mode does not apply to observed");
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn paths_are_relative_to_the_file_and_a_single_workspace_needs_no_list() {
 }
 
 #[test]
-fn workspaces_are_kept_side_by_side_and_the_trouble_of_one_is_not_the_others() {
+fn workspaces_are_reconciled_independently_and_a_failure_of_one_does_not_affect_the_others() {
     let [good, other] = [
         calry("rooms", Config::default()),
         calry("pictures", Config::default()),
@@ -451,18 +451,18 @@ fn workspaces_are_kept_side_by_side_and_the_trouble_of_one_is_not_the_others() {
         entry("other", &other, "    mode: observe\n"),
     ));
     let mut daemon = start(&world);
-    daemon.line("INFO calry-gitops 0.1.0 keeps 4 workspaces, 1 of them only observed");
+    daemon.line("INFO calry-gitops 0.1.0 keeps 4 workspaces (1 of them only observed)");
     until("the good one is kept", || on(&good) == ["rooms"]);
-    // The next change, too, while the silent one waits for its answer.
+    // So is the next change, while the silent one waits for its answer.
     good.write("hostaway.yaml", &file("pictures"));
     until("it is kept again", || on(&good) == ["pictures"]);
     daemon.line("empty: reconciliation 1 (start) failed");
     daemon.line("other: HOSTAWAY would be updated");
     assert_eq!(on(&other), ["name"], "it is only observed");
 
-    let told = status(&mut daemon);
+    let document = status(&mut daemon);
     let of = |key: &str| -> Vec<Value> {
-        told["workspaces"]
+        document["workspaces"]
             .as_array()
             .unwrap()
             .iter()
@@ -480,7 +480,7 @@ fn workspaces_are_kept_side_by_side_and_the_trouble_of_one_is_not_the_others() {
         "{}",
         ready.body
     );
-    // Whatever is found behind a key, the series of a workspace stay the same ones: all of these have one slug.
+    // The series of a workspace are named after it, not after its slug: all of these have one slug.
     for name in ["silent", "empty", "good", "other"] {
         assert!(
             daemon
@@ -499,9 +499,10 @@ fn workspaces_are_kept_side_by_side_and_the_trouble_of_one_is_not_the_others() {
     ask(&["--workspace", "empty"])
         .exits(1)
         .says("holds no definition file");
-    ask(&["--workspace", "nobody"])
+    ask(&["--workspace", "unknown"])
         .exits(1)
-        .says("the daemon keeps no workspace `nobody`; it keeps silent, empty, good, other");
+        .says("no workspace `unknown`")
+        .says("silent, empty, good, other");
     ask(&[])
         .exits(1)
         .says("1 of 4 workspaces in sync")
@@ -511,16 +512,16 @@ fn workspaces_are_kept_side_by_side_and_the_trouble_of_one_is_not_the_others() {
 
     // SIGHUP is for all of them.
     daemon.signal("HUP");
-    until("all who can have had a pass", || {
-        let told = status(&mut daemon);
-        (1..4).all(|at| told["workspaces"][at]["lastPass"]["trigger"] == "request")
+    until("all but the silent one are reconciled", || {
+        let document = status(&mut daemon);
+        (1..4).all(|at| document["workspaces"][at]["lastPass"]["trigger"] == "request")
     });
     daemon.signal("TERM");
     assert_eq!(daemon.wait(), Some(0));
 }
 
 #[test]
-fn a_workspace_without_a_pass_of_its_own_pace_waits_for_no_other() {
+fn a_workspace_does_not_wait_for_a_slower_one() {
     let [quick, slow] = [
         calry("rooms", Config::default()),
         calry("rooms", Config::default()),
@@ -545,7 +546,8 @@ fn a_workspace_without_a_pass_of_its_own_pace_waits_for_no_other() {
 }
 
 #[test]
-fn two_workspaces_that_are_the_same_one_of_calry_are_told_in_both_and_the_second_writes_nothing() {
+fn two_workspaces_that_are_the_same_one_of_calry_are_reported_in_both_and_the_second_writes_nothing()
+ {
     let calry = calry("rooms", Config::default());
     let dir = calry.dir.path();
     fs::create_dir(dir.join("second")).unwrap();
@@ -561,9 +563,9 @@ fn two_workspaces_that_are_the_same_one_of_calry_are_told_in_both_and_the_second
     let mut daemon = start(&world);
     daemon.line("first: the API key of `second` belongs to this workspace as well");
     until("both know of it", || {
-        let told = status(&mut daemon);
-        let last = &told["workspaces"][1]["lastPass"];
-        told["workspaces"][0]["also"] == json!(["second"])
+        let document = status(&mut daemon);
+        let last = &document["workspaces"][1]["lastPass"];
+        document["workspaces"][0]["also"] == json!(["second"])
             && last["error"]
                 .as_str()
                 .is_some_and(|e| e.contains("`first`"))
@@ -578,7 +580,7 @@ fn two_workspaces_that_are_the_same_one_of_calry_are_told_in_both_and_the_second
         (on(&calry), calry.updates().len()),
         (vec!["rooms".to_owned()], 1)
     );
-    // What ails the second takes nobody the page of both away.
+    // The failure of the second does not make the page of both unready.
     let ready = daemon.get("/readyz");
     assert!(
         ready.code == 200 && ready.body.contains("except those of 1 of 2 workspaces"),
@@ -586,12 +588,12 @@ fn two_workspaces_that_are_the_same_one_of_calry_are_told_in_both_and_the_second
         ready.body
     );
     let address = format!("http://{}", daemon.address());
-    let told = daemon
+    let warnings = daemon
         .seen
         .iter()
         .filter(|line| line.contains("belongs to this workspace as well"))
         .count();
-    assert_eq!(told, 1, "once is enough: {:#?}", daemon.seen);
+    assert_eq!(warnings, 1, "once is enough: {:#?}", daemon.seen);
     world
         .run(&["status", "--address", &address, "--workspace", "first"])
         .exits(1)
@@ -599,7 +601,7 @@ fn two_workspaces_that_are_the_same_one_of_calry_are_told_in_both_and_the_second
 }
 
 #[test]
-fn a_name_is_meant_before_a_slug_that_another_workspace_has() {
+fn a_name_goes_before_the_slug_of_another_workspace() {
     let [first, second] = [
         calry("rooms", Config::default()),
         calry("pictures", Config::default()),
@@ -625,9 +627,9 @@ fn a_name_is_meant_before_a_slug_that_another_workspace_has() {
         "--format",
         "json",
     ];
-    let told = world.run(&args).json();
+    let status = world.run(&args).json();
     assert_eq!(
-        (&told["workspaces"][0]["name"], &told["workspaces"][1]),
+        (&status["workspaces"][0]["name"], &status["workspaces"][1]),
         (&json!("acme-production"), &Value::Null)
     );
 }
@@ -672,13 +674,13 @@ fn each_workspace_can_have_a_sandbox() {
     }
     let ran = world.run(&[&RUN[..], &["--once"]].concat());
     ran.exits(0)
-        .says("A Calry for one listens on")
-        .says("A Calry for two listens on")
+        .says("sandbox for one: http://")
+        .says("sandbox for two: http://")
         .says("two: HOSTAWAY updated");
 }
 
 #[test]
-fn the_committed_schema_is_that_of_the_flags_and_judges_as_the_reader_does() {
+fn the_committed_schema_is_that_of_the_flags_and_accepts_what_the_reader_accepts() {
     let world = operator("");
     let schema = world.run(&["schema", "config"]).exits(0).out;
     let path = repository().join("deploy/schemas/config.schema.json");
@@ -763,7 +765,7 @@ fn the_committed_schema_is_that_of_the_flags_and_judges_as_the_reader_does() {
 }
 
 #[test]
-fn the_example_names_its_schema_and_is_taken() {
+fn the_example_names_its_schema_and_is_valid() {
     let example = repository().join("deploy/config/calry-gitops.yaml");
     let text = fs::read_to_string(&example).unwrap();
     let schema = text
@@ -795,7 +797,7 @@ fn the_example_names_its_schema_and_is_taken() {
 }
 
 #[test]
-fn who_the_file_names_is_notified_of_what_happens_in_the_workspaces_that_it_names() {
+fn a_target_is_notified_of_events_in_the_workspaces_that_it_names() {
     let (one, two) = (
         calry("name, rooms", Config::default()),
         calry("name, pictures", Config::default()),
@@ -813,10 +815,10 @@ fn who_the_file_names_is_notified_of_what_happens_in_the_workspaces_that_it_name
     )
     .unwrap();
     let mut daemon = start(&world);
-    // The test would wait for ever where nobody comes.
-    let (send, came) = mpsc::channel();
+    // Without a deadline, the test would wait for ever if no request arrives.
+    let (send, accepted) = mpsc::channel();
     std::thread::spawn(move || send.send(listener.accept().unwrap().0));
-    let mut stream = came.recv_timeout(PATIENCE).unwrap();
+    let mut stream = accepted.recv_timeout(PATIENCE).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let head: Vec<String> = reader
         .by_ref()
@@ -841,13 +843,13 @@ fn who_the_file_names_is_notified_of_what_happens_in_the_workspaces_that_it_name
         .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
         .unwrap();
     assert!(header("webhook-signature").starts_with("v1,"));
-    let told: Value = serde_json::from_slice(&body).unwrap();
+    let event: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(
-        (&told["event"], &told["providers"][0]["provider"]),
+        (&event["event"], &event["providers"][0]["provider"]),
         (&json!("applied"), &json!("HOSTAWAY")),
-        "{told}"
+        "{event}"
     );
-    assert_eq!(told["name"], json!("two"), "{told}");
+    assert_eq!(event["name"], json!("two"), "{event}");
     until("both are kept", || {
         on(&one) == ["name", "rooms"] && on(&two) == ["name", "pictures"]
     });
@@ -884,18 +886,18 @@ fn a_file_that_changed_since_the_start_is_named_at_sighup_with_what_differs() {
     }
     let said = hangup(
         &observed.replace("observe", "obsserve"),
-        "cannot be used any more",
+        "is not valid any more",
     );
     assert!(
-        said.contains("line 7: `mode` is one of enforce, observe"),
+        said.contains("line 7: `mode` must be one of enforce, observe"),
         "{said}"
     );
-    let gone = hangup("", "cannot be used any more");
+    let gone = hangup("", "is not valid any more");
     assert!(
-        gone.contains("keeps the configuration that it started with"),
+        gone.contains("the configuration that it started with"),
         "{gone}"
     );
-    // As it was, there is nothing to say.
+    // Back to the first content, nothing is reported.
     let before = daemon.seen.len();
     fs::write(world.dir.path().join("calry-gitops.yaml"), config("")).unwrap();
     daemon.signal("HUP");
@@ -961,8 +963,8 @@ fn many_workspaces_are_watched_with_few_files_and_threads() {
     let mut daemon = Daemon::start(limited);
     daemon.line("keeps 200 workspaces");
     until("each had a pass", || {
-        let told = status(&mut daemon);
-        told["workspaces"]
+        let document = status(&mut daemon);
+        document["workspaces"]
             .as_array()
             .unwrap()
             .iter()

@@ -481,16 +481,16 @@ fn flags_of_an_election_that_make_no_sense_together_are_refused() {
     for (args, why) in [
         (
             &["--leader-election", "--once"][..],
-            "--once waits for nobody",
+            "without --leader-election",
         ),
         (&["--shards=2"], "needs --leader-election"),
         (
             &["--leader-election", "--lease-duration=10s"],
-            "longer than --lease-renew-deadline by 1s",
+            "1s longer than --lease-renew-deadline",
         ),
         (
             &["--leader-election", "--lease-retry-period=6s"],
-            "no more than half of --lease-renew-deadline",
+            "at most half of --lease-renew-deadline",
         ),
         (
             &["--leader-election", "--shards=65"],
@@ -498,7 +498,7 @@ fn flags_of_an_election_that_make_no_sense_together_are_refused() {
         ),
         (
             &["--leader-election", "--lease-name=Calry"],
-            "a name of Kubernetes",
+            "a Lease's name",
         ),
     ] {
         let ran = replicas.world.run(&[&["run"], args].concat());

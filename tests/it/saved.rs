@@ -41,7 +41,7 @@ fn is_refused(world: &World, said: &str) {
     let before = world.updates().len();
     apply(world)
         .exits(1)
-        .says("plan the.plan refused, as something has changed since:")
+        .says("plan the.plan refused, because something has changed since:")
         .says(said);
     assert_eq!(world.updates().len(), before);
 }

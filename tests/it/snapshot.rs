@@ -72,7 +72,7 @@ fn a_snapshot_holds_fingerprints_or_nothing_and_never_a_value() {
     let with = world
         .run(&["snapshot"])
         .exits(0)
-        .says("no fingerprint key is available");
+        .says("without a fingerprint key");
     assert_eq!(
         with.json()["definitions"][1]["partnerKey"]["headers"]["x-api-key"],
         Value::Null

@@ -147,7 +147,7 @@ fn a_key_that_is_exchanged_between_plan_and_apply_writes_nothing_to_the_other_wo
     move_to(&world, OTHER_ID, "acme-staging");
     let ran = Ran::of(child.wait_with_output().unwrap()).exits(1);
     assert!(world.updates().is_empty());
-    ran.says("belongs to the workspace acme-staging now, not to acme-production");
+    ran.says("belongs to the workspace acme-staging, not to acme-production");
 }
 
 fn start(world: &World, args: &[&str]) -> Daemon {

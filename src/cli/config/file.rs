@@ -1,8 +1,10 @@
-//! The operator's configuration file: which settings it names, as texts with their places.
+//! Reads the operator's configuration file: the keys it has, as texts with their positions.
 //!
-//! It knows the form of the file and nothing of any setting but its kind, which its caller tells: what a text means, and
-//! what holds in the end, is for whoever knows the command line. It trusts the file no more than a definition: it is
-//! bounded, all of its problems are told at once, and a value is quoted only where its setting is known.
+//! It knows the form of the file, and of each key only its kind: what a text means, and which value is effective in the
+//! end, is decided by its caller, which knows the command line. Like a definition, the file is bounded and all of its
+//! problems are reported at once.
+//!
+//! Never: quotes the value of a key that it does not know, which may be a secret.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,77 +21,76 @@ use crate::model::{Code, Diagnostic};
 
 /// The largest configuration file, in bytes.
 const MAX_FILE: u64 = 8 << 20;
-/// How many values it may hold: a workspace takes about twenty.
+/// The most values it may hold: a workspace takes about twenty.
 const MAX_NODES: usize = 200_000;
-/// How many workspaces one daemon keeps.
+/// The most workspaces of one daemon.
 const MAX_WORKSPACES: usize = 5000;
 /// The longest name of a workspace, in characters: it is part of file names.
 pub(super) const MAX_WORKSPACE_NAME: usize = 63;
-/// What a workspace's name is, as a regular expression.
+/// The pattern of a workspace's name.
 pub(super) const WORKSPACE_NAME: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 
-/// What a setting is in the file.
+/// What a key takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A text.
+pub(super) enum ValueKind {
     Text,
     /// A duration with its unit, such as `60s`.
     Duration,
-    /// A whole number.
+    /// A whole number that is not negative.
     Number,
     /// `true` or `false`.
     Flag,
     /// A list of texts, or a single one.
     List,
-    /// A list of maps, whose form others know.
+    /// A list of maps, whose keys the caller knows.
     Documents,
 }
 
-/// Where in the file something stands.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place(Span);
+/// The keys of the top of the file, each with its kind and whether a workspace can have it as well.
+pub(super) type KeyKinds = BTreeMap<String, (ValueKind, bool)>;
 
-/// A setting as the file gives it.
+/// A position in the file, to show a problem at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FilePosition(Span);
+
+/// The value of a key.
 #[derive(Clone, Debug)]
-pub(super) struct Setting {
-    /// Its texts; a single one but for a [`Kind::List`].
+pub(super) struct FileValue {
+    /// The texts; only a [`ValueKind::List`] can have several.
     pub texts: Vec<String>,
-    /// The maps of [`Kind::Documents`], each with its place.
-    pub documents: Vec<(Json, Place)>,
-    /// Where its value stands.
-    pub place: Place,
+    /// The maps of [`ValueKind::Documents`].
+    pub documents: Vec<(Json, FilePosition)>,
+    pub at: FilePosition,
     /// The line of its key, from 1.
     pub line: usize,
 }
 
-/// Settings by their keys.
-pub(super) type Section = BTreeMap<String, Setting>;
+/// Values by their keys.
+pub(super) type Section = BTreeMap<String, FileValue>;
 
-/// The settings of one workspace.
+/// One workspace of the file.
 #[derive(Debug)]
 pub(super) struct WorkspaceSection {
-    /// Its name, unlike that of every other.
+    /// Its name, which no other workspace has.
     pub name: String,
-    /// Where it begins.
-    pub place: Place,
-    /// What it says.
-    pub settings: Section,
+    pub at: FilePosition,
+    pub values: Section,
 }
 
 /// The operator's configuration file.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(super) struct ConfigFile {
     source: Source,
     problems: Vec<Diagnostic>,
-    /// What holds for the daemon, or for each workspace that does not say otherwise.
+    /// The values for the daemon, and for each workspace without its own value.
     pub top: Section,
-    /// The workspaces; `None` where the file names none, and the top is the one workspace.
+    /// The workspaces; `None` if the file names none, so that the top is about one workspace.
     pub workspaces: Option<Vec<WorkspaceSection>>,
 }
 
-/// The file cannot be read at all.
+/// Why the file cannot be read at all.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::cli) enum SettingsError {
+pub(in crate::cli) enum ConfigFileError {
     #[error("the configuration file {0} cannot be read: {1}")]
     Unreadable(String, io::Error),
     #[error("the configuration file {0} is larger than {mib} MiB; is it the right one?", mib = MAX_FILE >> 20)]
@@ -98,25 +99,21 @@ pub(in crate::cli) enum SettingsError {
     NotText(String),
 }
 
-impl Settings {
-    /// Reads the file. `keys` are the keys that may stand at its top, with whether they may stand in a workspace, too.
-    /// What is wrong with what it says is among its [problems](Self::problems).
+impl ConfigFile {
+    /// Reads the file. What is wrong with its content is among its [problems](Self::problems).
     ///
     /// # Errors
-    /// [`SettingsError`] where there is nothing to read.
-    pub(super) fn read(
-        path: &Path,
-        keys: &BTreeMap<String, (Kind, bool)>,
-    ) -> Result<Self, SettingsError> {
+    /// [`ConfigFileError`] if it cannot be read.
+    pub(super) fn read(path: &Path, keys: &KeyKinds) -> Result<Self, ConfigFileError> {
         let name = path.display().to_string();
         let mut bytes = Vec::new();
         File::open(path)
             .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-            .map_err(|error| SettingsError::Unreadable(name.clone(), error))?;
+            .map_err(|error| ConfigFileError::Unreadable(name.clone(), error))?;
         if bytes.len() as u64 > MAX_FILE {
-            return Err(SettingsError::TooLarge(name));
+            return Err(ConfigFileError::TooLarge(name));
         }
-        let text = String::from_utf8(bytes).map_err(|_| SettingsError::NotText(name.clone()))?;
+        let text = String::from_utf8(bytes).map_err(|_| ConfigFileError::NotText(name.clone()))?;
         Ok(Self::of(
             &name,
             text.strip_prefix('\u{feff}')
@@ -126,7 +123,7 @@ impl Settings {
         ))
     }
 
-    fn of(name: &str, text: String, keys: &BTreeMap<String, (Kind, bool)>) -> Self {
+    fn of(name: &str, text: String, keys: &KeyKinds) -> Self {
         let source = Source::new(name, text);
         let mut read = Self {
             source,
@@ -146,26 +143,36 @@ impl Settings {
                 (Section::new(), None, problems.finish().diagnostics)
             }
             Ok(tree) => {
-                let mut former = Former {
+                let mut sections = SectionReader {
                     source: &read.source,
                     reader: Reader::new(&read.source, &tree),
                     keys,
                 };
-                let entries = former.reader.root(
+                let entries = sections.reader.root(
                     &tree,
                     "a configuration",
-                    "write `key: value`, one setting in a line",
+                    "write one `key: value` in each line",
                 );
-                let (top, workspaces) = former.top(entries.unwrap_or_default());
-                (top, workspaces, former.reader.problems.finish().diagnostics)
+                let (top, workspaces) = sections.top(entries.unwrap_or_default());
+                (
+                    top,
+                    workspaces,
+                    sections.reader.problems.finish().diagnostics,
+                )
             }
         };
         (read.top, read.workspaces, read.problems) = (top, workspaces, problems);
         read
     }
 
-    /// Adds a problem that whoever knows the settings found.
-    pub(super) fn problem(&mut self, code: Code, at: Place, message: String, help: Option<String>) {
+    /// Adds a problem that the caller found.
+    pub(super) fn add_problem(
+        &mut self,
+        code: Code,
+        at: FilePosition,
+        message: String,
+        help: Option<String>,
+    ) {
         let mut problems = Collector::new(&self.source, self.problems.len());
         problems.error(code, Some(at.0), || message).help(|| help);
         self.problems.extend(problems.finish().diagnostics);
@@ -185,13 +192,13 @@ impl Settings {
     }
 }
 
-struct Former<'s> {
+struct SectionReader<'s> {
     source: &'s Source,
     reader: Reader<'s>,
-    keys: &'s BTreeMap<String, (Kind, bool)>,
+    keys: &'s KeyKinds,
 }
 
-impl Former<'_> {
+impl SectionReader<'_> {
     fn top(&mut self, entries: Vec<Entry<'_>>) -> (Section, Option<Vec<WorkspaceSection>>) {
         let mut known: Vec<&str> = self.keys.keys().map(String::as_str).collect();
         known.push(WORKSPACES);
@@ -200,7 +207,7 @@ impl Former<'_> {
         for entry in &entries {
             match self.keys.get(entry.name) {
                 _ if entry.name == WORKSPACES => workspaces = Some(self.workspaces(entry)),
-                Some((kind, _)) => self.setting(*kind, entry, &mut top),
+                Some((kind, _)) => self.value(*kind, entry, &mut top),
                 None => self.reader.unknown_key(entry, "a configuration", &known),
             }
         }
@@ -208,7 +215,7 @@ impl Former<'_> {
     }
 
     fn workspaces(&mut self, entry: &Entry<'_>) -> Vec<WorkspaceSection> {
-        let help = "write `- name: NAME` below it, with the settings of that workspace";
+        let help = "write `- name: NAME` below it, with the keys of that workspace";
         let items = match &entry.value.value {
             Value::List(items) if items.is_empty() => &[],
             Value::List(items) => items.as_slice(),
@@ -226,7 +233,7 @@ impl Former<'_> {
         if items.is_empty() || items.len() > MAX_WORKSPACES {
             let message = || {
                 format!(
-                    "`workspaces` names {}, and takes 1 to {MAX_WORKSPACES}",
+                    "`workspaces` has {} entries; it takes 1 to {MAX_WORKSPACES}",
                     items.len()
                 )
             };
@@ -258,7 +265,7 @@ impl Former<'_> {
             .map(|(key, _)| key.as_str())
             .collect();
         let known_or_name: Vec<&str> = known.iter().copied().chain(["name"]).collect();
-        let mut settings = Section::new();
+        let mut values = Section::new();
         let (mut name, mut named) = (None, false);
         for entry in &entries {
             match self.keys.get(entry.name) {
@@ -266,11 +273,11 @@ impl Former<'_> {
                     named = true;
                     name = self.name(entry, names);
                 }
-                Some((kind, true)) => self.setting(*kind, entry, &mut settings),
+                Some((kind, true)) => self.value(*kind, entry, &mut values),
                 Some((_, false)) => {
                     let message = || {
                         format!(
-                            "`{}` is a setting of the whole daemon, not of a workspace",
+                            "`{}` is a key of the whole daemon, not of a workspace",
                             entry.name
                         )
                     };
@@ -287,14 +294,13 @@ impl Former<'_> {
         let at = entries.first().map_or(item.span, |entry| entry.at);
         if !named {
             let message = || "the workspace has no name".to_owned();
-            let help =
-                || Some("add `name: NAME`: log, status and metrics call it by that".to_owned());
+            let help = || Some("add `name: NAME`, which log, status and metrics show".to_owned());
             self.reader.error(Code::MissingKey, at, message).help(help);
         }
         Some(WorkspaceSection {
             name: name?,
-            place: Place(at),
-            settings,
+            at: FilePosition(at),
+            values,
         })
     }
 
@@ -304,7 +310,7 @@ impl Former<'_> {
         if !is_workspace_name(name) {
             let message = || {
                 format!(
-                    "a workspace's name has 1 to {MAX_WORKSPACE_NAME} of `a` to `z`, `0` to `9` and `-`, and no `-` at an end"
+                    "a workspace name has 1 to {MAX_WORKSPACE_NAME} characters of `a` to `z`, `0` to `9` and `-`, and no `-` at either end"
                 )
             };
             self.reader.error(Code::InvalidValue, at, message);
@@ -319,12 +325,12 @@ impl Former<'_> {
         Some(name.to_owned())
     }
 
-    fn setting(&mut self, kind: Kind, entry: &Entry<'_>, into: &mut Section) {
+    fn value(&mut self, kind: ValueKind, entry: &Entry<'_>, into: &mut Section) {
         let what = format!("`{}`", entry.name);
-        let leave = Some("to leave it as it is, remove the line");
+        let leave = Some("to use the default, remove the line");
         let mut documents = Vec::new();
         let texts = match (kind, &entry.value.value) {
-            (Kind::Documents, Value::List(items))
+            (ValueKind::Documents, Value::List(items))
                 if items.iter().all(|item| matches!(item.value, Value::Map(_))) =>
             {
                 for item in items {
@@ -335,11 +341,11 @@ impl Former<'_> {
                         }
                         _ => item.span,
                     };
-                    documents.extend(document.map(|document| (document, Place(at))));
+                    documents.extend(document.map(|document| (document, FilePosition(at))));
                 }
                 Vec::new()
             }
-            (Kind::Documents, _) => {
+            (ValueKind::Documents, _) => {
                 return self.reader.wrong_type(
                     &what,
                     entry.at,
@@ -348,9 +354,11 @@ impl Former<'_> {
                     leave,
                 );
             }
-            (Kind::Text | Kind::List, Value::Text(text)) => vec![text.clone().into_owned()],
-            (Kind::Duration, Value::Text(text)) => vec![text.clone().into_owned()],
-            (Kind::Duration, _) => {
+            (ValueKind::Text | ValueKind::List, Value::Text(text)) => {
+                vec![text.clone().into_owned()]
+            }
+            (ValueKind::Duration, Value::Text(text)) => vec![text.clone().into_owned()],
+            (ValueKind::Duration, _) => {
                 return self.reader.wrong_type(
                     &what,
                     entry.at,
@@ -359,11 +367,11 @@ impl Former<'_> {
                     Some("add its unit, such as `60s`"),
                 );
             }
-            (Kind::Text, _) => {
+            (ValueKind::Text, _) => {
                 self.reader.text(&what, entry, leave);
                 return;
             }
-            (Kind::Number, Value::Other)
+            (ValueKind::Number, Value::Other)
                 if self
                     .written(entry.value)
                     .bytes()
@@ -371,7 +379,7 @@ impl Former<'_> {
             {
                 vec![self.written(entry.value).to_owned()]
             }
-            (Kind::Number, _) => {
+            (ValueKind::Number, _) => {
                 return self.reader.wrong_type(
                     &what,
                     entry.at,
@@ -380,8 +388,8 @@ impl Former<'_> {
                     leave,
                 );
             }
-            (Kind::Flag, Value::Bool(set)) => vec![set.to_string()],
-            (Kind::Flag, _) => {
+            (ValueKind::Flag, Value::Bool(set)) => vec![set.to_string()],
+            (ValueKind::Flag, _) => {
                 return self.reader.wrong_type(
                     &what,
                     entry.at,
@@ -390,7 +398,7 @@ impl Former<'_> {
                     leave,
                 );
             }
-            (Kind::List, Value::List(items)) => {
+            (ValueKind::List, Value::List(items)) => {
                 for item in items.iter().filter(|item| item.text().is_none()) {
                     self.reader.wrong_type(
                         &format!("an entry of {what}"),
@@ -405,7 +413,7 @@ impl Former<'_> {
                     .filter_map(|item| item.text().map(str::to_owned))
                     .collect()
             }
-            (Kind::List, _) => {
+            (ValueKind::List, _) => {
                 return self.reader.wrong_type(
                     &what,
                     entry.at,
@@ -415,7 +423,7 @@ impl Former<'_> {
                 );
             }
         };
-        // What has no extent of its own is shown by its key.
+        // An empty value is shown at its key.
         let at = if entry.value.span.is_empty() {
             entry.at
         } else {
@@ -424,16 +432,16 @@ impl Former<'_> {
         let line = self.source.line(entry.at.start());
         into.insert(
             entry.name.to_owned(),
-            Setting {
+            FileValue {
                 texts,
                 documents,
-                place: Place(at),
+                at: FilePosition(at),
                 line,
             },
         );
     }
 
-    /// A node as JSON; `None` where it has none, and then there is a problem.
+    /// A node as JSON; `None` if it has no such form, which is added as a problem.
     fn json(&mut self, what: &str, key: Span, node: &Node<'_>) -> Option<Json> {
         match &node.value {
             Value::Null => Some(Json::Null),
@@ -495,9 +503,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_are_read_with_their_places_and_only_their_keys_are_shown() {
-        let keys = BTreeMap::from([("notifications".to_owned(), (Kind::Documents, false))]);
-        let of = |text: &str| Settings::of("c.yaml", text.to_owned(), &keys);
+    fn documents_are_read_with_their_positions_and_only_their_keys_are_shown() {
+        let keys = BTreeMap::from([("notifications".to_owned(), (ValueKind::Documents, false))]);
+        let of = |text: &str| ConfigFile::of("c.yaml", text.to_owned(), &keys);
         let mut read = of(
             "notifications:\n  - name: ops\n    slack: {urlFile: CANARY}\n    holdDays: 3\n  - {a: [b, true]}\n",
         );
@@ -506,8 +514,8 @@ mod tests {
         let values: Vec<&Json> = documents.iter().map(|(value, _)| value).collect();
         let slack = json!({"name": "ops", "slack": {"urlFile": "CANARY"}, "holdDays": 3});
         assert_eq!(values, [&slack, &json!({"a": ["b", true]})]);
-        read.problem(Code::InvalidValue, documents[1].1, "no".to_owned(), None);
-        read.problem(Code::InvalidValue, documents[0].1, "no".to_owned(), None);
+        read.add_problem(Code::InvalidValue, documents[1].1, "no".to_owned(), None);
+        read.add_problem(Code::InvalidValue, documents[0].1, "no".to_owned(), None);
         let shown: Vec<(usize, usize, String)> = read
             .problems()
             .into_iter()

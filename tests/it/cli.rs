@@ -560,7 +560,7 @@ fn each_trouble_with_the_key_has_a_sentence_that_says_what_to_do() {
         .run(&["plan"])
         .exits(1)
         .says("CALRY_API_KEY has expired")
-        .says("make a new one in Calry");
+        .says("a new one in Calry");
     world
         .env("CALRY_API_KEY", &keys.read)
         .run(&["plan"])

@@ -102,6 +102,7 @@ impl From<Exit> for ExitCode {
 #[derive(Parser)]
 #[command(
     version,
+    long_version = long_version(),
     // Of one flag given twice the last wins, so that a manifest can add to what another one renders.
     args_override_self = true,
     max_term_width = 100
@@ -141,6 +142,15 @@ enum Command {
     /// Print the manual, for packages
     #[command(hide = true)]
     Man(man::ManArgs),
+}
+
+/// The version for `--version`, with the commit if the build names it. `deploy/release/archive.sh` and the image do.
+fn long_version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match option_env!("CALRY_GITOPS_COMMIT") {
+        Some(commit) if !commit.is_empty() => format!("{version} ({commit})"),
+        _ => version.to_owned(),
+    }
 }
 
 /// Runs the command that the process's arguments name.

@@ -30,6 +30,7 @@ mod plan_properties;
 mod pull;
 mod pull_properties;
 mod reference;
+mod release;
 mod remote;
 mod review;
 mod revision;

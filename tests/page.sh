@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Shows the page to a browser: a daemon with a sandbox, Debian's Chromium, and somebody who drifts, restarts, asks and
-# looks. tests/page/look.mjs tells what must hold.
+# Tests the status page in a browser: Debian's Chromium, and a daemon with a sandbox. tests/page/look.mjs holds the claims.
 #
-# Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), git and node. What else it needs
-# it installs, into a cache or from Debian. Where SHOTS names a directory, pictures are left there.
+# Needs a built binary (target/debug/calry-gitops, or CALRY_GITOPS), git and node. It installs everything else, into a cache
+# or from Debian. If SHOTS is a directory, screenshots are stored there. README_PICTURE=docs/images/page.png only makes the
+# picture of the README.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -13,5 +13,6 @@ export CALRY_GITOPS=${CALRY_GITOPS:-$root/target/debug/calry-gitops}
 need chromium
 PLAYWRIGHT=$(dirname "$(node_tool playwright-core 1.65.1)")/playwright-core
 AXE=$(dirname "$(node_tool axe-core 4.14.1)")/axe-core/axe.min.js
-export PLAYWRIGHT AXE
+ROOT=$root
+export PLAYWRIGHT AXE ROOT
 timeout 300 node "$root/tests/page/look.mjs"

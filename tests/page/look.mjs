@@ -1,23 +1,23 @@
-// What the page must do in a browser. Each claim is a test by name; they run in this order on one daemon.
+// What the page must do in a browser. Each claim is a named test; they run in this order with one daemon.
 
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-const { CALRY_GITOPS: binary, PLAYWRIGHT, AXE, SHOTS } = process.env;
+const { CALRY_GITOPS: binary, PLAYWRIGHT, AXE, SHOTS, README_PICTURE, ROOT } = process.env;
 const { chromium } = createRequire(import.meta.url)(PLAYWRIGHT);
 const axe = readFileSync(AXE, "utf8");
 const work = mkdtempSync(join(tmpdir(), "calry-page-"));
 const definitions = join(work, "definitions");
 const PATIENCE = 20_000;
-/** What would act, if anything of it were taken for HTML. */
+/** Text that would act if any of it were interpreted as HTML. */
 const HOSTILE = `<img src=x onerror="window.hit=1"><script>window.hit=1</script>"'>`;
 
 const processes = [];
-/** Starts a program and waits for a line; what the line matched is the answer. */
+/** Starts a program, waits for a line of its output, and returns the match. */
 function start(args, line) {
   const env = { ...process.env, CALRY_API_KEY: key, NO_COLOR: "1" };
   const child = spawn(binary, args, { env, cwd: work, stdio: ["ignore", "pipe", "pipe"] });
@@ -32,7 +32,7 @@ function start(args, line) {
     child.stdout.on("data", hear);
     child.stderr.on("data", hear);
     child.on("exit", (code) => fail(new Error(`${args[0]} ended with ${code}:\n${said}`)));
-    setTimeout(() => fail(new Error(`${args[0]} did not say ${line}:\n${said}`)), PATIENCE).unref();
+    setTimeout(() => fail(new Error(`${args[0]} did not print ${line}:\n${said}`)), PATIENCE).unref();
   });
 }
 async function stop(child) {
@@ -92,26 +92,68 @@ async function set_up() {
   const started = await start(args, /(http:\/\/127\.0\.0\.1:\d+)\s/);
   sandbox = started.match[1];
   await run(0);
+  await launch();
+}
+
+async function launch() {
   const flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking " +
     "--disable-component-update --disable-sync";
   browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: flags.split(" ") });
 }
 
+/** Makes the picture of the README: the examples of the repository, with a change in git and drift. */
+async function picture() {
+  cpSync(join(ROOT, "definitions"), definitions, { recursive: true });
+  for (const name of readdirSync(definitions).filter((name) => name.endsWith(".yaml"))) {
+    const text = readFileSync(join(definitions, name), "utf8");
+    for (const [, secret] of text.matchAll(/\$\{secret:([a-z0-9-]+)\}/g)) {
+      process.env[`CALRY_SECRET_${secret.toUpperCase().replaceAll("-", "_")}`] = `not-a-secret-${secret}`;
+    }
+  }
+  const commit = (subject) => { git("add", "."); git("commit", "-qm", subject); };
+  git("init", "-q");
+  commit("Add the definitions");
+  const started = await start(["sandbox", "--listen", "127.0.0.1:4010"], /(http:\/\/127\.0\.0\.1:\d+)\s/);
+  sandbox = started.match[1];
+  const options = ["--definitions", "definitions", "--api-url", sandbox];
+  const { status, stderr } = spawnSync(binary, ["apply", "--yes", ...options], {
+    cwd: work, env: { ...process.env, CALRY_API_KEY: key },
+  });
+  assert.equal(status, 0, String(stderr));
+  const args = ["run", ...options, "--listen", "127.0.0.1:8080", "--interval", "60s", "--mode", "observe"];
+  const { child } = await start(args, /reconciliation 1 /);
+  daemon = child;
+  port = 8080;
+  const guesty = readFileSync(file("guesty"), "utf8");
+  writeFileSync(file("guesty"), guesty.replace("startPrice: false # Guesty sends prices without cleaning fees", "startPrice: true"));
+  commit("Show Guesty's prices again");
+  await drift("HOSTAWAY", "https://cdn.example.com/icons/new.png");
+  await drift("HOSTAWAY", null, { name: true, type: true, rooms: true, address: true });
+  const headers = { "content-type": "application/json" };
+  await fetch(`${page_of(port)}/api/v1/reconcile`, { method: "POST", headers, body: "{}" });
+  await launch();
+  const page = await open({ viewport: { width: 1100, height: 820 } });
+  await verdict(page, "2 providers out of sync");
+  await says(page, "live", "#contact");
+  await page.screenshot({ path: README_PICTURE });
+  await page.context().close();
+}
+
 const complaints = [];
-/** A tab in which everything that must not happen is written down. */
+/** Opens a tab and records everything that must not happen in it. */
 async function open(options = {}, path = "/") {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE);
   page.on("console", (message) => {
-    // What is lost, or refused on purpose, the browser tells by itself.
+    // The browser itself reports lost and refused requests.
     if (["error", "warning"].includes(message.type()) && !/Failed to load resource|ERR_/.test(message.text())) {
       complaints.push(message.text());
     }
   });
   page.on("pageerror", (error) => complaints.push(String(error)));
   page.on("request", (request) => {
-    if (new URL(request.url()).host !== `127.0.0.1:${port}`) complaints.push(`asked ${request.url()}`);
+    if (new URL(request.url()).host !== `127.0.0.1:${port}`) complaints.push(`requested ${request.url()}`);
   });
   await page.goto(page_of(port) + path);
   return page;
@@ -129,7 +171,7 @@ const claims = {
     await page.context().close();
   },
 
-  async "it updates itself when drift is made, and says what differs"() {
+  async "it updates itself after drift, and shows the differences"() {
     const page = await open();
     await says(page, "live", "#contact");
     await drift("HOSTAWAY", "https://cdn.example.com/x.png");
@@ -148,7 +190,7 @@ const claims = {
     await page.context().close();
   },
 
-  async "what is open, typed and in focus stays so through updates"() {
+  async "open, typed and focused elements stay so through updates"() {
     await drift("PROVIDER_2", null, { name: true });
     const page = await open();
     const card = page.locator('[data-k="c-PROVIDER_2"]');
@@ -160,7 +202,7 @@ const claims = {
     assert.equal(await card.evaluate((one) => one.open), false);
     assert.equal(await page.locator(".filter input").inputValue(), "provider_1");
     assert.equal(await page.evaluate(() => document.activeElement.type), "search");
-    // PROVIDER_1, and 10 to 16; the one that is on hold, and two without a file.
+    // PROVIDER_1 and 10 to 16, one on hold, and two without a file.
     assert.equal(await page.locator(".rows.short tbody tr:visible").count(), 8);
     assert.match(await page.locator(".found").innerText(), /^11 of 20$/);
     await drift("PROVIDER_2", null, { name: true, rooms: true });
@@ -168,7 +210,7 @@ const claims = {
     await page.context().close();
   },
 
-  async "it says when contact is lost, and goes on after a restart"() {
+  async "it shows a lost connection, and continues after a restart"() {
     const page = await open();
     await says(page, "live", "#contact");
     await page.evaluate(() => { window.same = true; });
@@ -187,7 +229,7 @@ const claims = {
     await page.context().close();
   },
 
-  async "another version of the daemon is another page"() {
+  async "another version of the daemon reloads the page"() {
     const page = await open();
     await page.route("**/*part*", async (route) => {
       const response = await route.fetch();
@@ -199,7 +241,7 @@ const claims = {
     await page.context().close();
   },
 
-  async "where every stream is taken it asks instead, and is up to date"() {
+  async "without a free stream it polls, and is up to date"() {
     const page = await open();
     await page.context().close();
     const poor = await browser.newContext();
@@ -214,7 +256,7 @@ const claims = {
     await poor.close();
   },
 
-  async "reconcile now asks, and every answer is told"() {
+  async "reconcile now sends a request, and every answer is shown"() {
     const page = await open();
     const answers = [];
     const asked = [];
@@ -236,7 +278,7 @@ const claims = {
     await press({ status: 403, body: '{"error":"only here"}' }, "does not accept this from here: only here");
     await press({ status: 429, headers: { "retry-after": "7" }, body: "{}" }, "try again in 7 s");
     await press(null, "did not answer");
-    // A token: asked for, sent, remembered in memory alone.
+    // A token is requested, sent, and kept in memory only.
     answers.push(...[401, 401, 202, 202].map((status) => ({ status, body: "{}" })));
     await button.click();
     await page.locator("#ask-token").fill("wrong");
@@ -252,7 +294,7 @@ const claims = {
     await page.context().close();
   },
 
-  async "reconcile now makes a pass of the daemon's own"() {
+  async "reconcile now starts a reconciliation of the real daemon"() {
     const page = await open();
     await page.locator("#reconcile").click();
     await says(page, "Reconcile requested", "#answer");
@@ -261,11 +303,11 @@ const claims = {
       return [lastPass, pass].some((one) => one?.trigger === "request");
     };
     const deadline = Date.now() + PATIENCE;
-    while (!(await requested())) assert.ok(Date.now() < deadline, "no pass was made");
+    while (!(await requested())) assert.ok(Date.now() < deadline, "no reconciliation was started");
     await page.context().close();
   },
 
-  async "a refused plan is approved by its digest, after a question"() {
+  async "a refused plan is approved by its digest, after a confirmation"() {
     const digest = "sha256:" + "a".repeat(64);
     const context = await browser.newContext();
     const page = await context.newPage();
@@ -294,7 +336,7 @@ const claims = {
     await context.close();
   },
 
-  async "nothing hostile acts, and nothing may be loaded or run from elsewhere"() {
+  async "hostile text does not act, and nothing may be loaded or run from other hosts"() {
     const field = `'${HOSTILE.replaceAll("'", "''")}'`;
     writeFileSync(file(names[16]), `${wanted(names[16]).replace("rooms", field)}icn: x\n`);
     await drift("PROVIDER_5", null, { name: true, [`x${HOSTILE}`]: true });
@@ -317,7 +359,7 @@ const claims = {
     assert.ok((await response.text()).length < 100_000);
   },
 
-  async "in both themes and at every width a checker of accessibility finds nothing, and nothing scrolls sideways"() {
+  async "in both themes and at every width it is accessible, and does not scroll sideways"() {
     for (const colorScheme of ["light", "dark"]) {
       for (const width of [360, 1920]) {
         const page = await open({ colorScheme, viewport: { width, height: 900 } });
@@ -335,7 +377,7 @@ const claims = {
     }
   },
 
-  async "everything is reached by the keyboard, and one sees where one is"() {
+  async "every control is reached by the keyboard, with a visible focus"() {
     const page = await open();
     await verdict(page, "1 invalid definition");
     await page.keyboard.press("Tab");
@@ -365,16 +407,17 @@ const claims = {
 const keep = setInterval(() => {}, 1000);
 let failed = "";
 try {
-  await set_up();
-  for (const [claim, test] of Object.entries(claims)) {
+  if (README_PICTURE) failed = "the picture of the README";
+  await (README_PICTURE ? picture() : set_up());
+  for (const [claim, test] of Object.entries(README_PICTURE ? {} : claims)) {
     failed = claim;
     await test();
-    assert.deepEqual(complaints, [], "what the browser complained about, or asked elsewhere");
+    assert.deepEqual(complaints, [], "complaints of the browser, or requests to other hosts");
     console.log(`ok: ${claim}`);
   }
   failed = "";
 } catch (error) {
-  console.error(`FAILED: ${failed || "setting up"}\n`, error);
+  console.error(`FAILED: ${failed || "set-up"}\n`, error);
   process.exitCode = 1;
 } finally {
   clearInterval(keep);

@@ -220,10 +220,11 @@ fn tiles(one: &WorkspaceStatus) -> Markup {
     let tile = |state: ProviderState, at: &str, words: &str| {
         let (icon_name, _) = state_label(state);
         let count = one.count(state);
+        let always = matches!(state, ProviderState::InSync | ProviderState::Update);
         html! {
-            li { a class=(if count == 0 { "none" } else { icon_name }) href=[(count > 0).then_some(at)] {
+            @if always || count > 0 { li { a class=(if count == 0 { "none" } else { icon_name }) href=[(count > 0).then_some(at)] {
                 (icon(icon_name)) b { (count) } " " span { (words) }
-            } }
+            } } }
         }
     };
     html! {

@@ -60,7 +60,7 @@ impl PreparedWorkspace {
         // Only the leader sends notifications and Events.
         if !report.findings.standby {
             self.workspace_notifier.notify_result(report);
-            self.events.iter().for_each(|events| events.pass(report));
+            self.events.iter().for_each(|events| events.write(report));
         }
     }
 }

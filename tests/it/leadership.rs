@@ -512,7 +512,7 @@ fn an_election_without_a_cluster_is_an_error_that_says_what_is_missing() {
     replicas.world.env("KUBECONFIG", "/nowhere/kubeconfig");
     let ran = replicas.world.run(&["run", "--leader-election"]);
     ran.exits(1)
-        .says("cannot tell where the API server is")
+        .says("cannot find an API server")
         .says("name a kubeconfig by KUBECONFIG");
     let replicas = Replicas::new();
     let ran = replicas.world.run(&["run", "--kubernetes-events"]);

@@ -1,9 +1,9 @@
-//! Who may lead by one Lease: the rules alone, as `coordination.k8s.io/v1` has the fields. Pure: time is an argument, and
-//! what the API server says comes in and what to ask of it goes out.
+//! The rules of the election by one Lease, with the fields of `coordination.k8s.io/v1`. Pure: the time and the answers of the
+//! API server are arguments, and the next request is the result.
 //!
-//! No wall clock decides anything. A holder counts its term from before it asked for it; everybody else counts from when
-//! it first saw what the holder wrote, which is later. So a term is over for its holder before it is for others.
-//! Anybody may write into a Lease: nothing is believed that its holder did not write, not even one's own name.
+//! No wall clock decides anything. The holder counts its term from before it sent its claim; the others count from when
+//! they first read that claim, which is later. So the term ends for the holder before it ends for the others. Anyone may
+//! write into a Lease, so a record counts only if its holder wrote it, even if it has this candidate's name.
 
 use std::time::Duration;
 
@@ -11,66 +11,62 @@ use jiff::Timestamp;
 
 use crate::daemon::{Moment, Term};
 
-/// Whatever a record says, its holder is not waited for longer, unless one's own duration is.
+/// The longest wait for a holder, whatever its record says, unless this candidate's own duration is longer.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// The duration in a Lease that its holder gave up: with no holder beside it, it may be taken at once.
+/// The duration in a released Lease: without a holder beside it, the Lease may be taken at once.
 const RELEASED: Duration = Duration::from_secs(1);
 
-/// How many claims without an answer are remembered. One that is forgotten and was written is waited for like another's.
+/// How many claims without an answer are remembered. A forgotten one that was written counts as another replica's.
 const CLAIMS: usize = 16;
 
-/// How a Lease is kept.
+/// The times of an election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// How long nobody else takes a Lease after it was renewed.
+    /// How long no other replica takes a Lease after it was renewed.
     pub duration: Duration,
-    /// How long after it was renewed its holder may begin updates; shorter than `duration`.
+    /// How long after a renewal the holder may begin updates; shorter than `duration`.
     pub renew_deadline: Duration,
-    /// Between two attempts to renew or to take it; shorter than `renew_deadline`.
+    /// The time between two attempts to renew or to take it; shorter than `renew_deadline`.
     pub retry_period: Duration,
 }
 
-/// A Lease as the API server has it.
+/// The fields of a Lease that count.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// Its `resourceVersion`: another one after each change, whoever made it.
+pub struct LeaseRecord {
+    /// Its `resourceVersion`: it changes with each write of any client.
     pub version: String,
-    /// Who holds it.
     pub holder: Option<String>,
-    /// When that one says that it renewed it: told apart from others, and never compared with a clock. Without it, nobody
-    /// ever held it.
+    /// The time of the last renewal by the holder's clock. It only identifies the renewal and is never compared with a
+    /// clock. Without it, the Lease was never held.
     pub renewed: Option<Timestamp>,
-    /// How long its holder wants to be left alone after each renewal.
+    /// How long the holder keeps the Lease after each renewal.
     pub duration: Option<Duration>,
-    /// Who asked its holder to hand it over.
+    /// The replica that requested the Lease from its holder.
     pub wanted_by: Option<String>,
-    /// Whether its holder gives it to anybody who asks, because it can do nothing with it.
+    /// Whether the holder cannot use the Lease and hands it to any replica that requests it.
     pub offered: bool,
 }
 
-/// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Make the Lease, held by nobody.
+    /// Create the Lease without a holder.
     Create,
-    /// Write oneself into it: to take it, or to renew it.
+    /// Take or renew it.
     Hold,
-    /// Leave it alone.
     Wait,
 }
 
-/// A request of this candidate to be written into the Lease, whose answer may have been lost.
+/// A request of this candidate to become or stay the holder. Its answer may be lost.
 #[derive(Debug)]
 struct Claim {
-    /// What it has as `renewed`.
     renewed: Timestamp,
     asked: Moment,
-    /// Over which version.
+    /// The version that it replaces.
     over: String,
-    /// As which version, where that was answered.
+    /// The version that it created, if it was answered.
     made: Option<String>,
-    /// Releases of that version that may have been written: each lets another replica hold the Lease at once.
+    /// How many releases of that version may have been written. After each, another replica may hold the Lease at once.
     releases: usize,
 }
 
@@ -79,24 +75,24 @@ struct Claim {
 pub struct Election {
     me: String,
     times: Times,
-    /// What was seen last, and when that version was seen first.
-    seen: Option<(Record, Moment)>,
-    /// Whether that is what this candidate wrote.
+    /// The last observed record, and when its version was observed first.
+    observed: Option<(LeaseRecord, Moment)>,
+    /// Whether this candidate wrote it.
     mine: bool,
     term: Option<Term>,
     claims: Vec<Claim>,
-    /// What was claimed last.
+    /// The last claim's `renewed`.
     last: Option<Timestamp>,
 }
 
 impl Election {
-    /// A candidate that knows nothing. `me` is no other's name, not even that of an earlier process.
+    /// `me` must be unique: not even an earlier process may have had this name.
     #[must_use]
     pub fn new(me: String, times: Times) -> Self {
         Self {
             me,
             times,
-            seen: None,
+            observed: None,
             mine: false,
             term: None,
             claims: Vec::new(),
@@ -104,9 +100,9 @@ impl Election {
         }
     }
 
-    /// The API server was asked for the Lease, and has this, or none.
-    pub fn saw(&mut self, record: Option<Record>, now: Moment) {
-        let first = match (&self.seen, &record) {
+    /// Takes over the record that was read; `None` if there is no Lease.
+    pub fn observe(&mut self, record: Option<LeaseRecord>, now: Moment) {
+        let first = match (&self.observed, &record) {
             (Some((known, first)), Some(record)) if known.version == record.version => *first,
             _ => now,
         };
@@ -114,9 +110,9 @@ impl Election {
             .as_ref()
             .is_some_and(|record| self.is_mine(record, now));
         match &record {
-            // What was sent over another version than this can only fail. Were it remembered, it would count as one's own
-            // again where somebody puts an old Lease back.
-            Some(Record {
+            // A claim that replaces another version can only fail. If it were remembered, it would count as this
+            // candidate's own again when an old Lease is restored.
+            Some(LeaseRecord {
                 version, renewed, ..
             }) => {
                 let mine = renewed.filter(|_| self.mine);
@@ -125,15 +121,15 @@ impl Election {
             }
             None => self.claims.clear(),
         }
-        self.seen = record.map(|record| (record, first));
+        self.observed = record.map(|record| (record, first));
         if !self.mine {
             self.term = None;
         }
     }
 
-    /// Whether this candidate wrote it, and no other replica can have held the Lease since: the Lease was not released and
-    /// the claim is too recent for that, or there was no write since.
-    fn is_mine(&self, record: &Record, now: Moment) -> bool {
+    /// Whether this candidate wrote it and no other replica can have held the Lease since: either the Lease was not released
+    /// and the claim is recent enough, or there was no other write.
+    fn is_mine(&self, record: &LeaseRecord, now: Moment) -> bool {
         record.holder.as_ref() == Some(&self.me)
             && self.claims.iter().any(
                 |Claim {
@@ -151,8 +147,8 @@ impl Election {
     }
 
     /// The claim by which this candidate holds the Lease.
-    fn own_claim(&mut self) -> Option<(&mut Claim, &Record)> {
-        let (record, _) = self.seen.as_ref().filter(|_| self.mine)?;
+    fn own_claim(&mut self) -> Option<(&mut Claim, &LeaseRecord)> {
+        let (record, _) = self.observed.as_ref().filter(|_| self.mine)?;
         let claim = self
             .claims
             .iter_mut()
@@ -160,8 +156,8 @@ impl Election {
         Some((claim, record))
     }
 
-    /// This candidate asks for the Lease now, over what it saw. What to write as `renewed`; `clock` is what the wall clock
-    /// says, and it is another one each time, even if that stands still or goes back.
+    /// Starts a claim that replaces the observed version. Returns the value for `renewed`: the wall clock `clock`, but
+    /// unique, even if that stands still or goes back.
     pub fn claim(&mut self, clock: Timestamp, asked: Moment) -> Timestamp {
         let after = |last: Timestamp| {
             Timestamp::from_microsecond(last.as_microsecond() + 1).unwrap_or(clock)
@@ -186,8 +182,8 @@ impl Election {
         renewed
     }
 
-    /// The Lease was written as this record, by the request that was sent at `asked`.
-    pub fn held(&mut self, record: Record, asked: Moment) {
+    /// The claim that was sent at `asked` was written as this record.
+    pub fn confirm_claim(&mut self, record: LeaseRecord, asked: Moment) {
         let Times {
             duration,
             renew_deadline,
@@ -198,8 +194,8 @@ impl Election {
                 claim.made = Some(record.version.clone());
             }
         }
-        self.saw(Some(record), asked);
-        // Clocks do not run alike, and an update that is given up may be on its way for another moment.
+        self.observe(Some(record), asked);
+        // Clocks run at different speeds, and an update that was given up may still arrive a moment later.
         let margin = duration.saturating_sub(renew_deadline) / 4;
         let term = Term {
             renew_by: asked.after(renew_deadline),
@@ -208,20 +204,20 @@ impl Election {
         self.term = self.mine.then_some(term);
     }
 
-    /// This candidate wrote something into the Lease, over the version that it saw, that says nothing of its holder.
-    pub fn noted(&mut self, record: Record) {
-        if let Some((known, _)) = &mut self.seen {
+    /// This candidate changed the observed version without changing its holder.
+    pub fn update_record(&mut self, record: LeaseRecord) {
+        if let Some((known, _)) = &mut self.observed {
             *known = record;
         }
     }
 
-    /// The term ends early. The Lease stays this candidate's until it is [released](Self::release).
+    /// Ends the term early. The Lease stays this candidate's until it is [released](Self::release).
     pub fn give_up(&mut self) {
         self.term = None;
     }
 
-    /// This candidate releases the Lease now, over what it saw: the duration to write, beside no holder. The answer may be
-    /// lost and another replica may lead at once. So an old record that is put back later is not this candidate's own.
+    /// Releases the observed version. Returns the duration to write, without a holder. The answer may be lost, and another
+    /// replica may lead at once. So an old record that is restored later is not this candidate's own.
     pub fn release(&mut self) -> Duration {
         self.term = None;
         if let Some((claim, record)) = self.own_claim() {
@@ -231,20 +227,19 @@ impl Election {
         RELEASED
     }
 
-    /// The API server refused the release: it was not written.
-    pub fn not_released(&mut self) {
+    /// The API server refused the release, so it was not written.
+    pub fn release_refused(&mut self) {
         if let Some((claim, _)) = self.own_claim() {
             claim.releases = claim.releases.saturating_sub(1);
         }
     }
 
-    /// What was seen last.
     #[must_use]
-    pub fn record(&self) -> Option<&Record> {
-        self.seen.as_ref().map(|(record, _)| record)
+    pub fn record(&self) -> Option<&LeaseRecord> {
+        self.observed.as_ref().map(|(record, _)| record)
     }
 
-    /// Who holds the Lease, as far as is known.
+    /// The holder of the Lease, as far as it is known.
     #[must_use]
     pub fn holder(&self) -> Option<&str> {
         self.record()?.holder.as_deref()
@@ -256,16 +251,16 @@ impl Election {
         self.mine
     }
 
-    /// The term of this candidate, where it has one that is not over.
+    /// The term of this candidate, if it is not over.
     #[must_use]
     pub fn term(&self, now: Moment) -> Option<Term> {
         self.term.filter(|term| now < term.renew_by)
     }
 
-    /// What to do, after the Lease was [seen](Self::saw).
+    /// The next step after the Lease was [observed](Self::observe).
     #[must_use]
     pub fn step(&self, now: Moment) -> Step {
-        let Some((record, first)) = &self.seen else {
+        let Some((record, first)) = &self.observed else {
             return Step::Create;
         };
         let age = now.since(*first);
@@ -274,7 +269,7 @@ impl Election {
             retry_period,
             ..
         } = self.times;
-        let Record {
+        let LeaseRecord {
             holder,
             renewed,
             duration: theirs,
@@ -282,12 +277,12 @@ impl Election {
         } = record;
         let free = match (holder, renewed) {
             _ if self.mine => true,
-            // Whoever asked for it goes first.
+            // The replica that requested it goes first.
             (None, Some(_)) if *theirs == Some(RELEASED) => {
                 record.wanted_by.as_ref().is_none_or(|by| *by == self.me) || age >= retry_period * 2
             }
-            // Of one that nobody ever held, somebody may have deleted the one before, and its holder does not know yet; and
-            // so it is with one whose holder did not take itself out.
+            // A Lease without renewals may replace a deleted one whose holder does not know of the deletion. The same
+            // holds if the holder did not remove itself.
             _ => age >= theirs.unwrap_or(duration).min(LONGEST).max(duration),
         };
         if free { Step::Hold } else { Step::Wait }
@@ -312,14 +307,14 @@ mod tests {
         Timestamp::from_second(n).unwrap()
     }
 
-    /// A record that its holder wrote as its nth; without a holder it is one that was released.
-    fn record(n: i64, holder: Option<&str>) -> Record {
+    /// The nth record of a holder; without a holder, a released one.
+    fn record(n: i64, holder: Option<&str>) -> LeaseRecord {
         let duration = if holder.is_some() {
             TIMES.duration
         } else {
             RELEASED
         };
-        Record {
+        LeaseRecord {
             version: n.to_string(),
             holder: holder.map(str::to_owned),
             renewed: Some(renewed(n)),
@@ -329,9 +324,9 @@ mod tests {
         }
     }
 
-    /// One that nobody ever held.
-    fn unused() -> Record {
-        Record {
+    /// A Lease that was never held.
+    fn unused() -> LeaseRecord {
+        LeaseRecord {
             renewed: None,
             duration: None,
             ..record(0, None)
@@ -341,31 +336,31 @@ mod tests {
     #[test]
     fn a_lease_is_taken_a_whole_duration_after_its_record_was_seen_first() {
         let mut one = Election::new("one".to_owned(), TIMES);
-        one.saw(Some(record(1, Some("other"))), at(0));
-        one.saw(Some(record(1, Some("other"))), at(14_000));
+        one.observe(Some(record(1, Some("other"))), at(0));
+        one.observe(Some(record(1, Some("other"))), at(14_000));
         assert_eq!(
             (one.step(at(14_999)), one.step(at(15_000))),
             (Step::Wait, Step::Hold)
         );
         // Renewed: it is another record.
-        one.saw(Some(record(2, Some("other"))), at(15_000));
+        one.observe(Some(record(2, Some("other"))), at(15_000));
         assert_eq!(
             (one.step(at(29_999)), one.step(at(30_000))),
             (Step::Wait, Step::Hold)
         );
-        // Whoever wants to be left alone for longer is.
-        let lasting = |seconds| Record {
+        // A holder may ask for a longer time.
+        let lasting = |seconds| LeaseRecord {
             duration: Some(Duration::from_secs(seconds)),
             ..record(3, Some("other"))
         };
-        one.saw(Some(lasting(60)), at(30_000));
+        one.observe(Some(lasting(60)), at(30_000));
         assert_eq!(
             (one.step(at(89_999)), one.step(at(90_000))),
             (Step::Wait, Step::Hold)
         );
         // But not for ever.
-        one.saw(None, at(0));
-        one.saw(Some(lasting(u64::MAX)), at(0));
+        one.observe(None, at(0));
+        one.observe(Some(lasting(u64::MAX)), at(0));
         assert_eq!(
             (one.step(at(3_599_999)), one.step(at(3_600_000))),
             (Step::Wait, Step::Hold)
@@ -373,10 +368,10 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_a_lease_prolongs_nothing_for_itself() {
+    fn a_request_for_a_lease_does_not_prolong_the_wait_of_its_sender() {
         let mut one = Election::new("one".to_owned(), TIMES);
-        one.saw(Some(record(1, Some("dead"))), at(0));
-        one.noted(Record {
+        one.observe(Some(record(1, Some("dead"))), at(0));
+        one.update_record(LeaseRecord {
             version: "2".to_owned(),
             wanted_by: Some("one".to_owned()),
             ..record(1, Some("dead"))
@@ -388,25 +383,25 @@ mod tests {
     }
 
     #[test]
-    fn what_its_holder_did_not_write_is_waited_for() {
+    fn a_record_that_its_holder_did_not_write_is_waited_for() {
         let mut one = Election::new("one".to_owned(), TIMES);
-        one.saw(Some(record(1, Some("other"))), at(0));
-        // Somebody took the holder out, and nobody knows whether that one knows.
+        one.observe(Some(record(1, Some("other"))), at(0));
+        // The holder was removed by hand and may not know it.
         let edited = |version: &str, holder: Option<&str>| {
             let holder = holder.map(str::to_owned);
-            Record {
+            LeaseRecord {
                 version: version.to_owned(),
                 holder,
                 ..record(1, Some("other"))
             }
         };
-        one.saw(Some(edited("2", None)), at(1_000));
+        one.observe(Some(edited("2", None)), at(1_000));
         assert_eq!(
             (one.step(at(15_999)), one.step(at(16_000))),
             (Step::Wait, Step::Hold)
         );
-        // Somebody wrote this candidate's name into it.
-        one.saw(Some(edited("3", Some("one"))), at(2_000));
+        // This candidate's name was written by hand.
+        one.observe(Some(edited("3", Some("one"))), at(2_000));
         assert!(!one.holds());
         assert_eq!(
             (one.step(at(16_999)), one.step(at(17_000))),
@@ -415,42 +410,42 @@ mod tests {
     }
 
     #[test]
-    fn an_old_lease_that_is_put_back_is_waited_for_even_where_it_was_ones_own() {
+    fn a_restored_old_lease_is_waited_for_even_if_it_was_the_candidates_own() {
         let mut one = Election::new("one".to_owned(), TIMES);
-        one.saw(Some(record(0, None)), at(0));
-        let old = Record {
+        one.observe(Some(record(0, None)), at(0));
+        let old = LeaseRecord {
             renewed: Some(one.claim(renewed(1), at(0))),
             ..record(1, Some("one"))
         };
-        one.held(old.clone(), at(0));
-        let again = |version: &str| Record {
+        one.confirm_claim(old.clone(), at(0));
+        let again = |version: &str| LeaseRecord {
             version: version.to_owned(),
             ..old.clone()
         };
-        // An annotation, say, while nobody else can have taken it.
-        one.saw(Some(again("2")), at(9_000));
+        // For example an annotation, while no other replica can have taken it.
+        one.observe(Some(again("2")), at(9_000));
         assert!(one.holds());
         // It was released, and another one holds it.
-        one.saw(Some(record(3, Some("other"))), at(10_000));
-        one.saw(Some(again("4")), at(11_000));
+        one.observe(Some(record(3, Some("other"))), at(10_000));
+        one.observe(Some(again("4")), at(11_000));
         assert!(!one.holds());
         assert_eq!(
             (one.step(at(25_999)), one.step(at(26_000))),
             (Step::Wait, Step::Hold)
         );
-        // Of who was frozen, nobody knows whether another one held it meanwhile.
+        // After a freeze, another replica may have held it meanwhile.
         let mut two = Election::new("one".to_owned(), TIMES);
-        two.saw(Some(record(0, None)), at(0));
+        two.observe(Some(record(0, None)), at(0));
         let asked = two.claim(renewed(1), at(0));
-        let first = Record {
+        let first = LeaseRecord {
             renewed: Some(asked),
             ..record(1, Some("one"))
         };
-        two.held(first.clone(), at(0));
-        two.saw(Some(first.clone()), at(60_000));
-        assert!(two.holds(), "nobody has written since");
-        two.saw(
-            Some(Record {
+        two.confirm_claim(first.clone(), at(0));
+        two.observe(Some(first.clone()), at(60_000));
+        assert!(two.holds(), "there was no write since");
+        two.observe(
+            Some(LeaseRecord {
                 version: "9".to_owned(),
                 ..first
             }),
@@ -460,23 +455,23 @@ mod tests {
     }
 
     #[test]
-    fn an_old_lease_that_is_put_back_after_a_release_without_an_answer_is_waited_for() {
+    fn a_restored_old_lease_is_waited_for_after_a_release_without_an_answer() {
         let released = |end: fn(&mut Election)| {
             let mut one = Election::new("one".to_owned(), TIMES);
-            one.saw(Some(record(0, None)), at(0));
-            let old = Record {
+            one.observe(Some(record(0, None)), at(0));
+            let old = LeaseRecord {
                 renewed: Some(one.claim(renewed(1), at(0))),
                 ..record(1, Some("one"))
             };
-            one.held(old.clone(), at(0));
+            one.confirm_claim(old.clone(), at(0));
             assert_eq!(one.release(), RELEASED);
             end(&mut one);
             (one, old)
         };
-        // Another replica took it and nothing of that was seen.
+        // Another replica took it unobserved.
         let (mut one, old) = released(|_| {});
-        one.saw(
-            Some(Record {
+        one.observe(
+            Some(LeaseRecord {
                 version: "4".to_owned(),
                 ..old.clone()
             }),
@@ -489,24 +484,24 @@ mod tests {
         );
         // The release did not arrive.
         let (mut one, old) = released(|_| {});
-        one.saw(Some(old), at(1_000));
+        one.observe(Some(old), at(1_000));
         assert!(one.holds());
         // The release was refused because of an annotation, so it can be repeated.
-        let (mut one, old) = released(Election::not_released);
-        let annotated = Record {
+        let (mut one, old) = released(Election::release_refused);
+        let annotated = LeaseRecord {
             version: "2".to_owned(),
             wanted_by: Some("other".to_owned()),
             ..old.clone()
         };
-        one.saw(Some(annotated), at(1_000));
+        one.observe(Some(annotated), at(1_000));
         assert!(one.holds());
         // Of two releases, only the last is known to be refused.
         let (mut one, old) = released(|one| {
             one.release();
-            one.not_released();
+            one.release_refused();
         });
-        one.saw(
-            Some(Record {
+        one.observe(
+            Some(LeaseRecord {
                 version: "4".to_owned(),
                 ..old
             }),
@@ -516,20 +511,20 @@ mod tests {
     }
 
     #[test]
-    fn a_released_lease_is_taken_at_once_unless_somebody_else_asked_for_it() {
+    fn a_released_lease_is_taken_at_once_unless_another_replica_requested_it() {
         let mut one = Election::new("one".to_owned(), TIMES);
-        one.saw(Some(record(1, None)), at(0));
+        one.observe(Some(record(1, None)), at(0));
         assert_eq!(one.step(at(0)), Step::Hold);
-        one.saw(
-            Some(Record {
+        one.observe(
+            Some(LeaseRecord {
                 wanted_by: Some("one".to_owned()),
                 ..record(2, None)
             }),
             at(0),
         );
         assert_eq!(one.step(at(0)), Step::Hold);
-        one.saw(
-            Some(Record {
+        one.observe(
+            Some(LeaseRecord {
                 wanted_by: Some("other".to_owned()),
                 ..record(3, None)
             }),
@@ -542,11 +537,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_nobody_ever_held_is_taken_a_whole_duration_later() {
+    fn a_lease_that_was_never_held_is_taken_a_whole_duration_later() {
         let mut one = Election::new("one".to_owned(), TIMES);
-        one.saw(None, at(0));
+        one.observe(None, at(0));
         assert_eq!(one.step(at(0)), Step::Create);
-        one.saw(Some(unused()), at(1_000));
+        one.observe(Some(unused()), at(1_000));
         assert_eq!(
             (one.step(at(15_999)), one.step(at(16_000))),
             (Step::Wait, Step::Hold)
@@ -554,44 +549,44 @@ mod tests {
     }
 
     #[test]
-    fn a_term_counts_from_before_it_was_asked_for_and_ends_when_another_holder_is_seen() {
+    fn a_term_counts_from_before_its_claim_was_sent_and_ends_when_another_holder_is_seen() {
         let mut one = Election::new("one".to_owned(), TIMES);
         assert_eq!(one.claim(renewed(1), at(1_000)), renewed(1));
-        one.held(record(1, Some("one")), at(1_000));
+        one.confirm_claim(record(1, Some("one")), at(1_000));
         let term = one.term(at(9_000)).unwrap();
         assert_eq!((term.renew_by, term.ends), (at(11_000), at(14_750)));
         assert_eq!(one.term(at(11_000)), None);
         assert_eq!(one.claim(renewed(2), at(8_000)), renewed(2));
-        // An answer that never came: it is in the record all the same, and taken up by asking again.
-        one.saw(Some(record(2, Some("one"))), at(9_000));
+        // The answer was lost, but the claim is in the record, and is found by reading it again.
+        one.observe(Some(record(2, Some("one"))), at(9_000));
         assert!(one.term(at(9_000)).is_some());
         assert_eq!(one.step(at(12_000)), Step::Hold);
-        one.saw(Some(record(3, Some("other"))), at(9_000));
+        one.observe(Some(record(3, Some("other"))), at(9_000));
         assert_eq!(one.term(at(9_000)), None);
     }
 
     #[test]
-    fn a_renewal_is_another_one_even_where_the_clock_stands_still_or_goes_back() {
+    fn a_renewal_is_unique_even_if_the_clock_stands_still_or_goes_back() {
         let mut one = Election::new("one".to_owned(), TIMES);
         let claims = [5, 5, 1, 9].map(|n| one.claim(renewed(n), at(0)).as_microsecond());
         assert_eq!(claims, [5_000_000, 5_000_001, 5_000_002, 9_000_000]);
     }
 
-    /// The API server, as far as one Lease goes.
+    /// The API server with one Lease.
     #[derive(Default)]
     struct Server {
         version: u64,
-        lease: Option<Record>,
-        history: Vec<Record>,
+        lease: Option<LeaseRecord>,
+        history: Vec<LeaseRecord>,
     }
 
     impl Server {
-        fn write(&mut self, record: Record, over: Option<&str>) -> Option<Record> {
+        fn write(&mut self, record: LeaseRecord, over: Option<&str>) -> Option<LeaseRecord> {
             if self.lease.as_ref().map(|lease| lease.version.as_str()) != over {
                 return None;
             }
             self.version += 1;
-            self.lease = Some(Record {
+            self.lease = Some(LeaseRecord {
                 version: self.version.to_string(),
                 ..record
             });
@@ -599,7 +594,7 @@ mod tests {
             self.lease.clone()
         }
 
-        /// Somebody does something to the Lease by hand.
+        /// A user edits the Lease by hand.
         fn meddle(&mut self, random: &mut fastrand::Rng) {
             let Some(lease) = self.lease.clone() else {
                 return;
@@ -609,21 +604,21 @@ mod tests {
             let meddled = match random.u8(..6) {
                 0 => return self.lease = None,
                 1 => unused(),
-                2 => Record {
+                2 => LeaseRecord {
                     holder: None,
                     ..lease
                 },
-                3 => Record {
+                3 => LeaseRecord {
                     holder: Some(random.u8(..3).to_string()),
                     ..lease
                 },
-                4 => Record {
+                4 => LeaseRecord {
                     wanted_by: Some(random.u8(..3).to_string()),
                     ..lease
                 },
-                // An old one is put back, unless that is a release.
+                // An old one is restored, unless that is a release.
                 _ => {
-                    let held: Vec<&Record> = self
+                    let held: Vec<&LeaseRecord> = self
                         .history
                         .iter()
                         .filter(|old| old.holder.is_some())
@@ -637,14 +632,14 @@ mod tests {
                     }
                 }
             };
-            // A release that is composed by hand looks like the holder's own.
+            // A release by hand looks like the holder's own.
             if was_released || !released(&meddled) {
                 self.write(meddled, Some(&version));
             }
         }
     }
 
-    fn released(record: &Record) -> bool {
+    fn released(record: &LeaseRecord) -> bool {
         record.holder.is_none() && record.renewed.is_some() && record.duration == Some(RELEASED)
     }
 
@@ -652,12 +647,12 @@ mod tests {
     enum Ask {
         Get,
         Write {
-            record: Record,
+            record: LeaseRecord,
             over: Option<String>,
         },
     }
 
-    /// A request on its way: when it gets there, when its answer is back, and until when that is waited for.
+    /// A request: when it arrives, when its answer arrives, and until when that is waited for.
     #[derive(Clone)]
     struct Flight {
         ask: Ask,
@@ -665,7 +660,7 @@ mod tests {
         lands: u64,
         answers: u64,
         given_up: u64,
-        answer: Option<Option<Record>>,
+        answer: Option<Option<LeaseRecord>>,
     }
 
     struct Replica {
@@ -676,14 +671,14 @@ mod tests {
         flight: Option<Flight>,
         frozen: u64,
         turn: u64,
-        /// Until when updates of it may be under way.
+        /// Until when its updates may run.
         writes: u64,
     }
 
     impl Replica {
         fn ask(&mut self, ask: Ask, now: u64, random: &mut fastrand::Rng) {
             let slow = if random.u8(..8) == 0 { 9_000 } else { 300 };
-            // Some never get there.
+            // Some are lost.
             let lands = if random.u8(..8) == 0 {
                 u64::MAX
             } else {
@@ -705,24 +700,24 @@ mod tests {
             at(self.uptime + now)
         }
 
-        fn write(&mut self, record: Record, now: u64, random: &mut fastrand::Rng) {
+        fn write(&mut self, record: LeaseRecord, now: u64, random: &mut fastrand::Rng) {
             let over = self.election.record().map(|record| record.version.clone());
             self.ask(Ask::Write { record, over }, now, random);
         }
 
         fn hold(&mut self, now: u64, random: &mut fastrand::Rng) {
-            // Its clock stands still, or goes back, but is no other's clock.
+            // Its clock may stand still or go back, but never equals another replica's clock.
             let clock = renewed(random.i64(0..3) + i64::try_from(self.uptime).unwrap());
             let renewed = self.election.claim(clock, self.moment(now));
-            let record = Record {
+            let record = LeaseRecord {
                 renewed: Some(renewed),
                 ..record(0, Some(&self.me))
             };
             self.write(record, now, random);
         }
 
-        /// What a [`super::super::Lease`] does in its turn.
-        fn go_on(&mut self, now: u64, random: &mut fastrand::Rng) {
+        /// One turn of a [`super::super::Lease`].
+        fn turn(&mut self, now: u64, random: &mut fastrand::Rng) {
             match self.flight.take() {
                 None if now < self.turn => {}
                 None if self.election.term(self.moment(now)).is_some() => {
@@ -731,7 +726,7 @@ mod tests {
                         self.writes = now;
                         let duration = Some(self.election.release());
                         self.write(
-                            Record {
+                            LeaseRecord {
                                 duration,
                                 ..record(0, None)
                             },
@@ -751,7 +746,7 @@ mod tests {
                     ..
                 }) if answers <= now => match (ask, answer) {
                     (Ask::Get, found) => {
-                        self.election.saw(found, self.moment(now));
+                        self.election.observe(found, self.moment(now));
                         match self.election.step(self.moment(now)) {
                             Step::Hold => self.hold(now, random),
                             Step::Create => self.write(unused(), now, random),
@@ -759,7 +754,7 @@ mod tests {
                                 let Some(seen) = self.election.record().cloned() else {
                                     return;
                                 };
-                                let record = Record {
+                                let record = LeaseRecord {
                                     wanted_by: Some(self.me.clone()),
                                     ..seen
                                 };
@@ -770,17 +765,17 @@ mod tests {
                     }
                     (Ask::Write { record, .. }, None) => {
                         if released(&record) {
-                            self.election.not_released();
+                            self.election.release_refused();
                         }
                         self.ask(Ask::Get, now, random);
                     }
                     (Ask::Write { record: wanted, .. }, Some(record)) => {
                         if wanted.wanted_by.is_some() {
-                            self.election.noted(record);
+                            self.election.update_record(record);
                         } else if wanted.holder.as_ref() == Some(&self.me) {
-                            self.election.held(record, asked);
+                            self.election.confirm_claim(record, asked);
                         } else {
-                            self.election.saw(Some(record), self.moment(now));
+                            self.election.observe(Some(record), self.moment(now));
                         }
                         self.turn = now + 2_000;
                     }
@@ -797,7 +792,7 @@ mod tests {
         "/src/ops/kubernetes/election.seeds"
     );
 
-    /// The seeds of the gate are fixed. `ELECTION_SECONDS` adds random ones for so long, and keeps those that fail in
+    /// The seeds are fixed. `ELECTION_SECONDS` adds random ones for that long, and appends those that fail to
     /// `election.seeds`.
     #[test]
     fn no_two_replicas_ever_write_at_once() {
@@ -829,7 +824,7 @@ mod tests {
         assert!(failures.is_empty(), "{failures:#?}");
     }
 
-    /// With requests that are late or lost, answers that never come, replicas that are frozen, and hand edits of the Lease.
+    /// With late and lost requests, lost answers, frozen replicas and hand edits of the Lease.
     fn simulate(seed: u64) -> Result<(), String> {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut server = Server::default();
@@ -855,7 +850,7 @@ mod tests {
             if random.u16(..400) == 0 {
                 server.meddle(&mut random);
             }
-            // Those that were given up get there all the same.
+            // Requests that were given up arrive all the same.
             let mut all: Vec<&mut Flight> = replicas
                 .iter_mut()
                 .filter_map(|one| one.flight.as_mut())
@@ -882,7 +877,7 @@ mod tests {
                     continue;
                 }
                 let before = one.flight.clone();
-                one.go_on(now, &mut random);
+                one.turn(now, &mut random);
                 let given_up =
                     one.flight.is_none() && before.as_ref().is_some_and(|f| f.answer.is_none());
                 on_their_way.extend(before.filter(|_| given_up));

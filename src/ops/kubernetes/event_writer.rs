@@ -1,7 +1,8 @@
-//! Events on the Pod: what `kubectl describe` and `kubectl get events` show of changes, drift and failures.
+//! Writes Kubernetes Events about the Pod: `kubectl describe` and `kubectl get events` show changes, drift and failures.
 //!
-//! They are what notifications are, in the form of `events.k8s.io/v1`. What it never does: make a pass wait, show a value of a
-//! definition, or try anything twice.
+//! They hold the same events as notifications, in the form of `events.k8s.io/v1`.
+//!
+//! Never: delay a reconciliation, show a value of a definition, or retry.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,54 +18,52 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Cluster, said};
+use super::{Cluster, describe_error};
 use crate::daemon::ReconciliationReport;
 use crate::model::printable;
 use crate::ops::notifications::{self, Event, EventKind, Subject, Thresholds};
 use crate::reconcile::today;
 
-/// How many may wait.
+/// The longest queue.
 const LENGTH: usize = 64;
 
-/// How long the API server may take for one.
+/// The time limit of the API server for one Event.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
-/// How long those that wait may take at the end.
+/// The time limit for the rest of the queue at the end.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// The longest note, in bytes: what `events.k8s.io/v1` takes.
+/// The longest note in `events.k8s.io/v1`, in bytes.
 const NOTE: usize = 1024;
 
-/// How much of a Pod's name is quoted in a name, in characters: `reportingInstance` takes no more.
+/// How much of the Pod's name is used, in characters: the limit of `reportingInstance`.
 const NAME: usize = 128;
 
-/// Puts Events into a queue, which a task empties.
+/// The queue of a task that writes Events.
 #[derive(Clone)]
 pub struct Events {
     queue: mpsc::Sender<api::Event>,
     pod: ObjectReference,
-    /// Whether it was said that some were dropped.
+    /// Whether dropped Events were logged.
     told: Arc<AtomicBool>,
 }
 
-/// Tells of one workspace.
+/// Writes the Events of one workspace.
 pub struct EventWriter {
     events: Events,
     name: Option<String>,
     memory: Mutex<notifications::ReportedState>,
 }
 
-/// The Pod does not know itself.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error(
-    "Events are about a Pod, and its name and uid are not known: set POD_NAME, POD_NAMESPACE and POD_UID by the downward \
-     API, as deploy/kubernetes/base does, or leave --kubernetes-events out"
+    "Events need the name and the uid of the Pod: set POD_NAME, POD_NAMESPACE and POD_UID by the downward API, as \
+     deploy/kubernetes/base does, or omit --kubernetes-events"
 )]
 pub struct NoPod;
 
 impl Events {
-    /// Starts the task. It ends when nobody can tell anything any more, or a little after `task` is
-    /// [drained](drain).
+    /// Starts the task. It ends when all [`Events`] are dropped, or a little after `task` is [drained](drain).
     ///
     /// # Errors
     /// [`NoPod`].
@@ -98,13 +97,13 @@ impl Events {
                 }
                 let why = match sent {
                     Ok(Ok(_)) => None,
-                    Ok(Err(error)) => Some(said(&error)),
+                    Ok(Err(error)) => Some(describe_error(&error)),
                     Err(_) => Some("the API server did not answer in time".to_owned()),
                 };
                 if let Some(why) = &why
                     && !failing
                 {
-                    tracing::warn!("an Event was not taken, nor may be those after it: {why}");
+                    tracing::warn!("cannot write an Event, and perhaps those after it: {why}");
                 }
                 failing = why.is_some();
             }
@@ -119,7 +118,7 @@ impl Events {
         ))
     }
 
-    /// Who tells of one workspace, by its name in the configuration file.
+    /// The writer of one workspace, by its name in the configuration file.
     #[must_use]
     pub fn writer(&self, workspace: Option<&str>) -> EventWriter {
         EventWriter {
@@ -172,21 +171,20 @@ impl Events {
         };
         if self.queue.try_send(event).is_err() && !self.told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "too many Events wait for the API server; some are dropped, and this is said once"
+                "too many Events wait for the API server; some are dropped (logged once)"
             );
         }
     }
 }
 
-/// Waits for a while until those that wait are sent; every [`Events`] must be gone.
+/// Waits a limited time until the queue is sent; every [`Events`] must be dropped before.
 pub async fn drain(task: JoinHandle<()>) {
     let _ = tokio::time::timeout(DRAIN, task).await;
 }
 
 impl EventWriter {
-    /// A pass is over.
-    pub fn pass(&self, report: &ReconciliationReport) {
-        // Kubernetes forgets Events by itself, so a failure is told when it comes.
+    pub fn write(&self, report: &ReconciliationReport) {
+        // Kubernetes expires Events by itself, so a failure is reported at once.
         let thresholds = Thresholds {
             failed_passes: 1,
             ..Thresholds::default()
@@ -216,7 +214,7 @@ const fn reason(kind: EventKind) -> (&'static str, bool) {
     }
 }
 
-/// What happened, in a sentence.
+/// The event as a sentence.
 fn note(workspace: Option<&str>, report: &ReconciliationReport, event: Event) -> String {
     let Event {
         sentence,
@@ -265,7 +263,7 @@ fn note(workspace: Option<&str>, report: &ReconciliationReport, event: Event) ->
     note
 }
 
-/// No longer than Kubernetes takes.
+/// Cuts a note to the limit of Kubernetes.
 fn cut(mut note: String) -> String {
     if note.len() > NOTE {
         let end = (0..=NOTE - '…'.len_utf8())

@@ -1,8 +1,8 @@
-//! One Lease, asked for and kept: what [`Election`] decides, carried out by GET and PUT with the `resourceVersion` that was
-//! seen, so that of several who try only one gets through.
+//! Acquires and renews one Lease as [`Election`] decides, by GET and PUT. A PUT names the `resourceVersion` that was read, so
+//! that only one of several concurrent writers succeeds.
 //!
-//! With several Leases, one for each shard of the workspaces, replicas spread them among themselves: who has at least two
-//! fewer than another asks for one, by an annotation, and is handed it as soon as the updates under way are over.
+//! With several Leases, one for each shard of the workspaces, the replicas balance them: a replica with at least two fewer
+//! than another one requests a Lease by an annotation, and gets it when all running updates have ended.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -18,29 +18,29 @@ use kube::{Api, ResourceExt as _};
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::election::{Election, Record, Step, Times};
+use super::election::{Election, LeaseRecord, Step, Times};
 use super::event_writer::Events;
-use super::{Cluster, said};
+use super::{Cluster, describe_error};
 use crate::daemon::{Handle, Leadership, Moment};
 use crate::model::{ellipsize, human_duration, printable};
 use crate::report::status::{ReconciliationOutcome, ReconciliationRecord, ReplicaRole, Trigger};
 
-/// Who asks for a Lease that another one holds.
+/// The annotation of the replica that requests the Lease from its holder.
 const WANTED_BY: &str = "calry-gitops/wanted-by";
 
-/// Whether its holder gives it to anybody who asks.
+/// The annotation of a holder that hands the Lease to any replica that requests it.
 const OFFERED: &str = "calry-gitops/offered";
 
-/// After so many failed passes in a row a replica offers its Lease to others.
-const FAILED_PASSES: u64 = 3;
+/// After this many failed reconciliations in a row a replica offers its Lease to others.
+const MAX_FAILURES: u64 = 3;
 
-/// What goes wrong in the same way is said again after this time.
+/// The same error is logged again after this time.
 const REMINDER: Duration = Duration::from_secs(5 * 60);
 
-/// The longest name of a holder that is shown, in characters.
+/// The longest shown name of a holder, in characters.
 const MAX_HOLDER: usize = 253;
 
-/// How long giving a Lease up may take at the end.
+/// How long the release at the end may take.
 const RELEASE: Duration = Duration::from_secs(3);
 
 /// A candidate for one Lease.
@@ -53,43 +53,43 @@ pub struct Lease {
     me: String,
     times: Times,
     election: Election,
-    /// As the API server had it last.
+    /// As read or written last.
     object: Option<coordination::Lease>,
-    /// Whether it was asked for, and the answer never came.
+    /// Whether the answer to a claim never came.
     unanswered: bool,
     leadership: Leadership,
     shards: Shards,
     /// The loops of its workspaces.
     loops: Vec<Handle>,
-    /// What was said last of who leads.
-    told: Option<(ReplicaRole, Option<String>)>,
-    /// What went wrong last, and when that was said.
-    trouble: Option<(Kind, Moment)>,
+    /// The role and the holder that were published last.
+    published: Option<(ReplicaRole, Option<String>)>,
+    /// The last error, and when it was logged.
+    last_error: Option<(ErrorKind, Moment)>,
 }
 
-/// Who holds which Lease, as far as this process knows.
+/// The holder of each Lease, as far as this process knows.
 #[derive(Clone, Debug, Default)]
-pub struct Shards(Arc<Mutex<Held>>);
+pub struct Shards(Arc<Mutex<Holders>>);
 
 #[derive(Debug, Default)]
-struct Held {
+struct Holders {
     /// By the name of the Lease.
-    holders: BTreeMap<String, String>,
-    /// When one was asked for last.
-    asked: Option<Moment>,
+    by_lease: BTreeMap<String, String>,
+    /// When a Lease was requested last.
+    requested: Option<Moment>,
 }
 
 impl Shards {
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, Holders> {
         self.0.lock()
     }
 }
 
-impl Held {
-    /// Whether one has so many more than the other that the other should get one.
+impl Holders {
+    /// Whether the first has so many more Leases than the second that the second should get one.
     fn is_uneven(&self, rich: &str, poor: &str) -> bool {
         let count = |who: &str| {
-            self.holders
+            self.by_lease
                 .values()
                 .filter(|holder| *holder == who)
                 .count()
@@ -100,19 +100,19 @@ impl Held {
 
 /// Why a Lease could not be read or written.
 #[derive(Debug)]
-enum Trouble {
-    /// Somebody else wrote it first.
+enum LeaseError {
+    /// Another writer was faster.
     Conflict,
-    Other(Kind, String),
+    Other(ErrorKind, String),
 }
 
-/// What is the same trouble, however it is said.
+/// Errors of one kind are logged as one, whatever their texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ErrorKind {
     /// By the status of the answer.
     Status(u16),
-    Silence,
-    Fault,
+    Timeout,
+    Panic,
     Other,
 }
 
@@ -134,19 +134,19 @@ impl Lease {
             unanswered: false,
             shards,
             loops: Vec::new(),
-            told: None,
-            trouble: None,
+            published: None,
+            last_error: None,
         }
     }
 
-    /// Whether this process leads by it: what the loops of its workspaces go by.
+    /// Whether this process may write to the workspaces of this Lease.
     #[must_use]
     pub const fn leadership(&self) -> &Leadership {
         &self.leadership
     }
 
-    /// Asks for it and keeps it until `stop` is cancelled, and then gives it up: the loops must have ended before. Who leads
-    /// is shown on the publishers of these loops, and they are asked for a pass as soon as this process does.
+    /// Acquires and renews the Lease until `stop` is cancelled, and then releases it; the loops must have ended before. The
+    /// publishers of the loops show the leader. When this process becomes the leader, it requests a reconciliation of each.
     pub async fn keep(
         mut self,
         loops: Vec<Handle>,
@@ -155,22 +155,22 @@ impl Lease {
     ) {
         self.loops = loops;
         loop {
-            if self.told.is_some() {
+            if self.published.is_some() {
                 // A term may have ended during the pause.
-                self.tell(events.as_ref());
+                self.publish(events.as_ref());
             }
             let turn = tokio::select! {
-                // A candidate that is gone would stand by for ever, and nobody would know.
+                // After a panic the candidate must go on: otherwise it would be a standby for ever.
                 turn = AssertUnwindSafe(self.turn()).catch_unwind() => turn.unwrap_or_else(|_| {
-                    Err(Trouble::Other(Kind::Fault, "a fault of calry-gitops, told above".to_owned()))
+                    Err(LeaseError::Other(ErrorKind::Panic, "an internal error; its cause is logged above".to_owned()))
                 }),
                 () = stop.cancelled() => break,
             };
-            if matches!(turn, Err(Trouble::Other(Kind::Status(401), _))) {
-                self.begin_anew().await;
+            if matches!(turn, Err(LeaseError::Other(ErrorKind::Status(401), _))) {
+                self.reconnect().await;
             }
-            self.note(&turn);
-            self.tell(events.as_ref());
+            self.log_result(&turn);
+            self.publish(events.as_ref());
             let pause = self.pause();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -179,14 +179,14 @@ impl Lease {
         }
         let leaving = tokio::time::timeout(RELEASE, async {
             if self.unanswered {
-                self.look().await?;
+                self.read_lease().await?;
             }
             if !self.election.holds() {
                 return Ok(false);
             }
             if self.leadership.is_in_doubt() {
                 let why = "an update was given up that may still be under way";
-                return Err(Trouble::Other(Kind::Other, why.to_owned()));
+                return Err(LeaseError::Other(ErrorKind::Other, why.to_owned()));
             }
             self.release().await
         });
@@ -195,76 +195,75 @@ impl Lease {
         match left {
             Ok(Ok(true)) => tracing::info!(lease, "the Lease {lease} is released"),
             Ok(Ok(false)) => {}
-            Ok(Err(trouble)) => {
-                tracing::warn!(lease, "the Lease {lease} runs out: {}", trouble.sentence())
+            Ok(Err(error)) => {
+                tracing::warn!(lease, "the Lease {lease} runs out: {}", error.sentence())
             }
             Err(_) => tracing::warn!(lease, "the Lease {lease} runs out: no answer in time"),
         }
     }
 
-    /// Asks for the credentials again: kube reads a token's file again by the wall clock, which may have been set back.
-    async fn begin_anew(&mut self) {
+    /// Reads the credentials again: kube decides by the wall clock when to read a token file again, and it may be set back.
+    async fn reconnect(&mut self) {
         if let Ok(cluster) = Cluster::find(self.cluster.pod.clone()).await {
             self.api = Api::namespaced(cluster.client.clone(), &cluster.namespace);
             self.cluster = cluster;
         }
     }
 
-    /// Looks what is to be done, and does it.
-    async fn turn(&mut self) -> Result<(), Trouble> {
-        // Who leads renews without looking first: whoever wrote into the Lease meanwhile makes that fail.
+    /// One step of the election.
+    async fn turn(&mut self) -> Result<(), LeaseError> {
+        // The leader renews without reading first: if another writer changed the Lease, that fails.
         if self.election.term(Moment::now()).is_some() {
             match self.hold().await {
-                Err(Trouble::Conflict) => {}
+                Err(LeaseError::Conflict) => {}
                 done => return done,
             }
         }
-        self.look().await?;
+        self.read_lease().await?;
         match self.election.step(Moment::now()) {
             Step::Create => self.create().await,
             Step::Hold if self.is_to_be_handed_over() => self.hand_over().await,
             Step::Hold if self.election.holds() || self.is_fit() => self.hold().await,
             Step::Hold => Ok(()),
-            Step::Wait => self.ask_for_it().await,
+            Step::Wait => self.request_hand_over().await,
         }
     }
 
-    /// Whether this replica can do anything with it: a workspace of it was read, and its passes do not fail all the time.
+    /// Whether this replica can use the Lease: one of its workspaces was read and does not fail all the time.
     fn is_fit(&self) -> bool {
         self.loops.iter().any(|one| {
             let status = one.publisher().published();
             let failing = |pass: &ReconciliationRecord| {
-                matches!(pass.result, ReconciliationOutcome::Failed) && pass.times >= FAILED_PASSES
+                matches!(pass.result, ReconciliationOutcome::Failed) && pass.times >= MAX_FAILURES
             };
             status.ready && !status.last_pass.as_ref().is_some_and(failing)
         })
     }
 
-    async fn look(&mut self) -> Result<(), Trouble> {
+    async fn read_lease(&mut self) -> Result<(), LeaseError> {
         let found = self.within(self.api.get_opt(&self.name)).await?;
-        self.saw(found)?;
+        self.observe(found)?;
         self.unanswered = false;
         self.leadership.mark_observed();
         Ok(())
     }
 
-    /// Takes over what the API server has.
-    fn saw(&mut self, lease: Option<coordination::Lease>) -> Result<(), Trouble> {
-        let lease = lease.map(versioned).transpose()?;
-        self.election.saw(lease.as_ref().map(record), Moment::now());
+    fn observe(&mut self, lease: Option<coordination::Lease>) -> Result<(), LeaseError> {
+        let lease = lease.map(require_version).transpose()?;
+        self.election
+            .observe(lease.as_ref().map(record), Moment::now());
         self.object = lease;
         self.publish_term();
         Ok(())
     }
 
-    /// What is known counts at once.
     fn publish_term(&self) {
-        let holder = self.election.holder().map(shown);
+        let holder = self.election.holder().map(printable_name);
         self.leadership
             .set_term(self.election.term(Moment::now()), holder.as_deref());
     }
 
-    async fn create(&mut self) -> Result<(), Trouble> {
+    async fn create(&mut self) -> Result<(), LeaseError> {
         let metadata = ObjectMeta {
             name: Some(self.name.clone()),
             ..ObjectMeta::default()
@@ -279,17 +278,17 @@ impl Lease {
         let wait = human_duration(self.times.duration);
         tracing::info!(
             lease = self.shown,
-            "there was no Lease {}, and now there is: it is taken in {wait}, in case somebody deleted it and a replica still \
-             leads by it",
+            "there was no Lease {}; it is created, and can be taken in {wait}, in case it was deleted and another replica \
+             still leads by it",
             self.shown
         );
-        self.saw(Some(made))
+        self.observe(Some(made))
     }
 
-    /// Writes this candidate into the Lease.
-    async fn hold(&mut self) -> Result<(), Trouble> {
+    /// Writes this candidate into the Lease as its holder.
+    async fn hold(&mut self) -> Result<(), LeaseError> {
         let Some(mut lease) = self.object.clone() else {
-            return Err(Trouble::Conflict);
+            return Err(LeaseError::Conflict);
         };
         let asked = Moment::now();
         let now = MicroTime(self.election.claim(Timestamp::now(), asked));
@@ -313,14 +312,14 @@ impl Lease {
         self.unanswered = true;
         let lease = self.write(lease).await?;
         self.unanswered = false;
-        self.election.held(record(&lease), asked);
+        self.election.confirm_claim(record(&lease), asked);
         self.object = Some(lease);
         self.publish_term();
         Ok(())
     }
 
-    /// Gives the Lease up; `false` where another one has it.
-    async fn release(&mut self) -> Result<bool, Trouble> {
+    /// Releases the Lease; `false` if another replica holds it.
+    async fn release(&mut self) -> Result<bool, LeaseError> {
         while self.election.holds() {
             let Some(mut lease) = self.object.clone() else {
                 break;
@@ -333,45 +332,45 @@ impl Lease {
             lease.annotations_mut().remove(OFFERED);
             match self.write(lease).await {
                 Ok(lease) => {
-                    self.saw(Some(lease))?;
+                    self.observe(Some(lease))?;
                     return Ok(true);
                 }
-                Err(Trouble::Conflict) => {
-                    self.election.not_released();
-                    self.look().await?;
+                Err(LeaseError::Conflict) => {
+                    self.election.release_refused();
+                    self.read_lease().await?;
                 }
-                Err(trouble) => return Err(trouble),
+                Err(error) => return Err(error),
             }
         }
         Ok(false)
     }
 
-    /// Whether somebody asked for it who has so few that he is to get it, or can do more with it.
+    /// Whether to hand the Lease to the replica that requested it: that one has fewer Leases, or this one cannot use it.
     fn is_to_be_handed_over(&self) -> bool {
         let wanted_by = self
             .election
             .record()
             .and_then(|record| record.wanted_by.as_deref());
-        let gets_it = |by| !self.is_fit() || self.shards.held().is_uneven(&self.me, by);
-        self.election.holds() && wanted_by.is_some_and(gets_it)
+        let is_better = |by| !self.is_fit() || self.shards.lock().is_uneven(&self.me, by);
+        self.election.holds() && wanted_by.is_some_and(is_better)
     }
 
-    async fn hand_over(&mut self) -> Result<(), Trouble> {
+    async fn hand_over(&mut self) -> Result<(), LeaseError> {
         let by = self
             .election
             .record()
             .and_then(|record| record.wanted_by.as_deref())
-            .map(shown);
+            .map(printable_name);
         let by = by.unwrap_or_default();
         tracing::info!(
             lease = self.shown,
             to = by,
-            "hands the Lease {} over to {by}, which asked for it",
+            "hands the Lease {} over to {by}, which requested it",
             self.shown
         );
         self.election.give_up();
         self.publish_term();
-        // No longer than the term lasts that was just given up: each update is bounded by that.
+        // This ends within the term that was given up, because each update is bounded by it.
         self.leadership.idle().await;
         if self.leadership.is_in_doubt() {
             return Ok(());
@@ -379,8 +378,8 @@ impl Lease {
         self.release().await.map(drop)
     }
 
-    /// Asks whoever holds it to hand it over, where that one has more than its share or can do nothing with it.
-    async fn ask_for_it(&mut self) -> Result<(), Trouble> {
+    /// Requests the Lease from a holder that has more than its share or cannot use it.
+    async fn request_hand_over(&mut self) -> Result<(), LeaseError> {
         let now = Moment::now();
         let Some(record) = self
             .election
@@ -393,14 +392,14 @@ impl Lease {
             return Ok(());
         };
         {
-            let mut held = self.shards.held();
-            let waits = held
-                .asked
+            let mut holders = self.shards.lock();
+            let waits = holders
+                .requested
                 .is_some_and(|asked| now.since(asked) < self.times.duration);
-            if waits || !(record.offered || held.is_uneven(holder, &self.me)) {
+            if waits || !(record.offered || holders.is_uneven(holder, &self.me)) {
                 return Ok(());
             }
-            held.asked = Some(now);
+            holders.requested = Some(now);
         }
         let Some(mut lease) = self.object.clone() else {
             return Ok(());
@@ -409,74 +408,77 @@ impl Lease {
             .annotations_mut()
             .insert(WANTED_BY.to_owned(), self.me.clone());
         let lease = self.write(lease).await?;
-        self.election.noted(self::record(&lease));
+        self.election.update_record(self::record(&lease));
         self.object = Some(lease);
         Ok(())
     }
 
-    /// Writes over what was seen, and over nothing else.
-    async fn write(&self, lease: coordination::Lease) -> Result<coordination::Lease, Trouble> {
-        versioned(
+    /// Replaces exactly the version that was read.
+    async fn write(&self, lease: coordination::Lease) -> Result<coordination::Lease, LeaseError> {
+        require_version(
             self.within(self.api.replace(&self.name, &PostParams::default(), &lease))
                 .await?,
         )
     }
 
-    /// Waits for an answer, so long that a second attempt is possible while this replica leads, and no longer than it does.
-    async fn within<T>(&self, asking: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
+    /// Waits for an answer. The time limit allows a second attempt within the term of this replica.
+    async fn within<T>(
+        &self,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, LeaseError> {
         let now = Moment::now();
         let most = self.times.renew_deadline / 2;
         let left = self
             .election
             .term(now)
             .map_or(most, |term| term.renew_by.since(now));
-        match tokio::time::timeout(most.min(left), asking).await {
+        match tokio::time::timeout(most.min(left), request).await {
             Ok(Ok(answer)) => Ok(answer),
-            // What is written is gone, or somebody else wrote it first: it is looked at again.
+            // The Lease was deleted, or another writer was faster: it is read again.
             Ok(Err(kube::Error::Api(status)))
                 if status.code == 409 || (status.code == 404 && self.object.is_some()) =>
             {
-                Err(Trouble::Conflict)
+                Err(LeaseError::Conflict)
             }
             Ok(Err(error)) => {
                 let kind = match &error {
-                    kube::Error::Api(status) => Kind::Status(status.code),
-                    _ => Kind::Other,
+                    kube::Error::Api(status) => ErrorKind::Status(status.code),
+                    _ => ErrorKind::Other,
                 };
-                Err(Trouble::Other(kind, advised(&error)))
+                Err(LeaseError::Other(kind, explain(&error)))
             }
             Err(_) => {
                 let given = human_duration(most.min(left));
-                Err(Trouble::Other(
-                    Kind::Silence,
+                Err(LeaseError::Other(
+                    ErrorKind::Timeout,
                     format!("the API server did not answer within {given}"),
                 ))
             }
         }
     }
 
-    /// Until the next turn. Those that wait are not to come all at once.
+    /// The pause before the next turn. Standbys get jitter, so that they do not all come at once.
     fn pause(&self) -> Duration {
         let Times { retry_period, .. } = self.times;
         let now = Moment::now();
         match self.election.term(now) {
-            // The end of a term is noticed when it comes.
+            // The end of the term must be noticed at once.
             Some(term) => retry_period.min(term.renew_by.since(now)),
             None => retry_period.mul_f64(0.8 + 0.4 * fastrand::f64()),
         }
     }
 
-    /// Says what went wrong, once and then now and again, and what goes on.
-    fn note(&mut self, turn: &Result<(), Trouble>) {
+    /// Logs an error once and then at intervals, and the recovery.
+    fn log_result(&mut self, turn: &Result<(), LeaseError>) {
         let now = Moment::now();
         match turn {
-            // Somebody else was quicker, which says nothing of what is wrong.
-            Err(Trouble::Conflict) => {}
-            Err(Trouble::Other(kind, why)) => {
-                let told = self
-                    .trouble
+            // Another writer was faster; that is no error.
+            Err(LeaseError::Conflict) => {}
+            Err(LeaseError::Other(kind, why)) => {
+                let logged = self
+                    .last_error
                     .filter(|(before, at)| before == kind && now.since(*at) < REMINDER);
-                if told.is_some() {
+                if logged.is_some() {
                     return;
                 }
                 let then = match self.election.term(now) {
@@ -491,10 +493,10 @@ impl Lease {
                     "the Lease {} cannot be kept up: {why}{then}",
                     self.shown
                 );
-                self.trouble = Some((*kind, now));
+                self.last_error = Some((*kind, now));
             }
             Ok(()) => {
-                if self.trouble.take().is_some() {
+                if self.last_error.take().is_some() {
                     tracing::info!(
                         lease = self.shown,
                         "the Lease {} is kept up again",
@@ -505,19 +507,24 @@ impl Lease {
         }
     }
 
-    /// Tells everybody who leads, where that is news.
-    fn tell(&mut self, events: Option<&Events>) {
+    /// Publishes the role and the holder if they changed.
+    fn publish(&mut self, events: Option<&Events>) {
         let now = Moment::now();
         let term = self.election.term(now);
-        // Who does not renew leads no more, as far as anybody can tell.
+        // A holder that does not renew is not shown as the leader.
         let alive = term.is_some() || self.election.step(now) == Step::Wait;
         let holder = self.election.holder().filter(|_| alive);
-        self.leadership.set_term(term, holder.map(shown).as_deref());
+        self.leadership
+            .set_term(term, holder.map(printable_name).as_deref());
         {
-            let mut held = self.shards.held();
+            let mut holders = self.shards.lock();
             match holder {
-                Some(holder) => drop(held.holders.insert(self.name.clone(), holder.to_owned())),
-                None => drop(held.holders.remove(&self.name)),
+                Some(holder) => drop(
+                    holders
+                        .by_lease
+                        .insert(self.name.clone(), holder.to_owned()),
+                ),
+                None => drop(holders.by_lease.remove(&self.name)),
             }
         }
         let lead = if term.is_some() {
@@ -525,8 +532,8 @@ impl Lease {
         } else {
             ReplicaRole::Standby
         };
-        let news = (lead, holder.map(shown));
-        let before = self.told.replace(news.clone());
+        let news = (lead, holder.map(printable_name));
+        let before = self.published.replace(news.clone());
         if before.as_ref() == Some(&news) {
             return;
         }
@@ -565,73 +572,71 @@ impl Lease {
                 tracing::info!(lease, holder, "stands by: {holder} holds the Lease {lease}");
             }
             (ReplicaRole::Standby, false, None) => {
-                tracing::info!(
-                    lease,
-                    "stands by: nobody is known to hold the Lease {lease}"
-                );
+                tracing::info!(lease, "stands by: no holder of the Lease {lease} is known");
             }
         }
     }
 }
 
-impl Trouble {
+impl LeaseError {
     fn sentence(&self) -> String {
         match self {
-            Self::Conflict => "somebody else writes it all the time".to_owned(),
+            Self::Conflict => "another writer keeps changing it".to_owned(),
             Self::Other(_, why) => why.clone(),
         }
     }
 }
 
-/// What the API server says, and what to do about it where that is known.
-fn advised(error: &kube::Error) -> String {
-    let told = said(error);
+/// The error of the API server, with advice if there is any.
+fn explain(error: &kube::Error) -> String {
+    let error_text = describe_error(error);
     match error {
         kube::Error::Api(status) if status.code == 403 => format!(
-            "{told}; its service account needs `create` on leases, and `get` and `update` on this one, as the Role of \
+            "{error_text}; its service account needs `create` on leases, and `get` and `update` on this one, as the Role of \
              deploy/kubernetes/base has it"
         ),
         kube::Error::Api(status) if status.code == 401 => {
             format!(
-                "{told}; its token is not accepted: see that the one of its service account is mounted, and of this cluster"
+                "{error_text}; its token is not accepted; check that the token of its service account is mounted and belongs to this cluster"
             )
         }
         kube::Error::Api(status) if status.code == 404 => {
             format!(
-                "{told}; see that the namespace is there (POD_NAMESPACE), and that the address is that of an API server"
+                "{error_text}; check that the namespace exists (POD_NAMESPACE) and that the URL is that of an API server"
             )
         }
         kube::Error::SerdeError(_) => {
-            format!("the answer is no Lease, so the address is not that of an API server ({told})")
+            format!(
+                "the answer is not a Lease, so the URL is not that of an API server ({error_text})"
+            )
         }
-        _ => told,
+        _ => error_text,
     }
 }
 
-/// A Lease that can be written again. Without a version, the API server would let anything be written over.
-fn versioned(lease: coordination::Lease) -> Result<coordination::Lease, Trouble> {
+/// Refuses a Lease without a version: a PUT of it would overwrite any other write.
+fn require_version(lease: coordination::Lease) -> Result<coordination::Lease, LeaseError> {
     match lease.resource_version() {
         Some(version) if !version.is_empty() => Ok(lease),
-        _ => Err(Trouble::Other(
-            Kind::Other,
+        _ => Err(LeaseError::Other(
+            ErrorKind::Other,
             "the API server's answer has no resourceVersion".to_owned(),
         )),
     }
 }
 
-/// A name that somebody wrote into a Lease, fit to be shown.
-fn shown(name: &str) -> String {
+/// A foreign name from a Lease, safe to print.
+fn printable_name(name: &str) -> String {
     ellipsize(&printable(name), MAX_HOLDER)
 }
 
-/// What counts of a Lease.
-fn record(lease: &coordination::Lease) -> Record {
+fn record(lease: &coordination::Lease) -> LeaseRecord {
     let spec = lease.spec.clone().unwrap_or_default();
     let seconds = spec
         .lease_duration_seconds
         .and_then(|seconds| u64::try_from(seconds).ok());
     let annotations = lease.annotations();
-    Record {
+    LeaseRecord {
         version: lease.resource_version().unwrap_or_default(),
         holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
         renewed: spec.renew_time.map(|MicroTime(time)| time),

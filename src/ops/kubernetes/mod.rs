@@ -1,8 +1,8 @@
-//! What the daemon asks of the cluster that it runs in: Leases, by which one of several replicas leads, and Events, which say
-//! on the Pod what happened.
+//! Uses the Kubernetes cluster of the daemon: Leases elect the leader among several replicas, and Events about the Pod show
+//! what happened.
 //!
-//! What it never does: read or change any other object, or hold a pass up. The API server away, whoever leads writes until
-//! its term is over, and then nobody does.
+//! Never: read or change any other object, or delay a reconciliation. If the API server does not answer, the leader writes
+//! until the end of its term; after that no replica writes.
 
 mod election;
 mod event_writer;
@@ -19,7 +19,7 @@ use kube::{Client, Config};
 use tokio::runtime::Handle;
 use tower::util::MapResponseLayer;
 
-pub use election::{Election, Record, Step, Times};
+pub use election::{Election, LeaseRecord, Step, Times};
 pub use event_writer::{EventWriter, Events, NoPod, drain};
 pub use lease::{Lease, Shards};
 pub use replica::{Options, Replica, RunningReplica};
@@ -29,16 +29,16 @@ use crate::model::{ellipsize, printable};
 /// How long a connection to the API server may take.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// How long finding the API server may take: a kubeconfig may name a program that has the credentials.
+/// How long finding the API server may take: a kubeconfig may start a program that gets the credentials.
 const FIND: Duration = Duration::from_secs(15);
 
 /// The largest answer of the API server, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// The longest quotation of what the API server says, in characters.
+/// The longest quotation of an error of the API server, in characters.
 const MAX_QUOTE: usize = 300;
 
-/// The API server, and who asks it.
+/// The API server and this Pod.
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
@@ -46,7 +46,7 @@ pub struct Cluster {
     pod: Pod,
 }
 
-/// The Pod that this process runs in, as the downward API tells of it.
+/// The Pod of this process, as set by the downward API.
 #[derive(Clone, Debug, Default)]
 pub struct Pod {
     /// `metadata.name`.
@@ -57,47 +57,42 @@ pub struct Pod {
     pub uid: Option<String>,
 }
 
-/// Why there is no API server to ask.
+/// Why there is no connection to an API server.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// In a cluster, and without what a Pod needs.
     #[error(
-        "cannot ask the API server of this cluster: {0}; mount the token of a service account into the container"
+        "cannot use the API server of this cluster: {0}; mount the token of a service account into the container"
     )]
     InCluster(String),
-    #[error(
-        "cannot tell where the API server is: {0}; run it in a cluster, or name a kubeconfig by KUBECONFIG"
-    )]
+    #[error("cannot find an API server: {0}; run in a cluster, or set KUBECONFIG to a kubeconfig")]
     Kubeconfig(String),
-    #[error("cannot set the client of the API server up: {0}")]
+    #[error("cannot set up the client of the API server: {0}")]
     Client(String),
-    /// Something that is asked for credentials does not answer.
     #[error(
-        "timed out after {} while waiting for the credentials for the API server; check the program that the kubeconfig names for them",
+        "timed out after {} while waiting for the credentials for the API server; check the kubeconfig's exec plugin",
         crate::model::human_duration(FIND)
     )]
     Late,
-    #[error("POD_NAMESPACE is {0:?}, and that is no name of a namespace")]
+    #[error("POD_NAMESPACE is {0:?}, which is not a valid namespace")]
     Namespace(String),
-    /// Events are asked for, and the Pod is unknown.
     #[error(transparent)]
     NoPod(#[from] NoPod),
 }
 
 impl Cluster {
-    /// Finds the API server: by `KUBECONFIG`, else that of the cluster that the process runs in, else by the usual kubeconfig.
-    /// Nothing is asked yet.
+    /// Finds the API server: by `KUBECONFIG`, otherwise in the cluster of this process, otherwise by the default kubeconfig.
+    /// Sends no request.
     ///
     /// # Errors
     /// [`ClusterError`].
     pub async fn find(pod: Pod) -> Result<Self, ClusterError> {
-        // A program that a kubeconfig names is waited for by the thread.
+        // An exec plugin of the kubeconfig blocks the thread.
         let runtime = Handle::current();
         let finding = tokio::task::spawn_blocking(move || runtime.block_on(Self::found(pod)));
         match tokio::time::timeout(FIND, finding).await {
             Ok(Ok(found)) => found,
             Ok(Err(_)) => Err(ClusterError::Client(
-                "a fault of calry-gitops, told above".to_owned(),
+                "an internal error; its cause is logged above".to_owned(),
             )),
             Err(_) => Err(ClusterError::Late),
         }
@@ -124,16 +119,16 @@ impl Cluster {
             config.map_err(|error| ClusterError::Kubeconfig(quoted(&error.to_string())))?
         };
         config.connect_timeout = Some(CONNECT);
-        // Whether anything is tried again, and when, is decided here. And it is near: a proxy is for Calry and git.
+        // Retries are decided here. The API server is near: proxies are for Calry and git.
         config.default_retry = false;
         config.proxy_url = None;
         let namespace = pod
             .namespace
             .clone()
             .unwrap_or_else(|| config.default_namespace.clone());
-        let client =
-            ClientBuilder::try_from(config).map_err(|error| ClusterError::Client(said(&error)))?;
-        // kube reads an answer to its end, however long it is.
+        let client = ClientBuilder::try_from(config)
+            .map_err(|error| ClusterError::Client(describe_error(&error)))?;
+        // kube itself does not limit the size of an answer.
         let bounded = MapResponseLayer::new(|answer: Response<Box<DynBody>>| {
             answer.map(|body| Limited::new(body, MAX_ANSWER))
         });
@@ -144,7 +139,7 @@ impl Cluster {
         })
     }
 
-    /// A name for this process that no other ever has.
+    /// A unique name for this process.
     #[must_use]
     pub fn identity(&self) -> String {
         let host = || {
@@ -162,16 +157,13 @@ impl Cluster {
     }
 }
 
-/// What the API server says, or what kept it from that.
-fn said(error: &kube::Error) -> String {
+/// The error of the API server or of the connection.
+fn describe_error(error: &kube::Error) -> String {
     let told = match error {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        // What such a program printed may be a token.
+        // The output of an exec plugin may be a token.
         kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
-            format!(
-                "the program that the kubeconfig names for credentials ended with {}",
-                out.status
-            )
+            format!("the kubeconfig's exec plugin ended with {}", out.status)
         }
         other => innermost(other),
     };
@@ -182,7 +174,7 @@ fn quoted(text: &str) -> String {
     ellipsize(&printable(text), MAX_QUOTE)
 }
 
-/// The innermost reason, such as "Connection refused": the outer ones say less.
+/// The innermost cause, such as "Connection refused": the outer ones say less.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {

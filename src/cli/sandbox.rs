@@ -93,13 +93,13 @@ pub(super) async fn run(args: &SandboxArgs, output: &Output) -> anyhow::Result<E
         latency: args.latency.unwrap_or_default(),
         rate_limit: args.rate_limit,
         fail: args.fail,
-        dice_seed: fastrand::u64(..),
+        random_seed: fastrand::u64(..),
         copies: usize::from(args.workspaces) - 1,
         ..Config::default()
     };
     let sandbox = Sandbox::start(config)
         .await
-        .context("the sandbox cannot be started")?;
+        .context("cannot start the sandbox")?;
     output.result(&sandbox.banner());
     stop.cancelled().await;
     sandbox.shutdown().await;

@@ -1,12 +1,13 @@
-//! The shapes of the API's contract: what an update, a definition and a workspace look like. It says where a JSON value has
-//! another shape, and never repeats the value.
+//! Checks updates, definitions and workspaces against the API's contract.
+//!
+//! Never: quote a value in a problem; problems name positions.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::model::{KeySection, Provider, Slug, ellipsize, printable};
 
-/// More problems of one value than this are not told.
+/// The number of problems that are reported for one value.
 const MAX_PROBLEMS: usize = 20;
 
 /// The body of an update: a JSON object that the contract allows.
@@ -15,9 +16,9 @@ pub(super) struct Update(Map<String, Value>);
 
 impl Update {
     /// # Errors
-    /// What is wrong with the body, a sentence for each place.
+    /// The problems of the body, as sentences.
     pub(super) fn parse(body: Value) -> Result<Self, Vec<String>> {
-        let mut problems = Problems::default();
+        let mut problems = ContractCheck::default();
         problems.update(&body);
         match body {
             Value::Object(body) if problems.0.is_empty() => Ok(Self(body)),
@@ -38,26 +39,26 @@ impl Update {
     }
 }
 
-/// What keeps a JSON value from being a definition, a sentence for each place.
+/// The problems of a definition, as sentences.
 pub(super) fn definition_problems(definition: &Value) -> Vec<String> {
-    let mut problems = Problems::default();
+    let mut problems = ContractCheck::default();
     problems.definition(definition);
     problems.0
 }
 
-/// What keeps a JSON value from being a workspace, a sentence for each place.
+/// The problems of a workspace, as sentences.
 pub(super) fn workspace_problems(workspace: &Value) -> Vec<String> {
-    let mut problems = Problems::default();
+    let mut problems = ContractCheck::default();
     problems.workspace(workspace);
     problems.0
 }
 
-/// A time as the API writes it: RFC 3339, milliseconds, `Z`.
-pub(super) fn time(time: Timestamp) -> String {
+/// Formats a time as the API does: RFC 3339, milliseconds, `Z`.
+pub(super) fn format_time(time: Timestamp) -> String {
     format!("{time:.3}")
 }
 
-/// Whether a text has the form of an RFC 3986 URI: a scheme, a colon, and nothing but the characters of a URI.
+/// Whether a text has the form of an RFC 3986 URI: a scheme, a colon, and only characters of a URI.
 fn is_uri(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once(':') else {
         return false;
@@ -88,10 +89,10 @@ fn is_uuid(text: &str) -> bool {
 }
 
 #[derive(Default)]
-struct Problems(Vec<String>);
+struct ContractCheck(Vec<String>);
 
-impl Problems {
-    fn say(&mut self, problem: String) {
+impl ContractCheck {
+    fn add(&mut self, problem: String) {
         if self.0.len() < MAX_PROBLEMS {
             self.0.push(problem);
         }
@@ -100,24 +101,24 @@ impl Problems {
     fn object<'a>(&mut self, at: &str, value: &'a Value) -> Option<&'a Map<String, Value>> {
         let object = value.as_object();
         if object.is_none() {
-            self.say(format!("{at} must be an object"));
+            self.add(format!("{at} must be an object"));
         }
         object
     }
 
     fn unknown_key(&mut self, at: &str, key: &str) {
-        self.say(format!("{at} has no key `{}`", shown(key)));
+        self.add(format!("{at} has no key `{}`", quote_name(key)));
     }
 
     fn text(&mut self, at: &str, value: &Value, form: &str, is_form: impl FnOnce(&str) -> bool) {
         if !value.as_str().is_some_and(is_form) {
-            self.say(format!("{at} must be {form}"));
+            self.add(format!("{at} must be {form}"));
         }
     }
 
     fn required(&mut self, at: &str, object: &Map<String, Value>, keys: &[&str]) {
         for key in keys.iter().filter(|key| !object.contains_key(**key)) {
-            self.say(format!("{at} lacks `{key}`"));
+            self.add(format!("{at} lacks `{key}`"));
         }
     }
 
@@ -148,7 +149,7 @@ impl Problems {
         for (key, value) in definition {
             match key.as_str() {
                 "id" => self.text(key, value, "a UUID", is_uuid),
-                "name" => self.text(key, value, "a text", |_| true),
+                "name" => self.text(key, value, "a string", |_| true),
                 "provider" => self.text(key, value, "a provider", |text| {
                     Provider::parse(text).is_ok()
                 }),
@@ -177,18 +178,18 @@ impl Problems {
         for (key, value) in workspace {
             match key.as_str() {
                 "id" => self.text(key, value, "a UUID", is_uuid),
-                "name" | "defaultCurrency" => self.text(key, value, "a text", |_| true),
+                "name" | "defaultCurrency" => self.text(key, value, "a string", |_| true),
                 "slug" => self.text(key, value, "a slug", |text| Slug::parse(text).is_ok()),
                 "createdAt" | "updatedAt" => self.time(key, value),
                 "defaultDiscountPercentage" if value.is_number() => {}
-                "defaultDiscountPercentage" => self.say(format!("{key} must be a number")),
+                "defaultDiscountPercentage" => self.add(format!("{key} must be a number")),
                 _ => self.unknown_key("a workspace", key),
             }
         }
     }
 
     fn time(&mut self, at: &str, value: &Value) {
-        self.text(at, value, "a time of RFC 3339", |text| {
+        self.text(at, value, "an RFC 3339 time", |text| {
             text.parse::<Timestamp>().is_ok()
         });
     }
@@ -209,9 +210,9 @@ impl Problems {
                 .flatten()
             {
                 self.text(
-                    &format!("partnerKey.{section}.{}", shown(name)),
+                    &format!("partnerKey.{section}.{}", quote_name(name)),
                     value,
-                    "a text",
+                    "a string",
                     |_| true,
                 );
             }
@@ -220,17 +221,17 @@ impl Problems {
 
     fn fields(&mut self, value: &Value) {
         for (group, fields) in self.object("fieldsToSync", value).into_iter().flatten() {
-            let at = format!("fieldsToSync.{}", shown(group));
+            let at = format!("fieldsToSync.{}", quote_name(group));
             for (field, on) in self.object(&at, fields).into_iter().flatten() {
                 if !on.is_boolean() {
-                    self.say(format!("{at}.{} must be true or false", shown(field)));
+                    self.add(format!("{at}.{} must be true or false", quote_name(field)));
                 }
             }
         }
     }
 }
 
-fn shown(name: &str) -> String {
+fn quote_name(name: &str) -> String {
     printable(&ellipsize(name, 64))
 }
 
@@ -240,7 +241,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn an_update_is_held_to_the_contract_and_its_values_are_never_repeated() {
+    fn an_update_is_checked_against_the_contract_and_its_values_are_never_quoted() {
         for (body, problem) in [
             (json!([]), "the body must be an object"),
             (json!({"name": "hunter2"}), "an update has no key `name`"),
@@ -260,7 +261,7 @@ mod tests {
             ),
             (
                 json!({"partnerKey": {"headers": {"a": ["hunter2"]}}}),
-                "partnerKey.headers.a must be a text",
+                "partnerKey.headers.a must be a string",
             ),
             (
                 json!({"fieldsToSync": {"listing": ["name"]}}),
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_with_a_thousand_problems_is_answered_briefly() {
+    fn only_the_first_of_a_thousand_problems_are_reported() {
         let body: Map<String, Value> = (0..1000)
             .map(|n| (format!("{n:0>1000}"), json!(1)))
             .collect();
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uri_has_a_scheme_and_no_characters_of_another_world() {
+    fn a_uri_has_a_scheme_and_only_characters_of_a_uri() {
         for good in [
             "https://x/y?z#f",
             "a:",

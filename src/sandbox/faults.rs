@@ -1,5 +1,5 @@
-//! What goes wrong on the way to Calry, at will: a rate limit, scripted faults for tests, random ones for demos. It decides
-//! what befalls a request, and never carries it out.
+//! The faults of a sandbox: a rate limit, scripted faults for tests and random faults for demos. This module chooses the fault
+//! of a request; `server` executes it.
 
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -9,21 +9,20 @@ use axum::http::{Method, StatusCode};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-/// A fault that befalls the next requests which fit.
+/// A fault for the next requests that match.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// The method that it waits for; `None` fits every one.
+    /// `None` matches every method.
     pub method: Option<Method>,
-    /// How the path that it waits for ends; `None` fits every one.
+    /// The end of the path; `None` matches every path.
     pub path_suffix: Option<String>,
-    /// How many requests it befalls.
+    /// The number of requests that get the fault.
     pub times: usize,
-    /// What happens.
     pub kind: FaultKind,
 }
 
 impl Fault {
-    /// A fault that befalls the next request, whichever that is.
+    /// A fault for the next request.
     #[must_use]
     pub fn once(kind: FaultKind) -> Self {
         Self {
@@ -34,7 +33,6 @@ impl Fault {
         }
     }
 
-    /// The same fault for one method only.
     #[must_use]
     pub fn on(self, method: Method) -> Self {
         Self {
@@ -43,7 +41,7 @@ impl Fault {
         }
     }
 
-    /// The same fault for paths that end so, such as `/HOSTAWAY`.
+    /// The same fault for paths with this end, such as `/HOSTAWAY`.
     #[must_use]
     pub fn at(self, path_suffix: impl Into<String>) -> Self {
         Self {
@@ -52,13 +50,12 @@ impl Fault {
         }
     }
 
-    /// The same fault for so many requests.
     #[must_use]
     pub fn times(self, times: usize) -> Self {
         Self { times, ..self }
     }
 
-    fn fits(&self, method: &Method, path: &str) -> bool {
+    fn matches(&self, method: &Method, path: &str) -> bool {
         self.method.as_ref().is_none_or(|wanted| wanted == method)
             && self
                 .path_suffix
@@ -67,90 +64,82 @@ impl Fault {
     }
 }
 
-/// What happens to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// It is not carried out, and answered with an error of this status.
+    /// The request is not executed and gets an error with this status.
     Status {
-        /// The status.
         code: StatusCode,
-        /// The error's message.
         message: String,
-        /// The header `Retry-After`: seconds, an HTTP date, or anything else in visible ASCII.
+        /// The header `Retry-After`: seconds, an HTTP date, or any other visible ASCII.
         retry_after: Option<String>,
     },
-    /// It is carried out at once, and answered so much later. It is carried out even if the client gives up meanwhile.
+    /// The request is executed at once and answered after this delay. It is executed even if the client gives up meanwhile.
     Delay(Duration),
-    /// The connection is cut and nothing is carried out.
+    /// The connection is cut and the request is not executed.
     DropBefore,
-    /// It is carried out, and the connection is cut in place of the answer.
+    /// The request is executed, but the connection is cut before the answer.
     DropAfter,
-    /// It is carried out, and the connection is cut in the middle of the answer's body.
+    /// The request is executed, but the connection is cut in the middle of the answer's body.
     TruncateBody,
-    /// It is carried out, and answered with this status and body in place of the definition.
-    Answer {
-        /// The status.
-        code: StatusCode,
-        /// The body.
-        body: String,
-    },
-    /// It is not carried out, and answered with 200 and bytes that are neither JSON nor text.
+    /// The request is executed, but gets this status and body instead of the definition.
+    Answer { code: StatusCode, body: String },
+    /// The request is not executed and gets 200 with bytes that are neither JSON nor text.
     Garbage,
-    /// It is not carried out, and answered with 307 to this location.
+    /// The request is not executed and gets 307 to this location.
     Redirect(String),
-    /// It is not carried out, and answered with 200 and a JSON text of so many bytes, whose length is not announced.
+    /// The request is not executed and gets 200 with a JSON string of this many bytes, without a `Content-Length`.
     HugeBody(u64),
-    /// It is not carried out, and answered with 400 and a message that repeats the request's body and API key.
+    /// The request is not executed and gets 400 with a message that repeats its body and API key.
     EchoBodyInError,
 }
 
-/// The faults that wait, in order, and the dice.
+/// The pending faults, in order, and the generator of random ones.
 pub(super) struct Faults {
-    waiting: Vec<Fault>,
+    pending: Vec<Fault>,
     chance: Chance,
-    dice: fastrand::Rng,
+    rng: fastrand::Rng,
 }
 
 impl Faults {
     pub(super) fn new(chance: Chance, seed: u64) -> Self {
         Self {
-            waiting: Vec::new(),
+            pending: Vec::new(),
             chance,
-            dice: fastrand::Rng::with_seed(seed),
+            rng: fastrand::Rng::with_seed(seed),
         }
     }
 
     pub(super) fn inject(&mut self, fault: Fault) {
         if fault.times > 0 {
-            self.waiting.push(fault);
+            self.pending.push(fault);
         }
     }
 
     pub(super) fn clear(&mut self) {
-        self.waiting.clear();
+        self.pending.clear();
     }
 
-    /// What befalls a request: the first scripted fault that fits, else what the dice say.
-    pub(super) fn befall(&mut self, method: &Method, path: &str) -> Option<FaultKind> {
-        let fitting = self
-            .waiting
+    /// The fault of a request: the first scripted one that matches, otherwise a random one.
+    pub(super) fn next_fault(&mut self, method: &Method, path: &str) -> Option<FaultKind> {
+        let matching = self
+            .pending
             .iter_mut()
             .enumerate()
-            .find(|(_, fault)| fault.fits(method, path));
-        let Some((at, fault)) = fitting else {
-            return self.roll();
+            .find(|(_, fault)| fault.matches(method, path));
+        let Some((at, fault)) = matching else {
+            return self.random_fault();
         };
         let kind = fault.kind.clone();
         fault.times -= 1;
         if fault.times == 0 {
-            self.waiting.remove(at);
+            self.pending.remove(at);
         }
         Some(kind)
     }
 
-    /// A random fault, of those that a client should get over by itself.
-    fn roll(&mut self) -> Option<FaultKind> {
-        if self.dice.f64() >= self.chance.0 {
+    /// A random fault that a client should recover from by itself.
+    fn random_fault(&mut self) -> Option<FaultKind> {
+        if self.rng.f64() >= self.chance.0 {
             return None;
         }
         let status = |code: StatusCode| FaultKind::Status {
@@ -158,7 +147,7 @@ impl Faults {
             message: code.canonical_reason().unwrap_or_default().to_owned(),
             retry_after: None,
         };
-        Some(match self.dice.u8(..5) {
+        Some(match self.rng.u8(..5) {
             0 => status(StatusCode::BAD_GATEWAY),
             1 => status(StatusCode::SERVICE_UNAVAILABLE),
             2 => status(StatusCode::GATEWAY_TIMEOUT),
@@ -168,13 +157,12 @@ impl Faults {
     }
 }
 
-/// How often a request fails at random: 0 is never, 1 is always.
+/// The share of requests that fail at random, from 0 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Chance(f64);
 
-/// A text that is no probability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a probability is a number from 0 to 1, such as `0.1`")]
+#[error("must be a number from 0 to 1, such as `0.1`")]
 pub struct InvalidChance;
 
 impl FromStr for Chance {
@@ -189,13 +177,12 @@ impl FromStr for Chance {
     }
 }
 
-/// How many requests a second are answered, and how many at once; the others get 429.
+/// The number of requests that are answered per second, also at once. The others get 429.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate(NonZeroU32);
 
-/// A text that is no rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a rate is a number of requests a second, such as `10/s`")]
+#[error("must be a number of requests per second, such as `10/s`")]
 pub struct InvalidRate;
 
 impl FromStr for Rate {
@@ -209,7 +196,6 @@ impl FromStr for Rate {
     }
 }
 
-/// The rate limit, if any.
 pub(super) struct Limiter(Option<DefaultDirectRateLimiter>);
 
 impl Limiter {
@@ -217,7 +203,7 @@ impl Limiter {
         Self(rate.map(|rate| RateLimiter::direct(Quota::per_second(rate.0))))
     }
 
-    /// Counts a request; where it is one too many, the whole seconds after which to ask again.
+    /// Counts a request. If it exceeds the limit, returns the whole seconds to wait.
     pub(super) fn seconds_to_wait(&self) -> Option<u64> {
         let too_early = self.0.as_ref()?.check().err()?;
         let wait = too_early.wait_time_from(DefaultClock::default().now());
@@ -230,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scripted_faults_befall_in_order_those_whom_they_fit() {
+    fn scripted_faults_apply_in_order_to_matching_requests() {
         let mut faults = Faults::new(Chance::default(), 0);
         faults.inject(
             Fault::once(FaultKind::Garbage)
@@ -240,27 +226,27 @@ mod tests {
         );
         faults.inject(Fault::once(FaultKind::DropBefore));
         assert_eq!(
-            faults.befall(&Method::PATCH, "/x/HOSTAWAY"),
+            faults.next_fault(&Method::PATCH, "/x/HOSTAWAY"),
             Some(FaultKind::Garbage)
         );
         assert_eq!(
-            faults.befall(&Method::GET, "/x/HOSTAWAY"),
+            faults.next_fault(&Method::GET, "/x/HOSTAWAY"),
             Some(FaultKind::DropBefore)
         );
-        assert_eq!(faults.befall(&Method::PATCH, "/x/GUESTY"), None);
+        assert_eq!(faults.next_fault(&Method::PATCH, "/x/GUESTY"), None);
         assert_eq!(
-            faults.befall(&Method::PATCH, "/x/HOSTAWAY"),
+            faults.next_fault(&Method::PATCH, "/x/HOSTAWAY"),
             Some(FaultKind::Garbage)
         );
-        assert_eq!(faults.befall(&Method::PATCH, "/x/HOSTAWAY"), None);
+        assert_eq!(faults.next_fault(&Method::PATCH, "/x/HOSTAWAY"), None);
     }
 
     #[test]
-    fn the_dice_fall_as_often_as_was_asked_and_the_same_way_each_time() {
+    fn random_faults_have_the_given_share_and_repeat_with_the_same_seed() {
         let roll = || {
             let mut faults = Faults::new("0.25".parse().unwrap(), 7);
             (0..4000)
-                .map(|_| faults.befall(&Method::GET, "/"))
+                .map(|_| faults.next_fault(&Method::GET, "/"))
                 .collect::<Vec<_>>()
         };
         assert!((800..1200).contains(&roll().iter().flatten().count()));
@@ -276,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_a_number_of_requests_a_second() {
+    fn a_rate_is_a_number_of_requests_per_second() {
         assert!("10/s".parse::<Rate>().is_ok());
         for bad in ["", "10", "0/s", "-1/s", "10/m", "/s"] {
             assert_eq!(bad.parse::<Rate>(), Err(InvalidRate), "{bad}");
@@ -284,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_too_many_is_told_to_wait_a_second() {
+    fn one_request_too_many_must_wait_a_second() {
         let limiter = Limiter::new("2/s".parse().ok());
         assert_eq!(
             [(); 3].map(|()| limiter.seconds_to_wait()),

@@ -1,14 +1,15 @@
-//! A Calry of one's own: the API of the contract with its semantics and its faults, for trying, demos and tests.
+//! A local Calry for trying, demos and tests: the API of the contract, with its semantics and faults.
 //!
-//! It holds everything in memory and listens on this machine only, unless told otherwise. It never sees the plan, the
-//! client, or anything else of this crate but the vocabulary: what it answers is not made by what it tests.
+//! It holds everything in memory and by default listens on this machine only.
+//!
+//! Never: use another module than `model`, so that the sandbox is independent of the code that is tested with it.
 
-mod connection;
 mod contract;
+mod cuttable;
 mod faults;
-mod http;
-mod log;
+mod request_log;
 mod seed;
+mod server;
 mod store;
 
 use std::collections::HashMap;
@@ -28,40 +29,37 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use faults::{Chance, Fault, FaultKind, InvalidChance, InvalidRate, Rate};
-pub use log::RequestRecord;
+pub use request_log::RequestRecord;
 pub use seed::{InvalidSeed, Seed};
 pub use store::{AcrossGroups, Mask, PartialPartnerKey, PutAbsent, Semantics, SpecifiedFields};
 
 use crate::model::{Slug, UpdateMethod};
-use connection::{Connection, CuttableListener};
+use cuttable::{Connection, CuttableListener};
 use faults::{Faults, Limiter};
-use http::{Mutable, Shared};
+use server::{MutableState, ServerState};
 use store::Store;
 
-/// How a sandbox is to be.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where it listens; port 0 is any free one.
+    /// Port 0 takes a free port.
     pub listen: SocketAddr,
-    /// Whether that may be an address that other machines reach. They could then read whatever it is sent.
+    /// Allow an address that other machines can reach. They could then read everything that is sent to the sandbox.
     pub allow_remote: bool,
-    /// What it holds at the start.
     pub seed: Seed,
-    /// Its keys; `None` is [`Keys::of`] the seed's workspace.
+    /// `None` uses [`Keys::of`] the seed's workspace.
     pub keys: Option<Keys>,
-    /// PATCH always works; with [`UpdateMethod::Put`], PUT does too.
+    /// PATCH always works; with [`UpdateMethod::Put`], PUT works as well.
     pub update_method: UpdateMethod,
-    /// What updates mean.
     pub semantics: Semantics,
-    /// How long every request waits before it is looked at.
+    /// The delay of every request.
     pub latency: Duration,
-    /// How many requests a second it takes; `None` is any number.
+    /// `None` sets no limit.
     pub rate_limit: Option<Rate>,
-    /// How often a request fails at random: 502, 503, 504, or a cut connection, before or after an update is made.
+    /// The share of requests that fail at random: 502, 503, 504, or a cut connection before or after the update.
     pub fail: Chance,
-    /// Where the dice for that begin.
-    pub dice_seed: u64,
-    /// How many workspaces like it there are beside, told apart by their keys. For measuring; this handle knows the first.
+    /// The seed of the random failures.
+    pub random_seed: u64,
+    /// The number of additional, equal workspaces, each with its own keys. For measurements; this handle controls the first.
     pub copies: usize,
 }
 
@@ -77,35 +75,29 @@ impl Default for Config {
             latency: Duration::ZERO,
             rate_limit: None,
             fail: Chance::default(),
-            dice_seed: 0,
+            random_seed: 0,
             copies: 0,
         }
     }
 }
 
-/// What a key may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
-    /// Look.
     Read,
-    /// Look and update.
     Write,
 }
 
-/// The API keys of a sandbox. They are made for trying, so that it may print them; `Debug` does not, all the same.
+/// The API keys of a sandbox. They are not secret and may be printed, but `Debug` masks them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
-    /// May look.
     pub read: String,
-    /// May look and update.
     pub write: String,
-    /// May do nothing any more.
     pub expired: String,
 }
 
 impl Keys {
-    /// The keys of a workspace, in the form of Calry's: `zepl.{keyID}.{random}.{workspace}`. They are always the same, for
-    /// documentation and scripts to name.
+    /// The keys of a workspace, in the form of Calry's keys: `zepl.{keyID}.{random}.{workspace}`. They are constant, so that
+    /// documents and scripts can name them.
     #[must_use]
     pub fn of(workspace: &Slug) -> Self {
         let key = |id| format!("zepl.{id}.not-a-secret.{workspace}");
@@ -116,7 +108,7 @@ impl Keys {
         }
     }
 
-    /// What a key may do, or the message with which it is refused.
+    /// The permission of a key, or the message of its refusal.
     fn permission(&self, key: Option<&str>) -> Result<Permission, &'static str> {
         match key {
             Some(key) if key == self.write => Ok(Permission::Write),
@@ -135,19 +127,19 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// A running sandbox. It ends when it is dropped.
+/// A running sandbox. It stops when it is dropped.
 pub struct Sandbox {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     server: JoinHandle<io::Result<()>>,
     stop: DropGuard,
 }
 
 impl Sandbox {
-    /// Starts a sandbox; when this returns, it listens.
+    /// Starts a sandbox, which listens when this returns.
     ///
     /// # Errors
-    /// Where it cannot listen on the address, or must not because other machines would reach it.
+    /// The address is in use, or other machines could reach it and that is not allowed.
     pub async fn start(config: Config) -> io::Result<Self> {
         let Config {
             listen,
@@ -159,7 +151,7 @@ impl Sandbox {
         } = config.clone();
         if !listen.ip().is_loopback() && !allow_remote {
             let sentence = format!(
-                "the sandbox does not listen on {listen}, where other machines could reach it: choose a loopback \
+                "the sandbox does not listen on {listen}, because other machines could reach it: choose a loopback \
                  address such as 127.0.0.1:{}",
                 listen.port()
             );
@@ -172,32 +164,32 @@ impl Sandbox {
             )
         })?;
         let address = inner.local_addr()?;
-        let of = |seed: Seed, keys: Keys, others| Shared {
-            others,
+        let of = |seed: Seed, keys: Keys, other_workspaces| ServerState {
+            other_workspaces,
             update_method: config.update_method,
             latency: config.latency,
             limiter: Limiter::new(config.rate_limit),
-            state: Mutex::new(Mutable {
+            state: Mutex::new(MutableState {
                 keys,
                 store: Store::new(seed.workspace, seed.definitions),
                 semantics: config.semantics,
-                faults: Faults::new(config.fail, config.dice_seed),
-                log: log::Log::default(),
+                faults: Faults::new(config.fail, config.random_seed),
+                log: request_log::RequestLog::default(),
             }),
         };
-        let mut others = HashMap::new();
+        let mut other_workspaces = HashMap::new();
         for copy in 1..=copies {
             let seed = seed.copy(copy);
             let keys = Keys::of(&seed.slug);
             let names = [keys.read.clone(), keys.write.clone(), keys.expired.clone()];
             let shared = Arc::new(of(seed, keys, HashMap::new()));
-            others.extend(names.map(|key| (key, Arc::clone(&shared))));
+            other_workspaces.extend(names.map(|key| (key, Arc::clone(&shared))));
         }
         let keys = keys.unwrap_or_else(|| Keys::of(&seed.slug));
-        let shared = Arc::new(of(seed, keys, others));
+        let shared = Arc::new(of(seed, keys, other_workspaces));
         let stop = CancellationToken::new();
         let service = Router::new()
-            .fallback(http::answer)
+            .fallback(server::answer)
             .with_state(Arc::clone(&shared));
         let server = axum::serve(
             CuttableListener {
@@ -215,7 +207,7 @@ impl Sandbox {
         })
     }
 
-    /// Its base URL, without a slash at the end.
+    /// The base URL, without a trailing slash.
     #[must_use]
     pub fn url(&self) -> String {
         let mut address = self.address;
@@ -227,25 +219,24 @@ impl Sandbox {
         format!("http://{address}")
     }
 
-    /// Its keys.
     #[must_use]
     pub fn keys(&self) -> Keys {
         self.shared.lock().keys.clone()
     }
 
-    /// Puts another WRITE key in the place of the one there is, which has expired from then on.
+    /// Replaces the WRITE key. The previous one becomes the expired key.
     pub fn rotate_write_key(&self, key: impl Into<String>) {
         let keys = &mut self.shared.lock().keys;
         keys.expired = std::mem::replace(&mut keys.write, key.into());
     }
 
-    /// What was asked of it, in the order of arrival: the last 100,000 requests.
+    /// The last 100,000 requests, in the order of arrival.
     #[must_use]
     pub fn requests(&self) -> Vec<RequestRecord> {
         self.shared.lock().log.records()
     }
 
-    /// A definition as it is stored, unmasked; `None` where there is none for the provider.
+    /// The unmasked definition of a provider.
     #[must_use]
     pub fn definition(&self, provider: &str) -> Option<Value> {
         self.shared
@@ -256,7 +247,7 @@ impl Sandbox {
             .cloned()
     }
 
-    /// Puts any JSON in the place of a provider's definition, or beside the others, and moves its `updatedAt`.
+    /// Sets a provider's definition to any JSON and updates its `updatedAt`.
     pub fn set_definition(&self, provider: &str, definition: Value) {
         self.shared
             .lock()
@@ -264,13 +255,12 @@ impl Sandbox {
             .set(provider, definition, Timestamp::now());
     }
 
-    /// Takes a provider's definition away, and answers with it.
     pub fn remove_definition(&self, provider: &str) -> Option<Value> {
         self.shared.lock().store.remove(provider)
     }
 
-    /// Changes a definition, as a click in a console does, and moves its `updatedAt`; `false` where there is none for the
-    /// provider. The sandbox answers nobody before `change` returns.
+    /// Changes a definition, as an edit in the Calry console does, and updates its `updatedAt`. `false` if the provider has no
+    /// definition. The sandbox answers no request until `change` returns.
     pub fn modify(&self, provider: &str, change: impl FnOnce(&mut Value)) -> bool {
         self.shared
             .lock()
@@ -279,40 +269,36 @@ impl Sandbox {
             .is_some()
     }
 
-    /// Changes the workspace, such as its slug.
     pub fn modify_workspace(&self, change: impl FnOnce(&mut Value)) {
         change(self.shared.lock().store.workspace_mut());
     }
 
-    /// Lets a fault wait for the requests that it fits, behind those that wait already.
+    /// Adds a fault, after the pending ones, for the requests that match it.
     pub fn inject(&self, fault: Fault) {
         self.shared.lock().faults.inject(fault);
     }
 
-    /// Forgets the faults that wait.
     pub fn clear_faults(&self) {
         self.shared.lock().faults.clear();
     }
 
-    /// What updates mean now.
     #[must_use]
     pub fn semantics(&self) -> Semantics {
         self.shared.lock().semantics
     }
 
-    /// What updates mean from now on.
     pub fn set_semantics(&self, semantics: Semantics) {
         self.shared.lock().semantics = semantics;
     }
 
-    /// Cuts every connection and ends; when this returns, its address is free.
+    /// Cuts every connection and stops. When this returns, the address is free.
     pub async fn shutdown(self) {
         let Self { server, stop, .. } = self;
         drop(stop);
         let _ = server.await;
     }
 
-    /// What a person needs who wants to try it: where it listens, its keys, and a command that makes drift.
+    /// The text for a user who tries the sandbox: its URL, its keys, and a command that causes drift.
     #[must_use]
     pub fn banner(&self) -> String {
         let (slug, definitions, example) = {
@@ -343,14 +329,14 @@ impl Sandbox {
         let mut banner = format!(
             "Local Calry sandbox: {url}\n\n  \
              workspace  {slug}, {definitions} integration definitions, held in memory\n  \
-             READ key   {read:width$}  may look\n  \
-             WRITE key  {write:width$}  may look and change\n  \
-             old key    {expired:width$}  has expired\n"
+             READ key   {read:width$}  read only\n  \
+             WRITE key  {write:width$}  read and update\n  \
+             old key    {expired:width$}  expired\n"
         );
         if let Some(provider) = example {
             banner.push_str(&format!(
-                "\nMake drift, like an edit in the Calry console. (Icon only. Sending some fieldsToSync would switch\n\
-                 all others off.)\n\n  \
+                "\nCause drift, like an edit in the Calry console. (Icon only. Sending some fieldsToSync would switch\n\
+                 all other_workspaces off.)\n\n  \
                  curl -X PATCH {url}/api/v1/integration-definition/{provider} \\\n    \
                  -H 'x-calry-api-key: {write}' \\\n    \
                  -H 'content-type: application/json' \\\n    \
@@ -361,9 +347,8 @@ impl Sandbox {
     }
 }
 
-/// A text that names no choice of an option.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is one of {0}")]
+#[error("must be one of {0}")]
 pub struct UnknownChoice(&'static str);
 
 macro_rules! choices {

@@ -1,5 +1,4 @@
-//! What a sandbox holds when it starts: the embedded example workspace, a file, or any number of made-up providers. The
-//! secrets in it are made for trying.
+//! The initial state of a sandbox: the embedded example workspace, a file, or synthetic providers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +13,7 @@ use crate::model::{KNOWN_LISTING_FIELDS, Slug, printable};
 /// The largest seed file that is read, in bytes.
 const MAX_FILE: u64 = 64 << 20;
 
-/// A workspace and its integration definitions, as the API would answer with them.
+/// A workspace and its integration definitions, in the form of the API's answers.
 #[derive(Clone)]
 pub struct Seed {
     pub(super) workspace: Value,
@@ -22,35 +21,28 @@ pub struct Seed {
     pub(super) definitions: BTreeMap<String, Value>,
 }
 
-/// Why a file or a text cannot be a seed. It never repeats a value.
+/// A seed is invalid. The error never quotes a value.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSeed {
     #[error("cannot read the seed: {0}")]
     Unreadable(#[from] io::Error),
     #[error("the seed is larger than {} MiB", MAX_FILE >> 20)]
     TooLarge,
-    /// The text is not JSON; its place is told.
+    /// Lines and columns count from 1.
     #[error("the seed is not JSON (line {line}, column {column})")]
-    Syntax {
-        /// From 1.
-        line: usize,
-        /// From 1.
-        column: usize,
-    },
-    /// The JSON is not a seed at all.
+    Syntax { line: usize, column: usize },
     #[error(
-        "a seed is a JSON object of the form {{\"workspace\": {{…}}, \"definitions\": [{{…}}, …]}} and no other key"
+        "the seed must be a JSON object of the form {{\"workspace\": {{…}}, \"definitions\": [{{…}}, …]}} and no other key"
     )]
     Form,
-    #[error("the seed's workspace is not as the API would answer with it: {}", .0.join("; "))]
+    #[error("the seed's workspace is invalid: {}", .0.join("; "))]
     Workspace(Vec<String>),
-    #[error("the seed's definition number {number}{provider} is not as the API would answer with it: {}", .problems.join("; "))]
+    #[error("definition {number} of the seed{provider} is invalid: {}", .problems.join("; "))]
     Definition {
-        /// From 1.
+        /// Counted from 1.
         number: usize,
-        /// The provider in parentheses, where it has one.
+        /// The provider in parentheses, or empty.
         provider: String,
-        /// What is wrong.
         problems: Vec<String>,
     },
     #[error("the seed has two definitions of {0}; a workspace has one for each provider")]
@@ -58,7 +50,7 @@ pub enum InvalidSeed {
 }
 
 impl Seed {
-    /// The example workspace: the providers of `definitions/`, some of them drifted, and two that no file manages.
+    /// The example workspace: the providers of `definitions/`, some of them with drift, and two unmanaged ones.
     #[must_use]
     #[expect(
         clippy::expect_used,
@@ -68,7 +60,7 @@ impl Seed {
         Self::parse(include_bytes!("seed.json")).expect("the embedded seed is valid")
     }
 
-    /// The same definitions in another workspace: number `copy`, with an id and a slug of its own.
+    /// The same definitions in workspace number `copy`, which has its own id and slug.
     pub(super) fn copy(&self, copy: usize) -> Self {
         let slug =
             Slug::parse(&format!("{}-{copy}", self.slug)).unwrap_or_else(|_| self.slug.clone());
@@ -85,7 +77,7 @@ impl Seed {
     /// Reads a seed file.
     ///
     /// # Errors
-    /// [`InvalidSeed`] where the file cannot be read or is not a seed.
+    /// [`InvalidSeed`].
     pub fn read(file: &Path) -> Result<Self, InvalidSeed> {
         let mut text = Vec::new();
         std::fs::File::open(file)?
@@ -97,10 +89,10 @@ impl Seed {
         Self::parse(&text)
     }
 
-    /// Reads a seed: `{"workspace": {…}, "definitions": [{…}, …]}`.
+    /// Parses a seed: `{"workspace": {…}, "definitions": [{…}, …]}`.
     ///
     /// # Errors
-    /// [`InvalidSeed`] where the text is not a seed.
+    /// [`InvalidSeed`].
     pub fn parse(json: &[u8]) -> Result<Self, InvalidSeed> {
         let seed: Value = serde_json::from_slice(json).map_err(|error| InvalidSeed::Syntax {
             line: error.line(),
@@ -156,7 +148,7 @@ impl Seed {
         })
     }
 
-    /// A workspace of so many made-up providers, `P00000` and on, each with all fields on.
+    /// A workspace of synthetic providers, `P00000` and so on, with all fields on.
     #[must_use]
     pub fn synthetic(providers: usize) -> Self {
         let listing: Map<String, Value> = KNOWN_LISTING_FIELDS
@@ -183,7 +175,7 @@ impl Seed {
         }
     }
 
-    /// Every provider's headers and query parameters with their values, which are made for trying.
+    /// The provider, name and value of every header and query parameter.
     #[must_use]
     pub fn partner_keys(&self) -> Vec<(&str, &str, &str)> {
         let mut keys = Vec::new();
@@ -231,8 +223,7 @@ mod tests {
     use crate::model::KNOWN_PROVIDERS;
 
     #[test]
-    fn the_embedded_seed_shows_every_known_provider_with_every_field_and_two_that_no_file_manages()
-    {
+    fn the_embedded_seed_has_every_known_provider_with_every_field_and_two_unmanaged_ones() {
         let seed = Seed::builtin();
         let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("definitions");
         let managed = |provider: &str| {
@@ -265,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn made_up_seeds_are_as_valid_as_written_ones() {
+    fn synthetic_seeds_are_valid() {
         let seed = Seed::synthetic(3).with_slug(Slug::parse("other").unwrap());
         let json = json!({"workspace": seed.workspace, "definitions": seed.definitions.values().collect::<Vec<_>>()});
         let again = Seed::parse(json.to_string().as_bytes()).unwrap();
@@ -274,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_refused_in_a_sentence_that_repeats_no_value() {
+    fn an_invalid_seed_is_refused_without_quoting_a_value() {
         let good = json!({"workspace": Seed::builtin().workspace, "definitions": []});
         let with = |key: &str, value: Value| {
             let mut seed = good.clone();
@@ -295,14 +286,16 @@ mod tests {
             Seed::parse(b"[]")
                 .unwrap_err()
                 .to_string()
-                .starts_with("a seed is a JSON object of the form {")
+                .starts_with("the seed must be a JSON object of the form {")
         );
-        assert!(with("extra", json!(1)).starts_with("a seed is a JSON object of the form {"));
+        assert!(
+            with("extra", json!(1)).starts_with("the seed must be a JSON object of the form {")
+        );
         assert!(with("workspace", json!({})).contains("the workspace lacks `slug`"));
         assert_eq!(
             with("definitions", json!([definition, broken])),
-            "the seed's definition number 2 (P00000) is not as the API would answer with it: \
-             partnerKey.headers.x-api-key must be a text"
+            "definition 2 of the seed (P00000) is invalid: \
+             partnerKey.headers.x-api-key must be a string"
         );
         assert!(
             with("definitions", json!([definition, definition]))

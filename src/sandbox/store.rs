@@ -1,5 +1,4 @@
-//! What the sandbox's workspace holds, and what an update does to it. Pure: the time is an argument, and it never sees
-//! HTTP, a clock or a file.
+//! The workspace of the sandbox and the execution of updates. Pure: the time is an argument.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +8,17 @@ use serde_json::{Map, Value, json};
 use super::contract::{self, Update};
 use crate::model::{KeySection, UpdateMethod};
 
-/// What an update means where Calry's documentation is silent or ambiguous. The default is the reading of each point
-/// that does most harm to a careless client.
+/// The meaning of updates where Calry's documentation is silent or ambiguous. The defaults do the most harm to a careless
+/// client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Semantics {
-    /// What "specified" means in "only specified fields will be set to true".
+    /// The meaning of "specified" in "only specified fields will be set to true".
     pub fields: SpecifiedFields,
     /// Whether an update that names only some groups switches the fields of the other groups off.
     pub across_groups: AcrossGroups,
-    /// What an update with a partial `partnerKey` does.
     pub partner_key: PartialPartnerKey,
-    /// What a PUT does to the top-level fields that it does not name.
     pub put_absent: PutAbsent,
-    /// Which keys see the values of partner keys as mask characters.
+    /// The keys that see partner keys masked.
     pub mask: Mask,
 }
 
@@ -37,54 +34,49 @@ impl Default for Semantics {
     }
 }
 
-/// Which fields of a group an update switches on; all the others of the group are switched off.
+/// The fields of a group that an update switches on. The other fields of the group are switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpecifiedFields {
-    /// Those that it names as `true`.
+    /// The fields that are `true` in the update.
     TrueMeansTrue,
-    /// Those that it names, as `false` too.
+    /// All fields in the update, including those that are `false`.
     PresentMeansTrue,
 }
 
-/// Whether "all others to false" reaches the groups that an update does not name.
+/// Whether "all others to false" includes the groups that an update does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcrossGroups {
-    /// Their fields are switched off.
     Yes,
-    /// They stay as they are.
     No,
 }
 
-/// What an update with a partial `partnerKey` does.
+/// The effect of an update with a partial `partnerKey`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartialPartnerKey {
-    /// An absent section stays, and in a section that is named the absent names stay. Names are compared as they are written.
+    /// Absent sections stay, and in the given sections the absent names stay. Names are case-sensitive.
     Merges,
-    /// What was sent is all there is.
+    /// The update replaces the whole partner key.
     Replaces,
 }
 
-/// What a PUT does to the top-level fields that it does not name.
+/// The effect of a PUT on absent top-level fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutAbsent {
     /// The icon and the partner key are removed, and every field is switched off.
     Clears,
-    /// They stay, as under PATCH.
+    /// They stay, as with PATCH.
     Keeps,
 }
 
-/// Who sees the values of partner keys masked.
+/// The keys that see partner keys masked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mask {
-    /// Nobody.
     Never,
-    /// READ keys.
     ReadKeys,
-    /// Every key.
     Always,
 }
 
-/// The workspace and its definitions, as JSON, so that tests can make Calry answer with what it never should.
+/// The workspace and its definitions as JSON, so that tests can make Calry answer with invalid data.
 pub(super) struct Store {
     workspace: Value,
     definitions: BTreeMap<String, Value>,
@@ -106,13 +98,12 @@ impl Store {
         &mut self.workspace
     }
 
-    /// Every definition, by provider.
     pub(super) fn definitions(&self) -> &BTreeMap<String, Value> {
         &self.definitions
     }
 
-    /// Carries an update out, and answers with the definition after it; `None` where there is none for the provider.
-    /// Groups and fields that the definition does not know are passed over in silence.
+    /// Executes an update and returns the definition after it; `None` if the provider has no definition. Unknown groups and
+    /// fields are silently ignored.
     pub(super) fn update(
         &mut self,
         provider: &str,
@@ -148,7 +139,7 @@ impl Store {
         })
     }
 
-    /// Changes a definition in any way, as a click in a console does, and moves its `updatedAt`.
+    /// Changes a definition in any way, as an edit in the Calry console does, and updates its `updatedAt`.
     pub(super) fn modify(
         &mut self,
         provider: &str,
@@ -162,7 +153,7 @@ impl Store {
         Some(definition)
     }
 
-    /// Puts a definition in the place of the one there was, if any, and moves its `updatedAt`.
+    /// Adds or replaces a definition and updates its `updatedAt`.
     pub(super) fn set(&mut self, provider: &str, mut definition: Value, now: Timestamp) {
         let before = self.definitions.get(provider).and_then(updated_at);
         touch(&mut definition, before, now);
@@ -174,8 +165,8 @@ impl Store {
     }
 }
 
-/// Whether two definitions hold the same, their `updatedAt` aside.
-pub(super) fn same(one: Option<&Value>, other: Option<&Value>) -> bool {
+/// Whether two definitions are equal, apart from `updatedAt`.
+pub(super) fn equal_content(one: Option<&Value>, other: Option<&Value>) -> bool {
     let rest = |definition: &Value| {
         let mut definition = definition.clone();
         definition
@@ -186,8 +177,8 @@ pub(super) fn same(one: Option<&Value>, other: Option<&Value>) -> bool {
     one.map(rest) == other.map(rest)
 }
 
-/// A definition with each value of its partner key replaced by mask characters.
-pub(super) fn masked(definition: &Value) -> Value {
+/// Returns the definition with each value of its partner key masked.
+pub(super) fn mask(definition: &Value) -> Value {
     let mut definition = definition.clone();
     let sections = definition
         .get_mut("partnerKey")
@@ -253,12 +244,12 @@ fn updated_at(definition: &Value) -> Option<Timestamp> {
     definition.get("updatedAt")?.as_str()?.parse().ok()
 }
 
-/// Moves `updatedAt`, by a millisecond where the clock has not moved or went back.
+/// Sets `updatedAt` to now, but at least a millisecond after its previous value.
 fn touch(definition: &mut Value, before: Option<Timestamp>, now: Timestamp) {
     let next = before.map_or(i64::MIN, |before| before.as_millisecond().saturating_add(1));
     let moved = Timestamp::from_millisecond(now.as_millisecond().max(next)).unwrap_or(now);
     if let Some(definition) = definition.as_object_mut() {
-        definition.insert("updatedAt".to_owned(), json!(contract::time(moved)));
+        definition.insert("updatedAt".to_owned(), json!(contract::format_time(moved)));
     }
 }
 
@@ -340,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_groups_and_fields_are_passed_over_in_silence() {
+    fn unknown_groups_and_fields_are_silently_ignored() {
         let update = json!({"fieldsToSync": {"listing": {"nope": true}, "other": {"x": true}, "rates": {"base": true}}});
         let fields = json!({"listing": {"name": false, "type": false, "rooms": false}, "rates": {"base": true}});
         assert_eq!(
@@ -414,7 +405,7 @@ mod tests {
     fn a_mask_covers_every_value_and_nothing_else() {
         let mut expected = definition();
         expected["partnerKey"] = json!({"headers": {"a": "********", "b": "********"}, "queryParams": {"q": "********"}});
-        assert_eq!(masked(&definition()), expected);
+        assert_eq!(mask(&definition()), expected);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The sandbox as a client on the wire sees it.
+//! Tests of the sandbox over HTTP.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ const ONE: &str = "/api/v1/integration-definition/HOSTAWAY";
 const ALL: &str = "/api/v1/integration-definition";
 const WORKSPACE: &str = "/api/v1/workspace";
 
-/// What came back on a connection, to its end.
+/// The whole answer on a connection.
 struct Answered {
     status: u16,
     head: String,
@@ -50,7 +50,7 @@ async fn connect(sandbox: &Sandbox, request: &str) -> TcpStream {
     stream
 }
 
-/// Sends raw bytes and reads the answer; `None` where the connection ended without one.
+/// Sends raw bytes and reads the answer; `None` if the connection ended without one.
 async fn raw(sandbox: &Sandbox, request: &str) -> Option<Answered> {
     let mut stream = connect(sandbox, request).await;
     let mut bytes = Vec::new();
@@ -94,7 +94,7 @@ fn icon(url: &str) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_read_is_what_is_stored() {
+async fn reads_return_the_stored_state() {
     let sandbox = sandbox().await;
     assert_eq!(
         get(&sandbox, WORKSPACE).await.unwrap().json()["slug"],
@@ -277,7 +277,7 @@ async fn every_refusal_has_the_documented_shape() {
 }
 
 #[tokio::test]
-async fn a_method_that_is_not_allowed_is_told_which_are() {
+async fn a_refused_method_gets_the_allowed_ones() {
     let sandbox = sandbox().await;
     for (path, allowed) in [(ONE, "GET, PATCH"), (ALL, "GET"), (WORKSPACE, "GET")] {
         for method in ["POST", "PUT", "DELETE", "TRACE", "OPTIONS", "HEAD"] {
@@ -294,7 +294,7 @@ async fn a_method_that_is_not_allowed_is_told_which_are() {
 }
 
 #[tokio::test]
-async fn put_works_beside_patch_where_it_is_asked_for() {
+async fn put_works_beside_patch_if_configured() {
     let config = Config {
         update_method: UpdateMethod::Put,
         ..Config::default()
@@ -316,7 +316,7 @@ async fn put_works_beside_patch_where_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn masks_hide_partner_keys_from_those_they_are_for() {
+async fn masks_hide_partner_keys_from_the_configured_keys() {
     let sandbox = sandbox().await;
     for (mask, read_sees, write_sees) in [
         (Mask::Never, true, true),
@@ -354,7 +354,7 @@ async fn masks_hide_partner_keys_from_those_they_are_for() {
 }
 
 #[tokio::test]
-async fn a_status_fault_is_answered_and_nothing_is_carried_out() {
+async fn a_status_fault_is_answered_and_nothing_is_executed() {
     let sandbox = sandbox().await;
     let before = sandbox.definition("HOSTAWAY");
     let kind = FaultKind::Status {
@@ -394,7 +394,7 @@ async fn a_cut_connection_leaves_no_answer_and_only_one_kind_leaves_the_update()
 }
 
 #[tokio::test]
-async fn a_truncated_answer_is_half_of_one_that_was_announced_whole() {
+async fn a_truncated_answer_has_the_length_of_the_whole_one() {
     let sandbox = sandbox().await;
     sandbox.inject(Fault::once(FaultKind::TruncateBody));
     let answer = patch(&sandbox, &icon("urn:x")).await.unwrap();
@@ -404,7 +404,7 @@ async fn a_truncated_answer_is_half_of_one_that_was_announced_whole() {
 }
 
 #[tokio::test]
-async fn the_other_faults_are_what_their_names_say() {
+async fn the_other_faults_do_what_their_names_say() {
     let sandbox = sandbox().await;
     sandbox.inject(Fault::once(FaultKind::Garbage));
     let garbage = get(&sandbox, ONE).await.unwrap();
@@ -466,7 +466,7 @@ async fn a_delayed_update_is_made_at_once_even_if_its_client_gives_up() {
 }
 
 #[tokio::test]
-async fn the_log_holds_what_was_asked_by_whom_and_how_it_ended() {
+async fn the_log_has_each_request_with_its_permission_and_result() {
     let sandbox = sandbox().await;
     let start = Instant::now();
     get(&sandbox, &format!("{WORKSPACE}?x=1")).await.unwrap();
@@ -548,7 +548,7 @@ async fn a_certain_failure_lets_no_answer_through() {
 }
 
 #[tokio::test]
-async fn a_click_in_the_console_moves_updated_at() {
+async fn an_edit_updates_updated_at() {
     let sandbox = sandbox().await;
     let before = sandbox.definition("HOSTAWAY").unwrap();
     assert!(sandbox.modify("HOSTAWAY", |definition| definition["icon"] = json!("urn:x")));
@@ -584,7 +584,7 @@ async fn a_sandbox_that_is_shut_down_cuts_its_connections_and_frees_its_address(
 }
 
 #[tokio::test]
-async fn other_machines_reach_it_only_where_that_is_asked_for() {
+async fn other_machines_can_reach_it_only_if_configured() {
     let everywhere = Config {
         listen: "0.0.0.0:0".parse().unwrap(),
         ..Config::default()
@@ -604,7 +604,7 @@ async fn other_machines_reach_it_only_where_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn an_address_in_use_is_said_in_a_sentence() {
+async fn an_address_in_use_is_reported_as_a_sentence() {
     let sandbox = sandbox().await;
     let again = Sandbox::start(Config {
         listen: sandbox.address,
@@ -623,7 +623,7 @@ async fn an_address_in_use_is_said_in_a_sentence() {
 }
 
 #[tokio::test]
-async fn the_banner_fits_a_terminal_and_its_command_makes_drift() {
+async fn the_banner_fits_a_terminal_and_its_command_causes_drift() {
     let sandbox = sandbox().await;
     let banner = sandbox.banner();
     assert!(
@@ -657,7 +657,7 @@ async fn the_banner_fits_a_terminal_and_its_command_makes_drift() {
 }
 
 #[test]
-fn the_options_of_the_command_line_are_read() {
+fn the_options_of_the_command_line_are_parsed() {
     assert_eq!("present".parse(), Ok(SpecifiedFields::PresentMeansTrue));
     assert_eq!("no".parse(), Ok(AcrossGroups::No));
     assert_eq!("merge".parse(), Ok(PartialPartnerKey::Merges));
@@ -665,12 +665,12 @@ fn the_options_of_the_command_line_are_read() {
     assert_eq!("read".parse(), Ok(Mask::ReadKeys));
     assert_eq!(
         "x".parse::<Mask>().unwrap_err().to_string(),
-        "this is one of `never`, `read`, `always`"
+        "must be one of `never`, `read`, `always`"
     );
 }
 
 #[test]
-fn keys_have_the_form_of_calrys_and_are_not_shown_in_debug() {
+fn keys_have_the_form_of_calrys_keys_and_are_masked_in_debug() {
     let keys = Keys::of(&Slug::parse("acme-production").unwrap());
     assert_eq!(
         keys.write,

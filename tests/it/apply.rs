@@ -548,7 +548,7 @@ fn under_random_faults_and_a_rate_limit_every_provider_ends_as_wanted_and_no_oth
         fail: "0.3".parse().unwrap(),
         rate_limit: "60/s".parse().ok(),
         latency: Duration::from_millis(5),
-        dice_seed: 7,
+        random_seed: 7,
         ..Config::default()
     };
     let world = changed(50, config);

@@ -195,7 +195,7 @@ fn a_collector_that_is_not_there_disturbs_nothing_and_is_told_once() {
     let ran = world.run(&["run", "--once"]).exits(0);
     assert_eq!(
         ran.err
-            .matches("traces do not reach the OpenTelemetry collector")
+            .matches("cannot send traces to the OpenTelemetry collector")
             .count(),
         1,
         "{}",

@@ -1,7 +1,8 @@
-//! Taking traces to an OpenTelemetry collector, over OTLP and HTTP.
+//! Sends traces to an OpenTelemetry collector, with OTLP over HTTP.
 //!
-//! The exporter decides what is sent and when, in a thread of its own. This only sends it, with the process's way of doing
-//! HTTP, and says once where that fails.
+//! This is not the exporter's own `reqwest` client, which follows redirects with the headers of the variables, ignores our
+//! rules for proxies and certificates, and reports each failure with its URL. This one uses the clients of [`http`](crate::http)
+//! and logs a failure once, without values.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -13,24 +14,21 @@ use url::Url;
 
 use crate::http::{self, Http, SetupError, read_bounded};
 
-/// How much of an answer is read, in bytes.
+/// The largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// The way to a collector.
 #[derive(Debug)]
-pub(super) struct Collector {
+pub(super) struct CollectorClient {
     http: Http,
-    /// The exporter's thread has none.
+    /// The exporter's thread has no runtime.
     runtime: Runtime,
     timeout: Duration,
-    told: AtomicBool,
+    warned: AtomicBool,
 }
 
-impl Collector {
-    /// Each request may take this long.
-    ///
+impl CollectorClient {
     /// # Errors
-    /// A sentence of why there is no way.
+    /// Why the client cannot be set up, as a sentence.
     pub(super) fn new(timeout: Duration) -> Result<Self, String> {
         http::install_tls();
         let http = Http::new(http::HttpTimeouts {
@@ -46,7 +44,7 @@ impl Collector {
             http,
             runtime,
             timeout,
-            told: AtomicBool::new(false),
+            warned: AtomicBool::new(false),
         })
     }
 
@@ -76,7 +74,7 @@ impl Collector {
 }
 
 #[async_trait]
-impl HttpClient for Collector {
+impl HttpClient for CollectorClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let late = || Err("it did not answer in time".to_owned());
         // The exporter's thread does nothing else.
@@ -87,14 +85,14 @@ impl HttpClient for Collector {
         });
         let why = match &sent {
             Ok(answer) if answer.status().is_success() => None,
-            Ok(answer) => Some(format!("it answers with {}", answer.status().as_u16())),
+            Ok(answer) => Some(format!("it answers {}", answer.status().as_u16())),
             Err(why) => Some(why.clone()),
         };
         match why {
-            None => self.told.store(false, Relaxed),
-            Some(why) if !self.told.swap(true, Relaxed) => {
+            None => self.warned.store(false, Relaxed),
+            Some(why) if !self.warned.swap(true, Relaxed) => {
                 tracing::warn!(
-                    "traces do not reach the OpenTelemetry collector: {why}; everything else goes on"
+                    "cannot send traces to the OpenTelemetry collector: {why}; everything else continues"
                 );
             }
             Some(_) => {}

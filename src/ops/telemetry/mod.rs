@@ -1,7 +1,9 @@
-//! Traces for OpenTelemetry, where the standard variables name a collector.
+//! OpenTelemetry traces, if the standard variables name a collector.
 //!
-//! A span is a pass, a request to Calry or the update of a provider: names, states and times, and never a value. Spans have
-//! a target of their own, [`SPANS`], so that no log line ever shows one.
+//! A span is a reconciliation, a request to Calry or the update of a provider. Spans have their own target, [`SPANS`], so that
+//! no log line shows one.
+//!
+//! Never: put a value into a span, only names, states and times.
 
 mod collector;
 
@@ -13,19 +15,18 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
 
 use crate::model::SPANS;
-use collector::Collector;
+use collector::CollectorClient;
 
-/// How long one export may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the last one may take, at the end.
-const FLUSH: Duration = Duration::from_secs(3);
+/// How long the last export may take at shutdown.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The exporter. When it is dropped, what waits is sent, for [`FLUSH`] at most.
+/// The exporter. On drop it sends the pending spans, for at most [`FLUSH_TIMEOUT`].
 pub(crate) struct Telemetry(SdkTracerProvider);
 
 impl Telemetry {
-    /// What the standard variables ask for; `None` where they name no collector.
+    /// Sets up what the standard variables ask for; `None` if they name no collector.
     pub(crate) fn from_environment() -> Option<Result<Self, String>> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let named = [
@@ -47,11 +48,11 @@ impl Telemetry {
     fn start(named: bool) -> Result<Self, String> {
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(Collector::new(PATIENCE)?)
+            .with_http_client(CollectorClient::new(EXPORT_TIMEOUT)?)
             .build();
-        // What the error quotes may hold a token.
-        let exporter = exporter
-            .map_err(|_| "a variable OTEL_EXPORTER_OTLP_… cannot be understood".to_owned())?;
+        // The error may quote a token.
+        let exporter =
+            exporter.map_err(|_| "a variable OTEL_EXPORTER_OTLP_… is invalid".to_owned())?;
         let resource = Resource::builder().with_attribute(opentelemetry::KeyValue::new(
             "service.version",
             env!("CARGO_PKG_VERSION"),
@@ -71,7 +72,7 @@ impl Telemetry {
         self.0.tracer("calry-gitops")
     }
 
-    /// What is a span, and nothing else.
+    /// Lets spans pass, and nothing else.
     pub(crate) fn filter() -> tracing_subscriber::filter::Targets {
         tracing_subscriber::filter::Targets::new().with_target(SPANS, tracing::Level::INFO)
     }
@@ -79,7 +80,7 @@ impl Telemetry {
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
-        // A collector that is not there is nothing to fail for.
-        let _ = self.0.shutdown_with_timeout(FLUSH);
+        // An unreachable collector must not make the command fail.
+        let _ = self.0.shutdown_with_timeout(FLUSH_TIMEOUT);
     }
 }

@@ -1,5 +1,4 @@
-//! Connections that can be cut: what a fault needs in order to leave a client without an answer, and a sandbox in order to
-//! end at once. It knows nothing of HTTP.
+//! TCP connections that can be cut, so that a fault can leave a client without an answer and a sandbox can stop at once.
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,12 +34,12 @@ impl Listener for CuttableListener {
     }
 }
 
-/// The handle by which a request's connection is cut.
+/// The handle to cut the connection of a request.
 #[derive(Clone)]
 pub(super) struct Connection(CancellationToken);
 
 impl Connection {
-    /// Cuts it: whatever has not been sent yet never will be.
+    /// Cuts the connection. Data that was not sent yet is lost.
     pub(super) fn cut(&self) {
         self.0.cancel();
     }
@@ -56,7 +55,7 @@ impl Connected<IncomingStream<'_, CuttableListener>> for Connection {
     }
 }
 
-/// A stream that fails, and wakes whoever waits on it, once it is cut.
+/// A stream that fails once it is cut, and then wakes its task.
 pub(super) struct Cuttable {
     stream: TcpStream,
     token: CancellationToken,
@@ -73,7 +72,7 @@ impl AsyncRead for Cuttable {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // Reading is what an HTTP connection always waits for, so here alone the waker must be left with the token.
+        // An HTTP connection always waits for reads, so only reads must register their waker with the token.
         match self.cut.as_mut().poll(cx) {
             Poll::Ready(()) => aborted(),
             Poll::Pending => Pin::new(&mut self.stream).poll_read(cx, buf),

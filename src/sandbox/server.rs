@@ -1,5 +1,4 @@
-//! The API over HTTP: routes, keys, errors in the documented shape, and the faults carried out. What an update does is for
-//! the store to say.
+//! The API over HTTP: routes, keys, errors in the documented form, and the execution of faults. `store` executes updates.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,55 +20,53 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::connection::Connection;
 use super::contract::{self, Update};
+use super::cuttable::Connection;
 use super::faults::{FaultKind, Faults, Limiter};
-use super::log::{Log, RequestRecord};
+use super::request_log::{RequestLog, RequestRecord};
 use super::store::{self, Mask, Semantics, Store};
 use super::{Keys, Permission};
 use crate::model::UpdateMethod;
 
-/// The largest body that is taken, in bytes.
+/// The largest accepted body, in bytes.
 const MAX_BODY: usize = 1 << 20;
 
-/// A larger body is read to here, so that its sender gets to see the answer; then the connection ends.
+/// A larger body is read up to this size, so that its sender receives the answer; then the connection ends.
 const MAX_DRAINED: usize = 16 << 20;
 
-/// Everything that requests share.
-pub(super) struct Shared {
-    /// More workspaces, by each of their keys.
-    pub(super) others: HashMap<String, Arc<Shared>>,
+/// The state that all requests share.
+pub(super) struct ServerState {
+    /// The additional workspaces, by each of their keys.
+    pub(super) other_workspaces: HashMap<String, Arc<ServerState>>,
     pub(super) update_method: UpdateMethod,
     pub(super) latency: Duration,
     pub(super) limiter: Limiter,
-    pub(super) state: Mutex<Mutable>,
+    pub(super) state: Mutex<MutableState>,
 }
 
-/// What requests and tests change.
-pub(super) struct Mutable {
+/// The state that requests and tests change.
+pub(super) struct MutableState {
     pub(super) keys: Keys,
     pub(super) store: Store,
     pub(super) semantics: Semantics,
     pub(super) faults: Faults,
-    pub(super) log: Log,
+    pub(super) log: RequestLog,
 }
 
-impl Shared {
-    /// The state, also after a test's closure panicked while it held the lock.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Mutable> {
+impl ServerState {
+    pub(super) fn lock(&self) -> MutexGuard<'_, MutableState> {
         self.state.lock()
     }
 }
 
-/// Answers a request, whatever it is.
 pub(super) async fn answer(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<ServerState>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     request: Request,
 ) -> Response {
     let (head, body) = request.into_parts();
     let shared = api_key(&head.headers)
-        .and_then(|key| shared.others.get(key))
+        .and_then(|key| shared.other_workspaces.get(key))
         .map_or(shared.clone(), Arc::clone);
     let path = head.uri.path().to_owned();
     let number = {
@@ -86,19 +83,19 @@ pub(super) async fn answer(
             finished: None,
         })
     };
-    let call = Call {
+    let request = ReceivedRequest {
         number,
         method: head.method,
         path,
         headers: head.headers,
-        body: read(body).await,
+        body: read_body(body).await,
     };
-    if let (Ok(bytes), Some(record)) = (&call.body, shared.lock().log.get_mut(number)) {
+    if let (Ok(bytes), Some(record)) = (&request.body, shared.lock().log.get_mut(number)) {
         record.body = serde_json::from_slice(bytes).ok();
     }
-    // A task of its own: a client that gives up does not take back what it asked for.
+    // In its own task, because the request is executed even if the client gives up.
     let task = tokio::spawn(async move {
-        let response = carry_out(&shared, &connection, &call).await;
+        let response = handle(&shared, &connection, &request).await;
         if let Some(record) = shared.lock().log.get_mut(number) {
             record.status = (!connection.is_cut()).then(|| response.status());
             record.finished = Some(Instant::now());
@@ -111,7 +108,7 @@ pub(super) async fn answer(
 }
 
 /// A request, read in full.
-struct Call {
+struct ReceivedRequest {
     number: usize,
     method: Method,
     path: String,
@@ -119,7 +116,7 @@ struct Call {
     body: Result<Vec<u8>, &'static str>,
 }
 
-async fn read(body: Body) -> Result<Vec<u8>, &'static str> {
+async fn read_body(body: Body) -> Result<Vec<u8>, &'static str> {
     let mut chunks = body.into_data_stream();
     let mut bytes = Vec::new();
     let mut length = 0_usize;
@@ -139,22 +136,29 @@ async fn read(body: Body) -> Result<Vec<u8>, &'static str> {
     }
 }
 
-/// Answers a call, or does to it what the faults say.
-async fn carry_out(shared: &Shared, connection: &Connection, call: &Call) -> Response {
+/// Answers a request or executes its fault.
+async fn handle(
+    shared: &ServerState,
+    connection: &Connection,
+    request: &ReceivedRequest,
+) -> Response {
     if !shared.latency.is_zero() {
         tokio::time::sleep(shared.latency).await;
     }
     if let Some(seconds) = shared.limiter.seconds_to_wait() {
         let refused = Answer::error(
             StatusCode::TOO_MANY_REQUESTS,
-            &call.path,
+            &request.path,
             "Too many requests",
         );
         return refused.with(RETRY_AFTER, &seconds.to_string()).into();
     }
-    let fault = shared.lock().faults.befall(&call.method, &call.path);
+    let fault = shared
+        .lock()
+        .faults
+        .next_fault(&request.method, &request.path);
     let Some(fault) = fault else {
-        return respond(shared, call).into();
+        return respond(shared, request).into();
     };
     match fault {
         FaultKind::Status {
@@ -162,14 +166,14 @@ async fn carry_out(shared: &Shared, connection: &Connection, call: &Call) -> Res
             message,
             retry_after,
         } => {
-            let refused = Answer::error(code, &call.path, &message);
+            let refused = Answer::error(code, &request.path, &message);
             match retry_after {
                 Some(retry_after) => refused.with(RETRY_AFTER, &retry_after).into(),
                 None => refused.into(),
             }
         }
         FaultKind::Delay(delay) => {
-            let answer = respond(shared, call);
+            let answer = respond(shared, request);
             tokio::time::sleep(delay).await;
             answer.into()
         }
@@ -178,13 +182,13 @@ async fn carry_out(shared: &Shared, connection: &Connection, call: &Call) -> Res
             Response::default()
         }
         FaultKind::DropAfter => {
-            let answer = respond(shared, call);
+            let answer = respond(shared, request);
             connection.cut();
             answer.into()
         }
-        FaultKind::TruncateBody => truncated(respond(shared, call)),
+        FaultKind::TruncateBody => truncated_response(respond(shared, request)),
         FaultKind::Answer { code, body } => {
-            respond(shared, call);
+            respond(shared, request);
             Answer {
                 status: code,
                 ..Answer::ok(body.into_bytes())
@@ -193,37 +197,37 @@ async fn carry_out(shared: &Shared, connection: &Connection, call: &Call) -> Res
         }
         FaultKind::Garbage => Answer::ok(b"\xff\xfe{\"id\": <html>\0".to_vec()).into(),
         FaultKind::Redirect(location) => {
-            Answer::error(StatusCode::TEMPORARY_REDIRECT, &call.path, "Moved")
+            Answer::error(StatusCode::TEMPORARY_REDIRECT, &request.path, "Moved")
                 .with(LOCATION, &location)
                 .into()
         }
-        FaultKind::HugeBody(length) => with_body(Answer::ok(Vec::new()), huge(length)),
+        FaultKind::HugeBody(length) => with_body(Answer::ok(Vec::new()), huge_body(length)),
         FaultKind::EchoBodyInError => {
-            let key = api_key(&call.headers).unwrap_or_default();
-            let body = String::from_utf8_lossy(call.body.as_deref().unwrap_or_default());
+            let key = api_key(&request.headers).unwrap_or_default();
+            let body = String::from_utf8_lossy(request.body.as_deref().unwrap_or_default());
             let message = format!("Cannot process {body} with key {key}");
-            Answer::error(StatusCode::BAD_REQUEST, &call.path, &message).into()
+            Answer::error(StatusCode::BAD_REQUEST, &request.path, &message).into()
         }
     }
 }
 
-/// Answers a call as Calry would. What a gateway looks at comes first: the path, the method, the key.
-fn respond(shared: &Shared, call: &Call) -> Answer {
-    let error = |status, message: &str| Answer::error(status, &call.path, message);
-    let Some(route) = Route::of(&call.path) else {
+/// Answers a request as Calry does. The checks of a gateway come first: path, method, key.
+fn respond(shared: &ServerState, request: &ReceivedRequest) -> Answer {
+    let error = |status, message: &str| Answer::error(status, &request.path, message);
+    let Some(route) = Route::of(&request.path) else {
         return error(
             StatusCode::NOT_FOUND,
-            &format!("Cannot {} this path", call.method),
+            &format!("Cannot {} this path", request.method),
         );
     };
     let allowed = route.methods(shared.update_method);
-    if !allowed.contains(&call.method) {
-        let message = format!("Method {} is not allowed", call.method);
+    if !allowed.contains(&request.method) {
+        let message = format!("Method {} is not allowed", request.method);
         let allowed: Vec<_> = allowed.iter().map(Method::as_str).collect();
         return error(StatusCode::METHOD_NOT_ALLOWED, &message).with(ALLOW, &allowed.join(", "));
     }
     let mut state = shared.lock();
-    let permission = match state.keys.permission(api_key(&call.headers)) {
+    let permission = match state.keys.permission(api_key(&request.headers)) {
         Ok(permission) => permission,
         Err(message) => return error(StatusCode::UNAUTHORIZED, message),
     };
@@ -240,11 +244,11 @@ fn respond(shared: &Shared, call: &Call) -> Answer {
                     .store
                     .definitions()
                     .values()
-                    .map(|one| shown(one, masks))
+                    .map(|one| mask_if(one, masks))
                     .collect::<Vec<_>>(),
             );
         }
-        Route::Definition(provider) if call.method == Method::GET => {
+        Route::Definition(provider) if request.method == Method::GET => {
             state.store.definitions().get(&provider)
         }
         Route::Definition(provider) => {
@@ -254,23 +258,23 @@ fn respond(shared: &Shared, call: &Call) -> Answer {
                     "The API key's permission is READ; an update needs WRITE",
                 );
             }
-            let update = match update_of(call) {
+            let update = match parse_update(request) {
                 Ok(update) => update,
                 Err((message, details)) => {
                     return Answer::detailed_error(
                         StatusCode::BAD_REQUEST,
-                        &call.path,
+                        &request.path,
                         message,
                         &details,
                     );
                 }
             };
-            let method = if call.method == Method::PUT {
+            let method = if request.method == Method::PUT {
                 UpdateMethod::Put
             } else {
                 UpdateMethod::Patch
             };
-            let Mutable {
+            let MutableState {
                 store,
                 semantics,
                 log,
@@ -278,14 +282,14 @@ fn respond(shared: &Shared, call: &Call) -> Answer {
             } = &mut *state;
             let before = store.definitions().get(&provider).cloned();
             let after = store.update(&provider, &update, method, *semantics, Timestamp::now());
-            if let Some(record) = log.get_mut(call.number) {
-                record.changed = Some(!store::same(before.as_ref(), after));
+            if let Some(record) = log.get_mut(request.number) {
+                record.changed = Some(!store::equal_content(before.as_ref(), after));
             }
             after
         }
     };
     match found {
-        Some(definition) => Answer::json(&shown(definition, masks)),
+        Some(definition) => Answer::json(&mask_if(definition, masks)),
         None => error(
             StatusCode::NOT_FOUND,
             "The workspace has no integration definition for this provider",
@@ -293,23 +297,23 @@ fn respond(shared: &Shared, call: &Call) -> Answer {
     }
 }
 
-fn shown(definition: &Value, masks: bool) -> Cow<'_, Value> {
+fn mask_if(definition: &Value, masks: bool) -> Cow<'_, Value> {
     if masks {
-        Cow::Owned(store::masked(definition))
+        Cow::Owned(store::mask(definition))
     } else {
         Cow::Borrowed(definition)
     }
 }
 
-fn update_of(call: &Call) -> Result<Update, (&'static str, Vec<String>)> {
-    let bytes = call
+fn parse_update(request: &ReceivedRequest) -> Result<Update, (&'static str, Vec<String>)> {
+    let bytes = request
         .body
         .as_deref()
         .map_err(|message| (*message, Vec::new()))?;
     if bytes.is_empty() {
         return Err(("An update needs a body", Vec::new()));
     }
-    let media_type = call
+    let media_type = request
         .headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -365,7 +369,7 @@ impl Route {
     }
 }
 
-/// An answer whose body is at hand.
+/// An answer with a complete body.
 struct Answer {
     status: StatusCode,
     header: Option<(HeaderName, HeaderValue)>,
@@ -382,17 +386,19 @@ impl Answer {
     }
 
     fn json(value: &impl Serialize) -> Self {
-        // JSON values and lists of them cannot fail to be written.
-        Self::ok(serde_json::to_vec(value).unwrap_or_default())
+        #[expect(
+            clippy::expect_used,
+            reason = "JSON values and lists of them serialize"
+        )]
+        Self::ok(serde_json::to_vec(value).expect("JSON values serialize"))
     }
 
-    /// An error in the one shape that the API has for all of them.
     fn error(status: StatusCode, path: &str, message: &str) -> Self {
         Self::detailed_error(status, path, message, &[])
     }
 
     fn detailed_error(status: StatusCode, path: &str, message: &str, details: &[String]) -> Self {
-        let timestamp = contract::time(Timestamp::now());
+        let timestamp = contract::format_time(Timestamp::now());
         let body =
             json!({"timestamp": timestamp, "path": path, "message": message, "details": details});
         Self {
@@ -401,7 +407,7 @@ impl Answer {
         }
     }
 
-    /// The answer with a header; a value that HTTP cannot carry is left out.
+    /// Adds a header, unless HTTP cannot carry its value.
     fn with(self, name: HeaderName, value: &str) -> Self {
         Self {
             header: HeaderValue::from_str(value).ok().map(|value| (name, value)),
@@ -427,13 +433,13 @@ fn with_body(answer: Answer, body: Body) -> Response {
     response
 }
 
-/// The answer, its length announced, of which only the first half is sent.
-fn truncated(mut answer: Answer) -> Response {
+/// An answer with its full `Content-Length`, of which only the first half is sent.
+fn truncated_response(mut answer: Answer) -> Response {
     let length = answer.body.len();
     answer.body.truncate(length / 2);
     let half = Bytes::from(std::mem::take(&mut answer.body));
     let end = async {
-        // Lets the first half leave before the stream's error ends the connection.
+        // The first half must be sent before the stream's error ends the connection.
         tokio::task::yield_now().await;
         Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted))
     };
@@ -445,8 +451,8 @@ fn truncated(mut answer: Answer) -> Response {
     response
 }
 
-/// A JSON text of so many bytes, made while it is sent.
-fn huge(length: u64) -> Body {
+/// A JSON string of `length` bytes, generated while it is sent.
+fn huge_body(length: u64) -> Body {
     const CHUNK: u64 = 64 << 10;
     let chunks = stream::unfold(0, move |sent| async move {
         let size = (length - sent).min(CHUNK);

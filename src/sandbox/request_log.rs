@@ -1,5 +1,6 @@
-//! What was asked of a sandbox, so that tests can claim what was sent and when. It is bounded, and its `Debug` masks what
-//! stands below `partnerKey`: a sandbox may be sent real secrets.
+//! The bounded log of the requests to a sandbox, for assertions in tests.
+//!
+//! Never: show values below `partnerKey` in `Debug`, because a sandbox may receive real secrets.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,27 +11,25 @@ use serde_json::Value;
 
 use super::{Permission, store};
 
-/// The number of requests that are remembered; older ones are forgotten.
+/// The number of requests that are kept.
 pub(super) const MAX_RECORDS: usize = 100_000;
 
-/// One request that reached the sandbox.
 #[derive(Clone)]
 pub struct RequestRecord {
-    /// The method.
     pub method: Method,
-    /// The path as it was sent, without the query.
+    /// The raw path, without the query.
     pub path: String,
-    /// The permission of the key that came with it; `None` where that key is refused, or there is none.
+    /// The permission of the request's key; `None` if the key is missing or refused.
     pub permission: Option<Permission>,
-    /// The body, where it is JSON; never masked.
+    /// The unmasked body, if it is JSON.
     pub body: Option<Value>,
-    /// Of an update that was carried out: whether the definition held another value after it, its `updatedAt` aside.
+    /// For an executed update: whether it changed the definition, apart from `updatedAt`.
     pub changed: Option<bool>,
-    /// The status of the answer; `None` where there is none yet, or never was one because the connection was cut.
+    /// `None` before the answer, or if the connection was cut.
     pub status: Option<StatusCode>,
     /// When the request arrived.
     pub at: Instant,
-    /// When the answer, or the cut, was ready.
+    /// When the request was answered or cut.
     pub finished: Option<Instant>,
 }
 
@@ -53,31 +52,31 @@ impl fmt::Debug for RequestRecord {
         };
         write!(f, "{method} {path} ({permission:?}) -> {status}")?;
         body.as_ref()
-            .map_or(Ok(()), |body| write!(f, " {}", store::masked(body)))
+            .map_or(Ok(()), |body| write!(f, " {}", store::mask(body)))
     }
 }
 
-/// The last requests, each under a number of its own.
+/// The last requests, each with a number.
 #[derive(Default)]
-pub(super) struct Log {
+pub(super) struct RequestLog {
     records: VecDeque<RequestRecord>,
-    forgotten: usize,
+    dropped: usize,
 }
 
-impl Log {
-    /// Takes a request down and answers with its number.
+impl RequestLog {
+    /// Adds a request and returns its number.
     pub(super) fn begin(&mut self, record: RequestRecord) -> usize {
         if self.records.len() >= MAX_RECORDS {
             self.records.pop_front();
-            self.forgotten += 1;
+            self.dropped += 1;
         }
         self.records.push_back(record);
-        self.forgotten + self.records.len() - 1
+        self.dropped + self.records.len() - 1
     }
 
-    /// The record of a number; `None` where it is forgotten.
+    /// The record with a number; `None` if it was dropped.
     pub(super) fn get_mut(&mut self, number: usize) -> Option<&mut RequestRecord> {
-        self.records.get_mut(number.checked_sub(self.forgotten)?)
+        self.records.get_mut(number.checked_sub(self.dropped)?)
     }
 
     pub(super) fn records(&self) -> Vec<RequestRecord> {
@@ -104,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn the_log_forgets_its_oldest_and_finds_the_rest() {
-        let mut log = Log::default();
+    fn the_log_drops_its_oldest_records_and_finds_the_others() {
+        let mut log = RequestLog::default();
         for n in 0..=MAX_RECORDS {
             assert_eq!(log.begin(record(&n.to_string())), n);
         }

@@ -269,7 +269,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         max_changes: None,
         concurrency: CONCURRENCY,
         timeout: Duration::from_secs(60),
-        watching: WatchOptions::default(),
+        watch_options: WatchOptions::default(),
         apply_listener: ApplyListener::default(),
         state: Arc::new(StateStore::in_process().unwrap()),
         loop_file: Arc::default(),

@@ -107,7 +107,7 @@ async fn prepare_workspace(
         max_changes: workspace_loop.max_changes,
         concurrency: workspace_loop.concurrency.get().into(),
         timeout: setup.timeout,
-        watching: WatchOptions::default(),
+        watch_options: WatchOptions::default(),
         apply_listener: ApplyListener::new(move |plan| applying.notify_start(plan)),
         state: Arc::clone(&shared.state),
         loop_file: Arc::new(loop_file),

@@ -30,20 +30,20 @@ pub(super) struct WatchedInputs {
 }
 
 impl WatchedInputs {
-    pub(super) async fn watch(settings: &LoopSettings, watching: WatchOptions) -> Self {
+    pub(super) async fn watch(settings: &LoopSettings, watch_options: WatchOptions) -> Self {
         let key = match &settings.key {
             KeySource::File(path) => Some(path.clone()),
             KeySource::Variable(_) => None,
         };
         let secrets = settings.source.secrets.directory().map(ToOwned::to_owned);
         let options = WatchOptions {
-            poll: watching.poll * POLL_FACTOR,
+            poll: watch_options.poll * POLL_FACTOR,
             counts: std::sync::Arc::default(),
-            ..watching.clone()
+            ..watch_options.clone()
         };
         let mut operator =
             (key.is_some() || secrets.is_some()).then(|| Watcher::of_files(key, secrets, options));
-        let definitions = Watcher::new(settings.source.definitions.clone(), watching);
+        let definitions = Watcher::new(settings.source.definitions.clone(), watch_options);
         if let Some(operator) = &mut operator
             && let Ok(settled) = timeout(FIRST_SCAN, operator.settle()).await
         {

@@ -58,7 +58,7 @@ pub struct LoopSettings {
     pub concurrency: usize,
     /// The time limit of a reconciliation, retries included.
     pub timeout: Duration,
-    pub watching: WatchOptions,
+    pub watch_options: WatchOptions,
     pub apply_listener: ApplyListener,
     /// Several workspaces may share it.
     pub state: Arc<StateStore>,
@@ -141,10 +141,10 @@ async fn reconcile_until_stopped(
     report: &mut impl FnMut(&ReconciliationReport),
 ) -> LoopEnd {
     let (publisher, triggers) = (handle.publisher(), handle.triggers());
-    let mut watching = settings.watching.clone();
-    let settling = watching.patience * 2;
+    let mut watch_options = settings.watch_options.clone();
+    let settling = watch_options.patience * 2;
     let slot = &settings.slot;
-    watching.poll = watching
+    watch_options.poll = watch_options
         .poll
         .max(Duration::from_secs(1) * slot.count() / SCANS_PER_SECOND);
     let mut trigger = Trigger::Start;
@@ -158,7 +158,10 @@ async fn reconcile_until_stopped(
         }
     }
     let mut inputs = publisher
-        .heartbeat_during(settling, Box::pin(WatchedInputs::watch(settings, watching)))
+        .heartbeat_during(
+            settling,
+            Box::pin(WatchedInputs::watch(settings, watch_options)),
+        )
         .await;
     let mut rate = Rate::default();
     loop {

@@ -712,7 +712,7 @@ mod tests {
             max_changes: None,
             concurrency: 1,
             timeout: Duration::from_secs(60),
-            watching: crate::desired::watch::WatchOptions::default(),
+            watch_options: crate::desired::watch::WatchOptions::default(),
             apply_listener: super::super::ApplyListener::default(),
             state: Arc::new(StateStore::in_process().unwrap()),
             loop_file: Arc::default(),

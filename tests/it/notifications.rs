@@ -205,7 +205,7 @@ impl Loop {
             max_changes,
             concurrency: 8,
             timeout: Duration::from_secs(5),
-            watching: calry_gitops::desired::watch::WatchOptions::default(),
+            watch_options: calry_gitops::desired::watch::WatchOptions::default(),
             apply_listener: ApplyListener::new(move |plan| told.notify_start(plan)),
             state: Arc::new(StateStore::in_process().unwrap()),
             loop_file: Arc::default(),

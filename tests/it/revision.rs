@@ -98,7 +98,7 @@ impl Fixture {
             .detach()
     }
 
-    fn dirty(&self) -> bool {
+    fn is_dirty(&self) -> bool {
         read_revision(&self.definitions()).unwrap().dirty
     }
 }
@@ -130,23 +130,23 @@ fn a_definition_changed_added_or_deleted_makes_it_dirty() {
     let file = fixture.definitions().join("hostaway.yaml");
 
     fs::write(&file, "provider: HOSTAWAX\n").unwrap();
-    assert!(fixture.dirty());
+    assert!(fixture.is_dirty());
     fs::remove_file(&file).unwrap();
-    assert!(fixture.dirty());
+    assert!(fixture.is_dirty());
     fs::create_dir(&file).unwrap();
-    assert!(fixture.dirty());
+    assert!(fixture.is_dirty());
     fs::remove_dir(&file).unwrap();
     fs::write(&file, HOSTAWAY).unwrap();
-    assert!(!fixture.dirty());
+    assert!(!fixture.is_dirty());
 
     let new = fixture.definitions().join("lodgify.yaml");
     fs::write(&new, "provider: LODGIFY\n").unwrap();
-    assert!(fixture.dirty());
+    assert!(fixture.is_dirty());
     fs::remove_file(&new).unwrap();
     for other in [".hidden.yaml", "notes.txt", "README.md"] {
         fs::write(fixture.definitions().join(other), "text\n").unwrap();
     }
-    assert!(!fixture.dirty());
+    assert!(!fixture.is_dirty());
 }
 
 #[test]
@@ -160,10 +160,10 @@ fn a_link_is_its_target_and_not_a_file_of_the_same_bytes() {
     );
 
     fs::write(&file, "../shared.yaml").unwrap();
-    assert!(fixture.dirty());
+    assert!(fixture.is_dirty());
     fs::remove_file(&file).unwrap();
     symlink("../shared.yaml", &file).unwrap();
-    assert!(!fixture.dirty());
+    assert!(!fixture.is_dirty());
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_file_too_large_to_be_a_definition_is_not_read_and_differs() {
     );
     fs::remove_file(fixture.definitions().join("guesty.yml")).unwrap();
     fs::write(fixture.definitions().join("hostaway.yaml"), &large).unwrap();
-    assert!(fixture.dirty());
+    assert!(fixture.is_dirty());
 }
 
 #[test]
@@ -327,12 +327,12 @@ fn a_hostile_configuration_runs_nothing_and_changes_nothing() {
     ] {
         fs::write(attributes, "* filter=evil diff=evil\n").unwrap();
     }
-    assert!(!fixture.dirty());
+    assert!(!fixture.is_dirty());
     fs::write(
         fixture.definitions().join("hostaway.yaml"),
         "provider: OTHER\n",
     )
     .unwrap();
-    assert!(fixture.dirty());
+    assert!(fixture.is_dirty());
     assert!(!root.join("sprung").exists());
 }

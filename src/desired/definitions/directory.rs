@@ -346,12 +346,11 @@ pub(crate) fn read_regular_file(path: &Path, max: u64) -> Result<Vec<u8>, FileEr
         io::ErrorKind::NotFound => FileError::Gone,
         _ => FileError::Unreadable(error),
     };
-    // Opening a pipe would wait for somebody to write to it.
+    // Without NONBLOCK, opening a pipe waits for a writer.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let flags = i32::try_from(flags.bits()).unwrap_or_default();
     let file = File::options()
         .read(true)
-        .custom_flags(flags)
+        .custom_flags(flags.bits().cast_signed())
         .open(path)
         .map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;

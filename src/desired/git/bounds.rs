@@ -52,7 +52,7 @@ pub(super) enum GitFileError {
     NoThread(std::io::Error),
 }
 
-/// Runs a read of the repository around a directory in a thread of its own, for a limited time.
+/// Runs a read of the repository around a directory in its own thread, with a time limit.
 ///
 /// # Errors
 /// [`GitFileError`] if the read takes too long or panics, or if an earlier one is stuck.

@@ -1,6 +1,7 @@
 //! Git: the commit of the definitions, the definitions of another commit, and whether a commit is signed by an allowed signer.
 //!
-//! A repository is hostile input, because anyone who can write to the directory can write a `.git` next to it.
+//! A repository is hostile input, because anyone who can write to the directory can write a `.git` next to it. So `gix` reads
+//! it with bounds, and the git command, which runs programs that a repository configures, is not used.
 //!
 //! Never: run git, write to a repository, or contact a remote.
 

@@ -19,7 +19,7 @@ use super::bounds::{
 };
 use crate::desired::definitions::directory::{MAX_FILE, MAX_TOTAL};
 
-/// Definition files beyond this number are not compared: the directory counts as dirty.
+/// The largest number of definition files of a commit. A directory with more is dirty.
 pub(super) const MAX_FILES: usize = 20_000;
 /// A commit or a tree beyond this size, in bytes, is not read.
 const MAX_OBJECT: u64 = 8 << 20;

@@ -1,7 +1,7 @@
 //! The SSH signature of a commit: which bytes it covers, and whether it is valid.
 //!
 //! A signature covers the commit without the header that contains the signature. Tree, parents and time are read from
-//! exactly those bytes.
+//! exactly those bytes. `git verify-commit` is not used, because it runs programs that a repository configures.
 //!
 //! Never: run a program, or decide by a name.
 
@@ -16,7 +16,7 @@ use super::allowed_signers::{AllowedSigners, KeyStatus, NAMESPACE};
 /// The longest signature, in bytes of its text. A signature by the largest RSA key has 3 KB.
 const MAX_SIGNATURE: usize = 16 << 10;
 
-/// Why a commit is not trusted. The sentences complete "revision X is refused: …".
+/// Why a commit is not trusted. The sentences complete "the checked-out commit is refused: …".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
     #[error("the definitions are not in a readable git checkout ({0})")]

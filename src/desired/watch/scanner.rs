@@ -1,4 +1,4 @@
-//! Reads the state of what is watched, and keeps the subscription to its file events up to date.
+//! Scans the target of a watcher, and keeps the subscription to its file events up to date.
 
 use std::fmt;
 use std::fs;
@@ -78,17 +78,16 @@ impl Scanner {
         self.resubscribe = true;
     }
 
-    /// Scans the target. The subscription to what was scanned begins before the scan.
+    /// Scans the target. The subscription to the scanned paths begins before the scan.
     pub(super) fn scan(&mut self, revalidate: bool) -> Scan {
         let scan = Scan::take(&self.target, revalidate);
         let Some(inbox) = self.inbox.clone() else {
             return scan;
         };
-        let subscribed = self.is_subscribed_to(&scan.paths);
+        let is_current = self.is_subscribed_to(&scan.paths) && !self.resubscribe;
+        let has_failed = self.subscription.is_none() && self.retry_at.is_some();
         let retry = self.retry_at.is_some_and(|at| at <= Instant::now());
-        if (subscribed && !self.resubscribe && !retry)
-            || (self.subscription.is_none() && self.retry_at.is_some() && !retry)
-        {
+        if (is_current || has_failed) && !retry {
             return scan;
         }
         self.resubscribe = false;
@@ -160,7 +159,7 @@ impl Scan {
     }
 }
 
-/// A file, and the files of a directory. What is missing is part of the state.
+/// A file, and the files of a directory. A missing file or directory is part of the state.
 fn list_files(
     file: Option<&Path>,
     directory: Option<&Path>,
@@ -220,7 +219,7 @@ fn list(
         }
         if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
             // A ConfigMap's files are links through its link `..data`. A link that leads out of the directory is not
-            // watched there: a pull request must not decide what is watched.
+            // watched there: a pull request must not choose the watched directories.
             let _ = resolve(real, Path::new(&name), |directory, name| {
                 if directory.starts_with(&*real) {
                     paths.add(directory, name);

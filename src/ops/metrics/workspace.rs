@@ -122,7 +122,7 @@ impl WorkspaceMetrics {
         Self::of(
             name,
             settings.api.method(),
-            Arc::clone(&settings.watching.counts),
+            Arc::clone(&settings.watch_options.counts),
             publisher,
         )
     }

@@ -434,7 +434,7 @@ impl Signer {
     }
 }
 
-/// A git checkout around a world's definitions, made without git: `main` holds them as they are when it is made.
+/// A git checkout of a world's definitions, created without git. `main` has the definitions as they are at the creation.
 pub(crate) struct Checkout {
     pub(crate) world: World,
     pub(crate) repository: Repository,
@@ -483,7 +483,7 @@ impl Checkout {
         tree.unwrap().detach()
     }
 
-    /// Commits the definitions as they are in the directory.
+    /// Commits the definitions of the directory.
     pub(crate) fn commit(&self, reference: &str, parents: &[ObjectId]) -> ObjectId {
         let oid = self.tree(&self.world.definitions());
         let root = vec![Entry {
@@ -515,14 +515,14 @@ impl Checkout {
         commit
     }
 
-    /// Commits the definitions as they are in the directory to the branch `main`, with a signature.
+    /// Commits the definitions of the directory to the branch `main`, with a signature.
     pub(crate) fn signed(&self, key: &Signer, parents: &[ObjectId]) -> ObjectId {
         let commit = self.commit("refs/heads/main", parents);
         let raw = self.repository.find_object(commit).unwrap().detach().data;
         self.raw_commit(&key.sign(&raw))
     }
 
-    /// Stores a commit, and has it checked out.
+    /// Stores a commit and checks it out.
     pub(crate) fn raw_commit(&self, raw: &[u8]) -> ObjectId {
         let commit = self
             .repository
@@ -537,7 +537,7 @@ impl Checkout {
         commit
     }
 
-    /// Says whose signature counts; the path of the file.
+    /// Writes the file of allowed signers. Returns its path.
     pub(crate) fn allow(&self, signers: &[&Signer]) -> String {
         let path = self.world.dir.path().join("allowed_signers");
         let lines: Vec<String> = signers

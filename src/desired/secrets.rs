@@ -1,5 +1,7 @@
-//! Where secrets come from: the operator's side alone. A definition file names a secret, and can name nothing else; this
-//! module never repeats a value, and never looks further once it has found something that it cannot use.
+//! Finds secrets in a directory and in the environment, both of which only the operator sets: a definition file can
+//! name a secret, but not its source.
+//!
+//! Never: repeat a value, or try the next source after an unusable value.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use crate::model::{InvalidValue, Secret, SecretName, check_value, trim_value};
 /// The largest secret, in bytes.
 const MAX_SECRET: u64 = 64 << 10;
 
-/// A directory of secrets (a mounted Kubernetes Secret), then the environment.
+/// A directory of secrets (such as a mounted Kubernetes Secret), then the environment.
 pub struct SecretSources {
     directory: Option<PathBuf>,
     variable: Box<Environment>,
@@ -28,58 +30,44 @@ impl fmt::Debug for SecretSources {
     }
 }
 
-/// A secret that is there and cannot be used. The sentences hold no value.
+/// A secret that exists and cannot be used. The messages contain no value.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     #[error("the secrets directory {directory} cannot be read: {source}")]
     Directory {
-        /// As it was named.
         directory: String,
-        /// Why.
         source: std::io::Error,
     },
-    #[error("the file of the secret `{name}` in the secrets directory {reason}")]
+    #[error("the file of secret `{name}` in the secrets directory {problem}")]
     File {
-        /// The secret.
         name: SecretName,
-        /// The rest of the sentence.
-        reason: String,
+        problem: FileError,
     },
-    #[error("the secret `{name}`, {}, is not UTF-8", describe_source(.name, *.file))]
-    NotText {
-        /// The secret.
+    #[error("secret `{name}` ({}) {problem}", describe_source(.name, *.from_file))]
+    Value {
         name: SecretName,
-        /// Whether it is a file's.
-        file: bool,
-    },
-    #[error("the secret `{name}`, {}, is empty", describe_source(.name, *.file))]
-    Empty {
-        /// The secret.
-        name: SecretName,
-        /// Whether it is a file's.
-        file: bool,
-    },
-    /// Its value cannot be sent as it is.
-    #[error("the secret `{name}`, {}, {why}", describe_source(.name, *.file))]
-    Invalid {
-        /// The secret.
-        name: SecretName,
-        /// Whether it is a file's.
-        file: bool,
-        /// What is wrong with it.
-        why: InvalidValue,
-    },
-    #[error("the secret `{name}`, {}, is larger than {} KiB", describe_source(.name, *.file), MAX_SECRET >> 10)]
-    TooLarge {
-        /// The secret.
-        name: SecretName,
-        /// Whether it is a file's.
-        file: bool,
+        /// Whether it is from a file, not from a variable.
+        from_file: bool,
+        problem: SecretProblem,
     },
 }
 
-fn describe_source(name: &SecretName, file: bool) -> String {
-    if file {
+/// Why the value of a secret cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretProblem {
+    #[error("is not UTF-8")]
+    NotText,
+    #[error("is empty")]
+    Empty,
+    /// It cannot be sent as it is.
+    #[error(transparent)]
+    Invalid(#[from] InvalidValue),
+    #[error("is larger than {} KiB", MAX_SECRET >> 10)]
+    TooLarge,
+}
+
+fn describe_source(name: &SecretName, from_file: bool) -> String {
+    if from_file {
         "a file of the secrets directory".to_owned()
     } else {
         format!("the variable {}", name.variable())
@@ -87,7 +75,7 @@ fn describe_source(name: &SecretName, file: bool) -> String {
 }
 
 impl SecretSources {
-    /// The files of a directory, where one is given, then the variables of the environment.
+    /// The files of a directory, if one is given, then the variables of the environment.
     #[must_use]
     pub fn new(directory: Option<PathBuf>) -> Self {
         Self {
@@ -96,7 +84,6 @@ impl SecretSources {
         }
     }
 
-    /// The directory of files, where there is one.
     #[must_use]
     pub fn directory(&self) -> Option<&Path> {
         self.directory.as_deref()
@@ -114,40 +101,41 @@ impl SecretSources {
         }
     }
 
-    /// The value of a secret as it is now; `None` where no source has it.
+    /// The current value of a secret; `None` if no source has it.
     ///
     /// # Errors
-    /// [`SecretError`] where a source has it in a form that cannot be used: that is no reason to look on.
+    /// [`SecretError`] if the first source that has it has an unusable value.
     pub fn find(&self, name: &SecretName) -> Result<Option<Secret>, SecretError> {
-        if let Some(bytes) = self.file(name)? {
-            let text = String::from_utf8(bytes).map_err(|_| SecretError::NotText {
-                name: name.clone(),
-                file: true,
-            })?;
-            return check_secret(name, &text, true).map(Some);
-        }
-        let Some(value) = (self.variable)(&name.variable()) else {
-            return Ok(None);
+        let (value, from_file) = match self.file(name)? {
+            Some(bytes) => (String::from_utf8(bytes).ok(), true),
+            None => match (self.variable)(&name.variable()) {
+                Some(value) => (value.into_string().ok(), false),
+                None => return Ok(None),
+            },
         };
-        let value = value.into_string().map_err(|_| SecretError::NotText {
-            name: name.clone(),
-            file: false,
-        })?;
-        check_secret(name, &value, false).map(Some)
+        value
+            .ok_or(SecretProblem::NotText)
+            .and_then(|value| check_secret(&value))
+            .map(Some)
+            .map_err(|problem| SecretError::Value {
+                name: name.clone(),
+                from_file,
+                problem,
+            })
     }
 
-    /// Where a secret can be put, as advice.
+    /// Advice on where to put a secret.
     pub(super) fn advice(&self, name: &SecretName) -> String {
         let variable = name.variable();
         match &self.directory {
             Some(directory) => {
                 format!(
-                    "put it into the file {}, or the variable {variable}",
+                    "put it into the file {}, or set the variable {variable}",
                     directory.join(name.as_str()).display()
                 )
             }
             None => format!(
-                "put it into the variable {variable}, or into a file of that name and point --secrets-dir to its directory"
+                "set the variable {variable}, or put it into a file named `{name}` in the directory of --secrets-dir"
             ),
         }
     }
@@ -161,7 +149,7 @@ impl SecretSources {
             source,
         };
         let root = fs::canonicalize(directory).map_err(failed)?;
-        // A mounted Secret may be replaced between the two steps: its link leads elsewhere the second time.
+        // A mounted Secret may be replaced between the two steps: the second time, its link has another target.
         let read = || {
             resolve_link(&root, name.as_str()).and_then(|path| read_regular_file(&path, MAX_SECRET))
         };
@@ -174,37 +162,27 @@ impl SecretSources {
         }) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(FileError::Gone) => Ok(None),
-            Err(FileError::TooLarge(_)) => Err(SecretError::TooLarge {
+            Err(FileError::TooLarge(_)) => Err(SecretError::Value {
                 name: name.clone(),
-                file: true,
+                from_file: true,
+                problem: SecretProblem::TooLarge,
             }),
-            Err(error) => Err(SecretError::File {
+            Err(problem) => Err(SecretError::File {
                 name: name.clone(),
-                reason: error.to_string(),
+                problem,
             }),
         }
     }
 }
 
-fn check_secret(name: &SecretName, value: &str, file: bool) -> Result<Secret, SecretError> {
+fn check_secret(value: &str) -> Result<Secret, SecretProblem> {
     let value = trim_value(value);
     if value.is_empty() {
-        Err(SecretError::Empty {
-            name: name.clone(),
-            file,
-        })
+        Err(SecretProblem::Empty)
     } else if value.len() as u64 > MAX_SECRET {
-        Err(SecretError::TooLarge {
-            name: name.clone(),
-            file,
-        })
-    } else if let Err(why) = check_value(value) {
-        Err(SecretError::Invalid {
-            name: name.clone(),
-            file,
-            why,
-        })
+        Err(SecretProblem::TooLarge)
     } else {
+        check_value(value)?;
         Ok(Secret::new(value))
     }
 }
@@ -248,17 +226,17 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_sees_in_a_value_is_named_with_the_secret_and_the_value_is_not() {
+    fn an_invisible_character_is_named_with_the_secret_and_the_value_is_not() {
         let dir = tempfile::tempdir().unwrap();
         for (text, why) in [
-            ("CANARY\n\n", "holds a line break (U+000A LINE FEED)"),
-            (" CANARY", "begins with a blank (U+0020 SPACE)"),
-            ("CANARY ", "ends with a blank (U+0020 SPACE)"),
+            ("CANARY\n\n", "contains a line break (U+000A LINE FEED)"),
+            (" CANARY", "begins with a space (U+0020 SPACE)"),
+            ("CANARY ", "ends with a space (U+0020 SPACE)"),
             (
                 "CAN\tARY",
-                "holds a control character (U+0009 CHARACTER TABULATION)",
+                "contains a control character (U+0009 CHARACTER TABULATION)",
             ),
-            ("   ", "holds nothing but blanks"),
+            ("   ", "contains only white space"),
         ] {
             fs::write(dir.path().join("file"), text).unwrap();
             let sources = SecretSources::new(Some(dir.path().into()))
@@ -289,12 +267,12 @@ mod tests {
         assert!(
             found(&sources, "b")
                 .unwrap_err()
-                .contains("leads out of the directory")
+                .contains("outside the directory")
         );
     }
 
     #[test]
-    fn a_secret_that_is_there_and_cannot_be_used_is_an_error_and_no_reason_to_look_on() {
+    fn an_unusable_secret_is_an_error_and_the_next_source_is_not_tried() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("empty"), "\n").unwrap();
         fs::write(dir.path().join("bytes"), b"CANARY\xff").unwrap();
@@ -319,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_advice_names_every_place_that_is_looked_at() {
+    fn the_advice_names_every_source() {
         let advice = SecretSources::new(Some("/run/secrets".into())).advice(&name("a-b"));
         assert!(advice.contains("/run/secrets/a-b") && advice.contains("CALRY_SECRET_A_B"));
     }

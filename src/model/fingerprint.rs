@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 
 use super::redaction::{Redaction, redaction};
 use super::secret::hmac_sha256;
-use super::{KeySection, Provider, Secret, character, hex, is_quoted, needs_escape, trim_token};
+use super::{KeySection, Provider, Secret, character_name, hex, is_quoted, needs_escape, trim_token};
 
 /// The operator's key for fingerprints: at least [`FingerprintKey::MIN_LEN`] bytes that nobody can guess.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum InvalidFingerprintKey {
     )]
     Quoted,
     /// It would be another key wherever the character is lost.
-    #[error("a fingerprint key is one line, and this one holds {}", character(*.0))]
+    #[error("a fingerprint key is one line, and this one holds {}", character_name(*.0))]
     Unseen(char),
 }
 

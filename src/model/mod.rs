@@ -3,6 +3,7 @@
 //! Parsing happens at the edges, into these types; what they hold is valid. This module never reads a file, opens a socket,
 //! looks at a clock or knows a serialization format.
 
+mod bounded;
 mod catalogue;
 mod definition;
 mod diagnostic;
@@ -20,6 +21,7 @@ mod text;
 mod value;
 mod workspace;
 
+pub use bounded::read_at_most;
 pub use catalogue::{Catalogue, KNOWN_LISTING_FIELDS, KNOWN_PROVIDERS, LiveNames, closest};
 pub use definition::{
     DefinitionPart, Desired, FieldSet, Hold, Icon, InvalidIcon, Live, LiveFields, LiveProblems,
@@ -41,7 +43,7 @@ pub use shared_secret::{InvalidSharedSecret, SharedSecret, SignatureCheck};
 pub use standard_webhooks::{parse_webhook_signatures, sign_webhook};
 pub use template::{InvalidTemplate, Template};
 pub use text::{ellipsize, hex, human_duration, needs_escape, printable, printable_json};
-pub use value::{InvalidValue, character, check_value, is_quoted, trim_token, trim_value};
+pub use value::{InvalidValue, character_name, check_value, is_quoted, trim_token, trim_value};
 pub use workspace::{InvalidSlug, Slug, Workspace};
 
 /// The target of every span: what is traced, and never logged.

@@ -1,28 +1,29 @@
-//! What a secret's text may hold. Editors, shells and env files add characters that nobody sees, and a value that is masked
-//! everywhere cannot show them.
+//! Checks the text of secrets. Editors, shells and env files add invisible characters, which a value that is always
+//! masked cannot show.
 
 use super::needs_escape;
 
-/// The mark that some editors write at the beginning of a file.
+/// The byte-order mark, which some editors write at the start of a file.
 const BOM: char = '\u{feff}';
 
-/// A text that cannot be sent as a value below `partnerKey`: the rest of a sentence about it. It never repeats the text.
+/// Why a text cannot be sent as a value below `partnerKey`. The messages complete "the value …", and never repeat the
+/// text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidValue {
     /// A line feed, or another character that ends a line.
-    #[error("holds a line break ({})", character(*.0))]
+    #[error("contains a line break ({})", character_name(*.0))]
     LineBreak(char),
-    #[error("holds a control character ({})", character(*.0))]
+    #[error("contains a control character ({})", character_name(*.0))]
     Control(char),
-    #[error("begins with a blank ({})", character(' '))]
+    #[error("begins with a space ({})", character_name(' '))]
     Leading,
-    #[error("ends with a blank ({})", character(' '))]
+    #[error("ends with a space ({})", character_name(' '))]
     Trailing,
-    #[error("holds nothing but blanks")]
+    #[error("contains only white space")]
     Blank,
 }
 
-/// Checks a value below `partnerKey`. What it returns is a character that nobody sees and that is part of the value.
+/// Checks a value below `partnerKey`. Returns an invisible character of the value, if it has one.
 ///
 /// # Errors
 /// [`InvalidValue`].
@@ -33,23 +34,23 @@ pub fn check_value(text: &str) -> Result<Option<char>, InvalidValue> {
             '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}'
         )
     };
-    let is_unseen = |c: char| needs_escape(c) || c.is_whitespace();
+    let is_invisible = |c: char| needs_escape(c) || c.is_whitespace();
     if let Some(c) = text.chars().find(|c| ends_line(*c)) {
         Err(InvalidValue::LineBreak(c))
     } else if let Some(c) = text.chars().find(|c| c.is_control()) {
         Err(InvalidValue::Control(c))
-    } else if !text.is_empty() && text.chars().all(is_unseen) {
+    } else if !text.is_empty() && text.chars().all(is_invisible) {
         Err(InvalidValue::Blank)
     } else if text.starts_with(' ') {
         Err(InvalidValue::Leading)
     } else if text.ends_with(' ') {
         Err(InvalidValue::Trailing)
     } else {
-        Ok(text.chars().find(|c| *c != ' ' && is_unseen(*c)))
+        Ok(text.chars().find(|c| *c != ' ' && is_invisible(*c)))
     }
 }
 
-/// A value as its source holds it, without a byte order mark before it and one line break after it.
+/// A value without a byte-order mark before it and one line break after it.
 #[must_use]
 pub fn trim_value(text: &str) -> &str {
     let text = text.strip_prefix(BOM).unwrap_or(text);
@@ -57,13 +58,13 @@ pub fn trim_value(text: &str) -> &str {
         .map_or(text, |text| text.strip_suffix('\r').unwrap_or(text))
 }
 
-/// A key or a token as its source holds it, without a byte order mark before it and white space around it.
+/// A key or a token without a byte-order mark before it and white space around it.
 #[must_use]
 pub fn trim_token(text: &str) -> &str {
     text.strip_prefix(BOM).unwrap_or(text).trim()
 }
 
-/// Whether a text stands in quotes, as `docker --env-file` and others leave them.
+/// Whether a text is in quotes, which `docker --env-file` and others keep.
 #[must_use]
 pub fn is_quoted(text: &str) -> bool {
     text.len() > 1
@@ -72,9 +73,9 @@ pub fn is_quoted(text: &str) -> bool {
             .any(|quote| text.starts_with(*quote) && text.ends_with(*quote))
 }
 
-/// A character that nobody sees, for a sentence: `U+200B ZERO WIDTH SPACE`.
+/// The name of an invisible character: `U+200B ZERO WIDTH SPACE`.
 #[must_use]
-pub fn character(c: char) -> String {
+pub fn character_name(c: char) -> String {
     let name = match c {
         '\0' => " NULL",
         '\t' => " CHARACTER TABULATION",
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nobody_sees_in_a_value_is_an_error_or_named() {
+    fn an_invisible_character_is_an_error_or_is_named() {
         for (text, error) in [
             ("abc\n", InvalidValue::LineBreak('\n')),
             ("a\u{2028}bc", InvalidValue::LineBreak('\u{2028}')),
@@ -144,7 +145,7 @@ mod tests {
         );
         assert_eq!(
             InvalidValue::LineBreak('\n').to_string(),
-            "holds a line break (U+000A LINE FEED)"
+            "contains a line break (U+000A LINE FEED)"
         );
     }
 

@@ -14,7 +14,7 @@ const CANARIES: [(&str, &str); 11] = [
     ("live parameter", "canary-live-param%41&b=c d/7"),
     ("live, unmanaged", "canary-live<unmanaged>'q'"),
     (
-        "live, of a provider that nobody manages",
+        "live, of a provider that is not managed",
         "canary-elsewhere&4715",
     ),
     ("variable", "canary-variable\"\\/+%20&=ä"),
@@ -145,7 +145,7 @@ fn world() -> World {
         ),
         with(
             "STAYBRIDGE",
-            json!({"headers": {"x-api-key": canary("live, of a provider that nobody manages")}})
+            json!({"headers": {"x-api-key": canary("live, of a provider that is not managed")}})
         ),
     ]);
     let keys = Keys {
@@ -291,7 +291,7 @@ fn an_error_that_quotes_a_live_value_is_scrubbed_by_every_command_that_writes() 
             &[
                 "live header",
                 "live, unmanaged",
-                "live, of a provider that nobody manages",
+                "live, of a provider that is not managed",
             ],
         )
         .on(Method::PATCH)

@@ -498,7 +498,7 @@ fn workspaces_are_reconciled_independently_and_a_failure_of_one_does_not_affect_
         .says("good: acme-production (Acme): in sync");
     ask(&["--workspace", "empty"])
         .exits(1)
-        .says("holds no definition file");
+        .says("has no definition file");
     ask(&["--workspace", "unknown"])
         .exits(1)
         .says("no workspace `unknown`")

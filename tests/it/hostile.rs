@@ -176,16 +176,16 @@ fn links_and_special_files_are_refused() {
         ),
         (
             |path| symlink("nowhere.yaml", path).unwrap(),
-            "a link to something that does not exist",
+            "a link to a file that does not exist",
         ),
         (|path| symlink("guesty.yaml", path).unwrap(), "the file"),
         (
             |path| symlink("../outside.yaml", path).unwrap(),
-            "a link that leads out of the directory",
+            "a link to a file outside the directory",
         ),
         (
             |path| symlink("/dev/zero", path).unwrap(),
-            "a link that leads out of the directory",
+            "a link to a file outside the directory",
         ),
     ];
     for (make, message) in cases {
@@ -250,7 +250,7 @@ fn a_flood_of_errors_in_one_file_ends_after_100() {
     let keys: String = (0..5_000).map(|n| format!("key{n}: x\n")).collect();
     let ran = assert_isolated_error_of(
         format!("provider: GUESTY\n{keys}"),
-        "more problems than the 100",
+        "more than 100 problems",
     );
     assert_eq!(ran.err.matches("error[unknown-key]").count(), 100);
 }

@@ -51,7 +51,7 @@ fn shown(loaded: &Loaded) -> String {
 }
 
 /// `line:column:width code message`, one a line.
-fn told(list: &[Diagnostic]) -> String {
+fn problems(list: &[Diagnostic]) -> String {
     list.iter().fold(String::new(), |mut out, d| {
         if let Some(e) = &d.excerpt {
             write!(out, "{}:{}:{} ", e.line, e.column, e.width).unwrap();
@@ -108,7 +108,7 @@ hold:                          # optional
 #[test]
 fn the_example_of_the_documentation_says_what_it_says() {
     let loaded = loaded(EXAMPLE);
-    assert_eq!(told(&loaded.diagnostics), "");
+    assert_eq!(problems(&loaded.diagnostics), "");
     let desired = loaded.files[0].desired.as_ref().unwrap();
     assert_eq!(desired.provider.as_str(), "HOSTAWAY");
     assert_eq!(
@@ -195,7 +195,7 @@ fn quoted_keys_json_and_windows_line_ends_are_yaml_too() {
         "---\n'provider': HOSTAWAY\nfieldsToSync: {listing: {name: true}}\n...\n",
     ] {
         let loaded = loaded(text);
-        assert_eq!(told(&loaded.diagnostics), "", "{text}");
+        assert_eq!(problems(&loaded.diagnostics), "", "{text}");
         assert_eq!(
             loaded.files[0].desired.as_ref().unwrap().fields["listing"].len(),
             1
@@ -229,28 +229,28 @@ icon: https://x/
 : b
 1: 2
 ";
-    insta::assert_snapshot!(told(&loaded(text).diagnostics), @r#"
-    1:1:4 missing-key the definition does not say its provider
-    1:7:1 wrong-type `icon` is a number or a boolean and must be a text
-    4:16:1 plain-credential `x-api-key` looks like a credential and is written out
+    insta::assert_snapshot!(problems(&loaded(text).diagnostics), @r#"
+    1:1:4 missing-key the definition has no `provider`
+    1:7:1 wrong-type `icon` must be a string, not a number or a boolean
+    4:16:1 plain-credential `x-api-key` looks like a credential in plain text
     5:5:9 duplicate-key duplicate `X-Api-Key` (in another case)
     6:5:1 invalid-value a header name is a token of RFC 9110: letters, digits and !#$%&'*+-.^_`|~
-    7:14:1 wrong-type the value of `retries` is a number or a boolean and must be a text
+    7:14:1 wrong-type the value of `retries` must be a string, not a number or a boolean
     8:12:1 invalid-value `${` begins a reference, and the only reference is `${secret:NAME}`; a literal `${` is written `$${`
     9:3:7 unknown-key `cookies` is not a key of `partnerKey`
     10:1:11 unknown-key `fieldToSync` is not a key of a definition
     12:29:4 duplicate-key duplicate `name`
-    12:35:2 wrong-type a field is a number or a boolean and must be a text
-    13:14:3 wrong-type `a` is a text and must be `true` or `false`
-    13:22:4 wrong-type `b` is a number or a boolean and must be `true` or `false`
-    13:31:4 wrong-type `c` has no value and must be `true` or `false`
-    14:3:8 invalid-value the name of a group has 1 to 100 characters, and no space among them
+    12:35:2 wrong-type a field must be a string, not a number or a boolean
+    13:14:3 wrong-type `a` must be `true` or `false`, not a string
+    13:22:4 wrong-type `b` must be `true` or `false`, not a number or a boolean
+    13:31:4 wrong-type `c` must be `true` or `false`, and has no value
+    14:3:8 invalid-value the name of a group must have 1 to 100 characters, without spaces
     15:15:10 invalid-value `until` must be a date
-    15:35:1 wrong-type `reason` is a number or a boolean and must be a text
+    15:35:1 wrong-type `reason` must be a string, not a number or a boolean
     16:1:4 duplicate-key duplicate `icon`
-    17:1:1 syntax merge keys are left out of this format
-    18:3:1 wrong-type a key must be a text and is a list
-    20:1:1 wrong-type a key must be a text and is a number or a boolean
+    17:1:1 syntax merge keys are not supported
+    18:3:1 wrong-type a key must be a string, not a list
+    20:1:1 wrong-type a key must be a string, not a number or a boolean
     "#);
 }
 
@@ -438,7 +438,7 @@ fn a_mounted_config_map_is_read_through_its_links() {
     symlink("..2024_1", dir.path().join("..data")).unwrap();
     symlink("..data/hostaway.yaml", dir.path().join("hostaway.yaml")).unwrap();
     let loaded = dir.load();
-    assert_eq!(told(&loaded.diagnostics), "");
+    assert_eq!(problems(&loaded.diagnostics), "");
     assert!(loaded.files[0].desired.is_some());
 }
 
@@ -475,8 +475,8 @@ fn what_is_not_a_readable_file_within_the_directory_is_an_error_of_that_file_alo
     let loaded = dir.load();
     insta::assert_snapshot!(loaded.diagnostics.iter().fold(String::new(), |out, d| out + &d.file + ": " + d.code.as_str() + ": " + &d.message + "\n"), @r#"
     beds24.yaml: unreadable: the file is larger than 1024 KiB
-    boom.yaml: unreadable: the file is a link that leads out of the directory
-    elina.yaml: unreadable: the file is a link to something that does not exist
+    boom.yaml: unreadable: the file is a link to a file outside the directory
+    elina.yaml: unreadable: the file is a link to a file that does not exist
     elina2.yaml: unreadable: the file cannot be read: Too many levels of symbolic links (os error 40)
     guesty.yaml: unreadable: the file is not a regular file
     lodgify.yaml: unreadable: the file is not a regular file
@@ -497,7 +497,7 @@ fn a_file_that_is_not_utf8_is_told_at_its_first_wrong_byte() {
     dir.write("hostaway.yaml", b"provider: HOSTAWAY\nicon: \xc3\xa4\xff\n");
     let loaded = dir.load();
     assert_eq!(
-        told(&loaded.diagnostics),
+        problems(&loaded.diagnostics),
         "2:8:1 unreadable the file is not UTF-8 from here on\n"
     );
 }
@@ -741,8 +741,8 @@ fn what_cannot_be_read_in_calry_makes_no_name_unknown() {
     ] {
         let mut loaded = Definitions::of(&files).load();
         let undecided = loaded.check_live(&LiveNames::of(&listed, &unreadable, nameless));
-        let told: Vec<_> = loaded.diagnostics.iter().map(|d| d.file.as_str()).collect();
-        assert_eq!(told, missing);
+        let files: Vec<_> = loaded.diagnostics.iter().map(|d| d.file.as_str()).collect();
+        assert_eq!(files, missing);
         assert_eq!(undecided.len(), 1);
         assert!(
             undecided[0].0 == provider("GUESTY") && undecided[0].1.contains("`romms`"),
@@ -787,7 +787,7 @@ fn a_group_that_cannot_be_read_in_calry_leaves_the_names_of_other_groups_judged(
         [provider("BOOM")],
         "HOSTAWAY itself is not judged, and GUESTY has an error of its own"
     );
-    assert_eq!(told(&loaded.diagnostics).lines().count(), 1);
+    assert_eq!(problems(&loaded.diagnostics).lines().count(), 1);
     assert_eq!(file_codes(&loaded, "guesty.yaml"), [Code::UnknownField]);
 }
 
@@ -811,7 +811,7 @@ fn the_schema_beside_the_files_teaches_names_offline_and_online() {
             Some(live) => assert_eq!(loaded.check_live(live), []),
         }
         loaded.deny_warnings();
-        told(&loaded.diagnostics)
+        problems(&loaded.diagnostics)
     };
     assert_eq!(checked(None), "");
     let live = LiveNames::of(&[live("NEWCOMER", &[])], &[], false);
@@ -932,7 +932,7 @@ fn a_missing_secret_is_an_error_left_open_or_made_up() {
         MissingSecrets::Error,
     );
     assert_eq!(
-        told(&strict.diagnostics),
+        problems(&strict.diagnostics),
         "5:16:1 missing-secret secret `b` not found\n"
     );
     assert!(
@@ -947,8 +947,8 @@ fn a_missing_secret_is_an_error_left_open_or_made_up() {
     let mut empty = loaded(WITH_SECRETS);
     empty.resolve(&sources(), MissingSecrets::Error);
     assert_eq!(
-        told(&empty.diagnostics),
-        "5:16:1 missing-secret the secret `b`, the variable CALRY_SECRET_B, is empty\n"
+        problems(&empty.diagnostics),
+        "5:16:1 missing-secret secret `b` (the variable CALRY_SECRET_B) is empty\n"
     );
 
     let mut open = loaded(WITH_SECRETS);
@@ -995,7 +995,7 @@ fn a_secret_that_cannot_be_sent_is_an_error_of_headers_and_parameters_that_does_
 }
 
 #[test]
-fn a_secret_with_a_character_that_nobody_sees_is_a_warning() {
+fn a_secret_with_an_invisible_character_is_a_warning() {
     for (value, character) in [
         ("CAN\u{200b}ARY", "U+200B ZERO WIDTH SPACE"),
         ("CANARY\u{a0}", "U+00A0 NO-BREAK SPACE"),
@@ -1015,7 +1015,7 @@ fn a_secret_with_a_character_that_nobody_sees_is_a_warning() {
 }
 
 #[test]
-fn a_value_that_is_written_out_holds_nothing_that_nobody_sees() {
+fn a_literal_value_has_no_invisible_characters() {
     let value = |section: &str, value: &str| {
         loaded(&format!(
             "provider: HOSTAWAY\npartnerKey:\n  {section}:\n    client: {value}\n"
@@ -1532,27 +1532,27 @@ fn advice_is_at_the_fault_and_following_it_switches_nothing_off() {
         (
             "fieldsToSync:\n\u{a0} listing: [name]\n  icon: x\n",
             (3, 1),
-            "ordinary blank",
+            "ordinary space",
         ),
         (
             "partnerKey:\n\u{a0}\u{a0}headers:\n    a: b\n",
             (3, 1),
-            "ordinary blank",
+            "ordinary space",
         ),
         (
             "fieldsToSync:\n\u{a0}\u{a0}listing: [name]\n",
             (3, 1),
-            "ordinary blank",
+            "ordinary space",
         ),
         (
             "fieldsToSync:\n  listing:[name]\n",
             (3, 3),
-            "blank after the `:`",
+            "space after the `:`",
         ),
         (
             "partnerKey:\n  headers:\n    x-key:value\n",
             (4, 5),
-            "blank after the `:`",
+            "space after the `:`",
         ),
         (
             "fieldsToSync:\n  listing:\n    name: 'true'\n",
@@ -1562,7 +1562,7 @@ fn advice_is_at_the_fault_and_following_it_switches_nothing_off() {
         (
             "fieldsToSync:\n  listing:\n    name: enabled\n",
             (4, 11),
-            "`true` and `false`",
+            "`true` or `false`",
         ),
         ("listing: [name]\n", (2, 1), "below `fieldsToSync`"),
         ("headers: {a: b}\n", (2, 1), "below `partnerKey`"),

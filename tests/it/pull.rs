@@ -562,7 +562,7 @@ fn a_definition_of_calry_that_cannot_be_read_is_told_and_stops_no_other() {
 }
 
 #[test]
-fn a_file_that_somebody_saves_meanwhile_is_not_overwritten() {
+fn a_file_that_is_saved_meanwhile_is_not_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("hostaway.yaml");
     fs::write(&path, "provider: HOSTAWAY\nicon: https://x/1\n").unwrap();
@@ -605,8 +605,8 @@ fn a_file_that_somebody_saves_meanwhile_is_not_overwritten() {
     }
     pull.write(dir.path(), false);
     for (name, why) in [
-        ("hostaway.yaml", "was changed meanwhile"),
-        ("guesty.yaml", "is there already"),
+        ("hostaway.yaml", "has changed since it was read"),
+        ("guesty.yaml", "exists already"),
     ] {
         let file = pull.files.iter().find(|file| file.name == name).unwrap();
         assert!(

@@ -152,7 +152,7 @@ fn it_cannot_choose_which_files_are_read() {
     assert!(
         all[0]
             .err
-            .contains("is a link that leads out of the directory"),
+            .contains("is a link to a file outside the directory"),
         "{}",
         all[0].err
     );

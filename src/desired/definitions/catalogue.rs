@@ -1,9 +1,9 @@
 //! Reads the known names out of `definition.schema.json`: the enums and properties that [`super::format`] writes there.
 //!
-//! It looks at nothing else of the schema and resolves no reference, so that a schema that a stranger wrote can add names
-//! and do no more. Its size is bounded by the reader of files, its depth by serde_json, and the names by number and form.
+//! It reads nothing else of the schema and resolves no reference: a hostile schema can only add names. The reader of
+//! files bounds the size of the schema, serde_json its depth, and this module the number and form of the names.
 //!
-//! Never: accepts half of a schema. One that cannot be read in full adds no name.
+//! Never: accept a part of a schema. One that cannot be read in full adds no name.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,9 @@
-//! A tree to what git wants of one provider, with every problem of the file in one reading.
+//! Reads the tree of a definition file into desired state, and reports all problems of the file at once.
 //!
-//! It goes on after a problem wherever the rest still has a meaning. It knows the format and nothing else: not the file
-//! system, not which providers and fields exist, not where secrets are. Its messages repeat a key only where that is a
-//! valid name, and a value never.
+//! Reading continues after a problem if the rest still has a meaning. This module knows the file format only: no file
+//! system, no catalogue, no sources of secrets.
+//!
+//! Never: repeat a value in a message, or a key that is not a valid name.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,7 +14,7 @@ use super::source::{Collected, Collector, NewDiagnostic, Source};
 use super::yaml::{Node, Span, Tree, Value};
 use crate::model::{
     Code, Desired, DesiredPartnerKey, DesiredValue, FieldSet, Hold, Icon, KeySection, Provider,
-    Slug, Template, character, check_header_name, check_value, closest,
+    Slug, Template, character_name, check_header_name, check_value, closest,
 };
 
 /// The keys of a definition.
@@ -24,27 +25,27 @@ pub(crate) const MAX_NAME: usize = 100;
 pub(crate) const MAX_PARAMETER_NAME: usize = 256;
 /// The most headers, or query parameters, of a definition.
 pub const MAX_PARAMETERS: usize = 100;
-/// The longest value below `partnerKey`, in bytes, as it is written and as it is sent. Servers take less.
+/// The longest value below `partnerKey`, in bytes, as it is written and as it is sent. Servers accept less.
 pub(crate) const MAX_VALUE: usize = 16 << 10;
-/// The key by which other readers of YAML copy the entries of another map.
+/// YAML's merge key, with which other parsers copy the entries of another map.
 const MERGE_KEY: &str = "<<";
 /// The longest reason of a hold, in characters.
 pub(crate) const MAX_REASON: usize = 500;
 
-/// What a definition file says.
+/// The content of a definition file.
 pub(crate) struct Definition {
-    /// The provider, where that much is readable.
+    /// The provider, if the file has a valid one.
     pub(crate) provider: Option<Provider>,
-    /// `None` where the file has an error.
+    /// `None` if the file has an error.
     pub(crate) desired: Option<Desired>,
     pub(crate) locations: Locations,
     pub(crate) collected: Collected,
 }
 
-/// Where in a file things stand that are judged later, by others, or shown with a change.
+/// The spans of what later steps check or show.
 #[derive(Debug, Default)]
 pub(crate) struct Locations {
-    /// The provider's name, where it is valid.
+    /// The provider's name, if it is valid.
     pub(crate) provider: Option<Span>,
     /// The key of the icon.
     icon: Option<Span>,
@@ -57,7 +58,7 @@ pub(crate) struct Locations {
     pub(crate) hold: Option<Span>,
 }
 
-/// A part of a definition, to find its place in the file.
+/// A part of a definition, to find it in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject<'a> {
     /// The definition as a whole.
@@ -74,7 +75,7 @@ pub enum Subject<'a> {
 }
 
 impl Locations {
-    /// The place of a part; of one that the file does not name, that of what it belongs to.
+    /// The span of a part, or of its parent if the file does not name the part.
     pub(crate) fn find(&self, subject: Subject<'_>) -> Option<Span> {
         let place = match subject {
             Subject::Definition => None,
@@ -84,7 +85,7 @@ impl Locations {
                 let same = |value: &&Parameter| {
                     value.section == section && section.fold(&value.name) == section.fold(name)
                 };
-                let whole = || {
+                let section_key = || {
                     self.sections
                         .iter()
                         .find(|(of, _)| *of == section)
@@ -94,7 +95,7 @@ impl Locations {
                     .iter()
                     .find(same)
                     .map(|value| value.key)
-                    .or_else(whole)
+                    .or_else(section_key)
             }
             Subject::Field { group, field } => {
                 self.groups.iter().find(|of| of.name == group).map(|group| {
@@ -110,19 +111,19 @@ impl Locations {
     }
 }
 
-/// A header or query parameter as the file gives it.
+/// A header or query parameter in the file.
 #[derive(Debug)]
 pub(crate) struct Parameter {
     pub(crate) section: KeySection,
     pub(crate) name: String,
-    /// The name.
+    /// The span of the name.
     key: Span,
-    /// The value.
+    /// The span of the value.
     pub(crate) at: Span,
     pub(crate) template: Template,
 }
 
-/// A group of fields as the file names it.
+/// A group of fields in the file.
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) name: String,
@@ -132,7 +133,6 @@ pub(crate) struct Group {
     pub(crate) all_false: bool,
 }
 
-/// Reads a definition.
 pub(crate) fn read_definition(source: &Source, tree: &Tree<'_>) -> Definition {
     let mut reader = Reader::new(source, tree);
     let mut locations = Locations::default();
@@ -146,7 +146,7 @@ pub(crate) fn read_definition(source: &Source, tree: &Tree<'_>) -> Definition {
     }
 }
 
-/// Reads a workspace's pin; `None` where it is invalid.
+/// Reads a workspace's pin; `None` if it is invalid.
 pub(crate) fn read_workspace(source: &Source, tree: &Tree<'_>) -> (Option<Slug>, Collected) {
     let mut reader = Reader::new(source, tree);
     let slug = reader.workspace(tree);
@@ -161,7 +161,7 @@ pub(crate) struct Entry<'n> {
     pub(crate) value: &'n Node<'n>,
 }
 
-/// A name to repeat in a message, where it is one.
+/// The name in backquotes, or `this` and the noun if messages may not repeat it.
 pub(crate) fn quote_name(name: &str, noun: &str) -> String {
     if is_name(name) {
         format!("`{name}`")
@@ -170,11 +170,10 @@ pub(crate) fn quote_name(name: &str, noun: &str) -> String {
     }
 }
 
-/// Warns that a group switches every field off.
 pub(crate) fn warn_all_off(problems: &mut Collector<'_>, code: Code, group: &Group) {
     let message = || {
         format!(
-            "this switches every field of {} off",
+            "this switches off every field of {}",
             quote_name(&group.name, "group")
         )
     };
@@ -183,7 +182,7 @@ pub(crate) fn warn_all_off(problems: &mut Collector<'_>, code: Code, group: &Gro
         .help(|| Some("to leave the group as it is in Calry, remove it".to_owned()));
 }
 
-/// The key of a definition below which another key stands.
+/// The key of a definition below which another key belongs.
 fn parent_key(key: &str) -> Option<&'static str> {
     match key {
         "headers" | "queryParams" => Some("partnerKey"),
@@ -202,13 +201,12 @@ fn kind_of(value: &Value<'_>) -> &'static str {
         Value::Null | Value::Refused => "nothing",
         Value::Bool(_) => "a boolean",
         Value::Other => "a number or a boolean",
-        Value::Text(_) => "a text",
+        Value::Text(_) => "a string",
         Value::List(_) => "a list",
         Value::Map(_) => "a map",
     }
 }
 
-/// Whether a text can name a field.
 #[must_use]
 pub fn is_field_name(name: &str) -> bool {
     !name.is_empty()
@@ -217,24 +215,23 @@ pub fn is_field_name(name: &str) -> bool {
         && !name.contains(|c: char| c.is_control() || c.is_whitespace())
 }
 
-/// Whether a text can name a group.
 #[must_use]
 pub fn is_group_name(name: &str) -> bool {
     is_field_name(name) && !is_part_of_a_partner_key(name)
 }
 
-/// Whether a text can name a header or query parameter.
 #[must_use]
 pub fn is_parameter_name(section: KeySection, name: &str) -> bool {
     check_parameter_name(section, name).is_none()
 }
 
-/// What is wrong with the name of a header or query parameter.
+/// The problem with the name of a header or query parameter, if there is one.
 fn check_parameter_name(section: KeySection, name: &str) -> Option<String> {
     let problem = match section {
         KeySection::Headers => check_header_name(name).err().map(|error| error.to_string()),
         KeySection::QueryParams if name.is_empty() || name.contains(char::is_control) => Some(
-            "the name of a query parameter is not empty and holds no control characters".to_owned(),
+            "the name of a query parameter must not be empty or contain control characters"
+                .to_owned(),
         ),
         KeySection::QueryParams if name == MERGE_KEY => Some("`<<` cannot be a name".to_owned()),
         KeySection::QueryParams => None,
@@ -248,7 +245,7 @@ fn check_parameter_name(section: KeySection, name: &str) -> Option<String> {
     })
 }
 
-/// Reads maps whose keys are known, and collects what is wrong with them.
+/// Reads maps with a fixed set of keys, and collects their problems.
 pub(crate) struct Reader<'s> {
     source: &'s Source,
     pub(crate) problems: Collector<'s>,
@@ -285,7 +282,7 @@ impl<'s> Reader<'s> {
         self.problems.warning(code, Some(at), message)
     }
 
-    /// Says that a value is of the wrong type.
+    /// Reports a value of the wrong type.
     pub(crate) fn wrong_type(
         &mut self,
         what: &str,
@@ -294,15 +291,15 @@ impl<'s> Reader<'s> {
         wanted: &str,
         help: Option<&str>,
     ) {
-        // What has no extent of its own is shown by its key.
+        // A value without a span of its own is shown by its key.
         let at = if node.span.is_empty() { key } else { node.span };
         let message = || match &node.value {
-            Value::Null => format!("{what} has no value and must be {wanted}"),
-            value => format!("{what} is {} and must be {wanted}", kind_of(value)),
+            Value::Null => format!("{what} must be {wanted}, and has no value"),
+            value => format!("{what} must be {wanted}, not {}", kind_of(value)),
         };
         let joined = wanted == "a map" && self.is_joined(node);
         let help = if joined {
-            Some("write a blank after the `:`, as in `key: value`")
+            Some("write a space after the `:`, as in `key: value`")
         } else {
             help
         };
@@ -312,7 +309,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// Whether a text is a key and a value without the blank between them.
+    /// Whether a string is a key and a value without the space between them.
     fn is_joined(&self, node: &Node<'_>) -> bool {
         let text = self
             .source
@@ -325,7 +322,8 @@ impl<'s> Reader<'s> {
         parts.is_some_and(|(_, value)| !value.is_empty() && !value.starts_with([' ', '\t', '/']))
     }
 
-    /// The entries of a map: the first of every key. `what` names the map, `key` is where its own key stands.
+    /// The entries of a map; of duplicate keys, the first. `what` names the map in messages, `key` is the span of its
+    /// own key.
     pub(crate) fn entries<'n>(
         &mut self,
         what: &str,
@@ -344,7 +342,7 @@ impl<'s> Reader<'s> {
                 if !matches!(key.value, Value::Refused) {
                     let help = key.is_scalar().then(|| "put it in quotes".to_owned());
                     self.error(Code::WrongType, key.span, || {
-                        format!("a key must be a text and is {}", kind_of(&key.value))
+                        format!("a key must be a string, not {}", kind_of(&key.value))
                     })
                     .help(|| help);
                 }
@@ -352,9 +350,9 @@ impl<'s> Reader<'s> {
             };
             if name == MERGE_KEY {
                 self.error(Code::Syntax, key.span, || {
-                    "merge keys are left out of this format".to_owned()
+                    "merge keys are not supported".to_owned()
                 })
-                .help(|| Some("write the entries themselves".to_owned()));
+                .help(|| Some("write out the entries".to_owned()));
             } else if let Some(first) = seen.insert(name, key.span) {
                 self.duplicate(&quote_name(name, "key"), key.span, first);
                 seen.insert(name, first);
@@ -374,7 +372,7 @@ impl<'s> Reader<'s> {
         self.error(Code::DuplicateKey, at, || format!("duplicate {what}"))
             .help(|| {
                 Some(format!(
-                    "it is there already in line {}: remove one of the two",
+                    "it is already in line {}: remove one of them",
                     source.line(first.start())
                 ))
             });
@@ -420,7 +418,7 @@ impl<'s> Reader<'s> {
                 "`provider`" => Some("write the name of one provider, such as `HOSTAWAY`"),
                 _ => quote.or(help),
             };
-            self.wrong_type(what, entry.at, entry.value, "a text", help);
+            self.wrong_type(what, entry.at, entry.value, "a string", help);
         }
         text
     }
@@ -434,19 +432,21 @@ impl<'s> Reader<'s> {
             return (None, None);
         };
         let mut provider = None;
-        let mut unsaid = true;
-        let mut desired = (None, DesiredPartnerKey::default(), BTreeMap::new(), None);
+        let mut has_provider = false;
+        let (mut icon, mut hold) = (None, None);
+        let mut partner_key = DesiredPartnerKey::default();
+        let mut fields = BTreeMap::new();
         let leave = Some("to leave it as it is in Calry, remove the line");
         for entry in &entries {
             match entry.name {
                 "provider" => {
-                    unsaid = false;
+                    has_provider = true;
                     provider = self.provider(entry);
                     locations.provider = provider.is_some().then_some(entry.value.span);
                 }
                 "icon" => {
                     locations.icon = Some(entry.at);
-                    desired.0 = self.text("`icon`", entry, leave).and_then(|text| {
+                    icon = self.text("`icon`", entry, leave).and_then(|text| {
                         let icon = Icon::parse(text);
                         icon.map_err(|error| {
                             self.error(Code::InvalidValue, entry.value.span, || {
@@ -456,16 +456,16 @@ impl<'s> Reader<'s> {
                         .ok()
                     });
                 }
-                "partnerKey" => desired.1 = self.partner_key(entry, locations),
-                "fieldsToSync" => desired.2 = self.fields(entry, locations),
+                "partnerKey" => partner_key = self.partner_key(entry, locations),
+                "fieldsToSync" => fields = self.fields(entry, locations),
                 "hold" => {
                     locations.hold = Some(entry.at);
-                    desired.3 = self.hold(entry);
+                    hold = self.hold(entry);
                 }
                 _ => self.unknown_key(entry, "a definition", &KEYS),
             }
         }
-        if unsaid {
+        if !has_provider {
             let stem = self
                 .source
                 .name()
@@ -474,7 +474,7 @@ impl<'s> Reader<'s> {
             let guess = Provider::parse(&stem.to_ascii_uppercase());
             let at = entries.first().map_or(Span::default(), |entry| entry.at);
             self.error(Code::MissingKey, at, || {
-                "the definition does not say its provider".to_owned()
+                "the definition has no `provider`".to_owned()
             })
             .help(|| {
                 Some(format!(
@@ -483,7 +483,6 @@ impl<'s> Reader<'s> {
                 ))
             });
         }
-        let (icon, partner_key, fields, hold) = desired;
         let desired = provider.clone().map(|provider| Desired {
             provider,
             icon,
@@ -494,7 +493,7 @@ impl<'s> Reader<'s> {
         (provider, desired)
     }
 
-    /// The entries of the document, which is `what`.
+    /// The entries at the top level of the document. `what` names the document in messages.
     pub(crate) fn root<'n>(
         &mut self,
         tree: &'n Tree<'n>,
@@ -547,7 +546,7 @@ impl<'s> Reader<'s> {
 
     fn partner_key(&mut self, entry: &Entry<'_>, locations: &mut Locations) -> DesiredPartnerKey {
         let mut key = DesiredPartnerKey::default();
-        let help = "write `headers` and `queryParams` below it, each with its own entries, or remove it to leave all as it is in Calry";
+        let help = "write `headers` and `queryParams` below it, each with its own entries, or remove it to leave all of it as it is in Calry";
         let Some(sections) = self.entries("`partnerKey`", entry.at, entry.value, Some(help)) else {
             return key;
         };
@@ -590,7 +589,7 @@ impl<'s> Reader<'s> {
         if entries.len() > MAX_PARAMETERS {
             let message = || {
                 format!(
-                    "`{section}` has {} entries, and at most {MAX_PARAMETERS} are taken",
+                    "`{section}` has {} entries; the limit is {MAX_PARAMETERS}",
                     entries.len()
                 )
             };
@@ -641,7 +640,7 @@ impl<'s> Reader<'s> {
         let text = self.text(
             &format!("the value of {}", quote_name(entry.name, "key")),
             entry,
-            Some("write `\"\"` for an empty text"),
+            Some("write `\"\"` for an empty string"),
         )?;
         let at = entry.value.span;
         if text.len() > MAX_VALUE {
@@ -655,14 +654,14 @@ impl<'s> Reader<'s> {
             Ok(Some(unseen)) => {
                 let message = || {
                     format!(
-                        "the value holds a character that nobody sees ({})",
-                        character(unseen)
+                        "the value contains an invisible character ({})",
+                        character_name(unseen)
                     )
                 };
                 self.warning(Code::InvalidValue, at, message);
             }
             Err(problem) => {
-                let help = "write the value in one line, and in quotes if need be";
+                let help = "write the value on one line, in quotes if necessary";
                 self.error(Code::InvalidValue, at, || format!("the value {problem}"))
                     .help(|| Some(help.to_owned()));
                 return None;
@@ -677,11 +676,11 @@ impl<'s> Reader<'s> {
         {
             let message = || {
                 format!(
-                    "{} looks like a credential and is written out",
+                    "{} looks like a credential in plain text",
                     quote_name(entry.name, "name")
                 )
             };
-            let help = "keep it as a secret and refer to it: `${secret:NAME}`; what was committed once is known, so replace it";
+            let help = "store it as a secret and refer to it with `${secret:NAME}`; replace a value that was ever committed";
             self.warning(Code::PlainCredential, at, message)
                 .help(|| Some(help.to_owned()));
         }
@@ -706,10 +705,10 @@ impl<'s> Reader<'s> {
         }
         for entry in &groups {
             if is_part_of_a_partner_key(entry.name) {
-                // Its values would be taken for fields, and shown.
+                // Its values would be read as fields, and shown.
                 let message = || {
                     format!(
-                        "`{}` is no group of fields: it is part of a partner key",
+                        "`{}` is not a group of fields: it belongs below `partnerKey`",
                         entry.name
                     )
                 };
@@ -739,7 +738,7 @@ impl<'s> Reader<'s> {
         fields
     }
 
-    /// The fields of a group that are on; `None` where the group has an error.
+    /// The fields of a group that are on; `None` if the group has an error.
     fn group(&mut self, entry: &Entry<'_>, all: &mut Vec<(String, Span)>) -> Option<FieldSet> {
         let what = quote_name(entry.name, "group");
         match &entry.value.value {
@@ -750,7 +749,7 @@ impl<'s> Reader<'s> {
                 for item in items {
                     if let Value::Map(map) = &item.value {
                         let at = map.first().map_or(entry.at, |(key, _)| key.span);
-                        self.error(Code::WrongType, at, || "a field in a list has no value".to_owned()).help(|| {
+                        self.error(Code::WrongType, at, || "a field in a list cannot have a value".to_owned()).help(|| {
                             Some("write `- name` for a field that is on, or `name: true` without the dash".to_owned())
                         });
                         valid = false;
@@ -778,7 +777,7 @@ impl<'s> Reader<'s> {
                         continue;
                     }
                     on.insert(field.to_owned());
-                    // What follows an item of another form may belong to that, and be no name.
+                    // What follows an item of another form may belong to that item, and not be a name.
                     if valid {
                         all.push((field.to_owned(), item.at));
                     }
@@ -814,7 +813,7 @@ impl<'s> Reader<'s> {
                     &what,
                     entry.at,
                     entry.value,
-                    "a list of fields, or a map of `field: true`",
+                    "a list of fields or a map (`field: true`)",
                     Some(help),
                 );
                 None
@@ -827,9 +826,8 @@ impl<'s> Reader<'s> {
             Value::Bool(on) => Some(*on),
             value => {
                 let spelt = matches!(value, Value::Other | Value::Text(_));
-                let help = spelt.then_some(
-                    "booleans are spelt `true` and `false`, in lower case and without quotes",
-                );
+                let help =
+                    spelt.then_some("write `true` or `false`, in lower case and without quotes");
                 self.wrong_type(
                     &quote_name(field.name, "field"),
                     field.at,
@@ -846,9 +844,7 @@ impl<'s> Reader<'s> {
         let valid = is_field_name(name);
         if !valid {
             let message = || {
-                format!(
-                    "the name of a {noun} has 1 to {MAX_NAME} characters, and no space among them"
-                )
+                format!("the name of a {noun} must have 1 to {MAX_NAME} characters, without spaces")
             };
             self.error(Code::InvalidValue, at, message);
         }
@@ -859,12 +855,12 @@ impl<'s> Reader<'s> {
         let help = "write `until: YYYY-MM-DD` and `reason: …` below it, or remove it";
         let entries = self.entries("`hold`", entry.at, entry.value, Some(help))?;
         let (mut until, mut reason) = (None, None);
-        let (mut dated, mut reasoned) = (false, false);
+        let (mut has_until, mut has_reason) = (false, false);
         for entry in &entries {
             match entry.name {
                 "until" => {
-                    dated = true;
-                    let text = self.text("`until`", entry, Some("write a day: `YYYY-MM-DD`"));
+                    has_until = true;
+                    let text = self.text("`until`", entry, Some("write a date: `YYYY-MM-DD`"));
                     until = text.and_then(parse_date);
                     if text.is_some() && until.is_none() {
                         self.error(Code::InvalidValue, entry.value.span, || {
@@ -874,7 +870,7 @@ impl<'s> Reader<'s> {
                     }
                 }
                 "reason" => {
-                    reasoned = true;
+                    has_reason = true;
                     reason = self
                         .text("`reason`", entry, None)
                         .map(|text| text.trim().to_owned());
@@ -886,22 +882,20 @@ impl<'s> Reader<'s> {
                             || format!("the reason has more than {MAX_REASON} characters");
                         self.error(Code::InvalidValue, entry.value.span, message);
                     }
-                    reasoned &= reason.as_ref().is_none_or(|text| !text.is_empty());
+                    has_reason &= reason.as_ref().is_none_or(|text| !text.is_empty());
                 }
                 _ => self.unknown_key(entry, "`hold`", &["until", "reason"]),
             }
         }
-        if !dated {
+        if !has_until {
             self.error(Code::MissingKey, entry.at, || {
-                "the hold does not say until when".to_owned()
+                "the hold has no `until`".to_owned()
             })
-            .help(|| {
-                Some("add `until: YYYY-MM-DD`, the last day on which it is in force".to_owned())
-            });
+            .help(|| Some("add `until: YYYY-MM-DD`, the last day of the hold".to_owned()));
         }
-        if !reasoned {
+        if !has_reason {
             self.warning(Code::Hold, entry.at, || "the hold has no reason".to_owned())
-                .help(|| Some("add `reason: …`, so that whoever finds it knows".to_owned()));
+                .help(|| Some("add `reason: …` for other readers of the file".to_owned()));
         }
         until.map(|until| Hold {
             until,
@@ -915,33 +909,33 @@ impl<'s> Reader<'s> {
             "a workspace's pin",
             "write `slug: NAME`, or remove the file",
         )?;
-        let mut slug = None;
+        let (mut slug, mut has_slug) = (None, false);
         for entry in &entries {
             match entry.name {
                 "slug" => {
-                    let text = self.text("`slug`", entry, None);
-                    slug = text.map(|text| {
-                        Slug::parse(text).map_err(|e| {
-                            _ = self.error(Code::InvalidValue, entry.value.span, || e.to_string())
-                        })
+                    has_slug = true;
+                    slug = self.text("`slug`", entry, None).and_then(|text| {
+                        Slug::parse(text)
+                            .map_err(|e| {
+                                _ = self
+                                    .error(Code::InvalidValue, entry.value.span, || e.to_string())
+                            })
+                            .ok()
                     });
-                    slug = slug.or(Some(Err(())));
                 }
                 _ => self.unknown_key(entry, "a workspace's pin", &["slug"]),
             }
         }
-        if slug.is_none() {
+        if !has_slug {
             let at = entries.first().map_or(Span::default(), |entry| entry.at);
-            self.error(Code::MissingKey, at, || {
-                "the file does not say the workspace's slug".to_owned()
-            })
-            .help(|| Some("add `slug: NAME`".to_owned()));
+            self.error(Code::MissingKey, at, || "the file has no `slug`".to_owned())
+                .help(|| Some("add `slug: NAME`".to_owned()));
         }
-        slug.and_then(Result::ok)
+        slug
     }
 }
 
-/// A day, written `YYYY-MM-DD` and no other way.
+/// Parses a date in the form `YYYY-MM-DD`, and in no other.
 fn parse_date(text: &str) -> Option<Date> {
     let form = |(at, b): (usize, u8)| {
         if matches!(at, 4 | 7) {
@@ -957,7 +951,7 @@ fn parse_date(text: &str) -> Option<Date> {
 
 fn looks_like_a_credential(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    // Of the words that people look for, those that others contain (authorization, password) need not be named.
+    // `auth` also stands for authorization, `passw` for password and passwd.
     [
         "key",
         "token",

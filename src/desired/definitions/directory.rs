@@ -1,9 +1,10 @@
-//! Listing a directory and reading its files, where both may have been made by somebody who means harm, and may be swapped
-//! for others in the middle of it. It never writes, never waits for a pipe, and never reads what lies outside the directory.
+//! Lists a directory and reads its files. Both may be hostile, and may be replaced while they are read.
+//!
+//! Never: write, wait for a pipe, or read outside the directory.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::thread;
 use rustix::fs::OFlags;
 
 use super::format::DEFINITION_SCHEMA;
-use crate::model::printable;
+use crate::model::{printable, read_at_most};
 
 /// The largest definition file, in bytes.
 pub(crate) const MAX_FILE: u64 = 1 << 20;
@@ -20,51 +21,45 @@ pub(crate) const MAX_FILE: u64 = 1 << 20;
 pub(crate) const MAX_TOTAL: u64 = 64 << 20;
 /// The most entries of a directory.
 const MAX_ENTRIES: usize = 50_000;
-/// How often a directory that changes while it is read is read.
+/// How often a directory is read that changes meanwhile.
 const ATTEMPTS: usize = 3;
 
-/// A directory of definitions that cannot be used. Nothing is known of what it should say.
+/// A directory of definitions that cannot be used as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     #[error("the definitions directory {} cannot be read: {source}", .directory.display())]
     Unreadable {
-        /// As it was named.
         directory: PathBuf,
-        /// Why.
         source: io::Error,
     },
     #[error("the definitions directory {} is not a directory", .0.display())]
     NotADirectory(PathBuf),
     #[error(
-        "the definitions directory {} holds no definition file (*.yaml, *.yml); an empty directory changes nothing{}",
+        "the definitions directory {} has no definition file (*.yaml, *.yml); an empty directory changes nothing{}",
         .directory.display(),
         describe_look_alikes(.look_alikes)
     )]
     Empty {
-        /// The directory, as the user named it.
         directory: PathBuf,
-        /// Files in it that look as if they were meant.
+        /// Files in it that look like definition files.
         look_alikes: Vec<String>,
     },
-    /// It holds more entries than will be looked at.
-    #[error("the definitions directory {} holds more than {MAX_ENTRIES} entries; is it the right one?", .0.display())]
+    #[error("the definitions directory {} has more than {MAX_ENTRIES} entries; is it the right directory?", .0.display())]
     TooManyEntries(PathBuf),
-    /// Its files together are larger than will be read.
-    #[error("the files of the definitions directory {} amount to more than {} MiB; is it the right one?", .0.display(), MAX_TOTAL >> 20)]
+    #[error("the files of the definitions directory {} are larger than {} MiB in total; is it the right directory?", .0.display(), MAX_TOTAL >> 20)]
     TooLarge(PathBuf),
-    /// It was replaced each time that it was read.
-    #[error("the definitions directory {} was replaced each of the {ATTEMPTS} times that it was read", .0.display())]
+    #[error("the definitions directory {} was replaced during each of {ATTEMPTS} attempts to read it", .0.display())]
     Unsettled(PathBuf),
 }
 
-/// A file that is there and cannot be used. The sentences complete "`name` …".
+/// A file that cannot be used. The messages complete "the file …".
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FileError {
-    #[error("is gone")]
+pub enum FileError {
+    #[error("does not exist any more")]
     Gone,
-    #[error("is a link to something that does not exist")]
+    #[error("is a link to a file that does not exist")]
     Dangling,
-    #[error("is a link that leads out of the directory")]
+    #[error("is a link to a file outside the directory")]
     Outside,
     #[error("is not a regular file")]
     NotAFile,
@@ -74,21 +69,20 @@ pub(crate) enum FileError {
     Unreadable(io::Error),
 }
 
-/// What `read` found.
 #[derive(Debug)]
 pub(crate) struct Listing<T> {
-    /// The directory without any link in its path.
+    /// The directory, with all links in its path resolved.
     pub(crate) directory: PathBuf,
-    /// What was made of each file, sorted by name.
+    /// The result of each file, sorted by name.
     pub(crate) files: Vec<T>,
 }
 
-/// Reads the files of a directory that count and makes something of each, on all processors.
+/// Reads the input files of a directory and passes each to `each`, on all processors.
 ///
 /// A directory that is replaced while it is read (by git-sync, or as a mounted ConfigMap) is read again.
 ///
 /// # Errors
-/// [`DirectoryError`] where the directory as a whole cannot be used. What is wrong with one file goes to `each`.
+/// [`DirectoryError`] if the directory as a whole cannot be used. The error of a single file goes to `each`.
 pub(crate) fn read<T: Send>(
     directory: &Path,
     each: impl Fn(&str, Result<Vec<u8>, FileError>) -> T + Sync,
@@ -98,7 +92,7 @@ pub(crate) fn read<T: Send>(
         let (listing, settled) = attempt(directory, &each)?;
         match settled {
             Settled::Yes => return Ok(listing),
-            // A link that leads nowhere looks like one that is being replaced, but stays so.
+            // A dangling link looks like one that is being replaced, but it stays.
             Settled::FilesGone if attempts == ATTEMPTS => return Ok(listing),
             Settled::No if attempts == ATTEMPTS => {
                 return Err(DirectoryError::Unsettled(directory.to_owned()));
@@ -120,10 +114,9 @@ struct FileEntry {
     kind: Option<fs::FileType>,
 }
 
-/// What was made of a file.
 struct ReadFile<T> {
-    made: T,
-    /// Where the link leads, for a file that is one.
+    result: T,
+    /// The target, if the file is a link.
     link: Option<PathBuf>,
     gone: bool,
 }
@@ -143,7 +136,7 @@ fn attempt<T: Send>(
     let make = |entry: &FileEntry| {
         if LookAlike::of(&entry.name).is_some() {
             return ReadFile {
-                made: each(&entry.name.to_string_lossy(), Ok(Vec::new())),
+                result: each(&entry.name.to_string_lossy(), Ok(Vec::new())),
                 link: None,
                 gone: false,
             };
@@ -164,7 +157,7 @@ fn attempt<T: Send>(
         };
         let size = content.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let small = total.fetch_add(size, Ordering::Relaxed) + size <= MAX_TOTAL;
-        // What is too much is let go of at once; the directory is refused below.
+        // Content beyond the limit is dropped at once; the directory is refused below.
         let content = if small {
             content
         } else {
@@ -172,12 +165,12 @@ fn attempt<T: Send>(
         };
         let gone = matches!(content, Err(FileError::Gone | FileError::Dangling));
         ReadFile {
-            made: each(&entry.name.to_string_lossy(), content),
+            result: each(&entry.name.to_string_lossy(), content),
             link,
             gone,
         }
     };
-    let made = in_parallel(&entries, make);
+    let files_read = in_parallel(&entries, make);
     if total.into_inner() > MAX_TOTAL {
         return Err(DirectoryError::TooLarge(directory.to_owned()));
     }
@@ -188,9 +181,9 @@ fn attempt<T: Send>(
             .is_some_and(|was| resolve_link(&root, &entry.name).ok().as_ref() != Some(was))
     };
     let replaced = fs::canonicalize(directory).ok().as_ref() != Some(&root);
-    let settled = if replaced || entries.iter().zip(&made).any(moved) {
+    let settled = if replaced || entries.iter().zip(&files_read).any(moved) {
         Settled::No
-    } else if made.iter().any(|file| file.gone) {
+    } else if files_read.iter().any(|file| file.gone) {
         Settled::FilesGone
     } else {
         Settled::Yes
@@ -198,13 +191,13 @@ fn attempt<T: Send>(
     Ok((
         Listing {
             directory: root,
-            files: made.into_iter().map(|file| file.made).collect(),
+            files: files_read.into_iter().map(|file| file.result).collect(),
         },
         settled,
     ))
 }
 
-/// The files of a directory that count, sorted by name.
+/// The input files of a directory and those that look like one, sorted by name.
 fn list(root: &Path, named: &Path) -> Result<Vec<FileEntry>, DirectoryError> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotADirectory => DirectoryError::NotADirectory(named.to_owned()),
@@ -238,7 +231,7 @@ fn list(root: &Path, named: &Path) -> Result<Vec<FileEntry>, DirectoryError> {
     Ok(entries)
 }
 
-/// The end of a sentence about a directory without definition files.
+/// The end of the message about a directory without definition files.
 fn describe_look_alikes(look_alikes: &[String]) -> String {
     let Some(first) = look_alikes.first() else {
         return String::new();
@@ -248,15 +241,14 @@ fn describe_look_alikes(look_alikes: &[String]) -> String {
         n => format!(" and {n} more"),
     };
     format!(
-        " ({}{others} not read: a definition file stands in the directory itself, and its ending is in lower case)",
+        " (not read: {}{others}; definition files are directly in the directory, with an extension in lower case)",
         printable(first)
     )
 }
 
-/// The first file of a directory one level down that would count in the directory above. `seen` counts the entries that
-/// were looked at for this.
+/// The first file of a subdirectory that would be an input in the directory itself. `seen` counts the entries examined.
 fn definition_below(directory: &Path, name: &OsStr, seen: &mut usize) -> Option<FileEntry> {
-    // It is not read: a directory that cannot be listed holds nothing that is meant.
+    // A subdirectory is not read anyway: one that cannot be listed is no problem.
     let entries = fs::read_dir(directory).ok()?.flatten();
     let counts = |entry: &fs::DirEntry| is_definition(&entry.file_name());
     let found = entries
@@ -273,29 +265,29 @@ pub(crate) fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
-/// Whether a name is that of a definition file, or looks as if it were meant so.
+/// Whether a name is that of a definition file, or looks like one.
 pub(crate) fn is_definition(name: &OsStr) -> bool {
     is_yaml(name) && !is_hidden(name)
 }
 
-/// Whether a name has the ending of a YAML file, in any case.
+/// Whether a name has the extension of a YAML file, in any case.
 fn is_yaml(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes().to_ascii_lowercase();
     name.ends_with(b".yaml") || name.ends_with(b".yml")
 }
 
-/// Whether a directory entry of this name counts: a YAML file that is not hidden, or the schema with the names that are
-/// known. Of a [`LookAlike`] only the name counts.
+/// Whether a directory entry is an input: a YAML file that is not hidden, or the schema with the known names. Of a
+/// [`LookAlike`], only the name is used.
 pub(crate) fn is_input(name: &OsStr) -> bool {
     is_definition(name) || name == DEFINITION_SCHEMA
 }
 
-/// Why a file whose name looks as if it were meant is not read.
+/// Why a file that looks like a definition file is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LookAlike {
-    /// Its ending, or the name of the workspace's file, is not in lower case.
+    /// Its extension, or the name `workspace.yaml`, is not in lower case.
     Spelling,
-    /// It is one directory down.
+    /// It is in a subdirectory.
     Below,
 }
 
@@ -318,11 +310,11 @@ impl LookAlike {
     }
 }
 
-/// Where a link in a directory leads, without any link in the path: always to a place within the directory. `root` has no
-/// link in its path.
+/// The target of a link, which must be inside `root`, with all links in its path resolved. The path of `root` has no
+/// links.
 ///
 /// # Errors
-/// [`FileError`], [`FileError::Gone`] where there is nothing of that name.
+/// [`FileError`]; [`FileError::Gone`] if the name does not exist.
 pub(crate) fn resolve_link(root: &Path, name: impl AsRef<Path>) -> Result<PathBuf, FileError> {
     let path = root.join(name);
     let target = fs::canonicalize(&path).map_err(|error| match error.kind() {
@@ -337,10 +329,10 @@ pub(crate) fn resolve_link(root: &Path, name: impl AsRef<Path>) -> Result<PathBu
     }
 }
 
-/// What a regular file holds, if that is at most `max` bytes. `path` has no link in it.
+/// The content of a regular file of at most `max` bytes. `path` has no links.
 ///
 /// # Errors
-/// [`FileError`], [`FileError::Gone`] where there is nothing at that path.
+/// [`FileError`]; [`FileError::Gone`] if the path does not exist.
 pub(crate) fn read_regular_file(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => FileError::Gone,
@@ -360,17 +352,13 @@ pub(crate) fn read_regular_file(path: &Path, max: u64) -> Result<Vec<u8>, FileEr
     if metadata.len() > max {
         return Err(FileError::TooLarge(max));
     }
-    // The size of a moment ago is a hint: the file may be growing.
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len() + 1).unwrap_or_default());
-    file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > max {
-        Err(FileError::TooLarge(max))
-    } else {
-        Ok(bytes)
-    }
+    // The file may have grown since.
+    read_at_most(file, max)
+        .map_err(failed)?
+        .ok_or(FileError::TooLarge(max))
 }
 
-/// `items` through `f` on all processors, in order.
+/// Maps `items` with `f` on all processors, in order.
 pub(crate) fn in_parallel<I: Sync, T: Send>(items: &[I], f: impl Fn(&I) -> T + Sync) -> Vec<T> {
     /// Fewer items than this are not worth a thread.
     const SMALL: usize = 64;
@@ -401,7 +389,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory as Kubernetes mounts a ConfigMap, of two generations, and how to go from one to the other.
+    /// A directory as Kubernetes mounts a ConfigMap, with two generations.
     fn config_map() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for generation in ["..1", "..2"] {
@@ -430,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_map_that_is_swapped_while_it_is_read_is_never_seen_half_and_half() {
+    fn a_config_map_that_is_swapped_while_it_is_read_is_never_read_in_part() {
         let dir = config_map();
         let seen = AtomicUsize::new(0);
         let listing = read(dir.path(), |_, content| {
@@ -481,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_stays_gone_is_told_after_the_last_attempt() {
+    fn a_file_that_stays_missing_is_reported_after_the_last_attempt() {
         let dir = tempfile::tempdir().unwrap();
         symlink("nowhere", dir.path().join("a.yaml")).unwrap();
         let seen = AtomicUsize::new(0);
@@ -491,7 +479,7 @@ mod tests {
         });
         assert_eq!(
             listing.unwrap().files,
-            ["is a link to something that does not exist"]
+            ["is a link to a file that does not exist"]
         );
         assert_eq!(seen.into_inner(), ATTEMPTS);
     }

@@ -1,9 +1,8 @@
-//! Changes to a definition, and how they are made to the text of its file: in place, so that comments, order, quoting and
-//! the form that a person chose stay as they are.
+//! Edits the text of a definition file in place, so that comments, order, quoting and style stay as they are.
 //!
-//! It works on the places of the tree that `yaml` reads, one change after another. It never decides what is right: whoever
-//! edits loads the new text again and compares ([`Edit::apply`]), so that a form that this module cannot handle costs an edit
-//! and never a definition.
+//! It works on the spans of the tree that `yaml` reads, one edit after another. The caller loads the new text and
+//! compares it with the wanted state ([`Edit::apply`]): a form that this module cannot handle costs an edit, and never
+//! a definition.
 
 use std::collections::BTreeMap;
 
@@ -12,32 +11,31 @@ use super::mask::is_boolean_elsewhere;
 use super::yaml::{self, Node, Value};
 use crate::model::{Desired, DesiredValue, FieldSet, Icon, KeySection, SecretName, Template};
 
-/// One change to what a file wants.
+/// One change to the desired state of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// The icon is this one, or is not managed any longer.
+    /// Set the icon, or stop managing it.
     Icon(Option<Icon>),
-    /// A field of a managed group is on or off. A list needs no change for one that is off and not in it.
+    /// Switch a field of a managed group on or off. A list needs no change for a field that is off and not in it.
     Field {
         group: String,
         field: String,
-        /// Whether it is on.
         on: bool,
     },
-    /// A group is managed from now on.
+    /// Start to manage a group.
     Group {
         group: String,
         /// The fields that are on.
         on: FieldSet,
     },
-    /// A header or parameter of a managed section has this value, or is gone.
+    /// Set or remove a header or parameter of a managed section.
     Value {
         section: KeySection,
-        /// The name, as the file writes it where it has it.
+        /// The name, in the file's spelling if the file has it.
         name: String,
         value: Option<NewValue>,
     },
-    /// A section is managed from now on.
+    /// Start to manage a section.
     KeySection {
         section: KeySection,
         values: BTreeMap<String, NewValue>,
@@ -49,7 +47,7 @@ pub enum Edit {
 pub enum NewValue {
     /// A reference to a secret.
     Secret(SecretName),
-    /// The empty text: there is nothing to keep secret, and no secret is empty.
+    /// The empty string: there is nothing to keep secret, and no secret is empty.
     Empty,
 }
 
@@ -70,7 +68,7 @@ impl NewValue {
 }
 
 impl Edit {
-    /// Makes the change to what is wanted. `None` where it does not fit.
+    /// Applies the edit to a desired state. `None` if it does not fit.
     pub(super) fn apply(&self, desired: &mut Desired) -> Option<()> {
         match self {
             Self::Icon(icon) => desired.icon.clone_from(icon),
@@ -106,7 +104,7 @@ impl Edit {
         Some(())
     }
 
-    /// Makes the change to a text. `None` where its form is beyond this module.
+    /// Applies the edit to a text. `None` if this module cannot edit its form.
     pub(super) fn edit(&self, text: &str) -> Option<String> {
         let tree = yaml::read(text).ok()?;
         let editor = Editor {
@@ -178,7 +176,7 @@ impl Edit {
     }
 }
 
-/// What is put into a text.
+/// A node to insert.
 pub(super) enum NewNode<'a> {
     Bool(bool),
     Text(String),
@@ -187,7 +185,7 @@ pub(super) enum NewNode<'a> {
 }
 
 impl NewNode<'_> {
-    /// On one line, within brackets or not.
+    /// The node on one line. `flow`: within brackets.
     fn inline(&self, flow: bool) -> String {
         match self {
             Self::Bool(on) => on.to_string(),
@@ -237,7 +235,7 @@ impl NewNode<'_> {
     }
 }
 
-/// A text in the plainest form in which every reader of YAML takes it for that text.
+/// A string in the plainest form that every YAML parser reads as that string.
 fn scalar(text: &str, flow: bool) -> String {
     let reference = !flow && text.starts_with("${");
     let fits = |c: char| {
@@ -251,7 +249,6 @@ fn scalar(text: &str, flow: bool) -> String {
     if plain { text.to_owned() } else { quote(text) }
 }
 
-/// A text in double quotes.
 fn quote(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
@@ -273,7 +270,7 @@ struct Editor<'t> {
     root: &'t Node<'t>,
 }
 
-/// Bytes that become others.
+/// A byte range, and the text that replaces it.
 type Splice = (usize, usize, String);
 
 impl<'t> Editor<'t> {
@@ -300,17 +297,17 @@ impl<'t> Editor<'t> {
         found
     }
 
-    /// Sets what stands at a path. What is missing on the way to it comes with it.
+    /// Sets the value at a path, and adds missing parents.
     fn put(&self, path: &[&str], new: NewNode<'_>) -> Option<String> {
         if let Some((key, value)) = self.find(path) {
             return self.replace(key, value, new, self.is_flow(path.split_last()?.1));
         }
-        let there = (1..path.len()).rev().find(|depth| {
+        let depth = (1..path.len()).rev().find(|depth| {
             path.get(..*depth)
                 .and_then(|path| self.find(path))
                 .is_some()
         });
-        let (above, below) = path.split_at_checked(there.unwrap_or_default())?;
+        let (above, below) = path.split_at_checked(depth.unwrap_or(0))?;
         let (key, rest) = below.split_first()?;
         self.insert(
             above,
@@ -321,7 +318,7 @@ impl<'t> Editor<'t> {
         )
     }
 
-    /// Whether the entries of the map at a path stand within brackets.
+    /// Whether the entries of the map at a path are within brackets.
     fn is_flow(&self, path: &[&str]) -> bool {
         let below = (1..=path.len())
             .filter_map(|depth| self.find(path.get(..depth)?))
@@ -332,7 +329,7 @@ impl<'t> Editor<'t> {
             .any(|node| !node.span.is_empty())
     }
 
-    /// Puts a value in the place of a scalar, or of an empty map. `flow` says whether that stands within brackets.
+    /// Replaces a scalar or an empty map. `flow`: whether it is within brackets.
     fn replace(
         &self,
         key: &Node<'_>,
@@ -373,7 +370,7 @@ impl<'t> Editor<'t> {
         }
     }
 
-    /// Adds an entry to the map at a path: to the document in the order of its keys, elsewhere at the end.
+    /// Adds an entry to the map at a path: in the order of the keys at the top level, elsewhere at the end.
     fn insert(&self, path: &[&str], key: &str, new: NewNode<'_>) -> Option<String> {
         let (name, map) = self
             .find(path)
@@ -415,14 +412,14 @@ impl<'t> Editor<'t> {
         self.splice(vec![self.lines_after(self.end(&above.1)?, &lines)])
     }
 
-    /// Where the value of `name: {}` may begin, if that is on one line and nothing else is.
+    /// The end of the `:` of `name: {}`, if that is all of one line.
     fn bare(&self, name: &Node<'_>, map: &Node<'_>) -> Option<usize> {
         let colon = self.colon(name)?;
         let text = self.text.get(colon..map.span.end())?;
         (text.replace(' ', "") == "{}").then_some(colon)
     }
 
-    /// Writes an empty map anew, with entries on lines of their own.
+    /// Replaces an empty map with entries on lines of their own.
     fn unfold(
         &self,
         colon: usize,
@@ -464,7 +461,7 @@ impl<'t> Editor<'t> {
         self.splice(vec![self.lines_after(self.end(last)?, &[line])])
     }
 
-    /// Adds something to a list or map within brackets, after one of those that are there.
+    /// Adds an item to a list or map within brackets, after the one with the index `after`.
     fn insert_within(
         &self,
         node: &Node<'_>,
@@ -482,7 +479,7 @@ impl<'t> Editor<'t> {
         let comma = self.comma(end, close);
         let line = self.line_start(start);
         let next = self.line_end(comma.unwrap_or(end));
-        // One on each line: the new one gets a line, too.
+        // One item per line: the new one gets a line, too.
         if line >= open && next <= close && self.text.get(line..start)?.trim().is_empty() {
             let indent = self.text.get(line..start)?;
             let (mine, its) = if comma.is_some() {
@@ -514,7 +511,7 @@ impl<'t> Editor<'t> {
         self.take_out(name, map, &self.extents(entries)?, at)
     }
 
-    /// Removes one of the items or entries of a list or map that is called `name`.
+    /// Removes one item or entry of the list or map under the key `name`.
     fn take_out(
         &self,
         name: &Node<'_>,
@@ -573,7 +570,7 @@ impl<'t> Editor<'t> {
         } else {
             (start, end)
         };
-        // Nothing is left but blanks.
+        // Only white space is left.
         let inner = [self.text.get(open..from)?, self.text.get(to..close)?];
         let (from, to) = if inner.iter().all(|text| text.trim().is_empty()) {
             (open, close)
@@ -590,7 +587,7 @@ impl<'t> Editor<'t> {
             .collect()
     }
 
-    /// Where a node ends, without the line breaks after it.
+    /// The end of a node, without the line breaks after it.
     fn end(&self, node: &Node<'_>) -> Option<usize> {
         match &node.value {
             Value::List(items) if node.span.is_empty() => self.end(items.last()?),
@@ -599,7 +596,7 @@ impl<'t> Editor<'t> {
         }
     }
 
-    /// Where the value of a key may begin.
+    /// The end of the `:` after a key.
     fn colon(&self, key: &Node<'_>) -> Option<usize> {
         let rest = self.text.get(key.span.end()..)?;
         rest.trim_start()
@@ -607,7 +604,7 @@ impl<'t> Editor<'t> {
             .then(|| key.span.end() + rest.len() - rest.trim_start().len() + 1)
     }
 
-    /// The comma after an item, where one stands before `limit`.
+    /// The comma after an item, if there is one before `limit`.
     fn comma(&self, from: usize, limit: usize) -> Option<usize> {
         let mut at = from;
         loop {
@@ -622,7 +619,7 @@ impl<'t> Editor<'t> {
         }
     }
 
-    /// By how much one level is indented more than the one above.
+    /// The indentation of one level.
     fn step(&self) -> usize {
         let Value::Map(entries) = &self.root.value else {
             return 2;
@@ -652,7 +649,7 @@ impl<'t> Editor<'t> {
             .map_or(0, |at| at + 1)
     }
 
-    /// Where the line after the one of a place begins.
+    /// The start of the line after `at`.
     fn line_end(&self, at: usize) -> usize {
         self.text
             .get(at..)
@@ -660,7 +657,7 @@ impl<'t> Editor<'t> {
             .map_or(self.text.len(), |length| at + length + 1)
     }
 
-    /// Lines after the one in which a place stands.
+    /// Inserts lines after the line of `at`.
     fn lines_after(&self, at: usize, lines: &[String]) -> Splice {
         let at = self.line_end(at);
         let end = if self.text.contains("\r\n") {
@@ -684,19 +681,19 @@ impl<'t> Editor<'t> {
         )
     }
 
-    /// The lines of an item or entry, gone.
+    /// Removes the lines of an item or entry.
     fn without_lines(&self, start: usize, end: usize) -> Option<Splice> {
         let (mut from, to) = (self.line_start(start), self.line_end(end));
         let before = self.text.get(from..start)?.trim();
         if !self.text.get(..to)?.ends_with('\n') {
-            // The last line had no line break, and neither has the one that is the last now.
+            // The last line had no line break, so the new last line gets none.
             from = self.text.get(..from)?.trim_end_matches(['\r', '\n']).len();
         }
         matches!(before, "" | "-").then(|| (from, to, String::new()))
     }
 }
 
-/// From where one node begins to where another one ends, without the line breaks after that.
+/// From the start of one node to the end of another, without the line breaks after it.
 fn extent(text: &str, first: &Node<'_>, last: &Node<'_>) -> Option<(usize, usize)> {
     let start = last.span.start();
     let content = text.get(start..last.span.end())?;

@@ -1,8 +1,8 @@
-//! The form of a definition file: how a new one is written, and the types that the JSON Schema for editors is made of.
+//! The form of a definition file: writes new files, and generates the JSON Schema for editors.
 //!
-//! It says what the reader in `definition` takes, with the limits of that reader, and never reads anything itself. What a
-//! schema cannot say (a key twice, a file's name, a day that no month has) stays with the reader. It knows the names of one
-//! workspace and calls every other one an error, as an editor shows nothing weaker; `super::catalogue` reads them back.
+//! The schema accepts what the reader in `definition` accepts, with the same limits. What a schema cannot express (a
+//! duplicate key, the file's name, an impossible date) is left to the reader. The schema rejects every name that is not
+//! known, because editors have no weaker mark; `super::catalogue` reads the names back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,7 +41,7 @@ struct DefinitionForm {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "BTreeMap<String, bool>")]
     fields_to_sync: Option<BTreeMap<String, bool>>,
-    /// Stops all changes to this provider, until a day.
+    /// Suspends all changes to this provider until a date.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "HoldForm")]
     hold: Option<HoldForm>,
@@ -63,7 +63,7 @@ struct PartnerKeyForm {
     query_params: Option<BTreeMap<String, String>>,
 }
 
-/// Stops all changes to this provider, until a day.
+/// Suspends all changes to this provider until a date.
 #[derive(JsonSchema)]
 #[allow(dead_code, reason = "only its schema is used")]
 #[schemars(deny_unknown_fields)]
@@ -71,7 +71,7 @@ struct HoldForm {
     /// The last day on which the hold is in force, UTC: YYYY-MM-DD.
     #[schemars(regex(pattern = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), extend("format" = "date"))]
     until: String,
-    /// Why, for whoever finds the hold.
+    /// The reason for the hold, for other readers of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(max = MAX_REASON))]
     reason: Option<String>,
@@ -87,8 +87,7 @@ struct WorkspaceForm {
     slug: String,
 }
 
-/// The groups that are known, with their fields. An editor completes `properties` and `enum`, and nothing that is named in
-/// `examples` only.
+/// The known groups with their fields. Editors complete `properties` and `enum`, but not `examples`.
 fn groups(known: &Catalogue) -> Json {
     let group = |(name, fields): (&str, &BTreeSet<String>)| {
         let fields: Vec<&str> = fields
@@ -126,9 +125,9 @@ fn query_params(_: &mut SchemaGenerator) -> Schema {
     section_schema(KeySection::QueryParams, r"^[^\u0000-\u001f\u007f-\u009f]+$")
 }
 
-/// One half of a partner key: `name` is what its names look like.
+/// The schema of a section of a partner key. `name` is the pattern of its names.
 fn section_schema(section: KeySection, name: &str) -> Schema {
-    // Control characters and line breaks, which no value holds.
+    // Control characters and line breaks, which no value contains.
     let never = r"\u0000-\u001f\u007f-\u009f\u2028\u2029";
     // Any text in which `${` begins a reference, or is written `$${`.
     let reference = r"\$\{secret:[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\}";
@@ -149,14 +148,14 @@ fn section_schema(section: KeySection, name: &str) -> Schema {
             ),
             "type": "string",
             "pattern": value,
-            // No blank at either end, and not only blanks.
+            // No space at either end, and not only spaces.
             "not": {"pattern": r"^ | $|^\s+$"},
             "maxLength": MAX_VALUE,
         },
     })
 }
 
-/// The JSON Schema (2020-12) of a definition file that names only what is known.
+/// The JSON Schema (2020-12) of a definition file with the known names.
 #[must_use]
 pub fn definition_schema(known: &Catalogue) -> String {
     let mut schema = schema::<DefinitionForm>();
@@ -195,8 +194,8 @@ fn text(schema: &Json) -> String {
     format!("{schema:#}\n")
 }
 
-/// A new definition file without a hold. Values below `partnerKey` are references or empty, as `pull` makes them: what is
-/// written out is not repeated.
+/// A new definition file without a hold. Values below `partnerKey` are references or empty, as `pull` makes them:
+/// literal values are not repeated.
 pub(super) fn definition(desired: &Desired) -> String {
     let mut entries = vec![(
         "provider",
@@ -247,7 +246,6 @@ fn references(values: &BTreeMap<String, DesiredValue>) -> Vec<(&str, NewNode<'_>
         .collect()
 }
 
-/// A new `workspace.yaml`.
 pub(super) fn workspace(slug: &Slug) -> String {
     yaml(
         WORKSPACE_SCHEMA,
@@ -255,7 +253,7 @@ pub(super) fn workspace(slug: &Slug) -> String {
     )
 }
 
-/// Every text in a form that readers of YAML 1.1, too, take for that text.
+/// Writes every string so that YAML 1.1 parsers read the same string.
 fn yaml(schema: &str, entries: &[(&str, NewNode<'_>)]) -> String {
     let mut lines = vec![format!("# yaml-language-server: $schema={schema}")];
     entries

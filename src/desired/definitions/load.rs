@@ -1,7 +1,8 @@
-//! A directory to desired state: every file read and judged by itself, then all of them together.
+//! Loads definition files into desired state: each file by itself, then all of them together.
 //!
-//! What is wrong with a file keeps only that file out. Nothing here knows the network; what exists (the catalogue) and
-//! where secrets are come in as arguments.
+//! An error in a file excludes only that file. Known names (the catalogue) and the sources of secrets are arguments.
+//!
+//! Never: use the network.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -21,18 +22,17 @@ use super::format::{self, DEFINITION_SCHEMA};
 use super::source::{Collected, Collector, Source};
 use super::write::FileWrite;
 use super::yaml::Span;
-use crate::desired::secrets::{SecretError, SecretSources};
+use crate::desired::secrets::{SecretError, SecretProblem, SecretSources};
 use crate::model::{
     Catalogue, Code, Desired, Diagnostic, Excerpt, Hold, KeySection, LiveNames, PartnerKey,
-    Provider, Secret, SecretName, Severity, Slug, character, check_value, closest, printable,
+    Provider, Secret, SecretName, Severity, Slug, character_name, check_value, closest, printable,
 };
 
-/// A directory of definitions, as it is at one moment.
+/// The definitions of a directory at one moment.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The directory, without any link in its path.
+    /// The directory, with all links in its path resolved.
     pub directory: PathBuf,
-    /// The workspace that the definitions are for.
     pub pin: Pin,
     /// The definition files, sorted by name.
     pub files: Vec<DefinitionFile>,
@@ -40,61 +40,59 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
     /// The names in the schema beside the files.
     schema: Catalogue,
-    /// The secrets that were found.
-    found: Vec<Secret>,
+    found_secrets: Vec<Secret>,
 }
 
-/// What `workspace.yaml` says.
+/// The workspace that `workspace.yaml` pins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pin {
-    /// There is none: the definitions are for whatever workspace the API key belongs to.
+    /// No pin: the definitions are for the workspace that the API key belongs to.
     None,
-    /// The definitions are for this workspace and no other.
+    /// The definitions are for this workspace only.
     Slug(Slug),
-    /// It cannot be read: nothing may be done.
+    /// The pin is invalid: nothing may be planned.
     Invalid,
 }
 
 /// One definition file.
 #[derive(Debug)]
 pub struct DefinitionFile {
-    /// Its name within the directory.
     pub name: String,
-    /// The provider that it is about: as it says, or by its name where it does not say so legibly.
+    /// Its provider: from its text, or from its name if the text has no valid one.
     pub provider: Option<Provider>,
-    /// What it wants; `None` where it has an error.
+    /// `None` if the file has an error.
     pub desired: Option<Arc<Desired>>,
     source: Source,
     locations: Locations,
-    /// How many of its problems were told.
+    /// How many of its problems were reported.
     reported: usize,
 }
 
-/// What becomes of a reference to a secret that no source has.
+/// How to treat a reference to a secret that is not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingSecrets {
-    /// It is an error of the file.
+    /// An error of the file.
     Error,
-    /// The value stays unknown, to be resolved at apply time.
+    /// The value stays unknown; it is resolved where the plan is applied.
     Unavailable,
-    /// The value is made up: `sandbox-NAME`.
+    /// The value is a stand-in: `sandbox-NAME`.
     Placeholder,
 }
 
 /// Reads a directory of definitions.
 ///
 /// # Errors
-/// [`DirectoryError`] where the directory as a whole cannot be used, an empty one included. Problems of single files are
-/// among [`Loaded::diagnostics`].
+/// [`DirectoryError`] if the directory as a whole cannot be used, or is empty. Problems of single files are in
+/// [`Loaded::diagnostics`].
 pub fn load(directory: &Path) -> Result<Loaded, DirectoryError> {
     let listing = directory::read(directory, read_file)?;
     Loaded::from_files(listing.directory, listing.files).reject_empty(directory)
 }
 
-/// Reads a directory that may be empty, or missing, because somebody is about to write its first files.
+/// Reads a directory that may be empty or missing, because its first files are about to be written.
 ///
 /// # Errors
-/// [`DirectoryError`] where what is there cannot be used.
+/// [`DirectoryError`] if it exists and cannot be used.
 pub fn load_or_empty(directory: &Path) -> Result<Loaded, DirectoryError> {
     let canonical = match directory::read(directory, read_file) {
         Ok(listing) => return Ok(Loaded::from_files(listing.directory, listing.files)),
@@ -113,16 +111,16 @@ pub fn load_or_empty(directory: &Path) -> Result<Loaded, DirectoryError> {
     Ok(Loaded::from_files(canonical.map_err(unreadable)?, []))
 }
 
-/// What a single file turned out to be.
+/// A file, by its role.
 pub(crate) enum FileContent {
     Definition(Box<DefinitionFile>),
     Workspace(Source, Option<Slug>),
     Schema(Catalogue),
-    /// It does not count, and its name looks as if it were meant to.
+    /// A file that is not read, although its name suggests that it should be.
     LookAlike,
 }
 
-/// Reads one file by itself.
+/// Reads one file, without comparing it with others.
 pub(crate) fn read_file(
     name: &str,
     content: Result<Vec<u8>, FileError>,
@@ -146,7 +144,7 @@ pub(crate) fn read_file(
         };
     }
     let (source, problem) = match content.map(String::from_utf8) {
-        // A byte-order mark is no part of the text.
+        // A byte-order mark is not part of the text.
         Ok(Ok(text)) => (
             Source::new(
                 name,
@@ -223,9 +221,9 @@ pub(crate) fn read_file(
     )
 }
 
-/// A schema that cannot be used costs the names in it, and no definition.
+/// An unusable schema is a warning: without its names, the definitions are still used.
 fn schema_problem(name: &str, problem: &str) -> Diagnostic {
-    let message = format!("the schema {problem}, so that only the built-in names are known");
+    let message = format!("the schema {problem}; only the built-in names are known");
     let source = Source::new(name, String::new());
     let mut diagnostic = source.diagnostic(Severity::Warning, Code::Unreadable, None, message);
     diagnostic.help = Some(format!(
@@ -238,7 +236,7 @@ fn is_workspace(name: &str) -> bool {
     matches!(name, "workspace.yaml" | "workspace.yml")
 }
 
-/// The file of a provider that has none yet, with what the changes give it. `None` where that cannot be written.
+/// A new file for a provider, made of edits. `None` if they cannot be written.
 #[must_use]
 pub fn draft(provider: &Provider, edits: &[Edit]) -> Option<FileWrite> {
     let fields = BTreeMap::new();
@@ -255,27 +253,26 @@ pub fn draft(provider: &Provider, edits: &[Edit]) -> Option<FileWrite> {
     produces(&name, &text, &wanted).then(|| FileWrite::new(&name, text))
 }
 
-/// A `workspace.yaml` for a workspace.
 #[must_use]
 pub fn draft_pin(slug: &Slug) -> FileWrite {
     FileWrite::new("workspace.yaml", format::workspace(slug))
 }
 
-/// A warning of a file that is not read. `--strict` makes it an error.
+/// Warns of a file that is not read.
 fn look_alike_problem(name: &str, look_alike: LookAlike) -> Diagnostic {
     let lower = printable(&name.to_ascii_lowercase());
     let (message, help) = match look_alike {
         LookAlike::Spelling if is_workspace(&lower) => (
-            "the file pins no workspace: its name is not in lower case",
+            "the file does not pin the workspace: its name is not in lower case",
             format!("rename it to `{lower}`"),
         ),
         LookAlike::Spelling => (
-            "the file is not read: its ending is not in lower case",
+            "the file is not read: its extension is not in lower case",
             format!("rename it to `{lower}`"),
         ),
         LookAlike::Below => (
-            "the file is not read: it is in a directory below the definitions",
-            "move it up, or keep it elsewhere if it is no definition".to_owned(),
+            "the file is not read: it is in a subdirectory",
+            "move it up one directory, or out of it if it is not a definition".to_owned(),
         ),
     };
     let source = Source::new(name, String::new());
@@ -286,7 +283,7 @@ fn look_alike_problem(name: &str, look_alike: LookAlike) -> Diagnostic {
     }
 }
 
-/// What is wanted after changes, with no secret filled in.
+/// The desired state after edits, with no secret filled in.
 fn apply_edits(mut desired: Desired, edits: &[Edit]) -> Option<Desired> {
     for section in KeySection::BOTH {
         desired
@@ -300,7 +297,7 @@ fn apply_edits(mut desired: Desired, edits: &[Edit]) -> Option<Desired> {
     Some(desired)
 }
 
-/// Whether a file of this name and text is valid and wants just this.
+/// Whether a file of this name and text is valid and gives exactly this desired state.
 fn produces(name: &str, text: &str, wanted: &Desired) -> bool {
     let (FileContent::Definition(file), _) = read_file(name, Ok(text.as_bytes().to_vec())) else {
         return false;
@@ -312,10 +309,10 @@ fn produces(name: &str, text: &str, wanted: &Desired) -> bool {
 }
 
 impl DefinitionFile {
-    /// The file after some changes; `None` where its form is one that cannot be edited in place.
+    /// The file with edits made in its text; `None` if its form cannot be edited in place.
     #[must_use]
     pub fn edit(&self, edits: &[Edit]) -> Option<FileWrite> {
-        /// An edit reads the whole text: more of them are a file to write anew.
+        /// Each edit parses the whole text.
         const MAX_EDITS: usize = 1_000;
         let wanted = apply_edits(Desired::clone(self.desired.as_ref()?), edits)?;
         let text = (edits.len() <= MAX_EDITS).then(|| {
@@ -327,7 +324,7 @@ impl DefinitionFile {
             .then(|| FileWrite::replacing(&self.name, self.source.text(), text))
     }
 
-    /// Judges the file again, for a reason that its text alone does not give. An error makes it invalid, where `fatal`.
+    /// Adds problems that the text alone does not show. If `fatal`, an error makes the file invalid.
     fn diagnose(
         &mut self,
         fatal: bool,
@@ -348,7 +345,7 @@ impl DefinitionFile {
 }
 
 impl Loaded {
-    /// Refuses a directory without a definition file. `named` is how the user named it.
+    /// Refuses a directory without a definition file. `named` is the path that the user gave.
     ///
     /// # Errors
     /// [`DirectoryError::Empty`].
@@ -365,7 +362,7 @@ impl Loaded {
         })
     }
 
-    /// Puts files together that were read by themselves.
+    /// Combines files that were read one by one.
     pub(crate) fn from_files(
         directory: PathBuf,
         files: impl IntoIterator<Item = (FileContent, Vec<Diagnostic>)>,
@@ -376,7 +373,7 @@ impl Loaded {
             files: Vec::new(),
             diagnostics: Vec::new(),
             schema: Catalogue::default(),
-            found: Vec::new(),
+            found_secrets: Vec::new(),
         };
         let mut pins = Vec::new();
         for (read, diagnostics) in files {
@@ -395,7 +392,7 @@ impl Loaded {
         loaded
     }
 
-    /// The secrets that any file refers to, one that is otherwise invalid included.
+    /// The secrets that the files refer to, invalid files included.
     pub fn references(&self) -> impl Iterator<Item = &SecretName> {
         self.files
             .iter()
@@ -403,7 +400,7 @@ impl Loaded {
             .flat_map(|value| value.template.references())
     }
 
-    /// The place of a part of a definition in its file.
+    /// The line of a file that shows a part of its definition.
     #[must_use]
     pub fn excerpt(&self, file: &str, subject: Subject<'_>) -> Option<Excerpt> {
         let at = self
@@ -434,11 +431,10 @@ impl Loaded {
             (Some((_, slug)), true) => slug.map_or(Pin::Invalid, Pin::Slug),
             (Some((source, _)), false) => {
                 let message =
-                    "the workspace is pinned by two files, `workspace.yaml` and `workspace.yml`"
-                        .to_owned();
+                    "two files pin the workspace: `workspace.yaml` and `workspace.yml`".to_owned();
                 let mut problem =
                     source.diagnostic(Severity::Error, Code::DuplicateProvider, None, message);
-                problem.help = Some("remove one of the two".to_owned());
+                problem.help = Some("remove one of them".to_owned());
                 self.diagnostics.push(problem);
                 Pin::Invalid
             }
@@ -452,13 +448,13 @@ impl Loaded {
                 files.entry(provider.clone()).or_default().push(at);
             }
         }
-        for (provider, files) in files.into_iter().filter(|(_, files)| files.len() > 1) {
-            let name = |at: Option<&usize>| {
-                at.and_then(|at| self.files.get(*at))
-                    .map(|file| file.name.clone())
+        for (provider, files) in files {
+            let named = files.iter().filter_map(|at| self.files.get(*at));
+            let names: Vec<String> = named.map(|file| file.name.clone()).collect();
+            let [first, second, rest @ ..] = names.as_slice() else {
+                continue;
             };
-            let names = [name(files.first()), name(files.get(1))].map(Option::unwrap_or_default);
-            let more = match files.len() - 2 {
+            let more = match rest.len() {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
@@ -466,20 +462,19 @@ impl Loaded {
                 let Some(file) = self.files.get_mut(at) else {
                     continue;
                 };
-                let [first, second] = &names;
                 let other = if file.name == *first { second } else { first };
                 self.diagnostics.extend(file.diagnose(true, |problems, locations| {
                     let message = || format!("{provider} has another file: `{other}`{more}");
                     problems.error(Code::DuplicateProvider, locations.provider, message).help(|| {
-                        Some("one provider has one file: remove the others, or mend their `provider`".to_owned())
+                        Some("keep one file for each provider: remove the others, or correct their `provider`".to_owned())
                     });
                 }));
             }
         }
     }
 
-    /// Forgets every file but those of some providers, with its problems. Those of `workspace.yaml` and of the
-    /// schema stay.
+    /// Keeps only the files of these providers and their problems, and the problems of `workspace.yaml` and of the
+    /// schema.
     pub fn keep_only(&mut self, only: &[Provider]) {
         self.files.retain(|file| {
             file.provider
@@ -493,7 +488,7 @@ impl Loaded {
             .retain(|d| is_for_all(&d.file) || kept.binary_search(&d.file.as_str()).is_ok());
     }
 
-    /// The names that are known without Calry: those built in and those of the schema beside the files.
+    /// The names known offline: those built in, and those of the schema beside the files.
     #[must_use]
     pub fn known_names(&self) -> Catalogue {
         let mut known = Catalogue::built_in();
@@ -501,8 +496,8 @@ impl Loaded {
         known
     }
 
-    /// The names for a new schema: those built in, those that Calry shows, and of the schema beside the files those that a
-    /// file still uses. If not all of the live state can be read, nothing is dropped.
+    /// The names for a new schema: those built in, those that Calry shows, and those of the old schema that a file
+    /// still uses. If some live state cannot be read, all names of the old schema stay.
     #[must_use]
     pub fn names_for_schema(&self, live: &LiveNames) -> Catalogue {
         let mut known = Catalogue::built_in();
@@ -517,21 +512,21 @@ impl Loaded {
                 .filter(|p| self.schema.has_provider(p))
                 .for_each(|p| known.add_provider(p));
             for Group { name, fields, .. } in &file.locations.groups {
-                let Some(taught) = self.schema.fields(name) else {
+                let Some(in_schema) = self.schema.fields(name) else {
                     continue;
                 };
                 let used = fields
                     .iter()
                     .map(|(field, _)| field)
-                    .filter(|field| taught.contains(*field));
+                    .filter(|field| in_schema.contains(*field));
                 known.add_fields(name, used.cloned());
             }
         }
         known
     }
 
-    /// Compares providers, groups and fields with the names that are known offline. An unknown name that is probably
-    /// misspelled is an error, any other one a warning.
+    /// Checks the names of providers, groups and fields offline. An unknown name is an error if it is probably
+    /// misspelled, otherwise a warning.
     pub fn check(&mut self) {
         let known = self.known_names();
         for file in &mut self.files {
@@ -552,15 +547,16 @@ impl Loaded {
         self.sort();
     }
 
-    /// Compares providers, groups and fields with the names that are known online. Returns the providers whose files name
-    /// something that could be in a definition that cannot be read, each with a sentence.
+    /// Checks the names of providers, groups and fields against live state. Returns, each with a sentence, the
+    /// providers whose names cannot be checked, because a definition that may have them cannot be read.
     ///
-    /// An unknown group or field is an error, and its file invalid. So is a provider that the workspace lacks, whose file
-    /// stays readable: the plan calls it missing. Of a provider whose definition cannot be read nothing is judged.
+    /// An unknown group or field makes its file invalid. A provider that the workspace does not have is an error too,
+    /// but its file stays valid: the plan shows the provider as missing. A provider whose own definition cannot be read
+    /// is not checked.
     pub fn check_live(&mut self, live: &LiveNames) -> Vec<(Provider, String)> {
         let mut known = self.known_names();
         known.extend(live.readable());
-        let mut undecided = Vec::new();
+        let mut unchecked = Vec::new();
         for file in &mut self.files {
             let Some(provider) = file.provider.clone() else {
                 continue;
@@ -578,13 +574,13 @@ impl Loaded {
                     .extend(file.diagnose(true, |problems, locations| {
                         let mut unknown = unknown_names(locations, &known);
                         unknown.retain(|unknown| !live.is_unreadable(&provider, unknown.group));
-                        let (open, wrong): (Vec<_>, Vec<_>) = unknown
+                        let (uncertain, certain): (Vec<_>, Vec<_>) = unknown
                             .into_iter()
                             .partition(|unknown| live.may_show_more(unknown.group));
-                        if let Some(first) = open.first().filter(|_| wrong.is_empty()) {
-                            undecided.push((provider, first.undecided()));
+                        if let Some(first) = uncertain.first().filter(|_| certain.is_empty()) {
+                            unchecked.push((provider, first.why_unchecked()));
                         }
-                        wrong
+                        certain
                             .into_iter()
                             .for_each(|unknown| unknown.report_online(problems));
                         warn_of_groups_off(problems, locations, &known);
@@ -592,7 +588,7 @@ impl Loaded {
             }
         }
         self.sort();
-        undecided
+        unchecked
     }
 
     /// Warns of holds whose last day has passed. `today` is the day in UTC.
@@ -611,16 +607,16 @@ impl Loaded {
                         .warning(Code::HoldOver, locations.hold, || {
                             format!("the hold is over: its last day was {until}")
                         })
-                        .help(|| Some("remove it, or set another day".to_owned()));
+                        .help(|| Some("remove the hold, or set a later date".to_owned()));
                 }));
         }
         self.sort();
     }
 
-    /// Fills the values below `partnerKey` in. Every secret is looked for once.
+    /// Fills in the values below `partnerKey`. Each secret is read once.
     ///
-    /// A secret that is there and cannot be used is an error of each file that refers to it, whatever `missing` says; an
-    /// empty one counts as missing where missing ones are tolerated.
+    /// An unusable secret is an error of every file that refers to it, whatever `missing` is. An empty one counts as
+    /// missing if missing secrets are tolerated.
     pub fn resolve(&mut self, sources: &SecretSources, missing: MissingSecrets) {
         let mut secret_cache = SecretCache {
             sources,
@@ -657,20 +653,20 @@ impl Loaded {
             file.desired = file.desired.take().and(desired);
         }
         let found = secret_cache.found.into_values().filter_map(Result::ok);
-        self.found = found.flatten().collect();
+        self.found_secrets = found.flatten().collect();
         self.sort();
     }
 
-    /// Every secret that was found and every value below `partnerKey`, to scrub other people's texts of.
+    /// Every secret that was found and every value below `partnerKey`: what must be scrubbed from foreign texts.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let desired = self.files.iter().filter_map(|file| file.desired.as_ref());
         let values = desired
             .flat_map(|desired| desired.partner_key.values())
             .filter_map(|value| value.value.as_ref());
-        self.found.iter().chain(values)
+        self.found_secrets.iter().chain(values)
     }
 
-    /// Makes every warning an error, and its file invalid.
+    /// Turns every warning into an error, which makes its file invalid.
     pub fn deny_warnings(&mut self) {
         let counts = |d: &&mut Diagnostic| d.severity == Severity::Warning && d.code.is_strict();
         for diagnostic in self.diagnostics.iter_mut().filter(counts) {
@@ -681,13 +677,13 @@ impl Loaded {
             if let Some(file) = file.ok().and_then(|at| self.files.get_mut(at)) {
                 file.desired = None;
             } else if is_workspace(&diagnostic.file.to_ascii_lowercase()) {
-                // Under another spelling as well: somebody meant a pin.
+                // In any spelling: the file is meant as a pin.
                 self.pin = Pin::Invalid;
             }
         }
     }
 
-    /// Keeps files out that somebody is still writing. When they are finished, that is a change of the directory.
+    /// Excludes files that are still being written. When they are complete, the directory changes again.
     pub fn exclude(&mut self, unsettled: &[String]) {
         for file in self
             .files
@@ -696,8 +692,7 @@ impl Loaded {
         {
             self.diagnostics.extend(file.diagnose(true, |problems, _| {
                 let message = || {
-                    "somebody is still writing the file; it is read when there is a pause"
-                        .to_owned()
+                    "the file is still being written; it is read when the writes pause".to_owned()
                 };
                 problems.error(Code::Unreadable, None, message);
             }));
@@ -705,7 +700,7 @@ impl Loaded {
         self.sort();
     }
 
-    /// The first of some providers that no file is about.
+    /// The first of these providers that has no file.
     #[must_use]
     pub fn first_without_file<'a>(&self, providers: &'a [Provider]) -> Option<&'a Provider> {
         providers.iter().find(|provider| {
@@ -716,7 +711,6 @@ impl Loaded {
         })
     }
 
-    /// Whether any problem is an error.
     #[must_use]
     pub fn has_errors(&self) -> bool {
         self.diagnostics
@@ -725,15 +719,14 @@ impl Loaded {
     }
 }
 
-/// A name that is not known.
 struct UnknownName<'a> {
     code: Code,
     noun: &'static str,
     name: &'a str,
-    /// The group that it is in, or names.
+    /// The group of a field, or the unknown group itself.
     group: &'a str,
     at: Span,
-    /// The known name that is probably meant.
+    /// A known name of which this one is probably a misspelling.
     suggestion: Option<&'a str>,
 }
 
@@ -767,7 +760,7 @@ impl<'a> UnknownName<'a> {
             .help(|| {
                 let first = match self.suggestion {
                     Some(suggestion) => format!("did you mean `{}`?", printable(suggestion)),
-                    None => "check its name;".to_owned(),
+                    None => "check the spelling;".to_owned(),
                 };
                 Some(format!(
                     "{first} `calry-gitops schema --from-live` adds names that are new in Calry"
@@ -779,7 +772,7 @@ impl<'a> UnknownName<'a> {
         let (message, help) = match self.code {
             Code::UnknownProvider => (
                 format!("the workspace has no provider {}", self.printable_name()),
-                "Calry provides the definitions; ask for it there, or remove the file",
+                "only Calry can add a provider to a workspace: ask Calry for it, or remove the file",
             ),
             _ => (
                 format!(
@@ -787,7 +780,7 @@ impl<'a> UnknownName<'a> {
                     self.noun,
                     self.printable_name()
                 ),
-                "check its name, or remove it",
+                "check the spelling, or remove it",
             ),
         };
         let suggestion = || {
@@ -799,16 +792,16 @@ impl<'a> UnknownName<'a> {
             .help(|| suggestion().or_else(|| Some(help.to_owned())));
     }
 
-    fn undecided(&self) -> String {
+    fn why_unchecked(&self) -> String {
         format!(
-            "another definition cannot be read, so it is not known whether there is a {} `{}`",
+            "cannot check the {} `{}`: another definition, which may have it, cannot be read",
             self.noun,
             self.printable_name()
         )
     }
 }
 
-/// The groups and fields that are not known. What is below an unknown group is not judged.
+/// The unknown groups and fields. The fields of an unknown group are not checked.
 fn unknown_names<'a>(locations: &'a Locations, known: &'a Catalogue) -> Vec<UnknownName<'a>> {
     let mut unknown = Vec::new();
     let mut add = |noun, group: &'a Group, name: &'a str, at, suggestion| {
@@ -849,8 +842,8 @@ fn unknown_names<'a>(locations: &'a Locations, known: &'a Catalogue) -> Vec<Unkn
     unknown
 }
 
-/// Warns of groups in which no field is on, in the form of a map: one that names every known field says so, any other one
-/// may be meant to switch off just what it names.
+/// Warns of groups written as a map in which no field is on. A map that names every known field is explicit; any other
+/// may be meant to switch off only the fields that it names.
 fn warn_of_groups_off(problems: &mut Collector<'_>, locations: &Locations, known: &Catalogue) {
     for group in locations.groups.iter().filter(|group| group.all_false) {
         let named: BTreeSet<&String> = group.fields.iter().map(|(field, _)| field).collect();
@@ -865,7 +858,7 @@ fn warn_of_groups_off(problems: &mut Collector<'_>, locations: &Locations, known
     }
 }
 
-/// The secrets of one moment.
+/// Reads each secret once.
 struct SecretCache<'a> {
     sources: &'a SecretSources,
     missing: MissingSecrets,
@@ -873,7 +866,8 @@ struct SecretCache<'a> {
 }
 
 impl SecretCache<'_> {
-    /// A value with its references filled in; `None` where that cannot be done, which is a problem or is tolerated.
+    /// Fills in the references of a value. `None` if a secret is missing, which is reported unless missing secrets are
+    /// tolerated.
     fn resolve(&mut self, problems: &mut Collector<'_>, parameter: &Parameter) -> Option<Secret> {
         let Parameter {
             name, at, template, ..
@@ -884,14 +878,14 @@ impl SecretCache<'_> {
             match self.get(reference) {
                 Ok(Some(found)) => {
                     if let Ok(Some(unseen)) = check_value(found.expose()) {
-                        let unseen = character(unseen);
+                        let unseen = character_name(unseen);
                         let message = || {
                             format!(
-                                "the secret `{reference}` holds a character that nobody sees ({unseen})"
+                                "secret `{reference}` contains an invisible character ({unseen})"
                             )
                         };
                         let help =
-                            "if it is not a part of the secret, store the secret again without it";
+                            "if it is not part of the secret, store the secret again without it";
                         problems
                             .warning(Code::InvalidValue, at, message)
                             .help(|| Some(help.to_owned()));
@@ -909,7 +903,13 @@ impl SecretCache<'_> {
                 }
                 Err(error) => {
                     complete = false;
-                    let invalid = matches!(error, SecretError::Invalid { .. });
+                    let invalid = matches!(
+                        error,
+                        SecretError::Value {
+                            problem: SecretProblem::Invalid(_),
+                            ..
+                        }
+                    );
                     let code = if invalid {
                         Code::InvalidValue
                     } else {
@@ -931,7 +931,7 @@ impl SecretCache<'_> {
             let name = quote_name(name, "key");
             let message = || {
                 format!(
-                    "with its secrets, the value of {name} is longer than {} KiB",
+                    "the value of {name} with its secrets is longer than {} KiB",
                     MAX_VALUE >> 10
                 )
             };
@@ -953,20 +953,22 @@ impl SecretCache<'_> {
     fn get(&mut self, name: &SecretName) -> &Result<Option<Secret>, SecretError> {
         let (sources, missing) = (self.sources, self.missing);
         self.found.entry(name.clone()).or_insert_with(|| {
-            let secret = match sources.find(name) {
-                Ok(Some(secret)) => secret,
-                Ok(None) | Err(SecretError::Empty { .. })
-                    if missing == MissingSecrets::Placeholder =>
-                {
-                    Secret::new(format!("sandbox-{name}"))
-                }
-                Err(SecretError::Empty { .. }) if missing == MissingSecrets::Unavailable => {
-                    return Ok(None);
-                }
-                Ok(None) => return Ok(None),
-                Err(error) => return Err(error),
+            let empty = |error: &SecretError| {
+                matches!(
+                    error,
+                    SecretError::Value {
+                        problem: SecretProblem::Empty,
+                        ..
+                    }
+                )
             };
-            Ok(Some(secret))
+            match sources.find(name) {
+                Err(error) if missing == MissingSecrets::Error || !empty(&error) => Err(error),
+                Ok(None) | Err(_) if missing == MissingSecrets::Placeholder => {
+                    Ok(Some(Secret::new(format!("sandbox-{name}"))))
+                }
+                found => Ok(found.ok().flatten()),
+            }
         })
     }
 }

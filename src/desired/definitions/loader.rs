@@ -1,4 +1,4 @@
-//! From a directory to definitions that are ready for their use: the steps after reading the files, in their order.
+//! Loads the definitions of a directory and takes the steps after reading in their order.
 
 use std::path::Path;
 
@@ -11,56 +11,48 @@ use crate::model::{Provider, closest};
 /// How definitions are loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Loader<'a> {
-    /// The only providers that count; all if it is empty.
+    /// The only providers to load; empty for all.
     pub only: &'a [Provider],
-    /// The day in UTC, which decides whether a hold has ended.
+    /// Today in UTC: decides whether a hold has ended.
     pub today: Date,
-    /// What the definitions are for.
     pub purpose: Purpose<'a>,
 }
 
 /// What definitions are loaded for.
 #[derive(Clone, Copy, Debug)]
 pub enum Purpose<'a> {
-    /// `validate`: names are compared with those that are known offline, and no secret is read.
+    /// `validate`: checks names against those known offline, and reads no secret.
     Check {
         /// Whether warnings are errors.
         strict: bool,
     },
-    /// A plan: secrets are resolved. Names are compared later with those that Calry shows.
+    /// A plan: resolves secrets. Names are checked later, against live state.
     Plan {
-        /// Where secrets are.
         secrets: &'a SecretSources,
-        /// What to do about a missing one.
         missing: MissingSecrets,
     },
-    /// `pull`: as for a plan, if a provider may have no file yet.
+    /// `pull`: like a plan, but a provider may have no file yet.
     Pull {
-        /// Where secrets are.
         secrets: &'a SecretSources,
-        /// What to do about a missing one.
         missing: MissingSecrets,
     },
 }
 
-/// `--only` names a provider that has no file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no definition file for {provider}, which --only names; {}", match meant {
-    Some(meant) => format!("did you mean {meant}?"),
-    None => format!("add {}.yaml, or leave it out", provider.file_stem()),
+#[error("--only names {provider}, which has no definition file; {}", match similar {
+    Some(similar) => format!("did you mean {similar}?"),
+    None => format!("add {}.yaml, or remove {provider} from --only", provider.file_stem()),
 })]
 pub struct NoFile {
     provider: Provider,
-    /// One with a file and a similar name.
-    meant: Option<Provider>,
+    /// A provider with a file and a similar name.
+    similar: Option<Provider>,
 }
 
-/// Definitions cannot be loaded at all.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// `--only` names a provider that has no file.
     #[error(transparent)]
     NoFile(#[from] NoFile),
 }
@@ -74,7 +66,8 @@ impl Loader<'_> {
         Ok(self.finish(load(directory)?)?)
     }
 
-    /// Takes the steps after reading, for files that the caller has read: of a commit, or of a directory that may be missing.
+    /// Takes the steps after reading, for files that the caller has read: those of a commit, or of a directory that may
+    /// be missing.
     ///
     /// # Errors
     /// [`NoFile`].
@@ -112,11 +105,11 @@ impl Loader<'_> {
                 .iter()
                 .filter_map(|file| file.provider.as_ref())
         };
-        let meant = closest(provider.as_str(), with_files().map(Provider::as_str));
-        let meant = with_files().find(|name| Some(name.as_str()) == meant);
+        let similar = closest(provider.as_str(), with_files().map(Provider::as_str));
+        let similar = with_files().find(|name| Some(name.as_str()) == similar);
         Err(NoFile {
             provider: provider.clone(),
-            meant: meant.cloned(),
+            similar: similar.cloned(),
         })
     }
 }

@@ -1,8 +1,10 @@
-//! Which parts of a file may be shown, decided by position: the one place that keeps what stands below `partnerKey` out of
+//! Decides by position which parts of a file may be shown: the one module that keeps values below `partnerKey` out of
 //! quoted source lines.
 //!
-//! It lists what may be shown and hides the rest, so that a misspelt `partnerkey`, a section under the wrong key or a list
-//! where a map belongs hides too much rather than too little. It never looks at whether a value looks secret.
+//! It lists what may be shown and hides the rest, so that a misspelt `partnerkey`, a section under the wrong key or a
+//! list instead of a map hides too much rather than too little.
+//!
+//! Never: decide by whether a value looks like a secret.
 
 use jiff::civil::Date;
 
@@ -11,14 +13,14 @@ use crate::model::{KNOWN_LISTING_FIELDS, check_header_name};
 
 /// The key of the list of workspaces in the operator's configuration file.
 pub(crate) const WORKSPACES: &str = "workspaces";
-/// How Calry's API keys begin.
+/// The prefix of Calry's API keys.
 const KEY_PREFIX: &str = "zepl.";
 
-/// The parts of a file that parses.
+/// The parts of a parsed file that may be shown.
 pub(crate) struct Mask {
-    /// What may not be shown, in order.
+    /// What must not be shown, in order.
     hidden: Vec<Span>,
-    /// The keys that may be shown even there, in order.
+    /// The keys that may be shown even so, in order.
     keys: Vec<Span>,
 }
 
@@ -26,7 +28,7 @@ pub(crate) struct Mask {
 type Entry<'a> = (Node<'a>, Node<'a>);
 
 impl Mask {
-    /// The mask of a tree that was read from a text.
+    /// The mask of a definition file, or of `workspace.yaml`.
     pub(crate) fn of(tree: &Tree<'_>, text: &str) -> Self {
         let mut mask = MaskBuilder {
             text,
@@ -45,8 +47,8 @@ impl Mask {
         mask.mask
     }
 
-    /// The mask of a tree of settings. Of a setting that `shown` does not know by its key, the key alone is shown: somebody
-    /// may have written a secret where only its file is to be named.
+    /// The mask of a file of settings. If `shown` is false for a key, only the key is shown: its value may be a secret
+    /// instead of the name of the secret's file.
     pub(crate) fn of_settings(tree: &Tree<'_>, text: &str, shown: &dyn Fn(&str) -> bool) -> Self {
         let mut mask = MaskBuilder {
             text,
@@ -63,10 +65,10 @@ impl Mask {
         mask.mask
     }
 
-    /// How much of a line may be shown, from its beginning; `None` where all of it may. `line` begins at byte `start`.
+    /// The part of a line that may be shown, from its start; `None` for the whole line. `line` begins at byte `start`.
     pub(crate) fn visible<'t>(&self, line: &'t str, start: usize) -> Option<&'t str> {
         let end = start + line.len();
-        // What is hidden ends with the indentation of the next key.
+        // A hidden span ends with the indentation of the next key.
         let blank = line.len() - line.trim_start_matches(' ').len();
         let begin = if blank < line.len() {
             start + blank
@@ -74,7 +76,7 @@ impl Mask {
             start
         };
         let from = self.hidden.partition_point(|span| span.end() <= begin);
-        // An empty line within a hidden range is hidden, too: whether it is empty may not show.
+        // An empty line within a hidden span is hidden, too: that it is empty must not show.
         self.hidden
             .get(from)
             .filter(|span| span.start() < end.max(start + 1))?;
@@ -93,18 +95,18 @@ impl Mask {
     }
 }
 
-/// A mask in the making.
+/// Builds a mask.
 struct MaskBuilder<'t> {
     text: &'t str,
     mask: Mask,
 }
 
 impl MaskBuilder<'_> {
-    /// One entry of the document. What belongs to it, comments and all, reaches to `end`.
+    /// One entry of the document. It extends to `end`, comments included.
     fn top(&mut self, (key, value): &Entry<'_>, end: usize) {
         self.show_key(key);
         match (key.text(), &value.value) {
-            // The password of a URL stands before its `@`.
+            // The password in a URL is before its `@`.
             (Some("icon"), _)
                 if [self.text_of(value), value.text().unwrap_or_default()]
                     .iter()
@@ -151,7 +153,7 @@ impl MaskBuilder<'_> {
         }
     }
 
-    /// Settings, or those of one workspace.
+    /// The settings of the daemon, or of one workspace.
     fn settings(&mut self, entries: &[Entry<'_>], end: usize, shown: &dyn Fn(&str) -> bool) {
         let harmless = |value: &Node<'_>| {
             !value
@@ -192,7 +194,7 @@ impl MaskBuilder<'_> {
         });
     }
 
-    /// Of what is hidden, every key may be shown.
+    /// Shows every key of a hidden part.
     fn show_keys(&mut self, node: &Node<'_>) {
         match &node.value {
             Value::List(items) => items.iter().for_each(|item| self.show_keys(item)),
@@ -217,14 +219,14 @@ impl MaskBuilder<'_> {
                         .all(|(key, on)| key.is_scalar() && self.is_known(on)),
                     _ => item.is_scalar(),
                 };
-                // What follows an item of another form may belong to that.
+                // What follows an item of another form may belong to that item.
                 if let Some(first) = items.iter().find(|item| !shown(item)) {
                     self.mask.hidden.push(Span::new(first.span.start(), end));
                 }
             }
             Value::Map(fields) => for_each_entry(fields, end, |(key, value), end| {
                 self.show_key(key);
-                // A key that is no name may be a key and its value without what stands between them.
+                // A key that is not a name may be a key and its value with nothing between them.
                 let is_name = key.is_scalar() && key.text().is_none_or(is_name);
                 let boolean = match &value.value {
                     Value::Null | Value::Bool(_) => true,
@@ -240,14 +242,14 @@ impl MaskBuilder<'_> {
         }
     }
 
-    /// Whether no comment stands in an entry or below it.
+    /// Whether an entry has no comment, in it or below it.
     fn is_bare(&self, key: &Node<'_>, end: usize) -> bool {
         self.text
             .get(key.span.start()..end)
             .is_some_and(|entry| !entry.contains('#'))
     }
 
-    /// Whether a value consists of words that are no secret wherever they stand, in one line.
+    /// Whether a value is one line of words that are never a secret.
     fn is_known(&self, value: &Node<'_>) -> bool {
         self.is_short((value, value))
             && match &value.value {
@@ -258,7 +260,7 @@ impl MaskBuilder<'_> {
             }
     }
 
-    /// Whether a value is a list of scalars in one line.
+    /// Whether a value is a list of scalars on one line.
     fn is_short_list(&self, value: &Node<'_>) -> bool {
         let text = self.text_of(value);
         let scalars =
@@ -266,15 +268,15 @@ impl MaskBuilder<'_> {
         scalars && !text.is_empty() && !text.contains(['\n', '\r'])
     }
 
-    /// A node as it is written; nothing of a block list or map.
+    /// The source text of a node; empty for a block list or map.
     fn text_of(&self, node: &Node<'_>) -> &str {
         self.text
             .get(node.span.start()..node.span.end())
             .unwrap_or_default()
     }
 
-    /// Whether an entry is a scalar in one line: a longer one, such as a text whose closing quote is missing, may have
-    /// swallowed what stands below it.
+    /// Whether an entry is a scalar on one line: a longer one, such as a string without its closing quote, may include
+    /// the lines below it.
     fn is_short(&self, (key, value): (&Node<'_>, &Node<'_>)) -> bool {
         let entry = self
             .text
@@ -282,7 +284,7 @@ impl MaskBuilder<'_> {
         value.is_scalar() && entry.is_some_and(|entry| !entry.contains(['\n', '\r']))
     }
 
-    /// Hides an entry, from its key to where the next one begins.
+    /// Hides an entry, from its key to the start of the next one.
     fn hide(&mut self, key: &Node<'_>, end: usize) {
         self.mask.hidden.push(Span::new(key.span.start(), end));
     }
@@ -297,7 +299,7 @@ impl MaskBuilder<'_> {
 /// The group whose fields are known.
 const KNOWN_GROUP: &str = "listing";
 
-/// Whether a text consists of the names of known fields and of words for on, off, all and none.
+/// Whether a text consists of names of known fields and of words for on, off, all and none.
 fn is_known(words: &str) -> bool {
     const WORDS: [&str; 8] = [
         "true", "false", "enabled", "disabled", "all", "none", "0", "1",
@@ -312,10 +314,10 @@ fn is_known(words: &str) -> bool {
         })
 }
 
-/// The marks of a merge conflict, each at the beginning of its line.
+/// The markers of a merge conflict, each at the start of a line.
 pub(crate) const CONFLICT: [&str; 2] = ["<<<<<<<", ">>>>>>>"];
 
-/// The keys that may be shown even if no blank follows their `:`. Of any other, such a line may be a secret as a whole.
+/// The keys that may be shown even if no space follows their `:`. With any other key, such a line may be one secret.
 const KEYS: [&str; 11] = [
     "provider",
     "icon",
@@ -330,8 +332,8 @@ const KEYS: [&str; 11] = [
     "slug",
 ];
 
-/// How much of a line of a file that does not parse may be shown: its first key, where the line begins like one, or the mark
-/// of a merge conflict.
+/// The part of a line that may be shown if the file does not parse: its first key, if the line begins with one, or the
+/// marker of a merge conflict.
 pub(crate) fn visible_unparsed(line: &str) -> &str {
     if let Some(mark) = CONFLICT
         .iter()
@@ -353,17 +355,17 @@ pub(crate) fn visible_unparsed(line: &str) -> &str {
     }
 }
 
-/// Whether a text is a key's name and nothing else, so that it may be repeated.
+/// Whether a text is a plain name of a key, which messages may repeat.
 pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= 64 && check_header_name(text).is_ok()
 }
 
-/// Whether a key belongs to a partner key: below `fieldsToSync` it slipped under the wrong one.
+/// Whether a key belongs to a partner key: below `fieldsToSync` it is misplaced.
 pub(crate) fn is_part_of_a_partner_key(key: &str) -> bool {
     matches!(key, "partnerKey" | "headers" | "queryParams")
 }
 
-/// Whether a text is a boolean to readers of YAML 1.1.
+/// Whether YAML 1.1 parsers read a text as a boolean.
 pub(crate) fn is_boolean_elsewhere(word: &str) -> bool {
     ["yes", "no", "on", "off", "y", "n"]
         .iter()
@@ -376,7 +378,7 @@ fn indentation(line: &str) -> &str {
         .unwrap_or_default()
 }
 
-/// Calls `f` for each entry with the place where the next one begins, or the last one ends.
+/// Calls `f` for each entry with its end: the start of the next entry, or `end` for the last one.
 fn for_each_entry<'n, 't>(
     entries: &'n [Entry<'t>],
     end: usize,

@@ -1,4 +1,4 @@
-//! The text of one file, places in it, and the problems that point there. Everything that leaves here is masked.
+//! The text of one file, and the problems that quote its lines. Every quoted line is masked.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -7,14 +7,15 @@ use super::mask::{Mask, visible_unparsed};
 use super::yaml::{self, Span, Tree, YamlProblem};
 use crate::model::{Code, Diagnostic, Excerpt, Severity, printable};
 
-/// How many problems of one file are told.
+/// The most problems of one file that are reported.
 pub(crate) const MAX_PROBLEMS: usize = 100;
 
 /// A file's name and text. Its `Debug` shows the name only.
 pub(crate) struct Source {
     name: String,
     text: String,
-    /// `None` until the text is known to parse: what cannot be masked by position is masked line by line.
+    /// Set when the text has been parsed. A text that does not parse cannot be masked by position, and is masked line
+    /// by line.
     mask: OnceLock<Mask>,
     /// The byte at which each line begins.
     lines: OnceLock<Vec<u32>>,
@@ -40,20 +41,20 @@ impl Source {
         &self.name
     }
 
-    /// The text, as nobody may show it.
+    /// The text without a mask: not to be shown.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
-    /// Reads the text as YAML; from then on it is masked by position.
+    /// Parses the text as YAML. From then on it is masked by position.
     pub(crate) fn parse(&self) -> Result<Tree<'_>, YamlProblem> {
         let tree = yaml::read(&self.text)?;
         let _ = self.mask.set(Mask::of(&tree, &self.text));
         Ok(tree)
     }
 
-    /// Reads the text as YAML of at most so many nodes that holds settings; of a setting, `shown` says by its key whether
-    /// it may be.
+    /// Parses the text as settings, of at most `limit` nodes. `shown` decides by its key whether a setting may be
+    /// shown.
     pub(crate) fn parse_settings(
         &self,
         limit: usize,
@@ -64,7 +65,7 @@ impl Source {
         Ok(tree)
     }
 
-    /// The line in which a byte stands, from 1.
+    /// The line of a byte, from 1.
     pub(crate) fn line(&self, at: usize) -> usize {
         self.lines()
             .partition_point(|start| *start as usize <= at)
@@ -107,7 +108,7 @@ impl Source {
             Some(mask) => mask.visible(line, start),
             None => Some(visible_unparsed(line)),
         };
-        // A blank between the key and what is hidden is shown only if there is one.
+        // A space between the key and the hidden value is shown only if there is one.
         let gap = |visible: &str| {
             let next = line.get(visible.len()..).unwrap_or_default();
             if next.is_empty() || next.starts_with([' ', '\t']) {
@@ -173,9 +174,9 @@ impl Source {
 
 /// The part of a line around `from..to`, printable, with that range in it.
 fn window(line: &str, from: usize, to: usize, suffix: &str) -> (String, std::ops::Range<usize>) {
-    /// Lines of at most so many bytes are shown whole.
+    /// Lines of at most this many bytes are shown in full.
     const WHOLE: usize = 200;
-    /// Of a longer one, so many characters before the place and after its beginning.
+    /// Of a longer line, this many characters before the span and after its start are shown.
     const BEFORE: usize = 60;
     const AFTER: usize = 120;
 
@@ -192,7 +193,7 @@ fn window(line: &str, from: usize, to: usize, suffix: &str) -> (String, std::ops
             .nth(AFTER)
             .map_or(rest.len(), |(at, _)| at);
     }
-    let meant = boundary(rest, to - from).min(right);
+    let marked = boundary(rest, to - from).min(right);
     let mut text = if left > 0 {
         "…".to_owned()
     } else {
@@ -200,9 +201,9 @@ fn window(line: &str, from: usize, to: usize, suffix: &str) -> (String, std::ops
     };
     text.push_str(&printable(before.get(left..).unwrap_or_default()));
     let start = text.len();
-    text.push_str(&printable(rest.get(..meant).unwrap_or_default()));
+    text.push_str(&printable(rest.get(..marked).unwrap_or_default()));
     let mark = start..text.len();
-    text.push_str(&printable(rest.get(meant..right).unwrap_or_default()));
+    text.push_str(&printable(rest.get(marked..right).unwrap_or_default()));
     text.push_str(if right < rest.len() { "…" } else { suffix });
     (text, mark)
 }
@@ -215,28 +216,28 @@ fn chars(text: Option<&str>) -> usize {
     text.unwrap_or_default().chars().count()
 }
 
-/// Collects problems of one file, the first [`MAX_PROBLEMS`] of them in full.
+/// Collects the problems of one file: the first [`MAX_PROBLEMS`], and whether there are more.
 pub(crate) struct Collector<'a> {
     source: &'a Source,
     diagnostics: Vec<Diagnostic>,
-    /// How many more may be told.
+    /// How many more can be reported.
     remaining: usize,
+    /// The worst severity beyond the limit.
     unreported: Option<Severity>,
-    /// Whether more problems than that were found before.
+    /// Whether the limit was exceeded before.
     was_flooded: bool,
     has_errors: bool,
 }
 
-/// What was collected.
 #[derive(Default)]
 pub(crate) struct Collected {
     pub(crate) diagnostics: Vec<Diagnostic>,
-    /// Whether there was an error, told or not.
+    /// Whether there was an error, reported or not.
     pub(crate) has_errors: bool,
 }
 
 impl<'a> Collector<'a> {
-    /// Begins to collect, where `told` problems of the file were told before.
+    /// `reported`: how many problems of the file were reported before.
     pub(crate) fn new(source: &'a Source, reported: usize) -> Self {
         let remaining = MAX_PROBLEMS.saturating_sub(reported);
         Self {
@@ -285,14 +286,13 @@ impl<'a> Collector<'a> {
         NewDiagnostic(self.diagnostics.last_mut())
     }
 
-    /// Ends collecting.
     pub(crate) fn finish(mut self) -> Collected {
-        // A flood that was warned of before is mentioned again only where it now holds an error.
+        // An excess that was reported before is reported again only if an error is part of it now.
         if let Some(severity) = self
             .unreported
             .filter(|s| !self.was_flooded || *s == Severity::Error)
         {
-            let message = format!("there are more problems than the {MAX_PROBLEMS} that are told");
+            let message = format!("more than {MAX_PROBLEMS} problems; the rest is not listed");
             self.diagnostics.push(
                 self.source
                     .diagnostic(severity, Code::TooMany, None, message),
@@ -305,11 +305,11 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// The problem that was collected last, where it is told.
+/// The diagnostic that was collected last, if it is reported.
 pub(crate) struct NewDiagnostic<'a>(Option<&'a mut Diagnostic>);
 
 impl NewDiagnostic<'_> {
-    /// Says what would be right.
+    /// Adds advice.
     pub(crate) fn help(self, help: impl FnOnce() -> Option<String>) {
         if let Some(diagnostic) = self.0 {
             diagnostic.help = help();

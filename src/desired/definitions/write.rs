@@ -1,7 +1,8 @@
-//! Files that are written whole or not at all, and never outside their directory: text goes into a hidden file beside the
-//! one that is meant, to disk, and under its name in one step.
+//! Writes files atomically: the text goes into a hidden file beside the target, which is synced to disk and then
+//! renamed.
 //!
-//! It never follows a link, never overwrites what it was not made for, and leaves nothing half-written where a reader looks.
+//! Never: write outside the directory, follow a link, overwrite a file that has changed since it was read, or leave a
+//! partly written file under the name of a definition.
 
 use std::fmt;
 use std::fs::{self, File, Permissions};
@@ -18,47 +19,44 @@ pub struct FileWrite {
     text: String,
 }
 
-/// What has to be in the place of a file for it to be written.
+/// What the file must hold for the write to happen.
 enum Precondition {
     Nothing,
     Text(String),
     Anything,
 }
 
-/// What is in the place of a file.
+/// What exists under the file's name.
 enum Existing {
     Vacant,
     /// The same text.
     Same,
-    /// Another text, and whether a byte-order mark goes before it.
+    /// Another text, and whether it begins with a byte-order mark.
     Other(Permissions, bool),
 }
 
-/// What became of a file, or would.
+/// What a write does to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteEffect {
-    /// It is new.
     Created,
-    /// It holds another text than before.
     Changed,
-    /// It held this text already.
+    /// The file has this text already.
     Same,
 }
 
 /// Why a file is not written. The sentences complete "`name` …".
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// It would be another file than the one that was read.
+    /// The target of the link is another file than the one that was read.
     #[error(
-        "is a symbolic link, and only a regular file is written over; mend what it leads to, or put a file in its place"
+        "is a symbolic link, and only regular files are overwritten; edit its target, or replace it with a file"
     )]
     Link,
-    /// It cannot be read as what it was.
     #[error("is not a regular file")]
     NotAFile,
-    #[error("was changed meanwhile; it is left as it is: pull again")]
+    #[error("has changed since it was read, and is left as it is; run pull again")]
     Changed,
-    #[error("is there already, and is left as it is")]
+    #[error("exists already, and is left as it is")]
     Exists,
     #[error("cannot be written: {0}")]
     Io(#[from] io::Error),
@@ -71,7 +69,7 @@ impl fmt::Debug for FileWrite {
 }
 
 impl FileWrite {
-    /// A file that is not there yet.
+    /// A new file.
     pub(super) fn new(name: &str, text: String) -> Self {
         Self {
             name: name.to_owned(),
@@ -80,7 +78,7 @@ impl FileWrite {
         }
     }
 
-    /// A file that holds a text, and shall hold another one.
+    /// Replaces the text of a file that still holds `before`.
     pub(super) fn replacing(name: &str, before: &str, text: String) -> Self {
         Self {
             name: name.to_owned(),
@@ -89,7 +87,7 @@ impl FileWrite {
         }
     }
 
-    /// A file that nobody else writes.
+    /// A generated file: it is overwritten whatever it holds.
     #[must_use]
     pub fn unconditional(name: &str, text: String) -> Self {
         Self {
@@ -99,13 +97,12 @@ impl FileWrite {
         }
     }
 
-    /// The name of the file.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Looks at what is in the file's place.
+    /// Compares the file with the precondition.
     fn examine(&self, directory: &Path) -> Result<Existing, WriteError> {
         let path = directory.join(&self.name);
         let metadata = match fs::symlink_metadata(&path) {
@@ -152,10 +149,11 @@ impl FileWrite {
         })
     }
 
-    /// Writes the file, or finds out (`dry_run`) what that would do. An existing one keeps its mode and its byte-order mark.
+    /// Writes the file, or only determines the effect (`dry_run`). An existing file keeps its mode and its byte-order
+    /// mark.
     ///
     /// # Errors
-    /// [`WriteError`] where it is not written; then its place is as it was.
+    /// [`WriteError`] if it is not written; an existing file is then unchanged.
     pub fn write(&self, directory: &Path, dry_run: bool) -> Result<WriteEffect, WriteError> {
         // With one plain name the path cannot leave the directory.
         let mut components = Path::new(&self.name).components();
@@ -173,7 +171,7 @@ impl FileWrite {
         if dry_run {
             return Ok(written);
         }
-        // Hidden and without the ending of a definition: neither a reader nor a watcher takes it for one.
+        // Hidden, and without the extension of a definition: no reader and no watcher mistakes it for one.
         let mut file = tempfile::Builder::new()
             .prefix(".calry-gitops-")
             .suffix(".tmp")
@@ -197,7 +195,7 @@ impl FileWrite {
             io::ErrorKind::AlreadyExists => WriteError::Exists,
             _ => error.error.into(),
         })?;
-        // Where a directory cannot be synced, its file system orders these things itself.
+        // A file system that cannot sync a directory orders these steps itself.
         let _ = File::open(directory).and_then(|directory| directory.sync_all());
         Ok(written)
     }

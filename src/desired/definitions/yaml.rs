@@ -1,22 +1,23 @@
-//! Text to a tree of nodes, each with its place: the only module that knows the YAML reading crate.
+//! Parses YAML into a tree of nodes with their spans: the only module that uses the YAML parser crate.
 //!
-//! It reads serde-saphyr's parser event by event instead of deserializing through serde: events carry exact byte spans,
-//! tags and anchors, and leave duplicate keys to the caller, so that many problems of one file can be told at once.
-//! It never expands an alias, never resolves a tag, and never repeats a word of the file in a message: a file that cannot
-//! be read as YAML cannot be masked by position either.
+//! It reads serde-saphyr's parser event by event instead of deserializing through serde: events have exact byte spans,
+//! tags and anchors, and leave duplicate keys to the caller, so that many problems of one file can be reported at once.
+//!
+//! Never: expand an alias, resolve a tag, or repeat a word of the file in a message (a file that does not parse cannot
+//! be masked by position).
 
 use std::borrow::Cow;
 
 use super::mask::CONFLICT;
 use serde_saphyr::granit_parser::{self, ErrorKind, Event, Parser, ScalarStyle, StructureStyle};
 
-/// How deeply lists and maps may stand in one another. A definition needs 4.
+/// How deeply lists and maps may be nested. A definition needs 4.
 const MAX_DEPTH: usize = 16;
 
-/// How many nodes a definition file may hold. One with every field of `listing` needs about 100.
+/// The most nodes of a definition file. One with every field of `listing` needs about 100.
 const MAX_NODES: usize = 20_000;
 
-/// How many problems are collected; what is more than that is not told anyway.
+/// The most problems that are collected: more than are ever reported.
 const MAX_PROBLEMS: usize = 128;
 
 /// A range of bytes in a text of at most 4 GiB.
@@ -56,7 +57,7 @@ impl From<granit_parser::Span> for Span {
     }
 }
 
-/// A node and its place. A block list or map has the place where it begins, of no length.
+/// A node and its span. The span of a block list or map is empty, at its start.
 #[derive(Debug)]
 pub(crate) struct Node<'a> {
     pub(crate) span: Span,
@@ -68,17 +69,17 @@ pub(crate) struct Node<'a> {
 pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
-    /// A number, or a boolean in another spelling than `true` and `false`: other YAML readers would not take it for a text.
+    /// A number, or a boolean in another spelling than `true` and `false`: other YAML parsers would not read it as a
+    /// string.
     Other,
     Text(Cow<'a, str>),
     List(Vec<Node<'a>>),
     Map(Vec<(Node<'a>, Node<'a>)>),
-    /// Something that is already among the tree's problems.
+    /// A node that is already reported in the problems of the tree.
     Refused,
 }
 
 impl Node<'_> {
-    /// The text of a text node.
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) => Some(text),
@@ -98,15 +99,15 @@ impl Node<'_> {
 /// The first document of a text.
 #[derive(Debug)]
 pub(crate) struct Tree<'a> {
-    /// `None` where the text holds no node at all.
+    /// `None` if the text has no node at all.
     pub(crate) root: Option<Node<'a>>,
-    /// Where the document ends; what follows was not read.
+    /// The end of the document; what follows was not read.
     pub(crate) end: usize,
-    /// What is valid YAML and left out of this format: tags, anchors, aliases, a second document.
+    /// Valid YAML that this format does not support: tags, anchors, aliases, a second document.
     pub(crate) problems: Vec<YamlProblem>,
 }
 
-/// Something wrong with the text as YAML. It repeats nothing of the text.
+/// A problem of the text as YAML. It repeats nothing of the text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct YamlProblem {
     pub(crate) at: Span,
@@ -117,12 +118,12 @@ pub(crate) struct YamlProblem {
 /// Reads the text of a definition.
 ///
 /// # Errors
-/// The first thing that makes the text unreadable as YAML, or too large.
+/// The first problem that makes the text unreadable as YAML, or too large.
 pub(crate) fn read(text: &str) -> Result<Tree<'_>, YamlProblem> {
     read_with_limit(text, MAX_NODES)
 }
 
-/// Reads a text of at most so many nodes.
+/// Reads a text of at most `limit` nodes.
 ///
 /// # Errors
 /// As [`read`].
@@ -131,10 +132,10 @@ pub(crate) fn read_with_limit(text: &str, limit: usize) -> Result<Tree<'_>, Yaml
         .char_indices()
         .find(|(_, c)| c.is_control() && !matches!(c, '\t' | '\n' | '\r'))
     {
-        // The parser would take a NUL for the end of the text.
+        // The parser would read a NUL as the end of the text.
         return Err(YamlProblem {
             at: Span::new(at, at + c.len_utf8()),
-            message: "a control character cannot stand in YAML".into(),
+            message: "YAML does not allow this control character".into(),
             help: Some("remove it, or write it as an escape in double quotes"),
         });
     }
@@ -159,22 +160,21 @@ pub(crate) fn read_with_limit(text: &str, limit: usize) -> Result<Tree<'_>, Yaml
         match tree
             .root
             .as_ref()
-            .and_then(|root| indented_by_no_blank(root, text))
+            .and_then(|root| find_no_break_indentation(root, text))
         {
             Some(at) => Err(no_break_space(at)),
             None => Ok(tree),
         }
     });
-    tree.map_err(|problem| cause(text, problem.at.start()).unwrap_or(problem))
+    tree.map_err(|problem| find_cause(text, problem.at.start()).unwrap_or(problem))
 }
 
-/// The first key that begins with a no-break space outside quotes: it is meant as indentation, and YAML takes it for a part
-/// of the key.
-fn indented_by_no_blank(node: &Node<'_>, text: &str) -> Option<usize> {
+/// The first key that begins with a no-break space outside quotes: meant as indentation, but part of the key in YAML.
+fn find_no_break_indentation(node: &Node<'_>, text: &str) -> Option<usize> {
     match &node.value {
         Value::List(items) => items
             .iter()
-            .find_map(|item| indented_by_no_blank(item, text)),
+            .find_map(|item| find_no_break_indentation(item, text)),
         Value::Map(entries) => entries.iter().find_map(|(key, value)| {
             let at = key.span.start();
             let begins =
@@ -182,7 +182,7 @@ fn indented_by_no_blank(node: &Node<'_>, text: &str) -> Option<usize> {
             if begins {
                 Some(at)
             } else {
-                indented_by_no_blank(value, text)
+                find_no_break_indentation(value, text)
             }
         }),
         _ => None,
@@ -192,14 +192,14 @@ fn indented_by_no_blank(node: &Node<'_>, text: &str) -> Option<usize> {
 fn no_break_space(at: usize) -> YamlProblem {
     YamlProblem {
         at: Span::new(at, at + '\u{a0}'.len_utf8()),
-        message: "a no-break space (U+00A0) is no blank in YAML".into(),
-        help: Some("write an ordinary blank instead"),
+        message: "a no-break space (U+00A0) is not a space in YAML".into(),
+        help: Some("use an ordinary space instead"),
     }
 }
 
-/// What makes a text unreadable, if the parser notices it only further on: a conflict that git left, or in the line of the
-/// problem or the last one with a text before it, a no-break space or a missing blank after a `:`.
-fn cause(text: &str, noticed: usize) -> Option<YamlProblem> {
+/// The cause of a problem that the parser notices only later in the text: a merge conflict, or, in the line of the
+/// problem or the last line with text before it, a no-break space or a missing space after a `:`.
+fn find_cause(text: &str, noticed: usize) -> Option<YamlProblem> {
     let mut before: Vec<(usize, &str)> = Vec::new();
     let mut start = 0;
     for line in text.split_inclusive('\n') {
@@ -210,7 +210,7 @@ fn cause(text: &str, noticed: usize) -> Option<YamlProblem> {
         if let Some(mark) = mark {
             return Some(YamlProblem {
                 at: Span::new(start, start + mark.len()),
-                message: "this is the mark of a merge conflict".into(),
+                message: "this is a marker of a merge conflict".into(),
                 help: Some(
                     "resolve the conflict: keep one side, and remove the lines that git added",
                 ),
@@ -234,7 +234,7 @@ fn cause(text: &str, noticed: usize) -> Option<YamlProblem> {
         let at = start + line.len() - line.trim_start().len() + key.len();
         (is_key && is_joined).then(|| YamlProblem {
             at: Span::new(at, at + 1),
-            message: "a blank is missing after this `:`".into(),
+            message: "a space is missing after this `:`".into(),
             help: Some("write `key: value`"),
         })
     })
@@ -264,7 +264,7 @@ impl<'a> TreeBuilder<'a> {
                         self.refuse(
                             span,
                             "a second document begins here",
-                            "write one document in one file",
+                            "write one document per file",
                         );
                         break;
                     }
@@ -279,7 +279,7 @@ impl<'a> TreeBuilder<'a> {
         })
     }
 
-    /// The next event that is not an anchor: anchors are refused in passing.
+    /// The next event that is not an anchor: anchors are reported and skipped.
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, YamlProblem> {
         loop {
             match self.parser.next() {
@@ -288,16 +288,16 @@ impl<'a> TreeBuilder<'a> {
                 Some(Ok((Event::Anchor(..), span))) => {
                     self.refuse(
                         span.into(),
-                        "anchors are left out of this format",
-                        "put the text in quotes if this belongs to it, else remove it",
+                        "anchors are not supported",
+                        "put the string in quotes if this is part of it, otherwise remove it",
                     );
                 }
                 Some(Ok((event, span))) => {
                     if let Some(tag) = span.tag_span() {
                         self.refuse(
                             tag.into(),
-                            "tags are left out of this format",
-                            "put the text in quotes if this belongs to it, else remove it",
+                            "tags are not supported",
+                            "put the string in quotes if this is part of it, otherwise remove it",
                         );
                     }
                     return Ok(Some((event, span.into())));
@@ -317,7 +317,7 @@ impl<'a> TreeBuilder<'a> {
         if self.nodes > self.limit {
             return Err(YamlProblem {
                 at: span,
-                message: format!("the file holds more than {} values", self.limit).into(),
+                message: format!("the file has more than {} values", self.limit).into(),
                 help: Some("is it the right file?"),
             });
         }
@@ -359,7 +359,7 @@ impl<'a> TreeBuilder<'a> {
             Event::Alias(_) | Event::UnresolvedAlias(_) => {
                 self.refuse(
                     span,
-                    "aliases are left out of this format",
+                    "aliases are not supported",
                     "write the value itself; quote it if it begins with `*`",
                 );
                 Value::Refused
@@ -450,22 +450,24 @@ fn not_yaml(at: Span) -> YamlProblem {
     }
 }
 
-/// The parser's reason in words of our own: some of its messages quote the text.
+/// The parser's reason in our own words, because some of its messages quote the text.
 fn explain(kind: &ErrorKind, at: Span) -> YamlProblem {
     use ErrorKind as E;
-    let quote = "a text with a special character in it is written in quotes";
+    let quote = "put a string with special characters in quotes";
     let (message, help) = match kind {
         E::RecursionLimitExceeded => return too_deep(at),
         E::UnclosedQuotedScalar | E::DocumentIndicatorInQuotedScalar => {
-            ("a quoted text is not closed", None)
+            ("a quoted string is not closed", None)
         }
         E::InvalidQuotedScalarIndent => (
-            "a quoted text goes on over several lines without indentation",
+            "a quoted string continues on the next line without indentation",
             Some("is its closing quote missing?"),
         ),
         E::InvalidTrailingSingleQuotedScalar | E::InvalidTrailingDoubleQuotedScalar => (
-            "something follows a quoted text",
-            Some("put the whole text in quotes; a single quote in single quotes is written twice"),
+            "unexpected text after a quoted string",
+            Some(
+                "put the whole string in quotes; within single quotes, write a single quote twice",
+            ),
         ),
         E::UnknownQuotedScalarEscape
         | E::InvalidQuotedScalarHexEscape
@@ -474,15 +476,15 @@ fn explain(kind: &ErrorKind, at: Span) -> YamlProblem {
         | E::MissingLowSurrogate
         | E::UnpairedLowSurrogate
         | E::InvalidUnicodeEscape => (
-            "this is not an escape of a double-quoted text",
-            Some("write a backslash twice, or put the text in single quotes"),
+            "invalid escape in a double-quoted string",
+            Some("write a backslash twice, or put the string in single quotes"),
         ),
         E::UnclosedFlowCollection { .. }
         | E::UnexpectedEofFlowSequence
         | E::UnexpectedEofFlowMapping
         | E::UnexpectedEofImplicitFlowMapping => ("a `[` or `{` is not closed", None),
         E::MisplacedFlowCollectionEnd | E::MismatchedFlowCollectionEnd { .. } => {
-            ("a closing bracket does not fit what was opened", None)
+            ("this closing bracket does not match the opening one", None)
         }
         E::ExpectedFlowMappingSeparator | E::ExpectedFlowSequenceSeparator => {
             ("a `,` or a closing bracket is missing", None)
@@ -492,46 +494,37 @@ fn explain(kind: &ErrorKind, at: Span) -> YamlProblem {
         | E::TabInIndentation
         | E::TabAtBlockScalarStart
         | E::TabInPlainScalar => (
-            "a tab stands where YAML takes spaces only",
+            "YAML allows only spaces here, not a tab",
             Some("indent with spaces"),
         ),
         E::InvalidIndentation | E::InvalidFlowScalarIndent | E::InvalidBlockScalarIndent => {
-            ("the indentation does not fit the lines above", None)
+            ("the indentation does not match the lines above", None)
         }
-        E::DirectiveDisallowed => (
-            "directives are left out of this format",
-            Some("remove the line"),
-        ),
+        E::DirectiveDisallowed => ("directives are not supported", Some("remove the line")),
         E::ExpectedBlockMappingKey | E::SimpleKeyExpected | E::InvalidSimpleKey => (
             "`key: value` is expected",
             Some("is a `:` missing here or in the line above, or the indentation wrong?"),
         ),
         E::MappingValueNotAllowed | E::MappingKeyNotAllowed | E::InvalidColonPlacement => (
-            "a `:` stands where no key can be",
-            Some("a text with `: ` in it is written in quotes"),
+            "unexpected `:`",
+            Some("put a string with `: ` in it in quotes"),
         ),
         E::BlockSequenceEntryNotAllowed
         | E::BlockEntryInFlowCollection
-        | E::ExpectedBlockSequenceEntry => (
-            "a `-` stands where no list can be, or is missing in a list",
-            None,
-        ),
+        | E::ExpectedBlockSequenceEntry => ("unexpected `-`, or a `-` is missing in a list", None),
         E::UnexpectedCharacter { .. } | E::PlainScalarStartsWithDashFlowIndicator => {
-            ("a text cannot begin with this character", Some(quote))
+            ("a string cannot begin with this character", Some(quote))
         }
-        E::MissingAnchorOrAliasName => (
-            "anchors and aliases are left out of this format",
-            Some(quote),
-        ),
+        E::MissingAnchorOrAliasName => ("anchors and aliases are not supported", Some(quote)),
         E::ExpectedTagBang
         | E::UndeclaredTagHandle
         | E::InvalidGlobalTagCharacter
         | E::InvalidTagTerminator
         | E::MissingTagUri
         | E::UnclosedVerbatimTag
-        | E::InvalidTagEscape => ("tags are left out of this format", Some(quote)),
+        | E::InvalidTagEscape => ("tags are not supported", Some(quote)),
         E::BomInsideDocument => (
-            "a byte-order mark stands within the text",
+            "unexpected byte-order mark within the text",
             Some("remove it"),
         ),
         _ => return not_yaml(at),
@@ -547,7 +540,7 @@ fn explain(kind: &ErrorKind, at: Span) -> YamlProblem {
 mod tests {
     use super::*;
 
-    /// Every scalar with the text at its place.
+    /// Every scalar with the text at its span.
     fn scalars(text: &str) -> Vec<(String, String)> {
         fn walk(text: &str, node: &Node<'_>, out: &mut Vec<(String, String)>) {
             let place = text[node.span.start()..node.span.end()].to_owned();
@@ -627,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_format_leaves_out_is_told_all_at_once_and_the_rest_is_read() {
+    fn what_the_format_does_not_support_is_reported_at_once_and_the_rest_is_read() {
         let tree = read("a: &x 1\nb: *x\nc: !t 2\nd: *unknown\ne: 3\n---\n*z").unwrap();
         let places: Vec<_> = tree
             .problems
@@ -648,7 +641,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_after_a_nul_is_passed_over() {
+    fn nothing_after_a_nul_is_ignored() {
         assert_eq!(read("a: b\n\0c: d\n").unwrap_err().at.start(), 5);
     }
 

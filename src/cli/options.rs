@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read as _;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +20,9 @@ use crate::desired::secrets::SecretSources;
 use crate::desired::{definitions, git};
 use crate::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
 use crate::live::{Api, KeySource};
-use crate::model::{FingerprintKey, KNOWN_PROVIDERS, Provider, Secret, Slug, UpdateMethod};
+use crate::model::{
+    FingerprintKey, KNOWN_PROVIDERS, Provider, Secret, Slug, UpdateMethod, read_at_most,
+};
 use crate::pull::SecretNames;
 use crate::reconcile::Source;
 use crate::sandbox::{Config, Sandbox, Seed};
@@ -169,15 +170,16 @@ impl FingerprintArgs {
         let (text, from) = match &self.fingerprint_key_file {
             Some(path) => {
                 let from = format!("the file {}", path.display());
-                let mut text = String::new();
-                let read =
-                    File::open(path).and_then(|file| file.take(MAX + 1).read_to_string(&mut text));
-                read.with_context(|| format!("cannot read the fingerprint key from {from}"))?;
+                let bytes = File::open(path)
+                    .and_then(|file| read_at_most(file, MAX))
+                    .with_context(|| format!("cannot read the fingerprint key from {from}"))?;
                 // A cut text would be another key.
-                anyhow::ensure!(
-                    text.len() as u64 <= MAX,
-                    "{from} holds no fingerprint key: it has more than {MAX} bytes"
-                );
+                let bytes = bytes.with_context(|| {
+                    format!("{from} holds no fingerprint key: it has more than {MAX} bytes")
+                })?;
+                let text = String::from_utf8(bytes)
+                    .ok()
+                    .with_context(|| format!("{from} holds no fingerprint key: it is not UTF-8"))?;
                 (text, from)
             }
             None => match variable("CALRY_FINGERPRINT_KEY") {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::model::{
     Fingerprint, FingerprintContext, FingerprintKey, KeySection, PartnerKey, Provider, Secret, hex,
+    read_at_most,
 };
 use crate::plan::{Cause, Digest, LastApplied, Mismatch, Value};
 
@@ -439,14 +440,10 @@ pub(super) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
     if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
         return Err("it is no regular file".to_owned());
     }
-    let mut bytes = Vec::new();
-    file.take(max + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("it cannot be read: {error}"))?;
-    if bytes.len() as u64 > max {
-        Err(format!("it has more than {max} bytes"))
-    } else {
-        Ok(Some(bytes))
+    match read_at_most(file, max) {
+        Ok(None) => Err(format!("it has more than {max} bytes")),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(format!("it cannot be read: {error}")),
     }
 }
 

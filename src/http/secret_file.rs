@@ -1,14 +1,15 @@
 //! Files that hold one secret, such as a token or the URL of a webhook.
 
 use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::url::{HttpUrl, InvalidUrl, UrlPolicy};
-use crate::model::{InvalidSharedSecret, Secret, SharedSecret, is_quoted, trim_token};
+use crate::model::{
+    InvalidSharedSecret, Secret, SharedSecret, is_quoted, read_at_most, trim_token,
+};
 
 /// The largest secret in a file, in bytes, including surrounding white space.
-const MAX_SECRET: usize = 4096;
+const MAX_SECRET: u64 = 4096;
 
 /// A file that holds one secret line. It is read again for each use, so that rotation needs no restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,21 +49,18 @@ impl SecretFile {
     /// # Errors
     /// [`UnusableSecret`].
     pub fn read(&self) -> Result<Secret, UnusableSecret> {
-        let mut bytes = Vec::new();
-        File::open(&self.0)
-            .and_then(|file| file.take(MAX_SECRET as u64 + 1).read_to_end(&mut bytes))
+        let bytes = File::open(&self.0)
+            .and_then(|file| read_at_most(file, MAX_SECRET))
             .map_err(|error| UnusableSecret::Unreadable {
                 file: self.0.clone(),
                 cause: error.to_string(),
             })?;
-        let line = std::str::from_utf8(&bytes)
-            .map(trim_token)
-            .unwrap_or_default();
-        if line.is_empty()
-            || bytes.len() > MAX_SECRET
-            || !line.bytes().all(|b| matches!(b, b' '..=b'~'))
-        {
-            Err(UnusableSecret::Form(self.0.clone()))
+        let invalid = || UnusableSecret::Form(self.0.clone());
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+        let text = text.ok_or_else(invalid)?;
+        let line = trim_token(&text);
+        if line.is_empty() || !line.bytes().all(|b| matches!(b, b' '..=b'~')) {
+            Err(invalid())
         } else if is_quoted(line) {
             Err(UnusableSecret::Quoted(self.0.clone()))
         } else {
@@ -107,12 +105,7 @@ mod tests {
             file.read(),
             Err(UnusableSecret::Unreadable { .. })
         ));
-        for bad in [
-            " \n",
-            "canary\ncanary",
-            "canäry",
-            &"canary".repeat(MAX_SECRET),
-        ] {
+        for bad in [" \n", "canary\ncanary", "canäry", &"canary".repeat(4096)] {
             std::fs::write(file.path(), bad).unwrap();
             assert_eq!(
                 file.read(),

@@ -4,10 +4,9 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 
-use crate::model::{Secret, is_quoted, trim_token};
+use crate::model::{Secret, is_quoted, read_at_most, trim_token};
 
 /// The largest API key, in bytes, including surrounding white space.
 const MAX_LEN: usize = 4096;
@@ -75,14 +74,12 @@ impl KeySource {
             Self::Variable(None) => return Err(KeyError::Missing),
             Self::Variable(Some(value)) => value.expose().as_bytes().to_vec(),
             Self::File(path) => {
-                let mut bytes = Vec::new();
-                File::open(path)
-                    .and_then(|file| file.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes))
-                    .map_err(|e| KeyError::Unreadable {
-                        from: source.clone(),
-                        cause: e.to_string(),
-                    })?;
-                bytes
+                let read = File::open(path).and_then(|file| read_at_most(file, MAX_LEN as u64));
+                let bytes = read.map_err(|e| KeyError::Unreadable {
+                    from: source.clone(),
+                    cause: e.to_string(),
+                })?;
+                bytes.ok_or_else(|| KeyError::Invalid(source.clone()))?
             }
         };
         if bytes.len() > MAX_LEN {

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +18,7 @@ use crate::http::{Http, HttpUrl};
 use crate::model::{
     DefinitionPart, Fingerprint, FingerprintContext, FingerprintKey, KeySection, Live,
     LivePartnerKey, LiveProblems, LiveValue, Provider, Workspace, ellipsize, printable,
+    read_at_most,
 };
 
 /// The value of `kind` in every snapshot.
@@ -284,11 +284,11 @@ impl Snapshot {
     /// [`InvalidSnapshot`].
     pub fn open(path: &Path, key: Option<&FingerprintKey>) -> Result<Self, InvalidSnapshot> {
         let name = path.display().to_string();
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_SNAPSHOT as u64 + 1).read_to_end(&mut bytes))
+        let bytes = File::open(path)
+            .and_then(|file| read_at_most(file, MAX_SNAPSHOT as u64))
             .map_err(|error| InvalidSnapshot::Unreadable(name.clone(), error.to_string()))?;
-        Self::read(&name, &bytes, key)
+        let too_large = || InvalidSnapshot::TooLarge { name: name.clone() };
+        Self::read(&name, &bytes.ok_or_else(too_large)?, key)
     }
 
     /// Fetches the snapshot at a URL. No API key is sent, and no redirect is followed.

@@ -7,14 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
     FingerprintContext, FingerprintKey, KeySection, Provider, UpdateMethod, Workspace, ellipsize,
-    printable, printable_json,
+    printable, printable_json, read_at_most,
 };
 use crate::plan::{Change, Digest, Plan, PlanEntry, Verdict, join_path};
 
@@ -144,14 +143,12 @@ impl PlanFile {
     /// [`PlanFileError`].
     pub fn open(path: &Path) -> Result<Self, PlanFileError> {
         let name = path.display().to_string();
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX + 1).read_to_end(&mut bytes))
+        let bytes = File::open(path)
+            .and_then(|file| read_at_most(file, MAX))
             .map_err(|error| PlanFileError::Unreadable(name.clone(), error.to_string()))?;
         let form = |problem: String| PlanFileError::Form(name.clone(), problem);
-        if bytes.len() as u64 > MAX {
-            return Err(form(format!("it is larger than {} MiB", MAX >> 20)));
-        }
+        let too_large = || form(format!("it is larger than {} MiB", MAX >> 20));
+        let bytes = bytes.ok_or_else(too_large)?;
         // The error itself may quote the file, and nobody knows what was given here by mistake.
         let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
         let saved: Self = serde_json::from_slice(text)

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::contract;
-use crate::model::{KNOWN_LISTING_FIELDS, Slug, printable};
+use crate::model::{KNOWN_LISTING_FIELDS, Slug, printable, read_at_most};
 
 /// The largest seed file that is read, in bytes.
 const MAX_FILE: u64 = 64 << 20;
@@ -79,14 +79,8 @@ impl Seed {
     /// # Errors
     /// [`InvalidSeed`].
     pub fn read(file: &Path) -> Result<Self, InvalidSeed> {
-        let mut text = Vec::new();
-        std::fs::File::open(file)?
-            .take(MAX_FILE + 1)
-            .read_to_end(&mut text)?;
-        if text.len() as u64 > MAX_FILE {
-            return Err(InvalidSeed::TooLarge);
-        }
-        Self::parse(&text)
+        let text = read_at_most(std::fs::File::open(file)?, MAX_FILE)?;
+        Self::parse(&text.ok_or(InvalidSeed::TooLarge)?)
     }
 
     /// Parses a seed: `{"workspace": {…}, "definitions": [{…}, …]}`.

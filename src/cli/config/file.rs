@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde_json::Value as Json;
@@ -17,7 +17,7 @@ use crate::desired::definitions::definition::{Entry, Reader};
 use crate::desired::definitions::mask::WORKSPACES;
 use crate::desired::definitions::source::{Collector, Source};
 use crate::desired::definitions::yaml::{Node, Span, Value};
-use crate::model::{Code, Diagnostic};
+use crate::model::{Code, Diagnostic, read_at_most};
 
 /// The largest configuration file, in bytes.
 const MAX_FILE: u64 = 8 << 20;
@@ -106,13 +106,10 @@ impl ConfigFile {
     /// [`ConfigFileError`] if it cannot be read.
     pub(super) fn read(path: &Path, keys: &KeyKinds) -> Result<Self, ConfigFileError> {
         let name = path.display().to_string();
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-            .map_err(|error| ConfigFileError::Unreadable(name.clone(), error))?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(ConfigFileError::TooLarge(name));
-        }
+        let bytes = File::open(path)
+            .and_then(|file| read_at_most(file, MAX_FILE))
+            .map_err(|error| ConfigFileError::Unreadable(name.clone(), error))?
+            .ok_or_else(|| ConfigFileError::TooLarge(name.clone()))?;
         let text = String::from_utf8(bytes).map_err(|_| ConfigFileError::NotText(name.clone()))?;
         Ok(Self::of(
             &name,
@@ -404,7 +401,7 @@ impl SectionReader<'_> {
                         &format!("an entry of {what}"),
                         entry.at,
                         item,
-                        "a text",
+                        "a string",
                         Some("put it in quotes"),
                     );
                 }
@@ -418,7 +415,7 @@ impl SectionReader<'_> {
                     &what,
                     entry.at,
                     entry.value,
-                    "a list of texts",
+                    "a list of strings",
                     leave,
                 );
             }

@@ -59,9 +59,9 @@ pub const KNOWN_LISTING_FIELDS: [&str; 26] = [
     "type",
 ];
 
-/// The names that are known: providers, and the fields of each group.
+/// The known names: providers, and the fields of each group.
 ///
-/// Groups and fields are not kept by provider: what one definition shows, a file of another provider may name.
+/// Groups and fields are not kept by provider: a file may name what a definition of another provider has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalogue {
     providers: BTreeSet<String>,
@@ -83,7 +83,6 @@ impl Catalogue {
         self.providers.insert(name.to_owned());
     }
 
-    /// Adds a group, and fields of it.
     pub fn add_fields(&mut self, group: &str, fields: impl IntoIterator<Item = String>) {
         self.groups
             .entry(group.to_owned())
@@ -91,7 +90,6 @@ impl Catalogue {
             .extend(fields);
     }
 
-    /// Adds every name of another catalogue.
     pub fn extend(&mut self, other: &Self) {
         self.providers.extend(other.providers.iter().cloned());
         other
@@ -100,7 +98,6 @@ impl Catalogue {
             .for_each(|(group, fields)| self.add_fields(group, fields.iter().cloned()));
     }
 
-    /// How many names there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.providers.len()
@@ -108,13 +105,11 @@ impl Catalogue {
             + self.groups.values().map(BTreeSet::len).sum::<usize>()
     }
 
-    /// Whether there is no name.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether a provider is known.
     #[must_use]
     pub fn has_provider(&self, name: &str) -> bool {
         self.providers.contains(name)
@@ -139,22 +134,22 @@ impl Catalogue {
     }
 }
 
-/// The names that the live definitions of a workspace show, and which of them could not be read.
+/// The names in the live definitions of a workspace, and which definitions cannot be read.
 ///
-/// A name that is not among them counts as unknown only if no unreadable part could show it: Calry's failure is never
-/// reported as the file's.
+/// A name that is missing here is unknown only if no unreadable part can have it: Calry's failure is never reported as
+/// the file's.
 #[derive(Clone, Debug, Default)]
 pub struct LiveNames {
     readable: Catalogue,
-    /// Providers whose definitions cannot be read, and of which groups that is so; `None` for all.
+    /// Providers whose definitions cannot be read, with the groups concerned; `None` for all groups.
     unreadable: BTreeMap<Provider, Option<BTreeSet<String>>>,
-    /// Whether there is a definition whose provider is not known either.
+    /// Whether there is a definition whose provider cannot be read either.
     nameless: bool,
 }
 
 impl LiveNames {
-    /// The names that definitions show. `unreadable` are the providers whose definitions cannot be read, `nameless` whether
-    /// one of them does not show its provider.
+    /// Collects the names in definitions. `unreadable` are the providers whose definitions cannot be read; `nameless`
+    /// says that the provider of one cannot be read either.
     #[must_use]
     pub fn of<'a>(
         live: impl IntoIterator<Item = &'a Live>,
@@ -196,7 +191,7 @@ impl LiveNames {
         names
     }
 
-    /// Notes that a group of a provider, whose definition can be read otherwise, cannot be read.
+    /// Marks a group as unreadable in a definition that is otherwise readable.
     pub fn add_unreadable_group(&mut self, provider: &Provider, group: &str) {
         let groups = self
             .unreadable
@@ -207,13 +202,11 @@ impl LiveNames {
             .for_each(|groups| _ = groups.insert(group.to_owned()));
     }
 
-    /// What can be read.
     #[must_use]
     pub const fn readable(&self) -> &Catalogue {
         &self.readable
     }
 
-    /// Whether everything can be read.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.unreadable.is_empty() && !self.nameless
@@ -236,7 +229,7 @@ impl LiveNames {
                 .is_some_and(|groups| covers(groups.as_ref(), group))
     }
 
-    /// Whether a group cannot be read in some definition, which might show any name in it.
+    /// Whether a group cannot be read in some definition, so that it may have any name.
     #[must_use]
     pub fn may_show_more(&self, group: &str) -> bool {
         self.nameless
@@ -254,7 +247,7 @@ fn covers(groups: Option<&BTreeSet<String>>, group: &str) -> bool {
 /// The candidate that `word` is probably a misspelling of, for a "did you mean".
 #[must_use]
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // The comparison takes time and memory with the product of both lengths, and words come from strangers.
+    // The comparison takes time and memory proportional to the product of both lengths, and the word may be hostile.
     if word.len() > 64 {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Integration definitions: as git wants them, as Calry has them, and the update that leads from one to the other.
+//! Integration definitions: desired, live, and the update from one to the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,20 +10,20 @@ use super::{DesiredPartnerKey, KeySection, LivePartnerKey, PartnerKey, Provider}
 /// The fields of one group that are on. A field not named is off.
 pub type FieldSet = BTreeSet<String>;
 
-/// Group, then field, then whether it is synced: every field that Calry knows, the false ones included.
+/// Whether a field is synced, by group and field: every field that Calry knows, including those that are off.
 pub type LiveFields = BTreeMap<String, BTreeMap<String, bool>>;
 
-/// What git wants of one provider. What is absent is not managed and stays as it is.
+/// The desired state of one provider. A part that is absent is not managed, and stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
     pub provider: Provider,
-    /// The icon, where it is managed.
+    /// The icon, if it is managed.
     pub icon: Option<Icon>,
     /// The managed sections of the partner key.
     pub partner_key: DesiredPartnerKey,
     /// The managed groups, each with the fields that are on.
     pub fields: BTreeMap<String, FieldSet>,
-    /// Whether changes to this provider are held back.
+    /// A hold on all changes to this provider.
     pub hold: Option<Hold>,
 }
 
@@ -31,31 +31,29 @@ pub struct Desired {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Icon(String);
 
-/// Why a text cannot be an icon: the rest of a sentence that begins with the icon.
+/// Why a text cannot be an icon. The messages complete "the icon …".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidIcon {
     #[error("has more than {} characters", Icon::MAX_LEN)]
     TooLong,
-    /// A blank, a line break or a control character.
-    #[error("holds a blank or a line break")]
+    #[error("contains white space or a control character")]
     Blank,
     #[error("must begin with `https://` or `http://`")]
     Scheme,
-    /// A user or a password, which everybody who sees the icon would see.
-    #[error("holds a user or a password")]
+    #[error("contains a user or a password")]
     Credentials,
     #[error("is not a valid URL")]
     NoUrl,
 }
 
 impl Icon {
-    /// The longest URL that is taken, in bytes.
+    /// The longest URL that is accepted, in bytes.
     pub const MAX_LEN: usize = 2048;
 
-    /// Parses an icon's URL. The text is kept as it is written: Calry is sent what git says.
+    /// Parses an icon's URL. The text is kept as it is: Calry gets exactly what git has.
     ///
     /// # Errors
-    /// [`InvalidIcon`] for anything but an absolute http or https URL.
+    /// [`InvalidIcon`] unless it is an absolute http or https URL.
     pub fn parse(text: &str) -> Result<Self, InvalidIcon> {
         if text.len() > Self::MAX_LEN {
             return Err(InvalidIcon::TooLong);
@@ -81,7 +79,6 @@ impl Icon {
         Ok(Self(text.to_owned()))
     }
 
-    /// The URL as it is written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -94,20 +91,19 @@ impl fmt::Debug for Icon {
     }
 }
 
-/// A stop to all changes of a provider, until a day.
+/// Suspends all changes to a provider until a date.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
     /// In force to the end of this day, UTC.
     pub until: Date,
-    /// Why.
     pub reason: Option<String>,
 }
 
 impl Hold {
-    /// In the last days of a hold, this many before the last one included, it is worth saying that it ends.
+    /// From this many days before its last day on, a hold is reported as about to end.
     pub const NEAR: i32 = 3;
 
-    /// How many days are left after a day (UTC), 0 on the last one; negative where it is over.
+    /// How many days are left after `today` (UTC): 0 on the last day, negative when it is over.
     #[must_use]
     pub fn days_left(&self, today: Date) -> i32 {
         // Without a larger unit the difference is in days.
@@ -121,7 +117,7 @@ impl Hold {
     }
 }
 
-/// One integration definition as Calry answered with it.
+/// One integration definition as Calry returned it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
     /// Calry's id, a UUID.
@@ -131,13 +127,12 @@ pub struct Live {
     pub provider: Provider,
     /// The icon's URL.
     pub icon: Option<String>,
-    /// The partner key, as far as it is known.
     pub partner_key: LivePartnerKey,
     /// Every group with every field.
     pub fields: LiveFields,
     /// RFC 3339, with milliseconds; moves with every update. Empty if Calry shows none.
     pub updated_at: String,
-    /// What of it cannot be read.
+    /// The parts that cannot be read.
     pub problems: LiveProblems,
 }
 
@@ -153,7 +148,7 @@ pub enum DefinitionPart {
 }
 
 impl DefinitionPart {
-    /// All of them, in the order in which they are written.
+    /// All parts, in the order of a definition.
     pub const ALL: [Self; 3] = [Self::Icon, Self::PartnerKey, Self::FieldsToSync];
 
     /// The key in a definition.
@@ -173,8 +168,8 @@ impl fmt::Display for DefinitionPart {
     }
 }
 
-/// What of a live definition cannot be read, or is unknown to this version. Whatever is named here is absent from the
-/// definition's other fields. The texts name positions and never quote a value.
+/// The parts of a live definition that cannot be read, or that this version does not know. They are absent from the
+/// other fields of the definition. The texts name positions and never quote a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveProblems {
     pub icon: Option<String>,
@@ -241,7 +236,7 @@ impl LiveProblems {
     }
 }
 
-/// The body of an update: what is `None` is not sent.
+/// The body of an update. `None` is not sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
     pub icon: Option<String>,
@@ -306,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_lasts_to_the_end_of_its_day() {
+    fn a_hold_lasts_until_the_end_of_its_last_day() {
         let hold = Hold {
             until: jiff::civil::date(2026, 3, 1),
             reason: None,

@@ -1,4 +1,4 @@
-//! Problems in definition files, as data: where, what, and what would be right. How they look is for `render` to say.
+//! Problems in definition files as data; `render` prints them.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -18,51 +18,50 @@ pub enum Severity {
     Warning,
 }
 
-/// The kind of a problem, stable across versions: what scripts match and what a flood is counted by.
+/// The kind of a problem, stable across versions, so that scripts can match it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Code {
     /// The file cannot be read: missing, not a regular file, too large, outside the directory, not UTF-8.
     Unreadable,
-    /// The file is not YAML, or uses what this format leaves out: aliases, tags, several documents.
+    /// The file is not YAML, or uses what this format does not support: aliases, tags, several documents.
     Syntax,
     /// A key that the format does not have.
     UnknownKey,
-    /// A key, or a field, that is there twice.
+    /// A duplicate key or field.
     DuplicateKey,
-    /// A key that must be there and is not.
+    /// A required key that is missing.
     MissingKey,
     /// A value of the wrong type.
     WrongType,
     /// A value of the right type that is not allowed.
     InvalidValue,
-    /// The file's name does not fit its provider.
+    /// The file's name does not match its provider.
     FileName,
     /// Two files for one provider.
     DuplicateProvider,
-    /// A secret that is referred to and not at hand.
+    /// A reference to a secret that is not found.
     MissingSecret,
-    /// A provider that the catalogue does not have, or the workspace.
+    /// A provider that is not in the catalogue, or not in the workspace.
     UnknownProvider,
-    /// A group or field that the catalogue does not have.
+    /// A group or field that is not in the catalogue.
     UnknownField,
-    /// A value that looks like a credential and is written out.
+    /// A value that looks like a credential in plain text.
     PlainCredential,
-    /// A group, or a partner key, without anything in it.
+    /// An empty group or partner key.
     Empty,
-    /// A group that leaves no doubt that every field is off: `[]`, or each known field as `false`. `pull` writes it if that
-    /// is so in Calry: `--strict` does not make it an error.
+    /// A group that explicitly switches every field off: `[]`, or each known field as `false`. `pull` writes this form,
+    /// so `--strict` does not make it an error.
     AllOff,
     /// A hold without a reason.
     Hold,
-    /// A hold whose last day has passed. It comes by time and not by a commit: `--strict` does not make it an error, for
-    /// that would keep the provider out just when it is to be resumed.
+    /// A hold whose last day has passed. Time causes it, not a commit, so `--strict` does not make it an error: that
+    /// would exclude the provider just when its changes should resume.
     HoldOver,
-    /// More problems than are worth telling.
+    /// More problems than are listed.
     TooMany,
 }
 
 impl Code {
-    /// Every kind, in the order of the declaration.
     pub const ALL: [Self; 18] = [
         Self::Unreadable,
         Self::Syntax,
@@ -119,17 +118,15 @@ impl Code {
 /// One problem of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Error or warning.
     pub severity: Severity,
-    /// Its kind.
     pub code: Code,
     /// The file's name within the definitions directory.
     pub file: String,
-    /// Where in the file, and the line itself; `None` where the problem is the file as a whole.
+    /// The line; `None` if the problem concerns the file as a whole.
     pub excerpt: Option<Excerpt>,
-    /// What is wrong, as a sentence. Holds no value that stands below `partnerKey`.
+    /// The problem, as a sentence. It contains no value below `partnerKey`.
     pub message: String,
-    /// What would be right.
+    /// Advice.
     pub help: Option<String>,
 }
 
@@ -159,7 +156,7 @@ pub fn first_problems<'a>(
             continue;
         }
         count += 1;
-        // It stands at the first file that has one, and is as grave as the gravest.
+        // It is reported for the first file that has one, with the worst severity of all.
         let rest = omitted.get_or_insert_with(|| Diagnostic {
             severity: diagnostic.severity,
             code: Code::TooMany,
@@ -183,22 +180,21 @@ pub fn first_problems<'a>(
     listed
 }
 
-/// A place in a file with the line's text, already masked and printable: it holds nothing that may not be shown, or that
-/// would act on a terminal.
+/// A span in a file with the text of its line, which is masked and printable.
 ///
-/// The text need not be the line character by character: what is secret is `***` whatever its length, what would act is
-/// escaped, and of a long line only the surroundings of the place are there. So `mark` says where to point within `text`,
-/// and `line`, `column` and `width` where an editor would.
+/// The text is not always the line character by character: a secret is `***` whatever its length, control characters
+/// are escaped, and a long line is cut around the span. So `mark` is the span within `text`, and `line`, `column` and
+/// `width` are the span within the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt {
     /// The line, from 1.
     pub line: usize,
-    /// The column of the first character that is meant, from 1, in characters of the file.
+    /// The column of the first character of the span, from 1, in characters of the file.
     pub column: usize,
-    /// How many characters of the file are meant, at least 1; 1 where the place is masked, so that no length shows.
+    /// The length of the span in characters of the file, at least 1; always 1 if it is masked, so that no length shows.
     pub width: usize,
-    /// The line's text, or its part around the place, without its line break.
+    /// The text of the line, or its part around the span, without the line break.
     pub text: String,
-    /// The bytes of `text` that are meant; on character boundaries, empty at the end of a line.
+    /// The span in bytes of `text`, on character boundaries; empty at the end of a line.
     pub mark: Range<usize>,
 }

@@ -1,7 +1,7 @@
-//! Keyed fingerprints: how two values that may not be shown are compared across machines.
+//! Keyed fingerprints, which compare secret values across machines.
 //!
-//! A fingerprint is an HMAC-SHA-256 (RFC 2104, FIPS 180-4) of a value and its place. Without the key nobody can try values
-//! against it, and the same value at two places has two fingerprints, so that not even sameness shows.
+//! A fingerprint is an HMAC-SHA-256 (RFC 2104, FIPS 180-4) of a value and its position. Without the key, values cannot
+//! be tried against it. The same value at two positions has two fingerprints, so that equality does not show.
 
 use std::fmt;
 
@@ -12,14 +12,14 @@ use super::redaction::{Redaction, redaction};
 use super::secret::hmac_sha256;
 use super::{KeySection, Provider, Secret, character_name, hex, is_quoted, needs_escape, trim_token};
 
-/// The operator's key for fingerprints: at least [`FingerprintKey::MIN_LEN`] bytes that nobody can guess.
+/// The operator's key for fingerprints: at least [`FingerprintKey::MIN_LEN`] random bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FingerprintKey(Secret);
 
-/// A text that cannot be a fingerprint key. It never repeats the text.
+/// Why a text cannot be a fingerprint key. The messages never repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidFingerprintKey {
-    /// It is too short to keep anybody from guessing values.
+    /// Values could be guessed with a shorter key.
     #[error(
         "a fingerprint key has at least {} characters, and must be random: `openssl rand -hex 32` makes one",
         FingerprintKey::MIN_LEN
@@ -29,28 +29,26 @@ pub enum InvalidFingerprintKey {
         "the key is in quotes, and the quotes are part of the value: remove them (`docker --env-file` keeps them)"
     )]
     Quoted,
-    /// It would be another key wherever the character is lost.
+    /// If the character were lost, it would be another key.
     #[error("a fingerprint key is one line, and this one holds {}", character_name(*.0))]
     Unseen(char),
 }
 
-/// Where a value stands; part of what is fingerprinted.
+/// The position of a value, which is part of its fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FingerprintContext {
-    /// The workspace's id.
     pub workspace: String,
     pub provider: Provider,
-    /// The section of the partner key.
     pub section: KeySection,
-    /// The header or parameter, in any case in which it means the same.
+    /// The header or parameter, in any equivalent case.
     pub name: String,
 }
 
 impl FingerprintKey {
-    /// The shortest key that is taken, in bytes: as long as the hash.
+    /// The shortest key that is accepted, in bytes: as long as the hash.
     pub const MIN_LEN: usize = 32;
 
-    /// Takes a key; white space around it is dropped, and a byte order mark before it.
+    /// Checks a key, without white space around it and a byte-order mark before it.
     ///
     /// # Errors
     /// [`InvalidFingerprintKey`].
@@ -67,13 +65,12 @@ impl FingerprintKey {
         }
     }
 
-    /// A name of the key that tells nothing of it: two fingerprints can be compared where their keys have the same.
+    /// An id of the key that reveals nothing about it. Fingerprints are comparable if the ids of their keys are equal.
     #[must_use]
     pub fn id(&self) -> String {
-        hex(self.mac(&["key"]).get(..8).unwrap_or_default())
+        hex(self.mac(&["key"]).iter().take(8))
     }
 
-    /// The fingerprint of a value at its place.
     #[must_use]
     pub fn fingerprint(&self, place: &FingerprintContext, value: &Secret) -> String {
         let FingerprintContext {
@@ -93,7 +90,7 @@ impl FingerprintKey {
         format!("{PREFIX}{}", hex(&mac))
     }
 
-    /// Every part goes in with its length, so that no two different lists are the same bytes.
+    /// Each part is hashed with its length, so that different lists never hash the same bytes.
     fn mac(&self, parts: &[&str]) -> Vec<u8> {
         let mut mac = hmac_sha256(self.0.expose().as_bytes());
         mac.update(b"calry-gitops fingerprint 1");
@@ -105,10 +102,10 @@ impl FingerprintKey {
     }
 }
 
-/// How a fingerprint begins in a document.
+/// The prefix of a fingerprint in a document.
 const PREFIX: &str = "hmac-sha256:";
 
-/// The fingerprint of a value that is not at hand, with what it takes to hold another value against it.
+/// The fingerprint of an unavailable value, with what it takes to compare another value with it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Fingerprint {
     key: FingerprintKey,
@@ -117,7 +114,7 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// A fingerprint as it stands in a document; `None` where it is none.
+    /// A fingerprint from a document; `None` if the text is not one.
     #[must_use]
     pub fn new(key: FingerprintKey, place: FingerprintContext, text: &str) -> Option<Self> {
         Self::is_one(text).then(|| Self {
@@ -138,7 +135,7 @@ impl Fingerprint {
         })
     }
 
-    /// As it stands in a document.
+    /// As in a document.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.fingerprint
@@ -158,23 +155,22 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// What is known of a live value below `partnerKey`.
+/// A live value below `partnerKey`, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LiveValue {
-    /// The value itself.
     Value(Secret),
-    /// Calry shows nothing but a mask in its place (trap 7 of the API).
+    /// Calry shows only a mask (trap 7 of the API).
     Mask,
-    /// Calry shows this text, a part of which may be a mask: it is the value or it hides the value.
+    /// Calry shows this text, which is the value, or may be partly a mask.
     MaybeMask(Secret),
     /// Its fingerprint in a snapshot.
     Fingerprint(Fingerprint),
-    /// A snapshot that says nothing of it, or nothing that can be compared here.
+    /// The snapshot has nothing about it, or nothing that can be compared here.
     Withheld,
 }
 
 impl LiveValue {
-    /// Whether it is this value; `None` where that cannot be said.
+    /// Whether it is this value; `None` if that is unknown.
     #[must_use]
     pub fn is(&self, value: &Secret) -> Option<bool> {
         match self {
@@ -187,7 +183,7 @@ impl LiveValue {
 }
 
 impl From<Secret> for LiveValue {
-    /// A value as Calry answered with it.
+    /// A value as Calry returned it.
     fn from(value: Secret) -> Self {
         match redaction(value.expose()) {
             Some(Redaction::Whole) => Self::Mask,

@@ -1,7 +1,8 @@
 //! The vocabulary of all other modules: providers, definitions (desired and live), fields, partner keys, secrets.
 //!
-//! Parsing happens at the edges, into these types; what they hold is valid. This module never reads a file, opens a socket,
-//! looks at a clock or knows a serialization format.
+//! Input is parsed into these types at the edges, so that their values are valid.
+//!
+//! Never: open a file or a socket, or read a clock.
 
 mod bounded;
 mod catalogue;
@@ -46,5 +47,5 @@ pub use text::{ellipsize, hex, human_duration, needs_escape, printable, printabl
 pub use value::{InvalidValue, character_name, check_value, is_quoted, trim_token, trim_value};
 pub use workspace::{InvalidSlug, Slug, Workspace};
 
-/// The target of every span: what is traced, and never logged.
+/// The target of every span: traced, and never logged.
 pub const SPANS: &str = "otel";

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::{LiveValue, Secret, SecretName, Template};
 
-/// One of the two sections of a partner key. Each is managed, or left alone, by itself.
+/// One of the two sections of a partner key, each of which is managed by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeySection {
     /// HTTP headers; their names are case-insensitive (RFC 9110, section 5.1).
@@ -15,7 +15,7 @@ pub enum KeySection {
 }
 
 impl KeySection {
-    /// Both sections, in the order in which they are written.
+    /// Both sections, in the order of a definition.
     pub const BOTH: [Self; 2] = [Self::Headers, Self::QueryParams];
 
     /// The key under `partnerKey`.
@@ -27,7 +27,7 @@ impl KeySection {
         }
     }
 
-    /// A name in the form in which two equal names of this section are the same text.
+    /// A name in its canonical form: equal names of a section have the same one.
     #[must_use]
     pub fn fold(self, name: &str) -> String {
         match self {
@@ -43,12 +43,10 @@ impl fmt::Display for KeySection {
     }
 }
 
-/// A partner key with its values; by default what an update sends. An absent section is `None`.
+/// A partner key with its values; by default as an update sends it. An absent section is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartnerKey<V = Secret> {
-    /// HTTP headers.
     pub headers: Option<BTreeMap<String, V>>,
-    /// Query parameters.
     pub query_params: Option<BTreeMap<String, V>>,
 }
 
@@ -62,7 +60,6 @@ impl<V> Default for PartnerKey<V> {
 }
 
 impl<V> PartnerKey<V> {
-    /// One section.
     #[must_use]
     pub fn section(&self, section: KeySection) -> Option<&BTreeMap<String, V>> {
         match section {
@@ -71,7 +68,6 @@ impl<V> PartnerKey<V> {
         }
     }
 
-    /// One section, to change.
     pub fn section_mut(&mut self, section: KeySection) -> &mut Option<BTreeMap<String, V>> {
         match section {
             KeySection::Headers => &mut self.headers,
@@ -96,7 +92,6 @@ impl<V> PartnerKey<V> {
         }
     }
 
-    /// Every value of both sections.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.headers
             .iter()
@@ -108,26 +103,26 @@ impl<V> PartnerKey<V> {
 /// A value that git wants below `partnerKey`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredValue {
-    /// What the file says.
+    /// The value as the file has it.
     pub template: Template,
-    /// What it amounts to; `None` where its secrets are not at hand, and will be resolved at apply time.
+    /// The value with its secrets; `None` if they are not available, and are resolved where the plan is applied.
     pub value: Option<Secret>,
 }
 
 impl DesiredValue {
-    /// The secrets it refers to; none for a value that is written out.
+    /// The secrets that it refers to; none for a literal value.
     pub fn references(&self) -> impl Iterator<Item = &SecretName> {
         self.template.references()
     }
 }
 
-/// The sections of a partner key that git manages; an absent section is left alone.
+/// The managed sections of a partner key; an absent section stays as it is.
 pub type DesiredPartnerKey = PartnerKey<DesiredValue>;
 
-/// A partner key as Calry shows it, or as a snapshot tells of it.
+/// A partner key as Calry or a snapshot shows it.
 pub type LivePartnerKey = PartnerKey<LiveValue>;
 
-/// A text that cannot be the name of a header. It never repeats the text.
+/// A text that cannot be the name of a header. The message never repeats it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a header name is a token of RFC 9110: letters, digits and !#$%&'*+-.^_`|~")]
 pub struct InvalidHeaderName;

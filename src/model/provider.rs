@@ -5,27 +5,26 @@ use std::sync::Arc;
 
 /// A property-management provider, such as `HOSTAWAY`: `[A-Z][A-Z0-9_]*`, at most [`Provider::MAX_LEN`] bytes.
 ///
-/// The list of providers grows on Calry's side, so any name of that form is a provider; whether the workspace has it is
-/// for the live state to say.
+/// Calry adds providers, so any name of this form is accepted; live state shows whether the workspace has it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Provider(Arc<str>);
 
 /// A name that cannot be a provider.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "a provider is written in capitals, digits and underscores, begins with a letter and has at most {} characters",
+    "a provider must consist of capital letters, digits and underscores, begin with a letter and have at most {} characters",
     Provider::MAX_LEN
 )]
 pub struct InvalidProvider;
 
 impl Provider {
-    /// The longest name that is taken, in bytes.
+    /// The longest name that is accepted, in bytes.
     pub const MAX_LEN: usize = 64;
 
     /// Parses a provider's name.
     ///
     /// # Errors
-    /// [`InvalidProvider`] where the name is not of the form `[A-Z][A-Z0-9_]*` or is too long.
+    /// [`InvalidProvider`] if the name has another form or is too long.
     pub fn parse(name: &str) -> Result<Self, InvalidProvider> {
         let mut bytes = name.bytes();
         let valid = name.len() <= Self::MAX_LEN
@@ -38,13 +37,12 @@ impl Provider {
         }
     }
 
-    /// The name as Calry writes it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name of its definition file without the ending: the provider in lower case.
+    /// The name of its definition file without the extension: the provider in lower case.
     #[must_use]
     pub fn file_stem(&self) -> String {
         self.0.to_ascii_lowercase()

@@ -1,7 +1,8 @@
 //! Decides whether a value that Calry shows may be a mask, in whole or in part (trap 7 of the API).
 //!
-//! A mask that is taken for a value destroys the value: an update would carry it over. A value that is taken for a mask
-//! costs a refusal, which says to bring its section into git. So anything that may be a mask counts as one.
+//! A mask mistaken for a value would destroy the value: an update would carry the mask over. A value mistaken for a
+//! mask only costs a refusal, with the advice to bring its section into git. So anything that may be a mask counts as
+//! one.
 
 /// How much of a text may be a mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub(super) enum Redaction {
 /// The shortest run of mask characters within a text that may be a mask.
 const RUN: usize = 3;
 
-/// Words that stand in place of a value, in brackets or alone.
+/// Words that replace a value, in brackets or alone.
 const WORDS: [&str; 18] = [
     "censored",
     "confidential",

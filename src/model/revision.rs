@@ -19,7 +19,7 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// The commit in the short form that people read, with a mark where the files differ from it.
+    /// The abbreviated commit, marked if the files differ from it.
     #[must_use]
     pub fn short(&self) -> String {
         let commit = short_commit(&self.commit);
@@ -31,7 +31,7 @@ impl Revision {
     }
 }
 
-/// A commit's id in the short form that people read.
+/// The abbreviated id of a commit.
 #[must_use]
 pub fn short_commit(id: &str) -> &str {
     id.get(..10).unwrap_or(id)

@@ -1,15 +1,15 @@
-//! Masks known secrets in text that somebody else wrote, such as the message of an API error.
+//! Masks known secrets in foreign text, such as the message of an API error.
 //!
-//! Masking by position is how this project keeps secrets in; this is for texts whose positions are unknown. A text is read in
-//! every way in which an API writes a value: as it is, in another case, with the escapes of JSON, URLs and HTML, in base64 and
-//! in hexadecimal digits, one inside another. Each reading is searched for every run of [`RUN`] characters of a secret, so that
-//! a text that was cut off in the middle of one shows no more of it. A secret that is shorter is searched for as a whole, and
-//! one of less than [`WORD`] characters as a word of its own: it is part of any text.
+//! Other output is masked by position; this module is for texts whose positions are unknown. A text is decoded in every
+//! way in which an API may write a value: as it is, in another case, with the escapes of JSON, URLs and HTML, in base64
+//! and in hexadecimal digits, also one inside another. Each reading is searched for every run of [`RUN`] characters of
+//! a secret, so that a text that is cut off within a secret shows no more of it. A shorter secret is searched for as a
+//! whole, and one of less than [`WORD`] characters only as a separate word, because it is part of many texts.
 //!
-//! Runs are kept as keyed hashes instead of the patterns of a multi-pattern matcher: a matcher holds the text of every value
-//! that was replaced, and knows nothing of parts. The key is made at random and leaves the process as little as the hashes.
+//! Runs are kept as keyed hashes instead of the patterns of a multi-pattern matcher: a matcher would keep the text of
+//! every replaced value, and finds no parts. The key is random, and neither it nor the hashes leave the process.
 //!
-//! Never: show a text that could not be read in every way, or keep the text of a secret that is no longer in use.
+//! Never: show a text that could not be decoded in every way, or keep the text of a secret that is no longer in use.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -21,16 +21,16 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{Secret, Template};
 
-/// No more than this many characters of a secret in a row are shown, less one.
+/// Fewer than this many consecutive characters of a secret are shown.
 const RUN: usize = 8;
 
-/// A secret of fewer characters than this is masked only if it stands by itself.
+/// A secret of fewer characters than this is masked only as a separate word.
 const WORD: usize = 4;
 
-/// How many runs, or values, one generation holds: as many as 57,000 values of 60 characters have. There are two generations.
+/// The most runs, or values, of one generation: those of 57,000 values of 60 characters. There are two generations.
 const MOST: usize = if cfg!(test) { 2_000 } else { 3_500_000 };
 
-/// How many escapings may be one inside another.
+/// How many encodings may be nested.
 const DEPTH: usize = 3;
 
 /// The longest text that is searched, in bytes.
@@ -39,12 +39,12 @@ const LONGEST: usize = 64 << 10;
 /// How many characters are searched for each byte of the text, all readings together.
 const EFFORT: usize = 32;
 
-/// The secrets that are known of one workspace, for as long as the process runs. Clones share them.
+/// The known secrets of one workspace, for as long as the process runs. Clones share them.
 ///
-/// At most 7 million runs are remembered. If there are more, those that were learned the longest ago are forgotten; if there
-/// are more at one time, every text is withheld.
+/// At most 7 million runs are kept. Beyond that, the oldest are dropped; if more are in use at one time, every text is
+/// withheld.
 #[derive(Clone, Default)]
-pub struct Scrubber(Arc<Mutex<Known>>);
+pub struct Scrubber(Arc<Mutex<KnownSecrets>>);
 
 impl fmt::Debug for Scrubber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,18 +53,18 @@ impl fmt::Debug for Scrubber {
 }
 
 impl Scrubber {
-    /// Begins a session: what was learned before it and is learned again stays known for longest.
+    /// Starts a session: secrets that are learned again in it are kept longest.
     pub fn begin(&self) {
-        let mut known = self.known();
+        let mut known = self.lock();
         known.index();
         known.session += 1;
     }
 
-    /// Makes a secret known. A secret that is known already costs next to nothing.
+    /// Learns a secret. A secret that is known already costs almost nothing.
     pub fn learn(&self, secret: &Secret) {
-        let mut known = self.known();
+        let mut known = self.lock();
         known.learn(secret);
-        // What follows a scheme may be quoted without it.
+        // The part after a scheme may be quoted alone.
         if let Some(rest) = Template::after_scheme(secret.expose()) {
             known.learn(&Secret::new(rest));
         }
@@ -73,7 +73,7 @@ impl Scrubber {
     /// The text with every run of a known secret masked, however it is escaped.
     #[must_use]
     pub fn scrub(&self, text: &str) -> String {
-        let mut known = self.known();
+        let mut known = self.lock();
         known.index();
         if known.overflowed || text.len() > LONGEST {
             return WITHHELD.to_owned();
@@ -94,19 +94,19 @@ impl Scrubber {
         if search.given_up {
             WITHHELD.to_owned()
         } else {
-            masked(text, &search.hidden)
+            mask_hidden(text, &search.hidden)
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, KnownSecrets> {
         self.0.lock()
     }
 }
 
-/// What stands for a text that cannot be searched.
+/// Replaces a text that cannot be searched.
 const WITHHELD: &str = "(withheld: it could not be searched for secrets)";
 
-fn masked(text: &str, hidden: &[bool]) -> String {
+fn mask_hidden(text: &str, hidden: &[bool]) -> String {
     let mut out = String::with_capacity(text.len());
     let mut masking = false;
     for (at, c) in text.char_indices() {
@@ -121,41 +121,41 @@ fn masked(text: &str, hidden: &[bool]) -> String {
     out
 }
 
-/// Hashes of what is known.
+/// Hashes of the known secrets.
 #[derive(Default)]
-struct Known {
+struct KnownSecrets {
     key: RandomState,
     /// What was learned since the last rotation.
     young: Generation,
-    /// What was learned before. It is forgotten as a whole when the young one is full.
+    /// What was learned before. It is dropped as a whole when the young generation is full.
     old: Generation,
-    /// Learned and not hashed yet: nothing foreign was shown since.
+    /// Learned and not hashed yet, because no foreign text has been shown since.
     pending: Vec<Secret>,
     session: u64,
     /// The session of the last rotation.
     rotated: Option<u64>,
-    /// Whether something was forgotten that may still be in use.
+    /// Whether something was dropped that may still be in use.
     overflowed: bool,
 }
 
 #[derive(Default)]
 struct Generation {
-    /// Whole values, by which one that is known already is recognized.
+    /// Whole values, to recognize those that are known already.
     values: Hashes,
     runs: Hashes,
     /// Whole secrets that are shorter than a run.
     short: Hashes,
-    /// Which lengths those have, a bit for each.
+    /// The lengths of the short secrets, one bit each.
     lengths: u8,
 }
 
-type Hashes = HashSet<u64, BuildHasherDefault<Hashed>>;
+type Hashes = HashSet<u64, BuildHasherDefault<IdentityHasher>>;
 
-/// The hash of what is hashed already.
+/// Passes a hash through.
 #[derive(Default)]
-struct Hashed(u64);
+struct IdentityHasher(u64);
 
-impl Hasher for Hashed {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -171,14 +171,14 @@ impl Hasher for Hashed {
     }
 }
 
-impl Known {
+impl KnownSecrets {
     fn learn(&mut self, secret: &Secret) {
         if self.young.values.insert(self.key.hash_one(secret.expose())) {
             self.pending.push(secret.clone());
         }
     }
 
-    /// Hashes what was learned since it was called last.
+    /// Hashes what was learned since the last call.
     fn index(&mut self) {
         let pending = std::mem::take(&mut self.pending);
         let coming = pending
@@ -216,7 +216,7 @@ impl Known {
     }
 
     fn hash(&self, run: &[char]) -> u64 {
-        // Three characters in each word; what is not one fills the rest.
+        // Three characters in each word; the rest is filled with a value that is no character.
         let mut words = [u64::MAX; RUN.div_ceil(3)];
         for (word, chars) in words.iter_mut().zip(run.chunks(3)) {
             for c in chars {
@@ -245,8 +245,8 @@ impl Known {
     }
 }
 
-/// Case and, as in a URL's query, `+` for a blank make no difference. Some characters have another number of characters in
-/// another case: all of them are compared in the longest form.
+/// Case makes no difference, nor does `+` for a space, as in the query of a URL. Some characters become several in
+/// another case: all are compared in the longest form.
 fn fold(c: char, mut each: impl FnMut(char)) {
     if c == '+' {
         each(' ');
@@ -266,24 +266,24 @@ struct Unit {
     c: char,
     start: usize,
     end: usize,
-    /// Whether this reading made it of something else. What holds no such unit was searched in the reading before.
+    /// Whether this reading decoded it. A run without such a unit was searched in the previous reading.
     fresh: bool,
 }
 
-/// A unit as it is read from one place on, and where the next one begins.
+/// A unit at one position of a reading, and the position of the next one.
 #[derive(Clone, Copy)]
 struct Step {
     unit: Unit,
     next: usize,
-    /// Whether it was made of a unit that is fresh.
+    /// Whether it was decoded from a fresh unit.
     of_fresh: bool,
 }
 
-/// Parts two pieces of a reading that do not belong together. No reading finds it in a text without a fault.
+/// Separates two pieces of a reading that do not belong together. It never occurs in valid text.
 const GAP: char = char::REPLACEMENT_CHARACTER;
 
 struct Search<'k> {
-    known: &'k Known,
+    known: &'k KnownSecrets,
     /// For each byte of the text.
     hidden: Vec<bool>,
     /// How many more characters may be searched.
@@ -292,7 +292,7 @@ struct Search<'k> {
 }
 
 impl Search<'_> {
-    /// Searches a text as it stands, and every reading of it.
+    /// Searches a text as it is, and every reading of it.
     fn read(&mut self, units: Vec<Unit>, depth: usize) {
         let step = |(at, unit)| Step {
             unit,
@@ -311,7 +311,7 @@ impl Search<'_> {
         }
         for (mark, unescape) in ESCAPES {
             if steps.iter().any(|step| step.unit.c == mark) {
-                let unescaped = unescaped(steps, mark, unescape);
+                let unescaped = unescape_all(steps, mark, unescape);
                 self.compare(&unescaped);
                 if unescaped.iter().any(|step| step.unit.fresh) {
                     self.read_on(&unescaped, depth - 1);
@@ -323,21 +323,21 @@ impl Search<'_> {
             for skipped in 0..digits.alignments {
                 let decoded = digits.decode(&units, skipped);
                 if !decoded.is_empty() {
-                    // At a wrong place there are marks by chance.
+                    // At a wrong alignment, escape characters occur by chance.
                     self.read(decoded, (depth - 1).min(1));
                 }
             }
         }
     }
 
-    /// Hides every known run that holds something new.
+    /// Hides every known run that contains a fresh unit.
     fn compare(&mut self, steps: &[Step]) {
         let Some(left) = self.effort.checked_sub(steps.len()) else {
             self.given_up = true;
             return;
         };
         self.effort = left;
-        // How many steps it is from each one to the next that is fresh, itself included.
+        // The number of steps from each one to the next fresh one, itself included.
         let mut away = vec![usize::MAX; steps.len()];
         for (at, step) in steps.iter().enumerate().rev() {
             let next = if step.unit.fresh {
@@ -350,7 +350,7 @@ impl Search<'_> {
                 *place = next;
             }
         }
-        // Whether something else than a letter or digit may stand before each one.
+        // Whether a character that is not a letter or digit may come before each one.
         let mut open = vec![false; steps.len() + 1];
         for step in steps.iter().filter(|step| !step.unit.c.is_alphanumeric()) {
             if let Some(place) = open.get_mut(step.next) {
@@ -400,9 +400,9 @@ impl Search<'_> {
     }
 }
 
-/// What is read from each place on: the escape that begins there, or what stands there. What comes before a place makes
-/// no difference, so that it cannot make another text of a value.
-fn unescaped(steps: &[Step], mark: char, unescape: Unescape) -> Vec<Step> {
+/// Decodes at each position: the escape that begins there, or the unit itself. What comes before a position has no
+/// influence, so that it cannot change how a value is read.
+fn unescape_all(steps: &[Step], mark: char, unescape: Unescape) -> Vec<Step> {
     let read = |(at, step): (usize, &Step)| {
         if step.unit.c == mark {
             let mut made_of: Vec<Step> = Vec::with_capacity(LONGEST_ESCAPE);
@@ -441,10 +441,10 @@ fn unescaped(steps: &[Step], mark: char, unescape: Unescape) -> Vec<Step> {
     steps.iter().enumerate().map(read).collect()
 }
 
-/// The most units that one escape is made of: two surrogates, or four bytes of a URL.
+/// The most units of one escape: two surrogates, or four bytes of a URL.
 const LONGEST_ESCAPE: usize = 12;
 
-/// The units of a reading from its beginning.
+/// The units of a reading, from its start.
 fn in_order(steps: &[Step]) -> Vec<Unit> {
     let mut units = Vec::with_capacity(steps.len());
     let mut at = 0;
@@ -455,13 +455,13 @@ fn in_order(steps: &[Step]) -> Vec<Unit> {
     units
 }
 
-/// Reads the escape at the beginning of some units: its character, and how many units it has.
+/// Decodes the escape at the start of some units: its character, and its length in units.
 type Unescape = fn(&[Unit]) -> Option<(char, usize)>;
 
 /// The escapings, each with the character that begins one.
 const ESCAPES: [(char, Unescape); 3] = [('\\', backslash), ('%', percent), ('&', entity)];
 
-/// The escapes of JSON, and those of the languages whose texts are quoted in it.
+/// The escapes of JSON, and of languages whose strings are quoted in it.
 fn backslash(units: &[Unit]) -> Option<(char, usize)> {
     let ['\\', kind] = chars(units, 0)? else {
         return None;
@@ -581,12 +581,12 @@ fn hex(units: &[Unit], at: usize, digits: usize) -> Option<u32> {
     })
 }
 
-/// A writing of bytes as digits of so many bits.
+/// An encoding of bytes as digits of `bits` bits.
 struct Digits {
     bits: u32,
-    /// At how many places a byte may begin.
+    /// The number of positions at which a byte can begin.
     alignments: usize,
-    /// How many of them are worth looking at: those of the shortest secret that is no word.
+    /// The fewest digits that are decoded: those of the shortest secret that is not matched as a word.
     least: usize,
     value: fn(char) -> Option<u32>,
 }
@@ -620,14 +620,14 @@ fn sextet(c: char) -> Option<u32> {
 }
 
 impl Digits {
-    /// What the digits of a reading amount to if so many of each row are skipped: the rows one after the other.
+    /// Decodes the rows of digits of a reading, each without its first `skipped` digits.
     fn decode(&self, units: &[Unit], skipped: usize) -> Vec<Unit> {
         let mut decoded = Vec::new();
         let mut row: Vec<(u32, Unit)> = Vec::new();
         for unit in units {
             match (self.value)(unit.c) {
                 Some(value) => row.push((value, *unit)),
-                // Long rows are broken into lines.
+                // Long rows are split into lines.
                 None if matches!(unit.c, '\r' | '\n') => {}
                 None => {
                     self.decode_row(&row, skipped, &mut decoded);
@@ -746,7 +746,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_a_secret_makes_no_other_text_of_it() {
+    fn what_comes_before_a_secret_does_not_change_how_it_is_read() {
         for (secret, text) in [
             (
                 "0aaa😀aa😀",
@@ -802,12 +802,12 @@ mod tests {
         s.learn(&Secret::new("the-new-value"));
         s.learn(&Secret::new("the-same-value"));
         assert_eq!(
-            s.known().pending.len(),
+            s.lock().pending.len(),
             1,
             "what is known already is not hashed again"
         );
         s.begin();
-        assert!(s.known().pending.is_empty());
+        assert!(s.lock().pending.is_empty());
         assert_eq!(
             s.scrub("the-old-value, the-same-value, the-new-value"),
             "***, ***, ***"
@@ -815,7 +815,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_learned_longest_ago_is_forgotten_first_and_what_is_in_use_never() {
+    fn what_was_learned_longest_ago_is_dropped_first_and_what_is_in_use_never() {
         let (s, current) = (
             scrubber(&["the-first-value"]),
             Secret::new("the-current-value"),
@@ -830,7 +830,7 @@ mod tests {
             s.scrub("the-first-value or the-current-value"),
             "the-first-value or ***"
         );
-        let known = s.known();
+        let known = s.lock();
         assert!(known.young.runs.len() <= MOST && known.old.runs.len() <= MOST);
     }
 
@@ -856,7 +856,7 @@ mod tests {
                 fresh: true,
             })
             .collect();
-        let known = s.known();
+        let known = s.lock();
         let (hidden, effort) = (vec![false; hostile.len()], hostile.len() * 2);
         let mut search = Search {
             known: &known,

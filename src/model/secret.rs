@@ -1,4 +1,4 @@
-//! Values that no channel may show, and the names by which files refer to them.
+//! Values that must never be shown, and the names by which files refer to them.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -15,7 +15,6 @@ use subtle::ConstantTimeEq;
 pub struct Secret(Arc<SecretString>);
 
 impl Secret {
-    /// Takes a value into custody.
     #[must_use]
     pub fn new(value: impl Into<String>) -> Self {
         Self(Arc::new(SecretString::from(value.into())))
@@ -64,19 +63,19 @@ pub struct SecretName(Arc<str>);
 /// A text that cannot be the name of a secret.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "the name of a secret is written in lower-case letters, digits, `-` and `.`, begins and ends with a letter or digit, and has at most {} characters",
+    "the name of a secret must consist of lower-case letters, digits, `-` and `.`, begin and end with a letter or digit, and have at most {} characters",
     SecretName::MAX_LEN
 )]
 pub struct InvalidSecretName;
 
 impl SecretName {
-    /// The longest name that is taken, in bytes (the limit of a Kubernetes Secret's key).
+    /// The longest name that is accepted, in bytes (the limit of a key of a Kubernetes Secret).
     pub const MAX_LEN: usize = 253;
 
     /// Parses a secret's name.
     ///
     /// # Errors
-    /// [`InvalidSecretName`] where the name has another form.
+    /// [`InvalidSecretName`] if the name has another form.
     pub fn parse(name: &str) -> Result<Self, InvalidSecretName> {
         let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let bytes = name.as_bytes();
@@ -93,7 +92,6 @@ impl SecretName {
         }
     }
 
-    /// The name as it is written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

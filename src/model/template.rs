@@ -1,4 +1,4 @@
-//! Values below `partnerKey` as a file writes them: literal text and `${secret:NAME}` references.
+//! Values below `partnerKey` in a file: literal text and `${secret:NAME}` references.
 
 use super::{Secret, SecretName};
 
@@ -8,18 +8,18 @@ pub struct Template {
     parts: Vec<Part>,
 }
 
-/// Literal text is held as a secret too: by its position it may be one.
+/// Literal text is kept as a secret, too: at this position it may be one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Literal(Secret),
     Reference(SecretName),
 }
 
-/// Authentication schemes (RFC 9110, section 11.1) that APIs of this field use: the one literal text before a reference that is
-/// no secret for certain.
+/// Authentication schemes (RFC 9110, section 11.1) that such APIs use: the only literal text before a reference that is
+/// certainly not a secret.
 const SCHEMES: [&str; 6] = ["ApiKey", "Basic", "Bearer", "Digest", "Key", "Token"];
 
-/// A template that cannot be read. It says where, never what: the text around may be a secret.
+/// Why a text is not a template. The messages never repeat the text, which may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTemplate {
     #[error(
@@ -36,7 +36,7 @@ impl Template {
     /// Parses a value.
     ///
     /// # Errors
-    /// [`InvalidTemplate`], for the first thing that is wrong.
+    /// [`InvalidTemplate`], for the first problem.
     pub fn parse(text: &str) -> Result<Self, InvalidTemplate> {
         let mut parts = Vec::new();
         let mut literal = String::new();
@@ -86,7 +86,7 @@ impl Template {
         SCHEMES.into_iter().find(|scheme| *scheme == text)
     }
 
-    /// What follows an authentication scheme in a value that is filled in.
+    /// The part of a resolved value after an authentication scheme.
     pub(super) fn after_scheme(value: &str) -> Option<&str> {
         let (scheme, rest) = value.split_once(' ')?;
         SCHEMES
@@ -95,13 +95,13 @@ impl Template {
             .then_some(rest)
     }
 
-    /// The value as the file writes it, references unfilled.
+    /// The value as the file has it, with its references.
     #[must_use]
     pub fn to_source(&self) -> Secret {
         let mut written = String::new();
         for part in &self.parts {
             match part {
-                // No other text is written so.
+                // No other text has this form.
                 Part::Literal(text) => written.push_str(&text.expose().replace("${", "$${")),
                 Part::Reference(name) => written.push_str(&format!("${{secret:{name}}}")),
             }
@@ -109,7 +109,7 @@ impl Template {
         Secret::new(written)
     }
 
-    /// Whether it writes text out that may be a secret: anything but references and a scheme.
+    /// Whether it has literal text that may be a secret: anything but references and a scheme.
     #[must_use]
     pub fn writes_out(&self) -> bool {
         self.scheme().is_none()
@@ -119,7 +119,7 @@ impl Template {
                 .any(|part| matches!(part, Part::Literal(_)))
     }
 
-    /// Fills the references in.
+    /// Fills in the references.
     ///
     /// # Errors
     /// The names for which `lookup` has nothing, in order.
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn two_templates_are_written_alike_only_if_they_are_the_same() {
+    fn two_templates_have_the_same_source_only_if_they_are_the_same() {
         for text in ["a$${secret:b}", "a${secret:b}c", "$$${", "plain", ""] {
             let template = Template::parse(text).unwrap();
             assert_eq!(

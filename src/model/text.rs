@@ -1,10 +1,9 @@
-//! Making foreign text safe to show: on a terminal, in a log line, in a page.
+//! Makes foreign text safe to show on a terminal, in a log line or in a page.
 
 use std::time::Duration;
 
-/// The text with every character escaped that could act instead of being read: control characters (a terminal obeys
-/// them), and the invisible and bidirectional formatting characters that make a text read as another one. Spaces stay;
-/// line breaks and tabs are escaped. So is `##[`, which begins a command wherever it stands in the log of a workflow.
+/// Escapes every character that [`needs_escape`], and `##[`, which begins a command anywhere in the log of a workflow.
+/// Spaces stay; line breaks and tabs are escaped.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -22,18 +21,18 @@ pub fn printable(text: &str) -> String {
     }
 }
 
-/// What the runner of GitHub's workflows obeys anywhere in a line.
+/// The runner of GitHub's workflows obeys this anywhere in a line.
 const COMMAND: &str = "##[";
 
-/// A duration as a person says it: `25ms`, `2.9s`, `42s`, `4m 5s`, `1h 30m`.
+/// A duration for people: `25ms`, `2.9s`, `42s`, `4m 5s`, `1h 30m`.
 #[must_use]
 pub fn human_duration(duration: Duration) -> String {
     let (millis, seconds) = (duration.as_micros().div_ceil(1000), duration.as_secs_f64());
     match duration {
         _ if millis < 1000 => format!("{millis}ms"),
-        // What rounds up to 10.0 is said as the next line says it.
+        // What rounds up to 10.0 is printed as whole seconds.
         _ if seconds < 9.95 => format!("{seconds:.1}s").replace(".0s", "s"),
-        // A minute is made of whole seconds, an hour of whole minutes.
+        // Whole seconds up to an hour, then whole minutes.
         _ if seconds < 3600.0 => whole(duration, 1),
         _ => whole(duration, 60),
     }
@@ -44,7 +43,8 @@ fn whole(duration: Duration, unit: u64) -> String {
     humantime::format_duration(Duration::from_secs(units * unit)).to_string()
 }
 
-/// Whether a character could act instead of being read; see [`printable`].
+/// Whether a character must not be printed as it is: control characters, which a terminal obeys, and invisible and
+/// bidirectional formatting characters, which make a text look like another one.
 #[must_use]
 pub fn needs_escape(c: char) -> bool {
     c.is_control()
@@ -54,8 +54,8 @@ pub fn needs_escape(c: char) -> bool {
             | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// A JSON document with a line break at its end, fit for a terminal: what could act on it is written as an escape, which
-/// every reader of JSON takes for the character itself. serde_json does so below U+0020 only.
+/// A JSON document, with a line break at its end, that is safe on a terminal: characters that [`needs_escape`] are JSON
+/// escapes, which parsers read as the characters themselves. serde_json escapes only those below U+0020.
 #[must_use]
 pub fn printable_json(document: &str) -> String {
     let mut text = String::with_capacity(document.len() + 1);
@@ -76,7 +76,7 @@ pub fn printable_json(document: &str) -> String {
     }
 }
 
-/// The text cut to at most `max` characters, the last one an ellipsis where anything was cut.
+/// Cuts the text to at most `max` characters, of which the last is an ellipsis if anything is cut.
 #[must_use]
 pub fn ellipsize(text: &str, max: usize) -> String {
     match text.char_indices().nth(max) {
@@ -93,7 +93,7 @@ pub fn ellipsize(text: &str, max: usize) -> String {
     }
 }
 
-/// Bytes as small hexadecimal digits.
+/// Bytes as lower-case hexadecimal digits.
 pub fn hex<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> String {
     bytes
         .into_iter()
@@ -106,18 +106,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_said_as_a_person_would() {
-        let said = |seconds| human_duration(Duration::from_secs_f64(seconds));
+    fn durations_are_printed_for_people() {
+        let text = |seconds| human_duration(Duration::from_secs_f64(seconds));
         let all = [
             0.0, 0.000_2, 0.025, 0.999_9, 1.0, 2.94, 9.96, 42.4, 119.999, 245.0, 5400.0, 3586.4,
             86_399.9,
         ]
-        .map(said);
+        .map(text);
         insta::assert_snapshot!(all.join(", "), @"0ms, 1ms, 25ms, 1s, 1s, 2.9s, 10s, 42s, 2m, 4m 5s, 1h 30m, 59m 46s, 1day");
     }
 
     #[test]
-    fn what_would_act_is_escaped() {
+    fn active_characters_are_escaped() {
         assert_eq!(
             printable("a ##[set-output name=x]y ###[ #["),
             "a #\\u{23}[set-output name=x]y ##\\u{23}[ #["
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_could_act_on_a_terminal_means_the_same_when_it_is_escaped() {
+    fn an_escaped_document_has_the_same_meaning() {
         let hostile = "##[x]a\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\u{e0041}ü\n";
         let text = printable_json(&serde_json::json!({ "error": hostile }).to_string());
         assert!(

@@ -16,26 +16,24 @@ pub struct Workspace {
     pub slug: String,
 }
 
-/// A workspace's short name as a file pins it: letters, digits, `-`, `_` and `.`, at most 128.
+/// A workspace's short name as a file pins it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slug(String);
 
 /// A text that cannot be a slug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a slug is written in letters, digits, `-`, `_` and `.`, and has at most {} characters",
+    "a slug must consist of letters, digits, `-`, `_` and `.`, and have at most {} characters",
     Slug::MAX_LEN
 )]
 pub struct InvalidSlug;
 
 impl Slug {
-    /// The longest slug that is taken, in bytes.
+    /// The longest slug that is accepted, in bytes.
     pub const MAX_LEN: usize = 128;
 
-    /// Parses a slug.
-    ///
     /// # Errors
-    /// [`InvalidSlug`] where the text has another form.
+    /// [`InvalidSlug`] if the text has another form.
     pub fn parse(text: &str) -> Result<Self, InvalidSlug> {
         let valid = (1..=Self::MAX_LEN).contains(&text.len())
             && text
@@ -48,7 +46,6 @@ impl Slug {
         }
     }
 
-    /// The slug as it is written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! One difference between two definitions, as data that can be shown: a value below `partnerKey` is never in it.
+//! One difference between two definitions, as data that can be shown: it never has a value below `partnerKey`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,8 @@ pub enum Change {
         /// Desired.
         after: Option<String>,
     },
-    /// A field of a group. A field that a definition does not have is `None`.
+    /// A field of a group; `None` if the live definition does not have it.
     Field {
-        /// The group, such as `listing`.
         group: String,
         field: String,
         /// Live.
@@ -26,13 +25,10 @@ pub enum Change {
     },
     /// A value below `partnerKey`.
     Key {
-        /// Which section.
         section: KeySection,
-        /// The header or parameter.
         name: String,
-        /// What happens to it.
         change: KeyChange,
-        /// The secrets that the desired value refers to; none where it is written out.
+        /// The secrets that the desired value refers to; none for a literal value.
         secrets: Vec<SecretName>,
     },
 }
@@ -47,37 +43,32 @@ pub enum KeyChange {
     Removed,
     /// The value differs.
     Changed,
-    /// Calry shows a mask, and the value behind it is unknown or differs from the one that was last applied.
+    /// Calry shows a mask, and the masked value is unknown or differs from the one last applied.
     Masked,
     /// This branch wrote another value, and the live one is unknown here.
     Unresolved,
 }
 
-/// A value as it may be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// Nothing there, or nothing that may be shown.
+    /// No value, or none that may be shown.
     None,
-    /// On or off.
     Bool(bool),
     Text(String),
 }
 
-/// A field that Calry did not take over: what was sent, and what it answered with.
+/// A field that did not converge: what was sent, and what Calry returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// Where.
     pub path: String,
-    /// What was sent; `None` where it may not be shown.
     pub sent: Value,
-    /// What Calry kept; `None` where it may not be shown.
     pub kept: Value,
     /// Whether the values are withheld.
     pub sensitive: bool,
 }
 
 impl Change {
-    /// Where, such as `fieldsToSync.listing.pictures`.
+    /// The path, such as `fieldsToSync.listing.pictures`.
     #[must_use]
     pub fn path(&self) -> String {
         match self {
@@ -107,7 +98,6 @@ impl Change {
         }
     }
 
-    /// The part of the definition that it is in.
     #[must_use]
     pub const fn part(&self) -> DefinitionPart {
         match self {
@@ -135,7 +125,7 @@ impl Change {
         matches!(self, Self::Key { .. })
     }
 
-    /// The same difference, told after an update that should have ended it.
+    /// The same difference, if an update should have removed it.
     #[must_use]
     pub fn into_mismatch(self) -> Mismatch {
         Mismatch {
@@ -147,8 +137,8 @@ impl Change {
     }
 }
 
-/// A path with its segments joined by dots. A segment that is not a plain word is quoted, so that every path reads in one
-/// way only.
+/// Joins the segments of a path with dots. A segment that is not a plain word is quoted, so that every path is
+/// unambiguous.
 #[must_use]
 pub fn join_path(segments: &[&str]) -> String {
     let mut path = String::new();
@@ -176,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_reads_in_one_way_only() {
+    fn a_path_is_unambiguous() {
         assert_eq!(
             join_path(&["partnerKey", "headers", "x-api-key"]),
             "partnerKey.headers.x-api-key"

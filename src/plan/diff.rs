@@ -1,4 +1,4 @@
-//! The comparison, and the update that follows from it.
+//! Compares desired with live state, and computes the update that follows.
 //!
 //! Traps 1 to 7 of the API are handled here and nowhere else: see [`payload`].
 
@@ -17,27 +17,24 @@ use crate::model::{
     Revision, Secret, Update, UpdateMethod, Workspace,
 };
 
-/// One definition file, as far as the plan needs it.
 #[derive(Clone, Debug)]
 pub struct PlanInput {
-    /// The file's name.
     pub file: String,
-    /// Its provider, where the file or its name says one.
+    /// Its provider, if the file or its name has one.
     pub provider: Option<Provider>,
-    /// What it wants; `None` where it has errors.
+    /// `None` if the file has errors.
     pub desired: Option<Arc<Desired>>,
 }
 
-/// What a plan depends on beside files and live state.
+/// What a plan depends on, besides files and live state.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// The day in UTC, for holds.
+    /// Today in UTC, for holds.
     pub today: Date,
-    /// PATCH or PUT.
     pub method: UpdateMethod,
-    /// What the daemon remembers.
+    /// What was last applied.
     pub applied: &'a AppliedState,
-    /// What this branch began with, where it is to be told whose a change is.
+    /// The base of this branch, if changes are to be attributed to it or not.
     pub base: Option<&'a BranchBase>,
 }
 
@@ -175,15 +172,15 @@ fn verdict(
 /// A provider that was read again just before its update.
 #[derive(Clone, Debug)]
 pub enum RefreshedStep {
-    /// The same changes are still due; carried-over parts are the fresh ones.
+    /// The same changes are still due; carried-over parts are up to date.
     Due(Box<Step>),
-    /// Somebody already made it as desired.
+    /// Live already equals desired.
     InSync,
-    /// Other changes would be due than those that were planned.
+    /// Other changes would be due than the planned ones.
     Moved,
 }
 
-/// Plans one provider anew against a fresher live state, so that what changed meanwhile is not overwritten.
+/// Plans one provider again with newer live state, so that intermediate changes are not overwritten.
 #[must_use]
 pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> RefreshedStep {
     let compared = compare(
@@ -209,8 +206,8 @@ pub fn refresh(step: &Step, live: Live, method: UpdateMethod) -> RefreshedStep {
     }))
 }
 
-/// What an answer still differs in from what was wanted: git's part but for what was refused, and what the update carried
-/// over (trap 6).
+/// The differences that are left in an answer: in the managed parts, except those that were refused, and in what the
+/// update carried over (trap 6).
 #[must_use]
 pub fn verify(
     desired: &Desired,
@@ -245,12 +242,12 @@ pub fn verify(
             continue;
         };
         let (sent, kept) = (
-            by_folded_name(section, key.section(section)),
-            by_folded_name(section, answer.partner_key.section(section)),
+            by_canonical_name(section, key.section(section)),
+            by_canonical_name(section, answer.partner_key.section(section)),
         );
         for name in sent.keys().chain(kept.keys()).collect::<BTreeSet<_>>() {
             let same = match (sent.get(name), kept.get(name)) {
-                // What stands behind a mask cannot be held against what was sent.
+                // A masked value cannot be compared with what was sent.
                 (Some(sent), Some(kept)) => kept.is(sent) != Some(false),
                 _ => false,
             };
@@ -287,7 +284,7 @@ pub fn verify(
     mismatches
 }
 
-/// Why an answer cannot show whether an update was taken over: a part that was sent cannot be read in it.
+/// Why an answer cannot show whether an update took effect: a part that was sent cannot be read in it.
 #[must_use]
 pub fn unverifiable<'a>(sent: &Update, answer: &'a Live) -> Option<&'a str> {
     let Update {
@@ -306,8 +303,8 @@ pub fn unverifiable<'a>(sent: &Update, answer: &'a Live) -> Option<&'a str> {
         .find_map(|part| answer.problems.part(part))
 }
 
-/// One section by the names in the form in which equal ones are the same text.
-fn by_folded_name<V>(
+/// The values of a section by their canonical names.
+fn by_canonical_name<V>(
     section: KeySection,
     values: Option<&BTreeMap<String, V>>,
 ) -> BTreeMap<String, &V> {
@@ -318,30 +315,28 @@ fn by_folded_name<V>(
         .collect()
 }
 
-/// What is known of the values that Calry shows as masks.
+/// What is known about the values that Calry masks.
 #[derive(Clone, Copy)]
 enum MaskedValues<'a> {
-    /// What was applied before, if anything.
     LastApplied(Option<&'a LastApplied>),
-    /// They were sent just now.
     JustSent,
 }
 
 struct Comparison {
     changes: Vec<Change>,
     unresolved: Vec<UnresolvedValue>,
-    /// Managed parts that cannot be read in Calry's answer, each with the problem.
+    /// Managed parts that cannot be read in live state, each with the problem.
     unreadable: Vec<(DefinitionPart, String)>,
 }
 
-/// Every difference in what git manages, sorted as a definition is written.
+/// Every difference in the managed parts, in the order of a definition.
 fn compare(
     desired: &Desired,
     live: &Live,
     masked: MaskedValues<'_>,
     base: Option<&BranchBase>,
 ) -> Comparison {
-    // Destructured in full, so that a new managed part does not compile until somebody has compared it.
+    // Destructured in full, so that a new managed part does not compile until it is compared.
     let Desired {
         provider: _,
         icon,
@@ -444,7 +439,7 @@ fn compare_section(
         let secrets: Vec<_> = value.references().cloned().collect();
         let now = rest.remove(&section.fold(name)).unwrap_or_default();
         let missing = match (&value.value, now.as_slice()) {
-            // One that is added is no riddle, and cannot be sent all the same.
+            // An added value needs no comparison, but without its secret it cannot be sent.
             (None, _) => Some(Missing::Secret),
             (Some(_), [(_, LiveValue::Withheld)]) => Some(Missing::Live),
             _ => None,
@@ -469,7 +464,7 @@ fn compare_section(
             ([(_, now)], Some(wanted)) => {
                 (now.is(wanted) == Some(false)).then_some(KeyChange::Changed)
             }
-            // The same header twice, in two spellings: only a whole partner key makes it one again.
+            // The same header in two spellings: only a whole partner key makes it one again.
             (_, Some(_)) => Some(KeyChange::Changed),
         };
         if let Some(change) = change {
@@ -491,7 +486,7 @@ fn compare_section(
     }
 }
 
-/// The update that leads from live to desired, part by part.
+/// The update from live to desired, part by part.
 ///
 /// - Traps 1 and 2: of a group that is sent, exactly the fields that are to be on are named, each as `true`.
 /// - Trap 3: a `fieldsToSync` that is sent names every group of the live definition, the unmanaged ones as they are.
@@ -499,7 +494,7 @@ fn compare_section(
 /// - Trap 5: under PUT all three top-level fields are sent, or none.
 /// - Trap 7: a value that may be a mask is never carried over.
 ///
-/// A part in which something cannot be read is not sent: nobody knows what that would destroy.
+/// A part in which something cannot be read is not sent: the update might destroy it.
 fn payload(desired: &Desired, live: &Live, compared: &Comparison, method: UpdateMethod) -> Payload {
     let put = method == UpdateMethod::Put;
     let is_due = |part| {

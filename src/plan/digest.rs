@@ -1,4 +1,4 @@
-//! The name of a plan: the same files and the same live state give the same one.
+//! The digest of a plan: the same files and the same live state give the same digest.
 
 use std::fmt;
 
@@ -9,9 +9,9 @@ use crate::model::{Desired, KeySection, UpdateMethod, Workspace, hex};
 
 /// `sha256:` and 64 hexadecimal digits.
 ///
-/// Of values below `partnerKey` only the position, the references, an authentication scheme before one and whether they
-/// differ go into it, written-out ones included: nobody can guess one from a digest. What stands behind them is covered by
-/// `updatedAt` on the live side. A [sealed](super::Plan::seal) one also covers what files write out, by keyed fingerprints.
+/// Of a value below `partnerKey`, literal or not, it covers only the position, the references, an authentication scheme
+/// before a reference and whether the value differs: no value can be guessed from a digest. `updatedAt` covers the live
+/// values. A [sealed](super::Plan::seal) digest also covers literal values, by keyed fingerprints.
 #[derive(Clone, Debug)]
 pub struct Digest {
     text: String,
@@ -63,7 +63,7 @@ impl Digest {
         hash.finish()
     }
 
-    /// The same digest over these fingerprints, too, each with its path.
+    /// Extends the digest with fingerprints, each with its path.
     pub(super) fn seal(&self, fingerprints: &[(String, String)]) -> Self {
         let mut hash = Hash(Sha256::new());
         hash.text("calry-gitops plan 2, sealed");
@@ -82,9 +82,9 @@ impl Digest {
         self.sealed
     }
 
-    /// The digest of what git wants of a provider but for values below `partnerKey`.
+    /// The digest of the desired state of a provider, except values below `partnerKey`.
     pub(super) fn of_parts(desired: &Desired) -> Self {
-        // Destructured in full, so that a new managed part does not compile until somebody has put it in.
+        // Destructured in full, so that a new managed part does not compile until it is hashed.
         let Desired {
             provider,
             icon,
@@ -119,7 +119,7 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Every part is written with its length, so that no two different plans are the same bytes.
+/// Each part is hashed with its length, so that different plans never hash the same bytes.
 struct Hash(Sha256);
 
 impl Hash {

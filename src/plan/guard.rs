@@ -1,4 +1,4 @@
-//! What a plan must pass before anything is sent.
+//! Checks a plan against the operator's limits before anything is sent.
 
 use super::{Digest, Plan};
 use crate::model::{Provider, printable};
@@ -8,7 +8,7 @@ use crate::model::{Provider, printable};
 pub struct Limits {
     /// The most providers that one plan may change.
     pub max_changes: Option<usize>,
-    /// The plan that a person looked at and let through.
+    /// The plan that a person reviewed and approved.
     pub approve: Option<Digest>,
 }
 
@@ -22,19 +22,17 @@ impl Approved {
         &self.0
     }
 
-    /// The plan, after it was carried out.
+    /// The plan, after it was applied.
     #[must_use]
     pub fn into_plan(self) -> Plan {
         self.0
     }
 }
 
-/// A plan that may not be applied, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct RefusedPlan {
     pub plan: Box<Plan>,
-    /// Why.
     pub reason: Refusal,
 }
 
@@ -47,9 +45,7 @@ pub enum Refusal {
         if *changes == 1 { "provider" } else { "providers" }
     )]
     TooManyChanges {
-        /// How many providers it would change.
         changes: usize,
-        /// The limit.
         max: usize,
         digest: Digest,
     },
@@ -58,22 +54,16 @@ pub enum Refusal {
         "plan refused: {approved} was approved, and this plan is {digest}; files or live state have changed since. Review \
          the new plan and approve that"
     )]
-    NotTheApprovedPlan {
-        /// What was approved.
-        approved: Digest,
-        /// What was planned.
-        digest: Digest,
-    },
-    /// An approval that could be of a plan with other values.
+    NotTheApprovedPlan { approved: Digest, digest: Digest },
+    /// The approval could belong to a plan with other values.
     #[error(
-        "plan refused: the file of {provider} writes {path} out, and a digest without a fingerprint key does not cover that \
-         value. Make the digest again with --fingerprint-key-file, use plan --out and apply --plan, or make the value a \
+        "plan refused: the file of {provider} has the literal value {path}, and a digest without a fingerprint key does not \
+         cover it. Make the digest again with --fingerprint-key-file, use plan --out and apply --plan, or make the value a \
          reference to a secret"
     )]
     NotCovered {
-        /// Whose file it is.
         provider: Provider,
-        /// Where the value stands.
+        /// The path of the value.
         path: String,
     },
     /// A plan without a digest cannot be applied.
@@ -82,17 +72,17 @@ pub enum Refusal {
 }
 
 impl Plan {
-    /// Holds the plan against the limits.
+    /// Checks the plan against the limits.
     ///
     /// # Errors
-    /// [`RefusedPlan`], with the plan, where it may not be applied.
+    /// [`RefusedPlan`], with the plan, if it may not be applied.
     pub fn approve(self, limits: &Limits) -> Result<Approved, RefusedPlan> {
         let changes = self.steps().count();
         let open = self
             .digest
             .as_ref()
             .filter(|digest| !digest.is_sealed())
-            .and_then(|_| self.first_written_out());
+            .and_then(|_| self.first_literal_value());
         let reason = match (&self.digest, &limits.approve, limits.max_changes, open) {
             (None, ..) => Refusal::Incomplete,
             (Some(_), Some(_), _, Some((provider, path))) => Refusal::NotCovered {

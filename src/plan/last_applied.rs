@@ -1,8 +1,8 @@
-//! What was last applied of a provider, without any value of it: enough to tell drift from change, and to know what stands
-//! behind a mask.
+//! What was last applied to a provider, without its values: enough to tell drift from change, and to compare masked
+//! values.
 //!
-//! It may come from another process, and be old or wrong. It decides how a difference is called, and of masks whether
-//! there is one; a difference that shows is found without it.
+//! It may come from another process, and be old or wrong. It is used only to label a difference (drift or change) and
+//! to compare masked values; a visible difference is found without it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,22 +16,23 @@ use crate::model::{
 /// The desired state that was last applied, or found in place, of each provider.
 pub type AppliedState = BTreeMap<Provider, Arc<LastApplied>>;
 
-/// A desired state as it is remembered: what can be told of it is whether another one is the same.
+/// A remembered desired state, which can only be compared with another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastApplied {
-    /// Of all that is not below `partnerKey`.
+    /// The digest of everything that is not below `partnerKey`.
     pub parts: Digest,
-    /// The values below `partnerKey`, by their names in the form in which equal ones are the same text.
+    /// The values below `partnerKey`, by their canonical names.
     pub partner_key: PartnerKey<Fingerprint>,
-    /// Calry's `updatedAt` when it was so. `None` if an update may have been made since: then the values behind masks are
+    /// Calry's `updatedAt` at that time; `None` if an update may have been made since, so that masked values are
     /// unknown.
     pub updated_at: Option<String>,
-    /// What Calry did not take over, by path, each with the cause that it was sent for.
+    /// What did not converge, by path, each with the cause for which it was sent.
     pub kept: BTreeMap<String, Cause>,
 }
 
 impl LastApplied {
-    /// What to remember of a desired state. A value that is not at hand is left out, and is then never the same.
+    /// What to remember of a desired state. A value that is not available is left out, and then never compares as
+    /// equal.
     #[must_use]
     pub fn of(
         desired: &Desired,
@@ -66,7 +67,7 @@ impl LastApplied {
         }
     }
 
-    /// Whether a desired state is the one that this was made of. A hold says when, not what.
+    /// Whether this was made of the given desired state. Holds do not matter.
     #[must_use]
     pub fn matches(&self, desired: &Desired) -> bool {
         let same = |section| match (
@@ -90,8 +91,8 @@ impl LastApplied {
         self.parts == Digest::of_parts(desired) && KeySection::BOTH.into_iter().all(same)
     }
 
-    /// Whether this value is what stands behind a mask. If `updatedAt` moved since it was applied, somebody else may have
-    /// changed it: it is unknown until it is sent again.
+    /// Whether this value is the masked one. If `updatedAt` has changed since it was applied, another writer may have
+    /// changed the value: it is unknown until it is sent again.
     pub(super) fn is_behind_mask(
         &self,
         live: &Live,
@@ -107,7 +108,7 @@ impl LastApplied {
         counts && known.is_some_and(|known| known.matches(value))
     }
 
-    /// Why a live definition differs from a desired state. What Calry never took over was not changed by anybody since.
+    /// Why live and desired state differ. A field that never converged is not drift.
     pub(super) fn cause(&self, desired: &Desired, changes: &[Change]) -> Cause {
         let drifted = |change: &Change| self.kept.get(&change.path()) != Some(&Cause::Change);
         if self.matches(desired) && changes.iter().any(drifted) {

@@ -1,8 +1,8 @@
-//! What a branch stops protecting: a difference between the base's files and the branch's that changes nothing in Calry, and
-//! after which console edits survive that git undid before.
+//! What a branch stops protecting: a difference between the files of the base and of the branch that changes nothing in
+//! Calry, but after which git no longer undoes some edits in the console.
 //!
-//! Only files are compared: the live state has no say. A file that is renamed still manages its provider. A file that is
-//! invalid on either side says nothing here; that is an error by itself.
+//! Only files are compared, not live state. A renamed file still manages its provider. A file that is invalid on either
+//! side is ignored here; that is an error by itself.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use jiff::civil::Date;
 use super::{BaseFile, BranchBase, PlanInput, join_path};
 use crate::model::{Desired, Hold, KeySection, Provider, Slug};
 
-/// One protection that the branch takes away.
+/// One protection that the branch removes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loosening {
     /// No file manages the provider any more.
@@ -33,7 +33,7 @@ pub enum Loosening {
         file: String,
         /// The last day of the hold.
         until: Date,
-        /// The last day that the base had, where it had a hold in force.
+        /// The last day in the base, if it had a hold in force.
         before: Option<Date>,
     },
     /// The pin of the workspace.
@@ -75,7 +75,7 @@ impl Loosening {
         }
     }
 
-    /// What is lost: a file's name for `file` and `pin`, a place in the file for `part` and `hold`.
+    /// The location: the name of a file for `file` and `pin`, a path in the file for `part` and `hold`.
     #[must_use]
     pub fn path(&self) -> &str {
         match self {
@@ -86,7 +86,7 @@ impl Loosening {
         }
     }
 
-    /// The file of the branch that shows it; `None` where the branch has none.
+    /// The file of the branch to report it at; `None` if the branch has none.
     #[must_use]
     pub fn file(&self) -> Option<&str> {
         match self {
@@ -158,7 +158,7 @@ impl BranchBase {
 
 /// The paths of the parts that a definition manages.
 fn parts(desired: &Desired) -> Vec<String> {
-    // Destructured in full, so that a new managed part does not compile until its removal is noticed.
+    // Destructured in full, so that a new managed part does not compile until its removal is reported.
     let Desired {
         provider: _,
         icon,

@@ -1,8 +1,8 @@
-//! Desired and live state to a plan, and the plan past the guard. Everything here is pure: today's date is an argument,
-//! and there is no clock, no I/O and no log.
+//! Compares desired and live state to a plan, and guards the plan. Everything here is pure: today's date is an
+//! argument, and there is no clock, no I/O and no log.
 //!
-//! What it never does: send anything. A [`Plan`] is data; only an [`Approved`] one can be applied, and only
-//! [`Plan::approve`] makes one.
+//! Never: send anything. A [`Plan`] is data; only an [`Approved`] one can be applied, and only [`Plan::approve`] makes
+//! one.
 
 mod change;
 mod diff;
@@ -34,30 +34,28 @@ pub use origin::{BaseFile, BranchBase, Origin};
 /// What would change, provider by provider, and why the rest would not.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The workspace it is for.
     pub workspace: Workspace,
     /// The git revision of the files; `None` outside a checkout.
     pub revision: Option<Revision>,
     /// Sorted by provider; files whose provider is not known come last, by name.
     pub entries: Vec<PlanEntry>,
-    /// The plan's name; `None` where not all values were at hand.
+    /// `None` if not all values were available.
     pub digest: Option<Digest>,
-    /// The id of the commit that this branch began with, where changes are told apart by their origin.
+    /// The id of the commit of the base, if changes are attributed to their origin.
     pub base: Option<String>,
     /// What this branch stops protecting, in comparison with its base.
     pub loosened: Vec<Loosening>,
-    /// When the snapshot was taken that stands for the live state (RFC 3339); `None` where Calry itself was asked.
+    /// When the snapshot was taken that the plan is made with (RFC 3339); `None` if live state is from Calry itself.
     pub snapshot: Option<String>,
 }
 
 /// One provider's part of a plan.
 #[derive(Clone, Debug)]
 pub struct PlanEntry {
-    /// The provider; `None` for an invalid file that does not say.
+    /// The provider; `None` for an invalid file that has none.
     pub provider: Option<Provider>,
-    /// The definition file's name; `None` where git does not manage the provider.
+    /// The name of the definition file; `None` if git does not manage the provider.
     pub file: Option<String>,
-    /// What is to be done, or why nothing is.
     pub verdict: Verdict,
     /// Values that cannot be compared here.
     pub unresolved: Vec<UnresolvedValue>,
@@ -68,13 +66,12 @@ pub struct PlanEntry {
 /// What is to be done about one provider.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// Live is as desired.
+    /// Live equals desired.
     InSync(Arc<Desired>, Arc<Live>),
     /// Live differs.
     Update(Box<Step>),
-    /// Live may differ, and the file says not to touch it.
+    /// Live may differ, and the file suspends changes.
     Held {
-        /// Until when, and why.
         hold: Hold,
         /// What would change without the hold.
         pending: Vec<Change>,
@@ -83,26 +80,24 @@ pub enum Verdict {
     Invalid,
     /// The workspace has no such provider.
     Missing,
-    /// What the file manages cannot be read in Calry's answer, and nothing else differs; the sentence says why.
+    /// A managed part cannot be read in live state, and nothing else differs; with the reason, a sentence.
     Unreadable(String),
-    /// There is no file: git does not manage it.
+    /// There is no file for it.
     Unmanaged,
 }
 
 /// The update of one provider.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What git wants.
     pub desired: Arc<Desired>,
-    /// What Calry had when the plan was made.
+    /// Live state when the plan was made.
     pub live: Arc<Live>,
-    /// What was applied before, where that is remembered: what a masked value is compared with.
+    /// What was last applied, if it is known: masked values are compared with it.
     pub applied: Option<Arc<LastApplied>>,
     /// What differs; never empty.
     pub changes: Vec<Change>,
     /// Whether the file changed, or the live state.
     pub cause: Cause,
-    /// What would be sent.
     pub payload: Payload,
 }
 
@@ -138,8 +133,8 @@ pub struct Payload {
     pub update: Option<Update>,
     /// The parts that should be sent and cannot.
     pub refused: Vec<RefusedPart>,
-    /// Whether the update carries what git does not manage as it was when Calry was read: a change to that since the read
-    /// would be undone.
+    /// Whether the update carries unmanaged parts as they were when Calry was read: a later change to them would be
+    /// undone.
     pub carries_unmanaged: bool,
 }
 
@@ -147,7 +142,6 @@ pub struct Payload {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedPart {
     pub part: DefinitionPart,
-    /// Why.
     pub obstacle: Obstacle,
 }
 
@@ -157,12 +151,7 @@ pub enum Obstacle {
     /// It has values that are missing here: secrets, or live ones that a snapshot leaves out.
     Incomplete,
     /// It has a section that git does not manage, with a value that Calry may show as a mask (trap 7).
-    Masked {
-        /// The section.
-        section: KeySection,
-        /// The name of the value.
-        name: String,
-    },
+    Masked { section: KeySection, name: String },
     /// Calry's answer holds something in it that cannot be read, which an update would destroy; names a position.
     Unreadable(String),
 }
@@ -173,7 +162,7 @@ impl fmt::Display for RefusedPart {
         match obstacle {
             Obstacle::Incomplete => write!(
                 f,
-                "{part} cannot be sent from here, as values that it has are missing; it can be applied where they are"
+                "{part} cannot be sent from here: some of its values are not available. Apply it where they are"
             ),
             Obstacle::Masked { section, name } => write!(
                 f,
@@ -186,20 +175,19 @@ impl fmt::Display for RefusedPart {
             ),
             Obstacle::Unreadable(problem) => write!(
                 f,
-                "{part} is not sent, as an update would overwrite what cannot be read in Calry's answer: {problem}"
+                "{part} is not sent, because the update would overwrite what cannot be read in Calry's answer: {problem}"
             ),
         }
     }
 }
 
 impl Payload {
-    /// What cannot be sent and why, as a sentence.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
         refusal(&self.refused)
     }
 
-    /// What Calry's own state keeps from being sent, wherever it is applied, as a sentence.
+    /// What cannot be sent because of live state, wherever it is applied, as a sentence.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {
         let lasting = self
@@ -210,7 +198,6 @@ impl Payload {
     }
 }
 
-/// The reasons in one sentence.
 #[must_use]
 pub fn refusal(refused: &[RefusedPart]) -> Option<String> {
     let sentences: Vec<String> = refused.iter().map(ToString::to_string).collect();
@@ -224,7 +211,7 @@ pub struct UnresolvedValue {
     pub path: String,
     /// The secrets that it refers to.
     pub secrets: Vec<SecretName>,
-    /// Which side of the comparison is not at hand.
+    /// The side of the comparison that is not available.
     pub missing: Missing,
 }
 
@@ -233,7 +220,7 @@ pub struct UnresolvedValue {
 pub enum Missing {
     /// A secret that the desired value refers to.
     Secret,
-    /// The live value: the snapshot holds nothing of it, or a fingerprint whose key is not at hand.
+    /// The live value: the snapshot has nothing about it, or a fingerprint whose key is not available.
     Live,
 }
 
@@ -286,7 +273,7 @@ impl PlanEntry {
         }
     }
 
-    /// The hold of its file, where its last day has passed: what differs now is due because of that.
+    /// The hold of its file, if its last day has passed: that is why the difference is due.
     #[must_use]
     pub fn ended_hold(&self) -> Option<&Hold> {
         match &self.verdict {
@@ -296,7 +283,7 @@ impl PlanEntry {
         }
     }
 
-    /// The provider's name, or the file's where the provider is not known.
+    /// The name of the provider, or of the file if the provider is not known.
     #[must_use]
     pub fn label(&self) -> &str {
         self.provider
@@ -305,6 +292,15 @@ impl PlanEntry {
             .or(self.file.as_deref())
             .unwrap_or("?")
     }
+}
+
+/// A literal value below `partnerKey` that a plan would set.
+struct LiteralValue<'a> {
+    step: &'a Step,
+    section: KeySection,
+    name: &'a str,
+    change: &'a Change,
+    value: &'a DesiredValue,
 }
 
 impl Plan {
@@ -318,10 +314,8 @@ impl Plan {
             })
     }
 
-    /// Every value that would be set and that a file writes out, in whole or around a reference.
-    fn written_out(
-        &self,
-    ) -> impl Iterator<Item = (&Step, KeySection, &str, &Change, &DesiredValue)> {
+    /// Every literal value that would be set, alone or around a reference.
+    fn literal_values(&self) -> impl Iterator<Item = LiteralValue<'_>> {
         self.steps()
             .flat_map(|step| step.changes.iter().map(move |change| (step, change)))
             .filter_map(|(step, change)| {
@@ -329,52 +323,47 @@ impl Plan {
                     return None;
                 };
                 let value = step.desired.partner_key.section(*section)?.get(name)?;
-                value.template.writes_out().then_some((
+                value.template.writes_out().then_some(LiteralValue {
                     step,
-                    *section,
-                    name.as_str(),
+                    section: *section,
+                    name,
                     change,
                     value,
-                ))
+                })
             })
     }
 
-    /// The provider and the path of a value that a file writes out and that the plan would set. A digest that is not
-    /// [sealed](Self::seal) does not cover it, for it could be guessed from it.
+    /// The provider and the path of the first literal value that the plan would set. A digest covers it only if it is
+    /// [sealed](Self::seal): otherwise the value could be guessed from the digest.
     #[must_use]
-    pub fn first_written_out(&self) -> Option<(&Provider, String)> {
-        self.written_out()
+    pub fn first_literal_value(&self) -> Option<(&Provider, String)> {
+        self.literal_values()
             .next()
-            .map(|(step, _, _, change, _)| (&step.desired.provider, change.path()))
+            .map(|literal| (&literal.step.desired.provider, literal.change.path()))
     }
 
-    /// Lets the digest cover what files write out, by fingerprints that this key makes. A plan that sets no such value keeps
+    /// Lets the digest cover literal values, by fingerprints made with this key. A plan that sets no such value keeps
     /// its digest.
     pub fn seal(&mut self, key: &FingerprintKey) {
-        let fingerprint = |(step, section, name, change, value): (
-            &Step,
-            KeySection,
-            &str,
-            &Change,
-            &DesiredValue,
-        )| {
-            let (workspace, provider) = (self.workspace.id.clone(), step.desired.provider.clone());
-            let place = FingerprintContext {
-                workspace,
-                provider,
-                section,
-                name: name.to_owned(),
+        let fingerprint = |literal: LiteralValue<'_>| {
+            let provider = &literal.step.desired.provider;
+            let context = FingerprintContext {
+                workspace: self.workspace.id.clone(),
+                provider: provider.clone(),
+                section: literal.section,
+                name: literal.name.to_owned(),
             };
-            let path = join_path(&[step.desired.provider.as_str(), &change.path()]);
-            (path, key.fingerprint(&place, &value.template.to_source()))
+            let path = join_path(&[provider.as_str(), &literal.change.path()]);
+            let source = literal.value.template.to_source();
+            (path, key.fingerprint(&context, &source))
         };
-        let fingerprints: Vec<(String, String)> = self.written_out().map(fingerprint).collect();
+        let fingerprints: Vec<(String, String)> = self.literal_values().map(fingerprint).collect();
         if let Some(digest) = self.digest.as_ref().filter(|_| !fingerprints.is_empty()) {
             self.digest = Some(digest.seal(&fingerprints));
         }
     }
 
-    /// The states, counted.
+    /// The number of providers in each state.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let mut summary = Summary::default();

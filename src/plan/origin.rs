@@ -1,7 +1,7 @@
-//! Whose a change is: this branch's, or one that was due before it.
+//! Attributes changes to this branch, or to an earlier state.
 //!
-//! A change was due before where the definition that the branch began with already wanted the same at that place. It is
-//! the branch's otherwise, also where the base held the provider back, or did not manage it at all.
+//! A change was due before the branch if the base already wanted the same value. Otherwise it belongs to the branch,
+//! also if the base had the provider on hold or did not manage it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Both, in the order in which they are told.
+    /// Both, in the order of the output.
     pub const BOTH: [Self; 2] = [Self::Branch, Self::Drift];
 
     /// The name in every output.
@@ -40,28 +40,27 @@ impl Origin {
     }
 }
 
-/// The definitions as they were where this branch began.
+/// The definitions at the commit where this branch began.
 #[derive(Clone, Debug, Default)]
 pub struct BranchBase {
     /// The commit's id, in hexadecimal digits.
     pub commit: String,
-    /// What each provider's file wanted; one that could not be used wanted nothing.
+    /// The file of each provider.
     pub desired: BTreeMap<Provider, BaseFile>,
-    /// The workspace pin, where this branch removed or changed it.
+    /// The workspace pin, if this branch removed or changed it.
     pub pin: Option<PinChange>,
 }
 
 /// One file of the base.
 #[derive(Clone, Debug)]
 pub struct BaseFile {
-    /// Its name.
     pub file: String,
-    /// What it wanted.
+    /// `None` if it had an error.
     pub desired: Option<Arc<Desired>>,
 }
 
 impl BranchBase {
-    /// Where each of some changes of a provider comes from. `held`: whether it is held now.
+    /// The origin of each change of a provider. `held`: whether the provider is on hold now.
     pub(super) fn origins(
         &self,
         changes: &[Change],
@@ -73,7 +72,7 @@ impl BranchBase {
             .desired
             .get(&desired.provider)
             .and_then(|base| base.desired.as_deref());
-        // A branch that ends a hold brings all of it about.
+        // A branch that ends a hold causes all changes of the provider.
         let base = base
             .filter(|base| held || !base.hold.as_ref().is_some_and(|hold| hold.in_force(today)));
         let origin = |change| match base {
@@ -109,7 +108,7 @@ fn wanted_before(change: &Change, base: &Desired, desired: &Desired) -> bool {
     }
 }
 
-/// Whether both manage the section, and want the same there: the same text, or nothing of that name.
+/// Whether both manage the section and have the same value in it, or neither has one.
 fn same_value(section: KeySection, name: &str, base: &Desired, desired: &Desired) -> bool {
     let value = |of: &Desired| {
         let values = of.partner_key.section(section)?;

@@ -63,15 +63,15 @@ struct SavedDefinition {
     secrets: BTreeMap<String, String>,
 }
 
-/// A plan that is not saved: it could not be held against what is about to be applied. The sentences follow a colon.
+/// A plan that is not saved, because it could not be compared when it is applied. The messages follow a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SaveError {
-    #[error("not all values were at hand, and the plan could not be applied")]
+    #[error("not all values were available, so the plan could not be applied")]
     NoDigest,
-    /// It sets a value of which it could say nothing.
+    /// It sets a value that the saved plan could not cover.
     #[error(
-        "the file of {0} writes {1} out, and without a fingerprint key nobody would notice that it says another value later; \
-         name one with --fingerprint-key-file, or make the value a reference to a secret"
+        "the file of {0} has the literal value {1}; without a fingerprint key, a later change of it would not be noticed. Use \
+         --fingerprint-key-file, or make the value a reference to a secret"
     )]
     WrittenOut(String, String),
 }
@@ -102,7 +102,7 @@ impl PlanFile {
         key: Option<&FingerprintKey>,
     ) -> Result<Self, SaveError> {
         let digest = plan.digest.as_ref().ok_or(SaveError::NoDigest)?.to_string();
-        if let Some((provider, path)) = plan.first_written_out().filter(|_| key.is_none()) {
+        if let Some((provider, path)) = plan.first_literal_value().filter(|_| key.is_none()) {
             return Err(SaveError::WrittenOut(provider.to_string(), shown(&path)));
         }
         let definitions = plan

@@ -192,17 +192,17 @@ fn a_written_out_value_that_was_replaced_since_is_noticed() {
 }
 
 #[test]
-fn a_written_out_value_is_not_saved_where_nobody_could_notice_another_one() {
+fn a_literal_value_is_not_saved_if_a_later_change_would_not_be_noticed() {
     let world = world();
     save(&world, &[]);
     writes_out(&world, "other-value");
     is_refused(
         &world,
-        "the file of HOSTAWAY writes partnerKey.headers.x-api-key out",
+        "the file of HOSTAWAY has the literal value partnerKey.headers.x-api-key",
     );
     let refused = world.run(&["plan", "--out", "new.plan"]).exits(1);
     refused.says(
-        "new.plan is not written: the file of HOSTAWAY writes partnerKey.headers.x-api-key out",
+        "new.plan is not written: the file of HOSTAWAY has the literal value partnerKey.headers.x-api-key",
     );
     assert!(!world.dir.path().join("new.plan").exists());
     // What Calry has already is no change, and another value would be one.
@@ -229,7 +229,7 @@ fn the_text_around_a_reference_that_was_replaced_since_is_noticed() {
     world
         .run(&["plan", "--out", "new.plan"])
         .exits(1)
-        .says("writes partnerKey.headers.x-api-key out");
+        .says("literal value partnerKey.headers.x-api-key");
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn an_approved_digest_covers_what_a_file_writes_out_or_is_refused() {
     let open = digest(&world);
     let refused = approve(&world, &open).exits(1);
     refused
-        .says("writes partnerKey.headers.x-api-key out")
+        .says("literal value partnerKey.headers.x-api-key")
         .says("--fingerprint-key-file");
     writes(&world, "another-value");
     assert_eq!(

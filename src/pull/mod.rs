@@ -1,10 +1,10 @@
-//! The way back: from the live state to definition files, so that what Calry has becomes what git wants.
+//! Writes live state into definition files, so that desired becomes equal to live.
 //!
-//! [`prepare`] decides, without touching anything: what each file should say, in changes that leave the rest of it as it is,
-//! and which secrets that takes. [`Pull::write`] writes what was prepared.
+//! [`prepare`] decides without writing: the edits of each file, which leave the rest of it unchanged, and the secrets
+//! that are needed. [`Pull::write`] writes the files.
 //!
-//! What it never does: write to Calry, write a value that stands below `partnerKey` into a file, or bring a part under
-//! management that a file leaves out and nobody named.
+//! Never: write to Calry, write a value below `partnerKey` into a file, or start to manage a part that a file leaves
+//! out, unless `--fields` names it.
 
 mod part;
 
@@ -24,15 +24,15 @@ use crate::model::{
 };
 use crate::plan::join_path;
 
-/// SecretNames for the secrets of new references: none is given twice, and none that a file refers to.
+/// Names for the secrets of new references. No name is used twice, or is already referred to by a file.
 #[derive(Debug, Default)]
 pub struct SecretNames {
-    /// By variable: two names that differ in `-` and `.` alone have the same one.
+    /// The variables of the names: names that differ only in `-` and `.` have the same variable.
     taken: BTreeSet<String>,
 }
 
 impl SecretNames {
-    /// SecretNames that no file of a directory refers to.
+    /// Excludes the names that the files of a directory refer to.
     #[must_use]
     pub fn of(loaded: &Loaded) -> Self {
         Self {
@@ -68,69 +68,65 @@ impl SecretNames {
     }
 }
 
-/// What a pull is about.
+/// The scope of a pull.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope<'a> {
-    /// The parts that are set to live; empty for those that a file manages, and all of a new one.
+    /// The parts to pull; empty for all that a file manages, and for all of a new file.
     pub parts: &'a [Part],
-    /// The only providers that count; empty for all.
+    /// The only providers to pull; empty for all.
     pub only: &'a [Provider],
-    /// The names that the schema beside the files is to know.
+    /// The names for the schema beside the files.
     pub known: &'a Catalogue,
 }
 
-/// What is written, and what it takes.
+/// The prepared files, and the secrets that they need.
 #[derive(Debug)]
 pub struct Pull {
     pub files: Vec<File>,
-    /// The secrets that are not at hand, or hold another value than Calry, by name.
+    /// The secrets that are not found, or have another value than Calry, by name.
     pub secrets: BTreeMap<SecretName, NeededSecret>,
 }
 
-/// One file.
 #[derive(Debug)]
 pub struct File {
-    /// Its name within the directory.
     pub name: String,
-    /// What becomes of it.
     pub state: FileState,
-    /// What of the live definition is not in it, and why: sentences.
+    /// The live parts that are not in the file, each with the reason: sentences.
     pub left_out: Vec<String>,
     writing: Option<FileWrite>,
 }
 
-/// What becomes of a file.
+/// The state of a file after the pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileState {
-    /// It is new.
     Created,
-    /// It is changed, in these parts.
+    /// Changed, in these parts.
     Updated(Vec<String>),
-    /// It is as Calry is.
+    /// Equal to live state.
     Unchanged,
-    /// It has errors, and is left as it is.
+    /// Not written: it has errors.
     Invalid,
-    /// It cannot be written, and why.
+    /// Not written, with the reason.
     Refused(String),
 }
 
-/// What is wrong with a secret, and where it is used.
+/// A secret that a pull needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeededSecret {
-    /// Whether it is at hand, and Calry has another value.
+    /// Whether it was found, and Calry has another value.
     pub outdated: bool,
-    /// Every place.
+    /// Every use: provider and path.
     pub uses: BTreeSet<(Provider, String)>,
 }
 
-/// The first part that no provider has, neither in Calry nor in its file.
+/// The first part that no provider has, in Calry or in its file.
 #[must_use]
 pub fn first_unknown<'a>(parts: &'a [Part], loaded: &Loaded, live: &[Live]) -> Option<&'a Part> {
     let files = by_provider(loaded);
     let desired = |provider| files.get(provider).and_then(|file| file.desired.as_deref());
     let known = |part: &Part| {
         live.iter()
-            .any(|live| part.is_of(live, desired(&live.provider)))
+            .any(|live| part.exists_in(live, desired(&live.provider)))
     };
     parts.iter().find(|part| !known(part))
 }
@@ -143,7 +139,7 @@ fn by_provider(loaded: &Loaded) -> BTreeMap<&Provider, &DefinitionFile> {
         .collect()
 }
 
-/// Decides what the files of a directory should say.
+/// Prepares the files of a directory.
 #[must_use]
 pub fn prepare(
     loaded: &Loaded,
@@ -158,16 +154,16 @@ pub fn prepare(
         sources,
         needed: BTreeMap::new(),
     };
-    let there = by_provider(loaded);
-    let one = |live: &Live| {
-        file(
-            there.get(&live.provider).copied(),
+    let files_by_provider = by_provider(loaded);
+    let prepare_one = |live: &Live| {
+        prepare_file(
+            files_by_provider.get(&live.provider).copied(),
             live,
             scope,
             &mut needed_secrets,
         )
     };
-    let mut files: Vec<File> = live.iter().filter_map(one).collect();
+    let mut files: Vec<File> = live.iter().filter_map(prepare_one).collect();
     let schemas = [
         (
             definitions::DEFINITION_SCHEMA,
@@ -209,7 +205,7 @@ impl File {
         }
     }
 
-    /// A file, or a provider, of which nothing is written.
+    /// A file that is not written.
     #[must_use]
     pub fn refused(name: &str, why: String) -> Self {
         Self {
@@ -222,7 +218,8 @@ impl File {
 }
 
 impl Pull {
-    /// Writes the files, or only finds out what would become of them. One that cannot be written stops no other.
+    /// Writes the files, or only determines their states (`dry_run`). A file that cannot be written does not stop the
+    /// others.
     pub fn write(&mut self, directory: &Path, dry_run: bool) {
         for file in &mut self.files {
             let Some(writing) = file.writing.take() else {
@@ -238,19 +235,19 @@ impl Pull {
     }
 }
 
-/// The first eight of some things, and how many more there are.
+/// The first eight items, and how many more there are.
 #[must_use]
-pub fn first_of(things: &[String]) -> String {
+pub fn first_of(items: &[String]) -> String {
     const MOST: usize = 8;
-    let mut named = things.get(..MOST).unwrap_or(things).join(", ");
-    if things.len() > MOST {
-        named.push_str(&format!(", and {} more", things.len() - MOST));
+    let mut named = items.get(..MOST).unwrap_or(items).join(", ");
+    if items.len() > MOST {
+        named.push_str(&format!(", and {} more", items.len() - MOST));
     }
     named
 }
 
-/// The file of one provider; `None` where there is none, and nothing to make one of.
-fn file(
+/// The file of one provider; `None` if there is none, and nothing to write into one.
+fn prepare_file(
     file: Option<&DefinitionFile>,
     live: &Live,
     scope: Scope<'_>,
@@ -276,7 +273,7 @@ fn file(
     if name == "workspace.yaml" {
         return Some(File::refused(
             &name,
-            format!("is the pin of the workspace, and cannot be the file of {provider}"),
+            format!("pins the workspace, and cannot be the file of {provider}"),
         ));
     }
     let mut pull = FilePull {
@@ -298,14 +295,14 @@ fn file(
         refused,
         needs,
     } = pull.result;
-    let made = match (refused, file) {
+    let prepared = match (refused, file) {
         (Some(why), _) => File::refused(&name, why),
         (None, None) if edits.is_empty() && !scope.parts.is_empty() => return None,
         (None, None) => match definitions::draft(provider, &edits) {
             Some(writing) => File::to_write(writing, changes),
             None => File::refused(
                 &name,
-                "cannot be written: this definition does not fit into one file".to_owned(),
+                "cannot be written: this definition does not fit into a file".to_owned(),
             ),
         },
         (None, Some(_)) if edits.is_empty() => File {
@@ -317,14 +314,19 @@ fn file(
         (None, Some(file)) => match file.edit(&edits) {
             Some(writing) => File::to_write(writing, changes),
             None => {
-                let why = "is written in a form that cannot be changed in place; change it by hand";
+                let why = "has a form that cannot be edited in place; edit it by hand";
                 let why = format!("{why}: {}", first_of(&changes));
                 File::refused(&name, why)
             }
         },
     };
-    if !matches!(made.state, FileState::Refused(_)) {
-        for (secret, outdated, path) in needs {
+    if !matches!(prepared.state, FileState::Refused(_)) {
+        for SecretUse {
+            secret,
+            outdated,
+            path,
+        } in needs
+        {
             let needed = needed_secrets
                 .needed
                 .entry(secret)
@@ -335,7 +337,10 @@ fn file(
             needed.uses.insert((provider.clone(), path));
         }
     }
-    Some(File { left_out, ..made })
+    Some(File {
+        left_out,
+        ..prepared
+    })
 }
 
 /// The secrets that new references need.
@@ -345,7 +350,7 @@ struct NeededSecrets<'a> {
     needed: BTreeMap<SecretName, NeededSecret>,
 }
 
-/// Which names of a section or group are meant.
+/// The selected names of a section or group.
 enum Selection<'a> {
     All,
     Some(Vec<&'a str>),
@@ -362,19 +367,26 @@ impl Selection<'_> {
     }
 }
 
-/// What is found for one file.
+/// The edits of one file, and what they need.
 #[derive(Default)]
 struct FileEdits {
     edits: Vec<Edit>,
-    /// The same in words.
+    /// The edits in words.
     changes: Vec<String>,
     left_out: Vec<String>,
     refused: Option<String>,
-    /// Secrets that were not found, or (`true`) hold another value than Calry, and the paths that need them.
-    needs: Vec<(SecretName, bool, String)>,
+    /// Secrets that are not found, or have another value than Calry.
+    needs: Vec<SecretUse>,
 }
 
-/// One provider on its way into its file.
+/// A use of a secret that is not found, or is outdated: Calry has another value.
+struct SecretUse {
+    secret: SecretName,
+    outdated: bool,
+    path: String,
+}
+
+/// The pull of one provider into its file.
 struct FilePull<'a, 'v> {
     live: &'a Live,
     desired: Option<&'a Desired>,
@@ -389,12 +401,12 @@ impl<'a> FilePull<'a, '_> {
         self.result.edits.push(edit);
     }
 
-    /// Whether what the file leaves out may be brought under management.
+    /// Whether to manage what the file leaves out.
     const fn may_add(&self) -> bool {
         self.desired.is_none() || !self.scope.parts.is_empty()
     }
 
-    /// `whole` names all of a section or group, `one` a single name of it.
+    /// `whole` matches all of a section or group, `one` a single name of it.
     fn select(
         &self,
         whole: impl Fn(&Part) -> bool,
@@ -409,13 +421,14 @@ impl<'a> FilePull<'a, '_> {
         }
     }
 
-    /// A single name of a section or group that the file does not manage: it would end all others.
+    /// Refuses to pull a single name of a section or group that the file does not manage: Calry would remove all
+    /// others.
     fn refuse_one_of(&mut self, whole: &Part) {
-        let asked = self.desired.is_some() || self.scope.only.contains(&self.live.provider);
-        if asked {
+        let is_requested = self.desired.is_some() || self.scope.only.contains(&self.live.provider);
+        if is_requested {
             self.result.refused.get_or_insert(format!(
-                "does not manage {whole}, and with some of it named all the rest would be removed or switched off in Calry; \
-                 name the whole: --fields {whole}"
+                "does not manage {whole}: with only a part of it in the file, the rest would be removed or switched off in Calry; \
+                 use --fields {whole}"
             ));
         }
     }
@@ -448,13 +461,13 @@ impl<'a> FilePull<'a, '_> {
             },
         );
         let live = self.live.partner_key.section(section);
-        let mut there: BTreeMap<String, Vec<(&String, &LiveValue)>> = BTreeMap::new();
+        let mut live_values: BTreeMap<String, Vec<(&String, &LiveValue)>> = BTreeMap::new();
         for (name, value) in live
             .into_iter()
             .flatten()
             .filter(|(name, _)| selection.contains(name, |name| section.fold(name)))
         {
-            there
+            live_values
                 .entry(section.fold(name))
                 .or_default()
                 .push((name, value));
@@ -463,26 +476,26 @@ impl<'a> FilePull<'a, '_> {
             .desired
             .and_then(|desired| desired.partner_key.section(section))
         {
-            Some(wanted) => self.compare_section(section, wanted, there, &selection),
-            None if there.is_empty() || !self.may_add() => {}
+            Some(wanted) => self.compare_section(section, wanted, live_values, &selection),
+            None if live_values.is_empty() || !self.may_add() => {}
             None if !matches!(selection, Selection::All) => {
                 self.refuse_one_of(&Part::KeySection(section))
             }
-            None => self.add_section(section, there),
+            None => self.add_section(section, live_values),
         }
     }
 
     fn add_section(
         &mut self,
         section: KeySection,
-        there: BTreeMap<String, Vec<(&String, &LiveValue)>>,
+        live_values: BTreeMap<String, Vec<(&String, &LiveValue)>>,
     ) {
         let whole = Part::KeySection(section);
-        let problem = there.iter().find_map(|(_, spelled)| {
+        let problem = live_values.iter().find_map(|(_, spelled)| {
             let (name, _) = spelled.first()?;
             if spelled.len() > 1 {
                 Some(format!(
-                    "{} is there in several spellings",
+                    "{} exists in several spellings",
                     join_path(&[name])
                 ))
             } else {
@@ -491,8 +504,8 @@ impl<'a> FilePull<'a, '_> {
             }
         });
         let many = || {
-            (there.len() > MAX_PARAMETERS)
-                .then(|| format!("a file takes at most {MAX_PARAMETERS} of them"))
+            (live_values.len() > MAX_PARAMETERS)
+                .then(|| format!("a file has at most {MAX_PARAMETERS} of them"))
         };
         if let Some(problem) = problem.or_else(many) {
             return self
@@ -501,7 +514,7 @@ impl<'a> FilePull<'a, '_> {
                 .push(format!("{whole}, as a whole: {problem}"));
         }
         let mut values = BTreeMap::new();
-        for (name, value) in there.into_values().flatten() {
+        for (name, value) in live_values.into_values().flatten() {
             let Some(new) = self.new_value(section, name, value) else {
                 continue;
             };
@@ -514,7 +527,7 @@ impl<'a> FilePull<'a, '_> {
         &mut self,
         section: KeySection,
         wanted: &BTreeMap<String, DesiredValue>,
-        mut there: BTreeMap<String, Vec<(&String, &LiveValue)>>,
+        mut live_values: BTreeMap<String, Vec<(&String, &LiveValue)>>,
         selection: &Selection<'_>,
     ) {
         for (name, value) in wanted
@@ -522,7 +535,7 @@ impl<'a> FilePull<'a, '_> {
             .filter(|(name, _)| selection.contains(name, |name| section.fold(name)))
         {
             let path = join_path(&[section.key(), name]);
-            match there
+            match live_values
                 .remove(&section.fold(name))
                 .unwrap_or_default()
                 .as_slice()
@@ -542,7 +555,7 @@ impl<'a> FilePull<'a, '_> {
                     .push(format!("{path}: Calry has it in several spellings")),
             }
         }
-        for (name, live) in there.into_values().flatten() {
+        for (name, live) in live_values.into_values().flatten() {
             let path = join_path(&[section.key(), name]);
             if !is_parameter_name(section, name) {
                 self.result.left_out.push(format!(
@@ -572,9 +585,11 @@ impl<'a> FilePull<'a, '_> {
         let Some(value) = &wanted.value else {
             for secret in wanted.references() {
                 if !matches!(self.needed_secrets.sources.find(secret), Ok(Some(_))) {
-                    self.result
-                        .needs
-                        .push((secret.clone(), false, path.clone()));
+                    self.result.needs.push(SecretUse {
+                        secret: secret.clone(),
+                        outdated: false,
+                        path: path.clone(),
+                    });
                 }
             }
             return;
@@ -584,11 +599,13 @@ impl<'a> FilePull<'a, '_> {
         }
         let emptied = live.is(&Secret::new("")) == Some(true);
         if wanted.references().next().is_some() && !emptied {
-            self.result.needs.extend(
-                wanted
-                    .references()
-                    .map(|secret| (secret.clone(), true, path.clone())),
-            );
+            self.result
+                .needs
+                .extend(wanted.references().map(|secret| SecretUse {
+                    secret: secret.clone(),
+                    outdated: true,
+                    path: path.clone(),
+                }));
         } else if let Some(new) = self.new_value(section, name, live) {
             let change = format!(
                 "{} {}",
@@ -610,25 +627,27 @@ impl<'a> FilePull<'a, '_> {
         }
     }
 
-    /// What a file says of a live value: a reference, and never the value.
+    /// A live value in a file: a reference, never the value itself.
     fn new_value(&mut self, section: KeySection, name: &str, live: &LiveValue) -> Option<NewValue> {
         if live.is(&Secret::new("")) == Some(true) {
             return Some(NewValue::Empty);
         }
         let Some(secret) = self.needed_secrets.names.next(&self.live.provider, name) else {
             self.result.refused = Some(format!(
-                "is left as it is: no name was found for the secret of {}",
+                "is left as it is: no free name for the secret of {}",
                 join_path(&[name])
             ));
             return None;
         };
-        let held = self.needed_secrets.sources.find(&secret).ok().flatten();
-        let same = held.as_ref().and_then(|held| live.is(held));
-        if held.is_none() || same == Some(false) {
+        let found = self.needed_secrets.sources.find(&secret).ok().flatten();
+        let same = found.as_ref().and_then(|found| live.is(found));
+        if found.is_none() || same == Some(false) {
             let path = join_path(&["partnerKey", section.key(), name]);
-            self.result
-                .needs
-                .push((secret.clone(), held.is_some(), path));
+            self.result.needs.push(SecretUse {
+                secret: secret.clone(),
+                outdated: found.is_some(),
+                path,
+            });
         }
         Some(NewValue::Secret(secret))
     }
@@ -651,12 +670,12 @@ impl<'a> FilePull<'a, '_> {
                     _ => None,
                 },
             );
-            let there = self.live.fields.get(group).unwrap_or(&no_fields);
+            let live_values = self.live.fields.get(group).unwrap_or(&no_fields);
             let is_selected = |field: &&String| selection.contains(field, str::to_owned);
             match managed.get(group) {
                 Some(on) => {
                     let before = self.result.edits.len();
-                    for field in there
+                    for field in live_values
                         .keys()
                         .chain(on)
                         .filter(is_selected)
@@ -666,10 +685,10 @@ impl<'a> FilePull<'a, '_> {
                             group,
                             field,
                             on.contains(field),
-                            there.get(field) == Some(&true),
+                            live_values.get(field) == Some(&true),
                         );
                     }
-                    let left_on = there
+                    let left_on = live_values
                         .iter()
                         .any(|(field, on)| *on && selection.contains(field, str::to_owned))
                         || on
@@ -679,16 +698,16 @@ impl<'a> FilePull<'a, '_> {
                         self.name_all_as_off(group, on);
                     }
                 }
-                None if there.keys().filter(is_selected).count() == 0 || !self.may_add() => {}
+                None if live_values.keys().filter(is_selected).count() == 0 || !self.may_add() => {}
                 None if !matches!(selection, Selection::All) => {
                     self.refuse_one_of(&Part::Group(group.clone()))
                 }
-                None => self.add_group(group, there),
+                None => self.add_group(group, live_values),
             }
         }
     }
 
-    /// In a map in which no field is left on, each known field is named: one that names a few only looks like a mistake.
+    /// Names each known field in a map in which no field is left on: a map with only a few fields looks like a mistake.
     fn name_all_as_off(&mut self, group: &str, before: &FieldSet) {
         let known = self.scope.known.fields(group).into_iter().flatten();
         let unnamed = known.filter(|field| !before.contains(*field) && is_field_name(field));
@@ -700,8 +719,8 @@ impl<'a> FilePull<'a, '_> {
         self.result.edits.extend(unnamed.map(off));
     }
 
-    fn add_group(&mut self, group: &String, there: &BTreeMap<String, bool>) {
-        let on: FieldSet = there
+    fn add_group(&mut self, group: &String, live_values: &BTreeMap<String, bool>) {
+        let on: FieldSet = live_values
             .iter()
             .filter(|(_, on)| **on)
             .map(|(field, _)| field.clone())

@@ -1,4 +1,4 @@
-//! Parts of a definition as `--fields` names them: the paths that `plan` prints, `fieldsToSync.` left out where one likes.
+//! Parts of a definition as `--fields` names them: the paths that `plan` prints, with or without `fieldsToSync.`.
 
 use std::fmt;
 
@@ -9,13 +9,10 @@ use crate::plan::join_path;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     Icon,
-    /// Both sections of the partner key.
     PartnerKey,
-    /// One of them.
     KeySection(KeySection),
     /// A header or parameter.
     Value(KeySection, String),
-    /// Every group.
     Fields,
     Group(String),
     /// A field of a group.
@@ -26,15 +23,15 @@ pub enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a part is named as plan prints it: icon, partnerKey, partnerKey.headers, partnerKey.headers.x-api-key, listing, \
-     listing.pictures; what is no plain word is written [\"so\"]"
+     listing.pictures; what is not a plain word is written [\"so\"]"
 )]
 pub struct InvalidPart;
 
 impl Part {
-    /// Reads paths with commas between them.
+    /// Parses paths, separated by commas.
     ///
     /// # Errors
-    /// [`InvalidPart`] where one of them names nothing.
+    /// [`InvalidPart`] if one of them names no part.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidPart> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -74,14 +71,13 @@ impl Part {
         }
     }
 
-    /// Whether a provider has such a part, in Calry or in its file.
     #[must_use]
-    pub fn is_of(&self, live: &Live, desired: Option<&Desired>) -> bool {
+    pub fn exists_in(&self, live: &Live, desired: Option<&Desired>) -> bool {
         let fields = desired.map(|desired| &desired.fields);
         match self {
             Self::Icon | Self::PartnerKey | Self::KeySection(_) | Self::Fields => true,
             Self::Value(section, name) => {
-                let mut there = live
+                let mut live_names = live
                     .partner_key
                     .section(*section)
                     .into_iter()
@@ -91,7 +87,7 @@ impl Part {
                     .into_iter()
                     .flat_map(|v| v.keys());
                 let same = |other: &String| section.fold(other) == section.fold(name);
-                there.any(same) || wanted.any(same)
+                live_names.any(same) || wanted.any(same)
             }
             Self::Group(group) => {
                 live.fields.contains_key(group) || fields.is_some_and(|f| f.contains_key(group))
@@ -122,7 +118,7 @@ impl fmt::Display for Part {
     }
 }
 
-/// The segments of the first path of a text, and what follows it.
+/// The segments of the first path of a text, and the rest of the text.
 fn segments(text: &str) -> Result<(Vec<String>, &str), InvalidPart> {
     let mut segments = Vec::new();
     let mut rest = text;

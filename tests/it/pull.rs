@@ -408,7 +408,7 @@ fn a_single_field_does_not_bring_its_group_under_management() {
         ("listing.name", "fieldsToSync.listing"),
         ("partnerKey.headers.x-more", "partnerKey.headers"),
     ] {
-        let all = format!("name the whole: --fields {whole}");
+        let all = format!("use --fields {whole}");
         world
             .run(&["pull", "--fields", path])
             .exits(1)

@@ -628,13 +628,13 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
     let mut secrets = BTreeMap::from([("CALRY_SECRET_ONE".to_owned(), "first".to_owned())]);
     let first = pull(dir.path(), live, &secrets);
     let after = std::fs::read_to_string(dir.path().join("p1.yaml")).unwrap();
-    let context = format!(
+    let case = format!(
         "{:?}\n--- before\n{text}\n--- after\n{after}",
         state(&first)
     );
     prop_assert!(
         !matches!(state(&first), FileState::Refused(_) | FileState::Invalid),
-        "{context}"
+        "{case}"
     );
     let changes = match state(&first) {
         FileState::Updated(changes) => changes.clone(),
@@ -643,7 +643,7 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
 
     // No value of Calry is in it that was not.
     for value in ["second", "Bearer first"] {
-        prop_assert!(!after.contains(value), "{context}");
+        prop_assert!(!after.contains(value), "{case}");
     }
     // Comments and lines stay.
     let gone = |of: &str| {
@@ -661,7 +661,7 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
         let removed = comment.starts_with("its") && gone(of);
         prop_assert!(
             removed || after.contains(&format!("# {comment}")),
-            "{comment} is gone\n{context}"
+            "{comment} is gone\n{case}"
         );
     }
     let (old, new) = (lines(&text), lines(&after));
@@ -672,7 +672,7 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
         .count();
     prop_assert!(
         lost <= 2 * changes.len(),
-        "{lost} lines for {changes:?}\n{context}"
+        "{lost} lines for {changes:?}\n{case}"
     );
     prop_assert_eq!(
         after.matches('\n').count(),
@@ -680,7 +680,7 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
             .matches(if text.contains("\r\n") { "\r\n" } else { "\n" })
             .count()
     );
-    prop_assert_eq!(text.ends_with('\n'), after.ends_with('\n'), "{}", context);
+    prop_assert_eq!(text.ends_with('\n'), after.ends_with('\n'), "{}", case);
 
     // No group that was taken over looks like a mistake.
     if !is_doubtful(said, live) {
@@ -688,7 +688,7 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
         checked.check();
         prop_assert!(
             checked.diagnostics.iter().all(|d| d.code != Code::Empty),
-            "{:#?}\n{context}",
+            "{:#?}\n{case}",
             checked.diagnostics
         );
     }
@@ -696,7 +696,7 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
     // Again: nothing to change, and a plan that is empty but for secrets that are outdated.
     provide(&first, live, &mut secrets);
     let second = pull(dir.path(), live, &secrets);
-    prop_assert_eq!(state(&second), &FileState::Unchanged, "{}", context);
+    prop_assert_eq!(state(&second), &FileState::Unchanged, "{}", case);
     let loaded = loaded(dir.path(), &secrets);
     let inputs = loaded.files.iter().map(|f| PlanInput {
         file: f.name.clone(),
@@ -722,7 +722,7 @@ fn check(said: &Said, live: &Live) -> Result<(), TestCaseError> {
             let masked = format!("{change:?}").contains("Masked");
             prop_assert!(
                 masked || outdated.contains(path.as_str()),
-                "{path} would change\n{context}"
+                "{path} would change\n{case}"
             );
         }
     }

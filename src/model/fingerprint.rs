@@ -10,7 +10,9 @@ use subtle::ConstantTimeEq;
 
 use super::redaction::{Redaction, redaction};
 use super::secret::hmac_sha256;
-use super::{KeySection, Provider, Secret, character_name, hex, is_quoted, needs_escape, trim_token};
+use super::{
+    KeySection, Provider, Secret, character_name, hex, is_quoted, needs_escape, trim_token,
+};
 
 /// The operator's key for fingerprints: at least [`FingerprintKey::MIN_LEN`] random bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -39,7 +39,7 @@ pub enum Purpose<'a> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("--only names {provider}, which has no definition file; {}", match similar {
+#[error("no definition file for {provider}, which --only names; {}", match similar {
     Some(similar) => format!("did you mean {similar}?"),
     None => format!("add {}.yaml, or remove {provider} from --only", provider.file_stem()),
 })]

@@ -226,15 +226,15 @@ impl Comparison {
     }
 
     /// Finds a part of a plan in its file.
-    fn place(&self, file: &str, target: github::Target<'_>) -> Option<Excerpt> {
+    fn place(&self, file: &str, target: github::AnnotationTarget<'_>) -> Option<Excerpt> {
         let subject = match target {
-            github::Target::File => Subject::Definition,
-            github::Target::Hold => Subject::Hold,
-            github::Target::Change(Change::Icon { .. }) => Subject::Icon,
-            github::Target::Change(Change::Key { section, name, .. }) => {
+            github::AnnotationTarget::File => Subject::Definition,
+            github::AnnotationTarget::Hold => Subject::Hold,
+            github::AnnotationTarget::Change(Change::Icon { .. }) => Subject::Icon,
+            github::AnnotationTarget::Change(Change::Key { section, name, .. }) => {
                 Subject::Parameter(*section, name)
             }
-            github::Target::Change(Change::Field { group, field, .. }) => {
+            github::AnnotationTarget::Change(Change::Field { group, field, .. }) => {
                 Subject::Field { group, field }
             }
         };

@@ -1,4 +1,6 @@
-//! Problems of definition files in the form of rustc. It shows what the diagnostics hold and looks into no file.
+//! Problems of definition files in the form of rustc's errors.
+//!
+//! Never: reads a file. It shows the excerpts of the diagnostics.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -9,17 +11,16 @@ use anstyle::{AnsiColor, Effects, Style};
 
 use crate::model::{Code, Diagnostic, Excerpt, Severity, first_problems, printable};
 
-/// How many warnings of one code are shown; the rest is counted.
-const ALIKE: usize = 20;
+/// The most warnings of one code to show; the rest is counted.
+const MAX_OF_CODE: usize = 20;
 
-/// The problems with their lines, coloured for a terminal (the caller strips that where it is not wanted), then a summary.
-/// `directory` is how the user named the definitions directory, empty where a file's name is its whole path; `files` is
-/// how many files there are.
+/// The problems with their lines, coloured for a terminal, then a summary. `directory` is the definitions directory as the
+/// user wrote it, empty if a file's name is its whole path; `files` is the number of files.
 #[must_use]
 pub fn diagnostics(list: &[Diagnostic], directory: &str, files: usize) -> String {
     let mut out = String::new();
     let mut alike: HashMap<Code, usize> = HashMap::new();
-    // Missing secrets have one cause: the place where they are. One by one they would hide every other problem.
+    // Missing secrets have one cause: the wrong source. One by one they would hide every other problem.
     let missing: Vec<&Diagnostic> = list
         .iter()
         .filter(|d| d.code == Code::MissingSecret)
@@ -37,38 +38,38 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str, files: usize) -> String
         if diagnostic.severity == Severity::Warning {
             *seen += 1;
         }
-        if diagnostic.severity == Severity::Error || *seen <= ALIKE {
-            out.push_str(&one(diagnostic, directory));
+        if diagnostic.severity == Severity::Error || *seen <= MAX_OF_CODE {
+            out.push_str(&render_one(diagnostic, directory));
             out.push_str("\n\n");
         }
     }
     let mut hidden: Vec<_> = alike
         .into_iter()
-        .filter(|(_, seen)| *seen > ALIKE)
+        .filter(|(_, seen)| *seen > MAX_OF_CODE)
         .collect();
     hidden.sort_unstable();
     for (code, seen) in hidden {
         out.push_str(&format!(
-            "and {} like these: warning[{}]\n\n",
-            count(seen - ALIKE, "more warning"),
+            "and {} of this kind: warning[{}]\n\n",
+            count(seen - MAX_OF_CODE, "more warning"),
             code.as_str()
         ));
     }
     if !missing.is_empty() {
-        out.push_str(&secrets(&missing, directory));
+        out.push_str(&missing_secrets(&missing, directory));
     }
     out.push_str(&summary(list, files));
     out.push('\n');
     out
 }
 
-/// Several missing secrets as one problem: a line for each place that refers to one.
-fn secrets(missing: &[&Diagnostic], directory: &str) -> String {
-    /// More than that are counted.
-    const MOST: usize = 100;
+/// Several missing secrets as one problem, with a line for each reference.
+fn missing_secrets(missing: &[&Diagnostic], directory: &str) -> String {
+    /// The most references to show.
+    const MAX_LISTED: usize = 100;
     let rows: Vec<(String, String)> = missing
         .iter()
-        .take(MOST)
+        .take(MAX_LISTED)
         .map(|diagnostic| {
             let place = diagnostic
                 .excerpt
@@ -96,17 +97,17 @@ fn secrets(missing: &[&Diagnostic], directory: &str) -> String {
     for (place, message) in rows {
         out.push_str(&format!("\n  {place:<width$}  {message}"));
     }
-    if missing.len() > MOST {
-        out.push_str(&format!("\n  and {} more", missing.len() - MOST));
+    if missing.len() > MAX_LISTED {
+        out.push_str(&format!("\n  and {} more", missing.len() - MAX_LISTED));
     }
     out.push_str(&format!(
-        "\n  {ARROW}={ARROW:#} {BOLD}help{BOLD:#}: put each secret into the directory that --secrets-dir names, or into its variable\n          \
-         (CALRY_SECRET_NAME); plan --secrets-unavailable compares everything else\n\n"
+        "\n  {ARROW}={ARROW:#} {BOLD}help{BOLD:#}: put each secret into a file of --secrets-dir, or into its variable (CALRY_SECRET_NAME);\n          \
+         plan --secrets-unavailable compares everything else\n\n"
     ));
     out
 }
 
-/// A file as the user can open it.
+/// The path of a file, as the user can open it.
 fn path(directory: &str, file: &str) -> String {
     match directory {
         "" => printable(file),
@@ -114,7 +115,7 @@ fn path(directory: &str, file: &str) -> String {
     }
 }
 
-fn one(diagnostic: &Diagnostic, directory: &str) -> String {
+fn render_one(diagnostic: &Diagnostic, directory: &str) -> String {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -140,10 +141,10 @@ fn one(diagnostic: &Diagnostic, directory: &str) -> String {
     let rendered = Renderer::styled()
         .decor_style(DecorStyle::Ascii)
         .render(&[group]);
-    // Parts that are harmless by themselves may meet in a line.
+    // Parts that are harmless alone may form a workflow command together.
     let rendered = rendered.replace("##[", "#\\u{23}[");
     match (&diagnostic.excerpt, rendered.split_once('\n')) {
-        // The renderer would count the column in the excerpt, which need not have the file's columns.
+        // The renderer would show the column of the excerpt, which may differ from that of the file.
         (Some(Excerpt { line, column, .. }), Some((title, rest))) => {
             let margin = " ".repeat(line.to_string().len());
             format!("{title}\n{margin}{ARROW}-->{ARROW:#} {path}:{line}:{column}\n{rest}")
@@ -152,11 +153,11 @@ fn one(diagnostic: &Diagnostic, directory: &str) -> String {
     }
 }
 
-/// How the renderer shows its own arrows.
+/// The style of the renderer's own arrows.
 const ARROW: Style = AnsiColor::BrightBlue.on_default().effects(Effects::BOLD);
 const BOLD: Style = Style::new().bold();
 
-/// How many problems there are, in how many files.
+/// The number of problems and of files.
 fn summary(list: &[Diagnostic], files: usize) -> String {
     let of = |severity| list.iter().filter(|d| d.severity == severity).count();
     let found = match (of(Severity::Error), of(Severity::Warning)) {
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_shown_at_its_line_with_what_is_wrong_and_what_would_be_right() {
+    fn a_problem_is_shown_at_its_line_with_a_remedy() {
         let excerpt = Excerpt {
             line: 12,
             column: 3,
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_is_the_files_own_where_the_line_is_masked_or_cut() {
+    fn the_position_is_that_of_the_file_even_if_the_line_is_masked_or_cut() {
         let excerpt = Excerpt {
             line: 7,
             column: 321,
@@ -253,17 +254,17 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_alike_warnings_is_counted_and_errors_are_all_shown() {
+    fn many_warnings_of_one_code_are_counted_and_errors_are_all_shown() {
         let mut list = vec![problem(Severity::Warning, Code::UnknownField, None); 30];
         list.extend(vec![problem(Severity::Error, Code::UnknownKey, None); 25]);
         let text = plain(&list);
         assert_eq!(
             text.matches("warning[unknown-field]: it is wrong").count(),
-            ALIKE
+            MAX_OF_CODE
         );
         assert_eq!(text.matches("error[unknown-key]: it is wrong").count(), 25);
         assert!(text.ends_with(
-            "\nand 10 more warnings like these: warning[unknown-field]\n\n25 errors, 30 warnings in 20 files\n"
+            "\nand 10 more warnings of this kind: warning[unknown-field]\n\n25 errors, 30 warnings in 20 files\n"
         ));
     }
 
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_wrong_is_said_in_a_line() {
+    fn no_problem_is_one_line() {
         assert_eq!(plain(&[]), "no problems in 20 files\n");
     }
 }

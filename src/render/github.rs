@@ -1,4 +1,4 @@
-//! Problems and plans as workflow commands, which GitHub shows at the file and line that they are about.
+//! Problems and plans as workflow commands, which GitHub shows as annotations of a file and line.
 //!
 //! The syntax and its escapes are those of "Workflow commands for GitHub Actions": a message escapes `%`, CR and LF, a
 //! property `:` and `,` as well. Without them, a file's name could begin a command of its own.
@@ -7,26 +7,26 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::path_from_root;
-use super::text::{brief, origins};
-use super::view::{loosened, parts};
+use super::text::{describe_origins, summarize_changes};
+use super::view::{describe_loosening, parts_by_origin};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, first_problems, printable};
 use crate::plan::{Change, Loosening, Origin, Plan, Verdict, refusal};
 use crate::reconcile::apply::{Outcome, Report};
 use crate::report::words::{describe_counts, describe_mismatch, name_changes};
 
-/// What an annotation of a plan points to.
+/// What an annotation of a plan is about.
 #[derive(Clone, Copy)]
-pub enum Target<'a> {
+pub enum AnnotationTarget<'a> {
     /// A file as a whole.
     File,
     Hold,
-    /// What it wants at the place of a change.
+    /// The key that makes a change.
     Change(&'a Change),
 }
 
-/// How grave an annotation is. GitHub shows the first ten of each level of a step; all are in its log.
+/// The level of an annotation. GitHub shows the first ten of each level of a step; all are in its log.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
+enum AnnotationLevel {
     Error,
     Warning,
     Notice,
@@ -44,21 +44,21 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
     out.text
 }
 
-/// The plan in one annotation, then one for each problem, for what this branch stops protecting, and for each line of a file
-/// that changes something. `place` finds a target in its file.
+/// One annotation for the plan, then one for each problem, each protection that this branch ends, and each line of a file that
+/// changes something. `place` finds a target in its file.
 #[must_use]
 pub fn plan(
     plan: &Plan,
     diagnostics: &[Diagnostic],
     directory: &str,
-    place: impl Fn(&str, Target<'_>) -> Option<Excerpt>,
+    place: impl Fn(&str, AnnotationTarget<'_>) -> Option<Excerpt>,
 ) -> String {
     let mut out = Annotations {
         text: String::new(),
         directory,
     };
     let origins = if plan.base.is_some() {
-        format!(". {}", origins(plan))
+        format!(". {}", describe_origins(plan))
     } else {
         String::new()
     };
@@ -72,18 +72,18 @@ pub fn plan(
         plan.workspace.slug,
         describe_counts(&plan.summary())
     );
-    out.add(Level::Notice, None, None, "Calry plan", &summary);
+    out.add(AnnotationLevel::Notice, None, None, "Calry plan", &summary);
 
     out.problems(diagnostics, Severity::Error);
     for entry in &plan.entries {
-        // A missing provider is among the problems, at its line.
+        // A missing provider is among the problems already, with its line.
         let (Some(file), Verdict::Unreadable(problem)) = (entry.file.as_deref(), &entry.verdict)
         else {
             continue;
         };
-        let place = place(file, Target::File);
+        let place = place(file, AnnotationTarget::File);
         out.add(
-            Level::Error,
+            AnnotationLevel::Error,
             Some(file),
             place,
             "unreadable",
@@ -92,14 +92,14 @@ pub fn plan(
     }
     for item in &plan.loosened {
         let target = if matches!(item, Loosening::Hold { .. }) {
-            Target::Hold
+            AnnotationTarget::Hold
         } else {
-            Target::File
+            AnnotationTarget::File
         };
         let place = item.file().and_then(|file| place(file, target));
-        let (label, sentence) = loosened(item, printable);
+        let (label, sentence) = describe_loosening(item, printable);
         out.add(
-            Level::Warning,
+            AnnotationLevel::Warning,
             item.file(),
             place,
             "no longer protected",
@@ -107,7 +107,7 @@ pub fn plan(
         );
     }
     let mut changes = changes(plan, &place);
-    changes.sort_by_key(|change| change.level != Level::Warning);
+    changes.sort_by_key(|change| change.level != AnnotationLevel::Warning);
     for Annotation {
         level,
         file,
@@ -129,12 +129,12 @@ pub fn plan(
                 "{} is on hold until {} (pending: {})",
                 entry.label(),
                 hold.until,
-                brief(pending)
+                summarize_changes(pending)
             );
             out.add(
-                Level::Notice,
+                AnnotationLevel::Notice,
                 Some(file),
-                place(file, Target::Hold),
+                place(file, AnnotationTarget::Hold),
                 "on hold",
                 &message,
             );
@@ -144,21 +144,20 @@ pub fn plan(
 }
 
 struct Annotation<'a> {
-    level: Level,
+    level: AnnotationLevel,
     file: &'a str,
     place: Option<Excerpt>,
     title: &'static str,
     message: String,
 }
 
-/// The changes of a plan, those of one line in one annotation: what is switched off as a warning, what was due before as a
-/// notice.
+/// The changes of a plan, one annotation for each line of a file: a warning if fields are switched off, else a notice.
 fn changes<'a>(
     plan: &'a Plan,
-    place: &dyn Fn(&str, Target<'_>) -> Option<Excerpt>,
+    place: &dyn Fn(&str, AnnotationTarget<'_>) -> Option<Excerpt>,
 ) -> Vec<Annotation<'a>> {
     let mut all = Vec::new();
-    for (origin, part) in parts(plan)
+    for (origin, part) in parts_by_origin(plan)
         .into_iter()
         .flat_map(|(origin, parts)| parts.into_iter().map(move |p| (origin, p)))
     {
@@ -173,7 +172,10 @@ fn changes<'a>(
             .unwrap_or_default();
         if let Some(obstacle) = part.step.payload.obstacle() {
             let message = format!("{label}: {obstacle}");
-            let (level, place) = (Level::Warning, place(file, Target::File));
+            let (level, place) = (
+                AnnotationLevel::Warning,
+                place(file, AnnotationTarget::File),
+            );
             all.push(Annotation {
                 level,
                 file,
@@ -188,7 +190,10 @@ fn changes<'a>(
         let is_off = |change: &Change| matches!(change, Change::Field { after: false, .. });
         let mut lines: Vec<(bool, Option<Excerpt>, Vec<&Change>)> = Vec::new();
         for change in part.changes {
-            let (off, place) = (is_off(change), place(file, Target::Change(change)));
+            let (off, place) = (
+                is_off(change),
+                place(file, AnnotationTarget::Change(change)),
+            );
             let line = place.as_ref().map(|place| place.line);
             match lines
                 .iter_mut()
@@ -200,11 +205,13 @@ fn changes<'a>(
         }
         for (off, place, changes) in lines {
             let (level, title) = match (origin, off) {
-                (Some(Origin::Drift), _) => (Level::Notice, "earlier drift"),
-                (Some(Origin::Branch), true) => (Level::Warning, "this branch switches off"),
-                (Some(Origin::Branch), false) => (Level::Notice, "this branch changes"),
-                (None, true) => (Level::Warning, "will be switched off"),
-                (None, false) => (Level::Notice, "will change"),
+                (Some(Origin::Drift), _) => (AnnotationLevel::Notice, "earlier drift"),
+                (Some(Origin::Branch), true) => {
+                    (AnnotationLevel::Warning, "this branch switches off")
+                }
+                (Some(Origin::Branch), false) => (AnnotationLevel::Notice, "this branch changes"),
+                (None, true) => (AnnotationLevel::Warning, "will be switched off"),
+                (None, false) => (AnnotationLevel::Notice, "will change"),
             };
             all.push(Annotation {
                 level,
@@ -218,7 +225,7 @@ fn changes<'a>(
     all
 }
 
-/// One annotation for each update that did not succeed, and one for the whole.
+/// One annotation for each update that did not succeed, and one for the apply.
 #[must_use]
 pub fn report(report: &Report) -> String {
     let mut out = String::new();
@@ -253,13 +260,13 @@ pub fn report(report: &Report) -> String {
     out
 }
 
-/// One annotation that says why there is no plan, or why it was not carried out.
+/// One annotation with the reason why there is no plan, or why it was not applied.
 #[must_use]
 pub fn failure(sentence: &str) -> String {
     format!("::error title=Calry::{}\n", data(sentence))
 }
 
-/// Annotations of files in one directory, which is given by its path from the root of the repository.
+/// Annotations of files in one directory, by its path from the root of the repository.
 struct Annotations<'a> {
     text: String,
     directory: &'a str,
@@ -268,8 +275,8 @@ struct Annotations<'a> {
 impl Annotations<'_> {
     fn problems(&mut self, list: &[Diagnostic], severity: Severity) {
         let level = match severity {
-            Severity::Error => Level::Error,
-            Severity::Warning => Level::Warning,
+            Severity::Error => AnnotationLevel::Error,
+            Severity::Warning => AnnotationLevel::Warning,
         };
         let listed = first_problems(list.iter());
         let of = listed
@@ -301,16 +308,16 @@ impl Annotations<'_> {
 
     fn add(
         &mut self,
-        level: Level,
+        level: AnnotationLevel,
         file: Option<&str>,
         place: Option<Excerpt>,
         title: &str,
         message: &str,
     ) {
         let level = match level {
-            Level::Error => "error",
-            Level::Warning => "warning",
-            Level::Notice => "notice",
+            AnnotationLevel::Error => "error",
+            AnnotationLevel::Warning => "warning",
+            AnnotationLevel::Notice => "notice",
         };
         let file =
             file.map(|file| format!("file={},", property(&path_from_root(self.directory, file))));

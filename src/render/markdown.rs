@@ -1,12 +1,16 @@
-//! A plan as a comment on a pull request: read in ten seconds, folded where it is long, and safe to post.
+//! A plan as a comment on a pull request: readable in ten seconds, with long diffs folded, and safe to post.
 //!
-//! Foreign text stands in code only, in spans and blocks whose fence is longer than any run of backticks in it: there it
-//! cannot mention a person, make a link, open a tag or end the table that it stands in.
+//! Never: shows foreign text outside of code spans and blocks, whose fence is longer than any run of backticks in it. There
+//! it cannot mention a person, make a link, open a tag or end its table.
 
 use std::fmt::Write as _;
 
-use super::text::{brief, due, gap, not_compared, total};
-use super::view::{DiffLine, Part, branch, diff, loosened, parts};
+use super::text::{
+    count_by_kind, describe_gap, describe_not_compared, due_changes, summarize_changes,
+};
+use super::view::{
+    DiffLine, Part, describe_branch, describe_loosening, diff_lines, parts_by_origin,
+};
 use crate::model::{Diagnostic, ellipsize, printable, short_commit};
 use crate::plan::{Change, Origin, Plan, PlanEntry, Verdict, join_path};
 use crate::reconcile::apply::Report;
@@ -15,10 +19,10 @@ use crate::report::words::{describe_counts, name_changes};
 /// The most characters of a comment; GitHub takes 65,536.
 pub const MAX: usize = 60_000;
 
-/// Rows and problems beyond this share are counted and named instead.
+/// The share of rows and problems; those beyond it are only counted and named.
 const MAX_TABLE: usize = 20_000;
 
-/// The plan as Markdown, of at most [`MAX`] characters; with a report, what became of it.
+/// The plan as Markdown of at most [`MAX`] characters, with the results of an apply if there is a report.
 #[must_use]
 pub fn plan(
     plan: &Plan,
@@ -30,14 +34,14 @@ pub fn plan(
         text: String::new(),
         limit: MAX,
     };
-    out.always(&format!(
+    out.push(&format!(
         "### Calry {}: {}\n\n",
-        code(&plan.workspace.slug, 128),
-        verdict(plan, report)
+        code_span(&plan.workspace.slug, 128),
+        headline(plan, report)
     ));
-    let numbers = in_numbers(due(plan));
+    let numbers = count_changes(due_changes(plan));
     if report.is_none() && !numbers.is_empty() {
-        out.always(&format!(
+        out.push(&format!(
             "{}{numbers}.\n\n",
             if plan.base.is_some() {
                 "This branch: "
@@ -52,51 +56,51 @@ pub fn plan(
             .iter()
             .filter(|entry| entry.is_due_to(Origin::Drift))
             .count();
-        out.always(&format!(
+        out.push(&format!(
             "{}; {drifted} had drifted before.\n\n",
             describe_counts(&plan.summary())
         ));
     }
 
     if !plan.loosened.is_empty() {
-        out.always("**This branch stops protecting:**\n\n");
+        out.push("**This branch stops protecting:**\n\n");
         let mut cut = 0;
         for item in &plan.loosened {
-            let (label, sentence) = loosened(item, |text| code(text, 80));
-            if !out.fits(
-                &format!("- {}: {sentence}\n", code(label, 80)),
+            let (label, sentence) = describe_loosening(item, |text| code_span(text, 80));
+            if !out.push_if_fits(
+                &format!("- {}: {sentence}\n", code_span(label, 80)),
                 MAX - MAX_TABLE / 2,
             ) {
                 cut += 1;
             }
         }
         if cut > 0 {
-            out.always(&format!("- and {cut} more\n"));
+            out.push(&format!("- and {cut} more\n"));
         }
-        out.always("\n");
+        out.push("\n");
     }
-    let parts = parts(plan);
-    table(&mut out, plan, &parts, report);
-    problems(&mut out, diagnostics, directory);
+    let parts = parts_by_origin(plan);
+    write_table(&mut out, plan, &parts, report);
+    write_problems(&mut out, diagnostics, directory);
 
     let mut cut = Vec::new();
-    for (origin, part) in each(&parts) {
-        if !out.fits(&details(origin, part), footer(plan).chars().count() + 8_000) {
+    for (origin, part) in each_part(&parts) {
+        if !out.push_if_fits(&details(origin, part), footer(plan).chars().count() + 8_000) {
             cut.push(part.entry.label());
         }
     }
     if !cut.is_empty() {
-        out.always(&format!(
-            "{} more diffs are left out here, to keep this comment readable: {}.\n\n",
+        out.push(&format!(
+            "{} more diffs are omitted to keep this comment readable: {}.\n\n",
             cut.len(),
-            names(&cut, 7_000)
+            join_names(&cut, 7_000)
         ));
     }
-    out.always(&footer(plan));
+    out.push(&footer(plan));
     out.text
 }
 
-fn each<'a, 'p>(
+fn each_part<'a, 'p>(
     parts: &'a [(Option<Origin>, Vec<Part<'p>>)],
 ) -> impl Iterator<Item = (Option<Origin>, &'a Part<'p>)> + use<'a, 'p> {
     parts
@@ -104,8 +108,8 @@ fn each<'a, 'p>(
         .flat_map(|(origin, parts)| parts.iter().map(|part| (*origin, part)))
 }
 
-/// What a reviewer reads first.
-fn verdict(plan: &Plan, report: Option<&Report>) -> String {
+/// The heading, which a reviewer reads first.
+fn headline(plan: &Plan, report: Option<&Report>) -> String {
     if let Some(report) = report.filter(|report| !report.results.is_empty()) {
         let done = report
             .results
@@ -120,41 +124,41 @@ fn verdict(plan: &Plan, report: Option<&Report>) -> String {
         summary.update,
         summary.invalid + summary.missing,
     ) {
-        (Some(_), _, 0) => branch(plan),
-        (Some(_), _, _) => format!("{}; {}", describe_counts(&summary), branch(plan)),
+        (Some(_), _, 0) => describe_branch(plan),
+        (Some(_), _, _) => format!("{}; {}", describe_counts(&summary), describe_branch(plan)),
         (None, 0, 0) => "in sync".to_owned(),
         (None, _, _) => describe_counts(&summary),
     }
 }
 
-/// Why there is no plan, or why it was not carried out, as Markdown.
+/// Why there is no plan, or why it was not applied, as Markdown.
 #[must_use]
 pub fn failure(sentence: &str, diagnostics: &[Diagnostic], directory: &str) -> String {
     let mut out = Page {
         text: String::new(),
         limit: MAX,
     };
-    out.always(&format!(
+    out.push(&format!(
         "### Calry: failed\n\n{}\n\n",
-        code(sentence, 1000)
+        code_span(sentence, 1000)
     ));
-    problems(&mut out, diagnostics, directory);
+    write_problems(&mut out, diagnostics, directory);
     out.text
 }
 
-/// Text that grows only as far as it may.
+/// Text with a limit.
 struct Page {
     text: String,
     limit: usize,
 }
 
 impl Page {
-    fn always(&mut self, text: &str) {
+    fn push(&mut self, text: &str) {
         self.text.push_str(text);
     }
 
-    /// Adds a text where it leaves `reserve` characters free; says whether it did.
-    fn fits(&mut self, text: &str, reserve: usize) -> bool {
+    /// Adds a text if it leaves `reserve` characters free; returns whether it did.
+    fn push_if_fits(&mut self, text: &str, reserve: usize) -> bool {
         let fits = self.text.chars().count() + text.chars().count() + reserve <= self.limit;
         if fits {
             self.text.push_str(text);
@@ -163,14 +167,14 @@ impl Page {
     }
 }
 
-fn table(
+fn write_table(
     out: &mut Page,
     plan: &Plan,
     parts: &[(Option<Origin>, Vec<Part<'_>>)],
     report: Option<&Report>,
 ) {
-    let updates = each(parts).map(|(origin, part)| {
-        let file = code(part.entry.file.as_deref().unwrap_or_default(), 80);
+    let updates = each_part(parts).map(|(origin, part)| {
+        let file = code_span(part.entry.file.as_deref().unwrap_or_default(), 80);
         let result = report.and_then(|r| {
             r.results
                 .iter()
@@ -181,54 +185,54 @@ fn table(
                 let error = result
                     .outcome
                     .error()
-                    .map(|error| format!(": {}", code(&error, 300)))
+                    .map(|error| format!(": {}", code_span(&error, 300)))
                     .unwrap_or_default();
                 format!("**{}**{error}", result.outcome.as_str())
             }
-            (None, Some(obstacle), _) => code(&obstacle, 300),
+            (None, Some(obstacle), _) => code_span(&obstacle, 300),
             (None, _, Some(Origin::Branch)) => format!("**this branch**: {file}"),
             (None, _, Some(Origin::Drift)) => format!("earlier drift: {file}"),
-            (None, _, None) => format!("{file} says so"),
+            (None, _, None) => file,
         };
         let over = part
             .entry
             .ended_hold()
             .map(|hold| format!("; its hold ended on {}", hold.until));
         let why = why + &over.unwrap_or_default();
-        (part.entry.label(), in_short(&part.changes), why)
+        (part.entry.label(), summarize(&part.changes), why)
     });
     let others = plan
         .entries
         .iter()
-        .filter_map(|entry| untouched(entry).map(|(what, why)| (entry.label(), what, why)));
+        .filter_map(|entry| explain_untouched(entry).map(|(what, why)| (entry.label(), what, why)));
     let rows: Vec<(&str, String, String)> = updates.chain(others).collect();
     if rows.is_empty() {
         return;
     }
-    out.always("| provider | what changes | why |\n| --- | --- | --- |\n");
+    out.push("| provider | what changes | why |\n| --- | --- | --- |\n");
     let mut cut = Vec::new();
     for (label, what, why) in rows {
-        if !out.fits(
-            &format!("| {} | {what} | {why} |\n", code(label, 80)),
+        if !out.push_if_fits(
+            &format!("| {} | {what} | {why} |\n", code_span(label, 80)),
             MAX - MAX_TABLE,
         ) {
             cut.push(label);
         }
     }
-    out.always("\n");
+    out.push("\n");
     if !cut.is_empty() {
-        out.always(&format!(
+        out.push(&format!(
             "And {} more: {}.\n\n",
             cut.len(),
-            names(&cut, 7_000)
+            join_names(&cut, 7_000)
         ));
     }
 }
 
-/// Few changes by name, many by number. What is switched off is bold.
-fn in_short(changes: &[&Change]) -> String {
+/// Few changes by name, many by number. Fields that are switched off are bold.
+fn summarize(changes: &[&Change]) -> String {
     if changes.len() > 3 {
-        return in_numbers(changes.iter().copied());
+        return count_changes(changes.iter().copied());
     }
     let named = changes.iter().map(|change| match change {
         Change::Field {
@@ -239,29 +243,29 @@ fn in_short(changes: &[&Change]) -> String {
         } => {
             format!(
                 "{} {}",
-                code(&join_path(&[group, field]), 80),
+                code_span(&join_path(&[group, field]), 80),
                 if *after { "on" } else { "**OFF**" }
             )
         }
-        Change::Icon { .. } | Change::Key { .. } => code(&name_changes([*change]), 80),
+        Change::Icon { .. } | Change::Key { .. } => code_span(&name_changes([*change]), 80),
     });
     named.collect::<Vec<_>>().join(", ")
 }
 
 /// Changes by number: `2 fields on, **1 field OFF**`.
-fn in_numbers<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
-    let kinds = total(changes)
+fn count_changes<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
+    let kinds = count_by_kind(changes)
         .into_iter()
         .map(|(words, off)| if off { format!("**{words}**") } else { words });
     kinds.collect::<Vec<_>>().join(", ")
 }
 
-/// What is pending of a provider that is not updated, and why it is not, where that is worth a reviewer's time.
-fn untouched(entry: &PlanEntry) -> Option<(String, String)> {
+/// The pending changes of a provider that is not updated, and why it is not, if a reviewer needs to know.
+fn explain_untouched(entry: &PlanEntry) -> Option<(String, String)> {
     let file = entry
         .file
         .as_deref()
-        .map(|file| code(file, 80))
+        .map(|file| code_span(file, 80))
         .unwrap_or_default();
     let why = match &entry.verdict {
         Verdict::Update(_) | Verdict::InSync(..) | Verdict::Unmanaged => return None,
@@ -269,23 +273,23 @@ fn untouched(entry: &PlanEntry) -> Option<(String, String)> {
             let reason = hold
                 .reason
                 .as_deref()
-                .map(|reason| format!(": {}", code(reason, 200)))
+                .map(|reason| format!(": {}", code_span(reason, 200)))
                 .unwrap_or_default();
             let what = if pending.is_empty() {
                 "nothing".to_owned()
             } else {
-                format!("nothing (pending: {})", brief(pending))
+                format!("nothing (pending: {})", summarize_changes(pending))
             };
             return Some((what, format!("on hold until {}{reason}", hold.until)));
         }
         Verdict::Invalid => format!("{file} has errors"),
         Verdict::Missing => format!("{file} names it, and the workspace does not have it"),
-        Verdict::Unreadable(problem) => code(problem, 300),
+        Verdict::Unreadable(problem) => code_span(problem, 300),
     };
     Some(("nothing".to_owned(), why))
 }
 
-fn problems(out: &mut Page, diagnostics: &[Diagnostic], directory: &str) {
+fn write_problems(out: &mut Page, diagnostics: &[Diagnostic], directory: &str) {
     let mut cut = 0;
     for diagnostic in diagnostics {
         let severity = match diagnostic.severity {
@@ -304,29 +308,29 @@ fn problems(out: &mut Page, diagnostics: &[Diagnostic], directory: &str) {
             .unwrap_or_default();
         let line = format!(
             "- **{severity}** {} {}\n",
-            code(&format!("{directory}/{}{place}", diagnostic.file), 200),
-            code(&format!("{}{help}", diagnostic.message), 400)
+            code_span(&format!("{directory}/{}{place}", diagnostic.file), 200),
+            code_span(&format!("{}{help}", diagnostic.message), 400)
         );
-        if !out.fits(&line, MAX - MAX_TABLE - 10_000) {
+        if !out.push_if_fits(&line, MAX - MAX_TABLE - 10_000) {
             cut += 1;
         }
     }
     if cut > 0 {
-        out.always(&format!("- and {cut} more, which `validate` lists\n"));
+        out.push(&format!("- and {cut} more; `validate` lists all\n"));
     }
     if !diagnostics.is_empty() {
-        out.always("\n");
+        out.push("\n");
     }
 }
 
 fn details(origin: Option<Origin>, part: &Part<'_>) -> String {
-    let lines: Vec<String> = diff(part)
+    let lines: Vec<String> = diff_lines(part)
         .into_iter()
         .map(|line| match line {
-            DiffLine::Gap(lines) => format!(" {}", gap(lines)),
-            DiffLine::Same(text) => format!(" {text}"),
-            DiffLine::Gone(text) => format!("-{text}"),
-            DiffLine::New(text) => format!("+{text}"),
+            DiffLine::Gap(lines) => format!(" {}", describe_gap(lines)),
+            DiffLine::Context(text) => format!(" {text}"),
+            DiffLine::Removed(text) => format!("-{text}"),
+            DiffLine::Added(text) => format!("+{text}"),
         })
         .collect();
     let body = lines.join("\n");
@@ -344,7 +348,7 @@ fn details(origin: Option<Origin>, part: &Part<'_>) -> String {
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_default(),
-        brief(part.changes.iter().copied())
+        summarize_changes(part.changes.iter().copied())
     )
 }
 
@@ -355,38 +359,38 @@ fn footer(plan: &Plan) -> String {
             let _ = writeln!(out, "Plan `{digest}`  ");
         }
         None => {
-            let _ = writeln!(out, "{}  ", not_compared(plan));
+            let _ = writeln!(out, "{}  ", describe_not_compared(plan));
         }
     }
     if let Some(revision) = &plan.revision {
         let _ = writeln!(
             out,
             "Revision {} {}  ",
-            code(&revision.short(), 80),
-            code(&revision.subject, 100)
+            code_span(&revision.short(), 80),
+            code_span(&revision.subject, 100)
         );
     }
     if let Some(base) = &plan.base {
-        let _ = writeln!(
-            out,
-            "This branch began at {}  ",
-            code(short_commit(base), 80)
-        );
+        let _ = writeln!(out, "Merge base {}  ", code_span(short_commit(base), 80));
     }
     if let Some(taken) = &plan.snapshot {
         let _ = writeln!(
             out,
             "Live state as of {}, from a snapshot  ",
-            code(taken, 80)
+            code_span(taken, 80)
         );
     }
     out
 }
 
-fn names(labels: &[&str], max: usize) -> String {
+fn join_names(labels: &[&str], max: usize) -> String {
     let mut out = String::new();
     for (at, label) in labels.iter().enumerate() {
-        let next = format!("{}{}", if at == 0 { "" } else { ", " }, code(label, 80));
+        let next = format!(
+            "{}{}",
+            if at == 0 { "" } else { ", " },
+            code_span(label, 80)
+        );
         if out.len() + next.len() > max {
             let _ = write!(out, " and {} more", labels.len() - at);
             break;
@@ -396,9 +400,9 @@ fn names(labels: &[&str], max: usize) -> String {
     out
 }
 
-/// Foreign text as a code span that it cannot leave, also in a table.
-fn code(text: &str, max: usize) -> String {
-    // An escaped pipe ends a cell all the same where a backslash stands before it.
+/// Foreign text as a code span that it cannot leave, even in a table.
+fn code_span(text: &str, max: usize) -> String {
+    // A pipe that is escaped with a backslash still ends a cell after another backslash.
     let text = ellipsize(&printable(text), max).replace('|', "\\u{7c}");
     if text.is_empty() {
         return String::new();
@@ -425,12 +429,12 @@ mod tests {
 
     #[test]
     fn foreign_text_cannot_leave_its_span() {
-        assert_eq!(code("plain", 80), "`plain`");
-        assert_eq!(code("a `b` ``c", 80), "``` a `b` ``c ```");
-        assert_eq!(code("a\\|b", 80), "`a\\\\u{7c}b`");
-        assert_eq!(code("a\nb\u{202e}c", 80), "`a\\u{a}b\\u{202e}c`");
+        assert_eq!(code_span("plain", 80), "`plain`");
+        assert_eq!(code_span("a `b` ``c", 80), "``` a `b` ``c ```");
+        assert_eq!(code_span("a\\|b", 80), "`a\\\\u{7c}b`");
+        assert_eq!(code_span("a\nb\u{202e}c", 80), "`a\\u{a}b\\u{202e}c`");
         assert_eq!(
-            code("@team <script> [x](https://e.com)", 80),
+            code_span("@team <script> [x](https://e.com)", 80),
             "`@team <script> [x](https://e.com)`"
         );
     }

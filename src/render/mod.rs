@@ -1,6 +1,6 @@
-//! Plans, reports and problems to text and JSON. Data in, string out: nothing here prints, reads or decides.
+//! Turns plans, reports, statuses and problems into text, Markdown, annotations and SARIF. Data in, string out.
 //!
-//! What it never does: see a secret. It is given types that hold none, or that have no way to show one; masking is by
+//! Never: prints, reads, decides, or sees a secret. Its types hold none, or have no way to show one; values are masked by
 //! position, before rendering.
 
 mod diagnostics;
@@ -15,7 +15,7 @@ pub(crate) mod yaml;
 
 pub use diagnostics::diagnostics;
 
-/// A file for a forge, which knows it by its path from the root of the repository, as the directory is given.
+/// The path of a file from the root of the repository, for forges; `directory` is that of the definitions.
 fn path_from_root(directory: &str, file: &str) -> String {
     if directory.is_empty() {
         file.to_owned()

@@ -1,20 +1,19 @@
-//! What a pull did, as a person reads it on a terminal of 80 columns. Of a secret it knows the name and the place.
+//! The result of a pull as text for a terminal of 80 columns. Of a secret it knows the name and the position only.
 
 use std::fmt::Write as _;
 
-use super::text::{BOLD, DIM, GREEN, LABEL, RED, YELLOW, column, wrapped};
+use super::text::{BOLD, DIM, GREEN, LABEL, RED, YELLOW, text_column, wrap};
 use crate::model::printable;
 use crate::pull::{File, FileState, Pull, first_of};
 
-/// The files that are not as they were, the secrets that they take, and a summary line. `dry_run` says that nothing was
-/// written.
+/// The files that changed, the secrets that they need, and a summary line. With `dry_run`, nothing was written.
 #[must_use]
 pub fn pull(pull: &Pull, dry_run: bool) -> String {
     let mut out = String::new();
     for file in &pull.files {
-        file_lines(&mut out, file);
+        write_file(&mut out, file);
     }
-    secrets(&mut out, pull);
+    write_secrets(&mut out, pull);
     let count = |wanted: fn(&FileState) -> bool| {
         pull.files.iter().filter(|file| wanted(&file.state)).count()
     };
@@ -35,7 +34,7 @@ pub fn pull(pull: &Pull, dry_run: bool) -> String {
         }
     }
     let nothing = match (created + updated, dry_run) {
-        (0, _) => " There was nothing to write.",
+        (0, _) => " There is nothing to write.",
         (_, true) => " Nothing was written: this was a dry run.",
         _ => "",
     };
@@ -52,9 +51,9 @@ pub fn pull(pull: &Pull, dry_run: bool) -> String {
     out
 }
 
-fn file_lines(out: &mut String, file: &File) {
-    /// Of what is left out, so much is told.
-    const MOST: usize = 8;
+fn write_file(out: &mut String, file: &File) {
+    /// The most omissions to show for a file.
+    const MAX_OMISSIONS: usize = 8;
     let label = printable(&file.name);
     let (style, word, rest) = match &file.state {
         FileState::Unchanged if file.left_out.is_empty() => return,
@@ -64,7 +63,7 @@ fn file_lines(out: &mut String, file: &File) {
         FileState::Invalid => (
             RED,
             "invalid",
-            "it has errors, and is left as it is".to_owned(),
+            "it has errors, and is not changed".to_owned(),
         ),
         FileState::Refused(why) => (RED, "not written", format!("it {}", printable(why))),
     };
@@ -77,22 +76,22 @@ fn file_lines(out: &mut String, file: &File) {
     let _ = writeln!(
         out,
         "{}",
-        wrapped(&colon, column(&label) + word.len(), LABEL + 1)
+        wrap(&colon, text_column(&label) + word.len(), LABEL + 1)
     );
-    for sentence in file.left_out.iter().take(MOST) {
-        let told = format!("left out: {}", printable(sentence));
-        let _ = writeln!(out, "  {YELLOW}{}{YELLOW:#}", wrapped(&told, 2, 4));
+    for sentence in file.left_out.iter().take(MAX_OMISSIONS) {
+        let line = format!("left out: {}", printable(sentence));
+        let _ = writeln!(out, "  {YELLOW}{}{YELLOW:#}", wrap(&line, 2, 4));
     }
-    if file.left_out.len() > MOST {
+    if file.left_out.len() > MAX_OMISSIONS {
         let _ = writeln!(
             out,
             "  {YELLOW}and {} more{YELLOW:#}",
-            file.left_out.len() - MOST
+            file.left_out.len() - MAX_OMISSIONS
         );
     }
 }
 
-fn secrets(out: &mut String, pull: &Pull) {
+fn write_secrets(out: &mut String, pull: &Pull) {
     for (outdated, title, how) in [
         (
             false,
@@ -102,8 +101,8 @@ fn secrets(out: &mut String, pull: &Pull) {
         ),
         (
             true,
-            "Secrets of which Calry has another value",
-            "Replace each where it is kept, or let apply put it back into Calry.",
+            "Secrets with another value in Calry",
+            "Replace each in your secret store, or let apply write your value to Calry.",
         ),
     ] {
         let mut secrets = pull
@@ -121,7 +120,7 @@ fn secrets(out: &mut String, pull: &Pull) {
                 let _ = writeln!(out, "    {DIM}{provider} {}{DIM:#}", printable(path));
             }
         }
-        let _ = writeln!(out, "  {}", wrapped(how, 2, 2));
+        let _ = writeln!(out, "  {}", wrap(how, 2, 2));
     }
     if !pull.secrets.is_empty() {
         out.push('\n');

@@ -1,6 +1,6 @@
-//! Problems as SARIF 2.1.0, which code scanning shows beside the code and remembers from run to run.
+//! Problems as SARIF 2.1.0, which code scanning shows beside the code and tracks from run to run.
 //!
-//! What it never does: show a line of a file. A result says what is wrong and where; whoever may read the file can look.
+//! Never: shows a line of a file. A result has the problem and its position.
 
 use std::collections::HashMap;
 
@@ -109,14 +109,14 @@ struct Region {
     end_column: Option<usize>,
 }
 
-/// The name is our own: `primaryLocationLineHash` is made by GitHub's upload, which complains of one that it did not make.
+/// The name is our own: GitHub's upload makes `primaryLocationLineHash`, and refuses one of other tools.
 #[derive(Serialize)]
 struct Fingerprints {
     #[serde(rename = "diagnostic/v1")]
     diagnostic: String,
 }
 
-/// The problems of a directory, which is given by its path from the root of the repository.
+/// The problems of a directory, by its path from the root of the repository.
 #[must_use]
 pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
     let mut alike: HashMap<[u8; 32], usize> = HashMap::new();
@@ -130,7 +130,7 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
             message,
             help,
         } = diagnostic.as_ref();
-        // Without the line's number: what is inserted above a problem does not make it another one.
+        // Without the line number: a line that is inserted above does not make it another problem.
         let text = excerpt.as_ref().map_or("", |excerpt| excerpt.text.as_str());
         let hash: [u8; 32] =
             Sha256::digest(serde_json::json!([file, code.as_str(), text]).to_string()).into();
@@ -224,7 +224,7 @@ fn log(invocation: Invocation, results: Vec<ResultItem<'_>>) -> String {
     json::pretty(&log)
 }
 
-/// A message; in SARIF, `[text](target)` is a link, and a definition file must not be able to make one.
+/// A message. In SARIF, `[text](target)` is a link, which a definition file must not be able to make.
 fn plain(text: &str) -> Message {
     Message {
         text: printable(text).replace("](", "] ("),
@@ -243,7 +243,7 @@ fn uri(path: &str) -> String {
     format!("{scheme}{}", utf8_percent_encode(path, KEPT))
 }
 
-/// What a kind of problem is, and what to do about it.
+/// The description of a kind of problem, and its remedy.
 const fn rule(code: Code) -> (&'static str, &'static str) {
     match code {
         Code::Unreadable => (
@@ -251,8 +251,8 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
             "A definition file is a regular file within the directory, in UTF-8, of at most 1 MiB.",
         ),
         Code::Syntax => (
-            "The file is not YAML, or uses what this format leaves out.",
-            "Write one YAML document without aliases, anchors, merge keys and tags, and not deeply nested.",
+            "The file is not YAML, or uses a feature that this format does not have.",
+            "Write one YAML document without aliases, anchors, merge keys, tags or deep nesting.",
         ),
         Code::UnknownKey => (
             "The format does not have this key.",
@@ -269,11 +269,11 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
         ),
         Code::WrongType => (
             "The value is of the wrong type.",
-            "The message says which type is expected; a text that reads like a number or a boolean is put into quotes.",
+            "The message names the expected type. Put a text that looks like a number or a boolean into quotes.",
         ),
         Code::InvalidValue => (
             "The value is not allowed here.",
-            "The message says what is allowed.",
+            "The message names the allowed values.",
         ),
         Code::FileName => (
             "The file is not named after its provider.",
@@ -281,28 +281,28 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
         ),
         Code::DuplicateProvider => (
             "Two files are about the same provider, or the same workspace.",
-            "One provider has one file: remove the others, or mend their provider.",
+            "Each provider has one file: remove the others, or correct their provider.",
         ),
         Code::MissingSecret => (
             "A secret that the file refers to is not available.",
-            "Put it into the secrets directory or into its variable, or mend the name in the reference.",
+            "Put it into the secrets directory or into its variable, or correct the name in the reference.",
         ),
         Code::UnknownProvider => (
             "The provider is not known, or the workspace does not have it.",
-            "Correct the name. If Calry has it, calry-gitops schema --from-live prints a schema that knows it.",
+            "Correct the name. If Calry has it, calry-gitops schema --from-live prints a schema with it.",
         ),
         Code::UnknownField => (
             "The group or field is not known.",
-            "Correct the name. If Calry has it, calry-gitops schema --from-live prints a schema that knows it.",
+            "Correct the name. If Calry has it, calry-gitops schema --from-live prints a schema with it.",
         ),
         Code::PlainCredential => (
             "A value looks like a credential and is written out.",
-            "Write ${secret:NAME} instead, keep the value where secrets are kept, and replace it: git remembers what it \
-             was.",
+            "Write ${secret:NAME} instead, keep the value in a secret store, and replace it: the old one stays in git's \
+             history.",
         ),
         Code::Empty => (
-            "The group, or the partner key, has nothing in it.",
-            "Empty means none, and switches off what is on; leave the key out where that is not meant.",
+            "The group, or the partner key, is empty.",
+            "Empty means none, and switches everything off. To keep the values of Calry, remove the key.",
         ),
         Code::AllOff => (
             "Every field of the group is off.",
@@ -310,15 +310,15 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
         ),
         Code::Hold => (
             "The hold gives no reason.",
-            "Write a reason, so that others know what they wait for.",
+            "Write a reason, so that others know why changes are suspended.",
         ),
         Code::HoldOver => (
             "The hold is over.",
-            "Remove it, or set another day: it holds nothing back any more.",
+            "Remove it, or set a later date: it has no effect any more.",
         ),
         Code::TooMany => (
-            "The file has more problems than are told.",
-            "Mend those that are told, and check the file again.",
+            "The file has more problems than are shown.",
+            "Fix those that are shown, and check the file again.",
         ),
     }
 }
@@ -351,14 +351,14 @@ mod tests {
     }
 
     #[test]
-    fn every_code_has_the_rule_that_its_index_says() {
+    fn the_index_of_a_code_is_that_of_its_rule() {
         for (index, code) in Code::ALL.into_iter().enumerate() {
             assert_eq!(code as usize, index);
         }
     }
 
     #[test]
-    fn a_fingerprint_survives_lines_above_it_and_tells_alike_problems_apart() {
+    fn a_fingerprint_survives_lines_above_it_and_distinguishes_equal_problems() {
         let print =
             |result: &serde_json::Value| result["partialFingerprints"]["diagnostic/v1"].clone();
         let (before, after) = (

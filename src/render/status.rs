@@ -1,5 +1,4 @@
-//! The status of a daemon as a person reads it on a terminal of 80 columns. It came over the wire: every text in it is
-//! foreign.
+//! The status of a daemon as text for a terminal of 80 columns. It comes from the network: every text in it is foreign.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,7 +6,7 @@ use std::time::Duration;
 use anstyle::Style;
 use jiff::Timestamp;
 
-use super::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, column, wrapped};
+use super::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, text_column, wrap};
 use crate::model::{Severity, ellipsize, human_duration, printable};
 use crate::plan::Cause;
 use crate::report::health::{Health, HealthLevel, health};
@@ -18,23 +17,23 @@ use crate::report::status::{
 };
 use crate::report::words::{describe_mismatch, elapsed};
 
-/// Of several workspaces, how many that are not well are shown in full.
-const IN_FULL: usize = 5;
-/// How much of the history is shown.
-const RECENT: usize = 6;
-/// How many problems of files are shown.
-const PROBLEMS: usize = 10;
-/// How many fields that did not converge are shown of a provider.
-const MISMATCHES: usize = 8;
-/// The columns of how long ago something was.
-const AGO: usize = 13;
+/// The most workspaces to show in full, of several.
+const MAX_IN_FULL: usize = 5;
+/// The most lines of history.
+const MAX_RECENT: usize = 6;
+/// The most errors of files.
+const MAX_ERRORS: usize = 10;
+/// The most fields of a provider that did not converge.
+const MAX_MISMATCHES: usize = 8;
+/// The columns of a time in the history.
+const AGO_WIDTH: usize = 13;
 
-/// The status, the verdict first. Of several workspaces a line each, trouble on top, and then those that are not well. `now`
-/// is the time on the daemon's clock.
+/// The status, with the headline first. Several workspaces have a line each, failing ones first, and those that are not in
+/// sync follow in full. `now` is the time on the daemon's clock.
 #[must_use]
 pub fn text(status: &Status, now: Timestamp) -> String {
     if let [workspace] = status.workspaces.as_slice() {
-        return one(status, workspace, now);
+        return describe_workspace(status, workspace, now);
     }
     let mut all: Vec<(Health, &WorkspaceStatus)> = status
         .workspaces
@@ -58,20 +57,20 @@ pub fn text(status: &Status, now: Timestamp) -> String {
     ) in &all
     {
         let (label, style) = (ellipsize(&printable(workspace.label()), 40), style(*level));
-        let told = wrapped(headline, 2 + column(&label), LABEL + 3);
-        let _ = writeln!(out, "  {label:<LABEL$} {style}{told}{style:#}");
+        let text = wrap(headline, 2 + text_column(&label), LABEL + 3);
+        let _ = writeln!(out, "  {label:<LABEL$} {style}{text}{style:#}");
     }
-    let unwell = all
+    let not_in_sync = all
         .iter()
         .filter(|(health, _)| health.level != HealthLevel::InSync);
-    for (_, workspace) in unwell.clone().take(IN_FULL) {
-        let _ = write!(out, "\n{}", one(status, workspace, now));
+    for (_, workspace) in not_in_sync.clone().take(MAX_IN_FULL) {
+        let _ = write!(out, "\n{}", describe_workspace(status, workspace, now));
     }
-    let rest = unwell.count().saturating_sub(IN_FULL);
+    let rest = not_in_sync.count().saturating_sub(MAX_IN_FULL);
     if rest > 0 {
         let _ = writeln!(
             out,
-            "\nand {rest} more that are not well; --workspace shows one of them"
+            "\nand {rest} more that are not in sync; show one with --workspace"
         );
     }
     out
@@ -85,23 +84,23 @@ const fn style(level: HealthLevel) -> Style {
     }
 }
 
-/// What stands above a status that is not fresh, or in its place where there is none.
+/// The lines above a status that is not current, or in its place if there is none.
 #[must_use]
 pub fn connection_lost(why: &str, since: Duration, stale: bool) -> String {
     let below = if stale {
-        "; what follows is what the daemon said last"
+        "; the last known status follows"
     } else {
         ""
     };
-    let told = format!(
-        "No contact for {}: {}{below}",
+    let text = format!(
+        "No connection to the daemon for {}: {}{below}",
         human_duration(since),
         printable(why)
     );
-    format!("{RED}{}{RED:#}\n", wrapped(&told, 0, 2))
+    format!("{RED}{}{RED:#}\n", wrap(&text, 0, 2))
 }
 
-fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
+fn describe_workspace(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
     let mut out = String::new();
     let named = workspace
         .name
@@ -135,11 +134,11 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
     let _ = writeln!(
         out,
         "{style}{BOLD}{}{BOLD:#}{style:#}\n",
-        wrapped(&verdict, label, 2)
+        wrap(&verdict, label, 2)
     );
-    facts(&mut out, status, workspace, now);
+    write_facts(&mut out, status, workspace, now);
 
-    let noisy: Vec<&ProviderStatus> = workspace
+    let out_of_sync: Vec<&ProviderStatus> = workspace
         .providers
         .iter()
         .filter(|provider| {
@@ -149,10 +148,10 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
             )
         })
         .collect();
-    if !noisy.is_empty() {
+    if !out_of_sync.is_empty() {
         let _ = writeln!(out, "\n{BOLD}Out of sync{BOLD:#}");
     }
-    for provider in noisy {
+    for provider in out_of_sync {
         let label = printable(
             provider
                 .provider
@@ -161,18 +160,22 @@ fn one(status: &Status, workspace: &WorkspaceStatus, now: Timestamp) -> String {
                 .unwrap_or("?"),
         );
         let style = if provider.is_failing() { RED } else { YELLOW };
-        let told = wrapped(&state(provider, now), 2 + column(&label), LABEL + 3);
-        let _ = writeln!(out, "  {label:<LABEL$} {style}{told}{style:#}");
+        let text = wrap(
+            &describe_provider(provider, now),
+            2 + text_column(&label),
+            LABEL + 3,
+        );
+        let _ = writeln!(out, "  {label:<LABEL$} {style}{text}{style:#}");
     }
-    undone(&mut out, workspace);
-    problems(&mut out, workspace);
-    recent(&mut out, workspace, now);
+    write_undone(&mut out, workspace);
+    write_errors(&mut out, workspace);
+    write_recent(&mut out, workspace, now);
     out
 }
 
-fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Timestamp) {
+fn write_facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Timestamp) {
     let mut fact = |name: &str, text: &str| {
-        let _ = writeln!(out, "  {name:<9} {}", wrapped(text, 12, 12));
+        let _ = writeln!(out, "  {name:<9} {}", wrap(text, 12, 12));
     };
     if let Some(revision) = &workspace.revision {
         let commit: String = printable(&revision.commit).chars().take(10).collect();
@@ -224,7 +227,7 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         let took =
             human_duration(Duration::try_from_secs_f64(*duration_seconds).unwrap_or_default());
         fact(
-            "last pass",
+            "last run",
             &format!(
                 "{number} ({}), {} ago, took {took}",
                 trigger.as_str(),
@@ -236,19 +239,19 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
         (Some(pass), _) => {
             let since = human_duration(elapsed(pass.began, now));
             fact(
-                "next pass",
+                "next run",
                 &format!(
-                    "{} ({}), under way for {since}",
+                    "{} ({}), running for {since}",
                     pass.number,
                     pass.trigger.as_str()
                 ),
             );
         }
         (None, Some(next)) if next > now => fact(
-            "next pass",
+            "next run",
             &format!("in {}", human_duration(elapsed(now, next))),
         ),
-        (None, Some(_)) => fact("next pass", "now"),
+        (None, Some(_)) => fact("next run", "now"),
         (None, None) => {}
     }
     let mode = match workspace.mode {
@@ -262,16 +265,16 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
     }) = &workspace.leadership
     {
         let (lease, holder) = (printable(lease), holder.as_deref().map(printable));
-        let told = match (state, holder) {
+        let text = match (state, holder) {
             (ReplicaRole::Leader, _) => format!("this replica, by the Lease {lease}"),
             (ReplicaRole::Standby, Some(holder)) => {
-                format!("{holder} holds the Lease {lease}; this replica stands by")
+                format!("{holder} holds the Lease {lease}; this replica is a standby")
             }
             (ReplicaRole::Standby, None) => {
-                format!("nobody is known to hold the Lease {lease}; this replica stands by")
+                format!("no known holder of the Lease {lease}; this replica is a standby")
             }
         };
-        fact("leader", &told);
+        fact("leader", &text);
     }
     let interval =
         human_duration(Duration::try_from_secs_f64(workspace.interval_seconds).unwrap_or_default());
@@ -285,22 +288,22 @@ fn facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Ti
     );
 }
 
-/// How a provider stands that is not quiet.
-fn state(provider: &ProviderStatus, now: Timestamp) -> String {
+/// The state of a provider that is not in sync.
+fn describe_provider(provider: &ProviderStatus, now: Timestamp) -> String {
     let since = human_duration(elapsed(provider.since, now));
     let cause = match provider.cause {
-        Some(Cause::Drift) => " by drift",
+        Some(Cause::Drift) => " (drift)",
         _ => "",
     };
-    let mut told = match (provider.state, provider.outcome) {
+    let mut text = match (provider.state, provider.outcome) {
         (ProviderState::Update, Some(UpdateOutcome::Failed)) => {
-            format!("failed, and differs{cause} for {since}")
+            format!("update failed; out of sync for {since}{cause}")
         }
         (ProviderState::Update, Some(UpdateOutcome::NotConverged)) => {
             format!("not converged for {since}")
         }
-        (ProviderState::Update, Some(_)) => format!("waits, and differs{cause} for {since}"),
-        (ProviderState::Update, None) => format!("differs{cause} for {since}"),
+        (ProviderState::Update, Some(_)) => format!("waiting; out of sync for {since}{cause}"),
+        (ProviderState::Update, None) => format!("out of sync for {since}{cause}"),
         (ProviderState::Held, _) => match &provider.hold {
             Some(hold) => {
                 let reason = hold
@@ -308,7 +311,7 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
                     .as_deref()
                     .map_or_else(|| "no reason given".to_owned(), printable);
                 let left = match provider.hold_days_left {
-                    Some(0) => " (its last day)".to_owned(),
+                    Some(0) => " (last day)".to_owned(),
                     Some(1) => " (1 day left)".to_owned(),
                     Some(days) => format!(" ({days} days left)"),
                     None => String::new(),
@@ -323,22 +326,22 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
         (ProviderState::InSync | ProviderState::Unmanaged, _) => String::new(),
     };
     if !provider.changes.is_empty() {
-        let _ = write!(told, "; {}", name_changes(&provider.changes, 0));
+        let _ = write!(text, "; {}", name_changes(&provider.changes, 0));
     }
     if let Some(hold) = &provider.ended_hold {
-        let _ = write!(told, "; its hold until {} is over", printable(&hold.until));
+        let _ = write!(text, "; its hold until {} is over", printable(&hold.until));
     }
     if provider.not_converged.is_empty()
         && let Some(error) = &provider.error
     {
-        let _ = write!(told, "; {}", printable(error));
+        let _ = write!(text, "; {}", printable(error));
     }
-    for field in provider.not_converged.iter().take(MISMATCHES) {
-        let _ = write!(told, "; {}", describe_mismatch(&field.clone().into()));
+    for field in provider.not_converged.iter().take(MAX_MISMATCHES) {
+        let _ = write!(text, "; {}", describe_mismatch(&field.clone().into()));
     }
-    let more = provider.not_converged.len().saturating_sub(MISMATCHES);
+    let more = provider.not_converged.len().saturating_sub(MAX_MISMATCHES);
     if more > 0 {
-        let _ = write!(told, "; and {more} more");
+        let _ = write!(text, "; and {more} more");
     }
     if let Some(retry) = provider.retry_at {
         let left = if retry > now {
@@ -346,25 +349,25 @@ fn state(provider: &ProviderStatus, now: Timestamp) -> String {
         } else {
             "now".to_owned()
         };
-        let _ = write!(told, "; tried again {left}, or when its file changes");
+        let _ = write!(text, "; next attempt {left}, or when its file changes");
     }
-    told
+    text
 }
 
 /// The providers whose updates another writer undoes.
-fn undone(out: &mut String, workspace: &WorkspaceStatus) {
+fn write_undone(out: &mut String, workspace: &WorkspaceStatus) {
     for provider in &workspace.providers {
         if let (Some(name), Some(times)) = (&provider.provider, provider.undone) {
             let name = printable(name);
-            let told = format!(
+            let text = format!(
                 "{name}: another writer undid each of the last {times} updates; is a second calry-gitops running?"
             );
-            let _ = writeln!(out, "  {RED}{}{RED:#}", wrapped(&told, 2, 4));
+            let _ = writeln!(out, "  {RED}{}{RED:#}", wrap(&text, 2, 4));
         }
     }
 }
 
-fn problems(out: &mut String, workspace: &WorkspaceStatus) {
+fn write_errors(out: &mut String, workspace: &WorkspaceStatus) {
     let errors: Vec<&DiagnosticItem> = workspace
         .diagnostics
         .iter()
@@ -380,57 +383,57 @@ fn problems(out: &mut String, workspace: &WorkspaceStatus) {
         column,
         message,
         ..
-    } in errors.iter().take(PROBLEMS)
+    } in errors.iter().take(MAX_ERRORS)
     {
         let place = line
             .zip(*column)
             .map(|(line, column)| format!(":{line}:{column}"))
             .unwrap_or_default();
-        let told = format!("{}{place}: {}", printable(file), printable(message));
-        let _ = writeln!(out, "  {RED}{}{RED:#}", wrapped(&told, 2, 4));
+        let text = format!("{}{place}: {}", printable(file), printable(message));
+        let _ = writeln!(out, "  {RED}{}{RED:#}", wrap(&text, 2, 4));
     }
-    if errors.len() > PROBLEMS {
-        let _ = writeln!(out, "  and {} more", errors.len() - PROBLEMS);
+    if errors.len() > MAX_ERRORS {
+        let _ = writeln!(out, "  and {} more", errors.len() - MAX_ERRORS);
     }
 }
 
-fn recent(out: &mut String, workspace: &WorkspaceStatus, now: Timestamp) {
+fn write_recent(out: &mut String, workspace: &WorkspaceStatus, now: Timestamp) {
     let wrong = workspace
         .history
         .passes
         .iter()
-        .filter_map(|pass| Some((pass.began, failed(pass)?)));
+        .filter_map(|pass| Some((pass.began, describe_failure(pass)?)));
     let changes = workspace
         .history
         .changes
         .iter()
-        .map(|record| (record.time, happened(record)));
+        .map(|record| (record.time, describe_change(record)));
     let mut lines: Vec<(Timestamp, String)> = wrong.chain(changes).collect();
     lines.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
     if !lines.is_empty() {
         let _ = writeln!(out, "\n{BOLD}Recent{BOLD:#}");
     }
-    for (time, what) in lines.iter().take(RECENT) {
+    for (time, what) in lines.iter().take(MAX_RECENT) {
         let ago = format!("{} ago", human_duration(elapsed(*time, now)));
         let _ = writeln!(
             out,
-            "  {DIM}{ago:<AGO$}{DIM:#} {}",
-            wrapped(what, AGO + 3, AGO + 3)
+            "  {DIM}{ago:<AGO_WIDTH$}{DIM:#} {}",
+            wrap(what, AGO_WIDTH + 3, AGO_WIDTH + 3)
         );
     }
 }
 
-fn failed(pass: &ReconciliationRecord) -> Option<String> {
+fn describe_failure(pass: &ReconciliationRecord) -> Option<String> {
     let error = printable(pass.error.as_deref()?);
     Some(format!(
-        "pass {} ({}) went wrong{}: {error}",
+        "reconciliation {} ({}) failed{}: {error}",
         pass.number,
         pass.trigger.as_str(),
-        times(pass.times)
+        describe_repetition(pass.times)
     ))
 }
 
-fn happened(record: &ChangeRecord) -> String {
+fn describe_change(record: &ChangeRecord) -> String {
     let ChangeRecord {
         cause,
         outcome,
@@ -459,10 +462,13 @@ fn happened(record: &ChangeRecord) -> String {
         .as_deref()
         .map(|error| format!("; {}", printable(error)))
         .unwrap_or_default();
-    format!("{provider} {done}{}: {what}{error}", times(record.times))
+    format!(
+        "{provider} {done}{}: {what}{error}",
+        describe_repetition(record.times)
+    )
 }
 
-fn times(times: u64) -> String {
+fn describe_repetition(times: u64) -> String {
     if times > 1 {
         format!(", {times} times")
     } else {

@@ -1,10 +1,13 @@
-//! Plans and reports as a person reads them on a terminal of 80 columns. Styled; who prints it strips the colours.
+//! Plans and reports as text for a terminal of 80 columns. It is styled; the caller strips the colours if they are not wanted.
 
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
-use super::view::{DiffLine, Part, branch, diff, loosened, parts, references};
+use super::view::{
+    DiffLine, Part, describe_branch, describe_loosening, diff_lines, join_references,
+    parts_by_origin,
+};
 use crate::model::{ellipsize, printable, short_commit};
 use crate::plan::{
     Change, KeyChange, Missing, Origin, Plan, PlanEntry, UnresolvedValue, Verdict, join_path,
@@ -15,7 +18,7 @@ use crate::report::words::{describe_mismatch, name_changes, others};
 
 /// The columns of a terminal.
 pub(super) const WIDTH: usize = 80;
-/// The columns of a provider's name, where others stand below it.
+/// The columns of a provider's name.
 pub(super) const LABEL: usize = 17;
 
 pub(super) const BOLD: Style = Style::new().bold();
@@ -26,18 +29,17 @@ pub(super) const YELLOW: Style = AnsiColor::Yellow.on_default();
 /// What a reader must not miss: fields that are switched off, protections that end.
 const DANGER: Style = AnsiColor::Red.on_default().bold();
 
-/// How a plan is laid out.
 #[derive(Clone, Copy, Default)]
 pub struct Layout<'a> {
-    /// A unified diff of canonical YAML in place of one line for each change.
+    /// Whether to show a unified diff of canonical YAML instead of one line for each change.
     pub diff: bool,
     /// The definitions directory, as the user named it.
     pub directory: &'a str,
-    /// The command that applies the plan, where that is the next step.
+    /// The command that applies the plan, if that is the next step.
     pub next: Option<&'a str>,
 }
 
-/// The plan: what changes of each provider, why the others do not, and a summary.
+/// The plan: the changes of each provider, why other providers do not change, and a summary.
 #[must_use]
 pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
     let mut out = String::new();
@@ -75,7 +77,7 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
             printable(taken)
         );
     }
-    let parts = parts(plan);
+    let parts = parts_by_origin(plan);
     if layout.diff && parts.iter().any(|(_, parts)| !parts.is_empty()) {
         let _ = writeln!(
             out,
@@ -86,11 +88,11 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
     if !plan.loosened.is_empty() {
         let _ = writeln!(out, "{DANGER}This branch stops protecting{DANGER:#}");
         for item in &plan.loosened {
-            let (label, sentence) = loosened(item, printable);
+            let (label, sentence) = describe_loosening(item, printable);
             let _ = writeln!(
                 out,
                 "  {label:<LABEL$} {}",
-                wrapped(&sentence, 2 + column(label), LABEL + 3)
+                wrap(&sentence, 2 + text_column(label), LABEL + 3)
             );
         }
         out.push('\n');
@@ -101,15 +103,15 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
         }
         parts
             .iter()
-            .for_each(|part| provider(&mut out, part, layout.diff));
+            .for_each(|part| write_provider(&mut out, part, layout.diff));
     }
-    untouched(&mut out, plan);
-    summary(&mut out, plan, layout);
+    write_untouched(&mut out, plan);
+    write_summary(&mut out, plan, layout);
     out
 }
 
-/// What an apply would do, then the name of the plan and the next command.
-fn summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
+/// The counts of the plan, then its digest and the next command.
+fn write_summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
     let counts = plan.summary();
     let in_order = counts.update + counts.invalid + counts.unreadable + counts.missing == 0;
     if in_order {
@@ -141,7 +143,7 @@ fn summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
         let _ = writeln!(
             out,
             "{GREEN}{BOLD}No changes.{BOLD:#}{GREEN:#} {}",
-            wrapped(&sentence, 12, 0)
+            wrap(&sentence, 12, 0)
         );
     } else {
         let noun = if counts.update == 1 {
@@ -155,7 +157,7 @@ fn summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
             "{YELLOW}{BOLD}Plan: {} {noun} to update{BOLD:#}{YELLOW:#}, {others}.",
             counts.update
         );
-        let changes = total(due(plan)).into_iter();
+        let changes = count_by_kind(due_changes(plan)).into_iter();
         let changes: Vec<String> = changes
             .map(|(words, off)| {
                 if off {
@@ -175,7 +177,7 @@ fn summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
         }
     }
     if plan.base.is_some() {
-        let _ = writeln!(out, "{}", wrapped(&origins(plan), 0, 0));
+        let _ = writeln!(out, "{}", wrap(&describe_origins(plan), 0, 0));
     }
     match &plan.digest {
         Some(digest) if counts.update > 0 => {
@@ -186,14 +188,14 @@ fn summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
         }
         Some(_) => {}
         None => {
-            let _ = writeln!(out, "{}", wrapped(&not_compared(plan), 0, 0));
+            let _ = writeln!(out, "{}", wrap(&describe_not_compared(plan), 0, 0));
         }
     }
 }
 
 /// The changes that are due: with a base, only those of the branch.
-pub(super) fn due(plan: &Plan) -> impl Iterator<Item = &Change> {
-    parts(plan)
+pub(super) fn due_changes(plan: &Plan) -> impl Iterator<Item = &Change> {
+    parts_by_origin(plan)
         .into_iter()
         .take(1)
         .flat_map(|(_, parts)| parts)
@@ -201,7 +203,9 @@ pub(super) fn due(plan: &Plan) -> impl Iterator<Item = &Change> {
 }
 
 /// Changes by kind, as words, each with whether fields are switched off: `4 fields on`, `5 fields OFF`, `2 icons`.
-pub(super) fn total<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<(String, bool)> {
+pub(super) fn count_by_kind<'a>(
+    changes: impl IntoIterator<Item = &'a Change>,
+) -> Vec<(String, bool)> {
     let (mut on, mut off, mut keys, mut icons) = (0, 0, 0, 0);
     for change in changes {
         *match change {
@@ -228,7 +232,7 @@ pub(super) fn total<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Vec<(S
         .collect()
 }
 
-/// How changes of one origin are called.
+/// The heading of the changes of one origin.
 fn heading(origin: Origin) -> &'static str {
     match origin {
         Origin::Branch => "This branch changes",
@@ -236,9 +240,9 @@ fn heading(origin: Origin) -> &'static str {
     }
 }
 
-/// Whose changes a plan with a base has: `This branch changes 1 provider; 2 had drifted before.`
-pub(super) fn origins(plan: &Plan) -> String {
-    let branch = branch(plan).replacen('t', "T", 1);
+/// The changes of a plan with a base by their origin: `This branch changes 1 provider; 2 had drifted before.`
+pub(super) fn describe_origins(plan: &Plan) -> String {
+    let branch = describe_branch(plan).replacen('t', "T", 1);
     match plan
         .entries
         .iter()
@@ -251,7 +255,7 @@ pub(super) fn origins(plan: &Plan) -> String {
 }
 
 /// What could not be compared, and why.
-pub(super) fn not_compared(plan: &Plan) -> String {
+pub(super) fn describe_not_compared(plan: &Plan) -> String {
     let count = |missing| {
         plan.entries
             .iter()
@@ -285,7 +289,7 @@ pub(super) fn not_compared(plan: &Plan) -> String {
 }
 
 /// One provider that is updated.
-fn provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
+fn write_provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
     let Part { entry, step, .. } = part;
     let file = printable(entry.file.as_deref().unwrap_or_default());
     let _ = writeln!(
@@ -294,16 +298,16 @@ fn provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
         entry.label()
     );
     if as_diff {
-        for line in diff(part) {
+        for line in diff_lines(part) {
             let _ = match line {
-                DiffLine::Gap(lines) => writeln!(out, "    {DIM}{}{DIM:#}", gap(lines)),
-                DiffLine::Same(text) => writeln!(out, "     {text}"),
-                DiffLine::Gone(text) => writeln!(out, "    {RED}-{text}{RED:#}"),
-                DiffLine::New(text) => writeln!(out, "    {GREEN}+{text}{GREEN:#}"),
+                DiffLine::Gap(lines) => writeln!(out, "    {DIM}{}{DIM:#}", describe_gap(lines)),
+                DiffLine::Context(text) => writeln!(out, "     {text}"),
+                DiffLine::Removed(text) => writeln!(out, "    {RED}-{text}{RED:#}"),
+                DiffLine::Added(text) => writeln!(out, "    {GREEN}+{text}{GREEN:#}"),
             };
         }
     } else {
-        changes(out, part);
+        write_changes(out, part);
     }
     if let Some(hold) = entry.ended_hold() {
         let _ = writeln!(
@@ -313,17 +317,21 @@ fn provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
         );
     }
     for unresolved in &entry.unresolved {
-        let sentence = format!("{}: {}", printable(&unresolved.path), later(unresolved));
-        let _ = writeln!(out, "    {DIM}{}{DIM:#}", wrapped(&sentence, 4, 6));
+        let sentence = format!(
+            "{}: {}",
+            printable(&unresolved.path),
+            describe_unresolved(unresolved)
+        );
+        let _ = writeln!(out, "    {DIM}{}{DIM:#}", wrap(&sentence, 4, 6));
     }
     if let Some(why) = step.payload.obstacle() {
-        let _ = writeln!(out, "    {RED}{}{RED:#}", wrapped(&why, 4, 6));
+        let _ = writeln!(out, "    {RED}{}{RED:#}", wrap(&why, 4, 6));
     }
     out.push('\n');
 }
 
-/// What a diff leaves out.
-pub(super) fn gap(lines: usize) -> String {
+/// The line in place of unchanged lines.
+pub(super) fn describe_gap(lines: usize) -> String {
     format!(
         "# {lines} unchanged {}",
         if lines == 1 { "line" } else { "lines" }
@@ -331,7 +339,7 @@ pub(super) fn gap(lines: usize) -> String {
 }
 
 /// A line for each change, the fields below their group.
-fn changes(out: &mut String, part: &Part<'_>) {
+fn write_changes(out: &mut String, part: &Part<'_>) {
     let width = |names: &mut dyn Iterator<Item = String>| {
         names.map(|name| name.chars().count()).max().unwrap_or(0)
     };
@@ -355,7 +363,7 @@ fn changes(out: &mut String, part: &Part<'_>) {
                 let _ = writeln!(
                     out,
                     "    {path:<paths$}  {}",
-                    wrapped(&values, 6 + paths, 6 + paths)
+                    wrap(&values, 6 + paths, 6 + paths)
                 );
             }
             Change::Key {
@@ -374,10 +382,10 @@ fn changes(out: &mut String, part: &Part<'_>) {
                 };
                 let after = match (change, secrets.is_empty()) {
                     (KeyChange::Removed, _) => "removed".to_owned(),
-                    (_, false) => references(secrets),
+                    (_, false) => join_references(secrets),
                     (_, true) => "(sensitive, literal)".to_owned(),
                 };
-                let values = wrapped(&format!("{before} -> {after}"), 6 + paths, 6 + paths);
+                let values = wrap(&format!("{before} -> {after}"), 6 + paths, 6 + paths);
                 let _ = writeln!(out, "    {style}{path:<paths$}  {values}{style:#}");
             }
             Change::Field {
@@ -421,22 +429,22 @@ fn changes(out: &mut String, part: &Part<'_>) {
 }
 
 /// Why a value was not compared.
-fn later(unresolved: &UnresolvedValue) -> String {
+fn describe_unresolved(unresolved: &UnresolvedValue) -> String {
     match unresolved.missing {
         Missing::Secret => format!(
             "{} is resolved at apply time",
-            references(&unresolved.secrets)
+            join_references(&unresolved.secrets)
         ),
         Missing::Live => "the snapshot does not show whether it differs".to_owned(),
     }
 }
 
-/// The providers that stay as they are, and why; those that are simply in sync are only counted.
-fn untouched(out: &mut String, plan: &Plan) {
+/// The providers that do not change, and why; those in sync are only counted.
+fn write_untouched(out: &mut String, plan: &Plan) {
     let rows = plan
         .entries
         .iter()
-        .filter_map(|entry| Some((printable(entry.label()), why_untouched(entry)?)));
+        .filter_map(|entry| Some((printable(entry.label()), explain_untouched(entry)?)));
     let of = |chosen: fn(&PlanEntry) -> bool| {
         let labels: Vec<&str> = plan
             .entries
@@ -444,7 +452,7 @@ fn untouched(out: &mut String, plan: &Plan) {
             .filter(|entry| chosen(entry))
             .map(PlanEntry::label)
             .collect();
-        (!labels.is_empty()).then(|| listed(&labels))
+        (!labels.is_empty()).then(|| join_labels(&labels))
     };
     let unresolved =
         of(|entry| matches!(entry.verdict, Verdict::InSync(..)) && !entry.unresolved.is_empty());
@@ -465,29 +473,29 @@ fn untouched(out: &mut String, plan: &Plan) {
         let _ = writeln!(
             out,
             "  {label:<LABEL$} {}",
-            wrapped(&why, 2 + column(&label), LABEL + 3)
+            wrap(&why, 2 + text_column(&label), LABEL + 3)
         );
     }
     out.push('\n');
 }
 
-/// Labels in one line; of many the first ones.
-fn listed(labels: &[&str]) -> String {
-    const MOST: usize = 30;
+/// The first labels, in one line.
+fn join_labels(labels: &[&str]) -> String {
+    const MAX_LISTED: usize = 30;
     let mut text = labels
         .iter()
-        .take(MOST)
+        .take(MAX_LISTED)
         .map(|label| printable(label))
         .collect::<Vec<_>>()
         .join(", ");
-    if labels.len() > MOST {
-        let _ = write!(text, " and {} more", labels.len() - MOST);
+    if labels.len() > MAX_LISTED {
+        let _ = write!(text, " and {} more", labels.len() - MAX_LISTED);
     }
     text
 }
 
-/// Why a provider, or a file, stays as it is, where that takes a line of its own.
-fn why_untouched(entry: &PlanEntry) -> Option<String> {
+/// Why a provider, or a file, does not change, if that needs a line of its own.
+fn explain_untouched(entry: &PlanEntry) -> Option<String> {
     let file = entry.file.as_deref().map(printable).unwrap_or_default();
     Some(match &entry.verdict {
         Verdict::Update(_) | Verdict::InSync(..) | Verdict::Unmanaged => return None,
@@ -498,7 +506,7 @@ fn why_untouched(entry: &PlanEntry) -> Option<String> {
                 .map_or_else(|| "no reason given".to_owned(), printable);
             let pending = match pending.len() {
                 0 => "nothing pending".to_owned(),
-                _ => format!("pending: {}", brief(pending)),
+                _ => format!("pending: {}", summarize_changes(pending)),
             };
             format!("on hold until {}: {reason} ({pending})", hold.until)
         }
@@ -513,9 +521,9 @@ fn why_untouched(entry: &PlanEntry) -> Option<String> {
     })
 }
 
-/// The changes of one provider in few words: `icon, 1 partner key value, 3 fields on, 1 field off`.
+/// A short summary of changes: `icon, 1 partner key value, 3 fields on, 1 field off`.
 #[must_use]
-pub fn brief<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
+pub fn summarize_changes<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
     let changes: Vec<&Change> = changes.into_iter().collect();
     let on = changes
         .iter()
@@ -542,7 +550,7 @@ pub fn brief<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
     parts.join(", ")
 }
 
-/// What an apply did, provider by provider, and a summary line.
+/// The result of an apply for each provider, and a summary line.
 #[must_use]
 pub fn report(report: &Report) -> String {
     let mut out = String::new();
@@ -558,29 +566,29 @@ pub fn report(report: &Report) -> String {
         };
         let label = result.provider.as_str();
         let _ = write!(out, "{label:<LABEL$} {style}{word}{style:#}");
-        let at = column(label) + word.len() + 2;
+        let at = text_column(label) + word.len() + 2;
         match &result.outcome {
             Outcome::Applied => {
                 let _ = writeln!(
                     out,
                     "  {DIM}{}{DIM:#}",
-                    wrapped(&name_changes(&result.changes), at, LABEL + 1)
+                    wrap(&name_changes(&result.changes), at, LABEL + 1)
                 );
             }
             Outcome::Unchanged => {
-                let _ = writeln!(out, "  {DIM}it was as desired already{DIM:#}");
+                let _ = writeln!(out, "  {DIM}it was already as desired{DIM:#}");
             }
             Outcome::Failed(why) | Outcome::Skipped(why) => {
-                let _ = writeln!(out, ": {}", wrapped(why, at, LABEL + 1));
+                let _ = writeln!(out, ": {}", wrap(why, at, LABEL + 1));
             }
             Outcome::Partial(refused) => {
                 let why = refusal(refused).unwrap_or_default();
-                let _ = writeln!(out, ": {}", wrapped(&why, at, LABEL + 1));
+                let _ = writeln!(out, ": {}", wrap(&why, at, LABEL + 1));
             }
             Outcome::NotConverged(mismatches) => {
                 let _ = writeln!(out, ": Calry took the update, but its answer differs:");
                 for mismatch in mismatches {
-                    let _ = writeln!(out, "  {}", wrapped(&describe_mismatch(mismatch), 2, 4));
+                    let _ = writeln!(out, "  {}", wrap(&describe_mismatch(mismatch), 2, 4));
                 }
             }
         }
@@ -620,14 +628,14 @@ pub fn report(report: &Report) -> String {
     out
 }
 
-/// Where the text after a label begins.
-pub(super) fn column(label: &str) -> usize {
+/// The column at which the text after a label begins.
+pub(super) fn text_column(label: &str) -> usize {
     label.chars().count().max(LABEL) + 1
 }
 
-/// A text whose first line begins at column `at`, and every other one at column `indent`. A word that is longer than a line
-/// stays whole, so that it can be copied.
-pub(super) fn wrapped(text: &str, at: usize, indent: usize) -> String {
+/// Wraps a text whose first line begins at column `at`, and every other line at column `indent`. A word that is longer than
+/// a line stays whole, so that it can be copied.
+pub(super) fn wrap(text: &str, at: usize, indent: usize) -> String {
     let mut out = String::with_capacity(text.len());
     let mut column = at;
     for word in text.split(' ') {
@@ -654,13 +662,13 @@ mod tests {
 
     #[test]
     fn a_long_sentence_goes_on_under_its_beginning() {
-        let text = wrapped(&"0123456789 ".repeat(9), 20, 20);
+        let text = wrap(&"0123456789 ".repeat(9), 20, 20);
         assert!(text.lines().all(|line| line.trim_start().len() <= 60));
         assert_eq!(
             text.lines().nth(1).unwrap(),
             format!("{}{}", " ".repeat(20), "0123456789 ".repeat(4))
         );
-        assert_eq!(wrapped("short", 20, 20), "short");
-        assert_eq!(wrapped(&"x".repeat(99), 20, 20), "x".repeat(99));
+        assert_eq!(wrap("short", 20, 20), "short");
+        assert_eq!(wrap(&"x".repeat(99), 20, 20), "x".repeat(99));
     }
 }

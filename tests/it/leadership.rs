@@ -468,7 +468,7 @@ fn who_may_not_use_leases_is_told_what_it_needs_and_writes_nothing() {
     let address = format!("http://{}", one.address());
     let told = replicas.world.run(&["status", "--address", &address]);
     told.exits(1)
-        .says("nobody is known to hold the Lease calry/calry-gitops; this replica stands by");
+        .says("no known holder of the Lease calry/calry-gitops; this replica is a standby");
     one.signal("TERM");
     assert_eq!(one.wait(), Some(0));
     assert!(!one.seen.join("").contains("hunter2"));

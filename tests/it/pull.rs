@@ -85,7 +85,7 @@ fn a_workspace_that_is_pulled_is_in_sync_once_its_secrets_are_made() {
     let again = world.run(&["pull"]).exits(0);
     assert_eq!(
         again.out,
-        "Pull: 24 unchanged. There was nothing to write.\n"
+        "Pull: 24 unchanged. There is nothing to write.\n"
     );
     assert_eq!(files(&world), before);
     let left = fs::read_dir(world.definitions()).unwrap().filter(|e| {
@@ -328,10 +328,10 @@ fn only_what_a_file_manages_is_taken_over_and_the_rest_of_it_stays_as_it_is() {
       Put each into a file of its name in --secrets-dir, or into the variable. Until
       then, plan --secrets-unavailable compares the rest.
 
-    Secrets of which Calry has another value
+    Secrets with another value in Calry
       api-key  CALRY_SECRET_API_KEY
         HOSTAWAY partnerKey.headers.x-api-key
-      Replace each where it is kept, or let apply put it back into Calry.
+      Replace each in your secret store, or let apply write your value to Calry.
 
     Pull: 3 created, 1 updated.
     "#);
@@ -346,7 +346,7 @@ fn only_what_a_file_manages_is_taken_over_and_the_rest_of_it_stays_as_it_is() {
     world.run(&["plan", "--detailed-exitcode"]).exits(0);
     assert_eq!(
         world.run(&["pull"]).exits(0).out,
-        "Pull: 3 unchanged. There was nothing to write.\n"
+        "Pull: 3 unchanged. There is nothing to write.\n"
     );
 }
 

@@ -8,7 +8,7 @@ use calry_gitops::model::Code;
 use calry_gitops::sandbox::Config;
 use serde_json::json;
 
-/// A pull request that switches two fields of HOSTAWAY on and gives it another key, while somebody has clicked in GUESTY.
+/// A pull request that switches two fields of HOSTAWAY on and gives it another key, while GUESTY has drifted.
 fn pull_request() -> Checkout {
     let mut hostaway = live(
         "HOSTAWAY",

@@ -101,7 +101,7 @@ fn the_command_prints_what_is_committed_beside_the_example_files() {
         assert_eq!(
             world.run(args).exits(0).out,
             committed,
-            "write it anew: calry-gitops schema > definitions/{name}"
+            "write it again: calry-gitops schema > definitions/{name}"
         );
     }
     world.run(&["schema", "other"]).exits(64);
@@ -272,11 +272,11 @@ fn schema_and_loader_agree_on_what_is_wrong() {
     ] {
         let mut definition = good();
         definition.pointer_mut(pointer).unwrap()[key] = value;
-        let told = definition.to_string().chars().take(400).collect::<String>();
+        let shown = definition.to_string().chars().take(400).collect::<String>();
         assert_eq!(
             both(&judge, &definition),
             (fits, fits),
-            "(schema, loader) of {pointer}/{key}: {told}"
+            "(schema, loader) of {pointer}/{key}: {shown}"
         );
     }
     for not_a_map in [json!(null), json!([]), json!("x")] {
@@ -373,7 +373,7 @@ fn a_workspace_is_judged_alike() {
     }
 }
 
-/// A value that somebody puts where another one was.
+/// A value that replaces another one.
 fn value() -> impl Strategy<Value = Value> {
     let text = prop::sample::select(vec![
         "",

@@ -1,4 +1,4 @@
-//! `status`: a person and a script ask a daemon, and whoever stands in its place.
+//! `status`: a user and a script fetch the status of a daemon, or of another server at its address.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -133,8 +133,8 @@ fn an_update_that_failed_is_a_failure() {
 fn json_is_what_the_daemon_answers_with() {
     let world = world();
     let mut daemon = waiting(&world, &[]);
-    let told = ask(&world, &daemon.address(), &["--format", "json"]).exits(0);
-    assert_eq!(told.json(), daemon.get("/api/v1/status").json());
+    let shown = ask(&world, &daemon.address(), &["--format", "json"]).exits(0);
+    assert_eq!(shown.json(), daemon.get("/api/v1/status").json());
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn one_workspace_of_several_can_be_asked_for() {
 }
 
 #[test]
-fn of_several_workspaces_those_in_trouble_are_told_first_and_in_full() {
+fn of_several_workspaces_failing_ones_are_shown_first_and_in_full() {
     let world = world();
     let mut daemon = waiting(&world, &[]);
     let mut status: Status = serde_json::from_value(daemon.get("/api/v1/status").json()).unwrap();
@@ -166,23 +166,23 @@ fn of_several_workspaces_those_in_trouble_are_told_first_and_in_full() {
         .chain((0..9).map(|n| named(&format!("hangs-{n}"), false)))
         .collect();
     status.workspaces = all;
-    let told = anstream::adapter::strip_str(&text(&status, jiff::Timestamp::now())).to_string();
+    let shown = anstream::adapter::strip_str(&text(&status, jiff::Timestamp::now())).to_string();
     assert!(
-        told.starts_with("1 of 10 workspaces in sync\n\n  hangs-0           the daemon hangs"),
-        "{told}"
+        shown.starts_with("1 of 10 workspaces in sync\n\n  hangs-0           the daemon hangs"),
+        "{shown}"
     );
     assert!(
-        told.find("hangs-8").unwrap() < told.find("  well              in sync").unwrap(),
-        "{told}"
+        shown.find("hangs-8").unwrap() < shown.find("  well              in sync").unwrap(),
+        "{shown}"
     );
     assert_eq!(
-        told.matches("(Acme): the daemon hangs").count(),
+        shown.matches("(Acme): the daemon hangs").count(),
         5,
-        "{told}"
+        "{shown}"
     );
     assert!(
-        !told.contains("well (Acme)") && told.contains("and 4 more that are not well"),
-        "{told}"
+        !shown.contains("well (Acme)") && shown.contains("and 4 more that are not in sync"),
+        "{shown}"
     );
 }
 
@@ -228,7 +228,7 @@ fn answer(status: &str, body: &str) -> Vec<u8> {
 }
 
 #[test]
-fn whatever_answers_is_bounded_and_told_in_a_sentence() {
+fn any_answer_is_bounded_and_reported_in_a_sentence() {
     let world = world();
     for (bytes, sentence) in [
         (
@@ -416,7 +416,7 @@ fn the_status_reads_well_on_80_columns() {
     insta::assert_snapshot!("status_verdicts", verdicts.join("\n"));
 }
 
-/// An address that stays while daemons come and go behind it, and how often somebody met nobody there.
+/// An address that stays the same while daemons start and stop, and the number of requests that found no daemon.
 struct Door {
     address: String,
     leads_to: Arc<Mutex<Option<String>>>,
@@ -483,9 +483,9 @@ fn watching_goes_on_through_a_restart_and_ends_on_ctrl_c() {
         watching.signal("INT");
         assert_eq!(watching.wait(), Some(0));
     }
-    // What did not change is not told again; losing contact, and having it again, is told once.
+    // An unchanged status is not printed again; a lost and a new connection are printed once.
     for once in ["1 provider out of sync", "no connection", "connected again"] {
-        let told = text.seen.iter().filter(|line| line.contains(once)).count();
-        assert_eq!(told, 1, "{once}: {:#?}", text.seen);
+        let shown = text.seen.iter().filter(|line| line.contains(once)).count();
+        assert_eq!(shown, 1, "{once}: {:#?}", text.seen);
     }
 }

@@ -1,4 +1,4 @@
-//! Who is notified of what: the real loop against a sandbox, and stand-ins for those who are told.
+//! Notifications: the real loop against a sandbox, and fake receivers.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -32,7 +32,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 const CANARY: &str = "canary-token-4711";
 const LIVE: &str = "canary-live-value-4712";
 
-/// Something that was posted.
+/// A received request.
 #[derive(Clone, Debug)]
 struct Posted {
     path: String,
@@ -46,7 +46,7 @@ impl Posted {
     }
 }
 
-/// A service that takes notifications, and answers as it is told.
+/// A receiver of notifications that answers with a closure.
 #[derive(Clone)]
 struct StandIn {
     url: String,
@@ -87,7 +87,7 @@ impl StandIn {
         self.posted.lock().unwrap().clone()
     }
 
-    /// Waits until so many came.
+    /// Waits for `count` requests.
     async fn wait(&self, count: usize) -> Vec<Posted> {
         let deadline = Instant::now() + crate::support::PATIENCE;
         while self.posted().len() < count {
@@ -105,7 +105,7 @@ impl StandIn {
     }
 }
 
-/// Everything that is logged in this process, libraries included.
+/// The log of this process, including libraries.
 static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 struct Log;
@@ -152,7 +152,7 @@ fn hook(stand_in: &StandIn, more: Value) -> Target {
     target(all)
 }
 
-/// A workspace in which every one of these providers has `name` on, and a secret.
+/// A workspace in which each provider has `name` on and a secret.
 fn world(providers: &[&str]) -> World {
     let definition = |provider: &&str| {
         let mut definition = live(provider, &["name"], &["rooms", "pictures"]);
@@ -185,7 +185,7 @@ impl Loop {
         max_changes: Option<usize>,
     ) -> Self {
         let workspace_notifier = Arc::new(notifier.for_workspace(None));
-        let told = Arc::clone(&workspace_notifier);
+        let listener = Arc::clone(&workspace_notifier);
         let api = HttpUrl::parse(&world.sandbox.url(), UrlPolicy::api(false)).unwrap();
         let settings = daemon::LoopSettings {
             source: Arc::new(Source {
@@ -206,7 +206,7 @@ impl Loop {
             concurrency: 8,
             timeout: Duration::from_secs(5),
             watch_options: calry_gitops::desired::watch::WatchOptions::default(),
-            apply_listener: ApplyListener::new(move |plan| told.notify_start(plan)),
+            apply_listener: ApplyListener::new(move |plan| listener.notify_start(plan)),
             state: Arc::new(StateStore::in_process().unwrap()),
             loop_file: Arc::default(),
             slot: WorkspaceGroup::slots(vec![None]).remove(0),
@@ -220,7 +220,7 @@ impl Loop {
         }
     }
 
-    /// A loop whose memory outlives it, of a process that starts now.
+    /// A loop of a new process that reads the persisted state.
     fn restarted(world: &World, notifier: &Notifier) -> Self {
         let mut this = Self::new(world, notifier);
         let state = StateStore::open(&world.dir.path().join("state"), None).unwrap();
@@ -262,7 +262,7 @@ fn multi(test: impl Future<Output = ()>) {
 }
 
 #[test]
-fn each_happening_is_told_once_with_its_place_and_without_a_value() {
+fn each_event_is_reported_once_with_its_path_and_without_a_value() {
     let world = world(&["HOSTAWAY"]);
     multi(async {
         let stand_in = StandIn::new().await;
@@ -274,7 +274,7 @@ fn each_happening_is_told_once_with_its_place_and_without_a_value() {
         click(&world, "HOSTAWAY");
         daemon.pass().await;
         daemon.pass().await;
-        // Once after two passes that failed, and not again; and once that it is over.
+        // Once after two failures and once after the recovery.
         std::fs::rename(world.definitions(), world.dir.path().join("gone")).unwrap();
         for _ in 0..4 {
             daemon.pass().await;
@@ -317,7 +317,7 @@ fn each_happening_is_told_once_with_its_place_and_without_a_value() {
                 .iter()
                 .all(|posted| !posted.body.contains(LIVE))
         );
-        // What has arrived is counted when its answer has.
+        // A delivery is counted after its answer.
         let counters = notifier.counters();
         notifier.stop().await;
         let counts = counters.counts().remove(0);
@@ -329,7 +329,7 @@ fn each_happening_is_told_once_with_its_place_and_without_a_value() {
 }
 
 #[test]
-fn a_storm_of_drift_is_one_message_that_counts() {
+fn a_lot_of_drift_is_one_message_with_a_count() {
     let names: Vec<String> = (0..30).map(|n| format!("PROVIDER_{n:02}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let world = world(&names);
@@ -374,7 +374,7 @@ fn a_storm_of_drift_is_one_message_that_counts() {
 }
 
 #[test]
-fn a_refused_plan_is_told_once_for_each_digest_and_a_hold_once_before_its_end() {
+fn a_refused_plan_is_reported_once_per_digest_and_a_hold_once_before_its_end() {
     let world = world(&["HOSTAWAY", "GUESTY", "LODGIFY"]);
     multi(async {
         let stand_in = StandIn::new().await;
@@ -423,13 +423,13 @@ fn a_refused_plan_is_told_once_for_each_digest_and_a_hold_once_before_its_end() 
                 .count(),
             1
         );
-        // Each refused plan is another one.
+        // Each refused plan has another digest.
         assert_eq!(digests.len(), events.len(), "{events:?}");
     });
 }
 
 #[test]
-fn nothing_in_live_data_can_mention_link_or_format_at_a_chat() {
+fn live_data_cannot_mention_link_or_format_in_a_chat() {
     let world = world(&["HOSTAWAY"]);
     multi(async {
         let stand_in = StandIn::new().await;
@@ -469,7 +469,7 @@ fn nothing_in_live_data_can_mention_link_or_format_at_a_chat() {
 }
 
 #[test]
-fn a_document_is_signed_by_the_secret_that_the_file_holds_at_that_moment() {
+fn a_document_is_signed_with_the_current_secret_of_the_file() {
     let world = world(&["HOSTAWAY"]);
     multi(async {
         let stand_in = StandIn::new().await;
@@ -514,7 +514,7 @@ fn a_document_is_signed_by_the_secret_that_the_file_holds_at_that_moment() {
 }
 
 #[test]
-fn what_a_webhook_gets_fits_the_schema_in_the_repository() {
+fn webhook_documents_match_the_committed_schema() {
     let path = crate::support::repository().join("deploy/schemas/notification.schema.json");
     let schema = calry_gitops::ops::notifications::schema();
     if std::env::var_os("INSTA_UPDATE").is_some_and(|update| update == "always") {
@@ -560,7 +560,7 @@ fn after_a_restart_nothing_is_repeated_and_the_end_of_a_failure_is_reported() {
     multi(async {
         let stand_in = StandIn::new().await;
         let events = json!({"failedPasses": 1});
-        // A process that reconciles so often, delivers what there is to say, and ends.
+        // A process that reconciles this many times, delivers its notifications and ends.
         let process = async |passes: usize| {
             let before = stand_in.posted().len();
             let notifier = Notifier::start(vec![hook(&stand_in, events.clone())], &http());
@@ -576,20 +576,20 @@ fn after_a_restart_nothing_is_repeated_and_the_end_of_a_failure_is_reported() {
         };
         assert_eq!(process(1).await, ["failed", "holdExpiring"]);
         assert_eq!(process(2).await, [""; 0]);
-        // The last one has failed in another way since: that it goes on is no news either.
+        // The failure continues with another reason, which is not reported again.
         world.write("hostaway.yaml", "provider: HOSTAWAY\nfieldsToSync: [\n");
         assert_eq!(process(1).await, [""; 0]);
         world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
         assert_eq!(process(1).await, ["recovered"]);
         assert_eq!(process(1).await, [""; 0]);
-        // So it is with a reconciliation that failed as a whole.
+        // The same holds for a failed reconciliation.
         std::fs::rename(world.definitions(), world.dir.path().join("gone")).unwrap();
         assert_eq!(process(1).await, ["failed"]);
         assert_eq!(process(1).await, [""; 0]);
         std::fs::rename(world.dir.path().join("gone"), world.definitions()).unwrap();
         assert_eq!(process(1).await, ["recovered"]);
 
-        // With another target that has not heard of it, there is all of it to say.
+        // A new target gets everything.
         let late = StandIn::new().await;
         let targets = vec![
             hook(&stand_in, events.clone()),
@@ -604,7 +604,7 @@ fn after_a_restart_nothing_is_repeated_and_the_end_of_a_failure_is_reported() {
             (vec!["holdExpiring".to_owned()], before)
         );
     });
-    // No value of a definition is remembered.
+    // No value of a definition is saved.
     for entry in std::fs::read_dir(world.dir.path().join("state")).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         assert!(!text.contains(LIVE) && !text.contains("OPS-1"), "{text}");
@@ -612,7 +612,7 @@ fn after_a_restart_nothing_is_repeated_and_the_end_of_a_failure_is_reported() {
 }
 
 #[test]
-fn what_did_not_get_through_before_the_end_is_said_again() {
+fn undelivered_events_are_reported_again_after_a_restart() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", "provider: HOSTAWAY\nicon: [\n");
     multi(async {
@@ -636,7 +636,7 @@ fn what_did_not_get_through_before_the_end_is_said_again() {
 }
 
 #[test]
-fn a_rate_limit_of_github_is_waited_for_and_the_status_is_sent_then() {
+fn a_status_is_sent_after_the_rate_limit_of_github() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let checkout = Checkout::of(world);
@@ -673,7 +673,7 @@ fn a_rate_limit_of_github_is_waited_for_and_the_status_is_sent_then() {
         notifier.stop().await;
         let counts = counters.counts().remove(0);
         assert_eq!((counts.sent, counts.failed), (1, 0));
-        let states: Vec<(String, String)> = told(&limited, "/api/v3");
+        let states: Vec<(String, String)> = statuses(&limited, "/api/v3");
         let success = (checkout.main.to_string(), "success".to_owned());
         assert_eq!(states, [success.clone(), success]);
     });
@@ -690,8 +690,8 @@ fn forges(world: &World, stand_in: &StandIn) -> Vec<Target> {
     ]
 }
 
-/// What a forge was told last of each commit, and all of it.
-fn told(stand_in: &StandIn, forge: &str) -> Vec<(String, String)> {
+/// The statuses that a git host received.
+fn statuses(stand_in: &StandIn, forge: &str) -> Vec<(String, String)> {
     let posted = stand_in
         .posted()
         .into_iter()
@@ -705,7 +705,7 @@ fn told(stand_in: &StandIn, forge: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_merge_shows_its_green_tick_when_calry_has_it_and_its_red_cross_when_it_cannot() {
+fn a_commit_gets_success_when_calry_has_it_and_failure_if_it_cannot() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let checkout = Checkout::of(world);
@@ -717,14 +717,14 @@ fn a_merge_shows_its_green_tick_when_calry_has_it_and_its_red_cross_when_it_cann
         let ends = async |count: usize, state: &str, of: &str| {
             let deadline = Instant::now() + crate::support::PATIENCE;
             loop {
-                let last = told(&stand_in, "/api/v3").last().cloned();
+                let last = statuses(&stand_in, "/api/v3").last().cloned();
                 if last == Some((of.to_owned(), state.to_owned())) {
                     break;
                 }
                 assert!(
                     Instant::now() < deadline,
                     "{count}: {state} of {of} did not come: {:?}",
-                    told(&stand_in, "/api/v3")
+                    statuses(&stand_in, "/api/v3")
                 );
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -732,13 +732,13 @@ fn a_merge_shows_its_green_tick_when_calry_has_it_and_its_red_cross_when_it_cann
         daemon.pass().await;
         ends(1, "success", &checkout.main.to_string()).await;
 
-        // Files that differ from their commit say nothing of it.
+        // Files that differ from their commit do not change its status.
         world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));
         daemon.pass().await;
         let second = checkout.commit("refs/heads/main", &[checkout.main]);
         daemon.pass().await;
         ends(2, "success", &second.to_string()).await;
-        // Drift that is put back changes nothing about the commit.
+        // Reverted drift does not change the status of the commit.
         let before = stand_in.posted().len();
         click(world, "HOSTAWAY");
         daemon.pass().await;
@@ -764,13 +764,13 @@ fn a_merge_shows_its_green_tick_when_calry_has_it_and_its_red_cross_when_it_cann
         notifier.stop().await;
 
         let of = |forge: &str, sha: &str| -> Vec<String> {
-            told(&stand_in, forge)
+            statuses(&stand_in, forge)
                 .into_iter()
                 .filter(|(of, _)| of == sha)
                 .map(|(_, state)| state)
                 .collect()
         };
-        // A pending one may have been replaced before it was sent.
+        // A pending status may have been replaced before it was sent.
         assert!(
             matches!(of("/api/v3", &fourth.to_string()).as_slice(), [f] | [_, f] if f == "failure")
         );
@@ -819,7 +819,7 @@ fn a_merge_shows_its_green_tick_when_calry_has_it_and_its_red_cross_when_it_cann
 }
 
 #[test]
-fn who_fails_is_tried_again_and_no_pass_waits_for_it() {
+fn failed_deliveries_are_retried_and_do_not_delay_reconciliations() {
     let world = world(&["HOSTAWAY"]);
     multi(async {
         let busy = StandIn::answering(|number| match number {
@@ -832,7 +832,7 @@ fn who_fails_is_tried_again_and_no_pass_waits_for_it() {
             (StatusCode::FOUND, [("location", "/elsewhere")]).into_response()
         })
         .await;
-        // One takes connections and never answers, one closes them.
+        // One accepts connections and never answers, one closes them.
         let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let resetting = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = |address: std::net::SocketAddr| json!({"url": format!("http://{address}/")});
@@ -861,7 +861,7 @@ fn who_fails_is_tried_again_and_no_pass_waits_for_it() {
             began.elapsed()
         );
         let posted = busy.wait(4).await;
-        // The same notification, until it got through.
+        // The same notification until it was delivered.
         let ids: Vec<&str> = posted
             .iter()
             .map(|posted| {
@@ -908,7 +908,7 @@ fn who_fails_is_tried_again_and_no_pass_waits_for_it() {
 }
 
 #[test]
-fn no_log_line_holds_an_address_or_a_token_however_it_fails() {
+fn no_log_line_contains_a_url_or_a_token() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "rooms"));
     let checkout = Checkout::of(world);

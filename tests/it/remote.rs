@@ -1,4 +1,4 @@
-//! Claims about the client of the API, each against a small Calry that misbehaves in one way.
+//! The client of the API, against small servers that each misbehave in one way.
 
 use std::io::Write;
 use std::process::Command;
@@ -28,7 +28,7 @@ const WORKSPACE: &str = r#"{"id":"1","name":"Acme","slug":"acme-production"}"#;
 const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls/cert.pem");
 const PRIVATE_KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls/key.pem");
 
-/// A Calry that answers each request as it is told, and counts.
+/// A Calry that answers with a closure and counts the requests.
 struct Fake {
     url: String,
     connections: Arc<AtomicUsize>,
@@ -36,7 +36,7 @@ struct Fake {
 }
 
 impl Fake {
-    /// `answer` is given the number of the request, from 1.
+    /// `answer` gets the number of the request, from 1.
     async fn answering(
         answer: impl Fn(usize, Request) -> Response + Clone + Send + Sync + 'static,
     ) -> Self {
@@ -67,7 +67,7 @@ impl Fake {
     }
 }
 
-/// A server below HTTP: `serve` is given each connection, numbered from 1.
+/// A TCP server: `serve` gets each connection, numbered from 1.
 async fn raw<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(usize, TcpStream) -> F + Send + 'static,
 ) -> String {
@@ -169,7 +169,7 @@ async fn update_of(url: &str) -> Error {
 }
 
 #[tokio::test]
-async fn a_request_is_what_the_reference_asks_for() {
+async fn requests_match_the_api_reference() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let see = Arc::clone(&seen);
     let fake = Fake::answering(move |_, request| {
@@ -238,7 +238,7 @@ async fn a_request_is_what_the_reference_asks_for() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed_and_the_key_does_not_go_along() {
+async fn a_redirect_is_not_followed_with_the_key() {
     let target = Fake::answering(|_, _| answer(200, WORKSPACE)).await;
     let to = format!("{}/elsewhere", target.url);
     let fake = Fake::answering(move |n, _| {
@@ -261,7 +261,7 @@ async fn a_redirect_is_not_followed_and_the_key_does_not_go_along() {
 }
 
 #[tokio::test]
-async fn an_answer_is_bounded_as_it_comes_and_after_decompression() {
+async fn an_answer_is_bounded_before_and_after_decompression() {
     let bomb = {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         gzip.write_all(&vec![b' '; 64 << 20]).unwrap();
@@ -279,7 +279,7 @@ async fn an_answer_is_bounded_as_it_comes_and_after_decompression() {
     })
     .await;
     install_tls();
-    // Unpacking takes long without optimization; what is tested is the size.
+    // Decompression is slow without optimization, and only the size is tested.
     let http = Http::new(HttpTimeouts {
         request: secs(30),
         ..HttpTimeouts::default()
@@ -322,7 +322,7 @@ async fn a_gzipped_answer_is_read() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_waited_for_no_longer_than_a_request_may_take() {
+async fn waiting_for_a_body_ends_with_the_request_timeout() {
     let address = raw(|_, mut stream| async move {
         head(&mut stream).await;
         stream
@@ -341,7 +341,7 @@ async fn a_body_that_does_not_come_is_waited_for_no_longer_than_a_request_may_ta
 }
 
 #[tokio::test]
-async fn a_wait_beyond_the_deadline_is_not_begun() {
+async fn a_wait_beyond_the_deadline_does_not_start() {
     let in_an_hour = httpdate::fmt_http_date(SystemTime::now() + secs(3600));
     for (asked, said) in [
         ("3600".to_owned(), "asks to wait 1h"),
@@ -363,7 +363,7 @@ async fn a_wait_beyond_the_deadline_is_not_begun() {
 }
 
 #[tokio::test]
-async fn a_refusal_pauses_its_workspace_and_no_other() {
+async fn a_429_pauses_its_workspace_and_no_other() {
     let fake = Fake::answering(|n, _| match n {
         1 => ([("retry-after", "3600")], refusal(429, "slow")).into_response(),
         _ => answer(200, WORKSPACE),
@@ -386,7 +386,7 @@ async fn a_refusal_pauses_its_workspace_and_no_other() {
 }
 
 #[tokio::test]
-async fn what_will_not_change_is_asked_once() {
+async fn permanent_errors_are_not_retried() {
     for status in [400, 401, 403, 404, 500] {
         let fake = Fake::answering(move |_, _| refusal(status, "No.")).await;
         let error = reader(&fake.url, secs(5))
@@ -403,7 +403,7 @@ async fn what_will_not_change_is_asked_once() {
 }
 
 #[tokio::test]
-async fn a_read_is_tried_again_after_trouble_that_passes() {
+async fn a_read_is_retried_after_a_transient_error() {
     for status in [408, 425, 429, 502, 503, 504, 520, 524, 530] {
         let fake = Fake::answering(move |n, _| {
             if n < 3 {
@@ -419,7 +419,7 @@ async fn a_read_is_tried_again_after_trouble_that_passes() {
 }
 
 #[tokio::test]
-async fn a_read_is_tried_again_after_a_broken_connection() {
+async fn a_read_is_retried_after_a_broken_connection() {
     let address = raw(|number, mut stream| async move {
         head(&mut stream).await;
         match number {
@@ -458,7 +458,7 @@ async fn the_deadline_ends_the_retries_and_the_error_counts_them() {
 }
 
 #[tokio::test]
-async fn an_update_is_sent_once_whatever_comes_back() {
+async fn an_update_is_sent_once_whatever_the_answer() {
     for (status, transient, arrived) in [
         (400, false, false),
         (408, true, true),
@@ -496,7 +496,7 @@ async fn an_update_whose_connection_breaks_is_sent_once_and_may_have_arrived() {
 }
 
 #[tokio::test]
-async fn where_nobody_listens_nothing_has_arrived() {
+async fn a_refused_connection_means_that_nothing_arrived() {
     let free = TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
@@ -514,7 +514,7 @@ async fn where_nobody_listens_nothing_has_arrived() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_definition_of_this_provider_is_not_believed() {
+async fn an_answer_without_a_definition_of_the_provider_is_refused() {
     for body in [
         "",
         "<html>secret-page",
@@ -531,7 +531,7 @@ async fn an_answer_that_is_no_definition_of_this_provider_is_not_believed() {
 }
 
 #[tokio::test]
-async fn of_an_error_only_status_and_message_are_shown() {
+async fn only_status_and_message_of_an_error_are_shown() {
     let fake = Fake::answering(|n, _| match n {
         1 => refusal(400, "bad \u{1b}[31mthing\u{202e}"),
         2 => answer(400, "<html>secret-page"),
@@ -556,7 +556,7 @@ async fn of_an_error_only_status_and_message_are_shown() {
 }
 
 #[tokio::test]
-async fn an_expired_key_and_a_wrong_one_are_told_apart() {
+async fn an_expired_key_and_a_wrong_one_have_different_errors() {
     let fake = Fake::answering(|n, _| {
         refusal(
             401,
@@ -588,7 +588,7 @@ async fn an_expired_key_and_a_wrong_one_are_told_apart() {
 }
 
 #[tokio::test]
-async fn what_is_in_front_of_calry_is_not_taken_for_it() {
+async fn a_gateway_in_front_of_calry_is_not_mistaken_for_it() {
     let page = format!("<html>{}</html>", "x".repeat(100_000));
     for (status, body) in [
         (401, page.clone()),
@@ -611,7 +611,7 @@ async fn what_is_in_front_of_calry_is_not_taken_for_it() {
 }
 
 #[tokio::test]
-async fn several_messages_of_one_error_are_all_shown() {
+async fn all_messages_of_one_error_are_shown() {
     let body = json!({"statusCode": 400, "message": ["icon must be a URL", "name is unknown"], "error": "Bad Request"});
     let fake = Fake::answering(move |_, _| answer(400, body.to_string())).await;
     let said = update_of(&fake.url).await.to_string();
@@ -622,7 +622,7 @@ async fn several_messages_of_one_error_are_all_shown() {
 }
 
 #[tokio::test]
-async fn a_route_that_is_not_there_suggests_the_other_method() {
+async fn a_missing_route_suggests_the_other_method() {
     let fake = Fake::answering(|_, _| {
         refusal(404, "Cannot PATCH /api/v1/integration-definition/HOSTAWAY")
     })
@@ -632,7 +632,7 @@ async fn a_route_that_is_not_there_suggests_the_other_method() {
 }
 
 #[tokio::test]
-async fn a_server_whose_clock_is_wrong_is_waited_for_as_long_as_it_asks() {
+async fn a_wrong_clock_of_the_server_does_not_change_the_wait() {
     let in_a_year = SystemTime::now() + secs(365 * 86_400);
     let (date, until) = (
         httpdate::fmt_http_date(in_a_year),
@@ -676,7 +676,7 @@ fn echoes() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_echo_of_a_known_secret_comes_through() {
+async fn no_echo_of_a_known_secret_is_shown() {
     let fake = Fake::answering(|_, request| match request.method().as_str() {
         "GET" => answer(
             200,
@@ -721,11 +721,11 @@ async fn no_echo_of_a_known_secret_comes_through() {
 }
 
 #[tokio::test]
-async fn no_log_at_any_level_holds_a_secret() {
-    // Which log lines are wanted is cached for the whole process: beside other tests, some would be missed.
+async fn no_log_at_any_level_contains_a_secret() {
+    // `tracing` caches its filters for the whole process, so other tests could hide log lines.
     if std::env::var_os("TEST_ALONE").is_none() {
         let mut alone = Command::new(std::env::current_exe().unwrap());
-        let name = test_name("no_log_at_any_level_holds_a_secret");
+        let name = test_name("no_log_at_any_level_contains_a_secret");
         alone.args(["--exact", &name]).env("TEST_ALONE", "1");
         let output = tokio::task::spawn_blocking(move || alone.output().unwrap())
             .await
@@ -792,13 +792,13 @@ async fn fifty_requests_share_one_connection() {
     assert_eq!((fake.requests(), fake.connections.load(SeqCst)), (50, 1));
 }
 
-/// The name by which the test binary knows a test of this module.
+/// The full name of a test of this module in the test binary.
 fn test_name(function: &str) -> String {
     let (_binary, module) = module_path!().split_once("::").unwrap();
     format!("{module}::{function}")
 }
 
-/// Runs [`child`] in a process of its own, whose environment can be chosen, and returns its outcome.
+/// Runs [`child`] in its own process with these variables, and returns its outcome.
 async fn in_a_child(url: &str, variables: &[(&str, &str)]) -> String {
     in_the_child("child", url, variables).await
 }
@@ -851,13 +851,13 @@ async fn child() {
 /// How the server behaves on its first connection, after the first answer there.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
-    /// What is in between takes everything and passes nothing on.
+    /// The network accepts everything and delivers nothing.
     Swallowed,
-    /// It answers pings, and no request.
+    /// The server answers pings, but no request.
     Unanswered,
 }
 
-/// A Calry over TLS and HTTP/2 whose first connection dies without being closed.
+/// A Calry over TLS and HTTP/2 whose first connection dies without a close.
 async fn over_http_2(then: Then) -> String {
     install_tls();
     let certificate = CertificateDer::from_pem_file(CERTIFICATE).unwrap();
@@ -917,7 +917,7 @@ async fn over_http_2(then: Then) -> String {
     .await
 }
 
-/// Asks once, waits, and counts how often it has to ask until there is an answer again.
+/// Sends one request, waits, and counts the requests until the next answer.
 #[tokio::test]
 #[ignore = "other tests run it in a process of its own"]
 async fn child_that_asks_again() {
@@ -963,7 +963,7 @@ async fn child_that_asks_again() {
                 let address = HttpUrl::parse(&url, UrlPolicy::SNAPSHOT).unwrap();
                 let deadline = tokio::time::Instant::now() + secs(20);
                 match Snapshot::fetch(&http, &address, deadline, None).await {
-                    // It is no snapshot, but it came.
+                    // It is not a snapshot, but it arrived.
                     Ok(_) | Err(SnapshotError::Invalid(_)) => Ok(()),
                     Err(error) => Err(error.to_string()),
                 }
@@ -982,7 +982,7 @@ async fn child_that_asks_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_fell_silent_while_idle_is_not_used_again() {
+async fn a_connection_that_died_while_idle_is_not_used_again() {
     for caller in ["api", "webhook", "snapshot"] {
         let calry = over_http_2(Then::Swallowed).await;
         let variables = [
@@ -998,7 +998,7 @@ async fn a_connection_that_fell_silent_while_idle_is_not_used_again() {
             &variables,
         )
         .await;
-        // No request waited out its time.
+        // No request timed out.
         assert!(
             said == "1" && begin.elapsed() < secs(5),
             "{caller}: {said} after {:?}",
@@ -1009,7 +1009,7 @@ async fn a_connection_that_fell_silent_while_idle_is_not_used_again() {
 
 #[tokio::test]
 async fn a_connection_on_which_a_request_timed_out_is_not_used_again() {
-    // A webhook is sent once at a time; what reads tries again by itself.
+    // Webhooks are sent once. Reads retry by themselves.
     for (caller, attempts) in [("api", "1"), ("webhook", "2"), ("snapshot", "1")] {
         let calry = over_http_2(Then::Unanswered).await;
         let variables = [
@@ -1028,7 +1028,7 @@ async fn a_connection_on_which_a_request_timed_out_is_not_used_again() {
     }
 }
 
-/// A Calry over TLS that offers `protocol` alone; each entry of the log is what a client agreed to and asked for.
+/// A Calry over TLS that offers `protocol` only. Each entry of the log is the negotiated protocol and the request.
 async fn over_tls(protocol: &'static str, log: Arc<Mutex<Vec<String>>>) -> String {
     install_tls();
     let certificate = CertificateDer::from_pem_file(CERTIFICATE).unwrap();
@@ -1059,7 +1059,7 @@ async fn over_tls(protocol: &'static str, log: Arc<Mutex<Vec<String>>>) -> Strin
     .await
 }
 
-/// A proxy that leads every CONNECT to one address and keeps the heads of what it is asked.
+/// A proxy that connects every CONNECT to one address and records the heads of the requests.
 async fn proxy(to: String, log: Arc<Mutex<Vec<String>>>) -> String {
     raw(move |_, mut stream| {
         let (to, log) = (to.clone(), Arc::clone(&log));
@@ -1128,7 +1128,7 @@ async fn an_unreachable_proxy_is_named_without_its_password() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_is_asked_once_and_named() {
+async fn a_proxy_that_refuses_is_named_and_not_retried() {
     for (status, why) in [
         (407, "requires a user and a password"),
         (403, "refuses the connection"),
@@ -1166,7 +1166,7 @@ async fn a_proxy_that_refuses_is_asked_once_and_named() {
 }
 
 #[tokio::test]
-async fn a_kind_of_proxy_that_is_not_supported_ends_at_once() {
+async fn an_unsupported_kind_of_proxy_fails_at_once() {
     let variables = [
         ("SSL_CERT_FILE", CERTIFICATE),
         ("ALL_PROXY", "socks5://user:hunter2@127.0.0.1:1080"),
@@ -1183,7 +1183,7 @@ async fn a_kind_of_proxy_that_is_not_supported_ends_at_once() {
 }
 
 #[tokio::test]
-async fn https_to_a_port_of_plain_http_is_said() {
+async fn https_to_a_port_of_plain_http_is_reported() {
     let fake = Fake::answering(|_, _| answer(200, WORKSPACE)).await;
     let said = in_a_child(
         &fake.url.replace("http:", "https:"),
@@ -1197,7 +1197,7 @@ async fn https_to_a_port_of_plain_http_is_said() {
 }
 
 #[tokio::test]
-async fn plain_http_goes_through_no_proxy() {
+async fn plain_http_uses_no_proxy() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let fake = Fake::answering(|_, _| answer(200, WORKSPACE)).await;
     let proxy = format!(
@@ -1215,7 +1215,7 @@ async fn plain_http_goes_through_no_proxy() {
 }
 
 #[tokio::test]
-async fn http_2_is_agreed_on_where_the_server_has_it() {
+async fn http_2_is_used_if_the_server_offers_it() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let calry = over_tls("h2", Arc::clone(&seen)).await;
     in_a_child(
@@ -1231,7 +1231,7 @@ async fn http_2_is_agreed_on_where_the_server_has_it() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_trusted_fails_at_once() {
+async fn an_untrusted_certificate_fails_at_once() {
     let calry = over_tls("http/1.1", Arc::default()).await;
     let api = api(&format!("https://{calry}"));
     let begin = Instant::now();
@@ -1248,7 +1248,7 @@ async fn a_certificate_that_is_not_trusted_fails_at_once() {
 }
 
 #[tokio::test]
-async fn without_ca_certificates_https_is_refused_in_a_sentence_and_plain_http_works() {
+async fn without_ca_certificates_https_is_refused_and_plain_http_works() {
     let none = [("SSL_CERT_DIR", "/nowhere/dir")];
     let said = in_a_child("https://calry.test", &none).await;
     assert!(
@@ -1265,7 +1265,7 @@ async fn without_ca_certificates_https_is_refused_in_a_sentence_and_plain_http_w
 }
 
 #[tokio::test]
-async fn without_a_tls_library_there_is_a_sentence_and_no_panic() {
+async fn without_a_tls_provider_there_is_an_error_and_no_panic() {
     let said = in_a_child("https://calry.test", &[("TEST_WITHOUT_TLS", "1")]).await;
     assert!(said.starts_with("no TLS provider is installed"), "{said}");
 }

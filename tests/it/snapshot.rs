@@ -1,4 +1,4 @@
-//! Planning where there is no API key: against a snapshot that holds no secret.
+//! Planning without an API key, against a snapshot without secrets.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -37,7 +37,7 @@ fn world() -> World {
     world
 }
 
-/// Takes a snapshot, and forgets the way to Calry.
+/// Takes a snapshot and then removes the API key and URL.
 fn taken(world: &mut World, key: Option<&str>) -> Ran {
     if let Some(key) = key {
         world.env("CALRY_FINGERPRINT_KEY", key);
@@ -67,7 +67,7 @@ fn changes(ran: &Ran) -> Vec<String> {
 }
 
 #[test]
-fn a_snapshot_holds_fingerprints_or_nothing_and_never_a_value() {
+fn a_snapshot_contains_fingerprints_or_nothing_and_never_a_value() {
     let mut world = world();
     let with = world
         .run(&["snapshot"])
@@ -101,7 +101,7 @@ fn a_snapshot_holds_fingerprints_or_nothing_and_never_a_value() {
 }
 
 #[test]
-fn with_the_key_in_hand_the_plan_is_the_one_that_calry_itself_would_give() {
+fn with_the_fingerprint_key_the_plan_equals_the_one_against_calry() {
     let mut world = world();
     let online = world.run(&["plan", "--format", "json"]).exits(0).json();
     taken(&mut world, Some(KEY));
@@ -111,7 +111,7 @@ fn with_the_key_in_hand_the_plan_is_the_one_that_calry_itself_would_give() {
     let mut offline = ran.json();
     assert!(offline["snapshot"]["takenAt"].is_string());
     offline.as_object_mut().unwrap().remove("snapshot");
-    // What could not be carried over from a snapshot is no matter of comparing.
+    // Values that an update would have to carry over do not matter for the comparison.
     offline["definitions"][1]
         .as_object_mut()
         .unwrap()
@@ -130,11 +130,11 @@ fn with_the_key_in_hand_the_plan_is_the_one_that_calry_itself_would_give() {
         "{}",
         text.out
     );
-    assert_eq!(world.requests().len(), asked, "nobody asked Calry");
+    assert_eq!(world.requests().len(), asked, "no request to Calry");
 }
 
 #[test]
-fn without_the_key_or_with_another_one_a_value_cannot_be_compared_and_there_is_no_digest() {
+fn without_the_right_key_values_cannot_be_compared_and_there_is_no_digest() {
     let mut world = world();
     taken(&mut world, Some(KEY));
     for key in [None, Some(OTHER_KEY)] {
@@ -154,7 +154,7 @@ fn without_the_key_or_with_another_one_a_value_cannot_be_compared_and_there_is_n
         let said = "Not compared: 2 values below partnerKey";
         plan(&world, &[]).exits(0).says(said);
     }
-    // A header more or less is seen without any key.
+    // An added or removed header is detected without a key.
     world.write(
         "hostaway.yaml",
         "provider: HOSTAWAY\npartnerKey:\n  headers:\n    x-new: written-out\n",
@@ -198,7 +198,7 @@ fn without_secrets_and_without_a_key_everything_else_is_compared() {
 }
 
 #[test]
-fn what_calry_masks_stays_a_mask_in_a_snapshot() {
+fn a_value_that_calry_masks_is_masked_in_a_snapshot() {
     let hostaway = world().live("HOSTAWAY");
     let semantics = Semantics {
         mask: Mask::Always,
@@ -237,7 +237,7 @@ fn a_snapshot_of_another_workspace_is_refused() {
 }
 
 #[test]
-fn a_wrong_workspace_is_not_taken_a_snapshot_of() {
+fn no_snapshot_is_taken_of_a_wrong_workspace() {
     let world = world();
     world.write("workspace.yaml", "slug: acme-staging\n");
     let ran = world.run(&["snapshot"]).exits(1).says("acme-staging");
@@ -245,7 +245,7 @@ fn a_wrong_workspace_is_not_taken_a_snapshot_of() {
 }
 
 #[test]
-fn a_document_that_is_no_snapshot_is_refused_and_not_repeated() {
+fn a_document_that_is_not_a_snapshot_is_refused_and_not_quoted() {
     let mut world = world();
     let good: Value = taken(&mut world, Some(KEY)).json();
     let hostaway = 1;
@@ -307,7 +307,7 @@ fn a_document_that_is_no_snapshot_is_refused_and_not_repeated() {
 }
 
 #[test]
-fn a_key_that_could_be_guessed_is_refused() {
+fn a_weak_fingerprint_key_is_refused() {
     let mut world = world();
     world.env("CALRY_FINGERPRINT_KEY", "short-key");
     let ran = world
@@ -322,7 +322,7 @@ fn a_key_that_could_be_guessed_is_refused() {
         .says("the file nowhere");
 }
 
-/// Answers one request with a status, headers and a body, and returns what was asked.
+/// Answers one request with a status, headers and a body, and returns the request.
 fn serve(answer: String) -> (String, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!(
@@ -340,7 +340,7 @@ fn serve(answer: String) -> (String, JoinHandle<String>) {
 }
 
 #[test]
-fn a_snapshot_at_an_address_is_fetched_without_the_api_key_and_without_following_anybody() {
+fn a_snapshot_is_fetched_without_the_api_key_and_without_redirects() {
     let mut world = world();
     let body = taken(&mut world, Some(KEY)).out;
     world.env("CALRY_API_KEY", "zepl.real.key.CANARY");
@@ -387,7 +387,7 @@ fn a_snapshot_at_an_address_is_fetched_without_the_api_key_and_without_following
 }
 
 #[test]
-fn what_could_not_be_read_when_a_snapshot_was_taken_is_not_compared_with_it() {
+fn unreadable_parts_of_a_snapshot_are_not_compared() {
     let mut world = world();
     let mut strange = world.live("HOSTAWAY");
     strange["partnerKey"]["headers"]["x-api-key"] = json!(12_345_678);

@@ -1,4 +1,4 @@
-//! Traces: the real daemon, and a stand-in for an OpenTelemetry collector.
+//! Traces: the real daemon and a fake OpenTelemetry collector.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ const TOKEN: &str = "canary-header-4713";
 /// A path, headers and a body.
 type Got = (String, HeaderMap, Vec<u8>);
 
-/// A collector that keeps what it gets.
+/// A collector that records its requests.
 struct Collector {
     url: String,
     got: Arc<Mutex<Vec<Got>>>,
@@ -100,7 +100,7 @@ fn world() -> World {
 }
 
 #[test]
-fn a_pass_its_requests_and_its_updates_are_spans_without_a_value() {
+fn reconciliations_requests_and_updates_are_spans_without_values() {
     let collector = Collector::start();
     let mut world = world();
     world.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
@@ -189,7 +189,7 @@ fn a_pass_its_requests_and_its_updates_are_spans_without_a_value() {
 }
 
 #[test]
-fn a_collector_that_is_not_there_disturbs_nothing_and_is_told_once() {
+fn an_unreachable_collector_is_reported_once_and_disturbs_nothing() {
     let mut world = world();
     world.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9/canary");
     let ran = world.run(&["run", "--once"]).exits(0);
@@ -209,7 +209,7 @@ fn a_collector_that_is_not_there_disturbs_nothing_and_is_told_once() {
 }
 
 #[test]
-fn without_the_variable_nothing_is_traced() {
+fn nothing_is_traced_without_the_variable() {
     let collector = Collector::start();
     let mut world = world();
     for (name, value) in [

@@ -1,4 +1,4 @@
-//! What of many passes is told, whatever their order.
+//! The events of many reconciliations, in any order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +108,7 @@ fn plan(entries: Vec<PlanEntry>) -> Plan {
     }
 }
 
-/// A plan that was carried out: these providers were due, and came out like that; the others are as the verdicts say.
+/// An applied plan: `updates` with their outcomes, and `others` with their verdicts.
 pub(super) fn applied(
     updates: &[(&str, Cause, Outcome)],
     others: &[(&str, Verdict)],
@@ -155,7 +155,7 @@ fn kinds(memory: &mut ReportedState, result: ReconciliationResult) -> Vec<EventK
 }
 
 #[test]
-fn a_provider_that_rests_after_a_failure_has_not_recovered() {
+fn a_backed_off_provider_has_not_recovered() {
     let memory = &mut ReportedState::default();
     let failed = || {
         applied(
@@ -177,7 +177,7 @@ fn a_provider_that_rests_after_a_failure_has_not_recovered() {
     assert_eq!(kinds(memory, resting()), [EventKind::Failed]);
     assert_eq!(kinds(memory, resting()), []);
     assert_eq!(kinds(memory, failed()), []);
-    // While a whole pass fails, nobody knows.
+    // A failed reconciliation says nothing about the provider.
     assert_eq!(kinds(memory, self::failed()), []);
     let done = applied(&[("A", Cause::Change, Outcome::Applied)], &[]);
     assert_eq!(
@@ -187,7 +187,7 @@ fn a_provider_that_rests_after_a_failure_has_not_recovered() {
 }
 
 #[test]
-fn what_is_not_trusted_is_told_once_and_again_when_it_is_something_else() {
+fn each_untrusted_checkout_is_reported_once() {
     let memory = &mut ReportedState::default();
     let mut kinds = |trust| {
         let mut report = report(applied(&[], &[]));
@@ -204,15 +204,15 @@ fn what_is_not_trusted_is_told_once_and_again_when_it_is_something_else() {
             reason: TrustError::Unsigned,
         })
     };
-    let told = |commit| {
+    let report_of = |commit| {
         let reason =
             format!("the checked-out commit ({commit}) is refused: the commit is not signed");
         vec![(EventKind::Refused, Some(reason))]
     };
     assert_eq!(kinds(CheckoutTrust::Trusted), []);
-    assert_eq!(kinds(refused("a")), told("a"));
+    assert_eq!(kinds(refused("a")), report_of("a"));
     assert_eq!(kinds(refused("a")), []);
-    assert_eq!(kinds(refused("b")), told("b"));
+    assert_eq!(kinds(refused("b")), report_of("b"));
     assert_eq!(
         kinds(CheckoutTrust::Trusted),
         [(EventKind::Recovered, None)]
@@ -221,7 +221,7 @@ fn what_is_not_trusted_is_told_once_and_again_when_it_is_something_else() {
 }
 
 #[test]
-fn what_does_not_converge_is_told_once_until_it_does() {
+fn an_update_that_does_not_converge_is_reported_once_until_it_does() {
     let memory = &mut ReportedState::default();
     let mismatch = || change().into_mismatch();
     let kept = || {
@@ -248,7 +248,7 @@ fn what_does_not_converge_is_told_once_until_it_does() {
 }
 
 #[test]
-fn drift_that_stands_is_told_once_and_a_hold_is_told_when_its_end_is_near() {
+fn standing_drift_is_reported_once_and_a_hold_before_its_end() {
     let memory = &mut ReportedState::default();
     let observed = || ReconciliationResult::Observed(plan(vec![due("A", Cause::Drift)]));
     assert_eq!(kinds(memory, observed()), [EventKind::Drift]);
@@ -285,26 +285,26 @@ fn drift_that_stands_is_told_once_and_a_hold_is_told_when_its_end_is_near() {
 }
 
 proptest! {
-    /// However passes go: a failure is told when it has lasted, once, and its end is told if and only if it was.
+    /// A lasting failure is reported once, and its end is reported if and only if the failure was.
     #[test]
     fn failures_and_recoveries_take_turns(passes in proptest::collection::vec(any::<bool>(), 1..60)) {
         let mut memory = ReportedState::default();
-        let (mut row, mut told) = (0, false);
+        let (mut row, mut reported) = (0, false);
         for fails in passes {
             let result = if fails { failed() } else { applied(&[], &[]) };
             let seen = kinds(&mut memory, result);
             row = if fails { row + 1 } else { 0 };
-            let expected = match (fails, row, told) {
+            let expected = match (fails, row, reported) {
                 (true, 2, _) => vec![EventKind::Failed],
                 (false, _, true) => vec![EventKind::Recovered],
                 _ => vec![],
             };
             prop_assert_eq!(seen, expected);
-            told = fails && row >= 2;
+            reported = fails && row >= 2;
         }
     }
 
-    /// However providers fare: no event lists more than it may, and drift of one pass is one event.
+    /// No event lists more than [`LISTED`] providers, and each kind has at most one event per reconciliation.
     #[test]
     fn one_event_of_a_kind_for_each_pass(fates in proptest::collection::vec((0..40usize, 0..4u8), 0..60)) {
         let names: Vec<String> = (0..40).map(|n| format!("P{n}")).collect();
@@ -335,7 +335,7 @@ proptest! {
 }
 
 #[test]
-fn a_chat_is_told_that_files_differ_from_the_commit() {
+fn a_message_shows_that_files_differ_from_the_commit() {
     let revision = |dirty| crate::model::Revision {
         commit: "0123456789abcdef".to_owned(),
         subject: String::new(),
@@ -362,9 +362,9 @@ fn a_chat_is_told_that_files_differ_from_the_commit() {
             },
             today(),
         );
-        let told = Notification::of(event.into_iter().next().unwrap(), about)
+        let message = Notification::of(event.into_iter().next().unwrap(), about)
             .slack()
             .to_string();
-        assert!(told.contains(said), "{told}");
+        assert!(message.contains(said), "{message}");
     }
 }

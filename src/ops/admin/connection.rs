@@ -1,9 +1,8 @@
-//! Connections with bounds: so many at once, one request each, so many bytes of headers, and an end after so much time,
-//! however slowly somebody writes or reads. An answer that says so may last longer, as long as somebody reads it.
+//! Serves connections with limits on their number, duration and header size; each carries one request. A marked answer may
+//! last longer, as long as the client reads it.
 //!
-//! Probes are answered whatever else happens: some connections are beyond what other requests may use, and if all are
-//! taken, the oldest is closed of those that sent headers and no whole body, then of those that are silent, then of those
-//! that wait for their turn.
+//! Probes are always answered: some connections are reserved, and if all are in use, one is closed: the oldest with an
+//! unfinished body, otherwise the oldest without a request, otherwise the oldest that waits for its turn.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -32,39 +31,38 @@ use super::host::CameTo;
 use super::is_probe;
 use super::limit::Peer;
 
-/// How many requests are answered at once, beside probes. More of them wait until one of these ends.
+/// How many requests are answered at once, except for probes. The others wait for their turn.
 pub(super) const AT_ONCE: usize = 128;
-/// How many connections there may be beyond that: for probes, and for what is not known yet to be one.
+/// The number of further connections, for probes and for requests that may turn out to be probes.
 const SPARE: usize = 32;
-/// From the first byte of a request to the end of its headers.
+/// The time limit of the headers, from the first byte.
 const HEADERS: Duration = Duration::from_secs(5);
-/// From the end of the headers to that of the body.
+/// The time limit of the body.
 const BODY: Duration = Duration::from_secs(4);
-/// A connection that has sent nothing for so long is not new any more.
+/// A connection without a request is no longer new after this.
 const NEW: Duration = Duration::from_secs(1);
-/// From the beginning of a connection to its end.
+/// The longest connection.
 const WHOLE: Duration = Duration::from_secs(10);
-/// A write that is not taken for so long is the last one.
+/// A connection whose client does not read for this long is closed.
 const WRITE: Duration = Duration::from_secs(10);
-/// The most bytes of a request's headers.
+/// The largest headers in bytes.
 const HEADER_BYTES: usize = 16 << 10;
-/// After an attempt to accept that failed, as it does where there are too many open files.
+/// The pause after a failed accept, for example with too many open files.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// In the extensions of an answer that lasts longer than others: for how long, from its beginning to its end.
+/// The extension of an answer that may last longer than others: its time limit.
 #[derive(Clone, Copy)]
 pub(super) struct Lasting(pub(super) Duration);
 
-/// What a connection is in the middle of.
 #[derive(Clone, Copy)]
 enum Stage {
-    /// Its request has headers, and no whole body yet.
+    /// The body of its request is unfinished.
     Body,
     /// It has not sent a request.
     Silent,
     /// Its request waits for its turn.
     Queued,
-    /// Its request is answered. It is never closed.
+    /// Its request is being answered. It is never closed.
     Answered,
 }
 
@@ -88,7 +86,6 @@ impl Open {
     }
 }
 
-/// Every connection, by its number.
 #[derive(Clone, Default)]
 struct Connections(Arc<Mutex<BTreeMap<u64, Open>>>);
 
@@ -97,7 +94,7 @@ impl Connections {
         self.0.lock()
     }
 
-    /// Closes the one that is to be missed least.
+    /// Closes the least important one.
     fn close_one(&self) {
         let mut all = self.all();
         let ranked = all
@@ -111,7 +108,6 @@ impl Connections {
     }
 }
 
-/// One of the connections, for as long as it is open.
 #[derive(Clone)]
 struct Connection {
     number: u64,
@@ -119,14 +115,14 @@ struct Connection {
 }
 
 impl Connection {
-    fn is_in(&self, stage: Stage) {
+    fn enter(&self, stage: Stage) {
         if let Some(open) = self.connections.all().get_mut(&self.number) {
             open.stage = stage;
         }
     }
 }
 
-/// Answers connections until told to stop.
+/// Serves connections until `stop` is cancelled.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(AT_ONCE + SPARE));
     let turns = Arc::new(Semaphore::new(AT_ONCE));
@@ -169,16 +165,15 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
     }
 }
 
-/// A body that has to come in time, and is known to have come.
+/// A body with a time limit, which also reports its end.
 struct TimedBody {
     body: Incoming,
     patience: Pin<Box<Sleep>>,
     connection: Connection,
 }
 
-/// A body that did not come in time.
 #[derive(Debug, thiserror::Error)]
-#[error("the body did not come within {} s", BODY.as_secs())]
+#[error("the body was not received within {} s", BODY.as_secs())]
 struct TooSlow;
 
 impl hyper::body::Body for TimedBody {
@@ -194,7 +189,7 @@ impl hyper::body::Body for TimedBody {
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if frame.is_none() || self.body.is_end_stream() {
-            self.connection.is_in(Stage::Answered);
+            self.connection.enter(Stage::Answered);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -208,7 +203,6 @@ impl hyper::body::Body for TimedBody {
     }
 }
 
-/// Answers one connection.
 async fn answer(
     stream: TcpStream,
     router: Router,
@@ -223,7 +217,7 @@ async fn answer(
     let service = TowerToHyperService::new(router);
     let lasts = Arc::new(OnceLock::new());
     let longer = Arc::clone(&lasts);
-    // There is one request, and it is over with the connection: an answer that is not read is not done.
+    // A connection has one request and ends with it: an unread answer is unfinished.
     let held = Arc::new(OnceLock::new());
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (connection, held) = (connection.clone(), Arc::clone(&held));
@@ -236,11 +230,11 @@ async fn answer(
         }
         let (service, longer) = (service.clone(), Arc::clone(&longer));
         async move {
-            connection.is_in(Stage::Queued);
+            connection.enter(Stage::Queued);
             if let Some(turns) = turns {
                 let _ = held.set(turns.acquire_owned().await);
             }
-            connection.is_in(if request.body().is_end_stream() {
+            connection.enter(if request.body().is_end_stream() {
                 Stage::Answered
             } else {
                 Stage::Body
@@ -269,7 +263,7 @@ async fn answer(
             .keep_alive(false)
             .serve_connection(TokioIo::new(Box::pin(stream)), service)
     );
-    // Who was cut off, or went away, is told nothing more.
+    // A closed connection gets no answer.
     if timeout(WHOLE, &mut connection).await.is_err()
         && let Some(time) = lasts.get()
     {

@@ -77,7 +77,7 @@ impl Host {
 }
 
 /// Every host that a request names.
-fn named(request: &Request) -> Vec<Result<Authority, InvalidUri>> {
+fn hosts_of(request: &Request) -> Vec<Result<Authority, InvalidUri>> {
     let target = request
         .uri()
         .authority()
@@ -92,7 +92,7 @@ fn named(request: &Request) -> Vec<Result<Authority, InvalidUri>> {
 
 /// Whether a request names only loopback hosts, not a name that a proxy may serve.
 pub(super) fn names_loopback(request: &Request) -> bool {
-    named(request)
+    hosts_of(request)
         .iter()
         .flatten()
         .all(|named| Host::of(named).is_some_and(|host| host.is_loopback()))
@@ -100,7 +100,7 @@ pub(super) fn names_loopback(request: &Request) -> bool {
 
 /// Whether the browser's headers name a page of another origin. Other clients do not send them.
 pub(super) fn is_cross_site(request: &Request, hosts: &[Host]) -> bool {
-    let named = named(request);
+    let named = hosts_of(request);
     let own = |origin: &HeaderValue| {
         let Ok(origin) = Uri::try_from(origin.as_bytes()) else {
             return false;
@@ -141,7 +141,7 @@ pub(super) async fn guard(
         .extensions()
         .get::<CameTo>()
         .map(|CameTo(ip)| Host::Ip(ip.to_canonical()));
-    let named = named(&request);
+    let named = hosts_of(&request);
     let ours = |named: &Result<Authority, _>| {
         let host = named.as_ref().ok().and_then(Host::of);
         host.is_some_and(|host| {
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_read_as_one_whatever_its_case_its_port_and_its_brackets() {
+    fn a_host_is_compared_without_case_port_and_brackets() {
         let host = |text: &str| Host::of(&Authority::from_str(text).unwrap());
         let name = |text: &str| Some(Host::Name(text.to_owned()));
         assert_eq!(host("LocalHost:8080"), name("localhost"));

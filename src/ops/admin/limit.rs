@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_is_let_in_so_often_a_minute_and_told_when_to_come_again() {
+    fn a_sender_above_its_limit_gets_the_seconds_to_wait() {
         let (limit, clock) = limit(60);
         let come = |times: usize| {
             (0..times)
@@ -201,14 +201,14 @@ mod tests {
         assert_eq!(
             limit.seconds_to_wait(peer("10.0.0.2")),
             None,
-            "another one is not held back"
+            "another sender is not limited"
         );
         clock.advance(Duration::from_secs(3));
         assert_eq!(come(100), 2);
     }
 
     #[test]
-    fn in_no_minute_is_a_sender_let_in_more_often_than_that() {
+    fn no_minute_exceeds_the_limit() {
         for rate in [2, 10, 60, 600] {
             let (limit, clock) = limit(rate);
             let mut let_in = 0;
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_senders_come_only_so_many_are_remembered() {
+    fn the_number_of_remembered_senders_is_bounded() {
         let (limit, clock) = limit(1);
         let from = |n: usize| Some(Peer(IpAddr::from(u32::try_from(n).unwrap().to_be_bytes())));
         let let_in = (0..2 * SENDERS)
@@ -241,10 +241,6 @@ mod tests {
         assert_eq!((limit.senders.len(), let_in), (SENDERS + 1, SENDERS + 1));
         clock.advance(Duration::from_secs(120));
         assert_eq!(limit.seconds_to_wait(from(0)), None);
-        assert_eq!(
-            limit.senders.len(),
-            1,
-            "who did not come again is forgotten"
-        );
+        assert_eq!(limit.senders.len(), 1, "an inactive sender is forgotten");
     }
 }

@@ -192,7 +192,7 @@ fn of(count: usize, shared: &Shared) -> String {
     }
 }
 
-/// Ready when every workspace finished a first pass, at least one succeeded, and the lease holder is known. One failing
+/// Ready when every workspace finished a first reconciliation, at least one succeeded, and the lease holder is known. One failing
 /// workspace is reported by status and alerts, and does not make the page of all others unavailable.
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let count = |is: fn(&StatusPublisher) -> bool| {

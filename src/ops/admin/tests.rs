@@ -46,7 +46,7 @@ async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
         let publisher = Arc::clone(&publisher);
         tokio::spawn(async move { publisher.heartbeat_during(at_most, step).await })
     };
-    // An hour of waiting, and a pass that takes as long as it may.
+    // An hour of waiting, and a reconciliation that takes its whole time limit.
     for length in [seconds(3600), seconds(79)] {
         let waiting = step(length, tokio::time::sleep(length));
         for _ in 0..9 {
@@ -114,7 +114,7 @@ async fn server() -> (Admin, SocketAddr) {
     (admin, address)
 }
 
-/// How long it takes until the other side ends the connection, and what it said.
+/// The time until the server ends the connection, and its answer.
 async fn ends(stream: &mut TcpStream) -> (Duration, String) {
     let started = Instant::now();
     let mut said = Vec::new();
@@ -175,7 +175,10 @@ async fn an_event_stream_outlives_other_answers_and_ends_by_itself() {
         took >= seconds(15 * 60) && took <= seconds(15 * 60 + 5),
         "{took:?}"
     );
-    assert!(said.ends_with("0\r\n\r\n"), "it ends as it should: {said}");
+    assert!(
+        said.ends_with("0\r\n\r\n"),
+        "the last chunk is complete: {said}"
+    );
     let count = |event: &str| said.matches(&format!("event: {event}\n")).count();
     // The state at first, and that no heart beats.
     assert_eq!(count("state"), 2, "{said}");
@@ -245,7 +248,7 @@ async fn event_streams_are_few_and_leave_room_for_everything_else() {
         .await
         .unwrap();
     assert!(ends(&mut other).await.1.starts_with("HTTP/1.1 200"));
-    // Who goes away makes room.
+    // A client that disconnects frees its connection.
     streams.pop();
     let freed = async { while listen().await.0 != "HTTP/1.1 200" {} };
     tokio::time::timeout(seconds(10), freed).await.unwrap();
@@ -381,7 +384,7 @@ async fn bodies_that_do_not_come_keep_no_probe_out() {
     let mut unfinished = Vec::new();
     for n in 0..connection::AT_ONCE * 3 {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        // Hooks are closed here and answer at once; what asks for a pass reads its body.
+        // Hooks are disabled here and answer at once; a reconcile request reads its body.
         let path = if n % 2 == 0 {
             "/api/v1/reconcile"
         } else {

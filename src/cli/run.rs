@@ -301,8 +301,10 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
             let reconciliation = async {
                 let report = daemon::once(&workspace.settings, &stop).await;
                 workspace.log(&report);
-                let (failed, invalid) = report.faults();
-                Exit::Failed.when(failed).or(Exit::Invalid.when(invalid))
+                let faults = report.faults();
+                Exit::Failed
+                    .when(faults.failed)
+                    .or(Exit::Invalid.when(faults.invalid_definitions))
             };
             reconciliation.instrument(workspace.span.clone())
         });

@@ -1,8 +1,7 @@
-//! Whether this process may write to a workspace now. One of several replicas leads; the election decides which one and
-//! reports it here.
+//! Whether this process may write to a workspace now. The election among several replicas sets the leader's term here.
 //!
-//! The leader has a [`Term`]: no update begins after its renew deadline, and each is given no more time than is left of it.
-//! So an update is over before another replica may lead, unless the process was frozen between being let in and sending.
+//! The leader has a [`Term`]: no update begins after its renew deadline, and each update gets only the time left of the term.
+//! So every update ends before another replica may lead, unless the process was frozen between the check and the request.
 //!
 //! Never: trust a clock that can be set, or one that stops while the machine sleeps.
 
@@ -23,40 +22,38 @@ pub struct Moment(Duration);
 impl Moment {
     #[must_use]
     pub fn now() -> Self {
-        // Elsewhere, the monotonic clock is the nearest there is.
+        // On other systems, the monotonic clock comes closest.
         #[cfg(target_os = "linux")]
         const CLOCK: ClockId = ClockId::Boottime;
         #[cfg(not(target_os = "linux"))]
         const CLOCK: ClockId = ClockId::Monotonic;
-        // Without a time, every term is over.
+        // If the clock fails, every term is over.
         Self(Duration::try_from(clock_gettime(CLOCK)).unwrap_or(Duration::MAX))
     }
 
-    /// So long after the machine started.
     #[must_use]
     pub const fn at(uptime: Duration) -> Self {
         Self(uptime)
     }
 
-    /// So much later.
     #[must_use]
     pub fn after(self, pause: Duration) -> Self {
         Self(self.0.saturating_add(pause))
     }
 
-    /// How long it is from another moment to this one; nothing where that is later.
+    /// The time since an earlier moment; zero if that is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// For how long a replica leads, unless it is renewed.
+/// The time for which a replica leads unless it renews the Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Term {
-    /// Until when updates may begin.
+    /// No update begins after this.
     pub renew_by: Moment,
-    /// Until when no other replica leads, whatever happens.
+    /// No other replica leads before this.
     pub ends: Moment,
 }
 
@@ -68,7 +65,7 @@ pub struct Leadership(Option<Arc<Elected>>);
 struct Elected {
     lease: String,
     state: Mutex<ElectionState>,
-    /// Rings when the last update under way is over.
+    /// Notified when the last running update ends.
     idle: Notify,
 }
 
@@ -76,18 +73,18 @@ struct Elected {
 struct ElectionState {
     term: Option<Term>,
     holder: Option<String>,
-    /// Whether it is known who leads, or that nobody does.
-    known: bool,
-    /// Updates under way.
+    /// Whether the Lease was read once.
+    is_observed: bool,
+    /// The number of running updates.
     writing: usize,
-    /// Until when any of them may be, and any before them.
+    /// When the last of all updates so far must have ended.
     lasts: Moment,
-    /// Until when those may be under way that were given up.
+    /// When updates that were given up must have ended.
     given_up: Moment,
 }
 
 impl Leadership {
-    /// By election: nobody leads yet. `lease` is what it is decided by, as people write it.
+    /// A leadership by election, without a leader yet. `lease` is the Lease as namespace/name.
     #[must_use]
     pub fn elected_by(lease: String) -> Self {
         Self(Some(Arc::new(Elected {
@@ -105,8 +102,7 @@ impl Leadership {
             .is_none_or(|elected| elected.state().leads(Moment::now()))
     }
 
-    /// Takes over what was decided: this replica's term, where it leads, and who holds the lease as far as is known.
-    /// Without an election it does nothing.
+    /// Sets this replica's term, if it leads, and the known holder of the Lease. Without an election it does nothing.
     pub fn set_term(&self, term: Option<Term>, holder: Option<&str>) {
         if let Some(elected) = &self.0 {
             let mut state = elected.state();
@@ -118,17 +114,19 @@ impl Leadership {
     /// Marks the leader, or its absence, as observed.
     pub fn mark_observed(&self) {
         if let Some(elected) = &self.0 {
-            elected.state().known = true;
+            elected.state().is_observed = true;
         }
     }
 
-    /// Whether it was found out once who leads, or that nobody does. Without an election there is nothing to find out.
+    /// Whether the Lease was read once. Always true without an election.
     #[must_use]
-    pub fn is_known(&self) -> bool {
-        self.0.as_ref().is_none_or(|elected| elected.state().known)
+    pub fn is_observed(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|elected| elected.state().is_observed)
     }
 
-    /// Waits until no update is under way. None begins while this replica does not lead.
+    /// Waits until no update is running. None begins while this replica does not lead.
     pub async fn idle(&self) {
         let Some(elected) = &self.0 else { return };
         loop {
@@ -140,8 +138,8 @@ impl Leadership {
         }
     }
 
-    /// Whether an update that was given up may still be under way: then another replica must not lead before this one's
-    /// term is over.
+    /// Whether an update that was given up may still be running: then no other replica may lead before this one's term is
+    /// over.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         self.0
@@ -149,7 +147,7 @@ impl Leadership {
             .is_some_and(|elected| Moment::now() < elected.state().given_up)
     }
 
-    /// As the status shows it; `None` without an election.
+    /// `None` without an election.
     #[must_use]
     pub fn status(&self) -> Option<LeadershipStatus> {
         let elected = self.0.as_ref()?;
@@ -210,7 +208,7 @@ impl WriteGuard for Leadership {
         if let Some(elected) = &self.0 {
             let mut state = elected.state();
             if !over {
-                // What is left of the term is the most that it was given.
+                // It got at most the rest of the term.
                 state.given_up = state.lasts;
             }
             state.writing = state.writing.saturating_sub(1);
@@ -248,11 +246,11 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_waits_for_the_updates_under_way_and_lets_none_begin() {
+    fn a_leader_that_steps_down_waits_for_running_updates_and_begins_none() {
         let leadership = Leadership::elected_by("calry/calry-gitops".to_owned());
         assert!(
             !leadership.leads() && leadership.begin().is_err(),
-            "nobody leads before it is decided"
+            "it does not lead before the election"
         );
         let now = Moment::now();
         let hour = Duration::from_secs(3600);
@@ -276,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_that_was_given_up_may_be_under_way_until_its_term_is_over() {
+    fn an_update_that_was_given_up_may_run_until_its_term_is_over() {
         let leadership = Leadership::elected_by("calry/calry-gitops".to_owned());
         let (now, hour) = (Moment::now(), Duration::from_secs(3600));
         leadership.set_term(
@@ -295,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_election_it_always_may() {
+    fn without_an_election_it_may_always_write() {
         let leadership = Leadership::default();
         assert!(leadership.leads() && leadership.begin().is_ok() && leadership.status().is_none());
     }

@@ -1,9 +1,9 @@
-//! Remembers on disk, for one loop, which workspace it reconciled and what its observers have reported.
+//! Stores for one loop which workspace it reconciled and what its observer has reported.
 //!
-//! It stands apart from the file of the workspace, because it answers what must be known before any workspace was read:
-//! whether the API key still belongs to the same one, and whether a failure of the network was reported already.
+//! It is separate from the state file of the workspace, because it is needed before the workspace is read: it shows whether
+//! the API key still belongs to the same workspace, and whether a network failure was reported already.
 //!
-//! Never: holds a value of a definition, or stops a reconciliation because a file cannot be read or written.
+//! Never: hold a value of a definition, or stop a reconciliation because a file cannot be read or written.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,23 +15,22 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
-use super::state_file::{self, StateStore, put_aside};
+use super::state_file::{self, StateStore, rename_damaged};
 use crate::model::{Workspace, hex};
 
-/// The form of the file; one of another form is put aside.
+/// A file of another version is renamed and not used.
 const VERSION: u32 = 1;
-/// The largest file that is read, in bytes.
+/// The largest file in bytes.
 const MAX: u64 = 4 << 20;
-/// How long the file system is waited for.
+/// The time limit of the file system.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Reports what reconciliations found, and must know after a restart what it reported before.
+/// Reports results of reconciliations, and needs its earlier reports after a restart.
 pub trait Observer: Send + Sync {
-    /// Takes over what another process knew.
-    fn restore(&self, known: &Map<String, Value>);
+    fn restore(&self, state: &Map<String, Value>);
 
-    /// What is to be known after a restart.
-    fn known(&self) -> Map<String, Value>;
+    /// The state to restore after a restart.
+    fn state(&self) -> Map<String, Value>;
 }
 
 /// The workspace that a loop reconciled last.
@@ -41,10 +40,10 @@ pub(super) struct LastWorkspace {
     pub(super) slug: String,
 }
 
-/// The memory of one loop. Without a state directory it ends with the process.
+/// The memory of one loop. Without a state directory it is lost with the process.
 #[derive(Default)]
 pub struct LoopFile {
-    /// Where it is; `None` without a state directory.
+    /// `None` without a state directory.
     file: Option<(StateStore, PathBuf)>,
     observer: Option<Arc<dyn Observer>>,
     memory: Mutex<LoopMemory>,
@@ -54,16 +53,16 @@ pub struct LoopFile {
 struct LoopMemory {
     is_read: bool,
     document: Document,
-    /// What the file holds, as far as this process knows.
+    /// The content of the file, as far as this process knows.
     written: Option<Document>,
-    /// A write that was not waited for.
+    /// A write that hangs.
     writing: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Document {
     version: u32,
-    /// Whose file it is, for people.
+    /// The owner of the file, for people.
     about: String,
     workspace: Option<LastWorkspace>,
     #[serde(default, skip_serializing_if = "Map::is_empty")]
@@ -71,7 +70,7 @@ struct Document {
 }
 
 impl LoopFile {
-    /// The file of the loop that has this name, or, if it is alone, keeps these definitions in this API.
+    /// The file of the loop with this name; a single loop is identified by its definitions and API.
     #[must_use]
     pub fn new(
         state: &StateStore,
@@ -108,12 +107,12 @@ impl LoopFile {
         self.memory.lock()
     }
 
-    /// The file, if the memory outlives the process.
+    /// `None` without a state directory.
     pub(super) fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(|(_, path)| path.as_path())
     }
 
-    /// Reads the file, once in the life of the process.
+    /// Reads the file once per process.
     pub(super) async fn read(&self) {
         if std::mem::replace(&mut self.memory().is_read, true) {
             return;
@@ -126,7 +125,7 @@ impl LoopFile {
             Ok(Ok(read)) => read,
             Ok(Err(_)) | Err(_) => {
                 tracing::warn!(
-                    "the state of the loop cannot be read in time; it is not known what was reported before"
+                    "timed out reading the state of the loop; events may be reported again"
                 );
                 return;
             }
@@ -141,12 +140,10 @@ impl LoopFile {
         memory.written = Some(document);
     }
 
-    /// The workspace that was reconciled last.
     pub(super) fn workspace(&self) -> Option<LastWorkspace> {
         self.memory().document.workspace.clone()
     }
 
-    /// Takes over which workspace is reconciled.
     pub(super) fn learn_workspace(&self, workspace: &Workspace) {
         let Workspace { id, slug, .. } = workspace;
         self.memory().document.workspace = Some(LastWorkspace {
@@ -155,8 +152,8 @@ impl LoopFile {
         });
     }
 
-    /// Writes the file if it differs. What cannot be written costs a report that is repeated after a restart; that the
-    /// directory cannot be written is logged with the state of the workspace.
+    /// Writes the file if it changed. After a write error, a report may be repeated after a restart; the error is logged by the
+    /// state file of the workspace, which is in the same directory.
     pub async fn save(&self) {
         let Some((state, path)) = self.file.clone() else {
             return;
@@ -164,7 +161,7 @@ impl LoopFile {
         let document = {
             let mut memory = self.memory();
             if let Some(observer) = &self.observer {
-                memory.document.notified = observer.known();
+                memory.document.notified = observer.state();
             }
             let hangs = memory
                 .writing
@@ -207,13 +204,12 @@ fn read(path: &Path) -> Option<Document> {
             Ok(Document { version, .. }) => {
                 format!("it is of version {version}, and this program reads version {VERSION}")
             }
-            // What a parser says may quote the text.
-            Err(_) => "it is not what this program writes".to_owned(),
+            // The parser's error may quote the text.
+            Err(_) => "it was not written by calry-gitops".to_owned(),
         },
         Err(why) => why,
     };
-    let lost =
-        "which workspace the API key belonged to, and what was reported: that is reported again";
-    put_aside(path, &read, lost);
+    let lost = "the workspace of the API key is unknown, and events may be reported again";
+    rename_damaged(path, &read, lost);
     None
 }

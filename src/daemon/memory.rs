@@ -30,17 +30,17 @@ use crate::report::status::Trigger;
 /// How long to wait for the state file. A file system that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// After how long a standby looks again at what the leader has yet to put right, at first.
-const SOON: Duration = Duration::from_secs(5);
+/// The first pause of a standby that found differences which the leader has not undone yet.
+const STANDBY_PAUSE: Duration = Duration::from_secs(5);
 
-/// After how long a provider is tried again whose first attempt failed for a reason that may pass.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The pause after the first transient failure of a provider.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The shortest pause between a reconciliation and a retry.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// So many attempts in a row may fail for such a reason before that is worth a person's attention: half a minute of them.
-const BRIEF: u32 = 5;
+/// How many transient failures in a row are brief: half a minute of them. After that a person should know.
+const MAX_BRIEF_FAILURES: u32 = 5;
 
 /// This many updates undone in a row point to another program, not to a person's edits.
 pub(super) const CONTESTED: u32 = 3;
@@ -52,36 +52,36 @@ pub struct Memory {
     /// The desired state last applied, or found in place.
     pub(super) applied: AppliedState,
     /// Providers whose last update failed.
-    failing: BTreeMap<Provider, Failing>,
-    /// The updates that are under way, or were and are not reported yet.
+    failing: BTreeMap<Provider, FailedUpdate>,
+    /// Running updates, and finished ones that were not reported yet.
     pub(super) updates: Updates,
-    /// The updates of this process that Calry took.
-    own: BTreeMap<Provider, Own>,
-    /// What Calry took and did not keep, by path. The desired state that it is about is the one last applied.
-    kept: BTreeMap<Provider, BTreeMap<String, Kept>>,
-    /// Providers whose masked values were sent by one update after the other.
-    resent: BTreeMap<Provider, Resent>,
+    /// The updates of this process that Calry confirmed.
+    own: BTreeMap<Provider, OwnUpdate>,
+    /// Fields for which Calry kept other values, by path. They belong to the last applied state.
+    kept: BTreeMap<Provider, BTreeMap<String, UnconvergedField>>,
+    /// Providers whose masked values were sent by each of the last updates.
+    resent: BTreeMap<Provider, RepeatedSends>,
     /// The workspace of the API key that was used last.
     known: Option<(Secret, Workspace)>,
-    /// The id of the workspace that everything else here is about.
-    home: Option<String>,
-    /// Passes that failed as a whole, in a row.
+    /// The id of the workspace that the rest belongs to.
+    workspace_id: Option<String>,
+    /// How many reconciliations have failed in a row.
     failures: u32,
-    /// Passes of a standby that found something that the leader has yet to put right, in a row.
+    /// How many reconciliations of a standby in a row found differences that the leader has not undone.
     behind: u32,
-    /// How many passes there were.
+    /// The number of reconciliations.
     pub(super) passes: u64,
-    /// What was last said of each provider that differs and is not changed, so that a quiet pass says nothing.
+    /// The reported differences that are not updated, so that they are reported once.
     pub(super) reported: BTreeMap<Provider, Vec<Change>>,
-    /// The problems that were last said.
+    /// The reported problems of the files.
     pub(super) problems: Vec<Diagnostic>,
     pub(super) trust: Option<CheckoutTrust>,
-    /// Reading the definitions that was begun and given up, and hangs as far as anybody knows.
+    /// A read of the definitions that was given up and may still hang.
     pub(super) reading: Option<JoinHandle<()>>,
-    /// The names of the other workspaces of the configuration that are the same one of Calry.
+    /// The names of other entries of the configuration with the same Calry workspace.
     pub(super) also: Vec<String>,
     file: SavedState,
-    /// Makes the next pass end by a fault.
+    /// Makes the next reconciliation panic.
     #[cfg(test)]
     pub(super) faulty: bool,
 }
@@ -89,21 +89,21 @@ pub struct Memory {
 /// Sync state of the state file.
 #[derive(Debug)]
 struct SavedState {
-    /// The digest of what it holds, as far as this process knows.
+    /// The digest of its content, as far as this process knows.
     written: Option<[u8; 32]>,
-    /// A write that was not waited for.
+    /// A write that hangs.
     writing: Option<JoinHandle<std::io::Result<()>>>,
-    /// Whether it was said that it cannot be written.
-    told: bool,
+    /// Whether a write error was logged.
+    error_logged: bool,
 }
 
 impl SavedState {
-    /// Nothing is written yet. That the directory cannot be used was logged when it was opened.
+    /// An unusable directory was logged when it was opened.
     fn of(state: &StateStore) -> Self {
         Self {
             written: None,
             writing: None,
-            told: !state.is_usable(),
+            error_logged: !state.is_usable(),
         }
     }
 }
@@ -113,63 +113,62 @@ impl SavedState {
 struct Pause {
     failures: u32,
     until: Instant,
-    /// The same on the clock, for the next process.
+    /// The same by the wall clock, for the next process.
     until_on_clock: Timestamp,
 }
 
 #[derive(Debug)]
-struct Failing {
+struct FailedUpdate {
     desired: LastApplied,
     pause: Pause,
     why: String,
     kind: FailureKind,
 }
 
-/// Why an update failed, as far as that decides when the provider is tried again.
+/// How an update failed: it decides the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FailureKind {
-    /// It fails again until something changes.
+    /// It will fail again until something changes.
     Lasting,
-    /// It may pass by itself; not before this much time, if Calry asked for that.
+    /// It may succeed later, but not before this pause, which Calry asked for.
     Transient(Duration),
-    /// Parts of it cannot be sent, and nothing else failed: what can be sent does not wait.
+    /// Some parts cannot be sent; the others do not wait for them.
     Partial,
 }
 
-/// An update of this process that Calry took.
 #[derive(Clone, Copy, Debug)]
-struct Own {
+struct OwnUpdate {
     at: Instant,
-    /// How many in a row, this one included, undid what had undone the one before right away.
+    /// How many updates in a row, this one included, followed another writer that undid the one before right away.
     contested: u32,
 }
 
-/// Updates in a row that sent values which Calry masks, since `updatedAt` had moved after each.
+/// Updates in a row that sent masked values, because `updatedAt` had changed after each.
 ///
-/// Such a move says that somebody else may have changed them. An API that moves `updatedAt` by itself looks the same, and
-/// would be updated at each interval for ever: so after the second update in a row each pause is twice as long as the one
-/// before, up to the longest.
+/// A changed `updatedAt` means that another writer may have changed them. An API that changes `updatedAt` by itself looks
+/// the same and would be updated at each interval for ever. So from the second update in a row on, each pause is twice as
+/// long as the one before, up to the longest pause.
 #[derive(Debug)]
-struct Resent {
+struct RepeatedSends {
     times: u32,
     pause: Option<Pause>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct UnconvergedField {
     mismatch: Mismatch,
     cause: Cause,
     pause: Pause,
 }
 
-/// A provider whose update did not do.
+/// A provider whose update failed or did not converge.
 #[derive(Debug)]
 pub struct BackedOff {
-    /// How long until it is tried again, unless something else about it changes.
+    /// The time until the next attempt, unless something else about it changes.
     pub left: Duration,
     /// How the last attempt ended.
     pub outcome: Outcome,
-    /// Whether it failed for a reason that may pass by itself, and has not done so for long.
+    /// Whether its failures are transient and few.
     pub brief: bool,
 }
 
@@ -178,9 +177,9 @@ impl Pause {
         Self::of(failures, growing(interval, failures))
     }
 
-    /// After a failure that may pass by itself; `at_least` is what Calry asked for. Not all providers at the same moment.
-    fn soon(failures: u32, at_least: Duration) -> Self {
-        let pause = growing(AGAIN, failures).mul_f64(0.8 + 0.4 * fastrand::f64());
+    /// The pause after a transient failure, with jitter; Calry asked for `at_least`.
+    fn after_transient(failures: u32, at_least: Duration) -> Self {
+        let pause = growing(RETRY_PAUSE, failures).mul_f64(0.8 + 0.4 * fastrand::f64());
         Self::of(failures, pause.max(at_least).min(LONGEST_PAUSE))
     }
 
@@ -193,7 +192,7 @@ impl Pause {
         }
     }
 
-    /// A pause that another process began. Whatever its file says, it is no longer than one that begins now.
+    /// A pause of an earlier process. Whatever the file says, it is at most as long as one that begins now.
     fn resumed(failures: u32, until_on_clock: Timestamp, interval: Duration) -> Self {
         let left = Duration::try_from(until_on_clock.duration_since(now())).unwrap_or_default();
         let most = growing(interval, failures);
@@ -214,7 +213,6 @@ impl Pause {
 }
 
 impl Memory {
-    /// A memory of nothing.
     #[must_use]
     pub fn new(state: &Arc<StateStore>) -> Self {
         Self {
@@ -229,7 +227,7 @@ impl Memory {
             kept: BTreeMap::new(),
             resent: BTreeMap::new(),
             known: None,
-            home: None,
+            workspace_id: None,
             failures: 0,
             behind: 0,
             passes: 0,
@@ -241,7 +239,7 @@ impl Memory {
         }
     }
 
-    /// The workspace, where this key was asked before. Another key clears what is known and lets everybody try again.
+    /// The workspace of this key, if it is known. A new key clears it and ends the back-off of all providers.
     pub(super) fn workspace_of(&mut self, key: &Secret) -> Option<Workspace> {
         match &self.known {
             Some((known, workspace)) if known == key => Some(workspace.clone()),
@@ -254,48 +252,48 @@ impl Memory {
         }
     }
 
-    /// Whether what is remembered may be about another workspace than the key, or is yet to be read: then whose the key is
-    /// is to be asked before anything is compared with what was applied.
-    pub(super) fn may_be_elsewhere(&self) -> bool {
-        self.known.is_none() && (self.home.is_some() || self.state.outlives())
+    /// Whether the memory may belong to another workspace than the key, or must still be loaded. Then the workspace of the
+    /// key must be read before anything is compared with the last applied state.
+    pub(super) fn may_be_of_another_workspace(&self) -> bool {
+        self.known.is_none() && (self.workspace_id.is_some() || self.state.is_persistent())
     }
 
-    /// Takes over which workspace the rest is about, and what another process remembered of it. Whether the definitions are
-    /// for it is not known yet.
+    /// Clears the memory if it belongs to another workspace, and loads the state file of this one. It is not checked yet
+    /// whether the definitions are for it.
     pub(super) async fn move_to(&mut self, workspace: &Workspace, interval: Duration) {
-        if self.home.as_ref() == Some(&workspace.id) {
+        if self.workspace_id.as_ref() == Some(&workspace.id) {
             return;
         }
-        // The last applied state of one workspace says nothing about another.
+        // The last applied state belongs to one workspace.
         self.applied.clear();
         self.failing.clear();
         self.own.clear();
         self.kept.clear();
         self.resent.clear();
         self.file = SavedState::of(&self.state);
-        if self.state.outlives() {
+        if self.state.is_persistent() {
             let (state, id) = (Arc::clone(&self.state), workspace.id.clone());
             let loading = tokio::task::spawn_blocking(move || state.load(&id));
             match tokio::time::timeout(PATIENCE, loading).await {
-                Ok(Ok(remembered)) => self.take_up(remembered, interval),
+                Ok(Ok(remembered)) => self.restore(remembered, interval),
                 Ok(Err(_)) | Err(_) => {
                     tracing::warn!("timed out reading the state file; starting without it")
                 }
             }
         }
-        self.home = Some(workspace.id.clone());
+        self.workspace_id = Some(workspace.id.clone());
     }
 
-    fn take_up(&mut self, remembered: BTreeMap<Provider, Remembered>, interval: Duration) {
+    fn restore(&mut self, remembered: BTreeMap<Provider, Remembered>, interval: Duration) {
         if !remembered.is_empty() {
             tracing::info!(
                 providers = remembered.len(),
-                "remembers what was applied to {} of the providers",
+                "loaded the last applied state of {} providers",
                 remembered.len()
             );
         }
         for (provider, Remembered { last_applied, kept }) in remembered {
-            let kept: BTreeMap<String, Kept> = kept
+            let kept: BTreeMap<String, UnconvergedField> = kept
                 .into_iter()
                 .map(|field| {
                     let (cause, pause) = (
@@ -305,7 +303,7 @@ impl Memory {
                     let mismatch = field.into_mismatch();
                     (
                         mismatch.path.clone(),
-                        Kept {
+                        UnconvergedField {
                             mismatch,
                             cause,
                             pause,
@@ -320,9 +318,10 @@ impl Memory {
         }
     }
 
-    /// Takes over the workspace of a key, after the definitions were found to be for it.
+    /// Remembers the workspace of a key. The definitions must be for it.
     pub(super) fn learn_workspace(&mut self, key: &Secret, workspace: &Workspace) {
-        self.home.get_or_insert_with(|| workspace.id.clone());
+        self.workspace_id
+            .get_or_insert_with(|| workspace.id.clone());
         self.known = Some((key.clone(), workspace.clone()));
     }
 
@@ -330,12 +329,12 @@ impl Memory {
         LastApplied::of(
             desired,
             self.state.key(),
-            self.home.as_deref().unwrap_or_default(),
+            self.workspace_id.as_deref().unwrap_or_default(),
             updated_at,
         )
     }
 
-    /// The providers of a plan that are not to be tried now, each with the reason.
+    /// The providers of a plan that are skipped now, each with the reason.
     ///
     /// A failed provider is skipped until its back-off expires or a user requests a reconciliation. One that did not converge
     /// is skipped only if nothing else about it changed: any other field is updated at once, and carries the backed-off
@@ -392,15 +391,15 @@ impl Memory {
                     (
                         left,
                         kept.map_or_else(
-                            || MOVES.to_owned(),
+                            || UPDATED_AT_CHANGES.to_owned(),
                             |kept| not_converged(kept).error().unwrap_or_default(),
                         ),
                     )
                 }
             };
-            let told = humantime::format_duration(Duration::from_secs(left.as_secs() + 1));
+            let pause = humantime::format_duration(Duration::from_secs(left.as_secs() + 1));
             (!left.is_zero())
-                .then(|| format!("tried again in {told} or when its file changes: {why}"))
+                .then(|| format!("next attempt in {pause} or when its file changes: {why}"))
         };
         steps
             .into_iter()
@@ -408,13 +407,14 @@ impl Memory {
             .collect()
     }
 
-    /// A provider whose update did not do.
+    /// A provider whose update failed or did not converge.
     pub(super) fn back_off_of(&self, provider: &Provider) -> Option<BackedOff> {
-        if let Some(Failing {
+        if let Some(FailedUpdate {
             pause, why, kind, ..
         }) = self.failing.get(provider)
         {
-            let brief = matches!(kind, FailureKind::Transient(_)) && pause.failures <= BRIEF;
+            let brief =
+                matches!(kind, FailureKind::Transient(_)) && pause.failures <= MAX_BRIEF_FAILURES;
             return Some(BackedOff {
                 left: pause.left(),
                 outcome: Outcome::Failed(why.clone()),
@@ -430,7 +430,6 @@ impl Memory {
         })
     }
 
-    /// All of them.
     pub(super) fn backed_off(&self) -> BTreeMap<Provider, BackedOff> {
         let providers = self.failing.keys().chain(self.kept.keys());
         providers
@@ -438,8 +437,8 @@ impl Memory {
             .collect()
     }
 
-    /// Takes over what a plan found in place, and forgets what git no longer manages. Of providers other than `only` the plan
-    /// says nothing, where there are any.
+    /// Learns which providers are in sync, and forgets those that git no longer manages. If `only` is not empty, the plan does
+    /// not cover the others.
     pub(super) fn learn_plan(&mut self, plan: &Plan, only: &[Provider], interval: Duration) {
         let managed: Vec<&Provider> = plan
             .entries
@@ -468,7 +467,7 @@ impl Memory {
             if let Verdict::InSync(desired, live) = &entry.verdict {
                 let last_applied = self.last_applied(desired, Some(live.updated_at.clone()));
                 self.kept.remove(&desired.provider);
-                // It lasted for as long as drift takes to be found.
+                // It was not undone within the time in which drift is found.
                 if self
                     .own
                     .get(&desired.provider)
@@ -484,16 +483,16 @@ impl Memory {
         }
     }
 
-    /// Forgets what was applied where git wants something else now: another replica is about to apply that, and whether it
-    /// did is not known here before live is found so.
-    pub(super) fn leave_to_another(&mut self, plan: &Plan) {
+    /// Forgets the last applied state of providers that git changed: the leader is about to apply the change, and this replica
+    /// knows the result only when it finds them in sync.
+    pub(super) fn leave_to_leader(&mut self, plan: &Plan) {
         for step in plan.steps().filter(|step| step.cause == Cause::Change) {
             self.applied.remove(&step.desired.provider);
             self.kept.remove(&step.desired.provider);
         }
     }
 
-    /// Takes over how an update ended.
+    /// Learns from the result of an update.
     pub(super) fn learn_result(&mut self, result: &UpdateResult, interval: Duration) {
         let UpdateResult {
             provider,
@@ -516,7 +515,7 @@ impl Memory {
                 .saturating_add(1);
             let pause = (times > 1).then(|| Pause::after(times - 1, interval));
             self.resent
-                .insert(provider.clone(), Resent { times, pause });
+                .insert(provider.clone(), RepeatedSends { times, pause });
         }
         match outcome {
             Outcome::Applied | Outcome::Unchanged => {
@@ -526,9 +525,10 @@ impl Memory {
                 self.failing.remove(provider);
                 self.kept.remove(provider);
                 if *outcome == Outcome::Applied {
-                    // Two intervals: a reconciliation takes its time, and its beginning is spread.
-                    let undone =
-                        |own: &&Own| *cause == Cause::Drift && own.at.elapsed() < interval * 2;
+                    // Two intervals: a reconciliation takes time, and its start has jitter.
+                    let undone = |own: &&OwnUpdate| {
+                        *cause == Cause::Drift && own.at.elapsed() < interval * 2
+                    };
                     let contested = self
                         .own
                         .get(provider)
@@ -536,7 +536,7 @@ impl Memory {
                         .map_or(0, |own| own.contested + 1);
                     self.own.insert(
                         provider.clone(),
-                        Own {
+                        OwnUpdate {
                             at: Instant::now(),
                             contested,
                         },
@@ -560,7 +560,7 @@ impl Memory {
                     interval,
                 );
                 let was_refused = |part| refused.iter().any(|refused| refused.part == part);
-                // A partner key that was not sent is still the one that was applied before.
+                // If the partner key was not sent, the one applied before is still live.
                 if result.sent > 0 && !was_refused(DefinitionPart::PartnerKey) {
                     self.kept.remove(provider);
                     let mut last_applied = self.last_applied(desired, updated_at.clone());
@@ -575,11 +575,11 @@ impl Memory {
                 let mut before = self.kept.remove(provider).unwrap_or_default();
                 let field = |mismatch: &Mismatch| {
                     let (cause, pause) = match before.remove(&mismatch.path) {
-                        // Another field caused the update, which carried this one along: that is no new attempt.
-                        Some(Kept { cause, pause, .. }) if !pause.left().is_zero() => {
+                        // Another field caused the update, which only carried this one along: that was no attempt.
+                        Some(UnconvergedField { cause, pause, .. }) if !pause.left().is_zero() => {
                             (cause, pause)
                         }
-                        Some(Kept { cause, pause, .. }) => (
+                        Some(UnconvergedField { cause, pause, .. }) => (
                             cause,
                             Pause::after(pause.failures.saturating_add(1), interval),
                         ),
@@ -587,14 +587,15 @@ impl Memory {
                     };
                     (
                         mismatch.path.clone(),
-                        Kept {
+                        UnconvergedField {
                             mismatch: mismatch.clone(),
                             cause,
                             pause,
                         },
                     )
                 };
-                let kept: BTreeMap<String, Kept> = mismatches.iter().map(field).collect();
+                let kept: BTreeMap<String, UnconvergedField> =
+                    mismatches.iter().map(field).collect();
                 let mut last_applied = self.last_applied(desired, updated_at.clone());
                 last_applied.kept = kept
                     .iter()
@@ -620,13 +621,13 @@ impl Memory {
             .map_or(0, |failing| failing.pause.failures);
         let failures = before.saturating_add(1);
         let pause = match kind {
-            FailureKind::Transient(at_least) => Pause::soon(failures, at_least),
+            FailureKind::Transient(at_least) => Pause::after_transient(failures, at_least),
             FailureKind::Lasting | FailureKind::Partial => Pause::after(failures, interval),
         };
         let last_applied = self.last_applied(desired, None);
         self.failing.insert(
             desired.provider.clone(),
-            Failing {
+            FailedUpdate {
                 desired: last_applied,
                 pause,
                 why,
@@ -642,9 +643,8 @@ impl Memory {
             .for_each(|known| Arc::make_mut(known).updated_at = None);
     }
 
-    /// Whether all this is about a workspace.
     pub(super) fn is_about(&self, workspace: &Workspace) -> bool {
-        self.home.as_ref() == Some(&workspace.id)
+        self.workspace_id.as_ref() == Some(&workspace.id)
     }
 
     /// How many updates of a provider in a row another writer undid right away.
@@ -672,20 +672,22 @@ impl Memory {
 
     /// Saves the state file if it changed. Write errors are logged once and never fail a reconciliation.
     pub(super) async fn save(&mut self) {
-        let Some(home) = &self.home else { return };
-        let Some(path) = self.state.file(home) else {
+        let Some(workspace) = &self.workspace_id else {
+            return;
+        };
+        let Some(path) = self.state.file(workspace) else {
             return;
         };
         let fields = |provider| {
             let fields = self.kept.get(provider).into_iter().flatten();
             let field = |(
                 _,
-                Kept {
+                UnconvergedField {
                     mismatch,
                     cause,
                     pause,
                 },
-            ): (&String, &Kept)| {
+            ): (&String, &UnconvergedField)| {
                 RememberedField::new(mismatch, *cause, pause.failures, pause.until_on_clock)
             };
             fields.map(field).collect()
@@ -694,7 +696,7 @@ impl Memory {
             .applied
             .iter()
             .map(|(provider, last_applied)| (provider, &**last_applied, fields(provider)));
-        let document = self.state.document(home, providers);
+        let document = self.state.document(workspace, providers);
         let digest: [u8; 32] = Sha256::digest(&document).into();
         if self.file.written == Some(digest)
             || self
@@ -719,24 +721,24 @@ impl Memory {
         };
         self.file.written = error.is_none().then_some(digest);
         match error {
-            Some(error) if !self.file.told => {
+            Some(error) if !self.file.error_logged => {
                 tracing::warn!(
                     "cannot write the state file {shown}: {error}; {LOST_AT_END}, until it can be written"
                 );
-                self.file.told = true;
+                self.file.error_logged = true;
             }
-            None if self.file.told => {
+            None if self.file.error_logged => {
                 tracing::info!("the state file {shown} can be written again");
-                self.file.told = false;
+                self.file.error_logged = false;
             }
             _ => {}
         }
     }
 
-    /// How long to wait after a pass, and what it is that comes then: the interval with jitter, and growing after passes that
-    /// failed as a whole, unless a provider is to be tried again before that. A standby that saw something differ looks soon
-    /// whether the leader has put it right, and less and less often.
-    pub(super) fn pause(
+    /// The pause after a reconciliation and the trigger of the next one: the interval with jitter, growing after failures,
+    /// unless a provider is retried earlier. A standby that found differences checks soon, and then less and less often,
+    /// whether the leader has undone them.
+    pub(super) fn next_pause(
         &mut self,
         interval: Duration,
         report: &ReconciliationReport,
@@ -757,7 +759,7 @@ impl Memory {
         };
         let pause = match (self.failures, self.behind) {
             (0, 0) => interval,
-            (0, behind) => growing(SOON, behind).min(interval),
+            (0, behind) => growing(STANDBY_PAUSE, behind).min(interval),
             (failures, _) => growing(interval, failures),
         };
         // Jitter of 10 %, so that many daemons do not send requests at the same moment.
@@ -768,8 +770,8 @@ impl Memory {
             spread.min(LONGEST_PAUSE.max(interval))
         };
         // Never earlier than Calry's Retry-After.
-        let pause = pause.max(asked_to_wait(report).min(LONGEST_PAUSE));
-        // A plan that was not carried out left those out that are to be tried again, too.
+        let pause = pause.max(retry_after(report).min(LONGEST_PAUSE));
+        // A plan that was not applied has not retried any provider.
         let tried = matches!(report.result, ReconciliationResult::Applied(..));
         let due = self
             .failing
@@ -785,8 +787,8 @@ impl Memory {
     }
 }
 
-/// How long Calry asked to wait, by the error that a pass failed of.
-fn asked_to_wait(report: &ReconciliationReport) -> Duration {
+/// The pause that Calry asked for.
+fn retry_after(report: &ReconciliationReport) -> Duration {
     match &report.result {
         ReconciliationResult::Failed(Failure::Remote(error)) => {
             error.retry_after().unwrap_or_default()
@@ -795,14 +797,14 @@ fn asked_to_wait(report: &ReconciliationReport) -> Duration {
     }
 }
 
-/// Why values that Calry masks are not sent again for a while.
-const MOVES: &str = "Calry masks these values, and updatedAt moves after each update, so that they are sent less and less often";
+/// Why masked values are not sent again for a while.
+const UPDATED_AT_CHANGES: &str = "Calry masks these values, and updatedAt changes after each update; so they are sent less and less often";
 
-fn not_converged(kept: &BTreeMap<String, Kept>) -> Outcome {
+fn not_converged(kept: &BTreeMap<String, UnconvergedField>) -> Outcome {
     Outcome::NotConverged(kept.values().map(|field| field.mismatch.clone()).collect())
 }
 
-/// The interval, doubled with each failure but the first, to at most five minutes (or the interval, where that is longer).
+/// The interval, doubled with each failure after the first, up to five minutes, or the interval if that is longer.
 fn growing(interval: Duration, failures: u32) -> Duration {
     let factor = 2u32.saturating_pow(failures.saturating_sub(1).min(16));
     interval
@@ -816,7 +818,7 @@ mod tests {
     use crate::model::{Live, LiveProblems, LiveValue};
 
     #[test]
-    fn a_failing_pass_waits_longer_each_time_and_five_minutes_at_most() {
+    fn the_pause_grows_with_each_failure_up_to_five_minutes() {
         let minute = Duration::from_secs(60);
         let pauses: Vec<u64> = (1..=5).map(|n| growing(minute, n).as_secs()).collect();
         assert_eq!(pauses, [60, 120, 240, 300, 300]);
@@ -839,7 +841,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_applied_to_one_workspace_is_not_taken_for_applied_to_another() {
+    async fn the_last_applied_state_of_one_workspace_is_not_used_for_another() {
         let workspace = |id: &str| Workspace {
             id: id.to_owned(),
             name: String::new(),
@@ -851,7 +853,10 @@ mod tests {
             desired.provider.clone(),
             Arc::new(memory.last_applied(&desired, None)),
         );
-        assert!(memory.workspace_of(&Secret::new("two")).is_none() && memory.may_be_elsewhere());
+        assert!(
+            memory.workspace_of(&Secret::new("two")).is_none()
+                && memory.may_be_of_another_workspace()
+        );
         memory.move_to(&workspace("a"), second).await;
         assert_eq!(
             memory.applied.len(),
@@ -862,7 +867,7 @@ mod tests {
         assert!(memory.applied.is_empty());
     }
 
-    /// Takes over that Calry kept these fields as they were.
+    /// Learns a result in which Calry kept the old values of these fields.
     fn keeps(memory: &mut Memory, paths: &[&str]) {
         let mismatch = |path: &&str| Mismatch {
             path: (*path).to_owned(),
@@ -885,8 +890,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_field_that_is_carried_along_keeps_its_pause_and_one_that_is_tried_again_has_a_longer_one()
-     {
+    async fn a_carried_field_keeps_its_pause_and_a_retried_one_gets_a_longer_one() {
         let mut memory = memory();
         let left = |memory: &Memory| -> Vec<(String, u64)> {
             let fields = memory.kept.values().flatten();
@@ -911,7 +915,7 @@ mod tests {
         assert_eq!(left(&memory), is(&[("b", 3)]));
     }
 
-    /// A header that git manages and Calry masks, and an icon.
+    /// A managed header that Calry masks, and an icon.
     fn keyed() -> Arc<Desired> {
         let template = crate::model::Template::parse("value").unwrap();
         let value = crate::model::DesiredValue {
@@ -941,14 +945,16 @@ mod tests {
         }
     }
 
-    /// Plans `keyed` as the daemon does, and learns of it what it does.
+    /// Plans `keyed` and learns from the plan, as the daemon does.
     fn planned(memory: &mut Memory, live: Live) -> Plan {
         let workspace = Workspace {
             id: "w".to_owned(),
             name: String::new(),
             slug: String::new(),
         };
-        memory.home.get_or_insert_with(|| workspace.id.clone());
+        memory
+            .workspace_id
+            .get_or_insert_with(|| workspace.id.clone());
         let (desired, today) = (keyed(), jiff::civil::date(2026, 1, 1));
         let file = crate::plan::PlanInput {
             file: "hostaway.yaml".to_owned(),
@@ -967,7 +973,7 @@ mod tests {
         plan
     }
 
-    /// Takes over how the update of a plan ended; `None` if it is backed off or nothing is due.
+    /// Learns the result of the update of a plan; `None` if it is backed off or nothing is due.
     fn carried_out(
         memory: &mut Memory,
         plan: &Plan,
@@ -996,7 +1002,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_masked_value_is_sent_once_if_updated_at_was_moved_by_somebody_else() {
+    async fn a_masked_value_is_sent_once_if_another_writer_changed_updated_at() {
         let mut memory = memory();
         let mut sent = Vec::new();
         for (live, own) in [
@@ -1016,7 +1022,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_api_that_moves_updated_at_by_itself_is_updated_less_and_less_often() {
+    async fn an_api_that_changes_updated_at_by_itself_is_updated_less_and_less_often() {
         let mut memory = memory();
         let mut sent = Vec::new();
         for n in 0..100 {
@@ -1113,7 +1119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_that_a_file_tells_of_is_no_longer_than_one_that_begins_now() {
+    fn a_pause_from_the_state_file_is_at_most_as_long_as_a_new_one() {
         let interval = Duration::from_secs(60);
         let left = |failures, until| {
             Pause::resumed(failures, until, interval)

@@ -35,7 +35,7 @@ pub use memory::{BackedOff, Memory};
 pub use publisher::StatusPublisher;
 use rate::Rate;
 use reconciliation::RunMode;
-pub use reconciliation::{Approval, Findings, ReconciliationReport, ReconciliationResult};
+pub use reconciliation::{Approval, Faults, Findings, ReconciliationReport, ReconciliationResult};
 pub use state_file::{NoRandomness, StateStore};
 use trigger::TriggerQueue;
 pub use trigger::{Handle, NotPending};
@@ -206,7 +206,7 @@ async fn reconcile_until_stopped(
         } else {
             settings.interval
         };
-        let (pause, then) = memory.pause(interval, &ended);
+        let (pause, then) = memory.next_pause(interval, &ended);
         let due = if inputs.is_pending() {
             Some(Trigger::Files)
         } else if memory.updates.take_due() {

@@ -23,16 +23,16 @@ use crate::report::status::{
     ReconciliationRecord, ReconciliationStart, Trigger, Trust, WorkspaceStatus,
 };
 
-/// Between two beats of the loop's heart.
+/// The time between two heartbeats of the loop.
 const BEAT: Duration = Duration::from_secs(5);
 
 /// A loop without a heartbeat for this long hangs.
 pub const LIFELESS: Duration = Duration::from_secs(30);
 
-/// How many passes, and how many changes, are remembered.
+/// The longest history of reconciliations, and of changes.
 const REMEMBERED: usize = 100;
 
-/// How many of one provider's changes are remembered.
+/// How many differences of one record are kept.
 const FIRST_CHANGES: usize = 20;
 
 /// The status of one workspace's loop.
@@ -40,17 +40,16 @@ const FIRST_CHANGES: usize = 20;
 pub struct StatusPublisher {
     status: watch::Sender<Arc<WorkspaceStatus>>,
     leadership: Leadership,
-    /// Held by whoever publishes.
+    /// Serialises the writers.
     publishing: Mutex<()>,
-    /// How often something was published.
     edition: AtomicU64,
-    /// When the heart beat last, in milliseconds since `born`.
+    /// The last heartbeat, in milliseconds since `born`.
     beat: AtomicU64,
     born: Instant,
 }
 
 impl StatusPublisher {
-    /// A publisher for a loop that is about to start. `directory` is that of the definitions, as the operator wrote it.
+    /// `directory` is the definitions directory, as configured.
     #[must_use]
     pub fn new(settings: &LoopSettings, directory: &str) -> Self {
         let status = WorkspaceStatus {
@@ -82,7 +81,7 @@ impl StatusPublisher {
         }
     }
 
-    /// What was published last. Nothing is copied, unless the loop hangs or a term has just ended.
+    /// The current status. It is only copied if the loop hangs or a term has just ended.
     #[must_use]
     pub fn snapshot(&self) -> Arc<WorkspaceStatus> {
         let (published, alive, leadership) =
@@ -98,55 +97,51 @@ impl StatusPublisher {
         }
     }
 
-    /// What was published last.
     #[must_use]
     pub fn status(&self) -> WorkspaceStatus {
         WorkspaceStatus::clone(&self.snapshot())
     }
 
-    /// What was published last, without a copy. `alive` and `leadership` are not kept up in it.
+    /// The last published status, without a copy. Its `alive` and `leadership` may be outdated.
     #[must_use]
     pub fn published(&self) -> Arc<WorkspaceStatus> {
         Arc::clone(&self.status.borrow())
     }
 
-    /// How often something was published: another number, another status.
+    /// Changes with each published status.
     #[must_use]
     pub fn edition(&self) -> u64 {
         self.edition.load(Ordering::Acquire)
     }
 
-    /// Whether the loop is alive.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.silence() < LIFELESS
     }
 
-    /// What the workspace is called.
     #[must_use]
     pub fn label(&self) -> String {
         self.status.borrow().label().to_owned()
     }
 
-    /// Whether definitions and live state were read once without an error, and it is known who leads.
+    /// Whether definitions and live state were read once without an error, and the Lease was read.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.status.borrow().ready && self.knows_the_leader()
     }
 
-    /// Whether it was found out once who leads, or that nobody does.
     #[must_use]
     pub fn knows_the_leader(&self) -> bool {
-        self.leadership.is_known()
+        self.leadership.is_observed()
     }
 
-    /// Whether a pass has ended, however it went.
+    /// Whether a reconciliation has ended, successful or not.
     #[must_use]
     pub fn is_tried(&self) -> bool {
         self.status.borrow().last_pass.is_some()
     }
 
-    /// How long the heart has been silent. It is dead after [`LIFELESS`].
+    /// The time since the last heartbeat. The loop hangs after [`LIFELESS`].
     #[must_use]
     pub fn silence(&self) -> Duration {
         self.born
@@ -159,7 +154,7 @@ impl StatusPublisher {
         self.beat.store(age, Ordering::Relaxed);
     }
 
-    /// Takes a step of the loop. The heart beats meanwhile, but for no longer than the step may take.
+    /// Runs a step of the loop with heartbeats, but only for as long as the step may take.
     pub async fn heartbeat_during<T>(&self, at_most: Duration, step: impl Future<Output = T>) -> T {
         let end = Instant::now() + at_most;
         tokio::pin!(step);
@@ -175,7 +170,6 @@ impl StatusPublisher {
         }
     }
 
-    /// Publishes that a pass began.
     pub(super) fn publish_start(&self, number: u64, trigger: Trigger) {
         self.publish(|status| {
             status.pass = Some(ReconciliationStart {
@@ -187,19 +181,17 @@ impl StatusPublisher {
         });
     }
 
-    /// Publishes what came of the pass.
     pub(super) fn publish_result(&self, report: &ReconciliationReport) {
         self.publish(|status| apply_report(status, report, now()));
     }
 
-    /// Publishes who leads.
     pub fn publish_leadership(&self) {
         self.publish(|status| status.leadership = self.leadership.status());
     }
 
     fn publish(&self, change: impl FnOnce(&mut WorkspaceStatus)) {
         let _publishing = self.publishing.lock();
-        // Changed aside, so that a reader waits for no more than the exchange of two pointers.
+        // A copy is changed, so that a reader waits only for the exchange of two pointers.
         let mut status = WorkspaceStatus::clone(&self.status.borrow());
         change(&mut status);
         self.status.send_replace(Arc::new(status));
@@ -207,7 +199,7 @@ impl StatusPublisher {
     }
 }
 
-/// The current time in milliseconds precision.
+/// The current time, rounded to milliseconds.
 #[must_use]
 pub fn now() -> Timestamp {
     rounded(Timestamp::now())
@@ -221,7 +213,7 @@ fn rounded(time: Timestamp) -> Timestamp {
     time.round(Unit::Millisecond).unwrap_or(time)
 }
 
-/// Takes over what came of a pass. Pure: the time is an argument.
+/// Pure: the time is an argument.
 fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now: Timestamp) {
     status.also.clone_from(&report.findings.also);
     if let Some(trust) = &report.findings.trust {
@@ -259,7 +251,7 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
                 .provider
                 .as_ref()
                 .and_then(|provider| results.get(provider).copied());
-            provider(
+            with_result(
                 ProviderStatus::of(entry, &report.problems, now),
                 before.get(&key).copied(),
                 result,
@@ -317,7 +309,7 @@ fn revision(report: &ReconciliationReport) -> Option<String> {
         .map(Revision::short)
 }
 
-/// The revision that the last update of a provider was about.
+/// The revision of the last update of a provider.
 fn revision_of(report: &ReconciliationReport, provider: &Provider) -> Option<String> {
     report
         .findings
@@ -326,8 +318,8 @@ fn revision_of(report: &ReconciliationReport, provider: &Provider) -> Option<Str
         .map_or_else(|| revision(report), Clone::clone)
 }
 
-/// What came of one provider, and what is known of it from before.
-fn provider(
+/// Adds the result of the update and the earlier status to the planned status of a provider.
+fn with_result(
     mut provider: ProviderStatus,
     before: Option<&ProviderStatus>,
     result: Option<&UpdateResult>,
@@ -342,20 +334,20 @@ fn provider(
         ..
     }) = result
     {
-        let rest = report
+        let backed_off = report
             .findings
             .backed_off
             .get(name)
-            .filter(|rest| !rest.left.is_zero());
-        provider.retry_at = rest.and_then(|rest| after(now, rest.left));
+            .filter(|it| !it.left.is_zero());
+        provider.retry_at = backed_off.and_then(|it| after(now, it.left));
         // The cause of the back-off says more than the skip.
-        let told = match (outcome, rest) {
-            (Outcome::Skipped(_), Some(rest)) => &rest.outcome,
+        let cause_of_state = match (outcome, backed_off) {
+            (Outcome::Skipped(_), Some(it)) => &it.outcome,
             _ => outcome,
         };
-        provider.outcome = Some(told.into());
-        provider.error = told.error();
-        match told {
+        provider.outcome = Some(cause_of_state.into());
+        provider.error = cause_of_state.error();
+        match cause_of_state {
             Outcome::Applied | Outcome::Unchanged => {
                 provider.state = ProviderState::InSync;
                 provider.changes.clear();
@@ -390,7 +382,7 @@ fn provider(
     provider
 }
 
-/// What a pass found out of differences, and what it did about them.
+/// The differences that a reconciliation found, and the results of its updates.
 fn records(report: &ReconciliationReport, now: Timestamp) -> Vec<ChangeRecord> {
     let record = |provider: &Provider,
                   cause: Cause,
@@ -424,7 +416,7 @@ fn records(report: &ReconciliationReport, now: Timestamp) -> Vec<ChangeRecord> {
         .collect()
 }
 
-/// Puts a change in front. What fails again and again is one entry, so that it does not drive the others out.
+/// Adds a change. Repeated failures are one entry, so that they do not displace the others.
 fn remember_change(history: &mut History, record: ChangeRecord) {
     let changes = &mut history.changes;
     let last = changes
@@ -442,26 +434,26 @@ fn remember_change(history: &mut History, record: ChangeRecord) {
     changes.truncate(REMEMBERED);
 }
 
-/// Puts a pass in front, unless it was a quiet one, and counts those that go wrong in the same way in a row.
+/// Adds a reconciliation unless it was quiet, and counts failures of one kind in a row.
 fn remember_pass(
     history: &mut History,
     before: Option<&ReconciliationRecord>,
     pass: ReconciliationRecord,
     noisy: bool,
 ) -> ReconciliationRecord {
-    let wrong = |pass: &ReconciliationRecord| {
+    let has_failed = |pass: &ReconciliationRecord| {
         matches!(
             pass.result,
             ReconciliationOutcome::Failed | ReconciliationOutcome::Refused
         )
     };
-    let recovered = before.is_some_and(wrong);
-    let again = before.filter(|before| wrong(&pass) && before.result == pass.result);
+    let recovered = before.is_some_and(has_failed);
+    let again = before.filter(|before| has_failed(&pass) && before.result == pass.result);
     let pass = ReconciliationRecord {
         times: again.map_or(0, |before| before.times) + 1,
         ..pass
     };
-    if noisy || wrong(&pass) || recovered {
+    if noisy || has_failed(&pass) || recovered {
         if again.is_some() && !history.passes.is_empty() {
             history.passes.remove(0);
         }

@@ -1,18 +1,17 @@
-//! The least pause between two reconciliations: a few follow upon each other at once, a storm of triggers does not.
+//! Limits the rate of reconciliations: a short burst is allowed, a storm of triggers is not.
 //!
-//! It only computes pauses; it does not wait.
+//! It only computes pauses and does not wait.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many may begin at once.
+/// How many may begin at once.
 const BURST: u32 = 5;
 
-/// After that, one in this time.
+/// After a burst, one may begin in each period.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// When reconciliations may begin.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
     /// When the whole burst is available again; `None` before the first one.
@@ -20,7 +19,7 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// How long until the next one may begin.
+    /// The time until the next one may begin.
     pub(super) fn wait(&self) -> Duration {
         let Some(full) = self.full else {
             return Duration::ZERO;
@@ -29,7 +28,7 @@ impl Rate {
             .saturating_sub(PERIOD * (BURST - 1))
     }
 
-    /// One begins.
+    /// A reconciliation begins.
     pub(super) fn begin(&mut self) {
         let now = Instant::now();
         self.full = Some(self.full.unwrap_or(now).max(now) + PERIOD);
@@ -58,7 +57,7 @@ mod tests {
         assert_eq!(
             rate.wait(),
             PERIOD,
-            "what was not used is not more than a burst"
+            "unused periods do not add up to more than a burst"
         );
     }
 }

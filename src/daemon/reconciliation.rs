@@ -15,7 +15,7 @@ use tracing::field::Empty;
 
 use super::inputs::WatchedInputs;
 use super::trigger::TriggerQueue;
-use super::updates::{PATIENCE, UNDER_WAY, withdraw};
+use super::updates::{PATIENCE, UPDATE_PENDING, outdated_updates};
 use super::{BackedOff, LoopFile, LoopSettings, Memory};
 use crate::desired::definitions::Pin;
 use crate::desired::git::{CheckoutTrust, TrustedLoadError};
@@ -28,7 +28,7 @@ use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withd
 use crate::reconcile::{self, Failure, Planned};
 use crate::report::status::{Mode, ReconciliationOutcome, Trigger};
 
-/// How a pass went.
+/// The result of a reconciliation and everything to report about it.
 #[derive(Debug)]
 pub struct ReconciliationReport {
     /// Its number, from 1.
@@ -37,71 +37,62 @@ pub struct ReconciliationReport {
     pub trigger: Trigger,
     /// How long it took.
     pub took: Duration,
-    /// What came of it.
     pub result: ReconciliationResult,
-    /// What there is to say of files and providers beside it.
     pub findings: Findings,
     /// Every problem of the files, as far as they could be read.
     pub problems: Vec<Diagnostic>,
-    /// How long until the next one; `None` where there is none.
+    /// The time until the next one; `None` if there is none.
     pub next: Option<Duration>,
 }
 
-/// What a pass found out about files and providers that is news.
+/// What a reconciliation found out about files and providers.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Whether another replica leads: this one only looked, and who leads tells the world.
+    /// Whether another replica leads. This one only compared, and the leader reports.
     pub standby: bool,
-    /// Problems of the files; empty where they are the same as at the last pass.
+    /// The problems of the files; empty if they are unchanged since the last reconciliation.
     pub news: Vec<Diagnostic>,
     /// How many files have errors.
     pub errors: usize,
-    /// Differences that are not changed and were not told before, each with its cause.
+    /// New differences that are not updated, each with its cause.
     pub differences: Vec<(PlanEntry, Option<Cause>)>,
-    /// Providers whose updates did not do.
+    /// Providers whose updates failed or did not converge.
     pub backed_off: BTreeMap<Provider, BackedOff>,
-    /// Results of updates that an earlier reconciliation began, each with the revision that it was about.
+    /// Results of updates that an earlier reconciliation began, each with its revision.
     pub late: BTreeMap<Provider, Option<String>>,
-    /// Providers whose updates another writer undoes right away, with how many in a row.
+    /// Providers whose updates another writer undoes right away, with their number in a row.
     pub contested: BTreeMap<Provider, u32>,
-    /// The git revision of the files that were read, also where the pass failed after that.
+    /// The git revision of the files, even if the reconciliation failed after reading them.
     pub revision: Option<Revision>,
     /// `None` without allowed signers, and if the check was not possible.
     pub trust: Option<CheckoutTrust>,
-    /// Whether that is news.
     pub trust_is_news: bool,
-    /// The names of the other workspaces of the configuration that are the same one of Calry.
+    /// The names of other entries of the configuration with the same Calry workspace.
     pub also: Vec<String>,
-    /// Whether that is news.
     pub also_is_news: bool,
-    /// What became of the approval of a refused plan.
     pub approval: Option<Approval>,
 }
 
-/// What became of the approval of a refused plan.
+/// The use of an approval.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Approval {
-    /// It let the plan of this name through.
+    /// The plan with this digest was applied in spite of the limit.
     Used(Digest),
-    /// It was for this one, and the plan is another one now.
+    /// It was for this digest, and the plan has changed since.
     Forgotten(Digest),
 }
 
-/// What came of a pass.
 #[derive(Debug)]
 pub enum ReconciliationResult {
-    /// It failed as a whole: nothing was changed.
+    /// Nothing was changed.
     Failed(Failure),
-    /// The guard refused the plan: nothing was changed.
+    /// The guard refused the plan. Nothing was changed.
     Refused(Box<Plan>, Refusal),
-    /// The plan was only looked at.
     Observed(Plan),
-    /// The plan was carried out.
     Applied(Plan, Report),
 }
 
 impl ReconciliationResult {
-    /// The plan, where there is one.
     #[must_use]
     pub const fn plan(&self) -> Option<&Plan> {
         match self {
@@ -111,8 +102,8 @@ impl ReconciliationResult {
         }
     }
 
-    /// The updates that were due, with what came of each, and those of earlier reconciliations that ended since. Of two of
-    /// one provider the later one stands last.
+    /// The results of the updates that were due, and of those of earlier reconciliations that ended since. If a provider has
+    /// two, the later one comes last.
     #[must_use]
     pub fn updates(&self) -> &[UpdateResult] {
         match self {
@@ -121,7 +112,6 @@ impl ReconciliationResult {
         }
     }
 
-    /// The word for it.
     #[must_use]
     pub fn outcome(&self) -> ReconciliationOutcome {
         match self {
@@ -136,7 +126,7 @@ impl ReconciliationResult {
         }
     }
 
-    /// Why nothing was changed, where something kept the pass from it.
+    /// Why nothing was changed, if it failed or was refused.
     #[must_use]
     pub fn error(&self) -> Option<String> {
         match self {
@@ -150,7 +140,7 @@ impl ReconciliationResult {
     }
 }
 
-/// Of each provider the last result.
+/// The last result of each provider.
 fn latest(results: &[UpdateResult]) -> impl Iterator<Item = &UpdateResult> {
     let next = results.iter().skip(1).map(Some).chain([None]);
     let last = |(one, next): &(&UpdateResult, Option<&UpdateResult>)| {
@@ -218,8 +208,8 @@ pub(super) async fn reconcile(
         stop,
     );
     let attempt = attempt.instrument(span.clone());
-    // What the panic says may quote what it was about; the panic hook has logged its place. The memory takes over the outcome of an
-    // update as soon as there is one, and those under way go on.
+    // The panic message may quote a value; the panic hook has logged its place. The memory has the result of each finished
+    // update, and running updates go on.
     let attempt = AssertUnwindSafe(attempt)
         .catch_unwind()
         .await
@@ -272,7 +262,7 @@ async fn attempt(
     stop: &CancellationToken,
 ) -> Result<ReconciliationResult, Failure> {
     let deadline = Instant::now() + settings.timeout;
-    // Of what ends from here on, the live state may not show anything.
+    // Updates that end from here on may be missing from the live state.
     memory.catch_up(settings.interval);
     // The file system may hang; the loop must not.
     let loading = tokio::select! {
@@ -318,9 +308,9 @@ async fn attempt(
     findings.revision.clone_from(&desired.revision);
     #[cfg(test)]
     assert!(!memory.faulty, "hunter2");
-    let tell_problems = |memory: &mut Memory,
-                         findings: &mut Findings,
-                         loaded: &crate::desired::definitions::Loaded| {
+    let report_problems = |memory: &mut Memory,
+                           findings: &mut Findings,
+                           loaded: &crate::desired::definitions::Loaded| {
         findings.errors = loaded
             .files
             .iter()
@@ -336,20 +326,20 @@ async fn attempt(
     let key = match key {
         Ok(key) => key,
         Err(error) => {
-            tell_problems(memory, findings, &desired.loaded);
+            report_problems(memory, findings, &desired.loaded);
             return Err(error.into());
         }
     };
     let known = memory.workspace_of(key.secret());
     let reader = settings.api.reader(&key, deadline);
-    let looking = async {
+    let planning = async {
         let known = match known {
-            None if memory.may_be_elsewhere() => {
+            None if memory.may_be_of_another_workspace() => {
                 let workspace = reader.workspace().await?;
                 let pins = settings.source.pins(&desired.loaded.pin);
                 pins.allow(&workspace)?;
                 if !pins.is_pinned() {
-                    stays(&settings.loop_file, &workspace)?;
+                    check_same_workspace(&settings.loop_file, &workspace)?;
                 }
                 memory.move_to(&workspace, settings.interval).await;
                 Some(workspace)
@@ -367,36 +357,36 @@ async fn attempt(
         .await
     };
     // Boxed, so that dropping it ends its borrows.
-    let mut looking = Box::pin(looking);
-    let looked = loop {
+    let mut planning = Box::pin(planning);
+    let planned = loop {
         // Reading can be cancelled at any time, and its retries may outlast the grace period of a stop.
         tokio::select! {
-            looked = &mut looking => break looked,
+            planned = &mut planning => break planned,
             () = stop.cancelled() => return Err(Failure::Stopped),
             // Until the files are read again, earlier plans may be outdated.
             () = run_mode.changed() => runs.withdraw_all(),
         }
     };
-    drop(looking);
-    tell_problems(memory, findings, &desired.loaded);
-    let Planned { mut plan, fetched } = looked?;
+    drop(planning);
+    report_problems(memory, findings, &desired.loaded);
+    let Planned { mut plan, fetched } = planned?;
     plan.seal(settings.state.key());
-    let claimed = settings
+    let claim = settings
         .slot
         .claim_workspace(&settings.api.url().to_string(), &plan.workspace.id);
     let before = std::mem::take(&mut memory.also);
-    memory.also = claimed?;
+    memory.also = claim?;
     findings.also_is_news = !memory.also.is_empty() && memory.also != before;
     memory.learn_workspace(key.secret(), &plan.workspace);
     settings.loop_file.learn_workspace(&plan.workspace);
     memory.learn_plan(&plan, &settings.source.only, settings.interval);
 
     if findings.standby {
-        memory.leave_to_another(&plan);
+        memory.leave_to_leader(&plan);
         return Ok(ReconciliationResult::Observed(plan));
     }
     if settings.mode == Mode::Observe {
-        tell_differences(memory, findings, &plan, true);
+        report_differences(memory, findings, &plan, true);
         return Ok(ReconciliationResult::Observed(plan));
     }
     let approval = triggers.take_approval();
@@ -419,15 +409,15 @@ async fn attempt(
         }
         Err(refused) => {
             triggers.set_refused(refused.plan.digest.clone());
-            tell_differences(memory, findings, &refused.plan, true);
+            report_differences(memory, findings, &refused.plan, true);
             return Ok(ReconciliationResult::Refused(refused.plan, refused.reason));
         }
     };
-    tell_differences(memory, findings, approved.plan(), false);
+    report_differences(memory, findings, approved.plan(), false);
     settings.apply_listener.call(approved.plan());
     let pin = desired.loaded.pin.clone();
     let withdrawn = match run_mode.news().is_some_and(|news| news.is_pending()) {
-        true => withdrawn(settings, memory, &mut run_mode, approved.plan(), &pin).await,
+        true => withdraw_outdated(settings, memory, &mut run_mode, approved.plan(), &pin).await,
         false => Withdrawal::Nothing,
     };
     let mut skip = memory.backed_off_steps(approved.plan(), trigger == Trigger::Request);
@@ -457,8 +447,8 @@ async fn attempt(
     let own = memory
         .updates
         .start(approved, (reader, writer), options, concurrency, withdrawn);
-    let results = attend(settings, memory, run_mode, own, (&plan, &pin), stop).await;
-    let report = report(&plan, results, late, findings);
+    let results = wait_for_updates(settings, memory, run_mode, own, (&plan, &pin), stop).await;
+    let report = merge_results(&plan, results, late, findings);
     Ok(ReconciliationResult::Applied(plan, report))
 }
 
@@ -468,12 +458,12 @@ const BRIEFLY: Duration = Duration::from_millis(250);
 /// How long reading the files may take before the updates that have not begun are withdrawn.
 const CHECKING: Duration = Duration::from_secs(5);
 
-/// Why a provider is not updated by a plan that may have been made before its last update.
-const JUST_ENDED: &str = "an update of it has just ended; it is planned again";
+/// Why a provider is skipped if its last update may have ended after the plan was made.
+const JUST_ENDED: &str = "its last update has just ended; it is planned again";
 
-/// Waits for the updates of a plan. In a loop no longer than they go on, and until the files change: what is left then ends
-/// beside the loop.
-async fn attend(
+/// Waits for the updates of a plan. In a loop it stops waiting when they make no progress or the files change; the rest ends
+/// in the background.
+async fn wait_for_updates(
     settings: &LoopSettings,
     memory: &mut Memory,
     mut run_mode: RunMode<'_>,
@@ -489,7 +479,7 @@ async fn attend(
         let looped = matches!(run_mode, RunMode::Loop(_)) && !stopping;
         tokio::select! {
             message = memory.updates.next() => {
-                if memory.take_over_own(message, settings.interval, own, &mut results) {
+                if memory.learn_own_message(message, settings.interval, own, &mut results) {
                     return results;
                 }
                 if !outdated {
@@ -499,7 +489,7 @@ async fn attend(
             () = tokio::time::sleep_until(until), if looped => return results,
             () = run_mode.changed(), if looped => {
                 let runs = memory.updates.runs();
-                if withdrawn(settings, memory, &mut run_mode, plan, pin).await == Withdrawal::All {
+                if withdraw_outdated(settings, memory, &mut run_mode, plan, pin).await == Withdrawal::All {
                     runs.withdraw_all();
                 }
                 (outdated, until) = (true, until.min(Instant::now() + BRIEFLY));
@@ -509,8 +499,8 @@ async fn attend(
     }
 }
 
-/// What git wants no more of a plan that was made before the files changed. Of earlier plans it withdraws that, too.
-async fn withdrawn(
+/// The updates of a plan that changed files have made outdated. Those of earlier plans are withdrawn as well.
+async fn withdraw_outdated(
     settings: &LoopSettings,
     memory: &mut Memory,
     run_mode: &mut RunMode<'_>,
@@ -530,11 +520,11 @@ async fn withdrawn(
         desired.loaded.exclude(unsettled);
     }
     memory.updates.runs().withdraw(&desired.loaded);
-    withdraw(plan, &desired.loaded)
+    outdated_updates(plan, &desired.loaded)
 }
 
-/// The results of a plan's updates, and those of earlier plans that ended since.
-fn report(
+/// Merges the results of a plan's updates with those of earlier plans that ended since.
+fn merge_results(
     plan: &Plan,
     mut results: Vec<UpdateResult>,
     late: Vec<(UpdateResult, Option<String>)>,
@@ -547,7 +537,7 @@ fn report(
     let left = plan
         .steps()
         .filter(|step| !reported.contains(&step.desired.provider));
-    results.extend(left.map(|step| UpdateResult::skipped(step, UNDER_WAY.to_owned())));
+    results.extend(left.map(|step| UpdateResult::skipped(step, UPDATE_PENDING.to_owned())));
     let of_late: BTreeSet<&Provider> = late.iter().map(|(result, _)| &result.provider).collect();
     results.retain(|new| {
         !(of_late.contains(&new.provider) && matches!(new.outcome, Outcome::Skipped(_)))
@@ -570,7 +560,7 @@ fn report(
 
 /// Checks that the workspace is the one reconciled before. Only the API key identifies it, and a key that was exchanged by
 /// mistake must not write these definitions to another workspace.
-fn stays(loop_file: &LoopFile, workspace: &Workspace) -> Result<(), Failure> {
+fn check_same_workspace(loop_file: &LoopFile, workspace: &Workspace) -> Result<(), Failure> {
     let Some(before) = loop_file
         .workspace()
         .filter(|before| before.id != workspace.id)
@@ -590,15 +580,15 @@ fn stays(loop_file: &LoopFile, workspace: &Workspace) -> Result<(), Failure> {
     })
 }
 
-/// What is read of files.
-type Read = (
+/// The definitions and the API key.
+type Inputs = (
     Result<reconcile::Desired, Failure>,
     Result<ApiKey, KeyError>,
 );
 
-/// Reads the definitions and the API key, when its turn has come. What was begun for an earlier pass and hangs is waited for first, so that
-/// a file system that hangs takes one thread of a workspace, and not one more with each pass.
-async fn load(settings: &LoopSettings, memory: &mut Memory) -> Result<Read, Failure> {
+/// Reads the definitions and the API key within the read limit. A read of an earlier reconciliation that hangs is waited for
+/// first, so that a hanging file system blocks one thread of a workspace, not one more each time.
+async fn load(settings: &LoopSettings, memory: &mut Memory) -> Result<Inputs, Failure> {
     if let Some(before) = &mut memory.reading {
         let _ = before.await;
         memory.reading = None;
@@ -618,10 +608,10 @@ async fn load(settings: &LoopSettings, memory: &mut Memory) -> Result<Read, Fail
     loaded.map_err(|_| Failure::Internal("reading the definitions panicked".to_owned()))
 }
 
-/// Notes what differs and stays so, where that is news: held and unreadable providers, and with `updates` the pending
-/// updates too. Once per pass: it forgets what it is not told again.
-fn tell_differences(memory: &mut Memory, news: &mut Findings, plan: &Plan, updates: bool) {
-    let mut told = BTreeMap::new();
+/// Reports new differences that are not updated: held and unreadable providers, and with `updates` pending updates as well.
+/// Called once per reconciliation: it forgets all other differences.
+fn report_differences(memory: &mut Memory, news: &mut Findings, plan: &Plan, updates: bool) {
+    let mut reported = BTreeMap::new();
     for entry in &plan.entries {
         let cause = match &entry.verdict {
             Verdict::Update(step) if updates => Some(step.cause),
@@ -635,41 +625,51 @@ fn tell_differences(memory: &mut Memory, news: &mut Findings, plan: &Plan, updat
         if memory.reported.get(&provider).map(Vec::as_slice) != Some(entry.changes()) {
             news.differences.push((entry.clone(), cause));
         }
-        told.insert(provider, entry.changes().to_vec());
+        reported.insert(provider, entry.changes().to_vec());
     }
-    memory.reported = told;
+    memory.reported = reported;
+}
+
+/// What the exit code of `run --once` depends on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    pub failed: bool,
+    pub invalid_definitions: bool,
 }
 
 impl ReconciliationReport {
-    /// Whether something failed, and whether the definitions are at fault.
     #[must_use]
-    pub fn faults(&self) -> (bool, bool) {
+    pub fn faults(&self) -> Faults {
         let invalid_files = self.findings.errors > 0;
         let refused = matches!(self.findings.trust, Some(CheckoutTrust::Refused(_)));
         match &self.result {
-            ReconciliationResult::Failed(failure) => (!failure.is_invalid_definitions(), true),
-            ReconciliationResult::Refused(..) => (true, invalid_files),
-            ReconciliationResult::Observed(plan) => {
-                (refused || unreadable(plan), invalid_files || missing(plan))
-            }
-            ReconciliationResult::Applied(plan, report) => {
-                let failed = latest(&report.results).any(|result| !result.outcome.is_done());
-                (
-                    refused || failed || unreadable(plan),
-                    invalid_files || missing(plan),
-                )
+            ReconciliationResult::Failed(failure) => Faults {
+                failed: !failure.is_invalid_definitions(),
+                invalid_definitions: true,
+            },
+            ReconciliationResult::Refused(..) => Faults {
+                failed: true,
+                invalid_definitions: invalid_files,
+            },
+            ReconciliationResult::Observed(plan) | ReconciliationResult::Applied(plan, _) => {
+                let incomplete =
+                    latest(self.result.updates()).any(|result| !result.outcome.is_done());
+                Faults {
+                    failed: refused || incomplete || has_unreadable(plan),
+                    invalid_definitions: invalid_files || has_missing(plan),
+                }
             }
         }
     }
 }
 
-fn unreadable(plan: &Plan) -> bool {
+fn has_unreadable(plan: &Plan) -> bool {
     plan.entries
         .iter()
         .any(|entry| matches!(entry.verdict, Verdict::Unreadable(_)))
 }
 
-fn missing(plan: &Plan) -> bool {
+fn has_missing(plan: &Plan) -> bool {
     plan.entries
         .iter()
         .any(|entry| matches!(entry.verdict, Verdict::Missing))
@@ -722,7 +722,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fault_ends_the_pass_and_not_the_daemon_and_repeats_nothing() {
+    async fn a_panic_ends_the_reconciliation_but_not_the_daemon() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(
             directory.path().join("hostaway.yaml"),
@@ -768,7 +768,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_fault_outside_of_a_pass_costs_no_more_than_a_pause() {
+    async fn a_panic_outside_of_a_reconciliation_costs_only_a_pause() {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path());
         let handle =
@@ -784,7 +784,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_waits_weighs_little() {
+    fn a_waiting_loop_is_small() {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path());
         let handle =

@@ -24,20 +24,20 @@ use crate::model::{
 };
 use crate::plan::{Cause, Digest, LastApplied, Mismatch, Value};
 
-/// The form of the file; one of another form is put aside.
+/// A file of another version is renamed and not used.
 const VERSION: u32 = 1;
-/// The largest file that is read, in bytes: some ten thousand providers.
+/// The largest file in bytes: about ten thousand providers.
 const MAX: u64 = 16 << 20;
-/// The largest fingerprint key that is read, in bytes.
+/// The largest fingerprint key in bytes.
 const MAX_KEY: u64 = 4096;
-/// How the name of a file begins that is being written.
+/// The prefix of files that are being written.
 const UNFINISHED: &str = ".state-";
-/// A file that has been written for this long is not being written any more: its writer was killed.
+/// An unfinished file of this age has no writer any more: it was killed.
 const STALE: Duration = Duration::from_secs(600);
-/// The file of the key that this program made.
+/// The generated fingerprint key.
 const KEY_FILE: &str = "fingerprint.key";
 
-/// What memories are made with, and where they outlive the process.
+/// The fingerprint key and the state directory.
 #[derive(Clone, Debug)]
 pub struct StateStore {
     key: FingerprintKey,
@@ -48,18 +48,17 @@ pub struct StateStore {
     usable: Arc<AtomicBool>,
 }
 
-/// There is no randomness to make a key of.
 #[derive(Debug, thiserror::Error)]
-#[error("the system gives no random numbers to make a fingerprint key of: {0}")]
+#[error("cannot generate a fingerprint key, because the system has no random numbers: {0}")]
 pub struct NoRandomness(getrandom::Error);
 
-/// What a file remembers of one provider.
+/// The state of one provider.
 pub(super) struct Remembered {
     pub(super) last_applied: LastApplied,
     pub(super) kept: Vec<RememberedField>,
 }
 
-/// A field that did not converge. These are the file's own types, so that no other document can change its form.
+/// A field that did not converge. The file has its own types, so that no other document can change its format.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct RememberedField {
     path: String,
@@ -141,7 +140,7 @@ impl RememberedField {
 struct Document {
     version: u32,
     workspace: String,
-    /// The name of the key that the fingerprints are made with.
+    /// The id of the key of the fingerprints.
     fingerprint_key: String,
     providers: BTreeMap<String, Item>,
 }
@@ -161,7 +160,7 @@ struct Item {
 }
 
 impl StateStore {
-    /// For a memory that ends with the process.
+    /// Without a state directory.
     ///
     /// # Errors
     /// [`NoRandomness`].
@@ -175,15 +174,15 @@ impl StateStore {
         })
     }
 
-    /// For memories that outlive the process. Without the operator's key there is one in the directory, which is made if it
-    /// is missing. A directory that cannot be used is logged and tried again at each write; it is no error.
+    /// With a state directory. If the operator sets no key, one is stored in the directory. An unusable directory is logged,
+    /// not an error; each write tries it again.
     ///
     /// # Errors
     /// [`NoRandomness`].
     pub fn open(directory: &Path, key: Option<FingerprintKey>) -> Result<Self, NoRandomness> {
         let (found, key) = match (create(directory), key) {
             (Ok(()), None) => {
-                let found = own_key(directory)?;
+                let found = generated_key(directory)?;
                 (
                     found.as_ref().map(drop).map_err(io::Error::to_string),
                     found.ok(),
@@ -218,13 +217,12 @@ impl StateStore {
         }
     }
 
-    /// Whether the directory could be used when it was last tried; a memory that ends with the process needs none.
+    /// Whether the directory could be used when it was last tried. True without a directory.
     pub(super) fn is_usable(&self) -> bool {
         self.usable.load(Ordering::Relaxed)
     }
 
-    /// Writes a file of the directory whole or not at all, readable by this user only. A directory that could not be used
-    /// before is set up first.
+    /// Writes a file atomically, readable by this user only. If the directory could not be used before, it is created first.
     pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         if let Some(directory) = self.directory.as_ref().filter(|_| !self.is_usable()) {
             create(directory)?;
@@ -240,19 +238,17 @@ impl StateStore {
         &self.key
     }
 
-    /// Where memories outlive the process.
     pub(super) fn directory(&self) -> Option<&Path> {
         self.directory.as_deref()
     }
 
-    /// Whether memories outlive the process.
-    pub(super) const fn outlives(&self) -> bool {
+    pub(super) const fn is_persistent(&self) -> bool {
         self.directory.is_some()
     }
 
-    /// The file of a workspace, where memories outlive the process.
+    /// The state file of a workspace; `None` without a state directory.
     pub(super) fn file(&self, workspace: &str) -> Option<PathBuf> {
-        // An id is foreign text: one that is no UUID names no path.
+        // An id is foreign text: only a plain one becomes a file name.
         let plain = (1..=64).contains(&workspace.len())
             && workspace
                 .bytes()
@@ -267,7 +263,7 @@ impl StateStore {
             .map(|directory| directory.join(format!("{name}.json")))
     }
 
-    /// What was remembered of a workspace. May take as long as its file system does.
+    /// Loads the state of a workspace. It blocks as long as the file system does.
     pub(super) fn load(&self, workspace: &str) -> BTreeMap<Provider, Remembered> {
         let Some(path) = self.file(workspace).filter(|_| self.is_usable()) else {
             return BTreeMap::new();
@@ -278,11 +274,11 @@ impl StateStore {
             Err(why) => Err(why),
         };
         read.unwrap_or_else(|why| {
-            put_aside(
+            rename_damaged(
                 &path,
                 &why,
-                "what is drift and what a change cannot be told until each provider was in sync once, values that Calry \
-                 masks are sent once more, and what did not converge is tried again",
+                "until a provider was in sync once, drift cannot be told from changes; masked values are sent once more, and \
+                 fields that did not converge are tried again",
             );
             BTreeMap::new()
         })
@@ -297,8 +293,8 @@ impl StateStore {
         struct Version {
             version: u64,
         }
-        // What a parser says may quote the text.
-        let foreign = || "it is not what this program writes".to_owned();
+        // The parser's error may quote the text.
+        let foreign = || "it was not written by calry-gitops".to_owned();
         let Version { version } = serde_json::from_slice(bytes).map_err(|_| foreign())?;
         if version != u64::from(VERSION) {
             return Err(format!(
@@ -307,12 +303,12 @@ impl StateStore {
         }
         let document: Document = serde_json::from_slice(bytes).map_err(|_| foreign())?;
         if document.workspace != workspace {
-            return Err("it is about another workspace".to_owned());
+            return Err("it belongs to another workspace".to_owned());
         }
         let same_key = document.fingerprint_key == self.key.id();
         if !same_key {
             tracing::warn!(
-                "the state was written with another fingerprint key: of providers with a partnerKey nothing is remembered"
+                "the state was written with another fingerprint key; the state of providers with a partnerKey is lost"
             );
         }
         let usable = |(_, item): &(String, Item)| {
@@ -324,14 +320,14 @@ impl StateStore {
             .filter(usable)
             .map(|(provider, item)| {
                 let provider = Provider::parse(&provider).ok()?;
-                let remembered = self.remembered(workspace, &provider, item)?;
+                let remembered = self.restore(workspace, &provider, item)?;
                 Some((provider, remembered))
             });
         providers.collect::<Option<_>>().ok_or_else(foreign)
     }
 
-    /// `None` where something in it has not its form.
-    fn remembered(&self, workspace: &str, provider: &Provider, item: Item) -> Option<Remembered> {
+    /// `None` if it is malformed.
+    fn restore(&self, workspace: &str, provider: &Provider, item: Item) -> Option<Remembered> {
         let Item {
             parts,
             headers,
@@ -380,7 +376,7 @@ impl StateStore {
         })
     }
 
-    /// The file of a workspace, as text. The same memory is the same text.
+    /// The file of a workspace as text. Equal states have equal texts.
     pub(super) fn document<'a>(
         &self,
         workspace: &str,
@@ -424,11 +420,10 @@ impl StateStore {
     }
 }
 
-/// What a directory that cannot be used costs.
-pub(super) const LOST_AT_END: &str = "the daemon goes on, and forgets at its end what is drift, what stands behind \
-    masks and what did not converge";
+/// The consequence of an unusable directory.
+pub(super) const LOST_AT_END: &str = "the daemon goes on; at its end it loses the last applied state and the fields that did not converge";
 
-/// What a regular file holds; `None` where there is none.
+/// The content of a regular file; `None` if there is none.
 pub(super) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
     // Neither follows a link nor waits for a pipe without a writer.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
@@ -438,7 +433,7 @@ pub(super) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
         Err(error) => return Err(format!("it cannot be read: {error}")),
     };
     if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        return Err("it is no regular file".to_owned());
+        return Err("it is not a regular file".to_owned());
     }
     match read_at_most(file, max) {
         Ok(None) => Err(format!("it has more than {max} bytes")),
@@ -448,60 +443,60 @@ pub(super) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {
 }
 
 /// Renames an unusable file, so that it can be examined. Only the last one is kept.
-pub(super) fn put_aside(path: &Path, why: &str, lost: &str) {
+pub(super) fn rename_damaged(path: &Path, why: &str, lost: &str) {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".damaged");
     let done = match fs::rename(path, &aside) {
-        Ok(()) => "it is put aside as .damaged".to_owned(),
-        Err(error) => format!("it cannot be put aside: {error}"),
+        Ok(()) => "it was renamed to *.damaged".to_owned(),
+        Err(error) => format!("it cannot be renamed: {error}"),
     };
     tracing::warn!(
-        "the state file {} cannot be used: {why}; {done}. What is lost: {lost}",
+        "the state file {} cannot be used: {why}; {done}. Consequence: {lost}",
         path.display()
     );
 }
 
-/// Creates the directory, and removes what killed processes left in it.
+/// Creates the directory and removes unfinished files of killed processes.
 fn create(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
-    sweep(directory);
+    remove_unfinished(directory);
     Ok(())
 }
 
-/// Makes the key of this process the directory's. Another one is kept aside: the files that it was made for are about to
-/// be written with this one.
+/// Stores the key of this process in the directory. Another key there is renamed: its files are about to be written with
+/// this one.
 fn save_key(directory: &Path, key: &Secret) -> io::Result<()> {
     let path = directory.join(KEY_FILE);
     let text = format!("{}\n", key.expose());
     match read(&path, MAX_KEY) {
         Ok(Some(bytes)) if bytes == text.as_bytes() => return Ok(()),
         Ok(None) => {}
-        Ok(Some(_)) => put_aside(
+        Ok(Some(_)) => rename_damaged(
             &path,
             "it holds another key than this process uses",
             LOST_KEY,
         ),
-        Err(why) => put_aside(&path, &why, LOST_KEY),
+        Err(why) => rename_damaged(&path, &why, LOST_KEY),
     }
     write(&path, text.as_bytes())
 }
 
-/// What another fingerprint key costs.
-const LOST_KEY: &str = "what is remembered of providers with a partnerKey";
+/// The consequence of another fingerprint key.
+const LOST_KEY: &str = "the state of providers with a partnerKey is lost";
 
-/// Writes a file whole or not at all, for nobody else to read.
+/// Writes a file atomically, readable by this user only.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    written(directory, bytes)?.persist(path)?;
-    // So that the name outlives the machine, too; where that cannot be had, the file is there all the same.
+    write_temporary(directory, bytes)?.persist(path)?;
+    // Makes the rename durable. If that fails, the file exists all the same.
     let _ = File::open(directory).and_then(|directory| directory.sync_all());
     Ok(())
 }
 
-fn written(directory: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+fn write_temporary(directory: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
     let mut file = tempfile::Builder::new()
         .prefix(UNFINISHED)
         .tempfile_in(directory)?;
@@ -510,8 +505,8 @@ fn written(directory: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile
     Ok(file)
 }
 
-/// Removes what writers left that were killed. Another daemon may be writing now.
-fn sweep(directory: &Path) {
+/// Removes unfinished files of killed processes, but not those that another daemon may be writing.
+fn remove_unfinished(directory: &Path) {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| {
         entry
@@ -524,20 +519,21 @@ fn sweep(directory: &Path) {
             .and_then(|metadata| metadata.modified())
             .map(|modified| modified.elapsed());
         if age.is_ok_and(|age| age.is_ok_and(|age| age > STALE)) {
-            // A file that cannot be removed does no harm.
+            // A remaining file does no harm.
             let _ = fs::remove_file(entry.path());
         }
     }
 }
 
-/// The key that this program made, or makes now; the inner error where it cannot be kept.
-fn own_key(directory: &Path) -> Result<io::Result<FingerprintKey>, NoRandomness> {
+/// The generated key of the directory, or a new one; the inner error if it cannot be stored.
+fn generated_key(directory: &Path) -> Result<io::Result<FingerprintKey>, NoRandomness> {
     let path = directory.join(KEY_FILE);
     let existing = || match read(&path, MAX_KEY) {
         Ok(Some(bytes)) => {
             let text = String::from_utf8(bytes).ok();
             let key = text.and_then(|text| FingerprintKey::new(&Secret::new(text)).ok());
-            key.map(Some).ok_or_else(|| "it holds no key".to_owned())
+            key.map(Some)
+                .ok_or_else(|| "it does not hold a key".to_owned())
         }
         Ok(None) => Ok(None),
         Err(why) => Err(why),
@@ -545,10 +541,10 @@ fn own_key(directory: &Path) -> Result<io::Result<FingerprintKey>, NoRandomness>
     match existing() {
         Ok(Some(key)) => return Ok(Ok(key)),
         Ok(None) => {}
-        Err(why) => put_aside(&path, &why, LOST_KEY),
+        Err(why) => rename_damaged(&path, &why, LOST_KEY),
     }
     let text = random()?;
-    let made = written(directory, format!("{text}\n").as_bytes())
+    let made = write_temporary(directory, format!("{text}\n").as_bytes())
         .and_then(|file| file.persist_noclobber(&path).map_err(|error| error.error));
     match made {
         Ok(_) => Ok(Ok(key_of(text)?)),

@@ -121,7 +121,7 @@ impl TriggerQueue {
         self.pending().approved.take()
     }
 
-    /// Pending the plan that a pass made: the one that was refused, or `None` for one that was not.
+    /// Sets the refused plan; `None` after a plan that was not refused.
     pub(super) fn set_refused(&self, refused: Option<Digest>) {
         self.pending().refused = refused;
     }

@@ -1,7 +1,7 @@
-//! Carries approved plans out beside the loop, so that a reconciliation waits for none of its updates: what Calry does not
-//! answer goes on, and its result is learned when there is one.
+//! Carries out approved plans in the background, so that no reconciliation waits for an update that Calry does not answer.
+//! Such an update goes on, and a later reconciliation gets its result.
 //!
-//! Never: two updates of one provider at once, an update of what git took back before it began, a result that is lost.
+//! Never: run two updates of one provider at once, begin an update that git no longer wants, or lose a result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use crate::model::{Desired, Provider, Revision};
 use crate::plan::{Approved, Plan};
 use crate::reconcile::apply::{self, Caller, Outcome, UpdateResult, Withdrawal};
 
-/// An update that takes longer does not count against the concurrency any more.
+/// An update that takes longer no longer counts against the concurrency.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// A reconciliation waits for its updates for as long as one of them ends this often.
+/// A reconciliation stops waiting if none of its updates ends within this time.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The updates of one loop.
@@ -34,55 +34,53 @@ pub(super) struct Updates {
     tasks: JoinSet<()>,
     send: mpsc::UnboundedSender<Message>,
     messages: mpsc::UnboundedReceiver<Message>,
-    under_way: BTreeMap<Provider, UnderWay>,
+    pending: BTreeMap<Provider, PendingUpdate>,
     runs: Runs,
     number: u64,
-    /// Results that came after the reconciliation that began them, each with the revision that it is about.
+    /// Results that came after the reconciliation of their update, each with its revision.
     late: Vec<(UpdateResult, Option<String>)>,
-    /// Whether the loop is to reconcile again, because of what ended.
+    /// Whether a finished update requires another reconciliation.
     due: bool,
 }
 
-/// An update that has a turn or waits for one.
+/// An update that is running or waits for its turn.
 #[derive(Debug)]
-struct UnderWay {
+struct PendingUpdate {
     run: u64,
     desired: Arc<Desired>,
-    /// Whether a later reconciliation left the provider out.
-    left_out: bool,
-    /// Whether git wanted something else then.
+    /// Whether a later reconciliation skipped the provider because of it.
+    skipped: bool,
+    /// Whether git had changed by then.
     outdated: bool,
 }
 
-/// One plan that is carried out.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) number: u64,
     approved: Approved,
 }
 
-/// What a plan that is carried out reports.
 #[derive(Debug)]
 pub(super) enum Message {
     /// An update ended, or did not begin.
-    Ended(Arc<Run>, Box<UpdateResult>),
-    /// All did.
-    Over(Arc<Run>),
+    Updated(Arc<Run>, Box<UpdateResult>),
+    /// All updates of the run ended.
+    RunEnded(Arc<Run>),
 }
 
-/// Each with what of it is withdrawn.
+/// Each run with its withdrawn updates.
 type AllRuns = BTreeMap<u64, (Arc<Run>, watch::Sender<Withdrawal>)>;
 
-/// The plans that are carried out, and what of them is withdrawn.
+/// The running plans and their withdrawn updates.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Runs(Arc<Mutex<AllRuns>>);
 
-/// Reports that a run is over, also where it ends by a fault.
-struct Over(Arc<Run>, mpsc::UnboundedSender<Message>);
+/// Reports the end of a run when it is dropped, also after a panic.
+struct RunGuard(Arc<Run>, mpsc::UnboundedSender<Message>);
 
-impl Drop for Over {
+impl Drop for RunGuard {
     fn drop(&mut self) {
-        let _ = self.1.send(Message::Over(Arc::clone(&self.0)));
+        let _ = self.1.send(Message::RunEnded(Arc::clone(&self.0)));
     }
 }
 
@@ -94,7 +92,7 @@ impl Default for Updates {
             tasks: JoinSet::new(),
             send,
             messages,
-            under_way: BTreeMap::new(),
+            pending: BTreeMap::new(),
             runs: Runs::default(),
             number: 0,
             late: Vec::new(),
@@ -108,18 +106,18 @@ impl Runs {
         self.0.lock()
     }
 
-    /// Withdraws every update that has not begun: what git wants now is not known yet.
+    /// Withdraws every update that has not begun, because the desired state is unknown.
     pub(super) fn withdraw_all(&self) {
         for (_, withdrawn) in self.lock().values() {
             withdrawn.send_replace(Withdrawal::All);
         }
     }
 
-    /// Withdraws the updates that have not begun and of which git wants something else now.
+    /// Withdraws the updates that have not begun and that git no longer wants.
     pub(super) fn withdraw(&self, loaded: &Loaded) {
         for (run, withdrawn) in self.lock().values() {
-            let now = withdraw(run.approved.plan(), loaded);
-            // What was withdrawn once is planned again.
+            let now = outdated_updates(run.approved.plan(), loaded);
+            // A withdrawn update stays withdrawn: it is planned again.
             withdrawn.send_if_modified(|known| match (&mut *known, now) {
                 (_, Withdrawal::Nothing) | (Withdrawal::All, _) => false,
                 (Withdrawal::These(known), Withdrawal::These(now)) => {
@@ -136,8 +134,8 @@ impl Runs {
     }
 }
 
-/// What of a plan git does not want any more.
-pub(super) fn withdraw(plan: &Plan, loaded: &Loaded) -> Withdrawal {
+/// The updates of a plan that git no longer wants.
+pub(super) fn outdated_updates(plan: &Plan, loaded: &Loaded) -> Withdrawal {
     let files = loaded.files.iter().filter_map(|file| file.desired.as_ref());
     let wanted: BTreeMap<&Provider, &Desired> = files
         .map(|desired| (&desired.provider, &**desired))
@@ -156,12 +154,11 @@ pub(super) fn withdraw(plan: &Plan, loaded: &Loaded) -> Withdrawal {
 }
 
 impl Updates {
-    /// The plans that are carried out now.
     pub(super) fn runs(&self) -> Runs {
         self.runs.clone()
     }
 
-    /// Begins to carry a plan out. Returns its number.
+    /// Starts to carry out a plan. Returns the number of the run.
     pub(super) fn start(
         &mut self,
         approved: Approved,
@@ -171,7 +168,7 @@ impl Updates {
         withdrawn: Withdrawal,
     ) -> u64 {
         self.number += 1;
-        // Twice as many may be slow, which bounds what a Calry that answers slowly has to do at once.
+        // Up to twice as many may be slow, which bounds the load on a slow Calry.
         let turns = self.turns.get_or_insert_with(|| {
             Arc::new(ConcurrencyLimit::new(concurrency, 2 * concurrency, SLOW))
         });
@@ -190,102 +187,100 @@ impl Updates {
             .steps()
             .filter(|step| !options.skip.contains_key(&step.desired.provider))
         {
-            let under_way = UnderWay {
+            let pending = PendingUpdate {
                 run: run.number,
                 desired: Arc::clone(&step.desired),
-                left_out: false,
+                skipped: false,
                 outdated: false,
             };
-            self.under_way
-                .insert(step.desired.provider.clone(), under_way);
+            self.pending.insert(step.desired.provider.clone(), pending);
         }
         self.runs
             .lock()
             .insert(run.number, (Arc::clone(&run), withdraw));
         let send = self.send.clone();
         let carry_out = async move {
-            let over = Over(run, send);
-            let Over(run, send) = &over;
+            let guard = RunGuard(run, send);
+            let RunGuard(run, send) = &guard;
             apply::apply(
                 &run.approved,
                 &reader,
                 &writer,
                 &options,
                 |result: &UpdateResult| {
-                    let _ = send.send(Message::Ended(Arc::clone(run), Box::new(result.clone())));
+                    let _ = send.send(Message::Updated(Arc::clone(run), Box::new(result.clone())));
                 },
             )
             .await;
         };
-        // What has ended is let go of.
+        // Frees the finished tasks.
         while self.tasks.try_join_next().is_some() {}
         self.tasks.spawn(carry_out.in_current_span());
         self.number
     }
 
-    /// The providers of a plan that an earlier one is updating, each with the reason why it is not updated now.
+    /// The providers of a plan with an unfinished update of an earlier one, each with the reason to skip it.
     pub(super) fn busy(&mut self, plan: &Plan) -> BTreeMap<Provider, String> {
         let mut busy = BTreeMap::new();
         for step in plan.steps() {
-            if let Some(under_way) = self.under_way.get_mut(&step.desired.provider) {
-                under_way.left_out = true;
-                under_way.outdated |= under_way.desired != step.desired;
-                busy.insert(step.desired.provider.clone(), UNDER_WAY.to_owned());
+            if let Some(pending) = self.pending.get_mut(&step.desired.provider) {
+                pending.skipped = true;
+                pending.outdated |= pending.desired != step.desired;
+                busy.insert(step.desired.provider.clone(), UPDATE_PENDING.to_owned());
             }
         }
         busy
     }
 
-    /// Whether an update of this provider has a turn or waits for one.
+    /// Whether an update of this provider is running or waits for its turn.
     pub(super) fn is_busy(&self, provider: &Provider) -> bool {
-        self.under_way.contains_key(provider)
+        self.pending.contains_key(provider)
     }
 
-    /// What a plan that is carried out reports next. Cancel-safe.
+    /// The next message of a running plan. Cancel-safe.
     pub(super) async fn next(&mut self) -> Message {
         match self.messages.recv().await {
             Some(message) => message,
-            // It cannot be: this end holds a sender, too.
+            // Impossible: `self` holds a sender as well.
             None => std::future::pending().await,
         }
     }
 
-    /// Takes the results that no report has shown.
+    /// Takes the results that were not reported yet.
     pub(super) fn take_late(&mut self) -> Vec<(UpdateResult, Option<String>)> {
         std::mem::take(&mut self.late)
     }
 
-    /// Whether the loop is to reconcile again; asked once.
+    /// Whether another reconciliation is required; resets that.
     pub(super) fn take_due(&mut self) -> bool {
         std::mem::take(&mut self.due)
     }
 }
 
-/// Why a provider is not updated while an update of it is under way.
-pub(super) const UNDER_WAY: &str =
-    "its update is under way: it waits for its turn, or Calry has not answered yet";
+/// Why a provider with an unfinished update is skipped.
+pub(super) const UPDATE_PENDING: &str = "its update is running or waits for its turn";
 
 impl Memory {
-    /// Takes over what a plan that is carried out reports. Returns the result where there is one.
-    fn take_over(
+    /// Learns from a message of a running plan. Returns its result, if it has one.
+    fn learn_message(
         &mut self,
         message: Message,
         interval: Duration,
     ) -> Option<(Arc<Run>, UpdateResult)> {
         match message {
-            Message::Ended(run, result) => {
+            Message::Updated(run, result) => {
                 if self
                     .updates
-                    .under_way
+                    .pending
                     .get(&result.provider)
                     .is_some_and(|one| one.run == run.number)
                 {
-                    let ended = self.updates.under_way.remove(&result.provider);
-                    let skipped = matches!(result.outcome, Outcome::Skipped(_));
+                    let ended = self.updates.pending.remove(&result.provider);
+                    let not_tried = matches!(result.outcome, Outcome::Skipped(_));
                     self.updates.due |=
-                        ended.is_some_and(|one| one.outdated || (one.left_out && skipped));
+                        ended.is_some_and(|one| one.outdated || (one.skipped && not_tried));
                 }
-                // What was applied to one workspace says nothing of another.
+                // The last applied state belongs to one workspace.
                 if self.is_about(&run.approved.plan().workspace) {
                     self.learn_result(&result, interval);
                 }
@@ -301,15 +296,15 @@ impl Memory {
                 }
                 Some((run, *result))
             }
-            Message::Over(run) => {
+            Message::RunEnded(run) => {
                 self.updates.runs.lock().remove(&run.number);
                 let lost: Vec<Provider> = self
                     .updates
-                    .under_way
+                    .pending
                     .extract_if(.., |_, one| one.run == run.number)
                     .map(|(p, _)| p)
                     .collect();
-                // It ended by a fault: what it sent may have arrived.
+                // The run panicked: its requests may have arrived.
                 lost.iter().for_each(|provider| self.doubt(provider));
                 self.updates.due |= !lost.is_empty();
                 None
@@ -317,11 +312,11 @@ impl Memory {
         }
     }
 
-    /// Takes over a report of a plan whose reconciliation is over.
-    fn take_over_late(&mut self, message: Message, interval: Duration) {
-        let over = matches!(message, Message::Over(_));
-        if let Some((run, result)) = self.take_over(message, interval)
-            // What did not begin is planned again; there is nothing to report.
+    /// Learns from a message of a plan whose reconciliation is over.
+    fn learn_late_message(&mut self, message: Message, interval: Duration) {
+        let over = matches!(message, Message::RunEnded(_));
+        if let Some((run, result)) = self.learn_message(message, interval)
+            // An update that did not begin is planned again and not reported.
             && !matches!(result.outcome, Outcome::Skipped(_))
         {
             let revision = run.approved.plan().revision.as_ref().map(Revision::short);
@@ -333,53 +328,56 @@ impl Memory {
         self.updates.due |= over && !self.updates.late.is_empty();
     }
 
-    /// Takes over what the plans that are carried out report, in the reconciliation that began one of them: its results go
-    /// to `results`. Returns whether it is over.
-    pub(super) fn take_over_own(
+    /// Learns from a message during the reconciliation of the run `own`, whose results go to `results`. Returns whether that
+    /// run has ended.
+    pub(super) fn learn_own_message(
         &mut self,
         message: Message,
         interval: Duration,
         own: u64,
         results: &mut Vec<UpdateResult>,
     ) -> bool {
-        let (Message::Ended(run, _) | Message::Over(run)) = &message;
+        let (Message::Updated(run, _) | Message::RunEnded(run)) = &message;
         if run.number != own {
-            self.take_over_late(message, interval);
+            self.learn_late_message(message, interval);
             return false;
         }
-        let over = matches!(message, Message::Over(_));
-        results.extend(self.take_over(message, interval).map(|(_, result)| result));
+        let over = matches!(message, Message::RunEnded(_));
+        results.extend(
+            self.learn_message(message, interval)
+                .map(|(_, result)| result),
+        );
         over
     }
 
-    /// Takes over what earlier plans report by now. Returns the providers to which something was sent.
+    /// Learns from all messages of earlier plans. Returns the providers for which a request was sent.
     pub(super) fn catch_up(&mut self, interval: Duration) -> BTreeSet<Provider> {
         let mut sent = BTreeSet::new();
         while let Ok(message) = self.updates.messages.try_recv() {
-            if let Message::Ended(_, result) = &message
+            if let Message::Updated(_, result) = &message
                 && result.sent > 0
             {
                 sent.insert(result.provider.clone());
             }
-            self.take_over_late(message, interval);
+            self.learn_late_message(message, interval);
         }
         sent
     }
 
-    /// Takes over what earlier plans report, until the loop is to reconcile again. Cancel-safe.
+    /// Learns from messages of earlier plans until another reconciliation is required. Cancel-safe.
     pub(super) async fn updates_ended(&mut self, interval: Duration) {
         while !self.updates.take_due() {
             let message = self.updates.next().await;
-            self.take_over_late(message, interval);
+            self.learn_late_message(message, interval);
         }
     }
 
-    /// Waits for the updates under way when the loop is over, and takes over how they ended.
+    /// Waits for the running updates at the end of the loop and learns their results.
     pub(super) async fn finish_updates(&mut self, interval: Duration) {
         self.updates.runs.withdraw_all();
         while !self.updates.runs.lock().is_empty() {
             let message = self.updates.next().await;
-            self.take_over_late(message, interval);
+            self.learn_late_message(message, interval);
         }
         self.save().await;
     }

@@ -1,4 +1,4 @@
-//! An approved plan and a writer to a report: one update per changed provider, several at once, each verified.
+//! Applies an approved plan: one update per changed provider, several at once, each verified.
 //!
 //! A panic in one update is a failure of that update only.
 //!
@@ -26,48 +26,45 @@ use crate::plan::{
     unverifiable, verify,
 };
 
-/// How an update is sent.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many updates are under way at once, and what follows a failed attempt.
+    /// It decides the concurrency and the retries.
     pub caller: Caller,
-    /// PATCH or PUT; what the plan was made for.
+    /// PATCH or PUT, as in the plan.
     pub method: UpdateMethod,
-    /// When the answer with the live state of the plan arrived.
+    /// When the live state of the plan was received.
     pub fetched: Instant,
-    /// When the pass is over, retries included.
+    /// The time limit of the reconciliation, retries included.
     pub deadline: Instant,
-    /// Providers that are not to be tried in this pass, each with the reason.
+    /// Providers to skip, each with the reason.
     pub skip: BTreeMap<Provider, String>,
-    /// No update starts after this was cancelled; those under way have [`GRACE`] to end.
+    /// After it is cancelled no update starts, and running updates have [`GRACE`] to end.
     pub stop: CancellationToken,
 }
 
-/// Who waits for the updates.
 #[derive(Clone, Debug)]
 pub enum Caller {
-    /// A command that does nothing else: an attempt that failed for a reason that may pass is repeated until the deadline.
+    /// A command: transient failures are retried until the deadline.
     Command {
-        /// How many updates may be under way at once; at least 1.
+        /// How many updates run at once; at least 1.
         concurrency: usize,
     },
-    /// A loop that comes back: each update is attempted once, and begins only while git still wants it.
+    /// The daemon: each update is attempted once, and begins only if git still wants it.
     Loop {
-        /// The turns of all updates of the loop.
+        /// Limits all updates of the loop.
         turns: Arc<ConcurrencyLimit>,
-        /// What git does not want any more.
+        /// The updates that git no longer wants.
         withdrawn: watch::Receiver<Withdrawal>,
     },
 }
 
-/// The providers of which git wants something else than the plan says.
+/// The providers whose desired state has changed since the plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Withdrawal {
-    /// None.
     #[default]
     Nothing,
     These(BTreeSet<Provider>),
-    /// All, or it is not known which.
+    /// All providers, or it is unknown which.
     All,
 }
 
@@ -81,47 +78,40 @@ impl Withdrawal {
     }
 }
 
-/// If the live state that an update was planned with is older than this, the provider is read again, once, before the update
-/// is sent.
+/// If the live state of the plan is older than this, the provider is read again once before the update is sent.
 pub const STALE: Duration = Duration::from_secs(5);
 
-/// The same for an update that carries what git does not manage: an edit of that since the read would be undone.
+/// The same for an update that also sends unmanaged parts: it would undo an edit of those since the read.
 pub const STALE_IF_CARRIED: Duration = Duration::from_secs(1);
 
-/// How long an update that is under way may take to end after a stop.
+/// How long a running update may take after a stop.
 pub const GRACE: Duration = Duration::from_secs(20);
 
-/// What happened, provider by provider, sorted.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// One for each provider that the plan would change.
+    /// One for each provider to update, sorted.
     pub results: Vec<UpdateResult>,
 }
 
-/// What happened to one provider.
 #[derive(Clone, Debug)]
 pub struct UpdateResult {
     pub provider: Provider,
-    /// What git wants of it.
     pub desired: Arc<Desired>,
-    /// What was to change.
+    /// The planned changes.
     pub changes: Vec<Change>,
-    /// Why it was to change.
     pub cause: Cause,
-    /// How it ended.
     pub outcome: Outcome,
-    /// How many update requests were sent for it.
+    /// The number of update requests.
     pub sent: u32,
-    /// Calry's `updatedAt` in the definition by which the outcome was judged; `None` where there was none.
+    /// `updatedAt` of the definition that decided the outcome.
     pub updated_at: Option<String>,
-    /// Of a failure that may pass by itself: how long Calry asked to wait before the next attempt, at least.
+    /// After a transient failure: the pause before the next attempt that Calry asked for.
     pub transient: Option<Duration>,
-    /// How long it took, waiting included.
+    /// Pauses included.
     pub took: Duration,
 }
 
 impl UpdateResult {
-    /// Of a step that was not tried.
     #[must_use]
     pub fn skipped(step: &Step, why: String) -> Self {
         Self::of(
@@ -147,25 +137,23 @@ impl UpdateResult {
     }
 }
 
-/// How one update ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Calry answered with the definition that was wanted.
+    /// Calry answered with the desired definition.
     Applied,
-    /// It was as desired already when it was read again.
+    /// It was in sync already when it was read again.
     Unchanged,
-    /// Calry took the update, and its answer still differs.
+    /// Calry accepted the update, and its answer still differs.
     NotConverged(Vec<Mismatch>),
-    /// Every part that can be sent is as desired; these parts cannot be sent.
+    /// All other parts are in sync; these parts cannot be sent.
     Partial(Vec<RefusedPart>),
-    /// It was not updated, or nobody knows; the sentence says which.
+    /// It was not updated, or the result is unknown, as the sentence says.
     Failed(String),
-    /// It was not tried; the sentence says why.
+    /// It was not tried, for this reason.
     Skipped(String),
 }
 
 impl Outcome {
-    /// The name in every output.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -177,20 +165,20 @@ impl Outcome {
         }
     }
 
-    /// Whether the provider is now as git wants it.
+    /// Whether the provider is in sync now.
     #[must_use]
     pub const fn is_done(&self) -> bool {
         matches!(self, Self::Applied | Self::Unchanged)
     }
 
-    /// What went wrong, as a sentence.
+    /// Why the provider is not in sync, as a sentence.
     #[must_use]
     pub fn error(&self) -> Option<String> {
         match self {
             Self::Applied | Self::Unchanged => None,
             Self::Failed(why) | Self::Skipped(why) => Some(why.clone()),
             Self::Partial(refused) => refusal(refused),
-            Self::NotConverged(mismatches) => Some(kept_others(mismatches)),
+            Self::NotConverged(mismatches) => Some(describe_mismatches(mismatches)),
         }
     }
 }
@@ -209,7 +197,7 @@ pub async fn apply<R: ReadCalry, W: WriteCalry>(
         options,
         halted: Mutex::new(None),
     };
-    // Collected, though none of them begins before its turn: a closure that makes them on the way cannot go to another thread.
+    // Collected, because a lazy iterator over this closure is not `Send`. None of them begins before its turn.
     let updates: Vec<_> = approved
         .plan()
         .steps()
@@ -229,7 +217,6 @@ pub async fn apply<R: ReadCalry, W: WriteCalry>(
     Report { results }
 }
 
-/// What an update did on its way.
 #[derive(Default)]
 struct Trace {
     sent: u32,
@@ -240,18 +227,18 @@ struct Trace {
 /// Why an update did not begin.
 const STOPPED: &str = "stopped before the update was sent";
 const WITHDRAWN: &str =
-    "nothing was sent: the files changed after the plan was made, so that it is made again";
+    "nothing was sent: the files have changed since the plan, and it is made again";
 
 struct Run<'a, R, W> {
     reader: &'a R,
     writer: &'a W,
     options: &'a Options,
-    /// Why no further update is sent: the key is not accepted, for example, and would not be for the others.
+    /// Why no further update is sent, for example because the API key is not accepted.
     halted: Mutex<Option<String>>,
 }
 
 impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
-    /// Updates a provider in its turn, or says why it did not come to that.
+    /// Updates a provider in its turn, or skips it.
     async fn in_turn(&self, step: &Step) -> UpdateResult {
         let provider = &step.desired.provider;
         let skipped = |why: &str| UpdateResult::skipped(step, why.to_owned());
@@ -263,15 +250,15 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         };
         let given_up = async {
             tokio::select! {
-                () = self.withdrawn(provider) => skipped(WITHDRAWN),
+                () = self.wait_until_withdrawn(provider) => skipped(WITHDRAWN),
                 () = self.options.stop.cancelled() => skipped(STOPPED),
             }
         };
         turns.run_unless(self.finish(step), given_up).await
     }
 
-    /// Waits until git wants something else of a provider.
-    async fn withdrawn(&self, provider: &Provider) {
+    /// Waits until the update of a provider is withdrawn.
+    async fn wait_until_withdrawn(&self, provider: &Provider) {
         if let Caller::Loop { withdrawn, .. } = &self.options.caller
             && withdrawn
                 .clone()
@@ -289,17 +276,17 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         let provider = step.desired.provider.as_str();
         let span = tracing::info_span!(target: SPANS, "update", provider, outcome = Empty, otel.status_code = Empty);
         let mut trace = Trace::default();
-        // What a fault left behind is the trace alone, and that is true at any moment.
+        // A panic leaves only the trace behind, which is correct at any moment.
         let updating =
             AssertUnwindSafe(self.update(step, &mut trace).instrument(span.clone())).catch_unwind();
         let outcome = tokio::select! {
-            // What the panic says may quote what it was about.
+            // The panic message may quote a value.
             outcome = updating => outcome.unwrap_or_else(|_| Outcome::Failed(
-                "the update ended by a fault of calry-gitops; it may have arrived".to_owned()
+                "the update ended by an internal error, whose cause is logged; the request may have arrived".to_owned()
             )),
-            // What is dropped here is a request under way: it may arrive, and the next pass reads before it writes.
+            // This drops a running request. It may arrive; the next reconciliation reads before it writes.
             () = self.grace_is_over() => Outcome::Failed(
-                "stopped while the update was under way; it may have arrived".to_owned()
+                "stopped during the update; the request may have arrived".to_owned()
             ),
         };
         span.record("outcome", outcome.as_str());
@@ -322,7 +309,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         let mut step = step.clone();
         let mut fetched = self.options.fetched;
         let mut backoff = Backoff::default();
-        // An update that was sent, and may have arrived.
+        // The error of an update that was sent and may have arrived.
         let mut doubt: Option<Error> = None;
         // Age alone never causes two reads in a row.
         let mut reread = false;
@@ -342,7 +329,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 match self.reader.definition(provider).await {
                     Err(error) => return self.failed(&error, trace),
                     Ok(live) => {
-                        // However long the answer took, it is as new as one can be.
+                        // However long the answer took, there is no newer one.
                         (fetched, reread) = (Instant::now(), true);
                         trace.updated_at = Some(live.updated_at.clone());
                         match self.replan(&step, live) {
@@ -387,7 +374,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.options.stop.cancelled() => {}
-                () = self.withdrawn(provider) => {}
+                () = self.wait_until_withdrawn(provider) => {}
             }
             if error.may_have_arrived() {
                 // Written again only after it was read: the update may have arrived.
@@ -414,8 +401,8 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         }
     }
 
-    /// How long to wait after an attempt that failed, before the provider is read and the update is sent again. In a loop
-    /// only the first: what may have arrived is read once, so that it can be judged.
+    /// The pause after a failed attempt, before the provider is read and the update is sent again. In a loop it is only read
+    /// again, once, to find out whether the update arrived.
     fn pause(&self, error: &Error, backoff: &mut Backoff) -> Option<Duration> {
         match &self.options.caller {
             Caller::Loop { .. } if !error.is_transient() => None,
@@ -427,7 +414,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         }
     }
 
-    /// Reads the definition after an update that Calry took with an answer that shows nothing of it, and judges by that.
+    /// Reads the definition after an update with an unusable answer, and decides the outcome by it.
     async fn read_back(&self, step: &Step, why: &str, trace: &mut Trace) -> Outcome {
         match self.reader.definition(&step.desired.provider).await {
             Err(second) => self.unknown(why, &second),
@@ -435,7 +422,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 trace.updated_at = Some(live.updated_at.clone());
                 let arrived = arrived(step, &live);
                 arrived.unwrap_or_else(|| match self.replan(step, live) {
-                    // It did not move, and is as wanted all the same.
+                    // `updatedAt` is unchanged, and the definition is in sync all the same.
                     Err(Outcome::Unchanged) => Outcome::Applied,
                     _ => Outcome::Failed(format!(
                         "{why}; the definition was read again, and the update is not in it"
@@ -445,9 +432,9 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         }
     }
 
-    /// What became of an update that may have arrived, where the definition cannot be read.
+    /// The outcome of an update that may have arrived, if the definition cannot be read.
     fn unknown(&self, why: &str, second: &Error) -> Outcome {
-        self.halt_where_all_are_concerned(second);
+        self.halt_if_all_are_affected(second);
         Outcome::Failed(format!(
             "{why}; the update may have arrived, and the definition could not be read to find out: {second}"
         ))
@@ -467,7 +454,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
 
     fn failed(&self, error: &Error, trace: &mut Trace) -> Outcome {
         trace.failed(error);
-        self.halt_where_all_are_concerned(error);
+        self.halt_if_all_are_affected(error);
         Outcome::Failed(match error.operation() {
             Operation::Update(_) if error.may_have_arrived() => {
                 format!("{error}; the update may have arrived: plan again to see")
@@ -476,16 +463,16 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         })
     }
 
-    fn halt_where_all_are_concerned(&self, error: &Error) {
-        // 403: the key may not write, which is the same for every provider.
+    fn halt_if_all_are_affected(&self, error: &Error) {
+        // 403: the key may not write to any provider.
         if error.is_fatal_for_workspace() || error.status() == Some(403) {
             self.halt(format!(
-                "not tried, because another update failed for a reason that concerns all: {error}"
+                "not tried, because another update failed for a reason that affects all: {error}"
             ));
         }
     }
 
-    /// No further update is sent; answers with the first reason for that.
+    /// Stops all further updates. Returns the first reason.
     fn halt(&self, why: String) -> String {
         let mut halted = self.halted.lock();
         halted.get_or_insert(why).clone()
@@ -496,8 +483,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
             RefreshedStep::Due(fresh) => Ok(fresh),
             RefreshedStep::InSync => Err(Outcome::Unchanged),
             RefreshedStep::Moved => Err(Outcome::Skipped(
-                "nothing was sent: the live definition changed after the plan was made, so that other changes are due now; \
-                 plan again"
+                "nothing was sent: the live definition has changed since the plan, and now other changes are due; plan again"
                     .to_owned(),
             )),
         }
@@ -512,7 +498,7 @@ impl Trace {
     }
 }
 
-/// What became of an update that is not tried, or not again.
+/// The outcome of an update that is not tried, or not again.
 fn given_up(doubt: Option<&Error>, reason: String) -> Outcome {
     match doubt {
         Some(error) => Outcome::Failed(format!(
@@ -522,8 +508,8 @@ fn given_up(doubt: Option<&Error>, reason: String) -> Outcome {
     }
 }
 
-/// What became of an update without an answer, where the definition that was read since shows that it arrived: it moved,
-/// and less is missing than before, in nothing else than what was to change.
+/// The outcome of an update without an answer, if the definition that was read afterwards shows that it arrived: `updatedAt`
+/// has changed, and fewer fields differ than before, all of them among the planned changes.
 fn arrived(step: &Step, live: &Live) -> Option<Outcome> {
     if live.updated_at == step.live.updated_at {
         return None;
@@ -542,7 +528,7 @@ fn arrived(step: &Step, live: &Live) -> Option<Outcome> {
     }
 }
 
-/// Success means verified: an update counts when the definition that Calry answers with is the one wanted.
+/// An update succeeds only if Calry answers with the desired definition.
 fn judge(step: &Step, answer: &Live) -> Outcome {
     let Payload {
         update, refused, ..
@@ -552,8 +538,8 @@ fn judge(step: &Step, answer: &Live) -> Outcome {
     };
     if answer.id != step.live.id {
         return Outcome::Failed(
-            "Calry answered with a definition of another id than the one that was to be updated; whether that one was \
-             updated is unknown: look at both, and plan again"
+            "Calry answered with a definition of another id; whether the right one was updated is unknown. Check both, and \
+             plan again"
                 .to_owned(),
         );
     }
@@ -567,11 +553,13 @@ fn judge(step: &Step, answer: &Live) -> Outcome {
         ([], None) => Outcome::Applied,
         ([], Some(_)) => Outcome::Partial(refused.clone()),
         (_, None) => Outcome::NotConverged(mismatches),
-        (_, Some(refusal)) => Outcome::Failed(format!("{}; {refusal}", kept_others(&mismatches))),
+        (_, Some(refusal)) => {
+            Outcome::Failed(format!("{}; {refusal}", describe_mismatches(&mismatches)))
+        }
     }
 }
 
-fn kept_others(mismatches: &[Mismatch]) -> String {
+fn describe_mismatches(mismatches: &[Mismatch]) -> String {
     let paths: Vec<String> = mismatches.iter().map(|m| printable(&m.path)).collect();
     format!(
         "Calry took the update, but kept other values in: {}",

@@ -1,7 +1,7 @@
-//! One reconciliation up to its plan: load, fetch, check the pin, compare. Every command and the daemon go this way;
-//! [`apply`] goes on with an approved plan.
+//! One reconciliation up to its plan: load, fetch, check the pin, compare. Every command and the daemon use it; [`apply`]
+//! applies an approved plan.
 //!
-//! Never: write outside of [`apply`]. Planning is given a reader, which cannot.
+//! Never: write outside of [`apply`]. Planning gets a reader, which cannot write.
 
 pub mod apply;
 pub mod plan_file;
@@ -23,29 +23,26 @@ use crate::live::{self, Listing, ReadCalry};
 use crate::model::{Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
 use crate::plan::{AppliedState, BaseFile, BranchBase, Context, PinChange, Plan, PlanInput, plan};
 
-/// Where desired state comes from, and how strictly it is read.
+/// The source of the desired state, and how strictly it is read.
 #[derive(Debug)]
 pub struct Source {
-    /// The definitions directory.
     pub definitions: PathBuf,
-    /// Where secrets are.
     pub secrets: SecretSources,
     /// What to do about a secret that is not at hand.
     pub missing: MissingSecrets,
-    /// Whether warnings are errors.
+    /// Warnings are errors.
     pub strict: bool,
-    /// The only providers that count; empty for all.
+    /// The selected providers; empty for all.
     pub only: Vec<Provider>,
-    /// The git revision that this branch is compared with, to tell its changes from those that were due before.
+    /// The git revision to compare with, which tells the changes of this branch from earlier ones.
     pub base: Option<String>,
-    /// Whose definitions count; `None` where those of the directory do, whoever made them.
+    /// The allowed signers; `None` if no signatures are required.
     pub trust: Option<TrustPolicy>,
     /// The one workspace that the operator allows; `None` for any that the files allow.
     pub workspace: Option<Slug>,
 }
 
 impl Source {
-    /// Which workspace may be planned for.
     #[must_use]
     pub const fn pins<'a>(&'a self, file: &'a Pin) -> Pins<'a> {
         Pins {
@@ -62,28 +59,26 @@ pub struct Desired {
     pub loaded: Loaded,
     /// The git revision; `None` outside a checkout.
     pub revision: Option<Revision>,
-    /// What this branch began with, where that was asked for.
+    /// The state at the base, if there is one.
     pub base: Option<BranchBase>,
     /// The checkout, if it is not trusted and the revision is another one.
     pub refused: Option<RefusedCheckout>,
 }
 
-/// Why there is no plan at all.
+/// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// The definitions as they were cannot be read.
     #[error(transparent)]
     Base(#[from] git::MergeBaseError),
     #[error(transparent)]
     Trust(#[from] TrustedLoadError),
     #[error("{0}; nothing is planned; help: check out a commit that an allowed signer signed")]
     Refused(RefusedCheckout),
-    /// `--only` names a provider that has no file.
     #[error(transparent)]
     NoFile(#[from] NoFile),
-    /// `workspace.yaml` has errors: nobody knows which workspace the files are for.
+    /// `workspace.yaml` has errors, so the workspace of the files is unknown.
     #[error(
         "workspace.yaml is invalid, so it is not known which workspace these definitions are for; nothing is planned"
     )]
@@ -121,7 +116,7 @@ pub enum Failure {
         /// What the operator says.
         operator: Slug,
     },
-    /// The key belongs to another workspace than before, and nothing says that this is meant.
+    /// The key belongs to another workspace than before, and that is not confirmed.
     #[error(
         "the API key belongs to the workspace {found}, and until now it belonged to {before}; nothing is planned: use a key of \
          {before}, or, if the move is intended, {}",
@@ -139,22 +134,19 @@ pub enum Failure {
     },
     /// Two workspaces of the configuration are one workspace of Calry.
     #[error(
-        "this API key belongs to the workspace that `{0}` of the configuration keeps already, and two would fight over it; \
-         nothing is planned: give each an API key of its own, or take one of them out"
+        "this API key belongs to the same workspace as `{0}` of the configuration; nothing is planned: give each entry its own \
+         API key, or remove one"
     )]
     Taken(String),
     #[error(transparent)]
     Key(#[from] live::KeyError),
     #[error(transparent)]
     Remote(#[from] live::Error),
-    /// There is no snapshot to stand for it.
     #[error(transparent)]
     Snapshot(#[from] live::SnapshotError),
-    /// The program was told to end before there was a plan.
-    #[error("told to end before anything was planned; nothing was changed")]
+    #[error("stopped before anything was planned; nothing was changed")]
     Stopped,
-    /// A part of the program failed; it is reported and the pass is over.
-    #[error("the pass ended by an internal error: {0}")]
+    #[error("internal error: {0}")]
     Internal(String),
 }
 
@@ -182,11 +174,10 @@ impl Failure {
     }
 }
 
-/// A plan, and what it was made from.
 #[derive(Debug)]
 pub struct Planned {
     pub plan: Plan,
-    /// When the answer with the live state arrived.
+    /// When the live state was received.
     pub fetched: Instant,
 }
 
@@ -272,7 +263,7 @@ fn base(
     })
 }
 
-/// Which workspace may be planned for: what the files say and what the operator says. Both must allow it.
+/// The workspace that the files and the operator allow. Both must allow it.
 #[derive(Clone, Copy, Debug)]
 pub struct Pins<'a> {
     /// `workspace.yaml`.
@@ -282,7 +273,7 @@ pub struct Pins<'a> {
 }
 
 impl Pins<'_> {
-    /// Whether anything but the API key decides which workspace it is.
+    /// Whether the workspace is determined by more than the API key.
     #[must_use]
     pub const fn is_pinned(&self) -> bool {
         matches!(self.file, Pin::Slug(_)) || self.operator.is_some()
@@ -325,7 +316,7 @@ impl Pins<'_> {
     }
 }
 
-/// Reads the workspace and its definitions, at the same time. `known` is the workspace, where the same key was asked before.
+/// Reads the workspace and its definitions concurrently. `known` is the workspace, if it was read with the same key before.
 ///
 /// # Errors
 /// Those of [`Pins::allow`], and [`Failure::Remote`].
@@ -359,20 +350,20 @@ async fn fetch_timed<R: ReadCalry>(
     Ok((workspace, listing?, arrived))
 }
 
-/// A live state, as far as it counts, with what cannot be read of it.
+/// The live state of the selected providers.
 #[derive(Debug)]
 pub struct LiveState {
-    /// The definitions that count.
+    /// The definitions of the selected providers.
     pub live: Vec<Live>,
     /// Providers whose definitions cannot be read, and why.
     pub unreadable: Vec<(Provider, String)>,
-    /// Of definitions that cannot be read, and whose provider nobody can tell: sentences.
+    /// Unreadable definitions without a known provider, as sentences.
     pub nameless: Vec<String>,
-    /// The names that all definitions show, also those that do not count.
+    /// The names in all definitions, including those of other providers.
     pub names: LiveNames,
 }
 
-/// The names that the definitions of a workspace show.
+/// The names in the definitions of a workspace.
 #[must_use]
 pub fn names(listing: &Listing) -> LiveNames {
     let unreadable = listing.unreadable.iter();
@@ -398,7 +389,7 @@ pub fn check_live(source: &Source, loaded: &mut Loaded, listing: Listing) -> Liv
         .into_iter()
         .filter_map(|u| Some((u.provider?, u.problem)))
         .collect();
-    // Whose a nameless one is nobody can say: a provider that is not in the list may be there after all.
+    // A definition without a known provider may be that of any provider that is not in the list.
     if let Some(nameless) = nameless.first() {
         let listed = |provider: &Provider| {
             listing.live.iter().any(|live| live.provider == *provider)
@@ -431,10 +422,10 @@ pub fn check_live(source: &Source, loaded: &mut Loaded, listing: Listing) -> Liv
     }
 }
 
-/// Fetches the live state and plans. `known` is the workspace, where the same key was asked before.
+/// Fetches the live state and plans. `known` is the workspace, if it was read with the same key before.
 ///
 /// # Errors
-/// [`Failure`] where nothing can be planned.
+/// [`Failure`] if nothing can be planned.
 pub async fn plan_workspace<R: ReadCalry>(
     source: &Source,
     desired: &mut Desired,

@@ -24,7 +24,7 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<Snapshot<'a>>,
     definitions: Vec<Definition<'a>>,
-    /// Known where there is a base.
+    /// Present with a base.
     #[serde(skip_serializing_if = "Option::is_none")]
     loosened: Option<Vec<LoosenedItem<'a>>>,
     diagnostics: Vec<DiagnosticItem>,
@@ -32,7 +32,7 @@ struct Document<'a> {
     error: Option<&'a str>,
 }
 
-/// What this branch stops protecting.
+/// A protection that this branch removes.
 #[derive(Serialize)]
 struct LoosenedItem<'a> {
     /// Null for the workspace pin.
@@ -41,7 +41,6 @@ struct LoosenedItem<'a> {
     path: &'a str,
 }
 
-/// Where this branch began.
 #[derive(Serialize)]
 struct BaseCommit<'a> {
     commit: &'a str,
@@ -80,37 +79,37 @@ struct Definition<'a> {
 struct Unresolved<'a> {
     path: &'a str,
     secrets: Vec<&'a str>,
-    /// What is not at hand: `secret`, or `live`, which a snapshot does not tell.
+    /// What is not available: `secret`, or `live`, which a snapshot does not contain.
     missing: &'static str,
 }
 
-/// Until when a provider is left alone, and why.
+/// A hold, which suspends changes to a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HoldItem {
     /// The last day, UTC.
     pub until: String,
-    /// Why.
+    /// The reason.
     pub reason: Option<String>,
 }
 
-/// One difference between git and Calry. Of a value below partnerKey only the position is there.
+/// One difference between git and Calry. Of a value below partnerKey it contains only the position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeItem {
-    /// Where, such as `fieldsToSync.listing.pictures`.
+    /// The position, such as `fieldsToSync.listing.pictures`.
     pub path: String,
-    /// The live value; null where there is none, or where it is sensitive.
+    /// The live value; null if there is none or it is sensitive.
     pub before: Option<PlainValue>,
-    /// The desired value; null where it is sensitive.
+    /// The desired value; null if it is sensitive.
     pub after: Option<PlainValue>,
-    /// Whether the values are withheld.
+    /// True if the values are withheld.
     pub sensitive: bool,
-    /// Whose difference it is; known where there is a base.
+    /// Whether it is a change of this branch; present with a base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
-    /// What happens to a value that is withheld.
+    /// What happens to a withheld value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<KeyChange>,
-    /// The secrets that a value that is withheld refers to.
+    /// The secrets that a withheld value refers to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
 }
@@ -125,53 +124,53 @@ pub enum PlainValue {
     Text(String),
 }
 
-/// A field that Calry did not take over.
+/// A field for which Calry kept another value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MismatchItem {
-    /// Where.
+    /// The position.
     pub path: String,
-    /// What was sent; null where it is sensitive.
+    /// The sent value; null if it is sensitive.
     pub sent: Option<PlainValue>,
-    /// What Calry kept; null where there is nothing, or where it is sensitive.
+    /// The kept value; null if there is none or it is sensitive.
     pub kept: Option<PlainValue>,
-    /// Whether the values are withheld.
+    /// True if the values are withheld.
     pub sensitive: bool,
 }
 
 /// A problem of a definition file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DiagnosticItem {
-    /// Whether the file can be used in spite of it.
+    /// Whether the file can still be used.
     pub severity: Severity,
     /// Its kind, such as `unknown-key`.
     pub code: String,
-    /// The file's name within the definitions directory.
+    /// The file's name in the definitions directory.
     pub file: String,
-    /// From 1; null where the file as a whole is meant.
+    /// From 1; null if the problem concerns the whole file.
     pub line: Option<usize>,
     /// From 1, in characters.
     pub column: Option<usize>,
     /// What is wrong.
     pub message: String,
-    /// What would be right.
+    /// How to fix it.
     pub help: Option<String>,
-    /// The line itself, or its part around the place, with what is secret masked; absent where the file as a whole is meant.
+    /// The line, or its part around the position, with masked secrets; absent if the problem concerns the whole file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub excerpt: Option<ExcerptItem>,
 }
 
-/// A quoted line and the place in it that is meant.
+/// A quoted line and the marked part of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExcerptItem {
     /// The text.
     pub text: String,
-    /// Where the place begins, in characters of the text, from 0.
+    /// The start of the marked part, in characters, from 0.
     pub from: usize,
-    /// How many characters are meant; 0 at the end of a line.
+    /// The length of the marked part in characters; 0 at the end of a line.
     pub length: usize,
 }
 
-/// The document of `plan` and, with a report, of `apply`. `error` is why the pass did not go on: a refusal, for example.
+/// The document of `plan` and, with a report, of `apply`. `error` is the reason of an early end, such as a refusal.
 #[must_use]
 pub fn plan(
     plan: &Plan,
@@ -204,7 +203,7 @@ pub fn plan(
     json::pretty(&document)
 }
 
-/// The document of `validate`: the problems of so many files.
+/// The document of `validate`.
 #[must_use]
 pub fn diagnostics(diagnostics: &[Diagnostic], files: usize) -> String {
     let problems = problems(diagnostics);
@@ -220,14 +219,14 @@ pub fn diagnostics(diagnostics: &[Diagnostic], files: usize) -> String {
     json::pretty(&serde_json::json!({ "summary": summary, "diagnostics": problems }))
 }
 
-/// The document of a pass that failed before there was a plan.
+/// The document of a failure without a plan.
 #[must_use]
 pub fn failure(error: &str, diagnostics: &[Diagnostic]) -> String {
     let problems = problems(diagnostics);
     json::pretty(&serde_json::json!({ "error": error, "diagnostics": problems }))
 }
 
-/// The first problems of a list; the last one counts the rest.
+/// The first problems; the last item counts the rest.
 fn problems(diagnostics: &[Diagnostic]) -> Vec<DiagnosticItem> {
     first_problems(diagnostics.iter())
         .iter()
@@ -288,7 +287,7 @@ fn definition<'a>(
     }
 }
 
-/// The differences of one provider, each with whose it is.
+/// The differences of one provider with their origins.
 fn changes(entry: &PlanEntry) -> Vec<ChangeItem> {
     let origins = entry
         .origins
@@ -308,7 +307,7 @@ fn changes(entry: &PlanEntry) -> Vec<ChangeItem> {
         .collect()
 }
 
-/// Why a provider cannot be brought to what git wants, whatever is tried.
+/// Why a provider cannot be updated at all.
 pub(crate) fn fault(entry: &PlanEntry, diagnostics: &[Diagnostic]) -> Option<String> {
     match &entry.verdict {
         Verdict::Unreadable(problem) => Some(format!(

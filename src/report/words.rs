@@ -1,4 +1,4 @@
-//! Words that several outputs share: counts, changes and durations.
+//! Phrases that several outputs share: counts, changes and durations.
 
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ pub fn describe_mismatch(mismatch: &Mismatch) -> String {
     )
 }
 
-/// So many of something; nothing where there are none.
+/// A count with its noun; `None` if it is zero.
 pub(crate) fn plural(count: usize, one: &str, many: &str) -> Option<String> {
     match count {
         0 => None,
@@ -99,7 +99,7 @@ pub(crate) fn plural(count: usize, one: &str, many: &str) -> Option<String> {
     }
 }
 
-/// From one time to another; nothing where clocks disagree.
+/// The time between two timestamps; zero if the clocks disagree.
 pub(crate) fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
     to.duration_since(from).try_into().unwrap_or_default()
 }

@@ -844,7 +844,7 @@ async fn a_fault_in_one_update_is_its_failure_alone_and_repeats_nothing() {
     let (fake, approved) = faked(3, Duration::from_secs(1));
     let report = apply(&approved, &fake, &Faulty(&fake), &options(), |_| {}).await;
     assert!(
-        matches!(outcome(&report, "P01"), Outcome::Failed(why) if why.contains("a fault of calry-gitops"))
+        matches!(outcome(&report, "P01"), Outcome::Failed(why) if why.contains("an internal error"))
     );
     assert_eq!(report.results[1].sent, 1, "it may have arrived");
     assert_eq!(
@@ -1264,7 +1264,7 @@ async fn what_git_takes_back_before_its_turn_is_not_sent_and_the_others_are() {
         ["update P00", "update P01", "read P03", "update P03"]
     );
     assert!(
-        matches!(outcome(&report, "P02"), Outcome::Skipped(why) if why.contains("the files changed"))
+        matches!(outcome(&report, "P02"), Outcome::Skipped(why) if why.contains("the files have changed"))
     );
     assert_eq!(outcome(&report, "P00"), Outcome::Applied);
     assert!(

@@ -513,7 +513,7 @@ fn an_election_without_a_cluster_is_an_error_that_says_what_is_missing() {
     let ran = replicas.world.run(&["run", "--leader-election"]);
     ran.exits(1)
         .says("cannot find an API server")
-        .says("name a kubeconfig by KUBECONFIG");
+        .says("set KUBECONFIG");
     let replicas = Replicas::new();
     let ran = replicas.world.run(&["run", "--kubernetes-events"]);
     ran.exits(1)

@@ -239,7 +239,7 @@ fn a_memory_of_another_workspace_says_nothing() {
     assert_eq!(
         (
             causes(&daemon),
-            told(&daemon, "it is about another workspace")
+            told(&daemon, "it belongs to another workspace")
         ),
         (vec!["change".to_owned()], 1)
     );
@@ -413,11 +413,11 @@ fn a_file_that_cannot_be_used_is_put_aside_and_costs_nothing_but_the_memory() {
         ),
         (
             |text| text[..text.len() / 2].to_owned(),
-            Some("it is not what this program writes"),
+            Some("it was not written by calry-gitops"),
         ),
         (
             |text| text.replace("sha256:", "sha257:"),
-            Some("it is not what this program writes"),
+            Some("it was not written by calry-gitops"),
         ),
         (
             |text| format!("{text}{}", " ".repeat(17 << 20)),

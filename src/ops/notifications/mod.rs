@@ -174,7 +174,7 @@ impl Observer for WorkspaceNotifier {
         }
     }
 
-    fn known(&self) -> Map<String, Value> {
+    fn state(&self) -> Map<String, Value> {
         // Commit statuses are posted again after a restart, which is harmless and replaces a lost one.
         let targets = self
             .targets

@@ -172,8 +172,8 @@ impl LoopFile {
             }
             memory.document.clone()
         };
-        // Maps of strings always serialize.
-        let mut text = serde_json::to_vec_pretty(&document).unwrap_or_default();
+        #[expect(clippy::expect_used, reason = "maps of strings always serialize")]
+        let mut text = serde_json::to_vec_pretty(&document).expect("a document");
         text.push(b'\n');
         let mut writing = tokio::task::spawn_blocking(move || state.write(&path, &text));
         match tokio::time::timeout(PATIENCE, &mut writing).await {

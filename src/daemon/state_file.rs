@@ -413,8 +413,8 @@ impl StateStore {
             fingerprint_key: self.key.id(),
             providers: providers.map(item).collect(),
         };
-        // Maps of strings always serialize.
-        let mut text = serde_json::to_vec_pretty(&document).unwrap_or_default();
+        #[expect(clippy::expect_used, reason = "maps of strings always serialize")]
+        let mut text = serde_json::to_vec_pretty(&document).expect("a document");
         text.push(b'\n');
         text
     }

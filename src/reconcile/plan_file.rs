@@ -23,7 +23,7 @@ const KIND: &str = "calry-gitops plan";
 const VERSION: u64 = 1;
 /// The largest file that is read, in bytes. A plan of 10,000 changed providers has about 12 MB.
 const MAX: u64 = 64 << 20;
-/// How many differences are told one by one.
+/// How many differences are listed.
 const MOST: usize = 10;
 
 /// What was planned.
@@ -132,9 +132,12 @@ impl PlanFile {
 
     /// The document.
     #[must_use]
+    #[expect(
+        clippy::expect_used,
+        reason = "texts, numbers, lists and maps with text keys always serialize"
+    )]
     pub fn to_json(&self) -> String {
-        // Texts, numbers, lists and maps with text keys always serialize.
-        printable_json(&serde_json::to_string_pretty(self).unwrap_or_default())
+        printable_json(&serde_json::to_string_pretty(self).expect("a document"))
     }
 
     /// Reads a saved plan.

@@ -247,7 +247,7 @@ fn what_could_not_be_applied_is_not_written() {
     world
         .run(&["plan", "--live", "snapshot.json", "--out", "the.plan"])
         .exits(1)
-        .says("not all values were at hand");
+        .says("not all values were available");
     world
         .run(&["plan", "--secrets-unavailable", "--out", "the.plan"])
         .exits(64);

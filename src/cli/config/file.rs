@@ -13,8 +13,8 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use crate::desired::definitions::definition::{Entry, Reader};
 use crate::desired::definitions::mask::WORKSPACES;
+use crate::desired::definitions::reader::{Entry, Reader};
 use crate::desired::definitions::source::{Collector, Source};
 use crate::desired::definitions::yaml::{Node, Span, Value};
 use crate::model::{Code, Diagnostic, read_at_most};

@@ -4,7 +4,7 @@
 //!
 //! Never: use the network.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,19 +13,16 @@ use std::{fs, io};
 use jiff::civil::Date;
 
 use super::catalogue::names_in;
-use super::definition::{
-    self, Definition, Group, Locations, MAX_VALUE, Parameter, Subject, quote_name, warn_all_off,
-};
+use super::definition::{self, Definition, Group, Locations, Subject};
 use super::directory::{self, DirectoryError, FileError, LookAlike};
 use super::edit::Edit;
 use super::format::{self, DEFINITION_SCHEMA};
 use super::source::{Collected, Collector, Source};
 use super::write::FileWrite;
 use super::yaml::Span;
-use crate::desired::secrets::{SecretError, SecretProblem, SecretSources};
 use crate::model::{
     Catalogue, Code, Desired, Diagnostic, Excerpt, Hold, KeySection, LiveNames, PartnerKey,
-    Provider, Secret, SecretName, Severity, Slug, character_name, check_value, closest, printable,
+    Provider, Secret, SecretName, Severity, Slug, printable,
 };
 
 /// The definitions of a directory at one moment.
@@ -40,7 +37,7 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
     /// The names in the schema beside the files.
     schema: Catalogue,
-    found_secrets: Vec<Secret>,
+    pub(super) found_secrets: Vec<Secret>,
 }
 
 /// The workspace that `workspace.yaml` pins.
@@ -63,7 +60,7 @@ pub struct DefinitionFile {
     /// `None` if the file has an error.
     pub desired: Option<Arc<Desired>>,
     source: Source,
-    locations: Locations,
+    pub(super) locations: Locations,
     /// How many of its problems were reported.
     reported: usize,
 }
@@ -325,7 +322,7 @@ impl DefinitionFile {
     }
 
     /// Adds problems that the text alone does not show. If `fatal`, an error makes the file invalid.
-    fn diagnose(
+    pub(super) fn diagnose(
         &mut self,
         fatal: bool,
         diagnose: impl FnOnce(&mut Collector<'_>, &Locations),
@@ -413,7 +410,7 @@ impl Loaded {
             .map(|span| file.source.excerpt(span))
     }
 
-    fn sort(&mut self) {
+    pub(super) fn sort(&mut self) {
         let place = |d: &Diagnostic| {
             d.excerpt
                 .as_ref()
@@ -525,72 +522,6 @@ impl Loaded {
         known
     }
 
-    /// Checks the names of providers, groups and fields offline. An unknown name is an error if it is probably
-    /// misspelled, otherwise a warning.
-    pub fn check(&mut self) {
-        let known = self.known_names();
-        for file in &mut self.files {
-            let provider = file.provider.clone();
-            self.diagnostics
-                .extend(file.diagnose(true, |problems, locations| {
-                    if let (Some(provider), Some(at)) = (provider, locations.provider)
-                        && !known.has_provider(provider.as_str())
-                    {
-                        UnknownName::provider(&provider, at, &known).report_offline(problems);
-                    }
-                    unknown_names(locations, &known)
-                        .into_iter()
-                        .for_each(|unknown| unknown.report_offline(problems));
-                    warn_of_groups_off(problems, locations, &known);
-                }));
-        }
-        self.sort();
-    }
-
-    /// Checks the names of providers, groups and fields against live state. Returns, each with a sentence, the
-    /// providers whose names cannot be checked, because a definition that may have them cannot be read.
-    ///
-    /// An unknown group or field makes its file invalid. A provider that the workspace does not have is an error too,
-    /// but its file stays valid: the plan shows the provider as missing. A provider whose own definition cannot be read
-    /// is not checked.
-    pub fn check_live(&mut self, live: &LiveNames) -> Vec<(Provider, String)> {
-        let mut known = self.known_names();
-        known.extend(live.readable());
-        let mut unchecked = Vec::new();
-        for file in &mut self.files {
-            let Some(provider) = file.provider.clone() else {
-                continue;
-            };
-            if !live.may_have(&provider) {
-                self.diagnostics
-                    .extend(file.diagnose(false, |problems, locations| {
-                        if let Some(at) = locations.provider {
-                            UnknownName::provider(&provider, at, live.readable())
-                                .report_online(problems);
-                        }
-                    }));
-            } else {
-                self.diagnostics
-                    .extend(file.diagnose(true, |problems, locations| {
-                        let mut unknown = unknown_names(locations, &known);
-                        unknown.retain(|unknown| !live.is_unreadable(&provider, unknown.group));
-                        let (uncertain, certain): (Vec<_>, Vec<_>) = unknown
-                            .into_iter()
-                            .partition(|unknown| live.may_show_more(unknown.group));
-                        if let Some(first) = uncertain.first().filter(|_| certain.is_empty()) {
-                            unchecked.push((provider, first.why_unchecked()));
-                        }
-                        certain
-                            .into_iter()
-                            .for_each(|unknown| unknown.report_online(problems));
-                        warn_of_groups_off(problems, locations, &known);
-                    }));
-            }
-        }
-        self.sort();
-        unchecked
-    }
-
     /// Warns of holds whose last day has passed. `today` is the day in UTC.
     pub fn check_holds(&mut self, today: Date) {
         for file in &mut self.files {
@@ -610,50 +541,6 @@ impl Loaded {
                         .help(|| Some("remove the hold, or set a later date".to_owned()));
                 }));
         }
-        self.sort();
-    }
-
-    /// Fills in the values below `partnerKey`. Each secret is read once.
-    ///
-    /// An unusable secret is an error of every file that refers to it, whatever `missing` is. An empty one counts as
-    /// missing if missing secrets are tolerated.
-    pub fn resolve(&mut self, sources: &SecretSources, missing: MissingSecrets) {
-        let mut secret_cache = SecretCache {
-            sources,
-            missing,
-            found: BTreeMap::new(),
-        };
-        for file in &mut self.files {
-            if file
-                .locations
-                .values
-                .iter()
-                .all(|value| value.template.references().next().is_none())
-            {
-                continue;
-            }
-            let mut desired = file.desired.clone();
-            let mut partner_key = desired
-                .as_mut()
-                .map(|desired| &mut Arc::make_mut(desired).partner_key);
-            self.diagnostics
-                .extend(file.diagnose(true, |problems, locations| {
-                    for parameter in &locations.values {
-                        let value = secret_cache.resolve(problems, parameter);
-                        let section = partner_key
-                            .as_mut()
-                            .and_then(|key| key.section_mut(parameter.section).as_mut());
-                        if let Some(wanted) =
-                            section.and_then(|section| section.get_mut(&parameter.name))
-                        {
-                            wanted.value = value;
-                        }
-                    }
-                }));
-            file.desired = file.desired.take().and(desired);
-        }
-        let found = secret_cache.found.into_values().filter_map(Result::ok);
-        self.found_secrets = found.flatten().collect();
         self.sort();
     }
 
@@ -716,259 +603,5 @@ impl Loaded {
         self.diagnostics
             .iter()
             .any(|d| d.severity == Severity::Error)
-    }
-}
-
-struct UnknownName<'a> {
-    code: Code,
-    noun: &'static str,
-    name: &'a str,
-    /// The group of a field, or the unknown group itself.
-    group: &'a str,
-    at: Span,
-    /// A known name of which this one is probably a misspelling.
-    suggestion: Option<&'a str>,
-}
-
-impl<'a> UnknownName<'a> {
-    fn provider(provider: &'a Provider, at: Span, known: &'a Catalogue) -> Self {
-        let name = provider.as_str();
-        Self {
-            code: Code::UnknownProvider,
-            noun: "provider",
-            name,
-            group: "",
-            at,
-            suggestion: closest(name, known.providers()),
-        }
-    }
-
-    fn printable_name(&self) -> String {
-        printable(self.name)
-    }
-
-    fn report_offline(&self, problems: &mut Collector<'_>) {
-        let severity = if self.suggestion.is_some() {
-            Severity::Error
-        } else {
-            Severity::Warning
-        };
-        problems
-            .push(severity, self.code, Some(self.at), || {
-                format!("unknown {} `{}`", self.noun, self.printable_name())
-            })
-            .help(|| {
-                let first = match self.suggestion {
-                    Some(suggestion) => format!("did you mean `{}`?", printable(suggestion)),
-                    None => "check the spelling;".to_owned(),
-                };
-                Some(format!(
-                    "{first} `calry-gitops schema --from-live` adds names that are new in Calry"
-                ))
-            });
-    }
-
-    fn report_online(&self, problems: &mut Collector<'_>) {
-        let (message, help) = match self.code {
-            Code::UnknownProvider => (
-                format!("the workspace has no provider {}", self.printable_name()),
-                "only Calry can add a provider to a workspace: ask Calry for it, or remove the file",
-            ),
-            _ => (
-                format!(
-                    "unknown {} `{}`: no definition in Calry shows it",
-                    self.noun,
-                    self.printable_name()
-                ),
-                "check the spelling, or remove it",
-            ),
-        };
-        let suggestion = || {
-            self.suggestion
-                .map(|suggestion| format!("did you mean `{}`?", printable(suggestion)))
-        };
-        problems
-            .error(self.code, Some(self.at), || message)
-            .help(|| suggestion().or_else(|| Some(help.to_owned())));
-    }
-
-    fn why_unchecked(&self) -> String {
-        format!(
-            "cannot check the {} `{}`: another definition, which may have it, cannot be read",
-            self.noun,
-            self.printable_name()
-        )
-    }
-}
-
-/// The unknown groups and fields. The fields of an unknown group are not checked.
-fn unknown_names<'a>(locations: &'a Locations, known: &'a Catalogue) -> Vec<UnknownName<'a>> {
-    let mut unknown = Vec::new();
-    let mut add = |noun, group: &'a Group, name: &'a str, at, suggestion| {
-        unknown.push(UnknownName {
-            code: Code::UnknownField,
-            noun,
-            name,
-            group: &group.name,
-            at,
-            suggestion,
-        });
-    };
-    for group in &locations.groups {
-        let Some(fields) = known.fields(&group.name) else {
-            add(
-                "group",
-                group,
-                &group.name,
-                group.at,
-                closest(&group.name, known.groups().map(|(name, _)| name)),
-            );
-            continue;
-        };
-        for (field, at) in group
-            .fields
-            .iter()
-            .filter(|(field, _)| !fields.contains(field))
-        {
-            add(
-                "field",
-                group,
-                field,
-                *at,
-                closest(field, fields.iter().map(String::as_str)),
-            );
-        }
-    }
-    unknown
-}
-
-/// Warns of groups written as a map in which no field is on. A map that names every known field is explicit; any other
-/// may be meant to switch off only the fields that it names.
-fn warn_of_groups_off(problems: &mut Collector<'_>, locations: &Locations, known: &Catalogue) {
-    for group in locations.groups.iter().filter(|group| group.all_false) {
-        let named: BTreeSet<&String> = group.fields.iter().map(|(field, _)| field).collect();
-        let all = known
-            .fields(&group.name)
-            .is_some_and(|fields| fields.iter().all(|field| named.contains(field)));
-        warn_all_off(
-            problems,
-            if all { Code::AllOff } else { Code::Empty },
-            group,
-        );
-    }
-}
-
-/// Reads each secret once.
-struct SecretCache<'a> {
-    sources: &'a SecretSources,
-    missing: MissingSecrets,
-    found: BTreeMap<SecretName, Result<Option<Secret>, SecretError>>,
-}
-
-impl SecretCache<'_> {
-    /// Fills in the references of a value. `None` if a secret is missing, which is reported unless missing secrets are
-    /// tolerated.
-    fn resolve(&mut self, problems: &mut Collector<'_>, parameter: &Parameter) -> Option<Secret> {
-        let Parameter {
-            name, at, template, ..
-        } = parameter;
-        let at = Some(*at);
-        let mut complete = true;
-        for reference in template.references().collect::<BTreeSet<_>>() {
-            match self.get(reference) {
-                Ok(Some(found)) => {
-                    if let Ok(Some(unseen)) = check_value(found.expose()) {
-                        let unseen = character_name(unseen);
-                        let message = || {
-                            format!(
-                                "secret `{reference}` contains an invisible character ({unseen})"
-                            )
-                        };
-                        let help =
-                            "if it is not part of the secret, store the secret again without it";
-                        problems
-                            .warning(Code::InvalidValue, at, message)
-                            .help(|| Some(help.to_owned()));
-                    }
-                }
-                Ok(None) => {
-                    complete = false;
-                    if self.missing == MissingSecrets::Error {
-                        let advice = self.sources.advice(reference);
-                        let message = || format!("secret `{reference}` not found");
-                        problems
-                            .error(Code::MissingSecret, at, message)
-                            .help(|| Some(advice));
-                    }
-                }
-                Err(error) => {
-                    complete = false;
-                    let invalid = matches!(
-                        error,
-                        SecretError::Value {
-                            problem: SecretProblem::Invalid(_),
-                            ..
-                        }
-                    );
-                    let code = if invalid {
-                        Code::InvalidValue
-                    } else {
-                        Code::MissingSecret
-                    };
-                    let message = error.to_string();
-                    problems.error(code, at, || message);
-                }
-            }
-        }
-        // A short value can refer to a long secret a thousand times.
-        let size: usize = template
-            .references()
-            .filter_map(|name| self.found_secret(name))
-            .map(|s| s.expose().len())
-            .sum();
-        if size > MAX_VALUE {
-            complete = false;
-            let name = quote_name(name, "key");
-            let message = || {
-                format!(
-                    "the value of {name} with its secrets is longer than {} KiB",
-                    MAX_VALUE >> 10
-                )
-            };
-            problems.error(Code::InvalidValue, at, message);
-        }
-        if complete {
-            template
-                .resolve(|name| self.found_secret(name).cloned())
-                .ok()
-        } else {
-            None
-        }
-    }
-
-    fn found_secret(&self, name: &SecretName) -> Option<&Secret> {
-        self.found.get(name)?.as_ref().ok()?.as_ref()
-    }
-
-    fn get(&mut self, name: &SecretName) -> &Result<Option<Secret>, SecretError> {
-        let (sources, missing) = (self.sources, self.missing);
-        self.found.entry(name.clone()).or_insert_with(|| {
-            let empty = |error: &SecretError| {
-                matches!(
-                    error,
-                    SecretError::Value {
-                        problem: SecretProblem::Empty,
-                        ..
-                    }
-                )
-            };
-            match sources.find(name) {
-                Err(error) if missing == MissingSecrets::Error || !empty(&error) => Err(error),
-                Ok(None) | Err(_) if missing == MissingSecrets::Placeholder => {
-                    Ok(Some(Secret::new(format!("sandbox-{name}"))))
-                }
-                found => Ok(found.ok().flatten()),
-            }
-        })
     }
 }

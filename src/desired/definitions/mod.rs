@@ -1,15 +1,15 @@
 //! The definitions directory: from YAML files to desired state, with every problem at its line.
 //!
-//! The way of a file, in the order in which the code reads: `directory` reads its bytes, `yaml` parses them to a tree,
-//! `definition` makes [`Desired`](crate::model::Desired) of the tree, and `load` puts the files together, compares them
-//! with the known names (`catalogue` reads those from the schema beside the files) and resolves secrets. [`Loader`] takes
-//! these steps in their order. A problem on the way becomes a [`Diagnostic`](crate::model::Diagnostic) in `source`, where `mask` hides what the quoted line may not
-//! show.
+//! The steps for a file, in the order of the code: `directory` reads its bytes, `yaml` parses them to a tree, `definition`
+//! makes [`Desired`](crate::model::Desired) of the tree with `reader`, and `load` combines the files. `names` compares them
+//! with the known names (`catalogue` reads those from the schema beside the files), and `resolve` fills in secrets.
+//! [`Loader`] takes these steps in their order. A problem becomes a [`Diagnostic`](crate::model::Diagnostic) in `source`,
+//! where `mask` hides what the quoted line must not show.
 //!
-//! The way back, for `pull`: `edit` changes a file's text in place, `format` writes a new file (and the JSON
-//! Schema of any file), and `write` puts either into the directory, whole or not at all.
+//! For `pull`, `edit` changes the text of a file in place, `format` makes the text of a new file (and the JSON Schema of
+//! any file), and `write` writes either atomically.
 //!
-//! Never: open a socket, let a file name the place of a secret, or write outside of `write`.
+//! Never: open a socket, let a file name the source of a secret, or write outside `write`.
 
 mod catalogue;
 pub(crate) mod definition;
@@ -19,6 +19,9 @@ mod format;
 pub(crate) mod load;
 mod loader;
 pub(crate) mod mask;
+mod names;
+pub(crate) mod reader;
+mod resolve;
 pub(crate) mod source;
 mod write;
 pub(crate) mod yaml;

@@ -1,0 +1,172 @@
+//! Fills in the values below `partnerKey`: every reference to a secret in definition files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::definition::{MAX_VALUE, Parameter};
+use super::load::{Loaded, MissingSecrets};
+use super::reader::quote_name;
+use super::source::Collector;
+use crate::desired::secrets::{SecretError, SecretProblem, SecretSources};
+use crate::model::{Code, Secret, SecretName, character_name, check_value};
+
+impl Loaded {
+    /// Fills in the values below `partnerKey`. Each secret is read once.
+    ///
+    /// An unusable secret is an error of every file that refers to it, whatever `missing` is. An empty one counts as
+    /// missing if missing secrets are tolerated.
+    pub fn resolve(&mut self, sources: &SecretSources, missing: MissingSecrets) {
+        let mut secret_cache = SecretCache {
+            sources,
+            missing,
+            found: BTreeMap::new(),
+        };
+        for file in &mut self.files {
+            if file
+                .locations
+                .values
+                .iter()
+                .all(|value| value.template.references().next().is_none())
+            {
+                continue;
+            }
+            let mut desired = file.desired.clone();
+            let mut partner_key = desired
+                .as_mut()
+                .map(|desired| &mut Arc::make_mut(desired).partner_key);
+            self.diagnostics
+                .extend(file.diagnose(true, |problems, locations| {
+                    for parameter in &locations.values {
+                        let value = secret_cache.resolve(problems, parameter);
+                        let section = partner_key
+                            .as_mut()
+                            .and_then(|key| key.section_mut(parameter.section).as_mut());
+                        if let Some(wanted) =
+                            section.and_then(|section| section.get_mut(&parameter.name))
+                        {
+                            wanted.value = value;
+                        }
+                    }
+                }));
+            file.desired = file.desired.take().and(desired);
+        }
+        let found = secret_cache.found.into_values().filter_map(Result::ok);
+        self.found_secrets = found.flatten().collect();
+        self.sort();
+    }
+}
+
+/// Reads each secret once.
+struct SecretCache<'a> {
+    sources: &'a SecretSources,
+    missing: MissingSecrets,
+    found: BTreeMap<SecretName, Result<Option<Secret>, SecretError>>,
+}
+
+impl SecretCache<'_> {
+    /// Fills in the references of a value. `None` if a secret is missing, which is reported unless missing secrets are
+    /// tolerated.
+    fn resolve(&mut self, problems: &mut Collector<'_>, parameter: &Parameter) -> Option<Secret> {
+        let Parameter {
+            name, at, template, ..
+        } = parameter;
+        let at = Some(*at);
+        let mut complete = true;
+        for reference in template.references().collect::<BTreeSet<_>>() {
+            match self.get(reference) {
+                Ok(Some(found)) => {
+                    if let Ok(Some(unseen)) = check_value(found.expose()) {
+                        let unseen = character_name(unseen);
+                        let message = || {
+                            format!(
+                                "secret `{reference}` contains an invisible character ({unseen})"
+                            )
+                        };
+                        let help =
+                            "if it is not part of the secret, store the secret again without it";
+                        problems
+                            .warning(Code::InvalidValue, at, message)
+                            .help(|| Some(help.to_owned()));
+                    }
+                }
+                Ok(None) => {
+                    complete = false;
+                    if self.missing == MissingSecrets::Error {
+                        let advice = self.sources.advice(reference);
+                        let message = || format!("secret `{reference}` not found");
+                        problems
+                            .error(Code::MissingSecret, at, message)
+                            .help(|| Some(advice));
+                    }
+                }
+                Err(error) => {
+                    complete = false;
+                    let invalid = matches!(
+                        error,
+                        SecretError::Value {
+                            problem: SecretProblem::Invalid(_),
+                            ..
+                        }
+                    );
+                    let code = if invalid {
+                        Code::InvalidValue
+                    } else {
+                        Code::MissingSecret
+                    };
+                    let message = error.to_string();
+                    problems.error(code, at, || message);
+                }
+            }
+        }
+        // A short value can refer to a long secret a thousand times.
+        let size: usize = template
+            .references()
+            .filter_map(|name| self.found_secret(name))
+            .map(|s| s.expose().len())
+            .sum();
+        if size > MAX_VALUE {
+            complete = false;
+            let name = quote_name(name, "key");
+            let message = || {
+                format!(
+                    "the value of {name} with its secrets is longer than {} KiB",
+                    MAX_VALUE >> 10
+                )
+            };
+            problems.error(Code::InvalidValue, at, message);
+        }
+        if complete {
+            template
+                .resolve(|name| self.found_secret(name).cloned())
+                .ok()
+        } else {
+            None
+        }
+    }
+
+    fn found_secret(&self, name: &SecretName) -> Option<&Secret> {
+        self.found.get(name)?.as_ref().ok()?.as_ref()
+    }
+
+    fn get(&mut self, name: &SecretName) -> &Result<Option<Secret>, SecretError> {
+        let (sources, missing) = (self.sources, self.missing);
+        self.found.entry(name.clone()).or_insert_with(|| {
+            let empty = |error: &SecretError| {
+                matches!(
+                    error,
+                    SecretError::Value {
+                        problem: SecretProblem::Empty,
+                        ..
+                    }
+                )
+            };
+            match sources.find(name) {
+                Err(error) if missing == MissingSecrets::Error || !empty(&error) => Err(error),
+                Ok(None) | Err(_) if missing == MissingSecrets::Placeholder => {
+                    Ok(Some(Secret::new(format!("sandbox-{name}"))))
+                }
+                found => Ok(found.ok().flatten()),
+            }
+        })
+    }
+}

@@ -519,7 +519,7 @@ fn a_form_that_cannot_be_changed_in_place_is_left_to_a_person() {
         .run(&["pull"])
         .exits(1)
         .says("hostaway.yaml not written")
-        .says("change it by hand: headers.x-api-key added");
+        .says("edit it by hand: headers.x-api-key added");
     assert_eq!(read(&world, "hostaway.yaml"), text);
 }
 
@@ -535,7 +535,7 @@ fn an_edit_that_would_say_something_else_is_not_written() {
     world
         .run(&["pull"])
         .exits(1)
-        .says("change it by hand: rates.monthly on");
+        .says("edit it by hand: rates.monthly on");
     assert_eq!(read(&world, "hostaway.yaml"), text);
 }
 
@@ -662,7 +662,7 @@ fn a_provider_whose_file_would_be_the_pin_is_refused() {
     world
         .run(&["pull"])
         .exits(1)
-        .says("workspace.yaml not written: it is the pin of the workspace");
+        .says("workspace.yaml not written: it pins the workspace");
     assert!(read(&world, "workspace.yaml").contains("slug: acme-production"));
 }
 

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::options::{Setup, SourceArgs, up_to_64};
-use super::plan::{Comparison, Format, PlanFailure, compare, has_obstacle};
+use super::plan::{
+    Comparison, Format, PlanCopy, PlanFailure, compare, has_obstacle, parse_copy, write_copies,
+};
 use super::{Exit, Output, signals};
 use crate::desired::definitions::MissingSecrets;
 use crate::live::{ApiKey, ReadCalry as _};
@@ -51,6 +53,9 @@ pub(super) struct ApplyArgs {
     /// Show a unified diff of YAML, with secrets masked, instead of one line for each change (text only)
     #[arg(long)]
     diff: bool,
+    /// Also write the plan and the report in another format to a file; repeatable
+    #[arg(long, value_parser = parse_copy, value_name = "FORMAT=FILE")]
+    also: Vec<PlanCopy>,
     // Last: its headings hold for what follows.
     #[command(flatten)]
     source: SourceArgs,
@@ -75,7 +80,13 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     };
     let comparison = match comparison {
         Ok(comparison) => comparison,
-        Err(failure) => return Ok(failure.report(&setup, args.format, output)),
+        Err(failure) => {
+            let exit = failure.report(&setup, args.format, output);
+            write_copies(&args.also, |format| {
+                failure.print(format, &setup.repository_path())
+            })?;
+            return Ok(exit);
+        }
     };
     let diagnostics = &comparison.desired.loaded.diagnostics;
     output.diagnostics(
@@ -95,20 +106,41 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         _ if !reviewed => output.note(&text::plan(plan, layout)),
         _ => {}
     }
-    let give_up = |exit: Exit, sentence: &str| {
-        match args.format {
-            Format::Text => {}
-            Format::Json => output.result(&plan::plan(plan, diagnostics, None, Some(sentence))),
-            Format::Markdown => output.result(&markdown::failure(
-                sentence,
-                diagnostics,
-                &setup.repository_path(),
-            )),
-            Format::Github => {
-                output.result(&github::diagnostics(diagnostics, &setup.repository_path()));
-                output.result(&github::failure(sentence));
+    let count = plan.steps().count();
+    let print = |format, outcome: Result<&apply::Report, &str>| {
+        let directory = setup.repository_path();
+        match (format, outcome) {
+            (Format::Text, Ok(report)) if count > 0 => {
+                text::plan(plan, layout) + &text::report(report)
+            }
+            (Format::Text, Ok(_)) => text::plan(plan, layout),
+            (Format::Text, Err(sentence)) => format!("{}{sentence}\n", text::plan(plan, layout)),
+            (Format::Json, _) => plan::plan(plan, diagnostics, outcome.ok(), outcome.err()),
+            (Format::Markdown, Ok(report)) => {
+                markdown::plan(plan, diagnostics, Some(report), &directory)
+            }
+            (Format::Markdown, Err(sentence)) => {
+                markdown::failure(sentence, diagnostics, &directory)
+            }
+            (Format::Github, Ok(report)) => {
+                github::diagnostics(diagnostics, &directory) + &github::report(report)
+            }
+            (Format::Github, Err(sentence)) => {
+                github::diagnostics(diagnostics, &directory) + &github::failure(sentence)
             }
         }
+    };
+    let finish = |outcome: Result<&apply::Report, &str>| {
+        match (args.format, outcome) {
+            // The plan was shown before.
+            (Format::Text, Ok(report)) if count > 0 => output.result(&text::report(report)),
+            (Format::Text, _) => {}
+            (format, outcome) => output.result(&print(format, outcome)),
+        }
+        write_copies(&args.also, |format| print(format, outcome))
+    };
+    let give_up = |exit: Exit, sentence: &str| {
+        finish(Err(sentence))?;
         output.error(sentence);
         Ok(exit)
     };
@@ -145,7 +177,6 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         Ok(approved) => approved,
         Err(refused) => return give_up(Exit::Failed, &refused.to_string()),
     };
-    let count = plan.steps().count();
     if count > 0 && !reviewed {
         if !std::io::stdin().is_terminal() {
             return give_up(
@@ -167,21 +198,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         stop,
     )
     .await?;
-    match args.format {
-        Format::Text if count > 0 => output.result(&text::report(&report)),
-        Format::Text => {}
-        Format::Json => output.result(&plan::plan(plan, diagnostics, Some(&report), None)),
-        Format::Markdown => output.result(&markdown::plan(
-            plan,
-            diagnostics,
-            Some(&report),
-            &setup.repository_path(),
-        )),
-        Format::Github => {
-            output.result(&github::diagnostics(diagnostics, &setup.repository_path()));
-            output.result(&github::report(&report));
-        }
-    }
+    finish(Ok(&report))?;
     let failed = report
         .results
         .iter()

@@ -68,12 +68,12 @@ pub(super) enum Format {
 
 /// The plan in one more format. A second call of `plan` could find another plan.
 #[derive(Clone)]
-struct PlanCopy {
+pub(super) struct PlanCopy {
     format: Format,
     file: PathBuf,
 }
 
-fn parse_copy(text: &str) -> Result<PlanCopy, String> {
+pub(super) fn parse_copy(text: &str) -> Result<PlanCopy, String> {
     let parsed = text.split_once('=').filter(|(_, file)| !file.is_empty());
     let parsed =
         parsed.and_then(|(format, file)| Some((Format::from_str(format, false).ok()?, file)));
@@ -94,7 +94,10 @@ fn output_file(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn write_copies(copies: &[PlanCopy], print: impl Fn(Format) -> String) -> anyhow::Result<()> {
+pub(super) fn write_copies(
+    copies: &[PlanCopy],
+    print: impl Fn(Format) -> String,
+) -> anyhow::Result<()> {
     for PlanCopy { format, file } in copies {
         let text = print(*format);
         std::fs::write(file, anstream::adapter::strip_str(&text).to_string()).with_context(
@@ -267,7 +270,7 @@ impl PlanFailure {
         Exit::from(&self.failure)
     }
 
-    fn print(&self, format: Format, directory: &str) -> String {
+    pub(super) fn print(&self, format: Format, directory: &str) -> String {
         let sentence = self.failure.to_string();
         match format {
             Format::Text => format!("error: {sentence}\n"),

@@ -4,11 +4,11 @@
 # What fails in $(…) fails, or a tool that could not be installed would count as installed.
 shopt -s inherit_errexit
 
-# need PROGRAM…: those that are missing, each from the Debian package of its name.
+# need PROGRAM[:PACKAGE]…: those that are missing, each from the Debian package of its name or the one that is given.
 need() {
     local program missing=() as=()
     for program; do
-        if ! command -v "$program" >/dev/null; then missing+=("$program"); fi
+        if ! command -v "${program%:*}" >/dev/null; then missing+=("${program#*:}"); fi
     done
     if [ ${#missing[@]} -gt 0 ]; then
         if [ "$(id -u)" != 0 ]; then as=(sudo); fi

@@ -34,6 +34,12 @@ image=ghcr.io/${GITHUB_REPOSITORY:-calry-gitops/calry-gitops}
 while IFS=: read -r file mention; do
     same "$file" "${mention##*:}"
 done < <(git grep --only-matching --extended-regexp "$image:[0-9][0-9A-Za-z.-]*" -- . ':!CHANGELOG.md')
+# The actions and the component, in the examples and the pages.
+same templates/check.yml "$(sed -n 's/^      default: \([0-9][0-9A-Za-z.-]*\)$/\1/p' templates/check.yml)"
+while IFS=: read -r file mention; do
+    same "$file" "${mention##*v}"
+done < <(git grep --only-matching --extended-regexp \
+    'deploy/actions/[a-z]+@v[0-9][0-9A-Za-z.-]*|check@v[0-9][0-9A-Za-z.-]*|rev: v[0-9][0-9A-Za-z.-]*' -- deploy docs README.md)
 
 [ "$wrong" = 0 ] || fail "prepare the release as docs/releasing.md describes, and move the tag"
 printf 'every file has version %s\n' "$wanted"

@@ -1,11 +1,17 @@
 """What the checks of pull requests are tried on: a git repository with a branch, the sandbox as Calry, and a forge."""
 
+import functools
+import hashlib
+import http.server
 import os
+import platform
 import re
 import shlex
 import shutil
 import subprocess
+import tarfile
 import tempfile
+import threading
 import unittest
 from pathlib import Path
 
@@ -13,6 +19,9 @@ from forge import Forge
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = os.environ["CALRY_GITOPS"]
+VERSION = re.search(r'^version = "(.+)"$', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+# What runs on a machine, by the name that a release has for it, and by the names that GitHub's runner has.
+TARGET = f"{platform.machine()}-unknown-linux-gnu"
 # A branch that only takes protection away, and what the plan calls that.
 LOOSENED = {
     "file": lambda files: (files / "guesty.yaml").unlink(),
@@ -22,9 +31,45 @@ LOOSENED = {
 }
 GUESTY = "provider: GUESTY\nicon: https://cdn.example.com/a.png\nfieldsToSync:\n  listing: [name]\n"
 # Programs that a checkout could offer in the place of those that the checks start.
-PROGRAMS = ["bash", "calry-gitops", "cargo", "cat", "cp", "curl", "env", "git", "jq", "mktemp", "od", "realpath", "rm", "rustc",
-            "rustup", "sed", "tar", "tr"]  # fmt: skip
+PROGRAMS = ["awk", "bash", "calry-gitops", "cargo", "cat", "cp", "curl", "cut", "env", "find", "git", "grep", "gzip", "head", "jq",
+            "mkdir", "mktemp", "mv", "od", "realpath", "rm", "rustc", "rustup", "sed", "sha256sum", "tar", "tee", "touch", "tr",
+            "uname"]  # fmt: skip
 MARKER = "<!-- calry-gitops:acme-production -->"
+
+
+class Release:
+    """A release page: the program, stripped, in an archive as a release has it, and its checksum."""
+
+    def __init__(self):
+        self.directory = tempfile.TemporaryDirectory()
+        self.files = Path(self.directory.name) / f"v{VERSION}"
+        self.files.mkdir()
+        self.name = f"calry-gitops-{VERSION}-{TARGET}"
+        self.archive = self.files / f"{self.name}.tar.gz"
+        program = Path(self.directory.name) / "calry-gitops"
+        subprocess.run(["strip", "-o", program, BINARY], check=True)
+        with tarfile.open(self.archive, "w:gz", compresslevel=1) as archive:
+            archive.add(program, f"{self.name}/calry-gitops")
+            archive.add(ROOT / "README.md", f"{self.name}/README.md")
+        self.sum = hashlib.sha256(self.archive.read_bytes()).hexdigest()
+        (self.files / "SHA256SUMS").write_text(f"{'0' * 64}  another.tar.gz\n{self.sum}  {self.archive.name}\n")
+        self.requests = requests = []
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def do_GET(self):
+                requests.append(self.path)
+                super().do_GET()
+
+            def log_message(self, *_):
+                pass
+
+        handler = functools.partial(Handler, directory=self.directory.name)
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
+
+
+release = functools.cache(Release)
 
 
 class World(unittest.TestCase):
@@ -40,6 +85,7 @@ class World(unittest.TestCase):
             banner += line
         cls.calry = re.search(r"http://127\.0\.0\.1:\d+", banner)[0]
         cls.key = re.search(r"zepl\.sandbox-read\.\S+", banner)[0]
+        cls.write_key = re.search(r"zepl\.sandbox-write\.\S+", banner)[0]
 
     @classmethod
     def tearDownClass(cls):
@@ -103,9 +149,9 @@ class World(unittest.TestCase):
     def source(self):
         """A repository of calry-gitops that takes a second to build: its program starts the real one."""
         source = self.work / "source"
-        shutil.copytree(ROOT / "deploy/github-action", source / "deploy/github-action")
-        (source / "Cargo.toml").write_text('[package]\nname = "calry-gitops"\nversion = "0.1.0"\nedition = "2024"\n')
-        (source / "Cargo.lock").write_text('version = 4\n\n[[package]]\nname = "calry-gitops"\nversion = "0.1.0"\n')
+        shutil.copytree(ROOT / "deploy/actions", source / "deploy/actions")
+        (source / "Cargo.toml").write_text(f'[package]\nname = "calry-gitops"\nversion = "{VERSION}"\nedition = "2024"\n')
+        (source / "Cargo.lock").write_text(f'version = 4\n\n[[package]]\nname = "calry-gitops"\nversion = "{VERSION}"\n')
         (source / "src").mkdir()
         (source / "src/main.rs").write_text(
             "use std::os::unix::process::CommandExt;\n"
@@ -115,7 +161,6 @@ class World(unittest.TestCase):
         self.git("init", "--quiet", "--initial-branch=main", at=source)
         self.git("add", "--all", at=source)
         self.git("commit", "--quiet", "--message", "source", at=source)
-        self.git("tag", "v0.1.0", at=source)
         return source
 
     def cargo(self):

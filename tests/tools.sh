@@ -144,7 +144,7 @@ done
 "$binary" man --dir "$work/man"
 for page in "$work"/man/*.1; do mandoc -T lint -W warning "$page"; done
 mandoc -T utf8 "$work/man/calry-gitops.1" | sed "s/.\x08//g" >"$work/page"
-for part in 'EXIT STATUS' CALRY_API_KEY 'definitions/workspace.yaml'; do
+for part in EXAMPLES 'EXIT STATUS' CALRY_API_KEY 'definitions/workspace.yaml'; do
     grep -q -- "$part" "$work/page" || fail "the manual does not speak of $part"
 done
 echo "the manual is one"

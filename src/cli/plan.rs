@@ -379,7 +379,7 @@ fn write_file(path: &Path, text: String) -> anyhow::Result<()> {
     let name = path
         .file_name()
         .and_then(|name| name.to_str())
-        .unwrap_or_default();
+        .ok_or_else(|| anyhow!("{} is not the name of a file", path.display()))?;
     FileWrite::unconditional(name, text)
         .write(directory, false)
         .map(drop)

@@ -28,8 +28,8 @@ pub(super) struct RunArgs {
     /// Print the effective configuration with the source of each value, then exit; makes no connection
     #[arg(long)]
     pub(super) print_config: bool,
-    /// Directory where the daemon saves what it last applied. With it, a restarted daemon still tells drift from changes
-    /// and does not repeat updates that had no effect. It holds no partner keys
+    /// Directory where the daemon saves what it last applied. With it, a restarted daemon still distinguishes drift
+    /// from changes and does not repeat updates that had no effect. It holds no partner keys
     #[arg(
         long,
         env = "CALRY_STATE_DIR",

@@ -1,4 +1,4 @@
-//! What each command answers: exit codes, sentences, what is sent, and how it reads.
+//! The commands: exit codes, messages, requests, and the layout of their output.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -76,7 +76,7 @@ fn state(ran: &Ran, provider: &str) -> String {
 // Exit codes
 
 #[test]
-fn an_exit_code_says_how_it_ended_and_is_the_same_in_every_format() {
+fn the_exit_code_is_the_same_in_every_format() {
     const PLAN: &[&str] = &["plan", "--detailed-exitcode"];
     const APPLY: &[&str] = &["apply", "--yes"];
     // (files, whether the key is good, command, exit code)
@@ -122,7 +122,7 @@ fn an_exit_code_says_how_it_ended_and_is_the_same_in_every_format() {
 }
 
 #[test]
-fn what_is_known_to_fail_goes_before_what_is_invalid() {
+fn a_known_failure_goes_before_invalid_definitions() {
     let mut before = live("HOSTAWAY", &["name"], &[]);
     before["partnerKey"] =
         json!({"headers": {"x-api-key": "old-value"}, "queryParams": {"client": "kept-value"}});
@@ -142,7 +142,7 @@ fn what_is_known_to_fail_goes_before_what_is_invalid() {
 }
 
 #[test]
-fn one_pass_of_the_daemon_has_the_same_exit_codes() {
+fn run_once_has_the_same_exit_codes() {
     world(UPDATE).run(&["run", "--once"]).exits(0);
     let broken = world(UPDATE);
     broken.write("guesty.yaml", BROKEN);
@@ -187,7 +187,7 @@ fn validate_exits_with_0_or_3_and_with_1_where_there_is_nothing_to_validate() {
 }
 
 #[test]
-fn validate_says_the_same_and_exits_the_same_in_every_format() {
+fn validate_reports_the_same_with_the_same_exit_code_in_every_format() {
     let world = world(WARNED);
     world.write("guesty.yaml", BROKEN);
     for (args, code, problems) in [
@@ -291,7 +291,7 @@ fn forges_are_given_paths_from_the_root_of_the_repository_wherever_the_command_r
         ("sub", "../definitions"),
         ("sub", &absolute),
     ];
-    // Without a repository it is the working directory that counts, and before that the workspace of the job.
+    // Without a repository, paths start at the workspace of the job, or else at the working directory.
     forms
         .iter()
         .filter(|(directory, _)| *directory == ".")
@@ -350,7 +350,7 @@ fn one_plan_is_written_in_several_formats_and_asked_for_once() {
     }
 }
 
-// Made from the command line's own definitions
+// Generated from the definitions of the command line
 
 #[test]
 fn every_shell_gets_a_script_that_names_every_command() {
@@ -470,7 +470,7 @@ fn a_wrong_command_line_is_64_and_help_is_0() {
 }
 
 #[test]
-fn a_command_line_that_other_tools_take_is_answered_with_the_one_that_is_meant() {
+fn an_option_of_other_tools_is_answered_with_a_suggestion() {
     let world = world(IN_SYNC);
     world.run(&["validate", "--only", "hostaway"]).exits(0);
     world.run(&["plan", "--only", "Hostaway"]).exits(0);
@@ -624,10 +624,10 @@ fn a_key_is_never_an_argument_and_one_that_was_given_is_not_repeated() {
     }
 }
 
-// What is asked, and what is sent
+// Requests
 
 #[test]
-fn plan_asks_twice_for_any_number_of_providers_and_never_writes() {
+fn plan_sends_two_requests_for_any_number_of_providers_and_never_writes() {
     for providers in [1, 300] {
         let world = World::new(Config {
             seed: Seed::synthetic(providers),
@@ -794,7 +794,7 @@ fn an_invalid_workspace_file_stops_everything_and_is_shown_at_its_line() {
 // Secrets
 
 #[test]
-fn a_missing_secret_is_an_error_of_its_file_and_says_where_to_put_it() {
+fn a_missing_secret_is_an_error_of_its_file_that_names_where_to_put_it() {
     let mut world = world(UPDATE);
     world.write("guesty.yaml", SECRET);
     let ran = world
@@ -813,7 +813,7 @@ fn a_missing_secret_is_an_error_of_its_file_and_says_where_to_put_it() {
 }
 
 #[test]
-fn without_secrets_at_hand_everything_else_is_compared_and_there_is_no_digest() {
+fn without_secrets_everything_else_is_compared_and_there_is_no_digest() {
     let world = world(UPDATE);
     world.write(
         "guesty.yaml",
@@ -862,7 +862,7 @@ fn without_secrets_at_hand_everything_else_is_compared_and_there_is_no_digest() 
         ],
         "an added key is known"
     );
-    // Where there is a live value, it is unknown here whether it differs.
+    // It is unknown whether an existing live value differs.
     let mut live = world.live("GUESTY");
     live["partnerKey"] = json!({"headers": {"x-api-key": "old-value"}});
     world.sandbox.set_definition("GUESTY", live);
@@ -884,7 +884,7 @@ fn without_secrets_at_hand_everything_else_is_compared_and_there_is_no_digest() 
 // The guard
 
 #[test]
-fn too_many_changes_are_refused_and_an_approved_digest_lets_exactly_that_plan_through() {
+fn too_many_changes_are_refused_and_an_approved_digest_allows_exactly_that_plan() {
     let world = world(UPDATE);
     world.write("guesty.yaml", &UPDATE.replace("HOSTAWAY", "GUESTY"));
     let digest = world.run(&["plan", "--format", "json"]).json()["digest"]
@@ -910,7 +910,7 @@ fn too_many_changes_are_refused_and_an_approved_digest_lets_exactly_that_plan_th
             .says(&format!("{other} was approved, and this plan is {digest}"));
     }
     assert!(world.updates().is_empty());
-    // Somebody changes the live state: it is another plan.
+    // The live state changes: this is another plan.
     world.sandbox.set_definition("GUESTY", {
         let mut changed = world.live("GUESTY");
         changed["updatedAt"] = json!("2026-02-02T00:00:00.000Z");
@@ -1082,7 +1082,7 @@ fn every_outcome_has_its_name_in_json() {
 // The sandbox in the process
 
 #[test]
-fn the_built_in_sandbox_serves_the_repositorys_own_definitions_and_real_keys_stay_at_home() {
+fn the_built_in_sandbox_serves_the_repositorys_own_definitions_and_ignores_real_keys() {
     let mut world = example();
     world.env("CALRY_API_KEY_FILE", "/nowhere/key");
     world
@@ -1114,7 +1114,7 @@ fn the_built_in_sandbox_serves_the_repositorys_own_definitions_and_real_keys_sta
 // Streams
 
 #[test]
-fn a_reader_that_went_away_is_no_reason_to_panic() {
+fn a_closed_pipe_causes_no_panic() {
     let world = example();
     for args in [
         &["plan", "--sandbox"][..],
@@ -1147,7 +1147,7 @@ fn a_reader_that_went_away_is_no_reason_to_panic() {
 }
 
 #[test]
-fn a_result_that_was_not_written_is_no_success() {
+fn a_result_that_was_not_written_is_a_failure() {
     let world = example();
     for args in [
         &["snapshot"][..],
@@ -1180,9 +1180,9 @@ fn results_go_to_standard_output_and_everything_else_to_standard_error() {
     assert!(coloured.out.contains('\u{1b}') && coloured.err.contains('\u{1b}'));
 }
 
-// How it reads
+// Layout
 
-/// The text with what differs from run to run made alike.
+/// The text, with fixed values in place of those that differ from run to run.
 fn settled(text: &str) -> String {
     let word = |word: &str| {
         let digest = word
@@ -1199,7 +1199,7 @@ fn settled(text: &str) -> String {
         .collect()
 }
 
-/// Every line fits a terminal, but those of which a word alone is too long.
+/// Every line fits a terminal, except those with a single word that is too long.
 #[track_caller]
 fn fits(text: &str, columns: usize) {
     for line in text.lines().filter(|line| !line.contains("sha256:")) {
@@ -1330,7 +1330,7 @@ fn the_next_step_is_the_command_that_applies_what_was_shown() {
 }
 
 #[test]
-fn without_changes_the_plan_says_so_in_one_line() {
+fn a_plan_without_changes_is_one_line() {
     let world = world(IN_SYNC);
     let ran = world.run(&["plan", "-d", "./definitions/"]).exits(0);
     assert!(
@@ -1372,7 +1372,7 @@ fn many_missing_secrets_are_one_problem_and_a_missing_key_goes_before_them() {
     ran.says("3 secret references not available")
         .says("--secrets-dir")
         .says("--secrets-unavailable");
-    // Each keeps its place where machines read it.
+    // The formats for machines have each of them at its own position.
     let json = world.run(&["plan", "--format", "json"]).exits(3).json();
     assert_eq!(json["diagnostics"].as_array().unwrap().len(), 3);
     world.env.remove("CALRY_API_KEY");
@@ -1452,7 +1452,7 @@ fn help_reads_well_on_80_and_on_100_columns() {
 }
 
 #[test]
-fn a_sandbox_on_a_taken_port_says_so() {
+fn a_sandbox_on_a_used_port_is_an_error() {
     let world = world(IN_SYNC);
     let address = world.sandbox.url().replace("http://", "");
     world
@@ -1486,7 +1486,7 @@ fn a_port_that_nothing_listens_on_is_given_up_after_a_few_attempts() {
         "{:?}",
         began.elapsed()
     );
-    // Both reads fail, and one line says that they are tried again.
+    // Both reads fail, and one line announces the retry.
     assert_eq!(
         ran.err.matches("trying again for up to").count(),
         1,

@@ -1,4 +1,4 @@
-//! The operator's configuration file, and several workspaces in one daemon: the real binary between several Calrys.
+//! The configuration file, and several workspaces in one daemon, with a local Calry each.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -510,7 +510,7 @@ fn workspaces_are_reconciled_independently_and_a_failure_of_one_does_not_affect_
     let json = ask(&["--workspace", "good", "--format", "json"]).json();
     assert_eq!(json["workspaces"].as_array().unwrap().len(), 1);
 
-    // SIGHUP is for all of them.
+    // SIGHUP reconciles all of them.
     daemon.signal("HUP");
     until("all but the silent one are reconciled", || {
         let document = status(&mut daemon);
@@ -913,7 +913,7 @@ fn a_file_that_changed_since_the_start_is_named_at_sighup_with_what_differs() {
     );
 }
 
-/// More directories than a user may have inotify instances, often 128, in a process that may open 256 files.
+/// More directories than the inotify instances of a user, often 128, in a process with at most 256 open files.
 #[test]
 fn many_workspaces_are_watched_with_few_files_and_threads() {
     let calry = calry(

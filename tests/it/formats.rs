@@ -1,4 +1,4 @@
-//! What a plan looks like where others show it: a comment on a pull request, annotations at a line.
+//! Plans for other programs: the comment on a pull request, and annotations of lines.
 
 use crate::support::{World, live, outside_code};
 use calry_gitops::sandbox::{Config, Seed};
@@ -120,7 +120,7 @@ fn annotations_of_a_plan_stand_at_the_key_that_changes_the_gravest_first() {
 }
 
 #[test]
-fn a_comment_on_500_providers_is_short_and_says_what_it_left_out() {
+fn a_comment_on_500_providers_is_short_and_names_what_it_omits() {
     let world = World::new(Config {
         seed: Seed::synthetic(500),
         ..Config::default()

@@ -1,4 +1,4 @@
-//! What was reviewed is what is applied: a plan in a file, held against the plan of the moment.
+//! Plan files: exactly the reviewed plan is applied, or none.
 
 use crate::support::{Ran, World, live};
 use calry_gitops::sandbox::Config;
@@ -145,7 +145,7 @@ fn a_reviewed_plan_is_not_stopped_by_the_limit_that_made_it_reviewed() {
 }
 
 #[test]
-fn a_secret_that_was_replaced_since_is_noticed_where_a_fingerprint_key_is_at_hand() {
+fn a_replaced_secret_is_noticed_with_a_fingerprint_key() {
     let mut world = world();
     world.env("CALRY_FINGERPRINT_KEY", KEY);
     save(&world, &[]);
@@ -154,7 +154,7 @@ fn a_secret_that_was_replaced_since_is_noticed_where_a_fingerprint_key_is_at_han
         &world,
         "HOSTAWAY: another value would be sent in partnerKey.headers.x-api-key",
     );
-    // A check that is silently left out is none.
+    // A check that cannot be made is an error, not skipped.
     world.env.remove("CALRY_FINGERPRINT_KEY");
     apply(&world)
         .exits(1)
@@ -169,7 +169,7 @@ fn a_secret_that_was_replaced_since_is_noticed_where_a_fingerprint_key_is_at_han
     apply(&world).exits(0);
 }
 
-/// The file of HOSTAWAY, with a value that it writes out.
+/// The file of HOSTAWAY, with a literal value.
 fn writes_out(world: &World, value: &str) {
     let text = format!("provider: HOSTAWAY\npartnerKey:\n  headers:\n    x-api-key: {value}\n");
     world.write("hostaway.yaml", &text);
@@ -205,7 +205,7 @@ fn a_literal_value_is_not_saved_if_a_later_change_would_not_be_noticed() {
         "new.plan is not written: the file of HOSTAWAY has the literal value partnerKey.headers.x-api-key",
     );
     assert!(!world.dir.path().join("new.plan").exists());
-    // What Calry has already is no change, and another value would be one.
+    // The value of Calry is no change; another value is one.
     writes_out(&world, "live-value");
     save(&world, &[]);
     writes_out(&world, "other-value");
@@ -224,7 +224,7 @@ fn the_text_around_a_reference_that_was_replaced_since_is_noticed() {
         &world,
         "HOSTAWAY: the same would change, and its file or Calry's definition is another one than then",
     );
-    // What is no scheme may be a secret, of which a plan without a key could say nothing.
+    // A value without a known scheme may be a secret, which a plan without a fingerprint key cannot compare.
     writes_out(&world, "acme-${secret:key}");
     world
         .run(&["plan", "--out", "new.plan"])
@@ -252,7 +252,7 @@ fn what_could_not_be_applied_is_not_written() {
         .run(&["plan", "--secrets-unavailable", "--out", "the.plan"])
         .exits(64);
     assert!(!out.exists());
-    // With the key, a plan against a snapshot is the plan.
+    // With the key, a plan against a snapshot is the same plan.
     world.env("CALRY_FINGERPRINT_KEY", KEY);
     let snapshot = world.run(&["snapshot"]).exits(0).out;
     std::fs::write(world.dir.path().join("snapshot.json"), snapshot).unwrap();

@@ -25,14 +25,14 @@ fn world() -> World {
     world
 }
 
-/// A daemon that only files and requests wake, after its first pass.
+/// A daemon after its first reconciliation, which only files and requests trigger again.
 fn waiting(world: &World, args: &[&str]) -> Daemon {
     let mut daemon = world.daemon(&[&["--interval", "1h"], args].concat());
     daemon.line("reconciliation 1 ");
     daemon
 }
 
-/// Asks at an address.
+/// Runs `status` with an address.
 fn ask(world: &World, address: &str, args: &[&str]) -> Ran {
     world.run(&[&["status", "--address", &format!("http://{address}")], args].concat())
 }
@@ -52,7 +52,7 @@ fn the_committed_schema_is_that_of_the_types() {
 }
 
 #[test]
-fn an_exit_code_says_whether_something_is_wrong() {
+fn the_exit_code_shows_a_failure() {
     let world = world();
     let mut daemon = waiting(&world, &["--mode", "observe"]);
     let address = daemon.address();
@@ -60,7 +60,7 @@ fn an_exit_code_says_whether_something_is_wrong() {
         .exits(0)
         .says("acme-production (Acme): in sync");
 
-    // What is only observed, and what is on hold, is as it should be.
+    // An observed difference, and one on hold, are no failure.
     let file = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n";
     world.write("hostaway.yaml", file);
     daemon.line("(files)");
@@ -200,9 +200,9 @@ fn a_wrong_address_is_a_wrong_command_line() {
     }
 }
 
-// Whoever stands in the daemon's place.
+// Other servers at the address
 
-/// Answers one request with these bytes, and tells what it was.
+/// Answers one request with these bytes, and returns the request.
 fn impostor(answer: Vec<u8>) -> (String, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -213,7 +213,7 @@ fn impostor(answer: Vec<u8>) -> (String, mpsc::Receiver<String>) {
         let length = stream.read(&mut request).unwrap();
         let _ = tell.send(String::from_utf8_lossy(&request[..length]).into_owned());
         let _ = stream.write_all(&answer);
-        // Stays until the other side goes.
+        // Keeps the connection until the client closes it.
         let _ = stream.read_to_end(&mut Vec::new());
     });
     (address, asked)
@@ -290,7 +290,7 @@ fn timestamp(text: &str) -> Value {
     json!(format!("2026-11-24T{text}Z"))
 }
 
-/// A status in which every text is this one.
+/// A status with one text in all places.
 fn foreign(text: &str) -> Value {
     let change = json!({"path": text, "before": text, "after": text, "sensitive": false});
     json!({"version": text, "started": timestamp("00:00:00"), "workspaces": [{
@@ -450,7 +450,7 @@ impl Door {
 }
 
 #[test]
-fn watching_goes_on_through_a_restart_and_ends_on_ctrl_c() {
+fn watching_continues_through_a_restart_and_ends_on_ctrl_c() {
     let world = world();
     let mut first = waiting(&world, &["--mode", "observe"]);
     let door = Door::to(&mut first);

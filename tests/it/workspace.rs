@@ -1,4 +1,4 @@
-//! Which workspace may be written to: what the operator pins, what the files pin, and what a daemon remembers.
+//! Workspace pins: of the operator, of the files, and in the memory of a daemon.
 
 use std::fs;
 use std::process::Stdio;
@@ -21,7 +21,7 @@ fn world() -> World {
     world
 }
 
-/// The API key belongs to another workspace from now on.
+/// Makes the API key belong to another workspace.
 fn move_to(world: &World, id: &str, slug: &str) {
     let (id, slug) = (json!(id), json!(slug));
     world.sandbox.modify_workspace(|workspace| {
@@ -104,12 +104,12 @@ fn both_pins_must_allow_the_workspace() {
         before,
         "no workspace can be the right one"
     );
-    // The operator's pin alone is right.
+    // Only the operator's pin is right.
     world.write("workspace.yaml", "slug: acme-staging\n");
     world
         .run(&["apply", "--yes", "--workspace", "acme-production"])
         .exits(1);
-    // The pin of a pull request is none.
+    // A pin in a pull request does not count.
     fs::remove_file(world.definitions().join("workspace.yaml")).unwrap();
     world
         .run(&["apply", "--yes", "--workspace", "acme-staging"])
@@ -142,7 +142,7 @@ fn a_key_that_is_exchanged_between_plan_and_apply_writes_nothing_to_the_other_wo
         world.requests().len() == 2
     });
     fs::write(&key, &world.sandbox.keys().read).unwrap();
-    // What is asked for now was answered for the first workspace already.
+    // The plan was made for the first workspace.
     std::thread::sleep(Duration::from_millis(500));
     move_to(&world, OTHER_ID, "acme-staging");
     let ran = Ran::of(child.wait_with_output().unwrap()).exits(1);
@@ -155,7 +155,7 @@ fn start(world: &World, args: &[&str]) -> Daemon {
 }
 
 #[test]
-fn a_daemon_whose_key_belongs_to_another_workspace_than_before_stops_and_writes_nothing() {
+fn a_daemon_whose_key_now_belongs_to_another_workspace_stops_and_writes_nothing() {
     let mut world = world();
     world.env("CALRY_STATE_DIR", "state");
     let mut daemon = start(&world, &[]);
@@ -186,7 +186,7 @@ fn a_daemon_whose_key_belongs_to_another_workspace_than_before_stops_and_writes_
         .says("until now it belonged to acme-production");
     assert_eq!(world.updates().len(), 1);
 
-    // The operator says that it is meant, and need not say it again.
+    // The operator confirms the move once.
     world
         .run(&["run", "--once", "--workspace", "acme-staging"])
         .exits(0);
@@ -211,7 +211,7 @@ fn a_daemon_whose_key_belongs_to_another_workspace_than_before_stops_and_writes_
         .unwrap();
     fs::remove_file(world.dir.path().join(format!("{file}.json"))).unwrap();
     world.run(&["run", "--once"]).exits(0);
-    // And a pin in the files, which are then meant for it.
+    // So does a pin in the files, which are then for this workspace.
     move_to(&world, OTHER_ID, "acme-third");
     world.run(&["run", "--once"]).exits(1);
     world.write("workspace.yaml", "slug: acme-third\n");
@@ -237,7 +237,7 @@ fn a_key_that_is_exchanged_while_the_daemon_runs_changes_nothing_in_the_other_wo
         world.sandbox.modify("HOSTAWAY", |live| {
             live["fieldsToSync"]["listing"]["pictures"] = json!(true)
         });
-        // Another key, so that the workspace is read again; a READ key is enough to see it.
+        // Another key, so that the workspace is read again; a READ key is enough.
         fs::write(&key, &world.sandbox.keys().read).unwrap();
         daemon.signal("HUP");
         let line = daemon.line("until now it belonged to acme-production");
@@ -245,7 +245,7 @@ fn a_key_that_is_exchanged_while_the_daemon_runs_changes_nothing_in_the_other_wo
         if state {
             assert_eq!(daemon.wait(), Some(1));
         } else {
-            // It knows no more after a restart, so it stays and goes on when the key is right again.
+            // A restart would lose its memory, so it keeps running and continues when the key is right again.
             assert!(line.contains("restart the daemon"), "{line}");
             move_to(
                 &world,

@@ -476,11 +476,12 @@ impl SectionReader<'_> {
         }
     }
 
+    #[expect(clippy::expect_used, reason = "a node's span lies in its text")]
     fn written(&self, node: &Node<'_>) -> &str {
         self.source
             .text()
             .get(node.span.start()..node.span.end())
-            .unwrap_or_default()
+            .expect("the text of a node")
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::UsageError;
 use super::cluster::ClusterArgs;
 use super::options::{SourceArgs, duration, up_to_64};
-use crate::http::SecretFile;
+use crate::http::{HttpUrl, SecretFile, UrlPolicy};
 use crate::ops::admin::{Access, Hooks, Host};
 use crate::report::status::Mode;
 
@@ -82,6 +83,14 @@ pub(super) struct HttpArgs {
         value_name = "N"
     )]
     admin_rate: NonZeroU32,
+    /// Address under which people reach the status page, for links in notifications and commit statuses
+    #[arg(
+        long,
+        env = "CALRY_EXTERNAL_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    external_url: Option<String>,
     /// File with the secret of GitHub's webhook; enables /hooks/github, so that a push reconciles at once
     #[arg(
         long,
@@ -109,6 +118,15 @@ pub(super) struct HttpArgs {
 }
 
 impl HttpArgs {
+    /// The address of the status page for people.
+    pub(super) fn external_url(&self) -> Result<Option<HttpUrl>, UsageError> {
+        let parse = |text: &String| {
+            HttpUrl::parse(text, UrlPolicy::DAEMON)
+                .map_err(|error| UsageError(format!("--external-url {error}")))
+        };
+        self.external_url.as_ref().map(parse).transpose()
+    }
+
     /// Who may use the server. A secret that cannot be read is an error now, not at the first request.
     pub(super) fn access(&self) -> anyhow::Result<Access> {
         let secret = |path: &Option<PathBuf>| {

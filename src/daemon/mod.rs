@@ -27,6 +27,7 @@ use crate::live::{Api, KeySource};
 use crate::model::human_duration;
 use crate::plan::Plan;
 use crate::reconcile::{Failure, Source, apply};
+use crate::report::links::Links;
 
 use inputs::WatchedInputs;
 pub use leadership::{Leadership, Moment, Term};
@@ -46,6 +47,7 @@ pub use crate::report::status::{Mode, Trigger};
 /// Everything that one workspace's loop needs.
 pub struct LoopSettings {
     pub source: Arc<Source>,
+    pub links: Links,
     /// The API key is read again for each reconciliation.
     pub key: KeySource,
     pub api: Api,

@@ -690,6 +690,7 @@ mod tests {
         http::install_tls();
         let http = Http::new(http::HttpTimeouts::default()).unwrap();
         LoopSettings {
+            links: Default::default(),
             source: Arc::new(reconcile::Source {
                 definitions: definitions.to_owned(),
                 secrets: SecretSources::new(None),

@@ -20,6 +20,7 @@ use calry_gitops::live::{Api, KeySource};
 use calry_gitops::model::{Secret, UpdateMethod};
 use calry_gitops::ops::notifications::{Notifier, Target, WorkspaceNotifier};
 use calry_gitops::reconcile::Source;
+use calry_gitops::report::links::Links;
 use calry_gitops::report::status::Mode;
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -184,10 +185,11 @@ impl Loop {
         mode: Mode,
         max_changes: Option<usize>,
     ) -> Self {
-        let workspace_notifier = Arc::new(notifier.for_workspace(None));
+        let workspace_notifier = Arc::new(notifier.for_workspace(None, Links::default()));
         let listener = Arc::clone(&workspace_notifier);
         let api = HttpUrl::parse(&world.sandbox.url(), UrlPolicy::api(false)).unwrap();
         let settings = daemon::LoopSettings {
+            links: Default::default(),
             source: Arc::new(Source {
                 definitions: directory.to_owned(),
                 secrets: SecretSources::new(None),

@@ -267,7 +267,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         api: Api::new(&http, url, UpdateMethod::Patch).unwrap(),
         interval: Duration::from_secs(60),
         mode: Mode::Observe,
-        max_changes: None,
+        max_changes: calry_gitops::plan::MaxChanges::Unlimited,
         concurrency: CONCURRENCY,
         timeout: Duration::from_secs(60),
         watch_options: WatchOptions::default(),

@@ -12,6 +12,7 @@ use super::cluster::ClusterArgs;
 use super::options::{SourceArgs, duration, up_to_64};
 use crate::http::{HttpUrl, SecretFile, UrlPolicy};
 use crate::ops::admin::{Access, Hooks, Host};
+use crate::plan::MaxChanges;
 use crate::report::status::Mode;
 
 #[derive(Args)]
@@ -155,14 +156,16 @@ pub(super) struct LoopArgs {
     /// enforce applies the files and undoes drift; observe reports differences and writes nothing
     #[arg(long, env = "CALRY_MODE", hide_env_values = true, value_enum, default_value_t = ModeArg::Enforce, hide_possible_values = true, value_name = "enforce|observe")]
     mode: ModeArg,
-    /// Refuse a plan that would change more providers than this
+    /// Let a plan that would change more providers wait for an approval; a share is of the managed providers, and always
+    /// allows 5
     #[arg(
         long,
         env = "CALRY_MAX_CHANGES",
         hide_env_values = true,
-        value_name = "N"
+        default_value = "30%",
+        value_name = "N|SHARE%|none"
     )]
-    pub(super) max_changes: Option<usize>,
+    pub(super) max_changes: MaxChanges,
     /// How many updates may run at the same time
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value = "8", value_parser = up_to_64, value_name = "N")]
     pub(super) concurrency: NonZeroU8,

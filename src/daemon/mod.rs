@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::desired::watch::WatchOptions;
 use crate::live::{Api, KeySource};
 use crate::model::human_duration;
-use crate::plan::Plan;
+use crate::plan::{MaxChanges, Plan};
 use crate::reconcile::{Failure, Source, apply};
 use crate::report::links::Links;
 
@@ -55,7 +55,7 @@ pub struct LoopSettings {
     pub interval: Duration,
     pub mode: Mode,
     /// The most providers that one plan may change.
-    pub max_changes: Option<usize>,
+    pub max_changes: MaxChanges,
     /// How many updates run at once.
     pub concurrency: usize,
     /// The time limit of a reconciliation, retries included.

@@ -710,7 +710,7 @@ mod tests {
             .unwrap(),
             interval: Duration::from_secs(60),
             mode: Mode::Enforce,
-            max_changes: None,
+            max_changes: crate::plan::MaxChanges::Unlimited,
             concurrency: 1,
             timeout: Duration::from_secs(60),
             watch_options: crate::desired::watch::WatchOptions::default(),

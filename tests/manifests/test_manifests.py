@@ -827,9 +827,13 @@ class Monitoring(unittest.TestCase):
 class Documentation(unittest.TestCase):
     docs = DEPLOY.parent / "docs"
 
-    def test_every_alert_has_a_remedy(self):
-        alerts = [rule["alert"] for group in Monitoring.rules["groups"] for rule in group["rules"]]
-        self.assertEqual(re.findall(r"(?m)^\| `(CalryGitops\w+)` \|", (self.docs / "monitoring.md").read_text()), alerts)
+    def test_every_alert_links_to_its_section(self):
+        rules = [rule for group in Monitoring.rules["groups"] for rule in group["rules"]]
+        page = "https://github.com/calry-gitops/calry-gitops/blob/main/docs/monitoring.md"
+        for rule in rules:
+            self.assertEqual(rule["annotations"]["runbook_url"], f"{page}#{rule['alert'].lower()}")
+        sections = re.findall(r"(?m)^### (CalryGitops\w+)$", (self.docs / "monitoring.md").read_text())
+        self.assertEqual(sections, [rule["alert"] for rule in rules])
 
     def test_the_commands_of_helm_and_kustomize_work(self):
         text = (self.docs / "kubernetes.md").read_text()

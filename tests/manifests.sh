@@ -24,12 +24,13 @@ KUSTOMIZE=$(go_tool sigs.k8s.io/kustomize/kustomize/v5 "$kustomize_version")/kus
 KUBECONFORM=$(go_tool github.com/yannh/kubeconform/cmd/kubeconform "$kubeconform_version")/kubeconform
 python=$(python_tool kubernetes-validate "$schemas_version")
 # They refer to each other by the addresses of a server; kubeconform needs file names.
-SCHEMAS=$(mktemp -d)
-trap 'rm -rf "$SCHEMAS"' EXIT
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+SCHEMAS=$work/schemas
+mkdir "$SCHEMAS"
 from=$("$python/python3" -c 'import kubernetes_validate as k; print(k.__path__[0])')/kubernetes-json-schema
 cp -r "$from"/v{1.29.0,1.37.0}-local-strict "$SCHEMAS"
 sed -i 's,"/api/_definitions.json,"_definitions.json,; s,"$id":,"title":,' "$SCHEMAS"/*/*.json
-export HELM HELM_DOCS KUSTOMIZE KUBECONFORM SCHEMAS
 
 chart=deploy/helm/calry-gitops
 if [ "${1:-}" = --update ]; then
@@ -40,10 +41,14 @@ if [ "${1:-}" = --update ]; then
 fi
 
 yamllint=$(python_tool yamllint "$yamllint_version")/yamllint
-"$yamllint" --strict --config-data '{extends: default, rules: {line-length: {max: 120}, document-start: disable,
-    comments: {min-spaces-from-content: 1}, octal-values: disable, braces: {max-spaces-inside: 0}}}' \
+"$yamllint" --strict --config-data '{extends: default, rules: {line-length: {max: 120,
+    allow-non-breakable-inline-mappings: true}, document-start: disable, comments: {min-spaces-from-content: 1}, octal-values: disable, braces: {max-spaces-inside: 0}}}' \
     deploy/kubernetes deploy/monitoring/kustomization.yaml "$chart"/Chart.yaml "$chart"/values.yaml "$chart"/ci
+# What is shipped: a package follows the links to deploy/monitoring, and Helm reports each of them.
+"$HELM" package --destination "$work" "$chart" 2>"$work/links" || { cat "$work/links"; exit 1; }
+PACKAGE=$(echo "$work"/*.tgz)
 # As chart-testing does: without values, and with each file of ci/.
-"$HELM" lint --strict --quiet "$chart"
-for values in "$chart"/ci/*-values.yaml; do "$HELM" lint --strict --quiet --values "$values" "$chart"; done
+"$HELM" lint --strict --quiet "$PACKAGE"
+for values in "$chart"/ci/*-values.yaml; do "$HELM" lint --strict --quiet --values "$values" "$PACKAGE"; done
+export HELM HELM_DOCS KUSTOMIZE KUBECONFORM SCHEMAS PACKAGE
 "$python/python3" -B -m unittest discover --start-directory tests/manifests

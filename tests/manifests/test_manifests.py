@@ -1,6 +1,7 @@
 """What the manifests promise: kustomize and Helm make the same, under the restricted Pod Security profile, and what the
 manifests ask of the program it does, started with the arguments, variables and files of each of them. HELM, HELM_DOCS,
-KUSTOMIZE, KUBECONFORM and CALRY_GITOPS name the programs, SCHEMAS the directory of Kubernetes' schemas; nothing but this machine is contacted."""
+KUSTOMIZE, KUBECONFORM and CALRY_GITOPS name the programs, PACKAGE the packed chart, and SCHEMAS the directory of
+Kubernetes' schemas. Nothing but this machine is contacted."""
 
 import contextlib
 import copy
@@ -22,6 +23,7 @@ import yaml
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KUSTOMIZE = DEPLOY / "kubernetes"
 CHART = DEPLOY / "helm" / "calry-gitops"
+PACKAGE = os.environ["PACKAGE"]
 RULES = DEPLOY / "monitoring" / "calry-gitops.rules.yaml"
 
 # A Helm that go installed knows no Kubernetes of its own.
@@ -240,13 +242,13 @@ def kustomized(directory):
 @functools.cache
 def helmed(*values):
     settings = [f"--set={value}" for value in (*COMMON, *values)]
-    return run(os.environ["HELM"], "template", "calry-gitops", CHART, *KUBERNETES, *settings)
+    return run(os.environ["HELM"], "template", "calry-gitops", PACKAGE, *KUBERNETES, *settings)
 
 
 @functools.cache
 def filed(name):
     values = CHART / "ci" / f"{name}-values.yaml"
-    return run(os.environ["HELM"], "template", "calry-gitops", CHART, *KUBERNETES, "--values", values)
+    return run(os.environ["HELM"], "template", "calry-gitops", PACKAGE, *KUBERNETES, "--values", values)
 
 
 def renders():
@@ -662,7 +664,7 @@ class Manifests(unittest.TestCase):
                 helmed(*values)
         # All of them at once.
         with self.assertRaisesRegex(AssertionError, "(?s)- set git.repository .*- set calry.apiKey.existingSecret "):
-            run(os.environ["HELM"], "template", "calry-gitops", CHART, *KUBERNETES)
+            run(os.environ["HELM"], "template", "calry-gitops", PACKAGE, *KUBERNETES)
 
     def test_every_value_is_in_the_schema(self):
         schema = json.loads((CHART / "values.schema.json").read_text())
@@ -852,7 +854,7 @@ class Documentation(unittest.TestCase):
                     name, chart, *rest = shlex.split(install)
                     self.assertEqual(chart, "oci://ghcr.io/calry-gitops/charts/calry-gitops")
                     rest = [os.path.join(work, arg) if arg in files else arg for arg in rest]
-                    effective(objects(run(os.environ["HELM"], "template", name, CHART, *KUBERNETES, *rest)))
+                    effective(objects(run(os.environ["HELM"], "template", name, PACKAGE, *KUBERNETES, *rest)))
         for directory in applies:
             effective(objects(run(os.environ["KUSTOMIZE"], "build", DEPLOY.parent / directory)))
 

@@ -22,6 +22,7 @@ use crate::ops::admin::Admin;
 use crate::ops::kubernetes::{EventWriter, Replica};
 use crate::ops::metrics::{Metrics, WorkspaceMetrics};
 use crate::ops::notifications::{Notifier, WorkspaceNotifier};
+use crate::plan::MaxChanges;
 use crate::report::links::{Links, page_url};
 use crate::report::status::{Mode, Trigger};
 use crate::sandbox::Sandbox;
@@ -114,7 +115,11 @@ async fn prepare_workspace(
         api: setup.api,
         interval: workspace_loop.interval,
         mode: workspace_loop.mode(),
-        max_changes: workspace_loop.max_changes,
+        max_changes: match (&setup.sandbox, workspace_loop.max_changes) {
+            // The first plan of a sandbox changes most providers, and that does no harm.
+            (Some(_), MaxChanges::Share(_)) => MaxChanges::Unlimited,
+            (_, max_changes) => max_changes,
+        },
         concurrency: workspace_loop.concurrency.get().into(),
         timeout: setup.timeout,
         watch_options: WatchOptions::default(),

@@ -93,6 +93,39 @@ class Manifests(OnACluster):
                 del claim["metadata"]["resourceVersion"]
             self.assertEqual(made, again)
 
+    def test_helm_installs_upgrades_rolls_back_and_uninstalls(self):
+        namespace = self.cluster.namespace()
+
+        def helm(*arguments):
+            command = [os.environ["HELM"], *arguments, f"--kubeconfig={self.cluster.kubeconfig_of_admin}", f"--namespace={namespace}"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            return done.returncode, done.stdout + done.stderr
+
+        def interval():
+            text = self.cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/calry-gitops-config")["data"]["calry-gitops.yaml"]
+            return text.strip()
+
+        upgrade = ["upgrade", "--install", "calry-gitops", CHART]
+        code, said = helm(*upgrade)
+        self.assertEqual((code, "- set git.repository to " in said), (1, True), said)
+        values = [f"--set={value}" for value in (*COMMON, "persistence.enabled=true", "replicaCount=1")]
+        code, said = helm(*upgrade, *values, "--set=config.interval=2m")
+        self.assertEqual(code, 0, said)
+        self.assertRegex(said, "(?m)when these Secrets exist: calry-gitops-api-key$")
+        self.assertIn(f"kubectl --namespace {namespace} exec deployment/calry-gitops ", said)
+        self.assertIn(f"kubectl --namespace {namespace} get lease calry-gitops\n", said)
+        self.assertEqual(interval(), "interval: 2m")
+        code, said = helm(*upgrade, *values, "--set=config.interval=3m")
+        self.assertEqual((code, interval()), (0, "interval: 3m"), said)
+        code, said = helm("rollback", "calry-gitops", "1")
+        self.assertEqual((code, interval()), (0, "interval: 2m"), said)
+        code, said = helm("uninstall", "calry-gitops")
+        self.assertEqual(code, 0, said)
+        self.assertEqual(self.cluster.get(f"/apis/apps/v1/namespaces/{namespace}/deployments")["items"], [])
+        # The memory of the daemon outlives the release.
+        (claim,) = self.cluster.get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims")["items"]
+        self.assertEqual(claim["metadata"]["name"], "calry-gitops-state")
+
     def test_their_pods_are_admitted_where_the_restricted_profile_is_enforced(self):
         for namespace, apply in self.each():
             for one in apply():

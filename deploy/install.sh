@@ -37,11 +37,11 @@ target() {
     esac
     case $(uname -s) in
         Linux)
-            # What is built for glibc needs 2.35; the static program for musl runs everywhere.
+            # What is built for glibc needs 2.34; the static program for musl runs everywhere.
             libc=musl
             glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null) || glibc=
             case ${glibc#glibc } in
-                2.3[5-9] | 2.[4-9][0-9] | [3-9].*) libc=gnu ;;
+                2.3[4-9] | 2.[4-9][0-9] | [3-9].*) libc=gnu ;;
             esac
             printf '%s\n' "$arch-unknown-linux-$libc"
             ;;

@@ -132,11 +132,11 @@ quiet() {
     ask alerts "all(.data.alerts[]; .labels.alertname != \"$1\")"
 }
 kill -STOP "${running[sandbox]}"
-until_ "Calry does not answer, and CalryGitopsReconciliationFailing fires" firing CalryGitopsReconciliationFailing
+until_ "Calry does not answer, and CalryGitopsPassFails fires" firing CalryGitopsPassFails
 kill -CONT "${running[sandbox]}"
-until_ "it answers again, and CalryGitopsReconciliationFailing is over" quiet CalryGitopsReconciliationFailing
+until_ "it answers again, and CalryGitopsPassFails is over" quiet CalryGitopsPassFails
 
 stop daemon
-until_ "the daemon is gone, and CalryGitopsDown fires" firing CalryGitopsDown
+until_ "the daemon is gone, and CalryGitopsAbsent fires" firing CalryGitopsAbsent
 daemon "$address"
-until_ "it is back, and CalryGitopsDown is over" quiet CalryGitopsDown
+until_ "it is back, and CalryGitopsAbsent is over" quiet CalryGitopsAbsent

@@ -6,7 +6,7 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 # The newest glibc that a program for *-gnu may need: install.sh takes the one for musl on older systems.
-glibc=2.35
+glibc=2.34
 
 target=${1:?the target, as x86_64-unknown-linux-gnu}
 to=${2:?the directory for the archive}
@@ -40,6 +40,8 @@ esac
 rm -rf "$package"
 mkdir -p "$package/$name/completions" "$to"
 cp "$built" README.md LICENSE CHANGELOG.md "$package/$name/"
+# The profile dist has it done.
+if [ "$profile" != dist ]; then strip "$package/$name/calry-gitops"; fi
 "$built" completions bash >"$package/$name/completions/calry-gitops.bash"
 "$built" completions zsh >"$package/$name/completions/_calry-gitops"
 "$built" completions fish >"$package/$name/completions/calry-gitops.fish"

@@ -1,7 +1,8 @@
 # Sourced by the scripts beside it, which run in the root of the repository.
 # shellcheck shell=bash
 
-shopt -s inherit_errexit
+# The bash of macOS does not know it.
+shopt -s inherit_errexit 2>/dev/null || true
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 
 fail() {

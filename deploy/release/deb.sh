@@ -6,8 +6,9 @@ set -euo pipefail
 
 target=${1:?the target, as x86_64-unknown-linux-gnu}
 to=${2:?the directory for the package}
+# Where Cargo.toml expects the files.
 stage=target/package/deb
 mkdir -p "$to"
 rm -rf "$stage"
 cp -r "${CARGO_TARGET_DIR:-target}/package/$target/calry-gitops-$version-$target" "$stage"
-cargo deb --quiet --no-build --no-strip --target "$target" --output "$to/"
+cargo deb --no-build --no-strip --target "$target" --output "$to/"

@@ -7,7 +7,8 @@ set -euo pipefail
 
 to=${1:?the directory for the document}
 mkdir -p "$to"
-# It is written beside Cargo.toml, whatever its name.
+# It is written beside Cargo.toml, whatever its name, and with the path of this machine.
 cargo cyclonedx --quiet --format json --spec-version 1.5 --all --target all --override-filename calry-gitops.cdx
-mv calry-gitops.cdx.json "$to/calry-gitops-$version.cdx.json"
+sed "s|path+file://$PWD#||g" calry-gitops.cdx.json >"$to/calry-gitops-$version.cdx.json"
+rm calry-gitops.cdx.json
 printf '%s\n' "$to/calry-gitops-$version.cdx.json"

@@ -22,5 +22,6 @@ done
 [ "$(./calry-gitops --version)" = "calry-gitops $version ($commit)" ] ||
     fail "--version prints $(./calry-gitops --version), and the commit is $commit"
 ./calry-gitops validate --quiet --definitions "$definitions"
-./calry-gitops run --once --sandbox --quiet --definitions "$definitions" --listen 127.0.0.1:0
+./calry-gitops run --once --sandbox --quiet --definitions "$definitions" --listen 127.0.0.1:0 >"$work/log" 2>&1 ||
+    fail "it does not bring a workspace in sync: $(cat "$work/log")"
 printf '%s: calry-gitops %s (%s) starts and brings a workspace in sync\n' "$target" "$version" "$commit"

@@ -16,30 +16,31 @@ same() {
         wrong=1
     fi
 }
+# value FILE PATTERN: what follows the pattern at the start of a line.
 value() {
-    sed -n "s/^$2[:=] *\"\{0,1\}\([^\" ]*\)\"\{0,1\}$/\1/p" "$1"
+    sed -n "s/^$2\"\{0,1\}\([0-9][^\" ]*\)\"\{0,1\}$/\1/p" "$1"
 }
 
 same Cargo.toml "$version"
 same Cargo.lock "$(sed -n '/^name = "calry-gitops"$/{n;s/^version = "\(.*\)"$/\1/p;}' Cargo.lock)"
 chart=deploy/helm/calry-gitops/Chart.yaml
-same "$chart, version," "$(value "$chart" version)"
-same "$chart, appVersion," "$(value "$chart" appVersion)"
-same deploy/install.sh "$(value deploy/install.sh release)"
+same "$chart, version," "$(value "$chart" 'version: ')"
+same "$chart, appVersion," "$(value "$chart" 'appVersion: ')"
+same deploy/install.sh "$(value deploy/install.sh 'release=')"
+same deploy/Dockerfile "$(value deploy/Dockerfile 'ARG VERSION=')"
+same templates/check.yml "$(value templates/check.yml ' *default: ')"
 # The first heading below the one of unreleased changes, which a date follows.
-heading=$(sed -n 's/^## \[\([0-9][^]]*\)\] - [0-9-]\{10\}$/\1/p' CHANGELOG.md | head -n 1)
-same CHANGELOG.md "$heading"
-# Every mention of the image with a version, and of a release's files.
-image=ghcr.io/${GITHUB_REPOSITORY:-calry-gitops/calry-gitops}
+same CHANGELOG.md "$(sed -n 's/^## \[\([0-9][^]]*\)\] - [0-9-]\{10\}$/\1/p' CHANGELOG.md | head -n 1)"
+# Images, actions, files and pages of a release, as calry-gitops:1.2.3, calry-gitops/deploy/actions/check@v1.2.3, ….
+number='[0-9]+\.[0-9]+\.[0-9]+'
 while IFS=: read -r file mention; do
-    same "$file" "${mention##*:}"
-done < <(git grep --only-matching --extended-regexp "$image:[0-9][0-9A-Za-z.-]*" -- . ':!CHANGELOG.md')
-# The actions and the component, in the examples and the pages.
-same templates/check.yml "$(sed -n 's/^      default: \([0-9][0-9A-Za-z.-]*\)$/\1/p' templates/check.yml)"
-while IFS=: read -r file mention; do
-    same "$file" "${mention##*v}"
-done < <(git grep --only-matching --extended-regexp \
-    'deploy/actions/[a-z]+@v[0-9][0-9A-Za-z.-]*|check@v[0-9][0-9A-Za-z.-]*|rev: v[0-9][0-9A-Za-z.-]*' -- deploy docs README.md)
+    found=${mention##*[:@/_-]}
+    if [ "${found#v}" != "${wanted%%-*}" ]; then
+        printf '%s names %s, the tag has %s\n' "$file" "$mention" "$wanted" >&2
+        wrong=1
+    fi
+done < <(git grep --only-matching --extended-regexp "calry-gitops[A-Za-z/._-]*[:@/_-]v?$number"  -- \
+    README.md deploy docs templates ':!deploy/release')
 
-[ "$wrong" = 0 ] || fail "prepare the release as docs/releasing.md describes, and move the tag"
+[ "$wrong" = 0 ] || fail "prepare the release with deploy/release/prepare.sh"
 printf 'every file has version %s\n' "$wanted"

@@ -4,7 +4,6 @@
 
 pub mod health;
 pub mod json;
-pub mod links;
 pub mod plan;
 pub mod status;
 pub mod words;

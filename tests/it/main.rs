@@ -23,7 +23,6 @@ mod daemon;
 mod formats;
 mod hostile;
 mod leadership;
-mod links;
 mod load;
 mod metrics;
 mod notifications;

@@ -31,6 +31,8 @@ if [ "${1:-}" != --inside ]; then
     pivot_root . before
     cd /
     umount --lazy before
+    # As systemd makes it on a machine: credentials are mounted in one namespace and seen in others.
+    mount --make-rshared /
     systemd-machine-id-setup >/dev/null
     /package.sh --inside &
     exec env container=oci /lib/systemd/systemd --system --unit=basic.target --show-status=0 --log-target=journal
@@ -52,6 +54,8 @@ service=calry-gitops.service
 pull=calry-gitops-pull.service
 as=(setpriv --reuid calry-gitops --regid calry-gitops --clear-groups)
 
+# What keeps services of a machine without systemd from starting.
+rm -f /usr/sbin/policy-rc.d
 dpkg --install /calry-gitops.deb >/dev/null
 [ -s /usr/share/man/man1/calry-gitops-run.1.gz ] || fail "there is no man page"
 [ -s /usr/share/bash-completion/completions/calry-gitops ] || fail "there is no completion"
@@ -68,11 +72,10 @@ echo "the package installs, and nothing starts without a key"
 
 # What docs/install.md describes, with a local Calry.
 calry-gitops sandbox --listen 127.0.0.1:4010 >/sandbox 2>&1 &
-until_it 10 grep -q 'zepl\.sandbox-write' /sandbox
+until_it 60 grep -q 'zepl\.sandbox-write' /sandbox
 umask 077
 grep -o "zepl\.sandbox-write\.[^ '\"]*" /sandbox | head -n 1 >/etc/calry-gitops/api-key
-# shellcheck disable=SC2016 # as it stands in the files
-sed -n 's/.*\${secret:\([^}]*\)}.*/\1/p' /definitions/*.yaml | while read -r name; do
+grep -oh 'secret:[^}]*}' /definitions/*.yaml | tr -d '}' | cut -d : -f 2 | sort -u | while read -r name; do
     echo "$name" >"/etc/calry-gitops/secrets/$name"
     chmod 640 "/etc/calry-gitops/secrets/$name"
     chgrp calry-gitops "/etc/calry-gitops/secrets/$name"
@@ -89,7 +92,7 @@ git=("${as[@]}" env HOME=/srv/git git -c user.name=a -c user.email=a@example.com
 "${git[@]}" clone --quiet /srv/git/acme /var/lib/calry-gitops/repository
 
 systemctl start calry-gitops-pull.timer "$service"
-until_it 20 curl --fail --silent http://127.0.0.1:8080/readyz
+until_it 60 curl --fail --silent http://127.0.0.1:8080/readyz
 calry-gitops status >/status || true
 grep -qi observe /status || fail "it does not observe: $(cat /status)"
 main=$(systemctl show --property MainPID --value "$service")
@@ -103,11 +106,11 @@ echo "the daemon observes, as its user and without privileges"
 
 sed -i 's/^mode: observe/mode: enforce/; s/^maxChanges: .*/maxChanges: 100/' /etc/calry-gitops/config.yaml
 systemctl restart "$service"
-until_it 20 calry-gitops status
+until_it 60 calry-gitops status
 printf 'provider: GUESTY\nicon: https://cdn.example.com/guesty-2.png\n' >/srv/git/acme/definitions/guesty.yaml
 "${git[@]}" -C /srv/git/acme commit --quiet --all --message "an icon"
 systemctl start "$pull"
-until_it 10 sh -c "journalctl --unit $service | grep 'GUESTY updated'"
+until_it 60 sh -c "journalctl --unit $service | grep 'GUESTY updated'"
 systemctl reload "$service"
 systemctl stop "$service"
 [ "$(systemctl show --property Result --value "$service")" = success ] || fail "it does not stop when it is asked to"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# prepare.sh VERSION: writes the version of the next release into every file that has one, and its heading into CHANGELOG.md.
+set -euo pipefail
+# shellcheck source=deploy/release/common.sh
+. "$(dirname "$0")/common.sh"
+
+next=${1:?the version, as 1.2.3}
+[[ $next =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ ]] || fail "$next is no version"
+old=${version//./\\.}
+sed -i "0,/^version = \"$old\"$/s//version = \"$next\"/" Cargo.toml
+sed -i "/^name = \"calry-gitops\"$/{n;s/\"$old\"/\"$next\"/;}" Cargo.lock
+sed -i "s/^## \[Unreleased\]$/&\n\n## [$next] - $(date -u +%F)/" CHANGELOG.md
+git grep -lz --fixed-strings "$version" -- README.md deploy docs templates |
+    xargs -0 sed -i "s/\(^\|[^0-9.]\)$old\([^0-9.]\|\.[^0-9]\|$\)/\1$next\2/g"
+deploy/release/verify-version.sh "v$next"

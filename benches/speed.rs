@@ -261,12 +261,13 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
     let http = Http::new(http::HttpTimeouts::default()).unwrap();
     let url = HttpUrl::parse("http://127.0.0.1:1", UrlPolicy::api(false)).unwrap();
     let settings = LoopSettings {
+        links: Default::default(),
         source: Arc::new(source(Path::new("definitions"))),
         key: KeySource::Variable(None),
         api: Api::new(&http, url, UpdateMethod::Patch).unwrap(),
         interval: Duration::from_secs(60),
         mode: Mode::Observe,
-        max_changes: None,
+        max_changes: calry_gitops::plan::MaxChanges::Unlimited,
         concurrency: CONCURRENCY,
         timeout: Duration::from_secs(60),
         watch_options: WatchOptions::default(),

@@ -132,11 +132,11 @@ quiet() {
     ask alerts "all(.data.alerts[]; .labels.alertname != \"$1\")"
 }
 kill -STOP "${running[sandbox]}"
-until_ "Calry does not answer, and CalryGitopsPassFails fires" firing CalryGitopsPassFails
+until_ "Calry does not answer, and CalryGitopsReconciliationFailing fires" firing CalryGitopsReconciliationFailing
 kill -CONT "${running[sandbox]}"
-until_ "it answers again, and CalryGitopsPassFails is over" quiet CalryGitopsPassFails
+until_ "it answers again, and CalryGitopsReconciliationFailing is over" quiet CalryGitopsReconciliationFailing
 
 stop daemon
-until_ "the daemon is gone, and CalryGitopsAbsent fires" firing CalryGitopsAbsent
+until_ "the daemon is gone, and CalryGitopsDown fires" firing CalryGitopsDown
 daemon "$address"
-until_ "it is back, and CalryGitopsAbsent is over" quiet CalryGitopsAbsent
+until_ "it is back, and CalryGitopsDown is over" quiet CalryGitopsDown

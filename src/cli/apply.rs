@@ -18,7 +18,7 @@ use super::{Exit, Output, signals};
 use crate::desired::definitions::MissingSecrets;
 use crate::live::{ApiKey, ReadCalry as _};
 use crate::model::printable;
-use crate::plan::{Approved, Digest, Limits};
+use crate::plan::{Approved, Digest, Limits, MaxChanges};
 use crate::reconcile::apply;
 use crate::reconcile::plan_file::{self, PlanFile};
 use crate::render::text::Layout;
@@ -30,14 +30,15 @@ pub(super) struct ApplyArgs {
     /// Skip the confirmation prompt
     #[arg(short, long)]
     yes: bool,
-    /// Refuse a plan that changes more providers than this
+    /// Refuse a plan that changes more providers; a share is of the managed providers, and always allows 5
     #[arg(
         long,
         env = "CALRY_MAX_CHANGES",
         hide_env_values = true,
-        value_name = "N"
+        default_value = "none",
+        value_name = "N|SHARE%|none"
     )]
-    max_changes: Option<usize>,
+    max_changes: MaxChanges,
     /// Apply exactly the plan with this digest, whatever --max-changes allows
     #[arg(long, value_parser = Digest::parse, value_name = "DIGEST")]
     approve: Option<Digest>,

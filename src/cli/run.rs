@@ -17,11 +17,13 @@ use crate::daemon::{
 };
 use crate::desired::definitions::MissingSecrets;
 use crate::desired::watch::WatchOptions;
-use crate::http::{self, Http, install_tls};
+use crate::http::{self, Http, HttpUrl, install_tls};
 use crate::ops::admin::Admin;
 use crate::ops::kubernetes::{EventWriter, Replica};
 use crate::ops::metrics::{Metrics, WorkspaceMetrics};
 use crate::ops::notifications::{Notifier, WorkspaceNotifier};
+use crate::plan::MaxChanges;
+use crate::report::links::{Links, page_url};
 use crate::report::status::{Mode, Trigger};
 use crate::sandbox::Sandbox;
 
@@ -31,6 +33,7 @@ struct Shared {
     state: Arc<StateStore>,
     notifier: Notifier,
     cluster: Replica,
+    external_url: Option<HttpUrl>,
 }
 
 /// One workspace, prepared for its loop.
@@ -83,7 +86,14 @@ async fn prepare_workspace(
     let span = workspace.name.as_deref().map_or_else(Span::none, |name| {
         tracing::error_span!(WORKSPACE_SPAN, workspace = name)
     });
-    let workspace_notifier = Arc::new(shared.notifier.for_workspace(slot.name()));
+    let external_url = shared.external_url.as_ref().map(HttpUrl::to_string);
+    let links = Links {
+        page: external_url.map(|url| page_url(&url, slot.name())),
+        repository: source.repository.url()?,
+        directory: setup.repository_path(),
+    };
+    let notifier = shared.notifier.for_workspace(slot.name(), links.clone());
+    let workspace_notifier = Arc::new(notifier);
     let applying = Arc::clone(&workspace_notifier);
     let api = match &setup.sandbox {
         // Its address changes with each start.
@@ -100,11 +110,16 @@ async fn prepare_workspace(
     );
     let mut settings = LoopSettings {
         source: setup.source.into(),
+        links,
         key: setup.key,
         api: setup.api,
         interval: workspace_loop.interval,
         mode: workspace_loop.mode(),
-        max_changes: workspace_loop.max_changes,
+        max_changes: match (&setup.sandbox, workspace_loop.max_changes) {
+            // The first plan of a sandbox changes most providers, and that does no harm.
+            (Some(_), MaxChanges::Share(_)) => MaxChanges::Unlimited,
+            (_, max_changes) => max_changes,
+        },
         concurrency: workspace_loop.concurrency.get().into(),
         timeout: setup.timeout,
         watch_options: WatchOptions::default(),
@@ -273,6 +288,13 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     raise_open_files();
     install_tls();
     let http = Http::new(http::HttpTimeouts::default())?;
+    let external_url = args.http.external_url()?;
+    let mut targets = configuration.notifications.targets.clone();
+    if let Some(url) = &external_url {
+        for target in &mut targets {
+            target.link_to(url);
+        }
+    }
     let shared = Shared {
         cluster: tokio::select! {
             cluster = args.cluster.set_up(args.once) => cluster?,
@@ -284,8 +306,9 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
                 return Ok(Exit::Done);
             }
         },
-        notifier: Notifier::start(configuration.notifications.targets.clone(), &http),
+        notifier: Notifier::start(targets, &http),
         http,
+        external_url,
         state: Arc::new(match &args.state_dir {
             Some(directory) => StateStore::open(directory, args.source.fingerprints.key()?)?,
             None => StateStore::in_process()?,

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::UsageError;
 use super::cluster::ClusterArgs;
 use super::options::{SourceArgs, duration, up_to_64};
-use crate::http::SecretFile;
+use crate::http::{HttpUrl, SecretFile, UrlPolicy};
 use crate::ops::admin::{Access, Hooks, Host};
+use crate::plan::MaxChanges;
 use crate::report::status::Mode;
 
 #[derive(Args)]
@@ -82,6 +84,14 @@ pub(super) struct HttpArgs {
         value_name = "N"
     )]
     admin_rate: NonZeroU32,
+    /// Address under which people reach the status page, for links in notifications and commit statuses
+    #[arg(
+        long,
+        env = "CALRY_EXTERNAL_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    external_url: Option<String>,
     /// File with the secret of GitHub's webhook; enables /hooks/github, so that a push reconciles at once
     #[arg(
         long,
@@ -109,6 +119,15 @@ pub(super) struct HttpArgs {
 }
 
 impl HttpArgs {
+    /// The address of the status page for people.
+    pub(super) fn external_url(&self) -> Result<Option<HttpUrl>, UsageError> {
+        let parse = |text: &String| {
+            HttpUrl::parse(text, UrlPolicy::DAEMON)
+                .map_err(|error| UsageError(format!("--external-url {error}")))
+        };
+        self.external_url.as_ref().map(parse).transpose()
+    }
+
     /// Who may use the server. A secret that cannot be read is an error now, not at the first request.
     pub(super) fn access(&self) -> anyhow::Result<Access> {
         let secret = |path: &Option<PathBuf>| {
@@ -137,14 +156,16 @@ pub(super) struct LoopArgs {
     /// enforce applies the files and undoes drift; observe reports differences and writes nothing
     #[arg(long, env = "CALRY_MODE", hide_env_values = true, value_enum, default_value_t = ModeArg::Enforce, hide_possible_values = true, value_name = "enforce|observe")]
     mode: ModeArg,
-    /// Refuse a plan that would change more providers than this
+    /// Let a plan that would change more providers wait for an approval; a share is of the managed providers, and always
+    /// allows 5
     #[arg(
         long,
         env = "CALRY_MAX_CHANGES",
         hide_env_values = true,
-        value_name = "N"
+        default_value = "30%",
+        value_name = "N|SHARE%|none"
     )]
-    pub(super) max_changes: Option<usize>,
+    pub(super) max_changes: MaxChanges,
     /// How many updates may run at the same time
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value = "8", value_parser = up_to_64, value_name = "N")]
     pub(super) concurrency: NonZeroU8,

@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 use crate::desired::watch::WatchOptions;
 use crate::live::{Api, KeySource};
 use crate::model::human_duration;
-use crate::plan::Plan;
+use crate::plan::{MaxChanges, Plan};
 use crate::reconcile::{Failure, Source, apply};
+use crate::report::links::Links;
 
 use inputs::WatchedInputs;
 pub use leadership::{Leadership, Moment, Term};
@@ -46,6 +47,7 @@ pub use crate::report::status::{Mode, Trigger};
 /// Everything that one workspace's loop needs.
 pub struct LoopSettings {
     pub source: Arc<Source>,
+    pub links: Links,
     /// The API key is read again for each reconciliation.
     pub key: KeySource,
     pub api: Api,
@@ -53,7 +55,7 @@ pub struct LoopSettings {
     pub interval: Duration,
     pub mode: Mode,
     /// The most providers that one plan may change.
-    pub max_changes: Option<usize>,
+    pub max_changes: MaxChanges,
     /// How many updates run at once.
     pub concurrency: usize,
     /// The time limit of a reconciliation, retries included.

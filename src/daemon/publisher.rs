@@ -18,6 +18,7 @@ use super::{Leadership, LoopSettings};
 use crate::model::{Provider, Revision};
 use crate::plan::{Cause, Change, PlanEntry, Refusal, Summary};
 use crate::reconcile::apply::{Outcome, UpdateResult};
+use crate::report::links::Links;
 use crate::report::status::{
     ChangeRecord, History, LastUpdate, ProviderState, ProviderStatus, ReconciliationOutcome,
     ReconciliationRecord, ReconciliationStart, Trigger, Trust, WorkspaceStatus,
@@ -58,6 +59,7 @@ impl StatusPublisher {
             api: settings.api.url().to_string(),
             mode: settings.mode,
             interval_seconds: settings.interval.as_secs_f64(),
+            links: Some(settings.links.clone()).filter(Links::is_set),
             ..WorkspaceStatus::default()
         };
         Self::of(status, settings.leadership.clone())

@@ -690,6 +690,7 @@ mod tests {
         http::install_tls();
         let http = Http::new(http::HttpTimeouts::default()).unwrap();
         LoopSettings {
+            links: Default::default(),
             source: Arc::new(reconcile::Source {
                 definitions: definitions.to_owned(),
                 secrets: SecretSources::new(None),
@@ -709,7 +710,7 @@ mod tests {
             .unwrap(),
             interval: Duration::from_secs(60),
             mode: Mode::Enforce,
-            max_changes: None,
+            max_changes: crate::plan::MaxChanges::Unlimited,
             concurrency: 1,
             timeout: Duration::from_secs(60),
             watch_options: crate::desired::watch::WatchOptions::default(),

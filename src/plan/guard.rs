@@ -1,15 +1,74 @@
 //! Checks a plan against the operator's limits before anything is sent.
 
-use super::{Digest, Plan};
+use std::fmt;
+use std::str::FromStr;
+
+use super::{Digest, Plan, Verdict};
 use crate::model::{Provider, printable};
 
 /// The limits that the operator set.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
-    /// The most providers that one plan may change.
-    pub max_changes: Option<usize>,
+    pub max_changes: MaxChanges,
     /// The plan that a person reviewed and approved.
     pub approve: Option<Digest>,
+}
+
+/// The most providers that one plan may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MaxChanges {
+    #[default]
+    Unlimited,
+    Count(usize),
+    /// A percentage of the managed providers, but always at least [`MaxChanges::SMALL`].
+    Share(u8),
+}
+
+impl MaxChanges {
+    /// What every share allows: in a small workspace a share alone would refuse every plan.
+    pub const SMALL: usize = 5;
+
+    /// The texts that can be parsed, as a regular expression.
+    pub const PATTERN: &str = "^([0-9]+|([1-9]?[0-9]|100)%|none)$";
+
+    /// The limit for a number of managed providers.
+    #[must_use]
+    pub fn among(self, managed: usize) -> Option<usize> {
+        match self {
+            Self::Unlimited => None,
+            Self::Count(count) => Some(count),
+            Self::Share(percent) => Some((managed * usize::from(percent) / 100).max(Self::SMALL)),
+        }
+    }
+}
+
+impl FromStr for MaxChanges {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let parsed = match text.strip_suffix('%') {
+            _ if text == "none" => Some(Self::Unlimited),
+            Some(share) if is_number(share) => share
+                .parse()
+                .ok()
+                .filter(|share| *share <= 100)
+                .map(Self::Share),
+            None if is_number(text) => text.parse().ok().map(Self::Count),
+            _ => None,
+        };
+        parsed.ok_or("a number of providers, a share such as 30%, or none")
+    }
+}
+
+impl fmt::Display for MaxChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unlimited => f.write_str("none"),
+            Self::Count(count) => count.fmt(f),
+            Self::Share(percent) => write!(f, "{percent}%"),
+        }
+    }
 }
 
 /// A plan that may be applied. Only [`Plan::approve`] makes one.
@@ -40,12 +99,15 @@ pub struct RefusedPlan {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(
-        "plan refused: it changes {changes} {}; --max-changes allows {max}. Review it, then approve this exact plan with: \
+        "plan refused: it changes {changes} {}; --max-changes allows {max}{}. Review it, then approve this exact plan with: \
          apply --approve {digest}",
-        if *changes == 1 { "provider" } else { "providers" }
+        if *changes == 1 { "provider" } else { "providers" },
+        if let MaxChanges::Share(_) = limit { format!(" ({limit})") } else { String::new() }
     )]
     TooManyChanges {
         changes: usize,
+        limit: MaxChanges,
+        /// What the limit amounts to.
         max: usize,
         digest: Digest,
     },
@@ -83,7 +145,9 @@ impl Plan {
             .as_ref()
             .filter(|digest| !digest.is_sealed())
             .and_then(|_| self.first_literal_value());
-        let reason = match (&self.digest, &limits.approve, limits.max_changes, open) {
+        let limit = limits.max_changes;
+        let max = limit.among(self.managed());
+        let reason = match (&self.digest, &limits.approve, max, open) {
             (None, ..) => Refusal::Incomplete,
             (Some(_), Some(_), _, Some((provider, path))) => Refusal::NotCovered {
                 provider: provider.clone(),
@@ -97,6 +161,7 @@ impl Plan {
             }
             (Some(digest), None, Some(max), _) if changes > max => Refusal::TooManyChanges {
                 changes,
+                limit,
                 max,
                 digest: digest.clone(),
             },
@@ -106,5 +171,49 @@ impl Plan {
             plan: Box::new(self),
             reason,
         })
+    }
+
+    /// How many providers git manages and the workspace has; files with errors do not count.
+    fn managed(&self) -> usize {
+        let is_managed = |verdict: &Verdict| match verdict {
+            Verdict::InSync(..)
+            | Verdict::Update(_)
+            | Verdict::Held { .. }
+            | Verdict::Unreadable(_) => true,
+            Verdict::Invalid | Verdict::Missing | Verdict::Unmanaged => false,
+        };
+        self.entries
+            .iter()
+            .filter(|entry| is_managed(&entry.verdict))
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MaxChanges;
+
+    #[test]
+    fn a_share_is_of_the_managed_providers_and_never_below_a_small_number() {
+        for (text, managed, limit) in [
+            ("none", 20, None),
+            ("0", 20, Some(0)),
+            ("7", 20, Some(7)),
+            ("30%", 0, Some(5)),
+            ("30%", 19, Some(5)),
+            ("30%", 20, Some(6)),
+            ("30%", 1000, Some(300)),
+            ("0%", 20, Some(5)),
+            ("100%", 20, Some(20)),
+        ] {
+            let max_changes: MaxChanges = text.parse().unwrap();
+            assert_eq!(max_changes.among(managed), limit, "{text} of {managed}");
+            assert_eq!(max_changes.to_string(), text);
+        }
+        for wrong in [
+            "", "%", "101%", "256%", "-1", "+3", "3 %", "30%%", "None", "many", "1.5",
+        ] {
+            assert!(wrong.parse::<MaxChanges>().is_err(), "{wrong}");
+        }
     }
 }

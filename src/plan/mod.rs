@@ -26,7 +26,7 @@ use crate::model::{
 pub use change::{Change, KeyChange, Mismatch, Value, join_path};
 pub use diff::{Context, PlanInput, RefreshedStep, plan, refresh, unverifiable, verify};
 pub use digest::{Digest, InvalidDigest};
-pub use guard::{Approved, Limits, Refusal, RefusedPlan};
+pub use guard::{Approved, Limits, MaxChanges, Refusal, RefusedPlan};
 pub use last_applied::{AppliedState, LastApplied};
 pub use loosened::{Loosening, PinChange};
 pub use origin::{BaseFile, BranchBase, Origin};

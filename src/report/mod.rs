@@ -4,6 +4,7 @@
 
 pub mod health;
 pub mod json;
+pub mod links;
 pub mod plan;
 pub mod status;
 pub mod words;

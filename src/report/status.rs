@@ -12,6 +12,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
 use super::json;
+use super::links::Links;
 use super::plan::{ChangeItem, DiagnosticItem, HoldItem, MismatchItem, fault, hold};
 use crate::model::{self, Diagnostic, Revision, Severity, Workspace, printable};
 use crate::plan::{Cause, PlanEntry, Summary, Verdict};
@@ -53,6 +54,9 @@ pub struct WorkspaceStatus {
     /// Whether this replica is the leader; absent without `--leader-election`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leadership: Option<LeadershipStatus>,
+    /// Web addresses; absent without `--external-url` and `--repository-url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<Links>,
     /// False if the loop of this workspace hangs.
     pub alive: bool,
     /// Whether definitions and live state were read at least once without an error.

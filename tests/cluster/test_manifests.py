@@ -15,16 +15,18 @@ from cluster import PROGRAMS, Cluster
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm" / "calry-gitops"
 DIRECTORIES = sorted(path.parent for path in (DEPLOY / "kubernetes").rglob("kustomization.yaml"))
+COMMON = ["git.repository=https://git.example.com/acme/definitions.git", "calry.apiKey.existingSecret=calry-gitops-api-key"]
 VALUES = [
-    [], ["source=configmap"], ["monitoring.enabled=true"], ["shards=3", "replicas=3"],
-    ["replicas=1", "leaderElection.enabled=false", "events.enabled=false", "state.claimName=calry-gitops-state"],
-    ["workspaces[0].name=production", "workspaces[1].name=staging", "config.interval=2m"],
+    [], ["shards=3", "replicaCount=3"],
+    ["replicaCount=1", "leaderElection.enabled=false", "events.enabled=false", "persistence.enabled=true"],
+    ["workspaces[0].name=production", "workspaces[0].apiKey.existingSecret=production", "config.interval=2m"],
 ]
+FILES = sorted((CHART / "ci").iterdir())
 
 
-def template(*values):
+def template(*values, file=None):
     """The chart as Helm sends it."""
-    settings = [f"--set={value}" for value in values]
+    settings = [f"--values={file}"] if file else [f"--set={value}" for value in (*COMMON, *values)]
     # A Helm that go installed knows no Kubernetes of its own.
     command = [os.environ["HELM"], "template", "calry-gitops", CHART, "--kube-version", "1.29", *settings]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
@@ -76,16 +78,53 @@ class Manifests(OnACluster):
             with self.subTest(directory.name):
                 namespace = self.cluster.namespace()
                 yield namespace, lambda: self.apply(namespace, "--kustomize", directory)
-        for values in VALUES:
-            with self.subTest(values):
+        made = {str(values): template(*values) for values in VALUES} | {file.name: template(file=file) for file in FILES}
+        for name, text in made.items():
+            with self.subTest(name):
                 namespace = self.cluster.namespace()
-                yield namespace, lambda: self.apply(namespace, "--filename=-", stdin=template(*values))
+                yield namespace, lambda: self.apply(namespace, "--filename=-", stdin=text)
 
     def test_they_are_taken_without_a_warning_and_applied_again_they_change_nothing(self):
         for _, apply in self.each():
-            made = apply()
+            made, again = apply(), apply()
             self.assertGreaterEqual(len(made), 5)
-            self.assertEqual(made, apply())
+            for claim in (one for one in made + again if one["kind"] == "PersistentVolumeClaim"):
+                # The API server stores a claim that is applied again, as it was.
+                del claim["metadata"]["resourceVersion"]
+            self.assertEqual(made, again)
+
+    def test_helm_installs_upgrades_rolls_back_and_uninstalls(self):
+        namespace = self.cluster.namespace()
+
+        def helm(*arguments):
+            command = [os.environ["HELM"], *arguments, f"--kubeconfig={self.cluster.kubeconfig_of_admin}", f"--namespace={namespace}"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            return done.returncode, done.stdout + done.stderr
+
+        def interval():
+            text = self.cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/calry-gitops-config")["data"]["calry-gitops.yaml"]
+            return text.strip()
+
+        upgrade = ["upgrade", "--install", "calry-gitops", CHART]
+        code, said = helm(*upgrade)
+        self.assertEqual((code, "- set git.repository to " in said), (1, True), said)
+        values = [f"--set={value}" for value in (*COMMON, "persistence.enabled=true", "replicaCount=1")]
+        code, said = helm(*upgrade, *values, "--set=config.interval=2m")
+        self.assertEqual(code, 0, said)
+        self.assertRegex(said, "(?m)when these Secrets exist: calry-gitops-api-key$")
+        self.assertIn(f"kubectl --namespace {namespace} exec deployment/calry-gitops ", said)
+        self.assertIn(f"kubectl --namespace {namespace} get lease calry-gitops\n", said)
+        self.assertEqual(interval(), "interval: 2m")
+        code, said = helm(*upgrade, *values, "--set=config.interval=3m")
+        self.assertEqual((code, interval()), (0, "interval: 3m"), said)
+        code, said = helm("rollback", "calry-gitops", "1")
+        self.assertEqual((code, interval()), (0, "interval: 2m"), said)
+        code, said = helm("uninstall", "calry-gitops")
+        self.assertEqual(code, 0, said)
+        self.assertEqual(self.cluster.get(f"/apis/apps/v1/namespaces/{namespace}/deployments")["items"], [])
+        # The memory of the daemon outlives the release.
+        (claim,) = self.cluster.get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims")["items"]
+        self.assertEqual(claim["metadata"]["name"], "calry-gitops-state")
 
     def test_their_pods_are_admitted_where_the_restricted_profile_is_enforced(self):
         for namespace, apply in self.each():
@@ -95,7 +134,7 @@ class Manifests(OnACluster):
             (pod,) = self.cluster.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
             self.assertEqual(pod["spec"]["serviceAccountName"], "calry-gitops")
             self.assertEqual({one["image"].split(":")[0] for one in pod["spec"]["containers"]} - {
-                "calry-gitops", "registry.k8s.io/git-sync/git-sync",
+                "ghcr.io/calry-gitops/calry-gitops", "registry.k8s.io/git-sync/git-sync", "busybox",
             }, set())
 
     def test_what_breaks_the_profile_is_refused(self):

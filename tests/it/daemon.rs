@@ -769,6 +769,27 @@ fn wanted(update: &RequestRecord) -> Vec<String> {
 }
 
 #[test]
+fn a_first_plan_that_changes_most_of_the_workspace_waits_for_an_approval() {
+    let names: Vec<String> = (0..8).map(|n| format!("P{n}")).collect();
+    let world = world(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    for name in &names {
+        world.write(
+            &format!("{}.yaml", name.to_lowercase()),
+            &file(name, "pictures"),
+        );
+    }
+    world
+        .run(&["run", "--once"])
+        .exits(1)
+        .says("it changes 8 providers; --max-changes allows 5 (30%)");
+    assert!(world.updates().is_empty());
+    world
+        .run(&["run", "--once", "--max-changes", "100%"])
+        .exits(0);
+    assert_eq!(world.updates().len(), 8);
+}
+
+#[test]
 fn what_git_takes_back_during_a_large_plan_is_not_sent_any_more() {
     let names: Vec<String> = (0..60).map(|n| format!("P{n:02}")).collect();
     let definitions: Vec<Value> = names
@@ -791,7 +812,7 @@ fn what_git_takes_back_during_a_large_plan_is_not_sent_any_more() {
         }
     };
     write("name, pictures", 60);
-    let mut daemon = world.daemon(&["--interval", "1h"]);
+    let mut daemon = world.daemon(&["--interval", "1h", "--max-changes", "none"]);
     until("the plan is under way", || world.updates().len() > 8);
     // All but the last ten are taken back; the first of them is held, the second gone.
     write("name", 50);
@@ -846,7 +867,14 @@ fn a_file_that_is_another_one_all_the_time_keeps_no_other_from_being_applied() {
             &file(name, "name, pictures"),
         );
     }
-    let mut daemon = world.daemon(&["--interval", "1h", "--concurrency", "4"]);
+    let mut daemon = world.daemon(&[
+        "--interval",
+        "1h",
+        "--concurrency",
+        "4",
+        "--max-changes",
+        "none",
+    ]);
     let done =
         || (1..24).all(|n| world.live(&names[n])["fieldsToSync"]["listing"]["pictures"] == true);
     let (begin, mut times) = (Instant::now(), 0);
@@ -1022,7 +1050,7 @@ fn sigterm_lets_the_update_under_way_end_and_starts_no_other() {
 fn a_second_signal_ends_at_once() {
     let (_world, mut daemon) = updating(Duration::from_secs(60));
     daemon.signal("TERM");
-    daemon.line("a second signal ends at once");
+    daemon.line("a second signal stops at once");
     daemon.signal("INT");
     assert_eq!(daemon.wait(), Some(1));
 }

@@ -23,6 +23,7 @@ mod daemon;
 mod formats;
 mod hostile;
 mod leadership;
+mod links;
 mod load;
 mod metrics;
 mod notifications;

@@ -19,7 +19,9 @@ use calry_gitops::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
 use calry_gitops::live::{Api, KeySource};
 use calry_gitops::model::{Secret, UpdateMethod};
 use calry_gitops::ops::notifications::{Notifier, Target, WorkspaceNotifier};
+use calry_gitops::plan::MaxChanges;
 use calry_gitops::reconcile::Source;
+use calry_gitops::report::links::Links;
 use calry_gitops::report::status::Mode;
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -182,12 +184,13 @@ impl Loop {
         directory: &Path,
         notifier: &Notifier,
         mode: Mode,
-        max_changes: Option<usize>,
+        max_changes: MaxChanges,
     ) -> Self {
-        let workspace_notifier = Arc::new(notifier.for_workspace(None));
+        let workspace_notifier = Arc::new(notifier.for_workspace(None, Links::default()));
         let listener = Arc::clone(&workspace_notifier);
         let api = HttpUrl::parse(&world.sandbox.url(), UrlPolicy::api(false)).unwrap();
         let settings = daemon::LoopSettings {
+            links: Default::default(),
             source: Arc::new(Source {
                 definitions: directory.to_owned(),
                 secrets: SecretSources::new(None),
@@ -234,7 +237,13 @@ impl Loop {
     }
 
     fn new(world: &World, notifier: &Notifier) -> Self {
-        Self::of(world, &world.definitions(), notifier, Mode::Enforce, None)
+        Self::of(
+            world,
+            &world.definitions(),
+            notifier,
+            Mode::Enforce,
+            MaxChanges::Unlimited,
+        )
     }
 
     async fn pass(&mut self) -> ReconciliationReport {
@@ -390,7 +399,7 @@ fn a_refused_plan_is_reported_once_per_digest_and_a_hold_once_before_its_end() {
             &world.definitions(),
             &notifier,
             Mode::Enforce,
-            Some(1),
+            MaxChanges::Count(1),
         );
         for name in ["HOSTAWAY", "GUESTY"] {
             world.write(
@@ -536,10 +545,10 @@ fn webhook_documents_match_the_committed_schema() {
         let stand_in = StandIn::new().await;
         let notifier = Notifier::start(vec![hook(&stand_in, json!({}))], &http());
         let mut daemon = Loop::new(&world, &notifier);
-        daemon.settings.max_changes = Some(0);
+        daemon.settings.max_changes = MaxChanges::Count(0);
         world.write("hostaway.yaml", &file("HOSTAWAY", "rooms"));
         daemon.pass().await;
-        daemon.settings.max_changes = None;
+        daemon.settings.max_changes = MaxChanges::Unlimited;
         daemon.pass().await;
         for posted in stand_in.wait(3).await {
             schemas

@@ -9,7 +9,8 @@ use calry_gitops::model::{
     UpdateMethod, Workspace,
 };
 use calry_gitops::plan::{
-    AppliedState, Context, Digest, Limits, Plan, PlanInput, Refusal, Verdict, plan, verify,
+    AppliedState, Context, Digest, Limits, MaxChanges, Plan, PlanInput, Refusal, Verdict, plan,
+    verify,
 };
 use calry_gitops::render::text;
 use proptest::collection::{btree_map, btree_set, vec};
@@ -265,7 +266,7 @@ proptest! {
         let plan = make(&wanted, &live, UpdateMethod::Patch);
         let changes = plan.steps().count();
         let digest = plan.digest.clone().unwrap();
-        let limits = Limits { max_changes: Some(max), approve: None };
+        let limits = Limits { max_changes: MaxChanges::Count(max), approve: None };
         let refused = plan.clone().approve(&limits);
         prop_assert_eq!(refused.is_err(), changes > max);
         let limits = Limits { approve: Some(digest), ..limits };

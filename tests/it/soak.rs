@@ -505,5 +505,5 @@ impl Soak {
 }
 
 fn start(world: &World) -> Daemon {
-    world.daemon(&["--interval", "1s", "-vv"])
+    world.daemon(&["--interval", "1s", "--max-changes", "none", "-vv"])
 }

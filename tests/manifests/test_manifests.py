@@ -1,6 +1,7 @@
 """What the manifests promise: kustomize and Helm make the same, under the restricted Pod Security profile, and what the
-manifests ask of the program it does, started with the arguments, variables and files of each of them. HELM, KUSTOMIZE,
-VALIDATE and CALRY_GITOPS name the programs; nothing but this machine is contacted."""
+manifests ask of the program it does, started with the arguments, variables and files of each of them. HELM, HELM_DOCS,
+KUSTOMIZE, KUBECONFORM and CALRY_GITOPS name the programs, PACKAGE the packed chart, and SCHEMAS the directory of
+Kubernetes' schemas. Nothing but this machine is contacted."""
 
 import contextlib
 import copy
@@ -22,86 +23,98 @@ import yaml
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KUSTOMIZE = DEPLOY / "kubernetes"
 CHART = DEPLOY / "helm" / "calry-gitops"
+PACKAGE = os.environ["PACKAGE"]
 RULES = DEPLOY / "monitoring" / "calry-gitops.rules.yaml"
 
 # A Helm that go installed knows no Kubernetes of its own.
 KUBERNETES = ["--kube-version", "1.29"]
 
-# What stands in an overlay is what these values make.
+# What every release sets.
+COMMON = [
+    "git.repository=https://git.example.com/acme/definitions.git",
+    "calry.apiKey.existingSecret=calry-gitops-api-key", "calry.secrets.existingSecret=calry-gitops-secrets",
+]
+SSH = [
+    "git.repository=ssh://git@git.example.com/acme/definitions.git", "git.auth.type=ssh",
+    "git.auth.existingSecret=calry-gitops-git",
+]
+# The values that make the objects of each overlay.
 PAIRS = {
     "base": [],
-    "overlays/git-sync": [
-        "git.repository=ssh://git@git.example.com/acme/definitions.git", "git.auth.type=ssh",
-    ],
-    "overlays/configmap": ["source=configmap"],
-    "overlays/monitoring": ["monitoring.enabled=true"],
-    "overlays/signed": [
-        "git.repository=ssh://git@git.example.com/acme/definitions.git", "git.auth.type=ssh",
-        "allowedSigners.configMapName=calry-gitops-allowed-signers",
-    ],
+    "overlays/git-sync": SSH,
+    "overlays/configmap": ["source=configmap", "definitions.existingConfigMap=calry-gitops-definitions"],
+    "overlays/monitoring": ["serviceMonitor.enabled=true", "prometheusRule.enabled=true", "dashboard.enabled=true"],
+    "overlays/signed": [*SSH, "allowedSigners.existingConfigMap=calry-gitops-allowed-signers"],
     "overlays/single": [
-        "replicas=1", "leaderElection.enabled=false", "events.enabled=false", "state.claimName=calry-gitops-state",
+        "replicaCount=1", "leaderElection.enabled=false", "events.enabled=false", "persistence.enabled=true",
+        "persistence.existingClaim=calry-gitops-state",
     ],
     "overlays/workspaces": [
-        "git.repository=ssh://git@git.example.com/acme/definitions.git", "git.auth.type=ssh",
-        "workspaces[0].name=production", "workspaces[1].name=staging", "workspaces[1].config.mode=observe",
+        *SSH, "workspaces[0].name=production", "workspaces[0].apiKey.existingSecret=calry-gitops-production-api-key",
+        "workspaces[0].secrets.existingSecret=calry-gitops-production-secrets", "workspaces[1].name=staging",
+        "workspaces[1].apiKey.existingSecret=calry-gitops-staging-api-key",
+        "workspaces[1].secrets.existingSecret=calry-gitops-staging-secrets", "workspaces[1].config.mode=observe",
     ],
 }
 # And what only values make.
 VALUES = [
     [
-        "git.auth.type=token", "git.directory=", "image.digest=sha256:" + "a" * 64, "state.claimName=calry-state",
-        "replicas=1", "events.enabled=false", "git.depth=0",
+        "git.auth.type=token", "git.auth.existingSecret=git", "git.directory=", "image.digest=sha256:" + "a" * 64,
+        "persistence.enabled=true", "replicaCount=1", "events.enabled=false", "git.depth=0",
     ],
     [
         "priorityClassName=system", "topologySpreadConstraints[0].maxSkew=1",
         "topologySpreadConstraints[0].topologyKey=zone", "topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule",
         "topologySpreadConstraints[0].labelSelector.matchLabels.a=b", "tolerations[0].operator=Exists",
         "nodeSelector.disk=ssd", "imagePullSecrets[0].name=pull", "podLabels.team=a", "podAnnotations.note=b",
-        "adminHosts={gitops.example.com,other.example.com}", "maxChanges=0", "mode=observe", "interval=90s",
+        "admin.hosts={gitops.example.com,other.example.com}", "maxChanges=0", "mode=observe", "interval=90s",
         "calry.apiUrl=https://calry.example.com", "extraArgs={--concurrency=2,--strict}",
         "extraEnv[0].name=CALRY_TIMEOUT", "extraEnv[0].value=90s", "extraVolumes[0].name=more",
         "extraVolumes[0].secret.secretName=more", "extraVolumeMounts[0].name=more",
         "extraVolumeMounts[0].mountPath=/run/calry/more", "extraVolumeMounts[0].readOnly=true",
         "serviceAccount.annotations.a=b", "networkPolicy.ingressNamespaces={ingress,monitoring}",
-        "monitoring.enabled=true", "monitoring.labels.release=prometheus", "replicas=3", "shards=3",
+        "serviceMonitor.enabled=true", "serviceMonitor.labels.release=prometheus", "replicaCount=3", "shards=3",
         "leaderElection.leaseName=acme", "leaderElection.leaseDuration=30s", "leaderElection.renewDeadline=20s",
-        "leaderElection.retryPeriod=4s", "networkPolicy.apiServer.port=8443",
+        "leaderElection.retryPeriod=4s", "networkPolicy.apiServer.ports={8443}",
         "networkPolicy.apiServer.cidrs={192.0.2.1/32}",
     ],
-    ["replicas=1", "leaderElection.enabled=false"],
+    ["replicaCount=1", "leaderElection.enabled=false"],
     # Several workspaces, with defaults for all of them.
     [
         "workspaces[0].name=production", "workspaces[0].directory=calry/production",
-        "workspaces[0].apiKey.secretName=prod", "workspaces[0].apiKey.key=token", "workspaces[0].secretsName=prod-partners",
-        "workspaces[1].name=staging", "workspaces[1].config.mode=observe", "workspaces[1].config.interval=5m",
-        "workspaces[1].config.apiUrl=https://calry.example.com", "mode=enforce", "interval=2m", "maxChanges=5", "shards=2",
-        "config.strict=true", "config.notifications[0].name=operations",
-        "config.notifications[0].slack.urlFile=/run/calry/more/url", "extraVolumes[0].name=more",
-        "extraVolumes[0].secret.secretName=more", "extraVolumeMounts[0].name=more",
-        "extraVolumeMounts[0].mountPath=/run/calry/more", "extraVolumeMounts[0].readOnly=true",
+        "workspaces[0].apiKey.existingSecret=prod", "workspaces[0].apiKey.key=token",
+        "workspaces[0].secrets.existingSecret=prod-partners", "workspaces[1].name=staging",
+        "workspaces[1].apiKey.existingSecret=staging", "workspaces[1].config.mode=observe", "workspaces[1].config.interval=5m",
+        "workspaces[1].config.apiUrl=https://calry.example.com", "mode=enforce", "interval=2m", "maxChanges=50%", "shards=2",
+        "config.strict=true", "notifications.targets[0].name=operations", "notifications.existingSecret=operations",
+        "notifications.targets[0].slack.urlFile=/run/calry/notifications/url",
     ],
     [
-        "source=configmap", "workspaces[0].name=acme", "workspaces[0].configMapName=acme-definitions",
-        "workspaces[1].name=globex", "workspaces[1].configMapName=globex-definitions", "replicas=1",
-        "leaderElection.enabled=false", "events.enabled=false", "workspaces[1].config.mode=observe",
+        "source=configmap", "workspaces[0].name=acme", "workspaces[0].existingConfigMap=acme-definitions",
+        "workspaces[0].apiKey.existingSecret=acme", "workspaces[0].secrets.existingSecret=acme", "workspaces[1].name=globex",
+        "workspaces[1].existingConfigMap=globex-definitions", "workspaces[1].apiKey.existingSecret=globex",
+        "workspaces[1].secrets.existingSecret=globex", "replicaCount=1", "leaderElection.enabled=false",
+        "events.enabled=false", "workspaces[1].config.mode=observe",
     ],
-    # A configuration file of one's own.
+    # Workspaces that the configuration file describes.
     [
         "config.workspaces[0].name=acme", "config.workspaces[0].definitions=/git/current/acme",
         "config.workspaces[0].apiKeyFile=/run/calry/acme/api-key", "extraVolumes[0].name=acme",
         "extraVolumes[0].secret.secretName=acme", "extraVolumeMounts[0].name=acme",
         "extraVolumeMounts[0].mountPath=/run/calry/acme", "extraVolumeMounts[0].readOnly=true",
     ],
-    # What is given at the end goes before what the chart sets.
+    # Arguments, variables and the configuration file win over what the chart sets.
     [
-        "mode=enforce", "interval=90s", "replicas=1", "leaderElection.enabled=false", "events.enabled=false",
+        "mode=enforce", "interval=90s", "replicaCount=1", "leaderElection.enabled=false", "events.enabled=false",
         "extraArgs={--listen=0.0.0.0:8080,--log-format=text,--mode=observe,--interval=3m,--interval=4m}",
         "extraEnv[0].name=CALRY_STATE_DIR", "extraEnv[0].value=/tmp/state", "extraVolumes[0].name=more",
         "extraVolumes[0].emptyDir.sizeLimit=1Mi", "extraVolumeMounts[0].name=more", "extraVolumeMounts[0].mountPath=/tmp/state",
+        "maxChanges=3", "config.maxChanges=4",
     ],
 ]
-ONE = {"mode": "enforce", "interval": "60s", "definitions": "/git/current/definitions",
+# The files of values by which chart-testing and this test install the chart.
+FILES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").iterdir())
+ONE = {"mode": "enforce", "interval": "60s", "maxChanges": "30%", "definitions": "/git/current/definitions",
        "apiKeyFile": "/run/calry/api-key/api-key", "secretsDir": "/run/calry/secrets"}  # fmt: skip
 ALL = {"listen": "[::]:8080", "logFormat": "json", "stateDir": "/var/lib/calry-gitops", "leaderElection": True,
        "kubernetesEvents": True}  # fmt: skip
@@ -134,22 +147,32 @@ EFFECTIVE = {
     3: (
         ALL | {"shards": 2},
         [
-            of_workspace("production", definitions="/git/current/calry/production", interval="2m", maxChanges=5, strict=True,
+            of_workspace("production", definitions="/git/current/calry/production", interval="2m", maxChanges="50%", strict=True,
                          apiKeyFile="/run/calry/production/api-key/token"),
-            of_workspace("staging", mode="observe", interval="5m", maxChanges=5, strict=True, apiUrl="https://calry.example.com"),
+            of_workspace("staging", mode="observe", interval="5m", maxChanges="50%", strict=True, secretsDir=None,
+                         apiUrl="https://calry.example.com"),
         ],
     ),
     4: (SINGLE, [of_workspace("acme", definitions="/definitions/acme"),
                  of_workspace("globex", definitions="/definitions/globex", mode="observe")]),
     5: (ALL, [{"name": "acme", "definitions": "/git/current/acme", "apiKeyFile": "/run/calry/acme/api-key", "secretsDir": None}]),
     6: (SINGLE | {"listen": "0.0.0.0:8080", "logFormat": "text", "stateDir": "/tmp/state"},
-        [ONE | {"mode": "observe", "interval": "4m"}]),
+        [ONE | {"mode": "observe", "interval": "4m", "maxChanges": 4}]),
+    "configmap": (ALL, [ONE | {"definitions": "/definitions"}]),
+    "git-sync": (ALL, [ONE]),
+    "openshift": (ALL, [ONE | {"secretsDir": None}]),
+    "page": (
+        ALL | {"adminHost": ["calry-gitops", "calry-gitops.example.com"], "logFormat": "text",
+               "adminTokenFile": "/run/calry/admin-token/token", "githubHookSecretFile": "/run/calry/hooks/github/secret"},
+        [ONE | {"apiUrl": "https://calry.example.com:4443", "interval": "2m", "secretsDir": None}],
+    ),
 }  # fmt: skip
 REFUSED = {
     "source": ["source=svn"],
     "mode": ["mode=force"],
     "interval": ["interval=60"],
     "maxChanges": ["maxChanges=-1"],
+    "maxChanges as a text": ["maxChanges=101%"],
     "image.tag": ["image.tag=latest"],
     "image.digest": ["image.digest=sha256:1"],
     "git.repository": ["git.repository=http://git.example.com/a.git"],
@@ -158,33 +181,42 @@ REFUSED = {
     "git.auth.type": ["git.auth.type=password"],
     "git.image.tag": ["git.image.tag="],
     "calry.apiUrl": ["calry.apiUrl=calry.example.com"],
-    "replicas": ["replicas=-1"],
-    "replicas without leader election": ["leaderElection.enabled=false"],
-    "replicas that share a claim": ["state.claimName=calry-state"],
+    "replicaCount": ["replicaCount=-1"],
     "leaderElection.leaseDuration": ["leaderElection.leaseDuration=15"],
     "shards": ["shards=0"],
-    "shards without leader election": ["shards=2", "replicas=1", "leaderElection.enabled=false"],
-    "allowedSigners": ["allowedSigners.configMapName=signers", "source=configmap"],
     "git.depth": ["git.depth=-1"],
-    "networkPolicy.apiServer": ["networkPolicy.apiServer.port=https"],
-    "apiKey": ["calry.apiKey.value=zepl.secret"],
-    "resources": ["resources.limits.memory=null"],
+    "networkPolicy.apiServer": ["networkPolicy.apiServer.ports={https}"],
     "networkPolicy.egress": ["networkPolicy.egress=null"],
+    "apiKey": ["calry.apiKey.value=zepl.secret"],
+    "ingress without hosts": ["ingress.enabled=true"],
     "extraArgs": ["extraArgs={plan}"],
     "workspaces without a name": ["workspaces[0].directory=a"],
     "workspaces of a wrong name": ["workspaces[0].name=Acme"],
     "workspaces.directory": ["workspaces[0].name=a", "workspaces[0].directory=../a"],
     "workspaces.config": ["workspaces[0].name=a", "workspaces[0].config.apiKeyFile=/run/a"],
-    "workspaces twice": ["workspaces[0].name=a", "config.workspaces[0].name=b"],
-    "workspaces of ConfigMaps": ["source=configmap", "workspaces[0].name=a"],
 }
-
-
-# What the schema says, and what templates say where one value does not go with another.
-REFUSALS = (
-    r"don't meet the specifications|(replicas|shards) is more than 1 and |allowedSigners is set and |"
-    r"workspaces and config.workspaces are both set|has no configMapName"
-)
+# What NOTES.txt refuses, and the value that each sentence names.
+INCOMPLETE = {
+    "set git.repository ": ["git.repository="],
+    "set git.auth.existingSecret ": ["git.auth.type=ssh"],
+    "set calry.apiKey.existingSecret ": ["calry.apiKey.existingSecret="],
+    "set definitions.existingConfigMap ": ["source=configmap"],
+    "set apiKey.existingSecret of the workspace a ": ["workspaces[0].name=a"],
+    "set existingConfigMap of the workspace a ": [
+        "source=configmap", "workspaces[0].name=a", "workspaces[0].apiKey.existingSecret=a",
+    ],
+    "workspaces and config.workspaces are both set": [
+        "workspaces[0].name=a", "workspaces[0].apiKey.existingSecret=a", "config.workspaces[0].name=b",
+    ],
+    "set calry.apiUrl instead of config.apiUrl": ["config.apiUrl=https://calry.example.com"],
+    "set leaderElection.leaseName instead of config.leaseName": ["config.leaseName=a"],
+    "replicaCount is 2 without leaderElection.enabled": ["leaderElection.enabled=false"],
+    "replicaCount is 2 with persistence.enabled": ["persistence.enabled=true"],
+    "shards is 2 without leaderElection.enabled": ["shards=2", "replicaCount=1", "leaderElection.enabled=false"],
+    "set source to git-sync": [
+        "allowedSigners.existingConfigMap=signers", "source=configmap", "definitions.existingConfigMap=a",
+    ],
+}
 
 
 def run(*command):
@@ -195,7 +227,11 @@ def run(*command):
 
 
 def objects(text):
-    return {document["kind"]: document for document in yaml.safe_load_all(text) if document}
+    """The objects by kind. There is one of each, but for the ConfigMap of the dashboard."""
+    documents = [document for document in yaml.safe_load_all(text) if document]
+    return {
+        "Dashboard" if one["metadata"]["name"].endswith("-dashboard") else one["kind"]: one for one in documents
+    }
 
 
 @functools.cache
@@ -205,17 +241,25 @@ def kustomized(directory):
 
 @functools.cache
 def helmed(*values):
-    settings = [f"--set={value}" for value in values]
-    return run(os.environ["HELM"], "template", "calry-gitops", CHART, *KUBERNETES, *settings)
+    settings = [f"--set={value}" for value in (*COMMON, *values)]
+    return run(os.environ["HELM"], "template", "calry-gitops", PACKAGE, *KUBERNETES, *settings)
+
+
+@functools.cache
+def filed(name):
+    values = CHART / "ci" / f"{name}-values.yaml"
+    return run(os.environ["HELM"], "template", "calry-gitops", PACKAGE, *KUBERNETES, "--values", values)
 
 
 def renders():
-    """Everything that can come of the manifests, by a name."""
+    """Everything that the manifests make, by a name."""
     for directory, values in PAIRS.items():
         yield directory, kustomized(directory)
         yield f"helm {values}", helmed(*values)
     for values in VALUES:
         yield f"helm {values}", helmed(*values)
+    for name in FILES:
+        yield f"helm {name}", filed(name)
 
 
 def pod(made):
@@ -362,19 +406,43 @@ class Manifests(unittest.TestCase):
         for made in self.each():
             policy = made["NetworkPolicy"]["spec"]
             self.assertEqual(policy["policyTypes"], ["Ingress", "Egress"])
-            self.assertEqual([port["port"] for rule in policy["ingress"] for port in rule["ports"]], ["http"])
-            self.assertTrue(all("namespaceSelector" in peer for rule in policy["ingress"] for peer in rule["from"]))
+            scrapes = policy["ingress"][0]
+            self.assertEqual([port["port"] for port in scrapes["ports"]], ["http"])
+            self.assertTrue(all("namespaceSelector" in peer for peer in scrapes["from"]))
             names, world, *servers = policy["egress"]
             self.assertEqual({port["port"] for port in names["ports"]}, {53})
-            git = any(container["name"] == "git-sync" for container in pod(made)["containers"])
-            self.assertEqual([port["port"] for port in world["ports"]], [443, 22] if git else [443])
-            self.assertEqual(len(servers), int(asks(made)))
-            for server in servers:
-                self.assertEqual(len(server["ports"]), 1)
+            git = next((one for one in pod(made)["containers"] if one["name"] == "git-sync"), None)
+            is_ssh = git is not None and any(str(one.get("value")).startswith("ssh:") for one in git["env"])
+            self.assertEqual(22 in [port["port"] for port in world["ports"]], is_ssh)
+            for server in servers[: int(asks(made))]:
                 for peer in server["to"]:
                     # 192.0.2.0/24 is for documentation.
                     network = ipaddress.ip_network(peer["ipBlock"]["cidr"])
                     self.assertTrue(network.is_private or network == ipaddress.ip_network("100.64.0.0/10"), network)
+
+    def test_the_policy_follows_every_address(self):
+        for values, ports in (
+            ([], [443]),
+            (["git.repository=git@git.example.com:acme/definitions.git"], [22, 443]),
+            (["git.repository=ssh://git@git.example.com:2222/acme.git"], [2222, 443]),
+            (["git.repository=https://git.example.com:8443/acme.git"], [443, 8443]),
+            (["calry.apiUrl=https://calry.example.com:4443"], [443, 4443]),
+            (["calry.apiUrl=http://calry.example"], [443, 80]),
+            (["proxy.url=http://user:word@proxy.example.com:3128", "otlp.endpoint=http://[fd00::1]:4318/v1"], [3128, 4318, 443]),
+            (["extraEnv[0].name=HTTPS_PROXY", "extraEnv[0].value=http://proxy.example.com:3129"], [3129, 443]),
+            (["notifications.targets[0].name=a", "notifications.targets[0].webhook.url=https://a.example:9443/b?c=d:1"],
+             [443, 9443]),
+            (["workspaces[0].name=a", "workspaces[0].apiKey.existingSecret=a",
+              "workspaces[0].config.apiUrl=https://calry.example.com:4444"], [443, 4444]),
+            (["source=configmap", "definitions.existingConfigMap=a", "git.repository=ssh://git@a.example/b"], [443]),
+        ):
+            with self.subTest(values):
+                _, world, server = objects(helmed(*values))["NetworkPolicy"]["spec"]["egress"]
+                self.assertEqual([port["port"] for port in world["ports"]], ports)
+                self.assertEqual([port["port"] for port in server["ports"]], [443, 6443])
+        policy = objects(filed("page"))["NetworkPolicy"]["spec"]
+        self.assertEqual([port["port"] for port in policy["egress"][1]["ports"]], [3128, 4318, 4443, 8443, 9443])
+        self.assertEqual((len(policy["ingress"]), len(policy["egress"])), (2, 4))
 
     def test_every_pod_is_restricted(self):
         for made in self.each():
@@ -423,7 +491,7 @@ class Manifests(unittest.TestCase):
             self.assertEqual(list(tokens.values()), [{"path": "token", "expirationSeconds": 3600}] * asks(made))
             mounts = [
                 (container["name"], mount["mountPath"], mount.get("readOnly")) for container in pod(made)["containers"]
-                for mount in container["volumeMounts"] if mount["name"] in tokens
+                for mount in container.get("volumeMounts", []) if mount["name"] in tokens
             ]
             place = ("calry-gitops", "/var/run/secrets/kubernetes.io/serviceaccount", True)
             self.assertEqual(mounts, [place] * asks(made))
@@ -486,8 +554,9 @@ class Manifests(unittest.TestCase):
 
     def test_every_variable_is_one_of_the_program_and_holds_no_default_unless_a_value_says_so(self):
         known = re.sub(r"\s+", " ", run(os.environ["CALRY_GITOPS"], "run", "--help"))
+        others = {"HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "OTEL_EXPORTER_OTLP_ENDPOINT"}
         for made in self.each():
-            for name in variables(made):
+            for name in set(variables(made)) - others:
                 self.assertIn(f"[env: {name}]", known)
         for directory in PAIRS:
             for name, value in variables(objects(kustomized(directory))).items():
@@ -507,7 +576,7 @@ class Manifests(unittest.TestCase):
                     mount = next(mount for at, mount in mounts.items() if f"{path}/".startswith(f"{at}/"))
                     self.assertIs(mount.get("readOnly", False), name != "CALRY_STATE_DIR", name)
             volumes = {volume["name"] for volume in pod(made)["volumes"]}
-            used = {mount["name"] for container in pod(made)["containers"] for mount in container["volumeMounts"]}
+            used = {mount["name"] for container in pod(made)["containers"] for mount in container.get("volumeMounts", [])}
             self.assertEqual(volumes, used)
             ports = [(port["name"], port["containerPort"]) for port in daemon(made)["ports"]]
             self.assertEqual(ports, [("http", 8080)])
@@ -523,23 +592,62 @@ class Manifests(unittest.TestCase):
         server = made["NetworkPolicy"]["spec"]["egress"][2]
         self.assertEqual(server["to"], [{"ipBlock": {"cidr": "192.0.2.1/32"}}])
         self.assertEqual(server["ports"], [{"port": 8443, "protocol": "TCP"}])
-        state = next(volume for volume in pod(objects(helmed(*VALUES[0])))["volumes"] if volume["name"] == "state")
-        self.assertEqual(state, {"name": "state", "persistentVolumeClaim": {"claimName": "calry-state"}})
+        made = objects(helmed(*VALUES[0]))
+        state = next(volume for volume in pod(made)["volumes"] if volume["name"] == "state")
+        self.assertEqual(state, {"name": "state", "persistentVolumeClaim": {"claimName": "calry-gitops-state"}})
+        self.assertEqual(made["PersistentVolumeClaim"]["metadata"]["name"], "calry-gitops-state")
         secrets = {
             volume["name"]: volume["secret"]["secretName"] for volume in pod(objects(helmed(*VALUES[3])))["volumes"]
             if "secret" in volume
         }
         self.assertEqual(secrets, {
-            "production-api-key": "prod", "production-secrets": "prod-partners", "more": "more",
-            "staging-api-key": "calry-gitops-staging-api-key", "staging-secrets": "calry-gitops-staging-secrets",
+            "production-api-key": "prod", "production-secrets": "prod-partners", "staging-api-key": "staging",
+            "notifications": "operations",
         })
+
+    def test_the_page_is_behind_an_ingress_whose_host_the_daemon_accepts(self):
+        made = objects(filed("page"))
+        (rule,) = made["Ingress"]["spec"]["rules"]
+        self.assertIn(f"--admin-host={rule['host']}", daemon(made)["args"])
+        (path,) = rule["http"]["paths"]
+        service = made["Service"]
+        self.assertEqual(path["backend"]["service"], {"name": service["metadata"]["name"], "port": {"name": "http"}})
+        self.assertEqual(service["spec"]["ports"][0]["port"], 80)
+        self.assertEqual(made["Secret"]["metadata"]["name"], "calry-gitops-github")
+        self.assertTrue(all(one["metadata"]["labels"]["team"] == "integrations" for kind, one in made.items() if kind != "Secret"))
+        names = [one["name"] for one in (*pod(made)["initContainers"], *pod(made)["containers"])]
+        self.assertEqual(names, ["wait", "calry-gitops", "git-sync", "sidecar"])
+        json.loads(made["Dashboard"]["data"]["calry-gitops.json"])
+
+    def test_the_daemon_and_git_sync_use_the_proxy_and_the_private_ca(self):
+        of = {one["name"]: {env["name"]: env.get("value") for env in one.get("env", [])}
+              for one in pod(objects(filed("page")))["containers"]}  # fmt: skip
+        proxy = {"HTTPS_PROXY": "http://proxy.example.com:3128", "NO_PROXY": ".example.internal"}
+        ca = "/run/calry/ca-bundle/ca.crt"
+        self.assertLessEqual((proxy | {"SSL_CERT_FILE": ca}).items(), of["calry-gitops"].items())
+        self.assertLessEqual((proxy | {"GIT_SSL_CAINFO": ca}).items(), of["git-sync"].items())
+
+    def test_openshift_chooses_user_and_group(self):
+        spec = pod(objects(filed("openshift")))
+        for context in (spec["securityContext"], *(one["securityContext"] for one in spec["containers"])):
+            self.assertFalse({"runAsUser", "runAsGroup", "fsGroup"} & set(context), context)
+        spec = pod(objects(helmed("podSecurityContext=null", "securityContext=null", "git.securityContext=null")))
+        self.assertFalse([one for one in (spec, *spec["containers"]) if "securityContext" in one])
+
+    def test_another_account_and_role_can_be_used(self):
+        made = objects(helmed("serviceAccount.create=false", "serviceAccount.name=calry"))
+        self.assertNotIn("ServiceAccount", made)
+        self.assertEqual(made["RoleBinding"]["subjects"][0]["name"], "calry")
+        self.assertEqual(pod(made)["serviceAccountName"], "calry")
+        self.assertEqual(pod(objects(helmed("serviceAccount.create=false")))["serviceAccountName"], "default")
+        self.assertFalse({"Role", "RoleBinding"} & set(objects(helmed("rbac.create=false"))))
 
     def test_a_variable_is_set_once_and_a_changed_configuration_file_restarts_the_daemon(self):
         for made in self.each():
             names = [one["name"] for one in daemon(made)["env"]]
             self.assertEqual(len(names), len(set(names)), names)
         sums = {
-            objects(helmed("workspaces[0].name=a", f"config.interval={interval}"))["Deployment"]["spec"]["template"]
+            objects(helmed(f"config.interval={interval}"))["Deployment"]["spec"]["template"]
             ["metadata"]["annotations"]["checksum/config"]
             for interval in ("60s", "61s")
         }
@@ -547,14 +655,24 @@ class Manifests(unittest.TestCase):
 
     def test_wrong_values_are_refused(self):
         for name, values in REFUSED.items():
-            with self.subTest(name), self.assertRaisesRegex(AssertionError, REFUSALS):
+            with self.subTest(name), self.assertRaisesRegex(AssertionError, "don't meet the specifications"):
                 helmed(*values)
 
+    def test_values_that_do_not_go_together_are_refused_with_what_to_set(self):
+        for sentence, values in INCOMPLETE.items():
+            with self.subTest(sentence), self.assertRaisesRegex(AssertionError, f"(?m)^- .*{sentence}"):
+                helmed(*values)
+        # All of them at once.
+        with self.assertRaisesRegex(AssertionError, "(?s)- set git.repository .*- set calry.apiKey.existingSecret "):
+            run(os.environ["HELM"], "template", "calry-gitops", PACKAGE, *KUBERNETES)
+
     def test_every_value_is_in_the_schema(self):
-        schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+        schema = json.loads((CHART / "values.schema.json").read_text())
+        defs = {f"#/$defs/{name}": one for name, one in schema["$defs"].items()}
 
         def known(values, schema, at):
-            if isinstance(values, dict) and "properties" in schema:
+            schema = defs.get(schema.get("$ref"), schema)
+            if isinstance(values, dict) and "additionalProperties" in schema and "properties" in schema:
                 self.assertLessEqual(set(values), set(schema["properties"]), at)
                 self.assertIs(schema["additionalProperties"], False, at)
                 for key, value in values.items():
@@ -570,11 +688,16 @@ class Manifests(unittest.TestCase):
                         Path(work, f"{number}-{kind}.yaml").write_text(yaml.safe_dump(made))
             files = sorted(Path(work).iterdir())
             self.assertGreater(len(files), 30)
-            for version in ("1.29", "1.37"):
-                run(os.environ["VALIDATE"], "--strict", "--quiet", "-k", version, *files)
+
+            def conform(version, *files):
+                schemas = f"{os.environ['SCHEMAS']}/v{version}-local-strict/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
+                run(os.environ["KUBECONFORM"], "-strict", "-schema-location", schemas, *files)
+
+            for version in ("1.29.0", "1.37.0"):
+                conform(version, *files)
             files[0].write_text(files[0].read_text() + "sepc: {}\n")
             with self.assertRaises(AssertionError):
-                run(os.environ["VALIDATE"], "--strict", "--quiet", files[0])
+                conform("1.37.0", files[0])
 
 
 class Running(unittest.TestCase):
@@ -583,6 +706,7 @@ class Running(unittest.TestCase):
     def test_the_daemon_runs_by_what_the_manifests_say(self):
         texts = {name: [kustomized(name), helmed(*values)] for name, values in PAIRS.items()}
         texts |= {number: [helmed(*values)] for number, values in enumerate(VALUES)}
+        texts |= {name: [filed(name)] for name in FILES}
         self.assertEqual(set(texts), set(EFFECTIVE))
         for name, (process, workspaces) in EFFECTIVE.items():
             for text in texts[name]:
@@ -688,28 +812,73 @@ class Monitoring(unittest.TestCase):
 
     def test_the_rules_are_those_of_monitoring(self):
         again = "they differ: tests/manifests.sh --update"
-        self.assertEqual((CHART / "files" / RULES.name).read_text(), RULES.read_text(), again)
-        for text in (kustomized("overlays/monitoring"), helmed("monitoring.enabled=true")):
+        for text in (kustomized("overlays/monitoring"), helmed(*PAIRS["overlays/monitoring"])):
             self.assertEqual(objects(text)["PrometheusRule"]["spec"], self.rules, again)
+            dashboard = json.loads((RULES.parent / "calry-gitops.dashboard.json").read_text())
+            made = objects(text)["Dashboard"]
+            self.assertEqual(json.loads(made["data"]["calry-gitops.json"]), dashboard)
+            self.assertEqual(made["metadata"]["labels"]["grafana_dashboard"], "1")
+
+    def test_each_object_of_monitoring_has_a_switch(self):
+        kinds = {"serviceMonitor": "ServiceMonitor", "prometheusRule": "PrometheusRule", "dashboard": "Dashboard"}
+        for value, kind in kinds.items():
+            made = set(objects(helmed(f"{value}.enabled=true")))
+            self.assertEqual(made & set(kinds.values()), {kind})
 
 
 class Documentation(unittest.TestCase):
     docs = DEPLOY.parent / "docs"
 
-    def test_every_alert_has_a_remedy(self):
-        alerts = [rule["alert"] for group in Monitoring.rules["groups"] for rule in group["rules"]]
-        self.assertEqual(re.findall(r"(?m)^\| `(CalryGitops\w+)` \|", (self.docs / "monitoring.md").read_text()), alerts)
+    def test_every_alert_links_to_its_section(self):
+        rules = [rule for group in Monitoring.rules["groups"] for rule in group["rules"]]
+        page = "https://github.com/calry-gitops/calry-gitops/blob/main/docs/monitoring.md"
+        for rule in rules:
+            self.assertEqual(rule["annotations"]["runbook_url"], f"{page}#{rule['alert'].lower()}")
+        sections = re.findall(r"(?m)^### (CalryGitops\w+)$", (self.docs / "monitoring.md").read_text())
+        self.assertEqual(sections, [rule["alert"] for rule in rules])
 
     def test_the_commands_of_helm_and_kustomize_work(self):
-        commands = re.sub(r"\\\n *", "", (self.docs / "kubernetes.md").read_text())
+        text = (self.docs / "kubernetes.md").read_text()
+        commands = re.sub(r"\\\n *", "", text)
         installs = re.findall(r"(?m)^helm upgrade --install (.*)$", commands)
         applies = re.findall(r"(?m)^kubectl apply -k (\S+)", commands)
-        self.assertTrue(installs and applies)
-        for install in installs:
-            name, chart, *rest = shlex.split(install)
-            effective(objects(run(os.environ["HELM"], "template", name, DEPLOY.parent / chart, *KUBERNETES, *rest)))
+        files = dict(re.findall(r"(?ms)^```yaml\n# (\S+)\n(.*?)^```", text))
+        self.assertTrue(installs and applies and files)
+        # Every file of values is for a release that values.yaml describes.
+        installs += [f"{installs[0]} --values {name}" for name in files if name not in commands.replace(f"# {name}", "")]
+        with tempfile.TemporaryDirectory() as work:
+            for name, values in files.items():
+                Path(work, name).write_text(values)
+            for install in installs:
+                with self.subTest(install):
+                    name, chart, *rest = shlex.split(install)
+                    self.assertEqual(chart, "oci://ghcr.io/calry-gitops/charts/calry-gitops")
+                    rest = [os.path.join(work, arg) if arg in files else arg for arg in rest]
+                    effective(objects(run(os.environ["HELM"], "template", name, PACKAGE, *KUBERNETES, *rest)))
         for directory in applies:
             effective(objects(run(os.environ["KUSTOMIZE"], "build", DEPLOY.parent / directory)))
+
+    def test_the_readme_of_the_chart_describes_every_value(self):
+        made = run(os.environ["HELM_DOCS"], "--dry-run", "--log-level=warning", "--sort-values-order=file",
+                   f"--chart-search-root={CHART}")
+        readme = (CHART / "README.md").read_text()
+        self.assertEqual(made.strip(), readme.strip(), "it is out of date: tests/manifests.sh --update")
+        rows = re.findall(r"(?m)^\| ([\w.]+(?:\[\d\])?[\w.]*) \|.*\| (.*) \|$", readme)
+        self.assertGreater(len(rows), 100)
+        self.assertEqual([name for name, description in rows if not description.strip()], [])
+
+    def test_the_chart_is_described_for_artifact_hub_and_names_the_images(self):
+        chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+        for key in ("description", "home", "icon", "sources", "keywords", "maintainers"):
+            self.assertTrue(chart.get(key), key)
+        annotations = chart["annotations"]
+        images = [one["image"] for one in yaml.safe_load(annotations["artifacthub.io/images"])]
+        for text in (helmed(), kustomized("base")):
+            self.assertEqual([one["image"] for one in pod(objects(text))["containers"]], images)
+        self.assertIn(chart["appVersion"], images[0])
+        for link in (chart["icon"], *(one["url"] for one in yaml.safe_load(annotations["artifacthub.io/links"]))):
+            _, at = re.split(r"/(?:blob/)?main/", link)
+            self.assertTrue((DEPLOY.parent / at).exists(), link)
 
     def test_every_link_leads_to_a_file(self):
         for page in (DEPLOY.parent / "README.md", DEPLOY / "README.md", *self.docs.glob("*.md")):

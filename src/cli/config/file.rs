@@ -38,6 +38,8 @@ pub(super) enum ValueKind {
     Duration,
     /// A whole number that is not negative.
     Number,
+    /// A number of providers, or a share of them such as `30%`.
+    MaxChanges,
     /// `true` or `false`.
     Flag,
     /// A list of texts, or a single one.
@@ -368,13 +370,23 @@ impl SectionReader<'_> {
                 self.reader.text(&what, entry, leave);
                 return;
             }
-            (ValueKind::Number, Value::Other)
+            (ValueKind::MaxChanges, Value::Text(text)) => vec![text.clone().into_owned()],
+            (ValueKind::Number | ValueKind::MaxChanges, Value::Other)
                 if self
                     .written(entry.value)
                     .bytes()
                     .all(|byte| byte.is_ascii_digit()) =>
             {
                 vec![self.written(entry.value).to_owned()]
+            }
+            (ValueKind::MaxChanges, _) => {
+                return self.reader.wrong_type(
+                    &what,
+                    entry.at,
+                    entry.value,
+                    "a number, a share such as `30%`, or `none`",
+                    leave,
+                );
             }
             (ValueKind::Number, _) => {
                 return self.reader.wrong_type(

@@ -14,6 +14,7 @@ use clap::{Arg, ArgAction, Args as _, Command, Id};
 use super::file::{KeyKinds, ValueKind};
 use crate::cli::{help, options, run_args::LoopArgs};
 use crate::model::closest;
+use crate::plan::MaxChanges;
 
 /// Flags that are about one call, not about the daemon: they have no key.
 const CALL_FLAGS: [&str; 8] = [
@@ -145,6 +146,7 @@ pub(super) fn keys() -> Vec<Arc<Key>> {
                     ArgAction::SetTrue => ValueKind::Flag,
                     ArgAction::Append => ValueKind::List,
                     _ if takes::<Duration>(arg) => ValueKind::Duration,
+                    _ if takes::<MaxChanges>(arg) => ValueKind::MaxChanges,
                     _ if minimum(arg).is_some() => ValueKind::Number,
                     _ => ValueKind::Text,
                 },

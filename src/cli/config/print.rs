@@ -82,7 +82,7 @@ fn line(value: &EffectiveValue, indentation: &str, file: &str) -> String {
     let yaml = match value.key.kind {
         ValueKind::List | ValueKind::Documents => json!(texts).to_string(),
         ValueKind::Text | ValueKind::Duration => scalar(text),
-        ValueKind::Number | ValueKind::Flag => text.to_owned(),
+        ValueKind::Number | ValueKind::MaxChanges | ValueKind::Flag => text.to_owned(),
     };
     format!("{indentation}{key}: {yaml} # {}\n", printable(&source))
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::file::{MAX_WORKSPACE_NAME, ValueKind, WORKSPACE_NAME};
 use super::key::{Key, NOTIFICATIONS, keys};
 use crate::ops::notifications::Target;
+use crate::plan::MaxChanges;
 use crate::report::json;
 
 pub(in crate::cli) fn schema() -> String {
@@ -64,17 +65,21 @@ fn property(key: &Key) -> Value {
     let mut schema = match key.kind {
         ValueKind::Text | ValueKind::Duration => Value::Object(text),
         ValueKind::Number => json!({"type": "integer", "minimum": key.minimum()}),
+        ValueKind::MaxChanges => {
+            json!({"type": ["integer", "string"], "minimum": 0, "pattern": MaxChanges::PATTERN})
+        }
         ValueKind::Flag => json!({"type": "boolean"}),
         ValueKind::List => json!({"anyOf": [{"type": "array", "items": text}, text]}),
         ValueKind::Documents => json!({"type": "array", "items": {"type": "object"}}),
     };
     if let (Some(schema), Some(help)) = (schema.as_object_mut(), key.arg.get_help()) {
         schema.insert("description".to_owned(), json!(format!("{help}.")));
-        let default = key
-            .arg
-            .get_default_values()
-            .first()
-            .filter(|_| matches!(key.kind, ValueKind::Text | ValueKind::Duration));
+        let default = key.arg.get_default_values().first().filter(|_| {
+            matches!(
+                key.kind,
+                ValueKind::Text | ValueKind::Duration | ValueKind::MaxChanges
+            )
+        });
         if let Some(default) = default {
             schema.insert("default".to_owned(), json!(default.to_string_lossy()));
         }

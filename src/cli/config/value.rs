@@ -87,6 +87,7 @@ impl EffectiveValue {
             ValueKind::Text
             | ValueKind::Duration
             | ValueKind::Number
+            | ValueKind::MaxChanges
             | ValueKind::List
             | ValueKind::Documents => {
                 let argument = |value: &OsString| {

@@ -178,6 +178,13 @@ impl Target {
         self
     }
 
+    /// Links a commit's status to the status page, unless the target has a link of its own.
+    pub fn link_to(&mut self, page: &HttpUrl) {
+        if let Channel::Commit(forge) = &mut self.channel {
+            forge.target_url.get_or_insert_with(|| page.to_string());
+        }
+    }
+
     /// Whether the target gets events of a workspace, by its name in the configuration file.
     #[must_use]
     pub fn is_about(&self, workspace: Option<&str>) -> bool {
@@ -261,7 +268,7 @@ struct GitHubConfig {
     /// The name of the status. With several workspaces, the name of the workspace is appended.
     #[schemars(extend("default" = "calry-gitops"))]
     context: Option<String>,
-    /// The target of the status's link.
+    /// The target of the status's link; the status page at `externalUrl` by default.
     target_url: Option<String>,
 }
 
@@ -279,7 +286,7 @@ struct GitLabConfig {
     /// The name of the status. With several workspaces, the name of the workspace is appended.
     #[schemars(extend("default" = "calry-gitops"))]
     context: Option<String>,
-    /// The target of the status's link.
+    /// The target of the status's link; the status page at `externalUrl` by default.
     target_url: Option<String>,
 }
 

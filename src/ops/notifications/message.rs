@@ -13,6 +13,7 @@ use super::config::{EventKind, Forge, ForgeKind};
 use super::events::{Event, Subject};
 use crate::model::{Revision, Workspace, ellipsize, printable, short_commit};
 use crate::report::json;
+use crate::report::links::Links;
 
 /// A notification, as a webhook receives it. The keys are a contract and are never renamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -32,6 +33,12 @@ pub struct Notification {
     pub workspace: Option<Workspace>,
     /// The commit of the files; null outside a checkout, or if they could not be read.
     pub revision: Option<Revision>,
+    /// The web page of the commit; absent without `--repository-url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit_url: Option<String>,
+    /// The status page of the workspace; absent without `--external-url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page_url: Option<String>,
     /// The number of the reconciliation.
     pub pass: u64,
     /// The reason, if there is one for the whole event.
@@ -77,6 +84,10 @@ impl Notification {
                 author: ellipsize(&printable(&r.author), 100),
                 ..r.clone()
             }),
+            commit_url: context
+                .revision
+                .and_then(|revision| context.links.commit(&revision.commit)),
+            page_url: context.links.page.clone(),
             pass: context.pass,
             reason,
             digest,
@@ -91,10 +102,11 @@ impl Notification {
         let mut text = format!("{} {}", icon(self.event), code(&self.message));
         if let Some(revision) = &self.revision {
             let dirty = if revision.dirty { "+dirty" } else { "" };
-            text += &format!(
-                " at {}",
-                code(&format!("{}{dirty}", short_commit(&revision.commit)))
-            );
+            let commit = format!("{}{dirty}", short_commit(&revision.commit));
+            text += &match &self.commit_url {
+                Some(url) => format!(" at <{url}|{commit}>"),
+                None => format!(" at {}", code(&commit)),
+            };
         }
         if let Some(reason) = &self.reason {
             text += &format!("\n{}", code(reason));
@@ -118,6 +130,9 @@ impl Notification {
         if self.more > 0 {
             text += &format!("\n… and {} more", self.more);
         }
+        if let Some(url) = &self.page_url {
+            text += &format!("\n<{url}|Status page>");
+        }
         json!({"text": text, "unfurl_links": false, "unfurl_media": false})
     }
 }
@@ -129,6 +144,7 @@ pub(super) struct MessageContext<'a> {
     pub(super) name: Option<&'a str>,
     pub(super) workspace: Option<&'a crate::model::Workspace>,
     pub(super) revision: Option<&'a crate::model::Revision>,
+    pub(super) links: &'a Links,
     pub(super) pass: u64,
 }
 

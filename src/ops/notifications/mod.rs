@@ -33,6 +33,7 @@ use crate::http::Http;
 use crate::model::Workspace;
 use crate::plan::Plan;
 use crate::reconcile::today;
+use crate::report::links::Links;
 
 pub use commit::{CommitState, CommitStatus, CommitTracker};
 pub use config::{
@@ -109,13 +110,14 @@ impl Notifier {
 
     /// The notifier of one workspace, by its name in the configuration file.
     #[must_use]
-    pub fn for_workspace(&self, workspace: Option<&str>) -> WorkspaceNotifier {
+    pub fn for_workspace(&self, workspace: Option<&str>, links: Links) -> WorkspaceNotifier {
         let interested = self
             .queues
             .iter()
             .filter(|queue| queue.target.is_about(workspace));
         WorkspaceNotifier {
             name: workspace.map(str::to_owned),
+            links,
             targets: interested
                 .map(|queue| (Arc::clone(queue), Mutex::default()))
                 .collect(),
@@ -145,6 +147,7 @@ impl Notifier {
 /// Notifies the targets about one workspace.
 pub struct WorkspaceNotifier {
     name: Option<String>,
+    links: Links,
     targets: Vec<(Arc<Queue>, Mutex<TargetState>)>,
     /// As last read.
     workspace: Mutex<Option<Workspace>>,
@@ -239,6 +242,7 @@ impl WorkspaceNotifier {
                     name: self.name.as_deref(),
                     workspace: workspace.as_ref(),
                     revision: report.findings.revision.as_ref(),
+                    links: &self.links,
                     pass: report.number,
                 };
                 queue.push(Job::Message(Box::new(Notification::of(event, context))));

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use jiff::civil::{Date, date};
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 use crate::daemon::{Findings, ReconciliationResult};
 use crate::desired::git::{CheckoutTrust, RefusedCheckout, TrustError};
+use crate::http::{HttpUrl, UrlPolicy};
 use crate::model::{Desired, DesiredPartnerKey, Hold, Live, LivePartnerKey, Provider};
 use crate::plan::{Cause, Change, Payload, Plan, PlanEntry, Step, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, Report, UpdateResult};
+use crate::report::links::{Links, RepositoryUrl};
 use crate::report::status::Trigger;
 
 pub(super) fn report(result: ReconciliationResult) -> ReconciliationReport {
@@ -343,14 +346,28 @@ fn a_message_shows_that_files_differ_from_the_commit() {
         time: String::new(),
         dirty,
     };
-    for (dirty, said) in [(true, "at `0123456789+dirty`"), (false, "at `0123456789`")] {
-        let revision = revision(dirty);
+    let links = |repository: &str| Links {
+        page: Some("https://calry.example.com/".to_owned()),
+        repository: RepositoryUrl::parse(repository).ok(),
+        directory: String::new(),
+    };
+    for (dirty, repository, said) in [
+        (true, "", "at `0123456789+dirty`"),
+        (false, "", "at `0123456789`"),
+        (
+            true,
+            "https://github.com/acme/defs",
+            "at <https://github.com/acme/defs/commit/0123456789abcdef|0123456789+dirty>",
+        ),
+    ] {
+        let (revision, links) = (revision(dirty), links(repository));
         let about = MessageContext {
             id: String::new(),
             time: now(),
             name: None,
             workspace: None,
             revision: Some(&revision),
+            links: &links,
             pass: 1,
         };
         let event = events(
@@ -366,5 +383,27 @@ fn a_message_shows_that_files_differ_from_the_commit() {
             .slack()
             .to_string();
         assert!(message.contains(said), "{message}");
+        assert!(
+            message.contains("<https://calry.example.com/|Status page>"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_commit_status_links_to_the_status_page_unless_it_has_its_own_link() {
+    let page = HttpUrl::parse("https://calry.example.com", UrlPolicy::DAEMON).unwrap();
+    for (own, link) in [
+        (None, "https://calry.example.com/"),
+        (Some("https://ops.example.com/"), "https://ops.example.com/"),
+    ] {
+        let github = json!({"repository": "acme/defs", "tokenFile": "token", "targetUrl": own});
+        let mut target: Target =
+            serde_json::from_value(json!({"name": "x", "github": github})).unwrap();
+        target.link_to(&page);
+        let Channel::Commit(forge) = target.channel else {
+            panic!("not a commit status")
+        };
+        assert_eq!(forge.target_url.as_deref(), Some(link));
     }
 }

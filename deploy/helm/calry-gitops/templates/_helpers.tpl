@@ -12,16 +12,21 @@
 {{- end }}
 {{- end }}
 
+{{- define "calry-gitops.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (.Values.serviceAccount.create | ternary (include "calry-gitops.fullname" .) "default") }}
+{{- end }}
+
 {{- define "calry-gitops.selector" -}}
 app.kubernetes.io/name: {{ include "calry-gitops.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{- define "calry-gitops.labels" -}}
-{{ include "calry-gitops.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- $own := include "calry-gitops.selector" . | fromYaml }}
+{{- $_ := set $own "app.kubernetes.io/version" .Chart.AppVersion }}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service }}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") }}
+{{- merge $own .Values.commonLabels | toYaml }}
 {{- end }}
 
 {{- define "calry-gitops.metadata" -}}
@@ -45,52 +50,134 @@ labels:
 {{- end }}
 {{- end }}
 
-{{- /* Not empty where the daemon asks something of the API server. */}}
+{{- /* Not empty if the daemon uses the API server. */}}
 {{- define "calry-gitops.asks" -}}
 {{- if or .Values.leaderElection.enabled .Values.events.enabled }}yes{{ end }}
 {{- end }}
 
-{{- define "calry-gitops.restricted" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop:
-    - ALL
+{{- /* The claim of the volume that keeps the daemon's memory; empty without one. */}}
+{{- define "calry-gitops.claim" -}}
+{{- if .Values.persistence.enabled }}
+{{- .Values.persistence.existingClaim | default (printf "%s-state" (include "calry-gitops.fullname" .)) }}
+{{- end }}
 {{- end }}
 
-{{- /* The configuration file; empty where nothing is set by it. */}}
+{{- /* Everything that is wrong with the values and that the schema cannot say, one sentence a line. */}}
+{{- define "calry-gitops.problems" -}}
+{{- $git := eq .Values.source "git-sync" }}
+{{- $own := or .Values.workspaces .Values.config.workspaces }}
+{{- if and $git (not .Values.git.repository) }}
+- set git.repository to the repository of your definitions, such as https://git.example.com/acme/definitions.git
+{{- end }}
+{{- if and $git (ne .Values.git.auth.type "none") (not .Values.git.auth.existingSecret) }}
+- set git.auth.existingSecret to the Secret with the credentials of the repository, as git.auth.type is {{ .Values.git.auth.type }}
+{{- end }}
+{{- if not $own }}
+{{- if not .Values.calry.apiKey.existingSecret }}
+- set calry.apiKey.existingSecret to the Secret with your API key, in its key {{ .Values.calry.apiKey.key }}
+{{- end }}
+{{- if and (not $git) (not .Values.definitions.existingConfigMap) }}
+- set definitions.existingConfigMap to the ConfigMap with the definitions, as source is configmap
+{{- end }}
+{{- end }}
+{{- range .Values.workspaces }}
+{{- if not (dig "apiKey" "existingSecret" "" .) }}
+- set apiKey.existingSecret of the workspace {{ .name }} to the Secret with its API key
+{{- end }}
+{{- if and (not $git) (not .existingConfigMap) }}
+- set existingConfigMap of the workspace {{ .name }} to the ConfigMap with its definitions, as source is configmap
+{{- end }}
+{{- end }}
+{{- if and .Values.workspaces .Values.config.workspaces }}
+- workspaces and config.workspaces are both set: describe the workspaces in one of them
+{{- end }}
+{{- range $key, $value := dict "apiUrl" "calry.apiUrl" "notifications" "notifications.targets" "shards" "shards"
+    "leaderElection" "leaderElection.enabled" "leaseName" "leaderElection.leaseName" "kubernetesEvents" "events.enabled" }}
+{{- if hasKey $.Values.config $key }}
+- set {{ $value }} instead of config.{{ $key }}: other objects of the release depend on it
+{{- end }}
+{{- end }}
+{{- if gt (int .Values.replicaCount) 1 }}
+{{- if not .Values.leaderElection.enabled }}
+- replicaCount is {{ .Values.replicaCount }} without leaderElection.enabled: the replicas would undo each other's updates; set replicaCount to 1
+{{- end }}
+{{- if .Values.persistence.enabled }}
+- replicaCount is {{ .Values.replicaCount }} with persistence.enabled: the volume is for one daemon; set replicaCount to 1
+{{- end }}
+{{- end }}
+{{- if and (gt (int .Values.shards) 1) (not .Values.leaderElection.enabled) }}
+- shards is {{ .Values.shards }} without leaderElection.enabled: each shard is a Lease; set shards to 1
+{{- end }}
+{{- if and .Values.allowedSigners.existingConfigMap (not $git) }}
+- allowedSigners is set and source is configmap: only commits have signatures; set source to git-sync
+{{- end }}
+{{- end }}
+
+{{- /* The configuration file; empty if it would set nothing. */}}
 {{- define "calry-gitops.config" -}}
 {{- $config := deepCopy .Values.config }}
-{{- $git := eq .Values.source "git-sync" }}
 {{- $workspaces := list }}
 {{- range .Values.workspaces }}
-{{- $apiKey := .apiKey | default dict }}
 {{- $definitions := printf "/definitions/%s" .name }}
-{{- if $git }}
+{{- if eq $.Values.source "git-sync" }}
 {{- $definitions = printf "/git/current/%s" (.directory | default .name) }}
 {{- end }}
 {{- $own := dict "name" .name "definitions" $definitions }}
-{{- $_ := set $own "apiKeyFile" (printf "/run/calry/%s/api-key/%s" .name ($apiKey.key | default "api-key")) }}
+{{- $_ := set $own "apiKeyFile" (printf "/run/calry/%s/api-key/%s" .name (dig "apiKey" "key" "api-key" .)) }}
+{{- if dig "secrets" "existingSecret" "" . }}
 {{- $_ := set $own "secretsDir" (printf "/run/calry/%s/secrets" .name) }}
+{{- end }}
 {{- $workspaces = append $workspaces (merge $own (.config | default dict)) }}
 {{- end }}
-{{- if $workspaces }}
-{{- $_ := set $config "workspaces" $workspaces }}
+{{- with $workspaces }}
+{{- $_ := set $config "workspaces" . }}
 {{- end }}
-{{- if $config }}
-{{- toYaml $config }}
+{{- with .Values.notifications.targets }}
+{{- $_ := set $config "notifications" . }}
+{{- end }}
+{{- with $config }}
+{{- toYaml . }}
 {{- end }}
 {{- end }}
 
-{{- /* The settings of the daemon, as variables. What is its own default is left out. */}}
+{{- /* The Secrets that the daemon reads: name of the volume, path, and name of the Secret. */}}
+{{- define "calry-gitops.secrets" -}}
+{{- if not (or .Values.workspaces .Values.config.workspaces) }}
+- {name: api-key, path: /run/calry/api-key, secretName: {{ .Values.calry.apiKey.existingSecret | quote }}}
+{{- with .Values.calry.secrets.existingSecret }}
+- {name: secrets, path: /run/calry/secrets, secretName: {{ . }}, optional: true}
+{{- end }}
+{{- end }}
+{{- range .Values.workspaces }}
+- {name: {{ .name }}-api-key, path: /run/calry/{{ .name }}/api-key, secretName: {{ dig "apiKey" "existingSecret" "" . | quote }}}
+{{- if dig "secrets" "existingSecret" "" . }}
+- {name: {{ .name }}-secrets, path: /run/calry/{{ .name }}/secrets, secretName: {{ .secrets.existingSecret }}, optional: true}
+{{- end }}
+{{- end }}
+{{- with .Values.notifications.existingSecret }}
+- {name: notifications, path: /run/calry/notifications, secretName: {{ . }}}
+{{- end }}
+{{- with .Values.admin.token.existingSecret }}
+- {name: admin-token, path: /run/calry/admin-token, secretName: {{ . }}}
+{{- end }}
+{{- range $of, $hook := .Values.hooks }}
+{{- with $hook.existingSecret }}
+- {name: {{ $of }}-hook, path: /run/calry/hooks/{{ $of }}, secretName: {{ . }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* The settings of the daemon, as variables. Its own defaults are left out. */}}
 {{- define "calry-gitops.env" -}}
 {{- if not (or .Values.workspaces .Values.config.workspaces) }}
 - name: CALRY_DEFINITIONS
   value: {{ if eq .Values.source "git-sync" }}/git/current{{ with .Values.git.directory }}/{{ . }}{{ end }}{{ else }}/definitions{{ end }}
 - name: CALRY_API_KEY_FILE
   value: /run/calry/api-key/{{ .Values.calry.apiKey.key }}
+{{- if .Values.calry.secrets.existingSecret }}
 - name: CALRY_SECRETS_DIR
   value: /run/calry/secrets
+{{- end }}
 {{- end }}
 {{- if include "calry-gitops.config" . }}
 - name: CALRY_CONFIG
@@ -114,9 +201,21 @@ capabilities:
 - name: CALRY_API_URL
   value: {{ . | quote }}
 {{- end }}
-{{- if not (kindIs "invalid" .Values.maxChanges) }}
+{{- with toString .Values.maxChanges }}
 - name: CALRY_MAX_CHANGES
-  value: {{ int .Values.maxChanges | quote }}
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.admin.token }}
+{{- if .existingSecret }}
+- name: CALRY_ADMIN_TOKEN_FILE
+  value: /run/calry/admin-token/{{ .key }}
+{{- end }}
+{{- end }}
+{{- range $of, $hook := .Values.hooks }}
+{{- if $hook.existingSecret }}
+- name: CALRY_{{ upper $of }}_HOOK_SECRET_FILE
+  value: /run/calry/hooks/{{ $of }}/{{ $hook.key }}
+{{- end }}
 {{- end }}
 {{- with .Values.leaderElection }}
 {{- if .enabled }}
@@ -146,7 +245,7 @@ capabilities:
 - name: CALRY_KUBERNETES_EVENTS
   value: "true"
 {{- end }}
-{{- if .Values.allowedSigners.configMapName }}
+{{- if .Values.allowedSigners.existingConfigMap }}
 - name: CALRY_ALLOWED_SIGNERS
   value: /run/calry/allowed-signers/allowed_signers
 {{- end }}
@@ -157,5 +256,45 @@ capabilities:
     fieldRef:
       fieldPath: {{ $field }}
 {{- end }}
+{{- end }}
+{{- with .Values.caBundle }}
+{{- if .existingConfigMap }}
+- name: SSL_CERT_FILE
+  value: /run/calry/ca-bundle/{{ .key }}
+{{- end }}
+{{- end }}
+{{- include "calry-gitops.proxy" . }}
+{{- with .Values.otlp.endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "calry-gitops.proxy" -}}
+{{- with .Values.proxy.url }}
+- name: HTTPS_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.proxy.noProxy }}
+- name: NO_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{- /* The ports of everything that the values name by a URL, and of Calry and git. */}}
+{{- define "calry-gitops.ports" -}}
+{{- $ports := dict }}
+{{- $git := "" }}
+{{- if eq .Values.source "git-sync" }}
+{{- $git = regexReplaceAll "^[^:/@ ]+@[^:/ ]+:" .Values.git.repository "ssh://git/" }}
+{{- end }}
+{{- $named := list $git (.Values.calry.apiUrl | default "https://calry") .Values.proxy.url .Values.otlp.endpoint .Values.config
+    .Values.workspaces .Values.notifications.targets .Values.extraEnv .Values.git.extraEnv }}
+{{- range regexFindAll "(https?|ssh)://[^/\\s\"'?,]+" (toYaml $named) -1 }}
+{{- $default := dict "http" "80" "https" "443" "ssh" "22" | dig (first (splitList ":" .)) "443" }}
+{{- $_ := set $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default $default) true }}
+{{- end }}
+{{- range sortAlpha (keys $ports) }}
+- {{ . }}
 {{- end }}
 {{- end }}

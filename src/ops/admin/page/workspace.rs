@@ -106,7 +106,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                             @if one.summary.is_none() { "Nothing has been compared yet." }
                             @else { "No provider that git manages is in sync." }
                         }
-                    } @else { (rows(&in_sync, now)) }
+                    } @else { (rows(&in_sync, one, now)) }
                 }
                 @if !unmanaged.is_empty() {
                     section.panel aria-labelledby="unmanaged" {
@@ -159,7 +159,7 @@ fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                         @if managed == 0 { "Git manages no provider yet" }
                         @else { (one.count(ProviderState::InSync)) " of " (managed) " managed providers are in sync" }
                         @if let Some(revision) = &one.revision {
-                            " with " code { (safe(short_commit(&revision.commit), 12)) }
+                            " with " (commit(one, short_commit(&revision.commit)))
                             " “" (safe(&revision.subject, 100)) "”"
                             @if revision.dirty { " and changes that are not committed" }
                         }
@@ -367,9 +367,12 @@ fn card(provider: &ProviderStatus, one: &WorkspaceStatus, lines: usize, now: Tim
                 } }
                 @if let Some(file) = &provider.file {
                     p.place {
-                        code { (safe(one.directory.trim_end_matches('/'), 80)) "/" (safe(file, 120)) }
+                        @match file_url(one, file) {
+                            Some(url) => a.out href=(url) rel="noreferrer" { (path(one, file)) },
+                            None => (path(one, file)),
+                        }
                         @if let Some(last) = &provider.last_update {
-                            " · last updated " (ago(last.time, now)) (at(last.revision.as_deref()))
+                            " · last updated " (ago(last.time, now)) (at(one, last.revision.as_deref()))
                         }
                     }
                 }
@@ -415,7 +418,7 @@ fn advice(
     }
 }
 
-fn rows(list: &[&ProviderStatus], now: Timestamp) -> Markup {
+fn rows(list: &[&ProviderStatus], one: &WorkspaceStatus, now: Timestamp) -> Markup {
     html! {
         details.plain open[list.len() <= UNFOLDED] data-k="in-sync" {
             summary { "Providers" }
@@ -434,7 +437,7 @@ fn rows(list: &[&ProviderStatus], now: Timestamp) -> Markup {
                             td { (ago(provider.since, now)) }
                             td.wide {
                                 @if let Some(last) = &provider.last_update {
-                                    (ago(last.time, now)) (at(last.revision.as_deref()))
+                                    (ago(last.time, now)) (at(one, last.revision.as_deref()))
                                     @if last.cause == Cause::Drift { ", drift undone" }
                                 }
                             }
@@ -457,7 +460,7 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 @if let Some(revision) = &one.revision {
                     dt { "Revision" }
                     dd {
-                        code { (safe(short_commit(&revision.commit), 12)) }
+                        (commit(one, short_commit(&revision.commit)))
                         @if revision.dirty { " " span.badge.differs { (icon("differs")) "not committed" } }
                         span.subject { (safe(&revision.subject, 120)) }
                         small { (safe(&revision.author, 60))
@@ -533,7 +536,7 @@ fn recent(one: &WorkspaceStatus, now: Timestamp) -> Markup {
             div.head { h2 #recent { "Activity" } }
             @if all.is_empty() { p.hint { "No changes and no drift since the daemon started." } }
             ol.events {
-                @for record in all.iter().take(RECENT) { (event(record, now)) }
+                @for record in all.iter().take(RECENT) { (event(record, one, now)) }
             }
             @if all.len() > RECENT {
                 p.more { (all.len() - RECENT) " earlier ones are in " a href="api/v1/status" { "the JSON" } }
@@ -542,7 +545,7 @@ fn recent(one: &WorkspaceStatus, now: Timestamp) -> Markup {
     }
 }
 
-fn event(record: &ChangeRecord, now: Timestamp) -> Markup {
+fn event(record: &ChangeRecord, one: &WorkspaceStatus, now: Timestamp) -> Markup {
     let (shape, done) = match (record.outcome, record.cause) {
         (None, Cause::Change) => ("differs", "would be updated"),
         (None, Cause::Drift) => ("differs", "has drifted"),
@@ -574,7 +577,7 @@ fn event(record: &ChangeRecord, now: Timestamp) -> Markup {
                     strong { (safe(&record.provider, 60)) } " " (done)
                     @if record.times > 1 { ", " (record.times) " times" }
                 }
-                p.meta { (ago(record.time, now)) " " (cause(record.cause)) (at(record.revision.as_deref())) }
+                p.meta { (ago(record.time, now)) " " (cause(record.cause)) (at(one, record.revision.as_deref())) }
                 @if let Some(error) = &record.error { p.error { (safe(error, 240)) } }
                 @if let Some(differences) = differences {
                     details.plain data-k={ "d-" (record.time) } {
@@ -598,14 +601,14 @@ fn passes(one: &WorkspaceStatus, now: Timestamp) -> Markup {
                 p.hint { "Quiet ones are hidden, repeated failures are grouped." }
                 table.rows.passes {
                     thead { tr { th scope="col" { "Number" } th scope="col" { "Result" } th scope="col" { "When" } } }
-                    tbody { @for pass in all.iter().take(PASSES) { (row(pass, now)) } }
+                    tbody { @for pass in all.iter().take(PASSES) { (row(pass, one, now)) } }
                 }
             }
         }
     }
 }
 
-fn row(pass: &ReconciliationRecord, now: Timestamp) -> Markup {
+fn row(pass: &ReconciliationRecord, one: &WorkspaceStatus, now: Timestamp) -> Markup {
     html! {
         tr {
             th scope="row" { (pass.number) small { (pass.trigger.as_str()) } }
@@ -615,7 +618,7 @@ fn row(pass: &ReconciliationRecord, now: Timestamp) -> Markup {
             }
             td {
                 (ago(pass.began, now))
-                @if let Some(revision) = &pass.revision { small { code { (safe(revision, 20)) } } }
+                @if let Some(revision) = &pass.revision { small { (commit(one, revision)) } }
             }
         }
     }
@@ -656,6 +659,27 @@ fn label(provider: &ProviderStatus) -> String {
     )
 }
 
-fn at(revision: Option<&str>) -> Markup {
-    html! { @if let Some(revision) = revision { " at " code { (safe(revision, 20)) } } }
+fn path(one: &WorkspaceStatus, file: &str) -> Markup {
+    html! { code { (safe(one.directory.trim_end_matches('/'), 80)) "/" (safe(file, 120)) } }
+}
+
+fn file_url(one: &WorkspaceStatus, file: &str) -> Option<String> {
+    let revision = one.revision.as_ref()?;
+    one.links.as_ref()?.file(&revision.commit, file)
+}
+
+fn at(one: &WorkspaceStatus, revision: Option<&str>) -> Markup {
+    html! { @if let Some(revision) = revision { " at " (commit(one, revision)) } }
+}
+
+/// The id of a commit, with a link if the repository's address is known.
+fn commit(one: &WorkspaceStatus, revision: &str) -> Markup {
+    let short = safe(revision, 20);
+    let url = one.links.as_ref().and_then(|links| links.commit(revision));
+    html! {
+        @match url {
+            Some(url) => a.out href=(url) rel="noreferrer" { code { (short) } },
+            None => code { (short) },
+        }
+    }
 }

@@ -163,8 +163,10 @@ EFFECTIVE = {
     "openshift": (ALL, [ONE | {"secretsDir": None}]),
     "page": (
         ALL | {"adminHost": ["calry-gitops", "calry-gitops.example.com"], "logFormat": "text",
-               "adminTokenFile": "/run/calry/admin-token/token", "githubHookSecretFile": "/run/calry/hooks/github/secret"},
-        [ONE | {"apiUrl": "https://calry.example.com:4443", "interval": "2m", "secretsDir": None}],
+               "adminTokenFile": "/run/calry/admin-token/token", "githubHookSecretFile": "/run/calry/hooks/github/secret",
+               "externalUrl": "https://calry-gitops.example.com/"},
+        [ONE | {"apiUrl": "https://calry.example.com:4443", "interval": "2m", "secretsDir": None,
+                "repositoryUrl": "gitlab+https://git.example.com/acme/definitions"}],
     ),
 }  # fmt: skip
 REFUSED = {
@@ -180,6 +182,7 @@ REFUSED = {
     "git.directory": ["git.directory=a/../../etc"],
     "git.auth.type": ["git.auth.type=password"],
     "git.image.tag": ["git.image.tag="],
+    "git.webUrl": ["git.webUrl=git@git.example.com:a"],
     "calry.apiUrl": ["calry.apiUrl=calry.example.com"],
     "replicaCount": ["replicaCount=-1"],
     "leaderElection.leaseDuration": ["leaderElection.leaseDuration=15"],
@@ -609,6 +612,8 @@ class Manifests(unittest.TestCase):
         made = objects(filed("page"))
         (rule,) = made["Ingress"]["spec"]["rules"]
         self.assertIn(f"--admin-host={rule['host']}", daemon(made)["args"])
+        url = variables(objects(helmed("admin.externalUrl=https://proxy.example.com/calry")))["CALRY_EXTERNAL_URL"]
+        self.assertEqual(url, "https://proxy.example.com/calry")
         (path,) = rule["http"]["paths"]
         service = made["Service"]
         self.assertEqual(path["backend"]["service"], {"name": service["metadata"]["name"], "port": {"name": "http"}})

@@ -50,6 +50,16 @@ labels:
 {{- end }}
 {{- end }}
 
+{{- define "calry-gitops.externalUrl" -}}
+{{- with .Values.ingress }}
+{{- if $.Values.admin.externalUrl }}
+{{- $.Values.admin.externalUrl }}
+{{- else if .enabled }}
+{{- with first .hosts }}{{ $.Values.ingress.tls | empty | ternary "http" "https" }}://{{ .host }}{{ (first .paths).path }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* Not empty if the daemon uses the API server. */}}
 {{- define "calry-gitops.asks" -}}
 {{- if or .Values.leaderElection.enabled .Values.events.enabled }}yes{{ end }}
@@ -203,6 +213,14 @@ labels:
 {{- end }}
 {{- with toString .Values.maxChanges }}
 - name: CALRY_MAX_CHANGES
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.git.webUrl }}
+- name: CALRY_REPOSITORY_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- with include "calry-gitops.externalUrl" . }}
+- name: CALRY_EXTERNAL_URL
   value: {{ . | quote }}
 {{- end }}
 {{- with .Values.admin.token }}

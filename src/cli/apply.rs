@@ -117,11 +117,8 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
             (Format::Text, Ok(_)) => text::plan(plan, layout),
             (Format::Text, Err(sentence)) => format!("{}{sentence}\n", text::plan(plan, layout)),
             (Format::Json, _) => plan::plan(plan, diagnostics, outcome.ok(), outcome.err()),
-            (Format::Markdown, Ok(report)) => {
-                markdown::plan(plan, diagnostics, Some(report), &directory)
-            }
-            (Format::Markdown, Err(sentence)) => {
-                markdown::failure(sentence, diagnostics, &directory)
+            (Format::Markdown, _) => {
+                markdown::plan(plan, diagnostics, outcome.map(Some), &directory)
             }
             (Format::Github, Ok(report)) => {
                 github::diagnostics(diagnostics, &directory) + &github::report(report)

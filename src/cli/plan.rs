@@ -221,7 +221,7 @@ impl Comparison {
         match format {
             Format::Text => text::plan(plan, layout),
             Format::Json => plan::plan(plan, diagnostics, None, None),
-            Format::Markdown => markdown::plan(plan, diagnostics, None, directory),
+            Format::Markdown => markdown::plan(plan, diagnostics, Ok(None), directory),
             Format::Github => github::plan(plan, diagnostics, directory, |file, target| {
                 self.place(file, target)
             }),

@@ -11,8 +11,8 @@ use super::text::{
 use super::view::{
     DiffLine, Part, describe_branch, describe_loosening, diff_lines, parts_by_origin,
 };
-use crate::model::{Diagnostic, ellipsize, printable, short_commit};
-use crate::plan::{Change, Origin, Plan, PlanEntry, Verdict, join_path};
+use crate::model::{Diagnostic, Severity, ellipsize, printable, short_commit};
+use crate::plan::{Change, Origin, Plan, PlanEntry, Summary, Verdict, join_path};
 use crate::reconcile::apply::Report;
 use crate::report::words::{describe_counts, name_changes};
 
@@ -22,12 +22,18 @@ pub const MAX: usize = 60_000;
 /// The share of rows and problems; those beyond it are only counted and named.
 const MAX_TABLE: usize = 20_000;
 
-/// The plan as Markdown of at most [`MAX`] characters, with the results of an apply if there is a report.
+/// The share of a list of names: of the rows of a table that are cut, of the diffs that are cut.
+const MAX_NAMES: usize = 3_000;
+
+/// What became of a plan: nothing yet, the results of an apply, or why it was not applied.
+pub type Progress<'a> = Result<Option<&'a Report>, &'a str>;
+
+/// The plan as Markdown of at most [`MAX`] characters: the verdict, what is dangerous, the counts, a table, the diffs.
 #[must_use]
 pub fn plan(
     plan: &Plan,
     diagnostics: &[Diagnostic],
-    report: Option<&Report>,
+    progress: Progress<'_>,
     directory: &str,
 ) -> String {
     let mut out = Page {
@@ -35,20 +41,228 @@ pub fn plan(
         limit: MAX,
     };
     out.push(&format!(
-        "### Calry {}: {}\n\n",
+        "### {} Calry {}: {}\n\n",
+        icon(plan, diagnostics, progress),
         code_span(&plan.workspace.slug, 128),
-        headline(plan, report)
+        headline(plan, progress)
     ));
-    let numbers = count_changes(due_changes(plan));
-    if report.is_none() && !numbers.is_empty() {
-        out.push(&format!(
-            "{}{numbers}.\n\n",
-            if plan.base.is_some() {
-                "This branch: "
-            } else {
-                ""
+    if let Err(sentence) = progress {
+        out.push(&format!("**Why**: {}\n\n", code_span(sentence, 1000)));
+    }
+    write_dangers(&mut out, plan, diagnostics, progress, directory);
+    out.push(&counts(plan, progress));
+    let report = progress.ok().flatten();
+    let mut cut = Vec::new();
+    for (origin, parts) in parts_by_origin(plan) {
+        // Drift is not what a reviewer of a branch decides on: it is folded as a whole.
+        let drift = origin == Some(Origin::Drift);
+        let mut rows: Vec<Row<'_>> = parts.iter().map(|part| Row::of(part, report)).collect();
+        if drift {
+            let Some(count) = counted(rows.len(), "provider", "providers") else {
+                continue;
+            };
+            out.push(&format!(
+                "<details><summary>Earlier drift, not from this branch: {count}</summary>\n\n"
+            ));
+        } else {
+            rows.extend(plan.entries.iter().filter_map(Row::of_hold));
+        }
+        rows.sort_by_key(|row| !row.failed);
+        write_table(&mut out, &rows, report.is_some());
+        let reserve = footer(plan).chars().count() + 8_000;
+        for part in &parts {
+            if !out.push_if_fits(&details(part), reserve) {
+                cut.push(part.entry.label());
             }
+        }
+        if drift {
+            out.push("</details>\n\n");
+        }
+    }
+    if !cut.is_empty() {
+        out.push(&format!(
+            "{} more diffs are omitted to keep this comment readable: {}.\n\n",
+            cut.len(),
+            join_names(&cut, MAX_NAMES)
         ));
+    }
+    out.push(&footer(plan));
+    out.text
+}
+
+/// ❌ if something is wrong, ⚠️ if something needs a second look, else ✅.
+fn icon(plan: &Plan, diagnostics: &[Diagnostic], progress: Progress<'_>) -> &'static str {
+    let Summary {
+        invalid,
+        missing,
+        unreadable,
+        update,
+        ..
+    } = plan.summary();
+    let failed = match progress {
+        Ok(Some(report)) => report.results.iter().any(|r| !r.outcome.is_done()),
+        Ok(None) => plan.steps().any(|step| step.payload.obstacle().is_some()),
+        Err(_) => true,
+    };
+    let wrong = invalid + missing + unreadable > 0
+        || diagnostics.iter().any(|d| d.severity == Severity::Error);
+    if failed || wrong {
+        return "❌";
+    }
+    // Without a base, every difference is one between git and Calry, not one that somebody wants to merge.
+    let differs = plan.base.is_none() && update > 0 && matches!(progress, Ok(None));
+    let off = matches!(progress, Ok(None)) && due_changes(plan).any(switches_off);
+    if off || differs || !plan.loosened.is_empty() {
+        "⚠️"
+    } else {
+        "✅"
+    }
+}
+
+fn switches_off(change: &Change) -> bool {
+    matches!(change, Change::Field { after: false, .. })
+}
+
+/// The verdict, which a reviewer reads first.
+fn headline(plan: &Plan, progress: Progress<'_>) -> String {
+    match progress {
+        Err(_) => return "not applied".to_owned(),
+        Ok(Some(report)) if !report.results.is_empty() => {
+            let results = report.results.iter();
+            let done = results.filter(|result| result.outcome.is_done()).count();
+            return format!("{done} of {} applied", report.results.len());
+        }
+        Ok(_) => {}
+    }
+    let summary = plan.summary();
+    let verdict = match (&plan.base, summary.update) {
+        (Some(_), _) => describe_branch(plan),
+        (None, 0) if summary.invalid + summary.missing + summary.unreadable == 0 => {
+            "in sync".to_owned()
+        }
+        (None, _) => describe_counts(&summary),
+    };
+    let errors = [
+        counted(summary.invalid, "file has errors", "files have errors"),
+        counted(
+            summary.missing,
+            "provider is not in the workspace",
+            "providers are not in the workspace",
+        ),
+        counted(
+            summary.unreadable,
+            "provider cannot be read",
+            "providers cannot be read",
+        ),
+    ];
+    let errors: Vec<String> = errors.into_iter().flatten().collect();
+    if errors.is_empty() || plan.base.is_none() {
+        verdict
+    } else {
+        format!("{}; {verdict}", errors.join(", "))
+    }
+}
+
+/// What a reviewer must not overlook: errors, fields that are switched off, protection that is lost, then warnings.
+fn write_dangers(
+    out: &mut Page,
+    plan: &Plan,
+    diagnostics: &[Diagnostic],
+    progress: Progress<'_>,
+    directory: &str,
+) {
+    let errors = diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.severity == Severity::Error)
+        .map(|error| format!("❌ {}", problem(error, directory)));
+    let lost = plan
+        .entries
+        .iter()
+        .filter_map(|entry| fault(entry, diagnostics))
+        .map(|(label, why)| format!("❌ {}: {why}", code_span(label, 80)));
+    let loosened = plan.loosened.iter().map(|item| {
+        let (label, sentence) = describe_loosening(item, |text| code_span(text, 80));
+        format!("⚠️ {}: {sentence}", code_span(label, 80))
+    });
+    let parts = parts_by_origin(plan);
+    let due = parts.iter().take(1).flat_map(|(_, parts)| parts);
+    let off = due
+        .filter(|_| matches!(progress, Ok(None)))
+        .filter_map(|part| {
+            let fields: Vec<&Change> = part
+                .changes
+                .iter()
+                .copied()
+                .filter(|c| switches_off(c))
+                .collect();
+            let count = counted(fields.len(), "field", "fields")?;
+            Some(format!(
+                "⚠️ {}: switches **{count} OFF**: {}",
+                code_span(part.entry.label(), 80),
+                name_fields(&fields)
+            ))
+        });
+    let warnings = diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.severity == Severity::Warning)
+        .map(|warning| format!("⚠️ {}", problem(warning, directory)));
+    out.push_list(
+        errors
+            .chain(lost)
+            .chain(off)
+            .chain(loosened)
+            .chain(warnings),
+        MAX - MAX_TABLE / 2,
+    );
+}
+
+/// A number of things in words; nothing if there are none.
+fn counted(count: usize, one: &str, many: &str) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        n => Some(format!("{n} {many}")),
+    }
+}
+
+/// At most eight fields by name.
+fn name_fields(changes: &[&Change]) -> String {
+    const MOST: usize = 8;
+    let names = changes.iter().take(MOST).filter_map(|change| match change {
+        Change::Field { group, field, .. } => Some(code_span(&join_path(&[group, field]), 80)),
+        Change::Icon { .. } | Change::Key { .. } => None,
+    });
+    let names = names.collect::<Vec<_>>().join(", ");
+    match changes.len().checked_sub(MOST) {
+        None | Some(0) => names,
+        Some(more) => format!("{names} and {more} more"),
+    }
+}
+
+/// Why a provider cannot become as its file is, if no diagnostic reports it.
+fn fault<'a>(entry: &'a PlanEntry, diagnostics: &[Diagnostic]) -> Option<(&'a str, String)> {
+    let file = entry.file.as_deref().unwrap_or_default();
+    let why = match &entry.verdict {
+        Verdict::Invalid if diagnostics.iter().any(|d| d.file == file) => return None,
+        Verdict::Invalid => format!("{} has errors", code_span(file, 80)),
+        Verdict::Missing => format!(
+            "{} names it, and the workspace does not have it",
+            code_span(file, 80)
+        ),
+        Verdict::Unreadable(problem) => code_span(problem, 300),
+        Verdict::Update(_) | Verdict::InSync(..) | Verdict::Held { .. } | Verdict::Unmanaged => {
+            return None;
+        }
+    };
+    Some((entry.label(), why))
+}
+
+/// The changes and the providers by number, in one line.
+fn counts(plan: &Plan, progress: Progress<'_>) -> String {
+    let numbers = count_changes(due_changes(plan));
+    let mut parts = Vec::new();
+    if !numbers.is_empty() && !matches!(progress, Ok(Some(_))) {
+        parts.push(numbers);
     }
     if plan.base.is_some() {
         let drifted = plan
@@ -56,82 +270,17 @@ pub fn plan(
             .iter()
             .filter(|entry| entry.is_due_to(Origin::Drift))
             .count();
-        out.push(&format!(
-            "{}; {drifted} had drifted before.\n\n",
-            describe_counts(&plan.summary())
-        ));
+        parts.push(describe_counts(&plan.summary()));
+        parts.push(format!("{drifted} had drifted before"));
     }
-
-    if !plan.loosened.is_empty() {
-        out.push("**This branch stops protecting:**\n\n");
-        let mut cut = 0;
-        for item in &plan.loosened {
-            let (label, sentence) = describe_loosening(item, |text| code_span(text, 80));
-            if !out.push_if_fits(
-                &format!("- {}: {sentence}\n", code_span(label, 80)),
-                MAX - MAX_TABLE / 2,
-            ) {
-                cut += 1;
-            }
-        }
-        if cut > 0 {
-            out.push(&format!("- and {cut} more\n"));
-        }
-        out.push("\n");
-    }
-    let parts = parts_by_origin(plan);
-    write_table(&mut out, plan, &parts, report);
-    write_problems(&mut out, diagnostics, directory);
-
-    let mut cut = Vec::new();
-    for (origin, part) in each_part(&parts) {
-        if !out.push_if_fits(&details(origin, part), footer(plan).chars().count() + 8_000) {
-            cut.push(part.entry.label());
-        }
-    }
-    if !cut.is_empty() {
-        out.push(&format!(
-            "{} more diffs are omitted to keep this comment readable: {}.\n\n",
-            cut.len(),
-            join_names(&cut, 7_000)
-        ));
-    }
-    out.push(&footer(plan));
-    out.text
-}
-
-fn each_part<'a, 'p>(
-    parts: &'a [(Option<Origin>, Vec<Part<'p>>)],
-) -> impl Iterator<Item = (Option<Origin>, &'a Part<'p>)> + use<'a, 'p> {
-    parts
-        .iter()
-        .flat_map(|(origin, parts)| parts.iter().map(|part| (*origin, part)))
-}
-
-/// The heading, which a reviewer reads first.
-fn headline(plan: &Plan, report: Option<&Report>) -> String {
-    if let Some(report) = report.filter(|report| !report.results.is_empty()) {
-        let done = report
-            .results
-            .iter()
-            .filter(|result| result.outcome.is_done())
-            .count();
-        return format!("{done} of {} applied", report.results.len());
-    }
-    let summary = plan.summary();
-    match (
-        &plan.base,
-        summary.update,
-        summary.invalid + summary.missing,
-    ) {
-        (Some(_), _, 0) => describe_branch(plan),
-        (Some(_), _, _) => format!("{}; {}", describe_counts(&summary), describe_branch(plan)),
-        (None, 0, 0) => "in sync".to_owned(),
-        (None, _, _) => describe_counts(&summary),
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!("{}\n\n", parts.join(" · "))
     }
 }
 
-/// Why there is no plan, or why it was not applied, as Markdown.
+/// Why there is no plan, as Markdown, and what to do.
 #[must_use]
 pub fn failure(sentence: &str, diagnostics: &[Diagnostic], directory: &str) -> String {
     let mut out = Page {
@@ -139,10 +288,30 @@ pub fn failure(sentence: &str, diagnostics: &[Diagnostic], directory: &str) -> S
         limit: MAX,
     };
     out.push(&format!(
-        "### Calry: failed\n\n{}\n\n",
+        "### ❌ Calry: there is no plan\n\n**Why**: {}\n\n",
         code_span(sentence, 1000)
     ));
-    write_problems(&mut out, diagnostics, directory);
+    let errors = diagnostics.iter().any(|d| d.severity == Severity::Error);
+    out.push_list(
+        diagnostics.iter().map(|diagnostic| {
+            let icon = match diagnostic.severity {
+                Severity::Error => "❌",
+                Severity::Warning => "⚠️",
+            };
+            format!("{icon} {}", problem(diagnostic, directory))
+        }),
+        MAX - MAX_TABLE,
+    );
+    out.push(&format!(
+        "**What to do**: {} [Troubleshooting]({}/blob/v{}/docs/troubleshooting.md)\n",
+        if errors {
+            "correct the files, each error names its line, and run this again. Nothing was changed."
+        } else {
+            "remove the cause, and run this again. Nothing was changed."
+        },
+        env!("CARGO_PKG_REPOSITORY"),
+        env!("CARGO_PKG_VERSION"),
+    ));
     out.text
 }
 
@@ -165,58 +334,117 @@ impl Page {
         }
         fits
     }
+
+    /// Adds a list, of which it counts the items that do not leave `reserve` characters free.
+    fn push_list(&mut self, items: impl Iterator<Item = String>, reserve: usize) {
+        let before = self.text.len();
+        let mut cut = 0;
+        for item in items {
+            if !self.push_if_fits(&format!("- {item}\n"), reserve) {
+                cut += 1;
+            }
+        }
+        if cut > 0 {
+            self.push(&format!("- and {cut} more\n"));
+        }
+        if self.text.len() > before {
+            self.push("\n");
+        }
+    }
 }
 
-fn write_table(
-    out: &mut Page,
-    plan: &Plan,
-    parts: &[(Option<Origin>, Vec<Part<'_>>)],
-    report: Option<&Report>,
-) {
-    let updates = each_part(parts).map(|(origin, part)| {
-        let file = code_span(part.entry.file.as_deref().unwrap_or_default(), 80);
-        let result = report.and_then(|r| {
-            r.results
-                .iter()
-                .find(|r| part.entry.provider.as_ref() == Some(&r.provider))
+/// A row of the table, in Markdown but for the label.
+struct Row<'a> {
+    label: &'a str,
+    changes: String,
+    file: String,
+    result: Option<String>,
+    failed: bool,
+}
+
+impl<'a> Row<'a> {
+    fn of(part: &Part<'a>, report: Option<&Report>) -> Self {
+        let entry = part.entry;
+        let mut file = code_span(entry.file.as_deref().unwrap_or_default(), 80);
+        if let Some(hold) = entry.ended_hold() {
+            let _ = write!(file, "; its hold ended on {}", hold.until);
+        }
+        if let Some(obstacle) = part.step.payload.obstacle() {
+            let _ = write!(file, ", ❌ {}", code_span(&obstacle, 300));
+        }
+        let mut results = report.into_iter().flat_map(|report| &report.results);
+        let result = results.find(|result| entry.provider.as_ref() == Some(&result.provider));
+        let failed = result.is_some_and(|result| !result.outcome.is_done());
+        let result = result.map(|result| {
+            let error = result.outcome.error();
+            let error = error.map(|error| format!(": {}", code_span(&error, 300)));
+            format!(
+                "**{}**{}",
+                result.outcome.as_str(),
+                error.unwrap_or_default()
+            )
         });
-        let why = match (result, part.step.payload.obstacle(), origin) {
-            (Some(result), _, _) => {
-                let error = result
-                    .outcome
-                    .error()
-                    .map(|error| format!(": {}", code_span(&error, 300)))
-                    .unwrap_or_default();
-                format!("**{}**{error}", result.outcome.as_str())
-            }
-            (None, Some(obstacle), _) => code_span(&obstacle, 300),
-            (None, _, Some(Origin::Branch)) => format!("**this branch**: {file}"),
-            (None, _, Some(Origin::Drift)) => format!("earlier drift: {file}"),
-            (None, _, None) => file,
+        Self {
+            label: entry.label(),
+            changes: summarize(&part.changes),
+            file,
+            result,
+            failed,
+        }
+    }
+
+    /// The row of a provider on hold.
+    fn of_hold(entry: &'a PlanEntry) -> Option<Self> {
+        let Verdict::Held { hold, pending } = &entry.verdict else {
+            return None;
         };
-        let over = part
-            .entry
-            .ended_hold()
-            .map(|hold| format!("; its hold ended on {}", hold.until));
-        let why = why + &over.unwrap_or_default();
-        (part.entry.label(), summarize(&part.changes), why)
-    });
-    let others = plan
-        .entries
-        .iter()
-        .filter_map(|entry| explain_untouched(entry).map(|(what, why)| (entry.label(), what, why)));
-    let rows: Vec<(&str, String, String)> = updates.chain(others).collect();
+        let mut file = code_span(entry.file.as_deref().unwrap_or_default(), 80);
+        let _ = write!(file, ", on hold until {}", hold.until);
+        if let Some(reason) = &hold.reason {
+            let _ = write!(file, ": {}", code_span(reason, 200));
+        }
+        let changes = if pending.is_empty() {
+            "nothing".to_owned()
+        } else {
+            format!("nothing (pending: {})", summarize_changes(pending))
+        };
+        Some(Self {
+            label: entry.label(),
+            changes,
+            file,
+            result: None,
+            failed: false,
+        })
+    }
+}
+
+fn write_table(out: &mut Page, rows: &[Row<'_>], with_results: bool) {
     if rows.is_empty() {
         return;
     }
-    out.push("| provider | what changes | why |\n| --- | --- | --- |\n");
+    let (heading, line) = if with_results {
+        (" result |", " --- |")
+    } else {
+        ("", "")
+    };
+    out.push(&format!(
+        "| provider | changes | file |{heading}\n| --- | --- | --- |{line}\n"
+    ));
     let mut cut = Vec::new();
-    for (label, what, why) in rows {
-        if !out.push_if_fits(
-            &format!("| {} | {what} | {why} |\n", code_span(label, 80)),
-            MAX - MAX_TABLE,
-        ) {
-            cut.push(label);
+    for row in rows {
+        let result = match &row.result {
+            _ if !with_results => String::new(),
+            Some(result) => format!(" {result} |"),
+            None => "  |".to_owned(),
+        };
+        let line = format!(
+            "| {} | {} | {} |{result}\n",
+            code_span(row.label, 80),
+            row.changes,
+            row.file
+        );
+        if !out.push_if_fits(&line, MAX - MAX_TABLE) {
+            cut.push(row.label);
         }
     }
     out.push("\n");
@@ -224,7 +452,7 @@ fn write_table(
         out.push(&format!(
             "And {} more: {}.\n\n",
             cut.len(),
-            join_names(&cut, 7_000)
+            join_names(&cut, MAX_NAMES)
         ));
     }
 }
@@ -260,70 +488,26 @@ fn count_changes<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
     kinds.collect::<Vec<_>>().join(", ")
 }
 
-/// The pending changes of a provider that is not updated, and why it is not, if a reviewer needs to know.
-fn explain_untouched(entry: &PlanEntry) -> Option<(String, String)> {
-    let file = entry
-        .file
-        .as_deref()
-        .map(|file| code_span(file, 80))
+/// A problem of a file: its place, and what is wrong.
+fn problem(diagnostic: &Diagnostic, directory: &str) -> String {
+    let place = diagnostic
+        .excerpt
+        .as_ref()
+        .map(|e| format!(":{}:{}", e.line, e.column))
         .unwrap_or_default();
-    let why = match &entry.verdict {
-        Verdict::Update(_) | Verdict::InSync(..) | Verdict::Unmanaged => return None,
-        Verdict::Held { hold, pending } => {
-            let reason = hold
-                .reason
-                .as_deref()
-                .map(|reason| format!(": {}", code_span(reason, 200)))
-                .unwrap_or_default();
-            let what = if pending.is_empty() {
-                "nothing".to_owned()
-            } else {
-                format!("nothing (pending: {})", summarize_changes(pending))
-            };
-            return Some((what, format!("on hold until {}{reason}", hold.until)));
-        }
-        Verdict::Invalid => format!("{file} has errors"),
-        Verdict::Missing => format!("{file} names it, and the workspace does not have it"),
-        Verdict::Unreadable(problem) => code_span(problem, 300),
-    };
-    Some(("nothing".to_owned(), why))
+    let help = diagnostic
+        .help
+        .as_deref()
+        .map(|help| format!(" ({help})"))
+        .unwrap_or_default();
+    format!(
+        "{} {}",
+        code_span(&format!("{directory}/{}{place}", diagnostic.file), 200),
+        code_span(&format!("{}{help}", diagnostic.message), 400)
+    )
 }
 
-fn write_problems(out: &mut Page, diagnostics: &[Diagnostic], directory: &str) {
-    let mut cut = 0;
-    for diagnostic in diagnostics {
-        let severity = match diagnostic.severity {
-            crate::model::Severity::Error => "error",
-            crate::model::Severity::Warning => "warning",
-        };
-        let place = diagnostic
-            .excerpt
-            .as_ref()
-            .map(|e| format!(":{}:{}", e.line, e.column))
-            .unwrap_or_default();
-        let help = diagnostic
-            .help
-            .as_deref()
-            .map(|help| format!(" ({help})"))
-            .unwrap_or_default();
-        let line = format!(
-            "- **{severity}** {} {}\n",
-            code_span(&format!("{directory}/{}{place}", diagnostic.file), 200),
-            code_span(&format!("{}{help}", diagnostic.message), 400)
-        );
-        if !out.push_if_fits(&line, MAX - MAX_TABLE - 10_000) {
-            cut += 1;
-        }
-    }
-    if cut > 0 {
-        out.push(&format!("- and {cut} more; `validate` lists all\n"));
-    }
-    if !diagnostics.is_empty() {
-        out.push("\n");
-    }
-}
-
-fn details(origin: Option<Origin>, part: &Part<'_>) -> String {
+fn details(part: &Part<'_>) -> String {
     let lines: Vec<String> = diff_lines(part)
         .into_iter()
         .map(|line| match line {
@@ -335,14 +519,9 @@ fn details(origin: Option<Origin>, part: &Part<'_>) -> String {
         .collect();
     let body = lines.join("\n");
     let fence = "`".repeat(longest_run(&body).max(2) + 1);
-    let origin = if origin == Some(Origin::Drift) {
-        " (earlier drift)"
-    } else {
-        ""
-    };
     // A provider's name is made of capitals, digits and underscores: it may stand in HTML.
     format!(
-        "<details><summary><b>{}</b> {}{origin}</summary>\n\n{fence}diff\n{body}\n{fence}\n\n</details>\n\n",
+        "<details><summary><b>{}</b> {}</summary>\n\n{fence}diff\n{body}\n{fence}\n\n</details>\n\n",
         part.entry
             .provider
             .as_ref()
@@ -352,35 +531,29 @@ fn details(origin: Option<Origin>, part: &Part<'_>) -> String {
     )
 }
 
+/// What the plan is of.
 fn footer(plan: &Plan) -> String {
-    let mut out = String::new();
-    match &plan.digest {
-        Some(digest) => {
-            let _ = writeln!(out, "Plan `{digest}`  ");
-        }
-        None => {
-            let _ = writeln!(out, "{}  ", describe_not_compared(plan));
-        }
-    }
+    let mut parts = vec![match &plan.digest {
+        Some(digest) => format!("Plan `{digest}`"),
+        None => describe_not_compared(plan).trim_end_matches('.').to_owned(),
+    }];
     if let Some(revision) = &plan.revision {
-        let _ = writeln!(
-            out,
-            "Revision {} {}  ",
+        parts.push(format!(
+            "revision {} {}",
             code_span(&revision.short(), 80),
             code_span(&revision.subject, 100)
-        );
+        ));
     }
     if let Some(base) = &plan.base {
-        let _ = writeln!(out, "Merge base {}  ", code_span(short_commit(base), 80));
+        parts.push(format!("merge base {}", code_span(short_commit(base), 80)));
     }
     if let Some(taken) = &plan.snapshot {
-        let _ = writeln!(
-            out,
-            "Live state as of {}, from a snapshot  ",
+        parts.push(format!(
+            "live state as of {}, from a snapshot",
             code_span(taken, 80)
-        );
+        ));
     }
-    out
+    format!("{}\n", parts.join(" · "))
 }
 
 fn join_names(labels: &[&str], max: usize) -> String {

@@ -325,7 +325,7 @@ fn one_plan_is_written_in_several_formats_and_asked_for_once() {
     let ran = world.run(&also).exits(2);
     assert_eq!(world.requests().len(), 2);
     assert_eq!(read(&world, "p"), ran.out);
-    assert!(read(&world, "plan.md").starts_with("### Calry `acme-production`: 1 to update"));
+    assert!(read(&world, "plan.md").starts_with("### ⚠️ Calry `acme-production`: 1 to update"));
     let plan: Value = serde_json::from_str(&read(&world, "plan.json")).unwrap();
     assert_eq!(plan["summary"]["update"], 1);
     world

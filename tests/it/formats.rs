@@ -1,6 +1,6 @@
 //! Plans for other programs: the comment on a pull request, and annotations of lines.
 
-use crate::support::{World, live, outside_code};
+use crate::support::{Checkout, World, live, outside_code};
 use calry_gitops::sandbox::{Config, Seed};
 use serde_json::json;
 
@@ -117,6 +117,119 @@ fn annotations_of_a_plan_stand_at_the_key_that_changes_the_gravest_first() {
         problems("::error").is_none_or(|at| at < off[0])
             && problems("::warning").is_none_or(|at| at > off[1])
     );
+}
+
+#[test]
+fn a_comment_begins_with_the_verdict_and_what_is_dangerous() {
+    let world = World::with(
+        json!([
+            live("HOSTAWAY", &["name", "rooms"], &["pictures"]),
+            live("GUESTY", &["name"], &["rooms"]),
+            live("BEDS24", &["name"], &[])
+        ]),
+        Config::default(),
+    );
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, rooms]\n",
+    );
+    world.write(
+        "guesty.yaml",
+        "provider: GUESTY\nfieldsToSync:\n  listing: [name, rooms]\n",
+    );
+    world.write(
+        "beds24.yaml",
+        "provider: BEDS24\nfieldsToSync:\n  listing: [name]\n",
+    );
+    let checkout = Checkout::of(world);
+    let comment = |exit| {
+        let plan = ["plan", "--base", "main", "--format", "markdown"];
+        checkout.world.run(&plan).exits(exit).out
+    };
+    checkout.branch(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictures, rooms]\n",
+    );
+    let good = comment(0);
+    assert!(
+        good.starts_with(
+            "### ✅ Calry `acme-production`: this branch changes 1 provider\n\n1 field on"
+        ),
+        "{good}"
+    );
+    // Drift is folded, and follows the diffs of the branch.
+    let (branch, drift) = good
+        .split_once("<details><summary>Earlier drift, not from this branch: 1 provider</summary>")
+        .unwrap();
+    assert!(
+        !branch.contains("GUESTY") && branch.contains("<b>HOSTAWAY</b>"),
+        "{good}"
+    );
+    assert!(drift.contains("<b>GUESTY</b>"), "{good}");
+
+    checkout.branch(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n",
+    );
+    let off = comment(0);
+    let danger = "\n\n- ⚠️ `HOSTAWAY`: switches **1 field OFF**: `listing.rooms`\n";
+    assert!(off.starts_with("### ⚠️ ") && off.contains(danger), "{off}");
+    assert!(off.find(danger) < off.find("| provider |"), "{off}");
+
+    checkout.branch("beds24.yaml", "provider: BEDS24\nicn: x\n");
+    let wrong = comment(3);
+    assert!(
+        wrong.starts_with("### ❌ Calry `acme-production`: 1 file has errors; this branch"),
+        "{wrong}"
+    );
+    assert!(
+        wrong.contains("\n\n- ❌ `definitions/beds24.yaml:2:1` "),
+        "{wrong}"
+    );
+    assert_eq!(wrong.matches("### ").count(), 1, "{wrong}");
+}
+
+#[test]
+fn a_failed_or_refused_plan_says_why_and_what_to_do() {
+    let mut world = World::with(
+        json!([live("HOSTAWAY", &["name"], &["rooms"])]),
+        Config::default(),
+    );
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n",
+    );
+    let refused = [
+        "apply",
+        "--yes",
+        "--max-changes",
+        "0",
+        "--format",
+        "markdown",
+    ];
+    let refused = world.run(&refused).exits(1).out;
+    let why = "### ❌ Calry `acme-production`: not applied\n\n**Why**: `plan refused: it changes 1 provider";
+    assert!(refused.starts_with(why), "{refused}");
+    assert!(
+        refused.contains("| `HOSTAWAY` |") && refused.contains("```diff"),
+        "the plan, to review it:\n{refused}"
+    );
+    let applied = world
+        .run(&["apply", "--yes", "--format", "markdown"])
+        .exits(0)
+        .out;
+    assert!(
+        applied.starts_with("### ✅ Calry `acme-production`: 1 of 1 applied\n"),
+        "{applied}"
+    );
+    world.env("CALRY_API_KEY", "zepl.unknown.key.acme");
+    let failed = world.run(&["plan", "--format", "markdown"]).exits(1).out;
+    assert!(
+        failed
+            .starts_with("### ❌ Calry: there is no plan\n\n**Why**: `cannot read the workspace: "),
+        "{failed}"
+    );
+    assert!(failed.contains("**What to do**: "), "{failed}");
 }
 
 #[test]

@@ -217,7 +217,7 @@ class Check(Actions):
         self.check()
         self.check(api_key="zepl.unknown.key.acme")
         self.assertEqual((self.code, self.outputs["changes"], self.outputs["digest"], self.outputs["exitcode"]), (1, "", "", "1"), self.log)
-        self.assertIn("failed", self.own()[0]["body"])
+        self.assertIn("there is no plan", self.own()[0]["body"])
         self.assertIn("does not know the API key", self.summary)
         self.assertEqual(len(self.forge.comments), 1)
         self.check(base="nowhere")
@@ -322,6 +322,17 @@ class Check(Actions):
         self.commit("behind the link")
         self.check(api_key="zepl.unknown.key.acme")
         self.assertEqual(self.code, 1, self.log)
+
+    def test_the_comment_links_to_the_commit_and_the_log_and_says_when_a_merge_is_applied(self):
+        self.change("one")
+        self.check(applied_within="1 minute")
+        head = self.commit_of("HEAD")
+        at = "https://github.example.com/acme/definitions"
+        links = f"Merging applies this within 1 minute. Commit [{head[:10]}]({at}/commit/{head}) · [log]({at}/actions/runs/42)"
+        self.assertIn(links, self.own()[0]["body"])
+        self.assertIn(links, self.summary)
+        self.check(applied_within="[x](https://evil.example)")
+        self.assertEqual(self.code, 64)
 
     def test_a_merge_group_is_checked_without_a_comment(self):
         self.change("one")

@@ -85,7 +85,7 @@ class Component(World):
 
         self.gitlab("calry-plan", CALRY_API_KEY="zepl.unknown.key.acme")
         self.assertEqual(self.code, 1)
-        self.assertIn("failed", own[0]["body"])
+        self.assertIn("there is no plan", own[0]["body"])
         self.gitlab("calry-plan", CALRY_GITLAB_TOKEN="revoked")
         self.assertEqual(self.code, 0, self.log)
         self.assertIn("could not be kept", self.log)

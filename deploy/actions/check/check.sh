@@ -43,7 +43,18 @@ unchanged() {
         [ -z "$(find "$DEFINITIONS" -type l)" ]
 } 2>/dev/null
 
+# Appends to the plan what it does not know: when a merge is applied, and where the commit and the log are.
+append_links() {
+    local commit=${EVENT_HEAD:-$GITHUB_SHA} at=$GITHUB_SERVER_URL/$GITHUB_REPOSITORY
+    {
+        echo
+        if [ -n "$APPLIED_WITHIN" ] && [ "${changes:-0}" != 0 ]; then printf 'Merging applies this within %s. ' "$APPLIED_WITHIN"; fi
+        printf 'Commit [%s](%s) · [log](%s)\n' "${commit:0:10}" "$at/commit/$commit" "$at/actions/runs/$GITHUB_RUN_ID"
+    } >>"$plan_markdown"
+}
+
 find_base
+if ! [[ $APPLIED_WITHIN =~ ^[A-Za-z0-9\ ]{0,40}$ ]]; then refuse "applied-within is a time, such as 1 minute"; fi
 if [ "$FAIL_ON_LOOSENED" = true ]; then
     if [ -z "$BASE" ]; then refuse "fail-on-loosened needs a base to compare with"; fi
     if [ -z "${CALRY_API_KEY:-}" ] && [ -z "$LIVE" ]; then refuse "fail-on-loosened needs an API key or a snapshot"; fi
@@ -97,6 +108,7 @@ else
         loosened=$(jq --raw-output '.loosened | if . then length else "" end' "$plan_json")
         digest=$(jq --raw-output '.digest // ""' "$plan_json")
     fi
+    if [ -s "$plan_markdown" ]; then append_links; fi
     cp "$plan_markdown" "$work/summary.md"
 fi
 cat "$work/summary.md" >>"${GITHUB_STEP_SUMMARY:-/dev/null}"

@@ -46,8 +46,8 @@ find_own() {
     done
 }
 
-# same_text FILE: whether what was found has the body of a request. GitHub changes line ends.
+# same_text FILE: whether what was found has the body of a request, but for the run that it links to. GitHub changes line ends.
 same_text() {
     jq --exit-status --slurpfile body "$1" \
-        'def text: gsub("\\r"; "") | sub("\\s+$"; ""); (.body | text) == ($body[0].body | text)' "$work/found" >"$work/same"
+        'def text: gsub("\\r"; "") | gsub("/actions/runs/[0-9]+"; "") | sub("\\s+$"; ""); (.body | text) == ($body[0].body | text)' "$work/found" >"$work/same"
 }

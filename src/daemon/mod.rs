@@ -72,7 +72,9 @@ pub struct LoopSettings {
 
 /// Called in the middle of a reconciliation with the plan that is about to be applied. It must neither block nor fail.
 #[derive(Default)]
-pub struct ApplyListener(Option<Box<dyn Fn(&Plan) + Send + Sync>>);
+pub struct ApplyListener(Option<Box<OnApply>>);
+
+type OnApply = dyn Fn(&Plan) + Send + Sync;
 
 impl ApplyListener {
     pub fn new(listener: impl Fn(&Plan) + Send + Sync + 'static) -> Self {

@@ -113,7 +113,7 @@ deploy/release/archive.sh "$target" "$release"
 deploy/release/try.sh "$target" "$release"
 # Its dependencies are built for it alone, and quicker so.
 deploy/release/tools.sh "$musl"
-CARGO_PROFILE_DEV_DEBUG=none deploy/release/archive.sh "$musl" "$release"
+CARGO_PROFILE_DEV_DEBUG=0 deploy/release/archive.sh "$musl" "$release"
 deploy/release/try.sh "$musl" "$release"
 first=$(sha256sum <"$release/calry-gitops-$version-$target.tar.gz")
 deploy/release/archive.sh "$target" "$release" >/dev/null

@@ -11,4 +11,6 @@ stage=target/package/deb
 mkdir -p "$to"
 rm -rf "$stage"
 cp -r "${CARGO_TARGET_DIR:-target}/package/$target/calry-gitops-$version-$target" "$stage"
-cargo deb --no-build --no-strip --target "$target" --output "$to/"
+options=(--no-build --no-strip --target "$target" --output "$to/")
+if [ "$profile" != dist ]; then options+=(--fast); fi
+cargo deb "${options[@]}"

@@ -30,6 +30,7 @@ SCHEMAS=$work/schemas
 mkdir "$SCHEMAS"
 from=$("$python/python3" -c 'import kubernetes_validate as k; print(k.__path__[0])')/kubernetes-json-schema
 cp -r "$from"/v{1.29.0,1.37.0}-local-strict "$SCHEMAS"
+# shellcheck disable=SC2016 # a key of JSON Schema, not a variable
 sed -i 's,"/api/_definitions.json,"_definitions.json,; s,"$id":,"title":,' "$SCHEMAS"/*/*.json
 
 chart=deploy/helm/calry-gitops

@@ -38,7 +38,7 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
         .findings
         .revision
         .as_ref()
-        .filter(|_| report.findings.trust_is_news)
+        .filter(|_| report.findings.trust_changed)
     {
         match &report.findings.trust {
             Some(CheckoutTrust::Refused(refused)) => {
@@ -54,7 +54,7 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
             ),
         }
     }
-    if report.findings.also_is_news {
+    if report.findings.also_changed {
         let also = report.findings.also.join(", ");
         error!(
             also,

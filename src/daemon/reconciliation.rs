@@ -66,10 +66,10 @@ pub struct Findings {
     pub revision: Option<Revision>,
     /// `None` without allowed signers, and if the check was not possible.
     pub trust: Option<CheckoutTrust>,
-    pub trust_is_news: bool,
+    pub trust_changed: bool,
     /// The names of other entries of the configuration with the same Calry workspace.
     pub also: Vec<String>,
-    pub also_is_news: bool,
+    pub also_changed: bool,
     pub approval: Option<Approval>,
 }
 
@@ -288,7 +288,7 @@ async fn attempt(
     };
     if trust.is_some() {
         let before = memory.trust.take();
-        findings.trust_is_news =
+        findings.trust_changed =
             trust != before && (before.is_some() || trust != Some(CheckoutTrust::Trusted));
         memory.trust.clone_from(&trust);
     }
@@ -376,7 +376,7 @@ async fn attempt(
         .claim_workspace(&settings.api.url().to_string(), &plan.workspace.id);
     let before = std::mem::take(&mut memory.also);
     memory.also = claim?;
-    findings.also_is_news = !memory.also.is_empty() && memory.also != before;
+    findings.also_changed = !memory.also.is_empty() && memory.also != before;
     memory.learn_workspace(key.secret(), &plan.workspace);
     settings.loop_file.learn_workspace(&plan.workspace);
     memory.learn_plan(&plan, &settings.source.only, settings.interval);

@@ -34,7 +34,6 @@ const MAX_KEY: u64 = 4096;
 const UNFINISHED: &str = ".state-";
 /// An unfinished file of this age has no writer any more: it was killed.
 const STALE: Duration = Duration::from_secs(600);
-/// The generated fingerprint key.
 const KEY_FILE: &str = "fingerprint.key";
 
 /// The fingerprint key and the state directory.
@@ -167,7 +166,7 @@ impl StateStore {
     pub fn in_process() -> Result<Self, NoRandomness> {
         let usable = Arc::new(AtomicBool::new(true));
         Ok(Self {
-            key: key_of(random()?)?,
+            key: new_key()?.0,
             directory: None,
             unsaved_key: None,
             usable,
@@ -180,15 +179,13 @@ impl StateStore {
     /// # Errors
     /// [`NoRandomness`].
     pub fn open(directory: &Path, key: Option<FingerprintKey>) -> Result<Self, NoRandomness> {
+        let (new, new_text) = new_key()?;
         let (found, key) = match (create(directory), key) {
-            (Ok(()), None) => {
-                let found = generated_key(directory)?;
-                (
-                    found.as_ref().map(drop).map_err(io::Error::to_string),
-                    found.ok(),
-                )
-            }
-            (made, key) => (made.map_err(|error| error.to_string()), key),
+            (Ok(()), None) => match generated_key(directory, &new, &new_text) {
+                Ok(key) => (Ok(()), Some(key)),
+                Err(error) => (Err(error), None),
+            },
+            (made, key) => (made, key),
         };
         let usable = Arc::new(AtomicBool::new(found.is_ok()));
         if let Err(error) = found {
@@ -198,23 +195,13 @@ impl StateStore {
             );
         }
         let directory = Some(directory.to_owned());
-        match key {
-            Some(key) => Ok(Self {
-                key,
-                directory,
-                unsaved_key: None,
-                usable,
-            }),
-            None => {
-                let text = random()?;
-                Ok(Self {
-                    key: key_of(text.clone())?,
-                    directory,
-                    unsaved_key: Some(Secret::new(text)),
-                    usable,
-                })
-            }
-        }
+        let unsaved_key = key.is_none().then_some(new_text);
+        Ok(Self {
+            key: key.unwrap_or(new),
+            directory,
+            unsaved_key,
+            usable,
+        })
     }
 
     /// Whether the directory could be used when it was last tried. True without a directory.
@@ -277,7 +264,7 @@ impl StateStore {
             rename_damaged(
                 &path,
                 &why,
-                "until a provider was in sync once, drift cannot be told from changes; masked values are sent once more, and \
+                "until a provider was in sync once, drift cannot be distinguished from changes; masked values are sent once more, and \
                  fields that did not converge are tried again",
             );
             BTreeMap::new()
@@ -525,8 +512,12 @@ fn remove_unfinished(directory: &Path) {
     }
 }
 
-/// The generated key of the directory, or a new one; the inner error if it cannot be stored.
-fn generated_key(directory: &Path) -> Result<io::Result<FingerprintKey>, NoRandomness> {
+/// The generated key of the directory. If there is none, stores the new one.
+fn generated_key(
+    directory: &Path,
+    new: &FingerprintKey,
+    new_text: &Secret,
+) -> io::Result<FingerprintKey> {
     let path = directory.join(KEY_FILE);
     let existing = || match read(&path, MAX_KEY) {
         Ok(Some(bytes)) => {
@@ -539,30 +530,27 @@ fn generated_key(directory: &Path) -> Result<io::Result<FingerprintKey>, NoRando
         Err(why) => Err(why),
     };
     match existing() {
-        Ok(Some(key)) => return Ok(Ok(key)),
+        Ok(Some(key)) => return Ok(key),
         Ok(None) => {}
         Err(why) => rename_damaged(&path, &why, LOST_KEY),
     }
-    let text = random()?;
-    let made = write_temporary(directory, format!("{text}\n").as_bytes())
+    let made = write_temporary(directory, format!("{}\n", new_text.expose()).as_bytes())
         .and_then(|file| file.persist_noclobber(&path).map_err(|error| error.error));
     match made {
-        Ok(_) => Ok(Ok(key_of(text)?)),
+        Ok(_) => Ok(new.clone()),
         // Another daemon was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Ok(existing().ok().flatten().ok_or(error))
+            existing().ok().flatten().ok_or(error)
         }
-        Err(error) => Ok(Err(error)),
+        Err(error) => Err(error),
     }
 }
 
-fn key_of(text: String) -> Result<FingerprintKey, NoRandomness> {
-    // 64 characters are enough for any key.
-    FingerprintKey::new(&Secret::new(text)).map_err(|_| NoRandomness(getrandom::Error::UNEXPECTED))
-}
-
-fn random() -> Result<String, NoRandomness> {
+/// A random key, and its text.
+fn new_key() -> Result<(FingerprintKey, Secret), NoRandomness> {
     let mut bytes = [0; FingerprintKey::MIN_LEN];
     getrandom::fill(&mut bytes).map_err(NoRandomness)?;
-    Ok(hex(&bytes))
+    let text = Secret::new(hex(&bytes));
+    let key = FingerprintKey::new(&text).map_err(|_| NoRandomness(getrandom::Error::UNEXPECTED))?;
+    Ok((key, text))
 }

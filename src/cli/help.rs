@@ -248,7 +248,6 @@ const NETWORK_IN_SHORT: [(&str, &str); 2] = [
     ),
 ];
 
-/// Whether a command connects to Calry.
 pub(super) fn connects(command: &Command) -> bool {
     command
         .get_arguments()

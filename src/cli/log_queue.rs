@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_stands_where_the_lines_are_missing() {
+    fn the_count_replaces_the_missing_lines() {
         let (queue, permits, written) = slow();
         let long = "x".repeat(CAPACITY / 2 + 1);
         // The thread holds the first, the second fits, and nothing fits beside it.

@@ -170,7 +170,6 @@ impl Output {
         }
     }
 
-    /// Prints a result.
     pub(super) fn result(&self, text: &str) {
         let printed = AutoStream::new(std::io::stdout(), self.color).write_all(text.as_bytes());
         match printed.and_then(|()| std::io::stdout().flush()) {

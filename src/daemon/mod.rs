@@ -94,7 +94,6 @@ const SCANS_PER_SECOND: u32 = 50;
 /// The longest pause after failed reconciliations, unless the interval is longer.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// Why a loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoopEnd {
     Stopped,
@@ -254,7 +253,6 @@ async fn reconcile_until_stopped(
     }
 }
 
-/// Runs one reconciliation.
 pub async fn once(settings: &LoopSettings, stop: &CancellationToken) -> ReconciliationReport {
     step(settings, &mut Memory::new(&settings.state), stop).await
 }

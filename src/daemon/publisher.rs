@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn quiet_passes_leave_no_trace_and_failures_in_a_row_are_one_entry() {
+    fn reconciliations_without_changes_leave_no_trace_and_failures_in_a_row_are_one_entry() {
         let mut status = WorkspaceStatus::default();
         for number in 1..=3 {
             apply_report(

@@ -28,7 +28,6 @@ impl Rate {
             .saturating_sub(PERIOD * (BURST - 1))
     }
 
-    /// A reconciliation begins.
     pub(super) fn begin(&mut self) {
         let now = Instant::now();
         self.full = Some(self.full.unwrap_or(now).max(now) + PERIOD);

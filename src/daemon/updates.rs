@@ -27,7 +27,6 @@ const SLOW: Duration = Duration::from_secs(2);
 /// A reconciliation stops waiting if none of its updates ends within this time.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The updates of one loop.
 #[derive(Debug)]
 pub(super) struct Updates {
     turns: Option<Arc<ConcurrencyLimit>>,

@@ -253,7 +253,6 @@ struct Session {
     api: Api,
     key: ApiKey,
     deadline: Instant,
-    /// The failed attempts of updates.
     failed_attempts: Mutex<BTreeMap<Provider, u32>>,
     /// Whether a retry was logged already.
     warned: AtomicBool,

@@ -9,13 +9,11 @@ use super::Operation;
 
 /// Receives the events of the requests to Calry, as they happen. No method may block or fail.
 pub trait Observer: fmt::Debug + Send + Sync {
-    /// A request ended.
     fn on_request(&self, request: &Exchange);
     /// A request is about to be sent again after a failed attempt.
     fn on_retry(&self);
     /// The workspace pauses for this long because Calry's rate limit is reached. Pauses do not overlap.
     fn on_pause(&self, pause: Duration);
-    /// An attempt begins.
     fn on_attempt(&self, _: &Attempt<'_>) {}
     /// The operation ended, successfully or not.
     fn on_finish(&self, _: &Operation) {}
@@ -44,7 +42,6 @@ pub struct Exchange {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExchangeOutcome {
-    /// An answer with this status.
     Status(u16),
     /// No answer in time.
     TimedOut,

@@ -212,7 +212,6 @@ impl LiveNames {
         self.unreadable.is_empty() && !self.nameless
     }
 
-    /// Whether the workspace may have a provider.
     #[must_use]
     pub fn may_have(&self, provider: &Provider) -> bool {
         self.nameless || self.readable.has_provider(provider.as_str())

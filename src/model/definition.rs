@@ -139,11 +139,8 @@ pub struct Live {
 /// The top-level parts of a definition that an update can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DefinitionPart {
-    /// `icon`.
     Icon,
-    /// `partnerKey`.
     PartnerKey,
-    /// `fieldsToSync`.
     FieldsToSync,
 }
 
@@ -177,11 +174,9 @@ pub struct LiveProblems {
     pub partner_key: Option<String>,
     /// A part of the partner key that this version does not know. The known sections can be read.
     pub unknown_section: Option<String>,
-    /// Sections of the partner key.
     pub sections: BTreeMap<KeySection, String>,
     /// `fieldsToSync` as a whole.
     pub fields: Option<String>,
-    /// Groups of fields.
     pub groups: BTreeMap<String, String>,
 }
 

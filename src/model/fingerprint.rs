@@ -165,7 +165,6 @@ pub enum LiveValue {
     Mask,
     /// Calry shows this text, which is the value, or may be partly a mask.
     MaybeMask(Secret),
-    /// Its fingerprint in a snapshot.
     Fingerprint(Fingerprint),
     /// The snapshot has nothing about it, or nothing that can be compared here.
     Withheld,

@@ -31,7 +31,6 @@ impl Revision {
     }
 }
 
-/// The abbreviated id of a commit.
 #[must_use]
 pub fn short_commit(id: &str) -> &str {
     id.get(..10).unwrap_or(id)

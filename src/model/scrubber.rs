@@ -121,7 +121,6 @@ fn mask_hidden(text: &str, hidden: &[bool]) -> String {
     out
 }
 
-/// Hashes of the known secrets.
 #[derive(Default)]
 struct KnownSecrets {
     key: RandomState,
@@ -400,8 +399,8 @@ impl Search<'_> {
     }
 }
 
-/// Decodes at each position: the escape that begins there, or the unit itself. What comes before a position has no
-/// influence, so that it cannot change how a value is read.
+/// Decodes at each position: the escape that begins there, or the unit itself. The text before a position has no
+/// influence, so it cannot change how a value is read.
 fn unescape_all(steps: &[Step], mark: char, unescape: Unescape) -> Vec<Step> {
     let read = |(at, step): (usize, &Step)| {
         if step.unit.c == mark {

@@ -78,7 +78,6 @@ impl Change {
         }
     }
 
-    /// The live value.
     #[must_use]
     pub fn before(&self) -> Value {
         match self {
@@ -88,7 +87,6 @@ impl Change {
         }
     }
 
-    /// The desired value.
     #[must_use]
     pub fn after(&self) -> Value {
         match self {

@@ -125,7 +125,6 @@ pub enum Refusal {
     )]
     NotCovered {
         provider: Provider,
-        /// The path of the value.
         path: String,
     },
     /// A plan without a digest cannot be applied.

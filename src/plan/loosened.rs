@@ -36,7 +36,6 @@ pub enum Loosening {
         /// The last day in the base, if it had a hold in force.
         before: Option<Date>,
     },
-    /// The pin of the workspace.
     Pin(PinChange),
 }
 

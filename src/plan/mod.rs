@@ -66,7 +66,6 @@ pub struct PlanEntry {
 /// What is to be done about one provider.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// Live equals desired.
     InSync(Arc<Desired>, Arc<Live>),
     /// Live differs.
     Update(Box<Step>),
@@ -228,7 +227,6 @@ pub enum Missing {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// Live equals desired.
     pub in_sync: usize,
     /// Live differs.
     pub update: usize,

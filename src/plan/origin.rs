@@ -45,13 +45,11 @@ impl Origin {
 pub struct BranchBase {
     /// The commit's id, in hexadecimal digits.
     pub commit: String,
-    /// The file of each provider.
     pub desired: BTreeMap<Provider, BaseFile>,
     /// The workspace pin, if this branch removed or changed it.
     pub pin: Option<PinChange>,
 }
 
-/// One file of the base.
 #[derive(Clone, Debug)]
 pub struct BaseFile {
     pub file: String,

@@ -68,7 +68,6 @@ impl SecretNames {
     }
 }
 
-/// The scope of a pull.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope<'a> {
     /// The parts to pull; empty for all that a file manages, and for all of a new file.
@@ -110,7 +109,6 @@ pub enum FileState {
     Refused(String),
 }
 
-/// A secret that a pull needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NeededSecret {
     /// Whether it was found, and Calry has another value.

@@ -5,7 +5,6 @@ use std::fmt;
 use crate::model::{Desired, KeySection, Live};
 use crate::plan::join_path;
 
-/// A part of a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     Icon,
@@ -15,7 +14,6 @@ pub enum Part {
     Value(KeySection, String),
     Fields,
     Group(String),
-    /// A field of a group.
     Field(String, String),
 }
 

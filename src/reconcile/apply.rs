@@ -97,7 +97,6 @@ pub struct Report {
 pub struct UpdateResult {
     pub provider: Provider,
     pub desired: Arc<Desired>,
-    /// The planned changes.
     pub changes: Vec<Change>,
     pub cause: Cause,
     pub outcome: Outcome,
@@ -257,7 +256,6 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         turns.run_unless(self.finish(step), given_up).await
     }
 
-    /// Waits until the update of a provider is withdrawn.
     async fn wait_until_withdrawn(&self, provider: &Provider) {
         if let Caller::Loop { withdrawn, .. } = &self.options.caller
             && withdrawn

@@ -28,13 +28,12 @@ use crate::plan::{AppliedState, BaseFile, BranchBase, Context, PinChange, Plan, 
 pub struct Source {
     pub definitions: PathBuf,
     pub secrets: SecretSources,
-    /// What to do about a secret that is not at hand.
     pub missing: MissingSecrets,
     /// Warnings are errors.
     pub strict: bool,
     /// The selected providers; empty for all.
     pub only: Vec<Provider>,
-    /// The git revision to compare with, which tells the changes of this branch from earlier ones.
+    /// The git revision to compare with, which separates the changes of this branch from earlier ones.
     pub base: Option<String>,
     /// The allowed signers; `None` if no signatures are required.
     pub trust: Option<TrustPolicy>,
@@ -466,7 +465,6 @@ pub async fn plan_workspace<R: ReadCalry>(
     Ok(Planned { plan, fetched })
 }
 
-/// Today, UTC.
 #[must_use]
 pub fn today() -> Date {
     Timestamp::now().to_zoned(TimeZone::UTC).date()

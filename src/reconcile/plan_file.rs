@@ -3,7 +3,7 @@
 //! A saved plan is never applied itself. It is compared with the current plan, and if both are equal, the current plan is
 //! approved: changing the file can only cause a refusal, or approve what the same rights allow anyway.
 //! It holds no secret: of values below `partnerKey` the references, and fingerprints where the operator gave a key. Without one, a
-//! plan that sets a value which a file writes out is not saved: nobody could notice that the file says another one later.
+//! plan that sets a value which a file writes out is not saved: a later change of that value in the file would go unnoticed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::model::{
 };
 use crate::plan::{Change, Digest, Plan, PlanEntry, Verdict, join_path};
 
-/// What every saved plan says of itself.
+/// The `kind` of every saved plan.
 const KIND: &str = "calry-gitops plan";
 /// The form that is written, and the only one that is read.
 const VERSION: u64 = 1;
@@ -152,7 +152,7 @@ impl PlanFile {
         let form = |problem: String| PlanFileError::Form(name.clone(), problem);
         let too_large = || form(format!("it is larger than {} MiB", MAX >> 20));
         let bytes = bytes.ok_or_else(too_large)?;
-        // The error itself may quote the file, and nobody knows what was given here by mistake.
+        // The error itself may quote the file, and a file given by mistake may hold anything.
         let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
         let saved: Self = serde_json::from_slice(text)
             .map_err(|error| form(format!("line {} is not what stands in one", error.line())))?;
@@ -187,7 +187,7 @@ impl PlanFile {
     /// What differs between it and the plan of the moment, as sentences; none where both are the same.
     ///
     /// # Errors
-    /// [`PlanFileError::Key`] where nobody can say whether secrets have changed.
+    /// [`PlanFileError::Key`] if it is unknown whether secrets have changed.
     pub fn differences(
         &self,
         path: &Path,

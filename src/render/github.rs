@@ -17,7 +17,6 @@ use crate::report::words::{describe_counts, describe_mismatch, name_changes};
 /// What an annotation of a plan is about.
 #[derive(Clone, Copy)]
 pub enum AnnotationTarget<'a> {
-    /// A file as a whole.
     File,
     Hold,
     /// The key that makes a change.

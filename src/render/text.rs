@@ -232,7 +232,6 @@ pub(super) fn count_by_kind<'a>(
         .collect()
 }
 
-/// The heading of the changes of one origin.
 fn heading(origin: Origin) -> &'static str {
     match origin {
         Origin::Branch => "This branch changes",
@@ -288,7 +287,6 @@ pub(super) fn describe_not_compared(plan: &Plan) -> String {
     format!("Not compared: {}.", parts.join("; "))
 }
 
-/// One provider that is updated.
 fn write_provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
     let Part { entry, step, .. } = part;
     let file = printable(entry.file.as_deref().unwrap_or_default());
@@ -661,7 +659,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_sentence_goes_on_under_its_beginning() {
+    fn a_long_sentence_continues_under_its_beginning() {
         let text = wrap(&"0123456789 ".repeat(9), 20, 20);
         assert!(text.lines().all(|line| line.trim_start().len() <= 60));
         assert_eq!(

@@ -132,7 +132,6 @@ impl RepositoryUrl {
         })
     }
 
-    /// The page of a commit.
     #[must_use]
     pub fn commit(&self, commit: &str) -> String {
         match self.host {

@@ -46,7 +46,7 @@ struct BaseCommit<'a> {
     commit: &'a str,
 }
 
-/// What stands for the live state.
+/// Where the live state comes from.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Snapshot<'a> {
@@ -434,7 +434,7 @@ impl From<&Mismatch> for MismatchItem {
 }
 
 impl From<MismatchItem> for Mismatch {
-    fn from(told: MismatchItem) -> Self {
+    fn from(item: MismatchItem) -> Self {
         let value = |shown| match shown {
             None => plan::Value::None,
             Some(PlainValue::Bool(on)) => plan::Value::Bool(on),
@@ -445,7 +445,7 @@ impl From<MismatchItem> for Mismatch {
             sent,
             kept,
             sensitive,
-        } = told;
+        } = item;
         Self {
             path,
             sent: value(sent),

@@ -389,7 +389,6 @@ impl WorkspaceStatus {
         self.trust.as_ref().filter(|trust| !trust.trusted)
     }
 
-    /// The number of providers in a state.
     #[must_use]
     pub fn count(&self, state: ProviderState) -> usize {
         self.providers

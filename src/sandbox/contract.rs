@@ -39,14 +39,12 @@ impl Update {
     }
 }
 
-/// The problems of a definition, as sentences.
 pub(super) fn definition_problems(definition: &Value) -> Vec<String> {
     let mut problems = ContractCheck::default();
     problems.definition(definition);
     problems.0
 }
 
-/// The problems of a workspace, as sentences.
 pub(super) fn workspace_problems(workspace: &Value) -> Vec<String> {
     let mut problems = ContractCheck::default();
     problems.workspace(workspace);

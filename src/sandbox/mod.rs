@@ -236,7 +236,6 @@ impl Sandbox {
         self.shared.lock().log.records()
     }
 
-    /// The unmasked definition of a provider.
     #[must_use]
     pub fn definition(&self, provider: &str) -> Option<Value> {
         self.shared
@@ -340,7 +339,7 @@ impl Sandbox {
                  curl -X PATCH {url}/api/v1/integration-definition/{provider} \\\n    \
                  -H 'x-calry-api-key: {write}' \\\n    \
                  -H 'content-type: application/json' \\\n    \
-                 -d '{{\"icon\": \"https://cdn.example.com/icons/somebody-clicked.png\"}}'\n"
+                 -d '{{\"icon\": \"https://cdn.example.com/icons/clicked.png\"}}'\n"
             ));
         }
         banner

@@ -55,7 +55,6 @@ pub(super) type KeyKinds = BTreeMap<String, (ValueKind, bool)>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FilePosition(Span);
 
-/// The value of a key.
 #[derive(Clone, Debug)]
 pub(super) struct FileValue {
     /// The texts; only a [`ValueKind::List`] can have several.
@@ -70,7 +69,6 @@ pub(super) struct FileValue {
 /// Values by their keys.
 pub(super) type Section = BTreeMap<String, FileValue>;
 
-/// One workspace of the file.
 #[derive(Debug)]
 pub(super) struct WorkspaceSection {
     /// Its name, which no other workspace has.

@@ -18,7 +18,6 @@ use crate::model::{
     Slug, Template, character_name, check_header_name, check_value,
 };
 
-/// The keys of a definition.
 pub(crate) const KEYS: [&str; 5] = ["provider", "icon", "partnerKey", "fieldsToSync", "hold"];
 /// The longest name of a group or field, in characters.
 pub(crate) const MAX_NAME: usize = 100;
@@ -46,7 +45,6 @@ pub(crate) struct Definition {
 pub(crate) struct Locations {
     /// The provider's name, if it is valid.
     pub(crate) provider: Option<Span>,
-    /// The key of the icon.
     icon: Option<Span>,
     /// The key of each section of the partner key.
     sections: Vec<(KeySection, Span)>,
@@ -60,12 +58,10 @@ pub(crate) struct Locations {
 /// A part of a definition, to find it in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject<'a> {
-    /// The definition as a whole.
     Definition,
     Icon,
     /// A header or query parameter.
     Parameter(KeySection, &'a str),
-    /// A field of a group.
     Field {
         group: &'a str,
         field: &'a str,

@@ -45,7 +45,6 @@ pub enum Edit {
 /// A value below `partnerKey` that may be written into a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NewValue {
-    /// A reference to a secret.
     Secret(SecretName),
     /// The empty string: there is nothing to keep secret, and no secret is empty.
     Empty,
@@ -176,7 +175,6 @@ impl Edit {
     }
 }
 
-/// A node to insert.
 pub(super) enum NewNode<'a> {
     Bool(bool),
     Text(String),

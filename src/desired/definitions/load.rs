@@ -51,7 +51,6 @@ pub enum Pin {
     Invalid,
 }
 
-/// One definition file.
 #[derive(Debug)]
 pub struct DefinitionFile {
     pub name: String,
@@ -68,7 +67,6 @@ pub struct DefinitionFile {
 /// How to treat a reference to a secret that is not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingSecrets {
-    /// An error of the file.
     Error,
     /// The value stays unknown; it is resolved where the plan is applied.
     Unavailable,

@@ -95,7 +95,6 @@ impl Mask {
     }
 }
 
-/// Builds a mask.
 struct MaskBuilder<'t> {
     text: &'t str,
     mask: Mask,

@@ -29,7 +29,6 @@ enum Precondition {
 /// What exists under the file's name.
 enum Existing {
     Vacant,
-    /// The same text.
     Same,
     /// Another text, and whether it begins with a byte-order mark.
     Other(Permissions, bool),
@@ -69,7 +68,6 @@ impl fmt::Debug for FileWrite {
 }
 
 impl FileWrite {
-    /// A new file.
     pub(super) fn new(name: &str, text: String) -> Self {
         Self {
             name: name.to_owned(),

@@ -47,7 +47,6 @@ pub struct TrustedDefinitions {
     pub refused: Option<RefusedCheckout>,
 }
 
-/// Whether the checkout is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckoutTrust {
     Trusted,

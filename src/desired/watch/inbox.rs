@@ -23,7 +23,6 @@ pub(super) struct Messages {
 /// What a file event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Hint {
-    /// A file in the directory.
     File,
     /// A directory or link on the path. The watched directory may be gone, even if its successor looks the same, because
     /// inode numbers are used again.

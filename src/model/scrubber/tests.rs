@@ -67,7 +67,7 @@ fn what_comes_before_a_secret_does_not_change_how_it_is_read() {
 }
 
 #[test]
-fn a_part_of_a_secret_is_masked_where_a_text_begins_or_ends_with_it() {
+fn a_part_of_a_secret_is_masked_at_the_start_and_end_of_a_text() {
     let s = scrubber(&["0123456789abcdef"]);
     assert_eq!(s.scrub("is 01234567"), "is ***");
     assert_eq!(s.scrub("89abcdef, is"), "***, is");

@@ -66,7 +66,6 @@ enum Stage {
     Answered,
 }
 
-/// An open connection.
 struct Open {
     stage: Stage,
     since: Instant,

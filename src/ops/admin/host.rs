@@ -151,7 +151,7 @@ pub(super) async fn guard(
     if !named.is_empty() && named.iter().all(ours) {
         return next.run(request).await;
     }
-    let told = named
+    let hosts = named
         .iter()
         .flatten()
         .map(Authority::as_str)
@@ -161,7 +161,7 @@ pub(super) async fn guard(
         StatusCode::MISDIRECTED_REQUEST,
         &format!(
             "this server does not answer for the host \"{}\"; to accept it, add --admin-host",
-            ellipsize(&told, 200)
+            ellipsize(&hosts, 200)
         ),
     )
 }

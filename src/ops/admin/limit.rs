@@ -96,7 +96,6 @@ const PROOFS: NonZeroU32 = NonZeroU32::new(10).unwrap();
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Proved;
 
-/// The limits of one server.
 pub(super) struct Limits {
     asked: Limit,
     /// Requests with credentials. If valid, they do not count against others from the same address.

@@ -283,7 +283,7 @@ async fn connections_that_ask_for_nothing_keep_no_probe_out() {
         "{:?}: {said}",
         began.elapsed()
     );
-    // Whoever came first made room.
+    // The first connection was closed to make room.
     assert_eq!(ends(&mut idle[0]).await.1, "");
 }
 
@@ -326,7 +326,7 @@ async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
         tokio::time::timeout(Duration::from_millis(100), next.readable())
             .await
             .is_err(),
-        "the house is full"
+        "no connection is free"
     );
     open.add_permits(1);
     assert!(ends(&mut next).await.1.ends_with("quick"));

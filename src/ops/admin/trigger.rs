@@ -246,7 +246,6 @@ impl Shared {
     }
 }
 
-/// The workspace in a query.
 fn query_workspace(query: &str) -> Result<Option<String>, Refused> {
     let mut workspace = None;
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {

@@ -20,7 +20,6 @@ const RELEASED: Duration = Duration::from_secs(1);
 /// How many claims without an answer are remembered. A forgotten one that was written counts as another replica's.
 const CLAIMS: usize = 16;
 
-/// The times of an election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
     /// How long no other replica takes a Lease after it was renewed.
@@ -566,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_is_unique_even_if_the_clock_stands_still_or_goes_back() {
+    fn a_renewal_is_unique_even_if_the_clock_stops_or_goes_back() {
         let mut one = Election::new("one".to_owned(), TIMES);
         let claims = [5, 5, 1, 9].map(|n| one.claim(renewed(n), at(0)).as_microsecond());
         assert_eq!(claims, [5_000_000, 5_000_001, 5_000_002, 9_000_000]);

@@ -44,8 +44,7 @@ const NAME: usize = 128;
 pub struct Events {
     queue: mpsc::Sender<api::Event>,
     pod: ObjectReference,
-    /// Whether dropped Events were logged.
-    told: Arc<AtomicBool>,
+    logged_drop: Arc<AtomicBool>,
 }
 
 /// Writes the Events of one workspace.
@@ -112,7 +111,7 @@ impl Events {
             Self {
                 queue,
                 pod,
-                told: Arc::default(),
+                logged_drop: Arc::default(),
             },
             task,
         ))
@@ -169,7 +168,7 @@ impl Events {
             reporting_instance: Some(pod.to_owned()),
             ..api::Event::default()
         };
-        if self.queue.try_send(event).is_err() && !self.told.swap(true, Ordering::Relaxed) {
+        if self.queue.try_send(event).is_err() && !self.logged_drop.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "too many Events wait for the API server; some are dropped (logged once)"
             );
@@ -214,7 +213,6 @@ const fn reason(kind: EventKind) -> (&'static str, bool) {
     }
 }
 
-/// The event as a sentence.
 fn note(workspace: Option<&str>, report: &ReconciliationReport, event: Event) -> String {
     let Event {
         sentence,
@@ -253,12 +251,12 @@ fn note(workspace: Option<&str>, report: &ReconciliationReport, event: Event) ->
         };
         format!("{provider}{detail}{paths}")
     };
-    let mut told: Vec<String> = providers.into_iter().map(about).collect();
+    let mut subjects: Vec<String> = providers.into_iter().map(about).collect();
     if more > 0 {
-        told.push(format!("and {more} more"));
+        subjects.push(format!("and {more} more"));
     }
-    if !told.is_empty() {
-        note += &format!(": {}", told.join("; "));
+    if !subjects.is_empty() {
+        note += &format!(": {}", subjects.join("; "));
     }
     note
 }

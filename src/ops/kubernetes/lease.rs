@@ -43,7 +43,6 @@ const MAX_HOLDER: usize = 253;
 /// How long the release at the end may take.
 const RELEASE: Duration = Duration::from_secs(3);
 
-/// A candidate for one Lease.
 pub struct Lease {
     cluster: Cluster,
     api: Api<coordination::Lease>,
@@ -59,7 +58,6 @@ pub struct Lease {
     unanswered: bool,
     leadership: Leadership,
     shards: Shards,
-    /// The loops of its workspaces.
     loops: Vec<Handle>,
     /// The role and the holder that were published last.
     published: Option<(ReplicaRole, Option<String>)>,
@@ -73,7 +71,6 @@ pub struct Shards(Arc<Mutex<Holders>>);
 
 #[derive(Debug, Default)]
 struct Holders {
-    /// By the name of the Lease.
     by_lease: BTreeMap<String, String>,
     /// When a Lease was requested last.
     requested: Option<Moment>,
@@ -86,7 +83,7 @@ impl Shards {
 }
 
 impl Holders {
-    /// Whether the first has so many more Leases than the second that the second should get one.
+    /// Whether the first replica has enough more Leases than the second for the second to get one.
     fn is_uneven(&self, rich: &str, poor: &str) -> bool {
         let count = |who: &str| {
             self.by_lease

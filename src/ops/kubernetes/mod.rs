@@ -49,11 +49,8 @@ pub struct Cluster {
 /// The Pod of this process, as set by the downward API.
 #[derive(Clone, Debug, Default)]
 pub struct Pod {
-    /// `metadata.name`.
     pub name: Option<String>,
-    /// `metadata.namespace`.
     pub namespace: Option<String>,
-    /// `metadata.uid`.
     pub uid: Option<String>,
 }
 
@@ -159,7 +156,7 @@ impl Cluster {
 
 /// The error of the API server or of the connection.
 fn describe_error(error: &kube::Error) -> String {
-    let told = match error {
+    let text = match error {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
         // The output of an exec plugin may be a token.
         kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
@@ -167,7 +164,7 @@ fn describe_error(error: &kube::Error) -> String {
         }
         other => innermost(other),
     };
-    quoted(&told)
+    quoted(&text)
 }
 
 fn quoted(text: &str) -> String {

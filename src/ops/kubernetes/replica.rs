@@ -12,9 +12,7 @@ use crate::daemon::{Handle, Leadership};
 pub struct Options {
     /// The names of the Leases that decide which replica writes: one for each shard; none if there is only one replica.
     pub leases: Vec<String>,
-    /// The times of the elections.
     pub times: Times,
-    /// Whether Events are written.
     pub events: bool,
 }
 

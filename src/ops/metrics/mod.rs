@@ -1,7 +1,8 @@
-//! What is told to Prometheus: counters of what happened, and the status publishers as numbers.
+//! The Prometheus metrics: event counters, and the published status as numbers.
 //!
-//! It reads publishers, and is told of passes and requests; it decides nothing, and no pass waits for a reader of it. Nothing
-//! foreign is a label's value but what is bounded: of a workspace its name or slug and its revision, of a provider its name.
+//! It reads the publishers and counts reconciliations and requests. It decides nothing, and no reconciliation waits for a
+//! scrape. The only foreign label values are bounded ones: the name or slug and the revision of a workspace, and the name of
+//! a provider.
 //!
 //! # How many series
 //!
@@ -29,7 +30,6 @@ use crate::report::status::{Mode, ReconciliationOutcome, ReplicaRole};
 
 pub use workspace::WorkspaceMetrics;
 
-/// The metrics of a process.
 pub struct Metrics {
     workspaces: Vec<Arc<WorkspaceMetrics>>,
     notified: Option<Counters>,

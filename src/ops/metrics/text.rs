@@ -112,7 +112,6 @@ fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
     let _ = text.write_fmt(what);
 }
 
-/// A histogram of seconds.
 #[derive(Clone, Debug)]
 pub(super) struct Histogram<const N: usize> {
     bounds: &'static [f64; N],

@@ -209,7 +209,6 @@ impl WorkspaceNotifier {
         }
     }
 
-    /// A reconciliation ended.
     pub fn notify_result(&self, report: &ReconciliationReport) {
         let mut workspace = self.workspace.lock();
         if let Some(plan) = report.result.plan() {

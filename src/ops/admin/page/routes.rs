@@ -1,4 +1,4 @@
-//! Serves the page at `/`, its assets, and the event stream that tells a browser when to refresh.
+//! Serves the page at `/`, its assets, and the event stream that triggers a browser's refresh.
 //!
 //! An event stream polls the publishers a few times a second and buffers nothing: a slow reader misses events and then reads
 //! the newest state. The number and the length of streams are limited; a browser without a stream polls.

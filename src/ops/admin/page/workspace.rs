@@ -624,7 +624,6 @@ fn row(pass: &ReconciliationRecord, one: &WorkspaceStatus, now: Timestamp) -> Ma
     }
 }
 
-/// The result of a reconciliation, as a badge.
 fn ended(result: ReconciliationOutcome) -> Markup {
     let shape = match result {
         ReconciliationOutcome::Ok | ReconciliationOutcome::Applied => "good",
@@ -634,7 +633,6 @@ fn ended(result: ReconciliationOutcome) -> Markup {
     html! { span class={ "badge " (shape) } { (icon(shape)) (result.as_str()) } }
 }
 
-/// The icon and the label of a state.
 const fn state_label(state: ProviderState) -> (&'static str, &'static str) {
     match state {
         ProviderState::InSync => ("good", "in sync"),

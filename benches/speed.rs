@@ -1,4 +1,4 @@
-//! How fast it is, in three figures: a pass over many files, an apply against the least time that its round trips take, and
+//! Its speed in three figures: a reconciliation of many files, an apply against the least time that its round trips take, and
 //! the metrics of many providers and of many workspaces.
 
 #![allow(
@@ -43,7 +43,7 @@ use tokio::runtime::Runtime;
 /// How long Calry takes for an answer.
 const LATENCY: Duration = Duration::from_millis(50);
 
-/// How many updates are under way at once, by default.
+/// The default number of updates in flight.
 const CONCURRENCY: usize = 8;
 
 /// Writes files of 40 lines, each of which wants the first `on` fields.
@@ -255,7 +255,7 @@ fn apply(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A workspace after a pass over so many providers.
+/// A workspace after a reconciliation of that many providers.
 fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
     install_tls();
     let http = Http::new(http::HttpTimeouts::default()).unwrap();
@@ -311,7 +311,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
     Arc::new(metrics)
 }
 
-/// The text of the metrics, and what it holds.
+/// The text of the metrics, and its samples.
 fn scrape(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("metrics");
     group

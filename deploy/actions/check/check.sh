@@ -100,7 +100,7 @@ else
         differing() {
             jq "[.definitions[] | select(.state == \"update\" and any(.changes[]; .origin != \"$1\"))] | length" "$plan_json"
         }
-        # Without a base, changes and drift cannot be told apart.
+        # Without a base, changes cannot be distinguished from drift.
         changes=$(differing drift)
         drifted=$(differing branch)
         fields_off=$(jq '[.definitions[] | select(.state == "update") | .changes[] | select(.origin != "drift" and

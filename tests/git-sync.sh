@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # git-sync beside the daemon, as deploy/kubernetes/base/deployment.yaml puts them: a repository that is served over HTTP, pushes
-# to it, and what becomes of them in the sandbox. git-sync and the daemon are different users where root runs this, as in a
-# Pod. The daemon looks by itself but every 10 minutes, so that what it acts on is the flip of git-sync's link.
+# to it, and their result in the sandbox. git-sync and the daemon are different users if root runs this, as in a
+# Pod. The daemon's interval is 10 minutes, so that it reacts to the change of git-sync's link.
 #
 # GIT_SYNC names a git-sync of the version of the manifest. It cannot be installed from a package registry, so without
-# GIT_SYNC a stand-in goes its way (tests/git-sync/stand-in.sh), and the output says so: that shows what the daemon does with
+# GIT_SYNC a stand-in does the same (tests/git-sync/stand-in.sh), and the output says so: that shows what the daemon does with
 # such a checkout, and nothing of git-sync itself.
 #
 # Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names) and python3. What else it needs it
@@ -124,7 +124,7 @@ server() {
     start server python3 -B "$here/tests/git-sync/serve.py" "$work/served" "$1"
     until_ "the git server listens" test -s "$work/server.log"
 }
-# git_sync [NAME=VALUE…]: with the environment of the manifest, but for where and when. What is stale goes soon, so that the
+# git_sync [NAME=VALUE…]: with the environment of the manifest, except for paths and periods. What is stale goes soon, so that the
 # repository is tidied up while it is read.
 git_sync() {
     start git-sync "${as_git_sync[@]}" env -i PATH="$PATH" HOME="$work/tmp" TMPDIR="$work/tmp" "${settings[@]}" \
@@ -172,13 +172,13 @@ in_force() {
     local commit
     commit=$(git rev-parse "${1:-HEAD}")
     # shellcheck disable=SC2016 # these are of jq
-    told() {
+    reported() {
         status --arg commit "$1" --arg subject "$(git log -1 --format=%s "$1")" \
             '.. | objects | select(has("revision")) | .revision | objects
             | .commit == $commit and .subject == $subject and .author == "Ada" and .dirty == false' || return 1
         curl -sS "$admin/metrics" | grep "^calry_gitops_revision_info{.*revision=\"$1\",dirty=\"false\"} 1" >/dev/null
     }
-    until_ "status and metrics tell of $commit" told "$commit"
+    until_ "status and metrics report $commit" reported "$commit"
     expect "reconciliation [0-9]+ \([a-z]+\) at ${commit:0:10} took"
     seen "status and metrics: ${commit:0:10}, \"$(git log -1 --format=%s "$commit")\" by Ada"
 }
@@ -266,12 +266,12 @@ holds GUESTY beside LODGIFY first
 status '[.. | objects | select(.provider? == "LODGIFY" and .state? == "invalid")] | length > 0' ||
     fail "status does not say invalid"
 seen "the others are applied, LODGIFY keeps what it had, and status says invalid"
-write lodgify mended
-commit mended
+write lodgify fixed
+commit fixed
 push
 expect 'LODGIFY updated: icon'
 in_force
-holds LODGIFY mended
+holds LODGIFY fixed
 
 echo "-- a commit without any definition"
 git rm -r --quiet definitions
@@ -279,7 +279,7 @@ commit "nothing left"
 push
 expect 'reconciliation [0-9]+ \(files\) failed .*cannot be read'
 never ' updated|put back'
-holds GUESTY beside HOSTAWAY first LODGIFY mended
+holds GUESTY beside HOSTAWAY first LODGIFY fixed
 seen "nothing has changed"
 git revert --no-edit HEAD >/dev/null
 push

@@ -4,7 +4,7 @@
 # What fails in $(…) fails, or a tool that could not be installed would count as installed.
 shopt -s inherit_errexit
 
-# need PROGRAM[:PACKAGE]…: those that are missing, each from the Debian package of its name or the one that is given.
+# need PROGRAM[:PACKAGE]…: installs the missing ones, each from the Debian package of its name or the one that is given.
 need() {
     local program missing=() as=()
     for program; do

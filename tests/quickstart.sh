@@ -32,7 +32,7 @@ echo 'icon: https://cdn.example.com/icons/guesty-2.png' >>"$work/definitions/gue
 expect "$work/out" 'GUESTY updated: icon'
 [ "$(icon GUESTY)" = '"icon":"https://cdn.example.com/icons/guesty-2.png"' ]
 
-# The very line that is printed, continuation lines and all.
+# Exactly the line that is printed, continuation lines and all.
 sed -n '/^ *curl /,/[^\\]$/p' "$work/out" | bash >/dev/null
 expect "$work/out" 'HOSTAWAY drifted, and was put back: icon'
 [ "$(icon HOSTAWAY)" = '"icon":"https://cdn.example.com/icons/hostaway.png"' ]

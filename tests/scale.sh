@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Many workspaces in one daemon, measured: N workspaces of 20 providers each (1000 unless told otherwise), at an interval
-# of 60 s, on one sandbox of this machine, for some seconds from the start (150 unless told otherwise).
-#   tests/scale.sh [N] [SECONDS]    CALRY_GITOPS is the binary, where it is not to be built
-# Prints what the daemon takes, and how its passes are spread; fails where that is more than the limits below, which are
+# Many workspaces in one daemon, measured: N workspaces of 20 providers each (1000 by default), at an interval
+# of 60 s, on one sandbox of this machine, for some seconds from the start (150 by default).
+#   tests/scale.sh [N] [SECONDS]    CALRY_GITOPS is the binary, if it is not to be built
+# Prints what the daemon takes, and how its reconciliations are spread; fails if that is more than the limits below, which are
 # meant for 1,000 workspaces on an idle machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,7 +22,7 @@ unset CALRY_API_KEY CALRY_CONFIG
 
 (ulimit -n "$(ulimit -Hn)"; exec "$binary" sandbox --listen 127.0.0.1:0 --workspaces "$count" --latency 20ms >sandbox.out 2>&1) &
 pids+=($!)
-disown # so that its end is not told of
+disown # so that its end is not reported
 until url=$(grep -om1 'http://127.0.0.1:[0-9]*' sandbox.out); do sleep 0.1; done
 mkdir first
 "$binary" pull -d first --api-url "$url" --api-key-file <(echo zepl.sandbox-write.not-a-secret.acme-production) >/dev/null 2>pull.err || {

@@ -64,8 +64,8 @@ jq --exit-status '[.runs[0].results[] | .locations[0].physicalLocation.artifactL
     | unique | length == 6 and all(test("^we%20ird%20%23%C3%BC%3F%2541%3A%1B%5B2J%0Asecond/[A-Za-z0-9.%_]+$"))' \
     "$work/bad.sarif" >/dev/null || fail "not every file is pointed at" "$(cat "$work/bad.sarif")"
 validate nowhere 1 --definitions nowhere
-validate nobody 3 --definitions "$root/definitions" --only NOBODY
-# The judges judge.
+validate unknown 3 --definitions "$root/definitions" --only NOBODY
+# The checks themselves find errors.
 for fault in 's/"ruleIndex": /"ruleIndex": 9/' 's/"unicodeCodePoints"/"letters"/' 's/"startLine": /"startLine": -/'; do
     sed "$fault" "$work/bad.sarif" >"$work/fault.sarif"
     if is_sarif "$work/fault.sarif" >/dev/null 2>&1; then fail "a log with this fault passes: $fault"; fi
@@ -93,7 +93,7 @@ zpty -r shell out "*$3*"
 print -r -- "$out"
 END
 
-# ask SHELL LINE ANSWER: what the shell would complete a line to; of zsh, up to the answer, if that comes.
+# ask SHELL LINE ANSWER: the shell's completion of a line; of zsh, up to the answer, if there is one.
 ask() {
     case $1 in
     bash)

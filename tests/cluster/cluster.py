@@ -1,4 +1,4 @@
-"""A Kubernetes API server on loopback, with etcd behind it and nothing else: no controllers, no scheduler, no kubelet.
+"""A Kubernetes API server on loopback, with etcd and nothing else: no controllers, no scheduler, no kubelet.
 It can be stopped, paused and slowed. The directory that KUBERNETES names holds its programs."""
 
 import contextlib
@@ -19,7 +19,7 @@ PROGRAMS = Path(os.environ["KUBERNETES"])
 # Before a command: it ends when the tests do, however they end.
 MORTAL = ["setpriv", "--pdeathsig", "KILL"]
 
-# Who did what to Leases and Events, with bodies; of everything else nothing.
+# Requests for Leases and Events, with their bodies, and no others.
 AUDIT = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -49,7 +49,7 @@ def until(what, true, seconds=60, pause=0.1):
 
 
 class Slowed:
-    """A way to a port of this machine on which answers can be made to wait."""
+    """A proxy to a port of this machine that can delay answers."""
 
     def __init__(self, port):
         self.to, self.delay = port, 0.0
@@ -78,7 +78,7 @@ class Slowed:
         for end in (one, other):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            # Both directions end here; the one that comes second finds it closed.
+            # Both directions end here; the second finds it closed.
             end.close()
 
 
@@ -87,7 +87,7 @@ class Cluster:
         self.temporary = tempfile.TemporaryDirectory(prefix="calry-gitops-cluster-")
         self.work = Path(self.temporary.name)
         self.running = {}
-        # When the API server was started, and when it was ready; between, it knows nobody's permissions.
+        # When the API server was started, and when it was ready; in between, it knows no permissions.
         self.starts = []
         self.port, self.etcd_port = free_port(), free_port()
         self.slowed = Slowed(self.port)
@@ -154,7 +154,7 @@ class Cluster:
 
     def stop(self, name="kube-apiserver", how=signal.SIGTERM):
         process = self.running.pop(name)
-        # Whoever is paused hears of nothing else.
+        # A paused process handles no other signal.
         process.send_signal(signal.SIGCONT)
         process.send_signal(how)
         try:
@@ -186,12 +186,12 @@ class Cluster:
         return "\n".join((self.work / f"{name}.log").read_text(errors="replace").splitlines()[-20:])
 
     def audit(self, namespace):
-        """What was asked of a namespace, with answers where it was a Lease: events of audit.k8s.io/v1."""
+        """The requests to a namespace, with the answers for Leases: events of audit.k8s.io/v1."""
         whole, _, _ = (self.work / "audit.log").read_text().rpartition("\n")
         events = map(json.loads, whole.splitlines())
         return [event for event in events if event.get("objectRef", {}).get("namespace") == namespace]
 
-    # Those who ask it
+    # Its clients
 
     def request(self, method, path, body=None, token=None, content_type="application/json", headers=None):
         """The status and the answer of one request; of the admin, without a token."""
@@ -227,7 +227,7 @@ class Cluster:
         return self.kubectl("create", "token", account, f"--namespace={namespace}", "--duration=1h", *more).strip()
 
     def kubeconfig(self, token, namespace, port=None):
-        """A file for a client with this token; unless told otherwise, by the way that can be slowed."""
+        """A file for a client with this token; by default, through the proxy that can be slowed."""
         path = self.work / f"kubeconfig-{secrets.token_hex(4)}"
         path.touch(0o600)
         path.write_text(json.dumps({

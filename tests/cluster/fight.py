@@ -1,4 +1,4 @@
-"""What replicas fight over: a Calry that takes down who writes what and when, definitions that change all the time, and
+"""What replicas fight over: a Calry that records the writer, content and time of each update, definitions that change all the time, and
 a judge who knows from the API server's audit log who held which Lease when."""
 
 import contextlib
@@ -24,7 +24,7 @@ from cluster import MORTAL, until
 
 BINARY = os.environ["CALRY_GITOPS"]
 DURATION, DEADLINE, RETRY = 4.0, 3.0, 0.5
-# What may pass, in seconds, between a replica's decision to write and the moment that Calry takes that down.
+# The longest time, in seconds, between a replica's decision to write and its record in Calry.
 SLACK = 0.25
 # How long Calry takes for an update, in seconds.
 PATIENCE = 0.1
@@ -69,7 +69,7 @@ class Turn:
     duration: int
 
     def __str__(self):
-        return f"{self.lease} went to {self.holder or 'nobody'} between {self.received:.3f} and {self.done:.3f}"
+        return f"{self.lease} went to {self.holder or 'no replica'} between {self.received:.3f} and {self.done:.3f}"
 
 
 def when(event, key):
@@ -77,7 +77,7 @@ def when(event, key):
 
 
 def turns(cluster, namespace):
-    """The history of the namespace's Leases, in its order. A deletion is none: a new Lease belongs to nobody."""
+    """The history of the namespace's Leases, in its order. A deletion is none: a new Lease has no holder."""
     made = [(event["responseObject"], event) for event in cluster.audit(namespace)
             if event["verb"] in ("create", "update", "patch")
             and event.get("responseObject", {}).get("kind") == "Lease"]
@@ -87,7 +87,7 @@ def turns(cluster, namespace):
         holder = spec.get("holderIdentity") or ""
         claim, before = (holder, spec.get("renewTime")), claims.get(name)
         claims[name] = claim
-        # Whoever else puts a name into it keeps to no rules, and a replica that asks for it renews nothing.
+        # Another writer follows no rules, and a replica that asks for the Lease renews nothing.
         own = event["user"]["username"].startswith(ACCOUNTS) and holder.startswith("calry-") and claim != before
         at = when(event, "requestReceivedTimestamp"), when(event, "stageTimestamp")
         history.append(Turn(
@@ -98,7 +98,7 @@ def turns(cluster, namespace):
 
 def judge(writes, turns, thaws=(), in_flight=1):
     """What is wrong with the writes of one workspace, by the turns of its Lease: a sentence for each. A replica that
-    was frozen may have had so many requests in flight, which land late: (replica, when it went on)."""
+    was frozen may have had that many requests in flight, which land late: (replica, when it went on)."""
     faults, excused = [], {}
     for write in sorted(writes, key=lambda write: write.began):
         own = [number for number, turn in enumerate(turns)
@@ -140,7 +140,7 @@ class Door(http.server.ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def handle_error(self, *_):
-        """Who hangs up has been killed."""
+        """A client that hangs up was killed."""
 
 
 class Request(http.server.BaseHTTPRequestHandler):
@@ -261,8 +261,8 @@ class Replica:
 
     def leads(self):
         """The workspaces that it says it leads."""
-        told = json.loads(self.ask("/api/v1/status")[1])["workspaces"]
-        return {one["workspace"]["slug"] for one in told if (one["leadership"] or {}).get("state") == "leader"}
+        workspaces = json.loads(self.ask("/api/v1/status")[1])["workspaces"]
+        return {one["workspace"]["slug"] for one in workspaces if (one["leadership"] or {}).get("state") == "leader"}
 
     def freeze(self):
         self.frozen = True
@@ -286,7 +286,7 @@ class Replica:
             self.ended = time.time()
 
     def turn_clock(self, days):
-        """Its wall clock goes wrong by so many days, from now on."""
+        """Its wall clock is wrong by that many days from now on."""
         new = self.clock.with_suffix(".new")
         new.write_text(f"{days * 86400:+d}\n")
         new.rename(self.clock)
@@ -338,7 +338,7 @@ class World:
             thread.join()
 
     def start(self, days=0, definitions=None, mounted=None):
-        """One more replica, whose wall clock is wrong by so many days. It may have definitions of its own, and, as in a
+        """One more replica, whose wall clock is wrong by that many days. It may have definitions of its own, and, as in a
         Pod, no kubeconfig but this directory of its account."""
         name = f"calry-{len(self.replicas)}"
         door, clock, log = Door(self.calry, name), self.work / f"{name}.clock", self.work / f"{name}.log"
@@ -385,7 +385,7 @@ class World:
     def leader(self, workspace=SLUG):
         """Who writes now. It waits until one does."""
         since = time.time()
-        write = until("somebody writes", lambda: next(iter(self.writes(since, workspace=workspace)), None), 30, 0.02)
+        write = until("a replica writes", lambda: next(iter(self.writes(since, workspace=workspace)), None), 30, 0.02)
         return next(replica for replica in self.replicas if replica.name == write.replica)
 
     def others(self, replica):

@@ -1,4 +1,4 @@
-"""The judge judges: each way in which a write is wrong is found, and what is right is left alone."""
+"""Tests the judge: it finds each kind of wrong write, and accepts the right ones."""
 
 import unittest
 

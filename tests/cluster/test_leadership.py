@@ -15,7 +15,7 @@ from fight import DEADLINE, DURATION, PATIENCE, RETRY, SLUG, World
 from test_manifests import OnACluster
 from test_permissions import LEASE, account, lease
 
-# For what is not waited for but done: an answer, a pass, a process that starts. Two cores are shared by all of them.
+# The time for work: an answer, a reconciliation, the start of a process. All of them share two cores.
 SOON = 2.0
 
 
@@ -57,7 +57,7 @@ class Fight(OnACluster):
         until(f"{replica.name} is ready", lambda: replica.address() and replica.ask("/readyz")[0] == 200, 30)
 
     def calm(self):
-        """All is well again. Whatever was done to them: one writes, never did two, none asked for what it may not."""
+        """The end of each test: one replica writes, there were never two, and none sent a forbidden request."""
         self.cluster.slow(0)
         if "kube-apiserver" not in self.cluster.running:
             self.cluster.start()
@@ -82,12 +82,12 @@ class Fight(OnACluster):
                 if after.received >= since and (before is None or before.holder != after.holder)]
 
     def takes_over(self, replica, since, seconds):
-        """A replica writes, so many seconds after a moment at the latest."""
+        """A replica writes at most that many seconds after a moment."""
         until(f"{replica.name} writes", lambda: self.world.writes(since, by=replica), seconds + 30, 0.02)
         self.assertLess(self.world.writes(since, by=replica)[0].began - since, seconds)
 
     def edit(self, **spec):
-        """Somebody writes this into the Lease: the moment when that was asked for."""
+        """Writes this into the Lease from outside, and returns the moment of the request."""
         began, patch = time.time(), json.dumps({"spec": spec})
         self.cluster.kubectl(
             "patch", "lease", LEASE, f"--namespace={self.world.namespace}", "--type=merge", f"--patch={patch}"
@@ -96,7 +96,7 @@ class Fight(OnACluster):
                     if turn.received > began and (turn.holder, turn.replica) == (spec["holderIdentity"], ""))
 
     def is_taken_after(self, seconds, since):
-        """A replica gets the Lease so many seconds after a moment, no sooner and not much later."""
+        """A replica gets the Lease that many seconds after a moment, no sooner and not much later."""
         def taken():
             return [turn for turn in self.world.turns() if turn.received > since and turn.replica.startswith("calry-")]
 
@@ -113,12 +113,12 @@ class OneLease(Fight):
         time.sleep(3)
         self.assertGreater(len(self.world.writes(since)), 5)
         self.assertEqual(self.world.writes(since, by=other), [])
-        # Both say who leads.
+        # Both report the leader.
         self.assertEqual((leader.leads(), other.leads()), ({SLUG}, set()))
         holder = self.world.turns()[-1].holder
         for replica in (leader, other):
-            (told,) = json.loads(replica.ask("/api/v1/status")[1])["workspaces"]
-            self.assertEqual(told["leadership"], {
+            (workspace,) = json.loads(replica.ask("/api/v1/status")[1])["workspaces"]
+            self.assertEqual(workspace["leadership"], {
                 "lease": f"{self.world.namespace}/{LEASE}", "state": "leader" if replica is leader else "standby",
                 "holder": holder,
             })
@@ -163,7 +163,7 @@ class OneLease(Fight):
         leader.thaw()
         since = time.time()
         time.sleep(2 * RETRY + 1)
-        # One request that was in flight may land; that it is no more, the judge says.
+        # One request that was in flight may land; the judge checks that there is no more.
         self.assertLessEqual(len(self.world.writes(since, by=leader)), 1)
         self.assertEqual(leader.leads(), set())
         self.assertIn("no longer leads", leader.said())
@@ -298,7 +298,7 @@ class OneLease(Fight):
         self.takes_over(leader, time.time(), DURATION + 2 * RETRY + SOON)
         standby.thaw()
         until(f"{standby.name} stands by", lambda: self.world.leader() is leader and not standby.leads(), 10)
-        # There is always an update under way.
+        # There is always an update in flight.
         self.world.calry.patience = 0.5
         self.is_taken_after(DURATION, self.edit(**saved))
 
@@ -322,19 +322,19 @@ class OneLease(Fight):
     def test_what_happens_is_told_by_events_of_the_pod(self):
         leader = self.world.leader()
 
-        def told(kind=None):
+        def events(kind=None):
             events = self.cluster.kubectl("get", "events", f"--namespace={self.world.namespace}", "--output=json")
             return [one for one in json.loads(events)["items"] if one["involvedObject"]["name"] == leader.name
                     and one["involvedObject"]["kind"] == "Pod" and kind in (None, one["type"])]
 
-        until("a change is told", lambda: told("Normal"), 30)
-        seen = len(told())
+        until("a change has an Event", lambda: events("Normal"), 30)
+        seen = len(events())
         self.world.calry.drift(SLUG, "HOSTAWAY", "https://cdn.example.com/clicked.png")
-        until("drift is told", lambda: len(told()) > seen, 30)
+        until("drift has an Event", lambda: len(events()) > seen, 30)
         self.world.calry.works = False
         self.addCleanup(setattr, self.world.calry, "works", True)
-        until("a failure is told", lambda: told("Warning"), 30)
-        for one in told():
+        until("a failure has an Event", lambda: events("Warning"), 30)
+        for one in events():
             self.assertEqual(one["reportingComponent"], "calry-gitops")
             self.assertNotIn("not-a-secret", json.dumps(one))
 
@@ -347,8 +347,8 @@ class Shards(Fight):
         return account(cls, namespace, shards=3)
 
     def leases(self):
-        told = json.loads(self.world.alive()[0].ask("/api/v1/status")[1])["workspaces"]
-        return {one["workspace"]["slug"]: one["leadership"]["lease"].split("/")[1] for one in told}
+        workspaces = json.loads(self.world.alive()[0].ask("/api/v1/status")[1])["workspaces"]
+        return {one["workspace"]["slug"]: one["leadership"]["lease"].split("/")[1] for one in workspaces}
 
     def is_spread(self):
         """Whether each workspace is led by one replica, and each replica leads one at least."""
@@ -372,7 +372,7 @@ class Shards(Fight):
               DURATION + 2 * RETRY + 2 * SOON)
         self.is_ready(self.world.start())
         until("the work is spread again", self.is_spread, 4 * DURATION)
-        # And stays where it is.
+        # And it stays there.
         led = [replica.leads() for replica in self.world.alive()]
         time.sleep(DURATION)
         self.assertEqual(led, [replica.leads() for replica in self.world.alive()])
@@ -456,7 +456,7 @@ class AnythingGoes(Fight):
             timers[-1].start()
 
         def end():
-            # Who has only just started may not listen to signals yet.
+            # A process that has just started may not handle signals yet.
             started = [replica for replica in awake() if replica.address()]
             if started:
                 self.assertEqual(dice.choice(started).end(signal.SIGTERM), 0)
@@ -500,7 +500,7 @@ class AnythingGoes(Fight):
                 name = dice.choice([*actions, "freeze", "kill"])
                 if awake():
                     actions[name]()
-                # Mostly one thing comes on top of another; now and then there is time to get over it.
+                # Mostly faults overlap; now and then there is time to recover.
                 time.sleep(dice.choice([0, 0.2, 1, DURATION]))
         finally:
             for timer in timers:

@@ -72,7 +72,7 @@ class OnACluster(unittest.TestCase):
 
 class Manifests(OnACluster):
     def each(self):
-        """A way to apply each of them to a new namespace, and that namespace."""
+        """A function that applies each of them to a new namespace, and that namespace."""
         self.assertGreaterEqual(len(DIRECTORIES), 4)
         for directory in DIRECTORIES:
             with self.subTest(directory.name):
@@ -150,7 +150,7 @@ class Manifests(OnACluster):
             change(spoilt["spec"]["template"]["spec"]["containers"][0])
             with self.assertRaisesRegex(AssertionError, rf"violates PodSecurity .*{what}"):
                 self.pod(namespace, spoilt)
-            # A Deployment itself is taken, with a warning.
+            # A Deployment itself is accepted, with a warning.
             spoilt["metadata"] = {"name": "spoilt"}
             with self.assertRaisesRegex(AssertionError, rf"Warning: would violate PodSecurity .*{what}"):
                 self.apply(namespace, "--filename=-", stdin=json.dumps(spoilt))

@@ -1,4 +1,4 @@
-"""What the daemon's account may do, tried with its token: what leader election and Events need, and nothing else."""
+"""The permissions of the daemon's account, tried with its token: those for leader election and Events, and no others."""
 
 import unittest
 
@@ -11,8 +11,8 @@ ALLOWED = {
     ("coordination.k8s.io", "leases"): {"create", "get", "update"},
     ("events.k8s.io", "events"): {"create"},
 }
-# What every account may: ask about itself, and read certificates that are there for everybody.
-EVERYBODY = {"selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews", "clustertrustbundles"}
+# What every account may: ask about itself, and read certificates that every account may read.
+EVERY_ACCOUNT = {"selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews", "clustertrustbundles"}
 ASKED_BY = {"create": "POST", "delete": "DELETE", "deletecollection": "DELETE", "get": "GET", "list": "GET",
             "patch": "PATCH", "update": "PUT", "watch": "GET"}
 
@@ -50,7 +50,7 @@ class Permissions(OnACluster):
         self.assertEqual(status, 200, held)
         status, read = self.ask("GET", f"{self.leases}/{LEASE}")
         self.assertEqual((status, read["spec"]["holderIdentity"]), (200, "a"))
-        # Who comes second with what both have read does not get it.
+        # The second writer with the same version does not get it.
         made["spec"]["holderIdentity"] = "b"
         status, refused = self.ask("PUT", f"{self.leases}/{LEASE}", made)
         self.assertEqual((status, refused["reason"]), (409, "Conflict"))
@@ -63,7 +63,7 @@ class Permissions(OnACluster):
         self.assertEqual(status, 201, event)
 
     def resources(self):
-        """Everything that the API server serves: group, path of the version, and what it says of the resource."""
+        """Everything that the API server serves: group, path of the version, and its description of the resource."""
         for version in self.cluster.get("/api")["versions"]:
             for resource in self.cluster.get(f"/api/{version}")["resources"]:
                 yield "", f"/api/{version}", resource
@@ -93,10 +93,10 @@ class Permissions(OnACluster):
                     yield group, resource["name"], verb, namespace, at + ("?watch=1" if verb == "watch" else "")
 
     def test_whatever_else_there_is_it_may_not(self):
-        # Without a body: whoever may make a thing is told of that, and makes none.
+        # Without a body: an account with the permission gets another error, and creates nothing.
         allowed, tried, groups = set(), 0, set()
         for group, name, verb, namespace, path in self.attempts():
-            if name in EVERYBODY:
+            if name in EVERY_ACCOUNT:
                 continue
             content = "application/merge-patch+json" if verb == "patch" else "application/json"
             status, answer = self.ask(ASKED_BY[verb], path, content_type=content)

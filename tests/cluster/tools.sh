@@ -23,7 +23,7 @@ kubernetes_tools() (
 
 build_kubernetes_tools() (
     to=$1
-    # In caches of its own, which go: they are ten times as large as what comes of them.
+    # Caches of its own, removed at the end: they are ten times as large as the tools.
     export CGO_ENABLED=0 GOFLAGS='-mod=mod -trimpath -modcacherw' GOCACHE=$to/build/cache GOMODCACHE=$to/build/modules
     trap 'rm -rf "$to/build"' EXIT
     mkdir -p "$to/build/kubernetes" "$to/build/crds"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stands in for git-sync where that is not at hand: its variables, its layout (a worktree for each commit below .worktrees,
+# Stands in for git-sync if that is not available: its variables, its layout (a worktree for each commit below .worktrees,
 # whose .git is a file that points elsewhere) and its order (fetch, check out, flip the link, tidy up), by git. It knows the
 # variables of the manifest and GITSYNC_DEPTH, and refuses any other.
 set -euo pipefail

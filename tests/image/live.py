@@ -1,7 +1,7 @@
 """Starts the binary of the image in the image's file system, as its user, on a root that is read only, against a
 sandbox behind TLS: `live.py ROOT IMAGE-JSON BINARY`, in a network and mount namespace of its own.
 
-The resolver is told what Kubernetes tells it, ndots:5 and a search list, and asks a stand-in of the cluster's DNS."""
+The resolver is configured as by Kubernetes, with ndots:5 and a search list, and asks a stand-in for the cluster's DNS."""
 
 import fcntl
 import json
@@ -94,7 +94,7 @@ def until(holds, process, log):
         if holds():
             return
         time.sleep(0.05)
-    sys.exit(f"it did not come to that; the daemon said:\n{log.read_text()}")
+    sys.exit(f"timed out; the daemon's log:\n{log.read_text()}")
 
 
 def main():
@@ -155,7 +155,7 @@ def main():
     environment = {f"CALRY_SECRET_{name}": "x" for name in secrets()}
 
     once = subprocess.run([*command, "--once"], env=environment, capture_output=True, text=True, check=False)
-    check(once.returncode == 1 and "SSL_CERT_FILE" in once.stderr, "a certificate of nobody is not trusted")
+    check(once.returncode == 1 and "SSL_CERT_FILE" in once.stderr, "an unknown certificate is not trusted")
     mount(trusted, certificates, "--bind")
 
     asked.clear()
@@ -170,9 +170,9 @@ def main():
     order = list(dict.fromkeys(asked))
     wanted = [f"{NAME}.{domain}" for domain in SEARCH] + [NAME]
     check(order == wanted, "its name was looked for in every search domain first")
-    told = Path(f"/proc/{daemon.pid}/status").read_text()
-    check(re.search(r"Uid:\s+65532\s+65532\s+65532", told), "it runs as its user")
-    check(re.search(r"CapEff:\s+0+\n", told), "it has no capability")
+    process = Path(f"/proc/{daemon.pid}/status").read_text()
+    check(re.search(r"Uid:\s+65532\s+65532\s+65532", process), "it runs as its user")
+    check(re.search(r"CapEff:\s+0+\n", process), "it has no capability")
     check(os.statvfs(f"/proc/{daemon.pid}/root").f_flag & os.ST_RDONLY, "its root is read only")
     check(os.readlink(f"/proc/{daemon.pid}/root") == str(ROOT), "its root is the image")
     until(lambda: any((work / "state").iterdir()), daemon, log)

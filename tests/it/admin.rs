@@ -22,16 +22,16 @@ fn world(providers: &[&str]) -> World {
     World::with(json!(definitions), Config::default())
 }
 
-/// A daemon that only files and requests wake, after its first pass.
+/// A daemon that only files and requests wake, after its first reconciliation.
 fn waiting(world: &World, args: &[&str]) -> Daemon {
     let mut daemon = world.daemon(&[&["--interval", "1h"], args].concat());
     daemon.line("reconciliation 1 ");
     daemon
 }
 
-/// Asks for a pass and waits for its end.
+/// Requests a reconciliation and waits for its end.
 #[track_caller]
-fn pass(daemon: &mut Daemon) {
+fn reconcile(daemon: &mut Daemon) {
     daemon.signal("HUP");
     daemon.line("(request)");
 }
@@ -52,8 +52,8 @@ fn provider<'a>(status: &'a Value, name: &str) -> &'a Value {
         .unwrap_or_else(|| panic!("no {name}: {status:#}"))
 }
 
-/// Holds an answer to the schema that is committed.
-fn judged(document: &Value) -> Result<(), String> {
+/// Checks an answer against the committed schema.
+fn check_schema(document: &Value) -> Result<(), String> {
     let schema = std::fs::read_to_string(
         crate::support::repository().join("deploy/schemas/status.schema.json"),
     )
@@ -76,7 +76,7 @@ fn judged(document: &Value) -> Result<(), String> {
 
 #[track_caller]
 fn is_valid(document: &Value) {
-    judged(document).unwrap_or_else(|fault| panic!("{fault}\n{document:#}"));
+    check_schema(document).unwrap_or_else(|fault| panic!("{fault}\n{document:#}"));
 }
 
 // Probes.
@@ -101,11 +101,11 @@ fn it_is_alive_from_the_beginning_and_ready_once_everything_was_read() {
             .unwrap()
             .contains("not read without an error yet")
     );
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     assert_eq!(daemon.get("/readyz").code, 200);
     // Once is enough: a Calry that is down is no reason to take the daemon away.
     world.sandbox.inject(read().times(2));
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     assert_eq!(daemon.status()["lastPass"]["result"], "failed");
     assert_eq!(
         (daemon.get("/healthz").code, daemon.get("/readyz").code),
@@ -124,7 +124,7 @@ fn an_invalid_file_does_not_make_it_unready() {
 }
 
 #[test]
-fn during_a_pass_it_answers_says_so_and_is_alive() {
+fn during_a_reconciliation_it_reports_that_and_is_alive() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let slow = FaultKind::Delay(crate::support::PATIENCE * 2);
@@ -190,7 +190,7 @@ fn the_status_tells_every_provider_its_state_and_what_came_of_it() {
     ] {
         let mut document = document.clone();
         *document.pointer_mut(path).unwrap() = wrong;
-        assert!(judged(&document).is_err(), "{path}");
+        assert!(check_schema(&document).is_err(), "{path}");
     }
     assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
     let status = &document["workspaces"][0];
@@ -299,11 +299,11 @@ fn the_status_tells_every_provider_its_state_and_what_came_of_it() {
 }
 
 #[test]
-fn what_rests_keeps_its_reason_and_a_quiet_pass_leaves_the_history_alone() {
+fn a_backed_off_provider_keeps_its_reason_and_the_history_shows_only_changes() {
     let world = everything();
     let mut daemon = waiting(&world, &[]);
     let before = daemon.status();
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     let after = daemon.status();
     // SMOOBU is not tried again on request; GUESTY is.
     let smoobu = (provider(&before, "SMOOBU"), provider(&after, "SMOOBU"));
@@ -324,7 +324,7 @@ fn what_rests_keeps_its_reason_and_a_quiet_pass_leaves_the_history_alone() {
         daemon.status()["diagnostics"] == json!([])
     });
     let quiet = daemon.status();
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     let again = daemon.status();
     assert_eq!(again["history"], quiet["history"]);
     assert_eq!(
@@ -342,7 +342,7 @@ fn drift_is_told_apart_from_change() {
         "HOSTAWAY",
         |live| live["fieldsToSync"]["listing"]["pictures"] = json!(true)
     ));
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     let status = daemon.status();
     let one = provider(&status, "HOSTAWAY");
     assert_eq!(
@@ -393,7 +393,7 @@ fn who_knows_the_status_is_told_that_it_is_the_same() {
         &format!("If-None-Match: \"x\", {tag}\r\n"),
     );
     assert_eq!((again.code, again.body.as_str()), (304, ""));
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     assert_eq!(
         get(
             &address,
@@ -474,10 +474,10 @@ fn a_foreign_host_is_refused_wherever_it_is_named() {
         .code,
         421
     );
-    let told = at("/api/v1/status", &["evil.example"]).json();
+    let answer = at("/api/v1/status", &["evil.example"]).json();
     assert!(
-        told["error"].as_str().unwrap().contains("--admin-host"),
-        "{told}"
+        answer["error"].as_str().unwrap().contains("--admin-host"),
+        "{answer}"
     );
 }
 
@@ -495,7 +495,7 @@ fn a_daemon_on_every_interface_answers_at_the_address_that_its_log_names() {
             "GET /api/v1/status HTTP/1.1\r\nHost: evil.example\r\n\r\n",
         );
         assert_eq!(rebound.code, 421);
-        // An IPv6 socket is one of IPv4 as well, and who comes by that is as local.
+        // An IPv6 socket accepts IPv4 as well, and such a client is just as local.
         let port = address.rsplit(':').next().unwrap();
         let local = format!("127.0.0.1:{port}");
         assert_eq!(get(&local, "/healthz", "").code, 200);
@@ -568,7 +568,7 @@ fn the_page_is_told_to_the_browser_with_everything_forbidden_that_it_does_not_ne
     );
 }
 
-/// Reads events until one is there, and tells its kind and its id.
+/// Reads the next event: its kind and its id.
 fn event(stream: &mut impl BufRead) -> (String, Option<String>) {
     let (mut kind, mut id) = (None, None);
     loop {
@@ -597,7 +597,7 @@ fn events(address: &str, more: &str) -> BufReader<TcpStream> {
 }
 
 #[test]
-fn an_event_says_that_something_is_new_and_who_knows_it_is_not_told_again() {
+fn an_event_announces_a_change_only_to_clients_that_do_not_have_it() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let mut daemon = waiting(&world, &[]);
@@ -704,7 +704,7 @@ fn what_is_not_there_and_what_is_not_allowed_is_said_in_json() {
 }
 
 #[test]
-fn clients_that_never_finish_hold_no_pass_up() {
+fn clients_that_never_finish_delay_no_reconciliation() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let mut daemon = waiting(&world, &[]);
@@ -741,10 +741,10 @@ fn an_address_that_was_asked_for_must_be_had_and_the_default_one_need_not() {
         .exits(1)
         .says(&format!("cannot listen on {taken}"));
     assert!(world.requests().is_empty());
-    // A single pass tells nothing over HTTP.
+    // A single reconciliation serves nothing over HTTP.
     world.run(&["run", "--once"]).exits(0);
 
-    // Whoever has the default one: it is taken.
+    // The default port is taken, by this listener or by another.
     let _default = TcpListener::bind("127.0.0.1:8080");
     world.env("CALRY_LISTEN", "");
     let mut daemon = waiting(&world, &[]);
@@ -754,7 +754,7 @@ fn an_address_that_was_asked_for_must_be_had_and_the_default_one_need_not() {
             .iter()
             .any(|line| line.contains("WARN") && line.contains("cannot listen on 127.0.0.1:8080"))
     );
-    pass(&mut daemon);
+    reconcile(&mut daemon);
 
     let off = waiting(&world, &["--listen", "off"]);
     assert!(

@@ -114,7 +114,7 @@ fn an_update_whose_answer_was_lost_is_read_back_and_not_sent_twice() {
 }
 
 #[test]
-fn an_update_that_did_not_arrive_is_sent_again_and_where_nobody_knows_only_after_a_read() {
+fn an_update_that_did_not_arrive_is_sent_again_and_an_unknown_one_only_after_a_read() {
     let cases = [
         (FaultKind::DropBefore, "PATCH GET PATCH"),
         (status(502, None), "PATCH GET PATCH"),
@@ -213,7 +213,7 @@ fn an_update_whose_answer_shows_nothing_is_read_back_and_judged_by_that() {
         assert_eq!(methods(&world, "P00"), "PATCH GET");
         assert!(is_as_wanted(&world, "P00"));
 
-        // It is not converged where Calry kept a part as it was, and failed where it could not be read.
+        // It did not converge if Calry kept a part, and failed if it could not be read.
         world.write(
             "p00.yaml",
             "provider: P00\nfieldsToSync:\n  listing: [name, type]\n",
@@ -420,8 +420,8 @@ fn a_key_that_is_refused_while_an_update_is_read_back_stops_the_others_too() {
     assert_eq!((world.updates().len(), count(&outcomes, "skipped")), (1, 4));
 }
 
-/// A workspace that limits the first update, when the second is under way already; that one ends when everybody knows of
-/// the limit.
+/// A workspace that limits the first update, when the second is in flight already; the second ends when the
+/// limit is known.
 fn limited(providers: usize, retry_after: &str) -> World {
     let world = changed(
         providers,
@@ -463,7 +463,7 @@ fn a_rate_limit_that_one_update_meets_slows_all_of_them() {
     assert!((0..6).all(|n| is_as_wanted(&world, &format!("P{n:02}"))));
 }
 
-/// The most requests that were under way at one moment.
+/// The most requests in flight at one moment.
 fn at_once(requests: &[RequestRecord]) -> usize {
     let under_way = |at| {
         requests
@@ -572,7 +572,7 @@ fn under_random_faults_and_a_rate_limit_every_provider_ends_as_wanted_and_no_oth
         assert!(is_as_wanted(&world, &name), "{name}");
         let own: Vec<_> = to(&requests, &name).into_iter().cloned().collect();
         assert_eq!(at_once(&own), 1, "{own:?}");
-        // No update follows one that may have arrived, unless a read stands between.
+        // No update follows one that may have arrived, without a read in between.
         let unsure = |r: &RequestRecord| {
             r.method == Method::PATCH && r.status != Some(StatusCode::TOO_MANY_REQUESTS)
         };
@@ -589,7 +589,7 @@ fn under_random_faults_and_a_rate_limit_every_provider_ends_as_wanted_and_no_oth
     assert!(at_once(&world.updates()) <= 8);
 }
 
-// What follows drives the loop itself, where a moment matters that a command cannot be held to.
+// The tests below drive the loop itself, because a command does not control the exact moments.
 
 /// Plans a world through the real client.
 async fn planned(world: &World, request: Duration) -> (Reader, Writer, Approved, Options) {
@@ -723,7 +723,7 @@ fn what_waits_at_a_rate_limit_is_not_sent_after_a_stop() {
             planned(&world, Duration::from_secs(10)).await;
         options.caller = Caller::Command { concurrency: 2 };
         let (stop, begin) = (options.stop.clone(), Instant::now());
-        // P02 comes to the gate when P01 is done.
+        // P02 reaches the gate when P01 is done.
         let report = apply(&approved, &reader, &writer, &options, |done| {
             if done.provider.as_str() == "P01" {
                 let stop = stop.clone();
@@ -780,7 +780,6 @@ impl Fake {
         self.asked.lock().unwrap().clone()
     }
 
-    /// Somebody clicks in the console.
     fn click(&self, change: impl Fn(&mut Live)) {
         for live in self.live.lock().unwrap().values_mut() {
             change(live);
@@ -889,8 +888,8 @@ fn live_half(name: &str, value: &str) -> BTreeMap<String, LiveValue> {
     BTreeMap::from([(name.to_owned(), LiveValue::Value(Secret::new(value)))])
 }
 
-/// So many providers, of each of which git wants another header value and the field `pictures`; query parameters and the
-/// group `rates` are not its business.
+/// That many providers; of each, git wants another header value and the field `pictures`; query parameters and the
+/// group `rates` are unmanaged.
 fn faked(providers: usize, takes: Duration) -> (Fake, Approved) {
     faked_with(providers, takes, false)
 }
@@ -978,7 +977,7 @@ fn faked_with(providers: usize, takes: Duration, whole: bool) -> (Fake, Approved
     (fake, plan.approve(&Limits::default()).unwrap())
 }
 
-/// Applies the plan for one provider when it is so old; meanwhile somebody clicks.
+/// Applies the plan for one provider at that age; meanwhile there is a click in the console.
 async fn applied_late(age: Duration, click: impl Fn(&mut Live)) -> (Fake, Outcome) {
     let (fake, approved) = faked(1, Duration::ZERO);
     let outcome = apply_late(&fake, &approved, age, click).await;
@@ -1001,8 +1000,7 @@ async fn apply_late(
 const OLD: Duration = Duration::from_secs(6);
 
 #[tokio::test(start_paused = true)]
-async fn a_plan_is_read_again_only_where_it_is_old_and_sooner_where_it_carries_what_git_does_not_manage()
- {
+async fn a_plan_is_read_again_only_if_it_is_old_and_sooner_if_it_carries_unmanaged_parts() {
     let later = Duration::from_millis(1);
     for (whole, limit) in [(true, STALE), (false, STALE_IF_CARRIED)] {
         for (age, expected) in [
@@ -1186,7 +1184,7 @@ async fn what_is_as_desired_by_now_is_left_alone() {
     );
 }
 
-/// In a loop: with so many turns, and what withdraws updates.
+/// Options of a loop with that many turns, and the sender that withdraws updates.
 fn in_a_loop(turns: usize) -> (Options, watch::Sender<Withdrawal>) {
     let (withdraw, withdrawn) = watch::channel(Withdrawal::Nothing);
     let turns = Arc::new(ConcurrencyLimit::new(turns, turns, Duration::from_secs(2)));

@@ -1,4 +1,4 @@
-//! Asking the daemon for a pass over HTTP, as a person, a page, a git host and an attacker do.
+//! Requests for a reconciliation over HTTP, by a user, the page, a git host and an attacker.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::json;
 use sha2::Sha256;
 
-const TOKEN: &str = "a-token-that-nobody-guesses-0123456789";
+const TOKEN: &str = "a-token-that-is-never-guessed-0123456789";
 
 fn world() -> World {
     let providers = ["GUESTY", "HOSTAWAY"].map(|p| live(p, &["name"], &["rooms", "pictures"]));
@@ -25,7 +25,7 @@ fn file(provider: &str, fields: &str) -> String {
     format!("provider: {provider}\nfieldsToSync:\n  listing: [{fields}]\n")
 }
 
-/// A daemon that only files and requests wake, after its first pass.
+/// A daemon that only files and requests wake, after its first reconciliation.
 fn waiting(world: &World, args: &[&str]) -> Daemon {
     let mut daemon = world.daemon(&[&["--interval", "1h"], args].concat());
     daemon.line("reconciliation 1 ");
@@ -69,9 +69,9 @@ fn passes(daemon: &mut Daemon) -> u64 {
 
 #[track_caller]
 fn is_refused(answer: &Answer, code: u16, sentence: &str) {
-    let told = answer.json()["error"].as_str().unwrap().to_owned();
+    let error = answer.json()["error"].as_str().unwrap().to_owned();
     assert!(
-        answer.code == code && told.contains(sentence),
+        answer.code == code && error.contains(sentence),
         "{code} {sentence}: {answer:?}"
     );
 }
@@ -118,7 +118,7 @@ fn who_is_on_this_machine_asks_without_a_token_and_gets_one_more_pass() {
 }
 
 #[test]
-fn requests_during_a_pass_make_one_more_pass_after_it() {
+fn requests_during_a_reconciliation_start_one_more_after_it() {
     let world = world();
     let mut daemon = waiting(&world, &[]);
     let address = daemon.address();
@@ -151,7 +151,7 @@ fn without_a_token_nobody_asks_through_a_proxy_or_for_another_name() {
         "X-Real-IP: 10.0.0.1\r\n",
         "Via: 1.1 proxy\r\n",
         "Host: status.example.com\r\n",
-        // nginx that passes everything on and adds nothing.
+        // nginx that forwards everything and adds nothing.
         "Connection: close\r\n",
     ] {
         for path in ["/api/v1/reconcile", "/api/v1/approve"] {
@@ -220,9 +220,9 @@ fn with_a_token_it_alone_counts_and_a_new_one_at_once() {
     daemon.line("32 to 1024 printable");
     daemon.signal("TERM");
     daemon.wait();
-    let told = daemon.seen.join("\n");
-    assert!(!told.contains(TOKEN) && !told.contains(&new), "{told}");
-    assert!(told.contains("and was refused: wrong token"), "{told}");
+    let log = daemon.seen.join("\n");
+    assert!(!log.contains(TOKEN) && !log.contains(&new), "{log}");
+    assert!(log.contains("and was refused: wrong token"), "{log}");
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn the_page_behind_a_proxy_asks_with_the_token() {
     for more in [
         "Host: status.example.com\r\nOrigin: https://status.example.com\r\n".to_owned(),
         "Host: status.example.com:8443\r\nOrigin: https://status.example.com:8443\r\n".to_owned(),
-        // A proxy that passes on its own idea of the host.
+        // A proxy that sends a host of its own.
         "Origin: https://status.example.com\r\n".to_owned(),
     ] {
         let answer = post(
@@ -405,7 +405,7 @@ fn what_is_asked_wrongly_is_said() {
 
 // Approval.
 
-/// Two providers that differ, where one may be changed.
+/// Two providers that differ, with a limit of one change.
 fn refused(world: &World) -> (Daemon, String) {
     world
         .write("hostaway.yaml", &file("HOSTAWAY", "rooms"))
@@ -452,7 +452,7 @@ fn exactly_the_plan_that_was_approved_is_let_through_and_once() {
         .write("hostaway.yaml", &file("HOSTAWAY", "name"))
         .write("guesty.yaml", &file("GUESTY", "name"));
     daemon.line("plan refused");
-    until("it is told", || {
+    until("the refusal is published", || {
         daemon.status()["lastPass"]["result"] == "refused"
     });
     assert_ne!(pending(&mut daemon), digest);
@@ -496,7 +496,7 @@ fn an_approval_covers_what_a_file_writes_out() {
 fn an_approval_is_forgotten_when_the_plan_is_another() {
     let world = world();
     let (mut daemon, digest) = refused(&world);
-    // Somebody clicks after the plan was looked at, and before it is made again.
+    // A click in the console after the plan was read, and before it is made again.
     assert!(world.sandbox.modify(
         "GUESTY",
         |live| live["fieldsToSync"]["listing"]["pictures"] = json!(true)
@@ -516,7 +516,7 @@ fn an_approval_is_forgotten_when_the_plan_is_another() {
 }
 
 #[test]
-fn an_approval_outlives_a_pass_that_made_no_plan() {
+fn an_approval_outlives_a_reconciliation_without_a_plan() {
     let world = world();
     let (mut daemon, digest) = refused(&world);
     let kind = FaultKind::Status {
@@ -742,7 +742,7 @@ fn sixty_requests_a_minute_are_let_in_and_every_probe() {
         let_in += 1;
         assert!(let_in < 200);
     };
-    // A third at once, and where this machine is slow, some more by time.
+    // A third at once, and some more on a slow machine.
     assert!((20..=60).contains(&let_in), "{let_in}");
     is_refused(&turned_away, 429, "60 a minute and address");
     assert!(
@@ -762,7 +762,7 @@ fn sixty_requests_a_minute_are_let_in_and_every_probe() {
             (200, 200)
         );
     }
-    // A page that was let in gets what it is made of, and who only comes for that is no better than others.
+    // A page that was served can load its assets, and requests for assets alone have no advantage.
     let assets = ["/assets/page.css", "/assets/page.js", "/assets/good.svg"];
     let codes: Vec<u16> = (0..190)
         .map(|n| get(&address, assets[n % 3], "").code)
@@ -774,7 +774,7 @@ fn sixty_requests_a_minute_are_let_in_and_every_probe() {
 }
 
 #[test]
-fn status_waits_where_others_used_up_what_is_let_in() {
+fn status_waits_if_others_used_up_the_connections() {
     let mut world = world();
     world.env("CALRY_ADMIN_RATE", "");
     let mut daemon = waiting(&world, &[]);
@@ -824,16 +824,16 @@ fn what_proves_its_sender_is_not_counted_with_strangers_of_its_address() {
     let signed: Vec<u16> = (0..40).map(|_| event("issues", TOKEN)).collect();
     assert!(signed.iter().all(|code| *code == 204), "{signed:?}");
     assert!((event("push", TOKEN), ask(TOKEN)) == (202, 202));
-    // Whoever proves nothing is one of them.
+    // A request without a valid proof counts as one of them.
     assert_eq!(
         (
-            event("push", "another-secret-that-nobody-guesses"),
+            event("push", "another-secret-that-is-never-guessed"),
             ask("another-token")
         ),
         (429, 429)
     );
     assert_eq!(get(&address, "/nothing", "").code, 429);
     // And what may be tried has its bound, too.
-    let tried = (0..700).map(|_| event("push", "another-secret-that-nobody-guesses"));
+    let tried = (0..700).map(|_| event("push", "another-secret-that-is-never-guessed"));
     assert!(tried.into_iter().all(|code| code == 429) && event("push", TOKEN) == 429);
 }

@@ -8,7 +8,7 @@ use axum::http::{Method, StatusCode};
 use calry_gitops::sandbox::{Config, Fault, FaultKind, Keys, Mask, Semantics};
 use serde_json::json;
 
-/// What must never come out. Each holds characters that JSON, URLs and Base64 write in another way.
+/// Values that must never be printed. Each has characters that JSON, URLs and Base64 encode.
 const CANARIES: [(&str, &str); 11] = [
     ("live header", "canary-live\"header\\Qx1/7+=&zz"),
     ("live parameter", "canary-live-param%41&b=c d/7"),
@@ -78,7 +78,7 @@ fn forms(secret: &str) -> Vec<String> {
         percent(secret).replace("%20", "+"),
         secret.bytes().map(|byte| format!("{byte:02x}")).collect(),
     ];
-    // Base64 of a text in which it stands anywhere: three alignments, without the ends that neighbours mix into.
+    // Base64 of a text that holds it anywhere: three alignments, without the ends that neighbours mix into.
     for before in ["", "x", "xx"] {
         let whole = base64(format!("{before}{secret}").as_bytes());
         forms.push(whole[if before.is_empty() { 0 } else { 4 }..whole.len() - 2].to_owned());
@@ -121,7 +121,7 @@ fn is_silent(said: &Said) {
     assert!(!text.contains("panicked"), "{what}:\n{text}");
 }
 
-/// Four providers: one that drifted, one that changes by a literal, one that is in sync and one that nobody manages.
+/// Four providers: one that drifted, one that changes by a literal, one that is in sync and one that is not managed.
 fn world() -> World {
     let [header, parameter, unmanaged] =
         ["live header", "live parameter", "live, unmanaged"].map(canary);
@@ -196,7 +196,7 @@ fn run(world: &World, args: &[&str]) -> Said {
 
 const LOUD: [&[&str]; 4] = [&[], &["-vv"], &["-vv", "--log-format", "json"], &["-q"]];
 
-/// Runs every command at every verbosity, each in a world made anew.
+/// Runs every command at every verbosity, each in a new world.
 fn every_command(change: impl Fn(&mut World)) -> Vec<Said> {
     let commands: [&[&str]; 14] = [
         &["validate"],
@@ -339,8 +339,8 @@ fn a_daemon_remembers_what_it_read_and_what_was_replaced_since() {
     let world = world();
     let mut daemon = world.daemon(&["--interval", "1s", "-vv"]);
     crate::support::until("the daemon updates", || world.updates().len() >= 2);
-    crate::support::until("it has read what came of it", || world.requests().len() > 8);
-    // Nobody has the first one any more, and no later reconciliation gets to see the second one.
+    crate::support::until("it has read the result", || world.requests().len() > 8);
+    // The first value is gone, and no later reconciliation sees the second one.
     let fault = quoting(
         StatusCode::INTERNAL_SERVER_ERROR,
         &["live header", "live, unmanaged"],
@@ -453,7 +453,7 @@ fn a_daemon_that_undoes_drift_and_is_refused_lets_nothing_out() {
         let mut daemon = world.daemon(&args);
         let address = daemon.address();
         let url = format!("http://{address}");
-        let tells = || {
+        let status = || {
             let served = crate::support::get(&address, "/api/v1/status", "");
             is_silent(&Said(
                 "the status".to_owned(),
@@ -483,7 +483,7 @@ fn a_daemon_that_undoes_drift_and_is_refused_lets_nothing_out() {
             drifted["partnerKey"]["headers"]["x-api-key"] = canary("live header").into();
             world.sandbox.set_definition("LODGIFY", drifted);
             updates(reply);
-            tells();
+            status();
         }
         world.write(
             "lodgify.yaml",
@@ -493,16 +493,16 @@ fn a_daemon_that_undoes_drift_and_is_refused_lets_nothing_out() {
             ),
         );
         crate::support::until("the change is read", || world.requests().len() > 12);
-        crate::support::until("the status tells of the file", || {
-            tells().contains("lodgify.yaml")
+        crate::support::until("the status reports the file", || {
+            status().contains("lodgify.yaml")
         });
-        let told = tells();
+        let body = status();
         for part in [
             "partnerKey.headers.x-api-key",
             "\"sensitive\": true",
             "failed",
         ] {
-            assert!(told.contains(part), "{part} is not in {told}");
+            assert!(body.contains(part), "{part} is not in {body}");
         }
         for path in ["/healthz", "/readyz"] {
             is_silent(&Said(

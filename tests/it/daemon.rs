@@ -1,4 +1,4 @@
-//! The daemon, as the one who operates it meets it: the real binary, files that change under it, signals, and a Calry
+//! The daemon, as its operator uses it: the real binary, files that change under it, signals, and a Calry
 //! that has its moods.
 
 use std::fs;
@@ -40,26 +40,18 @@ fn until_on(world: &World, fields: &[&str]) {
     until(&format!("{fields:?} is on"), || on(world) == fields);
 }
 
-/// A daemon that only files and requests wake, after its first pass.
+/// A daemon that only files and requests wake, after its first reconciliation.
 fn waiting(world: &World, args: &[&str]) -> Daemon {
     let mut daemon = world.daemon(&[&["--interval", "1h"], args].concat());
     daemon.line("reconciliation 1 ");
     daemon
 }
 
-/// Asks for a pass and waits for its end.
+/// Requests a reconciliation and waits for its end.
 #[track_caller]
-fn pass(daemon: &mut Daemon) -> String {
+fn reconcile(daemon: &mut Daemon) -> String {
     daemon.signal("HUP");
     daemon.line("(request)")
-}
-
-fn told(daemon: &Daemon, text: &str) -> usize {
-    daemon
-        .seen
-        .iter()
-        .filter(|line| line.contains(text))
-        .count()
 }
 
 fn click(world: &World, provider: &str) {
@@ -104,7 +96,7 @@ fn it_converges_at_start() {
     world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));
     let daemon = waiting(&world, &[]);
     assert_eq!(on(&world), ["name", "rooms"]);
-    assert_eq!(told(&daemon, "HOSTAWAY updated"), 1);
+    assert_eq!(daemon.count_lines("HOSTAWAY updated"), 1);
 }
 
 #[test]
@@ -204,12 +196,12 @@ fn a_directory_that_vanishes_changes_nothing_and_is_read_again_when_it_is_back()
 }
 
 #[test]
-fn an_api_key_on_a_file_system_that_hangs_fails_passes_and_keeps_nobody_from_ending() {
+fn an_api_key_on_a_hanging_file_system_fails_reconciliations_and_does_not_prevent_a_stop() {
     let mut world = World::default();
     world.write("hostaway.yaml", "provider: HOSTAWAY\n");
     world.env.remove("CALRY_API_KEY");
     world.env("CALRY_API_KEY_FILE", "key");
-    // Whoever opens it waits for a writer.
+    // Opening it waits for a writer.
     let pipe = world.dir.path().join("key");
     assert!(
         std::process::Command::new("mkfifo")
@@ -239,9 +231,9 @@ fn an_empty_directory_changes_nothing() {
 }
 
 #[test]
-fn a_slow_writer_causes_one_update_when_he_is_done() {
+fn a_slow_writer_causes_one_update_when_it_is_done() {
     let fields = ["name, rooms", "rooms", "pictures", "rooms, pictures"];
-    // On a busy machine a writer may pause for longer than he meant to: then he proved nothing, and writes again.
+    // On a busy machine a writer may pause for longer than intended: then the attempt proves nothing and is repeated.
     for attempt in 0.. {
         assert!(
             attempt < 10,
@@ -267,7 +259,7 @@ fn a_slow_writer_causes_one_update_when_he_is_done() {
             continue;
         }
         until_on(&world, &["pictures", "rooms"]);
-        pass(&mut daemon);
+        reconcile(&mut daemon);
         let updates = world.updates();
         assert_eq!(updates.len(), 1, "{updates:?}");
         assert!(updates[0].at >= written);
@@ -313,9 +305,9 @@ fn one_invalid_file_keeps_only_its_own_provider_out_and_is_reported_once() {
     world.write("guesty.yaml", "provider: GUESTY\nfieldsToSink: {}\n");
     let mut daemon = waiting(&world, &[]);
     assert_eq!(on(&world), ["name", "rooms"]);
-    assert!(pass(&mut daemon).contains("1 invalid"));
-    assert!(pass(&mut daemon).contains("1 invalid"));
-    assert_eq!(told(&daemon, "guesty.yaml"), 1, "{:#?}", daemon.seen);
+    assert!(reconcile(&mut daemon).contains("1 invalid"));
+    assert!(reconcile(&mut daemon).contains("1 invalid"));
+    assert_eq!(daemon.count_lines("guesty.yaml"), 1, "{:#?}", daemon.seen);
     world.write("guesty.yaml", &file("GUESTY", "name, rooms"));
     daemon.line("GUESTY updated");
 }
@@ -352,18 +344,18 @@ fn observe_writes_nothing_and_reports_drift_once() {
         click(&world, "HOSTAWAY");
         let before = daemon.seen.len();
         for _ in 0..3 {
-            assert!(pass(&mut daemon).contains("1 to update"));
+            assert!(reconcile(&mut daemon).contains("1 to update"));
         }
         let lines = daemon.seen[before..]
             .iter()
             .filter(|line| line.contains("HOSTAWAY"))
             .collect::<Vec<_>>();
         assert!(lines.len() == 1 && lines[0].contains("drift"), "{lines:#?}");
-        // Somebody mends it; the next drift is news.
+        // After a fix in the console, the next drift is news.
         world.sandbox.modify("HOSTAWAY", |live| {
             live["fieldsToSync"]["listing"]["pictures"] = json!(false)
         });
-        assert!(pass(&mut daemon).contains("1 in sync"));
+        assert!(reconcile(&mut daemon).contains("1 in sync"));
     }
     assert!(world.updates().is_empty());
 }
@@ -375,11 +367,11 @@ fn a_plan_that_is_refused_sends_nothing_and_is_told_once_a_pass() {
         .write("hostaway.yaml", &file("HOSTAWAY", "rooms"))
         .write("guesty.yaml", &file("GUESTY", "rooms"));
     let mut daemon = waiting(&world, &["--max-changes", "1"]);
-    pass(&mut daemon);
-    pass(&mut daemon);
-    assert_eq!(told(&daemon, "apply --approve sha256:"), 3);
-    // The way that fits who looks at the daemon and not at a terminal.
-    assert_eq!(told(&daemon, "POST /api/v1/approve"), 3);
+    reconcile(&mut daemon);
+    reconcile(&mut daemon);
+    assert_eq!(daemon.count_lines("apply --approve sha256:"), 3);
+    // The way for a reader of the page, without a terminal.
+    assert_eq!(daemon.count_lines("POST /api/v1/approve"), 3);
     assert!(
         daemon.status()["lastPass"]["error"]
             .as_str()
@@ -387,7 +379,7 @@ fn a_plan_that_is_refused_sends_nothing_and_is_told_once_a_pass() {
             .contains("POST /api/v1/approve")
     );
     assert_eq!(
-        told(&daemon, "HOSTAWAY would be updated"),
+        daemon.count_lines("HOSTAWAY would be updated"),
         1,
         "{:#?}",
         daemon.seen
@@ -397,10 +389,10 @@ fn a_plan_that_is_refused_sends_nothing_and_is_told_once_a_pass() {
     until_on(&world, &["rooms"]);
 }
 
-// One pass and out.
+// One reconciliation, then exit.
 
 #[test]
-fn once_runs_one_pass_and_exits_by_how_it_went() {
+fn once_runs_one_reconciliation_and_exits_by_its_result() {
     let world = world(&["HOSTAWAY", "GUESTY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "rooms"));
     world
@@ -430,7 +422,7 @@ fn once_runs_one_pass_and_exits_by_how_it_went() {
 // Keys and secrets.
 
 #[test]
-fn a_quiet_pass_is_one_request_and_a_rotated_key_asks_whose_it_is() {
+fn a_reconciliation_without_changes_is_one_request_and_a_rotated_key_reads_the_workspace() {
     let mut world = world(&["HOSTAWAY"]);
     let key = key_file(&mut world);
     world
@@ -439,7 +431,7 @@ fn a_quiet_pass_is_one_request_and_a_rotated_key_asks_whose_it_is() {
     let mut daemon = waiting(&world, &[]);
     let asked = |world: &World, daemon: &mut Daemon| {
         let before = world.requests().len();
-        let line = pass(daemon);
+        let line = reconcile(daemon);
         let paths = world.requests()[before..]
             .iter()
             .map(|r| r.path.rsplit('/').next().unwrap().to_owned())
@@ -475,7 +467,7 @@ fn a_quiet_pass_is_one_request_and_a_rotated_key_asks_whose_it_is() {
 }
 
 #[test]
-fn a_key_file_that_hangs_ends_the_pass_and_holds_nothing_else_up() {
+fn a_hanging_key_file_ends_the_reconciliation_and_delays_nothing_else() {
     let mut world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "rooms"));
     let key = world.dir.path().join("key");
@@ -527,7 +519,10 @@ fn a_rotated_secret_is_applied_without_a_restart_and_never_shown() {
     daemon.signal("TERM");
     assert_eq!(daemon.wait(), Some(0));
     assert_eq!(
-        (told(&daemon, "first-value"), told(&daemon, "second-value")),
+        (
+            daemon.count_lines("first-value"),
+            daemon.count_lines("second-value")
+        ),
         (0, 0)
     );
 }
@@ -583,14 +578,14 @@ fn what_did_not_converge_is_left_alone_for_a_growing_while_and_tried_at_once_whe
             "{tried:?}"
         );
     }
-    assert_eq!(told(&daemon, "kept other values"), tried.len());
+    assert_eq!(daemon.count_lines("kept other values"), tried.len());
     world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));
     daemon.line("(files)");
     assert_eq!(on(&world), ["name", "rooms"]);
 }
 
 #[test]
-fn a_pass_that_fails_as_a_whole_waits_longer_each_time_and_a_file_is_tried_at_once() {
+fn a_failed_reconciliation_waits_longer_each_time_and_a_new_file_is_tried_at_once() {
     let world = world(&["HOSTAWAY"]);
     let at = |code, times| {
         Fault::once(refusal(code))
@@ -621,7 +616,7 @@ fn a_pass_that_fails_as_a_whole_waits_longer_each_time_and_a_file_is_tried_at_on
     world.write("hostaway.yaml", &file("HOSTAWAY", "name, rooms"));
     assert!(daemon.line("reconciliation 5 ").contains("(files)"));
     // A request, too, is tried at once, and success puts the interval back.
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     assert_eq!(on(&world), ["name", "rooms"]);
     daemon.line("(interval)");
 }
@@ -638,7 +633,7 @@ fn in_force_after(world: &World) -> Duration {
     changed.elapsed()
 }
 
-/// Whether two updates of a provider were ever under way at the same time.
+/// Whether two updates of a provider were ever in flight at the same time.
 fn overlap(world: &World, provider: &str) -> bool {
     let of: Vec<_> = world
         .updates()
@@ -690,7 +685,7 @@ fn a_provider_that_hangs_or_is_refused_for_a_while_delays_no_other() {
 }
 
 #[test]
-fn an_update_that_goes_on_beside_the_loop_is_reported_when_it_ends_and_ended_by_a_stop() {
+fn an_update_in_the_background_is_reported_at_its_end_and_ended_by_a_stop() {
     let world = world(&["HOSTAWAY", "GUESTY"]);
     world
         .write("hostaway.yaml", &file("HOSTAWAY", "rooms"))
@@ -733,7 +728,12 @@ fn an_update_that_goes_on_beside_the_loop_is_reported_when_it_ends_and_ended_by_
     assert!(daemon.line("(files)").contains("1 waiting"));
     daemon.signal("TERM");
     assert_eq!(daemon.wait(), Some(0));
-    assert_eq!(told(&daemon, "HOSTAWAY updated"), 2, "{:#?}", daemon.seen);
+    assert_eq!(
+        daemon.count_lines("HOSTAWAY updated"),
+        2,
+        "{:#?}",
+        daemon.seen
+    );
 }
 
 #[test]
@@ -909,7 +909,7 @@ fn a_storm_of_requests_is_a_few_passes() {
     std::thread::sleep(Duration::from_millis(1500));
     daemon.drain();
     let (passes, most) = (
-        told(&daemon, "(request)"),
+        daemon.count_lines("(request)"),
         begin.elapsed().as_secs() as usize + 6,
     );
     assert!((3..=most).contains(&passes), "{passes} passes");
@@ -947,7 +947,7 @@ fn a_key_and_a_secret_that_are_replaced_are_used_at_once() {
 }
 
 #[test]
-fn calrys_wish_to_wait_outlasts_the_pass_that_met_it() {
+fn retry_after_outlasts_the_reconciliation_that_received_it() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let kind = FaultKind::Status {
@@ -962,7 +962,7 @@ fn calrys_wish_to_wait_outlasts_the_pass_that_met_it() {
     );
     let mut daemon = world.daemon(&["--interval", "1s", "--timeout", "2s"]);
     daemon.line("reconciliation 1 (start) failed");
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     daemon.line("1 in sync");
     let reads: Vec<Instant> = world
         .requests()
@@ -996,7 +996,7 @@ fn two_instances_that_undo_each_other_are_called_so() {
 // Signals.
 
 #[test]
-fn sighup_makes_a_pass_and_requests_during_one_make_one_more() {
+fn sighup_starts_a_reconciliation_and_requests_during_one_start_one_more() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let mut daemon = waiting(&world, &[]);
@@ -1037,9 +1037,9 @@ fn sigterm_lets_the_update_under_way_end_and_starts_no_other() {
     daemon.signal("TERM");
     assert_eq!(daemon.wait(), Some(0));
     assert_eq!(world.updates().len(), 1);
-    assert_eq!(told(&daemon, "BOOM updated"), 1, "{:#?}", daemon.seen);
+    assert_eq!(daemon.count_lines("BOOM updated"), 1, "{:#?}", daemon.seen);
     assert_eq!(
-        told(&daemon, ": 1 updated, 2 waiting"),
+        daemon.count_lines(": 1 updated, 2 waiting"),
         1,
         "{:#?}",
         daemon.seen

@@ -45,8 +45,8 @@ async fn carry_out(server: &Server, request: Request) -> Response {
     let mut body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let mut kept = server.lock().unwrap();
     let status = |code: u16, reason: &str| {
-        let told = json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": reason});
-        (StatusCode::from_u16(code).unwrap(), Json(told)).into_response()
+        let status = json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": reason});
+        (StatusCode::from_u16(code).unwrap(), Json(status)).into_response()
     };
     if let Some(code) = kept.out_of_order {
         return status(code, "it is out of order");
@@ -263,7 +263,7 @@ fn a_lease_that_was_taken_without_an_answer_is_released_at_the_end() {
 }
 
 #[test]
-fn who_reads_nothing_takes_no_lease_and_hands_it_to_one_who_does() {
+fn a_replica_that_cannot_read_hands_its_lease_to_one_that_can() {
     let mut replicas = Replicas::new();
     let mut one = replicas.start("one", &["--definitions=elsewhere"]);
     one.line("(start) failed");
@@ -284,7 +284,7 @@ fn who_reads_nothing_takes_no_lease_and_hands_it_to_one_who_does() {
     assert_eq!(
         replicas.kept(|kept| kept.holders.len()),
         1,
-        "nobody else can do anything with it"
+        "no other replica can lead with it"
     );
     std::fs::rename(&aside, &elsewhere).unwrap();
     one.line("leads by the Lease");
@@ -292,7 +292,7 @@ fn who_reads_nothing_takes_no_lease_and_hands_it_to_one_who_does() {
 }
 
 #[test]
-fn without_the_api_server_nobody_writes_and_work_goes_on_when_it_is_back() {
+fn without_the_api_server_no_replica_writes_until_it_is_back() {
     let mut replicas = Replicas::new();
     let mut one = replicas.start("one", &[]);
     one.line("(leadership)");
@@ -301,7 +301,7 @@ fn without_the_api_server_nobody_writes_and_work_goes_on_when_it_is_back() {
     one.line("no longer leads by the Lease calry/calry-gitops; nothing is written");
     replicas.world.write("hostaway.yaml", &file("name, rooms"));
     let line = one.line("(standby: nothing is written): 1 to update");
-    // Whoever stands by looks soon whether the leader has put it right, and not after the interval of an hour.
+    // A standby checks soon whether the leader has fixed it, not after the interval of an hour.
     let next = line.rsplit_once("next in ").unwrap().1;
     assert!(
         next.starts_with(['4', '5']) && next.ends_with('s') && !next.contains('m'),
@@ -316,7 +316,7 @@ fn without_the_api_server_nobody_writes_and_work_goes_on_when_it_is_back() {
 }
 
 #[test]
-fn events_tell_of_a_change_a_drift_and_a_failure_on_the_pod_and_only_who_leads_tells() {
+fn only_the_leader_writes_events_of_a_change_a_drift_and_a_failure_on_the_pod() {
     let mut replicas = Replicas::new();
     let mut one = replicas.start("one", &[]);
     one.line("(leadership)");
@@ -343,9 +343,12 @@ fn events_tell_of_a_change_a_drift_and_a_failure_on_the_pod_and_only_who_leads_t
     std::fs::remove_file(replicas.world.definitions().join("hostaway.yaml")).unwrap();
     one.line("(files) failed");
     other.line("(files) failed");
-    let told = || replicas.kept(|kept| kept.events.clone());
-    until("all are told", || told().len() == 5);
-    let reasons: Vec<Value> = told().iter().map(|event| event["reason"].clone()).collect();
+    let events = || replicas.kept(|kept| kept.events.clone());
+    until("all Events are written", || events().len() == 5);
+    let reasons: Vec<Value> = events()
+        .iter()
+        .map(|event| event["reason"].clone())
+        .collect();
     assert_eq!(
         reasons,
         [
@@ -356,7 +359,7 @@ fn events_tell_of_a_change_a_drift_and_a_failure_on_the_pod_and_only_who_leads_t
             "ReconcileFailed"
         ]
     );
-    for event in told() {
+    for event in events() {
         let regarding = json!({"apiVersion": "v1", "kind": "Pod", "name": "one", "namespace": "calry", "uid": "1234"});
         assert_eq!(event["regarding"], regarding);
         assert!(
@@ -368,7 +371,7 @@ fn events_tell_of_a_change_a_drift_and_a_failure_on_the_pod_and_only_who_leads_t
     }
     let note = "acme-production: drift was found: HOSTAWAY put back (icon)";
     assert_eq!(
-        (&told()[3]["note"], &told()[3]["type"]),
+        (&events()[3]["note"], &events()[3]["type"]),
         (&json!(note), &json!("Warning"))
     );
 }
@@ -430,7 +433,7 @@ fn several_workspaces_are_spread_over_the_replicas_and_taken_over_and_spread_aga
     for world in &worlds {
         until("each workspace is kept", || world.updates().len() == 1);
     }
-    until("nobody leads where the other does", || {
+    until("no workspace has two leaders", || {
         let (here, there) = (leading(&mut one), leading(&mut other));
         here.is_disjoint(&there) && !here.is_empty() && !there.is_empty()
     });
@@ -466,8 +469,9 @@ fn who_may_not_use_leases_is_told_what_it_needs_and_writes_nothing() {
         "{unready:?}"
     );
     let address = format!("http://{}", one.address());
-    let told = replicas.world.run(&["status", "--address", &address]);
-    told.exits(1)
+    let status = replicas.world.run(&["status", "--address", &address]);
+    status
+        .exits(1)
         .says("no known holder of the Lease calry/calry-gitops; this replica is a standby");
     one.signal("TERM");
     assert_eq!(one.wait(), Some(0));

@@ -962,7 +962,7 @@ fn a_missing_secret_is_an_error_left_open_or_made_up() {
 }
 
 #[test]
-fn a_missing_secret_is_told_even_where_the_file_has_other_errors() {
+fn a_missing_secret_is_reported_even_if_the_file_has_other_errors() {
     let mut loaded = loaded(&format!("{WITH_SECRETS}icon: 1\n"));
     loaded.resolve(
         &variables(&[("CALRY_SECRET_A", "one")]),
@@ -1061,7 +1061,7 @@ fn a_short_value_cannot_multiply_a_long_secret() {
 
 // What may not be shown
 
-/// Never a valid name, so that it may not be shown even where a mutation makes a key of it.
+/// Never a valid name, so that it may not be shown even if a mutation makes it a key.
 const CANARY: &str = "CANARY/7f3a";
 
 #[test]
@@ -1467,7 +1467,7 @@ fn everything_shown(bytes: &[u8]) -> String {
     format!("{}{loaded:?}", shown(&loaded))
 }
 
-/// The seed is fixed: about one file in 50,000 is broken so that the canary itself comes to stand where a field's name does,
+/// The seed is fixed: about one file in 50,000 is broken so that the canary itself becomes a field's name,
 /// and may be shown.
 fn cases() -> ProptestConfig {
     let rng_seed = proptest::test_runner::RngSeed::Fixed(7);

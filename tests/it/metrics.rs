@@ -20,7 +20,7 @@ fn world(providers: &[&str]) -> World {
     World::with(json!(definitions), Config::default())
 }
 
-/// A daemon that only files and requests wake, after its first pass.
+/// A daemon that only files and requests wake, after its first reconciliation.
 fn waiting(world: &World, args: &[&str]) -> Daemon {
     let mut daemon = world.daemon(&[&["--interval", "1h"], args].concat());
     daemon.line("reconciliation 1 ");
@@ -28,9 +28,9 @@ fn waiting(world: &World, args: &[&str]) -> Daemon {
     daemon
 }
 
-/// Asks for a pass and waits for its end.
+/// Requests a reconciliation and waits for its end.
 #[track_caller]
-fn pass(daemon: &mut Daemon) {
+fn reconcile(daemon: &mut Daemon) {
     daemon.signal("HUP");
     daemon.line("(request)");
 }
@@ -197,7 +197,7 @@ fn sample(line: &str) -> ((String, Labels), f64) {
 }
 
 #[test]
-fn before_the_first_pass_ends_everything_is_there_and_nothing_is_counted() {
+fn before_the_first_reconciliation_ends_every_series_exists_and_nothing_is_counted() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "name"));
     let slow = FaultKind::Delay(crate::support::PATIENCE * 2);
@@ -262,7 +262,7 @@ fn before_the_first_pass_ends_everything_is_there_and_nothing_is_counted() {
 }
 
 #[test]
-fn drift_is_counted_once_where_it_is_undone_and_once_where_it_stays() {
+fn drift_is_counted_once_if_it_is_undone_and_once_if_it_stays() {
     for (mode, applied) in [("enforce", 2.0), ("observe", 0.0)] {
         let world = world(&["HOSTAWAY", "GUESTY", "TOKEET"]);
         world
@@ -287,8 +287,8 @@ fn drift_is_counted_once_where_it_is_undone_and_once_where_it_stays() {
             ));
         };
         drift();
-        pass(&mut daemon);
-        pass(&mut daemon);
+        reconcile(&mut daemon);
+        reconcile(&mut daemon);
         let scrape = Scrape::of(&mut daemon);
         assert_eq!(
             scrape.get(
@@ -309,10 +309,10 @@ fn drift_is_counted_once_where_it_is_undone_and_once_where_it_stays() {
                 "HOSTAWAY",
                 |live| live["fieldsToSync"]["listing"]["rooms"] = json!(false)
             ));
-            pass(&mut daemon);
+            reconcile(&mut daemon);
         }
         drift();
-        pass(&mut daemon);
+        reconcile(&mut daemon);
         let scrape = Scrape::of(&mut daemon);
         assert_eq!(
             scrape.get(
@@ -445,8 +445,8 @@ fn providers_are_counted_by_what_is_the_matter_with_them() {
         1.0
     );
     assert!(scrape.get("calry_gitops_last_success_timestamp_seconds", &[]) > 1e9);
-    // A pass that it rests in is no attempt.
-    pass(&mut daemon);
+    // A reconciliation during its back-off is no attempt.
+    reconcile(&mut daemon);
     let scrape = Scrape::of(&mut daemon);
     assert_eq!(
         scrape.get(
@@ -459,7 +459,7 @@ fn providers_are_counted_by_what_is_the_matter_with_them() {
 }
 
 #[test]
-fn what_goes_wrong_on_the_way_to_calry_is_counted_and_so_are_the_attempts() {
+fn connection_failures_and_attempts_are_counted() {
     let world = world(&["HOSTAWAY"]);
     world.write("hostaway.yaml", &file("HOSTAWAY", "rooms"));
     let on = |method, kind| world.sandbox.inject(Fault::once(kind).on(method));
@@ -470,7 +470,7 @@ fn what_goes_wrong_on_the_way_to_calry_is_counted_and_so_are_the_attempts() {
         refusal(StatusCode::TOO_MANY_REQUESTS, Some("1")),
     );
     let mut daemon = waiting(&world, &[]);
-    // The update failed once, and is attempted again by another pass.
+    // The update failed once, and is attempted again by another reconciliation.
     daemon.line("reconciliation 2 (update)");
     let scrape = Scrape::of(&mut daemon);
     let requests = |method, status| {
@@ -499,7 +499,7 @@ fn what_goes_wrong_on_the_way_to_calry_is_counted_and_so_are_the_attempts() {
     );
     let before = scrape.get("calry_gitops_last_success_timestamp_seconds", &[]);
     for failed in 1..=2 {
-        pass(&mut daemon);
+        reconcile(&mut daemon);
         let scrape = Scrape::of(&mut daemon);
         assert_eq!(
             scrape.get("calry_gitops_failed_passes_in_a_row", &[]),
@@ -514,7 +514,7 @@ fn what_goes_wrong_on_the_way_to_calry_is_counted_and_so_are_the_attempts() {
             f64::from(failed)
         );
     }
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     let scrape = Scrape::of(&mut daemon);
     assert_eq!(scrape.get("calry_gitops_failed_passes_in_a_row", &[]), 0.0);
     assert!(scrape.get("calry_gitops_last_success_timestamp_seconds", &[]) > before);
@@ -569,7 +569,7 @@ fn series_of_what_is_gone_go_away() {
         .commit("refs/heads/main", &[checkout.main])
         .to_string();
     daemon.line("(files)");
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     let scrape = Scrape::of(&mut daemon);
     assert_eq!(scrape.values("revision"), BTreeSet::from([second.as_str()]));
     assert_eq!(scrape.values("provider"), BTreeSet::from(["HOSTAWAY"]));
@@ -593,7 +593,7 @@ fn nothing_secret_and_nothing_that_only_a_host_of_ours_may_read_is_told() {
         "HOSTAWAY",
         |live| live["partnerKey"]["headers"]["x-api-key"] = json!("t4mp3r3d-v4lu3")
     ));
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     let body = daemon.get("/metrics").body;
     for secret in [SECRET, "t4mp3r3d-v4lu3", "x-api-key", "zepl."] {
         assert!(!body.contains(secret), "{secret}");
@@ -628,7 +628,7 @@ fn a_provider_costs_five_series_and_a_workspace_about_a_hundred() {
     assert!(none <= 8 + 120, "{none}");
 }
 
-/// The flags of a daemon that tells somebody who is not there.
+/// The flags of a daemon whose notification target does not exist.
 fn notifying(world: &World) -> [&'static str; 2] {
     let text = format!(
         "notifications:\n  - name: ops\n    webhook: {{url: '{}/nowhere'}}\n",

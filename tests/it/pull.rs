@@ -18,7 +18,7 @@ fn with_key(provider: &str, key: Value) -> Value {
     definition
 }
 
-/// A workspace of one provider, and its file where there is a text for it.
+/// A workspace of one provider, and its file if there is a text for it.
 fn world(definition: Value, text: &str) -> World {
     let world = World::with(json!([definition]), Config::default());
     if !text.is_empty() {
@@ -42,7 +42,7 @@ fn files(world: &World) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Makes the secrets that a pull asked for, as an operator would who knows what Calry has.
+/// Makes the secrets that a pull asked for, as an operator who knows the live values.
 fn make_secrets(world: &mut World, ran: &Ran) {
     let lines: Vec<Vec<&str>> = ran
         .out

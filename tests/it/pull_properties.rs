@@ -54,7 +54,7 @@ impl Writer {
         }
     }
 
-    /// The end of a line, with the comment of what stands in it.
+    /// The end of a line, sometimes with a comment.
     fn end(&mut self, of: &str) {
         if self.pick(4) == 0 {
             self.comments += 1;
@@ -570,7 +570,7 @@ fn state(pull: &Pull) -> &FileState {
         .state
 }
 
-/// The secrets that a pull asks for, as they are in Calry, where it shows them.
+/// The secrets that a pull asks for, as in Calry, if it shows them.
 fn provide(pull: &Pull, live: &Live, secrets: &mut BTreeMap<String, String>) {
     for (name, needed) in &pull.secrets {
         for (_, path) in &needed.uses {

@@ -18,7 +18,7 @@ fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(repository().join(path)).unwrap()
 }
 
-/// The value of a key of Cargo.toml that stands in one line.
+/// The value of a key of Cargo.toml on one line.
 fn manifest(key: &str) -> String {
     let start = format!("{key} = \"");
     let text = read("Cargo.toml");

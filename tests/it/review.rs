@@ -132,7 +132,7 @@ fn a_refused_plan_says_once_what_differs() {
 }
 
 #[test]
-fn a_file_name_cannot_act_on_the_terminal_of_who_reads_the_log() {
+fn a_file_name_cannot_act_on_the_terminal_of_a_reader_of_the_log() {
     let world = world();
     world.write("\u{1b}[2J\u{202e}.yaml", "provider: GUESTY\n");
     let ran = world

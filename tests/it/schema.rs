@@ -49,7 +49,7 @@ fn known() -> Catalogue {
     known
 }
 
-/// The loader's verdict on a text, in a file that is named after the provider where it has a valid one. A name that is not
+/// The loader's verdict on a text, in a file that is named after the provider if it has a valid one. A name that is not
 /// known counts as an error, and an empty group does not.
 fn loads(text: &str, value: &Value) -> bool {
     let provider = value["provider"]

@@ -2,7 +2,7 @@
 //! Calry with faults, signals, and SIGKILL at any moment. In the end Calry is as git wants it, nothing was sent twice,
 //! nothing grew and nothing leaked.
 //!
-//! It takes `SOAK_SECONDS` (10 where that is not set) and rolls the dice of `SOAK_SEED`, which a failure names.
+//! It takes `SOAK_SECONDS` (10 by default) and rolls the dice of `SOAK_SEED`, which a failure names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,7 +28,7 @@ const PROVIDERS: [&str; 8] = [
 ];
 /// What files choose from. `name` is always wanted and `rating` never, so that a click on those two is always drift.
 const FIELDS: [&str; 5] = ["address", "amenities", "pictures", "rooms", "type"];
-/// An update that was under way when its sender was killed may arrive after the next daemon has read the live state.
+/// An update that was in flight when its sender was killed may arrive after the next daemon has read the live state.
 const AFTERMATH: Duration = Duration::from_secs(2);
 /// How long the end may take: pauses of providers that failed are part of it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -99,7 +99,7 @@ struct Soak {
     dice: fastrand::Rng,
     wanted: BTreeMap<&'static str, Wanted>,
     secrets: BTreeMap<String, String>,
-    /// Every value that nobody may ever see.
+    /// Values that must never be printed.
     canaries: Vec<String>,
     killed: Vec<Instant>,
     steps: usize,
@@ -202,7 +202,7 @@ impl Soak {
                 self.write(provider, &text);
             }
             12 => {
-                // The whole directory goes, and comes back.
+                // The whole directory disappears and comes back.
                 let (here, away) = (self.world.definitions(), self.world.dir.path().join("away"));
                 fs::rename(&here, &away).unwrap();
                 std::thread::sleep(Duration::from_millis(self.dice.u64(0..400)));
@@ -286,13 +286,13 @@ impl Soak {
     fn rotate_key(&mut self) {
         let key = format!("zepl.canary-{}.random.acme-production", self.unique());
         self.world.sandbox.rotate_write_key(&key);
-        // Whoever rotates a key is not always quick.
+        // A key rotation is not always quick.
         std::thread::sleep(Duration::from_millis(self.dice.u64(0..300)));
         fs::write(self.world.dir.path().join("key"), &key).unwrap();
         self.canaries.push(key);
     }
 
-    /// Somebody clicks in the console. No click ever restores what git wants, or an update could be of no use without fault.
+    /// A click in the console. It never restores what git wants, or an update could be useless without any fault.
     fn click(&mut self, provider: &str) {
         let (what, n) = (self.dice.u8(..4), self.unique());
         self.world.sandbox.modify(provider, |live| match what {

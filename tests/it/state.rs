@@ -27,7 +27,7 @@ fn world(file: &str) -> World {
     world
 }
 
-/// A daemon that only files and requests wake, after its first pass. Dropping it is SIGKILL.
+/// A daemon that only files and requests wake, after its first reconciliation. Dropping it is SIGKILL.
 fn start(world: &World) -> Daemon {
     let mut daemon = world.daemon(&["--interval", "1h"]);
     // The state file was written before this line.
@@ -35,7 +35,7 @@ fn start(world: &World) -> Daemon {
     daemon
 }
 
-fn pass(daemon: &mut Daemon) {
+fn reconcile(daemon: &mut Daemon) {
     daemon.signal("HUP");
     daemon.line("(request)");
 }
@@ -55,14 +55,6 @@ fn causes(daemon: &Daemon) -> Vec<String> {
         .iter()
         .map(|line| line["cause"].as_str().unwrap().to_owned())
         .collect()
-}
-
-fn told(daemon: &Daemon, text: &str) -> usize {
-    daemon
-        .seen
-        .iter()
-        .filter(|line| line.contains(text))
-        .count()
 }
 
 fn click(world: &World) {
@@ -100,7 +92,7 @@ fn after_a_restart_drift_is_drift_and_a_change_is_a_change() {
         "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n",
     );
     assert_eq!(causes(&start(&world)), ["change"]);
-    // Without the memory nobody knows.
+    // Without the state file, drift looks like a change.
     fs::remove_file(file(&world)).unwrap();
     click(&world);
     assert_eq!(causes(&start(&world)), ["change"]);
@@ -142,11 +134,16 @@ fn a_directory_that_could_not_be_used_at_the_start_is_used_as_soon_as_it_can_be(
     let state = world.dir.path().join("state");
     fs::write(&state, "a file in the way").unwrap();
     let mut daemon = start(&world);
-    assert_eq!(told(&daemon, "cannot be used"), 1, "{:#?}", daemon.seen);
-    fs::remove_file(&state).unwrap();
-    pass(&mut daemon);
     assert_eq!(
-        told(&daemon, "can be written again"),
+        daemon.count_lines("cannot be used"),
+        1,
+        "{:#?}",
+        daemon.seen
+    );
+    fs::remove_file(&state).unwrap();
+    reconcile(&mut daemon);
+    assert_eq!(
+        daemon.count_lines("can be written again"),
         1,
         "{:#?}",
         daemon.seen
@@ -155,7 +152,7 @@ fn a_directory_that_could_not_be_used_at_the_start_is_used_as_soon_as_it_can_be(
     // The fingerprints are known by the key that was saved with them: the masked value is not sent again.
     let daemon = start(&world);
     assert_eq!(audit(&daemon), Vec::<Value>::new());
-    assert_eq!(told(&daemon, "another fingerprint key"), 0);
+    assert_eq!(daemon.count_lines("another fingerprint key"), 0);
 }
 
 #[test]
@@ -239,7 +236,7 @@ fn a_memory_of_another_workspace_says_nothing() {
     assert_eq!(
         (
             causes(&daemon),
-            told(&daemon, "it belongs to another workspace")
+            daemon.count_lines("it belongs to another workspace")
         ),
         (vec!["change".to_owned()], 1)
     );
@@ -255,17 +252,13 @@ fn a_masked_value_is_not_sent_again_after_a_restart_unless_it_may_be_another() {
     assert_eq!(world.updates().len(), 1);
     let stale = fs::read(file(&world)).unwrap();
     drop(start(&world));
-    assert_eq!(
-        world.updates().len(),
-        1,
-        "it is known what stands behind the mask"
-    );
+    assert_eq!(world.updates().len(), 1, "the masked value is known");
 
     world.env("CALRY_SECRET_TOKEN", "second-value");
     drop(start(&world));
     assert_eq!(world.updates().len(), 2, "it was rotated");
 
-    // A file from before that: what it takes for applied is not what is there.
+    // A file from before that: its last applied state is not the live one.
     fs::write(file(&world), stale).unwrap();
     world.env("CALRY_SECRET_TOKEN", "first-value");
     drop(start(&world));
@@ -274,7 +267,7 @@ fn a_masked_value_is_not_sent_again_after_a_restart_unless_it_may_be_another() {
         "first-value"
     );
 
-    // Somebody changed it while nobody looked.
+    // A click while no daemon runs.
     world.sandbox.modify("HOSTAWAY", |live| {
         live["partnerKey"]["headers"]["x-api-key"] = json!("a click")
     });
@@ -289,7 +282,7 @@ fn a_masked_value_is_not_sent_again_after_a_restart_unless_it_may_be_another() {
 }
 
 #[test]
-fn what_stands_behind_a_mask_is_not_known_after_an_update_without_an_answer() {
+fn a_masked_value_is_unknown_after_an_update_without_an_answer() {
     let mut world = world(KEYED);
     masked(&world);
     let secrets = world.dir.path().join("secrets");
@@ -305,12 +298,12 @@ fn what_stands_behind_a_mask_is_not_known_after_an_update_without_an_answer() {
     };
     world.sandbox.inject(Fault::once(kind).on(Method::PATCH));
     fs::write(secrets.join("token"), "second-value").unwrap();
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     world.sandbox.modify("HOSTAWAY", |live| {
         live["partnerKey"]["headers"]["x-api-key"] = json!("second-value")
     });
     fs::write(secrets.join("token"), "first-value").unwrap();
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     assert_eq!(
         world.live("HOSTAWAY")["partnerKey"]["headers"]["x-api-key"],
         "first-value"
@@ -320,7 +313,7 @@ fn what_stands_behind_a_mask_is_not_known_after_an_update_without_an_answer() {
 // What does not converge.
 
 #[test]
-fn what_did_not_converge_is_not_tried_anew_at_every_restart() {
+fn a_field_that_did_not_converge_is_not_tried_again_at_every_restart() {
     let world = world(NEVER);
     drop(start(&world));
     let mut daemon = start(&world);
@@ -353,10 +346,10 @@ fn what_did_not_converge_is_not_tried_anew_at_every_restart() {
 fn another_field_of_a_provider_that_does_not_converge_is_put_back_at_once() {
     let world = world(NEVER);
     let mut daemon = start(&world);
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     assert_eq!(world.updates().len(), 1);
     click(&world);
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     assert_eq!(world.updates().len(), 2);
     assert_eq!(
         world.live("HOSTAWAY")["fieldsToSync"]["listing"]["pictures"],
@@ -364,24 +357,24 @@ fn another_field_of_a_provider_that_does_not_converge_is_put_back_at_once() {
     );
     assert_eq!(causes(&daemon), ["change", "drift"]);
     // What was carried along is left alone as before.
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     assert_eq!(world.updates().len(), 2);
 }
 
 // The file.
 
 #[test]
-fn the_files_hold_no_secret_and_are_for_nobody_else_and_a_quiet_pass_writes_none() {
+fn the_files_hold_no_secret_are_private_and_are_not_written_without_changes() {
     let world = world(KEYED);
     let mut daemon = start(&world);
     let inode = || fs::metadata(file(&world)).unwrap().ino();
     let first = inode();
     for _ in 0..2 {
-        pass(&mut daemon);
+        reconcile(&mut daemon);
         assert_eq!(inode(), first);
     }
     click(&world);
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     assert_ne!(inode(), first);
     let entries: Vec<_> = fs::read_dir(world.dir.path().join("state"))
         .unwrap()
@@ -446,7 +439,7 @@ fn a_file_that_cannot_be_used_is_put_aside_and_costs_nothing_but_the_memory() {
             ),
             Some(why) => {
                 assert_eq!(
-                    (causes(&daemon), told(&daemon, why)),
+                    (causes(&daemon), daemon.count_lines(why)),
                     (vec!["change".to_owned()], 1),
                     "{:#?}",
                     daemon.seen
@@ -480,25 +473,25 @@ fn a_directory_that_cannot_be_written_is_told_of_once_and_stops_nothing() {
     fs::rename(&directory, world.dir.path().join("away")).unwrap();
     for _ in 0..3 {
         click(&world);
-        pass(&mut daemon);
+        reconcile(&mut daemon);
         assert_eq!(
             world.live("HOSTAWAY")["fieldsToSync"]["listing"]["pictures"],
             false
         );
     }
-    assert_eq!(told(&daemon, "cannot write the state file"), 1);
+    assert_eq!(daemon.count_lines("cannot write the state file"), 1);
     fs::create_dir(&directory).unwrap();
-    pass(&mut daemon);
-    assert_eq!(told(&daemon, "can be written again"), 1);
+    reconcile(&mut daemon);
+    assert_eq!(daemon.count_lines("can be written again"), 1);
     drop(daemon);
 
     fs::remove_dir_all(&directory).unwrap();
     fs::write(&directory, "in the way").unwrap();
     click(&world);
     let mut daemon = start(&world);
-    pass(&mut daemon);
+    reconcile(&mut daemon);
     assert_eq!(
-        (told(&daemon, "WARN"), causes(&daemon)),
+        (daemon.count_lines("WARN"), causes(&daemon)),
         (1, vec!["change".to_owned()]),
         "{:#?}",
         daemon.seen
@@ -567,7 +560,7 @@ fn every_write_has_its_audit_line() {
         is("HOSTAWAY", "applied", "partnerKey.headers.x-api-key"),
     ];
     assert_eq!(lines.iter().map(facts).collect::<Vec<_>>(), expected);
-    assert_eq!(told(&daemon, "first-value"), 0);
+    assert_eq!(daemon.count_lines("first-value"), 0);
 }
 
 #[test]
@@ -619,10 +612,7 @@ fn a_hold_that_is_over_resumes_and_says_so_even_under_strict() {
     let mut daemon = world.daemon(&["--strict"]);
     daemon.line("hostaway.yaml:4:1: the hold is over");
     assert_eq!(
-        told(
-            &daemon,
-            "HOSTAWAY updated (its hold until 2020-01-01 is over): "
-        ),
+        daemon.count_lines("HOSTAWAY updated (its hold until 2020-01-01 is over): "),
         1,
         "{:#?}",
         daemon.seen

@@ -1,5 +1,4 @@
-//! How the daemon starts and stops when its surroundings are against it: standard error that nobody reads, and signals at
-//! any moment.
+//! How the daemon starts and stops under bad conditions: standard error without a reader, and signals at any moment.
 
 use std::fs::{self, File};
 use std::io::{PipeReader, Write as _};
@@ -75,7 +74,7 @@ impl Drop for Process {
     }
 }
 
-/// A process whose standard error is a pipe that is full and that nobody reads.
+/// A process whose standard error is a pipe that is full and has no reader.
 fn unread(world: &World, args: &[&str]) -> (Process, PipeReader) {
     const O_NONBLOCK: i32 = 0o4000;
     let (reader, writer) = std::io::pipe().unwrap();
@@ -96,7 +95,7 @@ fn unread(world: &World, args: &[&str]) -> (Process, PipeReader) {
 }
 
 #[test]
-fn a_daemon_whose_log_nobody_reads_goes_on_and_stops_when_asked() {
+fn a_daemon_whose_log_has_no_reader_continues_and_stops_on_a_signal() {
     let mut world = world();
     world.env("CALRY_LOG_FORMAT", "json");
     let (mut daemon, reader) = unread(&world, &["run", "--interval", "1s"]);

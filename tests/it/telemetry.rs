@@ -142,9 +142,9 @@ fn reconciliations_requests_and_updates_are_spans_without_values() {
     let [pass] = named("pass")[..] else {
         panic!("{spans:#?}")
     };
-    let told = attributes(&pass.attributes);
+    let of_pass = attributes(&pass.attributes);
     assert_eq!(
-        (told["trigger"].as_str(), told["result"].as_str()),
+        (of_pass["trigger"].as_str(), of_pass["result"].as_str()),
         ("start", "applied")
     );
     assert!(pass.parent_span_id.is_empty());

@@ -19,7 +19,7 @@ fn world() -> World {
     world
 }
 
-/// What everybody runs on a pull request, in every format, and what may run after it was merged.
+/// The commands that run on a pull request, in every format, and those that may run after the merge.
 fn everything(world: &World) -> Vec<Ran> {
     let mut all = vec![
         world.run(&["validate"]),
@@ -90,7 +90,7 @@ fn it_cannot_choose_where_the_api_key_is_sent() {
     }
     assert!(
         attacker.accept().is_err(),
-        "somebody connected to an address that a file names"
+        "no one connects to an address that a file names"
     );
 }
 
@@ -338,7 +338,7 @@ fn it_cannot_tie_up_the_machine() {
         .says("is not a regular file");
 }
 
-/// A pipe that nobody writes to: reading it would wait for ever.
+/// A pipe without a writer: reading it would wait for ever.
 fn pipe(path: &Path) {
     assert!(
         std::process::Command::new("mkfifo")
@@ -439,7 +439,7 @@ fn it_cannot_run_what_nobody_signed() {
     );
     let signed = checkout.signed(&Signer::new(2), &[]);
     ran("not among the allowed signers");
-    // The signature of somebody who counts, under something else.
+    // An allowed signer's signature, under another commit.
     let other = checkout
         .repository
         .find_object(signed)

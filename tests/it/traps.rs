@@ -447,7 +447,7 @@ fn trap_7_a_daemon_sends_a_masked_value_once_and_again_only_when_it_changed() {
         "second-value"
     );
     assert_eq!(world.updates().len(), 2);
-    // Somebody changes what stands behind the mask.
+    // A click changes the masked value.
     world.sandbox.modify("HOSTAWAY", |live| {
         live["partnerKey"]["headers"]["x-api-key"] = json!("a click")
     });

@@ -1,6 +1,6 @@
 """GitHub and GitLab as far as the checks ask for them: pages, users, tokens that may not write, comments, issues, branches.
 
-It holds to what GitHub does where that matters: whoever may write may edit anybody's comment, /user is closed to apps.
+It holds to what GitHub does where that matters: an account with write permission may edit any comment, and /user is closed to apps.
 """
 
 import base64

@@ -169,7 +169,7 @@ class World(unittest.TestCase):
         return {"RUSTUP_HOME": str(rustup), "CARGO_HOME": str(self.work / "cargo")}
 
     def hostile(self, leave_out=()):
-        """A checkout that offers programs in every way; returns what ran of them, and the head of PATH that finds them."""
+        """A checkout with programs in every place; returns those that ran, and the head of PATH that finds them."""
         ran = self.work / "ran"
         program = f'#!/bin/sh\necho "$0" >>{shlex.quote(str(ran))}\nexit 1\n'
         places = [".", ".calry-gitops/bin", "evil/bin", "target/release"]
@@ -183,7 +183,7 @@ class World(unittest.TestCase):
         return ran, ":".join(["", ".", ".calry-gitops/bin", *(str(self.repo / place) for place in places)])
 
     def obey(self, what):
-        """Commits a file that cargo or rustup obeys where they start."""
+        """Commits a file that cargo or rustup reads in its start directory."""
         self.git("rm", "--quiet", "-r", "--ignore-unmatch", ".cargo", "rust-toolchain.toml")
         if what == "rust-toolchain.toml":
             (self.repo / what).write_text(f'[toolchain]\npath = "{self.repo}/evil"\n')

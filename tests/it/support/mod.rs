@@ -225,7 +225,12 @@ impl Daemon {
         self.seen.extend(self.lines.try_iter());
     }
 
-    /// Where it tells of itself.
+    /// The number of lines so far with this text.
+    pub(crate) fn count_lines(&self, text: &str) -> usize {
+        self.seen.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// The address of its status and page.
     #[track_caller]
     pub(crate) fn address(&mut self) -> String {
         const LINE: &str = "status and health at http://";

@@ -123,10 +123,7 @@ pub enum Refusal {
          cover it. Make the digest again with --fingerprint-key-file, use plan --out and apply --plan, or make the value a \
          reference to a secret"
     )]
-    NotCovered {
-        provider: Provider,
-        path: String,
-    },
+    NotCovered { provider: Provider, path: String },
     /// A plan without a digest cannot be applied.
     #[error("plan refused: not all values were available when it was made")]
     Incomplete,

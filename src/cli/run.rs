@@ -292,7 +292,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     let mut targets = configuration.notifications.targets.clone();
     if let Some(url) = &external_url {
         for target in &mut targets {
-            target.link_to(url);
+            target.link_to(&page_url(&url.to_string(), None));
         }
     }
     let shared = Shared {

@@ -179,9 +179,9 @@ impl Target {
     }
 
     /// Links a commit's status to the status page, unless the target has a link of its own.
-    pub fn link_to(&mut self, page: &HttpUrl) {
+    pub fn link_to(&mut self, page: &str) {
         if let Channel::Commit(forge) = &mut self.channel {
-            forge.target_url.get_or_insert_with(|| page.to_string());
+            forge.target_url.get_or_insert_with(|| page.to_owned());
         }
     }
 

@@ -1566,6 +1566,8 @@ fn advice_is_at_the_fault_and_following_it_switches_nothing_off() {
         ),
         ("listing: [name]\n", (2, 1), "below `fieldsToSync`"),
         ("headers: {a: b}\n", (2, 1), "below `partnerKey`"),
+        ("until: 2099-01-01\n", (2, 1), "below `hold`"),
+        ("partnerKey: https://cdn/x\n", (2, 13), "remove it"),
         ("icon: 5\n", (2, 7), "URL"),
         (
             "<<<<<<< HEAD\nicon: https://cdn/x\n=======\nicon: https://cdn/y\n>>>>>>> b\n",
@@ -1658,4 +1660,44 @@ fn a_pin_in_capitals_is_reported_whichever_providers_are_asked_for_and_is_not_re
         .map(|d| (d.file.as_str(), d.code))
         .collect();
     assert_eq!(found, [("WORKSPACE.yaml", Code::FileName)]);
+}
+
+#[test]
+fn a_provider_that_is_a_number_is_not_to_be_put_in_quotes() {
+    let loaded = loaded("provider: 12\n");
+    let help = loaded.diagnostics[0].help.clone().unwrap();
+    assert!(help.contains("name of one provider"), "{help}");
+}
+
+#[test]
+fn a_section_may_have_as_many_entries_as_the_limit_says() {
+    for (entries, errors) in [(100, 0), (101, 1)] {
+        let lines: String = (0..entries).map(|n| format!("    h{n}: v\n")).collect();
+        let loaded = loaded(&format!(
+            "provider: HOSTAWAY\npartnerKey:\n  headers:\n{lines}"
+        ));
+        let found = loaded.diagnostics.iter();
+        let found = found.filter(|d| d.severity == Severity::Error).count();
+        assert_eq!(found, errors, "{entries}");
+    }
+}
+
+#[test]
+fn a_merge_key_is_no_name_of_a_query_parameter() {
+    use calry_gitops::desired::definitions::is_parameter_name;
+    assert!(!is_parameter_name(KeySection::QueryParams, "<<"));
+    assert!(is_parameter_name(KeySection::QueryParams, "<"));
+}
+
+#[test]
+fn a_directory_of_look_alikes_alone_names_one_and_counts_the_others() {
+    let definitions = Definitions::of(&[
+        ("HOSTAWAY.YML", "provider: HOSTAWAY\n"),
+        ("guesty.YAML", "provider: GUESTY\n"),
+    ]);
+    let error = load(definitions.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("HOSTAWAY.YML and 1 more") && error.contains("lower case"),
+        "{error}"
+    );
 }

@@ -405,6 +405,15 @@ mod tests {
         dir
     }
 
+    #[test]
+    fn what_vanished_after_it_was_listed_is_gone_not_unreadable() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = resolve_link(dir.path(), "missing.yaml");
+        assert!(matches!(missing, Err(FileError::Gone)));
+        let missing = read_regular_file(&dir.path().join("missing.yaml"), 1);
+        assert!(matches!(missing, Err(FileError::Gone)));
+    }
+
     fn flip(dir: &Path, to: &str) {
         symlink(to, dir.join("..tmp")).unwrap();
         fs::rename(dir.join("..tmp"), dir.join("..data")).unwrap();

@@ -392,7 +392,7 @@ fn a_message_shows_that_files_differ_from_the_commit() {
 #[test]
 fn a_commit_status_links_to_the_status_page_unless_it_has_its_own_link() {
     for (own, link) in [
-        (None, "https://calry.example.com"),
+        (None, "https://calry.example.com/"),
         (Some("https://ops.example.com/"), "https://ops.example.com/"),
     ] {
         let github = json!({"repository": "acme/defs", "tokenFile": "token", "targetUrl": own});

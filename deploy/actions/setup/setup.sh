@@ -45,7 +45,7 @@ esac
 # The program for glibc needs 2.35; the static one runs on every Linux, such as Alpine.
 if [[ $target == *-linux ]]; then
     case $(getconf GNU_LIBC_VERSION 2>/dev/null || true) in
-    'glibc 2.3'[5-9]* | 'glibc 2.'[4-9][0-9]* | 'glibc '[3-9]*) target+=-gnu ;;
+    'glibc 2.3'[4-9]* | 'glibc 2.'[4-9][0-9]* | 'glibc '[3-9]*) target+=-gnu ;;
     *) target+=-musl ;;
     esac
 fi

@@ -263,6 +263,7 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
         };
         status.providers = plan.entries.iter().map(provider).collect();
         status.summary = Some(count(&status.providers));
+        status.compared = Some(now);
         status.workspace = Some(plan.workspace.clone());
         status.revision = plan.revision.clone();
         status.ready = true;

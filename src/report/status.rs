@@ -68,6 +68,9 @@ pub struct WorkspaceStatus {
     pub trust: Option<Trust>,
     /// The number of providers in each state; null until there is a plan.
     pub summary: Option<Summary>,
+    /// When the providers were last compared. Older than the last reconciliation if that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared: Option<Timestamp>,
     /// The reconciliation that is running.
     pub pass: Option<ReconciliationStart>,
     /// The last reconciliation that ended.

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, request as forward } from "node:http";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -139,6 +140,16 @@ async function picture() {
   await page.context().close();
 }
 
+/** Axe finds nothing, and the page does not scroll sideways. */
+async function accessible(page, what) {
+  await page.evaluate(axe);
+  const found = await page.evaluate(async () => (await window.axe.run()).violations.map(({ id, nodes }) =>
+    `${id}: ${nodes.map(({ target, failureSummary }) => `${target} ${failureSummary}`).join("; ")}`));
+  assert.deepEqual(found, [], what);
+  const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  assert.ok(wider <= 0, `${wider} pixels too wide: ${what}`);
+}
+
 const complaints = [];
 /** Opens a tab and records everything that must not happen in it. */
 async function open(options = {}, path = "/") {
@@ -238,6 +249,7 @@ const claims = {
     });
     await page.evaluate(() => { window.same = true; });
     await page.waitForFunction(() => !window.same);
+    await page.unrouteAll({ behavior: "ignoreErrors" });
     await page.context().close();
   },
 
@@ -336,6 +348,103 @@ const claims = {
     await context.close();
   },
 
+  async "a click shows its result within half a second, and a failing API greys what is old"() {
+    // A daemon that writes, behind a proxy that can refuse the key.
+    let refuse = false;
+    const proxy = createServer((request, response) => {
+      if (refuse) return response.writeHead(401, { "content-type": "application/json" }).end("{}");
+      const { method, url, headers } = request;
+      request.pipe(forward(new URL(url, sandbox), { method, headers }, (answer) => {
+        response.writeHead(answer.statusCode, answer.headers);
+        answer.pipe(response);
+      }));
+    });
+    await new Promise((done) => proxy.listen(0, "127.0.0.1", done));
+    const api = `http://127.0.0.1:${proxy.address().port}`;
+    const undo = (n) => drift(`PROVIDER_${n}`, null, { name: true, rooms: true });
+    for (const n of [6, 7, 8, 9, 10]) await drift(`PROVIDER_${n}`, null, { name: true });
+    const args = ["run", "--definitions", "definitions", "--api-url", api, "--listen", "127.0.0.1:0", "--interval", "1h",
+      "--max-changes", "2", "--admin-rate", "6000"];
+    const { child, match } = await start(args, /http:\/\/127\.0\.0\.1:(\d+)\/[^]*reconciliation 1 /);
+    const before = port;
+    port = match[1];
+    const page = await open({ permissions: ["clipboard-read", "clipboard-write"] });
+    await verdict(page, "Waiting for approval: 5 providers to update (limit 2)");
+    await says(page, "live", "#contact");
+
+    // Five cards are closed; a filter that leaves few of them opens these.
+    const opened = () => page.locator(".card.differs[open]").count();
+    assert.equal(await opened(), 0);
+    assert.match(await page.locator('[data-k="c-PROVIDER_6"] summary').innerText(), /1 field on/);
+    await page.locator(".filter input").fill("provider_6");
+    assert.equal(await opened(), 1);
+    await page.locator(".filter input").fill("");
+    assert.equal(await opened(), 0);
+    if (SHOTS) await page.screenshot({ path: join(SHOTS, "refused.png"), fullPage: true });
+
+    // The clipboard, and without it a selected text.
+    const digest = await page.locator("[data-approve]").getAttribute("data-approve");
+    const copied = () => page.evaluate(() => navigator.clipboard.readText());
+    await page.getByRole("button", { name: "Copy the digest" }).click();
+    await page.locator("#announcement", { hasText: /^Copied$/ }).waitFor({ state: "attached" });
+    assert.equal(await copied(), digest);
+    await page.evaluate(() => {
+      const { clipboard } = navigator;
+      window.clipboardOfTest = clipboard;
+      Object.defineProperty(navigator, "clipboard", { value: undefined, configurable: true });
+    });
+    await page.getByRole("button", { name: "Copy the command" }).click();
+    await says(page, "Copied", ".actions .word");
+    assert.equal(await page.evaluate(() => window.clipboardOfTest.readText()), `calry-gitops apply --approve ${digest}`);
+
+    /** The seconds from a click to the new view, without those of the reconciliation. */
+    const timed = async (click, text) => {
+      const shown = page.evaluate((text) => new Promise((done) => {
+        const look = () => document.querySelector("#main").textContent.includes(text);
+        const watch = new MutationObserver(() => { if (look()) { watch.disconnect(); done(performance.now()); } });
+        watch.observe(document.getElementById("main"), { subtree: true, childList: true, characterData: true, attributes: true });
+      }), text);
+      const clicked = await page.evaluate((where) => {
+        const at = performance.now();
+        document.querySelector(where).click();
+        return at;
+      }, click);
+      const took = (await shown) - clicked;
+      const { workspaces: [{ lastPass }] } = await (await fetch(`${page_of(port)}/api/v1/status`)).json();
+      return took / 1000 - lastPass.durationSeconds;
+    };
+    await page.locator("[data-approve]").click();
+    const approved = await timed("#ask-yes", "Reconciliation 2");
+    await verdict(page, "In sync");
+    await says(page, "Reconciliation 2: 5 ", ".events");
+    if (SHOTS) await page.screenshot({ path: join(SHOTS, "approved.png"), fullPage: true });
+    const times = [];
+    for (const n of [6, 7, 8]) {
+      await drift(`PROVIDER_${n}`, null, { name: true });
+      times.push(await timed("#reconcile", `PROVIDER_${n} drifted, drift undone`));
+    }
+    const seconds = (all) => all.map((one) => one.toFixed(2)).join(", ");
+    console.log(`    approve: ${seconds([approved])} s, reconcile: ${seconds(times)} s`);
+    assert.ok(Math.min(...times) < 0.5, seconds(times));
+    assert.ok(approved < 0.5, seconds([approved]));
+
+    refuse = true;
+    await page.locator("#reconcile").click();
+    await verdict(page, "The last reconciliation failed");
+    await says(page, /as of \d\d:\d\d.*, (just now|\d+s ago)/, ".asof");
+    assert.equal(await page.locator(".tiles.old").count(), 1);
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme });
+      await accessible(page, `failing, ${colorScheme}`);
+      if (SHOTS) await page.screenshot({ path: join(SHOTS, `failing-${colorScheme}.png`), fullPage: true });
+    }
+    await page.context().close();
+    await stop(child);
+    proxy.close();
+    for (const n of [6, 7, 8, 9, 10]) await undo(n);
+    port = before;
+  },
+
   async "hostile text does not act, and nothing may be loaded or run from other hosts"() {
     const field = `'${HOSTILE.replaceAll("'", "''")}'`;
     writeFileSync(file(names[16]), `${wanted(names[16]).replace("rooms", field)}icn: x\n`);
@@ -365,12 +474,7 @@ const claims = {
         const page = await open({ colorScheme, viewport: { width, height: 900 } });
         await verdict(page, "1 invalid definition");
         await page.evaluate(() => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
-        await page.evaluate(axe);
-        const found = await page.evaluate(async () => (await window.axe.run()).violations.map(({ id, nodes }) =>
-          `${id}: ${nodes.map(({ target, failureSummary }) => `${target} ${failureSummary}`).join("; ")}`));
-        assert.deepEqual(found, [], `${colorScheme}, ${width}`);
-        const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-        assert.ok(wider <= 0, `${wider} pixels too wide at ${width}`);
+        await accessible(page, `${colorScheme}, ${width}`);
         if (SHOTS) await page.screenshot({ path: join(SHOTS, `real-${width}-${colorScheme}.png`), fullPage: true });
         await page.context().close();
       }

@@ -95,7 +95,9 @@ pub(super) fn page(view: &View<'_>) -> String {
             p #contact .contact { span.dot {} span.text { "Without JavaScript this page does not refresh" } }
             button #reconcile .button type="button" hidden {
                 (parts::icon("again"))
-                span { "Reconcile" span.wide { @if matches!(view.subject(), Subject::All) { " all" } @else { " now" } } }
+                span {
+                    @if matches!(view.subject(), Subject::All) { "Reconcile all" } @else { "Reconcile" span.wide { " now" } }
+                }
             }
         }
         p #lost .lost hidden {}

@@ -2,11 +2,11 @@
 
 use maud::{Markup, html};
 
-use super::parts::{ago, filter, icon, safe};
+use super::parts::{ago, clauses, filter, icon, safe};
 use super::{View, word, workspace};
 use crate::model::short_commit;
 use crate::report::health::{Health, HealthLevel, health};
-use crate::report::status::{ProviderState, WorkspaceStatus};
+use crate::report::status::{Mode, ProviderState, WorkspaceStatus};
 use crate::report::words::plural;
 
 /// The title of the page, and the worst level of all workspaces.
@@ -69,6 +69,9 @@ pub(super) fn content(view: &View<'_>) -> Markup {
                     tr {
                         th scope="col" { "Workspace" }
                         th scope="col" { "State" }
+                        th.wide.number scope="col" { "Out of sync" }
+                        th.wide.number scope="col" { "Failed" }
+                        th.wide.number scope="col" { "On hold" }
                         th.wide scope="col" { "Revision" }
                         th.wide scope="col" { "Last reconciliation" }
                     }
@@ -85,17 +88,29 @@ fn row(health: &Health, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     let level = word(health.level);
     let address: String = url::form_urlencoded::byte_serialize(one.label().as_bytes()).collect();
     let in_sync = one.count(ProviderState::InSync);
+    let failing = one
+        .providers
+        .iter()
+        .filter(|provider| provider.is_failing());
+    let failed = failing.count();
     html! {
         tr data-k={ "w-" (safe(one.label(), 80)) } {
             th scope="row" {
                 a href={ "./?workspace=" (address) } { (safe(one.label(), 80)) }
                 @if let Some(known) = &one.workspace { small { (safe(&known.name, 60)) } }
+                @match one.mode {
+                    Mode::Observe => span.badge.observe { (icon("eye")) "observe" },
+                    Mode::Enforce => span.badge { (icon("again")) "enforce" },
+                }
             }
             td class=(level) {
                 span.state { (icon(level)) span { (workspace::headline(one, view.now)) } }
                 small {
-                    @if let Some(detail) = &health.detail { (safe(detail, 140)) } @else { (in_sync) " in sync" }
+                    @if let Some(detail) = &health.detail { (clauses(detail, 240)) } @else { (in_sync) " in sync" }
                 }
+            }
+            @for count in [one.count(ProviderState::Update), failed, one.count(ProviderState::Held)] {
+                td.wide.number.some[count > 0] { (count) }
             }
             td.wide {
                 @if let Some(revision) = &one.revision {

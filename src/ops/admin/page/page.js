@@ -8,6 +8,8 @@
   const BETWEEN = 4000, QUIET = 25000, SLOWEST = 15000;
   const version = by("main").dataset.version;
   let events = null, timer = 0, tries = 0, heard = Date.now(), since = 0, asking = false, again = false;
+  // After a click: how many refreshes follow without the pause.
+  let quick = 0, wake = null;
   let token = "", skew = Date.parse(by("main").dataset.now) - Date.now();
 
   // Times
@@ -26,6 +28,9 @@
       if (time.className === "in") put(time, passed < 0 ? "in " + rough(999 - passed) : "now");
       else put(time, passed < 5000 ? "just now" : rough(passed) + " ago");
     }
+    for (const time of document.querySelectorAll("time.clock")) {
+      put(time, new Date(time.dateTime).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
+    }
     if (since) put(lost, `Connection to the daemon lost ${rough(Date.now() - since)} ago (` +
       `${new Date(since).toLocaleTimeString()}). Showing the last known state; reconnecting…`);
   };
@@ -40,7 +45,7 @@
       return;
     }
     if (old.classList.contains("filter")) return;
-    const stays = (name) => name === "hidden" || (name === "open" && old.nodeName === "DETAILS");
+    const stays = (name) => name === "hidden" || name === "data-sifted" || (name === "open" && old.nodeName === "DETAILS");
     for (const { name } of [...old.attributes]) {
       if (!stays(name) && !fresh.hasAttribute(name)) old.removeAttribute(name);
     }
@@ -87,7 +92,7 @@
     if (document.title !== title) document.title = title;
     const icon = document.querySelector("link[rel=icon]"), wanted = `assets/${level}.svg`;
     if (icon.getAttribute("href") !== wanted) icon.setAttribute("href", wanted);
-    for (const hidden of document.querySelectorAll(".filter[hidden], [data-approve][hidden]")) hidden.hidden = false;
+    for (const hidden of document.querySelectorAll(".filter[hidden], [data-approve][hidden], [data-copy][hidden]")) hidden.hidden = false;
     document.querySelectorAll(".filter input").forEach(sift);
     tick();
   };
@@ -113,11 +118,23 @@
       }
       reached();
     } finally {
-      setTimeout(() => {
+      const wait = pause || (quick > 0 ? 100 : Math.min(SLOWEST, Math.max(BETWEEN, 10 * (Date.now() - began))));
+      if (quick > 0) quick--;
+      const next = () => {
+        clearTimeout(sleeping);
+        wake = null;
         asking = false;
         if (again) refresh().catch(missed);
-      }, pause || Math.min(SLOWEST, Math.max(BETWEEN, 10 * (Date.now() - began))));
+      };
+      const sleeping = setTimeout(next, wait);
+      // A server that limits the rate is not hurried.
+      if (!pause) wake = next;
     }
+  };
+  // The results of a click are shown at once: a few refreshes do not wait for the pause.
+  const hurry = () => {
+    quick = 5;
+    if (wake) wake();
   };
 
   // Connection
@@ -178,7 +195,8 @@
 
   // Filters
 
-  const sift = (input) => {
+  const FEW = 3;
+  const sift = (input, typed) => {
     const words = input.value.trim().toLowerCase(), all = input.closest("main");
     let found = 0, count = 0;
     for (const list of all.querySelectorAll("[data-filtered]")) {
@@ -192,12 +210,23 @@
       const fold = list.closest("details");
       if (fold && words) fold.open = true;
     }
+    // Few cards are read at once: those that the filter leaves are opened, and closed again after it.
+    if (typed) {
+      const cards = [...all.querySelectorAll(".card:not([hidden])")];
+      for (const card of all.querySelectorAll(".card[data-sifted]")) {
+        card.open = false;
+        delete card.dataset.sifted;
+      }
+      if (words && cards.length <= FEW) {
+        for (const card of cards.filter((one) => !one.open)) { card.open = true; card.dataset.sifted = ""; }
+      }
+    }
     put(input.closest(".filter").querySelector(".found"), words ? `${found} of ${count}` : "");
   };
-  document.addEventListener("input", (event) => { if (event.target.closest(".filter")) sift(event.target); });
+  document.addEventListener("input", (event) => { if (event.target.closest(".filter")) sift(event.target, true); });
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, textarea, dialog");
-    if (event.key === "Escape" && event.target.closest(".filter")) { event.target.value = ""; sift(event.target); }
+    if (event.key === "Escape" && event.target.closest(".filter")) { event.target.value = ""; sift(event.target, true); }
     if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const box = document.querySelector(".filter input");
     if (box) { event.preventDefault(); box.focus(); }
@@ -233,7 +262,10 @@
         const response = await fetch(path, {
           method: "POST", headers, body: JSON.stringify(body), signal: AbortSignal.timeout(10000),
         });
-        if (response.ok) return say("good", done);
+        if (response.ok) {
+          hurry();
+          return say("good", done);
+        }
         if (response.status === 401) {
           const wrong = token !== "";
           token = await ask(wrong ? "Wrong token" : "Admin token required",
@@ -256,6 +288,29 @@
       say("bad", "The daemon did not answer. The result is unknown; you can try again.");
     }
   };
+  // Browsers offer the clipboard only over HTTPS and on the local machine; a selected text is copied everywhere.
+  const copy = async (pressed) => {
+    const text = pressed.dataset.copy, word = pressed.querySelector(".word");
+    let copied = false;
+    try {
+      await navigator.clipboard.writeText(text);
+      copied = true;
+    } catch {
+      const area = document.createElement("textarea");
+      area.className = "unseen";
+      area.value = text;
+      pressed.after(area);
+      area.select();
+      copied = document.execCommand("copy");
+      area.remove();
+      pressed.focus();
+    }
+    put(word, copied ? "Copied" : "Not copied");
+    // Cleared first: a second copy is announced as well.
+    announcement.textContent = "";
+    setTimeout(() => put(announcement, copied ? "Copied" : "Not copied"), 50);
+    setTimeout(() => put(word, "Copy"), 2000);
+  };
   const scope = () => { const slug = by("main").dataset.workspace; return slug ? { workspace: slug } : {}; };
   const busy = async (element, work) => {
     element.setAttribute("aria-disabled", "true");
@@ -265,8 +320,11 @@
     const pressed = event.target.closest("button");
     if (!pressed || pressed.getAttribute("aria-disabled")) return;
     const digest = pressed.dataset.approve;
-    if (pressed === button) {
-      const done = "Reconcile requested. Results will appear here.";
+    if (pressed.dataset.copy) {
+      copy(pressed);
+    } else if (pressed === button) {
+      const all = by("workspaces") ? " for all workspaces" : "";
+      const done = `Reconcile requested${all}. Results will appear here.`;
       busy(button, () => post("api/v1/reconcile", scope(), done));
     } else if (digest) {
       busy(pressed, async () => {

@@ -8,10 +8,12 @@ use maud::{Markup, PreEscaped, html};
 use crate::model::{Severity, ellipsize, printable};
 use crate::plan::{Cause, KeyChange};
 use crate::report::plan::{ChangeItem, DiagnosticItem, MismatchItem, PlainValue};
-use crate::report::words::elapsed;
+use crate::report::words::{elapsed, plural};
 
 /// The most characters of a quoted line's three parts, each.
 const QUOTED: usize = 200;
+/// The most characters of a message.
+pub(super) const ERROR: usize = 500;
 
 /// Makes a foreign text safe to show: control and misleading characters become escapes, and it has at most `most`
 /// characters. It is not HTML yet; maud escapes it.
@@ -38,6 +40,11 @@ pub(super) fn stamp(time: Timestamp) -> Markup {
 /// How long ago a time was; the script keeps it current.
 pub(super) fn ago(time: Timestamp, now: Timestamp) -> Markup {
     html! { time.ago datetime=(short(time)) title=(short(time)) { (long_ago(elapsed(time, now))) } }
+}
+
+/// A time of day; the script shows the local time.
+pub(super) fn clock(time: Timestamp) -> Markup {
+    html! { time.clock datetime=(short(time)) { (time.strftime("%H:%M UTC").to_string()) } }
 }
 
 /// The time until then; the script counts down.
@@ -77,6 +84,66 @@ pub(super) fn capitalised(text: &str) -> String {
     rest.next()
         .map(|first| first.to_uppercase().chain(rest).collect())
         .unwrap_or_default()
+}
+
+/// A message of at most `most` characters: a longer one ends after a whole clause.
+pub(super) fn clauses(text: &str, most: usize) -> String {
+    let text = safe(text, ERROR);
+    if text.chars().count() <= most {
+        return text;
+    }
+    let start: String = text.chars().take(most).collect();
+    let end = [". ", "; ", ": "]
+        .iter()
+        .filter_map(|mark| start.rfind(mark))
+        .max()
+        .filter(|end| *end >= most / 3);
+    match end.and_then(|end| start.get(..end)) {
+        Some(whole) => format!("{whole}."),
+        None => text,
+    }
+}
+
+/// Changes by kind: `2 fields on, 1 off, icon`.
+pub(super) fn count_changes<'a>(changes: impl IntoIterator<Item = &'a ChangeItem>) -> String {
+    let [mut on, mut off, mut icons, mut secrets] = [0_usize; 4];
+    for change in changes {
+        match change.after {
+            _ if change.sensitive => secrets += 1,
+            Some(PlainValue::Bool(true)) => on += 1,
+            Some(PlainValue::Bool(false)) => off += 1,
+            _ if change.path == "icon" => icons += 1,
+            _ => off += 1,
+        }
+    }
+    let off = if on > 0 {
+        plural(off, "off", "off")
+    } else {
+        plural(off, "field off", "fields off")
+    };
+    let icons = match icons {
+        1 => Some("icon".to_owned()),
+        icons => plural(icons, "icon", "icons"),
+    };
+    [
+        plural(on, "field on", "fields on"),
+        off,
+        plural(secrets, "partner-key value", "partner-key values"),
+        icons,
+    ]
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>()
+    .join(", ")
+}
+
+/// A button that copies a text. The script shows it.
+pub(super) fn copy(text: &str, what: &str) -> Markup {
+    html! {
+        button.copy type="button" data-copy=(text) hidden {
+            (icon("copy")) span.word { "Copy" } span.unseen { " " (what) }
+        }
+    }
 }
 
 /// The cause of a change, as a badge.
@@ -190,8 +257,8 @@ pub(super) fn kept(fields: &[MismatchItem], most: usize) -> Markup {
     html! {
         div.scroll tabindex="0" role="group" aria-label="What Calry kept" {
             table.kept {
-                caption { "Calry confirmed the update and kept other values" }
-                thead { tr { th scope="col" { "Field" } th scope="col" { "Sent" } th scope="col" { "Calry kept" } } }
+                caption { "What Calry kept against what git wants" }
+                thead { tr { th scope="col" { "Field" } th scope="col" { "Git wants" } th scope="col" { "Calry kept" } } }
                 tbody {
                     @for MismatchItem { path, sent, kept, sensitive } in fields.iter().take(most) {
                         tr {

@@ -1,6 +1,6 @@
 //! Serves the page at `/`, its assets, and the event stream that triggers a browser's refresh.
 //!
-//! An event stream polls the publishers a few times a second and buffers nothing: a slow reader misses events and then reads
+//! An event stream polls the publishers ten times a second and buffers nothing: a slow reader misses events and then reads
 //! the newest state. The number and the length of streams are limited; a browser without a stream polls.
 
 use std::convert::Infallible;
@@ -33,7 +33,7 @@ use crate::report::status::find_workspace;
 pub(in crate::ops::admin) const STREAMS: usize = 32;
 /// How long a stream lasts. The browser then opens another.
 const LASTS: Duration = Duration::from_secs(15 * 60);
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(100);
 /// The heartbeat of a quiet stream: both sides notice a lost connection.
 const BEAT: Duration = Duration::from_secs(10);
 

@@ -33,7 +33,7 @@ fn workspace(text: &str, providers: usize, changes: usize) -> Value {
         let state = ["update", "held", "invalid", "missing", "update", "update"][n % 6];
         json!({"provider": format!("{text}{n}"), "file": format!("{text}.yaml"), "state": state, "since": time,
             "changes": changes, "cause": "drift", "hold": {"until": text, "reason": text}, "outcome": "notConverged",
-            "error": text, "notConverged": [kept], "retryAt": "2026-01-02T04:00:00Z",
+            "error": text, "notConverged": if n % 6 == 4 { vec![kept.clone()] } else { Vec::new() }, "retryAt": "2026-01-02T04:00:00Z",
             "lastUpdate": {"time": time, "revision": text, "cause": "drift"}})
     };
     let problem = json!({"severity": "error", "code": text, "file": text, "line": 3, "column": 2, "message": text,
@@ -112,6 +112,84 @@ fn a_page_of_twenty_providers_in_the_worst_of_states_is_small() {
     assert!(page.len() < 100_000, "{}", page.len());
     // What is cut is counted.
     assert!(page.contains("and 32 more") && page.contains("and 188 more"));
+}
+
+#[test]
+fn a_card_that_did_not_converge_shows_what_calry_kept_and_nothing_else() {
+    let mut one = workspace("p", 5, 3);
+    one["providers"] = json!([one["providers"][4]]);
+    one["history"] = json!({"passes": [], "changes": []});
+    let page = shown(vec![one], None);
+    assert!(page.contains("Git wants") && page.contains("1 field kept by Calry"));
+    assert!(!page.contains("class=\"diff\""));
+}
+
+#[test]
+fn many_cards_are_closed_and_count_their_changes() {
+    let open = |providers: usize| {
+        let mut all = workspace("p", 1, 3);
+        let mut one = all["providers"][0].clone();
+        one["outcome"] = Value::Null;
+        let named = (0..providers).map(|n| {
+            one["provider"] = json!(format!("P{n}"));
+            one.clone()
+        });
+        all["providers"] = named.collect::<Vec<_>>().into();
+        let page = shown(vec![all], None);
+        assert!(page.contains("<span>1 field on, 1 partner-key value, icon</span>"));
+        page.matches("<details class=\"card differs\" open").count()
+    };
+    assert_eq!((open(3), open(4)), (3, 0));
+}
+
+#[test]
+fn the_changes_of_one_reconciliation_are_one_entry() {
+    let mut one = workspace("p", 0, 0);
+    let mut record = one["history"]["changes"][0].clone();
+    record["changes"] = json!([]);
+    record["outcome"] = json!("applied");
+    record["error"] = Value::Null;
+    let mut records = vec![record.clone(); 3];
+    record["time"] = json!("2026-01-02T02:00:00Z");
+    records.push(record);
+    one["history"]["changes"] = records.into();
+    let page = shown(vec![one], None);
+    assert!(page.contains("<strong>Reconciliation 7</strong>: 3 updated"));
+    assert_eq!(page.matches("<details class=\"group\"").count(), 1);
+}
+
+#[test]
+fn after_a_failure_the_page_shows_when_the_providers_were_read() {
+    let mut one = workspace("p", 1, 1);
+    one["compared"] = json!("2026-01-02T02:58:00Z");
+    let good = shown(vec![one.clone()], None);
+    assert!(!good.contains("as of"), "the refused plan is of now");
+    one["lastPass"]["result"] = json!("failed");
+    let failed = shown(vec![one], None);
+    assert!(failed.contains(">02:58 UTC</time></strong>, ") && failed.contains("6m ago</time>"));
+    assert!(failed.contains("<ul class=\"tiles old\""));
+}
+
+#[test]
+fn the_overview_counts_the_providers_and_shows_the_mode() {
+    let mut one = workspace("one", 6, 1);
+    let first = "Calry did not answer: the connection was refused. ".repeat(4);
+    one["lastPass"]["error"] = json!(format!("{first}{}", "x".repeat(300)));
+    one["lastPass"]["result"] = json!("failed");
+    let page = shown(vec![one.clone(), one], None);
+    assert!(page.contains("observe</span>") && page.contains("Reconcile all"));
+    assert!(
+        page.contains("the connection was refused.</small>"),
+        "a whole sentence"
+    );
+    assert!(
+        page.contains("<td class=\"wide number some\">3</td>"),
+        "out of sync"
+    );
+    assert!(
+        page.contains("<td class=\"wide number some\">1</td>"),
+        "on hold"
+    );
 }
 
 #[test]

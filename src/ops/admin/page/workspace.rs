@@ -5,22 +5,28 @@ use std::time::Duration;
 use jiff::Timestamp;
 use maud::{Markup, html};
 
-use super::parts::{ago, capitalised, cause, diff, filter, icon, kept, problem, safe, until};
+use super::parts::{
+    ERROR, ago, capitalised, cause, clauses, clock, copy, count_changes, diff, filter, icon, kept,
+    problem, safe, until,
+};
 use super::{View, word};
 use crate::model::{Severity, human_duration, short_commit};
 use crate::plan::Cause;
 use crate::report::health::{Health, HealthLevel, health};
-use crate::report::plan::{ChangeItem, DiagnosticItem, PlainValue};
+use crate::report::plan::DiagnosticItem;
 use crate::report::status::{
     ChangeRecord, LeadershipStatus, Mode, ProviderState, ProviderStatus, ReconciliationOutcome,
     ReconciliationRecord, ReplicaRole, UpdateOutcome, WorkspaceStatus,
 };
-use crate::report::words::plural;
+use crate::report::words::{elapsed, plural};
 
 /// The most differences on a page, shared by the providers that are out of sync. The page stays small enough to be sent often.
 const LINES: usize = 140;
-/// How many changes of the history are shown. All of them are in the JSON.
-const RECENT: usize = 10;
+/// How many changes of the history are shown, and in how many groups. All of them are in the JSON.
+const RECENT: usize = 12;
+const GROUPS: usize = 8;
+/// At most this many cards are shown unfolded.
+const FEW: usize = 3;
 const PASSES: usize = 8;
 const RECENT_LINES: usize = 5;
 const PROBLEMS: usize = 12;
@@ -28,7 +34,6 @@ const PROBLEMS: usize = 12;
 const UNFOLDED: usize = 40;
 /// A longer list of providers gets a filter.
 const SEARCHED: usize = 10;
-const ERROR: usize = 500;
 
 pub(super) fn level(one: &WorkspaceStatus, now: Timestamp) -> HealthLevel {
     health(one, now).level
@@ -77,23 +82,30 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
             nav aria-label="Breadcrumb" { p.crumbs { a href="./" { "All workspaces" } " / " (safe(one.label(), 80)) } }
         }
         (verdict(one, view))
-        @if one.summary.is_some() { (tiles(one)) }
+        @let old = stale(one);
+        @if one.summary.is_some() { (tiles(one, old.is_some())) }
         div.columns {
-            div.first {
+            div.first.old[old.is_some()] {
                 (action(one, now))
                 (problems(one))
+                @if let Some(compared) = old {
+                    p.asof { (icon("wait")) span {
+                        "The providers below are as of " strong { (clock(compared)) } ", " (ago(compared, now))
+                        ". Calry was not read since."
+                    } }
+                }
                 @if one.providers.len() > SEARCHED { (filter("Filter providers")) }
                 @if !trouble.is_empty() {
                     section.panel aria-labelledby="differs" {
                         div.head { h2 #differs { "Out of sync" } span.count { (trouble.len()) } }
-                        div data-filtered { @for provider in &trouble { (card(provider, one, each, now)) } }
+                        div data-filtered { @for provider in &trouble { (card(provider, one, each, unfolded(provider, &trouble), now)) } }
                     }
                 }
                 @if !held.is_empty() {
                     section.panel aria-labelledby="held" {
                         div.head { h2 #held { "On hold" } span.count { (held.len()) } }
                         p.hint { "Changes are suspended by the file, to the end of that day (UTC)." }
-                        div data-filtered { @for provider in &held { (card(provider, one, each, now)) } }
+                        div data-filtered { @for provider in &held { (card(provider, one, each, held.len() <= FEW, now)) } }
                     }
                 }
                 section.panel aria-labelledby="in-sync" {
@@ -171,6 +183,21 @@ fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     }
 }
 
+/// When the providers were last compared, if a later reconciliation failed or the daemon hangs.
+fn stale(one: &WorkspaceStatus) -> Option<Timestamp> {
+    let failed = one
+        .last_pass
+        .as_ref()
+        .is_some_and(|last| last.result == ReconciliationOutcome::Failed);
+    one.compared.filter(|_| failed || !one.alive)
+}
+
+/// Whether a card is open at first: if there are few, or few that fail.
+fn unfolded(provider: &ProviderStatus, all: &[&ProviderStatus]) -> bool {
+    let failing = all.iter().filter(|one| one.is_failing()).count();
+    all.len() <= FEW || (provider.is_failing() && failing <= FEW)
+}
+
 /// The digest of the refused plan that waits for approval.
 fn refused_plan(one: &WorkspaceStatus) -> Option<&str> {
     let last = one.last_pass.as_ref()?;
@@ -179,44 +206,24 @@ fn refused_plan(one: &WorkspaceStatus) -> Option<&str> {
         .filter(|_| last.result == ReconciliationOutcome::Refused)
 }
 
-/// The refused plan in one sentence: `Updates 17 providers in acme-production to d4ce9d1 "Sync pictures": 4 fields on, 2 icons.`
+/// The refused plan in one sentence: `Updates 17 providers in acme-production to d4ce9d1 "Sync pictures": 4 fields on, 1 off, 2 icons.`
 fn describe_plan(one: &WorkspaceStatus) -> String {
     let updates = one
         .providers
         .iter()
         .filter(|provider| provider.state == ProviderState::Update);
-    let changes: Vec<_> = updates.clone().flat_map(|one| &one.changes).collect();
-    let count = |matches: &dyn Fn(&ChangeItem) -> bool| {
-        changes.iter().filter(|change| matches(change)).count()
-    };
-    let field = |on: bool| {
-        count(&|change| matches!(change.after, Some(PlainValue::Bool(after)) if after == on))
-    };
-    let counts = [
-        plural(field(true), "field on", "fields on"),
-        plural(field(false), "field off", "fields off"),
-        plural(
-            count(&|change| change.sensitive),
-            "partner-key value",
-            "partner-key values",
-        ),
-        plural(count(&|change| change.path == "icon"), "icon", "icons"),
-    ];
-    let counts: Vec<String> = counts.into_iter().flatten().collect();
+    let counts = count_changes(updates.clone().flat_map(|one| &one.changes));
     let providers = plural(updates.count(), "provider", "providers").unwrap_or_default();
     let revision = one.revision.as_ref().map_or_else(String::new, |revision| {
         let commit = safe(short_commit(&revision.commit), 12);
         format!(" to {commit} “{}”", safe(&revision.subject, 60))
     });
     let label = safe(one.label(), 60);
-    format!(
-        "Updates {providers} in {label}{revision}: {}.",
-        counts.join(", ")
-    )
+    format!("Updates {providers} in {label}{revision}: {counts}.")
 }
 
 /// The number of providers by state; each links to its section.
-fn tiles(one: &WorkspaceStatus) -> Markup {
+fn tiles(one: &WorkspaceStatus, old: bool) -> Markup {
     let tile = |state: ProviderState, at: &str, words: &str| {
         let (icon_name, _) = state_label(state);
         let count = one.count(state);
@@ -228,7 +235,7 @@ fn tiles(one: &WorkspaceStatus) -> Markup {
         }
     };
     html! {
-        ul.tiles aria-label="Providers by state" {
+        ul.tiles.old[old] aria-label="Providers by state" {
             (tile(ProviderState::InSync, "#in-sync", "in sync"))
             (tile(ProviderState::Update, "#differs", "out of sync"))
             (tile(ProviderState::Invalid, "#differs", "invalid"))
@@ -276,12 +283,13 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
                     "Nothing was changed. Review the differences below. If you want them, approve exactly this plan; if "
                     "not, fix the files. Any other plan has another digest and needs its own approval."
                 }
-                p.digest { code { (safe(digest, 100)) } }
+                p.digest { code { (safe(digest, 100)) } (copy(&safe(digest, 100), "the digest")) }
                 p.actions {
                     button.button.strong type="button" data-approve=(safe(digest, 100)) data-plan=(describe_plan(one)) hidden {
                         "Approve this plan"
                     }
-                    span { "In a terminal: " code { "calry-gitops apply --approve" } " with this digest" }
+                    @let command = format!("calry-gitops apply --approve {}", safe(digest, 100));
+                    span { "In a terminal: " code { "calry-gitops apply --approve" } " with this digest " (copy(&command, "the command")) }
                 }
             },
         ),
@@ -321,14 +329,20 @@ fn problems(one: &WorkspaceStatus) -> Markup {
             @let directory = one.directory.trim_end_matches('/');
             ul.problems { @for fault in list.iter().take(PROBLEMS) { (problem(fault, directory)) } }
             @if list.len() > PROBLEMS {
-                p.more { "and " (list.len() - PROBLEMS) " more: " code { "calry-gitops validate" } " lists them all" }
+                p.more { "and " (list.len() - PROBLEMS) " more: " code { "calry-gitops validate" } " lists them all " (copy("calry-gitops validate", "the command")) }
             }
         }
     }
 }
 
 /// A provider that needs attention.
-fn card(provider: &ProviderStatus, one: &WorkspaceStatus, lines: usize, now: Timestamp) -> Markup {
+fn card(
+    provider: &ProviderStatus,
+    one: &WorkspaceStatus,
+    lines: usize,
+    unfolded: bool,
+    now: Timestamp,
+) -> Markup {
     let failing = provider
         .outcome
         .filter(|_| provider.state == ProviderState::Update);
@@ -338,8 +352,13 @@ fn card(provider: &ProviderStatus, one: &WorkspaceStatus, lines: usize, now: Tim
         Some(UpdateOutcome::Skipped) => ("differs", "waiting"),
         _ => state_label(provider.state),
     };
-    let differences = plural(provider.changes.len(), "difference", "differences");
-    let unfolded = lines >= LINES / 20 || provider.is_failing();
+    let unconverged = &provider.not_converged;
+    let differences = plural(
+        unconverged.len(),
+        "field kept by Calry",
+        "fields kept by Calry",
+    )
+    .unwrap_or_else(|| count_changes(&provider.changes));
     html! {
         details class={ "card " (shape) } open[unfolded] data-k={ "c-" (label(provider)) } {
             summary {
@@ -347,7 +366,7 @@ fn card(provider: &ProviderStatus, one: &WorkspaceStatus, lines: usize, now: Tim
                 span class={ "state " (shape) } { (icon(shape)) span { (state) } }
                 @if let Some(by) = provider.cause { (cause(by)) }
                 span.aside {
-                    @if let Some(differences) = &differences { span { (differences) } }
+                    @if !differences.is_empty() { span { (differences) } }
                     (ago(provider.since, now))
                 }
             }
@@ -357,8 +376,9 @@ fn card(provider: &ProviderStatus, one: &WorkspaceStatus, lines: usize, now: Tim
                         @if let Some(reason) = &hold.reason { (safe(reason, 300)) } @else { "no reason given" } }
                 }
                 @if let Some(error) = &provider.error { p.error { (capitalised(&safe(error, ERROR))) } }
-                @if !provider.not_converged.is_empty() { (kept(&provider.not_converged, lines)) }
-                @if !provider.changes.is_empty() { (diff(&provider.changes, lines, 0)) }
+                // Not the whole update: Calry took the rest of it.
+                @if !unconverged.is_empty() { (kept(unconverged, lines)) }
+                @else if !provider.changes.is_empty() { (diff(&provider.changes, lines, 0)) }
                 @if let Some(times) = provider.undone {
                     p.error { "Another writer undid each of the last " (times) " updates. Is a second calry-gitops running?" }
                 }
@@ -531,22 +551,115 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
 
 fn recent(one: &WorkspaceStatus, now: Timestamp) -> Markup {
     let all = &one.history.changes;
+    // The changes of one reconciliation have one time.
+    let groups = all.chunk_by(|one, next| one.time == next.time).take(GROUPS);
+    let mut left = RECENT;
+    let groups: Vec<(&[ChangeRecord], usize)> = groups
+        .map(|group| {
+            let shown = group.len().min(left);
+            left -= shown;
+            (group, shown)
+        })
+        .filter(|(_, shown)| *shown > 0)
+        .collect();
+    let earlier = all.len() - groups.iter().map(|(group, _)| group.len()).sum::<usize>();
     html! {
         section.panel aria-labelledby="recent" {
             div.head { h2 #recent { "Activity" } }
             @if all.is_empty() { p.hint { "No changes and no drift since the daemon started." } }
             ol.events {
-                @for record in all.iter().take(RECENT) { (event(record, one, now)) }
+                @for (group, shown) in groups {
+                    @match group {
+                        [record] => (event(record, one, now)),
+                        _ => (group_of_events(group, shown, one, now)),
+                    }
+                }
             }
-            @if all.len() > RECENT {
-                p.more { (all.len() - RECENT) " earlier ones are in " a href="api/v1/status" { "the JSON" } }
+            @if earlier > 0 {
+                p.more { (earlier) " earlier in " a href="api/v1/status" { "the JSON" } }
             }
         }
     }
 }
 
-fn event(record: &ChangeRecord, one: &WorkspaceStatus, now: Timestamp) -> Markup {
-    let (shape, done) = match (record.outcome, record.cause) {
+/// The number of the reconciliation that made a change, if it is remembered.
+fn reconciliation(record: &ChangeRecord, one: &WorkspaceStatus) -> Option<u64> {
+    let pass = one
+        .last_pass
+        .iter()
+        .chain(&one.history.passes)
+        .find(|pass| pass.began <= record.time)?;
+    // The change is recorded when the reconciliation ends.
+    let age = elapsed(pass.began, record.time).as_secs_f64();
+    (age <= pass.duration_seconds + 1.0).then_some(pass.number)
+}
+
+/// The changes of one reconciliation: `Reconciliation 41: 17 updated`.
+fn group_of_events(
+    group: &[ChangeRecord],
+    shown: usize,
+    one: &WorkspaceStatus,
+    now: Timestamp,
+) -> Markup {
+    let Some(first) = group.first() else {
+        return html! {};
+    };
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for record in group {
+        let (_, done) = outcome(record);
+        match counts.iter_mut().find(|(known, _)| *known == done) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((done, 1)),
+        }
+    }
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(done, count)| format!("{count} {}", in_plural(done)))
+        .collect();
+    let shapes: Vec<&str> = group.iter().map(|record| outcome(record).0).collect();
+    let shape = ["bad", "differs"]
+        .into_iter()
+        .find(|worst| shapes.contains(worst))
+        .unwrap_or("good");
+    html! {
+        li class=(shape) data-k={ "g-" (first.time) } {
+            (icon(shape))
+            div {
+                details.group data-k={ "h-" (first.time) } {
+                    summary {
+                        strong {
+                            @match reconciliation(first, one) {
+                                Some(number) => { "Reconciliation " (number) },
+                                None => "One reconciliation",
+                            }
+                        }
+                        ": " (counts.join(", "))
+                    }
+                    ol.events {
+                        @for record in group.iter().take(shown) { (event(record, one, now)) }
+                    }
+                    @if group.len() > shown {
+                        p.more { "and " (group.len() - shown) " more in " a href="api/v1/status" { "the JSON" } }
+                    }
+                }
+                p.meta { (ago(first.time, now)) (at(one, first.revision.as_deref())) }
+            }
+        }
+    }
+}
+
+/// The words of an outcome after a number: `3 have drifted`.
+fn in_plural(done: &str) -> &str {
+    match done {
+        "has drifted" => "have drifted",
+        "was not updated" => "not updated",
+        done => done,
+    }
+}
+
+/// The icon and the words for what happened.
+const fn outcome(record: &ChangeRecord) -> (&'static str, &'static str) {
+    match (record.outcome, record.cause) {
         (None, Cause::Change) => ("differs", "would be updated"),
         (None, Cause::Drift) => ("differs", "has drifted"),
         (Some(UpdateOutcome::Applied | UpdateOutcome::Unchanged), Cause::Change) => {
@@ -563,14 +676,18 @@ fn event(record: &ChangeRecord, one: &WorkspaceStatus, now: Timestamp) -> Markup
         (Some(UpdateOutcome::Failed | UpdateOutcome::Skipped), Cause::Drift) => {
             ("bad", "drifted, drift not undone")
         }
-    };
-    let differences = plural(
-        record.changes.len() + record.more,
-        "difference",
-        "differences",
-    );
+    }
+}
+
+fn event(record: &ChangeRecord, one: &WorkspaceStatus, now: Timestamp) -> Markup {
+    let (shape, done) = outcome(record);
+    let mut counts = count_changes(&record.changes);
+    if record.more > 0 {
+        counts = format!("{counts} and {} more", record.more);
+    }
+    let key = format!("{}-{}", record.time, safe(&record.provider, 60));
     html! {
-        li class=(shape) data-k={ "e-" (record.time) "-" (safe(&record.provider, 60)) } {
+        li class=(shape) data-k={ "e-" (key) } {
             (icon(shape))
             div {
                 p {
@@ -578,10 +695,10 @@ fn event(record: &ChangeRecord, one: &WorkspaceStatus, now: Timestamp) -> Markup
                     @if record.times > 1 { ", " (record.times) " times" }
                 }
                 p.meta { (ago(record.time, now)) " " (cause(record.cause)) (at(one, record.revision.as_deref())) }
-                @if let Some(error) = &record.error { p.error { (safe(error, 240)) } }
-                @if let Some(differences) = differences {
-                    details.plain data-k={ "d-" (record.time) } {
-                        summary { (differences) span.unseen { " of " (safe(&record.provider, 60)) } }
+                @if let Some(error) = &record.error { p.error { (clauses(error, 240)) } }
+                @if !record.changes.is_empty() {
+                    details.plain data-k={ "d-" (key) } {
+                        summary { (counts) span.unseen { " of " (safe(&record.provider, 60)) } }
                         (diff(&record.changes, RECENT_LINES, record.more))
                     }
                 }
@@ -614,7 +731,7 @@ fn row(pass: &ReconciliationRecord, one: &WorkspaceStatus, now: Timestamp) -> Ma
             th scope="row" { (pass.number) small { (pass.trigger.as_str()) } }
             td {
                 (ended(pass.result)) @if pass.times > 1 { " " (pass.times) " times in a row" }
-                @if let Some(error) = &pass.error { small { (safe(error, 160)) } }
+                @if let Some(error) = &pass.error { small { (clauses(error, 160)) } }
             }
             td {
                 (ago(pass.began, now))

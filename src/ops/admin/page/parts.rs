@@ -93,7 +93,7 @@ pub(super) fn clauses(text: &str, most: usize) -> String {
         return text;
     }
     let start: String = text.chars().take(most).collect();
-    let end = [". ", "; ", ": "]
+    let end = [". ", "; "]
         .iter()
         .filter_map(|mark| start.rfind(mark))
         .max()
@@ -346,6 +346,16 @@ mod tests {
         assert_eq!(placed("icon"), (("", ""), "icon"));
         assert_eq!(placed("a.b"), (("a", ""), "b"));
         assert_eq!(placed("[\"never"), (("", ""), "never"));
+    }
+
+    #[test]
+    fn a_long_message_ends_after_a_whole_clause() {
+        let refused = "plan refused: it changes 5 providers; --max-changes allows 2. Approve it with: apply --approve";
+        let shown = "plan refused: it changes 5 providers; --max-changes allows 2.";
+        assert_eq!(clauses(refused, 85), shown);
+        assert_eq!(clauses(refused, 200), refused);
+        let one = "x".repeat(90);
+        assert_eq!(clauses(&one, 40), one, "without an end it is not cut");
     }
 
     #[test]

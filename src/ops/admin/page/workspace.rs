@@ -648,10 +648,10 @@ fn group_of_events(
     }
 }
 
-/// The words of an outcome after a number: `3 have drifted`.
+/// The words of an outcome after a number: `3 drifted`.
 fn in_plural(done: &str) -> &str {
     match done {
-        "has drifted" => "have drifted",
+        "has drifted" => "drifted",
         "was not updated" => "not updated",
         done => done,
     }

@@ -1701,3 +1701,41 @@ fn a_directory_of_look_alikes_alone_names_one_and_counts_the_others() {
         "{error}"
     );
 }
+
+#[test]
+fn a_hold_warns_after_its_last_day_only() {
+    let text = "provider: HOSTAWAY\nhold: {until: 2026-03-01, reason: OPS-1}\n";
+    for (day, warnings) in [(1, 0), (2, 1)] {
+        let mut loaded = loaded(text);
+        loaded.check_holds(jiff::civil::date(2026, 3, day));
+        let over = loaded.diagnostics.iter();
+        let over = over.filter(|d| d.code == Code::HoldOver).count();
+        assert_eq!(over, warnings, "{day}");
+    }
+}
+
+#[test]
+fn three_files_for_one_provider_are_named_or_counted() {
+    let text = "provider: HOSTAWAY\n";
+    let loaded = Definitions::of(&[("a.yaml", text), ("b.yaml", text), ("c.yaml", text)]).load();
+    let duplicates = loaded.diagnostics.iter();
+    let duplicates: Vec<_> = duplicates
+        .filter(|d| d.code == Code::DuplicateProvider)
+        .collect();
+    assert_eq!(duplicates.len(), 3);
+    assert!(duplicates.iter().all(|d| d.message.contains("1 more")));
+}
+
+#[test]
+fn a_pin_in_capitals_pins_nothing_and_a_warning_says_so() {
+    let loaded = Definitions::of(&[
+        ("hostaway.yaml", "provider: HOSTAWAY\n"),
+        ("Workspace.yaml", "slug: acme\n"),
+    ])
+    .load();
+    let warning = loaded
+        .diagnostics
+        .iter()
+        .find(|d| d.file == "Workspace.yaml");
+    assert!(warning.unwrap().message.contains("does not pin"));
+}

@@ -365,7 +365,7 @@ volume
 git_sync GITSYNC_DEPTH=1
 until_ "git-sync has a checkout" test -e "$definitions"
 daemon --allowed-signers "$work/signers"
-expect 'failed .*no trusted revision is known'
+expect 'failed .*is known to be trusted'
 holds GUESTY while-dead
 seen "by depth 1 there is no signed commit, and nothing has changed"
 stop TERM daemon

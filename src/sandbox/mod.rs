@@ -335,7 +335,7 @@ impl Sandbox {
         if let Some(provider) = example {
             banner.push_str(&format!(
                 "\nCause drift, like an edit in the Calry console. (Icon only. Sending some fieldsToSync would switch\n\
-                 all other_workspaces off.)\n\n  \
+                 all others off.)\n\n  \
                  curl -X PATCH {url}/api/v1/integration-definition/{provider} \\\n    \
                  -H 'x-calry-api-key: {write}' \\\n    \
                  -H 'content-type: application/json' \\\n    \

@@ -1739,3 +1739,22 @@ fn a_pin_in_capitals_pins_nothing_and_a_warning_says_so() {
         .find(|d| d.file == "Workspace.yaml");
     assert!(warning.unwrap().message.contains("does not pin"));
 }
+
+#[test]
+fn a_value_may_have_16_kib_and_no_more() {
+    for (bytes, errors) in [(16 << 10, 0), ((16 << 10) + 1, 1)] {
+        let value = "v".repeat(bytes);
+        let loaded = loaded(&format!(
+            "provider: HOSTAWAY\npartnerKey:\n  headers:\n    x: '{value}'\n"
+        ));
+        let found = loaded.diagnostics.iter();
+        let found = found.filter(|d| d.severity == Severity::Error).count();
+        assert_eq!(found, errors, "{bytes}");
+    }
+}
+
+#[test]
+fn an_empty_reason_of_a_hold_is_none() {
+    let loaded = loaded("provider: HOSTAWAY\nhold: {until: 2099-01-01, reason: ''}\n");
+    assert!(loaded.diagnostics.iter().any(|d| d.code == Code::Hold));
+}

@@ -1,7 +1,7 @@
 //! Sends traces to an OpenTelemetry collector, with OTLP over HTTP.
 //!
 //! This is not the exporter's own `reqwest` client, which follows redirects with the headers of the variables, ignores our
-//! rules for proxies and certificates, and reports each failure with its URL. This one uses the clients of [`http`](crate::http)
+//! rules for proxies and certificates, and reports each failure with its URL. This one uses the clients of [`http`]
 //! and logs a failure once, without values.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -150,7 +150,7 @@ def main():
     program = [shutil.which("setpriv"), "--no-new-privs", shutil.which("chroot"), f"--userspec={config['User']}",
                "--groups=", ROOT, *config["Entrypoint"]]
     command = [*program, "run", "--definitions=/definitions", f"--api-url=https://{NAME}",
-               "--api-key-file=/run/key/api-key", "--state-dir=/state", "--listen=0.0.0.0:8080", "--log-format=json",
+               "--api-key-file=/run/key/api-key", "--state-dir=/state", "--max-changes=none", "--listen=0.0.0.0:8080", "--log-format=json",
                "--interval=2s"]
     environment = {f"CALRY_SECRET_{name}": "x" for name in secrets()}
 

@@ -25,7 +25,6 @@ use crate::model::{
 };
 use crate::pull::SecretNames;
 use crate::reconcile::Source;
-use crate::report::links::RepositoryUrl;
 use crate::sandbox::{Config, Sandbox, Seed};
 
 #[derive(Args)]
@@ -90,33 +89,6 @@ pub(super) struct SourceArgs {
     pub(super) trust: TrustArgs,
     #[command(flatten)]
     pub(super) fingerprints: FingerprintArgs,
-    #[command(flatten)]
-    pub(super) repository: RepositoryArgs,
-}
-
-/// Where people find the definitions.
-#[derive(Args)]
-#[command(next_help_heading = "Definition files")]
-pub(super) struct RepositoryArgs {
-    /// Web address of the repository, for links to commits and files. If the name of the host does not show its kind, begin
-    /// with gitlab+, gitea+ or bitbucket+
-    #[arg(
-        long,
-        env = "CALRY_REPOSITORY_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    repository_url: Option<String>,
-}
-
-impl RepositoryArgs {
-    pub(super) fn url(&self) -> Result<Option<RepositoryUrl>, UsageError> {
-        let parse = |text: &String| {
-            RepositoryUrl::parse(text)
-                .map_err(|error| UsageError(format!("--repository-url {error}")))
-        };
-        self.repository_url.as_ref().map(parse).transpose()
-    }
 }
 
 /// What a command needs to read the live state.
@@ -308,7 +280,6 @@ pub(super) fn workspace_groups() -> impl Iterator<Item = clap::Id> {
         FileArgs::group_id(),
         ApiArgs::group_id(),
         TrustArgs::group_id(),
-        RepositoryArgs::group_id(),
     ];
     groups.into_iter().flatten()
 }

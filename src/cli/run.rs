@@ -89,7 +89,7 @@ async fn prepare_workspace(
     let external_url = shared.external_url.as_ref().map(HttpUrl::to_string);
     let links = Links {
         page: external_url.map(|url| page_url(&url, slot.name())),
-        repository: source.repository.url()?,
+        repository: workspace_loop.repository_url()?,
         directory: setup.repository_path(),
     };
     let notifier = shared.notifier.for_workspace(slot.name(), links.clone());
@@ -275,9 +275,11 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     let stop = signals::stop_token()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let args = &configuration.args;
+    let external_url = args.http.external_url()?;
     if args.print_config {
         for workspace in &configuration.workspaces {
             workspace.args.source.live.api_url()?;
+            workspace.args.workspace_loop.repository_url()?;
         }
         output.result(&configuration.print());
         return Ok(Exit::Done);
@@ -288,7 +290,6 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     raise_open_files();
     install_tls();
     let http = Http::new(http::HttpTimeouts::default())?;
-    let external_url = args.http.external_url()?;
     let mut targets = configuration.notifications.targets.clone();
     if let Some(url) = &external_url {
         for target in &mut targets {

@@ -13,6 +13,7 @@ use super::options::{SourceArgs, duration, up_to_64};
 use crate::http::{HttpUrl, SecretFile, UrlPolicy};
 use crate::ops::admin::{Access, Hooks, Host};
 use crate::plan::MaxChanges;
+use crate::report::links::RepositoryUrl;
 use crate::report::status::Mode;
 
 #[derive(Args)]
@@ -169,9 +170,26 @@ pub(super) struct LoopArgs {
     /// How many updates may run at the same time
     #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value = "8", value_parser = up_to_64, value_name = "N")]
     pub(super) concurrency: NonZeroU8,
+    /// Web address of the repository, for links to commits and files. If the name of the host does not show its kind, begin
+    /// with gitlab+, gitea+ or bitbucket+
+    #[arg(
+        long,
+        env = "CALRY_REPOSITORY_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    repository_url: Option<String>,
 }
 
 impl LoopArgs {
+    pub(super) fn repository_url(&self) -> Result<Option<RepositoryUrl>, UsageError> {
+        let parse = |text: &String| {
+            RepositoryUrl::parse(text)
+                .map_err(|error| UsageError(format!("--repository-url {error}")))
+        };
+        self.repository_url.as_ref().map(parse).transpose()
+    }
+
     pub(super) const fn mode(&self) -> Mode {
         match self.mode {
             ModeArg::Enforce => Mode::Enforce,

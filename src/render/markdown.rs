@@ -109,7 +109,7 @@ fn icon(plan: &Plan, diagnostics: &[Diagnostic], progress: Progress<'_>) -> &'st
     if failed || wrong {
         return "❌";
     }
-    // Without a base, every difference is one between git and Calry, not one that somebody wants to merge.
+    // Without a base, every difference is one between git and Calry, not a change to be merged.
     let differs = plan.base.is_none() && update > 0 && matches!(progress, Ok(None));
     let off = matches!(progress, Ok(None)) && due_changes(plan).any(switches_off);
     if off || differs || !plan.loosened.is_empty() {

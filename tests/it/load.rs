@@ -45,6 +45,13 @@ fn loaded(text: &str) -> Loaded {
     Definitions::of(&[("hostaway.yaml", text)]).load()
 }
 
+fn errors(loaded: &Loaded) -> Vec<&Diagnostic> {
+    let diagnostics = loaded.diagnostics.iter();
+    diagnostics
+        .filter(|d| d.severity == Severity::Error)
+        .collect()
+}
+
 fn shown(loaded: &Loaded) -> String {
     let text = render::diagnostics(&loaded.diagnostics, "definitions", loaded.files.len());
     anstream::adapter::strip_str(&text).to_string()
@@ -1577,11 +1584,7 @@ fn advice_is_at_the_fault_and_following_it_switches_nothing_off() {
     ];
     for (text, at, advice) in faults {
         let loaded = loaded(&format!("provider: HOSTAWAY\n{text}"));
-        let found: Vec<_> = loaded
-            .diagnostics
-            .iter()
-            .filter(|d| d.severity == Severity::Error)
-            .collect();
+        let found = errors(&loaded);
         let place = found[0]
             .excerpt
             .as_ref()
@@ -1671,14 +1674,12 @@ fn a_provider_that_is_a_number_is_not_to_be_put_in_quotes() {
 
 #[test]
 fn a_section_may_have_as_many_entries_as_the_limit_says() {
-    for (entries, errors) in [(100, 0), (101, 1)] {
+    for (entries, count) in [(100, 0), (101, 1)] {
         let lines: String = (0..entries).map(|n| format!("    h{n}: v\n")).collect();
         let loaded = loaded(&format!(
             "provider: HOSTAWAY\npartnerKey:\n  headers:\n{lines}"
         ));
-        let found = loaded.diagnostics.iter();
-        let found = found.filter(|d| d.severity == Severity::Error).count();
-        assert_eq!(found, errors, "{entries}");
+        assert_eq!(errors(&loaded).len(), count, "{entries}");
     }
 }
 
@@ -1742,14 +1743,12 @@ fn a_pin_in_capitals_pins_nothing_and_a_warning_says_so() {
 
 #[test]
 fn a_value_may_have_16_kib_and_no_more() {
-    for (bytes, errors) in [(16 << 10, 0), ((16 << 10) + 1, 1)] {
+    for (bytes, count) in [(16 << 10, 0), ((16 << 10) + 1, 1)] {
         let value = "v".repeat(bytes);
         let loaded = loaded(&format!(
             "provider: HOSTAWAY\npartnerKey:\n  headers:\n    x: '{value}'\n"
         ));
-        let found = loaded.diagnostics.iter();
-        let found = found.filter(|d| d.severity == Severity::Error).count();
-        assert_eq!(found, errors, "{bytes}");
+        assert_eq!(errors(&loaded).len(), count, "{bytes}");
     }
 }
 

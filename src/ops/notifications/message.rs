@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::commit::{CommitState, CommitStatus};
 use super::config::{EventKind, Forge, ForgeKind};
 use super::events::{Event, Subject};
-use crate::model::{Revision, Workspace, ellipsize, printable, short_commit};
+use crate::model::{Revision, Workspace, ellipsize, printable};
 use crate::report::json;
 use crate::report::links::Links;
 
@@ -101,8 +101,7 @@ impl Notification {
     pub(super) fn slack(&self) -> Value {
         let mut text = format!("{} {}", icon(self.event), code(&self.message));
         if let Some(revision) = &self.revision {
-            let dirty = if revision.dirty { "+dirty" } else { "" };
-            let commit = format!("{}{dirty}", short_commit(&revision.commit));
+            let commit = revision.short();
             text += &match &self.commit_url {
                 Some(url) => format!(" at <{url}|{commit}>"),
                 None => format!(" at {}", code(&commit)),

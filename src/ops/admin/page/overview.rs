@@ -6,6 +6,7 @@ use super::parts::{ago, clauses, filter, icon, safe};
 use super::{View, word, workspace};
 use crate::model::short_commit;
 use crate::report::health::{Health, HealthLevel, health};
+use crate::report::links::page_url;
 use crate::report::status::{Mode, ProviderState, WorkspaceStatus};
 use crate::report::words::plural;
 
@@ -86,7 +87,6 @@ pub(super) fn content(view: &View<'_>) -> Markup {
 
 fn row(health: &Health, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     let level = word(health.level);
-    let address: String = url::form_urlencoded::byte_serialize(one.label().as_bytes()).collect();
     let in_sync = one.count(ProviderState::InSync);
     let failing = one
         .providers
@@ -96,7 +96,7 @@ fn row(health: &Health, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     html! {
         tr data-k={ "w-" (safe(one.label(), 80)) } {
             th scope="row" {
-                a href={ "./?workspace=" (address) } { (safe(one.label(), 80)) }
+                a href=(page_url(".", Some(one.label()))) { (safe(one.label(), 80)) }
                 @if let Some(known) = &one.workspace { small { (safe(&known.name, 60)) } }
                 @match one.mode {
                     Mode::Observe => span.badge.observe { (icon("eye")) "observe" },

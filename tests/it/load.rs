@@ -398,6 +398,33 @@ fn an_error_behind_a_flood_of_warnings_still_counts() {
     assert_eq!(loaded.diagnostics.len(), 101);
 }
 
+#[test]
+fn the_limit_of_problems_holds_for_all_checks_of_a_file_together() {
+    let mut text = "provider: HOSTAWAY\npartnerKey:\n  headers:\n".to_owned();
+    (0..70).for_each(|n| writeln!(text, "    x-{n}: ${{secret:missing-{n}}}").unwrap());
+    text.push_str("fieldsToSync:\n  listing:\n");
+    (0..70).for_each(|n| writeln!(text, "    - unknown{n}").unwrap());
+    let mut loaded = loaded(&text);
+    loaded.check();
+    assert_eq!(loaded.diagnostics.len(), 70);
+    loaded.resolve(&variables(&[]), MissingSecrets::Error);
+    assert_eq!(loaded.diagnostics.len(), 101);
+}
+
+#[test]
+fn a_file_that_is_still_being_written_gives_no_desired_state() {
+    let dir = Definitions::of(&[
+        ("guesty.yaml", "provider: GUESTY\n"),
+        ("hostaway.yaml", "provider: HOSTAWAY\n"),
+    ]);
+    let mut loaded = dir.load();
+    loaded.exclude(&["hostaway.yaml".to_owned()]);
+    assert_eq!(file_codes(&loaded, "hostaway.yaml"), [Code::Unreadable]);
+    assert_eq!(codes(&loaded).len(), 1);
+    let used = loaded.files.iter().map(|file| file.desired.is_some());
+    assert_eq!(used.collect::<Vec<_>>(), [true, false]);
+}
+
 // The directory
 
 #[test]
@@ -435,6 +462,22 @@ fn a_directory_that_is_missing_empty_or_a_file_is_an_error() {
         load(&dir.path().join("x")),
         Err(DirectoryError::NotADirectory(_))
     ));
+}
+
+#[test]
+fn a_directory_that_may_be_missing_must_still_be_readable_if_it_is_there() {
+    let dir = Definitions::of(&[]);
+    let missing = load_or_empty(&dir.path().join("none")).unwrap();
+    assert!(missing.files.is_empty() && missing.diagnostics.is_empty());
+    dir.write("file", "");
+    for (path, target) in [("circle", "circle"), ("below", "file/none")] {
+        symlink(target, dir.path().join(path)).unwrap();
+        let result = load_or_empty(&dir.path().join(path));
+        assert!(
+            matches!(result, Err(DirectoryError::Unreadable { .. })),
+            "{path}: {result:?}"
+        );
+    }
 }
 
 #[test]

@@ -494,6 +494,38 @@ mod tests {
     }
 
     #[test]
+    fn files_of_the_largest_total_size_are_read_and_one_byte_more_refuses_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, size| {
+            let file = File::create(dir.path().join(name)).unwrap();
+            file.set_len(size).unwrap();
+        };
+        for n in 0..MAX_TOTAL / MAX_FILE {
+            write(&format!("{n}.yaml"), MAX_FILE);
+        }
+        let size = |_: &str, content: Result<Vec<u8>, FileError>| content.unwrap().len() as u64;
+        let listing = read(dir.path(), size).unwrap();
+        assert_eq!(listing.files.iter().sum::<u64>(), MAX_TOTAL);
+        write("more.yaml", 1);
+        let refused = read(dir.path(), |_, _| ());
+        assert!(matches!(refused, Err(DirectoryError::TooLarge(_))));
+    }
+
+    #[test]
+    fn the_entries_of_all_subdirectories_together_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("notes.txt"), "").unwrap();
+        let mut seen = 0;
+        let below = |seen: &mut usize| definition_below(dir.path(), OsStr::new("sub"), seen);
+        assert!(below(&mut seen).is_none());
+        assert_eq!(seen, 1);
+        fs::rename(dir.path().join("notes.txt"), dir.path().join("a.yaml")).unwrap();
+        assert!(below(&mut seen).is_some());
+        seen = MAX_ENTRIES;
+        assert!(below(&mut seen).is_none());
+    }
+
+    #[test]
     fn many_files_keep_their_order() {
         let items: Vec<usize> = (0..1_000).collect();
         assert_eq!(

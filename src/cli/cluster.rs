@@ -13,25 +13,25 @@ use crate::ops::kubernetes::{Options, Replica, Times};
 #[command(next_help_heading = "Kubernetes")]
 pub(super) struct ClusterArgs {
     /// Of several replicas, let only the leader write, which holds a Kubernetes Lease. The standbys compare and stay ready
-    #[arg(long, env = "CALRY_LEADER_ELECTION", hide_env_values = true)]
+    #[arg(long, env = "CALRY_LEADER_ELECTION")]
     leader_election: bool,
     /// Name of the Lease, in the namespace POD_NAMESPACE or else that of the service account; with --shards, its first part
-    #[arg(long, env = "CALRY_LEASE_NAME", hide_env_values = true, default_value = "calry-gitops", value_parser = lease_name, value_name = "NAME")]
+    #[arg(long, env = "CALRY_LEASE_NAME", default_value = "calry-gitops", value_parser = lease_name, value_name = "NAME")]
     lease_name: String,
     /// How long the standbys wait for a leader that does not renew its Lease
-    #[arg(long, env = "CALRY_LEASE_DURATION", hide_env_values = true, default_value = "15s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CALRY_LEASE_DURATION", default_value = "15s", value_parser = duration, value_name = "TIME")]
     lease_duration: Duration,
     /// How long a leader that cannot renew its Lease continues; a last update then has the rest of --lease-duration
-    #[arg(long, env = "CALRY_LEASE_RENEW_DEADLINE", hide_env_values = true, default_value = "10s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CALRY_LEASE_RENEW_DEADLINE", default_value = "10s", value_parser = duration, value_name = "TIME")]
     lease_renew_deadline: Duration,
     /// How often the leader renews its Lease and the standbys read it
-    #[arg(long, env = "CALRY_LEASE_RETRY_PERIOD", hide_env_values = true, default_value = "2s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CALRY_LEASE_RETRY_PERIOD", default_value = "2s", value_parser = duration, value_name = "TIME")]
     lease_retry_period: Duration,
     /// Distribute the workspaces over N Leases by name, and the Leases over the replicas; every replica needs the same N
-    #[arg(long, env = "CALRY_SHARDS", hide_env_values = true, default_value = "1", value_parser = up_to_64, value_name = "N")]
+    #[arg(long, env = "CALRY_SHARDS", default_value = "1", value_parser = up_to_64, value_name = "N")]
     shards: NonZeroU8,
     /// Report changes, drift and failures as Events of the Pod that POD_NAME, POD_NAMESPACE and POD_UID identify
-    #[arg(long, env = "CALRY_KUBERNETES_EVENTS", hide_env_values = true)]
+    #[arg(long, env = "CALRY_KUBERNETES_EVENTS")]
     kubernetes_events: bool,
 }
 

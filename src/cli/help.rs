@@ -7,15 +7,10 @@ use clap::{Command, CommandFactory as _};
 
 use super::{Cli, Exit};
 
-/// A command line to copy, and what it does.
-pub(super) struct Example {
-    pub(super) purpose: &'static str,
-    pub(super) line: &'static str,
-}
-
-/// The examples of a command, or of the program as a whole; none of a hidden command.
-pub(super) fn examples(command: &str) -> Vec<Example> {
-    let lines: &[(&str, &str)] = match command {
+/// The examples of a command, or of the program as a whole: the purpose, and a command line to copy. None of a hidden
+/// command.
+pub(super) fn examples(command: &str) -> &'static [(&'static str, &'static str)] {
+    match command {
         "calry-gitops" => &[
             (
                 "Try it without an account: a daemon with a local Calry",
@@ -168,11 +163,7 @@ pub(super) fn examples(command: &str) -> Vec<Example> {
             ),
         ],
         _ => &[],
-    };
-    lines
-        .iter()
-        .map(|(purpose, line)| Example { purpose, line })
-        .collect()
+    }
 }
 
 /// Every exit code of the commands but `status`.
@@ -256,12 +247,15 @@ pub(super) fn connects(command: &Command) -> bool {
 
 /// The command line with everything that its help shows.
 pub(super) fn command() -> Command {
-    let main = Cli::command();
+    // The help of an option names its values, and a variable may hold a secret.
+    let main = Cli::command()
+        .hide_possible_values(true)
+        .mut_args(|arg| arg.hide_env_values(true));
     let after = section("Exit codes", &by_number(EXITS)) + "\n" + &section("Environment", &NETWORK);
     with_examples(main)
         .after_help(after)
         .mut_subcommands(|command| {
-            let command = with_examples(command);
+            let command = with_examples(command).mut_args(|arg| arg.hide_env_values(true));
             if command.get_name() == "status" {
                 command.after_help(section("Exit codes", &by_number(STATUS_EXITS)))
             } else if connects(&command) {
@@ -280,7 +274,7 @@ fn with_examples(command: Command) -> Command {
     }
     let header = *Styles::styled().get_header();
     let mut text = format!("{header}Examples:{header:#}\n");
-    for Example { purpose, line } in examples {
+    for (purpose, line) in examples {
         if !purpose.is_empty() {
             let _ = writeln!(text, "  # {purpose}");
         }
@@ -330,7 +324,7 @@ mod tests {
                 command.get_name(),
                 examples.len()
             );
-            for Example { purpose, line } in examples {
+            for (purpose, line) in examples {
                 assert!(
                     line.len() <= 78 && purpose.len() <= 76,
                     "{line} is too long"

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::{Args, Command, CommandFactory as _};
+use clap::{Args, Command};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::{Cli, Exit, Output, UsageError, help};
+use super::{Exit, Output, UsageError, help};
 
 #[derive(Args)]
 pub(super) struct ManArgs {
@@ -22,7 +22,7 @@ pub(super) struct ManArgs {
 
 pub(super) fn run(args: &ManArgs, output: &Output) -> anyhow::Result<Exit> {
     let date = date()?;
-    let mut main = Cli::command().disable_help_subcommand(true);
+    let mut main = help::command().disable_help_subcommand(true);
     main.build();
     let Some(dir) = &args.dir else {
         output.result(&String::from_utf8(page(&main, &main, date)?)?);
@@ -126,17 +126,17 @@ fn page(main: &Command, command: &Command, date: Date) -> anyhow::Result<Vec<u8>
 fn examples(command: &Command) -> Roff {
     let mut section = Roff::new();
     section.control("SH", ["EXAMPLES"]);
-    for (at, example) in help::examples(command.get_name()).iter().enumerate() {
-        if !example.purpose.is_empty() {
+    for (at, (purpose, line)) in help::examples(command.get_name()).iter().enumerate() {
+        if !purpose.is_empty() {
             if at > 0 {
                 section.control("PP", []);
             }
-            section.text([roman(format!("{}:", example.purpose))]);
+            section.text([roman(format!("{purpose}:"))]);
         }
         section.control("PP", []);
         section.control("RS", ["4"]);
         section.control("nf", []);
-        section.text([roman(example.line)]);
+        section.text([roman(*line)]);
         section.control("fi", []);
         section.control("RE", []);
     }

@@ -35,7 +35,6 @@ pub(super) struct FileArgs {
         short,
         long,
         env = "CALRY_DEFINITIONS",
-        hide_env_values = true,
         default_value = "definitions",
         value_parser = definitions_directory,
         value_hint = ValueHint::DirPath,
@@ -43,7 +42,7 @@ pub(super) struct FileArgs {
     )]
     pub(super) definitions: PathBuf,
     /// Only this provider, in upper or lower case; the errors of other files are ignored. Repeatable
-    #[arg(long, value_parser = ProviderParser, hide_possible_values = true, value_name = "PROVIDER")]
+    #[arg(long, value_parser = ProviderParser, value_name = "PROVIDER")]
     pub(super) only: Vec<Provider>,
     /// Treat warnings as errors
     #[arg(long)]
@@ -56,15 +55,10 @@ pub(super) struct FileArgs {
 pub(super) struct TrustArgs {
     /// Use only commits that are signed with an SSH key of this file (gpg.ssh.allowedSignersFile of git). The definitions
     /// are then read from the commit, not from the directory
-    #[arg(
-        long,
-        env = "CALRY_ALLOWED_SIGNERS",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "CALRY_ALLOWED_SIGNERS", value_name = "FILE")]
     allowed_signers: Option<PathBuf>,
     /// Trust this commit (its full id) without a signature; without --allowed-signers, trust no other commit
-    #[arg(long, env = "CALRY_TRUSTED_REVISION", hide_env_values = true, value_parser = CommitId::parse, value_name = "COMMIT")]
+    #[arg(long, env = "CALRY_TRUSTED_REVISION", value_parser = CommitId::parse, value_name = "COMMIT")]
     trusted_revision: Option<CommitId>,
 }
 
@@ -107,41 +101,30 @@ struct ApiArgs {
     #[arg(
         long,
         env = "CALRY_API_URL",
-        hide_env_values = true,
         default_value = "https://zepl.calry.app",
         value_name = "URL"
     )]
     api_url: String,
     /// File with the API key, read again at each reconciliation; without it, the variable CALRY_API_KEY is used
-    #[arg(
-        long,
-        env = "CALRY_API_KEY_FILE",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "CALRY_API_KEY_FILE", value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Plan and write only if the API key belongs to this workspace, even without a workspace.yaml
-    #[arg(long, env = "CALRY_WORKSPACE", hide_env_values = true, value_parser = Slug::parse, value_name = "SLUG")]
+    #[arg(long, env = "CALRY_WORKSPACE", value_parser = Slug::parse, value_name = "SLUG")]
     workspace: Option<Slug>,
     /// Allow plain http to another machine; the API key is then readable on the network
-    #[arg(long, env = "CALRY_INSECURE_HTTP", hide_env_values = true)]
+    #[arg(long, env = "CALRY_INSECURE_HTTP")]
     insecure_http: bool,
     /// HTTP method of an update
-    #[arg(long, env = "CALRY_UPDATE_METHOD", hide_env_values = true, value_enum, default_value_t = Method::Patch, hide_possible_values = true, value_name = "patch|put")]
+    #[arg(long, env = "CALRY_UPDATE_METHOD", value_enum, default_value_t = Method::Patch, value_name = "patch|put")]
     update_method: Method,
     /// Directory of secrets, one file each; a secret without a file is read from the variable CALRY_SECRET_NAME
-    #[arg(
-        long,
-        env = "CALRY_SECRETS_DIR",
-        hide_env_values = true,
-        value_name = "DIR"
-    )]
+    #[arg(long, env = "CALRY_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
     /// Time limit of a reconciliation, retries included
-    #[arg(long, env = "CALRY_TIMEOUT", hide_env_values = true, default_value = "60s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CALRY_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
     /// Time limit of a single request, within --timeout
-    #[arg(long, env = "CALRY_REQUEST_TIMEOUT", hide_env_values = true, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CALRY_REQUEST_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME")]
     request_timeout: Duration,
     /// Start a local Calry and use it: real keys and addresses are ignored, missing secrets get placeholders
     #[arg(long)]
@@ -153,12 +136,7 @@ struct ApiArgs {
 pub(super) struct FingerprintArgs {
     /// File with the key of the fingerprints, by which partner keys are compared without being shown: at least 32 random
     /// characters. Without it, the variable CALRY_FINGERPRINT_KEY is used
-    #[arg(
-        long,
-        env = "CALRY_FINGERPRINT_KEY_FILE",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "CALRY_FINGERPRINT_KEY_FILE", value_name = "FILE")]
     fingerprint_key_file: Option<PathBuf>,
 }
 

@@ -30,10 +30,10 @@ use crate::render;
 #[command(next_help_heading = "Output")]
 pub(super) struct OutputArgs {
     /// When to use colours; auto: on a terminal, unless NO_COLOR is set
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, hide_possible_values = true, value_name = "auto|always|never")]
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "auto|always|never")]
     color: Color,
     /// Format of the log lines
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "CALRY_LOG_FORMAT", hide_env_values = true, hide_possible_values = true, value_name = "text|json")]
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "CALRY_LOG_FORMAT", value_name = "text|json")]
     log_format: LogFormat,
     /// More log output (-vv: trace); never prints secrets
     #[arg(short, long, global = true, action = ArgAction::Count)]

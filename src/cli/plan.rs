@@ -22,7 +22,7 @@ use crate::report::plan;
 #[derive(Args)]
 pub(super) struct PlanArgs {
     /// How the plan is printed
-    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|markdown|github")]
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "text|json|markdown|github")]
     format: Format,
     /// Show a unified diff of YAML, with secrets masked, instead of one line for each change (text only)
     #[arg(long)]

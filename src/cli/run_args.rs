@@ -21,24 +21,14 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) workspace_loop: LoopArgs,
     /// Configuration file: values of these options, for one or several workspaces. Read once, at the start
-    #[arg(
-        long,
-        env = "CALRY_CONFIG",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "CALRY_CONFIG", value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Print the effective configuration with the source of each value, then exit; makes no connection
     #[arg(long)]
     pub(super) print_config: bool,
     /// Directory where the daemon saves what it last applied. With it, a restarted daemon still distinguishes drift
     /// from changes and does not repeat updates that had no effect. It holds no partner keys
-    #[arg(
-        long,
-        env = "CALRY_STATE_DIR",
-        hide_env_values = true,
-        value_name = "DIR"
-    )]
+    #[arg(long, env = "CALRY_STATE_DIR", value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
     /// Reconcile once, then exit; serves no HTTP
     #[arg(long)]
@@ -57,65 +47,33 @@ pub(super) struct RunArgs {
 #[command(next_help_heading = "HTTP")]
 pub(super) struct HttpArgs {
     /// Address of the status page, metrics and health endpoints; port 0 takes a free port, off disables them
-    #[arg(long, env = "CALRY_LISTEN", hide_env_values = true, default_value = "127.0.0.1:8080", value_parser = listen, value_name = "ADDR|off")]
+    #[arg(long, env = "CALRY_LISTEN", default_value = "127.0.0.1:8080", value_parser = listen, value_name = "ADDR|off")]
     pub(super) listen: Listen,
     /// Additional Host name to accept (loopback and the listening address always are); repeatable
     #[arg(
         long,
         env = "CALRY_ADMIN_HOST",
-        hide_env_values = true,
         value_delimiter = ',',
         value_name = "NAME"
     )]
     admin_host: Vec<Host>,
     /// File with the token for POST requests; without it, they are accepted from loopback only
-    #[arg(
-        long,
-        env = "CALRY_ADMIN_TOKEN_FILE",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "CALRY_ADMIN_TOKEN_FILE", value_name = "FILE")]
     admin_token_file: Option<PathBuf>,
     /// Most requests per minute from one client address; probes and the files of the page are not counted
-    #[arg(
-        long,
-        env = "CALRY_ADMIN_RATE",
-        hide_env_values = true,
-        default_value = "60",
-        value_name = "N"
-    )]
+    #[arg(long, env = "CALRY_ADMIN_RATE", default_value = "60", value_name = "N")]
     admin_rate: NonZeroU32,
     /// Address under which people reach the status page, for links in notifications and commit statuses
-    #[arg(
-        long,
-        env = "CALRY_EXTERNAL_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    #[arg(long, env = "CALRY_EXTERNAL_URL", value_name = "URL")]
     external_url: Option<String>,
     /// File with the secret of GitHub's webhook; enables /hooks/github, so that a push reconciles at once
-    #[arg(
-        long,
-        env = "CALRY_GITHUB_HOOK_SECRET_FILE",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "CALRY_GITHUB_HOOK_SECRET_FILE", value_name = "FILE")]
     github_hook_secret_file: Option<PathBuf>,
     /// File with the signing token (whsec_...) or the secret token of GitLab's webhook; enables /hooks/gitlab
-    #[arg(
-        long,
-        env = "CALRY_GITLAB_HOOK_SECRET_FILE",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "CALRY_GITLAB_HOOK_SECRET_FILE", value_name = "FILE")]
     gitlab_hook_secret_file: Option<PathBuf>,
     /// File with the secret of any other webhook, which sends X-Signature-256: sha256=HMAC; enables /hooks/generic
-    #[arg(
-        long,
-        env = "CALRY_GENERIC_HOOK_SECRET_FILE",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "CALRY_GENERIC_HOOK_SECRET_FILE", value_name = "FILE")]
     generic_hook_secret_file: Option<PathBuf>,
 }
 
@@ -152,32 +110,26 @@ impl HttpArgs {
 #[derive(Args)]
 pub(super) struct LoopArgs {
     /// How often to check for drift; a changed file is applied at once
-    #[arg(long, env = "CALRY_INTERVAL", hide_env_values = true, default_value = "60s", value_parser = interval, value_name = "TIME")]
+    #[arg(long, env = "CALRY_INTERVAL", default_value = "60s", value_parser = interval, value_name = "TIME")]
     pub(super) interval: Duration,
     /// enforce applies the files and undoes drift; observe reports differences and writes nothing
-    #[arg(long, env = "CALRY_MODE", hide_env_values = true, value_enum, default_value_t = ModeArg::Enforce, hide_possible_values = true, value_name = "enforce|observe")]
+    #[arg(long, env = "CALRY_MODE", value_enum, default_value_t = ModeArg::Enforce, value_name = "enforce|observe")]
     mode: ModeArg,
     /// Let a plan that would change more providers wait for an approval; a share is of the managed providers, and always
     /// allows 5
     #[arg(
         long,
         env = "CALRY_MAX_CHANGES",
-        hide_env_values = true,
         default_value = "30%",
         value_name = "N|SHARE%|none"
     )]
     pub(super) max_changes: MaxChanges,
     /// How many updates may run at the same time
-    #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value = "8", value_parser = up_to_64, value_name = "N")]
+    #[arg(long, env = "CALRY_CONCURRENCY", default_value = "8", value_parser = up_to_64, value_name = "N")]
     pub(super) concurrency: NonZeroU8,
     /// Web address of the repository, for links to commits and files. If the name of the host does not show its kind, begin
     /// with gitlab+, gitea+ or bitbucket+
-    #[arg(
-        long,
-        env = "CALRY_REPOSITORY_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    #[arg(long, env = "CALRY_REPOSITORY_URL", value_name = "URL")]
     repository_url: Option<String>,
 }
 

@@ -54,7 +54,7 @@ struct SemanticsArgs {
     #[arg(long, default_value = "replace", value_name = "merge|replace")]
     partner_key: PartialPartnerKey,
     /// Which method updates a definition: only PATCH, or PUT as well
-    #[arg(long, value_enum, default_value_t = Method::Patch, hide_possible_values = true, value_name = "patch|put")]
+    #[arg(long, value_enum, default_value_t = Method::Patch, value_name = "patch|put")]
     update_method: Method,
     /// Whether PUT clears or keeps what an update leaves out
     #[arg(long, default_value = "clear", value_name = "clear|keep")]

@@ -13,7 +13,7 @@ use crate::reconcile;
 #[derive(Args)]
 pub(super) struct SchemaArgs {
     /// Kind of file: a definition file, workspace.yaml, or the configuration file of run
-    #[arg(value_enum, default_value_t = File::Definition, hide_possible_values = true, value_name = "definition|workspace|config")]
+    #[arg(value_enum, default_value_t = File::Definition, value_name = "definition|workspace|config")]
     file: File,
     /// Add the providers, groups and fields of the workspace; save the output as definition.schema.json beside the files
     #[arg(long)]

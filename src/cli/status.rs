@@ -29,13 +29,12 @@ pub(super) struct StatusArgs {
     #[arg(
         long,
         env = "CALRY_ADMIN_URL",
-        hide_env_values = true,
         default_value = "http://127.0.0.1:8080",
         value_name = "URL"
     )]
     address: String,
     /// How the status is printed; json is the daemon's own answer
-    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json")]
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "text|json")]
     format: Format,
     /// Only this workspace, by its name in the configuration file or its slug
     #[arg(long, value_name = "NAME")]

@@ -358,7 +358,7 @@ fn with_result(
                 provider.outcome = None;
             }
             Outcome::NotConverged(mismatches) => {
-                provider.not_converged = mismatches.iter().map(Into::into).collect()
+                provider.not_converged.clone_from(mismatches)
             }
             Outcome::Partial(_) | Outcome::Failed(_) | Outcome::Skipped(_) => {}
         }

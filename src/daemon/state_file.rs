@@ -22,7 +22,7 @@ use crate::model::{
     Fingerprint, FingerprintContext, FingerprintKey, KeySection, PartnerKey, Provider, Secret, hex,
     read_at_most,
 };
-use crate::plan::{Cause, Digest, LastApplied, Mismatch, Value};
+use crate::plan::{Cause, Digest, LastApplied, Mismatch, PlainValue};
 
 /// A file of another version is renamed and not used.
 const VERSION: u32 = 1;
@@ -85,10 +85,9 @@ enum StoredCause {
 
 impl RememberedField {
     pub(super) fn new(mismatch: &Mismatch, cause: Cause, failures: u32, until: Timestamp) -> Self {
-        let stored = |value: &Value| match value {
-            Value::None => None,
-            Value::Bool(on) => Some(StoredValue::Bool(*on)),
-            Value::Text(text) => Some(StoredValue::Text(text.clone())),
+        let stored = |value: &PlainValue| match value {
+            PlainValue::Bool(on) => StoredValue::Bool(*on),
+            PlainValue::Text(text) => StoredValue::Text(text.clone()),
         };
         let cause = match cause {
             Cause::Change => StoredCause::Change,
@@ -100,7 +99,7 @@ impl RememberedField {
             kept,
             sensitive,
         } = mismatch;
-        let (sent, kept) = (stored(sent), stored(kept));
+        let (sent, kept) = (sent.as_ref().map(stored), kept.as_ref().map(stored));
         Self {
             path: path.clone(),
             sent,
@@ -121,14 +120,13 @@ impl RememberedField {
 
     pub(super) fn into_mismatch(self) -> Mismatch {
         let value = |stored| match stored {
-            None => Value::None,
-            Some(StoredValue::Bool(on)) => Value::Bool(on),
-            Some(StoredValue::Text(text)) => Value::Text(text),
+            StoredValue::Bool(on) => PlainValue::Bool(on),
+            StoredValue::Text(text) => PlainValue::Text(text),
         };
         Mismatch {
             path: self.path,
-            sent: value(self.sent),
-            kept: value(self.kept),
+            sent: self.sent.map(value),
+            kept: self.kept.map(value),
             sensitive: self.sensitive,
         }
     }

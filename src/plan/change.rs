@@ -49,21 +49,26 @@ pub enum KeyChange {
     Unresolved,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// No value, or none that may be shown.
-    None,
+/// A value that may be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum PlainValue {
+    /// On or off.
     Bool(bool),
+    /// Text.
     Text(String),
 }
 
-/// A field that did not converge: what was sent, and what Calry returned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A field for which Calry kept another value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Mismatch {
+    /// The position.
     pub path: String,
-    pub sent: Value,
-    pub kept: Value,
-    /// Whether the values are withheld.
+    /// The sent value; null if it is sensitive.
+    pub sent: Option<PlainValue>,
+    /// The kept value; null if there is none or it is sensitive.
+    pub kept: Option<PlainValue>,
+    /// True if the values are withheld.
     pub sensitive: bool,
 }
 
@@ -79,20 +84,20 @@ impl Change {
     }
 
     #[must_use]
-    pub fn before(&self) -> Value {
+    pub fn before(&self) -> Option<PlainValue> {
         match self {
-            Self::Icon { before, .. } => before.clone().map_or(Value::None, Value::Text),
-            Self::Field { before, .. } => before.map_or(Value::None, Value::Bool),
-            Self::Key { .. } => Value::None,
+            Self::Icon { before, .. } => before.clone().map(PlainValue::Text),
+            Self::Field { before, .. } => before.map(PlainValue::Bool),
+            Self::Key { .. } => None,
         }
     }
 
     #[must_use]
-    pub fn after(&self) -> Value {
+    pub fn after(&self) -> Option<PlainValue> {
         match self {
-            Self::Icon { after, .. } => after.clone().map_or(Value::None, Value::Text),
-            Self::Field { after, .. } => Value::Bool(*after),
-            Self::Key { .. } => Value::None,
+            Self::Icon { after, .. } => after.clone().map(PlainValue::Text),
+            Self::Field { after, .. } => Some(PlainValue::Bool(*after)),
+            Self::Key { .. } => None,
         }
     }
 

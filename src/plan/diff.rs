@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 
-use super::change::{Change, KeyChange, Mismatch, Value, join_path};
+use super::change::{Change, KeyChange, Mismatch, PlainValue, join_path};
 use super::{
     AppliedState, BranchBase, Cause, Digest, LastApplied, Missing, Obstacle, Payload, Plan,
     PlanEntry, RefusedPart, Step, UnresolvedValue, Verdict,
@@ -229,11 +229,10 @@ pub fn verify(
         fields,
     } = sent;
     if desired.icon.is_none() && icon.is_some() && *icon != answer.icon {
-        let text = |icon: &Option<String>| icon.clone().map_or(Value::None, Value::Text);
         mismatches.push(Mismatch {
             path: "icon".to_owned(),
-            sent: text(icon),
-            kept: text(&answer.icon),
+            sent: icon.clone().map(PlainValue::Text),
+            kept: answer.icon.clone().map(PlainValue::Text),
             sensitive: false,
         });
     }
@@ -255,8 +254,8 @@ pub fn verify(
                 let path = join_path(&["partnerKey", section.key(), name]);
                 mismatches.push(Mismatch {
                     path,
-                    sent: Value::None,
-                    kept: Value::None,
+                    sent: None,
+                    kept: None,
                     sensitive: true,
                 });
             }
@@ -274,8 +273,8 @@ pub fn verify(
             if sent != kept.unwrap_or(false) {
                 mismatches.push(Mismatch {
                     path: join_path(&["fieldsToSync", group, field]),
-                    sent: Value::Bool(sent),
-                    kept: kept.map_or(Value::None, Value::Bool),
+                    sent: Some(PlainValue::Bool(sent)),
+                    kept: kept.map(PlainValue::Bool),
                     sensitive: false,
                 });
             }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Change, PlanEntry, Value, Verdict};
+use super::{Change, PlainValue, PlanEntry, Verdict};
 use crate::model::{Desired, KeySection, UpdateMethod, Workspace, hex};
 
 /// `sha256:` and 64 hexadecimal digits.
@@ -164,8 +164,8 @@ impl Hash {
         self.number(entry.changes().len());
         for change in entry.changes() {
             self.text(&change.path());
-            self.value(&change.before());
-            self.value(&change.after());
+            self.value(change.before());
+            self.value(change.after());
             if let Change::Key {
                 change, secrets, ..
             } = change
@@ -191,13 +191,13 @@ impl Hash {
         items.iter().for_each(|item| self.text(item));
     }
 
-    fn value(&mut self, value: &Value) {
+    fn value(&mut self, value: Option<PlainValue>) {
         match value {
-            Value::None => self.text("none"),
-            Value::Bool(on) => self.text(if *on { "true" } else { "false" }),
-            Value::Text(text) => {
+            None => self.text("none"),
+            Some(PlainValue::Bool(on)) => self.text(if on { "true" } else { "false" }),
+            Some(PlainValue::Text(text)) => {
                 self.text("text");
-                self.text(text);
+                self.text(&text);
             }
         }
     }

@@ -80,12 +80,6 @@ impl Approved {
     pub const fn plan(&self) -> &Plan {
         &self.0
     }
-
-    /// The plan, after it was applied.
-    #[must_use]
-    pub fn into_plan(self) -> Plan {
-        self.0
-    }
 }
 
 #[derive(Debug, thiserror::Error)]

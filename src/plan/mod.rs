@@ -23,7 +23,7 @@ use crate::model::{
     Live, Provider, Revision, SecretName, Update, Workspace, ellipsize, printable,
 };
 
-pub use change::{Change, KeyChange, Mismatch, Value, join_path};
+pub use change::{Change, KeyChange, Mismatch, PlainValue, join_path};
 pub use diff::{Context, PlanInput, RefreshedStep, plan, refresh, unverifiable, verify};
 pub use digest::{Digest, InvalidDigest};
 pub use guard::{Approved, Limits, MaxChanges, Refusal, RefusedPlan};
@@ -215,7 +215,8 @@ pub struct UnresolvedValue {
 }
 
 /// What a comparison lacks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Missing {
     /// A secret that the desired value refers to.
     Secret,

@@ -10,12 +10,12 @@ use super::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, text_column, wrap
 use crate::model::{Severity, ellipsize, human_duration, printable};
 use crate::plan::Cause;
 use crate::report::health::{Health, HealthLevel, health};
-use crate::report::plan::{ChangeItem, DiagnosticItem, PlainValue};
+use crate::report::plan::DiagnosticItem;
 use crate::report::status::{
     ChangeRecord, LeadershipStatus, Mode, ProviderState, ProviderStatus, ReconciliationRecord,
     ReplicaRole, Status, UpdateOutcome, WorkspaceStatus,
 };
-use crate::report::words::{describe_mismatch, elapsed};
+use crate::report::words::{describe_mismatch, elapsed, name_change_items};
 
 /// The most workspaces to show in full, of several.
 const MAX_IN_FULL: usize = 5;
@@ -326,7 +326,7 @@ fn describe_provider(provider: &ProviderStatus, now: Timestamp) -> String {
         (ProviderState::InSync | ProviderState::Unmanaged, _) => String::new(),
     };
     if !provider.changes.is_empty() {
-        let _ = write!(text, "; {}", name_changes(&provider.changes, 0));
+        let _ = write!(text, "; {}", name_change_items(&provider.changes, 0));
     }
     if let Some(hold) = &provider.ended_hold {
         let _ = write!(text, "; its hold until {} is over", printable(&hold.until));
@@ -337,7 +337,7 @@ fn describe_provider(provider: &ProviderStatus, now: Timestamp) -> String {
         let _ = write!(text, "; {}", printable(error));
     }
     for field in provider.not_converged.iter().take(MAX_MISMATCHES) {
-        let _ = write!(text, "; {}", describe_mismatch(&field.clone().into()));
+        let _ = write!(text, "; {}", describe_mismatch(field));
     }
     let more = provider.not_converged.len().saturating_sub(MAX_MISMATCHES);
     if more > 0 {
@@ -443,7 +443,7 @@ fn describe_change(record: &ChangeRecord) -> String {
         ..
     } = record;
     let provider = printable(&record.provider);
-    let what = name_changes(changes, *more);
+    let what = name_change_items(changes, *more);
     let done = match (outcome, cause) {
         (None, Cause::Change) => "would be updated",
         (None, Cause::Drift) => "has drifted",
@@ -474,29 +474,4 @@ fn describe_repetition(times: u64) -> String {
     } else {
         String::new()
     }
-}
-
-/// Changes by name, at most eight of them: `listing.pictures on, icon, headers.x-api-key`.
-fn name_changes(changes: &[ChangeItem], more: usize) -> String {
-    const MOST: usize = 8;
-    let mut parts: Vec<String> = changes
-        .iter()
-        .take(MOST)
-        .map(|change| {
-            let path = printable(&change.path);
-            let path = path
-                .strip_prefix("fieldsToSync.")
-                .or(path.strip_prefix("partnerKey."))
-                .unwrap_or(&path);
-            match change.after {
-                Some(PlainValue::Bool(on)) => format!("{path} {}", if on { "on" } else { "off" }),
-                _ => path.to_owned(),
-            }
-        })
-        .collect();
-    let rest = changes.len().saturating_sub(MOST).saturating_add(more);
-    if rest > 0 {
-        parts.push(format!("and {rest} more"));
-    }
-    parts.join(", ")
 }

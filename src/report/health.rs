@@ -6,7 +6,7 @@ use super::status::{
     ProviderState, ProviderStatus, ReconciliationOutcome, ReconciliationRecord, Trust,
     WorkspaceStatus, shared_key_error,
 };
-use super::words::{elapsed, plural};
+use super::words::{counted, elapsed, plural};
 use crate::model::{human_duration, printable, short_commit};
 
 /// Most urgent first.
@@ -109,12 +109,8 @@ fn describe_failure(workspace: &WorkspaceStatus, last: &ReconciliationRecord) ->
     match (last.result, last.max_changes, last.times) {
         (ReconciliationOutcome::Refused, Some(limit), _) => {
             let updates = workspace.count(ProviderState::Update);
-            let providers = if updates == 1 {
-                "provider"
-            } else {
-                "providers"
-            };
-            format!("waiting for approval: {updates} {providers} to update (limit {limit})")
+            let providers = counted(updates, "provider", "providers");
+            format!("waiting for approval: {providers} to update (limit {limit})")
         }
         (ReconciliationOutcome::Refused, None, _) => "plan refused".to_owned(),
         (_, _, 1) => "the last reconciliation failed".to_owned(),

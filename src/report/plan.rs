@@ -2,13 +2,15 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::json;
 use crate::model::{
     self, Diagnostic, Excerpt, Revision, Severity, Workspace, first_problems, printable,
 };
 use crate::plan::{
-    self, Change, KeyChange, Mismatch, Missing, Origin, Plan, PlanEntry, Summary, Verdict,
+    Change, KeyChange, Loosening, Mismatch, Missing, Origin, PlainValue, Plan, PlanEntry, Summary,
+    Verdict,
 };
 use crate::reconcile::apply::{Outcome, Report};
 
@@ -20,9 +22,10 @@ struct Document<'a> {
     summary: Summary,
     digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    base: Option<BaseCommit<'a>>,
+    base: Option<Value>,
+    /// Where the live state comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    snapshot: Option<Snapshot<'a>>,
+    snapshot: Option<Value>,
     definitions: Vec<Definition<'a>>,
     /// Present with a base.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,18 +42,6 @@ struct LoosenedItem<'a> {
     provider: Option<&'a str>,
     what: &'static str,
     path: &'a str,
-}
-
-#[derive(Serialize)]
-struct BaseCommit<'a> {
-    commit: &'a str,
-}
-
-/// Where the live state comes from.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Snapshot<'a> {
-    taken_at: &'a str,
 }
 
 #[derive(Serialize)]
@@ -71,8 +62,8 @@ struct Definition<'a> {
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    not_converged: Vec<MismatchItem>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    not_converged: &'a [Mismatch],
 }
 
 #[derive(Serialize)]
@@ -80,7 +71,7 @@ struct Unresolved<'a> {
     path: &'a str,
     secrets: Vec<&'a str>,
     /// What is not available: `secret`, or `live`, which a snapshot does not contain.
-    missing: &'static str,
+    missing: Missing,
 }
 
 /// A hold, which suspends changes to a provider.
@@ -112,29 +103,6 @@ pub struct ChangeItem {
     /// The secrets that a withheld value refers to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
-}
-
-/// A value that may be shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum PlainValue {
-    /// On or off.
-    Bool(bool),
-    /// Text.
-    Text(String),
-}
-
-/// A field for which Calry kept another value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct MismatchItem {
-    /// The position.
-    pub path: String,
-    /// The sent value; null if it is sensitive.
-    pub sent: Option<PlainValue>,
-    /// The kept value; null if there is none or it is sensitive.
-    pub kept: Option<PlainValue>,
-    /// True if the values are withheld.
-    pub sensitive: bool,
 }
 
 /// A problem of a definition file.
@@ -183,11 +151,11 @@ pub fn plan(
         revision: plan.revision.as_ref(),
         summary: plan.summary(),
         digest: plan.digest.as_ref().map(ToString::to_string),
-        base: plan.base.as_deref().map(|commit| BaseCommit { commit }),
+        base: plan.base.as_ref().map(|commit| json!({ "commit": commit })),
         snapshot: plan
             .snapshot
-            .as_deref()
-            .map(|taken_at| Snapshot { taken_at }),
+            .as_ref()
+            .map(|taken_at| json!({ "takenAt": taken_at })),
         definitions: plan
             .entries
             .iter()
@@ -196,7 +164,7 @@ pub fn plan(
         loosened: plan
             .base
             .is_some()
-            .then(|| plan.loosened.iter().map(LoosenedItem::from).collect()),
+            .then(|| plan.loosened.iter().map(loosened).collect()),
         diagnostics: problems(diagnostics),
         error,
     };
@@ -213,17 +181,17 @@ pub fn diagnostics(diagnostics: &[Diagnostic], files: usize) -> String {
             .filter(|d| d.severity == severity)
             .count()
     };
-    let summary = serde_json::json!({
+    let summary = json!({
         "files": files, "errors": of(Severity::Error), "warnings": of(Severity::Warning)
     });
-    json::pretty(&serde_json::json!({ "summary": summary, "diagnostics": problems }))
+    json::pretty(&json!({ "summary": summary, "diagnostics": problems }))
 }
 
 /// The document of a failure without a plan.
 #[must_use]
 pub fn failure(error: &str, diagnostics: &[Diagnostic]) -> String {
     let problems = problems(diagnostics);
-    json::pretty(&serde_json::json!({ "error": error, "diagnostics": problems }))
+    json::pretty(&json!({ "error": error, "diagnostics": problems }))
 }
 
 /// The first problems; the last item counts the rest.
@@ -251,10 +219,8 @@ fn definition<'a>(
         (None, _) => "skipped",
     });
     let not_converged = match result.map(|r| &r.outcome) {
-        Some(Outcome::NotConverged(mismatches)) => {
-            mismatches.iter().map(MismatchItem::from).collect()
-        }
-        _ => Vec::new(),
+        Some(Outcome::NotConverged(mismatches)) => mismatches.as_slice(),
+        _ => &[],
     };
     let error = result
         .and_then(|r| r.outcome.error())
@@ -275,10 +241,7 @@ fn definition<'a>(
             .map(|u| Unresolved {
                 path: &u.path,
                 secrets: u.secrets.iter().map(|s| s.as_str()).collect(),
-                missing: match u.missing {
-                    Missing::Secret => "secret",
-                    Missing::Live => "live",
-                },
+                missing: u.missing,
             })
             .collect(),
         outcome,
@@ -349,13 +312,11 @@ impl From<&model::Hold> for HoldItem {
     }
 }
 
-impl<'a> From<&'a plan::Loosening> for LoosenedItem<'a> {
-    fn from(item: &'a plan::Loosening) -> Self {
-        Self {
-            provider: item.provider().map(|p| p.as_str()),
-            what: item.what(),
-            path: item.path(),
-        }
+fn loosened(item: &Loosening) -> LoosenedItem<'_> {
+    LoosenedItem {
+        provider: item.provider().map(|p| p.as_str()),
+        what: item.what(),
+        path: item.path(),
     }
 }
 
@@ -406,59 +367,12 @@ impl From<&Change> for ChangeItem {
         };
         Self {
             path: change.path(),
-            before: shown(change.before()),
-            after: shown(change.after()),
+            before: change.before(),
+            after: change.after(),
             sensitive: change.sensitive(),
             origin: None,
             change: kind,
             secrets,
         }
-    }
-}
-
-impl From<&Mismatch> for MismatchItem {
-    fn from(mismatch: &Mismatch) -> Self {
-        let Mismatch {
-            path,
-            sent,
-            kept,
-            sensitive,
-        } = mismatch.clone();
-        Self {
-            path,
-            sent: shown(sent),
-            kept: shown(kept),
-            sensitive,
-        }
-    }
-}
-
-impl From<MismatchItem> for Mismatch {
-    fn from(item: MismatchItem) -> Self {
-        let value = |shown| match shown {
-            None => plan::Value::None,
-            Some(PlainValue::Bool(on)) => plan::Value::Bool(on),
-            Some(PlainValue::Text(text)) => plan::Value::Text(text),
-        };
-        let MismatchItem {
-            path,
-            sent,
-            kept,
-            sensitive,
-        } = item;
-        Self {
-            path,
-            sent: value(sent),
-            kept: value(kept),
-            sensitive,
-        }
-    }
-}
-
-fn shown(value: plan::Value) -> Option<PlainValue> {
-    match value {
-        plan::Value::None => None,
-        plan::Value::Bool(on) => Some(PlainValue::Bool(on)),
-        plan::Value::Text(text) => Some(PlainValue::Text(text)),
     }
 }

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::json;
 use super::links::Links;
-use super::plan::{ChangeItem, DiagnosticItem, HoldItem, MismatchItem, fault, hold};
+use super::plan::{ChangeItem, DiagnosticItem, HoldItem, fault, hold};
 use crate::model::{self, Diagnostic, Revision, Severity, Workspace, printable};
-use crate::plan::{Cause, PlanEntry, Summary, Verdict};
+use crate::plan::{Cause, Mismatch, PlanEntry, Summary, Verdict};
 use crate::reconcile::apply;
 
 /// The state of a daemon and of all its workspaces.
@@ -241,7 +241,7 @@ pub struct ProviderStatus {
     pub error: Option<String>,
     /// The fields for which Calry kept another value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub not_converged: Vec<MismatchItem>,
+    pub not_converged: Vec<Mismatch>,
     /// The earliest time of the next attempt, unless its file changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,

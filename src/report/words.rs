@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::plan::ChangeItem;
 use crate::model::printable;
-use crate::plan::{Change, Mismatch, Summary, Value};
+use crate::plan::{Change, Mismatch, PlainValue, Summary};
 
 /// The counts of a plan, as words: `12 to update, 7 in sync, 1 on hold`.
 #[must_use]
@@ -46,27 +47,31 @@ pub(crate) fn others(summary: &Summary) -> Vec<String> {
 /// The changes of one provider by name, at most eight of them: `pictures on, rating off, icon, headers.x-api-key`.
 #[must_use]
 pub fn name_changes<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
+    let items: Vec<ChangeItem> = changes.into_iter().map(ChangeItem::from).collect();
+    name_change_items(&items, 0)
+}
+
+/// The same of the items of a document, which leaves out `more` of them.
+pub(crate) fn name_change_items(changes: &[ChangeItem], more: usize) -> String {
     const MOST: usize = 8;
-    let changes: Vec<&Change> = changes.into_iter().collect();
     let mut parts: Vec<String> = changes
         .iter()
         .take(MOST)
         .map(|change| {
-            let path = printable(&change.path());
+            let path = printable(&change.path);
             let path = path
                 .strip_prefix("fieldsToSync.")
                 .or(path.strip_prefix("partnerKey."))
                 .unwrap_or(&path);
-            match change {
-                Change::Field { after, .. } => {
-                    format!("{path} {}", if *after { "on" } else { "off" })
-                }
-                Change::Icon { .. } | Change::Key { .. } => path.to_owned(),
+            match change.after {
+                Some(PlainValue::Bool(on)) => format!("{path} {}", if on { "on" } else { "off" }),
+                _ => path.to_owned(),
             }
         })
         .collect();
-    if changes.len() > MOST {
-        parts.push(format!("and {} more", changes.len() - MOST));
+    let rest = changes.len().saturating_sub(MOST).saturating_add(more);
+    if rest > 0 {
+        parts.push(format!("and {rest} more"));
     }
     parts.join(", ")
 }
@@ -78,10 +83,10 @@ pub fn describe_mismatch(mismatch: &Mismatch) -> String {
     if mismatch.sensitive {
         return format!("{path}: Calry kept another value than was sent (both are sensitive)");
     }
-    let show = |value: &Value| match value {
-        Value::None => "nothing".to_owned(),
-        Value::Bool(on) => on.to_string(),
-        Value::Text(text) => printable(text),
+    let show = |value: &Option<PlainValue>| match value {
+        None => "nothing".to_owned(),
+        Some(PlainValue::Bool(on)) => on.to_string(),
+        Some(PlainValue::Text(text)) => printable(text),
     };
     format!(
         "{path}: sent {}, Calry kept {}",
@@ -90,13 +95,14 @@ pub fn describe_mismatch(mismatch: &Mismatch) -> String {
     )
 }
 
+/// A count with its noun.
+pub(crate) fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// A count with its noun; `None` if it is zero.
 pub(crate) fn plural(count: usize, one: &str, many: &str) -> Option<String> {
-    match count {
-        0 => None,
-        1 => Some(format!("1 {one}")),
-        n => Some(format!("{n} {many}")),
-    }
+    (count > 0).then(|| counted(count, one, many))
 }
 
 /// The time between two timestamps; zero if the clocks disagree.

@@ -54,8 +54,8 @@ async fn the_last_applied_state_of_one_workspace_is_not_used_for_another() {
 fn keeps(memory: &mut Memory, paths: &[&str]) {
     let mismatch = |path: &&str| Mismatch {
         path: (*path).to_owned(),
-        sent: crate::plan::Value::Bool(true),
-        kept: crate::plan::Value::None,
+        sent: Some(crate::plan::PlainValue::Bool(true)),
+        kept: None,
         sensitive: false,
     };
     let result = UpdateResult {

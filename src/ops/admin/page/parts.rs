@@ -7,7 +7,8 @@ use maud::{Markup, PreEscaped, html};
 
 use crate::model::{Severity, ellipsize, printable};
 use crate::plan::{Cause, KeyChange};
-use crate::report::plan::{ChangeItem, DiagnosticItem, MismatchItem, PlainValue};
+use crate::plan::{Mismatch, PlainValue};
+use crate::report::plan::{ChangeItem, DiagnosticItem};
 use crate::report::words::{elapsed, plural};
 
 /// The most characters of a quoted line's three parts, each.
@@ -248,7 +249,7 @@ fn shown(value: &PlainValue) -> String {
 }
 
 /// The fields for which Calry kept other values.
-pub(super) fn kept(fields: &[MismatchItem], most: usize) -> Markup {
+pub(super) fn kept(fields: &[Mismatch], most: usize) -> Markup {
     let text = |value: &Option<PlainValue>, sensitive| match value {
         _ if sensitive => "(sensitive)".to_owned(),
         None => "nothing".to_owned(),
@@ -260,7 +261,7 @@ pub(super) fn kept(fields: &[MismatchItem], most: usize) -> Markup {
                 caption { "What Calry kept against what git wants" }
                 thead { tr { th scope="col" { "Field" } th scope="col" { "Git wants" } th scope="col" { "Calry kept" } } }
                 tbody {
-                    @for MismatchItem { path, sent, kept, sensitive } in fields.iter().take(most) {
+                    @for Mismatch { path, sent, kept, sensitive } in fields.iter().take(most) {
                         tr {
                             th scope="row" { (safe(path, 160)) }
                             td { (text(sent, *sensitive)) }

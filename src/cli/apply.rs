@@ -24,6 +24,7 @@ use crate::reconcile::plan_file::{self, PlanFile};
 use crate::render::text::Layout;
 use crate::render::{github, markdown, text};
 use crate::report::plan;
+use crate::report::words::counted;
 
 #[derive(Args)]
 pub(super) struct ApplyArgs {
@@ -34,7 +35,6 @@ pub(super) struct ApplyArgs {
     #[arg(
         long,
         env = "CALRY_MAX_CHANGES",
-        hide_env_values = true,
         default_value = "none",
         value_name = "N|SHARE%|none"
     )]
@@ -46,10 +46,10 @@ pub(super) struct ApplyArgs {
     #[arg(long = "plan", value_name = "FILE", conflicts_with_all = ["approve", "only"])]
     saved: Option<PathBuf>,
     /// How many updates may run at the same time
-    #[arg(long, env = "CALRY_CONCURRENCY", hide_env_values = true, default_value = "8", value_parser = up_to_64, value_name = "N")]
+    #[arg(long, env = "CALRY_CONCURRENCY", default_value = "8", value_parser = up_to_64, value_name = "N")]
     concurrency: NonZeroU8,
     /// How the plan and the report are printed
-    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|markdown|github")]
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "text|json|markdown|github")]
     format: Format,
     /// Show a unified diff of YAML, with secrets masked, instead of one line for each change (text only)
     #[arg(long)]
@@ -254,9 +254,9 @@ async fn confirm(
     output: &Output,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
-    let noun = if count == 1 { "provider" } else { "providers" };
+    let providers = counted(count, "provider", "providers");
     output.note(&format!(
-        "Apply these changes to {count} {noun} in {}? Type \"yes\" to confirm: ",
+        "Apply these changes to {providers} in {}? Type \"yes\" to confirm: ",
         printable(slug)
     ));
     std::io::stderr().flush()?;

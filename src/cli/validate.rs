@@ -11,11 +11,12 @@ use crate::model::{Severity, printable};
 use crate::reconcile::{self, Failure};
 use crate::render::{github, sarif};
 use crate::report::plan;
+use crate::report::words::{counted, plural};
 
 #[derive(Args)]
 pub(super) struct ValidateArgs {
     /// How problems are printed
-    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, value_name = "text|json|github|sarif")]
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "text|json|github|sarif")]
     format: Format,
     // Last: its heading holds for what follows.
     #[command(flatten)]
@@ -49,24 +50,14 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<Exit> 
     };
     let (problems, files) = (&loaded.diagnostics, loaded.files.len());
     output.diagnostics(problems, &shown, files);
-    let noun = if files == 1 {
-        "definition is"
-    } else {
-        "definitions are"
-    };
-    let warnings = match problems
-        .iter()
-        .filter(|d| d.severity == Severity::Warning)
-        .count()
-    {
-        0 => String::new(),
-        1 => ", with 1 warning".to_owned(),
-        n => format!(", with {n} warnings"),
-    };
+    let are = counted(files, "definition is", "definitions are");
+    let warnings = problems.iter().filter(|d| d.severity == Severity::Warning);
+    let warnings = plural(warnings.count(), "warning", "warnings")
+        .map_or_else(String::new, |warnings| format!(", with {warnings}"));
     let valid = if loaded.has_errors() {
         String::new()
     } else {
-        format!("{shown}: {files} {noun} valid{warnings}\n")
+        format!("{shown}: {are} valid{warnings}\n")
     };
     match args.format {
         Format::Text => output.result(&valid),

@@ -9,7 +9,9 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use anstyle::{AnsiColor, Effects, Style};
 
+use super::position;
 use crate::model::{Code, Diagnostic, Excerpt, Severity, first_problems, printable};
+use crate::report::words::counted;
 
 /// The most warnings of one code to show; the rest is counted.
 const MAX_OF_CODE: usize = 20;
@@ -71,15 +73,8 @@ fn missing_secrets(missing: &[&Diagnostic], directory: &str) -> String {
         .iter()
         .take(MAX_LISTED)
         .map(|diagnostic| {
-            let place = diagnostic
-                .excerpt
-                .as_ref()
-                .map(|e| format!(":{}:{}", e.line, e.column))
-                .unwrap_or_default();
-            (
-                format!("{}{place}", path(directory, &diagnostic.file)),
-                printable(&diagnostic.message),
-            )
+            let place = path(directory, &diagnostic.file) + &position(diagnostic);
+            (place, printable(&diagnostic.message))
         })
         .collect();
     let width = rows
@@ -170,11 +165,7 @@ fn summary(list: &[Diagnostic], files: usize) -> String {
 }
 
 fn count(n: usize, noun: &str) -> String {
-    if n == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{n} {noun}s")
-    }
+    counted(n, noun, &format!("{noun}s"))
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use super::path_from_root;
 use super::text::{describe_origins, summarize_changes};
 use super::view::{describe_loosening, parts_by_origin};
+use super::{message_with_help, path_from_root};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, first_problems, printable};
 use crate::plan::{Change, Loosening, Origin, Plan, Verdict, refusal};
 use crate::reconcile::apply::{Outcome, Report};
@@ -282,25 +282,13 @@ impl Annotations<'_> {
             .iter()
             .map(Cow::as_ref)
             .filter(|d| d.severity == severity);
-        for Diagnostic {
-            code,
-            file,
-            excerpt,
-            message,
-            help,
-            ..
-        } in of
-        {
-            let help = help
-                .as_deref()
-                .map(|help| format!(" ({help})"))
-                .unwrap_or_default();
+        for problem in of {
             self.add(
                 level,
-                Some(file),
-                excerpt.clone(),
-                code.as_str(),
-                &format!("{message}{help}"),
+                Some(&problem.file),
+                problem.excerpt.clone(),
+                problem.code.as_str(),
+                &message_with_help(problem),
             );
         }
     }

@@ -11,10 +11,11 @@ use super::text::{
 use super::view::{
     DiffLine, Part, describe_branch, describe_loosening, diff_lines, parts_by_origin,
 };
+use super::{message_with_help, position};
 use crate::model::{Diagnostic, Severity, ellipsize, printable, short_commit};
 use crate::plan::{Change, Origin, Plan, PlanEntry, Summary, Verdict, join_path};
 use crate::reconcile::apply::Report;
-use crate::report::words::{describe_counts, name_changes};
+use crate::report::words::{describe_counts, name_changes, plural};
 
 /// The most characters of a comment; GitHub takes 65,536.
 pub const MAX: usize = 60_000;
@@ -36,10 +37,7 @@ pub fn plan(
     progress: Progress<'_>,
     directory: &str,
 ) -> String {
-    let mut out = Page {
-        text: String::new(),
-        limit: MAX,
-    };
+    let mut out = Page(String::new());
     out.push(&format!(
         "### {} Calry {}: {}\n\n",
         icon(plan, diagnostics, progress),
@@ -58,7 +56,7 @@ pub fn plan(
         let drift = origin == Some(Origin::Drift);
         let mut rows: Vec<Row<'_>> = parts.iter().map(|part| Row::of(part, report)).collect();
         if drift {
-            let Some(count) = counted(rows.len(), "provider", "providers") else {
+            let Some(count) = plural(rows.len(), "provider", "providers") else {
                 continue;
             };
             out.push(&format!(
@@ -87,7 +85,7 @@ pub fn plan(
         ));
     }
     out.push(&footer(plan));
-    out.text
+    out.0
 }
 
 /// ❌ if something is wrong, ⚠️ if something needs a second look, else ✅.
@@ -143,13 +141,13 @@ fn headline(plan: &Plan, progress: Progress<'_>) -> String {
         (None, _) => describe_counts(&summary),
     };
     let errors = [
-        counted(summary.invalid, "file has errors", "files have errors"),
-        counted(
+        plural(summary.invalid, "file has errors", "files have errors"),
+        plural(
             summary.missing,
             "provider is not in the workspace",
             "providers are not in the workspace",
         ),
-        counted(
+        plural(
             summary.unreadable,
             "provider cannot be read",
             "providers cannot be read",
@@ -195,7 +193,7 @@ fn write_dangers(
                 .copied()
                 .filter(|c| switches_off(c))
                 .collect();
-            let count = counted(fields.len(), "field", "fields")?;
+            let count = plural(fields.len(), "field", "fields")?;
             Some(format!(
                 "⚠️ {}: switches **{count} OFF**: {}",
                 code_span(part.entry.label(), 80),
@@ -214,15 +212,6 @@ fn write_dangers(
             .chain(warnings),
         MAX - MAX_TABLE / 2,
     );
-}
-
-/// A number of things in words; nothing if there are none.
-fn counted(count: usize, one: &str, many: &str) -> Option<String> {
-    match count {
-        0 => None,
-        1 => Some(format!("1 {one}")),
-        n => Some(format!("{n} {many}")),
-    }
 }
 
 /// At most eight fields by name.
@@ -283,10 +272,7 @@ fn counts(plan: &Plan, progress: Progress<'_>) -> String {
 /// Why there is no plan, as Markdown, and what to do.
 #[must_use]
 pub fn failure(sentence: &str, diagnostics: &[Diagnostic], directory: &str) -> String {
-    let mut out = Page {
-        text: String::new(),
-        limit: MAX,
-    };
+    let mut out = Page(String::new());
     out.push(&format!(
         "### ❌ Calry: there is no plan\n\n**Why**: {}\n\n",
         code_span(sentence, 1000)
@@ -312,32 +298,29 @@ pub fn failure(sentence: &str, diagnostics: &[Diagnostic], directory: &str) -> S
         env!("CARGO_PKG_REPOSITORY"),
         env!("CARGO_PKG_VERSION"),
     ));
-    out.text
+    out.0
 }
 
-/// Text with a limit.
-struct Page {
-    text: String,
-    limit: usize,
-}
+/// Text of at most [`MAX`] characters.
+struct Page(String);
 
 impl Page {
     fn push(&mut self, text: &str) {
-        self.text.push_str(text);
+        self.0.push_str(text);
     }
 
     /// Adds a text if it leaves `reserve` characters free; returns whether it did.
     fn push_if_fits(&mut self, text: &str, reserve: usize) -> bool {
-        let fits = self.text.chars().count() + text.chars().count() + reserve <= self.limit;
+        let fits = self.0.chars().count() + text.chars().count() + reserve <= MAX;
         if fits {
-            self.text.push_str(text);
+            self.0.push_str(text);
         }
         fits
     }
 
     /// Adds a list, of which it counts the items that do not leave `reserve` characters free.
     fn push_list(&mut self, items: impl Iterator<Item = String>, reserve: usize) {
-        let before = self.text.len();
+        let before = self.0.len();
         let mut cut = 0;
         for item in items {
             if !self.push_if_fits(&format!("- {item}\n"), reserve) {
@@ -347,7 +330,7 @@ impl Page {
         if cut > 0 {
             self.push(&format!("- and {cut} more\n"));
         }
-        if self.text.len() > before {
+        if self.0.len() > before {
             self.push("\n");
         }
     }
@@ -490,20 +473,11 @@ fn count_changes<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
 
 /// A problem of a file: its place, and what is wrong.
 fn problem(diagnostic: &Diagnostic, directory: &str) -> String {
-    let place = diagnostic
-        .excerpt
-        .as_ref()
-        .map(|e| format!(":{}:{}", e.line, e.column))
-        .unwrap_or_default();
-    let help = diagnostic
-        .help
-        .as_deref()
-        .map(|help| format!(" ({help})"))
-        .unwrap_or_default();
+    let place = format!("{directory}/{}{}", diagnostic.file, position(diagnostic));
     format!(
         "{} {}",
-        code_span(&format!("{directory}/{}{place}", diagnostic.file), 200),
-        code_span(&format!("{}{help}", diagnostic.message), 400)
+        code_span(&place, 200),
+        code_span(&message_with_help(diagnostic), 400)
     )
 }
 

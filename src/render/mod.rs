@@ -15,6 +15,22 @@ pub(crate) mod yaml;
 
 pub use diagnostics::diagnostics;
 
+use crate::model::Diagnostic;
+
+/// The message of a problem, with its advice in parentheses.
+fn message_with_help(Diagnostic { message, help, .. }: &Diagnostic) -> String {
+    match help {
+        Some(help) => format!("{message} ({help})"),
+        None => message.clone(),
+    }
+}
+
+/// The line and column of a problem after the name of its file: `:12:3`; empty for the file as a whole.
+fn position(diagnostic: &Diagnostic) -> String {
+    let at = diagnostic.excerpt.as_ref();
+    at.map_or_else(String::new, |at| format!(":{}:{}", at.line, at.column))
+}
+
 /// The path of a file from the root of the repository, for forges; `directory` is that of the definitions.
 fn path_from_root(directory: &str, file: &str) -> String {
     if directory.is_empty() {

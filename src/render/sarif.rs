@@ -5,116 +5,12 @@
 use std::collections::HashMap;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Serialize;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::path_from_root;
-use crate::model::{Code, Diagnostic, Severity, first_problems, hex, printable};
+use super::{message_with_help, path_from_root};
+use crate::model::{Code, Diagnostic, Excerpt, Severity, first_problems, hex, printable};
 use crate::report::json;
-
-#[derive(Serialize)]
-struct Log<'a> {
-    version: &'static str,
-    #[serde(rename = "$schema")]
-    schema: &'static str,
-    runs: [Run<'a>; 1],
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Run<'a> {
-    tool: Tool,
-    invocations: [Invocation; 1],
-    results: Vec<ResultItem<'a>>,
-    column_kind: &'static str,
-}
-
-#[derive(Serialize)]
-struct Tool {
-    driver: Driver,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Driver {
-    name: &'static str,
-    semantic_version: &'static str,
-    rules: Vec<Rule>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Rule {
-    id: &'static str,
-    short_description: Message,
-    full_description: Message,
-    help: Message,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Invocation {
-    execution_successful: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    tool_execution_notifications: Vec<Notification>,
-}
-
-#[derive(Serialize)]
-struct Notification {
-    level: &'static str,
-    message: Message,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ResultItem<'a> {
-    rule_id: &'a str,
-    rule_index: usize,
-    level: &'static str,
-    message: Message,
-    locations: [Location; 1],
-    partial_fingerprints: Fingerprints,
-}
-
-#[derive(Serialize)]
-struct Message {
-    text: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Location {
-    physical_location: PhysicalLocation,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PhysicalLocation {
-    artifact_location: ArtifactLocation,
-    region: Region,
-}
-
-#[derive(Serialize)]
-struct ArtifactLocation {
-    uri: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Region {
-    start_line: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    start_column: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    end_column: Option<usize>,
-}
-
-/// The name is our own: GitHub's upload makes `primaryLocationLineHash`, and refuses one of other tools.
-#[derive(Serialize)]
-struct Fingerprints {
-    #[serde(rename = "diagnostic/v1")]
-    diagnostic: String,
-}
 
 /// The problems of a directory, by its path from the root of the repository.
 #[must_use]
@@ -127,108 +23,85 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
             code,
             file,
             excerpt,
-            message,
-            help,
+            ..
         } = diagnostic.as_ref();
         // Without the line number: a line that is inserted above does not make it another problem.
         let text = excerpt.as_ref().map_or("", |excerpt| excerpt.text.as_str());
-        let hash: [u8; 32] =
-            Sha256::digest(serde_json::json!([file, code.as_str(), text]).to_string()).into();
+        let hash: [u8; 32] = Sha256::digest(json!([file, code.as_str(), text]).to_string()).into();
         let nth = alike.entry(hash).and_modify(|nth| *nth += 1).or_insert(1);
         let digits = hex(hash.iter().take(8));
-        let help = help
-            .as_deref()
-            .map(|help| format!(" ({help})"))
-            .unwrap_or_default();
-        ResultItem {
-            rule_id: code.as_str(),
-            rule_index: *code as usize,
-            level: match severity {
+        let region = match excerpt {
+            Some(Excerpt {
+                line,
+                column,
+                width,
+                ..
+            }) => {
+                json!({"startLine": line, "startColumn": column, "endColumn": column + width})
+            }
+            None => json!({"startLine": 1}),
+        };
+        let location = json!({
+            "artifactLocation": {"uri": uri(&path_from_root(directory, file))},
+            "region": region,
+        });
+        json!({
+            "ruleId": code.as_str(),
+            "ruleIndex": *code as usize,
+            "level": match severity {
                 Severity::Error => "error",
                 Severity::Warning => "warning",
             },
-            message: plain(&format!("{message}{help}")),
-            locations: [Location {
-                physical_location: PhysicalLocation {
-                    artifact_location: ArtifactLocation {
-                        uri: uri(&path_from_root(directory, file)),
-                    },
-                    region: Region {
-                        start_line: excerpt.as_ref().map_or(1, |excerpt| excerpt.line),
-                        start_column: excerpt.as_ref().map(|excerpt| excerpt.column),
-                        end_column: excerpt
-                            .as_ref()
-                            .map(|excerpt| excerpt.column + excerpt.width),
-                    },
-                },
-            }],
-            partial_fingerprints: Fingerprints {
-                diagnostic: format!("{digits}:{nth}"),
-            },
-        }
+            "message": {"text": plain(&message_with_help(diagnostic))},
+            "locations": [{"physicalLocation": location}],
+            // The name is our own: GitHub's upload makes `primaryLocationLineHash`, and refuses one of other tools.
+            "partialFingerprints": {"diagnostic/v1": format!("{digits}:{nth}")},
+        })
     });
-    log(
-        Invocation {
-            execution_successful: true,
-            tool_execution_notifications: Vec::new(),
-        },
-        results.collect(),
-    )
+    log(&json!({"executionSuccessful": true}), results.collect())
 }
 
 /// Why nothing was checked.
 #[must_use]
 pub fn failure(sentence: &str) -> String {
-    let notification = Notification {
-        level: "error",
-        message: plain(sentence),
-    };
-    log(
-        Invocation {
-            execution_successful: false,
-            tool_execution_notifications: vec![notification],
-        },
-        Vec::new(),
-    )
-}
-
-fn log(invocation: Invocation, results: Vec<ResultItem<'_>>) -> String {
-    let rules = Code::ALL.into_iter().map(|code| {
-        let (what, help) = rule(code);
-        let text = |text: &str| Message {
-            text: text.to_owned(),
-        };
-        Rule {
-            id: code.as_str(),
-            short_description: text(what),
-            full_description: text(what),
-            help: text(help),
-        }
+    let notification = json!({"level": "error", "message": {"text": plain(sentence)}});
+    let invocation = json!({
+        "executionSuccessful": false,
+        "toolExecutionNotifications": [notification],
     });
-    let log = Log {
-        version: "2.1.0",
-        schema: "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
-        runs: [Run {
-            tool: Tool {
-                driver: Driver {
-                    name: env!("CARGO_PKG_NAME"),
-                    semantic_version: env!("CARGO_PKG_VERSION"),
-                    rules: rules.collect(),
-                },
-            },
-            invocations: [invocation],
-            results,
-            column_kind: "unicodeCodePoints",
-        }],
-    };
-    json::pretty(&log)
+    log(&invocation, Vec::new())
 }
 
-/// A message. In SARIF, `[text](target)` is a link, which a definition file must not be able to make.
-fn plain(text: &str) -> Message {
-    Message {
-        text: printable(text).replace("](", "] ("),
-    }
+fn log(invocation: &Value, results: Vec<Value>) -> String {
+    let rules = Code::ALL.map(|code| {
+        let (what, help) = rule(code);
+        json!({
+            "id": code.as_str(),
+            "shortDescription": {"text": what},
+            "fullDescription": {"text": what},
+            "help": {"text": help},
+        })
+    });
+    let driver = json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "semanticVersion": env!("CARGO_PKG_VERSION"),
+        "rules": rules,
+    });
+    json::pretty(&json!({
+        "version": "2.1.0",
+        "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
+        "runs": [{
+            "tool": {"driver": driver},
+            "invocations": [invocation],
+            "results": results,
+            "columnKind": "unicodeCodePoints",
+        }],
+    }))
+}
+
+/// The text of a message. In SARIF, `[text](target)` is a link, which a definition file must not be able to make.
+fn plain(text: &str) -> String {
+    printable(text).replace("](", "] (")
 }
 
 /// A path as a URI reference.
@@ -326,7 +199,6 @@ const fn rule(code: Code) -> (&'static str, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Excerpt;
 
     fn problem(line: usize, message: &str) -> Diagnostic {
         Diagnostic {

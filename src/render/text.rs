@@ -14,7 +14,7 @@ use crate::plan::{
     refusal,
 };
 use crate::reconcile::apply::{Outcome, Report};
-use crate::report::words::{describe_mismatch, name_changes, others};
+use crate::report::words::{counted, describe_mismatch, name_changes, others, plural};
 
 /// The columns of a terminal.
 pub(super) const WIDTH: usize = 80;
@@ -119,15 +119,7 @@ fn write_summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
             printable(&plan.workspace.slug),
             printable(layout.directory.trim_end_matches('/')),
         );
-        let managed = format!(
-            "{} {}",
-            counts.in_sync,
-            if counts.in_sync == 1 {
-                "provider"
-            } else {
-                "providers"
-            }
-        );
+        let managed = counted(counts.in_sync, "provider", "providers");
         let others = others(&counts).split_off(1).join(", ");
         let others = if others.is_empty() {
             others
@@ -146,16 +138,11 @@ fn write_summary(out: &mut String, plan: &Plan, layout: Layout<'_>) {
             wrap(&sentence, 12, 0)
         );
     } else {
-        let noun = if counts.update == 1 {
-            "provider"
-        } else {
-            "providers"
-        };
+        let updates = counted(counts.update, "provider", "providers");
         let others = others(&counts).join(", ");
         let _ = writeln!(
             out,
-            "{YELLOW}{BOLD}Plan: {} {noun} to update{BOLD:#}{YELLOW:#}, {others}.",
-            counts.update
+            "{YELLOW}{BOLD}Plan: {updates} to update{BOLD:#}{YELLOW:#}, {others}."
         );
         let changes = count_by_kind(due_changes(plan)).into_iter();
         let changes: Vec<String> = changes
@@ -206,30 +193,49 @@ pub(super) fn due_changes(plan: &Plan) -> impl Iterator<Item = &Change> {
 pub(super) fn count_by_kind<'a>(
     changes: impl IntoIterator<Item = &'a Change>,
 ) -> Vec<(String, bool)> {
-    let (mut on, mut off, mut keys, mut icons) = (0, 0, 0, 0);
-    for change in changes {
-        *match change {
-            Change::Field { after: true, .. } => &mut on,
-            Change::Field { after: false, .. } => &mut off,
-            Change::Key { .. } => &mut keys,
-            Change::Icon { .. } => &mut icons,
-        } += 1;
-    }
+    let Counts {
+        on,
+        off,
+        keys,
+        icons,
+    } = Counts::of(changes);
     let kinds = [
-        (on, "field on", "fields on", false),
-        (off, "field OFF", "fields OFF", true),
-        (keys, "partner key value", "partner key values", false),
-        (icons, "icon", "icons", false),
+        (plural(on, "field on", "fields on"), false),
+        (plural(off, "field OFF", "fields OFF"), true),
+        (plural(keys, KEY_VALUE, KEY_VALUES), false),
+        (plural(icons, "icon", "icons"), false),
     ];
-    let kinds = kinds.into_iter().filter(|(count, ..)| *count > 0);
+    let kinds = kinds.into_iter();
     kinds
-        .map(|(count, one, many, off)| {
-            (
-                format!("{count} {}", if count == 1 { one } else { many }),
-                off,
-            )
-        })
+        .filter_map(|(words, off)| Some((words?, off)))
         .collect()
+}
+
+const KEY_VALUE: &str = "partner key value";
+const KEY_VALUES: &str = "partner key values";
+
+/// Changes by kind.
+#[derive(Default)]
+struct Counts {
+    on: usize,
+    off: usize,
+    keys: usize,
+    icons: usize,
+}
+
+impl Counts {
+    fn of<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Self {
+        let mut counts = Self::default();
+        for change in changes {
+            *match change {
+                Change::Field { after: true, .. } => &mut counts.on,
+                Change::Field { after: false, .. } => &mut counts.off,
+                Change::Key { .. } => &mut counts.keys,
+                Change::Icon { .. } => &mut counts.icons,
+            } += 1;
+        }
+        counts
+    }
 }
 
 fn heading(origin: Origin) -> &'static str {
@@ -255,35 +261,20 @@ pub(super) fn describe_origins(plan: &Plan) -> String {
 
 /// What could not be compared, and why.
 pub(super) fn describe_not_compared(plan: &Plan) -> String {
-    let count = |missing| {
-        plan.entries
-            .iter()
-            .flat_map(|e| &e.unresolved)
-            .filter(|u| u.missing == missing)
-            .count()
+    let values = |missing, why| {
+        let unresolved = plan.entries.iter().flat_map(|entry| &entry.unresolved);
+        let count = unresolved.filter(|u| u.missing == missing).count();
+        let values = plural(count, "value", "values")?;
+        Some(format!("{values} below partnerKey ({why})"))
     };
-    let values = |n: usize| {
-        if n == 1 {
-            "1 value".to_owned()
-        } else {
-            format!("{n} values")
-        }
-    };
-    let mut parts = Vec::new();
-    for (missing, why) in [
-        (Missing::Secret, "their secrets are not available here"),
-        (
+    let parts = [
+        values(Missing::Secret, "their secrets are not available here"),
+        values(
             Missing::Live,
             "the snapshot has no fingerprint of them whose key is available here",
         ),
-    ] {
-        if count(missing) > 0 {
-            parts.push(format!(
-                "{} below partnerKey ({why})",
-                values(count(missing))
-            ));
-        }
-    }
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
     format!("Not compared: {}.", parts.join("; "))
 }
 
@@ -330,10 +321,7 @@ fn write_provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
 
 /// The line in place of unchanged lines.
 pub(super) fn describe_gap(lines: usize) -> String {
-    format!(
-        "# {lines} unchanged {}",
-        if lines == 1 { "line" } else { "lines" }
-    )
+    format!("# {}", counted(lines, "unchanged line", "unchanged lines"))
 }
 
 /// A line for each change, the fields below their group.
@@ -522,29 +510,19 @@ fn explain_untouched(entry: &PlanEntry) -> Option<String> {
 /// A short summary of changes: `icon, 1 partner key value, 3 fields on, 1 field off`.
 #[must_use]
 pub fn summarize_changes<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
-    let changes: Vec<&Change> = changes.into_iter().collect();
-    let on = changes
-        .iter()
-        .filter(|c| matches!(c, Change::Field { after: true, .. }))
-        .count();
-    let off = changes
-        .iter()
-        .filter(|c| matches!(c, Change::Field { after: false, .. }))
-        .count();
-    let mut parts = Vec::new();
-    if changes.iter().any(|c| matches!(c, Change::Icon { .. })) {
-        parts.push("icon".to_owned());
-    }
-    let keys = changes.iter().filter(|c| c.sensitive()).count();
-    for (count, one, many) in [
-        (keys, "partner key value", "partner key values"),
-        (on, "field on", "fields on"),
-        (off, "field off", "fields off"),
-    ] {
-        if count > 0 {
-            parts.push(format!("{count} {}", if count == 1 { one } else { many }));
-        }
-    }
+    let Counts {
+        on,
+        off,
+        keys,
+        icons,
+    } = Counts::of(changes);
+    let parts = [
+        (icons > 0).then(|| "icon".to_owned()),
+        plural(keys, KEY_VALUE, KEY_VALUES),
+        plural(on, "field on", "fields on"),
+        plural(off, "field off", "fields off"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
     parts.join(", ")
 }
 

@@ -11,6 +11,7 @@ use crate::model::{KeySection, Live, Provider, SecretName, printable};
 use crate::plan::{
     Change, KeyChange, Loosening, Origin, PinChange, Plan, PlanEntry, Step, Verdict,
 };
+use crate::report::words::plural;
 
 #[derive(Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -18,18 +19,10 @@ struct View<'a> {
     provider: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     icon: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    partner_key: Option<KeyView<'a>>,
+    /// By the keys of the sections.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    partner_key: BTreeMap<&'static str, BTreeMap<&'a str, String>>,
     fields_to_sync: BTreeMap<&'a str, BTreeMap<&'a str, bool>>,
-}
-
-#[derive(Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct KeyView<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    headers: Option<BTreeMap<&'a str, String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    query_params: Option<BTreeMap<&'a str, String>>,
 }
 
 /// A line of the diff from the live definition to the one that the update leads to, printable.
@@ -106,7 +99,7 @@ pub(super) fn diff_lines(part: &Part<'_>) -> Vec<DiffLine> {
         };
         after.apply(change, &sensitive);
     }
-    let (before, after) = (yaml(&view), yaml(&after));
+    let (before, after) = (to_yaml(&view), to_yaml(&after));
     let diff = TextDiff::from_lines(&before, &after);
     let all: Vec<(ChangeTag, &str)> = diff
         .iter_all_changes()
@@ -214,20 +207,15 @@ pub(super) fn describe_loosening(
 /// The effect of a branch on Calry and on the protection by git: `this branch changes nothing and loosens protection in 2
 /// places`.
 pub(super) fn describe_branch(plan: &Plan) -> String {
-    let changes = match plan
-        .entries
-        .iter()
-        .filter(|entry| entry.is_due_to(Origin::Branch))
-        .count()
-    {
-        0 => "changes nothing in Calry".to_owned(),
-        1 => "changes 1 provider".to_owned(),
-        n => format!("changes {n} providers"),
-    };
-    match plan.loosened.len() {
-        0 => format!("this branch {changes}"),
-        1 => format!("this branch {changes} and loosens protection in 1 place"),
-        n => format!("this branch {changes} and loosens protection in {n} places"),
+    let entries = plan.entries.iter();
+    let due = entries.filter(|entry| entry.is_due_to(Origin::Branch));
+    let changes = plural(due.count(), "provider", "providers");
+    let changes = changes.as_deref().unwrap_or("nothing in Calry");
+    match plural(plan.loosened.len(), "place", "places") {
+        None => format!("this branch changes {changes}"),
+        Some(places) => {
+            format!("this branch changes {changes} and loosens protection in {places}")
+        }
     }
 }
 
@@ -242,18 +230,10 @@ pub(super) fn join_references(secrets: &[SecretName]) -> String {
 
 impl<'a> View<'a> {
     fn of(live: &'a Live) -> Self {
-        let section = |section| {
-            let values = live.partner_key.section(section)?;
-            Some(
-                values
-                    .keys()
-                    .map(|name| (name.as_str(), "(sensitive)".to_owned()))
-                    .collect(),
-            )
-        };
-        let key = KeyView {
-            headers: section(KeySection::Headers),
-            query_params: section(KeySection::QueryParams),
+        let section = |section: KeySection| {
+            let names = live.partner_key.section(section)?.keys();
+            let values = names.map(|name| (name.as_str(), "(sensitive)".to_owned()));
+            Some((section.key(), values.collect()))
         };
         let fields = live.fields.iter().map(|(group, fields)| {
             (
@@ -267,7 +247,7 @@ impl<'a> View<'a> {
         Self {
             provider: live.provider.as_str(),
             icon: live.icon.as_deref(),
-            partner_key: (key.headers.is_some() || key.query_params.is_some()).then_some(key),
+            partner_key: KeySection::BOTH.into_iter().filter_map(section).collect(),
             fields_to_sync: fields.collect(),
         }
     }
@@ -289,10 +269,12 @@ impl<'a> View<'a> {
                 "(sensitive, live)"
             }
         };
-        let Some(key) = &mut self.partner_key else {
-            return;
-        };
-        for (spelled, value) in key.section(*section).iter_mut().flatten() {
+        for (spelled, value) in self
+            .partner_key
+            .get_mut(section.key())
+            .into_iter()
+            .flatten()
+        {
             if section.fold(spelled) == section.fold(name) {
                 shown.clone_into(value);
             }
@@ -320,11 +302,7 @@ impl<'a> View<'a> {
                 change,
                 ..
             } => {
-                let values = self
-                    .partner_key
-                    .get_or_insert_default()
-                    .section(*section)
-                    .get_or_insert_default();
+                let values = self.partner_key.entry(section.key()).or_default();
                 // If live has a header twice, in different case, one remains.
                 values.retain(|spelled, _| section.fold(spelled) != section.fold(name));
                 if *change != KeyChange::Removed {
@@ -333,17 +311,4 @@ impl<'a> View<'a> {
             }
         }
     }
-}
-
-impl<'a> KeyView<'a> {
-    fn section(&mut self, section: KeySection) -> &mut Option<BTreeMap<&'a str, String>> {
-        match section {
-            KeySection::Headers => &mut self.headers,
-            KeySection::QueryParams => &mut self.query_params,
-        }
-    }
-}
-
-fn yaml(view: &View<'_>) -> String {
-    to_yaml(view)
 }

@@ -20,17 +20,15 @@ fn access() -> Access {
     }
 }
 
+async fn ask(router: &Router, path: &str) -> Response {
+    let request = Request::builder().uri(path).header("host", "localhost");
+    let request = request.body(Body::empty()).unwrap();
+    let service = TowerToHyperService::new(router.clone());
+    service.call(request).await.unwrap()
+}
+
 async fn code(router: &Router, path: &str) -> u16 {
-    let request = Request::builder()
-        .uri(path)
-        .body(axum::body::Body::empty())
-        .unwrap();
-    TowerToHyperService::new(router.clone())
-        .call(request)
-        .await
-        .unwrap()
-        .status()
-        .as_u16()
+    ask(router, path).await.status().as_u16()
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -59,12 +57,12 @@ async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
     let hanging = step(seconds(80), tokio::time::sleep(Duration::MAX));
     tokio::time::sleep(seconds(100)).await;
     assert_eq!(
-        (code(&router, "/healthz").await, publisher.status().alive),
+        (code(&router, "/healthz").await, publisher.snapshot().alive),
         (200, true)
     );
     tokio::time::sleep(seconds(20)).await;
     assert_eq!(
-        (code(&router, "/healthz").await, publisher.status().alive),
+        (code(&router, "/healthz").await, publisher.snapshot().alive),
         (503, false)
     );
     // A loop that is gone.
@@ -83,17 +81,8 @@ async fn one_loop_of_several_that_hangs_is_told() {
     alive
         .heartbeat_during(seconds(40), tokio::time::sleep(seconds(40)))
         .await;
-    let request = Request::builder()
-        .uri("/healthz")
-        .body(axum::body::Body::empty())
-        .unwrap();
-    let answer = TowerToHyperService::new(router.clone())
-        .call(request)
-        .await
-        .unwrap();
-    let body = axum::body::to_bytes(answer.into_body(), 4096)
-        .await
-        .unwrap();
+    let answer = ask(&router, "/healthz").await.into_body();
+    let body = axum::body::to_bytes(answer, 4096).await.unwrap();
     assert!(
         String::from_utf8_lossy(&body).contains("the loop of 1 of 2 workspaces hangs"),
         "{body:?}"
@@ -114,6 +103,45 @@ async fn server() -> (Admin, SocketAddr) {
     (admin, address)
 }
 
+/// Serves a router by itself.
+async fn serve(router: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(connection::serve(
+        listener,
+        router,
+        CancellationToken::new(),
+    ));
+    address
+}
+
+/// A new connection on which these bytes were sent.
+async fn send(address: SocketAddr, bytes: impl AsRef<[u8]>) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes.as_ref()).await.unwrap();
+    stream
+}
+
+fn get_request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
+/// A request whose body never comes.
+fn unfinished(path: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
+}
+
+/// A probe is answered soon.
+async fn assert_probe_is_answered(address: SocketAddr) {
+    let began = Instant::now();
+    let (_, said) = ends(&mut send(address, get_request("/healthz")).await).await;
+    assert!(
+        said.starts_with("HTTP/1.1 200") && began.elapsed() < seconds(2),
+        "{:?}: {said}",
+        began.elapsed()
+    );
+}
+
 /// The time until the server ends the connection, and its answer.
 async fn ends(stream: &mut TcpStream) -> (Duration, String) {
     let started = Instant::now();
@@ -129,9 +157,7 @@ async fn ends(stream: &mut TcpStream) -> (Duration, String) {
 async fn who_does_not_end_his_request_is_cut_off() {
     let (_admin, address) = server().await;
     for begun in ["", "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "] {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(begun.as_bytes()).await.unwrap();
-        let (took, said) = ends(&mut stream).await;
+        let (took, said) = ends(&mut send(address, begun).await).await;
         assert!(took >= seconds(4) && took <= seconds(6), "{took:?}");
         assert!(!said.contains("200"), "{said}");
     }
@@ -140,19 +166,8 @@ async fn who_does_not_end_his_request_is_cut_off() {
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_his_answer_is_cut_off() {
     const LENGTH: usize = 64 << 20;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = Router::new().route("/", get(|| async { "x".repeat(LENGTH) }));
-    tokio::spawn(connection::serve(
-        listener,
-        router,
-        CancellationToken::new(),
-    ));
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
+    let address = serve(Router::new().route("/", get(|| async { "x".repeat(LENGTH) }))).await;
+    let mut stream = send(address, get_request("/")).await;
     stream.readable().await.unwrap();
     tokio::time::sleep(seconds(11)).await;
     let (_, said) = ends(&mut stream).await;
@@ -163,14 +178,10 @@ async fn who_does_not_read_his_answer_is_cut_off() {
     );
 }
 
-const EVENTS: &[u8] = b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
-
 #[tokio::test(start_paused = true)]
 async fn an_event_stream_outlives_other_answers_and_ends_by_itself() {
     let (_admin, address) = server().await;
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(EVENTS).await.unwrap();
-    let (took, said) = ends(&mut stream).await;
+    let (took, said) = ends(&mut send(address, get_request("/api/v1/events")).await).await;
     assert!(
         took >= seconds(15 * 60) && took <= seconds(15 * 60 + 5),
         "{took:?}"
@@ -189,28 +200,15 @@ async fn an_event_stream_outlives_other_answers_and_ends_by_itself() {
 async fn a_long_answer_that_nobody_reads_is_cut_off() {
     const MORE_THAN_IS_BUFFERED: usize = 64 << 20;
     let endless = || async {
-        let body = futures_util::stream::repeat_with(|| {
-            Ok::<_, std::convert::Infallible>(vec![b'x'; 64 << 10])
-        });
-        let mut answer = axum::body::Body::from_stream(body).into_response();
+        let body = stream::repeat_with(|| Ok::<_, Infallible>(vec![b'x'; 64 << 10]));
+        let mut answer = Body::from_stream(body).into_response();
         answer
             .extensions_mut()
             .insert(connection::Lasting(seconds(3600)));
         answer
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = Router::new().route("/", get(endless));
-    tokio::spawn(connection::serve(
-        listener,
-        router,
-        CancellationToken::new(),
-    ));
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
+    let address = serve(Router::new().route("/", get(endless))).await;
+    let mut stream = send(address, get_request("/")).await;
     stream.readable().await.unwrap();
     tokio::time::sleep(seconds(25)).await;
     let mut said = Vec::new();
@@ -229,8 +227,7 @@ async fn a_long_answer_that_nobody_reads_is_cut_off() {
 async fn event_streams_are_few_and_leave_room_for_everything_else() {
     let (_admin, address) = server().await;
     let listen = async || {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(EVENTS).await.unwrap();
+        let mut stream = send(address, get_request("/api/v1/events")).await;
         let mut start = [0; 12];
         stream.read_exact(&mut start).await.unwrap();
         (String::from_utf8_lossy(&start).into_owned(), stream)
@@ -242,12 +239,7 @@ async fn event_streams_are_few_and_leave_room_for_everything_else() {
         streams.push(stream);
     }
     assert_eq!(listen().await.0, "HTTP/1.1 503");
-    let mut other = TcpStream::connect(address).await.unwrap();
-    other
-        .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
-    assert!(ends(&mut other).await.1.starts_with("HTTP/1.1 200"));
+    assert_probe_is_answered(address).await;
     // A client that disconnects frees its connection.
     streams.pop();
     let freed = async { while listen().await.0 != "HTTP/1.1 200" {} };
@@ -259,38 +251,17 @@ async fn connections_that_ask_for_nothing_keep_no_probe_out() {
     let (_admin, address) = server().await;
     let mut idle = Vec::new();
     for n in 0..connection::AT_ONCE * 3 {
-        let mut stream = TcpStream::connect(address).await.unwrap();
         // Some say nothing, and some never end what they say.
-        stream
-            .write_all(if n % 2 == 0 {
-                b""
-            } else {
-                b"GET /healthz HTTP/1.1\r\nHost:"
-            })
-            .await
-            .unwrap();
-        idle.push(stream);
+        let begun = ["", "GET /healthz HTTP/1.1\r\nHost:"][n % 2];
+        idle.push(send(address, begun).await);
     }
-    let began = Instant::now();
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream
-        .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
-    let (_, said) = ends(&mut stream).await;
-    assert!(
-        said.starts_with("HTTP/1.1 200") && began.elapsed() < seconds(2),
-        "{:?}: {said}",
-        began.elapsed()
-    );
+    assert_probe_is_answered(address).await;
     // The first connection was closed to make room.
     assert_eq!(ends(&mut idle[0]).await.1, "");
 }
 
 #[tokio::test]
 async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let open = Arc::new(Semaphore::new(0));
     let (doors, reached) = (Arc::clone(&open), Arc::new(Semaphore::new(0)));
     let counted = Arc::clone(&reached);
@@ -302,26 +273,14 @@ async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
     let router = Router::new()
         .route("/slow", get(slow))
         .route("/", get(|| async { "quick" }));
-    tokio::spawn(connection::serve(
-        listener,
-        router,
-        CancellationToken::new(),
-    ));
-    let ask = async |path: &str| {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
-            .await
-            .unwrap();
-        stream
-    };
+    let address = serve(router).await;
     let mut asked = Vec::new();
     for _ in 0..connection::AT_ONCE {
-        asked.push(ask("/slow").await);
+        asked.push(send(address, get_request("/slow")).await);
     }
     let all = u32::try_from(connection::AT_ONCE).unwrap();
     reached.acquire_many(all).await.unwrap().forget();
-    let mut next = ask("/").await;
+    let mut next = send(address, get_request("/")).await;
     assert!(
         tokio::time::timeout(Duration::from_millis(100), next.readable())
             .await
@@ -339,17 +298,10 @@ async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
 #[tokio::test]
 async fn answers_with_metrics_that_nobody_reads_are_counted_and_the_next_one_waits() {
     let router = router(Vec::new(), Metrics::new(Vec::new()), access());
-    let scrape = || {
-        let request = Request::builder()
-            .uri("/metrics")
-            .header("host", "localhost")
-            .body(Body::empty())
-            .unwrap();
-        TowerToHyperService::new(router.clone()).call(request)
-    };
+    let scrape = || ask(&router, "/metrics");
     let mut unread = Vec::new();
     for _ in 0..SCRAPES {
-        unread.push(scrape().await.unwrap());
+        unread.push(scrape().await);
     }
     assert!(
         tokio::time::timeout(Duration::from_millis(100), scrape())
@@ -357,7 +309,7 @@ async fn answers_with_metrics_that_nobody_reads_are_counted_and_the_next_one_wai
             .is_err()
     );
     unread.pop();
-    assert_eq!(scrape().await.unwrap().status(), 200);
+    assert_eq!(scrape().await.status(), 200);
 }
 
 #[tokio::test]
@@ -375,54 +327,25 @@ async fn headers_are_bounded() {
     assert_eq!(&start, b"HTTP/1.1 431");
 }
 
-const UNFINISHED: &[u8] =
-    b"POST /hooks/github HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n";
-
 #[tokio::test]
 async fn bodies_that_do_not_come_keep_no_probe_out() {
     let (_admin, address) = server().await;
-    let mut unfinished = Vec::new();
+    let mut waiting = Vec::new();
     for n in 0..connection::AT_ONCE * 3 {
-        let mut stream = TcpStream::connect(address).await.unwrap();
         // Hooks are disabled here and answer at once; a reconcile request reads its body.
-        let path = if n % 2 == 0 {
-            "/api/v1/reconcile"
-        } else {
-            "/hooks/github"
-        };
-        let head = String::from_utf8_lossy(UNFINISHED).replace("/hooks/github", path);
-        stream.write_all(head.as_bytes()).await.unwrap();
-        unfinished.push(stream);
+        let path = ["/api/v1/reconcile", "/hooks/github"][n % 2];
+        waiting.push(send(address, unfinished(path)).await);
     }
     for _ in 0..3 {
-        let began = Instant::now();
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream
-            .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-            .await
-            .unwrap();
-        let (_, said) = ends(&mut stream).await;
-        assert!(
-            said.starts_with("HTTP/1.1 200") && began.elapsed() < seconds(2),
-            "{:?}: {said}",
-            began.elapsed()
-        );
+        assert_probe_is_answered(address).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_has_the_shortest_patience() {
     let (_admin, address) = server().await;
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream
-        .write_all(
-            &String::from_utf8_lossy(UNFINISHED)
-                .replace("/hooks/github", "/api/v1/reconcile")
-                .into_bytes(),
-        )
-        .await
-        .unwrap();
-    let (took, said) = ends(&mut stream).await;
+    let request = unfinished("/api/v1/reconcile");
+    let (took, said) = ends(&mut send(address, request).await).await;
     assert!(
         took >= seconds(3) && took <= seconds(5) && said.starts_with("HTTP/1.1 4"),
         "{took:?}: {said}"
@@ -431,8 +354,6 @@ async fn a_body_has_the_shortest_patience() {
 
 #[tokio::test]
 async fn probes_are_answered_while_every_turn_is_taken() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let reached = Arc::new(Semaphore::new(0));
     let counted = Arc::clone(&reached);
     let hangs = move || async move {
@@ -442,30 +363,18 @@ async fn probes_are_answered_while_every_turn_is_taken() {
     let router = Router::new()
         .route("/hangs", get(hangs))
         .route("/healthz", get(|| async { "alive" }));
-    tokio::spawn(connection::serve(
-        listener,
-        router,
-        CancellationToken::new(),
-    ));
-    let ask = async |path: &str| {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
-            .await
-            .unwrap();
-        stream
-    };
+    let address = serve(router).await;
     let mut all = Vec::new();
     // As many as there are turns, and more than there are connections beyond them.
     for _ in 0..connection::AT_ONCE * 2 {
-        all.push(ask("/hangs").await);
+        all.push(send(address, get_request("/hangs")).await);
     }
     reached
         .acquire_many(u32::try_from(connection::AT_ONCE).unwrap())
         .await
         .unwrap()
         .forget();
-    let mut probe = ask("/healthz").await;
+    let mut probe = send(address, get_request("/healthz")).await;
     let said = tokio::time::timeout(seconds(5), ends(&mut probe))
         .await
         .unwrap()

@@ -108,18 +108,13 @@ impl Election {
         self.mine = record
             .as_ref()
             .is_some_and(|record| self.is_mine(record, now));
-        match &record {
-            // A claim that replaces another version can only fail. If it were remembered, it would count as this
-            // candidate's own again when an old Lease is restored.
-            Some(LeaseRecord {
-                version, renewed, ..
-            }) => {
-                let mine = renewed.filter(|_| self.mine);
-                self.claims
-                    .retain(|claim| claim.over == *version || Some(claim.renewed) == mine);
-            }
-            None => self.claims.clear(),
-        }
+        // A claim that replaces another version can only fail. If it were remembered, it would count as this candidate's own
+        // again when an old Lease is restored.
+        self.claims.retain(|claim| {
+            record.as_ref().is_some_and(|record| {
+                claim.over == record.version || (self.mine && Some(claim.renewed) == record.renewed)
+            })
+        });
         self.observed = record.map(|record| (record, first));
         if !self.mine {
             self.term = None;
@@ -130,19 +125,11 @@ impl Election {
     /// and the claim is recent enough, or there was no other write.
     fn is_mine(&self, record: &LeaseRecord, now: Moment) -> bool {
         record.holder.as_ref() == Some(&self.me)
-            && self.claims.iter().any(
-                |Claim {
-                     renewed,
-                     asked,
-                     made,
-                     releases,
-                     ..
-                 }| {
-                    let recent = *releases == 0 && now.since(*asked) < self.times.duration;
-                    Some(*renewed) == record.renewed
-                        && (recent || made.as_ref() == Some(&record.version))
-                },
-            )
+            && self.claims.iter().any(|claim| {
+                let recent = claim.releases == 0 && now.since(claim.asked) < self.times.duration;
+                Some(claim.renewed) == record.renewed
+                    && (recent || claim.made.as_ref() == Some(&record.version))
+            })
     }
 
     /// The claim by which this candidate holds the Lease.
@@ -183,11 +170,6 @@ impl Election {
 
     /// The claim that was sent at `asked` was written as this record.
     pub fn confirm_claim(&mut self, record: LeaseRecord, asked: Moment) {
-        let Times {
-            duration,
-            renew_deadline,
-            ..
-        } = self.times;
         for claim in &mut self.claims {
             if Some(claim.renewed) == record.renewed {
                 claim.made = Some(record.version.clone());
@@ -195,10 +177,14 @@ impl Election {
         }
         self.observe(Some(record), asked);
         // Clocks run at different speeds, and an update that was given up may still arrive a moment later.
-        let margin = duration.saturating_sub(renew_deadline) / 4;
+        let margin = self
+            .times
+            .duration
+            .saturating_sub(self.times.renew_deadline)
+            / 4;
         let term = Term {
-            renew_by: asked.after(renew_deadline),
-            ends: asked.after(duration - margin),
+            renew_by: asked.after(self.times.renew_deadline),
+            ends: asked.after(self.times.duration - margin),
         };
         self.term = self.mine.then_some(term);
     }
@@ -263,26 +249,17 @@ impl Election {
             return Step::Create;
         };
         let age = now.since(*first);
-        let Times {
-            duration,
-            retry_period,
-            ..
-        } = self.times;
-        let LeaseRecord {
-            holder,
-            renewed,
-            duration: theirs,
-            ..
-        } = record;
-        let free = match (holder, renewed) {
+        let own = self.times.duration;
+        let free = match (&record.holder, record.renewed) {
             _ if self.mine => true,
             // The replica that requested it goes first.
-            (None, Some(_)) if *theirs == Some(RELEASED) => {
-                record.wanted_by.as_ref().is_none_or(|by| *by == self.me) || age >= retry_period * 2
+            (None, Some(_)) if record.duration == Some(RELEASED) => {
+                record.wanted_by.as_ref().is_none_or(|by| *by == self.me)
+                    || age >= self.times.retry_period * 2
             }
             // A Lease without renewals may replace a deleted one whose holder does not know of the deletion. The same
             // holds if the holder did not remove itself.
-            _ => age >= theirs.unwrap_or(duration).min(LONGEST).max(duration),
+            _ => age >= record.duration.unwrap_or(own).min(LONGEST).max(own),
         };
         if free { Step::Hold } else { Step::Wait }
     }
@@ -323,6 +300,31 @@ mod tests {
         }
     }
 
+    /// The same content after another write.
+    fn rewritten(version: &str, record: &LeaseRecord) -> LeaseRecord {
+        LeaseRecord {
+            version: version.to_owned(),
+            ..record.clone()
+        }
+    }
+
+    /// The candidate "one" with a Lease that it claimed at the start, and the record of that claim.
+    fn holder() -> (Election, LeaseRecord) {
+        let mut one = Election::new("one".to_owned(), TIMES);
+        one.observe(Some(record(0, None)), at(0));
+        let own = LeaseRecord {
+            renewed: Some(one.claim(renewed(1), at(0))),
+            ..record(1, Some("one"))
+        };
+        one.confirm_claim(own.clone(), at(0));
+        (one, own)
+    }
+
+    fn waits_until(one: &Election, milliseconds: u64) {
+        let steps = [milliseconds - 1, milliseconds].map(|now| one.step(at(now)));
+        assert_eq!(steps, [Step::Wait, Step::Hold]);
+    }
+
     /// A Lease that was never held.
     fn unused() -> LeaseRecord {
         LeaseRecord {
@@ -337,33 +339,21 @@ mod tests {
         let mut one = Election::new("one".to_owned(), TIMES);
         one.observe(Some(record(1, Some("other"))), at(0));
         one.observe(Some(record(1, Some("other"))), at(14_000));
-        assert_eq!(
-            (one.step(at(14_999)), one.step(at(15_000))),
-            (Step::Wait, Step::Hold)
-        );
+        waits_until(&one, 15_000);
         // Renewed: it is another record.
         one.observe(Some(record(2, Some("other"))), at(15_000));
-        assert_eq!(
-            (one.step(at(29_999)), one.step(at(30_000))),
-            (Step::Wait, Step::Hold)
-        );
+        waits_until(&one, 30_000);
         // A holder may ask for a longer time.
         let lasting = |seconds| LeaseRecord {
             duration: Some(Duration::from_secs(seconds)),
             ..record(3, Some("other"))
         };
         one.observe(Some(lasting(60)), at(30_000));
-        assert_eq!(
-            (one.step(at(89_999)), one.step(at(90_000))),
-            (Step::Wait, Step::Hold)
-        );
+        waits_until(&one, 90_000);
         // But not for ever.
         one.observe(None, at(0));
         one.observe(Some(lasting(u64::MAX)), at(0));
-        assert_eq!(
-            (one.step(at(3_599_999)), one.step(at(3_600_000))),
-            (Step::Wait, Step::Hold)
-        );
+        waits_until(&one, 3_600_000);
     }
 
     #[test]
@@ -371,14 +361,10 @@ mod tests {
         let mut one = Election::new("one".to_owned(), TIMES);
         one.observe(Some(record(1, Some("dead"))), at(0));
         one.update_record(LeaseRecord {
-            version: "2".to_owned(),
             wanted_by: Some("one".to_owned()),
-            ..record(1, Some("dead"))
+            ..rewritten("2", &record(1, Some("dead")))
         });
-        assert_eq!(
-            (one.step(at(14_999)), one.step(at(15_000))),
-            (Step::Wait, Step::Hold)
-        );
+        waits_until(&one, 15_000);
     }
 
     #[test]
@@ -386,101 +372,50 @@ mod tests {
         let mut one = Election::new("one".to_owned(), TIMES);
         one.observe(Some(record(1, Some("other"))), at(0));
         // The holder was removed by hand and may not know it.
-        let edited = |version: &str, holder: Option<&str>| {
-            let holder = holder.map(str::to_owned);
-            LeaseRecord {
-                version: version.to_owned(),
-                holder,
-                ..record(1, Some("other"))
-            }
+        let edited = |version: &str, holder: Option<&str>| LeaseRecord {
+            holder: holder.map(str::to_owned),
+            ..rewritten(version, &record(1, Some("other")))
         };
         one.observe(Some(edited("2", None)), at(1_000));
-        assert_eq!(
-            (one.step(at(15_999)), one.step(at(16_000))),
-            (Step::Wait, Step::Hold)
-        );
+        waits_until(&one, 16_000);
         // This candidate's name was written by hand.
         one.observe(Some(edited("3", Some("one"))), at(2_000));
         assert!(!one.holds());
-        assert_eq!(
-            (one.step(at(16_999)), one.step(at(17_000))),
-            (Step::Wait, Step::Hold)
-        );
+        waits_until(&one, 17_000);
     }
 
     #[test]
     fn a_restored_old_lease_is_waited_for_even_if_it_was_the_candidates_own() {
-        let mut one = Election::new("one".to_owned(), TIMES);
-        one.observe(Some(record(0, None)), at(0));
-        let old = LeaseRecord {
-            renewed: Some(one.claim(renewed(1), at(0))),
-            ..record(1, Some("one"))
-        };
-        one.confirm_claim(old.clone(), at(0));
-        let again = |version: &str| LeaseRecord {
-            version: version.to_owned(),
-            ..old.clone()
-        };
+        let (mut one, old) = holder();
         // For example an annotation, while no other replica can have taken it.
-        one.observe(Some(again("2")), at(9_000));
+        one.observe(Some(rewritten("2", &old)), at(9_000));
         assert!(one.holds());
         // It was released, and another one holds it.
         one.observe(Some(record(3, Some("other"))), at(10_000));
-        one.observe(Some(again("4")), at(11_000));
+        one.observe(Some(rewritten("4", &old)), at(11_000));
         assert!(!one.holds());
-        assert_eq!(
-            (one.step(at(25_999)), one.step(at(26_000))),
-            (Step::Wait, Step::Hold)
-        );
+        waits_until(&one, 26_000);
         // After a freeze, another replica may have held it meanwhile.
-        let mut two = Election::new("one".to_owned(), TIMES);
-        two.observe(Some(record(0, None)), at(0));
-        let asked = two.claim(renewed(1), at(0));
-        let first = LeaseRecord {
-            renewed: Some(asked),
-            ..record(1, Some("one"))
-        };
-        two.confirm_claim(first.clone(), at(0));
-        two.observe(Some(first.clone()), at(60_000));
+        let (mut two, old) = holder();
+        two.observe(Some(old.clone()), at(60_000));
         assert!(two.holds(), "there was no write since");
-        two.observe(
-            Some(LeaseRecord {
-                version: "9".to_owned(),
-                ..first
-            }),
-            at(60_000),
-        );
+        two.observe(Some(rewritten("9", &old)), at(60_000));
         assert_eq!(two.step(at(60_000)), Step::Wait);
     }
 
     #[test]
     fn a_restored_old_lease_is_waited_for_after_a_release_without_an_answer() {
         let released = |end: fn(&mut Election)| {
-            let mut one = Election::new("one".to_owned(), TIMES);
-            one.observe(Some(record(0, None)), at(0));
-            let old = LeaseRecord {
-                renewed: Some(one.claim(renewed(1), at(0))),
-                ..record(1, Some("one"))
-            };
-            one.confirm_claim(old.clone(), at(0));
+            let (mut one, old) = holder();
             assert_eq!(one.release(), RELEASED);
             end(&mut one);
             (one, old)
         };
         // Another replica took it unobserved.
         let (mut one, old) = released(|_| {});
-        one.observe(
-            Some(LeaseRecord {
-                version: "4".to_owned(),
-                ..old.clone()
-            }),
-            at(1_000),
-        );
+        one.observe(Some(rewritten("4", &old)), at(1_000));
         assert!(!one.holds());
-        assert_eq!(
-            (one.step(at(15_999)), one.step(at(16_000))),
-            (Step::Wait, Step::Hold)
-        );
+        waits_until(&one, 16_000);
         // The release did not arrive.
         let (mut one, old) = released(|_| {});
         one.observe(Some(old), at(1_000));
@@ -488,9 +423,8 @@ mod tests {
         // The release was refused because of an annotation, so it can be repeated.
         let (mut one, old) = released(Election::release_refused);
         let annotated = LeaseRecord {
-            version: "2".to_owned(),
             wanted_by: Some("other".to_owned()),
-            ..old.clone()
+            ..rewritten("2", &old)
         };
         one.observe(Some(annotated), at(1_000));
         assert!(one.holds());
@@ -499,13 +433,7 @@ mod tests {
             one.release();
             one.release_refused();
         });
-        one.observe(
-            Some(LeaseRecord {
-                version: "4".to_owned(),
-                ..old
-            }),
-            at(1_000),
-        );
+        one.observe(Some(rewritten("4", &old)), at(1_000));
         assert!(!one.holds());
     }
 
@@ -514,25 +442,14 @@ mod tests {
         let mut one = Election::new("one".to_owned(), TIMES);
         one.observe(Some(record(1, None)), at(0));
         assert_eq!(one.step(at(0)), Step::Hold);
-        one.observe(
-            Some(LeaseRecord {
-                wanted_by: Some("one".to_owned()),
-                ..record(2, None)
-            }),
-            at(0),
-        );
+        let wanted_by = |by: &str, n| LeaseRecord {
+            wanted_by: Some(by.to_owned()),
+            ..record(n, None)
+        };
+        one.observe(Some(wanted_by("one", 2)), at(0));
         assert_eq!(one.step(at(0)), Step::Hold);
-        one.observe(
-            Some(LeaseRecord {
-                wanted_by: Some("other".to_owned()),
-                ..record(3, None)
-            }),
-            at(0),
-        );
-        assert_eq!(
-            (one.step(at(3_999)), one.step(at(4_000))),
-            (Step::Wait, Step::Hold)
-        );
+        one.observe(Some(wanted_by("other", 3)), at(0));
+        waits_until(&one, 4_000);
     }
 
     #[test]
@@ -541,10 +458,7 @@ mod tests {
         one.observe(None, at(0));
         assert_eq!(one.step(at(0)), Step::Create);
         one.observe(Some(unused()), at(1_000));
-        assert_eq!(
-            (one.step(at(15_999)), one.step(at(16_000))),
-            (Step::Wait, Step::Hold)
-        );
+        waits_until(&one, 16_000);
     }
 
     #[test]
@@ -624,10 +538,9 @@ mod tests {
                         .rev()
                         .take(8)
                         .collect();
-                    if held.is_empty() {
-                        return;
-                    } else {
-                        held[random.usize(..held.len())].clone()
+                    match random.choice(held) {
+                        Some(old) => old.clone(),
+                        None => return,
                     }
                 }
             };

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Cluster, describe_error};
+use super::{Cluster, ClusterError, describe_error};
 use crate::daemon::ReconciliationReport;
 use crate::model::printable;
 use crate::ops::notifications::{self, Event, EventKind, Subject, Thresholds};
@@ -29,9 +29,6 @@ const LENGTH: usize = 64;
 
 /// The time limit of the API server for one Event.
 const ATTEMPT: Duration = Duration::from_secs(5);
-
-/// The time limit for the rest of the queue at the end.
-const DRAIN: Duration = Duration::from_secs(3);
 
 /// The longest note in `events.k8s.io/v1`, in bytes.
 const NOTE: usize = 1024;
@@ -54,21 +51,14 @@ pub struct EventWriter {
     memory: Mutex<notifications::ReportedState>,
 }
 
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error(
-    "Events need the name and the uid of the Pod: set POD_NAME, POD_NAMESPACE and POD_UID by the downward API, as \
-     deploy/kubernetes/base does, or omit --kubernetes-events"
-)]
-pub struct NoPod;
-
 impl Events {
-    /// Starts the task. It ends when all [`Events`] are dropped, or a little after `task` is [drained](drain).
+    /// Starts the task. It ends when all [`Events`] are dropped.
     ///
     /// # Errors
-    /// [`NoPod`].
-    pub fn start(cluster: &Cluster) -> Result<(Self, JoinHandle<()>), NoPod> {
+    /// [`ClusterError::NoPod`].
+    pub fn start(cluster: &Cluster) -> Result<(Self, JoinHandle<()>), ClusterError> {
         let (Some(name), Some(uid)) = (cluster.pod.name.clone(), cluster.pod.uid.clone()) else {
-            return Err(NoPod);
+            return Err(ClusterError::NoPod);
         };
         let pod = ObjectReference {
             api_version: Some("v1".to_owned()),
@@ -141,16 +131,13 @@ impl Events {
         self.push("LeadershipLost", true, "Elect", note);
     }
 
-    fn push(&self, reason: &str, warning: bool, action: &str, note: String) {
-        let now = MicroTime(Timestamp::now());
-        let pod: String = self
-            .pod
-            .name
-            .as_deref()
-            .unwrap_or_default()
-            .chars()
-            .take(NAME)
-            .collect();
+    fn push(&self, reason: &str, warning: bool, action: &str, mut note: String) {
+        if note.len() > NOTE {
+            note.truncate(note.floor_char_boundary(NOTE - '…'.len_utf8()));
+            note.push('…');
+        }
+        let pod = self.pod.name.as_deref().unwrap_or_default();
+        let pod: String = pod.chars().take(NAME).collect();
         let pod = pod.trim_end_matches(['-', '.']);
         let event = api::Event {
             metadata: ObjectMeta {
@@ -158,11 +145,11 @@ impl Events {
                 namespace: self.pod.namespace.clone(),
                 ..ObjectMeta::default()
             },
-            event_time: Some(now),
+            event_time: Some(MicroTime(Timestamp::now())),
             action: Some(action.to_owned()),
             reason: Some(reason.to_owned()),
             type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
-            note: Some(cut(note)),
+            note: Some(note),
             regarding: Some(self.pod.clone()),
             reporting_controller: Some("calry-gitops".to_owned()),
             reporting_instance: Some(pod.to_owned()),
@@ -176,11 +163,6 @@ impl Events {
     }
 }
 
-/// Waits a limited time until the queue is sent; every [`Events`] must be dropped before.
-pub async fn drain(task: JoinHandle<()>) {
-    let _ = tokio::time::timeout(DRAIN, task).await;
-}
-
 impl EventWriter {
     pub fn write(&self, report: &ReconciliationReport) {
         // Kubernetes expires Events by itself, so a failure is reported at once.
@@ -191,12 +173,8 @@ impl EventWriter {
         let mut memory = self.memory.lock();
         for event in notifications::events(&mut memory, report, &thresholds, today()) {
             let (reason, warning) = reason(event.kind);
-            self.events.push(
-                reason,
-                warning,
-                "Reconcile",
-                note(self.name.as_deref(), report, event),
-            );
+            let note = note(self.name.as_deref(), report, event);
+            self.events.push(reason, warning, "Reconcile", note);
         }
     }
 }
@@ -257,19 +235,6 @@ fn note(workspace: Option<&str>, report: &ReconciliationReport, event: Event) ->
     }
     if !subjects.is_empty() {
         note += &format!(": {}", subjects.join("; "));
-    }
-    note
-}
-
-/// Cuts a note to the limit of Kubernetes.
-fn cut(mut note: String) -> String {
-    if note.len() > NOTE {
-        let end = (0..=NOTE - '…'.len_utf8())
-            .rev()
-            .find(|at| note.is_char_boundary(*at))
-            .unwrap_or(0);
-        note.truncate(end);
-        note.push('…');
     }
     note
 }

@@ -13,9 +13,9 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1 as coordination;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::election::{Election, LeaseRecord, Step, Times};
@@ -23,7 +23,7 @@ use super::event_writer::Events;
 use super::{Cluster, describe_error};
 use crate::daemon::{Handle, Leadership, Moment};
 use crate::model::{ellipsize, human_duration, printable};
-use crate::report::status::{ReconciliationOutcome, ReconciliationRecord, ReplicaRole, Trigger};
+use crate::report::status::{ReconciliationOutcome, ReconciliationRecord, Trigger};
 
 /// The annotation of the replica that requests the Lease from its holder.
 const WANTED_BY: &str = "calry-gitops/wanted-by";
@@ -59,8 +59,8 @@ pub struct Lease {
     leadership: Leadership,
     shards: Shards,
     loops: Vec<Handle>,
-    /// The role and the holder that were published last.
-    published: Option<(ReplicaRole, Option<String>)>,
+    /// Whether it leads, and the holder, as published last.
+    published: Option<(bool, Option<String>)>,
     /// The last error, and when it was logged.
     last_error: Option<(ErrorKind, Moment)>,
 }
@@ -74,12 +74,6 @@ struct Holders {
     by_lease: BTreeMap<String, String>,
     /// When a Lease was requested last.
     requested: Option<Moment>,
-}
-
-impl Shards {
-    fn lock(&self) -> MutexGuard<'_, Holders> {
-        self.0.lock()
-    }
 }
 
 impl Holders {
@@ -96,10 +90,12 @@ impl Holders {
 }
 
 /// Why a Lease could not be read or written.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum LeaseError {
     /// Another writer was faster.
+    #[error("another writer keeps changing it")]
     Conflict,
+    #[error("{1}")]
     Other(ErrorKind, String),
 }
 
@@ -192,9 +188,7 @@ impl Lease {
         match left {
             Ok(Ok(true)) => tracing::info!(lease, "the Lease {lease} is released"),
             Ok(Ok(false)) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(lease, "the Lease {lease} runs out: {}", error.sentence())
-            }
+            Ok(Err(error)) => tracing::warn!(lease, "the Lease {lease} runs out: {error}"),
             Err(_) => tracing::warn!(lease, "the Lease {lease} runs out: no answer in time"),
         }
     }
@@ -261,23 +255,16 @@ impl Lease {
     }
 
     async fn create(&mut self) -> Result<(), LeaseError> {
-        let metadata = ObjectMeta {
-            name: Some(self.name.clone()),
-            ..ObjectMeta::default()
-        };
-        let lease = coordination::Lease {
-            metadata,
-            spec: None,
-        };
+        let mut lease = coordination::Lease::default();
+        lease.metadata.name = Some(self.name.clone());
         let made = self
             .within(self.api.create(&PostParams::default(), &lease))
             .await?;
-        let wait = human_duration(self.times.duration);
+        let (lease, wait) = (&self.shown, human_duration(self.times.duration));
         tracing::info!(
-            lease = self.shown,
-            "there was no Lease {}; it is created, and can be taken in {wait}, in case it was deleted and another replica \
-             still leads by it",
-            self.shown
+            lease,
+            "there was no Lease {lease}; it is created, and can be taken in {wait}, in case it was deleted and another \
+             replica still leads by it"
         );
         self.observe(Some(made))
     }
@@ -298,14 +285,12 @@ impl Lease {
         spec.renew_time = Some(now);
         spec.lease_duration_seconds =
             i32::try_from(self.times.duration.as_millis().div_ceil(1000)).ok();
-        lease.annotations_mut().remove(WANTED_BY);
-        if self.is_fit() {
-            lease.annotations_mut().remove(OFFERED);
-        } else {
-            lease
-                .annotations_mut()
-                .insert(OFFERED.to_owned(), "true".to_owned());
-        }
+        let annotations = lease.annotations_mut();
+        annotations.remove(WANTED_BY);
+        match self.is_fit() {
+            true => annotations.remove(OFFERED),
+            false => annotations.insert(OFFERED.to_owned(), "true".to_owned()),
+        };
         self.unanswered = true;
         let lease = self.write(lease).await?;
         self.unanswered = false;
@@ -342,28 +327,24 @@ impl Lease {
         Ok(false)
     }
 
+    /// The replica that requested the Lease.
+    fn wanted_by(&self) -> Option<&str> {
+        self.election.record()?.wanted_by.as_deref()
+    }
+
     /// Whether to hand the Lease to the replica that requested it: that one has fewer Leases, or this one cannot use it.
     fn is_to_be_handed_over(&self) -> bool {
-        let wanted_by = self
-            .election
-            .record()
-            .and_then(|record| record.wanted_by.as_deref());
-        let is_better = |by| !self.is_fit() || self.shards.lock().is_uneven(&self.me, by);
-        self.election.holds() && wanted_by.is_some_and(is_better)
+        let is_better = |by| !self.is_fit() || self.shards.0.lock().is_uneven(&self.me, by);
+        self.election.holds() && self.wanted_by().is_some_and(is_better)
     }
 
     async fn hand_over(&mut self) -> Result<(), LeaseError> {
-        let by = self
-            .election
-            .record()
-            .and_then(|record| record.wanted_by.as_deref())
-            .map(printable_name);
-        let by = by.unwrap_or_default();
+        let by = self.wanted_by().map(printable_name).unwrap_or_default();
+        let lease = &self.shown;
         tracing::info!(
-            lease = self.shown,
+            lease,
             to = by,
-            "hands the Lease {} over to {by}, which requested it",
-            self.shown
+            "hands the Lease {lease} over to {by}, which requested it"
         );
         self.election.give_up();
         self.publish_term();
@@ -378,18 +359,15 @@ impl Lease {
     /// Requests the Lease from a holder that has more than its share or cannot use it.
     async fn request_hand_over(&mut self) -> Result<(), LeaseError> {
         let now = Moment::now();
-        let Some(record) = self
-            .election
-            .record()
-            .filter(|record| record.wanted_by.is_none())
+        let (None, Some(record), true) = (self.wanted_by(), self.election.record(), self.is_fit())
         else {
             return Ok(());
         };
-        let Some(holder) = record.holder.as_deref().filter(|_| self.is_fit()) else {
+        let Some(holder) = record.holder.as_deref() else {
             return Ok(());
         };
         {
-            let mut holders = self.shards.lock();
+            let mut holders = self.shards.0.lock();
             let waits = holders
                 .requested
                 .is_some_and(|asked| now.since(asked) < self.times.duration);
@@ -456,8 +434,7 @@ impl Lease {
 
     /// The pause before the next turn. Standbys get jitter, so that they do not all come at once.
     fn pause(&self) -> Duration {
-        let Times { retry_period, .. } = self.times;
-        let now = Moment::now();
+        let (now, retry_period) = (Moment::now(), self.times.retry_period);
         match self.election.term(now) {
             // The end of the term must be noticed at once.
             Some(term) => retry_period.min(term.renew_by.since(now)),
@@ -472,35 +449,28 @@ impl Lease {
             // Another writer was faster; that is no error.
             Err(LeaseError::Conflict) => {}
             Err(LeaseError::Other(kind, why)) => {
-                let logged = self
+                if self
                     .last_error
-                    .filter(|(before, at)| before == kind && now.since(*at) < REMINDER);
-                if logged.is_some() {
+                    .is_some_and(|(before, at)| before == *kind && now.since(at) < REMINDER)
+                {
                     return;
                 }
                 let then = match self.election.term(now) {
-                    Some(term) => format!(
-                        "; this replica leads for {} more",
-                        human_duration(term.renew_by.since(now))
-                    ),
-                    None => "; this replica stands by".to_owned(),
+                    Some(term) => {
+                        let left = human_duration(term.renew_by.since(now));
+                        format!("this replica leads for {left} more")
+                    }
+                    None => "this replica stands by".to_owned(),
                 };
-                tracing::warn!(
-                    lease = self.shown,
-                    "the Lease {} cannot be kept up: {why}{then}",
-                    self.shown
-                );
+                let lease = &self.shown;
+                tracing::warn!(lease, "the Lease {lease} cannot be kept up: {why}; {then}");
                 self.last_error = Some((*kind, now));
             }
-            Ok(()) => {
-                if self.last_error.take().is_some() {
-                    tracing::info!(
-                        lease = self.shown,
-                        "the Lease {} is kept up again",
-                        self.shown
-                    );
-                }
+            Ok(()) if self.last_error.take().is_some() => {
+                let lease = &self.shown;
+                tracing::info!(lease, "the Lease {lease} is kept up again");
             }
+            Ok(()) => {}
         }
     }
 
@@ -513,23 +483,16 @@ impl Lease {
         let holder = self.election.holder().filter(|_| alive);
         self.leadership
             .set_term(term, holder.map(printable_name).as_deref());
-        {
-            let mut holders = self.shards.lock();
-            match holder {
-                Some(holder) => drop(
-                    holders
-                        .by_lease
-                        .insert(self.name.clone(), holder.to_owned()),
-                ),
-                None => drop(holders.by_lease.remove(&self.name)),
-            }
-        }
-        let lead = if term.is_some() {
-            ReplicaRole::Leader
-        } else {
-            ReplicaRole::Standby
+        let mut holders = self.shards.0.lock();
+        match holder {
+            Some(holder) => holders
+                .by_lease
+                .insert(self.name.clone(), holder.to_owned()),
+            None => holders.by_lease.remove(&self.name),
         };
-        let news = (lead, holder.map(printable_name));
+        drop(holders);
+        let leads = term.is_some();
+        let news = (leads, holder.map(printable_name));
         let before = self.published.replace(news.clone());
         if before.as_ref() == Some(&news) {
             return;
@@ -537,12 +500,9 @@ impl Lease {
         self.loops
             .iter()
             .for_each(|one| one.publisher().publish_leadership());
-        let (lease, led) = (
-            &self.shown,
-            before.is_some_and(|(lead, _)| lead == ReplicaRole::Leader),
-        );
-        match (lead, led, news.1) {
-            (ReplicaRole::Leader, false, _) => {
+        let (lease, led) = (&self.shown, before.is_some_and(|(led, _)| led));
+        match (leads, led, news.1) {
+            (true, false, _) => {
                 tracing::info!(lease, "leads by the Lease {lease}");
                 self.loops
                     .iter()
@@ -551,8 +511,8 @@ impl Lease {
                     events.leads(lease);
                 }
             }
-            (ReplicaRole::Leader, true, _) => {}
-            (ReplicaRole::Standby, true, holder) => {
+            (true, true, _) => {}
+            (false, true, holder) => {
                 let by = holder
                     .filter(|_| !self.election.holds())
                     .map(|by| format!(": {by} holds it now"))
@@ -565,21 +525,12 @@ impl Lease {
                     events.stands_by(lease);
                 }
             }
-            (ReplicaRole::Standby, false, Some(holder)) => {
+            (false, false, Some(holder)) => {
                 tracing::info!(lease, holder, "stands by: {holder} holds the Lease {lease}");
             }
-            (ReplicaRole::Standby, false, None) => {
+            (false, false, None) => {
                 tracing::info!(lease, "stands by: no holder of the Lease {lease} is known");
             }
-        }
-    }
-}
-
-impl LeaseError {
-    fn sentence(&self) -> String {
-        match self {
-            Self::Conflict => "another writer keeps changing it".to_owned(),
-            Self::Other(_, why) => why.clone(),
         }
     }
 }
@@ -587,28 +538,28 @@ impl LeaseError {
 /// The error of the API server, with advice if there is any.
 fn explain(error: &kube::Error) -> String {
     let error_text = describe_error(error);
-    match error {
-        kube::Error::Api(status) if status.code == 403 => format!(
-            "{error_text}; its service account needs `create` on leases, and `get` and `update` on this one, as the Role of \
-             deploy/kubernetes/base has it"
-        ),
-        kube::Error::Api(status) if status.code == 401 => {
-            format!(
-                "{error_text}; its token is not accepted; check that the token of its service account is mounted and belongs to this cluster"
-            )
-        }
-        kube::Error::Api(status) if status.code == 404 => {
-            format!(
-                "{error_text}; check that the namespace exists (POD_NAMESPACE) and that the URL is that of an API server"
-            )
-        }
+    let status = match error {
+        kube::Error::Api(status) => status.code,
         kube::Error::SerdeError(_) => {
-            format!(
+            return format!(
                 "the answer is not a Lease, so the URL is not that of an API server ({error_text})"
-            )
+            );
         }
-        _ => error_text,
-    }
+        _ => return error_text,
+    };
+    let advice = match status {
+        401 => {
+            "its token is not accepted; check that the token of its service account is mounted and belongs to this cluster"
+        }
+        403 => {
+            "its service account needs `create` on leases, and `get` and `update` on this one, as the Role of deploy/kubernetes/base has it"
+        }
+        404 => {
+            "check that the namespace exists (POD_NAMESPACE) and that the URL is that of an API server"
+        }
+        _ => return error_text,
+    };
+    format!("{error_text}; {advice}")
 }
 
 /// Refuses a Lease without a version: a PUT of it would overwrite any other write.

@@ -9,6 +9,8 @@ mod event_writer;
 mod lease;
 mod replica;
 
+use std::error::Error;
+use std::iter::successors;
 use std::time::Duration;
 
 use axum::http::Response;
@@ -20,7 +22,7 @@ use tokio::runtime::Handle;
 use tower::util::MapResponseLayer;
 
 pub use election::{Election, LeaseRecord, Step, Times};
-pub use event_writer::{EventWriter, Events, NoPod, drain};
+pub use event_writer::{EventWriter, Events};
 pub use lease::{Lease, Shards};
 pub use replica::{Options, Replica, RunningReplica};
 
@@ -72,8 +74,11 @@ pub enum ClusterError {
     Late,
     #[error("POD_NAMESPACE is {0:?}, which is not a valid namespace")]
     Namespace(String),
-    #[error(transparent)]
-    NoPod(#[from] NoPod),
+    #[error(
+        "Events need the name and the uid of the Pod: set POD_NAME, POD_NAMESPACE and POD_UID by the downward API, as \
+         deploy/kubernetes/base does, or omit --kubernetes-events"
+    )]
+    NoPod,
 }
 
 impl Cluster {
@@ -102,18 +107,16 @@ impl Cluster {
             .as_ref()
             .filter(|name| name.len() > 63 || !name.chars().all(of_name))
         {
-            return Err(ClusterError::Namespace(ellipsize(
-                &printable(namespace),
-                MAX_QUOTE,
-            )));
+            return Err(ClusterError::Namespace(quoted(namespace)));
         }
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let mut config = if !set("KUBECONFIG") && set("KUBERNETES_SERVICE_HOST") {
             Config::incluster()
                 .map_err(|error| ClusterError::InCluster(quoted(&error.to_string())))?
         } else {
-            let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await;
-            config.map_err(|error| ClusterError::Kubeconfig(quoted(&error.to_string())))?
+            Config::from_kubeconfig(&KubeConfigOptions::default())
+                .await
+                .map_err(|error| ClusterError::Kubeconfig(quoted(&error.to_string())))?
         };
         config.connect_timeout = Some(CONNECT);
         // Retries are decided here. The API server is near: proxies are for Calry and git.
@@ -162,20 +165,15 @@ fn describe_error(error: &kube::Error) -> String {
         kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
             format!("the kubeconfig's exec plugin ended with {}", out.status)
         }
-        other => innermost(other),
+        other => {
+            // The innermost cause, such as "Connection refused": the outer ones say less.
+            let causes = successors(Some(other as &dyn Error), |cause| (*cause).source());
+            causes.last().unwrap_or(other).to_string()
+        }
     };
     quoted(&text)
 }
 
 fn quoted(text: &str) -> String {
     ellipsize(&printable(text), MAX_QUOTE)
-}
-
-/// The innermost cause, such as "Connection refused": the outer ones say less.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

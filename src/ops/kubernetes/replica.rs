@@ -1,11 +1,16 @@
 //! This replica's part in the cluster: a candidate for each Lease, the shard of each workspace, and its Events.
 
+use std::time::Duration;
+
 use sha2::{Digest as _, Sha256};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, ClusterError, EventWriter, Events, Lease, Pod, Shards, Times, drain};
+use super::{Cluster, ClusterError, EventWriter, Events, Lease, Pod, Shards, Times};
 use crate::daemon::{Handle, Leadership};
+
+/// The time limit for the Events that are not written yet at the end.
+const DRAIN: Duration = Duration::from_secs(3);
 
 /// What is asked of the cluster.
 #[derive(Clone, Debug)]
@@ -56,12 +61,10 @@ impl Replica {
                 shards.clone(),
             )
         };
+        let events = options.events.then(|| Events::start(&cluster));
         Ok(Self {
             leases: options.leases.into_iter().map(lease).collect(),
-            events: options
-                .events
-                .then(|| Events::start(&cluster))
-                .transpose()?,
+            events: events.transpose()?,
         })
     }
 
@@ -94,12 +97,8 @@ impl Replica {
         let (events, task) = self.events.unzip();
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         // The Lease of a shard without workspaces is not taken, and does not count when Leases are spread.
-        for (lease, loops) in self
-            .leases
-            .into_iter()
-            .zip(of_shard)
-            .filter(|(_, loops)| !loops.is_empty())
-        {
+        let of_lease = self.leases.into_iter().zip(of_shard);
+        for (lease, loops) in of_lease.filter(|(_, loops)| !loops.is_empty()) {
             tasks.spawn(lease.keep(loops, events.clone(), stop.clone()));
         }
         RunningReplica {
@@ -116,18 +115,17 @@ impl RunningReplica {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         if let Some(events) = self.events {
-            drain(events).await;
+            let _ = tokio::time::timeout(DRAIN, events).await;
         }
     }
 }
 
 /// The shard of a workspace: the same in every process, whatever other workspaces there are.
 fn shard(workspace: Option<&str>, shards: usize) -> usize {
-    let digest = Sha256::digest(workspace.unwrap_or_default());
+    let digest: [u8; 32] = Sha256::digest(workspace.unwrap_or_default()).into();
     let number = digest
-        .iter()
-        .take(8)
-        .fold(0, |number, byte| number << 8 | u64::from(*byte));
+        .first_chunk()
+        .map_or(0, |first| u64::from_be_bytes(*first));
     usize::try_from(number % u64::try_from(shards.max(1)).unwrap_or(1)).unwrap_or_default()
 }
 

@@ -295,19 +295,12 @@ impl Memory {
             let kept: BTreeMap<String, UnconvergedField> = kept
                 .into_iter()
                 .map(|field| {
-                    let (cause, pause) = (
-                        field.cause(),
-                        Pause::resumed(field.failures, field.until, interval),
-                    );
-                    let mismatch = field.into_mismatch();
-                    (
-                        mismatch.path.clone(),
-                        UnconvergedField {
-                            mismatch,
-                            cause,
-                            pause,
-                        },
-                    )
+                    let kept = UnconvergedField {
+                        mismatch: field.mismatch,
+                        cause: field.cause,
+                        pause: Pause::resumed(field.failures, field.until, interval),
+                    };
+                    (kept.mismatch.path.clone(), kept)
                 })
                 .collect();
             if !kept.is_empty() {
@@ -381,18 +374,11 @@ impl Memory {
                             Some(field) => Some(field.pause.left()),
                             None => resent.filter(|_| change.is_masked()).map(Pause::left),
                         };
-                    let left = step
-                        .sendable()
-                        .map(left)
-                        .collect::<Option<Vec<_>>>()?
-                        .into_iter()
-                        .min()?;
+                    let left: Option<Vec<Duration>> = step.sendable().map(left).collect();
+                    let why = kept.and_then(|kept| not_converged(kept).error());
                     (
-                        left,
-                        kept.map_or_else(
-                            || UPDATED_AT_CHANGES.to_owned(),
-                            |kept| not_converged(kept).error().unwrap_or_default(),
-                        ),
+                        left?.into_iter().min()?,
+                        why.unwrap_or_else(|| UPDATED_AT_CHANGES.to_owned()),
                     )
                 }
             };
@@ -412,12 +398,11 @@ impl Memory {
             pause, why, kind, ..
         }) = self.failing.get(provider)
         {
-            let brief =
-                matches!(kind, FailureKind::Transient(_)) && pause.failures <= MAX_BRIEF_FAILURES;
             return Some(BackedOff {
                 left: pause.left(),
                 outcome: Outcome::Failed(why.clone()),
-                brief,
+                brief: matches!(kind, FailureKind::Transient(_))
+                    && pause.failures <= MAX_BRIEF_FAILURES,
             });
         }
         let kept = self.kept.get(provider)?;
@@ -552,12 +537,8 @@ impl Memory {
                 }
             }
             Outcome::Partial(refused) => {
-                self.learn_failure(
-                    desired,
-                    refusal(refused).unwrap_or_default(),
-                    FailureKind::Partial,
-                    interval,
-                );
+                let why = refusal(refused).unwrap_or_default();
+                self.learn_failure(desired, why, FailureKind::Partial, interval);
                 let was_refused = |part| refused.iter().any(|refused| refused.part == part);
                 // If the partner key was not sent, the one applied before is still live.
                 if result.sent > 0 && !was_refused(DefinitionPart::PartnerKey) {
@@ -575,23 +556,19 @@ impl Memory {
                 let field = |mismatch: &Mismatch| {
                     let (cause, pause) = match before.remove(&mismatch.path) {
                         // Another field caused the update, which only carried this one along: that was no attempt.
-                        Some(UnconvergedField { cause, pause, .. }) if !pause.left().is_zero() => {
-                            (cause, pause)
+                        Some(kept) if !kept.pause.left().is_zero() => (kept.cause, kept.pause),
+                        Some(kept) => {
+                            let failures = kept.pause.failures.saturating_add(1);
+                            (kept.cause, Pause::after(failures, interval))
                         }
-                        Some(UnconvergedField { cause, pause, .. }) => (
-                            cause,
-                            Pause::after(pause.failures.saturating_add(1), interval),
-                        ),
                         None => (*cause, Pause::after(1, interval)),
                     };
-                    (
-                        mismatch.path.clone(),
-                        UnconvergedField {
-                            mismatch: mismatch.clone(),
-                            cause,
-                            pause,
-                        },
-                    )
+                    let kept = UnconvergedField {
+                        mismatch: mismatch.clone(),
+                        cause,
+                        pause,
+                    };
+                    (mismatch.path.clone(), kept)
                 };
                 let kept: BTreeMap<String, UnconvergedField> =
                     mismatches.iter().map(field).collect();
@@ -614,25 +591,19 @@ impl Memory {
         kind: FailureKind,
         interval: Duration,
     ) {
-        let before = self
-            .failing
-            .get(&desired.provider)
-            .map_or(0, |failing| failing.pause.failures);
-        let failures = before.saturating_add(1);
+        let before = self.failing.get(&desired.provider);
+        let failures = before.map_or(1, |failing| failing.pause.failures.saturating_add(1));
         let pause = match kind {
             FailureKind::Transient(at_least) => Pause::after_transient(failures, at_least),
             FailureKind::Lasting | FailureKind::Partial => Pause::after(failures, interval),
         };
-        let last_applied = self.last_applied(desired, None);
-        self.failing.insert(
-            desired.provider.clone(),
-            FailedUpdate {
-                desired: last_applied,
-                pause,
-                why,
-                kind,
-            },
-        );
+        let failed = FailedUpdate {
+            desired: self.last_applied(desired, None),
+            pause,
+            why,
+            kind,
+        };
+        self.failing.insert(desired.provider.clone(), failed);
     }
 
     /// Treats all masked values as unknown: after a panic the outcome of an update may be missing.
@@ -653,11 +624,9 @@ impl Memory {
 
     /// The providers whose updates another writer undoes right away, with how many in a row.
     pub(super) fn contested(&self) -> BTreeMap<Provider, u32> {
-        let contested = self
-            .own
+        self.own
             .iter()
-            .filter(|(_, own)| own.contested >= CONTESTED);
-        contested
+            .filter(|(_, own)| own.contested >= CONTESTED)
             .map(|(provider, own)| (provider.clone(), own.contested))
             .collect()
     }
@@ -677,19 +646,15 @@ impl Memory {
         let Some(path) = self.state.file(workspace) else {
             return;
         };
+        let field = |kept: &UnconvergedField| RememberedField {
+            mismatch: kept.mismatch.clone(),
+            cause: kept.cause,
+            failures: kept.pause.failures,
+            until: kept.pause.until_on_clock,
+        };
         let fields = |provider| {
-            let fields = self.kept.get(provider).into_iter().flatten();
-            let field = |(
-                _,
-                UnconvergedField {
-                    mismatch,
-                    cause,
-                    pause,
-                },
-            ): (&String, &UnconvergedField)| {
-                RememberedField::new(mismatch, *cause, pause.failures, pause.until_on_clock)
-            };
-            fields.map(field).collect()
+            let kept = self.kept.get(provider).into_iter();
+            kept.flat_map(BTreeMap::values).map(field).collect()
         };
         let providers = self
             .applied
@@ -768,31 +733,24 @@ impl Memory {
         } else {
             spread.min(LONGEST_PAUSE.max(interval))
         };
-        // Never earlier than Calry's Retry-After.
-        let pause = pause.max(retry_after(report).min(LONGEST_PAUSE));
+        let pause = match &report.result {
+            // Never earlier than Calry's Retry-After.
+            ReconciliationResult::Failed(Failure::Remote(error)) => {
+                pause.max(error.retry_after().unwrap_or_default().min(LONGEST_PAUSE))
+            }
+            _ => pause,
+        };
         // A plan that was not applied has not retried any provider.
         let tried = matches!(report.result, ReconciliationResult::Applied(..));
         let due = self
             .failing
             .iter()
-            .filter(|(provider, _)| tried && !self.updates.is_busy(provider));
-        match due
-            .map(|(_, failing)| failing.pause.left().max(SHORTEST_PAUSE))
-            .min()
-        {
+            .filter(|(provider, _)| tried && !self.updates.is_busy(provider))
+            .map(|(_, failing)| failing.pause.left().max(SHORTEST_PAUSE));
+        match due.min() {
             Some(due) if due < pause => (due, Trigger::Update),
             _ => (pause, Trigger::Interval),
         }
-    }
-}
-
-/// The pause that Calry asked for.
-fn retry_after(report: &ReconciliationReport) -> Duration {
-    match &report.result {
-        ReconciliationResult::Failed(Failure::Remote(error)) => {
-            error.retry_after().unwrap_or_default()
-        }
-        _ => Duration::ZERO,
     }
 }
 

@@ -57,79 +57,31 @@ pub(super) struct Remembered {
     pub(super) kept: Vec<RememberedField>,
 }
 
-/// A field that did not converge. The file has its own types, so that no other document can change its format.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A field that did not converge. The forms of its parts are those of the file, so that no other document can change them.
+#[derive(Serialize, Deserialize)]
 pub(super) struct RememberedField {
-    path: String,
-    sent: Option<StoredValue>,
-    kept: Option<StoredValue>,
-    sensitive: bool,
-    cause: StoredCause,
+    #[serde(flatten, with = "StoredMismatch")]
+    pub(super) mismatch: Mismatch,
+    #[serde(with = "StoredCause")]
+    pub(super) cause: Cause,
     pub(super) failures: u32,
     pub(super) until: Timestamp,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-enum StoredValue {
-    Bool(bool),
-    Text(String),
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Mismatch")]
+struct StoredMismatch {
+    path: String,
+    sent: Option<PlainValue>,
+    kept: Option<PlainValue>,
+    sensitive: bool,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Cause", rename_all = "camelCase")]
 enum StoredCause {
     Change,
     Drift,
-}
-
-impl RememberedField {
-    pub(super) fn new(mismatch: &Mismatch, cause: Cause, failures: u32, until: Timestamp) -> Self {
-        let stored = |value: &PlainValue| match value {
-            PlainValue::Bool(on) => StoredValue::Bool(*on),
-            PlainValue::Text(text) => StoredValue::Text(text.clone()),
-        };
-        let cause = match cause {
-            Cause::Change => StoredCause::Change,
-            Cause::Drift => StoredCause::Drift,
-        };
-        let Mismatch {
-            path,
-            sent,
-            kept,
-            sensitive,
-        } = mismatch;
-        let (sent, kept) = (sent.as_ref().map(stored), kept.as_ref().map(stored));
-        Self {
-            path: path.clone(),
-            sent,
-            kept,
-            sensitive: *sensitive,
-            cause,
-            failures,
-            until,
-        }
-    }
-
-    pub(super) const fn cause(&self) -> Cause {
-        match self.cause {
-            StoredCause::Change => Cause::Change,
-            StoredCause::Drift => Cause::Drift,
-        }
-    }
-
-    pub(super) fn into_mismatch(self) -> Mismatch {
-        let value = |stored| match stored {
-            StoredValue::Bool(on) => PlainValue::Bool(on),
-            StoredValue::Text(text) => PlainValue::Text(text),
-        };
-        Mismatch {
-            path: self.path,
-            sent: self.sent.map(value),
-            kept: self.kept.map(value),
-            sensitive: self.sensitive,
-        }
-    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -346,7 +298,7 @@ impl StateStore {
         };
         let kept = not_converged
             .iter()
-            .map(|field| (field.path.clone(), field.cause()))
+            .map(|field| (field.mismatch.path.clone(), field.cause))
             .collect();
         let parts = Digest::parse(&parts).ok()?;
         let last_applied = LastApplied {

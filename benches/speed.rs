@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use calry_gitops::daemon::{
-    ApplyListener, Findings, LoopSettings, ReconciliationReport, ReconciliationResult, StateStore,
+    Findings, LoopSettings, ReconciliationReport, ReconciliationResult, StateStore,
     StatusPublisher, WorkspaceGroup,
 };
 use calry_gitops::desired::definitions::MissingSecrets;
@@ -271,7 +271,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         concurrency: CONCURRENCY,
         timeout: Duration::from_secs(60),
         watch_options: WatchOptions::default(),
-        apply_listener: ApplyListener::default(),
+        apply_listener: None,
         state: Arc::new(StateStore::in_process().unwrap()),
         loop_file: Arc::default(),
         slot: WorkspaceGroup::slots(vec![None]).remove(0),

@@ -12,8 +12,8 @@ use super::output::WORKSPACE_SPAN;
 use super::run_args::RunArgs;
 use super::{Exit, Output, UsageError, listener, signals};
 use crate::daemon::{
-    self, ApplyListener, Handle, LoopEnd, LoopFile, LoopSettings, ReconciliationReport, Slot,
-    StateStore, StatusPublisher, WorkspaceGroup,
+    self, Handle, LoopEnd, LoopFile, LoopSettings, ReconciliationReport, Slot, StateStore,
+    StatusPublisher, WorkspaceGroup,
 };
 use crate::desired::definitions::MissingSecrets;
 use crate::desired::watch::WatchOptions;
@@ -123,7 +123,7 @@ async fn prepare_workspace(
         concurrency: workspace_loop.concurrency.get().into(),
         timeout: setup.timeout,
         watch_options: WatchOptions::default(),
-        apply_listener: ApplyListener::new(move |plan| applying.notify_start(plan)),
+        apply_listener: Some(Box::new(move |plan| applying.notify_start(plan))),
         state: Arc::clone(&shared.state),
         loop_file: Arc::new(loop_file),
         leadership: shared.cluster.leadership(slot.name()),

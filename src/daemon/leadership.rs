@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
@@ -99,13 +99,13 @@ impl Leadership {
     pub fn leads(&self) -> bool {
         self.0
             .as_ref()
-            .is_none_or(|elected| elected.state().leads(Moment::now()))
+            .is_none_or(|elected| elected.state.lock().leads(Moment::now()))
     }
 
     /// Sets this replica's term, if it leads, and the known holder of the Lease. Without an election it does nothing.
     pub fn set_term(&self, term: Option<Term>, holder: Option<&str>) {
         if let Some(elected) = &self.0 {
-            let mut state = elected.state();
+            let mut state = elected.state.lock();
             state.term = term;
             state.holder = holder.map(str::to_owned);
         }
@@ -114,7 +114,7 @@ impl Leadership {
     /// Marks the leader, or its absence, as observed.
     pub fn mark_observed(&self) {
         if let Some(elected) = &self.0 {
-            elected.state().is_observed = true;
+            elected.state.lock().is_observed = true;
         }
     }
 
@@ -123,7 +123,7 @@ impl Leadership {
     pub fn is_observed(&self) -> bool {
         self.0
             .as_ref()
-            .is_none_or(|elected| elected.state().is_observed)
+            .is_none_or(|elected| elected.state.lock().is_observed)
     }
 
     /// Waits until no update is running. None begins while this replica does not lead.
@@ -131,7 +131,7 @@ impl Leadership {
         let Some(elected) = &self.0 else { return };
         loop {
             let idle = elected.idle.notified();
-            if elected.state().writing == 0 {
+            if elected.state.lock().writing == 0 {
                 return;
             }
             idle.await;
@@ -144,30 +144,22 @@ impl Leadership {
     pub fn is_in_doubt(&self) -> bool {
         self.0
             .as_ref()
-            .is_some_and(|elected| Moment::now() < elected.state().given_up)
+            .is_some_and(|elected| Moment::now() < elected.state.lock().given_up)
     }
 
     /// `None` without an election.
     #[must_use]
     pub fn status(&self) -> Option<LeadershipStatus> {
         let elected = self.0.as_ref()?;
-        let state = elected.state();
-        let lead = if state.leads(Moment::now()) {
-            ReplicaRole::Leader
-        } else {
-            ReplicaRole::Standby
-        };
+        let state = elected.state.lock();
         Some(LeadershipStatus {
             lease: elected.lease.clone(),
-            state: lead,
+            state: match state.leads(Moment::now()) {
+                true => ReplicaRole::Leader,
+                false => ReplicaRole::Standby,
+            },
             holder: state.holder.clone(),
         })
-    }
-}
-
-impl Elected {
-    fn state(&self) -> MutexGuard<'_, ElectionState> {
-        self.state.lock()
     }
 }
 
@@ -189,7 +181,7 @@ impl WriteGuard for Leadership {
         let Some(elected) = &self.0 else {
             return ().begin();
         };
-        let mut state = elected.state();
+        let mut state = elected.state.lock();
         let now = Moment::now();
         match state.at_most(now) {
             Some(left) => {
@@ -206,7 +198,7 @@ impl WriteGuard for Leadership {
 
     fn end(&self, over: bool) {
         if let Some(elected) = &self.0 {
-            let mut state = elected.state();
+            let mut state = elected.state.lock();
             if !over {
                 // It got at most the rest of the term.
                 state.given_up = state.lasts;
@@ -227,6 +219,14 @@ mod tests {
 
     fn second(n: u64) -> Moment {
         Moment::at(Duration::from_secs(n))
+    }
+
+    fn hours() -> Term {
+        let (now, hour) = (Moment::now(), Duration::from_secs(3600));
+        Term {
+            renew_by: now.after(hour),
+            ends: now.after(hour * 2),
+        }
     }
 
     #[test]
@@ -252,15 +252,7 @@ mod tests {
             !leadership.leads() && leadership.begin().is_err(),
             "it does not lead before the election"
         );
-        let now = Moment::now();
-        let hour = Duration::from_secs(3600);
-        leadership.set_term(
-            Some(Term {
-                renew_by: now.after(hour),
-                ends: now.after(hour * 2),
-            }),
-            Some("me"),
-        );
+        leadership.set_term(Some(hours()), Some("me"));
         assert!(leadership.leads() && leadership.begin().is_ok() && leadership.begin().is_ok());
         leadership.set_term(None, Some("me"));
         assert!(leadership.begin().is_err());
@@ -276,14 +268,7 @@ mod tests {
     #[test]
     fn an_update_that_was_given_up_may_run_until_its_term_is_over() {
         let leadership = Leadership::elected_by("calry/calry-gitops".to_owned());
-        let (now, hour) = (Moment::now(), Duration::from_secs(3600));
-        leadership.set_term(
-            Some(Term {
-                renew_by: now.after(hour),
-                ends: now.after(hour * 2),
-            }),
-            Some("me"),
-        );
+        leadership.set_term(Some(hours()), Some("me"));
         leadership.begin().unwrap();
         leadership.end(true);
         assert!(!leadership.is_in_doubt());

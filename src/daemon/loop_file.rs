@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
@@ -86,14 +86,8 @@ impl LoopFile {
         };
         let digest = hex(&Sha256::digest(&about));
         let name = format!("loop-{}.json", digest.get(..16).unwrap_or_default());
-        let memory = LoopMemory {
-            document: Document {
-                version: VERSION,
-                about,
-                ..Document::default()
-            },
-            ..LoopMemory::default()
-        };
+        let mut memory = LoopMemory::default();
+        (memory.document.version, memory.document.about) = (VERSION, about);
         Self {
             file: state
                 .directory()
@@ -103,10 +97,6 @@ impl LoopFile {
         }
     }
 
-    fn memory(&self) -> MutexGuard<'_, LoopMemory> {
-        self.memory.lock()
-    }
-
     /// `None` without a state directory.
     pub(super) fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(|(_, path)| path.as_path())
@@ -114,7 +104,7 @@ impl LoopFile {
 
     /// Reads the file once per process.
     pub(super) async fn read(&self) {
-        if std::mem::replace(&mut self.memory().is_read, true) {
+        if std::mem::replace(&mut self.memory.lock().is_read, true) {
             return;
         }
         let Some((_, path)) = self.file.clone().filter(|(state, _)| state.is_usable()) else {
@@ -134,19 +124,19 @@ impl LoopFile {
         self.observer
             .iter()
             .for_each(|observer| observer.restore(&document.notified));
-        let mut memory = self.memory();
+        let mut memory = self.memory.lock();
         memory.document.workspace = document.workspace.clone();
         memory.document.notified = document.notified.clone();
         memory.written = Some(document);
     }
 
     pub(super) fn workspace(&self) -> Option<LastWorkspace> {
-        self.memory().document.workspace.clone()
+        self.memory.lock().document.workspace.clone()
     }
 
     pub(super) fn learn_workspace(&self, workspace: &Workspace) {
         let Workspace { id, slug, .. } = workspace;
-        self.memory().document.workspace = Some(LastWorkspace {
+        self.memory.lock().document.workspace = Some(LastWorkspace {
             id: id.clone(),
             slug: slug.clone(),
         });
@@ -159,7 +149,7 @@ impl LoopFile {
             return;
         };
         let document = {
-            let mut memory = self.memory();
+            let mut memory = self.memory.lock();
             if let Some(observer) = &self.observer {
                 memory.document.notified = observer.state();
             }
@@ -177,9 +167,9 @@ impl LoopFile {
         text.push(b'\n');
         let mut writing = tokio::task::spawn_blocking(move || state.write(&path, &text));
         match tokio::time::timeout(PATIENCE, &mut writing).await {
-            Ok(Ok(Ok(()))) => self.memory().written = Some(document),
+            Ok(Ok(Ok(()))) => self.memory.lock().written = Some(document),
             Ok(_) => {}
-            Err(_) => self.memory().writing = Some(writing),
+            Err(_) => self.memory.lock().writing = Some(writing),
         }
     }
 }
@@ -188,22 +178,10 @@ fn read(path: &Path) -> Option<Document> {
     let read = match state_file::read(path, MAX) {
         Ok(None) => return None,
         Ok(Some(bytes)) => match serde_json::from_slice(&bytes) {
-            Ok(Document {
-                version: VERSION,
-                about,
-                workspace,
-                notified,
-            }) => {
-                return Some(Document {
-                    version: VERSION,
-                    about,
-                    workspace,
-                    notified,
-                });
-            }
-            Ok(Document { version, .. }) => {
+            Ok(Document { version, .. }) if version != VERSION => {
                 format!("it is of version {version}, and this program reads version {VERSION}")
             }
+            Ok(document) => return Some(document),
             // The parser's error may quote the text.
             Err(_) => "it was not written by calry-gitops".to_owned(),
         },

@@ -35,7 +35,6 @@ pub use loop_file::{LoopFile, Observer};
 pub use memory::{BackedOff, Memory};
 pub use publisher::StatusPublisher;
 use rate::Rate;
-use reconciliation::RunMode;
 pub use reconciliation::{Approval, Faults, Findings, ReconciliationReport, ReconciliationResult};
 pub use state_file::{NoRandomness, StateStore};
 use trigger::TriggerQueue;
@@ -61,7 +60,7 @@ pub struct LoopSettings {
     /// The time limit of a reconciliation, retries included.
     pub timeout: Duration,
     pub watch_options: WatchOptions,
-    pub apply_listener: ApplyListener,
+    pub apply_listener: Option<ApplyListener>,
     /// Several workspaces may share it.
     pub state: Arc<StateStore>,
     pub loop_file: Arc<LoopFile>,
@@ -71,22 +70,7 @@ pub struct LoopSettings {
 }
 
 /// Called in the middle of a reconciliation with the plan that is about to be applied. It must neither block nor fail.
-#[derive(Default)]
-pub struct ApplyListener(Option<Box<OnApply>>);
-
-type OnApply = dyn Fn(&Plan) + Send + Sync;
-
-impl ApplyListener {
-    pub fn new(listener: impl Fn(&Plan) + Send + Sync + 'static) -> Self {
-        Self(Some(Box::new(listener)))
-    }
-
-    fn call(&self, plan: &Plan) {
-        if let Some(listener) = &self.0 {
-            listener(plan);
-        }
-    }
-}
+pub type ApplyListener = Box<dyn Fn(&Plan) + Send + Sync>;
 
 /// How many directories are scanned per second without a file event, at most.
 const SCANS_PER_SECOND: u32 = 50;
@@ -195,7 +179,7 @@ async fn reconcile_until_stopped(
             memory,
             triggers,
             trigger,
-            RunMode::Loop(&mut inputs),
+            Some(&mut inputs),
             stop,
         ));
         let ended = publisher
@@ -212,7 +196,7 @@ async fn reconcile_until_stopped(
         let (pause, then) = memory.next_pause(interval, &ended);
         let due = if inputs.is_pending() {
             Some(Trigger::Files)
-        } else if memory.updates.take_due() {
+        } else if std::mem::take(&mut memory.updates.due) {
             Some(Trigger::Update)
         } else {
             None
@@ -268,7 +252,7 @@ pub async fn step(
         memory,
         &TriggerQueue::default(),
         Trigger::Start,
-        RunMode::Once,
+        None,
         stop,
     )
     .await

@@ -68,14 +68,12 @@ impl StatusPublisher {
     fn of(status: WorkspaceStatus, leadership: Leadership) -> Self {
         let status = WorkspaceStatus {
             leadership: leadership.status(),
+            alive: true,
             ..status
         };
         Self {
             leadership,
-            status: watch::Sender::new(Arc::new(WorkspaceStatus {
-                alive: true,
-                ..status
-            })),
+            status: watch::Sender::new(Arc::new(status)),
             publishing: Mutex::default(),
             edition: AtomicU64::new(0),
             beat: AtomicU64::new(0),
@@ -97,11 +95,6 @@ impl StatusPublisher {
                 ..WorkspaceStatus::clone(&published)
             })
         }
-    }
-
-    #[must_use]
-    pub fn status(&self) -> WorkspaceStatus {
-        WorkspaceStatus::clone(&self.snapshot())
     }
 
     /// The last published status, without a copy. Its `alive` and `leadership` may be outdated.
@@ -262,7 +255,7 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
             )
         };
         status.providers = plan.entries.iter().map(provider).collect();
-        status.summary = Some(count(&status.providers));
+        status.summary = Some(summary(status));
         status.compared = Some(now);
         status.workspace = Some(plan.workspace.clone());
         status.revision = plan.revision.clone();
@@ -357,9 +350,7 @@ fn with_result(
                 provider.cause = None;
                 provider.outcome = None;
             }
-            Outcome::NotConverged(mismatches) => {
-                provider.not_converged.clone_from(mismatches)
-            }
+            Outcome::NotConverged(mismatches) => provider.not_converged.clone_from(mismatches),
             Outcome::Partial(_) | Outcome::Failed(_) | Outcome::Skipped(_) => {}
         }
         if matches!(outcome, Outcome::Applied) {
@@ -371,14 +362,11 @@ fn with_result(
             });
         }
     }
-    provider.undone = provider.provider.as_deref().and_then(|name| {
-        report
-            .findings
-            .contested
-            .iter()
-            .find(|(contested, _)| contested.as_str() == name)
-            .map(|(_, times)| *times)
-    });
+    let contested = report.findings.contested.iter();
+    provider.undone = contested
+        .filter(|(name, _)| provider.provider.as_deref() == Some(name.as_str()))
+        .map(|(_, times)| *times)
+        .next();
     if let Some(before) = before.filter(|before| before.state == provider.state) {
         provider.since = before.since;
     }
@@ -466,21 +454,15 @@ fn remember_pass(
     pass
 }
 
-fn count(providers: &[ProviderStatus]) -> Summary {
-    let count = |state| {
-        providers
-            .iter()
-            .filter(|provider| provider.state == state)
-            .count()
-    };
+fn summary(status: &WorkspaceStatus) -> Summary {
     Summary {
-        in_sync: count(ProviderState::InSync),
-        update: count(ProviderState::Update),
-        invalid: count(ProviderState::Invalid),
-        unreadable: count(ProviderState::Unreadable),
-        missing: count(ProviderState::Missing),
-        held: count(ProviderState::Held),
-        unmanaged: count(ProviderState::Unmanaged),
+        in_sync: status.count(ProviderState::InSync),
+        update: status.count(ProviderState::Update),
+        invalid: status.count(ProviderState::Invalid),
+        unreadable: status.count(ProviderState::Unreadable),
+        missing: status.count(ProviderState::Missing),
+        held: status.count(ProviderState::Held),
+        unmanaged: status.count(ProviderState::Unmanaged),
     }
 }
 
@@ -543,20 +525,14 @@ mod tests {
     #[test]
     fn reconciliations_without_changes_leave_no_trace_and_failures_in_a_row_are_one_entry() {
         let mut status = WorkspaceStatus::default();
+        let quiet = || looked(Verdict::Unmanaged);
+        let failed = || ReconciliationResult::Failed(Failure::Pin);
         for number in 1..=3 {
-            apply_report(
-                &mut status,
-                &report(number, looked(Verdict::Unmanaged)),
-                at(1),
-            );
+            apply_report(&mut status, &report(number, quiet()), at(1));
         }
         assert!(status.history.passes.is_empty() && status.ready);
         for number in 4..=500 {
-            apply_report(
-                &mut status,
-                &report(number, ReconciliationResult::Failed(Failure::Pin)),
-                at(2),
-            );
+            apply_report(&mut status, &report(number, failed()), at(2));
         }
         let seen = |status: &WorkspaceStatus| -> Vec<(u64, ReconciliationOutcome, u64)> {
             status
@@ -569,13 +545,9 @@ mod tests {
         assert_eq!(seen(&status), [(500, ReconciliationOutcome::Failed, 497)]);
         // What was known stays known, and the end of the trouble is worth an entry.
         assert_eq!(status.providers.len(), 1);
-        apply_report(&mut status, &report(501, looked(Verdict::Unmanaged)), at(3));
-        apply_report(&mut status, &report(502, looked(Verdict::Unmanaged)), at(4));
-        apply_report(
-            &mut status,
-            &report(503, ReconciliationResult::Failed(Failure::Pin)),
-            at(5),
-        );
+        apply_report(&mut status, &report(501, quiet()), at(3));
+        apply_report(&mut status, &report(502, quiet()), at(4));
+        apply_report(&mut status, &report(503, failed()), at(5));
         assert_eq!(
             seen(&status),
             [

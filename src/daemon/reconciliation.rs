@@ -17,7 +17,7 @@ use super::inputs::WatchedInputs;
 use super::trigger::TriggerQueue;
 use super::updates::{PATIENCE, UPDATE_PENDING, outdated_updates};
 use super::{BackedOff, LoopFile, LoopSettings, Memory};
-use crate::desired::definitions::Pin;
+use crate::desired::definitions::{Loaded, Pin};
 use crate::desired::git::{CheckoutTrust, TrustedLoadError};
 use crate::live::{ApiKey, KeyError, ReadCalry as _};
 use crate::model::{
@@ -142,44 +142,27 @@ impl ReconciliationResult {
 
 /// The last result of each provider.
 fn latest(results: &[UpdateResult]) -> impl Iterator<Item = &UpdateResult> {
-    let next = results.iter().skip(1).map(Some).chain([None]);
-    let last = |(one, next): &(&UpdateResult, Option<&UpdateResult>)| {
-        next.is_none_or(|n| n.provider != one.provider)
-    };
-    results.iter().zip(next).filter(last).map(|(one, _)| one)
+    results
+        .chunk_by(|one, next| one.provider == next.provider)
+        .filter_map(<[UpdateResult]>::last)
 }
 
-/// What follows the reconciliation.
-pub(super) enum RunMode<'a> {
-    /// Nothing: it reads the files as they are, retries transient failures, and waits for all of its updates.
-    Once,
-    /// The loop, which watches for changes meanwhile.
-    Loop(&'a mut WatchedInputs),
-}
-
-impl RunMode<'_> {
-    const fn news(&mut self) -> Option<&mut WatchedInputs> {
-        match self {
-            Self::Once => None,
-            Self::Loop(news) => Some(news),
-        }
-    }
-
-    /// Waits for a change.
-    async fn changed(&mut self) {
-        match self {
-            Self::Once => std::future::pending().await,
-            Self::Loop(news) => news.changed().await,
-        }
+/// Waits for a change, for ever if nothing is watched.
+async fn changed(inputs: &mut Option<&mut WatchedInputs>) {
+    match inputs {
+        Some(inputs) => inputs.changed().await,
+        None => std::future::pending().await,
     }
 }
 
+/// Runs one reconciliation. A loop watches `inputs` for changes meanwhile. Without a loop it reads the files as they are,
+/// retries transient failures, and waits for all of its updates.
 pub(super) async fn reconcile(
     settings: &LoopSettings,
     memory: &mut Memory,
     triggers: &TriggerQueue,
     trigger: Trigger,
-    run_mode: RunMode<'_>,
+    inputs: Option<&mut WatchedInputs>,
     stop: &CancellationToken,
 ) -> ReconciliationReport {
     let started = Instant::now();
@@ -204,7 +187,7 @@ pub(super) async fn reconcile(
         triggers,
         trigger,
         &mut findings,
-        run_mode,
+        inputs,
         stop,
     );
     let attempt = attempt.instrument(span.clone());
@@ -221,12 +204,10 @@ pub(super) async fn reconcile(
     settings.loop_file.save().await;
     let result = attempt.unwrap_or_else(ReconciliationResult::Failed);
     span.record("result", result.outcome().as_str());
+    let revision = findings.revision.as_ref();
     span.record(
         "revision",
-        findings
-            .revision
-            .as_ref()
-            .map(|revision| revision.commit.as_str()),
+        revision.map(|revision| revision.commit.as_str()),
     );
     if matches!(
         result.outcome(),
@@ -258,7 +239,7 @@ async fn attempt(
     triggers: &TriggerQueue,
     trigger: Trigger,
     findings: &mut Findings,
-    mut run_mode: RunMode<'_>,
+    mut inputs: Option<&mut WatchedInputs>,
     stop: &CancellationToken,
 ) -> Result<ReconciliationResult, Failure> {
     let deadline = Instant::now() + settings.timeout;
@@ -294,9 +275,9 @@ async fn attempt(
     }
     findings.trust = trust;
     let mut desired = loaded?;
-    if let Some(news) = run_mode.news() {
+    if let Some(inputs) = &inputs {
         // If scanning hangs, it is unknown which files are being written.
-        let unsettled = news
+        let unsettled = inputs
             .unsettled()
             .ok_or_else(|| Failure::Internal("scanning the definitions timed out".to_owned()))?;
         if !signed {
@@ -308,14 +289,9 @@ async fn attempt(
     findings.revision.clone_from(&desired.revision);
     #[cfg(test)]
     assert!(!memory.faulty, "hunter2");
-    let report_problems = |memory: &mut Memory,
-                           findings: &mut Findings,
-                           loaded: &crate::desired::definitions::Loaded| {
-        findings.errors = loaded
-            .files
-            .iter()
-            .filter(|file| file.desired.is_none())
-            .count();
+    let report_problems = |memory: &mut Memory, findings: &mut Findings, loaded: &Loaded| {
+        let invalid = loaded.files.iter().filter(|file| file.desired.is_none());
+        findings.errors = invalid.count();
         let listed = first_problems(loaded.diagnostics.iter());
         if !memory.problems.iter().eq(listed.iter().map(Cow::as_ref)) {
             memory.problems = listed.into_iter().map(Cow::into_owned).collect();
@@ -364,7 +340,7 @@ async fn attempt(
             planned = &mut planning => break planned,
             () = stop.cancelled() => return Err(Failure::Stopped),
             // Until the files are read again, earlier plans may be outdated.
-            () = run_mode.changed() => runs.withdraw_all(),
+            () = changed(&mut inputs) => runs.withdraw_all(),
         }
     };
     drop(planning);
@@ -414,23 +390,22 @@ async fn attempt(
         }
     };
     report_differences(memory, findings, approved.plan(), false);
-    settings.apply_listener.call(approved.plan());
+    if let Some(listener) = &settings.apply_listener {
+        listener(approved.plan());
+    }
     let pin = desired.loaded.pin.clone();
-    let withdrawn = match run_mode.news().is_some_and(|news| news.is_pending()) {
-        true => withdraw_outdated(settings, memory, &mut run_mode, approved.plan(), &pin).await,
-        false => Withdrawal::Nothing,
+    let withdrawn = match inputs.as_deref().filter(|inputs| inputs.is_pending()) {
+        None => Withdrawal::Nothing,
+        watched => withdraw_outdated(settings, memory, watched, approved.plan(), &pin).await,
     };
     let mut skip = memory.backed_off_steps(approved.plan(), trigger == Trigger::Request);
     skip.extend(memory.updates.busy(approved.plan()));
     // Updates that end from here on belong to the next report: this plan may not include them.
-    let late = memory.updates.take_late();
+    let late = std::mem::take(&mut memory.updates.late);
     let ended = memory.catch_up(settings.interval);
-    skip.extend(
-        ended
-            .into_iter()
-            .map(|provider| (provider, JUST_ENDED.to_owned())),
-    );
-    let (concurrency, once) = (settings.concurrency, matches!(run_mode, RunMode::Once));
+    let just_ended = |provider| (provider, JUST_ENDED.to_owned());
+    skip.extend(ended.into_iter().map(just_ended));
+    let (concurrency, once) = (settings.concurrency, inputs.is_none());
     let options = |caller| apply::Options {
         caller: if once {
             Caller::Command { concurrency }
@@ -447,7 +422,7 @@ async fn attempt(
     let own = memory
         .updates
         .start(approved, (reader, writer), options, concurrency, withdrawn);
-    let results = wait_for_updates(settings, memory, run_mode, own, (&plan, &pin), stop).await;
+    let results = wait_for_updates(settings, memory, inputs, own, (&plan, &pin), stop).await;
     let report = merge_results(&plan, results, late, findings);
     Ok(ReconciliationResult::Applied(plan, report))
 }
@@ -466,7 +441,7 @@ const JUST_ENDED: &str = "its last update has just ended; it is planned again";
 async fn wait_for_updates(
     settings: &LoopSettings,
     memory: &mut Memory,
-    mut run_mode: RunMode<'_>,
+    mut inputs: Option<&mut WatchedInputs>,
     own: u64,
     (plan, pin): (&Plan, &Pin),
     stop: &CancellationToken,
@@ -476,7 +451,7 @@ async fn wait_for_updates(
     let mut outdated = false;
     loop {
         let stopping = stop.is_cancelled();
-        let looped = matches!(run_mode, RunMode::Loop(_)) && !stopping;
+        let looped = inputs.is_some() && !stopping;
         tokio::select! {
             message = memory.updates.next() => {
                 if memory.learn_own_message(message, settings.interval, own, &mut results) {
@@ -487,9 +462,9 @@ async fn wait_for_updates(
                 }
             }
             () = tokio::time::sleep_until(until), if looped => return results,
-            () = run_mode.changed(), if looped => {
+            () = changed(&mut inputs), if looped => {
                 let runs = memory.updates.runs();
-                if withdraw_outdated(settings, memory, &mut run_mode, plan, pin).await == Withdrawal::All {
+                if withdraw_outdated(settings, memory, inputs.as_deref(), plan, pin).await == Withdrawal::All {
                     runs.withdraw_all();
                 }
                 (outdated, until) = (true, until.min(Instant::now() + BRIEFLY));
@@ -503,13 +478,13 @@ async fn wait_for_updates(
 async fn withdraw_outdated(
     settings: &LoopSettings,
     memory: &mut Memory,
-    run_mode: &mut RunMode<'_>,
+    inputs: Option<&WatchedInputs>,
     plan: &Plan,
     pin: &Pin,
 ) -> Withdrawal {
     let read = tokio::time::timeout(CHECKING, load(settings, memory)).await;
     let (Ok(Ok((Ok(mut desired), _))), Some(unsettled)) =
-        (read, run_mode.news().and_then(|news| news.unsettled()))
+        (read, inputs.and_then(WatchedInputs::unsettled))
     else {
         return Withdrawal::All;
     };
@@ -654,31 +629,24 @@ impl ReconciliationReport {
             ReconciliationResult::Observed(plan) | ReconciliationResult::Applied(plan, _) => {
                 let incomplete =
                     latest(self.result.updates()).any(|result| !result.outcome.is_done());
+                let mut verdicts = plan.entries.iter().map(|entry| &entry.verdict);
+                let unreadable = verdicts
+                    .clone()
+                    .any(|v| matches!(v, Verdict::Unreadable(_)));
+                let missing = verdicts.any(|v| matches!(v, Verdict::Missing));
                 Faults {
-                    failed: refused || incomplete || has_unreadable(plan),
-                    invalid_definitions: invalid_files || has_missing(plan),
+                    failed: refused || incomplete || unreadable,
+                    invalid_definitions: invalid_files || missing,
                 }
             }
         }
     }
 }
 
-fn has_unreadable(plan: &Plan) -> bool {
-    plan.entries
-        .iter()
-        .any(|entry| matches!(entry.verdict, Verdict::Unreadable(_)))
-}
-
-fn has_missing(plan: &Plan) -> bool {
-    plan.entries
-        .iter()
-        .any(|entry| matches!(entry.verdict, Verdict::Missing))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::StateStore;
+    use crate::daemon::{self, Handle, Leadership, StateStore, StatusPublisher, WorkspaceGroup};
     use crate::desired::definitions::MissingSecrets;
     use crate::desired::secrets::SecretSources;
     use crate::http::{self, Http, HttpUrl, UrlPolicy};
@@ -714,11 +682,11 @@ mod tests {
             concurrency: 1,
             timeout: Duration::from_secs(60),
             watch_options: crate::desired::watch::WatchOptions::default(),
-            apply_listener: super::super::ApplyListener::default(),
+            apply_listener: None,
             state: Arc::new(StateStore::in_process().unwrap()),
             loop_file: Arc::default(),
-            slot: crate::daemon::WorkspaceGroup::slots(vec![None]).remove(0),
-            leadership: crate::daemon::Leadership::default(),
+            slot: WorkspaceGroup::slots(vec![None]).remove(0),
+            leadership: Leadership::default(),
         }
     }
 
@@ -734,15 +702,7 @@ mod tests {
         let mut memory = Memory::new(&settings.state);
         memory.faulty = true;
         let stop = CancellationToken::new();
-        let report = reconcile(
-            &settings,
-            &mut memory,
-            &TriggerQueue::default(),
-            Trigger::Start,
-            RunMode::Once,
-            &stop,
-        )
-        .await;
+        let report = daemon::step(&settings, &mut memory, &stop).await;
         assert!(
             matches!(
                 report.result,
@@ -752,15 +712,7 @@ mod tests {
         );
         assert!(!format!("{report:?}").contains("hunter2"));
         memory.faulty = false;
-        let report = reconcile(
-            &settings,
-            &mut memory,
-            &TriggerQueue::default(),
-            Trigger::Interval,
-            RunMode::Once,
-            &stop,
-        )
-        .await;
+        let report = daemon::step(&settings, &mut memory, &stop).await;
         assert!(
             matches!(report.result, ReconciliationResult::Failed(Failure::Key(_)))
                 && report.number == 2,
@@ -772,10 +724,9 @@ mod tests {
     async fn a_panic_outside_of_a_reconciliation_costs_only_a_pause() {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path());
-        let handle =
-            super::super::Handle::new(super::super::StatusPublisher::new(&settings, "definitions"));
+        let handle = Handle::new(StatusPublisher::new(&settings, "definitions"));
         let (stop, mut numbers) = (CancellationToken::new(), Vec::new());
-        super::super::run(&settings, &handle, stop.clone(), |report| {
+        daemon::run(&settings, &handle, stop.clone(), |report| {
             numbers.push(report.number);
             assert!(numbers.len() > 2, "hunter2");
             stop.cancel();
@@ -788,9 +739,8 @@ mod tests {
     fn a_waiting_loop_is_small() {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path());
-        let handle =
-            super::super::Handle::new(super::super::StatusPublisher::new(&settings, "definitions"));
-        let waiting = super::super::run(&settings, &handle, CancellationToken::new(), |_| {});
+        let handle = Handle::new(StatusPublisher::new(&settings, "definitions"));
+        let waiting = daemon::run(&settings, &handle, CancellationToken::new(), |_| {});
         let bytes = std::mem::size_of_val(&waiting);
         assert!(bytes < 8 << 10, "{bytes}");
     }

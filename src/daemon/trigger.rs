@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::StatusPublisher;
@@ -71,7 +71,7 @@ impl Handle {
     /// # Errors
     /// [`NotPending`] if another plan was refused, or none.
     pub fn approve(&self, digest: &Digest) -> Result<(), NotPending> {
-        let mut pending = self.triggers.pending();
+        let mut pending = self.triggers.pending.lock();
         match &pending.refused {
             Some(refused) if refused == digest => pending.approved = Some(digest.clone()),
             Some(refused) => return Err(NotPending::Another(refused.clone())),
@@ -88,12 +88,8 @@ impl Handle {
 }
 
 impl TriggerQueue {
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock()
-    }
-
     fn request(&self, trigger: Trigger) {
-        let waiting = &mut self.pending().trigger;
+        let waiting = &mut self.pending.lock().trigger;
         // Unlike a hook, a user's request also retries providers that are backed off.
         if *waiting != Some(Trigger::Request) {
             *waiting = Some(trigger);
@@ -103,7 +99,7 @@ impl TriggerQueue {
 
     /// Takes the pending request, if there is one.
     pub(super) fn take(&self) -> Option<Trigger> {
-        self.pending().trigger.take()
+        self.pending.lock().trigger.take()
     }
 
     /// Waits for a request. Cancel-safe: it takes only what it returns.
@@ -118,12 +114,12 @@ impl TriggerQueue {
 
     /// Takes the pending approval. It is used up by the next plan, whichever that is.
     pub(super) fn take_approval(&self) -> Option<Digest> {
-        self.pending().approved.take()
+        self.pending.lock().approved.take()
     }
 
     /// Sets the refused plan; `None` after a plan that was not refused.
     pub(super) fn set_refused(&self, refused: Option<Digest>) {
-        self.pending().refused = refused;
+        self.pending.lock().refused = refused;
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
@@ -18,7 +18,7 @@ use crate::desired::definitions::Loaded;
 use crate::http::ConcurrencyLimit;
 use crate::live::{Reader, Writer};
 use crate::model::{Desired, Provider, Revision};
-use crate::plan::{Approved, Plan};
+use crate::plan::{Approved, Plan, Step};
 use crate::reconcile::apply::{self, Caller, Outcome, UpdateResult, Withdrawal};
 
 /// An update that takes longer no longer counts against the concurrency.
@@ -37,9 +37,9 @@ pub(super) struct Updates {
     runs: Runs,
     number: u64,
     /// Results that came after the reconciliation of their update, each with its revision.
-    late: Vec<(UpdateResult, Option<String>)>,
+    pub(super) late: Vec<(UpdateResult, Option<String>)>,
     /// Whether a finished update requires another reconciliation.
-    due: bool,
+    pub(super) due: bool,
 }
 
 /// An update that is running or waits for its turn.
@@ -101,20 +101,16 @@ impl Default for Updates {
 }
 
 impl Runs {
-    fn lock(&self) -> MutexGuard<'_, AllRuns> {
-        self.0.lock()
-    }
-
     /// Withdraws every update that has not begun, because the desired state is unknown.
     pub(super) fn withdraw_all(&self) {
-        for (_, withdrawn) in self.lock().values() {
+        for (_, withdrawn) in self.0.lock().values() {
             withdrawn.send_replace(Withdrawal::All);
         }
     }
 
     /// Withdraws the updates that have not begun and that git no longer wants.
     pub(super) fn withdraw(&self, loaded: &Loaded) {
-        for (run, withdrawn) in self.lock().values() {
+        for (run, withdrawn) in self.0.lock().values() {
             let now = outdated_updates(run.approved.plan(), loaded);
             // A withdrawn update stays withdrawn: it is planned again.
             withdrawn.send_if_modified(|known| match (&mut *known, now) {
@@ -136,15 +132,14 @@ impl Runs {
 /// The updates of a plan that git no longer wants.
 pub(super) fn outdated_updates(plan: &Plan, loaded: &Loaded) -> Withdrawal {
     let files = loaded.files.iter().filter_map(|file| file.desired.as_ref());
-    let wanted: BTreeMap<&Provider, &Desired> = files
-        .map(|desired| (&desired.provider, &**desired))
-        .collect();
-    let other = |desired: &Desired| wanted.get(&desired.provider) != Some(&desired);
-    let changed = plan
+    let wanted: BTreeMap<&Provider, &Arc<Desired>> =
+        files.map(|desired| (&desired.provider, desired)).collect();
+    let changed: BTreeSet<Provider> = plan
         .steps()
-        .filter(|step| other(&step.desired))
-        .map(|step| step.desired.provider.clone());
-    let changed: BTreeSet<Provider> = changed.collect();
+        .map(|step| &step.desired)
+        .filter(|desired| wanted.get(&desired.provider) != Some(desired))
+        .map(|desired| desired.provider.clone())
+        .collect();
     if changed.is_empty() {
         Withdrawal::Nothing
     } else {
@@ -180,12 +175,8 @@ impl Updates {
             number: self.number,
             approved,
         });
-        for step in run
-            .approved
-            .plan()
-            .steps()
-            .filter(|step| !options.skip.contains_key(&step.desired.provider))
-        {
+        let skipped = |step: &&Step| options.skip.contains_key(&step.desired.provider);
+        for step in run.approved.plan().steps().filter(|step| !skipped(step)) {
             let pending = PendingUpdate {
                 run: run.number,
                 desired: Arc::clone(&step.desired),
@@ -195,6 +186,7 @@ impl Updates {
             self.pending.insert(step.desired.provider.clone(), pending);
         }
         self.runs
+            .0
             .lock()
             .insert(run.number, (Arc::clone(&run), withdraw));
         let send = self.send.clone();
@@ -244,16 +236,6 @@ impl Updates {
             None => std::future::pending().await,
         }
     }
-
-    /// Takes the results that were not reported yet.
-    pub(super) fn take_late(&mut self) -> Vec<(UpdateResult, Option<String>)> {
-        std::mem::take(&mut self.late)
-    }
-
-    /// Whether another reconciliation is required; resets that.
-    pub(super) fn take_due(&mut self) -> bool {
-        std::mem::take(&mut self.due)
-    }
 }
 
 /// Why a provider with an unfinished update is skipped.
@@ -296,7 +278,7 @@ impl Memory {
                 Some((run, *result))
             }
             Message::RunEnded(run) => {
-                self.updates.runs.lock().remove(&run.number);
+                self.updates.runs.0.lock().remove(&run.number);
                 let lost: Vec<Provider> = self
                     .updates
                     .pending
@@ -365,7 +347,7 @@ impl Memory {
 
     /// Learns from messages of earlier plans until another reconciliation is required. Cancel-safe.
     pub(super) async fn updates_ended(&mut self, interval: Duration) {
-        while !self.updates.take_due() {
+        while !std::mem::take(&mut self.updates.due) {
             let message = self.updates.next().await;
             self.learn_late_message(message, interval);
         }
@@ -374,7 +356,7 @@ impl Memory {
     /// Waits for the running updates at the end of the loop and learns their results.
     pub(super) async fn finish_updates(&mut self, interval: Duration) {
         self.updates.runs.withdraw_all();
-        while !self.updates.runs.lock().is_empty() {
+        while !self.updates.runs.0.lock().is_empty() {
             let message = self.updates.next().await;
             self.learn_late_message(message, interval);
         }

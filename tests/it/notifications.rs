@@ -10,9 +10,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use calry_gitops::daemon::{
-    self, ApplyListener, LoopFile, ReconciliationReport, StateStore, WorkspaceGroup,
-};
+use calry_gitops::daemon::{self, LoopFile, ReconciliationReport, StateStore, WorkspaceGroup};
 use calry_gitops::desired::definitions::MissingSecrets;
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
@@ -209,7 +207,7 @@ impl Loop {
             concurrency: 8,
             timeout: Duration::from_secs(5),
             watch_options: calry_gitops::desired::watch::WatchOptions::default(),
-            apply_listener: ApplyListener::new(move |plan| listener.notify_start(plan)),
+            apply_listener: Some(Box::new(move |plan| listener.notify_start(plan))),
             state: Arc::new(StateStore::in_process().unwrap()),
             loop_file: Arc::default(),
             slot: WorkspaceGroup::slots(vec![None]).remove(0),

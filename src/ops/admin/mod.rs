@@ -245,7 +245,7 @@ async fn status(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
     let workspaces = shared
         .publishers
         .iter()
-        .map(|publisher| publisher.status())
+        .map(|publisher| Arc::unwrap_or_clone(publisher.snapshot()))
         .collect();
     let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -284,8 +284,8 @@ impl Error {
             ErrorCause::Paused { .. } | ErrorCause::NotPermitted { .. } | ErrorCause::TooLate => {
                 false
             }
-            ErrorCause::TimedOut { .. } => true,
-            ErrorCause::NotJson { .. }
+            ErrorCause::TimedOut { .. }
+            | ErrorCause::NotJson { .. }
             | ErrorCause::Empty { .. }
             | ErrorCause::Unreadable { .. }
             | ErrorCause::TooLarge { .. } => true,
@@ -647,7 +647,7 @@ mod tests {
             assert_eq!(by_status(passing), (true, true), "{passing}");
         }
         assert_eq!(by_status(500), (false, true));
-        for refused in [301, 400, 401, 403, 404, 422] {
+        for refused in [301, 400, 401, 403, 404, 405, 409, 422] {
             assert_eq!(by_status(refused), (false, false), "{refused}");
         }
         assert_eq!(

@@ -70,25 +70,21 @@ impl KeySource {
     /// [`KeyError`].
     pub fn read(&self) -> Result<ApiKey, KeyError> {
         let source = self.to_string();
-        let bytes = match self {
+        let text = match self {
             Self::Variable(None) => return Err(KeyError::Missing),
-            Self::Variable(Some(value)) => value.expose().as_bytes().to_vec(),
-            Self::File(path) => {
-                let read = File::open(path).and_then(|file| read_at_most(file, MAX_LEN as u64));
-                let bytes = read.map_err(|e| KeyError::Unreadable {
+            Self::Variable(Some(value)) => Some(value.expose().to_owned()),
+            Self::File(path) => File::open(path)
+                .and_then(|file| read_at_most(file, MAX_LEN as u64))
+                .map_err(|error| KeyError::Unreadable {
                     from: source.clone(),
-                    cause: e.to_string(),
-                })?;
-                bytes.ok_or_else(|| KeyError::Invalid(source.clone()))?
-            }
+                    cause: error.to_string(),
+                })?
+                .and_then(|bytes| String::from_utf8(bytes).ok()),
         };
-        if bytes.len() > MAX_LEN {
-            return Err(KeyError::Invalid(source));
-        }
-        let Ok(text) = std::str::from_utf8(&bytes) else {
+        let Some(text) = text.filter(|text| text.len() <= MAX_LEN) else {
             return Err(KeyError::Invalid(source));
         };
-        match trim_token(text) {
+        match trim_token(&text) {
             "" => Err(KeyError::Empty(source)),
             key if is_quoted(key) => Err(KeyError::Quoted(source)),
             key if key.bytes().all(|b| b.is_ascii_graphic()) => Ok(ApiKey {

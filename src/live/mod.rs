@@ -81,16 +81,9 @@ pub struct Unreadable {
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.provider {
-            Some(provider) => write!(
-                f,
-                "Calry's definition of {provider} cannot be read: {}",
-                self.problem
-            ),
-            None => write!(
-                f,
-                "one of Calry's definitions cannot be read: {}",
-                self.problem
-            ),
+            Some(provider) => write!(f, "Calry's definition of {provider}")?,
+            None => f.write_str("one of Calry's definitions")?,
         }
+        write!(f, " cannot be read: {}", self.problem)
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Observer;
@@ -99,7 +99,7 @@ impl Pace {
                 self.check_gate(patience)?;
                 let now = Instant::now();
                 let ready = {
-                    let mut state = self.state();
+                    let mut state = self.state.lock();
                     let spaced = state.last_start.map(|last| last + state.spacing);
                     let ready = spaced.max(state.closed_until).unwrap_or(now);
                     if ready <= now {
@@ -122,7 +122,7 @@ impl Pace {
     /// A request that started at `started` was answered with 429.
     pub(super) fn slow_down(&self, started: Instant, retry_after: Option<Duration>) {
         let now = Instant::now();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         // Several requests in flight can hit the same limit. Only the first one doubles the spacing.
         if state.last_slowed.is_none_or(|at| started > at) {
             state.spacing = (state.spacing * 2).clamp(FIRST_SPACING, WIDEST_SPACING);
@@ -143,7 +143,7 @@ impl Pace {
     /// Calry asked for a pause for another reason than the rate limit. Nothing starts before its end.
     pub(super) fn pause(&self, retry_after: Duration) {
         let now = Instant::now();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let end = now + retry_after.min(LONGEST_GATE);
         if state.closed_until.is_none_or(|until| until <= end) {
             (state.closed_until, state.by_calry) = (Some(end), true);
@@ -152,7 +152,7 @@ impl Pace {
 
     /// A request succeeded.
     pub(super) fn speed_up(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let spacing = state.spacing.mul_f64(DECAY);
         state.spacing = if spacing < FIRST_SPACING / 2 {
             Duration::ZERO
@@ -168,7 +168,7 @@ impl Pace {
     }
 
     fn check_gate(&self, patience: Instant) -> Result<(), TurnError> {
-        let (now, state) = (Instant::now(), self.state());
+        let (now, state) = (Instant::now(), self.state.lock());
         match state.closed_until {
             Some(until) if until >= patience && until > now => Err(TurnError::Paused {
                 wait: until.saturating_duration_since(now),
@@ -176,10 +176,6 @@ impl Pace {
             }),
             _ => Ok(()),
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, PaceState> {
-        self.state.lock()
     }
 }
 
@@ -190,6 +186,11 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    fn paused(wait: Duration) -> Result<Instant, TurnError> {
+        let by_calry = true;
+        Err(TurnError::Paused { wait, by_calry })
+    }
 
     fn later(seconds: u32) -> Instant {
         Instant::now() + SECOND * seconds
@@ -267,20 +268,14 @@ mod tests {
         for _ in 0..8 {
             pace.slow_down(started, None);
         }
-        assert_eq!(pace.state().spacing, FIRST_SPACING);
+        assert_eq!(pace.state.lock().spacing, FIRST_SPACING);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_gate_that_opens_after_the_deadline_fails_at_once_with_the_wait() {
         let (pace, begin) = (Pace::default(), Instant::now());
         pace.slow_down(begin, Some(SECOND * 90));
-        assert_eq!(
-            pace.start(later(60)).await,
-            Err(TurnError::Paused {
-                wait: SECOND * 90,
-                by_calry: true
-            })
-        );
+        assert_eq!(pace.start(later(60)).await, paused(SECOND * 90));
         assert_eq!(begin.elapsed(), Duration::ZERO);
     }
 
@@ -305,25 +300,13 @@ mod tests {
         let (pace, begin) = (Pace::default(), Instant::now());
         pace.pause(SECOND * 90);
         pace.pause(SECOND * 30);
-        assert_eq!(
-            pace.start(later(60)).await,
-            Err(TurnError::Paused {
-                wait: SECOND * 90,
-                by_calry: true
-            })
-        );
+        assert_eq!(pace.start(later(60)).await, paused(SECOND * 90));
         for _ in 0..2 {
             pace.start(later(100)).await.unwrap();
             assert_eq!(begin.elapsed().as_secs(), 90);
         }
         pace.pause(SECOND * 86_400);
-        assert_eq!(
-            pace.start(later(60)).await,
-            Err(TurnError::Paused {
-                wait: LONGEST_GATE,
-                by_calry: true
-            })
-        );
+        assert_eq!(pace.start(later(60)).await, paused(LONGEST_GATE));
     }
 
     #[tokio::test(start_paused = true)]
@@ -332,10 +315,7 @@ mod tests {
         pace.slow_down(Instant::now(), Some(SECOND * 3));
         assert_eq!(
             pace.start_unless_paused(later(60)).await,
-            Err(TurnError::Paused {
-                wait: SECOND * 3,
-                by_calry: true
-            })
+            paused(SECOND * 3)
         );
         sleep_until(later(3)).await;
         assert!(pace.start_unless_paused(later(60)).await.is_ok());
@@ -345,13 +325,7 @@ mod tests {
     async fn a_wrong_retry_after_does_not_stop_a_workspace_for_a_day() {
         let pace = Pace::default();
         pace.slow_down(Instant::now(), Some(SECOND * 86_400));
-        assert_eq!(
-            pace.start(later(60)).await,
-            Err(TurnError::Paused {
-                wait: LONGEST_GATE,
-                by_calry: true
-            })
-        );
+        assert_eq!(pace.start(later(60)).await, paused(LONGEST_GATE));
     }
 
     #[tokio::test(start_paused = true)]

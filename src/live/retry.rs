@@ -209,19 +209,6 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn permanent_errors_are_not_retried() {
-        for status in [301, 400, 401, 403, 404, 405, 409, 422, 500] {
-            let mut backoff = Backoff::default();
-            assert_eq!(
-                backoff.next(&answered(status, None), Instant::now() + CAP),
-                None,
-                "{status}"
-            );
-            assert_eq!(backoff.attempts(), 1);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn the_error_is_the_most_telling_one_and_counts_every_attempt() {
         let cut_off = || {
             Error::new(

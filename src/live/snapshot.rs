@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -71,7 +71,7 @@ struct Document<'a> {
     kind: &'static str,
     version: u64,
     taken_at: &'a str,
-    workspace: BTreeMap<&'static str, &'a str>,
+    workspace: &'a Workspace,
     /// The name of the key that made the fingerprints.
     fingerprint_key: Option<String>,
     definitions: Vec<Definition<'a>>,
@@ -88,90 +88,8 @@ struct Definition<'a> {
     partner_key: BTreeMap<&'static str, BTreeMap<&'a str, Option<String>>>,
     fields_to_sync: &'a crate::model::LiveFields,
     updated_at: &'a str,
-    #[serde(skip_serializing_if = "ProblemsDocument::is_none")]
-    problems: ProblemsDocument,
-}
-
-/// The parts of a definition that could not be read when the snapshot was taken.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ProblemsDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
-    icon: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    partner_key: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unknown_section: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    headers: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    query_params: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fields_to_sync: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    groups: BTreeMap<String, String>,
-}
-
-impl ProblemsDocument {
-    fn is_none(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl From<&LiveProblems> for ProblemsDocument {
-    fn from(problems: &LiveProblems) -> Self {
-        // Destructured in full: a new kind of problem does not compile until snapshots contain it.
-        let LiveProblems {
-            icon,
-            partner_key,
-            unknown_section,
-            sections,
-            fields,
-            groups,
-        } = problems;
-        Self {
-            icon: icon.clone(),
-            partner_key: partner_key.clone(),
-            unknown_section: unknown_section.clone(),
-            headers: sections.get(&KeySection::Headers).cloned(),
-            query_params: sections.get(&KeySection::QueryParams).cloned(),
-            fields_to_sync: fields.clone(),
-            groups: groups.clone(),
-        }
-    }
-}
-
-impl From<ProblemsDocument> for LiveProblems {
-    fn from(problems: ProblemsDocument) -> Self {
-        let ProblemsDocument {
-            icon,
-            partner_key,
-            unknown_section,
-            headers,
-            query_params,
-            fields_to_sync,
-            groups,
-        } = problems;
-        let shown = |text: String| ellipsize(&printable(&text), MAX_PROBLEM);
-        let sections = [
-            (KeySection::Headers, headers),
-            (KeySection::QueryParams, query_params),
-        ];
-        Self {
-            icon: icon.map(shown),
-            partner_key: partner_key.map(shown),
-            unknown_section: unknown_section.map(shown),
-            sections: sections
-                .into_iter()
-                .filter_map(|(section, text)| Some((section, shown(text?))))
-                .collect(),
-            fields: fields_to_sync.map(shown),
-            groups: groups
-                .into_iter()
-                .map(|(group, text)| (group, shown(text)))
-                .collect(),
-        }
-    }
+    problems: Option<&'a LiveProblems>,
 }
 
 #[derive(Serialize)]
@@ -192,11 +110,7 @@ pub fn write_snapshot(
         kind: KIND,
         version: VERSION,
         taken_at,
-        workspace: BTreeMap::from([
-            ("id", workspace.id.as_str()),
-            ("name", workspace.name.as_str()),
-            ("slug", workspace.slug.as_str()),
-        ]),
+        workspace,
         fingerprint_key: key.map(FingerprintKey::id),
         definitions: listing
             .live
@@ -259,7 +173,7 @@ fn write_definition<'a>(
         partner_key: KeySection::BOTH.into_iter().filter_map(section).collect(),
         fields_to_sync: fields,
         updated_at,
-        problems: problems.into(),
+        problems: (*problems != LiveProblems::default()).then_some(problems),
     }
 }
 
@@ -358,6 +272,15 @@ impl Snapshot {
     }
 }
 
+/// Makes every text of a map of problems safe to print.
+fn make_printable(problems: &mut Value) {
+    match problems {
+        Value::String(text) => *text = ellipsize(&printable(text), MAX_PROBLEM),
+        Value::Object(problems) => problems.values_mut().for_each(make_printable),
+        _ => {}
+    }
+}
+
 fn read_listing(
     workspace: &Workspace,
     document: &mut Map<String, Value>,
@@ -390,7 +313,7 @@ fn read_listing(
         let Value::Object(mut object) = item else {
             return Err("a definition is not an object".to_owned());
         };
-        let problems = object
+        let mut problems = object
             .remove("problems")
             .unwrap_or_else(|| Value::Object(Map::new()));
         let mut read = wire::read_definition(&mut object, value).map_err(|unreadable| {
@@ -407,9 +330,9 @@ fn read_listing(
         {
             return Err(format!("{provider}: {problem}"));
         }
-        let problems: ProblemsDocument = serde_json::from_value(problems)
+        make_printable(&mut problems);
+        read.problems = serde_json::from_value(problems)
             .map_err(|_| format!("{provider}: `problems` has the wrong form"))?;
-        read.problems = problems.into();
         if live.insert(provider.clone(), read).is_some() {
             return Err(format!("duplicate provider {provider}"));
         }

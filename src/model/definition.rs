@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
 
 use super::{DesiredPartnerKey, KeySection, LivePartnerKey, PartnerKey, Provider};
 
@@ -167,16 +168,25 @@ impl fmt::Display for DefinitionPart {
 
 /// The parts of a live definition that cannot be read, or that this version does not know. They are absent from the
 /// other fields of the definition. The texts name positions and never quote a value.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct LiveProblems {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub icon: Option<String>,
     /// The partner key as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub partner_key: Option<String>,
     /// A part of the partner key that this version does not know. The known sections can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_section: Option<String>,
-    pub sections: BTreeMap<KeySection, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query_params: Option<String>,
     /// `fieldsToSync` as a whole.
+    #[serde(rename = "fieldsToSync", skip_serializing_if = "Option::is_none")]
     pub fields: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<String, String>,
 }
 
@@ -184,10 +194,11 @@ impl LiveProblems {
     /// Why the values of a section are unknown.
     #[must_use]
     pub fn section(&self, section: KeySection) -> Option<&str> {
-        self.partner_key
-            .as_ref()
-            .or_else(|| self.sections.get(&section))
-            .map(String::as_str)
+        let of_section = match section {
+            KeySection::Headers => &self.headers,
+            KeySection::QueryParams => &self.query_params,
+        };
+        self.partner_key.as_deref().or(of_section.as_deref())
     }
 
     /// Why the fields of a group, and their names, are unknown.
@@ -208,7 +219,8 @@ impl LiveProblems {
                 .partner_key
                 .as_ref()
                 .or(self.unknown_section.as_ref())
-                .or_else(|| self.sections.values().next()),
+                .or(self.headers.as_ref())
+                .or(self.query_params.as_ref()),
             DefinitionPart::FieldsToSync => {
                 self.fields.as_ref().or_else(|| self.groups.values().next())
             }

@@ -1,7 +1,6 @@
 //! Values that must never be shown, and the names by which files refer to them.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use hmac::{Hmac, Mac as _};
@@ -37,12 +36,6 @@ impl PartialEq for Secret {
 }
 
 impl Eq for Secret {}
-
-impl Hash for Secret {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.expose().hash(state);
-    }
-}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -50,8 +50,7 @@ impl Digest {
     }
 
     pub(super) fn of(workspace: &Workspace, method: UpdateMethod, entries: &[PlanEntry]) -> Self {
-        let mut hash = Hash(Sha256::new());
-        hash.text("calry-gitops plan 2");
+        let mut hash = Hash::new("calry-gitops plan 2");
         hash.text(&workspace.id);
         hash.text(method.as_str());
         for entry in entries
@@ -65,8 +64,7 @@ impl Digest {
 
     /// Extends the digest with fingerprints, each with its path.
     pub(super) fn seal(&self, fingerprints: &[(String, String)]) -> Self {
-        let mut hash = Hash(Sha256::new());
-        hash.text("calry-gitops plan 2, sealed");
+        let mut hash = Hash::new("calry-gitops plan 2, sealed");
         hash.text(&self.text);
         for (path, fingerprint) in fingerprints {
             hash.text(path);
@@ -92,8 +90,7 @@ impl Digest {
             fields,
             hold: _,
         } = desired;
-        let mut hash = Hash(Sha256::new());
-        hash.text("calry-gitops parts 1");
+        let mut hash = Hash::new("calry-gitops parts 1");
         hash.text(provider.as_str());
         hash.list(icon.iter().map(|icon| icon.as_str().to_owned()));
         for (group, on) in fields {
@@ -106,8 +103,7 @@ impl Digest {
     /// The digest of one provider's part of a plan.
     #[must_use]
     pub fn of_entry(entry: &PlanEntry) -> Self {
-        let mut hash = Hash(Sha256::new());
-        hash.text("calry-gitops plan 2, entry");
+        let mut hash = Hash::new("calry-gitops plan 2, entry");
         hash.entry(entry);
         hash.finish()
     }
@@ -123,6 +119,13 @@ impl fmt::Display for Digest {
 struct Hash(Sha256);
 
 impl Hash {
+    /// `purpose` keeps digests of different things apart.
+    fn new(purpose: &str) -> Self {
+        let mut hash = Self(Sha256::new());
+        hash.text(purpose);
+        hash
+    }
+
     fn finish(self) -> Digest {
         Digest {
             text: format!("sha256:{}", hex(&self.0.finalize())),

@@ -181,11 +181,6 @@ impl fmt::Display for RefusedPart {
 }
 
 impl Payload {
-    #[must_use]
-    pub fn refusal(&self) -> Option<String> {
-        refusal(&self.refused)
-    }
-
     /// What cannot be sent because of live state, wherever it is applied, as a sentence.
     #[must_use]
     pub fn obstacle(&self) -> Option<String> {

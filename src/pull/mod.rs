@@ -194,24 +194,26 @@ pub fn prepare(
 
 impl File {
     fn to_write(writing: FileWrite, changes: Vec<String>) -> Self {
-        let (name, state) = (writing.name().to_owned(), FileState::Updated(changes));
+        let file = Self::unwritten(writing.name(), FileState::Updated(changes));
         Self {
-            name,
-            state,
-            left_out: Vec::new(),
             writing: Some(writing),
+            ..file
         }
     }
 
-    /// A file that is not written.
-    #[must_use]
-    pub fn refused(name: &str, why: String) -> Self {
+    fn unwritten(name: &str, state: FileState) -> Self {
         Self {
             name: name.to_owned(),
-            state: FileState::Refused(why),
+            state,
             left_out: Vec::new(),
             writing: None,
         }
+    }
+
+    /// A file that is not written, with the reason.
+    #[must_use]
+    pub fn refused(name: &str, why: String) -> Self {
+        Self::unwritten(name, FileState::Refused(why))
     }
 }
 
@@ -259,12 +261,7 @@ fn prepare_file(
             ..
         }) => (name.clone(), Some(&**desired)),
         Some(DefinitionFile { name, .. }) => {
-            return Some(File {
-                name: name.clone(),
-                state: FileState::Invalid,
-                left_out: Vec::new(),
-                writing: None,
-            });
+            return Some(File::unwritten(name, FileState::Invalid));
         }
         None => (format!("{}.yaml", provider.file_stem()), None),
     };
@@ -279,20 +276,25 @@ fn prepare_file(
         desired,
         scope,
         needed_secrets,
-        result: FileEdits::default(),
+        edits: Vec::new(),
+        changes: Vec::new(),
+        left_out: Vec::new(),
+        refused: None,
+        needs: Vec::new(),
     };
     pull.icon();
     KeySection::BOTH
         .into_iter()
         .for_each(|section| pull.section(section));
     pull.groups();
-    let FileEdits {
+    let FilePull {
         edits,
         changes,
         left_out,
         refused,
         needs,
-    } = pull.result;
+        ..
+    } = pull;
     let prepared = match (refused, file) {
         (Some(why), _) => File::refused(&name, why),
         (None, None) if edits.is_empty() && !scope.parts.is_empty() => return None,
@@ -303,12 +305,7 @@ fn prepare_file(
                 "cannot be written: this definition does not fit into a file".to_owned(),
             ),
         },
-        (None, Some(_)) if edits.is_empty() => File {
-            name,
-            state: FileState::Unchanged,
-            left_out: Vec::new(),
-            writing: None,
-        },
+        (None, Some(_)) if edits.is_empty() => File::unwritten(&name, FileState::Unchanged),
         (None, Some(file)) => match file.edit(&edits) {
             Some(writing) => File::to_write(writing, changes),
             None => {
@@ -351,30 +348,16 @@ struct NeededSecrets<'a> {
 /// The selected names of a section or group.
 enum Selection<'a> {
     All,
-    Some(Vec<&'a str>),
-    None,
+    Only(Vec<&'a str>),
 }
 
 impl Selection<'_> {
     fn contains(&self, name: &str, fold: impl Fn(&str) -> String) -> bool {
         match self {
             Self::All => true,
-            Self::Some(names) => names.iter().any(|selected| fold(selected) == fold(name)),
-            Self::None => false,
+            Self::Only(names) => names.iter().any(|selected| fold(selected) == fold(name)),
         }
     }
-}
-
-/// The edits of one file, and what they need.
-#[derive(Default)]
-struct FileEdits {
-    edits: Vec<Edit>,
-    /// The edits in words.
-    changes: Vec<String>,
-    left_out: Vec<String>,
-    refused: Option<String>,
-    /// Secrets that are not found, or have another value than Calry.
-    needs: Vec<SecretUse>,
 }
 
 /// A use of a secret that is not found, or is outdated: Calry has another value.
@@ -390,13 +373,18 @@ struct FilePull<'a, 'v> {
     desired: Option<&'a Desired>,
     scope: Scope<'a>,
     needed_secrets: &'a mut NeededSecrets<'v>,
-    result: FileEdits,
+    edits: Vec<Edit>,
+    /// The edits in words.
+    changes: Vec<String>,
+    left_out: Vec<String>,
+    refused: Option<String>,
+    needs: Vec<SecretUse>,
 }
 
 impl<'a> FilePull<'a, '_> {
     fn edit(&mut self, change: String, edit: Edit) {
-        self.result.changes.push(change);
-        self.result.edits.push(edit);
+        self.changes.push(change);
+        self.edits.push(edit);
     }
 
     /// Whether to manage what the file leaves out.
@@ -411,11 +399,10 @@ impl<'a> FilePull<'a, '_> {
         one: impl Fn(&'a Part) -> Option<&'a str>,
     ) -> Selection<'a> {
         let parts = self.scope.parts;
-        let names: Vec<_> = parts.iter().filter_map(one).collect();
-        match () {
-            () if parts.is_empty() || parts.iter().any(whole) => Selection::All,
-            () if names.is_empty() => Selection::None,
-            () => Selection::Some(names),
+        if parts.is_empty() || parts.iter().any(whole) {
+            Selection::All
+        } else {
+            Selection::Only(parts.iter().filter_map(one).collect())
         }
     }
 
@@ -424,7 +411,7 @@ impl<'a> FilePull<'a, '_> {
     fn refuse_one_of(&mut self, whole: &Part) {
         let is_requested = self.desired.is_some() || self.scope.only.contains(&self.live.provider);
         if is_requested {
-            self.result.refused.get_or_insert(format!(
+            self.refused.get_or_insert(format!(
                 "does not manage {whole}: with only a part of it in the file, the rest would be removed or switched off in Calry; \
                  use --fields {whole}"
             ));
@@ -445,7 +432,7 @@ impl<'a> FilePull<'a, '_> {
             Some(Ok(icon)) if now != Some(&icon) => {
                 self.edit("icon".to_owned(), Edit::Icon(Some(icon)))
             }
-            Some(Err(error)) => self.result.left_out.push(format!("icon: {error}")),
+            Some(Err(error)) => self.left_out.push(format!("icon: {error}")),
             None | Some(Ok(_)) => {}
         }
     }
@@ -507,7 +494,6 @@ impl<'a> FilePull<'a, '_> {
         };
         if let Some(problem) = problem.or_else(many) {
             return self
-                .result
                 .left_out
                 .push(format!("{whole}, as a whole: {problem}"));
         }
@@ -548,7 +534,6 @@ impl<'a> FilePull<'a, '_> {
                 ),
                 [(_, live)] => self.compare_value(section, name, value, live),
                 _ => self
-                    .result
                     .left_out
                     .push(format!("{path}: Calry has it in several spellings")),
             }
@@ -556,7 +541,7 @@ impl<'a> FilePull<'a, '_> {
         for (name, live) in live_values.into_values().flatten() {
             let path = join_path(&[section.key(), name]);
             if !is_parameter_name(section, name) {
-                self.result.left_out.push(format!(
+                self.left_out.push(format!(
                     "{path}: a file cannot name it; apply would remove it"
                 ));
             } else if let Some(value) = self.new_value(section, name, live) {
@@ -583,7 +568,7 @@ impl<'a> FilePull<'a, '_> {
         let Some(value) = &wanted.value else {
             for secret in wanted.references() {
                 if !matches!(self.needed_secrets.sources.find(secret), Ok(Some(_))) {
-                    self.result.needs.push(SecretUse {
+                    self.needs.push(SecretUse {
                         secret: secret.clone(),
                         outdated: false,
                         path: path.clone(),
@@ -597,8 +582,7 @@ impl<'a> FilePull<'a, '_> {
         }
         let emptied = live.is(&Secret::new("")) == Some(true);
         if wanted.references().next().is_some() && !emptied {
-            self.result
-                .needs
+            self.needs
                 .extend(wanted.references().map(|secret| SecretUse {
                     secret: secret.clone(),
                     outdated: true,
@@ -631,7 +615,7 @@ impl<'a> FilePull<'a, '_> {
             return Some(NewValue::Empty);
         }
         let Some(secret) = self.needed_secrets.names.next(&self.live.provider, name) else {
-            self.result.refused = Some(format!(
+            self.refused = Some(format!(
                 "is left as it is: no free name for the secret of {}",
                 join_path(&[name])
             ));
@@ -641,7 +625,7 @@ impl<'a> FilePull<'a, '_> {
         let same = found.as_ref().and_then(|found| live.is(found));
         if found.is_none() || same == Some(false) {
             let path = join_path(&["partnerKey", section.key(), name]);
-            self.result.needs.push(SecretUse {
+            self.needs.push(SecretUse {
                 secret: secret.clone(),
                 outdated: found.is_some(),
                 path,
@@ -672,7 +656,7 @@ impl<'a> FilePull<'a, '_> {
             let is_selected = |field: &&String| selection.contains(field, str::to_owned);
             match managed.get(group) {
                 Some(on) => {
-                    let before = self.result.edits.len();
+                    let before = self.edits.len();
                     for field in live_values
                         .keys()
                         .chain(on)
@@ -692,7 +676,7 @@ impl<'a> FilePull<'a, '_> {
                         || on
                             .iter()
                             .any(|field| !selection.contains(field, str::to_owned));
-                    if self.result.edits.len() > before && !left_on {
+                    if self.edits.len() > before && !left_on {
                         self.name_all_as_off(group, on);
                     }
                 }
@@ -714,7 +698,7 @@ impl<'a> FilePull<'a, '_> {
             field: field.clone(),
             on: false,
         };
-        self.result.edits.extend(unnamed.map(off));
+        self.edits.extend(unnamed.map(off));
     }
 
     fn add_group(&mut self, group: &String, live_values: &BTreeMap<String, bool>) {
@@ -733,7 +717,7 @@ impl<'a> FilePull<'a, '_> {
                     "{whole}, as a whole: a file cannot name {}",
                     join_path(&[name])
                 );
-                self.result.left_out.push(problem);
+                self.left_out.push(problem);
             }
             None => self.edit(
                 whole.to_string(),
@@ -748,7 +732,7 @@ impl<'a> FilePull<'a, '_> {
     fn compare_field(&mut self, group: &str, field: &str, wanted: bool, on: bool) {
         let path = join_path(&[group, field]);
         if on && !is_field_name(field) {
-            self.result.left_out.push(format!(
+            self.left_out.push(format!(
                 "{path}: a file cannot name it; apply would switch it off"
             ));
         } else if on != wanted {

@@ -10,7 +10,7 @@ use crate::model::{
 };
 use crate::plan::{
     Change, KeyChange, Loosening, Mismatch, Missing, Origin, PlainValue, Plan, PlanEntry, Summary,
-    Verdict,
+    Verdict, refusal,
 };
 use crate::reconcile::apply::{Outcome, Report};
 
@@ -225,7 +225,7 @@ fn definition<'a>(
     let error = result
         .and_then(|r| r.outcome.error())
         .or_else(|| match &entry.verdict {
-            Verdict::Update(step) if report.is_none() => step.payload.refusal(),
+            Verdict::Update(step) if report.is_none() => refusal(&step.payload.refused),
             _ => fault(entry, diagnostics),
         });
     Definition {

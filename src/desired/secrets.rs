@@ -66,6 +66,16 @@ pub enum SecretProblem {
     TooLarge,
 }
 
+impl SecretError {
+    /// The problem of the value, if there is a value.
+    pub(super) const fn problem(&self) -> Option<SecretProblem> {
+        match self {
+            Self::Value { problem, .. } => Some(*problem),
+            Self::Directory { .. } | Self::File { .. } => None,
+        }
+    }
+}
+
 fn describe_source(name: &SecretName, from_file: bool) -> String {
     if from_file {
         "a file of the secrets directory".to_owned()

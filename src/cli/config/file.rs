@@ -101,9 +101,6 @@ pub(in crate::cli) enum ConfigFileError {
 
 impl ConfigFile {
     /// Reads the file. What is wrong with its content is among its [problems](Self::problems).
-    ///
-    /// # Errors
-    /// [`ConfigFileError`] if it cannot be read.
     pub(super) fn read(path: &Path, keys: &KeyKinds) -> Result<Self, ConfigFileError> {
         let name = path.display().to_string();
         let bytes = File::open(path)
@@ -132,11 +129,7 @@ impl ConfigFile {
         let (top, workspaces, problems) = match read.source.parse_settings(MAX_NODES, &shown) {
             Err(problem) => {
                 let mut problems = Collector::new(&read.source, 0);
-                problems
-                    .error(Code::Syntax, Some(problem.at), || {
-                        problem.message.into_owned()
-                    })
-                    .help(|| problem.help.map(str::to_owned));
+                problems.syntax(&problem);
                 (Section::new(), None, problems.finish().diagnostics)
             }
             Ok(tree) => {
@@ -171,7 +164,7 @@ impl ConfigFile {
         help: Option<String>,
     ) {
         let mut problems = Collector::new(&self.source, self.problems.len());
-        problems.error(code, Some(at.0), || message).help(|| help);
+        problems.error(code, Some(at.0), message).help_with(|| help);
         self.problems.extend(problems.finish().diagnostics);
     }
 
@@ -214,8 +207,7 @@ impl SectionReader<'_> {
     fn workspaces(&mut self, entry: &Entry<'_>) -> Vec<WorkspaceSection> {
         let help = "write `- name: NAME` below it, with the keys of that workspace";
         let items = match &entry.value.value {
-            Value::List(items) if items.is_empty() => &[],
-            Value::List(items) => items.as_slice(),
+            Value::List(items) => items,
             _ => {
                 self.reader.wrong_type(
                     "`workspaces`",
@@ -228,15 +220,13 @@ impl SectionReader<'_> {
             }
         };
         if items.is_empty() || items.len() > MAX_WORKSPACES {
-            let message = || {
-                format!(
-                    "`workspaces` has {} entries; it takes 1 to {MAX_WORKSPACES}",
-                    items.len()
-                )
-            };
+            let message = format!(
+                "`workspaces` has {} entries; it takes 1 to {MAX_WORKSPACES}",
+                items.len()
+            );
             self.reader
                 .error(Code::InvalidValue, entry.at, message)
-                .help(|| Some(help.to_owned()));
+                .help(help);
             return Vec::new();
         }
         let mut names = BTreeMap::new();
@@ -272,16 +262,13 @@ impl SectionReader<'_> {
                 }
                 Some((kind, true)) => self.value(*kind, entry, &mut values),
                 Some((_, false)) => {
-                    let message = || {
-                        format!(
-                            "`{}` is a key of the whole daemon, not of a workspace",
-                            entry.name
-                        )
-                    };
-                    let help = || Some("write it at the top of the file".to_owned());
+                    let message = format!(
+                        "`{}` is a key of the whole daemon, not of a workspace",
+                        entry.name
+                    );
                     self.reader
                         .error(Code::UnknownKey, entry.at, message)
-                        .help(help);
+                        .help("write it at the top of the file");
                 }
                 None => self
                     .reader
@@ -290,9 +277,10 @@ impl SectionReader<'_> {
         }
         let at = entries.first().map_or(item.span, |entry| entry.at);
         if !named {
-            let message = || "the workspace has no name".to_owned();
-            let help = || Some("add `name: NAME`, which log, status and metrics show".to_owned());
-            self.reader.error(Code::MissingKey, at, message).help(help);
+            let message = "the workspace has no name";
+            self.reader
+                .error(Code::MissingKey, at, message)
+                .help("add `name: NAME`, which log, status and metrics show");
         }
         Some(WorkspaceSection {
             name: name?,
@@ -305,11 +293,9 @@ impl SectionReader<'_> {
         let name = self.reader.text("`name`", entry, None)?;
         let at = entry.value.span;
         if !is_workspace_name(name) {
-            let message = || {
-                format!(
-                    "a workspace name has 1 to {MAX_WORKSPACE_NAME} characters of `a` to `z`, `0` to `9` and `-`, and no `-` at either end"
-                )
-            };
+            let message = format!(
+                "a workspace name has 1 to {MAX_WORKSPACE_NAME} characters of `a` to `z`, `0` to `9` and `-`, and no `-` at either end"
+            );
             self.reader.error(Code::InvalidValue, at, message);
             return None;
         }
@@ -342,33 +328,10 @@ impl SectionReader<'_> {
                 }
                 Vec::new()
             }
-            (ValueKind::Documents, _) => {
-                return self.reader.wrong_type(
-                    &what,
-                    entry.at,
-                    entry.value,
-                    "a list of maps",
-                    leave,
-                );
-            }
-            (ValueKind::Text | ValueKind::List, Value::Text(text)) => {
-                vec![text.clone().into_owned()]
-            }
-            (ValueKind::Duration, Value::Text(text)) => vec![text.clone().into_owned()],
-            (ValueKind::Duration, _) => {
-                return self.reader.wrong_type(
-                    &what,
-                    entry.at,
-                    entry.value,
-                    "a duration",
-                    Some("add its unit, such as `60s`"),
-                );
-            }
-            (ValueKind::Text, _) => {
-                self.reader.text(&what, entry, leave);
-                return;
-            }
-            (ValueKind::MaxChanges, Value::Text(text)) => vec![text.clone().into_owned()],
+            (
+                ValueKind::Text | ValueKind::List | ValueKind::Duration | ValueKind::MaxChanges,
+                Value::Text(text),
+            ) => vec![text.clone().into_owned()],
             (ValueKind::Number | ValueKind::MaxChanges, Value::Other)
                 if self
                     .written(entry.value)
@@ -377,34 +340,7 @@ impl SectionReader<'_> {
             {
                 vec![self.written(entry.value).to_owned()]
             }
-            (ValueKind::MaxChanges, _) => {
-                return self.reader.wrong_type(
-                    &what,
-                    entry.at,
-                    entry.value,
-                    "a number, a share such as `30%`, or `none`",
-                    leave,
-                );
-            }
-            (ValueKind::Number, _) => {
-                return self.reader.wrong_type(
-                    &what,
-                    entry.at,
-                    entry.value,
-                    "a whole number",
-                    leave,
-                );
-            }
             (ValueKind::Flag, Value::Bool(set)) => vec![set.to_string()],
-            (ValueKind::Flag, _) => {
-                return self.reader.wrong_type(
-                    &what,
-                    entry.at,
-                    entry.value,
-                    "`true` or `false`",
-                    leave,
-                );
-            }
             (ValueKind::List, Value::List(items)) => {
                 for item in items.iter().filter(|item| item.text().is_none()) {
                     self.reader.wrong_type(
@@ -420,14 +356,22 @@ impl SectionReader<'_> {
                     .filter_map(|item| item.text().map(str::to_owned))
                     .collect()
             }
-            (ValueKind::List, _) => {
-                return self.reader.wrong_type(
-                    &what,
-                    entry.at,
-                    entry.value,
-                    "a list of strings",
-                    leave,
-                );
+            (kind, _) => {
+                let (wanted, help) = match kind {
+                    ValueKind::Text => {
+                        self.reader.text(&what, entry, leave);
+                        return;
+                    }
+                    ValueKind::Documents => ("a list of maps", leave),
+                    ValueKind::Duration => ("a duration", Some("add its unit, such as `60s`")),
+                    ValueKind::MaxChanges => ("a number, a share such as `30%`, or `none`", leave),
+                    ValueKind::Number => ("a whole number", leave),
+                    ValueKind::Flag => ("`true` or `false`", leave),
+                    ValueKind::List => ("a list of strings", leave),
+                };
+                return self
+                    .reader
+                    .wrong_type(&what, entry.at, entry.value, wanted, help);
             }
         };
         // An empty value is shown at its key.
@@ -486,12 +430,8 @@ impl SectionReader<'_> {
         }
     }
 
-    #[expect(clippy::expect_used, reason = "a node's span lies in its text")]
     fn written(&self, node: &Node<'_>) -> &str {
-        self.source
-            .text()
-            .get(node.span.start()..node.span.end())
-            .expect("the text of a node")
+        node.span.of(self.source.text())
     }
 }
 

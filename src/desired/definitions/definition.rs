@@ -150,15 +150,13 @@ pub(crate) fn read_workspace(source: &Source, tree: &Tree<'_>) -> (Option<Slug>,
 }
 
 pub(crate) fn warn_all_off(problems: &mut Collector<'_>, code: Code, group: &Group) {
-    let message = || {
-        format!(
-            "this switches off every field of {}",
-            quote_name(&group.name, "group")
-        )
-    };
+    let message = format!(
+        "this switches off every field of {}",
+        quote_name(&group.name, "group")
+    );
     problems
         .warning(code, Some(group.at), message)
-        .help(|| Some("to leave the group as it is in Calry, remove it".to_owned()));
+        .help("to leave the group as it is in Calry, remove it");
 }
 
 #[must_use]
@@ -226,9 +224,11 @@ impl Reader<'_> {
                     icon = self.text("`icon`", entry, leave).and_then(|text| {
                         let icon = Icon::parse(text);
                         icon.map_err(|error| {
-                            self.error(Code::InvalidValue, entry.value.span, || {
-                                format!("the icon {error}")
-                            });
+                            self.error(
+                                Code::InvalidValue,
+                                entry.value.span,
+                                format!("the icon {error}"),
+                            );
                         })
                         .ok()
                     });
@@ -250,15 +250,11 @@ impl Reader<'_> {
                 .map_or("", |(stem, _)| stem);
             let guess = Provider::parse(&stem.to_ascii_uppercase());
             let at = entries.first().map_or(Span::default(), |entry| entry.at);
-            self.error(Code::MissingKey, at, || {
-                "the definition has no `provider`".to_owned()
-            })
-            .help(|| {
-                Some(format!(
+            self.error(Code::MissingKey, at, "the definition has no `provider`")
+                .help(format!(
                     "add `provider: {}`",
                     guess.as_ref().map_or("NAME", Provider::as_str)
-                ))
-            });
+                ));
         }
         let desired = provider.clone().map(|provider| Desired {
             provider,
@@ -275,8 +271,8 @@ impl Reader<'_> {
         let provider = Provider::parse(text)
             .map_err(|error| {
                 let upper = text.to_ascii_uppercase();
-                self.error(Code::InvalidValue, entry.value.span, || error.to_string())
-                    .help(|| {
+                self.error(Code::InvalidValue, entry.value.span, error.to_string())
+                    .help_with(|| {
                         Provider::parse(&upper)
                             .ok()
                             .map(|meant| format!("did you mean `{meant}`?"))
@@ -290,13 +286,11 @@ impl Reader<'_> {
             .unwrap_or((source.name(), "yaml"));
         let wanted = provider.file_stem();
         if stem != wanted {
-            let message = || format!("the file name does not match the provider {provider}");
+            let message = format!("the file name does not match the provider {provider}");
             self.error(Code::FileName, entry.value.span, message)
-                .help(|| {
-                    Some(format!(
-                        "rename the file to `{wanted}.{ending}`, or correct the provider"
-                    ))
-                });
+                .help(format!(
+                    "rename the file to `{wanted}.{ending}`, or correct the provider"
+                ));
         }
         Some(provider)
     }
@@ -309,8 +303,8 @@ impl Reader<'_> {
         };
         if matches!(&entry.value.value, Value::Map(map) if map.is_empty()) {
             let message = "`partnerKey` is empty: every header and query parameter will be removed from Calry";
-            self.warning(Code::Empty, entry.at, || message.to_owned())
-                .help(|| Some("to leave them as they are, remove the line".to_owned()));
+            self.warning(Code::Empty, entry.at, message)
+                .help("to leave them as they are, remove the line");
             return DesiredPartnerKey {
                 headers: Some(BTreeMap::new()),
                 query_params: Some(BTreeMap::new()),
@@ -344,12 +338,10 @@ impl Reader<'_> {
         let help = "write `name: value` below it, or remove it to leave all as it is in Calry";
         let entries = self.entries(&format!("`{section}`"), entry.at, entry.value, Some(help))?;
         if entries.len() > MAX_PARAMETERS {
-            let message = || {
-                format!(
-                    "`{section}` has {} entries; the limit is {MAX_PARAMETERS}",
-                    entries.len()
-                )
-            };
+            let message = format!(
+                "`{section}` has {} entries; the limit is {MAX_PARAMETERS}",
+                entries.len()
+            );
             self.error(Code::InvalidValue, entry.at, message);
             return None;
         }
@@ -388,7 +380,7 @@ impl Reader<'_> {
         let problem = check_parameter_name(section, entry.name);
         let valid = problem.is_none();
         if let Some(problem) = problem {
-            self.error(Code::InvalidValue, entry.at, || problem);
+            self.error(Code::InvalidValue, entry.at, problem);
         }
         valid
     }
@@ -401,45 +393,42 @@ impl Reader<'_> {
         )?;
         let at = entry.value.span;
         if text.len() > MAX_VALUE {
-            self.error(Code::InvalidValue, at, || {
-                format!("the value is longer than {} KiB", MAX_VALUE >> 10)
-            });
+            self.error(
+                Code::InvalidValue,
+                at,
+                format!("the value is longer than {} KiB", MAX_VALUE >> 10),
+            );
             return None;
         }
         match check_value(text) {
             Ok(None) => {}
             Ok(Some(unseen)) => {
-                let message = || {
-                    format!(
-                        "the value contains an invisible character ({})",
-                        character_name(unseen)
-                    )
-                };
+                let message = format!(
+                    "the value contains an invisible character ({})",
+                    character_name(unseen)
+                );
                 self.warning(Code::InvalidValue, at, message);
             }
             Err(problem) => {
                 let help = "write the value on one line, in quotes if necessary";
-                self.error(Code::InvalidValue, at, || format!("the value {problem}"))
-                    .help(|| Some(help.to_owned()));
+                self.error(Code::InvalidValue, at, format!("the value {problem}"))
+                    .help(help);
                 return None;
             }
         }
         let template = Template::parse(text)
-            .map_err(|e| _ = self.error(Code::InvalidValue, at, || e.to_string()))
+            .map_err(|e| _ = self.error(Code::InvalidValue, at, e.to_string()))
             .ok()?;
         if !text.is_empty()
             && template.references().next().is_none()
             && looks_like_a_credential(entry.name)
         {
-            let message = || {
-                format!(
-                    "{} looks like a credential in plain text",
-                    quote_name(entry.name, "name")
-                )
-            };
+            let message = format!(
+                "{} looks like a credential in plain text",
+                quote_name(entry.name, "name")
+            );
             let help = "store it as a secret and refer to it with `${secret:NAME}`; replace a value that was ever committed";
-            self.warning(Code::PlainCredential, at, message)
-                .help(|| Some(help.to_owned()));
+            self.warning(Code::PlainCredential, at, message).help(help);
         }
         Some(template)
     }
@@ -455,22 +444,22 @@ impl Reader<'_> {
             return fields;
         };
         if matches!(&entry.value.value, Value::Map(map) if map.is_empty()) {
-            self.warning(Code::Empty, entry.at, || {
-                "`fieldsToSync` is empty: it manages no group".to_owned()
-            })
-            .help(|| Some("name the groups to manage, or remove the line".to_owned()));
+            self.warning(
+                Code::Empty,
+                entry.at,
+                "`fieldsToSync` is empty: it manages no group",
+            )
+            .help("name the groups to manage, or remove the line");
         }
         for entry in &groups {
             if is_part_of_a_partner_key(entry.name) {
                 // Its values would be read as fields, and shown.
-                let message = || {
-                    format!(
-                        "`{}` is not a group of fields: it belongs below `partnerKey`",
-                        entry.name
-                    )
-                };
+                let message = format!(
+                    "`{}` is not a group of fields: it belongs below `partnerKey`",
+                    entry.name
+                );
                 self.error(Code::UnknownKey, entry.at, message)
-                    .help(|| Some("fix the indentation".to_owned()));
+                    .help("fix the indentation");
                 continue;
             }
             if !self.is_valid_field_name(entry.name, entry.at, "group") {
@@ -506,9 +495,7 @@ impl Reader<'_> {
                 for item in items {
                     if let Value::Map(map) = &item.value {
                         let at = map.first().map_or(entry.at, |(key, _)| key.span);
-                        self.error(Code::WrongType, at, || "a field in a list cannot have a value".to_owned()).help(|| {
-                            Some("write `- name` for a field that is on, or `name: true` without the dash".to_owned())
-                        });
+                        self.error(Code::WrongType, at, "a field in a list cannot have a value").help("write `- name` for a field that is on, or `name: true` without the dash");
                         valid = false;
                         continue;
                     }
@@ -600,9 +587,9 @@ impl Reader<'_> {
     fn is_valid_field_name(&mut self, name: &str, at: Span, noun: &str) -> bool {
         let valid = is_field_name(name);
         if !valid {
-            let message = || {
-                format!("the name of a {noun} must have 1 to {MAX_NAME} characters, without spaces")
-            };
+            let message = format!(
+                "the name of a {noun} must have 1 to {MAX_NAME} characters, without spaces"
+            );
             self.error(Code::InvalidValue, at, message);
         }
         valid
@@ -620,10 +607,12 @@ impl Reader<'_> {
                     let text = self.text("`until`", entry, Some("write a date: `YYYY-MM-DD`"));
                     until = text.and_then(parse_date);
                     if text.is_some() && until.is_none() {
-                        self.error(Code::InvalidValue, entry.value.span, || {
-                            "`until` must be a date".to_owned()
-                        })
-                        .help(|| Some("write it as `YYYY-MM-DD`".to_owned()));
+                        self.error(
+                            Code::InvalidValue,
+                            entry.value.span,
+                            "`until` must be a date",
+                        )
+                        .help("write it as `YYYY-MM-DD`");
                     }
                 }
                 "reason" => {
@@ -635,8 +624,7 @@ impl Reader<'_> {
                         .as_ref()
                         .is_some_and(|text| text.chars().nth(MAX_REASON).is_some())
                     {
-                        let message =
-                            || format!("the reason has more than {MAX_REASON} characters");
+                        let message = format!("the reason has more than {MAX_REASON} characters");
                         self.error(Code::InvalidValue, entry.value.span, message);
                     }
                     has_reason &= reason.as_ref().is_none_or(|text| !text.is_empty());
@@ -645,14 +633,12 @@ impl Reader<'_> {
             }
         }
         if !has_until {
-            self.error(Code::MissingKey, entry.at, || {
-                "the hold has no `until`".to_owned()
-            })
-            .help(|| Some("add `until: YYYY-MM-DD`, the last day of the hold".to_owned()));
+            self.error(Code::MissingKey, entry.at, "the hold has no `until`")
+                .help("add `until: YYYY-MM-DD`, the last day of the hold");
         }
         if !has_reason {
-            self.warning(Code::Hold, entry.at, || "the hold has no reason".to_owned())
-                .help(|| Some("add `reason: …` for other readers of the file".to_owned()));
+            self.warning(Code::Hold, entry.at, "the hold has no reason")
+                .help("add `reason: …` for other readers of the file");
         }
         until.map(|until| Hold {
             until,
@@ -674,8 +660,7 @@ impl Reader<'_> {
                     slug = self.text("`slug`", entry, None).and_then(|text| {
                         Slug::parse(text)
                             .map_err(|e| {
-                                _ = self
-                                    .error(Code::InvalidValue, entry.value.span, || e.to_string())
+                                _ = self.error(Code::InvalidValue, entry.value.span, e.to_string())
                             })
                             .ok()
                     });
@@ -685,8 +670,8 @@ impl Reader<'_> {
         }
         if !has_slug {
             let at = entries.first().map_or(Span::default(), |entry| entry.at);
-            self.error(Code::MissingKey, at, || "the file has no `slug`".to_owned())
-                .help(|| Some("add `slug: NAME`".to_owned()));
+            self.error(Code::MissingKey, at, "the file has no `slug`")
+                .help("add `slug: NAME`");
         }
         slug
     }

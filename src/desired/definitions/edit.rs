@@ -127,11 +127,7 @@ impl Edit {
                         else {
                             return Some(text.to_owned());
                         };
-                        let extents = items
-                            .iter()
-                            .map(|item| extent(editor.text, item, item))
-                            .collect::<Option<Vec<_>>>()?;
-                        editor.take_out(key, value, &extents, at)
+                        editor.take_out(key, value, &editor.item_extents(items)?, at)
                     }
                     _ => None,
                 }
@@ -335,7 +331,7 @@ impl<'t> Editor<'t> {
         new: NewNode<'_>,
         flow: bool,
     ) -> Option<String> {
-        let (mut start, end) = extent(self.text, value, value)?;
+        let (mut start, end) = self.extent(value)?;
         match (&value.value, new) {
             (Value::Map(entries), NewNode::Map(new)) if entries.is_empty() && !flow => self.unfold(
                 self.bare(key, value)?,
@@ -439,16 +435,8 @@ impl<'t> Editor<'t> {
     /// Adds an item to a list.
     fn append(&self, list: &Node<'_>, items: &[Node<'_>], item: &str) -> Option<String> {
         if !list.span.is_empty() {
-            let extents = items
-                .iter()
-                .map(|item| extent(self.text, item, item))
-                .collect::<Option<Vec<_>>>()?;
-            return self.insert_within(
-                list,
-                &extents,
-                items.len().checked_sub(1),
-                &scalar(item, true),
-            );
+            let (extents, last) = (self.item_extents(items)?, items.len().checked_sub(1));
+            return self.insert_within(list, &extents, last, &scalar(item, true));
         }
         let last = items.last()?;
         let prefix = self
@@ -585,12 +573,23 @@ impl<'t> Editor<'t> {
             .collect()
     }
 
+    fn item_extents(&self, items: &[Node<'_>]) -> Option<Vec<(usize, usize)>> {
+        items.iter().map(|item| self.extent(item)).collect()
+    }
+
+    /// The bytes of a node, without the line breaks after it.
+    fn extent(&self, node: &Node<'_>) -> Option<(usize, usize)> {
+        let start = node.span.start();
+        let content = self.text.get(start..node.span.end())?;
+        Some((start, start + content.trim_end().len()))
+    }
+
     /// The end of a node, without the line breaks after it.
     fn end(&self, node: &Node<'_>) -> Option<usize> {
         match &node.value {
             Value::List(items) if node.span.is_empty() => self.end(items.last()?),
             Value::Map(entries) if node.span.is_empty() => self.end(&entries.last()?.1),
-            _ => extent(self.text, node, node).map(|(_, end)| end),
+            _ => self.extent(node).map(|(_, end)| end),
         }
     }
 
@@ -689,11 +688,4 @@ impl<'t> Editor<'t> {
         }
         matches!(before, "" | "-").then(|| (from, to, String::new()))
     }
-}
-
-/// From the start of one node to the end of another, without the line breaks after it.
-fn extent(text: &str, first: &Node<'_>, last: &Node<'_>) -> Option<(usize, usize)> {
-    let start = last.span.start();
-    let content = text.get(start..last.span.end())?;
-    Some((first.span.start(), start + content.trim_end().len()))
 }

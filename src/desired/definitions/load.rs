@@ -175,8 +175,8 @@ pub(crate) fn read_file(
         |(code, at, message, help): (Code, Option<Span>, String, Option<&str>)| {
             let mut problems = Collector::new(&source, 0);
             problems
-                .error(code, at, || message)
-                .help(|| help.map(str::to_owned));
+                .error(code, at, message)
+                .help_with(|| help.map(str::to_owned));
             problems.finish()
         };
     if is_workspace(name) {
@@ -459,10 +459,8 @@ impl Loaded {
                 };
                 let other = if file.name == *first { second } else { first };
                 self.diagnostics.extend(file.diagnose(true, |problems, locations| {
-                    let message = || format!("{provider} has another file: `{other}`{more}");
-                    problems.error(Code::DuplicateProvider, locations.provider, message).help(|| {
-                        Some("keep one file for each provider: remove the others, or correct their `provider`".to_owned())
-                    });
+                    let message = format!("{provider} has another file: `{other}`{more}");
+                    problems.error(Code::DuplicateProvider, locations.provider, message).help("keep one file for each provider: remove the others, or correct their `provider`");
                 }));
             }
         }
@@ -533,10 +531,12 @@ impl Loaded {
             self.diagnostics
                 .extend(file.diagnose(false, |problems, locations| {
                     problems
-                        .warning(Code::HoldOver, locations.hold, || {
-                            format!("the hold is over: its last day was {until}")
-                        })
-                        .help(|| Some("remove the hold, or set a later date".to_owned()));
+                        .warning(
+                            Code::HoldOver,
+                            locations.hold,
+                            format!("the hold is over: its last day was {until}"),
+                        )
+                        .help("remove the hold, or set a later date");
                 }));
         }
         self.sort();
@@ -576,9 +576,7 @@ impl Loaded {
             .filter(|file| unsettled.contains(&file.name))
         {
             self.diagnostics.extend(file.diagnose(true, |problems, _| {
-                let message = || {
-                    "the file is still being written; it is read when the writes pause".to_owned()
-                };
+                let message = "the file is still being written; it is read when the writes pause";
                 problems.error(Code::Unreadable, None, message);
             }));
         }

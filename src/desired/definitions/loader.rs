@@ -59,18 +59,12 @@ pub enum LoadError {
 
 impl Loader<'_> {
     /// Loads a directory. Problems of single files are in [`Loaded::diagnostics`].
-    ///
-    /// # Errors
-    /// [`LoadError`].
     pub fn load(&self, directory: &Path) -> Result<Loaded, LoadError> {
         Ok(self.finish(load(directory)?)?)
     }
 
     /// Takes the steps after reading, for files that the caller has read: those of a commit, or of a directory that may
     /// be missing.
-    ///
-    /// # Errors
-    /// [`NoFile`].
     pub fn finish(&self, mut loaded: Loaded) -> Result<Loaded, NoFile> {
         if !self.only.is_empty() {
             if !matches!(self.purpose, Purpose::Pull { .. }) {

@@ -30,26 +30,25 @@ type Entry<'a> = (Node<'a>, Node<'a>);
 impl Mask {
     /// The mask of a definition file, or of `workspace.yaml`.
     pub(crate) fn of(tree: &Tree<'_>, text: &str) -> Self {
-        let mut mask = MaskBuilder {
-            text,
-            mask: Self {
-                hidden: Vec::new(),
-                keys: Vec::new(),
-            },
-        };
-        match tree.root.as_ref().map(|root| &root.value) {
-            Some(Value::Map(entries)) => {
-                for_each_entry(entries, tree.end, |entry, end| mask.top(entry, end))
-            }
-            _ => mask.mask.hidden.push(Span::new(0, tree.end)),
-        }
-        mask.mask.hidden.push(Span::new(tree.end, text.len()));
-        mask.mask
+        Self::build(tree, text, |mask, entries| {
+            for_each_entry(entries, tree.end, |entry, end| mask.top(entry, end))
+        })
     }
 
     /// The mask of a file of settings. If `shown` is false for a key, only the key is shown: its value may be a secret
     /// instead of the name of the secret's file.
     pub(crate) fn of_settings(tree: &Tree<'_>, text: &str, shown: &dyn Fn(&str) -> bool) -> Self {
+        Self::build(tree, text, |mask, entries| {
+            mask.settings(entries, tree.end, shown)
+        })
+    }
+
+    /// `add` adds the entries of the document, if it is a map; anything else is hidden, and so is what follows the document.
+    fn build<'t>(
+        tree: &Tree<'t>,
+        text: &str,
+        add: impl FnOnce(&mut MaskBuilder<'_>, &[Entry<'t>]),
+    ) -> Self {
         let mut mask = MaskBuilder {
             text,
             mask: Self {
@@ -58,7 +57,7 @@ impl Mask {
             },
         };
         match tree.root.as_ref().map(|root| &root.value) {
-            Some(Value::Map(entries)) => mask.settings(entries, tree.end, shown),
+            Some(Value::Map(entries)) => add(&mut mask, entries),
             _ => mask.mask.hidden.push(Span::new(0, tree.end)),
         }
         mask.mask.hidden.push(Span::new(tree.end, text.len()));
@@ -269,9 +268,7 @@ impl MaskBuilder<'_> {
 
     /// The source text of a node; empty for a block list or map.
     fn text_of(&self, node: &Node<'_>) -> &str {
-        self.text
-            .get(node.span.start()..node.span.end())
-            .unwrap_or_default()
+        node.span.of(self.text)
     }
 
     /// Whether an entry is a scalar on one line: a longer one, such as a string without its closing quote, may include

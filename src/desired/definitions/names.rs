@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::definition::{Group, Locations, warn_all_off};
+use super::definition::{Locations, warn_all_off};
 use super::load::Loaded;
 use super::source::Collector;
 use super::yaml::Span;
@@ -105,24 +105,23 @@ impl<'a> UnknownName<'a> {
     }
 
     fn report_offline(&self, problems: &mut Collector<'_>) {
-        let severity = if self.suggestion.is_some() {
-            Severity::Error
-        } else {
-            Severity::Warning
+        let (severity, first) = match self.suggestion {
+            Some(meant) => (
+                Severity::Error,
+                format!("did you mean `{}`?", printable(meant)),
+            ),
+            None => (Severity::Warning, "check the spelling;".to_owned()),
         };
         problems
-            .push(severity, self.code, Some(self.at), || {
-                format!("unknown {} `{}`", self.noun, self.printable_name())
-            })
-            .help(|| {
-                let first = match self.suggestion {
-                    Some(suggestion) => format!("did you mean `{}`?", printable(suggestion)),
-                    None => "check the spelling;".to_owned(),
-                };
-                Some(format!(
-                    "{first} `calry-gitops schema --from-live` adds names that are new in Calry"
-                ))
-            });
+            .push(
+                severity,
+                self.code,
+                Some(self.at),
+                format!("unknown {} `{}`", self.noun, self.printable_name()),
+            )
+            .help(format!(
+                "{first} `calry-gitops schema --from-live` adds names that are new in Calry"
+            ));
     }
 
     fn report_online(&self, problems: &mut Collector<'_>) {
@@ -140,13 +139,11 @@ impl<'a> UnknownName<'a> {
                 "check the spelling, or remove it",
             ),
         };
-        let suggestion = || {
-            self.suggestion
-                .map(|suggestion| format!("did you mean `{}`?", printable(suggestion)))
+        let help = match self.suggestion {
+            Some(suggestion) => format!("did you mean `{}`?", printable(suggestion)),
+            None => help.to_owned(),
         };
-        problems
-            .error(self.code, Some(self.at), || message)
-            .help(|| suggestion().or_else(|| Some(help.to_owned())));
+        problems.error(self.code, Some(self.at), message).help(help);
     }
 
     fn why_unchecked(&self) -> String {
@@ -161,39 +158,25 @@ impl<'a> UnknownName<'a> {
 /// The unknown groups and fields. The fields of an unknown group are not checked.
 fn unknown_names<'a>(locations: &'a Locations, known: &'a Catalogue) -> Vec<UnknownName<'a>> {
     let mut unknown = Vec::new();
-    let mut add = |noun, group: &'a Group, name: &'a str, at, suggestion| {
-        unknown.push(UnknownName {
+    for group in &locations.groups {
+        let name = |noun, name: &'a str, at, suggestion| UnknownName {
             code: Code::UnknownField,
             noun,
             name,
             group: &group.name,
             at,
             suggestion,
-        });
-    };
-    for group in &locations.groups {
+        };
         let Some(fields) = known.fields(&group.name) else {
-            add(
-                "group",
-                group,
-                &group.name,
-                group.at,
-                closest(&group.name, known.groups().map(|(name, _)| name)),
-            );
+            let meant = closest(&group.name, known.groups().map(|(name, _)| name));
+            unknown.push(name("group", &group.name, group.at, meant));
             continue;
         };
-        for (field, at) in group
-            .fields
-            .iter()
-            .filter(|(field, _)| !fields.contains(field))
-        {
-            add(
-                "field",
-                group,
-                field,
-                *at,
-                closest(field, fields.iter().map(String::as_str)),
-            );
+        for (field, at) in &group.fields {
+            if !fields.contains(field) {
+                let meant = closest(field, fields.iter().map(String::as_str));
+                unknown.push(name("field", field, *at, meant));
+            }
         }
     }
     unknown
@@ -207,10 +190,7 @@ fn warn_of_groups_off(problems: &mut Collector<'_>, locations: &Locations, known
         let all = known
             .fields(&group.name)
             .is_some_and(|fields| fields.iter().all(|field| named.contains(field)));
-        warn_all_off(
-            problems,
-            if all { Code::AllOff } else { Code::Empty },
-            group,
-        );
+        let code = if all { Code::AllOff } else { Code::Empty };
+        warn_all_off(problems, code, group);
     }
 }

@@ -63,11 +63,7 @@ impl<'s> Reader<'s> {
     pub(crate) fn new(source: &'s Source, tree: &Tree<'_>) -> Self {
         let mut problems = Collector::new(source, 0);
         for problem in &tree.problems {
-            problems
-                .error(Code::Syntax, Some(problem.at), || {
-                    problem.message.clone().into_owned()
-                })
-                .help(|| problem.help.map(str::to_owned));
+            problems.syntax(problem);
         }
         Self { source, problems }
     }
@@ -76,7 +72,7 @@ impl<'s> Reader<'s> {
         &mut self,
         code: Code,
         at: Span,
-        message: impl FnOnce() -> String,
+        message: impl Into<String>,
     ) -> NewDiagnostic<'_> {
         self.problems.error(code, Some(at), message)
     }
@@ -85,7 +81,7 @@ impl<'s> Reader<'s> {
         &mut self,
         code: Code,
         at: Span,
-        message: impl FnOnce() -> String,
+        message: impl Into<String>,
     ) -> NewDiagnostic<'_> {
         self.problems.warning(code, Some(at), message)
     }
@@ -101,7 +97,7 @@ impl<'s> Reader<'s> {
     ) {
         // A value without a span of its own is shown by its key.
         let at = if node.span.is_empty() { key } else { node.span };
-        let message = || match &node.value {
+        let message = match &node.value {
             Value::Null => format!("{what} must be {wanted}, and has no value"),
             value => format!("{what} must be {wanted}, not {}", kind_of(value)),
         };
@@ -113,17 +109,13 @@ impl<'s> Reader<'s> {
         };
         if !matches!(node.value, Value::Refused) {
             self.error(Code::WrongType, at, message)
-                .help(|| help.map(str::to_owned));
+                .help_with(|| help.map(str::to_owned));
         }
     }
 
     /// Whether a string is a key and a value without the space between them.
     fn is_joined(&self, node: &Node<'_>) -> bool {
-        let text = self
-            .source
-            .text()
-            .get(node.span.start()..node.span.end())
-            .unwrap_or_default();
+        let text = node.span.of(self.source.text());
         let parts = text
             .split_once(':')
             .filter(|(key, _)| node.text().is_some() && is_name(key));
@@ -148,19 +140,18 @@ impl<'s> Reader<'s> {
         for (key, value) in map {
             let Some(name) = key.text() else {
                 if !matches!(key.value, Value::Refused) {
-                    let help = key.is_scalar().then(|| "put it in quotes".to_owned());
-                    self.error(Code::WrongType, key.span, || {
-                        format!("a key must be a string, not {}", kind_of(&key.value))
-                    })
-                    .help(|| help);
+                    self.error(
+                        Code::WrongType,
+                        key.span,
+                        format!("a key must be a string, not {}", kind_of(&key.value)),
+                    )
+                    .help_with(|| key.is_scalar().then(|| "put it in quotes".to_owned()));
                 }
                 continue;
             };
             if name == MERGE_KEY {
-                self.error(Code::Syntax, key.span, || {
-                    "merge keys are not supported".to_owned()
-                })
-                .help(|| Some("write out the entries".to_owned()));
+                self.error(Code::Syntax, key.span, "merge keys are not supported")
+                    .help("write out the entries");
             } else if let Some(first) = seen.insert(name, key.span) {
                 self.duplicate(&quote_name(name, "key"), key.span, first);
                 seen.insert(name, first);
@@ -177,17 +168,15 @@ impl<'s> Reader<'s> {
 
     pub(crate) fn duplicate(&mut self, what: &str, at: Span, first: Span) {
         let source = self.source;
-        self.error(Code::DuplicateKey, at, || format!("duplicate {what}"))
-            .help(|| {
-                Some(format!(
-                    "it is already in line {}: remove one of them",
-                    source.line(first.start())
-                ))
-            });
+        self.error(Code::DuplicateKey, at, format!("duplicate {what}"))
+            .help(format!(
+                "it is already in line {}: remove one of them",
+                source.line(first.start())
+            ));
     }
 
     pub(crate) fn unknown_key(&mut self, entry: &Entry<'_>, whose: &str, known: &[&str]) {
-        let message = || format!("{} is not a key of {whose}", quote_name(entry.name, "key"));
+        let message = format!("{} is not a key of {whose}", quote_name(entry.name, "key"));
         let list = || {
             known
                 .iter()
@@ -195,13 +184,14 @@ impl<'s> Reader<'s> {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        self.error(Code::UnknownKey, entry.at, message).help(|| {
-            let parent = parent_key(entry.name).filter(|parent| known.contains(parent));
-            parent
-                .map(|parent| format!("put it below `{parent}`, indented"))
-                .or_else(|| did_you_mean(entry.name, known))
-                .or_else(|| Some(format!("the keys are {}", list())))
-        });
+        self.error(Code::UnknownKey, entry.at, message)
+            .help_with(|| {
+                let parent = parent_key(entry.name).filter(|parent| known.contains(parent));
+                parent
+                    .map(|parent| format!("put it below `{parent}`, indented"))
+                    .or_else(|| did_you_mean(entry.name, known))
+                    .or_else(|| Some(format!("the keys are {}", list())))
+            });
     }
 
     pub(crate) fn text<'n>(
@@ -240,8 +230,8 @@ impl<'s> Reader<'s> {
             }
             _ => {
                 self.problems
-                    .error(Code::MissingKey, None, || "the file is empty".to_owned())
-                    .help(|| Some(help.to_owned()));
+                    .error(Code::MissingKey, None, "the file is empty")
+                    .help(help);
                 None
             }
         }

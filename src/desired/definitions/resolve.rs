@@ -77,44 +77,32 @@ impl SecretCache<'_> {
                 Ok(Some(found)) => {
                     if let Ok(Some(unseen)) = check_value(found.expose()) {
                         let unseen = character_name(unseen);
-                        let message = || {
-                            format!(
-                                "secret `{reference}` contains an invisible character ({unseen})"
-                            )
-                        };
+                        let message = format!(
+                            "secret `{reference}` contains an invisible character ({unseen})"
+                        );
                         let help =
                             "if it is not part of the secret, store the secret again without it";
-                        problems
-                            .warning(Code::InvalidValue, at, message)
-                            .help(|| Some(help.to_owned()));
+                        problems.warning(Code::InvalidValue, at, message).help(help);
                     }
                 }
                 Ok(None) => {
                     complete = false;
                     if self.missing == MissingSecrets::Error {
                         let advice = self.sources.advice(reference);
-                        let message = || format!("secret `{reference}` not found");
+                        let message = format!("secret `{reference}` not found");
                         problems
                             .error(Code::MissingSecret, at, message)
-                            .help(|| Some(advice));
+                            .help(advice);
                     }
                 }
                 Err(error) => {
                     complete = false;
-                    let invalid = matches!(
-                        error,
-                        SecretError::Value {
-                            problem: SecretProblem::Invalid(_),
-                            ..
-                        }
-                    );
-                    let code = if invalid {
-                        Code::InvalidValue
-                    } else {
-                        Code::MissingSecret
+                    let code = match error.problem() {
+                        Some(SecretProblem::Invalid(_)) => Code::InvalidValue,
+                        _ => Code::MissingSecret,
                     };
                     let message = error.to_string();
-                    problems.error(code, at, || message);
+                    problems.error(code, at, message);
                 }
             }
         }
@@ -127,12 +115,10 @@ impl SecretCache<'_> {
         if size > MAX_VALUE {
             complete = false;
             let name = quote_name(name, "key");
-            let message = || {
-                format!(
-                    "the value of {name} with its secrets is longer than {} KiB",
-                    MAX_VALUE >> 10
-                )
-            };
+            let message = format!(
+                "the value of {name} with its secrets is longer than {} KiB",
+                MAX_VALUE >> 10
+            );
             problems.error(Code::InvalidValue, at, message);
         }
         if complete {
@@ -151,15 +137,7 @@ impl SecretCache<'_> {
     fn get(&mut self, name: &SecretName) -> &Result<Option<Secret>, SecretError> {
         let (sources, missing) = (self.sources, self.missing);
         self.found.entry(name.clone()).or_insert_with(|| {
-            let empty = |error: &SecretError| {
-                matches!(
-                    error,
-                    SecretError::Value {
-                        problem: SecretProblem::Empty,
-                        ..
-                    }
-                )
-            };
+            let empty = |error: &SecretError| error.problem() == Some(SecretProblem::Empty);
             match sources.find(name) {
                 Err(error) if missing == MissingSecrets::Error || !empty(&error) => Err(error),
                 Ok(None) | Err(_) if missing == MissingSecrets::Placeholder => {

@@ -100,8 +100,8 @@ impl Source {
             .get(start..end)
             .unwrap_or_default()
             .trim_end_matches(['\n', '\r']);
-        let from = boundary(line, span.start() - start);
-        let to = boundary(line, span.end() - start).max(from);
+        let from = line.floor_char_boundary(span.start() - start);
+        let to = line.floor_char_boundary(span.end() - start).max(from);
         let column = chars(line.get(..from)) + 1;
 
         let visible = match self.mask.get() {
@@ -158,7 +158,7 @@ impl Source {
         severity: Severity,
         code: Code,
         at: Option<Span>,
-        message: String,
+        message: impl Into<String>,
     ) -> Diagnostic {
         let excerpt = at.map(|span| self.excerpt(span));
         Diagnostic {
@@ -166,7 +166,7 @@ impl Source {
             code,
             file: self.name.clone(),
             excerpt,
-            message,
+            message: message.into(),
             help: None,
         }
     }
@@ -193,7 +193,7 @@ fn window(line: &str, from: usize, to: usize, suffix: &str) -> (String, std::ops
             .nth(AFTER)
             .map_or(rest.len(), |(at, _)| at);
     }
-    let marked = boundary(rest, to - from).min(right);
+    let marked = rest.floor_char_boundary(to - from).min(right);
     let mut text = if left > 0 {
         "…".to_owned()
     } else {
@@ -206,10 +206,6 @@ fn window(line: &str, from: usize, to: usize, suffix: &str) -> (String, std::ops
     text.push_str(&printable(rest.get(marked..right).unwrap_or_default()));
     text.push_str(if right < rest.len() { "…" } else { suffix });
     (text, mark)
-}
-
-fn boundary(text: &str, at: usize) -> usize {
-    text.floor_char_boundary(at)
 }
 
 fn chars(text: Option<&str>) -> usize {
@@ -254,7 +250,7 @@ impl<'a> Collector<'a> {
         &mut self,
         code: Code,
         at: Option<Span>,
-        message: impl FnOnce() -> String,
+        message: impl Into<String>,
     ) -> NewDiagnostic<'_> {
         self.push(Severity::Error, code, at, message)
     }
@@ -263,7 +259,7 @@ impl<'a> Collector<'a> {
         &mut self,
         code: Code,
         at: Option<Span>,
-        message: impl FnOnce() -> String,
+        message: impl Into<String>,
     ) -> NewDiagnostic<'_> {
         self.push(Severity::Warning, code, at, message)
     }
@@ -273,7 +269,7 @@ impl<'a> Collector<'a> {
         severity: Severity,
         code: Code,
         at: Option<Span>,
-        message: impl FnOnce() -> String,
+        message: impl Into<String>,
     ) -> NewDiagnostic<'_> {
         self.has_errors |= severity == Severity::Error;
         if self.remaining == 0 {
@@ -282,8 +278,14 @@ impl<'a> Collector<'a> {
         }
         self.remaining -= 1;
         self.diagnostics
-            .push(self.source.diagnostic(severity, code, at, message()));
+            .push(self.source.diagnostic(severity, code, at, message));
         NewDiagnostic(self.diagnostics.last_mut())
+    }
+
+    /// Reports a problem of the text as YAML.
+    pub(crate) fn syntax(&mut self, problem: &YamlProblem) {
+        self.error(Code::Syntax, Some(problem.at), problem.message.as_ref())
+            .help_with(|| problem.help.map(str::to_owned));
     }
 
     pub(crate) fn finish(mut self) -> Collected {
@@ -310,7 +312,12 @@ pub(crate) struct NewDiagnostic<'a>(Option<&'a mut Diagnostic>);
 
 impl NewDiagnostic<'_> {
     /// Adds advice.
-    pub(crate) fn help(self, help: impl FnOnce() -> Option<String>) {
+    pub(crate) fn help(self, help: impl Into<String>) {
+        self.help_with(|| Some(help.into()));
+    }
+
+    /// Adds advice that takes time to find, or that there may be none of.
+    pub(crate) fn help_with(self, help: impl FnOnce() -> Option<String>) {
         if let Some(diagnostic) = self.0 {
             diagnostic.help = help();
         }

@@ -44,6 +44,11 @@ impl Span {
         self.end as usize
     }
 
+    /// The bytes of a text.
+    pub(crate) fn of(self, text: &str) -> &str {
+        text.get(self.start()..self.end()).unwrap_or_default()
+    }
+
     pub(crate) const fn is_empty(self) -> bool {
         self.start == self.end
     }
@@ -124,9 +129,6 @@ pub(crate) fn read(text: &str) -> Result<Tree<'_>, YamlProblem> {
 }
 
 /// Reads a text of at most `limit` nodes.
-///
-/// # Errors
-/// As [`read`].
 pub(crate) fn read_with_limit(text: &str, limit: usize) -> Result<Tree<'_>, YamlProblem> {
     if let Some((at, c)) = text
         .char_indices()
@@ -324,8 +326,8 @@ impl<'a> TreeBuilder<'a> {
         if depth > MAX_DEPTH {
             return Err(too_deep(span));
         }
-        let value = match event {
-            Event::Scalar(text, style, ..) => scalar(text, style),
+        let (span, value) = match event {
+            Event::Scalar(text, style, ..) => (span, scalar(text, style)),
             Event::SequenceStart(style, ..) => {
                 let mut list = Vec::new();
                 let end = loop {
@@ -334,10 +336,7 @@ impl<'a> TreeBuilder<'a> {
                         (event, span) => list.push(self.node(event, span, depth + 1)?),
                     }
                 };
-                return Ok(Node {
-                    span: extent(style, span, end),
-                    value: Value::List(list),
-                });
+                (extent(style, span, end), Value::List(list))
             }
             Event::MappingStart(style, ..) => {
                 let mut map = Vec::new();
@@ -351,10 +350,7 @@ impl<'a> TreeBuilder<'a> {
                         }
                     }
                 };
-                return Ok(Node {
-                    span: extent(style, span, end),
-                    value: Value::Map(map),
-                });
+                (extent(style, span, end), Value::Map(map))
             }
             Event::Alias(_) | Event::UnresolvedAlias(_) => {
                 self.refuse(
@@ -362,7 +358,7 @@ impl<'a> TreeBuilder<'a> {
                     "aliases are not supported",
                     "write the value itself; quote it if it begins with `*`",
                 );
-                Value::Refused
+                (span, Value::Refused)
             }
             _ => return Err(not_yaml(span)),
         };

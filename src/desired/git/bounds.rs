@@ -111,21 +111,13 @@ fn stuck_reads() -> MutexGuard<'static, BTreeMap<PathBuf, usize>> {
     STUCK.lock()
 }
 
-/// Checks the files that a read of the checked-out commit needs, in all repositories around a directory. The path of the
-/// directory must not contain links.
+/// Checks the files that a read of the checked-out commit needs, in all repositories around a directory; with a reference,
+/// those that a look-up of any reference needs. The path of the directory must not contain links.
 ///
 /// # Errors
 /// [`GitFileError`] for the first file that cannot be read safely.
-pub(super) fn check(directory: &Path) -> Result<(), GitFileError> {
-    git_directories(directory).try_for_each(|git| check_git(&git?, None))
-}
-
-/// Like [`check`], and also checks the files that a look-up of any reference needs.
-///
-/// # Errors
-/// As [`check`].
-pub(super) fn check_references(directory: &Path, reference: &str) -> Result<(), GitFileError> {
-    git_directories(directory).try_for_each(|git| check_git(&git?, Some(reference)))
+pub(super) fn check(directory: &Path, reference: Option<&str>) -> Result<(), GitFileError> {
+    git_directories(directory).try_for_each(|git| check_git(&git?, reference))
 }
 
 /// The git directories of a directory and its parents.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use gix::Repository;
 
-use super::bounds::{check_references, run_limited};
+use super::bounds::{check, run_limited};
 use super::committed::{CommittedFile, read_committed};
 use super::repository::{GitError, RepositoryFormat, open, read_object, reference_names};
 use super::revision::MAX_TEXT;
@@ -46,9 +46,6 @@ pub enum MergeBaseError {
 
 /// Reads the definition files at the merge base of the checked-out commit and `reference`. If the directory did not exist
 /// then, there are no files. Links are not followed. May block.
-///
-/// # Errors
-/// [`MergeBaseError`].
 pub fn read_merge_base(directory: &Path, reference: &str) -> Result<MergeBase, MergeBaseError> {
     let (owned, name) = (directory.to_owned(), reference.to_owned());
     run_limited(directory, move || read(&owned, &name))
@@ -61,7 +58,7 @@ fn read(directory: &Path, reference: &str) -> Result<MergeBase, MergeBaseError> 
         |error: GitError| MergeBaseError::NoCheckout(format.explain(error).to_string());
     let shown = ellipsize(&printable(reference), MAX_TEXT);
     let directory = fs::canonicalize(directory).map_err(|error| no_checkout(error.into()))?;
-    check_references(&directory, reference).map_err(|error| no_checkout(error.into()))?;
+    check(&directory, Some(reference)).map_err(|error| no_checkout(error.into()))?;
     let (repository, root) = open(&directory).map_err(no_checkout)?;
     let path = directory
         .strip_prefix(&root)

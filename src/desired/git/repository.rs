@@ -14,8 +14,7 @@ use gix::sec::Trust;
 use gix::{ObjectId, Repository};
 
 use super::bounds::{
-    GitFileError, check, check_references, common_directory, git_directories, read_bounded,
-    run_limited,
+    GitFileError, check, common_directory, git_directories, read_bounded, run_limited,
 };
 use crate::desired::definitions::directory::{MAX_FILE, MAX_TOTAL};
 
@@ -128,7 +127,7 @@ pub fn list_references(directory: &Path, max: usize) -> Vec<String> {
     };
     let owned = directory.clone();
     let read = move || {
-        check_references(&owned, "HEAD").ok()?;
+        check(&owned, Some("HEAD")).ok()?;
         let (repository, _) = open(&owned).ok()?;
         Some(reference_names(&repository, max))
     };
@@ -149,7 +148,7 @@ pub(super) fn reference_names(repository: &Repository, max: usize) -> Vec<String
 /// Opens the repository around a directory. Also returns the root of its checkout: the directory of its `.git`, whatever
 /// the repository itself claims.
 pub(super) fn open(directory: &Path) -> Result<(Repository, PathBuf), GitError> {
-    check(directory)?;
+    check(directory, None)?;
     let search = upwards::Options {
         trust: upwards::TrustPolicy::Assume(Trust::Reduced),
         dot_git_only: true,

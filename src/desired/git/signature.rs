@@ -99,9 +99,6 @@ impl SignedCommit {
     }
 
     /// Checks that one of the signers signed the commit.
-    ///
-    /// # Errors
-    /// [`TrustError`] if none did.
     pub(super) fn verify(&self, signers: &AllowedSigners) -> Result<(), TrustError> {
         let text = self.signature.as_ref().ok_or(TrustError::Unsigned)?;
         if !text.starts_with(b"-----BEGIN SSH SIGNATURE-----") {

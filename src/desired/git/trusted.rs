@@ -149,9 +149,6 @@ impl fmt::Display for RefusedCheckout {
 }
 
 /// Loads the trusted definitions of a directory in a git checkout. May block.
-///
-/// # Errors
-/// [`TrustedLoadError`] if there are none.
 pub fn load_trusted(
     directory: &Path,
     policy: &TrustPolicy,

@@ -53,9 +53,6 @@ struct Queue {
 
 impl LogQueue {
     /// Starts the thread that writes to `sink`.
-    ///
-    /// # Errors
-    /// If the system gives no thread.
     pub(super) fn start(
         sink: impl Write + Send + 'static,
         dropped_line: DroppedLine,

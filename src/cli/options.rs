@@ -298,9 +298,6 @@ impl LiveArgs {
     }
 
     /// The address of Calry.
-    ///
-    /// # Errors
-    /// [`UsageError`] if it is not valid.
     pub(super) fn api_url(&self) -> Result<HttpUrl, UsageError> {
         HttpUrl::parse(&self.api.api_url, UrlPolicy::api(self.api.insecure_http))
             .map_err(|error| UsageError(format!("--api-url {error}")))

@@ -65,9 +65,6 @@ pub enum KeyError {
 
 impl KeySource {
     /// Reads the key again at each call. Surrounding white space and a byte order mark are dropped.
-    ///
-    /// # Errors
-    /// [`KeyError`].
     pub fn read(&self) -> Result<ApiKey, KeyError> {
         let source = self.to_string();
         let text = match self {

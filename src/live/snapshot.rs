@@ -193,9 +193,6 @@ fn place(
 
 impl Snapshot {
     /// Reads the snapshot in a file.
-    ///
-    /// # Errors
-    /// [`InvalidSnapshot`].
     pub fn open(path: &Path, key: Option<&FingerprintKey>) -> Result<Self, InvalidSnapshot> {
         let name = path.display().to_string();
         let bytes = File::open(path)
@@ -206,9 +203,6 @@ impl Snapshot {
     }
 
     /// Fetches the snapshot at a URL. No API key is sent, and no redirect is followed.
-    ///
-    /// # Errors
-    /// [`SnapshotError`].
     pub async fn fetch(
         http: &Http,
         url: &HttpUrl,
@@ -220,9 +214,6 @@ impl Snapshot {
     }
 
     /// Parses a snapshot. `name` is its path or URL, for errors. Fingerprints are used if `key` is the key that made them.
-    ///
-    /// # Errors
-    /// [`InvalidSnapshot`].
     pub fn read(
         name: &str,
         bytes: &[u8],

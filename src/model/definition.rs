@@ -52,9 +52,6 @@ impl Icon {
     pub const MAX_LEN: usize = 2048;
 
     /// Parses an icon's URL. The text is kept as it is: Calry gets exactly what git has.
-    ///
-    /// # Errors
-    /// [`InvalidIcon`] unless it is an absolute http or https URL.
     pub fn parse(text: &str) -> Result<Self, InvalidIcon> {
         if text.len() > Self::MAX_LEN {
             return Err(InvalidIcon::TooLong);

@@ -51,9 +51,6 @@ impl FingerprintKey {
     pub const MIN_LEN: usize = 32;
 
     /// Checks a key, without white space around it and a byte-order mark before it.
-    ///
-    /// # Errors
-    /// [`InvalidFingerprintKey`].
     pub fn new(key: &Secret) -> Result<Self, InvalidFingerprintKey> {
         let key = trim_token(key.expose());
         if is_quoted(key) {

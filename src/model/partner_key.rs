@@ -128,9 +128,6 @@ pub type LivePartnerKey = PartnerKey<LiveValue>;
 pub struct InvalidHeaderName;
 
 /// Checks a header's name: a token of RFC 9110, section 5.6.2.
-///
-/// # Errors
-/// [`InvalidHeaderName`].
 pub fn check_header_name(name: &str) -> Result<(), InvalidHeaderName> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if !name.is_empty() && name.bytes().all(token) {

@@ -21,10 +21,6 @@ impl Provider {
     /// The longest name that is accepted, in bytes.
     pub const MAX_LEN: usize = 64;
 
-    /// Parses a provider's name.
-    ///
-    /// # Errors
-    /// [`InvalidProvider`] if the name has another form or is too long.
     pub fn parse(name: &str) -> Result<Self, InvalidProvider> {
         let mut bytes = name.bytes();
         let valid = name.len() <= Self::MAX_LEN

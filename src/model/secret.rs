@@ -65,10 +65,6 @@ impl SecretName {
     /// The longest name that is accepted, in bytes (the limit of a key of a Kubernetes Secret).
     pub const MAX_LEN: usize = 253;
 
-    /// Parses a secret's name.
-    ///
-    /// # Errors
-    /// [`InvalidSecretName`] if the name has another form.
     pub fn parse(name: &str) -> Result<Self, InvalidSecretName> {
         let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let bytes = name.as_bytes();

@@ -37,9 +37,6 @@ impl SharedSecret {
     pub const MAX_LEN: usize = 1024;
 
     /// Accepts a secret. Surrounding white space and a byte order mark are dropped.
-    ///
-    /// # Errors
-    /// [`InvalidSharedSecret`].
     pub fn new(secret: &Secret) -> Result<Self, InvalidSharedSecret> {
         let text = trim_token(secret.expose());
         let secret = Self(Secret::new(text));

@@ -33,10 +33,6 @@ pub enum InvalidTemplate {
 }
 
 impl Template {
-    /// Parses a value.
-    ///
-    /// # Errors
-    /// [`InvalidTemplate`], for the first problem.
     pub fn parse(text: &str) -> Result<Self, InvalidTemplate> {
         let mut parts = Vec::new();
         let mut literal = String::new();

@@ -24,9 +24,6 @@ pub enum InvalidValue {
 }
 
 /// Checks a value below `partnerKey`. Returns an invisible character of the value, if it has one.
-///
-/// # Errors
-/// [`InvalidValue`].
 pub fn check_value(text: &str) -> Result<Option<char>, InvalidValue> {
     let ends_line = |c: char| {
         matches!(

@@ -32,8 +32,6 @@ impl Slug {
     /// The longest slug that is accepted, in bytes.
     pub const MAX_LEN: usize = 128;
 
-    /// # Errors
-    /// [`InvalidSlug`] if the text has another form.
     pub fn parse(text: &str) -> Result<Self, InvalidSlug> {
         let valid = (1..=Self::MAX_LEN).contains(&text.len())
             && text

@@ -32,10 +32,6 @@ impl Eq for Digest {}
 pub struct InvalidDigest;
 
 impl Digest {
-    /// Parses a digest.
-    ///
-    /// # Errors
-    /// [`InvalidDigest`] for a text of another form.
     pub fn parse(text: &str) -> Result<Self, InvalidDigest> {
         let hex = text.strip_prefix("sha256:").ok_or(InvalidDigest)?;
         let valid = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit());

@@ -27,9 +27,6 @@ pub struct InvalidPart;
 
 impl Part {
     /// Parses paths, separated by commas.
-    ///
-    /// # Errors
-    /// [`InvalidPart`] if one of them names no part.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidPart> {
         let mut parts = Vec::new();
         let mut rest = text;

@@ -10,9 +10,10 @@ use clap::Args;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::options::{Setup, SourceArgs, up_to_64};
+use super::options::{LinkArgs, Setup, SourceArgs, up_to_64};
 use super::plan::{
-    Comparison, Format, PlanCopy, PlanFailure, compare, has_obstacle, parse_copy, write_copies,
+    Comparison, Format, Place, PlanCopy, PlanFailure, compare, has_obstacle, parse_copy,
+    write_copies,
 };
 use super::{Exit, Output, signals};
 use crate::desired::definitions::MissingSecrets;
@@ -57,7 +58,9 @@ pub(super) struct ApplyArgs {
     /// Also write the plan and the report in another format to a file; repeatable
     #[arg(long, value_parser = parse_copy, value_name = "FORMAT=FILE")]
     also: Vec<PlanCopy>,
-    // Last: its headings hold for what follows.
+    // Last: their headings hold for what follows.
+    #[command(flatten)]
+    links: LinkArgs,
     #[command(flatten)]
     source: SourceArgs,
 }
@@ -65,6 +68,7 @@ pub(super) struct ApplyArgs {
 pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exit> {
     let stop = signals::stop_token()?;
     let mut setup = args.source.set_up(MissingSecrets::Error, output).await?;
+    let place = Place::new(&args.links, &setup)?;
     let saved = match &args.saved {
         Some(path) => {
             let saved = PlanFile::open(path)?;
@@ -82,10 +86,8 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     let comparison = match comparison {
         Ok(comparison) => comparison,
         Err(failure) => {
-            let exit = failure.report(&setup, args.format, output);
-            write_copies(&args.also, |format| {
-                failure.print(format, &setup.repository_path())
-            })?;
+            let exit = failure.report(&setup, args.format, &place, output);
+            write_copies(&args.also, |format| failure.print(format, &place))?;
             return Ok(exit);
         }
     };
@@ -109,7 +111,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     }
     let count = plan.steps().count();
     let print = |format, outcome: Result<&apply::Report, &str>| {
-        let directory = setup.repository_path();
+        let directory = &place.links.directory;
         match (format, outcome) {
             (Format::Text, Ok(report)) if count > 0 => {
                 text::plan(plan, layout) + &text::report(report)
@@ -118,13 +120,16 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
             (Format::Text, Err(sentence)) => format!("{}{sentence}\n", text::plan(plan, layout)),
             (Format::Json, _) => plan::plan(plan, diagnostics, outcome.ok(), outcome.err()),
             (Format::Markdown, _) => {
-                markdown::plan(plan, diagnostics, outcome.map(Some), &directory)
+                let find = |file: &str, target: github::AnnotationTarget<'_>| {
+                    comparison.find(file, target)
+                };
+                markdown::plan(plan, diagnostics, outcome.map(Some), place.of(&find))
             }
             (Format::Github, Ok(report)) => {
-                github::diagnostics(diagnostics, &directory) + &github::report(report)
+                github::diagnostics(diagnostics, directory) + &github::report(report)
             }
             (Format::Github, Err(sentence)) => {
-                github::diagnostics(diagnostics, &directory) + &github::failure(sentence)
+                github::diagnostics(diagnostics, directory) + &github::failure(sentence)
             }
         }
     };

@@ -25,6 +25,7 @@ use crate::model::{
 };
 use crate::pull::SecretNames;
 use crate::reconcile::Source;
+use crate::report::links::{Links, RepositoryUrl};
 use crate::sandbox::{Config, Sandbox, Seed};
 
 #[derive(Args)]
@@ -177,6 +178,49 @@ fn variable(name: &str) -> Option<String> {
     std::env::var_os(name)
         .map(|value| value.to_string_lossy().into_owned())
         .filter(|value| !value.is_empty())
+}
+
+/// Where the repository is on the web, for links in Markdown.
+#[derive(Args)]
+#[command(next_help_heading = "Links")]
+pub(super) struct LinkArgs {
+    /// Web address of the repository, for links to commits and files (markdown only). If the name of the host does not show
+    /// its kind, begin with github+, gitlab+, gitea+ or bitbucket+
+    #[arg(
+        long,
+        env = "CALRY_REPOSITORY_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    repository_url: Option<String>,
+    /// Commit that the links name, if another one is checked out, such as a merge of it
+    #[arg(long, value_parser = full_commit, requires = "repository_url", value_name = "COMMIT")]
+    pub(super) link_commit: Option<String>,
+}
+
+fn full_commit(text: &str) -> Result<String, String> {
+    CommitId::parse(text).map(|_| text.to_owned())
+}
+
+impl LinkArgs {
+    pub(super) fn links(&self, directory: String) -> Result<Links, UsageError> {
+        Ok(Links {
+            page: None,
+            repository: parse_repository_url(self.repository_url.as_deref())?,
+            directory,
+        })
+    }
+}
+
+/// # Errors
+/// [`UsageError`] if it is no address of a repository.
+pub(super) fn parse_repository_url(
+    text: Option<&str>,
+) -> Result<Option<RepositoryUrl>, UsageError> {
+    let parse = |text| {
+        RepositoryUrl::parse(text).map_err(|error| UsageError(format!("--repository-url {error}")))
+    };
+    text.map(parse).transpose()
 }
 
 /// Where the live state comes from, if not from Calry.

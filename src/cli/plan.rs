@@ -7,8 +7,8 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum, ValueHint};
 use tokio::time::Instant;
 
-use super::options::{LiveSource, Setup, SourceArgs};
-use super::{Exit, Output};
+use super::options::{LinkArgs, LiveSource, Setup, SourceArgs};
+use super::{Exit, Output, UsageError};
 use crate::desired::definitions::{FileWrite, MissingSecrets, Subject};
 use crate::live::{Operation, Snapshot, SnapshotError};
 use crate::model::{Code, Diagnostic, Excerpt, printable};
@@ -17,6 +17,7 @@ use crate::reconcile::plan_file::PlanFile;
 use crate::reconcile::{self, Desired, Failure, Planned};
 use crate::render::text::Layout;
 use crate::render::{github, markdown, text};
+use crate::report::links::Links;
 use crate::report::plan;
 
 #[derive(Args)]
@@ -53,7 +54,9 @@ pub(super) struct PlanArgs {
     /// Also write the plan to a file, for apply --plan
     #[arg(long, value_parser = output_file, value_name = "FILE", conflicts_with = "secrets_unavailable")]
     out: Option<PathBuf>,
-    // Last: its headings hold for what follows.
+    // Last: their headings hold for what follows.
+    #[command(flatten)]
+    links: LinkArgs,
     #[command(flatten)]
     source: SourceArgs,
 }
@@ -120,13 +123,12 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
     };
     let mut setup = args.source.set_up(missing, output).await?;
     setup.source.base.clone_from(&args.base);
+    let place = Place::new(&args.links, &setup)?;
     let comparison = match compare(&setup, args.snapshot.as_deref()).await {
         Ok(comparison) => comparison,
         Err(failure) => {
-            let exit = failure.report(&setup, args.format, output);
-            write_copies(&args.also, |format| {
-                failure.print(format, &setup.repository_path())
-            })?;
+            let exit = failure.report(&setup, args.format, &place, output);
+            write_copies(&args.also, |format| failure.print(format, &place))?;
             return Ok(exit);
         }
     };
@@ -152,9 +154,9 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
         &setup.shown,
         desired.loaded.files.len(),
     );
-    output.result(&comparison.print(args.format, layout, &setup.repository_path()));
+    output.result(&comparison.print(args.format, layout, &place));
     write_copies(&args.also, |format| {
-        comparison.print(format, layout, &setup.repository_path())
+        comparison.print(format, layout, &place)
     })?;
     let mut failed = has_obstacle(&planned.plan);
     if let Some(file) = &args.out {
@@ -197,6 +199,32 @@ pub(super) async fn run(args: &PlanArgs, output: &Output) -> anyhow::Result<Exit
         .or(Exit::Pending.when(args.detailed_exitcode && pending)))
 }
 
+/// Where the definitions are in their repository, and the repository on the web.
+pub(super) struct Place {
+    pub(super) links: Links,
+    commit: Option<String>,
+}
+
+impl Place {
+    pub(super) fn new(args: &LinkArgs, setup: &Setup) -> Result<Self, UsageError> {
+        Ok(Self {
+            links: args.links(setup.repository_path())?,
+            commit: args.link_commit.clone(),
+        })
+    }
+
+    pub(super) fn of<'a>(
+        &'a self,
+        find: &'a dyn Fn(&str, github::AnnotationTarget<'_>) -> Option<Excerpt>,
+    ) -> markdown::Place<'a> {
+        markdown::Place {
+            links: &self.links,
+            commit: self.commit.as_deref(),
+            find,
+        }
+    }
+}
+
 /// Desired and live state, compared.
 pub(super) struct Comparison {
     pub(super) desired: Desired,
@@ -215,21 +243,20 @@ impl Comparison {
         self.desired.loaded.has_errors() || missing
     }
 
-    /// The plan in a format. `directory` is the path of the definitions from the root of the repository.
-    fn print(&self, format: Format, layout: Layout<'_>, directory: &str) -> String {
+    /// The plan in a format.
+    fn print(&self, format: Format, layout: Layout<'_>, place: &Place) -> String {
         let (plan, diagnostics) = (&self.planned.plan, &self.desired.loaded.diagnostics);
+        let find = |file: &str, target: github::AnnotationTarget<'_>| self.find(file, target);
         match format {
             Format::Text => text::plan(plan, layout),
             Format::Json => plan::plan(plan, diagnostics, None, None),
-            Format::Markdown => markdown::plan(plan, diagnostics, Ok(None), directory),
-            Format::Github => github::plan(plan, diagnostics, directory, |file, target| {
-                self.place(file, target)
-            }),
+            Format::Markdown => markdown::plan(plan, diagnostics, Ok(None), place.of(&find)),
+            Format::Github => github::plan(plan, diagnostics, &place.links.directory, find),
         }
     }
 
     /// Finds a part of a plan in its file.
-    fn place(&self, file: &str, target: github::AnnotationTarget<'_>) -> Option<Excerpt> {
+    pub(super) fn find(&self, file: &str, target: github::AnnotationTarget<'_>) -> Option<Excerpt> {
         let subject = match target {
             github::AnnotationTarget::File => Subject::Definition,
             github::AnnotationTarget::Hold => Subject::Hold,
@@ -261,21 +288,30 @@ impl PlanFailure {
         }
     }
 
-    pub(super) fn report(&self, setup: &Setup, format: Format, output: &Output) -> Exit {
+    pub(super) fn report(
+        &self,
+        setup: &Setup,
+        format: Format,
+        place: &Place,
+        output: &Output,
+    ) -> Exit {
         output.diagnostics(&self.diagnostics, &setup.shown, self.files);
         if format != Format::Text {
-            output.result(&self.print(format, &setup.repository_path()));
+            output.result(&self.print(format, place));
         }
         output.error(&self.failure.to_string());
         Exit::from(&self.failure)
     }
 
-    pub(super) fn print(&self, format: Format, directory: &str) -> String {
+    pub(super) fn print(&self, format: Format, place: &Place) -> String {
+        let directory = &place.links.directory;
         let sentence = self.failure.to_string();
         match format {
             Format::Text => format!("error: {sentence}\n"),
             Format::Json => plan::failure(&sentence, &self.diagnostics),
-            Format::Markdown => markdown::failure(&sentence, &self.diagnostics, directory),
+            Format::Markdown => {
+                markdown::failure(&sentence, &self.diagnostics, place.of(&|_, _| None))
+            }
             Format::Github => {
                 github::diagnostics(&self.diagnostics, directory) + &github::failure(&sentence)
             }

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::UsageError;
 use super::cluster::ClusterArgs;
-use super::options::{SourceArgs, duration, up_to_64};
+use super::options::{SourceArgs, duration, parse_repository_url, up_to_64};
 use crate::http::{HttpUrl, SecretFile, UrlPolicy};
 use crate::ops::admin::{Access, Hooks, Host};
 use crate::plan::MaxChanges;
@@ -135,11 +135,7 @@ pub(super) struct LoopArgs {
 
 impl LoopArgs {
     pub(super) fn repository_url(&self) -> Result<Option<RepositoryUrl>, UsageError> {
-        let parse = |text: &String| {
-            RepositoryUrl::parse(text)
-                .map_err(|error| UsageError(format!("--repository-url {error}")))
-        };
-        self.repository_url.as_ref().map(parse).transpose()
+        parse_repository_url(self.repository_url.as_deref())
     }
 
     pub(super) const fn mode(&self) -> Mode {

@@ -150,7 +150,8 @@ struct Annotation<'a> {
     message: String,
 }
 
-/// The changes of a plan, one annotation for each line of a file: a warning if fields are switched off, else a notice.
+/// The changes of a plan, one annotation for each line of a file: a warning if fields are switched off, else a notice. With a
+/// base, only those of the branch.
 fn changes<'a>(
     plan: &'a Plan,
     place: &dyn Fn(&str, AnnotationTarget<'_>) -> Option<Excerpt>,
@@ -186,6 +187,10 @@ fn changes<'a>(
                 continue;
             }
         }
+        // A reviewer decides on the changes of the branch; the first annotation counts the rest.
+        if origin == Some(Origin::Drift) {
+            continue;
+        }
         let is_off = |change: &Change| matches!(change, Change::Field { after: false, .. });
         let mut lines: Vec<(bool, Option<Excerpt>, Vec<&Change>)> = Vec::new();
         for change in part.changes {
@@ -204,11 +209,8 @@ fn changes<'a>(
         }
         for (off, place, changes) in lines {
             let (level, title) = match (origin, off) {
-                (Some(Origin::Drift), _) => (AnnotationLevel::Notice, "earlier drift"),
-                (Some(Origin::Branch), true) => {
-                    (AnnotationLevel::Warning, "this branch switches off")
-                }
-                (Some(Origin::Branch), false) => (AnnotationLevel::Notice, "this branch changes"),
+                (Some(_), true) => (AnnotationLevel::Warning, "this branch switches off"),
+                (Some(_), false) => (AnnotationLevel::Notice, "this branch changes"),
                 (None, true) => (AnnotationLevel::Warning, "will be switched off"),
                 (None, false) => (AnnotationLevel::Notice, "will change"),
             };

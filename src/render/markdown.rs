@@ -1,21 +1,24 @@
 //! A plan as a comment on a pull request: readable in ten seconds, with long diffs folded, and safe to post.
 //!
 //! Never: shows foreign text outside of code spans and blocks, whose fence is longer than any run of backticks in it. There
-//! it cannot mention a person, make a link, open a tag or end its table.
+//! it cannot mention a person, make a link, open a tag or end its table. In a sentence, only words of letters, digits and
+//! harmless punctuation stand outside of them.
 
 use std::fmt::Write as _;
 
+use super::github::AnnotationTarget;
 use super::text::{
     count_by_kind, describe_gap, describe_not_compared, due_changes, summarize_changes,
 };
 use super::view::{
     DiffLine, Part, describe_branch, describe_loosening, diff_lines, parts_by_origin,
 };
-use super::{message_with_help, position};
-use crate::model::{Diagnostic, Severity, ellipsize, printable, short_commit};
+use super::{message_with_help, path_from_root, position};
+use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, printable, short_commit};
 use crate::plan::{Change, Origin, Plan, PlanEntry, Summary, Verdict, join_path};
 use crate::reconcile::apply::Report;
-use crate::report::words::{describe_counts, name_changes, plural};
+use crate::report::links::{Links, project_file};
+use crate::report::words::{describe_counts, name_changes, others, plural};
 
 /// The most characters of a comment; GitHub takes 65,536.
 pub const MAX: usize = 60_000;
@@ -29,14 +32,62 @@ const MAX_NAMES: usize = 3_000;
 /// What became of a plan: nothing yet, the results of an apply, or why it was not applied.
 pub type Progress<'a> = Result<Option<&'a Report>, &'a str>;
 
+/// Where the definitions are in their repository, and the repository on the web.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub links: &'a Links,
+    /// The commit that links name; `None` for the one that is checked out.
+    pub commit: Option<&'a str>,
+    /// Finds a part of a plan in its file.
+    pub find: &'a dyn Fn(&str, AnnotationTarget<'_>) -> Option<Excerpt>,
+}
+
+impl<'a> Place<'a> {
+    /// The same, with the commit of a plan. What is not committed has no page.
+    fn of(self, plan: &'a Plan) -> Self {
+        let revision = plan.revision.as_ref().filter(|revision| !revision.dirty);
+        Self {
+            commit: self.commit.or(revision.map(|r| r.commit.as_str())),
+            ..self
+        }
+    }
+
+    /// A text that links to a line of a file.
+    fn link_line(&self, text: &str, file: &str, line: Option<usize>) -> String {
+        let url = self
+            .commit
+            .and_then(|commit| self.links.line(commit, file, line));
+        link(text, url.as_deref())
+    }
+
+    /// A short commit that links to its page.
+    fn link_commit(&self, commit: &str) -> String {
+        let text = code_span(short_commit(commit), 80);
+        link(&text, self.links.commit(commit).as_deref())
+    }
+
+    /// The name of an entry's file, which links to the first of its changes.
+    fn link_file(&self, entry: &PlanEntry, changes: &[&Change]) -> String {
+        let Some(file) = entry.file.as_deref() else {
+            return String::new();
+        };
+        let target = changes.first().map_or(AnnotationTarget::Hold, |change| {
+            AnnotationTarget::Change(change)
+        });
+        let line = (self.find)(file, target).map(|excerpt| excerpt.line);
+        self.link_line(&code_span(file, 80), file, line)
+    }
+}
+
 /// The plan as Markdown of at most [`MAX`] characters: the verdict, what is dangerous, the counts, a table, the diffs.
 #[must_use]
 pub fn plan(
     plan: &Plan,
     diagnostics: &[Diagnostic],
     progress: Progress<'_>,
-    directory: &str,
+    place: Place<'_>,
 ) -> String {
+    let place = place.of(plan);
     let mut out = Page(String::new());
     out.push(&format!(
         "### {} Calry {}: {}\n\n",
@@ -45,16 +96,19 @@ pub fn plan(
         headline(plan, progress)
     ));
     if let Err(sentence) = progress {
-        out.push(&format!("**Why**: {}\n\n", code_span(sentence, 1000)));
+        out.push(&format!("**Why**: {}\n\n", prose(sentence, 1000)));
     }
-    write_dangers(&mut out, plan, diagnostics, progress, directory);
+    write_dangers(&mut out, plan, diagnostics, progress, &place);
     out.push(&counts(plan, progress));
     let report = progress.ok().flatten();
     let mut cut = Vec::new();
     for (origin, parts) in parts_by_origin(plan) {
         // Drift is not what a reviewer of a branch decides on: it is folded as a whole.
         let drift = origin == Some(Origin::Drift);
-        let mut rows: Vec<Row<'_>> = parts.iter().map(|part| Row::of(part, report)).collect();
+        let mut rows: Vec<Row<'_>> = parts
+            .iter()
+            .map(|part| Row::of(part, report, &place))
+            .collect();
         if drift {
             let Some(count) = plural(rows.len(), "provider", "providers") else {
                 continue;
@@ -63,11 +117,12 @@ pub fn plan(
                 "<details><summary>Earlier drift, not from this branch: {count}</summary>\n\n"
             ));
         } else {
-            rows.extend(plan.entries.iter().filter_map(Row::of_hold));
+            let held = plan.entries.iter();
+            rows.extend(held.filter_map(|entry| Row::of_hold(entry, &place)));
         }
         rows.sort_by_key(|row| !row.failed);
         write_table(&mut out, &rows, report.is_some());
-        let reserve = footer(plan).chars().count() + 8_000;
+        let reserve = footer(plan, &place).chars().count() + 8_000;
         for part in &parts {
             if !out.push_if_fits(&details(part), reserve) {
                 cut.push(part.entry.label());
@@ -84,7 +139,7 @@ pub fn plan(
             join_names(&cut, MAX_NAMES)
         ));
     }
-    out.push(&footer(plan));
+    out.push(&footer(plan, &place));
     out.0
 }
 
@@ -154,10 +209,14 @@ fn headline(plan: &Plan, progress: Progress<'_>) -> String {
         ),
     ];
     let errors: Vec<String> = errors.into_iter().flatten().collect();
+    let due = plan.entries.iter().any(|e| e.is_due_to(Origin::Branch));
     if errors.is_empty() || plan.base.is_none() {
         verdict
-    } else {
+    } else if due || !plan.loosened.is_empty() {
         format!("{}; {verdict}", errors.join(", "))
+    } else {
+        // What the files with errors would change is not known.
+        errors.join(", ")
     }
 }
 
@@ -167,12 +226,12 @@ fn write_dangers(
     plan: &Plan,
     diagnostics: &[Diagnostic],
     progress: Progress<'_>,
-    directory: &str,
+    place: &Place<'_>,
 ) {
     let errors = diagnostics
         .iter()
         .filter(|diagnostic| diagnostic.severity == Severity::Error)
-        .map(|error| format!("❌ {}", problem(error, directory)));
+        .map(|error| format!("❌ {}", problem(error, place)));
     let lost = plan
         .entries
         .iter()
@@ -203,7 +262,7 @@ fn write_dangers(
     let warnings = diagnostics
         .iter()
         .filter(|diagnostic| diagnostic.severity == Severity::Warning)
-        .map(|warning| format!("⚠️ {}", problem(warning, directory)));
+        .map(|warning| format!("⚠️ {}", problem(warning, place)));
     out.push_list(
         errors
             .chain(lost)
@@ -259,7 +318,7 @@ fn counts(plan: &Plan, progress: Progress<'_>) -> String {
             .iter()
             .filter(|entry| entry.is_due_to(Origin::Drift))
             .count();
-        parts.push(describe_counts(&plan.summary()));
+        parts.push(others(&plan.summary()).join(", "));
         parts.push(format!("{drifted} had drifted before"));
     }
     if parts.is_empty() {
@@ -271,11 +330,14 @@ fn counts(plan: &Plan, progress: Progress<'_>) -> String {
 
 /// Why there is no plan, as Markdown, and what to do.
 #[must_use]
-pub fn failure(sentence: &str, diagnostics: &[Diagnostic], directory: &str) -> String {
+pub fn failure(sentence: &str, diagnostics: &[Diagnostic], place: Place<'_>) -> String {
     let mut out = Page(String::new());
+    let (why, help) = sentence
+        .split_once("; help: ")
+        .map_or((sentence, None), |(why, help)| (why, Some(help)));
     out.push(&format!(
         "### ❌ Calry: there is no plan\n\n**Why**: {}\n\n",
-        code_span(sentence, 1000)
+        prose(why, 1000)
     ));
     let errors = diagnostics.iter().any(|d| d.severity == Severity::Error);
     out.push_list(
@@ -284,20 +346,22 @@ pub fn failure(sentence: &str, diagnostics: &[Diagnostic], directory: &str) -> S
                 Severity::Error => "❌",
                 Severity::Warning => "⚠️",
             };
-            format!("{icon} {}", problem(diagnostic, directory))
+            format!("{icon} {}", problem(diagnostic, &place))
         }),
         MAX - MAX_TABLE,
     );
+    let remedy = match help {
+        _ if errors => "Correct the files; each error names its line".to_owned(),
+        Some(help) => prose(help, 1000),
+        None => "Fix the problem above".to_owned(),
+    };
     out.push(&format!(
-        "**What to do**: {} [Troubleshooting]({}/blob/v{}/docs/troubleshooting.md)\n",
-        if errors {
-            "correct the files, each error names its line, and run this again. Nothing was changed."
-        } else {
-            "remove the cause, and run this again. Nothing was changed."
-        },
-        env!("CARGO_PKG_REPOSITORY"),
-        env!("CARGO_PKG_VERSION"),
+        "**What to do**: {remedy}. Then run this again; nothing was changed. [Troubleshooting]({})\n",
+        project_file("docs/troubleshooting.md"),
     ));
+    if let Some(commit) = place.commit {
+        out.push(&format!("\nCommit {}\n", place.link_commit(commit)));
+    }
     out.0
 }
 
@@ -346,9 +410,9 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn of(part: &Part<'a>, report: Option<&Report>) -> Self {
+    fn of(part: &Part<'a>, report: Option<&Report>, place: &Place<'_>) -> Self {
         let entry = part.entry;
-        let mut file = code_span(entry.file.as_deref().unwrap_or_default(), 80);
+        let mut file = place.link_file(entry, &part.changes);
         if let Some(hold) = entry.ended_hold() {
             let _ = write!(file, "; its hold ended on {}", hold.until);
         }
@@ -376,12 +440,15 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The row of a provider on hold.
-    fn of_hold(entry: &'a PlanEntry) -> Option<Self> {
+    /// The row of a provider on hold; with a base, only if the hold suspends a change of this branch.
+    fn of_hold(entry: &'a PlanEntry, place: &Place<'_>) -> Option<Self> {
         let Verdict::Held { hold, pending } = &entry.verdict else {
             return None;
         };
-        let mut file = code_span(entry.file.as_deref().unwrap_or_default(), 80);
+        if entry.origins.is_some() && entry.changes_of(Origin::Branch).next().is_none() {
+            return None;
+        }
+        let mut file = place.link_file(entry, &[]);
         let _ = write!(file, ", on hold until {}", hold.until);
         if let Some(reason) = &hold.reason {
             let _ = write!(file, ": {}", code_span(reason, 200));
@@ -472,12 +539,16 @@ fn count_changes<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
 }
 
 /// A problem of a file: its place, and what is wrong.
-fn problem(diagnostic: &Diagnostic, directory: &str) -> String {
-    let place = format!("{directory}/{}{}", diagnostic.file, position(diagnostic));
+fn problem(diagnostic: &Diagnostic, place: &Place<'_>) -> String {
+    let path = path_from_root(&place.links.directory, &diagnostic.file);
     format!(
-        "{} {}",
-        code_span(&place, 200),
-        code_span(&message_with_help(diagnostic), 400)
+        "{}: {}",
+        place.link_line(
+            &code_span(&format!("{path}{}", position(diagnostic)), 200),
+            &diagnostic.file,
+            diagnostic.excerpt.as_ref().map(|e| e.line)
+        ),
+        prose(&message_with_help(diagnostic), 400)
     )
 }
 
@@ -506,20 +577,29 @@ fn details(part: &Part<'_>) -> String {
 }
 
 /// What the plan is of.
-fn footer(plan: &Plan) -> String {
+fn footer(plan: &Plan, place: &Place<'_>) -> String {
     let mut parts = vec![match &plan.digest {
         Some(digest) => format!("Plan `{digest}`"),
         None => describe_not_compared(plan).trim_end_matches('.').to_owned(),
     }];
-    if let Some(revision) = &plan.revision {
-        parts.push(format!(
-            "revision {} {}",
-            code_span(&revision.short(), 80),
-            code_span(&revision.subject, 100)
-        ));
+    match (&plan.revision, place.commit) {
+        // The checkout is a merge of this commit, with a subject that says nothing.
+        (Some(revision), Some(commit)) if revision.commit != commit => {
+            parts.push(format!("commit {}", place.link_commit(commit)));
+        }
+        (Some(revision), _) => {
+            let short = code_span(&revision.short(), 80);
+            parts.push(format!(
+                "revision {} {}",
+                link(&short, place.links.commit(&revision.commit).as_deref()),
+                code_span(&revision.subject, 100)
+            ));
+        }
+        (None, Some(commit)) => parts.push(format!("commit {}", place.link_commit(commit))),
+        (None, None) => {}
     }
     if let Some(base) = &plan.base {
-        parts.push(format!("merge base {}", code_span(short_commit(base), 80)));
+        parts.push(format!("merge base {}", place.link_commit(base)));
     }
     if let Some(taken) = &plan.snapshot {
         parts.push(format!(
@@ -563,6 +643,92 @@ fn code_span(text: &str, max: usize) -> String {
     }
 }
 
+/// A sentence in which names may be quoted by backticks. Each word that Markdown could take for more than a word becomes a
+/// code span.
+fn prose(text: &str, max: usize) -> String {
+    let text = ellipsize(&printable(text), max);
+    let quoted: Vec<&str> = text.split('`').collect();
+    if quoted.len().is_multiple_of(2) {
+        return code_span(&text, max);
+    }
+    let mut out = String::new();
+    for (at, part) in quoted.into_iter().enumerate() {
+        if at % 2 == 1 {
+            out.push_str(&code_span(part, max));
+        } else {
+            push_words(&mut out, part);
+        }
+    }
+    out
+}
+
+/// Adds words that are not quoted. Neighbours that are not plain share a span.
+fn push_words(out: &mut String, text: &str) {
+    let mut code: Option<String> = None;
+    let close = |out: &mut String, code: &mut Option<String>| {
+        if let Some(code) = code.take() {
+            out.push_str(&code_span(&code, usize::MAX));
+        }
+    };
+    for (at, word) in text.split(' ').enumerate() {
+        let inner = word.trim_start_matches(['(', '"']);
+        let (before, _) = word.split_at(word.len() - inner.len());
+        let inner = inner.trim_end_matches([',', '.', ';', ':', ')', '?', '"']);
+        let after = word[before.len()..].strip_prefix(inner).unwrap_or_default();
+        let plain = is_plain(inner);
+        match &mut code {
+            Some(code) if !plain && before.is_empty() => {
+                code.push(' ');
+                code.push_str(inner);
+            }
+            _ => {
+                close(out, &mut code);
+                if at > 0 {
+                    out.push(' ');
+                }
+                out.push_str(before);
+                if plain {
+                    out.push_str(inner);
+                } else {
+                    code = Some(inner.to_owned());
+                }
+            }
+        }
+        if !after.is_empty() {
+            close(out, &mut code);
+            out.push_str(after);
+        }
+    }
+    close(out, &mut code);
+}
+
+/// Whether a word means nothing in Markdown: no mark-up, no address, no mention, no reference to an issue.
+fn is_plain(word: &str) -> bool {
+    let lower = word.to_ascii_lowercase();
+    word.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b",.;'\"()?=%+-".contains(&b))
+        && !lower.contains("www.")
+        && !lower.contains("gh-")
+}
+
+/// A text, in Markdown, that links to an address.
+fn link(text: &str, url: Option<&str>) -> String {
+    let Some(url) = url else {
+        return text.to_owned();
+    };
+    let mut out = format!("[{text}](");
+    for byte in url.bytes() {
+        // The rest of what a URL may hold could end the link or a cell of a table.
+        if byte.is_ascii_alphanumeric() || b"-._~/:?#&=+%@,".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out.push(')');
+    out
+}
+
 fn longest_run(text: &str) -> usize {
     text.split(|c| c != '`')
         .map(str::len)
@@ -573,6 +739,45 @@ fn longest_run(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_has_words_and_what_could_be_more_is_in_spans() {
+        for (text, shown) in [
+            (
+                "`icn` is not a key (did you mean `icon`?)",
+                "`icn` is not a key (did you mean `icon`?)",
+            ),
+            (
+                "no connection to http://127.0.0.1:9: refused (os error 111)",
+                "no connection to `http://127.0.0.1:9`: refused (os error 111)",
+            ),
+            (
+                "the variable CALRY_API_KEY (401, \"no k*** o***\")",
+                "the variable `CALRY_API_KEY` (401, \"no `k*** o***`\")",
+            ),
+            (
+                "a|b @team #1 <b> *x* [x](y) !x \u{202e}",
+                "`a\\u{7c}b @team #1 <b> *x* [x](y`) `!x \\u{202e}`",
+            ),
+            (
+                "www.e.com GH-1 a@b.c :smile: é",
+                "`www.e.com GH-1 a@b.c :smile`: `é`",
+            ),
+            ("one ` @team", "`` one ` @team ``"),
+            ("`a``@team`", "`a``@team`"),
+        ] {
+            assert_eq!(prose(text, 200), shown);
+        }
+    }
+
+    #[test]
+    fn an_address_cannot_leave_its_link() {
+        assert_eq!(
+            link("`a`", Some("https://e.com/a)b|c`d<e>f[g]h\\i j\"k#L1")),
+            "[`a`](https://e.com/a%29b%7Cc%60d%3Ce%3Ef%5Bg%5Dh%5Ci%20j%22k#L1)"
+        );
+        assert_eq!(link("`a`", None), "`a`");
+    }
 
     #[test]
     fn foreign_text_cannot_leave_its_span() {

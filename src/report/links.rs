@@ -4,6 +4,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+/// The repository of this program.
+pub const PROJECT: &str = env!("CARGO_PKG_REPOSITORY");
+
+/// The page of a file of this program, in the version that runs.
+#[must_use]
+pub fn project_file(path: &str) -> String {
+    format!("{PROJECT}/blob/v{}/{path}", env!("CARGO_PKG_VERSION"))
+}
+
 /// Web addresses of a workspace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -29,6 +38,16 @@ impl Links {
     #[must_use]
     pub fn commit(&self, commit: &str) -> Option<String> {
         Some(self.repository.as_ref()?.commit(commit_id(commit)?))
+    }
+
+    /// The page of a definition file at a commit, at a line.
+    #[must_use]
+    pub fn line(&self, commit: &str, file: &str, line: Option<usize>) -> Option<String> {
+        let page = self.file(commit, file)?;
+        Some(match (line, &self.repository) {
+            (Some(line), Some(repository)) => format!("{page}#{}{line}", repository.line_anchor()),
+            _ => page,
+        })
     }
 
     /// The page of a definition file at a commit.
@@ -154,6 +173,14 @@ impl RepositoryUrl {
         self.page(&segments)
     }
 
+    /// What precedes the number of a line in the fragment of a file's page.
+    const fn line_anchor(&self) -> &'static str {
+        match self.host {
+            GitHost::GitHub | GitHost::GitLab | GitHost::Gitea => "L",
+            GitHost::Bitbucket => "lines-",
+        }
+    }
+
     fn page(&self, segments: &[&str]) -> String {
         let mut url = self.base.clone();
         // An http URL has segments.
@@ -214,6 +241,22 @@ mod tests {
             let url = RepositoryUrl::parse(repository).unwrap();
             assert_eq!(url.commit("c1"), commit);
             assert_eq!(url.file("c1", "a b/x.yaml"), file);
+            let links = Links {
+                page: None,
+                repository: Some(url),
+                directory: "a b".to_owned(),
+            };
+            let anchor = if repository.contains("bitbucket") {
+                "#lines-7"
+            } else {
+                "#L7"
+            };
+            let file = file.replace("c1", "c1c1");
+            assert_eq!(
+                links.line("c1c1", "x.yaml", Some(7)),
+                Some(format!("{file}{anchor}"))
+            );
+            assert_eq!(links.line("c1c1", "x.yaml", None), Some(file));
         }
         for text in [
             "acme/defs",

@@ -9,6 +9,10 @@ const GUESTY: &str = "provider: GUESTY\nicon: https://cdn.example.com/guesty.png
 
 /// A branch of a repository whose `main` differs from Calry in one part of HOSTAWAY and one of GUESTY.
 fn pull_request() -> Checkout {
+    Checkout::of(world())
+}
+
+fn world() -> World {
     let world = World::with(
         json!([
             live("HOSTAWAY", &["name"], &["rooms", "pictures"]),
@@ -24,7 +28,7 @@ fn pull_request() -> Checkout {
         "lodgify.yaml",
         "provider: LODGIFY\nfieldsToSync:\n  listing: [name]\n",
     );
-    Checkout::of(world)
+    world
 }
 
 trait Plans {
@@ -120,6 +124,104 @@ fn changes_that_the_base_has_too_are_drift_and_the_rest_are_the_branchs() {
     insta::assert_snapshot!("branch_markdown", redacted(&checkout, &markdown.out));
     let github = checkout.plan(&["--format", "github"]).exits(0);
     insta::assert_snapshot!("branch_github", redacted(&checkout, &github.out));
+}
+
+#[test]
+fn a_comment_links_to_lines_of_the_commit() {
+    let checkout = pull_request();
+    checkout.branch(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, pictures, rooms]\n",
+    );
+    checkout.branch("a)b|`c.yaml", "provider: LODGIFY\n");
+    let head = checkout.repository.head_id().unwrap().to_string();
+    let web = "https://github.com/acme/definitions";
+    let comment = |more: &[&str]| {
+        let args = ["--format", "markdown", "--repository-url"];
+        checkout.plan(&[&args, more].concat())
+    };
+    let line = |commit: &str| {
+        format!("[`hostaway.yaml`]({web}/blob/{commit}/definitions/hostaway.yaml#L3)")
+    };
+    let shown = comment(&[web]).exits(3).out;
+    assert!(shown.contains(&line(&head)), "{shown}");
+    let base = format!(
+        "merge base [`{}`]({web}/commit/{})",
+        &checkout.main.to_string()[..10],
+        checkout.main
+    );
+    assert!(shown.contains(&base), "{shown}");
+    let own = format!("revision [`{}`]({web}/commit/{head}) `", &head[..10]);
+    assert!(shown.contains(&own), "{shown}");
+    let hostile = format!("]({web}/blob/{head}/definitions/a%29b%7C%60c.yaml#L1): ");
+    assert!(shown.contains(&hostile), "{shown}");
+
+    // A merge of another commit is checked out.
+    let other = "c".repeat(40);
+    let shown = comment(&[web, "--link-commit", &other]).exits(3).out;
+    assert!(
+        shown.contains(&line(&other)) && !shown.contains(&head[..10]),
+        "{shown}"
+    );
+    assert!(
+        shown.contains(&format!("commit [`cccccccccc`]({web}/commit/{other})")),
+        "{shown}"
+    );
+    let gitlab = comment(&["gitlab+https://git.example.com/acme/defs"])
+        .exits(3)
+        .out;
+    let at =
+        format!("https://git.example.com/acme/defs/-/blob/{head}/definitions/hostaway.yaml#L3");
+    assert!(gitlab.contains(&at), "{gitlab}");
+
+    // What is not committed has no page.
+    checkout
+        .world
+        .write("guesty.yaml", &format!("# edited\n{GUESTY}"));
+    let shown = comment(&[web]).exits(3).out;
+    assert!(!shown.contains("/blob/"), "{shown}");
+
+    checkout.plan(&["--link-commit", &other]).exits(64);
+    comment(&["acme/definitions"])
+        .exits(64)
+        .says("--repository-url");
+    let failed = [web, "--link-commit", &other, "--workspace", "another"];
+    let failed = comment(&failed).exits(1).out;
+    assert!(
+        failed.ends_with(&format!("\nCommit [`cccccccccc`]({web}/commit/{other})\n")),
+        "{failed}"
+    );
+}
+
+#[test]
+fn a_comment_is_about_the_branch() {
+    let held = |name: &str| format!("{name}hold: {{until: 2099-12-31, reason: OPS-1}}\n");
+    let world = world();
+    world.write("guesty.yaml", &held(GUESTY));
+    let checkout = Checkout::of(world);
+    checkout.branch("notes.yaml.txt", "nothing");
+    let comment = || checkout.plan(&["--format", "markdown"]).out;
+    // A hold that was there before is only counted.
+    let shown = comment();
+    assert!(
+        shown.contains("1 on hold") && !shown.contains("`GUESTY`"),
+        "{shown}"
+    );
+    // A change that the hold suspends is shown.
+    let changed = held(GUESTY).replace("icon: ", "icon: https://other.example.com/");
+    checkout.branch("guesty.yaml", &changed);
+    let shown = comment();
+    assert!(
+        shown.contains("| `GUESTY` | nothing (pending: icon) |"),
+        "{shown}"
+    );
+    // What a file with errors would change is not known.
+    checkout.branch("hostaway.yaml", "provider: HOSTAWAY\nicn: x\n");
+    let shown = comment();
+    assert!(
+        shown.starts_with("### ❌ Calry `acme-production`: 1 file has errors\n"),
+        "{shown}"
+    );
 }
 
 /// Commits and digests depend on times, which differ between runs.

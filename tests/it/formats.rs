@@ -183,7 +183,7 @@ fn a_comment_begins_with_the_verdict_and_what_is_dangerous() {
         "{wrong}"
     );
     assert!(
-        wrong.contains("\n\n- ❌ `definitions/beds24.yaml:2:1` "),
+        wrong.contains("\n\n- ❌ `definitions/beds24.yaml:2:1`: `icn` is "),
         "{wrong}"
     );
     assert_eq!(wrong.matches("### ").count(), 1, "{wrong}");
@@ -208,7 +208,7 @@ fn a_failed_or_refused_plan_says_why_and_what_to_do() {
         "markdown",
     ];
     let refused = world.run(&refused).exits(1).out;
-    let why = "### ❌ Calry `acme-production`: not applied\n\n**Why**: `plan refused: it changes 1 provider";
+    let why = "### ❌ Calry `acme-production`: not applied\n\n**Why**: plan refused: it changes 1 provider";
     assert!(refused.starts_with(why), "{refused}");
     assert!(
         refused.contains("| `HOSTAWAY` |") && refused.contains("```diff"),
@@ -226,7 +226,7 @@ fn a_failed_or_refused_plan_says_why_and_what_to_do() {
     let failed = world.run(&["plan", "--format", "markdown"]).exits(1).out;
     assert!(
         failed
-            .starts_with("### ❌ Calry: there is no plan\n\n**Why**: `cannot read the workspace: "),
+            .starts_with("### ❌ Calry: there is no plan\n\n**Why**: cannot read the workspace: "),
         "{failed}"
     );
     assert!(failed.contains("**What to do**: "), "{failed}");

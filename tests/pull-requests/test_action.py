@@ -64,9 +64,10 @@ class Actions(World):
         for level, _, _ in executed(self.log):
             self.assertIn(level, ["error", "warning", "notice", "group", "endgroup"], self.log)
 
-    def check(self, path=None, action="check", **inputs):
+    def check(self, path=None, action="check", head_repository="acme/definitions", **inputs):
         """Runs the check of the pull request 7."""
-        event = {"pull_request": {"number": 7, "base": {"sha": self.base}, "head": {"sha": self.commit_of("HEAD")}}}
+        head = {"sha": self.commit_of("HEAD"), "repo": {"full_name": head_repository}}
+        event = {"pull_request": {"number": 7, "base": {"sha": self.base}, "head": head}}
         given = {"api_key": self.key, "api_url": self.calry} | inputs
         if action == "check" and "from_source" not in inputs:
             given = {"binary": BINARY} | given
@@ -244,10 +245,17 @@ class Check(Actions):
         self.change("one")
         self.check(api_key="")
         self.assertEqual((self.code, self.outputs["changes"]), (0, ""), self.log)
-        self.assertIn("nothing was planned", self.summary)
+        self.assertTrue(self.summary.startswith("### ✅ Calry: the files are valid; nothing was planned\n"), self.summary)
+        # A missing key is a mistake in the repository itself, and as it should be in a fork.
+        levels = lambda: [c[0] for c in executed(self.log) if "neither an API key nor a snapshot" in c[2]]
+        self.assertEqual(levels(), ["warning"], self.log)
+        self.check(api_key="", head_repository="mallory/definitions")
+        self.assertEqual(levels(), ["notice"], self.log)
         self.write("guesty.yaml", "provider: GUESTY\nicn: x\n")
         self.check(api_key="")
         self.assertEqual(self.code, 3)
+        self.assertTrue(self.summary.startswith("### ❌ Calry: the files have errors; nothing was planned\n"), self.summary)
+        self.assertIn("    error[unknown-key]: `icn`", self.summary)
         self.assertEqual(self.forge.requests, [])
 
     def test_what_a_branch_says_is_never_a_command_of_the_runner(self):
@@ -267,9 +275,15 @@ class Check(Actions):
             self.assertIn("cannot be read; the plan is in the summary", self.log)
 
     def test_a_wrong_input_is_64(self):
-        self.check(strict="yes")
-        self.assertEqual(self.code, 64)
-        self.assertEqual(self.forge.requests, [])
+        self.change("one")
+        for wrong, reason in [
+            ({"strict": "yes"}, "strict is true or false"),
+            ({"api_url": "ftp://x"}, "--api-url must be an absolute URL"),
+            ({"timeout": "abc"}, "invalid value 'abc'"),
+        ]:
+            self.check(**wrong)
+            self.assertEqual((self.code, self.forge.requests), (64, []), self.log)
+            self.assertTrue(any(c[0] == "error" and reason in c[2] for c in executed(self.log)), self.log)
 
 
     def test_a_cold_runner_is_green_within_20_seconds(self):
@@ -328,9 +342,10 @@ class Check(Actions):
         self.check(applied_within="1 minute")
         head = self.commit_of("HEAD")
         at = "https://github.example.com/acme/definitions"
-        links = f"Merging applies this within 1 minute. Commit [{head[:10]}]({at}/commit/{head}) · [log]({at}/actions/runs/42)"
-        self.assertIn(links, self.own()[0]["body"])
-        self.assertIn(links, self.summary)
+        for text in [self.own()[0]["body"], self.summary]:
+            self.assertIn(f"[`{head[:10]}`]({at}/commit/{head})", text)
+            self.assertIn(f"Merging applies this within 1 minute. [Log]({at}/actions/runs/42)", text)
+            self.assertIn(f"| `GUESTY` | `icon` | [`guesty.yaml`]({at}/blob/{head}/definitions/guesty.yaml#L2) |", text)
         self.check(applied_within="[x](https://evil.example)")
         self.assertEqual(self.code, 64)
 
@@ -427,6 +442,8 @@ class ApplyAndDrift(Actions):
         self.assertEqual((self.code, self.outputs["applied"], self.outputs["exitcode"]), (1, "0", "1"), self.log)
         digest = self.outputs["digest"]
         self.assertIn(digest, self.summary)
+        refused = [c[2] for c in executed(self.log) if c[0] == "error"]
+        self.assertTrue(len(refused) == 1 and refused[0].startswith("plan refused: it changes 1 provider"), refused)
         self.apply(max_changes="0", approve="sha256:" + "0" * 64)
         self.assertEqual(self.code, 1, self.log)
         self.apply(max_changes="0", approve=digest)
@@ -443,6 +460,7 @@ class ApplyAndDrift(Actions):
         self.forge.refs.clear()
         self.apply(api_key=self.key)
         self.assertEqual((self.code, self.outputs["failed"]), (1, "1"), self.log)
+        self.assertIn("::error title=Calry::1 of 1 updates failed", self.log)
 
     def test_an_older_commit_never_replaces_a_newer_one(self):
         self.change("older")
@@ -492,6 +510,7 @@ class ApplyAndDrift(Actions):
         self.assertIn("twice.png", own[0]["body"])
         self.drift(api_key="zepl.unknown.key.acme")
         self.assertEqual((self.code, self.outputs["drifted"], own[0]["state"]), (1, "", "open"), self.log)
+        self.assertIn("::error title=Calry::cannot read the workspace: ", self.log)
         self.in_console("wanted")
         self.drift()
         self.assertEqual((self.code, own[0]["state"], self.outputs["issue"]), (0, "closed", str(own[0]["number"])), self.log)

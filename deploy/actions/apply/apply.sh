@@ -29,7 +29,7 @@ if [ -n "$newer" ]; then
     say notice "a newer commit is on ${GITHUB_REF#refs/heads/}, and its run applies it; nothing was changed here"
     printf '### Calry: nothing was changed, as a newer commit is on the branch\n' >"$work/summary.md"
 else
-    apply=(apply "${options[@]}" --yes --also "json=$report_json" --also "markdown=$report_markdown")
+    apply=(apply "${options[@]}" --yes --also "json=$report_json" --also "markdown=$report_markdown" --repository-url "$repository_url")
     if [ -n "$SECRETS_DIR" ]; then apply+=(--secrets-dir "$SECRETS_DIR"); fi
     if [ -n "$MAX_CHANGES" ]; then apply+=(--max-changes "$MAX_CHANGES"); fi
     if [ -n "$APPROVE" ]; then apply+=(--approve "$APPROVE"); fi
@@ -47,7 +47,11 @@ else
         failed=$(outcomes '"failed", "notConverged"')
         digest=$(jq --raw-output '.digest // ""' "$report_json")
     fi
-    if [ "$code" != 0 ]; then say error "the definitions were not applied; the log and the summary of this job say why"; fi
+    if [ "${failed:-0}" != 0 ]; then
+        say error "$failed of $((applied + failed)) updates failed; the log and the summary of this job say why"
+    elif [ "$code" != 0 ]; then
+        explain "the definitions were not applied; the log and the summary of this job say why"
+    fi
     cat "$report_markdown" >"$work/summary.md" 2>/dev/null || true
     # A refused plan can be approved by its digest.
     if [ "$code" = 1 ] && [ "$applied$failed" = 00 ] && [ -n "$digest" ]; then

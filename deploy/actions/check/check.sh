@@ -43,13 +43,12 @@ unchanged() {
         [ -z "$(find "$DEFINITIONS" -type l)" ]
 } 2>/dev/null
 
-# Appends to the plan what it does not know: when a merge is applied, and where the commit and the log are.
+# Appends to the plan what it does not know: when a merge is applied, and where the log is.
 append_links() {
-    local commit=${EVENT_HEAD:-$GITHUB_SHA} at=$GITHUB_SERVER_URL/$GITHUB_REPOSITORY
     {
         echo
         if [ -n "$APPLIED_WITHIN" ] && [ "${changes:-0}" != 0 ]; then printf 'Merging applies this within %s. ' "$APPLIED_WITHIN"; fi
-        printf 'Commit [%s](%s) · [log](%s)\n' "${commit:0:10}" "$at/commit/$commit" "$at/actions/runs/$GITHUB_RUN_ID"
+        printf '[Log](%s)\n' "$GITHUB_SERVER_URL/$GITHUB_REPOSITORY/actions/runs/$GITHUB_RUN_ID"
     } >>"$plan_markdown"
 }
 
@@ -76,12 +75,23 @@ if [ "$FAIL_ON_DRIFT" = false ] && unchanged; then
 elif [ -z "${CALRY_API_KEY:-}" ] && [ -z "$LIVE" ]; then
     calry validate "${options[@]}" --format github
     cat "$work/result"
-    say notice "there is neither an API key nor a snapshot: the files were checked, and nothing was planned"
-    printf '### Calry: the files were checked, and nothing was planned\n\n%s\n' \
-        "No API key and no snapshot is available." >"$work/summary.md"
+    # A fork has no key. In the repository itself it is missing, and every check would be green without a plan.
+    level=warning
+    if [ -n "$EVENT_REPOSITORY" ] && [ "$EVENT_REPOSITORY" != "$GITHUB_REPOSITORY" ]; then level=notice; fi
+    say "$level" "there is neither an API key nor a snapshot: the files were checked, and nothing was planned. Set the secret of api-key; a fork needs a snapshot"
+    {
+        if [ "$code" = 0 ]; then
+            printf '### ✅ Calry: the files are valid; nothing was planned\n\n'
+        else
+            printf '### ❌ Calry: the files have errors; nothing was planned\n\n'
+        fi
+        printf 'There is neither an API key nor a snapshot. Set the secret of `api-key`; a fork needs a snapshot.\n\n'
+        sed 's/^/    /' "$work/log" # as code, which nothing in it can end
+    } >"$work/summary.md"
 else
     plan=(plan "${options[@]}" --detailed-exitcode --format github
-        --also "json=$plan_json" --also "markdown=$plan_markdown" --also "text=$work/plan.txt")
+        --also "json=$plan_json" --also "markdown=$plan_markdown" --also "text=$work/plan.txt"
+        --repository-url "$repository_url" --link-commit "${EVENT_HEAD:-$GITHUB_SHA}")
     if [ -n "$LIVE" ]; then plan+=(--live="$LIVE"); fi
     if [ "$SECRETS_UNAVAILABLE" = true ]; then plan+=(--secrets-unavailable); fi
     if [ -n "$BASE" ]; then
@@ -90,7 +100,9 @@ else
         if [ "$FAIL_ON_LOOSENED" = true ]; then plan+=(--fail-on-loosened); fi
     fi
     calry "${plan[@]}"
-    if [ -s "$work/plan.txt" ]; then
+    if [ "$code" = 64 ]; then explain "an input is wrong"; fi
+    # Of a plan that failed, the log and an annotation have all.
+    if [ -s "$work/plan.txt" ] && jq --exit-status .definitions "$plan_json" >"$work/found"; then
         echo '::group::The plan'
         show "$work/plan.txt"
         echo '::endgroup::'

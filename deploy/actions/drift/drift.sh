@@ -15,7 +15,7 @@ true_or_false fail-on-drift "$FAIL_ON_DRIFT"
 if [ -z "$CALRY_API_KEY" ]; then refuse "api-key is empty; set the secret that the workflow names"; fi
 
 plan_json=$results/plan.json plan_markdown=$results/plan.md
-plan=(plan "${options[@]}" --detailed-exitcode --also "json=$plan_json" --also "markdown=$plan_markdown")
+plan=(plan "${options[@]}" --detailed-exitcode --also "json=$plan_json" --also "markdown=$plan_markdown" --repository-url "$repository_url")
 if [ "$SECRETS_UNAVAILABLE" = true ]; then plan+=(--secrets-unavailable); fi
 calry "${plan[@]}"
 plan_code=$code
@@ -155,7 +155,7 @@ if [ "$plan_code" = 0 ] || [ "$plan_code" = 2 ]; then
     if [ "$KEEP_ISSUE" = true ]; then keep_issue || code=1; fi
     if [ "$OFFER" = true ]; then keep_pull_request || code=1; fi
 else
-    say error "drift cannot be determined; the log says why"
+    explain "drift cannot be determined; the log says why"
 fi
 
 if ! [ -s "$plan_json" ]; then plan_json=''; fi

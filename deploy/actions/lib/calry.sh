@@ -1,6 +1,6 @@
 # Sourced by the scripts that run calry-gitops, after programs.sh: the inputs that they share.
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # code and results are for the script that sources this
+# shellcheck disable=SC2034 # code, results and repository_url are for the script that sources this
 
 if [[ $BINARY == */* ]]; then
     real=$(realpath -- "$BINARY") || refuse "there is no binary $BINARY"
@@ -25,6 +25,9 @@ for provider in ${ONLY//,/ }; do
 done
 set +f
 
+# For the links to commits and files.
+repository_url=github+${GITHUB_SERVER_URL:-https://github.com}/$GITHUB_REPOSITORY
+
 # What a later step may read, and what is deleted at the end.
 results=$(mktemp -d "${RUNNER_TEMP:-/tmp}/calry-gitops.XXXXXX")
 work=$(mktemp -d "${RUNNER_TEMP:-/tmp}/calry-gitops.XXXXXX")
@@ -35,6 +38,14 @@ calry() {
     code=0
     "$BINARY" --color never "$@" >"$work/result" 2>"$work/log" || code=$?
     if [ -s "$work/log" ]; then show "$work/log"; fi
+}
+
+# explain SENTENCE: the first error of the program as an annotation of the job; the sentence if it reported none.
+explain() {
+    local error
+    error=$(sed -nE 's/^error: //p' "$work/log" | head -n 1)
+    error=${error:-$1}
+    say error "${error//%/%25}"
 }
 
 # Prints the slug of the workspace: of a plan, or of the pin if there is no plan.

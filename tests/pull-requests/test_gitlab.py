@@ -35,6 +35,8 @@ class Component(World):
         variables = {
             "CI_PIPELINE_SOURCE": "merge_request_event", "CI_MERGE_REQUEST_DIFF_BASE_SHA": self.base,
             "CI_MERGE_REQUEST_IID": "7", "CI_PROJECT_ID": "42", "CI_API_V4_URL": f"{self.forge.url}/api/v4",
+            "CI_PROJECT_URL": "https://gitlab.example.com/acme/definitions", "CI_COMMIT_SHA": self.commit_of("HEAD"),
+            "CI_JOB_URL": "https://gitlab.example.com/acme/definitions/-/jobs/9",
             "CALRY_API_KEY": self.key, "CALRY_GITLAB_TOKEN": TOKEN,
         } | given  # fmt: skip
         pairs = [word for name, value in variables.items() if value for word in ("--variable", f"{name}={value}")]
@@ -80,6 +82,9 @@ class Component(World):
         own = [c for c in self.forge.comments if c["user"]["login"] == ALICE["login"]]
         self.assertEqual(len(own), 1)
         self.assertTrue(own[0]["body"].startswith(MARKER) and "two.png" in own[0]["body"])
+        at = "https://gitlab.example.com/acme/definitions/-"
+        self.assertIn(f"[`guesty.yaml`]({at}/blob/{self.commit_of('HEAD')}/definitions/guesty.yaml#L2)", own[0]["body"])
+        self.assertIn(f"[Log]({at}/jobs/9)", own[0]["body"])
         self.assertTrue(all(c["body"].endswith("first") for c in self.forge.comments[:120]))
         self.assertEqual(json.loads((self.repo / "calry-plan.json").read_text())["summary"]["invalid"], 0)
 
@@ -131,6 +136,16 @@ class Component(World):
         self.gitlab("calry-plan")
         self.assertEqual((self.code, self.forge.requests), (1, []), self.log)
 
+    def test_each_workspace_can_have_a_key_of_its_own(self):
+        self.change("one")
+        self.include(api_key_variable="STAGING_KEY")
+        self.gitlab("--list")
+        self.assertNotIn("calry-plan", self.log)
+        self.gitlab("calry-plan", CALRY_API_KEY="zepl.unknown.key.acme", STAGING_KEY=self.key)
+        self.assertEqual(self.code, 0, self.log)
+        self.assertIn("one.png", self.forge.comments[-1]["body"])
+        self.assertNotIn(self.key, self.log)
+
     def test_inputs_reach_the_program(self):
         self.change("one")
         self.include(only="HOSTAWAY BEDS24", job_prefix="acme", timeout="20s", fail_on_drift=True)
@@ -160,6 +175,8 @@ class Component(World):
                     env=jobs[".calry-gitops"]["variables"] | {
                         "PATH": self.path, "HOME": str(self.work), "CI_MERGE_REQUEST_DIFF_BASE_SHA": self.base,
                         "CI_MERGE_REQUEST_IID": "7", "CI_PROJECT_ID": "42", "CI_API_V4_URL": f"{self.forge.url}/api/v4",
+                        "CI_PROJECT_URL": "https://gitlab.example.com/acme/definitions", "CI_COMMIT_SHA": self.commit_of("HEAD"),
+                        "CI_JOB_URL": "https://gitlab.example.com/acme/definitions/-/jobs/9",
                         "CALRY_API_KEY": self.key, "CALRY_GITLAB_TOKEN": TOKEN,
                     },
                 )  # fmt: skip

@@ -58,7 +58,15 @@ fn a_page_without_the_addresses_has_no_links() {
             .get("links")
             .is_none()
     );
-    assert!(!daemon.get("/").body.contains("href=\"http"));
+    let page = daemon.get("/").body;
+    let (state, foot) = page.split_once("</main>").unwrap();
+    assert!(!state.contains("href=\"http"), "{state}");
+    // The links of the foot lead to the program's own repository.
+    let project = concat!("href=\"", env!("CARGO_PKG_REPOSITORY"), "/");
+    assert_eq!(
+        foot.matches("href=\"http").count(),
+        foot.matches(project).count()
+    );
 }
 
 #[test]

@@ -18,6 +18,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::model::printable;
 use crate::report::health::HealthLevel;
+use crate::report::links::{PROJECT, project_file};
 use crate::report::status::{WorkspaceStatus, find_workspace};
 use parts::{safe, sprite, stamp};
 
@@ -66,6 +67,16 @@ impl View<'_> {
     }
 }
 
+/// Where an operator reads on. Each is of the version that runs, as far as it depends on it.
+fn project_links() -> [(&'static str, String); 4] {
+    [
+        ("Documentation", project_file("docs/daemon.md")),
+        ("Troubleshooting", project_file("docs/troubleshooting.md")),
+        ("Changes in this version", project_file("CHANGELOG.md")),
+        ("Issues", format!("{PROJECT}/issues")),
+    ]
+}
+
 /// The whole document.
 #[must_use]
 pub(super) fn page(view: &View<'_>) -> String {
@@ -109,6 +120,12 @@ pub(super) fn page(view: &View<'_>) -> String {
                 "calry-gitops " (safe(view.version, 40)) ", up since " (stamp(view.started)) ". "
                 "The same as JSON: " a href="api/v1/status" { "/api/v1/status" } ". In a terminal: "
                 code { "calry-gitops status --watch" } "."
+            }
+            p {
+                @for (at, (name, address)) in project_links().into_iter().enumerate() {
+                    @if at > 0 { " · " }
+                    a href=(address) rel="external noopener" { (name) }
+                }
             }
         }
         dialog #ask aria-labelledby="ask-title" {

@@ -105,6 +105,16 @@ pub(super) fn clauses(text: &str, most: usize) -> String {
     }
 }
 
+/// A sentence whose options, such as `--max-changes`, are not broken at a hyphen.
+pub(super) fn sentence(text: &str) -> Markup {
+    html! {
+        @for (at, word) in text.split(' ').enumerate() {
+            @if at > 0 { " " }
+            @if word.starts_with("--") { span.flag { (word) } } @else { (word) }
+        }
+    }
+}
+
 /// Changes by kind: `2 fields on, 1 off, icon`.
 pub(super) fn count_changes<'a>(changes: impl IntoIterator<Item = &'a ChangeItem>) -> String {
     let [mut on, mut off, mut icons, mut secrets] = [0_usize; 4];

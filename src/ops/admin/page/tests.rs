@@ -106,6 +106,25 @@ fn no_foreign_text_acts_wherever_it_stands() {
 }
 
 #[test]
+fn the_foot_links_to_the_pages_of_this_version() {
+    let page = shown(vec![workspace("a", 1, 1)], None);
+    let (_, foot) = page.split_once("<footer").unwrap();
+    for file in ["docs/daemon.md", "docs/troubleshooting.md", "CHANGELOG.md"] {
+        let address = project_file(file);
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+        assert!(
+            std::path::Path::new(&format!("{root}{file}")).exists(),
+            "{file}"
+        );
+        assert!(foot.contains(&format!("href=\"{address}\"")), "{foot}");
+    }
+    assert!(
+        foot.contains(&format!("href=\"{PROJECT}/issues\"")),
+        "{foot}"
+    );
+}
+
+#[test]
 fn a_page_of_twenty_providers_in_the_worst_of_states_is_small() {
     let long = "x".repeat(30);
     let page = shown(vec![workspace(&long, 20, 40)], None);

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::parts::{
     ERROR, ago, capitalised, cause, clauses, clock, copy, count_changes, diff, filter, icon, kept,
-    problem, safe, until,
+    problem, safe, sentence, until,
 };
 use super::{View, word};
 use crate::model::{Severity, human_duration, short_commit};
@@ -375,7 +375,7 @@ fn card(
                     p { strong { "Until " (safe(&hold.until, 20)) } ": "
                         @if let Some(reason) = &hold.reason { (safe(reason, 300)) } @else { "no reason given" } }
                 }
-                @if let Some(error) = &provider.error { p.error { (capitalised(&safe(error, ERROR))) } }
+                @if let Some(error) = &provider.error { p.error { (sentence(&capitalised(&safe(error, ERROR)))) } }
                 // Not the whole update: Calry took the rest of it.
                 @if !unconverged.is_empty() { (kept(unconverged, lines)) }
                 @else if !provider.changes.is_empty() { (diff(&provider.changes, lines, 0)) }
@@ -695,7 +695,7 @@ fn event(record: &ChangeRecord, one: &WorkspaceStatus, now: Timestamp) -> Markup
                     @if record.times > 1 { ", " (record.times) " times" }
                 }
                 p.meta { (ago(record.time, now)) " " (cause(record.cause)) (at(one, record.revision.as_deref())) }
-                @if let Some(error) = &record.error { p.error { (clauses(error, 240)) } }
+                @if let Some(error) = &record.error { p.error { (sentence(&clauses(error, 240))) } }
                 @if !record.changes.is_empty() {
                     details.plain data-k={ "d-" (key) } {
                         summary { (counts) span.unseen { " of " (safe(&record.provider, 60)) } }
@@ -731,7 +731,7 @@ fn row(pass: &ReconciliationRecord, one: &WorkspaceStatus, now: Timestamp) -> Ma
             th scope="row" { (pass.number) small { (pass.trigger.as_str()) } }
             td {
                 (ended(pass.result)) @if pass.times > 1 { " " (pass.times) " times in a row" }
-                @if let Some(error) = &pass.error { small { (clauses(error, 160)) } }
+                @if let Some(error) = &pass.error { small { (sentence(&clauses(error, 160))) } }
             }
             td {
                 (ago(pass.began, now))

@@ -20,8 +20,8 @@ use crate::desired::definitions::MissingSecrets;
 use crate::live::{ApiKey, ReadCalry as _};
 use crate::model::printable;
 use crate::plan::{Approved, Digest, Limits, MaxChanges};
-use crate::reconcile::apply;
 use crate::reconcile::plan_file::{self, PlanFile};
+use crate::reconcile::{Failure, apply};
 use crate::render::text::Layout;
 use crate::render::{github, markdown, text};
 use crate::report::plan;
@@ -81,7 +81,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
     let planned_with = setup.key.read().ok();
     let comparison = tokio::select! {
         comparison = compare(&setup, None) => comparison,
-        () = stop.cancelled() => Err(PlanFailure::stopped()),
+        () = stop.cancelled() => Err(PlanFailure::new(Failure::Stopped)),
     };
     let comparison = match comparison {
         Ok(comparison) => comparison,

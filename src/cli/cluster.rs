@@ -53,31 +53,24 @@ fn lease_name(text: &str) -> Result<String, String> {
 impl ClusterArgs {
     /// Refuses flags that contradict each other.
     fn check(&self, once: bool) -> Result<(), UsageError> {
-        let Self {
-            lease_duration,
-            lease_renew_deadline,
-            lease_retry_period,
-            shards,
-            ..
-        } = self;
         let wrong = |why: &str| Err(UsageError(why.to_owned()));
         if once && self.leader_election {
             return wrong(
                 "--once does not wait to become the leader: use it without --leader-election",
             );
         }
-        if shards.get() > 1 && !self.leader_election {
+        if self.shards.get() > 1 && !self.leader_election {
             return wrong("--shards needs --leader-election");
         }
         if self.leader_election {
-            if *lease_renew_deadline + Duration::from_secs(1) > *lease_duration {
+            if self.lease_renew_deadline + Duration::from_secs(1) > self.lease_duration {
                 return wrong(
                     "--lease-duration must be at least 1s longer than --lease-renew-deadline: this is the time for a last \
                      update",
                 );
             }
-            if *lease_retry_period < Duration::from_millis(100)
-                || *lease_retry_period * 2 > *lease_renew_deadline
+            if self.lease_retry_period < Duration::from_millis(100)
+                || self.lease_retry_period * 2 > self.lease_renew_deadline
             {
                 return wrong(
                     "--lease-retry-period must be at least 100ms, and at most half of --lease-renew-deadline",

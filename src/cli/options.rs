@@ -66,12 +66,8 @@ pub(super) struct TrustArgs {
 impl TrustArgs {
     /// The trusted commits; `None` if the directory is read, whatever it holds.
     pub(super) fn trust(&self) -> Option<TrustPolicy> {
-        let Self {
-            allowed_signers,
-            trusted_revision,
-        } = self;
-        (allowed_signers.is_some() || trusted_revision.is_some())
-            .then(|| TrustPolicy::new(allowed_signers.clone(), *trusted_revision))
+        (self.allowed_signers.is_some() || self.trusted_revision.is_some())
+            .then(|| TrustPolicy::new(self.allowed_signers.clone(), self.trusted_revision))
     }
 }
 
@@ -353,28 +349,14 @@ impl LiveArgs {
         http: Http,
         missing: MissingSecrets,
     ) -> anyhow::Result<Setup> {
-        let FileArgs {
-            definitions,
-            only,
-            strict,
-        } = &self.files;
-        let ApiArgs {
-            api_key_file,
-            update_method,
-            secrets_dir,
-            timeout,
-            request_timeout,
-            sandbox,
-            workspace,
-            ..
-        } = &self.api;
-        let method = UpdateMethod::from(*update_method);
-        let sandbox = if *sandbox {
-            Some(start_sandbox(definitions, workspace.as_ref(), method).await?)
+        let (files, api) = (&self.files, &self.api);
+        let method = UpdateMethod::from(api.update_method);
+        let sandbox = if api.sandbox {
+            Some(start_sandbox(&files.definitions, api.workspace.as_ref(), method).await?)
         } else {
             None
         };
-        let mut secrets = SecretSources::new(secrets_dir.clone());
+        let mut secrets = SecretSources::new(api.secrets_dir.clone());
         let (url, key, missing) = match &sandbox {
             Some(sandbox) => {
                 let key = KeySource::Variable(Some(Secret::new(sandbox.keys().write.clone())));
@@ -398,7 +380,7 @@ impl LiveArgs {
                 )
             }
             None => {
-                let key = match api_key_file {
+                let key = match &api.api_key_file {
                     Some(file) => KeySource::File(file.clone()),
                     None => KeySource::Variable(variable("CALRY_API_KEY").map(Secret::new)),
                 };
@@ -407,19 +389,19 @@ impl LiveArgs {
         };
         Ok(Setup {
             source: Source {
-                definitions: definitions.clone(),
+                definitions: files.definitions.clone(),
                 secrets,
                 missing,
-                strict: *strict,
-                only: only.clone(),
+                strict: files.strict,
+                only: files.only.clone(),
                 base: None,
                 trust: None,
-                workspace: workspace.clone(),
+                workspace: api.workspace.clone(),
             },
-            api: Api::new(&http, url, method)?.with_request_timeout(*request_timeout),
+            api: Api::new(&http, url, method)?.with_request_timeout(api.request_timeout),
             key,
-            timeout: *timeout,
-            shown: definitions.display().to_string(),
+            timeout: api.timeout,
+            shown: files.definitions.display().to_string(),
             sandbox,
             http,
             progress: Arc::new(Progress::new(false)),

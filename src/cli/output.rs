@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
+use anstream::stream::RawStream;
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use clap::{ArgAction, Args, ValueEnum};
@@ -86,15 +87,10 @@ impl Output {
         };
         let filter =
             tracing_subscriber::filter::Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
-        let telemetry = if long_running {
-            Telemetry::from_environment()
-        } else {
-            None
-        };
-        let (telemetry, telemetry_error) = match telemetry {
-            Some(Ok(telemetry)) => (Some(telemetry), None),
-            Some(Err(why)) => (None, Some(why)),
-            None => (None, None),
+        let telemetry = long_running.then(Telemetry::from_environment).flatten();
+        let (telemetry, telemetry_error) = match telemetry.transpose() {
+            Ok(telemetry) => (telemetry, None),
+            Err(why) => (None, Some(why)),
         };
         let traces = telemetry.as_ref().map(|telemetry| {
             let layer = tracing_opentelemetry::layer()
@@ -136,12 +132,7 @@ impl Output {
                     .init();
             }
             LogFormat::Text => {
-                let ansi = match color {
-                    ColorChoice::Auto => {
-                        AutoStream::choice(&std::io::stderr()) != ColorChoice::Never
-                    }
-                    choice => choice != ColorChoice::Never,
-                };
+                let ansi = choose(color, &std::io::stderr()) != ColorChoice::Never;
                 // The sentence is for people; the fields are the same facts for machines.
                 let sentence = debug_fn(|writer, field, value| {
                     // Only spans have the field `workspace`, with which the line begins.
@@ -190,11 +181,7 @@ impl Output {
         let rows = rustix::termios::tcgetwinsize(std::io::stdout())
             .map_or(0, |size| usize::from(size.ws_row));
         let rows = if rows < 2 { usize::MAX } else { rows - 1 };
-        let plain = match self.color {
-            ColorChoice::Auto => AutoStream::choice(&std::io::stdout()) == ColorChoice::Never,
-            choice => choice == ColorChoice::Never,
-        };
-        let text = if plain {
+        let text = if choose(self.color, &std::io::stdout()) == ColorChoice::Never {
             anstream::adapter::strip_str(text).to_string()
         } else {
             text.to_owned()
@@ -217,10 +204,7 @@ impl Output {
             let _ = AutoStream::new(std::io::stderr(), self.color).write_all(text.as_bytes());
             return;
         };
-        let color = match self.color {
-            ColorChoice::Auto => AutoStream::choice(&std::io::stderr()),
-            choice => choice,
-        };
+        let color = choose(self.color, &std::io::stderr());
         let mut text_in_color = AutoStream::new(Vec::new(), color);
         let _ = text_in_color.write_all(text.as_bytes());
         queue.push(&text_in_color.into_inner());
@@ -258,6 +242,14 @@ impl Output {
     /// Whether a user watches standard error.
     pub(super) fn is_watched(&self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()
+    }
+}
+
+/// The colours of a stream, if the operator leaves the choice to us.
+fn choose(color: ColorChoice, stream: &impl RawStream) -> ColorChoice {
+    match color {
+        ColorChoice::Auto => AutoStream::choice(stream),
+        choice => choice,
     }
 }
 

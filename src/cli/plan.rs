@@ -280,9 +280,10 @@ pub(super) struct PlanFailure {
 }
 
 impl PlanFailure {
-    pub(super) const fn stopped() -> Self {
+    /// A failure before the files were read.
+    pub(super) const fn new(failure: Failure) -> Self {
         Self {
-            failure: Failure::Stopped,
+            failure,
             diagnostics: Vec::new(),
             files: 0,
         }
@@ -326,16 +327,8 @@ pub(super) async fn compare(
 ) -> Result<Comparison, PlanFailure> {
     let key = setup.fingerprint_key.as_ref();
     let deadline = Instant::now() + setup.timeout;
-    let mut desired = match reconcile::load(&setup.source, setup.api.scrubber()) {
-        Ok(desired) => desired,
-        Err(failure) => {
-            return Err(PlanFailure {
-                failure,
-                diagnostics: Vec::new(),
-                files: 0,
-            });
-        }
-    };
+    let mut desired =
+        reconcile::load(&setup.source, setup.api.scrubber()).map_err(PlanFailure::new)?;
     let planning = async {
         // Only the daemon falls back to the last trusted revision; a command is about what is checked out.
         if let Some(refused) = desired.refused.take() {

@@ -8,7 +8,7 @@ use super::{Exit, Output};
 use crate::desired::definitions::{self, Loader, MissingSecrets, Purpose};
 use crate::model::{Live, closest, printable};
 use crate::pull::{File, FileState, Part, Scope, SecretNames, first_unknown, prepare};
-use crate::reconcile::{self, LiveState};
+use crate::reconcile;
 use crate::render;
 
 #[derive(Args)]
@@ -68,15 +68,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
     });
     let loaded = &loaded;
     output.diagnostics(&loaded.diagnostics, &setup.shown, loaded.files.len());
-    let (
-        workspace,
-        LiveState {
-            live,
-            unreadable,
-            nameless,
-            names: shown,
-        },
-    ) = match fetched {
+    let (workspace, state) = match fetched {
         Ok(fetched) => fetched,
         Err(failure) => {
             output.error(&failure.to_string());
@@ -84,11 +76,13 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         }
     };
     // A part that cannot be read is not the same as an absent part.
-    let (live, partly): (Vec<_>, Vec<_>) = live
+    let (live, partly): (Vec<_>, Vec<_>) = state
+        .live
         .into_iter()
         .partition(|live| live.problems.first_problem().is_none());
     let problem = |live: Live| Some((live.provider, live.problems.first_problem()?.to_owned()));
-    let unreadable: Vec<_> = unreadable
+    let unreadable: Vec<_> = state
+        .unreadable
         .into_iter()
         .chain(partly.into_iter().filter_map(problem))
         .collect();
@@ -116,8 +110,11 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         return Ok(Exit::Failed);
     }
 
-    nameless.iter().for_each(|sentence| output.error(sentence));
-    let known = loaded.names_for_schema(&shown);
+    state
+        .nameless
+        .iter()
+        .for_each(|sentence| output.error(sentence));
+    let known = loaded.names_for_schema(&state.names);
     let scope = Scope {
         parts: &parts,
         only: &source.only,
@@ -145,7 +142,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         std::fs::canonicalize(&loaded.directory).unwrap_or_else(|_| loaded.directory.clone());
     pull.write(&directory, args.dry_run);
     output.result(&render::pull::pull(&pull, args.dry_run));
-    let failed = !nameless.is_empty()
+    let failed = !state.nameless.is_empty()
         || pull
             .files
             .iter()

@@ -9,7 +9,6 @@ use tracing::{Instrument as _, Span};
 
 use super::config::{Configuration, WorkspaceConfig};
 use super::output::WORKSPACE_SPAN;
-use super::run_args::RunArgs;
 use super::{Exit, Output, UsageError, listener, signals};
 use crate::daemon::{
     self, Handle, LoopEnd, LoopFile, LoopSettings, ReconciliationReport, Slot, StateStore,
@@ -73,11 +72,7 @@ async fn prepare_workspace(
     slot: Slot,
     shared: &Shared,
 ) -> anyhow::Result<PreparedWorkspace> {
-    let RunArgs {
-        workspace_loop,
-        source,
-        ..
-    } = &workspace.args;
+    let (workspace_loop, source) = (&workspace.args.workspace_loop, &workspace.args.source);
     let mut setup = source
         .live
         .set_up_on(shared.http.clone(), MissingSecrets::Error)

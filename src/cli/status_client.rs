@@ -60,18 +60,13 @@ impl StatusClient {
         &self,
         known: &mut Option<HeaderValue>,
     ) -> Result<StatusAnswer, StatusError> {
-        let late = || {
-            Err(format!(
-                "it did not answer within {}",
-                human_duration(self.timeout)
-            ))
-        };
         let used = self.route.active_client();
         let answer = tokio::time::timeout(self.timeout, self.fetch(&used.client, known))
             .await
             .unwrap_or_else(|_| {
                 self.route.replace_client(&used);
-                late()
+                let timeout = human_duration(self.timeout);
+                Err(format!("it did not answer within {timeout}"))
             });
         answer.map_err(|reason| StatusError {
             url: printable(&self.url.to_string()),

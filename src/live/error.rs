@@ -433,28 +433,20 @@ impl Error {
     }
 
     fn status_reason(&self, response: &ErrorResponse) -> String {
-        let ErrorResponse {
-            status,
-            message,
-            from_calry,
-            key_expired,
-            key_source,
-            update_method,
-            retry_after,
-        } = response;
-        let answer = match message {
+        let (status, key_source) = (response.status, &response.key_source);
+        let answer = match &response.message {
             Some(message) => format!("{status}, \"{message}\""),
             None => status.to_string(),
         };
-        let server = if *from_calry { "Calry" } else { "it" };
-        let wait = retry_after.map_or_else(String::new, |wait| {
+        let server = if response.from_calry { "Calry" } else { "it" };
+        let wait = response.retry_after.map_or_else(String::new, |wait| {
             format!("; {server} asks to wait {}", human_duration(wait))
         });
-        let (sent, other) = match update_method {
+        let (sent, other) = match response.update_method {
             UpdateMethod::Patch => ("PATCH", "put"),
             UpdateMethod::Put => ("PUT", "patch"),
         };
-        match (*status, &self.operation) {
+        match (status, &self.operation) {
             (300..=399, Operation::Snapshot) => {
                 format!(
                     "the server answers with a redirect ({status}), which is not followed: use the final URL"
@@ -464,10 +456,10 @@ impl Error {
             (300..=399, _) => format!(
                 "the API URL answers with a redirect ({status}), which is not followed, because the target would receive the API key: set --api-url to the target"
             ),
-            (407, _) if !from_calry => format!(
+            (407, _) if !response.from_calry => format!(
                 "a proxy in between requires a user and a password ({answer}): put them in its URL, such as HTTPS_PROXY=http://user:password@host:port"
             ),
-            (_, _) if !from_calry => {
+            (_, _) if !response.from_calry => {
                 let hint = if matches!(status, 401 | 403) {
                     "; the API key itself may be valid"
                 } else {
@@ -477,7 +469,7 @@ impl Error {
                     "the answer ({answer}) is not in the form of Calry's errors, so it comes from a gateway or proxy in between, or from another service{hint}: check the API URL and the proxy{wait}"
                 )
             }
-            (401, _) if *key_expired => format!(
+            (401, _) if response.key_expired => format!(
                 "the API key from {key_source} has expired ({answer}): create a new one in Calry and put it there (keys are valid for 180 days by default, the initial setup key for 24 hours)"
             ),
             (401, _) => format!(

@@ -169,23 +169,16 @@ impl LiveNames {
             .unreadable
             .keys()
             .for_each(|provider| names.readable.add_provider(provider.as_str()));
-        for Live {
-            provider,
-            fields,
-            problems,
-            ..
-        } in live
-        {
-            names.readable.add_provider(provider.as_str());
-            fields.iter().for_each(|(group, fields)| {
-                names.readable.add_fields(group, fields.keys().cloned())
-            });
-            problems
-                .groups
-                .keys()
-                .for_each(|group| names.add_unreadable_group(provider, group));
-            if problems.fields.is_some() {
-                names.unreadable.insert(provider.clone(), None);
+        for live in live {
+            names.readable.add_provider(live.provider.as_str());
+            for (group, fields) in &live.fields {
+                names.readable.add_fields(group, fields.keys().cloned());
+            }
+            for group in live.problems.groups.keys() {
+                names.add_unreadable_group(&live.provider, group);
+            }
+            if live.problems.fields.is_some() {
+                names.unreadable.insert(live.provider.clone(), None);
             }
         }
         names

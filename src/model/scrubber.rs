@@ -366,17 +366,7 @@ impl Search<'_> {
             .enumerate()
             .zip(&away)
             .filter(|(_, away)| **away < RUN);
-        for (
-            (
-                first,
-                Step {
-                    unit: Unit { start, .. },
-                    ..
-                },
-            ),
-            _,
-        ) in news
-        {
+        for ((first, begin), _) in news {
             let (mut run, mut length, mut at, mut of_fresh) = (['\0'; RUN], 0, first, false);
             while let Some(step) = steps.get(at).filter(|_| length < RUN) {
                 fold(step.unit.c, |c| {
@@ -391,7 +381,7 @@ impl Search<'_> {
                     && (length >= WORD
                         || (first == 0 || open.get(first) == Some(&true)) && !is_inner(at))
                     && run.get(..length).is_some_and(|run| self.known.knows(run));
-                if found && let Some(bytes) = self.hidden.get_mut(*start..step.unit.end) {
+                if found && let Some(bytes) = self.hidden.get_mut(begin.unit.start..step.unit.end) {
                     bytes.fill(true);
                 }
             }

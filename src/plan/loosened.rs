@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use jiff::civil::Date;
 
-use super::{BaseFile, BranchBase, PlanInput, join_path};
+use super::{BranchBase, PlanInput, join_path};
 use crate::model::{Desired, Hold, KeySection, Provider, Slug};
 
 /// One protection that the branch removes.
@@ -104,25 +104,20 @@ impl BranchBase {
             .filter_map(|file| Some((file.provider.as_ref()?, file)))
             .collect();
         let mut all: Vec<Loosening> = self.pin.iter().cloned().map(Loosening::Pin).collect();
-        for (
-            provider,
-            BaseFile {
-                file,
-                desired: before,
-            },
-        ) in &self.desired
-        {
+        for (provider, base) in &self.desired {
             match now.get(provider) {
                 None => all.push(Loosening::File {
                     provider: provider.clone(),
-                    file: file.clone(),
+                    file: base.file.clone(),
                 }),
                 Some(PlanInput {
                     file,
                     desired: Some(after),
                     ..
                 }) => {
-                    let Some(before) = before else { continue };
+                    let Some(before) = &base.desired else {
+                        continue;
+                    };
                     for path in parts(before)
                         .into_iter()
                         .filter(|path| !parts(after).contains(path))

@@ -107,15 +107,9 @@ pub fn plan(
     }
     let mut changes = changes(plan, &place);
     changes.sort_by_key(|change| change.level != AnnotationLevel::Warning);
-    for Annotation {
-        level,
-        file,
-        place,
-        title,
-        message,
-    } in changes
-    {
-        out.add(level, Some(file), place, title, &message);
+    for change in changes {
+        let (level, file) = (change.level, Some(change.file));
+        out.add(level, file, change.place, change.title, &change.message);
     }
     out.problems(diagnostics, Severity::Warning);
     for entry in &plan.entries {
@@ -310,19 +304,10 @@ impl Annotations<'_> {
         };
         let file =
             file.map(|file| format!("file={},", property(&path_from_root(self.directory, file))));
-        let place = place.map(
-            |Excerpt {
-                 line,
-                 column,
-                 width,
-                 ..
-             }| {
-                format!(
-                    "line={line},endLine={line},col={column},endColumn={},",
-                    column + width
-                )
-            },
-        );
+        let place = place.map(|at| {
+            let (line, column, end) = (at.line, at.column, at.column + at.width);
+            format!("line={line},endLine={line},col={column},endColumn={end},")
+        });
         let (file, place) = (file.unwrap_or_default(), place.unwrap_or_default());
         let _ = writeln!(
             self.text,

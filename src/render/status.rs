@@ -7,13 +7,13 @@ use anstyle::Style;
 use jiff::Timestamp;
 
 use super::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, text_column, wrap};
-use crate::model::{Severity, ellipsize, human_duration, printable};
+use crate::model::{Severity, ellipsize, human_duration, printable, short_commit};
 use crate::plan::Cause;
 use crate::report::health::{Health, HealthLevel, health};
 use crate::report::plan::DiagnosticItem;
 use crate::report::status::{
-    ChangeRecord, LeadershipStatus, Mode, ProviderState, ProviderStatus, ReconciliationRecord,
-    ReplicaRole, Status, UpdateOutcome, WorkspaceStatus,
+    ChangeRecord, Mode, ProviderState, ProviderStatus, ReconciliationRecord, ReplicaRole, Status,
+    UpdateOutcome, WorkspaceStatus,
 };
 use crate::report::words::{describe_mismatch, elapsed, name_change_items};
 
@@ -49,15 +49,10 @@ pub fn text(status: &Status, now: Timestamp) -> String {
         "{BOLD}{good} of {} workspaces in sync{BOLD:#}\n\n",
         all.len()
     );
-    for (
-        Health {
-            level, headline, ..
-        },
-        workspace,
-    ) in &all
-    {
-        let (label, style) = (ellipsize(&printable(workspace.label()), 40), style(*level));
-        let text = wrap(headline, 2 + text_column(&label), LABEL + 3);
+    for (health, workspace) in &all {
+        let label = ellipsize(&printable(workspace.label()), 40);
+        let style = style(health.level);
+        let text = wrap(&health.headline, 2 + text_column(&label), LABEL + 3);
         let _ = writeln!(out, "  {label:<LABEL$} {style}{text}{style:#}");
     }
     let not_in_sync = all
@@ -124,13 +119,12 @@ fn describe_workspace(status: &Status, workspace: &WorkspaceStatus, now: Timesta
                 directory.chars().count() + 3
             }
         };
-    let Health {
-        level,
-        headline,
-        detail,
-    } = health(workspace, now);
-    let style = style(level);
-    let verdict = detail.map_or(headline.clone(), |detail| format!("{headline}: {detail}"));
+    let health = health(workspace, now);
+    let style = style(health.level);
+    let verdict = match health.detail {
+        Some(detail) => format!("{}: {detail}", health.headline),
+        None => health.headline,
+    };
     let _ = writeln!(
         out,
         "{style}{BOLD}{}{BOLD:#}{style:#}\n",
@@ -178,16 +172,10 @@ fn write_facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, n
         let _ = writeln!(out, "  {name:<9} {}", wrap(text, 12, 12));
     };
     if let Some(revision) = &workspace.revision {
-        let commit: String = printable(&revision.commit).chars().take(10).collect();
-        let dirty = if revision.dirty { "+dirty" } else { "" };
-        let room = WIDTH.saturating_sub(13 + commit.chars().count() + dirty.len());
-        fact(
-            "revision",
-            &format!(
-                "{commit}{dirty} {}",
-                ellipsize(&printable(&revision.subject), room)
-            ),
-        );
+        let commit = printable(&revision.short());
+        let room = WIDTH.saturating_sub(13 + commit.chars().count());
+        let subject = ellipsize(&printable(&revision.subject), room);
+        fact("revision", &format!("{commit} {subject}"));
         let author = ellipsize(&printable(&revision.author), 40);
         let made = revision
             .time
@@ -197,14 +185,8 @@ fn write_facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, n
         fact("", &format!("by {author}{made}"));
     }
     if let Some(trust) = &workspace.trust {
-        let commit: String = trust
-            .commit
-            .as_deref()
-            .map(printable)
-            .unwrap_or_default()
-            .chars()
-            .take(10)
-            .collect();
+        let commit = trust.commit.as_deref().map(short_commit).map(printable);
+        let commit = commit.unwrap_or_default();
         let reason = trust.reason.as_deref().map(printable).unwrap_or_default();
         let refused = format!("{commit} refused: {reason}");
         fact(
@@ -216,22 +198,16 @@ fn write_facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, n
             },
         );
     }
-    if let Some(ReconciliationRecord {
-        number,
-        trigger,
-        began,
-        duration_seconds,
-        ..
-    }) = &workspace.last_pass
-    {
-        let took =
-            human_duration(Duration::try_from_secs_f64(*duration_seconds).unwrap_or_default());
+    if let Some(last) = &workspace.last_pass {
+        let took = Duration::try_from_secs_f64(last.duration_seconds).unwrap_or_default();
         fact(
             "last run",
             &format!(
-                "{number} ({}), {} ago, took {took}",
-                trigger.as_str(),
-                human_duration(elapsed(*began, now))
+                "{} ({}), {} ago, took {}",
+                last.number,
+                last.trigger.as_str(),
+                human_duration(elapsed(last.began, now)),
+                human_duration(took)
             ),
         );
     }
@@ -258,14 +234,10 @@ fn write_facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, n
         Mode::Enforce => "enforces",
         Mode::Observe => "observes, and writes nothing",
     };
-    if let Some(LeadershipStatus {
-        lease,
-        state,
-        holder,
-    }) = &workspace.leadership
-    {
-        let (lease, holder) = (printable(lease), holder.as_deref().map(printable));
-        let text = match (state, holder) {
+    if let Some(leadership) = &workspace.leadership {
+        let lease = printable(&leadership.lease);
+        let holder = leadership.holder.as_deref().map(printable);
+        let text = match (leadership.state, holder) {
             (ReplicaRole::Leader, _) => format!("this replica, by the Lease {lease}"),
             (ReplicaRole::Standby, Some(holder)) => {
                 format!("{holder} holds the Lease {lease}; this replica is a standby")
@@ -377,19 +349,14 @@ fn write_errors(out: &mut String, workspace: &WorkspaceStatus) {
         return;
     }
     let _ = writeln!(out, "\n{BOLD}Errors in the files{BOLD:#}");
-    for DiagnosticItem {
-        file,
-        line,
-        column,
-        message,
-        ..
-    } in errors.iter().take(MAX_ERRORS)
-    {
-        let place = line
-            .zip(*column)
+    for error in errors.iter().take(MAX_ERRORS) {
+        let place = error
+            .line
+            .zip(error.column)
             .map(|(line, column)| format!(":{line}:{column}"))
             .unwrap_or_default();
-        let text = format!("{}{place}: {}", printable(file), printable(message));
+        let (file, message) = (printable(&error.file), printable(&error.message));
+        let text = format!("{file}{place}: {message}");
         let _ = writeln!(out, "  {RED}{}{RED:#}", wrap(&text, 2, 4));
     }
     if errors.len() > MAX_ERRORS {
@@ -434,17 +401,9 @@ fn describe_failure(pass: &ReconciliationRecord) -> Option<String> {
 }
 
 fn describe_change(record: &ChangeRecord) -> String {
-    let ChangeRecord {
-        cause,
-        outcome,
-        changes,
-        more,
-        error,
-        ..
-    } = record;
     let provider = printable(&record.provider);
-    let what = name_change_items(changes, *more);
-    let done = match (outcome, cause) {
+    let what = name_change_items(&record.changes, record.more);
+    let done = match (record.outcome, record.cause) {
         (None, Cause::Change) => "would be updated",
         (None, Cause::Drift) => "has drifted",
         (Some(UpdateOutcome::Applied | UpdateOutcome::Unchanged), Cause::Change) => "updated",
@@ -458,7 +417,8 @@ fn describe_change(record: &ChangeRecord) -> String {
             "drifted, and was not put back"
         }
     };
-    let error = error
+    let error = record
+        .error
         .as_deref()
         .map(|error| format!("; {}", printable(error)))
         .unwrap_or_default();

@@ -322,22 +322,15 @@ fn loosened(item: &Loosening) -> LoosenedItem<'_> {
 
 impl From<&Diagnostic> for DiagnosticItem {
     fn from(diagnostic: &Diagnostic) -> Self {
-        let Diagnostic {
-            severity,
-            code,
-            file,
-            excerpt,
-            message,
-            help,
-        } = diagnostic;
+        let excerpt = &diagnostic.excerpt;
         Self {
-            severity: *severity,
-            code: code.as_str().to_owned(),
-            file: file.clone(),
+            severity: diagnostic.severity,
+            code: diagnostic.code.as_str().to_owned(),
+            file: diagnostic.file.clone(),
             line: excerpt.as_ref().map(|e| e.line),
             column: excerpt.as_ref().map(|e| e.column),
-            message: message.clone(),
-            help: help.clone(),
+            message: diagnostic.message.clone(),
+            help: diagnostic.help.clone(),
             excerpt: excerpt.as_ref().map(ExcerptItem::from),
         }
     }

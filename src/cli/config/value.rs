@@ -81,23 +81,15 @@ impl EffectiveValue {
     /// The same value on a command line.
     pub(super) fn arguments(&self) -> Vec<OsString> {
         let flag = self.flag();
-        match self.key.kind {
-            ValueKind::Flag if self.values.iter().any(|value| value == "true") => vec![flag.into()],
-            ValueKind::Flag => Vec::new(),
-            ValueKind::Text
-            | ValueKind::Duration
-            | ValueKind::Number
-            | ValueKind::MaxChanges
-            | ValueKind::List
-            | ValueKind::Documents => {
-                let argument = |value: &OsString| {
-                    let mut argument = OsString::from(format!("{flag}="));
-                    argument.push(value);
-                    argument
-                };
-                self.values.iter().map(argument).collect()
+        let argument = |value: &OsString| match self.key.kind {
+            ValueKind::Flag => (value == "true").then(|| flag.clone().into()),
+            _ => {
+                let mut argument = OsString::from(format!("{flag}="));
+                argument.push(value);
+                Some(argument)
             }
-        }
+        };
+        self.values.iter().filter_map(argument).collect()
     }
 
     /// The values as texts, paths made absolute.

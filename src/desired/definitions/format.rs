@@ -6,8 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value as Json, json};
 
 use super::definition::{
@@ -20,72 +18,6 @@ use crate::model::{Catalogue, Desired, DesiredValue, Icon, KeySection, Slug};
 pub const DEFINITION_SCHEMA: &str = "definition.schema.json";
 /// The file of the schema of `workspace.yaml`, beside it.
 pub const WORKSPACE_SCHEMA: &str = "workspace.schema.json";
-
-/// A provider's integration definition. Calry is kept as this file says; what the file leaves out stays in Calry as it is.
-#[derive(JsonSchema)]
-#[allow(dead_code, reason = "only its schema is used")]
-#[serde(rename_all = "camelCase")]
-#[schemars(title = "Integration definition", deny_unknown_fields)]
-struct DefinitionForm {
-    /// The provider that this file is about, in capitals. The file is named after it in lower case.
-    provider: String,
-    /// The URL of the icon, absolute, http or https. Left out, it stays in Calry as it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String", regex(pattern = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#@]+([/?#]\S*)?$"), length(max = Icon::MAX_LEN))]
-    icon: Option<String>,
-    /// How the workspace identifies itself to the provider. `{}` means neither headers nor query parameters.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "PartnerKeyForm")]
-    partner_key: Option<PartnerKeyForm>,
-    /// What Calry copies from the provider, group by group. A group that is left out stays in Calry as it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "BTreeMap<String, bool>")]
-    fields_to_sync: Option<BTreeMap<String, bool>>,
-    /// Suspends all changes to this provider until a date.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "HoldForm")]
-    hold: Option<HoldForm>,
-}
-
-/// How the workspace identifies itself to the provider. A section that is left out stays in Calry as it is; `{}` means none.
-#[derive(JsonSchema)]
-#[allow(dead_code, reason = "only its schema is used")]
-#[serde(rename_all = "camelCase")]
-#[schemars(deny_unknown_fields)]
-struct PartnerKeyForm {
-    /// HTTP headers. A header that is not named here is removed from Calry.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "headers")]
-    headers: Option<BTreeMap<String, String>>,
-    /// Query parameters. A parameter that is not named here is removed from Calry.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "query_params")]
-    query_params: Option<BTreeMap<String, String>>,
-}
-
-/// Suspends all changes to this provider until a date.
-#[derive(JsonSchema)]
-#[allow(dead_code, reason = "only its schema is used")]
-#[schemars(deny_unknown_fields)]
-struct HoldForm {
-    /// The last day on which the hold is in force, UTC: YYYY-MM-DD.
-    #[schemars(regex(pattern = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), extend("format" = "date"))]
-    until: String,
-    /// The reason for the hold, for other readers of the file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String", length(max = MAX_REASON))]
-    reason: Option<String>,
-}
-
-/// The workspace that the definitions of this directory are for: with an API key of another one nothing is changed.
-#[derive(JsonSchema)]
-#[allow(dead_code, reason = "only its schema is used")]
-#[schemars(title = "Workspace", deny_unknown_fields)]
-struct WorkspaceForm {
-    /// The workspace's slug, as Calry shows it.
-    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]+$"), length(max = Slug::MAX_LEN))]
-    slug: String,
-}
 
 /// The known groups with their fields. Editors complete `properties` and `enum`, but not `examples`.
 fn groups(known: &Catalogue) -> Json {
@@ -117,27 +49,27 @@ fn groups(known: &Catalogue) -> Json {
         .into()
 }
 
-fn headers(_: &mut SchemaGenerator) -> Schema {
-    section_schema(KeySection::Headers, r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
-}
-
-fn query_params(_: &mut SchemaGenerator) -> Schema {
-    section_schema(KeySection::QueryParams, r"^[^\u0000-\u001f\u007f-\u009f]+$")
-}
-
-/// The schema of a section of a partner key. `name` is the pattern of its names.
-fn section_schema(section: KeySection, name: &str) -> Schema {
+/// The schema of a section of a partner key.
+fn section_schema(section: KeySection) -> Json {
     // Control characters and line breaks, which no value contains.
     let never = r"\u0000-\u001f\u007f-\u009f\u2028\u2029";
     // Any text in which `${` begins a reference, or is written `$${`.
     let reference = r"\$\{secret:[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?\}";
     let value = format!(r"^([^${never}]|\$+[^${{{never}]|\$\$+\{{|{reference})*\$*$");
-    let what = if section == KeySection::Headers {
-        "header"
-    } else {
-        "query parameter"
+    let (description, what, name) = match section {
+        KeySection::Headers => (
+            "HTTP headers. A header that is not named here is removed from Calry.",
+            "header",
+            r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+        ),
+        KeySection::QueryParams => (
+            "Query parameters. A parameter that is not named here is removed from Calry.",
+            "query parameter",
+            r"^[^\u0000-\u001f\u007f-\u009f]+$",
+        ),
     };
-    json_schema!({
+    json!({
+        "description": description,
         "type": "object",
         "maxProperties": MAX_PARAMETERS,
         "propertyNames": {"type": "string", "pattern": name, "maxLength": MAX_PARAMETER_NAME},
@@ -155,39 +87,92 @@ fn section_schema(section: KeySection, name: &str) -> Schema {
     })
 }
 
+/// The dialect of the schemas.
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
+
 /// The JSON Schema (2020-12) of a definition file with the known names.
 #[must_use]
 pub fn definition_schema(known: &Catalogue) -> String {
-    let mut schema = schema::<DefinitionForm>();
-    let mut set = |pointer, key: &str, value: Json| {
-        if let Some(Json::Object(part)) = schema.pointer_mut(pointer) {
-            part.insert(key.to_owned(), value);
-        }
-    };
-    set("/properties/provider", "enum", known.providers().collect());
-    set("/properties/fieldsToSync", "properties", groups(known));
-    set(
-        "/properties/fieldsToSync",
-        "additionalProperties",
-        Json::Bool(false),
-    );
-    text(&schema)
+    let provider = json!({
+        "description": "The provider that this file is about, in capitals. The file is named after it in lower case.",
+        "type": "string",
+        "enum": known.providers().collect::<Json>(),
+    });
+    let icon = json!({
+        "description": "The URL of the icon, absolute, http or https. Left out, it stays in Calry as it is.",
+        "type": "string",
+        "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#@]+([/?#]\S*)?$",
+        "maxLength": Icon::MAX_LEN,
+    });
+    let sections =
+        KeySection::BOTH.map(|section| (section.key().to_owned(), section_schema(section)));
+    let partner_key = json!({
+        "description": "How the workspace identifies itself to the provider. `{}` means neither headers nor query parameters.",
+        "type": "object",
+        "properties": serde_json::Map::from_iter(sections),
+        "additionalProperties": false,
+    });
+    let fields_to_sync = json!({
+        "description": "What Calry copies from the provider, group by group. A group that is left out stays in Calry as it is.",
+        "type": "object",
+        "properties": groups(known),
+        "additionalProperties": false,
+    });
+    let until = json!({
+        "description": "The last day on which the hold is in force, UTC: YYYY-MM-DD.",
+        "type": "string",
+        "format": "date",
+        "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+    });
+    let reason = json!({
+        "description": "The reason for the hold, for other readers of the file.",
+        "type": "string",
+        "maxLength": MAX_REASON,
+    });
+    let hold = json!({
+        "description": "Suspends all changes to this provider until a date.",
+        "type": "object",
+        "properties": {"until": until, "reason": reason},
+        "required": ["until"],
+        "additionalProperties": false,
+    });
+    text(&json!({
+        "$schema": DIALECT,
+        "title": "Integration definition",
+        "description": "A provider's integration definition. Calry is kept as this file says; what the file leaves out stays in \
+                        Calry as it is.",
+        "type": "object",
+        "properties": {
+            "provider": provider,
+            "icon": icon,
+            "partnerKey": partner_key,
+            "fieldsToSync": fields_to_sync,
+            "hold": hold,
+        },
+        "required": ["provider"],
+        "additionalProperties": false,
+    }))
 }
 
 /// The JSON Schema (2020-12) of `workspace.yaml`.
 #[must_use]
 pub fn workspace_schema() -> String {
-    text(&schema::<WorkspaceForm>())
-}
-
-fn schema<T: JsonSchema>() -> Json {
-    let settings = SchemaSettings::draft2020_12()
-        .for_serialize()
-        .with(|settings| settings.inline_subschemas = true);
-    settings
-        .into_generator()
-        .into_root_schema_for::<T>()
-        .to_value()
+    let slug = json!({
+        "description": "The workspace's slug, as Calry shows it.",
+        "type": "string",
+        "pattern": "^[A-Za-z0-9._-]+$",
+        "maxLength": Slug::MAX_LEN,
+    });
+    text(&json!({
+        "$schema": DIALECT,
+        "title": "Workspace",
+        "description": "The workspace that the definitions of this directory are for: with an API key of another one nothing is \
+                        changed.",
+        "type": "object",
+        "properties": {"slug": slug},
+        "required": ["slug"],
+        "additionalProperties": false,
+    }))
 }
 
 fn text(schema: &Json) -> String {

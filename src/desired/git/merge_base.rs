@@ -59,10 +59,7 @@ fn read(directory: &Path, reference: &str) -> Result<MergeBase, MergeBaseError> 
     let shown = ellipsize(&printable(reference), MAX_TEXT);
     let directory = fs::canonicalize(directory).map_err(|error| no_checkout(error.into()))?;
     check(&directory, Some(reference)).map_err(|error| no_checkout(error.into()))?;
-    let (repository, root) = open(&directory).map_err(no_checkout)?;
-    let path = directory
-        .strip_prefix(&root)
-        .map_err(|_| no_checkout(GitError::NoCheckout))?;
+    let (repository, path) = open(&directory).map_err(no_checkout)?;
     let head = repository
         .head_id()
         .map_err(|error| no_checkout(error.into()))?;
@@ -83,7 +80,7 @@ fn read(directory: &Path, reference: &str) -> Result<MergeBase, MergeBaseError> 
     };
     let files = || {
         let commit = read_object(&repository, commit)?.try_into_commit()?;
-        read_committed(&repository, commit.tree_id()?.detach(), path)
+        read_committed(&repository, commit.tree_id()?.detach(), &path)
     };
     let files = files().map_err(|error| {
         MergeBaseError::Unreadable(commit.to_string(), format.explain(error).to_string())

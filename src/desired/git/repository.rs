@@ -145,8 +145,8 @@ pub(super) fn reference_names(repository: &Repository, max: usize) -> Vec<String
     names().unwrap_or_default()
 }
 
-/// Opens the repository around a directory. Also returns the root of its checkout: the directory of its `.git`, whatever
-/// the repository itself claims.
+/// Opens the repository around a directory, whose path has no links. Also returns the path of the directory from the root of
+/// the checkout, which is the directory of its `.git`, whatever the repository itself claims.
 pub(super) fn open(directory: &Path) -> Result<(Repository, PathBuf), GitError> {
     check(directory, None)?;
     let search = upwards::Options {
@@ -158,11 +158,15 @@ pub(super) fn open(directory: &Path) -> Result<(Repository, PathBuf), GitError> 
     let (found, trust) = gix::discover::upwards_opts(directory, search)?;
     let (git_directory, root) = found.into_repository_and_work_tree_directories();
     let root = fs::canonicalize(root.ok_or(GitError::NoCheckout)?)?;
+    let path = directory
+        .strip_prefix(root)
+        .map_err(|_| GitError::NoCheckout)?;
     let options = gix::open::Options::isolated()
         .with(trust)
         .filter_config_section(|_| false)
         .open_path_as_is(true);
-    Ok((options.open(git_directory)?.to_thread_local(), root))
+    let repository = options.open(git_directory)?.to_thread_local();
+    Ok((repository, path.to_owned()))
 }
 
 /// Reads an object and checks its size and its id: anyone who can write to the repository can store another object in its

@@ -57,18 +57,14 @@ pub fn read_revision(directory: &Path) -> Option<Revision> {
 
 fn read_head(directory: &Path) -> Result<Revision, GitError> {
     let directory = fs::canonicalize(directory)?;
-    let (repository, root) = open(&directory)?;
-    let path = directory
-        .strip_prefix(&root)
-        .map_err(|_| GitError::NoCheckout)?;
-
+    let (repository, path) = open(&directory)?;
     if repository.head()?.is_unborn() {
         return Err(GitError::NoCommit);
     }
     let id = repository.head_id()?.detach();
     let commit = read_object(&repository, id)?.try_into_commit()?;
     let commit = commit.decode()?;
-    let dirty = is_dirty(&repository, commit.tree(), &directory, path)?;
+    let dirty = is_dirty(&repository, commit.tree(), &directory, &path)?;
     Ok(Revision {
         dirty,
         ..describe_commit(id, &commit)?

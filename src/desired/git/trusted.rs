@@ -218,11 +218,7 @@ impl TrustRules {
 impl Checkout {
     fn open(directory: &Path) -> Result<Self, GitError> {
         let directory = fs::canonicalize(directory)?;
-        let (repository, root) = open(&directory)?;
-        let path = directory
-            .strip_prefix(&root)
-            .map_err(|_| GitError::NoCheckout)?
-            .to_owned();
+        let (repository, path) = open(&directory)?;
         let head = repository.head_id()?.detach();
         Ok(Self {
             repository,

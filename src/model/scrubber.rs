@@ -14,10 +14,10 @@
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::{Secret, Template};
 
@@ -55,14 +55,14 @@ impl fmt::Debug for Scrubber {
 impl Scrubber {
     /// Starts a session: secrets that are learned again in it are kept longest.
     pub fn begin(&self) {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         known.index();
         known.session += 1;
     }
 
     /// Learns a secret. A secret that is known already costs almost nothing.
     pub fn learn(&self, secret: &Secret) {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         known.learn(secret);
         // The part after a scheme may be quoted alone.
         if let Some(rest) = Template::after_scheme(secret.expose()) {
@@ -73,7 +73,7 @@ impl Scrubber {
     /// The text with every run of a known secret masked, however it is escaped.
     #[must_use]
     pub fn scrub(&self, text: &str) -> String {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         known.index();
         if known.overflowed || text.len() > LONGEST {
             return WITHHELD.to_owned();
@@ -96,10 +96,6 @@ impl Scrubber {
         } else {
             mask_hidden(text, &search.hidden)
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, KnownSecrets> {
-        self.0.lock()
     }
 }
 
@@ -140,34 +136,12 @@ struct KnownSecrets {
 #[derive(Default)]
 struct Generation {
     /// Whole values, to recognize those that are known already.
-    values: Hashes,
-    runs: Hashes,
+    values: HashSet<u64>,
+    runs: HashSet<u64>,
     /// Whole secrets that are shorter than a run.
-    short: Hashes,
+    short: HashSet<u64>,
     /// The lengths of the short secrets, one bit each.
     lengths: u8,
-}
-
-type Hashes = HashSet<u64, BuildHasherDefault<IdentityHasher>>;
-
-/// Passes a hash through.
-#[derive(Default)]
-struct IdentityHasher(u64);
-
-impl Hasher for IdentityHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
 }
 
 impl KnownSecrets {

@@ -106,12 +106,12 @@ fn a_value_that_was_replaced_stays_known_and_its_text_does_not_stay_in_memory() 
     s.learn(&Secret::new("the-new-value"));
     s.learn(&Secret::new("the-same-value"));
     assert_eq!(
-        s.lock().pending.len(),
+        s.0.lock().pending.len(),
         1,
         "what is known already is not hashed again"
     );
     s.begin();
-    assert!(s.lock().pending.is_empty());
+    assert!(s.0.lock().pending.is_empty());
     assert_eq!(
         s.scrub("the-old-value, the-same-value, the-new-value"),
         "***, ***, ***"
@@ -134,7 +134,7 @@ fn what_was_learned_longest_ago_is_dropped_first_and_what_is_in_use_never() {
         s.scrub("the-first-value or the-current-value"),
         "the-first-value or ***"
     );
-    let known = s.lock();
+    let known = s.0.lock();
     assert!(known.young.runs.len() <= MOST && known.old.runs.len() <= MOST);
 }
 
@@ -160,7 +160,7 @@ fn the_time_for_a_text_is_bounded() {
             fresh: true,
         })
         .collect();
-    let known = s.lock();
+    let known = s.0.lock();
     let (hidden, effort) = (vec![false; hostile.len()], hostile.len() * 2);
     let mut search = Search {
         known: &known,

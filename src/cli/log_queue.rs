@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// How many bytes of lines wait at most.
@@ -72,7 +72,7 @@ impl LogQueue {
     /// Puts whole lines at the end, or drops them if the queue is full. A full queue takes nothing before half of it is
     /// written, so that a slow reader sees more than every second line.
     pub(super) fn push(&self, lines: &[u8]) {
-        let mut queue = self.0.lock();
+        let mut queue = self.0.queue.lock();
         let limit = if queue.dropped > 0 {
             CAPACITY / 2
         } else {
@@ -92,7 +92,7 @@ impl LogQueue {
     /// Waits until everything is written, [`STALLED`] at most for a reader that takes nothing.
     pub(super) fn flush(&self) {
         let end = Instant::now() + LONGEST_FLUSH;
-        let mut queue = self.0.lock();
+        let mut queue = self.0.queue.lock();
         let (mut written, mut since) = (queue.written, Instant::now());
         while queue.writing || queue.dropped > 0 || !queue.lines.is_empty() {
             let now = Instant::now();
@@ -109,10 +109,6 @@ impl LogQueue {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock()
-    }
-
     /// Puts the line at the end that says how many were dropped, if any were.
     fn report_dropped(&self, queue: &mut Queue) {
         let dropped = std::mem::take(&mut queue.dropped);
@@ -125,7 +121,7 @@ impl Shared {
 
     fn write_to(&self, mut sink: impl Write) {
         loop {
-            let mut queue = self.lock();
+            let mut queue = self.queue.lock();
             let line = loop {
                 if queue.lines.is_empty() {
                     self.report_dropped(&mut queue);
@@ -139,7 +135,7 @@ impl Shared {
             queue.writing = true;
             drop(queue);
             write_whole(&mut sink, &line);
-            let mut queue = self.lock();
+            let mut queue = self.queue.lock();
             queue.written += 1;
             queue.writing = false;
             drop(queue);
@@ -215,7 +211,7 @@ mod tests {
         let line = format!("{}\n", "x".repeat(1023));
         let pushed = 3 * CAPACITY / line.len();
         (0..pushed).for_each(|_| queue.push(line.as_bytes()));
-        assert!(queue.0.lock().bytes <= CAPACITY);
+        assert!(queue.0.queue.lock().bytes <= CAPACITY);
         let began = Instant::now();
         queue.flush();
         assert!(
@@ -239,7 +235,7 @@ mod tests {
         let long = "x".repeat(CAPACITY / 2 + 1);
         // The thread holds the first, the second fits, and nothing fits beside it.
         queue.push(b"first\n");
-        while !queue.0.lock().writing {
+        while !queue.0.queue.lock().writing {
             std::thread::yield_now();
         }
         queue.push(long.as_bytes());

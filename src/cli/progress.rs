@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
-use crate::live::{Attempt, Exchange, Observer, Operation};
+use crate::live::{Attempt, Observer, Operation};
 use crate::model::human_duration;
 
 /// The time without output before the line appears.
@@ -94,10 +94,6 @@ impl Drop for Progress {
 }
 
 impl Observer for Progress {
-    fn on_request(&self, _: &Exchange) {}
-    fn on_retry(&self) {}
-    fn on_pause(&self, _: Duration) {}
-
     fn on_attempt(&self, attempt: &Attempt<'_>) {
         self.begin(attempt.operation, attempt.number, attempt.deadline);
     }

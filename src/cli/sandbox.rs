@@ -70,25 +70,18 @@ pub(super) async fn run(args: &SandboxArgs, output: &Output) -> anyhow::Result<E
         Some(path) => Seed::read(path)?,
         None => Seed::builtin(),
     };
-    let SemanticsArgs {
-        fields,
-        across_groups,
-        partner_key,
-        update_method,
-        put,
-        mask,
-    } = args.semantics;
+    let semantics = &args.semantics;
     let config = Config {
         listen: args.listen,
         allow_remote: args.allow_remote,
         seed,
-        update_method: update_method.into(),
+        update_method: semantics.update_method.into(),
         semantics: Semantics {
-            fields,
-            across_groups,
-            partner_key,
-            put_absent: put,
-            mask,
+            fields: semantics.fields,
+            across_groups: semantics.across_groups,
+            partner_key: semantics.partner_key,
+            put_absent: semantics.put,
+            mask: semantics.mask,
         },
         latency: args.latency.unwrap_or_default(),
         rate_limit: args.rate_limit,

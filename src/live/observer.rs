@@ -9,11 +9,11 @@ use super::Operation;
 
 /// Receives the events of the requests to Calry, as they happen. No method may block or fail.
 pub trait Observer: fmt::Debug + Send + Sync {
-    fn on_request(&self, request: &Exchange);
+    fn on_request(&self, _: &Exchange) {}
     /// A request is about to be sent again after a failed attempt.
-    fn on_retry(&self);
+    fn on_retry(&self) {}
     /// The workspace pauses for this long because Calry's rate limit is reached. Pauses do not overlap.
-    fn on_pause(&self, pause: Duration);
+    fn on_pause(&self, _: Duration) {}
     fn on_attempt(&self, _: &Attempt<'_>) {}
     /// The operation ended, successfully or not.
     fn on_finish(&self, _: &Operation) {}
@@ -50,8 +50,4 @@ pub enum ExchangeOutcome {
 }
 
 /// Ignores everything.
-impl Observer for () {
-    fn on_request(&self, _: &Exchange) {}
-    fn on_retry(&self) {}
-    fn on_pause(&self, _: Duration) {}
-}
+impl Observer for () {}

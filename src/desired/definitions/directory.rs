@@ -146,13 +146,11 @@ fn attempt<T: Send>(
             Some(kind) if !kind.is_symlink() => Err(FileError::NotAFile),
             _ => resolve_link(&root, &entry.name).map(Some),
         };
-        let content = match &link {
-            Ok(None) => read_regular_file(&root.join(&entry.name), MAX_FILE),
-            Ok(Some(target)) => read_regular_file(target, MAX_FILE),
-            Err(_) => Ok(Vec::new()),
-        };
         let (link, content) = match link {
-            Ok(link) => (link, content),
+            Ok(link) => {
+                let path = link.clone().unwrap_or_else(|| root.join(&entry.name));
+                (link, read_regular_file(&path, MAX_FILE))
+            }
             Err(error) => (None, Err(error)),
         };
         let size = content.as_ref().map_or(0, |bytes| bytes.len() as u64);

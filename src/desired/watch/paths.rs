@@ -132,18 +132,18 @@ pub(super) fn resolve(
     let mut ahead = Vec::new();
     push_steps(&mut ahead, path);
     let mut links = 0;
-    while let Some(step) = ahead.pop() {
-        let name = match step {
-            Step::Root => {
+    while let Some(name) = ahead.pop() {
+        match name.as_encoded_bytes() {
+            b"/" => {
                 at = PathBuf::from("/");
                 continue;
             }
-            Step::Up => {
+            b".." => {
                 at.pop();
                 continue;
             }
-            Step::Into(name) => name,
-        };
+            _ => {}
+        }
         let next = at.join(&name);
         let is_link = match fs::symlink_metadata(&next) {
             Ok(metadata) => metadata.is_symlink(),
@@ -168,21 +168,9 @@ pub(super) fn resolve(
     Ok(at)
 }
 
-enum Step {
-    Root,
-    Up,
-    Into(OsString),
-}
-
-fn push_steps(ahead: &mut Vec<Step>, path: &Path) {
-    ahead.extend(
-        path.components()
-            .rev()
-            .filter_map(|component| match component {
-                Component::RootDir => Some(Step::Root),
-                Component::ParentDir => Some(Step::Up),
-                Component::Normal(name) => Some(Step::Into(name.to_owned())),
-                Component::CurDir | Component::Prefix(_) => None,
-            }),
-    );
+/// Adds the components of a path, of which the first is the last to be added: `/`, `..` or a name.
+fn push_steps(ahead: &mut Vec<OsString>, path: &Path) {
+    let components = path.components().rev();
+    let components = components.filter(|component| *component != Component::CurDir);
+    ahead.extend(components.map(|component| component.as_os_str().to_owned()));
 }

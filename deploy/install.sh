@@ -60,7 +60,7 @@ target() {
 # download URL FILE
 download() {
     if command -v curl >/dev/null; then
-        curl --fail --silent --show-error --location --retry 3 --output "$2" "$1"
+        curl --fail --silent --show-error --location --connect-timeout 20 --retry 3 --output "$2" "$1"
     elif command -v wget >/dev/null; then
         wget -q -O "$2" "$1"
     else
@@ -70,16 +70,17 @@ download() {
 
 sum() {
     if command -v sha256sum >/dev/null; then
-        sha256sum "$1"
+        printed=$(sha256sum "$1")
     elif command -v shasum >/dev/null; then
-        shasum -a 256 "$1"
+        printed=$(shasum -a 256 "$1")
     else
         fail "neither sha256sum nor shasum is installed"
-    fi | cut -d ' ' -f 1
+    fi
+    printf '%s\n' "${printed%% *}"
 }
 
 main() {
-    to=${HOME:-}/.local/bin
+    to=${HOME:+$HOME/.local/bin}
     while [ $# -gt 0 ]; do
         case $1 in
             --version | --to)
@@ -98,8 +99,12 @@ main() {
         esac
     done
     case $release in
-        *[!0-9A-Za-z.+-]* | '') fail "$release is no version" ;;
+        *[!0-9A-Za-z.+-]* | [!0-9]* | '') fail "\"$release\" is no version" "Give it as --version 0.1.0." ;;
     esac
+    [ -n "$to" ] || fail "there is no directory for the program" "Set HOME, or name the directory with --to."
+    for program in tar gzip; do
+        command -v "$program" >/dev/null || fail "$program is not installed"
+    done
 
     name=calry-gitops-$release-$(target)
     from=${CALRY_GITOPS_DOWNLOADS:-https://github.com/calry-gitops/calry-gitops/releases/download}
@@ -118,16 +123,25 @@ main() {
             "Try again. If it happens again, do not use this file, and report it."
 
     tar -xzf "$work/$name.tar.gz" -C "$work"
-    chmod 755 "$work/$name/calry-gitops"
-    # A program that does not run here replaces none that does.
-    "$work/$name/calry-gitops" --version >/dev/null || fail "the program for $(target) does not run on this machine"
     mkdir -p "$to" || fail "cannot make the directory $to" "Choose another one with --to."
+    to=$(cd "$to" && pwd)
+    [ ! -d "$to/calry-gitops" ] || fail "$to/calry-gitops is a directory" "Choose another directory with --to."
+    new=$to/.calry-gitops.$$
+    trap 'rm -rf "$work" "$new"' EXIT
+    cp "$work/$name/calry-gitops" "$new" || fail "cannot write to $to" "Choose another directory with --to."
+    chmod 755 "$new"
+    # A program that does not run replaces none that does. It is tried where it stays: /tmp may forbid programs.
+    "$new" --version >/dev/null ||
+        fail "the program for $(target) does not run in $to; nothing was installed" \
+            "If the file system forbids programs (noexec), choose another directory with --to."
     # By a rename: a running program is not overwritten.
-    cp "$work/$name/calry-gitops" "$to/.calry-gitops.$$" || fail "cannot write to $to" "Choose another directory with --to."
-    mv -f "$to/.calry-gitops.$$" "$to/calry-gitops"
+    mv -f "$new" "$to/calry-gitops"
     printf 'installed %s as %s\n' "$("$to/calry-gitops" --version)" "$to/calry-gitops"
     case :${PATH:-}: in
-        *:"$to":*) ;;
+        *:"$to":*)
+            first=$(command -v calry-gitops) || first=
+            [ "$first" = "$to/calry-gitops" ] || echo "warning: PATH has another one first: $first"
+            ;;
         *) echo "help: Add it to PATH: export PATH=\"$to:\$PATH\"" ;;
     esac
 }

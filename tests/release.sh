@@ -21,7 +21,7 @@ finish() {
 trap finish EXIT
 # shellcheck source=tests/need.sh
 . tests/need.sh
-need shellcheck openssl ruby wget
+need shellcheck openssl ruby
 if [ ! -x /lib/systemd/systemd ]; then need systemd; fi
 as=()
 if [ "$(id -u)" != 0 ]; then as=(sudo); fi
@@ -180,47 +180,8 @@ run sh deploy/install.sh >/dev/null
 kill "$sandbox"
 run sh deploy/install.sh --version "v$version" --to "$home/my programs"
 [ -x "$home/my programs/calry-gitops" ]
-# With wget alone, and with shasum in place of sha256sum.
-mkdir "$work/bin"
-for program in sh uname getconf mktemp rm wget sed cut tar gzip chmod mkdir cp mv perl; do
-    ln -s "$(command -v "$program")" "$work/bin/"
-done
-ln -s "$(command -v shasum)" "$work/bin/"
-run PATH="$work/bin" sh deploy/install.sh --to "$home/wget" >/dev/null
-[ -x "$home/wget/calry-gitops" ]
-# Nothing is installed when something is wrong.
-cp -r "$release" "$work/downloads/v0.0.2"
-cd "$work/downloads/v0.0.2"
-for archive in *.tar.gz; do mv "$archive" "${archive/$version/0.0.2}"; done
-sed -i "s/-$version-/-0.0.2-/" SHA256SUMS
-echo >>"calry-gitops-0.0.2-$target.tar.gz"
-cd "$root"
-refuses 'nothing was installed' run sh deploy/install.sh --version 0.0.2 --to "$home/wrong"
-sed -i '/tar.gz/d' "$work/downloads/v0.0.2/SHA256SUMS"
-refuses 'SHA256SUMS of 0.0.2 lists no' run sh deploy/install.sh --version 0.0.2 --to "$home/wrong"
-refuses 'cannot download' run sh deploy/install.sh --version 0.0.3 --to "$home/wrong"
-refuses 'is no version' run sh deploy/install.sh --version '../x' --to "$home/wrong"
-head -c "$(($(stat --format %s deploy/install.sh) - 12))" deploy/install.sh >"$work/cut"
-run sh "$work/cut" --to "$home/wrong"
-[ ! -e "$home/wrong" ] || fail "something was installed"
-# Which archive it takes: SYSTEM PROCESSOR GLIBC TARGET.
-while read -r system processor glibc wanted; do
-    mkdir -p "$work/machine"
-    # shellcheck disable=SC2016 # for that shell
-    printf '#!/bin/sh\n[ "$1" != -s ] || echo %s\n[ "$1" != -m ] || echo %s\n' "$system" "$processor" >"$work/machine/uname"
-    printf '#!/bin/sh\n[ %s != none ] && echo glibc %s\n' "$glibc" "$glibc" >"$work/machine/getconf"
-    chmod +x "$work/machine"/*
-    refuses "$wanted" run PATH="$work/machine:$PATH" sh deploy/install.sh --version 0.0.2 --to "$home/wrong"
-done <<'TABLE'
-Linux x86_64 2.36 0.0.2-x86_64-unknown-linux-gnu.tar.gz
-Linux aarch64 2.34 0.0.2-aarch64-unknown-linux-gnu.tar.gz
-Linux x86_64 2.33 0.0.2-x86_64-unknown-linux-musl.tar.gz
-Linux aarch64 none 0.0.2-aarch64-unknown-linux-musl.tar.gz
-Darwin arm64 none 0.0.2-aarch64-apple-darwin.tar.gz
-Darwin x86_64 none 0.0.2-x86_64-apple-darwin.tar.gz
-Linux riscv64 2.39 no.release.for.the.processor.riscv64
-MINGW64_NT-10.0 x86_64 none WSL
-TABLE
+mkdir "$work/install"
+tests/release/install.sh "$work/install"
 
 step "the compose file"
 compose=$(go_tool github.com/compose-spec/compose-go/v2/cmd "$compose_version")/cmd

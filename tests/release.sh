@@ -67,13 +67,18 @@ git commit --quiet --message "the list is empty"
 # Prepared for another version, every file has it.
 version=7.8.9
 refuses 'Chart.yaml, appVersion, has version' deploy/release/verify-version.sh "v$version"
+refuses 'v7.8.9 is no version' deploy/release/prepare.sh "v$version"
+refuses 'name the version' deploy/release/prepare.sh
 deploy/release/prepare.sh "$version"
+refuses 'has a section for 7.8.9 already' deploy/release/prepare.sh "$version"
+refuses 'nothing below .Unreleased. would be released' deploy/release/prepare.sh 7.9.0
 git --no-pager diff --stat
 cargo metadata --quiet --locked --no-deps --format-version 1 >/dev/null
 # sign KEY TAG: makes a signed tag.
 sign() {
     git -c gpg.format=ssh -c user.signingKey="$work/$1" tag --sign --message "$2" "$2"
 }
+refuses 'there is no tag v0.0.9' deploy/release/verify-tag.sh v0.0.9 main
 sign maintainer v0.0.9
 refuses 'names no maintainer' deploy/release/verify-tag.sh v0.0.9 main
 printf 'a@example.com namespaces="git" %s\n' "$(cat "$work/maintainer.pub")" >>deploy/release/allowed_signers
@@ -100,7 +105,17 @@ sed -i 's/check@v7.8.9/check@v7.8.8/' deploy/workflows/check.yml
 refuses 'deploy/workflows/check.yml names .*check@v7.8.8' deploy/release/verify-version.sh "v$version"
 notes=$(deploy/release/notes.sh "v$version")
 [ "$notes" = "$(printf '### Added\n\n- Everything.')" ] || fail "the notes are: $notes"
-refuses 'no section for v9.9.9' deploy/release/notes.sh v9.9.9
+refuses 'no section for 9.9.9' deploy/release/notes.sh v9.9.9
+
+step "another owner"
+git checkout --quiet --force main
+deploy/release/owner.sh acme >/dev/null
+# Of this owner, only paths of files are left.
+left=$(git grep -nE '(//|ghcr\.io/|github\.com/|uses: *|--repo +|install +)calry-gitops/' -- ':!deploy/release' || true)
+[ -z "$left" ] || fail "these name the old owner: $left"
+git diff -U0 | grep -E '^\+.*runbook_url: https://github.com/acme/calry-gitops/blob' >/dev/null || fail "an alert links to the old owner"
+if git diff -U0 | grep -E '^\+.*(etc|run|lib|cache)/acme'; then fail "a path of a file is changed"; fi
+cargo metadata --quiet --locked --no-deps --format-version 1 | grep '"repository":"https://github.com/acme/calry-gitops"' >/dev/null
 cd "$root"
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 

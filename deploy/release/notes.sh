@@ -9,6 +9,6 @@ notes=$(awk -v heading="## [${tag#v}]" '
     index($0, heading) == 1 { found = 1; next }
     /^## / || /^\[[^]]*\]: / { found = 0 }
     found' CHANGELOG.md)
-[ -n "$notes" ] || fail "CHANGELOG.md has no section for $tag"
+[[ $notes == *[![:space:]]* ]] || fail "CHANGELOG.md has no section for ${tag#v}, or nothing in it"
 # Without the blank lines around it.
 printf '%s\n' "$notes" | sed '/./,$!d'

@@ -4,8 +4,11 @@ set -euo pipefail
 # shellcheck source=deploy/release/common.sh
 . "$(dirname "$0")/common.sh"
 
-next=${1:?the version, as 1.2.3}
+next=${1:-}
+[ -n "$next" ] || fail "name the version: deploy/release/prepare.sh 1.2.3"
 [[ $next =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ ]] || fail "$next is no version"
+if grep -qF "## [$next]" CHANGELOG.md; then fail "CHANGELOG.md has a section for $next already"; fi
+deploy/release/notes.sh vUnreleased >/dev/null || fail "nothing below [Unreleased] would be released"
 old=${version//./\\.}
 sed -i "0,/^version = \"$old\"$/s//version = \"$next\"/" Cargo.toml
 sed -i "/^name = \"calry-gitops\"$/{n;s/\"$old\"/\"$next\"/;}" Cargo.lock

@@ -10,9 +10,10 @@ branch=${2:-origin/main}
 signers=$(mktemp)
 trap 'rm -f "$signers"' EXIT
 
+git rev-parse --quiet --verify "refs/tags/$tag" >/dev/null || fail "there is no tag $tag"
 [ "$(git cat-file -t "refs/tags/$tag")" = tag ] || fail "$tag is no annotated tag; make it with git tag --sign"
 git show "$branch:deploy/release/allowed_signers" >"$signers"
-grep -q '^[^#]' "$signers" || fail "deploy/release/allowed_signers of $branch names no maintainer"
+grep -q '^[^#]' "$signers" || fail "deploy/release/allowed_signers of $branch names no maintainer; docs/releasing.md says how to add one"
 git -c gpg.format=ssh -c "gpg.ssh.allowedSignersFile=$signers" verify-tag "$tag" ||
     fail "$tag is not signed by a maintainer in deploy/release/allowed_signers"
 git merge-base --is-ancestor "$tag^{commit}" "$branch" || fail "the commit of $tag is not in $branch"

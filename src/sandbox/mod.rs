@@ -171,7 +171,10 @@ impl Sandbox {
             limiter: Limiter::new(config.rate_limit),
             state: Mutex::new(MutableState {
                 keys,
-                store: Store::new(seed.workspace, seed.definitions),
+                store: Store {
+                    workspace: seed.workspace,
+                    definitions: seed.definitions,
+                },
                 semantics: config.semantics,
                 faults: Faults::new(config.fail, config.random_seed),
                 log: request_log::RequestLog::default(),
@@ -238,12 +241,7 @@ impl Sandbox {
 
     #[must_use]
     pub fn definition(&self, provider: &str) -> Option<Value> {
-        self.shared
-            .lock()
-            .store
-            .definitions()
-            .get(provider)
-            .cloned()
+        self.shared.lock().store.definitions.get(provider).cloned()
     }
 
     /// Sets a provider's definition to any JSON and updates its `updatedAt`.
@@ -255,7 +253,7 @@ impl Sandbox {
     }
 
     pub fn remove_definition(&self, provider: &str) -> Option<Value> {
-        self.shared.lock().store.remove(provider)
+        self.shared.lock().store.definitions.remove(provider)
     }
 
     /// Changes a definition, as an edit in the Calry console does, and updates its `updatedAt`. `false` if the provider has no
@@ -269,7 +267,7 @@ impl Sandbox {
     }
 
     pub fn modify_workspace(&self, change: impl FnOnce(&mut Value)) {
-        change(self.shared.lock().store.workspace_mut());
+        change(&mut self.shared.lock().store.workspace);
     }
 
     /// Adds a fault, after the pending ones, for the requests that match it.
@@ -302,21 +300,18 @@ impl Sandbox {
     pub fn banner(&self) -> String {
         let (slug, definitions, example) = {
             let state = self.shared.lock();
-            let definitions = state.store.definitions();
-            let example = ["HOSTAWAY"]
-                .into_iter()
-                .find(|provider| definitions.contains_key(*provider));
-            let example = example
-                .or_else(|| definitions.keys().next().map(String::as_str))
-                .map(str::to_owned);
-            let slug = state
-                .store
-                .workspace()
+            let Store {
+                workspace,
+                definitions,
+            } = &state.store;
+            let mut providers = definitions.keys();
+            let known = providers.clone().find(|provider| *provider == "HOSTAWAY");
+            let example = known.or_else(|| providers.next()).cloned();
+            let slug = workspace
                 .get("slug")
                 .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned();
-            (slug, definitions.len(), example)
+                .unwrap_or_default();
+            (slug.to_owned(), definitions.len(), example)
         };
         let url = self.url();
         let Keys {

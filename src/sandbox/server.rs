@@ -237,19 +237,19 @@ fn respond(shared: &ServerState, request: &ReceivedRequest) -> Answer {
         Mask::Always => true,
     };
     let found = match route {
-        Route::Workspace => return Answer::json(state.store.workspace()),
+        Route::Workspace => return Answer::json(&state.store.workspace),
         Route::Definitions => {
             return Answer::json(
                 &state
                     .store
-                    .definitions()
+                    .definitions
                     .values()
                     .map(|one| mask_if(one, masks))
                     .collect::<Vec<_>>(),
             );
         }
         Route::Definition(provider) if request.method == Method::GET => {
-            state.store.definitions().get(&provider)
+            state.store.definitions.get(&provider)
         }
         Route::Definition(provider) => {
             if permission == Permission::Read {
@@ -280,7 +280,7 @@ fn respond(shared: &ServerState, request: &ReceivedRequest) -> Answer {
                 log,
                 ..
             } = &mut *state;
-            let before = store.definitions().get(&provider).cloned();
+            let before = store.definitions.get(&provider).cloned();
             let after = store.update(&provider, &update, method, *semantics, Timestamp::now());
             if let Some(record) = log.get_mut(request.number) {
                 record.changed = Some(!store::equal_content(before.as_ref(), after));

@@ -10,7 +10,7 @@ use crate::model::{KeySection, UpdateMethod};
 
 /// The meaning of updates where Calry's documentation is silent or ambiguous. The defaults do the most harm to a careless
 /// client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Semantics {
     /// The meaning of "specified" in "only specified fields will be set to true".
     pub fields: SpecifiedFields,
@@ -22,55 +22,48 @@ pub struct Semantics {
     pub mask: Mask,
 }
 
-impl Default for Semantics {
-    fn default() -> Self {
-        Self {
-            fields: SpecifiedFields::TrueMeansTrue,
-            across_groups: AcrossGroups::Yes,
-            partner_key: PartialPartnerKey::Replaces,
-            put_absent: PutAbsent::Clears,
-            mask: Mask::Never,
-        }
-    }
-}
-
 /// The fields of a group that an update switches on. The other fields of the group are switched off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SpecifiedFields {
     /// The fields that are `true` in the update.
+    #[default]
     TrueMeansTrue,
     /// All fields in the update, including those that are `false`.
     PresentMeansTrue,
 }
 
 /// Whether "all others to false" includes the groups that an update does not name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AcrossGroups {
+    #[default]
     Yes,
     No,
 }
 
 /// The effect of an update with a partial `partnerKey`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PartialPartnerKey {
     /// Absent sections stay, and in the given sections the absent names stay. Names are case-sensitive.
     Merges,
     /// The update replaces the whole partner key.
+    #[default]
     Replaces,
 }
 
 /// The effect of a PUT on absent top-level fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PutAbsent {
     /// The icon and the partner key are removed, and every field is switched off.
+    #[default]
     Clears,
     /// They stay, as with PATCH.
     Keeps,
 }
 
 /// The keys that see partner keys masked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mask {
+    #[default]
     Never,
     ReadKeys,
     Always,
@@ -78,30 +71,11 @@ pub enum Mask {
 
 /// The workspace and its definitions as JSON, so that tests can make Calry answer with invalid data.
 pub(super) struct Store {
-    workspace: Value,
-    definitions: BTreeMap<String, Value>,
+    pub(super) workspace: Value,
+    pub(super) definitions: BTreeMap<String, Value>,
 }
 
 impl Store {
-    pub(super) fn new(workspace: Value, definitions: BTreeMap<String, Value>) -> Self {
-        Self {
-            workspace,
-            definitions,
-        }
-    }
-
-    pub(super) fn workspace(&self) -> &Value {
-        &self.workspace
-    }
-
-    pub(super) fn workspace_mut(&mut self) -> &mut Value {
-        &mut self.workspace
-    }
-
-    pub(super) fn definitions(&self) -> &BTreeMap<String, Value> {
-        &self.definitions
-    }
-
     /// Executes an update and returns the definition after it; `None` if the provider has no definition. Unknown groups and
     /// fields are silently ignored.
     pub(super) fn update(
@@ -158,10 +132,6 @@ impl Store {
         let before = self.definitions.get(provider).and_then(updated_at);
         touch(&mut definition, before, now);
         self.definitions.insert(provider.to_owned(), definition);
-    }
-
-    pub(super) fn remove(&mut self, provider: &str) -> Option<Value> {
-        self.definitions.remove(provider)
     }
 }
 
@@ -276,11 +246,15 @@ mod tests {
         })
     }
 
+    fn store() -> Store {
+        Store {
+            workspace: json!({}),
+            definitions: BTreeMap::from([("HOSTAWAY".to_owned(), definition())]),
+        }
+    }
+
     fn after(method: UpdateMethod, semantics: Semantics, update: Value) -> Value {
-        let mut store = Store::new(
-            json!({}),
-            BTreeMap::from([("HOSTAWAY".to_owned(), definition())]),
-        );
+        let mut store = store();
         let update = Update::parse(update).unwrap();
         store
             .update("HOSTAWAY", &update, method, semantics, NOW)
@@ -292,52 +266,38 @@ mod tests {
         after(UpdateMethod::Patch, semantics, update)
     }
 
+    /// Fields left out are switched off under both readings, and a field that is named as false by one of them. Groups left out
+    /// are switched off or kept by the reach. Unknown groups and fields are silently ignored.
     #[test]
-    fn a_field_left_out_is_switched_off_under_both_readings() {
-        let update = json!({"fieldsToSync": {"listing": {"type": true}}});
-        for semantics in [Semantics::default(), MERGES] {
-            let listing = &patched(semantics, update.clone())["fieldsToSync"]["listing"];
-            assert_eq!(
-                listing,
-                &json!({"name": false, "type": true, "rooms": false})
-            );
+    fn an_update_of_fields_switches_others_off_by_the_reading_and_the_reach() {
+        let listing =
+            |[name, kind, rooms]: [bool; 3]| json!({"name": name, "type": kind, "rooms": rooms});
+        for (sent, by_default, merging) in [
+            (
+                json!({"listing": {"type": true}}),
+                [false, true, false],
+                [false, true, false],
+            ),
+            (
+                json!({"listing": {"name": false}}),
+                [false; 3],
+                [true, false, false],
+            ),
+            (
+                json!({"listing": {"nope": true}, "other": {"x": true}}),
+                [false; 3],
+                [false; 3],
+            ),
+        ] {
+            let update = json!({ "fieldsToSync": sent });
+            for (semantics, on, rates) in [
+                (Semantics::default(), by_default, false),
+                (MERGES, merging, true),
+            ] {
+                let fields = json!({"listing": listing(on), "rates": {"base": rates}});
+                assert_eq!(patched(semantics, update.clone())["fieldsToSync"], fields);
+            }
         }
-    }
-
-    #[test]
-    fn a_field_that_is_named_as_false_is_off_or_on_by_the_reading() {
-        let update = json!({"fieldsToSync": {"listing": {"name": false}}});
-        assert_eq!(
-            patched(Semantics::default(), update.clone())["fieldsToSync"]["listing"]["name"],
-            false
-        );
-        assert_eq!(
-            patched(MERGES, update)["fieldsToSync"]["listing"]["name"],
-            true
-        );
-    }
-
-    #[test]
-    fn a_group_left_out_is_switched_off_or_kept_by_the_reach() {
-        let update = json!({"fieldsToSync": {"listing": {"name": true}}});
-        assert_eq!(
-            patched(Semantics::default(), update.clone())["fieldsToSync"]["rates"]["base"],
-            false
-        );
-        assert_eq!(
-            patched(MERGES, update)["fieldsToSync"]["rates"]["base"],
-            true
-        );
-    }
-
-    #[test]
-    fn unknown_groups_and_fields_are_silently_ignored() {
-        let update = json!({"fieldsToSync": {"listing": {"nope": true}, "other": {"x": true}, "rates": {"base": true}}});
-        let fields = json!({"listing": {"name": false, "type": false, "rooms": false}, "rates": {"base": true}});
-        assert_eq!(
-            patched(Semantics::default(), update)["fieldsToSync"],
-            fields
-        );
     }
 
     #[test]
@@ -379,26 +339,17 @@ mod tests {
 
     #[test]
     fn updated_at_moves_at_every_update_even_if_the_clock_does_not() {
-        let mut store = Store::new(
-            json!({}),
-            BTreeMap::from([("HOSTAWAY".to_owned(), definition())]),
-        );
-        for expected in ["2026-01-02T03:04:05.679Z", "2026-01-02T03:04:05.680Z"] {
-            assert_eq!(
-                store.modify("HOSTAWAY", NOW, |_| ()).unwrap()["updatedAt"],
-                expected
-            );
-        }
+        let mut store = store();
+        let edited = |store: &mut Store, now| {
+            store.modify("HOSTAWAY", now, |_| ()).unwrap()["updatedAt"].clone()
+        };
+        assert_eq!(edited(&mut store, NOW), "2026-01-02T03:04:05.679Z");
+        assert_eq!(edited(&mut store, NOW), "2026-01-02T03:04:05.680Z");
         store.set("HOSTAWAY", json!({}), NOW);
-        assert_eq!(
-            store.definitions()["HOSTAWAY"]["updatedAt"],
-            "2026-01-02T03:04:05.681Z"
-        );
+        let set = &store.definitions["HOSTAWAY"]["updatedAt"];
+        assert_eq!(set, "2026-01-02T03:04:05.681Z");
         let later = "2030-01-01T00:00:00.9999Z".parse().unwrap();
-        assert_eq!(
-            store.modify("HOSTAWAY", later, |_| ()).unwrap()["updatedAt"],
-            "2030-01-01T00:00:00.999Z"
-        );
+        assert_eq!(edited(&mut store, later), "2030-01-01T00:00:00.999Z");
     }
 
     #[test]
@@ -410,12 +361,10 @@ mod tests {
 
     #[test]
     fn an_unknown_provider_has_nothing_to_update() {
-        let mut store = Store::new(json!({}), BTreeMap::new());
-        let update = Update::parse(json!({})).unwrap();
-        assert!(
-            store
-                .update("X", &update, UpdateMethod::Patch, Semantics::default(), NOW)
-                .is_none()
-        );
+        let (update, method) = (Update::parse(json!({})).unwrap(), UpdateMethod::Patch);
+        let updated = store()
+            .update("X", &update, method, Semantics::default(), NOW)
+            .cloned();
+        assert_eq!(updated, None);
     }
 }

@@ -65,15 +65,12 @@ async fn raw(sandbox: &Sandbox, request: &str) -> Option<Answered> {
 }
 
 fn request(method: &str, path: &str, key: &str, body: Option<&str>) -> String {
-    let body = body.map_or(String::new(), |_| {
-        "content-type: application/json\r\n".to_owned()
-    }) + &format!(
-        "content-length: {}\r\n\r\n{}",
-        body.unwrap_or_default().len(),
-        body.unwrap_or_default()
-    );
+    let kind = body.map_or("", |_| "content-type: application/json\r\n");
+    let body = body.unwrap_or_default();
+    let length = body.len();
     format!(
-        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-calry-api-key: {key}\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-calry-api-key: {key}\r\n{kind}\
+         content-length: {length}\r\n\r\n{body}"
     )
 }
 
@@ -100,16 +97,8 @@ async fn reads_return_the_stored_state() {
         get(&sandbox, WORKSPACE).await.unwrap().json()["slug"],
         "acme-production"
     );
-    assert_eq!(
-        get(&sandbox, ALL)
-            .await
-            .unwrap()
-            .json()
-            .as_array()
-            .unwrap()
-            .len(),
-        22
-    );
+    let all = get(&sandbox, ALL).await.unwrap().json();
+    assert_eq!(all.as_array().unwrap().len(), 22);
     assert_eq!(
         get(&sandbox, ONE).await.unwrap().json(),
         sandbox.definition("HOSTAWAY").unwrap()
@@ -139,140 +128,94 @@ async fn every_refusal_has_the_documented_shape() {
         write,
         expired,
     } = sandbox.keys();
-    let update = Some(r#"{"icon":"urn:x"}"#);
+    let get = |path: &str, key: &str| request("GET", path, key, None);
+    let patch = |path: &str, key: &str, body: &str| request("PATCH", path, key, Some(body));
+    let update = r#"{"icon":"urn:x"}"#;
+    let unknown = format!("{ALL}/NOPE");
     let too_large = format!(r#"{{"icon":"urn:{}"}}"#, "x".repeat(1 << 20));
-    let no_type = request("PATCH", ONE, &write, update).replace("application/json", "text/plain");
-    for (what, request, status, message) in [
+    for (status, message, requests) in [
         (
-            "no key",
-            request("GET", ALL, &read, None).replace("x-calry-api-key", "x"),
             401,
             "Authentication failed",
+            vec![
+                get(ALL, &read).replace("x-calry-api-key", "x"),
+                get(ALL, "zepl.x"),
+                get(ALL, "\u{e9}"),
+            ],
         ),
+        (401, "expired", vec![get(ALL, &expired)]),
+        (403, "READ", vec![patch(ONE, &read, update)]),
         (
-            "unknown key",
-            request("GET", ALL, "zepl.x", None),
-            401,
-            "Authentication failed",
-        ),
-        (
-            "key of bytes",
-            request("GET", ALL, "\u{e9}", None),
-            401,
-            "Authentication failed",
-        ),
-        (
-            "expired key",
-            request("GET", ALL, &expired, None),
-            401,
-            "expired",
-        ),
-        (
-            "READ key",
-            request("PATCH", ONE, &read, update),
-            403,
-            "READ",
-        ),
-        (
-            "unknown provider",
-            request("GET", &format!("{ALL}/NOPE"), &read, None),
             404,
             "no integration definition",
+            vec![get(&unknown, &read), patch(&unknown, &write, update)],
         ),
         (
-            "update of none",
-            request("PATCH", &format!("{ALL}/NOPE"), &write, update),
-            404,
-            "no integration definition",
-        ),
-        (
-            "unknown path",
-            request("GET", "/api/v2/workspace", &read, None),
             404,
             "Cannot GET this path",
+            vec![
+                get("/api/v2/workspace", &read),
+                get(&format!("{ALL}/"), &read),
+                get(&format!("{ONE}/x"), &read),
+            ],
         ),
         (
-            "empty provider",
-            request("GET", &format!("{ALL}/"), &read, None),
-            404,
-            "Cannot GET this path",
-        ),
-        (
-            "path below",
-            request("GET", &format!("{ONE}/x"), &read, None),
-            404,
-            "Cannot GET this path",
-        ),
-        (
-            "unknown method",
-            request("BREW", ONE, &write, None),
             405,
-            "BREW is not allowed",
+            "Method BREW is not allowed",
+            vec![request("BREW", ONE, &write, None)],
         ),
         (
-            "PUT",
-            request("PUT", ONE, &write, update),
             405,
-            "PUT is not allowed",
+            "Method PUT is not allowed",
+            vec![request("PUT", ONE, &write, Some(update))],
         ),
         (
-            "bad JSON",
-            request("PATCH", ONE, &write, Some("{")),
             400,
             "not JSON",
+            vec![
+                patch(ONE, &write, "{"),
+                patch(ONE, &write, &"[".repeat(100_000)),
+                patch(ONE, &write, "\u{0}"),
+            ],
         ),
         (
-            "deep JSON",
-            request("PATCH", ONE, &write, Some(&"[".repeat(100_000))),
-            400,
-            "not JSON",
-        ),
-        (
-            "not UTF-8",
-            request("PATCH", ONE, &write, Some("\u{0}")),
-            400,
-            "not JSON",
-        ),
-        (
-            "another shape",
-            request("PATCH", ONE, &write, Some(r#"{"name":"x"}"#)),
             400,
             "not an update",
+            vec![patch(ONE, &write, r#"{"name":"x"}"#)],
         ),
         (
-            "no body",
-            request("PATCH", ONE, &write, None),
             400,
             "needs a body",
+            vec![request("PATCH", ONE, &write, None)],
         ),
-        ("another type", no_type, 400, "content type"),
         (
-            "a large body",
-            request("PATCH", ONE, &write, Some(&too_large)),
+            400,
+            "content type",
+            vec![patch(ONE, &write, update).replace("application/json", "text/plain")],
+        ),
+        (
             400,
             "larger than 1 MiB",
+            vec![patch(ONE, &write, &too_large)],
         ),
     ] {
-        let answer = raw(&sandbox, &request).await.unwrap();
-        let path = request.split(' ').nth(1).unwrap();
-        assert_eq!(answer.status, status, "{what}");
-        assert!(
-            answer.message().contains(message),
-            "{what}: {}",
-            answer.message()
-        );
-        assert_eq!(
-            answer.header("content-type"),
-            Some("application/json"),
-            "{what}"
-        );
-        let error = answer.json();
-        assert_eq!(error.as_object().unwrap().len(), 4, "{what}");
-        assert_eq!(error["path"], path, "{what}");
-        assert!(
-            error["details"].is_array() && error["timestamp"].as_str().unwrap().ends_with('Z'),
-            "{what}"
-        );
+        for request in requests {
+            let answer = raw(&sandbox, &request).await.unwrap();
+            let (method, path) = request.split_once(' ').unwrap();
+            let what = format!("{method}: {}", answer.message());
+            assert_eq!(answer.status, status, "{what}");
+            assert!(answer.message().contains(message), "{what}");
+            let kind = answer.header("content-type");
+            assert_eq!(kind, Some("application/json"), "{what}");
+            let error = answer.json();
+            assert_eq!(error.as_object().unwrap().len(), 4, "{what}");
+            assert_eq!(error["path"], path.split(' ').next().unwrap(), "{what}");
+            assert!(error["details"].is_array(), "{what}");
+            assert!(
+                error["timestamp"].as_str().unwrap().ends_with('Z'),
+                "{what}"
+            );
+        }
     }
 }
 
@@ -327,30 +270,13 @@ async fn masks_hide_partner_keys_from_the_configured_keys() {
             mask,
             ..sandbox.semantics()
         });
-        let all = get(&sandbox, ALL).await.unwrap().body;
-        assert_eq!(
-            String::from_utf8(all)
-                .unwrap()
-                .contains("sandbox-hostaway-token"),
-            read_sees,
-            "{mask:?}"
-        );
-        let update = patch(&sandbox, &json!({})).await.unwrap().body;
-        assert_eq!(
-            String::from_utf8(update)
-                .unwrap()
-                .contains("sandbox-hostaway-token"),
-            write_sees,
-            "{mask:?}"
-        );
+        let sees = |answer: Value| answer.to_string().contains("sandbox-hostaway-token");
+        let all = get(&sandbox, ALL).await.unwrap().json();
+        assert_eq!(sees(all), read_sees, "{mask:?}");
+        let updated = patch(&sandbox, &json!({})).await.unwrap().json();
+        assert_eq!(sees(updated), write_sees, "{mask:?}");
+        assert!(sees(sandbox.definition("HOSTAWAY").unwrap()));
     }
-    assert!(
-        sandbox
-            .definition("HOSTAWAY")
-            .unwrap()
-            .to_string()
-            .contains("sandbox-hostaway-token")
-    );
 }
 
 #[tokio::test]
@@ -482,25 +408,17 @@ async fn the_log_has_each_request_with_its_permission_and_result() {
         .into_iter()
         .map(|r| (r.method, r.path, r.permission, r.body, r.status))
         .collect();
-    let ok = |code| StatusCode::from_u16(code).ok();
+    let entry = |method, path: &str, permission, body, status| {
+        let status = StatusCode::from_u16(status).ok();
+        (method, path.to_owned(), permission, body, status)
+    };
+    let (read, write) = (Some(Permission::Read), Some(Permission::Write));
     assert_eq!(
         log,
         [
-            (
-                Method::GET,
-                WORKSPACE.to_owned(),
-                Some(Permission::Read),
-                None,
-                ok(200)
-            ),
-            (
-                Method::PATCH,
-                ONE.to_owned(),
-                Some(Permission::Write),
-                Some(icon("urn:x")),
-                ok(200)
-            ),
-            (Method::GET, ALL.to_owned(), None, None, ok(401)),
+            entry(Method::GET, WORKSPACE, read, None, 200),
+            entry(Method::PATCH, ONE, write, Some(icon("urn:x")), 200),
+            entry(Method::GET, ALL, None, None, 401),
         ]
     );
     assert!(

@@ -16,17 +16,10 @@ pub struct HttpUrl {
 /// Which URLs are accepted for a purpose, and how much of them may be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UrlPolicy {
-    plain_http: PlainHttp,
+    /// Whether another machine may be called over plain http. This one may: 127.0.0.0/8, `[::1]` and `localhost`.
+    insecure_http: bool,
     query: bool,
     visible: Visible,
-}
-
-/// The machines that may be called over plain http.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PlainHttp {
-    /// 127.0.0.0/8, `[::1]` and `localhost`.
-    Loopback,
-    Any,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +50,14 @@ pub enum InvalidUrl {
 impl UrlPolicy {
     /// The source of a snapshot, which must not be changed in transit because it decides a plan.
     pub const SNAPSHOT: Self = Self {
-        plain_http: PlainHttp::Loopback,
+        insecure_http: false,
         query: true,
         visible: Visible::WithoutQuery,
     };
 
     /// A daemon. No key is ever sent to it.
     pub const DAEMON: Self = Self {
-        plain_http: PlainHttp::Any,
+        insecure_http: true,
         query: false,
         visible: Visible::All,
     };
@@ -73,7 +66,7 @@ impl UrlPolicy {
     #[must_use]
     pub const fn api(insecure_http: bool) -> Self {
         Self {
-            plain_http: PlainHttp::unless(insecure_http),
+            insecure_http,
             query: false,
             visible: Visible::All,
         }
@@ -83,19 +76,9 @@ impl UrlPolicy {
     #[must_use]
     pub const fn webhook(insecure_http: bool) -> Self {
         Self {
-            plain_http: PlainHttp::unless(insecure_http),
+            insecure_http,
             query: true,
             visible: Visible::Nothing,
-        }
-    }
-}
-
-impl PlainHttp {
-    const fn unless(insecure_http: bool) -> Self {
-        if insecure_http {
-            Self::Any
-        } else {
-            Self::Loopback
         }
     }
 }
@@ -114,10 +97,7 @@ impl HttpUrl {
             Err(InvalidUrl::Credentials)
         } else if !policy.query && (url.query().is_some() || url.fragment().is_some()) {
             Err(InvalidUrl::Query)
-        } else if url.scheme() == "http"
-            && policy.plain_http == PlainHttp::Loopback
-            && !is_loopback(&host)
-        {
+        } else if url.scheme() == "http" && !policy.insecure_http && !is_loopback(&host) {
             Err(InvalidUrl::PlainHttp)
         } else {
             Ok(Self {
@@ -236,19 +216,12 @@ mod tests {
                 "http://localhost.example.com",
                 "http://[::2]",
             ] {
-                let allowed = policy.plain_http == PlainHttp::Any;
-                let parsed = HttpUrl::parse(far, policy);
-                assert!(
-                    if allowed {
-                        parsed.is_ok()
-                    } else {
-                        parsed == Err(InvalidUrl::PlainHttp)
-                    },
-                    "{far} {policy:?}"
-                );
+                let refused = HttpUrl::parse(far, policy).err();
+                let expected = (!policy.insecure_http).then_some(InvalidUrl::PlainHttp);
+                assert_eq!(refused, expected, "{far} {policy:?}");
             }
         }
-        let allowing = POLICIES.map(|policy| policy.plain_http == PlainHttp::Any);
+        let allowing = POLICIES.map(|policy| policy.insecure_http);
         assert_eq!(allowing, [false, true, false, true, false, true]);
     }
 

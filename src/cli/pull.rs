@@ -60,7 +60,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
         let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
         reconcile::fetch(&reader, source.pins(&loaded.pin), None).await
     };
-    let fetched = fetched.await.map(|(workspace, listing)| {
+    let fetched = fetched.await.map(|(workspace, listing, _)| {
         (
             workspace,
             reconcile::check_live(source, &mut loaded, listing),

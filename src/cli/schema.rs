@@ -58,7 +58,7 @@ async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
     let pin = definitions::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let key = setup.key.read()?;
     let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
-    let (_, listing) = match reconcile::fetch(&reader, setup.source.pins(&pin), None).await {
+    let (_, listing, _) = match reconcile::fetch(&reader, setup.source.pins(&pin), None).await {
         Ok(fetched) => fetched,
         Err(failure) => {
             output.error(&failure.to_string());

@@ -27,7 +27,7 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
     let pin = definitions::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let deadline = Instant::now() + setup.timeout;
     let reader = setup.api.reader(&setup.key.read()?, deadline);
-    let (workspace, mut listing) =
+    let (workspace, mut listing, _) =
         match reconcile::fetch(&reader, setup.source.pins(&pin), None).await {
             Ok(fetched) => fetched,
             Err(failure) => {

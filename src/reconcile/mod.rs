@@ -13,11 +13,10 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use crate::desired::definitions::{
-    DirectoryError, LoadError, Loaded, Loader, MissingSecrets, NoFile, Pin, Purpose,
+use crate::desired::definitions::{LoadError, Loaded, Loader, MissingSecrets, Pin, Purpose};
+use crate::desired::git::{
+    self, RefusedCheckout, TrustPolicy, TrustedDefinitions, TrustedLoadError,
 };
-use crate::desired::git;
-use crate::desired::git::{RefusedCheckout, TrustPolicy, TrustedDefinitions, TrustedLoadError};
 use crate::desired::secrets::SecretSources;
 use crate::live::{self, Listing, ReadCalry};
 use crate::model::{Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
@@ -68,15 +67,13 @@ pub struct Desired {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error(transparent)]
-    Directory(#[from] DirectoryError),
+    Load(#[from] LoadError),
     #[error(transparent)]
     Base(#[from] git::MergeBaseError),
     #[error(transparent)]
     Trust(#[from] TrustedLoadError),
     #[error("{0}; nothing is planned; help: check out a commit that an allowed signer signed")]
     Refused(RefusedCheckout),
-    #[error(transparent)]
-    NoFile(#[from] NoFile),
     /// `workspace.yaml` has errors, so the workspace of the files is unknown.
     #[error(
         "workspace.yaml is invalid, so it is not known which workspace these definitions are for; nothing is planned"
@@ -149,15 +146,6 @@ pub enum Failure {
     Internal(String),
 }
 
-impl From<LoadError> for Failure {
-    fn from(error: LoadError) -> Self {
-        match error {
-            LoadError::Directory(error) => Self::Directory(error),
-            LoadError::NoFile(error) => Self::NoFile(error),
-        }
-    }
-}
-
 fn moving(slug: &str, file: Option<&str>) -> String {
     match file {
         Some(file) => format!("start with --workspace {slug}, or remove {file}"),
@@ -169,7 +157,7 @@ impl Failure {
     /// Whether the definitions are at fault, and not the world around them.
     #[must_use]
     pub const fn is_invalid_definitions(&self) -> bool {
-        matches!(self, Self::NoFile(_) | Self::Pin)
+        matches!(self, Self::Load(LoadError::NoFile(_)) | Self::Pin)
     }
 }
 
@@ -183,8 +171,7 @@ pub struct Planned {
 /// Loads the files and fills their secrets in. The scrubber learns every value below `partnerKey`.
 ///
 /// # Errors
-/// [`Failure::Directory`], [`Failure::Trust`], [`Failure::Base`] and [`Failure::NoFile`]; problems of single files are in
-/// [`Loaded::diagnostics`].
+/// [`Failure::Load`], [`Failure::Trust`] and [`Failure::Base`]; problems of single files are in [`Loaded::diagnostics`].
 pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
     let loader = Loader {
         only: &source.only,
@@ -201,7 +188,8 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
                 revision,
                 refused,
             } = git::load_trusted(&source.definitions, trust)?;
-            (loader.finish(loaded)?, Some(revision), refused)
+            let loaded = loader.finish(loaded).map_err(LoadError::from)?;
+            (loaded, Some(revision), refused)
         }
         None => (loader.load(&source.definitions)?, None, None),
     };
@@ -232,8 +220,7 @@ fn base(
     } = git::read_merge_base(&loaded.directory, reference)?;
     before.secrets().for_each(|secret| scrubber.learn(secret));
     let pin = match (before.pin, &loaded.pin) {
-        (Pin::Slug(before), Pin::Slug(after)) if before == *after => None,
-        (Pin::Slug(before), Pin::Slug(after)) => Some(PinChange {
+        (Pin::Slug(before), Pin::Slug(after)) => (before != *after).then(|| PinChange {
             before,
             after: Some(after.clone()),
         }),
@@ -247,13 +234,8 @@ fn base(
     let counts = |provider: &Provider| only.is_empty() || only.contains(provider);
     let files = before.files.into_iter().filter_map(|file| {
         let provider = file.provider.filter(counts)?;
-        Some((
-            provider,
-            BaseFile {
-                file: file.name,
-                desired: file.desired,
-            },
-        ))
+        let (file, desired) = (file.name, file.desired);
+        Some((provider, BaseFile { file, desired }))
     });
     Ok(BranchBase {
         commit,
@@ -316,21 +298,11 @@ impl Pins<'_> {
 }
 
 /// Reads the workspace and its definitions concurrently. `known` is the workspace, if it was read with the same key before.
+/// The last value is the moment at which the definitions arrived.
 ///
 /// # Errors
 /// Those of [`Pins::allow`], and [`Failure::Remote`].
 pub async fn fetch<R: ReadCalry>(
-    reader: &R,
-    pins: Pins<'_>,
-    known: Option<Workspace>,
-) -> Result<(Workspace, Listing), Failure> {
-    fetch_timed(reader, pins, known)
-        .await
-        .map(|(workspace, listing, _)| (workspace, listing))
-}
-
-/// The same, with the moment at which the definitions arrived.
-async fn fetch_timed<R: ReadCalry>(
     reader: &R,
     pins: Pins<'_>,
     known: Option<Workspace>,
@@ -394,18 +366,15 @@ pub fn check_live(source: &Source, loaded: &mut Loaded, listing: Listing) -> Liv
             listing.live.iter().any(|live| live.provider == *provider)
                 || unreadable.iter().any(|(p, _)| p == provider)
         };
+        let problem = format!("it is not in Calry's list, and {nameless}");
         let unlisted: Vec<_> = loaded
             .files
             .iter()
             .filter_map(|file| file.provider.clone())
             .filter(|p| !listed(p))
+            .map(|provider| (provider, problem.clone()))
             .collect();
-        let problem = format!("it is not in Calry's list, and {nameless}");
-        unreadable.extend(
-            unlisted
-                .into_iter()
-                .map(|provider| (provider, problem.clone())),
-        );
+        unreadable.extend(unlisted);
     }
     unreadable.extend(loaded.check_live(&names));
     if source.strict {
@@ -434,7 +403,7 @@ pub async fn plan_workspace<R: ReadCalry>(
     applied: &AppliedState,
 ) -> Result<Planned, Failure> {
     let (workspace, listing, fetched) =
-        fetch_timed(reader, source.pins(&desired.loaded.pin), known).await?;
+        fetch(reader, source.pins(&desired.loaded.pin), known).await?;
     let LiveState {
         live, unreadable, ..
     } = check_live(source, &mut desired.loaded, listing);

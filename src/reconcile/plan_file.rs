@@ -257,33 +257,25 @@ fn secrets(
     entry: &PlanEntry,
     key: &FingerprintKey,
 ) -> BTreeMap<String, String> {
+    let mut secrets = BTreeMap::new();
     let Verdict::Update(step) = &entry.verdict else {
-        return BTreeMap::new();
+        return secrets;
     };
     if !step.changes.iter().any(Change::sensitive) {
-        return BTreeMap::new();
+        return secrets;
     }
-    let mut secrets = BTreeMap::new();
     for section in KeySection::BOTH {
-        for (name, value) in step
-            .desired
-            .partner_key
-            .section(section)
-            .into_iter()
-            .flatten()
-        {
+        let values = step.desired.partner_key.section(section);
+        for (name, value) in values.into_iter().flatten() {
             if let Some(secret) = &value.value {
-                let (workspace, provider) = (workspace.id.clone(), step.desired.provider.clone());
                 let place = FingerprintContext {
-                    workspace,
-                    provider,
+                    workspace: workspace.id.clone(),
+                    provider: step.desired.provider.clone(),
                     section,
                     name: name.clone(),
                 };
-                secrets.insert(
-                    join_path(&["partnerKey", section.key(), name]),
-                    key.fingerprint(&place, secret),
-                );
+                let path = join_path(&["partnerKey", section.key(), name]);
+                secrets.insert(path, key.fingerprint(&place, secret));
             }
         }
     }
@@ -320,17 +312,11 @@ fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Op
     };
     let (before, after) = (set(was), set(is));
     let list = |paths: Vec<&String>| {
-        let more = paths.len().saturating_sub(MOST);
-        let mut text = paths
-            .iter()
-            .take(MOST)
-            .map(|path| shown(path))
-            .collect::<Vec<_>>()
-            .join(", ");
-        if more > 0 {
-            text.push_str(&format!(" and {more} more"));
+        let first: Vec<String> = paths.iter().take(MOST).map(|path| shown(path)).collect();
+        match paths.len().saturating_sub(MOST) {
+            0 => first.join(", "),
+            more => format!("{} and {more} more", first.join(", ")),
         }
-        text
     };
     let (fresh, gone): (Vec<_>, Vec<_>) = (
         after.difference(&before).collect(),
@@ -364,16 +350,12 @@ fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Op
 /// The differences in a sentence, the first ones by name.
 #[must_use]
 pub fn listed(differences: &[String]) -> String {
-    let mut text = differences
-        .iter()
-        .take(MOST)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("; ");
-    if differences.len() > MOST {
-        text.push_str(&format!("; and {} more", differences.len() - MOST));
+    match differences.split_at_checked(MOST) {
+        Some((first, more)) if !more.is_empty() => {
+            format!("{}; and {} more", first.join("; "), more.len())
+        }
+        _ => differences.join("; "),
     }
-    text
 }
 
 fn shown(text: &str) -> String {

@@ -20,7 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -89,13 +89,9 @@ impl Open {
 struct Connections(Arc<Mutex<BTreeMap<u64, Open>>>);
 
 impl Connections {
-    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Open>> {
-        self.0.lock()
-    }
-
     /// Closes the least important one.
     fn close_one(&self) {
-        let mut all = self.all();
+        let mut all = self.0.lock();
         let ranked = all
             .iter()
             .filter_map(|(number, open)| Some((open.rank()?, *number)));
@@ -115,7 +111,7 @@ struct Connection {
 
 impl Connection {
     fn enter(&self, stage: Stage) {
-        if let Some(open) = self.connections.all().get_mut(&self.number) {
+        if let Some(open) = self.connections.0.lock().get_mut(&self.number) {
             open.stage = stage;
         }
     }
@@ -148,7 +144,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             since: Instant::now(),
             end: end.clone(),
         };
-        connections.all().insert(number, open);
+        connections.0.lock().insert(number, open);
         let connection = Connection {
             number,
             connections: connections.clone(),
@@ -158,7 +154,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
                 () = answer(stream, router, &turns, &connection) => {}
                 () = end.cancelled() => {}
             }
-            connection.connections.all().remove(&connection.number);
+            connection.connections.0.lock().remove(&connection.number);
             drop(slot);
         });
     }

@@ -14,7 +14,6 @@ use futures_util::StreamExt as _;
 
 use super::limit::Proved;
 use super::request::{Refused, Shared, accept, read_secret, single, trigger};
-use crate::daemon::Handle;
 use crate::daemon::publisher::now;
 use crate::http::SecretFile;
 use crate::model::{SharedSecret, SignatureCheck, parse_webhook_signatures};
@@ -45,12 +44,6 @@ enum Sender {
     Github,
     Gitlab,
     Generic,
-}
-
-enum Event {
-    Push,
-    Ping,
-    Other,
 }
 
 /// The credential of a request.
@@ -99,37 +92,27 @@ async fn receive(
         );
         return Err(Refused(StatusCode::FORBIDDEN, sentence));
     }
-    let mut response = match event(sender, &head.headers) {
+    let mut response = match not_a_push(sender, &head.headers) {
         // A standby accepts as well: git hosts disable hooks that are refused.
-        Event::Push => trigger(
-            &shared.loops.iter().collect::<Vec<&Handle>>(),
-            Trigger::Hook,
-            "reconcile",
-            "a reconciliation",
-        ),
-        Event::Ping => accept(StatusCode::NO_CONTENT, None, "a ping".to_owned()),
-        Event::Other => accept(
-            StatusCode::NO_CONTENT,
-            None,
-            "ignored: not a push".to_owned(),
-        ),
+        None => trigger(&shared.loops.iter().collect::<Vec<_>>(), Trigger::Hook),
+        Some(what) => accept(StatusCode::NO_CONTENT, None, what.to_owned()),
     };
     response.extensions_mut().insert(Proved);
     Ok(response)
 }
 
-fn event(sender: Sender, headers: &HeaderMap) -> Event {
-    match sender {
-        Sender::Generic => Event::Push,
-        Sender::Github => match single(headers, "x-github-event") {
-            Some("push") => Event::Push,
-            Some("ping") => Event::Ping,
-            _ => Event::Other,
-        },
-        Sender::Gitlab => match single(headers, "x-gitlab-event") {
-            Some("Push Hook" | "Tag Push Hook") => Event::Push,
-            _ => Event::Other,
-        },
+/// What the event is; `None` for a push.
+fn not_a_push(sender: Sender, headers: &HeaderMap) -> Option<&'static str> {
+    let event = match sender {
+        Sender::Github => single(headers, "x-github-event"),
+        Sender::Gitlab => single(headers, "x-gitlab-event"),
+        Sender::Generic => return None,
+    };
+    match (sender, event) {
+        (Sender::Github, Some("push")) => None,
+        (Sender::Github, Some("ping")) => Some("a ping"),
+        (Sender::Gitlab, Some("Push Hook" | "Tag Push Hook")) => None,
+        _ => Some("ignored: not a push"),
     }
 }
 
@@ -195,17 +178,9 @@ async fn verify(mut proof: Option<Proof>, body: Body) -> Result<bool, Refused> {
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text
-        .bytes()
-        .map(|digit| char::from(digit).to_digit(16))
-        .collect::<Option<Vec<u32>>>()?;
-    let pairs = digits.chunks_exact(2);
-    let whole = pairs.remainder().is_empty();
-    whole.then(|| {
-        pairs
-            .filter_map(|pair| {
-                u8::try_from(pair.iter().fold(0, |byte, digit| byte << 4 | digit)).ok()
-            })
-            .collect()
-    })
+    let digit = |c: char| u8::try_from(c.to_digit(16)?).ok();
+    let digits: Vec<u8> = text.chars().map(digit).collect::<Option<_>>()?;
+    let (pairs, rest) = digits.as_chunks();
+    let bytes = pairs.iter().map(|[high, low]| high << 4 | low);
+    rest.is_empty().then(|| bytes.collect())
 }

@@ -62,13 +62,8 @@ impl<C: Clock + Clone> Limit<C> {
         };
         let too_early = self.senders.check_key(&sender).err()?;
         let wait = too_early.wait_time_from(self.clock.now());
-        Some(
-            wait.as_millis()
-                .div_ceil(1000)
-                .max(1)
-                .try_into()
-                .unwrap_or(u64::MAX),
-        )
+        let seconds = wait.as_millis().div_ceil(1000).max(1);
+        Some(u64::try_from(seconds).unwrap_or(u64::MAX))
     }
 }
 

@@ -26,7 +26,7 @@ use axum::extract::{Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
@@ -118,12 +118,9 @@ impl Admin {
 }
 
 fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
-    let publishers = loops
-        .iter()
-        .map(|one| Arc::clone(one.publisher()))
-        .collect();
+    let publishers = loops.iter().map(|one| Arc::clone(one.publisher()));
     let shared = Arc::new(Shared {
-        publishers,
+        publishers: publishers.collect(),
         started: now(),
         metrics,
         scrapes: Arc::new(Semaphore::new(SCRAPES)),
@@ -164,22 +161,17 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
         .iter()
         .map(|publisher| publisher.silence())
         .collect();
+    let hanging = silences.iter().filter(|silence| **silence >= LIFELESS);
+    let of = of(hanging.clone().count(), &shared);
     let silence = human_duration(silences.iter().copied().max().unwrap_or_default());
-    match silences
-        .iter()
-        .filter(|silence| **silence >= LIFELESS)
-        .count()
-    {
+    match hanging.count() {
         0 => probe(
             true,
             &format!("the loop is alive: last heartbeat {silence} ago"),
         ),
-        hanging => probe(
+        _ => probe(
             false,
-            &format!(
-                "the loop{} hangs: no heartbeat for {silence}",
-                of(hanging, &shared)
-            ),
+            &format!("the loop{of} hangs: no heartbeat for {silence}"),
         ),
     }
 }
@@ -202,41 +194,32 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
             .filter(|publisher| !is(publisher))
             .count()
     };
-    let (untried, unread) = (
-        count(StatusPublisher::is_tried),
-        count(StatusPublisher::is_ready),
-    );
-    let missing = if untried > 0 { untried } else { unread };
+    let untried = count(StatusPublisher::is_tried);
+    let unread = count(StatusPublisher::is_ready);
     if untried == 0 && unread < shared.publishers.len() {
-        let rest = if unread > 0 {
-            format!(", except those{}", of(unread, &shared))
-        } else {
-            String::new()
+        let rest = match unread {
+            0 => String::new(),
+            _ => format!(", except those{}", of(unread, &shared)),
         };
         return probe(true, &format!("definitions and live state were read{rest}"));
     }
     let unknown = count(StatusPublisher::knows_the_leader);
-    if unknown > 0 {
+    let why = if unknown > 0 {
         let of = of(unknown, &shared);
-        return probe(
-            false,
-            &format!("the leader is unknown: the Lease{of} was not read yet; see the log"),
-        );
-    }
-    probe(
-        false,
-        &format!(
-            "definitions and live state{} were not read without an error yet; see the log and /api/v1/status",
-            of(missing, &shared)
-        ),
-    )
+        format!("the leader is unknown: the Lease{of} was not read yet; see the log")
+    } else {
+        let of = of(if untried > 0 { untried } else { unread }, &shared);
+        format!(
+            "definitions and live state{of} were not read without an error yet; see the log and /api/v1/status"
+        )
+    };
+    probe(false, &why)
 }
 
 fn probe(ok: bool, reason: &str) -> Response {
-    let status = if ok {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
+    let status = match ok {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
     };
     answer(status, &json!({"ok": ok, "reason": reason}))
 }
@@ -290,15 +273,7 @@ async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
         let _permit = &permit;
         (!rest.is_empty()).then(|| Ok::<_, Infallible>(rest.split_to(PART.min(rest.len()))))
     }));
-    let headers = [
-        (
-            CONTENT_TYPE,
-            HeaderValue::from_static(Metrics::CONTENT_TYPE),
-        ),
-        (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    ];
-    (headers, Body::from_stream(parts)).into_response()
+    (headers(Metrics::CONTENT_TYPE), Body::from_stream(parts)).into_response()
 }
 
 async fn not_found(request: Request) -> Response {
@@ -331,12 +306,15 @@ fn answer(status: StatusCode, body: &impl Serialize) -> Response {
 }
 
 fn json_text(status: StatusCode, body: String) -> Response {
-    let headers = [
-        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    ];
-    (status, headers, body).into_response()
+    (status, headers("application/json"), body).into_response()
+}
+
+const fn headers(content: &'static str) -> [(HeaderName, &'static str); 3] {
+    [
+        (CONTENT_TYPE, content),
+        (CACHE_CONTROL, "no-cache"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ]
 }
 
 #[cfg(test)]

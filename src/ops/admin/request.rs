@@ -64,7 +64,7 @@ pub(super) async fn read_secret(file: &SecretFile) -> Result<SharedSecret, Refus
 }
 
 /// Requests a reconciliation of these loops.
-pub(super) fn trigger(loops: &[&Handle], cause: Trigger, word: &str, what: &str) -> Response {
+pub(super) fn trigger(loops: &[&Handle], cause: Trigger) -> Response {
     for one in loops {
         one.request(cause);
     }
@@ -75,7 +75,7 @@ pub(super) fn trigger(loops: &[&Handle], cause: Trigger, word: &str, what: &str)
     };
     accept(
         StatusCode::ACCEPTED,
-        Some(&json!({"asked": word, "workspaces": labels})),
-        format!("{what}{of}"),
+        Some(&json!({"asked": "reconcile", "workspaces": labels})),
+        format!("a reconciliation{of}"),
     )
 }

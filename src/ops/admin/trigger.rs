@@ -59,28 +59,19 @@ pub(super) fn router(loops: Vec<Handle>, access: Access, hosts: Arc<[Host]>) -> 
 
 /// Audit-logs peer, path and status; never credentials.
 async fn audit(request: Request, next: Next) -> Response {
-    let peer = request
-        .extensions()
-        .get::<Peer>()
-        .map(|Peer(peer)| peer.to_string())
-        .unwrap_or_default();
+    let peer = request.extensions().get::<Peer>();
+    let peer = peer.map(|Peer(peer)| peer.to_string()).unwrap_or_default();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
-    let (status, said) = (response.status(), response.extensions().get::<Said>());
+    let (code, said) = (response.status(), response.extensions().get::<Said>());
     let said = said.map(|Said(said)| printable(said)).unwrap_or_default();
-    if method == Method::POST && status.is_success() {
-        info!(
-            peer,
-            path,
-            status = status.as_u16(),
-            "{peer} requested {path}: {said}"
-        );
+    let status = code.as_u16();
+    if method == Method::POST && code.is_success() {
+        info!(peer, path, status, "{peer} requested {path}: {said}");
     } else if method == Method::POST {
         warn!(
             peer,
-            path,
-            status = status.as_u16(),
-            "{peer} requested {path} and was refused: {said}"
+            path, status, "{peer} requested {path} and was refused: {said}"
         );
     }
     response
@@ -111,15 +102,14 @@ async fn authorise(State(shared): State<Arc<Shared>>, request: Request, next: Ne
                 .to_owned(),
         )),
     };
-    match permitted {
-        Ok(()) if shared.access.token.is_some() => {
-            let mut response = next.run(request).await;
-            response.extensions_mut().insert(Proved);
-            response
-        }
-        Ok(()) => next.run(request).await,
-        Err(refused) => refused.into_response(),
+    if let Err(refused) = permitted {
+        return refused.into_response();
     }
+    let mut response = next.run(request).await;
+    if shared.access.token.is_some() {
+        response.extensions_mut().insert(Proved);
+    }
+    response
 }
 
 /// The bearer token of a request, if it has exactly one.
@@ -173,12 +163,7 @@ async fn reconcile(
     let named = query_workspace(request.uri().query().unwrap_or_default())?;
     let Reconcile { workspace } = body(request).await?.unwrap_or_default();
     let chosen = shared.chosen(workspace.or(named).as_deref())?;
-    Ok(trigger(
-        &leading(chosen)?,
-        Trigger::Request,
-        "reconcile",
-        "a reconciliation",
-    ))
+    Ok(trigger(&leading(chosen)?, Trigger::Request))
 }
 
 async fn approve(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refused> {
@@ -236,13 +221,11 @@ impl Shared {
         let Some(workspace) = workspace else {
             return Ok(self.loops.iter().collect());
         };
-        match find_workspace(&self.loops, workspace, |one| one.publisher().published()) {
-            Some(one) => Ok(vec![one]),
-            None => Err(Refused(
-                StatusCode::NOT_FOUND,
-                "the daemon has no workspace of this name; /api/v1/status lists them".to_owned(),
-            )),
-        }
+        let found = find_workspace(&self.loops, workspace, |one| one.publisher().published());
+        let unknown = "the daemon has no workspace of this name; /api/v1/status lists them";
+        found
+            .map(|one| vec![one])
+            .ok_or_else(|| Refused(StatusCode::NOT_FOUND, unknown.to_owned()))
     }
 }
 

@@ -26,7 +26,9 @@ use self::text::{Kind, Page};
 use self::workspace::{REQUEST_RESULTS, UPDATE_RESULTS, WorkspaceSample};
 use super::notifications::{Counters, TargetCounts};
 use crate::plan::Summary;
-use crate::report::status::{Mode, ReconciliationOutcome, ReplicaRole};
+use crate::report::status::{
+    Mode, ProviderState, ReconciliationOutcome, ReplicaRole, UpdateOutcome,
+};
 
 pub use workspace::WorkspaceMetrics;
 
@@ -128,7 +130,7 @@ const SIMPLE_FAMILIES: &[SimpleFamily] = &[
         Kind::Gauge,
         "calry_gitops_alive",
         "Whether the loop is alive (1) or hangs (0).",
-        |one| f64::from(u8::from(one.alive)),
+        |one| f64::from(u8::from(one.status.alive)),
     ),
     (
         Kind::Gauge,
@@ -177,7 +179,7 @@ const SIMPLE_FAMILIES: &[SimpleFamily] = &[
         Kind::Gauge,
         "calry_gitops_held_providers",
         "Providers on hold.",
-        |one| one.held as f64,
+        |one| one.status.count(ProviderState::Held) as f64,
     ),
     (
         Kind::Gauge,
@@ -189,13 +191,13 @@ const SIMPLE_FAMILIES: &[SimpleFamily] = &[
         Kind::Gauge,
         "calry_gitops_failed_providers",
         "Providers whose last update failed.",
-        |one| one.failed as f64,
+        |one| one.count(UpdateOutcome::Failed),
     ),
     (
         Kind::Gauge,
         "calry_gitops_not_converged_providers",
         "Providers for which Calry took the last update and kept other values.",
-        |one| one.not_converged as f64,
+        |one| one.count(UpdateOutcome::NotConverged),
     ),
     (
         Kind::Counter,

@@ -7,17 +7,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::text::Histogram;
-use crate::daemon::publisher::{LIFELESS, now};
+use crate::daemon::publisher::now;
 use crate::daemon::{LoopSettings, ReconciliationReport, StatusPublisher};
 use crate::desired::watch::WatchCounts;
 use crate::live::{Exchange, ExchangeOutcome, Observer};
 use crate::model::{Provider, Slug, UpdateMethod, ellipsize, printable};
 use crate::plan::{Cause, Plan, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
-use crate::report::status::{ProviderState, ReconciliationOutcome, Trigger, WorkspaceStatus};
+use crate::report::status::{ReconciliationOutcome, Trigger, UpdateOutcome, WorkspaceStatus};
 
 /// In seconds: from a reconciliation of few files to the longest time limit.
 const RECONCILIATION_BOUNDS: [f64; 11] =
@@ -99,11 +99,7 @@ pub(super) struct ProviderCounts {
 /// All values of one workspace at one moment.
 pub(super) struct WorkspaceSample {
     pub(super) label: String,
-    pub(super) alive: bool,
     pub(super) status: Arc<WorkspaceStatus>,
-    pub(super) held: u64,
-    pub(super) failed: u64,
-    pub(super) not_converged: u64,
     /// By cause: change, drift.
     pub(super) pending: [u64; 2],
     pub(super) hold_end: Option<Timestamp>,
@@ -185,13 +181,9 @@ impl WorkspaceMetrics {
             .map(|workspace| workspace.slug.clone());
         let mut sample = WorkspaceSample {
             label: slug.unwrap_or_else(|| self.name.clone()),
-            alive: self.publisher.silence() < LIFELESS,
-            held: 0,
-            failed: 0,
-            not_converged: 0,
             pending: [0; 2],
             hold_end: None,
-            requests: self.requests().clone(),
+            requests: self.requests.lock().clone(),
             reconciliations: Arc::clone(&self.reconciliations.lock()),
             events: self.watched.events(),
             polls: self.watched.polls(),
@@ -199,12 +191,6 @@ impl WorkspaceMetrics {
             status: Arc::clone(&status),
         };
         for provider in &status.providers {
-            use crate::plan::Cause;
-            use crate::report::status::UpdateOutcome;
-            sample.held += u64::from(provider.state == ProviderState::Held);
-            sample.failed += u64::from(provider.outcome == Some(UpdateOutcome::Failed));
-            sample.not_converged +=
-                u64::from(provider.outcome == Some(UpdateOutcome::NotConverged));
             let [change, drift] = &mut sample.pending;
             match provider.cause {
                 Some(Cause::Change) => *change += 1,
@@ -215,10 +201,6 @@ impl WorkspaceMetrics {
             sample.hold_end = sample.hold_end.into_iter().chain(end).min();
         }
         sample
-    }
-
-    fn requests(&self) -> MutexGuard<'_, RequestCounts> {
-        self.requests.lock()
     }
 }
 
@@ -236,33 +218,29 @@ impl Observer for WorkspaceMetrics {
             ExchangeOutcome::TimedOut => "timeout",
             ExchangeOutcome::Broken => "connection",
         };
-        let mut requests = self.requests();
+        let mut requests = self.requests.lock();
         let RequestCounts {
             ended: [reads, updates],
             took: [read, update],
             ..
         } = &mut *requests;
-        let (counts, took) = if request.update {
-            (updates, update)
-        } else {
-            (reads, read)
+        let (counts, took) = match request.update {
+            true => (updates, update),
+            false => (reads, read),
         };
-        if let Some((_, count)) = REQUEST_RESULTS
-            .iter()
-            .zip(counts)
-            .find(|(name, _)| **name == end)
-        {
+        let mut counts = REQUEST_RESULTS.iter().zip(counts);
+        if let Some((_, count)) = counts.find(|(name, _)| **name == end) {
             *count += 1;
         }
         took.observe(request.took.as_secs_f64());
     }
 
     fn on_retry(&self) {
-        self.requests().retries += 1;
+        self.requests.lock().retries += 1;
     }
 
     fn on_pause(&self, pause: Duration) {
-        let mut requests = self.requests();
+        let mut requests = self.requests.lock();
         requests.waits += 1;
         requests.waited += pause;
     }
@@ -328,6 +306,12 @@ impl ReconciliationCounts {
 }
 
 impl WorkspaceSample {
+    /// The number of providers whose last update ended like this.
+    pub(super) fn count(&self, ended: UpdateOutcome) -> f64 {
+        let providers = self.status.providers.iter();
+        providers.filter(|one| one.outcome == Some(ended)).count() as f64
+    }
+
     /// The requests to Calry by method: their number by [`REQUEST_RESULTS`], and their durations.
     pub(super) fn by_method(
         &self,

@@ -2,10 +2,11 @@
 
 use crate::daemon::{ReconciliationReport, ReconciliationResult};
 use crate::desired::git::{CheckoutTrust, RefusedCheckout, TrustError};
-use crate::model::Revision;
+use crate::model::{Revision, ellipsize};
 use crate::plan::{Plan, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::Outcome;
+use crate::report::words::counted;
 
 use super::config::Thresholds;
 
@@ -78,11 +79,10 @@ impl CommitTracker {
         if std::mem::replace(&mut self.untrusted, untrusted) != self.untrusted
             && let Some(sha) = self.untrusted.clone()
         {
-            let description = "not trusted, so not applied: see the daemon's log".to_owned();
             return Some(CommitStatus {
                 sha,
                 state: CommitState::Failure,
-                description,
+                description: "not trusted, so not applied: see the daemon's log".to_owned(),
             });
         }
         let sha = sha(report.findings.revision.as_ref());
@@ -171,96 +171,61 @@ fn classify(
             .map(|one| one.provider.as_str())
             .collect()
     };
-    let backed_off = |name: &&str| {
-        report
-            .findings
-            .backed_off
-            .iter()
-            .any(|(p, rest)| !rest.brief && p.as_str() == *name)
+    let is_backed_off = |name: &str, brief: bool| {
+        let mut backed_off = report.findings.backed_off.iter();
+        backed_off.any(|(p, rest)| rest.brief == brief && p.as_str() == name)
     };
     // A provider that is retried in a moment has not failed yet.
-    let brief = |name: &&str| {
-        report
-            .findings
-            .backed_off
-            .iter()
-            .any(|(p, rest)| rest.brief && p.as_str() == *name)
-    };
     let (soon, failed): (Vec<&str>, Vec<&str>) =
         updates(&|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Partial(_)))
             .into_iter()
-            .partition(brief);
+            .partition(|name| is_backed_off(name, true));
     let kept = updates(&|outcome| matches!(outcome, Outcome::NotConverged(_)));
     let (skipped, waiting): (Vec<&str>, Vec<&str>) =
         updates(&|outcome| matches!(outcome, Outcome::Skipped(_)))
             .into_iter()
-            .partition(backed_off);
+            .partition(|name| is_backed_off(name, false));
+    let failed = [failed, skipped].concat();
     let observed = matches!(result, ReconciliationResult::Observed(_));
     let due = plan.steps().count();
+    let named = |what: &str, names: &[&str]| format!("{what}: {}", join_names(names));
     use CommitState::{Failure, Pending, Success};
     Some(if matches!(result, ReconciliationResult::Refused(..)) {
-        (
-            Failure,
-            format!(
-                "refused: it would change {}, more than the limit",
-                providers(due)
-            ),
-        )
-    } else if !failed.is_empty() || !skipped.is_empty() {
-        (
-            Failure,
-            format!("not updated: {}", join_names(&[failed, skipped].concat())),
-        )
+        let due = providers(due);
+        let why = format!("refused: it would change {due}, more than the limit");
+        (Failure, why)
+    } else if !failed.is_empty() {
+        (Failure, named("not updated", &failed))
     } else if !kept.is_empty() {
-        (
-            Failure,
-            format!("Calry kept other values: {}", join_names(&kept)),
-        )
+        (Failure, named("Calry kept other values", &kept))
     } else if !invalid.is_empty() || report.findings.errors > 0 {
-        (
-            Failure,
-            format!("errors in the definitions: {}", join_names(&invalid)),
-        )
+        (Failure, named("errors in the definitions", &invalid))
     } else if !soon.is_empty() {
-        (Pending, format!("will be retried: {}", join_names(&soon)))
+        (Pending, named("will be retried", &soon))
     } else if !waiting.is_empty() {
-        (
-            Pending,
-            format!("not updated yet: {}", join_names(&waiting)),
-        )
+        (Pending, named("not updated yet", &waiting))
     } else if observed && due > 0 {
-        (
-            Pending,
-            format!("observe mode: {} would be updated", providers(due)),
-        )
+        let due = providers(due);
+        (Pending, format!("observe mode: {due} would be updated"))
     } else if !held.is_empty() {
-        (Pending, format!("on hold: {}", join_names(&held)))
+        (Pending, named("on hold", &held))
     } else {
         (Success, "in sync".to_owned())
     })
 }
 
 fn providers(count: usize) -> String {
-    format!(
-        "{count} {}",
-        if count == 1 { "provider" } else { "providers" }
-    )
+    counted(count, "provider", "providers")
 }
 
 /// The first names, shortened, and the number of the others.
 fn join_names(labels: &[&str]) -> String {
-    let more = labels.len().saturating_sub(NAMED);
-    let first: Vec<String> = labels
-        .iter()
-        .take(NAMED)
-        .map(|label| crate::model::ellipsize(label, 32))
-        .collect();
-    let more = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
-    first.join(", ") + &more
+    let first = labels.iter().take(NAMED).map(|label| ellipsize(label, 32));
+    let first = first.collect::<Vec<_>>().join(", ");
+    match labels.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
 }
 
 #[cfg(test)]
@@ -281,14 +246,21 @@ mod tests {
         report
     }
 
+    const FULL: &str = "0123456789abcdef0123456789abcdef01234567";
+    const OTHER: &str = "1123456789abcdef0123456789abcdef01234567";
+
+    /// The status after a reconciliation without changes at the commit `FULL`.
+    fn in_sync(tracker: &mut CommitTracker) -> Option<CommitStatus> {
+        tracker.finish(&of(FULL, false, applied(&[], &[])), &Thresholds::default())
+    }
+
     #[test]
     fn only_the_full_id_of_a_clean_checkout_gets_a_status_and_each_status_once() {
-        let full = "0123456789abcdef0123456789abcdef01234567";
         let mut tracker = CommitTracker::default();
         let thresholds = Thresholds::default();
         for (commit, dirty) in [
             ("0123456789", false),
-            (full, true),
+            (FULL, true),
             ("../../../0123456789abcdef0123456789abcde", false),
         ] {
             assert_eq!(
@@ -297,89 +269,52 @@ mod tests {
                 "{commit}"
             );
         }
-        let status = tracker
-            .finish(&of(full, false, applied(&[], &[])), &thresholds)
-            .unwrap();
-        assert_eq!(
-            (status.sha.as_str(), status.state),
-            (full, CommitState::Success)
-        );
-        assert_eq!(
-            tracker.finish(&of(full, false, applied(&[], &[])), &thresholds),
-            None
-        );
+        let status = in_sync(&mut tracker).unwrap();
+        assert_eq!((&*status.sha, status.state), (FULL, CommitState::Success));
+        assert_eq!(in_sync(&mut tracker), None);
     }
 
     #[test]
     fn an_untrusted_commit_fails_once_and_the_one_in_force_keeps_its_status() {
-        let (full, other) = (
-            "0123456789abcdef0123456789abcdef01234567",
-            "1123456789abcdef0123456789abcdef01234567",
-        );
         let mut tracker = CommitTracker::default();
         let mut ended = |trust| {
-            let mut report = of(full, false, applied(&[], &[]));
+            let mut report = of(FULL, false, applied(&[], &[]));
             report.findings.trust = Some(trust);
-            tracker
-                .finish(&report, &Thresholds::default())
-                .map(|status| (status.sha, status.state))
+            let status = tracker.finish(&report, &Thresholds::default());
+            status.map(|status| (status.sha, status.state))
         };
-        let refused = || {
+        let refused = |commit: &str, reason| {
             CheckoutTrust::Refused(RefusedCheckout {
-                commit: Some(other.to_owned()),
-                reason: TrustError::Unsigned,
+                commit: Some(commit.to_owned()),
+                reason,
             })
         };
-        assert_eq!(
-            ended(refused()),
-            Some((other.to_owned(), CommitState::Failure))
-        );
-        assert_eq!(
-            ended(refused()),
-            Some((full.to_owned(), CommitState::Success))
-        );
-        assert_eq!(ended(refused()), None);
+        let unsigned = || refused(OTHER, TrustError::Unsigned);
+        let status = |sha: &str, state| Some((sha.to_owned(), state));
+        assert_eq!(ended(unsigned()), status(OTHER, CommitState::Failure));
+        assert_eq!(ended(unsigned()), status(FULL, CommitState::Success));
+        assert_eq!(ended(unsigned()), None);
         assert_eq!(ended(CheckoutTrust::Trusted), None);
-        assert_eq!(
-            ended(CheckoutTrust::Refused(RefusedCheckout {
-                commit: Some(full.to_owned()),
-                reason: TrustError::Dirty
-            })),
-            None
-        );
+        assert_eq!(ended(refused(FULL, TrustError::Dirty)), None);
     }
 
     #[test]
     fn a_commit_fails_after_repeated_network_failures_only() {
-        let full = "0123456789abcdef0123456789abcdef01234567";
         let mut tracker = CommitTracker::default();
-        let states: Vec<Option<CommitState>> = (0..5)
-            .map(|_| {
-                tracker
-                    .finish(&of(full, false, failed()), &Thresholds::default())
-                    .map(|status| status.state)
-            })
-            .collect();
+        let states = [(); 5].map(|()| {
+            let status = tracker.finish(&of(FULL, false, failed()), &Thresholds::default());
+            status.map(|status| status.state)
+        });
         assert_eq!(states, [None, None, Some(CommitState::Failure), None, None]);
     }
 
     #[test]
     fn only_a_status_that_the_git_host_did_not_receive_is_posted_again() {
-        let (full, other) = (
-            "0123456789abcdef0123456789abcdef01234567",
-            "1123456789abcdef0123456789abcdef01234567",
-        );
-        let (mut tracker, thresholds) = (CommitTracker::default(), Thresholds::default());
-        let ended = |tracker: &mut CommitTracker| {
-            tracker.finish(&of(full, false, applied(&[], &[])), &thresholds)
-        };
-        assert!(ended(&mut tracker).is_some());
-        tracker.forget(other);
-        assert_eq!(ended(&mut tracker), None);
-        tracker.forget(full);
-        assert_eq!(
-            ended(&mut tracker).map(|status| status.sha),
-            Some(full.to_owned())
-        );
+        let mut tracker = CommitTracker::default();
+        assert!(in_sync(&mut tracker).is_some());
+        tracker.forget(OTHER);
+        assert_eq!(in_sync(&mut tracker), None);
+        tracker.forget(FULL);
+        assert_eq!(in_sync(&mut tracker).unwrap().sha, FULL);
     }
 }

@@ -11,14 +11,17 @@ use crate::http::{HttpUrl, InvalidUrl, SecretFile, UrlPolicy};
 /// The longest name of a target or a context, in bytes.
 const MAX_NAME: usize = 64;
 
-/// A target of notifications. Deserialize it from an entry of the list `notifications` in the configuration file.
-#[derive(Clone, Debug, Deserialize)]
+// Deserialize it from an entry of the list `notifications` in the configuration file.
+/// A target of notifications.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(try_from = "TargetConfig")]
+#[schemars(with = "TargetConfig")]
 pub struct Target {
     /// Its name in log and metrics.
     pub name: String,
     pub channel: Channel,
-    pub events: BTreeSet<EventKind>,
+    /// `None` for all.
+    pub events: Option<Vec<EventKind>>,
     /// Names of workspaces in the configuration file; empty for all.
     pub workspaces: BTreeSet<String>,
     pub thresholds: Thresholds,
@@ -62,18 +65,6 @@ pub enum EventKind {
     NotConverged,
     /// A hold ends soon.
     HoldExpiring,
-}
-
-impl EventKind {
-    pub const ALL: [Self; 7] = [
-        Self::Drift,
-        Self::Applied,
-        Self::Failed,
-        Self::Recovered,
-        Self::Refused,
-        Self::NotConverged,
-        Self::HoldExpiring,
-    ];
 }
 
 #[derive(Clone, Debug)]
@@ -192,17 +183,6 @@ impl Target {
     }
 }
 
-impl JsonSchema for Target {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Target".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        TargetConfig::json_schema(generator)
-    }
-}
-
-/// A target of notifications.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "a map")]
 #[schemars(extend("oneOf" = [{"required": ["slack"]}, {"required": ["webhook"]}, {"required": ["github"]}, {"required": ["gitlab"]}]))]
@@ -295,8 +275,7 @@ impl TryFrom<TargetConfig> for Target {
 
     fn try_from(config: TargetConfig) -> Result<Self, InvalidTarget> {
         let name = &config.name;
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        if !(1..=MAX_NAME).contains(&name.len()) || !name.bytes().all(plain) {
+        if !(1..=MAX_NAME).contains(&name.len()) || !name.bytes().all(is_plain) {
             return Err(InvalidTarget::Name);
         }
         let insecure = config.insecure_http;
@@ -353,24 +332,17 @@ impl TryFrom<TargetConfig> for Target {
         if config.events.is_some() && matches!(channel, Channel::Commit(_)) {
             return Err(InvalidTarget::Events(channel.as_str()));
         }
-        let Thresholds {
-            failed_passes,
-            hold_days,
-        } = Thresholds::default();
+        let default = Thresholds::default();
         let thresholds = Thresholds {
-            failed_passes: config.failed_passes.unwrap_or(failed_passes),
-            hold_days: config.hold_days.unwrap_or(hold_days),
+            failed_passes: config.failed_passes.unwrap_or(default.failed_passes),
+            hold_days: config.hold_days.unwrap_or(default.hold_days),
         };
         if thresholds.failed_passes == 0 || thresholds.hold_days > 365 {
             return Err(InvalidTarget::Number);
         }
         Ok(Self {
             channel,
-            events: config
-                .events
-                .unwrap_or_else(|| EventKind::ALL.to_vec())
-                .into_iter()
-                .collect(),
+            events: config.events,
             workspaces: config.workspaces.into_iter().collect(),
             thresholds,
             insecure_http: insecure,
@@ -379,10 +351,13 @@ impl TryFrom<TargetConfig> for Target {
     }
 }
 
+const fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
+}
+
 /// Whether `part` is a plain segment of a path.
 fn is_segment(part: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    (1..=128).contains(&part.len()) && part.bytes().all(plain) && part != "." && part != ".."
+    (1..=128).contains(&part.len()) && part.bytes().all(is_plain) && part != "." && part != ".."
 }
 
 fn parse_url(key: &'static str, text: &str, insecure_http: bool) -> Result<HttpUrl, InvalidTarget> {
@@ -419,11 +394,11 @@ mod tests {
     #[test]
     fn each_kind_of_target_parses_with_defaults() {
         let slack = parse(json!({"name": "ops", "slack": {"urlFile": "slack"}})).unwrap();
-        assert!(
-            slack.events.len() == 7
-                && slack.thresholds == Thresholds::default()
-                && slack.is_about(None)
+        assert_eq!(
+            (&slack.events, slack.thresholds),
+            (&None, Thresholds::default())
         );
+        assert!(slack.is_about(None));
         let hook = json!({"name": "hook", "webhook": {"url": "https://x/y", "secretFile": "/k"}, "events": ["drift"],
             "workspaces": ["eu"], "failedPasses": 1, "holdDays": 0});
         let hook = parse(hook).unwrap();
@@ -452,33 +427,24 @@ mod tests {
                 .extend(more.as_object().unwrap().clone());
             json!({"name": "x", "github": all})
         };
+        let slack = |key: &str, value: Value| {
+            let mut target = json!({"name": "x", "slack": {"urlFile": "a"}});
+            target[key] = value;
+            target
+        };
+        let webhook = |webhook: Value| json!({"name": "x", "webhook": webhook});
         for (target, why) in [
             (json!({"name": "x"}), "exactly one"),
+            (slack("webhook", json!({"url": "https://x"})), "exactly one"),
             (
-                json!({"name": "x", "slack": {"urlFile": "a"}, "webhook": {"url": "https://x"}}),
-                "exactly one",
-            ),
-            (
-                json!({"name": "x", "slack": {"url": "https://canary"}}),
+                slack("slack", json!({"url": "https://canary"})),
                 "unknown field",
             ),
-            (
-                json!({"name": "x y", "slack": {"urlFile": "a"}}),
-                "`name` must",
-            ),
-            (json!({"name": "x", "webhook": {}}), "either `url`"),
-            (
-                json!({"name": "x", "webhook": {"url": "http://canary/"}}),
-                "plain http",
-            ),
-            (
-                json!({"name": "x", "slack": {"urlFile": "a"}, "failedPasses": 0}),
-                "at least 1",
-            ),
-            (
-                json!({"name": "x", "slack": {"urlFile": "a"}, "events": ["drfit"]}),
-                "unknown variant",
-            ),
+            (slack("name", json!("x y")), "`name` must"),
+            (webhook(json!({})), "either `url`"),
+            (webhook(json!({"url": "http://canary/"})), "plain http"),
+            (slack("failedPasses", json!(0)), "at least 1"),
+            (slack("events", json!(["drfit"])), "unknown variant"),
             (github(json!({"repository": "a/../b"})), "owner/name"),
             (github(json!({"apiUrl": "http://canary"})), "plain http"),
             (github(json!({"context": "a\nb"})), "`context`"),
@@ -499,10 +465,7 @@ mod tests {
         }
         let mut commit = github(json!({}));
         commit["events"] = json!(["drift"]);
-        assert!(
-            parse(commit)
-                .unwrap_err()
-                .contains("`events` is not allowed")
-        );
+        let error = parse(commit).unwrap_err();
+        assert!(error.contains("`events` is not allowed"), "{error}");
     }
 }

@@ -67,24 +67,12 @@ pub struct ReportedState {
     refused: Option<String>,
     /// The sentence of the last report about an untrusted checkout.
     untrusted: Option<String>,
-    /// Drift that was not reverted, by provider.
-    drifted: BTreeMap<String, DriftDigest>,
+    /// The digests of drift that was not reverted, by provider.
+    drifted: BTreeMap<String, String>,
     /// Updates after which Calry kept other values, by provider.
     not_converged: BTreeMap<String, ReportedMismatch>,
     /// Reported holds, by provider.
     holds: BTreeMap<String, Date>,
-}
-
-/// The digest of a set of changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct DriftDigest(String);
-
-impl DriftDigest {
-    fn of(changes: &[Change]) -> Self {
-        // The `Debug` of a change shows no value below `partnerKey`.
-        let digest = Sha256::digest(format!("{changes:?}"));
-        Self(hex(&digest))
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -126,14 +114,13 @@ pub fn events(
             // Nothing new is known about the providers.
             if memory.passes.record(thresholds) {
                 let passes = memory.passes.passes;
-                let sentence = if passes == 1 {
-                    "the reconciliation failed".to_owned()
-                } else {
-                    format!("{passes} consecutive reconciliations failed")
+                let sentence = match passes {
+                    1 => "the reconciliation failed".to_owned(),
+                    _ => format!("{passes} consecutive reconciliations failed"),
                 };
                 events.push(Event {
                     reason: Some(reason(&failure.to_string())),
-                    ..event(EventKind::Failed, sentence)
+                    ..event(EventKind::Failed, sentence, Vec::new())
                 });
             }
             return events;
@@ -148,14 +135,11 @@ pub fn events(
                 let due = plan
                     .steps()
                     .map(|step| subject(step.desired.provider.as_str(), &step.changes, None));
-                let refused = event(
-                    EventKind::Refused,
-                    "the plan was refused; nothing was changed".to_owned(),
-                );
+                let sentence = "the plan was refused; nothing was changed";
                 events.push(Event {
                     reason: report.result.error().map(|why| reason(&why)),
                     digest: Some(digest.clone()).filter(|digest| !digest.is_empty()),
-                    ..about(refused, due.collect())
+                    ..event(EventKind::Refused, sentence, due.collect())
                 });
             }
             memory.refused = Some(digest);
@@ -177,7 +161,7 @@ pub fn events(
                 let sentence = "the checked-out commit is not trusted; the last trusted revision stays in force";
                 events.push(Event {
                     reason: Some(why.clone()),
-                    ..event(EventKind::Refused, sentence.to_owned())
+                    ..event(EventKind::Refused, sentence, Vec::new())
                 });
             }
             memory.untrusted = Some(why);
@@ -185,84 +169,49 @@ pub fn events(
         _ => workspace_recovered |= memory.untrusted.take().is_some(),
     }
 
-    push(
-        &mut events,
-        EventKind::Drift,
-        "drift was found",
-        drift(memory, plan, updates, report),
-    );
+    let mut push = |kind, sentence, subjects: Vec<Subject>| {
+        if !subjects.is_empty() {
+            events.push(event(kind, sentence, subjects));
+        }
+    };
+    let drifted = drift(memory, plan, updates, report);
+    push(EventKind::Drift, "drift was found", drifted);
     let applied = updates
         .iter()
         .filter(|one| one.cause == Cause::Change && one.outcome == Outcome::Applied);
     let applied = applied
         .map(|one| subject(one.provider.as_str(), &one.changes, None))
         .collect();
-    push(
-        &mut events,
-        EventKind::Applied,
-        "changes from git were applied",
-        applied,
-    );
+    push(EventKind::Applied, "changes from git were applied", applied);
     let kept = not_converged(memory, plan, updates, &mut recovered);
-    push(
-        &mut events,
-        EventKind::NotConverged,
-        "Calry accepted the update but kept other values",
-        kept,
-    );
+    let sentence = "Calry accepted the update but kept other values";
+    push(EventKind::NotConverged, sentence, kept);
     let failed = failing_providers(memory, report, plan, thresholds, &mut recovered);
-    push(
-        &mut events,
-        EventKind::Failed,
-        "out of sync despite retries",
-        failed,
-    );
-    push(
-        &mut events,
-        EventKind::HoldExpiring,
-        "holds end soon",
-        holds(memory, plan, thresholds, today),
-    );
+    push(EventKind::Failed, "out of sync despite retries", failed);
+    let ending = holds(memory, plan, thresholds, today);
+    push(EventKind::HoldExpiring, "holds end soon", ending);
     if workspace_recovered || !recovered.is_empty() {
-        let sentence = if workspace_recovered {
-            "reconciliation recovered"
-        } else {
-            "recovered"
+        let sentence = match workspace_recovered {
+            true => "reconciliation recovered",
+            false => "recovered",
         };
         recovered.sort_by(|a: &Subject, b| a.provider.cmp(&b.provider));
         recovered.dedup();
-        events.push(about(
-            event(EventKind::Recovered, sentence.to_owned()),
-            recovered,
-        ));
+        events.push(event(EventKind::Recovered, sentence, recovered));
     }
     events
 }
 
-fn event(kind: EventKind, sentence: String) -> Event {
-    Event {
-        kind,
-        sentence,
-        reason: None,
-        digest: None,
-        providers: Vec::new(),
-        more: 0,
-    }
-}
-
-fn about(event: Event, mut subjects: Vec<Subject>) -> Event {
+fn event(kind: EventKind, sentence: impl Into<String>, mut subjects: Vec<Subject>) -> Event {
     let more = subjects.len().saturating_sub(LISTED);
     subjects.truncate(LISTED);
     Event {
+        kind,
+        sentence: sentence.into(),
+        reason: None,
+        digest: None,
         providers: subjects,
         more,
-        ..event
-    }
-}
-
-fn push(events: &mut Vec<Event>, kind: EventKind, sentence: &str, subjects: Vec<Subject>) {
-    if !subjects.is_empty() {
-        events.push(about(event(kind, sentence.to_owned()), subjects));
     }
 }
 
@@ -297,7 +246,8 @@ fn drift(
     let mut standing = BTreeMap::new();
     for step in plan.steps().filter(|step| step.cause == Cause::Drift) {
         let provider = &step.desired.provider;
-        let drift = DriftDigest::of(&step.changes);
+        // The `Debug` of a change shows no value below `partnerKey`.
+        let drift = hex(&Sha256::digest(format!("{:?}", step.changes)));
         let known = memory.drifted.get(provider.as_str()) == Some(&drift);
         let result = updates
             .iter()
@@ -368,14 +318,12 @@ fn not_converged(
                 ..subject(result.provider.as_str(), &[], None)
             });
         }
-        let wanted = Some(Arc::clone(&result.desired));
-        memory.not_converged.insert(
-            result.provider.to_string(),
-            ReportedMismatch {
-                paths: kept,
-                wanted,
-            },
-        );
+        let reported = ReportedMismatch {
+            paths: kept,
+            wanted: Some(Arc::clone(&result.desired)),
+        };
+        let provider = result.provider.to_string();
+        memory.not_converged.insert(provider, reported);
     }
     news
 }

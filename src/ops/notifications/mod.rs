@@ -23,6 +23,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::Deserialize as _;
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -111,14 +112,13 @@ impl Notifier {
     /// The notifier of one workspace, by its name in the configuration file.
     #[must_use]
     pub fn for_workspace(&self, workspace: Option<&str>, links: Links) -> WorkspaceNotifier {
-        let interested = self
-            .queues
-            .iter()
-            .filter(|queue| queue.target.is_about(workspace));
         WorkspaceNotifier {
             name: workspace.map(str::to_owned),
             links,
-            targets: interested
+            targets: self
+                .queues
+                .iter()
+                .filter(|queue| queue.target.is_about(workspace))
                 .map(|queue| (Arc::clone(queue), Mutex::default()))
                 .collect(),
             workspace: Mutex::default(),
@@ -165,10 +165,9 @@ struct TargetState {
 impl Observer for WorkspaceNotifier {
     fn restore(&self, known: &Map<String, Value>) {
         for (queue, target) in &self.targets {
-            let saved = known.get(&queue.target.name).cloned();
             // State from an incompatible version is dropped, so its events are reported again.
-            if let Some(reported) =
-                saved.and_then(|saved| serde_json::from_value::<ReportedState>(saved).ok())
+            if let Some(saved) = known.get(&queue.target.name)
+                && let Ok(reported) = ReportedState::deserialize(saved)
             {
                 let mut target = target.lock();
                 target.delivered = reported.clone();
@@ -188,10 +187,8 @@ impl Observer for WorkspaceNotifier {
             if queue.is_drained() {
                 known.delivered = known.reported.clone();
             }
-            Some((
-                queue.target.name.clone(),
-                serde_json::to_value(&known.delivered).ok()?,
-            ))
+            let delivered = serde_json::to_value(&known.delivered).ok()?;
+            Some((queue.target.name.clone(), delivered))
         };
         targets.filter_map(known).collect()
     }
@@ -232,7 +229,10 @@ impl WorkspaceNotifier {
                 continue;
             }
             for event in events(&mut known.reported, report, thresholds, today()) {
-                if !wanted.contains(&event.kind) {
+                if wanted
+                    .as_ref()
+                    .is_some_and(|wanted| !wanted.contains(&event.kind))
+                {
                     continue;
                 }
                 let context = MessageContext {

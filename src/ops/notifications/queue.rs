@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -97,6 +97,13 @@ impl DeliveryError {
             retry_after: None,
         }
     }
+
+    fn transient(reason: impl ToString) -> Self {
+        Self {
+            transient: true,
+            ..Self::permanent(reason)
+        }
+    }
 }
 
 impl Queue {
@@ -115,12 +122,8 @@ impl Queue {
         }
     }
 
-    fn jobs(&self) -> MutexGuard<'_, VecDeque<Job>> {
-        self.jobs.lock()
-    }
-
     pub(super) fn waiting(&self) -> usize {
-        self.jobs().len()
+        self.jobs.lock().len()
     }
 
     /// Whether every job was delivered, given up or replaced.
@@ -134,12 +137,8 @@ impl Queue {
         if lost.retry_at.is_some_and(|at| Instant::now() < at) {
             return Vec::new();
         }
-        let (mine, others) = std::mem::take(&mut lost.commits)
-            .into_iter()
-            .partition(|(of, _)| of.as_deref() == name);
-        lost.commits = others;
-        let mine: BTreeSet<(Option<String>, String)> = mine;
-        mine.into_iter().map(|(_, sha)| sha).collect()
+        let mine = lost.commits.extract_if(.., |(of, _)| of.as_deref() == name);
+        mine.map(|(_, sha)| sha).collect()
     }
 
     /// Remembers a commit whose status was given up.
@@ -167,7 +166,7 @@ impl Queue {
     /// Adds a job to the end, without waiting.
     pub(super) fn push(&self, job: Job) {
         let oldest = {
-            let mut jobs = self.jobs();
+            let mut jobs = self.jobs.lock();
             let before = jobs.len();
             jobs.retain(|waiting| !job.replaces(waiting));
             self.pending.fetch_sub(before - jobs.len(), Relaxed);
@@ -209,7 +208,7 @@ impl Queue {
             );
         }
         loop {
-            let job = self.jobs().pop_front();
+            let job = self.jobs.lock().pop_front();
             let Some(job) = job else {
                 tokio::select! {
                     () = self.wake.notified() => continue,
@@ -308,7 +307,7 @@ impl Queue {
                     }
                 }
             }
-            if self.jobs().iter().any(|newer| newer.replaces(job)) {
+            if self.jobs.lock().iter().any(|newer| newer.replaces(job)) {
                 return None;
             }
         }
@@ -320,15 +319,9 @@ impl Queue {
         // The file system may hang.
         let reading = tokio::task::spawn_blocking(move || read_secrets(&target, id));
         match tokio::time::timeout(ATTEMPT_TIMEOUT, reading).await {
-            Ok(Ok(read)) => read.map_err(|error| DeliveryError {
-                transient: true,
-                ..DeliveryError::permanent(error)
-            }),
+            Ok(Ok(read)) => read.map_err(DeliveryError::transient),
             Ok(Err(_)) => Err(DeliveryError::permanent("reading its secrets panicked")),
-            Err(_) => Err(DeliveryError {
-                transient: true,
-                ..DeliveryError::permanent("reading its secrets timed out")
-            }),
+            Err(_) => Err(DeliveryError::transient("reading its secrets timed out")),
         }
     }
 
@@ -366,11 +359,7 @@ impl Queue {
             ATTEMPT_TIMEOUT,
         )
         .await;
-        self.check_reply(&reply.map_err(|reason| DeliveryError {
-            reason,
-            transient: true,
-            retry_after: None,
-        })?)
+        self.check_reply(&reply.map_err(DeliveryError::transient)?)
     }
 
     fn check_reply(&self, reply: &Reply) -> Result<(), DeliveryError> {
@@ -472,7 +461,8 @@ mod tests {
         }
         assert_eq!((queue.waiting(), queue.dropped.load(Relaxed)), (3, 0));
         let all_newest = queue
-            .jobs()
+            .jobs
+            .lock()
             .iter()
             .all(|job| matches!(job, Job::Commit(s, _) if s.state == CommitState::Success));
         assert!(all_newest);
@@ -486,7 +476,9 @@ mod tests {
             (queue.waiting(), queue.dropped.load(Relaxed)),
             (CAPACITY, 7)
         );
-        assert!(matches!(queue.jobs().front(), Some(Job::Commit(status, _)) if status.sha == "7"));
+        assert!(
+            matches!(queue.jobs.lock().front(), Some(Job::Commit(status, _)) if status.sha == "7")
+        );
     }
 
     #[tokio::test(start_paused = true)]

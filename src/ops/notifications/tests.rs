@@ -53,9 +53,8 @@ fn change() -> Change {
 }
 
 fn entry(provider: &str, verdict: Verdict) -> PlanEntry {
-    let provider = Provider::parse(provider).ok();
     PlanEntry {
-        provider,
+        provider: Provider::parse(provider).ok(),
         file: None,
         verdict,
         unresolved: Vec::new(),
@@ -81,9 +80,8 @@ fn in_sync(provider: &str) -> Verdict {
 }
 
 fn due(provider: &str, cause: Cause) -> PlanEntry {
-    let desired = desired(provider);
     let step = Step {
-        desired,
+        desired: desired(provider),
         live: live(provider),
         applied: None,
         changes: vec![change()],
@@ -156,36 +154,24 @@ fn kinds(memory: &mut ReportedState, result: ReconciliationResult) -> Vec<EventK
         .collect()
 }
 
+/// A change of git with this outcome.
+fn changed(outcome: Outcome) -> ReconciliationResult {
+    applied(&[("A", Cause::Change, outcome)], &[])
+}
+
 #[test]
 fn a_backed_off_provider_has_not_recovered() {
     let memory = &mut ReportedState::default();
-    let failed = || {
-        applied(
-            &[("A", Cause::Change, Outcome::Failed("no".to_owned()))],
-            &[],
-        )
-    };
-    let resting = || {
-        applied(
-            &[(
-                "A",
-                Cause::Change,
-                Outcome::Skipped("tried again in 60s".to_owned()),
-            )],
-            &[],
-        )
-    };
+    let failed = || changed(Outcome::Failed("no".to_owned()));
+    let resting = || changed(Outcome::Skipped("tried again in 60s".to_owned()));
     assert_eq!(kinds(memory, failed()), []);
     assert_eq!(kinds(memory, resting()), [EventKind::Failed]);
     assert_eq!(kinds(memory, resting()), []);
     assert_eq!(kinds(memory, failed()), []);
     // A failed reconciliation says nothing about the provider.
     assert_eq!(kinds(memory, self::failed()), []);
-    let done = applied(&[("A", Cause::Change, Outcome::Applied)], &[]);
-    assert_eq!(
-        kinds(memory, done),
-        [EventKind::Applied, EventKind::Recovered]
-    );
+    let done = kinds(memory, changed(Outcome::Applied));
+    assert_eq!(done, [EventKind::Applied, EventKind::Recovered]);
 }
 
 #[test]
@@ -225,19 +211,8 @@ fn each_untrusted_checkout_is_reported_once() {
 #[test]
 fn an_update_that_does_not_converge_is_reported_once_until_it_does() {
     let memory = &mut ReportedState::default();
-    let mismatch = || change().into_mismatch();
-    let kept = || {
-        applied(
-            &[("A", Cause::Change, Outcome::NotConverged(vec![mismatch()]))],
-            &[],
-        )
-    };
-    let backed_off = || {
-        applied(
-            &[("A", Cause::Change, Outcome::Skipped("later".to_owned()))],
-            &[],
-        )
-    };
+    let kept = || changed(Outcome::NotConverged(vec![change().into_mismatch()]));
+    let backed_off = || changed(Outcome::Skipped("later".to_owned()));
     assert_eq!(kinds(memory, kept()), [EventKind::NotConverged]);
     for result in [backed_off(), kept(), backed_off(), kept()] {
         assert_eq!(kinds(memory, result), []);
@@ -257,33 +232,19 @@ fn standing_drift_is_reported_once_and_a_hold_before_its_end() {
     assert_eq!(kinds(memory, observed()), []);
     assert_eq!(kinds(memory, applied(&[], &[("A", in_sync("A"))])), []);
     assert_eq!(kinds(memory, observed()), [EventKind::Drift]);
-    let held = |until| {
-        let hold = Hold {
-            until,
-            reason: Some("Vertrag".to_owned()),
-        };
-        applied(
-            &[],
-            &[(
-                "B",
-                Verdict::Held {
-                    hold,
-                    pending: vec![change()],
-                },
-            )],
+    let mut held = |until| {
+        let reason = Some("Vertrag".to_owned());
+        let (hold, pending) = (Hold { until, reason }, vec![change()]);
+        kinds(
+            memory,
+            applied(&[], &[("B", Verdict::Held { hold, pending })]),
         )
     };
-    assert_eq!(kinds(memory, held(date(2027, 3, 1))), []);
-    assert_eq!(
-        kinds(memory, held(date(2026, 11, 27))),
-        [EventKind::HoldExpiring]
-    );
-    assert_eq!(kinds(memory, held(date(2026, 11, 27))), []);
-    assert_eq!(
-        kinds(memory, held(date(2026, 11, 26))),
-        [EventKind::HoldExpiring],
-        "another day is another hold"
-    );
+    assert_eq!(held(date(2027, 3, 1)), []);
+    assert_eq!(held(date(2026, 11, 27)), [EventKind::HoldExpiring]);
+    assert_eq!(held(date(2026, 11, 27)), []);
+    // Another day is another hold.
+    assert_eq!(held(date(2026, 11, 26)), [EventKind::HoldExpiring]);
 }
 
 proptest! {
@@ -369,23 +330,16 @@ fn a_message_shows_that_files_differ_from_the_commit() {
             links: &links,
             pass: 1,
         };
-        let event = events(
-            &mut ReportedState::default(),
-            &report(failed()),
-            &Thresholds {
-                failed_passes: 1,
-                hold_days: 0,
-            },
-            today(),
-        );
-        let message = Notification::of(event.into_iter().next().unwrap(), about)
-            .slack()
-            .to_string();
-        assert!(message.contains(said), "{message}");
-        assert!(
-            message.contains("<https://calry.example.com/|Status page>"),
-            "{message}"
-        );
+        let thresholds = Thresholds {
+            failed_passes: 1,
+            hold_days: 0,
+        };
+        let state = &mut ReportedState::default();
+        let event = events(state, &report(failed()), &thresholds, TODAY).remove(0);
+        let message = Notification::of(event, about).slack().to_string();
+        for said in [said, "<https://calry.example.com/|Status page>"] {
+            assert!(message.contains(said), "{message}");
+        }
     }
 }
 

@@ -65,6 +65,21 @@ impl View<'_> {
             (None, _) => Subject::All,
         }
     }
+
+    /// The title, the level and the headline.
+    fn heading(&self) -> (String, HealthLevel, String) {
+        match self.subject() {
+            Subject::One(one) => workspace::heading(one, self.now),
+            Subject::All => {
+                let (title, level) = overview::title(self);
+                (title.clone(), level, title)
+            }
+            Subject::Nothing => {
+                let title = "No such workspace".to_owned();
+                (title.clone(), HealthLevel::Failing, title)
+            }
+        }
+    }
 }
 
 /// Where an operator reads on. Each is of the version that runs, as far as it depends on it.
@@ -80,14 +95,7 @@ fn project_links() -> [(&'static str, String); 4] {
 /// The whole document.
 #[must_use]
 pub(super) fn page(view: &View<'_>) -> String {
-    let (title, level) = match view.subject() {
-        Subject::One(one) => (
-            workspace::title(one, view.now),
-            workspace::level(one, view.now),
-        ),
-        Subject::All => overview::title(view),
-        Subject::Nothing => ("No such workspace".to_owned(), HealthLevel::Failing),
-    };
+    let (title, level, _) = view.heading();
     let head = html! {
         meta charset="utf-8";
         meta name="viewport" content="width=device-width, initial-scale=1";
@@ -149,33 +157,20 @@ pub(super) fn page(view: &View<'_>) -> String {
 /// The part of the document that changes: its `<main>`.
 #[must_use]
 pub(super) fn content(view: &View<'_>) -> String {
-    let (title, level, headline, inner) = match view.subject() {
-        Subject::One(one) => (
-            workspace::title(one, view.now),
-            workspace::level(one, view.now),
-            workspace::headline(one, view.now),
-            workspace::content(one, view),
-        ),
-        Subject::All => {
-            let (title, level) = overview::title(view);
-            (title.clone(), level, title, overview::content(view))
+    let (title, level, headline) = view.heading();
+    let (inner, name) = match view.subject() {
+        Subject::One(one) => {
+            // Before the first reconciliation a workspace without a name is the only one, and its label changes after it.
+            let known = one.name.is_some() || one.workspace.is_some();
+            let name = if known {
+                printable(one.label())
+            } else {
+                String::new()
+            };
+            (workspace::content(one, view), name)
         }
-        Subject::Nothing => {
-            let headline = "No such workspace".to_owned();
-            (
-                headline.clone(),
-                HealthLevel::Failing,
-                headline,
-                nothing(view),
-            )
-        }
-    };
-    let name = match view.subject() {
-        // Before the first reconciliation a workspace without a name is the only one, and its label changes after it.
-        Subject::One(one) if one.name.is_some() || one.workspace.is_some() => {
-            printable(one.label())
-        }
-        _ => String::new(),
+        Subject::All => (overview::content(view), String::new()),
+        Subject::Nothing => (nothing(view), String::new()),
     };
     html! {
         main #main tabindex="-1" data-id=(view.id) data-version=(view.version) data-now=(view.now) data-title=(title)

@@ -104,7 +104,7 @@ fn row(health: &Health, one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 }
             }
             td class=(level) {
-                span.state { (icon(level)) span { (workspace::headline(one, view.now)) } }
+                span.state { (icon(level)) span { (workspace::headline(health)) } }
                 small {
                     @if let Some(detail) = &health.detail { (clauses(detail, 240)) } @else { (in_sync) " in sync" }
                 }

@@ -35,21 +35,19 @@ const UNFOLDED: usize = 40;
 /// A longer list of providers gets a filter.
 const SEARCHED: usize = 10;
 
-pub(super) fn level(one: &WorkspaceStatus, now: Timestamp) -> HealthLevel {
-    health(one, now).level
+/// The title, the level and the headline.
+pub(super) fn heading(one: &WorkspaceStatus, now: Timestamp) -> (String, HealthLevel, String) {
+    let health = health(one, now);
+    let headline = headline(&health);
+    let title = format!("{headline} · {}", safe(one.label(), 60));
+    (title, health.level, headline)
 }
 
-pub(super) fn title(one: &WorkspaceStatus, now: Timestamp) -> String {
-    format!("{} · {}", headline(one, now), safe(one.label(), 60))
-}
-
-pub(super) fn headline(one: &WorkspaceStatus, now: Timestamp) -> String {
-    let verdict = health(one, now);
-    // With a duration in it, the headline would change every second.
-    if verdict.level == HealthLevel::Waiting {
-        "The first reconciliation is running".to_owned()
-    } else {
-        capitalised(&verdict.headline)
+pub(super) fn headline(health: &Health) -> String {
+    match health.level {
+        // With a duration in it, the headline would change every second.
+        HealthLevel::Waiting => "The first reconciliation is running".to_owned(),
+        _ => capitalised(&health.headline),
     }
 }
 
@@ -143,9 +141,10 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
 }
 
 fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
-    let Health { level, detail, .. } = health(one, view.now);
+    let health = health(one, view.now);
+    let (level, headline) = (health.level, headline(&health));
     // What to do about a refused plan follows below.
-    let detail = detail.filter(|_| refused_plan(one).is_none());
+    let detail = health.detail.filter(|_| refused_plan(one).is_none());
     let managed = one.providers.len() - one.count(ProviderState::Unmanaged);
     html! {
         section class={ "verdict " (word(level)) } {
@@ -163,7 +162,7 @@ fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                         span.badge.observe { (icon("eye")) "standby, writes nothing" }
                     }
                 }
-                h1 { (headline(one, view.now)) }
+                h1 { (headline) }
                 @if let Some(detail) = detail {
                     p { (capitalised(&safe(&detail, ERROR))) }
                 } @else if one.summary.is_some() {

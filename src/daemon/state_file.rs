@@ -110,9 +110,6 @@ struct Item {
 
 impl StateStore {
     /// Without a state directory.
-    ///
-    /// # Errors
-    /// [`NoRandomness`].
     pub fn in_process() -> Result<Self, NoRandomness> {
         let usable = Arc::new(AtomicBool::new(true));
         Ok(Self {
@@ -125,9 +122,6 @@ impl StateStore {
 
     /// With a state directory. If the operator sets no key, one is stored in the directory. An unusable directory is logged,
     /// not an error; each write tries it again.
-    ///
-    /// # Errors
-    /// [`NoRandomness`].
     pub fn open(directory: &Path, key: Option<FingerprintKey>) -> Result<Self, NoRandomness> {
         let (new, new_text) = new_key()?;
         let (found, key) = match (create(directory), key) {

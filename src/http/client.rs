@@ -102,9 +102,6 @@ pub struct Http {
 
 impl Http {
     /// Sets up the clients; nothing is connected yet. Missing CA certificates are an error of https routes only.
-    ///
-    /// # Errors
-    /// [`SetupError`].
     pub fn new(timeouts: HttpTimeouts) -> Result<Self, SetupError> {
         // reqwest panics without a provider.
         if rustls::crypto::CryptoProvider::get_default().is_none() {

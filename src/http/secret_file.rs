@@ -45,9 +45,6 @@ impl SecretFile {
     }
 
     /// Reads the secret. The call hangs if the file system does.
-    ///
-    /// # Errors
-    /// [`UnusableSecret`].
     pub fn read(&self) -> Result<Secret, UnusableSecret> {
         let bytes = File::open(&self.0)
             .and_then(|file| read_at_most(file, MAX_SECRET))
@@ -69,9 +66,6 @@ impl SecretFile {
     }
 
     /// Reads a shared secret: a bearer token or an HMAC key.
-    ///
-    /// # Errors
-    /// [`UnusableSecret`].
     pub fn shared(&self) -> Result<SharedSecret, UnusableSecret> {
         let secret = SharedSecret::new(&self.read()?);
         secret.map_err(|cause| UnusableSecret::Weak {
@@ -81,9 +75,6 @@ impl SecretFile {
     }
 
     /// Reads the URL of a webhook.
-    ///
-    /// # Errors
-    /// [`UnusableSecret`].
     pub fn url(&self, insecure_http: bool) -> Result<HttpUrl, UnusableSecret> {
         let url = HttpUrl::parse(self.read()?.expose(), UrlPolicy::webhook(insecure_http));
         url.map_err(|cause| UnusableSecret::Url {

@@ -85,9 +85,6 @@ impl UrlPolicy {
 
 impl HttpUrl {
     /// Parses a URL; surrounding white space is ignored.
-    ///
-    /// # Errors
-    /// [`InvalidUrl`].
     pub fn parse(text: &str, policy: UrlPolicy) -> Result<Self, InvalidUrl> {
         let url = Url::parse(text.trim()).map_err(|_| InvalidUrl::Form)?;
         let (Some(host), "http" | "https") = (url.host(), url.scheme()) else {

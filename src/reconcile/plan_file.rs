@@ -92,9 +92,6 @@ pub enum PlanFileError {
 
 impl PlanFile {
     /// A plan to be saved. `only` are the providers that it was made for; none for all.
-    ///
-    /// # Errors
-    /// [`SaveError`].
     pub fn of(
         plan: &Plan,
         method: UpdateMethod,
@@ -141,9 +138,6 @@ impl PlanFile {
     }
 
     /// Reads a saved plan.
-    ///
-    /// # Errors
-    /// [`PlanFileError`].
     pub fn open(path: &Path) -> Result<Self, PlanFileError> {
         let name = path.display().to_string();
         let bytes = File::open(path)

@@ -75,18 +75,12 @@ impl Seed {
     }
 
     /// Reads a seed file.
-    ///
-    /// # Errors
-    /// [`InvalidSeed`].
     pub fn read(file: &Path) -> Result<Self, InvalidSeed> {
         let text = read_at_most(std::fs::File::open(file)?, MAX_FILE)?;
         Self::parse(&text.ok_or(InvalidSeed::TooLarge)?)
     }
 
     /// Parses a seed: `{"workspace": {…}, "definitions": [{…}, …]}`.
-    ///
-    /// # Errors
-    /// [`InvalidSeed`].
     pub fn parse(json: &[u8]) -> Result<Self, InvalidSeed> {
         let seed: Value = serde_json::from_slice(json).map_err(|error| InvalidSeed::Syntax {
             line: error.line(),

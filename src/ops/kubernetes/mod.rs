@@ -84,9 +84,6 @@ pub enum ClusterError {
 impl Cluster {
     /// Finds the API server: by `KUBECONFIG`, otherwise in the cluster of this process, otherwise by the default kubeconfig.
     /// Sends no request.
-    ///
-    /// # Errors
-    /// [`ClusterError`].
     pub async fn find(pod: Pod) -> Result<Self, ClusterError> {
         // An exec plugin of the kubeconfig blocks the thread.
         let runtime = Handle::current();

@@ -37,9 +37,6 @@ pub struct RunningReplica {
 
 impl Replica {
     /// Finds the cluster by the environment, if anything is asked of it.
-    ///
-    /// # Errors
-    /// [`ClusterError`].
     pub async fn set_up(options: Options) -> Result<Self, ClusterError> {
         if options.leases.is_empty() && !options.events {
             return Ok(Self::default());

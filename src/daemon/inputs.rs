@@ -23,10 +23,10 @@ pub(super) struct WatchedInputs {
     operator: Option<Watcher>,
     /// The files that were being written at the last scan; `None` if the scan hangs.
     unsettled: Option<Vec<String>>,
-    /// Whether the definitions have settled just now.
-    fresh: bool,
+    /// Whether the definitions have settled just now. False after time has passed since their last scan.
+    pub(super) fresh: bool,
     /// Whether an input changed after the last reconciliation began.
-    pending: bool,
+    pub(super) pending: bool,
 }
 
 impl WatchedInputs {
@@ -73,11 +73,6 @@ impl WatchedInputs {
         };
     }
 
-    /// Time has passed since the last scan of the definitions.
-    pub(super) const fn mark_stale(&mut self) {
-        self.fresh = false;
-    }
-
     /// Waits until an input changes. Cancel-safe; returns once for each change.
     pub(super) async fn changed(&mut self) {
         let Self {
@@ -103,9 +98,5 @@ impl WatchedInputs {
 
     pub(super) fn unsettled(&self) -> Option<&[String]> {
         self.unsettled.as_deref()
-    }
-
-    pub(super) const fn is_pending(&self) -> bool {
-        self.pending
     }
 }

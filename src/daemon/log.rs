@@ -14,7 +14,7 @@ use crate::plan::{Cause, Plan, PlanEntry, Verdict, refusal};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::Mode;
-use crate::report::words::{describe_counts, describe_mismatch, name_changes};
+use crate::report::words::{describe_counts, describe_mismatch, name_changes, plural};
 
 /// Logs a reconciliation without its updates, which were logged when they ended.
 pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str) {
@@ -140,40 +140,30 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
 
 /// The results of a plan in counts. Updated providers do not count as in sync.
 fn describe_results(plan: &Plan, results: &[UpdateResult]) -> String {
-    let count = |kind: fn(&Outcome) -> bool| {
-        results
-            .iter()
-            .filter(|result| kind(&result.outcome))
-            .count()
-    };
-    let mut parts: Vec<String> = [
-        (count(Outcome::is_done), "updated"),
-        (
-            count(|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Partial(_))),
-            "failed",
-        ),
-        (
-            count(|outcome| matches!(outcome, Outcome::NotConverged(_))),
-            "not converged",
-        ),
-        (
-            count(|outcome| matches!(outcome, Outcome::Skipped(_))),
-            "waiting",
-        ),
+    let [mut updated, mut failed, mut not_converged, mut waiting] = [0_usize; 4];
+    for result in results {
+        match result.outcome {
+            Outcome::Applied | Outcome::Unchanged => updated += 1,
+            Outcome::Failed(_) | Outcome::Partial(_) => failed += 1,
+            Outcome::NotConverged(_) => not_converged += 1,
+            Outcome::Skipped(_) => waiting += 1,
+        }
+    }
+    // The first count of a plan is that of its updates.
+    let all = describe_counts(&plan.summary());
+    let others = all.split_once(", ").map_or(&*all, |(_, others)| others);
+    let count = |count, word: &str| plural(count, word, word);
+    [
+        count(updated, "updated"),
+        count(failed, "failed"),
+        count(not_converged, "not converged"),
+        count(waiting, "waiting"),
+        Some(others.to_owned()),
     ]
     .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, word)| format!("{count} {word}"))
-    .collect();
-    parts.push(describe_others(plan));
-    parts.join(", ")
-}
-
-/// The counts of a plan without its updates.
-fn describe_others(plan: &Plan) -> String {
-    let all = describe_counts(&plan.summary());
-    all.split_once(", ")
-        .map_or(all.clone(), |(_, rest)| rest.to_owned())
+    .flatten()
+    .collect::<Vec<_>>()
+    .join(", ")
 }
 
 /// Logs the result of an update as soon as it ends. If a request was sent, this is its audit line (`audit`): together these

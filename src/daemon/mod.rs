@@ -2,6 +2,8 @@
 //!
 //! Never: end because a reconciliation failed. It returns no error here; failures are in its [`ReconciliationReport`].
 
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod inputs;
 mod leadership;
 pub mod log;
@@ -154,7 +156,7 @@ async fn reconcile_until_stopped(
     loop {
         let wait = rate.wait();
         if !wait.is_zero() {
-            inputs.mark_stale();
+            inputs.fresh = false;
             tokio::select! {
                 () = stop.cancelled() => return LoopEnd::Stopped,
                 () = publisher.heartbeat_during(wait, tokio::time::sleep(wait)) => {}
@@ -194,7 +196,7 @@ async fn reconcile_until_stopped(
             settings.interval
         };
         let (pause, then) = memory.next_pause(interval, &ended);
-        let due = if inputs.is_pending() {
+        let due = if inputs.pending {
             Some(Trigger::Files)
         } else if std::mem::take(&mut memory.updates.due) {
             Some(Trigger::Update)

@@ -474,9 +474,9 @@ pub(crate) fn for_tests() -> StatusPublisher {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures;
     use super::*;
-    use crate::model::{Diagnostic, Workspace};
-    use crate::plan::{Plan, Verdict};
+    use crate::plan::Verdict;
     use crate::reconcile::Failure;
     use crate::report::status::UpdateOutcome;
 
@@ -487,39 +487,12 @@ mod tests {
     fn report(number: u64, result: ReconciliationResult) -> ReconciliationReport {
         ReconciliationReport {
             number,
-            trigger: Trigger::Interval,
-            took: Duration::ZERO,
-            result,
-            findings: crate::daemon::Findings::default(),
-            problems: Vec::<Diagnostic>::new(),
-            next: None,
+            ..fixtures::report(result)
         }
     }
 
     fn looked(verdict: Verdict) -> ReconciliationResult {
-        let provider = Provider::parse("HOSTAWAY").ok();
-        let workspace = Workspace {
-            id: "a".to_owned(),
-            name: String::new(),
-            slug: String::new(),
-        };
-        let entry = PlanEntry {
-            provider,
-            file: None,
-            verdict,
-            unresolved: Vec::new(),
-            origins: None,
-        };
-        let plan = Plan {
-            workspace,
-            revision: None,
-            entries: vec![entry],
-            digest: None,
-            base: None,
-            loosened: Vec::new(),
-            snapshot: None,
-        };
-        ReconciliationResult::Observed(plan)
+        ReconciliationResult::Observed(fixtures::plan(vec![fixtures::entry("HOSTAWAY", verdict)]))
     }
 
     #[test]

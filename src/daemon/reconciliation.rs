@@ -394,7 +394,7 @@ async fn attempt(
         listener(approved.plan());
     }
     let pin = desired.loaded.pin.clone();
-    let withdrawn = match inputs.as_deref().filter(|inputs| inputs.is_pending()) {
+    let withdrawn = match inputs.as_deref().filter(|inputs| inputs.pending) {
         None => Withdrawal::Nothing,
         watched => withdraw_outdated(settings, memory, watched, approved.plan(), &pin).await,
     };

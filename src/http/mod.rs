@@ -11,6 +11,6 @@ mod url;
 pub(crate) use client::{ActiveClient, RequestFailure, Route, read_beginning, read_bounded};
 pub use client::{Http, HttpTimeouts, SetupError, install_tls};
 pub use concurrency_limit::ConcurrencyLimit;
-pub(crate) use retry_after::retry_after;
+pub(crate) use retry_after::{date, retry_after};
 pub use secret_file::{SecretFile, UnusableSecret};
 pub use url::{HttpUrl, InvalidUrl, UrlPolicy};

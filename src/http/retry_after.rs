@@ -9,11 +9,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The wait that an answer asks for. A date is compared with the answer's own date, so it does not depend on our clock.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let now = text(DATE)
-        .and_then(|date| httpdate::parse_http_date(date).ok())
-        .unwrap_or_else(SystemTime::now);
-    parse(text(RETRY_AFTER)?, now)
+    let wait = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    parse(wait, date(headers).unwrap_or_else(SystemTime::now))
+}
+
+/// The time of an answer by the server's clock.
+pub(crate) fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?.trim()).ok()
 }
 
 /// Parses seconds or an HTTP date (RFC 9110, section 10.2.3). A date in the past is a wait of zero.

@@ -225,20 +225,15 @@ mod tests {
                 .times(2),
         );
         faults.inject(Fault::once(FaultKind::DropBefore));
-        assert_eq!(
-            faults.next_fault(&Method::PATCH, "/x/HOSTAWAY"),
-            Some(FaultKind::Garbage)
-        );
-        assert_eq!(
-            faults.next_fault(&Method::GET, "/x/HOSTAWAY"),
-            Some(FaultKind::DropBefore)
-        );
-        assert_eq!(faults.next_fault(&Method::PATCH, "/x/GUESTY"), None);
-        assert_eq!(
-            faults.next_fault(&Method::PATCH, "/x/HOSTAWAY"),
-            Some(FaultKind::Garbage)
-        );
-        assert_eq!(faults.next_fault(&Method::PATCH, "/x/HOSTAWAY"), None);
+        for (method, path, fault) in [
+            (Method::PATCH, "/x/HOSTAWAY", Some(FaultKind::Garbage)),
+            (Method::GET, "/x/HOSTAWAY", Some(FaultKind::DropBefore)),
+            (Method::PATCH, "/x/GUESTY", None),
+            (Method::PATCH, "/x/HOSTAWAY", Some(FaultKind::Garbage)),
+            (Method::PATCH, "/x/HOSTAWAY", None),
+        ] {
+            assert_eq!(faults.next_fault(&method, path), fault);
+        }
     }
 
     #[test]

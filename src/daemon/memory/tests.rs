@@ -1,5 +1,6 @@
+use super::super::fixtures::{self, result, workspace};
 use super::*;
-use crate::model::{Live, LiveProblems, LiveValue};
+use crate::model::{Live, LiveValue};
 
 #[test]
 fn the_pause_grows_with_each_failure_up_to_five_minutes() {
@@ -15,24 +16,17 @@ fn memory() -> Memory {
 }
 
 fn desired() -> Arc<Desired> {
-    Arc::new(Desired {
-        provider: Provider::parse("HOSTAWAY").unwrap(),
-        icon: None,
-        partner_key: crate::model::DesiredPartnerKey::default(),
-        fields: BTreeMap::new(),
-        hold: None,
-    })
+    fixtures::desired("HOSTAWAY")
 }
 
 #[tokio::test]
 async fn the_last_applied_state_of_one_workspace_is_not_used_for_another() {
-    let workspace = |id: &str| Workspace {
+    let in_workspace = |id: &str| Workspace {
         id: id.to_owned(),
-        name: String::new(),
-        slug: String::new(),
+        ..workspace()
     };
     let (mut memory, desired, second) = (memory(), desired(), Duration::from_secs(1));
-    memory.learn_workspace(&Secret::new("one"), &workspace("a"));
+    memory.learn_workspace(&Secret::new("one"), &in_workspace("a"));
     memory.applied.insert(
         desired.provider.clone(),
         Arc::new(memory.last_applied(&desired, None)),
@@ -40,13 +34,13 @@ async fn the_last_applied_state_of_one_workspace_is_not_used_for_another() {
     assert!(
         memory.workspace_of(&Secret::new("two")).is_none() && memory.may_be_of_another_workspace()
     );
-    memory.move_to(&workspace("a"), second).await;
+    memory.move_to(&in_workspace("a"), second).await;
     assert_eq!(
         memory.applied.len(),
         1,
         "a rotated key of the same workspace"
     );
-    memory.move_to(&workspace("b"), second).await;
+    memory.move_to(&in_workspace("b"), second).await;
     assert!(memory.applied.is_empty());
 }
 
@@ -58,17 +52,8 @@ fn keeps(memory: &mut Memory, paths: &[&str]) {
         kept: None,
         sensitive: false,
     };
-    let result = UpdateResult {
-        provider: Provider::parse("HOSTAWAY").unwrap(),
-        desired: desired(),
-        changes: Vec::new(),
-        cause: Cause::Change,
-        outcome: Outcome::NotConverged(paths.iter().map(mismatch).collect()),
-        sent: 1,
-        updated_at: None,
-        transient: None,
-        took: Duration::ZERO,
-    };
+    let outcome = Outcome::NotConverged(paths.iter().map(mismatch).collect());
+    let result = result("HOSTAWAY", Cause::Change, outcome);
     memory.learn_result(&result, Duration::from_secs(10));
 }
 
@@ -114,27 +99,19 @@ fn keyed() -> Arc<Desired> {
 fn masked(updated_at: &str) -> Live {
     let values = BTreeMap::from([("x-key".to_owned(), LiveValue::Mask)]);
     Live {
-        id: "id".to_owned(),
-        name: String::new(),
-        provider: desired().provider.clone(),
         icon: Some("https://e.com/icon".to_owned()),
         partner_key: crate::model::PartnerKey {
             headers: Some(values),
             query_params: None,
         },
-        fields: BTreeMap::new(),
         updated_at: updated_at.to_owned(),
-        problems: LiveProblems::default(),
+        ..fixtures::live("HOSTAWAY")
     }
 }
 
 /// Plans `keyed` and learns from the plan, as the daemon does.
 fn planned(memory: &mut Memory, live: Live) -> Plan {
-    let workspace = Workspace {
-        id: "w".to_owned(),
-        name: String::new(),
-        slug: String::new(),
-    };
+    let workspace = workspace();
     memory
         .workspace_id
         .get_or_insert_with(|| workspace.id.clone());
@@ -170,15 +147,11 @@ fn carried_out(
         .filter(|step| !skip.contains_key(&step.desired.provider))?;
     let sent = u32::from(step.payload.update.is_some());
     let result = UpdateResult {
-        transient: None,
-        provider: step.desired.provider.clone(),
         desired: Arc::clone(&step.desired),
         changes: step.changes.clone(),
-        cause: step.cause,
-        outcome,
         sent,
         updated_at: Some(updated_at.to_owned()),
-        took: Duration::ZERO,
+        ..result("HOSTAWAY", step.cause, outcome)
     };
     memory.learn_result(&result, Duration::from_secs(10));
     Some(sent)

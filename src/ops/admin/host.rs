@@ -101,26 +101,21 @@ pub(super) fn names_loopback(request: &Request) -> bool {
 /// Whether the browser's headers name a page of another origin. Other clients do not send them.
 pub(super) fn is_cross_site(request: &Request, hosts: &[Host]) -> bool {
     let named = hosts_of(request);
-    let own = |origin: &HeaderValue| {
-        let Ok(origin) = Uri::try_from(origin.as_bytes()) else {
-            return false;
+    let is_own = |origin: &HeaderValue| {
+        let origin = Uri::try_from(origin.as_bytes()).ok()?;
+        let usual = if origin.scheme_str()? == "https" {
+            443
+        } else {
+            80
         };
-        let (Some(scheme), Some(authority)) = (origin.scheme_str(), origin.authority()) else {
-            return false;
-        };
-        let usual = if scheme == "https" { 443 } else { 80 };
         let place = |authority: &Authority| {
             Some((Host::of(authority)?, authority.port_u16().unwrap_or(usual)))
         };
-        let Some((host, port)) = place(authority) else {
-            return false;
-        };
+        let own = place(origin.authority()?)?;
         // A proxy may send another Host than the browser.
-        (port == usual && hosts.contains(&host))
-            || named
-                .iter()
-                .flatten()
-                .any(|named| place(named).is_some_and(|named| named == (host.clone(), port)))
+        let expected = own.1 == usual && hosts.contains(&own.0);
+        let mut named = named.iter().flatten().filter_map(place);
+        Some(expected || named.any(|named| named == own))
     };
     let elsewhere = |site: &HeaderValue| !matches!(site.as_bytes(), b"same-origin" | b"none");
     request
@@ -128,7 +123,11 @@ pub(super) fn is_cross_site(request: &Request, hosts: &[Host]) -> bool {
         .get_all("sec-fetch-site")
         .iter()
         .any(elsewhere)
-        || !request.headers().get_all(ORIGIN).iter().all(own)
+        || !request
+            .headers()
+            .get_all(ORIGIN)
+            .iter()
+            .all(|origin| is_own(origin) == Some(true))
 }
 
 /// Accepts requests for loopback, the local address, and the hosts of `--admin-host`.

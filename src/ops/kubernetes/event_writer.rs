@@ -214,20 +214,13 @@ fn note(workspace: Option<&str>, report: &ReconciliationReport, event: Event) ->
     if let Some(reason) = reason {
         note += &format!(": {reason}");
     }
-    let about = |Subject {
-                     provider,
-                     paths,
-                     detail,
-                 }: Subject| {
-        let detail = detail
-            .map(|detail| format!(" {detail}"))
-            .unwrap_or_default();
-        let paths = if paths.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", paths.join(", "))
-        };
-        format!("{provider}{detail}{paths}")
+    let about = |subject: Subject| {
+        let mut text = subject.provider;
+        text.extend(subject.detail.map(|detail| format!(" {detail}")));
+        if !subject.paths.is_empty() {
+            text += &format!(" ({})", subject.paths.join(", "));
+        }
+        text
     };
     let mut subjects: Vec<String> = providers.into_iter().map(about).collect();
     if more > 0 {

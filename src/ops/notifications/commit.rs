@@ -230,8 +230,9 @@ fn join_names(labels: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{applied, failed, report};
+    use super::super::tests::{applied, failed};
     use super::*;
+    use crate::daemon::fixtures::report;
 
     fn of(commit: &str, dirty: bool, result: ReconciliationResult) -> ReconciliationReport {
         let revision = Revision {

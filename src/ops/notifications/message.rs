@@ -11,9 +11,12 @@ use serde_json::{Value, json};
 use super::commit::{CommitState, CommitStatus};
 use super::config::{EventKind, Forge, ForgeKind};
 use super::events::{Event, Subject};
+use crate::daemon::ReconciliationReport;
+use crate::daemon::publisher::now;
 use crate::model::{Revision, Workspace, ellipsize, printable};
 use crate::report::json;
 use crate::report::links::Links;
+use crate::report::words::plural;
 
 /// A notification, as a webhook receives it. The keys are a contract and are never renamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -52,47 +55,42 @@ pub struct Notification {
 }
 
 impl Notification {
-    pub(super) fn of(event: Event, context: MessageContext<'_>) -> Self {
-        let Event {
-            kind,
-            sentence,
-            reason,
-            digest,
-            providers,
-            more,
-        } = event;
-        let label = context.label();
-        let count = providers.len() + more;
-        let count = match count {
-            0 => String::new(),
-            1 => " (1 provider)".to_owned(),
-            count => format!(" ({count} providers)"),
-        };
+    /// An event of a reconciliation of `workspace`, which the configuration file calls `name`.
+    pub(super) fn of(
+        event: Event,
+        report: &ReconciliationReport,
+        name: Option<&str>,
+        workspace: Option<&Workspace>,
+        links: &Links,
+    ) -> Self {
+        let label = name.or(workspace.map(|workspace| &*workspace.slug));
+        let label = ellipsize(&printable(label.unwrap_or("calry-gitops")), 128);
+        let count = plural(event.providers.len() + event.more, "provider", "providers");
+        let count = count.map_or_else(String::new, |count| format!(" ({count})"));
+        let revision = report.findings.revision.as_ref();
         Self {
-            id: context.id,
-            time: context.time,
-            event: kind,
-            message: format!("{label}: {sentence}{count}"),
-            name: context.name.map(str::to_owned),
-            workspace: context.workspace.cloned().map(|w| Workspace {
+            id: format!("msg_{:032x}", fastrand::u128(..)),
+            time: now(),
+            event: event.kind,
+            message: format!("{label}: {}{count}", event.sentence),
+            name: name.map(str::to_owned),
+            workspace: workspace.map(|w| Workspace {
                 id: ellipsize(&printable(&w.id), 64),
                 name: ellipsize(&printable(&w.name), 128),
                 slug: ellipsize(&printable(&w.slug), 128),
             }),
-            revision: context.revision.map(|r| Revision {
+            revision: revision.map(|r| Revision {
                 subject: ellipsize(&printable(&r.subject), 200),
                 author: ellipsize(&printable(&r.author), 100),
                 ..r.clone()
             }),
-            commit_url: context
-                .revision
-                .and_then(|revision| context.links.commit(&revision.commit)),
-            page_url: context.links.page.clone(),
-            pass: context.pass,
-            reason,
-            digest,
-            providers,
-            more,
+            commit_url: revision.and_then(|revision| links.commit(&revision.commit)),
+            page_url: links.page.clone(),
+            pass: report.number,
+            reason: event.reason,
+            digest: event.digest,
+            providers: event.providers,
+            more: event.more,
         }
     }
 
@@ -133,27 +131,6 @@ impl Notification {
             text += &format!("\n<{url}|Status page>");
         }
         json!({"text": text, "unfurl_links": false, "unfurl_media": false})
-    }
-}
-
-/// When and where an event happened.
-pub(super) struct MessageContext<'a> {
-    pub(super) id: String,
-    pub(super) time: Timestamp,
-    pub(super) name: Option<&'a str>,
-    pub(super) workspace: Option<&'a crate::model::Workspace>,
-    pub(super) revision: Option<&'a crate::model::Revision>,
-    pub(super) links: &'a Links,
-    pub(super) pass: u64,
-}
-
-impl MessageContext<'_> {
-    fn label(&self) -> String {
-        let slug = self.workspace.map(|workspace| workspace.slug.as_str());
-        self.name.or(slug).map_or_else(
-            || "calry-gitops".to_owned(),
-            |name| ellipsize(&printable(name), 128),
-        )
     }
 }
 

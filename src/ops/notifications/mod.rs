@@ -28,7 +28,6 @@ use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::publisher::now;
 use crate::daemon::{Observer, ReconciliationReport};
 use crate::http::Http;
 use crate::model::Workspace;
@@ -44,7 +43,6 @@ pub use events::{Event, LISTED, ReportedState, Subject, events};
 pub use message::{Notification, schema};
 pub use post::{Credentials, Reply, post_document};
 
-use message::MessageContext;
 use queue::{Job, Queue};
 
 /// How long sending the rest of the queues may take at shutdown.
@@ -235,16 +233,9 @@ impl WorkspaceNotifier {
                 {
                     continue;
                 }
-                let context = MessageContext {
-                    id: format!("msg_{:032x}", fastrand::u128(..)),
-                    time: now(),
-                    name: self.name.as_deref(),
-                    workspace: workspace.as_ref(),
-                    revision: report.findings.revision.as_ref(),
-                    links: &self.links,
-                    pass: report.number,
-                };
-                queue.push(Job::Message(Box::new(Notification::of(event, context))));
+                let (name, workspace) = (self.name.as_deref(), workspace.as_ref());
+                let message = Notification::of(event, report, name, workspace, &self.links);
+                queue.push(Job::Message(Box::new(message)));
             }
         }
     }

@@ -4,11 +4,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
-};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
-use crate::http::{Http, HttpUrl, read_bounded, retry_after};
+use crate::http::{Http, HttpUrl, date, read_bounded, retry_after};
 use crate::model::{Secret, human_duration, sign_webhook};
 
 /// The pause after a rate limit without a duration, as GitHub's documentation asks for.
@@ -58,21 +56,14 @@ impl Reply {
                 .map(str::trim)
         };
         // The reset time is in terms of the server's clock.
-        let now = header(DATE.as_str())
-            .and_then(|date| httpdate::parse_http_date(date).ok())
-            .unwrap_or(now);
-        let header_wait = retry_after(headers);
+        let now = date(headers).unwrap_or(now);
         let limited = matches!(status, 403 | 429);
         // GitHub's primary limit: no request is left until `x-ratelimit-reset`, in seconds since 1970.
         let is_used_up = limited && header("x-ratelimit-remaining") == Some("0");
         let reset = || {
             let reset = Duration::from_secs(header("x-ratelimit-reset")?.parse().ok()?);
-            Some(
-                reset.saturating_sub(
-                    now.duration_since(SystemTime::UNIX_EPOCH)
-                        .unwrap_or_default(),
-                ),
-            )
+            let now = now.duration_since(SystemTime::UNIX_EPOCH);
+            Some(reset.saturating_sub(now.unwrap_or_default()))
         };
         // GitHub's secondary limit may be mentioned in the body only.
         let is_in_body = || {
@@ -81,7 +72,7 @@ impl Reply {
                     .to_ascii_lowercase()
                     .contains("rate limit")
         };
-        let retry_after = match header_wait {
+        let retry_after = match retry_after(headers) {
             Some(wait) => Some(wait),
             None if is_used_up => Some(reset().unwrap_or(DEFAULT_WAIT)),
             None => is_in_body().then_some(DEFAULT_WAIT),

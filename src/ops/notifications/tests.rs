@@ -1,111 +1,39 @@
 //! The events of many reconciliations, in any order.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::civil::{Date, date};
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::daemon::{Findings, ReconciliationResult};
+use crate::daemon::ReconciliationResult;
+use crate::daemon::fixtures::{change, desired, entry, live, plan, report, result};
 use crate::desired::git::{CheckoutTrust, RefusedCheckout, TrustError};
-use crate::model::{Desired, DesiredPartnerKey, Hold, Live, LivePartnerKey, Provider};
-use crate::plan::{Cause, Change, Payload, Plan, PlanEntry, Step, Verdict};
+use crate::model::Hold;
+use crate::plan::{Cause, Payload, PlanEntry, Step, Verdict};
 use crate::reconcile::Failure;
-use crate::reconcile::apply::{Outcome, Report, UpdateResult};
+use crate::reconcile::apply::{Outcome, Report};
 use crate::report::links::{Links, RepositoryUrl};
-use crate::report::status::Trigger;
-
-pub(super) fn report(result: ReconciliationResult) -> ReconciliationReport {
-    ReconciliationReport {
-        number: 1,
-        trigger: Trigger::Interval,
-        took: Duration::ZERO,
-        result,
-        findings: Findings::default(),
-        problems: Vec::new(),
-        next: None,
-    }
-}
 
 pub(super) fn failed() -> ReconciliationResult {
     ReconciliationResult::Failed(Failure::Internal("no network".to_owned()))
 }
 
-fn desired(provider: &str) -> Arc<Desired> {
-    Arc::new(Desired {
-        provider: Provider::parse(provider).unwrap(),
-        icon: None,
-        partner_key: DesiredPartnerKey::default(),
-        fields: Default::default(),
-        hold: None,
-    })
-}
-
-fn change() -> Change {
-    Change::Field {
-        group: "listing".to_owned(),
-        field: "name".to_owned(),
-        before: Some(false),
-        after: true,
-    }
-}
-
-fn entry(provider: &str, verdict: Verdict) -> PlanEntry {
-    PlanEntry {
-        provider: Provider::parse(provider).ok(),
-        file: None,
-        verdict,
-        unresolved: Vec::new(),
-        origins: None,
-    }
-}
-
-fn live(provider: &str) -> Arc<Live> {
-    Arc::new(Live {
-        id: String::new(),
-        name: String::new(),
-        provider: Provider::parse(provider).unwrap(),
-        icon: None,
-        partner_key: LivePartnerKey::default(),
-        fields: Default::default(),
-        updated_at: String::new(),
-        problems: crate::model::LiveProblems::default(),
-    })
-}
-
 fn in_sync(provider: &str) -> Verdict {
-    Verdict::InSync(desired(provider), live(provider))
+    Verdict::InSync(desired(provider), Arc::new(live(provider)))
 }
 
 fn due(provider: &str, cause: Cause) -> PlanEntry {
     let step = Step {
         desired: desired(provider),
-        live: live(provider),
+        live: Arc::new(live(provider)),
         applied: None,
         changes: vec![change()],
         cause,
         payload: Payload::default(),
     };
     entry(provider, Verdict::Update(Box::new(step)))
-}
-
-fn plan(entries: Vec<PlanEntry>) -> Plan {
-    let workspace = Workspace {
-        id: "a".to_owned(),
-        name: String::new(),
-        slug: "acme".to_owned(),
-    };
-    Plan {
-        workspace,
-        revision: None,
-        entries,
-        digest: None,
-        base: None,
-        loosened: Vec::new(),
-        snapshot: None,
-    }
 }
 
 /// An applied plan: `updates` with their outcomes, and `others` with their verdicts.
@@ -122,23 +50,11 @@ pub(super) fn applied(
             .iter()
             .map(|(provider, verdict)| entry(provider, verdict.clone())),
     );
-    let result = |(provider, cause, outcome): &(&str, Cause, Outcome)| UpdateResult {
-        provider: Provider::parse(provider).unwrap(),
-        desired: desired(provider),
-        changes: vec![change()],
-        cause: *cause,
-        outcome: outcome.clone(),
-        sent: 1,
-        updated_at: None,
-        transient: None,
-        took: Duration::ZERO,
-    };
-    ReconciliationResult::Applied(
-        plan(entries),
-        Report {
-            results: updates.iter().map(result).collect(),
-        },
-    )
+    let results = updates
+        .iter()
+        .map(|(provider, cause, outcome)| result(provider, *cause, outcome.clone()))
+        .collect();
+    ReconciliationResult::Applied(plan(entries), Report { results })
 }
 
 const TODAY: Date = date(2026, 11, 24);
@@ -320,23 +236,16 @@ fn a_message_shows_that_files_differ_from_the_commit() {
             "at <https://github.com/acme/defs/commit/0123456789abcdef|0123456789+dirty>",
         ),
     ] {
-        let (revision, links) = (revision(dirty), links(repository));
-        let about = MessageContext {
-            id: String::new(),
-            time: now(),
-            name: None,
-            workspace: None,
-            revision: Some(&revision),
-            links: &links,
-            pass: 1,
-        };
+        let mut report = report(failed());
+        report.findings.revision = Some(revision(dirty));
         let thresholds = Thresholds {
             failed_passes: 1,
             hold_days: 0,
         };
         let state = &mut ReportedState::default();
-        let event = events(state, &report(failed()), &thresholds, TODAY).remove(0);
-        let message = Notification::of(event, about).slack().to_string();
+        let event = events(state, &report, &thresholds, TODAY).remove(0);
+        let message = Notification::of(event, &report, None, None, &links(repository));
+        let message = message.slack().to_string();
         for said in [said, "<https://calry.example.com/|Status page>"] {
             assert!(message.contains(said), "{message}");
         }

@@ -21,6 +21,7 @@ use futures_util::stream;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
+use url::form_urlencoded;
 
 use super::{POLICY, SCRIPT, STYLE, View, content, page, tab_icon};
 use crate::daemon::StatusPublisher;
@@ -44,28 +45,11 @@ pub(in crate::ops::admin) fn routes() -> Router<Arc<Shared>> {
         .route("/api/v1/events", get(events))
 }
 
-struct PageQuery {
-    /// The name of one workspace.
-    only: Option<String>,
-    /// Only the changing part of the page.
-    part: bool,
-}
-
-impl PageQuery {
-    fn read(query: Option<&str>) -> Self {
-        let mut page = Self {
-            only: None,
-            part: false,
-        };
-        for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-            match &*name {
-                "workspace" => page.only = Some(value.into_owned()),
-                "part" => page.part = true,
-                _ => {}
-            }
-        }
-        page
-    }
+/// The last value of a parameter.
+fn parameter(query: Option<&str>, name: &str) -> Option<String> {
+    let all = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let named = all.filter(|(known, _)| known == name);
+    named.last().map(|(_, value)| value.into_owned())
 }
 
 impl Shared {
@@ -93,7 +77,7 @@ impl Shared {
 
 /// The page; with `?part`, only its changing part.
 async fn index(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
-    let PageQuery { only, part } = PageQuery::read(query.as_deref());
+    let only = parameter(query.as_deref(), "workspace");
     let only = only.as_deref();
     // Read before the publishers: a state published meanwhile is then reported twice, never missed.
     let id = shared.state(&shared.about(only));
@@ -102,21 +86,22 @@ async fn index(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> 
         .iter()
         .map(|publisher| publisher.snapshot())
         .collect();
-    let version = env!("CARGO_PKG_VERSION");
     let view = View {
-        version,
+        version: env!("CARGO_PKG_VERSION"),
         started: shared.started,
         now: now(),
         id: &id,
         workspaces: &workspaces,
         only,
     };
-    let status = if view.exists() {
-        StatusCode::OK
-    } else {
-        StatusCode::NOT_FOUND
+    let status = match view.exists() {
+        true => StatusCode::OK,
+        false => StatusCode::NOT_FOUND,
     };
-    let html = if part { content(&view) } else { page(&view) };
+    let html = match parameter(query.as_deref(), "part") {
+        Some(_) => content(&view),
+        None => page(&view),
+    };
     (
         status,
         headers("text/html; charset=utf-8", "no-store"),
@@ -185,7 +170,7 @@ async fn events(
         .and_then(|id| id.to_str().ok())
         .unwrap_or_default()
         .to_owned();
-    let publishers = shared.about(PageQuery::read(query.as_deref()).only.as_deref());
+    let publishers = shared.about(parameter(query.as_deref(), "workspace").as_deref());
     let watch = Watch {
         shared,
         publishers,

@@ -1,0 +1,100 @@
+//! Plain values for the tests of the daemon and of what reports about it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Findings, ReconciliationReport, ReconciliationResult, Trigger};
+use crate::model::{
+    Desired, DesiredPartnerKey, Live, LivePartnerKey, LiveProblems, Provider, Workspace,
+};
+use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
+use crate::reconcile::apply::{Outcome, UpdateResult};
+
+pub(crate) fn workspace() -> Workspace {
+    Workspace {
+        id: "a".to_owned(),
+        name: String::new(),
+        slug: "acme".to_owned(),
+    }
+}
+
+pub(crate) fn desired(provider: &str) -> Arc<Desired> {
+    Arc::new(Desired {
+        provider: Provider::parse(provider).unwrap(),
+        icon: None,
+        partner_key: DesiredPartnerKey::default(),
+        fields: Default::default(),
+        hold: None,
+    })
+}
+
+pub(crate) fn live(provider: &str) -> Live {
+    Live {
+        id: String::new(),
+        name: String::new(),
+        provider: Provider::parse(provider).unwrap(),
+        icon: None,
+        partner_key: LivePartnerKey::default(),
+        fields: Default::default(),
+        updated_at: String::new(),
+        problems: LiveProblems::default(),
+    }
+}
+
+pub(crate) fn change() -> Change {
+    Change::Field {
+        group: "listing".to_owned(),
+        field: "name".to_owned(),
+        before: Some(false),
+        after: true,
+    }
+}
+
+pub(crate) fn entry(provider: &str, verdict: Verdict) -> PlanEntry {
+    PlanEntry {
+        provider: Provider::parse(provider).ok(),
+        file: None,
+        verdict,
+        unresolved: Vec::new(),
+        origins: None,
+    }
+}
+
+pub(crate) fn plan(entries: Vec<PlanEntry>) -> Plan {
+    Plan {
+        workspace: workspace(),
+        revision: None,
+        entries,
+        digest: None,
+        base: None,
+        loosened: Vec::new(),
+        snapshot: None,
+    }
+}
+
+/// The result of one request.
+pub(crate) fn result(provider: &str, cause: Cause, outcome: Outcome) -> UpdateResult {
+    UpdateResult {
+        provider: Provider::parse(provider).unwrap(),
+        desired: desired(provider),
+        changes: vec![change()],
+        cause,
+        outcome,
+        sent: 1,
+        updated_at: None,
+        transient: None,
+        took: Duration::ZERO,
+    }
+}
+
+pub(crate) fn report(result: ReconciliationResult) -> ReconciliationReport {
+    ReconciliationReport {
+        number: 1,
+        trigger: Trigger::Interval,
+        took: Duration::ZERO,
+        result,
+        findings: Findings::default(),
+        problems: Vec::new(),
+        next: None,
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Findings, ReconciliationReport, ReconciliationResult, Trigger};
 use crate::model::{
-    Desired, DesiredPartnerKey, Live, LivePartnerKey, LiveProblems, Provider, Workspace,
+    Desired, DesiredPartnerKey, Live, LivePartnerKey, LiveProblems, Provider, Revision, Workspace,
 };
 use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
@@ -15,6 +15,16 @@ pub(crate) fn workspace() -> Workspace {
         id: "a".to_owned(),
         name: String::new(),
         slug: "acme".to_owned(),
+    }
+}
+
+pub(crate) fn revision(commit: &str, dirty: bool) -> Revision {
+    Revision {
+        commit: commit.to_owned(),
+        subject: String::new(),
+        author: String::new(),
+        time: String::new(),
+        dirty,
     }
 }
 

@@ -8,7 +8,7 @@ use tracing::{debug, error, info, warn};
 use super::{Approval, BackedOff, ReconciliationReport, ReconciliationResult};
 use crate::desired::git::CheckoutTrust;
 use crate::model::{
-    Diagnostic, Provider, Revision, Severity, ellipsize, human_duration, printable,
+    Diagnostic, Hold, Provider, Revision, Severity, ellipsize, human_duration, printable,
 };
 use crate::plan::{Cause, Plan, PlanEntry, Verdict, refusal};
 use crate::reconcile::Failure;
@@ -188,12 +188,7 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, backed_off: Option<Back
         })
         .unwrap_or_default();
     // A provider on hold is not updated.
-    let over = result
-        .desired
-        .hold
-        .as_ref()
-        .map(|hold| format!(" (its hold until {} is over)", hold.until));
-    let over = over.unwrap_or_default();
+    let over = hold_is_over(result.desired.hold.as_ref());
     let revision = plan.revision.as_ref();
     let audit = (*sent > 0).then_some(true);
     macro_rules! line {
@@ -263,6 +258,11 @@ pub(super) fn contested(provider: &Provider, times: u32) {
     );
 }
 
+fn hold_is_over(ended: Option<&Hold>) -> String {
+    let words = |hold: &Hold| format!(" (its hold until {} is over)", hold.until);
+    ended.map(words).unwrap_or_default()
+}
+
 fn difference(entry: &PlanEntry, cause: Option<Cause>) {
     let provider = entry.label();
     let what = name_changes(entry.changes());
@@ -294,10 +294,7 @@ fn difference(entry: &PlanEntry, cause: Option<Cause>) {
                 Cause::Drift => "has drifted, and would be put back",
             };
             let cause = word(cause);
-            let over = entry
-                .ended_hold()
-                .map(|hold| format!(" (its hold until {} is over)", hold.until));
-            let over = over.unwrap_or_default();
+            let over = hold_is_over(entry.ended_hold());
             warn!(
                 provider,
                 state = "update",
@@ -310,31 +307,17 @@ fn difference(entry: &PlanEntry, cause: Option<Cause>) {
 }
 
 fn problem(diagnostic: &Diagnostic, directory: &str) {
-    let Diagnostic {
-        severity,
-        code,
-        file,
-        excerpt,
-        message,
-        help,
-    } = diagnostic;
-    let code = code.as_str();
-    let place = excerpt
-        .as_ref()
-        .map(|e| format!(":{}:{}", e.line, e.column))
-        .unwrap_or_default();
-    let help = help
-        .as_deref()
-        .map(|h| format!(" ({h})"))
-        .unwrap_or_default();
-    let (line, column) = (
-        excerpt.as_ref().map(|e| e.line),
-        excerpt.as_ref().map(|e| e.column),
-    );
+    let Diagnostic { file, message, .. } = diagnostic;
+    let code = diagnostic.code.as_str();
+    let excerpt = diagnostic.excerpt.as_ref();
+    let place = excerpt.map_or_else(String::new, |e| format!(":{}:{}", e.line, e.column));
+    let help = diagnostic.help.as_deref();
+    let help = help.map_or_else(String::new, |help| format!(" ({help})"));
+    let (line, column) = (excerpt.map(|e| e.line), excerpt.map(|e| e.column));
     // File names are foreign text, in the messages as well.
     let sentence = printable(&format!("{directory}/{file}{place}: {message}{help}"));
     let file = printable(file);
-    match severity {
+    match diagnostic.severity {
         Severity::Error => error!(file, line, column, code, "{sentence}"),
         Severity::Warning => warn!(file, line, column, code, "{sentence}"),
     }

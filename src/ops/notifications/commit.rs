@@ -232,18 +232,11 @@ fn join_names(labels: &[&str]) -> String {
 mod tests {
     use super::super::tests::{applied, failed};
     use super::*;
-    use crate::daemon::fixtures::report;
+    use crate::daemon::fixtures::{report, revision};
 
     fn of(commit: &str, dirty: bool, result: ReconciliationResult) -> ReconciliationReport {
-        let revision = Revision {
-            commit: commit.to_owned(),
-            subject: String::new(),
-            author: String::new(),
-            time: String::new(),
-            dirty,
-        };
         let mut report = report(result);
-        report.findings.revision = Some(revision);
+        report.findings.revision = Some(revision(commit, dirty));
         report
     }
 

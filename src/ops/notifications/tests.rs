@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::*;
 use crate::daemon::ReconciliationResult;
-use crate::daemon::fixtures::{change, desired, entry, live, plan, report, result};
+use crate::daemon::fixtures::{change, desired, entry, live, plan, report, result, revision};
 use crate::desired::git::{CheckoutTrust, RefusedCheckout, TrustError};
 use crate::model::Hold;
 use crate::plan::{Cause, Payload, PlanEntry, Step, Verdict};
@@ -215,13 +215,6 @@ proptest! {
 
 #[test]
 fn a_message_shows_that_files_differ_from_the_commit() {
-    let revision = |dirty| crate::model::Revision {
-        commit: "0123456789abcdef".to_owned(),
-        subject: String::new(),
-        author: String::new(),
-        time: String::new(),
-        dirty,
-    };
     let links = |repository: &str| Links {
         page: Some("https://calry.example.com/".to_owned()),
         repository: RepositoryUrl::parse(repository).ok(),
@@ -237,7 +230,7 @@ fn a_message_shows_that_files_differ_from_the_commit() {
         ),
     ] {
         let mut report = report(failed());
-        report.findings.revision = Some(revision(dirty));
+        report.findings.revision = Some(revision("0123456789abcdef", dirty));
         let thresholds = Thresholds {
             failed_passes: 1,
             hold_days: 0,

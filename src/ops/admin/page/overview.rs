@@ -8,7 +8,7 @@ use crate::model::short_commit;
 use crate::report::health::{Health, HealthLevel, health};
 use crate::report::links::page_url;
 use crate::report::status::{Mode, ProviderState, WorkspaceStatus};
-use crate::report::words::plural;
+use crate::report::words::counted;
 
 /// The title of the page, and the worst level of all workspaces.
 pub(super) fn title(view: &View<'_>) -> (String, HealthLevel) {
@@ -18,18 +18,15 @@ pub(super) fn title(view: &View<'_>) -> (String, HealthLevel) {
         .map(|one| health(one, view.now).level)
         .collect();
     let count = |level| levels.iter().filter(|one| **one == level).count();
-    let title = if let Some(bad) = plural(
-        count(HealthLevel::Failing),
-        "workspace is failing",
-        "workspaces are failing",
-    ) {
-        bad
-    } else if let Some(differ) = plural(
-        count(HealthLevel::OutOfSync),
-        "workspace is out of sync",
-        "workspaces are out of sync",
-    ) {
-        differ
+    let (failing, differing) = (count(HealthLevel::Failing), count(HealthLevel::OutOfSync));
+    let title = if failing > 0 {
+        counted(failing, "workspace is failing", "workspaces are failing")
+    } else if differing > 0 {
+        counted(
+            differing,
+            "workspace is out of sync",
+            "workspaces are out of sync",
+        )
     } else if levels.is_empty() {
         "No workspaces".to_owned()
     } else if count(HealthLevel::InSync) == 0 {
@@ -37,10 +34,8 @@ pub(super) fn title(view: &View<'_>) -> (String, HealthLevel) {
     } else {
         "In sync".to_owned()
     };
-    (
-        title,
-        levels.into_iter().min().unwrap_or(HealthLevel::Waiting),
-    )
+    let worst = levels.into_iter().min();
+    (title, worst.unwrap_or(HealthLevel::Waiting))
 }
 
 pub(super) fn content(view: &View<'_>) -> Markup {

@@ -53,27 +53,19 @@ pub(super) fn headline(health: &Health) -> String {
 
 pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
     let now = view.now;
-    let of = |state| {
-        one.providers
-            .iter()
-            .filter(move |provider| provider.state == state)
-    };
-    let trouble: Vec<&ProviderStatus> = one
-        .providers
-        .iter()
-        .filter(|provider| {
-            matches!(
-                provider.state,
-                ProviderState::Update
-                    | ProviderState::Invalid
-                    | ProviderState::Unreadable
-                    | ProviderState::Missing
-            )
-        })
-        .collect();
-    let held: Vec<&ProviderStatus> = of(ProviderState::Held).collect();
-    let in_sync: Vec<&ProviderStatus> = of(ProviderState::InSync).collect();
-    let unmanaged: Vec<&ProviderStatus> = of(ProviderState::Unmanaged).collect();
+    let (mut trouble, mut held, mut in_sync, mut unmanaged) = (vec![], vec![], vec![], vec![]);
+    for provider in &one.providers {
+        let section = match provider.state {
+            ProviderState::Held => &mut held,
+            ProviderState::InSync => &mut in_sync,
+            ProviderState::Unmanaged => &mut unmanaged,
+            ProviderState::Update
+            | ProviderState::Invalid
+            | ProviderState::Unreadable
+            | ProviderState::Missing => &mut trouble,
+        };
+        section.push(provider);
+    }
     let each = (LINES / trouble.len().max(1)).clamp(4, 60);
     html! {
         @if view.workspaces.len() > 1 {

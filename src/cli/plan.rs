@@ -344,13 +344,12 @@ pub(super) async fn compare(
                     fetched?
                 }
             };
-            let (source, method) = (&setup.source, setup.api.method());
             let mut planned = reconcile::plan_workspace(
-                source,
+                &setup.source,
                 &mut desired,
                 &snapshot,
                 None,
-                method,
+                setup.api.method(),
                 &AppliedState::new(),
             )
             .await?;

@@ -15,7 +15,7 @@ use tracing::{Instrument as _, Span};
 use super::error::{ErrorCause, ErrorResponse, Quote, TimeLimit};
 use super::pace::{Pace, TurnError};
 use super::retry::{self, Attempts, UnreachableHost};
-use super::wire::{self, BodyError, ErrorBody};
+use super::wire::{self, BodyError};
 use super::write_guard::WritePermit;
 use super::{
     ApiKey, Attempt, Error, Exchange, ExchangeOutcome, Listing, Observer, Operation, ReadCalry,
@@ -442,17 +442,15 @@ impl Session {
     async fn error_response(&self, mut response: Response) -> ErrorCause {
         let (status, retry_after) = (response.status().as_u16(), retry_after(response.headers()));
         let body = read_beginning(&mut response, MAX_ERROR).await;
-        let ErrorBody {
-            message,
-            from_calry,
-        } = body.map_or_else(wire::parse_cut_error, |whole| wire::parse_error(&whole));
+        let body = body.map_or_else(wire::parse_cut_error, |whole| wire::parse_error(&whole));
         ErrorCause::Status(ErrorResponse {
             status,
-            from_calry,
-            key_expired: message
+            from_calry: body.from_calry,
+            key_expired: body
+                .message
                 .as_ref()
                 .is_some_and(|m| m.to_lowercase().contains("expire")),
-            message: message.map(|message| self.quote(message)),
+            message: body.message.map(|message| self.quote(message)),
             key_source: self.key.source().to_owned(),
             update_method: self.api.method,
             retry_after,

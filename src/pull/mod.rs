@@ -316,20 +316,13 @@ fn prepare_file(
         },
     };
     if !matches!(prepared.state, FileState::Refused(_)) {
-        for SecretUse {
-            secret,
-            outdated,
-            path,
-        } in needs
-        {
-            let needed = needed_secrets
-                .needed
-                .entry(secret)
-                .or_insert_with(|| NeededSecret {
-                    outdated,
-                    uses: BTreeSet::new(),
-                });
-            needed.uses.insert((provider.clone(), path));
+        for need in needs {
+            let needed = needed_secrets.needed.entry(need.secret);
+            let needed = needed.or_insert_with(|| NeededSecret {
+                outdated: need.outdated,
+                uses: BTreeSet::new(),
+            });
+            needed.uses.insert((provider.clone(), need.path));
         }
     }
     Some(File {

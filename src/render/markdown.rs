@@ -15,7 +15,7 @@ use super::view::{
 };
 use super::{message_with_help, path_from_root, position};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, printable, short_commit};
-use crate::plan::{Change, Origin, Plan, PlanEntry, Summary, Verdict, join_path};
+use crate::plan::{Change, Origin, Plan, PlanEntry, Verdict, join_path};
 use crate::reconcile::apply::Report;
 use crate::report::links::{Links, project_file};
 use crate::report::words::{describe_counts, name_changes, others, plural};
@@ -145,25 +145,19 @@ pub fn plan(
 
 /// ❌ if something is wrong, ⚠️ if something needs a second look, else ✅.
 fn icon(plan: &Plan, diagnostics: &[Diagnostic], progress: Progress<'_>) -> &'static str {
-    let Summary {
-        invalid,
-        missing,
-        unreadable,
-        update,
-        ..
-    } = plan.summary();
+    let summary = plan.summary();
     let failed = match progress {
         Ok(Some(report)) => report.results.iter().any(|r| !r.outcome.is_done()),
         Ok(None) => plan.steps().any(|step| step.payload.obstacle().is_some()),
         Err(_) => true,
     };
-    let wrong = invalid + missing + unreadable > 0
+    let wrong = summary.invalid + summary.missing + summary.unreadable > 0
         || diagnostics.iter().any(|d| d.severity == Severity::Error);
     if failed || wrong {
         return "❌";
     }
     // Without a base, every difference is one between git and Calry, not a change to be merged.
-    let differs = plan.base.is_none() && update > 0 && matches!(progress, Ok(None));
+    let differs = plan.base.is_none() && summary.update > 0 && matches!(progress, Ok(None));
     let off = matches!(progress, Ok(None)) && due_changes(plan).any(switches_off);
     if off || differs || !plan.loosened.is_empty() {
         "⚠️"

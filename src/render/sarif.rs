@@ -18,15 +18,10 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
     let mut alike: HashMap<[u8; 32], usize> = HashMap::new();
     let listed = first_problems(list.iter());
     let results = listed.iter().map(|diagnostic| {
-        let Diagnostic {
-            severity,
-            code,
-            file,
-            excerpt,
-            ..
-        } = diagnostic.as_ref();
         // Without the line number: a line that is inserted above does not make it another problem.
-        let text = excerpt.as_ref().map_or("", |excerpt| excerpt.text.as_str());
+        let (code, file) = (diagnostic.code, &diagnostic.file);
+        let excerpt = diagnostic.excerpt.as_ref();
+        let text = excerpt.map_or("", |excerpt| excerpt.text.as_str());
         let hash: [u8; 32] = Sha256::digest(json!([file, code.as_str(), text]).to_string()).into();
         let nth = alike.entry(hash).and_modify(|nth| *nth += 1).or_insert(1);
         let digits = hex(hash.iter().take(8));
@@ -47,8 +42,8 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str) -> String {
         });
         json!({
             "ruleId": code.as_str(),
-            "ruleIndex": *code as usize,
-            "level": match severity {
+            "ruleIndex": code as usize,
+            "level": match diagnostic.severity {
                 Severity::Error => "error",
                 Severity::Warning => "warning",
             },

@@ -193,17 +193,12 @@ pub(super) fn due_changes(plan: &Plan) -> impl Iterator<Item = &Change> {
 pub(super) fn count_by_kind<'a>(
     changes: impl IntoIterator<Item = &'a Change>,
 ) -> Vec<(String, bool)> {
-    let Counts {
-        on,
-        off,
-        keys,
-        icons,
-    } = Counts::of(changes);
+    let counts = Counts::of(changes);
     let kinds = [
-        (plural(on, "field on", "fields on"), false),
-        (plural(off, "field OFF", "fields OFF"), true),
-        (plural(keys, KEY_VALUE, KEY_VALUES), false),
-        (plural(icons, "icon", "icons"), false),
+        (plural(counts.on, "field on", "fields on"), false),
+        (plural(counts.off, "field OFF", "fields OFF"), true),
+        (plural(counts.keys, KEY_VALUE, KEY_VALUES), false),
+        (plural(counts.icons, "icon", "icons"), false),
     ];
     let kinds = kinds.into_iter();
     kinds
@@ -510,17 +505,12 @@ fn explain_untouched(entry: &PlanEntry) -> Option<String> {
 /// A short summary of changes: `icon, 1 partner key value, 3 fields on, 1 field off`.
 #[must_use]
 pub fn summarize_changes<'a>(changes: impl IntoIterator<Item = &'a Change>) -> String {
-    let Counts {
-        on,
-        off,
-        keys,
-        icons,
-    } = Counts::of(changes);
+    let counts = Counts::of(changes);
     let parts = [
-        (icons > 0).then(|| "icon".to_owned()),
-        plural(keys, KEY_VALUE, KEY_VALUES),
-        plural(on, "field on", "fields on"),
-        plural(off, "field off", "fields off"),
+        (counts.icons > 0).then(|| "icon".to_owned()),
+        plural(counts.keys, KEY_VALUE, KEY_VALUES),
+        plural(counts.on, "field on", "fields on"),
+        plural(counts.off, "field off", "fields off"),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     parts.join(", ")

@@ -187,12 +187,7 @@ pub(crate) fn read_file(
         let collected = tree.err().map(report_unreadable).unwrap_or(collected);
         return (FileContent::Workspace(source, slug), collected.diagnostics);
     }
-    let Definition {
-        provider,
-        desired,
-        locations,
-        collected,
-    } = match tree {
+    let read = match tree {
         Ok(tree) => definition::read_definition(&source, &tree),
         Err(problem) => Definition {
             provider: None,
@@ -204,15 +199,15 @@ pub(crate) fn read_file(
     let by_name = || Provider::parse(&name.rsplit_once('.')?.0.to_ascii_uppercase()).ok();
     let file = DefinitionFile {
         name: name.to_owned(),
-        provider: provider.or_else(by_name),
-        desired: desired.map(Arc::new),
+        provider: read.provider.or_else(by_name),
+        desired: read.desired.map(Arc::new),
         source,
-        locations,
-        reported: collected.diagnostics.len(),
+        locations: read.locations,
+        reported: read.collected.diagnostics.len(),
     };
     (
         FileContent::Definition(Box::new(file)),
-        collected.diagnostics,
+        read.collected.diagnostics,
     )
 }
 
@@ -327,15 +322,12 @@ impl DefinitionFile {
     ) -> Vec<Diagnostic> {
         let mut problems = Collector::new(&self.source, self.reported);
         diagnose(&mut problems, &self.locations);
-        let Collected {
-            diagnostics,
-            has_errors,
-        } = problems.finish();
-        self.reported += diagnostics.len();
-        if has_errors && fatal {
+        let collected = problems.finish();
+        self.reported += collected.diagnostics.len();
+        if collected.has_errors && fatal {
             self.desired = None;
         }
-        diagnostics
+        collected.diagnostics
     }
 }
 

@@ -1,5 +1,6 @@
 //! Scans the target of a watcher, and keeps the subscription to its file events up to date.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -198,15 +199,7 @@ fn list(
     })?;
     let entries = fs::read_dir(&real)?;
     paths.add_all(&real, filter);
-    let mut listing = Listing {
-        real,
-        ..Listing::default()
-    };
-    let Listing {
-        real,
-        files,
-        uncounted,
-    } = &mut listing;
+    let (mut files, mut uncounted) = (BTreeMap::new(), 0);
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
@@ -214,14 +207,14 @@ fn list(
             continue;
         }
         if files.len() == MAX_FILES {
-            *uncounted += 1;
+            uncounted += 1;
             continue;
         }
         if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
             // A ConfigMap's files are links through its link `..data`. A link that leads out of the directory is not
             // watched there: a pull request must not choose the watched directories.
-            let _ = resolve(real, Path::new(&name), |directory, name| {
-                if directory.starts_with(&*real) {
+            let _ = resolve(&real, Path::new(&name), |directory, name| {
+                if directory.starts_with(&real) {
                     paths.add(directory, name);
                 }
             });
@@ -229,5 +222,9 @@ fn list(
         let stamp = FileStamp::take(&entry.path(), revalidate);
         files.insert(name, stamp);
     }
-    Ok(listing)
+    Ok(Listing {
+        real,
+        files,
+        uncounted,
+    })
 }

@@ -140,6 +140,7 @@ pub(super) fn page(view: &View<'_>) -> String {
             form method="dialog" {
                 h2 #ask-title {}
                 p #ask-text {}
+                dl #ask-facts .facts hidden {}
                 label #ask-label hidden {
                     "Token" input #ask-token type="password" autocomplete="off" spellcheck="false";
                 }

@@ -234,11 +234,20 @@
 
   // Requests
 
-  const ask = (title, text, yes, secret) => new Promise((done) => {
+  /** A confirmation. `facts` are names and values, with `bad` where a user should look twice. */
+  const ask = (title, text, yes, secret, facts = []) => new Promise((done) => {
     const dialog = by("ask"), input = by("ask-token");
     put(by("ask-title"), title);
     put(by("ask-text"), text);
     put(by("ask-yes"), yes);
+    by("ask-facts").hidden = !facts.length;
+    by("ask-facts").replaceChildren(...facts.flatMap(([name, value, level]) => {
+      const term = document.createElement("dt"), fact = document.createElement("dd");
+      term.textContent = name;
+      fact.textContent = value;
+      if (level) fact.className = level;
+      return [term, fact];
+    }));
     by("ask-label").hidden = !secret;
     input.value = "";
     input.required = secret;
@@ -328,8 +337,8 @@
       busy(button, () => post("api/v1/reconcile", scope(), done));
     } else if (digest) {
       busy(pressed, async () => {
-        const what = `${pressed.dataset.plan || ""} Digest: ${digest}`.trim();
-        const sure = await ask("Approve this plan?", what, "Approve", false);
+        const facts = [...JSON.parse(pressed.dataset.plan || "[]"), ["Digest", digest.slice(0, 19) + "…"]];
+        const sure = await ask("Approve this plan?", "The daemon makes exactly these changes.", "Approve", false, facts);
         const done = "Plan approved. Results will appear here.";
         if (sure) await post("api/v1/approve", { digest, ...scope() }, done);
       });

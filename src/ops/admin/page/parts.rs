@@ -115,6 +115,16 @@ pub(super) fn sentence(text: &str) -> Markup {
     }
 }
 
+/// Counts of changes, in which fields that are switched off stand out.
+pub(super) fn stress_off(counts: &str) -> Markup {
+    html! {
+        @for (at, count) in counts.split(", ").enumerate() {
+            @if at > 0 { ", " }
+            @if count.ends_with(" off") { b.off { (count) } } @else { (count) }
+        }
+    }
+}
+
 /// Changes by kind: `2 fields on, 1 off, icon`.
 pub(super) fn count_changes<'a>(changes: impl IntoIterator<Item = &'a ChangeItem>) -> String {
     let [mut on, mut off, mut icons, mut secrets] = [0_usize; 4];

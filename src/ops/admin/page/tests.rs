@@ -144,6 +144,24 @@ fn a_card_that_did_not_converge_shows_what_calry_kept_and_nothing_else() {
 }
 
 #[test]
+fn an_approval_states_what_it_does_and_fields_that_are_switched_off_stand_out() {
+    let mut one = workspace("a", 1, 3);
+    one["providers"][0]["notConverged"] = json!([]);
+    one["providers"][0]["changes"][1] = json!({"path": "fieldsToSync.listing.a", "before": true, "after": false,
+        "sensitive": false});
+    let page = shown(vec![one], None);
+    for fact in [
+        r#"[&quot;Workspace&quot;,&quot;a&quot;]"#,
+        r#"[&quot;Commit&quot;,&quot;a “a”&quot;]"#,
+        r#"[&quot;Updates&quot;,&quot;1 provider&quot;]"#,
+        r#"[&quot;Switches off&quot;,&quot;1 field&quot;,&quot;bad&quot;]"#,
+    ] {
+        assert!(page.contains(fact), "{fact}");
+    }
+    assert!(page.contains(r#"<b class="off">1 field off</b>, 1 partner-key value, icon"#));
+}
+
+#[test]
 fn many_cards_are_closed_and_count_their_changes() {
     let open = |providers: usize| {
         let mut all = workspace("p", 1, 3);

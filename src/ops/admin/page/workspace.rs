@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use maud::{Markup, html};
+use serde_json::json;
 
 use super::parts::{
     ERROR, ago, capitalised, cause, clauses, clock, copy, count_changes, diff, filter, icon, kept,
-    problem, safe, sentence, until,
+    problem, safe, sentence, stress_off, until,
 };
 use super::{View, word};
 use crate::model::{Severity, human_duration, short_commit};
-use crate::plan::Cause;
+use crate::plan::{Cause, PlainValue};
 use crate::report::health::{Health, HealthLevel, health};
 use crate::report::plan::DiagnosticItem;
 use crate::report::status::{
@@ -197,20 +198,33 @@ fn refused_plan(one: &WorkspaceStatus) -> Option<&str> {
         .filter(|_| last.result == ReconciliationOutcome::Refused)
 }
 
-/// The refused plan in one sentence: `Updates 17 providers in acme-production to d4ce9d1 "Sync pictures": 4 fields on, 1 off, 2 icons.`
+/// What the approval of the refused plan does, as JSON for the dialog: names and values, and `bad` where a user should look twice.
 fn describe_plan(one: &WorkspaceStatus) -> String {
     let updates = one
         .providers
         .iter()
         .filter(|provider| provider.state == ProviderState::Update);
-    let counts = count_changes(updates.clone().flat_map(|one| &one.changes));
-    let providers = plural(updates.count(), "provider", "providers").unwrap_or_default();
-    let revision = one.revision.as_ref().map_or_else(String::new, |revision| {
+    let changes = updates.clone().flat_map(|one| &one.changes);
+    let off = changes
+        .clone()
+        .filter(|change| change.after == Some(PlainValue::Bool(false)));
+    let off =
+        plural(off.count(), "field", "fields").map(|count| json!(["Switches off", count, "bad"]));
+    let commit = one.revision.as_ref().map(|revision| {
         let commit = safe(short_commit(&revision.commit), 12);
-        format!(" to {commit} “{}”", safe(&revision.subject, 60))
+        json!([
+            "Commit",
+            format!("{commit} “{}”", safe(&revision.subject, 60))
+        ])
     });
-    let label = safe(one.label(), 60);
-    format!("Updates {providers} in {label}{revision}: {counts}.")
+    let facts = [
+        Some(json!(["Workspace", safe(one.label(), 60)])),
+        commit,
+        plural(updates.count(), "provider", "providers").map(|count| json!(["Updates", count])),
+        off,
+        Some(json!(["Changes", count_changes(changes)])),
+    ];
+    json!(facts.into_iter().flatten().collect::<Vec<_>>()).to_string()
 }
 
 /// The number of providers by state; each links to its section.
@@ -357,7 +371,7 @@ fn card(
                 span class={ "state " (shape) } { (icon(shape)) span { (state) } }
                 @if let Some(by) = provider.cause { (cause(by)) }
                 span.aside {
-                    @if !differences.is_empty() { span { (differences) } }
+                    @if !differences.is_empty() { span { (stress_off(&differences)) } }
                     (ago(provider.since, now))
                 }
             }
@@ -424,7 +438,7 @@ fn advice(
         (ProviderState::Unreadable, _) => {
             "The provider is neither compared nor updated until Calry's answer can be read."
         }
-        (ProviderState::Missing, _) => "Connect it in Calry, or remove the file.",
+        (ProviderState::Missing, _) => "Ask Calry to add it, or remove the file.",
         (ProviderState::InSync | ProviderState::Unmanaged, _) => "",
     }
 }

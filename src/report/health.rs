@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::status::{
     ProviderState, ProviderStatus, ReconciliationOutcome, ReconciliationRecord, Trust,
-    WorkspaceStatus, shared_key_error,
+    UpdateOutcome, WorkspaceStatus, shared_key_error,
 };
 use super::words::{counted, elapsed, plural};
 use crate::model::{human_duration, printable, short_commit};
@@ -65,31 +65,39 @@ pub fn health(workspace: &WorkspaceStatus, now: Timestamp) -> Health {
         let reason = refused.reason.as_deref().map(printable);
         return failing(describe_refused_commit(workspace, refused), reason);
     }
+    let providers = workspace.providers.iter();
+    let kept = providers
+        .filter(|one| {
+            one.state == ProviderState::Update && one.outcome == Some(UpdateOutcome::NotConverged)
+        })
+        .count();
+    let count = |state| workspace.count(state);
     let parts = [
+        (kept, "provider not converged", "providers not converged"),
         (
-            ProviderState::Update,
+            count(ProviderState::Update).saturating_sub(kept),
             "provider out of sync",
             "providers out of sync",
         ),
         (
-            ProviderState::Invalid,
+            count(ProviderState::Invalid),
             "invalid definition",
             "invalid definitions",
         ),
         (
-            ProviderState::Unreadable,
+            count(ProviderState::Unreadable),
             "provider unreadable in Calry's answer",
             "providers unreadable in Calry's answer",
         ),
         (
-            ProviderState::Missing,
+            count(ProviderState::Missing),
             "provider missing from the workspace",
             "providers missing from the workspace",
         ),
     ];
     let parts: Vec<String> = parts
         .into_iter()
-        .filter_map(|(state, one, many)| plural(workspace.count(state), one, many))
+        .filter_map(|(count, one, many)| plural(count, one, many))
         .collect();
     if parts.is_empty() {
         let held = plural(workspace.count(ProviderState::Held), "on hold", "on hold")

@@ -138,7 +138,10 @@ fn a_card_that_did_not_converge_shows_what_calry_kept_and_nothing_else() {
     let mut one = workspace("p", 5, 3);
     one["providers"] = json!([one["providers"][4]]);
     one["history"] = json!({"passes": [], "changes": []});
+    one["lastPass"]["error"] = Value::Null;
+    one["trust"] = Value::Null;
     let page = shown(vec![one], None);
+    assert!(page.contains("<title>1 provider not converged"), "{page}");
     assert!(page.contains("Git wants") && page.contains("1 field kept by Calry"));
     assert!(!page.contains("class=\"diff\""));
 }

@@ -418,7 +418,7 @@ fn advice(
         .is_some_and(|pass| pass.result == ReconciliationOutcome::Refused);
     match (provider.state, failing) {
         (ProviderState::Update, Some(UpdateOutcome::NotConverged)) => {
-            "Calry took the update and kept other values. Put the values that Calry kept into the file, or ask Calry why."
+            "Put the values that Calry kept into the file, or ask Calry why."
         }
         (ProviderState::Update, Some(_)) => "",
         (ProviderState::Update, None) if one.mode == Mode::Observe => match provider.cause {

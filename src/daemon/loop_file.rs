@@ -7,7 +7,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -15,15 +14,13 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
-use super::state_file::{self, StateStore, rename_damaged};
+use super::state_file::{self, PATIENCE, StateStore, rename_damaged};
 use crate::model::{Workspace, hex};
 
 /// A file of another version is renamed and not used.
 const VERSION: u32 = 1;
 /// The largest file in bytes.
 const MAX: u64 = 4 << 20;
-/// The time limit of the file system.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reports results of reconciliations, and needs its earlier reports after a restart.
 pub trait Observer: Send + Sync {

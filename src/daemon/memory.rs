@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::LONGEST_PAUSE;
 use super::publisher::now;
 use super::reconciliation::{ReconciliationReport, ReconciliationResult};
-use super::state_file::{LOST_AT_END, Remembered, RememberedField, StateStore};
+use super::state_file::{LOST_AT_END, PATIENCE, Remembered, RememberedField, StateStore};
 use super::updates::Updates;
 use crate::desired::git::CheckoutTrust;
 use crate::model::{DefinitionPart, Desired, Diagnostic, Provider, Secret, Workspace};
@@ -26,9 +26,6 @@ use crate::plan::{
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::status::Trigger;
-
-/// How long to wait for the state file. A file system that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The first pause of a standby that found differences which the leader has not undone yet.
 const STANDBY_PAUSE: Duration = Duration::from_secs(5);
@@ -45,7 +42,6 @@ const MAX_BRIEF_FAILURES: u32 = 5;
 /// This many updates undone in a row point to another program, not to a person's edits.
 pub(super) const CONTESTED: u32 = 3;
 
-/// What one workspace's loop remembers.
 #[derive(Debug)]
 pub struct Memory {
     state: Arc<StateStore>,
@@ -69,7 +65,6 @@ pub struct Memory {
     failures: u32,
     /// How many reconciliations of a standby in a row found differences that the leader has not undone.
     behind: u32,
-    /// The number of reconciliations.
     pub(super) passes: u64,
     /// The reported differences that are not updated, so that they are reported once.
     pub(super) reported: BTreeMap<Provider, Vec<Change>>,
@@ -93,7 +88,6 @@ struct SavedState {
     written: Option<[u8; 32]>,
     /// A write that hangs.
     writing: Option<JoinHandle<std::io::Result<()>>>,
-    /// Whether a write error was logged.
     error_logged: bool,
 }
 
@@ -165,7 +159,6 @@ struct UnconvergedField {
 pub struct BackedOff {
     /// The time until the next attempt, unless something else about it changes.
     pub left: Duration,
-    /// How the last attempt ended.
     pub outcome: Outcome,
     /// Whether its failures are transient and few.
     pub brief: bool,
@@ -254,7 +247,7 @@ impl Memory {
     /// Whether the memory may belong to another workspace than the key, or must still be loaded. Then the workspace of the
     /// key must be read before anything is compared with the last applied state.
     pub(super) fn may_be_of_another_workspace(&self) -> bool {
-        self.known.is_none() && (self.workspace_id.is_some() || self.state.is_persistent())
+        self.known.is_none() && (self.workspace_id.is_some() || self.state.directory().is_some())
     }
 
     /// Clears the memory if it belongs to another workspace, and loads the state file of this one. It is not checked yet
@@ -270,7 +263,7 @@ impl Memory {
         self.kept.clear();
         self.resent.clear();
         self.file = SavedState::of(&self.state);
-        if self.state.is_persistent() {
+        if self.state.directory().is_some() {
             let (state, id) = (Arc::clone(&self.state), workspace.id.clone());
             let loading = tokio::task::spawn_blocking(move || state.load(&id));
             match tokio::time::timeout(PATIENCE, loading).await {

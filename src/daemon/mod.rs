@@ -45,7 +45,6 @@ pub use workspace_group::{Slot, WorkspaceGroup};
 
 pub use crate::report::status::{Mode, Trigger};
 
-/// Everything that one workspace's loop needs.
 pub struct LoopSettings {
     pub source: Arc<Source>,
     pub links: Links,
@@ -57,7 +56,6 @@ pub struct LoopSettings {
     pub mode: Mode,
     /// The most providers that one plan may change.
     pub max_changes: MaxChanges,
-    /// How many updates run at once.
     pub concurrency: usize,
     /// The time limit of a reconciliation, retries included.
     pub timeout: Duration,

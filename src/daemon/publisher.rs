@@ -36,7 +36,6 @@ const REMEMBERED: usize = 100;
 /// How many differences of one record are kept.
 const FIRST_CHANGES: usize = 20;
 
-/// The status of one workspace's loop.
 #[derive(Debug)]
 pub struct StatusPublisher {
     status: watch::Sender<Arc<WorkspaceStatus>>,

@@ -33,9 +33,7 @@ use crate::report::status::{Mode, ReconciliationOutcome, Trigger};
 pub struct ReconciliationReport {
     /// Its number, from 1.
     pub number: u64,
-    /// Why it ran.
     pub trigger: Trigger,
-    /// How long it took.
     pub took: Duration,
     pub result: ReconciliationResult,
     pub findings: Findings,
@@ -73,7 +71,6 @@ pub struct Findings {
     pub approval: Option<Approval>,
 }
 
-/// The use of an approval.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Approval {
     /// The plan with this digest was applied in spite of the limit.
@@ -555,7 +552,6 @@ fn check_same_workspace(loop_file: &LoopFile, workspace: &Workspace) -> Result<(
     })
 }
 
-/// The definitions and the API key.
 type Inputs = (
     Result<reconcile::Desired, Failure>,
     Result<ApiKey, KeyError>,

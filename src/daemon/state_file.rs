@@ -34,6 +34,8 @@ const MAX_KEY: u64 = 4096;
 const UNFINISHED: &str = ".state-";
 /// An unfinished file of this age has no writer any more: it was killed.
 const STALE: Duration = Duration::from_secs(600);
+/// How long the daemon waits for the directory. A file system that takes longer hangs.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 const KEY_FILE: &str = "fingerprint.key";
 
 /// The fingerprint key and the state directory.
@@ -51,7 +53,6 @@ pub struct StateStore {
 #[error("cannot generate a fingerprint key, because the system has no random numbers: {0}")]
 pub struct NoRandomness(getrandom::Error);
 
-/// The state of one provider.
 pub(super) struct Remembered {
     pub(super) last_applied: LastApplied,
     pub(super) kept: Vec<RememberedField>,
@@ -171,10 +172,6 @@ impl StateStore {
 
     pub(super) fn directory(&self) -> Option<&Path> {
         self.directory.as_deref()
-    }
-
-    pub(super) const fn is_persistent(&self) -> bool {
-        self.directory.is_some()
     }
 
     /// The state file of a workspace; `None` without a state directory.

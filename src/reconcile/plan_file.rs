@@ -17,7 +17,6 @@ use crate::model::{
 };
 use crate::plan::{Change, Digest, Plan, PlanEntry, Verdict, join_path};
 
-/// The `kind` of every saved plan.
 const KIND: &str = "calry-gitops plan";
 /// The form that is written, and the only one that is read.
 const VERSION: u64 = 1;
@@ -26,7 +25,6 @@ const MAX: u64 = 64 << 20;
 /// How many differences are listed.
 const MOST: usize = 10;
 
-/// What was planned.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PlanFile {
@@ -127,7 +125,6 @@ impl PlanFile {
         })
     }
 
-    /// The document.
     #[must_use]
     #[expect(
         clippy::expect_used,
@@ -137,7 +134,6 @@ impl PlanFile {
         printable_json(&serde_json::to_string_pretty(self).expect("a document"))
     }
 
-    /// Reads a saved plan.
     pub fn open(path: &Path) -> Result<Self, PlanFileError> {
         let name = path.display().to_string();
         let bytes = File::open(path)

@@ -57,7 +57,6 @@ pub struct Config {
     pub rate_limit: Option<Rate>,
     /// The share of requests that fail at random: 502, 503, 504, or a cut connection before or after the update.
     pub fail: Chance,
-    /// The seed of the random failures.
     pub random_seed: u64,
     /// The number of additional, equal workspaces, each with its own keys. For measurements; this handle controls the first.
     pub copies: usize,

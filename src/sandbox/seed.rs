@@ -74,7 +74,6 @@ impl Seed {
         seed
     }
 
-    /// Reads a seed file.
     pub fn read(file: &Path) -> Result<Self, InvalidSeed> {
         let text = read_at_most(std::fs::File::open(file)?, MAX_FILE)?;
         Self::parse(&text.ok_or(InvalidSeed::TooLarge)?)

@@ -57,7 +57,6 @@ pub struct Access {
     pub hosts: Vec<Host>,
     /// The admin token; without one, only requests from loopback are accepted.
     pub token: Option<SecretFile>,
-    /// The secrets of git hosts.
     pub hooks: Hooks,
     /// The rate limit: requests a minute and sender.
     pub rate: NonZeroU32,

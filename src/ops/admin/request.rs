@@ -63,7 +63,6 @@ pub(super) async fn read_secret(file: &SecretFile) -> Result<SharedSecret, Refus
     ))
 }
 
-/// Requests a reconciliation of these loops.
 pub(super) fn trigger(loops: &[&Handle], cause: Trigger) -> Response {
     for one in loops {
         one.request(cause);

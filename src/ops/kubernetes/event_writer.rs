@@ -44,7 +44,6 @@ pub struct Events {
     logged_drop: Arc<AtomicBool>,
 }
 
-/// Writes the Events of one workspace.
 pub struct EventWriter {
     events: Events,
     name: Option<String>,

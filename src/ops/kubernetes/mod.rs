@@ -40,7 +40,6 @@ const MAX_ANSWER: usize = 1 << 20;
 /// The longest quotation of an error of the API server, in characters.
 const MAX_QUOTE: usize = 300;
 
-/// The API server and this Pod.
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,

@@ -24,8 +24,7 @@ use jiff::Timestamp;
 
 use self::text::{Kind, Page};
 use self::workspace::{REQUEST_RESULTS, UPDATE_RESULTS, WorkspaceSample};
-use super::notifications::{Counters, TargetCounts};
-use crate::plan::Summary;
+use super::notifications::Counters;
 use crate::report::status::{
     Mode, ProviderState, ReconciliationOutcome, ReplicaRole, UpdateOutcome,
 };
@@ -76,16 +75,13 @@ impl Metrics {
         if let Some(notified) = &self.notified {
             let help = "Notifications by result: sent, given up (failed), or dropped because too many waited.";
             let mut family = page.family(Kind::Counter, "calry_gitops_notifications_total", help);
-            for TargetCounts {
-                name,
-                sent,
-                failed,
-                dropped,
-                ..
-            } in notified.counts()
-            {
-                for (result, count) in [("sent", sent), ("failed", failed), ("dropped", dropped)] {
-                    family.sample(&[("target", &name), ("result", result)], count);
+            for target in notified.counts() {
+                for (result, count) in [
+                    ("sent", target.sent),
+                    ("failed", target.failed),
+                    ("dropped", target.dropped),
+                ] {
+                    family.sample(&[("target", &target.name), ("result", result)], count);
                 }
             }
         }
@@ -280,10 +276,8 @@ fn write_labelled(page: &mut Page, samples: &[WorkspaceSample]) {
     let mut family = page.family(Kind::Gauge, "calry_gitops_leader", help);
     for one in samples {
         if let Some(leadership) = &one.status.leadership {
-            family.sample(
-                &[("workspace", &one.label)],
-                u8::from(leadership.state == ReplicaRole::Leader),
-            );
+            let leads = leadership.state == ReplicaRole::Leader;
+            family.sample(&[("workspace", &one.label)], u8::from(leads));
         }
     }
     let help = "Reconciliations by result and trigger.";
@@ -311,25 +305,17 @@ fn write_labelled(page: &mut Page, samples: &[WorkspaceSample]) {
     let help = "Providers by state after the last plan.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_definitions", help);
     for one in samples {
-        let Summary {
-            in_sync,
-            update,
-            invalid,
-            unreadable,
-            missing,
-            held,
-            unmanaged,
-        } = one.status.summary.unwrap_or_default();
-        for (state, count) in [
-            ("inSync", in_sync),
-            ("update", update),
-            ("invalid", invalid),
-            ("unreadable", unreadable),
-            ("missing", missing),
-            ("held", held),
-            ("unmanaged", unmanaged),
+        for (name, state) in [
+            ("inSync", ProviderState::InSync),
+            ("update", ProviderState::Update),
+            ("invalid", ProviderState::Invalid),
+            ("unreadable", ProviderState::Unreadable),
+            ("missing", ProviderState::Missing),
+            ("held", ProviderState::Held),
+            ("unmanaged", ProviderState::Unmanaged),
         ] {
-            family.sample(&[("workspace", &one.label), ("state", state)], count);
+            let labels = [("workspace", &*one.label), ("state", name)];
+            family.sample(&labels, one.status.count(state));
         }
     }
     let help = "Providers that are out of sync and not on hold, by whether git (change) or Calry (drift) was changed.";
@@ -343,10 +329,8 @@ fn write_labelled(page: &mut Page, samples: &[WorkspaceSample]) {
     let mut family = page.family(Kind::Counter, "calry_gitops_drift_found_total", help);
     for one in samples {
         for (provider, counts) in &one.reconciliations.providers {
-            family.sample(
-                &[("workspace", &one.label), ("provider", provider.as_str())],
-                counts.drifts,
-            );
+            let labels = [("workspace", &*one.label), ("provider", provider.as_str())];
+            family.sample(&labels, counts.drifts);
         }
     }
     let help = "Attempted updates by result.";
@@ -369,14 +353,12 @@ fn write_labelled(page: &mut Page, samples: &[WorkspaceSample]) {
     for one in samples {
         for (method, counts, _) in one.by_method() {
             for (status, count) in REQUEST_RESULTS.iter().zip(counts) {
-                family.sample(
-                    &[
-                        ("workspace", &one.label),
-                        ("method", method),
-                        ("status", status),
-                    ],
-                    count,
-                );
+                let labels = [
+                    ("workspace", &*one.label),
+                    ("method", method),
+                    ("status", status),
+                ];
+                family.sample(&labels, count);
             }
         }
     }

@@ -53,7 +53,6 @@ impl Family<'_> {
         self.suffixed("", labels, None, value);
     }
 
-    /// Writes the samples of a histogram.
     pub(super) fn histogram<const N: usize>(
         &mut self,
         labels: &[(&str, &str)],

@@ -41,7 +41,6 @@ const TRIGGERS: [Trigger; 7] = [
     Trigger::Leadership,
     Trigger::Update,
 ];
-/// How a request can end.
 pub(super) const REQUEST_RESULTS: [&str; 10] = [
     "2xx",
     "3xx",
@@ -54,7 +53,6 @@ pub(super) const REQUEST_RESULTS: [&str; 10] = [
     "timeout",
     "connection",
 ];
-/// How an attempted update can end.
 pub(super) const UPDATE_RESULTS: [&str; 4] = ["applied", "unchanged", "notConverged", "failed"];
 
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::config::{EventKind, Thresholds};
 use crate::daemon::{ReconciliationReport, ReconciliationResult};
 use crate::desired::git::CheckoutTrust;
-use crate::model::{Desired, ellipsize, hex, printable};
+use crate::model::{Desired, Provider, ellipsize, hex, printable};
 use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 
@@ -174,7 +174,7 @@ pub fn events(
             events.push(event(kind, sentence, subjects));
         }
     };
-    let drifted = drift(memory, plan, updates, report);
+    let drifted = drift(memory, plan, report);
     push(EventKind::Drift, "drift was found", drifted);
     let applied = updates
         .iter()
@@ -235,13 +235,17 @@ fn reason(sentence: &str) -> String {
     ellipsize(&printable(sentence), MAX_REASON)
 }
 
+fn last_outcome<'a>(report: &'a ReconciliationReport, provider: &Provider) -> Option<&'a Outcome> {
+    let mut updates = report.result.updates().iter();
+    Some(
+        &updates
+            .rfind(|result| result.provider == *provider)?
+            .outcome,
+    )
+}
+
 /// New drift: reverted at once, or standing and not yet reported in this form.
-fn drift(
-    memory: &mut ReportedState,
-    plan: &Plan,
-    updates: &[UpdateResult],
-    report: &ReconciliationReport,
-) -> Vec<Subject> {
+fn drift(memory: &mut ReportedState, plan: &Plan, report: &ReconciliationReport) -> Vec<Subject> {
     let mut news = Vec::new();
     let mut standing = BTreeMap::new();
     for step in plan.steps().filter(|step| step.cause == Cause::Drift) {
@@ -249,10 +253,7 @@ fn drift(
         // The `Debug` of a change shows no value below `partnerKey`.
         let drift = hex(&Sha256::digest(format!("{:?}", step.changes)));
         let known = memory.drifted.get(provider.as_str()) == Some(&drift);
-        let result = updates
-            .iter()
-            .rfind(|result| result.provider == *provider)
-            .map(|result| &result.outcome);
+        let result = last_outcome(report, provider);
         let detail = match result {
             Some(Outcome::Applied) if report.findings.contested.contains_key(provider) => {
                 "put back; another writer undoes each update (a second calry-gitops?)"
@@ -371,17 +372,13 @@ fn failure_reason(
             "Calry's definition of it cannot be read: {problem}"
         )),
         Verdict::Update(step) => {
-            let result = report
-                .result
-                .updates()
-                .iter()
-                .rfind(|result| result.provider == step.desired.provider);
+            let result = last_outcome(report, &step.desired.provider);
             let brief = report
                 .findings
                 .backed_off
                 .get(&step.desired.provider)
                 .is_some_and(|rest| rest.brief);
-            match result.map(|result| &result.outcome) {
+            match result {
                 // It is retried in a moment.
                 _ if brief => None,
                 Some(outcome @ (Outcome::Failed(_) | Outcome::Partial(_))) => outcome.error(),

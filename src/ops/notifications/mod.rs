@@ -142,7 +142,6 @@ impl Notifier {
     }
 }
 
-/// Notifies the targets about one workspace.
 pub struct WorkspaceNotifier {
     name: Option<String>,
     links: Links,

@@ -15,7 +15,6 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 16 << 10;
 
-/// How a request authenticates.
 #[derive(Clone, Debug)]
 pub enum Credentials {
     /// The URL itself is the credential, or none is needed.

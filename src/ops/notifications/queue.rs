@@ -81,10 +81,8 @@ struct LostStatuses {
     retry_at: Option<Instant>,
 }
 
-/// Why a job was not sent.
 struct DeliveryError {
     reason: String,
-    /// Whether another attempt may succeed.
     transient: bool,
     retry_after: Option<Duration>,
 }

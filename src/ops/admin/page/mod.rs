@@ -92,7 +92,6 @@ fn project_links() -> [(&'static str, String); 4] {
     ]
 }
 
-/// The whole document.
 #[must_use]
 pub(super) fn page(view: &View<'_>) -> String {
     let (title, level, _) = view.heading();

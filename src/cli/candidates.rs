@@ -10,7 +10,6 @@ use super::{Exit, Output};
 use crate::desired::{definitions, git};
 use crate::model::KNOWN_PROVIDERS;
 
-/// The most values to print.
 const MAX_CANDIDATES: usize = 1000;
 
 #[derive(Args)]

@@ -45,7 +45,6 @@ struct Queue {
     bytes: usize,
     /// The lines dropped since the last line that says so.
     dropped: u64,
-    /// The lines that were written.
     written: u64,
     /// Whether the thread is writing a line that is not in the queue any more.
     writing: bool,

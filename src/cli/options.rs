@@ -303,7 +303,6 @@ pub(super) fn workspace_groups() -> impl Iterator<Item = clap::Id> {
 }
 
 impl SourceArgs {
-    /// Sets up a one-shot command.
     pub(super) async fn set_up(
         &self,
         missing: MissingSecrets,
@@ -337,7 +336,6 @@ impl LiveArgs {
         Ok(setup)
     }
 
-    /// The address of Calry.
     pub(super) fn api_url(&self) -> Result<HttpUrl, UsageError> {
         HttpUrl::parse(&self.api.api_url, UrlPolicy::api(self.api.insecure_http))
             .map_err(|error| UsageError(format!("--api-url {error}")))

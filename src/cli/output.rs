@@ -221,7 +221,6 @@ impl Output {
         self.note(&format!("{RED}error{RED:#}: {sentence}\n"));
     }
 
-    /// Prints problems of definition files.
     pub(super) fn diagnostics(&self, list: &[Diagnostic], directory: &str, files: usize) {
         let errors = || {
             list.iter()

@@ -199,11 +199,12 @@ impl WriteCalry for Writer {
         }
         let operation = Operation::Update(provider.clone());
         let body = Some(wire::write_update(update));
-        let waiting = ObservedCall::begin(&self.0, &operation);
+        let (session, operation) = (&*self.0, &operation);
+        let waiting = ObservedCall { session, operation };
         waiting.attempt(before + 1);
         let answer = self
             .0
-            .attempt(&operation, &path_of(provider), body, wire::MAX_DEFINITION)
+            .attempt(operation, &path_of(provider), body, wire::MAX_DEFINITION)
             .await;
         if let Err(error) = &answer
             && error.is_transient()
@@ -220,7 +221,7 @@ impl WriteCalry for Writer {
                 );
             }
         }
-        self.0.definition(&operation, provider, &answer?)
+        self.0.definition(operation, provider, &answer?)
     }
 }
 
@@ -264,7 +265,8 @@ impl Session {
     /// Reads, with retries.
     async fn read(&self, operation: &Operation, path: &str, limit: usize) -> Result<Body, Error> {
         let mut attempts = Attempts::new(self.deadline, &self.warned, &*self.api.observer);
-        let waiting = ObservedCall::begin(self, operation);
+        let session = self;
+        let waiting = ObservedCall { session, operation };
         loop {
             waiting.attempt(attempts.failed() + 1);
             let error = match self.attempt(operation, path, None, limit).await {
@@ -489,11 +491,7 @@ struct ObservedCall<'a> {
     operation: &'a Operation,
 }
 
-impl<'a> ObservedCall<'a> {
-    fn begin(session: &'a Session, operation: &'a Operation) -> Self {
-        Self { session, operation }
-    }
-
+impl ObservedCall<'_> {
     fn attempt(&self, number: u32) {
         let Self { session, operation } = self;
         session.api.observer.on_attempt(&Attempt {

@@ -192,7 +192,6 @@ fn place(
 }
 
 impl Snapshot {
-    /// Reads the snapshot in a file.
     pub fn open(path: &Path, key: Option<&FingerprintKey>) -> Result<Self, InvalidSnapshot> {
         let name = path.display().to_string();
         let bytes = File::open(path)

@@ -99,15 +99,10 @@ impl Catalogue {
     }
 
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.providers.len()
             + self.groups.len()
             + self.groups.values().map(BTreeSet::len).sum::<usize>()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     #[must_use]

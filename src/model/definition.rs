@@ -24,7 +24,6 @@ pub struct Desired {
     pub partner_key: DesiredPartnerKey,
     /// The managed groups, each with the fields that are on.
     pub fields: BTreeMap<String, FieldSet>,
-    /// A hold on all changes to this provider.
     pub hold: Option<Hold>,
 }
 
@@ -130,7 +129,6 @@ pub struct Live {
     pub fields: LiveFields,
     /// RFC 3339, with milliseconds; moves with every update. Empty if Calry shows none.
     pub updated_at: String,
-    /// The parts that cannot be read.
     pub problems: LiveProblems,
 }
 

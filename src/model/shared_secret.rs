@@ -85,7 +85,6 @@ impl SharedSecret {
 }
 
 impl SignatureCheck {
-    /// Adds the next part of the message.
     pub fn update(&mut self, part: &[u8]) {
         self.0.update(part);
     }

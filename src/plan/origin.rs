@@ -29,15 +29,6 @@ pub enum Origin {
 impl Origin {
     /// Both, in the order of the output.
     pub const BOTH: [Self; 2] = [Self::Branch, Self::Drift];
-
-    /// The name in every output.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Branch => "branch",
-            Self::Drift => "drift",
-        }
-    }
 }
 
 /// The definitions at the commit where this branch began.

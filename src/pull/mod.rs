@@ -331,7 +331,6 @@ fn prepare_file(
     })
 }
 
-/// The secrets that new references need.
 struct NeededSecrets<'a> {
     names: SecretNames,
     sources: &'a SecretSources,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::text::{BOLD, DIM, GREEN, LABEL, RED, YELLOW, text_column, wrap};
 use crate::model::printable;
 use crate::pull::{File, FileState, Pull, first_of};
+use crate::report::words::nonzero;
 
 /// The files that changed, the secrets that they need, and a summary line. With `dry_run`, nothing was written.
 #[must_use]
@@ -21,18 +22,14 @@ pub fn pull(pull: &Pull, dry_run: bool) -> String {
         count(|s| *s == FileState::Created),
         count(|s| matches!(s, FileState::Updated(_))),
     );
-    let mut parts = Vec::new();
-    for (count, word) in [
+    let parts = nonzero([
         (created, "created"),
         (updated, "updated"),
         (count(|s| *s == FileState::Unchanged), "unchanged"),
         (count(|s| *s == FileState::Invalid), "invalid"),
         (count(|s| matches!(s, FileState::Refused(_))), "not written"),
-    ] {
-        if count > 0 {
-            parts.push(format!("{count} {word}"));
-        }
-    }
+    ]);
+    let parts: Vec<String> = parts.collect();
     let nothing = match (created + updated, dry_run) {
         (0, _) => " There is nothing to write.",
         (_, true) => " Nothing was written: this was a dry run.",

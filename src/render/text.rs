@@ -14,7 +14,7 @@ use crate::plan::{
     refusal,
 };
 use crate::reconcile::apply::{Outcome, Report};
-use crate::report::words::{counted, describe_mismatch, name_changes, others, plural};
+use crate::report::words::{counted, describe_mismatch, name_changes, nonzero, others, plural};
 
 /// The columns of a terminal.
 pub(super) const WIDTH: usize = 80;
@@ -254,7 +254,6 @@ pub(super) fn describe_origins(plan: &Plan) -> String {
     }
 }
 
-/// What could not be compared, and why.
 pub(super) fn describe_not_compared(plan: &Plan) -> String {
     let values = |missing, why| {
         let unresolved = plan.entries.iter().flat_map(|entry| &entry.unresolved);
@@ -409,7 +408,6 @@ fn write_changes(out: &mut String, part: &Part<'_>) {
     }
 }
 
-/// Why a value was not compared.
 fn describe_unresolved(unresolved: &UnresolvedValue) -> String {
     match unresolved.missing {
         Missing::Secret => format!(
@@ -571,16 +569,12 @@ pub fn report(report: &Report) -> String {
         count("applied"),
         report.results.len()
     )];
-    for (state, words) in [
-        ("unchanged", "already as desired"),
-        ("notConverged", "not converged"),
-        ("failed", "failed"),
-        ("skipped", "skipped"),
-    ] {
-        if count(state) > 0 {
-            parts.push(format!("{} {words}", count(state)));
-        }
-    }
+    parts.extend(nonzero([
+        (count("unchanged"), "already as desired"),
+        (count("notConverged"), "not converged"),
+        (count("failed"), "failed"),
+        (count("skipped"), "skipped"),
+    ]));
     let style = if report.results.iter().all(|r| r.outcome.is_done()) {
         GREEN
     } else {

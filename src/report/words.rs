@@ -37,11 +37,15 @@ pub(crate) fn others(summary: &Summary) -> Vec<String> {
         (missing, "missing"),
         (unmanaged, "unmanaged"),
     ];
-    let others = others.into_iter().filter(|(count, _)| *count > 0);
-    std::iter::once((in_sync, "in sync"))
-        .chain(others)
-        .map(|(count, word)| format!("{count} {word}"))
-        .collect()
+    let mut words = vec![format!("{in_sync} in sync")];
+    words.extend(nonzero(others));
+    words
+}
+
+/// The counts that are not zero, each with its word.
+pub(crate) fn nonzero<const N: usize>(counts: [(usize, &str); N]) -> impl Iterator<Item = String> {
+    let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+    counts.map(|(count, word)| format!("{count} {word}"))
 }
 
 /// The changes of one provider by name, at most eight of them: `pictures on, rating off, icon, headers.x-api-key`.

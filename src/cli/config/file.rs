@@ -27,7 +27,6 @@ const MAX_NODES: usize = 200_000;
 const MAX_WORKSPACES: usize = 5000;
 /// The longest name of a workspace, in characters: it is part of file names.
 pub(super) const MAX_WORKSPACE_NAME: usize = 63;
-/// The pattern of a workspace's name.
 pub(super) const WORKSPACE_NAME: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 
 /// What a key takes.
@@ -119,23 +118,17 @@ impl ConfigFile {
 
     fn of(name: &str, text: String, keys: &KeyKinds) -> Self {
         let source = Source::new(name, text);
-        let mut read = Self {
-            source,
-            problems: Vec::new(),
-            top: Section::new(),
-            workspaces: None,
-        };
         let shown = |key: &str| key == "name" || keys.contains_key(key);
-        let (top, workspaces, problems) = match read.source.parse_settings(MAX_NODES, &shown) {
+        let (top, workspaces, problems) = match source.parse_settings(MAX_NODES, &shown) {
             Err(problem) => {
-                let mut problems = Collector::new(&read.source, 0);
+                let mut problems = Collector::new(&source, 0);
                 problems.syntax(&problem);
                 (Section::new(), None, problems.finish().diagnostics)
             }
             Ok(tree) => {
                 let mut sections = SectionReader {
-                    source: &read.source,
-                    reader: Reader::new(&read.source, &tree),
+                    source: &source,
+                    reader: Reader::new(&source, &tree),
                     keys,
                 };
                 let entries = sections.reader.root(
@@ -151,11 +144,14 @@ impl ConfigFile {
                 )
             }
         };
-        (read.top, read.workspaces, read.problems) = (top, workspaces, problems);
-        read
+        Self {
+            source,
+            problems,
+            top,
+            workspaces,
+        }
     }
 
-    /// Adds a problem that the caller found.
     pub(super) fn add_problem(
         &mut self,
         code: Code,

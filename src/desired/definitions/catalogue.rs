@@ -84,7 +84,7 @@ pub(super) fn names_in(schema: &[u8]) -> Result<Catalogue, String> {
         });
         names.add_fields(&group, fields.filter(|field| is_field_name(field)));
     }
-    if names.len() > MAX_NAMES {
+    if names.count() > MAX_NAMES {
         Err(format!("has more than {MAX_NAMES} names"))
     } else {
         Ok(names)

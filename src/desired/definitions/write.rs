@@ -68,31 +68,27 @@ impl fmt::Debug for FileWrite {
 }
 
 impl FileWrite {
-    pub(super) fn new(name: &str, text: String) -> Self {
+    fn over(before: Precondition, name: &str, text: String) -> Self {
         Self {
             name: name.to_owned(),
-            before: Precondition::Nothing,
+            before,
             text,
         }
     }
 
+    pub(super) fn new(name: &str, text: String) -> Self {
+        Self::over(Precondition::Nothing, name, text)
+    }
+
     /// Replaces the text of a file that still holds `before`.
     pub(super) fn replacing(name: &str, before: &str, text: String) -> Self {
-        Self {
-            name: name.to_owned(),
-            before: Precondition::Text(before.to_owned()),
-            text,
-        }
+        Self::over(Precondition::Text(before.to_owned()), name, text)
     }
 
     /// A generated file: it is overwritten whatever it holds.
     #[must_use]
     pub fn unconditional(name: &str, text: String) -> Self {
-        Self {
-            name: name.to_owned(),
-            before: Precondition::Anything,
-            text,
-        }
+        Self::over(Precondition::Anything, name, text)
     }
 
     #[must_use]

@@ -500,12 +500,12 @@ mod tests {
     fn a_file_of_certificates_that_would_be_ignored_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
-        let said = || check_certificates(Some(&path)).map_err(|error| error.to_string());
-        assert!(
-            said().unwrap_err().contains("cannot be read: No such file"),
-            "{:?}",
-            said()
-        );
+        let check = |path: &Path| check_certificates(Some(path)).map_err(|error| error.to_string());
+        let assert_refused = |path: &Path, problem: &str| {
+            let refused = check(path).unwrap_err();
+            assert!(refused.contains(problem), "{refused}");
+        };
+        assert_refused(&path, "cannot be read: No such file");
         let der = CertificateDer::from_pem_slice(PEM.as_bytes()).unwrap();
         for (content, problem) in [
             (&b""[..], "holds no certificate in PEM form"),
@@ -513,16 +513,11 @@ mod tests {
             (&der, "DER form"),
         ] {
             std::fs::write(&path, content).unwrap();
-            assert!(said().unwrap_err().contains(problem), "{:?}", said());
+            assert_refused(&path, problem);
         }
         std::fs::write(&path, format!("# ours\n{PEM}")).unwrap();
-        assert_eq!((said(), check_certificates(None)), (Ok(()), Ok(())));
-        assert!(
-            check_certificates(Some(Path::new("")))
-                .unwrap_err()
-                .to_string()
-                .contains("names no file")
-        );
+        assert_eq!((check(&path), check_certificates(None)), (Ok(()), Ok(())));
+        assert_refused(Path::new(""), "names no file");
     }
 
     #[test]
@@ -563,15 +558,9 @@ mod tests {
     fn requests_that_time_out_on_one_client_replace_it_once() {
         install_tls();
         let http = Http::new(HttpTimeouts::default()).unwrap();
-        let route = http
-            .route(&Url::parse("http://127.0.0.1:9/x").unwrap())
-            .unwrap();
-        assert!(Arc::ptr_eq(
-            &route,
-            &http
-                .route(&Url::parse("http://127.0.0.1:9/y").unwrap())
-                .unwrap()
-        ));
+        let to = |url: &str| http.route(&Url::parse(url).unwrap()).unwrap();
+        let route = to("http://127.0.0.1:9/x");
+        assert!(Arc::ptr_eq(&route, &to("http://127.0.0.1:9/y")));
         let used = route.active_client();
         route.replace_client(&used);
         route.replace_client(&used);

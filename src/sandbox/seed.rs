@@ -214,31 +214,21 @@ mod tests {
         let seed = Seed::builtin();
         let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("definitions");
         let managed = |provider: &str| {
-            files
-                .join(format!("{}.yaml", provider.to_lowercase()))
-                .is_file()
+            let file = format!("{}.yaml", provider.to_lowercase());
+            files.join(file).is_file()
         };
         assert_eq!(seed.slug.as_str(), "acme-production");
-        assert!(
-            KNOWN_PROVIDERS
-                .iter()
-                .all(|provider| managed(provider) && seed.definitions.contains_key(*provider))
-        );
-        assert_eq!(
-            seed.definitions
-                .keys()
-                .filter(|provider| !managed(provider))
-                .count(),
-            2
-        );
+        for provider in KNOWN_PROVIDERS {
+            assert!(managed(provider), "{provider}");
+            assert!(seed.definitions.contains_key(provider), "{provider}");
+        }
+        let unmanaged = seed.definitions.keys().filter(|name| !managed(name));
+        assert_eq!(unmanaged.count(), 2);
         for (provider, definition) in &seed.definitions {
-            let listing = definition["fieldsToSync"]["listing"].as_object().unwrap();
-            assert!(
-                KNOWN_LISTING_FIELDS
-                    .iter()
-                    .all(|field| listing.contains_key(*field)),
-                "{provider}"
-            );
+            let listing = &definition["fieldsToSync"]["listing"];
+            for field in KNOWN_LISTING_FIELDS {
+                assert!(listing[field].is_boolean(), "{provider} {field}");
+            }
         }
     }
 
@@ -253,46 +243,30 @@ mod tests {
 
     #[test]
     fn an_invalid_seed_is_refused_without_quoting_a_value() {
-        let good = json!({"workspace": Seed::builtin().workspace, "definitions": []});
+        let refused = |json: &[u8]| Seed::parse(json).unwrap_err().to_string();
         let with = |key: &str, value: Value| {
-            let mut seed = good.clone();
+            let mut seed = json!({"workspace": Seed::builtin().workspace, "definitions": []});
             seed[key] = value;
-            Seed::parse(seed.to_string().as_bytes())
-                .unwrap_err()
-                .to_string()
+            refused(seed.to_string().as_bytes())
         };
         let definition = Seed::synthetic(1).definitions["P00000"].clone();
         let mut broken = definition.clone();
         broken["partnerKey"]["headers"]["x-api-key"] = json!(["hunter2"]);
 
-        assert_eq!(
-            Seed::parse(b"{\n  x").unwrap_err().to_string(),
-            "the seed is not JSON (line 2, column 3)"
-        );
-        assert!(
-            Seed::parse(b"[]")
-                .unwrap_err()
-                .to_string()
-                .starts_with("the seed must be a JSON object of the form {")
-        );
-        assert!(
-            with("extra", json!(1)).starts_with("the seed must be a JSON object of the form {")
-        );
+        let syntax = "the seed is not JSON (line 2, column 3)";
+        assert_eq!(refused(b"{\n  x"), syntax);
+        for other in [refused(b"[]"), with("extra", json!(1))] {
+            assert!(other.starts_with("the seed must be a JSON object of the form {"));
+        }
         assert!(with("workspace", json!({})).contains("the workspace lacks `slug`"));
         assert_eq!(
             with("definitions", json!([definition, broken])),
             "definition 2 of the seed (P00000) is invalid: \
              partnerKey.headers.x-api-key must be a string"
         );
-        assert!(
-            with("definitions", json!([definition, definition]))
-                .contains("two definitions of P00000")
-        );
-        assert!(
-            Seed::read(Path::new("/nowhere"))
-                .unwrap_err()
-                .to_string()
-                .starts_with("cannot read the seed: ")
-        );
+        let twice = with("definitions", json!([definition, definition]));
+        assert!(twice.contains("two definitions of P00000"));
+        let unreadable = Seed::read(Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(unreadable.starts_with("cannot read the seed: "));
     }
 }

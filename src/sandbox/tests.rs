@@ -285,14 +285,8 @@ async fn a_status_fault_is_answered_and_nothing_is_executed() {
     sandbox.inject(Fault::once(kind).on(Method::PATCH).at("/HOSTAWAY"));
     assert_eq!(get(&sandbox, ONE).await.status, 200);
     let answer = patch(&sandbox, &icon("urn:x")).await;
-    assert_eq!(
-        (
-            answer.status,
-            answer.header("retry-after"),
-            &*answer.message()
-        ),
-        (429, Some("7"), "slow down")
-    );
+    assert_eq!((answer.status, &*answer.message()), (429, "slow down"));
+    assert_eq!(answer.header("retry-after"), Some("7"));
     assert_eq!(sandbox.definition("HOSTAWAY"), before);
     assert_eq!(patch(&sandbox, &icon("urn:x")).await.status, 200);
 }
@@ -439,12 +433,11 @@ async fn the_rate_limit_answers_429_with_whole_seconds() {
 
 #[tokio::test]
 async fn a_certain_failure_lets_no_answer_through() {
-    let sandbox = Sandbox::start(Config {
+    let config = Config {
         fail: "1".parse().unwrap(),
         ..Config::default()
-    })
-    .await
-    .unwrap();
+    };
+    let sandbox = Sandbox::start(config).await.unwrap();
     for _ in 0..20 {
         let request = request("GET", WORKSPACE, &sandbox.keys().read, None);
         let status = raw(&sandbox, &request).await.map(|answer| answer.status);
@@ -492,36 +485,26 @@ async fn other_machines_can_reach_it_only_if_configured() {
         ..Config::default()
     };
     let refused = Sandbox::start(everywhere.clone()).await.err().unwrap();
-    assert!(
-        refused.to_string().contains("choose a loopback address"),
-        "{refused}"
-    );
-    let sandbox = Sandbox::start(Config {
+    let refused = refused.to_string();
+    assert!(refused.contains("choose a loopback address"), "{refused}");
+    let allowed = Config {
         allow_remote: true,
         ..everywhere
-    })
-    .await
-    .unwrap();
+    };
+    let sandbox = Sandbox::start(allowed).await.unwrap();
     assert!(sandbox.url().starts_with("http://127.0.0.1:"));
 }
 
 #[tokio::test]
 async fn an_address_in_use_is_reported_as_a_sentence() {
     let sandbox = sandbox().await;
-    let again = Sandbox::start(Config {
+    let config = Config {
         listen: sandbox.address,
         ..Config::default()
-    })
-    .await
-    .err()
-    .unwrap();
-    assert!(
-        again.to_string().starts_with(&format!(
-            "the sandbox cannot listen on {}: ",
-            sandbox.address
-        )),
-        "{again}"
-    );
+    };
+    let again = Sandbox::start(config).await.err().unwrap().to_string();
+    let expected = format!("the sandbox cannot listen on {}: ", sandbox.address);
+    assert!(again.starts_with(&expected), "{again}");
 }
 
 #[tokio::test]

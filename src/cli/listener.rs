@@ -38,7 +38,10 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => match TcpSocket::new_v6() {
-            Err(error) if address.ip().is_unspecified() && is_without_ipv6(&error) => {
+            Err(error)
+                if address.ip().is_unspecified()
+                    && error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) =>
+            {
                 return bind((Ipv4Addr::UNSPECIFIED, address.port()).into());
             }
             socket => socket?,
@@ -50,10 +53,6 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(1024)
-}
-
-fn is_without_ipv6(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
 }
 
 #[cfg(test)]

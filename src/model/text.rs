@@ -14,11 +14,7 @@ pub fn printable(text: &str) -> String {
             out.push(c);
         }
     }
-    if out.contains(COMMAND) {
-        out.replace(COMMAND, "#\\u{23}[")
-    } else {
-        out
-    }
+    out.replace(COMMAND, "#\\u{23}[")
 }
 
 /// The runner of GitHub's workflows obeys this anywhere in a line.
@@ -69,11 +65,7 @@ pub fn printable_json(document: &str) -> String {
         }
     }
     text.push('\n');
-    if text.contains(COMMAND) {
-        text.replace(COMMAND, "#\\u0023[")
-    } else {
-        text
-    }
+    text.replace(COMMAND, "#\\u0023[")
 }
 
 /// Cuts the text to at most `max` characters, of which the last is an ellipsis if anything is cut.

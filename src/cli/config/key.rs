@@ -98,11 +98,6 @@ impl Key {
                 .map(|meant| format!("did you mean `{meant}`?")),
         })
     }
-
-    /// The least number that a number can be.
-    pub(super) fn minimum(&self) -> Option<u8> {
-        minimum(&self.arg)
-    }
 }
 
 fn takes<T: 'static>(arg: &Arg) -> bool {
@@ -110,7 +105,7 @@ fn takes<T: 'static>(arg: &Arg) -> bool {
 }
 
 /// The least value of a flag that takes a whole number.
-fn minimum(arg: &Arg) -> Option<u8> {
+pub(super) fn minimum(arg: &Arg) -> Option<u8> {
     if takes::<usize>(arg) {
         Some(0)
     } else if takes::<NonZeroU8>(arg) || takes::<NonZeroU32>(arg) {
@@ -275,7 +270,7 @@ mod tests {
                 let is_number = key.kind == ValueKind::Number;
                 assert_eq!(accepts("1") && !accepts("one"), is_number, "{}", key.name);
                 assert_eq!(
-                    key.minimum(),
+                    minimum(&key.arg),
                     is_number.then(|| u8::from(!accepts("0"))),
                     "{}",
                     key.name

@@ -4,7 +4,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::file::{MAX_WORKSPACE_NAME, ValueKind, WORKSPACE_NAME};
-use super::key::{Key, NOTIFICATIONS, keys};
+use super::key::{Key, NOTIFICATIONS, keys, minimum};
 use crate::ops::notifications::Target;
 use crate::plan::MaxChanges;
 use crate::report::json;
@@ -64,7 +64,7 @@ fn property(key: &Key) -> Value {
     }
     let mut schema = match key.kind {
         ValueKind::Text | ValueKind::Duration => Value::Object(text),
-        ValueKind::Number => json!({"type": "integer", "minimum": key.minimum()}),
+        ValueKind::Number => json!({"type": "integer", "minimum": minimum(&key.arg)}),
         ValueKind::MaxChanges => {
             json!({"type": ["integer", "string"], "minimum": 0, "pattern": MaxChanges::PATTERN})
         }

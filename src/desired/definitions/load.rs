@@ -333,9 +333,6 @@ impl DefinitionFile {
 
 impl Loaded {
     /// Refuses a directory without a definition file. `named` is the path that the user gave.
-    ///
-    /// # Errors
-    /// [`DirectoryError::Empty`].
     pub(crate) fn reject_empty(self, named: &Path) -> Result<Self, DirectoryError> {
         if !self.files.is_empty() {
             return Ok(self);
@@ -573,17 +570,6 @@ impl Loaded {
             }));
         }
         self.sort();
-    }
-
-    /// The first of these providers that has no file.
-    #[must_use]
-    pub fn first_without_file<'a>(&self, providers: &'a [Provider]) -> Option<&'a Provider> {
-        providers.iter().find(|provider| {
-            !self
-                .files
-                .iter()
-                .any(|file| file.provider.as_ref() == Some(provider))
-        })
     }
 
     #[must_use]

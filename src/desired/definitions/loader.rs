@@ -90,14 +90,15 @@ impl Loader<'_> {
     }
 
     fn check_each_has_a_file(&self, loaded: &Loaded) -> Result<(), NoFile> {
-        let Some(provider) = loaded.first_without_file(self.only) else {
-            return Ok(());
-        };
         let with_files = || {
             loaded
                 .files
                 .iter()
                 .filter_map(|file| file.provider.as_ref())
+        };
+        let has_file = |provider: &&Provider| with_files().any(|other| other == *provider);
+        let Some(provider) = self.only.iter().find(|provider| !has_file(provider)) else {
+            return Ok(());
         };
         let similar = closest(provider.as_str(), with_files().map(Provider::as_str));
         let similar = with_files().find(|name| Some(name.as_str()) == similar);

@@ -29,6 +29,12 @@ const MAX_TABLE: usize = 20_000;
 /// The share of a list of names: of the rows of a table that are cut, of the diffs that are cut.
 const MAX_NAMES: usize = 3_000;
 
+/// The most dangers of one kind, which a reviewer reads one by one.
+const MAX_DANGERS: usize = 10;
+
+/// The most rows of a table that is not folded.
+const MAX_OPEN: usize = 20;
+
 /// What became of a plan: nothing yet, the results of an apply, or why it was not applied.
 pub type Progress<'a> = Result<Option<&'a Report>, &'a str>;
 
@@ -257,6 +263,16 @@ fn write_dangers(
         .iter()
         .filter(|diagnostic| diagnostic.severity == Severity::Warning)
         .map(|warning| format!("⚠️ {}", problem(warning, place)));
+    // A long list of one kind must not hide the next kind.
+    let off = at_most(off, |more| {
+        format!("⚠️ {more} more providers switch fields **OFF**; the table counts them")
+    });
+    let loosened = at_most(loosened, |more| {
+        format!("⚠️ {more} more places are no longer protected; the log lists them")
+    });
+    let warnings = at_most(warnings, |more| {
+        format!("⚠️ {more} more warnings; the log lists them")
+    });
     out.push_list(
         errors
             .chain(lost)
@@ -265,6 +281,21 @@ fn write_dangers(
             .chain(warnings),
         MAX - MAX_TABLE / 2,
     );
+}
+
+/// The first items of a list; the last one counts the rest.
+fn at_most(
+    items: impl Iterator<Item = String>,
+    rest: impl Fn(usize) -> String,
+) -> impl Iterator<Item = String> {
+    let mut items: Vec<String> = items.collect();
+    // One item is not worth a count of it.
+    if items.len() > MAX_DANGERS + 1 {
+        let more = items.len() - MAX_DANGERS;
+        items.truncate(MAX_DANGERS);
+        items.push(rest(more));
+    }
+    items.into_iter()
 }
 
 /// At most eight fields by name.
@@ -330,7 +361,8 @@ pub fn failure(sentence: &str, diagnostics: &[Diagnostic], place: Place<'_>) -> 
         .split_once("; help: ")
         .map_or((sentence, None), |(why, help)| (why, Some(help)));
     out.push(&format!(
-        "### ❌ Calry: there is no plan\n\n**Why**: {}\n\n",
+        "### ❌ Calry: there is no plan for {}\n\n**Why**: {}\n\n",
+        code_span(&place.links.directory, 200),
         prose(why, 1000)
     ));
     let errors = diagnostics.iter().any(|d| d.severity == Severity::Error);
@@ -471,6 +503,13 @@ fn write_table(out: &mut Page, rows: &[Row<'_>], with_results: bool) {
     } else {
         ("", "")
     };
+    let folded = rows.len() > MAX_OPEN;
+    if folded {
+        out.push(&format!(
+            "<details><summary>Table of {} providers</summary>\n\n",
+            rows.len()
+        ));
+    }
     out.push(&format!(
         "| provider | changes | file |{heading}\n| --- | --- | --- |{line}\n"
     ));
@@ -498,6 +537,9 @@ fn write_table(out: &mut Page, rows: &[Row<'_>], with_results: bool) {
             cut.len(),
             join_names(&cut, MAX_NAMES)
         ));
+    }
+    if folded {
+        out.push("</details>\n\n");
     }
 }
 

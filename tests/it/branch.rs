@@ -194,6 +194,45 @@ fn a_comment_links_to_lines_of_the_commit() {
 }
 
 #[test]
+fn many_changes_do_not_hide_what_is_no_longer_protected() {
+    let names: Vec<String> = (0..30).map(|n| format!("P{n}")).collect();
+    let definitions = names.iter().map(|name| live(name, &["name", "rooms"], &[]));
+    let world = World::with(definitions.collect(), Config::default());
+    let write = |world: &World, fields: &str| {
+        for name in &names {
+            let file = format!("{}.yaml", name.to_lowercase());
+            let text = format!("provider: {name}\nfieldsToSync:\n  listing: [{fields}]\n");
+            world.write(&file, &text);
+        }
+    };
+    write(&world, "name, rooms");
+    world.write("workspace.yaml", "slug: acme-production\n");
+    let checkout = Checkout::of(world);
+    write(&checkout.world, "name");
+    std::fs::remove_file(checkout.world.definitions().join("workspace.yaml")).unwrap();
+    let comment = checkout.plan(&["--format", "markdown"]).exits(0).out;
+    let (dangers, rest) = comment.split_once("\n\n**30 fields OFF**").unwrap();
+    assert_eq!(
+        dangers.matches("switches **1 field OFF**").count(),
+        10,
+        "{comment}"
+    );
+    assert!(
+        dangers.contains("- ⚠️ 20 more providers switch fields **OFF**"),
+        "{comment}"
+    );
+    assert!(dangers.contains("`workspace.yaml`"), "{comment}");
+    assert!(
+        rest.contains("<details><summary>Table of 30 providers</summary>\n\n| provider |"),
+        "{comment}"
+    );
+    assert_eq!(
+        comment.matches("<details>").count(),
+        comment.matches("</details>").count()
+    );
+}
+
+#[test]
 fn a_comment_is_about_the_branch() {
     let held = |name: &str| format!("{name}hold: {{until: 2099-12-31, reason: OPS-1}}\n");
     let world = world();

@@ -226,7 +226,7 @@ fn a_failed_or_refused_plan_says_why_and_what_to_do() {
     let failed = world.run(&["plan", "--format", "markdown"]).exits(1).out;
     assert!(
         failed
-            .starts_with("### ❌ Calry: there is no plan\n\n**Why**: cannot read the workspace: "),
+            .starts_with("### ❌ Calry: there is no plan for `definitions`\n\n**Why**: cannot read the workspace: "),
         "{failed}"
     );
     assert!(failed.contains("**What to do**: "), "{failed}");

@@ -85,7 +85,7 @@ elif [ -z "${CALRY_API_KEY:-}" ] && [ -z "$LIVE" ]; then
         else
             printf '### ❌ Calry: the files have errors; nothing was planned\n\n'
         fi
-        printf 'There is neither an API key nor a snapshot. Set the secret of `api-key`; a fork needs a snapshot.\n\n'
+        printf 'There is neither an API key nor a snapshot. Set the secret of api-key; a fork needs a snapshot.\n\n'
         sed 's/^/    /' "$work/log" # as code, which nothing in it can end
     } >"$work/summary.md"
 else

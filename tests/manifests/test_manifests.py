@@ -636,6 +636,21 @@ class Manifests(unittest.TestCase):
         spec = pod(objects(filed("openshift")))
         for context in (spec["securityContext"], *(one["securityContext"] for one in spec["containers"])):
             self.assertFalse({"runAsUser", "runAsGroup", "fsGroup"} & set(context), context)
+        # Its DNS is in another namespace, and the policy is for the port on which the Pods listen.
+        rules = objects(filed("openshift"))["NetworkPolicy"]["spec"]["egress"]
+        ports = {
+            (port["port"], port["protocol"])
+            for rule in rules
+            for port in rule["ports"]
+            if {"kubernetes.io/metadata.name": "openshift-dns"}
+            in [peer.get("namespaceSelector", {}).get("matchLabels") for peer in rule["to"]]
+        }
+        self.assertEqual(ports, {(5353, "UDP"), (5353, "TCP")})
+        # The page has the same values.
+        _, values = re.search(r"(?ms)^```yaml\n(# openshift.yaml)\n(.*?)^```", (Documentation.docs / "kubernetes.md").read_text()).groups()
+        shipped = yaml.safe_load((CHART / "ci" / "openshift-values.yaml").read_text())
+        for key, value in yaml.safe_load(values).items():
+            self.assertLessEqual(value.items(), shipped[key].items())
         spec = pod(objects(helmed("podSecurityContext=null", "securityContext=null", "git.securityContext=null")))
         self.assertFalse([one for one in (spec, *spec["containers"]) if "securityContext" in one])
 
@@ -657,6 +672,41 @@ class Manifests(unittest.TestCase):
             for interval in ("60s", "61s")
         }
         self.assertEqual(len(sums), 2)
+
+    def test_names_may_be_digits(self):
+        values = [
+            "calry.apiKey.existingSecret=1", "calry.secrets.existingSecret=2", "git.auth.type=token",
+            "git.auth.existingSecret=3", "leaderElection.leaseName=4", "caBundle.existingConfigMap=5",
+            "allowedSigners.existingConfigMap=6", "notifications.existingSecret=7", "admin.token.existingSecret=8",
+            "hooks.github.existingSecret=9", "priorityClassName=10", "networkPolicy.ingressNamespaces[0]=11",
+            "persistence.existingClaim=12",
+        ]  # fmt: skip
+        for more in ([], ["replicaCount=1", "persistence.enabled=true"]):
+            settings = [f"--set-string={value}" for value in values] + [f"--set={value}" for value in (*COMMON[:1], *more)]
+            made = run(os.environ["HELM"], "template", "13", PACKAGE, *KUBERNETES, *settings)
+            numbers = re.findall(r"(?m)^.*(?:[nN]ame|instance|value): \d+$", made)
+            self.assertEqual(numbers, [])
+
+    def test_the_notes_name_every_secret_that_the_pods_wait_for(self):
+        with tempfile.TemporaryDirectory() as work:
+            run("tar", "-xzf", PACKAGE, "-C", work)
+            chart = Path(work, "calry-gitops")
+            # Helm shows the notes only when it installs.
+            notes = chart / "templates" / "NOTES.txt"
+            text = notes.read_text()
+            notes.unlink()
+            wrapped = f'{{{{ define "notes" }}}}{text}{{{{ end }}}}\nnotes: {{{{ include "notes" . | toJson }}}}\n'
+            (chart / "templates" / "notes.yaml").write_text(wrapped)
+            for path in sorted((CHART / "ci").iterdir()):
+                with self.subTest(path.name):
+                    made = run(os.environ["HELM"], "template", "a", chart, *KUBERNETES, "--values", path)
+                    documents = [one for one in yaml.safe_load_all(made) if one]
+                    [shown] = [one["notes"] for one in documents if "notes" in one]
+                    [spec] = [one["spec"]["template"]["spec"] for one in documents if one.get("kind") == "Deployment"]
+                    secrets = [volume["secret"] for volume in spec["volumes"] if "secret" in volume]
+                    wanted = {one["secretName"] for one in secrets if not one.get("optional")}
+                    [line] = [line for line in shown.splitlines() if "when these Secrets exist:" in line]
+                    self.assertEqual(set(line.partition("exist:")[2].split()), wanted)
 
     def test_wrong_values_are_refused(self):
         for name, values in REFUSED.items():
@@ -843,7 +893,7 @@ class Documentation(unittest.TestCase):
         self.assertEqual(sections, [rule["alert"] for rule in rules])
 
     def test_the_commands_of_helm_and_kustomize_work(self):
-        text = (self.docs / "kubernetes.md").read_text()
+        text = (Documentation.docs / "kubernetes.md").read_text()
         commands = re.sub(r"\\\n *", "", text)
         installs = re.findall(r"(?m)^helm upgrade --install (.*)$", commands)
         applies = re.findall(r"(?m)^kubectl apply -k (\S+)", commands)

@@ -18,7 +18,7 @@
 
 {{- define "calry-gitops.selector" -}}
 app.kubernetes.io/name: {{ include "calry-gitops.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "calry-gitops.labels" -}}
@@ -43,10 +43,10 @@ labels:
 {{- $name := .Values.leaderElection.leaseName | default (include "calry-gitops.fullname" .) }}
 {{- if gt (int .Values.shards) 1 }}
 {{- range $shard := until (int .Values.shards) }}
-- {{ $name }}-{{ $shard }}
+- {{ printf "%s-%d" $name $shard | quote }}
 {{- end }}
 {{- else }}
-- {{ $name }}
+- {{ $name | quote }}
 {{- end }}
 {{- end }}
 
@@ -155,24 +155,24 @@ labels:
 {{- if not (or .Values.workspaces .Values.config.workspaces) }}
 - {name: api-key, path: /run/calry/api-key, secretName: {{ .Values.calry.apiKey.existingSecret | quote }}}
 {{- with .Values.calry.secrets.existingSecret }}
-- {name: secrets, path: /run/calry/secrets, secretName: {{ . }}, optional: true}
+- {name: secrets, path: /run/calry/secrets, secretName: {{ . | quote }}, optional: true}
 {{- end }}
 {{- end }}
 {{- range .Values.workspaces }}
 - {name: {{ .name }}-api-key, path: /run/calry/{{ .name }}/api-key, secretName: {{ dig "apiKey" "existingSecret" "" . | quote }}}
 {{- if dig "secrets" "existingSecret" "" . }}
-- {name: {{ .name }}-secrets, path: /run/calry/{{ .name }}/secrets, secretName: {{ .secrets.existingSecret }}, optional: true}
+- {name: {{ .name }}-secrets, path: /run/calry/{{ .name }}/secrets, secretName: {{ .secrets.existingSecret | quote }}, optional: true}
 {{- end }}
 {{- end }}
 {{- with .Values.notifications.existingSecret }}
-- {name: notifications, path: /run/calry/notifications, secretName: {{ . }}}
+- {name: notifications, path: /run/calry/notifications, secretName: {{ . | quote }}}
 {{- end }}
 {{- with .Values.admin.token.existingSecret }}
-- {name: admin-token, path: /run/calry/admin-token, secretName: {{ . }}}
+- {name: admin-token, path: /run/calry/admin-token, secretName: {{ . | quote }}}
 {{- end }}
 {{- range $of, $hook := .Values.hooks }}
 {{- with $hook.existingSecret }}
-- {name: {{ $of }}-hook, path: /run/calry/hooks/{{ $of }}, secretName: {{ . }}}
+- {name: {{ $of }}-hook, path: /run/calry/hooks/{{ $of }}, secretName: {{ . | quote }}}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -201,11 +201,11 @@ labels:
   value: json
 {{- with .Values.mode }}
 - name: CALRY_MODE
-  value: {{ . }}
+  value: {{ . | quote }}
 {{- end }}
 {{- with .Values.interval }}
 - name: CALRY_INTERVAL
-  value: {{ . }}
+  value: {{ . | quote }}
 {{- end }}
 {{- with .Values.calry.apiUrl }}
 - name: CALRY_API_URL
@@ -240,18 +240,18 @@ labels:
 - name: CALRY_LEADER_ELECTION
   value: "true"
 - name: CALRY_LEASE_NAME
-  value: {{ .leaseName | default (include "calry-gitops.fullname" $) }}
+  value: {{ .leaseName | default (include "calry-gitops.fullname" $) | quote }}
 {{- with .leaseDuration }}
 - name: CALRY_LEASE_DURATION
-  value: {{ . }}
+  value: {{ . | quote }}
 {{- end }}
 {{- with .renewDeadline }}
 - name: CALRY_LEASE_RENEW_DEADLINE
-  value: {{ . }}
+  value: {{ . | quote }}
 {{- end }}
 {{- with .retryPeriod }}
 - name: CALRY_LEASE_RETRY_PERIOD
-  value: {{ . }}
+  value: {{ . | quote }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -67,6 +67,11 @@ pub enum SecretProblem {
 }
 
 impl SecretError {
+    /// Whether the secrets directory does not exist.
+    pub(super) fn is_without_directory(&self) -> bool {
+        matches!(self, Self::Directory { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// The problem of the value, if there is a value.
     pub(super) const fn problem(&self) -> Option<SecretProblem> {
         match self {

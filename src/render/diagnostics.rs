@@ -65,11 +65,11 @@ pub fn diagnostics(list: &[Diagnostic], directory: &str, files: usize) -> String
     out
 }
 
-/// Several missing secrets as one problem, with a line for each reference.
+/// Several missing secrets as one problem, with a line for each reference. A reason that all of them have is shown once.
 fn missing_secrets(missing: &[&Diagnostic], directory: &str) -> String {
     /// The most references to show.
     const MAX_LISTED: usize = 100;
-    let rows: Vec<(String, String)> = missing
+    let mut rows: Vec<(String, String)> = missing
         .iter()
         .take(MAX_LISTED)
         .map(|diagnostic| {
@@ -82,7 +82,12 @@ fn missing_secrets(missing: &[&Diagnostic], directory: &str) -> String {
         .map(|(place, _)| place.chars().count())
         .max()
         .unwrap_or(0);
-    let title = format!("{} not available", count(missing.len(), "secret reference"));
+    let mut title = format!("{} not available", count(missing.len(), "secret reference"));
+    let first = rows.first().map(|(_, message)| message.clone());
+    if let Some(shared) = first.filter(|first| rows.iter().all(|(_, message)| message == first)) {
+        title = format!("{title}: {shared}");
+        rows.iter_mut().for_each(|(_, message)| message.clear());
+    }
     let title = Level::ERROR
         .primary_title(title)
         .id(Code::MissingSecret.as_str());
@@ -90,7 +95,8 @@ fn missing_secrets(missing: &[&Diagnostic], directory: &str) -> String {
         .decor_style(DecorStyle::Ascii)
         .render(&[Group::with_title(title)]);
     for (place, message) in rows {
-        out.push_str(&format!("\n  {place:<width$}  {message}"));
+        let row = format!("{place:<width$}  {message}");
+        out.push_str(&format!("\n  {}", row.trim_end()));
     }
     if missing.len() > MAX_LISTED {
         out.push_str(&format!("\n  and {} more", missing.len() - MAX_LISTED));

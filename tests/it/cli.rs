@@ -1372,6 +1372,16 @@ fn many_missing_secrets_are_one_problem_and_a_missing_key_goes_before_them() {
     ran.says("3 secret references not available")
         .says("--secrets-dir")
         .says("--secrets-unavailable");
+    // A directory that is not there is named once, and its secrets are then not available.
+    let absent = world.dir.path().join("absent").display().to_string();
+    let ran = world.run(&["plan", "--secrets-dir", &absent]).exits(3);
+    let reason = format!("not available: the secrets directory {absent} cannot be read");
+    assert_eq!(ran.err.matches(&absent).count(), 1, "{}", ran.err);
+    ran.says(&reason).says("guesty.yaml:3:");
+    world
+        .run(&["plan", "--secrets-unavailable", "--secrets-dir", &absent])
+        .exits(0)
+        .says("${secret:one} is resolved at apply time");
     // The formats for machines have each of them at its own position.
     let json = world.run(&["plan", "--format", "json"]).exits(3).json();
     assert_eq!(json["diagnostics"].as_array().unwrap().len(), 3);

@@ -13,8 +13,8 @@ use crate::model::{Code, Secret, SecretName, character_name, check_value};
 impl Loaded {
     /// Fills in the values below `partnerKey`. Each secret is read once.
     ///
-    /// An unusable secret is an error of every file that refers to it, whatever `missing` is. An empty one counts as
-    /// missing if missing secrets are tolerated.
+    /// An unusable secret is an error of every file that refers to it, whatever `missing` is. An empty one, and all of
+    /// a directory that does not exist, count as missing if missing secrets are tolerated.
     pub fn resolve(&mut self, sources: &SecretSources, missing: MissingSecrets) {
         let mut secret_cache = SecretCache {
             sources,
@@ -137,9 +137,11 @@ impl SecretCache<'_> {
     fn get(&mut self, name: &SecretName) -> &Result<Option<Secret>, SecretError> {
         let (sources, missing) = (self.sources, self.missing);
         self.found.entry(name.clone()).or_insert_with(|| {
-            let empty = |error: &SecretError| error.problem() == Some(SecretProblem::Empty);
+            let absent = |error: &SecretError| {
+                error.problem() == Some(SecretProblem::Empty) || error.is_without_directory()
+            };
             match sources.find(name) {
-                Err(error) if missing == MissingSecrets::Error || !empty(&error) => Err(error),
+                Err(error) if missing == MissingSecrets::Error || !absent(&error) => Err(error),
                 Ok(None) | Err(_) if missing == MissingSecrets::Placeholder => {
                     Ok(Some(Secret::new(format!("sandbox-{name}"))))
                 }

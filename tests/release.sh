@@ -109,13 +109,14 @@ refuses 'no section for 9.9.9' deploy/release/notes.sh v9.9.9
 
 step "another owner"
 git checkout --quiet --force main
-deploy/release/owner.sh acme >/dev/null
+owner=acme
+deploy/release/owner.sh "$owner" >/dev/null
 # Of this owner, only paths of files are left.
 left=$(git grep -nE '(//|ghcr\.io/|github\.com/|uses: *|--repo +|install +)calry-gitops/' -- ':!deploy/release' || true)
 [ -z "$left" ] || fail "these name the old owner: $left"
-git diff -U0 | grep -E '^\+.*runbook_url: https://github.com/acme/calry-gitops/blob' >/dev/null || fail "an alert links to the old owner"
-if git diff -U0 | grep -E '^\+.*(etc|run|lib|cache)/acme'; then fail "a path of a file is changed"; fi
-cargo metadata --quiet --locked --no-deps --format-version 1 | grep '"repository":"https://github.com/acme/calry-gitops"' >/dev/null
+git diff -U0 | grep -E "^\\+.*runbook_url: https://github.com/$owner/calry-gitops/blob" >/dev/null || fail "an alert links to the old owner"
+if git diff -U0 | grep -E "^\\+.*(etc|run|lib|cache)/$owner"; then fail "a path of a file is changed"; fi
+cargo metadata --quiet --locked --no-deps --format-version 1 | grep "\"repository\":\"https://github.com/$owner/calry-gitops\"" >/dev/null
 cd "$root"
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 

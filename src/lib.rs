@@ -16,13 +16,14 @@
 //!
 //! # Imports
 //!
-//! Data flows one way. A module may import itself and:
+//! Data flows one way; only `desired::definitions` and `desired::secrets` use each other. A module may import itself and:
 //!
 //! | module | may import |
 //! | --- | --- |
 //! | `model` | nothing |
 //! | `http`, `plan`, `sandbox` | `model` |
-//! | `desired::secrets`, `desired::watch` | `model`, `desired::definitions` |
+//! | `desired::secrets` | `model`, `desired::definitions` |
+//! | `desired::watch` | `desired::definitions` |
 //! | `desired::definitions` | `model`, `desired::secrets` |
 //! | `desired::git` | `model`, `desired::definitions` |
 //! | `live` | `model`, `http` |
@@ -32,10 +33,10 @@
 //! | `render` | `model`, `plan`, `pull`, `reconcile`, `report` |
 //! | `daemon` | `model`, `http`, `desired`, `live`, `plan`, `reconcile`, `report` |
 //! | `ops::telemetry` | `model`, `http` |
-//! | `ops::notifications` | `model`, `http`, `desired`, `live`, `plan`, `reconcile`, `report`, `daemon` |
-//! | `ops::metrics` | `model`, `http`, `desired`, `live`, `plan`, `reconcile`, `report`, `daemon`, `ops::notifications` |
+//! | `ops::notifications` | `model`, `http`, `desired`, `plan`, `reconcile`, `report`, `daemon` |
+//! | `ops::metrics` | `model`, `desired`, `live`, `plan`, `reconcile`, `report`, `daemon`, `ops::notifications` |
 //! | `ops::kubernetes` | `model`, `reconcile`, `report`, `daemon`, `ops::notifications` |
-//! | `ops::admin` | `model`, `http`, `live`, `plan`, `report`, `daemon`, `ops::metrics` |
+//! | `ops::admin` | `model`, `http`, `plan`, `report`, `daemon`, `ops::metrics` |
 //! | `cli` | everything; nothing imports it |
 //!
 //! `tests/it/architecture.rs` checks the code against this table.

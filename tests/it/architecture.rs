@@ -204,6 +204,27 @@ fn violations(table: &Table, file: &Path, text: &str) -> (Vec<String>, usize) {
     (forbidden.collect(), imports.len())
 }
 
+/// The permissions of the table that no file uses.
+fn needless(table: &Table, files: &[(PathBuf, String)]) -> Vec<String> {
+    let mut unused: Vec<(&Module, &Module)> = table
+        .0
+        .iter()
+        .flat_map(|(row, allowed)| allowed.iter().flatten().map(move |name| (row, name)))
+        .collect();
+    for (file, text) in files {
+        let module = module_of(file);
+        let imports = Imports::of(module.clone(), text);
+        let used: Vec<&Module> = imports.iter().filter_map(|path| table.row(path)).collect();
+        unused.retain(|(row, name)| {
+            table.row(&module) != Some(row) || !used.iter().any(|used| used.starts_with(name))
+        });
+    }
+    let named = |(row, name): (&Module, &Module)| {
+        format!("`{}` imports no `{}`", row.join("::"), name.join("::"))
+    };
+    unused.into_iter().map(named).collect()
+}
+
 fn table() -> Table {
     Table::parse(&std::fs::read_to_string("src/lib.rs").unwrap())
 }
@@ -219,15 +240,20 @@ fn every_import_is_in_the_table() {
             .iter()
             .any(|root| file == Path::new(root))
     });
-    let checked = files
+    let texts: Vec<_> = files
         .iter()
-        .map(|file| violations(&table, file, &std::fs::read_to_string(file).unwrap()));
+        .map(|file| (file.clone(), std::fs::read_to_string(file).unwrap()))
+        .collect();
+    let checked = texts
+        .iter()
+        .map(|(file, text)| violations(&table, file, text));
     let (wrong, counts): (Vec<_>, Vec<_>) = checked.unzip();
     assert!(
         counts.iter().sum::<usize>() > 1000,
         "too few imports were found"
     );
     assert!(wrong.iter().all(Vec::is_empty), "{:#?}", wrong.concat());
+    assert_eq!(needless(&table, &texts), [""; 0]);
     for module in table.0.keys() {
         let has_file = files.iter().any(|file| module_of(file).starts_with(module));
         assert!(

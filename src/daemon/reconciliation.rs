@@ -128,10 +128,7 @@ impl ReconciliationResult {
     pub fn error(&self) -> Option<String> {
         match self {
             Self::Failed(failure) => Some(failure.to_string()),
-            Self::Refused(_, refusal @ Refusal::TooManyChanges { .. }) => Some(format!(
-                "{refusal}, the button on the status page, or POST /api/v1/approve"
-            )),
-            Self::Refused(_, refusal) => Some(refusal.to_string()),
+            Self::Refused(_, refusal) => Some(refusal.of_daemon()),
             Self::Observed(_) | Self::Applied(..) => None,
         }
     }

@@ -93,10 +93,8 @@ pub struct RefusedPlan {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(
-        "plan refused: it changes {changes} {}; --max-changes allows {max}{}. Review it, then approve this exact plan with: \
-         apply --approve {digest}",
-        if *changes == 1 { "provider" } else { "providers" },
-        if let MaxChanges::Share(_) = limit { format!(" ({limit})") } else { String::new() }
+        "{}. Review it, then approve exactly this plan with: apply --approve {digest}",
+        describe_excess(*changes, *limit, *max)
     )]
     TooManyChanges {
         changes: usize,
@@ -121,6 +119,39 @@ pub enum Refusal {
     /// A plan without a digest cannot be applied.
     #[error("plan refused: not all values were available when it was made")]
     Incomplete,
+}
+
+impl Refusal {
+    /// The message of a daemon. It names no command line: a digest that the daemon sealed is known to `apply` only with the
+    /// fingerprint key of the daemon.
+    #[must_use]
+    pub fn of_daemon(&self) -> String {
+        match self {
+            Self::TooManyChanges {
+                changes,
+                limit,
+                max,
+                digest,
+            } => format!(
+                "{}. Review it, then approve exactly this plan on the status page or with POST /api/v1/approve: {digest}",
+                describe_excess(*changes, *limit, *max)
+            ),
+            other => other.to_string(),
+        }
+    }
+}
+
+fn describe_excess(changes: usize, limit: MaxChanges, max: usize) -> String {
+    let providers = if changes == 1 {
+        "provider"
+    } else {
+        "providers"
+    };
+    let share = match limit {
+        MaxChanges::Share(_) => format!(" ({limit})"),
+        MaxChanges::Count(_) | MaxChanges::Unlimited => String::new(),
+    };
+    format!("plan refused: it changes {changes} {providers}; --max-changes allows {max}{share}")
 }
 
 impl Plan {

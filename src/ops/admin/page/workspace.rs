@@ -293,8 +293,6 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
                     button.button.strong type="button" data-approve=(safe(digest, 100)) data-plan=(describe_plan(one)) hidden {
                         "Approve this plan"
                     }
-                    @let command = format!("calry-gitops apply --approve {}", safe(digest, 100));
-                    span { "In a terminal: " code { "calry-gitops apply --approve" } " with this digest " (copy(&command, "the command")) }
                 }
             },
         ),

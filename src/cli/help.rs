@@ -13,9 +13,10 @@ pub(super) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
     match command {
         "calry-gitops" => &[
             (
-                "Try it without an account: a daemon with a local Calry",
-                "calry-gitops run --sandbox",
+                "Try it without an account, on a local Calry: import, then start the daemon",
+                "calry-gitops pull --sandbox",
             ),
+            ("", "calry-gitops run --sandbox"),
             (
                 "Write the definition files of your workspace",
                 "calry-gitops pull --api-key-file calry.key",
@@ -75,8 +76,9 @@ pub(super) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
         "run" => &[
             (
                 "Try it without an account; the status page is http://127.0.0.1:8080/",
-                "calry-gitops run --sandbox",
+                "calry-gitops pull --sandbox",
             ),
+            ("", "calry-gitops run --sandbox"),
             (
                 "Report drift, and write nothing",
                 "calry-gitops run --mode observe --api-key-file calry.key",
@@ -210,7 +212,7 @@ pub(super) fn exits(command: &str) -> &'static [(Exit, &'static str)] {
     }
 }
 
-/// The variables of the network, which are no options.
+/// The environment variables of the network. No option sets them.
 pub(super) const NETWORK: [(&str, &str); 4] = [
     (
         "HTTPS_PROXY, ALL_PROXY",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Arg, Args, Command, ValueEnum, ValueHint};
 
@@ -339,6 +339,17 @@ impl LiveArgs {
     pub(super) fn api_url(&self) -> Result<HttpUrl, UsageError> {
         HttpUrl::parse(&self.api.api_url, UrlPolicy::api(self.api.insecure_http))
             .map_err(|error| UsageError(format!("--api-url {error}")))
+    }
+
+    /// Refuses a daemon on a sandbox without files, which would wait for them for ever: its user tries the program.
+    pub(super) fn check_trial(&self) -> anyhow::Result<()> {
+        let definitions = &self.files.definitions;
+        ensure!(
+            !self.api.sandbox || definitions.exists(),
+            "the definitions directory {} does not exist; help: create it with `calry-gitops pull --sandbox`",
+            definitions.display()
+        );
+        Ok(())
     }
 
     /// Sets up a loop of the daemon, on shared connections.

@@ -73,6 +73,7 @@ async fn prepare_workspace(
     shared: &Shared,
 ) -> anyhow::Result<PreparedWorkspace> {
     let (workspace_loop, source) = (&workspace.args.workspace_loop, &workspace.args.source);
+    source.live.check_trial()?;
     let mut setup = source
         .live
         .set_up_on(shared.http.clone(), MissingSecrets::Error)

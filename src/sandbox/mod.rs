@@ -150,8 +150,8 @@ impl Sandbox {
         } = config.clone();
         if !listen.ip().is_loopback() && !allow_remote {
             let sentence = format!(
-                "the sandbox does not listen on {listen}, because other machines could reach it: choose a loopback \
-                 address such as 127.0.0.1:{}",
+                "{listen} can be reached from other machines: choose a loopback address such as 127.0.0.1:{}, or add \
+                 --allow-remote",
                 listen.port()
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));

@@ -1111,6 +1111,25 @@ fn the_built_in_sandbox_serves_the_repositorys_own_definitions_and_ignores_real_
     );
 }
 
+#[test]
+fn a_trial_of_the_daemon_without_files_ends_with_the_command_that_writes_them() {
+    let world = World::default();
+    std::fs::remove_dir(world.definitions()).unwrap();
+    world
+        .run(&["run", "--sandbox"])
+        .exits(1)
+        .says("does not exist; help: create it with `calry-gitops pull --sandbox`");
+    world
+        .run(&["plan"])
+        .exits(1)
+        .says("help: name it with -d, or create it with `calry-gitops pull`");
+    world.run(&["pull", "--sandbox"]).exits(0);
+    world
+        .run(&["run", "--sandbox", "--once"])
+        .exits(0)
+        .says("22 in sync");
+}
+
 // Streams
 
 #[test]

@@ -24,10 +24,16 @@ const MAX_ENTRIES: usize = 50_000;
 /// How often a directory is read that changes meanwhile.
 const ATTEMPTS: usize = 3;
 
+const HELP_IF_MISSING: &str = "; help: name it with -d, or create it with `calry-gitops pull`";
+
 /// A directory of definitions that cannot be used as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    #[error("the definitions directory {} cannot be read: {source}", .directory.display())]
+    #[error(
+        "the definitions directory {} cannot be read: {source}{}",
+        .directory.display(),
+        if source.kind() == io::ErrorKind::NotFound { HELP_IF_MISSING } else { "" }
+    )]
     Unreadable {
         directory: PathBuf,
         source: io::Error,

@@ -99,7 +99,7 @@ main() {
         esac
     done
     case $release in
-        *[!0-9A-Za-z.+-]* | [!0-9]* | '') fail "\"$release\" is no version" "Give it as --version 0.1.0." ;;
+        *[!0-9A-Za-z.+-]* | [!0-9]* | '') fail "\"$release\" is not a version" "Give it as --version 0.1.0." ;;
     esac
     [ -n "$to" ] || fail "there is no directory for the program" "Set HOME, or name the directory with --to."
     for program in tar gzip; do

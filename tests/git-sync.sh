@@ -135,8 +135,8 @@ git_sync() {
 daemon() {
     start daemon "${as_daemon[@]}" env -i "$calry" run --definitions "$definitions" --api-url "$calry_url" \
         --api-key-file "$work/key" --listen 127.0.0.1:0 --admin-rate 100000 --interval 10m "$@"
-    until_ "the daemon listens" grep -q 'status and health' "$work/daemon.log"
-    admin=$(grep 'status and health' "$work/daemon.log" | grep -oE 'http://127\.0\.0\.1:[0-9]+')
+    until_ "the daemon listens" grep -q 'listening on http' "$work/daemon.log"
+    admin=$(grep 'listening on http' "$work/daemon.log" | grep -oE 'http://127\.0\.0\.1:[0-9]+')
     from=1
 }
 
@@ -278,13 +278,13 @@ git rm -r --quiet definitions
 commit "nothing left"
 push
 expect 'reconciliation [0-9]+ \(files\) failed .*cannot be read'
-never ' updated|put back'
+never ' updated|drift undone'
 holds GUESTY beside HOSTAWAY first LODGIFY fixed
 seen "nothing has changed"
 git revert --no-edit HEAD >/dev/null
 push
 in_force
-never ' updated|put back'
+never ' updated|drift undone'
 
 echo "-- a history that was rewritten"
 git reset --quiet --hard HEAD~2
@@ -327,7 +327,7 @@ seen "git-sync failed three times"
 from_here
 click GUESTY
 kill -HUP "${running[daemon]}"
-expect 'GUESTY drifted, and was put back: icon'
+expect 'GUESTY drifted; drift undone: icon'
 in_force "$good"
 write guesty meanwhile
 commit meanwhile
@@ -344,7 +344,7 @@ push
 from_here
 click LODGIFY
 kill -HUP "${running[daemon]}"
-expect 'LODGIFY drifted, and was put back: icon'
+expect 'LODGIFY drifted; drift undone: icon'
 git_sync
 expect 'GUESTY updated: icon'
 in_force

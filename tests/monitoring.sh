@@ -75,7 +75,7 @@ daemon() {
     start daemon "$binary" run --definitions "$work/definitions" --interval 1s --timeout 1s --listen "$1" \
         --admin-rate 100000
     until_ "a pass went well" grep -Eq 'reconciliation [0-9]+ .* took' "$work/daemon.log"
-    address=$(grep -oEm1 'http://127\.0\.0\.1:[0-9]+' <(grep 'status and health' "$work/daemon.log"))
+    address=$(grep -oEm1 'http://127\.0\.0\.1:[0-9]+' <(grep 'listening on http' "$work/daemon.log"))
     address=${address#http://}
 }
 daemon 127.0.0.1:0

@@ -34,7 +34,7 @@ expect "$work/out" 'GUESTY updated: icon'
 
 # Exactly the line that is printed, continuation lines and all.
 sed -n '/^ *curl /,/[^\\]$/p' "$work/out" | bash >/dev/null
-expect "$work/out" 'HOSTAWAY drifted, and was put back: icon'
+expect "$work/out" 'HOSTAWAY drifted; drift undone: icon'
 [ "$(icon HOSTAWAY)" = '"icon":"https://cdn.example.com/icons/hostaway.png"' ]
 
 kill -TERM "$daemon"

@@ -67,7 +67,7 @@ git commit --quiet --message "the list is empty"
 # Prepared for another version, every file has it.
 version=7.8.9
 refuses 'Chart.yaml, appVersion, has version' deploy/release/verify-version.sh "v$version"
-refuses 'v7.8.9 is no version' deploy/release/prepare.sh "v$version"
+refuses 'v7.8.9 is not a version' deploy/release/prepare.sh "v$version"
 refuses 'name the version' deploy/release/prepare.sh
 deploy/release/prepare.sh "$version"
 refuses 'has a section for 7.8.9 already' deploy/release/prepare.sh "$version"
@@ -86,7 +86,7 @@ git commit --quiet --all --message "release"
 sign maintainer "v$version"
 deploy/release/verify-tag.sh "v$version" main
 git tag v1.0.0
-refuses 'no annotated tag' deploy/release/verify-tag.sh v1.0.0 main
+refuses 'not an annotated tag' deploy/release/verify-tag.sh v1.0.0 main
 git tag --annotate --message x v1.0.1
 refuses 'not signed by a maintainer' deploy/release/verify-tag.sh v1.0.1 main
 sign stranger v1.0.2

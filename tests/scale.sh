@@ -52,11 +52,11 @@ PY
 daemon=$!
 pids+=("$daemon")
 disown
-until address=$(grep -om1 'status and health at http://[^/]*' daemon.out); do
+until address=$(grep -om1 'listening on http://[^/]*' daemon.out); do
     kill -0 "$daemon" || { cat daemon.out; exit 1; }
     sleep 0.1
 done
-python3 - "$daemon" "${address#status and health at }" "$count" "$length" "$max_mib" "$max_share" <<'PY'
+python3 - "$daemon" "${address#listening on }" "$count" "$length" "$max_mib" "$max_share" <<'PY'
 import collections, datetime, json, os, pathlib, re, sys, time, urllib.request
 pid, address, count, length, max_mib, max_share = sys.argv[1:]
 count, length = int(count), int(length)

@@ -134,7 +134,7 @@ commit none
 expect "$work/log" "the checked-out commit ($(git rev-parse HEAD | cut -c1-10)) is refused: the commit is not signed; revision"
 sed -n '/^ *curl /,/[^\\]$/p' "$work/log" | bash >/dev/null 2>&1
 [ "$(grep -c 'GUESTY updated: icon' "$work/log")" = 1 ]
-expect "$work/log" 'drifted, and was put back'
+expect "$work/log" 'drifted; drift undone'
 commit ed25519
 expect "$work/log" 'the checked-out commit is trusted again'
 [ "$(grep -c 'GUESTY updated: icon' "$work/log")" = 2 ]

@@ -6,7 +6,7 @@ set -euo pipefail
 
 next=${1:-}
 [ -n "$next" ] || fail "name the version: deploy/release/prepare.sh 1.2.3"
-[[ $next =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ ]] || fail "$next is no version"
+[[ $next =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ ]] || fail "$next is not a version"
 if grep -qF "## [$next]" CHANGELOG.md; then fail "CHANGELOG.md has a section for $next already"; fi
 deploy/release/notes.sh vUnreleased >/dev/null || fail "nothing below [Unreleased] would be released"
 old=${version//./\\.}

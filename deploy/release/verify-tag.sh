@@ -11,7 +11,7 @@ signers=$(mktemp)
 trap 'rm -f "$signers"' EXIT
 
 git rev-parse --quiet --verify "refs/tags/$tag" >/dev/null || fail "there is no tag $tag"
-[ "$(git cat-file -t "refs/tags/$tag")" = tag ] || fail "$tag is no annotated tag; make it with git tag --sign"
+[ "$(git cat-file -t "refs/tags/$tag")" = tag ] || fail "$tag is not an annotated tag; make it with git tag --sign"
 git show "$branch:deploy/release/allowed_signers" >"$signers"
 grep -q '^[^#]' "$signers" || fail "deploy/release/allowed_signers of $branch names no maintainer; docs/releasing.md says how to add one"
 git -c gpg.format=ssh -c "gpg.ssh.allowedSignersFile=$signers" verify-tag "$tag" ||

@@ -32,7 +32,8 @@ pub(super) struct ApplyArgs {
     /// Skip the confirmation prompt
     #[arg(short, long)]
     yes: bool,
-    /// Refuse a plan that changes more providers; a share is of the managed providers, and always allows 5
+    /// Refuse a plan that changes more providers than this: a number, a share of the managed providers such as 30% (but at
+    /// least 5), or none for no limit
     #[arg(
         long,
         env = "CALRY_MAX_CHANGES",
@@ -184,7 +185,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
         if !std::io::stdin().is_terminal() {
             return give_up(
                 Exit::Failed,
-                "nothing was changed: there is no terminal for the prompt; review the plan, then apply it with --yes",
+                "cannot ask for confirmation: there is no terminal; nothing was changed. Review the plan, then apply it with --yes",
             );
         }
         if !confirm(count, &plan.workspace.slug, output, &stop).await? {

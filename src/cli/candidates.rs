@@ -1,6 +1,6 @@
 //! `candidates`: prints the values of an option that only this machine knows, for the completion scripts of shells.
 //!
-//! Never: prints an error into the command line, makes a connection, or prints a name that a shell could expand.
+//! Never: print an error into the command line, make a connection, or print a name that a shell could expand.
 
 use std::path::{Path, PathBuf};
 

@@ -12,16 +12,19 @@ use crate::ops::kubernetes::{Options, Replica, Times};
 #[derive(Args)]
 #[command(next_help_heading = "Kubernetes")]
 pub(super) struct ClusterArgs {
-    /// Of several replicas, let only the leader write, which holds a Kubernetes Lease. The standbys compare and stay ready
+    /// Elect a leader among several replicas, by a Kubernetes Lease. Only the leader writes; the standbys compare and are
+    /// ready to take over
     #[arg(long, env = "CALRY_LEADER_ELECTION")]
     leader_election: bool,
-    /// Name of the Lease, in the namespace POD_NAMESPACE or else that of the service account; with --shards, its first part
+    /// Name of the Lease, in the namespace POD_NAMESPACE (by default, that of the service account); with --shards, the prefix
+    /// of the names
     #[arg(long, env = "CALRY_LEASE_NAME", default_value = "calry-gitops", value_parser = lease_name, value_name = "NAME")]
     lease_name: String,
     /// How long the standbys wait for a leader that does not renew its Lease
     #[arg(long, env = "CALRY_LEASE_DURATION", default_value = "15s", value_parser = duration, value_name = "TIME")]
     lease_duration: Duration,
-    /// How long a leader that cannot renew its Lease continues; a last update then has the rest of --lease-duration
+    /// How long a leader that cannot renew its Lease may begin updates; a running update may take until the end of
+    /// --lease-duration
     #[arg(long, env = "CALRY_LEASE_RENEW_DEADLINE", default_value = "10s", value_parser = duration, value_name = "TIME")]
     lease_renew_deadline: Duration,
     /// How often the leader renews its Lease and the standbys read it
@@ -45,7 +48,8 @@ fn lease_name(text: &str) -> Result<String, String> {
             .chars()
             .all(|c| is_alphanumeric(c) || matches!(c, '-' | '.'));
     good.then(|| text.to_owned()).ok_or_else(|| {
-        "a Lease's name has lower-case letters, digits, - and ., and begins and ends with a letter or digit"
+        "must consist of lower-case letters, digits, - and ., begin and end with a letter or digit, and have at most 250 \
+         characters"
             .to_owned()
     })
 }

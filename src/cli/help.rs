@@ -342,7 +342,7 @@ mod tests {
                 let called = called.split_whitespace().next();
                 assert!(
                     command.get_name() == "calry-gitops" || called == Some(command.get_name()),
-                    "{line} is no example of {}",
+                    "{line} is not an example of {}",
                     command.get_name()
                 );
             }

@@ -16,16 +16,16 @@ use tracing_subscriber::fmt::MakeWriter;
 /// How many bytes of lines wait at most.
 const CAPACITY: usize = 1 << 20;
 
-/// How long the end waits for a reader that takes nothing.
+/// How long the final flush waits for a reader that reads nothing.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// How long the end waits for a reader that is slow.
+/// The longest final flush, for a slow reader.
 const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 
-/// Before a writer that is full is tried again.
+/// The pause before a full pipe is tried again.
 const FULL: Duration = Duration::from_millis(20);
 
-/// The line that says how many lines were dropped.
+/// Formats the line that reports dropped lines.
 pub(super) type DroppedLine = fn(u64) -> String;
 
 /// Lines that wait for their writer.
@@ -43,7 +43,7 @@ struct Queue {
     lines: VecDeque<Vec<u8>>,
     /// The bytes of all lines that wait.
     bytes: usize,
-    /// The lines dropped since the last line that says so.
+    /// The number of lines dropped since the last report.
     dropped: u64,
     written: u64,
     /// Whether the thread is writing a line that is not in the queue any more.
@@ -108,7 +108,7 @@ impl LogQueue {
 }
 
 impl Shared {
-    /// Puts the line at the end that says how many were dropped, if any were.
+    /// Appends the report of dropped lines, if any were dropped.
     fn report_dropped(&self, queue: &mut Queue) {
         let dropped = std::mem::take(&mut queue.dropped);
         if dropped > 0 {
@@ -143,7 +143,7 @@ impl Shared {
     }
 }
 
-/// Writes a line whole. If standard error is closed, nothing can say so.
+/// Writes a line whole. If standard error is closed, that cannot be reported.
 fn write_whole(sink: &mut impl Write, mut line: &[u8]) {
     while !line.is_empty() {
         match sink.write(line) {

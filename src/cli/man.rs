@@ -62,7 +62,8 @@ fn date() -> anyhow::Result<Date> {
             .and_then(|seconds| Timestamp::from_second(seconds).ok())
             .ok_or_else(|| {
                 UsageError(
-                    "the variable SOURCE_DATE_EPOCH holds no time in seconds since 1970".to_owned(),
+                    "the variable SOURCE_DATE_EPOCH must be a time in seconds since 1970"
+                        .to_owned(),
                 )
             })?,
     };

@@ -1,6 +1,6 @@
 //! The command line: one file per command, and the exit codes that all of them share.
 //!
-//! Never: decides what changes, or shows text that was not made safe to show.
+//! Never: decide what changes, or show text that was not made safe to show.
 
 mod apply;
 mod candidates;
@@ -62,16 +62,16 @@ impl Exit {
         if condition { self } else { Self::Done }
     }
 
-    /// The graver of two.
+    /// The more severe of two exits.
     const fn or(self, other: Self) -> Self {
-        if self.gravity() >= other.gravity() {
+        if self.severity() >= other.severity() {
             self
         } else {
             other
         }
     }
 
-    const fn gravity(self) -> u8 {
+    const fn severity(self) -> u8 {
         match self {
             Self::Done => 0,
             Self::Pending => 1,

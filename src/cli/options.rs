@@ -64,7 +64,7 @@ pub(super) struct TrustArgs {
 }
 
 impl TrustArgs {
-    /// The trusted commits; `None` if the directory is read, whatever it holds.
+    /// The trusted commits; `None` if no trust is required and the directory itself is read.
     pub(super) fn trust(&self) -> Option<TrustPolicy> {
         (self.allowed_signers.is_some() || self.trusted_revision.is_some())
             .then(|| TrustPolicy::new(self.allowed_signers.clone(), self.trusted_revision))
@@ -150,11 +150,11 @@ impl FingerprintArgs {
                     .with_context(|| format!("cannot read the fingerprint key from {from}"))?;
                 // A cut text would be another key.
                 let bytes = bytes.with_context(|| {
-                    format!("{from} holds no fingerprint key: it has more than {MAX} bytes")
+                    format!("{from} is not a fingerprint key: it has more than {MAX} bytes")
                 })?;
                 let text = String::from_utf8(bytes)
                     .ok()
-                    .with_context(|| format!("{from} holds no fingerprint key: it is not UTF-8"))?;
+                    .with_context(|| format!("{from} is not a fingerprint key: it is not UTF-8"))?;
                 (text, from)
             }
             None => match variable("CALRY_FINGERPRINT_KEY") {
@@ -164,7 +164,7 @@ impl FingerprintArgs {
         };
         FingerprintKey::new(&Secret::new(text))
             .map(Some)
-            .with_context(|| format!("{from} holds no fingerprint key"))
+            .with_context(|| format!("{from} is not a fingerprint key"))
     }
 }
 
@@ -517,9 +517,9 @@ fn definitions_directory(text: &str) -> Result<PathBuf, String> {
 /// Parses a duration such as `90s` or `5m`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text)
-        .map_err(|_| "a duration is written as 90s, 5m or 1h30m".to_owned())?;
+        .map_err(|_| "must be a duration such as 90s, 5m or 1h30m".to_owned())?;
     if duration < Duration::from_millis(1) || duration > Duration::from_secs(31 * 86_400) {
-        return Err("a duration is between 1ms and 31 days".to_owned());
+        return Err("must be between 1ms and 31 days".to_owned());
     }
     Ok(duration)
 }
@@ -528,6 +528,6 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 pub(super) fn up_to_64(text: &str) -> Result<NonZeroU8, String> {
     match text.parse::<NonZeroU8>() {
         Ok(number) if number.get() <= 64 => Ok(number),
-        _ => Err("a number from 1 to 64 is needed".to_owned()),
+        _ => Err("must be a number from 1 to 64".to_owned()),
     }
 }

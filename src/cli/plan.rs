@@ -80,7 +80,7 @@ pub(super) fn parse_copy(text: &str) -> Result<PlanCopy, String> {
     let parsed = text.split_once('=').filter(|(_, file)| !file.is_empty());
     let parsed =
         parsed.and_then(|(format, file)| Some((Format::from_str(format, false).ok()?, file)));
-    let (format, file) = parsed.ok_or("a format and a file, as in markdown=plan.md")?;
+    let (format, file) = parsed.ok_or("must be FORMAT=FILE, such as markdown=plan.md")?;
     Ok(PlanCopy {
         format,
         file: output_file(file)?,

@@ -1,7 +1,7 @@
 //! The progress line of a command that waits: after a second without output it shows the operation, the attempt and the time
 //! left.
 //!
-//! Never: draws while something else is printed. It disappears at the end of the operation, and before a line of the log.
+//! Never: draw while something else is printed. It disappears at the end of the operation, and before a line of the log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -20,7 +20,7 @@ pub(super) struct PullArgs {
     /// Print what would be written, without writing it
     #[arg(long)]
     dry_run: bool,
-    // Last: its headings hold for what follows.
+    // Last, because its help headings also apply to every argument after it.
     #[command(flatten)]
     live: LiveArgs,
 }

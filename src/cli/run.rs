@@ -343,7 +343,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         Some(listener) => {
             let admin = Admin::start(listener, handles, metrics, access)?;
             let address = admin.address();
-            tracing::info!(%address, "status and health at http://{address}/ for a browser, /api/v1/status, /metrics, /healthz, /readyz");
+            tracing::info!(%address, "listening on http://{address}/ (status page; also /api/v1/status, /metrics, /healthz, /readyz)");
             Some(admin)
         }
         None => None,

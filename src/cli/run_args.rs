@@ -33,7 +33,7 @@ pub(super) struct RunArgs {
     /// Reconcile once, then exit; serves no HTTP
     #[arg(long)]
     pub(super) once: bool,
-    // Last: their headings hold for what follows.
+    // Last, because their help headings also apply to every argument after them.
     #[command(flatten)]
     pub(super) http: HttpArgs,
     #[command(flatten)]
@@ -115,8 +115,8 @@ pub(super) struct LoopArgs {
     /// enforce applies the files and undoes drift; observe reports differences and writes nothing
     #[arg(long, env = "CALRY_MODE", value_enum, default_value_t = ModeArg::Enforce, value_name = "enforce|observe")]
     mode: ModeArg,
-    /// Let a plan that would change more providers wait for an approval; a share is of the managed providers, and always
-    /// allows 5
+    /// Most providers that a plan may change without an approval: a number, a share of the managed providers such as 30%
+    /// (but at least 5), or none for no limit
     #[arg(
         long,
         env = "CALRY_MAX_CHANGES",
@@ -162,16 +162,14 @@ fn listen(text: &str) -> Result<Listen, String> {
     match text {
         "off" => Ok(Listen::Off),
         _ => text.parse().map(Listen::On).map_err(|_| {
-            "an address is written as 127.0.0.1:8080, or [::]:8080 for every interface; off disables the server".to_owned()
+            "must be an address such as 127.0.0.1:8080, [::]:8080 for every interface, or off to disable the server".to_owned()
         }),
     }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        interval if interval < Duration::from_secs(1) => {
-            Err("an interval is at least 1s".to_owned())
-        }
+        interval if interval < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
         interval => Ok(interval),
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct SchemaArgs {
     /// Add the providers, groups and fields of the workspace; save the output as definition.schema.json beside the files
     #[arg(long)]
     from_live: bool,
-    // Last: its headings hold for what follows.
+    // Last, because its help headings also apply to every argument after it.
     #[command(flatten)]
     live: LiveArgs,
 }

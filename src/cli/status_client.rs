@@ -1,6 +1,6 @@
 //! Fetches the status of a running daemon. Its answer is foreign text.
 //!
-//! Never: sends an API key.
+//! Never: send an API key.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -1,6 +1,6 @@
 //! `validate`: checks the definition files offline.
 //!
-//! Never: opens a socket, or needs a key or a secret.
+//! Never: open a socket, or need a key or a secret.
 
 use clap::{Args, ValueEnum};
 
@@ -18,7 +18,7 @@ pub(super) struct ValidateArgs {
     /// How problems are printed
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "text|json|github|sarif")]
     format: Format,
-    // Last: its heading holds for what follows.
+    // Last, because its help heading also applies to every argument after it.
     #[command(flatten)]
     files: FileArgs,
 }

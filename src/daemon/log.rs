@@ -26,7 +26,7 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
     }
     match &report.findings.approval {
         Some(Approval::Used(digest)) => {
-            info!(%digest, "the plan {digest} was approved and is applied in spite of --max-changes");
+            info!(%digest, "the plan {digest} was approved and is applied despite --max-changes");
         }
         Some(Approval::Forgotten(digest)) => {
             warn!(%digest, "the approval of {digest} is void: files or live state have changed since");
@@ -212,7 +212,7 @@ pub(super) fn update(plan: &Plan, result: &UpdateResult, backed_off: Option<Back
         Outcome::Applied => {
             let why = match result.cause {
                 Cause::Change => "updated",
-                Cause::Drift => "drifted, and was put back",
+                Cause::Drift => "drifted; drift undone",
             };
             line!(info, "{provider} {why}{over}: {what}");
         }
@@ -291,7 +291,7 @@ fn difference(entry: &PlanEntry, cause: Option<Cause>) {
         (_, Some(cause)) => {
             let would = match cause {
                 Cause::Change => "would be updated",
-                Cause::Drift => "has drifted, and would be put back",
+                Cause::Drift => "has drifted; drift would be undone",
             };
             let cause = word(cause);
             let over = hold_is_over(entry.ended_hold());

@@ -548,7 +548,7 @@ impl Memory {
                 let mut before = self.kept.remove(provider).unwrap_or_default();
                 let field = |mismatch: &Mismatch| {
                     let (cause, pause) = match before.remove(&mismatch.path) {
-                        // Another field caused the update, which only carried this one along: that was no attempt.
+                        // Another field caused the update, which only carried this one along. It does not count as an attempt.
                         Some(kept) if !kept.pause.left().is_zero() => (kept.cause, kept.pause),
                         Some(kept) => {
                             let failures = kept.pause.failures.saturating_add(1);
@@ -679,9 +679,7 @@ impl Memory {
         self.file.written = error.is_none().then_some(digest);
         match error {
             Some(error) if !self.file.error_logged => {
-                tracing::warn!(
-                    "cannot write the state file {shown}: {error}; {LOST_AT_END}, until it can be written"
-                );
+                tracing::warn!("cannot write the state file {shown}: {error}; {LOST_AT_END}");
                 self.file.error_logged = true;
             }
             None if self.file.error_logged => {

@@ -135,7 +135,7 @@ impl StateStore {
         let usable = Arc::new(AtomicBool::new(found.is_ok()));
         if let Err(error) = found {
             tracing::warn!(
-                "the state directory {} cannot be used: {error}; {LOST_AT_END}, until it can be used",
+                "the state directory {} cannot be used: {error}; {LOST_AT_END}",
                 directory.display()
             );
         }
@@ -349,7 +349,8 @@ impl StateStore {
 }
 
 /// The consequence of an unusable directory.
-pub(super) const LOST_AT_END: &str = "the daemon goes on; at its end it loses the last applied state and the fields that did not converge";
+pub(super) const LOST_AT_END: &str = "the daemon continues, but a restart now loses the last applied state and the fields that \
+     did not converge";
 
 /// The content of a regular file; `None` if there is none.
 pub(super) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, String> {

@@ -185,8 +185,9 @@ fn check_certificates(file: Option<&Path>) -> Result<(), SetupError> {
     // Every certificate in DER form starts with a sequence whose length takes two bytes.
     let der = bytes.starts_with(&[0x30, 0x82]);
     failed(match der {
-        true => "holds a certificate in DER form: convert it with `openssl x509 -inform der -outform pem`".to_owned(),
-        false => "holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)".to_owned(),
+        true => "is a DER certificate: convert it with `openssl x509 -inform der -outform pem`"
+            .to_owned(),
+        false => "contains no PEM certificate (-----BEGIN CERTIFICATE-----)".to_owned(),
     })
 }
 
@@ -508,7 +509,7 @@ mod tests {
         assert_refused(&path, "cannot be read: No such file");
         let der = CertificateDer::from_pem_slice(PEM.as_bytes()).unwrap();
         for (content, problem) in [
-            (&b""[..], "holds no certificate in PEM form"),
+            (&b""[..], "contains no PEM certificate"),
             (b"hello", "holds no certificate"),
             (&der, "DER form"),
         ] {

@@ -1,6 +1,16 @@
 //! Compares desired with live state, and computes the update that follows.
 //!
-//! Traps 1 to 7 of the API are handled here and nowhere else: see [`payload`].
+//! Calry's documentation has seven traps, in which a careless update destroys data:
+//!
+//! 1. A field that an update leaves out is switched off.
+//! 2. "Specified" may mean present, or present as `true`.
+//! 3. "All others" may include the fields of groups that the update does not name.
+//! 4. A partial `partnerKey` may replace the whole.
+//! 5. PUT may clear what it leaves out.
+//! 6. There are no conditional writes, and a 200 does not show that the values were kept.
+//! 7. Partner keys may be shown as masks.
+//!
+//! [`payload`] and [`verify`] are safe under every reading.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

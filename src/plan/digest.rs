@@ -28,7 +28,7 @@ impl Eq for Digest {}
 
 /// A text that is not a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a digest is `sha256:` and 64 hexadecimal digits, as `plan` prints it")]
+#[error("a digest must be `sha256:` and 64 hexadecimal digits, as `plan` prints it")]
 pub struct InvalidDigest;
 
 impl Digest {

@@ -57,7 +57,7 @@ impl FromStr for MaxChanges {
             None if is_number(text) => text.parse().ok().map(Self::Count),
             _ => None,
         };
-        parsed.ok_or("a number of providers, a share such as 30%, or none")
+        parsed.ok_or("must be a number of providers, a share such as 30%, or none")
     }
 }
 

@@ -280,7 +280,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         let outcome = tokio::select! {
             // The panic message may quote a value.
             outcome = updating => outcome.unwrap_or_else(|_| Outcome::Failed(
-                "the update ended by an internal error, whose cause is logged; the request may have arrived".to_owned()
+                "an internal error ended the update (its cause is in the log); the request may have arrived".to_owned()
             )),
             // This drops a running request. It may arrive; the next reconciliation reads before it writes.
             () = self.grace_is_over() => Outcome::Failed(
@@ -404,7 +404,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
     fn pause(&self, error: &Error, backoff: &mut Backoff) -> Option<Duration> {
         match &self.options.caller {
             Caller::Loop { .. } if !error.is_transient() => None,
-            // Nothing was sent: that was no attempt.
+            // Nothing was sent, so it does not count as an attempt.
             Caller::Loop { .. } if !error.is_paused() => (error.may_have_arrived()
                 && error.retry_after().is_none())
             .then_some(Duration::ZERO),

@@ -85,9 +85,9 @@ pub enum Failure {
          planned: use a key of {pinned}, or the definitions of {found}"
     )]
     WrongWorkspace {
-        /// What `workspace.yaml` says.
+        /// The slug in `workspace.yaml`.
         pinned: Slug,
-        /// What Calry says.
+        /// The workspace of the API key.
         found: String,
     },
     /// The key belongs to another workspace than the operator allows.
@@ -96,9 +96,9 @@ pub enum Failure {
          key of {pinned}, or change --workspace"
     )]
     NotAllowed {
-        /// What the operator says.
+        /// The slug of `--workspace`.
         pinned: Slug,
-        /// What Calry says.
+        /// The workspace of the API key.
         found: String,
     },
     /// The operator allows another workspace than the one that the files are for.
@@ -107,9 +107,9 @@ pub enum Failure {
          nothing is planned"
     )]
     PinsDiffer {
-        /// What `workspace.yaml` says.
+        /// The slug in `workspace.yaml`.
         file: Slug,
-        /// What the operator says.
+        /// The slug of `--workspace`.
         operator: Slug,
     },
     /// The key belongs to another workspace than before, and that is not confirmed.
@@ -121,9 +121,9 @@ pub enum Failure {
     Moved {
         /// The workspace that was reconciled last.
         before: String,
-        /// What Calry says.
+        /// The workspace of the API key.
         found: String,
-        /// The slug of what Calry says.
+        /// The slug of the workspace of the API key.
         slug: String,
         /// The file that remembers it, if it outlives the process.
         file: Option<String>,
@@ -154,7 +154,7 @@ fn moving(slug: &str, file: Option<&str>) -> String {
 }
 
 impl Failure {
-    /// Whether the definitions are at fault, and not the world around them.
+    /// Whether the definitions are the cause. The exit code is then 3.
     #[must_use]
     pub const fn is_invalid_definitions(&self) -> bool {
         matches!(self, Self::Load(LoadError::NoFile(_)) | Self::Pin)
@@ -348,7 +348,7 @@ pub fn names(listing: &Listing) -> LiveNames {
     )
 }
 
-/// Judges the files by what Calry has.
+/// Checks the names in the files against live state, and returns the live state of the selected providers.
 #[must_use]
 pub fn check_live(source: &Source, loaded: &mut Loaded, listing: Listing) -> LiveState {
     let names = names(&listing);

@@ -1,9 +1,11 @@
-//! A saved plan: what was reviewed, for a comparison with what is about to be applied.
+//! Saves a plan for review, and compares it with the plan that is about to be applied.
 //!
 //! A saved plan is never applied itself. It is compared with the current plan, and if both are equal, the current plan is
 //! approved: changing the file can only cause a refusal, or approve what the same rights allow anyway.
-//! It holds no secret: of values below `partnerKey` the references, and fingerprints where the operator gave a key. Without one, a
-//! plan that sets a value which a file writes out is not saved: a later change of that value in the file would go unnoticed.
+//! Of values below `partnerKey` it has the references, and fingerprints if the operator gave a key. Without a key, a plan that
+//! sets a literal value is not saved, because a later change of that value in the file would go unnoticed.
+//!
+//! Never: contain a value below `partnerKey`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -50,18 +52,18 @@ struct SavedWorkspace {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SavedDefinition {
-    /// The provider, or the file where its provider is not known.
+    /// The provider, or the file name if the provider is unknown.
     name: String,
     state: String,
     digest: String,
-    /// Where it changes.
+    /// The paths that change.
     changes: Vec<String>,
     /// The fingerprint of every value below `partnerKey` that an update would send, by its path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     secrets: BTreeMap<String, String>,
 }
 
-/// A plan that is not saved, because it could not be compared when it is applied. The messages follow a colon.
+/// Why a plan is not saved: it could not be compared later. The messages follow a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SaveError {
     #[error("not all values were available, so the plan could not be applied")]
@@ -74,22 +76,22 @@ pub enum SaveError {
     WrittenOut(String, String),
 }
 
-/// A file that holds no saved plan, or not one for here.
+/// Why a file cannot be used as a saved plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanFileError {
     #[error("the plan {0} cannot be read: {1}")]
     Unreadable(String, String),
-    #[error("{0} is no plan that `plan --out` wrote: {1}")]
+    #[error("{0} is not a saved plan: {1}; help: write one with `plan --out`")]
     Form(String, String),
     #[error(
-        "the plan {0} holds fingerprints of its secrets, and the key that made them was not given; name it with \
-         --fingerprint-key-file, so that a secret that was replaced since is noticed"
+        "the plan {0} has fingerprints of its secrets, and their key is not available: a replaced secret would go unnoticed; \
+         help: name the key with --fingerprint-key-file"
     )]
     Key(String),
 }
 
 impl PlanFile {
-    /// A plan to be saved. `only` are the providers that it was made for; none for all.
+    /// The document of a plan. `only` are its providers; empty for all.
     pub fn of(
         plan: &Plan,
         method: UpdateMethod,
@@ -144,8 +146,12 @@ impl PlanFile {
         let bytes = bytes.ok_or_else(too_large)?;
         // The error itself may quote the file, and a file given by mistake may hold anything.
         let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-        let saved: Self = serde_json::from_slice(text)
-            .map_err(|error| form(format!("line {} is not what stands in one", error.line())))?;
+        let saved: Self = serde_json::from_slice(text).map_err(|error| {
+            form(format!(
+                "line {} is not valid in a saved plan",
+                error.line()
+            ))
+        })?;
         if saved.kind != KIND || saved.version != VERSION {
             return Err(form(format!(
                 "it is not a `{KIND}` of version {VERSION}: use the same release for both"
@@ -157,10 +163,10 @@ impl PlanFile {
         Ok(saved)
     }
 
-    /// The providers that it was made for; none for all.
+    /// The providers that it was made for; empty for all.
     ///
     /// # Errors
-    /// [`PlanFileError::Form`] where one is none.
+    /// [`PlanFileError::Form`] if a name is not a provider.
     pub fn only(&self, path: &Path) -> Result<Vec<Provider>, PlanFileError> {
         let parse = |name: &String| {
             Provider::parse(name)
@@ -174,7 +180,7 @@ impl PlanFile {
         Digest::parse(&self.digest).ok()
     }
 
-    /// What differs between it and the plan of the moment, as sentences; none where both are the same.
+    /// The differences from the current plan, as sentences; empty if there are none.
     ///
     /// # Errors
     /// [`PlanFileError::Key`] if it is unknown whether secrets have changed.
@@ -204,8 +210,9 @@ impl PlanFile {
         }
         if self.update_method != now.update_method {
             differences.push(format!(
-                "it is for updates by {}",
-                shown(&self.update_method)
+                "it is for --update-method {}, and this run uses {}",
+                shown(&self.update_method).to_lowercase(),
+                now.update_method.to_lowercase()
             ));
         }
         let (was, is) = (self.by_name(), now.by_name());
@@ -215,7 +222,7 @@ impl PlanFile {
             }
         }
         if differences.is_empty() && self.digest != now.digest {
-            differences.push("its digest is another one".to_owned());
+            differences.push("its digest differs".to_owned());
         }
         Ok(differences)
     }
@@ -272,27 +279,24 @@ fn secrets(
     secrets
 }
 
-/// What happened to one provider since, where anything did.
+/// How one provider differs from the saved plan; `None` if it does not.
 fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Option<String> {
     let (was, is) = match (was, is) {
         (Some(was), Some(is)) => (was, is),
         (Some(was), None) => {
             return Some(format!(
-                "it was {}, and git no longer manages it",
+                "it was {}, and no file manages it any more",
                 shown(&was.state)
             ));
         }
         (None, Some(is)) => {
-            return Some(format!(
-                "git manages it now, and it is {}",
-                shown(&is.state)
-            ));
+            return Some(format!("it was unmanaged, and is now {}", shown(&is.state)));
         }
         (None, None) => return None,
     };
     if was.state != is.state {
         return Some(format!(
-            "it was {}, and is {}",
+            "it was {}, and is now {}",
             shown(&was.state),
             shown(&is.state)
         ));
@@ -324,7 +328,7 @@ fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Op
     }
     if was.digest != is.digest {
         return Some(
-            "the same would change, and its file or Calry's definition is another one than then"
+            "the same fields would change, but its file or Calry's definition has changed since"
                 .to_owned(),
         );
     }
@@ -334,10 +338,10 @@ fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Op
         .filter(|(path, print)| was.secrets.get(*path) != Some(print))
         .map(|(path, _)| path)
         .collect();
-    (!changed.is_empty()).then(|| format!("another value would be sent in {}", list(changed)))
+    (!changed.is_empty()).then(|| format!("the values of {} would differ", list(changed)))
 }
 
-/// The differences in a sentence, the first ones by name.
+/// The first differences in one sentence, and the number of the others.
 #[must_use]
 pub fn listed(differences: &[String]) -> String {
     match differences.split_at_checked(MOST) {

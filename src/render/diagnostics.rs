@@ -1,6 +1,6 @@
 //! Problems of definition files in the form of rustc's errors.
 //!
-//! Never: reads a file. It shows the excerpts of the diagnostics.
+//! Never: read a file. It shows the excerpts of the diagnostics.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

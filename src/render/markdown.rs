@@ -1,6 +1,6 @@
 //! A plan as a comment on a pull request: readable in ten seconds, with long diffs folded, and safe to post.
 //!
-//! Never: shows foreign text outside of code spans and blocks, whose fence is longer than any run of backticks in it. There
+//! Never: show foreign text outside of code spans and blocks, whose fence is longer than any run of backticks in it. There
 //! it cannot mention a person, make a link, open a tag or end its table. In a sentence, only words of letters, digits and
 //! harmless punctuation stand outside of them.
 
@@ -35,7 +35,7 @@ const MAX_DANGERS: usize = 10;
 /// The most rows of a table that is not folded.
 const MAX_OPEN: usize = 20;
 
-/// What became of a plan: nothing yet, the results of an apply, or why it was not applied.
+/// The result of a plan: none yet, a report, or the reason why it was not applied.
 pub type Progress<'a> = Result<Option<&'a Report>, &'a str>;
 
 /// Where the definitions are in their repository, and the repository on the web.
@@ -312,7 +312,7 @@ fn name_fields(changes: &[&Change]) -> String {
     }
 }
 
-/// Why a provider cannot become as its file is, if no diagnostic reports it.
+/// Why a provider cannot be updated, if no diagnostic reports it.
 fn fault<'a>(entry: &'a PlanEntry, diagnostics: &[Diagnostic]) -> Option<(&'a str, String)> {
     let file = entry.file.as_deref().unwrap_or_default();
     let why = match &entry.verdict {
@@ -612,7 +612,7 @@ fn details(part: &Part<'_>) -> String {
     )
 }
 
-/// What the plan is of.
+/// The last line: digest, revision, merge base and snapshot.
 fn footer(plan: &Plan, place: &Place<'_>) -> String {
     let mut parts = vec![match &plan.digest {
         Some(digest) => format!("Plan `{digest}`"),

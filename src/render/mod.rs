@@ -1,6 +1,6 @@
 //! Turns plans, reports, statuses and problems into text, Markdown, annotations and SARIF. Data in, string out.
 //!
-//! Never: prints, reads, decides, or sees a secret. Its types hold none, or have no way to show one; values are masked by
+//! Never: print, read, decide, or see a secret. Its types hold none, or have no way to show one; values are masked by
 //! position, before rendering.
 
 mod diagnostics;

@@ -1,6 +1,6 @@
 //! Problems as SARIF 2.1.0, which code scanning shows beside the code and tracks from run to run.
 //!
-//! Never: shows a line of a file. A result has the problem and its position.
+//! Never: show a line of a file. A result has the problem and its position.
 
 use std::collections::HashMap;
 

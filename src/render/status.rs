@@ -408,13 +408,13 @@ fn describe_change(record: &ChangeRecord) -> String {
         (None, Cause::Drift) => "has drifted",
         (Some(UpdateOutcome::Applied | UpdateOutcome::Unchanged), Cause::Change) => "updated",
         (Some(UpdateOutcome::Applied | UpdateOutcome::Unchanged), Cause::Drift) => {
-            "drifted, and was put back"
+            "drifted; drift undone"
         }
         (Some(UpdateOutcome::NotConverged), Cause::Change) => "did not converge",
         (Some(UpdateOutcome::NotConverged), Cause::Drift) => "drifted, and did not converge",
         (Some(UpdateOutcome::Failed | UpdateOutcome::Skipped), Cause::Change) => "was not updated",
         (Some(UpdateOutcome::Failed | UpdateOutcome::Skipped), Cause::Drift) => {
-            "drifted, and was not put back"
+            "drifted; drift not undone"
         }
     };
     let error = record

@@ -540,7 +540,7 @@ pub fn report(report: &Report) -> String {
                 );
             }
             Outcome::Unchanged => {
-                let _ = writeln!(out, "  {DIM}it was already as desired{DIM:#}");
+                let _ = writeln!(out, "  {DIM}it was already in sync{DIM:#}");
             }
             Outcome::Failed(why) | Outcome::Skipped(why) => {
                 let _ = writeln!(out, ": {}", wrap(why, at, LABEL + 1));
@@ -570,7 +570,7 @@ pub fn report(report: &Report) -> String {
         report.results.len()
     )];
     parts.extend(nonzero([
-        (count("unchanged"), "already as desired"),
+        (count("unchanged"), "already in sync"),
         (count("notConverged"), "not converged"),
         (count("failed"), "failed"),
         (count("skipped"), "skipped"),

@@ -1,7 +1,7 @@
 //! Writes YAML, for diffs and the printed configuration; reading is for `desired::definitions::yaml`.
 //!
-//! `serde_yaml` is no longer maintained, and was asked for by the project's user. Its maintained fork `yaml_serde` has the
-//! same functions: it is the way out, and only this file and the dependency would change.
+//! `serde_yaml` is no longer maintained. Its maintained fork `yaml_serde` has the same functions; a switch changes only this
+//! file and the dependency.
 
 use serde::Serialize;
 

@@ -247,7 +247,7 @@ class Replica:
         return self.log.read_text(errors="replace")
 
     def address(self):
-        return re.search(r"status and health at (http://127\.0\.0\.1:\d+)", self.said())
+        return re.search(r"listening on (http://127\.0\.0\.1:\d+)", self.said())
 
     def ask(self, path, method="GET"):
         """Status and answer of the admin server."""

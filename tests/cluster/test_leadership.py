@@ -129,7 +129,7 @@ class OneLease(Fight):
         self.assertIn(holder, answer)
         self.assertIn(leader.ask("/api/v1/reconcile", "POST")[0], (200, 202))
         self.assertIn(f"leads by the Lease {self.world.namespace}/{LEASE}", leader.said())
-        self.assertIn(f"stands by: {holder} holds the Lease {self.world.namespace}/{LEASE}", other.said())
+        self.assertIn(f"this replica is a standby: {holder} holds the Lease {self.world.namespace}/{LEASE}", other.said())
 
     def test_a_leader_that_is_killed_is_replaced_when_its_lease_has_run_out(self):
         leader = self.world.leader()
@@ -308,7 +308,7 @@ class OneLease(Fight):
         self.assertEqual(other.end(signal.SIGTERM), 0)
         blind = self.world.start(definitions=self.world.work / "missing")
         self.addCleanup(blind.end, signal.SIGKILL)
-        until(f"{blind.name} stands by", lambda: f"stands by: {self.world.turns()[-1].holder}" in blind.said(), 20)
+        until(f"{blind.name} stands by", lambda: f"this replica is a standby: {self.world.turns()[-1].holder}" in blind.said(), 20)
         self.assertEqual((leader.ask("/readyz")[0], blind.ask("/readyz")[0]), (200, 503))
         since = time.time()
         self.assertIs(self.world.leader(), leader)
@@ -433,7 +433,7 @@ class InAPod(Fight):
         refused = time.time()
         time.sleep(DURATION)
         self.assertTrue(self.world.writes(refused + DEADLINE, by=replica))
-        self.assertNotIn("cannot be kept up", replica.said())
+        self.assertNotIn("cannot read or renew the Lease", replica.said())
 
 
 class AnythingGoes(Fight):

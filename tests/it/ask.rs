@@ -391,7 +391,7 @@ fn what_is_asked_wrongly_is_said() {
             "/api/v1/approve",
             "{\"digest\": \"latest\"}",
             400,
-            "a digest is",
+            "a digest must be",
         ),
         ("/api/v1/reconcile", &"x".repeat(100_000), 413, "64 KiB"),
     ] {
@@ -744,7 +744,7 @@ fn sixty_requests_a_minute_are_let_in_and_every_probe() {
     };
     // A third at once, and some more on a slow machine.
     assert!((20..=60).contains(&let_in), "{let_in}");
-    is_refused(&turned_away, 429, "60 a minute and address");
+    is_refused(&turned_away, 429, "60 per minute and address");
     assert!(
         turned_away
             .header("retry-after")

@@ -476,7 +476,10 @@ fn workspaces_are_reconciled_independently_and_a_failure_of_one_does_not_affect_
     assert_eq!(daemon.get("/healthz").code, 200);
     let ready = daemon.get("/readyz");
     assert!(
-        ready.code == 503 && ready.body.contains("of 1 of 4 workspaces were not read"),
+        ready.code == 503
+            && ready
+                .body
+                .contains("of 1 of 4 workspaces have not been read"),
         "{}",
         ready.body
     );
@@ -890,15 +893,15 @@ fn a_file_that_changed_since_the_start_is_named_at_sighup_with_what_differs() {
     }
     let said = hangup(
         &observed.replace("observe", "obsserve"),
-        "is not valid any more",
+        "is no longer valid",
     );
     assert!(
         said.contains("line 7: `mode` must be one of enforce, observe"),
         "{said}"
     );
-    let gone = hangup("", "is not valid any more");
+    let gone = hangup("", "is no longer valid");
     assert!(
-        gone.contains("the configuration that it started with"),
+        gone.contains("continues with the configuration of its start"),
         "{gone}"
     );
     // Back to the first content, nothing is reported.

@@ -171,11 +171,11 @@ fn post(daemon: &mut Daemon, path: &str) -> crate::support::Answer {
 fn one_replica_writes_and_the_other_stands_by_ready_and_takes_over_when_the_first_one_ends() {
     let mut replicas = Replicas::new();
     let mut one = replicas.start("one", &[]);
-    one.line("there was no Lease calry/calry-gitops");
+    one.line("created the Lease calry/calry-gitops");
     one.line("leads by the Lease calry/calry-gitops");
     one.line("(leadership)");
     let mut other = replicas.start("other", &[]);
-    other.line("stands by: one_");
+    other.line("this replica is a standby: one_");
     other.line("(standby: nothing is written)");
 
     assert_eq!(get(&other.address(), "/readyz", "").code, 200);
@@ -241,7 +241,7 @@ fn a_lease_is_not_released_while_an_update_without_an_answer_may_be_under_way() 
     one.line("HOSTAWAY updated");
     one.signal("TERM");
     one.line(
-        "the Lease calry/calry-gitops runs out: an update was given up that may still be under way",
+        "the Lease calry/calry-gitops was not released and expires by itself: an update was given up that may still be under way",
     );
     assert_eq!(one.wait(), Some(0));
     assert!(replicas.kept(|kept| kept.holders.last().unwrap().starts_with("one_")));
@@ -251,7 +251,7 @@ fn a_lease_is_not_released_while_an_update_without_an_answer_may_be_under_way() 
 fn a_lease_that_was_taken_without_an_answer_is_released_at_the_end() {
     let mut replicas = Replicas::new();
     let mut one = replicas.start("one", &[]);
-    one.line("there was no Lease");
+    one.line("created the Lease");
     replicas.kept(|kept| kept.mute = true);
     until("it is taken", || {
         replicas.kept(|kept| kept.holders.len() == 1)
@@ -297,8 +297,8 @@ fn without_the_api_server_no_replica_writes_until_it_is_back() {
     let mut one = replicas.start("one", &[]);
     one.line("(leadership)");
     replicas.kept(|kept| kept.out_of_order = Some(503));
-    one.line("cannot be kept up: it is out of order (503); this replica leads for");
-    one.line("no longer leads by the Lease calry/calry-gitops; nothing is written");
+    one.line("cannot read or renew the Lease calry/calry-gitops: it is out of order (503); this replica leads for");
+    one.line("no longer leads by the Lease calry/calry-gitops; it writes nothing");
     replicas.world.write("hostaway.yaml", &file("name, rooms"));
     let line = one.line("(standby: nothing is written): 1 to update");
     // A standby checks soon whether the leader has fixed it, not after the interval of an hour.
@@ -321,7 +321,7 @@ fn only_the_leader_writes_events_of_a_change_a_drift_and_a_failure_on_the_pod() 
     let mut one = replicas.start("one", &[]);
     one.line("(leadership)");
     let mut other = replicas.start("other", &[]);
-    other.line("stands by: one_");
+    other.line("this replica is a standby: one_");
     replicas.world.write("hostaway.yaml", &file("name, rooms"));
     one.line("HOSTAWAY updated");
     one.line("(files)");
@@ -338,7 +338,7 @@ fn only_the_leader_writes_events_of_a_change_a_drift_and_a_failure_on_the_pod() 
         live["icon"] = json!("https://x.example/drift.png")
     });
     assert_eq!(post(&mut one, "/api/v1/reconcile").code, 202);
-    one.line("HOSTAWAY drifted, and was put back");
+    one.line("HOSTAWAY drifted; drift undone");
     one.line("(request)");
     std::fs::remove_file(replicas.world.definitions().join("hostaway.yaml")).unwrap();
     one.line("(files) failed");
@@ -369,7 +369,7 @@ fn only_the_leader_writes_events_of_a_change_a_drift_and_a_failure_on_the_pod() 
                 .starts_with("one.")
         );
     }
-    let note = "acme-production: drift was found: HOSTAWAY put back (icon)";
+    let note = "acme-production: drift was found: HOSTAWAY undone (icon)";
     assert_eq!(
         (&events()[3]["note"], &events()[3]["type"]),
         (&json!(note), &json!("Warning"))
@@ -455,7 +455,7 @@ fn who_may_not_use_leases_is_told_what_it_needs_and_writes_nothing() {
     let mut replicas = Replicas::new();
     replicas.kept(|kept| kept.out_of_order = Some(403));
     let mut one = replicas.start("one", &[]);
-    let line = one.line("cannot be kept up");
+    let line = one.line("cannot read or renew the Lease");
     assert!(
         line.contains(
             "its service account needs `create` on leases, and `get` and `update` on this one"
@@ -465,7 +465,7 @@ fn who_may_not_use_leases_is_told_what_it_needs_and_writes_nothing() {
     one.line("(standby: nothing is written)");
     let unready = one.get("/readyz");
     assert!(
-        unready.code == 503 && unready.body.contains("the Lease was not read yet"),
+        unready.code == 503 && unready.body.contains("the Lease has not been read yet"),
         "{unready:?}"
     );
     let address = format!("http://{}", one.address());
@@ -502,7 +502,7 @@ fn flags_of_an_election_that_make_no_sense_together_are_refused() {
         ),
         (
             &["--leader-election", "--lease-name=Calry"],
-            "a Lease's name",
+            "must consist of lower-case letters",
         ),
     ] {
         let ran = replicas.world.run(&[&["run"], args].concat());

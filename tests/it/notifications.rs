@@ -316,7 +316,7 @@ fn each_event_is_reported_once_with_its_path_and_without_a_value() {
                 &drift["providers"][0]["detail"],
                 &drift["workspace"]["slug"]
             ),
-            (&json!("put back"), &json!("acme-production"))
+            (&json!("undone"), &json!("acme-production"))
         );
         assert!(
             stand_in

@@ -52,7 +52,7 @@ fn a_plan_that_still_holds_is_applied_without_asking_and_no_second_time() {
     save(&world, &[]);
     apply(&world).exits(0).says("Apply: 2 of 2 applied");
     assert_eq!(world.updates().len(), 2);
-    is_refused(&world, "HOSTAWAY: it was update, and is inSync");
+    is_refused(&world, "HOSTAWAY: it was update, and is now inSync");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_change_of_the_files_since_is_refused_with_the_difference() {
     std::fs::remove_file(world.definitions().join("guesty.yaml")).unwrap();
     is_refused(
         &world,
-        "GUESTY: it was update, and git no longer manages it",
+        "GUESTY: it was update, and no file manages it any more",
     );
 }
 
@@ -99,11 +99,11 @@ fn a_change_of_the_live_state_since_is_refused_with_the_difference() {
     world.sandbox.set_definition("GUESTY", guesty.clone());
     is_refused(
         &world,
-        "GUESTY: the same would change, and its file or Calry's definition is another one than then",
+        "GUESTY: the same fields would change, but its file or Calry's definition has changed since",
     );
     guesty["fieldsToSync"]["listing"]["rooms"] = json!(true);
     world.sandbox.set_definition("GUESTY", guesty);
-    is_refused(&world, "GUESTY: it was update, and is inSync");
+    is_refused(&world, "GUESTY: it was update, and is now inSync");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn another_workspace_or_another_method_is_refused() {
     let plan = world
         .run(&["apply", "--plan", "the.plan", "--update-method", "put"])
         .exits(1);
-    plan.says("it is for updates by PATCH");
+    plan.says("it is for --update-method patch, and this run uses put");
     world.sandbox.modify_workspace(|workspace| {
         workspace["id"] = json!("5f0c1f7e-0000-4000-8000-000000000002")
     });
@@ -152,17 +152,17 @@ fn a_replaced_secret_is_noticed_with_a_fingerprint_key() {
     world.env("CALRY_SECRET_KEY", "rotated-value");
     is_refused(
         &world,
-        "HOSTAWAY: another value would be sent in partnerKey.headers.x-api-key",
+        "HOSTAWAY: the values of partnerKey.headers.x-api-key would differ",
     );
     // A check that cannot be made is an error, not skipped.
     world.env.remove("CALRY_FINGERPRINT_KEY");
     apply(&world)
         .exits(1)
-        .says("the key that made them was not given");
+        .says("their key is not available");
     world.env("CALRY_FINGERPRINT_KEY", &KEY.replace('0', "1"));
     apply(&world)
         .exits(1)
-        .says("the key that made them was not given");
+        .says("their key is not available");
     world
         .env("CALRY_FINGERPRINT_KEY", KEY)
         .env("CALRY_SECRET_KEY", "wanted-value");
@@ -185,7 +185,7 @@ fn a_written_out_value_that_was_replaced_since_is_noticed() {
     writes_out(&world, "other-value");
     is_refused(
         &world,
-        "HOSTAWAY: another value would be sent in partnerKey.headers.x-api-key",
+        "HOSTAWAY: the values of partnerKey.headers.x-api-key would differ",
     );
     writes_out(&world, "reviewed-value");
     apply(&world).exits(0);
@@ -222,7 +222,7 @@ fn the_text_around_a_reference_that_was_replaced_since_is_noticed() {
     writes_out(&world, "Token ${secret:key}");
     is_refused(
         &world,
-        "HOSTAWAY: the same would change, and its file or Calry's definition is another one than then",
+        "HOSTAWAY: the same fields would change, but its file or Calry's definition has changed since",
     );
     // A value without a known scheme may be a secret, which a plan without a fingerprint key cannot compare.
     writes_out(&world, "acme-${secret:key}");

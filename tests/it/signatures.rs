@@ -123,7 +123,7 @@ fn an_unsigned_commit_is_refused_and_the_last_trusted_one_stays_in_force() {
     let mut edited = checkout.world.live("HOSTAWAY");
     edited["icon"] = url("edited").into();
     checkout.world.sandbox.set_definition("HOSTAWAY", edited);
-    daemon.line("HOSTAWAY drifted, and was put back: icon");
+    daemon.line("HOSTAWAY drifted; drift undone: icon");
     assert_eq!(icon(&checkout), url("1"));
 
     checkout.next("3", Some(&ada()), two);

@@ -313,7 +313,7 @@ fn a_weak_fingerprint_key_is_refused() {
     let ran = world
         .run(&["snapshot"])
         .exits(1)
-        .says("CALRY_FINGERPRINT_KEY holds no fingerprint key")
+        .says("CALRY_FINGERPRINT_KEY is not a fingerprint key")
         .says("openssl rand");
     assert!(!ran.err.contains("short-key"));
     world

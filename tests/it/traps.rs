@@ -451,7 +451,7 @@ fn trap_7_a_daemon_sends_a_masked_value_once_and_again_only_when_it_changed() {
     world.sandbox.modify("HOSTAWAY", |live| {
         live["partnerKey"]["headers"]["x-api-key"] = json!("a click")
     });
-    daemon.line("HOSTAWAY drifted, and was put back");
+    daemon.line("HOSTAWAY drifted; drift undone");
     assert_eq!(
         world.live("HOSTAWAY")["partnerKey"]["headers"]["x-api-key"],
         "second-value"

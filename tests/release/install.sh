@@ -117,8 +117,8 @@ echo '<html>' >"$work/downloads/v0.0.2/SHA256SUMS"
 refuses 'SHA256SUMS of 0.0.2 lists no' sh "$installer" --version 0.0.2 --to "$wrong"
 refuses 'cannot download' sh "$installer" --version 0.0.9 --to "$wrong"
 refuses 'cannot download' CALRY_GITOPS_DOWNLOADS=http://127.0.0.1:1 sh "$installer" --version 0.0.1 --to "$wrong"
-refuses 'is no version' sh "$installer" --version ../x --to "$wrong"
-refuses 'is no version' sh "$installer" --version latest --to "$wrong"
+refuses 'is not a version' sh "$installer" --version ../x --to "$wrong"
+refuses 'is not a version' sh "$installer" --version latest --to "$wrong"
 refuses 'Set HOME' HOME= sh "$installer" --version 0.0.1
 refuses 'name the directory with --to' sh "$installer" --version 0.0.1 --to ''
 mkdir -p "$wrong/calry-gitops"

@@ -148,8 +148,8 @@ keep_comment() {
     fi
     case $status in
     200 | 201) comment_id=$(jq --raw-output '.id // empty' "$work/answer") ;;
-    401 | 403 | 404) say notice "the token may not comment here, as one of a fork; the plan is in the summary of this job" ;;
-    *) say warning "the comment was not kept, for GitHub answered $status; the plan is in the summary of this job" ;;
+    401 | 403 | 404) say notice "the token may not comment on this pull request (tokens of forks may not); the plan is in the summary of this job" ;;
+    *) say warning "the comment cannot be written: GitHub answered $status; the plan is in the summary of this job" ;;
     esac
 }
 

@@ -30,8 +30,8 @@ impl Configuration {
                 }
             }
             Ok(Ok(Err(error))) => tracing::warn!(
-                "the configuration file {shown} is not valid any more: {}; the daemon continues with the configuration that \
-                 it started with",
+                "the configuration file {shown} is no longer valid: {}; the daemon continues with the configuration of its \
+                 start",
                 error.summary()
             ),
             Ok(Err(_)) | Err(_) => tracing::warn!(

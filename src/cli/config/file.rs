@@ -4,7 +4,7 @@
 //! end, is decided by its caller, which knows the command line. Like a definition, the file is bounded and all of its
 //! problems are reported at once.
 //!
-//! Never: quotes the value of a key that it does not know, which may be a secret.
+//! Never: quote the value of a key that it does not know, which may be a secret.
 
 use std::collections::BTreeMap;
 use std::fs::File;

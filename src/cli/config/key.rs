@@ -1,4 +1,4 @@
-//! The keys of the configuration file: one for each flag of `run`, and nothing but the flag says what it accepts.
+//! The keys of the configuration file: one for each flag of `run`. Only the flag defines which values a key accepts.
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ const CALL_FLAGS: [&str; 8] = [
 /// Flags that can only be about one workspace. If the file names several, a workspace without its own value is an error.
 const SINGLE_WORKSPACE_FLAGS: [&str; 4] = ["definitions", "only", "api_key_file", "workspace"];
 
-/// The one key that is no flag: the notifications to send.
+/// The only key without a flag: the notifications to send.
 pub(super) const NOTIFICATIONS: &str = "notifications";
 
 /// Values that rank below the command line and its variables, by the ids of their flags.

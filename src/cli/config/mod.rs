@@ -4,7 +4,7 @@
 //! variables, variables over the top of the file, and the top over built-in values. So a setting for all workspaces never
 //! loosens the setting of one.
 //!
-//! Never: reads a key or a secret, or makes a connection.
+//! Never: read a key or a secret, or make a connection.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,6 +1,6 @@
 //! `--print-config`: the effective configuration as a configuration file, with the source of each value.
 //!
-//! Never: prints a secret. It knows the files of secrets only.
+//! Never: print a secret. It knows the files of secrets only.
 
 use std::fmt::Write as _;
 

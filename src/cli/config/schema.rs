@@ -26,8 +26,9 @@ pub(in crate::cli) fn schema() -> String {
     let mut top = properties(false);
     let workspaces = json!({
         "type": "array", "minItems": 1,
-        "description": "Several workspaces, reconciled independently of each other. The top of the file holds for each of \
-                        them that has no value of its own. Without this key, the top is about one workspace.",
+        "description": "Several workspaces, reconciled independently of each other. Values at the top of the \
+                        file apply to every workspace that has no value of its own. Without this key, the file \
+                        describes one workspace.",
         "items": {"type": "object", "properties": workspace, "required": ["name"], "additionalProperties": false},
     });
     top.insert("workspaces".to_owned(), workspaces);

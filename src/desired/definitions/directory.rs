@@ -41,7 +41,7 @@ pub enum DirectoryError {
     #[error("the definitions directory {} is not a directory", .0.display())]
     NotADirectory(PathBuf),
     #[error(
-        "the definitions directory {} has no definition file (*.yaml, *.yml); an empty directory changes nothing{}",
+        "the definitions directory {} has no definition file (*.yaml, *.yml); is it the right directory?{}",
         .directory.display(),
         describe_look_alikes(.look_alikes)
     )]
@@ -252,7 +252,7 @@ fn describe_look_alikes(look_alikes: &[String]) -> String {
 
 /// The first file of a subdirectory that would be an input in the directory itself. `seen` counts the entries examined.
 fn definition_below(directory: &Path, name: &OsStr, seen: &mut usize) -> Option<FileEntry> {
-    // A subdirectory is not read anyway: one that cannot be listed is no problem.
+    // A subdirectory is never read, so a failure to list it is ignored.
     let entries = fs::read_dir(directory).ok()?.flatten();
     let counts = |entry: &fs::DirEntry| is_definition(&entry.file_name());
     let found = entries

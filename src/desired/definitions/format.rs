@@ -99,7 +99,7 @@ pub fn definition_schema(known: &Catalogue) -> String {
         "enum": known.providers().collect::<Json>(),
     });
     let icon = json!({
-        "description": "The URL of the icon, absolute, http or https. Left out, it stays in Calry as it is.",
+        "description": "The absolute http or https URL of the icon. If it is left out, the icon is not changed in Calry.",
         "type": "string",
         "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#@]+([/?#]\S*)?$",
         "maxLength": Icon::MAX_LEN,
@@ -107,13 +107,14 @@ pub fn definition_schema(known: &Catalogue) -> String {
     let sections =
         KeySection::BOTH.map(|section| (section.key().to_owned(), section_schema(section)));
     let partner_key = json!({
-        "description": "How the workspace identifies itself to the provider. `{}` means neither headers nor query parameters.",
+        "description": "How the workspace identifies itself to the provider. A section that is left out is not changed in Calry; `{}` \
+                        removes all of its values.",
         "type": "object",
         "properties": serde_json::Map::from_iter(sections),
         "additionalProperties": false,
     });
     let fields_to_sync = json!({
-        "description": "What Calry copies from the provider, group by group. A group that is left out stays in Calry as it is.",
+        "description": "The fields that Calry copies from the provider, by group. A group that is left out is not changed in Calry.",
         "type": "object",
         "properties": groups(known),
         "additionalProperties": false,
@@ -139,8 +140,8 @@ pub fn definition_schema(known: &Catalogue) -> String {
     text(&json!({
         "$schema": DIALECT,
         "title": "Integration definition",
-        "description": "A provider's integration definition. Calry is kept as this file says; what the file leaves out stays in \
-                        Calry as it is.",
+        "description": "The integration definition of one provider. calry-gitops keeps Calry equal to this file. What the file \
+                        leaves out is not changed in Calry.",
         "type": "object",
         "properties": {
             "provider": provider,
@@ -166,8 +167,8 @@ pub fn workspace_schema() -> String {
     text(&json!({
         "$schema": DIALECT,
         "title": "Workspace",
-        "description": "The workspace that the definitions of this directory are for: with an API key of another one nothing is \
-                        changed.",
+        "description": "The workspace that the definitions of this directory are for. With an API key of another workspace, nothing \
+                        is changed.",
         "type": "object",
         "properties": {"slug": slug},
         "required": ["slug"],

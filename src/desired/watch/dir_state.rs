@@ -102,7 +102,7 @@ pub(super) enum FileStamp {
         inode: (u64, u64),
         size: u64,
         modified: (i64, i64),
-        /// Differs if the modification time does not: changed permissions, a time that was set back.
+        /// The change time. It changes even if the modification time does not: new permissions, a restored time.
         changed: (i64, i64),
     },
     /// A directory, a pipe, or anything else that is not read.
@@ -110,7 +110,8 @@ pub(super) enum FileStamp {
         inode: (u64, u64),
     },
     Unreadable(io::ErrorKind),
-    /// The file is being written. Unlike every finished state of the same file, so that the end of the writing is a change.
+    /// The file is being written. It differs from every finished state of the file, so that the end of the
+    /// writing is a change.
     Unsettled,
 }
 

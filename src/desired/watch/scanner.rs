@@ -117,8 +117,8 @@ impl Scanner {
         self.subscription = subscription;
         match (&error, self.retry_at) {
             (Some(error), None) if !WARNED.swap(true, Ordering::Relaxed) => tracing::warn!(
-                "some file events of {} are not available, so changes are found by polling, a little later: {error}. \
-                 help: if a limit of the system is reached, raise fs.inotify.max_user_instances and \
+                "cannot subscribe to all file events of {}: {error}; changes are found by polling instead, a few seconds \
+                 later; help: if a limit of the system is reached, raise fs.inotify.max_user_instances and \
                  fs.inotify.max_user_watches",
                 self.target
             ),

@@ -1,6 +1,6 @@
 //! Webhooks of git hosts: a push requests a reconciliation at once. Each hook has its own secret.
 //!
-//! Never: it keeps or parses a body. The body is only hashed, so its content chooses nothing.
+//! Never: keep or parse a body. The body is only hashed, so its content chooses nothing.
 
 use std::sync::Arc;
 

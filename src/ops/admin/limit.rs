@@ -152,7 +152,7 @@ fn too_many(limit: &Limit, peer: Option<Peer>, seconds: u64) -> Response {
         "too many requests from one address"
     );
     let sentence = format!(
-        "too many requests: the limit is {} a minute and address (--admin-rate); try again in {seconds} s",
+        "too many requests: the limit is {} per minute and address (--admin-rate); try again in {seconds} s",
         limit.rate
     );
     let mut response = error(StatusCode::TOO_MANY_REQUESTS, &sentence);

@@ -4,7 +4,7 @@
 //! Requests are bounded in size, time and number. The server answers only for its own hosts, so that no other web page can
 //! read it through a user's browser.
 //!
-//! Never: a request reaches Calry or a definition file, or makes a reconciliation wait.
+//! Never: let a request reach Calry or a definition file, or make a reconciliation wait.
 
 mod connection;
 mod hook;
@@ -58,7 +58,7 @@ pub struct Access {
     /// The admin token; without one, only requests from loopback are accepted.
     pub token: Option<SecretFile>,
     pub hooks: Hooks,
-    /// The rate limit: requests a minute and sender.
+    /// The rate limit, in requests per minute and sender.
     pub rate: NonZeroU32,
 }
 
@@ -83,7 +83,7 @@ const SCRAPES: usize = 4;
 const PART: usize = 64 << 10;
 
 impl Admin {
-    /// Starts the server for these loops, one a workspace.
+    /// Starts the server for these loops, one per workspace.
     ///
     /// # Errors
     /// The socket has no address.
@@ -205,11 +205,11 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let unknown = count(StatusPublisher::knows_the_leader);
     let why = if unknown > 0 {
         let of = of(unknown, &shared);
-        format!("the leader is unknown: the Lease{of} was not read yet; see the log")
+        format!("the leader is unknown: the Lease{of} has not been read yet; see the log")
     } else {
         let of = of(if untried > 0 { untried } else { unread }, &shared);
         format!(
-            "definitions and live state{of} were not read without an error yet; see the log and /api/v1/status"
+            "definitions and live state{of} have not been read without an error yet; see the log and /api/v1/status"
         )
     };
     probe(false, &why)

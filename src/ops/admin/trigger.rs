@@ -1,6 +1,6 @@
 //! The API that requests a reconciliation or approves a refused plan. Each request writes one log line.
 //!
-//! Never: a request chooses what is changed, or where. The daemon reads files and live state again.
+//! Never: let a request choose what is changed, or where. The daemon reads files and live state again.
 
 use std::net::IpAddr;
 use std::sync::Arc;

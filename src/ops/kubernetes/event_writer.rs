@@ -91,7 +91,9 @@ impl Events {
                 if let Some(why) = &why
                     && !failing
                 {
-                    tracing::warn!("cannot write an Event, and perhaps those after it: {why}");
+                    tracing::warn!(
+                        "cannot write an Event: {why}; further failures are logged after the next success"
+                    );
                 }
                 failing = why.is_some();
             }

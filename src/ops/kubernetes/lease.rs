@@ -188,8 +188,14 @@ impl Lease {
         match left {
             Ok(Ok(true)) => tracing::info!(lease, "the Lease {lease} is released"),
             Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::warn!(lease, "the Lease {lease} runs out: {error}"),
-            Err(_) => tracing::warn!(lease, "the Lease {lease} runs out: no answer in time"),
+            Ok(Err(error)) => tracing::warn!(
+                lease,
+                "the Lease {lease} was not released and expires by itself: {error}"
+            ),
+            Err(_) => tracing::warn!(
+                lease,
+                "the Lease {lease} was not released and expires by itself: no answer in time"
+            ),
         }
     }
 
@@ -263,8 +269,8 @@ impl Lease {
         let (lease, wait) = (&self.shown, human_duration(self.times.duration));
         tracing::info!(
             lease,
-            "there was no Lease {lease}; it is created, and can be taken in {wait}, in case it was deleted and another \
-             replica still leads by it"
+            "created the Lease {lease}, which did not exist; no replica takes it for {wait}, because another one may still \
+             lead by a deleted Lease"
         );
         self.observe(Some(made))
     }
@@ -344,7 +350,7 @@ impl Lease {
         tracing::info!(
             lease,
             to = by,
-            "hands the Lease {lease} over to {by}, which requested it"
+            "this replica hands the Lease {lease} over to {by}, which requested it"
         );
         self.election.give_up();
         self.publish_term();
@@ -460,15 +466,18 @@ impl Lease {
                         let left = human_duration(term.renew_by.since(now));
                         format!("this replica leads for {left} more")
                     }
-                    None => "this replica stands by".to_owned(),
+                    None => "this replica is a standby".to_owned(),
                 };
                 let lease = &self.shown;
-                tracing::warn!(lease, "the Lease {lease} cannot be kept up: {why}; {then}");
+                tracing::warn!(
+                    lease,
+                    "cannot read or renew the Lease {lease}: {why}; {then}"
+                );
                 self.last_error = Some((*kind, now));
             }
             Ok(()) if self.last_error.take().is_some() => {
                 let lease = &self.shown;
-                tracing::info!(lease, "the Lease {lease} is kept up again");
+                tracing::info!(lease, "the Lease {lease} can be read and renewed again");
             }
             Ok(()) => {}
         }
@@ -503,7 +512,7 @@ impl Lease {
         let (lease, led) = (&self.shown, before.is_some_and(|(led, _)| led));
         match (leads, led, news.1) {
             (true, false, _) => {
-                tracing::info!(lease, "leads by the Lease {lease}");
+                tracing::info!(lease, "this replica leads by the Lease {lease}");
                 self.loops
                     .iter()
                     .for_each(|one| one.request(Trigger::Leadership));
@@ -519,17 +528,24 @@ impl Lease {
                     .unwrap_or_default();
                 tracing::warn!(
                     lease,
-                    "no longer leads by the Lease {lease}{by}; nothing is written"
+                    "this replica no longer leads by the Lease {lease}{by}; it writes nothing"
                 );
                 if let Some(events) = events {
                     events.stands_by(lease);
                 }
             }
             (false, false, Some(holder)) => {
-                tracing::info!(lease, holder, "stands by: {holder} holds the Lease {lease}");
+                tracing::info!(
+                    lease,
+                    holder,
+                    "this replica is a standby: {holder} holds the Lease {lease}"
+                );
             }
             (false, false, None) => {
-                tracing::info!(lease, "stands by: no holder of the Lease {lease} is known");
+                tracing::info!(
+                    lease,
+                    "this replica is a standby: the Lease {lease} has no known holder"
+                );
             }
         }
     }

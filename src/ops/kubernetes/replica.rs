@@ -12,7 +12,7 @@ use crate::daemon::{Handle, Leadership};
 /// The time limit for the Events that are not written yet at the end.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// What is asked of the cluster.
+/// The features that need the cluster.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The names of the Leases that decide which replica writes: one for each shard; none if there is only one replica.
@@ -36,7 +36,7 @@ pub struct RunningReplica {
 }
 
 impl Replica {
-    /// Finds the cluster by the environment, if anything is asked of it.
+    /// Finds the cluster by the environment, if a feature needs it.
     pub async fn set_up(options: Options) -> Result<Self, ClusterError> {
         if options.leases.is_empty() && !options.events {
             return Ok(Self::default());

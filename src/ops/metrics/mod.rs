@@ -6,12 +6,12 @@
 //!
 //! # How many series
 //!
-//! 8 of the process, 3 of each target of notifications, 109 of a workspace, and 5 more of each provider that git manages there. Those that count exist from
-//! the start, with 0, so that `rate()` sees the first one that is counted. Series of a provider that git no longer manages,
-//! and of the revision before, go away.
+//! The process has 8 series, each notification target 3, each workspace 109, and each managed provider 5 more. Counters start
+//! at 0, so that `rate()` sees the first increment. The series of a provider that is no longer managed, and of a previous
+//! revision, disappear.
 //!
-//! The label `workspace` is the name in the configuration file. Without one it is the slug, and until the workspace was read
-//! for the first time the definitions directory, as it was written.
+//! The label `workspace` is the name in the configuration file. Without a name it is the slug, and before the first read of
+//! the workspace, the definitions directory as configured.
 
 mod process;
 mod text;
@@ -41,7 +41,7 @@ impl Metrics {
     /// The media type of [`text`](Self::text).
     pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-    /// The metrics of a process that keeps these workspaces.
+    /// The metrics of these workspaces and of the process.
     #[must_use]
     pub fn new(workspaces: Vec<Arc<WorkspaceMetrics>>) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl Metrics {
         }
     }
 
-    /// The same, which tell of notifications, too.
+    /// Adds the counters of notifications.
     #[must_use]
     pub fn notifying(self, notified: Counters) -> Self {
         Self {
@@ -143,7 +143,7 @@ const SIMPLE_FAMILIES: &[SimpleFamily] = &[
     (
         Kind::Gauge,
         "calry_gitops_last_success_timestamp_seconds",
-        "When the last reconciliation ended that neither failed nor was refused; 0 before the first.",
+        "When the last successful reconciliation ended (neither failed nor refused); 0 before the first.",
         |one| unix_seconds(one.reconciliations.last_success),
     ),
     (
@@ -198,7 +198,7 @@ const SIMPLE_FAMILIES: &[SimpleFamily] = &[
     (
         Kind::Counter,
         "calry_gitops_api_retries_total",
-        "Repeated requests to Calry.",
+        "Requests to Calry that were sent again after a failed attempt.",
         |one| one.requests.retries as f64,
     ),
     (

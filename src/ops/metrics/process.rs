@@ -1,12 +1,12 @@
-//! The process as the system sees it, under the names that every Prometheus client library gives. Read from `/proc`; where
-//! there is none, these families are not there.
+//! Metrics of the process, under the names that Prometheus client libraries use. They are read from `/proc`; on systems
+//! without it, they are absent.
 
 use std::fs;
 
 use super::text::{Kind, Page};
 
-/// When the process started, in seconds since 1970. Asked once: the system reckons it from its clock, which is adjusted now
-/// and then, and that would look like a restart.
+/// When the process started, in seconds since 1970. Read once: the kernel computes it from the wall clock, so an adjusted clock
+/// would look like a restart.
 pub(super) fn started() -> Option<f64> {
     let since_boot = read()?.started as f64 / rustix::param::clock_ticks_per_second() as f64;
     let stat = fs::read_to_string("/proc/stat").ok()?;
@@ -81,7 +81,7 @@ pub(super) fn write(page: &mut Page, started: Option<f64>) {
     one(Kind::Gauge, "process_start_time_seconds", help, started);
 }
 
-/// What `/proc/self/stat` says; times in clock ticks.
+/// Fields of `/proc/self/stat`; times are in clock ticks.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     cpu: u64,

@@ -1,7 +1,8 @@
 //! Prometheus' text format, version 0.0.4: families with help and type, samples with escaped labels, histograms. It knows
 //! no metric.
 //!
-//! Own code, as what libraries keep for each series (800 bytes) would be the most of what a daemon of many workspaces needs.
+//! It is our own code because client libraries keep about 800 bytes for each series, which would be most of the memory of a
+//! daemon with many workspaces.
 
 use std::fmt::{Display, Write as _};
 

@@ -256,12 +256,12 @@ fn drift(memory: &mut ReportedState, plan: &Plan, report: &ReconciliationReport)
         let result = last_outcome(report, provider);
         let detail = match result {
             Some(Outcome::Applied) if report.findings.contested.contains_key(provider) => {
-                "put back; another writer undoes each update (a second calry-gitops?)"
+                "undone; another writer reverts each update (a second calry-gitops?)"
             }
-            Some(Outcome::Applied) => "put back",
+            Some(Outcome::Applied) => "undone",
             Some(Outcome::Unchanged) => continue,
-            Some(_) => "not put back yet",
-            None => "not put back",
+            Some(_) => "not undone yet",
+            None => "not undone",
         };
         if !known {
             news.push(subject(provider.as_str(), &step.changes, Some(detail)));

@@ -376,13 +376,13 @@ impl Queue {
         }
         let reason = match status {
             _ if reply.is_rate_limited() => {
-                format!("it answers {status}: too many requests")
+                format!("the server answered {status}: too many requests")
             }
-            300..=399 => format!("it answers {status}, and redirects are not followed"),
-            401 | 403 => format!("it answers {status}: its secret was rejected"),
-            404 => "it answers 404: the URL does not exist, or the secret has no access to it"
+            300..=399 => format!("the server answered {status}, and redirects are not followed"),
+            401 | 403 => format!("the server answered {status} and rejected the secret"),
+            404 => "the server answered 404: the URL does not exist, or the secret gives no access to it"
                 .to_owned(),
-            status => format!("it answers {status}"),
+            status => format!("the server answered {status}"),
         };
         let transient = matches!(status, 408 | 425 | 429 | 500..) || reply.is_rate_limited();
         Err(DeliveryError {

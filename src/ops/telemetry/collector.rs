@@ -85,7 +85,10 @@ impl HttpClient for CollectorClient {
         });
         let why = match &sent {
             Ok(answer) if answer.status().is_success() => None,
-            Ok(answer) => Some(format!("it answers {}", answer.status().as_u16())),
+            Ok(answer) => Some(format!(
+                "the collector answered {}",
+                answer.status().as_u16()
+            )),
             Err(why) => Some(why.clone()),
         };
         match why {

@@ -233,7 +233,7 @@ impl Daemon {
     /// The address of its status and page.
     #[track_caller]
     pub(crate) fn address(&mut self) -> String {
-        const LINE: &str = "status and health at http://";
+        const LINE: &str = "listening on http://";
         let seen = self.seen.iter().find(|line| line.contains(LINE)).cloned();
         let line = seen.unwrap_or_else(|| self.line(LINE));
         line.split_once(LINE)

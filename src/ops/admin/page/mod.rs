@@ -4,7 +4,7 @@
 //! then escapes it. Addresses are relative: the page works below any path of a proxy. The script only replaces `<main>`
 //! and sends requests to the daemon.
 //!
-//! Never: it shows what the status withholds, or loads anything from another host.
+//! Never: show what the status withholds, or load anything from another host.
 
 mod overview;
 mod parts;

@@ -107,8 +107,8 @@ pub fn definition_schema(known: &Catalogue) -> String {
     let sections =
         KeySection::BOTH.map(|section| (section.key().to_owned(), section_schema(section)));
     let partner_key = json!({
-        "description": "How the workspace identifies itself to the provider. A section that is left out is not changed in Calry; `{}` \
-                        removes all of its values.",
+        "description": "How the workspace identifies itself to the provider. `{}` removes all headers and query \
+                        parameters; a section that is left out is not changed in Calry.",
         "type": "object",
         "properties": serde_json::Map::from_iter(sections),
         "additionalProperties": false,

@@ -99,7 +99,7 @@ fn it_is_alive_from_the_beginning_and_ready_once_everything_was_read() {
         not_ready.json()["reason"]
             .as_str()
             .unwrap()
-            .contains("not read without an error yet")
+            .contains("have not been read without an error yet")
     );
     reconcile(&mut daemon);
     assert_eq!(daemon.get("/readyz").code, 200);

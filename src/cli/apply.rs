@@ -167,7 +167,7 @@ pub(super) async fn run(args: &ApplyArgs, output: &Output) -> anyhow::Result<Exi
             let sentence = format!(
                 "plan {} refused, because something has changed since: {}; nothing was changed. Plan again and review the new plan",
                 path.display(),
-                plan_file::listed(&differences)
+                plan_file::join_differences(&differences)
             );
             return give_up(Exit::Failed, &sentence);
         }

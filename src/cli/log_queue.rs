@@ -17,13 +17,13 @@ use tracing_subscriber::fmt::MakeWriter;
 const CAPACITY: usize = 1 << 20;
 
 /// How long the final flush waits for a reader that reads nothing.
-const STALLED: Duration = Duration::from_secs(1);
+const STALL_LIMIT: Duration = Duration::from_secs(1);
 
 /// The longest final flush, for a slow reader.
 const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 
 /// The pause before a full pipe is tried again.
-const FULL: Duration = Duration::from_millis(20);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Formats the line that reports dropped lines.
 pub(super) type DroppedLine = fn(u64) -> String;
@@ -88,7 +88,7 @@ impl LogQueue {
         self.0.changed.notify_all();
     }
 
-    /// Waits until everything is written, [`STALLED`] at most for a reader that takes nothing.
+    /// Waits until everything is written, [`STALL_LIMIT`] at most for a reader that takes nothing.
     pub(super) fn flush(&self) {
         let end = Instant::now() + LONGEST_FLUSH;
         let mut queue = self.0.queue.lock();
@@ -98,7 +98,7 @@ impl LogQueue {
             if queue.written != written {
                 (written, since) = (queue.written, now);
             }
-            let until = end.min(since + STALLED);
+            let until = end.min(since + STALL_LIMIT);
             if now >= until {
                 return;
             }
@@ -151,7 +151,9 @@ fn write_whole(sink: &mut impl Write, mut line: &[u8]) {
             Ok(count) => line = line.get(count..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Another program set the pipe to return instead of waiting.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(FULL),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                std::thread::sleep(RETRY_PAUSE)
+            }
             Err(_) => return,
         }
     }

@@ -18,7 +18,7 @@ use crate::report::words::{describe_counts, describe_mismatch, name_changes, plu
 
 /// Logs a reconciliation without its updates, which were logged when they ended.
 pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str) {
-    for diagnostic in &report.findings.news {
+    for diagnostic in &report.findings.new_diagnostics {
         problem(diagnostic, directory);
     }
     for (entry, cause) in &report.findings.differences {

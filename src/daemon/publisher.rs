@@ -25,16 +25,16 @@ use crate::report::status::{
 };
 
 /// The time between two heartbeats of the loop.
-const BEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// A loop without a heartbeat for this long hangs.
-pub const LIFELESS: Duration = Duration::from_secs(30);
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest history of reconciliations, and of changes.
-const REMEMBERED: usize = 100;
+const MAX_HISTORY: usize = 100;
 
 /// How many differences of one record are kept.
-const FIRST_CHANGES: usize = 20;
+const MAX_CHANGES_PER_RECORD: usize = 20;
 
 #[derive(Debug)]
 pub struct StatusPublisher {
@@ -110,7 +110,7 @@ impl StatusPublisher {
 
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.silence() < LIFELESS
+        self.silence() < HEARTBEAT_TIMEOUT
     }
 
     #[must_use]
@@ -135,7 +135,7 @@ impl StatusPublisher {
         self.status.borrow().last_pass.is_some()
     }
 
-    /// The time since the last heartbeat. The loop hangs after [`LIFELESS`].
+    /// The time since the last heartbeat. The loop hangs after [`HEARTBEAT_TIMEOUT`].
     #[must_use]
     pub fn silence(&self) -> Duration {
         self.born
@@ -159,7 +159,7 @@ impl StatusPublisher {
             }
             tokio::select! {
                 done = &mut step => return done,
-                () = tokio::time::sleep_until(end.min(Instant::now() + BEAT)) => {}
+                () = tokio::time::sleep_until(end.min(Instant::now() + HEARTBEAT)) => {}
             }
         }
     }
@@ -196,14 +196,14 @@ impl StatusPublisher {
 /// The current time, rounded to milliseconds.
 #[must_use]
 pub fn now() -> Timestamp {
-    rounded(Timestamp::now())
+    round_to_milliseconds(Timestamp::now())
 }
 
 fn after(now: Timestamp, pause: Duration) -> Option<Timestamp> {
-    now.checked_add(pause).ok().map(rounded)
+    now.checked_add(pause).ok().map(round_to_milliseconds)
 }
 
-fn rounded(time: Timestamp) -> Timestamp {
+fn round_to_milliseconds(time: Timestamp) -> Timestamp {
     time.round(Unit::Millisecond).unwrap_or(time)
 }
 
@@ -282,7 +282,7 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
     };
     let noisy = !(records.is_empty()
         && report.findings.differences.is_empty()
-        && report.findings.news.is_empty());
+        && report.findings.new_diagnostics.is_empty());
     records
         .into_iter()
         .for_each(|record| remember_change(&mut status.history, record));
@@ -384,8 +384,12 @@ fn records(report: &ReconciliationReport, now: Timestamp) -> Vec<ChangeRecord> {
         revision: revision_of(report, provider),
         outcome: outcome.map(Into::into),
         error: outcome.and_then(Outcome::error),
-        changes: changes.iter().take(FIRST_CHANGES).map(Into::into).collect(),
-        more: changes.len().saturating_sub(FIRST_CHANGES),
+        changes: changes
+            .iter()
+            .take(MAX_CHANGES_PER_RECORD)
+            .map(Into::into)
+            .collect(),
+        more: changes.len().saturating_sub(MAX_CHANGES_PER_RECORD),
         times: 1,
     };
     let found = report
@@ -421,7 +425,7 @@ fn remember_change(history: &mut History, record: ChangeRecord) {
     });
     let times = again.map_or(0, |at| changes.remove(at).times) + 1;
     changes.insert(0, ChangeRecord { times, ..record });
-    changes.truncate(REMEMBERED);
+    changes.truncate(MAX_HISTORY);
 }
 
 /// Adds a reconciliation unless it was quiet, and counts failures of one kind in a row.
@@ -448,7 +452,7 @@ fn remember_pass(
             history.passes.remove(0);
         }
         history.passes.insert(0, pass.clone());
-        history.passes.truncate(REMEMBERED);
+        history.passes.truncate(MAX_HISTORY);
     }
     pass
 }
@@ -571,7 +575,7 @@ mod tests {
         for _ in 0..500 {
             remember_change(&mut history, record("A", UpdateOutcome::Applied, None));
         }
-        assert_eq!(history.changes.len(), REMEMBERED);
+        assert_eq!(history.changes.len(), MAX_HISTORY);
         assert!(history.changes.iter().all(|record| record.times == 1));
     }
 }

@@ -49,7 +49,7 @@ pub struct Findings {
     /// Whether another replica leads. This one only compared, and the leader reports.
     pub standby: bool,
     /// The problems of the files; empty if they are unchanged since the last reconciliation.
-    pub news: Vec<Diagnostic>,
+    pub new_diagnostics: Vec<Diagnostic>,
     /// How many files have errors.
     pub errors: usize,
     /// New differences that are not updated, each with its cause.
@@ -289,7 +289,7 @@ async fn attempt(
         let listed = first_problems(loaded.diagnostics.iter());
         if !memory.problems.iter().eq(listed.iter().map(Cow::as_ref)) {
             memory.problems = listed.into_iter().map(Cow::into_owned).collect();
-            findings.news.clone_from(&memory.problems);
+            findings.new_diagnostics.clone_from(&memory.problems);
         }
     };
 
@@ -422,10 +422,10 @@ async fn attempt(
 }
 
 /// How long a reconciliation waits for its updates after the files changed.
-const BRIEFLY: Duration = Duration::from_millis(250);
+const CHANGE_GRACE: Duration = Duration::from_millis(250);
 
 /// How long reading the files may take before the updates that have not begun are withdrawn.
-const CHECKING: Duration = Duration::from_secs(5);
+const RELOAD_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a provider is skipped if its last update may have ended after the plan was made.
 const JUST_ENDED: &str = "its last update has just ended; it is planned again";
@@ -461,7 +461,7 @@ async fn wait_for_updates(
                 if withdraw_outdated(settings, memory, inputs.as_deref(), plan, pin).await == Withdrawal::All {
                     runs.withdraw_all();
                 }
-                (outdated, until) = (true, until.min(Instant::now() + BRIEFLY));
+                (outdated, until) = (true, until.min(Instant::now() + CHANGE_GRACE));
             }
             () = stop.cancelled(), if !stopping => {}
         }
@@ -476,7 +476,7 @@ async fn withdraw_outdated(
     plan: &Plan,
     pin: &Pin,
 ) -> Withdrawal {
-    let read = tokio::time::timeout(CHECKING, load(settings, memory)).await;
+    let read = tokio::time::timeout(RELOAD_LIMIT, load(settings, memory)).await;
     let (Ok(Ok((Ok(mut desired), _))), Some(unsettled)) =
         (read, inputs.and_then(WatchedInputs::unsettled))
     else {
@@ -578,7 +578,7 @@ async fn load(settings: &LoopSettings, memory: &mut Memory) -> Result<Inputs, Fa
 
 /// Reports new differences that are not updated: held and unreadable providers, and with `updates` pending updates as well.
 /// Called once per reconciliation: it forgets all other differences.
-fn report_differences(memory: &mut Memory, news: &mut Findings, plan: &Plan, updates: bool) {
+fn report_differences(memory: &mut Memory, findings: &mut Findings, plan: &Plan, updates: bool) {
     let mut reported = BTreeMap::new();
     for entry in &plan.entries {
         let cause = match &entry.verdict {
@@ -591,7 +591,7 @@ fn report_differences(memory: &mut Memory, news: &mut Findings, plan: &Plan, upd
             continue;
         };
         if memory.reported.get(&provider).map(Vec::as_slice) != Some(entry.changes()) {
-            news.differences.push((entry.clone(), cause));
+            findings.differences.push((entry.clone(), cause));
         }
         reported.insert(provider, entry.changes().to_vec());
     }

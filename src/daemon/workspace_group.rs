@@ -11,11 +11,11 @@ use crate::http::ConcurrencyLimit;
 use crate::reconcile::Failure;
 
 /// How many directories are read at once. Reads mostly come from the page cache, so more would only compete for the CPU.
-const READING: usize = 8;
+const MAX_READS: usize = 8;
 /// A read that takes longer is treated as hanging.
-const HANGS: Duration = Duration::from_secs(2);
+const SLOW_READ: Duration = Duration::from_secs(2);
 /// The longest pause between the starts of two first reconciliations.
-const FIRST_PASSES: Duration = Duration::from_millis(50);
+const MAX_START_STAGGER: Duration = Duration::from_millis(50);
 
 /// All workspace loops of the process.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl WorkspaceGroup {
     pub fn slots(names: Vec<Option<String>>) -> Vec<Slot> {
         let count = names.len();
         // A workspace reads one directory at a time, so at most `count` reads can hang.
-        let read_limit = ConcurrencyLimit::new(READING, count, HANGS);
+        let read_limit = ConcurrencyLimit::new(MAX_READS, count, SLOW_READ);
         let group = Arc::new(Self {
             names,
             read_limit,
@@ -71,7 +71,8 @@ impl Slot {
 
     /// The delay between the start and the first reconciliation: none for a single workspace.
     pub(super) fn delay(&self, interval: Duration) -> Duration {
-        (interval / self.count()).min(FIRST_PASSES) * u32::try_from(self.index).unwrap_or(u32::MAX)
+        (interval / self.count()).min(MAX_START_STAGGER)
+            * u32::try_from(self.index).unwrap_or(u32::MAX)
     }
 
     /// The pause after the first reconciliation. It spreads the loops evenly over the interval.
@@ -134,7 +135,10 @@ mod tests {
         let many = slots(1000);
         let delays: Vec<Duration> = many.iter().map(|slot| slot.delay(minute)).collect();
         assert!(
-            delays.windows(2).all(|two| two[1] - two[0] == FIRST_PASSES) && delays[999] < minute
+            delays
+                .windows(2)
+                .all(|two| two[1] - two[0] == MAX_START_STAGGER)
+                && delays[999] < minute
         );
         let pauses: Vec<Duration> = many.iter().map(|slot| slot.first_pause(minute)).collect();
         assert!(

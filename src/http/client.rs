@@ -26,16 +26,16 @@ use super::concurrency_limit::ConcurrencyLimit;
 use crate::model::{ellipsize, printable};
 
 /// The number of concurrent requests of the process to one host, first come, first served, for all workspaces together.
-const AT_ONCE: usize = 64;
+const MAX_REQUESTS: usize = 64;
 
 /// The additional number of requests that may wait longer than [`SLOW`] for an answer.
-const HANGING: usize = 192;
+const MAX_SLOW_REQUESTS: usize = 192;
 
 /// A request that waits longer than this no longer counts, so that one unanswered workspace does not delay the others.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// The number of idle connections kept for each host.
-const IDLE: usize = 16;
+const MAX_IDLE: usize = 16;
 
 /// The largest file of CA certificates that is read, in bytes.
 const MAX_CERTIFICATES: u64 = 16 << 20;
@@ -132,7 +132,7 @@ impl Http {
             .entry(url.origin().ascii_serialization())
             .or_insert_with(|| {
                 Arc::new(Route {
-                    limit: ConcurrencyLimit::new(AT_ONCE, HANGING, SLOW),
+                    limit: ConcurrencyLimit::new(MAX_REQUESTS, MAX_SLOW_REQUESTS, SLOW),
                     secure,
                     timeouts: self.timeouts,
                     proxy: Proxy::of(url),
@@ -154,7 +154,7 @@ fn client(timeouts: &HttpTimeouts, secure: bool) -> Result<Client, SetupError> {
         .http2_keep_alive_interval(timeouts.keep_alive)
         .http2_keep_alive_timeout(timeouts.keep_alive / 2)
         .http2_keep_alive_while_idle(true)
-        .pool_max_idle_per_host(IDLE)
+        .pool_max_idle_per_host(MAX_IDLE)
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         // An update is sent once. The callers decide about retries, because they can read first.

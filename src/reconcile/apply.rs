@@ -316,7 +316,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 return Outcome::Partial(step.payload.refused);
             };
             if let Some(reason) = self.must_not_start(provider) {
-                return given_up(doubt.as_ref(), reason);
+                return unknown_or_skipped(doubt.as_ref(), reason);
             }
             let patience = if step.payload.carries_unmanaged {
                 STALE_IF_CARRIED
@@ -359,7 +359,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                     }
                 },
                 Err(error) if error.is_not_permitted() => {
-                    return given_up(doubt.as_ref(), self.halt(error.to_string()));
+                    return unknown_or_skipped(doubt.as_ref(), self.halt(error.to_string()));
                 }
                 Err(error) if error.is_unusable_answer() => {
                     return self.read_back(&step, &error.to_string(), trace).await;
@@ -381,7 +381,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                     Ok(live) => {
                         (fetched, reread) = (Instant::now(), true);
                         trace.updated_at = Some(live.updated_at.clone());
-                        if let Some(outcome) = arrived(&step, &live) {
+                        if let Some(outcome) = outcome_by_reading(&step, &live) {
                             return outcome;
                         }
                         match self.replan(&step, live) {
@@ -418,7 +418,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
             Err(second) => self.unknown(why, &second),
             Ok(live) => {
                 trace.updated_at = Some(live.updated_at.clone());
-                let arrived = arrived(step, &live);
+                let arrived = outcome_by_reading(step, &live);
                 arrived.unwrap_or_else(|| match self.replan(step, live) {
                     // `updatedAt` is unchanged, and the definition is in sync all the same.
                     Err(Outcome::Unchanged) => Outcome::Applied,
@@ -497,7 +497,7 @@ impl Trace {
 }
 
 /// The outcome of an update that is not tried, or not again.
-fn given_up(doubt: Option<&Error>, reason: String) -> Outcome {
+fn unknown_or_skipped(doubt: Option<&Error>, reason: String) -> Outcome {
     match doubt {
         Some(error) => Outcome::Failed(format!(
             "{error}; the update may have arrived, and was not tried again: {reason}"
@@ -508,7 +508,7 @@ fn given_up(doubt: Option<&Error>, reason: String) -> Outcome {
 
 /// The outcome of an update without an answer, if the definition that was read afterwards shows that it arrived: `updatedAt`
 /// has changed, and fewer fields differ than before, all of them among the planned changes.
-fn arrived(step: &Step, live: &Live) -> Option<Outcome> {
+fn outcome_by_reading(step: &Step, live: &Live) -> Option<Outcome> {
     if live.updated_at == step.live.updated_at {
         return None;
     }

@@ -100,7 +100,7 @@ impl PlanFile {
     ) -> Result<Self, SaveError> {
         let digest = plan.digest.as_ref().ok_or(SaveError::NoDigest)?.to_string();
         if let Some((provider, path)) = plan.first_literal_value().filter(|_| key.is_none()) {
-            return Err(SaveError::WrittenOut(provider.to_string(), shown(&path)));
+            return Err(SaveError::WrittenOut(provider.to_string(), shorten(&path)));
         }
         let definitions = plan
             .entries
@@ -204,21 +204,21 @@ impl PlanFile {
         if (&self.workspace.id, &self.workspace.slug) != (&now.workspace.id, &now.workspace.slug) {
             differences.push(format!(
                 "it is for the workspace {}, and the API key belongs to {}",
-                shown(&self.workspace.slug),
-                shown(&now.workspace.slug)
+                shorten(&self.workspace.slug),
+                shorten(&now.workspace.slug)
             ));
         }
         if self.update_method != now.update_method {
             differences.push(format!(
                 "it is for --update-method {}, and this run uses {}",
-                shown(&self.update_method).to_lowercase(),
+                shorten(&self.update_method).to_lowercase(),
                 now.update_method.to_lowercase()
             ));
         }
         let (was, is) = (self.by_name(), now.by_name());
         for name in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
             if let Some(difference) = difference(was.get(name).copied(), is.get(name).copied()) {
-                differences.push(format!("{}: {difference}", shown(name)));
+                differences.push(format!("{}: {difference}", shorten(name)));
             }
         }
         if differences.is_empty() && self.digest != now.digest {
@@ -286,19 +286,22 @@ fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Op
         (Some(was), None) => {
             return Some(format!(
                 "it was {}, and no file manages it any more",
-                shown(&was.state)
+                shorten(&was.state)
             ));
         }
         (None, Some(is)) => {
-            return Some(format!("it was unmanaged, and is now {}", shown(&is.state)));
+            return Some(format!(
+                "it was unmanaged, and is now {}",
+                shorten(&is.state)
+            ));
         }
         (None, None) => return None,
     };
     if was.state != is.state {
         return Some(format!(
             "it was {}, and is now {}",
-            shown(&was.state),
-            shown(&is.state)
+            shorten(&was.state),
+            shorten(&is.state)
         ));
     }
     let set = |definition: &'_ SavedDefinition| {
@@ -306,7 +309,7 @@ fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Op
     };
     let (before, after) = (set(was), set(is));
     let list = |paths: Vec<&String>| {
-        let first: Vec<String> = paths.iter().take(MOST).map(|path| shown(path)).collect();
+        let first: Vec<String> = paths.iter().take(MOST).map(|path| shorten(path)).collect();
         match paths.len().saturating_sub(MOST) {
             0 => first.join(", "),
             more => format!("{} and {more} more", first.join(", ")),
@@ -343,7 +346,7 @@ fn difference(was: Option<&SavedDefinition>, is: Option<&SavedDefinition>) -> Op
 
 /// The first differences in one sentence, and the number of the others.
 #[must_use]
-pub fn listed(differences: &[String]) -> String {
+pub fn join_differences(differences: &[String]) -> String {
     match differences.split_at_checked(MOST) {
         Some((first, more)) if !more.is_empty() => {
             format!("{}; and {} more", first.join("; "), more.len())
@@ -352,6 +355,6 @@ pub fn listed(differences: &[String]) -> String {
     }
 }
 
-fn shown(text: &str) -> String {
+fn shorten(text: &str) -> String {
     ellipsize(&printable(text), 128)
 }

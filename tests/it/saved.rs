@@ -156,13 +156,9 @@ fn a_replaced_secret_is_noticed_with_a_fingerprint_key() {
     );
     // A check that cannot be made is an error, not skipped.
     world.env.remove("CALRY_FINGERPRINT_KEY");
-    apply(&world)
-        .exits(1)
-        .says("their key is not available");
+    apply(&world).exits(1).says("their key is not available");
     world.env("CALRY_FINGERPRINT_KEY", &KEY.replace('0', "1"));
-    apply(&world)
-        .exits(1)
-        .says("their key is not available");
+    apply(&world).exits(1).says("their key is not available");
     world
         .env("CALRY_FINGERPRINT_KEY", KEY)
         .env("CALRY_SECRET_KEY", "wanted-value");

@@ -109,7 +109,7 @@ impl SecretCache<'_> {
         // A short value can refer to a long secret a thousand times.
         let size: usize = template
             .references()
-            .filter_map(|name| self.found_secret(name))
+            .filter_map(|name| self.secret(name))
             .map(|s| s.expose().len())
             .sum();
         if size > MAX_VALUE {
@@ -122,15 +122,13 @@ impl SecretCache<'_> {
             problems.error(Code::InvalidValue, at, message);
         }
         if complete {
-            template
-                .resolve(|name| self.found_secret(name).cloned())
-                .ok()
+            template.resolve(|name| self.secret(name).cloned()).ok()
         } else {
             None
         }
     }
 
-    fn found_secret(&self, name: &SecretName) -> Option<&Secret> {
+    fn secret(&self, name: &SecretName) -> Option<&Secret> {
         self.found.get(name)?.as_ref().ok()?.as_ref()
     }
 

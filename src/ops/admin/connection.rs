@@ -32,19 +32,19 @@ use super::is_probe;
 use super::limit::Peer;
 
 /// How many requests are answered at once, except for probes. The others wait for their turn.
-pub(super) const AT_ONCE: usize = 128;
+pub(super) const MAX_REQUESTS: usize = 128;
 /// The number of further connections, for probes and for requests that may turn out to be probes.
-const SPARE: usize = 32;
+const RESERVED: usize = 32;
 /// The time limit of the headers, from the first byte.
 const HEADERS: Duration = Duration::from_secs(5);
 /// The time limit of the body.
 const BODY: Duration = Duration::from_secs(4);
 /// A connection without a request is no longer new after this.
-const NEW: Duration = Duration::from_secs(1);
+const NEW_CONNECTION: Duration = Duration::from_secs(1);
 /// The longest connection.
-const WHOLE: Duration = Duration::from_secs(10);
+const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 /// A connection whose client does not read for this long is closed.
-const WRITE: Duration = Duration::from_secs(10);
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// The largest headers in bytes.
 const HEADER_BYTES: usize = 16 << 10;
 /// The pause after a failed accept, for example with too many open files.
@@ -77,7 +77,7 @@ impl Open {
     fn rank(&self) -> Option<u8> {
         match self.stage {
             Stage::Body => Some(0),
-            Stage::Silent if self.since.elapsed() >= NEW => Some(1),
+            Stage::Silent if self.since.elapsed() >= NEW_CONNECTION => Some(1),
             Stage::Queued => Some(2),
             Stage::Silent => Some(3),
             Stage::Answered => None,
@@ -119,8 +119,8 @@ impl Connection {
 
 /// Serves connections until `stop` is cancelled.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let slots = Arc::new(Semaphore::new(AT_ONCE + SPARE));
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    let slots = Arc::new(Semaphore::new(MAX_REQUESTS + RESERVED));
+    let turns = Arc::new(Semaphore::new(MAX_REQUESTS));
     let connections = Connections::default();
     for number in 0_u64.. {
         let accepted = async {
@@ -249,7 +249,7 @@ async fn answer(
         }
     });
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE));
+    stream.set_write_timeout(Some(WRITE_LIMIT));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -259,7 +259,7 @@ async fn answer(
             .serve_connection(TokioIo::new(Box::pin(stream)), service)
     );
     // A closed connection gets no answer.
-    if timeout(WHOLE, &mut connection).await.is_err()
+    if timeout(CONNECTION_LIMIT, &mut connection).await.is_err()
         && let Some(time) = lasts.get()
     {
         let _ = timeout(*time, connection).await;

@@ -40,7 +40,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::metrics::Metrics;
-use crate::daemon::publisher::{LIFELESS, now};
+use crate::daemon::publisher::{HEARTBEAT_TIMEOUT, now};
 use crate::daemon::{Handle, StatusPublisher};
 use crate::http::SecretFile;
 use crate::model::{hex, human_duration};
@@ -160,7 +160,9 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
         .iter()
         .map(|publisher| publisher.silence())
         .collect();
-    let hanging = silences.iter().filter(|silence| **silence >= LIFELESS);
+    let hanging = silences
+        .iter()
+        .filter(|silence| **silence >= HEARTBEAT_TIMEOUT);
     let of = of(hanging.clone().count(), &shared);
     let silence = human_duration(silences.iter().copied().max().unwrap_or_default());
     match hanging.count() {

@@ -250,7 +250,7 @@ async fn event_streams_are_few_and_leave_room_for_everything_else() {
 async fn connections_that_ask_for_nothing_keep_no_probe_out() {
     let (_admin, address) = server().await;
     let mut idle = Vec::new();
-    for n in 0..connection::AT_ONCE * 3 {
+    for n in 0..connection::MAX_REQUESTS * 3 {
         // Some say nothing, and some never end what they say.
         let begun = ["", "GET /healthz HTTP/1.1\r\nHost:"][n % 2];
         idle.push(send(address, begun).await);
@@ -275,10 +275,10 @@ async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
         .route("/", get(|| async { "quick" }));
     let address = serve(router).await;
     let mut asked = Vec::new();
-    for _ in 0..connection::AT_ONCE {
+    for _ in 0..connection::MAX_REQUESTS {
         asked.push(send(address, get_request("/slow")).await);
     }
-    let all = u32::try_from(connection::AT_ONCE).unwrap();
+    let all = u32::try_from(connection::MAX_REQUESTS).unwrap();
     reached.acquire_many(all).await.unwrap().forget();
     let mut next = send(address, get_request("/")).await;
     assert!(
@@ -289,7 +289,7 @@ async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
     );
     open.add_permits(1);
     assert!(ends(&mut next).await.1.ends_with("quick"));
-    open.add_permits(connection::AT_ONCE);
+    open.add_permits(connection::MAX_REQUESTS);
     for mut one in asked {
         assert!(ends(&mut one).await.1.ends_with("done"));
     }
@@ -331,7 +331,7 @@ async fn headers_are_bounded() {
 async fn bodies_that_do_not_come_keep_no_probe_out() {
     let (_admin, address) = server().await;
     let mut waiting = Vec::new();
-    for n in 0..connection::AT_ONCE * 3 {
+    for n in 0..connection::MAX_REQUESTS * 3 {
         // Hooks are disabled here and answer at once; a reconcile request reads its body.
         let path = ["/api/v1/reconcile", "/hooks/github"][n % 2];
         waiting.push(send(address, unfinished(path)).await);
@@ -366,11 +366,11 @@ async fn probes_are_answered_while_every_turn_is_taken() {
     let address = serve(router).await;
     let mut all = Vec::new();
     // As many as there are turns, and more than there are connections beyond them.
-    for _ in 0..connection::AT_ONCE * 2 {
+    for _ in 0..connection::MAX_REQUESTS * 2 {
         all.push(send(address, get_request("/hangs")).await);
     }
     reached
-        .acquire_many(u32::try_from(connection::AT_ONCE).unwrap())
+        .acquire_many(u32::try_from(connection::MAX_REQUESTS).unwrap())
         .await
         .unwrap()
         .forget();

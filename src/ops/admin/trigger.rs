@@ -162,8 +162,8 @@ async fn reconcile(
 ) -> Result<Response, Refused> {
     let named = query_workspace(request.uri().query().unwrap_or_default())?;
     let Reconcile { workspace } = body(request).await?.unwrap_or_default();
-    let chosen = shared.chosen(workspace.or(named).as_deref())?;
-    Ok(trigger(&leading(chosen)?, Trigger::Request))
+    let chosen = shared.select(workspace.or(named).as_deref())?;
+    Ok(trigger(&leaders_of(chosen)?, Trigger::Request))
 }
 
 async fn approve(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refused> {
@@ -172,7 +172,7 @@ async fn approve(State(shared): State<Arc<Shared>>, request: Request) -> Result<
     let Approve { digest, workspace } =
         body(request).await?.ok_or_else(|| bad(wanted.to_owned()))?;
     let digest = Digest::parse(&digest).map_err(|error| bad(error.to_string()))?;
-    let chosen = leading(shared.chosen(workspace.as_deref())?)?;
+    let chosen = leaders_of(shared.select(workspace.as_deref())?)?;
     let mut why = NotPending::Nothing;
     for one in chosen {
         match one.approve(&digest) {
@@ -192,7 +192,7 @@ async fn approve(State(shared): State<Arc<Shared>>, request: Request) -> Result<
 }
 
 /// Keeps the loops that lead: a standby applies nothing.
-fn leading(loops: Vec<&Handle>) -> Result<Vec<&Handle>, Refused> {
+fn leaders_of(loops: Vec<&Handle>) -> Result<Vec<&Handle>, Refused> {
     let mut holder = None;
     let (elsewhere, here): (Vec<&Handle>, Vec<&Handle>) = loops.into_iter().partition(|one| {
         let status = one.publisher().snapshot();
@@ -217,7 +217,7 @@ fn leading(loops: Vec<&Handle>) -> Result<Vec<&Handle>, Refused> {
 
 impl Shared {
     /// The loop of this workspace, or all loops.
-    fn chosen(&self, workspace: Option<&str>) -> Result<Vec<&Handle>, Refused> {
+    fn select(&self, workspace: Option<&str>) -> Result<Vec<&Handle>, Refused> {
         let Some(workspace) = workspace else {
             return Ok(self.loops.iter().collect());
         };

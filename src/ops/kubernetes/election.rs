@@ -60,7 +60,7 @@ pub enum Step {
 #[derive(Debug)]
 struct Claim {
     renewed: Timestamp,
-    asked: Moment,
+    sent: Moment,
     /// The version that it replaces.
     over: String,
     /// The version that it created, if it was answered.
@@ -126,7 +126,7 @@ impl Election {
     fn is_mine(&self, record: &LeaseRecord, now: Moment) -> bool {
         record.holder.as_ref() == Some(&self.me)
             && self.claims.iter().any(|claim| {
-                let recent = claim.releases == 0 && now.since(claim.asked) < self.times.duration;
+                let recent = claim.releases == 0 && now.since(claim.sent) < self.times.duration;
                 Some(claim.renewed) == record.renewed
                     && (recent || claim.made.as_ref() == Some(&record.version))
             })
@@ -144,7 +144,7 @@ impl Election {
 
     /// Starts a claim that replaces the observed version. Returns the value for `renewed`: the wall clock `clock`, but
     /// unique, even if that stands still or goes back.
-    pub fn claim(&mut self, clock: Timestamp, asked: Moment) -> Timestamp {
+    pub fn claim(&mut self, clock: Timestamp, sent: Moment) -> Timestamp {
         let after = |last: Timestamp| {
             Timestamp::from_microsecond(last.as_microsecond() + 1).unwrap_or(clock)
         };
@@ -160,7 +160,7 @@ impl Election {
         }
         self.claims.push(Claim {
             renewed,
-            asked,
+            sent,
             over,
             made: None,
             releases: 0,
@@ -168,14 +168,14 @@ impl Election {
         renewed
     }
 
-    /// The claim that was sent at `asked` was written as this record.
-    pub fn confirm_claim(&mut self, record: LeaseRecord, asked: Moment) {
+    /// The claim that was sent at `sent` was written as this record.
+    pub fn confirm_claim(&mut self, record: LeaseRecord, sent: Moment) {
         for claim in &mut self.claims {
             if Some(claim.renewed) == record.renewed {
                 claim.made = Some(record.version.clone());
             }
         }
-        self.observe(Some(record), asked);
+        self.observe(Some(record), sent);
         // Clocks run at different speeds, and an update that was given up may still arrive a moment later.
         let margin = self
             .times
@@ -183,8 +183,8 @@ impl Election {
             .saturating_sub(self.times.renew_deadline)
             / 4;
         let term = Term {
-            renew_by: asked.after(self.times.renew_deadline),
-            ends: asked.after(self.times.duration - margin),
+            renew_by: sent.after(self.times.renew_deadline),
+            ends: sent.after(self.times.duration - margin),
         };
         self.term = self.mine.then_some(term);
     }
@@ -568,7 +568,7 @@ mod tests {
     #[derive(Clone)]
     struct Flight {
         ask: Ask,
-        asked: Moment,
+        sent: Moment,
         lands: u64,
         answers: u64,
         given_up: u64,
@@ -597,10 +597,10 @@ mod tests {
                 now + random.u64(..slow)
             };
             let answers = lands.saturating_add(random.u64(..slow));
-            let asked = self.moment(now);
+            let sent = self.moment(now);
             self.flight = Some(Flight {
                 ask,
-                asked,
+                sent,
                 lands,
                 answers,
                 given_up: now + 5_000,
@@ -653,7 +653,7 @@ mod tests {
                 Some(Flight {
                     answer: Some(answer),
                     ask,
-                    asked,
+                    sent,
                     answers,
                     ..
                 }) if answers <= now => match (ask, answer) {
@@ -685,7 +685,7 @@ mod tests {
                         if wanted.wanted_by.is_some() {
                             self.election.update_record(record);
                         } else if wanted.holder.as_ref() == Some(&self.me) {
-                            self.election.confirm_claim(record, asked);
+                            self.election.confirm_claim(record, sent);
                         } else {
                             self.election.observe(Some(record), self.moment(now));
                         }

@@ -78,14 +78,14 @@ struct Holders {
 
 impl Holders {
     /// Whether the first replica has enough more Leases than the second for the second to get one.
-    fn is_uneven(&self, rich: &str, poor: &str) -> bool {
+    fn is_uneven(&self, from: &str, to: &str) -> bool {
         let count = |who: &str| {
             self.by_lease
                 .values()
                 .filter(|holder| *holder == who)
                 .count()
         };
-        count(rich) >= count(poor) + 2
+        count(from) >= count(to) + 2
     }
 }
 
@@ -280,8 +280,8 @@ impl Lease {
         let Some(mut lease) = self.object.clone() else {
             return Err(LeaseError::Conflict);
         };
-        let asked = Moment::now();
-        let now = MicroTime(self.election.claim(Timestamp::now(), asked));
+        let sent = Moment::now();
+        let now = MicroTime(self.election.claim(Timestamp::now(), sent));
         let spec = lease.spec.get_or_insert_default();
         if !self.election.holds() {
             spec.acquire_time = Some(now.clone());
@@ -300,7 +300,7 @@ impl Lease {
         self.unanswered = true;
         let lease = self.write(lease).await?;
         self.unanswered = false;
-        self.election.confirm_claim(record(&lease), asked);
+        self.election.confirm_claim(record(&lease), sent);
         self.object = Some(lease);
         self.publish_term();
         Ok(())
@@ -376,7 +376,7 @@ impl Lease {
             let mut holders = self.shards.0.lock();
             let waits = holders
                 .requested
-                .is_some_and(|asked| now.since(asked) < self.times.duration);
+                .is_some_and(|sent| now.since(sent) < self.times.duration);
             if waits || !(record.offered || holders.is_uneven(holder, &self.me)) {
                 return Ok(());
             }
@@ -501,16 +501,16 @@ impl Lease {
         };
         drop(holders);
         let leads = term.is_some();
-        let news = (leads, holder.map(printable_name));
-        let before = self.published.replace(news.clone());
-        if before.as_ref() == Some(&news) {
+        let role = (leads, holder.map(printable_name));
+        let before = self.published.replace(role.clone());
+        if before.as_ref() == Some(&role) {
             return;
         }
         self.loops
             .iter()
             .for_each(|one| one.publisher().publish_leadership());
         let (lease, led) = (&self.shown, before.is_some_and(|(led, _)| led));
-        match (leads, led, news.1) {
+        match (leads, led, role.1) {
             (true, false, _) => {
                 tracing::info!(lease, "this replica leads by the Lease {lease}");
                 self.loops

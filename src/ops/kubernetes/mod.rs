@@ -86,7 +86,7 @@ impl Cluster {
     pub async fn find(pod: Pod) -> Result<Self, ClusterError> {
         // An exec plugin of the kubeconfig blocks the thread.
         let runtime = Handle::current();
-        let finding = tokio::task::spawn_blocking(move || runtime.block_on(Self::found(pod)));
+        let finding = tokio::task::spawn_blocking(move || runtime.block_on(Self::connect(pod)));
         match tokio::time::timeout(FIND, finding).await {
             Ok(Ok(found)) => found,
             Ok(Err(_)) => Err(ClusterError::Client(
@@ -96,7 +96,7 @@ impl Cluster {
         }
     }
 
-    async fn found(pod: Pod) -> Result<Self, ClusterError> {
+    async fn connect(pod: Pod) -> Result<Self, ClusterError> {
         let of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if let Some(namespace) = pod
             .namespace

@@ -33,7 +33,7 @@ pub use workspace::WorkspaceMetrics;
 
 pub struct Metrics {
     workspaces: Vec<Arc<WorkspaceMetrics>>,
-    notified: Option<Counters>,
+    notifications: Option<Counters>,
     started: Option<f64>,
 }
 
@@ -46,16 +46,16 @@ impl Metrics {
     pub fn new(workspaces: Vec<Arc<WorkspaceMetrics>>) -> Self {
         Self {
             workspaces,
-            notified: None,
+            notifications: None,
             started: process::started(),
         }
     }
 
     /// Adds the counters of notifications.
     #[must_use]
-    pub fn notifying(self, notified: Counters) -> Self {
+    pub fn with_notifications(self, counters: Counters) -> Self {
         Self {
-            notified: Some(notified),
+            notifications: Some(counters),
             ..self
         }
     }
@@ -72,10 +72,10 @@ impl Metrics {
         )
         .sample(&version, 1);
         process::write(&mut page, self.started);
-        if let Some(notified) = &self.notified {
+        if let Some(counters) = &self.notifications {
             let help = "Notifications by result: sent, given up (failed), or dropped because too many waited.";
             let mut family = page.family(Kind::Counter, "calry_gitops_notifications_total", help);
-            for target in notified.counts() {
+            for target in counters.counts() {
                 for (result, count) in [
                     ("sent", target.sent),
                     ("failed", target.failed),

@@ -11,7 +11,7 @@ use crate::report::words::counted;
 use super::config::Thresholds;
 
 /// The number of providers that a description names.
-const NAMED: usize = 3;
+const MAX_NAMES: usize = 3;
 
 /// The status that a git host shows at a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,9 +220,12 @@ fn providers(count: usize) -> String {
 
 /// The first names, shortened, and the number of the others.
 fn join_names(labels: &[&str]) -> String {
-    let first = labels.iter().take(NAMED).map(|label| ellipsize(label, 32));
+    let first = labels
+        .iter()
+        .take(MAX_NAMES)
+        .map(|label| ellipsize(label, 32));
     let first = first.collect::<Vec<_>>().join(", ");
-    match labels.len().saturating_sub(NAMED) {
+    match labels.len().saturating_sub(MAX_NAMES) {
         0 => first,
         more => format!("{first} and {more} more"),
     }

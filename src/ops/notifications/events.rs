@@ -16,10 +16,10 @@ use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 
 /// The number of providers that one notification lists; the others are counted.
-pub const LISTED: usize = 10;
+pub const MAX_PROVIDERS: usize = 10;
 
 /// The number of paths that are listed for one provider.
-const PATHS: usize = 8;
+const MAX_PATHS: usize = 8;
 
 /// The longest path and the longest reason in a notification, in characters.
 const MAX_PATH: usize = 120;
@@ -203,8 +203,8 @@ pub fn events(
 }
 
 fn event(kind: EventKind, sentence: impl Into<String>, mut subjects: Vec<Subject>) -> Event {
-    let more = subjects.len().saturating_sub(LISTED);
-    subjects.truncate(LISTED);
+    let more = subjects.len().saturating_sub(MAX_PROVIDERS);
+    subjects.truncate(MAX_PROVIDERS);
     Event {
         kind,
         sentence: sentence.into(),
@@ -220,7 +220,7 @@ fn subject(label: &str, changes: &[Change], detail: Option<&str>) -> Subject {
         provider: ellipsize(&printable(label), MAX_PATH),
         paths: changes
             .iter()
-            .take(PATHS)
+            .take(MAX_PATHS)
             .map(|change| path(&change.path()))
             .collect(),
         detail: detail.map(str::to_owned),
@@ -246,7 +246,7 @@ fn last_outcome<'a>(report: &'a ReconciliationReport, provider: &Provider) -> Op
 
 /// New drift: reverted at once, or standing and not yet reported in this form.
 fn drift(memory: &mut ReportedState, plan: &Plan, report: &ReconciliationReport) -> Vec<Subject> {
-    let mut news = Vec::new();
+    let mut subjects = Vec::new();
     let mut standing = BTreeMap::new();
     for step in plan.steps().filter(|step| step.cause == Cause::Drift) {
         let provider = &step.desired.provider;
@@ -264,14 +264,14 @@ fn drift(memory: &mut ReportedState, plan: &Plan, report: &ReconciliationReport)
             None => "not undone",
         };
         if !known {
-            news.push(subject(provider.as_str(), &step.changes, Some(detail)));
+            subjects.push(subject(provider.as_str(), &step.changes, Some(detail)));
         }
         if !result.is_some_and(Outcome::is_done) {
             standing.insert(provider.to_string(), drift);
         }
     }
     memory.drifted = standing;
-    news
+    subjects
 }
 
 /// Updates after which Calry kept other values, once for each desired state.
@@ -293,7 +293,7 @@ fn not_converged(
         }
         due && !done
     });
-    let mut news = Vec::new();
+    let mut subjects = Vec::new();
     for result in updates {
         let Outcome::NotConverged(mismatches) = &result.outcome else {
             continue;
@@ -313,8 +313,8 @@ fn not_converged(
                         .is_none_or(|wanted| *wanted == result.desired)
             });
         if !known {
-            let paths = kept.iter().take(PATHS).cloned().collect();
-            news.push(Subject {
+            let paths = kept.iter().take(MAX_PATHS).cloned().collect();
+            subjects.push(Subject {
                 paths,
                 ..subject(result.provider.as_str(), &[], None)
             });
@@ -326,7 +326,7 @@ fn not_converged(
         let provider = result.provider.to_string();
         memory.not_converged.insert(provider, reported);
     }
-    news
+    subjects
 }
 
 /// Providers that failed often enough to be reported. Adds reported providers that no longer fail to `recovered`.
@@ -337,7 +337,7 @@ fn failing_providers(
     thresholds: &Thresholds,
     recovered: &mut Vec<Subject>,
 ) -> Vec<Subject> {
-    let mut news = Vec::new();
+    let mut subjects = Vec::new();
     let mut now = BTreeMap::new();
     for entry in &plan.entries {
         let label = entry.label();
@@ -347,7 +347,7 @@ fn failing_providers(
         };
         let mut streak = before.unwrap_or_default();
         if streak.record(thresholds) {
-            news.push(subject(label, &[], Some(&reason(&why))));
+            subjects.push(subject(label, &[], Some(&reason(&why))));
         }
         now.insert(label.to_owned(), streak);
     }
@@ -356,7 +356,7 @@ fn failing_providers(
         .iter()
         .filter(|(label, streak)| streak.reported && !memory.failing.contains_key(*label));
     recovered.extend(over.map(|(label, _)| subject(label, &[], None)));
-    news
+    subjects
 }
 
 /// Why a provider fails. A provider that is backed off after a failure still does.
@@ -398,7 +398,7 @@ fn holds(
     thresholds: &Thresholds,
     today: Date,
 ) -> Vec<Subject> {
-    let mut news = Vec::new();
+    let mut subjects = Vec::new();
     let mut reported = BTreeMap::new();
     for entry in &plan.entries {
         let (Verdict::Held { hold, pending }, Some(provider)) = (&entry.verdict, &entry.provider)
@@ -417,10 +417,10 @@ fn holds(
                 .as_deref()
                 .map(|why| format!(" ({})", ellipsize(&printable(why), 120)));
             let detail = format!("on hold until {}{}", hold.until, why.unwrap_or_default());
-            news.push(subject(provider.as_str(), pending, Some(&detail)));
+            subjects.push(subject(provider.as_str(), pending, Some(&detail)));
         }
         reported.insert(provider.to_string(), hold.until);
     }
     memory.holds = reported;
-    news
+    subjects
 }

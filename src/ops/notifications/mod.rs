@@ -39,7 +39,7 @@ pub use commit::{CommitState, CommitStatus, CommitTracker};
 pub use config::{
     Channel, EventKind, Forge, ForgeKind, InvalidTarget, Target, Thresholds, WebhookUrl,
 };
-pub use events::{Event, LISTED, ReportedState, Subject, events};
+pub use events::{Event, MAX_PROVIDERS, ReportedState, Subject, events};
 pub use message::{Notification, schema};
 pub use post::{Credentials, Reply, post_document};
 
@@ -196,8 +196,9 @@ impl WorkspaceNotifier {
     pub fn notify_start(&self, plan: &Plan) {
         for (queue, known) in &self.targets {
             if let Channel::Commit(_) = queue.target.channel {
-                let news = known.lock().commit.start(plan);
-                news.into_iter()
+                let status = known.lock().commit.start(plan);
+                status
+                    .into_iter()
                     .for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
             }
         }
@@ -220,8 +221,9 @@ impl WorkspaceNotifier {
                 for sha in queue.take_lost(self.name.as_deref()) {
                     known.commit.forget(&sha);
                 }
-                let news = known.commit.finish(report, thresholds);
-                news.into_iter()
+                let status = known.commit.finish(report, thresholds);
+                status
+                    .into_iter()
                     .for_each(|status| queue.push(Job::Commit(status, self.name.clone())));
                 continue;
             }

@@ -183,7 +183,7 @@ proptest! {
         }
     }
 
-    /// No event lists more than [`LISTED`] providers, and each kind has at most one event per reconciliation.
+    /// No event lists more than [`MAX_PROVIDERS`] providers, and each kind has at most one event per reconciliation.
     #[test]
     fn one_event_of_a_kind_for_each_pass(fates in proptest::collection::vec((0..40usize, 0..4u8), 0..60)) {
         let names: Vec<String> = (0..40).map(|n| format!("P{n}")).collect();
@@ -208,7 +208,7 @@ proptest! {
                 _ => false,
             });
             prop_assert_eq!(event.providers.len() + event.more, of.count());
-            prop_assert!(event.providers.len() <= LISTED && !event.providers.is_empty());
+            prop_assert!(event.providers.len() <= MAX_PROVIDERS && !event.providers.is_empty());
         }
     }
 }

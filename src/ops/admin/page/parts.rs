@@ -183,7 +183,7 @@ pub(super) fn diff(changes: &[ChangeItem], most: usize, more: usize) -> Markup {
     html! {
         pre.diff tabindex="0" role="group" aria-label="Differences, live to git" {
             @for change in changes.iter().take(most) {
-                @let (group, field) = placed(&change.path);
+                @let (group, field) = split_path(&change.path);
                 @if group.0 != above.0 && !group.0.is_empty() { span { (safe(group.0, 60)) ":" } }
                 @if group != above && !group.1.is_empty() { span { "  " (safe(group.1, 60)) ":" } }
                 @let indent = if group.1.is_empty() { "" } else { "    " };
@@ -198,7 +198,7 @@ pub(super) fn diff(changes: &[ChangeItem], most: usize, more: usize) -> Markup {
 }
 
 /// A path's two groups and its field: `fieldsToSync`, `listing` and `pictures`.
-fn placed(path: &str) -> ((&str, &str), &str) {
+fn split_path(path: &str) -> ((&str, &str), &str) {
     let (outer, rest) = segment(path);
     let (inner, name) = segment(rest);
     match (rest, name) {
@@ -269,7 +269,7 @@ fn shown(value: &PlainValue) -> String {
 }
 
 /// The fields for which Calry kept other values.
-pub(super) fn kept(fields: &[Mismatch], most: usize) -> Markup {
+pub(super) fn mismatch_table(fields: &[Mismatch], most: usize) -> Markup {
     let text = |value: &Option<PlainValue>, sensitive| match value {
         _ if sensitive => "(sensitive)".to_owned(),
         None => "nothing".to_owned(),
@@ -359,14 +359,14 @@ mod tests {
             let path = join_path(&["fieldsToSync", group, name]);
             let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
             assert_eq!(
-                placed(&path),
+                split_path(&path),
                 (("fieldsToSync", &*quoted(group)), &*quoted(name)),
                 "{path}"
             );
         }
-        assert_eq!(placed("icon"), (("", ""), "icon"));
-        assert_eq!(placed("a.b"), (("a", ""), "b"));
-        assert_eq!(placed("[\"never"), (("", ""), "never"));
+        assert_eq!(split_path("icon"), (("", ""), "icon"));
+        assert_eq!(split_path("a.b"), (("a", ""), "b"));
+        assert_eq!(split_path("[\"never"), (("", ""), "never"));
     }
 
     #[test]

@@ -33,10 +33,10 @@ use crate::report::status::find_workspace;
 /// The most event streams at once, so that connections are left for other requests.
 pub(in crate::ops::admin) const STREAMS: usize = 32;
 /// How long a stream lasts. The browser then opens another.
-const LASTS: Duration = Duration::from_secs(15 * 60);
-const LOOK: Duration = Duration::from_millis(100);
+const STREAM_LIFETIME: Duration = Duration::from_secs(15 * 60);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The heartbeat of a quiet stream: both sides notice a lost connection.
-const BEAT: Duration = Duration::from_secs(10);
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 pub(in crate::ops::admin) fn routes() -> Router<Arc<Shared>> {
     Router::new()
@@ -176,7 +176,7 @@ async fn events(
         publishers,
         known,
         last_sent: None,
-        ends: Instant::now() + LASTS,
+        ends: Instant::now() + STREAM_LIFETIME,
         _permit: permit,
     };
     let body = stream::unfold(watch, |mut watch| async {
@@ -184,7 +184,7 @@ async fn events(
     });
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
     let mut response = (unbuffered, Sse::new(body)).into_response();
-    response.extensions_mut().insert(Lasting(LASTS));
+    response.extensions_mut().insert(Lasting(STREAM_LIFETIME));
     response
 }
 
@@ -214,11 +214,14 @@ impl Watch {
                 return Some(Event::default().event("state").id(state).data(data));
             }
             // An event, because a comment does not reach the script, which takes silence for a lost connection.
-            if self.last_sent.is_none_or(|sent| sent.elapsed() >= BEAT) {
+            if self
+                .last_sent
+                .is_none_or(|sent| sent.elapsed() >= HEARTBEAT)
+            {
                 self.last_sent = Some(Instant::now());
                 return Some(Event::default().event("beat").data("."));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

@@ -7,8 +7,8 @@ use maud::{Markup, html};
 use serde_json::json;
 
 use super::parts::{
-    ERROR, ago, capitalised, cause, clauses, clock, copy, count_changes, diff, filter, icon, kept,
-    problem, safe, sentence, stress_off, until,
+    ERROR, ago, capitalised, cause, clauses, clock, copy, count_changes, diff, filter, icon,
+    mismatch_table, problem, safe, sentence, stress_off, until,
 };
 use super::{View, word};
 use crate::model::{Severity, human_duration, short_commit};
@@ -22,19 +22,19 @@ use crate::report::status::{
 use crate::report::words::{elapsed, plural};
 
 /// The most differences on a page, shared by the providers that are out of sync. The page stays small enough to be sent often.
-const LINES: usize = 140;
+const MAX_DIFF_LINES: usize = 140;
 /// How many changes of the history are shown, and in how many groups. All of them are in the JSON.
 const RECENT: usize = 12;
 const GROUPS: usize = 8;
 /// At most this many cards are shown unfolded.
-const FEW: usize = 3;
+const MAX_OPEN_CARDS: usize = 3;
 const PASSES: usize = 8;
 const RECENT_LINES: usize = 5;
 const PROBLEMS: usize = 12;
 /// A list of at most this many is shown unfolded.
-const UNFOLDED: usize = 40;
+const MAX_OPEN_ROWS: usize = 40;
 /// A longer list of providers gets a filter.
-const SEARCHED: usize = 10;
+const FILTER_ABOVE: usize = 10;
 
 /// The title, the level and the headline.
 pub(super) fn heading(one: &WorkspaceStatus, now: Timestamp) -> (String, HealthLevel, String) {
@@ -67,7 +67,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
         };
         section.push(provider);
     }
-    let each = (LINES / trouble.len().max(1)).clamp(4, 60);
+    let each = (MAX_DIFF_LINES / trouble.len().max(1)).clamp(4, 60);
     html! {
         @if view.workspaces.len() > 1 {
             nav aria-label="Breadcrumb" { p.crumbs { a href="./" { "All workspaces" } " / " (safe(one.label(), 80)) } }
@@ -85,7 +85,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                         ". Calry was not read since."
                     } }
                 }
-                @if one.providers.len() > SEARCHED { (filter("Filter providers")) }
+                @if one.providers.len() > FILTER_ABOVE { (filter("Filter providers")) }
                 @if !trouble.is_empty() {
                     section.panel aria-labelledby="differs" {
                         div.head { h2 #differs { "Out of sync" } span.count { (trouble.len()) } }
@@ -96,7 +96,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                     section.panel aria-labelledby="held" {
                         div.head { h2 #held { "On hold" } span.count { (held.len()) } }
                         p.hint { "Changes are suspended by the file, to the end of that day (UTC)." }
-                        div data-filtered { @for provider in &held { (card(provider, one, each, held.len() <= FEW, now)) } }
+                        div data-filtered { @for provider in &held { (card(provider, one, each, held.len() <= MAX_OPEN_CARDS, now)) } }
                     }
                 }
                 section.panel aria-labelledby="in-sync" {
@@ -115,7 +115,7 @@ pub(super) fn content(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                     section.panel aria-labelledby="unmanaged" {
                         div.head { h2 #unmanaged { "Not managed" } span.count { (unmanaged.len()) } }
                         p.hint { "No file mentions these providers, so they are not changed." }
-                        details.plain open[unmanaged.len() <= UNFOLDED] data-k="unmanaged" {
+                        details.plain open[unmanaged.len() <= MAX_OPEN_ROWS] data-k="unmanaged" {
                             summary { "Providers without a file" }
                             ul.names data-filtered {
                                 @for provider in &unmanaged { li { (label(provider)) } }
@@ -187,7 +187,7 @@ fn stale(one: &WorkspaceStatus) -> Option<Timestamp> {
 /// Whether a card is open at first: if there are few, or few that fail.
 fn unfolded(provider: &ProviderStatus, all: &[&ProviderStatus]) -> bool {
     let failing = all.iter().filter(|one| one.is_failing()).count();
-    all.len() <= FEW || (provider.is_failing() && failing <= FEW)
+    all.len() <= MAX_OPEN_CARDS || (provider.is_failing() && failing <= MAX_OPEN_CARDS)
 }
 
 /// The digest of the refused plan that waits for approval.
@@ -380,7 +380,7 @@ fn card(
                 }
                 @if let Some(error) = &provider.error { p.error { (sentence(&capitalised(&safe(error, ERROR)))) } }
                 // Not the whole update: Calry took the rest of it.
-                @if !unconverged.is_empty() { (kept(unconverged, lines)) }
+                @if !unconverged.is_empty() { (mismatch_table(unconverged, lines)) }
                 @else if !provider.changes.is_empty() { (diff(&provider.changes, lines, 0)) }
                 @if let Some(times) = provider.undone {
                     p.error { "Another writer undid each of the last " (times) " updates. Is a second calry-gitops running?" }
@@ -443,7 +443,7 @@ fn advice(
 
 fn rows(list: &[&ProviderStatus], one: &WorkspaceStatus, now: Timestamp) -> Markup {
     html! {
-        details.plain open[list.len() <= UNFOLDED] data-k="in-sync" {
+        details.plain open[list.len() <= MAX_OPEN_ROWS] data-k="in-sync" {
             summary { "Providers" }
             table.rows.short data-filtered {
                 thead {
@@ -517,7 +517,7 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 }
                 @if let Some(pass) = &one.last_pass {
                     dt { "Last reconciliation" }
-                    dd { (ended(pass.result)) " " (ago(pass.began, now))
+                    dd { (outcome_badge(pass.result)) " " (ago(pass.began, now))
                         small {
                             "number " (pass.number) " (" (pass.trigger.as_str()) "), took "
                             (seconds(pass.duration_seconds))
@@ -733,7 +733,7 @@ fn row(pass: &ReconciliationRecord, one: &WorkspaceStatus, now: Timestamp) -> Ma
         tr {
             th scope="row" { (pass.number) small { (pass.trigger.as_str()) } }
             td {
-                (ended(pass.result)) @if pass.times > 1 { " " (pass.times) " times in a row" }
+                (outcome_badge(pass.result)) @if pass.times > 1 { " " (pass.times) " times in a row" }
                 @if let Some(error) = &pass.error { small { (sentence(&clauses(error, 160))) } }
             }
             td {
@@ -744,7 +744,7 @@ fn row(pass: &ReconciliationRecord, one: &WorkspaceStatus, now: Timestamp) -> Ma
     }
 }
 
-fn ended(result: ReconciliationOutcome) -> Markup {
+fn outcome_badge(result: ReconciliationOutcome) -> Markup {
     let shape = match result {
         ReconciliationOutcome::Ok | ReconciliationOutcome::Applied => "good",
         ReconciliationOutcome::Incomplete => "differs",

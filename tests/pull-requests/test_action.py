@@ -238,7 +238,7 @@ class Check(Actions):
             )  # fmt: skip
             self.assertEqual((self.code, self.outputs["changes"]), (0, "1"), self.log)
             self.assertIn("one.png", self.summary)
-            self.assertIn("the token may not comment here", self.log)
+            self.assertIn("the token may not comment on this pull request", self.log)
         self.assertEqual(self.forge.comments, [])
 
     def test_with_neither_key_nor_snapshot_the_files_are_checked(self):

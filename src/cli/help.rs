@@ -75,10 +75,9 @@ pub(super) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
         ],
         "run" => &[
             (
-                "Try it without an account; the status page is http://127.0.0.1:8080/",
-                "calry-gitops pull --sandbox",
+                "After pull --sandbox, without an account; the page is http://127.0.0.1:8080/",
+                "calry-gitops run --sandbox",
             ),
-            ("", "calry-gitops run --sandbox"),
             (
                 "Report drift, and write nothing",
                 "calry-gitops run --mode observe --api-key-file calry.key",
@@ -321,7 +320,7 @@ mod tests {
         for command in std::iter::once(&main).chain(visible) {
             let examples = examples(command.get_name());
             assert!(
-                (2..=4).contains(&examples.len()),
+                (2..=5).contains(&examples.len()),
                 "{}: {} examples",
                 command.get_name(),
                 examples.len()

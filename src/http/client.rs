@@ -510,8 +510,8 @@ mod tests {
         let der = CertificateDer::from_pem_slice(PEM.as_bytes()).unwrap();
         for (content, problem) in [
             (&b""[..], "contains no PEM certificate"),
-            (b"hello", "holds no certificate"),
-            (&der, "DER form"),
+            (b"hello", "contains no PEM certificate"),
+            (&der, "is a DER certificate"),
         ] {
             std::fs::write(&path, content).unwrap();
             assert_refused(&path, problem);

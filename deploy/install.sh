@@ -33,7 +33,7 @@ target() {
     case $(uname -m) in
         x86_64 | amd64) arch=x86_64 ;;
         aarch64 | arm64) arch=aarch64 ;;
-        *) fail "there is no release for the processor $(uname -m)" "Build it: cargo install --locked --git https://github.com/calry-gitops/calry-gitops" ;;
+        *) fail "there is no release for the processor $(uname -m)" "Build it: cargo install --locked --profile dist --git https://github.com/calry-gitops/calry-gitops" ;;
     esac
     case $(uname -s) in
         Linux)
@@ -53,7 +53,7 @@ target() {
         MINGW* | MSYS* | CYGWIN* | Windows_NT)
             fail "there is no release for Windows" "Use it in WSL, or run the container image."
             ;;
-        *) fail "there is no release for $(uname -s)" "Build it: cargo install --locked --git https://github.com/calry-gitops/calry-gitops" ;;
+        *) fail "there is no release for $(uname -s)" "Build it: cargo install --locked --profile dist --git https://github.com/calry-gitops/calry-gitops" ;;
     esac
 }
 

@@ -8,8 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 count=${1:-1000} length=${2:-150} max_mib=150 max_share=0.5
 
-binary=${CALRY_GITOPS:-$PWD/target/release/calry-gitops}
-[ -n "${CALRY_GITOPS:-}" ] || cargo build --quiet --locked --release
+binary=${CALRY_GITOPS:-$PWD/target/dist/calry-gitops}
+[ -n "${CALRY_GITOPS:-}" ] || cargo build --quiet --locked --profile dist
 work=$(mktemp -d)
 pids=()
 finish() {

@@ -788,7 +788,8 @@ fn status_waits_if_others_used_up_the_connections() {
 #[test]
 fn what_proves_its_sender_is_not_counted_with_strangers_of_its_address() {
     let mut world = world();
-    world.env("CALRY_ADMIN_RATE", "");
+    // A stranger gets a place back after 10 s, so that a slow machine makes no difference.
+    world.env("CALRY_ADMIN_RATE", "9");
     let (token, hook) = (
         secret(&world, "token", TOKEN),
         secret(&world, "hook", TOKEN),
@@ -820,11 +821,13 @@ fn what_proves_its_sender_is_not_counted_with_strangers_of_its_address() {
     };
     let ask = |token: &str| post(&address, "/api/v1/reconcile", &bearer(token), "").code;
     // Strangers behind the same address: an ingress, say.
-    while get(&address, "/nothing", "").code != 429 {}
-    let signed: Vec<u16> = (0..40).map(|_| event("issues", TOKEN)).collect();
+    let fill = || while get(&address, "/nothing", "").code != 429 {};
+    fill();
+    let signed: Vec<u16> = (0..15).map(|_| event("issues", TOKEN)).collect();
     assert!(signed.iter().all(|code| *code == 204), "{signed:?}");
     assert!((event("push", TOKEN), ask(TOKEN)) == (202, 202));
     // A request without a valid proof counts as one of them.
+    fill();
     assert_eq!(
         (
             event("push", "another-secret-that-is-never-guessed"),
@@ -834,6 +837,8 @@ fn what_proves_its_sender_is_not_counted_with_strangers_of_its_address() {
     );
     assert_eq!(get(&address, "/nothing", "").code, 429);
     // And what may be tried has its bound, too.
-    let tried = (0..700).map(|_| event("push", "another-secret-that-is-never-guessed"));
-    assert!(tried.into_iter().all(|code| code == 429) && event("push", TOKEN) == 429);
+    let mut tried = (0..60).map(|_| event("push", "another-secret-that-is-never-guessed"));
+    assert!(tried.all(|code| code == 429));
+    // A place may come back at any moment, but not three.
+    assert!((0..3).any(|_| event("push", TOKEN) == 429));
 }

@@ -197,6 +197,8 @@ kill "$sandbox"
 run sh deploy/install.sh --version "v$version" --to "$home/my programs"
 [ -x "$home/my programs/calry-gitops" ]
 mkdir "$work/install"
+# It has a part for another user, who passes through this directory.
+chmod 711 "$work"
 tests/release/install.sh "$work/install"
 
 step "the compose file"

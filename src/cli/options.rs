@@ -182,12 +182,7 @@ fn variable(name: &str) -> Option<String> {
 pub(super) struct LinkArgs {
     /// Web address of the repository, for links to commits and files (markdown only). If the name of the host does not show
     /// its kind, begin with github+, gitlab+, gitea+ or bitbucket+
-    #[arg(
-        long,
-        env = "CALRY_REPOSITORY_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    #[arg(long, env = "CALRY_REPOSITORY_URL", value_name = "URL")]
     repository_url: Option<String>,
     /// Commit that the links name, if another one is checked out, such as a merge of it
     #[arg(long, value_parser = full_commit, requires = "repository_url", value_name = "COMMIT")]

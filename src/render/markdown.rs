@@ -6,6 +6,8 @@
 
 use std::fmt::Write as _;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 use super::github::AnnotationTarget;
 use super::text::{
     count_by_kind, describe_gap, describe_not_compared, due_changes, summarize_changes,
@@ -94,7 +96,7 @@ pub fn plan(
     place: Place<'_>,
 ) -> String {
     let place = place.of(plan);
-    let mut out = Page(String::new());
+    let mut out = Page::default();
     out.push(&format!(
         "### {} Calry {}: {}\n\n",
         icon(plan, diagnostics, progress),
@@ -146,7 +148,7 @@ pub fn plan(
         ));
     }
     out.push(&footer(plan, &place));
-    out.0
+    out.text
 }
 
 /// ❌ if something is wrong, ⚠️ if something needs a second look, else ✅.
@@ -356,7 +358,7 @@ fn counts(plan: &Plan, progress: Progress<'_>) -> String {
 /// Why there is no plan, as Markdown, and what to do.
 #[must_use]
 pub fn failure(sentence: &str, diagnostics: &[Diagnostic], place: Place<'_>) -> String {
-    let mut out = Page(String::new());
+    let mut out = Page::default();
     let (why, help) = sentence
         .split_once("; help: ")
         .map_or((sentence, None), |(why, help)| (why, Some(help)));
@@ -388,29 +390,35 @@ pub fn failure(sentence: &str, diagnostics: &[Diagnostic], place: Place<'_>) -> 
     if let Some(commit) = place.commit {
         out.push(&format!("\nCommit {}\n", place.link_commit(commit)));
     }
-    out.0
+    out.text
 }
 
 /// Text of at most [`MAX`] characters.
-struct Page(String);
+#[derive(Default)]
+struct Page {
+    text: String,
+    /// The number of characters. A large plan adds tens of thousands of texts, so they are counted once.
+    length: usize,
+}
 
 impl Page {
     fn push(&mut self, text: &str) {
-        self.0.push_str(text);
+        self.text.push_str(text);
+        self.length += text.chars().count();
     }
 
     /// Adds a text if it leaves `reserve` characters free; returns whether it did.
     fn push_if_fits(&mut self, text: &str, reserve: usize) -> bool {
-        let fits = self.0.chars().count() + text.chars().count() + reserve <= MAX;
+        let fits = self.length + text.chars().count() + reserve <= MAX;
         if fits {
-            self.0.push_str(text);
+            self.push(text);
         }
         fits
     }
 
     /// Adds a list, of which it counts the items that do not leave `reserve` characters free.
     fn push_list(&mut self, items: impl Iterator<Item = String>, reserve: usize) {
-        let before = self.0.len();
+        let before = self.length;
         let mut cut = 0;
         for item in items {
             if !self.push_if_fits(&format!("- {item}\n"), reserve) {
@@ -420,7 +428,7 @@ impl Page {
         if cut > 0 {
             self.push(&format!("- and {cut} more\n"));
         }
-        if self.0.len() > before {
+        if self.length > before {
             self.push("\n");
         }
     }
@@ -749,20 +757,26 @@ fn is_plain(word: &str) -> bool {
 
 /// A text, in Markdown, that links to an address.
 fn link(text: &str, url: Option<&str>) -> String {
-    let Some(url) = url else {
-        return text.to_owned();
-    };
-    let mut out = format!("[{text}](");
-    for byte in url.bytes() {
-        // The rest of what a URL may hold could end the link or a cell of a table.
-        if byte.is_ascii_alphanumeric() || b"-._~/:?#&=+%@,".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
+    // The rest of what a URL may hold could end the link or a cell of a table.
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~')
+        .remove(b'/')
+        .remove(b':')
+        .remove(b'?')
+        .remove(b'#')
+        .remove(b'&')
+        .remove(b'=')
+        .remove(b'+')
+        .remove(b'%')
+        .remove(b'@')
+        .remove(b',');
+    match url {
+        Some(url) => format!("[{text}]({})", utf8_percent_encode(url, KEPT)),
+        None => text.to_owned(),
     }
-    out.push(')');
-    out
 }
 
 fn longest_run(text: &str) -> usize {

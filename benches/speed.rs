@@ -33,7 +33,7 @@ use calry_gitops::model::{
 };
 use calry_gitops::ops::metrics::{Metrics, WorkspaceMetrics};
 use calry_gitops::plan::{AppliedState, Context, Plan, PlanEntry, PlanInput, Verdict, plan};
-use calry_gitops::reconcile::{self, Source};
+use calry_gitops::reconcile::{self, DefinitionsSource, Source};
 use calry_gitops::report::status::{Mode, Trigger};
 use calry_gitops::sandbox::{Config, Seed};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -122,7 +122,7 @@ impl ReadCalry for InMemory {
 
 fn source(definitions: &Path) -> Source {
     Source {
-        definitions: definitions.to_owned(),
+        definitions: DefinitionsSource::Directory(definitions.to_owned()),
         secrets: SecretSources::new(None),
         missing: MissingSecrets::Placeholder,
         strict: false,
@@ -261,6 +261,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
     let http = Http::new(http::HttpTimeouts::default()).unwrap();
     let url = HttpUrl::parse("http://127.0.0.1:1", UrlPolicy::api(false)).unwrap();
     let settings = LoopSettings {
+        repository: None,
         links: Default::default(),
         source: Arc::new(source(Path::new("definitions"))),
         key: KeySource::Variable(None),
@@ -300,6 +301,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         snapshot: None,
     };
     metrics.count_reconciliation(&ReconciliationReport {
+        delivery: None,
         number: 1,
         trigger: Trigger::Start,
         took: Duration::ZERO,

@@ -25,7 +25,7 @@
 //! | `desired::secrets` | `model`, `desired::definitions` |
 //! | `desired::watch` | `desired::definitions` |
 //! | `desired::definitions` | `model`, `desired::secrets` |
-//! | `desired::git` | `model`, `desired::definitions` |
+//! | `desired::git` | `model`, `http`, `desired::definitions` |
 //! | `live` | `model`, `http` |
 //! | `reconcile` | `model`, `http`, `desired`, `live`, `plan` |
 //! | `pull` | `model`, `desired`, `plan` |

@@ -7,6 +7,7 @@ mod candidates;
 mod cluster;
 mod completions;
 mod config;
+mod git_args;
 mod help;
 mod listener;
 mod log_queue;

@@ -12,6 +12,7 @@ use anyhow::{Context as _, ensure};
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{Arg, Args, Command, ValueEnum, ValueHint};
 
+use super::git_args::GitArgs;
 use super::progress::Progress;
 use super::{Output, UsageError};
 use crate::desired::definitions::{MissingSecrets, Pin};
@@ -24,7 +25,7 @@ use crate::model::{
     FingerprintKey, KNOWN_PROVIDERS, Provider, Secret, Slug, UpdateMethod, read_at_most,
 };
 use crate::pull::SecretNames;
-use crate::reconcile::Source;
+use crate::reconcile::{DefinitionsSource, Source};
 use crate::report::links::{Links, RepositoryUrl};
 use crate::sandbox::{Config, Sandbox, Seed};
 
@@ -265,7 +266,10 @@ pub(super) struct Setup {
 impl Setup {
     /// The path of the definitions directory from the root of the repository.
     pub(super) fn repository_path(&self) -> String {
-        repository_path(&self.source.definitions)
+        match &self.source.definitions {
+            DefinitionsSource::Directory(directory) => repository_path(directory),
+            DefinitionsSource::Git { path, .. } => path.to_string(),
+        }
     }
 }
 
@@ -291,6 +295,7 @@ pub(super) fn repository_path(directory: &Path) -> String {
 pub(super) fn workspace_groups() -> impl Iterator<Item = clap::Id> {
     let groups = [
         FileArgs::group_id(),
+        GitArgs::group_id(),
         ApiArgs::group_id(),
         TrustArgs::group_id(),
     ];
@@ -334,6 +339,11 @@ impl LiveArgs {
     pub(super) fn api_url(&self) -> Result<HttpUrl, UsageError> {
         HttpUrl::parse(&self.api.api_url, UrlPolicy::api(self.api.insecure_http))
             .map_err(|error| UsageError(format!("--api-url {error}")))
+    }
+
+    /// Whether plain http to other machines is allowed.
+    pub(super) const fn insecure_http(&self) -> bool {
+        self.api.insecure_http
     }
 
     /// Refuses a daemon on a sandbox without files, which would wait for them for ever: its user tries the program.
@@ -393,7 +403,7 @@ impl LiveArgs {
         };
         Ok(Setup {
             source: Source {
-                definitions: files.definitions.clone(),
+                definitions: DefinitionsSource::Directory(files.definitions.clone()),
                 secrets,
                 missing,
                 strict: files.strict,

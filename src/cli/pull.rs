@@ -48,7 +48,7 @@ pub(super) async fn run(args: &PullArgs, output: &Output) -> anyhow::Result<Exit
             missing: source.missing,
         },
     };
-    let loaded = definitions::load_or_empty(&source.definitions)?;
+    let loaded = definitions::load_or_empty(&args.live.files.definitions)?;
     // The names of all files, so that no secret is overwritten.
     let names = SecretNames::of(&loaded);
     let mut loaded = loader.finish(loaded)?;

@@ -1,18 +1,21 @@
 //! `run`: the daemon. Prepares each workspace of the configuration and runs its loop.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::bail;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use super::config::{Configuration, WorkspaceConfig};
+use super::git_args::Repositories;
 use super::output::WORKSPACE_SPAN;
 use super::{Exit, Output, UsageError, listener, signals};
 use crate::daemon::{
-    self, Handle, LoopEnd, LoopFile, LoopSettings, ReconciliationReport, Slot, StateStore,
-    StatusPublisher, WorkspaceGroup,
+    self, Handle, LoopEnd, LoopFile, LoopSettings, ReconciliationReport, Repository, Slot,
+    StateStore, StatusPublisher, WorkspaceGroup,
 };
 use crate::desired::definitions::MissingSecrets;
 use crate::desired::watch::WatchOptions;
@@ -22,7 +25,8 @@ use crate::ops::kubernetes::{EventWriter, Replica};
 use crate::ops::metrics::{Metrics, WorkspaceMetrics};
 use crate::ops::notifications::{Notifier, WorkspaceNotifier};
 use crate::plan::MaxChanges;
-use crate::report::links::{Links, page_url};
+use crate::reconcile::DefinitionsSource;
+use crate::report::links::{Links, RepositoryUrl, page_url};
 use crate::report::status::{Mode, Trigger};
 use crate::sandbox::Sandbox;
 
@@ -33,6 +37,7 @@ struct Shared {
     notifier: Notifier,
     cluster: Replica,
     external_url: Option<HttpUrl>,
+    state_dir: Option<PathBuf>,
 }
 
 /// One workspace, prepared for its loop.
@@ -71,21 +76,42 @@ async fn prepare_workspace(
     workspace: &WorkspaceConfig,
     slot: Slot,
     shared: &Shared,
+    repositories: &mut Repositories,
 ) -> anyhow::Result<PreparedWorkspace> {
     let (workspace_loop, source) = (&workspace.args.workspace_loop, &workspace.args.source);
-    source.live.check_trial()?;
+    let trust = source.trust.trust();
+    let fetched = workspace.args.git.repository(
+        repositories,
+        source.live.insecure_http(),
+        trust.is_some(),
+        shared.state_dir.as_deref(),
+    )?;
+    if fetched.is_none() {
+        source.live.check_trial()?;
+    }
     let mut setup = source
         .live
         .set_up_on(shared.http.clone(), MissingSecrets::Error)
         .await?;
-    setup.source.trust = source.trust.trust();
+    setup.source.trust = trust;
+    let repository = fetched.map(|(repository, path)| {
+        setup.shown = path.to_string();
+        setup.source.definitions = DefinitionsSource::Git {
+            remote: Arc::clone(repository.remote()),
+            path,
+        };
+        repository
+    });
     let span = workspace.name.as_deref().map_or_else(Span::none, |name| {
         tracing::error_span!(WORKSPACE_SPAN, workspace = name)
     });
     let external_url = shared.external_url.as_ref().map(HttpUrl::to_string);
     let links = Links {
         page: external_url.map(|url| page_url(&url, slot.name())),
-        repository: workspace_loop.repository_url()?,
+        repository: workspace_loop.repository_url()?.or_else(|| {
+            let url = repository.as_ref()?.remote().url().to_string();
+            RepositoryUrl::parse(url.trim_end_matches(".git")).ok()
+        }),
         directory: setup.repository_path(),
     };
     let notifier = shared.notifier.for_workspace(slot.name(), links.clone());
@@ -96,16 +122,16 @@ async fn prepare_workspace(
         Some(_) => "the sandbox".to_owned(),
         None => setup.api.url().to_string(),
     };
-    let definitions = &setup.source.definitions;
     let loop_file = LoopFile::new(
         &shared.state,
         slot.name(),
-        definitions,
+        &setup.source.definitions,
         &api,
         Arc::clone(&workspace_notifier) as _,
     );
     let mut settings = LoopSettings {
         source: setup.source.into(),
+        repository: repository.clone(),
         links,
         key: setup.key,
         api: setup.api,
@@ -127,7 +153,7 @@ async fn prepare_workspace(
     };
     let events = shared.cluster.events(settings.slot.name());
     let shown = setup.shown;
-    let handle = Handle::new(StatusPublisher::new(&settings, &shown));
+    let handle = Handle::new(StatusPublisher::new(&settings, &shown)).with_repository(repository);
     let name = settings.slot.name().unwrap_or(&shown).to_owned();
     let metrics = Arc::new(WorkspaceMetrics::new(
         &name,
@@ -157,6 +183,7 @@ async fn prepare_workspace(
 async fn prepare_workspaces(
     configuration: &Configuration,
     shared: &Shared,
+    repositories: &mut Repositories,
 ) -> anyhow::Result<Vec<PreparedWorkspace>> {
     let names = configuration
         .workspaces
@@ -169,7 +196,7 @@ async fn prepare_workspaces(
         .iter()
         .zip(WorkspaceGroup::slots(names))
     {
-        let prepared = prepare_workspace(workspace, slot, shared).await;
+        let prepared = prepare_workspace(workspace, slot, shared, repositories).await;
         all.push(
             prepared.map_err(|error| match (&workspace.name, error.downcast()) {
                 (Some(name), Ok(UsageError(why))) => {
@@ -190,13 +217,20 @@ fn sandbox_banner(all: &[PreparedWorkspace]) -> String {
         [
             PreparedWorkspace {
                 sandbox: Some(sandbox),
+                settings,
                 shown,
                 ..
             },
-        ] => format!(
-            "{}\nOr edit and save a file in {shown}/. Results appear below; stop with Ctrl-C.\n\n",
-            sandbox.banner()
-        ),
+        ] => {
+            let edit = match &settings.repository {
+                Some(_) => "push a commit".to_owned(),
+                None => format!("edit and save a file in {shown}/"),
+            };
+            format!(
+                "{}\nOr {edit}. Results appear below; stop with Ctrl-C.\n\n",
+                sandbox.banner()
+            )
+        }
         _ => {
             let line = |workspace: &PreparedWorkspace| {
                 let sandbox = workspace.sandbox.as_ref()?;
@@ -225,12 +259,19 @@ fn greeting(all: &[PreparedWorkspace]) -> String {
                 settings.api.url(),
                 humantime::format_duration(settings.interval),
             );
+            let of = match &settings.repository {
+                Some(repository) => {
+                    let remote = repository.remote();
+                    format!(" of {} ({})", remote.url(), remote.reference())
+                }
+                None => String::new(),
+            };
             match settings.mode {
                 Mode::Enforce => format!(
-                    "calry-gitops {version} keeps {api} equal to {shown}/, checking every {interval}"
+                    "calry-gitops {version} keeps {api} equal to {shown}/{of}, checking every {interval}"
                 ),
                 Mode::Observe => format!(
-                    "calry-gitops {version} compares {api} with {shown}/ every {interval}; it observes, and writes nothing"
+                    "calry-gitops {version} compares {api} with {shown}/{of} every {interval}; it observes, and writes nothing"
                 ),
             }
         }
@@ -250,6 +291,37 @@ fn greeting(all: &[PreparedWorkspace]) -> String {
             )
         }
     }
+}
+
+/// Starts the task of a repository, and publishes its state for each of its workspaces.
+fn fetch_in_background(
+    repository: &Arc<Repository>,
+    all: &[PreparedWorkspace],
+    stop: &CancellationToken,
+) {
+    let is_of = |workspace: &&PreparedWorkspace| {
+        let own = workspace.settings.repository.as_ref();
+        own.is_some_and(|own| Arc::ptr_eq(own, repository))
+    };
+    let publishers: Vec<_> = all
+        .iter()
+        .filter(is_of)
+        .map(|workspace| Arc::clone(workspace.handle.publisher()))
+        .collect();
+    let mut states = repository.subscribe();
+    tokio::spawn(async move {
+        loop {
+            let status = states.borrow_and_update().status.clone();
+            for publisher in &publishers {
+                publisher.publish_repository(&status);
+            }
+            if states.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    let (repository, stop) = (Arc::clone(repository), stop.clone());
+    tokio::spawn(async move { repository.run(&stop).await });
 }
 
 /// Raises the limit of open files to the maximum: many workspaces with as many APIs need more than the usual 1,024.
@@ -306,17 +378,21 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         notifier: Notifier::start(targets, &http),
         http,
         external_url,
+        state_dir: args.state_dir.clone(),
         state: Arc::new(match &args.state_dir {
             Some(directory) => StateStore::open(directory, args.source.fingerprints.key()?)?,
             None => StateStore::in_process()?,
         }),
     };
-    let all = prepare_workspaces(configuration, &shared).await?;
+    let mut repositories = Repositories::default();
+    let all = prepare_workspaces(configuration, &shared, &mut repositories).await?;
     let Shared {
         cluster, notifier, ..
     } = shared;
     output.result(&sandbox_banner(&all));
     if args.once {
+        let fetches = repositories.all().map(|one| one.run_once(&stop));
+        futures_util::future::join_all(fetches).await;
         let reconciliations = all.iter().map(|workspace| {
             let reconciliation = async {
                 let report = daemon::once(&workspace.settings, &stop).await;
@@ -356,6 +432,9 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         .iter()
         .map(|one| Arc::clone(&one.settings.loop_file))
         .collect();
+    for repository in repositories.all() {
+        fetch_in_background(repository, &all, &stop);
+    }
     let mut loops = JoinSet::new();
     for workspace in all {
         let (span, stop) = (workspace.span.clone(), stop.clone());

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::UsageError;
 use super::cluster::ClusterArgs;
+use super::git_args::GitArgs;
 use super::options::{SourceArgs, duration, parse_repository_url, up_to_64};
 use crate::http::{HttpUrl, SecretFile, UrlPolicy};
 use crate::ops::admin::{Access, Hooks, Host};
@@ -36,6 +37,8 @@ pub(super) struct RunArgs {
     // Last, because their help headings also apply to every argument after them.
     #[command(flatten)]
     pub(super) http: HttpArgs,
+    #[command(flatten)]
+    pub(super) git: GitArgs,
     #[command(flatten)]
     pub(super) source: SourceArgs,
     #[command(flatten)]

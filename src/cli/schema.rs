@@ -55,7 +55,8 @@ async fn from_live(args: &SchemaArgs, output: &Output) -> anyhow::Result<Exit> {
         .live
         .set_up(MissingSecrets::Unavailable, output)
         .await?;
-    let pin = definitions::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
+    let pin =
+        definitions::load(&args.live.files.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let key = setup.key.read()?;
     let reader = setup.api.reader(&key, Instant::now() + setup.timeout);
     let (_, listing, _) = match reconcile::fetch(&reader, setup.source.pins(&pin), None).await {

@@ -24,7 +24,8 @@ pub(super) async fn run(args: &SnapshotArgs, output: &Output) -> anyhow::Result<
     let key = args.fingerprints.key()?;
     let only = &setup.source.only;
     // Only workspace.yaml counts, and only if it exists: the workspace must be the one that it names.
-    let pin = definitions::load(&setup.source.definitions).map_or(Pin::None, |loaded| loaded.pin);
+    let pin =
+        definitions::load(&args.live.files.definitions).map_or(Pin::None, |loaded| loaded.pin);
     let deadline = Instant::now() + setup.timeout;
     let reader = setup.api.reader(&setup.key.read()?, deadline);
     let (workspace, mut listing, _) =

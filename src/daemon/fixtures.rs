@@ -101,6 +101,7 @@ pub(crate) fn report(result: ReconciliationResult) -> ReconciliationReport {
     ReconciliationReport {
         number: 1,
         trigger: Trigger::Interval,
+        delivery: None,
         took: Duration::ZERO,
         result,
         findings: Findings::default(),

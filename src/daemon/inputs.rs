@@ -3,13 +3,18 @@
 //! Never: wait for the operator's files to settle before a reconciliation. They are read as they are, and a change causes
 //! another reconciliation.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::LoopSettings;
+use super::repository::{Push, RepositoryState};
 use crate::desired::watch::{WatchOptions, Watcher};
 use crate::live::KeySource;
+use crate::reconcile::DefinitionsSource;
+use crate::report::status::Trigger;
 
 /// Without file events, the operator's files are scanned this many times less often than the definitions.
 const POLL_FACTOR: u32 = 5;
@@ -18,8 +23,47 @@ const POLL_FACTOR: u32 = 5;
 const FIRST_SCAN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
+enum WatchedDefinitions {
+    Files(Watcher),
+    Commits(WatchedCommits),
+}
+
+/// The commits of a repository.
+#[derive(Debug)]
+struct WatchedCommits {
+    repository: watch::Receiver<Arc<RepositoryState>>,
+    seen: Option<String>,
+}
+
+impl WatchedCommits {
+    /// Waits until a fetch has ended, successful or not.
+    async fn tried(&mut self) {
+        // The sender lives as long as the loop.
+        let _ = self.repository.wait_for(|state| state.is_tried).await;
+        self.see();
+    }
+
+    fn see(&mut self) -> Option<Push> {
+        let state = self.repository.borrow_and_update();
+        self.seen = state.commit.as_ref().map(|commit| commit.id());
+        state.push.clone()
+    }
+
+    /// Waits until another commit is in force, and returns the push by which it was found.
+    async fn changed(&mut self) -> Option<Push> {
+        let Self { repository, seen } = self;
+        let is_new =
+            |state: &Arc<RepositoryState>| state.commit.as_ref().map(|commit| commit.id()) != *seen;
+        if repository.wait_for(is_new).await.is_err() {
+            return std::future::pending().await;
+        }
+        self.see()
+    }
+}
+
+#[derive(Debug)]
 pub(super) struct WatchedInputs {
-    definitions: Watcher,
+    definitions: WatchedDefinitions,
     operator: Option<Watcher>,
     /// The files that were being written at the last scan; `None` if the scan hangs.
     unsettled: Option<Vec<String>>,
@@ -27,6 +71,8 @@ pub(super) struct WatchedInputs {
     pub(super) fresh: bool,
     /// Whether an input changed after the last reconciliation began.
     pub(super) pending: bool,
+    /// The push that caused the change, if a hook reported it.
+    pub(super) push: Option<Push>,
 }
 
 impl WatchedInputs {
@@ -38,12 +84,23 @@ impl WatchedInputs {
         let secrets = settings.source.secrets.directory().map(ToOwned::to_owned);
         let options = WatchOptions {
             poll: watch_options.poll * POLL_FACTOR,
-            counts: std::sync::Arc::default(),
+            counts: Arc::default(),
             ..watch_options.clone()
         };
         let mut operator =
             (key.is_some() || secrets.is_some()).then(|| Watcher::of_files(key, secrets, options));
-        let definitions = Watcher::new(settings.source.definitions.clone(), watch_options);
+        let definitions = match (&settings.source.definitions, &settings.repository) {
+            (DefinitionsSource::Directory(directory), _) => {
+                WatchedDefinitions::Files(Watcher::new(directory.clone(), watch_options))
+            }
+            (DefinitionsSource::Git { .. }, repository) => {
+                let closed = || watch::channel(Arc::default()).1;
+                WatchedDefinitions::Commits(WatchedCommits {
+                    repository: repository.as_ref().map_or_else(closed, |it| it.subscribe()),
+                    seen: None,
+                })
+            }
+        };
         if let Some(operator) = &mut operator
             && let Ok(settled) = timeout(FIRST_SCAN, operator.settle()).await
         {
@@ -55,6 +112,7 @@ impl WatchedInputs {
             unsettled: None,
             fresh: false,
             pending: false,
+            push: None,
         }
     }
 
@@ -64,12 +122,19 @@ impl WatchedInputs {
         if std::mem::take(&mut self.fresh) {
             return;
         }
-        self.unsettled = match timeout(at_most, self.definitions.settle()).await {
-            Ok(settled) => {
-                self.definitions.mark_seen(settled.state);
-                Some(settled.unsettled)
+        self.unsettled = match &mut self.definitions {
+            WatchedDefinitions::Files(files) => match timeout(at_most, files.settle()).await {
+                Ok(settled) => {
+                    files.mark_seen(settled.state);
+                    Some(settled.unsettled)
+                }
+                Err(_) => None,
+            },
+            WatchedDefinitions::Commits(commits) => {
+                // Without a commit, reading the definitions fails with the reason.
+                let _ = timeout(at_most, commits.tried()).await;
+                Some(Vec::new())
             }
-            Err(_) => None,
         };
     }
 
@@ -86,14 +151,32 @@ impl WatchedInputs {
                 None => std::future::pending().await,
             }
         };
+        let of_definitions = async {
+            match definitions {
+                WatchedDefinitions::Files(files) => {
+                    let settled = files.changed().await;
+                    files.mark_seen(settled.state);
+                    (settled.unsettled, None)
+                }
+                WatchedDefinitions::Commits(commits) => (Vec::new(), commits.changed().await),
+            }
+        };
         tokio::select! {
-            settled = definitions.changed() => {
-                definitions.mark_seen(settled.state);
-                (self.unsettled, self.fresh) = (Some(settled.unsettled), true);
+            (unsettled, push) = of_definitions => {
+                (self.unsettled, self.fresh) = (Some(unsettled), true);
+                self.push = push.or(self.push.take());
             }
             settled = of_operator => operator.iter_mut().for_each(|operator| operator.mark_seen(settled.state.clone())),
         }
         self.pending = true;
+    }
+
+    /// The trigger of the change.
+    pub(super) fn trigger(&self) -> Trigger {
+        match self.push {
+            Some(_) => Trigger::Hook,
+            None => Trigger::Files,
+        }
     }
 
     pub(super) fn unsettled(&self) -> Option<&[String]> {

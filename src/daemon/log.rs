@@ -62,7 +62,12 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
             crate::report::status::shared_key_error(&report.findings.also)
         );
     }
-    let (number, trigger) = (report.number, report.trigger.as_str());
+    let (number, delivery) = (report.number, report.delivery.as_deref());
+    let trigger = report.trigger.as_str();
+    let cause = match delivery {
+        Some(id) => format!("{trigger}, delivery {}", ellipsize(&printable(id), 64)),
+        None => trigger.to_owned(),
+    };
     let took = human_duration(report.took);
     let next = report
         .next
@@ -74,18 +79,20 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
             info!(
                 pass = number,
                 trigger,
+                delivery,
                 duration_seconds,
                 result = "stopped",
-                "reconciliation {number} ({trigger}): {failure}"
+                "reconciliation {number} ({cause}): {failure}"
             );
         }
         ReconciliationResult::Failed(failure) => {
             error!(
                 pass = number,
                 trigger,
+                delivery,
                 duration_seconds,
                 result = "failed",
-                "reconciliation {number} ({trigger}) failed after {took}: {failure}{next}"
+                "reconciliation {number} ({cause}) failed after {took}: {failure}{next}"
             );
         }
         ReconciliationResult::Refused(plan, _) => {
@@ -94,10 +101,11 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
             error!(
                 pass = number,
                 trigger,
+                delivery,
                 duration_seconds,
                 result = "refused",
                 digest,
-                "reconciliation {number} ({trigger}): {refusal}{next}"
+                "reconciliation {number} ({cause}): {refusal}{next}"
             );
         }
         ReconciliationResult::Observed(plan) | ReconciliationResult::Applied(plan, _) => {
@@ -122,6 +130,7 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
             info!(
                 pass = number,
                 trigger,
+                delivery,
                 duration_seconds,
                 result,
                 revision,
@@ -132,7 +141,7 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
                 unreadable = summary.unreadable,
                 missing = summary.missing,
                 unmanaged = summary.unmanaged,
-                "reconciliation {number} ({trigger}){at} took {took}{observing}: {counts}{next}"
+                "reconciliation {number} ({cause}){at} took {took}{observing}: {counts}{next}"
             );
         }
     }

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::state_file::{self, PATIENCE, StateStore, rename_damaged};
 use crate::model::{Workspace, hex};
+use crate::reconcile::DefinitionsSource;
 
 /// A file of another version is renamed and not used.
 const VERSION: u32 = 1;
@@ -72,14 +73,21 @@ impl LoopFile {
     pub fn new(
         state: &StateStore,
         name: Option<&str>,
-        definitions: &Path,
+        definitions: &DefinitionsSource,
         api: &str,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        let directory = std::path::absolute(definitions).unwrap_or_else(|_| definitions.to_owned());
+        let definitions = match definitions {
+            DefinitionsSource::Directory(directory) => {
+                let directory =
+                    std::path::absolute(directory).unwrap_or_else(|_| directory.clone());
+                directory.display().to_string()
+            }
+            DefinitionsSource::Git { remote, path } => format!("{path} of {}", remote.url()),
+        };
         let about = match name {
             Some(name) => format!("the workspace {name} of the configuration, at {api}"),
-            None => format!("{} at {api}", directory.display()),
+            None => format!("{definitions} at {api}"),
         };
         let digest = hex(&Sha256::digest(&about));
         let name = format!("loop-{}.json", digest.get(..16).unwrap_or_default());

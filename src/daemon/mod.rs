@@ -12,6 +12,7 @@ mod memory;
 pub mod publisher;
 mod rate;
 mod reconciliation;
+pub mod repository;
 mod state_file;
 mod trigger;
 mod updates;
@@ -38,6 +39,7 @@ pub use memory::{BackedOff, Memory};
 pub use publisher::StatusPublisher;
 use rate::Rate;
 pub use reconciliation::{Approval, Faults, Findings, ReconciliationReport, ReconciliationResult};
+pub use repository::{Push, Repository};
 pub use state_file::{NoRandomness, StateStore};
 use trigger::TriggerQueue;
 pub use trigger::{Handle, NotPending};
@@ -47,6 +49,8 @@ pub use crate::report::status::{Mode, Trigger};
 
 pub struct LoopSettings {
     pub source: Arc<Source>,
+    /// What fetches the source, if that is a repository at a git server.
+    pub repository: Option<Arc<Repository>>,
     pub links: Links,
     /// The API key is read again for each reconciliation.
     pub key: KeySource,
@@ -172,6 +176,7 @@ async fn reconcile_until_stopped(
         {
             trigger = asked;
         }
+        let push = triggers.take_push().or(inputs.push.take());
         publisher.publish_start(memory.passes + 1, trigger);
         // Boxed, because its state is large and a waiting loop does not need it.
         let reconciling = Box::pin(reconciliation::reconcile(
@@ -195,7 +200,7 @@ async fn reconcile_until_stopped(
         };
         let (pause, then) = memory.next_pause(interval, &ended);
         let due = if inputs.pending {
-            Some(Trigger::Files)
+            Some(inputs.trigger())
         } else if std::mem::take(&mut memory.updates.due) {
             Some(Trigger::Update)
         } else {
@@ -204,6 +209,7 @@ async fn reconcile_until_stopped(
         let next = if due.is_some() { rate.wait() } else { pause };
         let ended = ReconciliationReport {
             next: (!stop.is_cancelled()).then_some(next),
+            delivery: push.and_then(|push| push.delivery),
             ..ended
         };
         publisher.publish_result(&ended);
@@ -229,7 +235,7 @@ async fn reconcile_until_stopped(
             // Finds drift and retries failures.
             () = publisher.heartbeat_during(pause, tokio::time::sleep(pause)) => then,
             // A change of the files is applied at once.
-            () = inputs.changed() => Trigger::Files,
+            () = inputs.changed() => inputs.trigger(),
             // An update in the background ended.
             () = memory.updates_ended(settings.interval) => Trigger::Update,
             trigger = triggers.next() => trigger,

@@ -21,7 +21,7 @@ use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::links::Links;
 use crate::report::status::{
     ChangeRecord, History, LastUpdate, ProviderState, ProviderStatus, ReconciliationOutcome,
-    ReconciliationRecord, ReconciliationStart, Trigger, Trust, WorkspaceStatus,
+    ReconciliationRecord, ReconciliationStart, RepositoryStatus, Trigger, Trust, WorkspaceStatus,
 };
 
 /// The time between two heartbeats of the loop.
@@ -177,6 +177,10 @@ impl StatusPublisher {
 
     pub(super) fn publish_result(&self, report: &ReconciliationReport) {
         self.publish(|status| apply_report(status, report, now()));
+    }
+
+    pub fn publish_repository(&self, repository: &RepositoryStatus) {
+        self.publish(|status| status.repository = Some(repository.clone()));
     }
 
     pub fn publish_leadership(&self) {

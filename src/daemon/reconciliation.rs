@@ -34,6 +34,8 @@ pub struct ReconciliationReport {
     /// Its number, from 1.
     pub number: u64,
     pub trigger: Trigger,
+    /// The git host's id of the push that caused it. Untrusted text.
+    pub delivery: Option<String>,
     pub took: Duration,
     pub result: ReconciliationResult,
     pub findings: Findings,
@@ -214,6 +216,7 @@ pub(super) async fn reconcile(
     ReconciliationReport {
         number: memory.passes,
         trigger,
+        delivery: None,
         took: started.elapsed(),
         result,
         findings: Findings {
@@ -652,8 +655,9 @@ mod tests {
         let http = Http::new(http::HttpTimeouts::default()).unwrap();
         LoopSettings {
             links: Default::default(),
+            repository: None,
             source: Arc::new(reconcile::Source {
-                definitions: definitions.to_owned(),
+                definitions: reconcile::DefinitionsSource::Directory(definitions.to_owned()),
                 secrets: SecretSources::new(None),
                 missing: MissingSecrets::Error,
                 strict: false,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::StatusPublisher;
+use super::{Push, Repository, StatusPublisher};
 use crate::plan::Digest;
 use crate::report::status::Trigger;
 
@@ -18,6 +18,7 @@ use crate::report::status::Trigger;
 pub struct Handle {
     publisher: Arc<StatusPublisher>,
     triggers: Arc<TriggerQueue>,
+    repository: Option<Arc<Repository>>,
 }
 
 /// Why a digest cannot be approved.
@@ -41,6 +42,8 @@ pub(super) struct TriggerQueue {
 #[derive(Debug, Default)]
 struct Pending {
     trigger: Option<Trigger>,
+    /// The last push that a hook reported.
+    push: Option<Push>,
     /// The plan that the guard refused last, until the next plan.
     refused: Option<Digest>,
     approved: Option<Digest>,
@@ -52,7 +55,20 @@ impl Handle {
         Self {
             publisher: Arc::new(publisher),
             triggers: Arc::default(),
+            repository: None,
         }
+    }
+
+    /// The loop reads what this repository fetches.
+    #[must_use]
+    pub fn with_repository(self, repository: Option<Arc<Repository>>) -> Self {
+        Self { repository, ..self }
+    }
+
+    /// `None` if the definitions are in a directory.
+    #[must_use]
+    pub const fn repository(&self) -> Option<&Arc<Repository>> {
+        self.repository.as_ref()
     }
 
     #[must_use]
@@ -63,6 +79,12 @@ impl Handle {
     /// Requests a reconciliation. If one is running, another one follows.
     pub fn request(&self, trigger: Trigger) {
         self.triggers.request(trigger);
+    }
+
+    /// Requests a reconciliation after a push that a hook reported.
+    pub fn request_after(&self, push: Push) {
+        self.triggers.pending.lock().push = Some(push);
+        self.triggers.request(Trigger::Hook);
     }
 
     /// Approves the refused plan in spite of the limit and requests a reconciliation, which applies it once if it makes
@@ -100,6 +122,11 @@ impl TriggerQueue {
     /// Takes the pending request, if there is one.
     pub(super) fn take(&self) -> Option<Trigger> {
         self.pending.lock().trigger.take()
+    }
+
+    /// Takes the last push that a hook reported.
+    pub(super) fn take_push(&self) -> Option<Push> {
+        self.pending.lock().push.take()
     }
 
     /// Waits for a request. Cancel-safe: it takes only what it returns.

@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use hyper_util::client::proxy::matcher::Matcher;
 use parking_lot::Mutex;
-use reqwest::{Client, Response};
+use reqwest::{Certificate, Client, Response};
 use rustls::CertificateError;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use url::Url;
 
 use super::concurrency_limit::ConcurrencyLimit;
-use crate::model::{ellipsize, printable};
+use crate::model::{ellipsize, printable, read_at_most};
 
 /// The number of concurrent requests of the process to one host, first come, first served, for all workspaces together.
 const MAX_REQUESTS: usize = 64;
@@ -86,6 +86,8 @@ pub enum SetupError {
     /// The TLS library would silently ignore the file.
     #[error("cannot set up TLS: the variable {CERT_FILE} names {file}, which {problem}")]
     Certificates { file: String, problem: String },
+    #[error("cannot set up TLS: the file of CA certificates {file} {problem}")]
+    CertificateFile { file: String, problem: String },
 }
 
 /// The HTTP clients and connections of the process. Cheap to clone and shared by all workspaces.
@@ -95,6 +97,7 @@ pub struct Http {
     secure: Result<Client, SetupError>,
     /// For plain http: never uses a proxy, which would see the key, and needs no certificates.
     plain: Client,
+    certificates: Arc<[Certificate]>,
     pub(crate) timeouts: HttpTimeouts,
     /// Keyed by origin.
     routes: Arc<Mutex<BTreeMap<String, Arc<Route>>>>,
@@ -103,14 +106,23 @@ pub struct Http {
 impl Http {
     /// Sets up the clients; nothing is connected yet. Missing CA certificates are an error of https routes only.
     pub fn new(timeouts: HttpTimeouts) -> Result<Self, SetupError> {
+        Self::trusting(timeouts, &[])
+    }
+
+    /// As [`Self::new`]; https also trusts these CA certificates.
+    pub(crate) fn trusting(
+        timeouts: HttpTimeouts,
+        certificates: &[Certificate],
+    ) -> Result<Self, SetupError> {
         // reqwest panics without a provider.
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(SetupError::NoProvider);
         }
         let secure = check_certificates(std::env::var_os(CERT_FILE).as_deref().map(Path::new));
         Ok(Self {
-            secure: secure.and_then(|()| client(&timeouts, true)),
-            plain: client(&timeouts, false)?,
+            secure: secure.and_then(|()| client(&timeouts, true, certificates)),
+            plain: client(&timeouts, false, &[])?,
+            certificates: certificates.into(),
             timeouts,
             routes: Arc::default(),
         })
@@ -134,6 +146,7 @@ impl Http {
                 Arc::new(Route {
                     limit: ConcurrencyLimit::new(MAX_REQUESTS, MAX_SLOW_REQUESTS, SLOW),
                     secure,
+                    certificates: Arc::clone(&self.certificates),
                     timeouts: self.timeouts,
                     proxy: Proxy::of(url),
                     current: Mutex::new(ActiveClient { client, number: 0 }),
@@ -143,9 +156,15 @@ impl Http {
     }
 }
 
-fn client(timeouts: &HttpTimeouts, secure: bool) -> Result<Client, SetupError> {
+fn client(
+    timeouts: &HttpTimeouts,
+    secure: bool,
+    certificates: &[Certificate],
+) -> Result<Client, SetupError> {
     let builder = match secure {
-        true => Client::builder().https_only(true),
+        true => Client::builder()
+            .https_only(true)
+            .tls_certs_merge(certificates.iter().cloned()),
         false => Client::builder().no_proxy().tls_certs_only([]),
     };
     builder
@@ -191,11 +210,35 @@ fn check_certificates(file: Option<&Path>) -> Result<(), SetupError> {
     })
 }
 
+/// Reads a file of CA certificates (PEM), and returns its bytes as well.
+///
+/// # Errors
+/// [`SetupError::Certificates`] if it cannot be read or holds no certificate.
+pub(crate) fn read_certificates(file: &Path) -> Result<(Vec<u8>, Vec<Certificate>), SetupError> {
+    let failed = |problem: String| SetupError::CertificateFile {
+        file: printable(&file.display().to_string()),
+        problem,
+    };
+    let bytes = std::fs::File::open(file)
+        .and_then(|file| read_at_most(file, MAX_CERTIFICATES))
+        .map_err(|error| failed(format!("cannot be read: {error}")))?;
+    let bytes = bytes.ok_or_else(|| failed("is too large".to_owned()))?;
+    let certificates: Vec<_> = Certificate::from_pem_bundle(&bytes)
+        .map_err(|error| failed(format!("is not a PEM file: {}", root_cause(&error))))?;
+    if certificates.is_empty() {
+        return Err(failed(
+            "contains no PEM certificate (-----BEGIN CERTIFICATE-----)".to_owned(),
+        ));
+    }
+    Ok((bytes, certificates))
+}
+
 /// The route to one host: its limit, its proxy and its client.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) limit: ConcurrencyLimit,
     secure: bool,
+    certificates: Arc<[Certificate]>,
     timeouts: HttpTimeouts,
     proxy: Option<Proxy>,
     current: Mutex<ActiveClient>,
@@ -218,7 +261,7 @@ impl Route {
         let mut current = self.current.lock();
         // Several requests may time out on the same client, which is replaced only once.
         if current.number == used.number
-            && let Ok(client) = client(&self.timeouts, self.secure)
+            && let Ok(client) = client(&self.timeouts, self.secure, &self.certificates)
         {
             *current = ActiveClient {
                 client,
@@ -264,6 +307,7 @@ impl Route {
             permanent,
             unreachable: error.is_connect()
                 && (error.is_dns() || causes(&error).any(is_unreachable)),
+            tls: tls.is_some(),
             proxy: proxy.map(ToString::to_string),
             reason,
         }
@@ -279,6 +323,8 @@ pub(crate) struct RequestFailure {
     pub(crate) permanent: bool,
     /// The host is unknown, or nothing listens there.
     pub(crate) unreachable: bool,
+    /// TLS failed.
+    pub(crate) tls: bool,
     pub(crate) proxy: Option<String>,
     pub(crate) reason: String,
 }
@@ -289,6 +335,7 @@ impl RequestFailure {
             sent: false,
             permanent: true,
             unreachable: false,
+            tls: true,
             proxy: None,
             reason: error.to_string(),
         }

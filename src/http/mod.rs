@@ -8,7 +8,9 @@ mod retry_after;
 mod secret_file;
 mod url;
 
-pub(crate) use client::{ActiveClient, RequestFailure, Route, read_beginning, read_bounded};
+pub(crate) use client::{
+    ActiveClient, RequestFailure, Route, read_beginning, read_bounded, read_certificates,
+};
 pub use client::{Http, HttpTimeouts, SetupError, install_tls};
 pub use concurrency_limit::ConcurrencyLimit;
 pub(crate) use retry_after::{date, retry_after};

@@ -625,6 +625,7 @@ mod tests {
                     sent,
                     permanent,
                     unreachable,
+                    tls: false,
                     proxy,
                     reason,
                 },

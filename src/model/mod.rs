@@ -8,6 +8,7 @@ mod bounded;
 mod catalogue;
 mod definition;
 mod diagnostic;
+mod fetch;
 mod fingerprint;
 mod partner_key;
 mod provider;
@@ -29,6 +30,7 @@ pub use definition::{
     Update, UpdateMethod,
 };
 pub use diagnostic::{Code, Diagnostic, Excerpt, MAX_LISTED, Severity, first_problems};
+pub use fetch::FetchFailure;
 pub use fingerprint::{
     Fingerprint, FingerprintContext, FingerprintKey, InvalidFingerprintKey, LiveValue,
 };

@@ -6,7 +6,8 @@
 pub mod apply;
 pub mod plan_file;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -15,17 +16,39 @@ use tokio::time::Instant;
 
 use crate::desired::definitions::{LoadError, Loaded, Loader, MissingSecrets, Pin, Purpose};
 use crate::desired::git::{
-    self, RefusedCheckout, TrustPolicy, TrustedDefinitions, TrustedLoadError,
+    self, GitPath, RefusedCheckout, Remote, TrustPolicy, TrustedDefinitions, TrustedLoadError,
 };
 use crate::desired::secrets::SecretSources;
 use crate::live::{self, Listing, ReadCalry};
 use crate::model::{Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
 use crate::plan::{AppliedState, BaseFile, BranchBase, Context, PinChange, Plan, PlanInput, plan};
 
+/// Where definitions are read from.
+#[derive(Clone, Debug)]
+pub enum DefinitionsSource {
+    Directory(PathBuf),
+    /// The commit that was fetched last.
+    Git {
+        remote: Arc<Remote>,
+        path: GitPath,
+    },
+}
+
+impl DefinitionsSource {
+    /// `None` for a repository at a git server.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Directory(directory) => Some(directory),
+            Self::Git { .. } => None,
+        }
+    }
+}
+
 /// The source of the desired state, and how strictly it is read.
 #[derive(Debug)]
 pub struct Source {
-    pub definitions: PathBuf,
+    pub definitions: DefinitionsSource,
     pub secrets: SecretSources,
     pub missing: MissingSecrets,
     /// Warnings are errors.
@@ -181,20 +204,32 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
             missing: source.missing,
         },
     };
-    let (loaded, trusted, refused) = match &source.trust {
-        Some(trust) => {
+    let committed = match (&source.definitions, &source.trust) {
+        (DefinitionsSource::Git { remote, path }, trust) => {
+            Some(git::load_fetched(remote, path, trust.as_ref())?)
+        }
+        (DefinitionsSource::Directory(directory), Some(trust)) => {
+            Some(git::load_trusted(directory, trust)?)
+        }
+        (DefinitionsSource::Directory(_), None) => None,
+    };
+    let (loaded, committed, refused) = match (committed, &source.definitions) {
+        (Some(committed), _) => {
             let TrustedDefinitions {
                 loaded,
                 revision,
                 refused,
-            } = git::load_trusted(&source.definitions, trust)?;
+            } = committed;
             let loaded = loader.finish(loaded).map_err(LoadError::from)?;
             (loaded, Some(revision), refused)
         }
-        None => (loader.load(&source.definitions)?, None, None),
+        (None, DefinitionsSource::Directory(directory)) => (loader.load(directory)?, None, None),
+        (None, DefinitionsSource::Git { .. }) => {
+            return Err(Failure::Internal("no commit was read".to_owned()));
+        }
     };
     loaded.secrets().for_each(|secret| scrubber.learn(secret));
-    let revision = trusted.or_else(|| git::read_revision(&loaded.directory));
+    let revision = committed.or_else(|| git::read_revision(&loaded.directory));
     let base = source
         .base
         .as_deref()

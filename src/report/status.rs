@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::json;
 use super::links::Links;
 use super::plan::{ChangeItem, DiagnosticItem, HoldItem, fault, hold};
-use crate::model::{self, Diagnostic, Revision, Severity, Workspace, printable};
+use crate::model::{self, Diagnostic, FetchFailure, Revision, Severity, Workspace, printable};
 use crate::plan::{Cause, Mismatch, PlanEntry, Summary, Verdict};
 use crate::reconcile::apply;
 
@@ -61,6 +61,9 @@ pub struct WorkspaceStatus {
     pub alive: bool,
     /// Whether definitions and live state were read at least once without an error.
     pub ready: bool,
+    /// The repository at a git server; absent without `--git-url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepositoryStatus>,
     /// The revision of the last plan; null outside a git checkout.
     pub revision: Option<Revision>,
     /// Whether the checked-out commit is trusted; absent if no signatures are required, and until they were checked.
@@ -83,6 +86,44 @@ pub struct WorkspaceStatus {
     pub diagnostics: Vec<DiagnosticItem>,
     /// Earlier events, newest first.
     pub history: History,
+}
+
+/// A repository at a git server that the daemon fetches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RepositoryStatus {
+    /// Its URL, without credentials.
+    pub url: String,
+    /// The full name of the branch or tag, or the commit that is followed; until the first fetch as configured.
+    pub reference: String,
+    /// The full id of the last commit that was fetched; null before the first one.
+    pub commit: Option<String>,
+    /// When that commit was fetched.
+    pub commit_fetched: Option<Timestamp>,
+    /// When the server last showed which commit it has; null until then.
+    pub last_success: Option<Timestamp>,
+    /// When the next fetch starts unless a hook reports a push earlier.
+    pub next_fetch: Option<Timestamp>,
+    /// Why the last fetch failed; absent after a success. The last commit stays in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<RepositoryFailure>,
+}
+
+/// A failed fetch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RepositoryFailure {
+    /// Its kind.
+    pub kind: FetchFailure,
+    /// The reason and what to do, as a sentence.
+    pub message: String,
+    /// When the first fetch in a row failed for this kind of reason.
+    pub since: Timestamp,
+    /// How many fetches in a row failed for this kind of reason.
+    pub times: u64,
+    /// When the server accepts the next request, if it has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<Timestamp>,
 }
 
 /// Whether the checked-out commit is trusted. If not, another revision is in force.

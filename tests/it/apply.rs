@@ -642,7 +642,7 @@ async fn planned_with(
 
 fn source(definitions: std::path::PathBuf) -> reconcile::Source {
     reconcile::Source {
-        definitions,
+        definitions: calry_gitops::reconcile::DefinitionsSource::Directory(definitions),
         secrets: SecretSources::new(None),
         missing: MissingSecrets::Error,
         strict: false,

@@ -18,7 +18,7 @@ use calry_gitops::live::{Api, KeySource};
 use calry_gitops::model::{Secret, UpdateMethod};
 use calry_gitops::ops::notifications::{Notifier, Target, WorkspaceNotifier};
 use calry_gitops::plan::MaxChanges;
-use calry_gitops::reconcile::Source;
+use calry_gitops::reconcile::{DefinitionsSource, Source};
 use calry_gitops::report::links::Links;
 use calry_gitops::report::status::Mode;
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
@@ -188,9 +188,10 @@ impl Loop {
         let listener = Arc::clone(&workspace_notifier);
         let api = HttpUrl::parse(&world.sandbox.url(), UrlPolicy::api(false)).unwrap();
         let settings = daemon::LoopSettings {
+            repository: None,
             links: Default::default(),
             source: Arc::new(Source {
-                definitions: directory.to_owned(),
+                definitions: DefinitionsSource::Directory(directory.to_owned()),
                 secrets: SecretSources::new(None),
                 missing: MissingSecrets::Error,
                 strict: false,
@@ -225,10 +226,12 @@ impl Loop {
     fn restarted(world: &World, notifier: &Notifier) -> Self {
         let mut this = Self::new(world, notifier);
         let state = StateStore::open(&world.dir.path().join("state"), None).unwrap();
-        let (definitions, api) = (world.definitions(), world.sandbox.url());
+        let (source, api) = (
+            DefinitionsSource::Directory(world.definitions()),
+            world.sandbox.url(),
+        );
         let observer = Arc::clone(&this.workspace_notifier);
-        this.settings.loop_file =
-            Arc::new(LoopFile::new(&state, None, &definitions, &api, observer));
+        this.settings.loop_file = Arc::new(LoopFile::new(&state, None, &source, &api, observer));
         this.settings.state = Arc::new(state);
         this.memory = daemon::Memory::new(&this.settings.state);
         this

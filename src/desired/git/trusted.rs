@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use super::allowed_signers::{AllowedSigners, SignersError};
 use super::bounds::run_limited;
 use super::committed::{CommittedFile, is_dirty, read_committed};
+use super::remote::{FetchedCommit, GitPath, Remote};
 use super::repository::{GitError, open, read_object};
 use super::revision::describe_commit;
 use super::signature::{SignedCommit, TrustError};
@@ -71,6 +72,15 @@ pub enum TrustedLoadError {
     NoTrustedCommit(RefusedCheckout),
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    #[error("no commit of {url} has been fetched: {failure}")]
+    NotFetched { url: String, failure: String },
+    #[error(
+        "commit {} has no definition file (*.yaml, *.yml) in the directory {path}; help: restore it, or change --git-path",
+        short_commit(.commit)
+    )]
+    NoDefinitions { commit: String, path: String },
+    #[error("commit {} cannot be read: {failure}", short_commit(.commit))]
+    Unreadable { commit: String, failure: String },
 }
 
 struct TrustedCommit {
@@ -93,6 +103,8 @@ struct Checkout {
     /// The path of the directory in the checkout.
     path: PathBuf,
     head: ObjectId,
+    /// Whether the directory has files. A bare clone has none.
+    has_files: bool,
 }
 
 impl CommitId {
@@ -153,56 +165,126 @@ pub fn load_trusted(
     directory: &Path,
     policy: &TrustPolicy,
 ) -> Result<TrustedDefinitions, TrustedLoadError> {
-    let signers = policy
-        .signers
-        .as_deref()
-        .map(AllowedSigners::read)
-        .transpose()?;
-    let rules = TrustRules {
-        signers,
-        pinned: policy.pinned,
-    };
-    // If a key is removed from the file, its commits lose trust. The lock is never held during a read.
-    let last = policy
-        .last
-        .lock()
-        .clone()
-        .filter(|commit| rules.check(commit.id, &commit.signed).is_ok());
-    let (owned, previous) = (directory.to_owned(), last.clone());
-    let read = move || Checkout::open(&owned).map(|checkout| checkout.find(&rules, previous));
-    let (commit, refused) =
-        match run_limited(directory, read).unwrap_or_else(|error| Err(error.into())) {
-            Ok(found) => found,
-            Err(error) => {
-                let refused = RefusedCheckout {
-                    commit: None,
-                    reason: TrustError::NoCheckout(error.to_string()),
-                };
-                (last, Some(refused))
-            }
-        };
-    policy.last.lock().clone_from(&commit);
-    let commit = match (commit, &refused) {
-        (Some(commit), _) => commit,
-        (None, Some(refused)) => return Err(TrustedLoadError::NoTrustedCommit(refused.clone())),
-        (None, None) => {
-            return Err(DirectoryError::Empty {
-                directory: directory.to_owned(),
-                look_alikes: Vec::new(),
-            }
-            .into());
+    let owned = directory.to_owned();
+    let found = policy.find(|rules, last| {
+        let read = move || Checkout::open(&owned).map(|checkout| checkout.find(&rules, last));
+        run_limited(directory, read).unwrap_or_else(|error| Err(error.into()))
+    })?;
+    let (commit, refused) = found;
+    let Some(commit) = commit else {
+        return Err(DirectoryError::Empty {
+            directory: directory.to_owned(),
+            look_alikes: Vec::new(),
         }
+        .into());
     };
-    let loaded = Loaded::from_files(
-        commit.directory.clone(),
-        in_parallel(&commit.files, CommittedFile::read),
-    )
-    .reject_empty(directory)?;
     Ok(TrustedDefinitions {
-        loaded,
+        loaded: commit.load().reject_empty(directory)?,
         revision: commit.revision.clone(),
         refused,
     })
+}
+
+/// Loads the definitions of the commit that was fetched, or, with a policy, of the last trusted one. May block.
+pub fn load_fetched(
+    remote: &Remote,
+    path: &GitPath,
+    policy: Option<&TrustPolicy>,
+) -> Result<TrustedDefinitions, TrustedLoadError> {
+    let fetched = remote
+        .current()
+        .ok_or_else(|| TrustedLoadError::NotFetched {
+            url: remote.url().to_string(),
+            failure: remote.failure(),
+        })?;
+    let checkout = Checkout::of_fetched(&fetched, path);
+    let unreadable = |error: GitError| {
+        remote.report_damage(fetched.commit);
+        TrustedLoadError::Unreadable {
+            commit: fetched.id(),
+            failure: error.to_string(),
+        }
+    };
+    let (commit, refused) = match policy {
+        Some(policy) => {
+            let found = policy.find(|rules, last| Ok(checkout?.find(&rules, last)));
+            let refused = match &found {
+                Ok((_, refused)) => refused.as_ref(),
+                Err(TrustedLoadError::NoTrustedCommit(refused)) => Some(refused),
+                Err(_) => None,
+            };
+            if let Some(TrustError::Unreadable(_) | TrustError::NoCheckout(_)) =
+                refused.map(|refused| &refused.reason)
+            {
+                remote.report_damage(fetched.commit);
+            }
+            found?
+        }
+        None => {
+            let commit = checkout.and_then(|checkout| checkout.read_unsigned());
+            (Some(Arc::new(commit.map_err(unreadable)?)), None)
+        }
+    };
+    let no_definitions = |commit: String| TrustedLoadError::NoDefinitions {
+        commit,
+        path: path.to_string(),
+    };
+    let Some(commit) = commit else {
+        return Err(no_definitions(fetched.id()));
+    };
+    let loaded = commit.load().reject_empty(path.as_path());
+    Ok(TrustedDefinitions {
+        loaded: loaded.map_err(|_| no_definitions(commit.id.to_string()))?,
+        revision: commit.revision.clone(),
+        refused,
+    })
+}
+
+type Found = (Option<Arc<TrustedCommit>>, Option<RefusedCheckout>);
+
+impl TrustPolicy {
+    /// Finds the trusted commit in force, and the checkout if it is refused. The commit is missing only if nothing is refused.
+    fn find(
+        &self,
+        find: impl FnOnce(TrustRules, Option<Arc<TrustedCommit>>) -> Result<Found, GitError>,
+    ) -> Result<Found, TrustedLoadError> {
+        let signers = self
+            .signers
+            .as_deref()
+            .map(AllowedSigners::read)
+            .transpose()?;
+        let rules = TrustRules {
+            signers,
+            pinned: self.pinned,
+        };
+        // If a key is removed from the file, its commits lose trust. The lock is never held during a read.
+        let last = self
+            .last
+            .lock()
+            .clone()
+            .filter(|commit| rules.check(commit.id, &commit.signed).is_ok());
+        let (commit, refused) = find(rules, last.clone()).unwrap_or_else(|error| {
+            let refused = RefusedCheckout {
+                commit: None,
+                reason: TrustError::NoCheckout(error.to_string()),
+            };
+            (last, Some(refused))
+        });
+        self.last.lock().clone_from(&commit);
+        match (commit, refused) {
+            (None, Some(refused)) => Err(TrustedLoadError::NoTrustedCommit(refused)),
+            found => Ok(found),
+        }
+    }
+}
+
+impl TrustedCommit {
+    fn load(&self) -> Loaded {
+        Loaded::from_files(
+            self.directory.clone(),
+            in_parallel(&self.files, CommittedFile::read),
+        )
+    }
 }
 
 impl TrustRules {
@@ -225,6 +307,17 @@ impl Checkout {
             directory,
             path,
             head,
+            has_files: true,
+        })
+    }
+
+    fn of_fetched(commit: &FetchedCommit, path: &GitPath) -> Result<Self, GitError> {
+        Ok(Self {
+            repository: commit.open()?,
+            directory: path.as_path().to_owned(),
+            path: path.as_path().to_owned(),
+            head: commit.commit,
+            has_files: false,
         })
     }
 
@@ -236,8 +329,12 @@ impl Checkout {
     ) -> (Option<Arc<TrustedCommit>>, Option<RefusedCheckout>) {
         let (commit, reason) = match self.read(self.head, rules) {
             Ok((commit, tree)) => {
-                let dirty = is_dirty(&self.repository, tree, &self.directory, &self.path);
-                let reason = (!matches!(dirty, Ok(false))).then_some(TrustError::Dirty);
+                let is_clean = !self.has_files
+                    || matches!(
+                        is_dirty(&self.repository, tree, &self.directory, &self.path),
+                        Ok(false)
+                    );
+                let reason = (!is_clean).then_some(TrustError::Dirty);
                 (Some(Arc::new(commit)), reason)
             }
             Err(reason) => (self.last_trusted(rules, last), Some(reason)),
@@ -286,13 +383,26 @@ impl Checkout {
         let commit = read_object(&self.repository, id).map_err(unreadable)?;
         let signed = SignedCommit::parse(&commit.data)?;
         rules.check(id, &signed)?;
-        let read = || {
+        self.read_files(id, signed).map_err(unreadable)
+    }
+
+    /// Reads the checked-out commit without a check of its signature.
+    fn read_unsigned(&self) -> Result<TrustedCommit, GitError> {
+        let commit = read_object(&self.repository, self.head)?;
+        let unsigned = SignedCommit::unsigned(&commit.data);
+        Ok(self.read_files(self.head, unsigned)?.0)
+    }
+
+    fn read_files(
+        &self,
+        id: ObjectId,
+        signed: SignedCommit,
+    ) -> Result<(TrustedCommit, ObjectId), GitError> {
+        let (tree, revision) = {
             let commit = CommitRef::from_bytes(&signed.payload, id.kind())?;
-            let (tree, revision) = (commit.tree(), describe_commit(id, &commit)?);
-            let files = read_committed(&self.repository, tree, &self.path)?;
-            Ok((tree, revision, files))
+            (commit.tree(), describe_commit(id, &commit)?)
         };
-        let (tree, revision, files) = read().map_err(unreadable)?;
+        let files = read_committed(&self.repository, tree, &self.path)?;
         let commit = TrustedCommit {
             id,
             directory: self.directory.clone(),

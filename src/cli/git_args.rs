@@ -1,0 +1,240 @@
+//! The options of the repository that the daemon fetches, and one task for all workspaces of a repository.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::UsageError;
+use super::options::duration;
+use crate::daemon::Repository;
+use crate::desired::git::{
+    CloneRoot, GitCredentials, GitPath, GitReference, GithubApp, Remote, RemoteSettings,
+    default_username,
+};
+use crate::http::{HttpUrl, SecretFile, UrlPolicy};
+
+/// How many commits are fetched if commits must be signed: as many as are searched for a trusted one.
+const SIGNED_DEPTH: NonZeroU32 = NonZeroU32::new(1_000).expect("not zero");
+
+/// A repository at a git server, in place of a directory.
+#[derive(Args)]
+#[command(next_help_heading = "Git")]
+pub(super) struct GitArgs {
+    /// Fetch the definitions from this repository (https), instead of reading a directory
+    #[arg(
+        long,
+        env = "CALRY_GIT_URL",
+        conflicts_with = "definitions",
+        value_name = "URL"
+    )]
+    git_url: Option<String>,
+    /// Branch, tag or full id of a commit; without it, the default branch of the repository
+    #[arg(long, env = "CALRY_GIT_REF", value_parser = GitReference::parse, value_name = "REF")]
+    git_ref: Option<GitReference>,
+    /// Directory of the definition files in the repository
+    #[arg(long, env = "CALRY_GIT_PATH", default_value = "definitions", value_parser = GitPath::parse, value_name = "DIR")]
+    git_path: GitPath,
+    /// How often to ask the git server for new commits; a push hook asks at once
+    #[arg(long, env = "CALRY_GIT_INTERVAL", default_value = "60s", value_parser = interval, value_name = "TIME")]
+    git_interval: Duration,
+    /// Directory for the clone, which holds only what the last commits need; by default git in --state-dir, or a temporary
+    /// directory
+    #[arg(long, env = "CALRY_GIT_DIR", value_name = "DIR")]
+    git_dir: Option<PathBuf>,
+    /// File with a token that may read the repository, read again at each fetch
+    #[arg(long, env = "CALRY_GIT_TOKEN_FILE", value_name = "FILE")]
+    git_token_file: Option<PathBuf>,
+    /// User name that is sent with the token; by default the one that GitHub, GitLab or Bitbucket expects, otherwise git
+    #[arg(
+        long,
+        env = "CALRY_GIT_USERNAME",
+        value_parser = username,
+        value_name = "NAME"
+    )]
+    git_username: Option<String>,
+    /// Id of a GitHub App, which reads the repository in place of a token
+    #[arg(
+        long,
+        env = "CALRY_GIT_GITHUB_APP_ID",
+        value_parser = identifier,
+        conflicts_with = "git_token_file",
+        value_name = "ID"
+    )]
+    git_github_app_id: Option<String>,
+    /// Id of the installation of the GitHub App
+    #[arg(long, env = "CALRY_GIT_GITHUB_INSTALLATION_ID", value_parser = identifier, value_name = "ID")]
+    git_github_installation_id: Option<String>,
+    /// File with the private key (PEM) of the GitHub App
+    #[arg(long, env = "CALRY_GIT_GITHUB_APP_KEY_FILE", value_name = "FILE")]
+    git_github_app_key_file: Option<PathBuf>,
+    /// File with CA certificates (PEM) to trust for the git server, in addition to those of the system
+    #[arg(long, env = "CALRY_GIT_CA_FILE", value_name = "FILE")]
+    git_ca_file: Option<PathBuf>,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        interval if interval < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
+        interval => Ok(interval),
+    }
+}
+
+/// An id of GitHub: a number, or the client id of an app.
+fn identifier(text: &str) -> Result<String, String> {
+    let is_valid = !text.is_empty()
+        && text.len() <= 64
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    is_valid
+        .then(|| text.to_owned())
+        .ok_or_else(|| "must be an id of GitHub, such as 123456".to_owned())
+}
+
+fn username(text: &str) -> Result<String, String> {
+    let is_valid = !text.is_empty()
+        && text.len() <= 256
+        && text.bytes().all(|b| matches!(b, b'!'..=b'~') && b != b':');
+    is_valid.then(|| text.to_owned()).ok_or_else(|| {
+        "must be a user name of printable ASCII characters without a colon".to_owned()
+    })
+}
+
+/// The repositories of all workspaces. Equal ones are fetched once.
+#[derive(Default)]
+pub(super) struct Repositories {
+    roots: HashMap<Option<PathBuf>, Arc<CloneRoot>>,
+    all: HashMap<Vec<Option<String>>, Arc<Repository>>,
+}
+
+impl Repositories {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Repository>> {
+        self.all.values()
+    }
+
+    /// Where clones are kept; a temporary directory if the operator names none.
+    fn root(&mut self, directory: Option<PathBuf>) -> anyhow::Result<Arc<CloneRoot>> {
+        if let Some(root) = self.roots.get(&directory) {
+            return Ok(Arc::clone(root));
+        }
+        let root = match &directory {
+            Some(directory) => CloneRoot::Directory(directory.clone()),
+            None => CloneRoot::Temporary(
+                tempfile::Builder::new()
+                    .prefix("calry-gitops-git-")
+                    .tempdir()
+                    .context("cannot create a temporary directory for the clone; name one with --git-dir")?,
+            ),
+        };
+        let root = Arc::new(root);
+        self.roots.insert(directory, Arc::clone(&root));
+        Ok(root)
+    }
+}
+
+impl GitArgs {
+    /// The repository of these options, and the path in it; `None` without a URL.
+    pub(super) fn repository(
+        &self,
+        repositories: &mut Repositories,
+        insecure_http: bool,
+        is_signed: bool,
+        state_dir: Option<&Path>,
+    ) -> anyhow::Result<Option<(Arc<Repository>, GitPath)>> {
+        let Some(url) = &self.git_url else {
+            self.check_without_url()?;
+            return Ok(None);
+        };
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let key = vec![
+            Some(url.trim().to_owned()),
+            self.git_ref.as_ref().map(ToString::to_string),
+            text(&self.git_dir),
+            text(&self.git_token_file),
+            self.git_username.clone(),
+            self.git_github_app_id.clone(),
+            self.git_github_installation_id.clone(),
+            text(&self.git_github_app_key_file),
+            text(&self.git_ca_file),
+            is_signed.then(String::new),
+        ];
+        let repository = match repositories.all.get(&key) {
+            Some(repository) => Arc::clone(repository),
+            None => {
+                let url = HttpUrl::parse(url, UrlPolicy::api(insecure_http))
+                    .map_err(|error| UsageError(format!("--git-url {error}")))?;
+                let directory = self
+                    .git_dir
+                    .clone()
+                    .or_else(|| state_dir.map(|directory| directory.join("git")));
+                let settings = RemoteSettings {
+                    credentials: self.credentials(&url)?,
+                    url,
+                    reference: self.git_ref.clone().unwrap_or(GitReference::Default),
+                    ca_file: self.git_ca_file.clone(),
+                    root: repositories.root(directory)?,
+                    depth: match is_signed {
+                        true => SIGNED_DEPTH,
+                        false => NonZeroU32::MIN,
+                    },
+                };
+                let remote = Arc::new(Remote::new(settings));
+                let repository = Arc::new(Repository::new(remote, self.git_interval));
+                repositories.all.insert(key, Arc::clone(&repository));
+                repository
+            }
+        };
+        Ok(Some((repository, self.git_path.clone())))
+    }
+
+    fn credentials(&self, url: &HttpUrl) -> Result<GitCredentials, UsageError> {
+        let app = (
+            &self.git_github_app_id,
+            &self.git_github_installation_id,
+            &self.git_github_app_key_file,
+        );
+        match (app, &self.git_token_file) {
+            ((Some(id), Some(installation), Some(key)), None) => {
+                let app = GithubApp::new(url, id.clone(), installation.clone(), key.clone());
+                app.map(GitCredentials::GithubApp)
+                    .map_err(|error| UsageError(format!("--git-url: the API of its host {error}")))
+            }
+            ((None, None, None), Some(file)) => Ok(GitCredentials::Token {
+                username: self
+                    .git_username
+                    .clone()
+                    .unwrap_or_else(|| default_username(url).to_owned()),
+                file: SecretFile::new(file),
+            }),
+            ((None, None, None), None) => Ok(GitCredentials::None),
+            _ => Err(UsageError(
+                "a GitHub App needs all of --git-github-app-id, --git-github-installation-id and --git-github-app-key-file, \
+                 and no --git-token-file"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// Options without the URL would have no effect.
+    fn check_without_url(&self) -> Result<(), UsageError> {
+        let given = [
+            ("--git-ref", self.git_ref.is_some()),
+            ("--git-dir", self.git_dir.is_some()),
+            ("--git-token-file", self.git_token_file.is_some()),
+            ("--git-username", self.git_username.is_some()),
+            ("--git-github-app-id", self.git_github_app_id.is_some()),
+            ("--git-ca-file", self.git_ca_file.is_some()),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => Err(UsageError(format!(
+                "{flag} needs --git-url, the repository to fetch"
+            ))),
+            None => Ok(()),
+        }
+    }
+}

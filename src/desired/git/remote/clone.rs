@@ -1,0 +1,222 @@
+//! The bare clone on disk: an object database, the file `shallow`, and the record of the last fetch.
+//!
+//! Each clone is a generation, a directory of its own. The record names the generation and the commit, and is replaced at
+//! once, after the objects of that commit have been checked. So a process that is killed at any moment leaves the last commit
+//! in force, and what it had begun is removed by the next fetch. A generation with many packs, or one that is damaged, is
+//! replaced by a new one instead of being repaired.
+//!
+//! Never: write outside of the directory, or remove the generation that is in force.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use gix::sec::Trust;
+use gix::{ObjectId, Repository};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use super::error::FetchError;
+use crate::model::read_at_most;
+
+/// A generation with more packs than this is replaced.
+const MAX_PACKS: usize = 50;
+/// The largest record, in bytes.
+const MAX_RECORD: u64 = 64 << 10;
+const VERSION: u32 = 1;
+
+/// The directory of a clone, locked for this process.
+#[derive(Debug)]
+pub(super) struct CloneDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Where clones are kept.
+#[derive(Debug)]
+pub enum CloneRoot {
+    Directory(PathBuf),
+    /// Removed when this is dropped.
+    Temporary(TempDir),
+}
+
+impl CloneRoot {
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Directory(path) => path,
+            Self::Temporary(directory) => directory.path(),
+        }
+    }
+}
+
+/// What the last fetch found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    version: u32,
+    /// For people.
+    url: String,
+    /// The full name of the reference; `None` if a commit is followed.
+    pub(super) reference: Option<String>,
+    pub(super) commit: String,
+    pub(super) tag: Option<String>,
+    generation: u64,
+    pub(super) fetched: Timestamp,
+}
+
+/// The objects of one clone.
+#[derive(Debug)]
+pub(super) struct Generation {
+    number: u64,
+    path: PathBuf,
+}
+
+impl CloneDirectory {
+    /// Creates and locks the directory of a repository.
+    pub(super) fn open(path: PathBuf) -> Result<Self, FetchError> {
+        let storage = |source| FetchError::Storage {
+            directory: path.clone(),
+            source,
+        };
+        fs::create_dir_all(&path).map_err(storage)?;
+        let lock = File::create(path.join("lock")).map_err(storage)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(FetchError::InUse(path)),
+            Err(fs::TryLockError::Error(source)) => return Err(storage(source)),
+        }
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The last fetch, if its generation can be opened. An unreadable record is as good as none.
+    pub(super) fn restore(&self) -> Option<(Record, Generation)> {
+        let file = File::open(self.record_path()).ok()?;
+        let bytes = read_at_most(file, MAX_RECORD).ok()??;
+        let record: Record = serde_json::from_slice(&bytes).ok()?;
+        let path = self.generation_path(record.generation);
+        let generation = Generation {
+            number: record.generation,
+            path,
+        };
+        (record.version == VERSION && open_bare(&generation.path).is_ok())
+            .then_some((record, generation))
+    }
+
+    /// Starts a new, empty generation. Others than `kept` are removed first, which also makes room.
+    pub(super) fn begin(&self, kept: Option<&Generation>) -> io::Result<Generation> {
+        let kept = kept.map(|generation| generation.number);
+        self.remove_others(kept)?;
+        let number = kept.map_or(0, |number| number + 1);
+        let path = self.generation_path(number);
+        fs::create_dir_all(path.join("objects/pack"))?;
+        fs::create_dir_all(path.join("refs"))?;
+        fs::write(path.join("HEAD"), "ref: refs/heads/none\n")?;
+        fs::write(
+            path.join("config"),
+            "[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
+        )?;
+        Ok(Generation { number, path })
+    }
+
+    /// Puts a commit of a generation into force.
+    pub(super) fn commit(
+        &self,
+        generation: &Generation,
+        url: &str,
+        reference: Option<&str>,
+        (commit, tag): (ObjectId, Option<ObjectId>),
+    ) -> io::Result<Record> {
+        let record = Record {
+            version: VERSION,
+            url: url.to_owned(),
+            reference: reference.map(str::to_owned),
+            commit: commit.to_string(),
+            tag: tag.map(|tag| tag.to_string()),
+            generation: generation.number,
+            fetched: Timestamp::now(),
+        };
+        let mut file = tempfile::NamedTempFile::new_in(&self.path)?;
+        serde_json::to_writer_pretty(&mut file, &record)?;
+        file.write_all(b"\n")?;
+        file.as_file().sync_all()?;
+        file.persist(self.record_path())?;
+        Ok(record)
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.path.join("fetched.json")
+    }
+
+    fn generation_path(&self, number: u64) -> PathBuf {
+        self.path.join(format!("{number}.git"))
+    }
+
+    /// Removes every generation but one, and the temporary files of a killed process.
+    fn remove_others(&self, kept: Option<u64>) -> io::Result<()> {
+        let kept = kept.map(|number| self.generation_path(number));
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|end| end == "git") && Some(&path) != kept.as_ref() {
+                fs::remove_dir_all(&path)?;
+            } else if path.extension().is_none() && !path.ends_with("lock") && path.is_file() {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Generation {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn packs(&self) -> PathBuf {
+        self.path.join("objects/pack")
+    }
+
+    pub(super) fn shallow_file(&self) -> PathBuf {
+        self.path.join("shallow")
+    }
+
+    /// Whether it has room for another pack.
+    pub(super) fn is_small(&self) -> bool {
+        let Ok(entries) = fs::read_dir(self.packs()) else {
+            return false;
+        };
+        let packs = entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|end| end == "pack"));
+        packs.count() < MAX_PACKS
+    }
+
+    /// Removes what a fetch that was cut off has left: temporary files, marks, locks, and a pack without its index.
+    pub(super) fn remove_leftovers(&self) -> io::Result<()> {
+        let lock = self.shallow_file().with_extension("lock");
+        if lock.exists() {
+            fs::remove_file(lock)?;
+        }
+        for entry in fs::read_dir(self.packs())? {
+            let path = entry?.path();
+            let is_whole = match path.extension().and_then(|end| end.to_str()) {
+                Some("pack") => path.with_extension("idx").exists(),
+                Some("idx") => path.with_extension("pack").exists(),
+                _ => false,
+            };
+            if !is_whole {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens a generation. No value of any configuration is used.
+pub(super) fn open_bare(path: &Path) -> Result<Repository, gix::Error> {
+    let options = gix::open::Options::isolated()
+        .with(Trust::Reduced)
+        .filter_config_section(|_| false)
+        .open_path_as_is(true);
+    Ok(options.open(path)?.to_thread_local())
+}

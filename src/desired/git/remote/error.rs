@@ -1,0 +1,133 @@
+//! Why a fetch failed, as sentences for the operator.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::http::UnusableSecret;
+use crate::model::{FetchFailure, human_duration};
+
+/// A failed fetch. The last fetched commit stays in force. The sentences name no credential.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error("the git server cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("TLS to the git server fails: {0}")]
+    Tls(String),
+    #[error("the git server did not answer in time: {0}")]
+    TimedOut(String),
+    #[error(
+        "the git server asks for credentials (401); help: give the daemon a token that may read the repository \
+         (--git-token-file) or a GitHub App"
+    )]
+    NoCredentials,
+    #[error(
+        "the git server refuses the credentials (401), which are wrong, expired or revoked; help: renew {0}, which is read \
+         again at each fetch"
+    )]
+    Unauthorized(String),
+    #[error(
+        "the git server forbids access (403); help: allow the token to read the content of this repository"
+    )]
+    Forbidden,
+    #[error(
+        "the git server has no such repository, or these credentials may not read it (404); help: check --git-url and the \
+         credentials"
+    )]
+    NotFound,
+    #[error("the git server limits the rate of requests; the next one follows in {}", human_duration(*.0))]
+    RateLimited(Duration),
+    #[error(
+        "the git server redirects to {0}, which is not followed because the credentials are for this host only; help: set \
+         --git-url to the new address"
+    )]
+    Redirected(String),
+    #[error("the git server failed with status {status}")]
+    Server {
+        status: u16,
+        retry_after: Option<Duration>,
+    },
+    #[error("the answer is not that of a git server ({0}); help: check --git-url")]
+    NotGit(String),
+    #[error("the repository has no commit yet")]
+    Empty,
+    #[error(
+        "the repository has no branch or tag {0}; help: it was deleted or renamed, so restore it or change --git-ref"
+    )]
+    ReferenceMissing(String),
+    #[error("{0} is a branch and a tag; help: set --git-ref to refs/heads/{0} or refs/tags/{0}")]
+    Ambiguous(String),
+    #[error(
+        "the default branch of the repository is now {now} and was {before}; help: set --git-ref to the branch that you want"
+    )]
+    DefaultBranchMoved { before: String, now: String },
+    #[error("{0} is not a commit")]
+    NotACommit(String),
+    #[error("the repository uses SHA-256 object names, which are not supported")]
+    Sha256,
+    #[error(
+        "the git server sends more than {} MiB; help: keep the definitions in a repository without large files",
+        .0 >> 20
+    )]
+    TooLarge(u64),
+    #[error("the answer of the git server is invalid: {0}")]
+    Invalid(String),
+    #[error("the clone in {} cannot be used: {source}", .directory.display())]
+    Storage {
+        directory: PathBuf,
+        source: io::Error,
+    },
+    #[error(
+        "another process uses the clone in {}; help: give each daemon its own --git-dir",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    #[error(transparent)]
+    Secret(#[from] UnusableSecret),
+    #[error("{0}")]
+    Credentials(String),
+    #[error("the daemon is being stopped")]
+    Stopped,
+    #[error("the fetch failed because of a bug in this program; the cause is logged above")]
+    Internal,
+}
+
+impl FetchError {
+    /// What kind of failure it is, for status, metrics and alerts.
+    #[must_use]
+    pub const fn kind(&self) -> FetchFailure {
+        match self {
+            Self::Unreachable(_) => FetchFailure::Unreachable,
+            Self::Tls(_) => FetchFailure::Tls,
+            Self::TimedOut(_) => FetchFailure::TimedOut,
+            Self::NoCredentials
+            | Self::Unauthorized(_)
+            | Self::Forbidden
+            | Self::Secret(_)
+            | Self::Credentials(_) => FetchFailure::Credentials,
+            Self::NotFound => FetchFailure::NotFound,
+            Self::RateLimited(_) => FetchFailure::RateLimited,
+            Self::Redirected(_) => FetchFailure::Redirected,
+            Self::Server { .. } => FetchFailure::Server,
+            Self::NotGit(_) | Self::Invalid(_) | Self::Sha256 => FetchFailure::InvalidAnswer,
+            Self::Empty
+            | Self::ReferenceMissing(_)
+            | Self::Ambiguous(_)
+            | Self::DefaultBranchMoved { .. }
+            | Self::NotACommit(_) => FetchFailure::Reference,
+            Self::TooLarge(_) => FetchFailure::TooLarge,
+            Self::Storage { .. } | Self::InUse(_) => FetchFailure::Storage,
+            Self::Stopped | Self::Internal => FetchFailure::Internal,
+        }
+    }
+
+    /// The pause that the server asks for.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited(wait) => Some(*wait),
+            Self::Server { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! The HTTP of gix's git protocol, by the clients of this program: TLS, proxies, time limits and refusals are the same as
+//! for every other connection.
+//!
+//! The protocol code blocks, so each request runs on the runtime while its thread waits. The capabilities that a server
+//! advertised once are remembered and answered from memory (git-protocol-v2: they do not depend on the repository's
+//! references), so that asking for references costs one request.
+//!
+//! Never: follow a redirect to another origin, or send more than one credential, which is for that origin.
+
+use std::any::Any;
+use std::io::{self, BufRead, Cursor, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gix_protocol::transport::client::blocking_io::http::{
+    GetResponse, Http as GitHttp, PostBodyDataKind, PostResponse,
+};
+use parking_lot::Mutex;
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT,
+};
+use reqwest::{Response, StatusCode};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::error::FetchError;
+use crate::http::{ActiveClient, Route, retry_after};
+use crate::model::{ellipsize, human_duration, printable};
+
+/// The suffix of the first request of a fetch.
+const ADVERTISEMENT: &str = "/info/refs?service=git-upload-pack";
+/// The longest list of references and capabilities, in bytes: several ten thousand references of an old server.
+const MAX_ADVERTISEMENT: u64 = 16 << 20;
+/// The largest request, in bytes.
+const MAX_REQUEST: usize = 1 << 20;
+/// The longest wait for the next part of an answer.
+const MAX_SILENCE: Duration = Duration::from_secs(30);
+const MAX_REDIRECTS: usize = 3;
+
+/// The answer to the first request of a fetch.
+#[derive(Clone, Debug)]
+pub(super) struct Advertisement {
+    /// The address of the repository after redirects.
+    base: String,
+    body: Vec<u8>,
+}
+
+impl Advertisement {
+    /// Whether it may be used again: with protocol version 2, it holds no references.
+    fn is_lasting(&self) -> bool {
+        self.body
+            .windows(b"version 2".len())
+            .take(200)
+            .any(|text| text == b"version 2")
+    }
+}
+
+/// The requests of one fetch.
+pub(super) struct Exchange {
+    pub(super) runtime: Handle,
+    pub(super) stop: CancellationToken,
+    pub(super) route: Arc<Route>,
+    pub(super) authorization: Option<HeaderValue>,
+    /// What a user renews if the credential is refused.
+    pub(super) credential: Option<String>,
+    pub(super) deadline: Instant,
+    /// How many bytes may still be received.
+    pub(super) left: Mutex<u64>,
+    pub(super) max: u64,
+    pub(super) advertisement: Mutex<Option<Advertisement>>,
+    /// The first failure. gix's own error would only say that a request failed.
+    pub(super) failure: Mutex<Option<FetchError>>,
+}
+
+impl Exchange {
+    fn fail(&self, error: FetchError) -> io::Error {
+        let text = error.to_string();
+        self.failure.lock().get_or_insert(error);
+        io::Error::other(text)
+    }
+
+    /// Sends a request and waits for the status and the headers of the answer.
+    fn send(
+        &self,
+        url: &str,
+        headers: &HeaderMap,
+        body: Option<Vec<u8>>,
+    ) -> Result<Response, FetchError> {
+        let url = Url::parse(url).map_err(|error| FetchError::NotGit(error.to_string()))?;
+        let used = self.route.active_client();
+        let client = &used.client;
+        let mut request = match body {
+            Some(body) => client.post(url).body(body),
+            None => client.get(url),
+        };
+        request = request.headers(headers.clone());
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        let sending = self.route.limit.run(request.send());
+        let response = self.wait(&used, sending)?;
+        self.check(response)
+    }
+
+    /// Waits for a step of an exchange.
+    fn wait<T>(
+        &self,
+        used: &ActiveClient,
+        step: impl Future<Output = reqwest::Result<T>>,
+    ) -> Result<T, FetchError> {
+        let end = self.deadline.min(Instant::now() + MAX_SILENCE);
+        let step = timeout_at(end, step);
+        let ended = self.runtime.block_on(self.stop.run_until_cancelled(step));
+        match ended {
+            None => Err(FetchError::Stopped),
+            Some(Ok(Ok(value))) => Ok(value),
+            Some(Ok(Err(error))) => {
+                let failure = self.route.failure(error);
+                let text = failure.to_string();
+                Err(if failure.tls {
+                    FetchError::Tls(text)
+                } else if failure.sent {
+                    FetchError::TimedOut(text)
+                } else {
+                    FetchError::Unreachable(text)
+                })
+            }
+            Some(Err(_)) => {
+                self.route.replace_client(used);
+                let silence = human_duration(MAX_SILENCE);
+                Err(FetchError::TimedOut(format!(
+                    "no data for {silence}, or the time limit is over"
+                )))
+            }
+        }
+    }
+
+    fn check(&self, response: Response) -> Result<Response, FetchError> {
+        let status = response.status();
+        let wait = retry_after(response.headers());
+        Err(match (status, wait) {
+            _ if status.is_success() || status.is_redirection() => return Ok(response),
+            (StatusCode::TOO_MANY_REQUESTS, wait) => {
+                FetchError::RateLimited(wait.unwrap_or(Duration::from_secs(60)))
+            }
+            // GitHub reports its limits so.
+            (StatusCode::FORBIDDEN, Some(wait)) => FetchError::RateLimited(wait),
+            (StatusCode::UNAUTHORIZED, _) => match &self.credential {
+                Some(credential) => FetchError::Unauthorized(credential.clone()),
+                None => FetchError::NoCredentials,
+            },
+            (StatusCode::FORBIDDEN, None) => FetchError::Forbidden,
+            (StatusCode::NOT_FOUND | StatusCode::GONE, _) => FetchError::NotFound,
+            (status, wait) if status.is_server_error() => FetchError::Server {
+                status: status.as_u16(),
+                retry_after: wait,
+            },
+            (status, _) => FetchError::NotGit(format!("status {}", status.as_u16())),
+        })
+    }
+
+    /// Reads the advertisement, through redirects within the same origin.
+    fn advertise(&self, url: &str, headers: &HeaderMap) -> Result<Advertisement, FetchError> {
+        let mut url = url.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut response = self.send(&url, headers, None)?;
+            if response.status().is_redirection() {
+                url = redirect(&response)?;
+                continue;
+            }
+            let used = self.route.active_client();
+            let mut body = Vec::new();
+            while let Some(chunk) = self.wait(&used, response.chunk())? {
+                if (body.len() + chunk.len()) as u64 > MAX_ADVERTISEMENT.min(self.max) {
+                    return Err(FetchError::TooLarge(MAX_ADVERTISEMENT.min(self.max)));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            check_type(response.headers(), "advertisement")?;
+            let base = url.strip_suffix(ADVERTISEMENT).unwrap_or(&url).to_owned();
+            return Ok(Advertisement { base, body });
+        }
+        Err(FetchError::NotGit(format!(
+            "more than {MAX_REDIRECTS} redirects"
+        )))
+    }
+}
+
+/// Where a redirect of the advertisement leads.
+fn redirect(response: &Response) -> Result<String, FetchError> {
+    let from = response.url();
+    let to = response
+        .headers()
+        .get(LOCATION)
+        .and_then(|to| to.to_str().ok())
+        .and_then(|to| from.join(to).ok())
+        .ok_or_else(|| FetchError::NotGit("a redirect without an address".to_owned()))?;
+    let shown = |url: &Url| {
+        let mut url = url.clone();
+        url.set_query(None);
+        url.set_fragment(None);
+        // An address with a password is not shown. It has a host, so it can have none.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        let text = url
+            .as_str()
+            .strip_suffix("/info/refs")
+            .unwrap_or(url.as_str());
+        ellipsize(&printable(text), 300)
+    };
+    if to.origin() != from.origin() || !to.as_str().ends_with(ADVERTISEMENT) {
+        return Err(FetchError::Redirected(shown(&to)));
+    }
+    Ok(to.into())
+}
+
+fn check_type(headers: &HeaderMap, kind: &str) -> Result<(), FetchError> {
+    let found = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("no content type");
+    if found == format!("application/x-git-upload-pack-{kind}") {
+        return Ok(());
+    }
+    Err(FetchError::NotGit(ellipsize(&printable(found), 100)))
+}
+
+/// The headers that the protocol asks for, with the name of this program.
+fn header_map(lines: impl IntoIterator<Item = impl AsRef<str>>) -> Result<HeaderMap, FetchError> {
+    let invalid = || FetchError::Invalid("a header cannot be sent".to_owned());
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let (name, value) = line.as_ref().split_once(':').ok_or_else(invalid)?;
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|_| invalid())?;
+        headers.insert(name, value);
+    }
+    // Some hosts recognise git by the beginning.
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static(concat!("git/calry-gitops-", env!("CARGO_PKG_VERSION"))),
+    );
+    Ok(headers)
+}
+
+/// The HTTP client of gix's transport.
+pub(super) struct Client {
+    exchange: Arc<Exchange>,
+    base: Option<String>,
+}
+
+impl Client {
+    pub(super) const fn new(exchange: Arc<Exchange>) -> Self {
+        Self {
+            exchange,
+            base: None,
+        }
+    }
+}
+
+/// The line by which gix recognises an answer; its content type was checked before.
+fn header_lines(kind: &str) -> Cursor<Vec<u8>> {
+    Cursor::new(format!("content-type: application/x-git-upload-pack-{kind}\n").into_bytes())
+}
+
+impl GitHttp for Client {
+    type Headers = Headers;
+    type ResponseBody = Body;
+    type PostBody = RequestBody;
+
+    fn get(
+        &mut self,
+        url: &str,
+        _base: &str,
+        headers: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Result<GetResponse<Headers, Body>, gix::Error> {
+        let exchange = &self.exchange;
+        let known = exchange.advertisement.lock().clone();
+        let advertisement = match known {
+            Some(known) => known,
+            None => {
+                let read =
+                    header_map(headers).and_then(|headers| exchange.advertise(url, &headers));
+                let read = read.map_err(|error| gix::Error::from_error(exchange.fail(error)))?;
+                if read.is_lasting() {
+                    *exchange.advertisement.lock() = Some(read.clone());
+                }
+                read
+            }
+        };
+        self.base = Some(advertisement.base);
+        Ok(GetResponse {
+            headers: Headers::Lines(header_lines("advertisement")),
+            body: Body::Bytes(Cursor::new(advertisement.body)),
+        })
+    }
+
+    fn post(
+        &mut self,
+        url: &str,
+        _base: &str,
+        headers: impl IntoIterator<Item = impl AsRef<str>>,
+        _body: PostBodyDataKind,
+    ) -> Result<PostResponse<Headers, Body, RequestBody>, gix::Error> {
+        let headers = header_map(headers)
+            .map_err(|error| gix::Error::from_error(self.exchange.fail(error)))?;
+        let post = Arc::new(Mutex::new(Post {
+            exchange: Arc::clone(&self.exchange),
+            url: url.to_owned(),
+            headers,
+            request: Vec::new(),
+            answer: None,
+        }));
+        Ok(PostResponse {
+            post_body: RequestBody(Arc::clone(&post)),
+            headers: Headers::Pending(Arc::clone(&post)),
+            body: Body::Answer {
+                post,
+                part: Cursor::default(),
+            },
+        })
+    }
+
+    fn configure(&mut self, _config: &dyn Any) -> Result<(), gix::Error> {
+        Ok(())
+    }
+
+    fn redirected_base_url(&self) -> Option<String> {
+        self.base.clone()
+    }
+}
+
+/// A request that is sent when its answer is read first.
+pub(super) struct Post {
+    exchange: Arc<Exchange>,
+    url: String,
+    headers: HeaderMap,
+    request: Vec<u8>,
+    answer: Option<(ActiveClient, Response)>,
+}
+
+impl Post {
+    fn answer(&mut self) -> io::Result<(&Arc<Exchange>, &mut (ActiveClient, Response))> {
+        let Self {
+            exchange,
+            url,
+            headers,
+            request,
+            answer,
+        } = self;
+        let answer = match answer {
+            Some(answer) => answer,
+            None => {
+                let used = exchange.route.active_client();
+                let sent = exchange
+                    .send(url, headers, Some(std::mem::take(request)))
+                    .and_then(|response| {
+                        // Only the first request may be redirected, as in git.
+                        if response.status().is_redirection() {
+                            return Err(FetchError::NotGit("a redirect".to_owned()));
+                        }
+                        check_type(response.headers(), "result").map(|()| response)
+                    });
+                answer.insert((used, sent.map_err(|error| exchange.fail(error))?))
+            }
+        };
+        Ok((exchange, answer))
+    }
+
+    fn next_part(&mut self) -> io::Result<Vec<u8>> {
+        let (exchange, (used, response)) = self.answer()?;
+        let part = loop {
+            let part = exchange.wait(used, response.chunk());
+            match part.map_err(|error| exchange.fail(error))? {
+                // An empty part would be the end.
+                Some(part) if part.is_empty() => {}
+                part => break part.unwrap_or_default(),
+            }
+        };
+        let mut left = exchange.left.lock();
+        match left.checked_sub(part.len() as u64) {
+            Some(rest) => *left = rest,
+            None => return Err(exchange.fail(FetchError::TooLarge(exchange.max))),
+        }
+        Ok(part.to_vec())
+    }
+}
+
+/// Collects a request.
+pub(super) struct RequestBody(Arc<Mutex<Post>>);
+
+impl Write for RequestBody {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let request = &mut self.0.lock().request;
+        if request.len() + bytes.len() > MAX_REQUEST {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        request.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The headers of an answer, as lines.
+pub(super) enum Headers {
+    Lines(Cursor<Vec<u8>>),
+    Pending(Arc<Mutex<Post>>),
+}
+
+impl BufRead for Headers {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if let Self::Pending(post) = self {
+            post.lock().answer()?;
+            *self = Self::Lines(header_lines("result"));
+        }
+        match self {
+            Self::Lines(lines) => lines.fill_buf(),
+            Self::Pending(_) => Ok(&[]),
+        }
+    }
+
+    fn consume(&mut self, amount: usize) {
+        if let Self::Lines(lines) = self {
+            lines.consume(amount);
+        }
+    }
+}
+
+impl Read for Headers {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        read_buffered(self, buffer)
+    }
+}
+
+/// The body of an answer.
+pub(super) enum Body {
+    Bytes(Cursor<Vec<u8>>),
+    Answer {
+        post: Arc<Mutex<Post>>,
+        part: Cursor<Vec<u8>>,
+    },
+}
+
+impl BufRead for Body {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => bytes.fill_buf(),
+            Self::Answer { post, part } => {
+                if part.fill_buf()?.is_empty() {
+                    *part = Cursor::new(post.lock().next_part()?);
+                }
+                part.fill_buf()
+            }
+        }
+    }
+
+    fn consume(&mut self, amount: usize) {
+        match self {
+            Self::Bytes(bytes) | Self::Answer { part: bytes, .. } => bytes.consume(amount),
+        }
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        read_buffered(self, buffer)
+    }
+}
+
+fn read_buffered(from: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let read = from.fill_buf()?.read(buffer)?;
+    from.consume(read);
+    Ok(read)
+}

@@ -205,6 +205,25 @@ fn what_print_config_prints_is_a_configuration_file_with_the_same_values() {
 }
 
 #[test]
+fn print_config_shows_no_directory_beside_a_repository() {
+    let world = operator(
+        "gitUrl: https://git.example.com/acme/definitions.git\nworkspaces:\n  - {name: one, apiKeyFile: one}\n  \
+         - {name: two, apiKeyFile: two, gitPath: two}\n",
+    );
+    let print = |file| {
+        let ran = world.run(&["run", "--config", file, "--print-config"]);
+        ran.exits(0).out
+    };
+    let printed = print("calry-gitops.yaml");
+    let replaced = "    # definitions: gitUrl takes its place\n";
+    assert_eq!(printed.matches(replaced).count(), 2, "{printed}");
+    let is_directory = |line: &str| line.trim_start().starts_with("definitions:");
+    assert!(!printed.lines().any(is_directory), "{printed}");
+    fs::write(world.dir.path().join("printed.yaml"), &printed).unwrap();
+    assert!(print("printed.yaml").contains("gitPath: two"));
+}
+
+#[test]
 fn a_flag_about_one_workspace_is_refused_if_one_of_several_has_no_value_of_its_own() {
     const SEVERAL: [(&str, &str); 4] = [
         ("--definitions", "definitions"),

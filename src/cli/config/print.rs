@@ -33,9 +33,7 @@ impl Configuration {
         let _ = writeln!(out, "# {first} over variables, variables over {last}.\n");
         let file = file.unwrap_or_default();
         let of_daemon = |value: &&EffectiveValue| !(several && value.key.per_workspace);
-        for value in self.top.iter().filter(of_daemon) {
-            out.push_str(&line(value, "", &file));
-        }
+        out.push_str(&lines(&self.top, of_daemon, "", &file));
         if !self.notifications.documents.is_empty() {
             let source = format!("{file}:{}", self.notifications.line);
             let source = ellipsize(&printable(&source), 100);
@@ -53,16 +51,34 @@ impl Configuration {
                 continue;
             };
             let _ = writeln!(out, "  - name: {}", scalar(name));
-            for value in workspace
-                .values
-                .iter()
-                .filter(|value| value.key.per_workspace)
-            {
-                out.push_str(&line(value, "    ", &file));
-            }
+            let of_workspace = |value: &&EffectiveValue| value.key.per_workspace;
+            out.push_str(&lines(&workspace.values, of_workspace, "    ", &file));
         }
         out
     }
+}
+
+fn lines(
+    values: &[EffectiveValue],
+    is_shown: impl Fn(&&EffectiveValue) -> bool,
+    indentation: &str,
+    file: &str,
+) -> String {
+    let is_fetched = values
+        .iter()
+        .any(|value| value.key.name == "gitUrl" && value.origin != ValueOrigin::Unset);
+    let is_replaced = |value: &EffectiveValue| {
+        is_fetched && value.key.name == "definitions" && value.origin == ValueOrigin::BuiltIn
+    };
+    values
+        .iter()
+        .filter(is_shown)
+        .map(|value| match is_replaced(value) {
+            // A file with both is refused.
+            true => format!("{indentation}# definitions: gitUrl takes its place\n"),
+            false => line(value, indentation, file),
+        })
+        .collect()
 }
 
 fn line(value: &EffectiveValue, indentation: &str, file: &str) -> String {

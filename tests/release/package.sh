@@ -20,6 +20,7 @@ if [ "${1:-}" != --inside ]; then
     cp "$1" "$work/root/calry-gitops.deb"
     cp -r definitions "$work/root/definitions"
     cp "$0" "$work/root/package.sh"
+    cp tests/git-sync/serve.py "$work/root/serve.py"
     cd "$work/root"
     mount -t proc proc proc
     mount -t sysfs sysfs sys
@@ -82,16 +83,17 @@ grep -oh 'secret:[^}]*}' /definitions/*.yaml | tr -d '}' | cut -d : -f 2 | sort 
 done
 umask 022
 echo 'apiUrl: http://127.0.0.1:4010' >>/etc/calry-gitops/config.yaml
-install -d -o calry-gitops -g calry-gitops -m 0750 /var/lib/calry-gitops
+sed -i 's|^gitUrl: .*|gitUrl: http://127.0.0.1:4020/acme/.git\ngitInterval: 1s|' /etc/calry-gitops/config.yaml
 install -d -o calry-gitops /srv/git
 git=("${as[@]}" env HOME=/srv/git git -c user.name=a -c user.email=a@example.com)
 "${git[@]}" init --quiet --initial-branch main /srv/git/acme
 "${as[@]}" cp -r /definitions /srv/git/acme/
 "${git[@]}" -C /srv/git/acme add --all
 "${git[@]}" -C /srv/git/acme commit --quiet --message "definitions"
-"${git[@]}" clone --quiet /srv/git/acme /var/lib/calry-gitops/repository
+"${as[@]}" env HOME=/srv/git python3 -B /serve.py /srv/git 4020 >/serve 2>&1 &
+until_it 60 test -s /serve
 
-systemctl start calry-gitops-pull.timer "$service"
+systemctl start "$service"
 until_it 60 curl --fail --silent http://127.0.0.1:8080/readyz
 calry-gitops status >/status || true
 grep -qi observe /status || fail "it does not observe: $(cat /status)"
@@ -109,12 +111,22 @@ systemctl restart "$service"
 until_it 60 calry-gitops status
 printf 'provider: GUESTY\nicon: https://cdn.example.com/guesty-2.png\n' >/srv/git/acme/definitions/guesty.yaml
 "${git[@]}" -C /srv/git/acme commit --quiet --all --message "an icon"
-systemctl start "$pull"
 until_it 60 sh -c "journalctl --unit $service | grep 'GUESTY updated'"
 systemctl reload "$service"
 systemctl stop "$service"
 [ "$(systemctl show --property Result --value "$service")" = success ] || fail "it does not stop when it is asked to"
-echo "a commit is pulled and reaches Calry"
+echo "a commit is fetched and reaches Calry"
+
+sed -i '/^git/d; s/^#definitions/definitions/' /etc/calry-gitops/config.yaml
+"${git[@]}" clone --quiet /srv/git/acme /var/lib/calry-gitops/repository
+systemctl start calry-gitops-pull.timer "$service"
+printf 'provider: GUESTY\nicon: https://cdn.example.com/guesty-3.png\n' >/srv/git/acme/definitions/guesty.yaml
+"${git[@]}" -C /srv/git/acme commit --quiet --all --message "another icon"
+systemctl start "$pull"
+until_it 60 sh -c "curl --fail --silent http://127.0.0.1:8080/api/v1/status | grep '\"another icon\"'"
+until_it 60 sh -c "journalctl --unit $service | grep -c 'GUESTY updated' | grep -qx 2"
+systemctl stop "$service" calry-gitops-pull.timer
+echo "a commit is pulled into a checkout and reaches Calry"
 
 echo 'mode: enforce' >/etc/calry-gitops/config.yaml
 dpkg --install /calry-gitops.deb >/dev/null

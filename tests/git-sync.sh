@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# git-sync beside the daemon, as deploy/kubernetes/base/deployment.yaml puts them: a repository that is served over HTTP, pushes
+# git-sync beside the daemon, as deploy/kubernetes/overlays/git-sync puts them: a repository that is served over HTTP, pushes
 # to it, and their result in the sandbox. git-sync and the daemon are different users if root runs this, as in a
 # Pod. The daemon's interval is 10 minutes, so that it reacts to the change of git-sync's link.
 #
@@ -13,7 +13,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 here=$PWD
 calry=${CALRY_GITOPS:-$here/target/debug/calry-gitops}
-manifest=deploy/kubernetes/base/deployment.yaml
+base=deploy/kubernetes/base/deployment.yaml
+manifest=deploy/kubernetes/overlays/git-sync/git-sync.yaml
 # shellcheck source=tests/need.sh
 . tests/need.sh
 need git curl jq
@@ -65,6 +66,8 @@ stop() {
 
 version=$(sed -n 's|.*image: .*/git-sync:||p' "$manifest")
 mapfile -t settings < <(sed -n '/name: GITSYNC_/{s/.*name: //;N;s/\n *value: */=/;s/"//g;p}' "$manifest")
+# The repository here is served over HTTP.
+mapfile -t settings < <(printf '%s\n' "${settings[@]}" | grep -v '^GITSYNC_SSH_')
 root=$(printf '%s\n' "${settings[@]}" | sed -n 's/^GITSYNC_ROOT=//p')
 definitions=$(sed -n '/name: CALRY_DEFINITIONS$/{n;s/.*value: *//p}' "$manifest")
 case $definitions in
@@ -97,12 +100,12 @@ calry=$work/bin/calry-gitops
 mkdir -m 1777 "$work/tmp"
 as_git_sync=() as_daemon=()
 if [ "$(id -u)" = 0 ]; then
-    # user CONTAINER: its runAsUser. The group of both is fsGroup.
-    user() { sed -n "/- name: $1\$/,/runAsUser/s/.*runAsUser: //p" "$manifest" | head -n 1; }
-    group=$(sed -n 's/.*fsGroup: //p' "$manifest")
+    # user CONTAINER FILE: its runAsUser. The group of both is fsGroup.
+    user() { sed -n "/- name: $1\$/,/runAsUser/s/.*runAsUser: //p" "$2" | head -n 1; }
+    group=$(sed -n 's/.*fsGroup: //p' "$base")
     limits=(--groups "$group" --no-new-privs --bounding-set=-all)
-    as_git_sync=(setpriv --reuid "$(user git-sync)" --regid "$(user git-sync)" "${limits[@]}")
-    as_daemon=(setpriv --reuid "$(user calry-gitops)" --regid "$(user calry-gitops)" "${limits[@]}")
+    as_git_sync=(setpriv --reuid "$(user git-sync "$manifest")" --regid "$(user git-sync "$manifest")" "${limits[@]}")
+    as_daemon=(setpriv --reuid "$(user calry-gitops "$base")" --regid "$(user calry-gitops "$base")" "${limits[@]}")
 fi
 
 # Nothing of the machine's own configuration counts.

@@ -1,6 +1,7 @@
-"""Serves the bare repositories below a directory over HTTP on loopback, by git http-backend: serve.py DIRECTORY PORT. Port 0
-takes a free one; which one is printed."""
+"""Serves the repositories below a directory over HTTP on loopback, by git http-backend: serve.py DIRECTORY PORT [TOKEN].
+Port 0 takes a free one; which one is printed. With a token, a request needs it as its password."""
 
+import base64
 import http.server
 import os
 import subprocess
@@ -10,6 +11,12 @@ from urllib.parse import urlsplit
 
 class Backend(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if len(sys.argv) > 3 and self.password() != sys.argv[3]:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="git"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         url = urlsplit(self.path)
         said = {
             "GIT_PROJECT_ROOT": sys.argv[1],
@@ -35,6 +42,10 @@ class Backend(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     do_POST = do_GET
+
+    def password(self):
+        method, _, value = self.headers.get("authorization", "").partition(" ")
+        return base64.b64decode(value).decode().partition(":")[2] if method == "Basic" else None
 
     def log_message(self, *_):
         pass

@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import tempfile
+import textwrap
 import time
 import unittest
 import urllib.request
@@ -34,23 +35,26 @@ COMMON = [
     "git.repository=https://git.example.com/acme/definitions.git",
     "calry.apiKey.existingSecret=calry-gitops-api-key", "calry.secrets.existingSecret=calry-gitops-secrets",
 ]
+TOKEN = ["git.auth.type=token", "git.auth.existingSecret=calry-gitops-git"]
 SSH = [
-    "git.repository=ssh://git@git.example.com/acme/definitions.git", "git.auth.type=ssh",
+    "source=git-sync", "git.repository=ssh://git@git.example.com/acme/definitions.git", "git.auth.type=ssh",
     "git.auth.existingSecret=calry-gitops-git",
 ]
 # The values that make the objects of each overlay.
 PAIRS = {
-    "base": [],
+    "base": TOKEN,
     "overlays/git-sync": SSH,
     "overlays/configmap": ["source=configmap", "definitions.existingConfigMap=calry-gitops-definitions"],
-    "overlays/monitoring": ["serviceMonitor.enabled=true", "prometheusRule.enabled=true", "dashboard.enabled=true"],
-    "overlays/signed": [*SSH, "allowedSigners.existingConfigMap=calry-gitops-allowed-signers"],
+    "overlays/monitoring": [
+        *TOKEN, "serviceMonitor.enabled=true", "prometheusRule.enabled=true", "dashboard.enabled=true",
+    ],
+    "overlays/signed": [*TOKEN, "allowedSigners.existingConfigMap=calry-gitops-allowed-signers"],
     "overlays/single": [
-        "replicaCount=1", "leaderElection.enabled=false", "events.enabled=false", "persistence.enabled=true",
+        *TOKEN, "replicaCount=1", "leaderElection.enabled=false", "events.enabled=false", "persistence.enabled=true",
         "persistence.existingClaim=calry-gitops-state",
     ],
     "overlays/workspaces": [
-        *SSH, "workspaces[0].name=production", "workspaces[0].apiKey.existingSecret=calry-gitops-production-api-key",
+        *TOKEN, "workspaces[0].name=production", "workspaces[0].apiKey.existingSecret=calry-gitops-production-api-key",
         "workspaces[0].secrets.existingSecret=calry-gitops-production-secrets", "workspaces[1].name=staging",
         "workspaces[1].apiKey.existingSecret=calry-gitops-staging-api-key",
         "workspaces[1].secrets.existingSecret=calry-gitops-staging-secrets", "workspaces[1].config.mode=observe",
@@ -59,8 +63,8 @@ PAIRS = {
 # And what only values make.
 VALUES = [
     [
-        "git.auth.type=token", "git.auth.existingSecret=git", "git.directory=", "image.digest=sha256:" + "a" * 64,
-        "persistence.enabled=true", "replicaCount=1", "events.enabled=false", "git.depth=0",
+        "source=git-sync", "git.auth.type=token", "git.auth.existingSecret=git", "git.directory=", "git.ref=", "gitSync.depth=0",
+        "image.digest=sha256:" + "a" * 64, "persistence.enabled=true", "replicaCount=1", "events.enabled=false",
     ],
     [
         "priorityClassName=system", "topologySpreadConstraints[0].maxSkew=1",
@@ -98,7 +102,7 @@ VALUES = [
     ],
     # Workspaces that the configuration file describes.
     [
-        "config.workspaces[0].name=acme", "config.workspaces[0].definitions=/git/current/acme",
+        "source=git-sync", "config.workspaces[0].name=acme", "config.workspaces[0].definitions=/git/current/acme",
         "config.workspaces[0].apiKeyFile=/run/calry/acme/api-key", "extraVolumes[0].name=acme",
         "extraVolumes[0].secret.secretName=acme", "extraVolumeMounts[0].name=acme",
         "extraVolumeMounts[0].mountPath=/run/calry/acme", "extraVolumeMounts[0].readOnly=true",
@@ -111,32 +115,68 @@ VALUES = [
         "extraVolumes[0].emptyDir.sizeLimit=1Mi", "extraVolumeMounts[0].name=more", "extraVolumeMounts[0].mountPath=/tmp/state",
         "maxChanges=3", "config.maxChanges=4",
     ],
+    # Everything about git.
+    [
+        "git.ref=v7", "git.directory=calry/production", "git.interval=5m", "git.auth.type=github-app",
+        "git.auth.existingSecret=app", "git.auth.appId=123456789", "git.auth.installationId=87654321",
+        "git.caBundle.existingConfigMap=git-ca", "git.caBundle.key=git.pem", "allowedSigners.existingConfigMap=signers",
+    ],
+    ["git.ref=", "git.directory=", "config.gitInterval=10m", "git.interval=5m"],
+    # Workspaces of git-sync, and those of other repositories.
+    [
+        *SSH, "gitSync.period=1m", "workspaces[0].name=production", "workspaces[0].apiKey.existingSecret=prod",
+        "workspaces[0].secrets.existingSecret=prod", "allowedSigners.existingConfigMap=signers",
+        "git.caBundle.existingConfigMap=git-ca", "caBundle.existingConfigMap=ca",
+    ],
+    [
+        *TOKEN, "workspaces[0].name=production", "workspaces[0].apiKey.existingSecret=prod",
+        "workspaces[0].secrets.existingSecret=prod", "workspaces[1].name=staging", "workspaces[1].apiKey.existingSecret=staging",
+        "workspaces[1].secrets.existingSecret=staging", "workspaces[1].config.gitUrl=https://git.example.com/acme/staging.git",
+        "workspaces[1].config.gitRef=next", "workspaces[1].directory=definitions",
+    ],
 ]
 # The files of values by which chart-testing and this test install the chart.
 FILES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").iterdir())
-ONE = {"mode": "enforce", "interval": "60s", "maxChanges": "30%", "definitions": "/git/current/definitions",
+ANY = {"mode": "enforce", "interval": "60s", "maxChanges": "30%",
        "apiKeyFile": "/run/calry/api-key/api-key", "secretsDir": "/run/calry/secrets"}  # fmt: skip
+GIT = {"definitions": None, "gitUrl": "https://git.example.com/acme/definitions.git", "gitRef": "main",
+       "gitPath": "definitions", "gitInterval": "60s", "gitDir": "/var/lib/calry-gitops-git", "gitTokenFile": None}  # fmt: skip
+ONE = ANY | GIT
+
+
+def directory(path):
+    """The settings of a source that is a directory."""
+    return {"definitions": path, "gitUrl": None, "gitDir": None, "gitTokenFile": None}
+
+
+WITH_TOKEN = ONE | {"gitTokenFile": "/run/calry/git/token"}
+SYNCED = ANY | directory("/git/current/definitions")
 ALL = {"listen": "[::]:8080", "logFormat": "json", "stateDir": "/var/lib/calry-gitops", "leaderElection": True,
        "kubernetesEvents": True}  # fmt: skip
 SINGLE = ALL | {"leaderElection": False, "kubernetesEvents": False}
 
 
 def of_workspace(name, **settings):
-    own = {"definitions": f"/git/current/{name}", "apiKeyFile": f"/run/calry/{name}/api-key/api-key",
+    own = {"gitPath": name, "apiKeyFile": f"/run/calry/{name}/api-key/api-key",
            "secretsDir": f"/run/calry/{name}/secrets"}  # fmt: skip
     return {"name": name} | ONE | own | settings
 
 
+def without_git(settings):
+    return {key: value for key, value in settings.items() if not key.startswith("git") or value is None}
+
+
 # What the daemon runs by: settings of the process, then those of each workspace.
 EFFECTIVE = {
-    "base": (ALL, [ONE]),
-    "overlays/git-sync": (ALL, [ONE]),
-    "overlays/configmap": (ALL, [ONE | {"definitions": "/definitions"}]),
-    "overlays/monitoring": (ALL, [ONE]),
-    "overlays/signed": (ALL, [ONE | {"allowedSigners": "/run/calry/allowed-signers/allowed_signers"}]),
-    "overlays/single": (SINGLE, [ONE]),
-    "overlays/workspaces": (ALL, [of_workspace("production"), of_workspace("staging", mode="observe")]),
-    0: (ALL | {"kubernetesEvents": False}, [ONE | {"definitions": "/git/current"}]),
+    "base": (ALL, [WITH_TOKEN]),
+    "overlays/git-sync": (ALL, [SYNCED]),
+    "overlays/configmap": (ALL, [ANY | directory("/definitions")]),
+    "overlays/monitoring": (ALL, [WITH_TOKEN]),
+    "overlays/signed": (ALL, [WITH_TOKEN | {"allowedSigners": "/run/calry/allowed-signers/allowed_signers"}]),
+    "overlays/single": (SINGLE, [WITH_TOKEN]),
+    "overlays/workspaces": (ALL, [of_workspace("production", gitTokenFile="/run/calry/git/token"),
+                                  of_workspace("staging", gitTokenFile="/run/calry/git/token", mode="observe")]),
+    0: (ALL | {"kubernetesEvents": False}, [ANY | directory("/git/current")]),
     1: (
         ALL | {"leaseName": "acme", "leaseDuration": "30s", "leaseRenewDeadline": "20s", "leaseRetryPeriod": "4s", "shards": 3,
                "adminHost": ["gitops.example.com", "other.example.com"]},
@@ -147,26 +187,40 @@ EFFECTIVE = {
     3: (
         ALL | {"shards": 2},
         [
-            of_workspace("production", definitions="/git/current/calry/production", interval="2m", maxChanges="50%", strict=True,
+            of_workspace("production", gitPath="calry/production", interval="2m", maxChanges="50%", strict=True,
                          apiKeyFile="/run/calry/production/api-key/token"),
             of_workspace("staging", mode="observe", interval="5m", maxChanges="50%", strict=True, secretsDir=None,
                          apiUrl="https://calry.example.com"),
         ],
     ),
-    4: (SINGLE, [of_workspace("acme", definitions="/definitions/acme"),
-                 of_workspace("globex", definitions="/definitions/globex", mode="observe")]),
+    4: (SINGLE, [without_git(of_workspace("acme", **directory("/definitions/acme"))),
+                 without_git(of_workspace("globex", **directory("/definitions/globex"), mode="observe"))]),
     5: (ALL, [{"name": "acme", "definitions": "/git/current/acme", "apiKeyFile": "/run/calry/acme/api-key", "secretsDir": None}]),
     6: (SINGLE | {"listen": "0.0.0.0:8080", "logFormat": "text", "stateDir": "/tmp/state"},
         [ONE | {"mode": "observe", "interval": "4m", "maxChanges": 4}]),
-    "configmap": (ALL, [ONE | {"definitions": "/definitions"}]),
-    "git-sync": (ALL, [ONE]),
-    "openshift": (ALL, [ONE | {"secretsDir": None}]),
+    7: (ALL, [ONE | {"gitRef": "v7", "gitPath": "calry/production", "gitInterval": "5m", "gitGithubAppId": "123456789",
+                     "gitGithubInstallationId": "87654321", "gitGithubAppKeyFile": "/run/calry/git/private-key",
+                     "gitCaFile": "/run/calry/git-ca-bundle/git.pem", "secretsDir": "/run/calry/secrets",
+                     "allowedSigners": "/run/calry/allowed-signers/allowed_signers"}]),
+    8: (ALL, [ONE | {"gitRef": None, "gitPath": ".", "gitInterval": "10m"}]),
+    9: (ALL, [without_git(of_workspace("production", **directory("/git/current/production"),
+                                       allowedSigners="/run/calry/allowed-signers/allowed_signers"))]),
+    10: (ALL, [of_workspace("production", gitTokenFile="/run/calry/git/token"),
+               of_workspace("staging", gitTokenFile="/run/calry/git/token", gitUrl="https://git.example.com/acme/staging.git",
+                            gitRef="next", gitPath="definitions")]),
+    "configmap": (ALL, [ANY | directory("/definitions")]),
+    "git": (ALL, [WITH_TOKEN]),
+    "git-sync": (ALL, [SYNCED]),
+    "openshift": (ALL, [WITH_TOKEN | {"secretsDir": None}]),
     "page": (
         ALL | {"adminHost": ["calry-gitops", "calry-gitops.example.com"], "logFormat": "text",
                "adminTokenFile": "/run/calry/admin-token/token", "githubHookSecretFile": "/run/calry/hooks/github/secret",
                "externalUrl": "https://calry-gitops.example.com/"},
         [ONE | {"apiUrl": "https://calry.example.com:4443", "interval": "2m", "secretsDir": None,
-                "repositoryUrl": "gitlab+https://git.example.com/acme/definitions"}],
+                "gitUrl": "https://git.example.com:8443/acme/definitions.git", "gitGithubAppId": "1234567",
+                "gitGithubInstallationId": "12345678", "gitGithubAppKeyFile": "/run/calry/git/private-key",
+                "gitCaFile": "/run/calry/git-ca-bundle/ca.crt",
+                "repositoryUrl": "https://git.example.com/acme/definitions"}],
     ),
 }  # fmt: skip
 REFUSED = {
@@ -181,13 +235,17 @@ REFUSED = {
     "a password in git.repository": ["git.repository=https://bot:secret@git.example.com/a.git"],
     "git.directory": ["git.directory=a/../../etc"],
     "git.auth.type": ["git.auth.type=password"],
-    "git.image.tag": ["git.image.tag="],
+    "git.auth.appId": ["git.auth.appId=a b"],
+    "git.interval": ["git.interval=10"],
+    "gitSync.image.tag": ["gitSync.image.tag="],
+    "gitSync.period": ["gitSync.period="],
+    "verify": ["verify=all"],
     "git.webUrl": ["git.webUrl=git@git.example.com:a"],
     "calry.apiUrl": ["calry.apiUrl=calry.example.com"],
     "replicaCount": ["replicaCount=-1"],
     "leaderElection.leaseDuration": ["leaderElection.leaseDuration=15"],
     "shards": ["shards=0"],
-    "git.depth": ["git.depth=-1"],
+    "gitSync.depth": ["gitSync.depth=-1"],
     "networkPolicy.apiServer": ["networkPolicy.apiServer.ports={https}"],
     "networkPolicy.egress": ["networkPolicy.egress=null"],
     "apiKey": ["calry.apiKey.value=zepl.secret"],
@@ -196,12 +254,28 @@ REFUSED = {
     "workspaces without a name": ["workspaces[0].directory=a"],
     "workspaces of a wrong name": ["workspaces[0].name=Acme"],
     "workspaces.directory": ["workspaces[0].name=a", "workspaces[0].directory=../a"],
+    "workspaces of a name that is a directory": ["workspaces[0].name=git"],
+    "workspaces.config.gitPath": ["workspaces[0].name=a", "workspaces[0].config.gitPath=a"],
     "workspaces.config": ["workspaces[0].name=a", "workspaces[0].config.apiKeyFile=/run/a"],
 }
 # What NOTES.txt refuses, and the value that each sentence names.
 INCOMPLETE = {
     "set git.repository ": ["git.repository="],
-    "set git.auth.existingSecret ": ["git.auth.type=ssh"],
+    "set git.auth.existingSecret ": ["git.auth.type=token"],
+    "git.repository is an address for SSH and source is git": ["git.repository=ssh://git@git.example.com/a.git"],
+    "git.repository is an address .* source is git": ["git.repository=git@git.example.com:a.git"],
+    "git.auth.type is ssh and source is git": ["git.auth.type=ssh", "git.auth.existingSecret=a"],
+    "git.auth.type is github-app and source is git-sync": [
+        "source=git-sync", "git.auth.type=github-app", "git.auth.existingSecret=a", "git.auth.appId=1",
+        "git.auth.installationId=2",
+    ],
+    "set git.auth.appId ": ["git.auth.type=github-app", "git.auth.existingSecret=a", "git.auth.installationId=2"],
+    "set git.auth.installationId ": ["git.auth.type=github-app", "git.auth.existingSecret=a", "git.auth.appId=1"],
+    "set gitSync.period instead": ["source=git-sync", "git.interval=10s"],
+    "config.definitions is set and source is git": ["config.definitions=/definitions"],
+    "set git.repository instead of config.gitUrl": ["config.gitUrl=https://git.example.com/a.git"],
+    "verify is commit without keys": ["verify=commit"],
+    "verify is tag and source is git-sync": ["source=git-sync", "verify=tag", "allowedKeys.existingConfigMap=a"],
     "set calry.apiKey.existingSecret ": ["calry.apiKey.existingSecret="],
     "set definitions.existingConfigMap ": ["source=configmap"],
     "set apiKey.existingSecret of the workspace a ": ["workspaces[0].name=a"],
@@ -216,8 +290,11 @@ INCOMPLETE = {
     "replicaCount is 2 without leaderElection.enabled": ["leaderElection.enabled=false"],
     "replicaCount is 2 with persistence.enabled": ["persistence.enabled=true"],
     "shards is 2 without leaderElection.enabled": ["shards=2", "replicaCount=1", "leaderElection.enabled=false"],
-    "set source to git-sync": [
+    "allowedSigners is set and source is configmap.* set source to git": [
         "allowedSigners.existingConfigMap=signers", "source=configmap", "definitions.existingConfigMap=a",
+    ],
+    "allowedKeys is set and source is configmap": [
+        "allowedKeys.existingConfigMap=keys", "source=configmap", "definitions.existingConfigMap=a",
     ],
 }
 
@@ -310,7 +387,11 @@ def started(made, root):
     environment = {
         one["name"]: mounted(one["value"], made, root) if "value" in one else f"any-{one['valueFrom']['fieldRef']['fieldPath']}"
         for one in daemon(made)["env"]
+        # Not set if the Secret has no such key.
+        if not one.get("valueFrom", {}).get("secretKeyRef", {}).get("optional")
     }
+    if "POD_IP" in environment:
+        environment["POD_IP"] = "192.0.2.7"
     args = [mounted(arg, made, root) for arg in daemon(made)["args"]]
     return [os.environ["CALRY_GITOPS"], *args], environment
 
@@ -399,6 +480,14 @@ class Manifests(unittest.TestCase):
             }
             for kind, selector in selectors.items():
                 self.assertTrue(selector and selector.items() <= labels, kind)
+            # The replicas of a release reach each other, and no other Pods of the namespace.
+            policy = made["NetworkPolicy"]["spec"]
+            peers = [
+                rule for way, side in (("ingress", "from"), ("egress", "to")) for rule in policy[way]
+                if [set(peer) for peer in rule[side]] == [{"podSelector"}] and rule[side][0]["podSelector"] == policy["podSelector"]
+            ]
+            self.assertEqual([rule["ports"] for rule in peers],
+                             [[{"port": port, "protocol": "TCP"}] for port in ("http", 8080)] * elects(made))
             if "ServiceMonitor" in made:
                 selector = made["ServiceMonitor"]["spec"]["selector"]["matchLabels"].items()
                 self.assertTrue(selector and selector <= made["Service"]["metadata"]["labels"].items())
@@ -426,11 +515,13 @@ class Manifests(unittest.TestCase):
     def test_the_policy_follows_every_address(self):
         for values, ports in (
             ([], [443]),
-            (["git.repository=git@git.example.com:acme/definitions.git"], [22, 443]),
-            (["git.repository=ssh://git@git.example.com:2222/acme.git"], [2222, 443]),
+            (["source=git-sync", "git.repository=git@git.example.com:acme/definitions.git"], [22, 443]),
+            (["source=git-sync", "git.repository=ssh://git@git.example.com:2222/acme.git"], [2222, 443]),
             (["git.repository=https://git.example.com:8443/acme.git"], [443, 8443]),
             (["calry.apiUrl=https://calry.example.com:4443"], [443, 4443]),
             (["calry.apiUrl=http://calry.example"], [443, 80]),
+            (["workspaces[0].name=a", "workspaces[0].apiKey.existingSecret=a",
+              "workspaces[0].config.gitUrl=https://git.example.com:8444/a.git"], [443, 8444]),
             (["proxy.url=http://user:word@proxy.example.com:3128", "otlp.endpoint=http://[fd00::1]:4318/v1"], [3128, 4318, 443]),
             (["extraEnv[0].name=HTTPS_PROXY", "extraEnv[0].value=http://proxy.example.com:3129"], [3129, 443]),
             (["notifications.targets[0].name=a", "notifications.targets[0].webhook.url=https://a.example:9443/b?c=d:1"],
@@ -440,12 +531,12 @@ class Manifests(unittest.TestCase):
             (["source=configmap", "definitions.existingConfigMap=a", "git.repository=ssh://git@a.example/b"], [443]),
         ):
             with self.subTest(values):
-                _, world, server = objects(helmed(*values))["NetworkPolicy"]["spec"]["egress"]
+                _, world, server, _ = objects(helmed(*values))["NetworkPolicy"]["spec"]["egress"]
                 self.assertEqual([port["port"] for port in world["ports"]], ports)
                 self.assertEqual([port["port"] for port in server["ports"]], [443, 6443])
         policy = objects(filed("page"))["NetworkPolicy"]["spec"]
         self.assertEqual([port["port"] for port in policy["egress"][1]["ports"]], [3128, 4318, 4443, 8443, 9443])
-        self.assertEqual((len(policy["ingress"]), len(policy["egress"])), (2, 4))
+        self.assertEqual((len(policy["ingress"]), len(policy["egress"])), (3, 5))
 
     def test_every_pod_is_restricted(self):
         for made in self.each():
@@ -459,7 +550,7 @@ class Manifests(unittest.TestCase):
 
         faults = {
             "host namespaces": lambda spec: spec.update(hostNetwork=True),
-            "volume definitions": lambda spec: spec["volumes"][0].update(hostPath={"path": "/"}),
+            "volume git": lambda spec: spec["volumes"][0].update(hostPath={"path": "/"}),
             "privileged": lambda spec: own(spec).update(privileged=True),
             "privilege escalation": lambda spec: own(spec).pop("allowPrivilegeEscalation"),
             "capabilities": lambda spec: own(spec).pop("capabilities"),
@@ -527,7 +618,7 @@ class Manifests(unittest.TestCase):
                 for variable in daemon(made)["env"] if variable["name"].startswith("POD_")
             }
             self.assertEqual(fields, {
-                "POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace", "POD_UID": "metadata.uid",
+                "POD_IP": "status.podIP", "POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace", "POD_UID": "metadata.uid",
             })
 
     def test_several_run_only_with_a_lease_and_what_cannot_be_shared_ends_before_the_next_begins(self):
@@ -577,7 +668,7 @@ class Manifests(unittest.TestCase):
             for name, path in paths:
                 if str(path).startswith("/"):
                     mount = next(mount for at, mount in mounts.items() if f"{path}/".startswith(f"{at}/"))
-                    self.assertIs(mount.get("readOnly", False), name != "CALRY_STATE_DIR", name)
+                    self.assertIs(mount.get("readOnly", False), name not in ("CALRY_STATE_DIR", "CALRY_GIT_DIR"), name)
             volumes = {volume["name"] for volume in pod(made)["volumes"]}
             used = {mount["name"] for container in pod(made)["containers"] for mount in container.get("volumeMounts", [])}
             self.assertEqual(volumes, used)
@@ -621,16 +712,46 @@ class Manifests(unittest.TestCase):
         self.assertEqual(made["Secret"]["metadata"]["name"], "calry-gitops-github")
         self.assertTrue(all(one["metadata"]["labels"]["team"] == "integrations" for kind, one in made.items() if kind != "Secret"))
         names = [one["name"] for one in (*pod(made)["initContainers"], *pod(made)["containers"])]
-        self.assertEqual(names, ["wait", "calry-gitops", "git-sync", "sidecar"])
+        self.assertEqual(names, ["wait", "calry-gitops", "sidecar"])
         json.loads(made["Dashboard"]["data"]["calry-gitops.json"])
 
     def test_the_daemon_and_git_sync_use_the_proxy_and_the_private_ca(self):
-        of = {one["name"]: {env["name"]: env.get("value") for env in one.get("env", [])}
-              for one in pod(objects(filed("page")))["containers"]}  # fmt: skip
+        values = ["caBundle.existingConfigMap=ca", "proxy.url=http://proxy.example.com:3128", "proxy.noProxy=.example.internal"]
         proxy = {"HTTPS_PROXY": "http://proxy.example.com:3128", "NO_PROXY": ".example.internal"}
-        ca = "/run/calry/ca-bundle/ca.crt"
-        self.assertLessEqual((proxy | {"SSL_CERT_FILE": ca}).items(), of["calry-gitops"].items())
-        self.assertLessEqual((proxy | {"GIT_SSL_CAINFO": ca}).items(), of["git-sync"].items())
+        ca, of_git = "/run/calry/ca-bundle/ca.crt", "/run/calry/git-ca-bundle/ca.crt"
+        for more, daemons, git_syncs in (
+            (["source=git"], {"SSL_CERT_FILE": ca}, None),
+            (["source=git", "git.caBundle.existingConfigMap=b"], {"SSL_CERT_FILE": ca, "CALRY_GIT_CA_FILE": of_git}, None),
+            (["source=git-sync"], {"SSL_CERT_FILE": ca}, {"GIT_SSL_CAINFO": ca}),
+            (["source=git-sync", "git.caBundle.existingConfigMap=b"], {"SSL_CERT_FILE": ca}, {"GIT_SSL_CAINFO": of_git}),
+        ):
+            with self.subTest(more):
+                of = {one["name"]: {env["name"]: env.get("value") for env in one["env"]}
+                      for one in pod(objects(helmed(*values, *more)))["containers"]}  # fmt: skip
+                self.assertLessEqual((proxy | daemons).items(), of["calry-gitops"].items())
+                self.assertEqual("git-sync" in of, git_syncs is not None)
+                self.assertLessEqual((proxy | (git_syncs or {})).items(), of.get("git-sync", proxy).items())
+
+    def test_credentials_of_git_reach_the_container_that_fetches_and_no_other(self):
+        files = {"CALRY_GIT_TOKEN_FILE", "CALRY_GIT_GITHUB_APP_KEY_FILE", "GITSYNC_PASSWORD_FILE", "GITSYNC_SSH_KEY_FILE"}
+        for made in self.each():
+            containers = pod(made)["containers"]
+            readers = [one["name"] for one in containers if files & {env["name"] for env in one.get("env", [])}]
+            mounts = [one["name"] for one in containers for mount in one.get("volumeMounts", []) if mount["name"] == "git"]
+            self.assertEqual(readers, mounts)
+            fetcher = "git-sync" if "git-sync" in [one["name"] for one in containers] else "calry-gitops"
+            self.assertIn(readers, ([], [fetcher]))
+        # A number of a file of values is floating point in Helm.
+        self.assertEqual(variables(objects(filed("page")))["CALRY_GIT_GITHUB_APP_ID"], "1234567")
+
+    def test_git_sync_fetches_the_commits_among_which_the_daemon_looks_for_a_trusted_one(self):
+        for values, depth in (
+            ([], None), (["allowedSigners.existingConfigMap=a"], "1000"), (["allowedKeys.existingConfigMap=a"], "1000"),
+            (["allowedKeys.existingConfigMap=a", "gitSync.depth=7"], "7"), (["gitSync.depth=0"], "0"),
+        ):
+            (_, git_sync) = pod(objects(helmed("source=git-sync", *values)))["containers"]
+            shown = {one["name"]: one.get("value") for one in git_sync["env"]}
+            self.assertEqual(shown.get("GITSYNC_DEPTH"), depth, values)
 
     def test_openshift_chooses_user_and_group(self):
         spec = pod(objects(filed("openshift")))
@@ -651,7 +772,7 @@ class Manifests(unittest.TestCase):
         shipped = yaml.safe_load((CHART / "ci" / "openshift-values.yaml").read_text())
         for key, value in yaml.safe_load(values).items():
             self.assertLessEqual(value.items(), shipped[key].items())
-        spec = pod(objects(helmed("podSecurityContext=null", "securityContext=null", "git.securityContext=null")))
+        spec = pod(objects(helmed("source=git-sync", "podSecurityContext=null", "securityContext=null", "gitSync.securityContext=null")))
         self.assertFalse([one for one in (spec, *spec["containers"]) if "securityContext" in one])
 
     def test_another_account_and_role_can_be_used(self):
@@ -678,7 +799,8 @@ class Manifests(unittest.TestCase):
             "calry.apiKey.existingSecret=1", "calry.secrets.existingSecret=2", "git.auth.type=token",
             "git.auth.existingSecret=3", "leaderElection.leaseName=4", "caBundle.existingConfigMap=5",
             "allowedSigners.existingConfigMap=6", "notifications.existingSecret=7", "admin.token.existingSecret=8",
-            "hooks.github.existingSecret=9", "priorityClassName=10", "networkPolicy.ingressNamespaces[0]=11",
+            "hooks.github.existingSecret=9", "priorityClassName=10", "git.caBundle.existingConfigMap=14",
+            "allowedKeys.existingConfigMap=15", "networkPolicy.ingressNamespaces[0]=11",
             "persistence.existingClaim=12",
         ]  # fmt: skip
         for more in ([], ["replicaCount=1", "persistence.enabled=true"]):
@@ -799,7 +921,7 @@ class Running(unittest.TestCase):
                 self.program([os.environ["CALRY_GITOPS"], "sandbox", "--listen=127.0.0.1:0"], {}, r"(http://\S+)\s") as other:
             urls = [address()[0], other()[0]]
             for name, text, files in (
-                ("overlays/single", kustomized("overlays/single"), ["/git/current/definitions"]),
+                ("single", helmed(*PAIRS["overlays/single"], *PAIRS["overlays/configmap"]), ["/definitions"]),
                 ("configmap", helmed(*VALUES[4], f"workspaces[0].config.apiUrl={urls[0]}", f"workspaces[1].config.apiUrl={urls[1]}"),
                  ["/definitions/acme", "/definitions/globex"]),
             ):
@@ -808,7 +930,7 @@ class Running(unittest.TestCase):
                     command, environment = started(made, root)
                     # A free port, and a Calry on this machine.
                     environment["CALRY_LISTEN"] = environment["CALRY_LISTEN"].replace(":8080", ":0")
-                    if name == "overlays/single":
+                    if name == "single":
                         environment["CALRY_API_URL"] = urls[0]
                     for mount in daemon(made)["volumeMounts"]:
                         if mount["name"].endswith("api-key"):
@@ -847,7 +969,7 @@ class Running(unittest.TestCase):
                 "  return syscall(SYS_socket, family, type, protocol);\n}\n"
             )
             run("cc", "-shared", "-fPIC", "-o", library, source)
-            made = objects(kustomized("overlays/single"))
+            made = objects(helmed(*PAIRS["overlays/single"], *PAIRS["overlays/configmap"]))
             command, environment = started(made, root)
             environment |= {"CALRY_LISTEN": "[::]:0", "LD_PRELOAD": str(library), "CALRY_API_URL": "http://127.0.0.1:9"}
             with self.program(command, environment, r"http://0\.0\.0\.0:(\d+)") as listening:
@@ -895,10 +1017,12 @@ class Documentation(unittest.TestCase):
     def test_the_commands_of_helm_and_kustomize_work(self):
         text = (Documentation.docs / "kubernetes.md").read_text()
         commands = re.sub(r"\\\n *", "", text)
-        installs = re.findall(r"(?m)^helm upgrade --install (.*)$", commands)
-        applies = re.findall(r"(?m)^kubectl apply -k (\S+)", commands)
-        files = dict(re.findall(r"(?ms)^```yaml\n# (\S+)\n(.*?)^```", text))
-        self.assertTrue(installs and applies and files)
+        installs = re.findall(r"(?m)^ *helm upgrade --install (.*)$", commands)
+        applies = re.findall(r"(?m)^ *kubectl apply -k (\S+)", commands)
+        files = {name: textwrap.dedent(content) for _, name, content in
+                 re.findall(r"(?ms)^( *)```yaml\n\1# (\S+)\n(.*?)^\1```", text)}  # fmt: skip
+        overlay = files.pop("kustomization.yaml")
+        self.assertTrue(installs and files)
         # Every file of values is for a release that values.yaml describes.
         installs += [f"{installs[0]} --values {name}" for name in files if name not in commands.replace(f"# {name}", "")]
         with tempfile.TemporaryDirectory() as work:
@@ -910,8 +1034,15 @@ class Documentation(unittest.TestCase):
                     self.assertEqual(chart, "oci://ghcr.io/calry-gitops/charts/calry-gitops")
                     rest = [os.path.join(work, arg) if arg in files else arg for arg in rest]
                     effective(objects(run(os.environ["HELM"], "template", name, PACKAGE, *KUBERNETES, *rest)))
-        for directory in applies:
-            effective(objects(run(os.environ["KUSTOMIZE"], "build", DEPLOY.parent / directory)))
+        self.assertEqual(applies, ["."])
+        with tempfile.TemporaryDirectory() as work:
+            # Of this checkout instead of a release.
+            base = os.path.relpath(KUSTOMIZE / "base", os.path.realpath(work))
+            overlay, replaced = re.subn(r"https://\S+//deploy/kubernetes/base\?ref=v[\d.]+", base, overlay)
+            self.assertEqual(replaced, 1)
+            Path(work, "kustomization.yaml").write_text(overlay)
+            top, _ = effective(objects(run(os.environ["KUSTOMIZE"], "build", work)))
+        self.assertEqual((top["mode"], top["gitUrl"]), ("observe", "https://git.example.com/acme/definitions.git"))
 
     def test_the_readme_of_the_chart_describes_every_value(self):
         made = run(os.environ["HELM_DOCS"], "--dry-run", "--log-level=warning", "--sort-values-order=file",
@@ -928,8 +1059,9 @@ class Documentation(unittest.TestCase):
             self.assertTrue(chart.get(key), key)
         annotations = chart["annotations"]
         images = [one["image"] for one in yaml.safe_load(annotations["artifacthub.io/images"])]
-        for text in (helmed(), kustomized("base")):
-            self.assertEqual([one["image"] for one in pod(objects(text))["containers"]], images)
+        for text, shown in ((helmed(), images[:1]), (kustomized("base"), images[:1]), (helmed("source=git-sync"), images),
+                            (kustomized("overlays/git-sync"), images)):  # fmt: skip
+            self.assertEqual([one["image"] for one in pod(objects(text))["containers"]], shown)
         self.assertIn(chart["appVersion"], images[0])
         for link in (chart["icon"], *(one["url"] for one in yaml.safe_load(annotations["artifacthub.io/links"]))):
             _, at = re.split(r"/(?:blob/)?main/", link)

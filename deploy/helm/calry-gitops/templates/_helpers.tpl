@@ -74,13 +74,41 @@ labels:
 
 {{- /* Everything that is wrong with the values and that the schema cannot say, one sentence a line. */}}
 {{- define "calry-gitops.problems" -}}
-{{- $git := eq .Values.source "git-sync" }}
+{{- $source := .Values.source }}
+{{- $git := ne $source "configmap" }}
+{{- $auth := .Values.git.auth }}
 {{- $own := or .Values.workspaces .Values.config.workspaces }}
 {{- if and $git (not .Values.git.repository) }}
 - set git.repository to the repository of your definitions, such as https://git.example.com/acme/definitions.git
 {{- end }}
-{{- if and $git (ne .Values.git.auth.type "none") (not .Values.git.auth.existingSecret) }}
-- set git.auth.existingSecret to the Secret with the credentials of the repository, as git.auth.type is {{ .Values.git.auth.type }}
+{{- if and $git (ne $auth.type "none") (not $auth.existingSecret) }}
+- set git.auth.existingSecret to the Secret with the credentials of the repository, as git.auth.type is {{ $auth.type }}
+{{- end }}
+{{- if eq $source "git" }}
+{{- if and .Values.git.repository (not (hasPrefix "https://" .Values.git.repository)) }}
+- git.repository is an address for SSH and source is git, which reads https: set an address that begins with https://, or source to git-sync
+{{- end }}
+{{- if eq $auth.type "ssh" }}
+- git.auth.type is ssh and source is git, which reads https: set git.auth.type to token or github-app, or source to git-sync
+{{- end }}
+{{- if hasKey .Values.config "definitions" }}
+- config.definitions is set and source is git: the daemon reads a directory or a repository, so remove one of them
+{{- end }}
+{{- end }}
+{{- if eq $source "git-sync" }}
+{{- if eq $auth.type "github-app" }}
+- git.auth.type is github-app and source is git-sync: set source to git
+{{- end }}
+{{- if .Values.git.interval }}
+- git.interval is set and source is git-sync: set gitSync.period instead
+{{- end }}
+{{- end }}
+{{- if and $git (eq $auth.type "github-app") }}
+{{- range $key := list "appId" "installationId" }}
+{{- if not (get $auth $key) }}
+- set git.auth.{{ $key }} to the id that GitHub shows, as git.auth.type is github-app
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if not $own }}
 {{- if not .Values.calry.apiKey.existingSecret }}
@@ -101,7 +129,7 @@ labels:
 {{- if and .Values.workspaces .Values.config.workspaces }}
 - workspaces and config.workspaces are both set: describe the workspaces in one of them
 {{- end }}
-{{- range $key, $value := dict "apiUrl" "calry.apiUrl" "notifications" "notifications.targets" "shards" "shards"
+{{- range $key, $value := dict "apiUrl" "calry.apiUrl" "gitUrl" "git.repository" "notifications" "notifications.targets" "shards" "shards"
     "leaderElection" "leaderElection.enabled" "leaseName" "leaderElection.leaseName" "kubernetesEvents" "events.enabled" }}
 {{- if hasKey $.Values.config $key }}
 - set {{ $value }} instead of config.{{ $key }}: other objects of the release depend on it
@@ -118,9 +146,24 @@ labels:
 {{- if and (gt (int .Values.shards) 1) (not .Values.leaderElection.enabled) }}
 - shards is {{ .Values.shards }} without leaderElection.enabled: each shard is a Lease; set shards to 1
 {{- end }}
-{{- if and .Values.allowedSigners.existingConfigMap (not $git) }}
-- allowedSigners is set and source is configmap: only commits have signatures; set source to git-sync
+{{- range $value := list "allowedSigners" "allowedKeys" }}
+{{- if and (not $git) (get $.Values $value).existingConfigMap }}
+- {{ $value }} is set and source is configmap: only commits have signatures; set source to git
 {{- end }}
+{{- end }}
+{{- with .Values.verify }}
+{{- if not (include "calry-gitops.verifies" $) }}
+- verify is {{ . }} without keys to verify with: set allowedSigners.existingConfigMap or allowedKeys.existingConfigMap
+{{- end }}
+{{- if and (eq . "tag") (ne $source "git") }}
+- verify is tag and source is {{ $source }}: only the daemon's own fetch sees tags; set source to git
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Not empty if commits must be signed. */}}
+{{- define "calry-gitops.verifies" -}}
+{{- if or .Values.allowedSigners.existingConfigMap .Values.allowedKeys.existingConfigMap }}yes{{ end }}
 {{- end }}
 
 {{- /* The configuration file; empty if it would set nothing. */}}
@@ -128,11 +171,14 @@ labels:
 {{- $config := deepCopy .Values.config }}
 {{- $workspaces := list }}
 {{- range .Values.workspaces }}
-{{- $definitions := printf "/definitions/%s" .name }}
-{{- if eq $.Values.source "git-sync" }}
-{{- $definitions = printf "/git/current/%s" (.directory | default .name) }}
+{{- $own := dict "name" .name }}
+{{- if eq $.Values.source "git" }}
+{{- $_ := set $own "gitPath" (.directory | default .name) }}
+{{- else if eq $.Values.source "git-sync" }}
+{{- $_ := set $own "definitions" (printf "/git/current/%s" (.directory | default .name)) }}
+{{- else }}
+{{- $_ := set $own "definitions" (printf "/definitions/%s" .name) }}
 {{- end }}
-{{- $own := dict "name" .name "definitions" $definitions }}
 {{- $_ := set $own "apiKeyFile" (printf "/run/calry/%s/api-key/%s" .name (dig "apiKey" "key" "api-key" .)) }}
 {{- if dig "secrets" "existingSecret" "" . }}
 {{- $_ := set $own "secretsDir" (printf "/run/calry/%s/secrets" .name) }}
@@ -164,6 +210,9 @@ labels:
 - {name: {{ .name }}-secrets, path: /run/calry/{{ .name }}/secrets, secretName: {{ .secrets.existingSecret | quote }}, optional: true}
 {{- end }}
 {{- end }}
+{{- if and (eq .Values.source "git") (ne .Values.git.auth.type "none") }}
+- {name: git, path: /run/calry/git, secretName: {{ .Values.git.auth.existingSecret | quote }}}
+{{- end }}
 {{- with .Values.notifications.existingSecret }}
 - {name: notifications, path: /run/calry/notifications, secretName: {{ . | quote }}}
 {{- end }}
@@ -179,9 +228,55 @@ labels:
 
 {{- /* The settings of the daemon, as variables. Its own defaults are left out. */}}
 {{- define "calry-gitops.env" -}}
-{{- if not (or .Values.workspaces .Values.config.workspaces) }}
+{{- $own := or .Values.workspaces .Values.config.workspaces }}
+{{- if eq .Values.source "git" }}
+{{- with .Values.git }}
+- name: CALRY_GIT_URL
+  value: {{ .repository | quote }}
+{{- with .ref }}
+- name: CALRY_GIT_REF
+  value: {{ . | quote }}
+{{- end }}
+{{- if not (or $own (eq .directory "definitions")) }}
+- name: CALRY_GIT_PATH
+  value: {{ .directory | default "." | quote }}
+{{- end }}
+{{- with .interval }}
+- name: CALRY_GIT_INTERVAL
+  value: {{ . | quote }}
+{{- end }}
+- name: CALRY_GIT_DIR
+  value: /var/lib/calry-gitops-git
+{{- if eq .auth.type "token" }}
+- name: CALRY_GIT_TOKEN_FILE
+  value: /run/calry/git/token
+- name: CALRY_GIT_USERNAME
+  valueFrom:
+    secretKeyRef:
+      name: {{ .auth.existingSecret | quote }}
+      key: username
+      optional: true
+{{- else if eq .auth.type "github-app" }}
+- name: CALRY_GIT_GITHUB_APP_ID
+  value: {{ include "calry-gitops.identifier" .auth.appId | quote }}
+- name: CALRY_GIT_GITHUB_INSTALLATION_ID
+  value: {{ include "calry-gitops.identifier" .auth.installationId | quote }}
+- name: CALRY_GIT_GITHUB_APP_KEY_FILE
+  value: /run/calry/git/private-key
+{{- end }}
+{{- with .caBundle }}
+{{- if .existingConfigMap }}
+- name: CALRY_GIT_CA_FILE
+  value: /run/calry/git-ca-bundle/{{ .key }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if not $own }}
+{{- if ne .Values.source "git" }}
 - name: CALRY_DEFINITIONS
   value: {{ if eq .Values.source "git-sync" }}/git/current{{ with .Values.git.directory }}/{{ . }}{{ end }}{{ else }}/definitions{{ end }}
+{{- end }}
 - name: CALRY_API_KEY_FILE
   value: /run/calry/api-key/{{ .Values.calry.apiKey.key }}
 {{- if .Values.calry.secrets.existingSecret }}
@@ -267,8 +362,17 @@ labels:
 - name: CALRY_ALLOWED_SIGNERS
   value: /run/calry/allowed-signers/allowed_signers
 {{- end }}
+{{- if .Values.allowedKeys.existingConfigMap }}
+- name: CALRY_ALLOWED_KEYS
+  value: /run/calry/allowed-keys/allowed_keys
+{{- end }}
+{{- with .Values.verify }}
+- name: CALRY_VERIFY
+  value: {{ . | quote }}
+{{- end }}
 {{- if include "calry-gitops.asks" . }}
-{{- range $name, $field := dict "POD_NAME" "metadata.name" "POD_NAMESPACE" "metadata.namespace" "POD_UID" "metadata.uid" }}
+{{- /* Standbys forward webhooks to POD_IP of the leader. */}}
+{{- range $name, $field := dict "POD_IP" "status.podIP" "POD_NAME" "metadata.name" "POD_NAMESPACE" "metadata.namespace" "POD_UID" "metadata.uid" }}
 - name: {{ $name }}
   valueFrom:
     fieldRef:
@@ -288,6 +392,11 @@ labels:
 {{- end }}
 {{- end }}
 
+{{- /* An id that may be a number: Helm reads numbers of a file as floating point. */}}
+{{- define "calry-gitops.identifier" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ int64 . }}{{ end }}
+{{- end }}
+
 {{- define "calry-gitops.proxy" -}}
 {{- with .Values.proxy.url }}
 - name: HTTPS_PROXY
@@ -303,11 +412,11 @@ labels:
 {{- define "calry-gitops.ports" -}}
 {{- $ports := dict }}
 {{- $git := "" }}
-{{- if eq .Values.source "git-sync" }}
+{{- if ne .Values.source "configmap" }}
 {{- $git = regexReplaceAll "^[^:/@ ]+@[^:/ ]+:" .Values.git.repository "ssh://git/" }}
 {{- end }}
 {{- $named := list $git (.Values.calry.apiUrl | default "https://calry") .Values.proxy.url .Values.otlp.endpoint .Values.config
-    .Values.workspaces .Values.notifications.targets .Values.extraEnv .Values.git.extraEnv }}
+    .Values.workspaces .Values.notifications.targets .Values.extraEnv .Values.gitSync.extraEnv }}
 {{- range regexFindAll "(https?|ssh)://[^/\\s\"'?,]+" (toYaml $named) -1 }}
 {{- $default := dict "http" "80" "https" "443" "ssh" "22" | dig (first (splitList ":" .)) "443" }}
 {{- $_ := set $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default $default) true }}

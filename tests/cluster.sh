@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Kubernetes for real: manifests, permissions and leader election are shown to an API server with etcd behind it, which are
+# Kubernetes for real: manifests, permissions, replicas that fetch from git and leader election are shown to an API server with
+# etcd behind it, which are
 # started on this machine's loopback and end with the tests. Arguments go to python's unittest, such as -k NAME.
 #
 # Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), python3, go, and root or sudo. What
@@ -13,7 +14,7 @@ export CALRY_GITOPS=${CALRY_GITOPS:-$PWD/target/debug/calry-gitops}
 . tests/need.sh
 # shellcheck source=tests/cluster/tools.sh
 . tests/cluster/tools.sh
-need faketime openssl
+need faketime git openssl
 
 HELM=$(go_tool helm.sh/helm/v3/cmd/helm "$helm_version")/helm
 KUBERNETES=$(kubernetes_tools)

@@ -88,11 +88,11 @@ judge refused 'the commit is not signed'
 commit stranger
 judge refused 'is not among the allowed signers'
 commit old
-judge refused 'was not valid at the time of the commit'
+judge refused 'was not valid at the time of the signature'
 GIT_COMMITTER_DATE='2020-06-01T00:00:00Z' commit old
 judge trusted GUESTY
 commit files
-judge refused 'the signature was not made for git'
+judge refused 'has a signature that was not made for git'
 
 # A changed message, the tree of another commit, and two signatures.
 commit ed25519
@@ -101,17 +101,17 @@ forged() {
     git reset --quiet --hard "$(git cat-file commit "$good" | "$@" | git hash-object -t commit -w --stdin --literally)"
 }
 forged sed "s/^$number\$/another message/"
-judge refused 'is forged'
+judge refused 'has a forged signature'
 forged sed "s/^tree .*/tree $(git rev-parse "HEAD~1^{tree}")/"
-judge refused 'is forged'
+judge refused 'has a forged signature'
 forged sed '/^gpgsig /,/-----END/{p}' # every line twice
-judge refused 'the signature of the commit cannot be read'
+judge refused 'has a signature that cannot be read'
 # A signature of this commit by an allowed key, but for another namespace than git.
 git cat-file commit "$good" | sed '/^gpgsig /,/-----END/d' >"$work/payload"
 ssh-keygen -q -Y sign -f "$work/ed25519" -n file "$work/payload" 2>/dev/null
 sed -e '1s/^/gpgsig /' -e '2,$s/^/ /' "$work/payload.sig" >"$work/header"
 forged sed -e '/^gpgsig /,/-----END/d' -e "/^committer /r $work/header"
-judge refused 'the signature was not made for git'
+judge refused 'has a signature that was not made for git'
 # If an unsigned branch is merged, the signature of the merge counts.
 git reset --quiet --hard "$good"
 git checkout --quiet -b side

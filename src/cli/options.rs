@@ -16,7 +16,7 @@ use super::git_args::GitArgs;
 use super::progress::Progress;
 use super::{Output, UsageError};
 use crate::desired::definitions::{MissingSecrets, Pin};
-use crate::desired::git::{CommitId, TrustPolicy};
+use crate::desired::git::{CommitId, TrustPolicy, TrustedKeyFiles};
 use crate::desired::secrets::SecretSources;
 use crate::desired::{definitions, git};
 use crate::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
@@ -59,7 +59,11 @@ pub(super) struct TrustArgs {
     /// are then read from the commit, not from the directory
     #[arg(long, env = "CALRY_ALLOWED_SIGNERS", value_name = "FILE")]
     allowed_signers: Option<PathBuf>,
-    /// Trust this commit (its full id) without a signature; without --allowed-signers, trust no other commit
+    /// Use only commits that are signed with an OpenPGP key of this file, as gpg --export writes it. With --allowed-signers,
+    /// a key of either file counts
+    #[arg(long, env = "CALRY_ALLOWED_KEYS", value_name = "FILE")]
+    allowed_keys: Option<PathBuf>,
+    /// Trust this commit (its full id) without a signature; without allowed keys, trust no other commit
     #[arg(long, env = "CALRY_TRUSTED_REVISION", value_parser = CommitId::parse, value_name = "COMMIT")]
     trusted_revision: Option<CommitId>,
 }
@@ -67,8 +71,12 @@ pub(super) struct TrustArgs {
 impl TrustArgs {
     /// The trusted commits; `None` if no trust is required and the directory itself is read.
     pub(super) fn trust(&self) -> Option<TrustPolicy> {
-        (self.allowed_signers.is_some() || self.trusted_revision.is_some())
-            .then(|| TrustPolicy::new(self.allowed_signers.clone(), self.trusted_revision))
+        let keys = TrustedKeyFiles {
+            signers: self.allowed_signers.clone(),
+            keys: self.allowed_keys.clone(),
+        };
+        (!keys.is_empty() || self.trusted_revision.is_some())
+            .then(|| TrustPolicy::new(keys, self.trusted_revision))
     }
 }
 

@@ -64,7 +64,7 @@ pub struct Findings {
     pub contested: BTreeMap<Provider, u32>,
     /// The git revision of the files, even if the reconciliation failed after reading them.
     pub revision: Option<Revision>,
-    /// `None` without allowed signers, and if the check was not possible.
+    /// `None` without allowed keys, and if the check was not possible.
     pub trust: Option<CheckoutTrust>,
     pub trust_changed: bool,
     /// The names of other entries of the configuration with the same Calry workspace.

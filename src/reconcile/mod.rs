@@ -57,7 +57,7 @@ pub struct Source {
     pub only: Vec<Provider>,
     /// The git revision to compare with, which separates the changes of this branch from earlier ones.
     pub base: Option<String>,
-    /// The allowed signers; `None` if no signatures are required.
+    /// The allowed keys; `None` if no signatures are required.
     pub trust: Option<TrustPolicy>,
     /// The one workspace that the operator allows; `None` for any that the files allow.
     pub workspace: Option<Slug>,
@@ -95,7 +95,7 @@ pub enum Failure {
     Base(#[from] git::MergeBaseError),
     #[error(transparent)]
     Trust(#[from] TrustedLoadError),
-    #[error("{0}; nothing is planned; help: check out a commit that an allowed signer signed")]
+    #[error("{0}; nothing is planned; help: check out a commit that an allowed key signed")]
     Refused(RefusedCheckout),
     /// `workspace.yaml` has errors, so the workspace of the files is unknown.
     #[error(

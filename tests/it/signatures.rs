@@ -3,7 +3,8 @@
 
 use crate::support::{Checkout, PATIENCE, Signer, World, live, until};
 use calry_gitops::desired::git::{
-    CommitId, TrustError, TrustPolicy, TrustedDefinitions, TrustedLoadError, load_trusted,
+    CommitId, TrustError, TrustPolicy, TrustedDefinitions, TrustedKeyFiles, TrustedLoadError,
+    load_trusted,
 };
 use calry_gitops::sandbox::Config;
 use gix::ObjectId;
@@ -62,7 +63,11 @@ impl Checkout {
 }
 
 fn policy(checkout: &Checkout, signers: &[&Signer]) -> TrustPolicy {
-    TrustPolicy::new(Some(checkout.allow(signers).into()), None)
+    let keys = TrustedKeyFiles {
+        signers: Some(checkout.allow(signers).into()),
+        keys: None,
+    };
+    TrustPolicy::new(keys, None)
 }
 
 #[test]
@@ -86,7 +91,7 @@ fn an_unsigned_commit_is_refused_and_the_last_trusted_one_stays_in_force() {
     let two = checkout.next("2", Some(&mallory()), one);
     let short = |id: ObjectId| id.to_string()[..10].to_owned();
     let line = daemon.line(
-        "is refused: the key that signed the commit is not among the allowed signers (SHA256:",
+        "is refused: the commit is signed by a key that is not among the allowed signers (SHA256:",
     );
     assert!(
         line.contains(&short(two))
@@ -332,7 +337,7 @@ fn the_search_for_a_trusted_commit_has_a_limit() {
     ));
     let id = CommitId::parse(&at.to_string()).unwrap();
     assert_eq!(
-        checkout.in_force(&TrustPolicy::new(None, Some(id))),
+        checkout.in_force(&TrustPolicy::new(TrustedKeyFiles::default(), Some(id))),
         at.to_string()
     );
 }
@@ -361,4 +366,58 @@ fn a_commit_has_warnings_about_files_that_are_not_read() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("TOKEET.YAML and 1 more"), "{error}");
+}
+
+#[test]
+fn a_signature_by_a_key_of_either_file_counts() {
+    let checkout = checkout();
+    let signers = checkout.allow(&[&ada()]);
+    let keys = checkout.allow_openpgp(&[&mallory()]);
+    let apply = |args: &[&str]| checkout.world.run(&[&["apply", "--yes"], args].concat());
+    let both = ["--allowed-signers", &signers, "--allowed-keys", &keys];
+    let one = checkout.next("1", Some(&ada()), checkout.main);
+    apply(&both).exits(0);
+    apply(&both[2..]).exits(1).says(
+        "the commit is signed with an SSH key, and no SSH key is allowed (--allowed-signers)",
+    );
+    checkout.world.write("hostaway.yaml", &file("2"));
+    let two = checkout.signed_with_openpgp(&mallory(), &[one]);
+    apply(&both).exits(0);
+    assert_eq!(icon(&checkout), url("2"));
+    apply(&both[..2])
+        .exits(1)
+        .says("the commit is signed with OpenPGP, and no OpenPGP key is allowed (--allowed-keys)");
+    // A key is of one kind: Ada's counts for SSH only.
+    checkout.world.write("hostaway.yaml", &file("3"));
+    checkout.signed_with_openpgp(&ada(), &[two]);
+    apply(&both)
+        .exits(1)
+        .says("the commit is signed by a key that is not among the allowed keys (");
+    assert_eq!(icon(&checkout), url("2"));
+    // The file is read at each load.
+    checkout.allow_openpgp(&[&ada(), &mallory()]);
+    apply(&both).exits(0);
+    assert_eq!(icon(&checkout), url("3"));
+}
+
+#[test]
+fn an_unusable_file_of_openpgp_keys_trusts_no_commit() {
+    let checkout = checkout();
+    let keys = checkout.allow_openpgp(&[]);
+    checkout.signed_with_openpgp(&ada(), &[checkout.main]);
+    let plan = || {
+        checkout
+            .world
+            .run(&["plan", "--allowed-keys", &keys])
+            .exits(1)
+    };
+    plan().says("contain no key");
+    checkout.allow_openpgp(&[&ada(), &ada()]);
+    plan().says("are invalid: certificate 2 (");
+    std::fs::write(&keys, "-----BEGIN PGP PRIVATE KEY BLOCK-----\n").unwrap();
+    plan().says("are invalid: there is a private key in it");
+    std::fs::write(&keys, vec![b'#'; (1 << 20) + 1]).unwrap();
+    plan().says("is larger than 1024 KiB");
+    std::fs::remove_file(&keys).unwrap();
+    plan().says("cannot be read");
 }

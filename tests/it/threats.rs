@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::support::openpgp::with_signature;
 use crate::support::{Checkout, Ran, Signer, World, live, outside_code, repository};
 use calry_gitops::sandbox::Config;
 use serde_json::json;
@@ -462,5 +463,39 @@ fn it_cannot_run_what_nobody_signed() {
         .unwrap();
     let message = rest.split_once("\n\n").unwrap().1;
     checkout.raw_commit(format!("{head}gpgsig {header}\n\n{message}").as_bytes());
-    ran("is forged");
+    ran("has a forged signature");
+}
+
+#[test]
+fn it_cannot_use_a_signature_that_no_longer_counts() {
+    let checkout = Checkout::of(world());
+    let fixtures = repository().join("tests/fixtures/openpgp");
+    let read = |name: &str| std::fs::read_to_string(fixtures.join(name)).unwrap();
+    let payload = read("payload");
+    for (key, signature, refused) in [
+        (
+            "expired.asc",
+            "expired.sig",
+            "was expired at the time of the signature",
+        ),
+        ("compromised.asc", "compromised.sig", "is revoked"),
+        (
+            "superseded.asc",
+            "superseded-late.sig",
+            "was revoked at the time",
+        ),
+        ("rsa.asc", "sha1.sig", "SHA-1, which is broken"),
+        ("ed25519.asc", "rsa.sig", "not among the allowed keys"),
+    ] {
+        checkout.raw_commit(&with_signature(payload.as_bytes(), &read(signature)));
+        let keys = fixtures.join(key).display().to_string();
+        for command in [&["plan"][..], &["apply", "--yes"], &["run", "--once"]] {
+            checkout
+                .world
+                .run(&[command, &["--allowed-keys", &keys]].concat())
+                .exits(1)
+                .says(refused);
+        }
+    }
+    assert!(checkout.world.requests().is_empty());
 }

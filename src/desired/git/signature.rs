@@ -1,9 +1,12 @@
-//! The SSH signature of a commit: which bytes it covers, and whether it is valid.
+//! The signature of a commit: which bytes it covers, and whether it is valid. SSH signatures are checked here, OpenPGP
+//! signatures in `allowed_keys`.
 //!
 //! A signature covers the commit without the header that contains the signature. Tree, parents and time are read from
 //! exactly those bytes. `git verify-commit` is not used, because it runs programs that a repository configures.
 //!
 //! Never: run a program, or decide by a name.
+
+use std::fmt;
 
 use gix::objs::CommitRef;
 use ring::signature::{self as alg, RsaPublicKeyComponents, UnparsedPublicKey};
@@ -12,9 +15,19 @@ use ssh_key::public::KeyData;
 use ssh_key::{Algorithm, EcdsaCurve, HashAlg, LineEnding, SshSig};
 
 use super::allowed_signers::{AllowedSigners, KeyStatus, NAMESPACE};
+use super::tag::TagError;
+use super::trusted_keys::TrustedKeys;
 
 /// The longest signature, in bytes of its text. A signature by the largest RSA key has 3 KB.
-const MAX_SIGNATURE: usize = 16 << 10;
+pub(super) const MAX_SIGNATURE: usize = 16 << 10;
+
+/// The object whose signature counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerifiedObject {
+    #[default]
+    Commit,
+    Tag,
+}
 
 /// Why a commit is not trusted. The sentences complete "the checked-out commit is refused: …".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,26 +36,58 @@ pub enum TrustError {
     NoCheckout(String),
     #[error("the commit cannot be read ({0})")]
     Unreadable(String),
-    #[error("the commit is not signed")]
-    Unsigned,
-    #[error("the commit is signed, but not by an SSH key")]
-    NotSsh,
-    #[error("the signature of the commit cannot be read ({0})")]
-    Malformed(&'static str),
-    #[error("the signature was not made for git")]
-    OtherNamespace,
-    #[error("the key that signed the commit is not among the allowed signers ({0})")]
-    UnknownKey(String),
-    #[error("the key that signed the commit was not valid at the time of the commit ({0})")]
-    KeyNotValid(String),
-    #[error(
-        "the signature of the commit is forged: it was made for another commit or by another key"
-    )]
-    Forged,
+    #[error("the {0} {1}")]
+    Signature(VerifiedObject, SignatureError),
+    #[error("the tag {0}")]
+    Tag(TagError),
     #[error("the commit is not the one that --trusted-revision names")]
     NotPinned,
     #[error("the definition files differ from the commit, and the difference is not signed")]
     Dirty,
+}
+
+/// Why a signature does not count. The sentences complete "the commit …" and "the tag …".
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    #[error("is not signed")]
+    Missing,
+    #[error("is signed, but neither with an SSH key nor with OpenPGP")]
+    OtherKind,
+    #[error("is signed with an SSH key, and no SSH key is allowed (--allowed-signers)")]
+    NoSigners,
+    #[error("is signed with OpenPGP, and no OpenPGP key is allowed (--allowed-keys)")]
+    NoKeys,
+    #[error("has a signature that cannot be read ({0})")]
+    Malformed(&'static str),
+    #[error("has a signature that was not made for git")]
+    OtherNamespace,
+    #[error("is signed by a key that is not among the allowed signers ({0})")]
+    UnknownSigner(String),
+    #[error("is signed by a key that is not among the allowed keys ({0})")]
+    UnknownKey(String),
+    #[error("is signed by a key that was not valid at the time of the signature ({0})")]
+    SignerNotValid(String),
+    #[error("is signed by a key that {why} ({key})")]
+    KeyRefused {
+        key: String,
+        /// Completes "a key that …".
+        why: String,
+    },
+    #[error("has a signature with {0}, which is broken; sign it again with SHA-256 or SHA-512")]
+    WeakHash(&'static str),
+    #[error("has a signature that is not supported ({0})")]
+    Unsupported(&'static str),
+    #[error("has a forged signature: it was made for something else or by another key")]
+    Forged,
+}
+
+impl fmt::Display for VerifiedObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Commit => "commit",
+            Self::Tag => "tag",
+        })
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -56,8 +101,10 @@ impl SignedCommit {
     /// Separates a commit and its signature.
     ///
     /// # Errors
-    /// [`TrustError::Malformed`] if there are several signatures.
+    /// [`SignatureError::Malformed`] if there are several signatures.
     pub(super) fn parse(commit: &[u8]) -> Result<Self, TrustError> {
+        let malformed =
+            |why| TrustError::Signature(VerifiedObject::Commit, SignatureError::Malformed(why));
         let mut payload = Vec::with_capacity(commit.len());
         let mut signature: Option<Vec<u8>> = None;
         let mut lines = commit.split_inclusive(|byte| *byte == b'\n');
@@ -77,13 +124,13 @@ impl SignedCommit {
             within = first.is_some();
             match first {
                 Some(_) if signature.is_some() => {
-                    return Err(TrustError::Malformed("there are two signatures"));
+                    return Err(malformed("there are two signatures"));
                 }
                 Some(first) => signature = Some(first.to_vec()),
                 // A signature of the same commit by another hash: newer versions of git leave it out of the payload, older
                 // versions do not.
                 None if line.starts_with(b"gpgsig") => {
-                    return Err(TrustError::Malformed("there are two signatures"));
+                    return Err(malformed("there are two signatures"));
                 }
                 None => payload.extend_from_slice(line),
             }
@@ -93,7 +140,7 @@ impl SignedCommit {
             .as_ref()
             .is_some_and(|signature| signature.len() > MAX_SIGNATURE)
         {
-            return Err(TrustError::Malformed("it is too long"));
+            return Err(malformed("it is too long"));
         }
         Ok(Self { payload, signature })
     }
@@ -106,44 +153,54 @@ impl SignedCommit {
         }
     }
 
-    /// Checks that one of the signers signed the commit.
-    pub(super) fn verify(&self, signers: &AllowedSigners) -> Result<(), TrustError> {
-        let text = self.signature.as_ref().ok_or(TrustError::Unsigned)?;
-        if !text.starts_with(b"-----BEGIN SSH SIGNATURE-----") {
-            return Err(TrustError::NotSsh);
-        }
-        let malformed = TrustError::Malformed("it is not an SSH signature as ssh-keygen writes it");
-        let signature = SshSig::from_pem(text).map_err(|_| malformed.clone())?;
-        // Only the canonical form counts. The crate cannot write an ECDSA signature by a security token.
-        let is_canonical = signature.algorithm() == Algorithm::SkEcdsaSha2NistP256
-            || signature
-                .to_pem(LineEnding::LF)
-                .is_ok_and(|form| form.trim_end().as_bytes() == text.trim_ascii_end());
-        if signature.version() != SshSig::VERSION || !is_canonical {
-            return Err(malformed);
-        }
-        if signature.namespace() != NAMESPACE {
-            return Err(TrustError::OtherNamespace);
-        }
-        let time = CommitRef::from_bytes(&self.payload, gix::hash::Kind::Sha1)
-            .ok()
-            .and_then(|commit| Some(commit.committer().ok()?.time().ok()?.seconds))
-            .ok_or_else(|| TrustError::Unreadable("it is not a valid commit".to_owned()))?;
-        let key = signature.public_key();
-        let fingerprint = || key.fingerprint(HashAlg::Sha256).to_string();
-        match signers.status(key, time) {
-            KeyStatus::Allowed => {}
-            KeyStatus::Unknown => return Err(TrustError::UnknownKey(fingerprint())),
-            KeyStatus::OtherNamespace => return Err(TrustError::OtherNamespace),
-            KeyStatus::NotValid => return Err(TrustError::KeyNotValid(fingerprint())),
-        }
-        let message = SshSig::signed_data(NAMESPACE, signature.hash_alg(), &self.payload)
-            .map_err(|_| malformed)?;
-        if is_valid(key, &signature, &message) {
-            Ok(())
-        } else {
-            Err(TrustError::Forged)
-        }
+    /// Checks that one of the keys signed the commit.
+    pub(super) fn verify(&self, keys: &TrustedKeys) -> Result<(), TrustError> {
+        let time = || {
+            let commit = CommitRef::from_bytes(&self.payload, gix::hash::Kind::Sha1).ok()?;
+            Some(commit.committer().ok()?.time().ok()?.seconds)
+        };
+        let time =
+            time().ok_or_else(|| TrustError::Unreadable("it is not a valid commit".to_owned()));
+        let signature = self.signature.as_deref();
+        keys.verify(signature, &self.payload, time?)
+            .map_err(|error| TrustError::Signature(VerifiedObject::Commit, error))
+    }
+}
+
+/// Checks that one of the signers made an SSH signature of a commit or a tag of this time, in seconds since 1970.
+pub(super) fn verify_ssh(
+    signers: &AllowedSigners,
+    text: &[u8],
+    payload: &[u8],
+    time: i64,
+) -> Result<(), SignatureError> {
+    let malformed = SignatureError::Malformed("it is not an SSH signature as ssh-keygen writes it");
+    let signature = SshSig::from_pem(text).map_err(|_| malformed.clone())?;
+    // Only the canonical form counts. The crate cannot write an ECDSA signature by a security token.
+    let is_canonical = signature.algorithm() == Algorithm::SkEcdsaSha2NistP256
+        || signature
+            .to_pem(LineEnding::LF)
+            .is_ok_and(|form| form.trim_end().as_bytes() == text.trim_ascii_end());
+    if signature.version() != SshSig::VERSION || !is_canonical {
+        return Err(malformed);
+    }
+    if signature.namespace() != NAMESPACE {
+        return Err(SignatureError::OtherNamespace);
+    }
+    let key = signature.public_key();
+    let fingerprint = || key.fingerprint(HashAlg::Sha256).to_string();
+    match signers.status(key, time) {
+        KeyStatus::Allowed => {}
+        KeyStatus::Unknown => return Err(SignatureError::UnknownSigner(fingerprint())),
+        KeyStatus::OtherNamespace => return Err(SignatureError::OtherNamespace),
+        KeyStatus::NotValid => return Err(SignatureError::SignerNotValid(fingerprint())),
+    }
+    let message =
+        SshSig::signed_data(NAMESPACE, signature.hash_alg(), payload).map_err(|_| malformed)?;
+    if is_valid(key, &signature, &message) {
+        Ok(())
+    } else {
+        Err(SignatureError::Forged)
     }
 }
 
@@ -274,9 +331,17 @@ mod tests {
         Ed25519PublicKey(key.public_key().as_ref().try_into().unwrap())
     }
 
-    fn allow(options: &str, key: &KeyData) -> AllowedSigners {
+    fn allow(options: &str, key: &KeyData) -> TrustedKeys {
         let key = PublicKey::from(key.clone()).to_openssh().unwrap();
-        AllowedSigners::parse(format!("ada@x {options} {key}\n").as_bytes()).unwrap()
+        let line = format!("ada@x {options} {key}\n");
+        TrustedKeys {
+            signers: Some(AllowedSigners::parse(line.as_bytes()).unwrap()),
+            keys: None,
+        }
+    }
+
+    fn refused(error: SignatureError) -> TrustError {
+        TrustError::Signature(VerifiedObject::Commit, error)
     }
 
     /// The text of a signature in a namespace. `sign` signs the message.
@@ -320,14 +385,18 @@ mod tests {
         let signed = SignedCommit::parse(with(&header(&by_ada("git"))).as_bytes()).unwrap();
         assert_eq!(signed.payload, COMMIT.as_bytes());
         assert_eq!(verify(&with(&header(&by_ada("git")))), Ok(()));
-        assert_eq!(verify(COMMIT), Err(TrustError::Unsigned));
+        assert_eq!(verify(COMMIT), Err(refused(SignatureError::Missing)));
         for changed in [
             ("Words", "Wörter"),
             ("4b825dc6", "4b825dc7"),
             ("author Ada", "author Bob"),
         ] {
             let commit = with(&header(&by_ada("git"))).replace(changed.0, changed.1);
-            assert_eq!(verify(&commit), Err(TrustError::Forged), "{changed:?}");
+            assert_eq!(
+                verify(&commit),
+                Err(refused(SignatureError::Forged)),
+                "{changed:?}"
+            );
         }
     }
 
@@ -335,16 +404,22 @@ mod tests {
     fn a_signature_outside_its_header_does_not_count() {
         let signature = header(&by_ada("git"));
         let in_the_message = COMMIT.replace("Words", &format!("Words\n\n{signature}"));
-        assert_eq!(verify(&in_the_message), Err(TrustError::Unsigned));
+        assert_eq!(
+            verify(&in_the_message),
+            Err(refused(SignatureError::Missing))
+        );
         // A merged tag that was signed is quoted in its own header.
         let nested = format!(
             "mergetag object 4b82\n {}\n",
             signature.trim_end().replace('\n', "\n ")
         );
-        assert_eq!(verify(&with(&nested)), Err(TrustError::Unsigned));
+        assert_eq!(
+            verify(&with(&nested)),
+            Err(refused(SignatureError::Missing))
+        );
         assert_eq!(
             verify(&with(&format!("{nested}{signature}"))),
-            Err(TrustError::Forged)
+            Err(refused(SignatureError::Forged))
         );
     }
 
@@ -354,7 +429,7 @@ mod tests {
         let malformed = |commit: &str, why: &str| {
             let result = verify(commit);
             assert!(
-                matches!(result, Err(TrustError::Malformed(message)) if message.contains(why)),
+                matches!(result, Err(TrustError::Signature(_, SignatureError::Malformed(message))) if message.contains(why)),
                 "{result:?}"
             );
         };
@@ -369,11 +444,14 @@ mod tests {
         malformed(&with(&giant), "too long");
         assert_eq!(
             verify(&with(&header(&by_ada("file")))),
-            Err(TrustError::OtherNamespace)
+            Err(refused(SignatureError::OtherNamespace))
         );
         let pgp = "gpgsig -----BEGIN PGP SIGNATURE-----\n \n iQ==\n -----END PGP SIGNATURE-----\n";
-        assert_eq!(verify(&with(pgp)), Err(TrustError::NotSsh));
-        assert_eq!(verify(&with("gpgsig \n")), Err(TrustError::NotSsh));
+        assert_eq!(verify(&with(pgp)), Err(refused(SignatureError::NoKeys)));
+        assert_eq!(
+            verify(&with("gpgsig \n")),
+            Err(refused(SignatureError::OtherKind))
+        );
         for broken in [
             good.replace("\nU1NIU0lH", "\nU1NIU0lI"),
             good.replace("-----END", "AAAA\n-----END"),
@@ -403,7 +481,7 @@ mod tests {
         let weak = format!("-----BEGIN SSH SIGNATURE-----\n{weak}\n-----END SSH SIGNATURE-----\n");
         assert!(matches!(
             verify(&with(&header(&weak))),
-            Err(TrustError::Malformed(_))
+            Err(TrustError::Signature(_, SignatureError::Malformed(_)))
         ));
         // As the kind of a signature, `ssh-rsa` means RSA with SHA-1.
         assert!(Signature::new(Algorithm::Rsa { hash: None }, vec![1; 256]).is_err());
@@ -420,19 +498,21 @@ mod tests {
         );
         assert!(matches!(
             verify("valid-before=\"20260921\""),
-            Err(TrustError::KeyNotValid(_))
+            Err(TrustError::Signature(_, SignatureError::SignerNotValid(_)))
         ));
         assert!(matches!(
             verify("valid-after=\"20260922\""),
-            Err(TrustError::KeyNotValid(_))
+            Err(TrustError::Signature(_, SignatureError::SignerNotValid(_)))
         ));
         assert_eq!(
             verify("namespaces=\"file\""),
-            Err(TrustError::OtherNamespace)
+            Err(refused(SignatureError::OtherNamespace))
         );
         let other = Ed25519KeyPair::from_seed_unchecked(&[2; 32]).unwrap();
         let unknown = signed.verify(&allow("", &KeyData::Ed25519(public(&other))));
-        assert!(matches!(unknown, Err(TrustError::UnknownKey(key)) if key.starts_with("SHA256:")));
+        assert!(
+            matches!(unknown, Err(TrustError::Signature(_, SignatureError::UnknownSigner(key))) if key.starts_with("SHA256:"))
+        );
     }
 
     #[test]
@@ -478,7 +558,10 @@ mod tests {
                     payload: changed.payload[..changed.payload.len() - 1].to_vec(),
                     ..changed
                 };
-                assert_eq!(other.verify(&allow("", &key)), Err(TrustError::Forged));
+                assert_eq!(
+                    other.verify(&allow("", &key)),
+                    Err(refused(SignatureError::Forged))
+                );
             }
         }
     }
@@ -503,7 +586,7 @@ mod tests {
         };
         assert_eq!(verify(1), Ok(()));
         assert_eq!(verify(5), Ok(()));
-        assert_eq!(verify(0), Err(TrustError::Forged));
+        assert_eq!(verify(0), Err(refused(SignatureError::Forged)));
     }
 
     proptest::proptest! {

@@ -1,4 +1,4 @@
-//! Loads definitions from the newest commit that an allowed signer signed.
+//! Loads definitions from the newest commit that an allowed key signed.
 //!
 //! Files are read from the commit's tree, and each object is checked against its id. The files in the directory are not
 //! read, because they are not signed. If the checked-out commit is not trusted, a trusted commit stays in force: the last
@@ -15,13 +15,13 @@ use gix::objs::CommitRef;
 use gix::{ObjectId, Repository};
 use parking_lot::Mutex;
 
-use super::allowed_signers::{AllowedSigners, SignersError};
 use super::bounds::run_limited;
 use super::committed::{CommittedFile, is_dirty, read_committed};
 use super::remote::{FetchedCommit, GitPath, Remote};
 use super::repository::{GitError, open, read_object};
 use super::revision::describe_commit;
 use super::signature::{SignedCommit, TrustError};
+use super::trusted_keys::{TrustedKeyFiles, TrustedKeys, TrustedKeysError};
 use crate::desired::definitions::directory::in_parallel;
 use crate::desired::definitions::{DirectoryError, Loaded};
 use crate::model::{Revision, short_commit};
@@ -31,7 +31,7 @@ const MAX_PARENTS: usize = 1_000;
 
 /// Which commits are trusted, and the trusted commit that was in force last.
 pub struct TrustPolicy {
-    signers: Option<PathBuf>,
+    keys: TrustedKeyFiles,
     pinned: Option<CommitId>,
     last: Mutex<Option<Arc<TrustedCommit>>>,
 }
@@ -65,7 +65,7 @@ pub struct RefusedCheckout {
 #[derive(Debug, thiserror::Error)]
 pub enum TrustedLoadError {
     #[error(transparent)]
-    Signers(#[from] SignersError),
+    Keys(#[from] TrustedKeysError),
     #[error(
         "{0}, and none of the {MAX_PARENTS} commits before it is known to be trusted; nothing is planned"
     )]
@@ -86,14 +86,14 @@ pub enum TrustedLoadError {
 struct TrustedCommit {
     id: ObjectId,
     directory: PathBuf,
-    /// Checked again at each load, because the allowed signers change.
+    /// Checked again at each load, because the allowed keys change.
     signed: SignedCommit,
     revision: Revision,
     files: Vec<CommittedFile>,
 }
 
 struct TrustRules {
-    signers: Option<AllowedSigners>,
+    keys: TrustedKeys,
     pinned: Option<CommitId>,
 }
 
@@ -120,11 +120,11 @@ impl CommitId {
 }
 
 impl TrustPolicy {
-    /// Trusts the commits of these signers and one pinned commit, signed or not. The file of signers is read at each load.
+    /// Trusts the commits that these keys signed and one pinned commit, signed or not. The files are read at each load.
     #[must_use]
-    pub const fn new(signers: Option<PathBuf>, pinned: Option<CommitId>) -> Self {
+    pub const fn new(keys: TrustedKeyFiles, pinned: Option<CommitId>) -> Self {
         Self {
-            signers,
+            keys,
             pinned,
             last: Mutex::new(None),
         }
@@ -134,7 +134,7 @@ impl TrustPolicy {
 impl fmt::Debug for TrustPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TrustPolicy")
-            .field("signers", &self.signers)
+            .field("keys", &self.keys)
             .field("pinned", &self.pinned)
             .finish_non_exhaustive()
     }
@@ -248,16 +248,11 @@ impl TrustPolicy {
         &self,
         find: impl FnOnce(TrustRules, Option<Arc<TrustedCommit>>) -> Result<Found, GitError>,
     ) -> Result<Found, TrustedLoadError> {
-        let signers = self
-            .signers
-            .as_deref()
-            .map(AllowedSigners::read)
-            .transpose()?;
         let rules = TrustRules {
-            signers,
+            keys: self.keys.read()?,
             pinned: self.pinned,
         };
-        // If a key is removed from the file, its commits lose trust. The lock is never held during a read.
+        // If a key is removed from its file, its commits lose trust. The lock is never held during a read.
         let last = self
             .last
             .lock()
@@ -289,10 +284,12 @@ impl TrustedCommit {
 
 impl TrustRules {
     fn check(&self, id: ObjectId, signed: &SignedCommit) -> Result<(), TrustError> {
-        match &self.signers {
-            _ if self.pinned == Some(CommitId(id)) => Ok(()),
-            Some(signers) => signed.verify(signers),
-            None => Err(TrustError::NotPinned),
+        if self.pinned == Some(CommitId(id)) {
+            Ok(())
+        } else if self.keys.is_empty() {
+            Err(TrustError::NotPinned)
+        } else {
+            signed.verify(&self.keys)
         }
     }
 }

@@ -264,7 +264,7 @@ fn write_labelled(page: &mut Page, samples: &[WorkspaceSample]) {
             );
         }
     }
-    let help = "Whether the checked-out commit is trusted (1) or refused (0). Absent without allowed signers.";
+    let help = "Whether the checked-out commit is trusted (1) or refused (0). Absent without allowed keys.";
     let mut family = page.family(Kind::Gauge, "calry_gitops_revision_trusted", help);
     for one in samples {
         if let Some(trust) = &one.status.trust {

@@ -236,6 +236,7 @@ mod tests {
     use super::super::tests::{applied, failed};
     use super::*;
     use crate::daemon::fixtures::{report, revision};
+    use crate::desired::git::{SignatureError, VerifiedObject};
 
     fn of(commit: &str, dirty: bool, result: ReconciliationResult) -> ReconciliationReport {
         let mut report = report(result);
@@ -286,7 +287,12 @@ mod tests {
                 reason,
             })
         };
-        let unsigned = || refused(OTHER, TrustError::Unsigned);
+        let unsigned = || {
+            refused(
+                OTHER,
+                TrustError::Signature(VerifiedObject::Commit, SignatureError::Missing),
+            )
+        };
         let status = |sha: &str, state| Some((sha.to_owned(), state));
         assert_eq!(ended(unsigned()), status(OTHER, CommitState::Failure));
         assert_eq!(ended(unsigned()), status(FULL, CommitState::Success));

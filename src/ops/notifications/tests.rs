@@ -9,7 +9,9 @@ use serde_json::json;
 use super::*;
 use crate::daemon::ReconciliationResult;
 use crate::daemon::fixtures::{change, desired, entry, live, plan, report, result, revision};
-use crate::desired::git::{CheckoutTrust, RefusedCheckout, TrustError};
+use crate::desired::git::{
+    CheckoutTrust, RefusedCheckout, SignatureError, TrustError, VerifiedObject,
+};
 use crate::model::Hold;
 use crate::plan::{Cause, Payload, PlanEntry, Step, Verdict};
 use crate::reconcile::Failure;
@@ -105,7 +107,7 @@ fn each_untrusted_checkout_is_reported_once() {
     let refused = |commit: &str| {
         CheckoutTrust::Refused(RefusedCheckout {
             commit: Some(commit.to_owned()),
-            reason: TrustError::Unsigned,
+            reason: TrustError::Signature(VerifiedObject::Commit, SignatureError::Missing),
         })
     };
     let report_of = |commit| {

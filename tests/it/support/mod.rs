@@ -1,5 +1,7 @@
 //! What the black-box tests share: a sandbox in this process, a directory of definitions, and the real binary.
 
+pub(crate) mod openpgp;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -433,9 +435,7 @@ impl Signer {
             .unwrap()
             .to_pem(LineEnding::LF)
             .unwrap();
-        let header = format!("gpgsig {}\n", text.trim_end().replace('\n', "\n "));
-        let end = commit.windows(2).position(|two| two == b"\n\n").unwrap() + 1;
-        [&commit[..end], header.as_bytes(), &commit[end..]].concat()
+        openpgp::with_signature(commit, &text)
     }
 }
 

@@ -13,8 +13,8 @@ use super::UsageError;
 use super::options::duration;
 use crate::daemon::Repository;
 use crate::desired::git::{
-    CloneRoot, GitCredentials, GitPath, GitReference, GithubApp, Remote, RemoteSettings,
-    default_username,
+    CloneRoot, FETCH_TIMEOUT, GitCredentials, GitPath, GitReference, GithubApp, Remote,
+    RemoteSettings, default_username,
 };
 use crate::http::{HttpUrl, SecretFile, UrlPolicy};
 
@@ -182,6 +182,7 @@ impl GitArgs {
                         true => SIGNED_DEPTH,
                         false => NonZeroU32::MIN,
                     },
+                    timeout: FETCH_TIMEOUT,
                 };
                 let remote = Arc::new(Remote::new(settings));
                 let repository = Arc::new(Repository::new(remote, self.git_interval));

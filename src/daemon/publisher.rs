@@ -203,7 +203,7 @@ pub fn now() -> Timestamp {
     round_to_milliseconds(Timestamp::now())
 }
 
-fn after(now: Timestamp, pause: Duration) -> Option<Timestamp> {
+pub(super) fn after(now: Timestamp, pause: Duration) -> Option<Timestamp> {
     now.checked_add(pause).ok().map(round_to_milliseconds)
 }
 

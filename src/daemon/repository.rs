@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::LONGEST_PAUSE;
-use super::publisher::now;
+use super::publisher::{after, now};
 use crate::desired::git::{FetchError, FetchedCommit, Remote};
 use crate::model::{FetchFailure, human_duration, short_commit};
 use crate::report::status::{RepositoryFailure, RepositoryStatus};
@@ -155,7 +155,7 @@ impl Repository {
                 _ => pause.min(FIRST_PAUSE).max(self.asked_pause()),
             };
             self.publish(|state| {
-                state.status.next_fetch = Timestamp::now().checked_add(pause).ok();
+                state.status.next_fetch = after(now(), pause);
             });
             let began = Instant::now();
             tokio::select! {
@@ -311,9 +311,7 @@ fn failure(error: &FetchError, before: Option<&RepositoryFailure>) -> Repository
         message: error.to_string(),
         since: before.map_or(now, |before| before.since),
         times: before.map_or(0, |before| before.times) + 1,
-        retry_after: error
-            .retry_after()
-            .and_then(|wait| now.checked_add(wait).ok()),
+        retry_after: error.retry_after().and_then(|wait| after(now, wait)),
     }
 }
 

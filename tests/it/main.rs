@@ -21,6 +21,7 @@ mod cli;
 mod config;
 mod daemon;
 mod formats;
+mod git_source;
 mod hostile;
 mod leadership;
 mod links;

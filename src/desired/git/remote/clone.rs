@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use gix::sec::Trust;
 use gix::{ObjectId, Repository};
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -134,7 +134,7 @@ impl CloneDirectory {
             commit: commit.to_string(),
             tag: tag.map(|tag| tag.to_string()),
             generation: generation.number,
-            fetched: Timestamp::now(),
+            fetched: now(),
         };
         let mut file = tempfile::NamedTempFile::new_in(&self.path)?;
         serde_json::to_writer_pretty(&mut file, &record)?;
@@ -210,6 +210,12 @@ impl Generation {
         }
         Ok(())
     }
+}
+
+/// The current time, rounded to milliseconds.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    now.round(Unit::Millisecond).unwrap_or(now)
 }
 
 /// Opens a generation. No value of any configuration is used.

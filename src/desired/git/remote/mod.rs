@@ -53,7 +53,7 @@ pub use error::FetchError;
 const MAX_PACK: u64 = 512 << 20;
 /// The largest object of a pack, in bytes; decoding takes that much memory.
 const MAX_OBJECT: usize = 256 << 20;
-/// The time limit of one fetch.
+/// The usual time limit of one fetch.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest quotation of a library's reason, in characters.
 const MAX_QUOTE: usize = 300;
@@ -83,6 +83,8 @@ pub struct RemoteSettings {
     pub root: Arc<CloneRoot>,
     /// How many commits of the history are fetched.
     pub depth: NonZeroU32,
+    /// The time limit of one fetch.
+    pub timeout: Duration,
 }
 
 /// A repository at a git server, and its clone.
@@ -317,7 +319,7 @@ impl Remote {
         }
     }
 
-    /// Fetches the reference. Returns the commit if it is another one than before. Blocks for [`FETCH_TIMEOUT`] at most
+    /// Fetches the reference. Returns the commit if it is another one than before. Blocks up to the time limit
     /// while it waits for the server, or until `stop` is cancelled. Must not be called on a thread that runs tasks.
     ///
     /// # Errors
@@ -339,7 +341,7 @@ impl Remote {
     ) -> Result<Option<Arc<FetchedCommit>>, FetchError> {
         let mut session = self.session.lock();
         self.open_clone(&mut session)?;
-        let deadline = Instant::now() + FETCH_TIMEOUT;
+        let deadline = Instant::now() + self.settings.timeout;
         let fetched = match self.attempt(&mut session, runtime, stop, deadline) {
             Err(FetchError::Unauthorized(_)) if self.settings.credentials.forget() => {
                 self.attempt(&mut session, runtime, stop, deadline)
@@ -600,21 +602,24 @@ fn quote(text: &str) -> String {
 /// The default branch, which must be the one that is known.
 fn default_branch(refs: &[Ref], known: Option<&str>) -> Result<Target, FetchError> {
     let head = refs.iter().find(|found| name_of(found) == "HEAD");
+    let short = |name: &str| quote(name.strip_prefix("refs/heads/").unwrap_or(name));
     let (name, commit) = match head {
-        None | Some(Ref::Unborn { .. }) => return Err(FetchError::Empty),
+        None | Some(Ref::Unborn { .. }) => {
+            return Err(match known {
+                Some(known) => FetchError::ReferenceMissing(short(known)),
+                None => FetchError::Empty,
+            });
+        }
         Some(Ref::Symbolic { target, object, .. }) => (target.to_string(), *object),
         Some(Ref::Direct { object, .. } | Ref::Peeled { object, .. }) => {
             ("HEAD".to_owned(), *object)
         }
     };
     match known {
-        Some(known) if known != name => {
-            let short = |name: &str| quote(name.strip_prefix("refs/heads/").unwrap_or(name));
-            Err(FetchError::DefaultBranchMoved {
-                before: short(known),
-                now: short(&name),
-            })
-        }
+        Some(known) if known != name => Err(FetchError::DefaultBranchMoved {
+            before: short(known),
+            now: short(&name),
+        }),
         _ => Ok(Target {
             reference: Some(name),
             commit,

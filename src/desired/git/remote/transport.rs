@@ -111,7 +111,8 @@ impl Exchange {
         step: impl Future<Output = reqwest::Result<T>>,
     ) -> Result<T, FetchError> {
         let end = self.deadline.min(Instant::now() + MAX_SILENCE);
-        let step = timeout_at(end, step);
+        // The clock needs the runtime.
+        let step = async { timeout_at(end, step).await };
         let ended = self.runtime.block_on(self.stop.run_until_cancelled(step));
         match ended {
             None => Err(FetchError::Stopped),

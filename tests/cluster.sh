@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Kubernetes for real: manifests, permissions, replicas that fetch from git and leader election are shown to an API server with
-# etcd behind it, which are
-# started on this machine's loopback and end with the tests. Arguments go to python's unittest, such as -k NAME.
+# etcd behind it, which are started on this machine's loopback and end with the tests. Arguments go to python's unittest, such
+# as -k NAME.
 #
 # Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), python3, go, and root or sudo. What
 # else it needs it installs, into a cache or from Debian; the first time, that builds Kubernetes.

@@ -120,12 +120,13 @@ VALUES = [
         "git.ref=v7", "git.directory=calry/production", "git.interval=5m", "git.auth.type=github-app",
         "git.auth.existingSecret=app", "git.auth.appId=123456789", "git.auth.installationId=87654321",
         "git.caBundle.existingConfigMap=git-ca", "git.caBundle.key=git.pem", "allowedSigners.existingConfigMap=signers",
+        "allowedKeys.existingConfigMap=keys",
     ],
     ["git.ref=", "git.directory=", "config.gitInterval=10m", "git.interval=5m"],
     # Workspaces of git-sync, and those of other repositories.
     [
         *SSH, "gitSync.period=1m", "workspaces[0].name=production", "workspaces[0].apiKey.existingSecret=prod",
-        "workspaces[0].secrets.existingSecret=prod", "allowedSigners.existingConfigMap=signers",
+        "workspaces[0].secrets.existingSecret=prod", "allowedKeys.existingConfigMap=keys",
         "git.caBundle.existingConfigMap=git-ca", "caBundle.existingConfigMap=ca",
     ],
     [
@@ -201,10 +202,11 @@ EFFECTIVE = {
     7: (ALL, [ONE | {"gitRef": "v7", "gitPath": "calry/production", "gitInterval": "5m", "gitGithubAppId": "123456789",
                      "gitGithubInstallationId": "87654321", "gitGithubAppKeyFile": "/run/calry/git/private-key",
                      "gitCaFile": "/run/calry/git-ca-bundle/git.pem", "secretsDir": "/run/calry/secrets",
-                     "allowedSigners": "/run/calry/allowed-signers/allowed_signers"}]),
+                     "allowedSigners": "/run/calry/allowed-signers/allowed_signers",
+                     "allowedKeys": "/run/calry/allowed-keys/allowed_keys.asc"}]),
     8: (ALL, [ONE | {"gitRef": None, "gitPath": ".", "gitInterval": "10m"}]),
     9: (ALL, [without_git(of_workspace("production", **directory("/git/current/production"),
-                                       allowedSigners="/run/calry/allowed-signers/allowed_signers"))]),
+                                       allowedKeys="/run/calry/allowed-keys/allowed_keys.asc"))]),
     10: (ALL, [of_workspace("production", gitTokenFile="/run/calry/git/token"),
                of_workspace("staging", gitTokenFile="/run/calry/git/token", gitUrl="https://git.example.com/acme/staging.git",
                             gitRef="next", gitPath="definitions")]),
@@ -219,7 +221,7 @@ EFFECTIVE = {
         [ONE | {"apiUrl": "https://calry.example.com:4443", "interval": "2m", "secretsDir": None,
                 "gitUrl": "https://git.example.com:8443/acme/definitions.git", "gitGithubAppId": "1234567",
                 "gitGithubInstallationId": "12345678", "gitGithubAppKeyFile": "/run/calry/git/private-key",
-                "gitCaFile": "/run/calry/git-ca-bundle/ca.crt",
+                "gitCaFile": "/run/calry/git-ca-bundle/ca.crt", "allowedKeys": "/run/calry/allowed-keys/allowed_keys.asc",
                 "repositoryUrl": "https://git.example.com/acme/definitions"}],
     ),
 }  # fmt: skip
@@ -892,6 +894,23 @@ class Running(unittest.TestCase):
                     self.assertEqual({key: top.get(key) for key in process}, process)
                     self.assertEqual([{key: one.get(key) for key in want} for one, want in zip(each, workspaces)], workspaces)
                     self.assertEqual(len(each), len(workspaces))
+
+    def test_the_overlay_for_signatures_takes_openpgp_keys_as_it_says(self):
+        overlay = KUSTOMIZE / "overlays" / "signed"
+        text = (overlay / "kustomization.yaml").read_text()
+        more = yaml.safe_load(textwrap.dedent("".join(re.findall(r"(?m)^#(   (?!gpg ).*\n)", text))))
+        with tempfile.TemporaryDirectory() as work:
+            base = os.path.relpath(overlay / "../../base", os.path.realpath(work))
+            whole = yaml.safe_load(text) | {"resources": [base]}
+            for key, items in more.items():
+                whole[key] += items
+            for file in ("allowed_signers", "signed.yaml", "allowed-keys.yaml"):
+                Path(work, file).write_text((overlay / file).read_text())
+            Path(work, "allowed_keys.asc").write_text("")
+            Path(work, "kustomization.yaml").write_text(yaml.safe_dump(whole))
+            _, [workspace] = effective(objects(run(os.environ["KUSTOMIZE"], "build", work)))
+        self.assertEqual(workspace["allowedKeys"], "/run/calry/allowed-keys/allowed_keys.asc")
+        self.assertEqual(workspace["allowedSigners"], "/run/calry/allowed-signers/allowed_signers")
 
     @contextlib.contextmanager
     def program(self, command, environment, pattern):

@@ -364,7 +364,7 @@ labels:
 {{- end }}
 {{- if .Values.allowedKeys.existingConfigMap }}
 - name: CALRY_ALLOWED_KEYS
-  value: /run/calry/allowed-keys/allowed_keys
+  value: /run/calry/allowed-keys/allowed_keys.asc
 {{- end }}
 {{- with .Values.verify }}
 - name: CALRY_VERIFY

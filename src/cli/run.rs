@@ -415,7 +415,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     let triggered = handles.clone();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", greeting(&all));
     // The server runs until this is dropped.
-    let _admin = match listener {
+    let admin = match listener {
         Some(listener) => {
             let admin = Admin::start(listener, handles, metrics, access)?;
             let address = admin.address();
@@ -427,6 +427,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     let election = cluster.start(
         all.iter()
             .map(|one| (one.settings.slot.name(), &one.handle)),
+        admin.as_ref().map(Admin::address),
     );
     let loop_files: Vec<_> = all
         .iter()

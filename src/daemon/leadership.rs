@@ -5,6 +5,7 @@
 //!
 //! Never: trust a clock that can be set, or one that stops while the machine sleeps.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ struct Elected {
 struct ElectionState {
     term: Option<Term>,
     holder: Option<String>,
+    /// Where the holder's HTTP server listens. It decides nothing about leading.
+    address: Option<SocketAddr>,
     /// Whether the Lease was read once.
     is_observed: bool,
     /// The number of running updates.
@@ -109,6 +112,25 @@ impl Leadership {
             state.term = term;
             state.holder = holder.map(str::to_owned);
         }
+    }
+
+    /// Sets where the HTTP server of the Lease's holder listens, if it is known.
+    pub fn set_leader_address(&self, address: Option<SocketAddr>) {
+        if let Some(elected) = &self.0 {
+            elected.state.lock().address = address;
+        }
+    }
+
+    /// Where the HTTP server of the leader listens. Anyone who may write the Lease can set it.
+    #[must_use]
+    pub fn leader_address(&self) -> Option<SocketAddr> {
+        self.0.as_ref()?.state.lock().address
+    }
+
+    /// The Lease as namespace/name; `None` without an election.
+    #[must_use]
+    pub fn lease(&self) -> Option<&str> {
+        self.0.as_ref().map(|elected| elected.lease.as_str())
     }
 
     /// Marks the leader, or its absence, as observed.

@@ -118,6 +118,12 @@ impl StatusPublisher {
         self.status.borrow().label().to_owned()
     }
 
+    /// Whether this replica may write to the workspace.
+    #[must_use]
+    pub const fn leadership(&self) -> &Leadership {
+        &self.leadership
+    }
+
     /// Whether definitions and live state were read once without an error, and the Lease was read.
     #[must_use]
     pub fn is_ready(&self) -> bool {

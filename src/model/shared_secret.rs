@@ -74,6 +74,15 @@ impl SharedSecret {
         SignatureCheck(hmac_sha256(self.0.expose().as_bytes()))
     }
 
+    /// Starts to sign or to check a message for another purpose than a hook. The key is derived, so that a signature for one
+    /// purpose is valid for no other.
+    #[must_use]
+    pub fn check_signature_for(&self, purpose: &str) -> SignatureCheck {
+        let mut key = hmac_sha256(self.0.expose().as_bytes());
+        key.update(purpose.as_bytes());
+        SignatureCheck(hmac_sha256(&key.finalize().into_bytes()))
+    }
+
     /// Starts to check a message of Standard Webhooks, whose body follows; `None` if this is not a key for it.
     #[must_use]
     pub fn check_webhook(&self, id: &str, timestamp: &str) -> Option<SignatureCheck> {
@@ -87,6 +96,12 @@ impl SharedSecret {
 impl SignatureCheck {
     pub fn update(&mut self, part: &[u8]) {
         self.0.update(part);
+    }
+
+    /// The signature of the message.
+    #[must_use]
+    pub fn sign(self) -> Vec<u8> {
+        self.0.finalize().into_bytes().to_vec()
     }
 
     /// Whether one of `signatures` is the message's signature.
@@ -145,6 +160,28 @@ mod tests {
         let one = secret(&"x".repeat(32)).unwrap();
         for presented in ["", &"x".repeat(31), &"x".repeat(33), &"X".repeat(32)] {
             assert!(!one.is(presented.as_bytes()), "{presented}");
+        }
+    }
+
+    #[test]
+    fn a_signature_is_valid_for_its_purpose_only() {
+        let one = secret(&"x".repeat(32)).unwrap();
+        let starts = [
+            one.check_signature(),
+            one.check_signature_for("one"),
+            one.check_signature_for("another"),
+        ];
+        let signed = |start: &SignatureCheck| {
+            let mut start = SignatureCheck(start.0.clone());
+            start.update(b"message");
+            start
+        };
+        for (n, check) in starts.iter().enumerate() {
+            let signature = [signed(check).sign()];
+            let valid = starts
+                .each_ref()
+                .map(|other| signed(other).is_one_of(&signature));
+            assert_eq!(valid, [0, 1, 2].map(|other| other == n));
         }
     }
 

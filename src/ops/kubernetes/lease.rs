@@ -5,6 +5,7 @@
 //! than another one requests a Lease by an annotation, and gets it when all running updates have ended.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,10 @@ const WANTED_BY: &str = "calry-gitops/wanted-by";
 /// The annotation of a holder that hands the Lease to any replica that requests it.
 const OFFERED: &str = "calry-gitops/offered";
 
+/// The annotation with the address of the holder's HTTP server, to which standbys pass push hooks on. Only a hint: whoever may
+/// write the Lease can set it.
+const ADDRESS: &str = "calry-gitops/address";
+
 /// After this many failed reconciliations in a row a replica offers its Lease to others.
 const MAX_FAILURES: u64 = 3;
 
@@ -50,6 +55,8 @@ pub struct Lease {
     /// `namespace/name`.
     shown: String,
     me: String,
+    /// Where other replicas reach this one.
+    address: Option<SocketAddr>,
     times: Times,
     election: Election,
     /// As read or written last.
@@ -122,6 +129,7 @@ impl Lease {
             name,
             shown,
             me,
+            address: None,
             times,
             object: None,
             unanswered: false,
@@ -130,6 +138,12 @@ impl Lease {
             published: None,
             last_error: None,
         }
+    }
+
+    /// Writes this address into the Lease while this replica holds it.
+    #[must_use]
+    pub fn with_address(self, address: Option<SocketAddr>) -> Self {
+        Self { address, ..self }
     }
 
     /// Whether this process may write to the workspaces of this Lease.
@@ -258,6 +272,14 @@ impl Lease {
         let holder = self.election.holder().map(printable_name);
         self.leadership
             .set_term(self.election.term(Moment::now()), holder.as_deref());
+        self.leadership.set_leader_address(self.leader_address());
+    }
+
+    /// The address that the holder wrote into the Lease.
+    fn leader_address(&self) -> Option<SocketAddr> {
+        self.election.holder()?;
+        let address = self.object.as_ref()?.annotations().get(ADDRESS)?;
+        address.parse().ok()
     }
 
     async fn create(&mut self) -> Result<(), LeaseError> {
@@ -297,6 +319,11 @@ impl Lease {
             true => annotations.remove(OFFERED),
             false => annotations.insert(OFFERED.to_owned(), "true".to_owned()),
         };
+        // Without an address of its own it removes that of another holder.
+        match self.address {
+            Some(address) => annotations.insert(ADDRESS.to_owned(), address.to_string()),
+            None => annotations.remove(ADDRESS),
+        };
         self.unanswered = true;
         let lease = self.write(lease).await?;
         self.unanswered = false;
@@ -318,6 +345,7 @@ impl Lease {
                 Some(i32::try_from(self.election.release().as_secs()).unwrap_or(1));
             spec.renew_time = Some(MicroTime(Timestamp::now()));
             lease.annotations_mut().remove(OFFERED);
+            lease.annotations_mut().remove(ADDRESS);
             match self.write(lease).await {
                 Ok(lease) => {
                     self.observe(Some(lease))?;
@@ -492,6 +520,8 @@ impl Lease {
         let holder = self.election.holder().filter(|_| alive);
         self.leadership
             .set_term(term, holder.map(printable_name).as_deref());
+        self.leadership
+            .set_leader_address(self.leader_address().filter(|_| alive));
         let mut holders = self.shards.0.lock();
         match holder {
             Some(holder) => holders

@@ -11,6 +11,7 @@ mod replica;
 
 use std::error::Error;
 use std::iter::successors;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::http::Response;
@@ -53,6 +54,8 @@ pub struct Pod {
     pub name: Option<String>,
     pub namespace: Option<String>,
     pub uid: Option<String>,
+    /// Its own address.
+    pub ip: Option<IpAddr>,
 }
 
 /// Why there is no connection to an API server.

@@ -1,5 +1,6 @@
 //! This replica's part in the cluster: a candidate for each Lease, the shard of each workspace, and its Events.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -26,6 +27,7 @@ pub struct Options {
 pub struct Replica {
     leases: Vec<Lease>,
     events: Option<(Events, JoinHandle<()>)>,
+    pod_ip: Option<IpAddr>,
 }
 
 /// The candidates at work.
@@ -46,7 +48,9 @@ impl Replica {
             name: variable("POD_NAME"),
             namespace: variable("POD_NAMESPACE"),
             uid: variable("POD_UID"),
+            ip: variable("POD_IP").and_then(|text| text.parse().ok()),
         };
+        let pod_ip = pod.ip;
         let cluster = Cluster::find(pod).await?;
         let (identity, shards) = (cluster.identity(), Shards::default());
         let lease = |name| {
@@ -62,6 +66,7 @@ impl Replica {
         Ok(Self {
             leases: options.leases.into_iter().map(lease).collect(),
             events: events.transpose()?,
+            pod_ip,
         })
     }
 
@@ -80,11 +85,13 @@ impl Replica {
             .map(|(events, _)| events.writer(workspace))
     }
 
-    /// Starts the candidates, each for the loops of its workspaces.
+    /// Starts the candidates, each for the loops of its workspaces. `listening` is the address of this replica's HTTP server.
     pub fn start<'a>(
         self,
         loops: impl Iterator<Item = (Option<&'a str>, &'a Handle)>,
+        listening: Option<SocketAddr>,
     ) -> RunningReplica {
+        let address = listening.and_then(|at| address_for_replicas(self.pod_ip?, at));
         let mut of_shard: Vec<Vec<Handle>> = vec![Vec::new(); self.leases.len()];
         for (name, handle) in loops {
             if let Some(shard) = of_shard.get_mut(shard(name, self.leases.len())) {
@@ -96,6 +103,7 @@ impl Replica {
         // The Lease of a shard without workspaces is not taken, and does not count when Leases are spread.
         let of_lease = self.leases.into_iter().zip(of_shard);
         for (lease, loops) in of_lease.filter(|(_, loops)| !loops.is_empty()) {
+            let lease = lease.with_address(address);
             tasks.spawn(lease.keep(loops, events.clone(), stop.clone()));
         }
         RunningReplica {
@@ -117,6 +125,16 @@ impl RunningReplica {
     }
 }
 
+/// Where other replicas reach an HTTP server of the Pod; `None` if it does not listen there.
+fn address_for_replicas(pod: IpAddr, listening: SocketAddr) -> Option<SocketAddr> {
+    let listens = match listening.ip() {
+        // `[::]` includes IPv4.
+        IpAddr::V6(own) => own.is_unspecified() || pod == own,
+        IpAddr::V4(own) => own.is_unspecified() && pod.is_ipv4() || pod == own,
+    };
+    listens.then(|| SocketAddr::new(pod, listening.port()))
+}
+
 /// The shard of a workspace: the same in every process, whatever other workspaces there are.
 fn shard(workspace: Option<&str>, shards: usize) -> usize {
     let digest: [u8; 32] = Sha256::digest(workspace.unwrap_or_default()).into();
@@ -128,7 +146,22 @@ fn shard(workspace: Option<&str>, shards: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::shard;
+    use super::{address_for_replicas, shard};
+
+    #[test]
+    fn replicas_reach_a_server_that_listens_on_the_address_of_its_pod() {
+        let reached = |pod: &str, listening: &str| {
+            let address = address_for_replicas(pod.parse().unwrap(), listening.parse().unwrap());
+            address.map(|address| address.to_string())
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(reached("10.1.2.3", "[::]:80"), some("10.1.2.3:80"));
+        assert_eq!(reached("10.1.2.3", "0.0.0.0:80"), some("10.1.2.3:80"));
+        assert_eq!(reached("10.1.2.3", "10.1.2.3:80"), some("10.1.2.3:80"));
+        assert_eq!(reached("fd00::1", "[::]:80"), some("[fd00::1]:80"));
+        assert_eq!(reached("fd00::1", "0.0.0.0:80"), None);
+        assert_eq!(reached("10.1.2.3", "127.0.0.1:80"), None);
+    }
 
     #[test]
     fn a_workspace_stays_in_its_shard_and_every_shard_gets_some() {

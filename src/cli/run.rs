@@ -387,7 +387,10 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     let mut repositories = Repositories::default();
     let all = prepare_workspaces(configuration, &shared, &mut repositories).await?;
     let Shared {
-        cluster, notifier, ..
+        cluster,
+        notifier,
+        http,
+        ..
     } = shared;
     output.result(&sandbox_banner(&all));
     if args.once {
@@ -417,7 +420,7 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     // The server runs until this is dropped.
     let admin = match listener {
         Some(listener) => {
-            let admin = Admin::start(listener, handles, metrics, access)?;
+            let admin = Admin::start(listener, handles, metrics, access, http)?;
             let address = admin.address();
             tracing::info!(%address, "listening on http://{address}/ (status page; also /api/v1/status, /metrics, /healthz, /readyz)");
             Some(admin)

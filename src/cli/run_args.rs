@@ -69,13 +69,14 @@ pub(super) struct HttpArgs {
     /// Address under which people reach the status page, for links in notifications and commit statuses
     #[arg(long, env = "CALRY_EXTERNAL_URL", value_name = "URL")]
     external_url: Option<String>,
-    /// File with the secret of GitHub's webhook; enables /hooks/github, so that a push reconciles at once
+    /// File with the secret of the webhook of GitHub, Gitea or Forgejo; enables /hooks/github, so that a push is applied at once
     #[arg(long, env = "CALRY_GITHUB_HOOK_SECRET_FILE", value_name = "FILE")]
     github_hook_secret_file: Option<PathBuf>,
     /// File with the signing token (whsec_...) or the secret token of GitLab's webhook; enables /hooks/gitlab
     #[arg(long, env = "CALRY_GITLAB_HOOK_SECRET_FILE", value_name = "FILE")]
     gitlab_hook_secret_file: Option<PathBuf>,
-    /// File with the secret of any other webhook, which sends X-Signature-256: sha256=HMAC; enables /hooks/generic
+    /// File with the secret of the webhook of Bitbucket, or of any other one, which sends X-Signature-256: sha256=HMAC; enables
+    /// /hooks/generic
     #[arg(long, env = "CALRY_GENERIC_HOOK_SECRET_FILE", value_name = "FILE")]
     generic_hook_secret_file: Option<PathBuf>,
 }

@@ -602,16 +602,29 @@ fn a_push_that_github_signed_reconciles_at_once() {
             "does not match the secret",
         );
     }
-    for event in ["ping", "issues", ""] {
-        assert_eq!(hook(event, &right, PUSH).code, 204, "{event}");
+    for (event, reason) in [
+        ("ping", "a ping, "),
+        ("issues", "not a push"),
+        ("", "not a push"),
+    ] {
+        let answer = hook(event, &right, PUSH);
+        let ignored = answer.json()["ignored"].as_str().unwrap().to_owned();
+        assert!(
+            answer.code == 200 && ignored.starts_with(reason),
+            "{event}: {answer:?}"
+        );
     }
     assert_eq!(passes(&mut daemon), 1);
-    let answer = hook("push", &right, PUSH);
-    assert_eq!(
-        (answer.code, &answer.json()["asked"]),
-        (202, &json!("reconcile"))
+    let answer = hook(
+        "push",
+        &format!("{right}X-GitHub-Delivery: 72d3162e\r\n"),
+        PUSH,
     );
-    daemon.line("reconciliation 2 (hook)");
+    let asked =
+        json!({"asked": "reconcile", "workspaces": ["acme-production"], "delivery": "72d3162e"});
+    assert_eq!((answer.code, answer.json()), (202, asked));
+    daemon.line("a reconciliation of acme-production (delivery 72d3162e)");
+    daemon.line("reconciliation 2 (hook, delivery 72d3162e)");
     assert_eq!(daemon.status()["lastPass"]["trigger"], "hook");
     assert!(!daemon.seen.iter().any(|line| line.contains("evil.example")));
     // One hook's secret opens no other.
@@ -647,7 +660,7 @@ fn a_push_of_gitlab_is_known_by_its_token_or_by_its_signature() {
             "does not match the secret",
         );
     }
-    assert_eq!(hook("Issue Hook", &token, PUSH).code, 204);
+    assert_eq!(hook("Issue Hook", &token, PUSH).code, 200);
     assert_eq!(hook("Push Hook", &token, PUSH).code, 202);
     daemon.line("reconciliation 2 (hook)");
 
@@ -680,7 +693,62 @@ fn a_push_of_gitlab_is_known_by_its_token_or_by_its_signature() {
         );
     }
     assert_eq!(hook("Push Hook", &signed(key, now, PUSH), PUSH).code, 202);
-    daemon.line("reconciliation 3 (hook)");
+    daemon.line("reconciliation 3 (hook, delivery msg_1)");
+}
+
+#[test]
+fn a_push_of_gitea_forgejo_or_bitbucket_is_known_by_its_own_header_at_both_endpoints() {
+    let world = world();
+    let path = secret(&world, "secret", TOKEN);
+    let mut daemon = waiting(
+        &world,
+        &[
+            "--github-hook-secret-file",
+            &path,
+            "--generic-hook-secret-file",
+            &path,
+        ],
+    );
+    let address = daemon.address();
+    let (right, wrong) = (hex(TOKEN, PUSH), hex("another key", PUSH));
+    let events = [
+        ("X-Gitea-Event: push", "X-Gitea-Event: issues"),
+        ("X-Forgejo-Event: push", "X-Forgejo-Event: issues"),
+        ("X-Event-Key: repo:push", "X-Event-Key: repo:fork"),
+        (
+            "X-Event-Key: repo:refs_changed",
+            "X-Event-Key: diagnostics:ping",
+        ),
+    ];
+    let signatures = [
+        "X-Gitea-Signature: ",
+        "X-Forgejo-Signature: ",
+        "X-Hub-Signature: sha256=",
+    ];
+    for endpoint in ["/hooks/github", "/hooks/generic"] {
+        let hook = |event: &str, more: &str| {
+            let more = format!("{event}\r\n{more}");
+            post(&address, endpoint, &more, PUSH)
+        };
+        for header in signatures {
+            let signed = format!("{header}{right}\r\n");
+            for (push, other) in events {
+                assert_eq!(hook(push, &signed).code, 202, "{endpoint} {push} {header}");
+                assert_eq!(hook(other, &signed).code, 200, "{endpoint} {other}");
+            }
+            for more in [
+                format!("{header}{wrong}\r\n"),
+                format!("{header}\r\n"),
+                format!("{signed}{signed}"),
+                format!("X-Hub-Signature: sha1={right}\r\n"),
+                format!("X-Hub-Signature: {right}\r\n"),
+                format!("X-Gitea-Signature: sha256={right}\r\n"),
+            ] {
+                let answer = hook(events[0].0, &more);
+                is_refused(&answer, 403, "does not match the secret");
+            }
+        }
+    }
 }
 
 #[test]
@@ -824,7 +892,7 @@ fn what_proves_its_sender_is_not_counted_with_strangers_of_its_address() {
     let fill = || while get(&address, "/nothing", "").code != 429 {};
     fill();
     let signed: Vec<u16> = (0..15).map(|_| event("issues", TOKEN)).collect();
-    assert!(signed.iter().all(|code| *code == 204), "{signed:?}");
+    assert!(signed.iter().all(|code| *code == 200), "{signed:?}");
     assert!((event("push", TOKEN), ask(TOKEN)) == (202, 202));
     // A request without a valid proof counts as one of them.
     fill();

@@ -11,6 +11,8 @@ mod hook;
 mod host;
 mod limit;
 mod page;
+mod push;
+mod relay;
 mod request;
 mod trigger;
 
@@ -42,7 +44,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::metrics::Metrics;
 use crate::daemon::publisher::{HEARTBEAT_TIMEOUT, now};
 use crate::daemon::{Handle, StatusPublisher};
-use crate::http::SecretFile;
+use crate::http::{Http, SecretFile};
 use crate::model::{hex, human_duration};
 use crate::report::json;
 use crate::report::status::Status;
@@ -83,7 +85,7 @@ const SCRAPES: usize = 4;
 const PART: usize = 64 << 10;
 
 impl Admin {
-    /// Starts the server for these loops, one per workspace.
+    /// Starts the server for these loops, one per workspace. `http` reaches the other replicas.
     ///
     /// # Errors
     /// The socket has no address.
@@ -92,6 +94,7 @@ impl Admin {
         loops: Vec<Handle>,
         metrics: Metrics,
         mut access: Access,
+        http: Http,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         if address.ip().is_unspecified() {
@@ -101,7 +104,7 @@ impl Admin {
         let stop = CancellationToken::new();
         tokio::spawn(connection::serve(
             listener,
-            router(loops, metrics, access),
+            router(loops, metrics, access, http),
             stop.clone(),
         ));
         Ok(Self {
@@ -116,7 +119,7 @@ impl Admin {
     }
 }
 
-fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
+fn router(loops: Vec<Handle>, metrics: Metrics, access: Access, http: Http) -> Router {
     let publishers = loops.iter().map(|one| Arc::clone(one.publisher()));
     let shared = Arc::new(Shared {
         publishers: publishers.collect(),
@@ -143,7 +146,7 @@ fn router(loops: Vec<Handle>, metrics: Metrics, access: Access) -> Router {
     probes
         .merge(rest)
         .with_state(shared)
-        .merge(trigger::router(loops, access, hosts))
+        .merge(trigger::router(loops, access, http, hosts))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(limit, limit::guard))

@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::hook::Receiver;
 use super::{Access, Said, answer, error};
 use crate::daemon::Handle;
 use crate::http::SecretFile;
@@ -14,6 +15,7 @@ use crate::report::status::Trigger;
 pub(super) struct Shared {
     pub(super) loops: Vec<Handle>,
     pub(super) access: Access,
+    pub(super) receiver: Receiver,
 }
 
 /// The refusal of a request: the status and the reason.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::daemon::publisher::for_tests;
+use crate::http::{HttpTimeouts, install_tls};
 
 fn access() -> Access {
     Access {
@@ -18,6 +19,11 @@ fn access() -> Access {
         hooks: Hooks::default(),
         rate: NonZeroU32::MAX,
     }
+}
+
+fn http() -> Http {
+    install_tls();
+    Http::new(HttpTimeouts::default()).unwrap()
 }
 
 async fn ask(router: &Router, path: &str) -> Response {
@@ -39,7 +45,7 @@ fn seconds(seconds: u64) -> Duration {
 async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
     let handle = Handle::new(for_tests());
     let publisher = Arc::clone(handle.publisher());
-    let router = router(vec![handle], Metrics::new(Vec::new()), access());
+    let router = router(vec![handle], Metrics::new(Vec::new()), access(), http());
     let step = |at_most, step| {
         let publisher = Arc::clone(&publisher);
         tokio::spawn(async move { publisher.heartbeat_during(at_most, step).await })
@@ -77,7 +83,7 @@ async fn a_loop_that_waits_long_is_alive_and_one_that_hangs_is_not() {
 async fn one_loop_of_several_that_hangs_is_told() {
     let handles = vec![Handle::new(for_tests()), Handle::new(for_tests())];
     let alive = Arc::clone(handles[0].publisher());
-    let router = router(handles, Metrics::new(Vec::new()), access());
+    let router = router(handles, Metrics::new(Vec::new()), access(), http());
     alive
         .heartbeat_during(seconds(40), tokio::time::sleep(seconds(40)))
         .await;
@@ -97,6 +103,7 @@ async fn server() -> (Admin, SocketAddr) {
         vec![Handle::new(for_tests())],
         Metrics::new(Vec::new()),
         access(),
+        http(),
     )
     .unwrap();
     let address = admin.address();
@@ -297,7 +304,7 @@ async fn who_has_asked_is_not_cut_off_and_the_next_one_waits_for_a_place() {
 
 #[tokio::test]
 async fn answers_with_metrics_that_nobody_reads_are_counted_and_the_next_one_waits() {
-    let router = router(Vec::new(), Metrics::new(Vec::new()), access());
+    let router = router(Vec::new(), Metrics::new(Vec::new()), access(), http());
     let scrape = || ask(&router, "/metrics");
     let mut unread = Vec::new();
     for _ in 0..SCRAPES {

@@ -17,10 +17,12 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tracing::{info, warn};
 
+use super::hook::Receiver;
 use super::limit::{Peer, Proved};
 use super::request::{Refused, Shared, accept, read_secret, single, trigger};
 use super::{Access, Host, Said, hook, host};
 use crate::daemon::{Handle, NotPending};
+use crate::http::Http;
 use crate::model::printable;
 use crate::plan::Digest;
 use crate::report::status::{Trigger, find_workspace};
@@ -42,8 +44,12 @@ const FORWARDED: [&str; 10] = [
     "cf-connecting-ip",
 ];
 
-pub(super) fn router(loops: Vec<Handle>, access: Access, hosts: Arc<[Host]>) -> Router {
-    let shared = Arc::new(Shared { loops, access });
+pub(super) fn router(loops: Vec<Handle>, access: Access, http: Http, hosts: Arc<[Host]>) -> Router {
+    let shared = Arc::new(Shared {
+        loops,
+        access,
+        receiver: Receiver::new(http),
+    });
     Router::new()
         .route("/api/v1/reconcile", post(reconcile))
         .route("/api/v1/approve", post(approve))

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 #[derive(Default)]
-struct Kept {
-    leases: BTreeMap<String, Value>,
+pub(crate) struct Kept {
+    pub(crate) leases: BTreeMap<String, Value>,
     /// Who held the Lease in turn.
     holders: Vec<String>,
     events: Vec<Value>,
@@ -99,14 +99,14 @@ async fn carry_out(server: &Server, request: Request) -> Response {
     }
 }
 
-struct Replicas {
-    world: World,
+pub(crate) struct Replicas {
+    pub(crate) world: World,
     server: Server,
     _runtime: Runtime,
 }
 
 impl Replicas {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut world = World::with(
             json!([live("HOSTAWAY", &["name"], &["rooms"])]),
             Config::default(),
@@ -137,7 +137,7 @@ impl Replicas {
         }
     }
 
-    fn start(&mut self, pod: &str, more: &[&str]) -> Daemon {
+    pub(crate) fn start(&mut self, pod: &str, more: &[&str]) -> Daemon {
         self.world.env("POD_NAME", pod).env("POD_UID", "1234");
         let args = [
             "--leader-election",
@@ -150,7 +150,7 @@ impl Replicas {
         self.world.daemon(&[&args, more].concat())
     }
 
-    fn kept<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {
+    pub(crate) fn kept<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {
         look(&mut self.server.lock().unwrap())
     }
 }

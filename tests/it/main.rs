@@ -22,6 +22,7 @@ mod config;
 mod daemon;
 mod formats;
 mod git_source;
+mod hooks;
 mod hostile;
 mod leadership;
 mod links;

@@ -2,22 +2,28 @@
 server that asks for a token, and a push to it. Each replica fetches for itself, and only the leader writes."""
 
 import contextlib
+import hashlib
+import hmac
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import unittest
+import urllib.parse
 import uuid
 from pathlib import Path
 
 from cluster import MORTAL, until
-from fight import BINARY, SLUG, Calry, Door, Replica
+from fight import BINARY, SLUG, Calry, Door, Replica, turns
 from test_manifests import DEPLOY, OnACluster
+from test_permissions import LEASE
 
 TOKEN = "glpat-not-a-secret"
+SECRET = "0123456789abcdef" * 2
 SERVE = Path(__file__).parents[1] / "git-sync" / "serve.py"
 
 
@@ -82,6 +88,7 @@ class FromGit(OnACluster):
         cls.addClassCleanup(cls.repository.stop)
         cls.calry = Calry()
         cls.addClassCleanup(cls.calry.close)
+        (cls.work / "secret").write_text(SECRET)
 
     def setUp(self):
         self.replicas = []
@@ -104,7 +111,8 @@ class FromGit(OnACluster):
             "CALRY_GIT_URL": f"http://127.0.0.1:{self.repository.port}/definitions.git", "CALRY_GIT_INTERVAL": self.interval,
             "CALRY_API_URL": door.url, "CALRY_INTERVAL": "1s", "CALRY_LISTEN": "127.0.0.1:0", "CALRY_ADMIN_RATE": "100000",
             "CALRY_LOG_FORMAT": "text",
-            "CALRY_LEASE_DURATION": "4s", "CALRY_LEASE_RENEW_DEADLINE": "3s", "CALRY_LEASE_RETRY_PERIOD": "500ms", "KUBECONFIG": str(self.kubeconfig),
+            "CALRY_GENERIC_HOOK_SECRET_FILE": str(self.work / "secret"), "CALRY_LEASE_DURATION": "4s",
+            "CALRY_LEASE_RENEW_DEADLINE": "3s", "CALRY_LEASE_RETRY_PERIOD": "500ms", "KUBECONFIG": str(self.kubeconfig),
             "POD_IP": "127.0.0.1", "POD_NAME": name, "POD_NAMESPACE": self.namespace, "POD_UID": str(uuid.uuid4()),
             "PATH": os.environ["PATH"],
         }
@@ -187,6 +195,42 @@ class Polled(FromGit):
         for file in files:
             file.write_text(TOKEN)
         self.until("the push is applied", lambda: self.icon() == icon, 60)
+
+
+class Pushed(FromGit):
+    interval = "10m"
+
+    def hook(self, replica):
+        """A push hook, as a Service sends it to any replica."""
+        body = json.dumps({"ref": "refs/heads/main"}).encode()
+        address = urllib.parse.urlsplit(replica.address()[1])
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+        with contextlib.closing(connection):
+            signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+            connection.request("POST", "/hooks/generic", body, {"X-Signature-256": f"sha256={signature}"})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    def test_a_push_is_applied_by_the_leader_whichever_replica_hears_of_it(self):
+        leader, standby = self.roles()
+        self.until("the first commit is applied", lambda: self.icon() == f"https://cdn.example.com/{self.repository.commits}.png")
+        for receiver in (leader, standby):
+            with self.subTest(receiver.name):
+                icon, since = self.repository.push(), time.time()
+                status, answer = self.hook(receiver)
+                self.assertEqual(status, 202, answer)
+                self.until("the push is applied", lambda: self.icon() == icon, 5)
+                # The interval is ten minutes.
+                self.assertLess(time.time() - since, 5)
+                self.until("the receiver has the commit", lambda: self.revision(receiver) == self.repository.head(), 5)
+                self.assertEqual({write.replica for write in self.calry.writes if write.began > since}, {leader.name})
+
+    def test_the_lease_names_the_address_of_the_leader(self):
+        leader, _ = self.roles()
+        lease = self.cluster.get(f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/{LEASE}")
+        address = re.sub("^http://", "", leader.address()[1])
+        self.assertEqual(lease["metadata"]["annotations"]["calry-gitops/address"], address)
+        self.assertEqual(turns(self.cluster, self.namespace)[-1].replica, leader.name)
 
 
 del OnACluster, FromGit

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::UsageError;
 use super::options::duration;
 use crate::daemon::Repository;
 use crate::desired::git::{
     CloneRoot, FETCH_TIMEOUT, GitCredentials, GitPath, GitReference, GithubApp, Remote,
-    RemoteSettings, default_username,
+    RemoteSettings, VerifiedObject, default_username,
 };
 use crate::http::{HttpUrl, SecretFile, UrlPolicy};
 
@@ -75,6 +75,22 @@ pub(super) struct GitArgs {
     /// File with CA certificates (PEM) to trust for the git server, in addition to those of the system
     #[arg(long, env = "CALRY_GIT_CA_FILE", value_name = "FILE")]
     git_ca_file: Option<PathBuf>,
+    /// Which object must be signed by an allowed key: the commit, or the annotated tag that --git-ref names
+    #[arg(
+        long,
+        env = "CALRY_VERIFY",
+        value_enum,
+        default_value_t = Verify::Commit,
+        help_heading = "Trust",
+        value_name = "commit|tag"
+    )]
+    verify: Verify,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Verify {
+    Commit,
+    Tag,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -138,6 +154,20 @@ impl Repositories {
 }
 
 impl GitArgs {
+    /// The object whose signature counts.
+    ///
+    /// # Errors
+    /// [`UsageError`] if that is a tag, and no tag is followed.
+    pub(super) fn verified(&self) -> Result<VerifiedObject, UsageError> {
+        match (self.verify, &self.git_url, &self.git_ref) {
+            (Verify::Commit, ..) => Ok(VerifiedObject::Commit),
+            (Verify::Tag, Some(_), Some(GitReference::Name(_))) => Ok(VerifiedObject::Tag),
+            (Verify::Tag, ..) => Err(UsageError(
+                "--verify tag needs --git-url and a tag as --git-ref".to_owned(),
+            )),
+        }
+    }
+
     /// The repository of these options, and the path in it; `None` without a URL.
     pub(super) fn repository(
         &self,

@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::git_server::{GitFault, GitServer, Step};
-use crate::support::{World, live, until};
+use crate::support::{Signer, World, live, until};
 
 const GUESTY: &str = "provider: GUESTY\nfieldsToSync:\n  listing: [name]\n";
 
@@ -129,7 +129,7 @@ fn references_of_every_kind_are_followed() {
     let (server, dir) = (GitServer::start(), tempfile::tempdir().unwrap());
     let first = server.commit("main", &definitions(GUESTY));
     server.commit("main-2", &definitions("provider: LODGIFY\n"));
-    server.tag("v1", "main");
+    server.tag("v1", "v1", "main", None);
     let of = |reference: &str| {
         let reference = GitReference::parse(reference).unwrap();
         let clone = Clone::with(&server, dir.path(), |it| it.reference = reference);
@@ -644,9 +644,9 @@ fn a_daemon_applies_what_is_pushed_and_names_its_commit() {
         refused.contains(&format!("{} stays in force", &id[..10])),
         "{refused}"
     );
-    // Drift is still undone.
-    let status = daemon.status();
-    assert_eq!(status["repository"]["failure"]["kind"], json!("reference"));
+    until("the status shows the failure", || {
+        daemon.status()["repository"]["failure"]["kind"] == json!("reference")
+    });
     server.set("refs/heads/main", Some(&id));
     daemon.line("can be fetched again");
     until("the failure is over", || {
@@ -749,6 +749,84 @@ fn workspaces_of_one_repository_share_one_fetch() {
         server.take_steps(),
         [Step::Advertise, Step::List, Step::Fetch]
     );
+}
+
+#[test]
+fn only_signed_commits_of_the_repository_run_and_the_last_one_stays_in_force() {
+    let (server, world, ada) = (GitServer::start(), world(), Signer::new(1));
+    let url = server.url();
+    fs::write(
+        world.dir.path().join("allowed"),
+        format!("ada@x {}\n", ada.public()),
+    )
+    .unwrap();
+    let rooms = definitions("provider: GUESTY\nfieldsToSync:\n  listing: [name, rooms]\n");
+    let signed = server.signed_commit("main", &rooms, &ada);
+    let refused = server.commit("main", &definitions(GUESTY));
+    let args = [
+        "--git-url",
+        &url,
+        "--git-interval",
+        "1s",
+        "--allowed-signers",
+        "allowed",
+    ];
+    let mut daemon = world.daemon(&args);
+    daemon.line("reconciliation 1 ");
+    let status = daemon.status();
+    // The commit before it was fetched as well.
+    assert_eq!(status["revision"]["commit"], json!(signed));
+    assert_eq!(status["trust"]["commit"], json!(refused));
+    assert_eq!(status["repository"]["commit"], json!(refused));
+    assert_eq!(listing(&world, "rooms"), json!(true));
+    let signed = server.signed_commit("main", &definitions(GUESTY), &ada);
+    daemon.line("is trusted again");
+    assert_eq!(daemon.status()["revision"]["commit"], json!(signed));
+    until("the signed commit is applied", || {
+        listing(&world, "rooms") == json!(false)
+    });
+}
+
+#[test]
+fn a_tag_must_be_signed_under_its_own_name_if_tags_are_verified() {
+    let (server, world, ada) = (GitServer::start(), world(), Signer::new(1));
+    let url = server.url();
+    let allowed = format!("ada@x {}\n", ada.public());
+    fs::write(world.dir.path().join("allowed"), allowed).unwrap();
+    server.commit("main", &definitions(GUESTY));
+    server.tag("signed", "signed", "main", Some(&ada));
+    server.tag("renamed", "signed", "main", Some(&ada));
+    server.tag("stranger", "stranger", "main", Some(&Signer::new(2)));
+    server.tag("unsigned", "unsigned", "main", None);
+    let id = server.commit("light", &definitions(GUESTY));
+    server.set("refs/tags/light", Some(&id));
+    for (tag, code, text) in [
+        ("signed", 0, ""),
+        ("renamed", 1, "was signed under another name (signed)"),
+        ("stranger", 1, "is not among the allowed"),
+        ("unsigned", 1, "is not signed"),
+        ("refs/tags/light", 1, "not an annotated one"),
+        ("main", 1, "not an annotated one"),
+    ] {
+        let args = [
+            "run",
+            "--once",
+            "--git-url",
+            &url,
+            "--git-ref",
+            tag,
+            "--verify",
+            "tag",
+            "--allowed-signers",
+            "allowed",
+        ];
+        let ran = world.run(&args).exits(if code == 0 { 0 } else { 1 });
+        ran.says(text);
+    }
+    world
+        .run(&["run", "--once", "--git-url", &url, "--verify", "tag"])
+        .exits(64)
+        .says("needs --git-url and a tag");
 }
 
 #[test]

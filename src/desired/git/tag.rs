@@ -19,6 +19,8 @@ const MAX_TAG: usize = 1 << 20;
 pub enum TagError {
     #[error("cannot be read ({0})")]
     Malformed(&'static str),
+    #[error("is not an annotated one, and only such a tag can be signed")]
+    NotAnnotated,
     #[error("names an object other than a commit")]
     NotOfACommit,
     #[error("was signed under another name ({0})")]

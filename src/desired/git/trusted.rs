@@ -20,7 +20,8 @@ use super::committed::{CommittedFile, is_dirty, read_committed};
 use super::remote::{FetchedCommit, GitPath, Remote};
 use super::repository::{GitError, open, read_object};
 use super::revision::describe_commit;
-use super::signature::{SignedCommit, TrustError};
+use super::signature::{SignedCommit, TrustError, VerifiedObject};
+use super::tag::{SignedTag, TagError};
 use super::trusted_keys::{TrustedKeyFiles, TrustedKeys, TrustedKeysError};
 use crate::desired::definitions::directory::in_parallel;
 use crate::desired::definitions::{DirectoryError, Loaded};
@@ -32,6 +33,7 @@ const MAX_PARENTS: usize = 1_000;
 /// Which commits are trusted, and the trusted commit that was in force last.
 pub struct TrustPolicy {
     keys: TrustedKeyFiles,
+    object: VerifiedObject,
     pinned: Option<CommitId>,
     last: Mutex<Option<Arc<TrustedCommit>>>,
 }
@@ -87,13 +89,21 @@ struct TrustedCommit {
     id: ObjectId,
     directory: PathBuf,
     /// Checked again at each load, because the allowed keys change.
-    signed: SignedCommit,
+    signed: SignedObject,
     revision: Revision,
     files: Vec<CommittedFile>,
 }
 
+/// The object whose signature counts.
+#[derive(Debug)]
+enum SignedObject {
+    Commit(SignedCommit),
+    Tag { name: String, tag: SignedTag },
+}
+
 struct TrustRules {
     keys: TrustedKeys,
+    object: VerifiedObject,
     pinned: Option<CommitId>,
 }
 
@@ -103,6 +113,8 @@ struct Checkout {
     /// The path of the directory in the checkout.
     path: PathBuf,
     head: ObjectId,
+    /// The name and the id of the annotated tag that was fetched.
+    tag: Option<(String, ObjectId)>,
     /// Whether the directory has files. A bare clone has none.
     has_files: bool,
 }
@@ -125,9 +137,16 @@ impl TrustPolicy {
     pub const fn new(keys: TrustedKeyFiles, pinned: Option<CommitId>) -> Self {
         Self {
             keys,
+            object: VerifiedObject::Commit,
             pinned,
             last: Mutex::new(None),
         }
+    }
+
+    /// Requires a signature of this object. A tag is known only for a repository that is fetched.
+    #[must_use]
+    pub fn verifying(self, object: VerifiedObject) -> Self {
+        Self { object, ..self }
     }
 }
 
@@ -250,6 +269,7 @@ impl TrustPolicy {
     ) -> Result<Found, TrustedLoadError> {
         let rules = TrustRules {
             keys: self.keys.read()?,
+            object: self.object,
             pinned: self.pinned,
         };
         // If a key is removed from its file, its commits lose trust. The lock is never held during a read.
@@ -283,13 +303,16 @@ impl TrustedCommit {
 }
 
 impl TrustRules {
-    fn check(&self, id: ObjectId, signed: &SignedCommit) -> Result<(), TrustError> {
+    fn check(&self, id: ObjectId, signed: &SignedObject) -> Result<(), TrustError> {
         if self.pinned == Some(CommitId(id)) {
-            Ok(())
-        } else if self.keys.is_empty() {
-            Err(TrustError::NotPinned)
-        } else {
-            signed.verify(&self.keys)
+            return Ok(());
+        }
+        if self.keys.is_empty() {
+            return Err(TrustError::NotPinned);
+        }
+        match signed {
+            SignedObject::Commit(commit) => commit.verify(&self.keys),
+            SignedObject::Tag { name, tag } => tag.verify(name, id, &self.keys),
         }
     }
 }
@@ -304,6 +327,7 @@ impl Checkout {
             directory,
             path,
             head,
+            tag: None,
             has_files: true,
         })
     }
@@ -314,6 +338,7 @@ impl Checkout {
             directory: path.as_path().to_owned(),
             path: path.as_path().to_owned(),
             head: commit.commit,
+            tag: commit.tag_name().zip(commit.tag),
             has_files: false,
         })
     }
@@ -349,6 +374,10 @@ impl Checkout {
         rules: &TrustRules,
         last: Option<Arc<TrustedCommit>>,
     ) -> Option<Arc<TrustedCommit>> {
+        if rules.object == VerifiedObject::Tag {
+            // No tag of the commits before it is known.
+            return last;
+        }
         let mut found = None;
         let mut at = self.parent(self.head);
         for _ in 0..MAX_PARENTS {
@@ -377,28 +406,44 @@ impl Checkout {
         rules: &TrustRules,
     ) -> Result<(TrustedCommit, ObjectId), TrustError> {
         let unreadable = |error: GitError| TrustError::Unreadable(error.to_string());
-        let commit = read_object(&self.repository, id).map_err(unreadable)?;
-        let signed = SignedCommit::parse(&commit.data)?;
+        let read = |id| read_object(&self.repository, id).map_err(unreadable);
+        let commit = read(id)?;
+        let is_pinned = rules.pinned == Some(CommitId(id));
+        let (signed, payload) = match (rules.object, &self.tag) {
+            (VerifiedObject::Tag, Some((name, tag))) if !is_pinned => {
+                let tag = SignedTag::parse(&read(*tag)?.data)?;
+                let name = name.clone();
+                (SignedObject::Tag { name, tag }, commit.data.clone())
+            }
+            (VerifiedObject::Tag, None) if !is_pinned => {
+                return Err(TrustError::Tag(TagError::NotAnnotated));
+            }
+            _ => {
+                let signed = SignedCommit::parse(&commit.data)?;
+                let payload = signed.payload.clone();
+                (SignedObject::Commit(signed), payload)
+            }
+        };
         rules.check(id, &signed)?;
-        self.read_files(id, signed).map_err(unreadable)
+        self.read_files(id, &payload, signed).map_err(unreadable)
     }
 
     /// Reads the checked-out commit without a check of its signature.
     fn read_unsigned(&self) -> Result<TrustedCommit, GitError> {
         let commit = read_object(&self.repository, self.head)?;
-        let unsigned = SignedCommit::unsigned(&commit.data);
-        Ok(self.read_files(self.head, unsigned)?.0)
+        let unsigned = SignedObject::Commit(SignedCommit::unsigned());
+        Ok(self.read_files(self.head, &commit.data, unsigned)?.0)
     }
 
+    /// Reads the files of a commit from the bytes of it that count.
     fn read_files(
         &self,
         id: ObjectId,
-        signed: SignedCommit,
+        payload: &[u8],
+        signed: SignedObject,
     ) -> Result<(TrustedCommit, ObjectId), GitError> {
-        let (tree, revision) = {
-            let commit = CommitRef::from_bytes(&signed.payload, id.kind())?;
-            (commit.tree(), describe_commit(id, &commit)?)
-        };
+        let commit = CommitRef::from_bytes(payload, id.kind())?;
+        let (tree, revision) = (commit.tree(), describe_commit(id, &commit)?);
         let files = read_committed(&self.repository, tree, &self.path)?;
         let commit = TrustedCommit {
             id,

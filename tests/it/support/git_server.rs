@@ -16,6 +16,8 @@ use gix::ObjectId;
 use gix::objs::{Kind, WriteTo as _};
 use parking_lot::Mutex;
 
+use super::Signer;
+
 /// The path of the repository.
 const REPOSITORY: &str = "/acme/definitions.git";
 
@@ -102,16 +104,33 @@ impl GitServer {
         id.to_string()
     }
 
-    /// Makes an annotated tag of a branch's commit.
-    pub(crate) fn tag(&self, name: &str, branch: &str) -> String {
+    /// Makes a commit with a signature on a branch.
+    pub(crate) fn signed_commit(
+        &self,
+        branch: &str,
+        files: &[(&str, &str)],
+        signer: &Signer,
+    ) -> String {
+        let id = self.commit(branch, files);
+        let mut shared = self.shared.lock();
+        let unsigned = &shared.objects[&ObjectId::from_hex(id.as_bytes()).unwrap()].1;
+        let signed = signer.sign(unsigned);
+        let id = shared.add(Kind::Commit, signed);
+        shared.references.insert(format!("refs/heads/{branch}"), id);
+        id.to_string()
+    }
+
+    /// Makes an annotated tag of a branch's commit, which names itself `own`, with or without a signature.
+    pub(crate) fn tag(&self, name: &str, own: &str, branch: &str, signer: Option<&Signer>) {
         let mut shared = self.shared.lock();
         let target = shared.references[&format!("refs/heads/{branch}")];
-        let text = format!(
-            "object {target}\ntype commit\ntag {name}\ntagger Ada <ada@x> 1790000000 +0000\n\nWords\n"
+        let mut text = format!(
+            "object {target}\ntype commit\ntag {own}\ntagger Ada <ada@x> 1790000000 +0000\n\nWords\n"
         );
+        let signature = signer.map(|signer| signer.signature(text.as_bytes()));
+        text.push_str(&signature.unwrap_or_default());
         let id = shared.add(Kind::Tag, text.into_bytes());
         shared.references.insert(format!("refs/tags/{name}"), id);
-        id.to_string()
     }
 
     /// Sets or deletes a reference by its full name.

@@ -430,13 +430,17 @@ impl Signer {
 
     /// The commit with a signature, as git writes it.
     pub(crate) fn sign(&self, commit: &[u8]) -> Vec<u8> {
-        let about = SshSig::signed_data("git", HashAlg::Sha512, commit).unwrap();
+        openpgp::with_signature(commit, &self.signature(commit))
+    }
+
+    /// The signature of a commit or a tag, as text.
+    pub(crate) fn signature(&self, object: &[u8]) -> String {
+        let about = SshSig::signed_data("git", HashAlg::Sha512, object).unwrap();
         let made = Signature::new(Algorithm::Ed25519, self.0.sign(&about).as_ref()).unwrap();
-        let text = SshSig::new(self.key(), "git", HashAlg::Sha512, made)
+        SshSig::new(self.key(), "git", HashAlg::Sha512, made)
             .unwrap()
             .to_pem(LineEnding::LF)
-            .unwrap();
-        openpgp::with_signature(commit, &text)
+            .unwrap()
     }
 }
 

@@ -237,6 +237,12 @@ impl FetchedCommit {
         self.commit.to_string()
     }
 
+    /// The short name of the tag that is followed.
+    pub(super) fn tag_name(&self) -> Option<String> {
+        let name = self.reference.as_deref()?.strip_prefix("refs/tags/")?;
+        Some(name.to_owned())
+    }
+
     /// Opens the clone. A clone that stays open would keep files open that are no longer there.
     pub(super) fn open(&self) -> Result<Repository, GitError> {
         Ok(open_bare(&self.directory)?)

@@ -185,7 +185,7 @@ impl StatusFollower {
         let failing = self
             .known
             .as_ref()
-            .is_none_or(|known| known.status.is_failing());
+            .is_none_or(|known| known.status.is_failing(self.now()));
         Exit::Failed.when(failing)
     }
 }

@@ -38,7 +38,9 @@ pub use loop_file::{LoopFile, Observer};
 pub use memory::{BackedOff, Memory};
 pub use publisher::StatusPublisher;
 use rate::Rate;
-pub use reconciliation::{Approval, Faults, Findings, ReconciliationReport, ReconciliationResult};
+pub use reconciliation::{
+    Approval, Faults, FetchState, Findings, ReconciliationReport, ReconciliationResult,
+};
 pub use repository::{Push, Repository};
 pub use state_file::{NoRandomness, StateStore};
 use trigger::TriggerQueue;

@@ -226,6 +226,7 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
             trusted: refused.is_none(),
             commit: refused.and_then(|refused| refused.commit.clone()),
             reason: refused.map(|refused| refused.reason.to_string()),
+            behind: refused.and_then(|refused| refused.behind),
         });
     }
     status.diagnostics = report.problems.iter().map(Into::into).collect();

@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::inputs::WatchedInputs;
+use super::publisher::now;
 use super::trigger::TriggerQueue;
 use super::updates::{PATIENCE, UPDATE_PENDING, outdated_updates};
 use super::{BackedOff, LoopFile, LoopSettings, Memory};
@@ -26,7 +27,7 @@ use crate::model::{
 use crate::plan::{Cause, Digest, Limits, Plan, PlanEntry, Refusal, Verdict};
 use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawal};
 use crate::reconcile::{self, Failure, Planned};
-use crate::report::status::{Mode, ReconciliationOutcome, Trigger};
+use crate::report::status::{Mode, ReconciliationOutcome, RepositoryFailure, Trigger};
 
 /// The result of a reconciliation and everything to report about it.
 #[derive(Debug)]
@@ -67,10 +68,23 @@ pub struct Findings {
     /// `None` without allowed keys, and if the check was not possible.
     pub trust: Option<CheckoutTrust>,
     pub trust_changed: bool,
+    pub fetch: FetchState,
     /// The names of other entries of the configuration with the same Calry workspace.
     pub also: Vec<String>,
     pub also_changed: bool,
     pub approval: Option<Approval>,
+}
+
+/// Whether the repository can be fetched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FetchState {
+    /// The last fetch succeeded, or there is no repository.
+    #[default]
+    Working,
+    /// A short outage, or no commit is in force: then the reconciliation fails for the same reason.
+    Unclear,
+    /// It fails for longer. An earlier commit stays in force.
+    Failing(RepositoryFailure),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,6 +179,7 @@ pub(super) async fn reconcile(
     memory.passes += 1;
     let mut findings = Findings {
         standby: !settings.leadership.leads(),
+        fetch: fetch_state(settings),
         ..Findings::default()
     };
     let span = tracing::info_span!(
@@ -227,6 +242,19 @@ pub(super) async fn reconcile(
         },
         problems: memory.problems.clone(),
         next: None,
+    }
+}
+
+fn fetch_state(settings: &LoopSettings) -> FetchState {
+    let Some(state) = settings.repository.as_ref().map(|it| it.state()) else {
+        return FetchState::Working;
+    };
+    match &state.status.failure {
+        None if state.is_tried => FetchState::Working,
+        Some(failure) if state.commit.is_some() && failure.is_lasting(now()) => {
+            FetchState::Failing(failure.clone())
+        }
+        None | Some(_) => FetchState::Unclear,
     }
 }
 

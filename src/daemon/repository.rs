@@ -6,7 +6,7 @@
 //! Never: run two fetches of one repository at once, ask before the time that a server has set, or change anything but
 //! the clone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +16,12 @@ use tokio::runtime::Handle as Runtime;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
 
 use super::LONGEST_PAUSE;
 use super::publisher::{after, now};
 use crate::desired::git::{FetchError, FetchedCommit, Remote};
-use crate::model::{FetchFailure, human_duration, short_commit};
+use crate::model::{FetchFailure, SPANS, human_duration, short_commit};
 use crate::report::status::{RepositoryFailure, RepositoryStatus};
 
 /// The pauses between the fetches that look for an announced commit.
@@ -65,6 +66,8 @@ pub struct RepositoryState {
     /// Whether a fetch has ended.
     pub is_tried: bool,
     pub counters: FetchCounters,
+    /// The kinds of failures since the last success. Each is logged once, also if they alternate.
+    logged: BTreeSet<FetchFailure>,
 }
 
 /// Numbers since the start of the process.
@@ -105,6 +108,11 @@ impl Repository {
     #[must_use]
     pub fn state(&self) -> Arc<RepositoryState> {
         Arc::clone(&self.state.borrow())
+    }
+
+    #[must_use]
+    pub const fn interval(&self) -> Duration {
+        self.interval
     }
 
     /// Changes with each fetch.
@@ -213,16 +221,33 @@ impl Repository {
         stop: &CancellationToken,
     ) -> Result<(), Option<Duration>> {
         let (remote, runtime, stop) = (Arc::clone(&self.remote), Runtime::current(), stop.clone());
+        let span = tracing::info_span!(
+            target: SPANS,
+            "fetch",
+            repository = %self.remote.url(),
+            reference = %self.remote.reference(),
+            result = Empty,
+            commit = Empty,
+            otel.status_code = Empty,
+        );
         let began = Instant::now();
         let fetching = tokio::task::spawn_blocking(move || remote.fetch(&runtime, &stop));
         // The message of a panic may quote a secret; the panic hook has logged its place.
         let fetched = fetching.await.unwrap_or(Err(FetchError::Internal));
         let took = began.elapsed();
+        if matches!(fetched, Err(FetchError::Stopped)) {
+            return Err(None);
+        }
+        span.record("result", result_of(&fetched));
+        if fetched.is_err() {
+            span.record("otel.status_code", "ERROR");
+        }
         let state = self.state();
         let url = &state.status.url;
         match &fetched {
             Ok(None) => {}
             Ok(Some(commit)) => {
+                span.record("commit", commit.id());
                 let (id, name) = (commit.id(), commit.reference.as_deref().unwrap_or("commit"));
                 let delivery = push.and_then(|push| push.delivery.as_deref());
                 tracing::info!(
@@ -235,13 +260,7 @@ impl Repository {
                 );
             }
             Err(error) => {
-                // A failure that lasts is logged once.
-                let is_known = state
-                    .status
-                    .failure
-                    .as_ref()
-                    .is_some_and(|known| known.kind == error.kind());
-                if !is_known {
+                if !state.logged.contains(&error.kind()) {
                     let kind = error.kind().as_str();
                     tracing::error!(
                         repository = url,
@@ -261,6 +280,7 @@ impl Repository {
             match &fetched {
                 Ok(commit) => {
                     state.counters.succeeded += 1;
+                    state.logged.clear();
                     state.status.failure = None;
                     state.status.last_success = Some(now());
                     if commit.is_some() {
@@ -269,6 +289,7 @@ impl Repository {
                 }
                 Err(error) => {
                     *state.counters.failed.entry(error.kind()).or_default() += 1;
+                    state.logged.insert(error.kind());
                     state.status.failure = Some(failure(error, state.status.failure.as_ref()));
                 }
             }
@@ -278,6 +299,14 @@ impl Repository {
 
     fn publish(&self, change: impl FnOnce(&mut RepositoryState)) {
         self.state.send_modify(|state| change(Arc::make_mut(state)));
+    }
+}
+
+/// The value of a metric's label and of a span's attribute.
+fn result_of<T>(fetched: &Result<T, FetchError>) -> &'static str {
+    match fetched {
+        Ok(_) => "success",
+        Err(error) => error.kind().as_str(),
     }
 }
 
@@ -305,7 +334,6 @@ fn learn_commit(
 
 fn failure(error: &FetchError, before: Option<&RepositoryFailure>) -> RepositoryFailure {
     let now = now();
-    let before = before.filter(|before| before.kind == error.kind());
     RepositoryFailure {
         kind: error.kind(),
         message: error.to_string(),

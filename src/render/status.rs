@@ -12,10 +12,10 @@ use crate::plan::Cause;
 use crate::report::health::{Health, HealthLevel, health};
 use crate::report::plan::DiagnosticItem;
 use crate::report::status::{
-    ChangeRecord, Mode, ProviderState, ProviderStatus, ReconciliationRecord, ReplicaRole, Status,
-    UpdateOutcome, WorkspaceStatus,
+    ChangeRecord, Mode, ProviderState, ProviderStatus, ReconciliationRecord, ReplicaRole,
+    RepositoryStatus, Status, UpdateOutcome, WorkspaceStatus,
 };
-use crate::report::words::{describe_mismatch, elapsed, name_change_items};
+use crate::report::words::{counted, describe_mismatch, elapsed, name_change_items, plural};
 
 /// The most workspaces to show in full, of several.
 const MAX_IN_FULL: usize = 5;
@@ -184,11 +184,21 @@ fn write_facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, n
             .unwrap_or_default();
         fact("", &format!("by {author}{made}"));
     }
+    if let Some(repository) = &workspace.repository {
+        let (of, state) = describe_repository(repository, now);
+        fact("git", &of);
+        state.iter().for_each(|sentence| fact("", sentence));
+    }
     if let Some(trust) = &workspace.trust {
         let commit = trust.commit.as_deref().map(short_commit).map(printable);
         let commit = commit.unwrap_or_default();
         let reason = trust.reason.as_deref().map(printable).unwrap_or_default();
-        let refused = format!("{commit} refused: {reason}");
+        let behind = trust
+            .behind
+            .and_then(|behind| plural(behind as usize, "commit", "commits"))
+            .map(|commits| format!("; the revision is {commits} behind"))
+            .unwrap_or_default();
+        let refused = format!("{commit} refused: {reason}{behind}");
         fact(
             "signature",
             if trust.trusted {
@@ -258,6 +268,43 @@ fn write_facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, n
         "daemon",
         &format!("calry-gitops {version}, {mode}, every {interval}; up for {started}"),
     );
+}
+
+/// The address and the reference of a repository, and what is known about its fetches, a line each.
+fn describe_repository(repository: &RepositoryStatus, now: Timestamp) -> (String, Vec<String>) {
+    let ago = |time| format!("{} ago", human_duration(elapsed(time, now)));
+    let url = ellipsize(&printable(&repository.url), 200);
+    let of = format!("{} of {url}", repository.short_reference());
+    let mut state = Vec::new();
+    if let (Some(commit), Some(time)) = (&repository.commit, repository.commit_fetched) {
+        let commit = printable(short_commit(commit));
+        let current = match repository.last_success {
+            Some(last) => format!("last successful fetch {}", ago(last)),
+            None => "not fetched again since the start".to_owned(),
+        };
+        state.push(format!("{commit} fetched {}; {current}", ago(time)));
+    }
+    if let Some(failure) = &repository.failure {
+        let (since, next) = (
+            human_duration(elapsed(failure.since, now)),
+            repository.next_fetch,
+        );
+        let attempts = counted(
+            usize::try_from(failure.times).unwrap_or(usize::MAX),
+            "attempt",
+            "attempts",
+        );
+        let next = match next {
+            Some(next) if next > now => {
+                format!("; next attempt in {}", human_duration(elapsed(now, next)))
+            }
+            Some(_) => "; next attempt now".to_owned(),
+            None => String::new(),
+        };
+        let message = printable(&failure.message);
+        state.push(format!("failing for {since} ({attempts}): {message}{next}"));
+    }
+    (of, state)
 }
 
 /// The state of a provider that is not in sync.

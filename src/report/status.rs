@@ -5,8 +5,8 @@
 
 use std::ops::Deref;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::json;
 use super::links::Links;
 use super::plan::{ChangeItem, DiagnosticItem, HoldItem, fault, hold};
-use crate::model::{self, Diagnostic, FetchFailure, Revision, Severity, Workspace, printable};
+use crate::model::{
+    self, Diagnostic, FetchFailure, Revision, Severity, Workspace, printable, short_commit,
+};
 use crate::plan::{Cause, Mismatch, PlanEntry, Summary, Verdict};
 use crate::reconcile::apply;
 
@@ -117,9 +119,9 @@ pub struct RepositoryFailure {
     pub kind: FetchFailure,
     /// The reason and what to do, as a sentence.
     pub message: String,
-    /// When the first fetch in a row failed for this kind of reason.
+    /// When the first fetch in a row failed, for whatever reason.
     pub since: Timestamp,
-    /// How many fetches in a row failed for this kind of reason.
+    /// How many fetches in a row failed.
     pub times: u64,
     /// When the server accepts the next request, if it has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,6 +139,10 @@ pub struct Trust {
     /// Why it is refused, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How many commits the revision in force is older than the refused commit, counted along first parents; absent if it
+    /// is not among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<u32>,
 }
 
 /// The leader among several replicas: the only one that writes to the workspace.
@@ -376,11 +382,16 @@ pub struct ChangeRecord {
     pub times: u64,
 }
 
+/// How long fetches may fail before it counts. A restart or a short outage of a git server, and most rate limits, are over
+/// by then, and about seven attempts have been made.
+const SHORT_OUTAGE: SignedDuration = SignedDuration::from_mins(2);
+
 impl Status {
-    /// Whether a workspace needs attention: a loop hangs, no replica leads, a reconciliation failed or was refused, a
-    /// commit is not trusted, an update failed, or a file cannot be used. Holds and observed drift do not count.
+    /// Whether a workspace needs attention: a loop hangs, no replica leads, a reconciliation failed or was refused, git
+    /// cannot be fetched, a commit is not trusted, an update failed, or a file cannot be used. Holds and observed drift do
+    /// not count. `now` is the time on the daemon's clock.
     #[must_use]
-    pub fn is_failing(&self) -> bool {
+    pub fn is_failing(&self, now: Timestamp) -> bool {
         self.workspaces.iter().any(|workspace| {
             let ended = workspace.last_pass.as_ref().map(|pass| pass.result);
             !workspace.alive
@@ -389,6 +400,7 @@ impl Status {
                     .standby()
                     .is_some_and(|standby| standby.holder.is_none())
                 || workspace.refused_commit().is_some()
+                || workspace.lasting_fetch_failure(now).is_some()
                 || matches!(
                     ended,
                     Some(ReconciliationOutcome::Failed | ReconciliationOutcome::Refused)
@@ -433,12 +445,45 @@ impl WorkspaceStatus {
         self.trust.as_ref().filter(|trust| !trust.trusted)
     }
 
+    /// Why the repository cannot be fetched, if that is no short outage. `now` is the time on the daemon's clock.
+    #[must_use]
+    pub fn lasting_fetch_failure(&self, now: Timestamp) -> Option<&RepositoryFailure> {
+        let failure = self.repository.as_ref()?.failure.as_ref()?;
+        failure.is_lasting(now).then_some(failure)
+    }
+
     #[must_use]
     pub fn count(&self, state: ProviderState) -> usize {
         self.providers
             .iter()
             .filter(|provider| provider.state == state)
             .count()
+    }
+}
+
+impl RepositoryStatus {
+    /// The reference for people: `main`, `tag v1.2`, or an abbreviated commit.
+    #[must_use]
+    pub fn short_reference(&self) -> String {
+        let reference = self.reference.as_str();
+        let is_commit = reference.len() == 40 && reference.bytes().all(|b| b.is_ascii_hexdigit());
+        if is_commit {
+            short_commit(reference).to_owned()
+        } else if let Some(branch) = reference.strip_prefix("refs/heads/") {
+            printable(branch)
+        } else if let Some(tag) = reference.strip_prefix("refs/tags/") {
+            format!("tag {}", printable(tag))
+        } else {
+            printable(reference)
+        }
+    }
+}
+
+impl RepositoryFailure {
+    /// Whether it is longer than a short outage. `now` is the time on the daemon's clock.
+    #[must_use]
+    pub fn is_lasting(&self, now: Timestamp) -> bool {
+        now.duration_since(self.since) >= SHORT_OUTAGE
     }
 }
 

@@ -298,6 +298,10 @@ fn foreign(text: &str) -> Value {
         "intervalSeconds": -1e300, "alive": true, "ready": true, "digest": text,
         "revision": {"commit": text, "subject": text, "author": text, "time": text, "dirty": true},
         "summary": null, "pass": null, "nextPass": timestamp("23:59:59"),
+        "trust": {"trusted": false, "commit": text, "reason": text, "behind": 2},
+        "repository": {"url": text, "reference": text, "commit": text, "commitFetched": timestamp("01:00:00"),
+            "lastSuccess": null, "nextFetch": null,
+            "failure": {"kind": "server", "message": text, "since": timestamp("01:00:00"), "times": 1}},
         "lastPass": {"number": 1, "trigger": "files", "began": timestamp("01:00:00"), "durationSeconds": 1e300,
             "result": "failed", "error": text, "times": 2},
         "providers": [{"provider": text, "file": text, "state": "held", "since": timestamp("02:00:00"), "changes": [change],
@@ -414,6 +418,43 @@ fn the_status_reads_well_on_80_columns() {
         verdict(&|one| one["providers"] = json!([])),
     ];
     insta::assert_snapshot!("status_verdicts", verdicts.join("\n"));
+
+    let fetched = |change: &dyn Fn(&mut Value)| {
+        let mut status = status.clone();
+        let one = &mut status["workspaces"][0];
+        one["providers"] = json!([]);
+        one["repository"] = json!({"url": "https://git.example.com/acme/definitions.git", "reference": "refs/heads/main",
+            "commit": "3f2a1b9c4d5e6f", "commitFetched": timestamp("11:30:00"), "lastSuccess": timestamp("11:59:40"),
+            "nextFetch": timestamp("12:00:40")});
+        change(one);
+        let text = plain(&status);
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        text.split("\n\nRecent").next().unwrap().to_owned()
+    };
+    let failure = json!({"kind": "unreachable", "since": timestamp("11:50:00"), "times": 12,
+        "message": "the git server cannot be reached: the connection was refused"});
+    let not_fetched = [
+        fetched(&|_| {}),
+        fetched(&|one| {
+            one["repository"]["reference"] = json!("refs/tags/v1.2");
+            one["repository"]["failure"] = failure.clone();
+        }),
+        fetched(&|one| {
+            one["lastPass"]["result"] = json!("failed");
+            one["lastPass"]["error"] = json!("no commit of it has been fetched");
+            one["revision"] = Value::Null;
+            one["repository"]["commit"] = Value::Null;
+            one["repository"]["lastSuccess"] = Value::Null;
+            one["repository"]["failure"] = failure.clone();
+        }),
+        fetched(&|one| {
+            one["trust"] = json!({"trusted": false, "commit": "9a8b7c6d5e4f", "reason": "the commit is not signed", "behind": 2});
+        }),
+    ];
+    insta::assert_snapshot!("status_repository", not_fetched.join("\n\n"));
 }
 
 /// An address that stays the same while daemons start and stop, and the number of requests that found no daemon.

@@ -28,7 +28,7 @@ use crate::desired::definitions::{DirectoryError, Loaded};
 use crate::model::{Revision, short_commit};
 
 /// The number of first parents that are searched.
-const MAX_PARENTS: usize = 1_000;
+const MAX_PARENTS: u32 = 1_000;
 
 /// Which commits are trusted, and the trusted commit that was in force last.
 pub struct TrustPolicy {
@@ -62,6 +62,8 @@ pub struct RefusedCheckout {
     /// The id of the commit, in hexadecimal digits; `None` without a readable checkout.
     pub commit: Option<String>,
     pub reason: TrustError,
+    /// How many commits the one in force is older, counted along first parents; `None` if it is not among them.
+    pub behind: Option<u32>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -282,6 +284,7 @@ impl TrustPolicy {
             let refused = RefusedCheckout {
                 commit: None,
                 reason: TrustError::NoCheckout(error.to_string()),
+                behind: None,
             };
             (last, Some(refused))
         });
@@ -349,7 +352,7 @@ impl Checkout {
         rules: &TrustRules,
         last: Option<Arc<TrustedCommit>>,
     ) -> (Option<Arc<TrustedCommit>>, Option<RefusedCheckout>) {
-        let (commit, reason) = match self.read(self.head, rules) {
+        let (commit, reason, behind) = match self.read(self.head, rules) {
             Ok((commit, tree)) => {
                 let is_clean = !self.has_files
                     || matches!(
@@ -357,46 +360,55 @@ impl Checkout {
                         Ok(false)
                     );
                 let reason = (!is_clean).then_some(TrustError::Dirty);
-                (Some(Arc::new(commit)), reason)
+                (Some(Arc::new(commit)), reason, None)
             }
-            Err(reason) => (self.last_trusted(rules, last), Some(reason)),
+            Err(reason) => {
+                let (commit, behind) = self.last_trusted(rules, last);
+                (commit, Some(reason), behind)
+            }
         };
         let refused = reason.map(|reason| RefusedCheckout {
             commit: Some(self.head.to_string()),
             reason,
+            behind,
         });
         (commit, refused)
     }
 
-    /// The nearest trusted commit among the first parents if it is newer than `last`, otherwise `last`.
+    /// The nearest trusted commit among the first parents if it is newer than `last`, otherwise `last`. Also returns how
+    /// many commits it is older than the head, if it is among its first parents.
     fn last_trusted(
         &self,
         rules: &TrustRules,
         last: Option<Arc<TrustedCommit>>,
-    ) -> Option<Arc<TrustedCommit>> {
+    ) -> (Option<Arc<TrustedCommit>>, Option<u32>) {
         if rules.object == VerifiedObject::Tag {
             // No tag of the commits before it is known.
-            return last;
+            return (last, None);
         }
         let mut found = None;
         let mut at = self.parent(self.head);
-        for _ in 0..MAX_PARENTS {
+        for distance in 1..=MAX_PARENTS {
             let Some(id) = at else { break };
             if last.as_ref().is_some_and(|last| last.id == id) {
-                return found.or(last);
+                return found.or(last.map(|last| (last, distance))).unzip();
             }
             if found.is_none() {
                 found = self
                     .read(id, rules)
                     .ok()
-                    .map(|(commit, _)| Arc::new(commit));
+                    .map(|(commit, _)| (Arc::new(commit), distance));
             }
             if found.is_some() && last.is_none() {
                 break;
             }
             at = self.parent(id);
         }
-        last.or(found)
+        match last {
+            // It is not among the first parents.
+            Some(last) => (Some(last), None),
+            None => found.unzip(),
+        }
     }
 
     /// Checks and reads a commit. Also returns the id of its tree.

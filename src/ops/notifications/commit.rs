@@ -69,7 +69,7 @@ impl CommitTracker {
     ) -> Option<CommitStatus> {
         let untrusted = match &report.findings.trust {
             // If the files differ from the commit, the commit itself is trusted.
-            Some(CheckoutTrust::Refused(RefusedCheckout { commit, reason }))
+            Some(CheckoutTrust::Refused(RefusedCheckout { commit, reason, .. }))
                 if *reason != TrustError::Dirty =>
             {
                 commit.clone()
@@ -285,6 +285,7 @@ mod tests {
             CheckoutTrust::Refused(RefusedCheckout {
                 commit: Some(commit.to_owned()),
                 reason,
+                behind: None,
             })
         };
         let unsigned = || {

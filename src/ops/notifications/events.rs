@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::config::{EventKind, Thresholds};
-use crate::daemon::{ReconciliationReport, ReconciliationResult};
+use crate::daemon::{FetchState, ReconciliationReport, ReconciliationResult};
 use crate::desired::git::CheckoutTrust;
 use crate::model::{Desired, Provider, ellipsize, hex, printable};
 use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
+use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
 
 /// The number of providers that one notification lists; the others are counted.
@@ -67,6 +68,8 @@ pub struct ReportedState {
     refused: Option<String>,
     /// The sentence of the last report about an untrusted checkout.
     untrusted: Option<String>,
+    /// Whether it was reported that git cannot be fetched.
+    not_fetched: bool,
     /// The digests of drift that was not reverted, by provider.
     drifted: BTreeMap<String, String>,
     /// Updates after which Calry kept other values, by provider.
@@ -107,9 +110,11 @@ pub fn events(
     thresholds: &Thresholds,
     today: Date,
 ) -> Vec<Event> {
-    let mut events = Vec::new();
+    if let ReconciliationResult::Failed(Failure::Stopped) = report.result {
+        return Vec::new();
+    }
+    let mut events: Vec<Event> = fetch_event(memory, report).into_iter().collect();
     match &report.result {
-        ReconciliationResult::Failed(crate::reconcile::Failure::Stopped) => return events,
         ReconciliationResult::Failed(failure) => {
             // Nothing new is known about the providers.
             if memory.passes.record(thresholds) {
@@ -200,6 +205,26 @@ pub fn events(
         events.push(event(EventKind::Recovered, sentence, recovered));
     }
     events
+}
+
+/// The begin or the end of a lasting failure of fetches. It does not depend on the result of the reconciliation.
+fn fetch_event(memory: &mut ReportedState, report: &ReconciliationReport) -> Option<Event> {
+    match &report.findings.fetch {
+        FetchState::Failing(failure) if !memory.not_fetched => {
+            memory.not_fetched = true;
+            let sentence = "git cannot be fetched; the last commit stays in force";
+            Some(Event {
+                reason: Some(reason(&failure.message)),
+                ..event(EventKind::Failed, sentence, Vec::new())
+            })
+        }
+        FetchState::Working if memory.not_fetched => {
+            memory.not_fetched = false;
+            let sentence = "git can be fetched again";
+            Some(event(EventKind::Recovered, sentence, Vec::new()))
+        }
+        FetchState::Working | FetchState::Unclear | FetchState::Failing(_) => None,
+    }
 }
 
 fn event(kind: EventKind, sentence: impl Into<String>, mut subjects: Vec<Subject>) -> Event {

@@ -7,16 +7,17 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::daemon::ReconciliationResult;
 use crate::daemon::fixtures::{change, desired, entry, live, plan, report, result, revision};
+use crate::daemon::{FetchState, ReconciliationResult};
 use crate::desired::git::{
     CheckoutTrust, RefusedCheckout, SignatureError, TrustError, VerifiedObject,
 };
-use crate::model::Hold;
+use crate::model::{FetchFailure, Hold};
 use crate::plan::{Cause, Payload, PlanEntry, Step, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, Report};
 use crate::report::links::{Links, RepositoryUrl};
+use crate::report::status::RepositoryFailure;
 
 pub(super) fn failed() -> ReconciliationResult {
     ReconciliationResult::Failed(Failure::Internal("no network".to_owned()))
@@ -108,6 +109,7 @@ fn each_untrusted_checkout_is_reported_once() {
         CheckoutTrust::Refused(RefusedCheckout {
             commit: Some(commit.to_owned()),
             reason: TrustError::Signature(VerifiedObject::Commit, SignatureError::Missing),
+            behind: None,
         })
     };
     let report_of = |commit| {
@@ -124,6 +126,50 @@ fn each_untrusted_checkout_is_reported_once() {
         [(EventKind::Recovered, None)]
     );
     assert_eq!(kinds(CheckoutTrust::Trusted), []);
+}
+
+#[test]
+fn a_lasting_failure_of_fetches_and_its_end_are_each_reported_once() {
+    let memory = &mut ReportedState::default();
+    let mut reported = |fetch: &FetchState, result: ReconciliationResult| {
+        let mut report = report(result);
+        report.findings.fetch = fetch.clone();
+        let thresholds = Thresholds {
+            failed_passes: 9,
+            ..Thresholds::default()
+        };
+        let events = events(memory, &report, &thresholds, TODAY);
+        // The memory survives a restart.
+        *memory = serde_json::from_value(serde_json::to_value(&*memory).unwrap()).unwrap();
+        events
+            .into_iter()
+            .map(|event| (event.kind, event.reason))
+            .collect::<Vec<_>>()
+    };
+    let well = || applied(&[], &[]);
+    let stopped = || ReconciliationResult::Failed(Failure::Stopped);
+    let begin = || vec![(EventKind::Failed, Some("no route".to_owned()))];
+    let end = || vec![(EventKind::Recovered, None)];
+    let working = &FetchState::Working;
+    let failing = &FetchState::Failing(RepositoryFailure {
+        kind: FetchFailure::Unreachable,
+        message: "no route".to_owned(),
+        since: jiff::Timestamp::UNIX_EPOCH,
+        times: 7,
+        retry_after: None,
+    });
+    assert_eq!(reported(working, well()), []);
+    assert_eq!(reported(failing, stopped()), []);
+    assert_eq!(reported(failing, well()), begin());
+    assert_eq!(reported(failing, well()), []);
+    assert_eq!(reported(failing, failed()), []);
+    // After a restart the failure is a short one at first.
+    assert_eq!(reported(&FetchState::Unclear, well()), []);
+    assert_eq!(reported(working, failed()), end());
+    assert_eq!(reported(working, well()), []);
+    // It is reported even if the reconciliation failed for another reason.
+    assert_eq!(reported(failing, failed()), begin());
+    assert_eq!(reported(working, well()), end());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! OpenTelemetry traces, if the standard variables name a collector.
 //!
-//! A span is a reconciliation, a request to Calry or the update of a provider. Spans have their own target, [`SPANS`], so that
-//! no log line shows one.
+//! A span is a reconciliation, a request to Calry, the update of a provider or a fetch of a repository. Spans have their own
+//! target, [`SPANS`], so that no log line shows one.
 //!
 //! Never: put a value into a span, only names, states and times.
 

@@ -45,7 +45,10 @@ fn workspace(text: &str, providers: usize, changes: usize) -> Value {
     json!({"workspace": {"id": text, "name": text, "slug": text}, "directory": text, "api": text, "mode": "observe",
         "intervalSeconds": 60.0, "alive": true, "ready": true,
         "revision": {"commit": text, "subject": text, "author": text, "time": text, "dirty": true},
-        "trust": {"trusted": false, "commit": text, "reason": text},
+        "trust": {"trusted": false, "commit": text, "reason": text, "behind": 3},
+        "repository": {"url": text, "reference": text, "commit": text, "commitFetched": time, "lastSuccess": time,
+            "nextFetch": "2026-01-02T03:05:00Z",
+            "failure": {"kind": "unreachable", "message": text, "since": time, "times": 9}},
         "summary": {"inSync": 0, "update": 0, "invalid": 0, "missing": 0, "held": 0, "unmanaged": 0},
         "pass": null, "lastPass": pass, "nextPass": "2026-01-02T03:05:00Z",
         "providers": (0..providers).map(provider).collect::<Vec<_>>(), "diagnostics": vec![problem; 200],
@@ -140,6 +143,7 @@ fn a_card_that_did_not_converge_shows_what_calry_kept_and_nothing_else() {
     one["history"] = json!({"passes": [], "changes": []});
     one["lastPass"]["error"] = Value::Null;
     one["trust"] = Value::Null;
+    one["repository"] = Value::Null;
     let page = shown(vec![one], None);
     assert!(page.contains("<title>1 provider not converged"), "{page}");
     assert!(page.contains("Git wants") && page.contains("1 field kept by Calry"));
@@ -211,6 +215,42 @@ fn after_a_failure_the_page_shows_when_the_providers_were_read() {
 }
 
 #[test]
+fn a_repository_that_cannot_be_fetched_is_explained() {
+    let mut one = workspace("p", 0, 0);
+    one["lastPass"]["result"] = json!("ok");
+    one["lastPass"]["error"] = Value::Null;
+    one["trust"] = json!({"trusted": true});
+    one["repository"]["reference"] = json!("refs/heads/main");
+    let failing = shown(vec![one.clone()], None);
+    assert!(
+        failing.contains("<h1>Git cannot be fetched; p stays in force</h1>"),
+        "{failing}"
+    );
+    assert!(failing.contains("New commits do not reach Calry. Fix the problem above."));
+    assert!(failing.contains("drift is still reported."));
+    assert!(failing.contains("<code>main</code> of <code>p</code>"));
+    // A short outage is in the facts only.
+    one["repository"]["failure"]["since"] = json!("2026-01-02T03:03:00Z");
+    let short = shown(vec![one.clone()], None);
+    assert!(short.contains("<h1>In sync</h1>") && short.contains("failed</span> since "));
+    assert!(!short.contains("What to do"));
+    one["repository"]["failure"] = Value::Null;
+    let well = shown(vec![one], None);
+    assert!(well.contains("<dt>Last fetch</dt><dd><span class=\"badge good\">"));
+}
+
+#[test]
+fn the_first_fetch_is_shown_while_it_runs() {
+    let mut one = workspace("p", 0, 0);
+    one["lastPass"] = Value::Null;
+    for key in ["commit", "lastSuccess", "failure"] {
+        one["repository"][key] = Value::Null;
+    }
+    let page = shown(vec![one], None);
+    assert!(page.contains("<h1>The first fetch from git is running</h1>"));
+}
+
+#[test]
 fn the_overview_counts_the_providers_and_shows_the_mode() {
     let mut one = workspace("one", 6, 1);
     let first = "Calry did not answer: the connection was refused. ".repeat(4);
@@ -243,6 +283,7 @@ fn trouble_is_on_top_and_a_workspace_has_a_page_of_its_own() {
     let mut well = workspace("a", 0, 0);
     well["lastPass"]["error"] = Value::Null;
     well["trust"] = json!({"trusted": true});
+    well["repository"]["failure"] = Value::Null;
     well["workspace"]["slug"] = json!("well & good");
     let ill = workspace("ill", 1, 1);
     let all = shown(vec![well.clone(), ill.clone()], None);

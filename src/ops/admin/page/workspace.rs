@@ -17,7 +17,7 @@ use crate::report::health::{Health, HealthLevel, health};
 use crate::report::plan::DiagnosticItem;
 use crate::report::status::{
     ChangeRecord, LeadershipStatus, Mode, ProviderState, ProviderStatus, ReconciliationOutcome,
-    ReconciliationRecord, ReplicaRole, UpdateOutcome, WorkspaceStatus,
+    ReconciliationRecord, ReplicaRole, RepositoryStatus, UpdateOutcome, WorkspaceStatus,
 };
 use crate::report::words::{elapsed, plural};
 
@@ -47,7 +47,7 @@ pub(super) fn heading(one: &WorkspaceStatus, now: Timestamp) -> (String, HealthL
 pub(super) fn headline(health: &Health) -> String {
     match health.level {
         // With a duration in it, the headline would change every second.
-        HealthLevel::Waiting => "The first reconciliation is running".to_owned(),
+        HealthLevel::Waiting => capitalised(health.headline.split(',').next().unwrap_or_default()),
         _ => capitalised(&health.headline),
     }
 }
@@ -300,6 +300,21 @@ fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
             "What to do",
             html! { p { "Nothing was changed. " (again) } },
         ),
+        _ if one.refused_commit().is_none() && one.lasting_fetch_failure(now).is_some() => alert(
+            "What to do",
+            html! {
+                p {
+                    "New commits do not reach Calry. Fix the problem above. "
+                    @if let Some(next) = one.repository.as_ref().and_then(|it| it.next_fetch) {
+                        "Next attempt " (until(next, now)) "."
+                    }
+                }
+                p {
+                    "The last commit stays in force, and drift is still "
+                    @match one.mode { Mode::Enforce => "undone.", Mode::Observe => "reported." }
+                }
+            },
+        ),
         _ => html! {},
     }
 }
@@ -492,6 +507,7 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 } @else if one.summary.is_some() {
                     dt { "Revision" } dd { "The definitions are not in a git checkout" }
                 }
+                @if let Some(repository) = &one.repository { (repository_facts(repository, one, now)) }
                 @if let Some(trust) = &one.trust {
                     dt { "Signature" }
                     dd {
@@ -499,7 +515,12 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                         @else {
                             span.badge.invalid { (icon("invalid")) "refused" }
                             @if let Some(commit) = &trust.commit { " " code { (safe(short_commit(commit), 12)) } }
-                            small { (safe(trust.reason.as_deref().unwrap_or_default(), 300)) }
+                            small {
+                                (safe(trust.reason.as_deref().unwrap_or_default(), 300))
+                                @if let Some(commits) = trust.behind.and_then(|behind| plural(behind as usize, "commit", "commits")) {
+                                    "; the revision in force is " (commits) " behind"
+                                }
+                            }
                         }
                     }
                 }
@@ -547,6 +568,42 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 }
                 dt { "Definitions" } dd { code { (safe(&one.directory, 120)) } }
                 dt { "Calry" } dd { code { (safe(&one.api, 120)) } }
+            }
+        }
+    }
+}
+
+fn repository_facts(
+    repository: &RepositoryStatus,
+    one: &WorkspaceStatus,
+    now: Timestamp,
+) -> Markup {
+    html! {
+        dt { "Repository" }
+        dd {
+            code { (safe(&repository.short_reference(), 80)) } " of " code { (safe(&repository.url, 120)) }
+            small {
+                @if let (Some(id), Some(time)) = (&repository.commit, repository.commit_fetched) {
+                    (commit(one, short_commit(id))) " fetched " (ago(time, now))
+                } @else if repository.failure.is_none() { "the first fetch is running" }
+                @else { "no commit was fetched yet" }
+            }
+        }
+        dt { "Last fetch" }
+        dd {
+            @match (&repository.failure, repository.last_success) {
+                (Some(failure), last) => {
+                    span.badge.bad { (icon("bad")) "failed" } " since " (ago(failure.since, now))
+                    small {
+                        (sentence(&capitalised(&safe(&failure.message, ERROR))))
+                        @if let Some(last) = last { " Last success " (ago(last, now)) "." }
+                    }
+                },
+                (None, Some(last)) => { span.badge.good { (icon("good")) "ok" } " " (ago(last, now)) },
+                (None, None) => { span.badge.wait { (icon("wait")) "running" } },
+            }
+            @if let Some(next) = repository.next_fetch {
+                small { "next " (until(next, now)) ", at once after a push hook" }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The options of the repository that the daemon fetches, and one task for all workspaces of a repository.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,7 +125,8 @@ fn username(text: &str) -> Result<String, String> {
 #[derive(Default)]
 pub(super) struct Repositories {
     roots: HashMap<Option<PathBuf>, Arc<CloneRoot>>,
-    all: HashMap<Vec<Option<String>>, Arc<Repository>>,
+    /// In an order that stays the same, for metrics.
+    all: BTreeMap<Vec<Option<String>>, Arc<Repository>>,
 }
 
 impl Repositories {

@@ -413,7 +413,9 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     }
     let handles: Vec<_> = all.iter().map(|one| one.handle.clone()).collect();
     let metrics = Metrics::new(all.iter().map(|one| Arc::clone(&one.metrics)).collect());
-    let metrics = metrics.with_notifications(notifier.counters());
+    let metrics = metrics
+        .with_repositories(repositories.all().map(Arc::clone).collect())
+        .with_notifications(notifier.counters());
     let access = args.http.access()?;
     let listener = listener::open(args.http.listen, configuration.is_set("listen"))?;
     let triggered = handles.clone();

@@ -1,19 +1,20 @@
 //! The Prometheus metrics: event counters, and the published status as numbers.
 //!
 //! It reads the publishers and counts reconciliations and requests. It decides nothing, and no reconciliation waits for a
-//! scrape. The only foreign label values are bounded ones: the name or slug and the revision of a workspace, and the name of
-//! a provider.
+//! scrape. The only foreign label values are bounded ones: the name or slug and the revision of a workspace, the name of a
+//! provider, and the URL and reference of a repository.
 //!
 //! # How many series
 //!
-//! The process has 8 series, each notification target 3, each workspace 109, and each managed provider 5 more. Counters start
-//! at 0, so that `rate()` sees the first increment. The series of a provider that is no longer managed, and of a previous
+//! The process has 8 series, each notification target 3, each workspace 109, each managed provider 5 more, and each fetched
+//! repository 30. Counters start at 0, so that `rate()` sees the first increment. The series of a provider that is no longer managed, and of a previous
 //! revision, disappear.
 //!
 //! The label `workspace` is the name in the configuration file. Without a name it is the slug, and before the first read of
 //! the workspace, the definitions directory as configured.
 
 mod process;
+mod repository;
 mod text;
 mod workspace;
 
@@ -25,6 +26,7 @@ use jiff::Timestamp;
 use self::text::{Kind, Page};
 use self::workspace::{REQUEST_RESULTS, UPDATE_RESULTS, WorkspaceSample};
 use super::notifications::Counters;
+use crate::daemon::Repository;
 use crate::report::status::{
     Mode, ProviderState, ReconciliationOutcome, ReplicaRole, UpdateOutcome,
 };
@@ -33,6 +35,7 @@ pub use workspace::WorkspaceMetrics;
 
 pub struct Metrics {
     workspaces: Vec<Arc<WorkspaceMetrics>>,
+    repositories: Vec<Arc<Repository>>,
     notifications: Option<Counters>,
     started: Option<f64>,
 }
@@ -46,8 +49,18 @@ impl Metrics {
     pub fn new(workspaces: Vec<Arc<WorkspaceMetrics>>) -> Self {
         Self {
             workspaces,
+            repositories: Vec::new(),
             notifications: None,
             started: process::started(),
+        }
+    }
+
+    /// Adds the repositories that the daemon fetches, each once.
+    #[must_use]
+    pub fn with_repositories(self, repositories: Vec<Arc<Repository>>) -> Self {
+        Self {
+            repositories,
+            ..self
         }
     }
 
@@ -93,6 +106,7 @@ impl Metrics {
                 .for_each(|one| family.sample(&[("workspace", &one.label)], value(one)));
         }
         write_labelled(&mut page, &samples);
+        repository::write(&mut page, &self.repositories);
         page.into_text()
     }
 

@@ -121,16 +121,16 @@ fn describe_workspace(status: &Status, workspace: &WorkspaceStatus, now: Timesta
         };
     let health = health(workspace, now);
     let style = style(health.level);
-    let verdict = match health.detail {
+    let verdict = match &health.detail {
         Some(detail) => format!("{}: {detail}", health.headline),
-        None => health.headline,
+        None => health.headline.clone(),
     };
     let _ = writeln!(
         out,
         "{style}{BOLD}{}{BOLD:#}{style:#}\n",
         wrap(&verdict, label, 2)
     );
-    write_facts(&mut out, status, workspace, now);
+    write_facts(&mut out, status, workspace, &health, now);
 
     let out_of_sync: Vec<&ProviderStatus> = workspace
         .providers
@@ -167,7 +167,13 @@ fn describe_workspace(status: &Status, workspace: &WorkspaceStatus, now: Timesta
     out
 }
 
-fn write_facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, now: Timestamp) {
+fn write_facts(
+    out: &mut String,
+    status: &Status,
+    workspace: &WorkspaceStatus,
+    health: &Health,
+    now: Timestamp,
+) {
     let mut fact = |name: &str, text: &str| {
         let _ = writeln!(out, "  {name:<9} {}", wrap(text, 12, 12));
     };
@@ -185,7 +191,7 @@ fn write_facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, n
         fact("", &format!("by {author}{made}"));
     }
     if let Some(repository) = &workspace.repository {
-        let (of, state) = describe_repository(repository, now);
+        let (of, state) = describe_repository(repository, health, now);
         fact("git", &of);
         state.iter().for_each(|sentence| fact("", sentence));
     }
@@ -271,7 +277,11 @@ fn write_facts(out: &mut String, status: &Status, workspace: &WorkspaceStatus, n
 }
 
 /// The address and the reference of a repository, and what is known about its fetches, a line each.
-fn describe_repository(repository: &RepositoryStatus, now: Timestamp) -> (String, Vec<String>) {
+fn describe_repository(
+    repository: &RepositoryStatus,
+    health: &Health,
+    now: Timestamp,
+) -> (String, Vec<String>) {
     let ago = |time| format!("{} ago", human_duration(elapsed(time, now)));
     let url = ellipsize(&printable(&repository.url), 200);
     let of = format!("{} of {url}", repository.short_reference());
@@ -302,7 +312,11 @@ fn describe_repository(repository: &RepositoryStatus, now: Timestamp) -> (String
             None => String::new(),
         };
         let message = printable(&failure.message);
-        state.push(format!("failing for {since} ({attempts}): {message}{next}"));
+        let reason = match &health.detail {
+            Some(shown) if *shown == message => String::new(),
+            Some(_) | None => format!(": {message}"),
+        };
+        state.push(format!("failing for {since} ({attempts}){reason}{next}"));
     }
     (of, state)
 }

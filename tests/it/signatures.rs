@@ -60,6 +60,11 @@ impl Checkout {
     fn in_force(&self, policy: &TrustPolicy) -> String {
         self.load(policy).unwrap().revision.commit
     }
+
+    /// How many commits it is older than the checkout.
+    fn behind(&self, policy: &TrustPolicy) -> Option<u32> {
+        self.load(policy).unwrap().refused.unwrap().behind
+    }
 }
 
 fn policy(checkout: &Checkout, signers: &[&Signer]) -> TrustPolicy {
@@ -118,7 +123,7 @@ fn an_unsigned_commit_is_refused_and_the_last_trusted_one_stays_in_force() {
         .run(&["status", "--address", &address])
         .exits(1);
     let headline = format!(
-        "commit {} refused; {} stays in force",
+        "commit {} refused; {} stays in force, 1 commit behind",
         short(two),
         short(one)
     );
@@ -256,6 +261,7 @@ fn rewritten_history_does_not_replace_the_commit_in_force() {
     assert_eq!(checkout.in_force(&policy), two.to_string());
     checkout.next("3", None, one);
     assert_eq!(checkout.in_force(&policy), two.to_string());
+    assert_eq!(checkout.behind(&policy), None, "it is not an ancestor");
     // The commit in force stays without the repository, too.
     std::fs::remove_dir_all(checkout.world.dir.path().join(".git")).unwrap();
     let kept = checkout.load(&policy).unwrap();
@@ -274,8 +280,13 @@ fn a_newer_trusted_commit_below_an_untrusted_one_comes_into_force() {
     let one = checkout.next("1", Some(&ada()), checkout.main);
     assert_eq!(checkout.in_force(&policy), one.to_string());
     let two = checkout.next("2", Some(&ada()), one);
-    checkout.next("3", None, two);
+    let three = checkout.next("3", None, two);
     assert_eq!(checkout.in_force(&policy), two.to_string());
+    assert_eq!(checkout.behind(&policy), Some(1));
+    checkout.next("4", None, three);
+    assert_eq!(checkout.behind(&policy), Some(2));
+    let started = self::policy(&checkout, &[&ada()]);
+    assert_eq!(checkout.behind(&started), Some(2), "a new process");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::git_server::GitServer;
 use crate::support::{Checkout, Daemon, World, live, repository, send, until};
 use axum::http::{Method, StatusCode};
 use calry_gitops::sandbox::{Config, Fault, FaultKind};
@@ -657,6 +658,46 @@ fn what_becomes_of_notifications_is_counted_from_zero() {
     until("it was given up", || counted(&mut daemon) == [0, 1, 0]);
 }
 
+#[test]
+fn fetches_of_a_repository_are_counted_by_result() {
+    let (server, world) = (GitServer::start(), world(&["HOSTAWAY"]));
+    let file = file("HOSTAWAY", "name");
+    let id = server.commit("main", &[("definitions/hostaway.yaml", &file)]);
+    let url = server.url();
+    let mut daemon = world.daemon(&["--git-url", &url, "--git-interval", "1s"]);
+    daemon.line("reconciliation 1 ");
+    let labels = |label, value| {
+        [
+            ("repository", url.as_str()),
+            ("reference", "HEAD"),
+            (label, value),
+        ]
+    };
+    let scrape = Scrape::of(&mut daemon);
+    let name = "calry_gitops_git_fetches_total";
+    assert!(scrape.get(name, &labels("result", "success")) >= 1.0);
+    assert_eq!(scrape.get(name, &labels("result", "reference")), 0.0);
+    assert_eq!(scrape.sum("calry_gitops_git_failing", &[]), 0.0);
+    assert_eq!(scrape.get("calry_gitops_git_interval_seconds", &[]), 1.0);
+    let time = scrape.get("calry_gitops_git_last_success_timestamp_seconds", &[]);
+    assert!(time > 1.7e9);
+    server.set("refs/heads/main", None);
+    daemon.line("cannot fetch");
+    until("the failure is a series", || {
+        let scrape = Scrape::of(&mut daemon);
+        scrape.get("calry_gitops_git_failing", &labels("reason", "reference")) == 1.0
+            && scrape.sum("calry_gitops_git_failing", &[]) == 1.0
+            && scrape.get(name, &labels("result", "reference")) >= 1.0
+    });
+    server.set("refs/heads/main", Some(&id));
+    daemon.line("can be fetched again");
+    until("it is over", || {
+        Scrape::of(&mut daemon).sum("calry_gitops_git_failing", &[]) == 0.0
+    });
+    let scrape = Scrape::of(&mut daemon);
+    assert!(scrape.get("calry_gitops_git_fetch_seconds_total", &[]) > 0.0);
+}
+
 /// Every name of a metric of ours, or of a process, that a text speaks of.
 fn spoken_of(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -692,12 +733,19 @@ fn rules_and_dashboard_speak_of_nothing_that_is_not_exported() {
     let scrape = Scrape::of(&mut daemon);
     assert_eq!(scrape.get("calry_gitops_revision_trusted", &[]), 1.0);
     assert_eq!(scrape.get("calry_gitops_leader", &[]), 0.0);
+    // A repository in place of a directory has further metrics.
+    let mut fetching = checkout
+        .world
+        .daemon(&["--git-url", "http://127.0.0.1:9/defs.git"]);
+    fetching.line("reconciliation 1 ");
+    let fetching = Scrape::of(&mut fetching);
+    let exported: BTreeSet<&str> = scrape.names().union(&fetching.names()).copied().collect();
     for name in ["calry-gitops.rules.yaml", "calry-gitops.dashboard.json"] {
         let text =
             std::fs::read_to_string(repository().join("deploy/monitoring").join(name)).unwrap();
         let spoken_of = spoken_of(&text);
         assert!(spoken_of.len() > 10, "{name}: {spoken_of:?}");
-        let unknown: Vec<_> = spoken_of.difference(&scrape.names()).copied().collect();
+        let unknown: Vec<_> = spoken_of.difference(&exported).copied().collect();
         assert!(unknown.is_empty(), "{name} speaks of {unknown:?}");
     }
 }
@@ -730,7 +778,12 @@ fn the_dashboard_lets_data_source_and_workspace_be_chosen_in_every_panel() {
             let of_a_workspace = expression.contains("workspace=~\"$workspace\"");
             let of_the_process =
                 expression.contains("process_") || expression.contains("build_info");
-            assert!(of_a_workspace || of_the_process, "{expression}");
+            // A repository may belong to several workspaces.
+            let of_a_repository = expression.contains("calry_gitops_git_");
+            assert!(
+                of_a_workspace || of_the_process || of_a_repository,
+                "{expression}"
+            );
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use crate::support::git_server::GitServer;
 use crate::support::{World, live};
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode};
@@ -186,6 +187,44 @@ fn reconciliations_requests_and_updates_are_spans_without_values() {
             "a value was traced"
         );
     }
+}
+
+#[test]
+fn a_fetch_is_a_span_with_its_result() {
+    let collector = Collector::start();
+    let mut world = world();
+    world.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
+    let server = GitServer::start();
+    let file = "provider: HOSTAWAY\nfieldsToSync:\n  listing: [rooms]\n";
+    let id = server.commit("main", &[("definitions/hostaway.yaml", file)]);
+    let url = server.url();
+    let run =
+        |reference: &str| world.run(&["run", "--once", "--git-url", &url, "--git-ref", reference]);
+    run("main").exits(0);
+    run("none").exits(1);
+    let fetches: Vec<_> = collector
+        .spans()
+        .iter()
+        .filter(|span| span.name == "fetch")
+        .map(|span| {
+            (
+                attributes(&span.attributes),
+                span.status.clone().unwrap_or_default().code,
+            )
+        })
+        .collect();
+    let [(good, ok), (bad, error)] = fetches.as_slice() else {
+        panic!("{fetches:#?}")
+    };
+    assert_eq!(
+        (&good["repository"], &good["reference"]),
+        (&url, &"main".to_owned())
+    );
+    assert_eq!(
+        (&good["result"], &good["commit"]),
+        (&"success".to_owned(), &id)
+    );
+    assert_eq!((bad["result"].as_str(), *ok, *error), ("reference", 0, 2));
 }
 
 #[test]

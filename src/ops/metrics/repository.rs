@@ -125,6 +125,7 @@ mod tests {
             ca_file: None,
             root: Arc::new(CloneRoot::Directory("unused".into())),
             depth: NonZeroU32::MIN,
+            timeout: Duration::from_mins(1),
         });
         Arc::new(Repository::new(Arc::new(remote), Duration::from_mins(1)))
     }

@@ -377,6 +377,12 @@ fn the_answers_of_servers_have_their_kinds() {
             FetchFailure::InvalidAnswer,
             None,
         ),
+        (
+            Step::Fetch,
+            GitFault::Body(b"0025ERR upload-pack: not our ref 1234".to_vec()),
+            FetchFailure::Reference,
+            None,
+        ),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let clone = Clone::of(&server, dir.path());

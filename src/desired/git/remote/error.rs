@@ -10,24 +10,29 @@ use crate::model::{FetchFailure, human_duration};
 /// A failed fetch. The last fetched commit stays in force. The sentences name no credential.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    #[error("the git server cannot be reached: {0}")]
+    #[error(
+        "the git server cannot be reached: {0}; help: check --git-url, the proxy and the network policy"
+    )]
     Unreachable(String),
     #[error("TLS to the git server fails: {0}")]
     Tls(String),
-    #[error("the git server did not answer in time: {0}")]
+    #[error(
+        "the git server did not answer in time: {0}; help: see whether it is slow, and check the proxy and the network"
+    )]
     TimedOut(String),
     #[error(
-        "the git server asks for credentials (401); help: give the daemon a token that may read the repository \
-         (--git-token-file) or a GitHub App"
+        "the git server asks for credentials (401); help: check --git-url, because some hosts answer so if there is no such \
+         repository, and give the daemon a token that may read it (--git-token-file) or a GitHub App"
     )]
     NoCredentials,
     #[error(
-        "the git server refuses the credentials (401), which are wrong, expired or revoked; help: renew {0}, which is read \
-         again at each fetch"
+        "the git server refuses the credentials (401): {0} is wrong, expired, revoked or for another user name; help: replace \
+         it, which needs no restart, or set --git-username to the name that it belongs to"
     )]
     Unauthorized(String),
     #[error(
-        "the git server forbids access (403); help: allow the token to read the content of this repository"
+        "the git server forbids access (403); help: allow the credentials to read the content of this repository, also by \
+         the rules of its organization about single sign-on and addresses"
     )]
     Forbidden,
     #[error(
@@ -35,25 +40,30 @@ pub enum FetchError {
          credentials"
     )]
     NotFound,
-    #[error("the git server limits the rate of requests; the next one follows in {}", human_duration(*.0))]
+    #[error(
+        "the git server limits the rate of requests and asks for a pause of {}; help: use a push hook and a longer \
+         --git-interval, or credentials that nothing else uses",
+        human_duration(*.0)
+    )]
     RateLimited(Duration),
     #[error(
         "the git server redirects to {0}, which is not followed because the credentials are for this host only; help: set \
          --git-url to the new address"
     )]
     Redirected(String),
-    #[error("the git server failed with status {status}")]
+    #[error("the git server failed with status {status}; help: see its status page or its log")]
     Server {
         status: u16,
         retry_after: Option<Duration>,
     },
-    #[error("the answer is not that of a git server ({0}); help: check --git-url")]
-    NotGit(String),
-    #[error("the repository has no commit yet")]
-    Empty,
     #[error(
-        "the repository has no branch or tag {0}; help: it was deleted or renamed, so restore it or change --git-ref"
+        "the answer is not that of a git server ({0}); help: check --git-url, and whether a login page or a proxy answers in \
+         place of the server"
     )]
+    NotGit(String),
+    #[error("the repository has no commit yet; help: push the definitions")]
+    Empty,
+    #[error("the repository has no branch or tag {0}; help: restore it, or change --git-ref")]
     ReferenceMissing(String),
     #[error("{0} is a branch and a tag; help: set --git-ref to refs/heads/{0} or refs/tags/{0}")]
     Ambiguous(String),
@@ -61,18 +71,32 @@ pub enum FetchError {
         "the default branch of the repository is now {now} and was {before}; help: set --git-ref to the branch that you want"
     )]
     DefaultBranchMoved { before: String, now: String },
-    #[error("{0} is not a commit")]
+    #[error(
+        "the git server has no commit {0}, or gives only the commits of branches and tags; help: check --git-ref"
+    )]
+    CommitMissing(String),
+    #[error(
+        "{0} is not a commit; help: set --git-ref to a branch, a commit or the tag of a commit"
+    )]
     NotACommit(String),
-    #[error("the repository uses SHA-256 object names, which are not supported")]
+    #[error(
+        "the repository uses SHA-256 object names, which are not supported; help: use a repository with SHA-1 names"
+    )]
     Sha256,
     #[error(
         "the git server sends more than {} MiB; help: keep the definitions in a repository without large files",
         .0 >> 20
     )]
     TooLarge(u64),
-    #[error("the answer of the git server is invalid: {0}")]
+    #[error(
+        "the answer of the git server is invalid: {0}; help: if this lasts, look for a proxy that changes it, and see the log \
+         of the server"
+    )]
     Invalid(String),
-    #[error("the clone in {} cannot be used: {source}", .directory.display())]
+    #[error(
+        "the clone in {} cannot be used: {source}; help: check the permissions and the free space of --git-dir",
+        .directory.display()
+    )]
     Storage {
         directory: PathBuf,
         source: io::Error,
@@ -88,7 +112,9 @@ pub enum FetchError {
     Credentials(String),
     #[error("the daemon is being stopped")]
     Stopped,
-    #[error("the fetch failed because of a bug in this program; the cause is logged above")]
+    #[error(
+        "the fetch failed because of a bug in this program; help: report it with the log line before this one"
+    )]
     Internal,
 }
 
@@ -114,6 +140,7 @@ impl FetchError {
             | Self::ReferenceMissing(_)
             | Self::Ambiguous(_)
             | Self::DefaultBranchMoved { .. }
+            | Self::CommitMissing(_)
             | Self::NotACommit(_) => FetchFailure::Reference,
             Self::TooLarge(_) => FetchFailure::TooLarge,
             Self::Storage { .. } | Self::InUse(_) => FetchFailure::Storage,

@@ -775,7 +775,13 @@ impl Connection {
                     directory: packs.clone(),
                     source,
                 },
-                None => failure(&self.exchange, &error),
+                None => match failure(&self.exchange, &error) {
+                    // What every implementation of git answers to an unknown commit.
+                    FetchError::Invalid(text) if text.contains("not our ref") => {
+                        FetchError::CommitMissing(target.commit.to_string())
+                    }
+                    failure => failure,
+                },
             }
         })
     }

@@ -1,9 +1,12 @@
 //! Plain values for the tests of the daemon and of what reports about it.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Findings, ReconciliationReport, ReconciliationResult, Trigger};
+use super::{Findings, ReconciliationReport, ReconciliationResult, Repository, Trigger};
+use crate::desired::git::{CloneRoot, GitCredentials, GitReference, Remote, RemoteSettings};
+use crate::http::{HttpUrl, UrlPolicy};
 use crate::model::{
     Desired, DesiredPartnerKey, Live, LivePartnerKey, LiveProblems, Provider, Revision, Workspace,
 };
@@ -16,6 +19,22 @@ pub(crate) fn workspace() -> Workspace {
         name: String::new(),
         slug: "acme".to_owned(),
     }
+}
+
+/// A repository that is never fetched. Without a reference it follows the default branch.
+pub(crate) fn repository(url: &str, reference: Option<&str>) -> Arc<Repository> {
+    let remote = Remote::new(RemoteSettings {
+        url: HttpUrl::parse(url, UrlPolicy::api(false)).unwrap(),
+        reference: reference.map_or(GitReference::Default, |name| {
+            GitReference::parse(name).unwrap()
+        }),
+        credentials: GitCredentials::None,
+        ca_file: None,
+        root: Arc::new(CloneRoot::Directory("unused".into())),
+        depth: NonZeroU32::MIN,
+        timeout: Duration::from_mins(1),
+    });
+    Arc::new(Repository::new(Arc::new(remote), Duration::from_mins(1)))
 }
 
 pub(crate) fn revision(commit: &str, dirty: bool) -> Revision {

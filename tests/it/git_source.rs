@@ -661,6 +661,30 @@ fn a_daemon_applies_what_is_pushed_and_names_its_commit() {
 }
 
 #[test]
+fn a_failure_that_changes_its_kind_is_logged_once_for_each_and_counts_as_one() {
+    let (server, world) = (GitServer::start(), world());
+    let url = server.url();
+    server.commit("main", &definitions(GUESTY));
+    let mut daemon = world.daemon(&["--git-url", &url, "--git-interval", "1s"]);
+    daemon.line("reconciliation 1 ");
+    let (unavailable, missing) = (503, 404);
+    for status in [unavailable, missing, unavailable] {
+        // The advertisement is kept, so the server is asked for the references only.
+        server.fault(Step::List, GitFault::Status(status, String::new()));
+        if status == missing {
+            server.fault(Step::Advertise, GitFault::Status(status, String::new()));
+        }
+    }
+    until("three fetches have failed", || {
+        daemon.status()["repository"]["failure"]["times"] == json!(3)
+    });
+    daemon.line("can be fetched again");
+    let seen = daemon.seen.iter();
+    let failures = seen.filter(|line| line.contains("cannot fetch")).count();
+    assert_eq!(failures, 2, "{:#?}", daemon.seen);
+}
+
+#[test]
 fn a_daemon_that_is_killed_during_a_fetch_is_right_after_a_restart() {
     let (server, world) = (GitServer::start(), world());
     let url = server.url();

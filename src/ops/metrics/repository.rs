@@ -107,28 +107,8 @@ fn samples(repositories: &[Arc<Repository>]) -> Vec<RepositorySample> {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-    use std::time::Duration;
-
     use super::*;
-    use crate::desired::git::{CloneRoot, GitCredentials, Remote, RemoteSettings};
-    use crate::http::{HttpUrl, UrlPolicy};
-
-    fn repository(url: &str, reference: &str) -> Arc<Repository> {
-        let remote = Remote::new(RemoteSettings {
-            url: HttpUrl::parse(url, UrlPolicy::api(false)).unwrap(),
-            reference: match reference {
-                "" => GitReference::Default,
-                name => GitReference::parse(name).unwrap(),
-            },
-            credentials: GitCredentials::None,
-            ca_file: None,
-            root: Arc::new(CloneRoot::Directory("unused".into())),
-            depth: NonZeroU32::MIN,
-            timeout: Duration::from_mins(1),
-        });
-        Arc::new(Repository::new(Arc::new(remote), Duration::from_mins(1)))
-    }
+    use crate::daemon::fixtures::repository;
 
     fn text(repositories: &[Arc<Repository>]) -> String {
         let mut page = Page::default();
@@ -141,10 +121,10 @@ mod tests {
         let long = format!("https://git.example.com/{}.git", "a".repeat(2_000));
         let url = "https://git.example.com/a.git";
         let text = text(&[
-            repository(url, ""),
-            repository(url, ""),
-            repository(url, "v1"),
-            repository(&long, "main"),
+            repository(url, None),
+            repository(url, None),
+            repository(url, Some("v1")),
+            repository(&long, Some("main")),
         ]);
         let series: Vec<&str> = text
             .lines()

@@ -81,6 +81,9 @@ pub type ApplyListener = Box<dyn Fn(&Plan) + Send + Sync>;
 /// How many directories are scanned per second without a file event, at most.
 const SCANS_PER_SECOND: u32 = 50;
 
+/// How long a new leader waits for a fetch before it goes on with the commit that it has.
+const REFRESH: Duration = Duration::from_secs(5);
+
 /// The longest pause after failed reconciliations, unless the interval is longer.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -157,6 +160,7 @@ async fn reconcile_until_stopped(
         )
         .await;
     let mut rate = Rate::default();
+    let mut led = settings.leadership.lease().is_none();
     loop {
         let wait = rate.wait();
         if !wait.is_zero() {
@@ -167,6 +171,20 @@ async fn reconcile_until_stopped(
             }
         }
         rate.begin();
+        let leads = settings.leadership.leads();
+        if leads
+            && !led
+            && let Some(repository) = &settings.repository
+        {
+            // The leader before may have applied a later commit, which this one must not undo.
+            inputs.fresh = false;
+            let refreshing = repository.refresh(REFRESH);
+            tokio::select! {
+                () = stop.cancelled() => return LoopEnd::Stopped,
+                () = publisher.heartbeat_during(REFRESH, refreshing) => {}
+            }
+        }
+        led = leads;
         // A file that is still being written is not used, whatever the trigger.
         tokio::select! {
             () = stop.cancelled() => return LoopEnd::Stopped,

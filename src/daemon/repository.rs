@@ -8,13 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 
@@ -53,6 +54,8 @@ pub struct Repository {
     state: watch::Sender<Arc<RepositoryState>>,
     pushed: Mutex<Option<Push>>,
     notify: Notify,
+    /// How many fetches were waited for.
+    awaited: AtomicU64,
 }
 
 /// The state after the last fetch.
@@ -65,6 +68,8 @@ pub struct RepositoryState {
     pub push: Option<Push>,
     /// Whether a fetch has ended.
     pub is_tried: bool,
+    /// How many fetches were waited for when the last one began.
+    served: u64,
     pub counters: FetchCounters,
     /// The kinds of failures since the last success. Each is logged once, also if they alternate.
     logged: BTreeSet<FetchFailure>,
@@ -97,6 +102,7 @@ impl Repository {
             state: watch::Sender::new(Arc::new(state)),
             pushed: Mutex::default(),
             notify: Notify::new(),
+            awaited: AtomicU64::default(),
         }
     }
 
@@ -133,6 +139,14 @@ impl Repository {
     pub fn request(&self, push: Push) {
         *self.pushed.lock() = Some(push);
         self.notify.notify_one();
+    }
+
+    /// Waits until a fetch that began after this call has ended, successful or not, for `at_most`.
+    pub async fn refresh(&self, at_most: Duration) {
+        let number = self.awaited.fetch_add(1, Ordering::SeqCst) + 1;
+        self.notify.notify_one();
+        let mut state = self.subscribe();
+        let _ = timeout(at_most, state.wait_for(|state| state.served >= number)).await;
     }
 
     /// Fetches until `stop` is cancelled.
@@ -230,6 +244,7 @@ impl Repository {
             commit = Empty,
             otel.status_code = Empty,
         );
+        let awaited = self.awaited.load(Ordering::SeqCst);
         let began = Instant::now();
         let fetching = tokio::task::spawn_blocking(move || remote.fetch(&runtime, &stop));
         // The message of a panic may quote a secret; the panic hook has logged its place.
@@ -276,6 +291,7 @@ impl Repository {
         }
         self.publish(|state| {
             state.is_tried = true;
+            state.served = awaited;
             state.counters.duration += took;
             match &fetched {
                 Ok(commit) => {

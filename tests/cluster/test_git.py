@@ -225,6 +225,19 @@ class Pushed(FromGit):
                 self.until("the receiver has the commit", lambda: self.revision(receiver) == self.repository.head(), 5)
                 self.assertEqual({write.replica for write in self.calry.writes if write.began > since}, {leader.name})
 
+    def test_a_standby_without_the_last_push_takes_over_and_does_not_undo_it(self):
+        leader, standby = self.roles()
+        before, icon = self.repository.head(), self.repository.push()
+        self.assertEqual(self.hook(leader)[0], 202)
+        self.until("the push is applied", lambda: self.icon() == icon)
+        self.assertEqual(self.revision(standby), before)
+        leader.end(signal.SIGKILL)
+        self.until("the standby leads", standby.leads)
+        self.until("it has the commit", lambda: self.revision(standby) == self.repository.head(), 5)
+        # It has nothing to write.
+        self.assertEqual([write for write in self.calry.writes if write.began > leader.ended], [])
+        self.assertEqual(self.icon(), icon)
+
     def test_the_lease_names_the_address_of_the_leader(self):
         leader, _ = self.roles()
         lease = self.cluster.get(f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/{LEASE}")

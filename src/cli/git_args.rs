@@ -14,7 +14,7 @@ use super::options::duration;
 use crate::daemon::Repository;
 use crate::desired::git::{
     CloneRoot, FETCH_TIMEOUT, GitCredentials, GitPath, GitReference, GithubApp, Remote,
-    RemoteSettings, VerifiedObject, default_username,
+    RemoteSettings, TrustPolicy, VerifiedObject, default_username,
 };
 use crate::http::{HttpUrl, SecretFile, UrlPolicy};
 
@@ -155,17 +155,35 @@ impl Repositories {
 }
 
 impl GitArgs {
-    /// The object whose signature counts.
+    /// The policy for the object that must be signed.
     ///
     /// # Errors
-    /// [`UsageError`] if that is a tag, and no tag is followed.
-    pub(super) fn verified(&self) -> Result<VerifiedObject, UsageError> {
-        match (self.verify, &self.git_url, &self.git_ref) {
-            (Verify::Commit, ..) => Ok(VerifiedObject::Commit),
-            (Verify::Tag, Some(_), Some(GitReference::Name(_))) => Ok(VerifiedObject::Tag),
-            (Verify::Tag, ..) => Err(UsageError(
+    /// [`UsageError`] if that is a tag, and no tag is followed or no key may sign one.
+    pub(super) fn verifying(
+        &self,
+        trust: Option<TrustPolicy>,
+    ) -> Result<Option<TrustPolicy>, UsageError> {
+        match (self.verify, &self.git_url, trust) {
+            (Verify::Commit, _, trust) => Ok(trust),
+            (Verify::Tag, Some(_), Some(trust)) => Ok(Some(trust.verifying(VerifiedObject::Tag))),
+            (Verify::Tag, None, _) => Err(UsageError(
                 "--verify tag needs --git-url and a tag as --git-ref".to_owned(),
             )),
+            (Verify::Tag, Some(_), None) => Err(UsageError(
+                "--verify tag needs --allowed-signers or --allowed-keys, the keys that may sign it"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// What is fetched. If a tag must be signed, a branch of its name is not meant.
+    fn reference(&self) -> Result<GitReference, UsageError> {
+        let reference = self.git_ref.clone().unwrap_or(GitReference::Default);
+        match self.verify {
+            Verify::Commit => Ok(reference),
+            Verify::Tag => reference.of_tag().ok_or_else(|| {
+                UsageError("--verify tag needs a tag as --git-ref, such as v1.0.0".to_owned())
+            }),
         }
     }
 
@@ -181,10 +199,11 @@ impl GitArgs {
             self.check_without_url()?;
             return Ok(None);
         };
+        let reference = self.reference()?;
         let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let key = vec![
             Some(url.trim().to_owned()),
-            self.git_ref.as_ref().map(ToString::to_string),
+            self.git_ref.as_ref().map(|_| reference.to_string()),
             text(&self.git_dir),
             text(&self.git_token_file),
             self.git_username.clone(),
@@ -206,7 +225,7 @@ impl GitArgs {
                 let settings = RemoteSettings {
                     credentials: self.credentials(&url)?,
                     url,
-                    reference: self.git_ref.clone().unwrap_or(GitReference::Default),
+                    reference,
                     ca_file: self.git_ca_file.clone(),
                     root: repositories.root(directory)?,
                     depth: match is_signed {

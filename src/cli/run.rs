@@ -79,8 +79,7 @@ async fn prepare_workspace(
     repositories: &mut Repositories,
 ) -> anyhow::Result<PreparedWorkspace> {
     let (workspace_loop, source) = (&workspace.args.workspace_loop, &workspace.args.source);
-    let verified = workspace.args.git.verified()?;
-    let trust = source.trust.trust().map(|trust| trust.verifying(verified));
+    let trust = workspace.args.git.verifying(source.trust.trust())?;
     let fetched = workspace.args.git.repository(
         repositories,
         source.live.insecure_http(),

@@ -32,6 +32,7 @@ enum WatchedDefinitions {
 #[derive(Debug)]
 struct WatchedCommits {
     repository: watch::Receiver<Arc<RepositoryState>>,
+    /// The object that the reference named: a tag can be signed again without another commit.
     seen: Option<String>,
 }
 
@@ -45,15 +46,16 @@ impl WatchedCommits {
 
     fn see(&mut self) -> Option<Push> {
         let state = self.repository.borrow_and_update();
-        self.seen = state.commit.as_ref().map(|commit| commit.id());
+        self.seen = state.commit.as_ref().map(|commit| commit.object_id());
         state.push.clone()
     }
 
     /// Waits until another commit is in force, and returns the push by which it was found.
     async fn changed(&mut self) -> Option<Push> {
         let Self { repository, seen } = self;
-        let is_new =
-            |state: &Arc<RepositoryState>| state.commit.as_ref().map(|commit| commit.id()) != *seen;
+        let is_new = |state: &Arc<RepositoryState>| {
+            state.commit.as_ref().map(|commit| commit.object_id()) != *seen
+        };
         if repository.wait_for(is_new).await.is_err() {
             return std::future::pending().await;
         }

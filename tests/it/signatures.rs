@@ -1,6 +1,7 @@
 //! Which commits are applied, by the real binary and by the library, in repositories created without git. tests/signatures.sh
 //! tests the same with commits by git and ssh-keygen.
 
+use crate::support::git_server::GitServer;
 use crate::support::{Checkout, PATIENCE, Signer, World, live, until};
 use calry_gitops::desired::git::{
     CommitId, TrustError, TrustPolicy, TrustedDefinitions, TrustedKeyFiles, TrustedLoadError,
@@ -431,4 +432,56 @@ fn an_unusable_file_of_openpgp_keys_trusts_no_commit() {
     plan().says("is larger than 1024 KiB");
     std::fs::remove_file(&keys).unwrap();
     plan().says("cannot be read");
+}
+
+#[test]
+fn a_signed_tag_brings_its_commit_into_force_and_no_other_tag_does() {
+    let server = GitServer::start();
+    let checkout = checkout();
+    let keys = checkout.allow_openpgp(&[&ada()]);
+    let commit = |icon: &str| {
+        let text = file(icon);
+        server.commit("main", &[("definitions/hostaway.yaml", text.as_str())])
+    };
+    let tag = |own: &str, by: &Signer| {
+        server.signed_tag("stable", own, "main", |text| by.openpgp_signature(text));
+    };
+    let one = commit("1");
+    tag("stable", &ada());
+    let mut daemon = checkout.world.daemon(&[
+        "--git-url",
+        &server.url(),
+        "--git-ref",
+        "stable",
+        "--git-interval",
+        "1s",
+        "--verify",
+        "tag",
+        "--allowed-keys",
+        &keys,
+    ]);
+    daemon.line("HOSTAWAY updated: icon");
+    assert_eq!(icon(&checkout), url("1"));
+    let mut is_refused = |reason: &str| {
+        let line = daemon.line(reason);
+        let stays = format!("; revision {} stays in force", &one[..10]);
+        assert!(line.ends_with(&stays), "{line}");
+        assert_eq!(icon(&checkout), url("1"));
+    };
+    // A branch of the tag's name changes nothing, and neither do other tags.
+    server.set("refs/heads/stable", Some(&commit("2")));
+    server.tag("stable", "stable", "main", None);
+    is_refused("is refused: the tag is not signed");
+    tag("stable", &mallory());
+    is_refused("is refused: the tag is signed by a key that is not among the allowed keys (");
+    tag("beta", &ada());
+    is_refused("is refused: the tag was signed under another name (beta)");
+    let light = commit("3");
+    server.set("refs/tags/stable", Some(&light));
+    is_refused("is refused: the tag is not an annotated one");
+    tag("stable", &ada());
+    daemon.line("the checked-out commit is trusted again");
+    until("the commit of the tag is applied", || {
+        icon(&checkout) == url("3")
+    });
 }

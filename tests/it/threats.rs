@@ -1,10 +1,12 @@
 //! A pull request is hostile input. Each test is a line of the page `threat_model` in the crate's documentation.
 
+use std::cell::RefCell;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::support::git_server::GitServer;
 use crate::support::openpgp::with_signature;
 use crate::support::{Checkout, Ran, Signer, World, live, outside_code, repository};
 use calry_gitops::sandbox::Config;
@@ -498,4 +500,40 @@ fn it_cannot_use_a_signature_that_no_longer_counts() {
         }
     }
     assert!(checkout.world.requests().is_empty());
+}
+
+#[test]
+fn it_cannot_give_a_signed_tag_to_another_name_or_commit() {
+    let server = GitServer::start();
+    let checkout = Checkout::of(world());
+    let ada = Signer::new(1);
+    let keys = checkout.allow_openpgp(&[&ada]);
+    let commit = |text: &str| {
+        server.commit("main", &[("definitions/hostaway.yaml", text)]);
+    };
+    let url = server.url();
+    let once = |refused: &str| {
+        let git = ["--git-url", &url, "--git-ref", "v2", "--verify", "tag"];
+        checkout
+            .world
+            .run(&[&["run", "--once", "--allowed-keys", &keys], &git[..]].concat())
+            .exits(1)
+            .says(refused);
+    };
+    commit("provider: HOSTAWAY\n");
+    let tag =
+        |own: &str, sign: &dyn Fn(&[u8]) -> String| server.signed_tag("v2", own, "main", sign);
+    tag("v1", &|text| ada.openpgp_signature(text));
+    once("the tag was signed under another name (v1)");
+    let signature = RefCell::new(String::new());
+    tag("v2", &|text| {
+        signature.replace(ada.openpgp_signature(text));
+        signature.borrow().clone()
+    });
+    commit("provider: HOSTAWAY\nicon: https://attacker.example/i.png\n");
+    tag("v2", &|_| signature.borrow().clone());
+    once("the tag has a forged signature");
+    tag("v2", &|_| String::new());
+    once("the tag is not signed");
+    assert!(checkout.world.updates().is_empty());
 }

@@ -31,7 +31,7 @@ pub enum TagError {
 
 /// An annotated tag, and its signature if it has one.
 #[derive(Debug, PartialEq, Eq)]
-pub struct SignedTag {
+pub(super) struct SignedTag {
     /// The tag without the signature.
     payload: Vec<u8>,
     signature: Option<Vec<u8>>,
@@ -46,7 +46,7 @@ impl SignedTag {
     ///
     /// # Errors
     /// [`TrustError::Tag`] if it is not an annotated tag of a commit.
-    pub fn parse(tag: &[u8]) -> Result<Self, TrustError> {
+    pub(super) fn parse(tag: &[u8]) -> Result<Self, TrustError> {
         let malformed = |why| TrustError::Tag(TagError::Malformed(why));
         if tag.len() > MAX_TAG {
             return Err(malformed("it is larger than 1 MiB"));
@@ -102,23 +102,11 @@ impl SignedTag {
         })
     }
 
-    /// The commit that it names.
-    #[must_use]
-    pub const fn target(&self) -> ObjectId {
-        self.target
-    }
-
-    /// Its own name, which is signed.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Checks that one of the keys signed the tag, under this name and for this commit.
     ///
     /// # Errors
     /// [`TrustError::Tag`] or [`TrustError::Signature`].
-    pub fn verify(
+    pub(super) fn verify(
         &self,
         name: &str,
         commit: ObjectId,
@@ -170,11 +158,6 @@ mod tests {
 
     #[test]
     fn a_signed_tag_counts_under_its_name_and_for_its_commit() {
-        let tag = SignedTag::parse(&signed(TAG)).unwrap();
-        assert_eq!(
-            (tag.name(), tag.target().to_string()),
-            ("v1", COMMIT.to_owned())
-        );
         assert_eq!(verify(&signed(TAG)), Ok(()));
         let of = |error| Err(TrustError::Signature(VerifiedObject::Tag, error));
         assert_eq!(verify(TAG.as_bytes()), of(SignatureError::Missing));

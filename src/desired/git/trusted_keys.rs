@@ -29,7 +29,7 @@ pub enum TrustedKeysError {
 
 /// A signature by a key of either file counts.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct TrustedKeys {
+pub(super) struct TrustedKeys {
     pub(super) signers: Option<AllowedSigners>,
     pub(super) keys: Option<AllowedKeys>,
 }
@@ -41,11 +41,8 @@ impl TrustedKeyFiles {
         self.signers.is_none() && self.keys.is_none()
     }
 
-    /// Reads the files. May block.
-    ///
-    /// # Errors
-    /// [`TrustedKeysError`], which names the file.
-    pub fn read(&self) -> Result<TrustedKeys, TrustedKeysError> {
+    /// May block.
+    pub(super) fn read(&self) -> Result<TrustedKeys, TrustedKeysError> {
         let signers = self.signers.as_deref().map(AllowedSigners::read);
         let keys = self.keys.as_deref().map(AllowedKeys::read);
         Ok(TrustedKeys {

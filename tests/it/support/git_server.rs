@@ -122,14 +122,28 @@ impl GitServer {
 
     /// Makes an annotated tag of a branch's commit, which names itself `own`, with or without a signature.
     pub(crate) fn tag(&self, name: &str, own: &str, branch: &str, signer: Option<&Signer>) {
+        self.signed_tag(name, own, branch, |text| {
+            signer
+                .map(|signer| signer.signature(text))
+                .unwrap_or_default()
+        });
+    }
+
+    /// Makes an annotated tag; `sign` writes the signature of what is before it.
+    pub(crate) fn signed_tag(
+        &self,
+        name: &str,
+        own: &str,
+        branch: &str,
+        sign: impl Fn(&[u8]) -> String,
+    ) {
         let mut shared = self.shared.lock();
         let target = shared.references[&format!("refs/heads/{branch}")];
-        let mut text = format!(
+        let text = format!(
             "object {target}\ntype commit\ntag {own}\ntagger Ada <ada@x> 1790000000 +0000\n\nWords\n"
         );
-        let signature = signer.map(|signer| signer.signature(text.as_bytes()));
-        text.push_str(&signature.unwrap_or_default());
-        let id = shared.add(Kind::Tag, text.into_bytes());
+        let signature = sign(text.as_bytes());
+        let id = shared.add(Kind::Tag, (text + &signature).into_bytes());
         shared.references.insert(format!("refs/tags/{name}"), id);
     }
 

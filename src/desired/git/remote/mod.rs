@@ -155,6 +155,18 @@ impl GitReference {
         }
     }
 
+    /// The reference as a tag; `None` if it is something else.
+    #[must_use]
+    pub fn of_tag(self) -> Option<Self> {
+        match self {
+            Self::Name(name) if !name.starts_with("refs/") => {
+                Some(Self::Name(format!("refs/tags/{name}")))
+            }
+            Self::Name(name) if name.starts_with("refs/tags/") => Some(Self::Name(name)),
+            Self::Name(_) | Self::Default | Self::Commit(_) => None,
+        }
+    }
+
     /// The full names that it may mean.
     fn candidates(&self) -> Vec<String> {
         match self {
@@ -241,6 +253,12 @@ impl FetchedCommit {
     pub(super) fn tag_name(&self) -> Option<String> {
         let name = self.reference.as_deref()?.strip_prefix("refs/tags/")?;
         Some(name.to_owned())
+    }
+
+    /// The full id of the annotated tag, or of the commit without one.
+    #[must_use]
+    pub fn object_id(&self) -> String {
+        self.tag.unwrap_or(self.commit).to_string()
     }
 
     /// Opens the clone. A clone that stays open would keep files open that are no longer there.

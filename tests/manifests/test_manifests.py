@@ -120,7 +120,7 @@ VALUES = [
         "git.ref=v7", "git.directory=calry/production", "git.interval=5m", "git.auth.type=github-app",
         "git.auth.existingSecret=app", "git.auth.appId=123456789", "git.auth.installationId=87654321",
         "git.caBundle.existingConfigMap=git-ca", "git.caBundle.key=git.pem", "allowedSigners.existingConfigMap=signers",
-        "allowedKeys.existingConfigMap=keys",
+        "allowedKeys.existingConfigMap=keys", "verify=tag",
     ],
     ["git.ref=", "git.directory=", "config.gitInterval=10m", "git.interval=5m"],
     # Workspaces of git-sync, and those of other repositories.
@@ -201,7 +201,7 @@ EFFECTIVE = {
         [ONE | {"mode": "observe", "interval": "4m", "maxChanges": 4}]),
     7: (ALL, [ONE | {"gitRef": "v7", "gitPath": "calry/production", "gitInterval": "5m", "gitGithubAppId": "123456789",
                      "gitGithubInstallationId": "87654321", "gitGithubAppKeyFile": "/run/calry/git/private-key",
-                     "gitCaFile": "/run/calry/git-ca-bundle/git.pem", "secretsDir": "/run/calry/secrets",
+                     "gitCaFile": "/run/calry/git-ca-bundle/git.pem", "verify": "tag", "secretsDir": "/run/calry/secrets",
                      "allowedSigners": "/run/calry/allowed-signers/allowed_signers",
                      "allowedKeys": "/run/calry/allowed-keys/allowed_keys.asc"}]),
     8: (ALL, [ONE | {"gitRef": None, "gitPath": ".", "gitInterval": "10m"}]),

@@ -323,6 +323,37 @@ fn a_push_that_reaches_a_standby_is_passed_on_to_the_leader_whose_address_is_in_
     assert_eq!(leader_address(&replicas), Value::Null);
 }
 
+#[test]
+fn a_new_leader_fetches_before_it_writes_and_without_the_server_it_has_its_last_commit() {
+    let (mut replicas, server) = (Replicas::new(), GitServer::start());
+    commit(&server, "name");
+    let mut one = replica(&mut replicas, &server, "one");
+    one.line("(leadership)");
+    let mut other = replica(&mut replicas, &server, "other");
+    other.line("(standby: nothing is written)");
+    // The push reaches the leader alone.
+    let id = commit(&server, "name, rooms");
+    hook(&one.address(), &push("refs/heads/main", &id));
+    one.line("HOSTAWAY updated");
+    one.signal("TERM");
+    assert_eq!(one.wait(), Some(0));
+    other.line("leads by the Lease");
+    other.line("(leadership)");
+    assert_eq!(other.status()["revision"]["commit"], id.as_str());
+    assert_eq!(replicas.world.updates().len(), 1, "nothing is reverted");
+
+    let mut last = replica(&mut replicas, &server, "last");
+    last.line("(standby: nothing is written)");
+    // Neither of the next fetches is answered.
+    for _ in 0..2 {
+        server.fault(Step::List, GitFault::Stall(0));
+    }
+    other.signal("TERM");
+    assert_eq!(other.wait(), Some(0));
+    last.line("leads by the Lease");
+    assert_eq!(last.status()["revision"]["commit"], id.as_str());
+}
+
 /// A Lease that a replica holds whose HTTP server is this.
 fn held_lease(address: &str) -> Value {
     json!({
@@ -339,7 +370,14 @@ fn held_lease(address: &str) -> Value {
 
 /// Accepts a request, and returns it when `answer` is sent.
 fn answer_once(listener: &TcpListener, answer: &str) -> (String, String) {
-    let (mut connection, _) = listener.accept().unwrap();
+    let mut accepted = None;
+    listener.set_nonblocking(true).unwrap();
+    until("a request arrives", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    let (mut connection, _) = accepted.unwrap();
+    connection.set_nonblocking(false).unwrap();
     let mut reader = BufReader::new(connection.try_clone().unwrap());
     let (mut head, mut length) = (String::new(), 0);
     while !head.ends_with("\r\n\r\n") {

@@ -513,3 +513,30 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     let bytes = pairs.iter().map(|[high, low]| high << 4 | low);
     rest.is_empty().then(|| bytes.collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_without_memory_is_dropped_and_all_memory_is_returned() {
+        let memory = Arc::new(Semaphore::new(10));
+        let mut first = KeptBody::default();
+        first.add(b"12345", &memory);
+        first.add(b"678", &memory);
+        let mut second = KeptBody::default();
+        second.add(b"12", &memory);
+        second.add(b"3", &memory);
+        second.add(b"", &memory);
+        assert_eq!(
+            (first.bytes.as_slice(), second.bytes.as_slice()),
+            (&b"12345678"[..], &b""[..])
+        );
+        assert_eq!(memory.available_permits(), 2);
+        drop(first);
+        second.add(b"4", &memory);
+        assert!(second.bytes.is_empty(), "a part of a body is not read");
+        drop(second);
+        assert_eq!(memory.available_permits(), 10);
+    }
+}

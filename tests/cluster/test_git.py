@@ -187,10 +187,10 @@ class Polled(FromGit):
         leader, _ = self.roles()
         files = [self.work / replica.name / "run/calry/git/token" for replica in self.replicas]
         for file in files:
-            file.write_text("expired")
+            file.write_text("glpat-of-yesterday")
         icon = self.repository.push()
         self.until("the refusal is reported", lambda: "refuses the credentials" in leader.said(), 30)
-        self.assertNotIn("expired", leader.said().replace("wrong, expired or revoked", ""))
+        self.assertNotIn("glpat-of-yesterday", leader.said())
         self.assertEqual(leader.ask("/readyz")[0], 200)
         for file in files:
             file.write_text(TOKEN)

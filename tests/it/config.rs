@@ -119,6 +119,23 @@ notifications:
 }
 
 #[test]
+fn the_allowed_keys_of_a_workspace_are_not_joined_by_those_of_all() {
+    let world = operator(
+        "workspaces:\n  - {name: careful, apiKeyFile: a, allowedSigners: ours}\n  - {name: plain, apiKeyFile: b}\n",
+    );
+    let flags = ["--print-config", "--allowed-keys=all"];
+    let printed = world.run(&[&RUN[..], &flags].concat()).exits(0).out;
+    let (_, workspaces) = printed.split_once("- name: careful\n").unwrap();
+    let (careful, plain) = workspaces.split_once("- name: plain\n").unwrap();
+    assert!(careful.contains("allowedSigners: "), "{printed}");
+    assert!(careful.contains("# allowedKeys: not set"), "{printed}");
+    assert!(
+        plain.contains("/all # the flag --allowed-keys"),
+        "{printed}"
+    );
+}
+
+#[test]
 fn flags_win_over_variables_over_the_file_over_what_is_built_in() {
     let mut world = operator(
         "interval: 1m\nmode: observe\nmaxChanges: 7\ndefinitions: defs\napiKeyFile: /run/key\nadminHost: [a.example, b.example]\n",

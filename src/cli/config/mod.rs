@@ -295,8 +295,14 @@ fn check_api_keys(
 impl WorkspaceConfig {
     /// A workspace's own values, and the top for the others.
     fn of_section(section: &WorkspaceSection, top: &[EffectiveValue]) -> Result<Self, ConfigError> {
+        // A key of either file counts, so another file of the top would loosen the workspace's own.
+        let trusted = ["allowedSigners", "allowedKeys"];
+        let has_trusted = trusted.iter().any(|key| section.values.contains_key(*key));
         let value = |top: &EffectiveValue| match section.values.get(&top.key.name) {
             Some(own) => EffectiveValue::of_workspace(&top.key, own),
+            None if has_trusted && trusted.contains(&top.key.name.as_str()) => {
+                EffectiveValue::unset(&top.key)
+            }
             None => top.clone(),
         };
         let values: Vec<EffectiveValue> = top.iter().map(value).collect();

@@ -64,6 +64,15 @@ impl EffectiveValue {
         }
     }
 
+    /// A value that a workspace does not have.
+    pub(super) fn unset(key: &Arc<Key>) -> Self {
+        Self {
+            key: Arc::clone(key),
+            values: Vec::new(),
+            origin: ValueOrigin::Unset,
+        }
+    }
+
     /// Whether the operator set it, in any way.
     pub(super) fn is_set(&self) -> bool {
         !matches!(self.origin, ValueOrigin::BuiltIn | ValueOrigin::Unset)

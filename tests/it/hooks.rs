@@ -519,6 +519,13 @@ fn a_message_of_another_replica_is_signed_fresh_and_for_the_leader() {
         (202, &json!("72d3162e"))
     );
     until("it is fetched", || fetches(&server) == 1);
+    let odd = good.replace("72d3162e", "72d3 162e");
+    let answer = send(&odd, &relay_signature(&odd));
+    assert_eq!(
+        (answer.code, &answer.json()["delivery"]),
+        (202, &Value::Null)
+    );
+    until("it is fetched", || fetches(&server) == 1);
     let of_hook = hex(&hmac(SECRET.as_bytes(), good.as_bytes()));
     let as_hook = format!(
         "X-GitHub-Event: push\r\nX-Hub-Signature-256: sha256={}\r\n",

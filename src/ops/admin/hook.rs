@@ -197,13 +197,14 @@ async fn receive_relayed(
     let proof = signature.map(|it| Proof::Signed(relay::signature(&secret), vec![it]));
     let body = verify(proof, body, relay::MAX_MESSAGE, &shared.receiver.memory).await?;
     let message = body.and_then(|body| serde_json::from_slice::<Message>(&body.bytes).ok());
-    let Some(message) = message.filter(Message::is_fresh) else {
+    let Some(mut message) = message.filter(Message::is_fresh) else {
         let sentence = format!(
             "not a message of another replica: the signature does not match the secret of {flag}, or the clocks of the two \
              replicas differ too much"
         );
         return Err(Refused(StatusCode::FORBIDDEN, sentence));
     };
+    message.push.delivery = message.push.delivery.filter(|id| is_delivery(id));
     let requested = shared.request_fetches(&message.push);
     Ok(proved(match message.lease_led_elsewhere(&shared.loops) {
         Some(lease) => {
@@ -395,8 +396,11 @@ fn delivery(headers: &HeaderMap) -> Option<String> {
         .iter()
         .find_map(|name| single(headers, name))
         .or_else(of_bitbucket)?;
-    let is_id = (1..=MAX_DELIVERY).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-    is_id.then(|| id.to_owned())
+    is_delivery(id).then(|| id.to_owned())
+}
+
+fn is_delivery(id: &str) -> bool {
+    (1..=MAX_DELIVERY).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())
 }
 
 fn proof(sender: Sender, secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof> {

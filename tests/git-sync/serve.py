@@ -1,9 +1,11 @@
 """Serves the repositories below a directory over HTTP on loopback, by git http-backend: serve.py DIRECTORY PORT [TOKEN].
-Port 0 takes a free one; which one is printed. With a token, a request needs it as its password."""
+Port 0 takes a free one; which one is printed. With a token, a request needs it as its password. The variable SERVE_TLS
+names a directory with cert.pem and key.pem; SERVE_VERSION=0 forgets which version of the protocol a client asks for."""
 
 import base64
 import http.server
 import os
+import ssl
 import subprocess
 import sys
 from urllib.parse import urlsplit
@@ -21,7 +23,7 @@ class Backend(http.server.BaseHTTPRequestHandler):
         said = {
             "GIT_PROJECT_ROOT": sys.argv[1],
             "GIT_HTTP_EXPORT_ALL": "1",
-            "GIT_PROTOCOL": self.headers.get("git-protocol", ""),
+            "GIT_PROTOCOL": "" if os.environ.get("SERVE_VERSION") == "0" else self.headers.get("git-protocol", ""),
             "HTTP_CONTENT_ENCODING": self.headers.get("content-encoding", ""),
             "PATH_INFO": url.path,
             "QUERY_STRING": url.query,
@@ -52,5 +54,9 @@ class Backend(http.server.BaseHTTPRequestHandler):
 
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Backend)
+if directory := os.environ.get("SERVE_TLS"):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{directory}/cert.pem", f"{directory}/key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
 print(server.server_port, flush=True)
 server.serve_forever()

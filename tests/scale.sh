@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Many workspaces in one daemon, measured: N workspaces of 20 providers each (1000 by default), at an interval
 # of 60 s, on one sandbox of this machine, for some seconds from the start (150 by default).
-#   tests/scale.sh [N] [SECONDS]    CALRY_GITOPS is the binary, if it is not to be built
+#   tests/scale.sh [N] [SECONDS] [REPOSITORIES]    CALRY_GITOPS is the binary, if it is not to be built
+# With a number of repositories, the daemon fetches the definitions from so many of them, served by git http-backend.
 # Prints what the daemon takes, and how its reconciliations are spread; fails if that is more than the limits below, which are
 # meant for 1,000 workspaces on an idle machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-count=${1:-1000} length=${2:-150} max_mib=150 max_share=0.5
+count=${1:-1000} length=${2:-150} repositories=${3:-0} max_mib=150 max_share=0.5
 
+here=$PWD
 binary=${CALRY_GITOPS:-$PWD/target/dist/calry-gitops}
 [ -n "${CALRY_GITOPS:-}" ] || cargo build --quiet --locked --profile dist
 work=$(mktemp -d)
@@ -31,23 +33,44 @@ mkdir first
 }
 rm -f first/workspace.yaml
 find first -name "*.yaml" | sort | tail -n +21 | xargs rm -f
-python3 - "$count" "$url" <<'PY'
-import pathlib, re, shutil, sys
-count, url = int(sys.argv[1]), sys.argv[2]
-lines = ["interval: 60s", f"apiUrl: {url}", "listen: 127.0.0.1:0", "workspaces:"]
+python3 - "$count" "$url" "$repositories" <<'PY'
+import pathlib, re, subprocess, sys
+count, url, repositories = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+lines = ["interval: 60s", f"apiUrl: {url}", "listen: 127.0.0.1:0"]
+lines += ["gitInterval: 5s"] * bool(repositories) + ["workspaces:"]
 files = {path.name: path.read_text() for path in pathlib.Path("first").glob("*.yaml")}
 for n in range(count):
     slug = "acme-production" + (f"-{n}" if n else "")
-    directory = pathlib.Path(f"ws/{n}")
+    directory = pathlib.Path(f"work/{n % repositories}/ws/{n}" if repositories else f"ws/{n}")
     directory.mkdir(parents=True)
     for name, text in files.items():
         # The values of partner keys stay Calry's.
         (directory / name).write_text(re.sub(r"(?ms)^partnerKey:.*?(?=^\S)", "", text))
     pathlib.Path(f"key-{n}").write_text(f"zepl.sandbox-write.not-a-secret.{slug}")
-    lines += [f"  - name: w{n}", f"    definitions: ws/{n}", f"    apiKeyFile: key-{n}"]
+    lines += [f"  - name: w{n}", f"    apiKeyFile: key-{n}"]
+    if repositories:
+        lines += [f"    gitUrl: http://127.0.0.1:PORT/{n % repositories}.git", f"    gitPath: ws/{n}"]
+    else:
+        lines += [f"    definitions: ws/{n}"]
+for n in range(repositories):
+    bare, work = f"served/{n}.git", f"work/{n}"
+    git = lambda *arguments: subprocess.run(["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.com", *arguments], check=True)
+    git("init", "--quiet", "--bare", "--initial-branch=main", bare)
+    git("init", "--quiet", "--initial-branch=main", work)
+    git("-C", work, "add", "--all")
+    git("-C", work, "commit", "--quiet", "--message=Add the workspaces")
+    git("-C", work, "push", "--quiet", str(pathlib.Path(bare).absolute()), "main")
 pathlib.Path("calry-gitops.yaml").write_text("\n".join(lines) + "\n")
 print(f"{count} workspaces of {len(files)} providers each")
 PY
+port=0
+if [ "$repositories" -gt 0 ]; then
+    python3 -B "$here/tests/git-sync/serve.py" "$PWD/served" 0 >serve.out 2>&1 &
+    pids+=($!)
+    disown
+    until port=$(grep -om1 '^[0-9]*' serve.out); do sleep 0.1; done
+fi
+sed -i "s|PORT|$port|" calry-gitops.yaml
 "$binary" run --config calry-gitops.yaml >daemon.out 2>&1 &
 daemon=$!
 pids+=("$daemon")
@@ -56,10 +79,10 @@ until address=$(grep -om1 'listening on http://[^/]*' daemon.out); do
     kill -0 "$daemon" || { cat daemon.out; exit 1; }
     sleep 0.1
 done
-python3 - "$daemon" "${address#listening on }" "$count" "$length" "$max_mib" "$max_share" <<'PY'
-import collections, datetime, json, os, pathlib, re, sys, time, urllib.request
-pid, address, count, length, max_mib, max_share = sys.argv[1:]
-count, length = int(count), int(length)
+python3 - "$daemon" "${address#listening on }" "$count" "$length" "$max_mib" "$max_share" "$repositories" <<'PY'
+import collections, datetime, json, os, pathlib, re, subprocess, sys, time, urllib.request
+pid, address, count, length, max_mib, max_share, repositories = sys.argv[1:]
+count, length, repositories = int(count), int(length), int(repositories)
 tick = os.sysconf("SC_CLK_TCK")
 
 def cpu():
@@ -79,13 +102,19 @@ middle, half = time.time(), cpu()
 print(f"start:  {(half - spent) / (middle - began):.2f} cores in the first {middle - began:.0f} s")
 # A change in one of them, as quickly as in a daemon that has one.
 log = pathlib.Path("daemon.out")
-path = sorted(pathlib.Path(f"ws/{count // 2}").glob("*.yaml"))[0]
+at = pathlib.Path(f"work/{count // 2 % repositories}" if repositories else ".")
+path = sorted((at / f"ws/{count // 2}").glob("*.yaml"))[0]
 path.write_text(path.read_text() + "\nicon: https://cdn.example.com/changed.png\n"
                 if "icon:" not in path.read_text()
                 else re.sub(r"(?m)^icon:.*$", "icon: https://cdn.example.com/changed.png", path.read_text()))
 changed = time.time()
+if repositories:
+    # Without a hook, the next fetch finds it.
+    git = lambda *arguments: subprocess.run(["git", "-C", at, "-c", "user.name=Ada", "-c", "user.email=ada@example.com", *arguments], check=True)
+    git("commit", "--quiet", "--all", "--message=Change one")
+    git("push", "--quiet", str(pathlib.Path(f"served/{at.name}.git").absolute()), "main")
 while f"w{count // 2}: " not in "".join(l for l in log.read_text().splitlines() if " updated: icon" in l):
-    assert time.time() < changed + 30, "the change was not acted on"
+    assert time.time() < changed + (90 if repositories else 30), "the change was not acted on"
     time.sleep(0.05)
 print(f"change: applied after {time.time() - changed:.2f} s")
 most_threads = most_files = 0

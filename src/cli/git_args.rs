@@ -13,7 +13,7 @@ use super::UsageError;
 use super::options::duration;
 use crate::daemon::Repository;
 use crate::desired::git::{
-    CloneRoot, FETCH_TIMEOUT, GitCredentials, GitPath, GitReference, GithubApp, Remote,
+    CloneRoot, FETCH_TIMEOUT, GitCredentials, GitPath, GitReference, GithubApp, MAX_FETCH, Remote,
     RemoteSettings, TrustPolicy, VerifiedObject, default_username,
 };
 use crate::http::{HttpUrl, SecretFile, UrlPolicy};
@@ -233,6 +233,7 @@ impl GitArgs {
                         false => NonZeroU32::MIN,
                     },
                     timeout: FETCH_TIMEOUT,
+                    max_bytes: MAX_FETCH,
                 };
                 let remote = Arc::new(Remote::new(settings));
                 let repository = Arc::new(Repository::new(remote, self.git_interval));

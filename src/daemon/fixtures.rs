@@ -33,6 +33,7 @@ pub(crate) fn repository(url: &str, reference: Option<&str>) -> Arc<Repository> 
         root: Arc::new(CloneRoot::Directory("unused".into())),
         depth: NonZeroU32::MIN,
         timeout: Duration::from_mins(1),
+        max_bytes: 1 << 20,
     });
     Arc::new(Repository::new(Arc::new(remote), Duration::from_mins(1)))
 }

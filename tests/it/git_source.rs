@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use calry_gitops::desired::git::{
     CloneRoot, FETCH_TIMEOUT, FetchError, FetchedCommit, GitCredentials, GitPath, GitReference,
-    GithubApp, Remote, RemoteSettings, load_fetched,
+    GithubApp, MAX_FETCH, Remote, RemoteSettings, load_fetched,
 };
 use calry_gitops::http::{HttpUrl, SecretFile, UrlPolicy, install_tls};
 use calry_gitops::model::FetchFailure;
@@ -49,6 +49,7 @@ impl Clone {
             root: Arc::new(CloneRoot::Directory(directory.to_owned())),
             depth: NonZeroU32::MIN,
             timeout: FETCH_TIMEOUT,
+            max_bytes: MAX_FETCH,
         };
         change(&mut settings);
         Self {
@@ -316,6 +317,38 @@ fn a_server_that_never_ends_its_answer_is_given_up() {
 }
 
 #[test]
+fn a_pack_or_an_object_that_is_too_large_is_refused_and_leaves_nothing() {
+    let (server, dir) = (GitServer::start(), tempfile::tempdir().unwrap());
+    let clone = Clone::with(&server, dir.path(), |it| it.max_bytes = 20_000);
+    let first = server.commit("main", &definitions(GUESTY));
+    clone.fetch().unwrap();
+    let random: String = std::iter::repeat_with(fastrand::alphanumeric)
+        .take(40_000)
+        .collect();
+    server.commit(
+        "main",
+        &[("definitions/guesty.yaml", GUESTY), ("large", &random)],
+    );
+    let error = clone.fetch().unwrap_err();
+    assert_eq!(error.kind(), FetchFailure::TooLarge, "{error}");
+    assert_eq!(
+        (clone.current(), clone.leftovers()),
+        (Some(first.clone()), vec![])
+    );
+    // A pack that claims more objects than any memory holds.
+    server.set("refs/heads/main", Some(&first));
+    let next = server.commit("main", &definitions("provider: GUESTY\n"));
+    let claim = b"000dpackfile\n0011\x01PACK\0\0\0\x02\xff\xff\xff\xff0000".to_vec();
+    // A clone that may be the cause is replaced once.
+    (0..2).for_each(|_| server.fault(Step::Fetch, GitFault::Body(claim.clone())));
+    let error = clone.fetch().unwrap_err();
+    assert_eq!(error.kind(), FetchFailure::InvalidAnswer, "{error}");
+    assert_eq!((clone.current(), clone.leftovers()), (Some(first), vec![]));
+    clone.fetch().unwrap();
+    assert_eq!(clone.current(), Some(next));
+}
+
+#[test]
 fn the_answers_of_servers_have_their_kinds() {
     let server = GitServer::start();
     server.commit("main", &definitions(GUESTY));
@@ -563,6 +596,30 @@ fn a_clone_that_was_damaged_or_cut_off_is_replaced() {
     assert!(load_fetched(&clone.remote, &path, None).is_err());
     assert!(clone.fetch().unwrap().is_some());
     assert_eq!(clone.files(), ["guesty.yaml"]);
+    // A fetch finds it: the base of a delta cannot be read.
+    for pack in packs(dir.path()) {
+        fs::write(pack, "rubbish").unwrap();
+    }
+    let next = server.commit("main", &definitions("provider: GUESTY\n"));
+    server.fault(Step::Fetch, GitFault::Body(b"000dpackfile\n0000".to_vec()));
+    server.take_steps();
+    clone.fetch().unwrap();
+    assert_eq!(clone.current(), Some(next));
+    let steps = [
+        Step::List,
+        Step::Fetch,
+        Step::Advertise,
+        Step::List,
+        Step::Fetch,
+    ];
+    assert_eq!(
+        server.take_steps(),
+        steps,
+        "the second one is a whole clone"
+    );
+    assert_eq!(clone.files(), ["guesty.yaml"]);
+    server.set("refs/heads/main", Some(&first));
+    clone.fetch().unwrap();
     // Before it starts.
     drop(clone);
     for pack in packs(dir.path()) {

@@ -25,7 +25,7 @@ pub use bounds::GIT_THREAD;
 pub use merge_base::{MergeBase, MergeBaseError, read_merge_base};
 pub use remote::{
     CloneRoot, FETCH_TIMEOUT, FetchError, FetchedCommit, GitCredentials, GitPath, GitReference,
-    GithubApp, Remote, RemoteSettings, default_username,
+    GithubApp, MAX_FETCH, Remote, RemoteSettings, default_username,
 };
 pub use repository::{list_references, path_in_checkout};
 pub use revision::read_revision;

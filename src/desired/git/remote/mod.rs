@@ -49,8 +49,8 @@ pub use clone::CloneRoot;
 pub use credentials::{GitCredentials, GithubApp, default_username};
 pub use error::FetchError;
 
-/// The most bytes of one fetch.
-const MAX_PACK: u64 = 512 << 20;
+/// The usual limit of the bytes of one fetch.
+pub const MAX_FETCH: u64 = 512 << 20;
 /// The largest object of a pack, in bytes; decoding takes that much memory.
 const MAX_OBJECT: usize = 256 << 20;
 /// The usual time limit of one fetch.
@@ -85,6 +85,8 @@ pub struct RemoteSettings {
     pub depth: NonZeroU32,
     /// The time limit of one fetch.
     pub timeout: Duration,
+    /// The most bytes of one fetch.
+    pub max_bytes: u64,
 }
 
 /// A repository at a git server, and its clone.
@@ -428,8 +430,8 @@ impl Remote {
             authorization: runtime.block_on(authorization)?,
             credential: settings.credentials.describe(),
             deadline,
-            left: Mutex::new(MAX_PACK),
-            max: MAX_PACK,
+            left: Mutex::new(settings.max_bytes),
+            max: settings.max_bytes,
             advertisement: Mutex::new(session.advertisement.take()),
             failure: Mutex::default(),
         });
@@ -539,12 +541,11 @@ impl Remote {
                     let record = record(generation).map_err(storage)?;
                     return Ok(commit_of(generation, target, &record));
                 }
-                // The clone may be the cause. A failure of the connection is not.
-                Err(error @ (FetchError::Storage { .. } | FetchError::Invalid(_))) => {
-                    generation.remove_leftovers().map_err(storage)?;
-                    tracing::warn!("the clone is replaced by a new one, because {error}");
-                }
                 Err(error) => {
+                    // The clone may be the cause: the next attempt makes a new one, with a new connection.
+                    if matches!(error, FetchError::Storage { .. } | FetchError::Invalid(_)) {
+                        self.damage.lock().is_reported = true;
+                    }
                     generation.remove_leftovers().map_err(storage)?;
                     return Err(error);
                 }

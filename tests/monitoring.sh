@@ -44,6 +44,8 @@ until_() {
 start() {
     local name=$1
     shift
+    # Before the program runs, so that no reader sees the log of an earlier one.
+    : >"$work/$name.log"
     "$@" >"$work/$name.log" 2>&1 &
     running[$name]=$!
 }
@@ -140,3 +142,14 @@ stop daemon
 until_ "the daemon is gone, and CalryGitopsDown fires" firing CalryGitopsDown
 daemon "$address"
 until_ "it is back, and CalryGitopsDown is over" quiet CalryGitopsDown
+
+# A git server that is not there
+
+stop daemon
+start daemon "$binary" run --git-url http://127.0.0.1:9/definitions.git --interval 1s --listen "$address" --admin-rate 100000
+until_ "the repository cannot be fetched, and CalryGitopsGitFetchFailing fires" firing CalryGitopsGitFetchFailing
+curl -fsS "http://$address/metrics" >"$work/metrics"
+said=$(promtool check metrics <"$work/metrics" 2>&1) || fail "promtool has something to say of the metrics:" "$said"
+[ -z "$said" ] || fail "promtool has something to say of the metrics:" "$said"
+grep -q '^calry_gitops_git_failing{.*reason="unreachable"} 1$' "$work/metrics" || fail "no metric names the reason"
+echo "promtool finds nothing in the metrics of a repository"

@@ -489,6 +489,56 @@ const claims = {
     }
   },
 
+  async "a repository is shown with its last fetch, and why it cannot be fetched"() {
+    let status = 401;
+    const server = createServer((request, answer) => {
+      if (status !== 200) return answer.writeHead(status).end();
+      const type = request.method === "GET" ? "advertisement" : "result";
+      answer.writeHead(200, { "content-type": `application/x-git-upload-pack-${type}` });
+      const env = { ...process.env, GIT_PROTOCOL: request.headers["git-protocol"] ?? "" };
+      const advertise = type === "advertisement" ? ["--advertise-refs"] : [];
+      if (advertise.length) answer.write("001e# service=git-upload-pack\n0000");
+      const git = spawn("git", ["upload-pack", "--stateless-rpc", ...advertise, work], { env });
+      request.pipe(git.stdin);
+      git.stdout.pipe(answer);
+    });
+    await new Promise((done) => server.listen(0, "127.0.0.1", done));
+    server.unref();
+    const url = `http://127.0.0.1:${server.address().port}/acme/a-long-name-of-a-repository-with-definitions.git`;
+    const args = ["run", "--git-url", url, "--api-url", sandbox, "--listen", "127.0.0.1:0", "--interval", "1s", "--git-interval",
+      "1s", "--mode", "observe", "--admin-rate", "6000"];
+    const { child, match } = await start(args, /listening on http:\/\/127\.0\.0\.1:(\d+)\/[^]*reconciliation 1 /);
+    const before = port;
+    port = match[1];
+    const look = async (name) => {
+      for (const width of [320, 768, 1400]) {
+        const page = await open({ colorScheme: width === 768 ? "dark" : "light", viewport: { width, height: 900 } });
+        await says(page, "Last fetch");
+        await accessible(page, `${name}, ${width}`);
+        if (SHOTS) await page.screenshot({ path: join(SHOTS, `${name}-${width}.png`), fullPage: true });
+        await page.context().close();
+      }
+    };
+    const page = await open();
+    await verdict(page, "Git cannot be fetched; nothing is in force yet");
+    await says(page, "The git server asks for credentials (401)");
+    await look("git-failing");
+    status = 200;
+    await verdict(page, "invalid definition");
+    await says(page, "of " + url, ".facts");
+    await page.locator(".facts .badge.good", { hasText: "ok" }).last().waitFor();
+    await look("git");
+    // A short outage is no headline.
+    status = 503;
+    await page.locator(".facts .badge.bad", { hasText: "failed" }).waitFor();
+    await says(page, "The git server failed with status 503", ".facts");
+    await verdict(page, "invalid definition");
+    await page.context().close();
+    await stop(child);
+    server.close();
+    port = before;
+  },
+
   async "every control is reached by the keyboard, with a visible focus"() {
     const page = await open();
     await verdict(page, "1 invalid definition");

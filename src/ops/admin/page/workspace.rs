@@ -256,7 +256,9 @@ fn tiles(one: &WorkspaceStatus, old: bool) -> Markup {
 fn action(one: &WorkspaceStatus, now: Timestamp) -> Markup {
     let again = html! {
         @if let Some(next) = one.next_pass {
-            "Next attempt " (until(next, now)) ", or as soon as a file changes or you press Reconcile."
+            "Next attempt " (until(next, now)) ", or as soon as "
+            @if one.repository.is_some() { "a new commit is fetched" } @else { "a file changes" }
+            " or you press Reconcile."
         }
     };
     let alert = |title: &str, inner: Markup| {
@@ -554,7 +556,10 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                         }
                         (None, Some(next)) => {
                             strong { (until(next, now)) }
-                            small { "every " (seconds(one.interval_seconds)) ", earlier when files change" }
+                            small {
+                                "every " (seconds(one.interval_seconds)) ", earlier when "
+                                @if one.repository.is_some() { "a commit is fetched" } @else { "files change" }
+                            }
                         },
                         (None, None) => "none planned",
                     }

@@ -214,7 +214,10 @@ impl GitArgs {
             is_signed.then(String::new),
         ];
         let repository = match repositories.all.get(&key) {
-            Some(repository) => Arc::clone(repository),
+            Some(repository) => {
+                repository.share(self.git_interval);
+                Arc::clone(repository)
+            }
             None => {
                 let url = HttpUrl::parse(url, UrlPolicy::api(insecure_http))
                     .map_err(|error| UsageError(format!("--git-url {error}")))?;

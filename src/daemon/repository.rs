@@ -50,7 +50,8 @@ pub struct Push {
 #[derive(Debug)]
 pub struct Repository {
     remote: Arc<Remote>,
-    interval: Duration,
+    /// The shortest interval of its workspaces.
+    interval: Mutex<Duration>,
     state: watch::Sender<Arc<RepositoryState>>,
     pushed: Mutex<Option<Push>>,
     notify: Notify,
@@ -98,7 +99,7 @@ impl Repository {
         };
         Self {
             remote,
-            interval,
+            interval: Mutex::new(interval),
             state: watch::Sender::new(Arc::new(state)),
             pushed: Mutex::default(),
             notify: Notify::new(),
@@ -117,8 +118,14 @@ impl Repository {
     }
 
     #[must_use]
-    pub const fn interval(&self) -> Duration {
-        self.interval
+    pub fn interval(&self) -> Duration {
+        *self.interval.lock()
+    }
+
+    /// Adds a workspace whose commits are asked for so often.
+    pub fn share(&self, interval: Duration) {
+        let mut shortest = self.interval.lock();
+        *shortest = interval.min(*shortest);
     }
 
     /// Changes with each fetch.
@@ -163,7 +170,7 @@ impl Repository {
                     failures = 0;
                     announced
                         .next_pause(self.commit_id())
-                        .unwrap_or_else(|| spread(self.interval))
+                        .unwrap_or_else(|| spread(self.interval()))
                 }
                 Err(asked) => {
                     failures += 1;

@@ -828,14 +828,32 @@ fn workspaces_of_one_repository_share_one_fetch() {
         "gitUrl: {url}\ngitInterval: 1h\nworkspaces:\n  - name: one\n    gitPath: one\n    apiKeyFile: key\n  \
          - name: two\n    gitPath: two\n    mode: observe\n    apiKeyFile: key2\n"
     );
-    fs::write(world.dir.path().join("config.yaml"), config).unwrap();
-    let mut daemon = world.daemon(&["--config", "config.yaml"]);
-    daemon.line("reconciliation 1 ");
-    daemon.line("reconciliation 1 ");
-    assert_eq!(
-        server.take_steps(),
-        [Step::Advertise, Step::List, Step::Fetch]
-    );
+    let fetched_by = |config: &str, workspaces: usize| {
+        fs::write(world.dir.path().join("config.yaml"), config).unwrap();
+        let mut daemon = world.daemon(&["--config", "config.yaml"]);
+        for _ in 0..workspaces {
+            daemon.line("reconciliation 1 ");
+        }
+        assert_eq!(daemon.count_lines("cannot fetch"), 0);
+        (server.take_steps(), daemon)
+    };
+    let once = [Step::Advertise, Step::List, Step::Fetch];
+    assert_eq!(fetched_by(&config, 2).0, once);
+    // The shortest interval counts.
+    let hurried = format!("{config}    gitInterval: 1s\n");
+    let (steps, daemon) = fetched_by(&hurried, 2);
+    assert_eq!(steps, once);
+    until("the next fetch", || server.take_steps() == [Step::List]);
+    drop(daemon);
+    server.take_steps();
+    // One that needs more of the history has a clone of its own.
+    fs::write(world.dir.path().join("key3"), &key).unwrap();
+    let allowed = format!("ada@x {}\n", Signer::new(1).public());
+    fs::write(world.dir.path().join("allowed"), allowed).unwrap();
+    let third = "  - name: three\n    apiKeyFile: key3\n    allowedSigners: allowed\n";
+    let (steps, _daemon) = fetched_by(&format!("gitDir: clones\n{config}{third}"), 3);
+    let fetches = steps.iter().filter(|step| **step == Step::Fetch);
+    assert_eq!(fetches.count(), 2);
 }
 
 #[test]

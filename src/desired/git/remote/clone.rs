@@ -105,9 +105,8 @@ impl CloneDirectory {
 
     /// Starts a new, empty generation. Others than `kept` are removed first, which also makes room.
     pub(super) fn begin(&self, kept: Option<&Generation>) -> io::Result<Generation> {
-        let kept = kept.map(|generation| generation.number);
-        self.remove_others(kept)?;
-        let number = kept.map_or(0, |number| number + 1);
+        self.discard_others(kept)?;
+        let number = kept.map_or(0, |kept| kept.number + 1);
         let path = self.generation_path(number);
         fs::create_dir_all(path.join("objects/pack"))?;
         fs::create_dir_all(path.join("refs"))?;
@@ -153,8 +152,8 @@ impl CloneDirectory {
     }
 
     /// Removes every generation but one, and the temporary files of a killed process.
-    fn remove_others(&self, kept: Option<u64>) -> io::Result<()> {
-        let kept = kept.map(|number| self.generation_path(number));
+    pub(super) fn discard_others(&self, kept: Option<&Generation>) -> io::Result<()> {
+        let kept = kept.map(|generation| generation.path.clone());
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
             if path.extension().is_some_and(|end| end == "git") && Some(&path) != kept.as_ref() {

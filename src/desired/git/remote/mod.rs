@@ -274,7 +274,14 @@ impl Remote {
     pub fn new(settings: RemoteSettings) -> Self {
         // The name is for people, the digest makes it unique.
         let url = settings.url.to_string();
-        let digest = hex(&Sha256::digest(format!("{url}\n{:?}", settings.reference)));
+        let about = (
+            &url,
+            &settings.reference,
+            settings.credentials.describe(),
+            &settings.ca_file,
+            settings.depth,
+        );
+        let digest = hex(&Sha256::digest(format!("{about:?}")));
         let name = url.rsplit('/').next().unwrap_or_default();
         let name: String = name
             .trim_end_matches(".git")
@@ -564,7 +571,7 @@ impl Remote {
             }
             Err(error) => {
                 // If it cannot be removed now, the next fetch does.
-                let _ = clone.begin(generation.as_ref());
+                let _ = clone.discard_others(generation.as_ref());
                 Err(error)
             }
         }

@@ -9,28 +9,22 @@
 //! Never: run git or another program, use any value of a git configuration, or let a failed fetch change what is in force.
 
 mod clone;
+mod connection;
 mod credentials;
 mod error;
+mod reference;
 mod transport;
 
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use gix::objs::Kind;
-use gix::progress::Discard;
 use gix::{ObjectId, Repository};
-use gix_protocol::fetch::negotiate::{Action, Round, one_round};
-use gix_protocol::fetch::{Arguments, Context, Negotiate, Options, Response, Shallow, Tags};
 use gix_protocol::handshake::Ref;
-use gix_protocol::ls_refs::RefPrefixes;
-use gix_protocol::transport::client::blocking_io::http::Transport;
-use gix_protocol::transport::{Protocol, Service};
-use gix_protocol::{Handshake, LsRefsCommand};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
@@ -43,34 +37,21 @@ use super::repository::{GitError, read_object};
 use crate::http::{Http, HttpTimeouts, HttpUrl, SetupError, read_certificates};
 use crate::model::{ellipsize, hex, printable};
 use clone::{CloneDirectory, Generation, Record, open_bare};
-use transport::{Advertisement, Client, Exchange};
+use connection::Connection;
+use reference::{Target, default_branch, target_of};
+use transport::{Advertisement, Exchange};
 
 pub use clone::CloneRoot;
 pub use credentials::{GitCredentials, GithubApp, default_username};
 pub use error::FetchError;
+pub use reference::{GitPath, GitReference};
 
 /// The usual limit of the bytes of one fetch.
 pub const MAX_FETCH: u64 = 512 << 20;
-/// The largest object of a pack, in bytes; decoding takes that much memory.
-const MAX_OBJECT: usize = 256 << 20;
 /// The usual time limit of one fetch.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest quotation of a library's reason, in characters.
 const MAX_QUOTE: usize = 300;
-
-/// Which commit of a repository is followed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GitReference {
-    /// The default branch, which must stay the same.
-    Default,
-    /// A branch or a tag, as a short or a full name.
-    Name(String),
-    Commit(ObjectId),
-}
-
-/// The path of the definitions directory in a repository: relative, without `..`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GitPath(PathBuf);
 
 /// What is fetched, from where, and into which directory.
 #[derive(Debug)]
@@ -131,108 +112,6 @@ pub struct FetchedCommit {
     pub reference: Option<String>,
     /// When it was fetched.
     pub fetched: Timestamp,
-}
-
-/// The object that a reference names at the server.
-struct Target {
-    reference: Option<String>,
-    commit: ObjectId,
-    tag: Option<ObjectId>,
-}
-
-impl GitReference {
-    /// # Errors
-    /// A sentence if it is neither a name of a reference nor the full id of a commit.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        if text.len() == 40
-            && let Ok(id) = ObjectId::from_hex(text.as_bytes())
-        {
-            return Ok(Self::Commit(id));
-        }
-        match gix::validate::reference::name_partial(text.into()) {
-            Ok(_) if text.len() <= 250 => Ok(Self::Name(text.to_owned())),
-            Ok(_) | Err(_) => {
-                Err("must be a branch, a tag or the full id of a commit, such as main".to_owned())
-            }
-        }
-    }
-
-    /// The reference as a tag; `None` if it is something else.
-    #[must_use]
-    pub fn of_tag(self) -> Option<Self> {
-        match self {
-            Self::Name(name) if !name.starts_with("refs/") => {
-                Some(Self::Name(format!("refs/tags/{name}")))
-            }
-            Self::Name(name) if name.starts_with("refs/tags/") => Some(Self::Name(name)),
-            Self::Name(_) | Self::Default | Self::Commit(_) => None,
-        }
-    }
-
-    /// The full names that it may mean.
-    fn candidates(&self) -> Vec<String> {
-        match self {
-            Self::Name(name) if name.starts_with("refs/") => vec![name.clone()],
-            Self::Name(name) => vec![format!("refs/heads/{name}"), format!("refs/tags/{name}")],
-            Self::Default | Self::Commit(_) => Vec::new(),
-        }
-    }
-
-    /// Whether a push to a reference, by its full name, concerns this one. `known` is the name that was found last.
-    #[must_use]
-    pub fn is_moved_by(&self, pushed: &str, known: Option<&str>) -> bool {
-        match self {
-            // Before the first fetch the default branch is unknown.
-            Self::Default => known.is_none_or(|known| known == pushed),
-            Self::Name(_) => self.candidates().iter().any(|name| name == pushed),
-            Self::Commit(_) => false,
-        }
-    }
-}
-
-impl fmt::Display for GitReference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("the default branch"),
-            Self::Name(name) => f.write_str(name),
-            Self::Commit(id) => id.fmt(f),
-        }
-    }
-}
-
-impl GitPath {
-    /// # Errors
-    /// A sentence if it is not a path within a repository.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        use std::path::Component;
-        let mut path = PathBuf::new();
-        for part in Path::new(text).components() {
-            match part {
-                Component::Normal(name) => path.push(name),
-                Component::CurDir => {}
-                Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
-                    return Err(
-                        "must be a directory in the repository, such as definitions".to_owned()
-                    );
-                }
-            }
-        }
-        Ok(Self(path))
-    }
-
-    #[must_use]
-    pub fn as_path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl fmt::Display for GitPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_os_str().is_empty() {
-            true => f.write_str("."),
-            false => self.0.display().fmt(f),
-        }
-    }
 }
 
 impl fmt::Debug for Remote {
@@ -629,237 +508,4 @@ fn check(generation: &Generation, target: &Target) -> Result<(), FetchError> {
 
 fn quote(text: &str) -> String {
     ellipsize(&printable(text), MAX_QUOTE)
-}
-
-/// The default branch, which must be the one that is known.
-fn default_branch(refs: &[Ref], known: Option<&str>) -> Result<Target, FetchError> {
-    let head = refs.iter().find(|found| name_of(found) == "HEAD");
-    let short = |name: &str| quote(name.strip_prefix("refs/heads/").unwrap_or(name));
-    let (name, commit) = match head {
-        None | Some(Ref::Unborn { .. }) => {
-            return Err(match known {
-                Some(known) => FetchError::ReferenceMissing(short(known)),
-                None => FetchError::Empty,
-            });
-        }
-        Some(Ref::Symbolic { target, object, .. }) => (target.to_string(), *object),
-        Some(Ref::Direct { object, .. } | Ref::Peeled { object, .. }) => {
-            ("HEAD".to_owned(), *object)
-        }
-    };
-    match known {
-        Some(known) if known != name => Err(FetchError::DefaultBranchMoved {
-            before: short(known),
-            now: short(&name),
-        }),
-        _ => Ok(Target {
-            reference: Some(name),
-            commit,
-            tag: None,
-        }),
-    }
-}
-
-fn name_of(found: &Ref) -> String {
-    found.unpack().0.to_string()
-}
-
-/// The object of a reference, if it is one of those asked for.
-fn target_of(found: &Ref, candidates: &[String]) -> Option<Target> {
-    let (name, id, peeled) = found.unpack();
-    let name = name.to_string();
-    let id = id.filter(|_| candidates.contains(&name))?.to_owned();
-    let (commit, tag) = match peeled {
-        Some(peeled) => (peeled.to_owned(), Some(id)),
-        None => (id, None),
-    };
-    Some(Target {
-        reference: Some(name),
-        commit,
-        tag,
-    })
-}
-
-/// A conversation with a server.
-struct Connection {
-    exchange: Arc<Exchange>,
-    transport: Transport<Client>,
-    handshake: Handshake,
-}
-
-impl Connection {
-    fn open(url: &HttpUrl, exchange: Arc<Exchange>) -> Result<Self, FetchError> {
-        let parsed = gix::url::parse(url.as_url().as_str())
-            .map_err(|error| FetchError::NotGit(quote(&error.to_string())))?;
-        let client = Client::new(Arc::clone(&exchange));
-        let mut transport = Transport::new_http(client, parsed, Protocol::V2, false);
-        let never = |_| Ok(None);
-        let handshake = gix_protocol::handshake(
-            &mut transport,
-            Service::UploadPack,
-            never,
-            Vec::new(),
-            &mut Discard,
-        );
-        let handshake = handshake.map_err(|error| failure(&exchange, &error))?;
-        let format = handshake.capabilities.capability("object-format");
-        if format.is_some_and(|format| format.value().is_some_and(|name| name != "sha1")) {
-            return Err(FetchError::Sha256);
-        }
-        Ok(Self {
-            exchange,
-            transport,
-            handshake,
-        })
-    }
-
-    /// The references with these names and `HEAD`, and perhaps others.
-    fn list(&mut self, names: &[String]) -> Result<Vec<Ref>, FetchError> {
-        // Version 0 has listed all of them already.
-        if let Some(refs) = self.handshake.refs.take() {
-            return Ok(refs);
-        }
-        let mut prefixes = RefPrefixes::new();
-        prefixes.extend(names.iter().map(|name| name.as_str().into()));
-        prefixes.extend(["HEAD".into()]);
-        let command =
-            LsRefsCommand::new(Some(prefixes), &self.handshake.capabilities, user_agent());
-        command
-            .invoke_blocking(&mut self.transport, &mut Discard, false)
-            .map_err(|error| failure(&self.exchange, &error))
-    }
-
-    /// Receives the pack of a commit into a generation. `have` is a commit that it holds already.
-    fn receive(
-        &mut self,
-        generation: &Generation,
-        target: &Target,
-        have: Option<ObjectId>,
-        depth: NonZeroU32,
-    ) -> Result<(), FetchError> {
-        let invalid = |error: gix::Error| FetchError::Invalid(quote(&error.to_string()));
-        let repository = open_bare(generation.path()).map_err(invalid)?;
-        let mut want = Want {
-            id: target.tag.unwrap_or(target.commit),
-            have: have.filter(|have| repository.find_header(*have).is_ok()),
-        };
-        let objects = repository.objects.clone();
-        let packs = generation.packs();
-        let options = gix_pack::bundle::write::Options {
-            thread_limit: Some(1),
-            alloc_limit_bytes: Some(MAX_OBJECT),
-            ..Default::default()
-        };
-        let fetched = gix_protocol::fetch(
-            &mut want,
-            |pack, progress, interrupt| {
-                let written = gix_pack::Bundle::write_to_directory(
-                    pack,
-                    Some(&packs),
-                    progress,
-                    interrupt,
-                    Some(Box::new(objects)),
-                    gix::hash::Kind::Sha1,
-                    options,
-                )?;
-                // The mark is for a git that cleans up, which is never used here.
-                if let Some(mark) = written.keep_path {
-                    std::fs::remove_file(mark).map_err(gix::Error::from_error)?;
-                }
-                Ok(true)
-            },
-            Discard,
-            &AtomicBool::new(false),
-            Context {
-                handshake: &mut self.handshake,
-                transport: &mut self.transport,
-                user_agent: user_agent(),
-                trace_packetlines: false,
-            },
-            Options {
-                shallow_file: generation.shallow_file(),
-                shallow: &Shallow::DepthAtRemote(depth),
-                tags: Tags::None,
-                reject_shallow_remote: false,
-            },
-        );
-        fetched.map(drop).map_err(|error| {
-            // What failed on this side is an error of the file system.
-            let own = error.iter_errors().find_map(|cause| {
-                let cause = cause.downcast_ref::<io::Error>()?;
-                matches!(
-                    cause.kind(),
-                    io::ErrorKind::StorageFull
-                        | io::ErrorKind::QuotaExceeded
-                        | io::ErrorKind::ReadOnlyFilesystem
-                        | io::ErrorKind::PermissionDenied
-                )
-                .then(|| io::Error::from(cause.kind()))
-            });
-            match own {
-                Some(source) => FetchError::Storage {
-                    directory: packs.clone(),
-                    source,
-                },
-                None => match failure(&self.exchange, &error) {
-                    // What every implementation of git answers to an unknown commit.
-                    FetchError::Invalid(text) if text.contains("not our ref") => {
-                        FetchError::CommitMissing(target.commit.to_string())
-                    }
-                    failure => failure,
-                },
-            }
-        })
-    }
-}
-
-/// The cause of a failed request, or else what the protocol code says.
-fn failure(exchange: &Exchange, error: &gix::Error) -> FetchError {
-    let failed = exchange.failure.lock().take();
-    failed.unwrap_or_else(|| {
-        let causes: Vec<String> = error.iter_errors().map(ToString::to_string).collect();
-        FetchError::Invalid(quote(&causes.join(": ")))
-    })
-}
-
-fn user_agent() -> (&'static str, Option<String>) {
-    let agent = concat!("git/calry-gitops-", env!("CARGO_PKG_VERSION"));
-    ("agent", Some(agent.to_owned()))
-}
-
-/// Wants one object, and has at most one commit: nothing is negotiated.
-struct Want {
-    id: ObjectId,
-    have: Option<ObjectId>,
-}
-
-impl Negotiate for Want {
-    fn mark_complete_and_common_ref(&mut self) -> Result<Action, gix::Error> {
-        Ok(Action::MustNegotiate {
-            remote_ref_target_known: vec![false],
-        })
-    }
-
-    fn add_wants(&mut self, arguments: &mut Arguments, _known: &[bool]) -> bool {
-        arguments.want(self.id);
-        true
-    }
-
-    fn one_round(
-        &mut self,
-        _state: &mut one_round::State,
-        arguments: &mut Arguments,
-        _previous: Option<&Response>,
-    ) -> Result<(Round, bool), gix::Error> {
-        if let Some(have) = self.have {
-            arguments.have(have);
-        }
-        let round = Round {
-            haves_sent: usize::from(self.have.is_some()),
-            in_vain: 0,
-            haves_to_send: 0,
-            previous_response_had_at_least_one_in_common: false,
-        };
-        Ok((round, true))
-    }
 }

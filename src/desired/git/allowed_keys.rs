@@ -14,7 +14,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::openpgp::{Flaw, Key, Signature, kind, packets, read_armor, tag};
+use super::openpgp::{Flaw, Key, Signature, kind, packet_type, packets, read_armor};
 use super::signature::SignatureError;
 use crate::desired::definitions::directory::{self, FileError};
 
@@ -169,7 +169,7 @@ impl AllowedKeys {
         };
         let mut packets = packets(block);
         let signature = match (packets.next().transpose(), packets.next()) {
-            (Ok(Some(packet)), None) if packet.tag == tag::SIGNATURE => {
+            (Ok(Some(packet)), None) if packet.packet_type == packet_type::SIGNATURE => {
                 Signature::parse(packet.body)
             }
             (Ok(_), _) => Err("it is not a single OpenPGP signature"),
@@ -208,21 +208,21 @@ fn split(bytes: &[u8], number: usize) -> Result<Vec<Packets<'_>>, KeysProblem> {
     for packet in packets(bytes) {
         let step = packet
             .map_err(str::to_owned)
-            .and_then(|packet| match packet.tag {
-                tag::PUBLIC_KEY => {
+            .and_then(|packet| match packet.packet_type {
+                packet_type::PUBLIC_KEY => {
                     certificates.push(Packets {
                         primary: Key::parse(packet.body)?,
                         parts: vec![Part::new(PartKind::Primary)],
                     });
                     Ok(())
                 }
-                tag::SECRET_KEY | tag::SECRET_SUBKEY => Err(PRIVATE_KEY.to_owned()),
+                packet_type::SECRET_KEY | packet_type::SECRET_SUBKEY => Err(PRIVATE_KEY.to_owned()),
                 // They carry nothing that is signed.
-                tag::MARKER | tag::TRUST | tag::PADDING => Ok(()),
+                packet_type::MARKER | packet_type::TRUST | packet_type::PADDING => Ok(()),
                 _ => certificates
                     .last_mut()
                     .ok_or_else(|| "it does not begin with a public key".to_owned())?
-                    .add(packet.tag, packet.body),
+                    .add(packet.packet_type, packet.body),
             });
         step.map_err(|why| KeysProblem {
             certificate: Some((
@@ -253,9 +253,9 @@ impl<'a> Part<'a> {
 }
 
 impl<'a> Packets<'a> {
-    fn add(&mut self, tag: u8, body: &'a [u8]) -> Result<(), String> {
-        let part = match tag {
-            tag::SIGNATURE => {
+    fn add(&mut self, packet_type: u8, body: &'a [u8]) -> Result<(), String> {
+        let part = match packet_type {
+            packet_type::SIGNATURE => {
                 let part = self.parts.last_mut().ok_or("a signature has no key")?;
                 match (Signature::parse(body), &part.kind) {
                     (Ok(signature), _) => part.signatures.push(signature),
@@ -267,12 +267,12 @@ impl<'a> Packets<'a> {
                 }
                 return Ok(());
             }
-            tag::USER_ID if body.len() > MAX_USER_ID => {
+            packet_type::USER_ID if body.len() > MAX_USER_ID => {
                 return Err("a user ID is longer than 2 KiB".to_owned());
             }
-            tag::USER_ID => PartKind::UserId(body),
-            tag::USER_ATTRIBUTE => PartKind::Attribute,
-            tag::PUBLIC_SUBKEY => PartKind::Subkey(Key::parse(body)?),
+            packet_type::USER_ID => PartKind::UserId(body),
+            packet_type::USER_ATTRIBUTE => PartKind::Attribute,
+            packet_type::PUBLIC_SUBKEY => PartKind::Subkey(Key::parse(body)?),
             _ => return Err("it contains a packet that does not belong into it".to_owned()),
         };
         self.parts.push(Part::new(part));

@@ -1,10 +1,13 @@
 //! OpenPGP packets: text form, keys, and whether a key made a signature (RFC 9580; RFC 4880 for keys of version 4).
 //!
 //! A commit or a tag has one signature packet, and a certificate has six kinds of packets. They are read here, and `ring`
-//! does the arithmetic, because the libraries bring more than 90 crates, mostly for ciphers that a check does not need. Only
-//! one form of each value is accepted, so that a signature cannot be written in two ways.
+//! does the arithmetic, because the libraries bring more than 90 crates, mostly for ciphers that a check does not need.
 //!
-//! Never: allocate by a length that a packet states, follow a nested packet, or accept MD5 or SHA-1 as the hash of a signature.
+//! The bytes of a signature do not identify it: the text around it, the form of a length and an issuer that is not signed can
+//! change, and it is still valid.
+//!
+//! Never: allocate by a length that a packet states, read a nested packet other than the back signature of a subkey, or accept
+//! MD5 or SHA-1 as the hash of a signature.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,7 +20,7 @@ use crate::model::hex;
 const MAX_KEY: usize = 4 << 10;
 
 /// Packet types (RFC 9580, section 5).
-pub(super) mod tag {
+pub(super) mod packet_type {
     pub(crate) const SIGNATURE: u8 = 2;
     pub(crate) const SECRET_KEY: u8 = 5;
     pub(crate) const PUBLIC_KEY: u8 = 6;
@@ -96,7 +99,7 @@ pub(super) fn read_armor(text: &[u8], label: &str) -> Result<Vec<Vec<u8>>, &'sta
 /// One packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Packet<'a> {
-    pub(super) tag: u8,
+    pub(super) packet_type: u8,
     pub(super) body: &'a [u8],
 }
 
@@ -117,7 +120,7 @@ pub(super) fn packets(bytes: &[u8]) -> impl Iterator<Item = Result<Packet<'_>, &
 
 fn read_packet<'a>(reader: &mut Reader<'a>) -> Option<Packet<'a>> {
     let first = reader.byte()?;
-    let (tag, length) = match first {
+    let (packet_type, length) = match first {
         0xC0.. => (first & 0x3F, reader.length()?),
         0x80.. => {
             let length = match first & 0x03 {
@@ -131,7 +134,7 @@ fn read_packet<'a>(reader: &mut Reader<'a>) -> Option<Packet<'a>> {
         _ => return None,
     };
     let body = reader.take(length)?;
-    Some(Packet { tag, body })
+    Some(Packet { packet_type, body })
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -595,7 +598,7 @@ impl Signature {
             16 | 32 | 33 => return self.read_issuer_or_back_signature(first, body),
             // They say nothing about a signature of a commit, or about which key may sign one.
             4 | 7 | 11 | 21..=26 | 28 | 30 | 34 | 39 => return Some(()),
-            // Who sets the highest bit demands that it is understood.
+            // The highest bit marks a critical subpacket: it must be understood.
             _ if first & 0x80 != 0 => {
                 self.flaw = Some(Flaw::Unsupported("a condition that is not known here"));
                 return Some(());

@@ -52,9 +52,9 @@ fn armor(bytes: &[u8], label: &str) -> Vec<u8> {
     format!("-----BEGIN {label}-----\n\n{code}\n-----END {label}-----\n").into_bytes()
 }
 
-fn packet(tag: u8, body: &[u8]) -> Vec<u8> {
+fn packet(packet_type: u8, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len()).unwrap().to_be_bytes();
-    [&[0xC0 | tag, 0xFF], &length[..], body].concat()
+    [&[0xC0 | packet_type, 0xFF], &length[..], body].concat()
 }
 
 fn subpacket(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -151,7 +151,7 @@ impl Owner {
     /// The text of a signature of a file.
     pub(crate) fn document(&self, file: &[u8], more: &[Vec<u8>], unhashed: &[u8]) -> Vec<u8> {
         let body = self.sign(kind::DOCUMENT, SIGNED, more, unhashed, &[file]);
-        armor(&packet(tag::SIGNATURE, &body), "PGP SIGNATURE")
+        armor(&packet(packet_type::SIGNATURE, &body), "PGP SIGNATURE")
     }
 
     pub(crate) fn allowed(&self) -> AllowedKeys {
@@ -162,13 +162,16 @@ impl Owner {
     fn certification(&self, time: u32, more: &[Vec<u8>]) -> Vec<u8> {
         let length = 3_u32.to_be_bytes();
         let data = [self.key().covered(), &[0xB4], &length, b"Ada"].concat();
-        packet(tag::SIGNATURE, &self.sign(0x13, time, more, &[], &[&data]))
+        packet(
+            packet_type::SIGNATURE,
+            &self.sign(0x13, time, more, &[], &[&data]),
+        )
     }
 
     /// A certificate whose user ID has these signatures.
     fn certificate(&self, direct: &[Vec<u8>], signatures: &[Vec<u8>]) -> Vec<u8> {
-        let key = packet(tag::PUBLIC_KEY, &self.body);
-        let user_id = packet(tag::USER_ID, b"Ada");
+        let key = packet(packet_type::PUBLIC_KEY, &self.body);
+        let user_id = packet(packet_type::USER_ID, b"Ada");
         [key, direct.concat(), user_id, signatures.concat()].concat()
     }
 
@@ -179,8 +182,8 @@ impl Owner {
     /// The subkey with its binding to this key.
     fn with_subkey(&self, subkey: &Self, binding: &[u8]) -> Vec<u8> {
         let own = self.certificate(&[], &[self.certification(CREATED, &[flags(1)])]);
-        let key = packet(tag::PUBLIC_SUBKEY, &subkey.body);
-        [own, key, packet(tag::SIGNATURE, binding)].concat()
+        let key = packet(packet_type::PUBLIC_SUBKEY, &subkey.body);
+        [own, key, packet(packet_type::SIGNATURE, binding)].concat()
     }
 }
 
@@ -255,7 +258,7 @@ fn a_revoked_key_counts_before_only_if_it_was_not_compromised() {
             &[ada.key().covered()],
         );
         let certification = ada.certification(CREATED, &[flags(3)]);
-        let file = ada.certificate(&[packet(tag::SIGNATURE, &body)], &[certification]);
+        let file = ada.certificate(&[packet(packet_type::SIGNATURE, &body)], &[certification]);
         verify(&file, &ada.document(PAYLOAD, &[], &[]))
     };
     assert_eq!(revoked(&[subpacket(29, &[3])]), Ok(()));
@@ -270,7 +273,7 @@ fn a_revocation_that_cannot_be_checked_makes_the_file_invalid() {
     for by in [&ada, &mallory] {
         let body = by.sign(kind::KEY_REVOCATION, 9_000, &[], &[], &[b"something else"]);
         let file = ada.certificate(
-            &[packet(tag::SIGNATURE, &body)],
+            &[packet(packet_type::SIGNATURE, &body)],
             std::slice::from_ref(&certification),
         );
         let problem = problem(&file);
@@ -299,7 +302,7 @@ fn weak_hashes_and_weak_and_unknown_keys_are_refused() {
             &[],
             &[PAYLOAD],
         );
-        let text = armor(&packet(tag::SIGNATURE, &body), "PGP SIGNATURE");
+        let text = armor(&packet(packet_type::SIGNATURE, &body), "PGP SIGNATURE");
         assert_eq!(
             verify(&ada.plain_certificate(), &text),
             Err(SignatureError::WeakHash(name))
@@ -338,7 +341,7 @@ fn the_newest_self_signature_decides() {
     };
     let direct = |more: &[Vec<u8>]| {
         packet(
-            tag::SIGNATURE,
+            packet_type::SIGNATURE,
             &ada.sign(kind::DIRECT_KEY, CREATED, more, &[], &[ada.key().covered()]),
         )
     };
@@ -374,7 +377,7 @@ fn the_newest_self_signature_decides() {
     assert!(problem(&ada.certificate(&[], &[by_another])).contains("did not sign it"));
     let broken = [ada.certification(2_000, long), {
         let body = ada.sign(0x13, 3_000, long, &[], &[b"another user"]);
-        packet(tag::SIGNATURE, &body)
+        packet(packet_type::SIGNATURE, &body)
     }];
     assert!(
         problem(&ada.certificate(&[], &broken)).ends_with("its newest self-signature is wrong")
@@ -434,7 +437,7 @@ fn a_subkey_signs_only_if_both_keys_say_so() {
     // A revoked subkey, and a subkey of a revoked key.
     let good = ada.with_subkey(&sub, &bind(&ada, &[flags(2)], &good_back));
     let revocation = ada.sign(kind::SUBKEY_REVOCATION, 9_000, &[], &[], &[&covers]);
-    let revoked = [good.clone(), packet(tag::SIGNATURE, &revocation)].concat();
+    let revoked = [good.clone(), packet(packet_type::SIGNATURE, &revocation)].concat();
     assert_eq!(
         refused(verify(&revoked, &sub.document(PAYLOAD, &[], &[]))),
         "is revoked"
@@ -446,9 +449,9 @@ fn a_subkey_signs_only_if_both_keys_say_so() {
         &[],
         &[ada.key().covered()],
     );
-    let at = packet(tag::PUBLIC_KEY, &ada.body).len();
+    let at = packet(packet_type::PUBLIC_KEY, &ada.body).len();
     let (key, rest) = good.split_at(at);
-    let revoked = [key, &packet(tag::SIGNATURE, &revocation), rest].concat();
+    let revoked = [key, &packet(packet_type::SIGNATURE, &revocation), rest].concat();
     assert_eq!(
         refused(verify(&revoked, &sub.document(PAYLOAD, &[], &[]))),
         "is revoked"
@@ -501,12 +504,15 @@ fn only_one_signature_of_a_file_without_conditions_counts() {
         Err(SignatureError::UnknownKey(_))
     ));
     let before_the_key = ada.sign(kind::DOCUMENT, CREATED - 1, &[], &[], &[PAYLOAD]);
-    let before_the_key = armor(&packet(tag::SIGNATURE, &before_the_key), "PGP SIGNATURE");
+    let before_the_key = armor(
+        &packet(packet_type::SIGNATURE, &before_the_key),
+        "PGP SIGNATURE",
+    );
     assert!(refused(check(&before_the_key)).starts_with("did not exist"));
     let no_issuer = ada.sign_as(&[], 8, kind::DOCUMENT, SIGNED, &[], &[], &[PAYLOAD]);
     let signature = |bytes: &[u8]| armor(bytes, "PGP SIGNATURE");
     malformed(
-        &signature(&packet(tag::SIGNATURE, &no_issuer)),
+        &signature(&packet(packet_type::SIGNATURE, &no_issuer)),
         "which key made it",
     );
 
@@ -524,7 +530,7 @@ fn only_one_signature_of_a_file_without_conditions_counts() {
     malformed(&signature(&packet(8, &good)), "not a single");
     malformed(&signature(&[]), "not a single");
     malformed(
-        &signature(&packet(tag::SIGNATURE, &[3])),
+        &signature(&packet(packet_type::SIGNATURE, &[3])),
         "a version other than",
     );
     // Lengths that are larger than the packet, that come in parts, and that are not stated.
@@ -538,16 +544,19 @@ fn only_one_signature_of_a_file_without_conditions_counts() {
     let mut huge_area = body.to_vec();
     huge_area[4] = 0xFF;
     malformed(
-        &signature(&packet(tag::SIGNATURE, &huge_area)),
+        &signature(&packet(packet_type::SIGNATURE, &huge_area)),
         "incomplete",
     );
 }
 
 #[test]
 fn a_file_that_is_no_keyring_is_invalid_as_a_whole() {
-    let private = armor(&packet(tag::SECRET_KEY, &[]), "PGP PRIVATE KEY BLOCK");
+    let private = armor(
+        &packet(packet_type::SECRET_KEY, &[]),
+        "PGP PRIVATE KEY BLOCK",
+    );
     assert!(problem(&private).contains("private key"));
-    assert!(problem(&packet(tag::SECRET_KEY, &[])).contains("private key"));
+    assert!(problem(&packet(packet_type::SECRET_KEY, &[])).contains("private key"));
     let cut = &RSA.0[..RSA.0.len() / 2];
     assert!(problem(&[ED25519.0, cut].concat()).contains("cut off"));
     assert!(problem(&[ED25519.0, b"text\n"].concat()).contains("other text"));
@@ -557,21 +566,27 @@ fn a_file_that_is_no_keyring_is_invalid_as_a_whole() {
         twice.starts_with("certificate 2 (") && twice.ends_with("it is there twice"),
         "{twice}"
     );
-    assert!(problem(&packet(tag::USER_ID, b"Ada")).contains("does not begin with a public key"));
+    assert!(
+        problem(&packet(packet_type::USER_ID, b"Ada")).contains("does not begin with a public key")
+    );
     assert!(problem(&packet(9, b"")).contains("does not begin with a public key"));
     assert!(problem(&[ada.clone(), packet(9, b"")].concat()).contains("does not belong"));
     assert!(
-        problem(&[ada.clone(), packet(tag::USER_ID, &[b'a'; 3_000])].concat()).contains("2 KiB")
+        problem(&[ada.clone(), packet(packet_type::USER_ID, &[b'a'; 3_000])].concat())
+            .contains("2 KiB")
     );
     assert!(
-        problem(&[ada.clone(), packet(tag::PUBLIC_SUBKEY, &[4; 5_000])].concat()).contains("4 KiB")
+        problem(&[ada.clone(), packet(packet_type::PUBLIC_SUBKEY, &[4; 5_000])].concat())
+            .contains("4 KiB")
     );
-    assert!(problem(&packet(tag::PUBLIC_KEY, &[3, 0, 0, 0, 0, 1])).contains("a version other"));
+    assert!(
+        problem(&packet(packet_type::PUBLIC_KEY, &[3, 0, 0, 0, 0, 1])).contains("a version other")
+    );
     assert_eq!(keys(b"# nothing\n"), AllowedKeys(Vec::new()));
     // What others add to a user ID does not count.
-    let odd = packet(tag::SIGNATURE, &[3, 5, 0x10]);
-    let photo = packet(tag::USER_ATTRIBUTE, &[1]);
-    let trust = packet(tag::TRUST, &[1]);
+    let odd = packet(packet_type::SIGNATURE, &[3, 5, 0x10]);
+    let photo = packet(packet_type::USER_ATTRIBUTE, &[1]);
+    let trust = packet(packet_type::TRUST, &[1]);
     let with_additions = [&ada[..], &odd, &trust, &photo, &odd].concat();
     assert_eq!(
         verify(&with_additions, &Owner::new(1).document(PAYLOAD, &[], &[])),
@@ -586,9 +601,9 @@ proptest! {
         let _ = AllowedKeys::parse(&armor(&bytes, &label));
         let _ = keys(ED25519.0).verify(&bytes, PAYLOAD);
         let _ = keys(ED25519.0).verify(&armor(&bytes, &label), PAYLOAD);
-        for tag in [tag::PUBLIC_KEY, tag::SIGNATURE] {
-            let _ = AllowedKeys::parse(&packet(tag, &bytes));
-            let _ = keys(ED25519.0).verify(&armor(&packet(tag, &bytes), "PGP SIGNATURE"), PAYLOAD);
+        for packet_type in [packet_type::PUBLIC_KEY, packet_type::SIGNATURE] {
+            let _ = AllowedKeys::parse(&packet(packet_type, &bytes));
+            let _ = keys(ED25519.0).verify(&armor(&packet(packet_type, &bytes), "PGP SIGNATURE"), PAYLOAD);
         }
     }
 
@@ -606,7 +621,7 @@ proptest! {
         let at = at.index(body.len());
         let same = body[at] == to;
         body[at] = to;
-        let text = armor(&packet(tag::SIGNATURE, &body), "PGP SIGNATURE");
+        let text = armor(&packet(packet_type::SIGNATURE, &body), "PGP SIGNATURE");
         prop_assert_eq!(keys(file).verify(&text, PAYLOAD).is_ok(), same, "byte {} as {}", at, to);
     }
 

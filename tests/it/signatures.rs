@@ -425,9 +425,11 @@ fn an_unusable_file_of_openpgp_keys_trusts_no_commit() {
     };
     plan().says("contain no key");
     checkout.allow_openpgp(&[&ada(), &ada()]);
-    plan().says("are invalid: certificate 2 (");
+    plan()
+        .says("are invalid: certificate 2 (")
+        .says("duplicate certificate");
     std::fs::write(&keys, "-----BEGIN PGP PRIVATE KEY BLOCK-----\n").unwrap();
-    plan().says("are invalid: there is a private key in it");
+    plan().says("are invalid: it contains a private key");
     std::fs::write(&keys, vec![b'#'; (1 << 20) + 1]).unwrap();
     plan().says("is larger than 1024 KiB");
     std::fs::remove_file(&keys).unwrap();

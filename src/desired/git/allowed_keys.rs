@@ -3,14 +3,16 @@
 //! A certificate is a primary key with signatures that say what it may do and how long, and with subkeys. Its owner's
 //! newest signature decides, for all times: an owner who renews a key renews what it signed. If there is one of the key alone
 //! and one of a user ID, the stricter one decides. A revocation for another reason than "superseded" and "no longer used"
-//! counts for all times, because a thief can choose the time of a signature.
+//! counts for all times, because a thief can choose the time of a signature. It counts wherever it stands in the certificate:
+//! appended to the file, it follows the last user ID or subkey.
 //!
 //! A certificate that cannot be checked makes the whole file invalid. An expired or revoked one does not: what it signed
-//! before may still count.
+//! before may still count. A key occurs only once in the file, because only one of two copies may be revoked.
 //!
 //! Never: use a part of a certificate that its own primary key did not sign, decide by a user ID or by another's
 //! certification, or read a clock.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -22,8 +24,11 @@ use crate::desired::definitions::directory::{self, FileError};
 const MAX_FILE: u64 = 1 << 20;
 /// The longest user ID, in bytes; gpg has the same limit.
 const MAX_USER_ID: usize = 2 << 10;
+/// The most subkeys of one certificate.
+const MAX_SUBKEYS: usize = 256;
 const MAY_SIGN: u8 = 0x02;
 const SELF_SIGNATURE: &str = "its newest self-signature";
+const REVOCATION: &str = "a revocation of one of its keys";
 const NOT_FOR_SIGNATURES: &str = "is not meant for signatures";
 
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +88,8 @@ struct Packets<'a> {
 struct Part<'a> {
     kind: PartKind<'a>,
     signatures: Vec<Signature>,
+    /// Only of a key.
+    revoked: Option<Revocation>,
 }
 
 enum PartKind<'a> {
@@ -142,16 +149,14 @@ impl AllowedKeys {
             read_armor(bytes, "PGP PUBLIC KEY BLOCK").map_err(of_file)?
         };
         let mut certificates: Vec<Certificate> = Vec::new();
+        let mut known = HashMap::new();
         for block in &blocks {
             for found in split(block, certificates.len() + 1)? {
                 let number = certificates.len() + 1;
                 let fingerprint = found.primary.fingerprint();
-                let is_known = |known: &Certificate| known.primary.key.fingerprint() == fingerprint;
-                // One of the two could have been revoked.
-                let certificate = match certificates.iter().any(is_known) {
-                    true => Err("it is there twice".to_owned()),
-                    false => Certificate::check(found),
-                };
+                let certificate = found
+                    .add_to(&mut known)
+                    .and_then(|()| Certificate::check(found));
                 certificates.push(certificate.map_err(|why| KeysProblem {
                     certificate: Some((number, Some(fingerprint))),
                     why,
@@ -200,7 +205,7 @@ impl AllowedKeys {
 }
 
 const PRIVATE_KEY: &str =
-    "there is a private key in it; write the public key with gpg --export --armor";
+    "it contains a private key; write the public key with gpg --export --armor";
 
 /// Splits packets into certificates. `number` is the number of the first.
 fn split(bytes: &[u8], number: usize) -> Result<Vec<Packets<'_>>, KeysProblem> {
@@ -240,6 +245,7 @@ impl<'a> Part<'a> {
         Self {
             kind,
             signatures: Vec::new(),
+            revoked: None,
         }
     }
 
@@ -260,8 +266,9 @@ impl<'a> Packets<'a> {
                 match (Signature::parse(body), &part.kind) {
                     (Ok(signature), _) => part.signatures.push(signature),
                     // Others may certify a user ID in any way.
-                    (Err(_), PartKind::UserId(_) | PartKind::Attribute) => {}
-                    (Err(why), PartKind::Primary | PartKind::Subkey(_)) => {
+                    (Err(_), PartKind::UserId(_) | PartKind::Attribute)
+                        if !may_be_revocation(body) => {}
+                    (Err(why), _) => {
                         return Err(format!("a signature of a key cannot be read ({why})"));
                     }
                 }
@@ -278,25 +285,49 @@ impl<'a> Packets<'a> {
         self.parts.push(Part::new(part));
         Ok(())
     }
+
+    fn subkeys(&self) -> impl Iterator<Item = &Key> {
+        self.parts.iter().filter_map(|part| match &part.kind {
+            PartKind::Subkey(key) => Some(key),
+            PartKind::Primary | PartKind::UserId(_) | PartKind::Attribute => None,
+        })
+    }
+
+    /// Adds the keys to the known ones: their fingerprints, and whether they are primary keys.
+    fn add_to(&self, known: &mut HashMap<String, bool>) -> Result<(), String> {
+        if self.subkeys().count() > MAX_SUBKEYS {
+            return Err(format!("it has more than {MAX_SUBKEYS} subkeys"));
+        }
+        let subkeys = self.subkeys().map(|key| (key, false));
+        for (key, is_primary) in std::iter::once((&self.primary, true)).chain(subkeys) {
+            let fingerprint = key.fingerprint();
+            match known.insert(fingerprint.clone(), is_primary) {
+                Some(true) if is_primary => return Err("duplicate certificate".to_owned()),
+                Some(_) => return Err(format!("duplicate key {fingerprint}")),
+                None => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Certificate {
     /// Keeps what the primary key itself signed. An error is a sentence.
     fn check(packets: Packets<'_>) -> Result<Self, String> {
-        let Packets { primary, parts } = packets;
+        let Packets { primary, mut parts } = packets;
         if let Some(kind) = primary.unsupported() {
             return Err(format!(
                 "its primary key is {kind}, which is not supported; use Ed25519, NIST P-256, NIST P-384 or RSA of 2048 bits and more"
             ));
         }
+        revoke(&primary, &mut parts)?;
         let mut revoked = None;
         let mut direct = None;
         let mut certification: Option<(&Signature, &[u8])> = None;
         for part in &parts {
             match part.kind {
                 PartKind::Primary => {
-                    let data = [primary.covered()];
-                    revoked = revocation(&primary, part, kind::KEY_REVOCATION, &data)?;
+                    revoked = part.revoked;
                     direct = part.newest(&primary, |kind| kind == kind::DIRECT_KEY);
                 }
                 PartKind::UserId(id) => {
@@ -393,7 +424,6 @@ impl SigningKey {
             return Ok(None);
         };
         let data = [primary.covered(), key.covered()];
-        let revoked = revocation(primary, &part, kind::SUBKEY_REVOCATION, &data)?;
         let Some(binding) = part.newest(primary, |kind| kind == kind::SUBKEY_BINDING) else {
             return Ok(None);
         };
@@ -409,6 +439,7 @@ impl SigningKey {
             None
         };
         let expires = expiry(key, binding);
+        let revoked = part.revoked;
         let PartKind::Subkey(key) = part.kind else {
             return Ok(None);
         };
@@ -455,36 +486,66 @@ fn confirm(primary: &Key, signature: &Signature, data: &[&[u8]], name: &str) -> 
         })
 }
 
-/// The revocation of a key. One that the primary key did not make is an error, because it may be its owner's all the same.
-fn revocation(
-    primary: &Key,
-    part: &Part<'_>,
-    kind: u8,
-    data: &[&[u8]],
-) -> Result<Option<Revocation>, String> {
-    let (superseded, no_longer_used) = (1, 3);
-    let mut revoked = None;
-    for signature in part
-        .signatures
-        .iter()
-        .filter(|signature| signature.kind == kind)
-    {
-        confirm(primary, signature, data, "a revocation of one of its keys")?;
-        let this = match signature.revocation_reason {
-            Some(reason) if reason == superseded || reason == no_longer_used => {
-                Revocation::Since(signature.created)
+/// Applies each revocation to its key. One that the primary key did not make is an error, because it may still be the owner's:
+/// damaged, or made by another key.
+fn revoke(primary: &Key, parts: &mut [Part<'_>]) -> Result<(), String> {
+    let revocations: Vec<Signature> = parts
+        .iter_mut()
+        .flat_map(|part| {
+            part.signatures
+                .extract_if(.., |signature| is_revocation(signature.kind))
+        })
+        .collect();
+    let mut keys: Vec<_> = parts
+        .iter_mut()
+        .filter(|part| matches!(part.kind, PartKind::Primary | PartKind::Subkey(_)))
+        .collect();
+    for revocation in &revocations {
+        let mut result = Err(format!("{REVOCATION} is wrong"));
+        for part in &mut keys {
+            let subkey: &[u8] = match (&part.kind, revocation.kind) {
+                (PartKind::Primary, kind::KEY_REVOCATION) => &[],
+                (PartKind::Subkey(key), kind::SUBKEY_REVOCATION) => key.covered(),
+                _ => continue,
+            };
+            let data = [primary.covered(), subkey];
+            result = confirm(primary, revocation, &data, REVOCATION);
+            if result.is_ok() {
+                let this = Revocation::by(revocation);
+                part.revoked = Some(part.revoked.map_or(this, |other| this.or_stricter(other)));
+                break;
             }
-            _ => Revocation::ForAllTimes,
-        };
-        revoked = Some(match (revoked, this) {
-            (None, this) => this,
-            (Some(Revocation::Since(one)), Revocation::Since(other)) => {
-                Revocation::Since(one.min(other))
-            }
-            _ => Revocation::ForAllTimes,
-        });
+        }
+        result?;
     }
-    Ok(revoked)
+    Ok(())
+}
+
+impl Revocation {
+    const fn by(signature: &Signature) -> Self {
+        const SUPERSEDED: u8 = 1;
+        const NO_LONGER_USED: u8 = 3;
+        match signature.revocation_reason {
+            Some(SUPERSEDED | NO_LONGER_USED) => Self::Since(signature.created),
+            _ => Self::ForAllTimes,
+        }
+    }
+
+    fn or_stricter(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Since(one), Self::Since(other)) => Self::Since(one.min(other)),
+            _ => Self::ForAllTimes,
+        }
+    }
+}
+
+const fn is_revocation(kind: u8) -> bool {
+    matches!(kind, kind::KEY_REVOCATION | kind::SUBKEY_REVOCATION)
+}
+
+/// Whether an unreadable signature may be a revocation. Its kind is the second byte, in version 3 the third.
+fn may_be_revocation(body: &[u8]) -> bool {
+    body.iter().skip(1).take(2).any(|kind| is_revocation(*kind))
 }
 
 fn has_back_signature(key: &Key, binding: &Signature, data: &[&[u8]]) -> bool {

@@ -286,6 +286,129 @@ fn a_revocation_that_cannot_be_checked_makes_the_file_invalid() {
 }
 
 #[test]
+fn a_revocation_counts_wherever_it_stands_in_the_certificate() {
+    let (ada, sub, second) = (Owner::new(1), Owner::new(2), Owner::new(3));
+    let revoke = |kind, reason: u8, data: &[&[u8]]| {
+        let body = ada.sign(kind, 9_000, &[subpacket(29, &[reason])], &[], data);
+        packet(packet_type::SIGNATURE, &body)
+    };
+    let subkey = |owner: &Owner| {
+        let covers = [ada.key().covered(), owner.key().covered()].concat();
+        let back = owner.sign(kind::PRIMARY_KEY_BINDING, CREATED, &[], &[], &[&covers]);
+        let back = subpacket(32, &back);
+        let more = [flags(2)];
+        let binding = ada.sign(kind::SUBKEY_BINDING, CREATED, &more, &back, &[&covers]);
+        [
+            packet(packet_type::PUBLIC_SUBKEY, &owner.body),
+            packet(packet_type::SIGNATURE, &binding),
+        ]
+        .concat()
+    };
+    let parts = [
+        packet(packet_type::PUBLIC_KEY, &ada.body),
+        [
+            packet(packet_type::USER_ID, b"Ada"),
+            ada.certification(CREATED, &[flags(3)]),
+        ]
+        .concat(),
+        packet(packet_type::USER_ATTRIBUTE, &[1]),
+        subkey(&sub),
+        subkey(&second),
+    ];
+    let with = |revocation: &[u8], after: usize| -> Vec<u8> {
+        let parts = parts.iter().enumerate();
+        parts
+            .flat_map(|(at, part)| [&part[..], if at == after { revocation } else { &[] }])
+            .collect::<Vec<_>>()
+            .concat()
+    };
+    let check = |file: &[u8], by: &Owner| verify(file, &by.document(PAYLOAD, &[], &[]));
+    let covers = [ada.key().covered(), sub.key().covered()].concat();
+    let of_subkey = [&covers[..]];
+    for after in 0..parts.len() {
+        let revoked = with(
+            &revoke(kind::KEY_REVOCATION, 2, &[ada.key().covered()]),
+            after,
+        );
+        for by in [&ada, &sub, &second] {
+            assert_eq!(refused(check(&revoked, by)), "is revoked", "{after}");
+        }
+        let revoked = with(&revoke(kind::SUBKEY_REVOCATION, 2, &of_subkey), after);
+        assert_eq!(refused(check(&revoked, &sub)), "is revoked", "{after}");
+        assert_eq!(check(&revoked, &ada), Ok(()), "{after}");
+        assert_eq!(check(&revoked, &second), Ok(()), "{after}");
+        // The strictest of several decides.
+        let both = [
+            revoke(kind::SUBKEY_REVOCATION, 2, &of_subkey),
+            revoke(kind::SUBKEY_REVOCATION, 1, &of_subkey),
+        ];
+        assert_eq!(
+            refused(check(&with(&both.concat(), after), &sub)),
+            "is revoked"
+        );
+        let wrong = "a revocation of one of its keys is wrong";
+        for kind in [kind::KEY_REVOCATION, kind::SUBKEY_REVOCATION] {
+            let problem = problem(&with(&revoke(kind, 2, &[b"something else"]), after));
+            assert!(problem.ends_with(wrong), "{after}: {problem}");
+        }
+        // An old form (version 3) and one without a time.
+        for unreadable in [
+            &[3, 5, kind::KEY_REVOCATION][..],
+            &[3, 5, kind::SUBKEY_REVOCATION],
+            &[4, kind::KEY_REVOCATION, 22, 8, 0, 0, 0, 0, 0, 0],
+        ] {
+            let unreadable = packet(packet_type::SIGNATURE, unreadable);
+            let problem = problem(&with(&unreadable, after));
+            assert!(problem.contains("cannot be read"), "{after}: {problem}");
+        }
+    }
+}
+
+#[test]
+fn a_key_occurs_only_once_in_the_file() {
+    let (ada, bob, sub) = (Owner::new(1), Owner::new(2), Owner::new(3));
+    let file = |owner: &Owner| {
+        let covers = [owner.key().covered(), sub.key().covered()].concat();
+        let back = sub.sign(kind::PRIMARY_KEY_BINDING, CREATED, &[], &[], &[&covers]);
+        let back = subpacket(32, &back);
+        let more = [flags(2)];
+        let binding = owner.sign(kind::SUBKEY_BINDING, CREATED, &more, &back, &[&covers]);
+        owner.with_subkey(&sub, &binding)
+    };
+    let again = packet(packet_type::PUBLIC_SUBKEY, &sub.body);
+    let (of_ada, of_bob) = (file(&ada), file(&bob));
+    let own = packet(packet_type::PUBLIC_SUBKEY, &ada.body);
+    for (bytes, number, key) in [
+        ([&of_ada[..], &again].concat(), 1, &sub),
+        ([&of_ada[..], &of_bob].concat(), 2, &sub),
+        ([&of_ada[..], &sub.plain_certificate()].concat(), 2, &sub),
+        ([&sub.plain_certificate()[..], &of_ada].concat(), 2, &sub),
+        ([&of_ada[..], &own].concat(), 1, &ada),
+    ] {
+        let problem = problem(&bytes);
+        assert!(
+            problem.starts_with(&format!("certificate {number} ("))
+                && problem.ends_with(&format!("duplicate key {}", key.key().fingerprint())),
+            "{problem}"
+        );
+    }
+    let twice = problem(&[&of_ada[..], &of_ada].concat());
+    assert!(twice.ends_with("duplicate certificate"), "{twice}");
+    let many: Vec<u8> = (0..=MAX_SUBKEYS)
+        .flat_map(|at| {
+            let mut body = sub.body.clone();
+            body[1..5].copy_from_slice(&u32::try_from(at).unwrap().to_be_bytes());
+            packet(packet_type::PUBLIC_SUBKEY, &body)
+        })
+        .collect();
+    let problem = problem(&[ada.plain_certificate(), many].concat());
+    assert!(
+        problem.ends_with("it has more than 256 subkeys"),
+        "{problem}"
+    );
+}
+
+#[test]
 fn weak_hashes_and_weak_and_unknown_keys_are_refused() {
     assert_eq!(
         verify(RSA.0, fixture!("sha1.sig")),
@@ -563,7 +686,7 @@ fn a_file_that_is_no_keyring_is_invalid_as_a_whole() {
     let ada = Owner::new(1).plain_certificate();
     let twice = problem(&[ada.clone(), ada.clone()].concat());
     assert!(
-        twice.starts_with("certificate 2 (") && twice.ends_with("it is there twice"),
+        twice.starts_with("certificate 2 (") && twice.ends_with("duplicate certificate"),
         "{twice}"
     );
     assert!(

@@ -5,7 +5,7 @@
 //! than another one requests a Lease by an annotation, and gets it when all running updates have ended.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -275,11 +275,11 @@ impl Lease {
         self.leadership.set_leader_address(self.leader_address());
     }
 
-    /// The address that the holder wrote into the Lease.
+    /// The address that the holder wrote into the Lease, if a Pod can have it.
     fn leader_address(&self) -> Option<SocketAddr> {
         self.election.holder()?;
         let address = self.object.as_ref()?.annotations().get(ADDRESS)?;
-        address.parse().ok()
+        address.parse().ok().filter(is_of_pod)
     }
 
     async fn create(&mut self) -> Result<(), LeaseError> {
@@ -619,6 +619,17 @@ fn require_version(lease: coordination::Lease) -> Result<coordination::Lease, Le
     }
 }
 
+/// Whether a Pod can have this address. Whoever may write the Lease must not make a replica send to the metadata service of a
+/// cloud, or to many machines at once. Loopback is for replicas on one machine.
+fn is_of_pod(address: &SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let is_special = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !is_special
+}
+
 /// A foreign name from a Lease, safe to print.
 fn printable_name(name: &str) -> String {
     ellipsize(&printable(name), MAX_HOLDER)
@@ -637,5 +648,34 @@ fn record(lease: &coordination::Lease) -> LeaseRecord {
         duration: seconds.map(Duration::from_secs),
         wanted_by: annotations.get(WANTED_BY).cloned(),
         offered: annotations.contains_key(OFFERED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_address_that_a_pod_can_have_is_used() {
+        for (address, is_used) in [
+            ("10.1.2.3:8080", true),
+            ("127.0.0.1:8080", true),
+            ("[::1]:8080", true),
+            ("[fd00::1]:8080", true),
+            ("[2001:db8::1]:8080", true),
+            ("0.0.0.0:8080", false),
+            ("[::]:8080", false),
+            ("169.254.169.254:80", false),
+            ("[::ffff:169.254.169.254]:80", false),
+            ("[fe80::1]:8080", false),
+            ("[febf::1]:8080", false),
+            ("224.0.0.1:8080", false),
+            ("[ff02::1]:8080", false),
+            ("255.255.255.255:8080", false),
+            ("10.1.2.3:0", false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(is_of_pod(&address), is_used, "{address}");
+        }
     }
 }

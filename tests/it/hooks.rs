@@ -234,11 +234,37 @@ fn of_several_repositories_the_one_that_the_push_names_is_fetched() {
     let of = |url: &str| {
         json!({"ref": "refs/heads/main", "repository": {"git_http_url": url}}).to_string()
     };
-    let answer = hook(&address, &of("https://LOCALHOST:8443/acme/definitions.git"));
+    // A repository on a host that the push does not name may be a mirror.
+    let answer = hook(&address, &of("https://LOCALHOST:8443/Acme/definitions.git"));
+    assert_eq!(answer.json()["repositories"], json!([one.url(), other_url]));
+    until("both are fetched", || {
+        [&one, &other]
+            .iter()
+            .all(|server| !server.requests().is_empty())
+    });
+    one.take_steps();
+    other.take_steps();
+    let of = |url: &str, elsewhere: &str| {
+        let repository = json!({"git_http_url": url, "web_url": elsewhere});
+        json!({"ref": "refs/heads/main", "repository": repository}).to_string()
+    };
+    let answer = hook(
+        &address,
+        &of(
+            "https://LOCALHOST:8443/acme/Definitions.git",
+            "https://127.0.0.1/acme/x",
+        ),
+    );
     assert_eq!(answer.json()["repositories"], json!([other_url]));
     assert_eq!(answer.json()["workspaces"], json!(["other"]));
     until("it is fetched", || fetches(&other) == 1);
-    let answer = hook(&address, &of("ssh://git@127.0.0.1:22/acme/definitions.git"));
+    let answer = hook(
+        &address,
+        &of(
+            "ssh://git@127.0.0.1:22/acme/definitions.git",
+            "https://localhost/acme/x",
+        ),
+    );
     assert_eq!(answer.json()["repositories"], json!([one.url()]));
     assert_eq!(answer.json()["workspaces"], json!(["one", "same"]));
     until("it is fetched", || fetches(&one) == 1);

@@ -260,10 +260,13 @@ impl Shared {
                 repositories.push(repository);
             }
         }
-        let url = |it: &Repository| it.remote().url().to_string();
-        // A mirror, or a name of the host that is valid only inside: the references decide.
-        if repositories.iter().any(|it| push.names(&url(it))) {
-            repositories.retain(|it| push.names(&url(it)));
+        let may_be = |it: &Repository| push.may_be_of(&it.remote().url().to_string());
+        // At another address of the host, which is valid only inside, the references decide.
+        if repositories
+            .iter()
+            .any(|it| push.names(&it.remote().url().to_string()))
+        {
+            repositories.retain(|it| may_be(it));
         }
         repositories.retain(|it| {
             let push = push.push_for(|name| it.is_moved_by(name));

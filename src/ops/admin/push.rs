@@ -19,6 +19,8 @@ const MAX_REFERENCES: usize = 64;
 const MAX_NAME: usize = 250;
 /// The longest address of a repository, in bytes.
 const MAX_ADDRESS: usize = 1024;
+/// The most addresses of one push. With more, the addresses are unknown.
+const MAX_ADDRESSES: usize = 16;
 
 /// A push, as far as it is known. Its texts are untrusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,15 @@ impl PushEvent {
     /// Whether the push names this repository as its own.
     pub(super) fn names(&self, url: &str) -> bool {
         comparable(url).is_some_and(|own| self.addresses.contains(&own))
+    }
+
+    /// Whether this repository may be what the push names: itself, or its mirror on a host that the push does not name.
+    pub(super) fn may_be_of(&self, url: &str) -> bool {
+        let host = |address: &str| address.split('/').next().map(str::to_owned);
+        comparable(url).is_none_or(|own| {
+            let mut named = self.addresses.iter();
+            self.addresses.contains(&own) || !named.any(|it| host(it) == host(&own))
+        })
     }
 
     /// The push of a repository that this decides about; `None` if none of the references matters to it. Unknown references
@@ -203,7 +214,10 @@ impl Payload {
                 }
             }
         }
-        found
+        match found.len() {
+            0..=MAX_ADDRESSES => found,
+            _ => Vec::new(),
+        }
     }
 
     /// `None` unless every reference is known.
@@ -274,16 +288,20 @@ impl DataCenterChange {
     }
 }
 
-/// The host and the path of an address, without what differs between two addresses of one repository.
+/// The host and the path of an address, without what differs between two addresses of one repository. Hosts compare paths
+/// without case.
 fn comparable(address: &str) -> Option<String> {
     if address.len() > MAX_ADDRESS {
         return None;
     }
     let url = Url::parse(address).ok()?;
-    let path = url.path().trim_end_matches('/');
-    let path = path.strip_suffix(".git").unwrap_or(path);
+    let path = url.path().trim_end_matches('/').to_ascii_lowercase();
+    let path = path.strip_suffix(".git").unwrap_or(&path);
     let host = url.host_str()?.to_ascii_lowercase();
-    (path.len() > 1).then(|| format!("{host}{path}"))
+    let comparable = format!("{host}{path}");
+    // Escapes can make it longer, here or as JSON.
+    let is_plain = comparable.len() <= MAX_ADDRESS && !comparable.contains(['"', '\\']);
+    (path.len() > 1 && is_plain).then_some(comparable)
 }
 
 /// The first items of a list, so that a long one takes little memory.
@@ -463,18 +481,19 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_compared_without_scheme_user_port_case_of_the_host_and_suffix() {
+    fn addresses_are_compared_without_scheme_user_port_case_and_suffix() {
         let own = comparable("https://git.example.com/acme/definitions.git");
         assert_eq!(own.as_deref(), Some("git.example.com/acme/definitions"));
         for same in [
             "http://GIT.example.com:3000/acme/definitions",
             "ssh://git@Git.Example.com:2222/acme/definitions.git",
             "https://ada:secret@git.example.com/acme/definitions.git/",
+            "https://git.example.com/Acme/Definitions.GIT",
         ] {
             assert_eq!(comparable(same), own, "{same}");
         }
         for other in [
-            "https://git.example.com/acme/Definitions",
+            "https://git.example.com/acme/definitions2",
             "https://git.example.com.evil.example/acme/definitions",
             "https://git.example.com/",
             "git@git.example.com:acme/definitions.git",
@@ -493,6 +512,41 @@ mod tests {
         assert_eq!(commit("refs/tags/old"), Some(None));
         assert_eq!(commit("refs/heads/other"), None);
         assert!(PushEvent::default().push_for(|_| false).is_some());
+    }
+
+    #[test]
+    fn a_mirror_on_a_host_that_the_push_does_not_name_may_be_its_repository() {
+        let event = parse(
+            r#"{"repository": {"clone_url": "https://git.example.com/acme/definitions.git", "html_url": "https://web.example.com/acme/x"}}"#,
+        );
+        for (url, may_be) in [
+            ("https://GIT.example.com/Acme/definitions", true),
+            ("https://mirror.example.com/acme/definitions.git", true),
+            ("https://mirror.example.com/other", true),
+            ("https://git.example.com/acme/other.git", false),
+            ("https://web.example.com:8443/acme/definitions.git", false),
+        ] {
+            assert_eq!(event.may_be_of(url), may_be, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_number_and_the_length_of_addresses_are_bounded() {
+        let links = |count: usize| {
+            let links = (0..count)
+                .map(|n| serde_json::json!({"href": format!("https://git.example.com/acme/{n}")}));
+            let links: Vec<_> = links.collect();
+            serde_json::json!({"repository": {"links": {"clone": links}}}).to_string()
+        };
+        let count = |body: &str| parse(body).addresses.len();
+        assert_eq!(count(&links(MAX_ADDRESSES)), MAX_ADDRESSES);
+        assert_eq!(count(&links(MAX_ADDRESSES + 1)), 0, "unknown");
+        for long in ["\u{e9}".repeat(500), "x".repeat(MAX_ADDRESS)] {
+            assert_eq!(comparable(&format!("https://a.example/{long}")), None);
+        }
+        for escaped in ["ssh://git.example.com/a\\b", "ssh://git\"/a"] {
+            assert_eq!(comparable(escaped), None, "{escaped}");
+        }
     }
 
     proptest! {

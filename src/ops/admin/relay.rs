@@ -20,7 +20,7 @@ use crate::daemon::publisher::now;
 use crate::http::Http;
 use crate::model::{SharedSecret, SignatureCheck, hex, human_duration};
 
-/// The largest message, in bytes. A push of which all is known is smaller.
+/// The largest message, in bytes. Any push is smaller, also with the most shards.
 pub(super) const MAX_MESSAGE: usize = 64 << 10;
 
 /// The header of the signature.
@@ -67,7 +67,7 @@ pub(super) fn signature(secret: &SharedSecret) -> SignatureCheck {
 /// Passes a push on to the leaders of these workspaces, if other replicas lead. `path` is that of the hook.
 ///
 /// # Errors
-/// Why a leader did not accept it, as the end of a sentence.
+/// Why a leader did not accept it, as the end of a sentence for the log.
 pub(super) async fn pass_on(
     http: &Http,
     path: &str,
@@ -140,5 +140,43 @@ async fn send(
             route.replace_client(&used);
             failed(format!("did not answer within {}", human_duration(LIMIT)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn any_push_fits_into_a_message_for_the_leader_of_all_shards() {
+        // Each quotation mark is two bytes in JSON.
+        let change = |n: usize| {
+            let quotes = "\"".repeat(250 - "refs/heads/00".len());
+            json!({"ref": {"id": format!("refs/heads/{n:02}{quotes}")}, "toHash": "a".repeat(64)})
+        };
+        let link =
+            |n: usize| json!({"href": format!("https://a.example/{n:02}{}", "x".repeat(1000))});
+        let body = json!({
+            "changes": (0..64).map(change).collect::<Vec<_>>(),
+            "repository": {"links": {"clone": (0..16).map(link).collect::<Vec<_>>()}},
+        });
+        let delivery = Some("\"".repeat(128));
+        let push = PushEvent::parse(body.to_string().as_bytes(), delivery);
+        assert_eq!(push.references.as_ref().map(Vec::len), Some(64));
+        assert_eq!(push.addresses.len(), 16);
+        let message = Message {
+            time: i64::MAX,
+            leases: (0..u8::MAX)
+                .map(|n| format!("calry/calry-gitops-{n}"))
+                .collect(),
+            push,
+        };
+        let length = serde_json::to_vec(&message).unwrap().len();
+        assert!(
+            length <= MAX_MESSAGE && length > MAX_MESSAGE * 3 / 4,
+            "{length}"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Push hooks of a daemon that fetches from a git server: what is fetched, what is ignored, and the way to the leader.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 use hmac::{Hmac, Mac as _};
 use serde_json::{Value, json};
@@ -300,7 +300,9 @@ fn a_burst_of_pushes_is_two_fetches() {
 /// A replica that fetches.
 fn replica(replicas: &mut Replicas, server: &GitServer, pod: &str) -> Daemon {
     let options = options(&server.url(), &secret(&replicas.world));
-    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
+    // The tests send hooks until one has an effect.
+    options.push("--admin-rate=6000");
     replicas.start(pod, &options)
 }
 
@@ -431,6 +433,9 @@ fn answer_once(listener: &TcpListener, answer: &str) -> (String, String) {
     (head, String::from_utf8(body).unwrap())
 }
 
+const UNCONFIRMED: &str = "this replica fetches, but it does not lead, and the leader did not confirm the push; send the push \
+                           again, or wait for the leader's next fetch";
+
 /// The signature of a message between replicas.
 fn relay_signature(body: &str) -> String {
     let key = hmac(SECRET.as_bytes(), b"calry-gitops relay");
@@ -495,11 +500,9 @@ fn what_is_passed_on_has_no_secret_and_a_leader_that_does_not_accept_it_is_repor
             answer_once(&listener, answer);
             hooked.join().unwrap()
         });
-        let error = refused.json()["error"].as_str().unwrap().to_owned();
-        assert!(
-            error.contains(&format!("the leader at {address} {why}")),
-            "{error}"
-        );
+        // The host does not learn what answers at the address.
+        assert_eq!(refused.json()["error"], UNCONFIRMED);
+        standby.line(&format!("the leader at {address} {why}"));
         assert_eq!(
             (refused.code, refused.header("retry-after")),
             (503, Some("5"))
@@ -508,15 +511,22 @@ fn what_is_passed_on_has_no_secret_and_a_leader_that_does_not_accept_it_is_repor
     }
     drop(listener);
     let refused = hook(&own, &body);
-    assert!(
-        refused.code == 503 && refused.body.contains("Connection refused"),
-        "{refused:?}"
+    assert_eq!(
+        (refused.code, &refused.json()["error"]),
+        (503, &json!(UNCONFIRMED))
     );
-    for unusable in ["evil.example:80", "127.0.0.1", ""] {
+    standby.line("Connection refused");
+    for unusable in ["evil.example:80", "127.0.0.1", "169.254.169.254:80", ""] {
+        hold(&replicas, &address);
+        until("the address is used", || {
+            assert_eq!(hook(&own, &body).code, 503);
+            standby.line("was refused: ").contains("Connection refused")
+        });
         hold(&replicas, unusable);
         until("the address is not used", || {
-            hook(&own, &body)
-                .body
+            assert_eq!(hook(&own, &body).code, 503);
+            standby
+                .line("was refused: ")
                 .contains("the address of the holder of the Lease calry/calry-gitops is unknown")
         });
     }
@@ -582,4 +592,49 @@ fn a_message_of_another_replica_is_signed_fresh_and_for_the_leader() {
                 .contains("does not lead by the Lease calry/calry-gitops"),
         "{answer:?}"
     );
+}
+
+#[test]
+fn bodies_that_nobody_signed_take_neither_the_message_of_a_replica_nor_the_push_of_a_host() {
+    const LARGEST: usize = 4 << 20;
+    let (world, server) = (world(), GitServer::start());
+    let id = commit(&server, "name");
+    // A burst of ten requests without valid credentials.
+    let mut daemon = started(&world, &server, &["--admin-rate=30"]);
+    let address = daemon.address();
+    let head = format!(
+        "POST /hooks/github HTTP/1.1\r\nHost: {address}\r\nX-Hub-Signature-256: sha256=00\r\nContent-Length: {LARGEST}\r\n\r\n"
+    );
+    let unfinished: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&vec![b'x'; LARGEST - 1]).unwrap();
+            stream
+        })
+        .collect();
+    let body = push("refs/heads/main", &id);
+    until("all memory is in use", || hook(&address, &body).code == 503);
+    until("it is fetched all the same", || fetches(&server) > 0);
+    let time = jiff::Timestamp::now().as_second();
+    let push = json!({"addresses": [], "references": null, "delivery": null});
+    let message = json!({"time": time, "leases": [], "push": push}).to_string();
+    let more = format!(
+        "X-Calry-Gitops-Signature: {}\r\n",
+        relay_signature(&message)
+    );
+    let answer = post(&address, "/hooks/github/relay", &more, &message);
+    assert_eq!(answer.code, 202, "{answer:?}");
+    // The sender has the secret, so it is not limited like one without.
+    for _ in 0..12 {
+        let answer = hook(&address, &body);
+        assert_eq!(
+            (answer.code, answer.header("retry-after")),
+            (503, Some("5")),
+            "{answer:?}"
+        );
+        assert!(answer.body.contains("no memory"), "{answer:?}");
+    }
+    drop(unfinished);
+    until("the memory is free", || hook(&address, &body).code == 202);
 }

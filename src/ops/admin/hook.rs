@@ -1,7 +1,8 @@
 //! Webhooks of git hosts: a push is fetched at once. Each hook has its own secret.
 //!
 //! Each repository that the push may concern is fetched. If a body does not say which, that is every repository. A body is
-//! kept only until it is read, and only if there is memory for it.
+//! kept only until it is read, and only if there is memory for it. Anyone can use up that memory for the time limit of a
+//! body, because a signature can be checked only at its end. So messages of other replicas, which are small, need none of it.
 //!
 //! Never: read a body whose sender is not authenticated, or let a body choose what is fetched from where.
 
@@ -18,6 +19,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::Said;
 use super::limit::Proved;
 use super::push::PushEvent;
 use super::relay::{self, Message};
@@ -33,7 +35,7 @@ const MAX_BODY: usize = 4 << 20;
 /// A larger body is read up to this size, so that its sender receives the answer.
 const MAX_DRAINED: usize = 32 << 20;
 
-/// The memory for the bodies of all requests together, in bytes. A body without memory is only checked.
+/// The memory for the bodies of all requests of hosts together, in bytes. A body without memory is only checked.
 const MEMORY: usize = 16 << 20;
 
 /// How far the time of a signature may differ from the clock, in seconds.
@@ -166,7 +168,8 @@ async fn receive(
     let (file, flag) = sender.secret(&shared.access.hooks)?;
     let secret = read_secret(file).await?;
     let proof = proof(sender, &secret, &head.headers);
-    let Some(body) = verify(proof, body, MAX_BODY, &shared.receiver.memory).await? else {
+    let memory = Some(&shared.receiver.memory);
+    let Some(body) = verify(proof, body, MAX_BODY, memory).await? else {
         let sentence = format!(
             "the signature does not match the secret of {flag}, or its time differs too much from this machine's clock"
         );
@@ -174,9 +177,16 @@ async fn receive(
     };
     let response = match event(sender, &head.headers) {
         Event::Push => {
+            // Of a dropped body nothing is known, so everything is fetched.
             let push = PushEvent::parse(&body.bytes, delivery(&head.headers));
+            let is_dropped = body.is_dropped;
             drop(body);
-            shared.answer(sender, &secret, &push).await
+            let response = shared.answer(sender, &secret, &push).await;
+            match is_dropped {
+                // The fetch may come before the host shows the commit, which is unknown here.
+                true => unavailable("there was no memory for the body; send the push again"),
+                false => response,
+            }
         }
         Event::Ping => ignore("a ping, not a push; pushes are accepted".to_owned()),
         Event::Other => ignore("not a push".to_owned()),
@@ -195,7 +205,7 @@ async fn receive_relayed(
     let secret = read_secret(file).await?;
     let signature = single(&head.headers, relay::SIGNATURE).and_then(unhex);
     let proof = signature.map(|it| Proof::Signed(relay::signature(&secret), vec![it]));
-    let body = verify(proof, body, relay::MAX_MESSAGE, &shared.receiver.memory).await?;
+    let body = verify(proof, body, relay::MAX_MESSAGE, None).await?;
     let message = body.and_then(|body| serde_json::from_slice::<Message>(&body.bytes).ok());
     let Some(mut message) = message.filter(Message::is_fresh) else {
         let sentence = format!(
@@ -221,6 +231,15 @@ fn proved(mut response: Response) -> Response {
     response
 }
 
+/// Asks the host to send its push again.
+fn unavailable(sentence: &str) -> Response {
+    let refused = Refused(StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned());
+    let mut response = refused.into_response();
+    let headers = response.headers_mut();
+    headers.insert(RETRY_AFTER, HeaderValue::from(RETRY));
+    response
+}
+
 fn ignore(why: String) -> Response {
     let body = json!({"ignored": why});
     accept(StatusCode::OK, Some(&body), format!("ignored: {why}"))
@@ -241,12 +260,13 @@ impl Shared {
         }
         let (http, loops) = (&self.receiver.http, &requested.fetched);
         if let Err(why) = relay::pass_on(http, sender.path(), secret, push, loops).await {
-            let sentence = format!(
-                "this replica fetches, but it does not lead, and {why}; send the push again, or wait for the leader's next fetch"
+            // The host shows its log to its users, who must not learn what answers at an address in the cluster.
+            let mut response = unavailable(
+                "this replica fetches, but it does not lead, and the leader did not confirm the push; send the push again, or \
+                 wait for the leader's next fetch",
             );
-            let mut response = Refused(StatusCode::SERVICE_UNAVAILABLE, sentence).into_response();
-            let headers = response.headers_mut();
-            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY));
+            let said = format!("this replica fetches, but it does not lead, and {why}");
+            response.extensions_mut().insert(Said(said));
             return response;
         }
         requested.answer(push, self)
@@ -443,12 +463,12 @@ fn standard_webhook(secret: &SharedSecret, headers: &HeaderMap) -> Option<Proof>
 }
 
 /// Reads a body of at most `max` bytes; `None` if the credential is not valid for it. The body is always read, so that its
-/// sender receives the answer.
+/// sender receives the answer. Without a `memory` to share it is kept in any case.
 async fn verify(
     mut proof: Option<Proof>,
     body: Body,
     max: usize,
-    memory: &Arc<Semaphore>,
+    memory: Option<&Arc<Semaphore>>,
 ) -> Result<Option<KeptBody>, Refused> {
     let mut chunks = body.into_data_stream();
     let mut length = 0_usize;
@@ -490,10 +510,14 @@ async fn verify(
 }
 
 impl KeptBody {
-    fn add(&mut self, chunk: &[u8], memory: &Arc<Semaphore>) {
+    fn add(&mut self, chunk: &[u8], memory: Option<&Arc<Semaphore>>) {
         if self.is_dropped {
             return;
         }
+        let Some(memory) = memory else {
+            self.bytes.extend_from_slice(chunk);
+            return;
+        };
         let length = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
         match Arc::clone(memory).try_acquire_many_owned(length) {
             Ok(more) => {
@@ -529,21 +553,39 @@ mod tests {
     fn a_body_without_memory_is_dropped_and_all_memory_is_returned() {
         let memory = Arc::new(Semaphore::new(10));
         let mut first = KeptBody::default();
-        first.add(b"12345", &memory);
-        first.add(b"678", &memory);
+        first.add(b"12345", Some(&memory));
+        first.add(b"678", Some(&memory));
         let mut second = KeptBody::default();
-        second.add(b"12", &memory);
-        second.add(b"3", &memory);
-        second.add(b"", &memory);
+        second.add(b"12", Some(&memory));
+        second.add(b"3", Some(&memory));
+        second.add(b"", Some(&memory));
         assert_eq!(
             (first.bytes.as_slice(), second.bytes.as_slice()),
             (&b"12345678"[..], &b""[..])
         );
         assert_eq!(memory.available_permits(), 2);
         drop(first);
-        second.add(b"4", &memory);
+        second.add(b"4", Some(&memory));
         assert!(second.bytes.is_empty(), "a part of a body is not read");
         drop(second);
         assert_eq!(memory.available_permits(), 10);
+    }
+
+    #[tokio::test]
+    async fn a_message_of_another_replica_needs_no_shared_memory_and_is_bounded() {
+        let memory = Arc::new(Semaphore::new(0));
+        let verify = async |length: usize, memory| {
+            let body = Body::from(vec![b'x'; length]);
+            verify(Some(Proof::Shown), body, relay::MAX_MESSAGE, memory).await
+        };
+        let kept = verify(relay::MAX_MESSAGE, None).await.unwrap().unwrap();
+        assert_eq!(
+            (kept.bytes.len(), kept.is_dropped),
+            (relay::MAX_MESSAGE, false)
+        );
+        let kept = verify(1, Some(&memory)).await.unwrap().unwrap();
+        assert_eq!((kept.bytes.len(), kept.is_dropped), (0, true));
+        let refused = verify(relay::MAX_MESSAGE + 1, None).await.err().unwrap();
+        assert_eq!(refused.0, StatusCode::PAYLOAD_TOO_LARGE);
     }
 }

@@ -16,7 +16,7 @@ use crate::desired::git::{
     CloneRoot, FETCH_TIMEOUT, GitCredentials, GitPath, GitReference, GithubApp, MAX_FETCH, Remote,
     RemoteSettings, TrustPolicy, VerifiedObject, default_username,
 };
-use crate::http::{HttpUrl, SecretFile, UrlPolicy};
+use crate::http::{HttpUrl, InvalidUrl, SecretFile, UrlPolicy};
 
 /// How many commits are fetched if commits must be signed: as many as are searched for a trusted one.
 const SIGNED_DEPTH: NonZeroU32 = NonZeroU32::new(1_000).expect("not zero");
@@ -125,8 +125,15 @@ fn username(text: &str) -> Result<String, String> {
 #[derive(Default)]
 pub(super) struct Repositories {
     roots: HashMap<Option<PathBuf>, Arc<CloneRoot>>,
-    /// In an order that stays the same, for metrics.
-    all: BTreeMap<Vec<Option<String>>, Arc<Repository>>,
+    /// By the directories of their clones: an order that stays the same, for metrics.
+    all: BTreeMap<PathBuf, Arc<Repository>>,
+}
+
+impl Drop for Repositories {
+    fn drop(&mut self) {
+        // A task may still hold it, and the process ends without waiting for that task.
+        self.roots.values().for_each(|root| root.remove_temporary());
+    }
 }
 
 impl Repositories {
@@ -200,50 +207,40 @@ impl GitArgs {
             return Ok(None);
         };
         let reference = self.reference()?;
-        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        let key = vec![
-            Some(url.trim().to_owned()),
-            self.git_ref.as_ref().map(|_| reference.to_string()),
-            text(&self.git_dir),
-            text(&self.git_token_file),
-            self.git_username.clone(),
-            self.git_github_app_id.clone(),
-            self.git_github_installation_id.clone(),
-            text(&self.git_github_app_key_file),
-            text(&self.git_ca_file),
-            is_signed.then(String::new),
-        ];
-        let repository = match repositories.all.get(&key) {
-            Some(repository) => {
-                repository.share(self.git_interval);
-                Arc::clone(repository)
-            }
-            None => {
-                let url = HttpUrl::parse(url, UrlPolicy::api(insecure_http))
-                    .map_err(|error| UsageError(format!("--git-url {error}")))?;
-                let directory = self
-                    .git_dir
-                    .clone()
-                    .or_else(|| state_dir.map(|directory| directory.join("git")));
-                let settings = RemoteSettings {
-                    credentials: self.credentials(&url)?,
-                    url,
-                    reference,
-                    ca_file: self.git_ca_file.clone(),
-                    root: repositories.root(directory)?,
-                    depth: match is_signed {
-                        true => SIGNED_DEPTH,
-                        false => NonZeroU32::MIN,
-                    },
-                    timeout: FETCH_TIMEOUT,
-                    max_bytes: MAX_FETCH,
-                };
-                let remote = Arc::new(Remote::new(settings));
-                let repository = Arc::new(Repository::new(remote, self.git_interval));
-                repositories.all.insert(key, Arc::clone(&repository));
-                repository
-            }
+        let url = HttpUrl::parse(url, UrlPolicy::api(insecure_http)).map_err(|error| {
+            let is_ssh = url.starts_with("ssh:") || (url.contains('@') && !url.contains("://"));
+            UsageError(match (is_ssh, error) {
+                (true, _) => "--git-url takes https only: for SSH, let git-sync make a checkout and name that with --definitions"
+                    .to_owned(),
+                (_, InvalidUrl::PlainHttp) => {
+                    format!("--git-url {error}, unless --insecure-http is set")
+                }
+                _ => format!("--git-url {error}"),
+            })
+        })?;
+        let directory = self
+            .git_dir
+            .clone()
+            .or_else(|| state_dir.map(|directory| directory.join("git")));
+        let settings = RemoteSettings {
+            credentials: self.credentials(&url)?,
+            url,
+            reference,
+            ca_file: self.git_ca_file.clone(),
+            root: repositories.root(directory)?,
+            depth: match is_signed {
+                true => SIGNED_DEPTH,
+                false => NonZeroU32::MIN,
+            },
+            timeout: FETCH_TIMEOUT,
+            max_bytes: MAX_FETCH,
         };
+        let remote = Arc::new(Remote::new(settings));
+        let known = repositories.all.entry(remote.directory().to_owned());
+        let repository = known
+            .and_modify(|repository| repository.share(self.git_interval))
+            .or_insert_with(|| Arc::new(Repository::new(remote, self.git_interval)));
+        let repository = Arc::clone(repository);
         Ok(Some((repository, self.git_path.clone())))
     }
 

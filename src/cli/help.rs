@@ -87,6 +87,10 @@ pub(super) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
                 "calry-gitops run --max-changes 5 --api-key-file calry.key",
             ),
             (
+                "Fetch the definitions from git, without a checkout",
+                "calry-gitops run --git-url https://git.example.com/acme/defs.git",
+            ),
+            (
                 "Check a configuration file with several workspaces",
                 "calry-gitops run --config calry.yaml --print-config",
             ),
@@ -196,8 +200,8 @@ const STATUS_EXITS: &[(Exit, &str)] = &[
     (
         Exit::Failed,
         "no answer from the daemon, its last reconciliation failed or was refused,\n      \
-         an update failed or did not converge, or a definition is invalid or not\n      \
-         known to the workspace",
+         git could not be fetched for two minutes, an update failed or did not\n      \
+         converge, or a definition is invalid or not known to the workspace",
     ),
     (Exit::Usage, "the command line is wrong"),
 ];

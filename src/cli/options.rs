@@ -117,7 +117,7 @@ struct ApiArgs {
     /// Plan and write only if the API key belongs to this workspace, even without a workspace.yaml
     #[arg(long, env = "CALRY_WORKSPACE", value_parser = Slug::parse, value_name = "SLUG")]
     workspace: Option<Slug>,
-    /// Allow plain http to another machine; the API key is then readable on the network
+    /// Allow plain http to another machine; the API key, or the token for git, is then readable on the network
     #[arg(long, env = "CALRY_INSECURE_HTTP")]
     insecure_http: bool,
     /// HTTP method of an update

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +30,9 @@ use crate::reconcile::DefinitionsSource;
 use crate::report::links::{Links, RepositoryUrl, page_url};
 use crate::report::status::{Mode, Trigger};
 use crate::sandbox::Sandbox;
+
+/// How long the end of the process waits for a running fetch.
+const FETCH_GRACE: Duration = Duration::from_secs(1);
 
 /// What the workspaces share.
 struct Shared {
@@ -298,6 +302,7 @@ fn fetch_in_background(
     repository: &Arc<Repository>,
     all: &[PreparedWorkspace],
     stop: &CancellationToken,
+    fetching: &mut JoinSet<()>,
 ) {
     let is_of = |workspace: &&PreparedWorkspace| {
         let own = workspace.settings.repository.as_ref();
@@ -321,7 +326,7 @@ fn fetch_in_background(
         }
     });
     let (repository, stop) = (Arc::clone(repository), stop.clone());
-    tokio::spawn(async move { repository.run(&stop).await });
+    fetching.spawn(async move { repository.run(&stop).await });
 }
 
 /// Raises the limit of open files to the maximum: many workspaces with as many APIs need more than the usual 1,024.
@@ -408,7 +413,10 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
             reconciliation.instrument(workspace.span.clone())
         });
         let exits = futures_util::future::join_all(reconciliations).await;
-        return Ok(exits.into_iter().fold(Exit::Done, Exit::or));
+        let is_outdated = |one: &Arc<Repository>| one.state().status.failure.is_some();
+        // The commit in force may not be the latest.
+        let fetched = Exit::Failed.when(repositories.all().any(is_outdated));
+        return Ok(exits.into_iter().fold(fetched, Exit::or));
     }
     let handles: Vec<_> = all.iter().map(|one| one.handle.clone()).collect();
     let metrics = Metrics::new(all.iter().map(|one| Arc::clone(&one.metrics)).collect());
@@ -438,8 +446,9 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
         .iter()
         .map(|one| Arc::clone(&one.settings.loop_file))
         .collect();
+    let mut fetching = JoinSet::new();
     for repository in repositories.all() {
-        fetch_in_background(repository, &all, &stop);
+        fetch_in_background(repository, &all, &stop, &mut fetching);
     }
     let mut loops = JoinSet::new();
     for workspace in all {
@@ -477,6 +486,9 @@ pub(super) async fn run(configuration: &Configuration, output: &Output) -> anyho
     notifier.stop().await;
     // Notifications that were delivered at the end are not repeated after a restart.
     futures_util::future::join_all(loop_files.iter().map(|file| file.save())).await;
+    stop.cancel();
+    // A fetch writes into the clone until it has noticed the stop.
+    let _ = tokio::time::timeout(FETCH_GRACE, fetching.join_all()).await;
     tracing::info!("stopped");
     Ok(Exit::Failed.when(moved))
 }

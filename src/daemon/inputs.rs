@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::LoopSettings;
 use super::repository::{Push, RepositoryState};
+use crate::desired::git::FetchedCommit;
 use crate::desired::watch::{WatchOptions, Watcher};
 use crate::live::KeySource;
 use crate::reconcile::DefinitionsSource;
@@ -32,8 +34,13 @@ enum WatchedDefinitions {
 #[derive(Debug)]
 struct WatchedCommits {
     repository: watch::Receiver<Arc<RepositoryState>>,
-    /// The object that the reference named: a tag can be signed again without another commit.
-    seen: Option<String>,
+    /// The object that the reference named, because a tag can be signed again without another commit, and when it was
+    /// fetched, because a damaged clone is replaced.
+    seen: Option<(String, Timestamp)>,
+}
+
+fn identity(commit: &FetchedCommit) -> (String, Timestamp) {
+    (commit.object_id(), commit.fetched)
 }
 
 impl WatchedCommits {
@@ -46,16 +53,14 @@ impl WatchedCommits {
 
     fn see(&mut self) -> Option<Push> {
         let state = self.repository.borrow_and_update();
-        self.seen = state.commit.as_ref().map(|commit| commit.object_id());
+        self.seen = state.commit.as_deref().map(identity);
         state.push.clone()
     }
 
     /// Waits until another commit is in force, and returns the push by which it was found.
     async fn changed(&mut self) -> Option<Push> {
         let Self { repository, seen } = self;
-        let is_new = |state: &Arc<RepositoryState>| {
-            state.commit.as_ref().map(|commit| commit.object_id()) != *seen
-        };
+        let is_new = |state: &Arc<RepositoryState>| state.commit.as_deref().map(identity) != *seen;
         if repository.wait_for(is_new).await.is_err() {
             return std::future::pending().await;
         }
@@ -73,6 +78,10 @@ pub(super) struct WatchedInputs {
     pub(super) fresh: bool,
     /// Whether an input changed after the last reconciliation began.
     pub(super) pending: bool,
+    /// Whether this replica did not lead when the definitions were refreshed last.
+    pub(super) stands_by: bool,
+    /// Whether the last change was one of the operator's files.
+    operator_changed: bool,
     /// The push that caused the change, if a hook reported it.
     pub(super) push: Option<Push>,
 }
@@ -114,6 +123,8 @@ impl WatchedInputs {
             unsettled: None,
             fresh: false,
             pending: false,
+            stands_by: false,
+            operator_changed: false,
             push: None,
         }
     }
@@ -167,17 +178,23 @@ impl WatchedInputs {
             (unsettled, push) = of_definitions => {
                 (self.unsettled, self.fresh) = (Some(unsettled), true);
                 self.push = push.or(self.push.take());
+                self.operator_changed = false;
             }
-            settled = of_operator => operator.iter_mut().for_each(|operator| operator.mark_seen(settled.state.clone())),
+            settled = of_operator => {
+                operator.iter_mut().for_each(|operator| operator.mark_seen(settled.state.clone()));
+                self.operator_changed = true;
+            }
         }
         self.pending = true;
     }
 
     /// The trigger of the change.
     pub(super) fn trigger(&self) -> Trigger {
-        match self.push {
-            Some(_) => Trigger::Hook,
-            None => Trigger::Files,
+        match (&self.push, &self.definitions) {
+            (Some(_), _) => Trigger::Hook,
+            (None, WatchedDefinitions::Files(_)) => Trigger::Files,
+            (None, WatchedDefinitions::Commits(_)) if self.operator_changed => Trigger::Files,
+            (None, WatchedDefinitions::Commits(_)) => Trigger::Commit,
         }
     }
 

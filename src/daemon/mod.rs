@@ -81,7 +81,7 @@ pub type ApplyListener = Box<dyn Fn(&Plan) + Send + Sync>;
 /// How many directories are scanned per second without a file event, at most.
 const SCANS_PER_SECOND: u32 = 50;
 
-/// How long a new leader waits for a fetch before it goes on with the commit that it has.
+/// How long a new leader, or a user's request, waits for a fetch before the commit that is there is used.
 const REFRESH: Duration = Duration::from_secs(5);
 
 /// The longest pause after failed reconciliations, unless the interval is longer.
@@ -171,9 +171,12 @@ async fn reconcile_until_stopped(
             }
         }
         rate.begin();
+        // A user who asks for a reconciliation expects the latest commit; one who approves has seen the plan.
+        let asked = trigger == Trigger::Request && !triggers.has_approval();
         let leads = settings.leadership.leads();
+        // A Lease that was lost and won again during one pause is noticed by the trigger.
         if leads
-            && !led
+            && (!led || trigger == Trigger::Leadership || asked)
             && let Some(repository) = &settings.repository
         {
             // The leader before may have applied a later commit, which this one must not undo.
@@ -185,6 +188,7 @@ async fn reconcile_until_stopped(
             }
         }
         led = leads;
+        inputs.stands_by = !leads;
         // A file that is still being written is not used, whatever the trigger.
         tokio::select! {
             () = stop.cancelled() => return LoopEnd::Stopped,

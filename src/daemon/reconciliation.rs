@@ -177,8 +177,10 @@ pub(super) async fn reconcile(
 ) -> ReconciliationReport {
     let started = Instant::now();
     memory.passes += 1;
+    // A replica that becomes the leader now has not fetched as one yet. Another reconciliation follows.
+    let stands_by = inputs.as_ref().is_some_and(|inputs| inputs.stands_by);
     let mut findings = Findings {
-        standby: !settings.leadership.leads(),
+        standby: stands_by || !settings.leadership.leads(),
         fetch: fetch_state(settings),
         ..Findings::default()
     };

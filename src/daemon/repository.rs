@@ -308,6 +308,9 @@ impl Repository {
                     state.status.last_success = Some(now());
                     if commit.is_some() {
                         learn_commit(state, commit.clone(), push.cloned());
+                    } else if state.commit.is_none() {
+                        // The clone of an earlier process could not be opened before.
+                        learn_commit(state, self.remote.current(), None);
                     }
                 }
                 Err(error) => {

@@ -144,6 +144,11 @@ impl TriggerQueue {
         self.pending.lock().approved.take()
     }
 
+    /// Whether an approval is pending.
+    pub(super) fn has_approval(&self) -> bool {
+        self.pending.lock().approved.is_some()
+    }
+
     /// Sets the refused plan; `None` after a plan that was not refused.
     pub(super) fn set_refused(&self, refused: Option<Digest>) {
         self.pending.lock().refused = refused;

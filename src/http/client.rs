@@ -308,6 +308,7 @@ impl Route {
             unreachable: error.is_connect()
                 && (error.is_dns() || causes(&error).any(is_unreachable)),
             tls: tls.is_some(),
+            untrusted: tls.as_ref().and_then(|tls| untrusted(tls)),
             proxy: proxy.map(ToString::to_string),
             reason,
         }
@@ -325,6 +326,8 @@ pub(crate) struct RequestFailure {
     pub(crate) unreachable: bool,
     /// TLS failed.
     pub(crate) tls: bool,
+    /// The certificate is not trusted, and why, in words that name no setting.
+    pub(crate) untrusted: Option<&'static str>,
     pub(crate) proxy: Option<String>,
     pub(crate) reason: String,
 }
@@ -336,6 +339,7 @@ impl RequestFailure {
             permanent: true,
             unreachable: false,
             tls: true,
+            untrusted: None,
             proxy: None,
             reason: error.to_string(),
         }
@@ -491,10 +495,10 @@ fn tls_reason(error: &rustls::Error) -> String {
              to trust, or SSL_CERT_DIR to a directory"
         ),
     };
+    if let Some(why) = untrusted(error) {
+        return format!("{why}{trusted}");
+    }
     match error {
-        Tls::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            format!("its certificate is issued by an untrusted CA{trusted}")
-        }
         Tls::InvalidCertificate(CertificateError::ExpiredContext { time, not_after }) => format!(
             "its certificate expired on {} (the clock of this machine shows {})",
             date(*not_after),
@@ -515,17 +519,26 @@ fn tls_reason(error: &rustls::Error) -> String {
             expected.to_str(),
             presented.join(", ")
         ),
-        // The library has no variant for this.
-        Tls::InvalidCertificate(CertificateError::Other(other))
-            if format!("{other:?}").contains("CaUsedAsEndEntity") =>
-        {
-            format!("its certificate is self-signed{trusted}")
-        }
         Tls::InvalidMessage(_) => {
             "the server does not use TLS: is this the port of plain http or of another service?"
                 .to_owned()
         }
         other => other.to_string(),
+    }
+}
+
+/// Why a certificate is not trusted.
+fn untrusted(error: &rustls::Error) -> Option<&'static str> {
+    let rustls::Error::InvalidCertificate(error) = error else {
+        return None;
+    };
+    match error {
+        CertificateError::UnknownIssuer => Some("its certificate is issued by an untrusted CA"),
+        // The library has no variant for this.
+        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            Some("its certificate is self-signed")
+        }
+        _ => None,
     }
 }
 

@@ -626,6 +626,7 @@ mod tests {
                     permanent,
                     unreachable,
                     tls: false,
+                    untrusted: None,
                     proxy,
                     reason,
                 },

@@ -187,6 +187,8 @@ pub enum Trigger {
     Interval,
     /// Files changed.
     Files,
+    /// A fetch found a new commit.
+    Commit,
     /// A user requested it.
     Request,
     /// A git host reported a push.
@@ -591,6 +593,7 @@ impl Trigger {
             Self::Start => "start",
             Self::Interval => "interval",
             Self::Files => "files",
+            Self::Commit => "commit",
             Self::Request => "request",
             Self::Hook => "hook",
             Self::Leadership => "leadership",

@@ -335,6 +335,16 @@ fn a_pack_or_an_object_that_is_too_large_is_refused_and_leaves_nothing() {
         (clone.current(), clone.leftovers()),
         (Some(first.clone()), vec![])
     );
+    // A small pack with an object that fills the memory.
+    server.set("refs/heads/main", Some(&first));
+    let bomb = "0".repeat(40 << 20);
+    server.commit(
+        "main",
+        &[("definitions/guesty.yaml", GUESTY), ("bomb", &bomb)],
+    );
+    let roomy = Clone::with(&server, &dir.path().join("roomy"), |_| {});
+    let error = roomy.fetch().unwrap_err();
+    assert!(matches!(error, FetchError::LargeObject(_)), "{error}");
     // A pack that claims more objects than any memory holds.
     server.set("refs/heads/main", Some(&first));
     let next = server.commit("main", &definitions("provider: GUESTY\n"));
@@ -342,8 +352,9 @@ fn a_pack_or_an_object_that_is_too_large_is_refused_and_leaves_nothing() {
     // A clone that may be the cause is replaced once.
     (0..2).for_each(|_| server.fault(Step::Fetch, GitFault::Body(claim.clone())));
     let error = clone.fetch().unwrap_err();
-    assert_eq!(error.kind(), FetchFailure::InvalidAnswer, "{error}");
+    assert_eq!(error.kind(), FetchFailure::TooLarge, "{error}");
     assert_eq!((clone.current(), clone.leftovers()), (Some(first), vec![]));
+    server.forget_faults();
     clone.fetch().unwrap();
     assert_eq!(clone.current(), Some(next));
 }
@@ -464,6 +475,15 @@ fn a_redirect_is_followed_within_the_server_and_no_token_leaves_it() {
     assert_eq!(error.kind(), FetchFailure::Redirected, "{error}");
     assert!(error.to_string().contains(&other.url()), "{error}");
     assert_eq!(other.requests().len(), 0);
+    // A password in the address would be a second credential.
+    let GitFault::Status(_, location) = to(&server, "/acme/renamed.git") else {
+        panic!()
+    };
+    let with_password = location.replace("http://", "http://u:canary-password@");
+    server.fault(Step::Advertise, GitFault::Status(301, with_password));
+    let error = clone.fetch().unwrap_err();
+    assert_eq!(error.kind(), FetchFailure::Redirected, "{error}");
+    assert!(!error.to_string().contains("canary"), "{error}");
     server.fault(Step::Advertise, to(&server, "/acme/renamed.git"));
     clone.fetch().unwrap();
     for step in [Step::List, Step::Fetch] {
@@ -514,6 +534,21 @@ fn a_token_is_read_at_each_fetch_and_never_shown() {
     let sent = server.requests().pop().unwrap().authorization.unwrap();
     let pair = sent.strip_prefix("Basic ").unwrap();
     assert_eq!(STANDARD.decode(pair).unwrap(), b"oauth2:canary-one");
+    // A server that repeats what it was sent.
+    for echo in ["canary-one", pair] {
+        let location = format!("Location: http://127.0.0.1:9/{echo}/x\r\n");
+        let fresh = Clone::with(&server, &dir.path().join("fresh"), |it| {
+            it.credentials = GitCredentials::Token {
+                username: "oauth2".to_owned(),
+                file: SecretFile::new(&token),
+            };
+        });
+        server.fault(Step::Advertise, GitFault::Status(302, location));
+        let error = fresh.fetch().unwrap_err();
+        assert_eq!(error.kind(), FetchFailure::Redirected);
+        let text = error.to_string();
+        assert!(text.contains(":9/") && !text.contains(echo), "{text}");
+    }
     assert!(!format!("{:?} {:?}", clone.remote, clone.remote.current()).contains("canary"));
 }
 
@@ -813,6 +848,44 @@ fn without_its_server_a_restarted_daemon_has_the_last_commit_and_otherwise_nothi
 }
 
 #[test]
+fn a_request_fetches_first_and_nothing_temporary_stays() {
+    let (server, mut world) = (GitServer::start(), world());
+    let url = server.url();
+    let temporary = world.dir.path().join("tmp");
+    fs::create_dir(&temporary).unwrap();
+    world.env("TMPDIR", temporary.to_str().unwrap());
+    server.commit("main", &definitions(GUESTY));
+    let mut daemon = world.daemon(&["--git-url", &url, "--git-interval", "1h"]);
+    daemon.line("reconciliation 1 ");
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 1);
+    let id = server.commit("main", &definitions("provider: GUESTY\n"));
+    daemon.signal("HUP");
+    let line = daemon.line("reconciliation 2 ");
+    assert!(line.contains(&id[..10]), "{line}");
+    // Also while a fetch hangs.
+    server.commit("main", &definitions(GUESTY));
+    server.fault(Step::List, GitFault::Stall(0));
+    server.take_steps();
+    daemon.signal("HUP");
+    until("the fetch hangs", || server.requests().len() == 1);
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
+}
+
+#[test]
+fn one_reconciliation_fails_if_the_fetch_before_it_failed() {
+    let (server, world) = (GitServer::start(), world());
+    let url = server.url();
+    server.commit("main", &definitions(GUESTY));
+    let args = ["run", "--once", "--git-url", &url, "--git-dir", "clone"];
+    world.run(&args).exits(0);
+    server.set("refs/heads/main", None);
+    world.run(&args).exits(1).says("stays in force");
+    world.run(&args[..4]).exits(1).says("has no commit");
+}
+
+#[test]
 fn workspaces_of_one_repository_share_one_fetch() {
     let (server, mut world) = (GitServer::start(), world());
     let url = server.url();
@@ -943,10 +1016,7 @@ fn contradicting_options_are_refused_before_anything_is_fetched() {
             "must not contain a user name",
         ),
         (&["--git-url", "http://example.com/y.git"], "must use https"),
-        (
-            &["--git-url", "git@example.com:y.git"],
-            "must be an absolute URL",
-        ),
+        (&["--git-url", "git@example.com:y.git"], "takes https only"),
         (
             &["--git-url", "https://x/y.git", "--git-path", "../x"],
             "directory in the repository",

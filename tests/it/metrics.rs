@@ -227,7 +227,7 @@ fn before_the_first_reconciliation_ends_every_series_exists_and_nothing_is_count
         );
     }
     for (name, series) in [
-        ("calry_gitops_passes_total", 5 * 7),
+        ("calry_gitops_passes_total", 5 * 8),
         ("calry_gitops_api_requests_total", 2 * 10),
         ("calry_gitops_definitions", 7),
         ("calry_gitops_pending_updates", 2),
@@ -626,7 +626,7 @@ fn a_provider_costs_five_series_and_a_workspace_about_a_hundred() {
         Scrape::of(&mut daemon).values("provider").len() == 20
     });
     assert_eq!(Scrape::of(&mut daemon).0.len() - none, 20 * 5);
-    assert!(none <= 8 + 120, "{none}");
+    assert!(none <= 8 + 125, "{none}");
 }
 
 /// The flags of a daemon whose notification target does not exist.

@@ -70,9 +70,7 @@ pub struct RefusedCheckout {
 pub enum TrustedLoadError {
     #[error(transparent)]
     Keys(#[from] TrustedKeysError),
-    #[error(
-        "{0}, and none of the {MAX_PARENTS} commits before it is known to be trusted; nothing is planned"
-    )]
+    #[error("{0}, and no other commit is known to be trusted; nothing is planned")]
     NoTrustedCommit(RefusedCheckout),
     #[error(transparent)]
     Directory(#[from] DirectoryError),

@@ -32,10 +32,11 @@ const RESULTS: [ReconciliationOutcome; 5] = [
     ReconciliationOutcome::Refused,
     ReconciliationOutcome::Failed,
 ];
-const TRIGGERS: [Trigger; 7] = [
+const TRIGGERS: [Trigger; 8] = [
     Trigger::Start,
     Trigger::Interval,
     Trigger::Files,
+    Trigger::Commit,
     Trigger::Request,
     Trigger::Hook,
     Trigger::Leadership,

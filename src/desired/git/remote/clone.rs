@@ -22,6 +22,8 @@ use crate::model::read_at_most;
 
 /// A generation with more packs than this is replaced.
 const MAX_PACKS: usize = 50;
+/// The same for a generation whose added packs have more bytes than this.
+const MAX_ADDED: u64 = 64 << 20;
 /// The largest record, in bytes.
 const MAX_RECORD: u64 = 64 << 10;
 const VERSION: u32 = 1;
@@ -42,6 +44,14 @@ pub enum CloneRoot {
 }
 
 impl CloneRoot {
+    /// Removes a temporary directory at the end of the process.
+    pub fn remove_temporary(&self) {
+        if let Self::Temporary(directory) = self {
+            // What cannot be removed is left to the system.
+            let _ = fs::remove_dir_all(directory.path());
+        }
+    }
+
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
@@ -179,15 +189,18 @@ impl Generation {
         self.path.join("shallow")
     }
 
-    /// Whether it has room for another pack.
+    /// Whether another pack may be added. The largest pack does not count: it is that of the whole clone.
     pub(super) fn is_small(&self) -> bool {
         let Ok(entries) = fs::read_dir(self.packs()) else {
             return false;
         };
-        let packs = entries
+        let sizes: Vec<u64> = entries
             .flatten()
-            .filter(|entry| entry.path().extension().is_some_and(|end| end == "pack"));
-        packs.count() < MAX_PACKS
+            .filter(|entry| entry.path().extension().is_some_and(|end| end == "pack"))
+            .map(|entry| entry.metadata().map_or(0, |metadata| metadata.len()))
+            .collect();
+        let added = sizes.iter().sum::<u64>() - sizes.iter().max().unwrap_or(&0);
+        sizes.len() < MAX_PACKS && added < MAX_ADDED
     }
 
     /// Removes what a fetch that was cut off has left: temporary files, marks, locks, and a pack without its index.

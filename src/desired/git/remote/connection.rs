@@ -5,7 +5,6 @@
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use gix::ObjectId;
 use gix::progress::Discard;
@@ -24,8 +23,13 @@ use super::reference::Target;
 use super::transport::{Client, Exchange};
 use crate::http::HttpUrl;
 
-/// The largest object of a pack, in bytes; decoding takes that much memory.
-const MAX_OBJECT: usize = 256 << 20;
+/// The largest object of a pack, in bytes. Decoding takes up to three times that much memory.
+const MAX_OBJECT: usize = 32 << 20;
+/// The largest pack that is added to a clone, in bytes. Its entries are kept in memory, because it may refer to objects of the
+/// clone; a larger one is received again as a whole clone, whose entries are not.
+const MAX_INCREMENT: u64 = 32 << 20;
+/// The largest list of references, in bytes.
+const MAX_LIST: u64 = 4 << 20;
 
 /// A conversation with a server.
 pub(super) struct Connection {
@@ -66,6 +70,7 @@ impl Connection {
         if let Some(refs) = self.handshake.refs.take() {
             return Ok(refs);
         }
+        self.exchange.allow(MAX_LIST);
         let mut prefixes = RefPrefixes::new();
         prefixes.extend(names.iter().map(|name| name.as_str().into()));
         prefixes.extend(["HEAD".into()]);
@@ -90,7 +95,11 @@ impl Connection {
             id: target.tag.unwrap_or(target.commit),
             have: have.filter(|have| repository.find_header(*have).is_ok()),
         };
-        let objects = repository.objects.clone();
+        let is_whole = want.have.is_none();
+        self.exchange
+            .allow(if is_whole { u64::MAX } else { MAX_INCREMENT });
+        // Only a pack without them is received without keeping its entries in memory.
+        let known = (!is_whole).then(|| Box::new(repository.objects.clone()));
         let packs = generation.packs();
         let options = gix_pack::bundle::write::Options {
             thread_limit: Some(1),
@@ -105,7 +114,7 @@ impl Connection {
                     Some(&packs),
                     progress,
                     interrupt,
-                    Some(Box::new(objects)),
+                    known,
                     gix::hash::Kind::Sha1,
                     options,
                 )?;
@@ -116,7 +125,7 @@ impl Connection {
                 Ok(true)
             },
             Discard,
-            &AtomicBool::new(false),
+            &Arc::clone(&self.exchange.interrupt),
             Context {
                 handshake: &mut self.handshake,
                 transport: &mut self.transport,
@@ -143,11 +152,15 @@ impl Connection {
                 )
                 .then(|| io::Error::from(cause.kind()))
             });
+            if let Some(ended) = self.exchange.ended() {
+                return ended;
+            }
             match own {
                 Some(source) => FetchError::Storage {
                     directory: packs.clone(),
                     source,
                 },
+                None if error.is_resource_exhausted() => FetchError::LargeObject(MAX_OBJECT as u64),
                 None => match failure(&self.exchange, &error) {
                     // What every implementation of git answers to an unknown commit.
                     FetchError::Invalid(text) if text.contains("not our ref") => {

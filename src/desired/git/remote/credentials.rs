@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::FetchError;
 use crate::http::{Http, HttpUrl, SecretFile, UrlPolicy, read_bounded, retry_after};
-use crate::model::{Secret, read_at_most};
+use crate::model::{Scrubber, Secret, read_at_most};
 
 /// The largest private key, in bytes.
 const MAX_KEY: u64 = 64 << 10;
@@ -69,7 +69,7 @@ struct Created {
 pub fn default_username(url: &HttpUrl) -> &'static str {
     let host = url.as_url().host_str().unwrap_or_default();
     let is = |name: &str| host.split('.').any(|label| label == name);
-    if is("github") {
+    if is("github") || is("ghe") {
         "x-access-token"
     } else if is("gitlab") {
         "oauth2"
@@ -81,19 +81,33 @@ pub fn default_username(url: &HttpUrl) -> &'static str {
 }
 
 impl GitCredentials {
-    /// The value of the header `Authorization`, before `deadline`.
+    /// The value of the header `Authorization`, before `deadline`. The scrubber learns what is sent.
     pub(super) async fn authorization(
         &self,
         http: &Http,
+        scrubber: &Scrubber,
         deadline: Instant,
     ) -> Result<Option<HeaderValue>, FetchError> {
         let (username, token) = match self {
             Self::None => return Ok(None),
             Self::Token { username, file } => (username.as_str(), file.read()?),
-            Self::GithubApp(app) => ("x-access-token", app.token(http, deadline).await?),
+            Self::GithubApp(app) => ("x-access-token", app.token(http, scrubber, deadline).await?),
         };
         let pair = STANDARD.encode(format!("{username}:{}", token.expose()));
+        scrubber.learn(&token);
+        scrubber.learn(&Secret::new(pair.clone()));
         Ok(Some(sensitive(&format!("Basic {pair}"))?))
+    }
+
+    /// What distinguishes two credentials. It contains no secret.
+    pub(super) fn identity(&self) -> String {
+        match self {
+            Self::None => String::new(),
+            Self::Token { username, file } => format!("{username} {}", file.path().display()),
+            Self::GithubApp(app) => {
+                format!("{} {} {}", app.id, app.installation, app.key.display())
+            }
+        }
     }
 
     /// What a user renews if the server refuses the credentials.
@@ -125,7 +139,8 @@ fn sensitive(value: &str) -> Result<HeaderValue, FetchError> {
 }
 
 impl GithubApp {
-    /// The API is that of the repository's host: `api.github.com`, or `/api/v3` of GitHub Enterprise Server.
+    /// The API is that of the repository's host: `api.github.com`, `api.` before a host of `ghe.com` (data residency), or
+    /// `/api/v3` of GitHub Enterprise Server.
     pub fn new(
         repository: &HttpUrl,
         id: String,
@@ -133,8 +148,9 @@ impl GithubApp {
         key: PathBuf,
     ) -> Result<Self, String> {
         let mut api = repository.as_url().clone();
-        if api.host_str() == Some("github.com") {
-            api.set_host(Some("api.github.com"))
+        let host = api.host_str().unwrap_or_default().to_owned();
+        if host == "github.com" || host.ends_with(".ghe.com") {
+            api.set_host(Some(&format!("api.{host}")))
                 .map_err(|error| error.to_string())?;
             api.set_path("/");
         } else {
@@ -150,15 +166,23 @@ impl GithubApp {
         })
     }
 
-    async fn token(&self, http: &Http, deadline: Instant) -> Result<Secret, FetchError> {
+    async fn token(
+        &self,
+        http: &Http,
+        scrubber: &Scrubber,
+        deadline: Instant,
+    ) -> Result<Secret, FetchError> {
         let now = Timestamp::now();
         let known = self.token.lock().clone();
         if let Some(known) = known
-            && now < known.expires - EARLY
+            && now
+                .checked_add(EARLY)
+                .is_ok_and(|soon| soon < known.expires)
         {
             return Ok(known.token);
         }
         let signed = sign_token(&self.id, &self.key, now)?;
+        scrubber.learn(&Secret::new(signed.clone()));
         let asking = self.ask(http, &signed);
         let token = timeout_at(deadline, asking)
             .await
@@ -275,4 +299,50 @@ fn sign_token(app: &str, key: &Path, now: Timestamp) -> Result<String, FetchErro
     )
     .map_err(|_| failed("cannot sign"))?;
     Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_and_the_user_name_are_those_of_the_host() {
+        for (url, api, username) in [
+            (
+                "https://github.com/a/b.git",
+                "https://api.github.com",
+                "x-access-token",
+            ),
+            (
+                "https://acme.ghe.com/a/b.git",
+                "https://api.acme.ghe.com",
+                "x-access-token",
+            ),
+            (
+                "https://git.acme.test/a/b",
+                "https://git.acme.test/api/v3",
+                "git",
+            ),
+            (
+                "https://gitlab.com/a/b.git",
+                "https://gitlab.com/api/v3",
+                "oauth2",
+            ),
+            (
+                "https://bitbucket.org/a/b",
+                "https://bitbucket.org/api/v3",
+                "x-token-auth",
+            ),
+            (
+                "https://notgithub.com/a/b",
+                "https://notgithub.com/api/v3",
+                "git",
+            ),
+        ] {
+            let url = HttpUrl::parse(url, UrlPolicy::api(false)).unwrap();
+            let app = GithubApp::new(&url, "1".to_owned(), "2".to_owned(), PathBuf::new());
+            assert_eq!(app.unwrap().api.to_string(), api);
+            assert_eq!(default_username(&url), username, "{url}");
+        }
+    }
 }

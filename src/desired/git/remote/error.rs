@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::http::UnusableSecret;
-use crate::model::{FetchFailure, human_duration};
+use crate::model::{FetchFailure, Scrubber, human_duration};
 
 /// A failed fetch. The last fetched commit stays in force. The sentences name no credential.
 #[derive(Debug, thiserror::Error)]
@@ -17,24 +17,29 @@ pub enum FetchError {
     #[error("TLS to the git server fails: {0}")]
     Tls(String),
     #[error(
+        "the git server is not trusted: {0}; help: name its CA with --git-ca-file. A CA certificate cannot be that of the \
+         server itself"
+    )]
+    Untrusted(&'static str),
+    #[error(
         "the git server did not answer in time: {0}; help: see whether it is slow, and check the proxy and the network"
     )]
     TimedOut(String),
     #[error(
-        "the git server asks for credentials (401); help: check --git-url, because some hosts answer so if there is no such \
+        "the git server asks for credentials ({0}); help: check --git-url, because some hosts answer so if there is no such \
          repository, and give the daemon a token that may read it (--git-token-file) or a GitHub App"
     )]
-    NoCredentials,
+    NoCredentials(u16),
     #[error(
         "the git server refuses the credentials (401): {0} is wrong, expired, revoked or for another user name; help: replace \
          it, which needs no restart, or set --git-username to the name that it belongs to"
     )]
     Unauthorized(String),
     #[error(
-        "the git server forbids access (403); help: allow the credentials to read the content of this repository, also by \
+        "the git server forbids access (403) to {0}; help: allow it to read the content of this repository, also by \
          the rules of its organization about single sign-on and addresses"
     )]
-    Forbidden,
+    Forbidden(String),
     #[error(
         "the git server has no such repository, or these credentials may not read it (404); help: check --git-url and the \
          credentials"
@@ -63,7 +68,7 @@ pub enum FetchError {
     NotGit(String),
     #[error("the repository has no commit yet; help: push the definitions")]
     Empty,
-    #[error("the repository has no branch or tag {0}; help: restore it, or change --git-ref")]
+    #[error("the repository has no branch or tag {name}; help: {help}", name = .0, help = help_for_missing(.0))]
     ReferenceMissing(String),
     #[error("{0} is a branch and a tag; help: set --git-ref to refs/heads/{0} or refs/tags/{0}")]
     Ambiguous(String),
@@ -88,6 +93,11 @@ pub enum FetchError {
         .0 >> 20
     )]
     TooLarge(u64),
+    #[error(
+        "an object of the repository needs more than {} MiB; help: keep the definitions in a repository without large files",
+        .0 >> 20
+    )]
+    LargeObject(u64),
     #[error(
         "the answer of the git server is invalid: {0}; help: if this lasts, look for a proxy that changes it, and see the log \
          of the server"
@@ -118,17 +128,25 @@ pub enum FetchError {
     Internal,
 }
 
+/// The first digits of a commit's id are no reference.
+fn help_for_missing(name: &str) -> &'static str {
+    match (7..40).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_hexdigit()) {
+        true => "give all 40 digits of a commit, or a branch or tag",
+        false => "restore it, or change --git-ref",
+    }
+}
+
 impl FetchError {
     /// What kind of failure it is, for status, metrics and alerts.
     #[must_use]
     pub const fn kind(&self) -> FetchFailure {
         match self {
             Self::Unreachable(_) => FetchFailure::Unreachable,
-            Self::Tls(_) => FetchFailure::Tls,
+            Self::Tls(_) | Self::Untrusted(_) => FetchFailure::Tls,
             Self::TimedOut(_) => FetchFailure::TimedOut,
-            Self::NoCredentials
+            Self::NoCredentials(_)
             | Self::Unauthorized(_)
-            | Self::Forbidden
+            | Self::Forbidden(_)
             | Self::Secret(_)
             | Self::Credentials(_) => FetchFailure::Credentials,
             Self::NotFound => FetchFailure::NotFound,
@@ -142,9 +160,28 @@ impl FetchError {
             | Self::DefaultBranchMoved { .. }
             | Self::CommitMissing(_)
             | Self::NotACommit(_) => FetchFailure::Reference,
-            Self::TooLarge(_) => FetchFailure::TooLarge,
+            Self::TooLarge(_) | Self::LargeObject(_) => FetchFailure::TooLarge,
             Self::Storage { .. } | Self::InUse(_) => FetchFailure::Storage,
             Self::Stopped | Self::Internal => FetchFailure::Internal,
+        }
+    }
+
+    /// Masks the secrets that a server may have repeated.
+    pub(super) fn scrubbed(self, scrubber: &Scrubber) -> Self {
+        let scrub = |text: String| scrubber.scrub(&text);
+        match self {
+            Self::Unreachable(text) => Self::Unreachable(scrub(text)),
+            Self::Tls(text) => Self::Tls(scrub(text)),
+            Self::TimedOut(text) => Self::TimedOut(scrub(text)),
+            Self::Redirected(text) => Self::Redirected(scrub(text)),
+            Self::NotGit(text) => Self::NotGit(scrub(text)),
+            Self::Invalid(text) => Self::Invalid(scrub(text)),
+            Self::Credentials(text) => Self::Credentials(scrub(text)),
+            Self::DefaultBranchMoved { before, now } => Self::DefaultBranchMoved {
+                before: scrub(before),
+                now: scrub(now),
+            },
+            other => other,
         }
     }
 

@@ -18,7 +18,7 @@ mod transport;
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::repository::{GitError, read_object};
 use crate::http::{Http, HttpTimeouts, HttpUrl, SetupError, read_certificates};
-use crate::model::{ellipsize, hex, printable};
+use crate::model::{Scrubber, ellipsize, hex, printable};
 use clone::{CloneDirectory, Generation, Record, open_bare};
 use connection::Connection;
 use reference::{Target, default_branch, target_of};
@@ -50,6 +50,8 @@ pub use reference::{GitPath, GitReference};
 pub const MAX_FETCH: u64 = 512 << 20;
 /// The usual time limit of one fetch.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
+/// The time between two attempts to repair the clone of one commit.
+const REPAIR: Duration = Duration::from_secs(600);
 /// The longest quotation of a library's reason, in characters.
 const MAX_QUOTE: usize = 300;
 
@@ -87,8 +89,8 @@ pub struct Remote {
 #[derive(Default)]
 struct Damage {
     is_reported: bool,
-    /// The commit whose clone was replaced. A commit that is itself unreadable does not cause another clone.
-    replaced_for: Option<ObjectId>,
+    /// The commit whose clone was replaced, and when.
+    replaced_for: Option<(ObjectId, Instant)>,
 }
 
 /// What is kept between two fetches.
@@ -156,7 +158,7 @@ impl Remote {
         let about = (
             &url,
             &settings.reference,
-            settings.credentials.describe(),
+            settings.credentials.identity(),
             &settings.ca_file,
             settings.depth,
         );
@@ -169,8 +171,10 @@ impl Remote {
             .take(40)
             .collect();
         let directory = format!("{name}-{}", digest.get(..16).unwrap_or_default());
+        let root = settings.root.path();
+        let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
         Self {
-            directory: settings.root.path().join(directory),
+            directory: root.join(directory),
             settings,
             session: Mutex::default(),
             current: Mutex::default(),
@@ -190,6 +194,12 @@ impl Remote {
         &self.settings.reference
     }
 
+    /// Where its clone is. Two values that fetch the same have the same directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The commit in force; `None` before the first successful fetch.
     #[must_use]
     pub fn current(&self) -> Option<Arc<FetchedCommit>> {
@@ -202,13 +212,17 @@ impl Remote {
         failure.unwrap_or_else(|| "the first fetch has not ended yet".to_owned())
     }
 
-    /// Reports that an object of a commit cannot be read. The next fetch makes a new clone, once for each commit.
+    /// Reports that an object of a commit cannot be read. The next fetch makes a new clone, at most once in [`REPAIR`] for a
+    /// commit, which may be unreadable itself.
     pub(super) fn report_damage(&self, commit: ObjectId) {
         let mut damage = self.damage.lock();
-        if damage.replaced_for != Some(commit) {
+        let is_tried = damage
+            .replaced_for
+            .is_some_and(|(last, at)| last == commit && at.elapsed() < REPAIR);
+        if !is_tried {
             *damage = Damage {
                 is_reported: true,
-                replaced_for: Some(commit),
+                replaced_for: Some((commit, Instant::now())),
             };
             self.damaged.notify_one();
         }
@@ -226,9 +240,8 @@ impl Remote {
     /// Puts the commit of an earlier process into force, if its clone is there.
     pub fn restore(&self) {
         let mut session = self.session.lock();
-        if let Err(error) = self.open_clone(&mut session) {
-            tracing::warn!("{error}");
-        }
+        // The first fetch reports the failure.
+        let _ = self.open_clone(&mut session);
     }
 
     /// Fetches the reference. Returns the commit if it is another one than before. Blocks up to the time limit
@@ -254,6 +267,7 @@ impl Remote {
         let mut session = self.session.lock();
         self.open_clone(&mut session)?;
         let deadline = Instant::now() + self.settings.timeout;
+        let was_damaged = self.is_damaged();
         let fetched = match self.attempt(&mut session, runtime, stop, deadline) {
             Err(FetchError::Unauthorized(_)) if self.settings.credentials.forget() => {
                 self.attempt(&mut session, runtime, stop, deadline)
@@ -261,6 +275,12 @@ impl Remote {
             // The server may have been replaced by another version.
             Err(FetchError::NotGit(_) | FetchError::Invalid(_) | FetchError::NotFound)
                 if session.advertisement.take().is_some() =>
+            {
+                self.attempt(&mut session, runtime, stop, deadline)
+            }
+            // The update was too large to be added to the clone.
+            Err(FetchError::TooLarge(_) | FetchError::LargeObject(_))
+                if !was_damaged && self.is_damaged() =>
             {
                 self.attempt(&mut session, runtime, stop, deadline)
             }
@@ -295,6 +315,19 @@ impl Remote {
         stop: &CancellationToken,
         deadline: Instant,
     ) -> Result<Option<Arc<FetchedCommit>>, FetchError> {
+        let scrubber = Scrubber::default();
+        self.exchange(session, runtime, stop, deadline, &scrubber)
+            .map_err(|error| error.scrubbed(&scrubber))
+    }
+
+    fn exchange(
+        &self,
+        session: &mut Session,
+        runtime: &Handle,
+        stop: &CancellationToken,
+        deadline: Instant,
+        scrubber: &Scrubber,
+    ) -> Result<Option<Arc<FetchedCommit>>, FetchError> {
         let current = self.current();
         let is_damaged = self.is_damaged();
         if let (GitReference::Commit(id), Some(current), false) =
@@ -305,7 +338,9 @@ impl Remote {
         }
         let settings = &self.settings;
         let http = self.http(session)?;
-        let authorization = settings.credentials.authorization(&http, deadline);
+        let authorization = settings
+            .credentials
+            .authorization(&http, scrubber, deadline);
         let route = http
             .route(settings.url.as_url())
             .map_err(|error| FetchError::Tls(error.to_string()))?;
@@ -316,11 +351,13 @@ impl Remote {
             authorization: runtime.block_on(authorization)?,
             credential: settings.credentials.describe(),
             deadline,
-            left: Mutex::new(settings.max_bytes),
             max: settings.max_bytes,
+            budget: Mutex::default(),
+            interrupt: Arc::default(),
             advertisement: Mutex::new(session.advertisement.take()),
             failure: Mutex::default(),
         });
+        let _interrupter = exchange.interrupt_in_time();
         let mut connection = Connection::open(&settings.url, Arc::clone(&exchange))?;
         session.advertisement = exchange.advertisement.lock().clone();
         let target = self.target(&mut connection, current.as_deref())?;
@@ -429,7 +466,13 @@ impl Remote {
                 }
                 Err(error) => {
                     // The clone may be the cause: the next attempt makes a new one, with a new connection.
-                    if matches!(error, FetchError::Storage { .. } | FetchError::Invalid(_)) {
+                    if matches!(
+                        error,
+                        FetchError::Storage { .. }
+                            | FetchError::Invalid(_)
+                            | FetchError::TooLarge(_)
+                            | FetchError::LargeObject(_)
+                    ) {
                         self.damage.lock().is_reported = true;
                     }
                     generation.remove_leftovers().map_err(storage)?;

@@ -72,8 +72,8 @@ impl GitReference {
     #[must_use]
     pub fn is_moved_by(&self, pushed: &str, known: Option<&str>) -> bool {
         match self {
-            // Before the first fetch the default branch is unknown.
-            Self::Default => known.is_none_or(|known| known == pushed),
+            // Before the first fetch, and of a server that does not name it, the default branch is unknown.
+            Self::Default => known.is_none_or(|known| known == pushed || known == "HEAD"),
             Self::Name(_) => self.candidates().iter().any(|name| name == pushed),
             Self::Commit(_) => false,
         }

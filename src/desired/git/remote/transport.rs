@@ -10,6 +10,7 @@
 use std::any::Any;
 use std::io::{self, BufRead, Cursor, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gix_protocol::transport::client::blocking_io::http::{
@@ -21,7 +22,8 @@ use reqwest::header::{
 };
 use reqwest::{Response, StatusCode};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -66,15 +68,63 @@ pub(super) struct Exchange {
     /// What a user renews if the credential is refused.
     pub(super) credential: Option<String>,
     pub(super) deadline: Instant,
-    /// How many bytes may still be received.
-    pub(super) left: Mutex<u64>,
+    /// How many bytes a fetch may receive.
     pub(super) max: u64,
+    pub(super) budget: Mutex<Budget>,
+    /// Set at the deadline and by `stop`: it ends work that does not wait for the server.
+    pub(super) interrupt: Arc<AtomicBool>,
     pub(super) advertisement: Mutex<Option<Advertisement>>,
     /// The first failure. gix's own error would only say that a request failed.
     pub(super) failure: Mutex<Option<FetchError>>,
 }
 
+/// The bytes that a part of a fetch may receive.
+#[derive(Default)]
+pub(super) struct Budget {
+    allowed: u64,
+    left: u64,
+}
+
+/// Ends when it is dropped.
+pub(super) struct Interrupter(JoinHandle<()>);
+
+impl Drop for Interrupter {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Exchange {
+    /// Limits the answers from here on, within the limit of the fetch.
+    pub(super) fn allow(&self, bytes: u64) {
+        let allowed = bytes.min(self.max);
+        *self.budget.lock() = Budget {
+            allowed,
+            left: allowed,
+        };
+    }
+
+    /// Sets the interrupt at the deadline, or when the fetch is stopped.
+    pub(super) fn interrupt_in_time(&self) -> Interrupter {
+        let (interrupt, stop) = (Arc::clone(&self.interrupt), self.stop.clone());
+        let deadline = self.deadline;
+        Interrupter(self.runtime.spawn(async move {
+            stop.run_until_cancelled(sleep_until(deadline)).await;
+            interrupt.store(true, Ordering::Relaxed);
+        }))
+    }
+
+    /// Why the interrupt is set, if it is.
+    pub(super) fn ended(&self) -> Option<FetchError> {
+        self.interrupt.load(Ordering::Relaxed).then(|| {
+            if self.stop.is_cancelled() {
+                FetchError::Stopped
+            } else {
+                FetchError::TimedOut("the time limit of the fetch is over".to_owned())
+            }
+        })
+    }
+
     fn fail(&self, error: FetchError) -> io::Error {
         let text = error.to_string();
         self.failure.lock().get_or_insert(error);
@@ -120,7 +170,9 @@ impl Exchange {
             Some(Ok(Err(error))) => {
                 let failure = self.route.failure(error);
                 let text = failure.to_string();
-                Err(if failure.tls {
+                Err(if let Some(why) = failure.untrusted {
+                    FetchError::Untrusted(why)
+                } else if failure.tls {
                     FetchError::Tls(text)
                 } else if failure.sent {
                     FetchError::TimedOut(text)
@@ -148,11 +200,15 @@ impl Exchange {
             }
             // GitHub reports its limits so.
             (StatusCode::FORBIDDEN, Some(wait)) => FetchError::RateLimited(wait),
-            (StatusCode::UNAUTHORIZED, _) => match &self.credential {
-                Some(credential) => FetchError::Unauthorized(credential.clone()),
-                None => FetchError::NoCredentials,
-            },
-            (StatusCode::FORBIDDEN, None) => FetchError::Forbidden,
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
+                match (&self.credential, status) {
+                    (None, status) => FetchError::NoCredentials(status.as_u16()),
+                    (Some(credential), StatusCode::FORBIDDEN) => {
+                        FetchError::Forbidden(credential.clone())
+                    }
+                    (Some(credential), _) => FetchError::Unauthorized(credential.clone()),
+                }
+            }
             (StatusCode::NOT_FOUND | StatusCode::GONE, _) => FetchError::NotFound,
             (status, wait) if status.is_server_error() => FetchError::Server {
                 status: status.as_u16(),
@@ -211,8 +267,13 @@ fn redirect(response: &Response) -> Result<String, FetchError> {
             .unwrap_or(url.as_str());
         ellipsize(&printable(text), 300)
     };
-    if to.origin() != from.origin() || !to.as_str().ends_with(ADVERTISEMENT) {
+    // A user or password in the address would be sent beside the own credentials.
+    let has_credentials = !to.username().is_empty() || to.password().is_some();
+    if has_credentials || to.origin() != from.origin() {
         return Err(FetchError::Redirected(shown(&to)));
+    }
+    if !to.as_str().ends_with(ADVERTISEMENT) {
+        return Err(FetchError::NotGit(format!("a redirect to {}", shown(&to))));
     }
     Ok(to.into())
 }
@@ -380,10 +441,10 @@ impl Post {
                 part => break part.unwrap_or_default(),
             }
         };
-        let mut left = exchange.left.lock();
-        match left.checked_sub(part.len() as u64) {
-            Some(rest) => *left = rest,
-            None => return Err(exchange.fail(FetchError::TooLarge(exchange.max))),
+        let mut budget = exchange.budget.lock();
+        match budget.left.checked_sub(part.len() as u64) {
+            Some(rest) => budget.left = rest,
+            None => return Err(exchange.fail(FetchError::TooLarge(budget.allowed))),
         }
         Ok(part.to_vec())
     }

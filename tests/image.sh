@@ -8,7 +8,7 @@
 set -euo pipefail
 
 hadolint_version=2.15.1
-most=$((19 << 20))
+most=$((20 << 20))
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 storage=(--root "$work/storage" --runroot "$work/run" --storage-driver vfs)

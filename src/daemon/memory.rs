@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::LONGEST_PAUSE;
+use super::pause::{LONGEST_PAUSE, growing, spread};
 use super::publisher::now;
 use super::reconciliation::{ReconciliationReport, ReconciliationResult};
 use super::state_file::{LOST_AT_END, PATIENCE, Remembered, RememberedField, StateStore};
@@ -717,8 +717,7 @@ impl Memory {
             (0, behind) => growing(STANDBY_PAUSE, behind).min(interval),
             (failures, _) => growing(interval, failures),
         };
-        // Jitter of 10 %, so that many daemons do not send requests at the same moment.
-        let spread = pause.mul_f64(0.9 + 0.2 * fastrand::f64());
+        let spread = spread(pause);
         let pause = if self.failures == 0 {
             spread
         } else {
@@ -750,14 +749,6 @@ const UPDATED_AT_CHANGES: &str = "Calry masks these values, and updatedAt change
 
 fn not_converged(kept: &BTreeMap<String, UnconvergedField>) -> Outcome {
     Outcome::NotConverged(kept.values().map(|field| field.mismatch.clone()).collect())
-}
-
-/// The interval, doubled with each failure after the first, up to five minutes, or the interval if that is longer.
-fn growing(interval: Duration, failures: u32) -> Duration {
-    let factor = 2u32.saturating_pow(failures.saturating_sub(1).min(16));
-    interval
-        .saturating_mul(factor)
-        .min(LONGEST_PAUSE.max(interval))
 }
 
 #[cfg(test)]

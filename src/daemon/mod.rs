@@ -9,6 +9,7 @@ mod leadership;
 pub mod log;
 mod loop_file;
 mod memory;
+mod pause;
 pub mod publisher;
 mod rate;
 mod reconciliation;
@@ -36,6 +37,7 @@ use inputs::WatchedInputs;
 pub use leadership::{Leadership, Moment, Term};
 pub use loop_file::{LoopFile, Observer};
 pub use memory::{BackedOff, Memory};
+pub use pause::LONGEST_PAUSE;
 pub use publisher::StatusPublisher;
 use rate::Rate;
 pub use reconciliation::{
@@ -83,9 +85,6 @@ const SCANS_PER_SECOND: u32 = 50;
 
 /// How long a new leader, or a user's request, waits for a fetch before the commit that is there is used.
 const REFRESH: Duration = Duration::from_secs(5);
-
-/// The longest pause after failed reconciliations, unless the interval is longer.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoopEnd {

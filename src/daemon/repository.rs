@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 
-use super::LONGEST_PAUSE;
+use super::pause::{growing, spread};
 use super::publisher::{after, now};
 use crate::desired::git::{FetchError, FetchedCommit, Remote};
 use crate::model::{FetchFailure, SPANS, human_duration, short_commit};
@@ -34,7 +34,7 @@ const ANNOUNCED: [Duration; 5] = [
     Duration::from_millis(2000),
 ];
 
-/// The first pause after a failed fetch. It doubles with each failure, up to [`LONGEST_PAUSE`].
+/// The first pause after a failed fetch. It doubles with each failure, up to [`super::LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A push that a hook reported.
@@ -173,9 +173,8 @@ impl Repository {
                         .unwrap_or_else(|| spread(self.interval()))
                 }
                 Err(asked) => {
-                    failures += 1;
-                    let pause = FIRST_PAUSE * 2_u32.saturating_pow((failures - 1).min(16));
-                    spread(pause.min(LONGEST_PAUSE)).max(asked.unwrap_or_default())
+                    failures = failures.saturating_add(1);
+                    spread(growing(FIRST_PAUSE, failures)).max(asked.unwrap_or_default())
                 }
             };
             // A hook must not break a rate limit.
@@ -367,11 +366,6 @@ fn failure(error: &FetchError, before: Option<&RepositoryFailure>) -> Repository
         times: before.map_or(0, |before| before.times) + 1,
         retry_after: error.retry_after().and_then(|wait| after(now, wait)),
     }
-}
-
-/// A pause that differs by up to a tenth, so that many daemons do not ask at the same moment.
-fn spread(pause: Duration) -> Duration {
-    pause.mul_f64(0.9 + fastrand::f64() * 0.2)
 }
 
 /// A push that is being looked for.

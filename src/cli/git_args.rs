@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
 use super::UsageError;
-use super::options::duration;
+use super::options::interval;
 use crate::daemon::Repository;
 use crate::desired::git::{
     CloneRoot, FETCH_TIMEOUT, GitCredentials, GitPath, GitReference, GithubApp, MAX_FETCH, Remote,
@@ -91,13 +91,6 @@ pub(super) struct GitArgs {
 enum Verify {
     Commit,
     Tag,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        interval if interval < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
-        interval => Ok(interval),
-    }
 }
 
 /// An id of GitHub: a number, or the client id of an app.

@@ -537,6 +537,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// Parses the time between two actions that repeat.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        interval if interval < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
+        interval => Ok(interval),
+    }
+}
+
 /// Parses a number from 1 to 64.
 pub(super) fn up_to_64(text: &str) -> Result<NonZeroU8, String> {
     match text.parse::<NonZeroU8>() {

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use super::UsageError;
 use super::cluster::ClusterArgs;
 use super::git_args::GitArgs;
-use super::options::{SourceArgs, duration, parse_repository_url, up_to_64};
+use super::options::{SourceArgs, interval, parse_repository_url, up_to_64};
 use crate::http::{HttpUrl, SecretFile, UrlPolicy};
 use crate::ops::admin::{Access, Hooks, Host};
 use crate::plan::MaxChanges;
@@ -168,12 +168,5 @@ fn listen(text: &str) -> Result<Listen, String> {
         _ => text.parse().map(Listen::On).map_err(|_| {
             "must be an address such as 127.0.0.1:8080, [::]:8080 for every interface, or off to disable the server".to_owned()
         }),
-    }
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        interval if interval < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
-        interval => Ok(interval),
     }
 }

@@ -8,6 +8,16 @@ use super::plan::ChangeItem;
 use crate::model::printable;
 use crate::plan::{Change, Mismatch, PlainValue, Summary};
 
+/// The first `max` items, and how many more there are.
+#[must_use]
+pub fn list_first(items: &[String], max: usize) -> String {
+    let first: Vec<&str> = items.iter().take(max).map(String::as_str).collect();
+    match items.len().saturating_sub(max) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
 /// The counts of a plan, as words: `12 to update, 7 in sync, 1 on hold`.
 #[must_use]
 pub fn describe_counts(summary: &Summary) -> String {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::key::NOTIFICATIONS;
 use super::value::EffectiveValue;
-use super::{Configuration, WorkspaceConfig, first_names, load};
+use super::{Configuration, MAX_NAMED, WorkspaceConfig, load};
+use crate::report::words::list_first;
 
 /// The longest wait for the file, which may be on a file system that does not answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,7 +23,7 @@ impl Configuration {
             Ok(Ok(Ok(fresh))) => {
                 let differences = self.differences(&fresh);
                 if !differences.is_empty() {
-                    let changed = first_names(&differences);
+                    let changed = list_first(&differences, MAX_NAMED);
                     tracing::warn!(
                         changed,
                         "the configuration file {shown} has changed since the start: {changed}; restart the daemon to use it"

@@ -27,6 +27,7 @@ use super::run_args::RunArgs;
 use super::usage::{UsageError, print_parse_error};
 use super::{Exit, command};
 use crate::model::{Code, Diagnostic, printable};
+use crate::report::words::list_first;
 use file::{ConfigFile, ConfigFileError, Section, WorkspaceSection};
 use key::{Key, keys, kinds};
 use notifications::Notifications;
@@ -34,6 +35,9 @@ use value::{EffectiveValue, ValueOrigin};
 
 pub(super) use key::{Defaults, with_defaults};
 pub(super) use schema::schema;
+
+/// How many names a sentence lists.
+const MAX_NAMED: usize = 8;
 
 /// The variable that holds an API key itself.
 const API_KEY: &str = "CALRY_API_KEY";
@@ -364,19 +368,9 @@ impl Configuration {
                 format!(
                     "{} does not apply to {}: the configuration file has another value there",
                     general.flag(),
-                    first_names(&names)
+                    list_first(&names, MAX_NAMED)
                 )
             })
         })
-    }
-}
-
-/// The first few of many names.
-fn first_names(names: &[String]) -> String {
-    const MAX_NAMED: usize = 8;
-    let first: Vec<&str> = names.iter().take(MAX_NAMED).map(String::as_str).collect();
-    match names.len().saturating_sub(MAX_NAMED) {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
     }
 }

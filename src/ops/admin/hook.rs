@@ -28,6 +28,7 @@ use crate::daemon::publisher::now;
 use crate::daemon::{Handle, Repository};
 use crate::http::{Http, SecretFile};
 use crate::model::{SharedSecret, SignatureCheck, ellipsize, parse_webhook_signatures, printable};
+use crate::report::words::list_first;
 
 /// The largest body, in bytes: a push of several thousand commits. The interval finds a larger one.
 const MAX_BODY: usize = 4 << 20;
@@ -128,8 +129,8 @@ impl Sender {
         }
     }
 
-    /// The file with the secret, and the option that names it.
-    fn secret(self, hooks: &Hooks) -> Result<(&SecretFile, &'static str), Refused> {
+    /// Reads the secret. Also returns the option that names its file.
+    async fn secret(self, hooks: &Hooks) -> Result<(SharedSecret, &'static str), Refused> {
         let (file, flag) = match self {
             Self::Github => (&hooks.github, "--github-hook-secret-file"),
             Self::Gitlab => (&hooks.gitlab, "--gitlab-hook-secret-file"),
@@ -139,7 +140,8 @@ impl Sender {
             let sentence = format!("this hook is disabled; enable it with {flag}");
             Refused(StatusCode::NOT_FOUND, sentence)
         };
-        Ok((file.as_ref().ok_or_else(disabled)?, flag))
+        let file = file.as_ref().ok_or_else(disabled)?;
+        Ok((read_secret(file).await?, flag))
     }
 }
 
@@ -165,8 +167,7 @@ async fn receive(
     request: Request,
 ) -> Result<Response, Refused> {
     let (head, body) = request.into_parts();
-    let (file, flag) = sender.secret(&shared.access.hooks)?;
-    let secret = read_secret(file).await?;
+    let (secret, flag) = sender.secret(&shared.access.hooks).await?;
     let proof = proof(sender, &secret, &head.headers);
     let memory = Some(&shared.receiver.memory);
     let Some(body) = verify(proof, body, MAX_BODY, memory).await? else {
@@ -201,8 +202,7 @@ async fn receive_relayed(
     request: Request,
 ) -> Result<Response, Refused> {
     let (head, body) = request.into_parts();
-    let (file, flag) = sender.secret(&shared.access.hooks)?;
-    let secret = read_secret(file).await?;
+    let (secret, flag) = sender.secret(&shared.access.hooks).await?;
     let signature = single(&head.headers, relay::SIGNATURE).and_then(unhex);
     let proof = signature.map(|it| Proof::Signed(relay::signature(&secret), vec![it]));
     let body = verify(proof, body, relay::MAX_MESSAGE, None).await?;
@@ -321,7 +321,8 @@ impl Requested<'_> {
             [one] => Some(format!("a reconciliation of {}", one.publisher().label())),
             all => Some(format!("a reconciliation of {} workspaces", all.len())),
         };
-        let of_repositories = (!urls.is_empty()).then(|| format!("a fetch of {}", list(&urls)));
+        let of_repositories =
+            (!urls.is_empty()).then(|| format!("a fetch of {}", list_first(&urls, MAX_NAMED)));
         let said: Vec<String> = of_repositories.into_iter().chain(of_directories).collect();
         let delivery = match &push.delivery {
             Some(delivery) => format!(" (delivery {})", quote(delivery)),
@@ -354,24 +355,7 @@ fn why_ignored(push: &PushEvent, shared: &Shared) -> String {
         }
         _ => String::new(),
     };
-    format!("no workspace follows {}{of}", list(&names))
-}
-
-/// Names some items, and counts more.
-fn list(items: &[String]) -> String {
-    match items.len() {
-        0..=MAX_NAMED => items.join(", "),
-        more => format!(
-            "{} and {} more",
-            items
-                .iter()
-                .take(MAX_NAMED)
-                .cloned()
-                .collect::<Vec<_>>()
-                .join(", "),
-            more - MAX_NAMED
-        ),
-    }
+    format!("no workspace follows {}{of}", list_first(&names, MAX_NAMED))
 }
 
 fn quote(text: &str) -> String {

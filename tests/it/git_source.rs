@@ -713,6 +713,12 @@ fn world() -> World {
     World::with(definitions, calry_gitops::sandbox::Config::default())
 }
 
+/// Writes the file `allowed` with the only key that may sign.
+fn allow(world: &World, signer: &Signer) {
+    let allowed = format!("ada@x {}\n", signer.public());
+    fs::write(world.dir.path().join("allowed"), allowed).unwrap();
+}
+
 fn listing(world: &World, field: &str) -> Value {
     world.live("GUESTY")["fieldsToSync"]["listing"][field].clone()
 }
@@ -921,8 +927,7 @@ fn workspaces_of_one_repository_share_one_fetch() {
     server.take_steps();
     // One that needs more of the history has a clone of its own.
     fs::write(world.dir.path().join("key3"), &key).unwrap();
-    let allowed = format!("ada@x {}\n", Signer::new(1).public());
-    fs::write(world.dir.path().join("allowed"), allowed).unwrap();
+    allow(&world, &Signer::new(1));
     let third = "  - name: three\n    apiKeyFile: key3\n    allowedSigners: allowed\n";
     let (steps, _daemon) = fetched_by(&format!("gitDir: clones\n{config}{third}"), 3);
     let fetches = steps.iter().filter(|step| **step == Step::Fetch);
@@ -933,11 +938,7 @@ fn workspaces_of_one_repository_share_one_fetch() {
 fn only_signed_commits_of_the_repository_run_and_the_last_one_stays_in_force() {
     let (server, world, ada) = (GitServer::start(), world(), Signer::new(1));
     let url = server.url();
-    fs::write(
-        world.dir.path().join("allowed"),
-        format!("ada@x {}\n", ada.public()),
-    )
-    .unwrap();
+    allow(&world, &ada);
     let rooms = definitions("provider: GUESTY\nfieldsToSync:\n  listing: [name, rooms]\n");
     let signed = server.signed_commit("main", &rooms, &ada);
     let refused = server.commit("main", &definitions(GUESTY));
@@ -969,8 +970,7 @@ fn only_signed_commits_of_the_repository_run_and_the_last_one_stays_in_force() {
 fn a_tag_must_be_signed_under_its_own_name_if_tags_are_verified() {
     let (server, world, ada) = (GitServer::start(), world(), Signer::new(1));
     let url = server.url();
-    let allowed = format!("ada@x {}\n", ada.public());
-    fs::write(world.dir.path().join("allowed"), allowed).unwrap();
+    allow(&world, &ada);
     server.commit("main", &definitions(GUESTY));
     server.tag("signed", "signed", "main", Some(&ada));
     server.tag("renamed", "signed", "main", Some(&ada));

@@ -20,6 +20,7 @@ mod catalogue;
 mod cli;
 mod config;
 mod daemon;
+mod faults;
 mod formats;
 mod git_source;
 mod hooks;

@@ -496,6 +496,56 @@ async fn an_update_whose_connection_breaks_is_sent_once_and_may_have_arrived() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_cut_at_any_byte_is_never_taken_for_a_complete_one() {
+    let definition = r#"{"id":"7","provider":"HOSTAWAY","fieldsToSync":{"listing":{"name":true}}}"#;
+    let (list, half) = (format!("[{definition}]"), definition.len() / 2);
+    let framed = |body: &str| {
+        let (one, two) = body.split_at(half);
+        let (n, m) = (one.len(), two.len());
+        [
+            http_of(body),
+            format!(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{n:x}\r\n{one}\r\n{m:x}\r\n{two}\r\n0\r\n\r\n"
+            ),
+            // Only the end of the connection ends this one.
+            format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{body}"),
+        ]
+    };
+    for text in framed(&list).into_iter().chain(framed(definition)) {
+        let at = Arc::new(AtomicUsize::new(0));
+        let (whole, cut) = (text.clone(), Arc::clone(&at));
+        let address = raw(move |_, mut stream| {
+            let text = whole[..cut.load(SeqCst)].to_owned();
+            async move {
+                head(&mut stream).await;
+                let _ = stream.write_all(text.as_bytes()).await;
+                // With unread data, closing it could lose what was sent.
+                let _ = stream.shutdown().await;
+                let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+            }
+        });
+        let api = api(&format!("http://{}", address.await));
+        for cut in 0..text.len() {
+            at.store(cut, SeqCst);
+            let (reader, writer) = session(&api, Duration::from_millis(50));
+            assert!(reader.definitions().await.is_err(), "{:?}", &text[..cut]);
+            let error = writer.update(&hostaway(), &Update::default()).await;
+            let error = error.unwrap_err();
+            assert!(
+                error.may_have_arrived() || error.is_not_sent(),
+                "{:?}: {error}",
+                &text[..cut]
+            );
+        }
+        at.store(text.len(), SeqCst);
+        let (reader, writer) = session(&api, secs(5));
+        let is_list = reader.definitions().await.is_ok();
+        let is_definition = writer.update(&hostaway(), &Update::default()).await.is_ok();
+        assert!(is_list != is_definition, "{text:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_refused_connection_means_that_nothing_arrived() {
     let free = TcpListener::bind("127.0.0.1:0")
         .await

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::support::documents::{code_spans, rows, tests_of};
 use crate::support::git_server::GitServer;
 use crate::support::openpgp::with_signature;
 use crate::support::{Checkout, Ran, Signer, World, live, outside_code, repository};
@@ -52,15 +53,13 @@ fn shows_no_canary(all: &[Ran]) {
 #[test]
 fn every_line_of_the_page_has_its_test_and_every_test_its_line() {
     let page = std::fs::read_to_string(repository().join("src/threat_model.md")).unwrap();
-    let here = std::fs::read_to_string(repository().join("tests/it/threats.rs")).unwrap();
-    let rows: Vec<&str> = page
-        .lines()
-        .filter_map(|line| line.rsplit_once("| `it_")?.1.strip_suffix("` |"))
+    let rows: Vec<String> = rows(&page)
+        .iter()
+        .flat_map(|cells| code_spans(cells.last().unwrap()))
+        .map(str::to_owned)
         .collect();
-    let tests: Vec<&str> = here
-        .lines()
-        .filter_map(|line| line.strip_prefix("fn it_")?.strip_suffix("() {"))
-        .collect();
+    let mut tests = tests_of(&repository().join("tests/it/threats.rs"));
+    tests.retain(|test| test.starts_with("it_"));
     assert_eq!(rows, tests);
     assert!(rows.len() >= 10);
 }

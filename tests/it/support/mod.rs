@@ -1,5 +1,6 @@
 //! What the black-box tests share: a sandbox in this process, a directory of definitions, and the real binary.
 
+pub(crate) mod documents;
 pub(crate) mod git_server;
 pub(crate) mod openpgp;
 

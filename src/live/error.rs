@@ -609,6 +609,9 @@ mod tests {
         assert_eq!(limit(60, 30, 99), "within 30s (--request-timeout)");
         assert_eq!(limit(4, 30, 99), "within the remaining 4s of --timeout");
         assert!(limit(60, 30, 7).contains("within the 7s for which this replica"));
+        // The limit that another attempt would not help against goes first.
+        assert!(limit(30, 30, 30).contains("--timeout"));
+        assert!(limit(60, 30, 30).contains("--request-timeout"));
     }
 
     #[test]
@@ -661,5 +664,18 @@ mod tests {
         );
         // A success status means that the update arrived, whatever the body says.
         assert_eq!(verdict(ErrorCause::NotJson { status: 200 }), (false, true));
+    }
+
+    #[test]
+    fn a_quotation_shows_no_secret_that_became_known_later() {
+        let scrubber = Scrubber::default();
+        let quote = Quote::new("no such key: hunter2-hunter2".to_owned(), scrubber.clone());
+        scrubber.learn(&Secret::new("hunter2-hunter2"));
+        for shown in [quote.to_string(), format!("{quote:?}")] {
+            assert!(
+                shown.contains("no such key: ") && !shown.contains("hunter2"),
+                "{shown}"
+            );
+        }
     }
 }

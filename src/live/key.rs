@@ -186,4 +186,17 @@ mod tests {
             "{error}"
         );
     }
+
+    #[test]
+    fn only_the_name_of_the_workspace_at_the_end_of_a_key_may_be_shown() {
+        for (key, confidential) in [
+            ("zepl.a.b.acme", "zepl.a.b"),
+            ("zepl.a.acme", "zepl.a.acme"),
+            ("zepl.a.b.c.acme", "zepl.a.b.c.acme"),
+            ("other.a.b.acme", "other.a.b.acme"),
+            ("token", "token"),
+        ] {
+            assert_eq!(variable(key).unwrap().confidential().expose(), confidential);
+        }
+    }
 }

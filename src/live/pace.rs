@@ -270,6 +270,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn successes_shorten_the_spacing_a_little_and_then_remove_it() {
+        let pace = Pace::default();
+        pace.slow_down(Instant::now(), None);
+        let spacings = (0..40).map(|_| {
+            pace.speed_up();
+            pace.state.lock().spacing
+        });
+        let spacings: Vec<Duration> = spacings.collect();
+        assert_eq!(spacings[0], FIRST_SPACING.mul_f64(DECAY));
+        assert_eq!(spacings.iter().position(Duration::is_zero), Some(34));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_gate_that_opens_after_the_deadline_fails_at_once_with_the_wait_which_is_never_a_day()
     {
         for (asked, wait) in [(SECOND * 90, SECOND * 90), (SECOND * 86_400, LONGEST_GATE)] {
@@ -289,6 +302,10 @@ mod tests {
         };
         pace.slow_down(begin, None);
         assert_eq!(by_calry().await, Some(false));
+        sleep_until(begin + Duration::from_millis(249)).await;
+        assert_eq!(by_calry().await, Some(false));
+        sleep_until(begin + Duration::from_millis(251)).await;
+        assert_eq!(by_calry().await, None);
         pace.slow_down(begin, Some(SECOND * 3));
         assert_eq!(by_calry().await, Some(true));
         // A shorter pause of our own changes nothing.

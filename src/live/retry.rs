@@ -160,6 +160,7 @@ mod tests {
     use super::super::Operation;
     use super::super::error::{ErrorCause, ErrorResponse, TimeLimit};
     use super::*;
+    use crate::http::RequestFailure;
 
     fn answered(status: u16, retry_after: Option<Duration>) -> Error {
         let response = ErrorResponse {
@@ -236,5 +237,35 @@ mod tests {
                 .to_string()
                 .contains("--timeout")
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_is_wrong_after_three_attempts_in_three_seconds_without_an_answer() {
+        let host = UnreachableHost::default();
+        let given_up = |unreachable| {
+            let failure = RequestFailure {
+                sent: false,
+                permanent: false,
+                unreachable,
+                tls: false,
+                untrusted: None,
+                proxy: None,
+                reason: String::new(),
+            };
+            let api = String::new();
+            let error = Error::new(Operation::Workspace, ErrorCause::Broken { api, failure });
+            !host.check(error).is_transient()
+        };
+        for _ in 0..5 {
+            assert!(!given_up(true));
+        }
+        tokio::time::advance(UnreachableHost::PATIENCE).await;
+        assert!(given_up(true));
+        // Any other failure comes from the host.
+        assert!(!given_up(false));
+        assert!(!given_up(true));
+        tokio::time::advance(UnreachableHost::PATIENCE).await;
+        assert!(!given_up(true));
+        assert!(given_up(true));
     }
 }

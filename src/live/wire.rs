@@ -535,6 +535,9 @@ mod tests {
             with("partnerKey", key)
         };
         let many = json!({"headers": {}, "other": vec!["hunter2"; MAX_VALUES + 1]});
+        let values: BTreeMap<String, &str> = (0..=MAX_VALUES)
+            .map(|n| (n.to_string(), "hunter2"))
+            .collect();
         let cases = [
             (
                 changed("headers", json!({"x-api-key": 12_345_678})),
@@ -545,6 +548,11 @@ mod tests {
             (changed("cookies", json!({"sid": "hunter2"})), PartnerKey, 2),
             (with("partnerKey", json!("hunter2")), PartnerKey, 0),
             (with("partnerKey", many), PartnerKey, 0),
+            (
+                with("partnerKey", json!({"headers": values})),
+                PartnerKey,
+                0,
+            ),
             (
                 with("fieldsToSync", json!({"listing": {"name": "hunter2"}})),
                 FieldsToSync,
@@ -683,6 +691,21 @@ mod tests {
         );
         let listing = parse_listing(body.as_bytes(), |_| ()).unwrap();
         assert_eq!((listing.live.len(), listing.unreadable.len()), (1, 3));
+    }
+
+    #[test]
+    fn the_largest_definition_is_read_and_a_larger_one_is_named() {
+        let of = |len: usize| {
+            let empty = with("icon", json!("")).to_string().len();
+            let item = with("icon", json!("x".repeat(len - empty)));
+            assert_eq!(item.to_string().len(), len);
+            list(&[item])
+        };
+        assert_eq!(of(MAX_DEFINITION).live.len(), 1);
+        assert_eq!(
+            of(MAX_DEFINITION + 1).unreadable[0].problem,
+            "item 1 of the list: it is larger than 1 MiB"
+        );
     }
 
     #[test]

@@ -201,3 +201,24 @@ impl Hash {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_64_hexadecimal_digits_in_either_case() {
+        let hex = "0123456789abcdefABCDEF0123456789".repeat(2);
+        let digest = Digest::parse(&format!("sha256:{hex}")).unwrap();
+        assert_eq!(digest.to_string(), format!("sha256:{}", hex.to_lowercase()));
+        assert!(!digest.is_sealed());
+        for wrong in [
+            hex.clone(),
+            format!("sha256:{}", &hex[1..]),
+            format!("sha256:{hex}0"),
+            format!("sha256:{}g", &hex[1..]),
+        ] {
+            assert_eq!(Digest::parse(&wrong), Err(InvalidDigest), "{wrong}");
+        }
+    }
+}

@@ -232,7 +232,7 @@ mod tests {
             assert_eq!(max_changes.to_string(), text);
         }
         for wrong in [
-            "", "%", "101%", "256%", "-1", "+3", "3 %", "30%%", "None", "many", "1.5",
+            "", "%", "101%", "256%", "-1", "+3", "+3%", "3 %", "30%%", "None", "many", "1.5",
         ] {
             assert!(wrong.parse::<MaxChanges>().is_err(), "{wrong}");
         }

@@ -11,6 +11,33 @@ fn the_pause_grows_with_each_failure_up_to_five_minutes() {
     assert_eq!(growing(Duration::from_secs(1), u32::MAX).as_secs(), 300);
 }
 
+/// The least and the greatest of a thousand pauses, in seconds.
+fn range(pause: impl Fn() -> Duration) -> (f64, f64) {
+    let pauses = (0..1000).map(|_| pause().as_secs_f64());
+    pauses.fold((f64::MAX, 0.0), |(least, most), pause| {
+        (pause.min(least), pause.max(most))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_use_their_whole_range_and_are_never_shorter_than_calry_asks() {
+    let is = |(least, most): (f64, f64), low: f64, high: f64| {
+        let edge = (high - low) / 20.0;
+        assert!(
+            least >= low && least < low + edge && most > high - edge && most <= high,
+            "{least} to {most}"
+        );
+    };
+    is(range(|| spread(Duration::from_secs(10))), 9.0, 11.0);
+    let after = |failures, seconds| {
+        range(|| Pause::after_transient(failures, Duration::from_secs(seconds)).left())
+    };
+    is(after(1, 0), 0.8, 1.2);
+    is(after(3, 0), 3.2, 4.8);
+    assert_eq!(after(1, 7), (7.0, 7.0));
+    assert_eq!(after(u32::MAX, 86_400), (300.0, 300.0));
+}
+
 fn memory() -> Memory {
     Memory::new(&Arc::new(StateStore::in_process().unwrap()))
 }
@@ -287,4 +314,193 @@ fn a_pause_from_the_state_file_is_at_most_as_long_as_a_new_one() {
     assert_eq!(left(u32::MAX, Timestamp::MAX), 300.0);
     assert_eq!(left(9, Timestamp::MIN), 0.0);
     assert_eq!(left(9, now() + Duration::from_secs(100)), 100.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_reconciliation_comes_later_after_failures_and_while_a_leader_does_not_act() {
+    let mut memory = memory();
+    let mut next = |result: ReconciliationResult, standby: bool| {
+        let mut report = fixtures::report(result);
+        report.findings.standby = standby;
+        let (pause, trigger) = memory.next_pause(Duration::from_secs(60), &report);
+        assert_eq!(trigger, Trigger::Interval);
+        pause
+    };
+    let is = |pause: Duration, seconds: u64| {
+        let expected = Duration::from_secs(seconds);
+        assert!(
+            pause.abs_diff(expected) <= expected / 10,
+            "{pause:?} {seconds}"
+        );
+    };
+    let observed = |plan: &Plan| ReconciliationResult::Observed(plan.clone());
+    for seconds in [60, 120, 240, 300] {
+        let pause = next(ReconciliationResult::Failed(Failure::Stopped), false);
+        is(pause, seconds);
+        assert!(pause <= LONGEST_PAUSE);
+    }
+    let differs = planned(&mut self::memory(), masked("0"));
+    let in_sync = fixtures::plan(Vec::new());
+    is(next(observed(&differs), false), 60);
+    for seconds in [5, 10, 20, 40, 60, 60] {
+        is(next(observed(&differs), true), seconds);
+    }
+    is(next(observed(&in_sync), true), 60);
+    is(next(observed(&differs), true), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_update_is_retried_before_the_interval_and_is_brief_at_first() {
+    let (mut memory, minute) = (memory(), Duration::from_secs(60));
+    let failed = UpdateResult {
+        transient: Some(Duration::from_secs(30)),
+        ..result(
+            "HOSTAWAY",
+            Cause::Change,
+            Outcome::Failed("gone".to_owned()),
+        )
+    };
+    let brief = |memory: &Memory| memory.back_off_of(&failed.provider).map(|off| off.brief);
+    for _ in 0..MAX_BRIEF_FAILURES {
+        memory.learn_result(&failed, minute);
+        assert_eq!(brief(&memory), Some(true));
+    }
+    memory.learn_result(&failed, minute);
+    assert_eq!(brief(&memory), Some(false));
+    let plan = || fixtures::plan(Vec::new());
+    let applied = ReconciliationResult::Applied(plan(), crate::reconcile::apply::Report::default());
+    let (pause, trigger) = memory.next_pause(minute * 5, &fixtures::report(applied));
+    assert_eq!(trigger, Trigger::Update);
+    assert!(
+        pause >= Duration::from_secs(25) && pause < minute,
+        "{pause:?}"
+    );
+    // Nothing was retried, so nothing is due.
+    let observed = fixtures::report(ReconciliationResult::Observed(plan()));
+    assert_eq!(
+        memory.next_pause(minute * 5, &observed).1,
+        Trigger::Interval
+    );
+    let lasting = result("HOSTAWAY", Cause::Change, Outcome::Failed("no".to_owned()));
+    let mut memory = self::memory();
+    memory.learn_result(&lasting, minute);
+    assert_eq!(brief(&memory), Some(false));
+    // The time is rounded up.
+    let plan = planned(&mut memory, masked("0"));
+    let mut memory = self::memory();
+    assert_eq!(
+        carried_out(&mut memory, &plan, Outcome::Failed("no".to_owned()), "-"),
+        Some(1)
+    );
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let skipped: Vec<String> = memory
+        .backed_off_steps(&plan, false)
+        .into_values()
+        .collect();
+    assert_eq!(
+        skipped,
+        ["next attempt in 10s or when its file changes: no"]
+    );
+    assert!(memory.backed_off_steps(&plan, true).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_counts_as_undone_if_drift_follows_within_two_intervals() {
+    let (mut memory, ten) = (memory(), Duration::from_secs(10));
+    let mut times = Vec::new();
+    for (seconds, cause) in [
+        (0, Cause::Change),
+        (19, Cause::Drift),
+        (19, Cause::Drift),
+        (20, Cause::Drift),
+        (1, Cause::Drift),
+        (1, Cause::Change),
+        (1, Cause::Drift),
+        (1, Cause::Drift),
+    ] {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        memory.learn_result(&result("HOSTAWAY", cause, Outcome::Applied), ten);
+        times.push(memory.contested_times(&desired().provider).unwrap());
+    }
+    assert_eq!(times, [0, 1, 2, 0, 1, 0, 1, 2]);
+    assert!(memory.contested().is_empty());
+    memory.learn_result(&result("HOSTAWAY", Cause::Drift, Outcome::Applied), ten);
+    assert_eq!(
+        memory.contested(),
+        BTreeMap::from([(desired().provider.clone(), CONTESTED)])
+    );
+    // In sync for most of an interval: it was not undone.
+    let plan = fixtures::plan(vec![fixtures::entry(
+        "HOSTAWAY",
+        Verdict::InSync(desired(), Arc::new(fixtures::live("HOSTAWAY"))),
+    )]);
+    tokio::time::advance(Duration::from_secs(8)).await;
+    memory.learn_plan(&plan, &[], ten);
+    assert_eq!(memory.contested().len(), 1);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    memory.learn_plan(&plan, &[], ten);
+    assert!(memory.contested().is_empty());
+}
+
+#[tokio::test]
+async fn a_provider_is_forgotten_only_if_git_is_known_not_to_manage_it() {
+    let stays = |entries: Vec<(&str, Verdict)>, only: &[&str]| {
+        let mut memory = memory();
+        for provider in ["HOSTAWAY", "GUESTY"] {
+            let result = result(provider, Cause::Change, Outcome::Applied);
+            memory.learn_result(&result, Duration::from_secs(60));
+        }
+        let entries = entries.into_iter().map(|(p, v)| fixtures::entry(p, v));
+        let plan = fixtures::plan(entries.collect());
+        let only: Vec<Provider> = only.iter().map(|p| Provider::parse(p).unwrap()).collect();
+        memory.learn_plan(&plan, &only, Duration::from_secs(60));
+        memory.applied.contains_key(&desired().provider)
+    };
+    let guesty = || ("GUESTY", Verdict::Missing);
+    assert!(stays(vec![guesty(), ("HOSTAWAY", Verdict::Invalid)], &[]));
+    assert!(!stays(vec![guesty()], &[]));
+    assert!(!stays(
+        vec![guesty(), ("HOSTAWAY", Verdict::Unmanaged)],
+        &[]
+    ));
+    // A file without a name of a provider, and a plan that does not cover it.
+    assert!(stays(vec![guesty(), ("", Verdict::Invalid)], &[]));
+    assert!(stays(vec![guesty()], &["GUESTY"]));
+    assert!(!stays(vec![guesty()], &["GUESTY", "HOSTAWAY"]));
+}
+
+#[tokio::test]
+async fn what_git_changed_is_left_to_the_leader_and_drift_is_not() {
+    let mut memory = memory();
+    let plan = planned(&mut memory, masked("0"));
+    carried_out(&mut memory, &plan, Outcome::Applied, "1");
+    let mut edited = masked("1");
+    edited.icon = None;
+    let plan = planned(&mut memory, edited.clone());
+    memory.leave_to_leader(&plan);
+    assert!(memory.applied.contains_key(&keyed().provider));
+    let other = memory.last_applied(&desired(), None);
+    memory
+        .applied
+        .insert(keyed().provider.clone(), Arc::new(other));
+    let plan = planned(&mut memory, edited);
+    memory.leave_to_leader(&plan);
+    assert!(memory.applied.is_empty());
+}
+
+#[tokio::test]
+async fn a_masked_value_is_in_doubt_only_after_a_request_that_may_have_changed_it() {
+    for (sent, masks, known) in [(0, true, true), (1, true, false), (1, false, true)] {
+        let mut memory = memory();
+        let plan = planned(&mut memory, masked("0"));
+        carried_out(&mut memory, &plan, Outcome::Applied, "1");
+        let mut failed = result("HOSTAWAY", Cause::Drift, Outcome::Failed(String::new()));
+        failed.sent = sent;
+        if masks {
+            failed.changes = plan.entries[0].changes().to_vec();
+        }
+        memory.learn_result(&failed, Duration::from_secs(10));
+        let updated_at = &memory.applied[&keyed().provider].updated_at;
+        assert_eq!(updated_at.is_some(), known, "{sent} {masks}");
+    }
 }

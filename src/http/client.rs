@@ -20,6 +20,7 @@ use reqwest::{Certificate, Client, Response};
 use rustls::CertificateError;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
 use super::concurrency_limit::ConcurrencyLimit;
@@ -33,6 +34,13 @@ const MAX_SLOW_REQUESTS: usize = 192;
 
 /// A request that waits longer than this no longer counts, so that one unanswered workspace does not delay the others.
 const SLOW: Duration = Duration::from_secs(2);
+
+/// A body of this size, in bytes, needs no share of the memory for large ones. A list of a hundred providers is smaller.
+const SMALL_BODY: usize = 128 << 10;
+
+/// The number of larger bodies that are read at once, for all hosts together. Without this limit, many workspaces behind a
+/// gateway that answers without end would take all memory.
+const MAX_LARGE_BODIES: usize = 2;
 
 /// The number of idle connections kept for each host.
 const MAX_IDLE: usize = 16;
@@ -99,6 +107,7 @@ pub struct Http {
     plain: Client,
     certificates: Arc<[Certificate]>,
     pub(crate) timeouts: HttpTimeouts,
+    large_bodies: Arc<Semaphore>,
     /// Keyed by origin.
     routes: Arc<Mutex<BTreeMap<String, Arc<Route>>>>,
 }
@@ -124,6 +133,7 @@ impl Http {
             plain: client(&timeouts, false, &[])?,
             certificates: certificates.into(),
             timeouts,
+            large_bodies: Arc::new(Semaphore::new(MAX_LARGE_BODIES)),
             routes: Arc::default(),
         })
     }
@@ -148,6 +158,7 @@ impl Http {
                     secure,
                     certificates: Arc::clone(&self.certificates),
                     timeouts: self.timeouts,
+                    large_bodies: Arc::clone(&self.large_bodies),
                     proxy: Proxy::of(url),
                     current: Mutex::new(ActiveClient { client, number: 0 }),
                 })
@@ -240,6 +251,7 @@ pub(crate) struct Route {
     secure: bool,
     certificates: Arc<[Certificate]>,
     timeouts: HttpTimeouts,
+    large_bodies: Arc<Semaphore>,
     proxy: Option<Proxy>,
     current: Mutex<ActiveClient>,
 }
@@ -251,7 +263,42 @@ pub(crate) struct ActiveClient {
     number: u64,
 }
 
+/// A body, with its share of the memory for large ones.
+#[derive(Debug)]
+pub(crate) struct BoundedBody {
+    pub(crate) bytes: Vec<u8>,
+    /// Returned when the body is dropped.
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
 impl Route {
+    /// Reads the decompressed body, as [`read_bounded`] does. Few large bodies are in memory at once; the others wait, within the
+    /// time limit of their request.
+    pub(crate) async fn read_body(
+        &self,
+        response: &mut Response,
+        limit: usize,
+    ) -> reqwest::Result<Option<BoundedBody>> {
+        let (mut bytes, mut memory) = (Vec::new(), None);
+        while let Some(chunk) = response.chunk().await? {
+            let length = bytes.len() + chunk.len();
+            if length > limit {
+                return Ok(None);
+            }
+            if length > SMALL_BODY && memory.is_none() {
+                // The semaphore is never closed.
+                memory = Arc::clone(&self.large_bodies).acquire_owned().await.ok();
+                // At once, because growing by and by leaves pieces in the heap. Pages that are not used take no memory.
+                bytes.reserve_exact(limit.saturating_sub(bytes.len()));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Some(BoundedBody {
+            bytes,
+            _memory: memory,
+        }))
+    }
+
     pub(crate) fn active_client(&self) -> ActiveClient {
         self.current.lock().clone()
     }

@@ -9,7 +9,8 @@ mod secret_file;
 mod url;
 
 pub(crate) use client::{
-    ActiveClient, RequestFailure, Route, read_beginning, read_bounded, read_certificates,
+    ActiveClient, BoundedBody, RequestFailure, Route, read_beginning, read_bounded,
+    read_certificates,
 };
 pub use client::{Http, HttpTimeouts, SetupError, install_tls};
 pub use concurrency_limit::ConcurrencyLimit;

@@ -21,7 +21,7 @@ use super::{
     ApiKey, Attempt, Error, Exchange, ExchangeOutcome, Listing, Observer, Operation, ReadCalry,
     WriteCalry, WriteGuard,
 };
-use crate::http::{Http, HttpUrl, Route, SetupError, read_beginning, read_bounded, retry_after};
+use crate::http::{BoundedBody, Http, HttpUrl, Route, SetupError, read_beginning, retry_after};
 use crate::model::{Live, Provider, SPANS, Scrubber, Update, UpdateMethod, Workspace};
 
 /// The largest list of definitions, in bytes after decompression.
@@ -160,7 +160,7 @@ impl ReadCalry for Reader {
                 wire::MAX_DEFINITION,
             )
             .await?;
-        wire::parse_workspace(&body.bytes)
+        wire::parse_workspace(body.bytes())
             .map_err(|problem| body_error(&Operation::Workspace, &body, problem))
     }
 
@@ -173,7 +173,7 @@ impl ReadCalry for Reader {
                 MAX_LISTING,
             )
             .await?;
-        wire::parse_listing(&body.bytes, |secret| self.0.api.scrubber.learn(secret))
+        wire::parse_listing(body.bytes(), |secret| self.0.api.scrubber.learn(secret))
             .map_err(|problem| body_error(&Operation::Definitions, &body, problem))
     }
 
@@ -233,12 +233,18 @@ fn path_of(provider: &Provider) -> String {
 /// The body of a successful answer.
 struct Body {
     status: u16,
-    bytes: Vec<u8>,
+    body: BoundedBody,
+}
+
+impl Body {
+    fn bytes(&self) -> &[u8] {
+        &self.body.bytes
+    }
 }
 
 fn body_error(operation: &Operation, body: &Body, problem: BodyError) -> Error {
     let cause = match problem {
-        BodyError::NotJson if body.bytes.trim_ascii().is_empty() => ErrorCause::Empty {
+        BodyError::NotJson if body.bytes().trim_ascii().is_empty() => ErrorCause::Empty {
             status: body.status,
         },
         BodyError::NotJson => ErrorCause::NotJson {
@@ -433,8 +439,8 @@ impl Session {
             return Err(self.error_response(response).await);
         }
         let status = response.status().as_u16();
-        match read_bounded(&mut response, limit).await {
-            Ok(Some(bytes)) => Ok(Body { status, bytes }),
+        match self.api.route.read_body(&mut response, limit).await {
+            Ok(Some(body)) => Ok(Body { status, body }),
             Ok(None) => Err(ErrorCause::TooLarge { limit }),
             Err(error) => Err(broken(error)),
         }
@@ -474,7 +480,7 @@ impl Session {
         provider: &Provider,
         body: &Body,
     ) -> Result<Live, Error> {
-        wire::parse_definition(&body.bytes, provider, |secret| {
+        wire::parse_definition(body.bytes(), provider, |secret| {
             self.api.scrubber.learn(secret)
         })
         .map_err(|problem| body_error(operation, body, problem))

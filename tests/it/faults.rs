@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -286,4 +288,75 @@ fn without_free_file_descriptors_nothing_is_changed_and_it_recovers() {
         is_on(&world, "rooms") && !is_on(&world, "pictures")
     });
     assert_eq!(daemon.get("/healthz").code, 200);
+}
+
+/// A Calry that sends most of a list of 32 MiB to each request, and then nothing more.
+fn endless() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let serve = |mut stream: TcpStream| -> std::io::Result<()> {
+        loop {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte)?;
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8_lossy(&head).to_lowercase();
+            if head.starts_with("get /api/v1/workspace ") {
+                let (_, key) = head.split_once("x-calry-api-key: zepl.id.random.").unwrap();
+                let name = key.lines().next().unwrap();
+                let body = json!({"id": name, "name": name, "slug": name}).to_string();
+                let length = body.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
+                )?;
+            } else {
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Length: 33554432\r\n\r\n["
+                )?;
+                let part = vec![b' '; 1 << 20];
+                (0..31).try_for_each(|_| stream.write_all(&part))?;
+            }
+        }
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || serve(stream.unwrap()));
+        }
+    });
+    url
+}
+
+#[test]
+fn large_answers_at_once_take_a_bounded_memory() {
+    const COUNT: usize = 8;
+    let mut world = World::default();
+    world.env("CALRY_API_URL", &endless());
+    let mut config = "interval: 1s\nrequestTimeout: 3s\ntimeout: 4s\nworkspaces:\n".to_owned();
+    for n in 0..COUNT {
+        config += &format!("  - {{name: w{n}, definitions: definitions, apiKeyFile: key-{n}}}\n");
+        fs::write(
+            world.dir.path().join(format!("key-{n}")),
+            format!("zepl.id.random.{n}"),
+        )
+        .unwrap();
+    }
+    fs::write(world.dir.path().join("calry-gitops.yaml"), config).unwrap();
+    world.write("hostaway.yaml", &file("name"));
+    let mut daemon = world.daemon(&["--config", "calry-gitops.yaml"]);
+    for _ in 0..COUNT {
+        daemon.line("reconciliation 1 (start) failed");
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak: u64 = peak
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    assert!(peak < 128 << 10, "{peak} KiB");
 }

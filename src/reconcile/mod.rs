@@ -8,6 +8,7 @@ pub mod plan_file;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -349,11 +350,34 @@ pub async fn fetch<R: ReadCalry>(
             None => reader.workspace().await,
         }
     };
-    let listing = async { (reader.definitions().await, Instant::now()) };
+    let listing = received(reader.definitions());
     let (workspace, (listing, arrived)) = tokio::join!(workspace, listing);
     let workspace = workspace?;
     pins.allow(&workspace)?;
     Ok((workspace, listing?, arrived))
+}
+
+/// How often a read is looked after. A process that is late by as much again was stopped, with its machine or by a signal.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Runs a read, and returns the moment at which its answer came. If the process was stopped meanwhile, the answer may have come
+/// at any moment since the stop, so that its beginning counts.
+async fn received<T>(read: impl Future<Output = T>) -> (T, Instant) {
+    let mut read = std::pin::pin!(read);
+    let (mut seen, mut stopped) = (Instant::now(), None);
+    loop {
+        let answer = tokio::select! {
+            answer = &mut read => Some(answer),
+            () = tokio::time::sleep_until(seen + TICK) => None,
+        };
+        if seen.elapsed() >= TICK * 2 {
+            stopped.get_or_insert(seen);
+        }
+        seen = Instant::now();
+        if let Some(answer) = answer {
+            return (answer, stopped.unwrap_or(seen));
+        }
+    }
 }
 
 /// The live state of the selected providers.

@@ -224,12 +224,12 @@ fn a_key_file_that_is_emptied_and_half_written_costs_reconciliations_and_no_more
 }
 
 #[test]
-fn a_process_that_was_frozen_uses_no_answer_from_before() {
+fn a_process_that_was_frozen_reads_again_before_an_update() {
     let world = world();
     assert!(world.sandbox.modify("HOSTAWAY", |live| {
         live["fieldsToSync"]["rates"] = json!({"daily": true});
     }));
-    let mut daemon = world.daemon(&["--interval", "1h", "--request-timeout", "1s"]);
+    let mut daemon = world.daemon(&["--interval", "1h"]);
     daemon.line("1 in sync");
     // The update of `listing` carries `rates`, which git does not manage.
     let reads = world.requests().len();

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Disks that fail below a running daemon: full, without inodes, read-only; and a full disk below the clone of a repository. In each
-# case the daemon goes on with Calry, shows the failure, and recovers by itself.
+# Disks that fail below a running daemon: full, without inodes, read-only, without permissions; and a full disk below the clone of
+# a repository. In each case the daemon goes on with Calry, shows the failure, and recovers by itself.
 #
 # Needs a built binary (target/debug/calry-gitops, or the one that CALRY_GITOPS names), git, python3, and root or sudo, to
 # mount small file systems in a name space of its own.
@@ -28,6 +28,8 @@ trap finish EXIT
 cd "$work"
 unset CALRY_API_KEY CALRY_CONFIG
 mkdir definitions state clone
+# Who runs the daemon; empty for this user.
+as=()
 log=$work/daemon.log
 
 fail() {
@@ -48,7 +50,7 @@ until_() {
 said() { [ "$(grep -c -- "$2" "$log")" -ge "$1" ]; }
 daemon() {
     : >"$log"
-    "$calry" run --api-url "$url" --api-key-file key --interval 1h --listen 127.0.0.1:0 "$@" >"$log" 2>&1 &
+    "${as[@]}" "$calry" run --api-url "$url" --api-key-file key --interval 1h --listen 127.0.0.1:0 "$@" >"$log" 2>&1 &
     daemon=$!
     pids+=("$daemon")
     until_ "the first reconciliation" said 1 'reconciliation 1 '
@@ -121,6 +123,43 @@ read_only() {
     fails 'Read-only file system' mount -o remount,rw state
 }
 
+# A daemon of another user, because root may read everything.
+permissions() {
+    chmod 755 "$work"
+    chmod 644 key
+    cp "$calry" program
+    local calry=$work/program
+    as=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+    daemon
+    as=()
+    text unreadable >definitions/guesty.yaml
+    chmod 000 definitions/guesty.yaml
+    until_ "the unreadable file" said 1 'guesty.yaml.*Permission denied'
+    printf 'provider: BOOM\nicon: https://cdn.example.com/other.png\n' >definitions/boom.yaml
+    until_ "the other provider" said 1 'BOOM .*updated.*icon'
+    chmod 000 definitions
+    kill -HUP "$daemon"
+    until_ "the unreadable directory" said 1 'failed.*Permission denied'
+    ! is_live unreadable || fail "the file was read"
+    chmod 755 definitions
+    chmod 644 definitions/guesty.yaml
+    until_ "the update" is_live unreadable
+    kill_daemon
+    rm definitions/boom.yaml
+    grep -m1 'failed.*Permission denied' "$log"
+}
+
+# Each write to /dev/full fails as on a full disk.
+full_log() {
+    "$calry" run --api-url "$url" --api-key-file key --interval 1h --listen off >/dev/full 2>/dev/full &
+    daemon=$!
+    pids+=("$daemon")
+    edit unlogged-1
+    edit unlogged-2
+    kill -TERM "$daemon"
+    wait "$daemon" || fail "it ended with $?"
+}
+
 push() {
     text "$1" >repository/definitions/guesty.yaml
     git -C repository -c user.name=Ada -c user.email=ada@example.com -c commit.gpgsign=false commit --quiet --all --message="$1"
@@ -160,7 +199,7 @@ full_clone() {
     grep -m1 'cannot fetch' "$log"
 }
 
-for case in full no_inodes read_only full_clone; do
+for case in full no_inodes read_only permissions full_log full_clone; do
     echo "-- $case"
     "$case"
 done

@@ -1,7 +1,9 @@
 //! The pace of one workspace: after a 429, all of its requests slow down.
 //!
 //! Requests start in turn. A 429 closes a gate for a while and doubles the spacing between starts. Each success shortens the
-//! spacing a little, so the rate settles just below Calry's limit, whatever that limit is. This module does no I/O.
+//! spacing a little, so the rate settles just below Calry's limit, whatever that limit is. The spacing also shrinks with
+//! time: a quiet workspace has few successes, and its next update must not wait for a limit of an hour ago. This module does
+//! no I/O.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +26,9 @@ const LONGEST_GATE: Duration = Duration::from_secs(5 * 60);
 /// The factor of each success on the spacing, which halves after 34 of them.
 const DECAY: f64 = 0.98;
 
+/// The spacing also halves each time this passes.
+const HALF_LIFE: Duration = Duration::from_secs(60);
+
 /// The pace of one workspace, shared by all of its requests.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -41,12 +46,36 @@ impl Default for Pace {
 
 #[derive(Debug, Default)]
 struct PaceState {
+    /// As it was at `spaced_at`; it has shrunk since.
     spacing: Duration,
+    spaced_at: Option<Instant>,
     last_start: Option<Instant>,
     closed_until: Option<Instant>,
     /// Whether Calry asked for the pause; otherwise it is our own estimate.
     by_calry: bool,
     last_slowed: Option<Instant>,
+}
+
+impl PaceState {
+    fn spacing(&self, now: Instant) -> Duration {
+        let age = self
+            .spaced_at
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let halves = age.div_duration_f64(HALF_LIFE);
+        worth_keeping(self.spacing.mul_f64(0.5_f64.powf(halves)))
+    }
+
+    fn space(&mut self, now: Instant, spacing: Duration) {
+        (self.spacing, self.spaced_at) = (worth_keeping(spacing), Some(now));
+    }
+}
+
+fn worth_keeping(spacing: Duration) -> Duration {
+    if spacing < FIRST_SPACING / 2 {
+        Duration::ZERO
+    } else {
+        spacing
+    }
 }
 
 /// Why a request could not start in time.
@@ -100,7 +129,7 @@ impl Pace {
                 let now = Instant::now();
                 let ready = {
                     let mut state = self.state.lock();
-                    let spaced = state.last_start.map(|last| last + state.spacing);
+                    let spaced = state.last_start.map(|last| last + state.spacing(now));
                     let ready = spaced.max(state.closed_until).unwrap_or(now);
                     if ready <= now {
                         state.last_start = Some(now);
@@ -125,7 +154,8 @@ impl Pace {
         let mut state = self.state.lock();
         // Several requests in flight can hit the same limit. Only the first one doubles the spacing.
         if state.last_slowed.is_none_or(|at| started > at) {
-            state.spacing = (state.spacing * 2).clamp(FIRST_SPACING, WIDEST_SPACING);
+            let wider = (state.spacing(now) * 2).clamp(FIRST_SPACING, WIDEST_SPACING);
+            state.space(now, wider);
             state.last_slowed = Some(now);
         }
         let pause = retry_after
@@ -137,6 +167,8 @@ impl Pace {
             state.by_calry = retry_after.is_some();
         }
         state.closed_until = Some(until.max(now + pause));
+        // A pause is no time in which the limit recovers.
+        state.spaced_at = state.closed_until;
         tracing::debug!(spacing = ?state.spacing, pause = ?pause, "slowing down: Calry's rate limit is reached");
     }
 
@@ -153,12 +185,9 @@ impl Pace {
     /// A request succeeded.
     pub(super) fn speed_up(&self) {
         let mut state = self.state.lock();
-        let spacing = state.spacing.mul_f64(DECAY);
-        state.spacing = if spacing < FIRST_SPACING / 2 {
-            Duration::ZERO
-        } else {
-            spacing
-        };
+        let now = Instant::now();
+        let spacing = state.spacing(now).mul_f64(DECAY);
+        state.space(now, spacing);
     }
 
     fn report_pause(&self, pause: Duration) {
@@ -223,6 +252,25 @@ mod tests {
             starts[1] - starts[0] >= FIRST_SPACING && starts[2] - starts[1] >= FIRST_SPACING,
             "{starts:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_workspace_forgets_a_limit_that_a_busy_one_remembers() {
+        let pace = Pace::default();
+        for _ in 0..8 {
+            pace.slow_down(Instant::now(), Some(SECOND));
+            tokio::time::sleep(SECOND).await;
+        }
+        let two_take = async || {
+            let begin = Instant::now();
+            for _ in 0..2 {
+                pace.start(later(60)).await.unwrap();
+            }
+            begin.elapsed()
+        };
+        assert!(two_take().await > SECOND);
+        tokio::time::sleep(SECOND * 600).await;
+        assert_eq!(two_take().await, Duration::ZERO);
     }
 
     #[derive(Debug, Default)]

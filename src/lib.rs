@@ -20,22 +20,23 @@
 //!
 //! | module | may import |
 //! | --- | --- |
-//! | `model` | nothing |
-//! | `http`, `plan`, `sandbox` | `model` |
+//! | `machine`, `model` | nothing |
+//! | `http` | `machine`, `model` |
+//! | `plan`, `sandbox` | `model` |
 //! | `desired::secrets` | `model`, `desired::definitions` |
 //! | `desired::watch` | `desired::definitions` |
 //! | `desired::definitions` | `model`, `desired::secrets` |
 //! | `desired::git` | `model`, `http`, `desired::definitions` |
 //! | `live` | `model`, `http` |
-//! | `reconcile` | `model`, `http`, `desired`, `live`, `plan` |
+//! | `reconcile` | `machine`, `model`, `http`, `desired`, `live`, `plan` |
 //! | `pull` | `model`, `desired`, `plan` |
 //! | `report` | `model`, `plan`, `reconcile` |
 //! | `render` | `model`, `plan`, `pull`, `reconcile`, `report` |
-//! | `daemon` | `model`, `http`, `desired`, `live`, `plan`, `reconcile`, `report` |
+//! | `daemon` | `machine`, `model`, `http`, `desired`, `live`, `plan`, `reconcile`, `report` |
 //! | `ops::telemetry` | `model`, `http` |
 //! | `ops::notifications` | `model`, `http`, `desired`, `plan`, `reconcile`, `report`, `daemon` |
 //! | `ops::metrics` | `model`, `desired`, `live`, `plan`, `reconcile`, `report`, `daemon`, `ops::notifications` |
-//! | `ops::kubernetes` | `model`, `reconcile`, `report`, `daemon`, `ops::notifications` |
+//! | `ops::kubernetes` | `machine`, `model`, `reconcile`, `report`, `daemon`, `ops::notifications` |
 //! | `ops::admin` | `model`, `http`, `plan`, `report`, `daemon`, `ops::metrics` |
 //! | `cli` | everything; nothing imports it |
 //!
@@ -46,6 +47,7 @@ pub mod daemon;
 pub mod desired;
 pub mod http;
 pub mod live;
+pub mod machine;
 pub mod model;
 pub mod ops;
 pub mod plan;

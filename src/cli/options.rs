@@ -277,6 +277,7 @@ impl Setup {
         match &self.source.definitions {
             DefinitionsSource::Directory(directory) => repository_path(directory),
             DefinitionsSource::Git { path, .. } => path.to_string(),
+            DefinitionsSource::Memory(_) => String::new(),
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::LoopSettings;
 use super::repository::{Push, RepositoryState};
+use crate::desired::definitions::MemoryDirectory;
 use crate::desired::git::FetchedCommit;
 use crate::desired::watch::{WatchOptions, Watcher};
 use crate::live::KeySource;
@@ -28,6 +29,7 @@ const FIRST_SCAN: Duration = Duration::from_secs(1);
 enum WatchedDefinitions {
     Files(Watcher),
     Commits(WatchedCommits),
+    Memory(watch::Receiver<Arc<MemoryDirectory>>),
 }
 
 /// The commits of a repository.
@@ -98,11 +100,15 @@ impl WatchedInputs {
             counts: Arc::default(),
             ..watch_options.clone()
         };
-        let mut operator =
-            (key.is_some() || secrets.is_some()).then(|| Watcher::of_files(key, secrets, options));
+        let in_memory = matches!(settings.source.definitions, DefinitionsSource::Memory(_));
+        let mut operator = (!in_memory && (key.is_some() || secrets.is_some()))
+            .then(|| Watcher::of_files(key, secrets, options));
         let definitions = match (&settings.source.definitions, &settings.repository) {
             (DefinitionsSource::Directory(directory), _) => {
                 WatchedDefinitions::Files(Watcher::new(directory.clone(), watch_options))
+            }
+            (DefinitionsSource::Memory(definitions), _) => {
+                WatchedDefinitions::Memory(definitions.watch())
             }
             (DefinitionsSource::Git { .. }, repository) => {
                 let closed = || watch::channel(Arc::default()).1;
@@ -148,6 +154,7 @@ impl WatchedInputs {
                 let _ = timeout(at_most, commits.tried()).await;
                 Some(Vec::new())
             }
+            WatchedDefinitions::Memory(files) => Some(files.borrow_and_update().unsettled.clone()),
         };
     }
 
@@ -172,9 +179,16 @@ impl WatchedInputs {
                     (settled.unsettled, None)
                 }
                 WatchedDefinitions::Commits(commits) => (Vec::new(), commits.changed().await),
+                WatchedDefinitions::Memory(files) => {
+                    if files.changed().await.is_err() {
+                        return std::future::pending().await;
+                    }
+                    (files.borrow_and_update().unsettled.clone(), None)
+                }
             }
         };
         tokio::select! {
+            biased;
             (unsettled, push) = of_definitions => {
                 (self.unsettled, self.fresh) = (Some(unsettled), true);
                 self.push = push.or(self.push.take());
@@ -192,7 +206,7 @@ impl WatchedInputs {
     pub(super) fn trigger(&self) -> Trigger {
         match (&self.push, &self.definitions) {
             (Some(_), _) => Trigger::Hook,
-            (None, WatchedDefinitions::Files(_)) => Trigger::Files,
+            (None, WatchedDefinitions::Files(_) | WatchedDefinitions::Memory(_)) => Trigger::Files,
             (None, WatchedDefinitions::Commits(_)) if self.operator_changed => Trigger::Files,
             (None, WatchedDefinitions::Commits(_)) => Trigger::Commit,
         }

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 use crate::live::WriteGuard;
+use crate::machine;
 use crate::report::status::{LeadershipStatus, ReplicaRole};
 
 /// A point in time: how long the machine has been up, sleep included.
@@ -23,13 +23,7 @@ pub struct Moment(Duration);
 impl Moment {
     #[must_use]
     pub fn now() -> Self {
-        // On other systems, the monotonic clock comes closest.
-        #[cfg(target_os = "linux")]
-        const CLOCK: ClockId = ClockId::Boottime;
-        #[cfg(not(target_os = "linux"))]
-        const CLOCK: ClockId = ClockId::Monotonic;
-        // If the clock fails, every term is over.
-        Self(Duration::try_from(clock_gettime(CLOCK)).unwrap_or(Duration::MAX))
+        Self(machine::uptime())
     }
 
     #[must_use]

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
 use super::state_file::{self, PATIENCE, StateStore, rename_damaged};
+use crate::machine;
 use crate::model::{Workspace, hex};
 use crate::reconcile::DefinitionsSource;
 
@@ -84,6 +85,7 @@ impl LoopFile {
                 directory.display().to_string()
             }
             DefinitionsSource::Git { remote, path } => format!("{path} of {}", remote.url()),
+            DefinitionsSource::Memory(_) => "definitions in memory".to_owned(),
         };
         let about = match name {
             Some(name) => format!("the workspace {name} of the configuration, at {api}"),
@@ -115,7 +117,7 @@ impl LoopFile {
         let Some((_, path)) = self.file.clone().filter(|(state, _)| state.is_usable()) else {
             return;
         };
-        let reading = tokio::task::spawn_blocking(move || read(&path));
+        let reading = machine::spawn_blocking(move || read(&path));
         let read = match tokio::time::timeout(PATIENCE, reading).await {
             Ok(Ok(read)) => read,
             Ok(Err(_)) | Err(_) => {
@@ -170,7 +172,7 @@ impl LoopFile {
         #[expect(clippy::expect_used, reason = "maps of strings always serialize")]
         let mut text = serde_json::to_vec_pretty(&document).expect("a document");
         text.push(b'\n');
-        let mut writing = tokio::task::spawn_blocking(move || state.write(&path, &text));
+        let mut writing = machine::spawn_blocking(move || state.write(&path, &text));
         match tokio::time::timeout(PATIENCE, &mut writing).await {
             Ok(Ok(Ok(()))) => self.memory.lock().written = Some(document),
             Ok(_) => {}

@@ -19,6 +19,7 @@ use super::reconciliation::{ReconciliationReport, ReconciliationResult};
 use super::state_file::{LOST_AT_END, PATIENCE, Remembered, RememberedField, StateStore};
 use super::updates::Updates;
 use crate::desired::git::CheckoutTrust;
+use crate::machine;
 use crate::model::{DefinitionPart, Desired, Diagnostic, Provider, Secret, Workspace};
 use crate::plan::{
     AppliedState, Cause, Change, LastApplied, Mismatch, Plan, Step, Verdict, refusal,
@@ -265,7 +266,7 @@ impl Memory {
         self.file = SavedState::of(&self.state);
         if self.state.directory().is_some() {
             let (state, id) = (Arc::clone(&self.state), workspace.id.clone());
-            let loading = tokio::task::spawn_blocking(move || state.load(&id));
+            let loading = machine::spawn_blocking(move || state.load(&id));
             match tokio::time::timeout(PATIENCE, loading).await {
                 Ok(Ok(remembered)) => self.restore(remembered, interval),
                 Ok(Err(_)) | Err(_) => {
@@ -666,7 +667,7 @@ impl Memory {
         }
         let shown = path.display().to_string();
         let state = Arc::clone(&self.state);
-        let mut writing = tokio::task::spawn_blocking(move || state.write(&path, &document));
+        let mut writing = machine::spawn_blocking(move || state.write(&path, &document));
         let error = match tokio::time::timeout(PATIENCE, &mut writing).await {
             Ok(Ok(Ok(()))) => None,
             Ok(Ok(Err(error))) => Some(error.to_string()),

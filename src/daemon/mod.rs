@@ -122,6 +122,7 @@ pub async fn run(
             human_duration(pause)
         );
         tokio::select! {
+            biased;
             () = stop.cancelled() => return LoopEnd::Stopped,
             () = handle.publisher().heartbeat_during(pause, tokio::time::sleep(pause)) => {}
         }
@@ -147,6 +148,7 @@ async fn reconcile_until_stopped(
     if !delay.is_zero() {
         // Start-up is staggered; a request ends the wait.
         tokio::select! {
+            biased;
             () = stop.cancelled() => return LoopEnd::Stopped,
             () = publisher.heartbeat_during(delay, tokio::time::sleep(delay)) => {}
             by = triggers.next() => trigger = by,
@@ -165,6 +167,7 @@ async fn reconcile_until_stopped(
         if !wait.is_zero() {
             inputs.fresh = false;
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return LoopEnd::Stopped,
                 () = publisher.heartbeat_during(wait, tokio::time::sleep(wait)) => {}
             }
@@ -182,6 +185,7 @@ async fn reconcile_until_stopped(
             inputs.fresh = false;
             let refreshing = repository.refresh(REFRESH);
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return LoopEnd::Stopped,
                 () = publisher.heartbeat_during(REFRESH, refreshing) => {}
             }
@@ -190,6 +194,7 @@ async fn reconcile_until_stopped(
         inputs.stands_by = !leads;
         // A file that is still being written is not used, whatever the trigger.
         tokio::select! {
+            biased;
             () = stop.cancelled() => return LoopEnd::Stopped,
             () = publisher.heartbeat_during(settling, inputs.settle(settling)) => {}
         }
@@ -253,6 +258,7 @@ async fn reconcile_until_stopped(
             continue;
         }
         trigger = tokio::select! {
+            biased;
             // All branches are cancel-safe. `changed` keeps its state in the watcher.
             () = stop.cancelled() => return LoopEnd::Stopped,
             // Finds drift and retries failures.

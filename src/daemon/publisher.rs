@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::reconciliation::{ReconciliationReport, ReconciliationResult};
 use super::{Leadership, LoopSettings};
+use crate::machine;
 use crate::model::{Provider, Revision};
 use crate::plan::{Cause, Change, PlanEntry, Refusal, Summary};
 use crate::reconcile::apply::{Outcome, UpdateResult};
@@ -164,6 +165,7 @@ impl StatusPublisher {
                 return step.await;
             }
             tokio::select! {
+                biased;
                 done = &mut step => return done,
                 () = tokio::time::sleep_until(end.min(Instant::now() + HEARTBEAT)) => {}
             }
@@ -206,7 +208,7 @@ impl StatusPublisher {
 /// The current time, rounded to milliseconds.
 #[must_use]
 pub fn now() -> Timestamp {
-    round_to_milliseconds(Timestamp::now())
+    round_to_milliseconds(machine::now())
 }
 
 pub(super) fn after(now: Timestamp, pause: Duration) -> Option<Timestamp> {

@@ -21,6 +21,7 @@ use super::{BackedOff, LoopFile, LoopSettings, Memory};
 use crate::desired::definitions::{Loaded, Pin};
 use crate::desired::git::{CheckoutTrust, TrustedLoadError};
 use crate::live::{ApiKey, KeyError, ReadCalry as _};
+use crate::machine;
 use crate::model::{
     Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, first_problems, printable,
 };
@@ -274,6 +275,7 @@ async fn attempt(
     memory.catch_up(settings.interval);
     // The file system may hang; the loop must not.
     let loading = tokio::select! {
+        biased;
         loaded = tokio::time::timeout_at(deadline, load(settings, memory)) => loaded,
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
@@ -364,6 +366,7 @@ async fn attempt(
     let planned = loop {
         // Reading can be cancelled at any time, and its retries may outlast the grace period of a stop.
         tokio::select! {
+            biased;
             planned = &mut planning => break planned,
             () = stop.cancelled() => return Err(Failure::Stopped),
             // Until the files are read again, earlier plans may be outdated.
@@ -480,6 +483,7 @@ async fn wait_for_updates(
         let stopping = stop.is_cancelled();
         let looped = inputs.is_some() && !stopping;
         tokio::select! {
+            biased;
             message = memory.updates.next() => {
                 if memory.learn_own_message(message, settings.interval, own, &mut results) {
                     return results;
@@ -598,7 +602,7 @@ async fn load(settings: &LoopSettings, memory: &mut Memory) -> Result<Inputs, Fa
     let scrubber = settings.api.scrubber().clone();
     let reading = async {
         let (send, loaded) = oneshot::channel();
-        memory.reading = Some(tokio::task::spawn_blocking(move || {
+        memory.reading = Some(machine::spawn_blocking(move || {
             drop(send.send((reconcile::load(&source, &scrubber), key.read())))
         }));
         loaded.await

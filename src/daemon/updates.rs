@@ -17,6 +17,7 @@ use super::{Memory, log};
 use crate::desired::definitions::Loaded;
 use crate::http::ConcurrencyLimit;
 use crate::live::{Reader, Writer};
+use crate::machine;
 use crate::model::{Desired, Provider, Revision};
 use crate::plan::{Approved, Plan, Step};
 use crate::reconcile::apply::{self, Caller, Outcome, UpdateResult, Withdrawal};
@@ -206,7 +207,8 @@ impl Updates {
         };
         // Frees the finished tasks.
         while self.tasks.try_join_next().is_some() {}
-        self.tasks.spawn(carry_out.in_current_span());
+        self.tasks
+            .spawn(machine::inherit(carry_out.in_current_span()));
         self.number
     }
 

@@ -4,13 +4,15 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
+use crate::machine;
+
 /// The longest accepted wait; a longer one is reduced to it.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The wait that an answer asks for. A date is compared with the answer's own date, so it does not depend on our clock.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let wait = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    parse(wait, date(headers).unwrap_or_else(SystemTime::now))
+    parse(wait, date(headers).unwrap_or_else(|| machine::now().into()))
 }
 
 /// The time of an answer by the server's clock.

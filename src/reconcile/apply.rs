@@ -249,6 +249,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         };
         let given_up = async {
             tokio::select! {
+                biased;
                 () = self.wait_until_withdrawn(provider) => skipped(WITHDRAWN),
                 () = self.options.stop.cancelled() => skipped(STOPPED),
             }
@@ -278,6 +279,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
         let updating =
             AssertUnwindSafe(self.update(step, &mut trace).instrument(span.clone())).catch_unwind();
         let outcome = tokio::select! {
+            biased;
             // The panic message may quote a value.
             outcome = updating => outcome.unwrap_or_else(|_| Outcome::Failed(
                 "an internal error ended the update (its cause is in the log); the request may have arrived".to_owned()
@@ -370,6 +372,7 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 return self.failed(&error, trace);
             };
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 () = self.options.stop.cancelled() => {}
                 () = self.wait_until_withdrawn(provider) => {}

@@ -10,17 +10,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use crate::desired::definitions::{LoadError, Loaded, Loader, MissingSecrets, Pin, Purpose};
+use crate::desired::definitions::{
+    LoadError, Loaded, Loader, MemoryDefinitions, MissingSecrets, Pin, Purpose,
+};
 use crate::desired::git::{
     self, GitPath, RefusedCheckout, Remote, TrustPolicy, TrustedDefinitions, TrustedLoadError,
 };
 use crate::desired::secrets::SecretSources;
 use crate::live::{self, Listing, ReadCalry};
+use crate::machine;
 use crate::model::{Live, LiveNames, Provider, Revision, Scrubber, Slug, UpdateMethod, Workspace};
 use crate::plan::{AppliedState, BaseFile, BranchBase, Context, PinChange, Plan, PlanInput, plan};
 
@@ -33,15 +35,17 @@ pub enum DefinitionsSource {
         remote: Arc<Remote>,
         path: GitPath,
     },
+    /// For simulated histories.
+    Memory(MemoryDefinitions),
 }
 
 impl DefinitionsSource {
-    /// `None` for a repository at a git server.
+    /// `None` if the definitions are in no directory.
     #[must_use]
     pub fn directory(&self) -> Option<&Path> {
         match self {
             Self::Directory(directory) => Some(directory),
-            Self::Git { .. } => None,
+            Self::Git { .. } | Self::Memory(_) => None,
         }
     }
 }
@@ -212,7 +216,7 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
         (DefinitionsSource::Directory(directory), Some(trust)) => {
             Some(git::load_trusted(directory, trust)?)
         }
-        (DefinitionsSource::Directory(_), None) => None,
+        (DefinitionsSource::Directory(_), None) | (DefinitionsSource::Memory(_), _) => None,
     };
     let (loaded, committed, refused) = match (committed, &source.definitions) {
         (Some(committed), _) => {
@@ -225,12 +229,22 @@ pub fn load(source: &Source, scrubber: &Scrubber) -> Result<Desired, Failure> {
             (loaded, Some(revision), refused)
         }
         (None, DefinitionsSource::Directory(directory)) => (loader.load(directory)?, None, None),
+        (None, DefinitionsSource::Memory(definitions)) => {
+            let (loaded, revision) = definitions.load().map_err(LoadError::from)?;
+            let loaded = loader.finish(loaded).map_err(LoadError::from)?;
+            (loaded, revision, None)
+        }
         (None, DefinitionsSource::Git { .. }) => {
             return Err(Failure::Internal("no commit was read".to_owned()));
         }
     };
     loaded.secrets().for_each(|secret| scrubber.learn(secret));
-    let revision = committed.or_else(|| git::read_revision(&loaded.directory));
+    let revision = committed.or_else(|| {
+        source
+            .definitions
+            .directory()
+            .and_then(|_| git::read_revision(&loaded.directory))
+    });
     let base = source
         .base
         .as_deref()
@@ -495,5 +509,5 @@ pub async fn plan_workspace<R: ReadCalry>(
 
 #[must_use]
 pub fn today() -> Date {
-    Timestamp::now().to_zoned(TimeZone::UTC).date()
+    machine::now().to_zoned(TimeZone::UTC).date()
 }

@@ -19,6 +19,7 @@ mod format;
 pub(crate) mod load;
 mod loader;
 pub(crate) mod mask;
+mod memory;
 mod names;
 pub(crate) mod reader;
 mod resolve;
@@ -34,4 +35,5 @@ pub use load::{
     DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_empty,
 };
 pub use loader::{LoadError, Loader, NoFile, Purpose};
+pub use memory::{MemoryDefinitions, MemoryDirectory};
 pub use write::{FileWrite, WriteEffect, WriteError};

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1 as coordination;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::PostParams;
@@ -23,6 +22,7 @@ use super::election::{Election, LeaseRecord, Step, Times};
 use super::event_writer::Events;
 use super::{Cluster, describe_error};
 use crate::daemon::{Handle, Leadership, Moment};
+use crate::machine;
 use crate::model::{ellipsize, human_duration, printable};
 use crate::report::status::{ReconciliationOutcome, ReconciliationRecord, Trigger};
 
@@ -167,6 +167,7 @@ impl Lease {
                 self.publish(events.as_ref());
             }
             let turn = tokio::select! {
+                biased;
                 // After a panic the candidate must go on: otherwise it would be a standby for ever.
                 turn = AssertUnwindSafe(self.turn()).catch_unwind() => turn.unwrap_or_else(|_| {
                     Err(LeaseError::Other(ErrorKind::Panic, "an internal error; its cause is logged above".to_owned()))
@@ -180,6 +181,7 @@ impl Lease {
             self.publish(events.as_ref());
             let pause = self.pause();
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => break,
             }
@@ -303,7 +305,7 @@ impl Lease {
             return Err(LeaseError::Conflict);
         };
         let sent = Moment::now();
-        let now = MicroTime(self.election.claim(Timestamp::now(), sent));
+        let now = MicroTime(self.election.claim(machine::now(), sent));
         let spec = lease.spec.get_or_insert_default();
         if !self.election.holds() {
             spec.acquire_time = Some(now.clone());
@@ -343,7 +345,7 @@ impl Lease {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds =
                 Some(i32::try_from(self.election.release().as_secs()).unwrap_or(1));
-            spec.renew_time = Some(MicroTime(Timestamp::now()));
+            spec.renew_time = Some(MicroTime(machine::now()));
             lease.annotations_mut().remove(OFFERED);
             lease.annotations_mut().remove(ADDRESS);
             match self.write(lease).await {

@@ -152,18 +152,25 @@ impl Http {
         let mut routes = self.routes.lock();
         let route = routes
             .entry(url.origin().ascii_serialization())
-            .or_insert_with(|| {
-                Arc::new(Route {
-                    limit: ConcurrencyLimit::new(MAX_REQUESTS, MAX_SLOW_REQUESTS, SLOW),
-                    secure,
-                    certificates: Arc::clone(&self.certificates),
-                    timeouts: self.timeouts,
-                    large_bodies: Arc::clone(&self.large_bodies),
-                    proxy: Proxy::of(url),
-                    current: Mutex::new(ActiveClient { client, number: 0 }),
-                })
-            });
+            .or_insert_with(|| Arc::new(self.new_route(client, secure, Proxy::of(url))));
         Ok(Arc::clone(route))
+    }
+
+    /// A route that leads nowhere and is shared with nobody.
+    pub(crate) fn simulated_route(&self) -> Arc<Route> {
+        Arc::new(self.new_route(self.plain.clone(), false, None))
+    }
+
+    fn new_route(&self, client: Client, secure: bool, proxy: Option<Proxy>) -> Route {
+        Route {
+            limit: ConcurrencyLimit::new(MAX_REQUESTS, MAX_SLOW_REQUESTS, SLOW),
+            secure,
+            certificates: Arc::clone(&self.certificates),
+            timeouts: self.timeouts,
+            large_bodies: Arc::clone(&self.large_bodies),
+            proxy,
+            current: Mutex::new(ActiveClient { client, number: 0 }),
+        }
     }
 }
 
@@ -389,6 +396,18 @@ impl RequestFailure {
             untrusted: None,
             proxy: None,
             reason: error.to_string(),
+        }
+    }
+
+    pub(crate) fn simulated(sent: bool, reason: String) -> Self {
+        Self {
+            sent,
+            permanent: false,
+            unreachable: false,
+            tls: false,
+            untrusted: None,
+            proxy: None,
+            reason,
         }
     }
 

@@ -1,13 +1,15 @@
 //! The client of one workspace: sends requests, bounded in time and size, and turns bad answers into errors.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Method, Response};
+use reqwest::{Client, Method, Request, Response};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -21,7 +23,9 @@ use super::{
     ApiKey, Attempt, Error, Exchange, ExchangeOutcome, Listing, Observer, Operation, ReadCalry,
     WriteCalry, WriteGuard,
 };
-use crate::http::{BoundedBody, Http, HttpUrl, Route, SetupError, read_beginning, retry_after};
+use crate::http::{
+    BoundedBody, Http, HttpUrl, RequestFailure, Route, SetupError, read_beginning, retry_after,
+};
 use crate::model::{Live, Provider, SPANS, Scrubber, Update, UpdateMethod, Workspace};
 
 /// The largest list of definitions, in bytes after decompression.
@@ -29,6 +33,19 @@ const MAX_LISTING: usize = 32 << 20;
 
 /// The largest error body that is read, in bytes: the time to scrub it grows with its length.
 const MAX_ERROR: usize = 4 << 10;
+
+/// Carries requests instead of the network: for simulated histories.
+pub trait Transport: fmt::Debug + Send + Sync {
+    /// Sends a request and returns the beginning of its answer, whose body may still break off.
+    fn send(&self, request: Request) -> BoxFuture<'_, Result<Response, BrokenTransport>>;
+}
+
+/// A simulated connection that broke before the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokenTransport {
+    /// The request may have arrived.
+    pub sent: bool,
+}
 
 /// The API of one workspace. Its connections and its pace outlast a reconciliation.
 #[derive(Clone, Debug)]
@@ -41,6 +58,7 @@ pub struct Api {
     observer: Arc<dyn Observer>,
     write_guard: Arc<dyn WriteGuard>,
     pace: Arc<Pace>,
+    transport: Option<Arc<dyn Transport>>,
     /// Holds every secret of the workspace that this process has seen.
     scrubber: Scrubber,
 }
@@ -63,8 +81,19 @@ impl Api {
             observer,
             write_guard,
             pace,
+            transport: None,
             scrubber,
         })
+    }
+
+    /// The same API, whose requests are carried by `transport`. Its connections are shared with no other one.
+    #[must_use]
+    pub fn simulated(self, http: &Http, transport: Arc<dyn Transport>) -> Self {
+        Self {
+            route: http.simulated_route(),
+            transport: Some(transport),
+            ..self
+        }
     }
 
     #[must_use]
@@ -420,21 +449,28 @@ impl Session {
         limit: usize,
     ) -> Result<Body, ErrorCause> {
         let method = method(body.is_some().then_some(self.api.method));
-        let broken = |error| self.connection_error(error);
+        let broken = |error| self.broken(self.api.route.failure(error));
         #[expect(
             clippy::expect_used,
             reason = "`KeySource::read` accepts visible ASCII only"
         )]
         let mut key = HeaderValue::from_str(self.key.secret().expose()).expect("visible ASCII");
         key.set_sensitive(true);
-        let request = client.request(method, self.api.url.at(path));
-        let mut request = request
-            .header("x-calry-api-key", key)
-            .header(ACCEPT, "application/json");
+        let mut request = Request::new(method, self.api.url.at(path));
+        let headers = request.headers_mut();
+        headers.insert("x-calry-api-key", key);
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body);
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            *request.body_mut() = Some(body.into());
         }
-        let mut response = request.send().await.map_err(broken)?;
+        let mut response = match &self.api.transport {
+            None => client.execute(request).await.map_err(broken)?,
+            Some(transport) => transport.send(request).await.map_err(|error| {
+                let reason = "the connection broke".to_owned();
+                self.broken(RequestFailure::simulated(error.sent, reason))
+            })?,
+        };
         if !response.status().is_success() {
             return Err(self.error_response(response).await);
         }
@@ -465,8 +501,7 @@ impl Session {
         })
     }
 
-    fn connection_error(&self, error: reqwest::Error) -> ErrorCause {
-        let mut failure = self.api.route.failure(error);
+    fn broken(&self, mut failure: RequestFailure) -> ErrorCause {
         failure.reason = self.quote(failure.reason).to_string();
         ErrorCause::Broken {
             api: self.api.url.to_string(),

@@ -28,7 +28,7 @@ mod write_guard;
 use std::fmt;
 use std::future::Future;
 
-pub use api::{Api, Reader, Writer};
+pub use api::{Api, BrokenTransport, Reader, Transport, Writer};
 pub use error::{Error, Operation};
 pub use key::{ApiKey, KeyError, KeySource};
 pub use observer::{Attempt, Exchange, ExchangeOutcome, Observer};

@@ -12,12 +12,12 @@ const MAX_PROBLEMS: usize = 20;
 
 /// The body of an update: a JSON object that the contract allows.
 #[derive(Debug)]
-pub(super) struct Update(Map<String, Value>);
+pub struct Update(Map<String, Value>);
 
 impl Update {
     /// # Errors
     /// The problems of the body, as sentences.
-    pub(super) fn parse(body: Value) -> Result<Self, Vec<String>> {
+    pub fn parse(body: Value) -> Result<Self, Vec<String>> {
         let mut problems = ContractCheck::default();
         problems.update(&body);
         match body {
@@ -26,15 +26,15 @@ impl Update {
         }
     }
 
-    pub(super) fn icon(&self) -> Option<&Value> {
+    pub fn icon(&self) -> Option<&Value> {
         self.0.get("icon")
     }
 
-    pub(super) fn partner_key(&self) -> Option<&Map<String, Value>> {
+    pub fn partner_key(&self) -> Option<&Map<String, Value>> {
         self.0.get("partnerKey")?.as_object()
     }
 
-    pub(super) fn fields(&self) -> Option<&Map<String, Value>> {
+    pub fn fields(&self) -> Option<&Map<String, Value>> {
         self.0.get("fieldsToSync")?.as_object()
     }
 }

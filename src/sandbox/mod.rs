@@ -28,16 +28,18 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use contract::Update;
 pub use faults::{Chance, Fault, FaultKind, InvalidChance, InvalidRate, Rate};
 pub use request_log::RequestRecord;
 pub use seed::{InvalidSeed, Seed};
-pub use store::{AcrossGroups, Mask, PartialPartnerKey, PutAbsent, Semantics, SpecifiedFields};
+pub use store::{
+    AcrossGroups, Mask, PartialPartnerKey, PutAbsent, Semantics, SpecifiedFields, Store, mask,
+};
 
 use crate::model::{Slug, UpdateMethod};
 use cuttable::{Connection, CuttableListener};
 use faults::{Faults, Limiter};
 use server::{MutableState, ServerState};
-use store::Store;
 
 #[derive(Clone, Debug)]
 pub struct Config {

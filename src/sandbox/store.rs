@@ -70,15 +70,15 @@ pub enum Mask {
 }
 
 /// The workspace and its definitions as JSON, so that tests can make Calry answer with invalid data.
-pub(super) struct Store {
-    pub(super) workspace: Value,
-    pub(super) definitions: BTreeMap<String, Value>,
+pub struct Store {
+    pub workspace: Value,
+    pub definitions: BTreeMap<String, Value>,
 }
 
 impl Store {
     /// Executes an update and returns the definition after it; `None` if the provider has no definition. Unknown groups and
     /// fields are silently ignored.
-    pub(super) fn update(
+    pub fn update(
         &mut self,
         provider: &str,
         update: &Update,
@@ -114,7 +114,7 @@ impl Store {
     }
 
     /// Changes a definition in any way, as an edit in the Calry console does, and updates its `updatedAt`.
-    pub(super) fn modify(
+    pub fn modify(
         &mut self,
         provider: &str,
         now: Timestamp,
@@ -128,7 +128,7 @@ impl Store {
     }
 
     /// Adds or replaces a definition and updates its `updatedAt`.
-    pub(super) fn set(&mut self, provider: &str, mut definition: Value, now: Timestamp) {
+    pub fn set(&mut self, provider: &str, mut definition: Value, now: Timestamp) {
         let before = self.definitions.get(provider).and_then(updated_at);
         touch(&mut definition, before, now);
         self.definitions.insert(provider.to_owned(), definition);
@@ -148,7 +148,7 @@ pub(super) fn equal_content(one: Option<&Value>, other: Option<&Value>) -> bool 
 }
 
 /// Returns the definition with each value of its partner key masked.
-pub(super) fn mask(definition: &Value) -> Value {
+pub fn mask(definition: &Value) -> Value {
     let mut definition = definition.clone();
     let sections = definition
         .get_mut("partnerKey")

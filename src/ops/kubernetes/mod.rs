@@ -84,6 +84,16 @@ pub enum ClusterError {
 }
 
 impl Cluster {
+    /// An API server that `client` reaches.
+    #[must_use]
+    pub const fn new(client: Client, namespace: String, pod: Pod) -> Self {
+        Self {
+            client,
+            namespace,
+            pod,
+        }
+    }
+
     /// Finds the API server: by `KUBECONFIG`, otherwise in the cluster of this process, otherwise by the default kubeconfig.
     /// Sends no request.
     pub async fn find(pod: Pod) -> Result<Self, ClusterError> {

@@ -590,9 +590,12 @@ impl World {
             at,
             live: Arc::clone(&after),
         });
-        let Some(before) = before.filter(|_| on_time && is_known) else {
+        let Some(mut before) = before.filter(|_| on_time && is_known) else {
             return;
         };
+        for field in stubborn {
+            before["fieldsToSync"]["listing"][field] = json!(false);
+        }
         if before.pointer("/partnerKey/certificate") != after.pointer("/partnerKey/certificate") {
             self.violate(
                 Promise::UnmanagedMeansUntouched,

@@ -914,7 +914,8 @@ fn judge_report(world: &Shared, number: usize, report: &ReconciliationReport) {
         .machine
         .frozen_since(Duration::ZERO)
         .unwrap_or_default();
-    for result in report.result.updates() {
+    let results = report.result.updates();
+    for (at, result) in results.iter().enumerate() {
         let provider = result.provider.as_str();
         let since = now.saturating_sub(result.took + TIMEOUT + Duration::from_secs(60) + frozen);
         let was = |version: &Version| is_as_desired(&result.desired, &version.live, true);
@@ -961,7 +962,10 @@ fn judge_report(world: &Shared, number: usize, report: &ReconciliationReport) {
             );
         }
         // The result of an earlier update may follow a later look at the definition.
-        let is_late = report.findings.late.contains_key(&result.provider);
+        let is_late = report.findings.late.contains_key(&result.provider)
+            || results[at + 1..]
+                .iter()
+                .any(|later| later.provider == result.provider);
         let confirmed =
             !is_late && world.processes[number].confirmed.get(provider) == Some(&identity);
         if result.cause == Cause::Change

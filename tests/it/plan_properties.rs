@@ -1,16 +1,16 @@
 //! The plan's laws, over made-up states: no socket, no file, no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use calry_gitops::model::{
-    DefinitionPart, Desired, DesiredPartnerKey, DesiredValue, Icon, KeySection, Live,
+    DefinitionPart, Desired, DesiredPartnerKey, DesiredValue, Hold, Icon, KeySection, Live,
     LivePartnerKey, LiveProblems, LiveValue, PartnerKey, Provider, Secret, Template, Update,
     UpdateMethod, Workspace,
 };
 use calry_gitops::plan::{
-    AppliedState, Context, Digest, Limits, MaxChanges, Plan, PlanInput, Refusal, Verdict, plan,
-    verify,
+    AppliedState, Context, Digest, Limits, MaxChanges, Missing, Obstacle, Plan, PlanInput,
+    RefreshedStep, Refusal, RefusedPart, Verdict, plan, refresh, verify,
 };
 use calry_gitops::render::text;
 use proptest::collection::{btree_map, btree_set, vec};
@@ -98,17 +98,20 @@ fn states() -> impl Strategy<Value = (Vec<Desired>, Vec<Live>)> {
     })
 }
 
+fn workspace() -> Workspace {
+    Workspace {
+        id: "w".to_owned(),
+        name: "W".to_owned(),
+        slug: "w".to_owned(),
+    }
+}
+
 fn make(desired: &[Desired], live: &[Live], method: UpdateMethod) -> Plan {
     let inputs = desired.iter().map(|d| PlanInput {
         file: format!("{}.yaml", d.provider.file_stem()),
         provider: Some(d.provider.clone()),
         desired: Some(Arc::new(d.clone())),
     });
-    let workspace = Workspace {
-        id: "w".to_owned(),
-        name: "W".to_owned(),
-        slug: "w".to_owned(),
-    };
     let applied = AppliedState::new();
     let context = Context {
         today: jiff::civil::date(2026, 1, 1),
@@ -116,7 +119,7 @@ fn make(desired: &[Desired], live: &[Live], method: UpdateMethod) -> Plan {
         applied: &applied,
         base: None,
     };
-    plan(workspace, None, inputs, live.to_vec(), &[], context)
+    plan(workspace(), None, inputs, live.to_vec(), &[], context)
 }
 
 /// What Calry makes of an update, in the reading that does most harm.
@@ -367,4 +370,250 @@ fn a_put_sends_no_partner_key_if_neither_side_has_one() {
     let update = plan.steps().next().unwrap().payload.update.clone().unwrap();
     assert_eq!(update.icon.as_deref(), Some("https://e.com/1"));
     assert!(update.partner_key.is_none());
+}
+
+/// A definition that manages every kind of part, and a live one that differs in each.
+fn differing() -> (Desired, Live) {
+    let provider = Provider::parse("P1").unwrap();
+    let desired = Desired {
+        provider: provider.clone(),
+        icon: Some(Icon::parse("https://e.com/1").unwrap()),
+        partner_key: DesiredPartnerKey {
+            headers: Some(BTreeMap::from([(
+                "x-key".to_owned(),
+                referring("${secret:s}"),
+            )])),
+            query_params: None,
+        },
+        fields: BTreeMap::from([("g".to_owned(), names(&["a"]))]),
+        hold: None,
+    };
+    let live = Live {
+        id: "id".to_owned(),
+        name: "name".to_owned(),
+        provider,
+        icon: Some("https://e.com/2".to_owned()),
+        partner_key: LivePartnerKey::default(),
+        fields: BTreeMap::from([("g".to_owned(), BTreeMap::new())]),
+        updated_at: "2026-01-01T00:00:00.000Z".to_owned(),
+        problems: LiveProblems::default(),
+    };
+    (desired, live)
+}
+
+fn referring(template: &str) -> DesiredValue {
+    DesiredValue {
+        template: Template::parse(template).unwrap(),
+        value: Some(Secret::new("value")),
+    }
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn hold(day: i8) -> Hold {
+    Hold {
+        until: jiff::civil::date(2026, 2, day),
+        reason: None,
+    }
+}
+
+#[test]
+fn a_digest_covers_all_that_a_review_sees_and_an_update_sends() {
+    type Variation = fn(&mut Desired, &mut Live);
+    fn headers(desired: &mut Desired, name: &str, template: &str) {
+        desired.partner_key.headers =
+            Some(BTreeMap::from([(name.to_owned(), referring(template))]));
+    }
+    fn in_sync(desired: &mut Desired, live: &mut Live, group: &str, fields: &[&str]) {
+        desired.fields = BTreeMap::from([(group.to_owned(), names(fields))]);
+        let on = fields.iter().map(|field| ((*field).to_owned(), true));
+        live.fields = BTreeMap::from([(group.to_owned(), on.collect())]);
+    }
+    let variations: [Variation; 20] = [
+        |_, _| {},
+        |_, live| "another".clone_into(&mut live.id),
+        |_, live| "later".clone_into(&mut live.updated_at),
+        |_, live| live.icon = Some("https://e.com/3".to_owned()),
+        |_, live| live.icon = None,
+        |desired, _| desired.icon = Some(Icon::parse("https://e.com/3").unwrap()),
+        |desired, _| desired.icon = None,
+        |_, live| {
+            live.partner_key.headers = Some(BTreeMap::from([("x-key".to_owned(), LiveValue::Mask)]))
+        },
+        |_, live| {
+            let value = LiveValue::Value(Secret::new("other"));
+            live.partner_key.headers = Some(BTreeMap::from([("x-key".to_owned(), value)]));
+        },
+        |desired, _| headers(desired, "x-other", "${secret:s}"),
+        |desired, _| headers(desired, "x-key", "${secret:other}"),
+        |desired, _| headers(desired, "x-key", "Bearer ${secret:s}"),
+        |desired, live| {
+            // Only the values that come along differ.
+            headers(desired, "x-key", "${secret:other}");
+            live.partner_key.headers = Some(BTreeMap::from([(
+                "x-key".to_owned(),
+                LiveValue::Value(Secret::new("value")),
+            )]));
+        },
+        |_, live| {
+            drop(
+                live.fields
+                    .insert("g".to_owned(), BTreeMap::from([("a".to_owned(), false)])),
+            )
+        },
+        |_, live| {
+            drop(
+                live.fields
+                    .insert("g".to_owned(), BTreeMap::from([("b".to_owned(), true)])),
+            )
+        },
+        // The groups that an update carries along are in it, too, and no two of them are the same text.
+        |desired, live| in_sync(desired, live, "g", &["a"]),
+        |desired, live| in_sync(desired, live, "g", &[]),
+        |desired, live| in_sync(desired, live, "ga", &[]),
+        |desired, _| desired.hold = Some(hold(1)),
+        |desired, _| desired.hold = Some(hold(2)),
+    ];
+    let mut digests = BTreeMap::new();
+    for (index, vary) in variations.into_iter().enumerate() {
+        let (mut desired, mut live) = differing();
+        vary(&mut desired, &mut live);
+        for method in [UpdateMethod::Patch, UpdateMethod::Put] {
+            let plan = make(&[desired.clone()], &[live.clone()], method);
+            let digest = plan.digest.unwrap().to_string();
+            if let Some(other) = digests.insert(digest, (index, method)) {
+                panic!("{:?} has the digest of {other:?}", (index, method));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_not_available_here_is_reported_and_the_plan_has_no_digest() {
+    let unresolved = |vary: fn(&mut Desired, &mut Live)| {
+        let (mut desired, mut live) = differing();
+        vary(&mut desired, &mut live);
+        let plan = make(&[desired], &[live], UpdateMethod::Patch);
+        assert_eq!(plan.digest, None);
+        let refused = plan.steps().flat_map(|step| &step.payload.refused);
+        let refused: Vec<_> = refused.map(|refused| refused.obstacle.clone()).collect();
+        let unresolved = &plan.entries[0].unresolved;
+        assert_eq!(unresolved.len(), 1);
+        assert_eq!(unresolved[0].path, "partnerKey.headers.x-key");
+        assert_eq!(unresolved[0].secrets[0].to_string(), "s");
+        (unresolved[0].missing, refused)
+    };
+    fn no_secret(desired: &mut Desired) {
+        let headers = desired.partner_key.headers.as_mut().unwrap();
+        headers.get_mut("x-key").unwrap().value = None;
+    }
+    fn withheld(live: &mut Live) {
+        let values = BTreeMap::from([("x-key".to_owned(), LiveValue::Withheld)]);
+        live.partner_key.headers = Some(values);
+    }
+    assert_eq!(
+        unresolved(|desired, _| no_secret(desired)),
+        (Missing::Secret, vec![Obstacle::Incomplete])
+    );
+    assert_eq!(
+        unresolved(|_, live| withheld(live)),
+        (Missing::Live, vec![])
+    );
+    let both = unresolved(|desired, live| {
+        no_secret(desired);
+        withheld(live);
+    });
+    assert_eq!(both, (Missing::Secret, vec![]));
+}
+
+#[test]
+fn only_the_provider_that_cannot_be_read_is_unreadable() {
+    let (first, live) = differing();
+    let other = Provider::parse("P2").unwrap();
+    let second = Desired {
+        provider: other.clone(),
+        ..first.clone()
+    };
+    let inputs = [first, second].map(|desired| PlanInput {
+        file: String::new(),
+        provider: Some(desired.provider.clone()),
+        desired: Some(Arc::new(desired)),
+    });
+    let context = Context {
+        today: jiff::civil::date(2026, 1, 1),
+        method: UpdateMethod::Patch,
+        applied: &AppliedState::new(),
+        base: None,
+    };
+    let unreadable = [(other, "no id".to_owned())];
+    let plan = plan(workspace(), None, inputs, [live], &unreadable, context);
+    let states: Vec<_> = plan.entries.iter().map(|e| e.verdict.state()).collect();
+    assert_eq!(states, ["update", "unreadable"]);
+}
+
+#[test]
+fn a_step_that_is_read_again_is_about_the_newer_state_or_is_not_due() {
+    let (desired, live) = differing();
+    let plan = make(&[desired.clone()], &[live.clone()], UpdateMethod::Patch);
+    let step = plan.steps().next().unwrap();
+    let again = |vary: fn(&mut Live)| {
+        let mut live = live.clone();
+        "later".clone_into(&mut live.updated_at);
+        vary(&mut live);
+        refresh(step, live, UpdateMethod::Patch)
+    };
+    let RefreshedStep::Due(fresh) = again(|live| {
+        live.fields
+            .insert("h".to_owned(), BTreeMap::from([("x".to_owned(), true)]));
+    }) else {
+        panic!("the same changes are due");
+    };
+    assert_eq!(fresh.live.updated_at, "later");
+    let fields = fresh.payload.update.unwrap().fields.unwrap();
+    assert_eq!(fields["h"], names(&["x"]));
+    let moved: [fn(&mut Live); 2] = [
+        |live| "another".clone_into(&mut live.id),
+        |live| live.icon = Some("https://e.com/3".to_owned()),
+    ];
+    for vary in moved {
+        assert!(matches!(again(vary), RefreshedStep::Moved));
+    }
+    let in_sync = |live: &mut Live| {
+        live.icon = Some("https://e.com/1".to_owned());
+        live.fields = BTreeMap::from([("g".to_owned(), BTreeMap::from([("a".to_owned(), true)]))]);
+        let value = LiveValue::Value(Secret::new("value"));
+        live.partner_key.headers = Some(BTreeMap::from([("x-key".to_owned(), value)]));
+    };
+    assert!(matches!(again(in_sync), RefreshedStep::InSync));
+}
+
+#[test]
+fn an_answer_is_compared_in_every_part_but_the_refused_ones() {
+    let (desired, live) = differing();
+    let plan = make(&[desired.clone()], &[live.clone()], UpdateMethod::Patch);
+    let step = plan.steps().next().unwrap();
+    let update = step.payload.update.clone().unwrap();
+    let differing = |refused: &[DefinitionPart], answer: &Live| {
+        let refused: Vec<RefusedPart> = refused
+            .iter()
+            .map(|part| RefusedPart {
+                part: *part,
+                obstacle: Obstacle::Incomplete,
+            })
+            .collect();
+        let mismatches = verify(&desired, &update, &refused, answer);
+        mismatches.into_iter().map(|m| m.path).collect::<Vec<_>>()
+    };
+    let (icon, key, field) = ("icon", "partnerKey.headers.x-key", "fieldsToSync.g.a");
+    assert_eq!(differing(&[], &live), [icon, key, field]);
+    assert_eq!(differing(&[DefinitionPart::Icon], &live), [key, field]);
+    assert_eq!(
+        differing(
+            &[DefinitionPart::PartnerKey, DefinitionPart::FieldsToSync],
+            &live
+        ),
+        [icon]
+    );
 }

@@ -1,6 +1,7 @@
 //! The plan's laws, over made-up states: no socket, no file, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use calry_gitops::model::{
@@ -556,7 +557,7 @@ fn only_the_provider_that_cannot_be_read_is_unreadable() {
 #[test]
 fn a_step_that_is_read_again_is_about_the_newer_state_or_is_not_due() {
     let (desired, live) = differing();
-    let plan = make(&[desired.clone()], &[live.clone()], UpdateMethod::Patch);
+    let plan = make(from_ref(&desired), from_ref(&live), UpdateMethod::Patch);
     let step = plan.steps().next().unwrap();
     let again = |vary: fn(&mut Live)| {
         let mut live = live.clone();
@@ -592,7 +593,7 @@ fn a_step_that_is_read_again_is_about_the_newer_state_or_is_not_due() {
 #[test]
 fn an_answer_is_compared_in_every_part_but_the_refused_ones() {
     let (desired, live) = differing();
-    let plan = make(&[desired.clone()], &[live.clone()], UpdateMethod::Patch);
+    let plan = make(from_ref(&desired), from_ref(&live), UpdateMethod::Patch);
     let step = plan.steps().next().unwrap();
     let update = step.payload.update.clone().unwrap();
     let differing = |refused: &[DefinitionPart], answer: &Live| {

@@ -511,3 +511,48 @@ pub async fn plan_workspace<R: ReadCalry>(
 pub fn today() -> Date {
     machine::now().to_zoned(TimeZone::UTC).date()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workspace_is_allowed_only_if_file_and_operator_both_allow_it() {
+        let slug = |text: &str| Slug::parse(text).unwrap();
+        let (a, b) = (slug("a"), slug("b"));
+        let workspace = Workspace {
+            id: "1".to_owned(),
+            name: "A".to_owned(),
+            slug: "a".to_owned(),
+        };
+        for (file, operator, pinned, allowed) in [
+            (Pin::None, None, false, "yes"),
+            (Pin::None, Some(&a), true, "yes"),
+            (Pin::None, Some(&b), true, "not allowed"),
+            (Pin::Slug(slug("a")), None, true, "yes"),
+            (Pin::Slug(slug("b")), None, true, "wrong workspace"),
+            (Pin::Slug(slug("a")), Some(&a), true, "yes"),
+            (Pin::Slug(slug("b")), Some(&b), true, "not allowed"),
+            (Pin::Slug(slug("a")), Some(&b), true, "pins differ"),
+            (Pin::Slug(slug("b")), Some(&a), true, "pins differ"),
+            (Pin::Invalid, None, false, "invalid"),
+            (Pin::Invalid, Some(&a), true, "invalid"),
+        ] {
+            let file = &file;
+            let pins = Pins { file, operator };
+            let name = |result| match result {
+                Ok(()) => "yes",
+                Err(Failure::NotAllowed { .. }) => "not allowed",
+                Err(Failure::WrongWorkspace { .. }) => "wrong workspace",
+                Err(Failure::PinsDiffer { .. }) => "pins differ",
+                Err(Failure::Pin) => "invalid",
+                Err(_) => "another error",
+            };
+            assert_eq!(name(pins.allow(&workspace)), allowed, "{pins:?}");
+            assert_eq!(pins.is_pinned(), pinned, "{pins:?}");
+            // What no workspace can change is found before anything is read.
+            let early = matches!(allowed, "pins differ" | "invalid");
+            assert_eq!(pins.check().is_err(), early, "{pins:?}");
+        }
+    }
+}

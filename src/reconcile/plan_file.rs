@@ -358,3 +358,18 @@ pub fn join_differences(differences: &[String]) -> String {
 fn shorten(text: &str) -> String {
     ellipsize(&printable(text), 128)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_of_differences_ends_with_the_number_of_the_others() {
+        let joined = |n: usize| join_differences(&vec!["x".to_owned(); n]);
+        let ten = ["x"; MOST].join("; ");
+        assert_eq!(joined(0), "");
+        assert_eq!(joined(2), "x; x");
+        assert_eq!(joined(MOST), ten);
+        assert_eq!(joined(MOST + 3), format!("{ten}; and 3 more"));
+    }
+}

@@ -504,3 +504,66 @@ async fn a_masked_value_is_in_doubt_only_after_a_request_that_may_have_changed_i
         assert_eq!(updated_at.is_some(), known, "{sent} {masks}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_masked_value_waits_only_from_the_second_repeat_on() {
+    let mut memory = memory();
+    let mut sent = Vec::new();
+    for (live, own) in [("0", "1"), ("2", "3"), ("4", "5")] {
+        let plan = planned(&mut memory, masked(live));
+        sent.push(carried_out(&mut memory, &plan, Outcome::Applied, own).is_some());
+    }
+    assert_eq!(sent, [true, true, false]);
+}
+
+#[tokio::test]
+async fn the_workspace_of_a_key_is_known_until_the_key_changes() {
+    let mut memory = memory();
+    let (key, other) = (Secret::new("one"), Secret::new("two"));
+    assert!(memory.workspace_of(&key).is_none() && !memory.may_be_of_another_workspace());
+    memory.learn_workspace(&key, &workspace());
+    assert_eq!(memory.workspace_of(&key), Some(workspace()));
+    assert!(!memory.may_be_of_another_workspace());
+    let another = Workspace {
+        id: "b".to_owned(),
+        ..workspace()
+    };
+    assert!(memory.is_about(&workspace()) && !memory.is_about(&another));
+    let failed = Outcome::Failed("no".to_owned());
+    let failed = result("HOSTAWAY", Cause::Change, failed);
+    memory.learn_result(&failed, Duration::from_secs(10));
+    assert_eq!(memory.backed_off().len(), 1);
+    assert!(memory.workspace_of(&other).is_none());
+    assert!(memory.may_be_of_another_workspace() && memory.backed_off().is_empty());
+}
+
+#[tokio::test]
+async fn the_last_applied_state_is_the_one_found_in_sync_or_sent() {
+    let (mut memory, ten) = (memory(), Duration::from_secs(10));
+    let partial = |sent| {
+        let refused = crate::plan::RefusedPart {
+            part: DefinitionPart::Icon,
+            obstacle: crate::plan::Obstacle::Incomplete,
+        };
+        let outcome = Outcome::Partial(vec![refused]);
+        UpdateResult {
+            sent,
+            ..result("HOSTAWAY", Cause::Change, outcome)
+        }
+    };
+    memory.learn_result(&partial(0), ten);
+    assert!(memory.applied.is_empty());
+    memory.learn_result(&partial(1), ten);
+    assert_eq!(memory.applied[&desired().provider].updated_at, None);
+    for updated_at in ["0", "1"] {
+        let live = Live {
+            updated_at: updated_at.to_owned(),
+            ..fixtures::live("HOSTAWAY")
+        };
+        let in_sync = Verdict::InSync(desired(), Arc::new(live));
+        let plan = fixtures::plan(vec![fixtures::entry("HOSTAWAY", in_sync)]);
+        memory.learn_plan(&plan, &[], ten);
+        let known = &memory.applied[&desired().provider];
+        assert_eq!(known.updated_at.as_deref(), Some(updated_at));
+    }
+}

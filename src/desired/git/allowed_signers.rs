@@ -268,6 +268,10 @@ mod tests {
     const OTHER: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
+    const P521: &str = "ecdsa-sha2-nistp521 AAAAE2VjZHNhLXNoYTItbmlzdHA1MjEAAAAIbmlzdHA1MjEAAACFBAAV6Uk957Xmq28tjqVyD68\
+                        L7YPBA/woK46tVTibNWYdjS+ebPd6hRZr3H0SCvvA/giVS26jbwRf0OMksq2hNK1VEQFUcqXwXM27XV5As6PSeEVq4J5m/\
+                        dZ1i70t3gsBbieow9DGhhBMX6R5Y2qmSVbyCkZfv7CjE5hV2iwlPHy/hk7u0Q==";
+
     fn key(text: &str) -> KeyData {
         PublicKey::from_openssh(text).unwrap().key_data().clone()
     }
@@ -323,6 +327,8 @@ mod tests {
             ("valid-after=\"2026\"", "a time is written as"),
             ("valid-after=\"20261301\"", "a time is written as"),
             ("valid-after=\"+2026101\"", "a time is written as"),
+            ("valid-after=\"+2020101\"", "a time is written as"),
+            ("valid-after=\"202601011\"", "a time is written as"),
             (
                 "valid-after=\"20260102\",valid-before=\"20260101\"",
                 "not later",
@@ -334,8 +340,9 @@ mod tests {
                 "{options}"
             );
         }
+        assert_eq!(why("a"), "the line needs a principal and a key");
+        assert!(why(&format!("a {P521}")).starts_with("this kind of key is not supported"));
         for text in [
-            "a",
             "a ssh-ed25519",
             "a ssh-ed25519 AAAA",
             &format!("{ONE} Ada"),

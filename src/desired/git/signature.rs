@@ -313,6 +313,8 @@ fn read_number(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use ring::rand::SystemRandom;
     use ring::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
     use ssh_key::public::{EcdsaPublicKey, Ed25519PublicKey, SkEd25519};
@@ -364,6 +366,18 @@ mod tests {
         text(&key, Algorithm::Ed25519, namespace, |message| {
             ada().sign(message).as_ref().to_vec()
         })
+    }
+
+    /// The text form of the bytes of a signature.
+    fn armored(bytes: &[u8]) -> String {
+        let code = STANDARD.encode(bytes);
+        let lines: Vec<_> = code
+            .as_bytes()
+            .chunks(70)
+            .map(String::from_utf8_lossy)
+            .collect();
+        let lines = lines.join("\n");
+        format!("-----BEGIN SSH SIGNATURE-----\n{lines}\n-----END SSH SIGNATURE-----\n")
     }
 
     fn header(text: &str) -> String {
@@ -442,6 +456,8 @@ mod tests {
             &format!("{}\n-----END", "A".repeat(MAX_SIGNATURE)),
         ));
         malformed(&with(&giant), "too long");
+        let longest = format!("gpgsig {}\n", "A".repeat(MAX_SIGNATURE - 1));
+        assert!(SignedCommit::parse(with(&longest).as_bytes()).is_ok());
         assert_eq!(
             verify(&with(&header(&by_ada("file")))),
             Err(refused(SignatureError::OtherNamespace))
@@ -456,6 +472,7 @@ mod tests {
             good.replace("\nU1NIU0lH", "\nU1NIU0lI"),
             good.replace("-----END", "AAAA\n-----END"),
             good[..90].to_owned(),
+            good.replace('\n', "\r\n"),
         ] {
             malformed(&with(&header(&broken)), "not an SSH signature");
         }
@@ -464,21 +481,12 @@ mod tests {
 
     #[test]
     fn a_signature_with_sha_1_does_not_count() {
-        use base64::Engine as _;
-        let code = base64::engine::general_purpose::STANDARD;
         let text = by_ada("git");
         let lines: String = text.lines().filter(|line| !line.starts_with('-')).collect();
-        let mut bytes = code.decode(lines).unwrap();
+        let mut bytes = STANDARD.decode(lines).unwrap();
         let at = bytes.windows(6).position(|six| six == b"sha512").unwrap();
         bytes.splice(at - 1..at + 6, [4].into_iter().chain(*b"sha1"));
-        let weak = code
-            .encode(bytes)
-            .as_bytes()
-            .chunks(70)
-            .map(String::from_utf8_lossy)
-            .collect::<Vec<_>>()
-            .join("\n");
-        let weak = format!("-----BEGIN SSH SIGNATURE-----\n{weak}\n-----END SSH SIGNATURE-----\n");
+        let weak = armored(&bytes);
         assert!(matches!(
             verify(&with(&header(&weak))),
             Err(TrustError::Signature(_, SignatureError::Malformed(_)))
@@ -564,6 +572,74 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn rsa_counts_with_sha_2() {
+        macro_rules! fixture {
+            ($name:expr) => {
+                include_bytes!(concat!("../../../tests/fixtures/ssh/", $name))
+            };
+        }
+        let public = std::str::from_utf8(fixture!("rsa.pub")).unwrap();
+        let key = PublicKey::from_openssh(public).unwrap().key_data().clone();
+        for (hash, bytes) in [
+            (HashAlg::Sha256, fixture!("rsa-sha2-256.sig")),
+            (HashAlg::Sha512, fixture!("rsa-sha2-512.sig")),
+        ] {
+            let kind = Algorithm::Rsa { hash: Some(hash) };
+            let commit = with(&header(&text(&key, kind, "git", |_| bytes.to_vec())));
+            let verify = |commit: &str| {
+                SignedCommit::parse(commit.as_bytes())
+                    .unwrap()
+                    .verify(&allow("", &key))
+            };
+            assert_eq!(verify(&commit), Ok(()));
+            let forged = commit.replace("Words", "words");
+            assert_eq!(verify(&forged), Err(refused(SignatureError::Forged)));
+        }
+    }
+
+    #[test]
+    fn a_token_with_an_elliptic_curve_counts_only_if_it_was_touched() {
+        const KIND: &[u8] = b"sk-ecdsa-sha2-nistp256@openssh.com";
+        let string = |bytes: &[u8]| {
+            let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+            [&length[..], bytes].concat()
+        };
+        let random = SystemRandom::new();
+        let algorithm = &alg::ECDSA_P256_SHA256_FIXED_SIGNING;
+        let pair = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, pair.as_ref(), &random).unwrap();
+        let point = pair.public_key().as_ref();
+        let public = [KIND, b"nistp256", point, b"ssh:"].map(string).concat();
+        let key = PublicKey::from_bytes(&public).unwrap().key_data().clone();
+        let verify = |flags: u8| {
+            let message = SshSig::signed_data("git", HashAlg::Sha512, COMMIT.as_bytes()).unwrap();
+            let trailer = [flags, 0, 0, 0, 7];
+            let signed = [
+                &*Sha256::digest("ssh:"),
+                &trailer,
+                &*Sha256::digest(message),
+            ]
+            .concat();
+            // Neither number needs a zero in front of it or has one.
+            let numbers = loop {
+                let signed = pair.sign(&random, &signed).unwrap();
+                let numbers = signed.as_ref().split_at(32);
+                if [numbers.0, numbers.1].map(|number| (1..128).contains(&number[0])) == [true; 2] {
+                    break [string(numbers.0), string(numbers.1)].concat();
+                }
+            };
+            let signature = [string(KIND), string(&numbers), trailer.to_vec()].concat();
+            let parts = [&public, &b"git"[..], b"", b"sha512", &signature].map(string);
+            let text = armored(&[b"SSHSIG", &[0, 0, 0, 1][..], &parts.concat()].concat());
+            SignedCommit::parse(with(&header(&text)).as_bytes())
+                .unwrap()
+                .verify(&allow("", &key))
+        };
+        assert_eq!(verify(1), Ok(()));
+        assert_eq!(verify(0), Err(refused(SignatureError::Forged)));
     }
 
     #[test]

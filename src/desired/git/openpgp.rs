@@ -189,13 +189,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The bits of a number from its first byte on; more than there are if the first byte is zero.
+/// The bits of a number without the leading zeros of its first byte.
 fn bits_of(number: &[u8]) -> u32 {
     let length = u32::try_from(number.len()).unwrap_or(u32::MAX);
-    number.first().map_or(0, |first| match first {
-        0 => u32::MAX,
-        _ => length.saturating_mul(8) - first.leading_zeros(),
-    })
+    number
+        .first()
+        .map_or(0, |first| length.saturating_mul(8) - first.leading_zeros())
 }
 
 /// The number in exactly `length` bytes.
@@ -664,3 +663,7 @@ fn subpackets(area: &[u8]) -> impl Iterator<Item = Option<(u8, &[u8])>> {
         Some(subpacket)
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

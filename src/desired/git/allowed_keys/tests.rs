@@ -13,13 +13,14 @@ macro_rules! fixture {
 
 const PAYLOAD: &[u8] = fixture!("payload");
 const RSA: (&[u8], &[u8]) = (fixture!("rsa.asc"), fixture!("rsa.sig"));
+const RSA384: (&[u8], &[u8]) = (fixture!("rsa384.asc"), fixture!("rsa384.sig"));
 const ED25519: (&[u8], &[u8]) = (fixture!("ed25519.asc"), fixture!("ed25519.sig"));
 const P256: (&[u8], &[u8]) = (fixture!("p256.asc"), fixture!("p256.sig"));
 const P384: (&[u8], &[u8]) = (fixture!("p384.asc"), fixture!("p384.sig"));
 const SUBKEY: (&[u8], &[u8]) = (fixture!("subkey.asc"), fixture!("subkey.sig"));
 /// Made by rPGP: an Ed25519 key of version 6, whose subkey signs.
 const V6: (&[u8], &[u8]) = (fixture!("v6.asc"), fixture!("v6.sig"));
-const ALL: [(&[u8], &[u8]); 6] = [RSA, ED25519, P256, P384, SUBKEY, V6];
+const ALL: [(&[u8], &[u8]); 7] = [RSA, RSA384, ED25519, P256, P384, SUBKEY, V6];
 
 fn keys(file: &[u8]) -> AllowedKeys {
     AllowedKeys::parse(file).unwrap()
@@ -264,6 +265,26 @@ fn a_revoked_key_counts_before_only_if_it_was_not_compromised() {
     assert_eq!(revoked(&[subpacket(29, &[3])]), Ok(()));
     assert_eq!(refused(revoked(&[subpacket(29, &[0])])), "is revoked");
     assert_eq!(refused(revoked(&[])), "is revoked");
+    // The earliest of several decides.
+    let twice = |times: [u32; 2]| {
+        let revocations = times.map(|time| {
+            let body = ada.sign(
+                kind::KEY_REVOCATION,
+                time,
+                &[subpacket(29, &[3])],
+                &[],
+                &[ada.key().covered()],
+            );
+            packet(packet_type::SIGNATURE, &body)
+        });
+        let file = ada.certificate(&revocations, &[ada.certification(CREATED, &[flags(3)])]);
+        verify(&file, &ada.document(PAYLOAD, &[], &[]))
+    };
+    assert_eq!(twice([9_000, SIGNED + 1]), Ok(()));
+    assert_eq!(
+        refused(twice([9_000, SIGNED])),
+        "was revoked at the time of the signature"
+    );
 }
 
 #[test]
@@ -394,14 +415,16 @@ fn a_key_occurs_only_once_in_the_file() {
     }
     let twice = problem(&[&of_ada[..], &of_ada].concat());
     assert!(twice.ends_with("duplicate certificate"), "{twice}");
-    let many: Vec<u8> = (0..=MAX_SUBKEYS)
-        .flat_map(|at| {
+    let many = |count: usize| {
+        let subkeys = (0..count).flat_map(|at| {
             let mut body = sub.body.clone();
             body[1..5].copy_from_slice(&u32::try_from(at).unwrap().to_be_bytes());
             packet(packet_type::PUBLIC_SUBKEY, &body)
-        })
-        .collect();
-    let problem = problem(&[ada.plain_certificate(), many].concat());
+        });
+        [ada.plain_certificate(), subkeys.collect()].concat()
+    };
+    assert_eq!(keys(&many(MAX_SUBKEYS)).0.len(), 1);
+    let problem = problem(&many(MAX_SUBKEYS + 1));
     assert!(
         problem.ends_with("it has more than 256 subkeys"),
         "{problem}"
@@ -415,7 +438,21 @@ fn weak_hashes_and_weak_and_unknown_keys_are_refused() {
         Err(SignatureError::WeakHash("SHA-1"))
     );
     let ada = Owner::new(1);
-    for (hash, name) in [(1, "MD5"), (2, "SHA-1"), (3, "RIPEMD-160")] {
+    for (hash, error) in [
+        (1, SignatureError::WeakHash("MD5")),
+        (2, SignatureError::WeakHash("SHA-1")),
+        (3, SignatureError::WeakHash("RIPEMD-160")),
+        (11, SignatureError::Unsupported("the hash SHA-224")),
+        (
+            12,
+            SignatureError::Unsupported("a hash of the family SHA-3"),
+        ),
+        (
+            14,
+            SignatureError::Unsupported("a hash of the family SHA-3"),
+        ),
+        (13, SignatureError::Unsupported("an unknown hash")),
+    ] {
         let body = ada.sign_as(
             &ada.issuer(),
             hash,
@@ -426,10 +463,7 @@ fn weak_hashes_and_weak_and_unknown_keys_are_refused() {
             &[PAYLOAD],
         );
         let text = armor(&packet(packet_type::SIGNATURE, &body), "PGP SIGNATURE");
-        assert_eq!(
-            verify(&ada.plain_certificate(), &text),
-            Err(SignatureError::WeakHash(name))
-        );
+        assert_eq!(verify(&ada.plain_certificate(), &text), Err(error));
     }
     for (file, why) in [
         (
@@ -489,6 +523,18 @@ fn the_newest_self_signature_decides() {
     let forbidden = problem(&file(&[direct(&[flags(1)])], &[(3_000, &[])]));
     assert!(forbidden.contains("no key that may sign"), "{forbidden}");
     assert!(problem(&file(&[], &[(1_000, &[flags(0x0C)])])).contains("no key that may sign"));
+    let stricter = file(&[direct(&[flags(1)])], &[(3_000, long)]);
+    assert!(problem(&stricter).contains("no key that may sign"));
+    // A signature of a user ID that is no certification.
+    let other = {
+        let key = ada.key();
+        let length = 3_u32.to_be_bytes();
+        let data = [key.covered(), &[0xB4], &length, b"Ada"];
+        let body = ada.sign(0x30, 4_000, &[lifetime(1)], &[], &data);
+        packet(packet_type::SIGNATURE, &body)
+    };
+    let with_other = ada.certificate(&[], &[ada.certification(3_000, long), other]);
+    assert_eq!(check(with_other), Ok(()));
     // Without any flags, a key of version 4 may sign.
     assert_eq!(check(file(&[], &[(CREATED, &[])])), Ok(()));
     let unsigned = problem(&ada.certificate(&[], &[]));
@@ -617,6 +663,17 @@ fn only_one_signature_of_a_file_without_conditions_counts() {
         check(&ada.document(PAYLOAD, &[subpacket(20, &[])], &[])),
         Ok(())
     );
+    // A critical preference is understood: it says nothing about this signature.
+    let preference = [subpacket(0x80 | 21, &[8])];
+    assert_eq!(check(&ada.document(PAYLOAD, &preference, &[])), Ok(()));
+    // The time is four bytes, and only a subkey has a back signature.
+    for more in [subpacket(2, &[0; 5]), subpacket(32, &[])] {
+        malformed(&ada.document(PAYLOAD, &[more], &[]), "contains too much");
+    }
+    malformed(
+        &ada.document(PAYLOAD, &[], &subpacket(32, &[])),
+        "contains too much",
+    );
     // An unsigned note, or an unsigned issuer that is another key.
     malformed(
         &ada.document(PAYLOAD, &[], &subpacket(20, &[])),
@@ -689,15 +746,26 @@ fn a_file_that_is_no_keyring_is_invalid_as_a_whole() {
         twice.starts_with("certificate 2 (") && twice.ends_with("duplicate certificate"),
         "{twice}"
     );
+    let broken = [Owner::new(2).plain_certificate(), packet(9, b"")].concat();
+    let label = "PGP PUBLIC KEY BLOCK";
+    for file in [
+        [&ada[..], &broken].concat(),
+        [ED25519.0, &armor(&broken, label)].concat(),
+    ] {
+        let problem = problem(&file);
+        assert!(problem.starts_with("certificate 2 ("), "{problem}");
+    }
     assert!(
         problem(&packet(packet_type::USER_ID, b"Ada")).contains("does not begin with a public key")
     );
     assert!(problem(&packet(9, b"")).contains("does not begin with a public key"));
     assert!(problem(&[ada.clone(), packet(9, b"")].concat()).contains("does not belong"));
-    assert!(
-        problem(&[ada.clone(), packet(packet_type::USER_ID, &[b'a'; 3_000])].concat())
-            .contains("2 KiB")
-    );
+    let named = |length| {
+        let id = packet(packet_type::USER_ID, &vec![b'a'; length]);
+        [ada.clone(), id].concat()
+    };
+    assert_eq!(keys(&named(MAX_USER_ID)).0.len(), 1);
+    assert!(problem(&named(MAX_USER_ID + 1)).contains("2 KiB"));
     assert!(
         problem(&[ada.clone(), packet(packet_type::PUBLIC_SUBKEY, &[4; 5_000])].concat())
             .contains("4 KiB")
@@ -731,7 +799,7 @@ proptest! {
     }
 
     #[test]
-    fn one_changed_byte_of_the_payload_or_the_signature_invalidates_it(which in 0..6_usize, at in any::<prop::sample::Index>(), to in any::<u8>()) {
+    fn one_changed_byte_of_the_payload_or_the_signature_invalidates_it(which in 0..ALL.len(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let (file, text) = ALL[which];
         let mut payload = PAYLOAD.to_vec();
         let at_payload = at.index(payload.len());
@@ -749,7 +817,7 @@ proptest! {
     }
 
     #[test]
-    fn one_changed_byte_of_a_certificate_adds_no_key(which in 0..6_usize, at in any::<prop::sample::Index>(), to in any::<u8>()) {
+    fn one_changed_byte_of_a_certificate_adds_no_key(which in 0..ALL.len(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let (file, _) = ALL[which];
         let good = keys(file);
         let mut bytes = decode(file, "PGP PUBLIC KEY BLOCK");

@@ -68,7 +68,7 @@ fn run_limited_to<T: Send + 'static>(
     directory: &Path,
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, GitFileError> {
-    if stuck_reads().contains_key(directory) {
+    if stuck_reads().contains(directory) {
         return Err(GitFileError::TooSlow(limit));
     }
     let (sender, receiver) = sync_channel(1);
@@ -77,13 +77,8 @@ fn run_limited_to<T: Send + 'static>(
         let result = catch_unwind(AssertUnwindSafe(read)).map_err(|_| GitFileError::Panic);
         let mut stuck = stuck_reads();
         // The receiver is gone if and only if this read counts as stuck.
-        if sender.send(result).is_err()
-            && let Some(count) = stuck.get_mut(&key)
-        {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                stuck.remove(&key);
-            }
+        if sender.send(result).is_err() {
+            stuck.end(&key);
         }
     };
     thread::Builder::new()
@@ -98,7 +93,7 @@ fn run_limited_to<T: Send + 'static>(
             if let Ok(result) = receiver.try_recv() {
                 return result;
             }
-            *stuck.entry(directory.to_owned()).or_default() += 1;
+            stuck.begin(directory);
             drop(receiver);
             Err(GitFileError::TooSlow(limit))
         }
@@ -106,9 +101,30 @@ fn run_limited_to<T: Send + 'static>(
 }
 
 /// The number of reads of each directory that exceeded their limit and are still running.
-fn stuck_reads() -> MutexGuard<'static, BTreeMap<PathBuf, usize>> {
-    static STUCK: Mutex<BTreeMap<PathBuf, usize>> = Mutex::new(BTreeMap::new());
+struct StuckReads(BTreeMap<PathBuf, usize>);
+
+fn stuck_reads() -> MutexGuard<'static, StuckReads> {
+    static STUCK: Mutex<StuckReads> = Mutex::new(StuckReads(BTreeMap::new()));
     STUCK.lock()
+}
+
+impl StuckReads {
+    fn contains(&self, directory: &Path) -> bool {
+        self.0.contains_key(directory)
+    }
+
+    fn begin(&mut self, directory: &Path) {
+        *self.0.entry(directory.to_owned()).or_default() += 1;
+    }
+
+    fn end(&mut self, directory: &Path) {
+        if let Some(count) = self.0.get_mut(directory) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.0.remove(directory);
+            }
+        }
+    }
 }
 
 /// Checks the files that a read of the checked-out commit needs, in all repositories around a directory; with a reference,
@@ -322,7 +338,7 @@ mod tests {
         );
 
         release.send(()).unwrap();
-        while stuck_reads().contains_key(directory) {
+        while stuck_reads().contains(directory) {
             thread::yield_now();
         }
         assert_eq!(run_limited_to(TIME_LIMIT, directory, || 2).unwrap(), 2);
@@ -336,5 +352,120 @@ mod tests {
         });
         assert!(matches!(read, Err::<(), _>(GitFileError::Panic)));
         assert_eq!(run_limited_to(TIME_LIMIT, directory, || 1).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_directory_is_blocked_until_its_last_stuck_read_ends() {
+        let (directory, mut stuck) = (Path::new("/a"), StuckReads(BTreeMap::new()));
+        stuck.begin(directory);
+        stuck.begin(directory);
+        stuck.end(directory);
+        assert!(stuck.contains(directory));
+        stuck.end(directory);
+        assert!(!stuck.contains(directory));
+    }
+
+    /// A directory with a repository that has these files.
+    fn repository(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let head = [(".git/HEAD", "ref: refs/heads/main\n")];
+        for (name, text) in head.iter().chain(files) {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn a_file_of_a_repository_is_a_regular_one_of_limited_size() {
+        for (name, max) in [
+            ("HEAD", MAX_LINE),
+            ("gitdir", MAX_LINE),
+            ("config", MAX_LIST),
+            ("packed-refs", MAX_PACKED_REFS),
+            ("refs/heads/main", MAX_LINE),
+            ("objects/info/alternates", MAX_LINE),
+            ("objects/info/commit-graphs/commit-graph-chain", MAX_LIST),
+        ] {
+            let directory = repository(&[]);
+            let path = directory.path().join(".git").join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let set = |size| {
+                let file = fs::File::options().create(true).append(true).open(&path);
+                file.unwrap().set_len(size).unwrap();
+                check(directory.path(), None)
+            };
+            assert!(set(max).is_ok(), "{name}");
+            assert!(
+                matches!(set(max + 1), Err(GitFileError::TooLarge(..))),
+                "{name}"
+            );
+            fs::remove_file(&path).unwrap();
+            std::os::unix::fs::symlink("nowhere", &path).unwrap();
+            let dangling = check(directory.path(), None);
+            assert!(matches!(dangling, Err(GitFileError::NotAFile(_))), "{name}");
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+            // The branch may be in packed-refs, and its name a directory of other branches.
+            let is_branch = name == "refs/heads/main";
+            assert_eq!(check(directory.path(), None).is_ok(), is_branch, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_look_up_of_any_reference_checks_every_file_below_the_references() {
+        let directory = repository(&[(".git/refs/tags/a", "")]);
+        let tag = directory.path().join(".git/refs/tags/a");
+        let file = fs::File::options().append(true).open(tag).unwrap();
+        file.set_len(MAX_LINE + 1).unwrap();
+        assert!(check(directory.path(), None).is_ok());
+        assert!(check(directory.path(), Some("main")).is_err());
+
+        let two = repository(&[("a/b", ""), ("c", "")]);
+        let below = |seen: usize, depth| check_below(two.path(), &mut { seen }, 0, depth).is_ok();
+        // `.git`, `.git/HEAD`, `a`, `a/b` and `c`; one of them has content.
+        fs::write(two.path().join(".git/HEAD"), "").unwrap();
+        assert!(below(MAX_ENTRIES - 5, 1));
+        assert!(!below(MAX_ENTRIES - 4, 1));
+        assert!(!below(0, 0));
+    }
+
+    #[test]
+    fn a_worktree_leads_to_the_directory_that_it_shares() {
+        let directory = repository(&[
+            ("work/.git", "gitdir: ../.git/worktrees/work\n"),
+            (".git/worktrees/work/commondir", "../..\n"),
+            (".git/worktrees/work/HEAD", "ref: refs/heads/work\n"),
+            (".git/refs/heads/work", &"a".repeat(70_000)),
+        ]);
+        let work = directory.path().join("work");
+        let git = git_directories(&work).next().unwrap().unwrap();
+        assert_eq!(git, work.join("../.git/worktrees/work"));
+        assert_eq!(common_directory(&git).unwrap(), git.join("../.."));
+        assert!(check(directory.path(), None).is_ok());
+        assert!(matches!(
+            check(&work, None),
+            Err(GitFileError::TooLarge(..))
+        ));
+    }
+
+    #[test]
+    fn alternates_are_followed_up_to_a_number() {
+        let directory = repository(&[
+            ("one/info/alternates", "# a\n\n../two\n"),
+            ("circle/info/alternates", ".\n"),
+        ]);
+        let mut left = 2;
+        let check =
+            |name: &str, left: &mut usize| check_objects(&directory.path().join(name), left);
+        assert!(check("one", &mut left).is_ok());
+        assert_eq!(left, 1);
+        assert!(matches!(
+            check("circle", &mut left),
+            Err(GitFileError::TooMany(_))
+        ));
+        fs::create_dir_all(directory.path().join("two/info/alternates")).unwrap();
+        assert!(check("one", &mut 2).is_err());
     }
 }

@@ -175,3 +175,68 @@ fn list_tree(
     }
     Ok(files)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use gix::objs::Write as _;
+    use gix::objs::tree::{Entry, EntryKind};
+
+    use super::*;
+
+    /// A tree whose entries have these names, all with one object.
+    fn tree(repository: &Repository, kind: EntryKind, id: ObjectId, names: &[String]) -> ObjectId {
+        let entries = names.iter().map(|name| Entry {
+            mode: kind.into(),
+            filename: name.as_str().into(),
+            oid: id,
+        });
+        let tree = gix::objs::Tree {
+            entries: entries.collect(),
+        };
+        repository.write_object(&tree).unwrap().detach()
+    }
+
+    fn names(count: usize, suffix: &str) -> Vec<String> {
+        (0..count).map(|n| format!("{n:05}{suffix}")).collect()
+    }
+
+    #[test]
+    fn files_and_directories_of_a_commit_are_read_up_to_their_limits() {
+        let directory = tempfile::tempdir().unwrap();
+        let repository = gix::ThreadSafeRepository::init_opts(
+            directory.path(),
+            gix::create::Kind::Bare,
+            gix::create::Options::default(),
+            gix::open::Options::isolated(),
+        )
+        .unwrap()
+        .to_thread_local();
+        let blob = |size: u64| {
+            let bytes = vec![b'a'; usize::try_from(size).unwrap()];
+            repository.objects.write_buf(Kind::Blob, &bytes).unwrap()
+        };
+        let (empty, largest, larger) = (blob(0), blob(MAX_FILE), blob(MAX_FILE + 1));
+        let read = |id: ObjectId, count: usize| {
+            let tree = tree(&repository, EntryKind::Blob, id, &names(count, ".yaml"));
+            read_committed(&repository, tree, Path::new(""))
+        };
+        let is_read = |id: ObjectId| {
+            let files = read(id, 1).unwrap();
+            matches!(files[0].content, CommittedContent::Bytes(_))
+        };
+        assert!(is_read(largest) && !is_read(larger));
+        assert!(read(empty, MAX_FILES).is_ok());
+        assert!(matches!(read(empty, MAX_FILES + 1), Err(GitError::TooMuch)));
+        let most = usize::try_from(MAX_TOTAL / MAX_FILE).unwrap();
+        assert!(read(largest, most).is_ok());
+        assert!(matches!(read(largest, most + 1), Err(GitError::TooMuch)));
+
+        let below = tree(&repository, EntryKind::Blob, empty, &names(2, ".yaml"));
+        let below = |count| {
+            let root = tree(&repository, EntryKind::Tree, below, &names(count, ""));
+            files_below(&repository, root).unwrap().len()
+        };
+        assert_eq!([below(3), below(MAX_FILES + 1)], [3, MAX_FILES]);
+    }
+}

@@ -202,3 +202,56 @@ pub(super) fn tree_at(
     }
     Ok(Some(at))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_of_a_repository_is_that_of_its_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let of = |config: &str| {
+            fs::create_dir_all(directory.path().join(".git")).unwrap();
+            fs::write(directory.path().join(".git/config"), config).unwrap();
+            RepositoryFormat::of(directory.path())
+        };
+        assert_eq!(
+            RepositoryFormat::of(directory.path()),
+            RepositoryFormat::Plain
+        );
+        for (config, format) in [
+            ("[core]\n\tbare = false\n", RepositoryFormat::Plain),
+            (
+                "[extensions]\n\tobjectFormat = sha1\n",
+                RepositoryFormat::Plain,
+            ),
+            (
+                "[extensions]\n\tobjectFormat = SHA256\n",
+                RepositoryFormat::Sha256,
+            ),
+            (
+                "[extensions]\n\trefStorage = reftable\n",
+                RepositoryFormat::Reftable,
+            ),
+            (
+                "[extensions]\n\tpartialClone = origin\n",
+                RepositoryFormat::Partial,
+            ),
+            (
+                "[remote \"a\"]\n\tpromisor = true\n",
+                RepositoryFormat::Partial,
+            ),
+            (
+                "[remote \"a\"]\n\tpromisor = false\n",
+                RepositoryFormat::Plain,
+            ),
+            (
+                "[remote \"sha256\"]\n\turl = sha256\n",
+                RepositoryFormat::Plain,
+            ),
+        ] {
+            assert_eq!(of(config), format, "{config}");
+        }
+    }
+}

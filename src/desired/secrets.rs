@@ -302,12 +302,29 @@ mod tests {
                 error.contains(&format!("`{name}`")) && !error.contains("CANARY"),
                 "{error}"
             );
+            assert!(
+                error.contains("of the secrets directory")
+                    || error.contains("in the secrets directory")
+            );
+            let error = sources.find(&self::name(name)).unwrap_err();
+            assert!(!error.is_without_directory(), "{name}");
         }
-        let missing = SecretSources::new(Some(dir.path().join("none"))).with_variables(none);
-        assert!(
-            found(&missing, "a")
-                .unwrap_err()
-                .contains("the secrets directory")
+        for (directory, is_missing) in [("none", true), ("empty", false)] {
+            let sources = SecretSources::new(Some(dir.path().join(directory))).with_variables(none);
+            let error = sources.find(&name("a")).unwrap_err();
+            assert!(error.to_string().contains("the secrets directory"));
+            assert_eq!(error.is_without_directory(), is_missing);
+        }
+        let of_size = |size: u64| {
+            let value = "x".repeat(usize::try_from(size).unwrap());
+            let sources =
+                SecretSources::new(None).with_variables(move |_| Some(value.as_str().into()));
+            found(&sources, "a-b")
+        };
+        assert!(of_size(MAX_SECRET).is_ok());
+        assert_eq!(
+            of_size(MAX_SECRET + 1).unwrap_err(),
+            "secret `a-b` (the variable CALRY_SECRET_A_B) is larger than 64 KiB"
         );
     }
 

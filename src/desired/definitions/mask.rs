@@ -390,3 +390,69 @@ fn for_each_entry<'n, 't>(
         .zip(ends)
         .for_each(|(entry, end)| f(entry, end));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::yaml;
+    use super::*;
+
+    /// The text as it may be shown.
+    fn masked(text: &str) -> String {
+        let mask = Mask::of(&yaml::read(text).unwrap(), text);
+        let mut start = 0;
+        let lines = text.split('\n').map(|line| {
+            let visible = mask.visible(line, start);
+            start += line.len() + 1;
+            visible.map_or_else(|| line.to_owned(), |visible| format!("{visible}***"))
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_line_is_shown_up_to_what_may_be_a_secret() {
+        for (text, shown) in [
+            // What follows a hidden entry is shown.
+            (
+                "fieldsToSync:\n  x: SECRET\n  listing: [a]\nhold: x y",
+                "fieldsToSync:\n  x:***\n  listing: [a]\nhold:***",
+            ),
+            // Blank lines of a hidden part are hidden, too.
+            ("\n- a\n  ", "***\n***\n  ***"),
+            // A key is shown if nothing but signs is before it, with its `:`.
+            (
+                "partnerKey: {headers: {a:\n SECRET, b: c},\n  x y: SECRET, queryParams:\n {}}",
+                "partnerKey:***\n ***\n  ***\n ***",
+            ),
+            (
+                "partnerKey :\n  headers  : {a: SECRET}",
+                "partnerKey :***\n  headers  :***",
+            ),
+            // A comment beside a field may be a secret only if the value says nothing about it.
+            (
+                "fieldsToSync:\n  listing:\n  - name: true # SECRET",
+                "fieldsToSync:\n  listing:\n  ***",
+            ),
+            (
+                "fieldsToSync:\n  listing:\n    name: # a\n    type: true # b\n    rooms: yes # c\n    rates: all # d\nslug: x",
+                "fieldsToSync:\n  listing:\n    name: # a\n    type: true # b\n    rooms: yes # c\n    rates:***\nslug: x",
+            ),
+        ] {
+            assert_eq!(masked(text), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_text_that_does_not_parse_a_key_before_a_space_is_shown() {
+        for (line, shown) in [
+            ("  x-key: SECRET", "  x-key:"),
+            ("x-key:\tSECRET", "x-key:"),
+            ("x-key:", "x-key:"),
+            ("  x-key:SECRET", "  "),
+            ("headers:SECRET", "headers:"),
+            ("a b: SECRET", ""),
+            ("SECRET", ""),
+        ] {
+            assert_eq!(visible_unparsed(line), shown, "{line}");
+        }
+    }
+}

@@ -689,3 +689,7 @@ impl<'t> Editor<'t> {
         matches!(before, "" | "-").then(|| (from, to, String::new()))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -194,3 +194,33 @@ impl FileWrite {
         Ok(written)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_generated_file_replaces_one_that_is_too_large_to_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::create(directory.path().join("a")).unwrap();
+        file.set_len(MAX_FILE + 1).unwrap();
+        let write = |write: FileWrite| write.write(directory.path(), true);
+        assert!(matches!(
+            write(FileWrite::replacing("a", "b", String::new())),
+            Err(WriteError::Changed)
+        ));
+        assert!(matches!(
+            write(FileWrite::unconditional("a", String::new())),
+            Ok(WriteEffect::Changed)
+        ));
+        // A socket cannot be opened.
+        let _socket = std::os::unix::net::UnixListener::bind(directory.path().join("s")).unwrap();
+        assert!(matches!(
+            write(FileWrite::unconditional("s", String::new())),
+            Err(WriteError::NotAFile)
+        ));
+        // What cannot be examined is not vacant.
+        let below = FileWrite::new("b", String::new()).write(&directory.path().join("a"), true);
+        assert!(matches!(below, Err(WriteError::Io(_))));
+    }
+}

@@ -455,10 +455,6 @@ fn explain(kind: &ErrorKind, at: Span) -> YamlProblem {
         E::UnclosedQuotedScalar | E::DocumentIndicatorInQuotedScalar => {
             ("a quoted string is not closed", None)
         }
-        E::InvalidQuotedScalarIndent => (
-            "a quoted string continues on the next line without indentation",
-            Some("is its closing quote missing?"),
-        ),
         E::InvalidTrailingSingleQuotedScalar | E::InvalidTrailingDoubleQuotedScalar => (
             "unexpected text after a quoted string",
             Some(
@@ -637,8 +633,127 @@ mod tests {
     }
 
     #[test]
+    fn lists_and_maps_of_every_style_count_towards_one_depth() {
+        // Maps around lists around brackets; in keys, too.
+        let mixed = |maps: usize, keys: usize, lists: usize, brackets: usize| {
+            let maps = (0..maps).map(|n| format!("{}a:\n", " ".repeat(n)));
+            let indent = " ".repeat(maps.len());
+            let maps: String = maps.collect();
+            let (keys, lists) = ("? ".repeat(keys), "- ".repeat(lists));
+            let (open, close) = ("[".repeat(brackets), "]".repeat(brackets));
+            read(&format!("{maps}{indent}{keys}{lists}{open}a{close}")).is_ok()
+        };
+        let rest = MAX_DEPTH - 12;
+        assert!(mixed(12, 0, 0, rest) && !mixed(12, 0, 0, rest + 1));
+        assert!(mixed(0, 12, 0, rest) && !mixed(0, 12, 0, rest + 1));
+        assert!(mixed(0, 0, 12, rest) && !mixed(0, 0, 12, rest + 1));
+        assert!(mixed(4, 4, 4, rest) && !mixed(4, 4, 4, rest + 1));
+    }
+
+    #[test]
+    fn only_so_many_problems_are_kept() {
+        let many = format!("[{}]", "*a, ".repeat(MAX_PROBLEMS + 1));
+        assert_eq!(read(&many).unwrap().problems.len(), MAX_PROBLEMS);
+    }
+
+    #[test]
     fn nothing_after_a_nul_is_ignored() {
-        assert_eq!(read("a: b\n\0c: d\n").unwrap_err().at.start(), 5);
+        let problem = read("a: b\n\0c: d\n").unwrap_err();
+        assert_eq!(problem.at, Span::new(5, 6));
+    }
+
+    #[test]
+    fn a_problem_has_its_cause_and_its_place() {
+        let deep = "[".repeat(MAX_DEPTH + 1);
+        let expected = [
+            (
+                "a:b\n\n\nc: d\ne: f\ng: h\n",
+                "a space is missing after this `:`",
+                (1, 2),
+            ),
+            ("a b:c\nd: e\n", "unexpected `:`", (7, 7)),
+            (
+                "- a:\n  - \u{a0}b: c\n",
+                "a no-break space (U+00A0) is not a space in YAML",
+                (9, 11),
+            ),
+            (
+                "a: b\n>>>>>>> c\n",
+                "this is a marker of a merge conflict",
+                (5, 12),
+            ),
+            (
+                &*deep,
+                "lists and maps are nested more than 16 deep",
+                (16, 16),
+            ),
+            ("a: 'b\n", "a quoted string is not closed", (3, 3)),
+            (
+                "a: 'b' c\n",
+                "unexpected text after a quoted string",
+                (7, 7),
+            ),
+            (
+                "a: \"\\q\"\n",
+                "invalid escape in a double-quoted string",
+                (3, 3),
+            ),
+            ("a: [b\n", "a `[` or `{` is not closed", (3, 3)),
+            (
+                "a: [b}\n",
+                "this closing bracket does not match the opening one",
+                (3, 3),
+            ),
+            (
+                "a: [[b] [c]]\n",
+                "a `,` or a closing bracket is missing",
+                (8, 8),
+            ),
+            (
+                "a:\n\tb: c\n",
+                "YAML allows only spaces here, not a tab",
+                (4, 4),
+            ),
+            (
+                "a: |\n    \n  b\n",
+                "the indentation does not match the lines above",
+                (12, 12),
+            ),
+            (
+                "%YAML 1.2\n---\na: b\n",
+                "directives are not supported",
+                (0, 0),
+            ),
+            ("a: b\nc\n", "`key: value` is expected", (5, 5)),
+            ("a: b: c\n", "unexpected `:`", (4, 4)),
+            (
+                "a: [- b]\n",
+                "unexpected `-`, or a `-` is missing in a list",
+                (4, 4),
+            ),
+            (
+                "a: @b\n",
+                "a string cannot begin with this character",
+                (3, 3),
+            ),
+            ("a: & b\n", "anchors and aliases are not supported", (3, 3)),
+            ("a: !<b c\n", "tags are not supported", (3, 3)),
+            (
+                "a: b\n\u{feff}c: d\n",
+                "unexpected byte-order mark within the text",
+                (5, 5),
+            ),
+        ];
+        let found = expected.map(|(text, ..)| {
+            let problem = read(text).err();
+            let place = problem
+                .as_ref()
+                .map(|problem| (problem.at.start(), problem.at.end()));
+            (text, problem.map(|problem| problem.message), place)
+        });
+        let expected =
+            expected.map(|(text, message, place)| (text, Some(message.into()), Some(place)));
+        assert_eq!(found, expected);
     }
 
     #[test]

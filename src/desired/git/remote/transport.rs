@@ -539,3 +539,39 @@ fn read_buffered(from: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize
     from.consume(read);
     Ok(read)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use reqwest::ResponseBuilderExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_redirect_stays_within_the_origin_and_brings_no_credentials() {
+        let redirected = |to: &str| {
+            let from = format!("https://git.example/a{ADVERTISEMENT}");
+            let response = axum::http::Response::builder()
+                .url(Url::parse(&from).unwrap())
+                .header(LOCATION, to)
+                .body("")
+                .unwrap();
+            redirect(&Response::from(response))
+        };
+        let to = format!("/b{ADVERTISEMENT}");
+        let found = redirected(&to).unwrap();
+        assert_eq!(found, format!("https://git.example{to}"));
+        for origin in [
+            "http://git.example",
+            "https://git.example:8443",
+            "https://other.example",
+            "https://user@git.example",
+            "https://:SECRET@git.example",
+        ] {
+            let refused = redirected(&format!("{origin}{to}")).unwrap_err();
+            assert!(matches!(refused, FetchError::Redirected(_)), "{origin}");
+            assert!(!refused.to_string().contains("SECRET"));
+        }
+        assert!(matches!(redirected("/b"), Err(FetchError::NotGit(_))));
+    }
+}

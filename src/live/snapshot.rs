@@ -371,3 +371,29 @@ impl ReadCalry for Snapshot {
         live.cloned().ok_or_else(|| Error::not_found(provider))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_problems_in_a_snapshot_are_made_safe_to_print_and_are_short() {
+        let long = "x".repeat(10 * MAX_PROBLEM);
+        let document = json!({
+            "kind": KIND, "version": VERSION, "takenAt": "2026-01-01T00:00:00Z",
+            "workspace": {"id": "1", "name": "A", "slug": "a"},
+            "definitions": [{
+                "provider": "HOSTAWAY", "id": "1", "fieldsToSync": {},
+                "problems": {"icon": "a\u{1b}[31mb", "groups": {"g": long}},
+            }],
+            "unreadable": [],
+        });
+        let read = Snapshot::read("s", document.to_string().as_bytes(), None).unwrap();
+        let problems = &read.listing.live[0].problems;
+        let (icon, group) = (problems.icon.as_ref(), problems.groups.get("g"));
+        assert!(icon.is_some_and(|text| text.starts_with('a') && !text.contains('\u{1b}')));
+        assert!(group.is_some_and(|text| text.chars().count() <= MAX_PROBLEM + 1));
+    }
+}

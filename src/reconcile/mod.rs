@@ -381,6 +381,7 @@ async fn received<T>(read: impl Future<Output = T>) -> (T, Instant) {
     let (mut seen, mut stopped) = (Instant::now(), None);
     loop {
         let answer = tokio::select! {
+            biased;
             answer = &mut read => Some(answer),
             () = tokio::time::sleep_until(seen + TICK) => None,
         };

@@ -1,7 +1,7 @@
 """Plants faults into a copy of the source, one for each promise and each trap, and shows that simulated histories find them.
 
 All faults are compiled into one binary: the fault whose number the variable PLANTED holds is active. Each replaces an
-expression, which must occur exactly once in its file.
+expression, which must occur exactly once in its file; `--check` shows only that. Arguments are the numbers of faults.
 """
 
 import os
@@ -128,8 +128,13 @@ def main() -> None:
     for name in ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "README.md"]:
         shutil.copy(here / name, copy / name)
     plant(copy)
+    if sys.argv[1:] == ["--check"]:
+        print(f"{len(FAULTS)} faults can be planted")
+        return
     cargo = ["cargo", "test", "--locked", "--profile", "simulation", "--test", "simulation"]
-    subprocess.run([*cargo, "--no-run"], cwd=copy, check=True)
+    # The dependencies are those of the other tests.
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(target)}
+    subprocess.run([*cargo, "--no-run"], cwd=copy, check=True, env=environment)
     survivors = []
     only = [int(number) for number in sys.argv[1:]] or range(1, len(FAULTS) + 1)
     for number in only:
@@ -137,12 +142,12 @@ def main() -> None:
         began = time.monotonic()
         ran = subprocess.run(
             [*cargo, "no_history_breaks_a_promise"], cwd=copy, capture_output=True, text=True,
-            env={**os.environ, "PLANTED": str(number), "SIMULATION_SHORTEN": "0", "RUST_BACKTRACE": "0"})
+            env={**environment, "PLANTED": str(number), "SIMULATION_HISTORIES": "10000", "SIMULATION_SHORTEN": "0",
+                 "RUST_BACKTRACE": "0"})
         found = re.search(r"after (\d+) histories .*?breaks the promise (\w+): ([^\n]*)", ran.stdout, re.DOTALL)
         if found:
             print(f"found by history {found[1]:>5} ({time.monotonic() - began:.1f} s): {name}: {found[2]}", flush=True)
-            if "-v" in os.environ.get("PLANTED_FLAGS", ""):
-                print("    " + found[3][:300])
+            print("    " + found[3][:200], flush=True)
         else:
             print(f"NOT FOUND: {name}", flush=True)
             if ran.returncode:

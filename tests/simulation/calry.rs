@@ -73,6 +73,8 @@ pub(crate) struct ProcessView {
     pub(crate) leadership: Leadership,
     /// The version of each definition that it was shown last.
     pub(crate) shown: BTreeMap<String, usize>,
+    /// Since when the effect of its last update is unknown to it, by provider: no further one may be sent before a read.
+    pub(crate) in_doubt: BTreeMap<String, Duration>,
     /// Its updates without an answer yet, by provider.
     pub(crate) in_flight: BTreeMap<String, usize>,
     /// When it was answered with 429 last.
@@ -120,9 +122,10 @@ pub(crate) type Shared = Arc<Mutex<World>>;
 pub(crate) const OTHER_KEY: &str = "zepl.other-1.canary-other.globex";
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(40);
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an update may follow a change of the files that its process was told of: a turn among other updates may take
-/// this long.
-const OUTDATED: Duration = Duration::from_secs(5);
+/// How long an update may follow a change of the files that its process was told of: the rate of reconciliations delays the
+/// news by up to a second, and a distance between requests, after a 429, an update.
+const OUTDATED: Duration = Duration::from_millis(2500);
+const OUTDATED_IF_SLOWED: Duration = Duration::from_secs(5);
 
 fn workspace(slug: &str, number: u8) -> Value {
     json!({
@@ -285,6 +288,7 @@ impl World {
         match (lost, frozen) {
             (_, Some(frozen)) => long + frozen,
             (true, None) => long,
+            (false, None) if process.slowed.is_some() => OUTDATED_IF_SLOWED,
             (false, None) => OUTDATED,
         }
     }
@@ -421,6 +425,16 @@ impl World {
             self.violate(
                 OneWriteAtATime,
                 format_args!("{provider} is updated while an update of it runs"),
+            );
+        }
+        if self.processes[process]
+            .in_doubt
+            .insert(provider.to_owned(), now)
+            .is_some()
+        {
+            self.violate(
+                NoNeedlessWrite,
+                format_args!("{provider} is updated again, and was not read since the last update"),
             );
         }
         let text = body.to_string();
@@ -725,6 +739,7 @@ struct Sent {
     key: String,
     body: Option<Value>,
     specs: Vec<FileSpec>,
+    at: Duration,
 }
 
 enum Answer {
@@ -748,7 +763,7 @@ impl Transport for Network {
             .body()
             .and_then(Body::as_bytes)
             .map(|bytes| serde_json::from_slice(bytes).unwrap());
-        let (fault, there, back, specs) = {
+        let (fault, there, back, specs, at) = {
             let mut world = self.world.lock();
             let replica = world.processes[self.process].replica;
             let what = format!("{} {path}", request.method());
@@ -773,6 +788,7 @@ impl Transport for Network {
                 Duration::from_millis(there),
                 Duration::from_millis(back),
                 specs,
+                world.elapsed(),
             )
         };
         let waiting = body
@@ -787,6 +803,7 @@ impl Transport for Network {
             key,
             body,
             specs,
+            at,
         };
         let (send, receive) = oneshot::channel();
         // Not a task of the process: what was sent arrives, even if the sender dies.
@@ -942,6 +959,16 @@ impl Sent {
         }
         let mut world = self.world.lock();
         let now = world.elapsed();
+        if let (Some(provider), Some(_)) = (&self.provider, &self.body)
+            && match &answer {
+                Answer::Whole(status, ..) => *status != 200,
+                Answer::Broken { sent } => !sent,
+                Answer::CutOff(_) | Answer::Never => false,
+            }
+        {
+            // It says that nothing was done.
+            world.processes[self.process].in_doubt.remove(provider);
+        }
         match &answer {
             Answer::Whole(429, None, _) => world.processes[self.process].slowed = Some(now),
             Answer::Whole(429, Some(retry_after), _) => {
@@ -983,7 +1010,15 @@ impl Sent {
                         continue;
                     };
                     let provider = provider.to_owned();
-                    world.processes[self.process].shown.insert(provider, at);
+                    let view = &mut world.processes[self.process];
+                    if view
+                        .in_doubt
+                        .get(&provider)
+                        .is_some_and(|since| *since <= self.at)
+                    {
+                        view.in_doubt.remove(&provider);
+                    }
+                    view.shown.insert(provider, at);
                 }
             }
             _ => {}

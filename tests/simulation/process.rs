@@ -241,6 +241,7 @@ fn prepare(
             machine: Arc::clone(&machine),
             leadership: leadership.clone(),
             shown: Default::default(),
+            in_doubt: Default::default(),
             in_flight: Default::default(),
             slowed: None,
             gate: Duration::ZERO,

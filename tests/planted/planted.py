@@ -115,6 +115,13 @@ fn planted(number: u32) -> bool {
 """)
 
 
+def rename(path: pathlib.Path, version: str) -> None:
+    text, times = re.subn(version, r'\1\2-planted"', path.read_text(), count=1, flags=re.MULTILINE)
+    if times != 1:
+        sys.exit(f"no version in {path}")
+    path.write_text(text)
+
+
 def main() -> None:
     here = pathlib.Path(__file__).resolve().parents[2]
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", here / "target"))
@@ -127,6 +134,9 @@ def main() -> None:
             shutil.copytree(here / name, copy / name)
     for name in ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "README.md"]:
         shutil.copy(here / name, copy / name)
+    # Another version, so that no artifact of the copy is taken for one of the original.
+    rename(copy / "Cargo.toml", r'^(version = ")([^"]*)"')
+    rename(copy / "Cargo.lock", r'^(name = "calry-gitops"\nversion = ")([^"]*)"')
     plant(copy)
     if sys.argv[1:] == ["--check"]:
         print(f"{len(FAULTS)} faults can be planted")

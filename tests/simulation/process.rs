@@ -9,7 +9,7 @@ use calry_gitops::daemon::{
     self, Faults, Handle, Leadership, LoopEnd, LoopFile, LoopSettings, Mode, Observer,
     ReconciliationReport, StateStore, StatusPublisher, WorkspaceGroup,
 };
-use calry_gitops::desired::definitions::{MemoryDefinitions, MissingSecrets};
+use calry_gitops::desired::definitions::{MemoryDefinitions, MemoryDirectory, MissingSecrets};
 use calry_gitops::desired::secrets::SecretSources;
 use calry_gitops::desired::watch::WatchOptions;
 use calry_gitops::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
@@ -155,13 +155,20 @@ impl Machine for SimulatedMachine {
 #[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) world: Shared,
-    pub(crate) definitions: MemoryDefinitions,
+    /// Of each replica, because one change wakes all watchers in no certain order.
+    pub(crate) definitions: Vec<MemoryDefinitions>,
     pub(crate) lease: lease::Shared,
     /// A directory with the key file, the secrets and the state of each replica.
     pub(crate) directory: PathBuf,
 }
 
 impl Place {
+    pub(crate) fn publish(&self, directory: &MemoryDirectory, notify: bool) {
+        for definitions in &self.definitions {
+            definitions.replace(directory.clone(), notify);
+        }
+    }
+
     pub(crate) fn key_file(&self) -> PathBuf {
         self.directory.join("key")
     }
@@ -261,7 +268,7 @@ fn prepare(
         .with_request_timeout(REQUEST_TIMEOUT)
         .with_write_guard(Arc::new(leadership.clone()))
         .simulated(http(), network);
-    let definitions = DefinitionsSource::Memory(place.definitions.clone());
+    let definitions = DefinitionsSource::Memory(place.definitions[replica].clone());
     let state = match setting.state {
         true => StateStore::open(&place.state(replica), None),
         false => StateStore::in_process(),

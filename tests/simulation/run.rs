@@ -158,7 +158,9 @@ impl Stage {
         let world = World::new(&history.setting);
         let place = Place {
             world: Arc::new(Mutex::new(world)),
-            definitions: MemoryDefinitions::default(),
+            definitions: std::iter::repeat_with(MemoryDefinitions::default)
+                .take(history.setting.replicas)
+                .collect(),
             lease: Default::default(),
             directory,
         };
@@ -240,7 +242,7 @@ impl Stage {
             unsettled: unsettled.into_iter().collect(),
             revision: Some(revision),
         };
-        self.place.definitions.replace(directory, notify);
+        self.place.publish(&directory, notify);
     }
 
     fn later(&mut self, after: Duration, then: impl FnOnce() + Send + 'static) {
@@ -331,13 +333,11 @@ impl Stage {
                 });
                 drop(world);
                 let files = (!missing).then(BTreeMap::new);
-                self.place.definitions.replace(
-                    MemoryDirectory {
-                        files,
-                        ..MemoryDirectory::default()
-                    },
-                    true,
-                );
+                let directory = MemoryDirectory {
+                    files,
+                    ..MemoryDirectory::default()
+                };
+                self.place.publish(&directory, true);
                 let (whole, place) = (self.whole(), self.place.clone());
                 self.later(*lasts, move || whole.publish(&place, true));
             }
@@ -775,7 +775,7 @@ impl Whole {
             unsettled: Vec::new(),
             revision: Some(revision),
         };
-        place.definitions.replace(directory, notify);
+        place.publish(&directory, notify);
     }
 }
 

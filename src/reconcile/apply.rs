@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
+use super::received;
 use crate::http::ConcurrencyLimit;
 use crate::live::{Backoff, Error, Operation, ReadCalry, WriteCalry};
 use crate::model::{Desired, Live, Provider, SPANS, UpdateMethod, printable};
@@ -326,11 +327,12 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
                 STALE
             };
             if fetched.elapsed() > patience && !reread {
-                match self.reader.definition(provider).await {
+                let (answer, at) = received(self.reader.definition(provider)).await;
+                match answer {
                     Err(error) => return self.failed(&error, trace),
                     Ok(live) => {
-                        // However long the answer took, there is no newer one.
-                        (fetched, reread) = (Instant::now(), true);
+                        // However long the answer took, there is no newer one, unless the process was stopped meanwhile.
+                        (fetched, reread) = (at, at.elapsed() <= patience);
                         trace.updated_at = Some(live.updated_at.clone());
                         match self.replan(&step, live) {
                             Ok(fresh) => step = *fresh,
@@ -379,10 +381,11 @@ impl<R: ReadCalry, W: WriteCalry> Run<'_, R, W> {
             }
             if error.may_have_arrived() {
                 // Written again only after it was read: the update may have arrived.
-                match self.reader.definition(provider).await {
+                let (answer, at) = received(self.reader.definition(provider)).await;
+                match answer {
                     Err(second) => return self.unknown(&error.to_string(), &second),
                     Ok(live) => {
-                        (fetched, reread) = (Instant::now(), true);
+                        (fetched, reread) = (at, at.elapsed() <= patience);
                         trace.updated_at = Some(live.updated_at.clone());
                         if let Some(outcome) = outcome_by_reading(&step, &live) {
                             return outcome;

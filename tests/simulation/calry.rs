@@ -10,6 +10,7 @@ use axum::http;
 use calry_gitops::daemon::Leadership;
 use calry_gitops::live::{BrokenTransport, Transport};
 use calry_gitops::model::UpdateMethod;
+use calry_gitops::reconcile::apply::{STALE, STALE_IF_CARRIED};
 use calry_gitops::sandbox::{Mask, PartialPartnerKey, Semantics, Store, Update, mask};
 use fastrand::Rng;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -71,8 +72,8 @@ pub(crate) struct ProcessView {
     pub(crate) replica: usize,
     pub(crate) machine: Arc<SimulatedMachine>,
     pub(crate) leadership: Leadership,
-    /// The version of each definition that it was shown last.
-    pub(crate) shown: BTreeMap<String, usize>,
+    /// The version of each definition that it was shown last, and when.
+    pub(crate) shown: BTreeMap<String, (usize, Duration)>,
     /// Since when the effect of its last update is unknown to it, by provider: no further one may be sent before a read.
     pub(crate) in_doubt: BTreeMap<String, Duration>,
     /// Its updates without an answer yet, by provider.
@@ -126,6 +127,9 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// news by up to a second, and a distance between requests, after a 429, an update.
 const OUTDATED: Duration = Duration::from_millis(2500);
 const OUTDATED_IF_SLOWED: Duration = Duration::from_secs(5);
+
+/// After how long a freeze is noticed.
+const NOTICED: Duration = Duration::from_millis(600);
 
 fn workspace(slug: &str, number: u8) -> Value {
     json!({
@@ -457,7 +461,7 @@ impl World {
             );
         }
         let view = &self.processes[process];
-        let Some(shown) = view.shown.get(provider).copied() else {
+        let Some((shown, shown_at)) = view.shown.get(provider).copied() else {
             self.violate(
                 FailuresStaySmall,
                 format_args!("{provider} is updated without being read"),
@@ -498,6 +502,18 @@ impl World {
             .filter(|(spec, secrets)| self.is_payload(spec, secrets, &shown, body))
             .collect();
         let matching: Vec<FileSpec> = pairs.iter().map(|(spec, _)| (*spec).clone()).collect();
+        let age = now - shown_at;
+        let limit = |spec: &FileSpec| {
+            let sent = |part: &str| body.get(part).is_some();
+            let carries = sent("icon") && spec.icon.is_none()
+                || sent("partnerKey") && (spec.headers.is_none() || spec.query.is_none())
+                || sent("fieldsToSync") && (spec.listing.is_none() || spec.rates.is_none());
+            if carries { STALE_IF_CARRIED } else { STALE }
+        };
+        let view = &self.processes[process];
+        let is_stale = !matching.is_empty()
+            && view.slowed.is_none()
+            && matching.iter().all(|spec| age > limit(spec) + NOTICED);
         let needless = self.setting.semantics.mask == Mask::Never
             && !pairs.is_empty()
             && pairs.iter().all(|(spec, secrets)| {
@@ -509,6 +525,12 @@ impl World {
                             .is_none()
                 })
             });
+        if is_stale {
+            self.violate(
+                UnmanagedMeansUntouched,
+                format_args!("{provider} was read {age:?} ago, and is updated"),
+            );
+        }
         if matching.is_empty() {
             let what = format!(
                 "the update of {provider} is not the one that git wants: {body}, shown {shown}"
@@ -597,7 +619,8 @@ impl World {
         };
         self.writes += 1;
         let after = Arc::new(after);
-        let shown = self.processes[process].shown.get(provider).copied();
+        let shown = self.processes[process].shown.get(provider);
+        let shown = shown.map(|(version, _)| *version);
         let versions = self.versions.get_mut(provider).unwrap();
         let is_known = shown == Some(versions.len() - 1);
         versions.push(Version {
@@ -1018,7 +1041,7 @@ impl Sent {
                     {
                         view.in_doubt.remove(&provider);
                     }
-                    view.shown.insert(provider, at);
+                    view.shown.insert(provider, (at, now));
                 }
             }
             _ => {}

@@ -35,6 +35,7 @@ use std::process::ExitCode;
 use clap::builder::Resettable;
 use clap::{FromArgMatches, Parser, Subcommand};
 
+use crate::model::Diagnostic;
 use crate::reconcile::Failure;
 use config::Defaults;
 use output::{Output, OutputArgs};
@@ -152,6 +153,12 @@ fn long_version() -> String {
         Some(commit) if !commit.is_empty() => format!("{version} ({commit})"),
         _ => version.to_owned(),
     }
+}
+
+/// The problems of the text of a configuration file, as `run --config` reports them. `name` is its path.
+#[must_use]
+pub fn configuration_problems(name: &str, text: String) -> Vec<Diagnostic> {
+    config::problems(name, text)
 }
 
 /// Runs the command that the process's arguments name.

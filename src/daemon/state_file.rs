@@ -212,6 +212,23 @@ impl StateStore {
         })
     }
 
+    /// Parses the text of a state file and writes it again, without a directory.
+    ///
+    /// # Errors
+    /// Why it cannot be used. The sentence quotes nothing of it.
+    pub fn rewrite(&self, workspace: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let (mut states, mut fields) = (Vec::new(), Vec::new());
+        for (provider, remembered) in self.parse(workspace, bytes)? {
+            states.push((provider, remembered.last_applied));
+            fields.push(remembered.kept);
+        }
+        let items = states.iter().zip(fields);
+        Ok(self.document(
+            workspace,
+            items.map(|((provider, last), kept)| (provider, last, kept)),
+        ))
+    }
+
     fn parse(
         &self,
         workspace: &str,

@@ -34,6 +34,7 @@ pub use key::{ApiKey, KeyError, KeySource};
 pub use observer::{Attempt, Exchange, ExchangeOutcome, Observer};
 pub use retry::Backoff;
 pub use snapshot::{InvalidSnapshot, Snapshot, SnapshotError, write_snapshot};
+pub use wire::write_update;
 pub use write_guard::WriteGuard;
 
 use crate::model::{Live, Provider, Update, Workspace};
@@ -67,6 +68,19 @@ pub struct Listing {
     /// The definitions, sorted by provider, each provider once.
     pub live: Vec<Live>,
     pub unreadable: Vec<Unreadable>,
+}
+
+impl Listing {
+    /// Parses Calry's list of definitions.
+    ///
+    /// # Errors
+    /// Why it is not a list. The sentence names positions and never quotes a value.
+    pub fn parse(body: &[u8]) -> Result<Self, String> {
+        wire::parse_listing(body, |_| {}).map_err(|error| match error {
+            wire::BodyError::NotJson => "it is not JSON".to_owned(),
+            wire::BodyError::Shape(problem) => problem,
+        })
+    }
 }
 
 /// A definition in Calry's list that cannot be used.

@@ -164,7 +164,8 @@ pub(super) fn parse_cut_error(beginning: Vec<u8>) -> ErrorBody {
 }
 
 /// Writes the body of an update: the enabled fields of every group, each as `true`, and no others (traps 1 and 2).
-pub(super) fn write_update<'a>(update: &'a Update) -> Vec<u8> {
+#[must_use]
+pub fn write_update<'a>(update: &'a Update) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Body<'a> {

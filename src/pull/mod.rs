@@ -193,6 +193,12 @@ pub fn prepare(
 }
 
 impl File {
+    /// The text to write; `None` if the file is left as it is.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.writing.as_ref().map(FileWrite::text)
+    }
+
     fn to_write(writing: FileWrite, changes: Vec<String>) -> Self {
         let file = Self::unwritten(writing.name(), FileState::Updated(changes));
         Self {

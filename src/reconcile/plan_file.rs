@@ -141,11 +141,18 @@ impl PlanFile {
         let bytes = File::open(path)
             .and_then(|file| read_at_most(file, MAX))
             .map_err(|error| PlanFileError::Unreadable(name.clone(), error.to_string()))?;
-        let form = |problem: String| PlanFileError::Form(name.clone(), problem);
-        let too_large = || form(format!("it is larger than {} MiB", MAX >> 20));
-        let bytes = bytes.ok_or_else(too_large)?;
+        let too_large = || {
+            let problem = format!("it is larger than {} MiB", MAX >> 20);
+            PlanFileError::Form(name.clone(), problem)
+        };
+        Self::parse(&name, &bytes.ok_or_else(too_large)?)
+    }
+
+    /// Parses a saved plan. `name` is its path, for errors.
+    pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, PlanFileError> {
+        let form = |problem: String| PlanFileError::Form(name.to_owned(), problem);
         // The error itself may quote the file, and a file given by mistake may hold anything.
-        let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+        let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
         let saved: Self = serde_json::from_slice(text).map_err(|error| {
             form(format!(
                 "line {} is not valid in a saved plan",

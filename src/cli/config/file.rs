@@ -116,7 +116,7 @@ impl ConfigFile {
         ))
     }
 
-    fn of(name: &str, text: String, keys: &KeyKinds) -> Self {
+    pub(super) fn of(name: &str, text: String, keys: &KeyKinds) -> Self {
         let source = Source::new(name, text);
         let shown = |key: &str| key == "name" || keys.contains_key(key);
         let (top, workspaces, problems) = match source.parse_settings(MAX_NODES, &shown) {

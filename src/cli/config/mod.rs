@@ -120,10 +120,7 @@ pub(super) fn load(path: Option<&Path>) -> Result<Configuration, ConfigError> {
     let mut notifications = Notifications::default();
     let mut top = Section::new();
     if let (Some(file), Some(path)) = (&mut file, path) {
-        let directory = path.parent().unwrap_or(Path::new(""));
-        check_values(file, &keys);
-        resolve_paths(file, &keys, directory);
-        notifications = Notifications::take(file, directory);
+        notifications = check(file, &keys, path.parent().unwrap_or(Path::new("")));
         refuse_problems(file)?;
         top = std::mem::take(&mut file.top);
     }
@@ -171,6 +168,21 @@ pub(super) fn load(path: Option<&Path>) -> Result<Configuration, ConfigError> {
         file: path.map(Path::to_owned),
         top,
     })
+}
+
+/// The problems of a configuration file that a command line cannot change. `name` is its path.
+pub(super) fn problems(name: &str, text: String) -> Vec<Diagnostic> {
+    let keys = keys();
+    let mut file = ConfigFile::of(name, text, &kinds(&keys));
+    check(&mut file, &keys, Path::new(""));
+    file.problems()
+}
+
+/// Checks the file by itself, and takes its notifications. `directory` is that of the file.
+fn check(file: &mut ConfigFile, keys: &[Arc<Key>], directory: &Path) -> Notifications {
+    check_values(file, keys);
+    resolve_paths(file, keys, directory);
+    Notifications::take(file, directory)
 }
 
 fn is_api_key_in_variable() -> bool {

@@ -106,6 +106,13 @@ pub fn load_or_empty(directory: &Path) -> Result<Loaded, DirectoryError> {
     Ok(Loaded::from_files(canonical.map_err(unreadable)?, []))
 }
 
+/// Reads definition files that are in memory, each with its name. There is no directory.
+#[must_use]
+pub fn load_texts<'a>(files: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Loaded {
+    let read = |(name, text)| read_file(name, Ok(text));
+    Loaded::from_files(PathBuf::new(), files.into_iter().map(read))
+}
+
 /// A file, by its role.
 pub(crate) enum FileContent {
     Definition(Box<DefinitionFile>),

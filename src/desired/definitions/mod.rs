@@ -32,7 +32,7 @@ pub use directory::DirectoryError;
 pub use edit::{Edit, NewValue};
 pub use format::{DEFINITION_SCHEMA, WORKSPACE_SCHEMA, definition_schema, workspace_schema};
 pub use load::{
-    DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_empty,
+    DefinitionFile, Loaded, MissingSecrets, Pin, draft, draft_pin, load, load_or_empty, load_texts,
 };
 pub use loader::{LoadError, Loader, NoFile, Purpose};
 pub use memory::{MemoryDefinitions, MemoryDirectory};

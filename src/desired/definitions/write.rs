@@ -96,6 +96,12 @@ impl FileWrite {
         &self.name
     }
 
+    /// The text to write.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Compares the file with the precondition.
     fn examine(&self, directory: &Path) -> Result<Existing, WriteError> {
         let path = directory.join(&self.name);

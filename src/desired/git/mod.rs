@@ -29,10 +29,10 @@ pub use remote::{
 };
 pub use repository::{list_references, path_in_checkout};
 pub use revision::read_revision;
-pub use signature::{SignatureError, TrustError, VerifiedObject};
-pub use tag::TagError;
+pub use signature::{SignatureError, SignedCommit, TrustError, VerifiedObject};
+pub use tag::{SignedTag, TagError};
 pub use trusted::{
     CheckoutTrust, CommitId, RefusedCheckout, TrustPolicy, TrustedDefinitions, TrustedLoadError,
     load_fetched, load_trusted,
 };
-pub use trusted_keys::{TrustedKeyFiles, TrustedKeysError};
+pub use trusted_keys::{TrustedKeyFiles, TrustedKeys, TrustedKeysError};

@@ -90,10 +90,11 @@ impl fmt::Display for VerifiedObject {
     }
 }
 
+/// A commit, and its signature if it has one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct SignedCommit {
+pub struct SignedCommit {
     /// The commit without the signature.
-    pub(super) payload: Vec<u8>,
+    payload: Vec<u8>,
     signature: Option<Vec<u8>>,
 }
 
@@ -102,7 +103,7 @@ impl SignedCommit {
     ///
     /// # Errors
     /// [`SignatureError::Malformed`] if there are several signatures.
-    pub(super) fn parse(commit: &[u8]) -> Result<Self, TrustError> {
+    pub fn parse(commit: &[u8]) -> Result<Self, TrustError> {
         let malformed =
             |why| TrustError::Signature(VerifiedObject::Commit, SignatureError::Malformed(why));
         let mut payload = Vec::with_capacity(commit.len());
@@ -153,8 +154,17 @@ impl SignedCommit {
         }
     }
 
+    /// The bytes that the signature covers.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
     /// Checks that one of the keys signed the commit.
-    pub(super) fn verify(&self, keys: &TrustedKeys) -> Result<(), TrustError> {
+    ///
+    /// # Errors
+    /// [`TrustError::Signature`], or [`TrustError::Unreadable`] if it is not a commit.
+    pub fn verify(&self, keys: &TrustedKeys) -> Result<(), TrustError> {
         let time = || {
             let commit = CommitRef::from_bytes(&self.payload, gix::hash::Kind::Sha1).ok()?;
             Some(commit.committer().ok()?.time().ok()?.seconds)

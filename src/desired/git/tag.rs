@@ -31,7 +31,7 @@ pub enum TagError {
 
 /// An annotated tag, and its signature if it has one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct SignedTag {
+pub struct SignedTag {
     /// The tag without the signature.
     payload: Vec<u8>,
     signature: Option<Vec<u8>>,
@@ -46,7 +46,7 @@ impl SignedTag {
     ///
     /// # Errors
     /// [`TrustError::Tag`] if it is not an annotated tag of a commit.
-    pub(super) fn parse(tag: &[u8]) -> Result<Self, TrustError> {
+    pub fn parse(tag: &[u8]) -> Result<Self, TrustError> {
         let malformed = |why| TrustError::Tag(TagError::Malformed(why));
         if tag.len() > MAX_TAG {
             return Err(malformed("it is larger than 1 MiB"));
@@ -102,11 +102,17 @@ impl SignedTag {
         })
     }
 
+    /// The bytes that the signature covers.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
     /// Checks that one of the keys signed the tag, under this name and for this commit.
     ///
     /// # Errors
     /// [`TrustError::Tag`] or [`TrustError::Signature`].
-    pub(super) fn verify(
+    pub fn verify(
         &self,
         name: &str,
         commit: ObjectId,

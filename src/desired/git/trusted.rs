@@ -430,7 +430,7 @@ impl Checkout {
             }
             _ => {
                 let signed = SignedCommit::parse(&commit.data)?;
-                let payload = signed.payload.clone();
+                let payload = signed.payload().to_vec();
                 (SignedObject::Commit(signed), payload)
             }
         };

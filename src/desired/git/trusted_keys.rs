@@ -29,7 +29,7 @@ pub enum TrustedKeysError {
 
 /// A signature by a key of either file counts.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct TrustedKeys {
+pub struct TrustedKeys {
     pub(super) signers: Option<AllowedSigners>,
     pub(super) keys: Option<AllowedKeys>,
 }
@@ -53,6 +53,19 @@ impl TrustedKeyFiles {
 }
 
 impl TrustedKeys {
+    /// Parses the contents of the two files.
+    ///
+    /// # Errors
+    /// A sentence without a part of a file.
+    pub fn parse(signers: Option<&[u8]>, keys: Option<&[u8]>) -> Result<Self, String> {
+        let signers = signers.map(AllowedSigners::parse).transpose();
+        let keys = keys.map(AllowedKeys::parse).transpose();
+        Ok(Self {
+            signers: signers.map_err(|(line, why)| format!("line {line}: {why}"))?,
+            keys: keys.map_err(|problem| problem.to_string())?,
+        })
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.signers.is_none() && self.keys.is_none()
     }

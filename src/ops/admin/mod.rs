@@ -51,6 +51,7 @@ use crate::report::status::Status;
 
 pub use hook::Hooks;
 pub use host::{Host, InvalidHost};
+pub use push::{PushEvent, PushedReference};
 
 /// Which requests are accepted, and how often.
 #[derive(Debug)]

@@ -25,26 +25,26 @@ const MAX_ADDRESSES: usize = 16;
 /// A push, as far as it is known. Its texts are untrusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PushEvent {
+pub struct PushEvent {
     /// The addresses of the repository: host and path.
-    pub(super) addresses: Vec<String>,
+    pub addresses: Vec<String>,
     /// `None` if they are unknown.
-    pub(super) references: Option<Vec<PushedReference>>,
+    pub references: Option<Vec<PushedReference>>,
     /// The host's id of the delivery.
-    pub(super) delivery: Option<String>,
+    pub delivery: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PushedReference {
+pub struct PushedReference {
     /// The full name.
-    pub(super) name: String,
+    pub name: String,
     /// The commit that it names now; `None` if it was deleted or the commit is unknown.
-    pub(super) commit: Option<String>,
+    pub commit: Option<String>,
 }
 
 impl PushEvent {
-    pub(super) fn parse(body: &[u8], delivery: Option<String>) -> Self {
+    pub fn parse(body: &[u8], delivery: Option<String>) -> Self {
         // A form, which is a choice in the settings of GitHub's and Gitea's webhooks.
         let json = match body.starts_with(b"payload=") {
             true => url::form_urlencoded::parse(body)
@@ -63,12 +63,12 @@ impl PushEvent {
     }
 
     /// Whether the push names this repository as its own.
-    pub(super) fn names(&self, url: &str) -> bool {
+    pub fn names(&self, url: &str) -> bool {
         comparable(url).is_some_and(|own| self.addresses.contains(&own))
     }
 
     /// Whether this repository may be what the push names: itself, or its mirror on a host that the push does not name.
-    pub(super) fn may_be_of(&self, url: &str) -> bool {
+    pub fn may_be_of(&self, url: &str) -> bool {
         let host = |address: &str| address.split('/').next().map(str::to_owned);
         comparable(url).is_none_or(|own| {
             let mut named = self.addresses.iter();
@@ -78,7 +78,7 @@ impl PushEvent {
 
     /// The push of a repository that this decides about; `None` if none of the references matters to it. Unknown references
     /// may be any.
-    pub(super) fn push_for(&self, is_moved_by: impl Fn(&str) -> bool) -> Option<Push> {
+    pub fn push_for(&self, is_moved_by: impl Fn(&str) -> bool) -> Option<Push> {
         let commit = match &self.references {
             None => None,
             Some(references) => {
@@ -93,7 +93,7 @@ impl PushEvent {
     }
 
     /// The push of a directory, which holds whatever branch its owner checks out.
-    pub(super) fn push(&self) -> Push {
+    pub fn push(&self) -> Push {
         let commit = match self.references.as_deref() {
             Some([only]) => only.commit.clone(),
             _ => None,

@@ -308,7 +308,7 @@ fn write_provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
         let _ = writeln!(out, "    {DIM}{}{DIM:#}", wrap(&sentence, 4, 6));
     }
     if let Some(why) = step.payload.obstacle() {
-        let _ = writeln!(out, "    {RED}{}{RED:#}", wrap(&why, 4, 6));
+        let _ = writeln!(out, "    {RED}{}{RED:#}", wrap(&printable(&why), 4, 6));
     }
     out.push('\n');
 }

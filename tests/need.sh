@@ -17,8 +17,8 @@ need() {
     fi
 }
 
-# python_tool PACKAGE VERSION, node_tool PACKAGE VERSION, go_tool PACKAGE VERSION: where its programs are, in a directory
-# of its own.
+# python_tool PACKAGE VERSION, node_tool PACKAGE VERSION, go_tool PACKAGE VERSION, cargo_tool PACKAGE VERSION: where its
+# programs are, in a directory of its own.
 python_tool() {
     local at=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/$1-$2
     if [ ! -e "$at/complete" ]; then
@@ -44,6 +44,15 @@ go_tool() {
     if [ ! -e "$at/complete" ]; then
         rm -rf "$at"
         GOBIN=$at/bin CGO_ENABLED=0 timeout 900 go install -ldflags='-s -w' "$1@$2" >&2
+        touch "$at/complete"
+    fi
+    printf '%s/bin\n' "$at"
+}
+cargo_tool() {
+    local at=${XDG_CACHE_HOME:-$HOME/.cache}/calry-gitops/$1-$2
+    if [ ! -e "$at/complete" ]; then
+        rm -rf "$at"
+        timeout 900 cargo install --quiet --locked --root "$at" --version "$2" "$1" >&2
         touch "$at/complete"
     fi
     printf '%s/bin\n' "$at"

@@ -50,7 +50,7 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
     );
     let _ = write!(out, "{BOLD}{slug}{BOLD:#} ({name})");
     if let Some(revision) = &plan.revision {
-        let at = format!(" at {} ", revision.short());
+        let at = format!(" at {} ", printable(&revision.short()));
         let taken = [&slug, &name, &at]
             .iter()
             .map(|text| text.chars().count())
@@ -67,7 +67,7 @@ pub fn plan(plan: &Plan, layout: Layout<'_>) -> String {
         let _ = writeln!(
             out,
             "{DIM}compared with the base at {}{DIM:#}",
-            short_commit(base)
+            printable(short_commit(base))
         );
     }
     if let Some(taken) = &plan.snapshot {

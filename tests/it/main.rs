@@ -22,6 +22,7 @@ mod config;
 mod daemon;
 mod faults;
 mod formats;
+mod fuzz;
 mod git_source;
 mod hooks;
 mod hostile;

@@ -36,7 +36,7 @@ fn files() -> Vec<(String, String)> {
             let path = entry.path();
             let name = path.strip_prefix(repository()).unwrap();
             if entry.file_type().unwrap().is_dir() {
-                if name != Path::new("target") && name != Path::new(".git") {
+                if !name.ends_with("target") && name != Path::new(".git") {
                     directories.push(path);
                 }
             } else if name != Path::new(file!())

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use clap::builder::Resettable;
 use clap::{ArgMatches, FromArgMatches as _};
@@ -172,9 +172,9 @@ pub(super) fn load(path: Option<&Path>) -> Result<Configuration, ConfigError> {
 
 /// The problems of a configuration file that a command line cannot change. `name` is its path.
 pub(super) fn problems(name: &str, text: String) -> Vec<Diagnostic> {
-    let keys = keys();
-    let mut file = ConfigFile::of(name, text, &kinds(&keys));
-    check(&mut file, &keys, Path::new(""));
+    static KEYS: LazyLock<Vec<Arc<Key>>> = LazyLock::new(keys);
+    let mut file = ConfigFile::of(name, text, &kinds(&KEYS));
+    check(&mut file, &KEYS, Path::new(""));
     file.problems()
 }
 

@@ -190,6 +190,14 @@ impl SecretSources {
     }
 }
 
+/// Whether a secret can have this value.
+///
+/// # Errors
+/// Why it cannot.
+pub(crate) fn check_possible(value: &Secret) -> Result<(), InvalidValue> {
+    check_value(value.expose()).map(drop)
+}
+
 fn check_secret(value: &str) -> Result<Secret, SecretProblem> {
     let value = trim_value(value);
     if value.is_empty() {

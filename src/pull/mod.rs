@@ -17,7 +17,7 @@ use crate::desired::definitions::{
     self, DefinitionFile, Edit, FileWrite, Loaded, MAX_PARAMETERS, NewValue, Pin, WriteEffect,
     is_field_name, is_group_name, is_parameter_name,
 };
-use crate::desired::secrets::SecretSources;
+use crate::desired::secrets::{SecretSources, check_possible};
 use crate::model::{
     Catalogue, Desired, DesiredValue, FieldSet, Icon, KeySection, Live, LiveValue, Provider,
     Secret, SecretName, Slug, Workspace,
@@ -611,6 +611,15 @@ impl<'a> FilePull<'a, '_> {
     fn new_value(&mut self, section: KeySection, name: &str, live: &LiveValue) -> Option<NewValue> {
         if live.is(&Secret::new("")) == Some(true) {
             return Some(NewValue::Empty);
+        }
+        if let LiveValue::Value(value) = live
+            && let Err(problem) = check_possible(value)
+        {
+            self.refused = Some(format!(
+                "is left as it is: the value of {} in Calry {problem}, which no secret can have; correct it in Calry",
+                join_path(&["partnerKey", section.key(), name])
+            ));
+            return None;
         }
         let Some(secret) = self.needed_secrets.names.next(&self.live.provider, name) else {
             self.refused = Some(format!(

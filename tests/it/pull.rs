@@ -245,6 +245,19 @@ fn names_of_secrets_are_valid_and_each_is_used_once() {
     "#);
 }
 
+#[test]
+fn a_value_that_no_secret_can_have_is_named_and_nothing_refers_to_it() {
+    let definition = with_key("HOSTAWAY", json!({"headers": {"x-api-key": "hunter2 "}}));
+    let ran = world(definition, "").run(&["pull"]);
+    let shown = format!("{}{}", ran.out, ran.err);
+    let reason = "partnerKey.headers.x-api-key in Calry ends with a space";
+    assert!(
+        shown.contains(reason) && !shown.contains("hunter2"),
+        "{shown}"
+    );
+    assert!(!shown.contains("CALRY_SECRET_"), "{shown}");
+}
+
 // Into files that are there
 
 const OURS: &str = "\

@@ -59,6 +59,10 @@ pub(crate) fn check(input: &[u8]) {
                 .iter()
                 .flat_map(|live| live.partner_key.values());
             assert!(!values.any(has_value), "{listing:?}");
+            for live in &listing.live {
+                let problems = serde_json::to_value(&live.problems).expect("JSON");
+                check_texts(&problems);
+            }
             for unreadable in &listing.unreadable {
                 assert_printable(&unreadable.to_string());
             }
@@ -83,5 +87,14 @@ pub(crate) fn check(input: &[u8]) {
             assert_eq!(parts(&again), parts(&listing));
             assert_eq!(again.unreadable, listing.unreadable);
         }
+    }
+}
+
+/// Problems are shown as they are.
+fn check_texts(problems: &serde_json::Value) {
+    match problems {
+        serde_json::Value::String(text) => assert_printable(text),
+        serde_json::Value::Object(entries) => entries.values().for_each(check_texts),
+        _ => {}
     }
 }

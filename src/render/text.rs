@@ -543,10 +543,10 @@ pub fn report(report: &Report) -> String {
                 let _ = writeln!(out, "  {DIM}it was already in sync{DIM:#}");
             }
             Outcome::Failed(why) | Outcome::Skipped(why) => {
-                let _ = writeln!(out, ": {}", wrap(why, at, LABEL + 1));
+                let _ = writeln!(out, ": {}", wrap(&printable(why), at, LABEL + 1));
             }
             Outcome::Partial(refused) => {
-                let why = refusal(refused).unwrap_or_default();
+                let why = printable(&refusal(refused).unwrap_or_default());
                 let _ = writeln!(out, ": {}", wrap(&why, at, LABEL + 1));
             }
             Outcome::NotConverged(mismatches) => {

@@ -44,7 +44,7 @@ pub(crate) fn check(input: &[u8]) {
         }
     }
 
-    // A snapshot of somebody else.
+    // A snapshot of another writer.
     match Snapshot::read("snapshot.json", input, Some(&key)) {
         Err(error) => {
             let sentence = error.to_string();

@@ -56,7 +56,7 @@ pub(crate) struct GitState {
     pub(crate) at: Duration,
     /// `None` while the directory is missing or empty.
     pub(crate) files: Option<BTreeMap<&'static str, FileSpec>>,
-    /// Whether the loops were told.
+    /// Whether the loops were notified.
     pub(crate) notified: bool,
 }
 
@@ -123,7 +123,7 @@ pub(crate) type Shared = Arc<Mutex<World>>;
 pub(crate) const OTHER_KEY: &str = "zepl.other-1.canary-other.globex";
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(40);
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an update may follow a change of the files that its process was told of: the rate of reconciliations delays the
+/// How long an update may follow a change of the files of which its process was notified: the rate of reconciliations delays the
 /// news by up to a second, and a distance between requests, after a 429, an update.
 const OUTDATED: Duration = Duration::from_millis(2500);
 const OUTDATED_IF_SLOWED: Duration = Duration::from_secs(5);
@@ -227,7 +227,7 @@ impl World {
         begins(&self.setting) + SignedDuration::try_from(self.elapsed()).unwrap()
     }
 
-    pub(crate) fn tell(&mut self, what: impl fmt::Display) {
+    pub(crate) fn record(&mut self, what: impl fmt::Display) {
         let at = self.elapsed();
         self.trace
             .push(format!("{:>9.3} s  {what}", at.as_secs_f64()));
@@ -235,7 +235,7 @@ impl World {
 
     pub(crate) fn violate(&mut self, promise: Promise, what: impl fmt::Display) {
         let (at, what) = (self.elapsed(), what.to_string());
-        self.tell(format_args!("BROKEN {promise:?}: {what}"));
+        self.record(format_args!("BROKEN {promise:?}: {what}"));
         self.violation
             .get_or_insert(Violation { promise, what, at });
     }
@@ -794,14 +794,16 @@ impl Transport for Network {
             let fault = world.fault_of(provider.as_deref(), body.is_some());
             let latency = world.setting.latency;
             let (there, back) = (world.dice.u64(1..=latency), world.dice.u64(1..=latency));
-            let told = body
+            let content = body
                 .as_ref()
                 .map(|body| format!(" {body}"))
                 .unwrap_or_default();
-            let as_told = fault
+            let with_fault = fault
                 .map(|fault| format!(" — {fault:?}"))
                 .unwrap_or_default();
-            world.tell(format_args!("replica {replica}: {what}{told}{as_told}"));
+            world.record(format_args!(
+                "replica {replica}: {what}{content}{with_fault}"
+            ));
             let specs = match (&provider, &body) {
                 (Some(provider), Some(body)) => world.judge_sending(self.process, provider, body),
                 _ => Vec::new(),

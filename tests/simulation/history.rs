@@ -30,7 +30,7 @@ pub(crate) struct Setting {
     pub(crate) max_changes: Option<usize>,
     /// The longest time of a request without a fault, in milliseconds.
     pub(crate) latency: u64,
-    /// By provider in Calry: whether its partner key has a part that nobody knows.
+    /// By provider in Calry: whether its partner key has a part that is unknown.
     pub(crate) live: BTreeMap<&'static str, bool>,
     pub(crate) files: BTreeMap<&'static str, FileSpec>,
     /// The hour and minute at which it begins: midnight ends a hold.
@@ -478,7 +478,7 @@ impl fmt::Display for Event {
                 lasts,
             } => write!(f, "the directory is empty for {lasts:?}"),
             Self::Click { provider, click } => {
-                write!(f, "somebody changes {provider} in the console: {click:?}")
+                write!(f, "a user changes {provider} in the console: {click:?}")
             }
             Self::RotateSecret(name) => write!(f, "the secret {name} gets another value"),
             Self::RotateKey(after) => write!(

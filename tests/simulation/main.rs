@@ -2,7 +2,7 @@
 //! against a Calry in memory. One seed decides everything, and time passes only when everybody waits.
 //!
 //! `SIMULATION_HISTORIES` sets how many histories run, `SIMULATION_SEED` the first seed. A history that breaks a promise is
-//! made as short as possible (unless `SIMULATION_SHORTEN=0`) and told in words.
+//! made as short as possible (unless `SIMULATION_SHORTEN=0`) and described in words.
 //!
 //! `tests/planted/planted.py` shows that they find faults.
 

@@ -242,7 +242,7 @@ fn prepare(
         .map_or_else(Leadership::default, |it| it.leadership().clone());
     {
         let mut world = place.world.lock();
-        world.tell(format_args!("replica {replica} starts as process {number}"));
+        world.record(format_args!("replica {replica} starts as process {number}"));
         world.processes.push(ProcessView {
             replica,
             machine: Arc::clone(&machine),

@@ -233,7 +233,7 @@ impl Stage {
         let revision = Revision {
             commit: format!("{:040x}", self.commits),
             subject: "A commit".to_owned(),
-            author: "Somebody".to_owned(),
+            author: "A developer".to_owned(),
             time: "2026-03-01T00:00:00Z".to_owned(),
             dirty: false,
         };
@@ -289,7 +289,7 @@ impl Stage {
             if self.place.world.lock().violation.is_some() {
                 return self.end();
             }
-            self.place.world.lock().tell(format_args!("* {event}"));
+            self.place.world.lock().record(format_args!("* {event}"));
             self.happen(event);
         }
         sleep(Duration::from_secs(1)).await;
@@ -356,7 +356,7 @@ impl Stage {
                 });
             }
             Event::WrongKey(lasts) => {
-                // Without a pin, only the state files tell which workspace is the right one.
+                // Without a pin, only the state files show which workspace is the right one.
                 let knows = {
                     let world = self.place.world.lock();
                     let setting = &world.setting;
@@ -452,7 +452,7 @@ impl Stage {
             }
             Event::DamageState(replica) => {
                 let mut world = self.place.world.lock();
-                // With a wrong key, nothing else tells which workspace is the right one.
+                // With a wrong key, nothing else shows which workspace is the right one.
                 if world.setting.pinned || !self.has_wrong_key() {
                     process::damage(&self.place.state(*replica));
                     world.state_is_lost = true;
@@ -490,7 +490,7 @@ impl Stage {
         }
         {
             let mut world = self.place.world.lock();
-            world.tell("* the last fault is over");
+            world.record("* the last fault is over");
             world.faults.clear();
             world.stubborn.clear();
         }
@@ -583,7 +583,7 @@ impl Stage {
             setting.replicas == 1 && setting.max_changes.is_none()
         };
         if enforces && is_alone && remembers {
-            self.one_reconciliation_tells_the_truth(skews[0]).await;
+            self.one_reconciliation_has_a_true_exit_code(skews[0]).await;
         }
     }
 
@@ -672,7 +672,7 @@ impl Stage {
         self.place
             .world
             .lock()
-            .tell(format_args!("* a commit flips name of {provider}"));
+            .record(format_args!("* a commit flips name of {provider}"));
         if !self
             .is_reached(reaction, "a commit that was announced")
             .await
@@ -682,8 +682,8 @@ impl Stage {
         sleep(interval / 3).await;
         {
             let mut world = self.place.world.lock();
-            world.tell(format_args!(
-                "* somebody flips name of {provider} in the console"
+            world.record(format_args!(
+                "* a user flips name of {provider} in the console"
             ));
             world.change(provider, |live| apply_click(live, Click::Field("name")));
         }
@@ -693,7 +693,7 @@ impl Stage {
     }
 
     /// The exit code of `run --once`.
-    async fn one_reconciliation_tells_the_truth(&mut self, skew: SignedDuration) {
+    async fn one_reconciliation_has_a_true_exit_code(&mut self, skew: SignedDuration) {
         let others: Vec<Process> = self.replicas.iter_mut().filter_map(Option::take).collect();
         for process in others {
             process.stop.cancel();
@@ -756,7 +756,7 @@ impl Whole {
         }
         let mut world = place.world.lock();
         let at = world.elapsed();
-        world.tell("* the files are whole again");
+        world.record("* the files are whole again");
         world.git.push(GitState {
             at,
             files: Some(self.files),
@@ -766,7 +766,7 @@ impl Whole {
         let revision = Revision {
             commit: format!("{:040x}", self.number),
             subject: "A commit".to_owned(),
-            author: "Somebody".to_owned(),
+            author: "A developer".to_owned(),
             time: "2026-03-01T00:00:00Z".to_owned(),
             dirty: false,
         };
@@ -903,7 +903,7 @@ fn judge_report(world: &Shared, number: usize, report: &ReconciliationReport) {
         })
         .collect();
     let error = report.result.error().unwrap_or_default();
-    world.tell(format_args!(
+    world.record(format_args!(
         "replica {replica} reports: reconciliation {} by {:?}, {:?}; {} {error}",
         report.number,
         report.trigger,
@@ -920,7 +920,7 @@ fn judge_report(world: &Shared, number: usize, report: &ReconciliationReport) {
         let since = now.saturating_sub(result.took + TIMEOUT + Duration::from_secs(60) + frozen);
         let was = |version: &Version| is_as_desired(&result.desired, &version.live, true);
         let is_done = matches!(result.outcome, Outcome::Applied);
-        // Whether masked values arrived is known to nobody, unless an answer said so at the moment of the update.
+        // Whether masked values arrived is unknown, unless an answer said so at the moment of the update.
         if is_done && !world.versions_since(provider, since).iter().any(was) {
             world.violate(
                 Promise::SuccessMeansVerified,

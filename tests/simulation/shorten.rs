@@ -1,4 +1,4 @@
-//! Makes a history that breaks a promise as short as possible, and tells it in words.
+//! Makes a history that breaks a promise as short as possible, and describes it in words.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::run;
 /// The most histories that are tried to make one shorter.
 const ATTEMPTS: usize = 600;
 
-/// The last lines of what happened that are told.
+/// The last lines of what happened that are printed.
 const LAST: usize = 60;
 
 struct Shortest {
@@ -156,8 +156,8 @@ pub(crate) fn story(seed: u64, violation: Violation, shortens: bool) -> String {
         .iter()
         .position(|line| line.contains("BROKEN"))
         .map_or(trace.len(), |at| at + 1);
-    let told = without_quiet(&trace[..end]);
-    for line in &told[told.len().saturating_sub(LAST)..] {
+    let lines = without_quiet(&trace[..end]);
+    for line in &lines[lines.len().saturating_sub(LAST)..] {
         let _ = writeln!(story, "{line}");
     }
     let _ = write!(
@@ -169,22 +169,22 @@ pub(crate) fn story(seed: u64, violation: Violation, shortens: bool) -> String {
 
 /// The lines without reconciliations in which nothing happened, which are only counted.
 fn without_quiet(trace: &[String]) -> Vec<String> {
-    let (mut told, mut quiet): (Vec<String>, usize) = (Vec::new(), 0);
+    let (mut lines, mut quiet): (Vec<String>, usize) = (Vec::new(), 0);
     for line in trace {
         if line.ends_with("by Interval, Ok;  ")
-            && told.last().is_some_and(|last| last.contains(": GET "))
+            && lines.last().is_some_and(|last| last.contains(": GET "))
         {
-            told.pop();
+            lines.pop();
             quiet += 1;
             continue;
         }
         if quiet > 0 && !line.contains(": GET ") {
             let at =
-                told.len() - usize::from(told.last().is_some_and(|last| last.contains(": GET ")));
-            told.insert(at, format!("             ({quiet} quiet reconciliations)"));
+                lines.len() - usize::from(lines.last().is_some_and(|last| last.contains(": GET ")));
+            lines.insert(at, format!("             ({quiet} quiet reconciliations)"));
             quiet = 0;
         }
-        told.push(line.clone());
+        lines.push(line.clone());
     }
-    told
+    lines
 }

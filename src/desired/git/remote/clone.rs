@@ -238,3 +238,100 @@ pub(super) fn open_bare(path: &Path) -> Result<Repository, gix::Error> {
         .open_path_as_is(true);
     Ok(options.open(path)?.to_thread_local())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use gix::hash::Kind;
+
+    use super::*;
+
+    fn write(path: &Path, bytes: u64) {
+        File::create(path).unwrap().set_len(bytes).unwrap();
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn opened(directory: &Path) -> (CloneDirectory, Generation) {
+        let clone = CloneDirectory::open(directory.to_owned()).unwrap();
+        let generation = clone.begin(None).unwrap();
+        (clone, generation)
+    }
+
+    #[test]
+    fn a_generation_takes_packs_up_to_a_number_and_a_size_beside_the_largest() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_clone, generation) = opened(dir.path());
+        write(&generation.packs().join("a.pack"), 9 * MAX_ADDED);
+        write(&generation.packs().join("a.idx"), 9 * MAX_ADDED);
+        assert!(generation.is_small());
+        let added = generation.packs().join("b.pack");
+        for (bytes, is_small) in [(MAX_ADDED - 1, true), (MAX_ADDED, false), (1, true)] {
+            write(&added, bytes);
+            assert_eq!(generation.is_small(), is_small, "{bytes}");
+        }
+        for n in 2..MAX_PACKS {
+            assert!(generation.is_small(), "{n}");
+            write(&generation.packs().join(format!("{n}.pack")), 0);
+        }
+        assert!(!generation.is_small());
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (clone, generation) = opened(dir.path());
+        for name in [
+            "a.pack",
+            "a.idx",
+            "no-index.pack",
+            "no-pack.idx",
+            "a.keep",
+            ".tmp",
+        ] {
+            write(&generation.packs().join(name), 0);
+        }
+        generation.remove_leftovers().unwrap();
+        assert_eq!(names(&generation.packs()), ["a.idx", "a.pack"]);
+
+        for directory in ["7.git", "other"] {
+            fs::create_dir(dir.path().join(directory)).unwrap();
+        }
+        for file in ["fetched.json", ".tmp1234"] {
+            write(&dir.path().join(file), 0);
+        }
+        clone.discard_others(Some(&generation)).unwrap();
+        assert_eq!(
+            names(dir.path()),
+            ["0.git", "fetched.json", "lock", "other"]
+        );
+    }
+
+    #[test]
+    fn a_record_counts_if_its_version_is_known_and_its_generation_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (clone, generation) = opened(dir.path());
+        let commit = ObjectId::null(Kind::Sha1);
+        let mut record = clone
+            .commit(&generation, "https://a.example", None, (commit, None))
+            .unwrap();
+        let age = Timestamp::now().duration_since(record.fetched);
+        assert!(age.as_secs().abs() < 60, "{age:?}");
+        assert_eq!(clone.restore().unwrap().0, record);
+        let path = generation.path().to_owned();
+        let hidden = dir.path().join("hidden");
+        fs::rename(&path, &hidden).unwrap();
+        assert!(clone.restore().is_none());
+        fs::rename(&hidden, &path).unwrap();
+        record.version += 1;
+        fs::write(clone.record_path(), serde_json::to_vec(&record).unwrap()).unwrap();
+        assert!(clone.restore().is_none());
+    }
+}

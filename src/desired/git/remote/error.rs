@@ -195,3 +195,26 @@ impl FetchError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_digits_of_a_commit_are_no_reference() {
+        for (name, is_short) in [
+            ("0badcafe", true),
+            ("0badca", false),
+            ("release", false),
+            ("bad", false),
+        ] {
+            let text = FetchError::ReferenceMissing(name.to_owned()).to_string();
+            assert_eq!(
+                text.contains("all 40 digits of a commit"),
+                is_short,
+                "{text}"
+            );
+            assert_eq!(text.contains("change --git-ref"), !is_short, "{text}");
+        }
+    }
+}

@@ -552,3 +552,85 @@ fn check(generation: &Generation, target: &Target) -> Result<(), FetchError> {
 fn quote(text: &str) -> String {
     ellipsize(&printable(text), MAX_QUOTE)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::http::{SecretFile, UrlPolicy};
+
+    fn remote(credentials: GitCredentials) -> Remote {
+        Remote::new(RemoteSettings {
+            url: HttpUrl::parse("https://git.example/a.git", UrlPolicy::api(false)).unwrap(),
+            reference: GitReference::Default,
+            credentials,
+            ca_file: None,
+            root: Arc::new(CloneRoot::Directory("/clones".into())),
+            depth: NonZeroU32::MIN,
+            timeout: FETCH_TIMEOUT,
+            max_bytes: MAX_FETCH,
+        })
+    }
+
+    fn token(username: &str, file: &str) -> GitCredentials {
+        GitCredentials::Token {
+            username: username.to_owned(),
+            file: SecretFile::new(Path::new(file)),
+        }
+    }
+
+    #[test]
+    fn each_credential_has_its_own_clone() {
+        let mut directories: Vec<_> = [
+            GitCredentials::None,
+            token("a", "/one"),
+            token("a", "/two"),
+            token("b", "/one"),
+        ]
+        .map(|credentials| remote(credentials).directory)
+        .into();
+        directories.sort();
+        directories.dedup();
+        assert_eq!(directories.len(), 4, "{directories:?}");
+        assert_eq!(
+            remote(token("a", "/one")).directory,
+            remote(token("a", "/one")).directory
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clone_is_replaced_once_in_ten_minutes_for_one_commit() {
+        let remote = remote(GitCredentials::None);
+        let [one, two] = [[1; 20], [2; 20]].map(ObjectId::from);
+        let reported = |commit| {
+            remote.damage.lock().is_reported = false;
+            remote.report_damage(commit);
+            remote.is_damaged()
+        };
+        assert!(reported(one));
+        remote.damaged().await;
+        assert!(!reported(one));
+        assert!(reported(two));
+        advance(REPAIR - Duration::from_millis(1)).await;
+        assert!(!reported(two));
+        advance(Duration::from_millis(1)).await;
+        assert!(reported(two));
+    }
+
+    #[test]
+    fn the_object_of_a_tag_is_the_tag() {
+        let [commit, tag] = [[1; 20], [2; 20]].map(ObjectId::from);
+        let mut fetched = FetchedCommit {
+            directory: PathBuf::new(),
+            commit,
+            tag: None,
+            reference: None,
+            fetched: Timestamp::UNIX_EPOCH,
+        };
+        assert_eq!(fetched.object_id(), "01".repeat(20));
+        fetched.tag = Some(tag);
+        assert_eq!(fetched.object_id(), "02".repeat(20));
+    }
+}

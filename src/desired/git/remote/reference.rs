@@ -173,3 +173,30 @@ pub(super) fn target_of(found: &Ref, candidates: &[String]) -> Option<Target> {
         tag,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_to_any_branch_may_move_a_default_branch_without_a_name() {
+        let pushed = "refs/heads/next";
+        for (known, is_moved) in [
+            (None, true),
+            (Some("HEAD"), true),
+            (Some(pushed), true),
+            (Some("refs/heads/main"), false),
+        ] {
+            let found = GitReference::Default.is_moved_by(pushed, known);
+            assert_eq!(found, is_moved, "{known:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_shown_without_what_means_nothing() {
+        for (text, shown) in [("", "."), ("./", "."), ("a/./b/", "a/b")] {
+            assert_eq!(GitPath::parse(text).unwrap().to_string(), shown);
+        }
+    }
+}

@@ -176,4 +176,58 @@ mod tests {
         assert_eq!(stamp((999, 0)).age(now), Some(Duration::from_secs(1)));
         assert_eq!(stamp((-1, 0)).age(now), None);
     }
+
+    fn written(seconds_ago: i64, size: u64) -> FileStamp {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = i64::try_from(now.unwrap().as_secs()).unwrap();
+        FileStamp::File {
+            inode: (0, 0),
+            size,
+            modified: (now - seconds_ago, 0),
+            changed: (now - seconds_ago, 0),
+        }
+    }
+
+    fn state<const N: usize>(files: [(&str, FileStamp); N]) -> DirState {
+        DirState::new(Ok(Listing {
+            files: files.map(|(name, stamp)| (name.into(), stamp)).into(),
+            ..Listing::default()
+        }))
+    }
+
+    #[test]
+    fn files_are_being_written_if_they_changed_or_are_young() {
+        const LIMIT: Duration = Duration::from_secs(1000);
+        let same = written(5000, 1);
+        let before = state([
+            ("same", same.clone()),
+            ("larger", written(5000, 1)),
+            ("young", written(500, 1)),
+            ("gone", same.clone()),
+        ]);
+        let now = state([
+            ("same", same),
+            ("larger", written(5000, 2)),
+            ("young", written(500, 1)),
+            ("new", written(5000, 1)),
+        ]);
+        let found = now.written_since(&before, LIMIT);
+        assert_eq!(found, ["larger", "new", "young"].map(OsString::from).into());
+        let gone: Vec<_> = now.removed_since(&before).collect();
+        assert_eq!(gone, ["gone"]);
+        let age = now.youngest_age(LIMIT).unwrap().as_secs();
+        assert!((500..600).contains(&age), "{age}");
+        assert_eq!(now.youngest_age(Duration::from_secs(100)), None);
+    }
+
+    #[test]
+    fn a_pipe_is_never_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe.yaml");
+        let mkfifo = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(mkfifo.unwrap().success());
+        // Opening it would wait for a writer without end.
+        let stamp = FileStamp::take(&pipe, true);
+        assert!(matches!(stamp, FileStamp::Other { .. }));
+    }
 }

@@ -174,3 +174,42 @@ fn push_steps(ahead: &mut Vec<OsString>, path: &Path) {
     let components = components.filter(|component| *component != Component::CurDir);
     ahead.extend(components.map(|component| component.as_os_str().to_owned()));
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn as_many_links_are_followed_as_the_system_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        fs::create_dir(root.join("0")).unwrap();
+        for link in 1..=MAX_LINKS + 1 {
+            symlink((link - 1).to_string(), root.join(link.to_string())).unwrap();
+        }
+        for link in [MAX_LINKS, MAX_LINKS + 1] {
+            let name = link.to_string();
+            let mut seen = 0;
+            let found = resolve(&root, Path::new(&name), |_, _| seen += 1);
+            assert_eq!(
+                found.is_ok(),
+                fs::metadata(root.join(&name)).is_ok(),
+                "{link}"
+            );
+            assert_eq!(found.ok(), (link == MAX_LINKS).then(|| root.join("0")));
+            assert_eq!(seen, MAX_LINKS + 1);
+        }
+    }
+
+    #[test]
+    fn the_number_of_watched_directories_has_a_limit() {
+        let mut paths = WatchPaths::default();
+        for number in 0..2 * MAX_DIRECTORIES {
+            paths.add(Path::new(&format!("/none/{number}")), OsStr::new("a"));
+        }
+        assert_eq!(paths.directories().count(), MAX_DIRECTORIES);
+    }
+}

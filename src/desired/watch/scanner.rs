@@ -228,3 +228,37 @@ fn list(
         uncounted,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_chooses_no_directory_outside_to_be_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        let [definitions, outside] = ["definitions", "outside"].map(|name| root.join(name));
+        let inside = definitions.join("..data");
+        for directory in [&definitions, &outside, &inside] {
+            fs::create_dir(directory).unwrap();
+        }
+        for directory in [&outside, &inside] {
+            fs::write(directory.join("a.yaml"), "").unwrap();
+        }
+        symlink("../outside/a.yaml", definitions.join("a.yaml")).unwrap();
+        symlink("..data/a.yaml", definitions.join("b.yaml")).unwrap();
+        fs::write(definitions.join("notes.txt"), "").unwrap();
+
+        let mut paths = WatchPaths::default();
+        let listing = list(&definitions, FileFilter::Definitions, false, &mut paths).unwrap();
+        assert_eq!(listing.real, definitions);
+        let names: Vec<_> = listing.files.keys().collect();
+        assert_eq!(names, ["a.yaml", "b.yaml"]);
+        let watched: Vec<_> = paths.directories().collect();
+        assert!(watched.contains(&&inside), "{watched:?}");
+        assert!(!watched.contains(&&outside), "{watched:?}");
+    }
+}

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,8 +81,8 @@ pub(crate) struct ProcessView {
     pub(crate) in_flight: BTreeMap<String, usize>,
     /// When it was answered with 429 last.
     pub(crate) slowed: Option<Duration>,
-    /// No request may begin before this: Calry said so.
-    pub(crate) gate: Duration,
+    /// No request may begin in this time: Calry said so.
+    pub(crate) gate: Range<Duration>,
     pub(crate) requests: u64,
     pub(crate) reports: u64,
     /// The times of the last requests.
@@ -692,7 +693,7 @@ impl World {
         }
         let (many, early) = (
             view.recent.len() > 80,
-            now + Duration::from_millis(2) < view.gate,
+            view.gate.contains(&(now + Duration::from_millis(2))),
         );
         let replica = view.replica;
         if many {
@@ -1004,7 +1005,11 @@ impl Sent {
                     RetryAfter::Date(seconds) => Duration::from_secs(*seconds),
                 };
                 let gate = &mut world.processes[self.process].gate;
-                *gate = (*gate).max(now + wait);
+                if gate.end <= now {
+                    // What begins at the same moment does not know it yet.
+                    gate.start = now + Duration::from_millis(5);
+                }
+                gate.end = gate.end.max(now + wait);
             }
             Answer::Whole(200, _, bytes)
                 if fault.is_none_or(|fault| match fault {

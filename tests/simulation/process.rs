@@ -251,7 +251,7 @@ fn prepare(
             in_doubt: Default::default(),
             in_flight: Default::default(),
             slowed: None,
-            gate: Duration::ZERO,
+            gate: Duration::ZERO..Duration::ZERO,
             requests: 0,
             reports: 0,
             recent: Default::default(),

@@ -258,7 +258,12 @@ fn plan_of(texts: &mut Texts<'_>, shape: usize) -> Plan {
             });
         }
         if shape % 4 == 3 {
-            let origins = (0..entry.changes().len()).map(|n| Origin::BOTH[n % 2]);
+            // By what changes: the order of changes depends on the texts.
+            let origins = entry.changes().iter().map(|change| match change {
+                Change::Field { after, .. } => Origin::BOTH[usize::from(*after)],
+                Change::Icon { .. } => Origin::BOTH[0],
+                Change::Key { .. } => Origin::BOTH[1],
+            });
             entry.origins = Some(origins.collect());
         }
     }

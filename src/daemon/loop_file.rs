@@ -198,3 +198,89 @@ fn read(path: &Path) -> Option<Document> {
     rename_damaged(path, &read, lost);
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+    use crate::daemon::fixtures;
+
+    #[derive(Default)]
+    struct Reports(Mutex<Map<String, Value>>);
+
+    impl Observer for Reports {
+        fn restore(&self, state: &Map<String, Value>) {
+            self.0.lock().clone_from(state);
+        }
+
+        fn state(&self) -> Map<String, Value> {
+            self.0.lock().clone()
+        }
+    }
+
+    /// The file of one loop, after its process started again.
+    fn restarted(directory: &Path) -> (LoopFile, Arc<Reports>) {
+        let state = StateStore::open(directory, None).unwrap();
+        let definitions = DefinitionsSource::Directory("definitions".into());
+        let reports = Arc::new(Reports::default());
+        let observer = Arc::clone(&reports) as _;
+        let file = LoopFile::new(&state, None, &definitions, "https://e.com", observer);
+        (file, reports)
+    }
+
+    #[tokio::test]
+    async fn a_restarted_loop_knows_its_workspace_and_its_reports_unless_the_file_is_damaged() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, reports) = restarted(directory.path());
+        let path = file.path().unwrap().to_owned();
+        // What was not read yet must not be overwritten.
+        file.save().await;
+        assert!(!path.exists());
+        file.read().await;
+        file.learn_workspace(&fixtures::workspace());
+        reports.0.lock().insert("failed".to_owned(), true.into());
+        file.save().await;
+        let inode = fs::metadata(&path).unwrap().ino();
+        file.save().await;
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "nothing changed");
+
+        let (file, reports) = restarted(directory.path());
+        assert_eq!(file.workspace(), None);
+        file.read().await;
+        let workspace = file.workspace().unwrap();
+        assert_eq!((&*workspace.id, &*workspace.slug), ("a", "acme"));
+        assert_eq!(reports.0.lock().get("failed"), Some(&true.into()));
+
+        let text = fs::read_to_string(&path).unwrap();
+        let aside = path.with_added_extension("damaged");
+        for damaged in [
+            text.replace("\"version\": 1", "\"version\": 2"),
+            text.replace('{', ""),
+        ] {
+            fs::write(&path, &damaged).unwrap();
+            let (file, reports) = restarted(directory.path());
+            file.read().await;
+            assert!(file.workspace().is_none() && reports.0.lock().is_empty());
+            assert_eq!(fs::read_to_string(&aside).unwrap(), damaged);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_that_hangs_is_not_followed_by_another_one_until_it_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, _) = restarted(directory.path());
+        file.read().await;
+        file.memory.lock().writing = Some(tokio::spawn(std::future::pending()));
+        file.save().await;
+        assert!(!file.path().unwrap().exists());
+        let ended = tokio::spawn(async { Ok(()) });
+        while !ended.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        file.memory.lock().writing = Some(ended);
+        file.save().await;
+        assert!(file.path().unwrap().exists());
+    }
+}

@@ -513,3 +513,108 @@ fn new_key() -> Result<(FingerprintKey, Secret), NoRandomness> {
     let key = FingerprintKey::new(&text).map_err(|_| NoRandomness(getrandom::Error::UNEXPECTED))?;
     Ok((key, text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_workspace_is_a_file_name_only_if_it_is_plain() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateStore::open(directory.path(), None).unwrap();
+        let name = |workspace: &str| {
+            let path = state.file(workspace).unwrap();
+            let name = path.strip_prefix(directory.path()).unwrap();
+            name.to_str().unwrap().to_owned()
+        };
+        let plain = ["0a-f9".to_owned(), "a".repeat(64)];
+        for workspace in &plain {
+            assert_eq!(name(workspace), format!("{workspace}.json"));
+        }
+        let hostile = [
+            "".to_owned(),
+            "../a".to_owned(),
+            "g".to_owned(),
+            "a".repeat(65),
+        ];
+        for workspace in &hostile {
+            let digest = hex(&Sha256::digest(workspace));
+            assert_eq!(name(workspace), format!("sha256-{digest}.json"));
+        }
+        assert_eq!(StateStore::in_process().unwrap().file("a"), None);
+    }
+
+    #[test]
+    fn only_a_regular_file_of_limited_size_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("file"), "12345678").unwrap();
+        std::os::unix::fs::symlink(path("file"), path("link")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            path("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        assert_eq!(read(&path("file"), 8), Ok(Some(b"12345678".to_vec())));
+        assert_eq!(read(&path("none"), 8), Ok(None));
+        for (name, max, expected) in [
+            ("file", 7, "it has more than 7 bytes"),
+            ("link", 8, "it cannot be read: "),
+            ("pipe", 8, "it is not a regular file"),
+            ("", 8, "it is not a regular file"),
+        ] {
+            let why = read(&path(name), max).unwrap_err();
+            assert!(why.starts_with(expected), "{name}: {why}");
+        }
+    }
+
+    #[test]
+    fn daemons_that_start_at_once_in_one_directory_use_one_key() {
+        for _ in 0..20 {
+            let directory = tempfile::tempdir().unwrap();
+            let start = std::sync::Barrier::new(4);
+            let open = || {
+                start.wait();
+                let state = StateStore::open(directory.path(), None).unwrap();
+                assert!(state.is_usable());
+                state.key().id()
+            };
+            let ids: std::collections::BTreeSet<String> = std::thread::scope(|scope| {
+                let daemons: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+                let ids = daemons.into_iter().map(|daemon| daemon.join().unwrap());
+                ids.collect()
+            });
+            assert_eq!(ids.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_key_that_could_not_be_saved_replaces_another_one_as_soon_as_it_can_be() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        let in_state = |name: &str| directory.join(name);
+        let (key, damaged) = (in_state(KEY_FILE), in_state("fingerprint.key.damaged"));
+        fs::write(&directory, "in the way").unwrap();
+        let state = StateStore::open(&directory, None).unwrap();
+        assert!(state.write(&in_state("a.json"), b"{}").is_err() && !state.is_usable());
+        fs::remove_file(&directory).unwrap();
+        fs::create_dir(&directory).unwrap();
+        fs::write(&key, "another-key".repeat(8)).unwrap();
+        state.write(&in_state("a.json"), b"{}").unwrap();
+        assert!(state.is_usable() && damaged.exists());
+        assert_eq!(fs::read(in_state("a.json")).unwrap(), b"{}");
+        let same = |state: &StateStore| {
+            let opened = StateStore::open(&directory, None).unwrap();
+            opened.key().id() == state.key().id()
+        };
+        assert!(same(&state));
+        // Its own key is left alone.
+        fs::remove_file(&damaged).unwrap();
+        state.usable.store(false, Ordering::Relaxed);
+        state.write(&in_state("a.json"), b"{}").unwrap();
+        assert!(same(&state) && !damaged.exists());
+    }
+}

@@ -194,7 +194,9 @@ mod tests {
             (handle.triggers().take(), handle.triggers().take_approval()),
             (None, None)
         );
+        assert!(!handle.triggers().has_approval());
         assert_eq!(handle.approve(&digest("a")), Ok(()));
+        assert!(handle.triggers().has_approval());
         assert_eq!(handle.triggers().take(), Some(Trigger::Request));
         assert_eq!(handle.triggers().take_approval(), Some(digest("a")));
         assert_eq!(handle.triggers().take_approval(), None);

@@ -365,3 +365,236 @@ impl Memory {
         self.save().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::fixtures;
+    use crate::daemon::state_file::StateStore;
+    use crate::desired::definitions;
+    use crate::model::{Secret, UpdateMethod, Workspace};
+    use crate::plan::{AppliedState, Cause, Context, Limits, PlanInput, plan};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn provider(name: &str) -> Provider {
+        Provider::parse(name).unwrap()
+    }
+
+    /// Files that set the icon of each of these providers.
+    fn loaded(providers: &[&str], icon: &str) -> Loaded {
+        let directory = tempfile::tempdir().unwrap();
+        for provider in providers {
+            let file = format!("{}.yaml", provider.to_lowercase());
+            let text = format!("provider: {provider}\nicon: https://e.com/{icon}\n");
+            std::fs::write(directory.path().join(file), text).unwrap();
+        }
+        definitions::load_or_empty(directory.path()).unwrap()
+    }
+
+    /// A run that updates each of these providers.
+    fn run(number: u64, providers: &[&str], icon: &str) -> Arc<Run> {
+        let files = loaded(providers, icon).files.into_iter();
+        let inputs = files.map(|file| PlanInput {
+            file: file.name,
+            provider: file.provider,
+            desired: file.desired,
+        });
+        let live: Vec<_> = providers.iter().map(|name| fixtures::live(name)).collect();
+        let context = Context {
+            today: jiff::civil::date(2026, 1, 1),
+            method: UpdateMethod::Patch,
+            applied: &AppliedState::new(),
+            base: None,
+        };
+        let plan = plan(fixtures::workspace(), None, inputs, live, &[], context);
+        let approved = plan.approve(&Limits::default()).unwrap();
+        assert_eq!(approved.plan().steps().count(), providers.len());
+        Arc::new(Run { number, approved })
+    }
+
+    /// A daemon's memory in the workspace of the runs, with an unfinished update of each of these providers.
+    fn memory(run: &Arc<Run>, providers: &[&str]) -> Memory {
+        let mut memory = Memory::new(&Arc::new(StateStore::in_process().unwrap()));
+        memory.learn_workspace(&Secret::new("key"), &fixtures::workspace());
+        for step in run.approved.plan().steps() {
+            let pending = PendingUpdate {
+                run: run.number,
+                desired: Arc::clone(&step.desired),
+                skipped: false,
+                outdated: false,
+            };
+            if providers.contains(&step.desired.provider.as_str()) {
+                let provider = step.desired.provider.clone();
+                memory.updates.pending.insert(provider, pending);
+            }
+        }
+        memory
+    }
+
+    fn updated(run: &Arc<Run>, provider: &str, outcome: Outcome) -> Message {
+        let result = fixtures::result(provider, Cause::Change, outcome);
+        Message::Updated(Arc::clone(run), Box::new(result))
+    }
+
+    fn skipped() -> Outcome {
+        Outcome::Skipped(String::new())
+    }
+
+    #[test]
+    fn what_git_no_longer_wants_stays_withdrawn_and_each_withdrawal_wakes_what_waits_once() {
+        let runs = Runs::default();
+        let (send, mut withdrawn) = watch::channel(Withdrawal::Nothing);
+        let run = run(1, &["A", "B"], "new");
+        runs.0.lock().insert(1, (run, send));
+        let these =
+            |names: &[&str]| Withdrawal::These(names.iter().map(|name| provider(name)).collect());
+        for (wanted, wakes, known) in [
+            (["A", "B"].as_slice(), false, Withdrawal::Nothing),
+            (&["A"], true, these(&["B"])),
+            (&["A"], false, these(&["B"])),
+            (&["A", "B"], false, these(&["B"])),
+            (&[], true, these(&["A", "B"])),
+        ] {
+            runs.withdraw(&loaded(wanted, "new"));
+            assert_eq!(withdrawn.has_changed().unwrap(), wakes, "{wanted:?}");
+            assert_eq!(*withdrawn.borrow_and_update(), known, "{wanted:?}");
+        }
+        runs.withdraw_all();
+        assert_eq!(*withdrawn.borrow_and_update(), Withdrawal::All);
+        runs.withdraw(&loaded(&["A"], "new"));
+        assert_eq!(*withdrawn.borrow_and_update(), Withdrawal::All);
+    }
+
+    #[test]
+    fn a_provider_with_an_unfinished_update_is_skipped_and_remembers_that_git_has_changed() {
+        let run = run(1, &["A", "B"], "new");
+        let mut memory = memory(&run, &["A"]);
+        let busy = BTreeMap::from([(provider("A"), UPDATE_PENDING.to_owned())]);
+        for (icon, outdated) in [("new", false), ("newer", true), ("new", true)] {
+            let next = self::run(2, &["A", "B"], icon);
+            assert_eq!(memory.updates.busy(next.approved.plan()), busy);
+            let pending = &memory.updates.pending[&provider("A")];
+            assert_eq!((pending.skipped, pending.outdated), (true, outdated));
+        }
+    }
+
+    #[test]
+    fn after_an_update_its_provider_is_due_if_git_has_changed_or_a_skipped_update_was_not_tried() {
+        for (was_skipped, was_outdated, outcome, due) in [
+            (false, false, Outcome::Applied, false),
+            (true, false, Outcome::Applied, false),
+            (true, true, Outcome::Applied, true),
+            (false, false, skipped(), false),
+            (true, false, skipped(), true),
+        ] {
+            let run = run(1, &["A"], "new");
+            let mut memory = memory(&run, &["A"]);
+            let pending = memory.updates.pending.get_mut(&provider("A")).unwrap();
+            (pending.skipped, pending.outdated) = (was_skipped, was_outdated);
+            // A message of another run is not about the unfinished update.
+            let other = self::run(2, &["A"], "new");
+            memory.learn_late_message(updated(&other, "A", skipped()), SECOND);
+            assert!(memory.updates.is_busy(&provider("A")) && !memory.updates.due);
+            memory.learn_late_message(updated(&run, "A", outcome.clone()), SECOND);
+            assert!(!memory.updates.is_busy(&provider("A")));
+            assert_eq!(memory.updates.due, due, "{was_skipped} {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_late_result_of_each_provider_is_reported_after_its_run() {
+        let run = run(1, &["A", "B"], "new");
+        let mut memory = memory(&run, &[]);
+        memory.learn_late_message(Message::RunEnded(Arc::clone(&run)), SECOND);
+        assert!(!memory.updates.due, "nothing to report");
+        let failed = Outcome::Failed("no".to_owned());
+        for (provider, outcome) in [
+            ("A", failed),
+            ("B", Outcome::Applied),
+            ("A", Outcome::Unchanged),
+            ("B", skipped()),
+        ] {
+            memory.learn_late_message(updated(&run, provider, outcome), SECOND);
+        }
+        let late = memory.updates.late.iter();
+        let late: Vec<_> = late
+            .map(|(result, _)| (result.provider.as_str(), &result.outcome))
+            .collect();
+        assert_eq!(late, [("B", &Outcome::Applied), ("A", &Outcome::Unchanged)]);
+        assert!(!memory.updates.due);
+        memory.learn_late_message(Message::RunEnded(run), SECOND);
+        assert!(memory.updates.due);
+    }
+
+    #[test]
+    fn a_run_that_ends_without_all_of_its_results_leaves_masked_values_in_doubt() {
+        let run = run(2, &["A"], "new");
+        let mut memory = memory(&run, &["A"]);
+        let applied = UpdateResult {
+            updated_at: Some("1".to_owned()),
+            ..fixtures::result("A", Cause::Change, Outcome::Applied)
+        };
+        memory.learn_result(&applied, SECOND);
+        let known = |memory: &Memory| memory.applied[&provider("A")].updated_at.is_some();
+        let other = self::run(1, &["A"], "new");
+        memory.learn_late_message(Message::RunEnded(other), SECOND);
+        assert!(known(&memory) && memory.updates.is_busy(&provider("A")) && !memory.updates.due);
+        memory.learn_late_message(Message::RunEnded(run), SECOND);
+        assert!(!known(&memory) && !memory.updates.is_busy(&provider("A")) && memory.updates.due);
+    }
+
+    #[test]
+    fn a_result_of_another_workspace_is_not_what_was_applied_in_this_one() {
+        for (id, learned) in [("a", true), ("b", false)] {
+            let run = run(1, &["A"], "new");
+            let mut memory = Memory::new(&Arc::new(StateStore::in_process().unwrap()));
+            let workspace = Workspace {
+                id: id.to_owned(),
+                ..fixtures::workspace()
+            };
+            memory.learn_workspace(&Secret::new("key"), &workspace);
+            memory.learn_late_message(updated(&run, "A", Outcome::Applied), SECOND);
+            assert_eq!(memory.applied.contains_key(&provider("A")), learned, "{id}");
+        }
+    }
+
+    #[test]
+    fn only_results_of_its_own_run_are_those_of_a_reconciliation() {
+        let (earlier, own) = (run(1, &["A"], "new"), run(2, &["B"], "new"));
+        let (mut memory, mut results) = (memory(&own, &[]), Vec::new());
+        let messages = [
+            (updated(&earlier, "A", Outcome::Applied), false),
+            (Message::RunEnded(earlier), false),
+            (updated(&own, "B", Outcome::Applied), false),
+            (Message::RunEnded(own), true),
+        ];
+        for (message, ended) in messages {
+            let shown = format!("{message:?}");
+            let over = memory.learn_own_message(message, SECOND, 2, &mut results);
+            assert_eq!(over, ended, "{shown}");
+        }
+        let of = |result: &UpdateResult| result.provider.to_string();
+        assert_eq!(results.iter().map(of).collect::<Vec<_>>(), ["B"]);
+        let late = memory.updates.late.iter().map(|(result, _)| of(result));
+        assert_eq!(late.collect::<Vec<_>>(), ["A"]);
+    }
+
+    #[test]
+    fn a_plan_leaves_out_providers_for_which_an_earlier_one_sent_a_request_meanwhile() {
+        let run = run(1, &["A", "B"], "new");
+        let mut memory = memory(&run, &["A", "B"]);
+        let not_sent = UpdateResult {
+            sent: 0,
+            ..fixtures::result("B", Cause::Change, skipped())
+        };
+        for message in [
+            updated(&run, "A", Outcome::Applied),
+            Message::Updated(Arc::clone(&run), Box::new(not_sent)),
+        ] {
+            memory.updates.send.send(message).unwrap();
+        }
+        assert_eq!(memory.catch_up(SECOND), BTreeSet::from([provider("A")]));
+        assert!(memory.updates.pending.is_empty());
+    }
+}

@@ -667,6 +667,91 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_shows_whether_a_request_was_sent_and_which_one_may_follow() {
+        let seconds = Duration::from_secs;
+        let by_calry = true;
+        let timed_out = |limit| ErrorCause::TimedOut { limit };
+        let problem = "no id".to_owned();
+        let reason = "this replica is not the leader".to_owned();
+        for (cause, expected) in [
+            (
+                ErrorCause::Paused {
+                    wait: seconds(7),
+                    by_calry,
+                },
+                "not sent, paused, wait 7s",
+            ),
+            (
+                ErrorCause::NotPermitted { reason },
+                "not sent, not permitted",
+            ),
+            (ErrorCause::TooLate, "not sent, deadline"),
+            (timed_out(TimeLimit::Deadline(seconds(1))), "deadline"),
+            (timed_out(TimeLimit::Request(seconds(1))), ""),
+            (ErrorCause::NotJson { status: 200 }, "unusable"),
+            (ErrorCause::Empty { status: 204 }, "unusable"),
+            (ErrorCause::Unreadable { problem }, "unusable"),
+            (ErrorCause::TooLarge { limit: 1 }, "unusable"),
+            (*status(401, false, update()).cause, "fatal"),
+            (*status(403, false, update()).cause, ""),
+        ] {
+            let error = Error::new(update(), cause);
+            let wait = error
+                .retry_after()
+                .map(|wait| format!("wait {}", human_duration(wait)));
+            let properties = [
+                (error.is_not_sent(), "not sent"),
+                (error.is_paused(), "paused"),
+                (error.is_not_permitted(), "not permitted"),
+                (error.is_deadline(), "deadline"),
+                (error.is_unusable_answer(), "unusable"),
+                (error.is_fatal_for_workspace(), "fatal"),
+                (wait.is_some(), wait.as_deref().unwrap_or_default()),
+            ];
+            let shown = properties.iter().filter(|(holds, _)| *holds);
+            let shown: Vec<&str> = shown.map(|(_, name)| *name).collect();
+            assert_eq!(shown.join(", "), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn each_status_has_its_own_sentence() {
+        let read = || Operation::Definitions;
+        let one = || Operation::Definition(Provider::parse("HOSTAWAY").unwrap());
+        let sentences = [
+            status(302, false, Operation::Snapshot),
+            status(503, false, Operation::Snapshot),
+            status(302, false, read()),
+            status(403, false, read()),
+            status(404, false, read()),
+            status(404, false, one()),
+            status(405, false, one()),
+            status(429, false, update()),
+            status(408, false, update()),
+            status(500, false, update()),
+            status(422, false, update()),
+            status(422, false, read()),
+        ];
+        insta::assert_snapshot!(
+            sentences.map(|error| error.to_string()).join("\n"),
+            @r#"
+        cannot fetch the snapshot: the server answers with a redirect (302), which is not followed: use the final URL
+        cannot fetch the snapshot: the server answers 503, "No."
+        cannot read the definitions: the API URL answers with a redirect (302), which is not followed, because the target would receive the API key: set --api-url to the target
+        cannot read the definitions: the API key from the file /run/key has no READ permission (403, "No."): use a key with READ or WRITE permission
+        cannot read the definitions: not found (404, "No."): check the API URL
+        cannot read HOSTAWAY: the workspace has no definition for this provider (404, "No.")
+        cannot read HOSTAWAY: unexpected answer from Calry (405, "No.")
+        cannot update HOSTAWAY: Calry's rate limit is reached (429, "No.")
+        cannot update HOSTAWAY: Calry failed (408, "No.")
+        cannot update HOSTAWAY: Calry failed (500, "No.")
+        cannot update HOSTAWAY: Calry refused the update (422, "No.")
+        cannot read the definitions: unexpected answer from Calry (422, "No.")
+        "#
+        );
+    }
+
+    #[test]
     fn a_quotation_shows_no_secret_that_became_known_later() {
         let scrubber = Scrubber::default();
         let quote = Quote::new("no such key: hunter2-hunter2".to_owned(), scrubber.clone());

@@ -396,4 +396,44 @@ mod tests {
         assert!(icon.is_some_and(|text| text.starts_with('a') && !text.contains('\u{1b}')));
         assert!(group.is_some_and(|text| text.chars().count() <= MAX_PROBLEM + 1));
     }
+
+    /// A snapshot with these definitions.
+    fn with(definitions: &[Value]) -> Result<Snapshot, InvalidSnapshot> {
+        let document = json!({
+            "kind": KIND, "version": VERSION, "takenAt": "2026-01-01T00:00:00Z",
+            "workspace": {"id": "1", "name": "A", "slug": "a"},
+            "definitions": definitions, "unreadable": [],
+        });
+        Snapshot::read("s", document.to_string().as_bytes(), None)
+    }
+
+    #[test]
+    fn the_size_of_a_snapshot_and_the_number_of_its_definitions_are_limited() {
+        let is_too_large = |size| {
+            let read = Snapshot::read("s", &vec![b'x'; size], None);
+            matches!(read, Err(InvalidSnapshot::TooLarge { .. }))
+        };
+        assert!(!is_too_large(MAX_SNAPSHOT) && is_too_large(MAX_SNAPSHOT + 1));
+        for (count, expected) in [(0, false), (1, true)] {
+            let error = with(&vec![Value::Null; wire::MAX_DEFINITIONS + count]).unwrap_err();
+            assert_eq!(
+                error.to_string().contains("has more than"),
+                expected,
+                "{error}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_definition_is_found_by_its_provider() {
+        let one =
+            |provider: &str, id: &str| json!({"provider": provider, "id": id, "fieldsToSync": {}});
+        let read = with(&[one("A", "1"), one("B", "2")]).unwrap();
+        let id = async |provider: &str| {
+            let found = read.definition(&Provider::parse(provider).unwrap()).await;
+            found.map(|live| live.id).map_err(|error| error.status())
+        };
+        assert_eq!(id("B").await, Ok("2".to_owned()));
+        assert_eq!(id("C").await, Err(Some(404)));
+    }
 }

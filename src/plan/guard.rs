@@ -212,7 +212,9 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use super::MaxChanges;
+    use super::*;
+    use crate::model::Workspace;
+    use crate::plan::PlanEntry;
 
     #[test]
     fn a_share_is_of_the_managed_providers_and_never_below_a_small_number() {
@@ -236,5 +238,55 @@ mod tests {
         ] {
             assert!(wrong.parse::<MaxChanges>().is_err(), "{wrong}");
         }
+    }
+
+    fn plan(verdicts: Vec<Verdict>) -> Plan {
+        let entry = |verdict| PlanEntry {
+            provider: None,
+            file: None,
+            verdict,
+            unresolved: Vec::new(),
+            origins: None,
+        };
+        Plan {
+            workspace: Workspace {
+                id: "1".to_owned(),
+                name: "A".to_owned(),
+                slug: "a".to_owned(),
+            },
+            revision: None,
+            entries: verdicts.into_iter().map(entry).collect(),
+            digest: None,
+            base: None,
+            loosened: Vec::new(),
+            snapshot: None,
+        }
+    }
+
+    #[test]
+    fn a_plan_that_was_made_without_all_values_is_not_applied() {
+        let digest = Digest::parse(&format!("sha256:{}", "a".repeat(64))).unwrap();
+        for approve in [None, Some(digest)] {
+            let max_changes = MaxChanges::Unlimited;
+            let limits = Limits {
+                max_changes,
+                approve,
+            };
+            let refused = plan(Vec::new()).approve(&limits).unwrap_err();
+            assert!(matches!(refused.reason, Refusal::Incomplete), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_file_with_errors_or_without_a_provider_in_calry_raises_no_limit() {
+        let unreadable = || Verdict::Unreadable("no id".to_owned());
+        let verdicts = vec![
+            unreadable(),
+            Verdict::Invalid,
+            Verdict::Missing,
+            Verdict::Unmanaged,
+        ];
+        assert_eq!(plan(verdicts).managed(), 1);
+        assert_eq!(plan(vec![unreadable(), unreadable()]).managed(), 2);
     }
 }

@@ -556,4 +556,31 @@ mod tests {
             assert_eq!(pins.check().is_err(), early, "{pins:?}");
         }
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_read_by_a_process_that_was_stopped_counts_from_the_stop() {
+        let begin = Instant::now();
+        let seconds = |at: Instant| (at - begin).as_secs();
+        let slow = async {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            "slow"
+        };
+        let (answer, at) = received(slow).await;
+        assert_eq!((answer, seconds(at)), ("slow", 9));
+        // Stopped for ten seconds after one: whether the answer comes right away or two seconds later, it may be as old.
+        for later in [0, 2] {
+            let begin = Instant::now();
+            let read = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::advance(Duration::from_secs(10)).await;
+                tokio::time::sleep(Duration::from_secs(later)).await;
+            };
+            let ((), at) = received(read).await;
+            let age = at - begin;
+            assert!(
+                age > Duration::from_millis(700) && age < Duration::from_millis(1100),
+                "{later}: {age:?}"
+            );
+        }
+    }
 }

@@ -375,6 +375,10 @@ async fn a_failed_update_is_retried_before_the_interval_and_is_brief_at_first() 
         pause >= Duration::from_secs(25) && pause < minute,
         "{pause:?}"
     );
+    let applied = ReconciliationResult::Applied(plan(), crate::reconcile::apply::Report::default());
+    let (pause, trigger) = memory.next_pause(minute / 6, &fixtures::report(applied));
+    assert_eq!(trigger, Trigger::Interval);
+    assert!(pause <= minute / 5, "{pause:?}");
     // Nothing was retried, so nothing is due.
     let observed = fixtures::report(ReconciliationResult::Observed(plan()));
     assert_eq!(
@@ -566,4 +570,43 @@ async fn the_last_applied_state_is_the_one_found_in_sync_or_sent() {
         let known = &memory.applied[&desired().provider];
         assert_eq!(known.updated_at.as_deref(), Some(updated_at));
     }
+}
+
+#[tokio::test]
+async fn the_state_file_is_written_if_it_changed_and_no_write_hangs() {
+    use std::os::unix::fs::MetadataExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let state = Arc::new(StateStore::open(directory.path(), None).unwrap());
+    let mut memory = Memory::new(&state);
+    memory.learn_workspace(&Secret::new("key"), &workspace());
+    let path = state.file(&workspace().id).unwrap();
+    memory.file.writing = Some(tokio::spawn(std::future::pending()));
+    memory.save().await;
+    assert!(!path.exists());
+    let ended = tokio::spawn(async { Ok(()) });
+    while !ended.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    memory.file.writing = Some(ended);
+    keeps(&mut memory, &["a"]);
+    let known = memory.applied.get_mut(&desired().provider).unwrap();
+    Arc::make_mut(known).updated_at = Some("1".to_owned());
+    memory.save().await;
+    let inode = || std::fs::metadata(&path).unwrap().ino();
+    let first = inode();
+    memory.save().await;
+    assert_eq!(inode(), first);
+
+    let mut restarted = Memory::new(&state);
+    restarted
+        .move_to(&workspace(), Duration::from_secs(10))
+        .await;
+    assert_eq!(restarted.applied, memory.applied);
+    assert!(restarted.back_off_of(&desired().provider).is_some());
+    restarted.save().await;
+    let second = inode();
+    restarted.doubt_all();
+    assert_eq!(restarted.applied[&desired().provider].updated_at, None);
+    restarted.save().await;
+    assert_ne!(inode(), second);
 }

@@ -529,6 +529,7 @@ fn a_token_is_read_at_each_fetch_and_never_shown() {
     let error = clone.fetch().unwrap_err();
     assert_eq!(error.kind(), FetchFailure::Credentials);
     assert!(!error.to_string().contains("canary"), "{error}");
+    assert!(error.to_string().contains(token.to_str().unwrap()));
     fs::write(&token, "canary-one\n").unwrap();
     clone.fetch().unwrap();
     let sent = server.requests().pop().unwrap().authorization.unwrap();
@@ -586,16 +587,32 @@ fn a_github_app_gets_a_token_of_its_installation_and_another_one_when_that_is_re
     server.fault(Step::Token, created("canary-two"));
     clone.fetch().unwrap();
     assert_eq!(server.take_steps(), [Step::List, Step::Token, Step::List]);
-    for (status, kind) in [
-        (401, FetchFailure::Credentials),
-        (404, FetchFailure::Credentials),
-        (429, FetchFailure::RateLimited),
-        (502, FetchFailure::Server),
+    let limited = "Retry-After: 77\r\n";
+    for (status, headers, kind, why) in [
+        (
+            401,
+            "",
+            FetchFailure::Credentials,
+            "the private key and the clock",
+        ),
+        (403, "", FetchFailure::Credentials, "Contents: Read-only"),
+        (422, "", FetchFailure::Credentials, "Contents: Read-only"),
+        (403, limited, FetchFailure::RateLimited, ""),
+        (
+            404,
+            "",
+            FetchFailure::Credentials,
+            "--git-github-installation-id",
+        ),
+        (429, "", FetchFailure::RateLimited, ""),
+        (502, "", FetchFailure::Server, ""),
     ] {
         server.require("canary-three");
-        server.fault(Step::Token, GitFault::Status(status, String::new()));
+        let fault = GitFault::Status(status, headers.to_owned());
+        server.fault(Step::Token, fault);
         let error = clone.fetch().unwrap_err();
         assert_eq!(error.kind(), kind, "{status}: {error}");
+        assert!(error.to_string().contains(why), "{status}: {error}");
         server.require("canary-four");
         server.fault(Step::Token, created("canary-four"));
         clone.fetch().unwrap();

@@ -1009,6 +1009,16 @@ fn a_missing_secret_is_an_error_left_open_or_made_up() {
     let mut made_up = loaded(WITH_SECRETS);
     made_up.resolve(&sources(), MissingSecrets::Placeholder);
     assert_eq!(header(&made_up, "x-api-key").unwrap(), "sandbox-bone");
+
+    // A secret that cannot be read is not missing.
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("b")).unwrap();
+    for missing in [MissingSecrets::Unavailable, MissingSecrets::Placeholder] {
+        let sources = SecretSources::new(Some(dir.path().into()));
+        let mut unreadable = loaded(WITH_SECRETS);
+        unreadable.resolve(&sources.with_variables(|_| Some("one".into())), missing);
+        assert_eq!(codes(&unreadable), [Code::MissingSecret]);
+    }
 }
 
 #[test]

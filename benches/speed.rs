@@ -265,6 +265,7 @@ fn counted(name: &str, providers: usize) -> Arc<WorkspaceMetrics> {
         links: Default::default(),
         source: Arc::new(source(Path::new("definitions"))),
         key: KeySource::Variable(None),
+        key_expiry: Default::default(),
         api: Api::new(&http, url, UpdateMethod::Patch).unwrap(),
         interval: Duration::from_secs(60),
         mode: Mode::Observe,

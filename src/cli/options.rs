@@ -20,13 +20,15 @@ use crate::desired::git::{CommitId, TrustPolicy, TrustedKeyFiles};
 use crate::desired::secrets::SecretSources;
 use crate::desired::{definitions, git};
 use crate::http::{Http, HttpTimeouts, HttpUrl, UrlPolicy, install_tls};
-use crate::live::{Api, KeySource};
+use crate::live::{Api, ApiKey, ExpirySource, KeyError, KeySource};
 use crate::model::{
-    FingerprintKey, KNOWN_PROVIDERS, Provider, Secret, Slug, UpdateMethod, read_at_most,
+    FingerprintKey, KNOWN_PROVIDERS, KeyExpiry, KeyStage, Provider, Secret, Slug, UpdateMethod,
+    read_at_most,
 };
 use crate::pull::SecretNames;
-use crate::reconcile::{DefinitionsSource, Source};
+use crate::reconcile::{DefinitionsSource, Source, today};
 use crate::report::links::{Links, RepositoryUrl};
+use crate::report::words::key_warning;
 use crate::sandbox::{Config, Sandbox, Seed};
 
 #[derive(Args)]
@@ -114,6 +116,10 @@ struct ApiArgs {
     /// File with the API key, read again at each reconciliation; without it, the variable CALRY_API_KEY is used
     #[arg(long, env = "CALRY_API_KEY_FILE", value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// Last day of the API key (UTC), to be warned before it ends. A file beside --api-key-file with its name and -expires
+    /// wins over it, so that key and day are replaced together
+    #[arg(long, env = "CALRY_API_KEY_EXPIRES", value_name = "YYYY-MM-DD")]
+    api_key_expires: Option<KeyExpiry>,
     /// Plan and write only if the API key belongs to this workspace, even without a workspace.yaml
     #[arg(long, env = "CALRY_WORKSPACE", value_parser = Slug::parse, value_name = "SLUG")]
     workspace: Option<Slug>,
@@ -260,6 +266,7 @@ pub(super) struct Setup {
     pub(super) source: Source,
     pub(super) api: Api,
     pub(super) key: KeySource,
+    pub(super) key_expiry: ExpirySource,
     pub(super) timeout: Duration,
     /// The definitions directory as the operator wrote it.
     pub(super) shown: String,
@@ -272,6 +279,20 @@ pub(super) struct Setup {
 }
 
 impl Setup {
+    /// Reads the API key of a one-shot command, and warns if it ends soon.
+    pub(super) fn read_key(&self) -> Result<ApiKey, KeyError> {
+        let key = self.key.read()?;
+        let today = today();
+        let expiry = self.key_expiry.read().unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            None
+        });
+        if let Some(expiry) = expiry.filter(|expiry| expiry.stage(today) != KeyStage::Fresh) {
+            tracing::warn!("{}", key_warning(key.source(), expiry, today));
+        }
+        Ok(key.ended(expiry.filter(|expiry| expiry.stage(today) == KeyStage::Over)))
+    }
+
     /// The path of the definitions directory from the root of the repository.
     pub(super) fn repository_path(&self) -> String {
         match &self.source.definitions {
@@ -410,6 +431,7 @@ impl LiveArgs {
                 (self.api_url()?, key, missing)
             }
         };
+        let key_expiry = ExpirySource::new(&key, api.api_key_expires);
         Ok(Setup {
             source: Source {
                 definitions: DefinitionsSource::Directory(files.definitions.clone()),
@@ -423,6 +445,7 @@ impl LiveArgs {
             },
             api: Api::new(&http, url, method)?.with_request_timeout(api.request_timeout),
             key,
+            key_expiry,
             timeout: api.timeout,
             shown: files.definitions.display().to_string(),
             sandbox,

@@ -356,7 +356,7 @@ pub(super) async fn compare(
             planned.plan.snapshot = Some(snapshot.taken_at);
             return Ok(planned);
         }
-        let api_key = setup.key.read()?;
+        let api_key = setup.read_key()?;
         let reader = setup.api.reader(&api_key, deadline);
         reconcile::plan_workspace(
             &setup.source,

@@ -138,6 +138,7 @@ async fn prepare_workspace(
         repository: repository.clone(),
         links,
         key: setup.key,
+        key_expiry: setup.key_expiry,
         api: setup.api,
         interval: workspace_loop.interval,
         mode: workspace_loop.mode(),

@@ -5,16 +5,16 @@
 
 use tracing::{debug, error, info, warn};
 
-use super::{Approval, BackedOff, ReconciliationReport, ReconciliationResult};
+use super::{Approval, BackedOff, KeyFindings, ReconciliationReport, ReconciliationResult};
 use crate::desired::git::CheckoutTrust;
 use crate::model::{
     Diagnostic, Hold, Provider, Revision, Severity, ellipsize, human_duration, printable,
 };
 use crate::plan::{Cause, Plan, PlanEntry, Verdict, refusal};
-use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
+use crate::reconcile::{Failure, today};
 use crate::report::status::Mode;
-use crate::report::words::{describe_counts, describe_mismatch, name_changes, plural};
+use crate::report::words::{describe_counts, describe_mismatch, key_warning, name_changes, plural};
 
 /// Logs a reconciliation without its updates, which were logged when they ended.
 pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str) {
@@ -32,6 +32,9 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
             warn!(%digest, "the approval of {digest} is void: files or live state have changed since");
         }
         None => {}
+    }
+    if report.findings.key.is_news {
+        key_expiry(&report.findings.key);
     }
     // If no revision is in force, the reconciliation failed for that reason.
     if let Some(revision) = report
@@ -144,6 +147,19 @@ pub fn reconciliation(report: &ReconciliationReport, mode: Mode, directory: &str
                 "reconciliation {number} ({cause}){at} took {took}{observing}: {counts}{next}"
             );
         }
+    }
+}
+
+/// Logs that the API key ends soon or has ended, or that it is not known when.
+fn key_expiry(key: &KeyFindings) {
+    let today = today();
+    if let Some(error) = &key.error {
+        warn!("{error}");
+    }
+    if let Some(expiry) = key.expiry {
+        let (expires, days_left) = (expiry.to_string(), expiry.days_left(today));
+        let sentence = key_warning(&key.source, expiry, today);
+        warn!(expires, days_left, "{sentence}");
     }
 }
 

@@ -9,18 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::pause::{LONGEST_PAUSE, growing, spread};
 use super::publisher::now;
-use super::reconciliation::{ReconciliationReport, ReconciliationResult};
+use super::reconciliation::{KeyFindings, ReconciliationReport, ReconciliationResult};
 use super::state_file::{LOST_AT_END, PATIENCE, Remembered, RememberedField, StateStore};
 use super::updates::Updates;
 use crate::desired::git::CheckoutTrust;
+use crate::live::{ApiKey, ExpiryError, KeyError};
 use crate::machine;
-use crate::model::{DefinitionPart, Desired, Diagnostic, Provider, Secret, Workspace};
+use crate::model::{
+    DefinitionPart, Desired, Diagnostic, KeyExpiry, KeyStage, Provider, Secret, Workspace,
+};
 use crate::plan::{
     AppliedState, Cause, Change, LastApplied, Mismatch, Plan, Step, Verdict, refusal,
 };
@@ -72,6 +76,8 @@ pub struct Memory {
     /// The reported problems of the files.
     pub(super) problems: Vec<Diagnostic>,
     pub(super) trust: Option<CheckoutTrust>,
+    /// What was reported about the end of the API key: its days left if they are few, or why it is unknown.
+    key_news: Option<Result<(KeyExpiry, i32), ExpiryError>>,
     /// A read of the definitions that was given up and may still hang.
     pub(super) reading: Option<JoinHandle<()>>,
     /// The names of other entries of the configuration with the same Calry workspace.
@@ -210,6 +216,7 @@ impl Memory {
     pub fn new(state: &Arc<StateStore>) -> Self {
         Self {
             trust: None,
+            key_news: None,
             reading: None,
             also: Vec::new(),
             state: Arc::clone(state),
@@ -229,6 +236,32 @@ impl Memory {
             file: SavedState::of(state),
             #[cfg(test)]
             faulty: false,
+        }
+    }
+
+    /// Finds out what to report about the end of the key: each day once, if few are left.
+    pub(super) fn learn_key_expiry(
+        &mut self,
+        key: &Result<ApiKey, KeyError>,
+        expiry: Result<Option<KeyExpiry>, ExpiryError>,
+        today: Date,
+    ) -> KeyFindings {
+        let news = match &expiry {
+            Ok(Some(expiry)) if expiry.stage(today) != KeyStage::Fresh => {
+                Some(Ok((*expiry, expiry.days_left(today))))
+            }
+            Ok(_) => None,
+            Err(error) => Some(Err(error.clone())),
+        };
+        let is_news = news.is_some() && news != self.key_news;
+        self.key_news = news;
+        let source = key.as_ref().map(|key| key.source().to_owned());
+        KeyFindings {
+            is_read: true,
+            source: source.unwrap_or_default(),
+            error: expiry.as_ref().err().map(ToString::to_string),
+            expiry: expiry.ok().flatten(),
+            is_news,
         }
     }
 

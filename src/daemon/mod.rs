@@ -27,7 +27,7 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::desired::watch::WatchOptions;
-use crate::live::{Api, KeySource};
+use crate::live::{Api, ExpirySource, KeySource};
 use crate::model::human_duration;
 use crate::plan::{MaxChanges, Plan};
 use crate::reconcile::{Failure, Source, apply};
@@ -41,7 +41,7 @@ pub use pause::LONGEST_PAUSE;
 pub use publisher::StatusPublisher;
 use rate::Rate;
 pub use reconciliation::{
-    Approval, Faults, FetchState, Findings, ReconciliationReport, ReconciliationResult,
+    Approval, Faults, FetchState, Findings, KeyFindings, ReconciliationReport, ReconciliationResult,
 };
 pub use repository::{Push, Repository};
 pub use state_file::{NoRandomness, StateStore};
@@ -58,6 +58,8 @@ pub struct LoopSettings {
     pub links: Links,
     /// The API key is read again for each reconciliation.
     pub key: KeySource,
+    /// When the key ends is read again with it.
+    pub key_expiry: ExpirySource,
     pub api: Api,
     /// The time between two reconciliations without another trigger, before jitter.
     pub interval: Duration,

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use jiff::{Timestamp, Unit};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::reconciliation::{ReconciliationReport, ReconciliationResult};
+use super::reconciliation::{KeyFindings, ReconciliationReport, ReconciliationResult};
 use super::{Leadership, LoopSettings};
 use crate::machine;
 use crate::model::{Provider, Revision};
@@ -21,8 +22,9 @@ use crate::plan::{Cause, Change, PlanEntry, Refusal, Summary};
 use crate::reconcile::apply::{Outcome, UpdateResult};
 use crate::report::links::Links;
 use crate::report::status::{
-    ChangeRecord, History, LastUpdate, ProviderState, ProviderStatus, ReconciliationOutcome,
-    ReconciliationRecord, ReconciliationStart, RepositoryStatus, Trigger, Trust, WorkspaceStatus,
+    ApiKeyStatus, ChangeRecord, History, LastUpdate, ProviderState, ProviderStatus,
+    ReconciliationOutcome, ReconciliationRecord, ReconciliationStart, RepositoryStatus, Trigger,
+    Trust, WorkspaceStatus,
 };
 
 /// The time between two heartbeats of the loop.
@@ -231,6 +233,9 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
             behind: refused.and_then(|refused| refused.behind),
         });
     }
+    if let Some(key) = api_key_status(&report.findings.key, now) {
+        status.api_key = key;
+    }
     status.diagnostics = report.problems.iter().map(Into::into).collect();
     if let Some(plan) = report.result.plan() {
         let before = std::mem::take(&mut status.providers);
@@ -307,6 +312,20 @@ fn apply_report(status: &mut WorkspaceStatus, report: &ReconciliationReport, now
         noisy,
     ));
     status.next_pass = report.next.and_then(|pause| after(now, pause));
+}
+
+/// When the API key ends; `None` if the reconciliation did not come so far as to read it.
+fn api_key_status(key: &KeyFindings, now: Timestamp) -> Option<Option<ApiKeyStatus>> {
+    if !key.is_read {
+        return None;
+    }
+    let today = now.to_zoned(TimeZone::UTC).date();
+    let is_known = key.expiry.is_some() || key.error.is_some();
+    Some(is_known.then(|| ApiKeyStatus {
+        expires: key.expiry.map(|expiry| expiry.to_string()),
+        days_left: key.expiry.map(|expiry| expiry.days_left(today)),
+        error: key.error.clone(),
+    }))
 }
 
 fn revision(report: &ReconciliationReport) -> Option<String> {

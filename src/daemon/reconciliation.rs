@@ -20,10 +20,11 @@ use super::updates::{PATIENCE, UPDATE_PENDING, outdated_updates};
 use super::{BackedOff, LoopFile, LoopSettings, Memory};
 use crate::desired::definitions::{Loaded, Pin};
 use crate::desired::git::{CheckoutTrust, TrustedLoadError};
-use crate::live::{ApiKey, KeyError, ReadCalry as _};
+use crate::live::{ApiKey, ExpiryError, KeyError, ReadCalry as _};
 use crate::machine;
 use crate::model::{
-    Diagnostic, Provider, Revision, SPANS, Workspace, ellipsize, first_problems, printable,
+    Diagnostic, KeyExpiry, KeyStage, Provider, Revision, SPANS, Workspace, ellipsize,
+    first_problems, printable,
 };
 use crate::plan::{Cause, Digest, Limits, Plan, PlanEntry, Refusal, Verdict};
 use crate::reconcile::apply::{self, Caller, Outcome, Report, UpdateResult, Withdrawal};
@@ -70,10 +71,25 @@ pub struct Findings {
     pub trust: Option<CheckoutTrust>,
     pub trust_changed: bool,
     pub fetch: FetchState,
+    pub key: KeyFindings,
     /// The names of other entries of the configuration with the same Calry workspace.
     pub also: Vec<String>,
     pub also_changed: bool,
     pub approval: Option<Approval>,
+}
+
+/// When the API key ends, as far as the operator wrote it down.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyFindings {
+    /// Whether the reconciliation came so far as to read it.
+    pub is_read: bool,
+    pub expiry: Option<KeyExpiry>,
+    /// The place of the key, as part of a sentence. Empty if the key could not be read.
+    pub source: String,
+    /// Why it is not known when the key ends.
+    pub error: Option<String>,
+    /// Whether a person must be told now: the end has come a day closer, or the error is new.
+    pub is_news: bool,
 }
 
 /// Whether the repository can be fetched.
@@ -279,12 +295,19 @@ async fn attempt(
         loaded = tokio::time::timeout_at(deadline, load(settings, memory)) => loaded,
         () = stop.cancelled() => return Err(Failure::Stopped),
     };
-    let (loaded, key) = loading.map_err(|_| {
+    let (loaded, key, expiry) = loading.map_err(|_| {
         Failure::Internal(
             "reading the definitions and the API key took longer than the timeout of the reconciliation"
                 .to_owned(),
         )
     })??;
+    let today = reconcile::today();
+    findings.key = memory.learn_key_expiry(&key, expiry, today);
+    let ended = findings
+        .key
+        .expiry
+        .filter(|expiry| expiry.stage(today) == KeyStage::Over);
+    let key = key.map(|key| key.ended(ended));
     let signed = settings.source.trust.is_some();
     let trust = match &loaded {
         Ok(desired) => signed.then(|| {
@@ -514,7 +537,7 @@ async fn withdraw_outdated(
     pin: &Pin,
 ) -> Withdrawal {
     let read = tokio::time::timeout(RELOAD_LIMIT, load(settings, memory)).await;
-    let (Ok(Ok((Ok(mut desired), _))), Some(unsettled)) =
+    let (Ok(Ok((Ok(mut desired), ..))), Some(unsettled)) =
         (read, inputs.and_then(WatchedInputs::unsettled))
     else {
         return Withdrawal::All;
@@ -589,9 +612,10 @@ fn check_same_workspace(loop_file: &LoopFile, workspace: &Workspace) -> Result<(
 type Inputs = (
     Result<reconcile::Desired, Failure>,
     Result<ApiKey, KeyError>,
+    Result<Option<KeyExpiry>, ExpiryError>,
 );
 
-/// Reads the definitions and the API key within the read limit. A read of an earlier reconciliation that hangs is waited for
+/// Reads the definitions, the API key and its end within the read limit. A read of an earlier reconciliation that hangs is waited for
 /// first, so that a hanging file system blocks one thread of a workspace, not one more each time.
 async fn load(settings: &LoopSettings, memory: &mut Memory) -> Result<Inputs, Failure> {
     if let Some(before) = &mut memory.reading {
@@ -599,11 +623,13 @@ async fn load(settings: &LoopSettings, memory: &mut Memory) -> Result<Inputs, Fa
         memory.reading = None;
     }
     let (source, key) = (Arc::clone(&settings.source), settings.key.clone());
+    let expiry = settings.key_expiry.clone();
     let scrubber = settings.api.scrubber().clone();
     let reading = async {
         let (send, loaded) = oneshot::channel();
         memory.reading = Some(machine::spawn_blocking(move || {
-            drop(send.send((reconcile::load(&source, &scrubber), key.read())))
+            let loaded = reconcile::load(&source, &scrubber);
+            drop(send.send((loaded, key.read(), expiry.read())))
         }));
         loaded.await
     };
@@ -701,6 +727,7 @@ mod tests {
                 workspace: None,
             }),
             key: KeySource::Variable(None::<Secret>),
+            key_expiry: Default::default(),
             api: Api::new(
                 &http,
                 HttpUrl::parse("http://127.0.0.1:9", UrlPolicy::api(false)).unwrap(),

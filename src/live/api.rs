@@ -496,6 +496,7 @@ impl Session {
                 .is_some_and(|m| m.to_lowercase().contains("expire")),
             message: body.message.map(|message| self.quote(message)),
             key_source: self.key.source().to_owned(),
+            key_ended: self.key.end(),
             update_method: self.api.method,
             retry_after,
         })

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::http::RequestFailure;
 use crate::model::{
-    Provider, Scrubber, Secret, UpdateMethod, ellipsize, human_duration, printable,
+    KeyExpiry, Provider, Scrubber, Secret, UpdateMethod, ellipsize, human_duration, printable,
 };
 
 /// The longest quotation of the server's text, in characters.
@@ -127,12 +127,26 @@ pub(super) struct ErrorResponse {
     /// Whether the body has the form of Calry's errors. Otherwise a server in between answered.
     pub(super) from_calry: bool,
     pub(super) key_expired: bool,
+    /// When the key ended, as the operator wrote it down, if that is over.
+    pub(super) key_ended: Option<KeyExpiry>,
     pub(super) key_source: String,
     pub(super) update_method: UpdateMethod,
     pub(super) retry_after: Option<Duration>,
 }
 
 impl ErrorResponse {
+    /// Whether the key has expired, as a part of a sentence: by Calry's answer, or else by the date that the operator wrote
+    /// down.
+    fn has_expired(&self) -> Option<String> {
+        if self.key_expired {
+            return Some("has expired".to_owned());
+        }
+        let end = self.key_ended?;
+        Some(format!(
+            "has probably expired, because its last day was {end}"
+        ))
+    }
+
     /// Whether Calry does not accept updates by this HTTP method: the provider exists, but the path or the method does not.
     fn is_about_method(&self, operation: &Operation) -> bool {
         matches!(operation, Operation::Update(_))
@@ -469,12 +483,14 @@ impl Error {
                     "the answer ({answer}) is not in the form of Calry's errors, so it comes from a gateway or proxy in between, or from another service{hint}: check the API URL and the proxy{wait}"
                 )
             }
-            (401, _) if response.key_expired => format!(
-                "the API key from {key_source} has expired ({answer}): create a new one in Calry and put it there (keys are valid for 180 days by default, the initial setup key for 24 hours)"
-            ),
-            (401, _) => format!(
-                "Calry does not know the API key from {key_source} ({answer}): check that it is complete and not revoked"
-            ),
+            (401, _) => match response.has_expired() {
+                Some(has_expired) => format!(
+                    "the API key from {key_source} {has_expired} ({answer}): create a new one with the same permission in the Calry console and put it there (keys are valid for 180 days by default, the initial setup key for 24 hours)"
+                ),
+                None => format!(
+                    "Calry does not know the API key from {key_source} ({answer}): check that it is complete and not revoked"
+                ),
+            },
             (403, Operation::Update(_)) => {
                 format!(
                     "the API key from {key_source} has no WRITE permission ({answer}): use a key with WRITE permission"
@@ -516,6 +532,25 @@ mod tests {
         Error::new(operation, ErrorCause::Status(response))
     }
 
+    #[test]
+    fn a_refused_key_whose_day_is_over_has_probably_expired() {
+        let refused = |key_expired| {
+            let response = ErrorResponse {
+                status: 401,
+                from_calry: true,
+                key_expired,
+                key_ended: "2026-11-20".parse().ok(),
+                key_source: "the file /run/key".to_owned(),
+                ..ErrorResponse::default()
+            };
+            Error::new(Operation::Workspace, ErrorCause::Status(response)).to_string()
+        };
+        let probably =
+            "has probably expired, because its last day was 2026-11-20 (401): create a new one";
+        assert!(refused(false).contains(probably), "{}", refused(false));
+        assert!(refused(true).contains("has expired (401): create a new one"));
+    }
+
     fn update() -> Operation {
         Operation::Update(Provider::parse("HOSTAWAY").unwrap())
     }
@@ -533,7 +568,7 @@ mod tests {
             @r#"
         no API key: name its file with --api-key-file, or set the variable CALRY_API_KEY
         cannot read the workspace: Calry does not know the API key from the file /run/key (401, "No."): check that it is complete and not revoked
-        cannot read the workspace: the API key from the file /run/key has expired (401, "No."): create a new one in Calry and put it there (keys are valid for 180 days by default, the initial setup key for 24 hours)
+        cannot read the workspace: the API key from the file /run/key has expired (401, "No."): create a new one with the same permission in the Calry console and put it there (keys are valid for 180 days by default, the initial setup key for 24 hours)
         cannot update HOSTAWAY: the API key from the file /run/key has no WRITE permission (403, "No."): use a key with WRITE permission
         "#
         );

@@ -1,12 +1,13 @@
-//! API keys: their sources and their form.
+//! API keys: their sources, their form, and when they end.
 //!
 //! Never: take a key from an argument, show it, or keep it longer than the session that uses it.
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 
-use crate::model::{Secret, is_quoted, read_at_most, trim_token};
+use crate::model::{KeyExpiry, Secret, is_quoted, read_at_most, trim_token};
 
 /// The largest API key, in bytes, including surrounding white space.
 const MAX_LEN: usize = 4096;
@@ -34,6 +35,27 @@ impl fmt::Display for KeySource {
 pub struct ApiKey {
     secret: Secret,
     source: String,
+    /// When it ended, if that is over.
+    ended: Option<KeyExpiry>,
+}
+
+/// Where the operator wrote down when the API key ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExpirySource {
+    /// A file beside the key, so that both are replaced together. It wins over the option.
+    file: Option<PathBuf>,
+    option: Option<KeyExpiry>,
+}
+
+/// The file does not show when the key ends. The error quotes nothing of it: it may hold a key by mistake.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExpiryError {
+    #[error("cannot read when the API key expires from the file {file}: {cause}")]
+    Unreadable { file: String, cause: String },
+    #[error(
+        "the file {0} does not show when the API key expires: write the last day of the key into it as YYYY-MM-DD"
+    )]
+    Invalid(String),
 }
 
 impl PartialEq for ApiKey {
@@ -87,13 +109,72 @@ impl KeySource {
             key if key.bytes().all(|b| b.is_ascii_graphic()) => Ok(ApiKey {
                 secret: Secret::new(key),
                 source,
+                ended: None,
             }),
             _ => Err(KeyError::Invalid(source)),
         }
     }
 }
 
+impl ExpirySource {
+    /// The file beside a key has the name of the key's file and this ending, which fits into a key of a Kubernetes Secret.
+    const ENDING: &str = "-expires";
+    /// The largest file, in bytes.
+    const MAX_LEN: u64 = 64;
+
+    /// For a key from this source, with the value of the option.
+    #[must_use]
+    pub fn new(key: &KeySource, option: Option<KeyExpiry>) -> Self {
+        let file = match key {
+            KeySource::File(path) => {
+                let mut file = path.clone().into_os_string();
+                file.push(Self::ENDING);
+                Some(file.into())
+            }
+            KeySource::Variable(_) => None,
+        };
+        Self { file, option }
+    }
+
+    /// Reads the file again at each call. Without a file, the option counts.
+    ///
+    /// # Errors
+    /// The file exists and cannot be used.
+    pub fn read(&self) -> Result<Option<KeyExpiry>, ExpiryError> {
+        let Some(path) = &self.file else {
+            return Ok(self.option);
+        };
+        let name = || path.display().to_string();
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.option),
+            Err(error) => {
+                let (file, cause) = (name(), error.to_string());
+                return Err(ExpiryError::Unreadable { file, cause });
+            }
+        };
+        let read = read_at_most(file, Self::MAX_LEN).map_err(|error| {
+            let (file, cause) = (name(), error.to_string());
+            ExpiryError::Unreadable { file, cause }
+        })?;
+        let text = read.and_then(|bytes| String::from_utf8(bytes).ok());
+        let day = text.and_then(|text| trim_token(&text).parse().ok());
+        day.map(Some).ok_or_else(|| ExpiryError::Invalid(name()))
+    }
+}
+
 impl ApiKey {
+    /// Remembers when the key ended, for the error of an answer that refuses it.
+    #[must_use]
+    pub fn ended(self, ended: Option<KeyExpiry>) -> Self {
+        Self { ended, ..self }
+    }
+
+    /// When it ended, if that is over.
+    pub(super) const fn end(&self) -> Option<KeyExpiry> {
+        self.ended
+    }
+
     #[must_use]
     pub fn secret(&self) -> &Secret {
         &self.secret
@@ -173,6 +254,31 @@ mod tests {
             KeySource::File("/dev/zero".into()).read(),
             Err(KeyError::Invalid(_))
         ));
+    }
+
+    #[test]
+    fn the_end_of_a_key_is_in_a_file_beside_it_which_wins_over_the_option() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = KeySource::File(dir.path().join("api-key"));
+        let option = "2027-05-26".parse().ok();
+        let source = ExpirySource::new(&key, option);
+        let beside = dir.path().join("api-key-expires");
+        assert_eq!(source.read(), Ok(option));
+        assert_eq!(ExpirySource::new(&key, None).read(), Ok(None));
+        std::fs::write(&beside, "\u{feff}2028-01-02\r\n").unwrap();
+        assert_eq!(source.read(), Ok("2028-01-02".parse().ok()));
+        // Whoever puts the key into the wrong file must not see it in a log.
+        for bad in ["zepl.a.b.c", "", "2028-01-02 2029-01-02", &"2".repeat(65)] {
+            std::fs::write(&beside, bad).unwrap();
+            let error = source.read().unwrap_err();
+            assert_eq!(error, ExpiryError::Invalid(beside.display().to_string()));
+            assert!(bad.is_empty() || !error.to_string().contains(bad), "{bad}");
+        }
+        std::fs::remove_file(&beside).unwrap();
+        std::fs::create_dir(&beside).unwrap();
+        assert!(matches!(source.read(), Err(ExpiryError::Unreadable { .. })));
+        let variable = KeySource::Variable(None);
+        assert_eq!(ExpirySource::new(&variable, option).read(), Ok(option));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use std::future::Future;
 
 pub use api::{Api, BrokenTransport, Reader, Transport, Writer};
 pub use error::{Error, Operation};
-pub use key::{ApiKey, KeyError, KeySource};
+pub use key::{ApiKey, ExpiryError, ExpirySource, KeyError, KeySource};
 pub use observer::{Attempt, Exchange, ExchangeOutcome, Observer};
 pub use retry::Backoff;
 pub use snapshot::{InvalidSnapshot, Snapshot, SnapshotError, write_snapshot};

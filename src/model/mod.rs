@@ -10,6 +10,7 @@ mod definition;
 mod diagnostic;
 mod fetch;
 mod fingerprint;
+mod key_expiry;
 mod partner_key;
 mod provider;
 mod redaction;
@@ -34,6 +35,7 @@ pub use fetch::FetchFailure;
 pub use fingerprint::{
     Fingerprint, FingerprintContext, FingerprintKey, InvalidFingerprintKey, LiveValue,
 };
+pub use key_expiry::{InvalidKeyExpiry, KeyExpiry, KeyStage};
 pub use partner_key::{
     DesiredPartnerKey, DesiredValue, InvalidHeaderName, KeySection, LivePartnerKey, PartnerKey,
     check_header_name,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anstyle::Style;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::text::{BOLD, DIM, GREEN, LABEL, RED, WIDTH, YELLOW, text_column, wrap};
 use crate::model::{Severity, ellipsize, human_duration, printable, short_commit};
@@ -213,6 +214,14 @@ fn write_facts(
                 refused.trim_start()
             },
         );
+    }
+    if let Some(key) = &workspace.api_key {
+        let today = now.to_zoned(TimeZone::UTC).date();
+        match (key.expiry(), &key.error) {
+            (Some(expiry), _) => fact("api key", &expiry.describe(today)),
+            (None, Some(error)) => fact("api key", &printable(error)),
+            (None, None) => {}
+        }
     }
     if let Some(last) = &workspace.last_pass {
         let took = Duration::try_from_secs_f64(last.duration_seconds).unwrap_or_default();

@@ -15,7 +15,8 @@ use super::json;
 use super::links::Links;
 use super::plan::{ChangeItem, DiagnosticItem, HoldItem, fault, hold};
 use crate::model::{
-    self, Diagnostic, FetchFailure, Revision, Severity, Workspace, printable, short_commit,
+    self, Diagnostic, FetchFailure, KeyExpiry, Revision, Severity, Workspace, printable,
+    short_commit,
 };
 use crate::plan::{Cause, Mismatch, PlanEntry, Summary, Verdict};
 use crate::reconcile::apply;
@@ -66,6 +67,9 @@ pub struct WorkspaceStatus {
     /// The repository at a git server; absent without `--git-url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<RepositoryStatus>,
+    /// When the API key ends; absent if the operator did not write it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<ApiKeyStatus>,
     /// The revision of the last plan; null outside a git checkout.
     pub revision: Option<Revision>,
     /// Whether the checked-out commit is trusted; absent if no signatures are required, and until they were checked.
@@ -88,6 +92,21 @@ pub struct WorkspaceStatus {
     pub diagnostics: Vec<DiagnosticItem>,
     /// Earlier events, newest first.
     pub history: History,
+}
+
+/// When an API key ends, as the operator wrote it down.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKeyStatus {
+    /// Its last day, as YYYY-MM-DD: it is valid through the end of that day, UTC. Absent if it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// How many days were left after the day (UTC) of the last reconciliation: 0 on the last day, negative when it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub days_left: Option<i32>,
+    /// Why it could not be read, as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A repository at a git server that the daemon fetches.
@@ -460,6 +479,14 @@ impl WorkspaceStatus {
             .iter()
             .filter(|provider| provider.state == state)
             .count()
+    }
+}
+
+impl ApiKeyStatus {
+    /// The last day of the key. The text may come from a daemon of another version.
+    #[must_use]
+    pub fn expiry(&self) -> Option<KeyExpiry> {
+        self.expires.as_ref()?.parse().ok()
     }
 }
 

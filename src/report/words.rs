@@ -3,10 +3,24 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 
 use super::plan::ChangeItem;
-use crate::model::printable;
+use crate::model::{KeyExpiry, printable};
 use crate::plan::{Change, Mismatch, PlainValue, Summary};
+
+/// The warning about an API key that ends soon or has ended. `source` is its place as part of a sentence.
+#[must_use]
+pub fn key_warning(source: &str, expiry: KeyExpiry, today: Date) -> String {
+    let (from, help) = match source {
+        "" => (String::new(), ""),
+        source => (format!(" from {source}"), KEY_HELP),
+    };
+    format!("the API key{from} {}{help}", expiry.describe(today))
+}
+
+const KEY_HELP: &str =
+    "; help: create a new one in the Calry console and put it there, with its last day";
 
 /// The first `max` items, and how many more there are.
 #[must_use]

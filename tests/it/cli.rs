@@ -560,7 +560,7 @@ fn each_error_of_the_key_names_the_next_step() {
         .run(&["plan"])
         .exits(1)
         .says("CALRY_API_KEY has expired")
-        .says("a new one in Calry");
+        .says("a new one with the same permission in the Calry console");
     world
         .env("CALRY_API_KEY", &keys.read)
         .run(&["plan"])

@@ -201,6 +201,7 @@ impl Loop {
                 workspace: None,
             }),
             key: KeySource::Variable(Some(Secret::new(world.sandbox.keys().write.clone()))),
+            key_expiry: Default::default(),
             api: Api::new(&http(), api, UpdateMethod::Patch).unwrap(),
             interval: Duration::from_secs(1),
             mode,

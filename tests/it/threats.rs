@@ -301,6 +301,33 @@ fn it_cannot_loosen_what_the_operator_limits() {
 }
 
 #[test]
+fn it_cannot_hide_that_the_api_key_ends() {
+    let mut near = world();
+    near.env("CALRY_API_KEY_EXPIRES", "2020-01-31");
+    let says = "the API key from the variable CALRY_API_KEY expired at the end of 2020-01-31";
+    near.write("api-key-expires", "2099-12-31")
+        .write("CALRY_API_KEY-expires", "2099-12-31");
+    near.run(&["plan"]).exits(0).says(says);
+    for (file, text) in [
+        (
+            "hostaway.yaml",
+            "provider: HOSTAWAY\napiKeyExpires: 2099-12-31\n",
+        ),
+        (
+            "workspace.yaml",
+            "slug: acme-production\napiKeyExpires: 2099-12-31\n",
+        ),
+    ] {
+        let world = world();
+        world.write(file, text);
+        world
+            .run(&["plan"])
+            .exits(3)
+            .says("`apiKeyExpires` is not a key of");
+    }
+}
+
+#[test]
 fn it_cannot_tie_up_the_machine() {
     let world = world();
     let bomb: String = (1..60)

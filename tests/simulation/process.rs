@@ -289,6 +289,7 @@ fn prepare(
         repository: None,
         links: Default::default(),
         key: KeySource::File(place.key_file()),
+        key_expiry: Default::default(),
         api,
         interval: setting.interval,
         mode: if setting.observe {

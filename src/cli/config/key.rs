@@ -100,7 +100,7 @@ impl Key {
     }
 }
 
-fn takes<T: 'static>(arg: &Arg) -> bool {
+pub(super) fn takes<T: 'static>(arg: &Arg) -> bool {
     arg.get_value_parser().type_id() == TypeId::of::<T>()
 }
 

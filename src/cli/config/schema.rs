@@ -4,7 +4,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::file::{MAX_WORKSPACE_NAME, ValueKind, WORKSPACE_NAME};
-use super::key::{Key, NOTIFICATIONS, keys, minimum};
+use super::key::{Key, NOTIFICATIONS, keys, minimum, takes};
+use crate::model::KeyExpiry;
 use crate::ops::notifications::Target;
 use crate::plan::MaxChanges;
 use crate::report::json;
@@ -62,6 +63,9 @@ fn property(key: &Key) -> Value {
         text.insert("enum".to_owned(), names.collect());
     } else if key.kind == ValueKind::Duration {
         text.insert("examples".to_owned(), json!(["90s", "5m"]));
+    }
+    if takes::<KeyExpiry>(&key.arg) {
+        text.insert("format".to_owned(), json!("date"));
     }
     let mut schema = match key.kind {
         ValueKind::Text | ValueKind::Duration => Value::Object(text),

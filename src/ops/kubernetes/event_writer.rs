@@ -189,6 +189,7 @@ const fn reason(kind: EventKind) -> (&'static str, bool) {
         EventKind::Refused => ("PlanRefused", true),
         EventKind::NotConverged => ("NotConverged", true),
         EventKind::HoldExpiring => ("HoldExpiring", false),
+        EventKind::KeyExpiring => ("ApiKeyExpiring", true),
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! # How many series
 //!
-//! The process has 8 series, each notification target 3, each workspace 109, each managed provider 5 more, and each fetched
+//! The process has 8 series, each notification target 3, each workspace 110, each managed provider 5 more, and each fetched
 //! repository 30. Counters start at 0, so that `rate()` sees the first increment. The series of a provider that is no longer managed, and of a previous
 //! revision, disappear.
 //!
@@ -196,6 +196,15 @@ const SIMPLE_FAMILIES: &[SimpleFamily] = &[
         "calry_gitops_hold_end_timestamp_seconds",
         "When the next hold ends; 0 if there is none.",
         |one| unix_seconds(one.hold_end),
+    ),
+    (
+        Kind::Gauge,
+        "calry_gitops_api_key_expiry_timestamp_seconds",
+        "When the API key ends, as the operator wrote it down; 0 if that is unknown.",
+        |one| {
+            let key = one.status.api_key.as_ref();
+            unix_seconds(key.and_then(|key| key.expiry()?.end()))
+        },
     ),
     (
         Kind::Gauge,

@@ -35,6 +35,8 @@ pub struct Thresholds {
     pub failed_passes: u32,
     /// The number of days before its end when a hold is reported.
     pub hold_days: u32,
+    /// The number of days before its end when an API key is reported.
+    pub key_days: u32,
 }
 
 impl Default for Thresholds {
@@ -42,6 +44,7 @@ impl Default for Thresholds {
         Self {
             failed_passes: 3,
             hold_days: 3,
+            key_days: 14,
         }
     }
 }
@@ -65,6 +68,8 @@ pub enum EventKind {
     NotConverged,
     /// A hold ends soon.
     HoldExpiring,
+    /// The API key ends soon, or has ended.
+    KeyExpiring,
 }
 
 #[derive(Clone, Debug)]
@@ -147,7 +152,7 @@ pub enum InvalidTarget {
     Context,
     #[error("`events` is not allowed for {0}: every commit gets its status")]
     Events(&'static str),
-    #[error("`failedPasses` must be at least 1, and `holdDays` at most 365")]
+    #[error("`failedPasses` must be at least 1, and `holdDays` and `keyDays` at most 365")]
     Number,
 }
 
@@ -209,6 +214,10 @@ struct TargetConfig {
     /// Report a hold this number of days before its end.
     #[schemars(range(max = 365), extend("default" = 3))]
     hold_days: Option<u32>,
+    /// Report an API key this number of days before its end, if its end is known. It is reported again 3 days before, and
+    /// when it has ended.
+    #[schemars(range(max = 365), extend("default" = 14))]
+    key_days: Option<u32>,
     /// Allow plain http to another machine, which can be read in transit.
     #[serde(default)]
     insecure_http: bool,
@@ -336,8 +345,9 @@ impl TryFrom<TargetConfig> for Target {
         let thresholds = Thresholds {
             failed_passes: config.failed_passes.unwrap_or(default.failed_passes),
             hold_days: config.hold_days.unwrap_or(default.hold_days),
+            key_days: config.key_days.unwrap_or(default.key_days),
         };
-        if thresholds.failed_passes == 0 || thresholds.hold_days > 365 {
+        if thresholds.failed_passes == 0 || thresholds.hold_days.max(thresholds.key_days) > 365 {
             return Err(InvalidTarget::Number);
         }
         Ok(Self {

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::config::{EventKind, Thresholds};
 use crate::daemon::{FetchState, ReconciliationReport, ReconciliationResult};
 use crate::desired::git::CheckoutTrust;
-use crate::model::{Desired, Provider, ellipsize, hex, printable};
+use crate::model::{Desired, KeyStage, Provider, ellipsize, hex, printable};
 use crate::plan::{Cause, Change, Plan, PlanEntry, Verdict};
 use crate::reconcile::Failure;
 use crate::reconcile::apply::{Outcome, UpdateResult};
@@ -76,6 +76,17 @@ pub struct ReportedState {
     not_converged: BTreeMap<String, ReportedMismatch>,
     /// Reported holds, by provider.
     holds: BTreeMap<String, Date>,
+    /// The last day of the API key that was reported, and how urgent it was then.
+    key: Option<(String, KeyReport)>,
+}
+
+/// How urgent a reported key was. The later one is the greater one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum KeyReport {
+    Near,
+    Soon,
+    Over,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,7 +124,8 @@ pub fn events(
     if let ReconciliationResult::Failed(Failure::Stopped) = report.result {
         return Vec::new();
     }
-    let mut events: Vec<Event> = fetch_event(memory, report).into_iter().collect();
+    let key = key_event(memory, report, thresholds, today);
+    let mut events: Vec<Event> = fetch_event(memory, report).into_iter().chain(key).collect();
     match &report.result {
         ReconciliationResult::Failed(failure) => {
             // Nothing new is known about the providers.
@@ -226,6 +238,48 @@ fn fetch_event(memory: &mut ReportedState, report: &ReconciliationReport) -> Opt
         FetchState::Working | FetchState::Unclear | FetchState::Failing(_) => None,
     }
 }
+
+/// The API key ends soon: reported by the threshold, again shortly before, and when it is over. It does not depend on the result
+/// of the reconciliation.
+fn key_event(
+    memory: &mut ReportedState,
+    report: &ReconciliationReport,
+    thresholds: &Thresholds,
+    today: Date,
+) -> Option<Event> {
+    let key = &report.findings.key;
+    let Some(expiry) = key.expiry else {
+        // A key whose end cannot be read may be the one that was reported.
+        if key.is_read && key.error.is_none() {
+            memory.key = None;
+        }
+        return None;
+    };
+    let days = i64::from(expiry.days_left(today));
+    let stage = match expiry.stage(today) {
+        KeyStage::Over => KeyReport::Over,
+        _ if days > i64::from(thresholds.key_days) => {
+            memory.key = None;
+            return None;
+        }
+        KeyStage::Soon => KeyReport::Soon,
+        KeyStage::Near | KeyStage::Fresh => KeyReport::Near,
+    };
+    let before = memory.key.replace((expiry.to_string(), stage));
+    let known = before.is_some_and(|(day, known)| day == expiry.to_string() && known >= stage);
+    (!known).then(|| Event {
+        reason: Some(reason(KEY_REASON)),
+        ..event(
+            EventKind::KeyExpiring,
+            format!("the API key {}", expiry.describe(today)),
+            Vec::new(),
+        )
+    })
+}
+
+/// What to do about a key that ends.
+const KEY_REASON: &str = "create a new one in the Calry console, and replace the key and its day; without a valid key nothing \
+     is compared or updated";
 
 fn event(kind: EventKind, sentence: impl Into<String>, mut subjects: Vec<Subject>) -> Event {
     let more = subjects.len().saturating_sub(MAX_PROVIDERS);

@@ -139,7 +139,7 @@ const fn icon(event: EventKind) -> &'static str {
         EventKind::Drift => "↩",
         EventKind::Applied | EventKind::Recovered => "✅",
         EventKind::Failed | EventKind::Refused => "🛑",
-        EventKind::NotConverged | EventKind::HoldExpiring => "⚠",
+        EventKind::NotConverged | EventKind::HoldExpiring | EventKind::KeyExpiring => "⚠",
     }
 }
 

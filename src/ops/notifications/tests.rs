@@ -65,7 +65,7 @@ const TODAY: Date = date(2026, 11, 24);
 fn kinds(memory: &mut ReportedState, result: ReconciliationResult) -> Vec<EventKind> {
     let thresholds = Thresholds {
         failed_passes: 2,
-        hold_days: 3,
+        ..Thresholds::default()
     };
     events(memory, &report(result), &thresholds, TODAY)
         .into_iter()
@@ -211,6 +211,45 @@ fn standing_drift_is_reported_once_and_a_hold_before_its_end() {
     assert_eq!(held(date(2026, 11, 26)), [EventKind::HoldExpiring]);
 }
 
+#[test]
+fn a_key_is_reported_when_it_is_near_when_it_is_urgent_and_when_it_is_over() {
+    let memory = &mut ReportedState::default();
+    let mut on = |last_day: &str, today: Date| {
+        let mut report = report(failed());
+        report.findings.key.is_read = true;
+        report.findings.key.expiry = last_day.parse().ok();
+        let events = events(memory, &report, &Thresholds::default(), today);
+        let mut sentences = events
+            .into_iter()
+            .filter(|one| one.kind == EventKind::KeyExpiring);
+        sentences.next().map(|one| one.sentence)
+    };
+    let said = |text: &str| Some(format!("the API key {text}"));
+    let last = "2026-12-20";
+    assert_eq!(on(last, date(2026, 12, 5)), None);
+    assert_eq!(
+        on(last, date(2026, 12, 6)),
+        said("expires on 2026-12-20, in 14 days")
+    );
+    assert_eq!(on(last, date(2026, 12, 16)), None);
+    assert_eq!(
+        on(last, date(2026, 12, 17)),
+        said("expires on 2026-12-20, in 3 days")
+    );
+    assert_eq!(on(last, date(2026, 12, 20)), None);
+    assert_eq!(
+        on(last, date(2026, 12, 21)),
+        said("expired at the end of 2026-12-20 (UTC)")
+    );
+    assert_eq!(on(last, date(2026, 12, 22)), None);
+    // A new key is another key.
+    assert_eq!(on("2027-06-18", date(2026, 12, 22)), None);
+    assert_eq!(
+        on("2027-06-18", date(2027, 6, 10)),
+        said("expires on 2027-06-18, in 8 days")
+    );
+}
+
 proptest! {
     /// A lasting failure is reported once, and its end is reported if and only if the failure was.
     #[test]
@@ -245,7 +284,7 @@ proptest! {
             (names[*n].as_str(), if *fate == 0 { Cause::Change } else { Cause::Drift }, outcome)
         }).collect();
         let mut memory = ReportedState::default();
-        let events = events(&mut memory, &report(applied(&updates, &[])), &Thresholds { failed_passes: 1, hold_days: 3 }, TODAY);
+        let events = events(&mut memory, &report(applied(&updates, &[])), &Thresholds { failed_passes: 1, ..Thresholds::default() }, TODAY);
         let kinds: std::collections::BTreeSet<EventKind> = events.iter().map(|event| event.kind).collect();
         prop_assert_eq!(kinds.len(), events.len());
         for event in events {
@@ -282,6 +321,7 @@ fn a_message_shows_that_files_differ_from_the_commit() {
         let thresholds = Thresholds {
             failed_passes: 1,
             hold_days: 0,
+            ..Thresholds::default()
         };
         let state = &mut ReportedState::default();
         let event = events(state, &report, &thresholds, TODAY).remove(0);

@@ -180,6 +180,9 @@ labels:
 {{- $_ := set $own "definitions" (printf "/definitions/%s" .name) }}
 {{- end }}
 {{- $_ := set $own "apiKeyFile" (printf "/run/calry/%s/api-key/%s" .name (dig "apiKey" "key" "api-key" .)) }}
+{{- with dig "apiKey" "expires" "" . }}
+{{- $_ := set $own "apiKeyExpires" . }}
+{{- end }}
 {{- if dig "secrets" "existingSecret" "" . }}
 {{- $_ := set $own "secretsDir" (printf "/run/calry/%s/secrets" .name) }}
 {{- end }}
@@ -279,6 +282,10 @@ labels:
 {{- end }}
 - name: CALRY_API_KEY_FILE
   value: /run/calry/api-key/{{ .Values.calry.apiKey.key }}
+{{- with .Values.calry.apiKey.expires }}
+- name: CALRY_API_KEY_EXPIRES
+  value: {{ . | quote }}
+{{- end }}
 {{- if .Values.calry.secrets.existingSecret }}
 - name: CALRY_SECRETS_DIR
   value: /run/calry/secrets

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use maud::{Markup, html};
 use serde_json::json;
 
@@ -11,13 +12,14 @@ use super::parts::{
     mismatch_table, problem, safe, sentence, stress_off, until,
 };
 use super::{View, word};
-use crate::model::{Severity, human_duration, short_commit};
+use crate::model::{KeyExpiry, KeyStage, Severity, human_duration, short_commit};
 use crate::plan::{Cause, PlainValue};
 use crate::report::health::{Health, HealthLevel, health};
 use crate::report::plan::DiagnosticItem;
 use crate::report::status::{
-    ChangeRecord, LeadershipStatus, Mode, ProviderState, ProviderStatus, ReconciliationOutcome,
-    ReconciliationRecord, ReplicaRole, RepositoryStatus, UpdateOutcome, WorkspaceStatus,
+    ApiKeyStatus, ChangeRecord, LeadershipStatus, Mode, ProviderState, ProviderStatus,
+    ReconciliationOutcome, ReconciliationRecord, ReplicaRole, RepositoryStatus, UpdateOutcome,
+    WorkspaceStatus,
 };
 use crate::report::words::{elapsed, plural};
 
@@ -150,6 +152,9 @@ fn verdict(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                     }
                     @if one.mode == Mode::Observe {
                         span.badge.observe { (icon("eye")) "observes, writes nothing" }
+                    }
+                    @if let Some((_, stage)) = key_stage(one, view.now) && stage != KeyStage::Fresh {
+                        span.badge.differs { (icon("differs")) @if stage == KeyStage::Over { "API key expired" } @else { "API key expires" } }
                     }
                     @if one.standby().is_some() {
                         span.badge.observe { (icon("eye")) "standby, writes nothing" }
@@ -538,6 +543,7 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                         }
                     }
                 }
+                @if let Some(key) = &one.api_key { (key_facts(key, one, now)) }
                 @if let Some(pass) = &one.last_pass {
                     dt { "Last reconciliation" }
                     dd { (outcome_badge(pass.result)) " " (ago(pass.began, now))
@@ -573,6 +579,34 @@ fn facts(one: &WorkspaceStatus, view: &View<'_>) -> Markup {
                 }
                 dt { "Definitions" } dd { code { (safe(&one.directory, 120)) } }
                 dt { "Calry" } dd { code { (safe(&one.api, 120)) } }
+            }
+        }
+    }
+}
+
+/// When the API key ends, and how urgent a new one is.
+fn key_stage(one: &WorkspaceStatus, now: Timestamp) -> Option<(KeyExpiry, KeyStage)> {
+    let expiry = one.api_key.as_ref()?.expiry()?;
+    Some((expiry, expiry.stage(now.to_zoned(TimeZone::UTC).date())))
+}
+
+fn key_facts(key: &ApiKeyStatus, one: &WorkspaceStatus, now: Timestamp) -> Markup {
+    let stage = key_stage(one, now);
+    html! {
+        dt { "API key" }
+        dd {
+            @match stage {
+                Some((expiry, stage)) => {
+                    @if stage == KeyStage::Over { span.badge.bad { (icon("bad")) "expired" } " " }
+                    (capitalised(&expiry.describe(now.to_zoned(TimeZone::UTC).date())))
+                    @if stage != KeyStage::Fresh {
+                        small { "Create a new one in the Calry console, and replace the key and its day." }
+                    }
+                }
+                None => {
+                    "Its last day is unknown"
+                    @if let Some(error) = &key.error { small { (sentence(&capitalised(&safe(error, ERROR)))) } }
+                }
             }
         }
     }

@@ -378,6 +378,7 @@ fn with_result(
             Outcome::Applied | Outcome::Unchanged => {
                 provider.state = ProviderState::InSync;
                 provider.changes.clear();
+                provider.consequence = None;
                 provider.cause = None;
                 provider.outcome = None;
             }

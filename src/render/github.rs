@@ -12,6 +12,7 @@ use super::{message_with_help, path_from_root};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, first_problems, printable};
 use crate::plan::{Change, Loosening, Origin, Plan, Verdict, refusal};
 use crate::reconcile::apply::{Outcome, Report};
+use crate::report::consequences::describe_consequence;
 use crate::report::words::{describe_counts, describe_mismatch, name_changes};
 
 /// What an annotation of a plan is about.
@@ -208,12 +209,18 @@ fn changes<'a>(
                 (None, true) => (AnnotationLevel::Warning, "will be switched off"),
                 (None, false) => (AnnotationLevel::Notice, "will change"),
             };
+            let consequence = describe_consequence(changes.iter().copied());
+            let consequence = consequence.map(|consequence| format!("; {consequence}"));
             all.push(Annotation {
                 level,
                 file,
                 place,
                 title,
-                message: format!("{label}: {}{over}", name_changes(changes)),
+                message: format!(
+                    "{label}: {}{}{over}",
+                    name_changes(changes),
+                    consequence.unwrap_or_default()
+                ),
             });
         }
     }

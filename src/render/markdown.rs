@@ -19,6 +19,7 @@ use super::{message_with_help, path_from_root, position};
 use crate::model::{Diagnostic, Excerpt, Severity, ellipsize, printable, short_commit};
 use crate::plan::{Change, Origin, Plan, PlanEntry, Verdict, join_path};
 use crate::reconcile::apply::Report;
+use crate::report::consequences::describe_consequence;
 use crate::report::links::{Links, project_file};
 use crate::report::words::{describe_counts, name_changes, others, plural};
 
@@ -255,10 +256,13 @@ fn write_dangers(
                 .filter(|c| switches_off(c))
                 .collect();
             let count = plural(fields.len(), "field", "fields")?;
+            let consequence = describe_consequence(fields.iter().copied());
+            let consequence = consequence.map(|consequence| format!("; {consequence}"));
             Some(format!(
-                "⚠️ {}: switches **{count} OFF**: {}",
+                "⚠️ {}: switches **{count} OFF**: {}{}",
                 code_span(part.entry.label(), 80),
-                name_fields(&fields)
+                name_fields(&fields),
+                consequence.unwrap_or_default()
             ))
         });
     let warnings = diagnostics

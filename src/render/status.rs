@@ -370,6 +370,9 @@ fn describe_provider(provider: &ProviderStatus, now: Timestamp) -> String {
     if !provider.changes.is_empty() {
         let _ = write!(text, "; {}", name_change_items(&provider.changes, 0));
     }
+    if let Some(consequence) = &provider.consequence {
+        let _ = write!(text, "; {}", printable(consequence));
+    }
     if let Some(hold) = &provider.ended_hold {
         let _ = write!(text, "; its hold until {} is over", printable(&hold.until));
     }

@@ -14,6 +14,7 @@ use crate::plan::{
     refusal,
 };
 use crate::reconcile::apply::{Outcome, Report};
+use crate::report::consequences::describe_consequence;
 use crate::report::words::{counted, describe_mismatch, name_changes, nonzero, others, plural};
 
 /// The columns of a terminal.
@@ -291,6 +292,9 @@ fn write_provider(out: &mut String, part: &Part<'_>, as_diff: bool) {
         }
     } else {
         write_changes(out, part);
+    }
+    if let Some(consequence) = describe_consequence(part.changes.iter().copied()) {
+        let _ = writeln!(out, "    {RED}{}{RED:#}", wrap(&consequence, 4, 6));
     }
     if let Some(hold) = entry.ended_hold() {
         let _ = writeln!(

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::consequences::describe_consequence;
 use super::json;
 use crate::model::{
     self, Diagnostic, Excerpt, Revision, Severity, Workspace, first_problems, printable,
@@ -51,6 +52,9 @@ struct Definition<'a> {
     file: Option<&'a str>,
     state: &'static str,
     changes: Vec<ChangeItem>,
+    /// What it means for listings that the update switches fields off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consequence: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hold: Option<HoldItem>,
     /// The hold that is over.
@@ -233,6 +237,7 @@ fn definition<'a>(
         file: entry.file.as_deref(),
         state: entry.verdict.state(),
         changes: changes(entry),
+        consequence: consequence(entry),
         hold: hold(entry),
         ended_hold: entry.ended_hold().map(HoldItem::from),
         unresolved: entry
@@ -268,6 +273,14 @@ fn changes(entry: &PlanEntry) -> Vec<ChangeItem> {
             ..change.into()
         })
         .collect()
+}
+
+/// What it means for listings that an update switches fields off.
+pub(crate) fn consequence(entry: &PlanEntry) -> Option<String> {
+    match &entry.verdict {
+        Verdict::Update(_) => describe_consequence(entry.changes()),
+        _ => None,
+    }
 }
 
 /// Why a provider cannot be updated at all.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::json;
 use super::links::Links;
-use super::plan::{ChangeItem, DiagnosticItem, HoldItem, fault, hold};
+use super::plan::{ChangeItem, DiagnosticItem, HoldItem, consequence, fault, hold};
 use crate::model::{
     self, Diagnostic, FetchFailure, KeyExpiry, Revision, Severity, Workspace, printable,
     short_commit,
@@ -289,6 +289,10 @@ pub struct ProviderStatus {
     pub since: Timestamp,
     /// The differences.
     pub changes: Vec<ChangeItem>,
+    /// What it means for listings that the update switches fields off, as a phrase; present if it switches off a field
+    /// that Calry documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consequence: Option<String>,
     /// Whether git or Calry was changed; present if an update is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
@@ -539,6 +543,7 @@ impl ProviderStatus {
             state: (&entry.verdict).into(),
             since: now,
             changes: entry.changes().iter().map(ChangeItem::from).collect(),
+            consequence: consequence(entry),
             cause: match &entry.verdict {
                 Verdict::Update(step) => Some(step.cause),
                 _ => None,

@@ -1322,6 +1322,51 @@ fn a_field_that_is_switched_off_is_marked_and_counted() {
 }
 
 #[test]
+fn what_switched_off_fields_mean_for_listings_is_shown_in_every_format() {
+    let fields = ["name", "pictures", "rating", "carbonFootprint"];
+    let mut hostaway = live("HOSTAWAY", &fields, &["rooms"]);
+    hostaway["fieldsToSync"]["stay"] = json!({"pictures": true});
+    let mut guesty = live("GUESTY", &["carbonFootprint"], &["rooms"]);
+    guesty["fieldsToSync"]["stay"] = json!({"rating": true});
+    let world = World::with(json!([guesty, hostaway]), Config::default());
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name, rooms]\n",
+    );
+    // What is not documented has no words.
+    world.write(
+        "guesty.yaml",
+        "provider: GUESTY\nfieldsToSync:\n  listing: [rooms]\n  stay: []\n",
+    );
+    let line = "listings get no photos or rating";
+    for flags in [
+        &["plan"] as &[&str],
+        &["plan", "--diff"],
+        &["plan", "--format", "markdown"],
+        &["plan", "--format", "github"],
+        &["plan", "--format", "json"],
+    ] {
+        let ran = world.run(flags).exits(0);
+        assert_eq!(ran.out.matches(line).count(), 1, "{}", ran.out);
+        assert_eq!(ran.out.matches("listings get").count(), 1, "{}", ran.out);
+    }
+    let json = world.run(&["plan", "--format", "json"]).exits(0).json();
+    let definitions = json["definitions"].as_array().unwrap();
+    let of = |provider: &str| {
+        let mut all = definitions.iter();
+        &all.find(|one| one["provider"] == provider).unwrap()["consequence"]
+    };
+    assert_eq!((of("HOSTAWAY"), of("GUESTY")), (&json!(line), &json!(null)));
+
+    world.write(
+        "hostaway.yaml",
+        "provider: HOSTAWAY\nhold: {until: 2099-12-31, reason: OPS-1}\nfieldsToSync:\n  listing: [name, rooms]\n",
+    );
+    let held = world.run(&["plan"]).exits(0);
+    assert!(!held.out.contains("listings get"), "{}", held.out);
+}
+
+#[test]
 fn the_next_step_is_the_command_that_applies_what_was_shown() {
     let world = world(UPDATE);
     assert!(

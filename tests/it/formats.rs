@@ -83,7 +83,7 @@ fn annotations_of_a_plan_stand_at_the_key_that_changes_the_gravest_first() {
         )
     };
     let off = [
-        "::warning line=3 col=13 will be switched off::GUESTY: listing.name off",
+        "::warning line=3 col=13 will be switched off::GUESTY: listing.name off; listings get no name",
         "::warning line=3 col=3 will be switched off::HOSTAWAY: listing.a off, listing.b off",
     ];
     let notices = [
@@ -172,7 +172,8 @@ fn a_comment_begins_with_the_verdict_and_what_is_dangerous() {
         "provider: HOSTAWAY\nfieldsToSync:\n  listing: [name]\n",
     );
     let off = comment(0);
-    let danger = "\n\n- ⚠️ `HOSTAWAY`: switches **1 field OFF**: `listing.rooms`\n";
+    let danger =
+        "\n\n- ⚠️ `HOSTAWAY`: switches **1 field OFF**: `listing.rooms`; listings get no rooms\n";
     assert!(off.starts_with("### ⚠️ ") && off.contains(danger), "{off}");
     assert!(off.find(danger) < off.find("| provider |"), "{off}");
 

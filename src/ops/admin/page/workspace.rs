@@ -400,6 +400,7 @@ fn card(
                     p { strong { "Until " (safe(&hold.until, 20)) } ": "
                         @if let Some(reason) = &hold.reason { (safe(reason, 300)) } @else { "no reason given" } }
                 }
+                @if let Some(consequence) = &provider.consequence { p { strong { (capitalised(&safe(consequence, ERROR))) } "." } }
                 @if let Some(error) = &provider.error { p.error { (sentence(&capitalised(&safe(error, ERROR)))) } }
                 // Not the whole update: Calry took the rest of it.
                 @if !unconverged.is_empty() { (mismatch_table(unconverged, lines)) }
